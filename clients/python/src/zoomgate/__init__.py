@@ -1,0 +1,1 @@
+"""Zoomgate's Python package: the generated stubs live in `zoomgate.v1`."""

@@ -1,0 +1,134 @@
+"""Facts about the call that is being served: who calls, for whom, under which id, until when.
+
+The authentication interceptor learns them, everything below receives them as a `Call`.
+"""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a caller is."""
+
+    SERVICE = "service"
+    MEMBER = "member"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class UserPatterns:
+    """Which users a caller may act for.
+
+    Attributes:
+        everyone: True for `*`.
+        addresses: Exact addresses in canonical form.
+        domains: Domains of `*@domain` patterns, without the `@`.
+    """
+
+    everyone: bool = False
+    addresses: frozenset[str] = frozenset()
+    domains: frozenset[str] = frozenset()
+
+    def matches(self, user_email: str) -> bool:
+        """Tell whether a canonical address is covered."""
+        return self.everyone or user_email in self.addresses or user_email.rpartition("@")[2] in self.domains
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Somebody who presented a credential.
+
+    Attributes:
+        name: The name in logs, metrics and audit.
+        roles: What it may do in general; more than one only for the `dev` caller.
+        users: Whom a service may act for; ignored for members and administrators.
+        methods: Full names such as `AuthService.GetToken` that the caller is limited to, or None for all that its roles allow.
+        email: A member's own address in canonical form.
+        issuer: Who vouches for the caller: `key` for static keys.
+        subject: The caller's identifier at the issuer; never re-assigned.
+        access_tokens: Whether it may see access tokens.
+        refresh_tokens: Whether it may see refresh tokens.
+        proxy_paths: Patterns of the paths that it may use through the proxy.
+        on_behalf_of: The member whose credential a service forwards; both policies then bind the call.
+    """
+
+    name: str
+    roles: frozenset[Role]
+    users: UserPatterns = field(default_factory=UserPatterns)
+    methods: frozenset[str] | None = None
+    email: str | None = None
+    issuer: str = "key"
+    subject: str = ""
+    access_tokens: bool = False
+    refresh_tokens: bool = False
+    proxy_paths: tuple[str, ...] = ()
+    on_behalf_of: "Principal | None" = None
+
+    @property
+    def identity(self) -> str:
+        """`issuer|subject`, with the member's behind it where there is one: what a consent is bound to."""
+        own = f"{self.issuer}|{self.subject}"
+        return own if self.on_behalf_of is None else f"{own}>{self.on_behalf_of.identity}"
+
+    @property
+    def member(self) -> "Principal | None":
+        """The member behind the call: the one on whose behalf a service calls, or the caller itself."""
+        if self.on_behalf_of is not None:
+            return self.on_behalf_of
+        return self if Role.MEMBER in self.roles else None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One decision that matters later: who did what for whom, and how it ended.
+
+    Attributes:
+        action: Dotted name such as `token.handed_out` or `connection.ended`.
+        outcome: `ok` or the reason of the refusal.
+        principal: Name of the caller, or `browser` and `zoomgate` where no caller is involved.
+        on_behalf_of: Name of the member, or empty.
+        user_email: Whom it is about, or empty.
+        request_id: The call's id.
+    """
+
+    action: str
+    outcome: str
+    principal: str
+    on_behalf_of: str
+    user_email: str
+    request_id: str
+
+
+AuditSink = Callable[[AuditEvent], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call while it is served.
+
+    Attributes:
+        request_id: 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
+        principal: Who calls.
+        deadline: Reading of the event loop's monotonic clock, in seconds, after which nobody waits for the answer.
+    """
+
+    request_id: str
+    principal: Principal
+    deadline: float
+
+    def audit_event(self, action: str, outcome: str, user_email: str) -> AuditEvent:
+        """Describe something that this call did."""
+        member = self.principal.on_behalf_of
+        return AuditEvent(
+            action=action,
+            outcome=outcome,
+            principal=self.principal.name,
+            on_behalf_of=member.name if member else "",
+            user_email=user_email,
+            request_id=self.request_id,
+        )
+
+
+current_call: ContextVar[Call] = ContextVar("current_call")

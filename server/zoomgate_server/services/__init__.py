@@ -1,0 +1,1 @@
+"""Thin servicers: read the request, make one domain call, write the response."""

@@ -1,0 +1,1 @@
+"""Speaking to Zoom: OAuth and the REST API."""
