@@ -61,7 +61,9 @@ class InvalidRequest(ZoomgateError):
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
         self.violations = tuple(violations)
         super().__init__(
-            "; ".join(f"{violation.field}: {violation.description}" for violation in self.violations[:5])[:1000],
+            "; ".join(f"{violation.field}: {violation.description}" for violation in self.violations[:5])[
+                :1000
+            ],
             metadata={"fields": ",".join(violation.field for violation in self.violations)[:500]},
         )
 
@@ -184,3 +186,7 @@ class DeadlineTooShort(ZoomgateError):
 
 class ShuttingDown(ZoomgateError):
     """This server is draining."""
+
+
+class Unexpected(ZoomgateError):
+    """A failure that nobody foresaw; its text is fixed."""

@@ -111,12 +111,14 @@ class Call:
     Attributes:
         request_id: 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
         principal: Who calls.
-        deadline: Reading of the event loop's monotonic clock, in seconds, after which nobody waits for the answer.
+        deadline: Reading of the monotonic clock, in seconds, after which nobody waits for the answer.
+        user_email: The user that the caller was found to be allowed to act for, or empty where the call names none.
     """
 
     request_id: str
     principal: Principal
     deadline: float
+    user_email: str = ""
 
     def audit_event(self, action: str, outcome: str, user_email: str) -> AuditEvent:
         """Describe something that this call did."""
@@ -132,3 +134,10 @@ class Call:
 
 
 current_call: ContextVar[Call] = ContextVar("current_call")
+"""The call of the running task; set once the caller is known and allowed."""
+
+current_request_id: ContextVar[str] = ContextVar("current_request_id")
+"""The id of the running call; set before anything else."""
+
+current_refusal: ContextVar[str] = ContextVar("current_refusal")
+"""The reason that the running call is answered with, if it failed."""

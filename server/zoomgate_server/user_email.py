@@ -6,6 +6,7 @@ repaired name could be somebody else's.
 """
 
 import re
+from functools import lru_cache
 
 MAX_LENGTH = 254
 """Characters in an address (RFC 5321, section 4.5.3.1.3, less the angle brackets)."""
@@ -14,14 +15,19 @@ _LOCAL = re.compile(r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 
+@lru_cache(maxsize=8192)
 def problem(user_email: str) -> str | None:
     """Say in one sentence why a string is no canonical address and what to send instead, or None if it is one."""
     if not user_email:
         return "is required: send the user's e-mail address, such as monica@example.com"
     if len(user_email) > MAX_LENGTH:
         return f"has {len(user_email)} characters: send at most {MAX_LENGTH}"
-    if not user_email.isascii() or any(ord(character) <= 0x20 or ord(character) == 0x7F for character in user_email):
-        return "has characters outside visible ASCII: send plain ASCII, an international domain in its xn-- form"
+    if not user_email.isascii() or any(
+        ord(character) <= 0x20 or ord(character) == 0x7F for character in user_email
+    ):
+        return (
+            "has characters outside visible ASCII: send plain ASCII, an international domain in its xn-- form"
+        )
     local, at, domain = user_email.partition("@")
     if not at or "@" in domain:
         return "must have exactly one @: send an address such as monica@example.com"

@@ -93,7 +93,7 @@ class StoreError(Exception):
     """The store failed. The outcome of a write is unknown. The text is free of secrets, addresses included."""
 
 
-class ZoomUserTaken(Exception):  # noqa: N818 - a refusal that callers expect, like StopIteration
+class ZoomUserTaken(Exception):
     """A put was refused since another live record of the app has the same `zoom_user_id`.
 
     Args:

@@ -1,0 +1,123 @@
+"""Faults that somebody asked for: delays, errors, cut connections."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from aiohttp import web
+
+KINDS = (
+    "delay",
+    "status",
+    "html",
+    "cut_before",
+    "cut_after",
+    "rate_limit_qps",
+    "rate_limit_daily",
+    "redirect",
+    "garbage",
+)
+ENDPOINTS = ("any", "token", "revoke", "users_me", "meetings")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(slots=True)
+class Fault:
+    """One fault.
+
+    Attributes:
+        endpoint: Where, from `ENDPOINTS`.
+        kind: What, from `KINDS`.
+        times: How often still; -1 for ever.
+        status: For `status`, `html` and `redirect`.
+        seconds: For `delay`.
+        location: For `redirect`.
+    """
+
+    endpoint: str
+    kind: str
+    times: int = 1
+    status: int = 503
+    seconds: float = 0.0
+    location: str = "https://elsewhere.example/"
+
+
+class Faults:
+    """The faults that are switched on, applied in the order in which they were asked for."""
+
+    def __init__(self) -> None:
+        self._active: list[Fault] = []
+
+    def add(self, fault: Fault) -> None:
+        """Switch a fault on."""
+        self._active.append(fault)
+
+    def clear(self) -> None:
+        """Switch every fault off."""
+        self._active.clear()
+
+    async def apply(self, endpoint: str, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Serve a request, with the next fault for its endpoint if there is one."""
+        fault = self._take(endpoint)
+        if fault is None:
+            return await handler(request)
+        match fault.kind:
+            case "delay":
+                await asyncio.sleep(fault.seconds)
+                return await handler(request)
+            case "cut_before":
+                return _cut(request)
+            case "cut_after":
+                await handler(request)
+                return _cut(request)
+            case "html":
+                return web.Response(
+                    status=fault.status,
+                    text="<html><body>Bad Gateway</body></html>",
+                    content_type="text/html",
+                )
+            case "garbage":
+                return web.Response(status=200, body=b'{"half": ', content_type="application/json")
+            case "redirect":
+                return web.Response(status=302, headers={"Location": fault.location})
+            case "rate_limit_qps" | "rate_limit_daily":
+                return rate_limited(daily=fault.kind == "rate_limit_daily")
+            case _:
+                return web.json_response({"code": fault.status, "message": "Injected"}, status=fault.status)
+
+    def _take(self, endpoint: str) -> Fault | None:
+        for fault in self._active:
+            if fault.endpoint in ("any", endpoint):
+                if fault.times > 0:
+                    fault.times -= 1
+                    if fault.times == 0:
+                        self._active.remove(fault)
+                return fault
+        return None
+
+
+def rate_limited(*, daily: bool) -> web.Response:
+    """Answer as Zoom does over a limit (https://developers.zoom.us/docs/api/rate-limits/)."""
+    headers = {
+        "X-RateLimit-Category": "Light",
+        "X-RateLimit-Type": "Daily-limit" if daily else "QPS",
+        "X-RateLimit-Remaining": "0",
+    }
+    if daily:
+        tomorrow = (datetime.now(UTC) + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+        headers["Retry-After"] = tomorrow.strftime("%Y-%m-%dT%H:%M:%SZ")
+        message = (
+            "You have reached the daily limit of this API; see the response header for when to try again."
+        )
+    else:
+        message = "You have reached the maximum per-second rate limit for this API. Try again later."
+    return web.json_response({"code": 429, "message": message}, status=429, headers=headers)
+
+
+def _cut(request: web.Request) -> web.StreamResponse:
+    """End the connection without an answer."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=500)

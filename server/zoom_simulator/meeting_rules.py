@@ -1,0 +1,102 @@
+"""What Zoom accepts in a meeting (https://developers.zoom.us/docs/api/meetings/)."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
+
+TYPES = (1, 2, 3, 8, 10)
+_UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_LOCAL_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
+_MAX_OCCURRENCES = 60
+
+
+def problems(body: Any) -> list[dict[str, str]]:
+    """List what is wrong with a meeting's fields, as Zoom's `errors` does."""
+    if not isinstance(body, dict):
+        return [{"field": "", "message": "Invalid request body."}]
+    found: list[dict[str, str]] = []
+
+    def note(field: str, message: str) -> None:
+        found.append({"field": field, "message": message})
+
+    for name, limit in (("topic", 200), ("agenda", 2000), ("password", 10)):
+        value = body.get(name, "")
+        if not isinstance(value, str) or len(value) > limit:
+            note(name, f"The value must be text of at most {limit} characters.")
+    if body.get("type", 2) not in TYPES:
+        note("type", "Invalid meeting type.")
+    duration = body.get("duration", 60)
+    if not isinstance(duration, int) or isinstance(duration, bool) or not 1 <= duration <= 1440:
+        note("duration", "The value must be between 1 and 1440.")
+    zone = body.get("timezone", "UTC")
+    if not isinstance(zone, str) or zone not in available_timezones():
+        note("timezone", "Invalid time zone.")
+    start = body.get("start_time")
+    if start is not None and _start(start, "UTC") is None:
+        note("start_time", "Invalid start time.")
+    if not isinstance(body.get("settings", {}), dict):
+        note("settings", "Invalid settings.")
+    found.extend(_recurrence_problems(body.get("recurrence")))
+    return found
+
+
+def _recurrence_problems(recurrence: Any) -> list[dict[str, str]]:
+    if recurrence is None:
+        return []
+    if not isinstance(recurrence, dict):
+        return [{"field": "recurrence", "message": "Invalid recurrence."}]
+    found = []
+    limits = {1: 99, 2: 50, 3: 10}
+    kind = recurrence.get("type")
+    if kind not in limits:
+        found.append({"field": "recurrence.type", "message": "Invalid recurrence type."})
+    elif not 1 <= recurrence.get("repeat_interval", 1) <= limits[kind]:
+        found.append({"field": "recurrence.repeat_interval", "message": "Invalid repeat interval."})
+    if not 0 <= recurrence.get("end_times", 1) <= _MAX_OCCURRENCES:
+        found.append({"field": "recurrence.end_times", "message": "Invalid end times."})
+    if "end_times" in recurrence and "end_date_time" in recurrence:
+        found.append({"field": "recurrence.end_date_time", "message": "Cannot be used with end_times."})
+    days = str(recurrence.get("weekly_days", "1")).split(",")
+    if not all(day in "1234567" and day for day in days):
+        found.append({"field": "recurrence.weekly_days", "message": "Invalid days."})
+    return found
+
+
+def start_time(body: dict[str, Any], timezone: str, now: float) -> str:
+    """Give the start in UTC; a missing or past one is now."""
+    start = _start(body["start_time"], body.get("timezone", timezone)) if "start_time" in body else None
+    moment = datetime.fromtimestamp(now, UTC)
+    if start is None or start < moment:
+        start = moment
+    return start.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def occurrences(body: dict[str, Any], start: str, duration: int) -> list[dict[str, Any]]:
+    """List the occurrences of a recurring meeting with fixed times."""
+    recurrence = body.get("recurrence") or {}
+    days = {1: 1, 2: 7, 3: 30}.get(recurrence.get("type", 1), 1) * recurrence.get("repeat_interval", 1)
+    count = min(recurrence.get("end_times", 1) or _MAX_OCCURRENCES, _MAX_OCCURRENCES)
+    first = datetime.strptime(start, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    return [
+        {
+            "occurrence_id": str(int((first + timedelta(days=days * index)).timestamp() * 1000)),
+            "start_time": (first + timedelta(days=days * index)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "duration": duration,
+            "status": "available",
+        }
+        for index in range(count)
+    ]
+
+
+def _start(value: Any, zone: str) -> datetime | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        if _UTC_TIME.fullmatch(value):
+            return datetime.fromisoformat(value)
+        if _LOCAL_TIME.fullmatch(value):
+            return datetime.fromisoformat(value).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return None

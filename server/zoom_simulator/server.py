@@ -1,0 +1,125 @@
+"""The simulator as a server."""
+
+import time
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+
+from aiohttp import web
+
+from zoom_simulator.admin import AdminEndpoints
+from zoom_simulator.api import ApiEndpoints
+from zoom_simulator.faults import Faults
+from zoom_simulator.oauth import OAuthEndpoints
+from zoom_simulator.options import SimulatorOptions
+from zoom_simulator.state import ZoomState
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Simulator:
+    """A simulated Zoom that listens on this machine; use it as an async context manager.
+
+    Args:
+        options: How it behaves.
+        wall: Seconds since 1970.
+
+    Attributes:
+        zoom: What it knows, for tests in the same process.
+        faults: Its faults, for tests in the same process.
+    """
+
+    def __init__(
+        self, options: SimulatorOptions | None = None, *, wall: Callable[[], float] = time.time
+    ) -> None:
+        self.options = options or SimulatorOptions()
+        self.zoom = ZoomState(self.options, wall)
+        self.faults = Faults()
+        self._runner: web.AppRunner | None = None
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        """Base address, without a slash at the end."""
+        return f"http://{self.options.host}:{self._port}"
+
+    @property
+    def oauth_url(self) -> str:
+        """Base address of the OAuth endpoints."""
+        return f"{self.url}/oauth"
+
+    @property
+    def api_url(self) -> str:
+        """Base address of the REST API."""
+        return f"{self.url}/v2"
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: The address cannot be used.
+        """
+        runner = web.AppRunner(self._app(), access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self.options.host, self.options.port).start()
+        except OSError:
+            await runner.cleanup()
+            raise
+        self._runner = runner
+        self._port = runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Stop listening and forget nothing."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def __aenter__(self) -> "Simulator":
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _app(self) -> web.Application:
+        oauth = OAuthEndpoints(self.zoom)
+        api = ApiEndpoints(self.zoom)
+        admin = AdminEndpoints(self.zoom, self.faults, oauth)
+        app = web.Application(client_max_size=2 * 1024 * 1024)
+        add = app.router.add_route
+        add("GET", "/oauth/authorize", oauth.authorize)
+        add("POST", "/oauth/authorize", oauth.decide)
+        add("POST", "/oauth/token", self._faulty("token", oauth.token))
+        add("POST", "/oauth/revoke", self._faulty("revoke", oauth.revoke))
+        add("GET", "/v2/users/me", self._faulty("users_me", api.guarded("me", api.me)))
+        for method, path, name, endpoint in (
+            ("POST", "/v2/users/{user}/meetings", "create", api.create),
+            ("GET", "/v2/users/{user}/meetings", "list", api.list),
+            ("GET", "/v2/meetings/{id}", "get", api.get),
+            ("PATCH", "/v2/meetings/{id}", "update", api.update),
+            ("DELETE", "/v2/meetings/{id}", "delete", api.delete),
+            ("PUT", "/v2/meetings/{id}/status", "status", api.status),
+            ("GET", "/v2/meetings/{id}/invitation", "invitation", api.invitation),
+        ):
+            add(method, path, self._faulty("meetings", api.guarded(name, endpoint)))
+        add("*", "/v2/{tail:.*}", self._faulty("any", api.unknown))
+        add("GET", "/_sim/stats", admin.stats)
+        add("POST", "/_sim/fault", admin.add_fault)
+        add("DELETE", "/_sim/fault", admin.clear_faults)
+        add("POST", "/_sim/expire", admin.expire)
+        add("POST", "/_sim/revoke_user", admin.revoke_user)
+        add("GET", "/_sim/users", admin.users)
+        add("POST", "/_sim/users", admin.add_user)
+        add("POST", "/_sim/authorize", admin.authorize)
+        add("POST", "/_sim/reset", admin.reset)
+        return app
+
+    def _faulty(self, endpoint: str, handler: Handler) -> Handler:
+        """Let faults happen around an endpoint."""
+
+        async def serve(request: web.Request) -> web.StreamResponse:
+            return await self.faults.apply(endpoint, request, handler)
+
+        return serve

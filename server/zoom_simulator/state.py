@@ -1,0 +1,209 @@
+"""Who has an account, what they granted, and which tokens live."""
+
+import hashlib
+import secrets
+from base64 import urlsafe_b64encode
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoom_simulator.options import SimulatedUser, SimulatorOptions
+
+CODE_SECONDS = 300.0
+"""Life of an authorization code (https://developers.zoom.us/docs/integrations/oauth-error-messages/, 4733)."""
+
+
+class TokenRefused(Exception):
+    """The token endpoint refuses. Carries what its answer says."""
+
+    def __init__(self, status: int, error: str, reason: str, code: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.body = {"reason": reason, "error": error} | ({"code": code} if code is not None else {})
+
+
+@dataclass(slots=True)
+class Code:
+    """An authorization code."""
+
+    user: SimulatedUser
+    redirect_uri: str
+    challenge: str
+    challenge_method: str
+    expires: float
+    scope: str
+
+
+@dataclass(slots=True)
+class Grant:
+    """What one user granted to the app by the latest consent."""
+
+    user: SimulatedUser
+    scope: str
+    living: str = ""
+    spent: list[str] = field(default_factory=list)
+    ended: bool = False
+
+
+@dataclass(slots=True)
+class Access:
+    """An access token."""
+
+    grant: Grant
+    expires: float
+
+
+@dataclass(slots=True)
+class Meeting:
+    """A meeting: its owner and what Zoom would answer."""
+
+    owner: str
+    body: dict[str, Any]
+    deleted: bool = False
+
+
+class ZoomState:
+    """Everything that the simulated Zoom knows.
+
+    Args:
+        options: How it behaves.
+        wall: Seconds since 1970.
+    """
+
+    def __init__(self, options: SimulatorOptions, wall: Callable[[], float]) -> None:
+        self.options = options
+        self.wall = wall
+        self.users = {user.email: user for user in options.users}
+        self.codes: dict[str, Code] = {}
+        self.grants: dict[str, Grant] = {}
+        self.refresh_tokens: dict[str, Grant] = {}
+        self.access_tokens: dict[str, Access] = {}
+        self.meetings: dict[int, Meeting] = {}
+        self.counters: Counter[str] = Counter()
+        self._next_meeting = 81_234_567_890
+
+    # -- consent -----------------------------------------------------------------------------------------
+
+    def issue_code(
+        self, user: SimulatedUser, redirect_uri: str, *, challenge: str = "", challenge_method: str = "plain"
+    ) -> str:
+        """Issue a code after a consent."""
+        code = secrets.token_urlsafe(24)
+        self.codes[code] = Code(
+            user,
+            redirect_uri,
+            challenge,
+            challenge_method or "plain",
+            self.wall() + CODE_SECONDS,
+            " ".join(self.options.scopes),
+        )
+        return code
+
+    def exchange(self, code: str, redirect_uri: str, verifier: str) -> dict[str, Any]:
+        """Exchange a code for tokens; a new grant ends the user's earlier one."""
+        found = self.codes.pop(code, None)
+        if found is None:
+            raise TokenRefused(400, "invalid_grant", "Invalid authorization code", 4734)
+        if self.wall() >= found.expires:
+            raise TokenRefused(400, "invalid_grant", "Authorization code expired", 4733)
+        if redirect_uri != found.redirect_uri:
+            raise TokenRefused(400, "invalid_request", "Redirect URI mismatch", 4709)
+        if found.challenge and not _proves(verifier, found.challenge, found.challenge_method):
+            raise TokenRefused(400, "invalid_grant", "Code verifier mismatch")
+        earlier = self.grants.get(found.user.email)
+        if earlier is not None:
+            earlier.ended = True
+        grant = Grant(found.user, found.scope)
+        self.grants[found.user.email] = grant
+        return self._issue(grant)
+
+    # -- tokens ------------------------------------------------------------------------------------------
+
+    def refresh(self, token: str) -> dict[str, Any]:
+        """Rotate a refresh token."""
+        grant = self.refresh_tokens.get(token)
+        if grant is None:
+            raise TokenRefused(400, "invalid_grant", "Invalid Token!")
+        if grant.ended:
+            if self.grants.get(grant.user.email) is not grant:
+                raise TokenRefused(
+                    400, "invalid_grant", "The token was revoked by a later authorization", 4741
+                )
+            raise TokenRefused(400, "invalid_grant", "Invalid Token!", 4735)
+        if token != grant.living and token not in grant.spent[: self.options.tolerance]:
+            raise TokenRefused(400, "invalid_grant", "Invalid Token!")
+        if token in grant.spent:
+            grant.spent.remove(token)
+        return self._issue(grant)
+
+    def revoke(self, token: str) -> bool:
+        """End a token, or all of its grant; tells whether it was known."""
+        access = self.access_tokens.pop(token, None)
+        grant = access.grant if access is not None else self.refresh_tokens.get(token)
+        if grant is None:
+            return False
+        if self.options.whole_grant_revoke or access is None:
+            self.end(grant)
+        return True
+
+    def end(self, grant: Grant) -> None:
+        """End a grant and every token of it."""
+        grant.ended = True
+        for token in [token for token, access in self.access_tokens.items() if access.grant is grant]:
+            del self.access_tokens[token]
+
+    def expire(self, email: str | None) -> int:
+        """Make access tokens expire now, of one user or of all; says how many."""
+        count = 0
+        for access in self.access_tokens.values():
+            if email in (None, access.grant.user.email):
+                access.expires = self.wall()
+                count += 1
+        return count
+
+    def bearer(self, token: str) -> Grant | str:
+        """Give the grant behind an access token, or Zoom's words for why it is refused."""
+        access = self.access_tokens.get(token)
+        if access is None or access.grant.ended:
+            return "Invalid access token."
+        if self.wall() >= access.expires:
+            return "Access token is expired."
+        return access.grant
+
+    def _issue(self, grant: Grant) -> dict[str, Any]:
+        for token in [token for token, access in self.access_tokens.items() if access.grant is grant]:
+            del self.access_tokens[token]  # a newer token ends the one before
+        if grant.living:
+            grant.spent.insert(0, grant.living)
+        access, refresh = f"sim-at-{secrets.token_urlsafe(48)}", f"sim-rt-{secrets.token_urlsafe(48)}"
+        grant.living = refresh
+        self.refresh_tokens[refresh] = grant
+        self.access_tokens[access] = Access(grant, self.wall() + self.options.access_token_seconds)
+        return {
+            "access_token": access,
+            "token_type": "bearer",
+            "refresh_token": refresh,
+            "expires_in": self.options.access_token_seconds,
+            "scope": grant.scope,
+            "api_url": "https://api.zoom.us",
+        }
+
+    # -- meetings ----------------------------------------------------------------------------------------
+
+    def new_meeting_id(self) -> int:
+        """Give an unused id of 11 digits."""
+        self._next_meeting += 7
+        return self._next_meeting
+
+
+def new_uuid() -> str:
+    """Give a meeting UUID; like Zoom's it may begin with a slash or contain two."""
+    return secrets.token_bytes(16).hex().upper()[:22].replace("A", "/", 1) + "=="
+
+
+def _proves(verifier: str, challenge: str, method: str) -> bool:
+    if method == "S256":
+        digest = hashlib.sha256(verifier.encode()).digest()
+        return urlsafe_b64encode(digest).rstrip(b"=").decode() == challenge
+    return verifier == challenge

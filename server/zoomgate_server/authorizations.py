@@ -1,0 +1,676 @@
+"""How people connect: an authorization is begun, the person consents at Zoom, and what comes back is exchanged and stored.
+
+Three things are compared before anything is stored: the state is one that we made, unused and young; whoever brings it back is who
+began (a caller by its identity, a browser by its cookie); and the Zoom user who consented has the e-mail address that was asked for.
+"""
+
+import asyncio
+import contextvars
+import hashlib
+import hmac
+import secrets
+from base64 import urlsafe_b64encode
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+from uuid import uuid4
+
+import orjson
+
+from zoomgate_server import logs
+from zoomgate_server.clock import Clock
+from zoomgate_server.connections import tombstone_of
+from zoomgate_server.errors import (
+    AppCredentialsRejected,
+    CodeRefused,
+    FieldViolation,
+    IdentityMismatch,
+    InvalidRequest,
+    InvalidState,
+    ReauthRequired,
+    ServerOverloaded,
+    ZoomBadResponse,
+    ZoomgateError,
+    ZoomOutcomeUnknown,
+    ZoomRateLimited,
+    ZoomUnavailable,
+)
+from zoomgate_server.refresh.driver import store_unavailable
+from zoomgate_server.rpc_context import AuditEvent, AuditSink, Call
+from zoomgate_server.token_cache import TokenCache
+from zoomgate_server.tokens.authorization_record import PendingAuthorization
+from zoomgate_server.tokens.authorization_store import AuthorizationStore
+from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, State
+from zoomgate_server.tokens.connection_store import ConnectionStore
+from zoomgate_server.tokens.store import StoreError, ZoomUserTaken
+from zoomgate_server.tokens.token import TokenPair
+from zoomgate_server.zoom import endpoints
+from zoomgate_server.zoom.client import ZoomClient
+from zoomgate_server.zoom.oauth import OAuthClient
+from zoomgate_server.zoom.token_outcome import Issued, NotSent, OurFault, Refused, Throttled, TokenOutcome
+
+STATE_SECONDS = 600.0
+"""How long a person may take to consent, and a page to redeem its ticket."""
+
+ME_SECONDS = 15.0
+"""How long reading back who consented may take."""
+
+_log = logs.get("zoomgate.authorizations")
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An authorization that somebody has to carry to a browser."""
+
+    authorization_url: str = field(repr=False)
+    state: str = field(repr=False)
+    expire_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """An authorization that ended well.
+
+    Attributes:
+        user_email: Who is connected.
+        options: What `begin` was given, as JSON.
+        connection: The connection as it was stored.
+    """
+
+    user_email: str
+    options: bytes
+    connection: ConnectionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserStart:
+    """Where a browser goes to consent."""
+
+    zoom_url: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserDone:
+    """Where a browser goes after the consent: a configured place with a ticket, or our own page when `location` is None."""
+
+    location: str | None = field(repr=False)
+
+
+class Authorizations:
+    """Begins and completes authorizations.
+
+    Args:
+        authorizations: Where states and tickets are.
+        connections: Where the connections are.
+        cache: Tokens in memory.
+        oauth: Exchanges codes.
+        zoom: Reads back who consented.
+        discard: Ends a token pair that must not be kept.
+        clock: Time.
+        audit: Hears of every decision that matters.
+        redirect_uri: What is registered at Zoom. If its path is `/oauth/callback` it is taken for this service's own callback.
+        return_to: The places that a browser may be sent back to, by name.
+        max_pending_per_user: Open authorizations of one user in this process.
+        max_pending_per_caller: Open authorizations of one caller in this process.
+    """
+
+    def __init__(
+        self,
+        *,
+        authorizations: AuthorizationStore,
+        connections: ConnectionStore,
+        cache: TokenCache,
+        oauth: OAuthClient,
+        zoom: ZoomClient,
+        discard: Callable[[TokenPair], None],
+        clock: Clock,
+        audit: AuditSink,
+        redirect_uri: str,
+        return_to: Mapping[str, str],
+        max_pending_per_user: int,
+        max_pending_per_caller: int,
+    ) -> None:
+        self._authorizations = authorizations
+        self._connections = connections
+        self._cache = cache
+        self._oauth = oauth
+        self._zoom = zoom
+        self._discard = discard
+        self._clock = clock
+        self._audit = audit
+        self._return_to = dict(return_to)
+        self._start_url = start_url_of(redirect_uri)
+        self._pending = _PendingCounts(
+            clock, per_user=max_pending_per_user, per_caller=max_pending_per_caller
+        )
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # -- begin -------------------------------------------------------------------------------------------
+
+    async def begin(self, call: Call, user_email: str, options: bytes, return_to: str) -> Begun:
+        """Make a state and give the address that the person opens.
+
+        Raises:
+            InvalidRequest: `return_to` names no configured place, or Zoom does not redirect to this service.
+            ServerOverloaded: Too many authorizations of this caller or user are open.
+            StoreUnavailable: The state could not be stored.
+        """
+        self._check_return_to(return_to)
+        self._pending.add(call.principal.name, user_email)
+        state = secrets.token_urlsafe(32)
+        verifier = secrets.token_urlsafe(32)
+        try:
+            now = await self._authorizations.create(
+                state,
+                lambda now: PendingAuthorization(
+                    kind="authorization",
+                    user_email=user_email,
+                    code_verifier=verifier,
+                    options=options,
+                    begun_by=call.principal.identity,
+                    owner=_owner(call),
+                    browser_key=secrets.token_bytes(32) if self._start_url else None,
+                    return_to=return_to,
+                    create_at=now,
+                    expire_at=now + STATE_SECONDS,
+                ),
+            )
+        except StoreError:
+            raise store_unavailable() from None
+        self._audit(call.audit_event("authorization.begun", "ok", user_email))
+        url = (
+            f"{self._start_url}?{urlencode({'ticket': state})}"
+            if self._start_url
+            else self._oauth.authorize_url(state, challenge_of(verifier))
+        )
+        return Begun(url, state, now + STATE_SECONDS)
+
+    async def start_in_browser(self, ticket: str, cookie: str) -> BrowserStart:
+        """Send a browser on to Zoom, bound to its cookie. Opening the link twice is fine; nothing is used up.
+
+        Raises:
+            InvalidState: The ticket is unknown, used or expired.
+            StoreUnavailable: The store fails.
+        """
+        pending = await self._find(ticket, "authorization")
+        if pending.browser_key is None:
+            raise _invalid_state()
+        state = f"{ticket}.{_binding(pending.browser_key, ticket, cookie)}"
+        return BrowserStart(self._oauth.authorize_url(state, challenge_of(pending.code_verifier)))
+
+    # -- complete ----------------------------------------------------------------------------------------
+
+    async def complete(self, call: Call, code: str, state: str) -> Completed:
+        """Exchange a code that Zoom sent to the caller's own page.
+
+        Raises:
+            InvalidState: The state is unknown, used, expired, begun by somebody else, or bound to a browser.
+            CodeRefused, IdentityMismatch, AppCredentialsRejected, ZoomRateLimited, ZoomUnavailable, ZoomOutcomeUnknown,
+            ZoomBadResponse, StoreUnavailable: As they say.
+        """
+        pending = await self._find(state, "authorization")
+        if pending.browser_key is not None or pending.begun_by != call.principal.identity:
+            self._audit(call.audit_event("authorization.completed", "INVALID_STATE", pending.user_email))
+            raise _invalid_state()
+        await self._use_up(state, pending)
+        record = await self._exchange(
+            code, pending.code_verifier, pending.user_email, _owner(call), call.principal.identity, call
+        )
+        return Completed(pending.user_email, pending.options, record)
+
+    async def redeem(self, call: Call, ticket: str) -> Completed:
+        """Give the result of an authorization that the callback completed, once, to the caller who began it.
+
+        Raises:
+            InvalidState, StoreUnavailable: As they say.
+        """
+        pending = await self._find(ticket, "ticket")
+        if pending.begun_by != call.principal.identity:
+            raise _invalid_state()
+        await self._use_up(ticket, pending)
+        try:
+            record, _ = await self._connections.read(pending.user_email)
+        except StoreError:
+            raise store_unavailable() from None
+        if record is None:
+            raise _invalid_state()
+        return Completed(pending.user_email, pending.options, record)
+
+    async def callback(self, state: str, code: str, cookie: str) -> BrowserDone:
+        """Take what Zoom sent to our own callback.
+
+        Args:
+            state: As it came back.
+            code: As it came back, or empty when the person declined.
+            cookie: The browser's cookie, or empty.
+
+        Raises:
+            InvalidState: Unknown, used, expired, or opened in another browser than the one that started.
+            CodeRefused: Zoom sent no code or refuses it.
+            ZoomgateError: As `complete`.
+        """
+        ticket, _, binding = state.partition(".")
+        pending = await self._find(ticket, "authorization")
+        if pending.browser_key is None or not cookie:
+            raise _invalid_state()
+        if not hmac.compare_digest(_binding(pending.browser_key, ticket, cookie), binding):
+            raise _invalid_state()
+        await self._use_up(ticket, pending)
+        if not code:
+            self._audit(_browser_event("authorization.completed", "access_denied", pending.user_email))
+            raise CodeRefused(
+                "The authorization was declined at Zoom", metadata={"zoom_code": "access_denied"}
+            )
+        await self._exchange(
+            code, pending.code_verifier, pending.user_email, pending.owner, pending.begun_by, None
+        )
+        return BrowserDone(await self._way_back(pending))
+
+    async def create_token(
+        self, call: Call, user_email: str, code: str, *, state: str, code_verifier: str
+    ) -> ConnectionRecord:
+        """Exchange a code that the caller received by itself.
+
+        Raises:
+            InvalidState: A state was given that is not this caller's for this user.
+            ZoomgateError: As `complete`.
+        """
+        if state:
+            pending = await self._find(state, "authorization")
+            if (
+                pending.browser_key is not None
+                or pending.begun_by != call.principal.identity
+                or pending.user_email != user_email
+            ):
+                raise _invalid_state()
+            await self._use_up(state, pending)
+            code_verifier = pending.code_verifier
+        return await self._exchange(
+            code, code_verifier, user_email, _owner(call), call.principal.identity, call
+        )
+
+    async def request_token(self, call: Call, user_email: str, refresh_token: str) -> ConnectionRecord:
+        """Spend a refresh token that the caller brings and store the result.
+
+        Raises:
+            ReauthRequired: Zoom refuses the token.
+            ZoomgateError: As `complete`.
+        """
+        return await self._outliving(
+            self._import(call, user_email, refresh_token),
+        )
+
+    async def drain(self, seconds: float) -> bool:
+        """Wait until what Zoom answered is stored, for at most so many seconds. False if something is not."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=seconds)
+        return not self._tasks
+
+    # -- how ---------------------------------------------------------------------------------------------
+
+    def _check_return_to(self, return_to: str) -> None:
+        if not return_to:
+            return
+        if self._start_url is None:
+            problem = "only works when Zoom redirects to this service's own /oauth/callback: leave it out"
+        elif return_to not in self._return_to:
+            known = ", ".join(sorted(self._return_to)) or "none is configured"
+            problem = f"names no configured place: send one of the names in ZOOMGATE_RETURN_TO ({known})"
+        else:
+            return
+        raise InvalidRequest([FieldViolation("return_to", problem)])
+
+    async def _find(self, state: str, kind: str) -> PendingAuthorization:
+        try:
+            pending = await self._authorizations.find(state)
+        except StoreError:
+            raise store_unavailable() from None
+        if pending is None or pending.kind != kind:
+            raise _invalid_state()
+        return pending
+
+    async def _use_up(self, state: str, pending: PendingAuthorization) -> None:
+        """Take a state out of the store: whoever does is the only one to go on."""
+        try:
+            taken = await self._authorizations.take(state, pending)
+        except StoreError:
+            raise store_unavailable() from None
+        if not taken:
+            raise _invalid_state()
+
+    async def _exchange(
+        self, code: str, verifier: str, user_email: str, owner: str | None, begun_by: str, call: Call | None
+    ) -> ConnectionRecord:
+        return await self._outliving(
+            self._exchange_and_store(code, verifier, user_email, owner, begun_by, call)
+        )
+
+    async def _exchange_and_store(
+        self, code: str, verifier: str, user_email: str, owner: str | None, begun_by: str, call: Call | None
+    ) -> ConnectionRecord:
+        await self._preflight(user_email)
+        started = self._connections.now()
+        outcome = await self._oauth.exchange_code(code, code_verifier=verifier or None)
+        if isinstance(outcome, Refused):
+            raise CodeRefused(
+                "Zoom refused the authorization code (used, older than 5 minutes, or made for another app): begin again",
+                metadata={"zoom_code": outcome.code},
+            )
+        tokens = _pair(_issued(outcome), started)
+        return await self._adopt(tokens, user_email, owner, begun_by, call)
+
+    async def _import(self, call: Call, user_email: str, refresh_token: str) -> ConnectionRecord:
+        await self._preflight(user_email)
+        started = self._connections.now()
+        outcome = await self._oauth.refresh(refresh_token)
+        if isinstance(outcome, Refused):
+            raise ReauthRequired(
+                "Zoom refuses this refresh token: let the person consent again",
+                metadata={"cause": Cause.REJECTED.value, "zoom_code": outcome.code},
+            )
+        issued = _issued(outcome)
+        tokens = _pair(replace(issued, refresh_token=issued.refresh_token or refresh_token), started)
+        return await self._adopt(tokens, user_email, _owner(call), call.principal.identity, call)
+
+    async def _preflight(self, user_email: str) -> None:
+        """Find out before a code or a refresh token is spent that the store and the key of the user's record are at hand."""
+        try:
+            await self._connections.read_replaceable(user_email)
+        except StoreError:
+            raise store_unavailable() from None
+
+    async def _adopt(
+        self, tokens: TokenPair, user_email: str, owner: str | None, begun_by: str, call: Call | None
+    ) -> ConnectionRecord:
+        """Find out whose tokens these are, and store them if they are the user's."""
+        person = await self._whose(tokens)
+        if person.email != user_email:
+            await self._rehome(tokens, person)
+            self._audit(_event(call, "connection.stored", "IDENTITY_MISMATCH", user_email))
+            raise IdentityMismatch(
+                "The person who consented at Zoom has another e-mail address than the user that was asked for"
+            )
+        record = await self._store(tokens, person, owner, begun_by, user_email)
+        self._audit(_event(call, "connection.stored", "ok", user_email))
+        return record
+
+    async def _whose(self, tokens: TokenPair) -> "_Person":
+        """Ask Zoom who consented."""
+        try:
+            response = await self._zoom.send(
+                endpoints.current_user(), tokens.access_token, timeout=ME_SECONDS
+            )
+            if response.status != 200:
+                raise ZoomBadResponse(
+                    "Zoom did not say who consented: the app needs the scope user:read:user",
+                    metadata={"http_status": str(response.status)},
+                )
+            return _person(response.body)
+        except ZoomgateError:
+            self._discard(tokens)
+            raise
+
+    async def _rehome(self, tokens: TokenPair, person: "_Person") -> None:
+        """Somebody else consented: keep the pair if a connection of that person needs it, else revoke it.
+
+        If that person is connected already, this consent has ended their stored tokens (Zoom's code 4741), so the new pair belongs
+        there.
+        """
+        try:
+            record, _ = await self._connections.read(person.email)
+        except (StoreError, ZoomgateError):
+            record = None
+        if record is None or record.state is State.DISCONNECTED or record.zoom_user_id != person.user_id:
+            self._discard(tokens)
+            return
+        await self._store(tokens, person, record.owner, record.begun_by, person.email)
+        self._audit(_browser_event("connection.rehomed", "ok", person.email))
+
+    async def _store(
+        self, tokens: TokenPair, person: "_Person", owner: str | None, begun_by: str, user_email: str
+    ) -> ConnectionRecord:
+        """Write the connection; goes on until the store has taken it, since the tokens exist nowhere else."""
+        commit_id = uuid4().hex
+        grant = uuid4().hex
+        pause = 0.05
+        while True:
+            try:
+                current, now = await self._connections.read_replaceable(user_email)
+                if current.record is not None and current.record.commit_id == commit_id:
+                    return current.record
+                record = ConnectionRecord(
+                    user_email=user_email,
+                    rev=current.rev,
+                    state=State.ACTIVE,
+                    grant=grant,
+                    generation=current.generation + 1,
+                    epoch=current.record.epoch if current.record else 0,
+                    commit_id=commit_id,
+                    create_time=_create_time(current.record, now),
+                    update_time=now,
+                    refresh_time=tokens.obtained_at,
+                    access_expire_at=tokens.access_expire_at,
+                    tokens=tokens,
+                    owner=owner,
+                    zoom_user_id=person.user_id,
+                    zoom_account_id=person.account_id,
+                    begun_by=begun_by,
+                )
+                rev = await self._connections.write(record)
+                if rev is not None:
+                    self._cache.drop(user_email)
+                    return replace(record, rev=rev)
+            except ZoomUserTaken as taken:
+                await self._move_away(taken.subject)
+            except StoreError:
+                _log.warning("authorization.store_failed", user=user_email)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 2.0)
+
+    async def _move_away(self, user_email: str) -> None:
+        """End the connection that the same Zoom user has under an earlier address."""
+        record, now = await self._connections.read(user_email)
+        if record is not None and record.state is not State.DISCONNECTED:
+            await self._connections.write(tombstone_of(record, now, revoke=False))
+            self._cache.drop(user_email)
+            self._audit(_browser_event("connection.moved", "ok", user_email))
+
+    async def _way_back(self, pending: PendingAuthorization) -> str | None:
+        """Make the ticket for the place that the browser goes back to."""
+        place = self._return_to.get(pending.return_to)
+        if place is None:
+            return None
+        ticket = secrets.token_urlsafe(32)
+        try:
+            await self._authorizations.create(
+                ticket,
+                lambda now: replace(
+                    pending,
+                    kind="ticket",
+                    code_verifier="",
+                    browser_key=None,
+                    create_at=now,
+                    expire_at=now + STATE_SECONDS,
+                ),
+            )
+        except StoreError:
+            raise store_unavailable() from None
+        separator = "&" if urlsplit(place).query else "?"
+        return f"{place}{separator}{urlencode({'ticket': ticket})}"
+
+    async def _outliving(self, work: Coroutine[Any, Any, ConnectionRecord]) -> ConnectionRecord:
+        """Run work that must end even if its caller leaves: a code and a refresh token work once."""
+        task = asyncio.get_running_loop().create_task(work, context=contextvars.copy_context())
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; if nobody does, it is no mistake
+
+
+@dataclass(frozen=True, slots=True)
+class _Person:
+    """Who consented, as Zoom says."""
+
+    email: str
+    user_id: str
+    account_id: str
+
+
+class _PendingCounts:
+    """Counts the authorizations that this process began and that can still be completed.
+
+    Completed ones count until they would have expired: the limit is on beginning, so that a flood of links fills no store.
+    """
+
+    def __init__(self, clock: Clock, *, per_user: int, per_caller: int) -> None:
+        self._clock = clock
+        self._per_user = per_user
+        self._per_caller = per_caller
+        self._begun: dict[tuple[str, str], deque[float]] = {}
+        self._looked_at = clock.monotonic()
+
+    def add(self, caller: str, user_email: str) -> None:
+        """Count one more.
+
+        Raises:
+            ServerOverloaded: A limit is reached.
+        """
+        now = self._clock.monotonic()
+        self._clean(now)
+        for key, limit in ((("caller", caller), self._per_caller), (("user", user_email), self._per_user)):
+            times = self._begun.get(key, deque())
+            while times and times[0] <= now - STATE_SECONDS:
+                times.popleft()
+            if len(times) >= limit:
+                raise ServerOverloaded(
+                    f"Too many authorizations of this {key[0]} are open (at most {limit} in 10 minutes)",
+                    metadata={"limit": f"pending_authorizations_per_{key[0]}"},
+                    retry_after=times[0] + STATE_SECONDS - now,
+                )
+        for key in (("caller", caller), ("user", user_email)):
+            self._begun.setdefault(key, deque()).append(now)
+
+    def _clean(self, now: float) -> None:
+        """Forget, once a while, whoever began nothing lately."""
+        if now - self._looked_at < STATE_SECONDS:
+            return
+        self._looked_at = now
+        self._begun = {
+            key: times for key, times in self._begun.items() if times and times[-1] > now - STATE_SECONDS
+        }
+
+
+def start_url_of(redirect_uri: str) -> str | None:
+    """Give the address of this service's own start page if Zoom redirects to this service's own callback, else None."""
+    parts = urlsplit(redirect_uri)
+    if parts.path != "/oauth/callback" or parts.query:
+        return None
+    return f"{parts.scheme}://{parts.netloc}/oauth/start"
+
+
+def challenge_of(verifier: str) -> str:
+    """The S256 code challenge of a code verifier (RFC 7636, section 4.2)."""
+    return urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+
+
+def _binding(key: bytes, ticket: str, cookie: str) -> str:
+    """Tie a ticket to a browser's cookie, so that another browser cannot bring back its state."""
+    digest = hmac.digest(key, f"{len(ticket)}:{ticket}{cookie}".encode(), "sha256")
+    return urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def _owner(call: Call) -> str | None:
+    """The member that a connection made by this call belongs to, if a member is behind it."""
+    member = call.principal.member
+    return None if member is None else member.identity
+
+
+def _issued(outcome: TokenOutcome) -> Issued:
+    """Give what Zoom issued, or raise what else it means."""
+    match outcome:
+        case Issued():
+            return outcome
+        case OurFault(code):
+            raise AppCredentialsRejected(
+                "Zoom refuses this service's own client id, secret or redirect URI: an operator has to check them",
+                metadata={"zoom_code": code},
+            )
+        case Throttled(retry_after):
+            raise ZoomRateLimited(
+                "Zoom asks for fewer token requests", metadata={"http_status": "429"}, retry_after=retry_after
+            )
+        case NotSent():
+            raise ZoomUnavailable("Zoom's token endpoint could not be reached: try again", retry_after=2.0)
+        case Refused():
+            raise ZoomBadResponse("Zoom refused the request")
+        case _:
+            raise ZoomOutcomeUnknown("Zoom's answer was lost or could not be understood: begin again")
+
+
+def _pair(issued: Issued, started: float) -> TokenPair:
+    return TokenPair(
+        access_token=issued.access_token,
+        refresh_token=issued.refresh_token or "",
+        token_type=issued.token_type,
+        scope=issued.scope,
+        api_url=issued.api_url,
+        access_expire_at=started + issued.expires_in,
+        obtained_at=started,
+    )
+
+
+def _person(body: bytes) -> _Person:
+    """Read Zoom's description of a user.
+
+    Raises:
+        ZoomBadResponse: It lacks what identifies a person.
+    """
+    try:
+        data = orjson.loads(body)
+        person = _Person(data["email"].lower(), data["id"], data.get("account_id") or "")
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        person = _Person("", "", "")
+    if not all(
+        isinstance(value, str) and len(value) <= 512
+        for value in (person.email, person.user_id, person.account_id)
+    ):
+        person = _Person("", "", "")
+    if not person.email or not person.user_id:
+        raise ZoomBadResponse("Zoom did not say who consented", metadata={"length": str(len(body))})
+    return person
+
+
+def _create_time(current: ConnectionRecord | None, now: float) -> float:
+    """When the person first connected: a connection that was ended begins anew."""
+    return now if current is None or current.state is State.DISCONNECTED else current.create_time
+
+
+def _event(call: Call | None, action: str, outcome: str, user_email: str) -> AuditEvent:
+    return (
+        _browser_event(action, outcome, user_email)
+        if call is None
+        else call.audit_event(action, outcome, user_email)
+    )
+
+
+def _browser_event(action: str, outcome: str, user_email: str) -> AuditEvent:
+    return AuditEvent(
+        action=action,
+        outcome=outcome,
+        principal="browser",
+        on_behalf_of="",
+        user_email=user_email,
+        request_id="",
+    )
+
+
+def _invalid_state() -> InvalidState:
+    return InvalidState(
+        "This authorization is unknown, was used, has expired, or belongs to somebody else: begin again"
+    )

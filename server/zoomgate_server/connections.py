@@ -1,0 +1,484 @@
+"""The life of a connection after the consent: used, shown, ended."""
+
+import asyncio
+import contextvars
+from collections.abc import Collection, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any
+
+from zoomgate_server import logs
+from zoomgate_server.clock import Clock
+from zoomgate_server.errors import (
+    CallerNotAllowed,
+    ConnectionNotFound,
+    FieldViolation,
+    InvalidRequest,
+    ReauthRequired,
+    ScopeMissing,
+    StoreUnavailable,
+    ZoomgateError,
+    ZoomRateLimited,
+    ZoomUnavailable,
+)
+from zoomgate_server.refresh.driver import Refresher, not_connected, reauth_required, store_unavailable
+from zoomgate_server.rpc_context import AuditSink, Call, Role
+from zoomgate_server.token_cache import CachedToken, TokenCache
+from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, State
+from zoomgate_server.tokens.connection_store import ConnectionStore
+from zoomgate_server.tokens.store import StoreError
+from zoomgate_server.tokens.token import TokenPair
+from zoomgate_server.zoom import errors as zoom_errors
+from zoomgate_server.zoom.client import ZoomClient
+from zoomgate_server.zoom.oauth import OAuthClient
+from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
+from zoomgate_server.zoom.token_outcome import Revoked
+
+REFRESH_BEFORE_SECONDS = 120.0
+"""Calls to Zoom refresh a token that is valid for less than this: later than that a call could outlive its token, earlier a refresh
+could end a token that others still use."""
+
+ANSWER_SECONDS = 0.2
+"""Kept of a caller's deadline for the way back."""
+
+REVOKE_SECONDS = 24 * 3600.0
+"""How long a disconnected user's tokens are kept, sealed and never served, while Zoom has not confirmed that they are revoked."""
+
+TOMBSTONE_SECONDS = 30 * 24 * 3600.0
+"""How long a disconnected user's record stays, so that late writers find that the grant is gone."""
+
+FEED_SECONDS = 1.0
+"""Pause between two looks at what other processes changed."""
+
+FEED_OVERLAP_SECONDS = 10.0
+"""How far back each look reaches: clocks and writes of others may lag."""
+
+SWEEP_SECONDS = 30.0
+"""Pause between two looks for tokens that are still to be revoked."""
+
+_log = logs.get("zoomgate.connections")
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """A token as it is handed to a caller.
+
+    Attributes:
+        tokens: The pair.
+        generation: Which pair of the user it is.
+        remaining: Seconds until the access token expires.
+    """
+
+    tokens: TokenPair
+    generation: int
+    remaining: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionPage:
+    """A page of connections.
+
+    Attributes:
+        connections: In the order of their addresses.
+        after: Address behind which the next page begins, or None at the end.
+    """
+
+    connections: tuple[ConnectionRecord, ...]
+    after: str | None
+
+
+class Connections:
+    """Uses, shows and ends connections.
+
+    Args:
+        connections: Where the records are.
+        refresher: Refreshes tokens.
+        cache: Tokens in memory.
+        zoom: Calls Zoom's API.
+        oauth: Revokes tokens.
+        clock: Time.
+        audit: Hears of every decision that matters.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections: ConnectionStore,
+        refresher: Refresher,
+        cache: TokenCache,
+        zoom: ZoomClient,
+        oauth: OAuthClient,
+        clock: Clock,
+        audit: AuditSink,
+    ) -> None:
+        self._connections = connections
+        self._refresher = refresher
+        self._cache = cache
+        self._zoom = zoom
+        self._oauth = oauth
+        self._clock = clock
+        self._audit = audit
+        self._revocations: set[asyncio.Task[Any]] = set()
+
+    # -- tokens ------------------------------------------------------------------------------------------
+
+    async def get_token(self, call: Call, user_email: str, min_validity: float) -> AccessToken:
+        """Give a token that is valid for at least `min_validity` seconds, refreshed if need be.
+
+        Raises:
+            CallerNotAllowed, NotConnected, ReauthRequired, StoreUnavailable, and what `Refresher.refresh` raises.
+        """
+        token = await self._token(call, user_email, min_validity)
+        return self._handed_out(call, user_email, token)
+
+    async def refresh_token(self, call: Call, user_email: str, expected: str) -> AccessToken:
+        """Refresh the stored token although it is valid still.
+
+        Args:
+            call: Who asks.
+            user_email: Whose token.
+            expected: The refresh token that must be the stored one, or empty.
+
+        Raises:
+            InvalidRequest: `expected` is not the stored one.
+            CallerNotAllowed, and what `Refresher.refresh` raises.
+        """
+        current = await self._read(user_email)
+        self._check_owner(call, current.owner)
+        if expected and expected != current.tokens.refresh_token:
+            raise InvalidRequest(
+                [
+                    FieldViolation(
+                        "refresh_token",
+                        "is not the one that is stored: leave it out to refresh the stored one",
+                    )
+                ]
+            )
+        record = await self._refresher.refresh(
+            user_email, seen_generation=current.generation, deadline=self._budget(call), forced=True
+        )
+        return self._handed_out(call, user_email, self._keep(user_email, record))
+
+    async def stored_token(self, call: Call, user_email: str) -> AccessToken:
+        """Give the stored token as it is, expired or not, without calling Zoom."""
+        current = await self._read(user_email)
+        self._check_owner(call, current.owner)
+        return AccessToken(current.tokens, current.generation, current.expires - self._clock.monotonic())
+
+    def handed_out(self, call: Call, user_email: str, record: ConnectionRecord) -> AccessToken:
+        """Give the token of a record that was just stored."""
+        return self._handed_out(call, user_email, self._keep(user_email, record))
+
+    # -- calls to Zoom -----------------------------------------------------------------------------------
+
+    async def call_zoom(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
+        """Call Zoom's API with the user's token and give any complete answer.
+
+        An answer of 401 with one of Zoom's token codes was refused before it was processed: the record is read again, the token
+        refreshed at most once, and the request repeated once.
+
+        Raises:
+            ZoomRateLimited: Zoom answered 429.
+            ScopeMissing: The consent does not cover the call.
+            ReauthRequired: Zoom refuses the token even after a refresh.
+            ZoomUnavailable, ZoomOutcomeUnknown, ZoomResponseTooLarge, DeadlineTooShort: As `ZoomClient.send`.
+            CallerNotAllowed, and what `Refresher.refresh` raises.
+        """
+        token = await self._token(call, user_email, 0.0, comfortable=REFRESH_BEFORE_SECONDS)
+        response = await self._send(call, request, token)
+        if response.status < 400:
+            return response
+        if zoom_errors.is_token_refused(response):
+            token = await self._after_refusal(call, user_email, token)
+            response = await self._send(call, request, token)
+            if zoom_errors.is_token_refused(response):
+                raise ReauthRequired(
+                    "Zoom refuses this user's token although it was just renewed: let the person consent again",
+                    metadata={"cause": Cause.REJECTED.value, "http_status": "401"},
+                )
+        if response.status == 429:
+            raise zoom_errors.rate_limited(response)
+        scopes = zoom_errors.missing_scopes(response)
+        if scopes is not None:
+            raise ScopeMissing(
+                "The user's consent does not cover this call: add the scope to the Zoom app and let the person consent again",
+                metadata={"scopes": " ".join(scopes), "http_status": str(response.status)},
+            )
+        return response
+
+    async def call_zoom_typed(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
+        """Call Zoom's API as `call_zoom` does and give the answer if it is a success.
+
+        Raises:
+            ZoomgateError: What Zoom's refusal means (`zoom/errors.py` has the table).
+        """
+        response = await self.call_zoom(call, user_email, request)
+        if 200 <= response.status < 300:
+            return response
+        raise zoom_errors.typed_failure(request, response)
+
+    # -- the connection itself ---------------------------------------------------------------------------
+
+    async def get(self, call: Call, user_email: str) -> ConnectionRecord:
+        """Show a connection.
+
+        Raises:
+            ConnectionNotFound: There is none.
+            CallerNotAllowed: It belongs to another member.
+        """
+        record, _ = await self._record(user_email)
+        if record is None:
+            raise _not_found()
+        self._check_owner(call, record.owner)
+        return record
+
+    async def page(self, call: Call, states: Collection[State], after: str, limit: int) -> ConnectionPage:
+        """List connections in the order of their addresses, those of the caller's users alone.
+
+        Args:
+            call: Who asks.
+            states: Only these; empty for all but ended ones.
+            after: Addresses behind this one.
+            limit: 1 to 1000 records are read; fewer may be given.
+        """
+        wanted = states or (State.ACTIVE, State.REAUTH_REQUIRED)
+        try:
+            records = await self._connections.page(
+                states=[state.value for state in wanted], after=after, limit=limit
+            )
+        except StoreError:
+            raise store_unavailable() from None
+        principal = call.principal
+        everyone = Role.ADMIN in principal.roles and principal.on_behalf_of is None
+        seen = tuple(
+            self._connections.open(record)
+            for record in records
+            if everyone or principal.users.matches(record.key.subject)
+        )
+        return ConnectionPage(seen, records[-1].key.subject if len(records) == limit else None)
+
+    async def end(self, call: Call, user_email: str) -> ConnectionRecord:
+        """End a connection: first here, then at Zoom.
+
+        The tokens are kept sealed and unserved until Zoom has confirmed that they are revoked, for at most 24 hours.
+
+        Raises:
+            ConnectionNotFound: There is nothing to end.
+            CallerNotAllowed: It belongs to another member.
+        """
+        while True:
+            record, now = await self._record(user_email)
+            if record is None or record.state is State.DISCONNECTED:
+                raise _not_found()
+            self._check_owner(call, record.owner)
+            tombstone = tombstone_of(record, now, revoke=True)
+            try:
+                rev = await self._connections.write(tombstone)
+            except StoreError:
+                raise store_unavailable() from None
+            if rev is not None:
+                break
+        self._cache.drop(user_email)
+        self._audit(call.audit_event("connection.ended", "ok", user_email))
+        ended = replace(tombstone, rev=rev)
+        revocation = self._in_background(self._revoke(ended))
+        await asyncio.wait({revocation}, timeout=max(0.0, self._budget(call) - self._clock.monotonic()))
+        return ended
+
+    # -- background --------------------------------------------------------------------------------------
+
+    async def follow_changes(self) -> None:
+        """Drop cached tokens that other processes replaced or ended; runs until cancelled."""
+        seen_until = self._connections.now()
+        while True:
+            try:
+                reach = min(seen_until, self._connections.now()) - FEED_OVERLAP_SECONDS
+                changes, seen_until = await self._connections.changes(reach)
+                for change in changes:
+                    self._cache.drop(change.key.subject, unless_rev=change.rev)
+            except StoreError:
+                _log.warning("changes.store_failed")
+            await asyncio.sleep(FEED_SECONDS)
+
+    async def sweep_revocations(self) -> None:
+        """Revoke what could not be revoked when its connection was ended; runs until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                await self._sweep_once()
+            except (StoreError, ZoomgateError) as error:
+                _log.warning("revocations.sweep_failed", error=type(error).__name__)
+
+    def discard(self, tokens: TokenPair) -> None:
+        """End a token pair that no record keeps, best effort."""
+        self._in_background(self._revoke_pair(tokens))
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for revocations under way, for at most so many seconds; what is left is found again at the next start."""
+        if self._revocations:
+            await asyncio.wait(set(self._revocations), timeout=seconds)
+
+    # -- how ---------------------------------------------------------------------------------------------
+
+    async def _token(
+        self, call: Call, user_email: str, min_validity: float, *, comfortable: float = 0.0
+    ) -> CachedToken:
+        """Give a token that is valid for `min_validity` seconds.
+
+        One that is valid for less than `comfortable` seconds is refreshed too, but serves if the refresh fails.
+        """
+        now = self._clock.monotonic()
+        token = self._cache.get(user_email)
+        if token is None or token.expires - now <= max(min_validity, comfortable):
+            token = await self._read(user_email)
+        self._check_owner(call, token.owner)
+        if token.expires - now > max(min_validity, comfortable):
+            return token
+        try:
+            record = await self._refresher.refresh(
+                user_email, seen_generation=token.generation, deadline=self._budget(call)
+            )
+        except (ZoomUnavailable, ZoomRateLimited, StoreUnavailable):
+            if token.expires - self._clock.monotonic() > max(min_validity, 5.0):
+                return token
+            raise
+        return self._keep(user_email, record)
+
+    async def _after_refusal(self, call: Call, user_email: str, refused: CachedToken) -> CachedToken:
+        """Find a better token than the one that Zoom refused: a newer one in the store, or else a refreshed one."""
+        current = await self._read(user_email)
+        if current.generation > refused.generation:
+            return current
+        record = await self._refresher.refresh(
+            user_email, seen_generation=refused.generation, deadline=self._budget(call), forced=True
+        )
+        return self._keep(user_email, record)
+
+    async def _read(self, user_email: str) -> CachedToken:
+        """Read the user's token from the store and keep it in memory."""
+        record, _ = await self._record(user_email)
+        if record is None or record.state is State.DISCONNECTED:
+            self._cache.drop(user_email)
+            raise not_connected()
+        if record.state is State.REAUTH_REQUIRED:
+            self._cache.drop(user_email)
+            raise reauth_required(record)
+        return self._keep(user_email, record)
+
+    async def _record(self, user_email: str) -> tuple[ConnectionRecord | None, float]:
+        try:
+            return await self._connections.read(user_email)
+        except StoreError:
+            raise store_unavailable() from None
+
+    def _keep(self, user_email: str, record: ConnectionRecord) -> CachedToken:
+        """Put the token of a record into memory, its expiry on the monotonic clock."""
+        tokens = record.tokens
+        if tokens is None:
+            raise not_connected()
+        token = CachedToken(
+            tokens=tokens,
+            grant=record.grant,
+            generation=record.generation,
+            rev=record.rev,
+            owner=record.owner,
+            expires=self._clock.monotonic() + tokens.access_expire_at - self._connections.now(),
+        )
+        self._cache.put(user_email, token)
+        return token
+
+    async def _send(self, call: Call, request: ZoomRequest, token: CachedToken) -> ZoomResponse:
+        return await self._zoom.send(
+            request, token.tokens.access_token, timeout=self._budget(call) - self._clock.monotonic()
+        )
+
+    def _budget(self, call: Call) -> float:
+        """Reading of the monotonic clock until which work for this call makes sense."""
+        return call.deadline - ANSWER_SECONDS
+
+    def _check_owner(self, call: Call, owner: str | None) -> None:
+        """Keep a member off a connection that belongs to somebody who had the same address before.
+
+        A connection that a service began has no owner; a member with a static key may use it, since the operator who made the key
+        vouches for its address.
+        """
+        member = call.principal.member
+        if member is None or Role.MEMBER not in member.roles or owner == member.identity:
+            return
+        if owner is None and member.issuer == "key":
+            return
+        raise CallerNotAllowed("This caller may not act for this user")
+
+    def _handed_out(self, call: Call, user_email: str, token: CachedToken) -> AccessToken:
+        self._audit(call.audit_event("token.handed_out", "ok", user_email))
+        return AccessToken(token.tokens, token.generation, max(0.0, token.expires - self._clock.monotonic()))
+
+    def _in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run something that no call owns."""
+        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        self._revocations.add(task)
+        task.add_done_callback(self._revocations.discard)
+        return task
+
+    async def _sweep_once(self) -> None:
+        after = ""
+        while True:
+            records = await self._connections.page(
+                states=[State.DISCONNECTED.value], due_before=self._connections.now(), after=after, limit=100
+            )
+            for record in records:
+                await self._revoke(self._connections.open(record))
+            if len(records) < 100:
+                return
+            after = records[-1].key.subject
+
+    async def _revoke(self, ended: ConnectionRecord) -> None:
+        """Revoke a tombstone's tokens at Zoom and, once that is done or given up, erase them."""
+        pair = ended.revoking
+        if pair is None:
+            return
+        expired = ended.revoke_until is not None and self._connections.now() >= ended.revoke_until
+        if not expired and not await self._revoke_pair(pair):
+            return
+        try:
+            await self._connections.write(replace(ended, revoking=None, revoke_until=None, due_at=None))
+        except StoreError:
+            _log.warning("revocation.not_noted", user=ended.user_email)
+
+    async def _revoke_pair(self, pair: TokenPair) -> bool:
+        """Revoke both tokens; true once Zoom confirmed."""
+        outcomes = [
+            await self._oauth.revoke(token) for token in (pair.access_token, pair.refresh_token) if token
+        ]
+        return all(isinstance(outcome, Revoked) for outcome in outcomes)
+
+
+def tombstone_of(record: ConnectionRecord, now: float, *, revoke: bool) -> ConnectionRecord:
+    """The ended form of a connection: nothing in it is served any more.
+
+    Args:
+        record: The connection.
+        now: The store's clock.
+        revoke: Keep the tokens, sealed, until they are revoked at Zoom.
+    """
+    return replace(
+        record,
+        state=State.DISCONNECTED,
+        cause=Cause.REVOKED,
+        generation=record.generation + 1,
+        tokens=None,
+        spares=(),
+        lease=None,
+        pending=(),
+        commit_id="",
+        last_error=None,
+        update_time=now,
+        access_expire_at=None,
+        revoking=record.tokens if revoke else None,
+        revoke_until=now + REVOKE_SECONDS if revoke else None,
+        due_at=now if revoke else None,
+        expire_at=now + TOMBSTONE_SECONDS,
+    )
+
+
+def _not_found() -> ConnectionNotFound:
+    return ConnectionNotFound("This user has no connection")

@@ -1,0 +1,97 @@
+"""One line and two metrics per call."""
+
+import asyncio
+import re
+import secrets
+import time
+from typing import Any
+
+import grpc
+
+from zoomgate_server import logs
+from zoomgate_server.interceptors.method_handler import Context, Method, Respond
+from zoomgate_server.metrics import Metrics
+from zoomgate_server.rpc_context import current_call, current_refusal, current_request_id
+
+REQUEST_ID = "x-request-id"
+_VALID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_OPERATORS_PROBLEM = frozenset({"INTERNAL", "DATA_LOSS", "UNKNOWN"})
+_QUIET = frozenset(
+    {"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/List"}
+)
+
+_log = logs.get("zoomgate.access")
+
+
+class AccessLog:
+    """The outermost stage: gives the call its id and tells how it ended.
+
+    Args:
+        metrics: Where calls are counted.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def wrap(self, method: Method, respond: Respond) -> Respond:
+        """Put the log line around a method."""
+        counted = self._metrics.rpc(method.name)
+        name = method.name
+        quiet = method.path in _QUIET
+
+        async def log(request: Any, context: Context) -> Any:
+            started = time.perf_counter()
+            request_id = _request_id(context)
+            current_request_id.set(request_id)
+            ended = ""
+            try:
+                await context.send_initial_metadata(((REQUEST_ID, request_id),))
+                response = await respond(request, context)
+            except asyncio.CancelledError:
+                ended = "CANCELLED"
+                raise
+            finally:
+                seconds = time.perf_counter() - started
+                code = ended or _code(context)
+                counted.observe(code, seconds)
+                if not quiet:
+                    _write(name, code, request_id, seconds)
+            return response
+
+        return log
+
+
+def _write(name: str, code: str, request_id: str, seconds: float) -> None:
+    fields: dict[str, Any] = {
+        "method": name,
+        "status": code,
+        "request_id": request_id,
+        "ms": round(seconds * 1000, 2),
+    }
+    call = current_call.get(None)
+    if call is not None:
+        fields["caller"] = call.principal.name
+        if call.user_email:
+            fields["user"] = call.user_email
+        if call.principal.on_behalf_of is not None:
+            fields["on_behalf_of"] = call.principal.on_behalf_of.name
+    if code != "OK":
+        fields["reason"] = current_refusal.get("")
+    write = _log.error if code in _OPERATORS_PROBLEM else _log.info
+    write("rpc", **fields)
+
+
+def _code(context: Context) -> str:
+    """Name the status that the call ends with; grpc.aio has none yet where a call succeeds."""
+    code = context.code()
+    if code is None or code == 0:
+        return "OK"
+    return code.name if isinstance(code, grpc.StatusCode) else str(code)
+
+
+def _request_id(context: Context) -> str:
+    """Take over the caller's id if it is harmless, or make one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID:
+            return value if isinstance(value, str) and _VALID.fullmatch(value) else secrets.token_hex(8)
+    return secrets.token_hex(8)

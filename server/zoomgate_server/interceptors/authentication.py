@@ -1,0 +1,189 @@
+"""Finds out who calls, and refuses who may not.
+
+The order is: credential, method, the request's bytes, the user that the request names. Fields come after that, in the services; a request
+whose user is no canonical address goes on to them, since they refuse exactly that, and nobody can be found under such a name.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from zoomgate_server.clock import Clock
+from zoomgate_server.errors import CallerNotAllowed, CallerUnauthenticated, MalformedRequest, ZoomgateError
+from zoomgate_server.interceptors import policy
+from zoomgate_server.interceptors.method_handler import Context, Method, Respond
+from zoomgate_server.rpc_context import (
+    AuditEvent,
+    AuditSink,
+    Call,
+    Principal,
+    Role,
+    current_call,
+    current_request_id,
+)
+from zoomgate_server.user_email import is_canonical
+
+AUTHORIZATION = "authorization"
+MEMBER_TOKEN = "zoomgate-member-token"
+DEFAULT_SECONDS = 30.0
+"""Time for a call whose caller sets no deadline."""
+
+MAX_SECONDS = 60.0
+"""Time for any call."""
+
+_BEARER = re.compile(r"[Bb]earer ([A-Za-z0-9._~+/=-]{16,512})", re.ASCII)
+_KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class StaticKey:
+    """A key that an operator gave somebody; only its SHA-256 is known here.
+
+    Attributes:
+        sha256: 64 lower-case hex digits.
+        principal: Who has it.
+    """
+
+    sha256: str
+    principal: Principal
+
+
+class CallerKeys:
+    """The static keys of all callers."""
+
+    def __init__(self, keys: Iterable[StaticKey]) -> None:
+        self._keys = {bytes.fromhex(key.sha256): key.principal for key in keys}
+
+    def find(self, key: str) -> Principal | None:
+        """Give who has a key. The look-up goes by its digest, so its timing tells nothing about the keys."""
+        return self._keys.get(hashlib.sha256(key.encode()).digest())
+
+
+class Authentication:
+    """The innermost stage: nothing behind it runs for somebody unknown.
+
+    Args:
+        keys: The callers' keys.
+        anonymous: Who a call without any credential is from; None refuses such calls.
+        clock: Time.
+        audit: Hears of refusals.
+    """
+
+    def __init__(
+        self, *, keys: CallerKeys, anonymous: Principal | None, clock: Clock, audit: AuditSink
+    ) -> None:
+        self._keys = keys
+        self._anonymous = anonymous
+        self._clock = clock
+        self._audit = audit
+
+    def wrap(self, method: Method, respond: Respond) -> Respond:
+        """Put the check in front of a method."""
+        path, decode = method.path, method.decode
+        if path in policy.OPEN_METHODS:
+
+            async def serve_openly(request: Any, context: Context) -> Any:
+                return await respond(_decoded(method, request), context)
+
+            return serve_openly
+
+        async def check(request: Any, context: Context) -> Any:
+            principal: Principal | None = None
+            try:
+                principal = self._who(context)
+                row = policy.check_method(principal, path)
+                message = request if decode is None else _decoded(method, request)
+                user_email = _user(message, row.user_field)
+                if user_email:
+                    policy.check_user(principal, path, user_email)
+            except (CallerUnauthenticated, CallerNotAllowed) as refusal:
+                self._refused(principal, refusal)
+                raise
+            left = context.time_remaining()
+            seconds = DEFAULT_SECONDS if left is None else min(left, MAX_SECONDS)
+            call = Call(current_request_id.get(""), principal, self._clock.monotonic() + seconds, user_email)
+            current_call.set(call)
+            return await respond(message, context)
+
+        return check
+
+    def _who(self, context: Context) -> Principal:
+        """Identify the caller by its metadata."""
+        credentials, members = [], []
+        for key, value in context.invocation_metadata() or ():
+            if key == AUTHORIZATION:
+                credentials.append(value)
+            elif key == MEMBER_TOKEN:
+                members.append(value)
+        principal = self._caller(credentials)
+        return self._with_member(principal, members) if members else principal
+
+    def _caller(self, credentials: list[Any]) -> Principal:
+        if not credentials:
+            if self._anonymous is None:
+                raise _unauthenticated("no authorization metadata")
+            return self._anonymous
+        if len(credentials) > 1:
+            raise _unauthenticated("several authorization entries")
+        found = _BEARER.fullmatch(credentials[0]) if isinstance(credentials[0], str) else None
+        if found is None:
+            raise _unauthenticated("authorization is no bearer credential")
+        principal = self._keys.find(found.group(1))
+        if principal is None:
+            raise _unauthenticated("unknown key")
+        return principal
+
+    def _with_member(self, principal: Principal, members: list[Any]) -> Principal:
+        """Bind the call to the member whose credential a service forwards, too."""
+        if len(members) > 1 or not isinstance(members[0], str) or not _KEY.fullmatch(members[0]):
+            raise _unauthenticated("the member token is malformed")
+        member = self._keys.find(members[0])
+        if member is None or Role.MEMBER not in member.roles:
+            raise _unauthenticated("the member token is no member's")
+        if Role.SERVICE not in principal.roles:
+            raise CallerNotAllowed("Only a service may forward a member's token")
+        return replace(principal, on_behalf_of=member)
+
+    def _refused(self, principal: Principal | None, refusal: ZoomgateError) -> None:
+        member = None if principal is None else principal.on_behalf_of
+        self._audit(
+            AuditEvent(
+                action="call.refused",
+                outcome=type(refusal).__name__,
+                principal="" if principal is None else principal.name,
+                on_behalf_of="" if member is None else member.name,
+                user_email="",
+                request_id=current_request_id.get(""),
+            )
+        )
+
+
+def _decoded(method: Method, request: Any) -> Any:
+    """Decode a request's bytes.
+
+    Raises:
+        MalformedRequest: They are no message of the method's type.
+    """
+    if method.decode is None:
+        return request
+    try:
+        return method.decode(request)
+    except Exception:  # noqa: BLE001 - protobuf's runtimes differ in what they raise, and the text is theirs
+        raise MalformedRequest(
+            "The request's bytes are no valid message of this method: check that your stubs fit the server's contract",
+            metadata={"method": method.name},
+        ) from None
+
+
+def _user(message: Any, field: str) -> str:
+    """Give the canonical address that a request names, or an empty string."""
+    if not field:
+        return ""
+    user_email: str = getattr(message, field)
+    return user_email if is_canonical(user_email) else ""
+
+
+def _unauthenticated(why: str) -> CallerUnauthenticated:
+    return CallerUnauthenticated("The credential is missing or not accepted", internal=why)

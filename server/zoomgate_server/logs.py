@@ -1,0 +1,143 @@
+"""Structured logs in which nothing secret and nothing that a terminal obeys appears.
+
+Lines are JSON, or for people when they go to a terminal. Lines of libraries (gRPC, aiohttp, asyncio) take the same way: aiohttp's server,
+for one, quotes request lines with their codes when they are too long.
+"""
+
+import logging
+import re
+import sys
+import unicodedata
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, Literal, TextIO
+
+import orjson
+import structlog
+
+Level = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["json", "console"]
+
+REDACTED = "[redacted]"
+_SECRET_KEY = re.compile(
+    r"(?:token|secret|password|passwd|authorization|cookie|credential|api_?key|private_?key|verifier|ticket|start_url)"
+    r"|^(?:code|state|key|zak)$",
+    re.IGNORECASE,
+)
+_SECRET_TEXT = (
+    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"), r"\1 " + REDACTED),
+    (
+        re.compile(
+            r"(?i)\b(code|state|ticket|access_token|refresh_token|client_secret|code_verifier|token|zak|pwd)=[^&\s\"'<>]+"
+        ),
+        r"\1=" + REDACTED,
+    ),
+    (re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s@\"']+@", re.IGNORECASE), r"\1" + REDACTED + "@"),
+)
+_MAX_TEXT = 4096
+_MAX_DEPTH = 8
+_CLEAN = re.compile(r"[\x20-\x7e]*")
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+EventDict = MutableMapping[str, Any]
+
+
+def get(name: str) -> Any:
+    """Give a logger that stays cheap: levels that are off cost a method call."""
+    return structlog.get_logger(logger=name)
+
+
+def configure(level: Level, log_format: LogFormat, stream: TextIO | None = None) -> None:
+    """Send every line, our own and the libraries', to a stream (standard error by default).
+
+    Args:
+        level: The least level that is written.
+        log_format: `json`: one object a line. `console`: for people.
+        stream: Where lines go.
+    """
+    out = stream or sys.stderr
+    shared: list[Callable[[Any, str, EventDict], Any]] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.format_exc_info,
+        redact,
+    ]
+    structlog.configure(
+        processors=[*shared, _renderer(log_format)],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        cache_logger_on_first_use=False,
+    )
+    handler = _LibraryHandler()
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(_LEVELS[level], logging.INFO))
+    logging.captureWarnings(capture=True)
+
+
+def redact(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Mask what is secret by its key or its shape, and escape control and bidirectional characters."""
+    return {key: _clean(key, value, 0) for key, value in event.items()}
+
+
+def plain(text: str) -> str:
+    """Escape what a terminal could obey, mask what looks like a credential, and cut what is too long."""
+    if len(text) > _MAX_TEXT:
+        text = text[:_MAX_TEXT] + "…"
+    if "=" in text or " " in text or "@" in text:
+        for pattern, replacement in _SECRET_TEXT:
+            text = pattern.sub(replacement, text)
+    if _CLEAN.fullmatch(text):
+        return text
+    return "".join(
+        character
+        if unicodedata.category(character)[0] not in "CZ" or character == " "
+        else _escape(character)
+        for character in text
+    )
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii") if ord(character) != 0xA0 else "\\xa0"
+
+
+def _clean(key: str, value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if _SECRET_KEY.search(key) and value not in ("", (), [], {}):
+        return REDACTED
+    if isinstance(value, str):
+        return plain(value)
+    if depth >= _MAX_DEPTH:
+        return "…"
+    if isinstance(value, Mapping):
+        return {plain(str(name)): _clean(str(name), inner, depth + 1) for name, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean("", inner, depth + 1) for inner in value]
+    return plain(value.decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else str(value))
+
+
+def _renderer(log_format: LogFormat) -> Callable[[Any, str, EventDict], str]:
+    if log_format == "json":
+        return lambda _logger, _method, event: orjson.dumps(event, default=str).decode()
+    return structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+
+
+class _LibraryHandler(logging.Handler):
+    """Hands lines of the standard library's logging to ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        fields: dict[str, Any] = {"logger": record.name}
+        if record.exc_info and record.exc_info[0] is not None:
+            fields["exc_info"] = record.exc_info
+        log = structlog.get_logger()
+        write = (
+            log.error
+            if record.levelno >= logging.ERROR
+            else log.warning
+            if record.levelno >= logging.WARNING
+            else log.info
+        )
+        write(record.getMessage(), **fields)

@@ -1,0 +1,468 @@
+"""The refresh protocol as a generator over effects.
+
+`refresh()` performs no I/O. It yields effects, receives their results, and ends with a `Verdict`; a store that fails is thrown into it
+as `StoreError`. So whoever drives it decides about time, order and failure: `driver.py` with the real world, tests with any history
+they like.
+
+What the protocol keeps (Zoom's refresh tokens work once: whoever loses the answer loses the user):
+
+* A refresh token is spent only after a write that proves that the store takes writes: the lease.
+* A success is fenced by generation and grant, never by the lease: who comes late may hold the only living token. It is stored as the
+  next generation, or kept as a spare beside it, or given up because a newer consent or a disconnect replaced the whole grant.
+* A refusal is a weak signal: it may only mean that somebody else was first. It is believed only if generation, grant and epoch are
+  still ours, every candidate in the record was refused, and no other attempt is in doubt.
+* Outages, throttling and faults of our own credentials change no user's state.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import cast
+
+from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
+from zoomgate_server.tokens.connection_record import Attempt, Cause, ConnectionRecord, LastError, Lease, State
+from zoomgate_server.tokens.store import StoreError
+from zoomgate_server.tokens.token import TokenPair
+from zoomgate_server.zoom.token_outcome import (
+    BadAnswer,
+    Issued,
+    NotSent,
+    OurFault,
+    Refused,
+    Throttled,
+    TokenOutcome,
+    Unknown,
+)
+
+LEASE_SECONDS = 90.0
+"""How long an attempt keeps others from starting one."""
+
+CALL_SECONDS = 35.0
+"""What one call to the token endpoint may take, connection included."""
+
+MARGIN_SECONDS = 5.0
+"""Kept free at the end of a lease."""
+
+GRACE_SECONDS = 180.0
+"""How long an attempt without a known outcome keeps a refusal from being believed."""
+
+UNKNOWN_RETRIES = 2
+"""How often the same token is tried again after an answer was lost. It costs nothing: if the answer is really gone, the new token is
+gone with it and the old one is all there is."""
+
+UNKNOWN_PAUSE_SECONDS = 2.0
+"""Pause before such a repetition, so that the first request is not still being processed."""
+
+MAX_SPARES = 3
+STORM_WINDOW_SECONDS = 3600.0
+_SCOPE_CODES = frozenset({"4711"})
+_REVOKED_CODES = frozenset({"4735", "4737", "4738", "4741"})
+_RECORD_FAULTS = (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read the user's record. Answer: `Snapshot`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A record as it was read, the store's clock then, and the monotonic clock just before."""
+
+    record: ConnectionRecord | None
+    store_now: float
+    monotonic: float
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Write the record if its revision is still `record.rev`. Answer: the new revision, or None on conflict."""
+
+    record: ConnectionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Read the monotonic clock. Answer: seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """Send a refresh token to Zoom. Answer: a `TokenOutcome`."""
+
+    refresh_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait. Answer: None."""
+
+    seconds: float
+
+
+Effect = Read | Put | Now | Spend | Sleep
+Answer = Snapshot | int | float | TokenOutcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class Usable:
+    """The record has a token for the asker: refreshed by this attempt or by somebody else."""
+
+    record: ConnectionRecord
+    refreshed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """There is nothing to refresh: no record, disconnected, or consent is needed."""
+
+    record: ConnectionRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Another holder has the lease, or the outcome of an attempt is in doubt. Ask again in `retry_after` seconds."""
+
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Zoom gave no new token and the user's state is as before; `outcome` says why."""
+
+    outcome: NotSent | Unknown | Throttled | OurFault | BadAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class Stormy:
+    """The user's refreshes of the last hour reached the limit."""
+
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoreDown:
+    """The store failed before anything was spent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """A newer consent or a disconnect replaced the grant while Zoom answered; `tokens` belong to nobody now."""
+
+    tokens: TokenPair
+    record: ConnectionRecord | None
+
+
+Verdict = Usable | Ended | Busy | Failed | Stormy | StoreDown | Superseded
+
+
+@dataclass(frozen=True, slots=True)
+class Attempted:
+    """What somebody wants, and who they are.
+
+    Attributes:
+        user_email: Whose token.
+        seen_generation: The generation that was not good enough; a newer one ends the attempt.
+        attempt_id: Unique per attempt: names the lease's holder and recognises its own commit.
+        forced: Refresh even though the token is valid still: limited to one per `forced_interval`.
+        forced_interval: Seconds.
+        max_refreshes: Refreshes of one user in an hour.
+    """
+
+    user_email: str
+    seen_generation: int
+    attempt_id: str
+    forced: bool
+    forced_interval: float
+    max_refreshes: int
+
+
+Protocol = Generator[Effect, Answer, Verdict]
+
+
+def refresh(want: Attempted) -> Protocol:
+    """Refresh one user's token. See the module's description for what is kept.
+
+    Yields:
+        Effects. `Put` may be answered by throwing `StoreError`, then its outcome is unknown; so may `Read`.
+
+    Returns:
+        The verdict.
+    """
+    acquired = yield from _acquire(want)
+    if not isinstance(acquired, _Held):
+        return acquired
+    held = acquired
+    candidates = _candidates(held.record)
+    lost_answer = False
+    refused: Refused | None = None
+    for candidate in candidates:
+        outcome: TokenOutcome = Unknown("not tried")
+        for attempt in range(1 + UNKNOWN_RETRIES):
+            if attempt:
+                yield Sleep(UNKNOWN_PAUSE_SECONDS)
+            now = yield from _now()
+            if now - held.monotonic > LEASE_SECONDS - CALL_SECONDS - MARGIN_SECONDS:
+                yield from _release(
+                    held, _last_error(Unknown("no time left in the lease"), held.time_at(now))
+                )
+                return Busy(retry_after=1.0)
+            outcome = yield from _spend(candidate)
+            if not isinstance(outcome, Unknown):
+                break
+            lost_answer = True
+        if isinstance(outcome, Issued):
+            return (yield from _commit(want, held, candidate, outcome, now))
+        if not isinstance(outcome, Refused):
+            yield from _release(held, _last_error(outcome, held.time_at(now)))
+            return Failed(outcome)
+        refused = outcome
+    return (yield from _reject(want, held, candidates, refused, lost_answer=lost_answer))
+
+
+def _read() -> Generator[Effect, Answer, Snapshot]:
+    return cast("Snapshot", (yield Read()))
+
+
+def _put(record: ConnectionRecord) -> Generator[Effect, Answer, int | None]:
+    return cast("int | None", (yield Put(record)))
+
+
+def _now() -> Generator[Effect, Answer, float]:
+    return cast("float", (yield Now()))
+
+
+def _spend(refresh_token: str) -> Generator[Effect, Answer, TokenOutcome]:
+    return cast("TokenOutcome", (yield Spend(refresh_token)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """The lease, as it was written; both clocks were read before it."""
+
+    record: ConnectionRecord
+    store_now: float
+    monotonic: float
+
+    def time_at(self, monotonic: float) -> float:
+        """Tell the store's time at a moment of the monotonic clock."""
+        return self.store_now + max(0.0, monotonic - self.monotonic)
+
+
+def _candidates(record: ConnectionRecord) -> tuple[str, ...]:
+    """The refresh tokens to try: the record's own first, then spares, newest first."""
+    pairs = (record.tokens, *record.spares) if record.tokens is not None else record.spares
+    return tuple(dict.fromkeys(pair.refresh_token for pair in pairs if pair.refresh_token))
+
+
+def _acquire(want: Attempted) -> Generator[Effect, Answer, _Held | Verdict]:
+    """Write the lease, or find out why there is nothing to do."""
+    while True:
+        try:
+            snapshot = yield from _read()
+        except StoreError:
+            return StoreDown()
+        record, now = snapshot.record, snapshot.store_now
+        if record is None:
+            return Ended(None)
+        refusal = _why_not(want, record, now)
+        if refusal is not None:
+            return refusal
+        leased = replace(
+            record,
+            epoch=record.epoch + 1,
+            lease=Lease(holder=want.attempt_id, epoch=record.epoch + 1, until=now + LEASE_SECONDS),
+            pending=(*record.pending, Attempt(epoch=record.epoch + 1, at=now)),
+        )
+        try:
+            rev = yield from _put(leased)
+        except StoreError:
+            return StoreDown()  # it may have been written: the lease then ends by itself
+        if rev is not None:
+            return _Held(replace(leased, rev=rev), now, snapshot.monotonic)
+
+
+def _why_not(want: Attempted, record: ConnectionRecord, now: float) -> Verdict | None:
+    """Say why this attempt must not spend a token, or None if it may."""
+    if record.state is not State.ACTIVE or not _candidates(record):
+        return Ended(record)
+    if record.generation > want.seen_generation:
+        return Usable(record, refreshed=False)
+    refreshes = [time for time in record.recent_refreshes if now - STORM_WINDOW_SECONDS < time <= now]
+    if want.forced and refreshes and now - refreshes[-1] < want.forced_interval:
+        return Usable(record, refreshed=False)
+    lease = record.lease
+    if lease is not None and now < lease.until <= now + 2 * LEASE_SECONDS:
+        return Busy(retry_after=min(lease.until - now, 2.0))
+    if len(refreshes) >= want.max_refreshes:
+        return Stormy(retry_after=STORM_WINDOW_SECONDS - (now - refreshes[0]))
+    return None
+
+
+def _without_attempt(record: ConnectionRecord, epoch: int) -> ConnectionRecord:
+    """The record after the attempt of an epoch has ended: its lease and its mark are gone."""
+    lease = record.lease
+    return replace(
+        record,
+        lease=None if lease is not None and lease.epoch == epoch else lease,
+        pending=tuple(attempt for attempt in record.pending if attempt.epoch != epoch),
+    )
+
+
+def _last_error(
+    outcome: NotSent | Unknown | Throttled | OurFault | BadAnswer | Refused, now: float
+) -> LastError:
+    """Describe a failed refresh for the people who look at the connection."""
+    match outcome:
+        case Throttled():
+            reason, message = "ZOOM_RATE_LIMITED", "Zoom asked for fewer refreshes"
+        case OurFault():
+            reason, message = "APP_CREDENTIALS_REJECTED", "Zoom refused the app's own credentials"
+        case BadAnswer():
+            reason, message = "ZOOM_BAD_RESPONSE", "Zoom's answer to the refresh could not be understood"
+        case Refused():
+            reason, message = "ZOOM_REAUTH_REQUIRED", "Zoom refused the refresh token"
+        case _:
+            reason, message = "ZOOM_UNAVAILABLE", "Zoom could not be reached or its answer was lost"
+    return LastError(reason=reason, message=message, time=now)
+
+
+def _release(held: _Held, error: LastError) -> Generator[Effect, Answer, None]:
+    """Give the lease back and note the error. Best effort: a lease also ends by itself."""
+    record: ConnectionRecord | None = held.record
+    for _ in range(3):
+        if record is None or record.grant != held.record.grant or record.generation != held.record.generation:
+            return
+        try:
+            rev = yield from _put(replace(_without_attempt(record, held.record.epoch), last_error=error))
+            if rev is not None:
+                return
+            snapshot = yield from _read()
+        except (StoreError, *_RECORD_FAULTS):
+            return
+        record = snapshot.record
+
+
+def _commit(
+    want: Attempted, held: _Held, spent: str, issued: Issued, asked_at: float
+) -> Generator[Effect, Answer, Verdict]:
+    """Store what Zoom issued. Goes on until the store has taken it or the grant is gone: the token exists nowhere else."""
+    obtained_at = held.time_at(asked_at)
+    tokens = TokenPair(
+        access_token=issued.access_token,
+        refresh_token=issued.refresh_token or spent,
+        token_type=issued.token_type,
+        scope=issued.scope,
+        api_url=issued.api_url,
+        access_expire_at=obtained_at + issued.expires_in,
+        obtained_at=obtained_at,
+    )
+    record: ConnectionRecord | None = held.record
+    pause = 0.05
+    while True:
+        try:
+            if record is None or record.grant != held.record.grant or record.state is State.DISCONNECTED:
+                return Superseded(tokens, record)
+            if record.commit_id == want.attempt_id or tokens in record.spares:
+                return Usable(record, refreshed=True)
+            now = held.time_at((yield from _now()))
+            if record.generation == held.record.generation:
+                written = _next_generation(want, record, tokens, now)
+            else:  # the same grant moved on without us: either token may be the living one, so both are kept
+                spares = (tokens, *record.spares)[:MAX_SPARES]
+                written = replace(record, state=State.ACTIVE, cause=None, spares=spares, update_time=now)
+            rev = yield from _put(written)
+            if rev is not None:
+                return Usable(replace(written, rev=rev), refreshed=True)
+        except (StoreError, *_RECORD_FAULTS):
+            yield Sleep(pause)
+            pause = min(2 * pause, 2.0)
+        try:
+            snapshot = yield from _read()
+            record = snapshot.record
+        except (StoreError, *_RECORD_FAULTS):
+            yield Sleep(pause)
+            pause = min(2 * pause, 2.0)
+
+
+def _next_generation(
+    want: Attempted, record: ConnectionRecord, tokens: TokenPair, now: float
+) -> ConnectionRecord:
+    """The record with new tokens as its next generation, written now."""
+    recent = tuple(time for time in record.recent_refreshes if now - STORM_WINDOW_SECONDS < time)
+    return replace(
+        record,
+        state=State.ACTIVE,
+        cause=None,
+        last_error=None,
+        generation=record.generation + 1,
+        tokens=tokens,
+        spares=(),
+        lease=None,
+        pending=(),
+        commit_id=want.attempt_id,
+        recent_refreshes=(*recent, now)[-max(want.max_refreshes, 1) :],
+        refresh_time=tokens.obtained_at,
+        update_time=now,
+        access_expire_at=tokens.access_expire_at,
+    )
+
+
+def _reject(
+    want: Attempted, held: _Held, tried: tuple[str, ...], refused: Refused | None, *, lost_answer: bool
+) -> Generator[Effect, Answer, Verdict]:
+    """Every candidate was refused: decide what that means, and write it down."""
+    epoch = held.record.epoch
+    while True:
+        try:
+            snapshot = yield from _read()
+            record, now = snapshot.record, snapshot.store_now
+            if record is None or record.state is not State.ACTIVE:
+                return Ended(record)
+            cleared = _without_attempt(record, epoch)
+            ours = (
+                record.generation == held.record.generation
+                and record.grant == held.record.grant
+                and record.epoch == epoch
+            )
+            verdict: Verdict
+            if not ours:
+                written, verdict = cleared, _after_stale_verdict(want, record)
+            elif any(candidate not in tried for candidate in _candidates(record)) or any(
+                now - attempt.at < GRACE_SECONDS for attempt in cleared.pending
+            ):
+                written, verdict = cleared, Busy(retry_after=2.0)
+            else:
+                error = None if refused is None else _last_error(refused, now)
+                cause = _cause(refused, lost_answer=lost_answer or bool(cleared.pending))
+                written = replace(
+                    cleared,
+                    state=State.REAUTH_REQUIRED,
+                    cause=cause,
+                    last_error=error,
+                    update_time=now,
+                    pending=(),
+                )
+                verdict = Ended(written)
+            rev = yield from _put(written)
+        except StoreError:
+            return StoreDown()
+        if rev is not None:
+            return verdict
+
+
+def _after_stale_verdict(want: Attempted, record: ConnectionRecord) -> Usable | Busy:
+    """The record moved on while we were refused: its newer token serves the asker, if there is one."""
+    if record.generation > want.seen_generation:
+        return Usable(record, refreshed=False)
+    return Busy(retry_after=1.0)
+
+
+def _cause(refused: Refused | None, *, lost_answer: bool) -> Cause:
+    """Say why the person has to consent again."""
+    if lost_answer:
+        return Cause.OUTCOME_LOST
+    if refused is not None and refused.code in _SCOPE_CODES:
+        return Cause.SCOPE
+    if refused is not None and refused.code in _REVOKED_CODES:
+        return Cause.REVOKED
+    return Cause.REJECTED

@@ -1,0 +1,312 @@
+"""Runs the refresh protocol: one attempt per user at a time, owned by the service and not by who asked for it.
+
+Callers wait for an attempt as long as their own deadline allows. When they leave, when they are cancelled, when the server drains:
+the attempt goes on, since an answer of Zoom that nobody takes would lose the user.
+"""
+
+import asyncio
+import contextvars
+import secrets
+from collections.abc import Awaitable, Callable
+
+from zoomgate_server import logs
+from zoomgate_server.clock import Clock
+from zoomgate_server.errors import (
+    AppCredentialsRejected,
+    KeyUnavailable,
+    NotConnected,
+    ReauthRequired,
+    RecordUnreadable,
+    RecordVersionUnsupported,
+    RefreshInProgress,
+    ServerOverloaded,
+    StoreUnavailable,
+    ZoomBadResponse,
+    ZoomgateError,
+    ZoomRateLimited,
+    ZoomUnavailable,
+)
+from zoomgate_server.metrics import Metrics
+from zoomgate_server.refresh import core
+from zoomgate_server.tokens.connection_record import ConnectionRecord, State
+from zoomgate_server.tokens.connection_store import ConnectionStore
+from zoomgate_server.tokens.store import StoreError
+from zoomgate_server.tokens.token import TokenPair
+from zoomgate_server.zoom.token_outcome import BadAnswer, OurFault, Throttled, TokenOutcome
+
+_log = logs.get("zoomgate.refresh")
+
+
+class LeaseHeld(Exception):
+    """Somebody else holds the lease."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("the lease is held elsewhere")
+        self.retry_after = retry_after
+
+
+class _Flight:
+    """One running attempt.
+
+    `result` is what callers wait for. It is settled when the attempt ends, or before that when Zoom has answered and the store does
+    not take the answer: callers then hear of the store at once, while the attempt keeps trying.
+    """
+
+    def __init__(self, result: "asyncio.Future[ConnectionRecord]") -> None:
+        self.result = result
+        self.spent = False
+
+    def succeed(self, record: ConnectionRecord) -> None:
+        if not self.result.done():
+            self.result.set_result(record)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.result.done():
+            self.result.set_exception(error)
+            self.result.exception()  # nobody may be waiting any more, and that is no mistake
+
+
+class Refresher:
+    """Refreshes users' tokens.
+
+    Args:
+        connections: Where the records are.
+        spend: Sends a refresh token to Zoom and never raises.
+        discard: Ends a token pair that no record keeps.
+        clock: Time.
+        metrics: Counts outcomes.
+        forced_interval: Seconds between two forced refreshes of one user.
+        max_refreshes: Refreshes of one user in an hour.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections: ConnectionStore,
+        spend: Callable[[str], Awaitable[TokenOutcome]],
+        discard: Callable[[TokenPair], None],
+        clock: Clock,
+        metrics: Metrics,
+        forced_interval: float,
+        max_refreshes: int,
+    ) -> None:
+        self._connections = connections
+        self._spend = spend
+        self._discard = discard
+        self._clock = clock
+        self._metrics = metrics
+        self._forced_interval = forced_interval
+        self._max_refreshes = max_refreshes
+        self._flights: dict[str, _Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def refresh(
+        self, user_email: str, *, seen_generation: int, deadline: float, forced: bool = False
+    ) -> ConnectionRecord:
+        """Give a record whose token is better than the one of `seen_generation`.
+
+        Args:
+            user_email: Whose token.
+            seen_generation: The generation that is not good enough.
+            deadline: Reading of the monotonic clock until which the caller waits.
+            forced: Refresh although the token is valid still. Within `forced_interval` of the refresh before, the record of that
+                one is given instead.
+
+        Raises:
+            NotConnected: There is no connection.
+            ReauthRequired: The person has to consent again.
+            RefreshInProgress: The deadline came first, or somebody else holds the lease; the attempt goes on.
+            ServerOverloaded: The user's limit of refreshes is reached.
+            StoreUnavailable: The store failed; a token that Zoom answered is kept and written as soon as the store is back.
+            ZoomUnavailable: Zoom could not be reached; the stored token is as it was.
+            ZoomRateLimited: Zoom asked for fewer refreshes.
+            ZoomBadResponse: Zoom's answer could not be understood.
+            AppCredentialsRejected: Zoom refused our own credentials.
+        """
+        while True:
+            joined = self._flights.get(user_email)
+            flight = joined or self._start(user_email, seen_generation, forced=forced)
+            try:
+                async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+                    record = await asyncio.shield(flight.result)
+                if joined is None or record.generation > seen_generation:
+                    return record  # else the attempt that was joined had been begun for an older token
+            except TimeoutError:
+                raise RefreshInProgress(
+                    "The user's token is being refreshed: call again in a second", retry_after=1.0
+                ) from None
+            except LeaseHeld as busy:
+                remaining = deadline - self._clock.monotonic()
+                if remaining <= busy.retry_after:
+                    raise RefreshInProgress(
+                        "The user's token is being refreshed elsewhere: call again in a moment",
+                        retry_after=max(1.0, busy.retry_after),
+                    ) from None
+                await asyncio.sleep(min(busy.retry_after, 0.25))
+
+    @property
+    def running(self) -> int:
+        """How many attempts are running."""
+        return len(self._tasks)
+
+    async def drain(self, seconds: float) -> bool:
+        """Wait until every running attempt has ended, for at most so many seconds. False if some did not."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=seconds)
+        return not self._tasks
+
+    def _start(self, user_email: str, seen_generation: int, *, forced: bool) -> _Flight:
+        """Begin an attempt that belongs to nobody's call: its context is empty, and the set keeps it alive."""
+        flight = _Flight(asyncio.get_running_loop().create_future())
+        want = core.Attempted(
+            user_email=user_email,
+            seen_generation=seen_generation,
+            attempt_id=secrets.token_hex(16),
+            forced=forced,
+            forced_interval=self._forced_interval,
+            max_refreshes=self._max_refreshes,
+        )
+        self._flights[user_email] = flight
+        task = asyncio.get_running_loop().create_task(
+            self._fly(want, flight), name="refresh", context=contextvars.Context()
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return flight
+
+    async def _fly(self, want: core.Attempted, flight: _Flight) -> None:
+        try:
+            verdict = await self._run(want, flight)
+        except (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported) as error:
+            self._metrics.refreshes("record_fault")
+            flight.fail(error)
+        except BaseException as error:
+            _log.exception("refresh.crashed", user=want.user_email, attempt=want.attempt_id)
+            flight.fail(error if isinstance(error, Exception) else RuntimeError("the refresh was torn down"))
+            raise
+        else:
+            self._conclude(want, verdict, flight)
+        finally:
+            if self._flights.get(want.user_email) is flight:
+                del self._flights[want.user_email]
+
+    async def _run(self, want: core.Attempted, flight: _Flight) -> core.Verdict:
+        """Perform the effects that the core asks for, one after another."""
+        protocol = core.refresh(want)
+        answer: core.Answer = None
+        failure: Exception | None = None
+        while True:
+            try:
+                effect = protocol.send(answer) if failure is None else protocol.throw(failure)
+            except StopIteration as end:
+                verdict: core.Verdict = end.value
+                return verdict
+            answer, failure = None, None
+            try:
+                answer = await self._perform(want.user_email, effect, flight)
+            except (StoreError, KeyUnavailable, RecordUnreadable, RecordVersionUnsupported) as error:
+                failure = error
+                if flight.spent and isinstance(effect, core.Put):
+                    _log.warning("refresh.store_failed", user=want.user_email, attempt=want.attempt_id)
+                    flight.fail(store_unavailable())
+
+    async def _perform(self, user_email: str, effect: core.Effect, flight: _Flight) -> core.Answer:
+        match effect:
+            case core.Read():
+                before = self._clock.monotonic()
+                record, store_now = await self._connections.read(user_email)
+                return core.Snapshot(record, store_now, before)
+            case core.Put(record):
+                return await self._connections.write(record)
+            case core.Now():
+                return self._clock.monotonic()
+            case core.Spend(refresh_token):
+                outcome = await self._spend(refresh_token)
+                flight.spent = True
+                return outcome
+            case core.Sleep(seconds):
+                await asyncio.sleep(seconds)
+                return None
+
+    def _conclude(self, want: core.Attempted, verdict: core.Verdict, flight: _Flight) -> None:
+        """Tell the waiters, count, and log one line."""
+        outcome, result = _interpret(verdict)
+        self._metrics.refreshes(outcome)
+        _log.info("refresh.ended", user=want.user_email, attempt=want.attempt_id, outcome=outcome)
+        if isinstance(verdict, core.Superseded) and (
+            verdict.record is None or verdict.record.state is State.DISCONNECTED
+        ):
+            self._discard(verdict.tokens)
+        if isinstance(result, ConnectionRecord):
+            flight.succeed(result)
+        else:
+            flight.fail(result)
+
+
+def store_unavailable() -> StoreUnavailable:
+    """The error for a store that fails."""
+    return StoreUnavailable("The token store does not answer: call again in a moment", retry_after=1.0)
+
+
+def reauth_required(record: ConnectionRecord) -> ReauthRequired:
+    """The error for a user who has to consent again."""
+    cause = record.cause.value if record.cause is not None else "REJECTED"
+    return ReauthRequired(
+        "Zoom no longer accepts this user's authorization: call BeginAuthorization and let the person consent again",
+        metadata={"cause": cause},
+    )
+
+
+def not_connected() -> NotConnected:
+    """The error for a user without a connection."""
+    return NotConnected(
+        "This user is not connected to Zoom: call BeginAuthorization and let the person consent"
+    )
+
+
+def _interpret(verdict: core.Verdict) -> tuple[str, ConnectionRecord | Exception]:
+    """Turn a verdict into a metric label and what waiters get."""
+    match verdict:
+        case core.Usable(record, refreshed):
+            return ("refreshed" if refreshed else "fresh"), record
+        case core.Ended(record):
+            if record is not None and record.state is State.REAUTH_REQUIRED:
+                return "reauth_required", reauth_required(record)
+            return "not_connected", not_connected()
+        case core.Busy(retry_after):
+            return "busy", LeaseHeld(retry_after)
+        case core.Stormy(retry_after):
+            return "limited", ServerOverloaded(
+                "This user's token was refreshed too often in the last hour",
+                metadata={"limit": "refreshes_per_hour"},
+                retry_after=retry_after,
+            )
+        case core.StoreDown():
+            return "store_unavailable", store_unavailable()
+        case core.Superseded(_, record):
+            if record is not None and record.state is State.ACTIVE:
+                return "superseded", record
+            return "superseded", not_connected()
+        case core.Failed(outcome):
+            return _failure(outcome)
+
+
+def _failure(outcome: TokenOutcome) -> tuple[str, ZoomgateError]:
+    match outcome:
+        case Throttled(retry_after):
+            return "throttled", ZoomRateLimited(
+                "Zoom asks for fewer token refreshes",
+                metadata={"http_status": "429"},
+                retry_after=retry_after,
+            )
+        case OurFault(code):
+            return "our_fault", AppCredentialsRejected(
+                "Zoom refuses this service's own client id or secret: an operator has to check them",
+                metadata={"zoom_code": code},
+            )
+        case BadAnswer():
+            return "bad_answer", ZoomBadResponse("Zoom's answer to the token refresh could not be understood")
+        case _:
+            return "zoom_unavailable", ZoomUnavailable(
+                "Zoom's token endpoint could not be reached: call again in a moment", retry_after=2.0
+            )

@@ -1,0 +1,61 @@
+"""Page tokens: opaque to callers, and worth something only in the call that gave them."""
+
+import hashlib
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+
+from zoomgate_server.errors import FieldViolation, InvalidPageToken
+
+MAX_LENGTH = 1024
+_MAC_BYTES = 16
+
+
+class PageTokens:
+    """Makes page tokens and reads them back.
+
+    Args:
+        key: 32 random bytes; every process that serves the same callers must have the same.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def make(self, after: str, *bound_to: str) -> str:
+        """Make the token for the page behind `after`, bound to who asks and what is asked."""
+        payload = after.encode()
+        return urlsafe_b64encode(self._mac(payload, bound_to) + payload).rstrip(b"=").decode()
+
+    def read(self, token: str, *bound_to: str) -> str:
+        """Give what `make` was given; an empty token is the first page.
+
+        Raises:
+            InvalidPageToken: It was not made by this service for this caller and these filters.
+        """
+        if not token:
+            return ""
+        try:
+            raw = (
+                urlsafe_b64decode(token.encode() + b"=" * (-len(token) % 4))
+                if len(token) <= MAX_LENGTH
+                else b""
+            )
+            mac, payload = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
+            if hmac.compare_digest(mac, self._mac(payload, bound_to)):
+                return payload.decode()
+        except ValueError:
+            pass
+        raise InvalidPageToken(
+            [
+                FieldViolation(
+                    "page_token",
+                    "was not given by this call with these filters: send the next_page_token of the page before, or leave it empty",
+                )
+            ]
+        )
+
+    def _mac(self, payload: bytes, bound_to: Sequence[str]) -> bytes:
+        digest = hmac.new(self._key, digestmod=hashlib.sha256)
+        for part in (*(text.encode() for text in bound_to), payload):
+            digest.update(len(part).to_bytes(4, "big") + part)
+        return digest.digest()[:_MAC_BYTES]

@@ -1,0 +1,57 @@
+"""Pending authorizations and tickets in a record store: found by a secret string, used once."""
+
+from collections.abc import Callable
+
+from zoomgate_server.tokens import authorization_record
+from zoomgate_server.tokens.authorization_record import PendingAuthorization
+from zoomgate_server.tokens.store import Kind, RecordKey, RecordStore, StoreError
+from zoomgate_server.tokens.vault import Vault
+
+
+class AuthorizationStore:
+    """Keeps states and tickets of one Zoom app. The store sees their digests only.
+
+    Every method raises `StoreError` when the store fails.
+
+    Args:
+        app: OAuth origin and client id.
+        store: Where the records are.
+        vault: Opens and seals them.
+    """
+
+    def __init__(self, *, app: str, store: RecordStore, vault: Vault) -> None:
+        self._app = app
+        self._store = store
+        self._vault = vault
+
+    async def create(self, state: str, build: Callable[[float], PendingAuthorization]) -> float:
+        """Keep what `build` makes of the store's clock, under a new secret string, and give that clock."""
+        key = self._key(state)
+        _, now = await self._store.get(key)
+        rev = await self._store.put(authorization_record.encode(self._vault, key.subject, build(now)), 0)
+        if rev is None:
+            raise StoreError("a random state was taken already")
+        return now
+
+    async def find(self, state: str) -> PendingAuthorization | None:
+        """Give what is kept under a secret string, or None if there is nothing or it has expired."""
+        record, now = await self._store.get(self._key(state))
+        if record is None:
+            return None
+        pending = authorization_record.decode(self._vault, record)
+        return pending if now < pending.expire_at else None
+
+    async def take(self, state: str, pending: PendingAuthorization) -> bool:
+        """Take it out. True for exactly one of all who try."""
+        return await self._store.delete(self._key(state), pending.rev)
+
+    async def clean(self, limit: int = 200) -> int:
+        """Delete up to `limit` expired ones and say how many."""
+        _, now = await self._store.get(self._key(""))
+        expired = await self._store.page(self._app, Kind.STATE, expire_before=now, limit=limit)
+        for record in expired:
+            await self._store.delete(record.key, record.rev)
+        return len(expired)
+
+    def _key(self, state: str) -> RecordKey:
+        return RecordKey(self._app, Kind.STATE, authorization_record.subject_for(state))

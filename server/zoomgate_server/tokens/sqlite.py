@@ -1,0 +1,377 @@
+"""A record store in one SQLite file: durable, and shared by every process of one machine.
+
+All statements run on one thread of their own, so the event loop never waits for a disk. The file is in WAL mode with `synchronous=FULL`:
+a write that was answered survives a power failure (https://www.sqlite.org/pragma.html#pragma_synchronous).
+"""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from zoomgate_server.tokens.store import (
+    TOMBSTONE_STATE,
+    Change,
+    Column,
+    Kind,
+    Record,
+    RecordKey,
+    StoreError,
+    ZoomUserTaken,
+)
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x5A474154
+"""Marks the file as ours (`ZGAT`), see https://www.sqlite.org/pragma.html#pragma_application_id."""
+
+BUSY_SECONDS = 5.0
+"""How long a statement waits for another process that writes."""
+
+_NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs"}
+)
+_COLUMNS = "subject, value, rev, state, key_id, zoom_user_id, changed_at, due_at, expire_at"
+_SCHEMA = f"""
+CREATE TABLE revision (last INTEGER NOT NULL);
+INSERT INTO revision VALUES (0);
+CREATE TABLE record (
+  app TEXT NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL,
+  value BLOB NOT NULL, rev INTEGER NOT NULL, state TEXT NOT NULL, key_id TEXT NOT NULL, zoom_user_id TEXT,
+  changed_at REAL NOT NULL, due_at REAL, expire_at REAL,
+  PRIMARY KEY (app, kind, subject)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX record_zoom_user ON record (app, zoom_user_id)
+  WHERE zoom_user_id IS NOT NULL AND state <> '{TOMBSTONE_STATE}';
+CREATE INDEX record_changed ON record (app, changed_at);
+CREATE INDEX record_due ON record (app, kind, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX record_expire ON record (app, kind, expire_at) WHERE expire_at IS NOT NULL;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""  # noqa: S608 - constants
+
+_T = TypeVar("_T")
+
+
+class StoreOpenError(Exception):
+    """The file cannot be used. The text is one sentence for the operator."""
+
+
+class SqliteStore:
+    """Keeps records in one file. Use `open`.
+
+    Args:
+        path: The file.
+        connection: An open connection that belongs to the thread of `executor`.
+        executor: Runs every statement.
+        wall: The store's clock: this machine's.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        executor: ThreadPoolExecutor,
+        wall: Callable[[], float],
+    ) -> None:
+        self._path = path
+        self._connection = connection
+        self._executor = executor
+        self._wall = wall
+        self._inode = path.stat().st_ino
+        self._closed = False
+
+    @classmethod
+    async def open(cls, path: Path, wall: Callable[[], float]) -> "SqliteStore":
+        """Open the file, or make it with mode 0600.
+
+        Raises:
+            StoreOpenError: It is no store of ours, is damaged, from a newer version, on a network file system, or cannot be
+                written. A file that was made by this call is gone again.
+        """
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
+        try:
+            connection = await asyncio.get_running_loop().run_in_executor(executor, _open, path)
+        except BaseException:
+            executor.shutdown(wait=False)
+            raise
+        return cls(path, connection, executor, wall)
+
+    async def get(self, key: RecordKey) -> tuple[Record | None, float]:
+        """Read one record and the clock."""
+
+        def read() -> tuple[Record | None, float]:
+            row = self._connection.execute(
+                f"SELECT {_COLUMNS} FROM record WHERE app = ? AND kind = ? AND subject = ?",  # noqa: S608 - constants
+                (key.app, key.kind.value, key.subject),
+            ).fetchone()
+            return (None if row is None else _record(key.app, key.kind, row)), self._wall()
+
+        return await self._run(read)
+
+    async def put(self, record: Record, if_rev: int) -> int | None:
+        """Write a record durably if its revision is still `if_rev`."""
+        return await self._run(lambda: self._transact(lambda: self._put(record, if_rev)))
+
+    async def delete(self, key: RecordKey, if_rev: int) -> bool:
+        """Delete a record if its revision is still `if_rev`."""
+
+        def delete() -> bool:
+            cursor = self._connection.execute(
+                "DELETE FROM record WHERE app = ? AND kind = ? AND subject = ? AND rev = ?",
+                (key.app, key.kind.value, key.subject, if_rev),
+            )
+            return cursor.rowcount == 1
+
+        return await self._run(lambda: self._transact(delete))
+
+    async def page(
+        self,
+        app: str,
+        kind: Kind,
+        *,
+        states: Collection[str] = (),
+        due_before: float | None = None,
+        expire_before: float | None = None,
+        after: str = "",
+        limit: int,
+    ) -> list[Record]:
+        """Read records in the order of their subjects."""
+        conditions, values = ["app = ?", "kind = ?", "subject > ?"], [app, kind.value, after]
+        numbers: list[Any] = []
+        if states:
+            conditions.append(f"state IN ({','.join('?' * len(states))})")
+            values.extend(states)
+        if due_before is not None:
+            conditions.append("due_at < ?")
+            numbers.append(due_before)
+        if expire_before is not None:
+            conditions.append("expire_at < ?")
+            numbers.append(expire_before)
+        statement = f"SELECT {_COLUMNS} FROM record WHERE {' AND '.join(conditions)} ORDER BY subject LIMIT ?"  # noqa: S608 - constants
+
+        def read() -> list[Record]:
+            rows = self._connection.execute(statement, (*values, *numbers, limit)).fetchall()
+            return [_record(app, kind, row) for row in rows]
+
+        return await self._run(read)
+
+    async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
+        """Count records by a column."""
+        column = {Column.STATE: "state", Column.KEY_ID: "key_id"}[by]
+
+        def read() -> dict[str, int]:
+            rows = self._connection.execute(
+                f"SELECT {column}, count(*) FROM record WHERE app = ? AND kind = ? GROUP BY {column}",  # noqa: S608 - constants
+                (app, kind.value),
+            )
+            return dict(rows.fetchall())
+
+        return await self._run(read)
+
+    async def changes(self, app: str, since: float) -> tuple[list[Change], float]:
+        """List what changed."""
+
+        def read() -> tuple[list[Change], float]:
+            now = self._wall()
+            rows = self._connection.execute(
+                "SELECT kind, subject, rev, state, changed_at FROM record WHERE app = ? AND changed_at >= ? ORDER BY changed_at",
+                (app, since),
+            ).fetchall()
+            return [
+                Change(RecordKey(app, Kind(kind), subject), rev, state, changed_at)
+                for kind, subject, rev, state, changed_at in rows
+            ], now
+
+        return await self._run(read)
+
+    async def close(self) -> None:
+        """Finish what is running, fold the log into the file, and let go of it."""
+        if self._closed:
+            return
+        self._closed = True
+        loop = asyncio.get_running_loop()
+        await asyncio.shield(loop.run_in_executor(self._executor, self._connection.close))
+        self._executor.shutdown(wait=True)
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        """Run work on the store's thread. A caller that leaves does not stop it."""
+        if self._closed:
+            raise StoreError("the store is closed")
+        return await asyncio.shield(
+            asyncio.get_running_loop().run_in_executor(self._executor, self._guarded, work)
+        )
+
+    def _guarded(self, work: Callable[[], _T]) -> _T:
+        """Turn SQLite's failures into ours: their texts could name paths and values."""
+        try:
+            if self._path.stat().st_ino != self._inode:
+                raise StoreError("the store's file was replaced while it was open: restart the service")
+            return work()
+        except sqlite3.Error as error:
+            raise StoreError(f"SQLite failed ({error.sqlite_errorname})") from None
+        except FileNotFoundError:
+            raise StoreError("the store's file was deleted while it was open: restart the service") from None
+        except OSError:
+            raise StoreError("the store's file cannot be reached") from None
+
+    def _transact(self, work: Callable[[], _T]) -> _T:
+        """Run work in one transaction that takes the write lock at its start."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = work()
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+        return result
+
+    def _put(self, record: Record, if_rev: int) -> int | None:
+        key = record.key
+        row = self._connection.execute(
+            "SELECT rev FROM record WHERE app = ? AND kind = ? AND subject = ?",
+            (key.app, key.kind.value, key.subject),
+        ).fetchone()
+        if (0 if row is None else row[0]) != if_rev:
+            return None
+        if record.zoom_user_id is not None and record.state != TOMBSTONE_STATE:
+            taken = self._connection.execute(
+                "SELECT subject FROM record WHERE app = ? AND zoom_user_id = ? AND state <> ? AND (kind <> ? OR subject <> ?)",
+                (key.app, record.zoom_user_id, TOMBSTONE_STATE, key.kind.value, key.subject),
+            ).fetchone()
+            if taken is not None:
+                raise ZoomUserTaken(taken[0])
+        rev: int = self._connection.execute("UPDATE revision SET last = last + 1 RETURNING last").fetchone()[
+            0
+        ]
+        self._connection.execute(
+            f"INSERT OR REPLACE INTO record (app, kind, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            (
+                key.app,
+                key.kind.value,
+                key.subject,
+                record.value,
+                rev,
+                record.state,
+                record.key_id,
+                record.zoom_user_id,
+                record.changed_at,
+                record.due_at,
+                record.expire_at,
+            ),
+        )
+        return rev
+
+
+def _record(app: str, kind: Kind, row: tuple[Any, ...]) -> Record:
+    subject, value, rev, state, key_id, zoom_user_id, changed_at, due_at, expire_at = row
+    return Record(
+        key=RecordKey(app, kind, subject),
+        value=bytes(value),
+        rev=rev,
+        state=state,
+        key_id=key_id,
+        zoom_user_id=zoom_user_id,
+        changed_at=changed_at,
+        due_at=due_at,
+        expire_at=expire_at,
+    )
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open or make the file; runs on the store's thread."""
+    if _file_system(path.parent) in _NETWORK_FILE_SYSTEMS:
+        raise StoreOpenError(
+            f"The store {path} is on a network file system, where SQLite loses data: use a local disk"
+        )
+    made = False
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        made = True
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise StoreOpenError(
+            f"The store {path} cannot be made ({error.strerror}): check that its folder exists and can be written"
+        ) from None
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=64)
+        _prepare(connection, path)
+    except (sqlite3.Error, StoreOpenError) as error:
+        if connection is not None:
+            connection.close()
+        if made:
+            for leftover in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+                leftover.unlink(missing_ok=True)
+        if isinstance(error, StoreOpenError):
+            raise
+        raise StoreOpenError(_explain(path, error)) from None
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Check that the file is ours and whole, and that it takes writes."""
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if application_id != APPLICATION_ID and not empty:
+        raise StoreOpenError(
+            f"The store {path} is a database of another program: name another file in ZOOMGATE_STORE"
+        )
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise StoreOpenError(f"The store {path} was written by a newer version of Zoomgate: upgrade this one")
+    if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        raise StoreOpenError(f"The store {path} is damaged: restore it from your backup")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+            for statement in _SCHEMA.split(";\n"):
+                if statement.strip():
+                    connection.execute(statement)
+        else:
+            connection.execute("UPDATE revision SET last = last + 1")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _explain(path: Path, error: sqlite3.Error) -> str:
+    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
+            return f"The store {path} is no database or is damaged: restore it from your backup"
+        case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+            return (
+                f"The store {path} cannot be written (the disk is full or failing): make room and start again"
+            )
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+            return f"The store {path} cannot be written: check the owner and mode of the file and its folder"
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return f"The store {path} is locked by another process: stop that one, or wait until it is done"
+        case _:
+            return (
+                f"The store {path} cannot be opened ({getattr(error, 'sqlite_errorname', 'unknown error')})"
+            )
+
+
+def _file_system(folder: Path) -> str:
+    """Name the file system of a folder, or give an empty string where that cannot be told."""
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+        resolved = str(folder.resolve())
+    except OSError:
+        return ""
+    best, kind = "", ""
+    for line in mounts:
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        point = fields[1]
+        if len(point) >= len(best) and (resolved == point or resolved.startswith(point.rstrip("/") + "/")):
+            best, kind = point, fields[2]
+    return kind

@@ -1,0 +1,198 @@
+"""The HTTP server: consent in the browser, health, metrics."""
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from zoomgate_server import logs
+from zoomgate_server.authorizations import Authorizations
+from zoomgate_server.errors import (
+    AppCredentialsRejected,
+    CodeRefused,
+    IdentityMismatch,
+    InvalidState,
+    ZoomgateError,
+)
+from zoomgate_server.metrics import Metrics
+from zoomgate_server.web import pages
+
+MAX_REQUEST_LINE = 8 * 1024
+"""Bytes of a request line; codes and states together need far less."""
+
+MAX_PARAMETER = 2048
+"""Characters of one query parameter."""
+
+_COOKIE = "zoomgate-browser"
+_COOKIE_SECONDS = 900
+_COOKIE_VALUE = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+_ERRORS = (
+    (InvalidState, "link_expired"),
+    (IdentityMismatch, "other_user"),
+    (CodeRefused, "code_refused"),
+    (AppCredentialsRejected, "misconfigured"),
+)
+
+_log = logs.get("zoomgate.web")
+
+
+class WebServer:
+    """Serves `/oauth/start`, `/oauth/callback`, `/oauth/result`, `/healthz`, `/readyz` and `/metrics`.
+
+    Args:
+        authorizations: Begins and completes.
+        metrics: What `/metrics` shows; requests are counted there too.
+        ready: Tells whether calls can be served.
+        secure_cookies: Whether browsers come over https: the cookie then is `Secure` and has the `__Host-` prefix.
+    """
+
+    def __init__(
+        self,
+        *,
+        authorizations: Authorizations,
+        metrics: Metrics,
+        ready: Callable[[], bool],
+        secure_cookies: bool,
+    ) -> None:
+        self._authorizations = authorizations
+        self._metrics = metrics
+        self._ready = ready
+        self._secure = secure_cookies
+        self._cookie = f"__Host-{_COOKIE}" if secure_cookies else _COOKIE
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen, and give the port.
+
+        Raises:
+            OSError: The address cannot be used.
+        """
+        app = web.Application(middlewares=[self._around], client_max_size=64 * 1024)
+        app.router.add_get("/oauth/start", self._start_consent, allow_head=False)
+        app.router.add_get("/oauth/callback", self._callback, allow_head=False)
+        app.router.add_get("/oauth/result", self._result)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._render_metrics)
+        runner = web.AppRunner(
+            app,
+            access_log=None,  # its request lines would have codes in them
+            handle_signals=False,
+            max_line_size=MAX_REQUEST_LINE,
+            max_field_size=MAX_REQUEST_LINE,
+            shutdown_timeout=5.0,
+        )
+        await runner.setup()
+        self._runner = runner
+        site = web.TCPSite(runner, host, port, reuse_port=False)
+        try:
+            await site.start()
+        except OSError:
+            await self.stop()
+            raise
+        address: tuple[str, int] = runner.addresses[0]
+        return address[1]
+
+    async def stop(self) -> None:
+        """Finish what is being served and stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    @web.middleware
+    async def _around(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Count, log without the query, add the security headers, and let no exception text out."""
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else "other"
+        try:
+            response = await handler(request)
+        except web.HTTPException as answer:
+            response = web.Response(status=answer.status, text=answer.reason)
+        except Exception:  # noqa: BLE001 - the last resort; the text goes to the log alone
+            _log.exception("http.failed", route=route)
+            response = _redirect("try_later")
+        response.headers.update(pages.SECURITY_HEADERS)
+        self._metrics.http_request(route, response.status)
+        _log.debug("http.request", method=request.method, route=route, status=response.status)
+        return response
+
+    async def _start_consent(self, request: web.Request) -> web.StreamResponse:
+        """Send the person on to Zoom, with a cookie that ties what comes back to this browser."""
+        ticket = _single(request, "ticket")
+        if not ticket:
+            return _redirect("bad_request")
+        cookie = self._browser_cookie(request) or secrets.token_urlsafe(32)
+        try:
+            start = await self._authorizations.start_in_browser(ticket, cookie)
+        except ZoomgateError as error:
+            return _redirect(_outcome(error))
+        response = web.Response(status=303, headers={"Location": start.zoom_url})
+        response.set_cookie(
+            self._cookie,
+            cookie,
+            max_age=_COOKIE_SECONDS,
+            path="/",
+            secure=self._secure,
+            httponly=True,
+            samesite="Lax",
+        )
+        return response
+
+    async def _callback(self, request: web.Request) -> web.StreamResponse:
+        """Take what Zoom sends back, then go to a clean address, so that no code stays in the history."""
+        state = _single(request, "state")
+        code = _single(request, "code", required=False)
+        error = _single(request, "error", required=False)
+        if state is None or code is None or error is None or bool(code) == bool(error):
+            return _redirect("bad_request")
+        try:
+            done = await self._authorizations.callback(state, code, self._browser_cookie(request))
+        except ZoomgateError as failure:
+            _log.info("oauth.callback_failed", reason=type(failure).__name__)
+            return _redirect("declined" if error and isinstance(failure, CodeRefused) else _outcome(failure))
+        if done.location is not None:
+            return web.Response(status=303, headers={"Location": done.location})
+        return _redirect("connected")
+
+    async def _result(self, request: web.Request) -> web.StreamResponse:
+        outcome = pages.OUTCOMES.get(request.query.get("outcome", ""), pages.OUTCOMES["bad_request"])
+        return web.Response(status=outcome.status, text=pages.render(outcome), content_type="text/html")
+
+    async def _healthz(self, _request: web.Request) -> web.StreamResponse:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _request: web.Request) -> web.StreamResponse:
+        ready = self._ready()
+        return web.Response(status=200 if ready else 503, text="ready\n" if ready else "not ready\n")
+
+    async def _render_metrics(self, _request: web.Request) -> web.StreamResponse:
+        return web.Response(
+            body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    def _browser_cookie(self, request: web.Request) -> str:
+        """Give this browser's cookie, or an empty string if it has none of ours."""
+        value = request.cookies.get(self._cookie, "")
+        return value if _COOKIE_VALUE.fullmatch(value) else ""
+
+
+def _single(request: web.Request, name: str, *, required: bool = True) -> str | None:
+    """Give a query parameter that appears at most once and is not too long; None if it breaks a rule, empty if it is absent."""
+    values = request.query.getall(name, [])
+    if not values and not required:
+        return ""
+    if len(values) != 1 or not values[0] or len(values[0]) > MAX_PARAMETER:
+        return None
+    return values[0]
+
+
+def _outcome(error: ZoomgateError) -> str:
+    return next((name for kind, name in _ERRORS if isinstance(error, kind)), "try_later")
+
+
+def _redirect(outcome: str) -> web.Response:
+    """Go to the page of an outcome."""
+    return web.Response(status=303, headers={"Location": f"/oauth/result?outcome={outcome}"})

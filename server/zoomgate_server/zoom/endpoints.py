@@ -1,0 +1,50 @@
+"""The calls of Zoom's REST API that the service makes by itself (https://developers.zoom.us/docs/api/meetings/)."""
+
+from zoomgate_server.zoom.request import Target, ZoomRequest
+from zoomgate_server.zoom.urls import encode_query
+
+_JSON = "application/json"
+
+
+def current_user() -> ZoomRequest:
+    """Who the token belongs to."""
+    return ZoomRequest("GET", Target("/users/me"))
+
+
+def create_meeting(body: bytes) -> ZoomRequest:
+    """Schedule a meeting of the user; Zoom answers 201 with the meeting."""
+    return ZoomRequest("POST", Target("/users/me/meetings"), body=body, content_type=_JSON)
+
+
+def get_meeting(
+    meeting_id: int, *, occurrence_id: str = "", show_previous_occurrences: bool | None = None
+) -> ZoomRequest:
+    """Read a meeting; Zoom answers 200 with it."""
+    query = []
+    if occurrence_id:
+        query.append(("occurrence_id", occurrence_id))
+    if show_previous_occurrences is not None:
+        query.append(("show_previous_occurrences", _flag(show_previous_occurrences)))
+    return ZoomRequest("GET", Target(f"/meetings/{meeting_id}", encode_query(query)))
+
+
+def delete_meeting(
+    meeting_id: int,
+    *,
+    occurrence_id: str = "",
+    schedule_for_reminder: bool | None = None,
+    cancel_meeting_reminder: bool | None = None,
+) -> ZoomRequest:
+    """Delete a meeting, or one occurrence of it; Zoom answers 204."""
+    query = []
+    if occurrence_id:
+        query.append(("occurrence_id", occurrence_id))
+    if schedule_for_reminder is not None:
+        query.append(("schedule_for_reminder", _flag(schedule_for_reminder)))
+    if cancel_meeting_reminder is not None:
+        query.append(("cancel_meeting_reminder", _flag(cancel_meeting_reminder)))
+    return ZoomRequest("DELETE", Target(f"/meetings/{meeting_id}", encode_query(query)))
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"

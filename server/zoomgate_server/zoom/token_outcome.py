@@ -1,0 +1,86 @@
+"""What a request to Zoom's token endpoint can come to.
+
+The distinction that matters is whether Zoom may have spent the refresh token: only a fully read answer says that it did or refused.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """Zoom issued tokens.
+
+    Attributes:
+        access_token: Opaque.
+        refresh_token: The next one, or None where Zoom sent none (RFC 6749, section 6: the old one stays).
+        token_type: `bearer`.
+        scope: Granted scopes, separated by spaces.
+        api_url: API address that Zoom named, or empty.
+        expires_in: Seconds, between 60 and 86,400.
+    """
+
+    access_token: str = field(repr=False)
+    refresh_token: str | None = field(repr=False)
+    token_type: str
+    scope: str
+    api_url: str
+    expires_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Zoom refused this code or refresh token for good.
+
+    Attributes:
+        code: Zoom's numeric code or OAuth's error name.
+        reason: Zoom's words, at most 200 characters, or empty.
+    """
+
+    code: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OurFault:
+    """Zoom refused our own credentials, redirect URI or address; no user is affected."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """Zoom asked for patience, in seconds; nothing was spent."""
+
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """The connection failed before anything was sent."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The answer was lost or is not one of the token endpoint's: Zoom may have acted."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class BadAnswer:
+    """Zoom issued something that must not be used, such as a token for a foreign address."""
+
+    detail: str
+
+
+TokenOutcome = Issued | Refused | OurFault | Throttled | NotSent | Unknown | BadAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """Zoom confirmed that the token is dead."""
+
+
+RevokeOutcome = Revoked | NotSent | Unknown | OurFault

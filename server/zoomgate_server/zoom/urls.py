@@ -1,0 +1,277 @@
+"""Which paths of Zoom's API callers may name, decided on the raw string.
+
+URL libraries repair what they read: they decode, collapse dot segments, drop control characters and swap hosts. So nothing of a caller's
+reaches one before it passed an allow-list here, and what passed is sent byte by byte.
+"""
+
+import re
+from collections.abc import Sequence
+from urllib.parse import quote, unquote, urlsplit
+
+from zoomgate_server.errors import CallerNotAllowed, FieldViolation, InvalidPath, InvalidRequest
+from zoomgate_server.zoom.request import Target
+
+MAX_PATH = 2048
+"""Characters of a path."""
+
+MAX_SEGMENTS = 64
+MAX_PARAMETERS = 100
+MAX_QUERY = 8192
+"""Characters of the encoded query."""
+
+MAX_NAME = 128
+MAX_VALUE = 4096
+MAX_MEETING_ID = 10**12
+MAX_UUID = 64
+
+ZOOM_API_URL = "https://api.zoom.us/v2"
+"""Callers may always write this address; it stands for the configured one."""
+
+_PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)+", re.ASCII)
+_QUERY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?\[\]-]|%[0-9A-Fa-f]{2})*", re.ASCII)
+_UUID = re.compile(r"[A-Za-z0-9+/=_-]+", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SECRET_PARAMETERS = frozenset({"access_token", "api_key"})
+_UNENCODED = "-._~"
+
+
+def parse_target(url: str, query: Sequence[tuple[str, str]] = (), *, api_url: str = ZOOM_API_URL) -> Target:
+    """Check a path or full address and a query, and give what to send.
+
+    Args:
+        url: `/users/me?x=y` or `https://api.zoom.us/v2/users/me?x=y`.
+        query: More parameters, not encoded.
+        api_url: The configured API address, accepted beside Zoom's own.
+
+    Raises:
+        InvalidPath: With every violation, in the fields `url` and `query[i].…`.
+        InvalidRequest: Only parameters in `query` are wrong.
+        CallerNotAllowed: The path is none that callers may use.
+    """
+    in_url: list[FieldViolation] = []
+    path, inline = _split(url, api_url, in_url)
+    _check_path(path, in_url)
+    _check_inline_query(inline, in_url)
+    in_query = _query_violations(query)
+    encoded = "&".join(part for part in (inline, encode_query(query)) if part)
+    if not in_query and not in_url:
+        if len(encoded) > MAX_QUERY:
+            in_query.append(
+                FieldViolation(
+                    "query", f"has {len(encoded)} characters when encoded: send at most {MAX_QUERY}"
+                )
+            )
+        if encoded.count("&") + 1 > MAX_PARAMETERS:
+            in_query.append(
+                FieldViolation("query", f"has more than {MAX_PARAMETERS} parameters: send at most that many")
+            )
+    if in_url:
+        raise InvalidPath([*in_url, *in_query])
+    if in_query:
+        raise InvalidRequest(in_query)
+    if decode(path).split("/")[1].lower() == "oauth":
+        raise CallerNotAllowed("The proxy does not forward to Zoom's OAuth endpoints")
+    return Target(path, encoded)
+
+
+def encode_query(query: Sequence[tuple[str, str]]) -> str:
+    """Encode parameters; every character that is not unreserved is escaped."""
+    return "&".join(
+        f"{quote(name, safe=_UNENCODED)}={quote(value, safe=_UNENCODED)}" for name, value in query
+    )
+
+
+def decode(path: str) -> str:
+    """Decode an accepted path until nothing is left to decode."""
+    while (decoded := unquote(path, errors="replace")) != path:
+        path = decoded
+    return path
+
+
+def proxy_path_allowed(patterns: Sequence[str], path: str) -> bool:
+    """Tell whether a path is covered by one of the patterns.
+
+    A pattern is a path whose segments are literal, `*` for exactly one segment, or, at the end, `**` for any number of them.
+    """
+    segments = [decode(segment) for segment in path.split("/")[1:]]
+    return any(_covers(pattern.split("/")[1:], segments) for pattern in patterns)
+
+
+def _covers(pattern: Sequence[str], segments: Sequence[str]) -> bool:
+    if pattern and pattern[-1] == "**":
+        fixed = pattern[:-1]
+        return len(segments) >= len(fixed) and _matches(fixed, segments[: len(fixed)])
+    return len(segments) == len(pattern) and _matches(pattern, segments)
+
+
+def _matches(pattern: Sequence[str], segments: Sequence[str]) -> bool:
+    return all(part in ("*", segment) for part, segment in zip(pattern, segments, strict=True))
+
+
+def meeting_id_problem(meeting_id: int) -> str | None:
+    """Say why a number is no meeting id and what to send instead, or None if it may be one.
+
+    Zoom documents ids as int64 with more than ten digits (https://developers.zoom.us/docs/api/meetings/).
+    """
+    if 1 <= meeting_id <= MAX_MEETING_ID:
+        return None
+    return f"must be 1 to {MAX_MEETING_ID}: send the meeting's numeric id, without spaces or dashes"
+
+
+def uuid_problem(uuid: str) -> str | None:
+    """Say why a string is no meeting UUID and what to send instead, or None if it may be one."""
+    if 1 <= len(uuid) <= MAX_UUID and _UUID.fullmatch(uuid):
+        return None
+    return f"must be 1 to {MAX_UUID} characters of the Base64 alphabet: send the UUID as Zoom gave it, not encoded"
+
+
+def encode_uuid(uuid: str) -> str:
+    """Encode a meeting UUID as a path segment: twice where Zoom asks for it, when it begins with `/` or contains `//`."""
+    encoded = quote(uuid, safe="")
+    return quote(encoded, safe="") if uuid.startswith("/") or "//" in uuid else encoded
+
+
+def _split(url: str, api_url: str, violations: list[FieldViolation]) -> tuple[str, str]:
+    """Take the origin and base path off a full address, and split off the query."""
+    for base in (ZOOM_API_URL, api_url):
+        if url.startswith(base + "/"):
+            url = url[len(base) :]
+            break
+    if "#" in url:
+        _refuse(violations, "must not have a fragment: leave out # and what follows")
+        url = url.partition("#")[0]
+    path, _, query = url.partition("?")
+    return path, query
+
+
+def _refuse(violations: list[FieldViolation], description: str) -> None:
+    violations.append(FieldViolation("url", description))
+
+
+def _check_path(path: str, violations: list[FieldViolation]) -> None:
+    """Note the first rule that a path breaks."""
+    if not path:
+        _refuse(violations, "is required: send a path such as /users/me")
+    elif len(path) > MAX_PATH:
+        _refuse(violations, f"has a path of {len(path)} characters: send at most {MAX_PATH}")
+    elif not path.startswith("/"):
+        _refuse(
+            violations,
+            f"must be a path that begins with / or an address below {ZOOM_API_URL}/: send one such as /users/me",
+        )
+    elif not _PATH.fullmatch(path):
+        _refuse(
+            violations,
+            "has a character that a path cannot have, or a % without two hex digits: escape it, in ASCII alone",
+        )
+    else:
+        _check_segments(path, violations)
+
+
+def _check_segments(path: str, violations: list[FieldViolation]) -> None:
+    segments = path.split("/")[1:]
+    if len(segments) > MAX_SEGMENTS:
+        _refuse(violations, f"has {len(segments)} segments: send at most {MAX_SEGMENTS}")
+        return
+    for position, segment in enumerate(segments):
+        if not segment and position < len(segments) - 1:
+            _refuse(violations, "has an empty segment (//): send single slashes")
+        elif not segment and len(segments) == 1:
+            _refuse(violations, "names nothing: send a path such as /users/me")
+        elif (problem := _segment_problem(segment)) is not None:
+            _refuse(violations, problem)
+        else:
+            continue
+        return
+
+
+def _segment_problem(segment: str) -> str | None:
+    """Say what is wrong with a segment, however often somebody may decode it."""
+    raw = segment
+    encoded_uuid = _is_encoded_uuid(segment)
+    while True:
+        if raw.partition(";")[0] in (".", ".."):
+            return "has a dot segment (. or ..): send the path that you mean"
+        if _CONTROL.search(raw):
+            return "has an escaped control character: leave it out"
+        if raw is not segment and not encoded_uuid and ("/" in raw or "\\" in raw):
+            return (
+                "has an escaped slash or backslash: only a meeting UUID may have one, and then encoded twice"
+            )
+        if not raw.isascii():
+            return "has characters outside ASCII: Zoom's paths have none"
+        decoded = unquote(raw, errors="replace")
+        if decoded == raw:
+            break
+        raw = decoded
+    if "%25" in segment and not encoded_uuid:
+        return "is escaped twice: escape once; only a meeting UUID that begins with / or contains // is escaped twice"
+    return None
+
+
+def _is_encoded_uuid(segment: str) -> bool:
+    """Tell whether a segment is a meeting UUID that had to be encoded twice, and was exactly so."""
+    uuid = unquote(unquote(segment))
+    return (
+        uuid_problem(uuid) is None
+        and (uuid.startswith("/") or "//" in uuid)
+        and encode_uuid(uuid).lower() == segment.lower()
+    )
+
+
+def _check_inline_query(query: str, violations: list[FieldViolation]) -> None:
+    if not query:
+        return
+    if len(query) > MAX_QUERY or not _QUERY.fullmatch(query):
+        _refuse(
+            violations,
+            f"has a query with more than {MAX_QUERY} characters, with one that must be escaped, or with a % without two hex digits:"
+            " use the query field, which is encoded for you",
+        )
+        return
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        decoded = decode(name.replace("+", " "))
+        if decoded.strip().lower() in _SECRET_PARAMETERS:
+            _refuse(
+                violations,
+                f"must not have the parameter {decoded.strip().lower()}: the user's token is sent for you",
+            )
+        elif _CONTROL.search(decoded) or _CONTROL.search(decode(value)):
+            _refuse(violations, "has an escaped control character in its query: leave it out")
+
+
+def _query_violations(query: Sequence[tuple[str, str]]) -> list[FieldViolation]:
+    violations: list[FieldViolation] = []
+    if len(query) > MAX_PARAMETERS:
+        violations.append(
+            FieldViolation("query", f"has {len(query)} parameters: send at most {MAX_PARAMETERS}")
+        )
+        return violations
+    for index, (name, value) in enumerate(query):
+        field = f"query[{index}]"
+        if not 1 <= len(name) <= MAX_NAME or _CONTROL.search(name):
+            violations.append(
+                FieldViolation(
+                    f"{field}.name", f"must be 1 to {MAX_NAME} characters without control characters"
+                )
+            )
+        elif name.strip().lower() in _SECRET_PARAMETERS:
+            violations.append(
+                FieldViolation(
+                    f"{field}.name", "must not be access_token or api_key: the user's token is sent for you"
+                )
+            )
+        if len(value) > MAX_VALUE or _CONTROL.search(value):
+            violations.append(
+                FieldViolation(
+                    f"{field}.value", f"must be at most {MAX_VALUE} characters without control characters"
+                )
+            )
+    return violations
+
+
+def origin_of(url: str) -> str:
+    """Give scheme, host and port of a configured address."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
