@@ -9,13 +9,10 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 import orjson
 import structlog
-
-Level = Literal["debug", "info", "warning", "error"]
-LogFormat = Literal["json", "console"]
 
 REDACTED = "[redacted]"
 _SECRET_KEY = re.compile(
@@ -43,14 +40,14 @@ EventDict = MutableMapping[str, Any]
 
 def get(name: str) -> Any:
     """Give a logger that stays cheap: levels that are off cost a method call."""
-    return structlog.get_logger(logger=name)
+    return structlog.get_logger(source=name)
 
 
-def configure(level: Level, log_format: LogFormat, stream: TextIO | None = None) -> None:
+def configure(level: str, log_format: str, stream: TextIO | None = None) -> None:
     """Send every line, our own and the libraries', to a stream (standard error by default).
 
     Args:
-        level: The least level that is written.
+        level: The least level that is written: `debug`, `info`, `warning` or `error`.
         log_format: `json`: one object a line. `console`: for people.
         stream: Where lines go.
     """
@@ -65,7 +62,7 @@ def configure(level: Level, log_format: LogFormat, stream: TextIO | None = None)
         processors=[*shared, _renderer(log_format)],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(file=out),
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=True,
     )
     handler = _LibraryHandler()
     root = logging.getLogger()
@@ -116,7 +113,7 @@ def _clean(key: str, value: Any, depth: int) -> Any:
     return plain(value.decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else str(value))
 
 
-def _renderer(log_format: LogFormat) -> Callable[[Any, str, EventDict], str]:
+def _renderer(log_format: str) -> Callable[[Any, str, EventDict], str]:
     if log_format == "json":
         return lambda _logger, _method, event: orjson.dumps(event, default=str).decode()
     return structlog.dev.ConsoleRenderer(
@@ -129,7 +126,7 @@ class _LibraryHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
-        fields: dict[str, Any] = {"logger": record.name}
+        fields: dict[str, Any] = {"source": record.name}
         if record.exc_info and record.exc_info[0] is not None:
             fields["exc_info"] = record.exc_info
         log = structlog.get_logger()

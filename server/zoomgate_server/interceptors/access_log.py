@@ -16,9 +16,7 @@ from zoomgate_server.rpc_context import current_call, current_refusal, current_r
 REQUEST_ID = "x-request-id"
 _VALID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _OPERATORS_PROBLEM = frozenset({"INTERNAL", "DATA_LOSS", "UNKNOWN"})
-_QUIET = frozenset(
-    {"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/List"}
-)
+_QUIET = ("/grpc.health.", "/grpc.reflection.")
 
 _log = logs.get("zoomgate.access")
 
@@ -37,7 +35,7 @@ class AccessLog:
         """Put the log line around a method."""
         counted = self._metrics.rpc(method.name)
         name = method.name
-        quiet = method.path in _QUIET
+        quiet = method.path.startswith(_QUIET)
 
         async def log(request: Any, context: Context) -> Any:
             started = time.perf_counter()

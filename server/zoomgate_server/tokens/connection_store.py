@@ -1,6 +1,6 @@
 """Connections in a record store: the store's bytes on one side, opened records on the other."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from zoomgate_server.clock import Clock
@@ -37,13 +37,17 @@ class ConnectionStore:
         store: Where the records are.
         vault: Opens and seals them.
         clock: Carries the store's time from one read to the next.
+        on_read: Hears of every record that is read for a call.
     """
 
-    def __init__(self, *, app: str, store: RecordStore, vault: Vault, clock: Clock) -> None:
+    def __init__(
+        self, *, app: str, store: RecordStore, vault: Vault, clock: Clock, on_read: Callable[[], None]
+    ) -> None:
         self._app = app
         self._store = store
         self._vault = vault
         self._clock = clock
+        self._on_read = on_read
         self._ahead = clock.wall() - clock.monotonic()
 
     def now(self) -> float:
@@ -52,6 +56,7 @@ class ConnectionStore:
 
     async def read(self, user_email: str) -> tuple[ConnectionRecord | None, float]:
         """Read a user's connection and the store's clock."""
+        self._on_read()
         record, now = await self._store.get(self._key(user_email))
         self._ahead = now - self._clock.monotonic()
         return (None if record is None else self.open(record)), now

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import socket
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -62,12 +63,8 @@ class WebServer:
         self._cookie = f"__Host-{_COOKIE}" if secure_cookies else _COOKIE
         self._runner: web.AppRunner | None = None
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen, and give the port.
-
-        Raises:
-            OSError: The address cannot be used.
-        """
+    async def start(self, listener: socket.socket) -> None:
+        """Serve on a bound socket."""
         app = web.Application(middlewares=[self._around], client_max_size=64 * 1024)
         app.router.add_get("/oauth/start", self._start_consent, allow_head=False)
         app.router.add_get("/oauth/callback", self._callback, allow_head=False)
@@ -85,14 +82,7 @@ class WebServer:
         )
         await runner.setup()
         self._runner = runner
-        site = web.TCPSite(runner, host, port, reuse_port=False)
-        try:
-            await site.start()
-        except OSError:
-            await self.stop()
-            raise
-        address: tuple[str, int] = runner.addresses[0]
-        return address[1]
+        await web.SockSite(runner, listener).start()
 
     async def stop(self) -> None:
         """Finish what is being served and stop listening."""

@@ -1,0 +1,442 @@
+"""The composition root: builds everything, and owns start, drain and stop."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+from zoomgate.v1 import (
+    auth_service_pb2,
+    auth_service_pb2_grpc,
+    meetings_service_pb2,
+    meetings_service_pb2_grpc,
+    proxy_service_pb2,
+    proxy_service_pb2_grpc,
+)
+
+from zoomgate_server import callers, logs
+from zoomgate_server.authorizations import Authorizations
+from zoomgate_server.clock import SystemClock
+from zoomgate_server.connections import Connections
+from zoomgate_server.errors import ZoomgateError
+from zoomgate_server.interceptors import policy
+from zoomgate_server.interceptors.access_log import AccessLog
+from zoomgate_server.interceptors.authentication import Authentication, CallerKeys, StaticKey
+from zoomgate_server.interceptors.method_handler import Pipeline
+from zoomgate_server.interceptors.status import Status
+from zoomgate_server.metrics import Metrics
+from zoomgate_server.refresh.driver import Refresher
+from zoomgate_server.rpc_context import AuditEvent, Principal
+from zoomgate_server.services.auth import AuthService
+from zoomgate_server.services.meetings import MeetingDefaults, MeetingsService
+from zoomgate_server.services.page_token import PageTokens
+from zoomgate_server.services.proxy import ProxyService
+from zoomgate_server.settings import Settings
+from zoomgate_server.token_cache import TokenCache
+from zoomgate_server.tokens import canary, keyfile, shared_secret
+from zoomgate_server.tokens.authorization_store import AuthorizationStore
+from zoomgate_server.tokens.cipher import KeyRing
+from zoomgate_server.tokens.connection_store import ConnectionStore
+from zoomgate_server.tokens.sqlite import SqliteStore, StoreOpenError
+from zoomgate_server.tokens.store import RecordStore, StoreError
+from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.web.server import WebServer
+from zoomgate_server.zoom.client import ZoomClient
+from zoomgate_server.zoom.oauth import OAuthClient
+
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
+REFRESH_DRAIN_SECONDS = 40.0
+"""How long running refreshes get to store what Zoom answered; a call to Zoom's token endpoint takes 35 seconds at most."""
+
+CLEAN_SECONDS = 60.0
+"""Pause between two looks for expired states."""
+
+SERVER_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # else two unrelated servers share a port in silence
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.max_metadata_size", 8 * 1024),
+    ("grpc.max_concurrent_streams", 100),
+    ("grpc.max_connection_age_ms", 30 * 60_000),
+    ("grpc.max_connection_age_grace_ms", 60_000),
+    ("grpc.max_connection_idle_ms", 10 * 60_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", 120_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 60_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+_SERVICES = tuple(
+    module.DESCRIPTOR.services_by_name[name]
+    for module, name in (
+        (auth_service_pb2, "AuthService"),
+        (meetings_service_pb2, "MeetingsService"),
+        (proxy_service_pb2, "ProxyService"),
+    )
+)
+_log = logs.get("zoomgate.app")
+_audit_log = logs.get("zoomgate.audit")
+
+
+class StartError(Exception):
+    """The service cannot start. The text is one sentence for the operator, or one a line; nothing was changed on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Where the service listens, as HOST:PORT."""
+
+    grpc: str
+    http: str
+
+
+async def serve(
+    settings: Settings,
+    *,
+    announce: Callable[[Started], None],
+    anonymous: Principal | None = None,
+    extra_keys: Sequence[StaticKey] = (),
+) -> None:
+    """Run the service until SIGTERM or SIGINT, then drain.
+
+    Args:
+        settings: Everything that can be set.
+        announce: Called once health says SERVING.
+        anonymous: Who calls without a credential are from; for the bundled simulator only.
+        extra_keys: Keys beside those of the callers file.
+
+    Raises:
+        StartError: It cannot start.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with run(settings, anonymous=anonymous, extra_keys=extra_keys) as started:
+        announce(started)
+        await stop.wait()
+
+
+@contextlib.asynccontextmanager
+async def run(
+    settings: Settings, *, anonymous: Principal | None = None, extra_keys: Sequence[StaticKey] = ()
+) -> AsyncIterator[Started]:
+    """Run the service as long as the context lasts; see `serve`."""
+    clock = SystemClock()
+    methods = [method.full_name for service in _SERVICES for method in service.methods]
+    metrics = Metrics(version("zoomgate-server"), [name.removeprefix("zoomgate.v1.") for name in methods])
+    keys = [*_caller_keys(settings), *extra_keys]
+    async with AsyncExitStack() as stack:
+        # first is outermost: the log sees the final status, and refusals of the authentication are ordinary errors
+        pipeline = Pipeline(
+            [
+                AccessLog(metrics),
+                Status(),
+                Authentication(keys=CallerKeys(keys), anonymous=anonymous, clock=clock, audit=_audit),
+            ]
+        )
+        server = grpc.aio.server(interceptors=[pipeline], options=SERVER_OPTIONS)
+        # ports first: a taken one must be noticed before anything is written
+        grpc_port = _bind_grpc(server, settings)
+        http_socket = stack.enter_context(_bound_socket(settings))
+        store, key_ring = await _open_store(settings, stack)
+        try:
+            parts = await _Parts.build(settings, store, key_ring, clock, metrics, stack)
+        except (ZoomgateError, StoreError) as error:
+            raise StartError(str(error)) from None
+        health = health_aio.HealthServicer()
+        _register(server, parts, health, settings)
+        ready = asyncio.Event()
+        web = WebServer(
+            authorizations=parts.authorizations,
+            metrics=metrics,
+            ready=ready.is_set,
+            secure_cookies=settings.redirect_uri.startswith("https://"),
+        )
+        await web.start(http_socket)
+        stack.push_async_callback(web.stop)
+        stack.push_async_callback(parts.drain)
+        stack.enter_context(_background(parts))
+        await server.start()
+        stack.push_async_callback(_stop_serving, server, health, ready, settings.drain_seconds)
+        await _say(health, health_pb2.HealthCheckResponse.SERVING)
+        ready.set()
+        http_port = http_socket.getsockname()[1]
+        started = Started(
+            _shown(settings.listen.host, grpc_port), _shown(settings.http_listen.host, http_port)
+        )
+        _log.info("service.started", grpc=started.grpc, http=started.http, callers=len(keys))
+        yield started
+        _log.info("service.draining")
+    _log.info("service.stopped")
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the servers serve."""
+
+    authorizations: Authorizations
+    connections: Connections
+    refresher: Refresher
+    states: AuthorizationStore
+    auth: AuthService
+    meetings: MeetingsService
+    proxy: ProxyService
+
+    @classmethod
+    async def build(
+        cls,
+        settings: Settings,
+        store: RecordStore,
+        key_ring: KeyRing,
+        clock: SystemClock,
+        metrics: Metrics,
+        stack: AsyncExitStack,
+    ) -> "_Parts":
+        """Put the domain together. Clients that are opened are closed by the stack."""
+        app = app_key(settings)
+        vault = Vault(app=app, keys=key_ring)
+        await canary.prove(store, vault)
+        page_tokens = PageTokens(await shared_secret.obtain(store, vault, "page-tokens"))
+        connection_store = ConnectionStore(
+            app=app, store=store, vault=vault, clock=clock, on_read=metrics.store_read
+        )
+        states = AuthorizationStore(app=app, store=store, vault=vault)
+        user_agent = f"zoomgate/{version('zoomgate-server')}"
+        zoom = ZoomClient(api_url=settings.zoom_api_url, user_agent=user_agent)
+        oauth = OAuthClient(
+            oauth_url=settings.zoom_oauth_url,
+            api_url=settings.zoom_api_url,
+            client_id=settings.client_id,
+            client_secrets=[secret.reveal() for secret in settings.client_secrets],
+            redirect_uri=settings.redirect_uri,
+            user_agent=user_agent,
+            wall=clock.wall,
+        )
+        for client in (zoom, oauth):
+            await client.start()
+            stack.push_async_callback(client.close)
+        cache = TokenCache()
+        refresher = Refresher(
+            connections=connection_store,
+            spend=oauth.refresh,
+            discard=lambda tokens: connections.discard(tokens),  # noqa: PLW0108 - made below
+            clock=clock,
+            metrics=metrics,
+            forced_interval=settings.forced_refresh_seconds,
+            max_refreshes=settings.max_refreshes_per_hour,
+        )
+        connections = Connections(
+            connections=connection_store,
+            refresher=refresher,
+            cache=cache,
+            zoom=zoom,
+            oauth=oauth,
+            clock=clock,
+            audit=_audit,
+        )
+        authorizations = Authorizations(
+            authorizations=states,
+            connections=connection_store,
+            cache=cache,
+            oauth=oauth,
+            zoom=zoom,
+            discard=connections.discard,
+            clock=clock,
+            audit=_audit,
+            redirect_uri=settings.redirect_uri,
+            return_to=settings.return_to,
+            max_pending_per_user=settings.max_pending_per_user,
+            max_pending_per_caller=settings.max_pending_per_caller,
+        )
+        defaults = settings.meeting_defaults
+        return cls(
+            authorizations=authorizations,
+            connections=connections,
+            refresher=refresher,
+            states=states,
+            auth=AuthService(
+                authorizations=authorizations, connections=connections, page_tokens=page_tokens, clock=clock
+            ),
+            meetings=MeetingsService(
+                zoom_calls=connections,
+                defaults=MeetingDefaults(
+                    topic=defaults.topic,
+                    duration_minutes=defaults.duration_minutes,
+                    timezone=defaults.timezone,
+                ),
+            ),
+            proxy=ProxyService(zoom_calls=connections, api_url=settings.zoom_api_url),
+        )
+
+    async def drain(self) -> None:
+        """Wait for what no call owns: a token that Zoom answered must be stored before the store closes."""
+        stored = await self.refresher.drain(REFRESH_DRAIN_SECONDS)
+        stored &= await self.authorizations.drain(REFRESH_DRAIN_SECONDS)
+        if not stored:
+            _log.error("drain.incomplete", refreshes=self.refresher.running)
+        await self.connections.drain(5.0)
+
+
+def app_key(settings: Settings) -> str:
+    """Name the Zoom app in the store: OAuth origin and client id."""
+    parts = urlsplit(settings.zoom_oauth_url)
+    origin = parts.netloc if parts.scheme == "https" else "loopback"  # simulators change their ports
+    return f"{origin}|{settings.client_id}"
+
+
+def _caller_keys(settings: Settings) -> list[StaticKey]:
+    if settings.callers_path is None:
+        return []
+    try:
+        found = callers.load(settings.callers_path, policy.CALLABLE_METHODS)
+    except callers.CallersError as error:
+        raise StartError("\n".join(f"ZOOMGATE_CALLERS: {problem}" for problem in error.problems)) from None
+    return [StaticKey(caller.key_sha256, caller.principal) for caller in found]
+
+
+def _bind_grpc(server: grpc.aio.Server, settings: Settings) -> int:
+    """Take the gRPC port; who connects waits until the server starts."""
+    try:
+        return server.add_insecure_port(str(settings.listen))
+    except RuntimeError:
+        raise StartError(
+            f"ZOOMGATE_LISTEN: {settings.listen} cannot be listened on (in use, or not permitted): choose another port"
+        ) from None
+
+
+@contextlib.contextmanager
+def _bound_socket(settings: Settings) -> Iterator[socket.socket]:
+    """Take the HTTP port."""
+    address = settings.http_listen
+    try:
+        family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((address.host, address.port))
+            listener.listen(128)  # else another process could bind it as well, up to the moment it listens
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        raise StartError(
+            f"ZOOMGATE_HTTP_LISTEN: {address} cannot be listened on ({error.strerror}): choose another port"
+        ) from None
+    with listener:
+        yield listener
+
+
+async def _open_store(settings: Settings, stack: AsyncExitStack) -> tuple[RecordStore, KeyRing]:
+    """Open store and key ring; what was made for a start that fails is taken away again."""
+    made: list[Path] = []
+    try:
+        for folder in {settings.data_dir, settings.store_path.parent}:
+            if not folder.exists():
+                folder.mkdir(mode=0o700, parents=True)
+                made.append(folder)
+        fresh = not settings.store_path.exists()
+        if fresh and settings.keys_are_default and not settings.keys_path.exists():
+            with contextlib.suppress(FileExistsError):
+                keyfile.create(settings.keys_path)
+                made.append(settings.keys_path)
+        key_ring = keyfile.load(settings.keys_path)
+        store = await SqliteStore.open(settings.store_path, SystemClock().wall)
+    except (keyfile.KeyFileError, StoreOpenError, OSError) as error:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
+        if isinstance(error, OSError):
+            raise StartError(
+                f"ZOOMGATE_DATA_DIR: {settings.data_dir} cannot be made or used ({error.strerror}): check its owner and mode"
+            ) from None
+        raise StartError(str(error)) from None
+    stack.push_async_callback(store.close)
+    return store, key_ring
+
+
+def _register(
+    server: grpc.aio.Server, parts: _Parts, health: "health_aio.HealthServicer", settings: Settings
+) -> None:
+    auth_service_pb2_grpc.add_AuthServiceServicer_to_server(parts.auth, server)
+    meetings_service_pb2_grpc.add_MeetingsServiceServicer_to_server(parts.meetings, server)
+    proxy_service_pb2_grpc.add_ProxyServiceServicer_to_server(parts.proxy, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    if settings.reflection:
+        names = [service.full_name for service in _SERVICES]
+        reflection.enable_server_reflection(
+            [*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME],
+            server,
+        )
+
+
+@contextlib.contextmanager
+def _background(parts: _Parts) -> Iterator[None]:
+    """Run what goes on beside the calls."""
+    tasks = [
+        asyncio.create_task(work)
+        for work in (
+            parts.connections.follow_changes(),
+            parts.connections.sweep_revocations(),
+            _clean_states(parts.states),
+        )
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _clean_states(states: AuthorizationStore) -> None:
+    """Delete expired states now and then; they are worth nothing already."""
+    while True:
+        await asyncio.sleep(CLEAN_SECONDS)
+        try:
+            await states.clean()
+        except StoreError:
+            _log.warning("states.clean_failed")
+
+
+async def _stop_serving(
+    server: grpc.aio.Server, health: "health_aio.HealthServicer", ready: asyncio.Event, seconds: float
+) -> None:
+    """Say that no new calls are wanted, and let the running ones end."""
+    ready.clear()
+    await health.enter_graceful_shutdown()
+    await server.stop(seconds)
+
+
+async def _say(
+    health: "health_aio.HealthServicer", status: "health_pb2.HealthCheckResponse.ServingStatus.ValueType"
+) -> None:
+    for name in ("", *(service.full_name for service in _SERVICES)):
+        await health.set(name, status)
+
+
+def _shown(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _audit(event: AuditEvent) -> None:
+    """The audit trail of this version: lines in the log, under a name of their own."""
+    _audit_log.info(
+        "audit",
+        action=event.action,
+        outcome=event.outcome,
+        principal=event.principal,
+        on_behalf_of=event.on_behalf_of,
+        user=event.user_email,
+        request_id=event.request_id,
+    )

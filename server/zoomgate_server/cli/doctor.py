@@ -1,0 +1,168 @@
+"""`zoomgate doctor`: what is wrong, and what to do about it."""
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+import click
+import orjson
+
+from zoomgate_server import callers, settings
+from zoomgate_server.cli import setting_options
+from zoomgate_server.interceptors.policy import CALLABLE_METHODS
+from zoomgate_server.logs import plain
+from zoomgate_server.tokens import keyfile
+from zoomgate_server.tokens.sqlite import APPLICATION_ID, SCHEMA_VERSION
+
+OK, WARNING, FAILURE = "ok", "warning", "failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line.
+
+    Attributes:
+        check: What was looked at.
+        result: `ok`, `warning` or `failure`.
+        text: What was found, and the remedy.
+    """
+
+    check: str
+    result: str
+    text: str
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@setting_options
+def doctor(overrides: Mapping[str, str], as_json: bool) -> None:
+    """Check settings, store, keys, callers and Zoom; changes nothing. Exit code 1 if something fails.
+
+    Example: zoomgate doctor
+    """
+    failed = False
+    for finding in _findings(overrides):
+        failed = failed or finding.result == FAILURE
+        if as_json:
+            click.echo(orjson.dumps(asdict(finding)).decode())
+        else:
+            mark = {OK: "ok  ", WARNING: "warn", FAILURE: "FAIL"}[finding.result]
+            click.echo(f"{mark}  {finding.check:<13} {plain(finding.text)}")
+    raise SystemExit(1 if failed else 0)
+
+
+def _findings(overrides: Mapping[str, str]) -> Iterator[Finding]:
+    try:
+        loaded = settings.load(os.environ, overrides)
+    except settings.SettingsError as error:
+        for problem in error.problems:
+            yield Finding("settings", FAILURE, problem)
+        return
+    yield Finding("settings", OK, "understood")
+    yield _app(loaded)
+    yield _data(loaded.data_dir)
+    yield _store(loaded.store_path)
+    yield _keys(loaded)
+    yield _callers(loaded)
+    yield _redirect(loaded)
+    if loaded.client_id:
+        yield _zoom(loaded.zoom_oauth_url)
+
+
+def _app(loaded: settings.Settings) -> Finding:
+    if loaded.client_id:
+        return Finding("Zoom app", OK, f"client id and {len(loaded.client_secrets)} secret(s) are set")
+    return Finding(
+        "Zoom app",
+        WARNING,
+        "no client id: `zoomgate run` uses the simulated Zoom, `zoomgate serve` needs ZOOMGATE_CLIENT_ID",
+    )
+
+
+def _data(folder: Path) -> Finding:
+    if not folder.exists():
+        return Finding("data folder", WARNING, f"{folder} does not exist yet: the first start makes it")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding("data folder", FAILURE, f"{folder} cannot be written: check its owner and mode")
+    if stat.S_IMODE(folder.stat().st_mode) & 0o077:
+        return Finding("data folder", WARNING, f"{folder} is open to other users: run chmod 700 on it")
+    return Finding("data folder", OK, str(folder))
+
+
+def _store(path: Path) -> Finding:
+    if not path.exists():
+        return Finding("store", WARNING, f"{path} does not exist yet: the first start makes it")
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        try:
+            ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            users = (
+                connection.execute("SELECT count(*) FROM record WHERE kind = 'user'").fetchone()[0]
+                if ours
+                else 0
+            )
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        return Finding(
+            "store",
+            FAILURE,
+            f"{path} cannot be read ({error.sqlite_errorname}): check its owner, or restore it",
+        )
+    if not ours or version > SCHEMA_VERSION:
+        return Finding("store", FAILURE, f"{path} is not a store that this version can use")
+    return Finding("store", OK, f"{path}, {users} connection record(s)")
+
+
+def _keys(loaded: settings.Settings) -> Finding:
+    if not loaded.keys_path.exists() and loaded.keys_are_default and not loaded.store_path.exists():
+        return Finding(
+            "key ring", WARNING, f"{loaded.keys_path} does not exist yet: the first start makes it"
+        )
+    try:
+        ring = keyfile.load(loaded.keys_path)
+    except keyfile.KeyFileError as error:
+        return Finding("key ring", FAILURE, str(error))
+    return Finding("key ring", OK, f"{len(ring.ids)} key(s), {ring.primary_id} seals")
+
+
+def _callers(loaded: settings.Settings) -> Finding:
+    if loaded.callers_path is None:
+        return Finding(
+            "callers", WARNING, "none: `zoomgate serve` needs ZOOMGATE_CALLERS (see `zoomgate callers add`)"
+        )
+    try:
+        found = callers.load(loaded.callers_path, CALLABLE_METHODS)
+    except callers.CallersError as error:
+        return Finding("callers", FAILURE, "; ".join(error.problems))
+    return Finding("callers", OK, f"{len(found)} caller(s)")
+
+
+def _redirect(loaded: settings.Settings) -> Finding:
+    parts = urlsplit(loaded.redirect_uri)
+    if loaded.client_id and parts.scheme == "http":
+        return Finding(
+            "redirect URI", WARNING, f"{loaded.redirect_uri}: fine for trying; Zoom wants https in production"
+        )
+    return Finding("redirect URI", OK, loaded.redirect_uri)
+
+
+def _zoom(oauth_url: str) -> Finding:
+    request = Request(f"{oauth_url}/token", method="HEAD")  # noqa: S310 - a checked setting
+    try:
+        with urlopen(request, timeout=3):  # noqa: S310 - a checked setting
+            pass
+    except HTTPError:
+        pass  # any answer shows that it is there
+    except (URLError, OSError):
+        return Finding(
+            "Zoom", FAILURE, f"{oauth_url} cannot be reached: check network, proxy and DNS of this machine"
+        )
+    return Finding("Zoom", OK, f"{oauth_url} answers")

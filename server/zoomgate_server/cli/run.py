@@ -1,0 +1,154 @@
+"""`zoomgate run`: everything for one person on one machine."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+from zoom_simulator import Simulator, SimulatorOptions
+
+from zoomgate_server import app, settings
+from zoomgate_server.cli import setting_options
+from zoomgate_server.cli.caller_key import CALLER_KEY_FILE, MEMBER_KEY_FILE, digest, obtain
+from zoomgate_server.cli.output import fail
+from zoomgate_server.cli.serve import load, ready, run_forever
+from zoomgate_server.interceptors.authentication import StaticKey
+from zoomgate_server.rpc_context import Principal, Role, UserPatterns
+
+MEMBER = "monica@example.com"
+"""Whom the printed commands are about: somebody with an account at the simulated Zoom."""
+
+
+@click.command()
+@click.option(
+    "--simulator-listen", default="127.0.0.1:8090", show_default=True, help="HOST:PORT of the simulated Zoom."
+)
+@setting_options
+def run(overrides: Mapping[str, str], simulator_listen: str) -> None:
+    """Start everything on this machine: service, store and simulated Zoom.
+
+    With ZOOMGATE_CLIENT_ID set, the real Zoom is used and no simulator is started.
+
+    Example: zoomgate run
+    """
+    environ = dict(os.environ)
+    loaded = load(
+        {"ZOOMGATE_LOG_LEVEL": "warning"} | dict(overrides) if sys.stderr.isatty() else overrides, environ
+    )
+    if loaded.client_id:
+        run_forever(_with_zoom(loaded))
+    else:
+        run_forever(_with_simulator(dict(overrides), environ, simulator_listen))
+
+
+async def _with_zoom(loaded: settings.Settings) -> None:
+    """Serve with the real Zoom; the caller key is in a file."""
+    keys = _keys(loaded, {CALLER_KEY_FILE: _dev()})
+    await app.serve(loaded, announce=lambda started: _announce(started, loaded, None), extra_keys=keys)
+
+
+async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str], listen: str) -> None:
+    """Serve with the simulated Zoom; a call without a credential is the caller `dev`'s."""
+    host, _, port = listen.rpartition(":")
+    if host not in ("127.0.0.1", "localhost") or not port.isdigit():
+        fail(
+            f"--simulator-listen is {listen!r}: write 127.0.0.1:PORT, since the simulator is for this machine alone"
+        )
+    simulator = Simulator(SimulatorOptions(host=host, port=int(port)))
+    try:
+        await simulator.start()
+    except OSError as error:
+        fail(f"--simulator-listen: {listen} cannot be listened on ({error.strerror}): choose another port")
+    try:
+        loaded = load(
+            overrides
+            | {
+                "ZOOMGATE_CLIENT_ID": simulator.options.client_id,
+                "ZOOMGATE_CLIENT_SECRET": simulator.options.client_secret,
+                "ZOOMGATE_ZOOM_API_URL": simulator.api_url,
+                "ZOOMGATE_ZOOM_OAUTH_URL": simulator.oauth_url,
+            },
+            environ,
+        )
+        member = Principal(
+            name="monica",
+            roles=frozenset({Role.MEMBER}),
+            email=MEMBER,
+            subject=MEMBER,
+        )
+        keys = _keys(loaded, {MEMBER_KEY_FILE: member})
+        await app.serve(
+            loaded,
+            announce=lambda started: _announce(started, loaded, simulator),
+            anonymous=_dev(),
+            extra_keys=keys,
+        )
+    finally:
+        await simulator.stop()
+
+
+def _dev() -> Principal:
+    """The caller of one's own machine: everything but what belongs to members."""
+    return Principal(
+        name="dev",
+        roles=frozenset({Role.SERVICE, Role.ADMIN}),
+        users=UserPatterns(everyone=True),
+        subject="dev",
+        access_tokens=True,
+        refresh_tokens=True,
+        proxy_paths=("/**",),
+    )
+
+
+def _keys(loaded: settings.Settings, files: Mapping[str, Principal]) -> list[StaticKey]:
+    """Give the keys that are kept in the data folder, made if need be."""
+    try:
+        loaded.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return [StaticKey(digest(obtain(loaded.data_dir / name)), who) for name, who in files.items()]
+    except OSError as error:
+        fail(
+            f"ZOOMGATE_DATA_DIR: {loaded.data_dir} cannot be made or used ({error.strerror}): check its owner and mode"
+        )
+
+
+def _announce(started: app.Started, loaded: settings.Settings, simulator: Simulator | None) -> None:
+    """Say that it runs and what to try next."""
+    ready(started)
+    click.echo(_guide(started, loaded.data_dir, simulator), color=None)
+    sys.stdout.flush()
+
+
+def _guide(started: app.Started, data_dir: Path, simulator: Simulator | None) -> str:
+    auth = "" if simulator else f' -H "authorization: Bearer $(cat {data_dir / CALLER_KEY_FILE})"'
+    user = MEMBER if simulator else "you@your-domain.example"
+    call = f"grpcurl -plaintext{auth}"
+    service = f"{started.grpc} zoomgate.v1"
+    head = f"""
+Zoomgate is running.
+  gRPC       {started.grpc}
+  HTTP       http://{started.http}
+  Zoom       {f"{simulator.url} (simulated, no account needed)" if simulator else "the real one"}
+  data       {data_dir}
+"""
+    member = f"""
+Call as the member {MEMBER} instead of the caller dev (acts for itself only):
+  grpcurl -plaintext -H "authorization: Bearer $(cat {data_dir / MEMBER_KEY_FILE})" -d '{{"userEmail": "{MEMBER}"}}' \\
+    {service}.AuthService/ValidateUser
+"""
+    return f"""{head}
+Connect a person: run this, open authorization_url in a browser, choose {user} and allow.
+  {call} -d '{{"userEmail": "{user}"}}' {service}.AuthService/BeginAuthorization
+
+Then, in that person's name:
+  {call} -d '{{"userEmail": "{user}", "meetingDetails": {{"topic": "First meeting"}}}}' {service}.MeetingsService/CreateMeeting
+  {call} -d '{{"userEmail": "{user}", "meetingId": MEETING_ID}}' {service}.MeetingsService/GetMeeting
+  {call} -d '{{"userEmail": "{user}", "meetingId": MEETING_ID}}' {service}.MeetingsService/DeleteMeeting
+  {call} -d '{{"userEmail": "{user}", "url": "/users/me", "parseJson": true}}' {service}.ProxyService/Get
+
+Look around:
+  {call} {started.grpc} list
+  zoomgate connections list --server {started.grpc}
+{member if simulator else ""}
+Stop with Ctrl-C.
+"""

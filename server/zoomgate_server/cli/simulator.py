@@ -1,0 +1,51 @@
+"""`zoomgate simulator`: the simulated Zoom alone."""
+
+import click
+from zoom_simulator.__main__ import run
+from zoom_simulator.options import SimulatorOptions
+
+from zoomgate_server.cli.output import fail
+
+
+@click.command()
+@click.option(
+    "--listen", default="127.0.0.1:8090", show_default=True, help="HOST:PORT; port 0 picks a free one."
+)
+@click.option(
+    "--tolerance",
+    type=click.IntRange(0, 1),
+    default=0,
+    show_default=True,
+    help="Spent refresh tokens that work once more.",
+)
+@click.option(
+    "--access-token-seconds",
+    type=click.IntRange(1, 86_400),
+    default=3600,
+    show_default=True,
+    help="Life of an access token.",
+)
+@click.option(
+    "--whole-grant-revoke", is_flag=True, help="Revoking one token ends everything that the user granted."
+)
+def simulator(listen: str, tolerance: int, access_token_seconds: int, whole_grant_revoke: bool) -> None:
+    """Start the simulated Zoom alone. It is for this machine: it knows no real account and has no TLS.
+
+    Example: zoomgate simulator --listen 127.0.0.1:8090
+    """
+    import asyncio  # noqa: PLC0415 - heavy for help
+
+    host, _, port = listen.rpartition(":")
+    if host not in ("127.0.0.1", "localhost", "[::1]") or not port.isdigit():
+        fail(f"--listen is {listen!r}: write 127.0.0.1:PORT, since the simulator is for this machine alone")
+    options = SimulatorOptions(
+        host=host.strip("[]"),
+        port=int(port),
+        tolerance=tolerance,
+        access_token_seconds=access_token_seconds,
+        whole_grant_revoke=whole_grant_revoke,
+    )
+    try:
+        asyncio.run(run(options))
+    except OSError as error:
+        fail(f"--listen: {listen} cannot be listened on ({error.strerror}): choose another port")

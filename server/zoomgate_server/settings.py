@@ -1,0 +1,496 @@
+"""Settings: read once, checked at once, never changed.
+
+They come from the command line, the environment, and a TOML file (the same names in lower case, without the prefix), in this order of
+precedence. All mistakes are reported together, one sentence each.
+"""
+
+import difflib
+import ipaddress
+import socket
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from zoneinfo import available_timezones
+
+import orjson
+
+from zoomgate_server.secret import Secret
+
+PREFIX = "ZOOMGATE_"
+VELO_SECRET = "velo-zoom-integration-client-secret"
+"""Name of the client secret in Velo's secrets manager."""
+
+ZOOM_API_URL = "https://api.zoom.us/v2"
+ZOOM_OAUTH_URL = "https://zoom.us/oauth"
+
+_T = TypeVar("_T")
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used.
+
+    Args:
+        problems: One sentence each.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting, as the documentation lists it.
+
+    Attributes:
+        name: Environment variable.
+        default: In words.
+        description: What it is, with its unit.
+        secret: Whether its value must not be shown.
+        planned: Whether this version refuses it.
+    """
+
+    name: str
+    default: str
+    description: str
+    secret: bool = False
+    planned: bool = False
+
+
+SETTINGS = (
+    Setting("ZOOMGATE_CONFIG", "", "TOML file with these settings, or a Velo `config.json`"),
+    Setting("ZOOMGATE_LISTEN", "127.0.0.1:50051", "address of the gRPC server; port 0 picks a free one"),
+    Setting("ZOOMGATE_HTTP_LISTEN", "127.0.0.1:8080", "address of the HTTP server; port 0 picks a free one"),
+    Setting("ZOOMGATE_DATA_DIR", ".zoomgate", "folder of the store and the key ring; made with mode 0700"),
+    Setting(
+        "ZOOMGATE_STORE",
+        "sqlite:///…/zoomgate.db in the data folder",
+        "the store: `sqlite:///` and the path of a file",
+        secret=True,
+    ),
+    Setting("ZOOMGATE_KEYS", "keys.json in the data folder", "key ring file, made by `zoomgate keys new`"),
+    Setting("ZOOMGATE_CLIENT_ID", "", "client id of the Zoom app"),
+    Setting(
+        "ZOOMGATE_CLIENT_SECRET",
+        "",
+        "its client secret; several, newest first, separated by spaces",
+        secret=True,
+    ),
+    Setting("ZOOMGATE_CLIENT_SECRET_FILE", "", "file with the client secret, one a line, newest first"),
+    Setting("ZOOMGATE_SECRETS_DIR", "", f"folder of files, one a secret; `{VELO_SECRET}` is read there"),
+    Setting("ZOOMGATE_REDIRECT_URI", "HTTP address + /oauth/callback", "exactly what is registered at Zoom"),
+    Setting(
+        "ZOOMGATE_RETURN_TO",
+        "",
+        "places that a browser may be sent back to: `name=https://…`, separated by commas",
+    ),
+    Setting(
+        "ZOOMGATE_ZOOM_API_URL", ZOOM_API_URL, "base address of Zoom's API; plain http for this machine only"
+    ),
+    Setting(
+        "ZOOMGATE_ZOOM_OAUTH_URL",
+        ZOOM_OAUTH_URL,
+        "base address of Zoom's OAuth; plain http for this machine only",
+    ),
+    Setting("ZOOMGATE_CALLERS", "", "TOML file of the callers"),
+    Setting("ZOOMGATE_REFLECTION", "on", "gRPC reflection, for callers with a credential: `on` or `off`"),
+    Setting("ZOOMGATE_LOG_LEVEL", "info", "`debug`, `info`, `warning` or `error`"),
+    Setting("ZOOMGATE_LOG_FORMAT", "json, console on a terminal", "`json` or `console`"),
+    Setting(
+        "ZOOMGATE_DEFAULT_TOPIC",
+        "Zoom meeting",
+        "topic of a meeting that is created without one; at most 200 characters",
+    ),
+    Setting(
+        "ZOOMGATE_DEFAULT_DURATION_MINUTES",
+        "60",
+        "duration of a meeting that is created without one; 1 to 1440 minutes",
+    ),
+    Setting("ZOOMGATE_DEFAULT_TIMEZONE", "UTC", "IANA time zone of a meeting that is created without one"),
+    Setting(
+        "ZOOMGATE_FORCED_REFRESH_SECONDS", "60", "seconds between two forced refreshes of one user; 0 to 3600"
+    ),
+    Setting("ZOOMGATE_MAX_REFRESHES_PER_HOUR", "20", "refreshes of one user in an hour; 2 to 1000"),
+    Setting(
+        "ZOOMGATE_MAX_PENDING_PER_USER", "20", "authorizations of one user begun in 10 minutes; 1 to 1000"
+    ),
+    Setting(
+        "ZOOMGATE_MAX_PENDING_PER_CALLER",
+        "1000",
+        "authorizations by one caller begun in 10 minutes; 1 to 100000",
+    ),
+    Setting("ZOOMGATE_DRAIN_SECONDS", "30", "seconds that calls in flight get after SIGTERM; 0 to 600"),
+    Setting("ZOOMGATE_TLS_CERT", "", "certificate of the gRPC server", planned=True),
+    Setting("ZOOMGATE_TLS_KEY", "", "its private key", planned=True),
+    Setting("ZOOMGATE_TLS_CLIENT_CA", "", "authority of client certificates", planned=True),
+    Setting("ZOOMGATE_WEBHOOK_SECRET", "", "Zoom's webhook secret token", secret=True, planned=True),
+)
+"""Every setting, in the order of the documentation."""
+
+CLIENT_VARIABLES = frozenset({"ZOOMGATE_SERVER", "ZOOMGATE_KEY"})
+"""Variables of the command line's client side; the server ignores them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        try:
+            found = {str(row[4][0]) for row in socket.getaddrinfo(self.host, None)} if self.host else set()
+            return bool(found) and all(ipaddress.ip_address(host).is_loopback for host in found)
+        except (OSError, ValueError):
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class MeetingDefaults:
+    """What a meeting gets that its creator left out."""
+
+    topic: str
+    duration_minutes: int
+    timezone: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting of the server. Use `load`."""
+
+    listen: Address
+    http_listen: Address
+    data_dir: Path
+    store_path: Path
+    keys_path: Path
+    keys_are_default: bool
+    client_id: str
+    client_secrets: tuple[Secret, ...]
+    redirect_uri: str
+    return_to: Mapping[str, str]
+    zoom_api_url: str
+    zoom_oauth_url: str
+    callers_path: Path | None
+    reflection: bool
+    log_level: str
+    log_format: str
+    meeting_defaults: MeetingDefaults
+    forced_refresh_seconds: float
+    max_refreshes_per_hour: int
+    max_pending_per_user: int
+    max_pending_per_caller: int
+    drain_seconds: float
+
+
+def load(
+    environ: Mapping[str, str], overrides: Mapping[str, str] | None = None, *, terminal: bool = False
+) -> Settings:
+    """Read all settings.
+
+    Args:
+        environ: The environment.
+        overrides: What the command line says, by the names of the variables.
+        terminal: Whether logs go to a terminal.
+
+    Raises:
+        SettingsError: With every mistake.
+    """
+    return _Reader(environ, overrides or {}, terminal=terminal).read()
+
+
+class _Reader:
+    """Reads settings and collects mistakes."""
+
+    def __init__(self, environ: Mapping[str, str], overrides: Mapping[str, str], *, terminal: bool) -> None:
+        self._problems: list[str] = []
+        self._terminal = terminal
+        known = {setting.name: setting for setting in SETTINGS}
+        self._values: dict[str, str] = {}
+        given = {name: value for name, value in environ.items() if name.startswith(PREFIX)} | dict(overrides)
+        for name in sorted(given):
+            if name in known or name in CLIENT_VARIABLES:
+                continue
+            close = difflib.get_close_matches(name, known, n=1)
+            self._refuse(name, f"is no setting{f': did you mean {close[0]}?' if close else ''}")
+        self._values.update(self._file(given.get("ZOOMGATE_CONFIG", ""), known))
+        self._values.update({name: value for name, value in given.items() if name in known and value != ""})
+        for setting in SETTINGS:
+            if setting.planned and setting.name in self._values:
+                self._refuse(setting.name, "is not supported in this version: leave it out")
+
+    def read(self) -> Settings:
+        """Give the settings, or raise everything that is wrong."""
+        listen = self._address("LISTEN", "127.0.0.1:50051")
+        http_listen = self._address("HTTP_LISTEN", "127.0.0.1:8080")
+        data_dir = Path(self._get("DATA_DIR") or ".zoomgate")
+        keys = self._get("KEYS")
+        settings = Settings(
+            listen=listen,
+            http_listen=http_listen,
+            data_dir=data_dir,
+            store_path=self._store(data_dir),
+            keys_path=Path(keys) if keys else data_dir / "keys.json",
+            keys_are_default=not keys,
+            client_id=self._get("CLIENT_ID"),
+            client_secrets=self._client_secrets(),
+            redirect_uri=self._redirect_uri(http_listen),
+            return_to=self._return_to(),
+            zoom_api_url=self._url("ZOOM_API_URL", ZOOM_API_URL),
+            zoom_oauth_url=self._url("ZOOM_OAUTH_URL", ZOOM_OAUTH_URL),
+            callers_path=Path(self._get("CALLERS")) if self._get("CALLERS") else None,
+            reflection=self._choice("REFLECTION", "on", ("on", "off")) == "on",
+            log_level=self._choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
+            log_format=self._choice(
+                "LOG_FORMAT", "console" if self._terminal else "json", ("json", "console")
+            ),
+            meeting_defaults=self._meeting_defaults(),
+            forced_refresh_seconds=self._number("FORCED_REFRESH_SECONDS", 60, 0, 3600),
+            max_refreshes_per_hour=self._number("MAX_REFRESHES_PER_HOUR", 20, 2, 1000),
+            max_pending_per_user=self._number("MAX_PENDING_PER_USER", 20, 1, 1000),
+            max_pending_per_caller=self._number("MAX_PENDING_PER_CALLER", 1000, 1, 100_000),
+            drain_seconds=self._number("DRAIN_SECONDS", 30, 0, 600),
+        )
+        if self._problems:
+            raise SettingsError(self._problems)
+        return settings
+
+    # -- sources -----------------------------------------------------------------------------------------
+
+    def _file(self, path: str, known: Mapping[str, Setting]) -> dict[str, str]:
+        """Read the TOML file or Velo's `config.json`."""
+        if not path:
+            return {}
+        name = "ZOOMGATE_CONFIG"
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            self._refuse(name, f"names {path}, which cannot be read ({error.strerror})")
+            return {}
+        if path.endswith(".json"):
+            return self._velo(content, path)
+        try:
+            table = tomllib.loads(content.decode())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            self._refuse(name, f"names {path}, which is no TOML: {error}")
+            return {}
+        values: dict[str, str] = {}
+        for key, value in table.items():
+            setting = f"{PREFIX}{key.upper()}"
+            if setting not in known or key != key.lower() or setting == name:
+                close = difflib.get_close_matches(setting, known, n=1)
+                hint = f": did you mean {close[0].removeprefix(PREFIX).lower()}?" if close else ""
+                self._refuse(name, f"names {path}, where {key} is no setting{hint}")
+            elif setting == "ZOOMGATE_RETURN_TO" and isinstance(value, dict):
+                values[setting] = ",".join(f"{place}={url}" for place, url in value.items())
+            elif isinstance(value, bool | str | int):
+                values[setting] = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+            else:
+                self._refuse(name, f"names {path}, where {key} must be a string, a number or a boolean")
+        return values
+
+    def _velo(self, content: bytes, path: str) -> dict[str, str]:
+        try:
+            zoom = orjson.loads(content)["zoom"]
+            return {
+                "ZOOMGATE_CLIENT_ID": str(zoom["clientId"]),
+                "ZOOMGATE_REDIRECT_URI": str(zoom["redirectUri"]),
+            }
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            self._refuse(
+                "ZOOMGATE_CONFIG",
+                f'names {path}, which must hold {{"zoom": {{"clientId": …, "redirectUri": …}}}}',
+            )
+            return {}
+
+    def _client_secrets(self) -> tuple[Secret, ...]:
+        found: list[str] = self._get("CLIENT_SECRET").split()
+        file = self._get("CLIENT_SECRET_FILE")
+        if file:
+            if found:
+                self._refuse(
+                    "ZOOMGATE_CLIENT_SECRET_FILE",
+                    "cannot be combined with ZOOMGATE_CLIENT_SECRET: set one of them",
+                )
+            found += self._lines("ZOOMGATE_CLIENT_SECRET_FILE", Path(file))
+        folder = self._get("SECRETS_DIR")
+        if folder and not found:
+            found += self._lines("ZOOMGATE_SECRETS_DIR", Path(folder) / VELO_SECRET)
+        if self._get("CLIENT_ID") and not found:
+            self._refuse(
+                "ZOOMGATE_CLIENT_SECRET",
+                "is required with ZOOMGATE_CLIENT_ID: set it, or ZOOMGATE_CLIENT_SECRET_FILE",
+            )
+        return tuple(Secret(secret) for secret in found)
+
+    def _lines(self, name: str, path: Path) -> list[str]:
+        try:
+            lines = path.read_text(encoding="utf-8").split()
+        except (OSError, UnicodeDecodeError):
+            self._refuse(name, f"leads to {path}, which cannot be read")
+            return []
+        if not lines:
+            self._refuse(name, f"leads to {path}, which is empty")
+        return lines
+
+    # -- values ------------------------------------------------------------------------------------------
+
+    def _get(self, name: str) -> str:
+        return self._values.get(PREFIX + name, "")
+
+    def _refuse(self, name: str, problem: str) -> None:
+        self._problems.append(f"{name} {problem}")
+
+    def _address(self, name: str, default: str) -> Address:
+        text = self._get(name) or default
+        host, _, port = text.rpartition(":")
+        host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        if not port.isascii() or not port.isdigit() or int(port) > 65535:
+            self._refuse(PREFIX + name, f"is {text!r}: write HOST:PORT, such as {default}")
+            return Address("127.0.0.1", 0)
+        address = Address(host, int(port))
+        if not address.is_loopback:
+            self._refuse(
+                PREFIX + name,
+                f"is {text!r}, which other machines can reach, and there is no TLS in this version: listen on 127.0.0.1",
+            )
+        return address
+
+    def _store(self, data_dir: Path) -> Path:
+        text = self._get("STORE")
+        if not text:
+            return data_dir / "zoomgate.db"
+        scheme = text.partition(":")[0]
+        if scheme in ("mongodb", "mongodb+srv"):
+            self._refuse(
+                "ZOOMGATE_STORE", "names MongoDB, which is not supported in this version: use sqlite:///PATH"
+            )
+        elif not text.startswith("sqlite:///") or text == "sqlite:///":
+            self._refuse(
+                "ZOOMGATE_STORE",
+                "must be sqlite:/// and the path of a file (four slashes for an absolute one)",
+            )
+        else:
+            return Path(text.removeprefix("sqlite:///"))
+        return data_dir / "zoomgate.db"
+
+    def _redirect_uri(self, http_listen: Address) -> str:
+        text = self._get("REDIRECT_URI")
+        if not text:
+            return f"http://{http_listen}/oauth/callback"
+        parts = _split(text)
+        if parts is None or parts.fragment or not parts.path:
+            self._refuse(
+                "ZOOMGATE_REDIRECT_URI",
+                "must be the full address that is registered at Zoom, without a fragment",
+            )
+        elif parts.scheme != "https" and not _is_loopback_url(text):
+            self._refuse("ZOOMGATE_REDIRECT_URI", "must be https: plain http is for this machine only")
+        return text
+
+    def _return_to(self) -> dict[str, str]:
+        places: dict[str, str] = {}
+        for part in filter(None, (part.strip() for part in self._get("RETURN_TO").split(","))):
+            name, _, url = part.partition("=")
+            parts = _split(url)
+            if not name or len(name) > 64 or parts is None or parts.fragment:
+                self._refuse("ZOOMGATE_RETURN_TO", f"has {name!r}: write name=https://…, separated by commas")
+            elif parts.scheme != "https" and not _is_loopback_url(url):
+                self._refuse(
+                    "ZOOMGATE_RETURN_TO",
+                    f"has {name!r}, which must be https: plain http is for this machine only",
+                )
+            else:
+                places[name] = url
+        return places
+
+    def _url(self, name: str, default: str) -> str:
+        text = (self._get(name) or default).rstrip("/")
+        parts = _split(text)
+        if parts is None or parts.query or parts.fragment or parts.username is not None:
+            self._refuse(
+                PREFIX + name, f"must be an address such as {default}, without user, query and fragment"
+            )
+        elif parts.scheme != "https" and not _is_loopback_url(text):
+            self._refuse(PREFIX + name, "must be https: plain http is for this machine only")
+        return text
+
+    def _choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
+        text = self._get(name) or default
+        if text not in choices:
+            self._refuse(PREFIX + name, f"is {text!r}: write one of {', '.join(choices)}")
+        return text
+
+    def _number(self, name: str, default: int, least: int, most: int) -> int:
+        return self._parsed(
+            name,
+            default,
+            int,
+            lambda value: least <= value <= most,
+            f"must be a number from {least} to {most}",
+        )
+
+    def _meeting_defaults(self) -> MeetingDefaults:
+        return MeetingDefaults(
+            topic=self._parsed(
+                "DEFAULT_TOPIC",
+                "Zoom meeting",
+                str,
+                lambda text: len(text) <= 200,
+                "must have at most 200 characters",
+            ),
+            duration_minutes=self._number("DEFAULT_DURATION_MINUTES", 60, 1, 1440),
+            timezone=self._parsed(
+                "DEFAULT_TIMEZONE",
+                "UTC",
+                str,
+                lambda zone: zone == "UTC" or zone in available_timezones(),
+                "must be an IANA time zone such as Europe/Berlin",
+            ),
+        )
+
+    def _parsed(
+        self, name: str, default: _T, read: Callable[[str], _T], valid: Callable[[_T], bool], rule: str
+    ) -> _T:
+        text = self._get(name)
+        if not text:
+            return default
+        try:
+            value = read(text)
+            if valid(value):
+                return value
+        except ValueError:
+            pass
+        self._refuse(PREFIX + name, f"is {text!r}: it {rule}")
+        return default
+
+
+def _split(url: str) -> Any:
+    """Split an http address, or give None if it is none."""
+    try:
+        parts = urlsplit(url)
+        usable = (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and (parts.port is None or parts.port >= 0)
+        )
+    except ValueError:
+        return None
+    return parts if usable else None
+
+
+def _is_loopback_url(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

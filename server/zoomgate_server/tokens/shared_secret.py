@@ -1,0 +1,24 @@
+"""Secrets that all processes of one store share, made by whoever comes first."""
+
+import secrets
+from base64 import b64decode, b64encode
+
+from zoomgate_server.tokens.store import Kind, Record, RecordKey, RecordStore
+from zoomgate_server.tokens.vault import Vault
+
+
+async def obtain(store: RecordStore, vault: Vault, name: str) -> bytes:
+    """Give 32 random bytes that stay the same under this name.
+
+    Raises:
+        RecordUnreadable, RecordVersionUnsupported, KeyUnavailable: As `Vault.open`.
+        StoreError: The store failed.
+    """
+    key = RecordKey(vault.app, Kind.META, name)
+    while True:
+        record, now = await store.get(key)
+        if record is not None:
+            return b64decode(vault.open(record).secret["bytes"])
+        secret = {"bytes": b64encode(secrets.token_bytes(32)).decode()}
+        value = vault.seal(key, grant="", generation=0, header={}, secret=secret)
+        await store.put(Record(key=key, value=value, key_id=vault.key_id, changed_at=now), 0)
