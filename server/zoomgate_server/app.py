@@ -16,6 +16,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
+
 from zoomgate.v1 import (
     auth_service_pb2,
     auth_service_pb2_grpc,
@@ -24,7 +25,6 @@ from zoomgate.v1 import (
     proxy_service_pb2,
     proxy_service_pb2_grpc,
 )
-
 from zoomgate_server import callers, logs
 from zoomgate_server.authorizations import Authorizations
 from zoomgate_server.clock import SystemClock

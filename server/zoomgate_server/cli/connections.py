@@ -10,10 +10,10 @@ from typing import Any
 import click
 import grpc
 from google.protobuf import json_format
+
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import connection_pb2
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
-
 from zoomgate_server.cli.caller_key import CALLER_KEY_FILE
 from zoomgate_server.cli.output import FAILURE, NOT_ALLOWED, NOT_FOUND, UNREACHABLE, USAGE, fail
 from zoomgate_server.logs import plain

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import click
-from zoom_simulator import Simulator, SimulatorOptions
 
+from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate_server import app, settings
 from zoomgate_server.cli import setting_options
 from zoomgate_server.cli.caller_key import CALLER_KEY_FILE, MEMBER_KEY_FILE, digest, obtain

@@ -1,9 +1,9 @@
 """`zoomgate simulator`: the simulated Zoom alone."""
 
 import click
+
 from zoom_simulator.__main__ import run
 from zoom_simulator.options import SimulatorOptions
-
 from zoomgate_server.cli.output import fail
 
 

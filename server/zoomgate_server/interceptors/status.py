@@ -12,8 +12,8 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
-from zoomgate.v1.error_reason_pb2 import ErrorReason
 
+from zoomgate.v1.error_reason_pb2 import ErrorReason
 from zoomgate_server import errors, logs
 from zoomgate_server.interceptors.method_handler import Context, Method, Respond
 from zoomgate_server.rpc_context import current_refusal, current_request_id

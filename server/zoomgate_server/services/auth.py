@@ -5,9 +5,9 @@ from typing import Any
 import orjson
 from google.protobuf import struct_pb2
 from google.protobuf.duration_pb2 import Duration
+
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer
-
 from zoomgate_server import user_email as addresses
 from zoomgate_server.authorizations import Authorizations, Completed
 from zoomgate_server.clock import Clock

@@ -3,8 +3,8 @@
 import math
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from zoomgate.v1 import auth_service_pb2, connection_pb2, error_reason_pb2
 
+from zoomgate.v1 import auth_service_pb2, connection_pb2, error_reason_pb2
 from zoomgate_server.connections import AccessToken
 from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, LastError, State
 

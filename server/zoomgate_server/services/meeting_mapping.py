@@ -4,8 +4,8 @@ from typing import Any
 
 import orjson
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
-from zoomgate.v1 import meeting_pb2 as pb
 
+from zoomgate.v1 import meeting_pb2 as pb
 from zoomgate_server.errors import FieldViolation, ZoomBadResponse
 from zoomgate_server.services.json_mapping import Conventions, Plan
 

@@ -9,8 +9,8 @@ from zoneinfo import available_timezones
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from zoomgate.v1 import meeting_pb2 as pb
 
+from zoomgate.v1 import meeting_pb2 as pb
 from zoomgate_server.services.json_mapping import ADDITIONAL
 from zoomgate_server.services.validation import Violations
 from zoomgate_server.zoom.urls import meeting_id_problem

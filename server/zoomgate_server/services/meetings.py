@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
+
 from zoomgate.v1 import meeting_pb2
 from zoomgate.v1 import meetings_service_pb2 as pb
 from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceServicer
-
 from zoomgate_server import user_email as addresses
 from zoomgate_server.errors import FieldViolation
 from zoomgate_server.rpc_context import Call, current_call

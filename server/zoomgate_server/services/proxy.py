@@ -4,7 +4,6 @@ from typing import Any, Protocol
 
 from zoomgate.v1 import proxy_service_pb2 as pb
 from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceServicer
-
 from zoomgate_server import user_email as addresses
 from zoomgate_server.errors import (
     CallerNotAllowed,

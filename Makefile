@@ -1,0 +1,73 @@
+# Everything one does with this repository. Each target builds what it needs and is quick the second time.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+GENERATOR := .venv-generate
+STUBS := clients/python/src
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format lint types proto imports generate bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.runtime ## Start everything on this machine: service, store and simulated Zoom (ARGS="…" for options)
+	@$(BIN)/zoomgate run $(ARGS)
+
+test: $(VENV)/.development ## Run the tests (ARGS="…" for pytest)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.development ## Check format, lint, types, contract, imports; all findings are shown
+	@status=0; for target in format-check lint types proto imports; do \
+	  $(MAKE) --no-print-directory $$target || status=1; done; exit $$status
+
+format: $(VENV)/.development ## Format code and contract
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/buf format -w
+
+format-check: $(VENV)/.development
+	@echo "format"; $(BIN)/ruff format --check --quiet . && $(BIN)/buf format -d --exit-code
+
+lint: $(VENV)/.development ## Lint the code
+	@echo "lint"; $(BIN)/ruff check --quiet .
+
+types: $(VENV)/.development ## Check the types
+	@echo "types"; $(BIN)/mypy --no-error-summary
+
+proto: $(VENV)/.development ## Lint the contract and compare it with the one before
+	@echo "proto"; $(BIN)/buf lint && $(BIN)/python .ci/buf_breaking.py
+
+imports: $(VENV)/.development ## Check which module may import which
+	@echo "imports"; $(BIN)/lint-imports --no-logo > $(VENV)/imports.log 2>&1 || { cat $(VENV)/imports.log; exit 1; }
+
+generate: $(GENERATOR)/.ready ## Generate the Python stubs from the contract
+	@rm -f $(STUBS)/zoomgate/v1/*_pb2.py $(STUBS)/zoomgate/v1/*_pb2.pyi $(STUBS)/zoomgate/v1/*_pb2_grpc.py $(STUBS)/zoomgate/v1/*_pb2_grpc.pyi
+	@PATH="$(CURDIR)/$(GENERATOR)/bin:$$PATH" sh .ci/generate.sh $(STUBS)
+
+bench: $(VENV)/.development ## Measure speed against the floor (docs/performance.md)
+	@$(BIN)/python -m bench $(ARGS)
+
+clean: ## Remove what was built; the data folder stays
+	rm -rf $(VENV) $(GENERATOR) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Zoomgate needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON=python3.x") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+
+$(VENV)/.runtime: $(VENV)/bin/python pyproject.toml clients/python/pyproject.toml constraints.txt
+	@echo "installing what the service needs"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e clients/python -e .
+	@touch $@
+
+$(VENV)/.development: $(VENV)/.runtime
+	@echo "installing what tests and checks need"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group test --group check
+	@touch $@
+
+$(GENERATOR)/.ready: constraints-generate.txt
+	@$(PYTHON) -m venv $(GENERATOR)
+	@$(GENERATOR)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-generate.txt grpcio-tools mypy-protobuf setuptools
+	@touch $@
