@@ -6,7 +6,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -150,6 +150,10 @@ async def run(
         # ports first: a taken one must be noticed before anything is written
         grpc_port = _bind_grpc(server, settings)
         http_socket = stack.enter_context(_bound_socket(settings))
+        http_port = http_socket.getsockname()[1]
+        http_shown = _shown(settings.http_listen.host, http_port)
+        if not settings.redirect_uri:
+            settings = replace(settings, redirect_uri=f"http://{http_shown}/oauth/callback")
         store, key_ring = await _open_store(settings, stack)
         try:
             parts = await _Parts.build(settings, store, key_ring, clock, metrics, stack)

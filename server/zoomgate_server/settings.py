@@ -166,7 +166,10 @@ class MeetingDefaults:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting of the server. Use `load`."""
+    """Every setting of the server. Use `load`.
+
+    `redirect_uri` is empty where none is set: it then is the HTTP server's own address, which is known once it listens.
+    """
 
     listen: Address
     http_listen: Address
@@ -243,7 +246,7 @@ class _Reader:
             keys_are_default=not keys,
             client_id=self._get("CLIENT_ID"),
             client_secrets=self._client_secrets(),
-            redirect_uri=self._redirect_uri(http_listen),
+            redirect_uri=self._redirect_uri(),
             return_to=self._return_to(),
             zoom_api_url=self._url("ZOOM_API_URL", ZOOM_API_URL),
             zoom_oauth_url=self._url("ZOOM_OAUTH_URL", ZOOM_OAUTH_URL),
@@ -383,10 +386,10 @@ class _Reader:
             return Path(text.removeprefix("sqlite:///"))
         return data_dir / "zoomgate.db"
 
-    def _redirect_uri(self, http_listen: Address) -> str:
+    def _redirect_uri(self) -> str:
         text = self._get("REDIRECT_URI")
         if not text:
-            return f"http://{http_listen}/oauth/callback"
+            return ""
         parts = _split(text)
         if parts is None or parts.fragment or not parts.path:
             self._refuse(

@@ -13,6 +13,7 @@ SECURITY_HEADERS = {
         "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "Referrer-Policy": "no-referrer",
+    "Server": "zoomgate",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }

@@ -1,0 +1,33 @@
+"""Fixtures that every folder uses."""
+
+import io
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import Harness, running
+from zoomgate_server import logs
+
+SECRETS = re.compile(r"sim-[ar]t-\w+|zgk_\w+|zoomgate-dev-secret|hunter2@|=hunter2|zak=\w|ticket=\w|code=\w")
+"""What tokens, keys, client secrets, codes and tickets of the tests look like."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _log() -> Iterator[None]:
+    """Collects every log line of the tests; none may hold a secret."""
+    lines = io.StringIO()
+    logs.configure("debug", "json", lines)
+    yield
+    found = SECRETS.search(lines.getvalue())
+    assert found is None, (
+        f"a secret was logged: {lines.getvalue()[max(0, found.start() - 300) : found.end()]}"
+    )
+
+
+@pytest.fixture
+async def zoomgate(tmp_path: Path) -> AsyncIterator[Harness]:
+    """A running service with the callers of `harness.CALLERS`."""
+    async with running(tmp_path / "data") as harness:
+        yield harness

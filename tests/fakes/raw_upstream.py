@@ -1,0 +1,63 @@
+"""An HTTP server on a bare socket: it shows what was really sent, and answers whatever bytes it is told."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+CUT = b""
+"""Tells the server to end the connection without an answer."""
+
+
+class RawUpstream:
+    """Reads requests and gives scripted answers.
+
+    Attributes:
+        requests: Every request, byte by byte.
+        answers: What to answer next; the last one stays.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[bytes] = []
+        self.answers: list[bytes] = [OK]
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        """Base address of the API."""
+        return f"http://127.0.0.1:{self.port}/v2"
+
+    def lines(self) -> list[str]:
+        """The request lines."""
+        return [request.split(b"\r\n", 1)[0].decode("latin-1") for request in self.requests]
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = 0
+                for line in head.lower().split(b"\r\n"):
+                    if line.startswith(b"content-length:"):
+                        length = int(line.partition(b":")[2])
+                body = await reader.readexactly(length)
+                self.requests.append(head + body)
+                answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+                if not answer:
+                    return
+                writer.write(answer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def raw_upstream() -> AsyncIterator[RawUpstream]:
+    """Run a raw upstream on a free port."""
+    upstream = RawUpstream()
+    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+    upstream.port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield upstream

@@ -1,0 +1,253 @@
+"""The whole service in this process: real ports, a real store in a folder, and the simulated Zoom."""
+
+import html
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+import grpc.aio
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from zoom_simulator import Simulator, SimulatorOptions
+from zoomgate.v1 import auth_service_pb2 as auth
+from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
+from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceStub
+from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
+from zoomgate_server import app, settings
+from zoomgate_server.cli.caller_key import digest
+from zoomgate_server.interceptors.authentication import StaticKey
+from zoomgate_server.rpc_context import Principal, Role, UserPatterns
+
+MONICA, OMAR, BASIL = "monica@example.com", "omar@example.com", "basil@example.com"
+SECONDS = 20.0
+
+
+def service(name: str, **rights: Any) -> Principal:
+    """A service that may act for everybody unless told otherwise."""
+    given: dict[str, Any] = {
+        "users": UserPatterns(everyone=True),
+        "access_tokens": True,
+        "refresh_tokens": True,
+        "proxy_paths": ("/**",),
+    } | rights
+    return Principal(name=name, roles=frozenset({Role.SERVICE}), subject=name, **given)
+
+
+def member(email: str) -> Principal:
+    """A member."""
+    return Principal(name=email.partition("@")[0], roles=frozenset({Role.MEMBER}), email=email, subject=email)
+
+
+ADMIN = Principal(name="admin", roles=frozenset({Role.ADMIN}), subject="admin")
+
+CALLERS = {
+    "service": service("service"),
+    "blind": service("blind", access_tokens=False, refresh_tokens=False, proxy_paths=()),
+    "narrow": service(
+        "narrow",
+        users=UserPatterns(addresses=frozenset({OMAR})),
+        methods=frozenset({"AuthService.GetToken", "AuthService.ListConnections", "ProxyService.Get"}),
+        proxy_paths=("/users/me", "/meetings/*"),
+        refresh_tokens=False,
+    ),
+    "monica": member(MONICA),
+    "omar": member(OMAR),
+    "admin": ADMIN,
+}
+"""Every caller of the tests by name; the key of a caller is `key_of(name)`."""
+
+
+def key_of(name: str) -> str:
+    """The key of a caller of the tests."""
+    return f"zgk_test-key-of-{name}-0123456789"
+
+
+def metadata(caller: str = "service", member_token: str = "") -> tuple[tuple[str, str], ...]:
+    """Metadata with the credential of a caller, and of a member that it forwards."""
+    entries = [("authorization", f"Bearer {key_of(caller)}")] if caller else []
+    if member_token:
+        entries.append(("zoomgate-member-token", key_of(member_token)))
+    return tuple(entries)
+
+
+@dataclass
+class Harness:
+    """A running service.
+
+    Attributes:
+        simulator: The simulated Zoom.
+        grpc_address: HOST:PORT.
+        http_url: Base address of the HTTP front.
+        channel: To the service.
+        data_dir: Where its store is.
+    """
+
+    simulator: Simulator
+    grpc_address: str
+    http_url: str
+    channel: grpc.aio.Channel
+    data_dir: Path
+    auth: AuthServiceStub = field(init=False)
+    meetings: MeetingsServiceStub = field(init=False)
+    proxy: ProxyServiceStub = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.auth = AuthServiceStub(self.channel)
+        self.meetings = MeetingsServiceStub(self.channel)
+        self.proxy = ProxyServiceStub(self.channel)
+
+    async def call(
+        self,
+        method: Any,
+        request: Any,
+        caller: str = "service",
+        member_token: str = "",
+        seconds: float = SECONDS,
+    ) -> Any:
+        """Call an RPC."""
+        return await method(request, metadata=metadata(caller, member_token), timeout=seconds)
+
+    async def refusal(
+        self,
+        method: Any,
+        request: Any,
+        caller: str = "service",
+        member_token: str = "",
+        seconds: float = SECONDS,
+    ) -> "Refusal":
+        """Call an RPC that must fail, and tell how."""
+        try:
+            answer = await self.call(method, request, caller, member_token, seconds)
+        except grpc.aio.AioRpcError as error:
+            return Refusal.of(error)
+        raise AssertionError(f"the call succeeded: {answer}")
+
+    async def begin(self, user: str = MONICA, caller: str = "service", **fields: Any) -> Any:
+        """Begin an authorization."""
+        return await self.call(
+            self.auth.BeginAuthorization,
+            auth.BeginAuthorizationRequest(user_email=user, **fields),
+            caller,
+        )
+
+    async def connect(self, user: str = MONICA, caller: str = "service", **fields: Any) -> None:
+        """Connect a person in a browser."""
+        begun = await self.begin(user, caller, **fields)
+        async with browser() as session:
+            page = await consent(session, begun.authorization_url, user)
+        assert page.url.query.get("outcome", "connected") == "connected", page.url
+
+    def stat(self, name: str) -> int:
+        """A counter of the simulator."""
+        return self.simulator.zoom.counters[name]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """How a call failed."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    metadata: dict[str, str]
+    violations: dict[str, str]
+    retry_after: float | None
+    details: tuple[str, ...]
+
+    @classmethod
+    def of(cls, error: grpc.aio.AioRpcError) -> "Refusal":
+        """Read the status of a failed call."""
+        info, bad, retry = (
+            error_details_pb2.ErrorInfo(),
+            error_details_pb2.BadRequest(),
+            error_details_pb2.RetryInfo(),
+        )
+        status = rpc_status.from_call(error)
+        kinds = []
+        for detail in status.details if status is not None else ():
+            kinds.append(detail.type_url.rpartition(".")[2])
+            for message in (info, bad, retry):
+                if detail.Is(message.DESCRIPTOR):
+                    detail.Unpack(message)
+        return cls(
+            code=error.code(),
+            reason=info.reason,
+            message=error.details() or "",
+            metadata=dict(info.metadata),
+            violations={row.field: row.description for row in bad.field_violations},
+            retry_after=retry.retry_delay.ToTimedelta().total_seconds() if "RetryInfo" in kinds else None,
+            details=tuple(kinds),
+        )
+
+    @property
+    def short(self) -> tuple[str, str]:
+        """Code and reason."""
+        return self.code.name, self.reason
+
+
+@asynccontextmanager
+async def running(
+    data_dir: Path,
+    *,
+    simulator: SimulatorOptions | None = None,
+    environ: dict[str, str] | None = None,
+    callers: dict[str, Principal] | None = None,
+    anonymous: Principal | None = None,
+    zoom_api_url: str = "",
+    options: Sequence[tuple[str, Any]] = (),
+) -> AsyncIterator[Harness]:
+    """Run simulator and service on free ports."""
+    async with Simulator(simulator or SimulatorOptions(port=0)) as zoom:
+        loaded = settings.load(
+            {
+                "ZOOMGATE_LISTEN": "127.0.0.1:0",
+                "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0",
+                "ZOOMGATE_DATA_DIR": str(data_dir),
+                "ZOOMGATE_CLIENT_ID": zoom.options.client_id,
+                "ZOOMGATE_CLIENT_SECRET": zoom.options.client_secret,
+                "ZOOMGATE_ZOOM_API_URL": zoom_api_url or zoom.api_url,
+                "ZOOMGATE_ZOOM_OAUTH_URL": zoom.oauth_url,
+            }
+            | (environ or {})
+        )
+        keys = [StaticKey(digest(key_of(name)), who) for name, who in (callers or CALLERS).items()]
+        async with (
+            app.run(loaded, extra_keys=keys, anonymous=anonymous) as started,
+            grpc.aio.insecure_channel(started.grpc, options=list(options)) as channel,
+        ):
+            yield Harness(zoom, started.grpc, f"http://{started.http}", channel, data_dir)
+
+
+def browser() -> aiohttp.ClientSession:
+    """A browser: it keeps cookies."""
+    return aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
+
+
+def hidden_fields(page: str) -> dict[str, str]:
+    """The hidden fields of a form."""
+    found = re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', page)
+    return {html.unescape(name): html.unescape(value) for name, value in found}
+
+
+async def consent_form(session: aiohttp.ClientSession, url: str) -> tuple[str, dict[str, str]]:
+    """Open an authorization link up to Zoom's consent page: where its form goes, and its hidden fields."""
+    async with session.get(url) as page:
+        text = await page.text()
+        assert page.status == 200, text
+        return str(page.url.with_query(None)), hidden_fields(text)
+
+
+async def consent(
+    session: aiohttp.ClientSession, url: str, user: str, decision: str = "allow"
+) -> aiohttp.ClientResponse:
+    """Open an authorization link, choose a user and decide; gives the last page."""
+    action, fields = await consent_form(session, url)
+    async with session.post(action, data=fields | {"user": user, "decision": decision}) as last:
+        await last.read()
+        return last

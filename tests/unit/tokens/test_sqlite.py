@@ -1,0 +1,93 @@
+"""What is particular to the SQLite store: files, modes, refusals."""
+
+import sqlite3
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from zoomgate_server.tokens.sqlite import SqliteStore, StoreOpenError
+from zoomgate_server.tokens.store import Kind, Record, RecordKey, StoreError
+
+RECORD = Record(key=RecordKey("app", Kind.META, "x"), value=b"v")
+
+
+async def refusal(path: Path) -> str:
+    with pytest.raises(StoreOpenError) as error:
+        await SqliteStore.open(path, time.time)
+    text = str(error.value)
+    assert "\n" not in text
+    assert ": " in text
+    return text
+
+
+async def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
+    """A new file has mode 0600, and so have those beside it."""
+    store = await SqliteStore.open(tmp_path / "s.db", time.time)
+    await store.put(RECORD, 0)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+    await store.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["s.db"]
+
+
+async def test_foreign_and_damaged_files_are_refused_untouched(tmp_path: Path) -> None:
+    """Another program's database, no database and a newer version are refused in one sentence, and stay as they were."""
+    foreign = tmp_path / "foreign.db"
+    with sqlite3.connect(foreign) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    connection.close()
+    assert "another program" in await refusal(foreign)
+    text = tmp_path / "text.db"
+    text.write_bytes(b"this is no database at all" * 100)
+    assert "no database" in await refusal(text)
+    assert text.read_bytes() == b"this is no database at all" * 100
+    newer = tmp_path / "newer.db"
+    await (await SqliteStore.open(newer, time.time)).close()
+    with sqlite3.connect(newer) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    assert "newer version" in await refusal(newer)
+
+
+async def test_a_refused_start_leaves_nothing_behind(tmp_path: Path) -> None:
+    """If the file cannot be made, nothing is there afterwards."""
+    assert "folder" in await refusal(tmp_path / "missing" / "s.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_replaced_or_deleted_file_is_noticed(tmp_path: Path) -> None:
+    """Writing into a file that nobody can find any more would lose tokens, so it fails."""
+    path = tmp_path / "s.db"
+    store = await SqliteStore.open(path, time.time)
+    await store.put(RECORD, 0)
+    path.rename(tmp_path / "moved.db")
+    with pytest.raises(StoreError, match="deleted"):
+        await store.get(RECORD.key)
+    path.write_bytes(b"")
+    with pytest.raises(StoreError, match="replaced"):
+        await store.get(RECORD.key)
+    await store.close()
+
+
+async def test_a_closed_store_fails(tmp_path: Path) -> None:
+    """After close every call is a store error."""
+    store = await SqliteStore.open(tmp_path / "s.db", time.time)
+    await store.close()
+    with pytest.raises(StoreError):
+        await store.get(RECORD.key)
+
+
+async def test_a_locked_file_is_a_store_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that does not get the lock in time fails, and writes nothing."""
+    monkeypatch.setattr("zoomgate_server.tokens.sqlite.BUSY_SECONDS", 0.05)
+    path = tmp_path / "s.db"
+    store = await SqliteStore.open(path, time.time)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="SQLITE_BUSY"):
+        await store.put(RECORD, 0)
+    other.execute("ROLLBACK")
+    other.close()
+    assert await store.put(RECORD, 0)
+    await store.close()
