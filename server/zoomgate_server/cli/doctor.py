@@ -148,7 +148,11 @@ def _callers(loaded: settings.Settings) -> Finding:
 def _redirect(loaded: settings.Settings) -> Finding:
     if not loaded.redirect_uri:
         own = f"http://{loaded.http_listen}/oauth/callback"
-        return Finding("redirect URI", WARNING if loaded.client_id else OK, f"{own} (not set: the HTTP server's own address)")
+        return Finding(
+            "redirect URI",
+            WARNING if loaded.client_id else OK,
+            f"{own} (not set: the HTTP server's own address)",
+        )
     parts = urlsplit(loaded.redirect_uri)
     if loaded.client_id and parts.scheme == "http":
         return Finding(

@@ -1,0 +1,111 @@
+"""What the service calls in the benchmarks: a meeting of 1.5 KB, answered by nginx."""
+
+import json
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+USER = "bench@example.com"
+MEETING_ID = 81234567897
+MEETING = {
+    "uuid": "4444AAAiAAAAAiAiAiiAii==",
+    "id": MEETING_ID,
+    "host_id": "x1yCzABCDEfg23HiJKl4mN",
+    "host_email": USER,
+    "assistant_id": "kFFvsJc-Q1OSxaJQLvaa_A",
+    "topic": "Quarterly planning of the northern region",
+    "agenda": "Numbers, open positions, and the move to the new building",
+    "type": 8,
+    "status": "waiting",
+    "start_time": "2031-03-25T07:29:29Z",
+    "duration": 60,
+    "timezone": "America/Los_Angeles",
+    "created_at": "2031-03-21T07:29:29Z",
+    "start_url": "https://example.zoom.us/s/81234567897?zak=" + "a" * 80,
+    "join_url": "https://example.zoom.us/j/81234567897?pwd=abc",
+    "password": "123456",
+    "h323_password": "123456",
+    "pstn_password": "123456",
+    "encrypted_password": "8pEkRweVXPV3Ob2KJYgFTRlDtl1gSn.1",
+    "pre_schedule": False,
+    "creation_source": "open_api",
+    "recurrence": {"type": 2, "repeat_interval": 1, "weekly_days": "2,4", "end_times": 2},
+    "occurrences": [
+        {
+            "occurrence_id": "1648194360000",
+            "start_time": "2031-03-25T07:46:00Z",
+            "duration": 60,
+            "status": "available",
+        },
+        {
+            "occurrence_id": "1648194360001",
+            "start_time": "2031-03-27T07:46:00Z",
+            "duration": 60,
+            "status": "deleted",
+        },
+    ],
+    "tracking_fields": [{"field": "Cost centre", "value": "4711", "visible": True}],
+    "settings": {
+        "host_video": True,
+        "participant_video": False,
+        "join_before_host": True,
+        "jbh_time": 5,
+        "mute_upon_entry": True,
+        "waiting_room": False,
+        "use_pmi": False,
+        "approval_type": 2,
+        "audio": "both",
+        "auto_recording": "cloud",
+        "alternative_hosts": "a@example.com;b@example.com",
+        "meeting_authentication": False,
+        "encryption_type": "enhanced_encryption",
+        "breakout_room": {"enable": False},
+        "a_new_switch": True,
+    },
+}
+BODY = json.dumps(MEETING).encode()
+ME = json.dumps({"id": "u-bench", "email": USER, "account_id": "a-bench"}).encode()
+
+
+def free_port() -> int:
+    """A port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start(folder: Path, wrap: list[str]) -> tuple[subprocess.Popen[bytes], str]:
+    """Start nginx and give the base address of its API."""
+    port = free_port()
+    files = folder / "www"
+    files.mkdir()
+    (files / "meeting").write_bytes(BODY)
+    (files / "me").write_bytes(ME)
+    config = folder / "nginx.conf"
+    config.write_text(
+        f"""daemon off; worker_processes 1; error_log {folder}/error.log; pid {folder}/nginx.pid;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; keepalive_requests 100000000; default_type application/json;
+  client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
+  uwsgi_temp_path {folder}; scgi_temp_path {folder};
+  open_file_cache max=10;
+  server {{
+    listen 127.0.0.1:{port};
+    location = /v2/users/me {{ alias {files}/me; }}
+    location = /v2/meetings/{MEETING_ID} {{ alias {files}/meeting; }}
+  }}
+}}
+"""
+    )
+    process = subprocess.Popen([*wrap, "nginx", "-p", str(folder), "-c", str(config)])
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=0.2).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return process, f"http://127.0.0.1:{port}/v2"
+    raise RuntimeError("nginx did not start")
