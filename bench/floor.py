@@ -54,7 +54,7 @@ async def main() -> None:
                 PassThrough(sys.argv[2], session), server
             )
         else:
-            auth_service_pb2_grpc.add_AuthServiceServicer_to_server(Echo(), server)
+            auth_service_pb2_grpc.add_AuthServiceServicer_to_server(Echo(), server)  # type: ignore[abstract]
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         print(f"ready grpc=127.0.0.1:{port}", flush=True)

@@ -96,14 +96,15 @@ def parse(text: str, name: str, methods: Collection[str]) -> tuple[Caller, ...]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise CallersError([*problems, f"{name}: callers must be [[callers]] tables"])
     found: list[Caller] = []
+    taken: set[tuple[str, str]] = set()
     for number, row in enumerate(rows, start=1):
         reader = _Row(row, name, lines, number, methods)
         caller = reader.read()
-        for other in found:
-            if caller is not None and caller.principal.name == other.principal.name:
-                reader.refuse("name", "is taken by another caller: give each its own")
-            if caller is not None and caller.key_sha256 == other.key_sha256:
-                reader.refuse("key_sha256", "is another caller's key: give each its own")
+        for key, problem in (("name", "is taken by another caller"), ("key_sha256", "is another caller's key")):
+            if (value := (key, str(row.get(key, "")))) in taken:
+                reader.refuse(key, f"{problem}: give each its own")
+            elif value[1]:
+                taken.add(value)
         problems.extend(reader.problems)
         if caller is not None:
             found.append(caller)

@@ -6,6 +6,7 @@ precedence. All mistakes are reported together, one sentence each.
 
 import difflib
 import ipaddress
+import re
 import socket
 import tomllib
 from collections.abc import Callable, Mapping
@@ -141,6 +142,19 @@ class Address:
     host: str
     port: int
 
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Read HOST:PORT, an IPv6 address in brackets.
+
+        Raises:
+            ValueError: It is none.
+        """
+        host, _, port = text.rpartition(":")
+        host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+            raise ValueError
+        return cls(host, int(port))
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
@@ -219,6 +233,7 @@ class _Reader:
         self._terminal = terminal
         known = {setting.name: setting for setting in SETTINGS}
         self._values: dict[str, str] = {}
+        self._places: dict[str, str] = {}  # file and line of the values that come from the file
         given = {name: value for name, value in environ.items() if name.startswith(PREFIX)} | dict(overrides)
         for name in sorted(given):
             if name in known or name in CLIENT_VARIABLES:
@@ -226,10 +241,16 @@ class _Reader:
             close = difflib.get_close_matches(name, known, n=1)
             self._refuse(name, f"is no setting{f': did you mean {close[0]}?' if close else ''}")
         self._values.update(self._file(given.get("ZOOMGATE_CONFIG", ""), known))
-        self._values.update({name: value for name, value in given.items() if name in known and value != ""})
+        for name, value in given.items():
+            if name in known and value != "":
+                self._values[name] = value
+                self._places.pop(name, None)
         for setting in SETTINGS:
             if setting.planned and setting.name in self._values:
                 self._refuse(setting.name, "is not supported in this version: leave it out")
+            if not " ".join(self._values.get(setting.name, "").split()).isprintable():
+                self._refuse(setting.name, "has characters that cannot be shown: leave them out")
+                del self._values[setting.name]
 
     def read(self) -> Settings:
         """Give the settings, or raise everything that is wrong."""
@@ -244,7 +265,7 @@ class _Reader:
             store_path=self._store(data_dir),
             keys_path=Path(keys) if keys else data_dir / "keys.json",
             keys_are_default=not keys,
-            client_id=self._get("CLIENT_ID"),
+            client_id=self._client_id(),
             client_secrets=self._client_secrets(),
             redirect_uri=self._redirect_uri(),
             return_to=self._return_to(),
@@ -282,7 +303,8 @@ class _Reader:
         if path.endswith(".json"):
             return self._velo(content, path)
         try:
-            table = tomllib.loads(content.decode())
+            text = content.decode()
+            table = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             self._refuse(name, f"names {path}, which is no TOML: {error}")
             return {}
@@ -292,28 +314,45 @@ class _Reader:
             if setting not in known or key != key.lower() or setting == name:
                 close = difflib.get_close_matches(setting, known, n=1)
                 hint = f": did you mean {close[0].removeprefix(PREFIX).lower()}?" if close else ""
-                self._refuse(name, f"names {path}, where {key} is no setting{hint}")
-            elif setting == "ZOOMGATE_RETURN_TO" and isinstance(value, dict):
+                self._refuse(name, f"names {path}, where {key} (line {_line(text, key)}) is no setting{hint}")
+                continue
+            self._places[setting] = f"{path}:{_line(text, key)}"
+            if setting == "ZOOMGATE_RETURN_TO" and isinstance(value, dict):
+                if any("," in f"{place}{url}" for place, url in value.items()):
+                    self._refuse(setting, "has a comma: write it as %2C")
                 values[setting] = ",".join(f"{place}={url}" for place, url in value.items())
             elif isinstance(value, bool | str | int):
                 values[setting] = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
             else:
-                self._refuse(name, f"names {path}, where {key} must be a string, a number or a boolean")
+                self._refuse(setting, "must be a string, a whole number, true or false")
         return values
 
     def _velo(self, content: bytes, path: str) -> dict[str, str]:
         try:
             zoom = orjson.loads(content)["zoom"]
-            return {
-                "ZOOMGATE_CLIENT_ID": str(zoom["clientId"]),
-                "ZOOMGATE_REDIRECT_URI": str(zoom["redirectUri"]),
+            values = {
+                "ZOOMGATE_CLIENT_ID": zoom["clientId"],
+                "ZOOMGATE_REDIRECT_URI": zoom["redirectUri"],
             }
+            if not all(isinstance(value, str) for value in values.values()):
+                raise TypeError
+            self._places.update(dict.fromkeys(values, path))
+            return values
         except (orjson.JSONDecodeError, KeyError, TypeError):
             self._refuse(
                 "ZOOMGATE_CONFIG",
                 f'names {path}, which must hold {{"zoom": {{"clientId": …, "redirectUri": …}}}}',
             )
             return {}
+
+    def _client_id(self) -> str:
+        text = self._get("CLIENT_ID")
+        if text and not re.fullmatch(r"[A-Za-z0-9._~-]{1,128}", text):
+            self._refuse("ZOOMGATE_CLIENT_ID", "must be 1 to 128 letters, digits and . _ ~ -, as Zoom gave it")
+        for name in ("CLIENT_SECRET", "CLIENT_SECRET_FILE"):
+            if self._get(name) and not text:
+                self._refuse("ZOOMGATE_CLIENT_ID", f"is required with {PREFIX}{name}: set both or neither")
+        return text
 
     def _client_secrets(self) -> tuple[Secret, ...]:
         found: list[str] = self._get("CLIENT_SECRET").split()
@@ -333,6 +372,8 @@ class _Reader:
                 "ZOOMGATE_CLIENT_SECRET",
                 "is required with ZOOMGATE_CLIENT_ID: set it, or ZOOMGATE_CLIENT_SECRET_FILE",
             )
+        if not all(secret.isascii() and secret.isprintable() for secret in found):
+            self._refuse("ZOOMGATE_CLIENT_SECRET", "has characters outside visible ASCII: copy it from Zoom again")
         return tuple(Secret(secret) for secret in found)
 
     def _lines(self, name: str, path: Path) -> list[str]:
@@ -351,16 +392,16 @@ class _Reader:
         return self._values.get(PREFIX + name, "")
 
     def _refuse(self, name: str, problem: str) -> None:
-        self._problems.append(f"{name} {problem}")
+        place = f" ({self._places[name]})" if name in self._places else ""
+        self._problems.append(f"{name}{place} {problem}")
 
     def _address(self, name: str, default: str) -> Address:
         text = self._get(name) or default
-        host, _, port = text.rpartition(":")
-        host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-        if not port.isascii() or not port.isdigit() or int(port) > 65535:
+        try:
+            address = Address.parse(text)
+        except ValueError:
             self._refuse(PREFIX + name, f"is {text!r}: write HOST:PORT, such as {default}")
             return Address("127.0.0.1", 0)
-        address = Address(host, int(port))
         if not address.is_loopback:
             self._refuse(
                 PREFIX + name,
@@ -437,9 +478,9 @@ class _Reader:
         return self._parsed(
             name,
             default,
-            int,
+            _whole_number,
             lambda value: least <= value <= most,
-            f"must be a number from {least} to {most}",
+            f"must be a whole number from {least} to {most}",
         )
 
     def _meeting_defaults(self) -> MeetingDefaults:
@@ -477,8 +518,23 @@ class _Reader:
         return default
 
 
+def _line(text: str, key: str) -> int:
+    """Line of a key or table at the top of a TOML text, for messages."""
+    pattern = re.compile(rf"""\s*\[?\s*["']?{re.escape(key)}["']?\s*[]=.]""")
+    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
+
+
+def _whole_number(text: str) -> int:
+    """Read digits; `int` alone would take `6_0` as well."""
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ValueError
+    return int(text)
+
+
 def _split(url: str) -> Any:
     """Split an http address, or give None if it is none."""
+    if not re.fullmatch(r"[!-~]+", url):  # urlsplit drops some characters in silence
+        return None
     try:
         parts = urlsplit(url)
         usable = (

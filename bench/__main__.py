@@ -1,0 +1,328 @@
+"""The benchmarks: the service against the floor, in interleaved rounds.
+
+`python -m bench [ROUNDS] [SECONDS]`. Only ratios inside one run count: machines are noisy.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from rich.console import Console
+from rich.table import Table
+
+from bench import json_mapping, upstream
+from zoom_simulator import Simulator, SimulatorOptions
+from zoom_simulator.options import SimulatedUser
+from zoomgate.v1 import (
+    auth_service_pb2,
+    auth_service_pb2_grpc,
+    meetings_service_pb2,
+    proxy_service_pb2,
+    proxy_service_pb2_grpc,
+)
+from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceStub
+from zoomgate_server.cli.caller_key import digest, new_key
+
+CONNECTIONS, STREAMS = 4, 16
+GOALS = {"G1": 0.65, "G3": 0.70, "G4": 0.80}
+SERVER_CORE, LOAD_CORE = 0, 1
+
+
+@dataclass(frozen=True)
+class Target:
+    """One RPC of one server.
+
+    Attributes:
+        address: HOST:PORT.
+        path: Of the RPC.
+        request: Serialized.
+        key: The caller's key, or empty.
+    """
+
+    address: str
+    path: str
+    request: bytes
+    key: str = ""
+
+
+def pinned(core: int) -> list[str]:
+    """A prefix that keeps a command on one core, where there are two and taskset."""
+    return ["taskset", "-c", str(core)] if (os.cpu_count() or 1) > 1 and shutil.which("taskset") else []
+
+
+@contextlib.contextmanager
+def server(command: list[str], environ: dict[str, str] | None = None) -> Iterator[tuple[str, str]]:
+    """Start a server, wait for its ready line, and give its gRPC and HTTP addresses."""
+    process = subprocess.Popen(
+        [*pinned(SERVER_CORE), *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | (environ or {}),
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            found = re.search(r"ready grpc=(\S+)(?: http=(\S+))?", line)
+            if found:
+                yield found.group(1), found.group(2) or ""
+                return
+        raise RuntimeError(f"{command} did not start")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def load(target: Target, seconds: int, folder: Path) -> float:
+    """Load a target and give its calls a second; every answer must be HTTP 200."""
+    body = folder / "request"
+    body.write_bytes(b"\0" + len(target.request).to_bytes(4, "big") + target.request)
+    command = [
+        *pinned(LOAD_CORE),
+        "h2load",
+        f"-D{seconds}",
+        "--warm-up-time=1",
+        f"-c{CONNECTIONS}",
+        f"-m{STREAMS}",
+        "-t1",
+        f"-d{body}",
+        "-Hcontent-type: application/grpc",
+        "-Hte: trailers",
+    ]
+    if target.key:
+        command.append(f"-Hauthorization: Bearer {target.key}")
+    command.append(f"http://{target.address}{target.path}")
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rate = re.search(r"finished in [\d.]+\w+, ([\d.]+) req/s", output)
+    failed = re.search(r"(\d+) failed, (\d+) errored", output)
+    assert rate is not None, output
+    assert failed is not None, output
+    assert failed.groups() == ("0", "0"), output
+    return float(rate.group(1))
+
+
+def call(target: Target) -> bytes:
+    """Call a target once with a real client: a load of errors would be fast, too."""
+    metadata = (("authorization", f"Bearer {target.key}"),) if target.key else ()
+    with grpc.insecure_channel(target.address) as channel:
+        answer: bytes = channel.unary_unary(target.path)(target.request, metadata=metadata, timeout=10)
+    return answer
+
+
+def latencies(targets: list[Target], calls: int) -> list[float]:
+    """Call each target in turn, one call in flight; gives each one's median in milliseconds."""
+    times: list[list[float]] = [[] for _ in targets]
+    with contextlib.ExitStack() as stack:
+        methods = []
+        for target in targets:
+            channel = stack.enter_context(grpc.insecure_channel(target.address))
+            methods.append(channel.unary_unary(target.path))
+        for _ in range(calls):
+            for target, method, found in zip(targets, methods, times, strict=True):
+                metadata = (("authorization", f"Bearer {target.key}"),) if target.key else ()
+                before = time.perf_counter()
+                method(target.request, metadata=metadata, timeout=10)
+                found.append((time.perf_counter() - before) * 1000)
+    return [statistics.median(found) for found in times]
+
+
+def service_environment(folder: Path, api_url: str, simulator: Simulator, key: str) -> dict[str, str]:
+    """Settings of the service under load."""
+    callers = folder / "callers.toml"
+    callers.write_text(
+        f'[[callers]]\nname = "bench"\nrole = "service"\nkey_sha256 = "{digest(key)}"\nusers = ["*"]\n'
+        'access_tokens = true\nproxy_paths = ["/**"]\n'
+    )
+    callers.chmod(0o600)
+    return {
+        "ZOOMGATE_LISTEN": "127.0.0.1:0",
+        "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0",
+        "ZOOMGATE_DATA_DIR": str(folder / "data"),
+        "ZOOMGATE_CALLERS": str(callers),
+        "ZOOMGATE_CLIENT_ID": simulator.options.client_id,
+        "ZOOMGATE_CLIENT_SECRET": simulator.options.client_secret,
+        "ZOOMGATE_ZOOM_API_URL": api_url,
+        "ZOOMGATE_ZOOM_OAUTH_URL": simulator.oauth_url,
+        "ZOOMGATE_LOG_FORMAT": "json",
+    }
+
+
+def bring_in(address: str, key: str, refresh_token: str) -> None:
+    """Connect the user of the benchmarks."""
+    with grpc.insecure_channel(address) as channel:
+        auth_service_pb2_grpc.AuthServiceStub(channel).RequestToken(
+            auth_service_pb2.RequestTokenRequest(user_email=upstream.USER, refresh_token=refresh_token),
+            metadata=(("authorization", f"Bearer {key}"),),
+            timeout=10,
+        )
+
+
+def store_reads(http: str) -> float:
+    """How many records the service has read for calls."""
+    with urllib.request.urlopen(f"http://{http}/metrics", timeout=10) as page:
+        found = re.search(r"^zoomgate_store_reads_total ([\d.e+]+)$", page.read().decode(), re.MULTILINE)
+    assert found is not None
+    return float(found.group(1))
+
+
+def start_times(environ: dict[str, str], count: int) -> tuple[list[float], list[float]]:
+    """Milliseconds from start to the ready line, and of `zoomgate --help`."""
+    starts, helps = [], []
+    zoomgate = str(Path(sys.executable).with_name("zoomgate"))
+    for _ in range(count):
+        before = time.perf_counter()
+        with server([zoomgate, "serve"], environ):
+            starts.append((time.perf_counter() - before) * 1000)
+        before = time.perf_counter()
+        subprocess.run([zoomgate, "--help"], capture_output=True, check=True)
+        helps.append((time.perf_counter() - before) * 1000)
+    return starts, helps
+
+
+def row(table: Table, name: str, what: str, values: list[float], unit: str, goal: str, *, met: bool) -> None:
+    """Add a row with minimum, median and maximum."""
+    shown = [f"{value:,.2f}{unit}" for value in (min(values), statistics.median(values), max(values))]
+    table.add_row(name, what, *shown, goal, "yes" if met else "NO")
+
+
+async def main() -> int:
+    """Run everything and print the table; gives the exit code."""
+    missing = [tool for tool in ("h2load", "nginx") if shutil.which(tool) is None]
+    if missing:
+        print(
+            f"bench: {', '.join(missing)} missing; on Debian: apt-get install nghttp2-client nginx-light",
+            file=sys.stderr,
+        )
+        return 1
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    seconds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    user = SimulatedUser(upstream.USER, "u-bench")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        nginx, api_url = upstream.start(folder, pinned(LOAD_CORE))
+        try:
+            async with Simulator(SimulatorOptions(port=0, users=(user,))) as simulator:
+                code = simulator.zoom.issue_code(user, "x")
+                refresh_token = simulator.zoom.exchange(code, "x", "")["refresh_token"]
+                return await asyncio.to_thread(
+                    measure, folder, api_url, simulator, refresh_token, count, seconds
+                )
+        finally:
+            nginx.terminate()
+            nginx.wait(10)
+
+
+def measure(
+    folder: Path, api_url: str, simulator: Simulator, refresh_token: str, count: int, seconds: int
+) -> int:
+    """Measure and print."""
+    key = new_key()
+    environ = service_environment(folder, api_url, simulator, key)
+    proxied = proxy_service_pb2.GetRequest(
+        user_email=upstream.USER, url=f"/meetings/{upstream.MEETING_ID}"
+    ).SerializeToString()
+    zoomgate = str(Path(sys.executable).with_name("zoomgate"))
+    rates: dict[str, list[float]] = {name: [] for name in ("floor", "typed", "proxy", "echo", "token")}
+    with (
+        server([sys.executable, "-m", "bench.floor", "pass", api_url]) as (floor, _),
+        server([sys.executable, "-m", "bench.floor", "echo"]) as (echo, _),
+        server([zoomgate, "serve"], environ) as (service, http),
+    ):
+        bring_in(service, key, refresh_token)
+        meeting = meetings_service_pb2.GetMeetingRequest(
+            user_email=upstream.USER, meeting_id=upstream.MEETING_ID
+        )
+        token = auth_service_pb2.GetTokenRequest(user_email=upstream.USER).SerializeToString()
+        get_token = "/zoomgate.v1.AuthService/GetToken"
+        targets = {
+            "floor": Target(floor, "/zoomgate.v1.ProxyService/Get", proxied),
+            "typed": Target(
+                service, "/zoomgate.v1.MeetingsService/GetMeeting", meeting.SerializeToString(), key
+            ),
+            "proxy": Target(service, "/zoomgate.v1.ProxyService/Get", proxied, key),
+            "echo": Target(echo, get_token, token),
+            "token": Target(service, get_token, token, key),
+        }
+        for target in targets.values():
+            call(target)
+        with grpc.insecure_channel(service) as channel:
+            answer = MeetingsServiceStub(channel).GetMeeting(
+                meeting, metadata=(("authorization", f"Bearer {key}"),)
+            )
+            assert answer.meeting.id == upstream.MEETING_ID
+            forwarded = proxy_service_pb2_grpc.ProxyServiceStub(channel).Get(
+                proxy_service_pb2.GetRequest.FromString(proxied),
+                metadata=(("authorization", f"Bearer {key}"),),
+            )
+            assert forwarded.response.body == upstream.BODY
+        reads_before = store_reads(http)
+        calls = 0.0
+        for number in range(count):
+            print(f"round {number + 1} of {count}", file=sys.stderr, flush=True)
+            for name, target in targets.items():
+                rates[name].append(load(target, seconds, folder))
+                if target.key:
+                    calls += rates[name][-1] * seconds
+        reads = (store_reads(http) - reads_before) / calls * 10_000
+        medians = [latencies([targets["floor"], targets["typed"]], 300) for _ in range(count)]
+    starts, helps = start_times(environ, count)
+    mapping = [theirs / ours for ours, theirs in json_mapping.rounds(count)]
+    table = Table("", "what", "min", "median", "max", "goal", "met")
+    for name, found in rates.items():
+        row(table, "", f"{name}, calls/s", found, "", "", met=True)
+    for goal, what, above, below in (
+        ("G1", "typed GetMeeting / floor", "typed", "floor"),
+        ("G3", "Proxy bytes / floor", "proxy", "floor"),
+        ("G4", "GetToken from cache / bare echo", "token", "echo"),
+    ):
+        ratios = [one / other for one, other in zip(rates[above], rates[below], strict=True)]
+        row(
+            table,
+            goal,
+            what,
+            ratios,
+            "",
+            f">= {GOALS[goal]:.2f}",
+            met=statistics.median(ratios) >= GOALS[goal],
+        )
+    row(
+        table,
+        "G5",
+        "JSON to meeting, times faster than json_format",
+        mapping,
+        "",
+        ">= 8",
+        met=statistics.median(mapping) >= 8,
+    )
+    added = [typed - floor for floor, typed in medians]
+    row(
+        table,
+        "G6",
+        "added median with one call in flight",
+        added,
+        " ms",
+        "<= 0.15 ms",
+        met=statistics.median(added) <= 0.15,
+    )
+    row(table, "G9", "store reads per 10,000 calls", [reads], "", "<= 1", met=reads <= 1)
+    row(table, "G12", "start to SERVING", starts, " ms", "<= 500 ms", met=statistics.median(starts) <= 500)
+    row(table, "G12", "zoomgate --help", helps, " ms", "<= 200 ms", met=statistics.median(helps) <= 200)
+    Console(width=110).print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
