@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from zoomgate.v1 import (
     auth_service_pb2,
@@ -138,15 +138,16 @@ async def run(
     metrics = Metrics(version("zoomgate-server"), [name.removeprefix("zoomgate.v1.") for name in methods])
     keys = [*_caller_keys(settings), *extra_keys]
     async with AsyncExitStack() as stack:
+        server = grpc.aio.server(options=SERVER_OPTIONS)
         # first is outermost: the log sees the final status, and refusals of the authentication are ordinary errors
         pipeline = Pipeline(
+            server,
             [
                 AccessLog(metrics),
                 Status(),
                 Authentication(keys=CallerKeys(keys), anonymous=anonymous, clock=clock, audit=_audit),
-            ]
+            ],
         )
-        server = grpc.aio.server(interceptors=[pipeline], options=SERVER_OPTIONS)
         # ports first: a taken one must be noticed before anything is written
         grpc_port = _bind_grpc(server, settings)
         http_socket = stack.enter_context(_bound_socket(settings))
@@ -160,7 +161,7 @@ async def run(
         except (ZoomgateError, StoreError) as error:
             raise StartError(str(error)) from None
         health = health_aio.HealthServicer()
-        _register(server, parts, health, settings)
+        _register(pipeline, parts, health, settings)
         ready = asyncio.Event()
         web = WebServer(
             authorizations=parts.authorizations,
@@ -371,18 +372,18 @@ async def _open_store(settings: Settings, stack: AsyncExitStack) -> tuple[Record
 
 
 def _register(
-    server: grpc.aio.Server, parts: _Parts, health: "health_aio.HealthServicer", settings: Settings
+    pipeline: Pipeline, parts: _Parts, health: "health_aio.HealthServicer", settings: Settings
 ) -> None:
-    auth_service_pb2_grpc.add_AuthServiceServicer_to_server(parts.auth, server)
-    meetings_service_pb2_grpc.add_MeetingsServiceServicer_to_server(parts.meetings, server)
-    proxy_service_pb2_grpc.add_ProxyServiceServicer_to_server(parts.proxy, server)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    registrar = pipeline.registrar
+    auth_service_pb2_grpc.add_AuthServiceServicer_to_server(parts.auth, registrar)
+    meetings_service_pb2_grpc.add_MeetingsServiceServicer_to_server(parts.meetings, registrar)
+    proxy_service_pb2_grpc.add_ProxyServiceServicer_to_server(parts.proxy, registrar)
+    health_pb2_grpc.add_HealthServicer_to_server(health, registrar)
     if settings.reflection:
         names = [service.full_name for service in _SERVICES]
-        reflection.enable_server_reflection(
-            [*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME],
-            server,
-        )
+        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        servicer = reflection.aio.ReflectionServicer([*names, health_name, reflection.SERVICE_NAME])
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, registrar)
 
 
 @contextlib.contextmanager
@@ -434,7 +435,12 @@ def _shown(host: str, port: int) -> str:
 
 
 def _audit(event: AuditEvent) -> None:
-    """The audit trail of this version: lines in the log, under a name of their own."""
+    """The audit trail of this version: lines in the log, under a name of their own.
+
+    That a token was handed out is told by the access log already: method, caller, user and status stand there.
+    """
+    if event.action == "token.handed_out":
+        return
     _audit_log.info(
         "audit",
         action=event.action,

@@ -100,7 +100,10 @@ def parse(text: str, name: str, methods: Collection[str]) -> tuple[Caller, ...]:
     for number, row in enumerate(rows, start=1):
         reader = _Row(row, name, lines, number, methods)
         caller = reader.read()
-        for key, problem in (("name", "is taken by another caller"), ("key_sha256", "is another caller's key")):
+        for key, problem in (
+            ("name", "is taken by another caller"),
+            ("key_sha256", "is another caller's key"),
+        ):
             if (value := (key, str(row.get(key, "")))) in taken:
                 reader.refuse(key, f"{problem}: give each its own")
             elif value[1]:

@@ -9,6 +9,8 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable, Mapping, MutableMapping
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TextIO
 
 import orjson
@@ -32,6 +34,7 @@ _SECRET_TEXT = (
 )
 _MAX_TEXT = 4096
 _MAX_DEPTH = 8
+_HARMLESS = re.compile(r"[A-Za-z0-9@._-]{0,254}", re.ASCII)
 _CLEAN = re.compile(r"[\x20-\x7e]*")
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -54,9 +57,9 @@ def configure(level: str, log_format: str, stream: TextIO | None = None) -> None
     out = stream or sys.stderr
     shared: list[Callable[[Any, str, EventDict], Any]] = [
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.format_exc_info,
         redact,
+        _timestamp,
     ]
     structlog.configure(
         processors=[*shared, _renderer(log_format)],
@@ -78,11 +81,12 @@ def redact(_logger: Any, _method: str, event: EventDict) -> EventDict:
 
 def plain(text: str) -> str:
     """Escape what a terminal could obey, mask what looks like a credential, and cut what is too long."""
+    if _HARMLESS.fullmatch(text):
+        return text
     if len(text) > _MAX_TEXT:
         text = text[:_MAX_TEXT] + "…"
-    if "=" in text or " " in text or "@" in text:
-        for pattern, replacement in _SECRET_TEXT:
-            text = pattern.sub(replacement, text)
+    for pattern, replacement in _SECRET_TEXT:
+        text = pattern.sub(replacement, text)
     if _CLEAN.fullmatch(text):
         return text
     return "".join(
@@ -97,10 +101,20 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii") if ord(character) != 0xA0 else "\\xa0"
 
 
+def _timestamp(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    event["time"] = datetime.now(UTC)
+    return event
+
+
+@lru_cache(maxsize=1024)
+def _is_secret(key: str) -> bool:
+    return _SECRET_KEY.search(key) is not None
+
+
 def _clean(key: str, value: Any, depth: int) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
-    if _SECRET_KEY.search(key) and value not in ("", (), [], {}):
+    if _is_secret(key) and value not in ("", (), [], {}):
         return REDACTED
     if isinstance(value, str):
         return plain(value)

@@ -3,7 +3,7 @@
 The authentication interceptor learns them, everything below receives them as a `Call`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -138,6 +138,9 @@ current_call: ContextVar[Call] = ContextVar("current_call")
 
 current_request_id: ContextVar[str] = ContextVar("current_request_id")
 """The id of the running call; set before anything else."""
+
+current_metadata: ContextVar[Iterable[tuple[str, str | bytes]]] = ContextVar("current_metadata", default=())
+"""The metadata of the running call; reading it from gRPC anew costs more than most of what is done with it."""
 
 current_refusal: ContextVar[str] = ContextVar("current_refusal")
 """The reason that the running call is answered with, if it failed."""

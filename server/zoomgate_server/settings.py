@@ -248,7 +248,10 @@ class _Reader:
         for setting in SETTINGS:
             if setting.planned and setting.name in self._values:
                 self._refuse(setting.name, "is not supported in this version: leave it out")
-            if not " ".join(self._values.get(setting.name, "").split()).isprintable():
+            if (
+                setting.name != "ZOOMGATE_CLIENT_SECRET"
+                and not self._values.get(setting.name, "").isprintable()
+            ):
                 self._refuse(setting.name, "has characters that cannot be shown: leave them out")
                 del self._values[setting.name]
 
@@ -348,7 +351,9 @@ class _Reader:
     def _client_id(self) -> str:
         text = self._get("CLIENT_ID")
         if text and not re.fullmatch(r"[A-Za-z0-9._~-]{1,128}", text):
-            self._refuse("ZOOMGATE_CLIENT_ID", "must be 1 to 128 letters, digits and . _ ~ -, as Zoom gave it")
+            self._refuse(
+                "ZOOMGATE_CLIENT_ID", "must be 1 to 128 letters, digits and . _ ~ -, as Zoom gave it"
+            )
         for name in ("CLIENT_SECRET", "CLIENT_SECRET_FILE"):
             if self._get(name) and not text:
                 self._refuse("ZOOMGATE_CLIENT_ID", f"is required with {PREFIX}{name}: set both or neither")
@@ -373,7 +378,9 @@ class _Reader:
                 "is required with ZOOMGATE_CLIENT_ID: set it, or ZOOMGATE_CLIENT_SECRET_FILE",
             )
         if not all(secret.isascii() and secret.isprintable() for secret in found):
-            self._refuse("ZOOMGATE_CLIENT_SECRET", "has characters outside visible ASCII: copy it from Zoom again")
+            self._refuse(
+                "ZOOMGATE_CLIENT_SECRET", "has characters outside visible ASCII: copy it from Zoom again"
+            )
         return tuple(Secret(secret) for secret in found)
 
     def _lines(self, name: str, path: Path) -> list[str]:

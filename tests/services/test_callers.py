@@ -234,11 +234,11 @@ async def test_health_needs_no_credential_and_reflection_does(zoomgate: Harness)
     [("abc-1.2_X", True), ("a" * 64, True), ("a" * 65, False), ("a b", False), ("a\\nb", False), ("", False)],
 )
 async def test_request_ids_are_taken_over_or_made(zoomgate: Harness, sent: str, kept: bool) -> None:
-    """A harmless id comes back in the initial metadata; any other is replaced."""
+    """A harmless id comes back in the trailing metadata; any other is replaced."""
     call = zoomgate.auth.ListConnections(
         auth_service_pb2.ListConnectionsRequest(), metadata=(*metadata(), ("x-request-id", sent)), timeout=5
     )
     await call
-    answered = dict(await call.initial_metadata())["x-request-id"]
+    answered = dict(await call.trailing_metadata())["x-request-id"]
     assert (answered == sent) is kept
     assert answered

@@ -52,8 +52,8 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
         Status(),
         Authentication(keys=keys, anonymous=None, clock=SystemClock(), audit=lambda _event: None),
     ]
-    server = grpc.aio.server(interceptors=[Pipeline(stages)])
-    auth_service_pb2_grpc.add_AuthServiceServicer_to_server(Misbehaving(), server)
+    server = grpc.aio.server()
+    auth_service_pb2_grpc.add_AuthServiceServicer_to_server(Misbehaving(), Pipeline(server, stages).registrar)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as opened:
@@ -108,17 +108,16 @@ async def test_statuses_fit_into_what_clients_take(channel: grpc.aio.Channel) ->
 
 async def test_a_method_without_a_policy_row_is_refused(channel: grpc.aio.Channel) -> None:
     """What the policy does not name is closed, to everybody."""
-    handler = grpc.method_handlers_generic_handler(
-        "zoomgate.v1.NewService",
-        {"New": grpc.unary_unary_rpc_method_handler(lambda request, _context: request)},
-    )
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
     keys = CallerKeys([StaticKey(digest(key_of("admin")), ADMIN)])
     stages = [
         Status(),
         Authentication(keys=keys, anonymous=ADMIN, clock=SystemClock(), audit=lambda _event: None),
     ]
-    server = grpc.aio.server(interceptors=[Pipeline(stages)])
-    server.add_generic_rpc_handlers((handler,))
+    server = grpc.aio.server()
+    Pipeline(server, stages).registrar.add_registered_method_handlers(
+        "zoomgate.v1.NewService", {"New": handler}
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as opened:

@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import os
+import re
 import secrets
+import stat
 from pathlib import Path
 
 CALLER_KEY_FILE = "caller.key"
@@ -20,14 +22,42 @@ def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+class CallerKeyError(Exception):
+    """A key file cannot be used. The text is one sentence for the person at the keyboard, without the key."""
+
+
+def read(path: Path) -> str:
+    """Give the key in a file.
+
+    Raises:
+        CallerKeyError: The file holds no key.
+        OSError: It cannot be read.
+    """
+    key = path.read_bytes().decode("ascii", "replace").strip()
+    if not is_key(key):
+        raise CallerKeyError(f"{path} holds no key: it must be one line of visible ASCII characters")
+    return key
+
+
+def is_key(text: str) -> bool:
+    """Tell whether a text can be sent as a key at all."""
+    return re.fullmatch(r"[!-~]{1,4096}", text) is not None
+
+
 def obtain(path: Path) -> str:
     """Give the key in a file, made with mode 0600 if there is none.
 
     Raises:
+        CallerKeyError: The file holds no key of ours, or others can read it.
         OSError: It can be neither read nor made.
     """
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(new_key())
-    return path.read_text(encoding="utf-8").strip()
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise CallerKeyError(f"{path} is open to other users: delete it, and the next start makes a new key")
+    key = read(path) if path.stat().st_size else ""
+    if not re.fullmatch(r"zgk_[A-Za-z0-9_-]{43}", key):  # an empty one is what a crash leaves behind
+        raise CallerKeyError(f"{path} holds no key: delete it, and the next start makes a new one")
+    return key

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -9,8 +10,9 @@ import click
 
 from zoomgate_server import callers as callers_file
 from zoomgate_server.cli.caller_key import digest, new_key
-from zoomgate_server.cli.output import fail
+from zoomgate_server.cli.output import fail, load_settings
 from zoomgate_server.interceptors.policy import CALLABLE_METHODS
+from zoomgate_server.logs import plain
 
 
 @click.group()
@@ -44,10 +46,7 @@ def callers() -> None:
 @click.option(
     "--file",
     "path",
-    envvar="ZOOMGATE_CALLERS",
-    default="callers.toml",
-    show_default=True,
-    help="The callers file. [ZOOMGATE_CALLERS]",
+    help="The callers file. Default: where ZOOMGATE_CALLERS says, or callers.toml.",
 )
 def add(
     name: str,
@@ -58,12 +57,17 @@ def add(
     access_tokens: bool,
     refresh_tokens: bool,
     proxy_paths: tuple[str, ...],
-    path: str,
+    path: str | None,
 ) -> None:
     """Make a key for a caller, add its row to the callers file, and print the key, once.
 
     Example: zoomgate callers add calendar --role service --users '*@example.com'
     """
+    file = (
+        Path(path)
+        if path
+        else load_settings("name the file with --file").callers_path or Path("callers.toml")
+    )
     key = new_key()
     row = ["[[callers]]", f'name = "{_quoted(name)}"', f'role = "{role}"', f'key_sha256 = "{digest(key)}"']
     for field, values in (("users", users), ("methods", methods), ("proxy_paths", proxy_paths)):
@@ -75,22 +79,25 @@ def add(
     for field, given in (("access_tokens", access_tokens), ("refresh_tokens", refresh_tokens)):
         if given:
             row.append(f"{field} = true")
-    file = Path(path)
     try:
         before = file.read_text(encoding="utf-8") if file.exists() else ""
         text = f"{before.rstrip()}\n\n" if before.strip() else ""
         text += "\n".join(row) + "\n"
-        callers_file.parse(text, path, CALLABLE_METHODS)
+        callers_file.parse(text, str(file), CALLABLE_METHODS)
         _replace(file, text)
     except callers_file.CallersError as error:
         fail("\n".join(error.problems))
+    except UnicodeDecodeError:
+        fail(f"{file} is not UTF-8: correct it, or name another file with --file")
     except OSError as error:
-        fail(f"{path} cannot be written ({error.strerror}): name another file with --file")
+        fail(f"{file} cannot be written ({error.strerror}): name another file with --file")
     click.echo(key)
     click.echo(
-        f"zoomgate: {name} was added to {path}; this key is shown once, restart the service to let it in",
+        f"zoomgate: {name} was added to {plain(str(file))}; this key is shown once, restart the service to let it in",
         err=True,
     )
+    if role == "service" and not users:
+        click.echo(f"zoomgate: {name} may act for nobody yet: add users to its row", err=True)
 
 
 def _quoted(text: str) -> str:
@@ -99,7 +106,9 @@ def _quoted(text: str) -> str:
 
 
 def _replace(file: Path, text: str) -> None:
-    """Write a file whole or not at all, readable by its owner alone."""
+    """Write a file whole or not at all: a new one readable by its owner alone, another with the owner and mode that it had."""
+    file = file.resolve()  # a link stays a link
+    before = file.stat() if file.exists() else None
     with NamedTemporaryFile(
         "w", dir=file.parent, prefix=f".{file.name}.", delete=False, encoding="utf-8"
     ) as temporary:
@@ -107,7 +116,10 @@ def _replace(file: Path, text: str) -> None:
             temporary.write(text)
             temporary.flush()
             os.fsync(temporary.fileno())
-            Path(temporary.name).chmod(0o600)
+            if before is not None:
+                if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                    os.chown(temporary.name, before.st_uid, before.st_gid)
+                Path(temporary.name).chmod(stat.S_IMODE(before.st_mode))
             Path(temporary.name).replace(file)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):

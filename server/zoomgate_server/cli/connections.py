@@ -10,13 +10,16 @@ from typing import Any
 import click
 import grpc
 from google.protobuf import json_format
+from grpc_status import rpc_status
 
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import connection_pb2
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
-from zoomgate_server.cli.caller_key import CALLER_KEY_FILE
+from zoomgate_server import user_email as addresses
+from zoomgate_server.cli import caller_key
 from zoomgate_server.cli.output import FAILURE, NOT_ALLOWED, NOT_FOUND, UNREACHABLE, USAGE, fail
 from zoomgate_server.logs import plain
+from zoomgate_server.settings import Address
 
 _CODES = {
     grpc.StatusCode.NOT_FOUND: NOT_FOUND,
@@ -52,6 +55,13 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _user(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    problem = addresses.problem(value)
+    if problem is not None:
+        raise click.BadParameter(plain(problem))
+    return value
+
+
 @click.group()
 def connections() -> None:
     """List, show and end people's connections.
@@ -85,7 +95,7 @@ def list_(server: str, key_file: str | None, as_json: bool, states: tuple[str, .
 
 
 @connections.command()
-@click.argument("user")
+@click.argument("user", callback=_user)
 @_common
 def show(server: str, key_file: str | None, as_json: bool, user: str) -> None:
     """Show the connection of USER, an e-mail address.
@@ -100,7 +110,7 @@ def show(server: str, key_file: str | None, as_json: bool, user: str) -> None:
 
 
 @connections.command()
-@click.argument("user")
+@click.argument("user", callback=_user)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_common
 def delete(server: str, key_file: str | None, as_json: bool, user: str, yes: bool) -> None:
@@ -122,34 +132,56 @@ def _service(
     server: str, key_file: str | None
 ) -> Iterator[tuple[AuthServiceStub, tuple[tuple[str, str], ...]]]:
     """Speak to the service, and turn its errors into a sentence and an exit code."""
+    _check_server(server)
     key = _key(key_file)
     metadata = (("authorization", f"Bearer {key}"),) if key else ()
     with grpc.insecure_channel(server) as channel:
         try:
             yield AuthServiceStub(channel), metadata
         except grpc.RpcError as error:
-            code, text = error.code(), error.details() or ""
-            hint = ""
-            if code is grpc.StatusCode.UNAVAILABLE:
-                hint = f"; is the service running on {server}? Start it with `zoomgate run`, or name it with --server"
+            code = error.code()
+            text = f"{code.name}: {error.details() or ''}"
+            if (
+                code is grpc.StatusCode.UNAVAILABLE and rpc_status.from_call(error) is None
+            ):  # nobody of ours said so
+                text = f"The service on {server} cannot be reached: start it with `zoomgate run`, or name it with --server"
             elif code is grpc.StatusCode.UNAUTHENTICATED:
-                hint = "; name the file of your key with --key-file, or set ZOOMGATE_KEY"
-            fail(f"{code.name}: {text}{hint}", _CODES.get(code, FAILURE))
+                text += "; name the file of your key with --key-file, or set ZOOMGATE_KEY"
+            fail(text, _CODES.get(code, FAILURE))
+
+
+def _check_server(server: str) -> None:
+    """Refuse what is no address of this machine: the key would cross the network in the clear."""
+    try:
+        address = Address.parse(server)
+    except ValueError:
+        fail(f"--server is {server!r}: write HOST:PORT, such as 127.0.0.1:50051", USAGE)
+    if not address.is_loopback:
+        fail(
+            f"--server is {server!r}, which is another machine, and there is no TLS in this version: forward its port to 127.0.0.1",
+            USAGE,
+        )
 
 
 def _key(key_file: str | None) -> str:
-    if key_file is not None:
-        try:
-            return Path(key_file).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            fail(f"--key-file: {key_file} cannot be read ({error.strerror})", USAGE)
-    if os.environ.get("ZOOMGATE_KEY"):
-        return os.environ["ZOOMGATE_KEY"].strip()
-    kept = Path(os.environ.get("ZOOMGATE_DATA_DIR") or ".zoomgate") / CALLER_KEY_FILE
+    given = os.environ.get("ZOOMGATE_KEY", "").strip()
+    kept = Path(os.environ.get("ZOOMGATE_DATA_DIR") or ".zoomgate") / caller_key.CALLER_KEY_FILE
+    if key_file is None and given:
+        if not caller_key.is_key(given):
+            fail("ZOOMGATE_KEY holds no key: it must be one line of visible ASCII characters", USAGE)
+        return given
     try:
-        return kept.read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
+        return caller_key.read(kept if key_file is None else Path(key_file))
+    except FileNotFoundError as error:
+        if key_file is None:
+            return ""  # the caller `dev` needs none
+        fail(f"--key-file: {key_file} cannot be read ({error.strerror})", USAGE)
+    except OSError as error:
+        fail(
+            f"{key_file or kept} cannot be read ({error.strerror}): name another file with --key-file", USAGE
+        )
+    except caller_key.CallerKeyError as error:
+        fail(str(error), USAGE)
 
 
 def _pages(

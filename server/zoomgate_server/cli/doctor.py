@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import ProxyHandler, Request, build_opener
 
 import click
 import orjson
@@ -142,6 +142,8 @@ def _callers(loaded: settings.Settings) -> Finding:
         found = callers.load(loaded.callers_path, CALLABLE_METHODS)
     except callers.CallersError as error:
         return Finding("callers", FAILURE, "; ".join(error.problems))
+    if not found:
+        return Finding("callers", WARNING, "the file has none, so nobody gets in: see `zoomgate callers add`")
     return Finding("callers", OK, f"{len(found)} caller(s)")
 
 
@@ -164,12 +166,16 @@ def _redirect(loaded: settings.Settings) -> Finding:
 def _zoom(oauth_url: str) -> Finding:
     request = Request(f"{oauth_url}/token", method="HEAD")  # noqa: S310 - a checked setting
     try:
-        with urlopen(request, timeout=3):  # noqa: S310 - a checked setting
+        with build_opener(ProxyHandler({})).open(
+            request, timeout=3
+        ):  # the service goes through no proxy either
             pass
     except HTTPError:
         pass  # any answer shows that it is there
     except (URLError, OSError):
         return Finding(
-            "Zoom", FAILURE, f"{oauth_url} cannot be reached: check network, proxy and DNS of this machine"
+            "Zoom",
+            FAILURE,
+            f"{oauth_url} cannot be reached: check network, DNS and certificates of this machine",
         )
     return Finding("Zoom", OK, f"{oauth_url} answers")

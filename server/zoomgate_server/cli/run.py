@@ -1,6 +1,7 @@
 """`zoomgate run`: everything for one person on one machine."""
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,10 @@ import click
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate_server import app, settings
 from zoomgate_server.cli import setting_options
-from zoomgate_server.cli.caller_key import CALLER_KEY_FILE, MEMBER_KEY_FILE, digest, obtain
+from zoomgate_server.cli.caller_key import CALLER_KEY_FILE, MEMBER_KEY_FILE, CallerKeyError, digest, obtain
 from zoomgate_server.cli.output import fail
 from zoomgate_server.cli.serve import load, ready, run_forever
+from zoomgate_server.cli.simulator import simulator_address
 from zoomgate_server.interceptors.authentication import StaticKey
 from zoomgate_server.rpc_context import Principal, Role, UserPatterns
 
@@ -33,9 +35,7 @@ def run(overrides: Mapping[str, str], simulator_listen: str) -> None:
     Example: zoomgate run
     """
     environ = dict(os.environ)
-    loaded = load(
-        {"ZOOMGATE_LOG_LEVEL": "warning"} | dict(overrides) if sys.stderr.isatty() else overrides, environ
-    )
+    loaded = load(overrides, environ)
     if loaded.client_id:
         run_forever(_with_zoom(loaded))
     else:
@@ -50,12 +50,8 @@ async def _with_zoom(loaded: settings.Settings) -> None:
 
 async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str], listen: str) -> None:
     """Serve with the simulated Zoom; a call without a credential is the caller `dev`'s."""
-    host, _, port = listen.rpartition(":")
-    if host not in ("127.0.0.1", "localhost") or not port.isdigit():
-        fail(
-            f"--simulator-listen is {listen!r}: write 127.0.0.1:PORT, since the simulator is for this machine alone"
-        )
-    simulator = Simulator(SimulatorOptions(host=host, port=int(port)))
+    address = simulator_address("--simulator-listen", listen)
+    simulator = Simulator(SimulatorOptions(host=address.host, port=address.port))
     try:
         await simulator.start()
     except OSError as error:
@@ -106,6 +102,8 @@ def _keys(loaded: settings.Settings, files: Mapping[str, Principal]) -> list[Sta
     try:
         loaded.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return [StaticKey(digest(obtain(loaded.data_dir / name)), who) for name, who in files.items()]
+    except CallerKeyError as error:
+        fail(str(error))
     except OSError as error:
         fail(
             f"ZOOMGATE_DATA_DIR: {loaded.data_dir} cannot be made or used ({error.strerror}): check its owner and mode"
@@ -120,7 +118,11 @@ def _announce(started: app.Started, loaded: settings.Settings, simulator: Simula
 
 
 def _guide(started: app.Started, data_dir: Path, simulator: Simulator | None) -> str:
-    auth = "" if simulator else f' -H "authorization: Bearer $(cat {data_dir / CALLER_KEY_FILE})"'
+    auth = (
+        ""
+        if simulator
+        else f' -H "authorization: Bearer $(cat {shlex.quote(str(data_dir / CALLER_KEY_FILE))})"'
+    )
     user = MEMBER if simulator else "you@your-domain.example"
     call = f"grpcurl -plaintext{auth}"
     service = f"{started.grpc} zoomgate.v1"
@@ -133,7 +135,7 @@ Zoomgate is running.
 """
     member = f"""
 Call as the member {MEMBER} instead of the caller dev (acts for itself only):
-  grpcurl -plaintext -H "authorization: Bearer $(cat {data_dir / MEMBER_KEY_FILE})" -d '{{"userEmail": "{MEMBER}"}}' \\
+  grpcurl -plaintext -H "authorization: Bearer $(cat {shlex.quote(str(data_dir / MEMBER_KEY_FILE))})" -d '{{"userEmail": "{MEMBER}"}}' \\
     {service}.AuthService/ValidateUser
 """
     return f"""{head}

@@ -21,14 +21,17 @@ def serve(overrides: Mapping[str, str]) -> None:
     Example: ZOOMGATE_CONFIG=zoomgate.toml zoomgate serve
     """
     loaded = load(overrides)
+    missing = []
     if not loaded.client_id:
-        fail(
+        missing.append(
             "ZOOMGATE_CLIENT_ID is required: set it to your Zoom app's client id, or try everything without one with `zoomgate run`"
         )
     if loaded.callers_path is None:
-        fail(
+        missing.append(
             "ZOOMGATE_CALLERS is required: make the file with `zoomgate callers add NAME --role service --users '*'`"
         )
+    if missing:
+        fail("\n".join(missing))
     run_forever(app.serve(loaded, announce=ready))
 
 

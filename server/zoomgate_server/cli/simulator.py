@@ -4,7 +4,8 @@ import click
 
 from zoom_simulator.__main__ import run
 from zoom_simulator.options import SimulatorOptions
-from zoomgate_server.cli.output import fail
+from zoomgate_server.cli.output import USAGE, fail
+from zoomgate_server.settings import Address
 
 
 @click.command()
@@ -35,12 +36,10 @@ def simulator(listen: str, tolerance: int, access_token_seconds: int, whole_gran
     """
     import asyncio  # noqa: PLC0415 - heavy for help
 
-    host, _, port = listen.rpartition(":")
-    if host not in ("127.0.0.1", "localhost", "[::1]") or not port.isdigit():
-        fail(f"--listen is {listen!r}: write 127.0.0.1:PORT, since the simulator is for this machine alone")
+    address = simulator_address("--listen", listen)
     options = SimulatorOptions(
-        host=host.strip("[]"),
-        port=int(port),
+        host=address.host,
+        port=address.port,
         tolerance=tolerance,
         access_token_seconds=access_token_seconds,
         whole_grant_revoke=whole_grant_revoke,
@@ -49,3 +48,17 @@ def simulator(listen: str, tolerance: int, access_token_seconds: int, whole_gran
         asyncio.run(run(options))
     except OSError as error:
         fail(f"--listen: {listen} cannot be listened on ({error.strerror}): choose another port")
+
+
+def simulator_address(option: str, text: str) -> Address:
+    """Read where the simulator listens, or end with what is wrong: it has no TLS and knows its own secrets by heart."""
+    try:
+        address = Address.parse(text)
+    except ValueError:
+        address = None
+    if address is None or not address.is_loopback:
+        fail(
+            f"{option} is {text!r}: write 127.0.0.1:PORT, since the simulator is for this machine alone",
+            USAGE,
+        )
+    return address

@@ -4,6 +4,7 @@ import asyncio
 import re
 import secrets
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import grpc
@@ -11,7 +12,7 @@ import grpc
 from zoomgate_server import logs
 from zoomgate_server.interceptors.method_handler import Context, Method, Respond
 from zoomgate_server.metrics import Metrics
-from zoomgate_server.rpc_context import current_call, current_refusal, current_request_id
+from zoomgate_server.rpc_context import current_call, current_metadata, current_refusal, current_request_id
 
 REQUEST_ID = "x-request-id"
 _VALID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -39,11 +40,13 @@ class AccessLog:
 
         async def log(request: Any, context: Context) -> Any:
             started = time.perf_counter()
-            request_id = _request_id(context)
+            metadata = context.invocation_metadata() or ()
+            current_metadata.set(metadata)
+            request_id = _request_id(metadata)
             current_request_id.set(request_id)
+            context.set_trailing_metadata(((REQUEST_ID, request_id),))
             ended = ""
             try:
-                await context.send_initial_metadata(((REQUEST_ID, request_id),))
                 response = await respond(request, context)
             except asyncio.CancelledError:
                 ended = "CANCELLED"
@@ -87,9 +90,9 @@ def _code(context: Context) -> str:
     return code.name if isinstance(code, grpc.StatusCode) else str(code)
 
 
-def _request_id(context: Context) -> str:
+def _request_id(metadata: Iterable[tuple[str, Any]]) -> str:
     """Take over the caller's id if it is harmless, or make one."""
-    for key, value in context.invocation_metadata() or ():
+    for key, value in metadata:
         if key == REQUEST_ID:
             return value if isinstance(value, str) and _VALID.fullmatch(value) else secrets.token_hex(8)
     return secrets.token_hex(8)

@@ -21,6 +21,7 @@ from zoomgate_server.rpc_context import (
     Principal,
     Role,
     current_call,
+    current_metadata,
     current_request_id,
 )
 from zoomgate_server.user_email import is_canonical
@@ -92,7 +93,7 @@ class Authentication:
         async def check(request: Any, context: Context) -> Any:
             principal: Principal | None = None
             try:
-                principal = self._who(context)
+                principal = self._who(current_metadata.get())
                 row = policy.check_method(principal, path)
                 message = request if decode is None else _decoded(method, request)
                 user_email = _user(message, row.user_field)
@@ -109,10 +110,10 @@ class Authentication:
 
         return check
 
-    def _who(self, context: Context) -> Principal:
+    def _who(self, metadata: Iterable[tuple[str, str | bytes]]) -> Principal:
         """Identify the caller by its metadata."""
         credentials, members = [], []
-        for key, value in context.invocation_metadata() or ():
+        for key, value in metadata:
             if key == AUTHORIZATION:
                 credentials.append(value)
             elif key == MEMBER_TOKEN:
