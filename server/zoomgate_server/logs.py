@@ -46,6 +46,28 @@ def get(name: str) -> Any:
     return structlog.get_logger(source=name)
 
 
+class _Access:
+    """Where lines about calls go; set by `configure`."""
+
+    def __init__(self) -> None:
+        self.out: TextIO = sys.stderr
+        self.on = False
+        self.render: Callable[[Any, str, EventDict], str] = _renderer("json")
+
+
+def write_call(event: EventDict) -> None:
+    """Write the line about one call: every call pays for it, so it takes the short way.
+
+    Its values are not redacted and not escaped here. They must be ones that were checked before: names, codes, numbers, canonical
+    addresses, valid request ids.
+    """
+    if _access.on:
+        event["level"] = "info"
+        event["time"] = datetime.now(UTC)
+        _access.out.write(_access.render(None, "info", event) + "\n")
+        _access.out.flush()
+
+
 def configure(level: str, log_format: str, stream: TextIO | None = None) -> None:
     """Send every line, our own and the libraries', to a stream (standard error by default).
 
@@ -55,6 +77,9 @@ def configure(level: str, log_format: str, stream: TextIO | None = None) -> None
         stream: Where lines go.
     """
     out = stream or sys.stderr
+    _access.out = out
+    _access.render = _renderer(log_format)
+    _access.on = _LEVELS[level] <= logging.INFO
     shared: list[Callable[[Any, str, EventDict], Any]] = [
         structlog.processors.add_log_level,
         structlog.processors.format_exc_info,
@@ -152,3 +177,6 @@ class _LibraryHandler(logging.Handler):
             else log.info
         )
         write(record.getMessage(), **fields)
+
+
+_access = _Access()

@@ -6,7 +6,6 @@ from pathlib import Path
 import grpc
 import pytest
 from google.protobuf import struct_pb2
-
 from yarl import URL
 
 from harness import BASIL, MONICA, OMAR, Harness, Refusal, browser, consent, consent_form, metadata, running

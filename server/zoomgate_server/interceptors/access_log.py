@@ -16,10 +16,7 @@ from zoomgate_server.rpc_context import current_call, current_metadata, current_
 
 REQUEST_ID = "x-request-id"
 _VALID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
-_OPERATORS_PROBLEM = frozenset({"INTERNAL", "DATA_LOSS", "UNKNOWN"})
 _QUIET = ("/grpc.health.", "/grpc.reflection.")
-
-_log = logs.get("zoomgate.access")
 
 
 class AccessLog:
@@ -64,6 +61,8 @@ class AccessLog:
 
 def _write(name: str, code: str, request_id: str, seconds: float) -> None:
     fields: dict[str, Any] = {
+        "source": "zoomgate.access",
+        "event": "rpc",
         "method": name,
         "status": code,
         "request_id": request_id,
@@ -78,8 +77,7 @@ def _write(name: str, code: str, request_id: str, seconds: float) -> None:
             fields["on_behalf_of"] = call.principal.on_behalf_of.name
     if code != "OK":
         fields["reason"] = current_refusal.get("")
-    write = _log.error if code in _OPERATORS_PROBLEM else _log.info
-    write("rpc", **fields)
+    logs.write_call(fields)
 
 
 def _code(context: Context) -> str:

@@ -88,9 +88,7 @@ def check_method(principal: Principal, path: str) -> Policy:
     if policy is None:
         raise _refused(name)
     for party in _parties(principal):
-        if not policy.roles & party.roles or not (
-            party.methods is None or _granted(party.methods, name, path)
-        ):
+        if not policy.roles & party.roles or not (party.methods is None or _granted(party.methods, path)):
             raise _refused(name)
     if policy.access_tokens and (not principal.access_tokens or principal.on_behalf_of is not None):
         raise _refused(name)
@@ -113,11 +111,11 @@ def check_user(principal: Principal, path: str, user_email: str) -> None:
             or (_M in usable and party.email == user_email)
             or _A in usable
         ):
-            raise _refused(method_name(path))
+            raise _refused(path)
 
 
-def _granted(methods: frozenset[str], name: str, path: str) -> bool:
-    return name in methods or not path.startswith("/zoomgate.")
+def _granted(methods: frozenset[str], path: str) -> bool:
+    return method_name(path) in methods or not path.startswith("/zoomgate.")
 
 
 def _parties(principal: Principal) -> tuple[Principal, ...]:
@@ -125,5 +123,5 @@ def _parties(principal: Principal) -> tuple[Principal, ...]:
     return (principal,) if principal.on_behalf_of is None else (principal, principal.on_behalf_of)
 
 
-def _refused(name: str) -> CallerNotAllowed:
-    return CallerNotAllowed("This caller may not do this", metadata={"method": name})
+def _refused(path: str) -> CallerNotAllowed:
+    return CallerNotAllowed("This caller may not do this", metadata={"method": method_name(path)})

@@ -1,0 +1,66 @@
+"""Every setting is documented, and no secret shows itself."""
+
+import copy
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from zoomgate_server import settings
+from zoomgate_server.settings import CLIENT_VARIABLES, SETTINGS, Setting
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_every_setting_is_documented(setting: Setting) -> None:
+    """The page has the setting's row, with default and unit as the code has them."""
+    cells = [f"`{setting.name}`", setting.description]
+    if not setting.planned:
+        cells.insert(1, setting.default or "–")
+    assert f"| {' | '.join(cells)} |" in DOCUMENT.read_text(encoding="utf-8").splitlines()
+
+
+def test_nothing_else_is_documented() -> None:
+    """The page names no setting that does not exist."""
+    named = set(re.findall(r"ZOOMGATE_[A-Z_]+[A-Z]", DOCUMENT.read_text(encoding="utf-8")))
+    assert named == {setting.name for setting in SETTINGS} | CLIENT_VARIABLES
+
+
+def test_the_documented_file_is_accepted(tmp_path: Path) -> None:
+    """The first TOML example of the page loads."""
+    example = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)[0]
+    (tmp_path / "secret").write_text("hush\n")
+    file = tmp_path / "zoomgate.toml"
+    file.write_text(
+        example.replace('client_id = "…"', 'client_id = "app"').replace(
+            "/etc/zoomgate/client-secret", str(tmp_path / "secret")
+        ),
+        encoding="utf-8",
+    )
+    loaded = settings.load({"ZOOMGATE_CONFIG": str(file)})
+    assert (loaded.drain_seconds, loaded.reflection) == (20, False)
+    assert list(loaded.return_to) == ["calendar"]
+
+
+def test_no_secret_shows_itself(tmp_path: Path) -> None:
+    """Neither repr nor str nor a copy of the settings gives a secret away; only asking for it does."""
+    (tmp_path / "velo-zoom-integration-client-secret").write_text("hunter2-file")
+    for source in (
+        {"ZOOMGATE_CLIENT_SECRET": "hunter2-new hunter2-old"},
+        {"ZOOMGATE_SECRETS_DIR": str(tmp_path)},
+    ):
+        loaded = settings.load({"ZOOMGATE_CLIENT_ID": "app"} | source)
+        shown = [repr(loaded), str(loaded), f"{loaded}", repr(asdict(copy.deepcopy(loaded)))]
+        assert not [text for text in shown if "hunter2" in text]
+        assert all(secret.reveal().startswith("hunter2") for secret in loaded.client_secrets)
+
+
+def test_no_secret_shows_itself_in_a_mistake() -> None:
+    """The value of a setting that is marked as secret is in no message, whatever is wrong with it."""
+    for setting in SETTINGS:
+        if setting.secret:
+            with pytest.raises(settings.SettingsError) as error:
+                settings.load({setting.name: "hunter2\x07é://hunter2:hunter2@host"})
+            assert "hunter2" not in str(error.value), setting.name
