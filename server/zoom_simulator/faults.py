@@ -1,6 +1,7 @@
 """Faults that somebody asked for: delays, errors, cut connections."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -45,9 +46,14 @@ class Fault:
 
 
 class Faults:
-    """The faults that are switched on, applied in the order in which they were asked for."""
+    """The faults that are switched on, applied in the order in which they were asked for.
 
-    def __init__(self) -> None:
+    Args:
+        counters: Where faults that happened are counted.
+    """
+
+    def __init__(self, counters: Counter[str]) -> None:
+        self._counters = counters
         self._active: list[Fault] = []
 
     def add(self, fault: Fault) -> None:
@@ -63,6 +69,7 @@ class Faults:
         fault = self._take(endpoint)
         if fault is None:
             return await handler(request)
+        self._counters[f"faults.{fault.kind}"] += 1
         match fault.kind:
             case "delay":
                 await asyncio.sleep(fault.seconds)

@@ -33,7 +33,7 @@ class Simulator:
     ) -> None:
         self.options = options or SimulatorOptions()
         self.zoom = ZoomState(self.options, wall)
-        self.faults = Faults()
+        self.faults = Faults(self.zoom.counters)
         self._runner: web.AppRunner | None = None
         self._port = 0
 

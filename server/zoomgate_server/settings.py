@@ -149,10 +149,10 @@ class Address:
         Raises:
             ValueError: It is none.
         """
-        host, _, port = text.rpartition(":")
+        host, colon, port = text.rpartition(":")
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-        if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-            raise ValueError
+        if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+            raise ValueError("no HOST:PORT")
         return cls(host, int(port))
 
     def __str__(self) -> str:
@@ -238,8 +238,8 @@ class _Reader:
         for name in sorted(given):
             if name in known or name in CLIENT_VARIABLES:
                 continue
-            close = difflib.get_close_matches(name, known, n=1)
-            self._refuse(name, f"is no setting{f': did you mean {close[0]}?' if close else ''}")
+            near = _nearest(name, known)
+            self._refuse(name, f"is no setting{f': did you mean {near}?' if near else ''}")
         self._values.update(self._file(given.get("ZOOMGATE_CONFIG", ""), known))
         for name, value in given.items():
             if name in known and value != "":
@@ -253,7 +253,7 @@ class _Reader:
                 and not self._values.get(setting.name, "").isprintable()
             ):
                 self._refuse(setting.name, "has characters that cannot be shown: leave them out")
-                del self._values[setting.name]
+                self._values[setting.name] = "".join(filter(str.isprintable, self._values[setting.name]))
 
     def read(self) -> Settings:
         """Give the settings, or raise everything that is wrong."""
@@ -315,8 +315,8 @@ class _Reader:
         for key, value in table.items():
             setting = f"{PREFIX}{key.upper()}"
             if setting not in known or key != key.lower() or setting == name:
-                close = difflib.get_close_matches(setting, known, n=1)
-                hint = f": did you mean {close[0].removeprefix(PREFIX).lower()}?" if close else ""
+                near = _nearest(setting, known)
+                hint = f": did you mean {near.removeprefix(PREFIX).lower()}?" if near else ""
                 self._refuse(name, f"names {path}, where {key} (line {_line(text, key)}) is no setting{hint}")
                 continue
             self._places[setting] = f"{path}:{_line(text, key)}"
@@ -525,6 +525,13 @@ class _Reader:
         return default
 
 
+def _nearest(name: str, known: Mapping[str, Setting]) -> str:
+    """Name of the setting that was probably meant, or an empty string."""
+    names = [setting.removeprefix(PREFIX) for setting in known]  # the prefix would make everything alike
+    close = difflib.get_close_matches(name.removeprefix(PREFIX), names, n=1)
+    return f"{PREFIX}{close[0]}" if close else ""
+
+
 def _line(text: str, key: str) -> int:
     """Line of a key or table at the top of a TOML text, for messages."""
     pattern = re.compile(rf"""\s*\[?\s*["']?{re.escape(key)}["']?\s*[]=.]""")
@@ -534,7 +541,7 @@ def _line(text: str, key: str) -> int:
 def _whole_number(text: str) -> int:
     """Read digits; `int` alone would take `6_0` as well."""
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise ValueError
+        raise ValueError("no whole number")
     return int(text)
 
 

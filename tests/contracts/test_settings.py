@@ -18,7 +18,7 @@ def test_every_setting_is_documented(setting: Setting) -> None:
     """The page has the setting's row, with default and unit as the code has them."""
     cells = [f"`{setting.name}`", setting.description]
     if not setting.planned:
-        cells.insert(1, setting.default or "–")
+        cells.insert(1, setting.default or "none")
     assert f"| {' | '.join(cells)} |" in DOCUMENT.read_text(encoding="utf-8").splitlines()
 
 

@@ -126,7 +126,7 @@ HOSTILE_TARGETS = [
     "/users/me%0d%0aX",
     "/users/\x00me",
     "/users/%00",
-    "／／evil.com",  # noqa: RUF001 - full-width slashes are the point
+    "／／evil.com",
     "/users/\u2028me",
     "/users/\u202eme",
     "/users。。/me",

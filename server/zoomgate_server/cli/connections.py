@@ -135,7 +135,7 @@ def _service(
     _check_server(server)
     key = _key(key_file)
     metadata = (("authorization", f"Bearer {key}"),) if key else ()
-    with grpc.insecure_channel(server) as channel:
+    with grpc.insecure_channel(server, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             yield AuthServiceStub(channel), metadata
         except grpc.RpcError as error:

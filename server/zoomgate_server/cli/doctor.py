@@ -99,7 +99,10 @@ def _store(path: Path) -> Finding:
     if not path.exists():
         return Finding("store", WARNING, f"{path} does not exist yet: the first start makes it")
     try:
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        # without a log beside it nobody has the file open, and SQLite would leave an empty log behind
+        logged = path.with_name(f"{path.name}-wal").exists()
+        mode = "mode=ro" if logged else "immutable=1"
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)
         try:
             ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
             version = connection.execute("PRAGMA user_version").fetchone()[0]

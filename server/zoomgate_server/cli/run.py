@@ -1,9 +1,10 @@
 """`zoomgate run`: everything for one person on one machine."""
 
+import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -44,8 +45,8 @@ def run(overrides: Mapping[str, str], simulator_listen: str) -> None:
 
 async def _with_zoom(loaded: settings.Settings) -> None:
     """Serve with the real Zoom; the caller key is in a file."""
-    keys = _keys(loaded, {CALLER_KEY_FILE: _dev()})
-    await app.serve(loaded, announce=lambda started: _announce(started, loaded, None), extra_keys=keys)
+    with _keys(loaded, {CALLER_KEY_FILE: _dev()}) as keys:
+        await app.serve(loaded, announce=lambda started: _announce(started, loaded, None), extra_keys=keys)
 
 
 async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str], listen: str) -> None:
@@ -73,13 +74,13 @@ async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str],
             email=MEMBER,
             subject=MEMBER,
         )
-        keys = _keys(loaded, {MEMBER_KEY_FILE: member})
-        await app.serve(
-            loaded,
-            announce=lambda started: _announce(started, loaded, simulator),
-            anonymous=_dev(),
-            extra_keys=keys,
-        )
+        with _keys(loaded, {MEMBER_KEY_FILE: member}) as keys:
+            await app.serve(
+                loaded,
+                announce=lambda started: _announce(started, loaded, simulator),
+                anonymous=_dev(),
+                extra_keys=keys,
+            )
     finally:
         await simulator.stop()
 
@@ -97,17 +98,27 @@ def _dev() -> Principal:
     )
 
 
-def _keys(loaded: settings.Settings, files: Mapping[str, Principal]) -> list[StaticKey]:
-    """Give the keys that are kept in the data folder, made if need be."""
+@contextlib.contextmanager
+def _keys(loaded: settings.Settings, files: Mapping[str, Principal]) -> Iterator[list[StaticKey]]:
+    """Give the keys that are kept in the data folder, made if need be; a start that fails leaves none behind."""
+    folder = loaded.data_dir
+    made = [path for path in (folder, *(folder / name for name in files)) if not path.exists()]
     try:
-        loaded.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return [StaticKey(digest(obtain(loaded.data_dir / name)), who) for name, who in files.items()]
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        keys = [StaticKey(digest(obtain(folder / name)), who) for name, who in files.items()]
     except CallerKeyError as error:
         fail(str(error))
     except OSError as error:
         fail(
-            f"ZOOMGATE_DATA_DIR: {loaded.data_dir} cannot be made or used ({error.strerror}): check its owner and mode"
+            f"ZOOMGATE_DATA_DIR: {folder} cannot be made or used ({error.strerror}): check its owner and mode"
         )
+    try:
+        yield keys
+    except app.StartError:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
+        raise
 
 
 def _announce(started: app.Started, loaded: settings.Settings, simulator: Simulator | None) -> None:

@@ -133,7 +133,7 @@ def test_a_velo_configuration_is_understood(tmp_path: Path) -> None:
 )
 def test_another_json_file_is_refused(tmp_path: Path, text: str) -> None:
     """What is no Velo configuration is told so, and what one looks like."""
-    with pytest.raises(SettingsError, match='must hold {"zoom": {"clientId"'):
+    with pytest.raises(SettingsError, match=r'must hold \{"zoom": \{"clientId"'):
         load_file(tmp_path / "config.json", text)
 
 
@@ -206,7 +206,7 @@ def test_this_machine_is_let_in(address: str) -> None:
 )
 def test_an_address_needs_host_and_port(text: str) -> None:
     """What is no HOST:PORT is no address."""
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(ValueError, match="HOST:PORT"):
         Address.parse(text)
 
 

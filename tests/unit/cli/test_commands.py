@@ -1,0 +1,399 @@
+"""The commands, through click's runner and, where they are clients, against a running service."""
+
+import asyncio
+import hashlib
+import json
+import stat
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from harness import MONICA, OMAR, Harness, key_of, running
+from zoomgate_server import callers as callers_file
+from zoomgate_server.cli import cli
+from zoomgate_server.interceptors.policy import CALLABLE_METHODS
+from zoomgate_server.rpc_context import Role
+from zoomgate_server.tokens import keyfile
+
+COMMANDS = (
+    "run",
+    "serve",
+    "simulator",
+    "connections list",
+    "connections show",
+    "connections delete",
+    "callers add",
+    "keys new",
+    "doctor",
+)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def zoomgate(*arguments: str, environ: dict[str, str] | None = None, answer: str = "") -> Result:
+    """Run a command."""
+    return CliRunner().invoke(cli, arguments, env=environ, input=answer)
+
+
+def refused(result: Result, code: int = 1) -> str:
+    """The sentences of a command that must fail as intended, without a traceback."""
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == code, result.output
+    assert not result.stdout
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def done(result: Result) -> str:
+    """What a command that must succeed prints on standard output."""
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command: str) -> None:
+    """Help of every command says what it does and shows one call."""
+    text = done(zoomgate(*command.split(), "--help"))
+    assert f"zoomgate {command.split(maxsplit=1)[0]}" in text
+    assert "Example: " in text
+
+
+def test_every_option_that_stands_for_a_setting_names_it() -> None:
+    """Whoever reads the help learns the setting behind the option."""
+    text = done(zoomgate("serve", "--help"))
+    for option, setting in (("--listen", "LISTEN"), ("--http-listen", "HTTP_LISTEN"), ("--store", "STORE")):
+        assert option in text
+        assert f"[ZOOMGATE_{setting}]" in " ".join(text.split())
+
+
+class TestCallersAdd:
+    """`zoomgate callers add`."""
+
+    def test_the_key_is_printed_once_and_its_digest_kept(self, folder: Path) -> None:
+        """Standard output is the key alone; the file, mode 0600, holds only its SHA-256 and what was granted."""
+        key = done(
+            zoomgate(
+                "callers",
+                "add",
+                "calendar",
+                *("--role", "service", "--users", "*@example.com", "--users", "omar@other.example"),
+                *("--methods", "AuthService.*", "--access-tokens", "--proxy-path", "/users/me/**"),
+            )
+        ).strip()
+        file = folder / "callers.toml"
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert key.startswith("zgk_")
+        assert key not in file.read_text()
+        (caller,) = callers_file.load(file, CALLABLE_METHODS)
+        assert caller.key_sha256 == hashlib.sha256(key.encode()).hexdigest()
+        who = caller.principal
+        assert (who.name, who.access_tokens, who.refresh_tokens) == ("calendar", True, False)
+        assert who.users.matches("anybody@example.com")
+        assert who.proxy_paths == ("/users/me/**",)
+
+    def test_rows_are_added_behind_what_is_there(self, folder: Path) -> None:
+        """Comments and rows of the file stay, and so does its mode, since the service may read it through its group."""
+        file = folder / "own.toml"
+        file.write_text("# ours\n")
+        file.chmod(0o640)
+        done(zoomgate("callers", "add", "ops", "--role", "admin", "--file", "own.toml"))
+        done(
+            zoomgate("callers", "add", "monica", "--role", "member", "--email", MONICA, "--file", "own.toml")
+        )
+        assert file.read_text().startswith("# ours\n")
+        assert stat.S_IMODE(file.stat().st_mode) == 0o640
+        found = callers_file.load(file, CALLABLE_METHODS)
+        assert [caller.principal.roles for caller in found] == [{Role.ADMIN}, {Role.MEMBER}]
+        assert sorted(path.name for path in folder.iterdir()) == ["own.toml"]
+
+    def test_a_link_stays_a_link(self, folder: Path) -> None:
+        """The file behind a link is written."""
+        (folder / "real").mkdir()
+        (folder / "real" / "callers.toml").touch()
+        (folder / "callers.toml").symlink_to("real/callers.toml")
+        done(zoomgate("callers", "add", "ops", "--role", "admin"))
+        assert (folder / "callers.toml").is_symlink()
+        assert "ops" in (folder / "real" / "callers.toml").read_text()
+
+    def test_the_file_is_the_one_of_the_settings(self, folder: Path) -> None:
+        """Without --file the settings say where, the settings file included."""
+        (folder / "z.toml").write_text('callers = "from-file.toml"\n')
+        done(
+            zoomgate("callers", "add", "a", "--role", "admin", environ={"ZOOMGATE_CALLERS": "from-env.toml"})
+        )
+        done(zoomgate("callers", "add", "a", "--role", "admin", environ={"ZOOMGATE_CONFIG": "z.toml"}))
+        assert {"from-env.toml", "from-file.toml"} <= {path.name for path in folder.iterdir()}
+        text = refused(zoomgate("callers", "add", "a", "--role", "admin", environ={"ZOOMGATE_LISTN": "x"}))
+        assert "name the file with --file" in text
+
+    def test_a_service_that_may_act_for_nobody_is_pointed_out(self) -> None:
+        """It is allowed, and hardly meant."""
+        assert "may act for nobody yet" in zoomgate("callers", "add", "a", "--role", "service").stderr
+        assert "nobody" not in zoomgate("callers", "add", "b", "--role", "service", "--users", "*").stderr
+
+    @pytest.mark.parametrize(
+        ("arguments", "reason"),
+        [
+            (["Calendar", "--role", "service"], "name must be"),
+            (['a"\nrole = "admin', "--role", "service"], "name must be"),
+            (["taken", "--role", "service"], "name is taken by another caller"),
+            (["a", "--role", "member"], "email is required"),
+            (["a", "--role", "member", "--email", 'x@example.com"'], "email has a domain"),
+            (["a", "--role", "admin", "--access-tokens"], "access_tokens is for services only"),
+            (["a", "--role", "service", "--users", "*@*"], "users has '*@*'"),
+            (["a", "--role", "service", "--users", "\udcff"], "users has"),
+            (["a", "--role", "service", "--methods", "Nope.*"], "methods has 'Nope.*'"),
+        ],
+    )
+    def test_a_row_that_the_service_would_refuse_is_not_written(
+        self, folder: Path, arguments: Sequence[str], reason: str
+    ) -> None:
+        """The file stays as it was, byte for byte, and no key is printed."""
+        done(zoomgate("callers", "add", "taken", "--role", "admin"))
+        before = (folder / "callers.toml").read_bytes()
+        assert reason in refused(zoomgate("callers", "add", *arguments))
+        assert (folder / "callers.toml").read_bytes() == before
+        assert len(list(folder.iterdir())) == 1
+
+    def test_a_damaged_file_is_left_alone(self, folder: Path) -> None:
+        """What cannot be understood is not added to."""
+        (folder / "callers.toml").write_bytes(b"\xff")
+        assert "not UTF-8" in refused(zoomgate("callers", "add", "a", "--role", "admin"))
+        (folder / "callers.toml").write_text("callers = []\n")
+        assert "callers.toml" in refused(zoomgate("callers", "add", "a", "--role", "admin"))
+        assert "cannot be written" in refused(
+            zoomgate("callers", "add", "a", "--role", "admin", "--file", "no/such/folder.toml")
+        )
+
+    def test_wrong_usage_has_a_code_of_its_own(self) -> None:
+        """A role that does not exist is wrong usage."""
+        assert "root" in refused(zoomgate("callers", "add", "a", "--role", "root"), 2)
+
+
+class TestKeysNew:
+    """`zoomgate keys new`."""
+
+    def test_only_the_id_is_printed(self, folder: Path) -> None:
+        """The ring is in the file, mode 0600; standard output has its id and nothing else."""
+        key_id = done(zoomgate("keys", "new", "safe/keys.json")).strip()
+        file = folder / "safe" / "keys.json"
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert keyfile.load(file).primary_id == key_id
+
+    @pytest.mark.parametrize(
+        ("environ", "expected"),
+        [
+            ({}, ".zoomgate/keys.json"),
+            ({"ZOOMGATE_DATA_DIR": "data"}, "data/keys.json"),
+            ({"ZOOMGATE_DATA_DIR": "data", "ZOOMGATE_KEYS": "ring"}, "ring"),
+        ],
+    )
+    def test_the_ring_is_where_the_service_looks_for_it(
+        self, folder: Path, environ: dict[str, str], expected: str
+    ) -> None:
+        """Without a path the settings say where."""
+        done(zoomgate("keys", "new", environ=environ))
+        assert (folder / expected).is_file()
+
+    def test_a_ring_is_never_overwritten(self, folder: Path) -> None:
+        """The second attempt fails, and the first ring stays."""
+        done(zoomgate("keys", "new", "keys.json"))
+        before = (folder / "keys.json").read_bytes()
+        assert "never overwritten" in refused(zoomgate("keys", "new", "keys.json"))
+        assert (folder / "keys.json").read_bytes() == before
+
+
+class TestDoctor:
+    """`zoomgate doctor`."""
+
+    def test_an_empty_folder_is_fine_and_stays_empty(self, folder: Path) -> None:
+        """Nothing set up yet is no failure, and looking changes nothing."""
+        text = done(zoomgate("doctor"))
+        assert "FAIL" not in text
+        assert list(folder.iterdir()) == []
+
+    def test_everything_wrong_with_the_settings_is_listed(self) -> None:
+        """One line a mistake, exit code 1."""
+        result = zoomgate("doctor", environ={"ZOOMGATE_LISTEN": "0.0.0.0:1", "ZOOMGATE_LISTN": "x"})
+        assert result.exit_code == 1
+        assert [line.split()[0] for line in result.stdout.splitlines()] == ["FAIL", "FAIL"]
+
+    def test_what_would_not_start_fails(self, folder: Path) -> None:
+        """A store, a ring or a callers file that the service would refuse is a failure with a remedy."""
+        data = folder / "data"
+        data.mkdir(mode=0o755)
+        (data / "zoomgate.db").write_text("no database" * 100)
+        (data / "keys.json").write_text("{}")
+        (data / "keys.json").chmod(0o644)
+        (folder / "callers.toml").write_text("[[callers]]\nname = 1\n")
+        result = zoomgate(
+            "doctor", "--json", "--data-dir", "data", environ={"ZOOMGATE_CALLERS": "callers.toml"}
+        )
+        found = {row["check"]: row for row in map(json.loads, result.stdout.splitlines())}
+        assert result.exit_code == 1
+        assert {name for name, row in found.items() if row["result"] == "failure"} == {
+            "store",
+            "key ring",
+            "callers",
+        }
+        assert found["data folder"]["result"] == "warning"
+        assert "chmod 600" in found["key ring"]["text"]
+        assert "callers.toml:2" in found["callers"]["text"]
+
+    async def test_a_service_and_its_zoom_are_found_well(self, zoomgate: Harness, folder: Path) -> None:
+        """With a running service every line is ok, and its folder stays as it was."""
+        done(await command("callers", "add", "ops", "--role", "admin"))
+        before = sorted(path.name for path in zoomgate.data_dir.iterdir())
+        result = await command(
+            "doctor",
+            environ={
+                "ZOOMGATE_DATA_DIR": str(zoomgate.data_dir),
+                "ZOOMGATE_CLIENT_ID": "app",
+                "ZOOMGATE_CLIENT_SECRET": "hush",
+                "ZOOMGATE_CALLERS": "callers.toml",
+                "ZOOMGATE_REDIRECT_URI": "https://zoom.example.com/oauth/callback",
+                "ZOOMGATE_ZOOM_OAUTH_URL": zoomgate.simulator.oauth_url,
+            },
+        )
+        assert {line.split()[0] for line in done(result).splitlines()} == {"ok"}
+        assert sorted(path.name for path in zoomgate.data_dir.iterdir()) == before
+        assert "hush" not in result.output
+
+    async def test_a_stopped_service_leaves_no_trace_of_the_look(self, folder: Path) -> None:
+        """The store of a stopped service is read without a file being made beside it."""
+        async with running(folder / "data"):
+            pass
+        before = sorted(path.name for path in (folder / "data").iterdir())
+        done(await command("doctor", "--data-dir", "data"))
+        assert sorted(path.name for path in (folder / "data").iterdir()) == before
+
+    def test_a_zoom_that_is_not_there_fails(self) -> None:
+        """A Zoom that cannot be reached is said so."""
+        result = zoomgate(
+            "doctor",
+            environ={
+                "ZOOMGATE_CLIENT_ID": "app",
+                "ZOOMGATE_CLIENT_SECRET": "hush",
+                "ZOOMGATE_ZOOM_OAUTH_URL": "http://127.0.0.1:1/oauth",
+            },
+        )
+        assert result.exit_code == 1
+        assert "http://127.0.0.1:1/oauth cannot be reached" in result.stdout
+
+
+async def command(*arguments: str, environ: dict[str, str] | None = None, answer: str = "") -> Result:
+    """Run a command beside the service of the test."""
+    return await asyncio.to_thread(zoomgate, *arguments, environ=environ, answer=answer)
+
+
+async def client(service: Harness, caller: str, *arguments: str, answer: str = "") -> Result:
+    """Run a `connections` command against the service of the test."""
+    return await command(
+        "connections",
+        *arguments,
+        "--server",
+        service.grpc_address,
+        environ={"ZOOMGATE_KEY": key_of(caller)},
+        answer=answer,
+    )
+
+
+class TestConnections:
+    """`zoomgate connections`."""
+
+    async def test_connections_are_listed(self, zoomgate: Harness) -> None:
+        """A table for people, one JSON document a line for programs, filtered by state."""
+        assert done(await client(zoomgate, "admin", "list", "--json")) == ""
+        await zoomgate.connect(MONICA)
+        await zoomgate.connect(OMAR)
+        table = done(await client(zoomgate, "admin", "list"))
+        assert [line.split()[:2] for line in table.splitlines()[1:]] == [[MONICA, "active"], [OMAR, "active"]]
+        rows = done(await client(zoomgate, "admin", "list", "--json")).splitlines()
+        assert [json.loads(row)["userEmail"] for row in rows] == [MONICA, OMAR]
+        assert done(await client(zoomgate, "admin", "list", "--json", "--state", "disconnected")) == ""
+
+    async def test_a_connection_is_shown_and_ended(self, zoomgate: Harness) -> None:
+        """What is shown holds no token; what is ended is disconnected, after a question unless --yes is given."""
+        await zoomgate.connect(MONICA)
+        shown = done(await client(zoomgate, "admin", "show", MONICA))
+        assert MONICA in shown
+        assert "sim-" not in shown
+        kept = await client(zoomgate, "admin", "delete", MONICA, answer="n\n")
+        assert kept.exit_code == 1
+        assert (
+            json.loads(done(await client(zoomgate, "admin", "show", MONICA, "--json")))["state"]
+            == "STATE_ACTIVE"
+        )
+        ended = done(await client(zoomgate, "admin", "delete", MONICA, "--yes", "--json"))
+        assert json.loads(ended)["state"] == "STATE_DISCONNECTED"
+
+    async def test_failures_have_codes_and_next_steps(self, zoomgate: Harness) -> None:
+        """Not found is 3, not allowed and unknown are 4, not reachable is 5, wrong usage is 2."""
+        assert "NOT_FOUND" in refused(await client(zoomgate, "admin", "show", MONICA), 3)
+        assert "PERMISSION_DENIED" in refused(await client(zoomgate, "omar", "show", MONICA), 4)
+        assert "--key-file" in refused(await client(zoomgate, "nobody", "list"), 4)
+        assert "--key-file" in refused(
+            await command("connections", "list", "--server", zoomgate.grpc_address), 4
+        )
+        nobody = refused(await command("connections", "list", "--server", "127.0.0.1:1"), 5)
+        assert nobody.startswith("zoomgate: The service on 127.0.0.1:1 cannot be reached: start it with")
+        assert "lower case" in refused(await client(zoomgate, "admin", "show", "Monica@example.com"), 2)
+
+    async def test_the_key_comes_from_a_file_or_the_data_folder(
+        self, zoomgate: Harness, folder: Path
+    ) -> None:
+        """--key-file goes before ZOOMGATE_KEY, which goes before caller.key of the data folder."""
+        (folder / "key").write_text(key_of("admin") + "\n")
+        assert (await client(zoomgate, "nobody", "list", "--key-file", "key")).exit_code == 0
+        (folder / ".zoomgate").mkdir()
+        (folder / ".zoomgate" / "caller.key").write_text(key_of("admin"))
+        here = ("connections", "list", "--server", zoomgate.grpc_address)
+        assert (await command(*here)).exit_code == 0
+        assert (await client(zoomgate, "nobody", "list")).exit_code == 4
+
+    def test_a_key_does_not_cross_the_network_in_the_clear(self) -> None:
+        """Another machine is refused before anything is sent."""
+        for server in ("192.0.2.1:50051", "0.0.0.0:50051", ":50051"):
+            text = refused(zoomgate("connections", "list", "--server", server), 2)
+            assert "another machine" in text
+        assert "HOST:PORT" in refused(zoomgate("connections", "list", "--server", "localhost"), 2)
+
+    @pytest.mark.parametrize("key", ["two words", "ключ", "a\nb"])
+    def test_what_cannot_be_a_key_is_refused(self, folder: Path, key: str) -> None:
+        """The sentence does not repeat it."""
+        here = ("connections", "list", "--server", "127.0.0.1:1")
+        (folder / "key").write_text(key)
+        for result in (zoomgate(*here, environ={"ZOOMGATE_KEY": key}), zoomgate(*here, "--key-file", "key")):
+            text = refused(result, 2)
+            assert "holds no key" in text
+            assert key not in text
+        assert "cannot be read" in refused(zoomgate(*here, "--key-file", "none"), 2)
+
+
+def test_a_start_that_is_refused_says_everything_that_is_missing(folder: Path) -> None:
+    """`serve` without app and callers names both settings, and changes nothing on disk."""
+    text = refused(zoomgate("serve"))
+    assert "ZOOMGATE_CLIENT_ID is required" in text
+    assert "ZOOMGATE_CALLERS is required" in text
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:8090", "192.0.2.1:8090", "8090", "127.0.0.1:99999"])
+def test_the_simulated_zoom_is_for_this_machine_alone(folder: Path, listen: str) -> None:
+    """Neither command starts it where others could reach it."""
+    assert "this machine alone" in refused(zoomgate("simulator", "--listen", listen), 2)
+
+
+def test_a_caller_row_survives_a_round_trip(folder: Path) -> None:
+    """Whatever is accepted is written as TOML that says the same."""
+    done(zoomgate("callers", "add", "a.b-c_d", "--role", "service", "--users", "o'hara@example.com"))
+    (row,) = tomllib.loads((folder / "callers.toml").read_text())["callers"]
+    assert (row["name"], row["users"]) == ("a.b-c_d", ["o'hara@example.com"])
