@@ -5,10 +5,14 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from harness import Harness, running
 from zoomgate_server import logs
+
+hypothesis.settings.register_profile("same every time", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same every time")
 
 SECRETS = re.compile(r"sim-[ar]t-\w+|zgk_\w+|zoomgate-dev-secret|hunter2@|=hunter2|zak=\w|ticket=\w|code=\w")
 """What tokens, keys, client secrets, codes and tickets of the tests look like."""
@@ -23,6 +27,13 @@ def _log() -> Iterator[None]:
     found = SECRETS.search(lines.getvalue())
     assert found is None, (
         f"a secret was logged: {lines.getvalue()[max(0, found.start() - 300) : found.end()]}"
+    )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--regenerate`, which writes the expected files of tests/golden anew; look at the difference before you commit it."""
+    parser.addoption(
+        "--regenerate", action="store_true", help="write the expected files of tests/golden anew"
     )
 
 

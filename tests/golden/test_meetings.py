@@ -1,0 +1,53 @@
+"""Meetings as Zoom sends them, and as callers get them."""
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import json_format
+
+from zoomgate_server.errors import ZoomBadResponse
+from zoomgate_server.services import meeting_mapping
+
+CASES = sorted((Path(__file__).parent / "meetings").glob("*.zoom.json"))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda path: path.name.partition(".")[0])
+def test_a_meeting_is_mapped_as_expected(case: Path, request: pytest.FixtureRequest) -> None:
+    """Zoom's JSON becomes the expected message; what the contract does not know is kept."""
+    meeting = meeting_mapping.meeting(case.read_bytes())
+    shown = json_format.MessageToJson(meeting, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+    expected = case.with_name(case.name.replace(".zoom.", ".meeting."))
+    if request.config.getoption("--regenerate"):
+        expected.write_text(shown)
+    assert shown == expected.read_text()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{",
+        b"\xff\xfe",
+        b'{"id": NaN}',
+        b"{}",
+        b'{"id": "85746065432"}',
+        b'{"id": 0}',
+        b'{"id": -5}',
+        b'{"id": 1180591620717411303424}',
+        b'{"id": ' + b"9" * 5000 + b"}",
+        b"[" * 100_000,
+    ],
+)
+def test_what_is_no_meeting_is_a_bad_response(body: bytes) -> None:
+    """Garbage of any kind is one error, which does not show it."""
+    with pytest.raises(ZoomBadResponse) as error:
+        meeting_mapping.meeting(body)
+    assert error.value.metadata == {"length": str(len(body))}
+
+
+def test_what_nests_too_deep_is_kept_as_text() -> None:
+    """A receiver could not parse it otherwise."""
+    meeting = meeting_mapping.meeting(b'{"id": 1, "x": ' + b"[" * 60 + b"]" * 60 + b"}")
+    assert meeting_mapping.pb.Meeting.FromString(meeting.SerializeToString()) == meeting

@@ -1,0 +1,46 @@
+"""Sealing and opening, for all inputs."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zoomgate_server.errors import KeyUnavailable, RecordUnreadable
+from zoomgate_server.tokens.cipher import Key, KeyRing, associated_data
+
+RING = KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)])
+PARTS = st.lists(st.one_of(st.text(max_size=8), st.integers(0, 10**12)), max_size=5)
+
+
+@given(st.binary(max_size=300), st.binary(max_size=60))
+def test_what_was_sealed_opens(plaintext: bytes, associated: bytes) -> None:
+    """Opening gives back what was sealed, and no two blobs are alike."""
+    blob = RING.seal(plaintext, associated)
+    assert RING.open(blob, associated) == plaintext
+    assert RING.seal(plaintext, associated) != blob
+
+
+@settings(max_examples=300)
+@given(st.binary(min_size=1, max_size=60), st.binary(max_size=20), st.data())
+def test_any_changed_bit_is_noticed(plaintext: bytes, associated: bytes, data: st.DataObject) -> None:
+    """One flipped bit anywhere in the blob or its associated data makes it unreadable."""
+    blob = bytearray(RING.seal(plaintext, associated))
+    bit = data.draw(st.integers(0, 8 * len(blob) - 1))
+    blob[bit // 8] ^= 1 << bit % 8
+    with pytest.raises((RecordUnreadable, KeyUnavailable)):
+        RING.open(bytes(blob), associated)
+    with pytest.raises(RecordUnreadable):
+        RING.open(RING.seal(plaintext, associated), associated + b"x")
+
+
+@given(st.binary(max_size=80))
+def test_opening_is_total(blob: bytes) -> None:
+    """What is no blob raises our errors and nothing else."""
+    with pytest.raises((RecordUnreadable, KeyUnavailable)):
+        RING.open(blob, b"")
+
+
+@given(PARTS, PARTS)
+def test_different_parts_are_different_data(one: list[str | int], other: list[str | int]) -> None:
+    """("ab", "c") and ("a", "bc") are not the same."""
+    same = [str(part) for part in one] == [str(part) for part in other]
+    assert (associated_data(*one) == associated_data(*other)) is same

@@ -1,0 +1,77 @@
+"""Whatever a caller names: what is accepted stays below the pinned address, however often somebody decodes it."""
+
+from urllib.parse import unquote
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from yarl import URL
+
+from zoomgate_server.errors import CallerNotAllowed, InvalidRequest
+from zoomgate_server.zoom import urls
+
+BASE = "https://api.zoom.us/v2"
+PIECES = st.sampled_from(
+    [
+        "/", "//", ".", "..", "%2e", "%2E%2e", "%252e", "%2f", "%252F", "%5c", "\\", "@", ":", "?", "#", ";", "&", "=", "%",
+        "%00", "\r\n", "\t", "users", "me", "meetings", "123", "oauth", "token", "evil.com", "https://", "api.zoom.us",
+        "v2", "ä", "／", "\u202e", " ", "+", "~",
+    ]
+)  # fmt: skip
+TARGETS = st.one_of(
+    st.lists(PIECES, max_size=12).map("".join),
+    st.lists(PIECES, max_size=12).map(lambda parts: "/" + "".join(parts)),
+    st.lists(PIECES, max_size=8).map(lambda parts: BASE + "/" + "".join(parts)),
+    st.text(max_size=40),
+)
+QUERIES = st.lists(st.tuples(st.text(max_size=12), st.text(max_size=12)), max_size=4)
+
+
+def decodings(text: str) -> set[str]:
+    """A text and everything that repeated decoding makes of it."""
+    seen = {text}
+    while (text := unquote(text, errors="replace")) not in seen:
+        seen.add(text)
+    return seen
+
+
+@settings(max_examples=1500, deadline=None, derandomize=True)
+@given(TARGETS, QUERIES)
+def test_accepted_targets_stay_below_the_base(url: str, query: list[tuple[str, str]]) -> None:
+    """An accepted target has the pinned origin and base path, no dot segments in any decoding, and arrives as it was checked."""
+    try:
+        target = urls.parse_target(url, query)
+    except (InvalidRequest, CallerNotAllowed):
+        return
+    raw = BASE + target.path + (f"?{target.query}" if target.query else "")
+    built = URL(raw, encoded=True)
+    assert str(built.origin()) == "https://api.zoom.us"
+    assert built.raw_path.startswith("/v2/")
+    assert str(built) == raw
+    assert raw.isascii()
+    for decoded in decodings(target.path):
+        assert not {".", ".."} & {segment.partition(";")[0] for segment in decoded.split("/")}
+        assert not any(ord(character) < 0x20 or character in "\\#" for character in decoded)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.text(alphabet="ABCDEFabc0123456789+/=_-", min_size=1, max_size=64))
+def test_meeting_uuids_survive_the_way(uuid: str) -> None:
+    """An encoded UUID is one segment that the proxy accepts and that decodes to the UUID again."""
+    encoded = urls.encode_uuid(uuid)
+    assert "/" not in encoded
+    once = unquote(encoded)
+    assert uuid in (once, unquote(once))
+    if uuid.startswith("/") or "//" in uuid:
+        assert urls.parse_target(f"/past_meetings/{encoded}").path == f"/past_meetings/{encoded}"
+
+
+@given(st.lists(st.sampled_from(["users", "me", "*", "x"]), min_size=1, max_size=4), st.booleans())
+def test_patterns_cover_segment_by_segment(segments: list[str], everything_below: bool) -> None:
+    """A literal pattern covers itself, `*` one segment, `**` any number at the end, and nothing else."""
+    path = "/" + "/".join("q" if segment == "*" else segment for segment in segments)
+    pattern = "/" + "/".join(segments) + ("/**" if everything_below else "")
+    assert urls.proxy_path_allowed([pattern], path)
+    assert urls.proxy_path_allowed([pattern], path + "/more") is everything_below
+    if segments[0] != "*":
+        assert not urls.proxy_path_allowed([pattern], "/other" + path)
+    assert not urls.proxy_path_allowed([], path)

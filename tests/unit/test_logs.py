@@ -1,0 +1,91 @@
+"""Log lines: nothing secret, nothing that a terminal obeys."""
+
+import io
+import logging
+
+import orjson
+import pytest
+import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zoomgate_server import logs
+
+SECRET_KEYS = [
+    "access_token",
+    "refreshToken",
+    "client_secret",
+    "password",
+    "Authorization",
+    "code",
+    "state",
+    "api_key",
+    "cookie",
+    "start_url",
+]
+CANARY = "canary-d41d8cd9"
+NESTED = st.recursive(
+    st.just(CANARY),
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3),
+        st.dictionaries(st.sampled_from(["a", "b"]), inner, min_size=1, max_size=2),
+    ),
+    max_leaves=6,
+)
+
+
+def line(**fields: object) -> str:
+    return orjson.dumps(logs.redact(None, "info", dict(fields)), default=str).decode()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(SECRET_KEYS), NESTED, st.lists(st.sampled_from(["x", "data", "inner"]), max_size=4))
+def test_what_stands_under_a_secret_key_is_masked(key: str, value: object, path: list[str]) -> None:
+    """However deep it is nested, a value under a secret's name does not show."""
+    nested: object = {key: value}
+    for name in path:
+        nested = [{name: nested}]
+    assert CANARY not in line(fields=nested)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"GET /oauth/callback?code={CANARY}&state={CANARY} HTTP/1.1",
+        f"header authorization: Bearer {CANARY}",
+        f"Basic {CANARY}==",
+        f"mongodb://user:{CANARY}@host/db",
+        f"https://example.zoom.us/s/1?zak={CANARY}",
+        f"refresh_token={CANARY}",
+    ],
+)
+def test_what_looks_like_a_credential_is_masked(text: str) -> None:
+    """Credentials in free text do not show."""
+    assert CANARY not in line(event=text)
+
+
+def test_control_and_direction_characters_are_escaped() -> None:
+    """A line is one line, and no terminal obeys it."""
+    shown = line(event="a\nb\x1b[31m\u202e\u2028\x7f\u200b")
+    assert not any(character in shown for character in "\n\x1b\u202e\u2028\x7f\u200b")
+
+
+def test_lines_of_libraries_take_the_same_way() -> None:
+    """What aiohttp or gRPC log is redacted, too."""
+    out = io.StringIO()
+    handler = logs._LibraryHandler()
+    record = logging.LogRecord(
+        "aiohttp.server", logging.ERROR, "", 1, "bad line GET /?code=%s", (CANARY,), None
+    )
+    kept = structlog.get_config()
+    structlog.configure(
+        processors=[logs.redact, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        cache_logger_on_first_use=False,
+    )
+    try:
+        handler.emit(record)
+    finally:
+        structlog.configure(**kept)
+    assert "aiohttp.server" in out.getvalue()
+    assert CANARY not in out.getvalue()

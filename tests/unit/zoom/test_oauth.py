@@ -1,0 +1,127 @@
+"""What the token endpoint's answers mean: only a fully read refusal of Zoom's is one."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zoomgate_server.zoom import oauth, retry_after
+from zoomgate_server.zoom.token_outcome import BadAnswer, Issued, OurFault, Refused, Throttled, Unknown
+
+API = "https://api.zoom.us"
+
+
+def classify(status: int, body: object, headers: dict[str, str] | None = None) -> object:
+    raw = body if isinstance(body, bytes) else orjson.dumps(body)
+    return oauth.classify(status, headers or {}, raw, api_origin=API, wall=lambda: 1_900_000_000.0)
+
+
+ISSUED = {
+    "access_token": "a",
+    "refresh_token": "r",
+    "token_type": "bearer",
+    "expires_in": 3599,
+    "scope": "x y",
+}
+
+CASES: list[tuple[int, object, type]] = [
+    (200, ISSUED, Issued),
+    (200, ISSUED | {"refresh_token": None}, Issued),
+    (200, ISSUED | {"token_type": "Bearer"}, Issued),
+    (200, ISSUED | {"api_url": "https://api-eu.zoom.us"}, Issued),
+    (200, ISSUED | {"token_type": "mac"}, BadAnswer),
+    (200, ISSUED | {"api_url": "https://evil.com"}, BadAnswer),
+    (200, ISSUED | {"api_url": "https://api.zoom.us.evil.com"}, BadAnswer),
+    (200, ISSUED | {"api_url": "http://api.zoom.us"}, BadAnswer),
+    (200, ISSUED | {"api_url": "https://user@api.zoom.us"}, BadAnswer),
+    (200, ISSUED | {"access_token": ""}, Unknown),
+    (200, ISSUED | {"access_token": "a b"}, Unknown),
+    (200, ISSUED | {"access_token": "a" * 9000}, Unknown),
+    (200, ISSUED | {"refresh_token": 7}, Unknown),
+    (200, {}, Unknown),
+    (200, [], Unknown),
+    (200, b"<html>", Unknown),
+    (200, b'{"access_token": "a', Unknown),
+    (200, b"\xff", Unknown),
+    (400, {"error": "invalid_grant", "reason": "Invalid Token!"}, Refused),
+    (400, {"error": "invalid_request", "reason": "Invalid Token!"}, Refused),
+    (401, {"reason": "Invalid Token!"}, Refused),
+    (400, {"error": "invalid_request", "code": 4741, "reason": "x"}, Refused),
+    (400, {"error": "invalid_client"}, OurFault),
+    (401, {"error": "unauthorized_client"}, OurFault),
+    (400, {"code": 4709, "reason": "Redirect URI mismatch"}, OurFault),
+    (400, {"errorCode": 4702}, OurFault),
+    (302, b"", OurFault),
+    (429, b"", Throttled),
+    (403, {"error": "invalid_grant"}, Throttled),
+    (400, {"error": "temporarily_unavailable"}, Throttled),
+    (400, b"<html>invalid_grant</html>", Unknown),
+    (500, {"error": "invalid_grant"}, Unknown),
+    (503, b"", Unknown),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "expected"), CASES)
+def test_answers_have_their_stated_meaning(status: int, body: object, expected: type) -> None:
+    """Each row of the table of answers."""
+    assert type(classify(status, body)) is expected
+
+
+@given(st.integers(100, 599), st.binary(max_size=60))
+def test_classifying_is_total_and_noise_is_no_refusal(status: int, body: bytes) -> None:
+    """No answer raises, and bytes that are no refusal of Zoom's never end a connection."""
+    assert not isinstance(classify(status, body), Refused)
+
+
+@pytest.mark.parametrize(
+    ("given_seconds", "kept"),
+    [
+        (3599, 3599),
+        ("3600", 3600),
+        (0, 60),
+        (-5, 60),
+        (10**12, 86_400),
+        (None, 3600),
+        ("x", 3600),
+        (True, 3600),
+        ([], 3600),
+    ],
+)
+def test_lifetimes_are_clamped(given_seconds: object, kept: float) -> None:
+    """A missing or absurd lifetime counts as something between a minute and a day."""
+    issued = classify(200, ISSUED | {"expires_in": given_seconds})
+    assert isinstance(issued, Issued)
+    assert issued.expires_in == kept
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("", 2.0),
+        ("5", 5.0),
+        ("0", 1.0),
+        ("86400", 3600.0),
+        ("-1", 2.0),
+        ("1e9", 2.0),
+        ("2030-03-17T17:46:50Z", 10.0),
+        ("2031-01-01T00:00:00Z", 3600.0),
+        ("Sun, 17 Mar 2030 17:47:00 GMT", 20.0),
+        ("2000-01-01T00:00:00Z", 1.0),
+        ("tomorrow", 2.0),
+    ],
+)
+def test_waiting_times_are_read_and_bounded(value: str, seconds: float) -> None:
+    """Seconds, HTTP dates and ISO dates are read; the rest counts as absent; all lie between a second and an hour."""
+    assert retry_after.parse(value, lambda: 1_900_000_000.0) == seconds
+
+
+@given(st.text(max_size=80))
+def test_reading_a_waiting_time_is_total(value: str) -> None:
+    """No header raises."""
+    assert 1.0 <= retry_after.parse(value, lambda: 0.0) <= 3600.0
+
+
+def test_outcomes_show_no_token() -> None:
+    """What Zoom issued stays out of logs and tracebacks."""
+    issued = classify(200, ISSUED | {"access_token": "canary-access", "refresh_token": "canary-refresh"})
+    assert "canary" not in repr(issued)
