@@ -7,7 +7,7 @@ GENERATOR := .venv-generate
 STUBS := clients/python/src
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lint types proto imports generate bench clean
+.PHONY: help run test check format format-check lint types proto imports contracts generate bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,8 +18,8 @@ run: $(VENV)/.runtime ## Start everything on this machine: service, store and si
 test: $(VENV)/.development ## Run the tests (ARGS="…" for pytest)
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(VENV)/.development ## Check format, lint, types, contract, imports; all findings are shown
-	@status=0; for target in format-check lint types proto imports; do \
+check: $(VENV)/.development ## Check format, lint, types, contract, imports, stubs, documentation; all findings are shown
+	@status=0; for target in format-check lint types proto imports contracts; do \
 	  $(MAKE) --no-print-directory $$target || status=1; done; exit $$status
 
 format: $(VENV)/.development ## Format code and contract
@@ -41,6 +41,11 @@ proto: $(VENV)/.development ## Lint the contract and compare it with the one bef
 
 imports: $(VENV)/.development ## Check which module may import which
 	@echo "imports"; $(BIN)/lint-imports --no-logo > $(VENV)/imports.log 2>&1 || { cat $(VENV)/imports.log; exit 1; }
+
+contracts: $(VENV)/.development ## Check that stubs are fresh and that documentation is complete
+	@echo "contracts"; $(BIN)/python -m pytest -q --no-header -o addopts=--import-mode=importlib \
+	  tests/contracts/test_stubs.py::test_the_stubs_are_fresh tests/contracts/test_errors.py \
+	  tests/contracts/test_settings.py tests/contracts/test_repository.py
 
 generate: $(GENERATOR)/.ready ## Generate the Python stubs from the contract
 	@rm -f $(STUBS)/zoomgate/v1/*_pb2.py $(STUBS)/zoomgate/v1/*_pb2.pyi $(STUBS)/zoomgate/v1/*_pb2_grpc.py $(STUBS)/zoomgate/v1/*_pb2_grpc.pyi

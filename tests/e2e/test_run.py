@@ -249,6 +249,18 @@ def test_an_unusable_folder_is_told(tmp_path: Path) -> None:
     assert len(text.strip().splitlines()) == 1
 
 
+def test_a_full_disk_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+    """If the store cannot be written, the start is refused in one sentence and takes away what it had made."""
+    limited = f"ulimit -f 8; exec {shlex.quote(ZOOMGATE)} run {' '.join(anywhere(tmp_path))}"  # 4 KiB a file
+    found = subprocess.run(
+        ["sh", "-c", limited], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert found.returncode == 1
+    assert "cannot be written" in found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1, found.stderr
+    assert files(tmp_path) == {}
+
+
 def test_the_simulator_runs_alone(tmp_path: Path) -> None:
     """`zoomgate simulator` says where it listens and ends with 0."""
     process = subprocess.Popen(

@@ -1,0 +1,45 @@
+"""A record store that fails when told to; everything else is the real store behind it."""
+
+from collections import Counter
+from typing import Any
+
+from zoomgate_server.tokens.store import Record, RecordKey, RecordStore, StoreError
+
+
+class FaultyStore:
+    """Wraps a store.
+
+    Attributes:
+        calls: How often each method was called.
+    """
+
+    def __init__(self, store: RecordStore) -> None:
+        self._store = store
+        self._faults: dict[str, list[str]] = {"get": [], "put": []}
+        self.calls: Counter[str] = Counter()
+
+    def fail(self, method: str, times: int, *, after_effect: bool = False) -> None:
+        """Make the next calls of `get` or `put` fail, before or after they took effect."""
+        self._faults[method] += ["after" if after_effect else "before"] * times
+
+    async def get(self, key: RecordKey) -> tuple[Record | None, float]:
+        """Read."""
+        self.calls["get"] += 1
+        if self._faults["get"]:
+            self._faults["get"].pop(0)
+            raise StoreError("injected")
+        return await self._store.get(key)
+
+    async def put(self, record: Record, if_rev: int) -> int | None:
+        """Write."""
+        self.calls["put"] += 1
+        fault = self._faults["put"].pop(0) if self._faults["put"] else ""
+        if fault == "before":
+            raise StoreError("injected")
+        rev = await self._store.put(record, if_rev)
+        if fault == "after":
+            raise StoreError("injected")
+        return rev
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
