@@ -27,7 +27,6 @@ MAX_PARTS = 1000
 
 _TIMESTAMP = "google.protobuf.Timestamp"
 _INT32, _INT64 = 2**31, 2**63
-_WORDS = frozenset({str, int})
 
 
 class _Mismatch(Exception):
@@ -63,7 +62,7 @@ class Plan:
 
     def __init__(self, descriptor: Descriptor, conventions: Conventions) -> None:
         self._package = descriptor.file.package
-        self._incoming: dict[str, tuple[str, type | None, _In | None, Mapping[Any, int] | None]] = {}
+        self._incoming: dict[str, tuple[str, type, _In | None]] = {}
         self._outgoing: dict[str, tuple[str, _Out | None, Plan | None]] = {}
         self._open = ADDITIONAL in descriptor.fields_by_name
         for field in descriptor.fields:
@@ -73,10 +72,8 @@ class Plan:
             key = conventions.names.get(name, field.name)
             separator = conventions.separators.get(name)
             nested = self._nested(field, conventions)
-            expected, convert_in = self._reader(field, separator, nested)
-            words = {} if field.enum_type is None else conventions.enums[self._short(field.enum_type)]
-            numbers = {word: number for number, word in words.items()} or None
-            self._incoming.setdefault(key, (field.name, expected, convert_in, numbers))
+            expected, convert_in = self._reader(field, separator, nested, conventions)
+            self._incoming.setdefault(key, (field.name, expected, convert_in))
             self._outgoing[field.name] = (key, self._writer(field, separator, nested, conventions), nested)
         self._keys = frozenset(self._incoming)
         self._field_by_key = {key: field for field, (key, _, _) in self._outgoing.items()}
@@ -93,17 +90,15 @@ class Plan:
             if entry is None:
                 more[key] = value
                 continue
-            name, expected, convert, numbers = entry
+            name, expected, convert = entry
             if value.__class__ is expected:
                 if convert is None:
                     given[name] = value
                     continue
                 try:
                     given[name] = convert(value)
-                except _Mismatch:
+                except (_Mismatch, KeyError):
                     more[key] = value
-            elif numbers is not None and value.__class__ in _WORDS and value in numbers:
-                given[name] = numbers[value]
             elif value is not None:
                 more[key] = value
         if more and self._open:
@@ -163,9 +158,9 @@ class Plan:
         return Plan(field.message_type, conventions)
 
     def _reader(
-        self, field: FieldDescriptor, separator: str | None, nested: "Plan | None"
-    ) -> tuple[type | None, _In | None]:
-        """Give the type that a JSON value must have, and how it is converted; enums go by their words."""
+        self, field: FieldDescriptor, separator: str | None, nested: "Plan | None", conventions: Conventions
+    ) -> tuple[type, _In | None]:
+        """Give the type that a JSON value must have, and how it is converted."""
         if separator is not None:
             return str, _split_numbers if field.cpp_type == FieldDescriptor.CPPTYPE_INT32 else _split
         if nested is not None:
@@ -173,7 +168,9 @@ class Plan:
         if field.message_type is not None:
             return str, _timestamp
         if field.enum_type is not None:
-            return None, None
+            words = conventions.enums[self._short(field.enum_type)]
+            numbers = {word: number for number, word in words.items()}
+            return type(next(iter(numbers))), numbers.__getitem__
         match field.cpp_type:
             case FieldDescriptor.CPPTYPE_STRING:
                 return (list, _strings) if field.is_repeated else (str, None)
