@@ -203,25 +203,42 @@ async def running(
     options: Sequence[tuple[str, Any]] = (),
 ) -> AsyncIterator[Harness]:
     """Run simulator and service on free ports."""
-    async with Simulator(simulator or SimulatorOptions(port=0)) as zoom:
-        loaded = settings.load(
-            {
-                "ZOOMGATE_LISTEN": "127.0.0.1:0",
-                "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0",
-                "ZOOMGATE_DATA_DIR": str(data_dir),
-                "ZOOMGATE_CLIENT_ID": zoom.options.client_id,
-                "ZOOMGATE_CLIENT_SECRET": zoom.options.client_secret,
-                "ZOOMGATE_ZOOM_API_URL": zoom_api_url or zoom.api_url,
-                "ZOOMGATE_ZOOM_OAUTH_URL": zoom.oauth_url,
-            }
-            | (environ or {})
-        )
-        keys = [StaticKey(digest(key_of(name)), who) for name, who in (callers or CALLERS).items()]
-        async with (
-            app.run(loaded, extra_keys=keys, anonymous=anonymous) as started,
-            grpc.aio.insecure_channel(started.grpc, options=list(options)) as channel,
-        ):
-            yield Harness(zoom, started.grpc, f"http://{started.http}", channel, data_dir)
+    async with (
+        Simulator(simulator or SimulatorOptions(port=0)) as zoom,
+        serving(zoom, data_dir, environ, callers, anonymous, zoom_api_url, options) as harness,
+    ):
+        yield harness
+
+
+@asynccontextmanager
+async def serving(
+    zoom: Simulator,
+    data_dir: Path,
+    environ: dict[str, str] | None = None,
+    callers: dict[str, Principal] | None = None,
+    anonymous: Principal | None = None,
+    zoom_api_url: str = "",
+    options: Sequence[tuple[str, Any]] = (),
+) -> AsyncIterator[Harness]:
+    """Run one service on free ports, with a simulator that others may share."""
+    loaded = settings.load(
+        {
+            "ZOOMGATE_LISTEN": "127.0.0.1:0",
+            "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0",
+            "ZOOMGATE_DATA_DIR": str(data_dir),
+            "ZOOMGATE_CLIENT_ID": zoom.options.client_id,
+            "ZOOMGATE_CLIENT_SECRET": zoom.options.client_secret,
+            "ZOOMGATE_ZOOM_API_URL": zoom_api_url or zoom.api_url,
+            "ZOOMGATE_ZOOM_OAUTH_URL": zoom.oauth_url,
+        }
+        | (environ or {})
+    )
+    keys = [StaticKey(digest(key_of(name)), who) for name, who in (callers or CALLERS).items()]
+    async with (
+        app.run(loaded, extra_keys=keys, anonymous=anonymous) as started,
+        grpc.aio.insecure_channel(started.grpc, options=list(options)) as channel,
+    ):
+        yield Harness(zoom, started.grpc, f"http://{started.http}", channel, data_dir)
 
 
 def browser() -> aiohttp.ClientSession:

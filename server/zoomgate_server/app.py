@@ -169,9 +169,9 @@ async def run(
             ready=ready.is_set,
             secure_cookies=settings.redirect_uri.startswith("https://"),
         )
+        stack.push_async_callback(parts.drain)  # after the HTTP server: a callback may still bring a code
         await web.start(http_socket)
         stack.push_async_callback(web.stop)
-        stack.push_async_callback(parts.drain)
         stack.enter_context(_background(parts))
         await server.start()
         stack.push_async_callback(_stop_serving, server, health, ready, settings.drain_seconds)

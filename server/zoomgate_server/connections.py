@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 from collections.abc import Collection, Coroutine
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from zoomgate_server import logs
 from zoomgate_server.clock import Clock
@@ -43,6 +43,9 @@ ANSWER_SECONDS = 0.2
 REVOKE_SECONDS = 24 * 3600.0
 """How long a disconnected user's tokens are kept, sealed and never served, while Zoom has not confirmed that they are revoked."""
 
+REVOKE_PATIENCE_SECONDS = 3.0
+"""How long a caller who ends a connection waits for Zoom's confirmation; it goes on without the caller."""
+
 TOMBSTONE_SECONDS = 30 * 24 * 3600.0
 """How long a disconnected user's record stays, so that late writers find that the grant is gone."""
 
@@ -58,8 +61,7 @@ SWEEP_SECONDS = 30.0
 _log = logs.get("zoomgate.connections")
 
 
-@dataclass(frozen=True, slots=True)
-class AccessToken:
+class AccessToken(NamedTuple):
     """A token as it is handed to a caller.
 
     Attributes:
@@ -281,7 +283,8 @@ class Connections:
         self._audit(call.audit_event("connection.ended", "ok", user_email))
         ended = replace(tombstone, rev=rev)
         revocation = self._in_background(self._revoke(ended))
-        await asyncio.wait({revocation}, timeout=max(0.0, self._budget(call) - self._clock.monotonic()))
+        patience = min(REVOKE_PATIENCE_SECONDS, self._budget(call) - self._clock.monotonic())
+        await asyncio.wait({revocation}, timeout=max(0.0, patience))
         return ended
 
     # -- background --------------------------------------------------------------------------------------

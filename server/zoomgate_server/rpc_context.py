@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Role(StrEnum):
@@ -80,8 +81,7 @@ class Principal:
         return self if Role.MEMBER in self.roles else None
 
 
-@dataclass(frozen=True, slots=True)
-class AuditEvent:
+class AuditEvent(NamedTuple):
     """One decision that matters later: who did what for whom, and how it ended.
 
     Attributes:
@@ -104,8 +104,7 @@ class AuditEvent:
 AuditSink = Callable[[AuditEvent], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One call while it is served.
 
     Attributes:

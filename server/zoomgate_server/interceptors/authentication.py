@@ -56,10 +56,25 @@ class CallerKeys:
 
     def __init__(self, keys: Iterable[StaticKey]) -> None:
         self._keys = {bytes.fromhex(key.sha256): key.principal for key in keys}
+        self._seen: dict[str, Principal] = {}
 
     def find(self, key: str) -> Principal | None:
         """Give who has a key. The look-up goes by its digest, so its timing tells nothing about the keys."""
         return self._keys.get(hashlib.sha256(key.encode()).digest())
+
+    def bearer(self, credential: str) -> Principal | None:
+        """Give who has the key of a bearer credential.
+
+        Credentials that were accepted are remembered, at most two spellings of each key, so that each is hashed once.
+        """
+        known = self._seen.get(credential)
+        if known is not None:
+            return known
+        found = _BEARER.fullmatch(credential)
+        principal = None if found is None else self.find(found.group(1))
+        if principal is not None:
+            self._seen[credential] = principal
+        return principal
 
 
 class Authentication:
@@ -128,12 +143,9 @@ class Authentication:
             return self._anonymous
         if len(credentials) > 1:
             raise _unauthenticated("several authorization entries")
-        found = _BEARER.fullmatch(credentials[0]) if isinstance(credentials[0], str) else None
-        if found is None:
-            raise _unauthenticated("authorization is no bearer credential")
-        principal = self._keys.find(found.group(1))
+        principal = self._keys.bearer(credentials[0]) if isinstance(credentials[0], str) else None
         if principal is None:
-            raise _unauthenticated("unknown key")
+            raise _unauthenticated("authorization is no bearer credential that is known")
         return principal
 
     def _with_member(self, principal: Principal, members: list[Any]) -> Principal:

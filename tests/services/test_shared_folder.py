@@ -1,0 +1,74 @@
+"""Two services on one data folder: what one changes the other does not go on using."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from yarl import URL
+
+from harness import MONICA, Harness, browser, serving
+from zoomgate.v1 import auth_service_pb2 as auth
+from zoomgate.v1 import meetings_service_pb2 as meetings
+from zoomgate.v1 import proxy_service_pb2 as proxy
+
+TOKEN = auth.GetTokenRequest(user_email=MONICA)
+
+
+@pytest.fixture
+async def other(zoomgate: Harness) -> AsyncIterator[Harness]:
+    """A second service on the folder of the first."""
+    async with serving(zoomgate.simulator, zoomgate.data_dir) as second:
+        yield second
+
+
+async def test_a_disconnect_ends_the_other_services_token(zoomgate: Harness, other: Harness) -> None:
+    """What one service ends the other stops handing out within moments, although it had the token in memory."""
+    await zoomgate.connect()
+    await other.call(other.auth.GetToken, TOKEN)
+    await zoomgate.call(zoomgate.auth.DeleteConnection, auth.DeleteConnectionRequest(user_email=MONICA))
+    for _ in range(500):
+        try:
+            await other.call(other.auth.GetToken, TOKEN)
+        except Exception:  # noqa: BLE001 - whatever it is, the refusal below says which
+            break
+        await asyncio.sleep(0.01)
+    assert (await other.refusal(other.auth.GetToken, TOKEN)).reason == "ZOOM_NOT_CONNECTED"
+
+
+async def test_a_refresh_elsewhere_costs_no_second_one(zoomgate: Harness, other: Harness) -> None:
+    """A token that another service replaced is refused by Zoom; the newer one is read and used, without a refresh."""
+    await zoomgate.connect()
+    me = proxy.GetRequest(user_email=MONICA, url="/users/me")
+    await other.call(other.proxy.Get, me)
+    await zoomgate.call(zoomgate.auth.RefreshToken, auth.RefreshTokenRequest(user_email=MONICA))
+    assert (await other.call(other.proxy.Get, me)).response.status == 200
+    assert zoomgate.stat("token.refresh_token.issued") == 1
+
+
+async def test_two_services_refresh_once(zoomgate: Harness, other: Harness) -> None:
+    """Calls to both services with an expired token cost one refresh, and none fails."""
+    await zoomgate.connect()
+    create = meetings.CreateMeetingRequest(user_email=MONICA)
+    zoomgate.simulator.zoom.expire(MONICA)
+    calls = [
+        harness.call(harness.meetings.CreateMeeting, create)
+        for harness in (zoomgate, other)
+        for _ in range(20)
+    ]
+    answers = await asyncio.gather(*calls)
+    assert len({answer.meeting.id for answer in answers}) == 40
+    assert zoomgate.stat("token.refresh_token.issued") == 1
+
+
+async def test_page_tokens_and_links_work_at_either(zoomgate: Harness, other: Harness) -> None:
+    """No state lives in one process: a page token and an authorization of one service are the other's as well."""
+    await zoomgate.connect()
+    first = await zoomgate.call(
+        zoomgate.auth.ListConnections, auth.ListConnectionsRequest(page_size=1), "admin"
+    )
+    rest = auth.ListConnectionsRequest(page_size=1, page_token=first.next_page_token)
+    assert not (await other.call(other.auth.ListConnections, rest, "admin")).connections
+    begun = await zoomgate.begin()
+    start = other.http_url + URL(begun.authorization_url).raw_path_qs
+    async with browser() as session, session.get(start) as page:
+        assert "Simulated Zoom" in await page.text()
