@@ -4,6 +4,7 @@ Lines are JSON, or for people when they go to a terminal. Lines of libraries (gR
 for one, quotes request lines with their codes when they are too long.
 """
 
+import contextlib
 import logging
 import re
 import sys
@@ -11,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import orjson
 import structlog
@@ -30,6 +31,13 @@ _SECRET_TEXT = (
         ),
         r"\1=" + REDACTED,
     ),
+    (
+        re.compile(
+            r"""(?i)(["'](?:code|state|ticket|[a-z_]*(?:token|secret|password|verifier)|zak)["']\s*:\s*)(["'])(?:(?!\2).)*"""
+        ),
+        r"\1\2" + REDACTED,
+    ),
+    (re.compile(r"(/[^\s?\"'<>]*)\?[^\s\"'<>]+"), r"\1?" + REDACTED),
     (re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s@\"']+@", re.IGNORECASE), r"\1" + REDACTED + "@"),
 )
 _MAX_TEXT = 4096
@@ -46,25 +54,42 @@ def get(name: str) -> Any:
     return structlog.get_logger(source=name)
 
 
+class _Lines:
+    """Writes lines to a stream that may be gone: a full disk or a closed pipe must not fail what is being logged."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> None:
+        """Write, or lose the line."""
+        with contextlib.suppress(OSError, ValueError):
+            self._out.write(text)
+
+    def flush(self) -> None:
+        """Flush, or lose what was buffered."""
+        with contextlib.suppress(OSError, ValueError):
+            self._out.flush()
+
+
 class _Access:
     """Where lines about calls go; set by `configure`."""
 
     def __init__(self) -> None:
-        self.out: TextIO = sys.stderr
-        self.on = False
+        self.out = _Lines(sys.stderr)
+        self.least = logging.CRITICAL
         self.render: Callable[[Any, str, EventDict], str] = _renderer("json")
 
 
-def write_call(event: EventDict) -> None:
+def write_call(event: EventDict, level: str) -> None:
     """Write the line about one call: every call pays for it, so it takes the short way.
 
     Its values are not redacted and not escaped here. They must be ones that were checked before: names, codes, numbers, canonical
     addresses, valid request ids.
     """
-    if _access.on:
-        event["level"] = "info"
+    if _access.least <= _LEVELS[level]:
+        event["level"] = level
         event["time"] = datetime.now(UTC)
-        _access.out.write(_access.render(None, "info", event) + "\n")
+        _access.out.write(_access.render(None, level, event) + "\n")
         _access.out.flush()
 
 
@@ -76,10 +101,10 @@ def configure(level: str, log_format: str, stream: TextIO | None = None) -> None
         log_format: `json`: one object a line. `console`: for people.
         stream: Where lines go.
     """
-    out = stream or sys.stderr
+    out = _Lines(stream or sys.stderr)
     _access.out = out
     _access.render = _renderer(log_format)
-    _access.on = _LEVELS[level] <= logging.INFO
+    _access.least = _LEVELS[level]
     shared: list[Callable[[Any, str, EventDict], Any]] = [
         structlog.processors.add_log_level,
         structlog.processors.format_exc_info,
@@ -89,7 +114,7 @@ def configure(level: str, log_format: str, stream: TextIO | None = None) -> None
     structlog.configure(
         processors=[*shared, _renderer(log_format)],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", out)),
         cache_logger_on_first_use=True,
     )
     handler = _LibraryHandler()
@@ -137,10 +162,14 @@ def _is_secret(key: str) -> bool:
 
 
 def _clean(key: str, value: Any, depth: int) -> Any:
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool):
         return value
     if _is_secret(key) and value not in ("", (), [], {}):
         return REDACTED
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**63 else hex(value)[:_MAX_TEXT]
+    if isinstance(value, float):
+        return value
     if isinstance(value, str):
         return plain(value)
     if depth >= _MAX_DEPTH:
@@ -165,6 +194,10 @@ class _LibraryHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - arguments that do not fit the format are their author's mistake, not the caller's
+            message = str(record.msg)
         fields: dict[str, Any] = {"source": record.name}
         if record.exc_info and record.exc_info[0] is not None:
             fields["exc_info"] = record.exc_info
@@ -176,7 +209,7 @@ class _LibraryHandler(logging.Handler):
             if record.levelno >= logging.WARNING
             else log.info
         )
-        write(record.getMessage(), **fields)
+        write(message, **fields)
 
 
 _access = _Access()

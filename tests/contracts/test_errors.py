@@ -1,7 +1,9 @@
 """Every failure has a code, a reason and a page in the documentation."""
 
 import re
+import string
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from google.rpc import code_pb2
@@ -62,6 +64,22 @@ def test_every_error_becomes_a_whole_status(kind: type[errors.ZoomgateError]) ->
     assert len(kinds) == len(set(kinds))
     assert kinds[0].endswith("google.rpc.ErrorInfo")
     assert len(status.message) <= 1024
+    assert sum(len(detail.value) for detail in status.details) <= 4096
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize(
+    "text", ["x" * 3000, "é" * 3000, "\U0001f600" * 3000], ids=["ascii", "latin", "emoji"]
+)
+def test_no_text_makes_a_status_too_large(kind: type[errors.ZoomgateError], text: str) -> None:
+    """Whatever stands in a message, its facts and its fields, clients get the status and not RESOURCE_EXHAUSTED."""
+    error = (
+        kind([FieldViolation(f"{text}[{index}]", text) for index in range(200)])
+        if issubclass(kind, errors.InvalidRequest)
+        else kind(text, metadata={f"key{index}": text for index in range(50)}, retry_after=2.0)
+    )
+    status = status_of(error)
+    assert len(quote(status.message, safe=string.printable)) <= 1024
     assert sum(len(detail.value) for detail in status.details) <= 4096
 
 

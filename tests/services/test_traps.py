@@ -1,6 +1,7 @@
 """Three traps of grpc.aio, over a real port: what the stages around every handler keep from callers."""
 
 import asyncio
+import io
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -8,9 +9,10 @@ import grpc
 import grpc.aio
 import pytest
 
-from harness import ADMIN, Refusal, key_of, metadata
+from harness import ADMIN, Refusal, key_of, metadata, service
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import auth_service_pb2_grpc
+from zoomgate_server import logs
 from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.errors import FieldViolation, InvalidRequest
@@ -38,6 +40,10 @@ class Misbehaving(auth_service_pb2_grpc.AuthServiceServicer):
         """Fail with a secret in the text."""
         raise RuntimeError("no route to mongodb://user:hunter2@host with refresh_token=hunter2")
 
+    async def CheckToken(self, request: Any, context: Any) -> Any:
+        """Do what is asked."""
+        return pb.CheckTokenResponse(expired=True)
+
     async def DeleteConnection(self, request: Any, context: Any) -> Any:
         """Refuse more fields than a status can carry."""
         raise InvalidRequest([FieldViolation(f"field[{index}]", "x" * 400) for index in range(500)])
@@ -46,7 +52,7 @@ class Misbehaving(auth_service_pb2_grpc.AuthServiceServicer):
 @pytest.fixture
 async def channel() -> AsyncIterator[grpc.aio.Channel]:
     """A channel to the misbehaving servicer behind the real stages."""
-    keys = CallerKeys([StaticKey(digest(key_of("admin")), ADMIN)])
+    keys = CallerKeys([StaticKey(digest(key_of(who.name)), who) for who in (ADMIN, service("service"))])
     stages = [
         AccessLog(Metrics("0", ["AuthService.ListConnections"])),
         Status(),
@@ -94,7 +100,39 @@ async def test_undecodable_requests_are_refused_by_us(channel: grpc.aio.Channel)
     for garbage in (b"\xff\xff", b"\x0a\x02\xc3\x28"):
         refusal = await refusal_of(raw(garbage, metadata=metadata("admin"), timeout=5))
         assert refusal.short == ("INVALID_ARGUMENT", "MALFORMED_REQUEST")
+        assert refusal.metadata == {"type": "zoomgate.v1.GetConnectionRequest"}
         assert "protobuf" not in refusal.message.lower()
+
+
+async def test_failures_bring_the_request_id_back(channel: grpc.aio.Channel) -> None:
+    """The trailing metadata of a failed call has the id, beside the details of the status."""
+    stub = auth_service_pb2_grpc.AuthServiceStub(channel)
+    for entries in (metadata("admin"), ()):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await stub.GetConnection(
+                pb.GetConnectionRequest(user_email="monica@example.com"),
+                metadata=(*entries, ("x-request-id", "find-me")),
+                timeout=5,
+            )
+        assert ("x-request-id", "find-me") in tuple(error.value.trailing_metadata())
+        assert Refusal.of(error.value).reason
+
+
+async def test_a_log_that_cannot_be_written_fails_no_call(
+    channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the log's pipe closed or its disk full, callers get their answers."""
+
+    class Gone(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(logs._access, "out", logs._Lines(Gone()))
+    stub = auth_service_pb2_grpc.AuthServiceStub(channel)
+    answer = await stub.CheckToken(
+        pb.CheckTokenRequest(user_email="monica@example.com"), metadata=metadata("service"), timeout=5
+    )
+    assert answer.expired
 
 
 async def test_statuses_fit_into_what_clients_take(channel: grpc.aio.Channel) -> None:

@@ -57,6 +57,9 @@ def test_what_stands_under_a_secret_key_is_masked(key: str, value: object, path:
         f"mongodb://user:{CANARY}@host/db",
         f"https://example.zoom.us/s/1?zak={CANARY}",
         f"refresh_token={CANARY}",
+        f'{{"access_token":"{CANARY}","expires_in":1}}',
+        f"{{'refresh_token': '{CANARY}'}}",
+        f"bad request line GET /oauth/callback?%63ode={CANARY} HTTP/1.1",
     ],
 )
 def test_what_looks_like_a_credential_is_masked(text: str) -> None:
@@ -68,6 +71,24 @@ def test_control_and_direction_characters_are_escaped() -> None:
     """A line is one line, and no terminal obeys it."""
     shown = line(event="a\nb\x1b[31m\u202e\u2028\x7f\u200b")
     assert not any(character in shown for character in "\n\x1b\u202e\u2028\x7f\u200b")
+
+
+def test_numbers_under_a_secret_key_are_masked() -> None:
+    """A passcode of digits is a secret, too; numbers elsewhere show."""
+    assert "471100" not in line(password=471100)
+    assert "471100" in line(ms=471100)
+
+
+def test_any_value_can_be_logged() -> None:
+    """Numbers that JSON's writer refuses do not fail the caller who logs them."""
+    assert line(n=2**70)
+    assert line(n=10**5000)
+
+
+def test_library_lines_with_wrong_arguments_fail_nobody() -> None:
+    """A library's mistake in a format stays its own."""
+    record = logging.LogRecord("grpc", logging.ERROR, "", 1, "%d", ("text",), None)
+    logs._LibraryHandler().emit(record)
 
 
 def test_lines_of_libraries_take_the_same_way() -> None:

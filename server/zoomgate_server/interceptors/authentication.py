@@ -65,7 +65,7 @@ class CallerKeys:
     def bearer(self, credential: str) -> Principal | None:
         """Give who has the key of a bearer credential.
 
-        Credentials that were accepted are remembered, at most two spellings of each key, so that each is hashed once.
+        Credentials that were accepted stay in memory, at most two spellings of each key, so that each is hashed once.
         """
         known = self._seen.get(credential)
         if known is not None:
@@ -108,7 +108,10 @@ class Authentication:
         async def check(request: Any, context: Context) -> Any:
             principal: Principal | None = None
             try:
-                principal = self._who(current_metadata.get())
+                credentials, members = _credentials(current_metadata.get())
+                principal = self._caller(credentials)
+                if members:
+                    principal = self._with_member(principal, members)
                 row = policy.check_method(principal, path)
                 message = request if decode is None else _decoded(method, request)
                 user_email = _user(message, row.user_field)
@@ -125,17 +128,6 @@ class Authentication:
 
         return check
 
-    def _who(self, metadata: Iterable[tuple[str, str | bytes]]) -> Principal:
-        """Identify the caller by its metadata."""
-        credentials, members = [], []
-        for key, value in metadata:
-            if key == AUTHORIZATION:
-                credentials.append(value)
-            elif key == MEMBER_TOKEN:
-                members.append(value)
-        principal = self._caller(credentials)
-        return self._with_member(principal, members) if members else principal
-
     def _caller(self, credentials: list[Any]) -> Principal:
         if not credentials:
             if self._anonymous is None:
@@ -143,9 +135,11 @@ class Authentication:
             return self._anonymous
         if len(credentials) > 1:
             raise _unauthenticated("several authorization entries")
-        principal = self._keys.bearer(credentials[0]) if isinstance(credentials[0], str) else None
+        credential = credentials[0] if isinstance(credentials[0], str) else ""
+        principal = self._keys.bearer(credential)
         if principal is None:
-            raise _unauthenticated("authorization is no bearer credential that is known")
+            well_formed = _BEARER.fullmatch(credential) is not None
+            raise _unauthenticated("unknown key" if well_formed else "authorization is no bearer credential")
         return principal
 
     def _with_member(self, principal: Principal, members: list[Any]) -> Principal:
@@ -173,6 +167,17 @@ class Authentication:
         )
 
 
+def _credentials(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[list[Any], list[Any]]:
+    """Give the caller's credentials and those of the members that it forwards."""
+    credentials, members = [], []
+    for key, value in metadata:
+        if key == AUTHORIZATION:
+            credentials.append(value)
+        elif key == MEMBER_TOKEN:
+            members.append(value)
+    return credentials, members
+
+
 def _decoded(method: Method, request: Any) -> Any:
     """Decode a request's bytes.
 
@@ -186,7 +191,7 @@ def _decoded(method: Method, request: Any) -> Any:
     except Exception:  # noqa: BLE001 - protobuf's runtimes differ in what they raise, and the text is theirs
         raise MalformedRequest(
             "The request's bytes are no valid message of this method: check that your stubs fit the server's contract",
-            metadata={"method": method.name},
+            metadata={"type": method.request_type},
         ) from None
 
 

@@ -37,6 +37,12 @@ class Method:
         service, _, method = self.path.removeprefix("/").partition("/")
         return f"{service.rpartition('.')[2]}.{method}"
 
+    @property
+    def request_type(self) -> str:
+        """Full name of the request's message, or empty where generated code does not tell."""
+        message = getattr(self.decode, "__self__", None)
+        return getattr(getattr(message, "DESCRIPTOR", None), "full_name", "")
+
 
 class Stage(Protocol):
     """Something that happens around a call."""

@@ -22,7 +22,11 @@ from zoomgate_server.tokens.store import StoreError
 DOMAIN = "zoomgate"
 MAX_MESSAGE = 1024
 MAX_DETAILS = 4096
-"""Bytes. gRPC carries them in a header of which clients take 8 KiB by default."""
+"""Bytes, the message's as gRPC sends it. Clients take 8 KiB of headers by default, and these two are most of them."""
+
+_MAX_INFO = 1024
+_MAX_REPEATED = 512
+"""Bytes of the metadata of ErrorInfo, and of a message that a detail repeats."""
 
 _C = grpc.StatusCode
 _R = ErrorReason
@@ -108,7 +112,10 @@ class Status:
                 )
             status = status_of(failure)
             current_refusal.set(_R.Name(MAPPING[type(failure)][1]).removeprefix("ERROR_REASON_"))
-            await context.abort_with_status(rpc_status.to_status(status))
+            answered = rpc_status.to_status(status)
+            # what an abort is given replaces what the call's trailing metadata had: the request id must not get lost
+            trailing = (*(context.trailing_metadata() or ()), *answered.trailing_metadata)
+            await context.abort(answered.code, answered.details, trailing)
             return None
 
         return answer
@@ -118,11 +125,9 @@ def status_of(error: errors.ZoomgateError) -> status_pb2.Status:
     """Build the status of an error, details included."""
     code, reason = MAPPING[type(error)]
     name = _R.Name(reason).removeprefix("ERROR_REASON_")
-    info = error_details_pb2.ErrorInfo(
-        reason=name,
-        domain=DOMAIN,
-        metadata={key: value[:500] for key, value in error.metadata.items() if value},
-    )
+    message = _clipped(error.message, MAX_MESSAGE)
+    repeated = _clipped(error.message, _MAX_REPEATED)
+    info = error_details_pb2.ErrorInfo(reason=name, domain=DOMAIN, metadata=_metadata(error.metadata))
     details: list[Any] = [info]
     if error.retry_after is not None:
         delay = duration_pb2.Duration()
@@ -132,18 +137,42 @@ def status_of(error: errors.ZoomgateError) -> status_pb2.Status:
         details.append(_bad_request(error))
     elif isinstance(error, errors.ZoomRateLimited):
         violation = error_details_pb2.QuotaFailure.Violation(
-            subject=error.metadata.get("limit_type", "zoom"), description=error.message
+            subject=_clipped(error.metadata.get("limit_type", "zoom"), 64), description=repeated
         )
         details.append(error_details_pb2.QuotaFailure(violations=[violation]))
     elif code is _C.FAILED_PRECONDITION:
-        unmet = error_details_pb2.PreconditionFailure.Violation(type=name, description=error.message)
+        unmet = error_details_pb2.PreconditionFailure.Violation(type=name, description=repeated)
         details.append(error_details_pb2.PreconditionFailure(violations=[unmet]))
     packed = []
     for detail in details:
         wrapped = any_pb2.Any()
         wrapped.Pack(detail)
         packed.append(wrapped)
-    return status_pb2.Status(code=code.value[0], message=error.message[:MAX_MESSAGE], details=packed)
+    return status_pb2.Status(code=code.value[0], message=message, details=packed)
+
+
+def _metadata(facts: Mapping[str, str]) -> dict[str, str]:
+    """Keep the facts that fit."""
+    kept: dict[str, str] = {}
+    left = _MAX_INFO
+    for key, value in facts.items():
+        text = _clipped(value, 500)
+        left -= len(key.encode()) + len(text.encode()) + 8
+        if text and left >= 0:
+            kept[key] = text
+    return kept
+
+
+def _clipped(text: str, limit: int) -> str:
+    """Cut a text so that it takes at most `limit` bytes as gRPC sends a message: what is not ASCII takes three for each of its own."""
+    if text.isascii():
+        return text[:limit]
+    taken = 0
+    for index, character in enumerate(text):
+        taken += 1 if character.isascii() else 3 * len(character.encode("utf-8", "replace"))
+        if taken > limit:
+            return text[:index]
+    return text
 
 
 def _bad_request(error: errors.InvalidRequest) -> error_details_pb2.BadRequest:
@@ -151,8 +180,8 @@ def _bad_request(error: errors.InvalidRequest) -> error_details_pb2.BadRequest:
     listed = error_details_pb2.BadRequest()
     for index, violation in enumerate(error.violations):
         row = listed.field_violations.add()
-        row.field, row.description = violation.field[:200], violation.description[:500]
-        if listed.ByteSize() > MAX_DETAILS - 1024:
+        row.field, row.description = _clipped(violation.field, 200), _clipped(violation.description, 500)
+        if listed.ByteSize() > MAX_DETAILS - _MAX_INFO - 512:
             row.field, row.description = "…", f"{len(error.violations) - index} more fields are wrong"
             break
     return listed
