@@ -4,7 +4,6 @@ Lines are JSON, or for people when they go to a terminal. Lines of libraries (gR
 for one, quotes request lines with their codes when they are too long.
 """
 
-import contextlib
 import logging
 import re
 import sys
@@ -12,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 import orjson
 import structlog
@@ -59,16 +58,34 @@ class _Lines:
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
+        self._bytes: BinaryIO | None = getattr(out, "buffer", None)
 
     def write(self, text: str) -> None:
         """Write, or lose the line."""
-        with contextlib.suppress(OSError, ValueError):
+        try:  # not contextlib.suppress: every call comes by here
             self._out.write(text)
+        except (OSError, ValueError):
+            pass
 
     def flush(self) -> None:
         """Flush, or lose what was buffered."""
-        with contextlib.suppress(OSError, ValueError):
+        try:
             self._out.flush()
+        except (OSError, ValueError):
+            pass
+
+    def write_json(self, event: EventDict) -> None:
+        """Write a line of JSON, past the text layer where the stream has bytes below it."""
+        line = orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE)
+        try:
+            if self._bytes is None:
+                self._out.write(line.decode())
+                self._out.flush()
+            else:
+                self._bytes.write(line)
+                self._bytes.flush()
+        except (OSError, ValueError):
+            pass
 
 
 class _Access:
@@ -77,7 +94,7 @@ class _Access:
     def __init__(self) -> None:
         self.out = _Lines(sys.stderr)
         self.least = logging.CRITICAL
-        self.render: Callable[[Any, str, EventDict], str] = _renderer("json")
+        self.render: Callable[[Any, str, EventDict], str] | None = None
 
 
 def write_call(event: EventDict, level: str) -> None:
@@ -89,8 +106,11 @@ def write_call(event: EventDict, level: str) -> None:
     if _access.least <= _LEVELS[level]:
         event["level"] = level
         event["time"] = datetime.now(UTC)
-        _access.out.write(_access.render(None, level, event) + "\n")
-        _access.out.flush()
+        if _access.render is None:
+            _access.out.write_json(event)
+        else:
+            _access.out.write(_access.render(None, level, event) + "\n")
+            _access.out.flush()
 
 
 def configure(level: str, log_format: str, stream: TextIO | None = None) -> None:
@@ -103,7 +123,7 @@ def configure(level: str, log_format: str, stream: TextIO | None = None) -> None
     """
     out = _Lines(stream or sys.stderr)
     _access.out = out
-    _access.render = _renderer(log_format)
+    _access.render = None if log_format == "json" else _renderer(log_format)
     _access.least = _LEVELS[level]
     shared: list[Callable[[Any, str, EventDict], Any]] = [
         structlog.processors.add_log_level,
