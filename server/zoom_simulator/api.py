@@ -101,8 +101,8 @@ class ApiEndpoints:
     async def list(self, request: web.Request, grant: Grant) -> web.StreamResponse:
         """List the user's meetings."""
         self._only_me(request)
-        size = min(int(request.query.get("page_size", "30") or 30), 300)
-        after = int(request.query.get("next_page_token") or 0)
+        size = _number(request.query.get("page_size") or "30", "page_size", 300)
+        after = _number(request.query.get("next_page_token") or "0", "next_page_token", 10**12)
         own = [
             (number, meeting.body)
             for number, meeting in sorted(self._state.meetings.items())
@@ -145,7 +145,7 @@ class ApiEndpoints:
                 changed, grant.user.timezone, self._state.wall()
             )
         settings = {**meeting.body.get("settings", {}), **body.pop("settings", {})}
-        meeting.body.update(body, settings=settings)
+        meeting.body.update(_asked(body), settings=settings)
         return web.Response(status=204)
 
     async def delete(self, request: web.Request, grant: Grant) -> web.StreamResponse:
@@ -208,9 +208,7 @@ class ApiEndpoints:
 
     def _meeting(self, request: web.Request, grant: Grant, *, deleted: bool = False) -> Meeting:
         text = request.match_info["id"]
-        meeting = self._state.meetings.get(int(text)) if text.isascii() and text.isdigit() else None
-        if not text.isascii() or not text.isdigit():
-            raise Refused(400, 300, "Invalid meeting id.")
+        meeting = self._state.meetings.get(_number(text, "meetingId", 2**63 - 1))
         if meeting is None or meeting.owner != grant.user.user_id or meeting.deleted is not deleted:
             raise Refused(404, 3001, f"Meeting does not exist: {text}.")
         return meeting
@@ -228,7 +226,7 @@ class ApiEndpoints:
         if body.get("schedule_for") and check:
             if body.get("type") == 1:
                 raise Refused(400, 3000, "You cannot schedule an instant meeting for others.")
-            if body["schedule_for"] not in self._state.users:
+            if not isinstance(body["schedule_for"], str) or body["schedule_for"] not in self._state.users:
                 raise Refused(400, 300, "You can not schedule a meeting for this user.")
         return body
 
@@ -255,7 +253,7 @@ class ApiEndpoints:
             "pstn_password": password,
             "pre_schedule": False,
             "creation_source": "open_api",
-            **body,
+            **_asked(body),
             "type": kind,
             "password": password,
             "settings": {**_SETTINGS, **body.get("settings", {})},
@@ -269,6 +267,37 @@ class ApiEndpoints:
         return Meeting(user.user_id, meeting)
 
 
+def _number(text: str, field: str, most: int) -> int:
+    """Read a number from a path or query."""
+    if not text.isascii() or not text.isdigit() or len(text) > 19:
+        raise Refused(400, 300, "Validation Failed.", [{"field": field, "message": "Invalid field."}])
+    return min(int(text), most)
+
+
+def _asked(body: dict[str, Any]) -> dict[str, Any]:
+    """What a caller may set: never what Zoom itself decides."""
+    return {name: value for name, value in body.items() if name not in _ZOOMS_OWN}
+
+
+_ZOOMS_OWN = frozenset(
+    {
+        "id",
+        "uuid",
+        "host_id",
+        "host_email",
+        "status",
+        "created_at",
+        "start_url",
+        "join_url",
+        "chat_join_url",
+        "encrypted_password",
+        "h323_password",
+        "pstn_password",
+        "pmi",
+        "occurrences",
+        "creation_source",
+    }
+)
 _SETTINGS: dict[str, Any] = {
     "host_video": False,
     "participant_video": False,

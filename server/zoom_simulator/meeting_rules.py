@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -9,6 +10,7 @@ TYPES = (1, 2, 3, 8, 10)
 _UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _LOCAL_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 _MAX_OCCURRENCES = 60
+_INTERVALS = {1: 99, 2: 50, 3: 10}
 
 
 def problems(body: Any) -> list[dict[str, str]]:
@@ -24,13 +26,14 @@ def problems(body: Any) -> list[dict[str, str]]:
         value = body.get(name, "")
         if not isinstance(value, str) or len(value) > limit:
             note(name, f"The value must be text of at most {limit} characters.")
-    if body.get("type", 2) not in TYPES:
+    kind = body.get("type", 2)
+    if type(kind) is not int or kind not in TYPES:
         note("type", "Invalid meeting type.")
     duration = body.get("duration", 60)
     if not isinstance(duration, int) or isinstance(duration, bool) or not 1 <= duration <= 1440:
         note("duration", "The value must be between 1 and 1440.")
     zone = body.get("timezone", "UTC")
-    if not isinstance(zone, str) or zone not in available_timezones():
+    if not isinstance(zone, str) or zone not in _timezones():
         note("timezone", "Invalid time zone.")
     start = body.get("start_time")
     if start is not None and _start(start, "UTC") is None:
@@ -47,20 +50,32 @@ def _recurrence_problems(recurrence: Any) -> list[dict[str, str]]:
     if not isinstance(recurrence, dict):
         return [{"field": "recurrence", "message": "Invalid recurrence."}]
     found = []
-    limits = {1: 99, 2: 50, 3: 10}
     kind = recurrence.get("type")
-    if kind not in limits:
+    longest = _INTERVALS.get(kind) if type(kind) is int else None
+    ranges = {
+        "repeat_interval": (1, longest or 99),
+        "end_times": (0, _MAX_OCCURRENCES),
+        "monthly_day": (1, 31),
+        "monthly_week": (-1, 4),
+        "monthly_week_day": (1, 7),
+    }
+    if longest is None:
         found.append({"field": "recurrence.type", "message": "Invalid recurrence type."})
-    elif not 1 <= recurrence.get("repeat_interval", 1) <= limits[kind]:
-        found.append({"field": "recurrence.repeat_interval", "message": "Invalid repeat interval."})
-    if not 0 <= recurrence.get("end_times", 1) <= _MAX_OCCURRENCES:
-        found.append({"field": "recurrence.end_times", "message": "Invalid end times."})
+    for name, (least, most) in ranges.items():
+        value = recurrence.get(name, 1)
+        if type(value) is not int or not least <= value <= most:
+            found.append({"field": f"recurrence.{name}", "message": "Invalid field."})
     if "end_times" in recurrence and "end_date_time" in recurrence:
         found.append({"field": "recurrence.end_date_time", "message": "Cannot be used with end_times."})
     days = str(recurrence.get("weekly_days", "1")).split(",")
-    if not all(day in "1234567" and day for day in days):
+    if not all(day in tuple("1234567") for day in days):
         found.append({"field": "recurrence.weekly_days", "message": "Invalid days."})
     return found
+
+
+@cache
+def _timezones() -> frozenset[str]:
+    return frozenset(available_timezones())
 
 
 def start_time(body: dict[str, Any], timezone: str, now: float) -> str:

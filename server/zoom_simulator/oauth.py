@@ -13,6 +13,11 @@ from zoom_simulator.options import LOOPBACK_REDIRECTS, SimulatedUser
 from zoom_simulator.state import TokenRefused, ZoomState
 
 _NONCE_COOKIE = "simulator-consent"
+_CARRIED = frozenset(
+    {"client_id", "redirect_uri", "response_type", "state", "code_challenge", "code_challenge_method"}
+)
+"""What the consent page carries over from its address; who consents is chosen on the page."""
+
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -32,7 +37,7 @@ class OAuthEndpoints:
         if problem is not None:
             return problem
         nonce = secrets.token_urlsafe(16)
-        hidden = {name: value for name, value in request.query.items() if name != "nonce"} | {"nonce": nonce}
+        hidden = {name: value for name, value in request.query.items() if name in _CARRIED} | {"nonce": nonce}
         options = self._state.options
         page = pages.consent(list(self._state.users.values()), options.scopes, hidden, options.client_id)
         response = web.Response(text=page, content_type="text/html", headers=pages.SECURITY_HEADERS)
@@ -112,7 +117,7 @@ class OAuthEndpoints:
         options = self._state.options
         if scheme.lower() != "basic" or client_id != options.client_id:
             raise TokenRefused(400, "invalid_client", "Invalid client_id or client_secret", 4702)
-        if not hmac.compare_digest(secret, options.client_secret):
+        if not hmac.compare_digest(secret.encode(), options.client_secret.encode()):
             raise TokenRefused(400, "invalid_client", "Invalid client_id or client_secret", 4704)
 
     def _problem(self, query: dict[str, str]) -> web.Response | None:
@@ -130,7 +135,10 @@ class OAuthEndpoints:
         allowed = self._state.options.redirect_uris
         if uri in allowed:
             return True
-        parts = urlsplit(uri)
+        try:
+            parts = urlsplit(uri)
+        except ValueError:
+            return False
         return LOOPBACK_REDIRECTS in allowed and parts.scheme == "http" and parts.hostname in _LOOPBACK
 
 

@@ -349,11 +349,11 @@ async def _open_store(settings: Settings, stack: AsyncExitStack) -> tuple[Record
     try:
         for folder in {settings.data_dir, settings.store_path.parent}:
             if not folder.exists():
-                folder.mkdir(mode=0o700, parents=True)
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 made.append(folder)
         fresh = not settings.store_path.exists()
         if fresh and settings.keys_are_default and not settings.keys_path.exists():
-            with contextlib.suppress(FileExistsError):
+            with contextlib.suppress(keyfile.KeyFileExistsError):  # another process was first
                 keyfile.create(settings.keys_path)
                 made.append(settings.keys_path)
         key_ring = keyfile.load(settings.keys_path)

@@ -274,3 +274,16 @@ async def test_processes_share_a_file_without_losing_writes(tmp_path: Path) -> N
     await store.close()
     assert found is not None
     assert found.value == b"120"
+
+
+async def test_processes_may_make_the_file_at_the_same_time(tmp_path: Path) -> None:
+    """Several processes that start on an empty folder at once all come up, and none takes the file away from the others."""
+    for number in range(3):
+        path = tmp_path / f"new-{number}.db"
+        processes = [subprocess.Popen([sys.executable, "-c", COUNTER, str(path), "2"]) for _ in range(6)]
+        assert [process.wait(timeout=60) for process in processes] == [0] * 6
+        store = await SqliteStore.open(path, time.time)
+        found, _ = await store.get(RecordKey("app", Kind.META, "counter"))
+        await store.close()
+        assert found is not None
+        assert found.value == b"12"

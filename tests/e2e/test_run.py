@@ -101,6 +101,10 @@ async def test_the_documented_commands_do_the_main_job(tmp_path: Path) -> None:
         address,
         _,
     ):
+        guide = ""
+        while "Stop with Ctrl-C" not in guide:
+            guide += process.stdout.readline() if process.stdout else ""
+        assert "grpcurl -plaintext" in guide
         meeting_id = ""
         for command in commands:
             answer = grpcurl(command.replace("MEETING_ID", meeting_id), address)
@@ -122,9 +126,8 @@ async def test_the_documented_commands_do_the_main_job(tmp_path: Path) -> None:
             timeout=30,
         )
         assert json.loads(listed.stdout)["userEmail"] == MONICA
-        code, out, _ = stopped(process)
+        code, _, _ = stopped(process)
         assert code == -signal.SIGTERM  # of make itself, which passes the signal on and waits
-        assert "grpcurl -plaintext" in out
 
 
 async def test_sigterm_lets_a_call_in_flight_finish(tmp_path: Path) -> None:
@@ -202,6 +205,34 @@ def test_two_services_cannot_share_a_port(tmp_path: Path) -> None:
     with started([ZOOMGATE, "run", *anywhere(tmp_path)], tmp_path) as (_, address, _):
         options = [option for option in anywhere(tmp_path / "b") if not option.startswith("--listen")]
         assert "cannot be listened on" in refused(tmp_path, "run", *options, f"--listen={address}")
+
+
+def test_services_may_start_on_an_empty_folder_at_once(tmp_path: Path) -> None:
+    """Three services that start together on one folder that is not there yet all come up, with one key."""
+    processes = [
+        subprocess.Popen(
+            [
+                ZOOMGATE,
+                "run",
+                *anywhere(tmp_path)[:2],
+                f"--simulator-listen=127.0.0.1:{free_port()}",
+                "--data-dir=shared",
+            ],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline().startswith("zoomgate: ready"), process.stderr.read()
+    finally:
+        assert [stopped(process)[0] for process in processes] == [0, 0, 0]
+    assert not [path for path in (tmp_path / "shared").iterdir() if path.name.startswith(".")]
 
 
 def test_a_listener_for_others_is_refused(tmp_path: Path) -> None:

@@ -179,6 +179,11 @@ async def test_meetings_live_and_die(client: Client) -> None:
         ({"start_time": "soon"}, "start_time"),
         ({"recurrence": {"type": 3, "repeat_interval": 11}}, "recurrence.repeat_interval"),
         ({"recurrence": {"type": 1, "end_times": 61}}, "recurrence.end_times"),
+        ({"recurrence": {"type": 1, "repeat_interval": "x"}}, "recurrence.repeat_interval"),
+        ({"recurrence": {"type": [1]}}, "recurrence.type"),
+        ({"recurrence": {"type": 3, "monthly_day": 77}}, "recurrence.monthly_day"),
+        ({"recurrence": {"type": 2, "weekly_days": "12"}}, "recurrence.weekly_days"),
+        ({"type": True}, "type"),
     ],
 )
 async def test_wrong_meetings_are_refused(client: Client, body: dict[str, Any], field: str) -> None:
@@ -187,6 +192,36 @@ async def test_wrong_meetings_are_refused(client: Client, body: dict[str, Any], 
     status, refusal = await client.api("POST", "/users/me/meetings", **body)
     assert (status, refusal["code"]) == (400, 300)
     assert [row["field"] for row in refusal["errors"]] == [field]
+
+
+async def test_what_zoom_decides_cannot_be_set(client: Client) -> None:
+    """Ids, hosts and links in a body are ignored, and nonsense in an address is refused."""
+    await client.consent()
+    _, meeting = await client.api("POST", "/users/me/meetings", id=5, host_id="evil", start_url="x")
+    assert meeting["id"] != 5
+    assert meeting["host_id"] == "u-Monica-7Yc1"
+    path = f"/meetings/{meeting['id']}"
+    assert (await client.api("PATCH", path, id=1, host_id="evil", topic="U"))[0] == 204
+    after = (await client.api("GET", path))[1]
+    assert (after["id"], after["host_id"], after["topic"]) == (meeting["id"], meeting["host_id"], "U")
+    for nonsense in (f"/meetings/{'9' * 5000}", "/meetings/x", "/users/me/meetings?page_size=x"):
+        assert (await client.api("GET", nonsense))[0] == 400
+
+
+async def test_who_consents_is_chosen_on_the_page(client: Client) -> None:
+    """A user in the address does not override the choice."""
+    url = f"{client.simulator.oauth_url}/authorize"
+    query = {
+        "client_id": "zoomgate-dev",
+        "response_type": "code",
+        "redirect_uri": BACK,
+        "user": "omar@example.com",
+    }
+    async with client.session.get(url, params=query) as page:
+        assert 'type="hidden" name="user"' not in await page.text()
+    query["redirect_uri"] = "http://[::1"
+    async with client.session.get(url, params=query) as page:
+        assert page.status == 400
 
 
 async def test_faults_happen_as_often_as_asked(client: Client) -> None:

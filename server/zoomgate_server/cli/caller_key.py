@@ -2,11 +2,12 @@
 
 import contextlib
 import hashlib
-import os
 import re
 import secrets
 import stat
 from pathlib import Path
+
+from zoomgate_server import private_file
 
 CALLER_KEY_FILE = "caller.key"
 MEMBER_KEY_FILE = "member.key"
@@ -52,9 +53,7 @@ def obtain(path: Path) -> str:
         OSError: It can be neither read nor made.
     """
     with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(new_key())
+        private_file.create(path, new_key().encode())
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise CallerKeyError(f"{path} is open to other users: delete it, and the next start makes a new key")
     key = read(path) if path.stat().st_size else ""

@@ -3,7 +3,6 @@
 `{"keys": [{"id": "5e884898", "secret": "<32 bytes, base64>", "state": "primary"}, …]}`; state is `primary` or `decrypt`.
 """
 
-import os
 import secrets
 import stat
 from base64 import b64decode, b64encode
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import orjson
 
+from zoomgate_server import private_file
 from zoomgate_server.tokens.cipher import KEY_BYTES, KEY_ID_BYTES, Key, KeyRing, KeyRingError
 
 _MAX_BYTES = 64 * 1024
@@ -18,6 +18,10 @@ _MAX_BYTES = 64 * 1024
 
 class KeyFileError(Exception):
     """The key file cannot be used. The text is one sentence for the operator, without key material."""
+
+
+class KeyFileExistsError(KeyFileError):
+    """There is a key file already."""
 
 
 def load(path: Path) -> KeyRing:
@@ -61,28 +65,16 @@ def create(path: Path) -> str:
     """Write a ring of one new key, mode 0600, durably, and give the key's id.
 
     Raises:
-        KeyFileError: The file exists already or cannot be written; nothing was changed then.
+        KeyFileExistsError: There is one already; it was left as it is.
+        KeyFileError: It cannot be written; nothing was left behind.
     """
     key_id = secrets.token_hex(KEY_ID_BYTES)
     row = {"id": key_id, "secret": b64encode(secrets.token_bytes(KEY_BYTES)).decode(), "state": "primary"}
     content = orjson.dumps({"keys": [row]}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        private_file.create(path, content)
     except FileExistsError:
-        raise KeyFileError(f"The key file {path} exists already: it is never overwritten") from None
+        raise KeyFileExistsError(f"The key file {path} exists already: it is never overwritten") from None
     except OSError as error:
-        raise KeyFileError(f"The key file {path} cannot be made ({error.strerror})") from None
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        path.unlink(missing_ok=True)
         raise KeyFileError(f"The key file {path} cannot be written ({error.strerror})") from None
     return key_id

@@ -7,6 +7,7 @@ a write that was answered survives a power failure (https://www.sqlite.org/pragm
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -299,11 +300,11 @@ def _open(path: Path) -> sqlite3.Connection:
     connection: sqlite3.Connection | None = None
     try:
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=64)
-        _prepare(connection, path)
+        _prepare_patiently(connection, path)
     except (sqlite3.Error, StoreOpenError) as error:
         if connection is not None:
             connection.close()
-        if made:
+        if made and not _is_busy(error):  # somebody who has it locked uses it
             for leftover in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
                 leftover.unlink(missing_ok=True)
         if isinstance(error, StoreOpenError):
@@ -312,10 +313,31 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _prepare_patiently(connection: sqlite3.Connection, path: Path) -> None:
+    """Prepare the file, waiting for another process that does the same: SQLite itself does not wait while the journal mode changes."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            _prepare(connection, path)
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _is_busy(error: Exception) -> bool:
+    """Tell whether another process had the file locked."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Check that the file is ours and whole, and that it takes writes."""
-    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    application_id = connection.execute("PRAGMA application_id").fetchone()[
+        0
+    ]  # after it: both are written at once
     if application_id != APPLICATION_ID and not empty:
         raise StoreOpenError(
             f"The store {path} is a database of another program: name another file in ZOOMGATE_STORE"
