@@ -435,12 +435,7 @@ def _shown(host: str, port: int) -> str:
 
 
 def _audit(event: AuditEvent) -> None:
-    """The audit trail of this version: lines in the log, under a name of their own.
-
-    That a token was handed out is told by the access log already: method, caller, user and status stand there.
-    """
-    if event.action == "token.handed_out":
-        return
+    """The audit trail of this version: lines in the log, under a name of their own."""
     _audit_log.info(
         "audit",
         action=event.action,

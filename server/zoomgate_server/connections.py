@@ -130,7 +130,7 @@ class Connections:
             CallerNotAllowed, NotConnected, ReauthRequired, StoreUnavailable, and what `Refresher.refresh` raises.
         """
         token = await self._token(call, user_email, min_validity)
-        return self._handed_out(call, user_email, token)
+        return self._handed_out(token)
 
     async def refresh_token(self, call: Call, user_email: str, expected: str) -> AccessToken:
         """Refresh the stored token although it is valid still.
@@ -158,7 +158,7 @@ class Connections:
         record = await self._refresher.refresh(
             user_email, seen_generation=current.generation, deadline=self._budget(call), forced=True
         )
-        return self._handed_out(call, user_email, self._keep(user_email, record))
+        return self._handed_out(self._keep(user_email, record))
 
     async def stored_token(self, call: Call, user_email: str) -> AccessToken:
         """Give the stored token as it is, expired or not, without calling Zoom."""
@@ -166,9 +166,9 @@ class Connections:
         self._check_owner(call, current.owner)
         return AccessToken(current.tokens, current.generation, current.expires - self._clock.monotonic())
 
-    def handed_out(self, call: Call, user_email: str, record: ConnectionRecord) -> AccessToken:
+    def handed_out(self, user_email: str, record: ConnectionRecord) -> AccessToken:
         """Give the token of a record that was just stored."""
-        return self._handed_out(call, user_email, self._keep(user_email, record))
+        return self._handed_out(self._keep(user_email, record))
 
     # -- calls to Zoom -----------------------------------------------------------------------------------
 
@@ -411,8 +411,8 @@ class Connections:
             return
         raise CallerNotAllowed("This caller may not act for this user")
 
-    def _handed_out(self, call: Call, user_email: str, token: CachedToken) -> AccessToken:
-        self._audit(call.audit_event("token.handed_out", "ok", user_email))
+    def _handed_out(self, token: CachedToken) -> AccessToken:
+        """Give a token to a caller; the line about the call tells who got whose."""
         return AccessToken(token.tokens, token.generation, max(0.0, token.expires - self._clock.monotonic()))
 
     def _in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

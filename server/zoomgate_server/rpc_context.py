@@ -85,7 +85,7 @@ class AuditEvent(NamedTuple):
     """One decision that matters later: who did what for whom, and how it ended.
 
     Attributes:
-        action: Dotted name such as `token.handed_out` or `connection.ended`.
+        action: Dotted name such as `authorization.begun` or `connection.ended`.
         outcome: `ok` or the reason of the refusal.
         principal: Name of the caller, or `browser` and `zoomgate` where no caller is involved.
         on_behalf_of: Name of the member, or empty.

@@ -117,7 +117,7 @@ class AuthService(AuthServiceServicer):
         )
         if call.principal.member is not None or not call.principal.access_tokens:
             return pb.CreateTokenResponse(success=True)
-        given = self._connections.handed_out(call, request.user_email, record)
+        given = self._connections.handed_out(request.user_email, record)
         return pb.CreateTokenResponse(success=True, token=self._token(call, given))
 
     async def GetToken(self, request: pb.GetTokenRequest, context: Any) -> pb.GetTokenResponse:
@@ -152,7 +152,7 @@ class AuthService(AuthServiceServicer):
         wrong.raise_any()
         call = current_call.get()
         record = await self._authorizations.request_token(call, request.user_email, request.refresh_token)
-        given = self._connections.handed_out(call, request.user_email, record)
+        given = self._connections.handed_out(request.user_email, record)
         return pb.RequestTokenResponse(token=self._token(call, given))
 
     async def CheckToken(self, request: pb.CheckTokenRequest, context: Any) -> pb.CheckTokenResponse:
