@@ -10,6 +10,9 @@ TYPES = (1, 2, 3, 8, 10)
 _UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _LOCAL_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 _MAX_OCCURRENCES = 60
+_LONGEST_DAYS = 60 * 10 * 31
+"""Days in which 60 occurrences fit, at the longest interval."""
+
 _INTERVALS = {1: 99, 2: 50, 3: 10}
 
 
@@ -88,20 +91,51 @@ def start_time(body: dict[str, Any], timezone: str, now: float) -> str:
 
 
 def occurrences(body: dict[str, Any], start: str, duration: int) -> list[dict[str, Any]]:
-    """List the occurrences of a recurring meeting with fixed times."""
+    """List the occurrences of a recurring meeting with fixed times, at most 60."""
     recurrence = body.get("recurrence") or {}
-    days = {1: 1, 2: 7, 3: 30}.get(recurrence.get("type", 1), 1) * recurrence.get("repeat_interval", 1)
-    count = min(recurrence.get("end_times", 1) or _MAX_OCCURRENCES, _MAX_OCCURRENCES)
+    until = _start(recurrence.get("end_date_time"), "UTC")
+    count = _MAX_OCCURRENCES if until else recurrence.get("end_times", 1) or _MAX_OCCURRENCES
     first = datetime.strptime(start, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    return [
-        {
-            "occurrence_id": str(int((first + timedelta(days=days * index)).timestamp() * 1000)),
-            "start_time": (first + timedelta(days=days * index)).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "duration": duration,
-            "status": "available",
-        }
-        for index in range(count)
-    ]
+    found: list[dict[str, Any]] = []
+    for offset in range(_LONGEST_DAYS):
+        day = first + timedelta(days=offset)
+        if len(found) == count or (until is not None and day > until):
+            break
+        if _takes_place(recurrence, first, day):
+            found.append(
+                {
+                    "occurrence_id": str(int(day.timestamp() * 1000)),
+                    "start_time": day.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                    "duration": duration,
+                    "status": "available",
+                }
+            )
+    return found
+
+
+def _takes_place(recurrence: dict[str, Any], first: datetime, day: datetime) -> bool:
+    """Tell whether a recurring meeting takes place on a day."""
+    interval = recurrence.get("repeat_interval", 1)
+    match recurrence.get("type", 1):
+        case 1:
+            return bool((day - first).days % interval == 0)
+        case 2:
+            sunday = first - timedelta(days=first.isoweekday() % 7)
+            weeks = (day - sunday).days // 7
+            weekday = day.isoweekday() % 7 + 1
+            return weeks % interval == 0 and str(weekday) in str(recurrence.get("weekly_days", "1")).split(
+                ","
+            )
+        case _:
+            months = 12 * (day.year - first.year) + day.month - first.month
+            if months % interval:
+                return False
+            if "monthly_week" in recurrence:
+                last = (day + timedelta(days=7)).month != day.month
+                week = recurrence["monthly_week"]
+                right = last if week == -1 else (day.day - 1) // 7 + 1 == week
+                return bool(right and day.isoweekday() % 7 + 1 == recurrence.get("monthly_week_day", 1))
+            return bool(day.day == recurrence.get("monthly_day", first.day))
 
 
 def _start(value: Any, zone: str) -> datetime | None:

@@ -194,6 +194,27 @@ async def test_wrong_meetings_are_refused(client: Client, body: dict[str, Any], 
     assert [row["field"] for row in refusal["errors"]] == [field]
 
 
+@pytest.mark.parametrize(
+    ("recurrence", "days"),
+    [
+        ({"type": 1, "repeat_interval": 2, "end_times": 3}, ["07-01", "07-03", "07-05"]),
+        ({"type": 2, "weekly_days": "2,4", "end_times": 3}, ["07-02", "07-07", "07-09"]),
+        ({"type": 2, "weekly_days": "3", "repeat_interval": 2, "end_times": 2}, ["07-01", "07-15"]),
+        ({"type": 3, "monthly_day": 31, "end_times": 2}, ["07-31", "08-31"]),
+        ({"type": 3, "monthly_week": -1, "monthly_week_day": 6, "end_times": 2}, ["07-25", "08-29"]),
+        ({"type": 1, "end_date_time": "2031-07-03T23:00:00Z"}, ["07-01", "07-02", "07-03"]),
+    ],
+)
+async def test_recurring_meetings_take_place_when_they_should(
+    client: Client, recurrence: dict[str, Any], days: list[str]
+) -> None:
+    """Days, weeks and months are counted from the start, a Tuesday, and ends are kept."""
+    await client.consent()
+    body = {"type": 8, "start_time": "2031-07-01T09:00:00Z", "recurrence": recurrence}
+    _, meeting = await client.api("POST", "/users/me/meetings", **body)
+    assert [row["start_time"][5:10] for row in meeting["occurrences"]] == days
+
+
 async def test_what_zoom_decides_cannot_be_set(client: Client) -> None:
     """Ids, hosts and links in a body are ignored, and nonsense in an address is refused."""
     await client.consent()
