@@ -179,6 +179,13 @@ def store_reads(http: str) -> float:
     return float(found.group(1))
 
 
+def failed_calls(http: str) -> list[str]:
+    """The service's counters of calls that did not end well: h2load looks at the HTTP status alone."""
+    with urllib.request.urlopen(f"http://{http}/metrics", timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    return [line for line in lines if line.startswith("zoomgate_rpc_total{") and 'code="OK"' not in line]
+
+
 def start_times(environ: dict[str, str], count: int) -> tuple[list[float], list[float]]:
     """Milliseconds from start to the ready line, and of `zoomgate --help`."""
     starts, helps = [], []
@@ -277,6 +284,10 @@ def measure(
                 rates[name].append(load(target, seconds, folder))
                 if target.address == service:
                     calls += rates[name][-1] * seconds
+        for target in targets.values():
+            call(target)
+        # what was still in flight when a round ended is CANCELLED; everything else must have ended well
+        assert not [line for line in failed_calls(http) if "CANCELLED" not in line], failed_calls(http)
         reads = (store_reads(http) - reads_before) / calls * 10_000
         medians = [latencies([targets["floor"], targets["typed"]], 300) for _ in range(count)]
     starts, helps = start_times(environ, count)
