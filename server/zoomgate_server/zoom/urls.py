@@ -30,7 +30,13 @@ ZOOM_API_URL = "https://api.zoom.us/v2"
 _PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)+", re.ASCII)
 _QUERY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?\[\]-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 _UUID = re.compile(r"[A-Za-z0-9+/=_-]+", re.ASCII)
+_UUID_OF_ZOOM = re.compile(r"[A-Za-z0-9+/_-]{22}==", re.ASCII)
+"""16 bytes in Base64, as Zoom writes them."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SEPARATOR = re.compile(r"[&;]")
+"""Some servers split queries at semicolons too."""
+
 _SECRET_PARAMETERS = frozenset({"access_token", "api_key"})
 _UNENCODED = "-._~"
 
@@ -53,8 +59,9 @@ def parse_target(url: str, query: Sequence[tuple[str, str]] = (), *, api_url: st
     _check_path(path, in_url)
     _check_inline_query(inline, in_url)
     in_query = _query_violations(query)
-    encoded = "&".join(part for part in (inline, encode_query(query)) if part)
+    encoded = ""
     if not in_query and not in_url:
+        encoded = "&".join(part for part in (inline, encode_query(query)) if part)
         if len(encoded) > MAX_QUERY:
             in_query.append(
                 FieldViolation(
@@ -69,7 +76,7 @@ def parse_target(url: str, query: Sequence[tuple[str, str]] = (), *, api_url: st
         raise InvalidPath([*in_url, *in_query])
     if in_query:
         raise InvalidRequest(in_query)
-    if decode(path).split("/")[1].lower() == "oauth":
+    if _is_oauth(path):
         raise CallerNotAllowed("The proxy does not forward to Zoom's OAuth endpoints")
     return Target(path, encoded)
 
@@ -95,6 +102,11 @@ def proxy_path_allowed(patterns: Sequence[str], path: str) -> bool:
     """
     segments = [decode(segment) for segment in path.split("/")[1:]]
     return any(_covers(pattern.split("/")[1:], segments) for pattern in patterns)
+
+
+def _is_oauth(path: str) -> bool:
+    """Tell whether a server could read an accepted path as one below `/oauth`: decoded, without slashes in front and `;` parameters."""
+    return decode(path).lstrip("/").partition("/")[0].partition(";")[0].lower() == "oauth"
 
 
 def _covers(pattern: Sequence[str], segments: Sequence[str]) -> bool:
@@ -205,17 +217,25 @@ def _segment_problem(segment: str) -> str | None:
             break
         raw = decoded
     if "%25" in segment and not encoded_uuid:
-        return "is escaped twice: escape once; only a meeting UUID that begins with / or contains // is escaped twice"
+        return "is escaped twice: escape once; only a meeting UUID with a slash is escaped twice"
     return None
 
 
 def _is_encoded_uuid(segment: str) -> bool:
-    """Tell whether a segment is a meeting UUID that had to be encoded twice, and was exactly so."""
+    """Tell whether a segment is a meeting UUID with slashes that was encoded exactly twice.
+
+    Zoom asks for that when it begins with `/` or contains `//`. A single slash inside one of Zoom's usual length may come the same way:
+    encoded once, it could not be told from a path that is meant to be split.
+    """
     uuid = unquote(unquote(segment))
     return (
         uuid_problem(uuid) is None
-        and (uuid.startswith("/") or "//" in uuid)
-        and encode_uuid(uuid).lower() == segment.lower()
+        and (
+            uuid.startswith("/")
+            or "//" in uuid
+            or ("/" in uuid and _UUID_OF_ZOOM.fullmatch(uuid) is not None)
+        )
+        and quote(quote(uuid, safe=""), safe="").lower() == segment.lower()
     )
 
 
@@ -229,7 +249,7 @@ def _check_inline_query(query: str, violations: list[FieldViolation]) -> None:
             " use the query field, which is encoded for you",
         )
         return
-    for part in query.split("&"):
+    for part in _SEPARATOR.split(query):
         name, _, value = part.partition("=")
         decoded = decode(name.replace("+", " "))
         if decoded.strip().lower() in _SECRET_PARAMETERS:

@@ -1,0 +1,184 @@
+"""Which targets are accepted, and what callers are told about the others."""
+
+import pytest
+
+from zoomgate_server.errors import CallerNotAllowed, InvalidPath, InvalidRequest
+from zoomgate_server.zoom import urls
+from zoomgate_server.zoom.request import Target
+
+UUID = "4444AAAiA/AAiAiAiiAiii=="
+
+
+@pytest.mark.parametrize(
+    ("url", "api_url", "path"),
+    [
+        ("/users/me", urls.ZOOM_API_URL, "/users/me"),
+        ("https://api.zoom.us/v2/users/me", "http://127.0.0.1:8090/v2", "/users/me"),
+        ("http://127.0.0.1:8090/v2/users/me", "http://127.0.0.1:8090/v2", "/users/me"),
+        ("https://api.zoom.us/v2/users/", urls.ZOOM_API_URL, "/users/"),
+        ("/users/a%40example.com", urls.ZOOM_API_URL, "/users/a%40example.com"),
+        ("/past_meetings/%252Fabc%252fdef%253D", urls.ZOOM_API_URL, "/past_meetings/%252Fabc%252fdef%253D"),
+        (
+            "/past_meetings/4444AAAiA%252FAAiAiAiiAiii%253D%253D/instances",
+            urls.ZOOM_API_URL,
+            "/past_meetings/4444AAAiA%252FAAiAiAiiAiii%253D%253D/instances",
+        ),
+    ],
+)
+def test_paths_and_full_addresses_are_accepted(url: str, api_url: str, path: str) -> None:
+    """Zoom's own and the configured address stand for the same thing; the path stays as it was written."""
+    assert urls.parse_target(url, api_url=api_url) == Target(path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:8090/v2/users/me",
+        "http://127.0.0.1:8091/v2/users/me",
+        "http://api.zoom.us/v2/users/me",
+        "https://api.zoom.us/v2",
+        "https://api.zoom.us/v2x/users",
+        "https://u:p@api.zoom.us/v2/users",
+    ],
+)
+def test_other_addresses_are_refused(url: str) -> None:
+    """An address is accepted with exactly the pinned scheme, host, port and base path."""
+    with pytest.raises(InvalidPath):
+        urls.parse_target(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/past_meetings/a%2Fb",
+        "/users%252Fme",
+        "/past_meetings/4444AAAiA%2FAAiAiAiiAiii%3D%3D",
+        "/past_meetings/4444AAAiA%25252FAAiAiAiiAiii%25253D%25253D",
+        "/past_meetings/%252F..%252Foauth",
+        "/past_meetings/%252F%252e%252e",
+        "/past_meetings/%252F%2500",
+        "/users/%5c",
+        "/users/%255c",
+        "/users/%252e%252e%253bx",
+        "/users/%25%32%65",
+        "/users/%C0%AE%C0%AE",
+        "/users/%EF%BC%8F",
+        "/users/%7f",
+    ],
+)
+def test_escapes_cannot_hide_anything(url: str) -> None:
+    """However often it is decoded, a segment stays one; a meeting UUID with slashes is the one exception, encoded exactly twice."""
+    with pytest.raises(InvalidPath):
+        urls.parse_target(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["/oauth", "/oauth/token", "/OAuth/token", "/%6Fauth", "/oauth;x=1/token", "/%252Foauth%252Ftoken"],
+)
+def test_oauth_paths_are_denied_in_every_spelling(url: str) -> None:
+    """What some server could read as a path below /oauth is not forwarded."""
+    with pytest.raises(CallerNotAllowed):
+        urls.parse_target(url)
+
+
+def test_limits_are_inclusive() -> None:
+    """Exactly 2048 characters, 64 segments, 100 parameters and 8192 characters of query are accepted, one more is not."""
+    urls.parse_target("/" + "a" * (urls.MAX_PATH - 1))
+    urls.parse_target("/a" * urls.MAX_SEGMENTS)
+    urls.parse_target("/x?" + "a=b&" * 49 + "a=b", [("a", "b")] * 50)
+    urls.parse_target("/x?a=" + "b" * (urls.MAX_QUERY - 2))
+    for url in (
+        "/" + "a" * urls.MAX_PATH,
+        "/a" * (urls.MAX_SEGMENTS + 1),
+        "/x?a=" + "b" * (urls.MAX_QUERY - 1),
+    ):
+        with pytest.raises(InvalidPath):
+            urls.parse_target(url)
+    for query in ([("a", "b")] * 51, [("a", "ü" * 1400)]):
+        with pytest.raises(InvalidRequest) as refused:
+            urls.parse_target("/x?" + "a=b&" * 49 + "a=b", query)
+        assert [violation.field for violation in refused.value.violations] == ["query"]
+
+
+@pytest.mark.parametrize(
+    "name", ["access_token", "ACCESS_TOKEN", "api_key", "%61ccess_token", "%2561ccess_token"]
+)
+@pytest.mark.parametrize("before", ["", "a=1&", "a=1;"])
+def test_credentials_in_a_query_are_refused(before: str, name: str) -> None:
+    """A token cannot be slipped in, whatever separates or escapes it."""
+    with pytest.raises(InvalidPath):
+        urls.parse_target(f"/users/me?{before}{name}=x")
+
+
+def test_parameters_are_encoded_so_that_they_stay_values() -> None:
+    """Nothing in a parameter can end it, begin another, or become a fragment."""
+    assert (
+        urls.parse_target("/x?a=b", [("c", "&d=e#f;g h/ü%")]).query
+        == "a=b&c=%26d%3De%23f%3Bg%20h%2F%C3%BC%25"
+    )
+
+
+def test_everything_wrong_is_told_at_once() -> None:
+    """Target and query are both checked, each violation says the rule and what to do."""
+    with pytest.raises(InvalidPath) as refused:
+        urls.parse_target("users#x", [("", ""), ("a", "\n")])
+    assert [violation.field for violation in refused.value.violations] == [
+        "url",
+        "url",
+        "query[0].name",
+        "query[1].value",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("meeting_id", "fine"),
+    [(1, True), (10**12, True), (0, False), (-1, False), (10**12 + 1, False), (2**63 - 1, False)],
+)
+def test_meeting_ids_have_a_range(meeting_id: int, fine: bool) -> None:
+    """Only 1 to 10^12 may be a meeting's id."""
+    assert (urls.meeting_id_problem(meeting_id) is None) is fine
+
+
+@pytest.mark.parametrize(
+    ("uuid", "encoded"),
+    [
+        ("abc==", "abc%3D%3D"),
+        ("/abc==", "%252Fabc%253D%253D"),
+        ("a//b", "a%252F%252Fb"),
+        (UUID, "4444AAAiA%2FAAiAiAiiAiii%3D%3D"),
+    ],
+)
+def test_uuids_are_encoded_as_zoom_asks(uuid: str, encoded: str) -> None:
+    """Twice where one begins with a slash or has two in a row, else once."""
+    assert urls.uuid_problem(uuid) is None
+    assert urls.encode_uuid(uuid) == encoded
+
+
+@pytest.mark.parametrize("uuid", ["", "a" * 65, "a b", "a%2Fb", "../x", "a\n", "ä", "a?b"])
+def test_other_text_is_no_uuid(uuid: str) -> None:
+    """Only the Base64 alphabet, at most 64 characters."""
+    assert urls.uuid_problem(uuid) is not None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "allowed"),
+    [
+        ("/**", "/anything/at/all", True),
+        ("/users/me/**", "/users/me", True),
+        ("/users/me/**", "/users/me/meetings/1", True),
+        ("/users/me/**", "/users/mean", False),
+        ("/users/*", "/users/x", True),
+        ("/users/*", "/users/x/y", False),
+        ("/users/*/meetings", "/users/x/meetings", True),
+        ("/users/.*", "/users/xx", False),
+        ("/users/m[e]", "/users/me", False),
+        ("/users/me", "/users/%6de", True),
+        ("/users/me", "/users/me;x", False),
+        ("/users/me", "/users/me/", False),
+        ("/users/a@b.c", "/users/a%40b.c", True),
+    ],
+)
+def test_patterns_are_compared_by_segments(pattern: str, path: str, allowed: bool) -> None:
+    """A pattern is no regular expression, and escapes do not get around it."""
+    assert urls.proxy_path_allowed([pattern], path) is allowed
