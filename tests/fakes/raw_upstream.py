@@ -15,11 +15,15 @@ class RawUpstream:
     Attributes:
         requests: Every request, byte by byte.
         answers: What to answer next; the last one stays.
+        connections: How many were accepted.
+        close_after_answer: End each connection after its first answer.
     """
 
     def __init__(self) -> None:
         self.requests: list[bytes] = []
         self.answers: list[bytes] = [OK]
+        self.connections = 0
+        self.close_after_answer = False
         self.port = 0
 
     @property
@@ -33,6 +37,7 @@ class RawUpstream:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
+        self.connections += 1
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -47,6 +52,8 @@ class RawUpstream:
                     return
                 writer.write(answer)
                 await writer.drain()
+                if self.close_after_answer:
+                    return
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:

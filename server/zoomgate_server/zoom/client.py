@@ -20,6 +20,9 @@ MIN_SECONDS = 0.3
 """Less time than this is no use to a call."""
 
 _CONNECT_SECONDS = 5.0
+_CONNECT_SHARE = 0.8
+"""Of a call's time: connecting gives up before the call does, so that a write that was never sent is told as such."""
+
 _READS = frozenset({"GET", "HEAD"})
 _RESENT_BY_AIOHTTP = frozenset({"PUT", "DELETE"})
 _PASSED_ON = frozenset(
@@ -114,7 +117,9 @@ class ZoomClient:
                 data=request.body,
                 headers=headers,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=_CONNECT_SECONDS),
+                timeout=aiohttp.ClientTimeout(
+                    total=timeout, connect=min(_CONNECT_SECONDS, timeout * _CONNECT_SHARE)
+                ),
                 middlewares=(_send_once,) if request.method in _RESENT_BY_AIOHTTP else None,
             ) as response:
                 body = await bounded_body.read(response, self._limit)
@@ -144,13 +149,18 @@ class ZoomClient:
         for name, value in response.headers.items():
             lower = name.lower()
             if lower in _PASSED_ON and (lower != "location" or self._is_ours(value)):
-                kept.append((lower, value))
+                kept.append((lower, value if value.isascii() else _without_surrogates(value)))
         return tuple(kept)
 
     def _is_ours(self, location: str) -> bool:
         return location.startswith(f"{self._origin}/") or (
             location.startswith("/") and not location.startswith("//")
         )
+
+
+def _without_surrogates(value: str) -> str:
+    """Make text of a header whose bytes are no UTF-8: aiohttp escapes those bytes as characters that cannot be encoded again."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class _LostError(aiohttp.ClientError):

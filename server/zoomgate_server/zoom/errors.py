@@ -38,6 +38,7 @@ _SCOPES = re.compile(r"does not contain scopes?:?\s*\[([^\]]{0,2000})\]", re.IGN
 _SCOPE = re.compile(r"[A-Za-z0-9_:]{1,100}", re.ASCII)
 _REFUSALS: dict[int, Callable[..., ZoomgateError]] = {
     400: ZoomRefusedArguments,
+    401: ZoomRefusedPermission,  # with any code but the token's: another token would not help
     403: ZoomRefusedPermission,
     404: ZoomRefusedNotFound,
     409: ZoomRefusedConflict,
@@ -57,8 +58,8 @@ def missing_scopes(response: ZoomResponse) -> tuple[str, ...] | None:
     if response.status not in (400, 401, 403):
         return None
     error = _parse(response)
-    message = error.get("message")
-    if error.get("code") not in _SCOPE_CODES or not isinstance(message, str):
+    code, message = error.get("code"), error.get("message")
+    if not isinstance(code, int) or code not in _SCOPE_CODES or not isinstance(message, str):
         return None
     found = _SCOPES.search(message)
     return tuple(_SCOPE.findall(found.group(1)))[:20] if found else None
@@ -81,7 +82,7 @@ def rate_limited(response: ZoomResponse, wall: Callable[[], float] = time.time) 
 
 def typed_failure(request: ZoomRequest, response: ZoomResponse) -> ZoomgateError:
     """Say what an answer that is no success means for a typed call."""
-    if response.status >= 500:
+    if response.status >= 500 or (response.status >= 400 and _is_html(response)):
         return no_answer(request, http_status=str(response.status))
     error = _parse(response)
     code, message = error.get("code"), error.get("message")
@@ -100,7 +101,7 @@ def typed_failure(request: ZoomRequest, response: ZoomResponse) -> ZoomgateError
         return ScopeMissing(
             "The consent does not cover this call", metadata={**metadata, "scopes": " ".join(scopes)}
         )
-    if response.status == 401:
+    if response.status == 401 and code == _TOKEN_CODE:
         return ReauthRequired(
             "Zoom refuses this user's token: let the person consent again",
             metadata={**metadata, "cause": "REJECTED"},
@@ -109,6 +110,11 @@ def typed_failure(request: ZoomRequest, response: ZoomResponse) -> ZoomgateError
     return refusal(
         f"Zoom refused: {words}{_details(error)}" if words else "Zoom refused the call", metadata=metadata
     )
+
+
+def _is_html(response: ZoomResponse) -> bool:
+    """Tell whether something between Zoom's API and us answered: the API itself writes no pages."""
+    return response.header("content-type").strip().lower().startswith("text/html")
 
 
 def plain(text: str, limit: int) -> str:

@@ -4,6 +4,7 @@ Token requests go over connections that are used once: a kept-alive one that die
 came back is classified only by a fully read answer, since HTTP clients make up a status for line noise.
 """
 
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -91,7 +92,7 @@ class OAuthClient:
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": self._user_agent, "Accept": "application/json"},
-            timeout=aiohttp.ClientTimeout(total=TOTAL_SECONDS, sock_connect=CONNECT_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=TOTAL_SECONDS, connect=CONNECT_SECONDS),
             trust_env=False,
         )
 
@@ -134,8 +135,8 @@ class OAuthClient:
             if isinstance(answer, NotSent | Unknown):
                 return answer
             status, _, body = answer
-            verdict = _verdict(status, _object(body))
-            if status == 200 or isinstance(verdict, Refused):
+            verdict = None if status == 200 else _verdict(status, _object(body))
+            if verdict is None or isinstance(verdict, Refused):
                 return Revoked()
             if not isinstance(verdict, OurFault):
                 return Unknown(f"HTTP {status}")
@@ -164,7 +165,7 @@ class OAuthClient:
             async with self._session.post(
                 URL(f"{self._base}/{endpoint}", encoded=True),
                 data=form,
-                headers={"Authorization": aiohttp.encode_basic_auth(self._client_id, secret)},
+                headers={"Authorization": _basic(self._client_id, secret)},
                 allow_redirects=False,
             ) as response:
                 body = await bounded_body.read(response, MAX_BODY_BYTES)
@@ -189,19 +190,19 @@ def classify(
     """
     if status == 429:
         return Throttled(retry_after.parse(headers.get("Retry-After", ""), wall))
-    if 300 <= status < 400:
-        return OurFault(f"redirect {status}")
     answer = _object(body)
     if status == 200:
         return Unknown("no JSON object") if answer is None else _issued(answer, api_origin)
-    if status >= 500 or answer is None:
-        return Unknown(f"HTTP {status}")
     return _verdict(status, answer)
 
 
-def _verdict(status: int, answer: Mapping[str, Any] | None) -> Refused | OurFault | Throttled:
-    """Say what a refusal with a JSON body means."""
-    error, reason, code = _texts(answer or {})
+def _verdict(status: int, answer: Mapping[str, Any] | None) -> Refused | OurFault | Throttled | Unknown:
+    """Say what an answer that is no success means. Only a JSON object with a 4xx is Zoom's own word about the request."""
+    if 300 <= status < 400:
+        return OurFault(f"redirect {status}")
+    if not 400 <= status < 500 or answer is None:
+        return Unknown(f"HTTP {status}")
+    error, reason, code = _texts(answer)
     if error in _OUR_ERRORS or code in _OUR_CODES:
         return OurFault("invalid_client" if code in ("4702", "4704") else error or code)
     if status in (400, 401) and (
@@ -266,6 +267,10 @@ def _is_known_api(api_url: str, api_origin: str) -> bool:
         )
     except ValueError:
         return False
+
+
+def _basic(name: str, secret: str) -> str:
+    return "Basic " + b64encode(f"{name}:{secret}".encode()).decode("ascii")
 
 
 def _origin(url: str) -> str:

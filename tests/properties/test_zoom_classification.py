@@ -1,0 +1,85 @@
+"""Whatever Zoom answers, it is read without failing, and only its own refusals end an authorization."""
+
+import orjson
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zoomgate_server.errors import ScopeMissing, ZoomgateError, ZoomOutcomeUnknown, ZoomUnavailable
+from zoomgate_server.zoom import errors, oauth
+from zoomgate_server.zoom.request import Target, ZoomRequest, ZoomResponse
+from zoomgate_server.zoom.token_outcome import BadAnswer, Issued, OurFault, Refused, Throttled
+
+WORDS = st.sampled_from(
+    ["invalid_grant", "invalid_client", "invalid_request", "Invalid Token!", "4741", "4702", "bearer", "", "\u202e\x00",
+     "https://api.zoom.us", "https://evil.com", "http://[", "does not contain scopes:[a:b, c]", "success"]
+)  # fmt: skip
+NUMBERS = st.sampled_from([124, 300, 429, 3001, 4700, 4702, 4711, 4717, 4733, 4741, 0, -1, 2**53, 1.5, 3600])
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, WORDS, st.text(max_size=20)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(WORDS, inner, max_size=3)),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(
+    ["error", "reason", "code", "errorCode", "message", "errorMessage", "errors", "field", "access_token",
+     "refresh_token", "token_type", "expires_in", "scope", "api_url"]
+)  # fmt: skip
+BODIES = st.one_of(st.dictionaries(KEYS, VALUES, max_size=6).map(orjson.dumps), st.binary(max_size=40))
+HEADERS = st.dictionaries(st.sampled_from(["Retry-After", "Content-Type"]), st.text(max_size=40), max_size=2)
+STATUSES = st.one_of(
+    st.sampled_from([200, 201, 204, 302, 400, 401, 403, 404, 429, 500, 503]), st.integers(100, 999)
+)
+
+
+@settings(max_examples=1000)
+@given(STATUSES, HEADERS, BODIES)
+def test_every_token_answer_has_one_meaning(status: int, headers: dict[str, str], body: bytes) -> None:
+    """Classifying never fails; each outcome needs the status that goes with it; what is issued is bounded and usable."""
+    outcome = oauth.classify(status, headers, body, api_origin="https://api.zoom.us", wall=lambda: 0.0)
+    match outcome:
+        case Issued():
+            assert status == 200
+            assert 60 <= outcome.expires_in <= 86_400
+            assert 1 <= len(outcome.access_token) <= oauth.MAX_TOKEN
+            assert outcome.access_token.isascii()
+            assert outcome.refresh_token != ""
+            assert outcome.api_url in ("", "https://api.zoom.us")
+        case BadAnswer():
+            assert status == 200
+        case Refused():
+            assert status in (400, 401)
+            assert len(outcome.reason) <= 200
+        case OurFault():
+            assert 300 <= status < 500
+        case Throttled():
+            assert 400 <= status < 500
+            assert 1.0 <= outcome.retry_after <= 3600.0
+
+
+@settings(max_examples=1000)
+@given(st.sampled_from(["GET", "POST", "DELETE"]), STATUSES, st.text(max_size=20), BODIES)
+def test_every_refusal_becomes_an_error_of_ours(
+    method: str, status: int, content_type: str, body: bytes
+) -> None:
+    """Reading a refusal never fails; its text is short and printable; a write is never called safe to repeat."""
+    response = ZoomResponse(status, (("content-type", content_type),), body)
+    failure = errors.typed_failure(ZoomRequest(method, Target("/x")), response)
+    assert isinstance(failure, ZoomgateError)
+    assert failure.message.isprintable()
+    assert len(failure.message) <= 1024 + 300
+    assert failure.metadata["http_status"] == str(status)
+    if isinstance(failure, ZoomUnavailable):
+        assert method == "GET"
+    if status >= 500:
+        assert isinstance(failure, ZoomUnavailable | ZoomOutcomeUnknown)
+    scopes = errors.missing_scopes(response)
+    assert scopes is None or all(":" in scope or scope.isalnum() for scope in scopes)
+    assert not isinstance(failure, ScopeMissing) or scopes is not None
+
+
+@given(st.dictionaries(st.sampled_from(["retry-after", "x-ratelimit-type"]), st.text(max_size=90)))
+def test_every_rate_limit_is_bounded(headers: dict[str, str]) -> None:
+    """No header makes a waiting time that is not between a second and an hour, or metadata that is long or unprintable."""
+    limited = errors.rate_limited(ZoomResponse(429, tuple(headers.items()), b""), wall=lambda: 0.0)
+    assert limited.retry_after is not None
+    assert 1.0 <= limited.retry_after <= 3600.0
+    assert all(len(value) <= 64 and value.isprintable() for value in limited.metadata.values())

@@ -1,0 +1,245 @@
+"""What the API client really sends, and what it makes of answers that are none."""
+
+import gzip
+import socket
+import tracemalloc
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import pytest
+
+from fakes.raw_upstream import CUT, OK, RawUpstream, raw_upstream
+from zoomgate_server.errors import (
+    DeadlineTooShort,
+    ZoomOutcomeUnknown,
+    ZoomResponseTooLarge,
+    ZoomUnavailable,
+)
+from zoomgate_server.zoom import endpoints
+from zoomgate_server.zoom.client import ZoomClient
+from zoomgate_server.zoom.request import Target, ZoomRequest
+
+TOKEN = "canary-token"
+WRITES = ("POST", "PUT", "PATCH", "DELETE")
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[RawUpstream]:
+    async with raw_upstream() as raw:
+        yield raw
+
+
+@pytest.fixture
+async def zoom(upstream: RawUpstream) -> AsyncIterator[ZoomClient]:
+    client = ZoomClient(api_url=upstream.url, user_agent="zoomgate/test", max_response_bytes=100_000)
+    await client.start()
+    yield client
+    await client.close()
+
+
+def request(method: str, path: str = "/users/me") -> ZoomRequest:
+    return ZoomRequest(method, Target(path))
+
+
+async def test_a_request_is_exactly_this(zoom: ZoomClient, upstream: RawUpstream) -> None:
+    """Our own headers and the caller's allowed ones are sent, the caller's `accept` instead of ours, and nothing else."""
+    sent = ZoomRequest(
+        "POST",
+        Target("/users/me/meetings", "a=%20b"),
+        headers=(("accept", "text/plain"), ("x-zm-trackingid", "t")),
+        body=b"{}",
+        content_type="application/json",
+    )
+    await zoom.send(sent, TOKEN, timeout=5)
+    head, _, body = upstream.requests[0].partition(b"\r\n\r\n")
+    line, *headers = head.decode().split("\r\n")
+    assert line == "POST /v2/users/me/meetings?a=%20b HTTP/1.1"
+    assert body == b"{}"
+    names = dict(header.split(": ", 1) for header in headers)
+    assert names.pop("Accept-Encoding")
+    assert {name.lower(): value for name, value in names.items()} == {
+        "host": f"127.0.0.1:{upstream.port}",
+        "user-agent": "zoomgate/test",
+        "accept": "text/plain",
+        "authorization": f"Bearer {TOKEN}",
+        "content-type": "application/json",
+        "content-length": "2",
+        "x-zm-trackingid": "t",
+    }
+
+
+async def test_encoded_paths_arrive_byte_by_byte(zoom: ZoomClient, upstream: RawUpstream) -> None:
+    """No library decodes, joins or repairs a path on the way."""
+    for path in (
+        "/past_meetings/%252Fa%253D%253D",
+        "/users/a%40b%2Bc",
+        "/users/",
+        "/users/~%7E!$&'()*+,;=:@",
+    ):
+        await zoom.send(request("GET", path), TOKEN, timeout=5)
+    assert upstream.lines() == [
+        "GET /v2/past_meetings/%252Fa%253D%253D HTTP/1.1",
+        "GET /v2/users/a%40b%2Bc HTTP/1.1",
+        "GET /v2/users/ HTTP/1.1",
+        "GET /v2/users/~%7E!$&'()*+,;=:@ HTTP/1.1",
+    ]
+
+
+@pytest.mark.parametrize("path", ["@evil.com/", ".evil.com/", ":80/x", "x", "//["])
+async def test_an_unchecked_path_is_not_sent(zoom: ZoomClient, upstream: RawUpstream, path: str) -> None:
+    """Should a path come here that was not checked, it stays below the pinned base or is an error of ours."""
+    with suppress(ValueError):
+        await zoom.send(request("GET", path), TOKEN, timeout=5)
+    assert all(line.startswith("GET /v2/") for line in upstream.lines())
+
+
+@pytest.mark.parametrize("name", ["Host", "Authorization", "Cookie", "Content-Length", "Transfer-Encoding"])
+async def test_forged_headers_are_not_sent(zoom: ZoomClient, upstream: RawUpstream, name: str) -> None:
+    """A header outside the allow-list is an error of ours, whoever let it through."""
+    with pytest.raises(ValueError, match="may not set"):
+        await zoom.send(ZoomRequest("GET", Target("/x"), headers=((name, "x"),)), TOKEN, timeout=5)
+    assert upstream.requests == []
+
+
+async def test_headers_of_answers_are_picked(zoom: ZoomClient, upstream: RawUpstream) -> None:
+    """Callers see what is of use, in text that can be encoded again; cookies and foreign redirects are dropped."""
+    upstream.answers = [
+        b"HTTP/1.1 302 x\r\nContent-Length: 0\r\nX-Zm-TrackingId: a\xffb\r\nSet-Cookie: s=1\r\nLocation: https://u:p@x/\r\n\r\n",
+        f"HTTP/1.1 307 x\r\nContent-Length: 0\r\nLocation: http://127.0.0.1:{upstream.port}/v2/y\r\n\r\n".encode(),
+        b"HTTP/1.1 301 x\r\nContent-Length: 0\r\nLocation: //evil.com/x\r\n\r\n",
+    ]
+    first = await zoom.send(request("GET"), TOKEN, timeout=5)
+    assert first.headers == (("x-zm-trackingid", "a\ufffdb"),)
+    second = await zoom.send(request("GET"), TOKEN, timeout=5)
+    assert second.header("location") == f"http://127.0.0.1:{upstream.port}/v2/y"
+    assert (await zoom.send(request("GET"), TOKEN, timeout=5)).headers == ()
+    assert upstream.lines() == ["GET /v2/users/me HTTP/1.1"] * 3
+    assert all(b"\r\nCookie" not in sent for sent in upstream.requests)
+
+
+async def test_connections_are_kept(zoom: ZoomClient, upstream: RawUpstream) -> None:
+    """Complete answers, with and without a body, leave the connection for the next call."""
+    upstream.answers = [b"HTTP/1.1 204 No Content\r\n\r\n", OK, CUT]
+    assert (await zoom.send(request("DELETE"), TOKEN, timeout=5)).status == 204
+    assert (await zoom.send(request("GET"), TOKEN, timeout=5)).body == b"{}"
+    assert upstream.connections == 1
+
+
+@pytest.mark.parametrize("method", WRITES)
+@pytest.mark.parametrize("warm", [False, True])
+async def test_a_write_is_sent_once(zoom: ZoomClient, upstream: RawUpstream, method: str, warm: bool) -> None:
+    """When the connection dies after a write, on a new or a kept connection, its outcome is unknown and it is not sent again."""
+    if warm:
+        await zoom.send(request("GET"), TOKEN, timeout=5)
+        upstream.requests.clear()
+    upstream.answers = [CUT]
+    with pytest.raises(ZoomOutcomeUnknown) as lost:
+        await zoom.send(request(method), TOKEN, timeout=5)
+    assert TOKEN not in repr(lost.value)
+    assert lost.value.__suppress_context__
+    assert len(upstream.requests) == 1
+
+
+BROKEN = {
+    "cut length": b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\n{",
+    "cut chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{",
+    "bad chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{\r\n",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    "no HTTP": b"\x16\x03\x01\x02 hello\r\n\r\n",
+    "long header": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+    "no gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
+}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize("name", BROKEN)
+async def test_broken_answers_are_lost_answers(
+    zoom: ZoomClient, upstream: RawUpstream, method: str, name: str
+) -> None:
+    """Line noise is no answer, least of all one of status 400: a read may be repeated, a write may have taken effect."""
+    upstream.answers = [BROKEN[name]]
+    upstream.close_after_answer = True
+    with pytest.raises(ZoomUnavailable if method == "GET" else ZoomOutcomeUnknown) as lost:
+        await zoom.send(request(method), TOKEN, timeout=5)
+    assert TOKEN not in str(lost.value)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+async def test_what_was_not_sent_is_told_as_such(method: str) -> None:
+    """A refused connection changed nothing at Zoom, whatever the method."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        client = ZoomClient(api_url=f"http://127.0.0.1:{unused.getsockname()[1]}/v2", user_agent="x")
+        await client.start()
+        with pytest.raises(ZoomUnavailable):
+            await client.send(request(method), TOKEN, timeout=5)
+        await client.close()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+async def test_a_connection_that_hangs_is_not_an_unknown_outcome(method: str) -> None:
+    """Connecting gives up before the call's time is over: nothing was sent, and that is what is told."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for other in waiting:
+            other.setblocking(False)
+            other.connect_ex(full.getsockname())
+        client = ZoomClient(api_url=f"http://127.0.0.1:{full.getsockname()[1]}/v2", user_agent="x")
+        await client.start()
+        with pytest.raises(ZoomUnavailable):
+            await client.send(request(method), TOKEN, timeout=0.4)
+        await client.close()
+        for other in waiting:
+            other.close()
+
+
+async def test_too_little_time_sends_nothing(zoom: ZoomClient, upstream: RawUpstream) -> None:
+    """Less than 0.3 seconds is not enough to start."""
+    for seconds in (0.299, 0.0, -5.0):
+        with pytest.raises(DeadlineTooShort):
+            await zoom.send(request("POST"), TOKEN, timeout=seconds)
+    assert upstream.connections == 0
+
+
+async def test_answers_have_a_limit(zoom: ZoomClient, upstream: RawUpstream) -> None:
+    """A body of exactly the limit is given, one byte more is refused, whether its length is stated or not."""
+    for size, headers in ((100_000, b"Content-Length: 100000"), (100_001, b"Content-Length: 100001")):
+        upstream.answers = [b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n" + b"x" * size]
+        if size == 100_000:
+            assert len((await zoom.send(request("GET"), TOKEN, timeout=5)).body) == size
+        else:
+            with pytest.raises(ZoomResponseTooLarge):
+                await zoom.send(request("GET"), TOKEN, timeout=5)
+    upstream.answers = [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + (b"2710\r\n" + b"x" * 10_000 + b"\r\n") * 20
+    ]
+    with pytest.raises(ZoomResponseTooLarge):
+        await zoom.send(request("GET"), TOKEN, timeout=5)
+
+
+async def test_a_bomb_is_not_inflated(zoom: ZoomClient, upstream: RawUpstream) -> None:
+    """Reading stops at the limit: 20 MB of zeros behind 20 KB cost a fraction of that."""
+    bomb = gzip.compress(b"0" * 20_000_000)
+    upstream.answers = [
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb) + bomb
+    ]
+    tracemalloc.start()
+    with pytest.raises(ZoomResponseTooLarge):
+        await zoom.send(request("GET"), TOKEN, timeout=5)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+def test_flags_are_sent_only_when_they_are_set() -> None:
+    """A parameter that the caller left out leaves Zoom its default."""
+    assert endpoints.get_meeting(1).target == Target("/meetings/1", "")
+    assert endpoints.get_meeting(1, occurrence_id="a b", show_previous_occurrences=False).target == Target(
+        "/meetings/1", "occurrence_id=a%20b&show_previous_occurrences=false"
+    )
+    assert endpoints.delete_meeting(
+        1, schedule_for_reminder=True, cancel_meeting_reminder=False
+    ).target == Target("/meetings/1", "schedule_for_reminder=true&cancel_meeting_reminder=false")

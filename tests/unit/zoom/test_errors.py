@@ -1,0 +1,138 @@
+"""What Zoom's refusals become."""
+
+import orjson
+import pytest
+
+from zoomgate_server.errors import (
+    MeetingNotFound,
+    ReauthRequired,
+    ScopeMissing,
+    ZoomBadResponse,
+    ZoomgateError,
+    ZoomOutcomeUnknown,
+    ZoomRefusedArguments,
+    ZoomRefusedConflict,
+    ZoomRefusedNotFound,
+    ZoomRefusedPermission,
+    ZoomUnavailable,
+)
+from zoomgate_server.zoom import errors
+from zoomgate_server.zoom.request import Target, ZoomRequest, ZoomResponse
+
+GET, POST = (ZoomRequest(method, Target("/meetings/1")) for method in ("GET", "POST"))
+SCOPES = "Invalid access token, does not contain scopes:[meeting:read:meeting, meeting:read]."
+
+
+def response(status: int, body: object, *headers: tuple[str, str]) -> ZoomResponse:
+    raw = body if isinstance(body, bytes) else orjson.dumps(body)
+    return ZoomResponse(status, headers or (("content-type", "application/json"),), raw)
+
+
+TABLE: list[tuple[int, object, type[ZoomgateError], str]] = [
+    (400, {"code": 300, "message": "Invalid field."}, ZoomRefusedArguments, "300"),
+    (400, {"code": 3000, "message": "x"}, ZoomRefusedArguments, "3000"),
+    (422, {"code": 300, "message": "x"}, ZoomRefusedArguments, "300"),
+    (401, {"code": 124, "message": "Access token is expired."}, ReauthRequired, "124"),
+    (401, {"code": 1010, "message": "User not in account."}, ZoomRefusedPermission, "1010"),
+    (403, {"code": 3000, "message": "x"}, ZoomRefusedPermission, "3000"),
+    (404, {"code": 3001, "message": "x"}, MeetingNotFound, "3001"),
+    (404, {"code": 1001, "message": "x"}, ZoomRefusedNotFound, "1001"),
+    (409, {"code": 1, "message": "x"}, ZoomRefusedConflict, "1"),
+    (400, {"code": 4711, "message": SCOPES}, ScopeMissing, "4711"),
+    (401, {"code": 4711, "message": SCOPES}, ScopeMissing, "4711"),
+    (401, {"code": 4700, "message": SCOPES}, ScopeMissing, "4700"),
+    (400, {"code": 4711, "message": "x"}, ZoomRefusedArguments, "4711"),
+    (302, b"", ZoomBadResponse, ""),
+    (200, b"{", ZoomBadResponse, ""),
+    (404, b"{", ZoomBadResponse, ""),
+    (404, b"[]", ZoomBadResponse, ""),
+    (404, {"code": "3001"}, ZoomBadResponse, ""),
+    (400, {"code": [], "message": SCOPES}, ZoomBadResponse, ""),
+    (404, b"\xff\xfe", ZoomBadResponse, ""),
+    (404, b'{"code": NaN}', ZoomBadResponse, ""),
+    (404, b'{"code": ' + b"9" * 5000 + b"}", ZoomBadResponse, ""),
+    (404, b"[" * 100_000, ZoomBadResponse, ""),
+    (404, b'{"code":3001,"x":"' + b"x" * 65_536 + b'"}', ZoomBadResponse, ""),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "expected", "zoom_code"), TABLE)
+def test_a_refusal_is_read_by_status_and_code(
+    status: int, body: object, expected: type[ZoomgateError], zoom_code: str
+) -> None:
+    """Each row of the table; status and Zoom's code are always told, the body never."""
+    failure = errors.typed_failure(POST, response(status, body))
+    assert type(failure) is expected
+    assert failure.metadata["http_status"] == str(status)
+    assert failure.metadata.get("zoom_code", "") == zoom_code
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type"), [(500, "application/json"), (502, "text/html"), (403, "Text/HTML; charset=x")]
+)
+def test_intermediaries_are_not_zoom(status: int, content_type: str) -> None:
+    """5xx and pages say nothing about the call: a read may be repeated, a write may have taken effect."""
+    answer = response(status, {"code": 3001}, ("content-type", content_type))
+    assert type(errors.typed_failure(GET, answer)) is ZoomUnavailable
+    assert type(errors.typed_failure(POST, answer)) is ZoomOutcomeUnknown
+
+
+def test_missing_scopes_are_named() -> None:
+    """The scopes that Zoom asks for reach the caller as plain names."""
+    failure = errors.typed_failure(GET, response(400, {"code": 4711, "message": SCOPES}))
+    assert failure.metadata["scopes"] == "meeting:read:meeting meeting:read"
+    assert errors.missing_scopes(response(400, {"code": 300, "message": SCOPES})) is None
+    assert errors.missing_scopes(response(500, {"code": 4711, "message": SCOPES})) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "refused"),
+    [
+        (401, {"code": 124}, True),
+        (401, {"code": 4711}, False),
+        (400, {"code": 124}, False),
+        (401, b"<html>124</html>", False),
+        (401, b"", False),
+    ],
+)
+def test_a_refused_token_is_told_from_other_refusals(status: int, body: object, refused: bool) -> None:
+    """Only 401 with the token's code says that the call was not processed because of the token."""
+    assert errors.is_token_refused(response(status, body)) is refused
+
+
+def test_zooms_words_are_made_harmless() -> None:
+    """Control, bidi, zero-width and separator characters go; the text is short; wrong fields are named."""
+    words = "a\r\n\x1b[31mb\u202ec\u200bd\u2028e" + "x" * 500
+    failure = errors.typed_failure(
+        GET,
+        response(
+            400, {"code": 300, "message": words, "errors": [{"field": "top\nic", "message": "y"}, 7, {}]}
+        ),
+    )
+    assert failure.message.startswith("Zoom refused: a [31mb c d e")
+    assert failure.message.endswith(" (top ic: y)")
+    assert len(failure.message) < errors.MAX_WORDS + 100
+    assert failure.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds", "metadata"),
+    [
+        ((), 2.0, {}),
+        ((("retry-after", "7"),), 7.0, {"retry_after": "7"}),
+        (
+            (("retry-after", "2030-03-17T17:46:50Z"), ("x-ratelimit-type", "Daily-limit")),
+            10.0,
+            {"retry_after": "2030-03-17T17:46:50Z", "limit_type": "Daily-limit"},
+        ),
+        ((("retry-after", "86400\x00"),), 2.0, {"retry_after": "86400"}),
+        ((("retry-after", "x" * 500),), 2.0, {"retry_after": "x" * 64}),
+    ],
+)
+def test_rate_limits_carry_what_zoom_said(
+    headers: tuple[tuple[str, str], ...], seconds: float, metadata: dict[str, str]
+) -> None:
+    """The waiting time is bounded; the full value and the kind of limit are in the metadata, harmless and short."""
+    limited = errors.rate_limited(ZoomResponse(429, headers, b""), wall=lambda: 1_900_000_000.0)
+    assert limited.retry_after == seconds
+    assert limited.metadata == {"http_status": "429"} | metadata
