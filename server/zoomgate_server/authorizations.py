@@ -449,6 +449,7 @@ class Authorizations:
                     epoch=current.record.epoch if current.record else 0,
                     commit_id=commit_id,
                     create_time=_create_time(current.record, now),
+                    consent_time=now,
                     update_time=now,
                     refresh_time=tokens.obtained_at,
                     access_expire_at=tokens.access_expire_at,

@@ -34,6 +34,7 @@ def connection(user: str = MONICA, **fields: object) -> ConnectionRecord:
         grant="g",
         generation=3,
         create_time=1.0,
+        consent_time=1.0,
         update_time=2.0,
         refresh_time=2.0,
         tokens=PAIR,

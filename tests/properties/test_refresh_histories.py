@@ -70,6 +70,7 @@ def consented(refresh_token: str, grant: str, generation: int, now: float) -> Co
         grant=grant,
         generation=generation,
         create_time=now,
+        consent_time=now,
         update_time=now,
         refresh_time=now,
         access_expire_at=now + 3600,

@@ -40,6 +40,7 @@ def connection(record: ConnectionRecord) -> connection_pb2.Connection:
         zoom_account_id=record.zoom_account_id or "",
         scopes=record.tokens.scopes if record.tokens is not None else (),
         create_time=timestamp(record.create_time),
+        consent_time=timestamp(record.consent_time),
         update_time=timestamp(record.update_time),
         refresh_time=timestamp(record.refresh_time),
         access_expire_time=timestamp(record.access_expire_at),

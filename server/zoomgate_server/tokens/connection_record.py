@@ -77,6 +77,7 @@ class ConnectionRecord:
         commit_id: The attempt that stored the current pair, so that it recognises its own write.
         recent_refreshes: When the refreshes of the last hour were.
         create_time: When the person first connected.
+        consent_time: When they last consented, or when a pair was last brought in.
         update_time: When anything visible last changed.
         refresh_time: When the current pair was issued.
         access_expire_at: When its access token expires, or None without a pair.
@@ -98,6 +99,7 @@ class ConnectionRecord:
     grant: str
     generation: int
     create_time: float
+    consent_time: float
     update_time: float
     refresh_time: float
     rev: int = 0
@@ -135,6 +137,7 @@ def encode(vault: Vault, connection: ConnectionRecord) -> Record:
             "commit_id": connection.commit_id,
             "recent_refreshes": connection.recent_refreshes,
             "create_time": connection.create_time,
+            "consent_time": connection.consent_time,
             "update_time": connection.update_time,
             "refresh_time": connection.refresh_time,
             "access_expire_at": connection.access_expire_at,
@@ -189,6 +192,7 @@ def decode(vault: Vault, record: Record) -> ConnectionRecord:
             commit_id=header["commit_id"],
             recent_refreshes=tuple(header["recent_refreshes"]),
             create_time=header["create_time"],
+            consent_time=header.get("consent_time", header["create_time"]),  # records of 0.1.0 have none
             update_time=header["update_time"],
             refresh_time=header["refresh_time"],
             access_expire_at=header["access_expire_at"],

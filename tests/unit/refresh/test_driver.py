@@ -102,6 +102,7 @@ async def make(max_refreshes: int = 100) -> World:
             grant="g1",
             generation=1,
             create_time=now,
+            consent_time=now,
             update_time=now,
             refresh_time=now,
             tokens=TokenPair("a1", "r1", "bearer", "s", "", now, now),

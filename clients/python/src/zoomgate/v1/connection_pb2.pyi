@@ -124,6 +124,7 @@ class Connection(google.protobuf.message.Message):
     GENERATION_FIELD_NUMBER: builtins.int
     CAUSE_FIELD_NUMBER: builtins.int
     LAST_ERROR_FIELD_NUMBER: builtins.int
+    CONSENT_TIME_FIELD_NUMBER: builtins.int
     user_email: builtins.str
     """The person's e-mail address in canonical form (ASCII, lower case, at most 254 characters)."""
     state: Global___Connection.State.ValueType
@@ -160,6 +161,10 @@ class Connection(google.protobuf.message.Message):
     def last_error(self) -> Global___Connection.LastError:
         """The last failure of a refresh; unset when the latest one succeeded."""
 
+    @property
+    def consent_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the person last consented, or when a token of theirs was last brought in. A refresh does not change it."""
+
     def __init__(
         self,
         *,
@@ -175,8 +180,9 @@ class Connection(google.protobuf.message.Message):
         generation: builtins.int = ...,
         cause: Global___Connection.Cause.ValueType = ...,
         last_error: Global___Connection.LastError | None = ...,
+        consent_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["access_expire_time", b"access_expire_time", "create_time", b"create_time", "last_error", b"last_error", "refresh_time", b"refresh_time", "update_time", b"update_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["access_expire_time", b"access_expire_time", "cause", b"cause", "create_time", b"create_time", "generation", b"generation", "last_error", b"last_error", "refresh_time", b"refresh_time", "scopes", b"scopes", "state", b"state", "update_time", b"update_time", "user_email", b"user_email", "zoom_account_id", b"zoom_account_id", "zoom_user_id", b"zoom_user_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["access_expire_time", b"access_expire_time", "consent_time", b"consent_time", "create_time", b"create_time", "last_error", b"last_error", "refresh_time", b"refresh_time", "update_time", b"update_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["access_expire_time", b"access_expire_time", "cause", b"cause", "consent_time", b"consent_time", "create_time", b"create_time", "generation", b"generation", "last_error", b"last_error", "refresh_time", b"refresh_time", "scopes", b"scopes", "state", b"state", "update_time", b"update_time", "user_email", b"user_email", "zoom_account_id", b"zoom_account_id", "zoom_user_id", b"zoom_user_id"]) -> None: ...
 
 Global___Connection: typing_extensions.TypeAlias = Connection
