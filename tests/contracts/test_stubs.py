@@ -14,7 +14,7 @@ from toolchain import unavailable
 
 ROOT = Path(__file__).parents[2]
 STUBS = ROOT / "clients/python/src/zoomgate/v1"
-IMPORTS = "; ".join(
+IMPORTS = "import zoomgate; " + "; ".join(
     f"import zoomgate.v1.{name}"
     for name in (
         "auth_service_pb2_grpc",
@@ -109,7 +109,7 @@ def test_the_wheel_holds_its_own_package_alone(wheel: Path) -> None:
 @pytest.mark.parametrize(
     "packages",
     [
-        pytest.param(("grpcio==1.71.2", "protobuf==5.29.0"), id="floor"),
+        pytest.param(("grpcio==1.71.2", "protobuf==5.29.0", "googleapis-common-protos==1.66.0"), id="floor"),
         pytest.param(("grpcio", "protobuf>=6,<7"), id="protobuf 6"),
         pytest.param(("grpcio", "protobuf"), id="newest"),
     ],
