@@ -7,7 +7,7 @@ GENERATOR := .venv-generate
 STUBS := clients/python/src
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format format-check lint types proto imports contracts generate bench clean
+.PHONY: help run test check format format-check lint types proto imports contracts generate docs bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,10 +46,14 @@ contracts: $(VENV)/.development ## Check that stubs are fresh and that documenta
 	@echo "contracts"; $(BIN)/python -m pytest -q --no-header -o addopts=--import-mode=importlib \
 	  tests/contracts/test_stubs.py::test_the_stubs_are_fresh tests/contracts/test_errors.py \
 	  tests/contracts/test_settings.py tests/contracts/test_repository.py
+	@$(BIN)/python .ci/command_page.py --check
 
 generate: $(GENERATOR)/.ready ## Generate the Python stubs from the contract
 	@rm -f $(STUBS)/zoomgate/v1/*_pb2.py $(STUBS)/zoomgate/v1/*_pb2.pyi $(STUBS)/zoomgate/v1/*_pb2_grpc.py $(STUBS)/zoomgate/v1/*_pb2_grpc.pyi
 	@PATH="$(CURDIR)/$(GENERATOR)/bin:$$PATH" sh .ci/generate.sh $(STUBS)
+
+docs: $(VENV)/.development ## Write the generated pages of the documentation
+	@$(BIN)/python .ci/command_page.py
 
 bench: $(VENV)/.development ## Measure speed against the floor (docs/performance.md)
 	@$(BIN)/python -m bench $(ARGS)

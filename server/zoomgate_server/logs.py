@@ -157,6 +157,11 @@ def plain(text: str) -> str:
         text = text[:_MAX_TEXT] + "…"
     for pattern, replacement in _SECRET_TEXT:
         text = pattern.sub(replacement, text)
+    return escape(text)
+
+
+def escape(text: str) -> str:
+    """Escape what a terminal could obey: control, format and separator characters, line ends included."""
     if _CLEAN.fullmatch(text):
         return text
     return "".join(

@@ -15,14 +15,23 @@ _COMMANDS = {
     ),
     "serve": ("zoomgate_server.cli.serve", "serve", "Start the service from its settings."),
     "simulator": ("zoomgate_server.cli.simulator", "simulator", "Start the simulated Zoom alone."),
+    "connect": ("zoomgate_server.cli.connect", "connect", "Let a person consent at Zoom."),
     "connections": (
         "zoomgate_server.cli.connections",
         "connections",
         "List, show and end people's connections.",
     ),
+    "meetings": ("zoomgate_server.cli.meetings", "meetings", "Schedule, show and delete meetings."),
+    "proxy": ("zoomgate_server.cli.proxy", "proxy", "Call Zoom's REST API for somebody."),
+    "token": ("zoomgate_server.cli.token", "token", "Check or get a person's access token."),
     "callers": ("zoomgate_server.cli.callers", "callers", "Manage who may call."),
     "keys": ("zoomgate_server.cli.keys", "keys", "Manage the key ring."),
     "doctor": ("zoomgate_server.cli.doctor", "doctor", "Check settings, store, keys, callers and Zoom."),
+    "completion": (
+        "zoomgate_server.cli.completion",
+        "completion",
+        "Let the shell complete commands and options.",
+    ),
 }
 
 
@@ -65,7 +74,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
 def cli() -> None:
     """Zoomgate keeps people's Zoom authorizations and calls Zoom for your services.
 
-    Exit codes: 0 success, 1 failure, 2 wrong usage, 3 not found, 4 not allowed, 5 service not reachable.
+    Exit codes: 0 success, 1 failure, 2 wrong usage, 3 not found, 4 not allowed, 5 service not reachable, 6 the person has to consent.
 
     Example: zoomgate run
     """

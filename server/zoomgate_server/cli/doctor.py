@@ -5,6 +5,8 @@ import sqlite3
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -21,6 +23,7 @@ from zoomgate_server.tokens import keyfile
 from zoomgate_server.tokens.sqlite import APPLICATION_ID, SCHEMA_VERSION
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
+MAX_CLOCK_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Finding:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @setting_options
 def doctor(overrides: Mapping[str, str], as_json: bool) -> None:
-    """Check settings, store, keys, callers and Zoom; changes nothing. Exit code 1 if something fails.
+    """Check settings, store, keys, callers, Zoom and the clock; changes nothing. Exit code 1 if something fails.
 
     Example: zoomgate doctor
     """
@@ -72,7 +75,7 @@ def _findings(overrides: Mapping[str, str]) -> Iterator[Finding]:
     yield _callers(loaded)
     yield _redirect(loaded)
     if loaded.client_id:
-        yield _zoom(loaded.zoom_oauth_url)
+        yield from _zoom(loaded.zoom_oauth_url)
 
 
 def _app(loaded: settings.Settings) -> Finding:
@@ -166,19 +169,39 @@ def _redirect(loaded: settings.Settings) -> Finding:
     return Finding("redirect URI", OK, loaded.redirect_uri)
 
 
-def _zoom(oauth_url: str) -> Finding:
+def _zoom(oauth_url: str) -> Iterator[Finding]:
     request = Request(f"{oauth_url}/token", method="HEAD")  # noqa: S310 - a checked setting
     try:
         with build_opener(ProxyHandler({})).open(
             request, timeout=3
-        ):  # the service goes through no proxy either
-            pass
-    except HTTPError:
-        pass  # any answer shows that it is there
+        ) as answer:  # the service goes through no proxy either
+            date = answer.headers["Date"]
+    except HTTPError as error:
+        date = error.headers["Date"]  # any answer shows that it is there
     except (URLError, OSError):
-        return Finding(
+        yield Finding(
             "Zoom",
             FAILURE,
             f"{oauth_url} cannot be reached: check network, DNS and certificates of this machine",
         )
-    return Finding("Zoom", OK, f"{oauth_url} answers")
+        return
+    yield Finding("Zoom", OK, f"{oauth_url} answers")
+    yield _clock(date)
+
+
+def _clock(date: str | None) -> Finding:
+    """Compare this machine's clock with the one that Zoom answers by, which is right to the second."""
+    try:
+        off = (datetime.now(UTC) - parsedate_to_datetime(date or "")).total_seconds()
+    except ValueError:
+        return Finding(
+            "clock", WARNING, "Zoom's answer has no date to compare with: look at this machine's clock"
+        )
+    if abs(off) > MAX_CLOCK_SECONDS:
+        ahead = "ahead of" if off > 0 else "behind"
+        return Finding(
+            "clock",
+            WARNING,
+            f"{abs(off):.0f} seconds {ahead} Zoom's: let NTP set it, or the times in answers and links are wrong",
+        )
+    return Finding("clock", OK, "agrees with Zoom's")

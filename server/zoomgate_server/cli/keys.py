@@ -1,10 +1,11 @@
 """`zoomgate keys`: the key ring."""
 
+import json
 from pathlib import Path
 
 import click
 
-from zoomgate_server.cli.output import fail, load_settings
+from zoomgate_server.cli.output import Table, fail, load_settings
 from zoomgate_server.tokens import keyfile
 
 
@@ -36,3 +37,27 @@ def new(path: str | None) -> None:
     except OSError as error:
         fail(f"The folder of {file} cannot be made ({error.strerror}): name another file")
     click.echo(key_id)
+
+
+@keys.command("list")
+@click.argument("path", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def list_(path: str | None, as_json: bool) -> None:
+    """List the keys in PATH by their ids, never themselves: which one seals, and which only open.
+
+    PATH is where the settings say (ZOOMGATE_KEYS, else keys.json in the data folder) unless given.
+
+    Example: zoomgate keys list
+    """
+    file = Path(path) if path else load_settings("name the file: zoomgate keys list PATH").keys_path
+    try:
+        ring = keyfile.load(file)
+    except keyfile.KeyFileError as error:
+        fail(str(error))
+    table = Table("KEY", "USE")
+    for key_id in ring.ids:
+        seals = key_id == ring.primary_id
+        if as_json:
+            click.echo(json.dumps({"keyId": key_id, "seals": seals}))
+        else:
+            table.add([(str(key_id), "seals and opens" if seals else "opens")])

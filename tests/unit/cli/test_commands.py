@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import re
 import stat
 import tomllib
 from collections.abc import Sequence
@@ -22,12 +23,25 @@ COMMANDS = (
     "run",
     "serve",
     "simulator",
+    "connect",
     "connections list",
     "connections show",
     "connections delete",
     "callers add",
     "keys new",
+    "keys list",
+    "meetings create",
+    "meetings get",
+    "meetings delete",
+    "proxy get",
+    "proxy delete",
+    "proxy post",
+    "proxy patch",
+    "proxy put",
+    "token check",
+    "token get",
     "doctor",
+    "completion",
 )
 
 
@@ -359,12 +373,10 @@ class TestConnections:
         assert (await command(*here)).exit_code == 0
         assert (await client(zoomgate, "nobody", "list")).exit_code == 4
 
-    def test_a_key_does_not_cross_the_network_in_the_clear(self) -> None:
-        """Another machine is refused before anything is sent."""
-        for server in ("192.0.2.1:50051", "0.0.0.0:50051", ":50051"):
-            text = refused(zoomgate("connections", "list", "--server", server), 2)
-            assert "another machine" in text
-        assert "HOST:PORT" in refused(zoomgate("connections", "list", "--server", "localhost"), 2)
+    def test_a_server_has_a_name_and_a_port(self) -> None:
+        """What names no machine is refused before anything is sent."""
+        for server in ("localhost", "0.0.0.0:50051", "[::]:50051", ":50051", "http://localhost:1"):
+            assert "write HOST:PORT" in refused(zoomgate("connections", "list", "--server", server), 2)
 
     @pytest.mark.parametrize("key", ["two words", "ключ", "a\nb"])
     def test_what_cannot_be_a_key_is_refused(self, folder: Path, key: str) -> None:
@@ -397,3 +409,19 @@ def test_a_caller_row_survives_a_round_trip(folder: Path) -> None:
     done(zoomgate("callers", "add", "a.b-c_d", "--role", "service", "--users", "o'hara@example.com"))
     (row,) = tomllib.loads((folder / "callers.toml").read_text())["callers"]
     assert (row["name"], row["users"]) == ("a.b-c_d", ["o'hara@example.com"])
+
+
+class TestKeysList:
+    """`zoomgate keys list`."""
+
+    def test_keys_are_told_by_their_ids(self, folder: Path) -> None:
+        """The ids and their use are shown, the keys never; what is no ring is refused."""
+        key_id = done(zoomgate("keys", "new", "ring.json")).strip()
+        secrets = re.findall(r"[A-Za-z0-9+/_=-]{40,}", (folder / "ring.json").read_text())
+        assert secrets
+        table = done(zoomgate("keys", "list", "ring.json"))
+        assert table.split() == ["KEY", "USE", key_id, "seals", "and", "opens"]
+        document = done(zoomgate("keys", "list", "ring.json", "--json"))
+        assert json.loads(document) == {"keyId": key_id, "seals": True}
+        assert not any(secret in table + document for secret in secrets)
+        refused(zoomgate("keys", "list", "none.json"))

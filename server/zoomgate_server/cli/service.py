@@ -1,0 +1,149 @@
+"""The running service, as the commands that use it see it: where it is, who calls, and what its refusals mean for a shell."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import grpc
+
+from zoomgate import Client, errors
+from zoomgate_server import user_email as addresses
+from zoomgate_server.cli import caller_key
+from zoomgate_server.cli.output import (
+    CONSENT_REQUIRED,
+    FAILURE,
+    NOT_ALLOWED,
+    NOT_FOUND,
+    UNREACHABLE,
+    USAGE,
+    fail,
+)
+from zoomgate_server.logs import plain
+from zoomgate_server.settings import Address
+
+_EXIT_CODES: tuple[tuple[type[errors.ZoomgateError], int], ...] = (
+    (errors.InvalidRequest, USAGE),
+    (errors.NotAllowed, NOT_ALLOWED),
+    (errors.Unauthenticated, NOT_ALLOWED),
+    (errors.ServiceUnavailable, UNREACHABLE),
+    (errors.DeadlineExceeded, UNREACHABLE),
+    (errors.NotFound, NOT_FOUND),
+    (errors.ConsentRequired, CONSENT_REQUIRED),
+)
+
+
+def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say where the service is, and as `client` a client of it.
+
+    What the service refuses becomes a sentence and an exit code. `as_json` tells whether the answer is wanted as JSON.
+    """
+
+    @functools.wraps(command)
+    def connected(server: str, key_file: str | None, ca_file: str | None, **values: Any) -> Any:
+        with _open(server, key_file, ca_file) as client:
+            try:
+                return command(client=client, **values)
+            except errors.ZoomgateError as error:
+                fail(_sentence(error, server), _exit_code(error))
+
+    wrapped: Callable[..., Any] = connected
+    for option in (
+        click.option(
+            "--json", "as_json", is_flag=True, help="Print JSON as the contract has it, one document a line."
+        ),
+        click.option(
+            "--ca-file",
+            envvar="ZOOMGATE_CA_FILE",
+            type=click.Path(dir_okay=False),
+            help="PEM of the authority that signed the server's certificate. [ZOOMGATE_CA_FILE]",
+        ),
+        click.option(
+            "--key-file",
+            type=click.Path(dir_okay=False),
+            help="File with the caller's key. Default: ZOOMGATE_KEY, or .zoomgate/caller.key.",
+        ),
+        click.option(
+            "--server",
+            envvar="ZOOMGATE_SERVER",
+            default="127.0.0.1:50051",
+            show_default=True,
+            help="HOST:PORT. Addresses other than this machine's are spoken to over TLS. [ZOOMGATE_SERVER]",
+        ),
+    ):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def user_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the argument USER, an e-mail address."""
+    return click.argument("user", callback=_user)(command)
+
+
+def _user(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    problem = addresses.problem(value)
+    if problem is not None:
+        raise click.BadParameter(plain(problem))
+    return value
+
+
+def _open(server: str, key_file: str | None, ca_file: str | None) -> Client:
+    try:
+        host = Address.parse(server).host
+    except ValueError:
+        host = ""
+    if host in {"", "0.0.0.0", "::"} or "/" in host:  # noqa: S104 - refused, not bound
+        fail(f"--server is {server!r}: write HOST:PORT, such as 127.0.0.1:50051", USAGE)
+    roots = None
+    if ca_file is not None:
+        try:
+            roots = Path(ca_file).read_bytes()
+        except OSError as error:
+            fail(f"--ca-file: {ca_file} cannot be read ({error.strerror})", USAGE)
+    return Client(server, key=_key(key_file), root_certificates=roots)
+
+
+def _key(key_file: str | None) -> str:
+    given = os.environ.get("ZOOMGATE_KEY", "").strip()
+    kept = Path(os.environ.get("ZOOMGATE_DATA_DIR") or ".zoomgate") / caller_key.CALLER_KEY_FILE
+    if key_file is None and given:
+        if not caller_key.is_key(given):
+            fail("ZOOMGATE_KEY holds no key: it must be one line of visible ASCII characters", USAGE)
+        return given
+    try:
+        return caller_key.read(kept if key_file is None else Path(key_file))
+    except FileNotFoundError as error:
+        if key_file is None:
+            return ""  # the caller `dev` needs none
+        fail(f"--key-file: {key_file} cannot be read ({error.strerror})", USAGE)
+    except OSError as error:
+        fail(
+            f"{key_file or kept} cannot be read ({error.strerror}): name another file with --key-file", USAGE
+        )
+    except caller_key.CallerKeyError as error:
+        fail(str(error), USAGE)
+
+
+def _exit_code(error: errors.ZoomgateError) -> int:
+    if error.code() is grpc.StatusCode.NOT_FOUND:
+        return NOT_FOUND
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), FAILURE)
+
+
+def _sentence(error: errors.ZoomgateError, server: str) -> str:
+    if isinstance(error, errors.ServiceUnavailable) and not error.reason:  # nobody of ours said so
+        return (
+            f"The service on {server} cannot be reached: start it with `zoomgate run`, or name it with --server"
+            f" ({error.message})"
+        )
+    text = f"{error.code().name}: {error.message}"
+    if isinstance(error, errors.Unauthenticated):
+        return f"{text}; name the file of your key with --key-file, or set ZOOMGATE_KEY"
+    if isinstance(error, errors.ConsentRequired) and error.code() is not grpc.StatusCode.NOT_FOUND:
+        return f"{text}; let the person consent with `zoomgate connect USER`"
+    lines = [
+        f"{row.field}: {row.description}" for row in error.field_violations if row.description not in text
+    ]
+    return "\n".join([text, *lines])

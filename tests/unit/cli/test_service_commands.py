@@ -1,0 +1,237 @@
+"""The commands that call the service: each in a process of its own, against a running one."""
+
+import asyncio
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fakes.raw_upstream import raw_upstream
+from harness import BASIL, MONICA, Harness, browser, consent, key_of, running
+
+COMMAND = [sys.executable, "-m", "zoomgate_server"]
+ESC = "\x1b"
+
+
+@pytest.fixture
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with running(tmp_path / "data") as started:
+        await started.connect()
+        yield started
+
+
+def environ(harness: Harness, caller: str = "service", **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ZOOMGATE_")}
+    return kept | {"ZOOMGATE_SERVER": harness.grpc_address, "ZOOMGATE_KEY": key_of(caller)} | more
+
+
+async def zoomgate(
+    harness: Harness, *arguments: str, given: bytes = b"", caller: str = "service", code: int = 0
+) -> tuple[bytes, str]:
+    """Run a command that must end with a code: what it printed on standard output and error."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        *arguments,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environ(harness, caller),
+    )
+    output, errors = await process.communicate(given)
+    assert process.returncode == code, (output, errors)
+    assert b"Traceback" not in errors
+    return output, errors.decode()
+
+
+async def on_terminal(harness: Harness, *arguments: str, **more: str) -> str:
+    """Run a command with a terminal as its standard output, and give what the terminal got."""
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, *arguments, stdout=theirs, stderr=subprocess.PIPE, env=environ(harness, **more)
+    )
+    os.close(theirs)
+
+    def read() -> bytes:
+        text = b""
+        try:
+            while part := os.read(ours, 4096):
+                text += part
+        except OSError:  # how Linux says that the other side is closed
+            pass
+        return text
+
+    text, _ = await asyncio.gather(asyncio.to_thread(read), process.communicate())
+    os.close(ours)
+    return text.decode()
+
+
+async def test_a_person_is_connected_from_the_terminal(harness: Harness) -> None:
+    """The link comes first; after the consent the command says who is connected and with which scopes."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "connect", BASIL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ(harness)
+    )
+    assert process.stdout is not None
+    link = (await process.stdout.readline()).decode().strip()
+    async with browser() as session:
+        await consent(session, link, BASIL)
+    output, errors = await process.communicate()
+    assert process.returncode == 0, errors
+    assert BASIL in output.decode()
+    assert "meeting:write:meeting" in output.decode()
+    assert b"waiting until" in errors
+
+
+async def test_a_link_can_be_had_without_waiting(harness: Harness) -> None:
+    """With --wait 0 the link alone is printed."""
+    output, errors = await zoomgate(harness, "connect", BASIL, "--wait", "0")
+    assert output.startswith(b"http://127.0.0.1:")
+    assert not errors
+    output, errors = await zoomgate(harness, "connect", BASIL, "--wait", "1", "--json", code=1)
+    assert not output
+    assert "did not consent within 1 seconds" in errors
+
+
+async def test_meetings_are_scheduled_shown_and_deleted(harness: Harness) -> None:
+    """Options and a document from standard input become the meeting; the answer is for people or the contract's JSON."""
+    details = b'{"topic": "From the file", "durationMinutes": 30, "settings": {"waitingRoom": true}}'
+    output, _ = await zoomgate(
+        harness,
+        *("meetings", "create", MONICA, "--details", "-", "--topic", "Review"),
+        *("--start", "2030-01-07T09:00:00", "--timezone", "Europe/Berlin", "--json"),
+        given=details,
+    )
+    meeting = json.loads(output)
+    assert (meeting["topic"], meeting["durationMinutes"]) == ("Review", 30)
+    assert meeting["startTime"] == "2030-01-07T08:00:00Z"
+    assert meeting["settings"]["waitingRoom"] is True
+    shown, _ = await zoomgate(harness, "meetings", "get", MONICA, meeting["id"])
+    assert "topic" in shown.decode()
+    assert meeting["joinUrl"] in shown.decode()
+    _, errors = await zoomgate(harness, "meetings", "delete", MONICA, meeting["id"], "--yes")
+    assert "deleted the meeting" in errors
+    _, errors = await zoomgate(harness, "meetings", "get", MONICA, meeting["id"], code=3)
+    assert "NOT_FOUND" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--details", "-"), "--details: "),
+        (("--start", "tomorrow"), "write 2030-01-07T09:00:00Z"),
+        (("--start", "2030-02-30T09:00:00Z"), "write 2030-01-07T09:00:00Z"),
+        (("--duration", "99999999999"), "--duration is out of range"),
+        (("--duration", "-1"), "meeting_details.duration_minutes"),
+        (("--timezone", "Mars/Olympus"), "meeting_details.timezone"),
+    ],
+)
+async def test_wrong_meetings_are_refused(harness: Harness, arguments: tuple[str, ...], text: str) -> None:
+    """Exit code 2, and a sentence that names the option or the field."""
+    _, errors = await zoomgate(harness, "meetings", "create", MONICA, *arguments, given=b"{", code=2)
+    assert text in errors
+
+
+async def test_requests_are_forwarded(harness: Harness, tmp_path: Path) -> None:
+    """Query, headers and data from text, a file or standard input reach Zoom; its answer comes back byte by byte."""
+    output, _ = await zoomgate(harness, "proxy", "get", MONICA, "/users/me", "-H", "accept: application/json")
+    assert json.loads(output)["email"] == MONICA
+    (tmp_path / "body.json").write_text('{"topic": "From a file"}')
+    created, _ = await zoomgate(
+        harness, "proxy", "post", MONICA, "/users/me/meetings", "-d", f"@{tmp_path / 'body.json'}"
+    )
+    meeting = json.loads(created)
+    path = f"/meetings/{meeting['id']}"
+    await zoomgate(harness, "proxy", "patch", MONICA, path, "-d", "-", given=b'{"topic": "Renamed"}')
+    answer, _ = await zoomgate(harness, "proxy", "get", MONICA, path, "--json")
+    assert json.loads(answer)["json"]["topic"] == "Renamed"
+    included, _ = await zoomgate(harness, "proxy", "delete", MONICA, path, "-i")
+    assert included.startswith(b"HTTP 204\n")
+    lost, errors = await zoomgate(harness, "proxy", "get", MONICA, path, code=1)
+    assert json.loads(lost)["code"] == 3001
+    assert "Zoom answered 404" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("https://evil.example/",), "url"),
+        (("/users/me", "-q", "x"), "NAME=VALUE"),
+        (("/users/me", "-H", "x"), "NAME:VALUE"),
+        (("/users/me", "-H", "Authorization: x"), "HEADER_NOT_ALLOWED"),
+    ],
+)
+async def test_wrong_requests_are_refused(harness: Harness, arguments: tuple[str, ...], text: str) -> None:
+    """Exit code 2, and a sentence that says what to write."""
+    _, errors = await zoomgate(harness, "proxy", "get", MONICA, *arguments, code=2)
+    assert text in errors or "not" in errors
+
+
+async def test_a_terminal_obeys_nothing_that_zoom_says(tmp_path: Path) -> None:
+    """Escape sequences in bodies, JSON or not, and in headers are shown as text."""
+    evil = b'{"topic": "\\u001b[31mred\\u202e"}'
+    raw = b"\x1b]0;title\x07\x1b[2J"
+    async with raw_upstream() as upstream, running(tmp_path, zoom_api_url=upstream.url) as harness:
+        upstream.answers = [
+            b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"id":"u","account_id":"a","email":"monica@example.com"}'
+            + b" " * 44
+        ]
+        await harness.connect()
+        for body, escaped in ((evil, "\\u001b[31mred\\u202e"), (raw, "\\x1b]0;title")):
+            upstream.answers = [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body]
+            shown = await on_terminal(harness, "proxy", "get", MONICA, "/users/me", "-i")
+            assert ESC not in shown
+            assert escaped in shown
+            piped, _ = await zoomgate(harness, "proxy", "get", MONICA, "/users/me")
+            assert piped == body
+
+
+async def test_people_get_emphasis_where_they_want_it(harness: Harness) -> None:
+    """A terminal gets bold titles, none with NO_COLOR; a pipe gets plain text."""
+    assert f"{ESC}[1mUSER" in await on_terminal(harness, "connections", "list")
+    assert ESC not in await on_terminal(harness, "connections", "list", NO_COLOR="1")
+    piped, _ = await zoomgate(harness, "connections", "list")
+    assert ESC.encode() not in piped
+
+
+async def test_tokens_are_checked_and_given(harness: Harness) -> None:
+    """The exit code tells whether the token is valid; the token is printed alone, to those who may see it."""
+    output, _ = await zoomgate(harness, "token", "check", MONICA)
+    assert output.startswith(b"token  valid")
+    token, _ = await zoomgate(harness, "token", "get", MONICA)
+    document, _ = await zoomgate(harness, "token", "get", MONICA, "--json")
+    assert json.loads(document)["accessToken"] == token.decode().strip()
+    _, errors = await zoomgate(harness, "token", "get", MONICA, caller="blind", code=4)
+    assert "PERMISSION_DENIED" in errors
+    _, errors = await zoomgate(harness, "token", "get", BASIL, code=6)
+    assert "zoomgate connect USER" in errors
+
+
+async def test_shells_complete_commands(harness: Harness) -> None:
+    """The printed script asks the command itself, which knows its commands and theirs."""
+    script, _ = await zoomgate(harness, "completion", "bash")
+    assert b"_ZOOMGATE_COMPLETE=bash_complete" in script
+    found = subprocess.run(
+        ["bash", "-c", f"{script.decode()}\ncomplete -p zoomgate"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    for words, expected in (("zoomgate conne", "plain,connections"), ("zoomgate proxy p", "plain,patch")):
+        answer = subprocess.run(
+            [str(Path(sys.executable).with_name("zoomgate"))],
+            env=os.environ
+            | {
+                "_ZOOMGATE_COMPLETE": "bash_complete",
+                "COMP_WORDS": words,
+                "COMP_CWORD": str(len(words.split()) - 1),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert expected in answer.stdout.splitlines()
