@@ -22,6 +22,7 @@ TOP_LEVEL = {
     "constraints-generate.txt",
     "constraints.txt",
     "docs",
+    "examples",
     "proto",
     "pyproject.toml",
     "server",

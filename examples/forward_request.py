@@ -1,0 +1,39 @@
+"""Calls a part of Zoom's API that has no RPC of its own: prints all meetings of a person, page by page."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from zoomgate import Client
+
+
+def pages(zoomgate: Client, user_email: str, url: str) -> Iterator[dict[str, Any]]:
+    """Give the pages of a list of Zoom's: they hang together by `next_page_token`."""
+    token = ""
+    while True:
+        query = [{"name": "page_size", "value": "300"}]
+        if token:
+            query.append({"name": "next_page_token", "value": token})
+        response = zoomgate.proxy.get(user_email=user_email, url=url, query=query).response
+        page = json.loads(response.body)
+        if response.status != 200:  # a complete answer is data, whatever its status
+            sys.exit(f"Zoom answered {response.status}: {page.get('message')}")
+        yield page
+        token = page.get("next_page_token", "")
+        if not token:
+            return
+
+
+def main(user_email: str) -> None:
+    """Print the meetings."""
+    server = os.environ.get("ZOOMGATE_SERVER", "127.0.0.1:50051")
+    with Client(server, key=os.environ.get("ZOOMGATE_KEY", "")) as zoomgate:
+        for page in pages(zoomgate, user_email, "/users/me/meetings"):
+            for meeting in page["meetings"]:
+                print(f"{meeting['id']}  {meeting['topic']}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
