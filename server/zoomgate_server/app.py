@@ -25,7 +25,7 @@ from zoomgate.v1 import (
     proxy_service_pb2,
     proxy_service_pb2_grpc,
 )
-from zoomgate_server import callers, logs
+from zoomgate_server import callers, logs, tls
 from zoomgate_server.authorizations import Authorizations
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections import Connections
@@ -167,7 +167,8 @@ async def run(
             authorizations=parts.authorizations,
             metrics=metrics,
             ready=ready.is_set,
-            secure_cookies=settings.redirect_uri.startswith("https://"),
+            secure=(settings.public_url or settings.redirect_uri).startswith("https://"),
+            trusted_proxies=settings.trusted_proxies,
         )
         stack.push_async_callback(parts.drain)  # after the HTTP server: a callback may still bring a code
         await web.start(http_socket)
@@ -313,12 +314,42 @@ def _caller_keys(settings: Settings) -> list[StaticKey]:
 
 def _bind_grpc(server: grpc.aio.Server, settings: Settings) -> int:
     """Take the gRPC port; who connects waits until the server starts."""
+    credentials = _tls_credentials(settings)
     try:
+        if credentials is not None:
+            return server.add_secure_port(str(settings.listen), credentials)
         return server.add_insecure_port(str(settings.listen))
     except RuntimeError:
         raise StartError(
             f"ZOOMGATE_LISTEN: {settings.listen} cannot be listened on (in use, or not permitted): choose another port"
         ) from None
+
+
+def _tls_credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    """Give credentials that follow the files of the certificate, or None without TLS."""
+    if settings.tls is None:
+        return None
+    try:
+        pair = tls.ReloadedPair(*settings.tls, on_change=_say_certificate)
+    except tls.TlsError as error:
+        raise StartError(str(error)) from None
+
+    def configuration(found: tls.CertificatePair) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(found.key, found.chain)])
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        found = pair.changed()
+        return None if found is None else configuration(found)
+
+    # None, which keeps the pair, is missing from the type of the callback
+    return grpc.dynamic_ssl_server_credentials(configuration(pair.current), changed)  # type: ignore[arg-type]
+
+
+def _say_certificate(problem: str | None) -> None:
+    if problem is None:
+        _log.info("tls.certificate_replaced")
+    else:
+        _log.warning("tls.certificate_kept", problem=problem)
 
 
 @contextlib.contextmanager

@@ -82,7 +82,11 @@ SETTINGS = (
     ),
     Setting("ZOOMGATE_CLIENT_SECRET_FILE", "", "file with the client secret, one a line, newest first"),
     Setting("ZOOMGATE_SECRETS_DIR", "", f"folder of files, one a secret; `{VELO_SECRET}` is read there"),
-    Setting("ZOOMGATE_REDIRECT_URI", "HTTP address + /oauth/callback", "exactly what is registered at Zoom"),
+    Setting(
+        "ZOOMGATE_REDIRECT_URI",
+        "public URL or HTTP address + /oauth/callback",
+        "exactly what is registered at Zoom",
+    ),
     Setting(
         "ZOOMGATE_RETURN_TO",
         "",
@@ -124,14 +128,28 @@ SETTINGS = (
         "authorizations by one caller begun in 10 minutes; 1 to 100000",
     ),
     Setting("ZOOMGATE_DRAIN_SECONDS", "30", "seconds that calls in flight get after SIGTERM; 0 to 600"),
-    Setting("ZOOMGATE_TLS_CERT", "", "certificate of the gRPC server", planned=True),
-    Setting("ZOOMGATE_TLS_KEY", "", "its private key", planned=True),
+    Setting(
+        "ZOOMGATE_TLS_CERT",
+        "",
+        "PEM file with the certificate of the gRPC server and its chain; read again when it changes",
+    ),
+    Setting("ZOOMGATE_TLS_KEY", "", "PEM file with its private key, without a passphrase"),
+    Setting(
+        "ZOOMGATE_PUBLIC_URL",
+        "",
+        "address under which browsers reach the HTTP server, such as `https://zoomgate.example.com`",
+    ),
+    Setting(
+        "ZOOMGATE_TRUSTED_PROXIES",
+        "",
+        "addresses or networks of the proxies in front of the HTTP server, separated by commas",
+    ),
     Setting("ZOOMGATE_TLS_CLIENT_CA", "", "authority of client certificates", planned=True),
     Setting("ZOOMGATE_WEBHOOK_SECRET", "", "Zoom's webhook secret token", secret=True, planned=True),
 )
 """Every setting, in the order of the documentation."""
 
-CLIENT_VARIABLES = frozenset({"ZOOMGATE_SERVER", "ZOOMGATE_KEY"})
+CLIENT_VARIABLES = frozenset({"ZOOMGATE_SERVER", "ZOOMGATE_KEY", "ZOOMGATE_CA_FILE"})
 """Variables of the command line's client side; the server ignores them."""
 
 
@@ -169,6 +187,9 @@ class Address:
             return False
 
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
 @dataclass(frozen=True, slots=True)
 class MeetingDefaults:
     """What a meeting gets that its creator left out."""
@@ -182,7 +203,8 @@ class MeetingDefaults:
 class Settings:
     """Every setting of the server. Use `load`.
 
-    `redirect_uri` is empty where none is set: it then is the HTTP server's own address, which is known once it listens.
+    `redirect_uri` is empty where neither it nor `public_url` is set: it then is the HTTP server's own address, which is known once it
+    listens. `tls` has the paths of certificate and key.
     """
 
     listen: Address
@@ -207,6 +229,9 @@ class Settings:
     max_pending_per_user: int
     max_pending_per_caller: int
     drain_seconds: float
+    tls: tuple[Path, Path] | None
+    public_url: str
+    trusted_proxies: tuple[Network, ...]
 
 
 def load(
@@ -257,8 +282,22 @@ class _Reader:
 
     def read(self) -> Settings:
         """Give the settings, or raise everything that is wrong."""
+        tls = self._tls()
+        public_url = self._public_url()
+        proxies = self._trusted_proxies()
         listen = self._address("LISTEN", "127.0.0.1:50051")
+        if not listen.is_loopback and tls is None:
+            self._refuse(
+                "ZOOMGATE_LISTEN",
+                f"is {str(listen)!r}, which other machines can reach: set ZOOMGATE_TLS_CERT and ZOOMGATE_TLS_KEY, or listen on 127.0.0.1",
+            )
         http_listen = self._address("HTTP_LISTEN", "127.0.0.1:8080")
+        if not http_listen.is_loopback and not (proxies and public_url.startswith("https://")):
+            self._refuse(
+                "ZOOMGATE_HTTP_LISTEN",
+                f"is {str(http_listen)!r}, which other machines can reach: put a proxy that ends TLS in front and set"
+                " ZOOMGATE_TRUSTED_PROXIES and an https ZOOMGATE_PUBLIC_URL, or listen on 127.0.0.1",
+            )
         data_dir = Path(self._get("DATA_DIR") or ".zoomgate")
         keys = self._get("KEYS")
         settings = Settings(
@@ -270,7 +309,7 @@ class _Reader:
             keys_are_default=not keys,
             client_id=self._client_id(),
             client_secrets=self._client_secrets(),
-            redirect_uri=self._redirect_uri(),
+            redirect_uri=self._redirect_uri(public_url),
             return_to=self._return_to(),
             zoom_api_url=self._url("ZOOM_API_URL", ZOOM_API_URL),
             zoom_oauth_url=self._url("ZOOM_OAUTH_URL", ZOOM_OAUTH_URL),
@@ -286,6 +325,9 @@ class _Reader:
             max_pending_per_user=self._number("MAX_PENDING_PER_USER", 20, 1, 1000),
             max_pending_per_caller=self._number("MAX_PENDING_PER_CALLER", 1000, 1, 100_000),
             drain_seconds=self._number("DRAIN_SECONDS", 30, 0, 600),
+            tls=tls,
+            public_url=public_url,
+            trusted_proxies=proxies,
         )
         if self._problems:
             raise SettingsError(self._problems)
@@ -409,12 +451,49 @@ class _Reader:
         except ValueError:
             self._refuse(PREFIX + name, f"is {text!r}: write HOST:PORT, such as {default}")
             return Address("127.0.0.1", 0)
-        if not address.is_loopback:
-            self._refuse(
-                PREFIX + name,
-                f"is {text!r}, which other machines can reach, and there is no TLS in this version: listen on 127.0.0.1",
-            )
         return address
+
+    def _tls(self) -> tuple[Path, Path] | None:
+        cert, key = self._get("TLS_CERT"), self._get("TLS_KEY")
+        if bool(cert) != bool(key):
+            missing, given = ("KEY", "CERT") if cert else ("CERT", "KEY")
+            self._refuse(
+                f"ZOOMGATE_TLS_{missing}", f"is required with ZOOMGATE_TLS_{given}: set both or neither"
+            )
+        return (Path(cert), Path(key)) if cert and key else None
+
+    def _public_url(self) -> str:
+        text = self._get("PUBLIC_URL").rstrip("/")
+        if not text:
+            return ""
+        parts = _split(text)
+        if parts is None or parts.path or parts.query or parts.fragment or parts.username is not None:
+            self._refuse(
+                "ZOOMGATE_PUBLIC_URL",
+                "must be scheme, host and port alone: write https://zoomgate.example.com",
+            )
+            return ""
+        if parts.scheme != "https" and not _is_loopback_url(text):
+            self._refuse("ZOOMGATE_PUBLIC_URL", "must be https: plain http is for this machine only")
+        return text
+
+    def _trusted_proxies(self) -> tuple[Network, ...]:
+        found: list[Network] = []
+        for text in filter(None, (part.strip() for part in self._get("TRUSTED_PROXIES").split(","))):
+            try:
+                network = ipaddress.ip_network(text)
+            except ValueError:
+                self._refuse(
+                    "ZOOMGATE_TRUSTED_PROXIES",
+                    f"has {text!r}: write addresses such as 10.0.0.7 or networks such as 10.0.0.0/24, separated by commas",
+                )
+                continue
+            if network.prefixlen == 0:
+                self._refuse(
+                    "ZOOMGATE_TRUSTED_PROXIES", f"has {text!r}, which is everybody: name the proxies alone"
+                )
+            found.append(network)
+        return tuple(found)
 
     def _store(self, data_dir: Path) -> Path:
         text = self._get("STORE")
@@ -434,10 +513,10 @@ class _Reader:
             return Path(text.removeprefix("sqlite:///"))
         return data_dir / "zoomgate.db"
 
-    def _redirect_uri(self) -> str:
+    def _redirect_uri(self, public_url: str) -> str:
         text = self._get("REDIRECT_URI")
         if not text:
-            return ""
+            return f"{public_url}/oauth/callback" if public_url else ""
         parts = _split(text)
         if parts is None or parts.fragment or not parts.path:
             self._refuse(
@@ -446,6 +525,11 @@ class _Reader:
             )
         elif parts.scheme != "https" and not _is_loopback_url(text):
             self._refuse("ZOOMGATE_REDIRECT_URI", "must be https: plain http is for this machine only")
+        elif public_url and parts.path == "/oauth/callback" and not text.startswith(f"{public_url}/"):
+            self._refuse(
+                "ZOOMGATE_REDIRECT_URI",
+                f"leads to another host than ZOOMGATE_PUBLIC_URL: write {public_url}/oauth/callback, or leave it out",
+            )
         return text
 
     def _return_to(self) -> dict[str, str]:

@@ -236,7 +236,7 @@ def test_services_may_start_on_an_empty_folder_at_once(tmp_path: Path) -> None:
 
 
 def test_a_listener_for_others_is_refused(tmp_path: Path) -> None:
-    """Without TLS nothing listens beyond this machine."""
+    """Without TLS nothing listens beyond this machine, and beside the simulated Zoom nothing does at all."""
     for address in ("0.0.0.0:0", "[::]:0", ":0"):
         for name in ("ZOOMGATE_LISTEN", "ZOOMGATE_HTTP_LISTEN"):
             text = refused(tmp_path, "run", *anywhere(tmp_path)[2:], **{name: address})

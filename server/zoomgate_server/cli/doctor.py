@@ -15,7 +15,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 import click
 import orjson
 
-from zoomgate_server import callers, settings
+from zoomgate_server import callers, settings, tls
 from zoomgate_server.cli import setting_options
 from zoomgate_server.interceptors.policy import CALLABLE_METHODS
 from zoomgate_server.logs import plain
@@ -24,6 +24,7 @@ from zoomgate_server.tokens.sqlite import APPLICATION_ID, SCHEMA_VERSION
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 MAX_CLOCK_SECONDS = 60
+MIN_CERTIFICATE_DAYS = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ def _findings(overrides: Mapping[str, str]) -> Iterator[Finding]:
     yield _store(loaded.store_path)
     yield _keys(loaded)
     yield _callers(loaded)
+    if loaded.tls is not None:
+        yield _tls(*loaded.tls)
     yield _redirect(loaded)
     if loaded.client_id:
         yield from _zoom(loaded.zoom_oauth_url)
@@ -153,13 +156,27 @@ def _callers(loaded: settings.Settings) -> Finding:
     return Finding("callers", OK, f"{len(found)} caller(s)")
 
 
+def _tls(cert: Path, key: Path) -> Finding:
+    try:
+        pair = tls.load(cert, key)
+    except tls.TlsError as error:
+        return Finding("TLS", FAILURE, str(error))
+    days = (pair.not_after - datetime.now(UTC)).days
+    names = ", ".join(pair.names) or "no name: clients refuse it, make one with a subject alternative name"
+    if days < MIN_CERTIFICATE_DAYS or not pair.names:
+        return Finding(
+            "TLS", WARNING, f"the certificate is valid for {days} more days, for {names}: renew it"
+        )
+    return Finding("TLS", OK, f"the certificate is valid for {days} more days, for {names}")
+
+
 def _redirect(loaded: settings.Settings) -> Finding:
     if not loaded.redirect_uri:
         own = f"http://{loaded.http_listen}/oauth/callback"
         return Finding(
             "redirect URI",
             WARNING if loaded.client_id else OK,
-            f"{own} (not set: the HTTP server's own address)",
+            f"{own} (not set: the HTTP server's own address; set ZOOMGATE_PUBLIC_URL to what browsers see)",
         )
     parts = urlsplit(loaded.redirect_uri)
     if loaded.client_id and parts.scheme == "http":

@@ -5,7 +5,6 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import click
 
@@ -40,6 +39,12 @@ def run(overrides: Mapping[str, str], simulator_listen: str) -> None:
     if loaded.client_id:
         run_forever(_with_zoom(loaded))
     else:
+        for name, where in (("ZOOMGATE_LISTEN", loaded.listen), ("ZOOMGATE_HTTP_LISTEN", loaded.http_listen)):
+            if not where.is_loopback:
+                fail(
+                    f"{name} is {where}, and beside the simulated Zoom calls need no key:"
+                    " listen on 127.0.0.1, or set ZOOMGATE_CLIENT_ID for the real one"
+                )
         run_forever(_with_simulator(dict(overrides), environ, simulator_listen))
 
 
@@ -124,18 +129,21 @@ def _keys(loaded: settings.Settings, files: Mapping[str, Principal]) -> Iterator
 def _announce(started: app.Started, loaded: settings.Settings, simulator: Simulator | None) -> None:
     """Say that it runs and what to try next."""
     ready(started)
-    click.echo(_guide(started, loaded.data_dir, simulator), color=None)
+    click.echo(_guide(started, loaded, simulator), color=None)
     sys.stdout.flush()
 
 
-def _guide(started: app.Started, data_dir: Path, simulator: Simulator | None) -> str:
+def _guide(started: app.Started, loaded: settings.Settings, simulator: Simulator | None) -> str:
+    data_dir = loaded.data_dir
+    # what signed the certificate is not known here; its own chain is enough where it signed itself
+    tls = "" if loaded.tls is None else f"-cacert {shlex.quote(str(loaded.tls[0]))}"
     auth = (
         ""
         if simulator
         else f' -H "authorization: Bearer $(cat {shlex.quote(str(data_dir / CALLER_KEY_FILE))})"'
     )
     user = MEMBER if simulator else "you@your-domain.example"
-    call = f"grpcurl -plaintext{auth}"
+    call = f"grpcurl {tls or '-plaintext'}{auth}"
     service = f"{started.grpc} zoomgate.v1"
     head = f"""
 Zoomgate is running.
@@ -144,9 +152,10 @@ Zoomgate is running.
   Zoom       {f"{simulator.url} (simulated, no account needed)" if simulator else "the real one"}
   data       {data_dir}
 """
+    member_key = f"$(cat {shlex.quote(str(data_dir / MEMBER_KEY_FILE))})"
     member = f"""
 Call as the member {MEMBER} instead of the caller dev (acts for itself only):
-  grpcurl -plaintext -H "authorization: Bearer $(cat {shlex.quote(str(data_dir / MEMBER_KEY_FILE))})" -d '{{"userEmail": "{MEMBER}"}}' \\
+  grpcurl {tls or "-plaintext"} -H "authorization: Bearer {member_key}" -d '{{"userEmail": "{MEMBER}"}}' \\
     {service}.AuthService/ValidateUser
 """
     return f"""{head}
@@ -161,7 +170,7 @@ Then, in that person's name:
 
 Look around:
   {call} {started.grpc} list
-  zoomgate connections list --server {started.grpc}
+  zoomgate connections list --server {started.grpc}{f" --ca-file {shlex.quote(str(loaded.tls[0]))}" if loaded.tls else ""}
 {member if simulator else ""}
 Stop with Ctrl-C.
 """

@@ -3,7 +3,8 @@
 import re
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from aiohttp import web
 
@@ -27,6 +28,7 @@ MAX_PARAMETER = 2048
 
 _COOKIE = "zoomgate-browser"
 _COOKIE_SECONDS = 900
+_HSTS = "max-age=31536000"
 _COOKIE_VALUE = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 _ERRORS = (
     (InvalidState, "link_expired"),
@@ -45,7 +47,10 @@ class WebServer:
         authorizations: Begins and completes.
         metrics: What `/metrics` shows; requests are counted there too.
         ready: Tells whether calls can be served.
-        secure_cookies: Whether browsers come over https: the cookie then is `Secure` and has the `__Host-` prefix.
+        secure: Whether browsers come over https: the cookie then is `Secure` and has the `__Host-` prefix, and browsers are told to stay
+            with https (HSTS).
+        trusted_proxies: Networks of the proxies in front. Where there are any, pages are for browsers that come through them, and metrics
+            for those who do not.
     """
 
     def __init__(
@@ -54,13 +59,15 @@ class WebServer:
         authorizations: Authorizations,
         metrics: Metrics,
         ready: Callable[[], bool],
-        secure_cookies: bool,
+        secure: bool,
+        trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
     ) -> None:
         self._authorizations = authorizations
         self._metrics = metrics
         self._ready = ready
-        self._secure = secure_cookies
-        self._cookie = f"__Host-{_COOKIE}" if secure_cookies else _COOKIE
+        self._secure = secure
+        self._proxies = tuple(trusted_proxies)
+        self._cookie = f"__Host-{_COOKIE}" if secure else _COOKIE
         self._runner: web.AppRunner | None = None
 
     async def start(self, listener: socket.socket) -> None:
@@ -98,16 +105,56 @@ class WebServer:
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "other"
         try:
-            response = await handler(request)
+            response = self._refuse_by_way(request) or await handler(request)
         except web.HTTPException as answer:
             response = web.Response(status=answer.status, text=answer.reason)
         except Exception:  # noqa: BLE001 - the last resort; the text goes to the log alone
             _log.exception("http.failed", route=route)
             response = _redirect("try_later")
         response.headers.update(pages.SECURITY_HEADERS)
+        if self._secure:
+            response.headers["Strict-Transport-Security"] = _HSTS
         self._metrics.http_request(route, response.status)
-        _log.debug("http.request", method=request.method, route=route, status=response.status)
+        _log.debug(
+            "http.request",
+            method=request.method,
+            route=route,
+            status=response.status,
+            client=self._client(request),
+        )
         return response
+
+    def _refuse_by_way(self, request: web.Request) -> web.Response | None:
+        """Refuse pages around the proxies, over plain http through them, and metrics through them; None if all is well."""
+        if not self._proxies:
+            return None
+        proxied = self._is_proxy(request.remote)
+        if not request.path.startswith("/oauth/"):
+            return web.Response(status=404) if proxied and request.path == "/metrics" else None
+        if not proxied:
+            _log.warning("http.around_proxy", client=request.remote)
+            return web.Response(status=403, text="This page is served through its proxy only.\n")
+        scheme = request.headers.get("X-Forwarded-Proto", "https")
+        if proxied and self._secure and scheme != "https":
+            _log.warning("http.plain_through_proxy")
+            return web.Response(status=403, text="This page is served over https only.\n")
+        return None
+
+    def _client(self, request: web.Request) -> str:
+        """Say where a request comes from: the last address in the chain that is no proxy of ours."""
+        chain = [part.strip() for part in ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")]
+        client = request.remote or ""
+        while self._is_proxy(client) and chain and chain[-1]:
+            client = chain.pop()
+        return client[:64]
+
+    def _is_proxy(self, address: str | None) -> bool:
+        try:
+            found = ip_address(address or "")
+        except ValueError:
+            return False
+        mapped = getattr(found, "ipv4_mapped", None) or found
+        return any(mapped in network for network in self._proxies)
 
     async def _start_consent(self, request: web.Request) -> web.StreamResponse:
         """Send the person on to Zoom, with a cookie that ties what comes back to this browser."""

@@ -146,7 +146,7 @@ def test_unknown_variables_are_mistakes() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["ZOOMGATE_TLS_CERT", "ZOOMGATE_TLS_KEY", "ZOOMGATE_TLS_CLIENT_CA", "ZOOMGATE_WEBHOOK_SECRET"],
+    ["ZOOMGATE_TLS_CLIENT_CA", "ZOOMGATE_WEBHOOK_SECRET"],
 )
 def test_what_is_not_built_is_refused(name: str) -> None:
     """A setting that does nothing yet does not look as if it did."""
@@ -319,7 +319,7 @@ def test_all_mistakes_are_told_at_once() -> None:
             "ZOOMGATE_LISTN": "x",
             "ZOOMGATE_LISTEN": "0.0.0.0:1",
             "ZOOMGATE_STORE": "mongodb://h/z",
-            "ZOOMGATE_TLS_CERT": "c",
+            "ZOOMGATE_TLS_CLIENT_CA": "c",
             "ZOOMGATE_CLIENT_ID": "app",
             "ZOOMGATE_DRAIN_SECONDS": "x",
         },
@@ -327,3 +327,61 @@ def test_all_mistakes_are_told_at_once() -> None:
     )
     assert len(found) == 7
     assert all("\n" not in text for text in found)
+
+
+BEHIND_A_PROXY = {
+    "ZOOMGATE_PUBLIC_URL": "https://zoomgate.example.com",
+    "ZOOMGATE_TRUSTED_PROXIES": "10.0.0.7, fd00::/64",
+}
+
+
+def test_other_machines_are_let_in_over_tls_and_through_proxies() -> None:
+    """GRPC needs certificate and key, HTTP an https address and the proxies in front; the redirect URI follows the address."""
+    loaded = settings.load(
+        BEHIND_A_PROXY
+        | {
+            "ZOOMGATE_LISTEN": "0.0.0.0:50051",
+            "ZOOMGATE_HTTP_LISTEN": "0.0.0.0:8080",
+            "ZOOMGATE_TLS_CERT": "c.pem",
+            "ZOOMGATE_TLS_KEY": "k.pem",
+        }
+    )
+    assert loaded.tls is not None
+    assert loaded.redirect_uri == "https://zoomgate.example.com/oauth/callback"
+    assert [str(network) for network in loaded.trusted_proxies] == ["10.0.0.7/32", "fd00::/64"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "name", "text"),
+    [
+        ({"ZOOMGATE_TLS_CERT": "c"}, "ZOOMGATE_TLS_KEY", "set both or neither"),
+        ({"ZOOMGATE_TLS_KEY": "c"}, "ZOOMGATE_TLS_CERT", "set both or neither"),
+        (
+            {"ZOOMGATE_HTTP_LISTEN": "0.0.0.0:1", "ZOOMGATE_TRUSTED_PROXIES": ""},
+            "ZOOMGATE_HTTP_LISTEN",
+            "TRUSTED_PROXIES",
+        ),
+        (
+            {"ZOOMGATE_HTTP_LISTEN": "0.0.0.0:1", "ZOOMGATE_PUBLIC_URL": "http://127.0.0.1:1"},
+            "ZOOMGATE_HTTP_LISTEN",
+            "https",
+        ),
+        ({"ZOOMGATE_PUBLIC_URL": "http://zoomgate.example.com"}, "ZOOMGATE_PUBLIC_URL", "must be https"),
+        ({"ZOOMGATE_PUBLIC_URL": "zoomgate.example.com"}, "ZOOMGATE_PUBLIC_URL", "write https://"),
+        ({"ZOOMGATE_PUBLIC_URL": "https://x.example/path"}, "ZOOMGATE_PUBLIC_URL", "write https://"),
+        ({"ZOOMGATE_PUBLIC_URL": "https://u:p@x.example"}, "ZOOMGATE_PUBLIC_URL", "write https://"),
+        ({"ZOOMGATE_TRUSTED_PROXIES": "proxy.example"}, "ZOOMGATE_TRUSTED_PROXIES", "write addresses"),
+        ({"ZOOMGATE_TRUSTED_PROXIES": "10.0.0.1/8"}, "ZOOMGATE_TRUSTED_PROXIES", "write addresses"),
+        ({"ZOOMGATE_TRUSTED_PROXIES": "0.0.0.0/0"}, "ZOOMGATE_TRUSTED_PROXIES", "everybody"),
+        (
+            {"ZOOMGATE_REDIRECT_URI": "https://other.example/oauth/callback"},
+            "ZOOMGATE_REDIRECT_URI",
+            "https://zoomgate.example.com/oauth/callback",
+        ),
+    ],
+)
+def test_a_front_that_cannot_be_right_is_refused(changed: dict[str, str], name: str, text: str) -> None:
+    """The setting is named, and what to write instead."""
+    found = problem(BEHIND_A_PROXY | changed)
+    assert found.startswith(name)
+    assert text in found
