@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from yarl import URL
 
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as auth
@@ -254,6 +255,10 @@ def hidden_fields(page: str) -> dict[str, str]:
 
 async def consent_form(session: aiohttp.ClientSession, url: str) -> tuple[str, dict[str, str]]:
     """Open an authorization link up to Zoom's consent page: where its form goes, and its hidden fields."""
+    async with session.get(url) as first:
+        onward = re.search(r'href="(/oauth/continue[^"]+)"', await first.text())
+    if onward:
+        url = str(first.url.join(URL(html.unescape(onward.group(1)), encoded=True)))
     async with session.get(url) as page:
         text = await page.text()
         assert page.status == 200, text

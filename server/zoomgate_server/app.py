@@ -51,6 +51,7 @@ from zoomgate_server.tokens.connection_store import ConnectionStore
 from zoomgate_server.tokens.sqlite import SqliteStore, StoreOpenError
 from zoomgate_server.tokens.store import RecordStore, StoreError
 from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.web.pages import Pages
 from zoomgate_server.web.server import WebServer
 from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.oauth import OAuthClient
@@ -169,6 +170,7 @@ async def run(
             ready=ready.is_set,
             secure=(settings.public_url or settings.redirect_uri).startswith("https://"),
             trusted_proxies=settings.trusted_proxies,
+            pages=Pages(brand_name=settings.brand_name, brand_color=settings.brand_color),
         )
         stack.push_async_callback(parts.drain)  # after the HTTP server: a callback may still bring a code
         await web.start(http_socket)

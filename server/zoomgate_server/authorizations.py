@@ -93,9 +93,30 @@ class BrowserStart:
 
 @dataclass(frozen=True, slots=True)
 class BrowserDone:
-    """Where a browser goes after the consent: a configured place with a ticket, or our own page when `location` is None."""
+    """How a consent in a browser ended, and where the browser goes.
+
+    Attributes:
+        location: A configured place with a ticket, or None for our own page.
+        view: What lets this browser, and no other, see there whom it was about; empty if that could not be kept.
+        failure: Why nothing was connected, or None.
+    """
 
     location: str | None = field(repr=False)
+    view: str = field(repr=False)
+    failure: ZoomgateError | None
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserView:
+    """What a browser may see of the consent that it went through.
+
+    Attributes:
+        user_email: Whom it was for.
+        scopes: What is granted now; empty without a connection that works.
+    """
+
+    user_email: str
+    scopes: tuple[str, ...]
 
 
 class Authorizations:
@@ -187,6 +208,18 @@ class Authorizations:
         )
         return Begun(url, state, now + STATE_SECONDS)
 
+    async def whose(self, ticket: str) -> str:
+        """Say whom a link is for. Nothing is used up, so that a preview of the link does no harm.
+
+        Raises:
+            InvalidState: The ticket is unknown, used or expired.
+            StoreUnavailable: The store fails.
+        """
+        pending = await self._find(ticket, "authorization")
+        if pending.browser_key is None:
+            raise _invalid_state()
+        return pending.user_email
+
     async def start_in_browser(self, ticket: str, cookie: str) -> BrowserStart:
         """Send a browser on to Zoom, bound to its cookie. Opening the link twice is fine; nothing is used up.
 
@@ -247,26 +280,50 @@ class Authorizations:
             cookie: The browser's cookie, or empty.
 
         Raises:
-            InvalidState: Unknown, used, expired, or opened in another browser than the one that started.
-            CodeRefused: Zoom sent no code or refuses it.
-            ZoomgateError: As `complete`.
+            InvalidState: Unknown, used, expired, or opened in another browser than the one that started (`cause` is OTHER_BROWSER then).
+            StoreUnavailable: The store fails; the state is not used up.
         """
         ticket, _, binding = state.partition(".")
         pending = await self._find(ticket, "authorization")
-        if pending.browser_key is None or not cookie:
+        if pending.browser_key is None:
             raise _invalid_state()
-        if not hmac.compare_digest(_binding(pending.browser_key, ticket, cookie), binding):
-            raise _invalid_state()
+        if not cookie or not hmac.compare_digest(_binding(pending.browser_key, ticket, cookie), binding):
+            raise _invalid_state(cause="OTHER_BROWSER")
         await self._use_up(ticket, pending)
-        if not code:
-            self._audit(_browser_event("authorization.completed", "access_denied", pending.user_email))
-            raise CodeRefused(
-                "The authorization was declined at Zoom", metadata={"zoom_code": "access_denied"}
+        view = await self._keep_view(pending, cookie)
+        try:
+            if not code:
+                self._audit(_browser_event("authorization.completed", "access_denied", pending.user_email))
+                raise CodeRefused(
+                    "The authorization was declined at Zoom", metadata={"zoom_code": "access_denied"}
+                )
+            await self._exchange(
+                code, pending.code_verifier, pending.user_email, pending.owner, pending.begun_by, None
             )
-        await self._exchange(
-            code, pending.code_verifier, pending.user_email, pending.owner, pending.begun_by, None
-        )
-        return BrowserDone(await self._way_back(pending))
+            return BrowserDone(await self._way_back(pending), view, None)
+        except ZoomgateError as failure:
+            return BrowserDone(None, view, failure)
+
+    async def view(self, view: str, cookie: str) -> BrowserView:
+        """Show a browser what it went through, for 10 minutes.
+
+        Raises:
+            InvalidState: The view is unknown, expired, or of another browser.
+            StoreUnavailable: The store fails.
+        """
+        name, _, binding = view.partition(".")
+        kept = await self._find(name, "view")
+        if kept.browser_key is None or not hmac.compare_digest(
+            _binding(kept.browser_key, name, cookie), binding
+        ):
+            raise _invalid_state(cause="OTHER_BROWSER")
+        try:
+            record, _ = await self._connections.read(kept.user_email)
+        except StoreError:
+            raise store_unavailable() from None
+        if record is None or record.state is not State.ACTIVE or record.tokens is None:
+            return BrowserView(kept.user_email, ())
+        return BrowserView(kept.user_email, tuple(record.tokens.scopes))
 
     async def create_token(
         self, call: Call, user_email: str, code: str, *, state: str, code_verifier: str
@@ -478,6 +535,27 @@ class Authorizations:
             self._cache.drop(user_email)
             self._audit(_browser_event("connection.moved", "ok", user_email))
 
+    async def _keep_view(self, pending: PendingAuthorization, cookie: str) -> str:
+        """Keep for 10 minutes whom this browser connects; without the store the page says less, and that is all."""
+        if pending.browser_key is None:
+            return ""
+        name = secrets.token_urlsafe(32)
+        try:
+            await self._authorizations.create(
+                name,
+                lambda now: replace(
+                    pending,
+                    kind="view",
+                    code_verifier="",
+                    options=b"{}",
+                    create_at=now,
+                    expire_at=now + STATE_SECONDS,
+                ),
+            )
+        except StoreError:
+            return ""
+        return f"{name}.{_binding(pending.browser_key, name, cookie)}"
+
     async def _way_back(self, pending: PendingAuthorization) -> str | None:
         """Make the ticket for the place that the browser goes back to."""
         place = self._return_to.get(pending.return_to)
@@ -671,7 +749,8 @@ def _browser_event(action: str, outcome: str, user_email: str) -> AuditEvent:
     )
 
 
-def _invalid_state() -> InvalidState:
+def _invalid_state(cause: str = "") -> InvalidState:
     return InvalidState(
-        "This authorization is unknown, was used, has expired, or belongs to somebody else: begin again"
+        "This authorization is unknown, was used, has expired, or belongs to somebody else: begin again",
+        metadata={"cause": cause} if cause else {},
     )

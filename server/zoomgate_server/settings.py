@@ -144,6 +144,12 @@ SETTINGS = (
         "",
         "addresses or networks of the proxies in front of the HTTP server, separated by commas",
     ),
+    Setting(
+        "ZOOMGATE_BRAND_NAME",
+        "Zoomgate",
+        "whose app it is, on the pages that people see; at most 60 characters",
+    ),
+    Setting("ZOOMGATE_BRAND_COLOR", "#0b5cff", "its colour there, as `#rrggbb`"),
     Setting("ZOOMGATE_TLS_CLIENT_CA", "", "authority of client certificates", planned=True),
     Setting("ZOOMGATE_WEBHOOK_SECRET", "", "Zoom's webhook secret token", secret=True, planned=True),
 )
@@ -232,6 +238,8 @@ class Settings:
     tls: tuple[Path, Path] | None
     public_url: str
     trusted_proxies: tuple[Network, ...]
+    brand_name: str
+    brand_color: str
 
 
 def load(
@@ -328,6 +336,20 @@ class _Reader:
             tls=tls,
             public_url=public_url,
             trusted_proxies=proxies,
+            brand_name=self._parsed(
+                "BRAND_NAME",
+                "Zoomgate",
+                str,
+                lambda text: len(text) <= 60 and bool(text.strip()),
+                "must have 1 to 60 characters, and not spaces alone",
+            ),
+            brand_color=self._parsed(
+                "BRAND_COLOR",
+                "#0b5cff",
+                str.lower,
+                lambda text: re.fullmatch(r"#[0-9a-f]{6}", text) is not None,
+                "must be a colour such as #0b5cff",
+            ),
         )
         if self._problems:
             raise SettingsError(self._problems)

@@ -37,6 +37,7 @@ async def is_connected(zoomgate: Harness, user: str = MONICA) -> bool:
         "/oauth/start",
         "/oauth/start?ticket=",
         "/oauth/start?ticket=a&ticket=b",
+        "/oauth/continue",
         "/oauth/callback",
         "/oauth/callback?state=x",
         "/oauth/callback?code=x",
@@ -55,6 +56,7 @@ async def test_incomplete_addresses_say_so(zoomgate: Harness, path: str) -> None
     "path",
     [
         "/oauth/start?ticket=unknown",
+        "/oauth/continue?ticket=unknown",
         "/oauth/callback?state=unknown&code=x",
         "/oauth/callback?state=unknown.mac&code=x",
         "/oauth/callback?state=%3Cscript%3E&error=access_denied&error_description=%3Cscript%3E",
@@ -72,9 +74,10 @@ async def test_a_state_of_another_browser_is_refused(zoomgate: Harness) -> None:
     async with browser() as mine, browser() as other:
         back = await callback_location(zoomgate, mine, begun.authorization_url)
         async with other.get(back) as page:
-            assert page.url.query["outcome"] == "link_expired"
-        async with other.get(begun.authorization_url), other.get(back) as page:
-            assert page.url.query["outcome"] == "link_expired"
+            assert page.url.query["outcome"] == "other_browser"
+        await consent_form(other, begun.authorization_url)
+        async with other.get(back) as page:
+            assert page.url.query["outcome"] == "other_browser"
         assert not await is_connected(zoomgate)
         async with mine.get(back) as page:
             assert page.url.query["outcome"] == "connected"
@@ -130,10 +133,12 @@ async def test_pages_are_clean_and_locked_down(zoomgate: Harness) -> None:
     begun = await zoomgate.begin()
     async with browser() as session:
         page = await consent(session, begun.authorization_url, MONICA)
-    assert set(page.url.query) == {"outcome"}
+    assert set(page.url.query) == {"outcome", "view"}
     assert page.headers["Cache-Control"] == "no-store"
     assert page.headers["Referrer-Policy"] == "no-referrer"
-    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    policy = page.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy
     async with browser() as session, session.get(page.url) as again:
         text = await again.text()
     assert "<script" not in text
@@ -143,7 +148,8 @@ async def test_pages_are_clean_and_locked_down(zoomgate: Harness) -> None:
 async def test_the_cookie_is_out_of_reach_of_scripts(zoomgate: Harness) -> None:
     """The cookie that binds the browser is HttpOnly and SameSite; behind https it is Secure with the host prefix."""
     begun = await zoomgate.begin()
-    async with browser() as session, session.get(begun.authorization_url, allow_redirects=False) as page:
+    onward = begun.authorization_url.replace("/oauth/start", "/oauth/continue")
+    async with browser() as session, session.get(onward, allow_redirects=False) as page:
         cookie = page.headers["Set-Cookie"]
         assert cookie.startswith("zoomgate-browser=")
         assert "HttpOnly" in cookie
@@ -152,7 +158,7 @@ async def test_the_cookie_is_out_of_reach_of_scripts(zoomgate: Harness) -> None:
     async with running(zoomgate.data_dir / "https", environ=https) as secure:
         begun = await secure.begin()
         assert begun.authorization_url.startswith("https://zoomgate.example/oauth/start?")
-        start = secure.http_url + URL(begun.authorization_url).raw_path_qs
+        start = secure.http_url + URL(begun.authorization_url).raw_path_qs.replace("start", "continue")
         async with browser() as session, session.get(start, allow_redirects=False) as page:
             cookie = page.headers["Set-Cookie"]
             assert cookie.startswith("__Host-zoomgate-browser=")
@@ -196,3 +202,51 @@ async def test_health_and_metrics_answer(zoomgate: Harness) -> None:
             metrics = await page.text()
     assert 'zoomgate_http_requests_total{route="other",status_class="4xx"} 1.0' in metrics
     assert "path-1234" not in metrics
+
+
+async def test_a_person_sees_whose_consent_it_is(zoomgate: Harness) -> None:
+    """Before Zoom the page names app and address; nothing is used up and no cookie is set by looking."""
+    begun = await zoomgate.begin()
+    for _ in range(2):
+        async with browser() as session, session.get(begun.authorization_url) as page:
+            text = await page.text()
+            assert MONICA in text
+            assert "Continue to Zoom" in text
+            assert "Set-Cookie" not in page.headers
+
+
+async def test_the_result_is_for_the_browser_that_went_through_it(zoomgate: Harness) -> None:
+    """It names who is connected and what the app may do; another browser with the same address learns nobody's name."""
+    begun = await zoomgate.begin()
+    async with browser() as mine, browser() as other:
+        done = await consent(mine, begun.authorization_url, MONICA)
+        text = await done.text()
+        assert MONICA in text
+        assert "<li>Create and change your meetings</li>" in text
+        await consent_form(other, (await zoomgate.begin(OMAR)).authorization_url)
+        for session in (other, browser()):
+            async with session, session.get(done.url) as page:
+                assert page.status == 200
+                assert MONICA not in await page.text()
+
+
+async def test_a_failure_names_whom_it_was_for(zoomgate: Harness) -> None:
+    """Signed in with another account, the page says which address was asked for, and lists no rights."""
+    async with browser() as session:
+        page = await consent(session, (await zoomgate.begin(MONICA)).authorization_url, OMAR)
+        text = await page.text()
+    assert MONICA in text
+    assert OMAR not in text
+    assert "<li>" not in text
+
+
+async def test_the_pages_are_the_organisations(zoomgate: Harness) -> None:
+    """Name and colour are settings; the name is text, whatever is in it."""
+    brand = {"ZOOMGATE_BRAND_NAME": "A & B <script>", "ZOOMGATE_BRAND_COLOR": "#FFCC00"}
+    async with running(zoomgate.data_dir / "brand", environ=brand) as branded:
+        begun = await branded.begin()
+        async with browser() as session, session.get(begun.authorization_url) as page:
+            text = await page.text()
+    assert "A &amp; B &lt;script&gt;" in text
+    assert "<script" not in text
+    assert "background:#ffcc00;color:#000000" in text

@@ -8,8 +8,8 @@ from typing import Literal
 from zoomgate_server.tokens.store import Kind, Record, RecordKey
 from zoomgate_server.tokens.vault import Vault, unreadable
 
-AuthorizationKind = Literal["authorization", "ticket"]
-_KINDS: dict[str, AuthorizationKind] = {"authorization": "authorization", "ticket": "ticket"}
+AuthorizationKind = Literal["authorization", "ticket", "view"]
+_KINDS: dict[str, AuthorizationKind] = {"authorization": "authorization", "ticket": "ticket", "view": "view"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,8 @@ class PendingAuthorization:
     """Something that can be brought back once.
 
     Attributes:
-        kind: `authorization`: a person may consent. `ticket`: the person has, and the caller may ask for the result.
+        kind: `authorization`: a person may consent. `ticket`: the person has, and the caller may ask for the result. `view`: the person's
+            browser may show how it ended.
         user_email: Who shall connect.
         code_verifier: For PKCE (RFC 7636).
         options: What the caller wants back, as JSON.

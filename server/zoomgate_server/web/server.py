@@ -5,6 +5,7 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from urllib.parse import urlencode
 
 from aiohttp import web
 
@@ -18,7 +19,7 @@ from zoomgate_server.errors import (
     ZoomgateError,
 )
 from zoomgate_server.metrics import Metrics
-from zoomgate_server.web import pages
+from zoomgate_server.web.pages import OUTCOMES, Pages
 
 MAX_REQUEST_LINE = 8 * 1024
 """Bytes of a request line; codes and states together need far less."""
@@ -41,11 +42,12 @@ _log = logs.get("zoomgate.web")
 
 
 class WebServer:
-    """Serves `/oauth/start`, `/oauth/callback`, `/oauth/result`, `/healthz`, `/readyz` and `/metrics`.
+    """Serves `/oauth/start`, `/oauth/continue`, `/oauth/callback`, `/oauth/result`, `/healthz`, `/readyz` and `/metrics`.
 
     Args:
         authorizations: Begins and completes.
         metrics: What `/metrics` shows; requests are counted there too.
+        pages: What people see.
         ready: Tells whether calls can be served.
         secure: Whether browsers come over https: the cookie then is `Secure` and has the `__Host-` prefix, and browsers are told to stay
             with https (HSTS).
@@ -58,12 +60,14 @@ class WebServer:
         *,
         authorizations: Authorizations,
         metrics: Metrics,
+        pages: Pages,
         ready: Callable[[], bool],
         secure: bool,
         trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
     ) -> None:
         self._authorizations = authorizations
         self._metrics = metrics
+        self._pages = pages
         self._ready = ready
         self._secure = secure
         self._proxies = tuple(trusted_proxies)
@@ -73,7 +77,8 @@ class WebServer:
     async def start(self, listener: socket.socket) -> None:
         """Serve on a bound socket."""
         app = web.Application(middlewares=[self._around], client_max_size=64 * 1024)
-        app.router.add_get("/oauth/start", self._start_consent, allow_head=False)
+        app.router.add_get("/oauth/start", self._start_page, allow_head=False)
+        app.router.add_get("/oauth/continue", self._start_consent, allow_head=False)
         app.router.add_get("/oauth/callback", self._callback, allow_head=False)
         app.router.add_get("/oauth/result", self._result)
         app.router.add_get("/healthz", self._healthz)
@@ -111,7 +116,7 @@ class WebServer:
         except Exception:  # noqa: BLE001 - the last resort; the text goes to the log alone
             _log.exception("http.failed", route=route)
             response = _redirect("try_later")
-        response.headers.update(pages.SECURITY_HEADERS)
+        response.headers.update(self._pages.headers)
         if self._secure:
             response.headers["Strict-Transport-Security"] = _HSTS
         self._metrics.http_request(route, response.status)
@@ -156,6 +161,18 @@ class WebServer:
         mapped = getattr(found, "ipv4_mapped", None) or found
         return any(mapped in network for network in self._proxies)
 
+    async def _start_page(self, request: web.Request) -> web.StreamResponse:
+        """Say who asks for whose account, before anything happens."""
+        ticket = _single(request, "ticket")
+        if not ticket:
+            return _redirect("bad_request")
+        try:
+            user_email = await self._authorizations.whose(ticket)
+        except ZoomgateError as error:
+            return _redirect(_outcome(error))
+        way = f"/oauth/continue?{urlencode({'ticket': ticket})}"
+        return web.Response(text=self._pages.start(user_email, way), content_type="text/html")
+
     async def _start_consent(self, request: web.Request) -> web.StreamResponse:
         """Send the person on to Zoom, with a cookie that ties what comes back to this browser."""
         ticket = _single(request, "ticket")
@@ -189,14 +206,28 @@ class WebServer:
             done = await self._authorizations.callback(state, code, self._browser_cookie(request))
         except ZoomgateError as failure:
             _log.info("oauth.callback_failed", reason=type(failure).__name__)
-            return _redirect("declined" if error and isinstance(failure, CodeRefused) else _outcome(failure))
+            return _redirect(_outcome(failure))
+        if done.failure is not None:
+            _log.info("oauth.callback_failed", reason=type(done.failure).__name__)
+            declined = bool(error) and isinstance(done.failure, CodeRefused)
+            return _redirect("declined" if declined else _outcome(done.failure), done.view)
         if done.location is not None:
             return web.Response(status=303, headers={"Location": done.location})
-        return _redirect("connected")
+        return _redirect("connected", done.view)
 
     async def _result(self, request: web.Request) -> web.StreamResponse:
-        outcome = pages.OUTCOMES.get(request.query.get("outcome", ""), pages.OUTCOMES["bad_request"])
-        return web.Response(status=outcome.status, text=pages.render(outcome), content_type="text/html")
+        name = request.query.get("outcome", "")
+        outcome = OUTCOMES.get(name, OUTCOMES["bad_request"])
+        view, cookie = _single(request, "view"), self._browser_cookie(request)
+        user_email, scopes = "", tuple[str, ...]()
+        if view and cookie:
+            try:
+                shown = await self._authorizations.view(view, cookie)
+                user_email, scopes = shown.user_email, shown.scopes if name == "connected" else ()
+            except ZoomgateError:
+                pass  # the page says less then
+        page = self._pages.result(outcome, user_email, scopes)
+        return web.Response(status=outcome.status, text=page, content_type="text/html")
 
     async def _healthz(self, _request: web.Request) -> web.StreamResponse:
         return web.Response(text="ok\n")
@@ -227,9 +258,12 @@ def _single(request: web.Request, name: str, *, required: bool = True) -> str | 
 
 
 def _outcome(error: ZoomgateError) -> str:
+    if isinstance(error, InvalidState) and error.metadata.get("cause") == "OTHER_BROWSER":
+        return "other_browser"
     return next((name for kind, name in _ERRORS if isinstance(error, kind)), "try_later")
 
 
-def _redirect(outcome: str) -> web.Response:
+def _redirect(outcome: str, view: str = "") -> web.Response:
     """Go to the page of an outcome."""
-    return web.Response(status=303, headers={"Location": f"/oauth/result?outcome={outcome}"})
+    query = {"outcome": outcome} | ({"view": view} if view else {})
+    return web.Response(status=303, headers={"Location": f"/oauth/result?{urlencode(query)}"})

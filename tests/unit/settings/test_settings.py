@@ -385,3 +385,14 @@ def test_a_front_that_cannot_be_right_is_refused(changed: dict[str, str], name: 
     found = problem(BEHIND_A_PROXY | changed)
     assert found.startswith(name)
     assert text in found
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("NAME", " "), ("NAME", "x" * 61), ("COLOR", "red"), ("COLOR", "#fff"), ("COLOR", "#0b5cff;}")],
+)
+def test_a_brand_that_cannot_be_shown_is_refused(name: str, value: str) -> None:
+    """Name and colour have rules, and the sentence says them."""
+    assert problem({f"ZOOMGATE_BRAND_{name}": value}).startswith(
+        f"ZOOMGATE_BRAND_{name} is {value!r}: it must"
+    )
