@@ -7,7 +7,7 @@ GENERATOR := .venv-generate
 STUBS := clients/python/src
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format format-check lint types proto imports contracts generate docs bench clean
+.PHONY: help run test check format format-check lint types proto imports contracts generate docs screenshots bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ generate: $(GENERATOR)/.ready ## Generate the Python stubs from the contract
 
 docs: $(VENV)/.development ## Write the generated pages of the documentation
 	@$(BIN)/python .ci/command_page.py
+
+screenshots: $(VENV)/.development ## Make the pictures of the documentation anew (needs chromium and chromedriver)
+	@$(BIN)/python .ci/screenshots.py
 
 bench: $(VENV)/.development ## Measure speed against the floor (docs/performance.md)
 	@$(BIN)/python -m bench $(ARGS)

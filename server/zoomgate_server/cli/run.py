@@ -142,6 +142,7 @@ def _guide(started: app.Started, loaded: settings.Settings, simulator: Simulator
         if simulator
         else f' -H "authorization: Bearer $(cat {shlex.quote(str(data_dir / CALLER_KEY_FILE))})"'
     )
+    ca_file = "" if loaded.tls is None else f" --ca-file {shlex.quote(str(loaded.tls[0]))}"
     user = MEMBER if simulator else "you@your-domain.example"
     call = f"grpcurl {tls or '-plaintext'}{auth}"
     service = f"{started.grpc} zoomgate.v1"
@@ -159,8 +160,10 @@ Call as the member {MEMBER} instead of the caller dev (acts for itself only):
     {service}.AuthService/ValidateUser
 """
     return f"""{head}
-Connect a person: run this, open authorization_url in a browser, choose {user} and allow.
+Connect a person: run this, open authorization_url in a browser, continue to Zoom, choose {user} and allow.
   {call} -d '{{"userEmail": "{user}"}}' {service}.AuthService/BeginAuthorization
+or let the command do that, and wait:
+  zoomgate connect {user} --server {started.grpc}{ca_file}
 
 Then, in that person's name:
   {call} -d '{{"userEmail": "{user}", "meetingDetails": {{"topic": "First meeting"}}}}' {service}.MeetingsService/CreateMeeting
@@ -170,7 +173,7 @@ Then, in that person's name:
 
 Look around:
   {call} {started.grpc} list
-  zoomgate connections list --server {started.grpc}{f" --ca-file {shlex.quote(str(loaded.tls[0]))}" if loaded.tls else ""}
+  zoomgate connections list --server {started.grpc}{ca_file}
 {member if simulator else ""}
 Stop with Ctrl-C.
 """

@@ -142,7 +142,7 @@ def _sentence(error: errors.ZoomgateError, server: str) -> str:
     if isinstance(error, errors.Unauthenticated):
         return f"{text}; name the file of your key with --key-file, or set ZOOMGATE_KEY"
     if isinstance(error, errors.ConsentRequired) and error.code() is not grpc.StatusCode.NOT_FOUND:
-        return f"{text}; let the person consent with `zoomgate connect USER`"
+        return f"{text} (here: `zoomgate connect USER`)"
     lines = [
         f"{row.field}: {row.description}" for row in error.field_violations if row.description not in text
     ]

@@ -108,13 +108,13 @@ body{margin:0;min-height:100vh;font:1.0625rem/1.55 system-ui,sans-serif;color:va
 display:flex;flex-direction:column;align-items:center;padding:clamp(1rem,8vh,6rem) 1rem 2rem}
 main{width:100%;max-width:32rem;background:var(--card);border:1px solid var(--line);border-top:.375rem solid BRAND;border-radius:.75rem;
 padding:clamp(1.25rem,5vw,2.25rem)}
-h1{font-size:1.5rem;line-height:1.25;margin:.25rem 0 1rem}h2{font-size:1rem;margin:1.5rem 0 .25rem}p{margin:.75rem 0}
+h1{font-size:1.5rem;line-height:1.25;margin:.25rem 0 1rem;text-wrap:balance}h2{font-size:1rem;margin:1.5rem 0 .25rem}p{margin:.75rem 0}
 ul{margin:.25rem 0;padding-left:1.25rem}strong,code{overflow-wrap:anywhere}
 .app{color:var(--soft);font-weight:600;margin:0}
 .go{display:inline-block;margin:1rem 0 .25rem;padding:.75rem 1.5rem;border-radius:.5rem;background:BRAND;color:INK;font-weight:600;
 text-decoration:none}
-.go:focus-visible,summary:focus-visible{outline:3px solid var(--text);outline-offset:3px}
-summary{cursor:pointer;color:var(--soft)}footer{width:100%;max-width:32rem;margin-top:1.25rem;color:var(--soft);font-size:.875rem}
+.go:focus-visible{outline:3px solid var(--text);outline-offset:3px}
+footer{width:100%;max-width:32rem;margin-top:1.25rem;color:var(--soft);font-size:.875rem}
 @media (forced-colors:active){.go{border:2px solid}}
 """
 

@@ -45,5 +45,7 @@ def in_words(scopes: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
             others.append(scope)
         else:
             sentences[action.format(thing)] = None
+    for sentence in [text for text in sentences if text.startswith("Create and change")]:
+        sentences.pop(sentence.replace("Create and change", "Change"), None)
     told = sorted(sentences, key=lambda text: (text.rpartition("your ")[2], _ORDER.index(text.split()[0])))
     return tuple(told), tuple(others)
