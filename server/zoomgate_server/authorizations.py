@@ -255,7 +255,9 @@ class Authorizations:
         pending = await self._find(ticket, "authorization")
         if pending.browser_key is None or not cookie:
             raise _invalid_state()
-        if not hmac.compare_digest(_binding(pending.browser_key, ticket, cookie), binding):
+        if not hmac.compare_digest(
+            _binding(pending.browser_key, ticket, cookie).encode(), binding.encode("utf-8", "replace")
+        ):
             raise _invalid_state()
         await self._use_up(ticket, pending)
         if not code:
@@ -317,7 +319,7 @@ class Authorizations:
             problem = "only works when Zoom redirects to this service's own /oauth/callback: leave it out"
         elif return_to not in self._return_to:
             known = ", ".join(sorted(self._return_to)) or "none is configured"
-            problem = f"names no configured place: send one of the names in ZOOMGATE_RETURN_TO ({known})"
+            problem = f"names no configured place: send one of ZOOMGATE_RETURN_TO ({known}), or leave it out"
         else:
             return
         raise InvalidRequest([FieldViolation("return_to", problem)])

@@ -9,6 +9,12 @@ CUT = b""
 """Tells the server to end the connection without an answer."""
 
 
+def answer(status: str, body: bytes, *headers: str) -> bytes:
+    """An HTTP answer with a body of JSON."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Content-Type: application/json", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
 class RawUpstream:
     """Reads requests and gives scripted answers.
 

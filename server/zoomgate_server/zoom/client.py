@@ -12,7 +12,7 @@ from zoomgate_server.errors import (
     ZoomUnavailable,
 )
 from zoomgate_server.zoom import bounded_body
-from zoomgate_server.zoom.request import ALLOWED_HEADERS, ZoomRequest, ZoomResponse
+from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse, is_allowed_header
 from zoomgate_server.zoom.resolver import PublicResolver, is_loopback_host
 
 MAX_RESPONSE_BYTES = 8 * 1024 * 1024
@@ -107,7 +107,7 @@ class ZoomClient:
         if request.content_type is not None:
             headers["Content-Type"] = request.content_type
         for name, value in request.headers:
-            if name.lower() not in ALLOWED_HEADERS:
+            if not is_allowed_header(name):
                 raise ValueError("a header that callers may not set came through")
             headers[name] = value
         try:
