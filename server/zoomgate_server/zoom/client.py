@@ -74,7 +74,12 @@ class ZoomClient:
                 ttl_dns_cache=60,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),  # a cookie set for one user must not reach the next
-            headers={"User-Agent": self._user_agent, "Accept": "application/json"},
+            headers={
+                "User-Agent": self._user_agent,
+                "Accept": "application/json",
+                "Accept-Encoding": bounded_body.ACCEPT_ENCODING,
+            },
+            auto_decompress=False,
             trust_env=False,
             raise_for_status=False,
         )
