@@ -263,7 +263,8 @@ class Authorizations:
         if not code:
             self._audit(_browser_event("authorization.completed", "access_denied", pending.user_email))
             raise CodeRefused(
-                "The authorization was declined at Zoom", metadata={"zoom_code": "access_denied"}
+                "The authorization was declined at Zoom: begin again if that was a mistake",
+                metadata={"zoom_code": "access_denied"},
             )
         await self._exchange(
             code, pending.code_verifier, pending.user_email, pending.owner, pending.begun_by, None

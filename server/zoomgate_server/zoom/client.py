@@ -1,5 +1,7 @@
 """Calls Zoom's REST API over one pool of connections to one pinned origin."""
 
+import math
+
 import aiohttp
 from aiohttp.client_middlewares import ClientHandlerType
 from yarl import URL
@@ -116,17 +118,21 @@ class ZoomClient:
                 raise ValueError("a header that callers may not set came through")
             headers[name] = value
         try:
-            async with self._session.request(
-                request.method,
-                self._url(request),
-                data=request.body,
-                headers=headers,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(
-                    total=timeout, connect=min(_CONNECT_SECONDS, timeout * _CONNECT_SHARE)
-                ),
-                middlewares=(_send_once,) if request.method in _RESENT_BY_AIOHTTP else None,
-            ) as response:
+            async with (
+                self._session.request(
+                    request.method,
+                    self._url(request),
+                    data=request.body,
+                    headers=headers,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(
+                        total=timeout,
+                        connect=min(_CONNECT_SECONDS, timeout * _CONNECT_SHARE),
+                        ceil_threshold=math.inf,  # else aiohttp rounds long times up, and the caller's deadline comes first
+                    ),
+                    middlewares=(_send_once,) if request.method in _RESENT_BY_AIOHTTP else None,
+                ) as response
+            ):
                 body = await bounded_body.read(response, self._limit)
                 return ZoomResponse(response.status, self._headers(response), body)
         except bounded_body.BodyTooLarge:
