@@ -68,6 +68,8 @@ SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_metadata_size", 8 * 1024),
     ("grpc.max_concurrent_streams", 100),
+    # else streams that have ended count until they are cleaned up, and calls of a client that keeps to the limit are reset
+    ("grpc.http.overload_protection", 0),
     ("grpc.max_connection_age_ms", 30 * 60_000),
     ("grpc.max_connection_age_grace_ms", 60_000),
     ("grpc.max_connection_idle_ms", 10 * 60_000),

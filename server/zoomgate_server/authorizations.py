@@ -287,7 +287,7 @@ class Authorizations:
         pending = await self._find(ticket, "authorization")
         if pending.browser_key is None:
             raise _invalid_state()
-        if not cookie or not hmac.compare_digest(_binding(pending.browser_key, ticket, cookie), binding):
+        if not _is_bound(pending.browser_key, ticket, cookie, binding):
             raise _invalid_state(cause="OTHER_BROWSER")
         await self._use_up(ticket, pending)
         view = await self._keep_view(pending, cookie)
@@ -295,7 +295,8 @@ class Authorizations:
             if not code:
                 self._audit(_browser_event("authorization.completed", "access_denied", pending.user_email))
                 raise CodeRefused(
-                    "The authorization was declined at Zoom", metadata={"zoom_code": "access_denied"}
+                    "The authorization was declined at Zoom: begin again if that was a mistake",
+                    metadata={"zoom_code": "access_denied"},
                 )
             await self._exchange(
                 code, pending.code_verifier, pending.user_email, pending.owner, pending.begun_by, None
@@ -313,9 +314,7 @@ class Authorizations:
         """
         name, _, binding = view.partition(".")
         kept = await self._find(name, "view")
-        if kept.browser_key is None or not hmac.compare_digest(
-            _binding(kept.browser_key, name, cookie), binding
-        ):
+        if kept.browser_key is None or not _is_bound(kept.browser_key, name, cookie, binding):
             raise _invalid_state(cause="OTHER_BROWSER")
         try:
             record, _ = await self._connections.read(kept.user_email)
@@ -374,7 +373,7 @@ class Authorizations:
             problem = "only works when Zoom redirects to this service's own /oauth/callback: leave it out"
         elif return_to not in self._return_to:
             known = ", ".join(sorted(self._return_to)) or "none is configured"
-            problem = f"names no configured place: send one of the names in ZOOMGATE_RETURN_TO ({known})"
+            problem = f"names no configured place: send one of ZOOMGATE_RETURN_TO ({known}), or leave it out"
         else:
             return
         raise InvalidRequest([FieldViolation("return_to", problem)])
@@ -656,6 +655,12 @@ def start_url_of(redirect_uri: str) -> str | None:
 def challenge_of(verifier: str) -> str:
     """The S256 code challenge of a code verifier (RFC 7636, section 4.2)."""
     return urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+
+
+def _is_bound(key: bytes, name: str, cookie: str, binding: str) -> bool:
+    """Tell whether a state or view comes from the browser with a cookie. The binding may be any text."""
+    right = _binding(key, name, cookie)
+    return bool(cookie) and hmac.compare_digest(right.encode(), binding.encode("utf-8", "replace"))
 
 
 def _binding(key: bytes, ticket: str, cookie: str) -> str:

@@ -15,13 +15,18 @@ _LOCAL = re.compile(r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 
-@lru_cache(maxsize=8192)
 def problem(user_email: str) -> str | None:
     """Say in one sentence why a string is no canonical address and what to send instead, or None if it is one."""
-    if not user_email:
-        return "is required: send the user's e-mail address, such as monica@example.com"
     if len(user_email) > MAX_LENGTH:
         return f"has {len(user_email)} characters: send at most {MAX_LENGTH}"
+    return _problem(user_email)
+
+
+@lru_cache(maxsize=8192)
+def _problem(user_email: str) -> str | None:
+    """Judge a string that is short enough to be remembered: what is too long for an address may be megabytes."""
+    if not user_email:
+        return "is required: send the user's e-mail address, such as monica@example.com"
     if not user_email.isascii() or any(
         ord(character) <= 0x20 or ord(character) == 0x7F for character in user_email
     ):

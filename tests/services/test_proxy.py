@@ -8,18 +8,12 @@ from pathlib import Path
 import pytest
 from google.protobuf.json_format import ParseDict
 
-from fakes.raw_upstream import CUT, OK, RawUpstream, raw_upstream
+from fakes.raw_upstream import CUT, OK, RawUpstream, answer, raw_upstream
 from harness import MONICA, OMAR, Harness, running
 from zoomgate.v1 import proxy_service_pb2 as pb
 from zoomgate_server.zoom import client
 
 ME = b'{"id":"u-Monica-7Yc1","email":"monica@example.com","account_id":"a"}'
-
-
-def answer(status: str, body: bytes, *headers: str) -> bytes:
-    """An HTTP answer."""
-    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Content-Type: application/json", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 @pytest.fixture
@@ -98,137 +92,6 @@ async def test_accepted_targets_arrive_byte_by_byte(
     zoomgate, raw = upstream
     await zoomgate.call(zoomgate.proxy.Get, get(url, query=query))
     assert raw.lines() == [f"GET {sent} HTTP/1.1"]
-
-
-HOSTILE_TARGETS = [
-    "",
-    "https://evil.com/",
-    "//evil.com/x",
-    "///evil.com",
-    "/\\evil.com",
-    "\\\\evil.com",
-    "http://169.254.169.254/latest/meta-data",
-    "@evil.com/",
-    "//api.zoom.us@evil.com/",
-    ".evil.com/",
-    ":80/",
-    "users/me",
-    "/../../oauth/token",
-    "/%2e%2e/%2e%2e/oauth/token",
-    "/..%2f..%2foauth/token",
-    "/%252e%252e/x",
-    "/users/..;/oauth",
-    "/users//me",
-    "/./users",
-    "/users/me#frag",
-    "/users/me\r\nX: y",
-    "/users/\tme",
-    "/users/me%0d%0aX",
-    "/users/\x00me",
-    "/users/%00",
-    "／／evil.com",
-    "/users/\u2028me",
-    "/users/\u202eme",
-    "/users。。/me",
-    "/users/%",
-    "/users/%zz",
-    "/" + "a" * 2048,
-    "/a" * 65,
-    "https://api.zoom.us.evil.com/v2/users/me",
-    "https://api.zoom.us/oauth/token",
-    "https://api.zoom.us/v2/../oauth/token",
-    "https://api.zoom.us:443/v2/users/me",
-    "HTTPS://API.ZOOM.US/v2/users/me",
-    "/users/%2fme",
-    "/users/%5cme",
-    "/users/me?access_token=x",
-    "/users/me?a=%0d%0a",
-    "/users/me?a=\x01",
-    "/users/me?" + "a" * 8193,
-    "/past_meetings/%25252Fabc%25253D",
-]
-
-
-@pytest.mark.parametrize("url", HOSTILE_TARGETS)
-async def test_hostile_targets_are_refused_and_nothing_is_sent(
-    upstream: tuple[Harness, RawUpstream], url: str
-) -> None:
-    """Whatever is no plain path of Zoom's API names the field, the rule and what to send, and reaches nobody."""
-    zoomgate, raw = upstream
-    refusal = await zoomgate.refusal(zoomgate.proxy.Get, get(url))
-    assert refusal.short == ("INVALID_ARGUMENT", "INVALID_PATH"), url
-    assert set(refusal.violations) == {"url"}
-    assert ":" in refusal.violations["url"]
-    assert raw.requests == []
-
-
-async def test_zooms_oauth_paths_are_not_forwarded(upstream: tuple[Harness, RawUpstream]) -> None:
-    """The proxy's deny list answers CALLER_NOT_ALLOWED."""
-    zoomgate, raw = upstream
-    for url in ("/oauth/token", "/OAUTH/revoke", "/%6fauth/token"):
-        refusal = await zoomgate.refusal(zoomgate.proxy.Get, get(url))
-        assert refusal.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED"), url
-    assert raw.requests == []
-
-
-async def test_queries_are_checked(upstream: tuple[Harness, RawUpstream]) -> None:
-    """Too many, too long, secret and control-character parameters name their position."""
-    zoomgate, raw = upstream
-    refusal = await zoomgate.refusal(
-        zoomgate.proxy.Get,
-        get(
-            "/users/me",
-            query=[
-                {"name": "Access_Token", "value": "x"},
-                {"name": "", "value": "x" * 4097},
-                {"name": "a\n", "value": "\x00"},
-            ],
-        ),
-    )
-    assert refusal.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
-    assert set(refusal.violations) == {
-        "query[0].name",
-        "query[1].name",
-        "query[1].value",
-        "query[2].name",
-        "query[2].value",
-    }
-    many = [{"name": "a", "value": "b"}] * 101
-    assert set((await zoomgate.refusal(zoomgate.proxy.Get, get("/users/me", query=many))).violations) == {
-        "query"
-    }
-    assert raw.requests == []
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "Authorization",
-        "Cookie",
-        "Host",
-        "Content-Length",
-        "Transfer-Encoding",
-        "Connection",
-        "Proxy-Authorization",
-        "X-Forwarded-For",
-        "Expect",
-        "Upgrade",
-        "accept ",
-        "accept:",
-        "x_zm_trackingid",
-        "",
-    ],
-)
-async def test_headers_that_frame_route_or_authenticate_are_refused(
-    upstream: tuple[Harness, RawUpstream], name: str
-) -> None:
-    """Only headers of the allow-list are sent."""
-    zoomgate, raw = upstream
-    refusal = await zoomgate.refusal(
-        zoomgate.proxy.Get, get("/users/me", headers=[{"name": name, "value": "x"}])
-    )
-    assert refusal.short == ("INVALID_ARGUMENT", "HEADER_NOT_ALLOWED")
-    assert raw.requests == []
 
 
 async def test_everything_wrong_is_told_at_once(upstream: tuple[Harness, RawUpstream]) -> None:

@@ -190,7 +190,8 @@ def _decoded(method: Method, request: Any) -> Any:
         return method.decode(request)
     except Exception:  # noqa: BLE001 - protobuf's runtimes differ in what they raise, and the text is theirs
         raise MalformedRequest(
-            "The request's bytes are no valid message of this method: check that your stubs fit the server's contract",
+            "The request's bytes are no valid message of this method: check that your stubs fit the server's contract,"
+            " and send nothing that nests deeper than 30 levels",
             metadata={"type": method.request_type},
         ) from None
 

@@ -182,6 +182,8 @@ def _bad_request(error: errors.InvalidRequest) -> error_details_pb2.BadRequest:
         row = listed.field_violations.add()
         row.field, row.description = _clipped(violation.field, 200), _clipped(violation.description, 500)
         if listed.ByteSize() > MAX_DETAILS - _MAX_INFO - 512:
-            row.field, row.description = "…", f"{len(error.violations) - index} more fields are wrong"
+            row.field = "…"
+            more = len(error.violations) - index
+            row.description = f"{more} more fields are wrong: send the named ones right first"
             break
     return listed

@@ -1,5 +1,6 @@
 """AuthService over the domain: `authorizations.py` and `connections.py`."""
 
+import re
 from typing import Any
 
 import orjson
@@ -28,7 +29,9 @@ MAX_TOKEN = 8 * 1024
 MAX_EXPIRES_IN = 365 * 24 * 3600
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
+MAX_STATES = 100
 _YEAR_10000 = 253_402_300_800
+_VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}", re.ASCII)
 
 NOT_LOGGED_IN = "Member is not logged in"
 NOT_THE_SAME = "Email addresses do not match"
@@ -101,10 +104,10 @@ class AuthService(AuthServiceServicer):
         wrong.user_email(request.user_email)
         wrong.text("code", request.code, limit=MAX_CODE, required=True)
         wrong.text("state", request.state, limit=MAX_STATE)
-        if request.code_verifier and not 43 <= len(request.code_verifier) <= 128:
+        if request.code_verifier and not _VERIFIER.fullmatch(request.code_verifier):
             wrong.add(
                 "code_verifier",
-                "must have 43 to 128 characters (RFC 7636): send the one of your authorization request",
+                "must be 43 to 128 letters, digits and - . _ ~ (RFC 7636): send the one of your authorization request",
             )
         if request.code_verifier and request.state:
             wrong.add(
@@ -129,7 +132,8 @@ class AuthService(AuthServiceServicer):
                 min_validity = request.min_validity.seconds + request.min_validity.nanos / 1e9
                 if not 0 <= min_validity <= MAX_MIN_VALIDITY_SECONDS:
                     wrong.add(
-                        "min_validity", "must be 0 to 600 seconds: a token cannot be promised for longer"
+                        "min_validity",
+                        "must be 0 to 600 seconds: send no more, since a token cannot be promised for longer",
                     )
             wrong.raise_any()
         call = current_call.get()
@@ -194,12 +198,15 @@ class AuthService(AuthServiceServicer):
     ) -> pb.ListConnectionsResponse:
         call = current_call.get()
         limit = request.page_size or DEFAULT_PAGE_SIZE
-        filters = (call.principal.identity, *sorted({str(number) for number in request.states}))
         wrong = Violations()
+        numbers = set(request.states[:MAX_STATES])
+        if len(request.states) > MAX_STATES:
+            wrong.add("states", f"has {len(request.states)} entries: send each state once")
+        filters = (call.principal.identity, *sorted(map(str, numbers)))
         if not 1 <= limit <= MAX_PAGE_SIZE:
-            wrong.add("page_size", f"must be 1 to {MAX_PAGE_SIZE}, or 0 for {DEFAULT_PAGE_SIZE}")
+            wrong.add("page_size", f"is {limit}: send 1 to {MAX_PAGE_SIZE}, or 0 for {DEFAULT_PAGE_SIZE}")
         try:
-            states = connection_mapping.states(list(request.states))
+            states = connection_mapping.states(numbers)
         except KeyError:
             wrong.add(
                 "states",
@@ -267,8 +274,10 @@ def _check_facts(facts: pb.CheckTokenRequest.Facts, wrong: Violations) -> None:
         wrong.add("facts.expires_in", f"must be 0 to {MAX_EXPIRES_IN} seconds: send Zoom's expires_in")
     if not facts.HasField("update_time"):
         wrong.add("facts.update_time", "is required: send when Zoom issued the token")
-    elif not 0 <= facts.update_time.seconds < _YEAR_10000:
-        wrong.add("facts.update_time", "must lie between 1970 and 9999: send when Zoom issued the token")
+    elif (
+        not 0 <= facts.update_time.seconds < _YEAR_10000 - MAX_EXPIRES_IN
+    ):  # a Timestamp ends with the year 9999
+        wrong.add("facts.update_time", "must lie between 1970 and 9998: send when Zoom issued the token")
 
 
 def _verdict(remaining: float, now: float) -> pb.CheckTokenResponse:

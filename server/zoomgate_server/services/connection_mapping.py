@@ -1,6 +1,7 @@
 """Connections and tokens as the contract shows them."""
 
 import math
+from collections.abc import Collection
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -50,7 +51,7 @@ def connection(record: ConnectionRecord) -> connection_pb2.Connection:
     )
 
 
-def states(numbers: list[connection_pb2.Connection.State.ValueType]) -> tuple[State, ...]:
+def states(numbers: Collection[connection_pb2.Connection.State.ValueType]) -> tuple[State, ...]:
     """Give the states of a filter.
 
     Raises:

@@ -71,6 +71,16 @@ def plain(value: struct_pb2.Value, *, field: str = "", max_depth: int = MAX_DEPT
     Raises:
         InvalidRequest: A number is not finite or above 2^53, a value is unset, or it nests too deep.
     """
+    return _plain(value, field, max_depth, max_depth)
+
+
+def plain_struct(struct: struct_pb2.Struct, *, field: str = "", max_depth: int = MAX_DEPTH) -> dict[str, Any]:
+    """Turn a `Struct` into a JSON object, as `plain` does."""
+    return _plain_struct(struct, field, max_depth, max_depth)
+
+
+def _plain(value: struct_pb2.Value, field: str, left: int, most: int) -> Any:
+    """Turn a `Value` into what JSON is made from, of which `left` of `most` levels of nesting are left."""
     match value.WhichOneof("kind"):
         case "null_value":
             return None
@@ -81,11 +91,11 @@ def plain(value: struct_pb2.Value, *, field: str = "", max_depth: int = MAX_DEPT
         case "number_value":
             return _number(value.number_value, field)
         case "struct_value":
-            return plain_struct(value.struct_value, field=field, max_depth=max_depth)
+            return _plain_struct(value.struct_value, field, left, most)
         case "list_value":
-            _check_depth(field, max_depth)
+            _check_depth(field, left, most)
             return [
-                plain(item, field=f"{field}[{index}]", max_depth=max_depth - 1)
+                _plain(item, f"{field}[{index}]", left - 1, most)
                 for index, item in enumerate(value.list_value.values)
             ]
         case _:
@@ -94,13 +104,9 @@ def plain(value: struct_pb2.Value, *, field: str = "", max_depth: int = MAX_DEPT
             )
 
 
-def plain_struct(struct: struct_pb2.Struct, *, field: str = "", max_depth: int = MAX_DEPTH) -> dict[str, Any]:
-    """Turn a `Struct` into a JSON object, as `plain` does."""
-    _check_depth(field, max_depth)
-    return {
-        key: plain(item, field=f"{field}.{key[:64]}", max_depth=max_depth - 1)
-        for key, item in struct.fields.items()
-    }
+def _plain_struct(struct: struct_pb2.Struct, field: str, left: int, most: int) -> dict[str, Any]:
+    _check_depth(field, left, most)
+    return {key: _plain(item, f"{field}.{key[:64]}", left - 1, most) for key, item in struct.fields.items()}
 
 
 def _number(number: float, field: str) -> int | float:
@@ -116,9 +122,9 @@ def _number(number: float, field: str) -> int | float:
     return number
 
 
-def _check_depth(field: str, max_depth: int) -> None:
-    if max_depth <= 0:
-        raise _violation(field, "nests too deep: send a flatter value")
+def _check_depth(field: str, left: int, most: int) -> None:
+    if left <= 0:
+        raise _violation(field, f"nests too deep: send at most {most} levels")
 
 
 def _violation(field: str, description: str) -> InvalidRequest:

@@ -8,7 +8,7 @@ from google.protobuf import struct_pb2
 
 from zoomgate_server.errors import FieldViolation, InvalidRequest
 from zoomgate_server.services import json_value
-from zoomgate_server.zoom.request import ALLOWED_HEADERS
+from zoomgate_server.zoom.request import ALLOWED_HEADERS, is_allowed_header
 
 MAX_HEADERS = 32
 MAX_HEADER_VALUE = 8192
@@ -18,7 +18,7 @@ JSON_TYPE = "application/json"
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*")
 _CONTENT_TYPE = re.compile(
     r"(?:application/json|application/x-www-form-urlencoded|text/plain)(?:; ?charset=[A-Za-z0-9_-]{1,32})?",
-    re.IGNORECASE,
+    re.ASCII | re.IGNORECASE,
 )
 
 
@@ -36,7 +36,7 @@ def check_headers(headers: Sequence[tuple[str, str]]) -> tuple[list[FieldViolati
     seen: set[str] = set()
     for index, (name, value) in enumerate(headers):
         lower = name.lower()
-        if lower not in ALLOWED_HEADERS:
+        if not is_allowed_header(name):
             allowed = ", ".join(sorted(ALLOWED_HEADERS))
             forbidden.append(
                 FieldViolation(

@@ -1,5 +1,7 @@
 """Calls Zoom's REST API over one pool of connections to one pinned origin."""
 
+import math
+
 import aiohttp
 from aiohttp.client_middlewares import ClientHandlerType
 from yarl import URL
@@ -12,7 +14,7 @@ from zoomgate_server.errors import (
     ZoomUnavailable,
 )
 from zoomgate_server.zoom import bounded_body
-from zoomgate_server.zoom.request import ALLOWED_HEADERS, ZoomRequest, ZoomResponse
+from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse, is_allowed_header
 from zoomgate_server.zoom.resolver import PublicResolver, is_loopback_host
 
 MAX_RESPONSE_BYTES = 8 * 1024 * 1024
@@ -74,7 +76,12 @@ class ZoomClient:
                 ttl_dns_cache=60,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),  # a cookie set for one user must not reach the next
-            headers={"User-Agent": self._user_agent, "Accept": "application/json"},
+            headers={
+                "User-Agent": self._user_agent,
+                "Accept": "application/json",
+                "Accept-Encoding": bounded_body.ACCEPT_ENCODING,
+            },
+            auto_decompress=False,
             trust_env=False,
             raise_for_status=False,
         )
@@ -107,21 +114,25 @@ class ZoomClient:
         if request.content_type is not None:
             headers["Content-Type"] = request.content_type
         for name, value in request.headers:
-            if name.lower() not in ALLOWED_HEADERS:
+            if not is_allowed_header(name):
                 raise ValueError("a header that callers may not set came through")
             headers[name] = value
         try:
-            async with self._session.request(
-                request.method,
-                self._url(request),
-                data=request.body,
-                headers=headers,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(
-                    total=timeout, connect=min(_CONNECT_SECONDS, timeout * _CONNECT_SHARE)
-                ),
-                middlewares=(_send_once,) if request.method in _RESENT_BY_AIOHTTP else None,
-            ) as response:
+            async with (
+                self._session.request(
+                    request.method,
+                    self._url(request),
+                    data=request.body,
+                    headers=headers,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(
+                        total=timeout,
+                        connect=min(_CONNECT_SECONDS, timeout * _CONNECT_SHARE),
+                        ceil_threshold=math.inf,  # else aiohttp rounds long times up, and the caller's deadline comes first
+                    ),
+                    middlewares=(_send_once,) if request.method in _RESENT_BY_AIOHTTP else None,
+                ) as response
+            ):
                 body = await bounded_body.read(response, self._limit)
                 return ZoomResponse(response.status, self._headers(response), body)
         except bounded_body.BodyTooLarge:

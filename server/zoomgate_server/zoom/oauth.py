@@ -91,7 +91,12 @@ class OAuthClient:
                 force_close=True, limit=0, resolver=None if loopback else PublicResolver()
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": self._user_agent, "Accept": "application/json"},
+            headers={
+                "User-Agent": self._user_agent,
+                "Accept": "application/json",
+                "Accept-Encoding": bounded_body.ACCEPT_ENCODING,
+            },
+            auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=TOTAL_SECONDS, connect=CONNECT_SECONDS),
             trust_env=False,
         )

@@ -58,3 +58,8 @@ ALLOWED_HEADERS = frozenset(
     {"accept", "accept-language", "if-match", "if-none-match", "if-modified-since", "x-zm-trackingid"}
 )
 """Headers that callers may set, in lower case. Everything that frames, routes or authenticates the request is ours."""
+
+
+def is_allowed_header(name: str) -> bool:
+    """Tell whether callers may set a header. Letters outside ASCII never count as ASCII's: the Kelvin sign has `k` as its lower case."""
+    return name.isascii() and name.lower() in ALLOWED_HEADERS

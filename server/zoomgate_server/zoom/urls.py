@@ -207,11 +207,9 @@ def _segment_problem(segment: str) -> str | None:
         if _CONTROL.search(raw):
             return "has an escaped control character: leave it out"
         if raw is not segment and not encoded_uuid and ("/" in raw or "\\" in raw):
-            return (
-                "has an escaped slash or backslash: only a meeting UUID may have one, and then encoded twice"
-            )
+            return "has an escaped slash or backslash: leave it out; only a meeting UUID may have one, and then encoded twice"
         if not raw.isascii():
-            return "has characters outside ASCII: Zoom's paths have none"
+            return "has escaped characters outside ASCII, which Zoom's paths do not have: leave them out"
         decoded = unquote(raw, errors="replace")
         if decoded == raw:
             break
@@ -255,7 +253,7 @@ def _check_inline_query(query: str, violations: list[FieldViolation]) -> None:
         if decoded.strip().lower() in _SECRET_PARAMETERS:
             _refuse(
                 violations,
-                f"must not have the parameter {decoded.strip().lower()}: the user's token is sent for you",
+                f"must not have the parameter {decoded.strip().lower()}: leave it out, the user's token is sent for you",
             )
         elif _CONTROL.search(decoded) or _CONTROL.search(decode(value)):
             _refuse(violations, "has an escaped control character in its query: leave it out")
@@ -273,19 +271,22 @@ def _query_violations(query: Sequence[tuple[str, str]]) -> list[FieldViolation]:
         if not 1 <= len(name) <= MAX_NAME or _CONTROL.search(name):
             violations.append(
                 FieldViolation(
-                    f"{field}.name", f"must be 1 to {MAX_NAME} characters without control characters"
+                    f"{field}.name",
+                    f"is empty, too long or has control characters: send 1 to {MAX_NAME} characters without them",
                 )
             )
         elif name.strip().lower() in _SECRET_PARAMETERS:
             violations.append(
                 FieldViolation(
-                    f"{field}.name", "must not be access_token or api_key: the user's token is sent for you"
+                    f"{field}.name",
+                    "must not be access_token or api_key: leave it out, the user's token is sent for you",
                 )
             )
         if len(value) > MAX_VALUE or _CONTROL.search(value):
             violations.append(
                 FieldViolation(
-                    f"{field}.value", f"must be at most {MAX_VALUE} characters without control characters"
+                    f"{field}.value",
+                    f"is too long or has control characters: send at most {MAX_VALUE} characters without them",
                 )
             )
     return violations
