@@ -1,15 +1,15 @@
 """The REST API below `/v2`."""
 
 import secrets
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
 from aiohttp import web
 
-from zoom_simulator import meeting_rules
-from zoom_simulator.state import Grant, Meeting, ZoomState, new_uuid
+from zoom_simulator import meeting_lists, meeting_rules, meetings
+from zoom_simulator.meetings import Meeting
+from zoom_simulator.state import Grant, ZoomState
 
 Endpoint = Callable[[web.Request, Grant], Awaitable[web.StreamResponse]]
 
@@ -94,72 +94,60 @@ class ApiEndpoints:
         if not grant.user.licensed:
             raise Refused(400, 3161, "Your account or service plan does not allow you to host meetings.")
         body = await self._body(request)
-        meeting = self._new(body, grant)
-        self._state.meetings[meeting.body["id"]] = meeting
+        meeting = self._state.schedule(grant.user, body)
         return web.json_response(meeting.body, status=201)
 
     async def list(self, request: web.Request, grant: Grant) -> web.StreamResponse:
         """List the user's meetings."""
         self._only_me(request)
-        size = _number(request.query.get("page_size") or "30", "page_size", 300)
-        after = _number(request.query.get("next_page_token") or "0", "next_page_token", 10**12)
+        query = request.query
+        size = _number(query.get("page_size") or "30", "page_size", least=1, most=300)
+        after = _number(query.get("next_page_token") or "0", "next_page_token", most=10**12)
+        shown = self._filter(query)
         own = [
             (number, meeting.body)
             for number, meeting in sorted(self._state.meetings.items())
-            if meeting.owner == grant.user.user_id and not meeting.deleted and number > after
+            if meeting.owner == grant.user.user_id
+            and not meeting.deleted
+            and number > after
+            and shown.shows(meeting.body)
         ]
-        names = (
-            "agenda",
-            "created_at",
-            "duration",
-            "host_id",
-            "id",
-            "join_url",
-            "start_time",
-            "timezone",
-            "topic",
-            "type",
-            "uuid",
-        )
         return web.json_response(
             {
                 "page_size": size,
                 "total_records": len(own),
                 "next_page_token": str(own[size - 1][0]) if len(own) > size else "",
-                "meetings": [{name: body[name] for name in names if name in body} for _, body in own[:size]],
+                "meetings": [meeting_lists.row(body) for _, body in own[:size]],
             }
         )
 
     async def get(self, request: web.Request, grant: Grant) -> web.StreamResponse:
-        """Read a meeting."""
-        return web.json_response(self._meeting(request, grant).body)
+        """Read a meeting, or one occurrence of it."""
+        meeting = self._meeting(request, grant)
+        occurrence = self._occurrence(request, meeting)
+        if occurrence is None:
+            return web.json_response(meeting.body)
+        return web.json_response(
+            meeting.body | {name: occurrence[name] for name in ("start_time", "duration")}
+        )
 
     async def update(self, request: web.Request, grant: Grant) -> web.StreamResponse:
-        """Change a meeting."""
+        """Change a meeting, or one occurrence of it."""
         meeting = self._meeting(request, grant)
+        occurrence = self._occurrence(request, meeting)
         body = await self._body(request)
-        start = body.pop("start_time", None)
-        if start is not None:
-            changed = {"start_time": start, "timezone": body.get("timezone", meeting.body["timezone"])}
-            meeting.body["start_time"] = meeting_rules.start_time(
-                changed, grant.user.timezone, self._state.wall()
-            )
-        settings = {**meeting.body.get("settings", {}), **body.pop("settings", {})}
-        meeting.body.update(_asked(body), settings=settings)
+        meetings.change(meeting.body, occurrence, body, grant.user.timezone, self._state.wall())
         return web.Response(status=204)
 
     async def delete(self, request: web.Request, grant: Grant) -> web.StreamResponse:
         """Delete a meeting, or one occurrence."""
         meeting = self._meeting(request, grant)
-        occurrence_id = request.query.get("occurrence_id")
-        if not occurrence_id:
+        occurrence = self._occurrence(request, meeting)
+        if occurrence is None:
             meeting.deleted = True
-            return web.Response(status=204)
-        for occurrence in meeting.body.get("occurrences", []):
-            if occurrence["occurrence_id"] == occurrence_id:
-                occurrence["status"] = "deleted"
-                return web.Response(status=204)
-        raise Refused(404, 3001, f"Meeting does not exist: {request.match_info['id']}.")
+        else:
+            occurrence["status"] = "deleted"
+        return web.Response(status=204)
 
     async def status(self, request: web.Request, grant: Grant) -> web.StreamResponse:
         """End or recover a meeting."""
@@ -208,10 +196,29 @@ class ApiEndpoints:
 
     def _meeting(self, request: web.Request, grant: Grant, *, deleted: bool = False) -> Meeting:
         text = request.match_info["id"]
-        meeting = self._state.meetings.get(_number(text, "meetingId", 2**63 - 1))
+        meeting = self._state.meetings.get(_number(text, "meetingId", most=2**63 - 1))
         if meeting is None or meeting.owner != grant.user.user_id or meeting.deleted is not deleted:
             raise Refused(404, 3001, f"Meeting does not exist: {text}.")
         return meeting
+
+    def _occurrence(self, request: web.Request, meeting: Meeting) -> dict[str, Any] | None:
+        """Give the occurrence that the address names; None if it names none."""
+        wanted = request.query.get("occurrence_id")
+        if not wanted:
+            return None
+        occurrences: list[dict[str, Any]] = meeting.body.get("occurrences", [])
+        for occurrence in occurrences:
+            if occurrence["occurrence_id"] == wanted and occurrence["status"] != "deleted":
+                return occurrence
+        raise Refused(404, 3001, f"Meeting does not exist: {request.match_info['id']}.")
+
+    def _filter(self, query: Mapping[str, str]) -> meeting_lists.Filter:
+        try:
+            return meeting_lists.Filter.parse(query, self._state.wall())
+        except meeting_lists.WrongQuery as wrong:
+            raise Refused(
+                400, 300, "Validation Failed.", [{"field": wrong.field, "message": "Invalid field."}]
+            ) from None
 
     async def _body(self, request: web.Request, *, check: bool = True) -> dict[str, Any]:
         try:
@@ -230,89 +237,9 @@ class ApiEndpoints:
                 raise Refused(400, 300, "You can not schedule a meeting for this user.")
         return body
 
-    def _new(self, body: dict[str, Any], grant: Grant) -> Meeting:
-        user, now = grant.user, self._state.wall()
-        number, kind, duration = self._state.new_meeting_id(), body.get("type", 2), body.get("duration", 60)
-        password = body.get("password", f"{number % 899_999 + 100_000}")
-        encrypted = secrets.token_urlsafe(18)
-        meeting: dict[str, Any] = {
-            "uuid": new_uuid(),
-            "id": number,
-            "host_id": user.user_id,
-            "host_email": user.email,
-            "topic": "Zoom Meeting",
-            "status": "waiting",
-            "duration": duration,
-            "timezone": user.timezone,
-            "created_at": datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "start_url": f"https://example.zoom.us/s/{number}?zak={secrets.token_urlsafe(40)}",
-            "join_url": f"https://example.zoom.us/j/{number}?pwd={encrypted}",
-            "chat_join_url": f"https://example.zoom.us/launch/jc/{number}",
-            "encrypted_password": encrypted,
-            "h323_password": password,
-            "pstn_password": password,
-            "pre_schedule": False,
-            "creation_source": "open_api",
-            **_asked(body),
-            "type": kind,
-            "password": password,
-            "settings": {**_SETTINGS, **body.get("settings", {})},
-        }
-        meeting.pop("schedule_for", None)
-        meeting.pop("start_time", None)
-        if kind in (2, 8, 10):
-            meeting["start_time"] = meeting_rules.start_time(body, user.timezone, now)
-        if kind == 8:
-            meeting["occurrences"] = meeting_rules.occurrences(body, meeting["start_time"], duration)
-        return Meeting(user.user_id, meeting)
 
-
-def _number(text: str, field: str, most: int) -> int:
-    """Read a number from a path or query."""
-    if not text.isascii() or not text.isdigit() or len(text) > 19:
+def _number(text: str, field: str, *, least: int = 0, most: int) -> int:
+    """Read a number from a path or query; a larger one than `most` counts as `most`."""
+    if not text.isascii() or not text.isdigit() or len(text) > 19 or int(text) < least:
         raise Refused(400, 300, "Validation Failed.", [{"field": field, "message": "Invalid field."}])
     return min(int(text), most)
-
-
-def _asked(body: dict[str, Any]) -> dict[str, Any]:
-    """What a caller may set: never what Zoom itself decides."""
-    return {name: value for name, value in body.items() if name not in _ZOOMS_OWN}
-
-
-_ZOOMS_OWN = frozenset(
-    {
-        "id",
-        "uuid",
-        "host_id",
-        "host_email",
-        "status",
-        "created_at",
-        "start_url",
-        "join_url",
-        "chat_join_url",
-        "encrypted_password",
-        "h323_password",
-        "pstn_password",
-        "pmi",
-        "occurrences",
-        "creation_source",
-    }
-)
-_SETTINGS: dict[str, Any] = {
-    "host_video": False,
-    "participant_video": False,
-    "join_before_host": False,
-    "jbh_time": 0,
-    "mute_upon_entry": False,
-    "watermark": False,
-    "use_pmi": False,
-    "approval_type": 2,
-    "audio": "both",
-    "auto_recording": "none",
-    "alternative_hosts": "",
-    "waiting_room": True,
-    "meeting_authentication": False,
-    "encryption_type": "enhanced_encryption",
-    "device_testing": False,
-    "breakout_room": {"enable": False},
-}

@@ -1,6 +1,7 @@
 """Faults that somebody asked for: delays, errors, cut connections."""
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ KINDS = (
     "garbage",
 )
 ENDPOINTS = ("any", "token", "revoke", "users_me", "meetings")
+LONGEST_DELAY = 600.0
+"""Seconds; a longer delay would be a typing error."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -31,10 +34,13 @@ class Fault:
     Attributes:
         endpoint: Where, from `ENDPOINTS`.
         kind: What, from `KINDS`.
-        times: How often still; -1 for ever.
-        status: For `status`, `html` and `redirect`.
-        seconds: For `delay`.
-        location: For `redirect`.
+        times: How often still, 1 to 1,000,000; -1 for ever.
+        status: For `status` and `html`, 400 to 599; for `redirect` 300 to 399, and 302 if it is something else.
+        seconds: For `delay`, 0 to 600, in real time.
+        location: For `redirect`: an address of at most 2000 printable characters.
+
+    Raises:
+        ValueError: A field is none of these; the text says which and what it may be.
     """
 
     endpoint: str
@@ -44,16 +50,33 @@ class Fault:
     seconds: float = 0.0
     location: str = "https://elsewhere.example/"
 
+    def __post_init__(self) -> None:
+        for name, allowed in (("endpoint", ENDPOINTS), ("kind", KINDS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}")
+        if not _whole(self.times, 1, 1_000_000) and self.times != -1:
+            raise ValueError("times must be a whole number from 1 to 1000000, or -1 for ever")
+        if not _whole(self.status, 300, 599) or (self.status < 400 and self.kind != "redirect"):
+            raise ValueError("status must be a whole number from 400 to 599, for redirect from 300")
+        if isinstance(self.seconds, bool) or not isinstance(self.seconds, int | float):
+            raise ValueError("seconds must be a number from 0 to 600")
+        if not math.isfinite(self.seconds) or not 0 <= self.seconds <= LONGEST_DELAY:
+            raise ValueError("seconds must be a number from 0 to 600")
+        if not isinstance(self.location, str) or not self.location.isprintable() or len(self.location) > 2000:
+            raise ValueError("location must be an address of at most 2000 printable characters")
+
 
 class Faults:
     """The faults that are switched on, applied in the order in which they were asked for.
 
     Args:
         counters: Where faults that happened are counted.
+        wall: Seconds since 1970.
     """
 
-    def __init__(self, counters: Counter[str]) -> None:
+    def __init__(self, counters: Counter[str], wall: Callable[[], float]) -> None:
         self._counters = counters
+        self._wall = wall
         self._active: list[Fault] = []
 
     def add(self, fault: Fault) -> None:
@@ -88,9 +111,10 @@ class Faults:
             case "garbage":
                 return web.Response(status=200, body=b'{"half": ', content_type="application/json")
             case "redirect":
-                return web.Response(status=302, headers={"Location": fault.location})
+                status = fault.status if fault.status < 400 else 302
+                return web.Response(status=status, headers={"Location": fault.location})
             case "rate_limit_qps" | "rate_limit_daily":
-                return rate_limited(daily=fault.kind == "rate_limit_daily")
+                return rate_limited(self._wall(), daily=fault.kind == "rate_limit_daily")
             case _:
                 return web.json_response({"code": fault.status, "message": "Injected"}, status=fault.status)
 
@@ -105,7 +129,12 @@ class Faults:
         return None
 
 
-def rate_limited(*, daily: bool) -> web.Response:
+def _whole(value: object, least: int, most: int) -> bool:
+    """Tell whether something is a whole number of a range; `True` is none."""
+    return type(value) is int and least <= value <= most
+
+
+def rate_limited(now: float, *, daily: bool) -> web.Response:
     """Answer as Zoom does over a limit (https://developers.zoom.us/docs/api/rate-limits/)."""
     headers = {
         "X-RateLimit-Category": "Light",
@@ -113,7 +142,9 @@ def rate_limited(*, daily: bool) -> web.Response:
         "X-RateLimit-Remaining": "0",
     }
     if daily:
-        tomorrow = (datetime.now(UTC) + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+        tomorrow = (datetime.fromtimestamp(now, UTC) + timedelta(days=1)).replace(
+            hour=0, minute=0, second=0, microsecond=0
+        )
         headers["Retry-After"] = tomorrow.strftime("%Y-%m-%dT%H:%M:%SZ")
         message = (
             "You have reached the daily limit of this API; see the response header for when to try again."

@@ -36,7 +36,7 @@ def problems(body: Any) -> list[dict[str, str]]:
     if not isinstance(duration, int) or isinstance(duration, bool) or not 1 <= duration <= 1440:
         note("duration", "The value must be between 1 and 1440.")
     zone = body.get("timezone", "UTC")
-    if not isinstance(zone, str) or zone not in _timezones():
+    if not isinstance(zone, str) or not is_timezone(zone):
         note("timezone", "Invalid time zone.")
     start = body.get("start_time")
     if start is not None and _start(start, "UTC") is None:
@@ -74,6 +74,11 @@ def _recurrence_problems(recurrence: Any) -> list[dict[str, str]]:
     if not all(day in tuple("1234567") for day in days):
         found.append({"field": "recurrence.weekly_days", "message": "Invalid days."})
     return found
+
+
+def is_timezone(name: str) -> bool:
+    """Tell whether there is a time zone of this name."""
+    return name in _timezones()
 
 
 @cache

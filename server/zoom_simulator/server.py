@@ -33,14 +33,15 @@ class Simulator:
     ) -> None:
         self.options = options or SimulatorOptions()
         self.zoom = ZoomState(self.options, wall)
-        self.faults = Faults(self.zoom.counters)
+        self.faults = Faults(self.zoom.counters, self.zoom.wall)
         self._runner: web.AppRunner | None = None
         self._port = 0
 
     @property
     def url(self) -> str:
         """Base address, without a slash at the end."""
-        return f"http://{self.options.host}:{self._port}"
+        host = f"[{self.options.host}]" if ":" in self.options.host else self.options.host
+        return f"http://{host}:{self._port}"
 
     @property
     def oauth_url(self) -> str:

@@ -8,10 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from zoom_simulator import meetings
+from zoom_simulator.meetings import Meeting
 from zoom_simulator.options import SimulatedUser, SimulatorOptions
 
 CODE_SECONDS = 300.0
 """Life of an authorization code (https://developers.zoom.us/docs/integrations/oauth-error-messages/, 4733)."""
+
+REMEMBERED = 10
+"""How many spent refresh tokens of a grant, and how many ended grants of a user, are told from unknown ones."""
 
 
 class TokenRefused(Exception):
@@ -44,6 +49,7 @@ class Grant:
     living: str = ""
     spent: list[str] = field(default_factory=list)
     ended: bool = False
+    earlier: list["Grant"] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -52,15 +58,6 @@ class Access:
 
     grant: Grant
     expires: float
-
-
-@dataclass(slots=True)
-class Meeting:
-    """A meeting: its owner and what Zoom would answer."""
-
-    owner: str
-    body: dict[str, Any]
-    deleted: bool = False
 
 
 class ZoomState:
@@ -89,6 +86,8 @@ class ZoomState:
         self, user: SimulatedUser, redirect_uri: str, *, challenge: str = "", challenge_method: str = "plain"
     ) -> str:
         """Issue a code after a consent."""
+        for old in [old for old, code in self.codes.items() if self.wall() >= code.expires + CODE_SECONDS]:
+            del self.codes[old]
         code = secrets.token_urlsafe(24)
         self.codes[code] = Code(
             user,
@@ -111,10 +110,15 @@ class ZoomState:
             raise TokenRefused(400, "invalid_request", "Redirect URI mismatch", 4709)
         if found.challenge and not _proves(verifier, found.challenge, found.challenge_method):
             raise TokenRefused(400, "invalid_grant", "Code verifier mismatch")
+        grant = Grant(found.user, found.scope)
         earlier = self.grants.get(found.user.email)
         if earlier is not None:
             earlier.ended = True
-        grant = Grant(found.user, found.scope)
+            grant.earlier = [earlier, *earlier.earlier]
+            earlier.earlier = []
+            for forgotten in grant.earlier[REMEMBERED:]:
+                self._forget([forgotten.living, *forgotten.spent])
+            del grant.earlier[REMEMBERED:]
         self.grants[found.user.email] = grant
         return self._issue(grant)
 
@@ -135,6 +139,7 @@ class ZoomState:
             raise TokenRefused(400, "invalid_grant", "Invalid Token!")
         if token in grant.spent:
             grant.spent.remove(token)
+            self._forget([token])
         return self._issue(grant)
 
     def revoke(self, token: str) -> bool:
@@ -176,6 +181,8 @@ class ZoomState:
             del self.access_tokens[token]  # a newer token ends the one before
         if grant.living:
             grant.spent.insert(0, grant.living)
+            self._forget(grant.spent[REMEMBERED:])
+            del grant.spent[REMEMBERED:]
         access, refresh = f"sim-at-{secrets.token_urlsafe(48)}", f"sim-rt-{secrets.token_urlsafe(48)}"
         grant.living = refresh
         self.refresh_tokens[refresh] = grant
@@ -189,17 +196,19 @@ class ZoomState:
             "api_url": "https://api.zoom.us",
         }
 
+    def _forget(self, tokens: list[str]) -> None:
+        """Drop refresh tokens that are refused anyway; Zoom's answer to them is the one to unknown tokens."""
+        for token in tokens:
+            self.refresh_tokens.pop(token, None)
+
     # -- meetings ----------------------------------------------------------------------------------------
 
-    def new_meeting_id(self) -> int:
-        """Give an unused id of 11 digits."""
+    def schedule(self, user: SimulatedUser, body: dict[str, Any]) -> Meeting:
+        """Schedule a meeting under an unused id of 11 digits."""
         self._next_meeting += 7
-        return self._next_meeting
-
-
-def new_uuid() -> str:
-    """Give a meeting UUID; like Zoom's it may begin with a slash or contain two."""
-    return secrets.token_bytes(16).hex().upper()[:22].replace("A", "/", 1) + "=="
+        meeting = meetings.new(body, user, self._next_meeting, self.wall())
+        self.meetings[self._next_meeting] = meeting
+        return meeting
 
 
 def _proves(verifier: str, challenge: str, method: str) -> bool:

@@ -1,0 +1,141 @@
+"""What a meeting looks like when it is new, and after a change."""
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from zoom_simulator import meeting_rules
+from zoom_simulator.options import SimulatedUser
+
+
+@dataclass(slots=True)
+class Meeting:
+    """A meeting: its owner and what Zoom would answer."""
+
+    owner: str
+    body: dict[str, Any]
+    deleted: bool = False
+
+
+def new(body: dict[str, Any], user: SimulatedUser, number: int, now: float) -> Meeting:
+    """Make a meeting.
+
+    Args:
+        body: What was asked for, checked by `meeting_rules.problems`.
+        user: Whose it is.
+        number: Its id.
+        now: Seconds since 1970.
+    """
+    kind, duration = body.get("type", 2), body.get("duration", 60)
+    password = body.get("password", f"{number % 899_999 + 100_000}")
+    encrypted = secrets.token_urlsafe(18)
+    meeting: dict[str, Any] = {
+        "uuid": _uuid(),
+        "id": number,
+        "host_id": user.user_id,
+        "host_email": user.email,
+        "topic": "Zoom Meeting",
+        "status": "waiting",
+        "duration": duration,
+        "timezone": user.timezone,
+        "created_at": datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "start_url": f"https://example.zoom.us/s/{number}?zak={secrets.token_urlsafe(40)}",
+        "join_url": f"https://example.zoom.us/j/{number}?pwd={encrypted}",
+        "chat_join_url": f"https://example.zoom.us/launch/jc/{number}",
+        "encrypted_password": encrypted,
+        "h323_password": password,
+        "pstn_password": password,
+        "pre_schedule": False,
+        "creation_source": "open_api",
+        **_asked(body),
+        "type": kind,
+        "password": password,
+        "settings": {**_SETTINGS, **body.get("settings", {})},
+    }
+    meeting.pop("schedule_for", None)
+    meeting.pop("start_time", None)
+    if kind in (2, 8, 10):
+        meeting["start_time"] = meeting_rules.start_time(body, user.timezone, now)
+    if kind == 8:
+        meeting["occurrences"] = meeting_rules.occurrences(body, meeting["start_time"], duration)
+    return Meeting(user.user_id, meeting)
+
+
+def change(
+    meeting: dict[str, Any], occurrence: dict[str, Any] | None, body: dict[str, Any], zone: str, now: float
+) -> None:
+    """Change a meeting in place, or one occurrence: of that only the start and the duration are its own.
+
+    Args:
+        meeting: The meeting.
+        occurrence: One of its occurrences, if that is to change.
+        body: What was asked for, checked by `meeting_rules.problems`.
+        zone: Time zone of the owner.
+        now: Seconds since 1970.
+    """
+    start = body.get("start_time")
+    if start is not None:
+        zoned = {"start_time": start, "timezone": body.get("timezone", meeting["timezone"])}
+        (meeting if occurrence is None else occurrence)["start_time"] = meeting_rules.start_time(
+            zoned, zone, now
+        )
+    if occurrence is not None:
+        occurrence["duration"] = body.get("duration", occurrence["duration"])
+        return
+    settings = {**meeting.get("settings", {}), **body.get("settings", {})}
+    asked = {name: value for name, value in _asked(body).items() if name != "start_time"}
+    meeting.update(asked, settings=settings)
+
+
+def _asked(body: dict[str, Any]) -> dict[str, Any]:
+    """What a caller may set: never what Zoom itself decides."""
+    return {name: value for name, value in body.items() if name not in _ZOOMS_OWN}
+
+
+def _uuid() -> str:
+    """Give a meeting UUID; like Zoom's it may begin with a slash or contain two."""
+    return secrets.token_bytes(16).hex().upper()[:22].replace("A", "/", 1) + "=="
+
+
+_ZOOMS_OWN = frozenset(
+    {
+        "id",
+        "uuid",
+        "host_id",
+        "host_email",
+        "status",
+        "created_at",
+        "start_url",
+        "join_url",
+        "chat_join_url",
+        "encrypted_password",
+        "h323_password",
+        "pstn_password",
+        "pmi",
+        "occurrences",
+        "creation_source",
+    }
+)
+_SETTINGS: dict[str, Any] = {
+    "host_video": False,
+    "participant_video": False,
+    "cn_meeting": False,
+    "in_meeting": False,
+    "join_before_host": False,
+    "jbh_time": 0,
+    "mute_upon_entry": False,
+    "watermark": False,
+    "use_pmi": False,
+    "approval_type": 2,
+    "audio": "both",
+    "auto_recording": "none",
+    "enforce_login": False,
+    "alternative_hosts": "",
+    "registrants_email_notification": True,
+    "waiting_room": True,
+    "meeting_authentication": False,
+    "encryption_type": "enhanced_encryption",
+    "device_testing": False,
+    "breakout_room": {"enable": False},
+}

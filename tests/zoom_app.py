@@ -1,0 +1,59 @@
+"""An app and its user at the simulated Zoom, over HTTP."""
+
+from typing import Any
+
+import aiohttp
+
+from zoom_simulator import Simulator
+
+BACK = "http://127.0.0.1/back"
+MONICA = "monica@example.com"
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    now = 1_900_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Client:
+    """An app and its user at the simulated Zoom."""
+
+    def __init__(self, simulator: Simulator, session: aiohttp.ClientSession) -> None:
+        self.simulator = simulator
+        self.session = session
+        self.access = ""
+
+    async def token(self, secret: str = "zoomgate-dev-secret", **form: str) -> tuple[int, dict[str, Any]]:
+        basic = aiohttp.encode_basic_auth("zoomgate-dev", secret)
+        url = f"{self.simulator.oauth_url}/token"
+        async with self.session.post(url, data=form, headers={"Authorization": basic}) as answer:
+            return answer.status, await answer.json()
+
+    async def consent(self, **more: str) -> dict[str, Any]:
+        body = {"user": MONICA, "redirect_uri": BACK, "state": "s"} | more
+        async with self.session.post(f"{self.simulator.url}/_sim/authorize", json=body) as answer:
+            location = (await answer.json())["location"]
+        assert location.startswith(f"{BACK}?code=")
+        assert location.endswith("&state=s")
+        code = location.partition("code=")[2].partition("&")[0]
+        status, issued = await self.token(grant_type="authorization_code", code=code, redirect_uri=BACK)
+        assert status == 200, issued
+        self.access = issued["access_token"]
+        return issued
+
+    async def refresh(self, token: str) -> tuple[int, dict[str, Any]]:
+        return await self.token(grant_type="refresh_token", refresh_token=token)
+
+    async def api(self, method: str, path: str, **body: Any) -> tuple[int, dict[str, Any]]:
+        url, headers = self.simulator.api_url + path, {"Authorization": f"Bearer {self.access}"}
+        async with self.session.request(method, url, json=body or None, headers=headers) as answer:
+            return answer.status, await answer.json() if answer.status != 204 else {}
+
+    async def sim(self, path: str, **body: Any) -> dict[str, Any]:
+        async with self.session.post(f"{self.simulator.url}/_sim/{path}", json=body) as answer:
+            found: dict[str, Any] = await answer.json()
+            return found
