@@ -14,7 +14,11 @@ _COMMANDS = {
         "Start everything on this machine: service, store and simulated Zoom.",
     ),
     "serve": ("zoomgate_server.cli.serve", "serve", "Start the service from its settings."),
-    "simulator": ("zoomgate_server.cli.simulator", "simulator", "Start the simulated Zoom alone."),
+    "simulator": (
+        "zoomgate_server.cli.simulator",
+        "simulator",
+        "Start the simulated Zoom alone, or work its switches.",
+    ),
     "connect": ("zoomgate_server.cli.connect", "connect", "Let a person consent at Zoom."),
     "connections": (
         "zoomgate_server.cli.connections",

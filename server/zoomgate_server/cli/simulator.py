@@ -4,11 +4,12 @@ import click
 
 from zoom_simulator.__main__ import run
 from zoom_simulator.options import SimulatorOptions
+from zoomgate_server.cli import simulator_switches
 from zoomgate_server.cli.output import USAGE, fail
 from zoomgate_server.settings import Address
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option(
     "--listen", default="127.0.0.1:8090", show_default=True, help="HOST:PORT; port 0 picks a free one."
 )
@@ -30,10 +31,14 @@ from zoomgate_server.settings import Address
     "--whole-grant-revoke", is_flag=True, help="Revoking one token ends everything that the user granted."
 )
 def simulator(listen: str, tolerance: int, access_token_seconds: int, whole_grant_revoke: bool) -> None:
-    """Start the simulated Zoom alone. It is for this machine: it knows no real account and has no TLS.
+    """Start the simulated Zoom alone, or work the switches of one that runs.
+
+    It is for this machine: it knows no real account and has no TLS.
 
     Example: zoomgate simulator --listen 127.0.0.1:8090
     """
+    if click.get_current_context().invoked_subcommand is not None:
+        return
     import asyncio  # noqa: PLC0415 - heavy for help
 
     address = simulator_address("--listen", listen)
@@ -62,3 +67,7 @@ def simulator_address(option: str, text: str) -> Address:
             USAGE,
         )
     return address
+
+
+for _switch in (simulator_switches.fault, simulator_switches.expire, simulator_switches.stats):
+    simulator.add_command(_switch)

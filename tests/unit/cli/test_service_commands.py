@@ -235,3 +235,29 @@ async def test_shells_complete_commands(harness: Harness) -> None:
             check=True,
         )
         assert expected in answer.stdout.splitlines()
+
+
+async def test_the_simulators_switches_are_worked(harness: Harness) -> None:
+    """A fault shows in the next call, `off` ends it, tokens expire, and what was counted is told."""
+    at = ("--at", harness.simulator.url.removeprefix("http://"))
+    _, said = await zoomgate(harness, "simulator", "fault", "users_me", "status", "--times", "-1", *at)
+    assert said == "users_me fails by status from now on\n"
+    failed, _ = await zoomgate(harness, "proxy", "get", MONICA, "/users/me", "-i", code=1)
+    assert failed.startswith(b"HTTP 503\n")
+    await zoomgate(harness, "simulator", "fault", "off", *at)
+    await zoomgate(harness, "proxy", "get", MONICA, "/users/me")
+    expired, _ = await zoomgate(harness, "simulator", "expire", MONICA, "--json", *at)
+    assert json.loads(expired) == {"expired": 1}
+    await zoomgate(harness, "proxy", "get", MONICA, "/users/me")
+    told, _ = await zoomgate(harness, "simulator", "stats", *at)
+    assert "token.refresh_token.issued" in told.decode()
+    _, refused = await zoomgate(
+        harness, "simulator", "fault", "token", "delay", "--seconds", "-1", *at, code=2
+    )
+    assert "seconds" in refused
+    _, refused = await zoomgate(harness, "simulator", "fault", "token", *at, code=2)
+    assert "one of delay" in refused
+    _, nobody = await zoomgate(harness, "simulator", "stats", "--at", "127.0.0.1:1", code=5)
+    assert "zoomgate simulator" in nobody
+    _, elsewhere = await zoomgate(harness, "simulator", "stats", "--at", "192.0.2.1:1", code=2)
+    assert "127.0.0.1:PORT" in elsewhere
