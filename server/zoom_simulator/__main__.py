@@ -5,8 +5,11 @@ import asyncio
 import signal
 import sys
 
+from zoom_simulator import start_options
 from zoom_simulator.options import SimulatorOptions
 from zoom_simulator.server import Simulator
+
+_DAY = 86_400
 
 
 async def run(options: SimulatorOptions) -> None:
@@ -21,29 +24,56 @@ async def run(options: SimulatorOptions) -> None:
 
 
 def main() -> int:
-    """Read the arguments and serve; gives the exit code."""
+    """Read the arguments and serve; gives the exit code: 1 if the port is taken, 2 if an option cannot be used."""
     parser = argparse.ArgumentParser(
-        prog="zoom_simulator", description="A small Zoom that behaves, for development and tests."
+        prog="zoom_simulator",
+        description="A small Zoom that behaves, for development and tests on this machine.",
     )
-    parser.add_argument("--listen", default="127.0.0.1:8090", help="HOST:PORT, port 0 picks a free one")
+    parser.add_argument("--listen", default="127.0.0.1:8090", help=start_options.LISTEN_HELP)
     parser.add_argument(
-        "--tolerance", type=int, choices=(0, 1), default=0, help="spent refresh tokens that work once more"
+        "--tolerance", type=int, choices=(0, 1), default=0, help="Spent refresh tokens that work once more."
     )
-    parser.add_argument("--access-token-seconds", type=int, default=3600, help="life of an access token")
+    parser.add_argument("--access-token-seconds", type=int, default=3600, help="Life of an access token.")
+    parser.add_argument(
+        "--whole-grant-revoke",
+        action="store_true",
+        help="Revoking one token ends everything that the user granted.",
+    )
+    parser.add_argument("--seed", type=int, help=start_options.SEED_HELP)
+    parser.add_argument("--clock", metavar="MOMENT", help=start_options.CLOCK_HELP)
+    parser.add_argument("--seed-file", metavar="FILE", help=start_options.SEED_FILE_HELP)
     arguments = parser.parse_args()
-    host, _, port = arguments.listen.rpartition(":")
     try:
-        options = SimulatorOptions(
-            host=host,
-            port=int(port),
-            tolerance=arguments.tolerance,
-            access_token_seconds=arguments.access_token_seconds,
+        host, port = start_options.listen_address("--listen", arguments.listen)
+        if not 1 <= arguments.access_token_seconds <= _DAY:
+            raise start_options.WrongOption(
+                f"--access-token-seconds is {arguments.access_token_seconds}: write 1 to {_DAY}"
+            )
+        options = start_options.with_start(
+            SimulatorOptions(
+                host=host,
+                port=port,
+                tolerance=arguments.tolerance,
+                access_token_seconds=arguments.access_token_seconds,
+                whole_grant_revoke=arguments.whole_grant_revoke,
+            ),
+            seed=arguments.seed,
+            moment=arguments.clock,
+            seed_file=arguments.seed_file,
         )
+    except start_options.WrongOption as wrong:
+        return _tell(str(wrong), 2)
+    try:
         asyncio.run(run(options))
-    except (OSError, ValueError) as error:
-        print(f"zoom_simulator: cannot listen on {arguments.listen}: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+    except OSError as error:
+        return _tell(f"cannot listen on {arguments.listen} ({error.strerror}): choose another port", 1)
     return 0
+
+
+def _tell(message: str, code: int) -> int:
+    for line in message.splitlines():
+        print(f"zoom_simulator: {line}", file=sys.stderr)  # noqa: T201
+    return code
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from zoom_simulator import clock
 from zoom_simulator.faults import Fault, Faults
 from zoom_simulator.oauth import OAuthEndpoints
 from zoom_simulator.options import SimulatedUser
@@ -73,9 +74,10 @@ class AdminEndpoints:
         try:
             user = SimulatedUser(**await _json(request))
         except TypeError:
-            return _refuse(
-                "email and user_id are required; account_id, first_name, last_name, timezone, licensed may follow"
-            )
+            known = ", ".join(field.name for field in fields(SimulatedUser))
+            return _refuse(f"email is required, and the fields are {known}")
+        except ValueError as error:
+            return _refuse(str(error))
         self._state.users[user.email] = user
         return web.json_response(asdict(user), status=201)
 
@@ -93,19 +95,33 @@ class AdminEndpoints:
             return _refuse("redirect_uri is not registered")
         return web.json_response({"location": self._oauth.consent(user, body)})
 
+    async def clock(self, _request: web.Request) -> web.StreamResponse:
+        """Tell what time it is."""
+        wall = self._state.wall
+        return web.json_response({"now": clock.text(wall()), "stands": wall.stands})
+
+    async def move_clock(self, request: web.Request) -> web.StreamResponse:
+        """Move the clock forward: by `advance` seconds, or to the moment `now`."""
+        body = await _json(request)
+        wall = self._state.wall
+        try:
+            match body:
+                case {"advance": int() | float() as seconds, **rest} if not rest:
+                    wall.advance(seconds)
+                case {"now": str() as moment, **rest} if not rest:
+                    wall.advance(clock.parse(moment) - wall())
+                case _:
+                    raise ValueError("there must be one of both")
+        except ValueError as error:
+            return _refuse(
+                f"write advance, in seconds, or now, such as 2026-01-01T00:00:00Z, and nothing else: {error}"
+            )
+        return await self.clock(request)
+
     async def reset(self, _request: web.Request) -> web.StreamResponse:
-        """Forget grants, tokens, meetings, counters and faults; users stay."""
+        """Make everything as it was at the start."""
         self._faults.clear()
-        state = self._state
-        for kept in (
-            state.codes,
-            state.grants,
-            state.refresh_tokens,
-            state.access_tokens,
-            state.meetings,
-            state.counters,
-        ):
-            kept.clear()
+        self._state.reset()
         return web.json_response({"ok": True})
 
 

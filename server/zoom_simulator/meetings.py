@@ -1,12 +1,11 @@
 """What a meeting looks like when it is new, and after a change."""
 
-import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from zoom_simulator import meeting_rules
+from zoom_simulator import clock, meeting_rules
 from zoom_simulator.options import SimulatedUser
+from zoom_simulator.randomness import Randomness
 
 
 @dataclass(slots=True)
@@ -18,7 +17,15 @@ class Meeting:
     deleted: bool = False
 
 
-def new(body: dict[str, Any], user: SimulatedUser, number: int, now: float) -> Meeting:
+def new(
+    body: dict[str, Any],
+    user: SimulatedUser,
+    number: int,
+    now: float,
+    random: Randomness,
+    *,
+    past: bool = False,
+) -> Meeting:
     """Make a meeting.
 
     Args:
@@ -26,12 +33,14 @@ def new(body: dict[str, Any], user: SimulatedUser, number: int, now: float) -> M
         user: Whose it is.
         number: Its id.
         now: Seconds since 1970.
+        random: Where its UUID and passwords come from.
+        past: A start in the past is kept; otherwise it becomes now, as at Zoom.
     """
     kind, duration = body.get("type", 2), body.get("duration", 60)
     password = body.get("password", f"{number % 899_999 + 100_000}")
-    encrypted = secrets.token_urlsafe(18)
+    encrypted = random.text(18)
     meeting: dict[str, Any] = {
-        "uuid": _uuid(),
+        "uuid": _uuid(random),
         "id": number,
         "host_id": user.user_id,
         "host_email": user.email,
@@ -39,8 +48,8 @@ def new(body: dict[str, Any], user: SimulatedUser, number: int, now: float) -> M
         "status": "waiting",
         "duration": duration,
         "timezone": user.timezone,
-        "created_at": datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "start_url": f"https://example.zoom.us/s/{number}?zak={secrets.token_urlsafe(40)}",
+        "created_at": clock.text(now),
+        "start_url": f"https://example.zoom.us/s/{number}?zak={random.text(40)}",
         "join_url": f"https://example.zoom.us/j/{number}?pwd={encrypted}",
         "chat_join_url": f"https://example.zoom.us/launch/jc/{number}",
         "encrypted_password": encrypted,
@@ -56,7 +65,8 @@ def new(body: dict[str, Any], user: SimulatedUser, number: int, now: float) -> M
     meeting.pop("schedule_for", None)
     meeting.pop("start_time", None)
     if kind in (2, 8, 10):
-        meeting["start_time"] = meeting_rules.start_time(body, user.timezone, now)
+        earliest = 0.0 if past and "start_time" in body else now
+        meeting["start_time"] = meeting_rules.start_time(body, user.timezone, earliest)
     if kind == 8:
         meeting["occurrences"] = meeting_rules.occurrences(body, meeting["start_time"], duration)
     return Meeting(user.user_id, meeting)
@@ -93,9 +103,9 @@ def _asked(body: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name not in _ZOOMS_OWN}
 
 
-def _uuid() -> str:
+def _uuid(random: Randomness) -> str:
     """Give a meeting UUID; like Zoom's it may begin with a slash or contain two."""
-    return secrets.token_bytes(16).hex().upper()[:22].replace("A", "/", 1) + "=="
+    return random.octets(16).hex().upper()[:22].replace("A", "/", 1) + "=="
 
 
 _ZOOMS_OWN = frozenset(

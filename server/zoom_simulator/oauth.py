@@ -1,7 +1,6 @@
 """The OAuth endpoints: authorize, token, revoke."""
 
 import hmac
-import secrets
 from base64 import b64decode
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -36,7 +35,7 @@ class OAuthEndpoints:
         problem = self._problem(dict(request.query))
         if problem is not None:
             return problem
-        nonce = secrets.token_urlsafe(16)
+        nonce = self._state.random.text(16)
         hidden = {name: value for name, value in request.query.items() if name in _CARRIED} | {"nonce": nonce}
         options = self._state.options
         page = pages.consent(list(self._state.users.values()), options.scopes, hidden, options.client_id)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from types import TracebackType
 
 from aiohttp import web
@@ -21,7 +22,7 @@ class Simulator:
 
     Args:
         options: How it behaves.
-        wall: Seconds since 1970.
+        wall: Seconds since 1970, followed unless the options make the clock stand still.
 
     Attributes:
         zoom: What it knows, for tests in the same process.
@@ -89,6 +90,7 @@ class Simulator:
         api = ApiEndpoints(self.zoom)
         admin = AdminEndpoints(self.zoom, self.faults, oauth)
         app = web.Application(client_max_size=2 * 1024 * 1024)
+        app.on_response_prepare.append(self._date)
         add = app.router.add_route
         add("GET", "/oauth/authorize", oauth.authorize)
         add("POST", "/oauth/authorize", oauth.decide)
@@ -109,6 +111,8 @@ class Simulator:
         add("GET", "/_sim/stats", admin.stats)
         add("POST", "/_sim/fault", admin.add_fault)
         add("DELETE", "/_sim/fault", admin.clear_faults)
+        add("GET", "/_sim/clock", admin.clock)
+        add("POST", "/_sim/clock", admin.move_clock)
         add("POST", "/_sim/expire", admin.expire)
         add("POST", "/_sim/revoke_user", admin.revoke_user)
         add("GET", "/_sim/users", admin.users)
@@ -116,6 +120,10 @@ class Simulator:
         add("POST", "/_sim/authorize", admin.authorize)
         add("POST", "/_sim/reset", admin.reset)
         return app
+
+    async def _date(self, _request: web.Request, response: web.StreamResponse) -> None:
+        """Date every answer by the simulator's clock."""
+        response.headers["Date"] = formatdate(self.zoom.wall(), usegmt=True)
 
     def _faulty(self, endpoint: str, handler: Handler) -> Handler:
         """Let faults happen around an endpoint."""

@@ -1,7 +1,6 @@
 """Who has an account, what they granted, and which tokens live."""
 
 import hashlib
-import secrets
 from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Callable
@@ -9,14 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zoom_simulator import meetings
+from zoom_simulator.clock import Clock
 from zoom_simulator.meetings import Meeting
 from zoom_simulator.options import SimulatedUser, SimulatorOptions
+from zoom_simulator.randomness import Randomness
 
 CODE_SECONDS = 300.0
 """Life of an authorization code (https://developers.zoom.us/docs/integrations/oauth-error-messages/, 4733)."""
 
 REMEMBERED = 10
 """How many spent refresh tokens of a grant, and how many ended grants of a user, are told from unknown ones."""
+
+_BEFORE_THE_FIRST_MEETING = 81_234_567_890
 
 
 class TokenRefused(Exception):
@@ -65,20 +68,40 @@ class ZoomState:
 
     Args:
         options: How it behaves.
-        wall: Seconds since 1970.
+        wall: Seconds since 1970, followed unless the options make the clock stand still.
     """
 
     def __init__(self, options: SimulatorOptions, wall: Callable[[], float]) -> None:
         self.options = options
-        self.wall = wall
-        self.users = {user.email: user for user in options.users}
+        self.wall = Clock(wall, options.standing_clock)
+        self.random = Randomness(options.seed)
+        self.users: dict[str, SimulatedUser] = {}
         self.codes: dict[str, Code] = {}
         self.grants: dict[str, Grant] = {}
         self.refresh_tokens: dict[str, Grant] = {}
         self.access_tokens: dict[str, Access] = {}
         self.meetings: dict[int, Meeting] = {}
         self.counters: Counter[str] = Counter()
-        self._next_meeting = 81_234_567_890
+        self.reset()
+
+    def reset(self) -> None:
+        """Make everything as it was at the start: users of the options, no grants and tokens, the clock, the seed."""
+        for kept in (
+            self.users,
+            self.codes,
+            self.grants,
+            self.refresh_tokens,
+            self.access_tokens,
+            self.meetings,
+            self.counters,
+        ):
+            kept.clear()
+        self.wall.reset()
+        self.random.reset()
+        self.users.update({user.email: user for user in self.options.users})
+        self._latest_meeting = _BEFORE_THE_FIRST_MEETING
+        for seeded in self.options.meetings:
+            self.schedule(self.users[seeded.owner], dict(seeded.fields), seeded=True)
 
     # -- consent -----------------------------------------------------------------------------------------
 
@@ -88,7 +111,7 @@ class ZoomState:
         """Issue a code after a consent."""
         for old in [old for old, code in self.codes.items() if self.wall() >= code.expires + CODE_SECONDS]:
             del self.codes[old]
-        code = secrets.token_urlsafe(24)
+        code = self.random.text(24)
         self.codes[code] = Code(
             user,
             redirect_uri,
@@ -183,7 +206,7 @@ class ZoomState:
             grant.spent.insert(0, grant.living)
             self._forget(grant.spent[REMEMBERED:])
             del grant.spent[REMEMBERED:]
-        access, refresh = f"sim-at-{secrets.token_urlsafe(48)}", f"sim-rt-{secrets.token_urlsafe(48)}"
+        access, refresh = f"sim-at-{self.random.text(48)}", f"sim-rt-{self.random.text(48)}"
         grant.living = refresh
         self.refresh_tokens[refresh] = grant
         self.access_tokens[access] = Access(grant, self.wall() + self.options.access_token_seconds)
@@ -203,11 +226,22 @@ class ZoomState:
 
     # -- meetings ----------------------------------------------------------------------------------------
 
-    def schedule(self, user: SimulatedUser, body: dict[str, Any]) -> Meeting:
-        """Schedule a meeting under an unused id of 11 digits."""
-        self._next_meeting += 7
-        meeting = meetings.new(body, user, self._next_meeting, self.wall())
-        self.meetings[self._next_meeting] = meeting
+    def schedule(self, user: SimulatedUser, body: dict[str, Any], *, seeded: bool = False) -> Meeting:
+        """Schedule a meeting under an unused id of 11 digits.
+
+        Args:
+            user: Whose it is.
+            body: What was asked for, checked by `meeting_rules.problems`.
+            seeded: It is there from the start: it may bring its id, and its start may be past.
+        """
+        number = body.get("id") if seeded else None
+        if number is None:
+            self._latest_meeting += 7
+            while self._latest_meeting in self.meetings:
+                self._latest_meeting += 7
+            number = self._latest_meeting
+        meeting = meetings.new(body, user, number, self.wall(), self.random, past=seeded)
+        self.meetings[number] = meeting
         return meeting
 
 

@@ -2,6 +2,7 @@
 
 import click
 
+from zoom_simulator import start_options
 from zoom_simulator.__main__ import run
 from zoom_simulator.options import SimulatorOptions
 from zoomgate_server.cli import simulator_switches
@@ -30,7 +31,18 @@ from zoomgate_server.settings import Address
 @click.option(
     "--whole-grant-revoke", is_flag=True, help="Revoking one token ends everything that the user granted."
 )
-def simulator(listen: str, tolerance: int, access_token_seconds: int, whole_grant_revoke: bool) -> None:
+@click.option("--seed", type=click.IntRange(0, start_options.MOST_SEED), help=start_options.SEED_HELP)
+@click.option("--clock", metavar="MOMENT", help=start_options.CLOCK_HELP)
+@click.option("--seed-file", metavar="FILE", help=start_options.SEED_FILE_HELP)
+def simulator(
+    listen: str,
+    tolerance: int,
+    access_token_seconds: int,
+    whole_grant_revoke: bool,
+    seed: int | None,
+    clock: str | None,
+    seed_file: str | None,
+) -> None:
     """Start the simulated Zoom alone, or work the switches of one that runs.
 
     It is for this machine: it knows no real account and has no TLS.
@@ -49,6 +61,10 @@ def simulator(listen: str, tolerance: int, access_token_seconds: int, whole_gran
         access_token_seconds=access_token_seconds,
         whole_grant_revoke=whole_grant_revoke,
     )
+    try:
+        options = start_options.with_start(options, seed=seed, moment=clock, seed_file=seed_file)
+    except start_options.WrongOption as wrong:
+        fail(str(wrong), USAGE)
     try:
         asyncio.run(run(options))
     except OSError as error:
