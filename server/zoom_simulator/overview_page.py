@@ -158,7 +158,7 @@ def _user(state: ZoomState, user: SimulatedUser, access: dict[int, tuple[str, Ac
             )
             of_access = f"<code>{shown(masked(token))}</code>, {ends}"
     return (
-        _theirs(user.email),
+        _address(user.email),
         _theirs(name) or _NOTHING,
         _theirs(user.account_id),
         "yes" if user.licensed else "no: cannot schedule",
@@ -190,7 +190,7 @@ def _request(entry: Entry) -> tuple[str, ...]:
         f"{shown(entry.method)} <code>{shown(entry.path)}</code>",
         status if good else f'<span class="bad">{status}</span>',
         shown(entry.reason) or _NOTHING,
-        _theirs(entry.user) or _NOTHING,
+        _address(entry.user) or _NOTHING,
     )
 
 
@@ -224,7 +224,7 @@ def _meeting(meeting: Meeting) -> tuple[str, ...]:
         left = sum(each["status"] != "deleted" for each in body["occurrences"])
         start += f", {left} of {len(body['occurrences'])} occurrences"
     state = '<span class="bad">deleted</span>' if meeting.deleted else shown(body["status"])
-    return str(body["id"]), _theirs(body["topic"]), _theirs(body["host_email"]), start, state
+    return str(body["id"]), _theirs(body["topic"]), _address(body["host_email"]), start, state
 
 
 # -- how ---------------------------------------------------------------------------------------------------
@@ -251,6 +251,11 @@ def _table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], 
 def _theirs(text: str) -> str:
     """Write what somebody else wrote, so that its direction of reading ends with it."""
     return f"<bdi>{shown(text)}</bdi>" if text else ""
+
+
+def _address(email: str) -> str:
+    """Write an e-mail address, if there is one, with room enough for a usual one in a line."""
+    return f'<bdi class="who">{shown(email)}</bdi>' if email else ""
 
 
 def _time(seconds: float) -> str:

@@ -24,14 +24,15 @@ a{color:inherit}
 .wide{max-width:76rem}.wide h2{font-size:1.15rem;margin:2.25rem 0 .5rem}
 nav{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;margin:1rem 0 0}nav a{padding:.25rem 0}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--page);border-radius:.5rem;padding:.6rem .8rem;margin:.5rem 0}
-code{font:.9em/1.5 ui-monospace,monospace}
+.wide code{font:.85em/1.5 ui-monospace,monospace}
 table{width:100%;border-collapse:collapse;font-size:.95rem;line-height:1.45}
 caption{text-align:left;color:var(--soft);padding:0 0 .5rem}
 th,td{text-align:left;vertical-align:top;padding:.45rem .9rem .45rem 0;border-top:1px solid var(--hair);overflow-wrap:anywhere;
 font-weight:400}
 thead th{color:var(--soft);font-weight:600;border-top:0;overflow-wrap:normal}
-tbody th{font-weight:600}.time{white-space:nowrap}.bad{color:var(--bad);font-weight:600}
-@media (max-width:52rem){table,caption,tbody,tr,th,td{display:block}
+tbody th{font-weight:600}.time{white-space:nowrap;font-weight:400}.who{display:inline-block;min-width:11rem}th .who{min-width:12.5rem}
+.bad{color:var(--bad);font-weight:600}
+@media (max-width:60rem){table,caption,tbody,tr,th,td{display:block}
 thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 tbody tr{border-top:1px solid var(--line);padding:.6rem 0}tbody th,tbody td{border:0;padding:.1rem 0}
 td::before{content:attr(data-label) ": ";color:var(--soft)}}
