@@ -19,11 +19,12 @@ MONICA, OMAR = "monica@example.com", "omar@example.com"
 sys.path.insert(0, str(ROOT / "tests"))
 
 from browser.chromium import DESKTOP, PHONE, chromium, press  # noqa: E402 - found by the line above
+from browser.simulator_history import live, simulator  # noqa: E402
 from zoomgate import Client  # noqa: E402
 
 
-def picture(window: Chrome, name: str) -> None:
-    """Keep what the window shows, cut at the end of the page."""
+def picture(window: Chrome, name: str, most: int = 10_000) -> None:
+    """Keep what the window shows, cut at the end of the page or after so many pixels."""
     height = window.execute_script(
         "return document.querySelector('body').lastElementChild.getBoundingClientRect().bottom"
     )
@@ -31,7 +32,7 @@ def picture(window: Chrome, name: str) -> None:
         "x": 0,
         "y": 0,
         "width": window.execute_script("return innerWidth"),
-        "height": height + 24,
+        "height": min(height + 24, most),
         "scale": 1,
     }
     shot = window.execute_cdp_cmd("Page.captureScreenshot", {"clip": image, "captureBeyondViewport": True})
@@ -53,6 +54,16 @@ def pages(client: Client) -> None:
             window.find_element(By.CSS_SELECTOR, f"input[value='{OMAR}']").click()
             press(window, "Allow")
             picture(window, f"other-account{suffix}")
+
+
+def simulator_page() -> None:
+    """What the simulated Zoom shows of itself, on the port of the documentation, which has to be free."""
+    with simulator(8090) as zoom:
+        live(zoom)
+        for size, dark, suffix in ((DESKTOP, False, ""), (PHONE, True, "-phone")):
+            with chromium(size=size, dark=dark) as window:
+                window.get(f"{zoom.url}/_sim/")
+                picture(window, f"simulator{suffix}", most=2300)
 
 
 def terminal(name: str, server: str, *commands: str) -> None:
@@ -77,6 +88,7 @@ def terminal(name: str, server: str, *commands: str) -> None:
 def main() -> None:
     """Start everything, and take the pictures."""
     IMAGES.mkdir(exist_ok=True)
+    simulator_page()
     with tempfile.TemporaryDirectory() as folder:
         command = [str(ROOT / ".venv/bin/zoomgate"), "run", "--data-dir", f"{folder}/data"]
         environ = {"PATH": "/usr/bin:/bin", "ZOOMGATE_BRAND_NAME": "Acme Bookings"}

@@ -20,6 +20,7 @@ async def run(options: SimulatorOptions) -> None:
         loop.add_signal_handler(number, stop.set)
     async with Simulator(options) as simulator:
         print(f"zoom_simulator: ready http={simulator.url.removeprefix('http://')}", flush=True)  # noqa: T201
+        print(f"zoom_simulator: look inside: {simulator.page_url}", flush=True)  # noqa: T201
         await stop.wait()
 
 

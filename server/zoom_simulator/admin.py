@@ -1,31 +1,57 @@
-"""The admin path: what the simulator was asked, and switches for faults."""
+"""The admin path: what the simulator knows and was asked, and switches for faults."""
 
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
 import orjson
 from aiohttp import web
 
-from zoom_simulator import clock
+from zoom_simulator import clock, overview_page, pages
 from zoom_simulator.faults import Fault, Faults
 from zoom_simulator.oauth import OAuthEndpoints
 from zoom_simulator.options import SimulatedUser
+from zoom_simulator.request_log import RequestLog
 from zoom_simulator.state import ZoomState
 
 
 class AdminEndpoints:
-    """Serves `/_sim/…`, in JSON.
+    """Serves `/_sim/…`: a page, and JSON.
 
     Args:
         state: What the simulated Zoom knows.
         faults: The switches.
         oauth: For consents without a browser.
+        log: What was asked.
+        url: Gives the simulator's base address.
+        reset: Makes everything as it was at the start.
     """
 
-    def __init__(self, state: ZoomState, faults: Faults, oauth: OAuthEndpoints) -> None:
+    def __init__(
+        self,
+        state: ZoomState,
+        faults: Faults,
+        oauth: OAuthEndpoints,
+        *,
+        log: RequestLog,
+        url: Callable[[], str],
+        reset: Callable[[], None],
+    ) -> None:
         self._state = state
         self._faults = faults
         self._oauth = oauth
+        self._log = log
+        self._url = url
+        self._reset = reset
+
+    async def overview(self, _request: web.Request) -> web.StreamResponse:
+        """Show in a browser what the simulated Zoom knows, and why it answered as it did."""
+        page = overview_page.page(self._state, self._faults.active(), self._log, self._url())
+        return web.Response(text=page, content_type="text/html", headers=pages.SECURITY_HEADERS)
+
+    async def to_overview(self, _request: web.Request) -> web.StreamResponse:
+        """Add the slash that somebody left out."""
+        return web.Response(status=302, headers={"Location": "/_sim/"})
 
     async def stats(self, _request: web.Request) -> web.StreamResponse:
         """Count what was received and how it was answered."""
@@ -106,7 +132,9 @@ class AdminEndpoints:
         wall = self._state.wall
         try:
             match body:
-                case {"advance": int() | float() as seconds, **rest} if not rest:
+                case {"advance": int() | float() as seconds, **rest} if not rest and not isinstance(
+                    seconds, bool
+                ):
                     wall.advance(seconds)
                 case {"now": str() as moment, **rest} if not rest:
                     wall.advance(clock.parse(moment) - wall())
@@ -120,8 +148,7 @@ class AdminEndpoints:
 
     async def reset(self, _request: web.Request) -> web.StreamResponse:
         """Make everything as it was at the start."""
-        self._faults.clear()
-        self._state.reset()
+        self._reset()
         return web.json_response({"ok": True})
 
 

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from zoom_simulator import meeting_lists, meeting_rules, meetings
 from zoom_simulator.meetings import Meeting
+from zoom_simulator.request_log import because, told
 from zoom_simulator.state import Grant, ZoomState
 
 Endpoint = Callable[[web.Request, Grant], Awaitable[web.StreamResponse]]
@@ -25,16 +26,32 @@ _SCOPES = {
 
 
 class Refused(Exception):
-    """Zoom refuses a call."""
+    """Zoom refuses a call.
+
+    Args:
+        status: HTTP status.
+        code: Zoom's.
+        message: Zoom's.
+        errors: What is wrong with which field, if that is it.
+        why: What a person should know who wonders; made from message and errors if left out.
+    """
 
     def __init__(
-        self, status: int, code: int, message: str, errors: list[dict[str, str]] | None = None
+        self,
+        status: int,
+        code: int,
+        message: str,
+        errors: list[dict[str, str]] | None = None,
+        *,
+        why: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
         self.body: dict[str, Any] = {"code": code, "message": message}
         if errors:
             self.body["errors"] = errors
+        fields = ", ".join(f"{each['field']} ({each['message'].rstrip('.')})" for each in errors or [])
+        self.why = why or (f"refused fields: {fields}" if fields else message.rstrip("."))
 
 
 class ApiEndpoints:
@@ -60,6 +77,7 @@ class ApiEndpoints:
                 response = await endpoint(request, grant)
             except Refused as refused:
                 self._state.counters[f"api.{name}.{refused.status}"] += 1
+                because(refused.why)
                 response = web.json_response(refused.body, status=refused.status)
             response.headers.update(headers)
             return response
@@ -69,6 +87,7 @@ class ApiEndpoints:
     async def me(self, _request: web.Request, grant: Grant) -> web.StreamResponse:
         """The person behind the token."""
         user = grant.user
+        because("told whose token it is")
         return web.json_response(
             {
                 "id": user.user_id,
@@ -91,9 +110,15 @@ class ApiEndpoints:
         """Schedule a meeting."""
         self._only_me(request)
         if not grant.user.licensed:
-            raise Refused(400, 3161, "Your account or service plan does not allow you to host meetings.")
+            raise Refused(
+                400,
+                3161,
+                "Your account or service plan does not allow you to host meetings.",
+                why=f"refused the meeting: {grant.user.email} has no licence",
+            )
         body = await self._body(request)
         meeting = self._state.schedule(grant.user, body)
+        because(f"created meeting {meeting.body['id']}")
         return web.json_response(meeting.body, status=201)
 
     async def list(self, request: web.Request, grant: Grant) -> web.StreamResponse:
@@ -111,6 +136,7 @@ class ApiEndpoints:
             and number > after
             and shown.shows(meeting.body)
         ]
+        because(f"listed {min(size, len(own))} of {len(own)} {shown.kind} meetings")
         return web.json_response(
             {
                 "page_size": size,
@@ -124,6 +150,7 @@ class ApiEndpoints:
         """Read a meeting, or one occurrence of it."""
         meeting = self._meeting(request, grant)
         occurrence = self._occurrence(request, meeting)
+        because(f"read {_named(meeting, occurrence)}")
         if occurrence is None:
             return web.json_response(meeting.body)
         return web.json_response(
@@ -136,6 +163,7 @@ class ApiEndpoints:
         occurrence = self._occurrence(request, meeting)
         body = await self._body(request)
         meetings.change(meeting.body, occurrence, body, grant.user.timezone, self._state.wall())
+        because(f"changed {_named(meeting, occurrence)}")
         return web.Response(status=204)
 
     async def delete(self, request: web.Request, grant: Grant) -> web.StreamResponse:
@@ -146,6 +174,7 @@ class ApiEndpoints:
             meeting.deleted = True
         else:
             occurrence["status"] = "deleted"
+        because(f"deleted {_named(meeting, occurrence)}")
         return web.Response(status=204)
 
     async def status(self, request: web.Request, grant: Grant) -> web.StreamResponse:
@@ -157,11 +186,14 @@ class ApiEndpoints:
         meeting = self._meeting(request, grant, deleted=action == "recover")
         if action == "recover":
             meeting.deleted = False
+        because(f"{'recovered' if action == 'recover' else 'ended'} {_named(meeting)}")
         return web.Response(status=204)
 
     async def invitation(self, request: web.Request, grant: Grant) -> web.StreamResponse:
         """The text of an invitation."""
-        body = self._meeting(request, grant).body
+        meeting = self._meeting(request, grant)
+        body = meeting.body
+        because(f"wrote the invitation of {_named(meeting)}")
         greeting = f"{grant.user.first_name} is inviting you to a scheduled meeting."
         text = f"{greeting}\r\n\r\nTopic: {body['topic']}\r\nJoin: {body['join_url']}\r\n"
         return web.json_response({"invitation": text, "sip_links": []})
@@ -169,6 +201,7 @@ class ApiEndpoints:
     async def unknown(self, _request: web.Request) -> web.StreamResponse:
         """Anything else."""
         self._state.counters["api.unknown"] += 1
+        because("no endpoint of the simulated Zoom has this method and path; no token was looked at")
         return web.json_response(
             {"code": 2300, "message": "This API endpoint is not recognized."}, status=404
         )
@@ -177,12 +210,19 @@ class ApiEndpoints:
 
     def _grant(self, request: web.Request, name: str) -> Grant:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        grant = self._state.bearer(token if scheme.lower() == "bearer" else "")
+        if scheme.lower() != "bearer":
+            raise Refused(
+                401, 124, "Invalid access token.", why="no access token came: send Authorization: Bearer"
+            )
+        grant = self._state.bearer(token)
         if isinstance(grant, str):
-            raise Refused(401, 124, grant)
+            raise Refused(401, 124, grant, why=told())
         if not set(_SCOPES[name]) & set(grant.scope.split()):
             raise Refused(
-                400, 4711, f"Invalid access token, does not contain scopes:[{', '.join(_SCOPES[name])}]."
+                400,
+                4711,
+                f"Invalid access token, does not contain scopes:[{', '.join(_SCOPES[name])}].",
+                why=f"scope missing: the consent granted none of {', '.join(_SCOPES[name])}",
             )
         return grant
 
@@ -190,15 +230,24 @@ class ApiEndpoints:
         """User-level apps name their user `me`; ids and addresses are refused."""
         if request.match_info["user"] != "me":
             raise Refused(
-                400, 4700, "Invalid access token, does not contain scopes:[meeting:write:meeting:admin]."
+                400,
+                4700,
+                "Invalid access token, does not contain scopes:[meeting:write:meeting:admin].",
+                why="the path names a user: an app that acts for one user writes /users/me",
             )
 
     def _meeting(self, request: web.Request, grant: Grant, *, deleted: bool = False) -> Meeting:
         text = request.match_info["id"]
         meeting = self._state.meetings.get(_number(text, "meetingId", most=2**63 - 1))
-        if meeting is None or meeting.owner != grant.user.user_id or meeting.deleted is not deleted:
-            raise Refused(404, 3001, f"Meeting does not exist: {text}.")
-        return meeting
+        if meeting is None:
+            why = "there is no meeting of this number"
+        elif meeting.owner != grant.user.user_id:
+            why = "the meeting is somebody else's"
+        elif meeting.deleted is not deleted:
+            why = "the meeting is deleted" if meeting.deleted else "the meeting is not deleted"
+        else:
+            return meeting
+        raise Refused(404, 3001, f"Meeting does not exist: {text}.", why=why)
 
     def _occurrence(self, request: web.Request, meeting: Meeting) -> dict[str, Any] | None:
         """Give the occurrence that the address names; None if it names none."""
@@ -209,7 +258,12 @@ class ApiEndpoints:
         for occurrence in occurrences:
             if occurrence["occurrence_id"] == wanted and occurrence["status"] != "deleted":
                 return occurrence
-        raise Refused(404, 3001, f"Meeting does not exist: {request.match_info['id']}.")
+        raise Refused(
+            404,
+            3001,
+            f"Meeting does not exist: {request.match_info['id']}.",
+            why="the meeting has no such occurrence, or it is deleted",
+        )
 
     def _filter(self, query: Mapping[str, str]) -> meeting_lists.Filter:
         try:
@@ -235,6 +289,12 @@ class ApiEndpoints:
             if not isinstance(body["schedule_for"], str) or body["schedule_for"] not in self._state.users:
                 raise Refused(400, 300, "You can not schedule a meeting for this user.")
         return body
+
+
+def _named(meeting: Meeting, occurrence: Mapping[str, Any] | None = None) -> str:
+    """Name a meeting, or one occurrence of it, to a person."""
+    name = f"meeting {meeting.body['id']}"
+    return name if occurrence is None else f"occurrence {occurrence['occurrence_id']} of {name}"
 
 
 def _number(text: str, field: str, *, least: int = 0, most: int) -> int:

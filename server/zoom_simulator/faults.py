@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 from aiohttp import web
 
+from zoom_simulator.request_log import because, told, was_cut
+
 KINDS = (
     "delay",
     "status",
@@ -83,6 +85,10 @@ class Faults:
         """Switch a fault on."""
         self._active.append(fault)
 
+    def active(self) -> tuple[Fault, ...]:
+        """Give the faults that are switched on, in the order in which they happen."""
+        return tuple(self._active)
+
     def clear(self) -> None:
         """Switch every fault off."""
         self._active.clear()
@@ -93,14 +99,19 @@ class Faults:
         if fault is None:
             return await handler(request)
         self._counters[f"faults.{fault.kind}"] += 1
+        switched = f"fault {fault.kind} that you switched on"
+        because(f"{switched}: nothing was done")
         match fault.kind:
             case "delay":
                 await asyncio.sleep(fault.seconds)
-                return await handler(request)
+                response = await handler(request)
+                because(f"{switched}: answered after {fault.seconds:g} s ({told()})")
+                return response
             case "cut_before":
                 return _cut(request)
             case "cut_after":
                 await handler(request)
+                because(f"{switched}: it was done, and its answer is lost ({told()})")
                 return _cut(request)
             case "html":
                 return web.Response(
@@ -158,4 +169,5 @@ def _cut(request: web.Request) -> web.StreamResponse:
     """End the connection without an answer."""
     if request.transport is not None:
         request.transport.abort()
+    was_cut()
     return web.Response(status=500)

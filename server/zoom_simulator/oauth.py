@@ -7,8 +7,9 @@ from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
 
-from zoom_simulator import pages
+from zoom_simulator import consent_page, pages
 from zoom_simulator.options import LOOPBACK_REDIRECTS, SimulatedUser
+from zoom_simulator.request_log import because
 from zoom_simulator.state import TokenRefused, ZoomState
 
 _NONCE_COOKIE = "simulator-consent"
@@ -38,7 +39,8 @@ class OAuthEndpoints:
         nonce = self._state.random.text(16)
         hidden = {name: value for name, value in request.query.items() if name in _CARRIED} | {"nonce": nonce}
         options = self._state.options
-        page = pages.consent(list(self._state.users.values()), options.scopes, hidden, options.client_id)
+        page = consent_page.page(list(self._state.users.values()), options.scopes, hidden, options.client_id)
+        because("showed the consent page")
         response = web.Response(text=page, content_type="text/html", headers=pages.SECURITY_HEADERS)
         response.set_cookie(_NONCE_COOKIE, nonce, max_age=900, httponly=True, samesite="Strict")
         return response
@@ -47,19 +49,23 @@ class OAuthEndpoints:
         """Take the decision and go back to the app."""
         form = {name: str(value) for name, value in (await request.post()).items()}
         if not hmac.compare_digest(form.get("nonce", ""), request.cookies.get(_NONCE_COOKIE, "-")):
+            because("the form does not come from the consent page of this browser: its cookie does not fit")
             return _failure(4700, "This consent page is not from this browser")
         problem = self._problem(form)
         if problem is not None:
             return problem
         if form.get("decision") != "allow":
+            because("consent was declined: the browser goes back with access_denied")
             return web.Response(status=302, headers={"Location": with_query(form, error="access_denied")})
         user = self._state.users.get(form.get("user", ""))
         if user is None:
+            because("nobody has the account that was chosen")
             return _failure(4700, "Unknown user")
         return web.Response(status=302, headers={"Location": self.consent(user, form)})
 
     def consent(self, user: SimulatedUser, form: dict[str, str]) -> str:
         """Record a consent and give the address that the browser goes to."""
+        because("consented: the browser goes back to the app with a code", user=user.email)
         self._state.counters["oauth.consents"] += 1
         code = self._state.issue_code(
             user,
@@ -102,8 +108,10 @@ class OAuthEndpoints:
             case "refresh_token":
                 return self._state.refresh(form.get("refresh_token", ""))
             case "":
+                because("grant_type is missing: write authorization_code or refresh_token")
                 raise TokenRefused(400, "invalid_request", "Missing grant type", 4706)
             case _:
+                because("grant_type is neither authorization_code nor refresh_token")
                 raise TokenRefused(400, "unsupported_grant_type", "Unsupported grant type", 4705)
 
     def _authenticate(self, request: web.Request) -> None:
@@ -115,17 +123,22 @@ class OAuthEndpoints:
             client_id = secret = ""
         options = self._state.options
         if scheme.lower() != "basic" or client_id != options.client_id:
+            because(f"the app did not authenticate by HTTP Basic as client id {options.client_id}")
             raise TokenRefused(400, "invalid_client", "Invalid client_id or client_secret", 4702)
         if not hmac.compare_digest(secret.encode(), options.client_secret.encode()):
+            because("client secret is wrong")
             raise TokenRefused(400, "invalid_client", "Invalid client_id or client_secret", 4704)
 
     def _problem(self, query: dict[str, str]) -> web.Response | None:
         """Say what is wrong with an authorization request, as Zoom does: without going back to the app."""
         if query.get("client_id") != self._state.options.client_id:
+            because(f"client_id is not {self._state.options.client_id}")
             return _failure(4702, "Invalid client_id")
         if not self.redirect_allowed(query.get("redirect_uri", "")):
+            because("redirect_uri is not registered")
             return _failure(4700, "Invalid redirect url")
         if query.get("response_type") != "code":
+            because("response_type is not code")
             return _failure(4700, "Invalid response type")
         return None
 

@@ -1,15 +1,13 @@
-"""The consent page."""
+"""What the simulator's pages share: the frame, the style, and how text of other people is shown."""
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Sequence
 from html import escape
 
-from zoom_simulator.options import SimulatedUser
-
 _STYLE = """
-:root{color-scheme:light dark;--text:#1b1b1f;--soft:#53535c;--page:#f4f4f6;--card:#fff;--line:#8a8a94}
-@media (prefers-color-scheme:dark){:root{--text:#ececf1;--soft:#b0b0ba;--page:#131316;--card:#1f1f24;--line:#777782}}
+:root{color-scheme:light dark;--text:#1b1b1f;--soft:#53535c;--page:#f4f4f6;--card:#fff;--line:#8a8a94;--hair:#d9d9df;--bad:#a3123a}
+@media (prefers-color-scheme:dark){:root{--text:#ececf1;--soft:#b0b0ba;--page:#131316;--card:#1f1f24;--line:#777782;--hair:#3a3a42;
+--bad:#ff9bb0}}
 *{box-sizing:border-box}
 body{margin:0;font:1.0625rem/1.55 system-ui,sans-serif;color:var(--text);background:var(--page);padding:clamp(1rem,6vh,4rem) 1rem 2rem}
 main{max-width:34rem;margin:0 auto;background:var(--card);border:1px dashed var(--line);border-radius:.75rem;
@@ -21,7 +19,23 @@ label{display:block;padding:.45rem 0;overflow-wrap:anywhere}
 button{font:inherit;font-weight:600;padding:.65rem 1.4rem;margin:1rem .6rem 0 0;border-radius:.5rem;border:1px solid var(--text);
 background:transparent;color:var(--text);cursor:pointer}
 button[value=allow]{background:var(--text);color:var(--card)}
-button:focus-visible,input:focus-visible{outline:3px solid var(--text);outline-offset:3px}
+button:focus-visible,input:focus-visible,a:focus-visible{outline:3px solid var(--text);outline-offset:3px}
+a{color:inherit}
+.wide{max-width:76rem}.wide h2{font-size:1.15rem;margin:2.25rem 0 .5rem}
+nav{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;margin:1rem 0 0}nav a{padding:.25rem 0}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--page);border-radius:.5rem;padding:.6rem .8rem;margin:.5rem 0}
+.wide code{font:.85em/1.5 ui-monospace,monospace}
+table{width:100%;border-collapse:collapse;font-size:.95rem;line-height:1.45}
+caption{text-align:left;color:var(--soft);padding:0 0 .5rem}
+th,td{text-align:left;vertical-align:top;padding:.45rem .9rem .45rem 0;border-top:1px solid var(--hair);overflow-wrap:anywhere;
+font-weight:400}
+thead th{color:var(--soft);font-weight:600;border-top:0;overflow-wrap:normal}
+tbody th{font-weight:600}.time{white-space:nowrap;font-weight:400}.who{display:inline-block;min-width:11rem}th .who{min-width:12.5rem}
+.bad{color:var(--bad);font-weight:600}
+@media (max-width:60rem){table,caption,tbody,tr,th,td{display:block}
+thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
+tbody tr{border-top:1px solid var(--line);padding:.6rem 0}tbody th,tbody td{border:0;padding:.1rem 0}
+td::before{content:attr(data-label) ": ";color:var(--soft)}}
 """
 
 SECURITY_HEADERS = {
@@ -33,27 +47,26 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+"""Go with every page."""
 
 
-def consent(users: Sequence[SimulatedUser], scopes: Sequence[str], hidden: dict[str, str], app: str) -> str:
-    """Give the page on which somebody chooses who they are and allows or declines."""
-    choices = "".join(
-        f'<label><input type="radio" name="user" value="{escape(user.email)}"{" checked" if index == 0 else ""}> '
-        f"{escape(f'{user.first_name} {user.last_name}'.strip())} &lt;{escape(user.email)}&gt;</label>"
-        for index, user in enumerate(users)
-    )
-    fields = "".join(
-        f'<input type="hidden" name="{escape(name)}" value="{escape(value)}">'
-        for name, value in hidden.items()
-    )
-    listed = "".join(f"<li><code>{escape(scope)}</code></li>" for scope in scopes)
+def document(title: str, content: str, *, wide: bool = False) -> str:
+    """Give a whole page.
+
+    Args:
+        title: Of the window, as text.
+        content: What is below the note on top, in HTML.
+        wide: Whether it has tables rather than a few lines.
+    """
+    shape = ' class="wide"' if wide else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>Simulated Zoom: allow {escape(app)}?</title><style>{_STYLE}</style></head><body><main>"
+        f"<title>{shown(title)}</title><style>{_STYLE}</style></head><body><main{shape}>"
         '<p class="note">Simulated Zoom on your own machine; no real account is involved</p>'
-        f"<h1>Allow the app <q>{escape(app)}</q> to use a Zoom account?</h1>"
-        f'<form method="post"><fieldset><legend>Who are you at Zoom?</legend>{choices}</fieldset>'
-        f"<h2>The app asks for</h2><ul>{listed}</ul>{fields}"
-        '<button name="decision" value="allow">Allow</button><button name="decision" value="decline">Decline</button>'
-        "</form></main></body></html>"
+        f"{content}</main></body></html>"
     )
+
+
+def shown(text: str) -> str:
+    r"""Write text of somebody else in HTML, what cannot be seen or turns the direction of reading as `\u202e`."""
+    return escape("".join(sign if sign.isprintable() else f"\\u{ord(sign):04x}" for sign in text))

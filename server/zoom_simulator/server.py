@@ -12,6 +12,7 @@ from zoom_simulator.api import ApiEndpoints
 from zoom_simulator.faults import Faults
 from zoom_simulator.oauth import OAuthEndpoints
 from zoom_simulator.options import SimulatorOptions
+from zoom_simulator.request_log import RequestLog
 from zoom_simulator.state import ZoomState
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -27,6 +28,7 @@ class Simulator:
     Attributes:
         zoom: What it knows, for tests in the same process.
         faults: Its faults, for tests in the same process.
+        log: What it was asked.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Simulator:
         self.options = options or SimulatorOptions()
         self.zoom = ZoomState(self.options, wall)
         self.faults = Faults(self.zoom.counters, self.zoom.wall)
+        self.log = RequestLog(self.zoom.wall)
         self._runner: web.AppRunner | None = None
         self._port = 0
 
@@ -53,6 +56,11 @@ class Simulator:
     def api_url(self) -> str:
         """Base address of the REST API."""
         return f"{self.url}/v2"
+
+    @property
+    def page_url(self) -> str:
+        """Address of the page that shows what it knows and was asked."""
+        return f"{self.url}/_sim/"
 
     async def start(self) -> None:
         """Listen.
@@ -76,6 +84,12 @@ class Simulator:
             await self._runner.cleanup()
             self._runner = None
 
+    def reset(self) -> None:
+        """Make everything as it was at the start."""
+        self.faults.clear()
+        self.zoom.reset()
+        self.log.clear()
+
     async def __aenter__(self) -> "Simulator":
         await self.start()
         return self
@@ -88,8 +102,10 @@ class Simulator:
     def _app(self) -> web.Application:
         oauth = OAuthEndpoints(self.zoom)
         api = ApiEndpoints(self.zoom)
-        admin = AdminEndpoints(self.zoom, self.faults, oauth)
-        app = web.Application(client_max_size=2 * 1024 * 1024)
+        admin = AdminEndpoints(
+            self.zoom, self.faults, oauth, log=self.log, url=lambda: self.url, reset=self.reset
+        )
+        app = web.Application(client_max_size=2 * 1024 * 1024, middlewares=[self.log.record])
         app.on_response_prepare.append(self._date)
         add = app.router.add_route
         add("GET", "/oauth/authorize", oauth.authorize)
@@ -108,6 +124,8 @@ class Simulator:
         ):
             add(method, path, self._faulty("meetings", api.guarded(name, endpoint)))
         add("*", "/v2/{tail:.*}", self._faulty("any", api.unknown))
+        add("GET", "/_sim", admin.to_overview)
+        add("GET", "/_sim/", admin.overview)
         add("GET", "/_sim/stats", admin.stats)
         add("POST", "/_sim/fault", admin.add_fault)
         add("DELETE", "/_sim/fault", admin.clear_faults)

@@ -12,12 +12,16 @@ from zoom_simulator.clock import Clock
 from zoom_simulator.meetings import Meeting
 from zoom_simulator.options import SimulatedUser, SimulatorOptions
 from zoom_simulator.randomness import Randomness
+from zoom_simulator.request_log import because
 
 CODE_SECONDS = 300.0
 """Life of an authorization code (https://developers.zoom.us/docs/integrations/oauth-error-messages/, 4733)."""
 
 REMEMBERED = 10
 """How many spent refresh tokens of a grant, and how many ended grants of a user, are told from unknown ones."""
+
+_ENDED = 200
+"""How many ended access tokens are told from unknown ones, for whoever wonders why they are refused."""
 
 _BEFORE_THE_FIRST_MEETING = 81_234_567_890
 
@@ -45,11 +49,22 @@ class Code:
 
 @dataclass(slots=True)
 class Grant:
-    """What one user granted to the app by the latest consent."""
+    """What one user granted to the app by the latest consent.
+
+    Attributes:
+        user: Who.
+        scope: What, separated by spaces.
+        living: The refresh token that works.
+        generation: How many refresh tokens were issued so far; all but the living one are spent.
+        spent: Those of them that are remembered, the latest first.
+        ended: Whether nothing of it works any more.
+        earlier: The same user's earlier grants, the latest first.
+    """
 
     user: SimulatedUser
     scope: str
     living: str = ""
+    generation: int = 0
     spent: list[str] = field(default_factory=list)
     ended: bool = False
     earlier: list["Grant"] = field(default_factory=list)
@@ -80,6 +95,7 @@ class ZoomState:
         self.grants: dict[str, Grant] = {}
         self.refresh_tokens: dict[str, Grant] = {}
         self.access_tokens: dict[str, Access] = {}
+        self._ended_access: dict[str, tuple[str, str]] = {}  # user and why, by token
         self.meetings: dict[int, Meeting] = {}
         self.counters: Counter[str] = Counter()
         self.reset()
@@ -92,6 +108,7 @@ class ZoomState:
             self.grants,
             self.refresh_tokens,
             self.access_tokens,
+            self._ended_access,
             self.meetings,
             self.counters,
         ):
@@ -126,12 +143,19 @@ class ZoomState:
         """Exchange a code for tokens; a new grant ends the user's earlier one."""
         found = self.codes.pop(code, None)
         if found is None:
+            because("the code is unknown or was used before: it works once")
             raise TokenRefused(400, "invalid_grant", "Invalid authorization code", 4734)
+        because("the code is exchanged", user=found.user.email)
         if self.wall() >= found.expires:
+            because(f"the code is expired: it works for {CODE_SECONDS / 60:.0f} minutes")
             raise TokenRefused(400, "invalid_grant", "Authorization code expired", 4733)
         if redirect_uri != found.redirect_uri:
+            because("redirect_uri is not the one of the authorization request")
             raise TokenRefused(400, "invalid_request", "Redirect URI mismatch", 4709)
         if found.challenge and not _proves(verifier, found.challenge, found.challenge_method):
+            because(
+                "code verifier mismatch: code_verifier does not prove the code_challenge of the consent (PKCE)"
+            )
             raise TokenRefused(400, "invalid_grant", "Code verifier mismatch")
         grant = Grant(found.user, found.scope)
         earlier = self.grants.get(found.user.email)
@@ -142,6 +166,8 @@ class ZoomState:
             for forgotten in grant.earlier[REMEMBERED:]:
                 self._forget([forgotten.living, *forgotten.spent])
             del grant.earlier[REMEMBERED:]
+        ended = "" if earlier is None else "; it ended what the user granted before"
+        because(f"code of a fresh consent: first tokens of this grant{ended}")
         self.grants[found.user.email] = grant
         return self._issue(grant)
 
@@ -151,28 +177,47 @@ class ZoomState:
         """Rotate a refresh token."""
         grant = self.refresh_tokens.get(token)
         if grant is None:
+            because(
+                "refresh token is unknown: it was never issued, or is spent for so long that it is forgotten"
+            )
             raise TokenRefused(400, "invalid_grant", "Invalid Token!")
+        because("", user=grant.user.email)
         if grant.ended:
             if self.grants.get(grant.user.email) is not grant:
+                because("refresh token was ended by a later consent of the same user")
                 raise TokenRefused(
                     400, "invalid_grant", "The token was revoked by a later authorization", 4741
                 )
+            because("refresh token belongs to a grant that was revoked")
             raise TokenRefused(400, "invalid_grant", "Invalid Token!", 4735)
         if token != grant.living and token not in grant.spent[: self.options.tolerance]:
+            because("refresh token was spent before (rotation): each one works once")
             raise TokenRefused(400, "invalid_grant", "Invalid Token!")
-        if token in grant.spent:
+        tolerated = token in grant.spent
+        if tolerated:
             grant.spent.remove(token)
             self._forget([token])
-        return self._issue(grant)
+        issued = self._issue(grant)
+        because(
+            f"spent refresh token worked once more (tolerance): generation {grant.generation} was issued"
+            if tolerated
+            else f"refresh token rotated: generation {grant.generation} was issued, the one before is spent"
+        )
+        return issued
 
     def revoke(self, token: str) -> bool:
         """End a token, or all of its grant; tells whether it was known."""
         access = self.access_tokens.pop(token, None)
         grant = access.grant if access is not None else self.refresh_tokens.get(token)
         if grant is None:
+            because("token is unknown or ended already, which Zoom calls a success")
             return False
+        because("access token revoked; the grant lives on", user=grant.user.email)
+        if access is not None:
+            self._note_ended(token, grant, "access token was revoked")
         if self.options.whole_grant_revoke or access is None:
             self.end(grant)
+            because("token revoked, and with it everything that the user granted")
         return True
 
     def end(self, grant: Grant) -> None:
@@ -180,6 +225,7 @@ class ZoomState:
         grant.ended = True
         for token in [token for token, access in self.access_tokens.items() if access.grant is grant]:
             del self.access_tokens[token]
+            self._note_ended(token, grant, "access token belongs to a grant that was revoked")
 
     def expire(self, email: str | None) -> int:
         """Make access tokens expire now, of one user or of all; says how many."""
@@ -193,21 +239,30 @@ class ZoomState:
     def bearer(self, token: str) -> Grant | str:
         """Give the grant behind an access token, or Zoom's words for why it is refused."""
         access = self.access_tokens.get(token)
-        if access is None or access.grant.ended:
+        if access is None:
+            user, why = self._ended_access.get(token, ("", "access token is unknown"))
+            because(why, user=user)
+            return "Invalid access token."
+        because("", user=access.grant.user.email)
+        if access.grant.ended:
+            because("access token was ended by a later consent of the same user")
             return "Invalid access token."
         if self.wall() >= access.expires:
+            because("access token is expired: it needs a refresh")
             return "Access token is expired."
         return access.grant
 
     def _issue(self, grant: Grant) -> dict[str, Any]:
         for token in [token for token, access in self.access_tokens.items() if access.grant is grant]:
             del self.access_tokens[token]  # a newer token ends the one before
+            self._note_ended(token, grant, "access token was ended by a newer one (refresh)")
         if grant.living:
             grant.spent.insert(0, grant.living)
             self._forget(grant.spent[REMEMBERED:])
             del grant.spent[REMEMBERED:]
         access, refresh = f"sim-at-{self.random.text(48)}", f"sim-rt-{self.random.text(48)}"
         grant.living = refresh
+        grant.generation += 1
         self.refresh_tokens[refresh] = grant
         self.access_tokens[access] = Access(grant, self.wall() + self.options.access_token_seconds)
         return {
@@ -218,6 +273,11 @@ class ZoomState:
             "scope": grant.scope,
             "api_url": "https://api.zoom.us",
         }
+
+    def _note_ended(self, token: str, grant: Grant, why: str) -> None:
+        self._ended_access[token] = (grant.user.email, why)
+        while len(self._ended_access) > _ENDED:
+            del self._ended_access[next(iter(self._ended_access))]
 
     def _forget(self, tokens: list[str]) -> None:
         """Drop refresh tokens that are refused anyway; Zoom's answer to them is the one to unknown tokens."""

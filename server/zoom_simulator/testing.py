@@ -98,12 +98,7 @@ class RunningSimulator:
 
     def reset(self) -> None:
         """Make everything as it was at the start."""
-
-        def begin_again() -> None:
-            self._simulator.faults.clear()
-            self._simulator.zoom.reset()
-
-        self._do(begin_again)
+        self._do(self._simulator.reset)
 
     def _do(self, work: Callable[[], _T]) -> _T:
         """Run something in the simulator's thread, where nothing else runs meanwhile."""

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
@@ -92,3 +93,25 @@ def axe() -> str:
             unavailable(f"npm cannot fetch axe-core: {found.stderr[-300:]}")
         shutil.unpack_archive(folder / found.stdout.split()[-1], folder)
     return source.read_text(encoding="utf-8")
+
+
+def findings(window: webdriver.Chrome) -> list[str]:
+    """What axe-core finds on the page, by rule and place, what it cannot decide included."""
+    window.execute_script(axe())
+    found: dict[str, Any] = window.execute_async_script(
+        "const done = arguments[arguments.length - 1];"
+        "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})"
+        ".then(done, error => done({violations: [{id: String(error), nodes: []}]}));"
+    )
+    return [
+        f"{row['id']}: {[node['target'] for node in row['nodes']]}"
+        for row in (*found["violations"], *found.get("incomplete", []))
+    ]
+
+
+def fits(window: webdriver.Chrome) -> bool:
+    """Whether nothing has to be scrolled sideways."""
+    wide: bool = window.execute_script(
+        "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    )
+    return wide

@@ -5,14 +5,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from browser.chromium import DESKTOP, PHONE, axe, chromium, leaving, press
+from browser.chromium import DESKTOP, PHONE, chromium, findings, fits, leaving, press
 from harness import BASIL, MONICA, OMAR
 from zoomgate import Client
 from zoomgate_server.web.pages import OUTCOMES
@@ -73,28 +72,6 @@ def window(request: pytest.FixtureRequest) -> Iterator[webdriver.Chrome]:
 def link(service: Service, user: str) -> str:
     """A fresh link."""
     return service.client.auth.begin_authorization(user_email=user).authorization_url
-
-
-def findings(window: webdriver.Chrome) -> list[str]:
-    """What axe-core finds on the page, by rule and place, what it cannot decide included."""
-    window.execute_script(axe())
-    found: dict[str, Any] = window.execute_async_script(
-        "const done = arguments[arguments.length - 1];"
-        "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})"
-        ".then(done, error => done({violations: [{id: String(error), nodes: []}]}));"
-    )
-    return [
-        f"{row['id']}: {[node['target'] for node in row['nodes']]}"
-        for row in (*found["violations"], *found.get("incomplete", []))
-    ]
-
-
-def fits(window: webdriver.Chrome) -> bool:
-    """Whether nothing has to be scrolled sideways."""
-    wide: bool = window.execute_script(
-        "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
-    )
-    return wide
 
 
 def heading(window: webdriver.Chrome) -> str:

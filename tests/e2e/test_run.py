@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -293,11 +294,14 @@ def test_a_full_disk_is_told_and_nothing_is_left(tmp_path: Path) -> None:
 
 
 def test_the_simulator_runs_alone(tmp_path: Path) -> None:
-    """`zoomgate simulator` says where it listens and ends with 0."""
+    """`zoomgate simulator` says where it listens and where to look inside, and ends with 0."""
     process = subprocess.Popen(
         [ZOOMGATE, "simulator", "--listen", "127.0.0.1:0"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    assert process.stdout.readline().startswith("zoom_simulator: ready http=127.0.0.1:")
+    address = process.stdout.readline().removeprefix("zoom_simulator: ready http=").rstrip()
+    assert process.stdout.readline() == f"zoom_simulator: look inside: http://{address}/_sim/\n"
+    with urllib.request.urlopen(f"http://{address}/_sim/", timeout=10) as page:
+        assert page.status == 200
     code, _, _ = stopped(process)
     assert code == 0

@@ -41,6 +41,8 @@ async def calendar(client: Client, clock: Clock) -> Client:
         ("?type=upcoming_meetings", ["tomorrow", "no times"]),
         ("?type=previous_meetings", ["long ago", "lately"]),
         ("?type=live", []),
+        ("?type=previous_meetings&from=2030-03-01", ["lately"]),
+        ("?type=upcoming&from=2030-03-19", []),
         ("?from=2030-03-18&to=2030-03-18", ["tomorrow"]),
         ("?from=2030-03-19", ["next year"]),
         ("?to=2030-03-17", ["lately"]),
@@ -129,3 +131,19 @@ async def test_unknown_occurrences_are_no_meetings(
     status, refusal = await client.api(method, f"{path}?occurrence_id=1", topic="U")
     assert (status, refusal["code"]) == (404, 3001)
     assert (await client.api("GET", path))[1] == before
+
+
+async def test_changes_reach_as_far_as_documented(series: tuple[Client, str, list[dict[str, Any]]]) -> None:
+    """A past start means now; a series keeps its occurrences; an occurrence takes start and duration alone."""
+    client, path, occurrences = series
+    one = f"{path}?occurrence_id={occurrences[1]['occurrence_id']}"
+    assert (await client.api("PATCH", one, agenda="A", settings={"audio": "voip"}, duration=15))[0] == 204
+    found = (await client.api("GET", one))[1]
+    assert ("agenda" in found, found["settings"]["audio"], found["duration"]) == (False, "both", 15)
+    before = (await client.api("GET", path))[1]["occurrences"]
+    change = {"start_time": "2020-01-01T00:00:00Z", "recurrence": {"type": 1, "end_times": 9}}
+    assert (await client.api("PATCH", path, **change))[0] == 204
+    after = (await client.api("GET", path))[1]
+    assert (after["start_time"], after["occurrences"]) == ("2030-03-17T17:46:40Z", before)
+    _, listed = await client.api("GET", "/users/me/meetings?from=2031-07-02&to=2031-07-02")
+    assert [row["start_time"] for row in listed["meetings"]] == [after["start_time"]]

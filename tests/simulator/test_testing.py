@@ -2,16 +2,18 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 
 import pytest
 
-from toolchain import unavailable
+from toolchain import require, unavailable
 from zoom_simulator.options import SimulatorOptions
 from zoom_simulator.testing import RunningSimulator, running
 
@@ -107,11 +109,52 @@ def test_a_library_of_somebody_else_works_against_it(zoom: RunningSimulator, tmp
 
 
 def test_the_page_names_every_switch() -> None:
-    """docs/simulator.md has a row for each method and path below /_sim/, and for no other; its JSON is valid."""
+    """docs/simulator.md has a row for each method and path below /_sim/, and for no other."""
     page = (ROOT / "docs/simulator.md").read_text()
     source = (ROOT / "server/zoom_simulator/server.py").read_text()
-    routes = set(re.findall(r'add\("([A-Z]+)", "(/_sim/[a-z_]+)"', source))
-    assert routes == set(re.findall(r"^\| `([A-Z]+) (/_sim/[a-z_]+)`", page, re.MULTILINE))
-    bodies = re.findall(r"-d '([^']+)'", page)
-    assert bodies
-    assert all(isinstance(json.loads(body), dict) for body in bodies)
+    routes = set(re.findall(r'add\("([A-Z]+)", "(/_sim/[a-z_]*)"', source))
+    assert routes == set(re.findall(r"^\| `([A-Z]+) (/_sim/[a-z_]*)`", page, re.MULTILINE))
+
+
+def curl(command: str, zoom: RunningSimulator) -> str:
+    """What a documented command prints; it fails if that is a refusal."""
+    program = require("curl", "apt-get install curl")
+    words = [word.replace("http://127.0.0.1:8090", zoom.url) for word in shlex.split(command, comments=True)]
+    found = subprocess.run(
+        [program, "--silent", "--show-error", "--fail-with-body", *words[1:]],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert found.returncode == 0, f"{command}: {found.stdout}{found.stderr}"
+    return found.stdout
+
+
+def test_the_documented_commands_work(zoom: RunningSimulator) -> None:
+    """Every curl command of docs/simulator.md does what it says, on a simulator that somebody is connected to."""
+    zoom.connect(MONICA)
+    commands = re.findall(r"^curl .+$", (ROOT / "docs/simulator.md").read_text(), re.MULTILINE)
+    answers = [json.loads(curl(command, zoom)) for command in commands]
+    assert answers[:2] == [{"ok": True}, {"expired": 1}]
+    assert answers[2]["living_access_tokens"] == 1
+    assert len(answers) == 3
+
+
+def test_the_commands_of_the_page_work(zoom: RunningSimulator) -> None:
+    """What the page offers to paste into a terminal works: the clock, a fault and its end, a consent, a meeting."""
+
+    def offered() -> list[str]:
+        with urllib.request.urlopen(f"{zoom.url}/_sim/", timeout=10) as answer:
+            page = answer.read().decode()
+        return [unescape(command) for command in re.findall(r"<pre><code>(.*?)</code></pre>", page)]
+
+    clock, fault, consent, refused, meeting = offered()
+    assert "now" in json.loads(curl(clock, zoom))
+    assert "location" in json.loads(curl(consent, zoom))
+    assert json.loads(curl(refused.replace("curl", "curl --no-fail-with-body"), zoom))["code"] == 124
+    token = zoom.connect(MONICA).access_token
+    assert json.loads(curl(meeting.replace("ACCESS_TOKEN", token), zoom))["topic"] == "First meeting"
+    assert json.loads(curl(fault, zoom)) == {"ok": True}
+    _, clear = offered()
+    assert json.loads(curl(clear, zoom)) == {"ok": True}

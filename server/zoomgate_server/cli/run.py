@@ -146,11 +146,16 @@ def _guide(started: app.Started, loaded: settings.Settings, simulator: Simulator
     user = MEMBER if simulator else "you@your-domain.example"
     call = f"grpcurl {tls or '-plaintext'}{auth}"
     service = f"{started.grpc} zoomgate.v1"
+    zoom = (
+        f"{simulator.url} (simulated, no account needed)\n             look inside: {simulator.page_url}"
+        if simulator
+        else "the real one"
+    )
     head = f"""
 Zoomgate is running.
   gRPC       {started.grpc}
   HTTP       http://{started.http}
-  Zoom       {f"{simulator.url} (simulated, no account needed)" if simulator else "the real one"}
+  Zoom       {zoom}
   data       {data_dir}
 """
     member_key = f"$(cat {shlex.quote(str(data_dir / MEMBER_KEY_FILE))})"

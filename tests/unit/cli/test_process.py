@@ -120,6 +120,7 @@ def test_run_starts_everything_and_says_what_to_try(tmp_path: Path) -> None:
     ):
         assert call in guide
     assert address[1] in guide
+    assert re.search(r"^  Zoom +(\S+) \(simulated.*\n +look inside: \1/_sim/$", text, re.MULTILINE)
     assert "'my data/member.key'" in guide
     key = (tmp_path / "my data" / "member.key").read_text()
     assert stat.S_IMODE((tmp_path / "my data" / "member.key").stat().st_mode) == 0o600
