@@ -10,7 +10,7 @@ STUBS := clients/python/src
 .PHONY: help run test check format format-check lint types proto imports contracts generate docs screenshots bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.runtime ## Start everything on this machine: service, store and simulated Zoom (ARGS="…" for options)
 	@$(BIN)/zoomgate run $(ARGS)

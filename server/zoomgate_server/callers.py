@@ -73,6 +73,8 @@ def load(path: Path, methods: Collection[str]) -> tuple[Caller, ...]:
         if stat.S_IMODE(path.stat().st_mode) & 0o022:
             raise CallersError([f"{path} can be changed by other users: run chmod go-w on it"])
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CallersError([f"{path} does not exist: make it with `zoomgate callers add`"]) from None
     except OSError as error:
         raise CallersError([f"{path} cannot be read ({error.strerror})"]) from None
     except UnicodeDecodeError:

@@ -21,7 +21,15 @@ REFRESH_OUTCOMES = (
     "zoom_unavailable",
     "record_fault",
 )
-HTTP_ROUTES = ("/oauth/start", "/oauth/callback", "/oauth/result", "/healthz", "/readyz", "/metrics")
+HTTP_ROUTES = (
+    "/oauth/start",
+    "/oauth/continue",
+    "/oauth/callback",
+    "/oauth/result",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 

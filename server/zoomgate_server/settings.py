@@ -436,7 +436,7 @@ class _Reader:
         folder = self._get("SECRETS_DIR")
         if folder and not found:
             found += self._lines("ZOOMGATE_SECRETS_DIR", Path(folder) / VELO_SECRET)
-        if self._get("CLIENT_ID") and not found:
+        if self._get("CLIENT_ID") and not found and not file and not folder:
             self._refuse(
                 "ZOOMGATE_CLIENT_SECRET",
                 "is required with ZOOMGATE_CLIENT_ID: set it, or ZOOMGATE_CLIENT_SECRET_FILE",
@@ -450,11 +450,14 @@ class _Reader:
     def _lines(self, name: str, path: Path) -> list[str]:
         try:
             lines = path.read_text(encoding="utf-8").split()
-        except (OSError, UnicodeDecodeError):
-            self._refuse(name, f"leads to {path}, which cannot be read")
+        except OSError as error:
+            self._refuse(name, f"leads to {path}, which cannot be read ({error.strerror})")
+            return []
+        except UnicodeDecodeError:
+            self._refuse(name, f"leads to {path}, which is no text: write the secret into it, one a line")
             return []
         if not lines:
-            self._refuse(name, f"leads to {path}, which is empty")
+            self._refuse(name, f"leads to {path}, which is empty: write the secret into it")
         return lines
 
     # -- values ------------------------------------------------------------------------------------------

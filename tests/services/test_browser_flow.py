@@ -251,3 +251,14 @@ async def test_the_pages_are_the_organisations(zoomgate: Harness) -> None:
     assert "A &amp; B &lt;script&gt;" in text
     assert "<script" not in text
     assert "background:#ffcc00;color:#000000" in text
+
+
+async def test_every_page_of_the_way_is_counted_by_its_name(zoomgate: Harness) -> None:
+    """The metrics tell how many people went on from the first page, and how many came back."""
+    begun = await zoomgate.begin()
+    async with browser() as session:
+        await consent(session, begun.authorization_url, MONICA)
+        async with session.get(f"{zoomgate.http_url}/metrics") as answer:
+            text = await answer.text()
+    for page in ("start", "continue", "callback", "result"):
+        assert f'zoomgate_http_requests_total{{route="/oauth/{page}"' in text

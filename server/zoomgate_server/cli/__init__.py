@@ -1,5 +1,6 @@
 """The `zoomgate` command. Commands are imported when they run, so that help and completion come at once."""
 
+import difflib
 import functools
 import importlib
 from collections.abc import Callable
@@ -45,9 +46,12 @@ class _LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = _COMMANDS.get(cmd_name)
         if entry is None:
+            near = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
+            if near and not ctx.resilient_parsing:
+                ctx.fail(f"No such command '{cmd_name}'. Did you mean '{near[0]}'?")
             return None
         module, name, _ = entry
         command: click.Command = getattr(importlib.import_module(module), name)

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import click
 
@@ -79,7 +81,12 @@ async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str],
             email=MEMBER,
             subject=MEMBER,
         )
-        with _keys(loaded, {MEMBER_KEY_FILE: member}) as keys:
+        files = {MEMBER_KEY_FILE: member}
+        if (
+            loaded.data_dir / CALLER_KEY_FILE
+        ).exists():  # from a start with the real Zoom; the commands send it
+            files[CALLER_KEY_FILE] = _dev()
+        with _keys(loaded, files) as keys:
             await app.serve(
                 loaded,
                 announce=lambda started: _announce(started, loaded, simulator),
@@ -133,6 +140,12 @@ def _announce(started: app.Started, loaded: settings.Settings, simulator: Simula
     sys.stdout.flush()
 
 
+def _command() -> str:
+    """Give the name by which a shell in this folder finds this command."""
+    called = Path(sys.argv[0])
+    return "zoomgate" if called.name != "zoomgate" or shutil.which("zoomgate") else shlex.quote(str(called))
+
+
 def _guide(started: app.Started, loaded: settings.Settings, simulator: Simulator | None) -> str:
     data_dir = loaded.data_dir
     # what signed the certificate is not known here; its own chain is enough where it signed itself
@@ -142,7 +155,12 @@ def _guide(started: app.Started, loaded: settings.Settings, simulator: Simulator
         if simulator
         else f' -H "authorization: Bearer $(cat {shlex.quote(str(data_dir / CALLER_KEY_FILE))})"'
     )
-    ca_file = "" if loaded.tls is None else f" --ca-file {shlex.quote(str(loaded.tls[0]))}"
+    options = f"--server {started.grpc}"
+    if loaded.tls is not None:
+        options += f" --ca-file {shlex.quote(str(loaded.tls[0]))}"
+    if not simulator:
+        options += f" --key-file {shlex.quote(str(data_dir / CALLER_KEY_FILE))}"
+    zoomgate = _command()
     user = MEMBER if simulator else "you@your-domain.example"
     call = f"grpcurl {tls or '-plaintext'}{auth}"
     service = f"{started.grpc} zoomgate.v1"
@@ -168,7 +186,7 @@ Call as the member {MEMBER} instead of the caller dev (acts for itself only):
 Connect a person: run this, open authorization_url in a browser, continue to Zoom, choose {user} and allow.
   {call} -d '{{"userEmail": "{user}"}}' {service}.AuthService/BeginAuthorization
 or let the command do that, and wait:
-  zoomgate connect {user} --server {started.grpc}{ca_file}
+  {zoomgate} connect {user} {options}
 
 Then, in that person's name:
   {call} -d '{{"userEmail": "{user}", "meetingDetails": {{"topic": "First meeting"}}}}' {service}.MeetingsService/CreateMeeting
@@ -178,7 +196,7 @@ Then, in that person's name:
 
 Look around:
   {call} {started.grpc} list
-  zoomgate connections list --server {started.grpc}{ca_file}
+  {zoomgate} connections list {options}
 {member if simulator else ""}
 Stop with Ctrl-C.
 """

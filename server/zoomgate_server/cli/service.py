@@ -47,7 +47,7 @@ def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return command(client=client, **values)
             except errors.ZoomgateError as error:
-                fail(_sentence(error, server), _exit_code(error))
+                fail(_sentence(error, server, values.get("user", "USER")), _exit_code(error))
 
     wrapped: Callable[..., Any] = connected
     for option in (
@@ -132,7 +132,7 @@ def _exit_code(error: errors.ZoomgateError) -> int:
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), FAILURE)
 
 
-def _sentence(error: errors.ZoomgateError, server: str) -> str:
+def _sentence(error: errors.ZoomgateError, server: str, user: str) -> str:
     if isinstance(error, errors.ServiceUnavailable) and not error.reason:  # nobody of ours said so
         return (
             f"The service on {server} cannot be reached: start it with `zoomgate run`, or name it with --server"
@@ -141,8 +141,14 @@ def _sentence(error: errors.ZoomgateError, server: str) -> str:
     text = f"{error.code().name}: {error.message}"
     if isinstance(error, errors.Unauthenticated):
         return f"{text}; name the file of your key with --key-file, or set ZOOMGATE_KEY"
-    if isinstance(error, errors.ConsentRequired) and error.code() is not grpc.StatusCode.NOT_FOUND:
-        return f"{text} (here: `zoomgate connect USER`)"
+    if isinstance(error, errors.NotAllowed) and error.reason == "CALLER_NOT_ALLOWED":
+        return f"{text}; its row in the callers file says what it may: ask the operator to widen it"
+    if isinstance(error, errors.ConsentRequired):
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            return (
+                f"{text}; `zoomgate connections list` shows who has one, `zoomgate connect {user}` makes one"
+            )
+        return f"{text} (here: `zoomgate connect {user}`)"
     lines = [
         f"{row.field}: {row.description}" for row in error.field_violations if row.description not in text
     ]

@@ -95,7 +95,7 @@ def typed_failure(request: ZoomRequest, response: ZoomResponse) -> ZoomgateError
         )
     words = plain(message, MAX_WORDS) if isinstance(message, str) else ""
     if response.status == 404 and code == _MEETING_MISSING:
-        return MeetingNotFound("Zoom knows no such meeting of this user", metadata=metadata)
+        return MeetingNotFound("Zoom knows no such meeting of this user: check its number", metadata=metadata)
     scopes = missing_scopes(response)
     if scopes is not None:
         return ScopeMissing(

@@ -354,8 +354,12 @@ class TestConnections:
 
     async def test_failures_have_codes_and_next_steps(self, zoomgate: Harness) -> None:
         """Not found is 3, not allowed and unknown are 4, not reachable is 5, wrong usage is 2."""
-        assert "NOT_FOUND" in refused(await client(zoomgate, "admin", "show", MONICA), 3)
-        assert "PERMISSION_DENIED" in refused(await client(zoomgate, "omar", "show", MONICA), 4)
+        missing = refused(await client(zoomgate, "admin", "show", MONICA), 3)
+        assert "NOT_FOUND" in missing
+        assert f"`zoomgate connect {MONICA}`" in missing
+        forbidden = refused(await client(zoomgate, "omar", "show", MONICA), 4)
+        assert "PERMISSION_DENIED" in forbidden
+        assert "callers file" in forbidden
         assert "--key-file" in refused(await client(zoomgate, "nobody", "list"), 4)
         assert "--key-file" in refused(
             await command("connections", "list", "--server", zoomgate.grpc_address), 4
@@ -391,6 +395,12 @@ class TestConnections:
             assert "holds no key" in text
             assert key not in text
         assert "cannot be read" in refused(zoomgate(*here, "--key-file", "none"), 2)
+
+
+def test_a_mistyped_command_is_told_which_one_was_meant() -> None:
+    """At the top as below it; what resembles nothing is refused alone."""
+    assert "Did you mean 'connect'?" in refused(zoomgate("conect", MONICA), 2)
+    assert "Did you mean" not in refused(zoomgate("qqq"), 2)
 
 
 def test_a_start_that_is_refused_says_everything_that_is_missing(folder: Path) -> None:

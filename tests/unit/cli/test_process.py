@@ -44,11 +44,11 @@ def ended(
 
 @contextmanager
 def started(
-    folder: Path, *arguments: str, environ: dict[str, str] | None = None
+    folder: Path, *arguments: str, environ: dict[str, str] | None = None, command: str = ""
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a command that goes on until it is told to stop."""
+    """Run a command that goes on until it is told to stop: as a module, or by the path of the script."""
     with subprocess.Popen(
-        [sys.executable, "-m", "zoomgate_server", *arguments],
+        [*([command] if command else [sys.executable, "-m", "zoomgate_server"]), *arguments],
         cwd=folder,
         env=clean_environment(environ),
         stdout=subprocess.PIPE,
@@ -127,6 +127,42 @@ def test_run_starts_everything_and_says_what_to_try(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "my data").stat().st_mode) == 0o700
     assert key not in text + rest + log
     assert "\x1b" not in text
+
+
+def test_run_prints_commands_that_work_as_they_are(tmp_path: Path) -> None:
+    """Also where a shell does not find `zoomgate` by its name, and with a key of the real Zoom left in the data folder."""
+    command = str(Path(sys.executable).with_name("zoomgate"))
+    bare = {"PATH": "/usr/bin:/bin"}
+    with started(
+        tmp_path, "run", *FREE, "--data-dir", "data", environ=ZOOM | bare, command=command
+    ) as process:
+        with_zoom = listing(read_until(process, r"^Stop with"))
+        assert with_zoom.startswith(f"{command} ")
+        assert shell(tmp_path, with_zoom, bare) == 0
+        stop(process)
+    with started(tmp_path, *RUN, "--data-dir", "data", environ=bare, command=command) as process:
+        simulated = listing(read_until(process, r"^Stop with"))
+        assert shell(tmp_path, simulated, bare | {"ZOOMGATE_DATA_DIR": "data"}) == 0
+        stop(process)
+
+
+def listing(guide: str) -> str:
+    """The printed command that lists connections."""
+    (line,) = [line.strip() for line in guide.splitlines() if "connections list" in line]
+    return line
+
+
+def shell(folder: Path, line: str, environ: dict[str, str]) -> int:
+    """Run a line as somebody pastes it, and give its exit code."""
+    return subprocess.run(
+        ["sh", "-c", line],
+        cwd=folder,
+        env=clean_environment(environ),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    ).returncode
 
 
 def test_run_with_a_zoom_app_lets_nobody_in_without_a_key(tmp_path: Path) -> None:

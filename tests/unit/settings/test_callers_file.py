@@ -181,3 +181,9 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CallersError) as error:
             callers.load(tmp_path / name, CALLABLE_METHODS)
         assert len(error.value.problems) == 1
+
+
+def test_a_file_that_is_not_there_says_how_it_is_made(tmp_path: Path) -> None:
+    """The first start without one tells the command."""
+    with pytest.raises(CallersError, match="does not exist: make it with `zoomgate callers add`"):
+        callers.load(tmp_path / "callers.toml", CALLABLE_METHODS)
