@@ -175,7 +175,7 @@ class Address:
         """
         host, colon, port = text.rpartition(":")
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-        if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535 or not _is_host(host):
             raise ValueError("no HOST:PORT")
         return cls(host, int(port))
 
@@ -665,6 +665,16 @@ def _split(url: str) -> Any:
     except ValueError:
         return None
     return parts if usable else None
+
+
+def _is_host(text: str) -> bool:
+    """Tell whether a text can be a host, or is empty: a URL is none, even if a number comes last."""
+    if ":" not in text:
+        return not re.search(r"[\s/?#@\\\[\]]", text)
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
 
 
 def _is_loopback_url(url: str) -> bool:

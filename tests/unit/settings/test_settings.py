@@ -202,12 +202,27 @@ def test_this_machine_is_let_in(address: str) -> None:
         "h:" + "9" * 5000,
         "h:٣",
         "h:1\n",
+        "http://localhost:1",
+        "//localhost:1",
+        "localhost:80:1",
+        "me@localhost:1",
+        " localhost:1",
+        "[localhost:1",
+        "[x::1]:1",
     ],
 )
 def test_an_address_needs_host_and_port(text: str) -> None:
     """What is no HOST:PORT is no address."""
     with pytest.raises(ValueError, match="HOST:PORT"):
         Address.parse(text)
+
+
+@pytest.mark.parametrize("name", ["ZOOMGATE_LISTEN", "ZOOMGATE_HTTP_LISTEN"])
+def test_a_url_to_listen_on_is_told_what_to_write(name: str) -> None:
+    """The mistake is named for what it is, and not as a port that is in use."""
+    assert problem({name: "http://localhost:1"}).startswith(
+        f"{name} is 'http://localhost:1': write HOST:PORT, such as 127.0.0.1:"
+    )
 
 
 def test_client_secrets_come_newest_first_from_one_place(tmp_path: Path) -> None:
