@@ -45,8 +45,9 @@ def load(cert_path: Path, key_path: Path, now: datetime | None = None) -> Certif
         TlsError: A file cannot be read or holds something else, the two do not belong together, the key is open to everybody or has a
             passphrase, or the certificate is not valid now.
     """
-    chain, key = _read("ZOOMGATE_TLS_CERT", cert_path), _read("ZOOMGATE_TLS_KEY", key_path)
-    if stat.S_IMODE(key_path.stat().st_mode) & 0o007:
+    chain, _ = _read("ZOOMGATE_TLS_CERT", cert_path)
+    key, key_mode = _read("ZOOMGATE_TLS_KEY", key_path)
+    if key_mode & 0o007:
         raise TlsError(f"ZOOMGATE_TLS_KEY: {key_path} is open to everybody: run chmod o-rwx on it")
     try:
         certificate = x509.load_pem_x509_certificates(chain)[0]
@@ -130,12 +131,14 @@ def _mark(path: Path) -> object:
     return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode
 
 
-def _read(setting: str, path: Path) -> bytes:
+def _read(setting: str, path: Path) -> tuple[bytes, int]:
+    """Give content and mode of one and the same file: the path may lead to another at any time."""
     try:
         with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+            found = os.fstat(file.fileno())
+            if found.st_size > MAX_BYTES:
                 raise TlsError(f"{setting}: {path} is larger than {MAX_BYTES} bytes: give a PEM file")
-            return file.read(MAX_BYTES)
+            return file.read(MAX_BYTES), stat.S_IMODE(found.st_mode)
     except OSError as error:
         raise TlsError(
             f"{setting}: {path} cannot be read ({error.strerror}): check path, owner and mode"

@@ -120,6 +120,22 @@ def test_a_pair_shows_no_key(tmp_path: Path) -> None:
     assert "PRIVATE" not in repr(pair)
 
 
+class Replaced(type(Path())):  # type: ignore[misc] - the class of paths on this platform
+    """A path whose file goes away while it is read."""
+
+    def open(self, *arguments: object, **options: object) -> object:  # type: ignore[override]
+        """Open the file, and take its name away."""
+        file = super().open(*arguments, **options)
+        self.unlink()
+        return file
+
+
+def test_a_key_may_be_replaced_while_it_is_read(tmp_path: Path) -> None:
+    """The mode that counts is that of the file that was read, whatever the path leads to by then."""
+    cert, key, _ = write_pair(tmp_path)
+    assert tls.load(cert, Replaced(key)).names == ("localhost", "127.0.0.1")
+
+
 async def test_silence_does_not_hold_others_up(tmp_path: Path) -> None:
     """Garbage and silent connections on the TLS port leave it open for everybody else."""
     cert, key, pem = write_pair(tmp_path)
