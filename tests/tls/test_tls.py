@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc.aio
@@ -118,6 +119,26 @@ def test_a_pair_shows_no_key(tmp_path: Path) -> None:
     assert pair.names == ("localhost", "127.0.0.1")
     assert b"PRIVATE" in pair.key
     assert "PRIVATE" not in repr(pair)
+
+
+def test_a_pair_that_becomes_usable_by_itself_is_taken(tmp_path: Path) -> None:
+    """A certificate of tomorrow is refused with one line, left alone for a while, and taken tomorrow though its files stayed."""
+    cert, key, first = write_pair(tmp_path)
+    said: list[str | None] = []
+    time = datetime.now(UTC)
+    pair = tls.ReloadedPair(cert, key, said.append, now=lambda: time)
+    second = write_pair(tmp_path, begins=1)[2]
+    for _ in range(3):
+        assert pair.changed() is None
+        time += timedelta(seconds=tls.RETRY_SECONDS)
+    assert pair.current.chain == first
+    assert len(said) == 1
+    time += timedelta(days=1)
+    fresh = pair.changed()
+    assert fresh is not None
+    assert fresh.chain == second
+    assert said[1:] == [None]
+    assert pair.changed() is None
 
 
 class Replaced(type(Path())):  # type: ignore[misc] - the class of paths on this platform
