@@ -162,9 +162,19 @@ def test_every_detail_of_a_failure_is_read(
         assert error.request_id == "of-the-server"
 
 
+BROKEN_INSIDE = status_pb2.Status(
+    details=[any_pb2.Any(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff\xff")]
+)
+
+
 @pytest.mark.parametrize(
     "trailers",
-    [(), (("grpc-status-details-bin", b"\xff\xff"),), failure_details("ZOOM_NOT_CONNECTED", domain="other")],
+    [
+        (),
+        (("grpc-status-details-bin", b"\xff\xff"),),
+        (("grpc-status-details-bin", BROKEN_INSIDE.SerializeToString()),),
+        failure_details("ZOOM_NOT_CONNECTED", domain="other"),
+    ],
 )
 def test_a_status_of_somebody_else_has_no_reason(
     client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor, trailers: tuple[Any, ...]
