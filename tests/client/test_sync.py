@@ -301,6 +301,8 @@ def test_a_closed_client_says_so(client: Client) -> None:
         ("localhost:50051", True),
         ("[::1]:50051", True),
         ("ipv6:[::1]:50051", True),
+        ("::1", True),
+        ("::1:8080", False),
         ("dns:///localhost:1", True),
         ("unix:/run/zoomgate.sock", True),
         ("zoomgate:50051", False),

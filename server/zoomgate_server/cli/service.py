@@ -91,10 +91,10 @@ def _user(_context: click.Context, _parameter: click.Parameter, value: str) -> s
 
 def _open(server: str, key_file: str | None, ca_file: str | None) -> Client:
     try:
-        host = Address.parse(server).host
+        address = Address.parse(server)
     except ValueError:
-        host = ""
-    if host in {"", "0.0.0.0", "::"}:  # noqa: S104 - refused, not bound
+        address = None
+    if address is None or address.host in {"", "0.0.0.0", "::"}:  # noqa: S104 - refused, not bound
         fail(f"--server is {server!r}: write HOST:PORT, such as 127.0.0.1:50051", USAGE)
     roots = None
     if ca_file is not None:
@@ -102,7 +102,7 @@ def _open(server: str, key_file: str | None, ca_file: str | None) -> Client:
             roots = Path(ca_file).read_bytes()
         except OSError as error:
             fail(f"--ca-file: {ca_file} cannot be read ({error.strerror})", USAGE)
-    return Client(server, key=_key(key_file), root_certificates=roots)
+    return Client(str(address), key=_key(key_file), root_certificates=roots)
 
 
 def _key(key_file: str | None) -> str:
