@@ -1,6 +1,7 @@
 """The blocking client alone, against a channel of grpcio-testing: what it sends, what it raises, what it repeats."""
 
 import pickle
+import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -269,6 +270,16 @@ def test_waiting_for_a_newer_consent(
     answer(channel, GET_CONNECTION, code=grpc.StatusCode.NOT_FOUND, trailers=details)
     with pytest.raises(TimeoutError, match="x did not consent"):
         call.result()
+
+
+def test_waiting_ends_though_the_service_is_silent(pool: ThreadPoolExecutor) -> None:
+    """The time for waiting bounds each question as well, however long calls may take otherwise."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        Client(f"127.0.0.1:{silent.getsockname()[1]}", timeout=3600) as client,
+    ):
+        waiting = pool.submit(client.wait_for_connection, "x", timeout=0.1)
+        assert isinstance(waiting.exception(timeout=20), errors.DeadlineExceeded)
 
 
 @pytest.mark.parametrize("key", [" canary", "canary\n", "canäry", "can ary", "x" * 4097, "canary\x00"])
