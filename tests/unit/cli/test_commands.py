@@ -292,6 +292,17 @@ class TestDoctor:
         done(await command("doctor", "--data-dir", "data"))
         assert sorted(path.name for path in (folder / "data").iterdir()) == before
 
+    def test_what_cannot_be_looked_at_fails(self) -> None:
+        """A folder or store that the system does not let anybody look at is a failure, and not taken for one that is not made yet."""
+        name = "x" * 300
+        result = zoomgate("doctor", "--json", "--data-dir", name)
+        found = {row["check"]: row["result"] for row in map(json.loads, result.stdout.splitlines())}
+        assert result.exit_code == 1
+        assert (found["data folder"], found["store"], found["key ring"]) == ("failure",) * 3
+        assert "ZOOMGATE_DATA_DIR" in refused(
+            zoomgate("run", "--data-dir", name, "--simulator-listen", "127.0.0.1:0"), 1
+        )
+
     def test_a_zoom_that_is_not_there_fails(self) -> None:
         """A Zoom that cannot be reached is said so."""
         result = zoomgate(
