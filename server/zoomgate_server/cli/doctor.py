@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -206,7 +207,7 @@ def _zoom(oauth_url: str) -> Iterator[Finding]:
             date = answer.headers["Date"]
     except HTTPError as error:
         date = error.headers["Date"]  # any answer shows that it is there
-    except (URLError, OSError):
+    except (OSError, HTTPException, ValueError):  # unreachable, no HTTP, or no host name
         yield Finding(
             "Zoom",
             FAILURE,
@@ -221,7 +222,7 @@ def _clock(date: str | None) -> Finding:
     """Compare this machine's clock with the one that Zoom answers by, which is right to the second."""
     try:
         off = (datetime.now(UTC) - parsedate_to_datetime(date or "")).total_seconds()
-    except ValueError:
+    except (ValueError, TypeError):  # none, or one without a zone
         return Finding(
             "clock", WARNING, "Zoom's answer has no date to compare with: look at this machine's clock"
         )
