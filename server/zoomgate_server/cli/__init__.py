@@ -2,6 +2,8 @@
 
 import functools
 import importlib
+import io
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -113,5 +115,7 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. What the terminal has no letters for is printed as escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     cli()

@@ -48,7 +48,7 @@ async def zoomgate(
     return output, errors.decode()
 
 
-async def on_terminal(harness: Harness, *arguments: str, **more: str) -> str:
+async def on_terminal(harness: Harness, *arguments: str, encoding: str = "utf-8", **more: str) -> str:
     """Run a command with a terminal as its standard output, and give what the terminal got."""
     ours, theirs = pty.openpty()
     process = await asyncio.create_subprocess_exec(
@@ -67,7 +67,7 @@ async def on_terminal(harness: Harness, *arguments: str, **more: str) -> str:
 
     text, _ = await asyncio.gather(asyncio.to_thread(read), process.communicate())
     os.close(ours)
-    return text.decode()
+    return text.decode(encoding)
 
 
 async def test_a_person_is_connected_from_the_terminal(harness: Harness) -> None:
@@ -187,6 +187,15 @@ async def test_a_terminal_obeys_nothing_that_zoom_says(tmp_path: Path) -> None:
             assert escaped in shown
             piped, _ = await zoomgate(harness, "proxy", "get", MONICA, "/users/me")
             assert piped == body
+
+
+async def test_letters_that_a_terminal_lacks_are_escaped(harness: Harness) -> None:
+    """A terminal that is not of UTF-8 gets the rest as it is."""
+    await zoomgate(harness, "proxy", "post", MONICA, "/users/me/meetings", "-d", '{"topic": "Café 日本"}')
+    text = await on_terminal(
+        harness, "proxy", "get", MONICA, "/users/me/meetings", PYTHONIOENCODING="latin-1", encoding="latin-1"
+    )
+    assert "Café \\u65e5\\u672c" in text
 
 
 async def test_people_get_emphasis_where_they_want_it(harness: Harness) -> None:
