@@ -48,6 +48,8 @@ def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
                 return command(client=client, **values)
             except errors.ZoomgateError as error:
                 fail(_sentence(error, server), _exit_code(error))
+            except UnicodeEncodeError:
+                fail("An argument is not UTF-8, which no text for Zoom can be: write it in UTF-8", USAGE)
 
     wrapped: Callable[..., Any] = connected
     for option in (
