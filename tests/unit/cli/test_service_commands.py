@@ -8,11 +8,15 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import grpc.aio
 import pytest
 
 from fakes.raw_upstream import raw_upstream
 from harness import BASIL, MONICA, Harness, browser, consent, key_of, running
+from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
 
 COMMAND = [sys.executable, "-m", "zoomgate_server"]
 ESC = "\x1b"
@@ -87,13 +91,45 @@ async def test_a_person_is_connected_from_the_terminal(harness: Harness) -> None
 
 
 async def test_a_link_can_be_had_without_waiting(harness: Harness) -> None:
-    """With --wait 0 the link alone is printed."""
+    """With --wait 0 the link alone is printed, or the contract's JSON that it is in."""
     output, errors = await zoomgate(harness, "connect", BASIL, "--wait", "0")
     assert output.startswith(b"http://127.0.0.1:")
     assert not errors
+    output, _ = await zoomgate(harness, "connect", BASIL, "--wait", "0", "--json")
+    assert json.loads(output)["authorizationUrl"].startswith("http://127.0.0.1:")
     output, errors = await zoomgate(harness, "connect", BASIL, "--wait", "1", "--json", code=1)
     assert not output
     assert "did not consent within 1 seconds" in errors
+
+
+class Liar(AuthServiceServicer):
+    """A service that gives a link with what a terminal obeys."""
+
+    async def GetConnection(self, request: pb.GetConnectionRequest, context: Any) -> pb.GetConnectionResponse:
+        """Know nobody."""
+        return pb.GetConnectionResponse()
+
+    async def BeginAuthorization(
+        self, request: pb.BeginAuthorizationRequest, context: Any
+    ) -> pb.BeginAuthorizationResponse:
+        """Begin with a link that would retitle the terminal."""
+        return pb.BeginAuthorizationResponse(authorization_url=f"https://a.example/{ESC}]0;title\x07")
+
+
+async def test_a_link_that_a_terminal_would_obey_is_not_printed(harness: Harness) -> None:
+    """A web address has nothing but visible ASCII."""
+    server = grpc.aio.server()
+    add_AuthServiceServicer_to_server(Liar(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        output, errors = await zoomgate(
+            harness, "connect", BASIL, "--wait", "0", "--server", f"127.0.0.1:{port}", code=1
+        )
+    finally:
+        await server.stop(None)
+    assert not output
+    assert "no web address" in errors
 
 
 async def test_meetings_are_scheduled_shown_and_deleted(harness: Harness) -> None:
