@@ -139,8 +139,9 @@ class WebServer:
         if not proxied:
             _log.warning("http.around_proxy", client=request.remote)
             return web.Response(status=403, text="This page is served through its proxy only.\n")
-        scheme = request.headers.get("X-Forwarded-Proto", "https")
-        if proxied and self._secure and scheme != "https":
+        # every proxy on the way may have added one, and so may the browser
+        schemes = ",".join(request.headers.getall("X-Forwarded-Proto", ["https"])).lower().split(",")
+        if self._secure and any(scheme.strip() != "https" for scheme in schemes):
             _log.warning("http.plain_through_proxy")
             return web.Response(status=403, text="This page is served over https only.\n")
         return None
