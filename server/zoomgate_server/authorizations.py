@@ -468,6 +468,10 @@ class Authorizations:
             response = await self._zoom.send(
                 endpoints.current_user(), tokens.access_token, timeout=ME_SECONDS
             )
+            if response.status == 429 or response.status >= 500:
+                raise ZoomUnavailable(
+                    "Zoom could not say who consented just now: begin again", retry_after=2.0
+                )
             if response.status != 200:
                 raise ZoomBadResponse(
                     "Zoom did not say who consented: the app needs the scope user:read:user",

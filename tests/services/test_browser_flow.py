@@ -128,6 +128,22 @@ async def test_an_outage_of_zoom_is_told(zoomgate: Harness) -> None:
         assert (page.status, page.url.query["outcome"]) == (503, "try_later")
 
 
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [(400, "misconfigured"), (403, "misconfigured"), (429, "try_later"), (500, "try_later")],
+)
+async def test_an_app_that_may_not_ask_who_consented_is_told_so(
+    zoomgate: Harness, status: int, outcome: str
+) -> None:
+    """To try again helps after an outage, and not where the app lacks a scope; nothing is stored."""
+    begun = await zoomgate.begin()
+    zoomgate.simulator.faults.add(Fault("users_me", "status", status=status))
+    async with browser() as session:
+        page = await consent(session, begun.authorization_url, MONICA)
+        assert page.url.query["outcome"] == outcome
+    assert not await is_connected(zoomgate)
+
+
 async def test_pages_are_clean_and_locked_down(zoomgate: Harness) -> None:
     """The last address has no code, and every page forbids caching, framing, scripts and referrers."""
     begun = await zoomgate.begin()

@@ -16,6 +16,7 @@ from zoomgate_server.errors import (
     CodeRefused,
     IdentityMismatch,
     InvalidState,
+    ZoomBadResponse,
     ZoomgateError,
 )
 from zoomgate_server.metrics import Metrics
@@ -36,6 +37,7 @@ _ERRORS = (
     (IdentityMismatch, "other_user"),
     (CodeRefused, "code_refused"),
     (AppCredentialsRejected, "misconfigured"),
+    (ZoomBadResponse, "misconfigured"),  # a scope is missing most often; to try again does not help
 )
 
 _log = logs.get("zoomgate.web")
