@@ -39,6 +39,15 @@ _ERRORS = (
     (AppCredentialsRejected, "misconfigured"),
     (ZoomBadResponse, "misconfigured"),  # a scope is missing most often; to try again does not help
 )
+_DENIALS = {
+    "server_error": "try_later",
+    "temporarily_unavailable": "try_later",
+    "invalid_request": "misconfigured",
+    "invalid_scope": "misconfigured",
+    "unauthorized_client": "misconfigured",
+    "unsupported_response_type": "misconfigured",
+}
+"""What an `error` at the callback is told as (RFC 6749, section 4.1.2.1); any other is that the person declined."""
 
 _log = logs.get("zoomgate.web")
 
@@ -212,8 +221,8 @@ class WebServer:
             return _redirect(_outcome(failure))
         if done.failure is not None:
             _log.info("oauth.callback_failed", reason=type(done.failure).__name__)
-            declined = bool(error) and isinstance(done.failure, CodeRefused)
-            return _redirect("declined" if declined else _outcome(done.failure), done.view)
+            outcome = _DENIALS.get(error, "declined") if error else _outcome(done.failure)
+            return _redirect(outcome, done.view)
         if done.location is not None:
             return web.Response(status=303, headers={"Location": done.location})
         return _redirect("connected", done.view)
