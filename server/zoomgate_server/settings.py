@@ -158,6 +158,10 @@ SETTINGS = (
 CLIENT_VARIABLES = frozenset({"ZOOMGATE_SERVER", "ZOOMGATE_KEY", "ZOOMGATE_CA_FILE"})
 """Variables of the command line's client side; the server ignores them."""
 
+_SERVICE_LINK = re.compile(
+    r"[A-Z0-9_]+_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -269,7 +273,7 @@ class _Reader:
         self._places: dict[str, str] = {}  # file and line of the values that come from the file
         given = {name: value for name, value in environ.items() if name.startswith(PREFIX)} | dict(overrides)
         for name in sorted(given):
-            if name in known or name in CLIENT_VARIABLES:
+            if name in known or name in CLIENT_VARIABLES or _is_service_link(name, given[name]):
                 continue
             near = _nearest(name, known)
             self._refuse(name, f"is no setting{f': did you mean {near}?' if near else ''}")
@@ -636,6 +640,16 @@ def _nearest(name: str, known: Mapping[str, Setting]) -> str:
     names = [setting.removeprefix(PREFIX) for setting in known]  # the prefix would make everything alike
     close = difflib.get_close_matches(name.removeprefix(PREFIX), names, n=1)
     return f"{PREFIX}{close[0]}" if close else ""
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Tell whether Kubernetes set a variable: it describes services in every container, and ours may be called zoomgate.
+
+    See https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables.
+    """
+    if name.endswith("_PORT") and re.match(r"(?:tcp|udp|sctp)://", value):
+        return True
+    return _SERVICE_LINK.fullmatch(name) is not None
 
 
 def _line(text: str, key: str) -> int:

@@ -137,6 +137,24 @@ def test_another_json_file_is_refused(tmp_path: Path, text: str) -> None:
         load_file(tmp_path / "config.json", text)
 
 
+def test_what_kubernetes_says_of_a_service_of_this_name_is_no_mistake() -> None:
+    """In a cluster with services called zoomgate and zoomgate-http the server starts; a port that a person set is a mistake still."""
+    for name, port in (("ZOOMGATE", "50051"), ("ZOOMGATE_HTTP", "8080")):
+        link = f"{name}_PORT_{port}_TCP"
+        environ = {
+            f"{name}_SERVICE_HOST": "10.0.0.11",
+            f"{name}_SERVICE_PORT": port,
+            f"{name}_SERVICE_PORT_GRPC": port,
+            f"{name}_PORT": f"tcp://10.0.0.11:{port}",
+            link: f"tcp://10.0.0.11:{port}",
+            f"{link}_PROTO": "tcp",
+            f"{link}_PORT": port,
+            f"{link}_ADDR": "10.0.0.11",
+        }
+        settings.load(environ)
+        assert "is no setting" in problem({f"{name}_PORT": port})
+
+
 def test_unknown_variables_are_mistakes() -> None:
     """A typing mistake is not ignored, and the setting that was meant is named."""
     assert problem({"ZOOMGATE_LISTN": "x"}) == "ZOOMGATE_LISTN is no setting: did you mean ZOOMGATE_LISTEN?"
