@@ -106,6 +106,15 @@ async def test_pages_are_served_through_the_proxy_only(tmp_path: Path) -> None:
             assert (await get(harness, "/metrics", **headers)).status == 200
 
 
+async def test_other_methods_are_told_which_one_to_use(harness: Harness) -> None:
+    """A refused method names the one that is allowed (RFC 9110, section 15.5.6)."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.head(f"{harness.http_url}/oauth/start", headers={"X-Forwarded-Proto": "https"}) as answer,
+    ):
+        assert (answer.status, answer.headers["Allow"]) == (405, "GET")
+
+
 async def test_without_https_cookies_are_plain(tmp_path: Path) -> None:
     """On this machine alone there is neither HSTS nor a cookie that http would not carry."""
     async with running(tmp_path) as harness:

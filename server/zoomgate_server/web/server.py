@@ -123,7 +123,8 @@ class WebServer:
         try:
             response = self._refuse_by_way(request) or await handler(request)
         except web.HTTPException as answer:
-            response = web.Response(status=answer.status, text=answer.reason)
+            allowed = {"Allow": answer.headers["Allow"]} if "Allow" in answer.headers else None
+            response = web.Response(status=answer.status, text=answer.reason, headers=allowed)
         except Exception:  # noqa: BLE001 - the last resort; the text goes to the log alone
             _log.exception("http.failed", route=route)
             response = _redirect("try_later")
