@@ -49,7 +49,15 @@ from zoomgate_server.tokens.token import TokenPair
 from zoomgate_server.zoom import endpoints
 from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.oauth import OAuthClient
-from zoomgate_server.zoom.token_outcome import Issued, NotSent, OurFault, Refused, Throttled, TokenOutcome
+from zoomgate_server.zoom.token_outcome import (
+    BadAnswer,
+    Issued,
+    NotSent,
+    OurFault,
+    Refused,
+    Throttled,
+    TokenOutcome,
+)
 
 STATE_SECONDS = 600.0
 """How long a person may take to consent, and a page to redeem its ticket."""
@@ -414,6 +422,8 @@ class Authorizations:
                 "Zoom refused the authorization code (used, older than 5 minutes, or made for another app): begin again",
                 metadata={"zoom_code": outcome.code},
             )
+        if isinstance(outcome, BadAnswer) and outcome.issued is not None:
+            self._discard(_pair(outcome.issued, started))
         tokens = _pair(_issued(outcome), started)
         return await self._adopt(tokens, user_email, owner, begun_by, call)
 
@@ -458,6 +468,10 @@ class Authorizations:
             response = await self._zoom.send(
                 endpoints.current_user(), tokens.access_token, timeout=ME_SECONDS
             )
+            if response.status == 429 or response.status >= 500:
+                raise ZoomUnavailable(
+                    "Zoom could not say who consented just now: begin again", retry_after=2.0
+                )
             if response.status != 200:
                 raise ZoomBadResponse(
                     "Zoom did not say who consented: the app needs the scope user:read:user",
@@ -693,6 +707,10 @@ def _issued(outcome: TokenOutcome) -> Issued:
             raise ZoomUnavailable("Zoom's token endpoint could not be reached: try again", retry_after=2.0)
         case Refused():
             raise ZoomBadResponse("Zoom refused the request")
+        case BadAnswer():
+            raise ZoomBadResponse(
+                "Zoom's token answer is of a kind that is not accepted, so nothing was connected: report it, an operator has to look"
+            )
         case _:
             raise ZoomOutcomeUnknown("Zoom's answer was lost or could not be understood: begin again")
 

@@ -158,6 +158,10 @@ SETTINGS = (
 CLIENT_VARIABLES = frozenset({"ZOOMGATE_SERVER", "ZOOMGATE_KEY", "ZOOMGATE_CA_FILE"})
 """Variables of the command line's client side; the server ignores them."""
 
+_SERVICE_LINK = re.compile(
+    r"[A-Z0-9_]+_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -175,7 +179,7 @@ class Address:
         """
         host, colon, port = text.rpartition(":")
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-        if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535 or not _is_host(host):
             raise ValueError("no HOST:PORT")
         return cls(host, int(port))
 
@@ -269,7 +273,7 @@ class _Reader:
         self._places: dict[str, str] = {}  # file and line of the values that come from the file
         given = {name: value for name, value in environ.items() if name.startswith(PREFIX)} | dict(overrides)
         for name in sorted(given):
-            if name in known or name in CLIENT_VARIABLES:
+            if name in known or name in CLIENT_VARIABLES or _is_service_link(name, given[name]):
                 continue
             near = _nearest(name, known)
             self._refuse(name, f"is no setting{f': did you mean {near}?' if near else ''}")
@@ -641,6 +645,16 @@ def _nearest(name: str, known: Mapping[str, Setting]) -> str:
     return f"{PREFIX}{close[0]}" if close else ""
 
 
+def _is_service_link(name: str, value: str) -> bool:
+    """Tell whether Kubernetes set a variable: it describes services in every container, and ours may be called zoomgate.
+
+    See https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables.
+    """
+    if name.endswith("_PORT") and re.match(r"(?:tcp|udp|sctp)://", value):
+        return True
+    return _SERVICE_LINK.fullmatch(name) is not None
+
+
 def _line(text: str, key: str) -> int:
     """Line of a key or table at the top of a TOML text, for messages."""
     pattern = re.compile(rf"""\s*\[?\s*["']?{re.escape(key)}["']?\s*[]=.]""")
@@ -668,6 +682,16 @@ def _split(url: str) -> Any:
     except ValueError:
         return None
     return parts if usable else None
+
+
+def _is_host(text: str) -> bool:
+    """Tell whether a text can be a host, or is empty: a URL is none, even if a number comes last."""
+    if ":" not in text:
+        return not re.search(r"[\s/?#@\\\[\]]", text)
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
 
 
 def _is_loopback_url(url: str) -> bool:

@@ -5,7 +5,7 @@ import stat
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -13,6 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 MAX_BYTES = 256 * 1024
 """Of a file; a chain of certificates needs a few thousand."""
+
+RETRY_SECONDS = 10.0
+"""How long a pair that could not be used is left alone while its files stay as they are."""
 
 
 class TlsError(Exception):
@@ -45,8 +48,9 @@ def load(cert_path: Path, key_path: Path, now: datetime | None = None) -> Certif
         TlsError: A file cannot be read or holds something else, the two do not belong together, the key is open to everybody or has a
             passphrase, or the certificate is not valid now.
     """
-    chain, key = _read("ZOOMGATE_TLS_CERT", cert_path), _read("ZOOMGATE_TLS_KEY", key_path)
-    if stat.S_IMODE(key_path.stat().st_mode) & 0o007:
+    chain, _ = _read("ZOOMGATE_TLS_CERT", cert_path)
+    key, key_mode = _read("ZOOMGATE_TLS_KEY", key_path)
+    if key_mode & 0o007:
         raise TlsError(f"ZOOMGATE_TLS_KEY: {key_path} is open to everybody: run chmod o-rwx on it")
     try:
         certificate = x509.load_pem_x509_certificates(chain)[0]
@@ -79,44 +83,61 @@ def load(cert_path: Path, key_path: Path, now: datetime | None = None) -> Certif
 class ReloadedPair:
     """A pair that follows its files. Safe to ask from any thread, at every handshake.
 
-    A changed pair that cannot be used leaves the one before in place: files are often written one after the other.
+    A changed pair that cannot be used leaves the one before in place: files are often written one after the other. It is tried again
+    after a while even if they stay as they are: it may have become valid, or readable.
 
     Args:
         cert_path: Where the certificate is.
         key_path: Where its key is.
-        on_change: Called with None after a new pair was taken, or with why it was not, once per change of the files.
+        on_change: Called with None after a new pair was taken, or with why it was not, once per change of the files and per reason.
+        now: The time.
 
     Raises:
         TlsError: The pair cannot be used at the start.
     """
 
-    def __init__(self, cert_path: Path, key_path: Path, on_change: Callable[[str | None], None]) -> None:
+    def __init__(
+        self,
+        cert_path: Path,
+        key_path: Path,
+        on_change: Callable[[str | None], None],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._paths = (cert_path, key_path)
         self._on_change = on_change
+        self._now = now
         self._lock = threading.Lock()
         self._seen = self._marks()
-        self.current = load(cert_path, key_path)
+        self._retry_at: datetime | None = None
+        self._problem = ""
+        self.current = load(cert_path, key_path, now())
 
     def changed(self) -> CertificatePair | None:
         """Give a new pair if the files hold one since the last time, else None."""
         marks = self._marks()
-        if marks == self._seen:
+        if not self._is_due(marks):
             return None
         with self._lock:
-            if marks == self._seen:
+            if not self._is_due(marks):
                 return None
+            now = self._now()
             try:
-                fresh = load(*self._paths)
+                fresh = load(*self._paths, now)
             except TlsError as error:
-                self._seen = marks
-                self._on_change(str(error))
+                if marks != self._seen or str(error) != self._problem:
+                    self._on_change(str(error))
+                self._seen, self._problem = marks, str(error)
+                self._retry_at = now + timedelta(seconds=RETRY_SECONDS)
                 return None
-            self._seen = marks
+            self._seen, self._problem, self._retry_at = marks, "", None
             if fresh == self.current:
                 return None
             self.current = fresh
             self._on_change(None)
             return fresh
+
+    def _is_due(self, marks: tuple[object, ...]) -> bool:
+        return marks != self._seen or (self._retry_at is not None and self._now() >= self._retry_at)
 
     def _marks(self) -> tuple[object, ...]:
         return tuple(_mark(path) for path in self._paths)
@@ -130,12 +151,14 @@ def _mark(path: Path) -> object:
     return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode
 
 
-def _read(setting: str, path: Path) -> bytes:
+def _read(setting: str, path: Path) -> tuple[bytes, int]:
+    """Give content and mode of one and the same file: the path may lead to another at any time."""
     try:
         with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+            found = os.fstat(file.fileno())
+            if found.st_size > MAX_BYTES:
                 raise TlsError(f"{setting}: {path} is larger than {MAX_BYTES} bytes: give a PEM file")
-            return file.read(MAX_BYTES)
+            return file.read(MAX_BYTES), stat.S_IMODE(found.st_mode)
     except OSError as error:
         raise TlsError(
             f"{setting}: {path} cannot be read ({error.strerror}): check path, owner and mode"

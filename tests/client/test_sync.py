@@ -1,6 +1,7 @@
 """The blocking client alone, against a channel of grpcio-testing: what it sends, what it raises, what it repeats."""
 
 import pickle
+import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -162,9 +163,19 @@ def test_every_detail_of_a_failure_is_read(
         assert error.request_id == "of-the-server"
 
 
+BROKEN_INSIDE = status_pb2.Status(
+    details=[any_pb2.Any(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff\xff")]
+)
+
+
 @pytest.mark.parametrize(
     "trailers",
-    [(), (("grpc-status-details-bin", b"\xff\xff"),), failure_details("ZOOM_NOT_CONNECTED", domain="other")],
+    [
+        (),
+        (("grpc-status-details-bin", b"\xff\xff"),),
+        (("grpc-status-details-bin", BROKEN_INSIDE.SerializeToString()),),
+        failure_details("ZOOM_NOT_CONNECTED", domain="other"),
+    ],
 )
 def test_a_status_of_somebody_else_has_no_reason(
     client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor, trailers: tuple[Any, ...]
@@ -261,6 +272,16 @@ def test_waiting_for_a_newer_consent(
         call.result()
 
 
+def test_waiting_ends_though_the_service_is_silent(pool: ThreadPoolExecutor) -> None:
+    """The time for waiting bounds each question as well, however long calls may take otherwise."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        Client(f"127.0.0.1:{silent.getsockname()[1]}", timeout=3600) as client,
+    ):
+        waiting = pool.submit(client.wait_for_connection, "x", timeout=0.1)
+        assert isinstance(waiting.exception(timeout=20), errors.DeadlineExceeded)
+
+
 @pytest.mark.parametrize("key", [" canary", "canary\n", "canäry", "can ary", "x" * 4097, "canary\x00"])
 def test_a_key_that_cannot_be_sent_is_refused(key: str) -> None:
     """The error says the rule and does not show the key."""
@@ -291,6 +312,8 @@ def test_a_closed_client_says_so(client: Client) -> None:
         ("localhost:50051", True),
         ("[::1]:50051", True),
         ("ipv6:[::1]:50051", True),
+        ("::1", True),
+        ("::1:8080", False),
         ("dns:///localhost:1", True),
         ("unix:/run/zoomgate.sock", True),
         ("zoomgate:50051", False),

@@ -37,13 +37,6 @@ def error(status: str, **words: object) -> bytes:
 
 
 EXCHANGES = {
-    "a foreign API": (tokens(api_url="https://evil.com"), LOST),
-    "an API whose name begins like Zoom's": (tokens(api_url="https://api.zoom.us.evil.com"), LOST),
-    "an API with Zoom's name as its user": (tokens(api_url="https://api.zoom.us@evil.com"), LOST),
-    "an API over plain http": (tokens(api_url="http://api.zoom.us"), LOST),
-    "an API on another port": (tokens(api_url="https://api.zoom.us:8443"), LOST),
-    "an API that is a list": (tokens(api_url=["https://api.zoom.us"]), LOST),
-    "an API that is no address": (tokens(api_url="https://["), LOST),
     "no access token": (tokens(access_token=None), LOST),
     "an empty access token": (tokens(access_token=""), LOST),
     "an access token with a line break": (tokens(access_token="a\r\nHost: evil.com"), LOST),
@@ -52,7 +45,7 @@ EXCHANGES = {
     "an access token that is an object": (tokens(access_token={}), LOST),
     "a refresh token with a zero": (tokens(refresh_token="r\x00"), LOST),
     "a refresh token that is a number": (tokens(refresh_token=7), LOST),
-    "a token of another kind": (tokens(token_type="mac"), LOST),
+    "a token of another kind": (tokens(token_type="mac"), BAD),
     "a list": (answer("200 OK", b"[]"), LOST),
     "half of the JSON": (answer("200 OK", b'{"access_token":"a'), LOST),
     "a page": (answer("200 OK", b"<html></html>"), LOST),
@@ -82,6 +75,17 @@ EXCHANGES = {
     "too many requests": (answer("429 Too Many Requests", b"", "Retry-After: 9999999999"), BUSY),
 }
 """What the token endpoint answers to a code, and what the caller hears."""
+
+FOREIGN_APIS = {
+    "of somebody else": "https://evil.com",
+    "whose name begins like Zoom's": "https://api.zoom.us.evil.com",
+    "with Zoom's name as its user": "https://api.zoom.us@evil.com",
+    "over plain http": "http://api.zoom.us",
+    "on another port": "https://api.zoom.us:8443",
+    "that is a list": ["https://api.zoom.us"],
+    "that is no address": "https://[",
+}
+"""What a token answer may name as the address of Zoom's API, and is none."""
 
 PEOPLE = {
     "somebody else": (b'{"id":"u","email":"omar@example.com"}', ("FAILED_PRECONDITION", "IDENTITY_MISMATCH")),
@@ -168,6 +172,48 @@ async def test_only_who_was_asked_for_is_connected(site: Site, name: str) -> Non
         while len(oauth.requests) < 3:
             await asyncio.sleep(0.01)
     assert [line.split()[1] for line in oauth.lines()] == ["/oauth/token", "/oauth/revoke", "/oauth/revoke"]
+
+
+@pytest.mark.parametrize("name", FOREIGN_APIS)
+async def test_a_consent_with_a_foreign_api_is_refused_and_revoked(site: Site, name: str) -> None:
+    """Nothing is stored, the address is neither called nor repeated, and the tokens end at Zoom, since nothing keeps them."""
+    zoomgate, oauth, api = site
+    oauth.answers = [tokens(api_url=FOREIGN_APIS[name]), answer("200 OK", b"{}")]
+    oauth.requests.clear()
+    api.requests.clear()
+    refusal = await complete(zoomgate)
+    assert refusal.short == BAD
+    assert without_remedy([refusal]) == []
+    assert "evil.com" not in refusal.message
+    assert api.requests == []
+    assert not await connected(zoomgate)
+    async with asyncio.timeout(20):
+        while len(oauth.requests) < 3:
+            await asyncio.sleep(0.01)
+    assert sorted(request.rpartition(b"\r\n")[2] for request in oauth.requests[1:]) == [
+        b"token=a-token",
+        b"token=r-token",
+    ]
+
+
+async def test_a_refresh_with_a_foreign_api_keeps_its_tokens(tmp_path: Path) -> None:
+    """The refresh token before is spent, so the new ones are stored and used, and the foreign address is forgotten."""
+    async with raw_upstream() as oauth, raw_upstream() as api:
+        environ = {"ZOOMGATE_ZOOM_OAUTH_URL": f"http://127.0.0.1:{oauth.port}/oauth"}
+        async with running(tmp_path, environ=environ, zoom_api_url=api.url) as zoomgate:
+            oauth.close_after_answer, api.answers = True, [ME]
+            oauth.answers = [
+                tokens(access_token="first", api_url="https://evil.com"),
+                tokens(access_token="second", refresh_token="next", api_url="https://evil.com"),
+            ]
+            brought = auth.RequestTokenRequest(user_email=MONICA, refresh_token="brought")
+            assert (await zoomgate.call(zoomgate.auth.RequestToken, brought)).token.access_token == "first"
+            again = auth.RefreshTokenRequest(user_email=MONICA)
+            assert (await zoomgate.call(zoomgate.auth.RefreshToken, again)).token.access_token == "second"
+            assert [request.rpartition(b"&")[2] for request in oauth.requests] == [
+                b"refresh_token=brought",
+                b"refresh_token=r-token",
+            ]
 
 
 STATES = {

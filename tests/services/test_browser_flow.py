@@ -128,6 +128,48 @@ async def test_an_outage_of_zoom_is_told(zoomgate: Harness) -> None:
         assert (page.status, page.url.query["outcome"]) == (503, "try_later")
 
 
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [(400, "misconfigured"), (403, "misconfigured"), (429, "try_later"), (500, "try_later")],
+)
+async def test_an_app_that_may_not_ask_who_consented_is_told_so(
+    zoomgate: Harness, status: int, outcome: str
+) -> None:
+    """To try again helps after an outage, and not where the app lacks a scope; nothing is stored."""
+    begun = await zoomgate.begin()
+    zoomgate.simulator.faults.add(Fault("users_me", "status", status=status))
+    async with browser() as session:
+        page = await consent(session, begun.authorization_url, MONICA)
+        assert page.url.query["outcome"] == outcome
+    assert not await is_connected(zoomgate)
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        ("access_denied", "declined"),
+        ("something_new", "declined"),
+        ("server_error", "try_later"),
+        ("temporarily_unavailable", "try_later"),
+        ("invalid_scope", "misconfigured"),
+        ("unauthorized_client", "misconfigured"),
+    ],
+)
+async def test_zooms_own_errors_are_no_decision_of_the_person(
+    zoomgate: Harness, error: str, outcome: str
+) -> None:
+    """What Zoom says at the callback is told as what it is: declined, an outage, or an app that is set up wrong."""
+    begun = await zoomgate.begin()
+    onward = begun.authorization_url.replace("/oauth/start", "/oauth/continue")
+    async with browser() as session:
+        async with session.get(onward, allow_redirects=False) as way:
+            state = URL(way.headers["Location"]).query["state"]
+        async with session.get(
+            f"{zoomgate.http_url}/oauth/callback", params={"state": state, "error": error}
+        ) as page:
+            assert page.url.query["outcome"] == outcome
+
+
 async def test_pages_are_clean_and_locked_down(zoomgate: Harness) -> None:
     """The last address has no code, and every page forbids caching, framing, scripts and referrers."""
     begun = await zoomgate.begin()

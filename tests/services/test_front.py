@@ -68,6 +68,28 @@ async def test_plain_http_through_the_proxy_is_refused(harness: Harness) -> None
     assert "Set-Cookie" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        (("https", "http"), 403),
+        (("https, http",), 403),
+        (("http", "https"), 403),
+        (("",), 403),
+        (("https, https",), 200),
+        (("HTTPS",), 200),
+        ((), 200),
+    ],
+)
+async def test_all_of_the_way_is_https(harness: Harness, said: tuple[str, ...], status: int) -> None:
+    """Of several proxies each has its say, and what a browser says about itself does not outdo the proxy."""
+    headers = [("X-Forwarded-Proto", scheme) for scheme in said]
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{harness.http_url}/oauth/result?outcome=connected", headers=headers) as answer,
+    ):
+        assert answer.status == status
+
+
 async def test_metrics_are_not_for_the_public(harness: Harness) -> None:
     """Through the proxy there are none; health is for everybody."""
     assert (await get(harness, "/metrics")).status == 404
@@ -82,6 +104,15 @@ async def test_pages_are_served_through_the_proxy_only(tmp_path: Path) -> None:
             answer = await get(harness, "/oauth/result?outcome=connected", **headers)
             assert answer.status == 403
             assert (await get(harness, "/metrics", **headers)).status == 200
+
+
+async def test_other_methods_are_told_which_one_to_use(harness: Harness) -> None:
+    """A refused method names the one that is allowed (RFC 9110, section 15.5.6)."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.head(f"{harness.http_url}/oauth/start", headers={"X-Forwarded-Proto": "https"}) as answer,
+    ):
+        assert (answer.status, answer.headers["Allow"]) == (405, "GET")
 
 
 async def test_without_https_cookies_are_plain(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc.aio
@@ -118,6 +119,42 @@ def test_a_pair_shows_no_key(tmp_path: Path) -> None:
     assert pair.names == ("localhost", "127.0.0.1")
     assert b"PRIVATE" in pair.key
     assert "PRIVATE" not in repr(pair)
+
+
+def test_a_pair_that_becomes_usable_by_itself_is_taken(tmp_path: Path) -> None:
+    """A certificate of tomorrow is refused with one line, left alone for a while, and taken tomorrow though its files stayed."""
+    cert, key, first = write_pair(tmp_path)
+    said: list[str | None] = []
+    time = datetime.now(UTC)
+    pair = tls.ReloadedPair(cert, key, said.append, now=lambda: time)
+    second = write_pair(tmp_path, begins=1)[2]
+    for _ in range(3):
+        assert pair.changed() is None
+        time += timedelta(seconds=tls.RETRY_SECONDS)
+    assert pair.current.chain == first
+    assert len(said) == 1
+    time += timedelta(days=1)
+    fresh = pair.changed()
+    assert fresh is not None
+    assert fresh.chain == second
+    assert said[1:] == [None]
+    assert pair.changed() is None
+
+
+class Replaced(type(Path())):  # type: ignore[misc] - the class of paths on this platform
+    """A path whose file goes away while it is read."""
+
+    def open(self, *arguments: object, **options: object) -> object:  # type: ignore[override]
+        """Open the file, and take its name away."""
+        file = super().open(*arguments, **options)
+        self.unlink()
+        return file
+
+
+def test_a_key_may_be_replaced_while_it_is_read(tmp_path: Path) -> None:
+    """The mode that counts is that of the file that was read, whatever the path leads to by then."""
+    cert, key, _ = write_pair(tmp_path)
+    assert tls.load(cert, Replaced(key)).names == ("localhost", "127.0.0.1")
 
 
 async def test_silence_does_not_hold_others_up(tmp_path: Path) -> None:

@@ -3,7 +3,11 @@
 import difflib
 import functools
 import importlib
+import io
+import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -117,5 +121,18 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. What the terminal has no letters for is printed as escapes."""
+    _open_standard_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     cli()
+
+
+def _open_standard_streams() -> None:
+    """Put the empty device in the place of streams that were closed by whoever started this, as some supervisors do.
+
+    Without them reading and printing would fail, and sockets would get the numbers of the streams.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - for as long as we run

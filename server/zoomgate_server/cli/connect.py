@@ -1,12 +1,13 @@
 """`zoomgate connect`: connect a person from the terminal."""
 
+import re
 import sys
 
 import click
 
 from zoomgate import Client, NotConnected
 from zoomgate_server.cli.connections import print_connection
-from zoomgate_server.cli.output import fail, note
+from zoomgate_server.cli.output import document, fail, note
 from zoomgate_server.cli.service import calls_service, user_argument
 
 
@@ -33,12 +34,16 @@ def connect(client: Client, as_json: bool, user: str, no_browser: bool, wait: in
         before = client.auth.get_connection(user_email=user).connection
     except NotConnected:
         before = None
-    link = client.auth.begin_authorization(user_email=user).authorization_url
-    if not link.startswith(("https://", "http://")):
+    begun = client.auth.begin_authorization(user_email=user)
+    link = begun.authorization_url
+    if not re.fullmatch(r"https?://[!-~]+", link):
         fail(
             "The service gave a link that is no web address; look at its redirect URI with `zoomgate doctor`"
         )
-    click.echo(link, err=as_json and wait > 0)
+    if wait == 0 and as_json:
+        document(begun)
+        return
+    click.echo(link, err=as_json)
     if wait == 0:
         return
     if not no_browser and sys.stdout.isatty():

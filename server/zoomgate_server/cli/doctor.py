@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -92,7 +93,7 @@ def _app(loaded: settings.Settings) -> Finding:
 
 
 def _data(folder: Path) -> Finding:
-    if not folder.exists():
+    if _is_missing(folder):
         return Finding("data folder", WARNING, f"{folder} does not exist yet: the first start makes it")
     if not os.access(folder, os.W_OK | os.X_OK):
         return Finding("data folder", FAILURE, f"{folder} cannot be written: check its owner and mode")
@@ -102,11 +103,11 @@ def _data(folder: Path) -> Finding:
 
 
 def _store(path: Path) -> Finding:
-    if not path.exists():
+    if _is_missing(path):
         return Finding("store", WARNING, f"{path} does not exist yet: the first start makes it")
     try:
         # without a log beside it nobody has the file open, and SQLite would leave an empty log behind
-        logged = path.with_name(f"{path.name}-wal").exists()
+        logged = not _is_missing(path.with_name(f"{path.name}-wal"))
         mode = "mode=ro" if logged else "immutable=1"
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)
         try:
@@ -130,8 +131,19 @@ def _store(path: Path) -> Finding:
     return Finding("store", OK, f"{path}, {users} connection record(s)")
 
 
+def _is_missing(path: Path) -> bool:
+    """Tell whether nothing is there; what may not be looked at is no such case, and reading it then says why."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _keys(loaded: settings.Settings) -> Finding:
-    if not loaded.keys_path.exists() and loaded.keys_are_default and not loaded.store_path.exists():
+    if loaded.keys_are_default and _is_missing(loaded.keys_path) and _is_missing(loaded.store_path):
         return Finding(
             "key ring", WARNING, f"{loaded.keys_path} does not exist yet: the first start makes it"
         )
@@ -195,7 +207,7 @@ def _zoom(oauth_url: str) -> Iterator[Finding]:
             date = answer.headers["Date"]
     except HTTPError as error:
         date = error.headers["Date"]  # any answer shows that it is there
-    except (URLError, OSError):
+    except (OSError, HTTPException, ValueError):  # unreachable, no HTTP, or no host name
         yield Finding(
             "Zoom",
             FAILURE,
@@ -210,7 +222,7 @@ def _clock(date: str | None) -> Finding:
     """Compare this machine's clock with the one that Zoom answers by, which is right to the second."""
     try:
         off = (datetime.now(UTC) - parsedate_to_datetime(date or "")).total_seconds()
-    except ValueError:
+    except (ValueError, TypeError):  # none, or one without a zone
         return Finding(
             "clock", WARNING, "Zoom's answer has no date to compare with: look at this machine's clock"
         )

@@ -56,6 +56,8 @@ def create(client: Client, as_json: bool, user: str, details: Any, start: str | 
         if value is not None:
             try:
                 setattr(wanted, name, value)
+            except UnicodeEncodeError:
+                raise
             except ValueError:
                 fail(f"--{name.removesuffix('_minutes')} is out of range", USAGE)
     if start is not None:
@@ -106,15 +108,15 @@ def _id(number: int) -> int:
 def _set_start(wanted: MeetingDetails, text: str) -> None:
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        if moment.tzinfo is None:
+            wanted.local_start_time = moment.isoformat(timespec="seconds")
+        else:
+            wanted.start_time.FromDatetime(moment)
+    except (ValueError, OverflowError):  # no time, or one outside the years 1 to 9999 of UTC
         fail(
             f"--start is {text!r}: write 2030-01-07T09:00:00Z, or without the Z to be read in --timezone",
             USAGE,
         )
-    if moment.tzinfo is None:
-        wanted.local_start_time = moment.isoformat(timespec="seconds")
-    else:
-        wanted.start_time.FromDatetime(moment)
 
 
 def _print(meeting: Meeting, *, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """`zoomgate proxy`: any call of Zoom's REST API, through the running service."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,7 @@ def _data(text: str) -> bytes:
     if text == "-":
         return sys.stdin.buffer.read()
     if not text.startswith("@"):
-        return text.encode()
+        return os.fsencode(text)  # the bytes that were given, whatever they are
     try:
         return Path(text[1:]).read_bytes()
     except OSError as error:

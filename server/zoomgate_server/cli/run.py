@@ -114,8 +114,8 @@ def _dev() -> Principal:
 def _keys(loaded: settings.Settings, files: Mapping[str, Principal]) -> Iterator[list[StaticKey]]:
     """Give the keys that are kept in the data folder, made if need be; a start that fails leaves none behind."""
     folder = loaded.data_dir
-    made = [path for path in (folder, *(folder / name for name in files)) if not path.exists()]
     try:
+        made = [path for path in (folder, *(folder / name for name in files)) if not path.exists()]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         keys = [StaticKey(digest(obtain(folder / name)), who) for name, who in files.items()]
     except CallerKeyError as error:

@@ -48,6 +48,8 @@ def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
                 return command(client=client, **values)
             except errors.ZoomgateError as error:
                 fail(_sentence(error, server, values.get("user", "USER")), _exit_code(error))
+            except UnicodeEncodeError:
+                fail("An argument is not UTF-8, which no text for Zoom can be: write it in UTF-8", USAGE)
 
     wrapped: Callable[..., Any] = connected
     for option in (
@@ -91,10 +93,10 @@ def _user(_context: click.Context, _parameter: click.Parameter, value: str) -> s
 
 def _open(server: str, key_file: str | None, ca_file: str | None) -> Client:
     try:
-        host = Address.parse(server).host
+        address = Address.parse(server)
     except ValueError:
-        host = ""
-    if host in {"", "0.0.0.0", "::"} or "/" in host:  # noqa: S104 - refused, not bound
+        address = None
+    if address is None or address.host in {"", "0.0.0.0", "::"}:  # noqa: S104 - refused, not bound
         fail(f"--server is {server!r}: write HOST:PORT, such as 127.0.0.1:50051", USAGE)
     roots = None
     if ca_file is not None:
@@ -102,7 +104,7 @@ def _open(server: str, key_file: str | None, ca_file: str | None) -> Client:
             roots = Path(ca_file).read_bytes()
         except OSError as error:
             fail(f"--ca-file: {ca_file} cannot be read ({error.strerror})", USAGE)
-    return Client(server, key=_key(key_file), root_certificates=roots)
+    return Client(str(address), key=_key(key_file), root_certificates=roots)
 
 
 def _key(key_file: str | None) -> str:

@@ -16,6 +16,7 @@ from zoomgate_server.errors import (
     CodeRefused,
     IdentityMismatch,
     InvalidState,
+    ZoomBadResponse,
     ZoomgateError,
 )
 from zoomgate_server.metrics import Metrics
@@ -36,7 +37,17 @@ _ERRORS = (
     (IdentityMismatch, "other_user"),
     (CodeRefused, "code_refused"),
     (AppCredentialsRejected, "misconfigured"),
+    (ZoomBadResponse, "misconfigured"),  # a scope is missing most often; to try again does not help
 )
+_DENIALS = {
+    "server_error": "try_later",
+    "temporarily_unavailable": "try_later",
+    "invalid_request": "misconfigured",
+    "invalid_scope": "misconfigured",
+    "unauthorized_client": "misconfigured",
+    "unsupported_response_type": "misconfigured",
+}
+"""What an `error` at the callback is told as (RFC 6749, section 4.1.2.1); any other is that the person declined."""
 
 _log = logs.get("zoomgate.web")
 
@@ -112,7 +123,8 @@ class WebServer:
         try:
             response = self._refuse_by_way(request) or await handler(request)
         except web.HTTPException as answer:
-            response = web.Response(status=answer.status, text=answer.reason)
+            allowed = {"Allow": answer.headers["Allow"]} if "Allow" in answer.headers else None
+            response = web.Response(status=answer.status, text=answer.reason, headers=allowed)
         except Exception:  # noqa: BLE001 - the last resort; the text goes to the log alone
             _log.exception("http.failed", route=route)
             response = _redirect("try_later")
@@ -139,8 +151,9 @@ class WebServer:
         if not proxied:
             _log.warning("http.around_proxy", client=request.remote)
             return web.Response(status=403, text="This page is served through its proxy only.\n")
-        scheme = request.headers.get("X-Forwarded-Proto", "https")
-        if proxied and self._secure and scheme != "https":
+        # every proxy on the way may have added one, and so may the browser
+        schemes = ",".join(request.headers.getall("X-Forwarded-Proto", ["https"])).lower().split(",")
+        if self._secure and any(scheme.strip() != "https" for scheme in schemes):
             _log.warning("http.plain_through_proxy")
             return web.Response(status=403, text="This page is served over https only.\n")
         return None
@@ -209,8 +222,8 @@ class WebServer:
             return _redirect(_outcome(failure))
         if done.failure is not None:
             _log.info("oauth.callback_failed", reason=type(done.failure).__name__)
-            declined = bool(error) and isinstance(done.failure, CodeRefused)
-            return _redirect("declined" if declined else _outcome(done.failure), done.view)
+            outcome = _DENIALS.get(error, "declined") if error else _outcome(done.failure)
+            return _redirect(outcome, done.view)
         if done.location is not None:
             return web.Response(status=303, headers={"Location": done.location})
         return _redirect("connected", done.view)

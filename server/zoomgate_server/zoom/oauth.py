@@ -6,6 +6,7 @@ came back is classified only by a fully read answer, since HTTP clients make up 
 
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -129,8 +130,14 @@ class OAuthClient:
         return await self._token(form)
 
     async def refresh(self, refresh_token: str) -> TokenOutcome:
-        """Spend a refresh token."""
-        return await self._token({"grant_type": "refresh_token", "refresh_token": refresh_token})
+        """Spend a refresh token.
+
+        What Zoom issues for it counts even with a foreign address, which nothing follows: the old one is spent.
+        """
+        outcome = await self._token({"grant_type": "refresh_token", "refresh_token": refresh_token})
+        if isinstance(outcome, BadAnswer) and outcome.issued is not None:
+            return outcome.issued
+        return outcome
 
     async def revoke(self, token: str) -> RevokeOutcome:
         """Revoke an access or refresh token. A token that Zoom does not know is revoked (RFC 7009, section 2.2)."""
@@ -246,16 +253,17 @@ def _issued(answer: Mapping[str, Any], api_origin: str) -> TokenOutcome:
         return Unknown("a refresh token that is none")
     if not isinstance(kind, str) or kind.lower() != "bearer":
         return BadAnswer("not a bearer token")
-    if not isinstance(api_url, str) or not _is_known_api(api_url, api_origin):
-        return BadAnswer("a foreign api_url")
-    return Issued(
+    issued = Issued(
         access_token=access,
         refresh_token=refresh or None,
         token_type="bearer",
         scope=scope[:16_384] if isinstance(scope, str) else "",
-        api_url=api_url,
+        api_url="",
         expires_in=_expires_in(answer.get("expires_in")),
     )
+    if not isinstance(api_url, str) or not _is_known_api(api_url, api_origin):
+        return BadAnswer("a foreign api_url", issued)
+    return replace(issued, api_url=api_url)
 
 
 def _is_token(text: str) -> bool:

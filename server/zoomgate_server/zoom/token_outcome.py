@@ -70,9 +70,16 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class BadAnswer:
-    """Zoom issued something that must not be used, such as a token for a foreign address."""
+    """Zoom issued something that must not be used, such as a token for a foreign address.
+
+    Attributes:
+        detail: What is wrong with it.
+        issued: The tokens where they are whole and only the address is foreign, without that address: they are alive, so they are
+            either revoked or kept.
+    """
 
     detail: str
+    issued: Issued | None = None
 
 
 TokenOutcome = Issued | Refused | OurFault | Throttled | NotSent | Unknown | BadAnswer

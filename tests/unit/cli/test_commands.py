@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from fakes.raw_upstream import answer, raw_upstream
 from harness import MONICA, OMAR, Harness, key_of, running
 from zoomgate_server import callers as callers_file
 from zoomgate_server.cli import cli
@@ -46,6 +47,8 @@ COMMANDS = (
     "doctor",
     "completion",
 )
+
+APP = {"ZOOMGATE_CLIENT_ID": "app", "ZOOMGATE_CLIENT_SECRET": "hush"}
 
 
 @pytest.fixture(autouse=True)
@@ -292,18 +295,35 @@ class TestDoctor:
         done(await command("doctor", "--data-dir", "data"))
         assert sorted(path.name for path in (folder / "data").iterdir()) == before
 
-    def test_a_zoom_that_is_not_there_fails(self) -> None:
-        """A Zoom that cannot be reached is said so."""
-        result = zoomgate(
-            "doctor",
-            environ={
-                "ZOOMGATE_CLIENT_ID": "app",
-                "ZOOMGATE_CLIENT_SECRET": "hush",
-                "ZOOMGATE_ZOOM_OAUTH_URL": "http://127.0.0.1:1/oauth",
-            },
-        )
+    def test_what_cannot_be_looked_at_fails(self) -> None:
+        """A folder or store that the system does not let anybody look at is a failure, and not taken for one that is not made yet."""
+        name = "x" * 300
+        result = zoomgate("doctor", "--json", "--data-dir", name)
+        found = {row["check"]: row["result"] for row in map(json.loads, result.stdout.splitlines())}
         assert result.exit_code == 1
-        assert "http://127.0.0.1:1/oauth cannot be reached" in result.stdout
+        assert (found["data folder"], found["store"], found["key ring"]) == ("failure",) * 3
+        assert "ZOOMGATE_DATA_DIR" in refused(
+            zoomgate("run", "--data-dir", name, "--simulator-listen", "127.0.0.1:0"), 1
+        )
+
+    @pytest.mark.parametrize("url", ["http://127.0.0.1:1/oauth", "https://a..b/oauth"])
+    def test_a_zoom_that_is_not_there_fails(self, url: str) -> None:
+        """A Zoom that cannot be reached is said so."""
+        result = zoomgate("doctor", environ=APP | {"ZOOMGATE_ZOOM_OAUTH_URL": url})
+        assert result.exit_code == 1
+        assert f"{url} cannot be reached" in result.stdout
+
+    async def test_what_answers_may_be_no_zoom(self) -> None:
+        """Noise counts as unreachable, and a date without a zone as none."""
+        dateless = answer("200 OK", b"", "Date: Tue, 24 Nov 2026 21:09:00 -0000")
+        async with raw_upstream() as upstream:
+            upstream.answers = [b"SSH-2.0-noise\r\n\r\n", dateless]
+            upstream.close_after_answer = True
+            url = f"http://127.0.0.1:{upstream.port}/oauth"
+            for code, text in ((1, "cannot be reached"), (0, "has no date to compare with")):
+                result = await command("doctor", environ=APP | {"ZOOMGATE_ZOOM_OAUTH_URL": url})
+                assert result.exit_code == code
+                assert text in result.stdout
 
 
 async def command(*arguments: str, environ: dict[str, str] | None = None, answer: str = "") -> Result:

@@ -3,6 +3,7 @@
 import os
 import re
 import select
+import shlex
 import signal
 import socket
 import stat
@@ -181,6 +182,30 @@ def test_run_with_a_zoom_app_lets_nobody_in_without_a_key(tmp_path: Path) -> Non
     assert "hush" not in text + rest + log
     assert (inside.returncode, inside.stdout) == (0, "")
     assert outside.returncode == 4
+
+
+def test_streams_may_be_closed(tmp_path: Path) -> None:
+    """Whoever starts the command without standard streams gets the same end, and no traceback."""
+    command = shlex.join([sys.executable, "-m", "zoomgate_server"])
+    for arguments, streams, code in (
+        ("doctor", "<&- >&-", 0),
+        ("doctor", "<&- >&- 2>&-", 0),
+        ("serve", "<&- >&-", 1),
+        ("connections delete monica@example.com", "<&-", 1),
+        ("proxy post monica@example.com /users/me/meetings -d - --server 127.0.0.1:1", "<&-", 5),
+        ("meetings create monica@example.com --details -", "<&-", 2),
+    ):
+        found = subprocess.run(  # noqa: S602 - a shell alone closes streams
+            f"{command} {arguments} {streams}",
+            shell=True,
+            cwd=tmp_path,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        assert (found.returncode, "Traceback" in found.stderr) == (code, False), (arguments, found.stderr)
 
 
 @pytest.mark.parametrize("content", ["", "zgk_short", "secret"])

@@ -8,11 +8,15 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import grpc.aio
 import pytest
 
 from fakes.raw_upstream import raw_upstream
 from harness import BASIL, MONICA, Harness, browser, consent, key_of, running
+from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
 
 COMMAND = [sys.executable, "-m", "zoomgate_server"]
 ESC = "\x1b"
@@ -48,7 +52,7 @@ async def zoomgate(
     return output, errors.decode()
 
 
-async def on_terminal(harness: Harness, *arguments: str, **more: str) -> str:
+async def on_terminal(harness: Harness, *arguments: str, encoding: str = "utf-8", **more: str) -> str:
     """Run a command with a terminal as its standard output, and give what the terminal got."""
     ours, theirs = pty.openpty()
     process = await asyncio.create_subprocess_exec(
@@ -67,7 +71,7 @@ async def on_terminal(harness: Harness, *arguments: str, **more: str) -> str:
 
     text, _ = await asyncio.gather(asyncio.to_thread(read), process.communicate())
     os.close(ours)
-    return text.decode()
+    return text.decode(encoding)
 
 
 async def test_a_person_is_connected_from_the_terminal(harness: Harness) -> None:
@@ -87,13 +91,45 @@ async def test_a_person_is_connected_from_the_terminal(harness: Harness) -> None
 
 
 async def test_a_link_can_be_had_without_waiting(harness: Harness) -> None:
-    """With --wait 0 the link alone is printed."""
+    """With --wait 0 the link alone is printed, or the contract's JSON that it is in."""
     output, errors = await zoomgate(harness, "connect", BASIL, "--wait", "0")
     assert output.startswith(b"http://127.0.0.1:")
     assert not errors
+    output, _ = await zoomgate(harness, "connect", BASIL, "--wait", "0", "--json")
+    assert json.loads(output)["authorizationUrl"].startswith("http://127.0.0.1:")
     output, errors = await zoomgate(harness, "connect", BASIL, "--wait", "1", "--json", code=1)
     assert not output
     assert "did not consent within 1 seconds" in errors
+
+
+class Liar(AuthServiceServicer):
+    """A service that gives a link with what a terminal obeys."""
+
+    async def GetConnection(self, request: pb.GetConnectionRequest, context: Any) -> pb.GetConnectionResponse:
+        """Know nobody."""
+        return pb.GetConnectionResponse()
+
+    async def BeginAuthorization(
+        self, request: pb.BeginAuthorizationRequest, context: Any
+    ) -> pb.BeginAuthorizationResponse:
+        """Begin with a link that would retitle the terminal."""
+        return pb.BeginAuthorizationResponse(authorization_url=f"https://a.example/{ESC}]0;title\x07")
+
+
+async def test_a_link_that_a_terminal_would_obey_is_not_printed(harness: Harness) -> None:
+    """A web address has nothing but visible ASCII."""
+    server = grpc.aio.server()
+    add_AuthServiceServicer_to_server(Liar(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        output, errors = await zoomgate(
+            harness, "connect", BASIL, "--wait", "0", "--server", f"127.0.0.1:{port}", code=1
+        )
+    finally:
+        await server.stop(None)
+    assert not output
+    assert "no web address" in errors
 
 
 async def test_meetings_are_scheduled_shown_and_deleted(harness: Harness) -> None:
@@ -124,6 +160,8 @@ async def test_meetings_are_scheduled_shown_and_deleted(harness: Harness) -> Non
         (("--details", "-"), "--details: "),
         (("--start", "tomorrow"), "write 2030-01-07T09:00:00Z"),
         (("--start", "2030-02-30T09:00:00Z"), "write 2030-01-07T09:00:00Z"),
+        (("--start", "0001-01-01T00:00:00+14:00"), "write 2030-01-07T09:00:00Z"),
+        (("--topic", "\udcff"), "is not UTF-8"),
         (("--duration", "99999999999"), "--duration is out of range"),
         (("--duration", "-1"), "meeting_details.duration_minutes"),
         (("--timezone", "Mars/Olympus"), "meeting_details.timezone"),
@@ -146,6 +184,8 @@ async def test_requests_are_forwarded(harness: Harness, tmp_path: Path) -> None:
     meeting = json.loads(created)
     path = f"/meetings/{meeting['id']}"
     await zoomgate(harness, "proxy", "patch", MONICA, path, "-d", "-", given=b'{"topic": "Renamed"}')
+    _, errors = await zoomgate(harness, "proxy", "patch", MONICA, path, "-d", "\udcff", code=1)
+    assert "Zoom answered 400" in errors  # a byte that is no UTF-8 got there
     answer, _ = await zoomgate(harness, "proxy", "get", MONICA, path, "--json")
     assert json.loads(answer)["json"]["topic"] == "Renamed"
     included, _ = await zoomgate(harness, "proxy", "delete", MONICA, path, "-i")
@@ -160,14 +200,16 @@ async def test_requests_are_forwarded(harness: Harness, tmp_path: Path) -> None:
     [
         (("https://evil.example/",), "url"),
         (("/users/me", "-q", "x"), "NAME=VALUE"),
+        (("/users/me", "-q", "x=\udcff"), "is not UTF-8"),
+        (("/users/\udcff",), "is not UTF-8"),
         (("/users/me", "-H", "x"), "NAME:VALUE"),
-        (("/users/me", "-H", "Authorization: x"), "HEADER_NOT_ALLOWED"),
+        (("/users/me", "-H", "Authorization: x"), "headers[0].name: is a header that callers may not set"),
     ],
 )
 async def test_wrong_requests_are_refused(harness: Harness, arguments: tuple[str, ...], text: str) -> None:
     """Exit code 2, and a sentence that says what to write."""
     _, errors = await zoomgate(harness, "proxy", "get", MONICA, *arguments, code=2)
-    assert text in errors or "not" in errors
+    assert text in errors
 
 
 async def test_a_terminal_obeys_nothing_that_zoom_says(tmp_path: Path) -> None:
@@ -187,6 +229,15 @@ async def test_a_terminal_obeys_nothing_that_zoom_says(tmp_path: Path) -> None:
             assert escaped in shown
             piped, _ = await zoomgate(harness, "proxy", "get", MONICA, "/users/me")
             assert piped == body
+
+
+async def test_letters_that_a_terminal_lacks_are_escaped(harness: Harness) -> None:
+    """A terminal that is not of UTF-8 gets the rest as it is."""
+    await zoomgate(harness, "proxy", "post", MONICA, "/users/me/meetings", "-d", '{"topic": "Café 日本"}')
+    text = await on_terminal(
+        harness, "proxy", "get", MONICA, "/users/me/meetings", PYTHONIOENCODING="latin-1", encoding="latin-1"
+    )
+    assert "Café \\u65e5\\u672c" in text
 
 
 async def test_people_get_emphasis_where_they_want_it(harness: Harness) -> None:

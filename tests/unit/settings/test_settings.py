@@ -137,6 +137,24 @@ def test_another_json_file_is_refused(tmp_path: Path, text: str) -> None:
         load_file(tmp_path / "config.json", text)
 
 
+def test_what_kubernetes_says_of_a_service_of_this_name_is_no_mistake() -> None:
+    """In a cluster with services called zoomgate and zoomgate-http the server starts; a port that a person set is a mistake still."""
+    for name, port in (("ZOOMGATE", "50051"), ("ZOOMGATE_HTTP", "8080")):
+        link = f"{name}_PORT_{port}_TCP"
+        environ = {
+            f"{name}_SERVICE_HOST": "10.0.0.11",
+            f"{name}_SERVICE_PORT": port,
+            f"{name}_SERVICE_PORT_GRPC": port,
+            f"{name}_PORT": f"tcp://10.0.0.11:{port}",
+            link: f"tcp://10.0.0.11:{port}",
+            f"{link}_PROTO": "tcp",
+            f"{link}_PORT": port,
+            f"{link}_ADDR": "10.0.0.11",
+        }
+        settings.load(environ)
+        assert "is no setting" in problem({f"{name}_PORT": port})
+
+
 def test_unknown_variables_are_mistakes() -> None:
     """A typing mistake is not ignored, and the setting that was meant is named."""
     assert problem({"ZOOMGATE_LISTN": "x"}) == "ZOOMGATE_LISTN is no setting: did you mean ZOOMGATE_LISTEN?"
@@ -202,12 +220,27 @@ def test_this_machine_is_let_in(address: str) -> None:
         "h:" + "9" * 5000,
         "h:٣",
         "h:1\n",
+        "http://localhost:1",
+        "//localhost:1",
+        "localhost:80:1",
+        "me@localhost:1",
+        " localhost:1",
+        "[localhost:1",
+        "[x::1]:1",
     ],
 )
 def test_an_address_needs_host_and_port(text: str) -> None:
     """What is no HOST:PORT is no address."""
     with pytest.raises(ValueError, match="HOST:PORT"):
         Address.parse(text)
+
+
+@pytest.mark.parametrize("name", ["ZOOMGATE_LISTEN", "ZOOMGATE_HTTP_LISTEN"])
+def test_a_url_to_listen_on_is_told_what_to_write(name: str) -> None:
+    """The mistake is named for what it is, and not as a port that is in use."""
+    assert problem({name: "http://localhost:1"}).startswith(
+        f"{name} is 'http://localhost:1': write HOST:PORT, such as 127.0.0.1:"
+    )
 
 
 def test_client_secrets_come_newest_first_from_one_place(tmp_path: Path) -> None:

@@ -104,7 +104,15 @@ def is_local(target: str) -> bool:
     if target.startswith(("unix:", "unix-abstract:")):
         return True
     hosts = re.sub(r"^(?:dns:(?://[^/]*/)?|ipv4:|ipv6:)", "", target).split(",")
-    return all(_is_loopback(re.sub(r":\d+$", "", host).strip("[]")) for host in hosts)
+    return all(_is_loopback(_host(host)) for host in hosts)
+
+
+def _host(text: str) -> str:
+    """Take the port away, as gRPC does: an IPv6 address without brackets has none."""
+    bracketed = re.fullmatch(r"\[([^\]]*)\](?::\d+)?", text)
+    if bracketed:
+        return bracketed[1]
+    return text if text.count(":") > 1 else text.partition(":")[0]
 
 
 def _is_loopback(host: str) -> bool:

@@ -117,8 +117,11 @@ class Client(_AnyClient):
         """
         end = time.monotonic() + timeout
         while True:
+            left = max(end - time.monotonic(), _POLL_SECONDS)
             try:
-                found = self.auth.get_connection(user_email=user_email).connection
+                found = self.auth.get_connection(
+                    user_email=user_email, timeout=min(self._session.timeout, left)
+                ).connection
                 if _is_new(found, after):
                     return found
             except NotConnected:
@@ -225,8 +228,12 @@ class AsyncClient(_AnyClient):
         """Wait until a person has consented; as `Client.wait_for_connection`."""
         end = time.monotonic() + timeout
         while True:
+            left = max(end - time.monotonic(), _POLL_SECONDS)
             try:
-                found = (await self.auth.get_connection(user_email=user_email)).connection
+                answer = await self.auth.get_connection(
+                    user_email=user_email, timeout=min(self._session.timeout, left)
+                )
+                found = answer.connection
                 if _is_new(found, after):
                     return found
             except NotConnected:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 _DETAILS = "grpc-status-details-bin"
@@ -177,13 +178,10 @@ def from_rpc_error(error: Any, request_id: str = "") -> ZoomgateError:
     )
     delay = None
     for detail in _status(trailers.get(_DETAILS)).details:
-        if detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
-        elif detail.Is(bad.DESCRIPTOR):
-            detail.Unpack(bad)
-        elif detail.Is(retry.DESCRIPTOR):
-            detail.Unpack(retry)
+        if _unpack(detail, retry):
             delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+        for known in (info, bad):
+            _unpack(detail, known)
     reason = info.reason if info.domain == _DOMAIN else ""
     kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ZoomgateError)
     return kind(
@@ -204,6 +202,15 @@ def _status(details: bytes | None) -> status_pb2.Status:
         return status_pb2.Status.FromString(details)
     except Exception:  # noqa: BLE001 - something in between made it; the code and the message still stand
         return status_pb2.Status()
+
+
+def _unpack(detail: Any, message: Message) -> bool:
+    """Read a detail into a message of its kind; False if it is of another kind, or broken."""
+    try:
+        return bool(detail.Unpack(message))
+    except DecodeError:
+        message.Clear()
+        return False
 
 
 def _number(text: str | None) -> int | None:

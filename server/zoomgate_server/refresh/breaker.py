@@ -1,0 +1,84 @@
+"""Keeps everybody from asking Zoom's token endpoint in vain: while it refuses the app itself, asks for patience, or does not answer.
+
+It is the app's, not a user's: none of these outcomes says anything about a user, and none changes a record.
+"""
+
+from collections.abc import Callable
+
+from zoomgate_server.clock import Clock
+from zoomgate_server.zoom.token_outcome import (
+    BadAnswer,
+    Issued,
+    NotSent,
+    OurFault,
+    Refused,
+    Throttled,
+    TokenOutcome,
+    Unknown,
+)
+
+OUR_FAULTS, OUR_FAULT_SECONDS = 3, 30.0
+"""So many refusals of our own credentials in a row stop refreshes for so long. It lasts until somebody corrects the secret."""
+
+THROTTLINGS, LONGEST_THROTTLE_SECONDS = 2, 900.0
+"""So many requests for patience in a row stop refreshes for as long as Zoom says, and at most so long. One alone may be about one user."""
+
+SILENCES, SILENCE_SECONDS = 5, 10.0
+"""So many lost or failed requests in a row stop refreshes for so long."""
+
+
+class Breaker:
+    """Counts what cannot be any user's fault, and opens when it comes in a row.
+
+    When its time is over, refreshes go on; the next outcome of the same kind opens it again.
+
+    Args:
+        clock: Time.
+        on_change: Hears when it opens and when it closes.
+    """
+
+    def __init__(self, clock: Clock, on_change: Callable[[bool], None]) -> None:
+        self._clock = clock
+        self._on_change = on_change
+        self._kind: type[TokenOutcome] | None = None
+        self._in_a_row = 0
+        self._outcome: NotSent | Unknown | Throttled | OurFault | None = None
+        self._until = 0.0
+
+    def open_for(self) -> tuple[NotSent | Unknown | Throttled | OurFault, float] | None:
+        """Say why nothing should be asked now, and for how many seconds still, or None if it may be."""
+        remaining = self._until - self._clock.monotonic()
+        return None if self._outcome is None or remaining <= 0 else (self._outcome, remaining)
+
+    def note(self, outcome: TokenOutcome) -> None:
+        """Learn how a request ended."""
+        match outcome:
+            case Issued() | Refused() | BadAnswer():  # Zoom dealt with a user: all is well with the app
+                self._kind, self._in_a_row = None, 0
+                self._close()
+            case OurFault():
+                self._count(outcome, OurFault, OUR_FAULTS, OUR_FAULT_SECONDS)
+            case Throttled(retry_after):
+                self._count(outcome, Throttled, THROTTLINGS, min(retry_after, LONGEST_THROTTLE_SECONDS))
+            case NotSent() | Unknown():
+                self._count(outcome, Unknown, SILENCES, SILENCE_SECONDS)
+
+    def _count(
+        self,
+        outcome: NotSent | Unknown | Throttled | OurFault,
+        kind: type[TokenOutcome],
+        limit: int,
+        seconds: float,
+    ) -> None:
+        self._in_a_row = self._in_a_row + 1 if self._kind is kind else 1
+        self._kind = kind
+        if self._in_a_row >= limit:
+            self._until = max(self._until, self._clock.monotonic() + seconds)
+            if self._outcome is None:
+                self._on_change(True)
+            self._outcome = outcome
+
+    def _close(self) -> None:
+        if self._outcome is not None:
+            self._outcome = None
+            self._on_change(False)

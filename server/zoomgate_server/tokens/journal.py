@@ -1,0 +1,264 @@
+"""What Zoom's token endpoint answered, on this machine's disk until the store has it.
+
+Between Zoom's answer and the first write that the store confirms, tokens exist in one process alone. An entry of the journal is written
+and synced in that gap, so that a process killed there loses nothing: the next one on this machine finds the entry and stores it.
+
+One file an entry, sealed, for its owner alone. Whoever writes one holds a lock on it (flock) for as long as it lives; a file without a
+holder belongs to a process that died, and who gets its lock goes on with it. So processes that share a folder never take each other's
+entries. The folder has to be on a disk of this machine.
+"""
+
+import asyncio
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import orjson
+
+from zoomgate_server import logs
+from zoomgate_server.errors import KeyUnavailable, RecordUnreadable
+from zoomgate_server.tokens.cipher import associated_data
+from zoomgate_server.tokens.token import TokenPair
+
+_PURPOSE = "zoomgate/journal/v1"
+_SUFFIX = ".entry"
+_MAX_BYTES = 64 * 1024
+_NAME_DIGITS = 32
+_T = TypeVar("_T")
+_log = logs.get("zoomgate.journal")
+
+
+class Origin(StrEnum):
+    """What brought the tokens."""
+
+    REFRESH = "refresh"
+    CONSENT = "consent"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Tokens that are on their way into the store.
+
+    Attributes:
+        entry_id: 32 hex digits; the commit id of the write that stores them.
+        origin: A refresh of a record, or a consent (a code, or a refresh token that a caller brought).
+        user_email: Whose record.
+        grant: The record's grant when the tokens were asked for; empty without a record.
+        generation: The record's generation then; 0 without a record.
+        tokens: What Zoom issued.
+        owner: As in `ConnectionRecord`; for a consent.
+        begun_by: As in `ConnectionRecord`; for a consent.
+    """
+
+    entry_id: str
+    origin: Origin
+    user_email: str
+    grant: str
+    generation: int
+    tokens: TokenPair
+    owner: str | None = None
+    begun_by: str = ""
+
+
+class Sealer(Protocol):
+    """Seals bytes and opens them again; see `KeyRing`."""
+
+    def seal(self, plaintext: bytes, associated: bytes) -> bytes:
+        """Seal bytes."""
+        ...
+
+    def open(self, blob: bytes, associated: bytes) -> bytes:
+        """Open what was sealed."""
+        ...
+
+
+class Observer(Protocol):
+    """Counts what happens to the journal."""
+
+    def journal_entries(self, count: int) -> None:
+        """So many entries are held."""
+        ...
+
+    def journal_written(self) -> None:
+        """An entry was written."""
+        ...
+
+    def journal_failed(self) -> None:
+        """An entry could not be written: its tokens are in the memory of this process alone."""
+        ...
+
+    def journal_damaged(self) -> None:
+        """A file was found that cannot be opened."""
+        ...
+
+
+class Journal:
+    """Keeps entries in one folder.
+
+    What fails is logged and counted, and never stops whoever brings tokens: the store may take them all the same.
+
+    Args:
+        folder: Where; made with mode 0700 if it is not there.
+        app: OAuth origin and client id; entries of another app are not opened.
+        sealer: Seals and opens.
+        observer: Counts.
+    """
+
+    def __init__(self, folder: Path, *, app: str, sealer: Sealer, observer: Observer) -> None:
+        self._folder = folder
+        self._app = app
+        self._sealer = sealer
+        self._observer = observer
+        self._held: dict[str, int] = {}
+        self._damaged: set[str] = set()
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+
+    async def prepare(self) -> bool:
+        """Make the folder, and find out whether it can be written; what was warned of when it cannot is in the log."""
+        return await self._run(self._prepare)
+
+    async def keep(self, entry: Entry) -> bool:
+        """Write an entry durably. False if that failed; nothing was left behind then."""
+        kept = await self._run(self._write, entry)
+        (self._observer.journal_written if kept else self._observer.journal_failed)()
+        self._observer.journal_entries(len(self._held))
+        return kept
+
+    async def forget(self, entry_id: str) -> None:
+        """Delete an entry that this process holds; unknown ones are no mistake. A file that stays will be found again."""
+        await self._run(self._delete, entry_id)
+        self._observer.journal_entries(len(self._held))
+
+    async def claim(self) -> list[Entry]:
+        """Take over the entries of processes that died. They stay on disk until they are forgotten."""
+        claimed = await self._run(self._claim)
+        self._observer.journal_entries(len(self._held))
+        return claimed
+
+    async def close(self) -> None:
+        """Let go of what is held: entries that are left belong to whoever claims them next. Idempotent."""
+        await self._run(self._let_go)
+        self._executor.shutdown(wait=True)
+
+    async def _run(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Run work on the journal's thread. A caller that leaves does not stop it."""
+        return await asyncio.shield(
+            asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+        )
+
+    def _prepare(self) -> bool:
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            probe = self._folder / f".probe-{secrets.token_hex(4)}"
+            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            probe.unlink()
+        except OSError as error:
+            _log.warning(
+                "journal.unavailable",
+                folder=str(self._folder),
+                error=error.strerror,
+                consequence="tokens that Zoom issued are lost if this process is killed before the store has them",
+            )
+            return False
+        return True
+
+    def _write(self, entry: Entry) -> bool:
+        content = self._sealer.seal(orjson.dumps(asdict(entry)), self._associated(entry.entry_id))
+        draft = self._folder / f".{entry.entry_id}-{secrets.token_hex(4)}"
+        descriptor = -1
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # before it has the name by which others find it
+            os.write(descriptor, content)
+            os.fsync(descriptor)
+            draft.rename(self._folder / f"{entry.entry_id}{_SUFFIX}")
+            _sync(self._folder)
+        except OSError as error:
+            _log.error("journal.not_written", entry=entry.entry_id, error=error.strerror)
+            draft.unlink(missing_ok=True)
+            if descriptor >= 0:
+                os.close(descriptor)
+            return False
+        self._held[entry.entry_id] = descriptor
+        return True
+
+    def _delete(self, entry_id: str) -> None:
+        descriptor = self._held.pop(entry_id, None)
+        if descriptor is None:
+            return
+        try:
+            (self._folder / f"{entry_id}{_SUFFIX}").unlink(missing_ok=True)
+        except OSError as error:
+            _log.error("journal.not_forgotten", entry=entry_id, error=error.strerror)
+        finally:
+            os.close(descriptor)  # after the file is gone: nobody may find it without a holder
+
+    def _claim(self) -> list[Entry]:
+        try:
+            names = sorted(path.name for path in self._folder.iterdir() if path.suffix == _SUFFIX)
+        except OSError:
+            return []
+        found = (self._claim_one(self._folder / name) for name in names)
+        return [entry for entry in found if entry is not None]
+
+    def _claim_one(self, path: Path) -> Entry | None:
+        """Take one file over, if nobody holds it and it can be opened."""
+        name = path.name.removesuffix(_SUFFIX)
+        if name in self._held:
+            return None
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:
+            return None  # its holder has just finished
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink:
+                entry = self._open(name, os.read(descriptor, _MAX_BYTES))
+                self._held[name], descriptor = descriptor, -1
+                self._damaged.discard(name)
+                return entry
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):  # else its holder lives
+                self._say_damaged(name, "it cannot be read")
+        except KeyUnavailable as error:
+            self._say_damaged(name, f"key {error.metadata.get('key_id', '')} is not in the key ring")
+        except (RecordUnreadable, ValueError, TypeError, KeyError):
+            self._say_damaged(name, "it is damaged, or belongs to another Zoom app")
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        return None
+
+    def _open(self, name: str, content: bytes) -> Entry:
+        fields = orjson.loads(self._sealer.open(content, self._associated(name)))
+        fields["origin"] = Origin(fields["origin"])
+        fields["tokens"] = TokenPair(**fields["tokens"])
+        return Entry(**fields)
+
+    def _say_damaged(self, name: str, why: str) -> None:
+        if name not in self._damaged:
+            self._damaged.add(name)
+            self._observer.journal_damaged()
+            _log.error("journal.entry_left", entry=name[:_NAME_DIGITS], why=why)
+
+    def _let_go(self) -> None:
+        while self._held:
+            os.close(self._held.popitem()[1])
+
+    def _associated(self, entry_id: str) -> bytes:
+        return associated_data(_PURPOSE, self._app, entry_id)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
