@@ -26,6 +26,7 @@ from zoomgate.v1 import (
     proxy_service_pb2_grpc,
 )
 from zoomgate_server import callers, logs, tls
+from zoomgate_server.adoption import Adoption
 from zoomgate_server.authorizations import Authorizations
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections import Connections
@@ -36,6 +37,7 @@ from zoomgate_server.interceptors.authentication import Authentication, CallerKe
 from zoomgate_server.interceptors.method_handler import Pipeline
 from zoomgate_server.interceptors.status import Status
 from zoomgate_server.metrics import Metrics
+from zoomgate_server.recovery import Recovery
 from zoomgate_server.refresh.driver import Refresher
 from zoomgate_server.rpc_context import AuditEvent, Principal
 from zoomgate_server.services.auth import AuthService
@@ -48,6 +50,7 @@ from zoomgate_server.tokens import canary, keyfile, shared_secret
 from zoomgate_server.tokens.authorization_store import AuthorizationStore
 from zoomgate_server.tokens.cipher import KeyRing
 from zoomgate_server.tokens.connection_store import ConnectionStore
+from zoomgate_server.tokens.journal import Journal
 from zoomgate_server.tokens.sqlite import SqliteStore, StoreOpenError
 from zoomgate_server.tokens.store import RecordStore, StoreError
 from zoomgate_server.tokens.vault import Vault
@@ -199,6 +202,7 @@ class _Parts:
     authorizations: Authorizations
     connections: Connections
     refresher: Refresher
+    recovery: Recovery
     states: AuthorizationStore
     auth: AuthService
     meetings: MeetingsService
@@ -237,11 +241,15 @@ class _Parts:
         for client in (zoom, oauth):
             await client.start()
             stack.push_async_callback(client.close)
+        journal = Journal(settings.data_dir / "journal", app=app, sealer=key_ring, observer=metrics)
+        stack.push_async_callback(journal.close)
+        await journal.prepare()
         cache = TokenCache()
         refresher = Refresher(
             connections=connection_store,
             spend=oauth.refresh,
             discard=lambda tokens: connections.discard(tokens),  # noqa: PLW0108 - made below
+            journal=journal,
             clock=clock,
             metrics=metrics,
             forced_interval=settings.forced_refresh_seconds,
@@ -256,12 +264,20 @@ class _Parts:
             clock=clock,
             audit=_audit,
         )
-        authorizations = Authorizations(
-            authorizations=states,
+        adoption = Adoption(
             connections=connection_store,
+            journal=journal,
             cache=cache,
             oauth=oauth,
             zoom=zoom,
+            discard=connections.discard,
+            audit=_audit,
+        )
+        authorizations = Authorizations(
+            authorizations=states,
+            connections=connection_store,
+            adoption=adoption,
+            oauth=oauth,
             discard=connections.discard,
             clock=clock,
             audit=_audit,
@@ -275,6 +291,7 @@ class _Parts:
             authorizations=authorizations,
             connections=connections,
             refresher=refresher,
+            recovery=Recovery(journal=journal, refresher=refresher, adoption=adoption, metrics=metrics),
             states=states,
             auth=AuthService(
                 authorizations=authorizations, connections=connections, page_tokens=page_tokens, clock=clock
@@ -429,6 +446,7 @@ def _background(parts: _Parts) -> Iterator[None]:
         for work in (
             parts.connections.follow_changes(),
             parts.connections.sweep_revocations(),
+            parts.recovery.run(),
             _clean_states(parts.states),
         )
     ]

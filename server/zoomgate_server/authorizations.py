@@ -15,55 +15,36 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode, urlsplit
-from uuid import uuid4
-
-import orjson
 
 from zoomgate_server import logs
+from zoomgate_server.adoption import Adoption, issued_by, pair_of
 from zoomgate_server.clock import Clock
-from zoomgate_server.connections import tombstone_of
 from zoomgate_server.errors import (
-    AppCredentialsRejected,
     CodeRefused,
     FieldViolation,
-    IdentityMismatch,
     InvalidRequest,
     InvalidState,
     ReauthRequired,
     ServerOverloaded,
-    ZoomBadResponse,
     ZoomgateError,
-    ZoomOutcomeUnknown,
-    ZoomRateLimited,
-    ZoomUnavailable,
 )
 from zoomgate_server.refresh.driver import store_unavailable
 from zoomgate_server.rpc_context import AuditEvent, AuditSink, Call
-from zoomgate_server.token_cache import TokenCache
 from zoomgate_server.tokens.authorization_record import PendingAuthorization
 from zoomgate_server.tokens.authorization_store import AuthorizationStore
 from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, State
 from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.store import StoreError, ZoomUserTaken
+from zoomgate_server.tokens.journal import Origin
+from zoomgate_server.tokens.store import StoreError
 from zoomgate_server.tokens.token import TokenPair
-from zoomgate_server.zoom import endpoints
-from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import (
     BadAnswer,
-    Issued,
-    NotSent,
-    OurFault,
     Refused,
-    Throttled,
-    TokenOutcome,
 )
 
 STATE_SECONDS = 600.0
 """How long a person may take to consent, and a page to redeem its ticket."""
-
-ME_SECONDS = 15.0
-"""How long reading back who consented may take."""
 
 _log = logs.get("zoomgate.authorizations")
 
@@ -133,9 +114,8 @@ class Authorizations:
     Args:
         authorizations: Where states and tickets are.
         connections: Where the connections are.
-        cache: Tokens in memory.
+        adoption: Stores what Zoom issued.
         oauth: Exchanges codes.
-        zoom: Reads back who consented.
         discard: Ends a token pair that must not be kept.
         clock: Time.
         audit: Hears of every decision that matters.
@@ -150,9 +130,8 @@ class Authorizations:
         *,
         authorizations: AuthorizationStore,
         connections: ConnectionStore,
-        cache: TokenCache,
+        adoption: Adoption,
         oauth: OAuthClient,
-        zoom: ZoomClient,
         discard: Callable[[TokenPair], None],
         clock: Clock,
         audit: AuditSink,
@@ -163,9 +142,8 @@ class Authorizations:
     ) -> None:
         self._authorizations = authorizations
         self._connections = connections
-        self._cache = cache
+        self._adoption = adoption
         self._oauth = oauth
-        self._zoom = zoom
         self._discard = discard
         self._clock = clock
         self._audit = audit
@@ -301,7 +279,9 @@ class Authorizations:
         view = await self._keep_view(pending, cookie)
         try:
             if not code:
-                self._audit(_browser_event("authorization.completed", "access_denied", pending.user_email))
+                self._audit(
+                    AuditEvent.unattended("authorization.completed", "access_denied", pending.user_email)
+                )
                 raise CodeRefused(
                     "The authorization was declined at Zoom: begin again if that was a mistake",
                     metadata={"zoom_code": "access_denied"},
@@ -414,7 +394,7 @@ class Authorizations:
     async def _exchange_and_store(
         self, code: str, verifier: str, user_email: str, owner: str | None, begun_by: str, call: Call | None
     ) -> ConnectionRecord:
-        await self._preflight(user_email)
+        replaced = await self._adoption.prepare(user_email)
         started = self._connections.now()
         outcome = await self._oauth.exchange_code(code, code_verifier=verifier or None)
         if isinstance(outcome, Refused):
@@ -423,12 +403,20 @@ class Authorizations:
                 metadata={"zoom_code": outcome.code},
             )
         if isinstance(outcome, BadAnswer) and outcome.issued is not None:
-            self._discard(_pair(outcome.issued, started))
-        tokens = _pair(_issued(outcome), started)
-        return await self._adopt(tokens, user_email, owner, begun_by, call)
+            self._discard(pair_of(outcome.issued, started))
+        tokens = pair_of(issued_by(outcome), started)
+        return await self._adoption.adopt(
+            tokens,
+            replaced,
+            origin=Origin.CONSENT,
+            user_email=user_email,
+            owner=owner,
+            begun_by=begun_by,
+            call=call,
+        )
 
     async def _import(self, call: Call, user_email: str, refresh_token: str) -> ConnectionRecord:
-        await self._preflight(user_email)
+        replaced = await self._adoption.prepare(user_email)
         started = self._connections.now()
         outcome = await self._oauth.refresh(refresh_token)
         if isinstance(outcome, Refused):
@@ -436,117 +424,17 @@ class Authorizations:
                 "Zoom refuses this refresh token: let the person consent again",
                 metadata={"cause": Cause.REJECTED.value, "zoom_code": outcome.code},
             )
-        issued = _issued(outcome)
-        tokens = _pair(replace(issued, refresh_token=issued.refresh_token or refresh_token), started)
-        return await self._adopt(tokens, user_email, _owner(call), call.principal.identity, call)
-
-    async def _preflight(self, user_email: str) -> None:
-        """Find out before a code or a refresh token is spent that the store and the key of the user's record are at hand."""
-        try:
-            await self._connections.read_replaceable(user_email)
-        except StoreError:
-            raise store_unavailable() from None
-
-    async def _adopt(
-        self, tokens: TokenPair, user_email: str, owner: str | None, begun_by: str, call: Call | None
-    ) -> ConnectionRecord:
-        """Find out whose tokens these are, and store them if they are the user's."""
-        person = await self._whose(tokens)
-        if person.email != user_email:
-            await self._rehome(tokens, person)
-            self._audit(_event(call, "connection.stored", "IDENTITY_MISMATCH", user_email))
-            raise IdentityMismatch(
-                "The person who consented at Zoom has another e-mail address than the user that was asked for"
-            )
-        record = await self._store(tokens, person, owner, begun_by, user_email)
-        self._audit(_event(call, "connection.stored", "ok", user_email))
-        return record
-
-    async def _whose(self, tokens: TokenPair) -> "_Person":
-        """Ask Zoom who consented."""
-        try:
-            response = await self._zoom.send(
-                endpoints.current_user(), tokens.access_token, timeout=ME_SECONDS
-            )
-            if response.status == 429 or response.status >= 500:
-                raise ZoomUnavailable(
-                    "Zoom could not say who consented just now: begin again", retry_after=2.0
-                )
-            if response.status != 200:
-                raise ZoomBadResponse(
-                    "Zoom did not say who consented: the app needs the scope user:read:user",
-                    metadata={"http_status": str(response.status)},
-                )
-            return _person(response.body)
-        except ZoomgateError:
-            self._discard(tokens)
-            raise
-
-    async def _rehome(self, tokens: TokenPair, person: "_Person") -> None:
-        """Somebody else consented: keep the pair if a connection of that person needs it, else revoke it.
-
-        If that person is connected already, this consent has ended their stored tokens (Zoom's code 4741), so the new pair belongs
-        there.
-        """
-        try:
-            record, _ = await self._connections.read(person.email)
-        except (StoreError, ZoomgateError):
-            record = None
-        if record is None or record.state is State.DISCONNECTED or record.zoom_user_id != person.user_id:
-            self._discard(tokens)
-            return
-        await self._store(tokens, person, record.owner, record.begun_by, person.email)
-        self._audit(_browser_event("connection.rehomed", "ok", person.email))
-
-    async def _store(
-        self, tokens: TokenPair, person: "_Person", owner: str | None, begun_by: str, user_email: str
-    ) -> ConnectionRecord:
-        """Write the connection; goes on until the store has taken it, since the tokens exist nowhere else."""
-        commit_id = uuid4().hex
-        grant = uuid4().hex
-        pause = 0.05
-        while True:
-            try:
-                current, now = await self._connections.read_replaceable(user_email)
-                if current.record is not None and current.record.commit_id == commit_id:
-                    return current.record
-                record = ConnectionRecord(
-                    user_email=user_email,
-                    rev=current.rev,
-                    state=State.ACTIVE,
-                    grant=grant,
-                    generation=current.generation + 1,
-                    epoch=current.record.epoch if current.record else 0,
-                    commit_id=commit_id,
-                    create_time=_create_time(current.record, now),
-                    consent_time=now,
-                    update_time=now,
-                    refresh_time=tokens.obtained_at,
-                    access_expire_at=tokens.access_expire_at,
-                    tokens=tokens,
-                    owner=owner,
-                    zoom_user_id=person.user_id,
-                    zoom_account_id=person.account_id,
-                    begun_by=begun_by,
-                )
-                rev = await self._connections.write(record)
-                if rev is not None:
-                    self._cache.drop(user_email)
-                    return replace(record, rev=rev)
-            except ZoomUserTaken as taken:
-                await self._move_away(taken.subject)
-            except StoreError:
-                _log.warning("authorization.store_failed", user=user_email)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, 2.0)
-
-    async def _move_away(self, user_email: str) -> None:
-        """End the connection that the same Zoom user has under an earlier address."""
-        record, now = await self._connections.read(user_email)
-        if record is not None and record.state is not State.DISCONNECTED:
-            await self._connections.write(tombstone_of(record, now, revoke=False))
-            self._cache.drop(user_email)
-            self._audit(_browser_event("connection.moved", "ok", user_email))
+        issued = issued_by(outcome)
+        tokens = pair_of(replace(issued, refresh_token=issued.refresh_token or refresh_token), started)
+        return await self._adoption.adopt(
+            tokens,
+            replaced,
+            origin=Origin.IMPORT,
+            user_email=user_email,
+            owner=_owner(call),
+            begun_by=call.principal.identity,
+            call=call,
+        )
 
     async def _keep_view(self, pending: PendingAuthorization, cookie: str) -> str:
         """Keep for 10 minutes whom this browser connects; without the store the page says less, and that is all."""
@@ -603,15 +491,6 @@ class Authorizations:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited has it; if nobody does, it is no mistake
-
-
-@dataclass(frozen=True, slots=True)
-class _Person:
-    """Who consented, as Zoom says."""
-
-    email: str
-    user_id: str
-    account_id: str
 
 
 class _PendingCounts:
@@ -687,89 +566,6 @@ def _owner(call: Call) -> str | None:
     """The member that a connection made by this call belongs to, if a member is behind it."""
     member = call.principal.member
     return None if member is None else member.identity
-
-
-def _issued(outcome: TokenOutcome) -> Issued:
-    """Give what Zoom issued, or raise what else it means."""
-    match outcome:
-        case Issued():
-            return outcome
-        case OurFault(code):
-            raise AppCredentialsRejected(
-                "Zoom refuses this service's own client id, secret or redirect URI: an operator has to check them",
-                metadata={"zoom_code": code},
-            )
-        case Throttled(retry_after):
-            raise ZoomRateLimited(
-                "Zoom asks for fewer token requests", metadata={"http_status": "429"}, retry_after=retry_after
-            )
-        case NotSent():
-            raise ZoomUnavailable("Zoom's token endpoint could not be reached: try again", retry_after=2.0)
-        case Refused():
-            raise ZoomBadResponse("Zoom refused the request")
-        case BadAnswer():
-            raise ZoomBadResponse(
-                "Zoom's token answer is of a kind that is not accepted, so nothing was connected: report it, an operator has to look"
-            )
-        case _:
-            raise ZoomOutcomeUnknown("Zoom's answer was lost or could not be understood: begin again")
-
-
-def _pair(issued: Issued, started: float) -> TokenPair:
-    return TokenPair(
-        access_token=issued.access_token,
-        refresh_token=issued.refresh_token or "",
-        token_type=issued.token_type,
-        scope=issued.scope,
-        api_url=issued.api_url,
-        access_expire_at=started + issued.expires_in,
-        obtained_at=started,
-    )
-
-
-def _person(body: bytes) -> _Person:
-    """Read Zoom's description of a user.
-
-    Raises:
-        ZoomBadResponse: It lacks what identifies a person.
-    """
-    try:
-        data = orjson.loads(body)
-        person = _Person(data["email"].lower(), data["id"], data.get("account_id") or "")
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        person = _Person("", "", "")
-    if not all(
-        isinstance(value, str) and len(value) <= 512
-        for value in (person.email, person.user_id, person.account_id)
-    ):
-        person = _Person("", "", "")
-    if not person.email or not person.user_id:
-        raise ZoomBadResponse("Zoom did not say who consented", metadata={"length": str(len(body))})
-    return person
-
-
-def _create_time(current: ConnectionRecord | None, now: float) -> float:
-    """When the person first connected: a connection that was ended begins anew."""
-    return now if current is None or current.state is State.DISCONNECTED else current.create_time
-
-
-def _event(call: Call | None, action: str, outcome: str, user_email: str) -> AuditEvent:
-    return (
-        _browser_event(action, outcome, user_email)
-        if call is None
-        else call.audit_event(action, outcome, user_email)
-    )
-
-
-def _browser_event(action: str, outcome: str, user_email: str) -> AuditEvent:
-    return AuditEvent(
-        action=action,
-        outcome=outcome,
-        principal="browser",
-        on_behalf_of="",
-        user_email=user_email,
-        request_id="",
-    )
 
 
 def _invalid_state(cause: str = "") -> InvalidState:

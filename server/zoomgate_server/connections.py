@@ -9,13 +9,17 @@ from typing import Any, NamedTuple
 from zoomgate_server import logs
 from zoomgate_server.clock import Clock
 from zoomgate_server.errors import (
+    AppCredentialsRejected,
     CallerNotAllowed,
     ConnectionNotFound,
     FieldViolation,
     InvalidRequest,
     ReauthRequired,
+    RefreshInProgress,
     ScopeMissing,
+    ServerOverloaded,
     StoreUnavailable,
+    ZoomBadResponse,
     ZoomgateError,
     ZoomRateLimited,
     ZoomUnavailable,
@@ -57,6 +61,17 @@ FEED_OVERLAP_SECONDS = 10.0
 
 SWEEP_SECONDS = 30.0
 """Pause between two looks for tokens that are still to be revoked."""
+
+_NO_BETTER_TOKEN = (
+    AppCredentialsRejected,
+    RefreshInProgress,
+    ServerOverloaded,
+    StoreUnavailable,
+    ZoomBadResponse,
+    ZoomRateLimited,
+    ZoomUnavailable,
+)
+"""Failures of a refresh that leave the token before in use for as long as it is valid."""
 
 _log = logs.get("zoomgate.connections")
 
@@ -340,7 +355,7 @@ class Connections:
             record = await self._refresher.refresh(
                 user_email, seen_generation=token.generation, deadline=self._budget(call)
             )
-        except (ZoomUnavailable, ZoomRateLimited, StoreUnavailable):
+        except _NO_BETTER_TOKEN:
             if token.expires - self._clock.monotonic() > max(min_validity, 5.0):
                 return token
             raise

@@ -20,7 +20,10 @@ REFRESH_OUTCOMES = (
     "bad_answer",
     "zoom_unavailable",
     "record_fault",
+    "spared",
+    "breaker_open",
 )
+JOURNAL_EVENTS = ("written", "failed", "resumed", "damaged")
 HTTP_ROUTES = (
     "/oauth/start",
     "/oauth/continue",
@@ -72,6 +75,30 @@ class Metrics:
             ("outcome",),
             registry=self.registry,
         )
+        self._refresh_seconds = Histogram(
+            "zoomgate_refresh_seconds",
+            "Duration of attempts that asked Zoom for tokens.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._lost = Counter(
+            "zoomgate_refresh_outcomes_lost",
+            "Users who have to consent again since an answer of Zoom's was lost.",
+            registry=self.registry,
+        )
+        self._breaker = Gauge(
+            "zoomgate_refresh_breaker_open",
+            "1 while nothing is asked of Zoom's token endpoint, since it refuses the app or does not answer.",
+            registry=self.registry,
+        )
+        self._journal = Gauge(
+            "zoomgate_journal_entries",
+            "Tokens that Zoom issued and the store has not confirmed yet.",
+            registry=self.registry,
+        )
+        self._journal_events = Counter(
+            "zoomgate_journal", "What happened to entries of the journal.", ("event",), registry=self.registry
+        )
         self._http = Counter(
             "zoomgate_http_requests", "HTTP requests.", ("route", "status_class"), registry=self.registry
         )
@@ -80,6 +107,8 @@ class Metrics:
         build.labels(version).set(1)
         for outcome in REFRESH_OUTCOMES:
             self._refreshes.labels(outcome)
+        for event in JOURNAL_EVENTS:
+            self._journal_events.labels(event)
 
     def rpc(self, method: str) -> RpcMetrics:
         """Give what counts one RPC."""
@@ -88,6 +117,38 @@ class Metrics:
     def refreshes(self, outcome: str) -> None:
         """Count an attempt to refresh."""
         self._refreshes.labels(outcome if outcome in REFRESH_OUTCOMES else OTHER).inc()
+
+    def refresh_seconds(self, seconds: float) -> None:
+        """Note how long an attempt took that asked Zoom."""
+        self._refresh_seconds.observe(seconds)
+
+    def outcome_lost(self) -> None:
+        """Count a user who has to consent again since an answer of Zoom's was lost."""
+        self._lost.inc()
+
+    def breaker_open(self, is_open: bool) -> None:
+        """Say whether refreshes are held back for everybody."""
+        self._breaker.set(is_open)
+
+    def journal_entries(self, count: int) -> None:
+        """Say how many entries of the journal this process holds."""
+        self._journal.set(count)
+
+    def journal_written(self) -> None:
+        """Count an entry that was written."""
+        self._journal_events.labels("written").inc()
+
+    def journal_failed(self) -> None:
+        """Count an entry that could not be written."""
+        self._journal_events.labels("failed").inc()
+
+    def journal_resumed(self) -> None:
+        """Count an entry of a process that died."""
+        self._journal_events.labels("resumed").inc()
+
+    def journal_damaged(self) -> None:
+        """Count a file in the journal that cannot be opened."""
+        self._journal_events.labels("damaged").inc()
 
     def http_request(self, route: str, status: int) -> None:
         """Count an HTTP request."""

@@ -100,6 +100,13 @@ class AuditEvent(NamedTuple):
     user_email: str
     request_id: str
 
+    @classmethod
+    def unattended(
+        cls, action: str, outcome: str, user_email: str, *, principal: str = "browser"
+    ) -> "AuditEvent":
+        """Describe something that no call did."""
+        return cls(action, outcome, principal, "", user_email, "")
+
 
 AuditSink = Callable[[AuditEvent], None]
 

@@ -7,6 +7,8 @@ they like.
 What the protocol keeps (Zoom's refresh tokens work once: whoever loses the answer loses the user):
 
 * A refresh token is spent only after a write that proves that the store takes writes: the lease.
+* What Zoom answered goes into the journal, on this machine's disk, before the store is asked to take it: whoever finds the journal of
+  a process that died goes on with `resume()`.
 * A success is fenced by generation and grant, never by the lease: who comes late may hold the only living token. It is stored as the
   next generation, or kept as a spare beside it, or given up because a newer consent or a disconnect replaced the whole grant.
 * A refusal is a weak signal: it may only mean that somebody else was first. It is believed only if generation, grant and epoch are
@@ -53,7 +55,13 @@ UNKNOWN_PAUSE_SECONDS = 2.0
 """Pause before such a repetition, so that the first request is not still being processed."""
 
 MAX_SPARES = 3
+MAX_PENDING = 16
+"""How many attempts without a known outcome a record remembers. Leases are 90 seconds apart, so an older one is past any doubt."""
+
 STORM_WINDOW_SECONDS = 3600.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
+"""Pauses between tries to write what Zoom answered while the store fails: each twice as long as the one before."""
+
 _SCOPE_CODES = frozenset({"4711"})
 _REVOKED_CODES = frozenset({"4735", "4737", "4738", "4741"})
 _RECORD_FAULTS = (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported)
@@ -71,6 +79,10 @@ class Snapshot:
     record: ConnectionRecord | None
     store_now: float
     monotonic: float
+
+    def time_at(self, monotonic: float) -> float:
+        """Tell the store's time at a moment of the monotonic clock."""
+        return self.store_now + max(0.0, monotonic - self.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +105,62 @@ class Spend:
 
 
 @dataclass(frozen=True, slots=True)
+class Won:
+    """Tokens that Zoom issued for a record, and all that is needed to store them there.
+
+    Attributes:
+        user_email: Whose they are.
+        attempt_id: The attempt that got them.
+        grant: The grant of the record whose token was spent.
+        generation: Its generation.
+        tokens: What Zoom issued.
+    """
+
+    user_email: str
+    attempt_id: str
+    grant: str
+    generation: int
+    tokens: TokenPair
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Put tokens into the journal, durably. Answer: None; a journal that fails leaves the tokens to this process alone."""
+
+    won: Won
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Take tokens out of the journal: the store has them, or nobody needs them any more. Answer: None."""
+
+    won: Won
+
+
+@dataclass(frozen=True, slots=True)
 class Sleep:
     """Wait. Answer: None."""
 
     seconds: float
 
 
-Effect = Read | Put | Now | Spend | Sleep
+Effect = Read | Put | Now | Spend | Keep | Forget | Sleep
 Answer = Snapshot | int | float | TokenOutcome | None
 
 
 @dataclass(frozen=True, slots=True)
 class Usable:
-    """The record has a token for the asker: refreshed by this attempt or by somebody else."""
+    """The record has a token for the asker.
+
+    Attributes:
+        record: As it is stored.
+        refreshed: This attempt got tokens, rather than somebody else.
+        spared: They are kept beside those of somebody else who was faster.
+    """
 
     record: ConnectionRecord
     refreshed: bool
+    spared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,22 +253,32 @@ def refresh(want: Attempted) -> Protocol:
             if attempt:
                 yield Sleep(UNKNOWN_PAUSE_SECONDS)
             now = yield from _now()
-            if now - held.monotonic > LEASE_SECONDS - CALL_SECONDS - MARGIN_SECONDS:
-                yield from _release(
-                    held, _last_error(Unknown("no time left in the lease"), held.time_at(now))
-                )
+            if now - held.read.monotonic > LEASE_SECONDS - CALL_SECONDS - MARGIN_SECONDS:
+                error = _last_error(Unknown("no time left in the lease"), held.time_at(now))
+                yield from _release(held, error, lost_answer=lost_answer)
                 return Busy(retry_after=1.0)
             outcome = yield from _spend(candidate)
             if not isinstance(outcome, Unknown):
                 break
             lost_answer = True
         if isinstance(outcome, Issued):
-            return (yield from _commit(want, held, candidate, outcome, now))
+            won = _won(want, held, candidate, outcome, now)
+            yield Keep(won)
+            return (yield from _commit(won, replace(held.read, record=held.record), want.max_refreshes))
         if not isinstance(outcome, Refused):
-            yield from _release(held, _last_error(outcome, held.time_at(now)))
+            yield from _release(held, _last_error(outcome, held.time_at(now)), lost_answer=lost_answer)
             return Failed(outcome)
         refused = outcome
     return (yield from _reject(want, held, candidates, refused, lost_answer=lost_answer))
+
+
+def resume(won: Won, max_refreshes: int) -> Protocol:
+    """Store tokens that the journal of a process that died holds.
+
+    Returns:
+        `Usable` or `Superseded`: it goes on until the store has answered.
+    """
+    return (yield from _commit(won, None, max_refreshes))
 
 
 def _read() -> Generator[Effect, Answer, Snapshot]:
@@ -237,15 +299,14 @@ def _spend(refresh_token: str) -> Generator[Effect, Answer, TokenOutcome]:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """The lease, as it was written; both clocks were read before it."""
+    """The lease as it was written, and the reading that it was written on."""
 
     record: ConnectionRecord
-    store_now: float
-    monotonic: float
+    read: Snapshot
 
     def time_at(self, monotonic: float) -> float:
         """Tell the store's time at a moment of the monotonic clock."""
-        return self.store_now + max(0.0, monotonic - self.monotonic)
+        return self.read.time_at(monotonic)
 
 
 def _candidates(record: ConnectionRecord) -> tuple[str, ...]:
@@ -271,14 +332,14 @@ def _acquire(want: Attempted) -> Generator[Effect, Answer, _Held | Verdict]:
             record,
             epoch=record.epoch + 1,
             lease=Lease(holder=want.attempt_id, epoch=record.epoch + 1, until=now + LEASE_SECONDS),
-            pending=(*record.pending, Attempt(epoch=record.epoch + 1, at=now)),
+            pending=(*record.pending, Attempt(epoch=record.epoch + 1, at=now))[-MAX_PENDING:],
         )
         try:
             rev = yield from _put(leased)
         except StoreError:
             return StoreDown()  # it may have been written: the lease then ends by itself
         if rev is not None:
-            return _Held(replace(leased, rev=rev), now, snapshot.monotonic)
+            return _Held(replace(leased, rev=rev), snapshot)
 
 
 def _why_not(want: Attempted, record: ConnectionRecord, now: float) -> Verdict | None:
@@ -298,13 +359,18 @@ def _why_not(want: Attempted, record: ConnectionRecord, now: float) -> Verdict |
     return None
 
 
-def _without_attempt(record: ConnectionRecord, epoch: int) -> ConnectionRecord:
-    """The record after the attempt of an epoch has ended: its lease and its mark are gone."""
+def _without_attempt(record: ConnectionRecord, epoch: int, *, lost_answer: bool = False) -> ConnectionRecord:
+    """The record after the attempt of an epoch has ended: its lease is gone, and so is its mark.
+
+    If an answer of Zoom's was lost, the mark stays as one that is past its time: it delays no verdict, and says why a refusal comes.
+    """
     lease = record.lease
+    pending = tuple(attempt for attempt in record.pending if attempt.epoch != epoch)
+    if lost_answer:
+        marks = (mark for mark in record.pending if mark.epoch == epoch)
+        pending = (*pending, *(replace(mark, at=mark.at - GRACE_SECONDS) for mark in marks))
     return replace(
-        record,
-        lease=None if lease is not None and lease.epoch == epoch else lease,
-        pending=tuple(attempt for attempt in record.pending if attempt.epoch != epoch),
+        record, lease=None if lease is not None and lease.epoch == epoch else lease, pending=pending
     )
 
 
@@ -326,14 +392,15 @@ def _last_error(
     return LastError(reason=reason, message=message, time=now)
 
 
-def _release(held: _Held, error: LastError) -> Generator[Effect, Answer, None]:
+def _release(held: _Held, error: LastError, *, lost_answer: bool) -> Generator[Effect, Answer, None]:
     """Give the lease back and note the error. Best effort: a lease also ends by itself."""
     record: ConnectionRecord | None = held.record
     for _ in range(3):
         if record is None or record.grant != held.record.grant or record.generation != held.record.generation:
             return
         try:
-            rev = yield from _put(replace(_without_attempt(record, held.record.epoch), last_error=error))
+            released = _without_attempt(record, held.record.epoch, lost_answer=lost_answer)
+            rev = yield from _put(replace(released, last_error=error))
             if rev is not None:
                 return
             snapshot = yield from _read()
@@ -342,10 +409,8 @@ def _release(held: _Held, error: LastError) -> Generator[Effect, Answer, None]:
         record = snapshot.record
 
 
-def _commit(
-    want: Attempted, held: _Held, spent: str, issued: Issued, asked_at: float
-) -> Generator[Effect, Answer, Verdict]:
-    """Store what Zoom issued. Goes on until the store has taken it or the grant is gone: the token exists nowhere else."""
+def _won(want: Attempted, held: _Held, spent: str, issued: Issued, asked_at: float) -> Won:
+    """What Zoom issued, ready to be stored."""
     obtained_at = held.time_at(asked_at)
     tokens = TokenPair(
         access_token=issued.access_token,
@@ -356,38 +421,54 @@ def _commit(
         access_expire_at=obtained_at + issued.expires_in,
         obtained_at=obtained_at,
     )
-    record: ConnectionRecord | None = held.record
-    pause = 0.05
+    return Won(want.user_email, want.attempt_id, held.record.grant, held.record.generation, tokens)
+
+
+def _commit(won: Won, known: Snapshot | None, max_refreshes: int) -> Generator[Effect, Answer, Verdict]:
+    """Store what Zoom issued. Goes on until the store has taken it or the grant is gone: the tokens exist nowhere else.
+
+    Args:
+        won: The tokens.
+        known: The record as it is known to be; None to read it first.
+        max_refreshes: How many times of refreshes the record remembers.
+    """
+    pause = FIRST_PAUSE_SECONDS
     while True:
         try:
-            if record is None or record.grant != held.record.grant or record.state is State.DISCONNECTED:
-                return Superseded(tokens, record)
-            if record.commit_id == want.attempt_id or tokens in record.spares:
-                return Usable(record, refreshed=True)
-            now = held.time_at((yield from _now()))
-            if record.generation == held.record.generation:
-                written = _next_generation(want, record, tokens, now)
-            else:  # the same grant moved on without us: either token may be the living one, so both are kept
-                spares = (tokens, *record.spares)[:MAX_SPARES]
-                written = replace(record, state=State.ACTIVE, cause=None, spares=spares, update_time=now)
-            rev = yield from _put(written)
-            if rev is not None:
-                return Usable(replace(written, rev=rev), refreshed=True)
+            snapshot = known or (yield from _read())
+            known = None  # whatever happens next, only what is in the store then decides
+            verdict = yield from _commit_once(won, snapshot, max_refreshes)
+            if verdict is not None:
+                yield Forget(won)
+                return verdict
         except (StoreError, *_RECORD_FAULTS):
             yield Sleep(pause)
-            pause = min(2 * pause, 2.0)
-        try:
-            snapshot = yield from _read()
-            record = snapshot.record
-        except (StoreError, *_RECORD_FAULTS):
-            yield Sleep(pause)
-            pause = min(2 * pause, 2.0)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
-def _next_generation(
-    want: Attempted, record: ConnectionRecord, tokens: TokenPair, now: float
-) -> ConnectionRecord:
+def _commit_once(
+    won: Won, snapshot: Snapshot, max_refreshes: int
+) -> Generator[Effect, Answer, Verdict | None]:
+    """Write the tokens where the record says that they belong. None if somebody else wrote meanwhile."""
+    record = snapshot.record
+    if record is None or record.grant != won.grant or record.state is State.DISCONNECTED:
+        return Superseded(won.tokens, record)
+    if record.commit_id == won.attempt_id or won.tokens in (record.tokens, *record.spares):
+        return Usable(record, refreshed=True)
+    now = snapshot.time_at((yield from _now()))
+    overtaken = record.generation != won.generation
+    if overtaken:  # the same grant moved on without us: either token may be the living one, so both are kept
+        spares = (won.tokens, *record.spares)[:MAX_SPARES]
+        written = replace(record, state=State.ACTIVE, cause=None, spares=spares, update_time=now)
+    else:
+        written = _next_generation(won, record, now, max_refreshes)
+    rev = yield from _put(written)
+    return None if rev is None else Usable(replace(written, rev=rev), refreshed=True, spared=overtaken)
+
+
+def _next_generation(won: Won, record: ConnectionRecord, now: float, max_refreshes: int) -> ConnectionRecord:
     """The record with new tokens as its next generation, written now."""
+    tokens = won.tokens
     recent = tuple(time for time in record.recent_refreshes if now - STORM_WINDOW_SECONDS < time)
     return replace(
         record,
@@ -399,8 +480,8 @@ def _next_generation(
         spares=(),
         lease=None,
         pending=(),
-        commit_id=want.attempt_id,
-        recent_refreshes=(*recent, now)[-max(want.max_refreshes, 1) :],
+        commit_id=won.attempt_id,
+        recent_refreshes=(*recent, now)[-max(max_refreshes, 1) :],
         refresh_time=tokens.obtained_at,
         update_time=now,
         access_expire_at=tokens.access_expire_at,

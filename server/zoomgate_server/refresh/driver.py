@@ -28,8 +28,10 @@ from zoomgate_server.errors import (
 )
 from zoomgate_server.metrics import Metrics
 from zoomgate_server.refresh import core
-from zoomgate_server.tokens.connection_record import ConnectionRecord, State
+from zoomgate_server.refresh.breaker import Breaker
+from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, State
 from zoomgate_server.tokens.connection_store import ConnectionStore
+from zoomgate_server.tokens.journal import Entry, Journal, Origin
 from zoomgate_server.tokens.store import StoreError
 from zoomgate_server.tokens.token import TokenPair
 from zoomgate_server.zoom.token_outcome import BadAnswer, OurFault, Throttled, TokenOutcome
@@ -56,6 +58,11 @@ class _Flight:
         self.result = result
         self.spent = False
 
+    @classmethod
+    def begin(cls) -> "_Flight":
+        """An attempt whose result is open."""
+        return cls(asyncio.get_running_loop().create_future())
+
     def succeed(self, record: ConnectionRecord) -> None:
         if not self.result.done():
             self.result.set_result(record)
@@ -73,6 +80,7 @@ class Refresher:
         connections: Where the records are.
         spend: Sends a refresh token to Zoom and never raises.
         discard: Ends a token pair that no record keeps.
+        journal: Keeps what Zoom answered until the store has it.
         clock: Time.
         metrics: Counts outcomes.
         forced_interval: Seconds between two forced refreshes of one user.
@@ -85,6 +93,7 @@ class Refresher:
         connections: ConnectionStore,
         spend: Callable[[str], Awaitable[TokenOutcome]],
         discard: Callable[[TokenPair], None],
+        journal: Journal,
         clock: Clock,
         metrics: Metrics,
         forced_interval: float,
@@ -93,6 +102,8 @@ class Refresher:
         self._connections = connections
         self._spend = spend
         self._discard = discard
+        self._journal = journal
+        self._breaker = Breaker(clock, self._say_breaker)
         self._clock = clock
         self._metrics = metrics
         self._forced_interval = forced_interval
@@ -125,6 +136,8 @@ class Refresher:
         """
         while True:
             joined = self._flights.get(user_email)
+            if joined is None:
+                self._check_breaker()
             flight = joined or self._start(user_email, seen_generation, forced=forced)
             try:
                 async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
@@ -144,6 +157,12 @@ class Refresher:
                     ) from None
                 await asyncio.sleep(min(busy.retry_after, 0.25))
 
+    def resume(self, entry: Entry) -> None:
+        """Store tokens that a process which died left in the journal; it goes on in the background until the store has answered."""
+        won = core.Won(entry.user_email, entry.entry_id, entry.grant, entry.generation, entry.tokens)
+        _log.info("refresh.resumed", user=won.user_email, attempt=won.attempt_id)
+        self._begin(core.resume(won, self._max_refreshes), won.user_email, won.attempt_id, _Flight.begin())
+
     @property
     def running(self) -> int:
         """How many attempts are running."""
@@ -157,7 +176,7 @@ class Refresher:
 
     def _start(self, user_email: str, seen_generation: int, *, forced: bool) -> _Flight:
         """Begin an attempt that belongs to nobody's call: its context is empty, and the set keeps it alive."""
-        flight = _Flight(asyncio.get_running_loop().create_future())
+        flight = _Flight.begin()
         want = core.Attempted(
             user_email=user_email,
             seen_generation=seen_generation,
@@ -167,32 +186,41 @@ class Refresher:
             max_refreshes=self._max_refreshes,
         )
         self._flights[user_email] = flight
+        self._begin(core.refresh(want), user_email, want.attempt_id, flight)
+        return flight
+
+    def _begin(self, protocol: core.Protocol, user_email: str, attempt_id: str, flight: _Flight) -> None:
         task = asyncio.get_running_loop().create_task(
-            self._fly(want, flight), name="refresh", context=contextvars.Context()
+            self._fly(protocol, user_email, attempt_id, flight),
+            name="refresh",
+            context=contextvars.Context(),
         )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return flight
 
-    async def _fly(self, want: core.Attempted, flight: _Flight) -> None:
+    async def _fly(self, protocol: core.Protocol, user_email: str, attempt_id: str, flight: _Flight) -> None:
+        started = self._clock.monotonic()
         try:
-            verdict = await self._run(want, flight)
+            verdict = await self._run(protocol, user_email, attempt_id, flight)
         except (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported) as error:
             self._metrics.refreshes("record_fault")
             flight.fail(error)
         except BaseException as error:
-            _log.exception("refresh.crashed", user=want.user_email, attempt=want.attempt_id)
+            _log.exception("refresh.crashed", user=user_email, attempt=attempt_id)
             flight.fail(error if isinstance(error, Exception) else RuntimeError("the refresh was torn down"))
             raise
         else:
-            self._conclude(want, verdict, flight)
+            self._conclude(user_email, attempt_id, verdict, flight)
+            if flight.spent:
+                self._metrics.refresh_seconds(self._clock.monotonic() - started)
         finally:
-            if self._flights.get(want.user_email) is flight:
-                del self._flights[want.user_email]
+            if self._flights.get(user_email) is flight:
+                del self._flights[user_email]
 
-    async def _run(self, want: core.Attempted, flight: _Flight) -> core.Verdict:
+    async def _run(
+        self, protocol: core.Protocol, user_email: str, attempt_id: str, flight: _Flight
+    ) -> core.Verdict:
         """Perform the effects that the core asks for, one after another."""
-        protocol = core.refresh(want)
         answer: core.Answer = None
         failure: Exception | None = None
         while True:
@@ -203,11 +231,11 @@ class Refresher:
                 return verdict
             answer, failure = None, None
             try:
-                answer = await self._perform(want.user_email, effect, flight)
+                answer = await self._perform(user_email, effect, flight)
             except (StoreError, KeyUnavailable, RecordUnreadable, RecordVersionUnsupported) as error:
                 failure = error
                 if flight.spent and isinstance(effect, core.Put):
-                    _log.warning("refresh.store_failed", user=want.user_email, attempt=want.attempt_id)
+                    _log.warning("refresh.store_failed", user=user_email, attempt=attempt_id)
                     flight.fail(store_unavailable())
 
     async def _perform(self, user_email: str, effect: core.Effect, flight: _Flight) -> core.Answer:
@@ -223,24 +251,57 @@ class Refresher:
             case core.Spend(refresh_token):
                 outcome = await self._spend(refresh_token)
                 flight.spent = True
+                self._breaker.note(outcome)
                 return outcome
+            case core.Keep(won):
+                await self._journal.keep(_entry(won))
+                return None
+            case core.Forget(won):
+                await self._journal.forget(won.attempt_id)
+                return None
             case core.Sleep(seconds):
                 await asyncio.sleep(seconds)
                 return None
 
-    def _conclude(self, want: core.Attempted, verdict: core.Verdict, flight: _Flight) -> None:
+    def _check_breaker(self) -> None:
+        """Raise what Zoom would say again, while the breaker is open."""
+        closed = self._breaker.open_for()
+        if closed is not None:
+            outcome, seconds = closed
+            self._metrics.refreshes("breaker_open")
+            raise _failure(outcome, retry_after=seconds)[1]
+
+    def _say_breaker(self, is_open: bool) -> None:
+        self._metrics.breaker_open(is_open)
+        if is_open:
+            _log.error("refresh.breaker_opened")
+        else:
+            _log.info("refresh.breaker_closed")
+
+    def _conclude(self, user_email: str, attempt_id: str, verdict: core.Verdict, flight: _Flight) -> None:
         """Tell the waiters, count, and log one line."""
         outcome, result = _interpret(verdict)
         self._metrics.refreshes(outcome)
-        _log.info("refresh.ended", user=want.user_email, attempt=want.attempt_id, outcome=outcome)
+        _log.info("refresh.ended", user=user_email, attempt=attempt_id, outcome=outcome)
         if isinstance(verdict, core.Superseded) and (
             verdict.record is None or verdict.record.state is State.DISCONNECTED
         ):
             self._discard(verdict.tokens)
+        if (
+            flight.spent
+            and isinstance(result, ReauthRequired)
+            and result.metadata["cause"] == Cause.OUTCOME_LOST
+        ):
+            self._metrics.outcome_lost()
         if isinstance(result, ConnectionRecord):
             flight.succeed(result)
         else:
             flight.fail(result)
+
+
+def _entry(won: core.Won) -> Entry:
+    """The form in which the journal keeps what a refresh won."""
+    return Entry(won.attempt_id, Origin.REFRESH, won.user_email, won.grant, won.generation, won.tokens)
 
 
 def store_unavailable() -> StoreUnavailable:
@@ -267,7 +328,9 @@ def not_connected() -> NotConnected:
 def _interpret(verdict: core.Verdict) -> tuple[str, ConnectionRecord | Exception]:
     """Turn a verdict into a metric label and what waiters get."""
     match verdict:
-        case core.Usable(record, refreshed):
+        case core.Usable(record, refreshed, spared):
+            if spared:
+                return "spared", record
             return ("refreshed" if refreshed else "fresh"), record
         case core.Ended(record):
             if record is not None and record.state is State.REAUTH_REQUIRED:
@@ -291,13 +354,14 @@ def _interpret(verdict: core.Verdict) -> tuple[str, ConnectionRecord | Exception
             return _failure(outcome)
 
 
-def _failure(outcome: TokenOutcome) -> tuple[str, ZoomgateError]:
+def _failure(outcome: TokenOutcome, *, retry_after: float | None = None) -> tuple[str, ZoomgateError]:
+    """Give the metric label and the error of an attempt that got no tokens; `retry_after` is better known than by the outcome."""
     match outcome:
-        case Throttled(retry_after):
+        case Throttled(patience):
             return "throttled", ZoomRateLimited(
                 "Zoom asks for fewer token refreshes",
                 metadata={"http_status": "429"},
-                retry_after=retry_after,
+                retry_after=retry_after or patience,
             )
         case OurFault(code):
             return "our_fault", AppCredentialsRejected(
@@ -308,5 +372,6 @@ def _failure(outcome: TokenOutcome) -> tuple[str, ZoomgateError]:
             return "bad_answer", ZoomBadResponse("Zoom's answer to the token refresh could not be understood")
         case _:
             return "zoom_unavailable", ZoomUnavailable(
-                "Zoom's token endpoint could not be reached: call again in a moment", retry_after=2.0
+                "Zoom's token endpoint could not be reached: call again in a moment",
+                retry_after=retry_after or 2.0,
             )

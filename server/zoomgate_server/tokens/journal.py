@@ -40,6 +40,7 @@ class Origin(StrEnum):
 
     REFRESH = "refresh"
     CONSENT = "consent"
+    IMPORT = "import"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,13 @@ class Entry:
 
     Attributes:
         entry_id: 32 hex digits; the commit id of the write that stores them.
-        origin: A refresh of a record, or a consent (a code, or a refresh token that a caller brought).
+        origin: A refresh of a record, a code that a consent brought, or a refresh token that a caller brought.
         user_email: Whose record.
         grant: The record's grant when the tokens were asked for; empty without a record.
         generation: The record's generation then; 0 without a record.
         tokens: What Zoom issued.
-        owner: As in `ConnectionRecord`; for a consent.
-        begun_by: As in `ConnectionRecord`; for a consent.
+        owner: As in `ConnectionRecord`; unless it is a refresh.
+        begun_by: As in `ConnectionRecord`; unless it is a refresh.
     """
 
     entry_id: str
@@ -136,6 +137,11 @@ class Journal:
         await self._run(self._delete, entry_id)
         self._observer.journal_entries(len(self._held))
 
+    async def release(self, entry_id: str) -> None:
+        """Let go of an entry that this process holds, so that it is claimed again, by whoever comes first."""
+        await self._run(self._release, entry_id)
+        self._observer.journal_entries(len(self._held))
+
     async def claim(self) -> list[Entry]:
         """Take over the entries of processes that died. They stay on disk until they are forgotten."""
         claimed = await self._run(self._claim)
@@ -199,6 +205,11 @@ class Journal:
             _log.error("journal.not_forgotten", entry=entry_id, error=error.strerror)
         finally:
             os.close(descriptor)  # after the file is gone: nobody may find it without a holder
+
+    def _release(self, entry_id: str) -> None:
+        descriptor = self._held.pop(entry_id, None)
+        if descriptor is not None:
+            os.close(descriptor)
 
     def _claim(self) -> list[Entry]:
         try:

@@ -3,7 +3,9 @@
 import asyncio
 import contextvars
 import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,7 @@ from zoomgate_server.refresh.driver import Refresher
 from zoomgate_server.tokens.cipher import Key, KeyRing
 from zoomgate_server.tokens.connection_record import ConnectionRecord, Lease, State
 from zoomgate_server.tokens.connection_store import ConnectionStore
+from zoomgate_server.tokens.journal import Journal
 from zoomgate_server.tokens.memory import MemoryStore
 from zoomgate_server.tokens.token import TokenPair
 from zoomgate_server.tokens.vault import Vault
@@ -58,7 +61,7 @@ WHO: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody
 class World:
     """A refresher with its store and Zoom."""
 
-    def __init__(self, store: FaultyStore, max_refreshes: int = 100) -> None:
+    def __init__(self, store: FaultyStore, folder: Path, max_refreshes: int = 100) -> None:
         self.store = store
         self.zoom = Zoom()
         self.discarded: list[TokenPair] = []
@@ -70,10 +73,12 @@ class World:
             clock=SystemClock(),
             on_read=lambda: None,
         )
+        self.journal = Journal(folder, app="app", sealer=ring, observer=Metrics("0", []))
         self.refresher = Refresher(
             connections=self.connections,
             spend=self.zoom.spend,
             discard=self.discarded.append,
+            journal=self.journal,
             clock=SystemClock(),
             metrics=Metrics("0", []),
             forced_interval=60.0,
@@ -92,8 +97,9 @@ class World:
         return record
 
 
-async def make(max_refreshes: int = 100) -> World:
-    world = World(FaultyStore(MemoryStore(time.time)), max_refreshes)
+async def make(folder: Path, max_refreshes: int = 100) -> World:
+    world = World(FaultyStore(MemoryStore(time.time)), folder / "journal", max_refreshes)
+    assert await world.journal.prepare()
     now = time.time()
     await world.connections.write(
         ConnectionRecord(
@@ -113,9 +119,11 @@ async def make(max_refreshes: int = 100) -> World:
 
 
 @pytest.fixture
-async def world() -> World:
+async def world(tmp_path: Path) -> AsyncIterator[World]:
     """A connected user whose token has to be refreshed."""
-    return await make()
+    made = await make(tmp_path)
+    yield made
+    await made.journal.close()
 
 
 async def until(condition: object) -> None:
@@ -267,12 +275,13 @@ async def test_a_refusal_ends_in_consent_and_an_outage_does_not(world: World) ->
     assert world.zoom.calls == calls
 
 
-async def test_a_storm_of_refreshes_is_stopped() -> None:
+async def test_a_storm_of_refreshes_is_stopped(tmp_path: Path) -> None:
     """At most so many refreshes of one user in an hour."""
-    world = await make(max_refreshes=3)
+    world = await make(tmp_path, max_refreshes=3)
     for seen in range(1, 4):
         await world.refresh(seen=seen)
     with pytest.raises(ServerOverloaded) as stopped:
         await world.refresh(seen=4)
     assert stopped.value.retry_after is not None
     assert world.zoom.calls == 3
+    await world.journal.close()

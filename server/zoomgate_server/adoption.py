@@ -1,0 +1,397 @@
+"""Tokens that Zoom issued for a code or for a refresh token that a caller brought: whose are they, and into which record do they go?
+
+They exist nowhere else, so they are in the journal until a record has them or it is clear that nobody should.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from uuid import uuid4
+
+import orjson
+
+from zoomgate_server import logs
+from zoomgate_server.connections import tombstone_of
+from zoomgate_server.errors import (
+    AppCredentialsRejected,
+    IdentityMismatch,
+    KeyUnavailable,
+    ReauthRequired,
+    RecordVersionUnsupported,
+    ZoomBadResponse,
+    ZoomgateError,
+    ZoomOutcomeUnknown,
+    ZoomRateLimited,
+    ZoomUnavailable,
+)
+from zoomgate_server.refresh.driver import store_unavailable
+from zoomgate_server.rpc_context import AuditEvent, AuditSink, Call
+from zoomgate_server.token_cache import TokenCache
+from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, State
+from zoomgate_server.tokens.connection_store import ConnectionStore, Replaceable
+from zoomgate_server.tokens.journal import Entry, Journal, Origin
+from zoomgate_server.tokens.store import StoreError, ZoomUserTaken
+from zoomgate_server.tokens.token import TokenPair
+from zoomgate_server.zoom import endpoints
+from zoomgate_server.zoom.client import ZoomClient
+from zoomgate_server.zoom.oauth import OAuthClient
+from zoomgate_server.zoom.token_outcome import (
+    BadAnswer,
+    Issued,
+    NotSent,
+    OurFault,
+    Refused,
+    Throttled,
+    TokenOutcome,
+)
+
+ME_SECONDS = 15.0
+"""How long reading back who consented may take."""
+
+_RECORD_IN_DOUBT = (KeyUnavailable, RecordVersionUnsupported)
+_ZOOM_IN_DOUBT = (ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown, AppCredentialsRejected)
+_log = logs.get("zoomgate.adoption")
+
+
+class Adoption:
+    """Stores tokens as connections.
+
+    Args:
+        connections: Where the connections are.
+        journal: Keeps tokens until a connection has them.
+        cache: Tokens in memory.
+        oauth: Renews tokens that lay in the journal for too long.
+        zoom: Says whose tokens they are.
+        discard: Ends a token pair that must not be kept.
+        audit: Hears of every decision that matters.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections: ConnectionStore,
+        journal: Journal,
+        cache: TokenCache,
+        oauth: OAuthClient,
+        zoom: ZoomClient,
+        discard: Callable[[TokenPair], None],
+        audit: AuditSink,
+    ) -> None:
+        self._connections = connections
+        self._journal = journal
+        self._cache = cache
+        self._oauth = oauth
+        self._zoom = zoom
+        self._discard = discard
+        self._audit = audit
+
+    async def prepare(self, user_email: str) -> Replaceable:
+        """Find out before a code or a refresh token is spent that the store and the key of the user's record are at hand.
+
+        Raises:
+            StoreUnavailable, KeyUnavailable, RecordVersionUnsupported: They are not.
+        """
+        try:
+            replaced, _ = await self._connections.read_replaceable(user_email)
+        except StoreError:
+            raise store_unavailable() from None
+        return replaced
+
+    async def adopt(
+        self,
+        tokens: TokenPair,
+        replaced: Replaceable,
+        *,
+        origin: Origin,
+        user_email: str,
+        owner: str | None,
+        begun_by: str,
+        call: Call | None,
+    ) -> ConnectionRecord:
+        """Find out whose tokens these are, and store them if they are the user's.
+
+        Args:
+            tokens: What Zoom issued.
+            replaced: What `prepare` found before that.
+            origin: What brought them.
+            user_email: Whose they are to be.
+            owner: The member whose connection it becomes, or None.
+            begun_by: Identity of the caller who began it.
+            call: The call that brought them, or None for a browser.
+
+        Raises:
+            IdentityMismatch: They are somebody else's.
+            ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown: Zoom does not say whose they are. Tokens that a caller brought are
+                stored later then; a person who consented can do so again.
+            ZoomBadResponse, KeyUnavailable, RecordVersionUnsupported: As they say.
+        """
+        entry = Entry(
+            entry_id=uuid4().hex,
+            origin=origin,
+            user_email=user_email,
+            grant=replaced.record.grant if replaced.record else "",
+            generation=replaced.generation,
+            tokens=tokens,
+            owner=owner,
+            begun_by=begun_by,
+        )
+        kept = await self._journal.keep(entry)
+        try:
+            record = await self._settle(entry, call, fenced=False)
+        except (*_RECORD_IN_DOUBT, *_ZOOM_IN_DOUBT) as error:
+            passing = origin is Origin.IMPORT or isinstance(error, _RECORD_IN_DOUBT)
+            if not (kept and passing):
+                await self._drop(entry)
+                raise
+            await self._journal.release(entry.entry_id)
+            if isinstance(error, _RECORD_IN_DOUBT):
+                raise
+            raise ZoomUnavailable(
+                "Zoom took the refresh token and does not say just now whose it is: the connection appears once it does;"
+                " do not send this token again",
+                retry_after=5.0,
+            ) from None
+        except IdentityMismatch:
+            await self._journal.forget(entry.entry_id)
+            raise
+        except ZoomgateError:
+            await self._drop(entry)
+            raise
+        await self._journal.forget(entry.entry_id)
+        if record is None:
+            raise AssertionError("only what is fenced can be superseded")
+        return record
+
+    async def resume(self, entry: Entry) -> None:
+        """Go on with tokens that a process which died left in the journal, or that wait there for Zoom or for a key."""
+        try:
+            entry = await self._fresh(entry)
+            await self._settle(entry, None, fenced=True)
+        except (*_RECORD_IN_DOUBT, *_ZOOM_IN_DOUBT) as error:
+            _log.warning(
+                "adoption.waits", user=entry.user_email, entry=entry.entry_id, error=type(error).__name__
+            )
+            await self._journal.release(entry.entry_id)
+        except IdentityMismatch:
+            await self._journal.forget(entry.entry_id)
+        except ZoomgateError as error:
+            _log.error(
+                "adoption.given_up", user=entry.user_email, entry=entry.entry_id, error=type(error).__name__
+            )
+            await self._drop(entry)
+        else:
+            await self._journal.forget(entry.entry_id)
+
+    async def _drop(self, entry: Entry) -> None:
+        """Give tokens up for which there is no record to go into."""
+        self._discard(entry.tokens)
+        await self._journal.forget(entry.entry_id)
+
+    async def _fresh(self, entry: Entry) -> Entry:
+        """Give an entry whose access token can be asked whose it is; an old one is renewed first."""
+        now = self._connections.now()
+        if entry.tokens.access_expire_at - now > ME_SECONDS:
+            return entry
+        outcome = await self._oauth.refresh(entry.tokens.refresh_token)
+        if isinstance(outcome, Refused):
+            raise ReauthRequired(
+                "Zoom refuses a refresh token of the journal", metadata={"cause": Cause.REJECTED.value}
+            )
+        issued = issued_by(outcome)
+        tokens = pair_of(
+            replace(issued, refresh_token=issued.refresh_token or entry.tokens.refresh_token), now
+        )
+        renewed = replace(entry, entry_id=uuid4().hex, tokens=tokens)
+        await self._journal.keep(renewed)
+        await self._journal.forget(entry.entry_id)
+        return renewed
+
+    async def _settle(self, entry: Entry, call: Call | None, *, fenced: bool) -> ConnectionRecord | None:
+        """Find out whose tokens these are and store them; None if the record took another way meanwhile (see `_store`)."""
+        person = await self._whose(entry.tokens)
+        if person.email != entry.user_email:
+            await self._rehome(entry, person)
+            self._audit(_event(call, "connection.stored", "IDENTITY_MISMATCH", entry.user_email))
+            raise IdentityMismatch(
+                "The person who consented at Zoom has another e-mail address than the user that was asked for"
+            )
+        record = await self._store(entry, person, fenced=fenced)
+        if record is not None:
+            self._audit(_event(call, "connection.stored", "ok", entry.user_email))
+        return record
+
+    async def _whose(self, tokens: TokenPair) -> "_Person":
+        """Ask Zoom who consented."""
+        response = await self._zoom.send(endpoints.current_user(), tokens.access_token, timeout=ME_SECONDS)
+        if response.status == 429 or response.status >= 500:
+            raise ZoomUnavailable("Zoom could not say who consented just now: begin again", retry_after=2.0)
+        if response.status != 200:
+            raise ZoomBadResponse(
+                "Zoom did not say who consented: the app needs the scope user:read:user",
+                metadata={"http_status": str(response.status)},
+            )
+        return _person(response.body)
+
+    async def _rehome(self, entry: Entry, person: "_Person") -> None:
+        """Somebody else consented: keep the pair if a connection of that person needs it, else revoke it.
+
+        If that person is connected already, this consent has ended their stored tokens (Zoom's code 4741), so the new pair belongs
+        there.
+        """
+        try:
+            record, _ = await self._connections.read(person.email)
+        except (StoreError, ZoomgateError):
+            record = None
+        if record is None or record.state is State.DISCONNECTED or record.zoom_user_id != person.user_id:
+            self._discard(entry.tokens)
+            return
+        theirs = replace(entry, user_email=person.email, owner=record.owner, begun_by=record.begun_by)
+        await self._store(theirs, person, fenced=False)
+        self._audit(AuditEvent.unattended("connection.rehomed", "ok", person.email))
+
+    async def _store(self, entry: Entry, person: "_Person", *, fenced: bool) -> ConnectionRecord | None:
+        """Write the connection; goes on until the store has taken it, since the tokens exist nowhere else.
+
+        Args:
+            entry: The tokens.
+            person: Whose they are.
+            fenced: Whether the record may have moved on long ago, as for an entry that was found in the journal: then a consent or an
+                end that came after the tokens stays, and the answer is None.
+        """
+        grant = uuid4().hex
+        pause = 0.05
+        while True:
+            try:
+                current, now = await self._connections.read_replaceable(entry.user_email)
+                if current.record is not None and current.record.commit_id == entry.entry_id:
+                    return current.record
+                if fenced and _moved_on(current, entry):
+                    if current.record is not None and current.record.state is State.DISCONNECTED:
+                        self._discard(entry.tokens)  # else they ended with the newer consent
+                    return None
+                record = ConnectionRecord(
+                    user_email=entry.user_email,
+                    rev=current.rev,
+                    state=State.ACTIVE,
+                    grant=grant,
+                    generation=current.generation + 1,
+                    epoch=current.record.epoch if current.record else 0,
+                    commit_id=entry.entry_id,
+                    create_time=_create_time(current.record, now),
+                    consent_time=now,
+                    update_time=now,
+                    refresh_time=entry.tokens.obtained_at,
+                    access_expire_at=entry.tokens.access_expire_at,
+                    tokens=entry.tokens,
+                    owner=entry.owner,
+                    zoom_user_id=person.user_id,
+                    zoom_account_id=person.account_id,
+                    begun_by=entry.begun_by,
+                )
+                rev = await self._connections.write(record)
+                if rev is not None:
+                    self._cache.drop(entry.user_email)
+                    return replace(record, rev=rev)
+            except ZoomUserTaken as taken:
+                await self._move_away(taken.subject)
+            except StoreError:
+                _log.warning("adoption.store_failed", user=entry.user_email)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 2.0)
+
+    async def _move_away(self, user_email: str) -> None:
+        """End the connection that the same Zoom user has under an earlier address."""
+        record, now = await self._connections.read(user_email)
+        if record is not None and record.state is not State.DISCONNECTED:
+            await self._connections.write(tombstone_of(record, now, revoke=False))
+            self._cache.drop(user_email)
+            self._audit(AuditEvent.unattended("connection.moved", "ok", user_email))
+
+
+@dataclass(frozen=True, slots=True)
+class _Person:
+    """Who consented, as Zoom says."""
+
+    email: str
+    user_id: str
+    account_id: str
+
+
+def issued_by(outcome: TokenOutcome) -> Issued:
+    """Give what Zoom issued, or raise what else it means."""
+    match outcome:
+        case Issued():
+            return outcome
+        case OurFault(code):
+            raise AppCredentialsRejected(
+                "Zoom refuses this service's own client id, secret or redirect URI: an operator has to check them",
+                metadata={"zoom_code": code},
+            )
+        case Throttled(retry_after):
+            raise ZoomRateLimited(
+                "Zoom asks for fewer token requests", metadata={"http_status": "429"}, retry_after=retry_after
+            )
+        case NotSent():
+            raise ZoomUnavailable("Zoom's token endpoint could not be reached: try again", retry_after=2.0)
+        case Refused():
+            raise ZoomBadResponse("Zoom refused the request")
+        case BadAnswer():
+            raise ZoomBadResponse(
+                "Zoom's token answer is of a kind that is not accepted, so nothing was connected: report it, an operator has to look"
+            )
+        case _:
+            raise ZoomOutcomeUnknown("Zoom's answer was lost or could not be understood: begin again")
+
+
+def pair_of(issued: Issued, started: float) -> TokenPair:
+    """Give the pair that Zoom issued to a request which began at a time of the store's clock."""
+    return TokenPair(
+        access_token=issued.access_token,
+        refresh_token=issued.refresh_token or "",
+        token_type=issued.token_type,
+        scope=issued.scope,
+        api_url=issued.api_url,
+        access_expire_at=started + issued.expires_in,
+        obtained_at=started,
+    )
+
+
+def _person(body: bytes) -> _Person:
+    """Read Zoom's description of a user.
+
+    Raises:
+        ZoomBadResponse: It lacks what identifies a person.
+    """
+    try:
+        data = orjson.loads(body)
+        person = _Person(data["email"].lower(), data["id"], data.get("account_id") or "")
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        person = _Person("", "", "")
+    if not all(
+        isinstance(value, str) and len(value) <= 512
+        for value in (person.email, person.user_id, person.account_id)
+    ):
+        person = _Person("", "", "")
+    if not person.email or not person.user_id:
+        raise ZoomBadResponse("Zoom did not say who consented", metadata={"length": str(len(body))})
+    return person
+
+
+def _moved_on(current: Replaceable, entry: Entry) -> bool:
+    """Tell whether somebody consented or ended the connection after the tokens of an entry were asked for."""
+    if current.record is None:
+        return False
+    if current.record.state is State.DISCONNECTED:
+        return current.generation != entry.generation
+    return current.record.grant != entry.grant
+
+
+def _create_time(current: ConnectionRecord | None, now: float) -> float:
+    """When the person first connected: a connection that was ended begins anew."""
+    return now if current is None or current.state is State.DISCONNECTED else current.create_time
+
+
+def _event(call: Call | None, action: str, outcome: str, user_email: str) -> AuditEvent:
+    if call is None:
+        return AuditEvent.unattended(action, outcome, user_email)
+    return call.audit_event(action, outcome, user_email)

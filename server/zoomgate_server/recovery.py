@@ -1,0 +1,48 @@
+"""Goes on with what processes that died left in the journal of this machine."""
+
+import asyncio
+
+from zoomgate_server import logs
+from zoomgate_server.adoption import Adoption
+from zoomgate_server.metrics import Metrics
+from zoomgate_server.refresh.driver import Refresher
+from zoomgate_server.tokens.journal import Entry, Journal, Origin
+
+LOOK_SECONDS = 5.0
+"""Pause between two looks; another process that shares the folder may have died since."""
+
+_log = logs.get("zoomgate.recovery")
+
+
+class Recovery:
+    """Hands entries of the journal to whoever can store their tokens.
+
+    Args:
+        journal: Where they are.
+        refresher: Stores those of refreshes.
+        adoption: Stores those of consents and imports.
+        metrics: Counts them.
+    """
+
+    def __init__(
+        self, *, journal: Journal, refresher: Refresher, adoption: Adoption, metrics: Metrics
+    ) -> None:
+        self._journal = journal
+        self._refresher = refresher
+        self._adoption = adoption
+        self._metrics = metrics
+
+    async def run(self) -> None:
+        """Look now and then; runs until cancelled."""
+        while True:
+            for entry in await self._journal.claim():
+                _log.info("journal.resumed", entry=entry.entry_id, origin=entry.origin.value)
+                self._metrics.journal_resumed()
+                await self._resume(entry)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _resume(self, entry: Entry) -> None:
+        if entry.origin is Origin.REFRESH:
+            self._refresher.resume(entry)
+        else:
+            await self._adoption.resume(entry)
