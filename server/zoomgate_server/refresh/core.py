@@ -113,6 +113,7 @@ class Won:
         attempt_id: The attempt that got them.
         grant: The grant of the record whose token was spent.
         generation: Its generation.
+        epoch: The attempt's epoch.
         tokens: What Zoom issued.
     """
 
@@ -120,6 +121,7 @@ class Won:
     attempt_id: str
     grant: str
     generation: int
+    epoch: int
     tokens: TokenPair
 
 
@@ -359,6 +361,15 @@ def _why_not(want: Attempted, record: ConnectionRecord, now: float) -> Verdict |
     return None
 
 
+def _in_doubt(record: ConnectionRecord, epoch: int, now: float) -> tuple[Attempt, ...]:
+    """Give the attempts beside that of an epoch that may still bring tokens. One of the future is of a clock that was wrong."""
+    return tuple(
+        attempt
+        for attempt in record.pending
+        if attempt.epoch != epoch and abs(now - attempt.at) < GRACE_SECONDS
+    )
+
+
 def _without_attempt(record: ConnectionRecord, epoch: int, *, lost_answer: bool = False) -> ConnectionRecord:
     """The record after the attempt of an epoch has ended: its lease is gone, and so is its mark.
 
@@ -421,7 +432,14 @@ def _won(want: Attempted, held: _Held, spent: str, issued: Issued, asked_at: flo
         access_expire_at=obtained_at + issued.expires_in,
         obtained_at=obtained_at,
     )
-    return Won(want.user_email, want.attempt_id, held.record.grant, held.record.generation, tokens)
+    return Won(
+        user_email=want.user_email,
+        attempt_id=want.attempt_id,
+        grant=held.record.grant,
+        generation=held.record.generation,
+        epoch=held.record.epoch,
+        tokens=tokens,
+    )
 
 
 def _commit(won: Won, known: Snapshot | None, max_refreshes: int) -> Generator[Effect, Answer, Verdict]:
@@ -459,7 +477,8 @@ def _commit_once(
     overtaken = record.generation != won.generation
     if overtaken:  # the same grant moved on without us: either token may be the living one, so both are kept
         spares = (won.tokens, *record.spares)[:MAX_SPARES]
-        written = replace(record, state=State.ACTIVE, cause=None, spares=spares, update_time=now)
+        settled = _without_attempt(record, won.epoch)
+        written = replace(settled, state=State.ACTIVE, cause=None, spares=spares, update_time=now)
     else:
         written = _next_generation(won, record, now, max_refreshes)
     rev = yield from _put(written)
@@ -479,7 +498,7 @@ def _next_generation(won: Won, record: ConnectionRecord, now: float, max_refresh
         tokens=tokens,
         spares=(),
         lease=None,
-        pending=(),
+        pending=_in_doubt(record, won.epoch, now),
         commit_id=won.attempt_id,
         recent_refreshes=(*recent, now)[-max(max_refreshes, 1) :],
         refresh_time=tokens.obtained_at,
@@ -508,8 +527,8 @@ def _reject(
             verdict: Verdict
             if not ours:
                 written, verdict = cleared, _after_stale_verdict(want, record)
-            elif any(candidate not in tried for candidate in _candidates(record)) or any(
-                now - attempt.at < GRACE_SECONDS for attempt in cleared.pending
+            elif any(candidate not in tried for candidate in _candidates(record)) or _in_doubt(
+                record, epoch, now
             ):
                 written, verdict = cleared, Busy(retry_after=2.0)
             else:

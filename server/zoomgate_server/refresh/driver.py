@@ -159,7 +159,14 @@ class Refresher:
 
     def resume(self, entry: Entry) -> None:
         """Store tokens that a process which died left in the journal; it goes on in the background until the store has answered."""
-        won = core.Won(entry.user_email, entry.entry_id, entry.grant, entry.generation, entry.tokens)
+        won = core.Won(
+            user_email=entry.user_email,
+            attempt_id=entry.entry_id,
+            grant=entry.grant,
+            generation=entry.generation,
+            epoch=entry.epoch,
+            tokens=entry.tokens,
+        )
         _log.info("refresh.resumed", user=won.user_email, attempt=won.attempt_id)
         self._begin(core.resume(won, self._max_refreshes), won.user_email, won.attempt_id, _Flight.begin())
 
@@ -301,7 +308,15 @@ class Refresher:
 
 def _entry(won: core.Won) -> Entry:
     """The form in which the journal keeps what a refresh won."""
-    return Entry(won.attempt_id, Origin.REFRESH, won.user_email, won.grant, won.generation, won.tokens)
+    return Entry(
+        entry_id=won.attempt_id,
+        origin=Origin.REFRESH,
+        user_email=won.user_email,
+        grant=won.grant,
+        generation=won.generation,
+        tokens=won.tokens,
+        epoch=won.epoch,
+    )
 
 
 def store_unavailable() -> StoreUnavailable:

@@ -54,6 +54,7 @@ class Entry:
         grant: The record's grant when the tokens were asked for; empty without a record.
         generation: The record's generation then; 0 without a record.
         tokens: What Zoom issued.
+        epoch: The attempt's epoch; for a refresh.
         owner: As in `ConnectionRecord`; unless it is a refresh.
         begun_by: As in `ConnectionRecord`; unless it is a refresh.
     """
@@ -64,6 +65,7 @@ class Entry:
     grant: str
     generation: int
     tokens: TokenPair
+    epoch: int = 0
     owner: str | None = None
     begun_by: str = ""
 
