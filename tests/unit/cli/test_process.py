@@ -158,6 +158,23 @@ def test_callers_may_be_added_at_once(tmp_path: Path) -> None:
     assert (tmp_path / "callers.toml").read_text().count("[[callers]]") == 8
 
 
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    """Where the output finds no room, a sentence says so."""
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        found = subprocess.run(
+            [sys.executable, "-m", "zoomgate_server", "doctor"],
+            cwd=tmp_path,
+            env=clean_environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    assert found.returncode == 1
+    assert found.stderr == "zoomgate: not everything could be written (No space left on device): make room\n"
+
+
 def test_streams_may_be_closed(tmp_path: Path) -> None:
     """Whoever starts the command without standard streams gets the same end, and no traceback."""
     command = shlex.join([sys.executable, "-m", "zoomgate_server"])
