@@ -1,6 +1,7 @@
 """The `zoomgate` command. Commands are imported when they run, so that help and completion come at once."""
 
 import difflib
+import errno
 import functools
 import importlib
 import io
@@ -125,7 +126,13 @@ def main() -> None:
     _open_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    cli()
+    try:
+        cli()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        click.echo(f"zoomgate: not everything could be written ({error.strerror}): make room", err=True)
+        raise SystemExit(1) from None
 
 
 def _open_standard_streams() -> None:

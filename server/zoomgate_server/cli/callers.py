@@ -1,8 +1,10 @@
 """`zoomgate callers`: who may call."""
 
 import contextlib
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -80,11 +82,12 @@ def add(
         if given:
             row.append(f"{field} = true")
     try:
-        before = file.read_text(encoding="utf-8") if file.exists() else ""
-        text = f"{before.rstrip()}\n\n" if before.strip() else ""
-        text += "\n".join(row) + "\n"
-        callers_file.parse(text, str(file), CALLABLE_METHODS)
-        _replace(file, text)
+        with _alone(file):
+            before = file.read_text(encoding="utf-8") if file.exists() else ""
+            text = f"{before.rstrip()}\n\n" if before.strip() else ""
+            text += "\n".join(row) + "\n"
+            callers_file.parse(text, str(file), CALLABLE_METHODS)
+            _replace(file, text)
     except callers_file.CallersError as error:
         fail("\n".join(error.problems))
     except UnicodeDecodeError:
@@ -103,6 +106,18 @@ def add(
 def _quoted(text: str) -> str:
     """Escape text for a TOML string."""
     return "".join(f"\\u{ord(c):04x}" if ord(c) < 32 or c in '"\\\x7f' else c for c in text)
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Keep other commands from changing a file meanwhile: two at once would lose the row of one."""
+    folder = os.open(file.resolve().parent, os.O_RDONLY)  # the file itself is replaced
+    try:
+        with contextlib.suppress(OSError):  # some network file systems lock no folders
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _replace(file: Path, text: str) -> None:

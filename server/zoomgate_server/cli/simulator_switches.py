@@ -60,7 +60,7 @@ def expire(at: str, as_json: bool, user: str | None) -> None:
 
     Example: zoomgate simulator expire monica@example.com
     """
-    answer = _ask(at, "POST", "/_sim/expire", {"user": user} if user else {})
+    answer = _ask(at, "POST", "/_sim/expire", {"user": user} if user else {}, holds="expired")
     _print(answer, as_json=as_json, text=f"{answer['expired']} access token(s) expired")
 
 
@@ -71,7 +71,7 @@ def stats(at: str, as_json: bool) -> None:
 
     Example: zoomgate simulator stats --json
     """
-    answer = _ask(at, "GET", "/_sim/stats")
+    answer = _ask(at, "GET", "/_sim/stats", holds="counters")
     if as_json:
         _print(answer, as_json=True, text="")
         return
@@ -79,7 +79,10 @@ def stats(at: str, as_json: bool) -> None:
     facts({name: str(value) for name, value in (answer | counters).items()})
 
 
-def _ask(at: str, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+def _ask(
+    at: str, method: str, path: str, body: dict[str, Any] | None = None, *, holds: str = ""
+) -> dict[str, Any]:
+    """Call the simulator, or end with why not. An answer that is no object, or lacks the field that it must hold, is somebody else's."""
     try:
         address = Address.parse(at)
     except ValueError:
@@ -91,8 +94,10 @@ def _ask(at: str, method: str, path: str, body: dict[str, Any] | None = None) ->
     request.add_header("Content-Type", "application/json")
     try:
         with build_opener(ProxyHandler({})).open(request, data, _SECONDS) as response:
-            answer: dict[str, Any] = orjson.loads(response.read())
-            return answer
+            answer = orjson.loads(response.read())
+        if not isinstance(answer, dict) or (holds and holds not in answer):
+            raise HTTPException("no simulator's answer")
+        return answer
     except HTTPError as error:
         with error:
             text = error.read(2000).decode("utf-8", "replace")

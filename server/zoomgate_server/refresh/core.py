@@ -379,7 +379,7 @@ def _without_attempt(record: ConnectionRecord, epoch: int, *, lost_answer: bool 
     pending = tuple(attempt for attempt in record.pending if attempt.epoch != epoch)
     if lost_answer:
         marks = (mark for mark in record.pending if mark.epoch == epoch)
-        pending = (*pending, *(replace(mark, at=mark.at - GRACE_SECONDS) for mark in marks))
+        pending = (*(replace(mark, at=mark.at - GRACE_SECONDS) for mark in marks), *pending)
     return replace(
         record, lease=None if lease is not None and lease.epoch == epoch else lease, pending=pending
     )
@@ -518,7 +518,7 @@ def _reject(
             record, now = snapshot.record, snapshot.store_now
             if record is None or record.state is not State.ACTIVE:
                 return Ended(record)
-            cleared = _without_attempt(record, epoch)
+            cleared = _without_attempt(record, epoch, lost_answer=lost_answer)
             ours = (
                 record.generation == held.record.generation
                 and record.grant == held.record.grant
@@ -533,7 +533,7 @@ def _reject(
                 written, verdict = cleared, Busy(retry_after=2.0)
             else:
                 error = None if refused is None else _last_error(refused, now)
-                cause = _cause(refused, lost_answer=lost_answer or bool(cleared.pending))
+                cause = _cause(refused, lost_answer=bool(cleared.pending))
                 written = replace(
                     cleared,
                     state=State.REAUTH_REQUIRED,

@@ -1,5 +1,6 @@
 """The command as a process: what it imports, what it prints, what it leaves behind."""
 
+import contextlib
 import os
 import re
 import select
@@ -11,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,7 +43,7 @@ def ended(
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def started(
     folder: Path, *arguments: str, environ: dict[str, str] | None = None, command: str = ""
 ) -> Iterator[subprocess.Popen[str]]:
@@ -182,6 +182,34 @@ def test_run_with_a_zoom_app_lets_nobody_in_without_a_key(tmp_path: Path) -> Non
     assert "hush" not in text + rest + log
     assert (inside.returncode, inside.stdout) == (0, "")
     assert outside.returncode == 4
+
+
+def test_callers_may_be_added_at_once(tmp_path: Path) -> None:
+    """Each command waits for the others that change the file, so that no row is lost."""
+    with contextlib.ExitStack() as stack:
+        adding = [
+            stack.enter_context(started(tmp_path, "callers", "add", f"caller{number}", "--role", "admin"))
+            for number in range(8)
+        ]
+        assert [process.wait(SECONDS) for process in adding] == [0] * 8
+    assert (tmp_path / "callers.toml").read_text().count("[[callers]]") == 8
+
+
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    """Where the output finds no room, a sentence says so."""
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        found = subprocess.run(
+            [sys.executable, "-m", "zoomgate_server", "doctor"],
+            cwd=tmp_path,
+            env=clean_environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    assert found.returncode == 1
+    assert found.stderr == "zoomgate: not everything could be written (No space left on device): make room\n"
 
 
 def test_streams_may_be_closed(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from fakes.raw_upstream import raw_upstream
+from fakes.raw_upstream import answer, raw_upstream
 from harness import BASIL, MONICA, Harness, browser, consent, key_of, running
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
@@ -229,6 +229,19 @@ async def test_a_terminal_obeys_nothing_that_zoom_says(tmp_path: Path) -> None:
             assert escaped in shown
             piped, _ = await zoomgate(harness, "proxy", "get", MONICA, "/users/me")
             assert piped == body
+
+
+async def test_who_answers_may_be_no_simulator(harness: Harness) -> None:
+    """Another server's JSON counts as no simulator, with exit code 5."""
+    async with raw_upstream() as upstream:
+        for command in ("stats", "expire"):
+            for given in (b"[]", b"{}", b"1"):
+                upstream.answers = [answer("200 OK", given)]
+                upstream.close_after_answer = True
+                _, errors = await zoomgate(
+                    harness, "simulator", command, "--at", f"127.0.0.1:{upstream.port}", code=5
+                )
+                assert "No simulator answers" in errors
 
 
 async def test_letters_that_a_terminal_lacks_are_escaped(harness: Harness) -> None:
