@@ -7,7 +7,7 @@ GENERATOR := .venv-generate
 STUBS := clients/python/src
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format format-check lint types proto imports contracts generate docs screenshots bench clean
+.PHONY: help run test check format format-check lint types proto imports contracts generate docs screenshots soak bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ docs: $(VENV)/.development ## Write the generated pages of the documentation
 
 screenshots: $(VENV)/.development ## Make the pictures of the documentation anew (needs chromium and chromedriver)
 	@$(BIN)/python .ci/screenshots.py
+
+N ?= 1000000
+soak: $(VENV)/.development ## Look for a history that breaks the refresh protocol (N=… histories)
+	@PYTHONPATH=tests $(BIN)/python -m histories $(N)
 
 bench: $(VENV)/.development ## Measure speed against the floor (docs/performance.md)
 	@$(BIN)/python -m bench $(ARGS)

@@ -488,6 +488,7 @@ def tombstone_of(record: ConnectionRecord, now: float, *, revoke: bool) -> Conne
         lease=None,
         pending=(),
         commit_id="",
+        earlier_commits=(),
         last_error=None,
         update_time=now,
         access_expire_at=None,

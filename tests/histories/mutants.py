@@ -50,11 +50,13 @@ MUTANTS = (
         "    ):",
     ),
     Mutant(
-        "refusal_not_fenced",
-        "                record.generation == held.record.generation\n"
-        "                and record.grant == held.record.grant\n"
-        "                and record.epoch == epoch\n",
-        "                record.grant == held.record.grant\n",
+        "refusal_believed_at_once",
+        "            if not ours:\n"
+        "                written, verdict = cleared, _after_stale_verdict(want, record)\n"
+        "            elif any(candidate not in tried for candidate in _candidates(record)) or _in_doubt(\n"
+        "                record, epoch, now\n"
+        "            ):\n",
+        "            if False:\n",
     ),
     Mutant(
         "commit_not_repeated",
@@ -63,7 +65,11 @@ MUTANTS = (
         "            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)\n",
         "        except (StoreError, *_RECORD_FAULTS):\n            yield Forget(won)\n            return StoreDown()\n",
     ),
-    Mutant("overtaken_and_written_all_the_same", "overtaken = record.generation != won.generation", "overtaken = False"),
+    Mutant(
+        "overtaken_and_written_all_the_same",
+        "overtaken = record.generation != won.generation",
+        "overtaken = False",
+    ),
     Mutant(
         "no_healing",
         _GONE,
@@ -87,6 +93,7 @@ MUTANTS = (
         "if attempt.epoch != epoch and abs(now - attempt.at) < GRACE_SECONDS",
         "if False",
     ),
+    Mutant("clock_trusted", "abs(now - attempt.at) < GRACE_SECONDS", "now - attempt.at < GRACE_SECONDS"),
     Mutant("not_in_the_journal", "            yield Keep(won)\n", ""),
     Mutant(
         "journal_forgets_too_early",

@@ -58,6 +58,7 @@ MAX_SPARES = 3
 MAX_PENDING = 16
 """How many attempts without a known outcome a record remembers. Leases are 90 seconds apart, so an older one is past any doubt."""
 
+MAX_EARLIER_COMMITS = 8
 STORM_WINDOW_SECONDS = 3600.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
 """Pauses between tries to write what Zoom answered while the store fails: each twice as long as the one before."""
@@ -471,14 +472,21 @@ def _commit_once(
     record = snapshot.record
     if record is None or record.grant != won.grant or record.state is State.DISCONNECTED:
         return Superseded(won.tokens, record)
-    if record.commit_id == won.attempt_id or won.tokens in (record.tokens, *record.spares):
+    if won.attempt_id in (record.commit_id, *record.earlier_commits):
         return Usable(record, refreshed=True)
     now = snapshot.time_at((yield from _now()))
     overtaken = record.generation != won.generation
     if overtaken:  # the same grant moved on without us: either token may be the living one, so both are kept
         spares = (won.tokens, *record.spares)[:MAX_SPARES]
         settled = _without_attempt(record, won.epoch)
-        written = replace(settled, state=State.ACTIVE, cause=None, spares=spares, update_time=now)
+        written = replace(
+            settled,
+            state=State.ACTIVE,
+            cause=None,
+            spares=spares,
+            earlier_commits=_earlier(won.attempt_id, record),
+            update_time=now,
+        )
     else:
         written = _next_generation(won, record, now, max_refreshes)
     rev = yield from _put(written)
@@ -500,11 +508,17 @@ def _next_generation(won: Won, record: ConnectionRecord, now: float, max_refresh
         lease=None,
         pending=_in_doubt(record, won.epoch, now),
         commit_id=won.attempt_id,
+        earlier_commits=_earlier(record.commit_id, record),
         recent_refreshes=(*recent, now)[-max(max_refreshes, 1) :],
         refresh_time=tokens.obtained_at,
         update_time=now,
         access_expire_at=tokens.access_expire_at,
     )
+
+
+def _earlier(commit_id: str, record: ConnectionRecord) -> tuple[str, ...]:
+    """The commits that a record remembers beside its latest: an entry of the journal may tell of one again much later."""
+    return (commit_id, *record.earlier_commits)[:MAX_EARLIER_COMMITS]
 
 
 def _reject(

@@ -75,6 +75,7 @@ class ConnectionRecord:
         lease: Who may refresh now, or None.
         pending: Attempts without a known outcome.
         commit_id: The attempt that stored the current pair, so that it recognises its own write.
+        earlier_commits: Attempts before it whose pairs this grant had, newest first; a few.
         recent_refreshes: When the refreshes of the last hour were.
         create_time: When the person first connected.
         consent_time: When they last consented, or when a pair was last brought in.
@@ -108,6 +109,7 @@ class ConnectionRecord:
     lease: Lease | None = None
     pending: tuple[Attempt, ...] = ()
     commit_id: str = ""
+    earlier_commits: tuple[str, ...] = ()
     recent_refreshes: tuple[float, ...] = ()
     access_expire_at: float | None = None
     last_error: LastError | None = None
@@ -135,6 +137,7 @@ def encode(vault: Vault, connection: ConnectionRecord) -> Record:
             "lease": None if connection.lease is None else asdict(connection.lease),
             "pending": [[attempt.epoch, attempt.at] for attempt in connection.pending],
             "commit_id": connection.commit_id,
+            "earlier_commits": connection.earlier_commits,
             "recent_refreshes": connection.recent_refreshes,
             "create_time": connection.create_time,
             "consent_time": connection.consent_time,
@@ -190,6 +193,7 @@ def decode(vault: Vault, record: Record) -> ConnectionRecord:
             lease=None if header["lease"] is None else Lease(**header["lease"]),
             pending=tuple(Attempt(epoch, at) for epoch, at in header["pending"]),
             commit_id=header["commit_id"],
+            earlier_commits=tuple(header.get("earlier_commits", ())),  # records of 0.1.0 have none
             recent_refreshes=tuple(header["recent_refreshes"]),
             create_time=header["create_time"],
             consent_time=header.get("consent_time", header["create_time"]),  # records of 0.1.0 have none
