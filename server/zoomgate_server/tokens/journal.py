@@ -9,6 +9,7 @@ entries. The folder has to be on a disk of this machine.
 """
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
@@ -121,6 +122,7 @@ class Journal:
         self._observer = observer
         self._held: dict[str, int] = {}
         self._damaged: set[str] = set()
+        self._closed = False
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
 
     async def prepare(self) -> bool:
@@ -152,8 +154,10 @@ class Journal:
 
     async def close(self) -> None:
         """Let go of what is held: entries that are left belong to whoever claims them next. Idempotent."""
-        await self._run(self._let_go)
-        self._executor.shutdown(wait=True)
+        if not self._closed:
+            self._closed = True
+            await self._run(self._let_go)
+            self._executor.shutdown(wait=True)
 
     async def _run(self, work: Callable[..., _T], *arguments: Any) -> _T:
         """Run work on the journal's thread. A caller that leaves does not stop it."""
@@ -190,7 +194,8 @@ class Journal:
             _sync(self._folder)
         except OSError as error:
             _log.error("journal.not_written", entry=entry.entry_id, error=error.strerror)
-            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                draft.unlink()
             if descriptor >= 0:
                 os.close(descriptor)
             return False
