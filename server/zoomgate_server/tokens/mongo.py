@@ -2,7 +2,8 @@
 
 One document is one record, and every write is a compare-and-set of one document: no transactions, no upserts. What was answered is on
 disk on a majority of the replica set and cannot be rolled back; what is read is such a state too. The calls are those that motor's
-`AsyncIOMotorClient` and PyMongo's `AsyncMongoClient` share; `connect` and `_settled` know the rest (docs/adr/0006-motor-and-pymongo.md).
+`AsyncIOMotorClient` and PyMongo's `AsyncMongoClient` share; `connect`, `_settled` and `_close` know the rest
+(docs/adr/0006-motor-and-pymongo.md).
 """
 
 import asyncio
@@ -113,7 +114,7 @@ class Examined:
 
 
 def connect(uri: str, driver: Driver = Driver.MOTOR) -> Any:
-    """Make a client: the one place that knows whose it is, with `_settled`.
+    """Make a client; only this, `_settled` and `_close` know whose it is.
 
     Args:
         uri: A MongoDB address. What it says of pool size and times is overridden.
@@ -163,7 +164,7 @@ async def examine(uri: str, driver: Driver = Driver.MOTOR) -> Examined:
     except PyMongoError as error:
         raise StoreOpenError(_explain(_shown(uri), error)) from None
     finally:
-        await _settled(client.close())
+        await _close(client)
     return Examined(shown=_shown(uri), users=users, replicated=_is_replicated(hello))
 
 
@@ -207,10 +208,10 @@ class MongoStore:
             deletes = await _make_ttl_index(found[RECORDS])
             has_now = await _knows_now(found[META])
         except PyMongoError as error:
-            await _settled(client.close())
+            await _close(client)
             raise StoreOpenError(_explain(shown, error)) from None
         except BaseException:
-            await _settled(client.close())
+            await _close(client)
             raise
         _log.info(
             "store.opened",
@@ -324,7 +325,7 @@ class MongoStore:
         self._closed = True
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=OPERATION_SECONDS)
-        await _settled(self._client.close())
+        await _close(self._client)
 
     async def _run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Run an operation in a task of its own: a caller that leaves neither tears a write nor costs the connection."""
@@ -386,8 +387,16 @@ async def _guarded(work: Callable[[], Awaitable[_T]]) -> _T:
 
 
 async def _settled(answer: Any) -> Any:
-    """Give the answer of a call that only PyMongo's client wants awaited: `aggregate` and `close`."""
+    """Give the answer of `aggregate`, which only PyMongo's client wants awaited."""
     return await answer if inspect.isawaitable(answer) else answer
+
+
+async def _close(client: Any) -> None:
+    """Close a client of either driver. Motor's would keep the event loop waiting: it says goodbye to the server first."""
+    if inspect.iscoroutinefunction(client.close):
+        await client.close()
+    else:
+        await asyncio.to_thread(client.close)
 
 
 # -- addresses -------------------------------------------------------------------------------------------
