@@ -38,7 +38,7 @@ class TcpProxy:
         self._target = host, port
         self._way = Way.FORWARD
         self._moved = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self.stalled = 0
         self.port = 0
 
@@ -48,18 +48,16 @@ class TcpProxy:
         self._moved.set()
         self._moved = asyncio.Event()
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one connection."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            await self._forward(reader, writer)
-        except (asyncio.CancelledError, OSError):
-            pass  # by `close`, and by either side
-        finally:
-            await _end(writer)
-            self._tasks.discard(task)
+        task = asyncio.create_task(self._forward(reader, writer))
+        self._connections[task] = writer
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._connections.pop(task).close()
+        if not task.cancelled():
+            task.exception()  # either side went away
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         back, onward = await asyncio.open_connection(*self._target)
@@ -93,10 +91,13 @@ class TcpProxy:
 
     async def close(self) -> None:
         """End all connections."""
-        tasks = list(self._tasks)
-        for task in tasks:
+        await asyncio.sleep(0)  # for those that were accepted just now
+        writers = list(self._connections.values())
+        for task in self._connections:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        for writer in writers:
+            await _end(writer)
 
 
 async def _end(writer: asyncio.StreamWriter) -> None:
@@ -109,9 +110,11 @@ async def _end(writer: asyncio.StreamWriter) -> None:
 async def proxying(address: tuple[str, int]) -> AsyncIterator[TcpProxy]:
     """Run a proxy in front of an address."""
     proxy = TcpProxy(*address)
-    async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0) as server:
-        proxy.port = server.sockets[0].getsockname()[1]
-        try:
-            yield proxy
-        finally:
-            await proxy.close()
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
+        await proxy.close()
+        await server.wait_closed()
