@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 
 from harness import Harness, running
+from mongodb import mongodb, mongodb_uri  # noqa: F401 - fixtures
 from zoomgate_server import logs
 
 hypothesis.settings.register_profile("same every time", derandomize=True, deadline=None)

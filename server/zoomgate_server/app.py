@@ -40,6 +40,7 @@ from zoomgate_server.metrics import Metrics
 from zoomgate_server.recovery import Recovery
 from zoomgate_server.refresh.driver import Refresher
 from zoomgate_server.rpc_context import AuditEvent, Principal
+from zoomgate_server.secret import Secret
 from zoomgate_server.services.auth import AuthService
 from zoomgate_server.services.meetings import MeetingDefaults, MeetingsService
 from zoomgate_server.services.page_token import PageTokens
@@ -51,8 +52,8 @@ from zoomgate_server.tokens.authorization_store import AuthorizationStore
 from zoomgate_server.tokens.cipher import KeyRing
 from zoomgate_server.tokens.connection_store import ConnectionStore
 from zoomgate_server.tokens.journal import Journal
-from zoomgate_server.tokens.sqlite import SqliteStore, StoreOpenError
-from zoomgate_server.tokens.store import RecordStore, StoreError
+from zoomgate_server.tokens.sqlite import SqliteStore
+from zoomgate_server.tokens.store import RecordStore, StoreError, StoreOpenError
 from zoomgate_server.tokens.vault import Vault
 from zoomgate_server.web.pages import Pages
 from zoomgate_server.web.server import WebServer
@@ -397,6 +398,8 @@ def _bound_socket(settings: Settings) -> Iterator[socket.socket]:
 
 async def _open_store(settings: Settings, stack: AsyncExitStack) -> tuple[RecordStore, KeyRing]:
     """Open store and key ring; what was made for a start that fails is taken away again."""
+    if settings.store_uri is not None:
+        return await _open_mongo(settings, settings.store_uri, stack)
     made: list[Path] = []
     try:
         for folder in {settings.data_dir, settings.store_path.parent}:
@@ -418,6 +421,19 @@ async def _open_store(settings: Settings, stack: AsyncExitStack) -> tuple[Record
             raise StartError(
                 f"ZOOMGATE_DATA_DIR: {settings.data_dir} cannot be made or used ({error.strerror}): check its owner and mode"
             ) from None
+        raise StartError(str(error)) from None
+    stack.push_async_callback(store.close)
+    return store, key_ring
+
+
+async def _open_mongo(settings: Settings, uri: Secret, stack: AsyncExitStack) -> tuple[RecordStore, KeyRing]:
+    """Open a MongoDB database, and the key ring: no ring is made for a store that others may use already."""
+    from zoomgate_server.tokens.mongo import MongoStore  # noqa: PLC0415 - not needed with SQLite
+
+    try:
+        key_ring = keyfile.load(settings.keys_path)
+        store = await MongoStore.open(uri.reveal())
+    except (keyfile.KeyFileError, StoreOpenError) as error:
         raise StartError(str(error)) from None
     stack.push_async_callback(store.close)
     return store, key_ring

@@ -69,7 +69,7 @@ SETTINGS = (
     Setting(
         "ZOOMGATE_STORE",
         "sqlite:///…/zoomgate.db in the data folder",
-        "the store: `sqlite:///` and the path of a file",
+        "the store: `sqlite:///` and the path of a file, or `mongodb://…/database`",
         secret=True,
     ),
     Setting("ZOOMGATE_KEYS", "keys.json in the data folder", "key ring file, made by `zoomgate keys new`"),
@@ -214,13 +214,15 @@ class Settings:
     """Every setting of the server. Use `load`.
 
     `redirect_uri` is empty where neither it nor `public_url` is set: it then is the HTTP server's own address, which is known once it
-    listens. `tls` has the paths of certificate and key.
+    listens. `store_uri` is the address of a MongoDB database, which then takes the place of the file at `store_path`. `tls` has the
+    paths of certificate and key.
     """
 
     listen: Address
     http_listen: Address
     data_dir: Path
     store_path: Path
+    store_uri: Secret | None
     keys_path: Path
     keys_are_default: bool
     client_id: str
@@ -312,11 +314,13 @@ class _Reader:
             )
         data_dir = Path(self._get("DATA_DIR") or ".zoomgate")
         keys = self._get("KEYS")
+        store_path, store_uri = self._store(data_dir)
         settings = Settings(
             listen=listen,
             http_listen=http_listen,
             data_dir=data_dir,
-            store_path=self._store(data_dir),
+            store_path=store_path,
+            store_uri=store_uri,
             keys_path=Path(keys) if keys else data_dir / "keys.json",
             keys_are_default=not keys,
             client_id=self._client_id(),
@@ -524,23 +528,19 @@ class _Reader:
             found.append(network)
         return tuple(found)
 
-    def _store(self, data_dir: Path) -> Path:
-        text = self._get("STORE")
+    def _store(self, data_dir: Path) -> tuple[Path, Secret | None]:
+        text, default = self._get("STORE"), data_dir / "zoomgate.db"
         if not text:
-            return data_dir / "zoomgate.db"
-        scheme = text.partition(":")[0]
-        if scheme in ("mongodb", "mongodb+srv"):
-            self._refuse(
-                "ZOOMGATE_STORE", "names MongoDB, which is not supported in this version: use sqlite:///PATH"
-            )
-        elif not text.startswith("sqlite:///") or text == "sqlite:///":
+            return default, None
+        if text.startswith(("mongodb://", "mongodb+srv://")):
+            return default, Secret(text)  # the driver, which reads the rest, takes a while to import
+        if not text.startswith("sqlite:///") or text == "sqlite:///":
             self._refuse(
                 "ZOOMGATE_STORE",
-                "must be sqlite:/// and the path of a file (four slashes for an absolute one)",
+                "must be sqlite:/// and the path of a file (four slashes for an absolute one), or mongodb://HOSTS/DATABASE",
             )
-        else:
-            return Path(text.removeprefix("sqlite:///"))
-        return data_dir / "zoomgate.db"
+            return default, None
+        return Path(text.removeprefix("sqlite:///")), None
 
     def _redirect_uri(self, public_url: str) -> str:
         text = self._get("REDIRECT_URI")

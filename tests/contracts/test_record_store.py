@@ -13,7 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mongodb import MongoServer
 from zoomgate_server.tokens.memory import MemoryStore
+from zoomgate_server.tokens.mongo import Driver, MongoStore
 from zoomgate_server.tokens.sqlite import SqliteStore
 from zoomgate_server.tokens.store import (
     TOMBSTONE_STATE,
@@ -29,23 +31,35 @@ from zoomgate_server.tokens.store import (
 APP = "zoom.us|client"
 
 
-async def make(kind: str, folder: Path) -> RecordStore:
+async def make(kind: str, place: str) -> RecordStore:
     """Make a store; another implementation is another line."""
     match kind:
         case "memory":
             return MemoryStore(time.time)
         case "sqlite":
-            return await SqliteStore.open(folder / "store.db", time.time)
+            return await SqliteStore.open(Path(place), time.time)
+        case "mongodb-motor":
+            return await MongoStore.open(place, Driver.MOTOR)
+        case "mongodb-pymongo":
+            return await MongoStore.open(place, Driver.PYMONGO)
     raise AssertionError(kind)
 
 
-STORES = ["memory", "sqlite"]
+def new_place(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """A place where nothing is stored yet: a file, or an address."""
+    if kind.startswith("mongodb"):
+        server: MongoServer = request.getfixturevalue("mongodb")
+        return server.new_database()
+    return str(folder / "store.db")
+
+
+STORES = ["memory", "sqlite", "mongodb-motor", "mongodb-pymongo"]
 
 
 @pytest.fixture(params=STORES)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RecordStore]:
     """Each implementation."""
-    opened = await make(request.param, tmp_path)
+    opened = await make(request.param, new_place(request.param, request, tmp_path))
     yield opened
     await opened.close()
 
@@ -149,7 +163,7 @@ async def test_a_zoom_user_has_one_living_record(store: RecordStore) -> None:
 
 async def test_pages_follow_the_order_of_subjects(store: RecordStore) -> None:
     """Pages are ordered by code point, start behind `after`, and filters hold."""
-    names = ["a@x.com", "b@x.com", "ab@x.com", "B", "ä"]
+    names = ["a@x.com", "b@x.com", "ab@x.com", "B", "ä", "\uff21", "\U0001f600"]
     for index, name in enumerate(names):
         state = "ACTIVE" if index % 2 else "REAUTH_REQUIRED"
         await store.put(record(name, state=state, due_at=float(index), expire_at=float(10 - index)), 0)
@@ -160,11 +174,11 @@ async def test_pages_follow_the_order_of_subjects(store: RecordStore) -> None:
     rest = await store.page(APP, Kind.USER, after=first[-1].key.subject, limit=1000)
     assert [*first, *rest] == list(everything)
     active = await store.page(APP, Kind.USER, states=["ACTIVE"], limit=10)
-    assert {found.key.subject for found in active} == {"b@x.com", "B", "zz"}
+    assert {found.key.subject for found in active} == {"b@x.com", "B", "\uff21", "zz"}
     due = await store.page(APP, Kind.USER, states=["ACTIVE"], due_before=3.0, limit=10)
     assert {found.key.subject for found in due} == {"b@x.com"}
     expired = await store.page(APP, Kind.USER, expire_before=8.0, limit=10)
-    assert {found.key.subject for found in expired} == {"B", "ä"}
+    assert {found.key.subject for found in expired} == {"B", "ä", "\uff21", "\U0001f600"}
     assert not await store.page(APP, Kind.STATE, limit=10)
 
 
@@ -199,7 +213,9 @@ async def test_closing_twice_is_fine(store: RecordStore) -> None:
 
 
 @pytest.mark.parametrize("kind", STORES)
-def test_any_history_equals_a_dictionary(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_history_equals_a_dictionary(
+    kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Whatever sequence of puts and deletes runs, the store holds what a dictionary with revisions holds."""
     steps = st.lists(
         st.tuples(st.sampled_from(["put", "stale", "delete"]), st.integers(0, 3), st.binary(max_size=8)),
@@ -209,10 +225,10 @@ def test_any_history_equals_a_dictionary(kind: str, tmp_path_factory: pytest.Tem
     @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(steps)
     def check(history: list[tuple[str, int, bytes]]) -> None:
-        asyncio.run(play(history, tmp_path_factory.mktemp("history")))
+        asyncio.run(play(history, new_place(kind, request, tmp_path_factory.mktemp("history"))))
 
-    async def play(history: list[tuple[str, int, bytes]], folder: Path) -> None:
-        store = await make(kind, folder)
+    async def play(history: list[tuple[str, int, bytes]], place: str) -> None:
+        store = await make(kind, place)
         model: dict[str, tuple[int, bytes]] = {}
         try:
             for action, number, value in history:

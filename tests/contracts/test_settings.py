@@ -51,10 +51,14 @@ def test_no_secret_shows_itself(tmp_path: Path) -> None:
         {"ZOOMGATE_CLIENT_SECRET": "hunter2-new hunter2-old"},
         {"ZOOMGATE_SECRETS_DIR": str(tmp_path)},
     ):
-        loaded = settings.load({"ZOOMGATE_CLIENT_ID": "app"} | source)
+        loaded = settings.load(
+            {"ZOOMGATE_CLIENT_ID": "app", "ZOOMGATE_STORE": "mongodb://u:hunter2@hunter2/z?hunter2"} | source
+        )
         shown = [repr(loaded), str(loaded), f"{loaded}", repr(asdict(copy.deepcopy(loaded)))]
         assert not [text for text in shown if "hunter2" in text]
         assert all(secret.reveal().startswith("hunter2") for secret in loaded.client_secrets)
+        assert loaded.store_uri is not None
+        assert "hunter2" in loaded.store_uri.reveal()
 
 
 def test_no_secret_shows_itself_in_a_mistake() -> None:

@@ -1,5 +1,6 @@
 """`zoomgate doctor`: what is wrong, and what to do about it."""
 
+import asyncio
 import os
 import sqlite3
 import stat
@@ -20,8 +21,10 @@ from zoomgate_server import callers, settings, tls
 from zoomgate_server.cli import setting_options
 from zoomgate_server.interceptors.policy import CALLABLE_METHODS
 from zoomgate_server.logs import plain
+from zoomgate_server.secret import Secret
 from zoomgate_server.tokens import keyfile
 from zoomgate_server.tokens.sqlite import APPLICATION_ID, SCHEMA_VERSION
+from zoomgate_server.tokens.store import StoreOpenError
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 MAX_CLOCK_SECONDS = 60
@@ -71,8 +74,9 @@ def _findings(overrides: Mapping[str, str]) -> Iterator[Finding]:
         return
     yield Finding("settings", OK, "understood")
     yield _app(loaded)
-    yield _data(loaded.data_dir)
-    yield _store(loaded.store_path)
+    if loaded.store_uri is None or loaded.data_dir.exists():  # with MongoDB nothing needs it
+        yield _data(loaded.data_dir)
+    yield _store(loaded.store_path) if loaded.store_uri is None else _mongo(loaded.store_uri)
     yield _keys(loaded)
     yield _callers(loaded)
     if loaded.tls is not None:
@@ -142,8 +146,23 @@ def _is_missing(path: Path) -> bool:
     return False
 
 
+def _mongo(uri: Secret) -> Finding:
+    from zoomgate_server.tokens import mongo  # noqa: PLC0415 - its driver is not needed with SQLite
+
+    try:
+        found = asyncio.run(mongo.examine(uri.reveal()))
+    except StoreOpenError as error:
+        return Finding("store", FAILURE, str(error))
+    if not found.replicated:
+        return Finding(
+            "store", WARNING, f"{found.shown} is a single server: with its disk every connection is lost"
+        )
+    return Finding("store", OK, f"{found.shown}, {found.users} connection record(s)")
+
+
 def _keys(loaded: settings.Settings) -> Finding:
-    if loaded.keys_are_default and _is_missing(loaded.keys_path) and _is_missing(loaded.store_path):
+    makes = loaded.store_uri is None and loaded.keys_are_default and _is_missing(loaded.store_path)
+    if makes and _is_missing(loaded.keys_path):
         return Finding(
             "key ring", WARNING, f"{loaded.keys_path} does not exist yet: the first start makes it"
         )

@@ -174,15 +174,14 @@ def test_what_is_not_built_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "store",
     [
-        "mongodb://u:hunter2@h/z",
-        "mongodb+srv://u:hunter2@h/z",
+        "mongo://u:hunter2@h/z",
         "postgres://u:hunter2@h",
         "sqlite:///",
         "z.db",
     ],
 )
 def test_other_stores_are_refused(store: str) -> None:
-    """Only a SQLite file is a store in this version, and an address with a password is not repeated."""
+    """Only a SQLite file and a MongoDB database are stores, and an address with a password is not repeated."""
     text = problem({"ZOOMGATE_STORE": store})
     assert text.startswith("ZOOMGATE_STORE ")
     assert "hunter2" not in text
@@ -351,7 +350,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         {
             "ZOOMGATE_LISTN": "x",
             "ZOOMGATE_LISTEN": "0.0.0.0:1",
-            "ZOOMGATE_STORE": "mongodb://h/z",
+            "ZOOMGATE_STORE": "postgres://h/z",
             "ZOOMGATE_TLS_CLIENT_CA": "c",
             "ZOOMGATE_CLIENT_ID": "app",
             "ZOOMGATE_DRAIN_SECONDS": "x",

@@ -1,23 +1,44 @@
-"""Two services on one data folder: what one changes the other does not go on using."""
+"""Two services on one store, a SQLite file or a MongoDB database: what one changes the other does not go on using."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from yarl import URL
 
-from harness import MONICA, Harness, browser, consent_form, serving
+from harness import MONICA, Harness, browser, consent_form, running, serving
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
+from zoomgate_server.tokens import keyfile
 
 TOKEN = auth.GetTokenRequest(user_email=MONICA)
 
 
+@pytest.fixture(params=["sqlite", "mongodb"])
+def environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """What leads both services to one store."""
+    if request.param == "sqlite":
+        return {}
+    keyfile.create(tmp_path / "keys.json")
+    return {
+        "ZOOMGATE_STORE": request.getfixturevalue("mongodb_uri"),
+        "ZOOMGATE_KEYS": str(tmp_path / "keys.json"),
+    }
+
+
 @pytest.fixture
-async def other(zoomgate: Harness) -> AsyncIterator[Harness]:
-    """A second service on the folder of the first."""
-    async with serving(zoomgate.simulator, zoomgate.data_dir) as second:
+async def zoomgate(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Harness]:
+    """A service."""
+    async with running(tmp_path / "data", environ=environ) as first:
+        yield first
+
+
+@pytest.fixture
+async def other(zoomgate: Harness, environ: dict[str, str]) -> AsyncIterator[Harness]:
+    """A second service on the store of the first."""
+    async with serving(zoomgate.simulator, zoomgate.data_dir, environ) as second:
         yield second
 
 
