@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from zoomgate_server.tokens.counted_store import CountedStore
 from zoomgate_server.tokens.memory import MemoryStore
 from zoomgate_server.tokens.sqlite import SqliteStore
 from zoomgate_server.tokens.store import (
@@ -36,10 +37,12 @@ async def make(kind: str, folder: Path) -> RecordStore:
             return MemoryStore(time.time)
         case "sqlite":
             return await SqliteStore.open(folder / "store.db", time.time)
+        case "counted":
+            return CountedStore(MemoryStore(time.time), lambda: None)
     raise AssertionError(kind)
 
 
-STORES = ["memory", "sqlite"]
+STORES = ["memory", "sqlite", "counted"]
 
 
 @pytest.fixture(params=STORES)
