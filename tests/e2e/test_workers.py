@@ -19,8 +19,10 @@ import grpc.aio
 import pytest
 
 from harness import CALLERS, MONICA, Harness, consent, key_of
+from tls.certificates import write_pair
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
+from zoomgate import AsyncClient, errors
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate_server.cli.caller_key import digest
@@ -142,13 +144,13 @@ def environment(zoom: Simulator, folder: Path, workers: int) -> dict[str, str]:
 
 
 @contextmanager
-def serving(zoom: Simulator, folder: Path, workers: int) -> Iterator[Service]:
+def serving(zoom: Simulator, folder: Path, workers: int, **environ: str) -> Iterator[Service]:
     """Start a service and wait for its ready line."""
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "zoomgate_server", "serve"],
             cwd=folder,
-            env=environment(zoom, folder, workers),
+            env=environment(zoom, folder, workers) | environ,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -156,7 +158,7 @@ def serving(zoom: Simulator, folder: Path, workers: int) -> Iterator[Service]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        ready = re.fullmatch(r"zoomgate: ready grpc=(127\.0\.0\.1:\d+) http=(127\.0\.0\.1:\d+)\n", line)
+        ready = re.fullmatch(r"zoomgate: ready grpc=(\S+:[1-9]\d*) http=(\S+:[1-9]\d*)\n", line)
         assert ready is not None, line + (folder / "log").read_text()
         yield Service(process, zoom, folder, ready[1], ready[2])
     finally:
@@ -360,6 +362,25 @@ async def test_the_ports_are_kept_from_a_second_service(service: Service, tmp_pa
         )
         assert result.returncode == 1
         assert f"ZOOMGATE_LISTEN: {service.grpc} cannot be listened on" in result.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "localhost"])  # noqa: S104 - over TLS, on this machine
+async def test_every_address_of_the_machine_is_shared(zoom: Simulator, tmp_path: Path, host: str) -> None:
+    """Workers share names and wildcards as well, over TLS, and keep a second service from them."""
+    certificate, key, pem = write_pair(tmp_path)
+    tls = {"ZOOMGATE_TLS_CERT": str(certificate), "ZOOMGATE_TLS_KEY": str(key)}
+    with serving(zoom, tmp_path, 2, ZOOMGATE_LISTEN=f"{host}:0", **tls) as service:
+        port = service.grpc.rpartition(":")[2]
+        for address in ("127.0.0.1", "localhost"):
+            async with AsyncClient(
+                f"{address}:{port}", key=key_of("service"), root_certificates=pem
+            ) as client:
+                with pytest.raises(errors.NotConnected):
+                    await client.auth.get_token(user_email=MONICA)
+        (tmp_path / "other").mkdir()
+        result = ended(zoom, tmp_path / "other", ZOOMGATE_LISTEN=f"127.0.0.1:{port}")
+        assert result.returncode == 1
+        assert "cannot be listened on (Address already in use)" in result.stderr
 
 
 def test_why_it_cannot_start_is_said_once(zoom: Simulator, tmp_path: Path) -> None:
