@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -25,10 +24,11 @@ from zoomgate.v1 import (
     proxy_service_pb2,
     proxy_service_pb2_grpc,
 )
-from zoomgate_server import callers, logs, tls
+from zoomgate_server import callers, logs, ports, tls
 from zoomgate_server.adoption import Adoption
 from zoomgate_server.authorizations import Authorizations
 from zoomgate_server.clock import SystemClock
+from zoomgate_server.connection_counts import ConnectionCounts
 from zoomgate_server.connections import Connections
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.interceptors import policy
@@ -46,11 +46,13 @@ from zoomgate_server.services.meetings import MeetingDefaults, MeetingsService
 from zoomgate_server.services.page_token import PageTokens
 from zoomgate_server.services.proxy import ProxyService
 from zoomgate_server.settings import Settings
+from zoomgate_server.start import Started, StartError
 from zoomgate_server.token_cache import TokenCache
 from zoomgate_server.tokens import canary, keyfile, shared_secret
 from zoomgate_server.tokens.authorization_store import AuthorizationStore
 from zoomgate_server.tokens.cipher import KeyRing
 from zoomgate_server.tokens.connection_store import ConnectionStore
+from zoomgate_server.tokens.counted_store import CountedStore
 from zoomgate_server.tokens.journal import Journal
 from zoomgate_server.tokens.sqlite import SqliteStore
 from zoomgate_server.tokens.store import RecordStore, StoreError, StoreOpenError
@@ -68,7 +70,6 @@ CLEAN_SECONDS = 60.0
 """Pause between two looks for expired states."""
 
 SERVER_OPTIONS = (
-    ("grpc.so_reuseport", 0),  # else two unrelated servers share a port in silence
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_metadata_size", 8 * 1024),
     ("grpc.max_concurrent_streams", 100),
@@ -96,24 +97,13 @@ _log = logs.get("zoomgate.app")
 _audit_log = logs.get("zoomgate.audit")
 
 
-class StartError(Exception):
-    """The service cannot start. The text is one sentence for the operator, or one a line; nothing was changed on disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """Where the service listens, as HOST:PORT."""
-
-    grpc: str
-    http: str
-
-
 async def serve(
     settings: Settings,
     *,
     announce: Callable[[Started], None],
     anonymous: Principal | None = None,
     extra_keys: Sequence[StaticKey] = (),
+    shared_metrics: Path | None = None,
 ) -> None:
     """Run the service until SIGTERM or SIGINT, then drain.
 
@@ -122,6 +112,7 @@ async def serve(
         announce: Called once health says SERVING.
         anonymous: Who calls without a credential are from; for the bundled simulator only.
         extra_keys: Keys beside those of the callers file.
+        shared_metrics: Set for one of several processes: they share the ports, and their metrics are in this folder.
 
     Raises:
         StartError: It cannot start.
@@ -130,22 +121,32 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with run(settings, anonymous=anonymous, extra_keys=extra_keys) as started:
+    async with run(
+        settings, anonymous=anonymous, extra_keys=extra_keys, shared_metrics=shared_metrics
+    ) as started:
         announce(started)
         await stop.wait()
 
 
 @contextlib.asynccontextmanager
 async def run(
-    settings: Settings, *, anonymous: Principal | None = None, extra_keys: Sequence[StaticKey] = ()
+    settings: Settings,
+    *,
+    anonymous: Principal | None = None,
+    extra_keys: Sequence[StaticKey] = (),
+    shared_metrics: Path | None = None,
 ) -> AsyncIterator[Started]:
     """Run the service as long as the context lasts; see `serve`."""
     clock = SystemClock()
     methods = [method.full_name for service in _SERVICES for method in service.methods]
-    metrics = Metrics(version("zoomgate-server"), [name.removeprefix("zoomgate.v1.") for name in methods])
+    metrics = Metrics(
+        version("zoomgate-server"), [name.removeprefix("zoomgate.v1.") for name in methods], shared_metrics
+    )
+    shared = shared_metrics is not None
     keys = [*_caller_keys(settings), *extra_keys]
     async with AsyncExitStack() as stack:
-        server = grpc.aio.server(options=SERVER_OPTIONS)
+        # off for a process that serves alone, else two unrelated servers share a port in silence
+        server = grpc.aio.server(options=[*SERVER_OPTIONS, ("grpc.so_reuseport", int(shared))])
         # first is outermost: the log sees the final status, and refusals of the authentication are ordinary errors
         pipeline = Pipeline(
             server,
@@ -157,12 +158,13 @@ async def run(
         )
         # ports first: a taken one must be noticed before anything is written
         grpc_port = _bind_grpc(server, settings)
-        http_socket = stack.enter_context(_bound_socket(settings))
+        http_socket = stack.enter_context(ports.listen(settings.http_listen, shared=shared))
         http_port = http_socket.getsockname()[1]
         http_shown = _shown(settings.http_listen.host, http_port)
         if not settings.redirect_uri:
             settings = replace(settings, redirect_uri=f"http://{http_shown}/oauth/callback")
         store, key_ring = await _open_store(settings, stack)
+        store = CountedStore(store, metrics.store_error)
         try:
             parts = await _Parts.build(settings, store, key_ring, clock, metrics, stack)
         except (ZoomgateError, StoreError) as error:
@@ -173,6 +175,7 @@ async def run(
         web = WebServer(
             authorizations=parts.authorizations,
             metrics=metrics,
+            before_metrics=parts.connection_counts.update,
             ready=ready.is_set,
             secure=(settings.public_url or settings.redirect_uri).startswith("https://"),
             trusted_proxies=settings.trusted_proxies,
@@ -202,6 +205,7 @@ class _Parts:
 
     authorizations: Authorizations
     connections: Connections
+    connection_counts: ConnectionCounts
     refresher: Refresher
     recovery: Recovery
     states: AuthorizationStore
@@ -291,6 +295,7 @@ class _Parts:
         return cls(
             authorizations=authorizations,
             connections=connections,
+            connection_counts=ConnectionCounts(connection_store, clock, metrics),
             refresher=refresher,
             recovery=Recovery(journal=journal, refresher=refresher, adoption=adoption, metrics=metrics),
             states=states,
@@ -372,28 +377,6 @@ def _say_certificate(problem: str | None) -> None:
         _log.info("tls.certificate_replaced")
     else:
         _log.warning("tls.certificate_kept", problem=problem)
-
-
-@contextlib.contextmanager
-def _bound_socket(settings: Settings) -> Iterator[socket.socket]:
-    """Take the HTTP port."""
-    address = settings.http_listen
-    try:
-        family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((address.host, address.port))
-            listener.listen(128)  # else another process could bind it as well, up to the moment it listens
-        except BaseException:
-            listener.close()
-            raise
-    except OSError as error:
-        raise StartError(
-            f"ZOOMGATE_HTTP_LISTEN: {address} cannot be listened on ({error.strerror}): choose another port"
-        ) from None
-    with listener:
-        yield listener
 
 
 async def _open_store(settings: Settings, stack: AsyncExitStack) -> tuple[RecordStore, KeyRing]:

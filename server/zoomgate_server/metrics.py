@@ -1,8 +1,10 @@
 """What can be counted. Label values come from closed sets, so that nobody can fill the memory from outside."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 OTHER = "other"
 
@@ -23,7 +25,6 @@ REFRESH_OUTCOMES = (
     "spared",
     "breaker_open",
 )
-JOURNAL_EVENTS = ("written", "failed", "resumed", "damaged")
 HTTP_ROUTES = (
     "/oauth/start",
     "/oauth/continue",
@@ -33,7 +34,9 @@ HTTP_ROUTES = (
     "/readyz",
     "/metrics",
 )
+CONNECTION_STATES = ("ACTIVE", "REAUTH_REQUIRED", "DISCONNECTED")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_REFRESH_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0)
 
 
 class RpcMetrics:
@@ -57,107 +60,179 @@ class RpcMetrics:
 class Metrics:
     """The service's metrics, in a registry of their own.
 
+    Where several processes serve, what happens is added up over all of them, and what is the case is shown as the method that sets it
+    says: a sum, the largest, or the newest value.
+
     Args:
         version: Of the service.
         methods: Full names of the RPCs that are counted by name; others are `other`.
+        shared: Folder with the values of all processes that serve together; see `share`. None for a process that serves alone.
     """
 
-    def __init__(self, version: str, methods: Iterable[str]) -> None:
+    def __init__(self, version: str, methods: Iterable[str], shared: Path | None = None) -> None:
         self.registry = CollectorRegistry()
         self._methods = frozenset(methods)
-        self._calls = Counter("zoomgate_rpc", "RPCs that ended.", ("method", "code"), registry=self.registry)
+        self._shared = shared
+        self._calls = self._counter("zoomgate_rpc", "RPCs that ended.", "method", "code")
         self._seconds = Histogram(
             "zoomgate_rpc_seconds", "Duration of RPCs.", ("method",), buckets=_SECONDS, registry=self.registry
         )
-        self._refreshes = Counter(
-            "zoomgate_refreshes",
-            "Attempts to refresh a token, by outcome.",
-            ("outcome",),
-            registry=self.registry,
+        self._http = self._counter("zoomgate_http_requests", "HTTP requests.", "route", "status_class")
+        self._refreshes = self._counter(
+            "zoomgate_refreshes", "Attempts to refresh a token, by outcome.", "outcome"
         )
         self._refresh_seconds = Histogram(
             "zoomgate_refresh_seconds",
-            "Duration of attempts that asked Zoom for tokens.",
-            buckets=_SECONDS,
+            "Duration of attempts to refresh a token, all waiting included.",
+            buckets=_REFRESH_SECONDS,
             registry=self.registry,
         )
-        self._lost = Counter(
+        self._outcomes_lost = self._counter(
             "zoomgate_refresh_outcomes_lost",
-            "Users who have to consent again since an answer of Zoom's was lost.",
-            registry=self.registry,
+            "Refreshes sent whose answer never came: the person may have to consent.",
         )
-        self._breaker = Gauge(
-            "zoomgate_refresh_breaker_open",
-            "1 while nothing is asked of Zoom's token endpoint, since it refuses the app or does not answer.",
-            registry=self.registry,
+        self._spares = self._counter(
+            "zoomgate_spares_kept", "Refresh tokens kept beside the newest, in case that one was never taken."
         )
-        self._journal = Gauge(
+        self._generation_back = self._counter(
+            "zoomgate_generation_went_back", "Reads of a connection that was older than one read before."
+        )
+        self._breaker = self._gauge(
+            "zoomgate_token_endpoint_breaker_open",
+            "1 while refreshes are held back since Zoom's token endpoint fails.",
+            "livemax",
+        )
+        self._pending_age = self._gauge(
+            "zoomgate_oldest_pending_attempt_seconds",
+            "Age of the oldest refresh whose outcome is open.",
+            "livemax",
+        )
+        self._journal_entries = self._gauge(
             "zoomgate_journal_entries",
-            "Tokens that Zoom issued and the store has not confirmed yet.",
-            registry=self.registry,
+            "Answers of Zoom's in the journal that the store has not confirmed.",
+            "livesum",
         )
-        self._journal_events = Counter(
-            "zoomgate_journal", "What happened to entries of the journal.", ("event",), registry=self.registry
+        self._journal_written = self._counter("zoomgate_journal_writes", "Answers written to the journal.")
+        self._journal_failed = self._counter(
+            "zoomgate_journal_failures", "Answers that the journal did not take."
         )
-        self._http = Counter(
-            "zoomgate_http_requests", "HTTP requests.", ("route", "status_class"), registry=self.registry
+        self._journal_replayed = self._counter(
+            "zoomgate_journal_replays", "Answers that were brought from the journal to the store."
         )
-        self._store = Counter("zoomgate_store_reads", "Records read from the store.", registry=self.registry)
-        build = Gauge("zoomgate_build_info", "The running version.", ("version",), registry=self.registry)
+        self._journal_damaged = self._counter(
+            "zoomgate_journal_damaged", "Entries of the journal that cannot be read."
+        )
+        self._store = self._counter("zoomgate_store_reads", "Records read from the store.")
+        self._store_errors = self._counter("zoomgate_store_errors", "Calls of the store that failed.")
+        self._connections = self._gauge(
+            "zoomgate_connections", "Connections in the store, by state.", "livemostrecent", "state"
+        )
+        self._key_rings = self._counter(
+            "zoomgate_key_ring_reloads", "Changes of the key ring that were taken over."
+        )
+        build = self._gauge("zoomgate_build_info", "The running version.", "livemax", "version")
         build.labels(version).set(1)
         for outcome in REFRESH_OUTCOMES:
             self._refreshes.labels(outcome)
-        for event in JOURNAL_EVENTS:
-            self._journal_events.labels(event)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, over_processes: str, *labels: str) -> Gauge:
+        """Make a gauge; `over_processes` is prometheus_client's word for how it is told for several processes, dead ones left out."""
+        return Gauge(name, text, labels, registry=self.registry, multiprocess_mode=over_processes)  # type: ignore[arg-type]
 
     def rpc(self, method: str) -> RpcMetrics:
         """Give what counts one RPC."""
         return RpcMetrics(method if method in self._methods else OTHER, self._calls, self._seconds)
+
+    def http_request(self, route: str, status: int) -> None:
+        """Count an HTTP request."""
+        self._http.labels(route if route in HTTP_ROUTES else OTHER, f"{status // 100}xx").inc()
 
     def refreshes(self, outcome: str) -> None:
         """Count an attempt to refresh."""
         self._refreshes.labels(outcome if outcome in REFRESH_OUTCOMES else OTHER).inc()
 
     def refresh_seconds(self, seconds: float) -> None:
-        """Note how long an attempt took that asked Zoom."""
+        """Note how long an attempt to refresh took from its start to its outcome, in seconds."""
         self._refresh_seconds.observe(seconds)
 
     def outcome_lost(self) -> None:
-        """Count a user who has to consent again since an answer of Zoom's was lost."""
-        self._lost.inc()
+        """Count a refresh token that was sent and whose answer never came."""
+        self._outcomes_lost.inc()
 
-    def breaker_open(self, is_open: bool) -> None:
-        """Say whether refreshes are held back for everybody."""
-        self._breaker.set(is_open)
+    def spare_kept(self) -> None:
+        """Count a refresh token that is kept beside the newest one."""
+        self._spares.inc()
+
+    def generation_went_back(self) -> None:
+        """Count a read that gave an older generation of a connection than this process had seen: a store was set back."""
+        self._generation_back.inc()
+
+    def breaker_open(self, open: bool) -> None:  # noqa: A002 - reads well where it is called
+        """Say whether this process holds refreshes back. Over several processes: 1 if any does."""
+        self._breaker.set(int(open))
+
+    def pending_age(self, seconds: float) -> None:
+        """Say how old the oldest attempt is whose outcome is open, 0 if there is none. Over several processes: the largest."""
+        self._pending_age.set(seconds)
 
     def journal_entries(self, count: int) -> None:
-        """Say how many entries of the journal this process holds."""
-        self._journal.set(count)
+        """Say how many entries of the journal this process owns; over several processes they are added up."""
+        self._journal_entries.set(count)
 
     def journal_written(self) -> None:
-        """Count an entry that was written."""
-        self._journal_events.labels("written").inc()
+        """Count an answer that is in the journal, durably."""
+        self._journal_written.inc()
 
     def journal_failed(self) -> None:
-        """Count an entry that could not be written."""
-        self._journal_events.labels("failed").inc()
+        """Count an answer that the journal did not take."""
+        self._journal_failed.inc()
 
-    def journal_resumed(self) -> None:
-        """Count an entry of a process that died."""
-        self._journal_events.labels("resumed").inc()
+    def journal_replayed(self) -> None:
+        """Count an entry of the journal whose answer came to the store after all, or was no longer needed there."""
+        self._journal_replayed.inc()
 
     def journal_damaged(self) -> None:
-        """Count a file in the journal that cannot be opened."""
-        self._journal_events.labels("damaged").inc()
-
-    def http_request(self, route: str, status: int) -> None:
-        """Count an HTTP request."""
-        self._http.labels(route if route in HTTP_ROUTES else OTHER, f"{status // 100}xx").inc()
+        """Count an entry of the journal that cannot be read."""
+        self._journal_damaged.inc()
 
     def store_read(self) -> None:
         """Count a record that was read for a call."""
         self._store.inc()
 
+    def store_error(self) -> None:
+        """Count a call of the store that failed."""
+        self._store_errors.inc()
+
+    def connections(self, by_state: Mapping[str, int]) -> None:
+        """Say how many connections there are in the store. Every process counts the same ones: the newest count is shown."""
+        for state in CONNECTION_STATES:
+            self._connections.labels(state).set(by_state.get(state, 0))
+
+    def key_ring_reloaded(self) -> None:
+        """Count a change of the key ring that this process took over."""
+        self._key_rings.inc()
+
     def render(self) -> bytes:
-        """Give everything in Prometheus' text format."""
-        return generate_latest(self.registry)
+        """Give everything in Prometheus' text format, added up over all processes that serve together."""
+        if self._shared is None:
+            return generate_latest(self.registry)
+        everybody = CollectorRegistry()
+        MultiProcessCollector(everybody, str(self._shared))  # type: ignore[no-untyped-call]
+        return generate_latest(everybody)
+
+
+def share(number: int) -> None:
+    """Keep the metrics of this process in files of the folder in PROMETHEUS_MULTIPROC_DIR; to be called before there are any.
+
+    Args:
+        number: Of this process among those that serve together. One that follows a dead one under its number goes on with its counters.
+    """
+    values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
+
+
+def forget_gauges(number: int, folder: Path) -> None:
+    """Leave out what a process that ended said was the case; what it counted stays in the sums."""
+    mark_process_dead(number, str(folder))  # type: ignore[no-untyped-call]

@@ -37,7 +37,7 @@ class Recovery:
         while True:
             for entry in await self._journal.claim():
                 _log.info("journal.resumed", entry=entry.entry_id, origin=entry.origin.value)
-                self._metrics.journal_resumed()
+                self._metrics.journal_replayed()
                 await self._resume(entry)
             await asyncio.sleep(LOOK_SECONDS)
 

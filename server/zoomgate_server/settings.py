@@ -120,13 +120,16 @@ SETTINGS = (
     ),
     Setting("ZOOMGATE_MAX_REFRESHES_PER_HOUR", "20", "refreshes of one user in an hour; 2 to 1000"),
     Setting(
-        "ZOOMGATE_MAX_PENDING_PER_USER", "20", "authorizations of one user begun in 10 minutes; 1 to 1000"
+        "ZOOMGATE_MAX_PENDING_PER_USER",
+        "20",
+        "authorizations of one user begun in 10 minutes, per worker; 1 to 1000",
     ),
     Setting(
         "ZOOMGATE_MAX_PENDING_PER_CALLER",
         "1000",
-        "authorizations by one caller begun in 10 minutes; 1 to 100000",
+        "authorizations by one caller begun in 10 minutes, per worker; 1 to 100000",
     ),
+    Setting("ZOOMGATE_WORKERS", "1", "processes that serve on the same two ports; 1 to 64"),
     Setting("ZOOMGATE_DRAIN_SECONDS", "30", "seconds that calls in flight get after SIGTERM; 0 to 600"),
     Setting(
         "ZOOMGATE_TLS_CERT",
@@ -240,6 +243,7 @@ class Settings:
     max_refreshes_per_hour: int
     max_pending_per_user: int
     max_pending_per_caller: int
+    workers: int
     drain_seconds: float
     tls: tuple[Path, Path] | None
     public_url: str
@@ -340,6 +344,7 @@ class _Reader:
             max_refreshes_per_hour=self._number("MAX_REFRESHES_PER_HOUR", 20, 2, 1000),
             max_pending_per_user=self._number("MAX_PENDING_PER_USER", 20, 1, 1000),
             max_pending_per_caller=self._number("MAX_PENDING_PER_CALLER", 1000, 1, 100_000),
+            workers=self._number("WORKERS", 1, 1, 64),
             drain_seconds=self._number("DRAIN_SECONDS", 30, 0, 600),
             tls=tls,
             public_url=public_url,

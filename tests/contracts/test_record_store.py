@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mongodb import MongoServer
+from zoomgate_server.tokens.counted_store import CountedStore
 from zoomgate_server.tokens.memory import MemoryStore
 from zoomgate_server.tokens.mongo import Driver, MongoStore
 from zoomgate_server.tokens.sqlite import SqliteStore
@@ -42,6 +43,8 @@ async def make(kind: str, place: str) -> RecordStore:
             return await MongoStore.open(place, Driver.MOTOR)
         case "mongodb-pymongo":
             return await MongoStore.open(place, Driver.PYMONGO)
+        case "counted":
+            return CountedStore(MemoryStore(time.time), lambda: None)
     raise AssertionError(kind)
 
 
@@ -53,7 +56,7 @@ def new_place(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
     return str(folder / "store.db")
 
 
-STORES = ["memory", "sqlite", "mongodb-motor", "mongodb-pymongo"]
+STORES = ["memory", "counted", "sqlite", "mongodb-motor", "mongodb-pymongo"]
 
 
 @pytest.fixture(params=STORES)

@@ -12,7 +12,7 @@ from harness import MONICA, Harness, key_of, running
 from tls.certificates import replace_file, write_pair
 from zoomgate import AsyncClient, Client, errors
 from zoomgate_server import tls
-from zoomgate_server.app import StartError
+from zoomgate_server.start import StartError
 
 
 def environ(cert: Path, key: Path) -> dict[str, str]:

@@ -44,6 +44,8 @@ _COMMANDS = {
     ),
 }
 
+_NOT_FOR_PEOPLE = {"worker": ("zoomgate_server.cli.worker", "worker", "")}
+
 
 class _LazyGroup(click.Group):
     """Knows names and help of its commands without importing them."""
@@ -52,7 +54,7 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = _COMMANDS.get(cmd_name)
+        entry = _COMMANDS.get(cmd_name) or _NOT_FOR_PEOPLE.get(cmd_name)
         if entry is None:
             near = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
             if near and not ctx.resilient_parsing:
@@ -100,6 +102,7 @@ _OPTIONS = (
     ("--store", "ZOOMGATE_STORE", "The store, as sqlite:///PATH."),
     ("--config", "ZOOMGATE_CONFIG", "TOML file with settings, or a Velo config.json."),
     ("--callers", "ZOOMGATE_CALLERS", "TOML file of the callers."),
+    ("--workers", "ZOOMGATE_WORKERS", "How many processes serve."),
     ("--log-level", "ZOOMGATE_LOG_LEVEL", "debug, info, warning or error."),
     ("--log-format", "ZOOMGATE_LOG_FORMAT", "json or console."),
 )

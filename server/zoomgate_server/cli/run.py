@@ -11,14 +11,14 @@ from pathlib import Path
 import click
 
 from zoom_simulator import Simulator, SimulatorOptions
-from zoomgate_server import app, settings
+from zoomgate_server import settings
 from zoomgate_server.cli import setting_options
 from zoomgate_server.cli.caller_key import CALLER_KEY_FILE, MEMBER_KEY_FILE, CallerKeyError, digest, obtain
 from zoomgate_server.cli.output import fail
-from zoomgate_server.cli.serve import load, ready, run_forever
+from zoomgate_server.cli.serve import load, ready, run_forever, serve_with
 from zoomgate_server.cli.simulator import simulator_address
-from zoomgate_server.interceptors.authentication import StaticKey
 from zoomgate_server.rpc_context import Principal, Role, UserPatterns
+from zoomgate_server.start import Started, StartError
 
 MEMBER = "monica@example.com"
 """Whom the printed commands are about: somebody with an account at the simulated Zoom."""
@@ -39,7 +39,7 @@ def run(overrides: Mapping[str, str], simulator_listen: str) -> None:
     environ = dict(os.environ)
     loaded = load(overrides, environ)
     if loaded.client_id:
-        run_forever(_with_zoom(loaded))
+        run_forever(_with_zoom(loaded), loaded)
     else:
         for name, where in (("ZOOMGATE_LISTEN", loaded.listen), ("ZOOMGATE_HTTP_LISTEN", loaded.http_listen)):
             if not where.is_loopback:
@@ -47,13 +47,13 @@ def run(overrides: Mapping[str, str], simulator_listen: str) -> None:
                     f"{name} is {where}, and beside the simulated Zoom calls need no key:"
                     " listen on 127.0.0.1, or set ZOOMGATE_CLIENT_ID for the real one"
                 )
-        run_forever(_with_simulator(dict(overrides), environ, simulator_listen))
+        run_forever(_with_simulator(dict(overrides), environ, simulator_listen), loaded)
 
 
 async def _with_zoom(loaded: settings.Settings) -> None:
     """Serve with the real Zoom; the caller key is in a file."""
     with _keys(loaded, {CALLER_KEY_FILE: _dev()}) as keys:
-        await app.serve(loaded, announce=lambda started: _announce(started, loaded, None), extra_keys=keys)
+        await serve_with(loaded, announce=lambda started: _announce(started, loaded, None), keys=keys)
 
 
 async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str], listen: str) -> None:
@@ -87,11 +87,11 @@ async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str],
         ).exists():  # from a start with the real Zoom; the commands send it
             files[CALLER_KEY_FILE] = _dev()
         with _keys(loaded, files) as keys:
-            await app.serve(
+            await serve_with(
                 loaded,
                 announce=lambda started: _announce(started, loaded, simulator),
                 anonymous=_dev(),
-                extra_keys=keys,
+                keys=keys,
             )
     finally:
         await simulator.stop()
@@ -111,13 +111,13 @@ def _dev() -> Principal:
 
 
 @contextlib.contextmanager
-def _keys(loaded: settings.Settings, files: Mapping[str, Principal]) -> Iterator[list[StaticKey]]:
+def _keys(loaded: settings.Settings, files: Mapping[str, Principal]) -> Iterator[list[tuple[str, Principal]]]:
     """Give the keys that are kept in the data folder, made if need be; a start that fails leaves none behind."""
     folder = loaded.data_dir
     try:
         made = [path for path in (folder, *(folder / name for name in files)) if not path.exists()]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        keys = [StaticKey(digest(obtain(folder / name)), who) for name, who in files.items()]
+        keys = [(digest(obtain(folder / name)), who) for name, who in files.items()]
     except CallerKeyError as error:
         fail(str(error))
     except OSError as error:
@@ -126,14 +126,14 @@ def _keys(loaded: settings.Settings, files: Mapping[str, Principal]) -> Iterator
         )
     try:
         yield keys
-    except app.StartError:
+    except StartError:
         for path in reversed(made):
             with contextlib.suppress(OSError):
                 path.rmdir() if path.is_dir() else path.unlink()
         raise
 
 
-def _announce(started: app.Started, loaded: settings.Settings, simulator: Simulator | None) -> None:
+def _announce(started: Started, loaded: settings.Settings, simulator: Simulator | None) -> None:
     """Say that it runs and what to try next."""
     ready(started)
     click.echo(_guide(started, loaded, simulator), color=None)
@@ -146,7 +146,7 @@ def _command() -> str:
     return "zoomgate" if called.name != "zoomgate" or shutil.which("zoomgate") else shlex.quote(str(called))
 
 
-def _guide(started: app.Started, loaded: settings.Settings, simulator: Simulator | None) -> str:
+def _guide(started: Started, loaded: settings.Settings, simulator: Simulator | None) -> str:
     data_dir = loaded.data_dir
     # what signed the certificate is not known here; its own chain is enough where it signed itself
     tls = "" if loaded.tls is None else f"-cacert {shlex.quote(str(loaded.tls[0]))}"

@@ -3,14 +3,16 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import click
 
-from zoomgate_server import app, logs, settings
+from zoomgate_server import logs, settings
 from zoomgate_server.cli import setting_options
 from zoomgate_server.cli.output import fail
+from zoomgate_server.rpc_context import Principal
+from zoomgate_server.start import Started, StartError
 
 
 @click.command()
@@ -32,7 +34,7 @@ def serve(overrides: Mapping[str, str]) -> None:
         )
     if missing:
         fail("\n".join(missing))
-    run_forever(app.serve(loaded, announce=ready))
+    run_forever(serve_with(loaded, announce=ready), loaded)
 
 
 def load(overrides: Mapping[str, str], environ: Mapping[str, str] | None = None) -> settings.Settings:
@@ -47,21 +49,52 @@ def load(overrides: Mapping[str, str], environ: Mapping[str, str] | None = None)
     return loaded
 
 
-def ready(started: app.Started) -> None:
+async def serve_with(
+    loaded: settings.Settings,
+    *,
+    announce: Callable[[Started], None],
+    anonymous: Principal | None = None,
+    keys: Sequence[tuple[str, Principal]] = (),
+) -> None:
+    """Serve in this process, or in as many others as the settings say.
+
+    Args:
+        loaded: The settings.
+        announce: Called once everything serves.
+        anonymous: Who calls without a credential are from, or None.
+        keys: Keys beside those of the callers file: SHA-256 as 64 hex digits, and whose it is.
+
+    Raises:
+        StartError: It cannot start.
+    """
+    if loaded.workers > 1:
+        from zoomgate_server import workers  # noqa: PLC0415 - one of both is needed
+
+        await workers.supervise(loaded, announce=announce, anonymous=anonymous, keys=keys)
+        return
+    from zoomgate_server import app  # noqa: PLC0415 - with workers this process stays free of gRPC
+    from zoomgate_server.interceptors.authentication import StaticKey  # noqa: PLC0415 - the same
+
+    extra = [StaticKey(sha256, whose) for sha256, whose in keys]
+    await app.serve(loaded, announce=announce, anonymous=anonymous, extra_keys=extra)
+
+
+def ready(started: Started) -> None:
     """Print the line that programs wait for."""
     click.echo(f"zoomgate: ready grpc={started.grpc} http={started.http}")
     sys.stdout.flush()
 
 
-def run_forever(service: Coroutine[Any, Any, None]) -> None:
+def run_forever(service: Coroutine[Any, Any, None], loaded: settings.Settings) -> None:
     """Run a service until it ends, or end with why it cannot start."""
     try:
-        _runner()(service)
-    except app.StartError as error:
+        (runner() if loaded.workers == 1 else asyncio.run)(service)
+    except StartError as error:
         fail(str(error))
 
 
-def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
+def runner() -> Callable[[Coroutine[Any, Any, None]], None]:
+    """Give what runs a service: the quickest event loop there is."""
     try:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:

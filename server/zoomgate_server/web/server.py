@@ -58,6 +58,7 @@ class WebServer:
     Args:
         authorizations: Begins and completes.
         metrics: What `/metrics` shows; requests are counted there too.
+        before_metrics: Brings up to date what is not counted as it happens.
         pages: What people see.
         ready: Tells whether calls can be served.
         secure: Whether browsers come over https: the cookie then is `Secure` and has the `__Host-` prefix, and browsers are told to stay
@@ -71,6 +72,7 @@ class WebServer:
         *,
         authorizations: Authorizations,
         metrics: Metrics,
+        before_metrics: Callable[[], Awaitable[None]],
         pages: Pages,
         ready: Callable[[], bool],
         secure: bool,
@@ -78,6 +80,7 @@ class WebServer:
     ) -> None:
         self._authorizations = authorizations
         self._metrics = metrics
+        self._before_metrics = before_metrics
         self._pages = pages
         self._ready = ready
         self._secure = secure
@@ -250,6 +253,7 @@ class WebServer:
         return web.Response(status=200 if ready else 503, text="ready\n" if ready else "not ready\n")
 
     async def _render_metrics(self, _request: web.Request) -> web.StreamResponse:
+        await self._before_metrics()
         return web.Response(
             body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )

@@ -236,6 +236,18 @@ def test_streams_may_be_closed(tmp_path: Path) -> None:
         assert (found.returncode, "Traceback" in found.stderr) == (code, False), (arguments, found.stderr)
 
 
+def test_run_starts_several_processes(tmp_path: Path) -> None:
+    """With workers everything is said once, and calls without a key are the caller's of this machine as well."""
+    with started(tmp_path, *RUN, "--workers", "2") as process:
+        text = read_until(process, r"^Stop with")
+        address = re.search(r"grpc=(\S+)", text)
+        assert address is not None
+        listed = [ended(tmp_path, "connections", "list", "--json", "--server", address[1]) for _ in range(2)]
+        stop(process, signal.SIGINT)
+    assert text.count("zoomgate: ready") == 1
+    assert [result.returncode for result in listed] == [0, 0]
+
+
 @pytest.mark.parametrize("content", ["", "zgk_short", "secret"])
 def test_a_damaged_key_is_no_key(tmp_path: Path, content: str) -> None:
     """An empty or foreign key file would let in whoever guesses it: the start is refused, in one sentence."""

@@ -1,0 +1,60 @@
+"""`zoomgate worker`: one of several processes that serve together. `zoomgate serve` and `zoomgate run` start it."""
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from zoomgate_server import app, logs, metrics, workers
+from zoomgate_server.cli.output import fail
+from zoomgate_server.cli.serve import runner
+from zoomgate_server.interceptors.authentication import StaticKey
+from zoomgate_server.start import StartError
+
+_log = logs.get("zoomgate.workers")
+
+
+@click.command(hidden=True)
+@click.argument("number", type=int)
+def worker(number: int) -> None:
+    """Serve together with others; started by `zoomgate serve`, not by people."""
+    try:
+        assignment = workers.Assignment.receive(sys.stdin.buffer)
+    except StartError as error:
+        fail(str(error))
+    logs.configure(assignment.settings.log_level, assignment.settings.log_format)
+    metrics.share(number)
+    try:
+        runner()(_work(assignment, Path(os.environ[workers.METRICS_FOLDER])))
+    except StartError as error:
+        workers.report(str(error))
+        raise SystemExit(1) from None
+
+
+async def _work(assignment: workers.Assignment, folder: Path) -> None:
+    """Serve until a signal, or until the process that started this one is gone."""
+    loop = asyncio.get_running_loop()
+    supervisor = sys.stdin.fileno()
+    alone = False
+
+    def supervisor_gone() -> None:
+        nonlocal alone
+        alone = True
+        loop.remove_reader(supervisor)
+        _log.warning("worker.alone")
+        signal.raise_signal(signal.SIGTERM)
+
+    loop.add_reader(supervisor, supervisor_gone)  # nothing more comes from there but the end
+    await app.serve(
+        assignment.settings,
+        announce=lambda _: workers.report(None),
+        anonymous=assignment.anonymous,
+        extra_keys=[StaticKey(sha256, whose) for sha256, whose in assignment.keys],
+        shared_metrics=folder,
+    )
+    if alone:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,34 @@
+"""The documentation lists every metric there is, and nothing else."""
+
+import re
+from pathlib import Path
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+from harness import Harness
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+ROW = re.compile(
+    r"^\| `(zoomgate_\w+)` \| (\w+) \|([^|]*)\| [^|]+ \| (?:sum|largest|newest) \|$", re.MULTILINE
+)
+
+
+async def test_the_page_has_every_metric(zoomgate: Harness) -> None:
+    """What a running service shows has a row each with its kind and its labels, and each row is shown."""
+    rows = ROW.findall(PAGE.read_text(encoding="utf-8"))
+    documented = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    await zoomgate.connect()
+    async with aiohttp.ClientSession() as session:
+        for _ in range(2):  # the second has seen the first
+            async with session.get(f"{zoomgate.http_url}/metrics") as answer:
+                text = await answer.text()
+    shown = {}
+    for family in text_string_to_metric_families(text):
+        if not family.name.endswith("_created"):  # the library's: when counting began
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            shown[name] = (
+                family.type,
+                {label for sample in family.samples for label in sample.labels} - {"le"},
+            )
+    assert shown == documented
