@@ -48,6 +48,7 @@ from zoomgate_server.tokens import canary, keyfile, shared_secret
 from zoomgate_server.tokens.authorization_store import AuthorizationStore
 from zoomgate_server.tokens.cipher import KeyRing
 from zoomgate_server.tokens.connection_store import ConnectionStore
+from zoomgate_server.tokens.reloaded_ring import ReloadedRing
 from zoomgate_server.tokens.sqlite import SqliteStore, StoreOpenError
 from zoomgate_server.tokens.store import RecordStore, StoreError
 from zoomgate_server.tokens.vault import Vault
@@ -216,7 +217,7 @@ class _Parts:
     ) -> "_Parts":
         """Put the domain together. Clients that are opened are closed by the stack."""
         app = app_key(settings)
-        vault = Vault(app=app, keys=key_ring)
+        vault = Vault(app=app, keys=ReloadedRing(settings.keys_path, key_ring, clock))
         await canary.prove(store, vault)
         page_tokens = PageTokens(await shared_secret.obtain(store, vault, "page-tokens"))
         connection_store = ConnectionStore(
