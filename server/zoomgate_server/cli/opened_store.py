@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.settings import Settings
@@ -13,6 +14,11 @@ class NoStoreError(StoreOpenError):
     """There is no store yet."""
 
 
+def file_of(loaded: Settings) -> Path | None:
+    """Give the file of the store, or None if it is kept elsewhere."""
+    return loaded.store_path
+
+
 @contextlib.asynccontextmanager
 async def opened(loaded: Settings) -> AsyncIterator[RecordStore]:
     """Open the store; none is made.
@@ -21,11 +27,12 @@ async def opened(loaded: Settings) -> AsyncIterator[RecordStore]:
         NoStoreError: There is none.
         StoreOpenError: It cannot be used.
     """
-    if not loaded.store_path.exists():
-        raise NoStoreError(
-            f"There is no store at {loaded.store_path}: name yours in ZOOMGATE_STORE or ZOOMGATE_DATA_DIR"
-        )
-    store = await SqliteStore.open(loaded.store_path, SystemClock().wall)
+    path = file_of(loaded)
+    if path is None:
+        raise StoreOpenError("The store is of a kind that this release does not know")
+    if not path.exists():
+        raise NoStoreError(f"There is no store at {path}: name yours in ZOOMGATE_STORE or ZOOMGATE_DATA_DIR")
+    store = await SqliteStore.open(path, SystemClock().wall)
     try:
         yield store
     finally:

@@ -47,7 +47,7 @@ def sweep_store(loaded: Settings, ring: KeyRing, *, must_exist: bool = True) -> 
     except NoStoreError as error:
         if must_exist:
             fail(str(error))
-        return Outcome(f"There is no store at {loaded.store_path}, so no record was sealed anew.")
+        return Outcome("There is no store yet, so no record was sealed anew.")
     except StoreOpenError as error:
         fail(str(error))
     except StoreError as error:
