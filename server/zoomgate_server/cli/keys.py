@@ -21,7 +21,7 @@ from zoomgate_server.tokens.sqlite import StoreOpenError
 from zoomgate_server.tokens.store import StoreError
 
 SETTLE_SECONDS = 10
-"""How long after a change of the ring no key is taken out of it: until then a process may seal with the ring before."""
+"""How long after a change of the ring the next one has to wait: until then a process may have the ring before."""
 
 
 @click.group()
@@ -128,6 +128,8 @@ def rotate(path: str | None, now: bool, as_json: bool) -> None:
                 )
                 return
             ring = keyfile.load(file)
+        elif not now:
+            _wait_until_known(file)
         keyfile.promote(file, ring, waiting)
     except keyfile.KeyFileError as error:
         fail(str(error))
@@ -181,11 +183,7 @@ def retire(key_id: str, path: str | None, as_json: bool) -> None:
         fail(f"Key {key_id} is not in {file}: `zoomgate keys list` shows which are")
     if key_id == ring.primary_id:
         fail(f"Key {key_id} is the one that seals: `zoomgate keys rotate` replaces it")
-    settled = file.stat().st_mtime + SETTLE_SECONDS - time.time()
-    if 0 < settled <= SETTLE_SECONDS:
-        fail(
-            f"{file} was changed just now, and a service may seal with the ring before still: run this again in {settled:.0f} seconds"
-        )
+    _wait_until_known(file)
     used = _sealed_with(loaded, key_id)
     if used:
         listed = ", ".join(f"{count} {what}" for what, count in sorted(used.items()))
@@ -212,6 +210,15 @@ def _load(file: Path) -> KeyRing:
         return keyfile.load(file)
     except keyfile.KeyFileError as error:
         fail(str(error))
+
+
+def _wait_until_known(file: Path) -> None:
+    """End if the ring changed a moment ago: services read it every few seconds, and machines with a copy need time to get it."""
+    left = file.stat().st_mtime + SETTLE_SECONDS - time.time()
+    if 0 < left <= SETTLE_SECONDS:
+        fail(
+            f"{file} was changed just now, and a service may have the ring before still: run this again in {left:.0f} seconds"
+        )
 
 
 def _settings_if_any() -> settings.Settings | None:

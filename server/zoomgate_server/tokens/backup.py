@@ -3,7 +3,6 @@
 A backup is an SQLite store of its own, whole in one file. What it holds is sealed as in the store; the keys are not in it.
 """
 
-import asyncio
 import os
 import secrets
 import sqlite3
@@ -15,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 from zoomgate_server import private_file
 from zoomgate_server.tokens import census
+from zoomgate_server.tokens.pages import each, pages
 from zoomgate_server.tokens.sqlite import (
     APPLICATION_ID,
     BUSY_SECONDS,
@@ -23,9 +23,6 @@ from zoomgate_server.tokens.sqlite import (
     StoreOpenError,
 )
 from zoomgate_server.tokens.store import Record, RecordStore, ZoomUserTaken
-
-TOGETHER = 16
-"""Records that are written at a time."""
 
 _PAGES = 1000
 """Of a database, that are copied between two looks at the progress."""
@@ -135,12 +132,12 @@ async def restore_records(
 
 
 async def _fill(target: RecordStore, source: RecordStore, on_records: Callable[[int], None]) -> None:
+    async def copy(record: Record) -> None:
+        await _copy(target, source, record)
+
     for app in await source.apps():
-        async for page in census.records(source, app):
-            for start in range(0, len(page), TOGETHER):
-                part = page[start : start + TOGETHER]
-                await asyncio.gather(*(_copy(target, source, record) for record in part))
-                on_records(len(part))
+        async for page in pages(source, app):
+            await each(page, copy, on_records)
 
 
 async def _copy(target: RecordStore, source: RecordStore, record: Record) -> None:

@@ -1,15 +1,13 @@
 """Which key sealed what: before a key is given up, nothing may be left that only it opens."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from zoomgate_server.tokens.cipher import KEY_ID_BYTES, sealing_key
-from zoomgate_server.tokens.store import Column, Kind, Record, RecordStore
+from zoomgate_server.tokens.pages import pages
+from zoomgate_server.tokens.store import Column, Kind, RecordStore
 from zoomgate_server.tokens.vault import key_id_of
-
-PAGE = 200
-"""Records that are read at a time."""
 
 JOURNAL = "journal"
 """The folder beside the store whose files begin with a sealed blob each."""
@@ -17,15 +15,6 @@ JOURNAL = "journal"
 
 class UnknownFileError(Exception):
     """A file of the journal does not say which key sealed it. The text is one sentence for the operator."""
-
-
-async def records(store: RecordStore, app: str) -> AsyncIterator[Sequence[Record]]:
-    """Read every record of an app, page by page."""
-    for kind in Kind:
-        after = ""
-        while page := await store.page(app, kind, after=after, limit=PAGE):
-            yield page
-            after = page[-1].key.subject
 
 
 async def total(store: RecordStore) -> int:
@@ -53,7 +42,7 @@ async def sealed_with(store: RecordStore, key_id: str, on_records: Callable[[int
     """
     found: Counter[str] = Counter()
     for app in await store.apps():
-        async for page in records(store, app):
+        async for page in pages(store, app):
             for record in page:
                 found[record.key.kind.value] += key_id in (key_id_of(record.value), record.key_id)
             on_records(len(page))

@@ -4,19 +4,15 @@ It goes beside a running service. A record is written only if nobody wrote it si
 faster is read again. So nothing is lost, and a sweep that was interrupted goes on where it stopped: what is done is skipped.
 """
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
 from zoomgate_server.tokens import canary
-from zoomgate_server.tokens.census import records
 from zoomgate_server.tokens.cipher import Ring
-from zoomgate_server.tokens.store import Record, RecordStore
+from zoomgate_server.tokens.pages import each, pages
+from zoomgate_server.tokens.store import Kind, Record, RecordStore
 from zoomgate_server.tokens.vault import OLDEST, Vault, key_id_of, name_of, version_of
-
-TOGETHER = 16
-"""Records that are written at a time: a database far away answers in the time that many of them take."""
 
 
 @dataclass(slots=True)
@@ -52,17 +48,13 @@ async def sweep(store: RecordStore, keys: Ring, on_records: Callable[[int], None
         mark, _ = await store.get(canary.key_of(app))
         if mark is not None:
             await _seal_anew(store, vault, mark, swept)  # the vault follows its version
-        async for page in records(store, app):
-            for start in range(0, len(page), TOGETHER):
-                part = page[start : start + TOGETHER]
-                await asyncio.gather(
-                    *(
-                        _seal_anew(store, vault, record, swept)
-                        for record in part
-                        if record.key != canary.key_of(app)
-                    )
-                )
-                on_records(len(part))
+
+        async def anew(record: Record, vault: Vault = vault) -> None:
+            if record.key.kind is not Kind.CANARY:
+                await _seal_anew(store, vault, record, swept)
+
+        async for page in pages(store, app):
+            await each(page, anew, on_records)
     return swept
 
 

@@ -1,6 +1,5 @@
 """The commands, through click's runner and, where they are clients, against a running service."""
 
-import asyncio
 import hashlib
 import json
 import re
@@ -10,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
+from command_line import command, done, refused, zoomgate
 from harness import MONICA, OMAR, Harness, key_of, running
 from zoomgate_server import callers as callers_file
-from zoomgate_server.cli import cli
 from zoomgate_server.interceptors.policy import CALLABLE_METHODS
 from zoomgate_server.rpc_context import Role
 from zoomgate_server.tokens import keyfile
@@ -33,6 +32,12 @@ COMMANDS = (
     "callers add",
     "keys new",
     "keys list",
+    "keys rotate",
+    "keys sweep",
+    "keys retire",
+    "store backup",
+    "store restore",
+    "store upgrade",
     "meetings create",
     "meetings get",
     "meetings delete",
@@ -53,26 +58,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to work in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def zoomgate(*arguments: str, environ: dict[str, str] | None = None, answer: str = "") -> Result:
-    """Run a command."""
-    return CliRunner().invoke(cli, arguments, env=environ, input=answer)
-
-
-def refused(result: Result, code: int = 1) -> str:
-    """The sentences of a command that must fail as intended, without a traceback."""
-    assert isinstance(result.exception, SystemExit), result.exception
-    assert result.exit_code == code, result.output
-    assert not result.stdout
-    assert "Traceback" not in result.stderr
-    return result.stderr
-
-
-def done(result: Result) -> str:
-    """What a command that must succeed prints on standard output."""
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -304,11 +289,6 @@ class TestDoctor:
         )
         assert result.exit_code == 1
         assert "http://127.0.0.1:1/oauth cannot be reached" in result.stdout
-
-
-async def command(*arguments: str, environ: dict[str, str] | None = None, answer: str = "") -> Result:
-    """Run a command beside the service of the test."""
-    return await asyncio.to_thread(zoomgate, *arguments, environ=environ, answer=answer)
 
 
 async def client(service: Harness, caller: str, *arguments: str, answer: str = "") -> Result:
