@@ -146,8 +146,7 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
     except StoreError as error:
         fail(f"The store failed ({error}): run this again")
     except ZoomgateError as error:
-        named = ", ".join(error.metadata.values())
-        fail(f"{error.message}{f' ({named})' if named else ''}")
+        fail(error.message)
     except OSError as error:
         fail(f"The folder of the store cannot be made ({error.strerror}): check ZOOMGATE_STORE")
 

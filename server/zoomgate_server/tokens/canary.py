@@ -40,7 +40,8 @@ async def prove(store: RecordStore, vault: Vault) -> Record:
         unknown = sorted(used - vault.key_ids)
         if unknown:
             raise KeyUnavailable(
-                "The store has records that were sealed with a key which is not in the key ring",
+                f"The store has records that were sealed with {', '.join(unknown)}, which is not in the key ring: put the key file back"
+                " that has it",
                 metadata={"key_id": ",".join(unknown)},
             )
         if record is not None:

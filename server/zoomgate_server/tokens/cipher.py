@@ -129,7 +129,7 @@ class KeyRing:
         cipher = self._ciphers.get(key_id)
         if cipher is None:
             raise KeyUnavailable(
-                "The key that sealed a stored record is not in the key ring",
+                f"Key {key_id.hex()}, which sealed a stored record, is not in the key ring: put the key file back that has it",
                 metadata={"key_id": key_id.hex()},
             )
         try:

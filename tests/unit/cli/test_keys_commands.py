@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from command_line import command, done, refused, zoomgate
-from harness import BASIL, MONICA, OMAR, Harness, running, serving
+from harness import BASIL, MONICA, OMAR, Harness, browser, consent, running, serving
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.tokens import census, keyfile
 from zoomgate_server.tokens.sqlite import SqliteStore
@@ -275,6 +275,9 @@ async def test_the_wrong_order_harms_nobody(folder: Path) -> None:
                 refusal = await peer.refusal(method, request, caller)
                 assert refusal.short == ("INTERNAL", "KEY_UNAVAILABLE")
                 assert refusal.metadata["key_id"] == added
+            async with browser() as session:
+                page = await consent(session, (await peer.begin(OMAR)).authorization_url, OMAR)
+            assert page.url.query["outcome"] == "try_later"
             assert [await store.page(app, census.Kind.USER, limit=9) for app in await store.apps()] == before
             assert first.stat("token.refresh_token.issued") == spent
             await store.close()
@@ -282,4 +285,5 @@ async def test_the_wrong_order_harms_nobody(folder: Path) -> None:
             Path("peer.new").replace("peer.json")
             await refresh(peer, MONICA)
             await refresh(first, MONICA)
-            await refresh(peer, OMAR)
+            await peer.connect(OMAR)
+            await refresh(first, OMAR)

@@ -5,6 +5,8 @@ import os
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -14,7 +16,7 @@ import pytest
 
 from command_line import command, done, refused, zoomgate
 from fakes import version_1
-from fakes.process import NEW, Process, RotatingZoom, ring
+from fakes.process import NEW, OLD, Process, RotatingZoom, ring
 from harness import MONICA, OMAR, Harness, running, serving
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
@@ -253,6 +255,45 @@ class TestUpgrade:
         keyfile.create(Path("other.json"))
         assert used in refused(await command("store", "upgrade", environ={"ZOOMGATE_KEYS": "other.json"}))
         assert await contents(Path("data/zoomgate.db")) == before
+
+
+class TestCopyOfFile:
+    """A copy of an SQLite store at one moment."""
+
+    async def test_a_copy_is_of_one_moment_while_another_process_writes(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Page by page, while others write all the time: every copy is whole and has no record that is newer than its own counter."""
+        monkeypatch.setattr(backup, "_PAGES", 1)
+        users = [f"user-{number}@example.com" for number in range(40)]
+        store = await SqliteStore.open(Path("store.db"), time.time)
+        process = Process("app", store, Vault(app="app", keys=ring(OLD)), RotatingZoom())
+        for user in users:
+            await process.connect(user)
+        writer = subprocess.Popen(
+            [sys.executable, "-m", "fakes.refreshing_process", str(folder / "store.db"), *users],
+            cwd=Path(version_1.__file__).parents[1],
+            stdout=subprocess.PIPE,
+        )
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        copies = 0
+        while writer.poll() is None:
+            copies += 1
+            told: list[int] = []
+            count = backup.copy_file(Path("store.db"), Path(f"copy-{copies}.db"), told.append)
+            assert count == sum(told) == len(users)
+        writer.communicate()
+        assert writer.returncode == 0
+        await store.close()
+        assert copies > 1
+        for number in range(1, copies + 1):
+            with closing(sqlite3.connect(f"copy-{number}.db")) as copy:
+                last, newest = copy.execute(
+                    "SELECT last, (SELECT max(rev) FROM record) FROM revision"
+                ).fetchone()
+                assert newest <= last
+                assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 class TestCopyOfRecords:
