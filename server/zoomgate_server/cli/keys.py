@@ -80,6 +80,7 @@ def list_(path: str | None, as_json: bool) -> None:
         uses[waiting] = "opens, seals next"
     for key_id in sorted(set(sealed or ()) - set(uses) - {""}):
         uses[key_id] = "missing: restore it"
+    rows = []
     for key_id, use in uses.items():
         counted = [] if sealed is None else [sealed.get(key_id, 0)]
         if as_json:
@@ -90,7 +91,8 @@ def list_(path: str | None, as_json: bool) -> None:
                 fields["records"] = counted[0]
             click.echo(json.dumps(fields))
         else:
-            table.add([(key_id, use, *map(str, counted))])
+            rows.append((key_id, use, *map(str, counted)))
+    table.add(rows)
 
 
 @keys.command()
