@@ -1,16 +1,23 @@
 """Two releases on one store: the older one reads what the newer one writes until the store is upgraded, and says so afterwards."""
 
+import asyncio
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from fakes import version_1
 from fakes.process import Process, RotatingZoom
+from harness import OMAR, browser, consent, running
+from zoom_simulator.faults import Fault
+from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate_server import connections
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
 from zoomgate_server.tokens import canary
 from zoomgate_server.tokens.cipher import Key, KeyRing
 from zoomgate_server.tokens.memory import MemoryStore
+from zoomgate_server.tokens.sqlite import SqliteStore
 from zoomgate_server.tokens.store import Kind, Record, RecordKey
 from zoomgate_server.tokens.sweep import sweep
 from zoomgate_server.tokens.vault import NEWEST, Vault, version_of
@@ -138,6 +145,53 @@ async def test_a_record_of_a_version_to_come_fails_for_its_user_alone(releases: 
     assert (await releases.record(), releases.zoom.calls) == (before, calls)
     await releases.new.refresh("omar@example.com")
     assert await releases.new.holds_living_token("omar@example.com")
+
+
+async def test_callers_hear_record_version_for_that_user_alone(tmp_path: Path) -> None:
+    """Over gRPC: INTERNAL and RECORD_VERSION for every call about the user, a new consent included; the record stays, others work."""
+    async with running(tmp_path / "data") as zoomgate:
+        await zoomgate.connect(USER)
+        await zoomgate.connect(OMAR)
+        store = await SqliteStore.open(tmp_path / "data" / "zoomgate.db", time.time)
+        mine, _ = await store.get(RecordKey("loopback|zoomgate-dev", Kind.USER, USER))
+        assert mine is not None
+        await store.put(replace(mine, value=b"\x03" + mine.value[1:]), mine.rev)
+        before, _ = await store.get(mine.key)
+        for method, request in (
+            (zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=USER)),
+            (zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=USER)),
+            (zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=USER)),
+        ):
+            assert (await zoomgate.refusal(method, request)).short == ("INTERNAL", "RECORD_VERSION")
+        async with browser() as session:
+            page = await consent(session, (await zoomgate.begin(USER)).authorization_url, USER)
+        assert page.url.query["outcome"] == "try_later"
+        assert (await store.get(mine.key))[0] == before
+        await store.close()
+        await zoomgate.call(zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=OMAR))
+
+
+async def test_a_tombstone_that_cannot_be_opened_holds_up_no_revocation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be revoked at once is revoked later, whatever stands before it in the store."""
+    monkeypatch.setattr(connections, "SWEEP_SECONDS", 0.01)
+    async with running(tmp_path / "data") as zoomgate:
+        zoomgate.simulator.faults.add(Fault("revoke", "status", times=-1, status=503))
+        for user in (USER, OMAR):
+            await zoomgate.connect(user)
+            await zoomgate.call(zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=user))
+        store = await SqliteStore.open(tmp_path / "data" / "zoomgate.db", time.time)
+        first = RecordKey("loopback|zoomgate-dev", Kind.USER, USER)
+        while True:  # the service writes to it as well
+            mine, _ = await store.get(first)
+            assert mine is not None
+            if await store.put(replace(mine, value=b"\x03" + mine.value[1:]), mine.rev):
+                break
+        await store.close()
+        zoomgate.simulator.faults.clear()
+        while not zoomgate.stat("revoke.known"):
+            await asyncio.sleep(0.005)
 
 
 async def test_every_byte_of_version_2_is_authentic(releases: Releases) -> None:

@@ -295,6 +295,31 @@ class TestCopyOfFile:
                 assert newest <= last
                 assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
+    async def test_what_comes_in_meanwhile_is_not_in_the_copy(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The moment is that of the beginning, even if somebody writes between any two pages."""
+        monkeypatch.setattr(backup, "_PAGES", 1)
+        store = await SqliteStore.open(Path("store.db"), time.time)
+        process = Process("app", store, Vault(app="app", keys=ring(OLD)), RotatingZoom())
+        for number in range(10):
+            await process.connect(f"user-{number}@example.com")
+        looks = iter(range(1000))
+
+        def write(_: int) -> None:
+            with closing(sqlite3.connect("store.db")) as other, other:
+                other.execute(
+                    "INSERT INTO record SELECT app, kind, ? || subject, value, rev, state, key_id, NULL, changed_at, due_at, expire_at"
+                    " FROM record WHERE subject = 'user-0@example.com'",
+                    (str(next(looks)),),
+                )
+
+        assert backup.copy_file(Path("store.db"), Path("copy.db"), write) == 10
+        assert next(looks) > 2
+        assert len(await everything(store)) > 10
+        await store.close()
+        assert len(await contents(Path("copy.db"))) == 10
+
 
 class TestCopyOfRecords:
     """Backup and restore of a store that is no file."""
