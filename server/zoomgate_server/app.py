@@ -49,8 +49,8 @@ from zoomgate_server.tokens.authorization_store import AuthorizationStore
 from zoomgate_server.tokens.cipher import KeyRing
 from zoomgate_server.tokens.connection_store import ConnectionStore
 from zoomgate_server.tokens.reloaded_ring import ReloadedRing
-from zoomgate_server.tokens.sqlite import SqliteStore, StoreOpenError
-from zoomgate_server.tokens.store import RecordStore, StoreError
+from zoomgate_server.tokens.sqlite import SqliteStore
+from zoomgate_server.tokens.store import RecordStore, StoreError, StoreOpenError
 from zoomgate_server.tokens.vault import Vault
 from zoomgate_server.web.pages import Pages
 from zoomgate_server.web.server import WebServer

@@ -17,8 +17,7 @@ from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.sweeping import Outcome, sweep_store
 from zoomgate_server.tokens import census, keyfile
 from zoomgate_server.tokens.cipher import KeyRing
-from zoomgate_server.tokens.sqlite import StoreOpenError
-from zoomgate_server.tokens.store import StoreError
+from zoomgate_server.tokens.store import StoreError, StoreOpenError
 
 SETTLE_SECONDS = 10
 """How long after a change of the ring the next one has to wait: until then a process may have the ring before."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.settings import Settings
-from zoomgate_server.tokens.sqlite import SqliteStore, StoreOpenError
-from zoomgate_server.tokens.store import RecordStore
+from zoomgate_server.tokens.sqlite import SqliteStore
+from zoomgate_server.tokens.store import RecordStore, StoreOpenError
 
 
 class NoStoreError(StoreOpenError):

@@ -18,8 +18,7 @@ from zoomgate_server.settings import Settings
 from zoomgate_server.tokens import backup as backups
 from zoomgate_server.tokens import canary, census, keyfile
 from zoomgate_server.tokens.cipher import KeyRing
-from zoomgate_server.tokens.sqlite import StoreOpenError
-from zoomgate_server.tokens.store import RecordStore, StoreError
+from zoomgate_server.tokens.store import RecordStore, StoreError, StoreOpenError
 from zoomgate_server.tokens.vault import NEWEST, Vault
 
 _T = TypeVar("_T")

@@ -11,8 +11,7 @@ from zoomgate_server.cli.progress import progress
 from zoomgate_server.settings import Settings
 from zoomgate_server.tokens import census
 from zoomgate_server.tokens.cipher import KeyRing
-from zoomgate_server.tokens.sqlite import StoreOpenError
-from zoomgate_server.tokens.store import RecordStore, StoreError
+from zoomgate_server.tokens.store import RecordStore, StoreError, StoreOpenError
 from zoomgate_server.tokens.sweep import sweep
 
 _SHOWN = 3

@@ -20,9 +20,8 @@ from zoomgate_server.tokens.sqlite import (
     BUSY_SECONDS,
     SCHEMA_VERSION,
     SqliteStore,
-    StoreOpenError,
 )
-from zoomgate_server.tokens.store import Record, RecordStore, ZoomUserTaken
+from zoomgate_server.tokens.store import Record, RecordStore, StoreOpenError, ZoomUserTaken
 
 _PAGES = 1000
 """Of a database, that are copied between two looks at the progress."""

@@ -21,6 +21,7 @@ from zoomgate_server.tokens.store import (
     Record,
     RecordKey,
     StoreError,
+    StoreOpenError,
     ZoomUserTaken,
 )
 
@@ -54,10 +55,6 @@ PRAGMA user_version = {SCHEMA_VERSION};
 """  # noqa: S608 - constants
 
 _T = TypeVar("_T")
-
-
-class StoreOpenError(Exception):
-    """The file cannot be used. The text is one sentence for the operator."""
 
 
 class SqliteStore:

@@ -93,6 +93,10 @@ class StoreError(Exception):
     """The store failed. The outcome of a write is unknown. The text is free of secrets, addresses included."""
 
 
+class StoreOpenError(Exception):
+    """The store cannot be used. The text is one sentence for the operator, free of secrets."""
+
+
 class ZoomUserTaken(Exception):
     """A put was refused since another live record of the app has the same `zoom_user_id`.
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from zoomgate_server.tokens.sqlite import SqliteStore, StoreOpenError
-from zoomgate_server.tokens.store import Kind, Record, RecordKey, StoreError
+from zoomgate_server.tokens.sqlite import SqliteStore
+from zoomgate_server.tokens.store import Kind, Record, RecordKey, StoreError, StoreOpenError
 
 RECORD = Record(key=RecordKey("app", Kind.META, "x"), value=b"v")
 
