@@ -1,5 +1,6 @@
 """A key ring that follows its file, so that keys are rotated without a restart."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from zoomgate_server import logs
@@ -24,12 +25,16 @@ class ReloadedRing:
         path: The file.
         ring: What it held when the service started.
         clock: Time.
+        on_reload: Called after another ring was taken.
     """
 
-    def __init__(self, path: Path, ring: KeyRing, clock: Clock) -> None:
+    def __init__(
+        self, path: Path, ring: KeyRing, clock: Clock, on_reload: Callable[[], None] = lambda: None
+    ) -> None:
         self._path = path
         self._ring = ring
         self._clock = clock
+        self._on_reload = on_reload
         self._seen: object = None
         self._problem = ""
         self._look_again = clock.monotonic()
@@ -88,6 +93,7 @@ class ReloadedRing:
             return False
         self._ring = fresh
         _log.info("keys.reloaded", seals=fresh.primary_id, keys=sorted(fresh.ids))
+        self._on_reload()
         return True
 
     def _compare(self, fresh: KeyRing) -> None:

@@ -29,9 +29,11 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "keys.json"
 
 
-def follow(path: Path) -> tuple[ReloadedRing, Clock]:
+def follow(path: Path, reloads: list[None] | None = None) -> tuple[ReloadedRing, Clock]:
     clock = Clock()
-    ring = ReloadedRing(path, keyfile.load(path), clock)
+    ring = ReloadedRing(
+        path, keyfile.load(path), clock, lambda: None if reloads is None else reloads.append(None)
+    )
     ring.seal(b"", b"")
     return ring, clock
 
@@ -47,6 +49,21 @@ def test_a_new_primary_seals_within_seconds(path: Path) -> None:
     assert ring.primary_id == added
     assert ring.open(old, b"a") == b"text"
     assert keyfile.load(path).open(ring.seal(b"new", b"a"), b"a") == b"new"
+
+
+def test_whoever_wants_to_know_hears_of_a_new_ring(path: Path) -> None:
+    """Once per change of the keys, and not when the file was merely touched."""
+    reloads: list[None] = []
+    ring, clock = follow(path, reloads)
+    path.write_bytes(path.read_bytes())
+    clock.now += LOOK_SECONDS
+    assert ring.primary_id in ring.ids
+    assert not reloads
+    keyfile.add(path, keyfile.load(path))
+    for _ in range(3):
+        clock.now += LOOK_SECONDS
+        assert len(ring.ids) == 2
+    assert len(reloads) == 1
 
 
 def test_an_unknown_key_is_looked_for_at_once(path: Path) -> None:
