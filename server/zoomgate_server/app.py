@@ -54,6 +54,7 @@ from zoomgate_server.tokens.cipher import KeyRing
 from zoomgate_server.tokens.connection_store import ConnectionStore
 from zoomgate_server.tokens.counted_store import CountedStore
 from zoomgate_server.tokens.journal import Journal
+from zoomgate_server.tokens.reloaded_ring import ReloadedRing
 from zoomgate_server.tokens.sqlite import SqliteStore
 from zoomgate_server.tokens.store import RecordStore, StoreError, StoreOpenError
 from zoomgate_server.tokens.vault import Vault
@@ -225,7 +226,8 @@ class _Parts:
     ) -> "_Parts":
         """Put the domain together. Clients that are opened are closed by the stack."""
         app = app_key(settings)
-        vault = Vault(app=app, keys=key_ring)
+        ring = ReloadedRing(settings.keys_path, key_ring, clock, metrics.key_ring_reloaded)
+        vault = Vault(app=app, keys=ring)
         await canary.prove(store, vault)
         page_tokens = PageTokens(await shared_secret.obtain(store, vault, "page-tokens"))
         connection_store = ConnectionStore(
@@ -246,7 +248,7 @@ class _Parts:
         for client in (zoom, oauth):
             await client.start()
             stack.push_async_callback(client.close)
-        journal = Journal(settings.data_dir / "journal", app=app, sealer=key_ring, observer=metrics)
+        journal = Journal(settings.data_dir / "journal", app=app, ring=ring, observer=metrics)
         stack.push_async_callback(journal.close)
         await journal.prepare()
         cache = TokenCache()

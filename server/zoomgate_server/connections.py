@@ -444,7 +444,12 @@ class Connections:
                 states=[State.DISCONNECTED.value], due_before=self._connections.now(), after=after, limit=100
             )
             for record in records:
-                await self._revoke(self._connections.open(record))
+                try:
+                    ended = self._connections.open(record)
+                except ZoomgateError as error:  # it holds up nobody behind it
+                    _log.warning("revocations.unreadable", error=type(error).__name__, **error.metadata)
+                else:
+                    await self._revoke(ended)
             if len(records) < 100:
                 return
             after = records[-1].key.subject

@@ -99,7 +99,7 @@ def test_records_cannot_be_moved_cut_or_relabelled() -> None:
             connection_record.decode(vault, changed)
         assert "secret" not in str(error.value)
     with pytest.raises(RecordVersionUnsupported):
-        connection_record.decode(vault, replace(record, value=b"\x02" + record.value[1:]))
+        connection_record.decode(vault, replace(record, value=b"\x03" + record.value[1:]))
 
 
 def test_keys_rotate_and_a_missing_one_is_named() -> None:

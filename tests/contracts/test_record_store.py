@@ -194,6 +194,20 @@ async def test_records_are_counted_by_a_column(store: RecordStore) -> None:
     assert await store.count("other", Kind.USER, Column.STATE) == {}
 
 
+async def test_the_apps_with_records_are_named(store: RecordStore) -> None:
+    """In order, each once, and only while it has a record."""
+    assert list(await store.apps()) == []
+    for app in ("zoom.us|b", "zoom.us|a"):
+        for kind in (Kind.USER, Kind.STATE):
+            await store.put(Record(key=key(app=app, kind=kind), value=b"v"), 0)
+    assert list(await store.apps()) == ["zoom.us|a", "zoom.us|b"]
+    for record in [
+        row for kind in (Kind.USER, Kind.STATE) for row in await store.page("zoom.us|b", kind, limit=9)
+    ]:
+        await store.delete(record.key, record.rev)
+    assert list(await store.apps()) == ["zoom.us|a"]
+
+
 async def test_changes_are_listed_once_each(store: RecordStore) -> None:
     """What changed since a time comes oldest first, every record with its latest revision."""
     revs = {}

@@ -201,6 +201,11 @@ class World:
                 if fault == "store_after":
                     self.answer(attempt)
                 attempt.effect = attempt.protocol.throw(StoreError("injected"))
+            elif isinstance(effect, core.Put) and fault == "repeated":
+                self.answer(
+                    attempt
+                )  # a driver repeats what it has no answer to, and finds its own write in the way
+                attempt.effect = attempt.protocol.send(None)
             else:
                 attempt.effect = attempt.protocol.send(self.answer(attempt))
         except StopIteration as end:
@@ -406,7 +411,9 @@ _ACTIONS: tuple[tuple[int, Callable[[random.Random], Action]], ...] = (
         lambda dice: (
             "fault",
             dice.randrange(PROCESSES),
-            dice.choice(("request_lost", "answer_lost", "not_sent", "store_before", "store_after")),
+            dice.choice(
+                ("request_lost", "answer_lost", "not_sent", "store_before", "store_after", "repeated")
+            ),
         ),
     ),
     (2, lambda dice: ("crash", dice.randrange(PROCESSES))),

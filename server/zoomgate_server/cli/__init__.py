@@ -36,6 +36,7 @@ _COMMANDS = {
     "token": ("zoomgate_server.cli.token", "token", "Check or get a person's access token."),
     "callers": ("zoomgate_server.cli.callers", "callers", "Manage who may call."),
     "keys": ("zoomgate_server.cli.keys", "keys", "Manage the key ring."),
+    "store": ("zoomgate_server.cli.store", "store", "Back up, restore and upgrade the store."),
     "doctor": ("zoomgate_server.cli.doctor", "doctor", "Check settings, store, keys, callers and Zoom."),
     "completion": (
         "zoomgate_server.cli.completion",

@@ -320,6 +320,7 @@ def _candidates(record: ConnectionRecord) -> tuple[str, ...]:
 
 def _acquire(want: Attempted) -> Generator[Effect, Answer, _Held | Verdict]:
     """Write the lease, or find out why there is nothing to do."""
+    before: Snapshot | None = None
     while True:
         try:
             snapshot = yield from _read()
@@ -328,6 +329,9 @@ def _acquire(want: Attempted) -> Generator[Effect, Answer, _Held | Verdict]:
         record, now = snapshot.record, snapshot.store_now
         if record is None:
             return Ended(None)
+        if before is not None and record.lease is not None and record.lease.holder == want.attempt_id:
+            return _Held(record, before)  # the store wrote it, and took its own repetition for a conflict
+        before = snapshot
         refusal = _why_not(want, record, now)
         if refusal is not None:
             return refusal

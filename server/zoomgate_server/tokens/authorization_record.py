@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from zoomgate_server.tokens.store import Kind, Record, RecordKey
-from zoomgate_server.tokens.vault import Vault, unreadable
+from zoomgate_server.tokens.vault import Vault, key_id_of, unreadable
 
 AuthorizationKind = Literal["authorization", "ticket", "view"]
 _KINDS: dict[str, AuthorizationKind] = {"authorization": "authorization", "ticket": "ticket", "view": "view"}
@@ -72,7 +72,7 @@ def encode(vault: Vault, subject: str, pending: PendingAuthorization) -> Record:
     return Record(
         key=key,
         value=value,
-        key_id=vault.key_id,
+        key_id=key_id_of(value),
         changed_at=pending.create_at,
         expire_at=pending.expire_at,
     )

@@ -7,6 +7,7 @@ under one key (NIST SP 800-38D, section 8.3).
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -40,11 +41,41 @@ class Key:
     primary: bool
 
 
+class Ring(Protocol):
+    """What seals and opens."""
+
+    @property
+    def primary_id(self) -> str:
+        """Id of the key that seals, in hex."""
+        ...
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """Ids of all keys, in hex."""
+        ...
+
+    def seal(self, plaintext: bytes, associated: bytes) -> bytes:
+        """Seal bytes; `open` needs the same associated bytes."""
+        ...
+
+    def open(self, blob: bytes, associated: bytes) -> bytes:
+        """Open what `seal` made.
+
+        Raises:
+            KeyUnavailable: The key that sealed it is not in the ring.
+            RecordUnreadable: It is damaged, was sealed for something else, or is no sealed blob.
+        """
+        ...
+
+
 class KeyRing:
     """Seals with its primary key and opens with any.
 
     Args:
-        keys: Exactly one of them primary.
+        keys: Oldest first; exactly one of them primary.
+
+    Attributes:
+        keys: As given.
 
     Raises:
         KeyRingError: None or several are primary, two share an id, or one is not 32 bytes long or obviously not random.
@@ -63,6 +94,7 @@ class KeyRing:
                 raise KeyRingError(f"key {key.key_id} is not random")
             if len(key.key_id) != 2 * KEY_ID_BYTES or key.key_id != key.key_id.lower():
                 raise KeyRingError("a key id is not 8 lower-case hex digits")
+        self.keys = tuple(keys)
         self._ciphers: Mapping[bytes, AESGCM] = {
             bytes.fromhex(key.key_id): AESGCM(key.secret) for key in keys
         }
@@ -97,7 +129,7 @@ class KeyRing:
         cipher = self._ciphers.get(key_id)
         if cipher is None:
             raise KeyUnavailable(
-                "The key that sealed a stored record is not in the key ring",
+                f"Key {key_id.hex()}, which sealed a stored record, is not in the key ring: put the key file back that has it",
                 metadata={"key_id": key_id.hex()},
             )
         try:
@@ -106,7 +138,14 @@ class KeyRing:
             raise RecordUnreadable("A stored record is damaged or was sealed for something else") from None
 
 
-def associated_data(*parts: str | int) -> bytes:
+def sealing_key(blob: bytes) -> str | None:
+    """Give the id of the key that sealed a blob, in hex, or None if it is no sealed blob. Works on the first few bytes of one."""
+    if len(blob) < 1 + KEY_ID_BYTES or blob[0] != _FORMAT:
+        return None
+    return blob[1 : 1 + KEY_ID_BYTES].hex()
+
+
+def associated_data(*parts: str | int | bytes) -> bytes:
     """Join parts so that no two lists of parts give the same bytes: each is preceded by its length."""
-    encoded = [str(part).encode() for part in parts]
+    encoded = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
     return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)

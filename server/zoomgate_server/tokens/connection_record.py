@@ -6,7 +6,7 @@ from typing import Any
 
 from zoomgate_server.tokens.store import TOMBSTONE_STATE, Kind, Record, RecordKey
 from zoomgate_server.tokens.token import TokenPair
-from zoomgate_server.tokens.vault import Vault, unreadable
+from zoomgate_server.tokens.vault import Vault, key_id_of, unreadable
 
 
 class State(StrEnum):
@@ -164,7 +164,7 @@ def encode(vault: Vault, connection: ConnectionRecord) -> Record:
         value=value,
         rev=connection.rev,
         state=connection.state.value,
-        key_id=vault.key_id,
+        key_id=key_id_of(value),
         zoom_user_id=connection.zoom_user_id,
         changed_at=connection.update_time,
         due_at=connection.due_at,

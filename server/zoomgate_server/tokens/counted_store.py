@@ -60,6 +60,10 @@ class CountedStore:
         """Count the records of a kind by the values of a column."""
         return await self._counted(self._store.count(app, kind, by))
 
+    async def apps(self) -> Sequence[str]:
+        """Name the apps that have records."""
+        return await self._counted(self._store.apps())
+
     async def changes(self, app: str, since: float) -> tuple[Sequence[Change], float]:
         """List what changed, and read the store's clock."""
         return await self._counted(self._store.changes(app, since))

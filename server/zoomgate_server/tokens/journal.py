@@ -25,7 +25,7 @@ import orjson
 
 from zoomgate_server import logs
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable
-from zoomgate_server.tokens.cipher import associated_data
+from zoomgate_server.tokens.cipher import Ring, associated_data
 from zoomgate_server.tokens.token import TokenPair
 
 _PURPOSE = "zoomgate/journal/v1"
@@ -71,18 +71,6 @@ class Entry:
     begun_by: str = ""
 
 
-class Sealer(Protocol):
-    """Seals bytes and opens them again; see `KeyRing`."""
-
-    def seal(self, plaintext: bytes, associated: bytes) -> bytes:
-        """Seal bytes."""
-        ...
-
-    def open(self, blob: bytes, associated: bytes) -> bytes:
-        """Open what was sealed."""
-        ...
-
-
 class Observer(Protocol):
     """Counts what happens to the journal."""
 
@@ -111,14 +99,14 @@ class Journal:
     Args:
         folder: Where; made with mode 0700 if it is not there.
         app: OAuth origin and client id; entries of another app are not opened.
-        sealer: Seals and opens.
+        ring: Seals and opens.
         observer: Counts.
     """
 
-    def __init__(self, folder: Path, *, app: str, sealer: Sealer, observer: Observer) -> None:
+    def __init__(self, folder: Path, *, app: str, ring: Ring, observer: Observer) -> None:
         self._folder = folder
         self._app = app
-        self._sealer = sealer
+        self._ring = ring
         self._observer = observer
         self._held: dict[str, int] = {}
         self._damaged: set[str] = set()
@@ -182,7 +170,7 @@ class Journal:
         return True
 
     def _write(self, entry: Entry) -> bool:
-        content = self._sealer.seal(orjson.dumps(asdict(entry)), self._associated(entry.entry_id))
+        content = self._ring.seal(orjson.dumps(asdict(entry)), self._associated(entry.entry_id))
         draft = self._folder / f".{entry.entry_id}-{secrets.token_hex(4)}"
         descriptor = -1
         try:
@@ -255,7 +243,7 @@ class Journal:
         return None
 
     def _open(self, name: str, content: bytes) -> Entry:
-        fields = orjson.loads(self._sealer.open(content, self._associated(name)))
+        fields = orjson.loads(self._ring.open(content, self._associated(name)))
         fields["origin"] = Origin(fields["origin"])
         fields["tokens"] = TokenPair(**fields["tokens"])
         return Entry(**fields)

@@ -90,6 +90,10 @@ class MemoryStore:
             )
         )
 
+    async def apps(self) -> list[str]:
+        """Name the apps that have records."""
+        return sorted({key.app for key in self._records})
+
     async def changes(self, app: str, since: float) -> tuple[list[Change], float]:
         """List what changed."""
         found = [

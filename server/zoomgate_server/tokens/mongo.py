@@ -301,6 +301,15 @@ class MongoStore:
 
         return await self._run(read)
 
+    async def apps(self) -> list[str]:
+        """Name the apps that have records."""
+
+        async def read() -> list[str]:
+            cursor = await _settled(self._records.aggregate([{"$group": {"_id": "$_id.app"}}]))
+            return sorted(row["_id"] for row in await cursor.to_list(None))
+
+        return await self._run(read)
+
     async def changes(self, app: str, since: float) -> tuple[list[Change], float]:
         """List what changed."""
         wanted = {"_id.app": _text(app), "changed_at": {"$gte": float(since)}}

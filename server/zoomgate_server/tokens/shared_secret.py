@@ -4,7 +4,7 @@ import secrets
 from base64 import b64decode, b64encode
 
 from zoomgate_server.tokens.store import Kind, Record, RecordKey, RecordStore
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.tokens.vault import Vault, key_id_of
 
 
 async def obtain(store: RecordStore, vault: Vault, name: str) -> bytes:
@@ -21,4 +21,4 @@ async def obtain(store: RecordStore, vault: Vault, name: str) -> bytes:
             return b64decode(vault.open(record).secret["bytes"])
         secret = {"bytes": b64encode(secrets.token_bytes(32)).decode()}
         value = vault.seal(key, grant="", generation=0, header={}, secret=secret)
-        await store.put(Record(key=key, value=value, key_id=vault.key_id, changed_at=now), 0)
+        await store.put(Record(key=key, value=value, key_id=key_id_of(value), changed_at=now), 0)

@@ -169,6 +169,15 @@ class SqliteStore:
 
         return await self._run(read)
 
+    async def apps(self) -> list[str]:
+        """Name the apps that have records."""
+
+        def read() -> list[str]:
+            rows = self._connection.execute("SELECT DISTINCT app FROM record ORDER BY app")
+            return [app for (app,) in rows]
+
+        return await self._run(read)
+
     async def changes(self, app: str, since: float) -> tuple[list[Change], float]:
         """List what changed."""
 

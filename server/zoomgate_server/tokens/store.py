@@ -159,6 +159,10 @@ class RecordStore(Protocol):
         """Count the records of a kind by the values of a column."""
         ...
 
+    async def apps(self) -> Sequence[str]:
+        """Name the apps that have records, in order."""
+        ...
+
     async def changes(self, app: str, since: float) -> tuple[Sequence[Change], float]:
         """List what has `changed_at >= since`, oldest first and every record at most once, and read the store's clock."""
         ...

@@ -1,6 +1,5 @@
 """The commands, through click's runner and, where they are clients, against a running service."""
 
-import asyncio
 import hashlib
 import json
 import re
@@ -10,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
+from command_line import command, done, refused, zoomgate
 from fakes.raw_upstream import answer, raw_upstream
 from harness import MONICA, OMAR, Harness, key_of, running
 from zoomgate_server import callers as callers_file
-from zoomgate_server.cli import cli
 from zoomgate_server.interceptors.policy import CALLABLE_METHODS
 from zoomgate_server.rpc_context import Role
 from zoomgate_server.tokens import keyfile
@@ -34,6 +33,12 @@ COMMANDS = (
     "callers add",
     "keys new",
     "keys list",
+    "keys rotate",
+    "keys sweep",
+    "keys retire",
+    "store backup",
+    "store restore",
+    "store upgrade",
     "meetings create",
     "meetings get",
     "meetings delete",
@@ -56,26 +61,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to work in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def zoomgate(*arguments: str, environ: dict[str, str] | None = None, answer: str = "") -> Result:
-    """Run a command."""
-    return CliRunner().invoke(cli, arguments, env=environ, input=answer)
-
-
-def refused(result: Result, code: int = 1) -> str:
-    """The sentences of a command that must fail as intended, without a traceback."""
-    assert isinstance(result.exception, SystemExit), result.exception
-    assert result.exit_code == code, result.output
-    assert not result.stdout
-    assert "Traceback" not in result.stderr
-    return result.stderr
-
-
-def done(result: Result) -> str:
-    """What a command that must succeed prints on standard output."""
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -324,11 +309,6 @@ class TestDoctor:
                 result = await command("doctor", environ=APP | {"ZOOMGATE_ZOOM_OAUTH_URL": url})
                 assert result.exit_code == code
                 assert text in result.stdout
-
-
-async def command(*arguments: str, environ: dict[str, str] | None = None, answer: str = "") -> Result:
-    """Run a command beside the service of the test."""
-    return await asyncio.to_thread(zoomgate, *arguments, environ=environ, answer=answer)
 
 
 async def client(service: Harness, caller: str, *arguments: str, answer: str = "") -> Result:

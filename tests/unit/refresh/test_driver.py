@@ -73,7 +73,7 @@ class World:
             clock=SystemClock(),
             on_read=lambda: None,
         )
-        self.journal = Journal(folder, app="app", sealer=ring, observer=Metrics("0", []))
+        self.journal = Journal(folder, app="app", ring=ring, observer=Metrics("0", []))
         self.refresher = Refresher(
             connections=self.connections,
             spend=self.zoom.spend,

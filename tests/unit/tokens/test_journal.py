@@ -39,7 +39,7 @@ class Counted:
 
 def journal(folder: Path, observer: Counted | None = None, app: str = "app", ring: KeyRing = RING) -> Journal:
     """A journal as a process has it."""
-    return Journal(folder, app=app, sealer=ring, observer=observer or Counted())
+    return Journal(folder, app=app, ring=ring, observer=observer or Counted())
 
 
 @pytest.fixture

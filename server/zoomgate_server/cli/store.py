@@ -1,0 +1,162 @@
+"""`zoomgate store`: backup, restore and upgrade of what is stored."""
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from zoomgate_server.cli.opened_store import file_of, opened
+from zoomgate_server.cli.output import fail, load_settings, note
+from zoomgate_server.cli.progress import progress
+from zoomgate_server.cli.sweeping import Outcome, swept
+from zoomgate_server.clock import SystemClock
+from zoomgate_server.errors import ZoomgateError
+from zoomgate_server.settings import Settings
+from zoomgate_server.tokens import backup as backups
+from zoomgate_server.tokens import canary, census, keyfile
+from zoomgate_server.tokens.cipher import KeyRing
+from zoomgate_server.tokens.store import RecordStore, StoreError, StoreOpenError
+from zoomgate_server.tokens.vault import NEWEST, Vault
+
+_T = TypeVar("_T")
+
+
+@click.group()
+def store() -> None:
+    """Back up, restore and upgrade the store.
+
+    Example: zoomgate store backup /backups/zoomgate-monday.db
+    """
+
+
+@store.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def backup(file: Path, as_json: bool) -> None:
+    """Copy the store to FILE, beside a running service; FILE must not exist and gets mode 0600.
+
+    The copy is verified before the command says that it is done. The keys are not in it: without a copy of the key ring it opens nothing.
+
+    Example: zoomgate store backup /backups/zoomgate-monday.db
+    """
+    loaded = load_settings("run this where the service runs")
+    records = _run(_backup(loaded, file))
+    _say(
+        as_json,
+        f"{file} holds {records} record(s), verified. The keys are not in it: keep a copy of {loaded.keys_path} too, in another place.",
+        {"file": str(file), "records": records},
+    )
+
+
+@store.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def restore(file: Path, as_json: bool) -> None:
+    """Write the records of the backup FILE into the store, which must be empty or not there. Stop the service first.
+
+    People whose tokens were refreshed since the backup have to consent again at their next use; nobody else notices.
+
+    Example: zoomgate store restore /backups/zoomgate-monday.db
+    """
+    loaded = load_settings("run this where the service runs")
+    records, used = _run(_restore(loaded, file))
+    lacking = sorted(set(used) - _ids(loaded.keys_path) - {""})
+    _say(
+        as_json,
+        f"The store holds {records} record(s) of {file}.",
+        {"file": str(file), "records": records, "missingKeys": lacking},
+    )
+    if lacking:
+        fail(
+            f"{loaded.keys_path} lacks what opens them, key {', '.join(lacking)}: the keys are in no backup, put back your copy of the ring"
+        )
+
+
+@store.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def upgrade(as_json: bool) -> None:
+    """Bring the store to the newest version of the record format, beside running services.
+
+    Afterwards no release starts on it that does not read that version, and going back needs a backup: upgrade once every process runs this
+    release and you mean to stay. What is done is skipped, so an interrupted upgrade is simply run again.
+
+    Example: zoomgate store upgrade
+    """
+    loaded = load_settings("run this where the service runs")
+    try:
+        ring = keyfile.load(loaded.keys_path)
+    except keyfile.KeyFileError as error:
+        fail(str(error))
+    upgraded, outcome = _run(_upgrade(loaded, ring))
+    before = "is of" if not upgraded else "was brought to"
+    _say(
+        as_json,
+        f"The store {before} version {NEWEST}. {outcome.sentence}",
+        {"version": NEWEST, "upgraded": upgraded, **outcome.fields},
+    )
+    if outcome.problem:
+        fail(outcome.problem)
+
+
+async def _backup(loaded: Settings, file: Path) -> int:
+    path = file_of(loaded)
+    async with opened(loaded) as source:
+        if path is not None:
+            with progress("copying", backups.count(path)) as advance:
+                return await asyncio.to_thread(backups.copy_file, path, file, advance)
+        with progress("copying", await census.total(source)) as advance:
+            return await backups.copy_records(source, file, SystemClock().wall, advance)
+
+
+async def _restore(loaded: Settings, file: Path) -> tuple[int, list[str]]:
+    path = file_of(loaded)
+    with progress("restoring", backups.count(file)) as advance:
+        if path is not None and not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            records = await asyncio.to_thread(backups.copy_file, file, path, advance)
+        else:
+            async with opened(loaded) as target:
+                records = await backups.restore_records(file, target, SystemClock().wall, advance)
+    async with opened(loaded) as target:
+        return records, list(await census.by_key(target))
+
+
+async def _upgrade(loaded: Settings, ring: KeyRing) -> tuple[bool, Outcome]:
+    async with opened(loaded) as found:
+        return await _upgrade_canaries(found, ring), await swept(found, ring)
+
+
+async def _upgrade_canaries(found: RecordStore, ring: KeyRing) -> bool:
+    done = [await canary.upgrade(found, Vault(app=app, keys=ring)) for app in await found.apps()]
+    if any(done):
+        note(f"zoomgate: version {NEWEST} is written from now on; records of older versions are sealed anew")
+    return any(done)
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run work on the store, or end with why it failed."""
+    try:
+        return asyncio.run(work)
+    except (StoreOpenError, backups.BackupError) as error:
+        fail(str(error))
+    except StoreError as error:
+        fail(f"The store failed ({error}): run this again")
+    except ZoomgateError as error:
+        fail(error.message)
+    except OSError as error:
+        fail(f"The folder of the store cannot be made ({error.strerror}): check ZOOMGATE_STORE")
+
+
+def _ids(path: Path) -> frozenset[str]:
+    try:
+        return keyfile.load(path).ids
+    except keyfile.KeyFileError as error:
+        note(f"zoomgate: {error}")
+        return frozenset()
+
+
+def _say(as_json: bool, sentence: str, fields: dict[str, Any]) -> None:
+    click.echo(json.dumps(fields) if as_json else sentence)

@@ -1,0 +1,87 @@
+"""docs/keys-and-backups.md, as somebody would work through it."""
+
+import asyncio
+import os
+import re
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command_line import command, done
+from harness import MONICA, OMAR, key_of, serving
+from zoom_simulator import Simulator, SimulatorOptions
+from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate_server.tokens import keyfile
+
+PAGE = (Path(__file__).parents[2] / "docs/keys-and-backups.md").read_text()
+OFTEN = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
+
+
+def commands() -> list[str]:
+    return [line.strip() for line in re.findall(r"^ *```sh\n(.+)\n *```$", PAGE, re.MULTILINE)]
+
+
+async def test_the_documented_commands_work_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of the page succeeds on a running service with people, and everybody works in between and in the end."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZOOMGATE_DATA_DIR", "data")
+    (tmp_path / "backups").mkdir()
+    ring = Path("data/keys.json")
+    found = commands()
+    assert [line.split()[1:3] for line in found] == [
+        ["keys", "list"],
+        ["keys", "rotate"],
+        ["keys", "rotate"],
+        ["keys", "sweep"],
+        ["keys", "retire"],
+        ["keys", "rotate"],
+        ["store", "backup"],
+        ["store", "restore"],
+        ["store", "upgrade"],
+    ]
+
+    async def run(line: str) -> str:
+        long_ago = time.time() - 60
+        os.utime(ring, (long_ago, long_ago))
+        line = line.replace("/backups/", f"{tmp_path}/backups/").replace("a6e9cc2c", first_key)
+        return done(await command(*line.split()[1:]))
+
+    async def use(harness: Any) -> None:
+        for user in (MONICA, OMAR):
+            await harness.call(harness.auth.RefreshToken, pb.RefreshTokenRequest(user_email=user))
+
+    async with Simulator(SimulatorOptions(port=0)) as zoom:
+        async with serving(zoom, Path("data"), environ=OFTEN) as service:
+            for user in (MONICA, OMAR):
+                await service.connect(user)
+            first_key = keyfile.load(ring).primary_id
+            for line in found[:7]:
+                await run(line)
+                if "backup" not in line:
+                    await use(service)
+            assert first_key not in keyfile.load(ring).ids
+        for path in Path("data").glob("zoomgate.db*"):
+            path.unlink()
+        for line in found[7:]:
+            await run(line)
+        async with serving(zoom, Path("data"), environ=OFTEN) as service:
+            await use(service)
+
+
+async def test_the_documented_program_renews_every_token(tmp_path: Path) -> None:
+    """After it nobody has the refresh token of before."""
+    (program,) = re.findall(r"```python\n(.+?)\n *```", PAGE, re.DOTALL)
+    async with Simulator(SimulatorOptions(port=0)) as zoom, serving(zoom, tmp_path / "data") as service:
+        for user in (MONICA, OMAR):
+            await service.connect(user)
+        source = textwrap.dedent(program).replace("127.0.0.1:50051", service.grpc_address)
+        source = source.replace('"KEY"', repr(key_of("service")))
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", source)
+        assert await process.wait() == 0
+        for user in (MONICA, OMAR):
+            shown = await service.call(service.auth.GetConnection, pb.GetConnectionRequest(user_email=user))
+            assert shown.connection.generation == 2

@@ -1,0 +1,30 @@
+"""Refreshes people again and again with the old key, as a program: `python -m fakes.refreshing_process STORE USER…`."""
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+
+from fakes.process import OLD, Process, RotatingZoom, ring
+from zoomgate_server.tokens.sqlite import SqliteStore
+from zoomgate_server.tokens.vault import Vault
+
+
+async def main(path: Path, users: list[str]) -> None:
+    """Say when it begins, and in the end which refresh tokens live."""
+    store = await SqliteStore.open(path, time.time)
+    zoom = RotatingZoom()
+    process = Process("app", store, Vault(app="app", keys=ring(OLD)), zoom)
+    for user in users:
+        zoom.issue(user)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    for _ in range(4):
+        for user in users:
+            await process.refresh(user)
+    await store.close()
+    sys.stdout.write(json.dumps(sorted(zoom.living)) + "\n")
+
+
+asyncio.run(main(Path(sys.argv[1]), sys.argv[2:]))

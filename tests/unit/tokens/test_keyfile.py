@@ -1,0 +1,153 @@
+"""Changing the key file: whole at every moment, nothing lost, nothing weak let in."""
+
+import os
+import stat
+import subprocess
+import sys
+from base64 import b64encode
+from pathlib import Path
+
+import orjson
+import pytest
+
+from zoomgate_server.tokens import keyfile
+
+
+def row(key_id: str, secret: bytes, state: str) -> dict[str, str]:
+    return {"id": key_id, "secret": b64encode(secret).decode(), "state": state}
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_bytes(orjson.dumps({"keys": rows}))
+    path.chmod(0o600)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A ring of one key."""
+    keyfile.create(tmp_path / "keys.json")
+    return tmp_path / "keys.json"
+
+
+def test_a_key_is_added_let_seal_and_taken_out(path: Path) -> None:
+    """The order of the file is the age of the keys; each step changes what it says and nothing else."""
+    first = keyfile.load(path)
+    assert keyfile.next_key(first) is None
+    added = keyfile.add(path, first)
+    both = keyfile.load(path)
+    assert [(key.key_id, key.primary) for key in both.keys] == [(first.primary_id, True), (added, False)]
+    assert keyfile.next_key(both) == added
+    keyfile.promote(path, both, added)
+    promoted = keyfile.load(path)
+    assert (promoted.primary_id, keyfile.next_key(promoted)) == (added, None)
+    assert [key.secret for key in promoted.keys] == [key.secret for key in both.keys]
+    keyfile.remove(path, promoted, first.primary_id)
+    assert [key.key_id for key in keyfile.load(path).keys] == [added]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_file_keeps_its_mode_and_a_link_stays_a_link(path: Path, tmp_path: Path) -> None:
+    """A stricter mode is not widened, and the file behind a link is the one that changes."""
+    path.chmod(0o400)
+    link = tmp_path / "link.json"
+    link.symlink_to(path.name)
+    added = keyfile.add(link, keyfile.load(link))
+    assert link.is_symlink()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o400
+    assert added in keyfile.load(path).ids
+
+
+def test_a_decision_on_an_older_ring_is_not_carried_out(path: Path) -> None:
+    """Who read the ring before somebody else changed it is refused, and the file stays as the other one left it."""
+    read = keyfile.load(path)
+    keyfile.add(path, read)
+    before = path.read_bytes()
+    for change in (
+        lambda: keyfile.add(path, read),
+        lambda: keyfile.promote(path, read, read.primary_id),
+        lambda: keyfile.remove(path, read, read.primary_id),
+    ):
+        with pytest.raises(keyfile.KeyFileChangedError, match="run this again"):
+            change()
+    assert path.read_bytes() == before
+
+
+ADDER = """
+import sys
+from pathlib import Path
+from zoomgate_server.tokens import keyfile
+path = Path(sys.argv[1])
+for _ in range(10):
+    while True:
+        try:
+            print(keyfile.add(path, keyfile.load(path)))
+            break
+        except keyfile.KeyFileChangedError:
+            pass
+"""
+
+
+def test_two_at_once_lose_no_key(path: Path) -> None:
+    """Two processes that add keys at the same time end with all of them, and the file is a ring whenever it is read."""
+    adders = [
+        subprocess.Popen([sys.executable, "-c", ADDER, str(path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    while any(adder.poll() is None for adder in adders):
+        assert keyfile.load(path).ids
+    added = [key_id for adder in adders for key_id in adder.communicate()[0].split()]
+    assert [adder.returncode for adder in adders] == [0, 0]
+    assert len(added) == 20
+    assert set(added) < keyfile.load(path).ids
+
+
+def test_a_write_that_fails_leaves_the_ring_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full, or an owner who may not be given the file, costs nothing but the attempt."""
+    before, ring = path.read_bytes(), keyfile.load(path)
+
+    def full(_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(keyfile.KeyFileError, match="No space left"):
+        keyfile.add(path, ring)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_primary_cannot_be_taken_out(path: Path) -> None:
+    """A ring without a key that seals is never written."""
+    ring = keyfile.load(path)
+    with pytest.raises(keyfile.KeyFileError, match="0 keys are primary"):
+        keyfile.remove(path, ring, ring.primary_id)
+    assert keyfile.load(path).keys == ring.keys
+
+
+GOOD, OTHER = bytes(range(32)), bytes(range(1, 33))
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([row("0a0a0a0a", GOOD, "primary"), row("0a0a0a0a", OTHER, "decrypt")], "share an id"),
+        ([row("0a0a0a0a", bytes(32), "primary")], "not random"),
+        ([row("0a0a0a0a", GOOD[:31], "primary")], "31 bytes"),
+        ([row("0a0a0a0a", GOOD, "decrypt")], "0 keys are primary"),
+        ([row("0a0a0a0a", GOOD, "primary"), row("0b0b0b0b", OTHER, "primary")], "2 keys are primary"),
+        ([], "0 keys are primary"),
+    ],
+)
+def test_a_weak_or_ambiguous_ring_is_refused_and_not_changed(
+    tmp_path: Path, rows: list[dict[str, str]], reason: str
+) -> None:
+    """Neither is it loaded, nor is a key added to it, nor does the message hold a key."""
+    path = tmp_path / "keys.json"
+    write(path, rows)
+    before = path.read_bytes()
+    keyfile.create(tmp_path / "other.json")
+    with pytest.raises(keyfile.KeyFileError, match=reason):
+        keyfile.load(path)
+    with pytest.raises(keyfile.KeyFileError, match=reason) as refused:
+        keyfile.add(path, keyfile.load(tmp_path / "other.json"))
+    assert path.read_bytes() == before
+    assert not [entry for entry in rows if entry["secret"] in str(refused.value)]

@@ -1,0 +1,114 @@
+"""A ring that follows its file while a service runs."""
+
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from zoomgate_server.errors import KeyUnavailable
+from zoomgate_server.tokens import keyfile
+from zoomgate_server.tokens.reloaded_ring import LOOK_SECONDS, ReloadedRing
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    now = 100.0
+
+    def wall(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A ring of one key."""
+    keyfile.create(tmp_path / "keys.json")
+    return tmp_path / "keys.json"
+
+
+def follow(path: Path, reloads: list[None] | None = None) -> tuple[ReloadedRing, Clock]:
+    clock = Clock()
+    ring = ReloadedRing(
+        path, keyfile.load(path), clock, lambda: None if reloads is None else reloads.append(None)
+    )
+    ring.seal(b"", b"")
+    return ring, clock
+
+
+def test_a_new_primary_seals_within_seconds(path: Path) -> None:
+    """The ring looks at its file when it is used, at most every few seconds; what the old key sealed opens still."""
+    ring, clock = follow(path)
+    old = ring.seal(b"text", b"a")
+    added = keyfile.add(path, keyfile.load(path))
+    keyfile.promote(path, keyfile.load(path), added)
+    assert ring.primary_id != added
+    clock.now += LOOK_SECONDS
+    assert ring.primary_id == added
+    assert ring.open(old, b"a") == b"text"
+    assert keyfile.load(path).open(ring.seal(b"new", b"a"), b"a") == b"new"
+
+
+def test_whoever_wants_to_know_hears_of_a_new_ring(path: Path) -> None:
+    """Once per change of the keys, and not when the file was merely touched."""
+    reloads: list[None] = []
+    ring, clock = follow(path, reloads)
+    path.write_bytes(path.read_bytes())
+    clock.now += LOOK_SECONDS
+    assert ring.primary_id in ring.ids
+    assert not reloads
+    keyfile.add(path, keyfile.load(path))
+    for _ in range(3):
+        clock.now += LOOK_SECONDS
+        assert len(ring.ids) == 2
+    assert len(reloads) == 1
+
+
+def test_an_unknown_key_is_looked_for_at_once(path: Path) -> None:
+    """Before a key is said to be missing, the file is read, however short ago that was."""
+    ring, _ = follow(path)
+    added = keyfile.add(path, keyfile.load(path))
+    keyfile.promote(path, keyfile.load(path), added)
+    assert ring.open(keyfile.load(path).seal(b"text", b"a"), b"a") == b"text"
+    assert ring.ids == keyfile.load(path).ids
+
+
+def test_a_key_that_is_nowhere_is_unavailable(path: Path, tmp_path: Path) -> None:
+    """The error names its id."""
+    ring, _ = follow(path)
+    keyfile.create(tmp_path / "other.json")
+    other = keyfile.load(tmp_path / "other.json")
+    with pytest.raises(KeyUnavailable) as missing:
+        ring.open(other.seal(b"text", b"a"), b"a")
+    assert missing.value.metadata["key_id"] == other.primary_id
+
+
+@pytest.mark.parametrize("damage", ["gone", "torn", "open to others", "another secret"])
+def test_a_file_that_cannot_be_used_leaves_the_ring_in_place(path: Path, damage: str) -> None:
+    """The ring before goes on, one warning without a key is logged, and the file is taken again once it is right."""
+    ring, clock = follow(path)
+    whole, mine = path.read_bytes(), ring.primary_id
+    match damage:
+        case "gone":
+            path.unlink()
+        case "torn":
+            path.write_bytes(whole[:40])
+        case "open to others":
+            path.chmod(0o644)
+        case "another secret":
+            path.unlink()
+            keyfile.create(path)
+            path.write_bytes(path.read_bytes().replace(keyfile.load(path).primary_id.encode(), mine.encode()))
+    with capture_logs() as lines:
+        for _ in range(3):
+            clock.now += LOOK_SECONDS
+            assert ring.open(ring.seal(b"text", b"a"), b"a") == b"text"
+    assert [(line["log_level"], line["event"]) for line in lines] == [("warning", "keys.not_reloaded")]
+    assert whole[60:90].decode() not in str(lines)
+    path.write_bytes(whole)
+    path.chmod(0o600)
+    added = keyfile.add(path, keyfile.load(path))
+    clock.now += LOOK_SECONDS
+    assert added in ring.ids
