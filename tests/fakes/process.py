@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from fakes.memory_journal import MemoryJournal
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.metrics import Metrics
 from zoomgate_server.refresh.driver import Refresher
@@ -73,6 +74,7 @@ class Process:
             connections=self.connections,
             spend=zoom.spend,
             discard=lambda _: None,
+            journal=MemoryJournal(),
             clock=SystemClock(),
             metrics=Metrics("0", []),
             forced_interval=0.0,

@@ -1,0 +1,23 @@
+"""A journal in memory, for tests that are about something else."""
+
+from zoomgate_server.tokens.journal import Entry
+
+
+class MemoryJournal:
+    """Keeps entries until they are forgotten.
+
+    Attributes:
+        kept: What it keeps, by id.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Entry] = {}
+
+    async def keep(self, entry: Entry) -> bool:
+        """Keep an entry."""
+        self.kept[entry.entry_id] = entry
+        return True
+
+    async def forget(self, entry_id: str) -> None:
+        """Drop an entry."""
+        self.kept.pop(entry_id, None)
