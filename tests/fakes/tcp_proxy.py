@@ -39,6 +39,7 @@ class TcpProxy:
         self._way = Way.FORWARD
         self._moved = asyncio.Event()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._closed = False
         self.stalled = 0
         self.port = 0
 
@@ -50,6 +51,9 @@ class TcpProxy:
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one connection."""
+        if self._closed:
+            writer.close()
+            return
         task = asyncio.create_task(self._forward(reader, writer))
         self._connections[task] = writer
         task.add_done_callback(self._ended)
@@ -77,6 +81,7 @@ class TcpProxy:
                     await answers  # they end with the first
                     break
         finally:
+            onward.close()  # first: what follows may be cancelled
             answers.cancel()
             await asyncio.gather(answers, return_exceptions=True)
             await _end(onward)
@@ -91,13 +96,15 @@ class TcpProxy:
 
     async def close(self) -> None:
         """End all connections."""
-        await asyncio.sleep(0)  # for those that were accepted just now
+        self._closed = True
         writers = list(self._connections.values())
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
         for writer in writers:
             await _end(writer)
+        for _ in range(5):  # those that were accepted just now arrive a few turns of the loop later
+            await asyncio.sleep(0)
 
 
 async def _end(writer: asyncio.StreamWriter) -> None:

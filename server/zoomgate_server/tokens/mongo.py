@@ -79,11 +79,11 @@ _LAST_DATE = 253402300799.0  # the end of the year 9999
 _CLAIM_ATTEMPTS = 3
 _UNAUTHORIZED, _WRONG_PASSWORD = frozenset({13, 31}), frozenset({18, 11, 334})
 _INDEXES = (
-    IndexModel([("_id.app", ASCENDING), ("_id.kind", ASCENDING), ("_id.subject", ASCENDING)], name="key"),
+    IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("subject", ASCENDING)], name="key"),
     IndexModel([("zoom_user_claim", ASCENDING)], name="zoom_user", unique=True, sparse=True),
-    IndexModel([("_id.app", ASCENDING), ("changed_at", ASCENDING)], name="changed"),
-    IndexModel([("_id.app", ASCENDING), ("_id.kind", ASCENDING), ("due_at", ASCENDING)], name="due"),
-    IndexModel([("_id.app", ASCENDING), ("_id.kind", ASCENDING), ("expire_at", ASCENDING)], name="expire"),
+    IndexModel([("app", ASCENDING), ("changed_at", ASCENDING)], name="changed"),
+    IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("due_at", ASCENDING)], name="due"),
+    IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("expire_at", ASCENDING)], name="expire"),
 )
 _TTL_INDEX = IndexModel([("expire_date", ASCENDING)], name="ttl", expireAfterSeconds=TTL_GRACE_SECONDS)
 
@@ -160,7 +160,7 @@ async def examine(uri: str, driver: Driver = Driver.MOTOR) -> Examined:
         hello = await client.admin.command("hello")
         found = _in_database(client, database)
         _check_version(await found[META].find_one({"_id": "schema"}), _shown(uri))
-        users = await found[RECORDS].count_documents({"_id.kind": Kind.USER.value})
+        users = await found[RECORDS].count_documents({"kind": Kind.USER.value})
     except PyMongoError as error:
         raise StoreOpenError(_explain(_shown(uri), error)) from None
     finally:
@@ -270,9 +270,9 @@ class MongoStore:
     ) -> list[Record]:
         """Read records in the order of their subjects."""
         wanted: dict[str, Any] = {
-            "_id.app": _text(app),
-            "_id.kind": kind.value,
-            "_id.subject": {"$gt": _text(after)},
+            "app": _text(app),
+            "kind": kind.value,
+            "subject": {"$gt": _text(after)},
         }
         if states:
             wanted["state"] = {"$in": [_text(state) for state in states]}
@@ -282,7 +282,7 @@ class MongoStore:
             wanted["expire_at"] = {"$lt": float(expire_before)}
 
         async def read() -> list[Record]:
-            cursor = self._records.find(wanted, sort=[("_id.subject", ASCENDING)], limit=limit)
+            cursor = self._records.find(wanted, sort=[("subject", ASCENDING)], limit=limit)
             return [_record(document) for document in await cursor.to_list(None)]
 
         return await self._run(read)
@@ -291,7 +291,7 @@ class MongoStore:
         """Count records by a column."""
         column = {Column.STATE: "$state", Column.KEY_ID: "$key_id"}[by]
         stages = [
-            {"$match": {"_id.app": _text(app), "_id.kind": kind.value}},
+            {"$match": {"app": _text(app), "kind": kind.value}},
             {"$group": {"_id": column, "records": {"$sum": 1}}},
         ]
 
@@ -305,20 +305,18 @@ class MongoStore:
         """Name the apps that have records."""
 
         async def read() -> list[str]:
-            cursor = await _settled(self._records.aggregate([{"$group": {"_id": "$_id.app"}}]))
+            cursor = await _settled(self._records.aggregate([{"$group": {"_id": "$app"}}]))
             return sorted(row["_id"] for row in await cursor.to_list(None))
 
         return await self._run(read)
 
     async def changes(self, app: str, since: float) -> tuple[list[Change], float]:
         """List what changed."""
-        wanted = {"_id.app": _text(app), "changed_at": {"$gte": float(since)}}
+        wanted = {"app": _text(app), "changed_at": {"$gte": float(since)}}
 
         async def read() -> tuple[list[Change], float]:
             now = await self._clock()
-            cursor = self._records.find(
-                wanted, {"rev": 1, "state": 1, "changed_at": 1}, sort=[("changed_at", ASCENDING)]
-            )
+            cursor = self._records.find(wanted, {"value": 0}, sort=[("changed_at", ASCENDING)])
             found: dict[RecordKey, Change] = {}
             for document in await cursor.to_list(None):  # one that changes meanwhile may come twice
                 record = _record(document)
@@ -373,9 +371,9 @@ class MongoStore:
             except DuplicateKeyError:
                 if if_rev == 0 and await self._latest.find_one({"_id": name}, {"rev": 1}) is not None:
                     return None
-                holder = await self._latest.find_one({"zoom_user_claim": claim}, {"rev": 1})
+                holder = await self._latest.find_one({"zoom_user_claim": claim}, {"subject": 1})
                 if holder is not None:
-                    raise ZoomUserTaken(_text(holder["_id"]["subject"])) from None
+                    raise ZoomUserTaken(_text(holder["subject"])) from None
                 # whoever was in the way is gone already
         raise StoreError("MongoDB kept refusing a record whose key is free")
 
@@ -534,14 +532,17 @@ def _text(value: str) -> str:
     return value
 
 
-def _id(key: RecordKey) -> dict[str, str]:
-    """The name of a document; MongoDB compares the order of the fields too."""
-    return {"app": _text(key.app), "kind": Kind(key.kind).value, "subject": _text(key.subject)}
+def _id(key: RecordKey) -> str:
+    """The name of a document. It is a string, since not every compatible server finds objects by its index."""
+    return f"{Kind(key.kind).value}:{len(_text(key.app))}:{key.app}:{_text(key.subject)}"
 
 
 def _document(record: Record, rev: int) -> dict[str, Any]:
     document: dict[str, Any] = {
         "_id": _id(record.key),
+        "app": record.key.app,
+        "kind": record.key.kind.value,
+        "subject": record.key.subject,
         "value": record.value,
         "rev": rev,
         "state": _text(record.state),
@@ -552,7 +553,7 @@ def _document(record: Record, rev: int) -> dict[str, Any]:
         document["zoom_user_id"] = _text(record.zoom_user_id)
         if record.state != TOMBSTONE_STATE:
             # one field, since a sparse index of several takes in every document that has one of them
-            document["zoom_user_claim"] = {"app": record.key.app, "zoom_user_id": record.zoom_user_id}
+            document["zoom_user_claim"] = f"{len(record.key.app)}:{record.key.app}:{record.zoom_user_id}"
     if record.due_at is not None:
         document["due_at"] = float(record.due_at)
     if record.expire_at is not None:
@@ -568,9 +569,8 @@ def _record(document: dict[str, Any]) -> Record:
         value = document.get(name, absent)
         return value if isinstance(value, kind) else absent
 
-    name = document["_id"]
     return Record(
-        key=RecordKey(name["app"], Kind(name["kind"]), name["subject"]),
+        key=RecordKey(document["app"], Kind(document["kind"]), document["subject"]),
         value=column("value", bytes, b""),
         rev=int(column("rev", int, 0)),
         state=column("state", str, ""),

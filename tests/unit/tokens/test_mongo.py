@@ -433,7 +433,8 @@ async def test_a_damaged_document_is_not_absent(mongodb_uri: str) -> None:
     wrong = {"value": "text", "rev": "x", "state": 1, "zoom_user_id": 5, "changed_at": "never"}
     with beside(mongodb_uri) as database:
         for subject, fields in (("empty", {}), ("wrong", wrong)):
-            database[RECORDS].insert_one({"_id": {"app": "app", "kind": "user", "subject": subject}} | fields)
+            name = {"_id": f"user:3:app:{subject}", "app": "app", "kind": "user", "subject": subject}
+            database[RECORDS].insert_one(name | fields)
     page = await store.page("app", Kind.USER, limit=10)
     assert [(row.key.subject, row.value) for row in page] == [("empty", b""), ("whole", b"1"), ("wrong", b"")]
     assert (await store.get(replace(KEY, subject="wrong")))[0] == page[2]
