@@ -201,9 +201,7 @@ class Authorizations:
             InvalidState: The ticket is unknown, used or expired.
             StoreUnavailable: The store fails.
         """
-        pending = await self._find(ticket, "authorization")
-        if pending.browser_key is None:
-            raise _invalid_state()
+        pending, _ = await self._find_for_browser(ticket)
         return pending.user_email
 
     async def start_in_browser(self, ticket: str, cookie: str) -> BrowserStart:
@@ -213,10 +211,8 @@ class Authorizations:
             InvalidState: The ticket is unknown, used or expired.
             StoreUnavailable: The store fails.
         """
-        pending = await self._find(ticket, "authorization")
-        if pending.browser_key is None:
-            raise _invalid_state()
-        state = f"{ticket}.{_binding(pending.browser_key, ticket, cookie)}"
+        pending, key = await self._find_for_browser(ticket)
+        state = f"{ticket}.{_binding(key, ticket, cookie)}"
         return BrowserStart(self._oauth.authorize_url(state, challenge_of(pending.code_verifier)))
 
     # -- complete ----------------------------------------------------------------------------------------
@@ -266,16 +262,15 @@ class Authorizations:
             cookie: The browser's cookie, or empty.
 
         Raises:
-            InvalidState: Unknown, used, expired, or opened in another browser than the one that started (`cause` is OTHER_BROWSER then).
+            InvalidState: Unknown, expired, used (`cause` is USED then), or opened in another browser than the one that started
+                (OTHER_BROWSER).
             StoreUnavailable: The store fails; the state is not used up.
         """
         ticket, _, binding = state.partition(".")
-        pending = await self._find(ticket, "authorization")
-        if pending.browser_key is None:
-            raise _invalid_state()
-        if not _is_bound(pending.browser_key, ticket, cookie, binding):
+        pending, key = await self._find_for_browser(ticket)
+        if not _is_bound(key, ticket, cookie, binding):
             raise _invalid_state(cause="OTHER_BROWSER")
-        await self._use_up(ticket, pending)
+        await self._use_up(ticket, pending, cause="USED")
         view = await self._keep_view(pending, cookie)
         try:
             if not code:
@@ -375,14 +370,26 @@ class Authorizations:
             raise _invalid_state()
         return pending
 
-    async def _use_up(self, state: str, pending: PendingAuthorization) -> None:
-        """Take a state out of the store: whoever does is the only one to go on."""
+    async def _find_for_browser(self, state: str) -> tuple[PendingAuthorization, bytes]:
+        """Find an authorization that a browser may complete, and its key; a person is told whether it was used, callers are not."""
+        try:
+            pending = await self._authorizations.find(state)
+        except StoreError:
+            raise store_unavailable() from None
+        if pending is not None and pending.kind == "used":
+            raise _invalid_state(cause="USED")
+        if pending is None or pending.kind != "authorization" or pending.browser_key is None:
+            raise _invalid_state()
+        return pending, pending.browser_key
+
+    async def _use_up(self, state: str, pending: PendingAuthorization, *, cause: str = "") -> None:
+        """Use a state up: whoever does is the only one to go on. `cause` is told to all others."""
         try:
             taken = await self._authorizations.take(state, pending)
         except StoreError:
             raise store_unavailable() from None
         if not taken:
-            raise _invalid_state()
+            raise _invalid_state(cause)
 
     async def _exchange(
         self, code: str, verifier: str, user_email: str, owner: str | None, begun_by: str, call: Call | None

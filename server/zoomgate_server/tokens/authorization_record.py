@@ -8,8 +8,13 @@ from typing import Literal
 from zoomgate_server.tokens.store import Kind, Record, RecordKey
 from zoomgate_server.tokens.vault import Vault, key_id_of, unreadable
 
-AuthorizationKind = Literal["authorization", "ticket", "view"]
-_KINDS: dict[str, AuthorizationKind] = {"authorization": "authorization", "ticket": "ticket", "view": "view"}
+AuthorizationKind = Literal["authorization", "ticket", "view", "used"]
+_KINDS: dict[str, AuthorizationKind] = {
+    "authorization": "authorization",
+    "ticket": "ticket",
+    "view": "view",
+    "used": "used",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +23,7 @@ class PendingAuthorization:
 
     Attributes:
         kind: `authorization`: a person may consent. `ticket`: the person has, and the caller may ask for the result. `view`: the person's
-            browser may show how it ended.
+            browser may show how it ended. `used`: nothing can be done with it any more.
         user_email: Who shall connect.
         code_verifier: For PKCE (RFC 7636).
         options: What the caller wants back, as JSON.

@@ -1,6 +1,7 @@
 """Pending authorizations and tickets in a record store: found by a secret string, used once."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from zoomgate_server.tokens import authorization_record
 from zoomgate_server.tokens.authorization_record import PendingAuthorization
@@ -42,8 +43,11 @@ class AuthorizationStore:
         return pending if now < pending.expire_at else None
 
     async def take(self, state: str, pending: PendingAuthorization) -> bool:
-        """Take it out. True for exactly one of all who try."""
-        return await self._store.delete(self._key(state), pending.rev)
+        """Use it up. True for exactly one of all who try; until it expires, what is found then says that it was used."""
+        key = self._key(state)
+        used = replace(pending, kind="used", code_verifier="", options=b"{}", browser_key=None)
+        record = authorization_record.encode(self._vault, key.subject, used)
+        return await self._store.put(record, pending.rev) is not None
 
     async def clean(self, limit: int = 200) -> int:
         """Delete up to `limit` expired ones and say how many."""

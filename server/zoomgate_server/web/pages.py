@@ -48,7 +48,13 @@ OUTCOMES = {
     "link_expired": Outcome(
         400,
         "This link no longer works",
-        "A link works once and for 10 minutes. This one was used already, or is older. Nothing was changed.",
+        "A link works for 10 minutes, and this one is older, or was not copied whole. Nothing was changed.",
+        _NEW_LINK,
+    ),
+    "link_used": Outcome(
+        400,
+        "This link was used already",
+        "A link works once. If it was you who used it, the page that opened then says how it ended. Nothing was changed now.",
         _NEW_LINK,
     ),
     "other_browser": Outcome(

@@ -39,6 +39,7 @@ _ERRORS = (
     (AppCredentialsRejected, "misconfigured"),
     (ZoomBadResponse, "misconfigured"),  # a scope is missing most often; to try again does not help
 )
+_INVALID_STATES = {"OTHER_BROWSER": "other_browser", "USED": "link_used"}
 _DENIALS = {
     "server_error": "try_later",
     "temporarily_unavailable": "try_later",
@@ -275,8 +276,8 @@ def _single(request: web.Request, name: str, *, required: bool = True) -> str | 
 
 
 def _outcome(error: ZoomgateError) -> str:
-    if isinstance(error, InvalidState) and error.metadata.get("cause") == "OTHER_BROWSER":
-        return "other_browser"
+    if isinstance(error, InvalidState) and error.metadata.get("cause") in _INVALID_STATES:
+        return _INVALID_STATES[error.metadata["cause"]]
     return next((name for kind, name in _ERRORS if isinstance(error, kind)), "try_later")
 
 
