@@ -190,7 +190,7 @@ class TestRetire:
         done(await command("keys", "rotate", "--now"))
         settle()
         journal = Path("data/journal")
-        journal.mkdir()
+        journal.mkdir(exist_ok=True)
         (journal / "1").write_bytes(b"\x01" + bytes.fromhex(old) + b"sealed")
         (journal / "2").write_bytes(b"\x01" + bytes.fromhex(ring().primary_id) + b"sealed")
         (journal / "torn").write_bytes(b"\x01")
