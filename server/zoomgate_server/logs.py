@@ -113,6 +113,10 @@ def write_call(event: EventDict, level: str) -> None:
             _access.out.flush()
 
 
+_processors: list[Callable[[Any, str, EventDict], Any]] = []
+"""One list for ever: a logger keeps the one that it first saw, and must follow when the format changes."""
+
+
 def configure(level: str, log_format: str, stream: TextIO | None = None) -> None:
     """Send every line, our own and the libraries', to a stream (standard error by default).
 
@@ -125,14 +129,15 @@ def configure(level: str, log_format: str, stream: TextIO | None = None) -> None
     _access.out = out
     _access.render = None if log_format == "json" else _renderer(log_format)
     _access.least = _LEVELS[level]
-    shared: list[Callable[[Any, str, EventDict], Any]] = [
+    _processors[:] = [
         structlog.processors.add_log_level,
         structlog.processors.format_exc_info,
         redact,
         _timestamp,
+        _renderer(log_format),
     ]
     structlog.configure(
-        processors=[*shared, _renderer(log_format)],
+        processors=_processors,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", out)),
         cache_logger_on_first_use=True,
