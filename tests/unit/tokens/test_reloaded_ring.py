@@ -7,6 +7,7 @@ from structlog.testing import capture_logs
 
 from zoomgate_server.errors import KeyUnavailable
 from zoomgate_server.tokens import keyfile
+from zoomgate_server.tokens.cipher import KeyRing
 from zoomgate_server.tokens.reloaded_ring import LOOK_SECONDS, ReloadedRing
 
 
@@ -73,6 +74,23 @@ def test_an_unknown_key_is_looked_for_at_once(path: Path) -> None:
     keyfile.promote(path, keyfile.load(path), added)
     assert ring.open(keyfile.load(path).seal(b"text", b"a"), b"a") == b"text"
     assert ring.ids == keyfile.load(path).ids
+
+
+def test_who_looks_second_does_not_miss_the_new_key(path: Path) -> None:
+    """If another thread takes the new ring between the attempt to open and the look at the file, the new ring opens."""
+
+    class Overtaken(KeyRing):
+        def open(self, blob: bytes, associated: bytes) -> bytes:
+            clock.now += LOOK_SECONDS
+            assert ring.primary_id == added  # the other thread
+            return super().open(blob, associated)
+
+    clock = Clock()
+    ring = ReloadedRing(path, Overtaken(keyfile.load(path).keys), clock)
+    assert ring.ids
+    added = keyfile.add(path, keyfile.load(path))
+    keyfile.promote(path, keyfile.load(path), added)
+    assert ring.open(keyfile.load(path).seal(b"text", b"a"), b"a") == b"text"
 
 
 def test_a_key_that_is_nowhere_is_unavailable(path: Path, tmp_path: Path) -> None:
