@@ -16,7 +16,7 @@ class NoStoreError(StoreOpenError):
 
 def file_of(loaded: Settings) -> Path | None:
     """Give the file of the store, or None if it is kept elsewhere."""
-    return loaded.store_path
+    return loaded.store_path if loaded.store_uri is None else None
 
 
 @contextlib.asynccontextmanager
@@ -27,12 +27,17 @@ async def opened(loaded: Settings) -> AsyncIterator[RecordStore]:
         NoStoreError: There is none.
         StoreOpenError: It cannot be used.
     """
-    path = file_of(loaded)
-    if path is None:
-        raise StoreOpenError("The store is of a kind that this release does not know")
-    if not path.exists():
-        raise NoStoreError(f"There is no store at {path}: name yours in ZOOMGATE_STORE or ZOOMGATE_DATA_DIR")
-    store = await SqliteStore.open(path, SystemClock().wall)
+    store: RecordStore
+    if loaded.store_uri is not None:
+        from zoomgate_server.tokens.mongo import MongoStore  # noqa: PLC0415 - not needed with SQLite
+
+        store = await MongoStore.open(loaded.store_uri.reveal())
+    elif loaded.store_path.exists():
+        store = await SqliteStore.open(loaded.store_path, SystemClock().wall)
+    else:
+        raise NoStoreError(
+            f"There is no store at {loaded.store_path}: name yours in ZOOMGATE_STORE or ZOOMGATE_DATA_DIR"
+        )
     try:
         yield store
     finally:

@@ -61,6 +61,8 @@ def journal_by_key(data_dir: Path) -> Counter[str]:
         try:
             with path.open("rb") as file:
                 start = file.read(1 + KEY_ID_BYTES)
+        except FileNotFoundError:
+            continue  # it was no longer needed
         except OSError as error:
             raise UnknownFileError(
                 f"{path} cannot be read ({error.strerror}): check its owner and mode"

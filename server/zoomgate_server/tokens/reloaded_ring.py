@@ -1,5 +1,6 @@
 """A key ring that follows its file, so that keys are rotated without a restart."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ _log = logs.get("zoomgate.keys")
 
 
 class ReloadedRing:
-    """Seals and opens as `KeyRing`, with the keys that its file holds now.
+    """Seals and opens as `KeyRing`, with the keys that its file holds now. Safe to use from any thread.
 
     It looks at the file when it is used and the last look was a while ago, and before it says that it lacks a key. A file that holds no
     ring, or another secret under an id that is known, leaves the ring before in place and a warning in the log.
@@ -35,6 +36,7 @@ class ReloadedRing:
         self._ring = ring
         self._clock = clock
         self._on_reload = on_reload
+        self._lock = threading.Lock()
         self._seen: object = None
         self._problem = ""
         self._look_again = clock.monotonic()
@@ -60,10 +62,12 @@ class ReloadedRing:
             KeyUnavailable: The key that sealed it is not in the ring, nor in the file.
             RecordUnreadable: It is damaged, was sealed for something else, or is no sealed blob.
         """
+        ring = self._current()
         try:
-            return self._current().open(blob, associated)
+            return ring.open(blob, associated)
         except KeyUnavailable:
-            if not self._look():
+            self._look()
+            if self._ring is ring:
                 raise
             return self._ring.open(blob, associated)
 
@@ -72,13 +76,17 @@ class ReloadedRing:
             self._look()
         return self._ring
 
-    def _look(self) -> bool:
-        """Read the file if it changed, or if it could not be used the last time. True if it gave another ring."""
+    def _look(self) -> None:
+        """Read the file if it changed, or if it could not be used the last time."""
+        with self._lock:
+            self._look_alone()
+
+    def _look_alone(self) -> None:
         mark, due = self._mark(), self._clock.monotonic() >= self._look_again
         if due:
             self._look_again = self._clock.monotonic() + LOOK_SECONDS
         if mark == self._seen and not (self._problem and due):
-            return False
+            return
         self._seen = mark
         try:
             fresh = keyfile.load(self._path)
@@ -87,14 +95,13 @@ class ReloadedRing:
             if str(error) != self._problem:
                 _log.warning("keys.not_reloaded", problem=str(error), keys=sorted(self._ring.ids))
             self._problem = str(error)
-            return False
+            return
         self._problem = ""
         if fresh.keys == self._ring.keys:
-            return False
+            return
         self._ring = fresh
         _log.info("keys.reloaded", seals=fresh.primary_id, keys=sorted(fresh.ids))
         self._on_reload()
-        return True
 
     def _compare(self, fresh: KeyRing) -> None:
         known = {key.key_id: key.secret for key in self._ring.keys}

@@ -1,7 +1,10 @@
 """`zoomgate keys rotate`, `sweep` and `retire`, beside a running service and without one."""
 
+import asyncio
 import json
 import os
+import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +17,7 @@ import pytest
 from command_line import command, done, refused, zoomgate
 from harness import BASIL, MONICA, OMAR, Harness, browser, consent, running, serving
 from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate_server.cli import progress
 from zoomgate_server.tokens import census, keyfile
 from zoomgate_server.tokens.sqlite import SqliteStore
 
@@ -137,6 +141,34 @@ class TestSweep:
         fields = json.loads(done(await command("keys", "sweep", "--json")))
         assert (fields["resealed"], fields["failed"]) == (0, 0)
         assert "were sealed anew" in done(await command("keys", "sweep"))
+
+    async def test_progress_is_said_line_by_line(
+        self, service: Harness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where standard error is no terminal, a line now and then has what is done, how much there is, and the rate."""
+        monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+        result = await command("keys", "rotate", "--now", "--json")
+        total = json.loads(done(result))["resealed"]
+        assert re.search(
+            rf"^zoomgate: sealing anew: {total} of {total} records, \d+ records/s$", result.stderr, re.M
+        )
+
+    async def test_progress_is_a_bar_on_a_terminal(self, service: Harness) -> None:
+        """The bar is on standard error; standard output has the answer alone, for a program behind a pipe."""
+        terminal, end = pty.openpty()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "zoomgate_server", "keys", "sweep", "--json"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=end,
+            env={**os.environ, "TERM": "xterm"},
+        )
+        answer, _ = await process.communicate()
+        os.close(end)
+        shown = os.read(terminal, 65536).decode()
+        os.close(terminal)
+        total = json.loads(answer)["current"]
+        assert f"{total}/{total}" in re.sub(r"\x1b\[[0-9;?]*\w", "", shown)
+        assert "records/s" in shown
 
     async def test_what_cannot_be_opened_ends_in_failure_and_stays(self, service: Harness) -> None:
         """The answer tells the rest, and standard error names the record, not the person."""
