@@ -24,7 +24,7 @@ import grpc
 from rich.console import Console
 from rich.table import Table
 
-from bench import client_overhead, json_mapping, upstream
+from bench import client_overhead, herd, json_mapping, upstream
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.options import SimulatedUser
 from zoomgate.v1 import (
@@ -255,12 +255,12 @@ async def main() -> int:
         folder = Path(name)
         nginx, api_url = upstream.start(folder, pinned(LOAD_CORE))
         try:
-            async with Simulator(SimulatorOptions(port=0, users=(user,))) as simulator:
+            async with Simulator(SimulatorOptions(port=0, users=(user, *herd.users()))) as simulator:
                 code = simulator.zoom.issue_code(user, "x")
                 refresh_token = simulator.zoom.exchange(code, "x", "")["refresh_token"]
-                return await asyncio.to_thread(
-                    measure, folder, api_url, simulator, refresh_token, count, seconds
-                )
+                await asyncio.to_thread(measure, folder, api_url, simulator, refresh_token, count, seconds)
+                await asyncio.to_thread(herds, folder, simulator, asyncio.get_running_loop())
+                return 0
         finally:
             nginx.terminate()
             nginx.wait(10)
@@ -268,7 +268,7 @@ async def main() -> int:
 
 def measure(
     folder: Path, api_url: str, simulator: Simulator, refresh_token: str, count: int, seconds: int
-) -> int:
+) -> None:
     """Measure and print."""
     key = new_key()
     environ = service_environment(folder, api_url, simulator, key)
@@ -392,7 +392,41 @@ def measure(
         f"G8: load, upstream and both workers share {os.cpu_count()} cores, which keeps the ratio below 2; the kernel spreads"
         f" {WORKER_CONNECTIONS} connections, not calls, so that it varies from round to round."
     )
-    return 0
+
+
+def herds(folder: Path, simulator: Simulator, loop: asyncio.AbstractEventLoop) -> None:
+    """Let herds come to four processes over each store, and print how they fared."""
+    zoomgate = str(Path(sys.executable).with_name("zoomgate"))
+    table = Table("G10", "Zoom answers", "refreshes", "ok", "told to come back", "failed", "took", "met")
+    with herd.mongodb(folder / "mongodb") as uri:
+        for store, setting in (("SQLite", ""), ("MongoDB-compatible", uri)):
+            key, place = new_key(), folder / f"herd-{store}"
+            place.mkdir()
+            environ = service_environment(place, simulator.api_url, simulator, key)
+            if setting:
+                environ |= {"ZOOMGATE_STORE": setting, "ZOOMGATE_KEYS": str(place / "keys.json")}
+                subprocess.run(
+                    [zoomgate, "keys", "new", str(place / "keys.json")], check=True, capture_output=True
+                )
+            with contextlib.ExitStack() as stack:
+                addresses = [
+                    stack.enter_context(server([zoomgate, "serve"], environ, every_core=True))[0]
+                    for _ in range(herd.PROCESSES)
+                ]
+                for found in asyncio.run(herd.run(simulator, loop, store, addresses, key)):
+                    after = f"after {found.delay:.0f} s" if found.delay else "at once"
+                    failed = ", ".join(f"{count} {code}" for code, count in found.failed.items())
+                    table.add_row(
+                        f"{found.store}, {herd.PROCESSES} processes x {herd.CALLS} calls",
+                        after,
+                        str(found.refreshes),
+                        str(found.succeeded),
+                        str(found.told),
+                        failed or "0",
+                        f"{found.seconds:.1f} s",
+                        "yes" if found.refreshes == 1 and not found.failed else "NO",
+                    )
+    Console(width=130).print(table)
 
 
 if __name__ == "__main__":
