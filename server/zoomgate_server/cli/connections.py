@@ -102,6 +102,7 @@ def print_connection(connection: Connection, *, as_json: bool) -> None:
             "consented": when(connection.consent_time),
             "refreshed": when(connection.refresh_time),
             "access until": when(connection.access_expire_time),
+            "next refresh": when(connection.next_refresh_time),
             "generation": str(connection.generation),
             "last error": connection.last_error.message,
         }
