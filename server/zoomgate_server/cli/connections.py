@@ -210,9 +210,14 @@ def print_connection(connection: Connection, *, as_json: bool) -> None:
             "access until": when(connection.access_expire_time),
             "next refresh": when(connection.next_refresh_time),
             "generation": str(connection.generation),
-            "last error": connection.last_error.message,
+            "last error": _last_error(connection.last_error),
         }
     )
+
+
+def _last_error(error: Connection.LastError) -> str:
+    """Say what went wrong and when; empty if nothing did."""
+    return f"{error.message} ({how_far(error.time)})" if error.message else ""
 
 
 def state_words(connection: Connection) -> str:

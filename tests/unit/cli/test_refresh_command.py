@@ -82,6 +82,10 @@ async def test_everybody_is_refreshed_and_failures_are_told(harness: Harness) ->
     assert "2 refreshed, 0 fresh already, 0 left out, 1 failed" in first.stderr
     assert re.search(r"go on with: zoomgate connections refresh --all --since 20\S+Z", first.stderr)
     assert await generations(harness) == [2, 1, 2]
+    shown = await command("connections", "show", MONICA, environ=environ(harness))
+    assert re.search(
+        r"^last error +Zoom refused the refresh token \((now|.+ ago)\)$", done(shown), re.MULTILINE
+    )
     second = await refresh(harness, "--all", "--since", begun)
     assert done(second) == ""
     assert "0 refreshed, 0 fresh already, 2 left out, 0 failed" in second.stderr
