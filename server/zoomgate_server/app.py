@@ -448,6 +448,7 @@ def _background(parts: _Parts) -> Iterator[None]:
             parts.connections.follow_changes(),
             parts.connections.sweep_revocations(),
             parts.recovery.run(),
+            parts.refresher.watch(),
             _clean_states(parts.states),
         )
     ]

@@ -104,7 +104,7 @@ class Metrics:
         )
         self._pending_age = self._gauge(
             "zoomgate_oldest_pending_attempt_seconds",
-            "Age of the oldest refresh whose outcome is open.",
+            "Age of the oldest refresh that was sent to Zoom and whose outcome is not in the store yet.",
             "livemax",
         )
         self._journal_entries = self._gauge(
@@ -175,7 +175,10 @@ class Metrics:
         self._breaker.set(int(open))
 
     def pending_age(self, seconds: float) -> None:
-        """Say how old the oldest attempt is whose outcome is open, 0 if there is none. Over several processes: the largest."""
+        """Say how many seconds ago the oldest attempt was sent that this process goes on with, 0 if there is none.
+
+        Over several processes: the largest.
+        """
         self._pending_age.set(seconds)
 
     def journal_entries(self, count: int) -> None:

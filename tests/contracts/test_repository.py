@@ -21,6 +21,7 @@ TOP_LEVEL = {
     "clients",
     "constraints-generate.txt",
     "constraints.txt",
+    "deploy",
     "docs",
     "examples",
     "proto",

@@ -1,10 +1,7 @@
 """docs/keys-and-backups.md, as somebody would work through it."""
 
-import asyncio
 import os
 import re
-import sys
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -39,6 +36,7 @@ async def test_the_documented_commands_work_in_order(tmp_path: Path, monkeypatch
         ["keys", "sweep"],
         ["keys", "retire"],
         ["keys", "rotate"],
+        ["connections", "refresh"],
         ["store", "backup"],
         ["store", "restore"],
         ["store", "upgrade"],
@@ -59,29 +57,16 @@ async def test_the_documented_commands_work_in_order(tmp_path: Path, monkeypatch
             for user in (MONICA, OMAR):
                 await service.connect(user)
             first_key = keyfile.load(ring).primary_id
-            for line in found[:7]:
+            monkeypatch.setenv("ZOOMGATE_SERVER", service.grpc_address)
+            monkeypatch.setenv("ZOOMGATE_KEY", key_of("service"))
+            for line in found[:8]:
                 await run(line)
                 if "backup" not in line:
                     await use(service)
             assert first_key not in keyfile.load(ring).ids
         for path in Path("data").glob("zoomgate.db*"):
             path.unlink()
-        for line in found[7:]:
+        for line in found[8:]:
             await run(line)
         async with serving(zoom, Path("data"), environ=OFTEN) as service:
             await use(service)
-
-
-async def test_the_documented_program_renews_every_token(tmp_path: Path) -> None:
-    """After it nobody has the refresh token of before."""
-    (program,) = re.findall(r"```python\n(.+?)\n *```", PAGE, re.DOTALL)
-    async with Simulator(SimulatorOptions(port=0)) as zoom, serving(zoom, tmp_path / "data") as service:
-        for user in (MONICA, OMAR):
-            await service.connect(user)
-        source = textwrap.dedent(program).replace("127.0.0.1:50051", service.grpc_address)
-        source = source.replace('"KEY"', repr(key_of("service")))
-        process = await asyncio.create_subprocess_exec(sys.executable, "-c", source)
-        assert await process.wait() == 0
-        for user in (MONICA, OMAR):
-            shown = await service.call(service.auth.GetConnection, pb.GetConnectionRequest(user_email=user))
-            assert shown.connection.generation == 2

@@ -1,11 +1,13 @@
-"""What `/metrics` tells of the store."""
+"""What `/metrics` tells of the store and of refreshes."""
 
+import asyncio
 import re
 from pathlib import Path
 
 import aiohttp
 
 from harness import MONICA, Harness
+from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connection_counts import COUNT_SECONDS, ConnectionCounts
@@ -40,6 +42,25 @@ async def test_failures_of_the_store_are_counted(zoomgate: Harness) -> None:
     assert before == 0
     assert await shown(zoomgate, "zoomgate_store_errors_total") >= 1
     assert await shown(zoomgate, active) == 1
+
+
+async def test_a_refresh_under_way_has_an_age(zoomgate: Harness) -> None:
+    """While Zoom has not answered a refresh, its age is shown and grows; once its outcome is stored there is none."""
+    await zoomgate.connect()
+    age = "zoomgate_oldest_pending_attempt_seconds"
+    assert await shown(zoomgate, age) == 0
+    zoomgate.simulator.faults.add(Fault("token", "delay", seconds=3))
+    refreshing = asyncio.create_task(
+        zoomgate.call(zoomgate.auth.RefreshToken, auth.RefreshTokenRequest(user_email=MONICA))
+    )
+    seen = set()
+    while not refreshing.done():
+        seen.add(await shown(zoomgate, age))
+        await asyncio.sleep(0.1)
+    assert (await refreshing).token.generation == 2
+    while await shown(zoomgate, age):  # it is looked at every second
+        await asyncio.sleep(0.1)
+    assert len(seen - {0.0}) >= 2, seen
 
 
 class SteppingClock(SystemClock):

@@ -29,7 +29,7 @@ _COMMANDS = {
     "connections": (
         "zoomgate_server.cli.connections",
         "connections",
-        "List, show and end people's connections.",
+        "List, show, refresh and end people's connections.",
     ),
     "meetings": ("zoomgate_server.cli.meetings", "meetings", "Schedule, show and delete meetings."),
     "proxy": ("zoomgate_server.cli.proxy", "proxy", "Call Zoom's REST API for somebody."),

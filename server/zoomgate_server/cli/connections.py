@@ -1,14 +1,18 @@
 """`zoomgate connections`: people's connections, through the running service."""
 
+import json
+from datetime import UTC, datetime
 from itertools import islice
 
 import click
 
-from zoomgate import Client
+from zoomgate import Client, errors
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.cli.output import Table, document, facts, how_far, note, when
-from zoomgate_server.cli.service import calls_service, user_argument
-from zoomgate_server.logs import plain
+from zoomgate_server.cli import refreshing
+from zoomgate_server.cli.output import FAILURE, Table, document, facts, how_far, note, when
+from zoomgate_server.cli.progress import progress
+from zoomgate_server.cli.service import calls_service, optional_user_argument, user_argument
+from zoomgate_server.logs import escape, plain
 
 _ROWS = 500
 """Rows that are laid out together."""
@@ -16,7 +20,7 @@ _ROWS = 500
 
 @click.group()
 def connections() -> None:
-    """List, show and end people's connections.
+    """List, show, refresh and end people's connections.
 
     Example: zoomgate connections list
     """
@@ -86,6 +90,108 @@ def delete(client: Client, as_json: bool, user: str, yes: bool) -> None:
     print_connection(client.auth.delete_connection(user_email=user).connection, as_json=as_json)
 
 
+def _moment(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise click.BadParameter(f"is {plain(value)!r}: write it with its zone, such as 2030-01-07T09:00:00Z")
+
+
+@connections.command()
+@optional_user_argument
+@click.option("--all", "everybody", is_flag=True, help="Everybody whose connection is active.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0.1, 100),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="With --all: refreshes a second, at most. They come one after another.",
+)
+@click.option(
+    "--since",
+    metavar="TIME",
+    callback=_moment,
+    help="With --all: leave out whose token was issued at TIME (2030-01-07T09:00:00Z) or later, to go on where a run ended.",
+)
+@calls_service
+def refresh(
+    client: Client, as_json: bool, user: str | None, everybody: bool, rate: float, since: datetime | None
+) -> None:
+    """Refresh the token of USER at Zoom, or with --all everybody's.
+
+    For a key that leaked, since the refresh token before is worth nothing afterwards, and for a backup that was restored, to see who has to
+    consent again. No token is printed. The service refreshes a user once a minute when told to: a younger token counts as fresh.
+
+    The caller is a service that may see access tokens (access_tokens = true in its row), with the methods ListConnections, GetConnection
+    and RefreshToken of AuthService; --all is everybody in the users of its row.
+
+    With --all each failure is a line, and the end says how many there were; the exit code is then 1. Run it again with --since.
+
+    Example: zoomgate connections refresh --all --rate 5
+    """
+    if everybody == (user is not None):
+        raise click.UsageError("name one USER, or give --all")
+    if user is None:
+        _refresh_everybody(client, rate, since, as_json=as_json)
+        return
+    if since is not None:
+        raise click.UsageError("--since goes with --all")
+    before = client.auth.get_connection(user_email=user).connection
+    if client.auth.refresh_token(user_email=user).token.generation == before.generation:
+        note("fresh already: it was refreshed less than a minute ago")
+    print_connection(client.auth.get_connection(user_email=user).connection, as_json=as_json)
+
+
+def _refresh_everybody(client: Client, rate: float, since: datetime | None, *, as_json: bool) -> None:
+    begun, count, stopped = datetime.now(UTC), refreshing.Count(), False
+
+    def failed(failure: refreshing.Failure) -> None:
+        if as_json:
+            shown = {"userEmail": failure.user_email, "reason": failure.reason, "message": failure.message}
+            click.echo(json.dumps(shown))
+        else:
+            click.echo(f"{escape(failure.user_email)}  {escape(failure.reason)}  {plain(failure.message)}")
+
+    try:
+        total = sum(refreshing.is_due(connection, since) for connection in refreshing.active(client))
+        with progress("refreshing", total, "tokens") as advance:
+            refreshing.refresh_all(
+                client, since=since, pace=refreshing.Pace(rate), count=count, failed=failed, advance=advance
+            )
+    except KeyboardInterrupt:
+        stopped = True
+    except errors.ZoomgateError:
+        _say_how_far(count, since or begun, stopped=True, as_json=as_json)
+        raise
+    _say_how_far(count, since or begun, stopped=stopped, as_json=as_json)
+    if stopped or count.failed:
+        raise SystemExit(FAILURE)
+
+
+def _say_how_far(count: refreshing.Count, since: datetime, *, stopped: bool, as_json: bool) -> None:
+    if as_json:
+        shown = {
+            "refreshed": count.refreshed,
+            "alreadyFresh": count.fresh,
+            "skipped": count.skipped,
+            "failed": count.failed,
+            "stopped": stopped,
+        }
+        click.echo(json.dumps(shown))
+    note(
+        f"{'stopped: ' if stopped else ''}{count.refreshed} refreshed, {count.fresh} fresh already, {count.skipped} left out, "
+        f"{count.failed} failed"
+    )
+    if stopped or count.failed:
+        note(f"go on with: zoomgate connections refresh --all --since {since:%Y-%m-%dT%H:%M:%SZ}")
+
+
 def print_connection(connection: Connection, *, as_json: bool) -> None:
     """Print all that is known about a connection."""
     if as_json:
@@ -102,10 +208,16 @@ def print_connection(connection: Connection, *, as_json: bool) -> None:
             "consented": when(connection.consent_time),
             "refreshed": when(connection.refresh_time),
             "access until": when(connection.access_expire_time),
+            "next refresh": when(connection.next_refresh_time),
             "generation": str(connection.generation),
-            "last error": connection.last_error.message,
+            "last error": _last_error(connection.last_error),
         }
     )
+
+
+def _last_error(error: Connection.LastError) -> str:
+    """Say what went wrong and when; empty if nothing did."""
+    return f"{error.message} ({how_far(error.time)})" if error.message else ""
 
 
 def state_words(connection: Connection) -> str:

@@ -12,15 +12,16 @@ LINE_SECONDS = 5.0
 
 
 @contextlib.contextmanager
-def progress(work: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(work: str, total: int, things: str = "records") -> Iterator[Callable[[int], None]]:
     """Show work on records; gives what is to be told how many more are done.
 
     Args:
         work: What is done, as `re-sealing`.
         total: How many records there are, about.
+        things: What they are, if they are no records.
     """
     if sys.stderr.isatty():
-        with _bar(work, total) as advance:
+        with _bar(work, total, things) as advance:
             yield advance
         return
     begun = said = time.monotonic()
@@ -32,17 +33,17 @@ def progress(work: str, total: int) -> Iterator[Callable[[int], None]]:
         now = time.monotonic()
         if now - said >= LINE_SECONDS:
             said = now
-            note(f"zoomgate: {work}: {done} of {total} records, {done / (now - begun):.0f} records/s")
+            note(f"zoomgate: {work}: {done} of {total} {things}, {done / (now - begun):.0f} {things}/s")
 
     yield count
 
 
 @contextlib.contextmanager
-def _bar(work: str, total: int) -> Iterator[Callable[[int], None]]:
+def _bar(work: str, total: int, things: str) -> Iterator[Callable[[int], None]]:
     from rich.console import Console  # noqa: PLC0415 - slow to import, and not needed elsewhere
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
-    speed = TextColumn("{task.fields[rate]:.0f} records/s")
+    speed = TextColumn(f"{{task.fields[rate]:.0f}} {things}/s")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -51,7 +52,9 @@ def _bar(work: str, total: int) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
     )
     begun, done = time.monotonic(), 0
-    with Progress(*columns, console=Console(stderr=True)) as shown:
+    # what is printed meanwhile goes above the bar on a terminal, and stays out of it where standard output leads elsewhere
+    shared = sys.stdout.isatty()
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=shared) as shown:
         task = shown.add_task(work, total=total, rate=0.0)
 
         def advance(more: int) -> None:

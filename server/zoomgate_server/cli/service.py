@@ -47,7 +47,7 @@ def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return command(client=client, **values)
             except errors.ZoomgateError as error:
-                fail(_sentence(error, server, values.get("user", "USER")), _exit_code(error))
+                fail(_sentence(error, server, values.get("user") or "USER"), _exit_code(error))
             except UnicodeEncodeError:
                 fail("An argument is not UTF-8, which no text for Zoom can be: write it in UTF-8", USAGE)
 
@@ -82,6 +82,15 @@ def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
 def user_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the argument USER, an e-mail address."""
     return click.argument("user", callback=_user)(command)
+
+
+def optional_user_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the argument USER, which may be left out."""
+    return click.argument("user", required=False, callback=_optional_user)(command)
+
+
+def _optional_user(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    return None if value is None else _user(context, parameter, value)
 
 
 def _user(_context: click.Context, _parameter: click.Parameter, value: str) -> str:

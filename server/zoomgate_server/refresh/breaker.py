@@ -27,10 +27,15 @@ SILENCES, SILENCE_SECONDS = 5, 10.0
 """So many lost or failed requests in a row stop refreshes for so long."""
 
 
+PROBE_SECONDS = 10.0
+"""Between two refreshes that find out whether Zoom answers again, as long as none of them has found out."""
+
+
 class Breaker:
     """Counts what cannot be any user's fault, and opens when it comes in a row.
 
-    When its time is over, refreshes go on; the next outcome of the same kind opens it again.
+    When its time is over, one refresh at a time finds out whether all is well again: a success lets everybody go on, the next outcome of
+    the same kind opens it for as long as before.
 
     Args:
         clock: Time.
@@ -46,9 +51,18 @@ class Breaker:
         self._until = 0.0
 
     def open_for(self) -> tuple[NotSent | Unknown | Throttled | OurFault, float] | None:
-        """Say why nothing should be asked now, and for how many seconds still, or None if it may be."""
-        remaining = self._until - self._clock.monotonic()
-        return None if self._outcome is None or remaining <= 0 else (self._outcome, remaining)
+        """Say why nothing should be asked now, and for how many seconds still, or None if whoever asks may go on.
+
+        Whoever may go on after its time holds back the others for as long as an answer may be due.
+        """
+        if self._outcome is None:
+            return None
+        now = self._clock.monotonic()
+        remaining = self._until - now
+        if remaining > 0:
+            return self._outcome, remaining
+        self._until = now + PROBE_SECONDS
+        return None
 
     def note(self, outcome: TokenOutcome) -> None:
         """Learn how a request ended."""

@@ -63,6 +63,7 @@ STORM_WINDOW_SECONDS = 3600.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
 """Pauses between tries to write what Zoom answered while the store fails: each twice as long as the one before."""
 
+_STORM_REASON = "SERVER_OVERLOADED"
 _SCOPE_CODES = frozenset({"4711"})
 _REVOKED_CODES = frozenset({"4735", "4737", "4738", "4741"})
 _RECORD_FAULTS = (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported)
@@ -333,6 +334,8 @@ def _acquire(want: Attempted) -> Generator[Effect, Answer, _Held | Verdict]:
             return _Held(record, before)  # the store wrote it, and took its own repetition for a conflict
         before = snapshot
         refusal = _why_not(want, record, now)
+        if isinstance(refusal, Stormy):
+            yield from _note_storm(record, now)
         if refusal is not None:
             return refusal
         leased = replace(
@@ -364,6 +367,19 @@ def _why_not(want: Attempted, record: ConnectionRecord, now: float) -> Verdict |
     if len(refreshes) >= want.max_refreshes:
         return Stormy(retry_after=STORM_WINDOW_SECONDS - (now - refreshes[0]))
     return None
+
+
+def _note_storm(record: ConnectionRecord, now: float) -> Generator[Effect, Answer, None]:
+    """Let the record say that the limit was reached. Best effort, and once: who goes on asking causes no more writes."""
+    if record.last_error is not None and record.last_error.reason == _STORM_REASON:
+        return
+    error = LastError(
+        reason=_STORM_REASON, message="The token was refreshed as often as an hour allows", time=now
+    )
+    try:
+        yield from _put(replace(record, last_error=error, update_time=now))
+    except StoreError:
+        return
 
 
 def _in_doubt(record: ConnectionRecord, epoch: int, now: float) -> tuple[Attempt, ...]:
@@ -416,7 +432,7 @@ def _release(held: _Held, error: LastError, *, lost_answer: bool) -> Generator[E
             return
         try:
             released = _without_attempt(record, held.record.epoch, lost_answer=lost_answer)
-            rev = yield from _put(replace(released, last_error=error))
+            rev = yield from _put(replace(released, last_error=error, update_time=error.time))
             if rev is not None:
                 return
             snapshot = yield from _read()
@@ -487,6 +503,7 @@ def _commit_once(
             settled,
             state=State.ACTIVE,
             cause=None,
+            last_error=None,
             spares=spares,
             earlier_commits=_earlier(won.attempt_id, record),
             update_time=now,

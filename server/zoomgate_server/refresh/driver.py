@@ -36,6 +36,9 @@ from zoomgate_server.tokens.store import StoreError
 from zoomgate_server.tokens.token import TokenPair
 from zoomgate_server.zoom.token_outcome import BadAnswer, OurFault, Throttled, TokenOutcome
 
+AGE_SECONDS = 1.0
+"""Pause between two looks at how old the oldest attempt is."""
+
 _log = logs.get("zoomgate.refresh")
 
 
@@ -52,10 +55,14 @@ class _Flight:
 
     `result` is what callers wait for. It is settled when the attempt ends, or before that when Zoom has answered and the store does
     not take the answer: callers then hear of the store at once, while the attempt keeps trying.
+
+    `sent_at` is the reading of the monotonic clock when a refresh token was first sent, None before that; `spent` tells whether Zoom
+    has been heard.
     """
 
     def __init__(self, result: "asyncio.Future[ConnectionRecord]") -> None:
         self.result = result
+        self.sent_at: float | None = None
         self.spent = False
 
     @classmethod
@@ -109,7 +116,7 @@ class Refresher:
         self._forced_interval = forced_interval
         self._max_refreshes = max_refreshes
         self._flights: dict[str, _Flight] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], _Flight] = {}
 
     async def refresh(
         self, user_email: str, *, seen_generation: int, deadline: float, forced: bool = False
@@ -168,12 +175,22 @@ class Refresher:
             tokens=entry.tokens,
         )
         _log.info("refresh.resumed", user=won.user_email, attempt=won.attempt_id)
-        self._begin(core.resume(won, self._max_refreshes), won.user_email, won.attempt_id, _Flight.begin())
+        flight = _Flight.begin()
+        flight.sent_at = self._clock.monotonic()
+        self._begin(core.resume(won, self._max_refreshes), won.user_email, won.attempt_id, flight)
 
     @property
     def running(self) -> int:
         """How many attempts are running."""
         return len(self._tasks)
+
+    async def watch(self) -> None:
+        """Tell the metrics every second how old the oldest attempt is whose outcome is open; runs until cancelled."""
+        while True:
+            now = self._clock.monotonic()
+            sent = [flight.sent_at for flight in self._tasks.values() if flight.sent_at is not None]
+            self._metrics.pending_age(now - min(sent, default=now))
+            await asyncio.sleep(AGE_SECONDS)
 
     async def drain(self, seconds: float) -> bool:
         """Wait until every running attempt has ended, for at most so many seconds. False if some did not."""
@@ -202,8 +219,8 @@ class Refresher:
             name="refresh",
             context=contextvars.Context(),
         )
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = flight
+        task.add_done_callback(self._tasks.pop)
 
     async def _fly(self, protocol: core.Protocol, user_email: str, attempt_id: str, flight: _Flight) -> None:
         started = self._clock.monotonic()
@@ -256,6 +273,8 @@ class Refresher:
             case core.Now():
                 return self._clock.monotonic()
             case core.Spend(refresh_token):
+                if flight.sent_at is None:
+                    flight.sent_at = self._clock.monotonic()
                 outcome = await self._spend(refresh_token)
                 flight.spent = True
                 self._breaker.note(outcome)
@@ -289,6 +308,8 @@ class Refresher:
         """Tell the waiters, count, and log one line."""
         outcome, result = _interpret(verdict)
         self._metrics.refreshes(outcome)
+        if outcome == "spared":
+            self._metrics.spare_kept()
         _log.info("refresh.ended", user=user_email, attempt=attempt_id, outcome=outcome)
         if isinstance(verdict, core.Superseded) and (
             verdict.record is None or verdict.record.state is State.DISCONNECTED

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from zoomgate.v1 import auth_service_pb2, connection_pb2, error_reason_pb2
-from zoomgate_server.connections import AccessToken
+from zoomgate_server.connections import REFRESH_BEFORE_SECONDS, AccessToken
 from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, LastError, State
 
 _STATES = {
@@ -48,6 +48,7 @@ def connection(record: ConnectionRecord) -> connection_pb2.Connection:
         generation=record.generation,
         cause=_CAUSES[record.cause],
         last_error=None if record.last_error is None else _last_error(record.last_error),
+        next_refresh_time=timestamp(_next_refresh(record)),
     )
 
 
@@ -77,6 +78,12 @@ def token(given: AccessToken, now: float, *, refresh_token: bool) -> auth_servic
         generation=given.generation,
         refresh_token=given.tokens.refresh_token if refresh_token else "",
     )
+
+
+def _next_refresh(record: ConnectionRecord) -> float | None:
+    if record.state is not State.ACTIVE or record.access_expire_at is None:
+        return None
+    return record.access_expire_at - REFRESH_BEFORE_SECONDS
 
 
 def _last_error(error: LastError) -> connection_pb2.Connection.LastError:

@@ -176,7 +176,7 @@ class Journal:
         try:
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)  # before it has the name by which others find it
-            os.write(descriptor, content)
+            _write_whole(descriptor, content)
             os.fsync(descriptor)
             draft.rename(self._folder / f"{entry.entry_id}{_SUFFIX}")
             _sync(self._folder)
@@ -260,6 +260,13 @@ class Journal:
 
     def _associated(self, entry_id: str) -> bytes:
         return associated_data(_PURPOSE, self._app, entry_id)
+
+
+def _write_whole(descriptor: int, content: bytes) -> None:
+    """Write everything: on a disk that is about to be full the system may take a part, and say so by a number alone."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def _sync(folder: Path) -> None:

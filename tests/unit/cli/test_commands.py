@@ -29,6 +29,7 @@ COMMANDS = (
     "connect",
     "connections list",
     "connections show",
+    "connections refresh",
     "connections delete",
     "callers add",
     "keys new",

@@ -4,6 +4,7 @@ from zoomgate_server.refresh.breaker import (
     LONGEST_THROTTLE_SECONDS,
     OUR_FAULT_SECONDS,
     OUR_FAULTS,
+    PROBE_SECONDS,
     SILENCES,
     THROTTLINGS,
     Breaker,
@@ -88,3 +89,17 @@ def test_silence_opens_it_too() -> None:
     world.note(Unknown("lost"), SILENCES - 1)
     world.note(NotSent("refused"))
     assert world.breaker.open_for() is not None
+
+
+def test_after_its_time_one_at_a_time_finds_out() -> None:
+    """Who comes first after the pause may ask Zoom; everybody else waits until that one knows, or long enough for another try."""
+    world = World()
+    world.note(Unknown("lost"), SILENCES)
+    for _ in range(3):
+        waiting = world.breaker.open_for()
+        assert waiting is not None
+        world.clock.now += waiting[1]
+        assert world.breaker.open_for() is None
+        assert world.breaker.open_for() == (Unknown("lost"), PROBE_SECONDS)
+    world.note(ISSUED)
+    assert [world.breaker.open_for() for _ in range(3)] == [None, None, None]

@@ -21,9 +21,9 @@ from zoomgate_server.errors import (
 from zoomgate_server.metrics import Metrics
 from zoomgate_server.refresh.driver import Refresher
 from zoomgate_server.tokens.cipher import Key, KeyRing
-from zoomgate_server.tokens.connection_record import ConnectionRecord, Lease, State
+from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, LastError, Lease, State
 from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.journal import Journal
+from zoomgate_server.tokens.journal import Entry, Journal, Origin
 from zoomgate_server.tokens.memory import MemoryStore
 from zoomgate_server.tokens.token import TokenPair
 from zoomgate_server.tokens.vault import Vault
@@ -65,6 +65,7 @@ class World:
         self.store = store
         self.zoom = Zoom()
         self.discarded: list[TokenPair] = []
+        self.metrics = Metrics("0", [])
         ring = KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)])
         self.connections = ConnectionStore(
             app="app",
@@ -80,7 +81,7 @@ class World:
             discard=self.discarded.append,
             journal=self.journal,
             clock=SystemClock(),
-            metrics=Metrics("0", []),
+            metrics=self.metrics,
             forced_interval=60.0,
             max_refreshes=max_refreshes,
         )
@@ -285,3 +286,24 @@ async def test_a_storm_of_refreshes_is_stopped(tmp_path: Path) -> None:
     assert stopped.value.retry_after is not None
     assert world.zoom.calls == 3
     await world.journal.close()
+
+
+async def test_a_late_answer_heals_a_verdict_and_is_counted(world: World) -> None:
+    """Tokens that come after their grant moved on and was refused make it active again, leave no error, and count as kept spares."""
+    refused = LastError("ZOOM_REAUTH_REQUIRED", "Zoom refused the refresh token", time.time())
+    await world.connections.write(
+        replace(
+            await world.stored(),
+            state=State.REAUTH_REQUIRED,
+            cause=Cause.REJECTED,
+            last_error=refused,
+            generation=2,
+        )
+    )
+    late = TokenPair("a5", "r5", "bearer", "s", "", time.time() + 3600, time.time())
+    world.refresher.resume(Entry("0" * 32, Origin.REFRESH, USER, "g1", 1, late))
+    assert await world.refresher.drain(10)
+    stored = await world.stored()
+    assert (stored.state, stored.cause, stored.last_error) == (State.ACTIVE, None, None)
+    assert stored.spares == (late,)
+    assert b"\nzoomgate_spares_kept_total 1.0\n" in world.metrics.render()

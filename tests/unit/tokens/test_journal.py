@@ -1,5 +1,6 @@
 """The journal: what is on disk between Zoom's answer and the store's confirmation."""
 
+import resource
 import stat
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -148,3 +149,18 @@ async def test_a_journal_that_cannot_be_written_says_so_and_stops_nobody(tmp_pat
     assert await opened.claim() == []
     assert counted.events == {"failed": 1}
     await opened.close()
+
+
+async def test_an_entry_that_does_not_fit_on_the_disk_is_not_taken_for_one(
+    mine: Journal, tmp_path: Path
+) -> None:
+    """Where the system takes a part of an entry alone, as on a disk that is about to be full, the entry counts as not written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # the first write is cut there, the next one fails
+    try:
+        kept = await mine.keep(ENTRY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not kept
+    assert list((tmp_path / "journal").iterdir()) == []
+    assert await mine.keep(ENTRY)

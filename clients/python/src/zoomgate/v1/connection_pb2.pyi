@@ -125,6 +125,7 @@ class Connection(google.protobuf.message.Message):
     CAUSE_FIELD_NUMBER: builtins.int
     LAST_ERROR_FIELD_NUMBER: builtins.int
     CONSENT_TIME_FIELD_NUMBER: builtins.int
+    NEXT_REFRESH_TIME_FIELD_NUMBER: builtins.int
     user_email: builtins.str
     """The person's e-mail address in canonical form (ASCII, lower case, at most 254 characters)."""
     state: Global___Connection.State.ValueType
@@ -165,6 +166,12 @@ class Connection(google.protobuf.message.Message):
     def consent_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the person last consented, or when a token of theirs was last brought in. A refresh does not change it."""
 
+    @property
+    def next_refresh_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """From when on a call to Zoom refreshes the access token first: two minutes before `access_expire_time`. Past times are normal: nobody
+        has called since. Unset unless the state is STATE_ACTIVE.
+        """
+
     def __init__(
         self,
         *,
@@ -181,8 +188,9 @@ class Connection(google.protobuf.message.Message):
         cause: Global___Connection.Cause.ValueType = ...,
         last_error: Global___Connection.LastError | None = ...,
         consent_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        next_refresh_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["access_expire_time", b"access_expire_time", "consent_time", b"consent_time", "create_time", b"create_time", "last_error", b"last_error", "refresh_time", b"refresh_time", "update_time", b"update_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["access_expire_time", b"access_expire_time", "cause", b"cause", "consent_time", b"consent_time", "create_time", b"create_time", "generation", b"generation", "last_error", b"last_error", "refresh_time", b"refresh_time", "scopes", b"scopes", "state", b"state", "update_time", b"update_time", "user_email", b"user_email", "zoom_account_id", b"zoom_account_id", "zoom_user_id", b"zoom_user_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["access_expire_time", b"access_expire_time", "consent_time", b"consent_time", "create_time", b"create_time", "last_error", b"last_error", "next_refresh_time", b"next_refresh_time", "refresh_time", b"refresh_time", "update_time", b"update_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["access_expire_time", b"access_expire_time", "cause", b"cause", "consent_time", b"consent_time", "create_time", b"create_time", "generation", b"generation", "last_error", b"last_error", "next_refresh_time", b"next_refresh_time", "refresh_time", b"refresh_time", "scopes", b"scopes", "state", b"state", "update_time", b"update_time", "user_email", b"user_email", "zoom_account_id", b"zoom_account_id", "zoom_user_id", b"zoom_user_id"]) -> None: ...
 
 Global___Connection: typing_extensions.TypeAlias = Connection
