@@ -173,13 +173,13 @@ class Refresher:
     @property
     def running(self) -> int:
         """How many attempts are running."""
-        return len(self._tasks)
+        return sum(not task.done() for task in self._tasks)
 
     async def drain(self, seconds: float) -> bool:
         """Wait until every running attempt has ended, for at most so many seconds. False if some did not."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=seconds)
-        return not self._tasks
+        return not self.running  # one that has just ended may be in the set still
 
     def _start(self, user_email: str, seen_generation: int, *, forced: bool) -> _Flight:
         """Begin an attempt that belongs to nobody's call: its context is empty, and the set keeps it alive."""
