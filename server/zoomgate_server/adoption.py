@@ -269,12 +269,13 @@ class Adoption:
                     if current.record is not None and current.record.state is State.DISCONNECTED:
                         self._discard(entry.tokens)  # else they ended with the newer consent
                     return None
+                seen = self._cache.seen(entry.user_email)  # more than is stored if the store was set back
                 record = ConnectionRecord(
                     user_email=entry.user_email,
                     rev=current.rev,
                     state=State.ACTIVE,
                     grant=grant,
-                    generation=current.generation + 1,
+                    generation=max(current.generation, seen.generation if seen else 0) + 1,
                     epoch=current.record.epoch if current.record else 0,
                     commit_id=entry.entry_id,
                     create_time=_create_time(current.record, now),

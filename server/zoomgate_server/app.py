@@ -269,6 +269,7 @@ class _Parts:
             zoom=zoom,
             oauth=oauth,
             clock=clock,
+            metrics=metrics,
             audit=_audit,
         )
         adoption = Adoption(

@@ -345,7 +345,7 @@ class Authorizations:
         """Wait until what Zoom answered is stored, for at most so many seconds. False if something is not."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=seconds)
-        return not self._tasks
+        return all(task.done() for task in self._tasks)  # one that has just ended may be in the set still
 
     # -- how ---------------------------------------------------------------------------------------------
 

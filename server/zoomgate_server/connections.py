@@ -24,9 +24,10 @@ from zoomgate_server.errors import (
     ZoomRateLimited,
     ZoomUnavailable,
 )
+from zoomgate_server.metrics import Metrics
 from zoomgate_server.refresh.driver import Refresher, not_connected, reauth_required, store_unavailable
 from zoomgate_server.rpc_context import AuditSink, Call, Role
-from zoomgate_server.token_cache import CachedToken, TokenCache
+from zoomgate_server.token_cache import CachedToken, Seen, TokenCache
 from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, State
 from zoomgate_server.tokens.connection_store import ConnectionStore
 from zoomgate_server.tokens.store import StoreError
@@ -61,6 +62,9 @@ FEED_OVERLAP_SECONDS = 10.0
 
 SWEEP_SECONDS = 30.0
 """Pause between two looks for tokens that are still to be revoked."""
+
+MAX_SET_BACK = 10_000
+"""Users of whom this process remembers that it has told of a store that was set back."""
 
 _NO_BETTER_TOKEN = (
     AppCredentialsRejected,
@@ -113,6 +117,7 @@ class Connections:
         zoom: Calls Zoom's API.
         oauth: Revokes tokens.
         clock: Time.
+        metrics: Counts stores that were set back.
         audit: Hears of every decision that matters.
     """
 
@@ -125,6 +130,7 @@ class Connections:
         zoom: ZoomClient,
         oauth: OAuthClient,
         clock: Clock,
+        metrics: Metrics,
         audit: AuditSink,
     ) -> None:
         self._connections = connections
@@ -133,7 +139,9 @@ class Connections:
         self._zoom = zoom
         self._oauth = oauth
         self._clock = clock
+        self._metrics = metrics
         self._audit = audit
+        self._set_back: set[str] = set()
         self._revocations: set[asyncio.Task[Any]] = set()
 
     # -- tokens ------------------------------------------------------------------------------------------
@@ -348,6 +356,7 @@ class Connections:
         token = self._cache.get(user_email)
         if token is None or token.expires - now <= max(min_validity, comfortable):
             token = await self._read(user_email)
+            now = self._clock.monotonic()
         self._check_owner(call, token.owner)
         if token.expires - now > max(min_validity, comfortable):
             return token
@@ -372,7 +381,12 @@ class Connections:
         return self._keep(user_email, record)
 
     async def _read(self, user_email: str) -> CachedToken:
-        """Read the user's token from the store and keep it in memory."""
+        """Read the user's token from the store and keep it in memory.
+
+        If the store was set back, to a backup for instance, the token that is in memory counts. If there is none, the one that was read
+        counts as expired: its access token is not handed out, and its refresh token is tried as soon as somebody needs a token.
+        """
+        before = self._cache.seen(user_email)
         record, _ = await self._record(user_email)
         if record is None or record.state is State.DISCONNECTED:
             self._cache.drop(user_email)
@@ -380,7 +394,23 @@ class Connections:
         if record.state is State.REAUTH_REQUIRED:
             self._cache.drop(user_email)
             raise reauth_required(record)
+        if before is not None:
+            self._compare(user_email, _seen(record), before)
         return self._keep(user_email, record)
+
+    def _compare(self, user_email: str, read: Seen, before: Seen) -> None:
+        """Notice a store that is behind what this process had seen before it asked: a backup was restored, or a write was lost."""
+        if not read.is_behind(before):
+            self._set_back.discard(user_email)
+            return
+        self._metrics.generation_went_back()
+        if user_email not in self._set_back:
+            if len(self._set_back) >= MAX_SET_BACK:
+                self._set_back.clear()
+            self._set_back.add(user_email)
+            _log.error(
+                "connection.set_back", user=user_email, generation=read.generation, seen=before.generation
+            )
 
     async def _record(self, user_email: str) -> tuple[ConnectionRecord | None, float]:
         try:
@@ -389,20 +419,21 @@ class Connections:
             raise store_unavailable() from None
 
     def _keep(self, user_email: str, record: ConnectionRecord) -> CachedToken:
-        """Put the token of a record into memory, its expiry on the monotonic clock."""
+        """Put the token of a record into memory, its expiry on the monotonic clock, and give what counts (see `_read`)."""
         tokens = record.tokens
         if tokens is None:
             raise not_connected()
         token = CachedToken(
             tokens=tokens,
-            grant=record.grant,
-            generation=record.generation,
+            seen=_seen(record),
             rev=record.rev,
             owner=record.owner,
             expires=self._clock.monotonic() + tokens.access_expire_at - self._connections.now(),
         )
-        self._cache.put(user_email, token)
-        return token
+        kept, seen = self._cache.put(user_email, token), self._cache.seen(user_email)
+        if kept is not None or seen is None:
+            return kept or token
+        return replace(token, seen=seen, expires=min(token.expires, self._clock.monotonic()))
 
     async def _send(self, call: Call, request: ZoomRequest, token: CachedToken) -> ZoomResponse:
         return await self._zoom.send(
@@ -502,6 +533,10 @@ def tombstone_of(record: ConnectionRecord, now: float, *, revoke: bool) -> Conne
         due_at=now if revoke else None,
         expire_at=now + TOMBSTONE_SECONDS,
     )
+
+
+def _seen(record: ConnectionRecord) -> Seen:
+    return Seen(record.grant, record.generation, record.consent_time)
 
 
 def _not_found() -> ConnectionNotFound:

@@ -1,14 +1,14 @@
-"""The shipped core with one mistake each: what the histories are able to find.
+"""The shipped core, and the shell around it, with one mistake each: what the histories are able to find.
 
-A mutant is the source of the core with one piece of it replaced. The piece must be there exactly once, so that a mutant that no longer
-fits the core is noticed.
+A mutant is the source of a module with one piece of it replaced. The piece must be there exactly once, so that a mutant that no longer
+fits its module is noticed.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from zoomgate_server.refresh import core
+from zoomgate_server.refresh import core, driver
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,22 +17,24 @@ class Mutant:
 
     Attributes:
         name: What is wrong.
-        right: What the core has.
+        right: What the module has.
         wrong: What the mutant has instead.
+        of: The module.
     """
 
     name: str
     right: str
     wrong: str
+    of: ModuleType = core
 
-    def core(self) -> ModuleType:
-        """Give the core with this mistake."""
-        source = Path(core.__file__).read_text()
+    def module(self) -> ModuleType:
+        """Give the module with this mistake."""
+        source = Path(str(self.of.__file__)).read_text()
         if source.count(self.right) != 1:
-            raise LookupError(f"the mutant {self.name!r} does not fit the core any more")
-        module = ModuleType(f"{core.__name__}_{self.name}")
+            raise LookupError(f"the mutant {self.name!r} does not fit {self.of.__name__} any more")
+        module = ModuleType(f"{self.of.__name__}_{self.name}")
         # dataclasses look their own module up by its name; that of the shipped one serves as well
-        module.__dict__["__name__"] = core.__name__
+        module.__dict__["__name__"] = self.of.__name__
         code = compile(source.replace(self.right, self.wrong), f"<mutant {self.name}>", "exec")
         exec(code, module.__dict__)  # noqa: S102 - our own source
         return module
@@ -111,3 +113,90 @@ MUTANTS = (
         "if False:",
     ),
 )
+
+OF_THE_SHELL = (
+    Mutant(
+        "callers_not_shielded",
+        "record = await asyncio.shield(flight.result)",
+        "record = await flight.result",
+        driver,
+    ),
+    Mutant(
+        "attempt_owned_by_its_first_caller",
+        "        self._tasks.add(task)\n",
+        "        self._tasks.add(task)\n"
+        "        caller = asyncio.current_task()\n"
+        "        if caller is not None:\n"
+        "            caller.add_done_callback(lambda left: left.cancelled() and task.cancel())\n",
+        driver,
+    ),
+    Mutant(
+        "attempt_with_its_first_callers_context",
+        "            context=contextvars.Context(),\n",
+        "",
+        driver,
+    ),
+    Mutant(
+        "drain_that_does_not_wait",
+        "            await asyncio.wait(set(self._tasks), timeout=seconds)\n",
+        "            return True\n",
+        driver,
+    ),
+    Mutant(
+        "drain_that_waits_for_one",
+        "await asyncio.wait(set(self._tasks), timeout=seconds)\n        return not self.running",
+        'await asyncio.wait(set(self._tasks), timeout=seconds, return_when="FIRST_COMPLETED")\n        return True',
+        driver,
+    ),
+    Mutant(
+        "drain_that_trusts_the_set",
+        "return not self.running",
+        "return not self._tasks",
+        driver,
+    ),
+    Mutant(
+        "flight_forgotten_at_once",
+        "        self._flights[user_email] = flight\n",
+        "        self._flights[user_email] = flight\n"
+        "        asyncio.get_running_loop().call_soon(self._flights.pop, user_email, None)\n",
+        driver,
+    ),
+    Mutant(
+        "flight_forgotten_when_the_store_fails",
+        "                    flight.fail(store_unavailable())\n",
+        "                    flight.fail(store_unavailable())\n"
+        "                    self._flights.pop(user_email, None)\n",
+        driver,
+    ),
+    Mutant(
+        "flight_never_forgotten",
+        "                del self._flights[user_email]\n",
+        "                pass\n",
+        driver,
+    ),
+    Mutant(
+        "deadlines_not_kept",
+        "asyncio.timeout(max(0.0, deadline - self._clock.monotonic()))",
+        "asyncio.timeout(60.0)",
+        driver,
+    ),
+    Mutant(
+        "joined_without_a_look_at_the_generation",
+        "if joined is None or record.generation > seen_generation:",
+        "if True:",
+        driver,
+    ),
+    Mutant(
+        "answer_not_in_the_journal",
+        "                await self._journal.keep(_entry(won))\n",
+        "",
+        driver,
+    ),
+    Mutant(
+        "journal_not_waited_for",
+        "                await self._journal.keep(_entry(won))\n",
+        "                self._kept = asyncio.ensure_future(self._journal.keep(_entry(won)))\n",
+        driver,
+    ),
+)
+"""Those of the shell (`histories.shell`)."""

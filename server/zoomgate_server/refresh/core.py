@@ -117,6 +117,7 @@ class Won:
         generation: Its generation.
         epoch: The attempt's epoch.
         tokens: What Zoom issued.
+        seen_generation: The next generation is above this one too: in a store that was set back somebody may have seen a later one.
     """
 
     user_email: str
@@ -125,6 +126,7 @@ class Won:
     generation: int
     epoch: int
     tokens: TokenPair
+    seen_generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +361,10 @@ def _why_not(want: Attempted, record: ConnectionRecord, now: float) -> Verdict |
     if record.generation > want.seen_generation:
         return Usable(record, refreshed=False)
     refreshes = [time for time in record.recent_refreshes if now - STORM_WINDOW_SECONDS < time <= now]
-    if want.forced and refreshes and now - refreshes[-1] < want.forced_interval:
+    behind = (
+        record.generation < want.seen_generation
+    )  # the store was set back: its token is none that was seen
+    if want.forced and not behind and refreshes and now - refreshes[-1] < want.forced_interval:
         return Usable(record, refreshed=False)
     lease = record.lease
     if lease is not None and now < lease.until <= now + 2 * LEASE_SECONDS:
@@ -460,6 +465,7 @@ def _won(want: Attempted, held: _Held, spent: str, issued: Issued, asked_at: flo
         generation=held.record.generation,
         epoch=held.record.epoch,
         tokens=tokens,
+        seen_generation=want.seen_generation,
     )
 
 
@@ -523,7 +529,7 @@ def _next_generation(won: Won, record: ConnectionRecord, now: float, max_refresh
         state=State.ACTIVE,
         cause=None,
         last_error=None,
-        generation=record.generation + 1,
+        generation=max(record.generation, won.seen_generation) + 1,
         tokens=tokens,
         spares=(),
         lease=None,

@@ -182,7 +182,7 @@ class Refresher:
     @property
     def running(self) -> int:
         """How many attempts are running."""
-        return len(self._tasks)
+        return sum(not task.done() for task in self._tasks)
 
     async def watch(self) -> None:
         """Tell the metrics every second how old the oldest attempt is whose outcome is open; runs until cancelled."""
@@ -196,7 +196,7 @@ class Refresher:
         """Wait until every running attempt has ended, for at most so many seconds. False if some did not."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=seconds)
-        return not self._tasks
+        return not self.running  # one that has just ended may be in the set still
 
     def _start(self, user_email: str, seen_generation: int, *, forced: bool) -> _Flight:
         """Begin an attempt that belongs to nobody's call: its context is empty, and the set keeps it alive."""
