@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -81,6 +81,14 @@ async def until(what: Callable[[], bool]) -> None:
 def people(names: Iterable[str]) -> tuple[SimulatedUser, ...]:
     """People with an account at the simulated Zoom."""
     return tuple(SimulatedUser(f"{name}@example.com") for name in names)
+
+
+async def until_async(what: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until something holds that takes a look at the store."""
+    end = time.monotonic() + SECONDS
+    while not await what():
+        assert time.monotonic() < end, "it never came"
+        await asyncio.sleep(0.05)
 
 
 @dataclass
