@@ -24,7 +24,7 @@ class Way(Enum):
     SLOW = "slow"
 
 
-SLOW_SECONDS = 0.3
+SLOW_SECONDS = 0.2
 
 
 class TcpProxy:

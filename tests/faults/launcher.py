@@ -8,7 +8,8 @@ The points of a refresh are in `POINTS`. A consent and a token that a caller bri
 
 Only one refresh waits, not the process: what else it has to do goes on, so that one process can be killed at all points at once.
 
-Nobody wants to wait for the leases of 90 seconds that are shipped, so all times of the protocol are shorter here, in the same order.
+Nobody wants to wait for the leases of 90 seconds that are shipped, so the times of the protocol and of the stores are shorter here, in the
+same order.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from zoomgate_server import recovery
 from zoomgate_server.cli import main
 from zoomgate_server.refresh import core
 from zoomgate_server.refresh.driver import Refresher
+from zoomgate_server.tokens import mongo, sqlite
 from zoomgate_server.tokens.journal import Entry, Journal, Origin
 
 POINTS = (
@@ -37,6 +39,7 @@ POINTS = (
 )
 LEASE_SECONDS, CALL_SECONDS, MARGIN_SECONDS, GRACE_SECONDS = 3.0, 0.5, 0.5, 6.0
 LOOK_SECONDS = 0.2
+BUSY_SECONDS, SELECT_SECONDS, SOCKET_SECONDS, OPERATION_SECONDS = 1.0, 2.0, 3.0, 4.0
 
 
 class Points:
@@ -58,10 +61,13 @@ class Points:
 
 
 def hurry() -> None:
-    """Shorten the times of the protocol."""
+    """Shorten the times of the protocol and of the stores."""
     core.LEASE_SECONDS, core.CALL_SECONDS, core.MARGIN_SECONDS = LEASE_SECONDS, CALL_SECONDS, MARGIN_SECONDS
     core.GRACE_SECONDS = GRACE_SECONDS
     recovery.LOOK_SECONDS = LOOK_SECONDS
+    sqlite.BUSY_SECONDS = BUSY_SECONDS
+    mongo.SELECT_SECONDS, mongo.SOCKET_SECONDS = SELECT_SECONDS, SOCKET_SECONDS
+    mongo.OPERATION_SECONDS = OPERATION_SECONDS
 
 
 def watch_refreshes(points: Points) -> None:
