@@ -23,7 +23,7 @@ from faults.cluster import (
     cluster,
     until,
 )
-from faults.launcher import POINTS
+from faults.launcher import GRACE_SECONDS, POINTS
 from faults.table import Table
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -86,6 +86,25 @@ async def settle(
     return answers
 
 
+async def leased(running: Cluster) -> dict[str, float]:
+    """When those whose answer the store does not know got their lease, by the store's clock."""
+    found = {}
+    for point in UNSTORED:
+        record = await running.record(USERS[point])
+        assert record is not None
+        (attempt,) = record.pending
+        found[USERS[point]] = attempt.at
+    return found
+
+
+async def check_grace(running: Cluster, since: dict[str, float], users: set[str]) -> None:
+    """Nobody had to consent again before the attempt that may have held the answer was past its time."""
+    for user in users:
+        record = await running.record(user)
+        assert record is not None
+        assert record.update_time - since[user] >= GRACE_SECONDS
+
+
 async def note(table: Table, fault: str, running: Cluster, answers: list[Answer], expected: set[str]) -> None:
     """Check that nobody else was lost and that Zoom rotated everybody's token once, and write it down."""
     lost = await running.lost(PLAN)
@@ -107,6 +126,7 @@ async def test_killed(kept: Kept, store_uri: str, tmp_path: Path, table: Table) 
         first, second, third = await trio(running)
         calls = asyncio.create_task(first.tokens(PLAN))
         await first.reached(PLAN)
+        since = await leased(running)
         answers = await ask_meanwhile(second, third)
         first.send(signal.SIGKILL)
         assert await first.ended() == -signal.SIGKILL
@@ -117,6 +137,7 @@ async def test_killed(kept: Kept, store_uri: str, tmp_path: Path, table: Table) 
             others.append(await running.start("first"))
         expected = dict.fromkeys(PLAN, "ACTIVE") | {USERS["after_spend"]: LOST}
         answers += await settle(running, others, expected, heals=kept is Kept.MONGODB)
+        await check_grace(running, since, {USERS["after_spend"]})
         await note(table, "SIGKILL", running, torn + answers, {USERS["after_spend"]})
         refused = running.refusals
         for server in others:
@@ -130,10 +151,12 @@ async def test_stopped(kept: Kept, store_uri: str, tmp_path: Path, table: Table)
         first, second, third = await trio(running)
         calls = asyncio.create_task(first.tokens(PLAN))
         await first.reached(PLAN)
+        since = await leased(running)
         first.send(signal.SIGSTOP)
         answers = await ask_meanwhile(second, third)
         unaware = dict.fromkeys(PLAN, "ACTIVE") | {USERS[point]: LOST for point in UNSTORED}
         answers += await settle(running, [second, third], unaware)
+        await check_grace(running, since, {USERS[point] for point in UNSTORED})
         first.plan({})
         first.send(signal.SIGCONT)
         torn = list((await calls).values())
