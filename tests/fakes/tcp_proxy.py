@@ -14,12 +14,17 @@ class Way(Enum):
         CUT: They do not arrive; the connection ends.
         LOSE: They arrive; the connection ends instead of their answers.
         STALL: They wait until the way changes.
+        SLOW: They arrive `SLOW_SECONDS` later.
     """
 
     FORWARD = "forward"
     CUT = "cut"
     LOSE = "lose"
     STALL = "stall"
+    SLOW = "slow"
+
+
+SLOW_SECONDS = 0.2
 
 
 class TcpProxy:
@@ -73,6 +78,8 @@ class TcpProxy:
                     while self._way is Way.STALL:
                         await self._moved.wait()
                     self.stalled -= 1
+                if self._way is Way.SLOW:
+                    await asyncio.sleep(SLOW_SECONDS)
                 if self._way is Way.CUT:
                     break
                 onward.write(data)
