@@ -123,8 +123,8 @@ OF_THE_SHELL = (
     ),
     Mutant(
         "attempt_owned_by_its_first_caller",
-        "        self._tasks.add(task)\n",
-        "        self._tasks.add(task)\n"
+        "        self._tasks[task] = flight\n",
+        "        self._tasks[task] = flight\n"
         "        caller = asyncio.current_task()\n"
         "        if caller is not None:\n"
         "            caller.add_done_callback(lambda left: left.cancelled() and task.cancel())\n",
@@ -132,8 +132,8 @@ OF_THE_SHELL = (
     ),
     Mutant(
         "attempt_with_its_first_callers_context",
-        "            context=contextvars.Context(),\n",
-        "",
+        ', name="refresh", context=contextvars.Context())',
+        ', name="refresh")',
         driver,
     ),
     Mutant(
@@ -170,7 +170,7 @@ OF_THE_SHELL = (
     ),
     Mutant(
         "flight_never_forgotten",
-        "                del self._flights[user_email]\n",
+        "                del self._flights[want.user_email]\n",
         "                pass\n",
         driver,
     ),

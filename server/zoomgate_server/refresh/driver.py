@@ -7,7 +7,9 @@ the attempt goes on, since an answer of Zoom that nobody takes would lose the us
 import asyncio
 import contextvars
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from typing import Any
 
 from zoomgate_server import logs
 from zoomgate_server.clock import Clock
@@ -36,18 +38,13 @@ from zoomgate_server.tokens.store import StoreError
 from zoomgate_server.tokens.token import TokenPair
 from zoomgate_server.zoom.token_outcome import BadAnswer, OurFault, Throttled, TokenOutcome
 
+LOOK_SECONDS = 0.25
+"""Longest pause between two looks whether somebody else's lease has ended."""
+
 AGE_SECONDS = 1.0
 """Pause between two looks at how old the oldest attempt is."""
 
 _log = logs.get("zoomgate.refresh")
-
-
-class LeaseHeld(Exception):
-    """Somebody else holds the lease."""
-
-    def __init__(self, retry_after: float) -> None:
-        super().__init__("the lease is held elsewhere")
-        self.retry_after = retry_after
 
 
 class _Flight:
@@ -56,12 +53,13 @@ class _Flight:
     `result` is what callers wait for. It is settled when the attempt ends, or before that when Zoom has answered and the store does
     not take the answer: callers then hear of the store at once, while the attempt keeps trying.
 
-    `sent_at` is the reading of the monotonic clock when a refresh token was first sent, None before that; `spent` tells whether Zoom
-    has been heard.
+    `waiting` is how many callers wait for it; `sent_at` is the reading of the monotonic clock when a refresh token was first sent, None
+    before that; `spent` tells whether Zoom has been heard.
     """
 
     def __init__(self, result: "asyncio.Future[ConnectionRecord]") -> None:
         self.result = result
+        self.waiting = 0
         self.sent_at: float | None = None
         self.spent = False
 
@@ -146,23 +144,16 @@ class Refresher:
             if joined is None:
                 self._check_breaker()
             flight = joined or self._start(user_email, seen_generation, forced=forced)
+            flight.waiting += 1
             try:
                 async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
                     record = await asyncio.shield(flight.result)
-                if joined is None or record.generation > seen_generation:
-                    return record  # else the attempt that was joined had been begun for an older token
             except TimeoutError:
-                raise RefreshInProgress(
-                    "The user's token is being refreshed: call again in a second", retry_after=1.0
-                ) from None
-            except LeaseHeld as busy:
-                remaining = deadline - self._clock.monotonic()
-                if remaining <= busy.retry_after:
-                    raise RefreshInProgress(
-                        "The user's token is being refreshed elsewhere: call again in a moment",
-                        retry_after=max(1.0, busy.retry_after),
-                    ) from None
-                await asyncio.sleep(min(busy.retry_after, 0.25))
+                raise _in_progress(1.0) from None
+            finally:
+                flight.waiting -= 1
+            if joined is None or record.generation > seen_generation:
+                return record  # else the attempt that was joined had been begun for an older token
 
     def resume(self, entry: Entry) -> None:
         """Store tokens that a process which died left in the journal; it goes on in the background until the store has answered."""
@@ -177,7 +168,7 @@ class Refresher:
         _log.info("refresh.resumed", user=won.user_email, attempt=won.attempt_id)
         flight = _Flight.begin()
         flight.sent_at = self._clock.monotonic()
-        self._begin(core.resume(won, self._max_refreshes), won.user_email, won.attempt_id, flight)
+        self._own(self._resume(won, flight), flight)
 
     @property
     def running(self) -> int:
@@ -210,36 +201,54 @@ class Refresher:
             max_refreshes=self._max_refreshes,
         )
         self._flights[user_email] = flight
-        self._begin(core.refresh(want), user_email, want.attempt_id, flight)
+        self._own(self._fly(want, flight), flight)
         return flight
 
-    def _begin(self, protocol: core.Protocol, user_email: str, attempt_id: str, flight: _Flight) -> None:
-        task = asyncio.get_running_loop().create_task(
-            self._fly(protocol, user_email, attempt_id, flight),
-            name="refresh",
-            context=contextvars.Context(),
-        )
+    def _own(self, work: Coroutine[Any, Any, None], flight: _Flight) -> None:
+        task = asyncio.get_running_loop().create_task(work, name="refresh", context=contextvars.Context())
         self._tasks[task] = flight
         task.add_done_callback(self._tasks.pop)
 
-    async def _fly(self, protocol: core.Protocol, user_email: str, attempt_id: str, flight: _Flight) -> None:
+    async def _fly(self, want: core.Attempted, flight: _Flight) -> None:
+        """Try until there is a verdict that helps, or nobody waits any more: one of many callers looks whether a lease has ended."""
+        try:
+            while True:
+                verdict = await self._attempt(core.refresh(want), want.user_email, want.attempt_id, flight)
+                if verdict is None:
+                    return
+                if not isinstance(verdict, core.Busy) or not flight.waiting:
+                    break
+                await asyncio.sleep(min(verdict.retry_after, LOOK_SECONDS))
+                want = replace(want, attempt_id=secrets.token_hex(16))
+            self._conclude(want.user_email, want.attempt_id, verdict, flight)
+        finally:
+            if self._flights.get(want.user_email) is flight:
+                del self._flights[want.user_email]
+
+    async def _resume(self, won: core.Won, flight: _Flight) -> None:
+        protocol = core.resume(won, self._max_refreshes)
+        verdict = await self._attempt(protocol, won.user_email, won.attempt_id, flight)
+        if verdict is not None:
+            self._conclude(won.user_email, won.attempt_id, verdict, flight)
+
+    async def _attempt(
+        self, protocol: core.Protocol, user_email: str, attempt_id: str, flight: _Flight
+    ) -> core.Verdict | None:
+        """Run the protocol once; None if it could not go on, which the waiters know then."""
         started = self._clock.monotonic()
         try:
             verdict = await self._run(protocol, user_email, attempt_id, flight)
         except (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported) as error:
             self._metrics.refreshes("record_fault")
             flight.fail(error)
+            return None
         except BaseException as error:
             _log.exception("refresh.crashed", user=user_email, attempt=attempt_id)
             flight.fail(error if isinstance(error, Exception) else RuntimeError("the refresh was torn down"))
             raise
-        else:
-            self._conclude(user_email, attempt_id, verdict, flight)
-            if flight.spent:
-                self._metrics.refresh_seconds(self._clock.monotonic() - started)
-        finally:
-            if self._flights.get(user_email) is flight:
-                del self._flights[user_email]
+        if flight.spent:
+            self._metrics.refresh_seconds(self._clock.monotonic() - started)
+        return verdict
 
     async def _run(
         self, protocol: core.Protocol, user_email: str, attempt_id: str, flight: _Flight
@@ -340,6 +349,12 @@ def _entry(won: core.Won) -> Entry:
     )
 
 
+def _in_progress(retry_after: float) -> RefreshInProgress:
+    return RefreshInProgress(
+        "The user's token is being refreshed: call again in a moment", retry_after=max(1.0, retry_after)
+    )
+
+
 def store_unavailable() -> StoreUnavailable:
     """The error for a store that fails."""
     return StoreUnavailable("The token store does not answer: call again in a moment", retry_after=1.0)
@@ -373,7 +388,7 @@ def _interpret(verdict: core.Verdict) -> tuple[str, ConnectionRecord | Exception
                 return "reauth_required", reauth_required(record)
             return "not_connected", not_connected()
         case core.Busy(retry_after):
-            return "busy", LeaseHeld(retry_after)
+            return "busy", _in_progress(retry_after)
         case core.Stormy(retry_after):
             return "limited", ServerOverloaded(
                 "This user's token was refreshed too often in the last hour",
