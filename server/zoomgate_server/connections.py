@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import functools
 from collections.abc import Collection, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -143,6 +144,7 @@ class Connections:
         self._audit = audit
         self._set_back: set[str] = set()
         self._revocations: set[asyncio.Task[Any]] = set()
+        self._reads: dict[str, asyncio.Task[CachedToken]] = {}
 
     # -- tokens ------------------------------------------------------------------------------------------
 
@@ -355,7 +357,7 @@ class Connections:
         now = self._clock.monotonic()
         token = self._cache.get(user_email)
         if token is None or token.expires - now <= max(min_validity, comfortable):
-            token = await self._read(user_email)
+            token = await self._read_together(call, user_email)
             now = self._clock.monotonic()
         self._check_owner(call, token.owner)
         if token.expires - now > max(min_validity, comfortable):
@@ -379,6 +381,30 @@ class Connections:
             user_email, seen_generation=refused.generation, deadline=self._budget(call), forced=True
         )
         return self._keep(user_email, record)
+
+    async def _read_together(self, call: Call, user_email: str) -> CachedToken:
+        """Read the user's token as `_read` does; callers who come while somebody reads it share what that gives.
+
+        Raises:
+            StoreUnavailable: The store did not answer in the call's time.
+        """
+        reading = self._reads.get(user_email)
+        if reading is None:
+            reading = asyncio.get_running_loop().create_task(
+                self._read(user_email), context=contextvars.Context()
+            )
+            self._reads[user_email] = reading
+            reading.add_done_callback(functools.partial(self._reading_ended, user_email))
+        try:
+            async with asyncio.timeout(max(0.0, self._budget(call) - self._clock.monotonic())):
+                return await asyncio.shield(reading)
+        except TimeoutError:
+            raise store_unavailable() from None
+
+    def _reading_ended(self, user_email: str, reading: asyncio.Task[CachedToken]) -> None:
+        del self._reads[user_email]
+        if not reading.cancelled():
+            reading.exception()  # whoever waited has it; if nobody does any more, it is no mistake
 
     async def _read(self, user_email: str) -> CachedToken:
         """Read the user's token from the store and keep it in memory.

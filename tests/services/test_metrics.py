@@ -6,7 +6,8 @@ from pathlib import Path
 
 import aiohttp
 
-from harness import MONICA, Harness
+from harness import MONICA, Harness, serving
+from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server.clock import SystemClock
@@ -42,6 +43,18 @@ async def test_failures_of_the_store_are_counted(zoomgate: Harness) -> None:
     assert before == 0
     assert await shown(zoomgate, "zoomgate_store_errors_total") >= 1
     assert await shown(zoomgate, active) == 1
+
+
+async def test_many_callers_of_one_person_share_a_look_at_the_store(tmp_path: Path) -> None:
+    """Calls that come while somebody reads a person's token do not read it again."""
+    async with Simulator(SimulatorOptions(port=0)) as zoom:
+        async with serving(zoom, tmp_path) as before:
+            await before.connect()
+        async with serving(zoom, tmp_path) as after:
+            wanted = auth.GetTokenRequest(user_email=MONICA)
+            answers = await asyncio.gather(*(after.call(after.auth.GetToken, wanted) for _ in range(90)))
+            assert {answer.token.generation for answer in answers} == {1}
+            assert await shown(after, "zoomgate_store_reads_total") < 45
 
 
 async def test_a_refresh_under_way_has_an_age(zoomgate: Harness) -> None:
