@@ -139,7 +139,7 @@ def test_declining_and_using_a_link_twice(service: Service, window: webdriver.Ch
     assert BASIL in told(window)
     assert findings(window) == []
     window.get(address)
-    assert heading(window) == "This link no longer works"
+    assert heading(window) == "This link was used already"
 
 
 def test_the_wrong_account(service: Service, window: webdriver.Chrome) -> None:
