@@ -24,7 +24,7 @@ import grpc
 from rich.console import Console
 from rich.table import Table
 
-from bench import client_overhead, herd, json_mapping, upstream
+from bench import client_overhead, herd, json_mapping, many, upstream
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.options import SimulatedUser
 from zoomgate.v1 import (
@@ -71,8 +71,8 @@ def pinned(core: int) -> list[str]:
 @contextlib.contextmanager
 def server(
     command: list[str], environ: dict[str, str] | None = None, *, every_core: bool = False
-) -> Iterator[tuple[str, str]]:
-    """Start a server, wait for its ready line, and give its gRPC and HTTP addresses."""
+) -> Iterator[tuple[str, str, int]]:
+    """Start a server, wait for its ready line, and give its gRPC and HTTP addresses and its process id."""
     process = subprocess.Popen(
         [*([] if every_core else pinned(SERVER_CORE)), *command],
         stdout=subprocess.PIPE,
@@ -85,7 +85,7 @@ def server(
         for line in process.stdout:
             found = re.search(r"ready grpc=(\S+)(?: http=(\S+))?", line)
             if found:
-                yield found.group(1), found.group(2) or ""
+                yield found.group(1), found.group(2) or "", process.pid
                 return
         raise RuntimeError(f"{command} did not start")
     finally:
@@ -219,8 +219,8 @@ def workers_gain(environ: dict[str, str], target: Target, count: int, seconds: i
     zoomgate = str(Path(sys.executable).with_name("zoomgate"))
     gains = []
     with (
-        server([zoomgate, "serve"], environ, every_core=True) as (one, http_of_one),
-        server([zoomgate, "serve", "--workers", "2"], environ, every_core=True) as (two, http_of_two),
+        server([zoomgate, "serve"], environ, every_core=True) as (one, http_of_one, _),
+        server([zoomgate, "serve", "--workers", "2"], environ, every_core=True) as (two, http_of_two, _),
     ):
         targets = [replace(target, address=address) for address in (one, two)]
         folder = Path(environ["ZOOMGATE_DATA_DIR"])
@@ -259,6 +259,7 @@ async def main() -> int:
                 code = simulator.zoom.issue_code(user, "x")
                 refresh_token = simulator.zoom.exchange(code, "x", "")["refresh_token"]
                 await asyncio.to_thread(measure, folder, api_url, simulator, refresh_token, count, seconds)
+                await asyncio.to_thread(crowd, folder, simulator)
                 await asyncio.to_thread(herds, folder, simulator, asyncio.get_running_loop())
                 return 0
         finally:
@@ -278,9 +279,9 @@ def measure(
     zoomgate = str(Path(sys.executable).with_name("zoomgate"))
     rates: dict[str, list[float]] = {name: [] for name in ("floor", "typed", "proxy", "echo", "token")}
     with (
-        server([sys.executable, "-m", "bench.floor", "pass", api_url]) as (floor, _),
-        server([sys.executable, "-m", "bench.floor", "echo"]) as (echo, _),
-        server([zoomgate, "serve"], environ) as (service, http),
+        server([sys.executable, "-m", "bench.floor", "pass", api_url]) as (floor, _, _),
+        server([sys.executable, "-m", "bench.floor", "echo"]) as (echo, _, _),
+        server([zoomgate, "serve"], environ) as (service, http, _),
     ):
         bring_in(service, key, refresh_token)
         meeting = meetings_service_pb2.GetMeetingRequest(
@@ -391,6 +392,25 @@ def measure(
     print(
         f"G8: load, upstream and both workers share {os.cpu_count()} cores, which keeps the ratio below 2; the kernel spreads"
         f" {WORKER_CONNECTIONS} connections, not calls, so that it varies from round to round."
+    )
+
+
+def crowd(folder: Path, simulator: Simulator) -> None:
+    """List very many connections and seal them anew, and print how that went."""
+    key, place = new_key(), folder / "many"
+    place.mkdir()
+    environ = service_environment(place, simulator.api_url, simulator, key)
+    zoomgate = str(Path(sys.executable).with_name("zoomgate"))
+    with server([zoomgate, "serve"], environ):
+        pass  # makes key and store
+    many.fill(place / "data", f"loopback|{simulator.options.client_id}")
+    with server([zoomgate, "serve"], environ, every_core=True) as (address, _, process):
+        listing = many.listed(address, key, process)
+    rate = many.swept(os.environ | environ)
+    print(
+        f"{many.CONNECTIONS:,} connections: {listing.rows:,} listed in {listing.seconds:.1f} s,"
+        f" the command in {listing.command_mib:.0f} MiB, the service grown by {listing.service_mib:.0f} MiB;"
+        f" sealed anew at {rate:,.0f} a second"
     )
 
 

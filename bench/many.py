@@ -1,0 +1,117 @@
+"""A store of 100,000 connections: listed in pages, and sealed anew under another key."""
+
+import asyncio
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoomgate_server.tokens import connection_record, keyfile
+from zoomgate_server.tokens.connection_record import ConnectionRecord, State
+from zoomgate_server.tokens.sqlite import SqliteStore
+from zoomgate_server.tokens.token import TokenPair
+from zoomgate_server.tokens.vault import Vault
+
+CONNECTIONS = 100_000
+_COLUMNS = "app, kind, subject, value, rev, state, key_id, zoom_user_id, changed_at, due_at, expire_at"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """How a list of every connection went.
+
+    Attributes:
+        seconds: From start to the end of `zoomgate connections list --json`.
+        rows: Lines that were printed.
+        command_mib: The command's largest memory.
+        service_mib: By how much the service's memory grew.
+    """
+
+    seconds: float
+    rows: int
+    command_mib: float
+    service_mib: float
+
+
+def fill(data_dir: Path, app: str) -> None:
+    """Put the connections into a store that a service has made."""
+    asyncio.run(_made(data_dir))
+    vault = Vault(app=app, keys=keyfile.load(data_dir / "keys.json"))
+    now = time.time()
+
+    def rows() -> "list[tuple[object, ...]]":
+        found: list[tuple[object, ...]] = []
+        for number in range(CONNECTIONS):
+            pair = TokenPair("a" * 600, "r" * 600, "bearer", "user:read:user", "", now + 3600, now)
+            record = connection_record.encode(
+                vault,
+                ConnectionRecord(
+                    user_email=f"person{number:06}@example.com",
+                    state=State.ACTIVE,
+                    grant="g",
+                    generation=1,
+                    create_time=now,
+                    consent_time=now,
+                    update_time=now - 3600,
+                    refresh_time=now,
+                    access_expire_at=now + 3600,
+                    tokens=pair,
+                    zoom_user_id=f"z{number}",
+                    zoom_account_id="acc",
+                ),
+            )
+            key = record.key
+            found.append((app, key.kind.value, key.subject, record.value, number + 1_000, record.state))
+            found[-1] += (record.key_id, record.zoom_user_id, record.changed_at, None, None)
+        return found
+
+    with sqlite3.connect(data_dir / "zoomgate.db") as connection:
+        marks = ", ".join("?" * 11)
+        connection.executemany(f"INSERT INTO record ({_COLUMNS}) VALUES ({marks})", rows())  # noqa: S608
+        connection.execute("UPDATE revision SET last = last + ?", (CONNECTIONS + 1_000,))
+    connection.close()
+
+
+async def _made(data_dir: Path) -> None:
+    store = await SqliteStore.open(data_dir / "zoomgate.db", time.time)
+    await store.close()
+
+
+def listed(address: str, key: str, service: int) -> Listing:
+    """List all of them through the service with a process id."""
+    before, started = _memory(service, "VmRSS"), time.perf_counter()
+    zoomgate = str(Path(sys.executable).with_name("zoomgate"))
+    command = [zoomgate, "connections", "list", "--json", "--server", address]
+    rows, peak = 0, 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={"ZOOMGATE_KEY": key}) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            rows += b"userEmail" in line
+            if rows % 1_000 == 1:
+                peak = max(peak, _memory(process.pid, "VmHWM"))
+    seconds = time.perf_counter() - started
+    assert process.returncode == 0
+    return Listing(seconds, rows, peak / 1024, (_memory(service, "VmRSS") - before) / 1024)
+
+
+def _memory(process: int, name: str) -> int:
+    """KiB of a process, from Linux' own figures."""
+    found = re.search(rf"{name}:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
+    assert found is not None
+    return int(found.group(1))
+
+
+def swept(environ: dict[str, str]) -> float:
+    """Seal every record under a new key; gives records a second."""
+    zoomgate = str(Path(sys.executable).with_name("zoomgate"))
+    started = time.perf_counter()
+    done = subprocess.run(
+        [zoomgate, "keys", "rotate", "--now", "--json"], env=environ, check=True, capture_output=True
+    )
+    assert done.stdout
+    json.loads(done.stdout.splitlines()[-1])
+    return CONNECTIONS / (time.perf_counter() - started)
