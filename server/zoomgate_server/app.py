@@ -68,7 +68,7 @@ REFRESH_DRAIN_SECONDS = 40.0
 """How long running refreshes get to store what Zoom answered; a call to Zoom's token endpoint takes 35 seconds at most."""
 
 CLEAN_SECONDS = 60.0
-"""Pause between two looks for expired states."""
+"""Pause between two looks for what has expired."""
 
 SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
@@ -206,6 +206,7 @@ class _Parts:
 
     authorizations: Authorizations
     connections: Connections
+    connection_store: ConnectionStore
     connection_counts: ConnectionCounts
     refresher: Refresher
     recovery: Recovery
@@ -298,6 +299,7 @@ class _Parts:
         return cls(
             authorizations=authorizations,
             connections=connections,
+            connection_store=connection_store,
             connection_counts=ConnectionCounts(connection_store, clock, metrics),
             refresher=refresher,
             recovery=Recovery(journal=journal, refresher=refresher, adoption=adoption, metrics=metrics),
@@ -450,7 +452,7 @@ def _background(parts: _Parts) -> Iterator[None]:
             parts.connections.sweep_revocations(),
             parts.recovery.run(),
             parts.refresher.watch(),
-            _clean_states(parts.states),
+            _clean(parts.states, parts.connection_store),
         )
     ]
     try:
@@ -460,14 +462,15 @@ def _background(parts: _Parts) -> Iterator[None]:
             task.cancel()
 
 
-async def _clean_states(states: AuthorizationStore) -> None:
-    """Delete expired states now and then; they are worth nothing already."""
+async def _clean(*stores: AuthorizationStore | ConnectionStore) -> None:
+    """Delete what has expired now and then; it is worth nothing already. Where the database does the same, nothing is left to do."""
     while True:
         await asyncio.sleep(CLEAN_SECONDS)
         try:
-            await states.clean()
+            for store in stores:
+                await store.clean()
         except StoreError:
-            _log.warning("states.clean_failed")
+            _log.warning("expired.clean_failed")
 
 
 async def _stop_serving(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from zoomgate_server.clock import Clock
-from zoomgate_server.errors import RecordUnreadable
+from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
 from zoomgate_server.tokens import connection_record
 from zoomgate_server.tokens.connection_record import ConnectionRecord
 from zoomgate_server.tokens.store import Change, Column, Kind, Record, RecordKey, RecordStore
@@ -102,6 +102,25 @@ class ConnectionStore:
                 self._app, Kind.USER, states=states, due_before=due_before, after=after, limit=limit
             )
         )
+
+    async def clean(self, limit: int = 200) -> int:
+        """Delete up to `limit` ended connections whose time is over, and say how many. What cannot be opened stays."""
+        _, now = await self._store.get(self._key(""))
+        expired = await self._store.page(
+            self._app,
+            Kind.USER,
+            states=[connection_record.State.DISCONNECTED.value],
+            expire_before=now,
+            limit=limit,
+        )
+        deleted = 0
+        for record in expired:
+            try:
+                ended = self.open(record).state is connection_record.State.DISCONNECTED
+            except (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported):
+                continue
+            deleted += ended and await self._store.delete(record.key, record.rev)
+        return deleted
 
     def open(self, record: Record) -> ConnectionRecord:
         """Open a sealed connection."""
