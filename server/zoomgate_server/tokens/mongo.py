@@ -312,7 +312,11 @@ class MongoStore:
 
     async def changes(self, app: str, since: float) -> tuple[list[Change], float]:
         """List what changed."""
-        wanted = {"_id.app": _text(app), "changed_at": {"$gte": float(since)}}
+        wanted = {
+            "_id.app": _text(app),
+            "_id.kind": {"$in": [kind.value for kind in Kind]},  # later releases may add kinds
+            "changed_at": {"$gte": float(since)},
+        }
 
         async def read() -> tuple[list[Change], float]:
             now = await self._clock()
