@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -56,7 +56,7 @@ from zoomgate_server.tokens.counted_store import CountedStore
 from zoomgate_server.tokens.journal import Journal
 from zoomgate_server.tokens.reloaded_ring import ReloadedRing
 from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.store import RecordStore, StoreError, StoreOpenError
+from zoomgate_server.tokens.store import RecordStore, StoreError, StoreNotReachedError, StoreOpenError
 from zoomgate_server.tokens.vault import Vault
 from zoomgate_server.web.pages import Pages
 from zoomgate_server.web.server import WebServer
@@ -66,6 +66,9 @@ from zoomgate_server.zoom.oauth import OAuthClient
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 REFRESH_DRAIN_SECONDS = 40.0
 """How long running refreshes get to store what Zoom answered; a call to Zoom's token endpoint takes 35 seconds at most."""
+
+LEAST_STORE_PAUSE, MOST_STORE_PAUSE = 0.5, 5.0
+"""Pauses, in seconds, between two tries to reach a store at the start: each twice as long as the one before."""
 
 CLEAN_SECONDS = 60.0
 """Pause between two looks for what has expired."""
@@ -122,11 +125,14 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with run(
-        settings, anonymous=anonymous, extra_keys=extra_keys, shared_metrics=shared_metrics
-    ) as started:
-        announce(started)
-        await stop.wait()
+    try:
+        async with run(
+            settings, anonymous=anonymous, extra_keys=extra_keys, shared_metrics=shared_metrics, stop=stop
+        ) as started:
+            announce(started)
+            await stop.wait()
+    except _StoppedWaiting:
+        _log.info("service.stopped")
 
 
 @contextlib.asynccontextmanager
@@ -136,8 +142,9 @@ async def run(
     anonymous: Principal | None = None,
     extra_keys: Sequence[StaticKey] = (),
     shared_metrics: Path | None = None,
+    stop: asyncio.Event | None = None,
 ) -> AsyncIterator[Started]:
-    """Run the service as long as the context lasts; see `serve`."""
+    """Run the service as long as the context lasts; see `serve`. `stop` ends the waiting for a store that cannot be reached."""
     clock = SystemClock()
     methods = [method.full_name for service in _SERVICES for method in service.methods]
     metrics = Metrics(
@@ -164,7 +171,7 @@ async def run(
         http_shown = _shown(settings.http_listen.host, http_port)
         if not settings.redirect_uri:
             settings = replace(settings, redirect_uri=f"http://{http_shown}/oauth/callback")
-        store, key_ring = await _open_store(settings, stack)
+        store, key_ring = await _open_store(settings, stack, stop or asyncio.Event())
         store = CountedStore(store, metrics.store_error)
         try:
             parts = await _Parts.build(settings, store, key_ring, clock, metrics, stack)
@@ -384,10 +391,16 @@ def _say_certificate(problem: str | None) -> None:
         _log.warning("tls.certificate_kept", problem=problem)
 
 
-async def _open_store(settings: Settings, stack: AsyncExitStack) -> tuple[RecordStore, KeyRing]:
+class _StoppedWaiting(Exception):
+    """The service was told to stop while it waited for its store."""
+
+
+async def _open_store(
+    settings: Settings, stack: AsyncExitStack, stop: asyncio.Event
+) -> tuple[RecordStore, KeyRing]:
     """Open store and key ring; what was made for a start that fails is taken away again."""
     if settings.store_uri is not None:
-        return await _open_mongo(settings, settings.store_uri, stack)
+        return await _open_mongo(settings, settings.store_uri, stack, stop)
     made: list[Path] = []
     try:
         for folder in {settings.data_dir, settings.store_path.parent}:
@@ -414,17 +427,52 @@ async def _open_store(settings: Settings, stack: AsyncExitStack) -> tuple[Record
     return store, key_ring
 
 
-async def _open_mongo(settings: Settings, uri: Secret, stack: AsyncExitStack) -> tuple[RecordStore, KeyRing]:
-    """Open a MongoDB database, and the key ring: no ring is made for a store that others may use already."""
+async def _open_mongo(
+    settings: Settings, uri: Secret, stack: AsyncExitStack, stop: asyncio.Event
+) -> tuple[RecordStore, KeyRing]:
+    """Open a MongoDB database, and the key ring: no ring is made for a store that others may use already.
+
+    A database that cannot be reached is tried again for a while: services often start together with it.
+    """
     from zoomgate_server.tokens.mongo import MongoStore  # noqa: PLC0415 - not needed with SQLite
 
     try:
         key_ring = keyfile.load(settings.keys_path)
-        store = await MongoStore.open(uri.reveal())
+        store = await _patiently(lambda: MongoStore.open(uri.reveal()), settings.store_wait_seconds, stop)
     except (keyfile.KeyFileError, StoreOpenError) as error:
         raise StartError(str(error)) from None
     stack.push_async_callback(store.close)
     return store, key_ring
+
+
+async def _patiently(
+    open_store: Callable[[], Awaitable[RecordStore]], seconds: float, stop: asyncio.Event
+) -> RecordStore:
+    """Open a store, again and again while it cannot be reached.
+
+    Args:
+        open_store: Opens it.
+        seconds: No try begins later than so long after the first.
+        stop: Set when the service is to stop.
+
+    Raises:
+        StoreOpenError: It cannot be used, or could not be reached in that time.
+        _StoppedWaiting: `stop` was set.
+    """
+    loop = asyncio.get_running_loop()
+    until, pause = loop.time() + seconds, LEAST_STORE_PAUSE
+    while True:
+        try:
+            return await open_store()
+        except StoreNotReachedError as error:
+            if loop.time() + pause > until:
+                raise
+            _log.warning("store.not_reached", problem=str(error), again_in=pause)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), pause)
+        if stop.is_set():
+            raise _StoppedWaiting
+        pause = min(2 * pause, MOST_STORE_PAUSE)
 
 
 def _register(

@@ -31,7 +31,7 @@ from zoomgate_server.rpc_context import AuditSink, Call, Role
 from zoomgate_server.token_cache import CachedToken, Seen, TokenCache
 from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, State
 from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.store import StoreError
+from zoomgate_server.tokens.store import Record, StoreError
 from zoomgate_server.tokens.token import TokenPair
 from zoomgate_server.zoom import errors as zoom_errors
 from zoomgate_server.zoom.client import ZoomClient
@@ -261,6 +261,8 @@ class Connections:
     async def page(self, call: Call, states: Collection[State], after: str, limit: int) -> ConnectionPage:
         """List connections in the order of their addresses, those of the caller's users alone.
 
+        One whose record cannot be opened is left out, with a line in the log: `get` says what is wrong with it.
+
         Args:
             call: Who asks.
             states: Only these; empty for all but ended ones.
@@ -276,12 +278,13 @@ class Connections:
             raise store_unavailable() from None
         principal = call.principal
         everyone = Role.ADMIN in principal.roles and principal.on_behalf_of is None
-        seen = tuple(
-            self._connections.open(record)
+        seen = (
+            self._opened(record)
             for record in records
             if everyone or principal.users.matches(record.key.subject)
         )
-        return ConnectionPage(seen, records[-1].key.subject if len(records) == limit else None)
+        found = tuple(connection for connection in seen if connection is not None)
+        return ConnectionPage(found, records[-1].key.subject if len(records) == limit else None)
 
     async def end(self, call: Call, user_email: str) -> ConnectionRecord:
         """End a connection: first here, then at Zoom.
@@ -501,15 +504,20 @@ class Connections:
                 states=[State.DISCONNECTED.value], due_before=self._connections.now(), after=after, limit=100
             )
             for record in records:
-                try:
-                    ended = self._connections.open(record)
-                except ZoomgateError as error:  # it holds up nobody behind it
-                    _log.warning("revocations.unreadable", error=type(error).__name__, **error.metadata)
-                else:
+                ended = self._opened(record)
+                if ended is not None:
                     await self._revoke(ended)
             if len(records) < 100:
                 return
             after = records[-1].key.subject
+
+    def _opened(self, record: Record) -> ConnectionRecord | None:
+        """Open one of several records; one that cannot be opened is told in the log, and holds up nobody behind it."""
+        try:
+            return self._connections.open(record)
+        except ZoomgateError as error:
+            _log.warning("connection.unreadable", error=type(error).__name__, **error.metadata)
+            return None
 
     async def _revoke(self, ended: ConnectionRecord) -> None:
         """Revoke a tombstone's tokens at Zoom and, once that is done or given up, erase them."""

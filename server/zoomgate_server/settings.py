@@ -72,6 +72,11 @@ SETTINGS = (
         "the store: `sqlite:///` and the path of a file, or `mongodb://…/database`",
         secret=True,
     ),
+    Setting(
+        "ZOOMGATE_STORE_WAIT",
+        "30",
+        "seconds for which a start tries to reach MongoDB; 0 to 3600, 0 for one try",
+    ),
     Setting("ZOOMGATE_KEYS", "keys.json in the data folder", "key ring file, made by `zoomgate keys new`"),
     Setting("ZOOMGATE_CLIENT_ID", "", "client id of the Zoom app"),
     Setting(
@@ -226,6 +231,7 @@ class Settings:
     data_dir: Path
     store_path: Path
     store_uri: Secret | None
+    store_wait_seconds: float
     keys_path: Path
     keys_are_default: bool
     client_id: str
@@ -325,6 +331,7 @@ class _Reader:
             data_dir=data_dir,
             store_path=store_path,
             store_uri=store_uri,
+            store_wait_seconds=self._number("STORE_WAIT", 30, 0, 3600),
             keys_path=Path(keys) if keys else data_dir / "keys.json",
             keys_are_default=not keys,
             client_id=self._client_id(),

@@ -147,6 +147,7 @@ def test_without_keys_or_a_database_nothing_starts(
         "ZOOMGATE_CLIENT_ID": "app",
         "ZOOMGATE_CLIENT_SECRET": "hush",
         "ZOOMGATE_KEYS": "keys.json",
+        "ZOOMGATE_STORE_WAIT": "0",
         "ZOOMGATE_STORE": mongodb_uri if server else "mongodb://monica:hunter2@127.0.0.1:1/z?appName=hunter2",
     }
     for command in (["serve", "--listen=127.0.0.1:0", "--http-listen=127.0.0.1:0"], ["doctor"]):

@@ -23,6 +23,7 @@ from bson.errors import BSONError
 from pymongo import ASCENDING, IndexModel, ReadPreference
 from pymongo.errors import (
     ConfigurationError,
+    ConnectionFailure,
     DuplicateKeyError,
     OperationFailure,
     PyMongoError,
@@ -41,6 +42,7 @@ from zoomgate_server.tokens.store import (
     Record,
     RecordKey,
     StoreError,
+    StoreNotReachedError,
     StoreOpenError,
     ZoomUserTaken,
 )
@@ -192,8 +194,9 @@ class MongoStore:
         """Connect, prove that writes reach a majority, and make the indexes that are missing.
 
         Raises:
-            StoreOpenError: The address forbids what the store needs, the database cannot be reached or written, or a newer
-                version of Zoomgate uses it.
+            StoreNotReachedError: The database cannot be reached, or no majority of it.
+            StoreOpenError: The address forbids what the store needs, the database cannot be written, or a newer version of Zoomgate
+                uses it.
         """
         database, shown = _database(uri), _shown(uri)
         client = connect(uri, driver)
@@ -209,7 +212,8 @@ class MongoStore:
             has_now = await _knows_now(found[META])
         except PyMongoError as error:
             await _close(client)
-            raise StoreOpenError(_explain(shown, error)) from None
+            passing = isinstance(error, ConnectionFailure | WTimeoutError)
+            raise (StoreNotReachedError if passing else StoreOpenError)(_explain(shown, error)) from None
         except BaseException:
             await _close(client)
             raise
@@ -312,7 +316,11 @@ class MongoStore:
 
     async def changes(self, app: str, since: float) -> tuple[list[Change], float]:
         """List what changed."""
-        wanted = {"app": _text(app), "changed_at": {"$gte": float(since)}}
+        wanted = {
+            "app": _text(app),
+            "kind": {"$in": [kind.value for kind in Kind]},  # later releases may add kinds
+            "changed_at": {"$gte": float(since)},
+        }
 
         async def read() -> tuple[list[Change], float]:
             now = await self._clock()

@@ -54,6 +54,11 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """  # noqa: S608 - constants
 
+_CHANGES = f"""
+SELECT kind, subject, rev, state, changed_at FROM record
+WHERE app = ? AND changed_at >= ? AND kind IN ({",".join("?" * len(Kind))}) ORDER BY changed_at
+"""  # noqa: S608 - constants; the kinds are named since later releases may add some
+
 _T = TypeVar("_T")
 
 
@@ -183,10 +188,7 @@ class SqliteStore:
 
         def read() -> tuple[list[Change], float]:
             now = self._wall()
-            rows = self._connection.execute(
-                "SELECT kind, subject, rev, state, changed_at FROM record WHERE app = ? AND changed_at >= ? ORDER BY changed_at",
-                (app, since),
-            ).fetchall()
+            rows = self._connection.execute(_CHANGES, (app, since, *Kind)).fetchall()
             return [
                 Change(RecordKey(app, Kind(kind), subject), rev, state, changed_at)
                 for kind, subject, rev, state, changed_at in rows
@@ -273,17 +275,18 @@ class SqliteStore:
 
 
 def _record(app: str, kind: Kind, row: tuple[Any, ...]) -> Record:
+    """Read a row. A column that somebody else wrote with another type counts as empty: what is sealed then does not open."""
     subject, value, rev, state, key_id, zoom_user_id, changed_at, due_at, expire_at = row
     return Record(
         key=RecordKey(app, kind, subject),
-        value=bytes(value),
+        value=value if isinstance(value, bytes) else b"",
         rev=rev,
-        state=state,
-        key_id=key_id,
-        zoom_user_id=zoom_user_id,
-        changed_at=changed_at,
-        due_at=due_at,
-        expire_at=expire_at,
+        state=state if isinstance(state, str) else "",
+        key_id=key_id if isinstance(key_id, str) else "",
+        zoom_user_id=zoom_user_id if isinstance(zoom_user_id, str) else None,
+        changed_at=changed_at if isinstance(changed_at, float) else 0.0,
+        due_at=due_at if isinstance(due_at, float) else None,
+        expire_at=expire_at if isinstance(expire_at, float) else None,
     )
 
 

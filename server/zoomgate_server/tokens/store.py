@@ -97,6 +97,10 @@ class StoreOpenError(Exception):
     """The store cannot be used. The text is one sentence for the operator, free of secrets."""
 
 
+class StoreNotReachedError(StoreOpenError):
+    """The store could not be reached just now: the same try may succeed later."""
+
+
 class ZoomUserTaken(Exception):
     """A put was refused since another live record of the app has the same `zoom_user_id`.
 

@@ -326,6 +326,7 @@ def test_a_browser_is_sent_to_named_places_only(tmp_path: Path) -> None:
     ("name", "wrong"),
     [
         ("ZOOMGATE_DRAIN_SECONDS", ["-1", "601", "1.5", "x", "6_0", " 6", "٦", "9" * 5000]),
+        ("ZOOMGATE_STORE_WAIT", ["-1", "3601", "x"]),
         ("ZOOMGATE_MAX_REFRESHES_PER_HOUR", ["1", "1001"]),
         ("ZOOMGATE_MAX_PENDING_PER_USER", ["0", "1001"]),
         ("ZOOMGATE_MAX_PENDING_PER_CALLER", ["0", "100001"]),

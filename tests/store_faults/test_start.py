@@ -1,0 +1,184 @@
+"""A store that cannot be used when the service starts: what time heals is waited for, anything else is said at once."""
+
+import asyncio
+import gc
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pymongo import MongoClient
+from structlog.testing import capture_logs
+
+from harness import MONICA, running
+from mongodb import OwnServer
+from zoomgate.v1 import auth_service_pb2 as auth
+from zoomgate_server import app
+from zoomgate_server.start import StartError
+from zoomgate_server.tokens import keyfile, mongo
+
+NOWHERE = "mongodb://monica:hunter2@127.0.0.1:1/zoomgate?appName=hunter2"
+
+# PyMongo's client, closed while it connects in vain, leaves the socket to the garbage collector
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Short times, as all of them run out here."""
+    for name in ("SELECT_SECONDS", "CONNECT_SECONDS"):
+        monkeypatch.setattr(mongo, name, 0.2)
+    for name in ("LEAST_STORE_PAUSE", "MOST_STORE_PAUSE"):
+        monkeypatch.setattr(app, name, 0.05)
+    yield
+    gc.collect()  # here, where the warning above is expected
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def environ(folder: Path, uri: str, seconds: int) -> dict[str, str]:
+    """Settings of a service that waits for its store."""
+    keyfile.create(folder / "keys.json")
+    return {
+        "ZOOMGATE_KEYS": str(folder / "keys.json"),
+        "ZOOMGATE_STORE": uri,
+        "ZOOMGATE_STORE_WAIT": str(seconds),
+    }
+
+
+async def start_fails(folder: Path, given: dict[str, str]) -> tuple[str, int]:
+    """Why a start fails, in one sentence without secrets, and after how many tries that were to be repeated."""
+    with capture_logs() as lines, pytest.raises(StartError) as error:
+        async with running(folder / "data", environ=given):
+            pass
+    text = str(error.value)
+    assert "\n" not in text
+    assert "hunter2" not in text + str(lines)
+    return text, len([line for line in lines if line["event"] == "store.not_reached"])
+
+
+async def test_a_store_that_comes_later_is_waited_for(tmp_path: Path) -> None:
+    """Until it is there nobody is served and no probe succeeds, with one line a try; then the service works."""
+    server = OwnServer(tmp_path)
+    grpc_port, http_port = free_port(), free_port()
+    given = environ(tmp_path, server.new_database(), 60) | {
+        "ZOOMGATE_LISTEN": f"127.0.0.1:{grpc_port}",
+        "ZOOMGATE_HTTP_LISTEN": f"127.0.0.1:{http_port}",
+    }
+    starting = running(tmp_path / "data", environ=given)
+    with capture_logs() as lines:
+        started = asyncio.create_task(starting.__aenter__())
+        while sum(line["event"] == "store.not_reached" for line in lines) < 2:
+            await asyncio.sleep(0.01)
+    assert {line["log_level"] for line in lines} == {"warning"}
+    probe = health_pb2.HealthCheckRequest()
+    async with (
+        grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port}") as channel,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(0.2)) as session,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await health_pb2_grpc.HealthStub(channel).Check(probe, timeout=0.2)
+        with pytest.raises(TimeoutError):
+            await session.get(f"http://127.0.0.1:{http_port}/readyz")
+    await asyncio.to_thread(server.start)
+    try:
+        zoomgate = await started
+        await zoomgate.connect()
+        await zoomgate.call(zoomgate.auth.GetToken, auth.GetTokenRequest(user_email=MONICA))
+        answer = await health_pb2_grpc.HealthStub(zoomgate.channel).Check(probe)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        await starting.__aexit__(None, None, None)
+    finally:
+        await asyncio.to_thread(server.close)
+
+
+@pytest.mark.parametrize(("seconds", "repeated"), [(1, True), (0, False)])
+async def test_a_start_gives_up_in_the_end(tmp_path: Path, seconds: int, repeated: bool) -> None:
+    """When the time is over, and after one try where none is given, a sentence says what to look at."""
+    text, tries = await start_fails(tmp_path, environ(tmp_path, NOWHERE, seconds))
+    assert "could not be reached" in text
+    assert (tries > 0) is repeated
+
+
+async def test_what_waiting_does_not_heal_is_said_at_once(tmp_path: Path, mongodb_uri: str) -> None:
+    """A database of a newer version, for one."""
+    with MongoClient(mongodb_uri) as client:
+        client.get_default_database()[mongo.META].insert_one({"_id": "schema", "version": 99})
+    text, tries = await start_fails(tmp_path, environ(tmp_path, mongodb_uri, 60))
+    assert "newer version" in text
+    assert tries == 0
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "mongodb"])
+async def test_a_store_of_another_key_ring_is_refused(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """A ring that does not open what is stored, or has the right id and the wrong key, is refused before anything is served or written."""
+    uri = f"sqlite:///{tmp_path}/s.db" if kind == "sqlite" else request.getfixturevalue("mongodb_uri")
+    given = environ(tmp_path, uri, 60)
+    async with running(tmp_path / "data", environ=given) as zoomgate:
+        await zoomgate.connect()
+    path = tmp_path / "keys.json"
+    right = path.read_bytes()
+    path.unlink()
+    keyfile.create(path)
+    text, _ = await start_fails(tmp_path, given)
+    assert "is not in the key ring" in text
+    wrong = keyfile.load(path)
+    path.write_bytes(path.read_bytes().replace(wrong.primary_id.encode(), _primary_id(right).encode()))
+    text, _ = await start_fails(tmp_path, given)
+    assert "damaged" in text
+    path.write_bytes(right)
+    async with running(tmp_path / "data", environ=given) as zoomgate:
+        await zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
+
+
+def _primary_id(ring: bytes) -> str:
+    scratch = ring.decode().partition('"id"')[2]
+    return scratch.split('"')[1]
+
+
+@pytest.mark.e2e
+def test_a_service_that_waits_may_be_stopped(tmp_path: Path) -> None:
+    """SIGTERM ends the waiting, with exit code 0 and no traceback."""
+    given = environ(tmp_path, NOWHERE, 600) | {
+        "ZOOMGATE_CALLERS": "callers.toml",
+        "ZOOMGATE_CLIENT_ID": "app",
+        "ZOOMGATE_CLIENT_SECRET": "hush",
+        "ZOOMGATE_LISTEN": "127.0.0.1:0",
+        "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0",
+    }
+    (tmp_path / "callers.toml").write_text(
+        f'[[callers]]\nname = "omar"\nrole = "member"\nemail = "omar@example.com"\nkey_sha256 = "{"a" * 64}"\n',
+        encoding="utf-8",
+    )
+    (tmp_path / "callers.toml").chmod(0o600)
+    with subprocess.Popen(
+        [sys.executable, "-m", "zoomgate_server", "serve"],
+        cwd=tmp_path,
+        env=given,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        while line and "store.not_reached" not in line:
+            line = process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        rest = process.stdout.read()
+        assert process.wait(60) == 0, line + rest
+    assert "Traceback" not in rest
