@@ -56,12 +56,13 @@ class _Flight:
     `result` is what callers wait for. It is settled when the attempt ends, or before that when Zoom has answered and the store does
     not take the answer: callers then hear of the store at once, while the attempt keeps trying.
 
-    `sent_at` is the reading of the monotonic clock when a refresh token was first sent, None before that; `spent` tells whether Zoom
-    has been heard.
+    `resumed` tells that it stores what a process which died had won. `sent_at` is the reading of the monotonic clock when a refresh
+    token was first sent, None before that; `spent` tells whether Zoom has been heard.
     """
 
     def __init__(self, result: "asyncio.Future[ConnectionRecord]") -> None:
         self.result = result
+        self.resumed = False
         self.sent_at: float | None = None
         self.spent = False
 
@@ -176,7 +177,7 @@ class Refresher:
         )
         _log.info("refresh.resumed", user=won.user_email, attempt=won.attempt_id)
         flight = _Flight.begin()
-        flight.sent_at = self._clock.monotonic()
+        flight.resumed, flight.sent_at = True, self._clock.monotonic()
         self._begin(core.resume(won, self._max_refreshes), won.user_email, won.attempt_id, flight)
 
     @property
@@ -310,6 +311,8 @@ class Refresher:
         self._metrics.refreshes(outcome)
         if outcome == "spared":
             self._metrics.spare_kept()
+        if flight.resumed:
+            self._metrics.journal_replayed()
         _log.info("refresh.ended", user=user_email, attempt=attempt_id, outcome=outcome)
         if isinstance(verdict, core.Superseded) and (
             verdict.record is None or verdict.record.state is State.DISCONNECTED
