@@ -152,3 +152,45 @@ async def test_a_consent_that_waits_for_zoom_is_counted_when_it_is_stored(tmp_pa
             await until_shown(zoomgate, zoomgate_journal_replays_total=0.0, zoomgate_journal_entries=0.0)
             await until_shown(zoomgate, zoomgate_journal_replays_total=1.0)
         assert list((data_dir / "journal").iterdir()) == []
+
+
+async def test_a_late_answer_is_kept_as_a_spare_and_counted(tmp_path: Path) -> None:
+    """When the grant moved on before the journal was found, its answer is kept beside the newer one, and the person stays connected."""
+    data_dir = tmp_path / "data"
+    async with Simulator(SimulatorOptions(port=0)) as zoom:
+        async with serving(zoom, data_dir) as zoomgate:
+            await zoomgate.connect()
+            early = await stored(data_dir, MONICA)
+            await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
+        late = TokenPair("a", "r", "bearer", "", "", time.time() + 3600, time.time())
+        await leave(data_dir, refreshed(early, late, "b" * 32))
+        async with serving(zoom, data_dir) as zoomgate:
+            await until_shown(zoomgate, zoomgate_spares_kept_total=1.0, zoomgate_journal_entries=0.0)
+            assert (await generation_of(zoomgate, MONICA, 2)).state == Connection.STATE_ACTIVE
+        assert (await stored(data_dir, MONICA)).spares == (late,)
+
+
+async def test_a_damaged_entry_is_counted_and_left(tmp_path: Path) -> None:
+    """A file that cannot be opened shows in the metrics, stays where it is, and keeps nobody from working."""
+    data_dir = tmp_path / "data"
+    async with Simulator(SimulatorOptions(port=0)) as zoom:
+        async with serving(zoom, data_dir) as zoomgate:
+            await zoomgate.connect()
+        (data_dir / "journal" / f"{'d' * 32}.entry").write_bytes(b"damaged")
+        async with serving(zoom, data_dir) as zoomgate:
+            await until_shown(zoomgate, zoomgate_journal_damaged_total=1.0)
+            await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
+            await until_shown(zoomgate, zoomgate_journal_writes_total=1.0, zoomgate_journal_entries=0.0)
+        assert len(list((data_dir / "journal").iterdir())) == 1
+
+
+async def test_without_a_journal_refreshes_go_on_and_it_shows(tmp_path: Path) -> None:
+    """Where the journal cannot be written, as on a full disk, tokens are refreshed all the same, and each miss is counted."""
+    data_dir = tmp_path / "data"
+    data_dir.mkdir(mode=0o700)
+    (data_dir / "journal").write_text("no folder")
+    async with Simulator(SimulatorOptions(port=0)) as zoom, serving(zoom, data_dir) as zoomgate:
+        await zoomgate.connect()
+        answer = await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
+        assert answer.token.generation == 2
+        await until_shown(zoomgate, zoomgate_journal_failures_total=2.0, zoomgate_journal_writes_total=0.0)
