@@ -162,8 +162,12 @@ class Adoption:
             raise AssertionError("only what is fenced can be superseded")
         return record
 
-    async def resume(self, entry: Entry) -> None:
-        """Go on with tokens that a process which died left in the journal, or that wait there for Zoom or for a key."""
+    async def resume(self, entry: Entry) -> bool:
+        """Go on with tokens that a process which died left in the journal, or that wait there for Zoom or for a key.
+
+        Returns:
+            Whether they are settled: stored, or of no use any more. Else they wait on.
+        """
         try:
             entry = await self._fresh(entry)
             await self._settle(entry, None, fenced=True)
@@ -172,6 +176,7 @@ class Adoption:
                 "adoption.waits", user=entry.user_email, entry=entry.entry_id, error=type(error).__name__
             )
             await self._journal.release(entry.entry_id)
+            return False
         except IdentityMismatch:
             await self._journal.forget(entry.entry_id)
         except ZoomgateError as error:
@@ -181,6 +186,7 @@ class Adoption:
             await self._drop(entry)
         else:
             await self._journal.forget(entry.entry_id)
+        return True
 
     async def _drop(self, entry: Entry) -> None:
         """Give tokens up for which there is no record to go into."""

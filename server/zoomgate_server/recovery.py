@@ -37,12 +37,14 @@ class Recovery:
         while True:
             for entry in await self._journal.claim():
                 _log.info("journal.resumed", entry=entry.entry_id, origin=entry.origin.value)
-                self._metrics.journal_replayed()
-                await self._resume(entry)
+                try:
+                    await self._resume(entry)
+                except Exception:  # noqa: BLE001 - no entry may keep those behind it from the store; this one stays, and stays ours
+                    _log.exception("journal.not_resumed", entry=entry.entry_id, origin=entry.origin.value)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _resume(self, entry: Entry) -> None:
         if entry.origin is Origin.REFRESH:
-            self._refresher.resume(entry)
-        else:
-            await self._adoption.resume(entry)
+            self._refresher.resume(entry)  # which counts it when it is done
+        elif await self._adoption.resume(entry):
+            self._metrics.journal_replayed()

@@ -1,6 +1,7 @@
-"""What a whole app's trouble at Zoom means for its users: nothing, but for the calls that it takes."""
+"""What trouble of the app at Zoom, or of this machine, means for users: nothing, but for the calls that it takes."""
 
 import asyncio
+import resource
 from pathlib import Path
 
 import aiohttp
@@ -118,3 +119,19 @@ async def test_a_client_secret_is_changed_without_a_gap(tmp_path: Path) -> None:
             zoom, tmp_path / "data", environ=OFTEN | {"ZOOMGATE_CLIENT_SECRET": new}
         ) as zoomgate:
             assert await refresh(zoomgate, "omar@example.com") == 2
+
+
+async def test_a_full_disk_spends_no_token_and_ends_by_itself(tmp_path: Path) -> None:
+    """While nothing can be written, valid tokens are served, refreshes are refused before Zoom is asked; with room again all is well."""
+    async with running(tmp_path / "data", simulator=OPTIONS) as zoomgate:
+        await connect_everybody(zoomgate)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        try:
+            refusal = await refused(zoomgate, PEOPLE[0])
+            await check_untouched(zoomgate)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert refusal.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+        assert zoomgate.stat("token.refresh_token.issued") == 0
+        assert await refresh(zoomgate, PEOPLE[0]) == 2

@@ -53,13 +53,14 @@ class _Flight:
     `result` is what callers wait for. It is settled when the attempt ends, or before that when Zoom has answered and the store does
     not take the answer: callers then hear of the store at once, while the attempt keeps trying.
 
-    `waiting` is how many callers wait for it; `sent_at` is the reading of the monotonic clock when a refresh token was first sent, None
-    before that; `spent` tells whether Zoom has been heard.
+    `resumed` tells that it stores what a process which died had won. `waiting` is how many callers wait for it. `sent_at` is the
+    reading of the monotonic clock when a refresh token was first sent, None before that; `spent` tells whether Zoom has been heard.
     """
 
     def __init__(self, result: "asyncio.Future[ConnectionRecord]") -> None:
         self.result = result
         self.waiting = 0
+        self.resumed = False
         self.sent_at: float | None = None
         self.spent = False
 
@@ -167,7 +168,7 @@ class Refresher:
         )
         _log.info("refresh.resumed", user=won.user_email, attempt=won.attempt_id)
         flight = _Flight.begin()
-        flight.sent_at = self._clock.monotonic()
+        flight.resumed, flight.sent_at = True, self._clock.monotonic()
         self._own(self._resume(won, flight), flight)
 
     @property
@@ -319,6 +320,8 @@ class Refresher:
         self._metrics.refreshes(outcome)
         if outcome == "spared":
             self._metrics.spare_kept()
+        if flight.resumed:
+            self._metrics.journal_replayed()
         _log.info("refresh.ended", user=user_email, attempt=attempt_id, outcome=outcome)
         if isinstance(verdict, core.Superseded) and (
             verdict.record is None or verdict.record.state is State.DISCONNECTED
