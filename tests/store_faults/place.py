@@ -72,7 +72,7 @@ class Place:
                 change = {"$set": {name: value for name, value in fields.items() if value is not None}}
                 gone = {name: "" for name, value in fields.items() if value is None}
                 change |= {"$unset": gone} if gone else {}
-                found = client.get_default_database()[RECORDS].update_one({"_id.subject": user}, change)
+                found = client.get_default_database()[RECORDS].update_one({"subject": user}, change)
                 assert found.matched_count == 1
             return
         with closing(sqlite3.connect(self.file)) as connection, connection:
