@@ -494,20 +494,29 @@ def _register(
 def _background(parts: _Parts) -> Iterator[None]:
     """Run what goes on beside the calls."""
     tasks = [
-        asyncio.create_task(work)
-        for work in (
-            parts.connections.follow_changes(),
-            parts.connections.sweep_revocations(),
-            parts.recovery.run(),
-            parts.refresher.watch(),
-            _clean(parts.states, parts.connection_store),
+        asyncio.create_task(work, name=name)
+        for name, work in (
+            ("changes", parts.connections.follow_changes()),
+            ("revocations", parts.connections.sweep_revocations()),
+            ("journal", parts.recovery.run()),
+            ("ages", parts.refresher.watch()),
+            ("expired", _clean(parts.states, parts.connection_store)),
         )
     ]
+    for task in tasks:
+        task.add_done_callback(_say_end)
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
+
+
+def _say_end(task: asyncio.Task[None]) -> None:
+    """Tell of background work that ended by a defect: nothing else would."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        _log.error("background.ended", work=task.get_name(), exc_info=error)
 
 
 async def _clean(*stores: AuthorizationStore | ConnectionStore) -> None:
