@@ -162,9 +162,7 @@ class Server:
 
     async def ended(self) -> int:
         """Wait for its end, and give its exit code."""
-        code = await asyncio.to_thread(self.process.wait, SECONDS)
-        await self._channels.aclose()
-        return code
+        return await asyncio.to_thread(self.process.wait, SECONDS)
 
     async def close(self) -> None:
         """End it however it is."""
@@ -178,6 +176,7 @@ class Server:
             if self.process.poll() is None:
                 self.process.kill()
                 self.process.wait()
+            await self._channels.aclose()
             assert self.process.stdout is not None
             self.process.stdout.close()
 

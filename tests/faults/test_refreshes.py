@@ -23,7 +23,7 @@ from faults.cluster import (
     cluster,
     until,
 )
-from faults.launcher import GRACE_SECONDS, POINTS
+from faults.launcher import GRACE_SECONDS, LEASE_SECONDS, POINTS
 from faults.table import Table
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -34,6 +34,9 @@ USERS = {point: user for user, point in PLAN.items()}
 LOST = "REAUTH_REQUIRED OUTCOME_LOST"
 ASKED_SECONDS = 1.5
 """Deadline of those who ask while the first process waits: shorter than its lease."""
+
+UNASKED = ("after_lease", "before_spend")
+"""The store has the lease, and Zoom was not asked."""
 
 UNSTORED = ("after_spend", "after_keep", "before_commit")
 """Zoom has rotated the token, and the store does not know."""
@@ -87,22 +90,26 @@ async def settle(
 
 
 async def leased(running: Cluster) -> dict[str, float]:
-    """When those whose answer the store does not know got their lease, by the store's clock."""
+    """When those who have a lease got it, by the store's clock."""
     found = {}
-    for point in UNSTORED:
+    for point in (*UNASKED, *UNSTORED):
         record = await running.record(USERS[point])
         assert record is not None
         (attempt,) = record.pending
-        found[USERS[point]] = attempt.at
+        found[point] = attempt.at
     return found
 
 
-async def check_grace(running: Cluster, since: dict[str, float], users: set[str]) -> None:
-    """Nobody had to consent again before the attempt that may have held the answer was past its time."""
-    for user in users:
-        record = await running.record(user)
+async def check_times(running: Cluster, since: dict[str, float], lost: tuple[str, ...]) -> None:
+    """Nobody else spent a token before the lease was over, nor said that it was lost before the attempt was past its time."""
+    for point in UNASKED:
+        record = await running.record(USERS[point])
         assert record is not None
-        assert record.update_time - since[user] >= GRACE_SECONDS
+        assert record.refresh_time - since[point] >= LEASE_SECONDS
+    for point in lost:
+        record = await running.record(USERS[point])
+        assert record is not None
+        assert record.update_time - since[point] >= GRACE_SECONDS
 
 
 async def note(table: Table, fault: str, running: Cluster, answers: list[Answer], expected: set[str]) -> None:
@@ -137,7 +144,7 @@ async def test_killed(kept: Kept, store_uri: str, tmp_path: Path, table: Table) 
             others.append(await running.start("first"))
         expected = dict.fromkeys(PLAN, "ACTIVE") | {USERS["after_spend"]: LOST}
         answers += await settle(running, others, expected, heals=kept is Kept.MONGODB)
-        await check_grace(running, since, {USERS["after_spend"]})
+        await check_times(running, since, ("after_spend",))
         await note(table, "SIGKILL", running, torn + answers, {USERS["after_spend"]})
         refused = running.refusals
         for server in others:
@@ -156,7 +163,7 @@ async def test_stopped(kept: Kept, store_uri: str, tmp_path: Path, table: Table)
         answers = await ask_meanwhile(second, third)
         unaware = dict.fromkeys(PLAN, "ACTIVE") | {USERS[point]: LOST for point in UNSTORED}
         answers += await settle(running, [second, third], unaware)
-        await check_grace(running, since, {USERS[point] for point in UNSTORED})
+        await check_times(running, since, UNSTORED)
         first.plan({})
         first.send(signal.SIGCONT)
         torn = list((await calls).values())
