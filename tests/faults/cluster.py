@@ -42,6 +42,7 @@ REFRESHING = ("UNAVAILABLE", "REFRESH_IN_PROGRESS")
 STORE = ("UNAVAILABLE", "STORE_UNAVAILABLE")
 GONE = ("UNAVAILABLE", "")
 LATE = ("DEADLINE_EXCEEDED", "")
+NOT_CONNECTED = ("FAILED_PRECONDITION", "ZOOM_NOT_CONNECTED")
 REAUTH = ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED")
 
 CALLERS = f"""
@@ -272,11 +273,14 @@ class Cluster:
 
     # -- people ------------------------------------------------------------------------------------------
 
+    def code(self, user: str, back: str) -> str:
+        """Let a person consent at Zoom, which sends the browser back to an address with this code."""
+        return self.zoom.zoom.issue_code(self.zoom.zoom.users[user], back)
+
     def grant(self, user: str) -> TokenPair:
         """Let a person consent at Zoom; the pair's access token is expired, and its refresh token lives."""
         back = "http://127.0.0.1/back"
-        code = self.zoom.zoom.issue_code(self.zoom.zoom.users[user], back)
-        issued = self.zoom.zoom.exchange(code, back, "")
+        issued = self.zoom.zoom.exchange(self.code(user, back), back, "")
         self.zoom.zoom.expire(user)
         past = time.time() - 3600
         return TokenPair(

@@ -12,6 +12,7 @@ import pytest
 from faults.cluster import (
     GONE,
     LATE,
+    NOT_CONNECTED,
     OK,
     REAUTH,
     REFRESHING,
@@ -25,6 +26,7 @@ from faults.cluster import (
 )
 from faults.launcher import GRACE_SECONDS, LEASE_SECONDS, POINTS
 from faults.table import Table
+from zoomgate.v1 import auth_service_pb2 as auth
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -188,3 +190,57 @@ async def test_drained(kept: Kept, store_uri: str, tmp_path: Path, table: Table)
         assert first.log("service.stopped")
         answers += await settle(running, [second, third], dict.fromkeys(PLAN, "ACTIVE"))
         await note(table, "SIGTERM", running, torn + answers, set())
+
+
+async def test_killed_twice(kept: Kept, store_uri: str, tmp_path: Path, table: Table) -> None:
+    """Who dies while it stores what it found in the journal of another leaves that to the next."""
+    user = USERS["after_keep"]
+    async with cluster(kept, tmp_path, NAMES.values(), store_uri) as running:
+        first = await running.start("first", {user: "after_keep"})
+        await running.connect([user])
+        call = asyncio.create_task(first.token(user))
+        await first.reached({user: "after_keep"})
+        first.send(signal.SIGKILL)
+        answers = [await call]
+        heir = await running.start("first", {user: "before_read"})
+        await heir.reached({user: "before_read"})
+        assert heir.log("refresh.resumed")
+        heir.send(signal.SIGKILL)
+        assert await heir.ended() == -signal.SIGKILL
+        answers += await settle(running, [await running.start("first")], {user: "ACTIVE"}, heals=True)
+        assert await running.lost([user]) == set()
+        assert running.answers(user) == 1
+        row = table.row("SIGKILL, and of who resumes", kept)
+        row.runs, row.failed = 1, sum(answer != OK for answer in answers)
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "goes on"])
+async def test_replaced(kept: Kept, store_uri: str, tmp_path: Path, killed: bool) -> None:
+    """Who is disconnected, or consents again, while Zoom's answer waits for its commit stays so, whether from the journal or not."""
+    ended, consented = USERS["after_keep"], USERS["before_commit"]
+    plan = {ended: "after_keep", consented: "before_commit"}
+    async with cluster(kept, tmp_path, NAMES.values(), store_uri) as running:
+        first, second = await asyncio.gather(running.start("first", plan), running.start("second"))
+        await running.connect(plan)
+        calls = asyncio.create_task(first.tokens(plan))
+        await first.reached(plan)
+        assert await second.call("DeleteConnection", auth.DeleteConnectionRequest(user_email=ended)) == OK
+        code = running.code(consented, f"http://{second.http}/oauth/callback")
+        request = auth.CreateTokenRequest(user_email=consented, code=code)
+        assert await second.call("CreateToken", request) == OK
+        entries = list(tmp_path.glob("*/journal/*.entry"))
+        assert len(entries) == 2
+        if killed:
+            first.send(signal.SIGKILL)
+            await first.ended()
+            first = await running.start("first")
+        first.plan({})
+        await calls
+        await until(lambda: not any(entry.exists() for entry in entries))
+        assert await running.shown(ended) == "DISCONNECTED REVOKED"
+        assert await running.shown(consented) == "ACTIVE"
+        assert await running.lost([consented]) == set()
+        assert running.zoom.zoom.grants[ended].ended
+        for server in (first, second):
+            assert await server.token(consented) == OK
+            assert await server.token(ended) == NOT_CONNECTED
