@@ -268,8 +268,10 @@ class Cluster:
         return server
 
     async def close(self) -> None:
-        """End all processes."""
+        """End all processes; none has logged a token."""
         await asyncio.gather(*(server.close() for server in self._servers))
+        for server in self._servers:
+            assert not re.search("sim-[ar]t-", (server.folder / "log").read_text())
 
     # -- people ------------------------------------------------------------------------------------------
 

@@ -214,33 +214,40 @@ async def test_killed_twice(kept: Kept, store_uri: str, tmp_path: Path, table: T
         row.runs, row.failed = 1, sum(answer != OK for answer in answers)
 
 
-@pytest.mark.parametrize("killed", [True, False], ids=["killed", "goes on"])
-async def test_replaced(kept: Kept, store_uri: str, tmp_path: Path, killed: bool) -> None:
-    """Who is disconnected, or consents again, while Zoom's answer waits for its commit stays so, whether from the journal or not."""
-    ended, consented = USERS["after_keep"], USERS["before_commit"]
-    plan = {ended: "after_keep", consented: "before_commit"}
-    async with cluster(kept, tmp_path, NAMES.values(), store_uri) as running:
-        first, second = await asyncio.gather(running.start("first", plan), running.start("second"))
-        await running.connect(plan)
-        calls = asyncio.create_task(first.tokens(plan))
-        await first.reached(plan)
-        assert await second.call("DeleteConnection", auth.DeleteConnectionRequest(user_email=ended)) == OK
-        code = running.code(consented, f"http://{second.http}/oauth/callback")
-        request = auth.CreateTokenRequest(user_email=consented, code=code)
-        assert await second.call("CreateToken", request) == OK
+async def test_replaced(kept: Kept, store_uri: str, tmp_path: Path) -> None:
+    """Who is disconnected, or consents again, while Zoom's answer waits for its commit stays so, from the journal too."""
+    killed, going = (
+        {f"{kind}-{way}@example.com": "after_keep" for kind in ("ended", "consented")}
+        for way in ("killed", "going")
+    )
+    names = [user.partition("@")[0] for user in killed | going]
+    async with cluster(kept, tmp_path, names, store_uri) as running:
+        first, second, third = await asyncio.gather(
+            running.start("first", killed), running.start("second", going), running.start("third")
+        )
+        await running.connect(killed | going)
+        calls = asyncio.gather(first.tokens(killed), second.tokens(going))
+        await asyncio.gather(first.reached(killed), second.reached(going))
+        for user in killed | going:
+            if user.startswith("ended"):
+                request = auth.DeleteConnectionRequest(user_email=user)
+                assert await third.call("DeleteConnection", request) == OK
+            else:
+                code = running.code(user, f"http://{third.http}/oauth/callback")
+                request = auth.CreateTokenRequest(user_email=user, code=code)
+                assert await third.call("CreateToken", request) == OK
         entries = list(tmp_path.glob("*/journal/*.entry"))
-        assert len(entries) == 2
-        if killed:
-            first.send(signal.SIGKILL)
-            await first.ended()
-            first = await running.start("first")
-        first.plan({})
+        assert len(entries) == len(killed | going)
+        first.send(signal.SIGKILL)
+        second.plan({})
         await calls
+        await first.ended()
+        first = await running.start("first")
         await until(lambda: not any(entry.exists() for entry in entries))
-        assert await running.shown(ended) == "DISCONNECTED REVOKED"
-        assert await running.shown(consented) == "ACTIVE"
-        assert await running.lost([consented]) == set()
-        assert running.zoom.zoom.grants[ended].ended
-        for server in (first, second):
-            assert await server.token(consented) == OK
-            assert await server.token(ended) == NOT_CONNECTED
+        for user in killed | going:
+            here = user.startswith("consented")
+            assert await running.shown(user) == ("ACTIVE" if here else "DISCONNECTED REVOKED")
+            assert running.zoom.zoom.grants[user].ended is not here
+            assert not here or await running.lost([user]) == set()
+            for server in (first, second, third):
+                assert await server.token(user) == (OK if here else NOT_CONNECTED)
