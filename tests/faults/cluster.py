@@ -42,6 +42,7 @@ REFRESHING = ("UNAVAILABLE", "REFRESH_IN_PROGRESS")
 STORE = ("UNAVAILABLE", "STORE_UNAVAILABLE")
 GONE = ("UNAVAILABLE", "")
 LATE = ("DEADLINE_EXCEEDED", "")
+NOT_CONNECTED = ("FAILED_PRECONDITION", "ZOOM_NOT_CONNECTED")
 REAUTH = ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED")
 
 CALLERS = f"""
@@ -162,9 +163,7 @@ class Server:
 
     async def ended(self) -> int:
         """Wait for its end, and give its exit code."""
-        code = await asyncio.to_thread(self.process.wait, SECONDS)
-        await self._channels.aclose()
-        return code
+        return await asyncio.to_thread(self.process.wait, SECONDS)
 
     async def close(self) -> None:
         """End it however it is."""
@@ -178,6 +177,7 @@ class Server:
             if self.process.poll() is None:
                 self.process.kill()
                 self.process.wait()
+            await self._channels.aclose()
             assert self.process.stdout is not None
             self.process.stdout.close()
 
@@ -268,16 +268,21 @@ class Cluster:
         return server
 
     async def close(self) -> None:
-        """End all processes."""
+        """End all processes; none has logged a token."""
         await asyncio.gather(*(server.close() for server in self._servers))
+        for server in self._servers:
+            assert not re.search("sim-[ar]t-", (server.folder / "log").read_text())
 
     # -- people ------------------------------------------------------------------------------------------
+
+    def code(self, user: str, back: str) -> str:
+        """Let a person consent at Zoom, which sends the browser back to an address with this code."""
+        return self.zoom.zoom.issue_code(self.zoom.zoom.users[user], back)
 
     def grant(self, user: str) -> TokenPair:
         """Let a person consent at Zoom; the pair's access token is expired, and its refresh token lives."""
         back = "http://127.0.0.1/back"
-        code = self.zoom.zoom.issue_code(self.zoom.zoom.users[user], back)
-        issued = self.zoom.zoom.exchange(code, back, "")
+        issued = self.zoom.zoom.exchange(self.code(user, back), back, "")
         self.zoom.zoom.expire(user)
         past = time.time() - 3600
         return TokenPair(

@@ -37,7 +37,7 @@ POINTS = (
     "after_commit",  # the store has it, and so has the journal
     "after_forget",  # all is done, and nobody was told
 )
-LEASE_SECONDS, CALL_SECONDS, MARGIN_SECONDS, GRACE_SECONDS = 3.0, 0.5, 0.5, 6.0
+LEASE_SECONDS, CALL_SECONDS, MARGIN_SECONDS, GRACE_SECONDS = 2.5, 0.5, 0.5, 5.0
 LOOK_SECONDS = 0.2
 BUSY_SECONDS, SELECT_SECONDS, SOCKET_SECONDS, OPERATION_SECONDS = 1.0, 2.0, 3.0, 4.0
 

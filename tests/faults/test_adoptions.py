@@ -1,4 +1,4 @@
-"""A process is killed while it stores what Zoom issued for a code, or for a refresh token that a caller brought."""
+"""A process is killed or drained while it stores what Zoom issued for a code, or for a refresh token that a caller brought."""
 
 import asyncio
 import signal
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.cluster import GONE, OK, Answer, Cluster, Kept, Server, cluster, until_async
+from faults.cluster import GONE, OK, Answer, Cluster, Kept, Server, cluster, until, until_async
 from faults.table import Table
 from zoomgate.v1 import auth_service_pb2 as auth
 
@@ -25,8 +25,8 @@ async def bring(running: Cluster, server: Server, user: str, back: str) -> Answe
         return await server.call(
             "RequestToken", auth.RequestTokenRequest(user_email=user, refresh_token=token)
         )
-    code = running.zoom.zoom.issue_code(running.zoom.zoom.users[user], back)
-    return await server.call("CreateToken", auth.CreateTokenRequest(user_email=user, code=code))
+    request = auth.CreateTokenRequest(user_email=user, code=running.code(user, back))
+    return await server.call("CreateToken", request)
 
 
 async def test_killed(kept: Kept, store_uri: str, tmp_path: Path, table: Table) -> None:
@@ -57,3 +57,25 @@ async def test_killed(kept: Kept, store_uri: str, tmp_path: Path, table: Table) 
         for user in LOST:
             assert await bring(running, again, user, back) == OK
         assert await running.lost(PLAN) == set()
+
+
+async def test_drained(kept: Kept, store_uri: str, tmp_path: Path, table: Table) -> None:
+    """After SIGTERM it stays until every connection is stored, though nobody waits for it any more, and ends with 0."""
+    names = [user.partition("@")[0] for user in PLAN]
+    async with cluster(kept, tmp_path, names, store_uri) as running:
+        first, second = await asyncio.gather(running.start("first", PLAN), running.start("second"))
+        back = f"http://{first.http}/oauth/callback"
+        calls = [asyncio.create_task(bring(running, first, user, back)) for user in PLAN]
+        await first.reached(PLAN)
+        for call in calls:
+            call.cancel()
+        torn = await asyncio.gather(*calls, return_exceptions=True)
+        first.send(signal.SIGTERM)
+        await until(lambda: first.log("service.draining") != [])
+        assert first.process.poll() is None
+        first.plan({})
+        assert await first.ended() == 0
+        assert set((await second.tokens(PLAN)).values()) == {OK}
+        row = table.row("SIGTERM at consent and import", kept)
+        row.runs, row.losses, row.failed = len(PLAN), len(await running.lost(PLAN)), len(torn)
+        assert row.losses == 0

@@ -12,6 +12,7 @@ import pytest
 from faults.cluster import (
     GONE,
     LATE,
+    NOT_CONNECTED,
     OK,
     REAUTH,
     REFRESHING,
@@ -23,8 +24,9 @@ from faults.cluster import (
     cluster,
     until,
 )
-from faults.launcher import GRACE_SECONDS, POINTS
+from faults.launcher import GRACE_SECONDS, LEASE_SECONDS, POINTS
 from faults.table import Table
+from zoomgate.v1 import auth_service_pb2 as auth
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -34,6 +36,9 @@ USERS = {point: user for user, point in PLAN.items()}
 LOST = "REAUTH_REQUIRED OUTCOME_LOST"
 ASKED_SECONDS = 1.5
 """Deadline of those who ask while the first process waits: shorter than its lease."""
+
+UNASKED = ("after_lease", "before_spend")
+"""The store has the lease, and Zoom was not asked."""
 
 UNSTORED = ("after_spend", "after_keep", "before_commit")
 """Zoom has rotated the token, and the store does not know."""
@@ -87,22 +92,26 @@ async def settle(
 
 
 async def leased(running: Cluster) -> dict[str, float]:
-    """When those whose answer the store does not know got their lease, by the store's clock."""
+    """When those who have a lease got it, by the store's clock."""
     found = {}
-    for point in UNSTORED:
+    for point in (*UNASKED, *UNSTORED):
         record = await running.record(USERS[point])
         assert record is not None
         (attempt,) = record.pending
-        found[USERS[point]] = attempt.at
+        found[point] = attempt.at
     return found
 
 
-async def check_grace(running: Cluster, since: dict[str, float], users: set[str]) -> None:
-    """Nobody had to consent again before the attempt that may have held the answer was past its time."""
-    for user in users:
-        record = await running.record(user)
+async def check_times(running: Cluster, since: dict[str, float], lost: tuple[str, ...]) -> None:
+    """Nobody else spent a token before the lease was over, nor said that it was lost before the attempt was past its time."""
+    for point in UNASKED:
+        record = await running.record(USERS[point])
         assert record is not None
-        assert record.update_time - since[user] >= GRACE_SECONDS
+        assert record.refresh_time - since[point] >= LEASE_SECONDS
+    for point in lost:
+        record = await running.record(USERS[point])
+        assert record is not None
+        assert record.update_time - since[point] >= GRACE_SECONDS
 
 
 async def note(table: Table, fault: str, running: Cluster, answers: list[Answer], expected: set[str]) -> None:
@@ -137,7 +146,7 @@ async def test_killed(kept: Kept, store_uri: str, tmp_path: Path, table: Table) 
             others.append(await running.start("first"))
         expected = dict.fromkeys(PLAN, "ACTIVE") | {USERS["after_spend"]: LOST}
         answers += await settle(running, others, expected, heals=kept is Kept.MONGODB)
-        await check_grace(running, since, {USERS["after_spend"]})
+        await check_times(running, since, ("after_spend",))
         await note(table, "SIGKILL", running, torn + answers, {USERS["after_spend"]})
         refused = running.refusals
         for server in others:
@@ -156,7 +165,7 @@ async def test_stopped(kept: Kept, store_uri: str, tmp_path: Path, table: Table)
         answers = await ask_meanwhile(second, third)
         unaware = dict.fromkeys(PLAN, "ACTIVE") | {USERS[point]: LOST for point in UNSTORED}
         answers += await settle(running, [second, third], unaware)
-        await check_grace(running, since, {USERS[point] for point in UNSTORED})
+        await check_times(running, since, UNSTORED)
         first.plan({})
         first.send(signal.SIGCONT)
         torn = list((await calls).values())
@@ -181,3 +190,64 @@ async def test_drained(kept: Kept, store_uri: str, tmp_path: Path, table: Table)
         assert first.log("service.stopped")
         answers += await settle(running, [second, third], dict.fromkeys(PLAN, "ACTIVE"))
         await note(table, "SIGTERM", running, torn + answers, set())
+
+
+async def test_killed_twice(kept: Kept, store_uri: str, tmp_path: Path, table: Table) -> None:
+    """Who dies while it stores what it found in the journal of another leaves that to the next."""
+    user = USERS["after_keep"]
+    async with cluster(kept, tmp_path, NAMES.values(), store_uri) as running:
+        first = await running.start("first", {user: "after_keep"})
+        await running.connect([user])
+        call = asyncio.create_task(first.token(user))
+        await first.reached({user: "after_keep"})
+        first.send(signal.SIGKILL)
+        answers = [await call]
+        heir = await running.start("first", {user: "before_read"})
+        await heir.reached({user: "before_read"})
+        assert heir.log("refresh.resumed")
+        heir.send(signal.SIGKILL)
+        assert await heir.ended() == -signal.SIGKILL
+        answers += await settle(running, [await running.start("first")], {user: "ACTIVE"}, heals=True)
+        assert await running.lost([user]) == set()
+        assert running.answers(user) == 1
+        row = table.row("SIGKILL, and of who resumes", kept)
+        row.runs, row.failed = 1, sum(answer != OK for answer in answers)
+
+
+async def test_replaced(kept: Kept, store_uri: str, tmp_path: Path) -> None:
+    """Who is disconnected, or consents again, while Zoom's answer waits for its commit stays so, from the journal too."""
+    killed, going = (
+        {f"{kind}-{way}@example.com": "after_keep" for kind in ("ended", "consented")}
+        for way in ("killed", "going")
+    )
+    names = [user.partition("@")[0] for user in killed | going]
+    async with cluster(kept, tmp_path, names, store_uri) as running:
+        first, second, third = await asyncio.gather(
+            running.start("first", killed), running.start("second", going), running.start("third")
+        )
+        await running.connect(killed | going)
+        calls = asyncio.gather(first.tokens(killed), second.tokens(going))
+        await asyncio.gather(first.reached(killed), second.reached(going))
+        for user in killed | going:
+            if user.startswith("ended"):
+                request = auth.DeleteConnectionRequest(user_email=user)
+                assert await third.call("DeleteConnection", request) == OK
+            else:
+                code = running.code(user, f"http://{third.http}/oauth/callback")
+                request = auth.CreateTokenRequest(user_email=user, code=code)
+                assert await third.call("CreateToken", request) == OK
+        entries = list(tmp_path.glob("*/journal/*.entry"))
+        assert len(entries) == len(killed | going)
+        first.send(signal.SIGKILL)
+        second.plan({})
+        await calls
+        await first.ended()
+        first = await running.start("first")
+        await until(lambda: not any(entry.exists() for entry in entries))
+        for user in killed | going:
+            here = user.startswith("consented")
+            assert await running.shown(user) == ("ACTIVE" if here else "DISCONNECTED REVOKED")
+            assert running.zoom.zoom.grants[user].ended is not here
+            assert not here or await running.lost([user]) == set()
+            for server in (first, second, third):
+                assert await server.token(user) == (OK if here else NOT_CONNECTED)
