@@ -38,7 +38,7 @@ def connection(user_email: str, state: State, expire_at: float | None) -> Connec
     ("record", "stays"),
     [
         (encode(VAULT, connection("a@example.com", State.DISCONNECTED, NOW - 1)), False),
-        (encode(VAULT, connection("a@example.com", State.DISCONNECTED, NOW + 60)), True),
+        (encode(VAULT, connection("a@example.com", State.DISCONNECTED, NOW + 86_400)), True),
         (encode(VAULT, connection("a@example.com", State.ACTIVE, None)), True),
         (replace(encode(VAULT, connection("a@example.com", State.ACTIVE, None)), expire_at=NOW - 1), True),
         (
