@@ -14,6 +14,8 @@ HEAD = """# Commands
 
 Every command as its own `--help` tells it; written by `make docs`.
 
+![zoomgate --help](images/help.svg)
+
 Commands that speak to the service take `--server`, `--key-file`, `--ca-file` and `--json`. Answers go to standard output, everything said
 to the person at the keyboard to standard error. `--json` prints the contract's JSON, one document a line, and stays as it is within a
 version of the contract. `-` stands for standard input where a FILE or the data of a request is taken. With `NO_COLOR` set nothing is
