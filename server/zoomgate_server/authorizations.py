@@ -362,25 +362,25 @@ class Authorizations:
         raise InvalidRequest([FieldViolation("return_to", problem)])
 
     async def _find(self, state: str, kind: str) -> PendingAuthorization:
-        try:
-            pending = await self._authorizations.find(state)
-        except StoreError:
-            raise store_unavailable() from None
+        pending = await self._look_up(state)
         if pending is None or pending.kind != kind:
             raise _invalid_state()
         return pending
 
     async def _find_for_browser(self, state: str) -> tuple[PendingAuthorization, bytes]:
         """Find an authorization that a browser may complete, and its key; a person is told whether it was used, callers are not."""
-        try:
-            pending = await self._authorizations.find(state)
-        except StoreError:
-            raise store_unavailable() from None
+        pending = await self._look_up(state)
         if pending is not None and pending.kind == "used":
             raise _invalid_state(cause="USED")
         if pending is None or pending.kind != "authorization" or pending.browser_key is None:
             raise _invalid_state()
         return pending, pending.browser_key
+
+    async def _look_up(self, state: str) -> PendingAuthorization | None:
+        try:
+            return await self._authorizations.find(state)
+        except StoreError:
+            raise store_unavailable() from None
 
     async def _use_up(self, state: str, pending: PendingAuthorization, *, cause: str = "") -> None:
         """Use a state up: whoever does is the only one to go on. `cause` is told to all others."""

@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 import orjson
 
-from zoomgate_server import logs
+from zoomgate_server import logs, private_file
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable
 from zoomgate_server.tokens.cipher import Ring, associated_data
 from zoomgate_server.tokens.token import TokenPair
@@ -179,7 +179,7 @@ class Journal:
             _write_whole(descriptor, content)
             os.fsync(descriptor)
             draft.rename(self._folder / f"{entry.entry_id}{_SUFFIX}")
-            _sync(self._folder)
+            private_file.sync_folder(self._folder)
         except OSError as error:
             _log.error("journal.not_written", entry=entry.entry_id, error=error.strerror)
             with contextlib.suppress(OSError):
@@ -267,11 +267,3 @@ def _write_whole(descriptor: int, content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
