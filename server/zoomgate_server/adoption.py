@@ -11,7 +11,7 @@ from uuid import uuid4
 import orjson
 
 from zoomgate_server import logs
-from zoomgate_server.connections import tombstone_of
+from zoomgate_server.endings import tombstone_of
 from zoomgate_server.errors import (
     AppCredentialsRejected,
     IdentityMismatch,

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -24,12 +25,13 @@ from zoomgate.v1 import (
     proxy_service_pb2,
     proxy_service_pb2_grpc,
 )
-from zoomgate_server import callers, logs, ports, tls
+from zoomgate_server import background, callers, logs, ports, tls
 from zoomgate_server.adoption import Adoption
 from zoomgate_server.authorizations import Authorizations
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connection_counts import ConnectionCounts
 from zoomgate_server.connections import Connections
+from zoomgate_server.endings import Endings
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.interceptors import policy
 from zoomgate_server.interceptors.access_log import AccessLog
@@ -40,23 +42,22 @@ from zoomgate_server.metrics import Metrics
 from zoomgate_server.recovery import Recovery
 from zoomgate_server.refresh.driver import Refresher
 from zoomgate_server.rpc_context import AuditEvent, Principal
-from zoomgate_server.secret import Secret
 from zoomgate_server.services.auth import AuthService
 from zoomgate_server.services.meetings import MeetingDefaults, MeetingsService
 from zoomgate_server.services.page_token import PageTokens
 from zoomgate_server.services.proxy import ProxyService
 from zoomgate_server.settings import Settings
 from zoomgate_server.start import Started, StartError
+from zoomgate_server.store_opening import StoppedWaiting, open_store
 from zoomgate_server.token_cache import TokenCache
-from zoomgate_server.tokens import canary, keyfile, shared_secret
+from zoomgate_server.tokens import canary, shared_secret
 from zoomgate_server.tokens.authorization_store import AuthorizationStore
 from zoomgate_server.tokens.cipher import KeyRing
 from zoomgate_server.tokens.connection_store import ConnectionStore
 from zoomgate_server.tokens.counted_store import CountedStore
 from zoomgate_server.tokens.journal import Journal
 from zoomgate_server.tokens.reloaded_ring import ReloadedRing
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.store import RecordStore, StoreError, StoreNotReachedError, StoreOpenError
+from zoomgate_server.tokens.store import RecordStore, StoreError
 from zoomgate_server.tokens.vault import Vault
 from zoomgate_server.web.pages import Pages
 from zoomgate_server.web.server import WebServer
@@ -66,12 +67,6 @@ from zoomgate_server.zoom.oauth import OAuthClient
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 REFRESH_DRAIN_SECONDS = 40.0
 """How long running refreshes get to store what Zoom answered; a call to Zoom's token endpoint takes 35 seconds at most."""
-
-LEAST_STORE_PAUSE, MOST_STORE_PAUSE = 0.5, 5.0
-"""Pauses, in seconds, between two tries to reach a store at the start: each twice as long as the one before."""
-
-CLEAN_SECONDS = 60.0
-"""Pause between two looks for what has expired."""
 
 SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
@@ -131,7 +126,7 @@ async def serve(
         ) as started:
             announce(started)
             await stop.wait()
-    except _StoppedWaiting:
+    except StoppedWaiting:
         _log.info("service.stopped")
 
 
@@ -171,7 +166,7 @@ async def run(
         http_shown = _shown(settings.http_listen.host, http_port)
         if not settings.redirect_uri:
             settings = replace(settings, redirect_uri=f"http://{http_shown}/oauth/callback")
-        store, key_ring = await _open_store(settings, stack, stop or asyncio.Event())
+        store, key_ring = await open_store(settings, stack, stop or asyncio.Event())
         store = CountedStore(store, metrics.store_error)
         try:
             parts = await _Parts.build(settings, store, key_ring, clock, metrics, stack)
@@ -192,7 +187,7 @@ async def run(
         stack.push_async_callback(parts.drain)  # after the HTTP server: a callback may still bring a code
         await web.start(http_socket)
         stack.push_async_callback(web.stop)
-        stack.enter_context(_background(parts))
+        stack.enter_context(background.running(parts.works()))
         await server.start()
         stack.push_async_callback(_stop_serving, server, health, ready, settings.drain_seconds)
         await _say(health, health_pb2.HealthCheckResponse.SERVING)
@@ -213,6 +208,7 @@ class _Parts:
 
     authorizations: Authorizations
     connections: Connections
+    endings: Endings
     connection_store: ConnectionStore
     connection_counts: ConnectionCounts
     refresher: Refresher
@@ -260,10 +256,11 @@ class _Parts:
         stack.push_async_callback(journal.close)
         await journal.prepare()
         cache = TokenCache()
+        endings = Endings(connections=connection_store, cache=cache, oauth=oauth, clock=clock, audit=_audit)
         refresher = Refresher(
             connections=connection_store,
             spend=oauth.refresh,
-            discard=lambda tokens: connections.discard(tokens),  # noqa: PLW0108 - made below
+            discard=endings.discard,
             journal=journal,
             clock=clock,
             metrics=metrics,
@@ -275,10 +272,8 @@ class _Parts:
             refresher=refresher,
             cache=cache,
             zoom=zoom,
-            oauth=oauth,
             clock=clock,
             metrics=metrics,
-            audit=_audit,
         )
         adoption = Adoption(
             connections=connection_store,
@@ -286,7 +281,7 @@ class _Parts:
             cache=cache,
             oauth=oauth,
             zoom=zoom,
-            discard=connections.discard,
+            discard=endings.discard,
             audit=_audit,
         )
         authorizations = Authorizations(
@@ -294,7 +289,7 @@ class _Parts:
             connections=connection_store,
             adoption=adoption,
             oauth=oauth,
-            discard=connections.discard,
+            discard=endings.discard,
             clock=clock,
             audit=_audit,
             redirect_uri=settings.redirect_uri,
@@ -306,13 +301,18 @@ class _Parts:
         return cls(
             authorizations=authorizations,
             connections=connections,
+            endings=endings,
             connection_store=connection_store,
             connection_counts=ConnectionCounts(connection_store, clock, metrics),
             refresher=refresher,
             recovery=Recovery(journal=journal, refresher=refresher, adoption=adoption, metrics=metrics),
             states=states,
             auth=AuthService(
-                authorizations=authorizations, connections=connections, page_tokens=page_tokens, clock=clock
+                authorizations=authorizations,
+                connections=connections,
+                endings=endings,
+                page_tokens=page_tokens,
+                clock=clock,
             ),
             meetings=MeetingsService(
                 zoom_calls=connections,
@@ -325,13 +325,23 @@ class _Parts:
             proxy=ProxyService(zoom_calls=connections, api_url=settings.zoom_api_url),
         )
 
+    def works(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """Name what goes on beside the calls."""
+        return {
+            "changes": self.connections.follow_changes(),
+            "revocations": self.endings.sweep_revocations(),
+            "journal": self.recovery.run(),
+            "ages": self.refresher.watch(),
+            "expired": background.clean(self.states, self.connection_store),
+        }
+
     async def drain(self) -> None:
         """Wait for what no call owns: a token that Zoom answered must be stored before the store closes."""
         stored = await self.refresher.drain(REFRESH_DRAIN_SECONDS)
         stored &= await self.authorizations.drain(REFRESH_DRAIN_SECONDS)
         if not stored:
             _log.error("drain.incomplete", refreshes=self.refresher.running)
-        await self.connections.drain(5.0)
+        await self.endings.drain(5.0)
 
 
 def app_key(settings: Settings) -> str:
@@ -391,90 +401,6 @@ def _say_certificate(problem: str | None) -> None:
         _log.warning("tls.certificate_kept", problem=problem)
 
 
-class _StoppedWaiting(Exception):
-    """The service was told to stop while it waited for its store."""
-
-
-async def _open_store(
-    settings: Settings, stack: AsyncExitStack, stop: asyncio.Event
-) -> tuple[RecordStore, KeyRing]:
-    """Open store and key ring; what was made for a start that fails is taken away again."""
-    if settings.store_uri is not None:
-        return await _open_mongo(settings, settings.store_uri, stack, stop)
-    made: list[Path] = []
-    try:
-        for folder in {settings.data_dir, settings.store_path.parent}:
-            if not folder.exists():
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                made.append(folder)
-        fresh = not settings.store_path.exists()
-        if fresh and settings.keys_are_default and not settings.keys_path.exists():
-            with contextlib.suppress(keyfile.KeyFileExistsError):  # another process was first
-                keyfile.create(settings.keys_path)
-                made.append(settings.keys_path)
-        key_ring = keyfile.load(settings.keys_path)
-        store = await SqliteStore.open(settings.store_path, SystemClock().wall)
-    except (keyfile.KeyFileError, StoreOpenError, OSError) as error:
-        for path in reversed(made):
-            with contextlib.suppress(OSError):
-                path.rmdir() if path.is_dir() else path.unlink()
-        if isinstance(error, OSError):
-            raise StartError(
-                f"ZOOMGATE_DATA_DIR: {settings.data_dir} cannot be made or used ({error.strerror}): check its owner and mode"
-            ) from None
-        raise StartError(str(error)) from None
-    stack.push_async_callback(store.close)
-    return store, key_ring
-
-
-async def _open_mongo(
-    settings: Settings, uri: Secret, stack: AsyncExitStack, stop: asyncio.Event
-) -> tuple[RecordStore, KeyRing]:
-    """Open a MongoDB database, and the key ring: no ring is made for a store that others may use already.
-
-    A database that cannot be reached is tried again for a while: services often start together with it.
-    """
-    from zoomgate_server.tokens.mongo import MongoStore  # noqa: PLC0415 - not needed with SQLite
-
-    try:
-        key_ring = keyfile.load(settings.keys_path)
-        store = await _patiently(lambda: MongoStore.open(uri.reveal()), settings.store_wait_seconds, stop)
-    except (keyfile.KeyFileError, StoreOpenError) as error:
-        raise StartError(str(error)) from None
-    stack.push_async_callback(store.close)
-    return store, key_ring
-
-
-async def _patiently(
-    open_store: Callable[[], Awaitable[RecordStore]], seconds: float, stop: asyncio.Event
-) -> RecordStore:
-    """Open a store, again and again while it cannot be reached.
-
-    Args:
-        open_store: Opens it.
-        seconds: No try begins later than so long after the first.
-        stop: Set when the service is to stop.
-
-    Raises:
-        StoreOpenError: It cannot be used, or could not be reached in that time.
-        _StoppedWaiting: `stop` was set.
-    """
-    loop = asyncio.get_running_loop()
-    until, pause = loop.time() + seconds, LEAST_STORE_PAUSE
-    while True:
-        try:
-            return await open_store()
-        except StoreNotReachedError as error:
-            if loop.time() + pause > until:
-                raise
-            _log.warning("store.not_reached", problem=str(error), again_in=pause)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), pause)
-        if stop.is_set():
-            raise _StoppedWaiting
-        pause = min(2 * pause, MOST_STORE_PAUSE)
-
-
 def _register(
     pipeline: Pipeline, parts: _Parts, health: "health_aio.HealthServicer", settings: Settings
 ) -> None:
@@ -488,46 +414,6 @@ def _register(
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         servicer = reflection.aio.ReflectionServicer([*names, health_name, reflection.SERVICE_NAME])
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, registrar)
-
-
-@contextlib.contextmanager
-def _background(parts: _Parts) -> Iterator[None]:
-    """Run what goes on beside the calls."""
-    tasks = [
-        asyncio.create_task(work, name=name)
-        for name, work in (
-            ("changes", parts.connections.follow_changes()),
-            ("revocations", parts.connections.sweep_revocations()),
-            ("journal", parts.recovery.run()),
-            ("ages", parts.refresher.watch()),
-            ("expired", _clean(parts.states, parts.connection_store)),
-        )
-    ]
-    for task in tasks:
-        task.add_done_callback(_say_end)
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-def _say_end(task: asyncio.Task[None]) -> None:
-    """Tell of background work that ended by a defect: nothing else would."""
-    error = None if task.cancelled() else task.exception()
-    if error is not None:
-        _log.error("background.ended", work=task.get_name(), exc_info=error)
-
-
-async def _clean(*stores: AuthorizationStore | ConnectionStore) -> None:
-    """Delete what has expired now and then; it is worth nothing already. Where the database does the same, nothing is left to do."""
-    while True:
-        await asyncio.sleep(CLEAN_SECONDS)
-        try:
-            for store in stores:
-                await store.clean()
-        except StoreError:
-            _log.warning("expired.clean_failed")
 
 
 async def _stop_serving(

@@ -1,17 +1,16 @@
-"""The life of a connection after the consent: used, shown, ended."""
+"""The life of a connection after the consent: used and shown."""
 
 import asyncio
 import contextvars
 import functools
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from zoomgate_server import logs
 from zoomgate_server.clock import Clock
 from zoomgate_server.errors import (
     AppCredentialsRejected,
-    CallerNotAllowed,
     ConnectionNotFound,
     FieldViolation,
     InvalidRequest,
@@ -21,23 +20,21 @@ from zoomgate_server.errors import (
     ServerOverloaded,
     StoreUnavailable,
     ZoomBadResponse,
-    ZoomgateError,
     ZoomRateLimited,
     ZoomUnavailable,
 )
 from zoomgate_server.metrics import Metrics
+from zoomgate_server.ownership import check_owner
 from zoomgate_server.refresh.driver import Refresher, not_connected, reauth_required, store_unavailable
-from zoomgate_server.rpc_context import AuditSink, Call, Role
+from zoomgate_server.rpc_context import Call, Role
 from zoomgate_server.token_cache import CachedToken, Seen, TokenCache
 from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, State
 from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.store import Record, StoreError
+from zoomgate_server.tokens.store import StoreError
 from zoomgate_server.tokens.token import TokenPair
 from zoomgate_server.zoom import errors as zoom_errors
 from zoomgate_server.zoom.client import ZoomClient
-from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
-from zoomgate_server.zoom.token_outcome import Revoked
 
 REFRESH_BEFORE_SECONDS = 120.0
 """Calls to Zoom refresh a token that is valid for less than this: later than that a call could outlive its token, earlier a refresh
@@ -46,23 +43,11 @@ could end a token that others still use."""
 ANSWER_SECONDS = 0.2
 """Kept of a caller's deadline for the way back."""
 
-REVOKE_SECONDS = 24 * 3600.0
-"""How long a disconnected user's tokens are kept, sealed and never served, while Zoom has not confirmed that they are revoked."""
-
-REVOKE_PATIENCE_SECONDS = 3.0
-"""How long a caller who ends a connection waits for Zoom's confirmation; it goes on without the caller."""
-
-TOMBSTONE_SECONDS = 30 * 24 * 3600.0
-"""How long a disconnected user's record stays, so that late writers find that the grant is gone."""
-
 FEED_SECONDS = 1.0
 """Pause between two looks at what other processes changed."""
 
 FEED_OVERLAP_SECONDS = 10.0
 """How far back each look reaches: clocks and writes of others may lag."""
-
-SWEEP_SECONDS = 30.0
-"""Pause between two looks for tokens that are still to be revoked."""
 
 MAX_SET_BACK = 10_000
 """Users of whom this process remembers that it has told of a store that was set back."""
@@ -109,17 +94,15 @@ class ConnectionPage:
 
 
 class Connections:
-    """Uses, shows and ends connections.
+    """Uses and shows connections.
 
     Args:
         connections: Where the records are.
         refresher: Refreshes tokens.
         cache: Tokens in memory.
         zoom: Calls Zoom's API.
-        oauth: Revokes tokens.
         clock: Time.
         metrics: Counts stores that were set back.
-        audit: Hears of every decision that matters.
     """
 
     def __init__(
@@ -129,21 +112,16 @@ class Connections:
         refresher: Refresher,
         cache: TokenCache,
         zoom: ZoomClient,
-        oauth: OAuthClient,
         clock: Clock,
         metrics: Metrics,
-        audit: AuditSink,
     ) -> None:
         self._connections = connections
         self._refresher = refresher
         self._cache = cache
         self._zoom = zoom
-        self._oauth = oauth
         self._clock = clock
         self._metrics = metrics
-        self._audit = audit
         self._set_back: set[str] = set()
-        self._revocations: set[asyncio.Task[Any]] = set()
         self._reads: dict[str, asyncio.Task[CachedToken]] = {}
 
     # -- tokens ------------------------------------------------------------------------------------------
@@ -170,7 +148,7 @@ class Connections:
             CallerNotAllowed, and what `Refresher.refresh` raises.
         """
         current = await self._read(user_email)
-        self._check_owner(call, current.owner)
+        check_owner(call, current.owner)
         if expected and expected != current.tokens.refresh_token:
             raise InvalidRequest(
                 [
@@ -188,7 +166,7 @@ class Connections:
     async def stored_token(self, call: Call, user_email: str) -> AccessToken:
         """Give the stored token as it is, expired or not, without calling Zoom."""
         current = await self._read(user_email)
-        self._check_owner(call, current.owner)
+        check_owner(call, current.owner)
         return AccessToken(current.tokens, current.generation, current.expires - self._clock.monotonic())
 
     def handed_out(self, user_email: str, record: ConnectionRecord) -> AccessToken:
@@ -254,8 +232,8 @@ class Connections:
         """
         record, _ = await self._record(user_email)
         if record is None:
-            raise _not_found()
-        self._check_owner(call, record.owner)
+            raise ConnectionNotFound("This user has no connection")
+        check_owner(call, record.owner)
         return record
 
     async def page(self, call: Call, states: Collection[State], after: str, limit: int) -> ConnectionPage:
@@ -279,41 +257,12 @@ class Connections:
         principal = call.principal
         everyone = Role.ADMIN in principal.roles and principal.on_behalf_of is None
         seen = (
-            self._opened(record)
+            self._connections.open_readable(record)
             for record in records
             if everyone or principal.users.matches(record.key.subject)
         )
         found = tuple(connection for connection in seen if connection is not None)
         return ConnectionPage(found, records[-1].key.subject if len(records) == limit else None)
-
-    async def end(self, call: Call, user_email: str) -> ConnectionRecord:
-        """End a connection: first here, then at Zoom.
-
-        The tokens are kept sealed and unserved until Zoom has confirmed that they are revoked, for at most 24 hours.
-
-        Raises:
-            ConnectionNotFound: There is nothing to end.
-            CallerNotAllowed: It belongs to another member.
-        """
-        while True:
-            record, now = await self._record(user_email)
-            if record is None or record.state is State.DISCONNECTED:
-                raise _not_found()
-            self._check_owner(call, record.owner)
-            tombstone = tombstone_of(record, now, revoke=True)
-            try:
-                rev = await self._connections.write(tombstone)
-            except StoreError:
-                raise store_unavailable() from None
-            if rev is not None:
-                break
-        self._cache.drop(user_email)
-        self._audit(call.audit_event("connection.ended", "ok", user_email))
-        ended = replace(tombstone, rev=rev)
-        revocation = self._in_background(self._revoke(ended))
-        patience = min(REVOKE_PATIENCE_SECONDS, self._budget(call) - self._clock.monotonic())
-        await asyncio.wait({revocation}, timeout=max(0.0, patience))
-        return ended
 
     # -- background --------------------------------------------------------------------------------------
 
@@ -330,24 +279,6 @@ class Connections:
                 _log.warning("changes.store_failed")
             await asyncio.sleep(FEED_SECONDS)
 
-    async def sweep_revocations(self) -> None:
-        """Revoke what could not be revoked when its connection was ended; runs until cancelled."""
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            try:
-                await self._sweep_once()
-            except (StoreError, ZoomgateError) as error:
-                _log.warning("revocations.sweep_failed", error=type(error).__name__)
-
-    def discard(self, tokens: TokenPair) -> None:
-        """End a token pair that no record keeps, best effort."""
-        self._in_background(self._revoke_pair(tokens))
-
-    async def drain(self, seconds: float) -> None:
-        """Wait for revocations under way, for at most so many seconds; what is left is found again at the next start."""
-        if self._revocations:
-            await asyncio.wait(set(self._revocations), timeout=seconds)
-
     # -- how ---------------------------------------------------------------------------------------------
 
     async def _token(
@@ -362,7 +293,7 @@ class Connections:
         if token is None or token.expires - now <= max(min_validity, comfortable):
             token = await self._read_together(call, user_email)
             now = self._clock.monotonic()
-        self._check_owner(call, token.owner)
+        check_owner(call, token.owner)
         if token.expires - now > max(min_validity, comfortable):
             return token
         try:
@@ -473,105 +404,10 @@ class Connections:
         """Reading of the monotonic clock until which work for this call makes sense."""
         return call.deadline - ANSWER_SECONDS
 
-    def _check_owner(self, call: Call, owner: str | None) -> None:
-        """Keep a member off a connection that belongs to somebody who had the same address before.
-
-        A connection that a service began has no owner; a member with a static key may use it, since the operator who made the key
-        vouches for its address.
-        """
-        member = call.principal.member
-        if member is None or Role.MEMBER not in member.roles or owner == member.identity:
-            return
-        if owner is None and member.issuer == "key":
-            return
-        raise CallerNotAllowed("This caller may not act for this user")
-
     def _handed_out(self, token: CachedToken) -> AccessToken:
         """Give a token to a caller; the line about the call tells who got whose."""
         return AccessToken(token.tokens, token.generation, max(0.0, token.expires - self._clock.monotonic()))
 
-    def _in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run something that no call owns."""
-        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
-        self._revocations.add(task)
-        task.add_done_callback(self._revocations.discard)
-        return task
-
-    async def _sweep_once(self) -> None:
-        after = ""
-        while True:
-            records = await self._connections.page(
-                states=[State.DISCONNECTED.value], due_before=self._connections.now(), after=after, limit=100
-            )
-            for record in records:
-                ended = self._opened(record)
-                if ended is not None:
-                    await self._revoke(ended)
-            if len(records) < 100:
-                return
-            after = records[-1].key.subject
-
-    def _opened(self, record: Record) -> ConnectionRecord | None:
-        """Open one of several records; one that cannot be opened is told in the log, and holds up nobody behind it."""
-        try:
-            return self._connections.open(record)
-        except ZoomgateError as error:
-            _log.warning("connection.unreadable", error=type(error).__name__, **error.metadata)
-            return None
-
-    async def _revoke(self, ended: ConnectionRecord) -> None:
-        """Revoke a tombstone's tokens at Zoom and, once that is done or given up, erase them."""
-        pair = ended.revoking
-        if pair is None:
-            return
-        expired = ended.revoke_until is not None and self._connections.now() >= ended.revoke_until
-        if not expired and not await self._revoke_pair(pair):
-            return
-        try:
-            await self._connections.write(replace(ended, revoking=None, revoke_until=None, due_at=None))
-        except StoreError:
-            _log.warning("revocation.not_noted", user=ended.user_email)
-
-    async def _revoke_pair(self, pair: TokenPair) -> bool:
-        """Revoke both tokens; true once Zoom confirmed."""
-        outcomes = [
-            await self._oauth.revoke(token) for token in (pair.access_token, pair.refresh_token) if token
-        ]
-        return all(isinstance(outcome, Revoked) for outcome in outcomes)
-
-
-def tombstone_of(record: ConnectionRecord, now: float, *, revoke: bool) -> ConnectionRecord:
-    """The ended form of a connection: nothing in it is served any more.
-
-    Args:
-        record: The connection.
-        now: The store's clock.
-        revoke: Keep the tokens, sealed, until they are revoked at Zoom.
-    """
-    return replace(
-        record,
-        state=State.DISCONNECTED,
-        cause=Cause.REVOKED,
-        generation=record.generation + 1,
-        tokens=None,
-        spares=(),
-        lease=None,
-        pending=(),
-        commit_id="",
-        earlier_commits=(),
-        last_error=None,
-        update_time=now,
-        access_expire_at=None,
-        revoking=record.tokens if revoke else None,
-        revoke_until=now + REVOKE_SECONDS if revoke else None,
-        due_at=now if revoke else None,
-        expire_at=now + TOMBSTONE_SECONDS,
-    )
-
 
 def _seen(record: ConnectionRecord) -> Seen:
     return Seen(record.grant, record.generation, record.consent_time)
-
-
-def _not_found() -> ConnectionNotFound:
-    return ConnectionNotFound("This user has no connection")

@@ -12,7 +12,7 @@ from fakes.process import Process, RotatingZoom
 from harness import OMAR, browser, consent, running
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
-from zoomgate_server import connections
+from zoomgate_server import endings
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
 from zoomgate_server.tokens import canary
 from zoomgate_server.tokens.cipher import Key, KeyRing
@@ -175,7 +175,7 @@ async def test_a_tombstone_that_cannot_be_opened_holds_up_no_revocation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What could not be revoked at once is revoked later, whatever stands before it in the store."""
-    monkeypatch.setattr(connections, "SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr(endings, "SWEEP_SECONDS", 0.01)
     async with running(tmp_path / "data") as zoomgate:
         zoomgate.simulator.faults.add(Fault("revoke", "status", times=-1, status=503))
         for user in (USER, OMAR):

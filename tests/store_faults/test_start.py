@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from harness import MONICA, running
 from mongodb import OwnServer
 from zoomgate.v1 import auth_service_pb2 as auth
-from zoomgate_server import app
+from zoomgate_server import store_opening
 from zoomgate_server.start import StartError
 from zoomgate_server.tokens import keyfile, mongo
 
@@ -36,7 +36,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("SELECT_SECONDS", "CONNECT_SECONDS"):
         monkeypatch.setattr(mongo, name, 0.2)
     for name in ("LEAST_STORE_PAUSE", "MOST_STORE_PAUSE"):
-        monkeypatch.setattr(app, name, 0.05)
+        monkeypatch.setattr(store_opening, name, 0.05)
     yield
     gc.collect()  # here, where the warning above is expected
 

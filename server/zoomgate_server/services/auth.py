@@ -13,6 +13,7 @@ from zoomgate_server import user_email as addresses
 from zoomgate_server.authorizations import Authorizations, Completed
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections import AccessToken, Connections
+from zoomgate_server.endings import Endings
 from zoomgate_server.errors import InvalidPageToken, InvalidRequest
 from zoomgate_server.rpc_context import Call, current_call
 from zoomgate_server.services import connection_mapping, json_value
@@ -42,7 +43,8 @@ class AuthService(AuthServiceServicer):
 
     Args:
         authorizations: Begins and completes.
-        connections: Uses, shows and ends.
+        connections: Uses and shows.
+        endings: Ends.
         page_tokens: Makes page tokens.
         clock: Time.
     """
@@ -52,11 +54,13 @@ class AuthService(AuthServiceServicer):
         *,
         authorizations: Authorizations,
         connections: Connections,
+        endings: Endings,
         page_tokens: PageTokens,
         clock: Clock,
     ) -> None:
         self._authorizations = authorizations
         self._connections = connections
+        self._endings = endings
         self._page_tokens = page_tokens
         self._clock = clock
 
@@ -231,7 +235,7 @@ class AuthService(AuthServiceServicer):
         wrong = Violations()
         wrong.user_email(request.user_email)
         wrong.raise_any()
-        record = await self._connections.end(current_call.get(), request.user_email)
+        record = await self._endings.end(current_call.get(), request.user_email)
         return pb.DeleteConnectionResponse(connection=connection_mapping.connection(record))
 
     def _token(self, call: Call, given: AccessToken) -> pb.Token:

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from zoomgate_server import logs
 from zoomgate_server.clock import Clock
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
 from zoomgate_server.tokens import connection_record
 from zoomgate_server.tokens.connection_record import ConnectionRecord
 from zoomgate_server.tokens.store import Change, Column, Kind, Record, RecordKey, RecordStore
 from zoomgate_server.tokens.vault import Vault
+
+_log = logs.get("zoomgate.connections")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,14 @@ class ConnectionStore:
     def open(self, record: Record) -> ConnectionRecord:
         """Open a sealed connection."""
         return connection_record.decode(self._vault, record)
+
+    def open_readable(self, record: Record) -> ConnectionRecord | None:
+        """Open one of several records; one that cannot be opened is told in the log, and holds up nobody behind it."""
+        try:
+            return self.open(record)
+        except (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported) as error:
+            _log.warning("connection.unreadable", error=type(error).__name__, **error.metadata)
+            return None
 
     async def count_by_state(self) -> dict[str, int]:
         """Count the connections by their state."""

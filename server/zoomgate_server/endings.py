@@ -1,0 +1,187 @@
+"""How connections end: first here, then at Zoom."""
+
+import asyncio
+import contextvars
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
+
+from zoomgate_server import logs
+from zoomgate_server.clock import Clock
+from zoomgate_server.errors import ConnectionNotFound, ZoomgateError
+from zoomgate_server.ownership import check_owner
+from zoomgate_server.refresh.driver import store_unavailable
+from zoomgate_server.rpc_context import AuditSink, Call
+from zoomgate_server.token_cache import TokenCache
+from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, State
+from zoomgate_server.tokens.connection_store import ConnectionStore
+from zoomgate_server.tokens.store import StoreError
+from zoomgate_server.tokens.token import TokenPair
+from zoomgate_server.zoom.oauth import OAuthClient
+from zoomgate_server.zoom.token_outcome import Revoked
+
+ANSWER_SECONDS = 0.2
+"""Kept of a caller's deadline for the way back."""
+
+REVOKE_SECONDS = 24 * 3600.0
+"""How long a disconnected user's tokens are kept, sealed and never served, while Zoom has not confirmed that they are revoked."""
+
+REVOKE_PATIENCE_SECONDS = 3.0
+"""How long a caller who ends a connection waits for Zoom's confirmation; it goes on without the caller."""
+
+TOMBSTONE_SECONDS = 30 * 24 * 3600.0
+"""How long a disconnected user's record stays, so that late writers find that the grant is gone."""
+
+SWEEP_SECONDS = 30.0
+"""Pause between two looks for tokens that are still to be revoked."""
+
+
+_log = logs.get("zoomgate.endings")
+
+
+class Endings:
+    """Ends connections, and revokes at Zoom what is not needed any more.
+
+    Args:
+        connections: Where the records are.
+        cache: Tokens in memory.
+        oauth: Revokes tokens.
+        clock: Time.
+        audit: Hears of every decision that matters.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections: ConnectionStore,
+        cache: TokenCache,
+        oauth: OAuthClient,
+        clock: Clock,
+        audit: AuditSink,
+    ) -> None:
+        self._connections = connections
+        self._cache = cache
+        self._oauth = oauth
+        self._clock = clock
+        self._audit = audit
+        self._revocations: set[asyncio.Task[Any]] = set()
+
+    async def end(self, call: Call, user_email: str) -> ConnectionRecord:
+        """End a connection: first here, then at Zoom.
+
+        The tokens are kept sealed and unserved until Zoom has confirmed that they are revoked, for at most 24 hours.
+
+        Raises:
+            ConnectionNotFound: There is nothing to end.
+            CallerNotAllowed: It belongs to another member.
+        """
+        while True:
+            try:
+                record, now = await self._connections.read(user_email)
+            except StoreError:
+                raise store_unavailable() from None
+            if record is None or record.state is State.DISCONNECTED:
+                raise ConnectionNotFound("This user has no connection")
+            check_owner(call, record.owner)
+            tombstone = tombstone_of(record, now, revoke=True)
+            try:
+                rev = await self._connections.write(tombstone)
+            except StoreError:
+                raise store_unavailable() from None
+            if rev is not None:
+                break
+        self._cache.drop(user_email)
+        self._audit(call.audit_event("connection.ended", "ok", user_email))
+        ended = replace(tombstone, rev=rev)
+        revocation = self._in_background(self._revoke(ended))
+        patience = min(REVOKE_PATIENCE_SECONDS, call.deadline - ANSWER_SECONDS - self._clock.monotonic())
+        await asyncio.wait({revocation}, timeout=max(0.0, patience))
+        return ended
+
+    async def sweep_revocations(self) -> None:
+        """Revoke what could not be revoked when its connection was ended; runs until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                await self._sweep_once()
+            except (StoreError, ZoomgateError) as error:
+                _log.warning("revocations.sweep_failed", error=type(error).__name__)
+
+    def discard(self, tokens: TokenPair) -> None:
+        """End a token pair that no record keeps, best effort."""
+        self._in_background(self._revoke_pair(tokens))
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for revocations under way, for at most so many seconds; what is left is found again at the next start."""
+        if self._revocations:
+            await asyncio.wait(set(self._revocations), timeout=seconds)
+
+    async def _sweep_once(self) -> None:
+        after = ""
+        while True:
+            records = await self._connections.page(
+                states=[State.DISCONNECTED.value], due_before=self._connections.now(), after=after, limit=100
+            )
+            for record in records:
+                ended = self._connections.open_readable(record)
+                if ended is not None:
+                    await self._revoke(ended)
+            if len(records) < 100:
+                return
+            after = records[-1].key.subject
+
+    async def _revoke(self, ended: ConnectionRecord) -> None:
+        """Revoke a tombstone's tokens at Zoom and, once that is done or given up, erase them."""
+        pair = ended.revoking
+        if pair is None:
+            return
+        expired = ended.revoke_until is not None and self._connections.now() >= ended.revoke_until
+        if not expired and not await self._revoke_pair(pair):
+            return
+        try:
+            await self._connections.write(replace(ended, revoking=None, revoke_until=None, due_at=None))
+        except StoreError:
+            _log.warning("revocation.not_noted", user=ended.user_email)
+
+    async def _revoke_pair(self, pair: TokenPair) -> bool:
+        """Revoke both tokens; true once Zoom confirmed."""
+        outcomes = [
+            await self._oauth.revoke(token) for token in (pair.access_token, pair.refresh_token) if token
+        ]
+        return all(isinstance(outcome, Revoked) for outcome in outcomes)
+
+    def _in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run something that no call owns."""
+        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        self._revocations.add(task)
+        task.add_done_callback(self._revocations.discard)
+        return task
+
+
+def tombstone_of(record: ConnectionRecord, now: float, *, revoke: bool) -> ConnectionRecord:
+    """The ended form of a connection: nothing in it is served any more.
+
+    Args:
+        record: The connection.
+        now: The store's clock.
+        revoke: Keep the tokens, sealed, until they are revoked at Zoom.
+    """
+    return replace(
+        record,
+        state=State.DISCONNECTED,
+        cause=Cause.REVOKED,
+        generation=record.generation + 1,
+        tokens=None,
+        spares=(),
+        lease=None,
+        pending=(),
+        commit_id="",
+        earlier_commits=(),
+        last_error=None,
+        update_time=now,
+        access_expire_at=None,
+        revoking=record.tokens if revoke else None,
+        revoke_until=now + REVOKE_SECONDS if revoke else None,
+        due_at=now if revoke else None,
+        expire_at=now + TOMBSTONE_SECONDS,
+    )

@@ -1,0 +1,116 @@
+"""How the service comes to its store and its key ring, and waits for a database that cannot be reached yet."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from zoomgate_server import logs
+from zoomgate_server.clock import SystemClock
+from zoomgate_server.secret import Secret
+from zoomgate_server.settings import Settings
+from zoomgate_server.start import StartError
+from zoomgate_server.tokens import keyfile
+from zoomgate_server.tokens.cipher import KeyRing
+from zoomgate_server.tokens.sqlite import SqliteStore
+from zoomgate_server.tokens.store import RecordStore, StoreNotReachedError, StoreOpenError
+
+LEAST_STORE_PAUSE, MOST_STORE_PAUSE = 0.5, 5.0
+"""Pauses, in seconds, between two tries to reach a store at the start: each twice as long as the one before."""
+
+_log = logs.get("zoomgate.app")
+
+
+class StoppedWaiting(Exception):
+    """The service was told to stop while it waited for its store."""
+
+
+async def open_store(
+    settings: Settings, stack: AsyncExitStack, stop: asyncio.Event
+) -> tuple[RecordStore, KeyRing]:
+    """Open store and key ring; what was made for a start that fails is taken away again.
+
+    Args:
+        settings: Which store, and which ring.
+        stack: Closes the store.
+        stop: Set when the service is to stop; ends the waiting for a store that cannot be reached.
+
+    Raises:
+        StartError: It cannot be opened.
+        StoppedWaiting: `stop` was set.
+    """
+    if settings.store_uri is not None:
+        return await _open_mongo(settings, settings.store_uri, stack, stop)
+    made: list[Path] = []
+    try:
+        for folder in {settings.data_dir, settings.store_path.parent}:
+            if not folder.exists():
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                made.append(folder)
+        fresh = not settings.store_path.exists()
+        if fresh and settings.keys_are_default and not settings.keys_path.exists():
+            with contextlib.suppress(keyfile.KeyFileExistsError):  # another process was first
+                keyfile.create(settings.keys_path)
+                made.append(settings.keys_path)
+        key_ring = keyfile.load(settings.keys_path)
+        store = await SqliteStore.open(settings.store_path, SystemClock().wall)
+    except (keyfile.KeyFileError, StoreOpenError, OSError) as error:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
+        if isinstance(error, OSError):
+            raise StartError(
+                f"ZOOMGATE_DATA_DIR: {settings.data_dir} cannot be made or used ({error.strerror}): check its owner and mode"
+            ) from None
+        raise StartError(str(error)) from None
+    stack.push_async_callback(store.close)
+    return store, key_ring
+
+
+async def _open_mongo(
+    settings: Settings, uri: Secret, stack: AsyncExitStack, stop: asyncio.Event
+) -> tuple[RecordStore, KeyRing]:
+    """Open a MongoDB database, and the key ring: no ring is made for a store that others may use already.
+
+    A database that cannot be reached is tried again for a while: services often start together with it.
+    """
+    from zoomgate_server.tokens.mongo import MongoStore  # noqa: PLC0415 - not needed with SQLite
+
+    try:
+        key_ring = keyfile.load(settings.keys_path)
+        store = await _patiently(lambda: MongoStore.open(uri.reveal()), settings.store_wait_seconds, stop)
+    except (keyfile.KeyFileError, StoreOpenError) as error:
+        raise StartError(str(error)) from None
+    stack.push_async_callback(store.close)
+    return store, key_ring
+
+
+async def _patiently(
+    open_store: Callable[[], Awaitable[RecordStore]], seconds: float, stop: asyncio.Event
+) -> RecordStore:
+    """Open a store, again and again while it cannot be reached.
+
+    Args:
+        open_store: Opens it.
+        seconds: No try begins later than so long after the first.
+        stop: Set when the service is to stop.
+
+    Raises:
+        StoreOpenError: It cannot be used, or could not be reached in that time.
+        StoppedWaiting: `stop` was set.
+    """
+    loop = asyncio.get_running_loop()
+    until, pause = loop.time() + seconds, LEAST_STORE_PAUSE
+    while True:
+        try:
+            return await open_store()
+        except StoreNotReachedError as error:
+            if loop.time() + pause > until:
+                raise
+            _log.warning("store.not_reached", problem=str(error), again_in=pause)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), pause)
+        if stop.is_set():
+            raise StoppedWaiting
+        pause = min(2 * pause, MOST_STORE_PAUSE)
