@@ -107,6 +107,17 @@ class AdminEndpoints:
         self._state.users[user.email] = user
         return web.json_response(asdict(user), status=201)
 
+    async def rename_user(self, request: web.Request) -> web.StreamResponse:
+        """Give `user` another address, `email`, as after a marriage or when a company changes its domain."""
+        body = await _json(request)
+        try:
+            user = self._state.rename(str(body.get("user")), str(body.get("email")))
+        except KeyError:
+            return _refuse("user is unknown")
+        except ValueError as error:
+            return _refuse(str(error))
+        return web.json_response(asdict(user))
+
     async def authorize(self, request: web.Request) -> web.StreamResponse:
         """Consent without a browser: `user` and the parameters of the authorization address; gives where the browser would go."""
         body = {name: str(value) for name, value in (await _json(request)).items()}

@@ -135,6 +135,7 @@ class Simulator:
         add("POST", "/_sim/revoke_user", admin.revoke_user)
         add("GET", "/_sim/users", admin.users)
         add("POST", "/_sim/users", admin.add_user)
+        add("POST", "/_sim/rename_user", admin.rename_user)
         add("POST", "/_sim/authorize", admin.authorize)
         add("POST", "/_sim/reset", admin.reset)
         return app

@@ -4,7 +4,7 @@ import hashlib
 from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zoom_simulator import meetings
@@ -251,6 +251,31 @@ class ZoomState:
             because("access token is expired: it needs a refresh")
             return "Access token is expired."
         return access.grant
+
+    def rename(self, email: str, new_email: str) -> SimulatedUser:
+        """Give a user another address; id, grants and meetings stay theirs.
+
+        Raises:
+            KeyError: Nobody has the address.
+            ValueError: Somebody has the new one, or it is none.
+        """
+        before = self.users[email]
+        if new_email in self.users:
+            raise ValueError("email belongs to somebody already")
+        user = replace(before, email=new_email)
+        del self.users[email]
+        self.users[new_email] = user
+        for code in self.codes.values():
+            if code.user == before:
+                code.user = user
+        if email in self.grants:
+            self.grants[new_email] = grant = self.grants.pop(email)
+            for each in (grant, *grant.earlier):
+                each.user = user
+        for meeting in self.meetings.values():
+            if meeting.owner == user.user_id:
+                meeting.body["host_email"] = new_email
+        return user
 
     def _issue(self, grant: Grant) -> dict[str, Any]:
         for token in [token for token, access in self.access_tokens.items() if access.grant is grant]:
