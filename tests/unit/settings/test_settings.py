@@ -164,7 +164,7 @@ def test_unknown_variables_are_mistakes() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["ZOOMGATE_TLS_CLIENT_CA", "ZOOMGATE_WEBHOOK_SECRET"],
+    ["ZOOMGATE_TLS_CLIENT_CA"],
 )
 def test_what_is_not_built_is_refused(name: str) -> None:
     """A setting that does nothing yet does not look as if it did."""
