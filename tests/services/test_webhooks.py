@@ -17,6 +17,7 @@ import pytest
 
 from harness import MONICA, OMAR, Harness, running, serving
 from zoom_events import ENVIRON, SECRET, about_user, app_deauthorized, challenge, headers, send
+from zoom_simulator import SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.tokens import keyfile
@@ -566,3 +567,56 @@ async def test_what_was_dealt_with_is_forgotten_in_time(zoomgate: Harness) -> No
     assert b"Monica" not in found.value
     assert found.expire_at is not None
     assert now < found.expire_at <= now + 3 * HOUR
+
+
+# -- with the simulated Zoom ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def told(tmp_path: Path) -> AsyncIterator[Harness]:
+    """A service to which the simulated Zoom tells what happens."""
+    options = SimulatorOptions(port=0, webhook_secret=SECRET)
+    async with running(tmp_path / "data", environ=ENVIRON, simulator=options) as harness:
+        harness.simulator.webhooks.url = f"{harness.http_url}/webhooks/zoom"
+        yield harness
+
+
+async def happen(zoomgate: Harness, event: str, user: str = "") -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{zoomgate.simulator.url}/_sim/event", json={"event": event, "user": user}) as answer,
+    ):
+        assert (await answer.json())["told"]
+
+
+async def answers(zoomgate: Harness, count: int) -> list[str]:
+    """What the service answered to the latest event, once there is so much."""
+    while True:
+        latest = zoomgate.simulator.webhooks.latest()
+        if latest and len(latest[0].answers) >= count:
+            return latest[0].answers
+        await asyncio.sleep(0.005)
+
+
+async def test_zoom_tells_the_service(told: Harness) -> None:
+    """A challenge is proved, and an app that was removed at Zoom is disconnected here."""
+    await told.connect()
+    await happen(told, "endpoint.url_validation")
+    assert await answers(told, 1) == ["200, validated"]
+    await happen(told, "app_deauthorized", MONICA)
+    assert await answers(told, 1) == ["204, taken"]
+    assert (await show(told)).cause == Connection.CAUSE_APP_DEAUTHORIZED
+
+
+async def test_what_the_store_missed_comes_again(told: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five minutes later Zoom tells it once more, and then it holds; who has connected meanwhile stays connected."""
+    for connects_again in (False, True):
+        await told.connect()
+        async with failing(monkeypatch, "find"):
+            await happen(told, "app_deauthorized", MONICA)
+            assert await answers(told, 1) == ["503, not taken"]
+        if connects_again:
+            await told.connect()
+        told.simulator.zoom.wall.advance(300)
+        assert await answers(told, 2) == ["503, not taken", "204, taken"]
+        assert ((await show(told)).state == Connection.STATE_ACTIVE) == connects_again

@@ -267,11 +267,26 @@ class TestDoctor:
                 "ZOOMGATE_CALLERS": "callers.toml",
                 "ZOOMGATE_REDIRECT_URI": "https://zoom.example.com/oauth/callback",
                 "ZOOMGATE_ZOOM_OAUTH_URL": zoomgate.simulator.oauth_url,
+                "ZOOMGATE_PUBLIC_URL": "https://zoom.example.com",
+                "ZOOMGATE_WEBHOOK_SECRET": "hush newer",
             },
         )
+        events = "2 secret(s) are set; Zoom's events go to https://zoom.example.com/webhooks/zoom"
+        assert events in done(result)
         assert {line.split()[0] for line in done(result).splitlines()} == {"ok"}
         assert sorted(path.name for path in zoomgate.data_dir.iterdir()) == before
         assert "hush" not in result.output
+
+    def test_events_that_nobody_hears_are_told(self) -> None:
+        """An app without the secret for Zoom's events is warned of; without an app there is nothing to hear."""
+        for environ, mark in (
+            ({}, "ok"),
+            (APP | {"ZOOMGATE_ZOOM_OAUTH_URL": "http://127.0.0.1:1/oauth"}, "warn"),
+        ):
+            text = zoomgate("doctor", environ=environ).stdout
+            (line,) = [line for line in text.splitlines() if line.split()[1] == "webhooks"]
+            assert line.startswith(mark)
+            assert "set ZOOMGATE_WEBHOOK_SECRET" in line
 
     async def test_a_stopped_service_leaves_no_trace_of_the_look(self, folder: Path) -> None:
         """The store of a stopped service is read without a file being made beside it."""
