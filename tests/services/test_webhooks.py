@@ -115,7 +115,7 @@ async def test_who_is_gone_at_zoom_is_disconnected(
     await zoomgate.connect(OMAR)
     await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
     told = app_deauthorized(MONICA) if event == "app_deauthorized" else about_user(event, MONICA)
-    assert await send(zoomgate, told) == (204, b"")
+    assert await send(zoomgate.http_url, told) == (204, b"")
     refused = await zoomgate.refusal(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
     assert refused.reason == "ZOOM_NOT_CONNECTED"
     ended = await show(zoomgate)
@@ -131,7 +131,7 @@ async def test_who_is_gone_at_zoom_is_disconnected(
 async def test_the_tokens_are_out_of_the_store_when_zoom_hears(stored: Harness) -> None:
     """On either store: the answer comes after the tombstone."""
     await stored.connect()
-    assert (await send(stored, app_deauthorized(MONICA)))[0] == 204
+    assert (await send(stored.http_url, app_deauthorized(MONICA)))[0] == 204
     assert (await show(stored)).cause == Connection.CAUSE_APP_DEAUTHORIZED
     assert await outcomes(stored) == {"ended": 1}
 
@@ -140,10 +140,10 @@ async def test_an_event_that_comes_again_does_nothing(stored: Harness, lines: Li
     """Not while nothing has changed, not after a new consent, and not if it is signed anew."""
     await stored.connect()
     event = app_deauthorized(MONICA)
-    assert (await send(stored, event))[0] == 204
-    assert (await send(stored, event, time.time() + 10))[0] == 204
+    assert (await send(stored.http_url, event))[0] == 204
+    assert (await send(stored.http_url, event, time.time() + 10))[0] == 204
     await stored.connect()
-    assert (await send(stored, event))[0] == 204
+    assert (await send(stored.http_url, event))[0] == 204
     assert (await show(stored)).state == Connection.STATE_ACTIVE
     assert await outcomes(stored) == {"ended": 1, "duplicate": 2}
     told = lines.audited("connection.ended")
@@ -158,8 +158,8 @@ async def test_an_event_older_than_the_consent_is_ignored(stored: Harness, event
     old = (
         app_deauthorized(MONICA, before) if event == "app_deauthorized" else about_user(event, MONICA, before)
     )
-    assert (await send(stored, old, before))[0] == 204
-    assert (await send(stored, old))[0] == 204
+    assert (await send(stored.http_url, old, before))[0] == 204
+    assert (await send(stored.http_url, old))[0] == 204
     assert (await show(stored)).state == Connection.STATE_ACTIVE
     assert await outcomes(stored) == {"older_than_consent": 1, "duplicate": 1}
 
@@ -173,7 +173,7 @@ async def test_whom_nobody_knows_is_no_mistake(zoomgate: Harness) -> None:
         app_deauthorized(MONICA),
         about_user("user.deleted", "\x00é"),
     ):
-        assert await send(zoomgate, event) == (204, b"")
+        assert await send(zoomgate.http_url, event) == (204, b"")
     assert await outcomes(zoomgate) == {"not_connected": 3}
     assert (await show(zoomgate)).cause == Connection.CAUSE_REVOKED
 
@@ -182,7 +182,7 @@ async def test_other_events_are_taken_and_ignored(zoomgate: Harness) -> None:
     """Whatever else the app is subscribed to changes nothing."""
     await zoomgate.connect()
     for name in ("meeting.started", "user.updated", "", "x" * 1000):
-        assert await send(zoomgate, about_user(name, MONICA)) == (204, b"")
+        assert await send(zoomgate.http_url, about_user(name, MONICA)) == (204, b"")
     assert (await show(zoomgate)).state == Connection.STATE_ACTIVE
     assert await outcomes(zoomgate) == {"ignored": 4}
 
@@ -193,7 +193,7 @@ async def test_who_has_to_consent_again_is_disconnected_too(zoomgate: Harness) -
     zoomgate.simulator.zoom.end(zoomgate.simulator.zoom.grants[MONICA])
     await zoomgate.refusal(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
     assert (await show(zoomgate)).state == Connection.STATE_REAUTH_REQUIRED
-    await send(zoomgate, app_deauthorized(MONICA))
+    await send(zoomgate.http_url, app_deauthorized(MONICA))
     assert (await show(zoomgate)).state == Connection.STATE_DISCONNECTED
 
 
@@ -207,7 +207,9 @@ async def test_two_services_that_hear_at_once_end_it_once(
             for each in (stored, other):
                 await each.call(each.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
             event = app_deauthorized(MONICA)
-            answers = await asyncio.gather(*(send(each, event) for each in (stored, other) for _ in range(3)))
+            answers = await asyncio.gather(
+                *(send(each.http_url, event) for each in (stored, other) for _ in range(3))
+            )
             assert {status for status, _ in answers} == {204}, number
             for each in (stored, other):
                 while True:
@@ -253,9 +255,9 @@ async def test_a_store_that_is_down_makes_zoom_come_again(
     event = app_deauthorized(MONICA)
     at = time.time()
     async with failing(monkeypatch, method):
-        assert (await send(zoomgate, event, at))[0] == 503
+        assert (await send(zoomgate.http_url, event, at))[0] == 503
     assert (await show(zoomgate)).state == Connection.STATE_ACTIVE
-    assert (await send(zoomgate, event, at))[0] == 204
+    assert (await send(zoomgate.http_url, event, at))[0] == 204
     assert (await show(zoomgate)).cause == Connection.CAUSE_APP_DEAUTHORIZED
     assert await outcomes(zoomgate) == {"store_unavailable": 1, "ended": 1}
 
@@ -267,8 +269,8 @@ async def test_an_end_that_was_stored_without_an_answer_stays(
     await zoomgate.connect()
     event = app_deauthorized(MONICA)
     async with failing(monkeypatch, "put", after=True):
-        assert (await send(zoomgate, event))[0] == 503
-    assert (await send(zoomgate, event))[0] == 204
+        assert (await send(zoomgate.http_url, event))[0] == 503
+    assert (await send(zoomgate.http_url, event))[0] == 204
     assert (await show(zoomgate)).cause == Connection.CAUSE_APP_DEAUTHORIZED
     assert await outcomes(zoomgate) == {"store_unavailable": 1, "not_connected": 1}
 
@@ -289,12 +291,12 @@ async def test_a_store_that_is_slow_does_not_keep_zoom_waiting(
     event = app_deauthorized(MONICA)
     with monkeypatch.context() as patch:
         patch.setattr(SqliteStore, "put", slow)
-        assert (await send(zoomgate, event))[0] == 503
+        assert (await send(zoomgate.http_url, event))[0] == 503
         gate.set()
         while (await show(zoomgate)).state == Connection.STATE_ACTIVE:
             await asyncio.sleep(0.005)
     monkeypatch.setattr("zoomgate_server.webhooks.SETTLE_SECONDS", 5.0)
-    assert (await send(zoomgate, event))[0] == 204
+    assert (await send(zoomgate.http_url, event))[0] == 204
 
 
 async def test_a_connection_that_cannot_be_opened_makes_zoom_come_again(
@@ -310,7 +312,7 @@ async def test_a_connection_that_cannot_be_opened_makes_zoom_come_again(
         Record(**{name: getattr(found, name) for name in found.__slots__} | {"value": broken}), found.rev
     )
     await store.close()
-    assert (await send(zoomgate, app_deauthorized(MONICA)))[0] == 503
+    assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 503
     assert await outcomes(zoomgate) == {"record_fault": 1}
     (told,) = lines.of("webhook.record_fault")
     assert told["record"].startswith("user/")
@@ -322,7 +324,7 @@ async def test_a_connection_that_cannot_be_opened_makes_zoom_come_again(
 
 async def test_the_challenge_is_answered(zoomgate: Harness) -> None:
     """Zoom gets its token back, and the proof that we know the secret."""
-    status, body = await send(zoomgate, challenge("qgg8vlvZRS6UYooatFL8Aw"))
+    status, body = await send(zoomgate.http_url, challenge("qgg8vlvZRS6UYooatFL8Aw"))
     proof = hmac.new(SECRET.encode(), b"qgg8vlvZRS6UYooatFL8Aw", hashlib.sha256).hexdigest()
     assert (status, json.loads(body)) == (
         200,
@@ -335,13 +337,13 @@ async def test_the_challenge_signs_nothing_for_strangers(zoomgate: Harness) -> N
     """No answer without a signature, and none that could be the signature of an event."""
     now = time.time()
     event = json.dumps(app_deauthorized(MONICA))
-    assert (await send(zoomgate, challenge("abc"), secret="another"))[0] == 401
+    assert (await send(zoomgate.http_url, challenge("abc"), secret="another"))[0] == 401
     for token in (f"v0:{int(now)}:{event}", "v0:1:x", "", "a b", "a\n", "é", "a" * 129, 7, None, ["a"]):
-        status, body = await send(zoomgate, challenge(token))  # type: ignore[arg-type]
+        status, body = await send(zoomgate.http_url, challenge(token))  # type: ignore[arg-type]
         assert status == 400, token
         assert b"encrypted" not in body
-    assert (await send(zoomgate, challenge("abc"), now - 301))[0] == 401
-    assert (await send(zoomgate, challenge("abc"), now - 290))[0] == 200
+    assert (await send(zoomgate.http_url, challenge("abc"), now - 301))[0] == 401
+    assert (await send(zoomgate.http_url, challenge("abc"), now - 290))[0] == 200
 
 
 async def test_a_new_secret_takes_over_without_a_gap(tmp_path: Path) -> None:
@@ -350,12 +352,12 @@ async def test_a_new_secret_takes_over_without_a_gap(tmp_path: Path) -> None:
     async with running(tmp_path / "data", environ=both) as zoomgate:
         for secret in ("new-hunter2@", SECRET):
             await zoomgate.connect()
-            status, body = await send(zoomgate, challenge("abc"), secret=secret)
+            status, body = await send(zoomgate.http_url, challenge("abc"), secret=secret)
             proof = hmac.new(secret.encode(), b"abc", hashlib.sha256).hexdigest()
             assert (status, json.loads(body)["encryptedToken"]) == (200, proof)
-            assert (await send(zoomgate, app_deauthorized(MONICA), secret=secret))[0] == 204
+            assert (await send(zoomgate.http_url, app_deauthorized(MONICA), secret=secret))[0] == 204
             assert (await show(zoomgate)).state == Connection.STATE_DISCONNECTED
-        assert (await send(zoomgate, app_deauthorized(MONICA), secret="old"))[0] == 401
+        assert (await send(zoomgate.http_url, app_deauthorized(MONICA), secret="old"))[0] == 401
 
 
 # -- what is refused -----------------------------------------------------------------------------------------
@@ -431,7 +433,7 @@ async def test_what_is_no_event_of_ours_is_refused(
             assert status == 413  # what came after the answer was not read
     assert await outcomes(zoomgate) == {outcome: 1}
     assert (await show(zoomgate)).state == Connection.STATE_ACTIVE
-    assert (await send(zoomgate, app_deauthorized(MONICA)))[0] == 204
+    assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 204
 
 
 @pytest.mark.parametrize(
@@ -450,7 +452,7 @@ async def test_an_event_with_an_odd_time_is_as_old_as_its_signature(
 ) -> None:
     """A time that cannot be read crashes nothing, and the connection ends."""
     await zoomgate.connect()
-    assert (await send(zoomgate, app_deauthorized(MONICA, **event), time.time() + 5))[0] == 204
+    assert (await send(zoomgate.http_url, app_deauthorized(MONICA, **event), time.time() + 5))[0] == 204
     assert (await show(zoomgate)).state == Connection.STATE_DISCONNECTED
 
 
@@ -459,9 +461,9 @@ async def test_old_events_and_those_of_the_future_are_refused(zoomgate: Harness)
     await zoomgate.connect()
     now = time.time()
     for at in (now - 2 * HOUR - 10, now + 310, 0):
-        assert (await send(zoomgate, app_deauthorized(MONICA), at))[0] == 401
+        assert (await send(zoomgate.http_url, app_deauthorized(MONICA), at))[0] == 401
     assert (await show(zoomgate)).state == Connection.STATE_ACTIVE
-    assert (await send(zoomgate, app_deauthorized(MONICA), now - 2 * HOUR + 30))[0] == 204
+    assert (await send(zoomgate.http_url, app_deauthorized(MONICA), now - 2 * HOUR + 30))[0] == 204
     assert (await show(zoomgate)).state == Connection.STATE_DISCONNECTED
 
 
@@ -522,7 +524,7 @@ async def test_a_body_that_drips_is_cut(zoomgate: Harness, monkeypatch: pytest.M
 async def test_many_refusals_are_counted_and_few_are_told(zoomgate: Harness, lines: Lines) -> None:
     """A flood of garbage fills neither the log nor the audit trail, and no line has anything of what was sent."""
     for number in range(50):
-        assert (await send(zoomgate, {"event": f"x{number}"}, secret="wrong-secret"))[0] == 401
+        assert (await send(zoomgate.http_url, {"event": f"x{number}"}, secret="wrong-secret"))[0] == 401
     assert await outcomes(zoomgate) == {"refused_signature": 50}
     told = lines.audited("webhook.refused")
     assert [row["outcome"] for row in told] == ["refused_signature"] * 10
@@ -534,8 +536,8 @@ async def test_many_refusals_are_counted_and_few_are_told(zoomgate: Harness, lin
 async def test_without_a_secret_nothing_is_listened_to(tmp_path: Path, lines: Lines) -> None:
     """The path is unknown then, and the start says how to change that."""
     async with running(tmp_path / "data") as zoomgate:
-        assert (await send(zoomgate, app_deauthorized(MONICA)))[0] == 404
-        assert (await send(zoomgate, app_deauthorized(MONICA), secret=""))[0] == 404
+        assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 404
+        assert (await send(zoomgate.http_url, app_deauthorized(MONICA), secret=""))[0] == 404
     (told,) = lines.of("webhooks.off")
     assert told["set"] == "ZOOMGATE_WEBHOOK_SECRET"
 
@@ -557,7 +559,7 @@ async def test_what_was_dealt_with_is_forgotten_in_time(zoomgate: Harness) -> No
     """One sealed record an event, with a digest for its name, that may be deleted after three hours."""
     await zoomgate.connect()
     event = json.dumps(app_deauthorized(MONICA)).encode()
-    await send(zoomgate, event)
+    await send(zoomgate.http_url, event)
     store = await SqliteStore.open(zoomgate.data_dir / "zoomgate.db", time.time)
     key = RecordKey("loopback|zoomgate-dev", Kind.WEBHOOK, hashlib.sha256(event).hexdigest())
     found, now = await store.get(key)
