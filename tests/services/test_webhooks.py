@@ -1,6 +1,7 @@
 """What Zoom tells by webhooks, and what somebody else would like to tell."""
 
 import asyncio
+import gzip
 import hashlib
 import hmac
 import io
@@ -20,6 +21,7 @@ from zoom_events import ENVIRON, SECRET, about_user, app_deauthorized, challenge
 from zoom_simulator import SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
+from zoomgate_server.endings import Endings
 from zoomgate_server.tokens import keyfile
 from zoomgate_server.tokens.sqlite import SqliteStore
 from zoomgate_server.tokens.store import Kind, Record, RecordKey, StoreError
@@ -509,6 +511,37 @@ async def test_a_huge_body_is_not_read(zoomgate: Harness) -> None:
         await pour()
     writer.close()
     assert await outcomes(zoomgate) == {"refused_too_large": 2}
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x"])
+async def test_nothing_is_unpacked(zoomgate: Harness, encoding: str) -> None:
+    """What says that it is compressed is taken as the bytes that came: a bomb stays as small as it is."""
+    bomb = gzip.compress(bytes(32 << 20))
+    assert len(bomb) < 64 * 1024
+    assert (await send(zoomgate.http_url, bomb, Content_Encoding=encoding))[0] == 400
+    event = json.dumps(app_deauthorized("u-nobody")).encode()
+    packed = gzip.compress(event)
+    sent = headers(event) | {"Content-Encoding": encoding}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{zoomgate.http_url}/webhooks/zoom", data=packed, headers=sent) as answer,
+    ):
+        assert answer.status == 401  # the signature is of what was packed
+
+
+async def test_a_defect_makes_zoom_come_again(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong is told as 500, which Zoom repeats, and not as a page for people."""
+
+    async def fails(*_: Any) -> None:
+        raise RuntimeError("injected")
+
+    await zoomgate.connect()
+    event = app_deauthorized(MONICA)
+    with monkeypatch.context() as patch:
+        patch.setattr(Endings, "end_at_zoom", fails)
+        assert await send(zoomgate.http_url, event) == (500, b"")
+    assert (await send(zoomgate.http_url, event))[0] == 204
+    assert (await show(zoomgate)).state == Connection.STATE_DISCONNECTED
 
 
 async def test_a_body_that_drips_is_cut(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ COMMANDS = (
     "simulator",
     "simulator fault",
     "simulator expire",
+    "simulator event",
     "simulator stats",
     "connect",
     "connections list",
@@ -431,6 +432,14 @@ def test_a_start_that_is_refused_says_everything_that_is_missing(folder: Path) -
 def test_the_simulated_zoom_is_for_this_machine_alone(folder: Path, listen: str) -> None:
     """Neither command starts it where others could reach it."""
     assert "this machine alone" in refused(zoomgate("simulator", "--listen", listen), 2)
+
+
+@pytest.mark.parametrize(
+    "url", ["nowhere", "ftp://127.0.0.1/x", "http://127.0.0.1:1", "http://u:p@127.0.0.1/x"]
+)
+def test_events_go_to_an_address(folder: Path, url: str) -> None:
+    """What cannot be one is refused before anything is listened to."""
+    assert "write http://127.0.0.1:PORT/PATH" in refused(zoomgate("simulator", "--webhook-url", url), 2)
 
 
 def test_a_caller_row_survives_a_round_trip(folder: Path) -> None:
