@@ -133,7 +133,13 @@ class Endings:
             if happened_at <= record.consent_time:
                 return EndedAtZoom.OLDER_THAN_CONSENT
             tombstone = replace(tombstone_of(record, now, revoke=False), cause=cause)
-            if await self._connections.write(tombstone) is not None:
+            try:
+                written = await self._connections.write(tombstone) is not None
+            except StoreError:
+                written = await self._is_stored(tombstone)
+                if not written:
+                    raise
+            if written:
                 break
         self._cache.drop(record.user_email)
         self._audit(AuditEvent.unattended("connection.ended", "ok", record.user_email, principal="zoom"))
@@ -166,6 +172,11 @@ class Endings:
         """Wait for what is under way, for at most so many seconds; revocations that are left are found again at the next start."""
         if self._running:
             await asyncio.wait(set(self._running), timeout=seconds)
+
+    async def _is_stored(self, tombstone: ConnectionRecord) -> bool:
+        """Tell whether the store has taken a tombstone whose write it did not confirm."""
+        record, _ = await self._connections.read(tombstone.user_email)
+        return record is not None and record == replace(tombstone, rev=record.rev)
 
     async def _sweep_once(self) -> None:
         after = ""

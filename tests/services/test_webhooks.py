@@ -264,13 +264,44 @@ async def test_a_store_that_is_down_makes_zoom_come_again(
     assert await outcomes(zoomgate) == {"store_unavailable": 1, "ended": 1}
 
 
-async def test_an_end_that_was_stored_without_an_answer_stays(
+async def test_an_end_that_was_stored_without_an_answer_is_noticed(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, lines: Lines
+) -> None:
+    """The store took the tombstone and did not confirm it: it is looked for, told in the audit trail, and the token is not served."""
+    await zoomgate.connect()
+    await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
+    async with failing(monkeypatch, "put", after=True):
+        assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 204
+    refused = await zoomgate.refusal(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
+    assert refused.reason == "ZOOM_NOT_CONNECTED"
+    assert (await show(zoomgate)).cause == Connection.CAUSE_APP_DEAUTHORIZED
+    assert await outcomes(zoomgate) == {"ended": 1}
+    assert len(lines.audited("connection.ended")) == 1
+
+
+async def test_an_end_that_was_stored_before_an_outage_stays(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store took the tombstone and failed then: Zoom comes again, and finds it done."""
+    """The store took the tombstone and failed then altogether: Zoom comes again, and finds it done."""
     await zoomgate.connect()
     event = app_deauthorized(MONICA)
-    async with failing(monkeypatch, "put", after=True):
+    put, get = SqliteStore.put, SqliteStore.get
+    failed = False
+
+    async def fails_after(self: SqliteStore, record: Record, if_rev: int) -> int | None:
+        nonlocal failed
+        failed = True
+        await put(self, record, if_rev)
+        raise StoreError("injected")
+
+    async def fails_then(self: SqliteStore, key: RecordKey) -> tuple[Record | None, float]:
+        if failed:
+            raise StoreError("injected")
+        return await get(self, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "put", fails_after)
+        patch.setattr(SqliteStore, "get", fails_then)
         assert (await send(zoomgate.http_url, event))[0] == 503
     assert (await send(zoomgate.http_url, event))[0] == 204
     assert (await show(zoomgate)).cause == Connection.CAUSE_APP_DEAUTHORIZED
