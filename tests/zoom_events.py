@@ -9,8 +9,6 @@ from typing import Any
 
 import aiohttp
 
-from harness import Harness
-
 SECRET = "hush-webhook-hunter2@"
 """The webhook secret of the tests; `conftest` looks for it in the log."""
 
@@ -70,19 +68,17 @@ def headers(body: bytes, at: float | None = None, secret: str = SECRET) -> dict[
 
 
 async def send(
-    zoomgate: Harness,
+    http_url: str,
     event: dict[str, Any] | bytes,
     at: float | None = None,
     secret: str = SECRET,
     **other: str,
 ) -> tuple[int, bytes]:
-    """Send an event; gives status and body of the answer."""
+    """Send an event to the service at a base address; gives status and body of the answer."""
     body = event if isinstance(event, bytes) else json.dumps(event).encode()
     sent = headers(body, at, secret) | {name.replace("_", "-"): value for name, value in other.items()}
     async with (
         aiohttp.ClientSession() as session,
-        session.post(
-            f"{zoomgate.http_url}/webhooks/zoom", data=body, headers=sent, allow_redirects=False
-        ) as answer,
+        session.post(f"{http_url}/webhooks/zoom", data=body, headers=sent, allow_redirects=False) as answer,
     ):
         return answer.status, await answer.read()

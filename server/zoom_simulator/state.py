@@ -227,6 +227,19 @@ class ZoomState:
             del self.access_tokens[token]
             self._note_ended(token, grant, "access token belongs to a grant that was revoked")
 
+    def happen(self, event: str, user: SimulatedUser) -> bool:
+        """Let Zoom's own part of an event happen; false if the app, which is to be removed, has no grant of the user."""
+        grant = self.grants.get(user.email)
+        if event == "app_deauthorized" and (grant is None or grant.ended):
+            return False
+        if event in ("user.deleted", "user.deactivated"):
+            del self.users[user.email]
+        if (
+            grant is not None and event != "user.disassociated"
+        ):  # who leaves an account keeps what they granted
+            self.end(grant)
+        return True
+
     def expire(self, email: str | None) -> int:
         """Make access tokens expire now, of one user or of all; says how many."""
         count = 0

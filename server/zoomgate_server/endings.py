@@ -78,7 +78,7 @@ class Endings:
         self._oauth = oauth
         self._clock = clock
         self._audit = audit
-        self._revocations: set[asyncio.Task[Any]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def end(self, call: Call, user_email: str) -> ConnectionRecord:
         """End a connection: first here, then at Zoom.
@@ -133,7 +133,13 @@ class Endings:
             if happened_at <= record.consent_time:
                 return EndedAtZoom.OLDER_THAN_CONSENT
             tombstone = replace(tombstone_of(record, now, revoke=False), cause=cause)
-            if await self._connections.write(tombstone) is not None:
+            try:
+                written = await self._connections.write(tombstone) is not None
+            except StoreError:
+                written = await self._is_stored(tombstone)
+                if not written:
+                    raise
+            if written:
                 break
         self._cache.drop(record.user_email)
         self._audit(AuditEvent.unattended("connection.ended", "ok", record.user_email, principal="zoom"))
@@ -155,10 +161,22 @@ class Endings:
         """End a token pair that no record keeps, best effort."""
         self.in_background(self._revoke_pair(tokens))
 
+    def in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run something that no call owns; `drain` waits for it."""
+        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
     async def drain(self, seconds: float) -> None:
-        """Wait for revocations under way, for at most so many seconds; what is left is found again at the next start."""
-        if self._revocations:
-            await asyncio.wait(set(self._revocations), timeout=seconds)
+        """Wait for what is under way, for at most so many seconds; revocations that are left are found again at the next start."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=seconds)
+
+    async def _is_stored(self, tombstone: ConnectionRecord) -> bool:
+        """Tell whether the store has taken a tombstone whose write it did not confirm."""
+        record, _ = await self._connections.read(tombstone.user_email)
+        return record is not None and record == replace(tombstone, rev=record.rev)
 
     async def _sweep_once(self) -> None:
         after = ""
@@ -193,13 +211,6 @@ class Endings:
             await self._oauth.revoke(token) for token in (pair.access_token, pair.refresh_token) if token
         ]
         return all(isinstance(outcome, Revoked) for outcome in outcomes)
-
-    def in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run something that no call owns; `drain` waits for it."""
-        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
-        self._revocations.add(task)
-        task.add_done_callback(self._revocations.discard)
-        return task
 
 
 def tombstone_of(record: ConnectionRecord, now: float, *, revoke: bool) -> ConnectionRecord:

@@ -222,7 +222,11 @@ class Webhooks:
         # whoever is cut off from the answer, the end goes on
         work = self._endings.in_background(self._settle(body, zoom_user_id, cause, happened_at))
         await asyncio.wait({work}, timeout=SETTLE_SECONDS)
-        outcome = work.result() if work.done() else "store_unavailable"
+        if work.done():
+            outcome = work.result()
+        else:
+            _log.warning("webhook.store_failed", error="no answer in time")
+            outcome = "store_unavailable"
         self._count(outcome)
         return _COME_AGAIN if outcome in ("store_unavailable", "record_fault") else _TAKEN
 

@@ -1,6 +1,7 @@
 """What Zoom tells by webhooks, and what somebody else would like to tell."""
 
 import asyncio
+import gzip
 import hashlib
 import hmac
 import io
@@ -17,8 +18,10 @@ import pytest
 
 from harness import MONICA, OMAR, Harness, running, serving
 from zoom_events import ENVIRON, SECRET, about_user, app_deauthorized, challenge, headers, send
+from zoom_simulator import SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
+from zoomgate_server.endings import Endings
 from zoomgate_server.tokens import keyfile
 from zoomgate_server.tokens.sqlite import SqliteStore
 from zoomgate_server.tokens.store import Kind, Record, RecordKey, StoreError
@@ -114,7 +117,7 @@ async def test_who_is_gone_at_zoom_is_disconnected(
     await zoomgate.connect(OMAR)
     await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
     told = app_deauthorized(MONICA) if event == "app_deauthorized" else about_user(event, MONICA)
-    assert await send(zoomgate, told) == (204, b"")
+    assert await send(zoomgate.http_url, told) == (204, b"")
     refused = await zoomgate.refusal(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
     assert refused.reason == "ZOOM_NOT_CONNECTED"
     ended = await show(zoomgate)
@@ -130,7 +133,7 @@ async def test_who_is_gone_at_zoom_is_disconnected(
 async def test_the_tokens_are_out_of_the_store_when_zoom_hears(stored: Harness) -> None:
     """On either store: the answer comes after the tombstone."""
     await stored.connect()
-    assert (await send(stored, app_deauthorized(MONICA)))[0] == 204
+    assert (await send(stored.http_url, app_deauthorized(MONICA)))[0] == 204
     assert (await show(stored)).cause == Connection.CAUSE_APP_DEAUTHORIZED
     assert await outcomes(stored) == {"ended": 1}
 
@@ -139,10 +142,10 @@ async def test_an_event_that_comes_again_does_nothing(stored: Harness, lines: Li
     """Not while nothing has changed, not after a new consent, and not if it is signed anew."""
     await stored.connect()
     event = app_deauthorized(MONICA)
-    assert (await send(stored, event))[0] == 204
-    assert (await send(stored, event, time.time() + 10))[0] == 204
+    assert (await send(stored.http_url, event))[0] == 204
+    assert (await send(stored.http_url, event, time.time() + 10))[0] == 204
     await stored.connect()
-    assert (await send(stored, event))[0] == 204
+    assert (await send(stored.http_url, event))[0] == 204
     assert (await show(stored)).state == Connection.STATE_ACTIVE
     assert await outcomes(stored) == {"ended": 1, "duplicate": 2}
     told = lines.audited("connection.ended")
@@ -157,8 +160,8 @@ async def test_an_event_older_than_the_consent_is_ignored(stored: Harness, event
     old = (
         app_deauthorized(MONICA, before) if event == "app_deauthorized" else about_user(event, MONICA, before)
     )
-    assert (await send(stored, old, before))[0] == 204
-    assert (await send(stored, old))[0] == 204
+    assert (await send(stored.http_url, old, before))[0] == 204
+    assert (await send(stored.http_url, old))[0] == 204
     assert (await show(stored)).state == Connection.STATE_ACTIVE
     assert await outcomes(stored) == {"older_than_consent": 1, "duplicate": 1}
 
@@ -172,7 +175,7 @@ async def test_whom_nobody_knows_is_no_mistake(zoomgate: Harness) -> None:
         app_deauthorized(MONICA),
         about_user("user.deleted", "\x00é"),
     ):
-        assert await send(zoomgate, event) == (204, b"")
+        assert await send(zoomgate.http_url, event) == (204, b"")
     assert await outcomes(zoomgate) == {"not_connected": 3}
     assert (await show(zoomgate)).cause == Connection.CAUSE_REVOKED
 
@@ -181,7 +184,7 @@ async def test_other_events_are_taken_and_ignored(zoomgate: Harness) -> None:
     """Whatever else the app is subscribed to changes nothing."""
     await zoomgate.connect()
     for name in ("meeting.started", "user.updated", "", "x" * 1000):
-        assert await send(zoomgate, about_user(name, MONICA)) == (204, b"")
+        assert await send(zoomgate.http_url, about_user(name, MONICA)) == (204, b"")
     assert (await show(zoomgate)).state == Connection.STATE_ACTIVE
     assert await outcomes(zoomgate) == {"ignored": 4}
 
@@ -192,7 +195,7 @@ async def test_who_has_to_consent_again_is_disconnected_too(zoomgate: Harness) -
     zoomgate.simulator.zoom.end(zoomgate.simulator.zoom.grants[MONICA])
     await zoomgate.refusal(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
     assert (await show(zoomgate)).state == Connection.STATE_REAUTH_REQUIRED
-    await send(zoomgate, app_deauthorized(MONICA))
+    await send(zoomgate.http_url, app_deauthorized(MONICA))
     assert (await show(zoomgate)).state == Connection.STATE_DISCONNECTED
 
 
@@ -206,7 +209,9 @@ async def test_two_services_that_hear_at_once_end_it_once(
             for each in (stored, other):
                 await each.call(each.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
             event = app_deauthorized(MONICA)
-            answers = await asyncio.gather(*(send(each, event) for each in (stored, other) for _ in range(3)))
+            answers = await asyncio.gather(
+                *(send(each.http_url, event) for each in (stored, other) for _ in range(3))
+            )
             assert {status for status, _ in answers} == {204}, number
             for each in (stored, other):
                 while True:
@@ -252,22 +257,53 @@ async def test_a_store_that_is_down_makes_zoom_come_again(
     event = app_deauthorized(MONICA)
     at = time.time()
     async with failing(monkeypatch, method):
-        assert (await send(zoomgate, event, at))[0] == 503
+        assert (await send(zoomgate.http_url, event, at))[0] == 503
     assert (await show(zoomgate)).state == Connection.STATE_ACTIVE
-    assert (await send(zoomgate, event, at))[0] == 204
+    assert (await send(zoomgate.http_url, event, at))[0] == 204
     assert (await show(zoomgate)).cause == Connection.CAUSE_APP_DEAUTHORIZED
     assert await outcomes(zoomgate) == {"store_unavailable": 1, "ended": 1}
 
 
-async def test_an_end_that_was_stored_without_an_answer_stays(
+async def test_an_end_that_was_stored_without_an_answer_is_noticed(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, lines: Lines
+) -> None:
+    """The store took the tombstone and did not confirm it: it is looked for, told in the audit trail, and the token is not served."""
+    await zoomgate.connect()
+    await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
+    async with failing(monkeypatch, "put", after=True):
+        assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 204
+    refused = await zoomgate.refusal(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
+    assert refused.reason == "ZOOM_NOT_CONNECTED"
+    assert (await show(zoomgate)).cause == Connection.CAUSE_APP_DEAUTHORIZED
+    assert await outcomes(zoomgate) == {"ended": 1}
+    assert len(lines.audited("connection.ended")) == 1
+
+
+async def test_an_end_that_was_stored_before_an_outage_stays(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store took the tombstone and failed then: Zoom comes again, and finds it done."""
+    """The store took the tombstone and failed then altogether: Zoom comes again, and finds it done."""
     await zoomgate.connect()
     event = app_deauthorized(MONICA)
-    async with failing(monkeypatch, "put", after=True):
-        assert (await send(zoomgate, event))[0] == 503
-    assert (await send(zoomgate, event))[0] == 204
+    put, get = SqliteStore.put, SqliteStore.get
+    failed = False
+
+    async def fails_after(self: SqliteStore, record: Record, if_rev: int) -> int | None:
+        nonlocal failed
+        failed = True
+        await put(self, record, if_rev)
+        raise StoreError("injected")
+
+    async def fails_then(self: SqliteStore, key: RecordKey) -> tuple[Record | None, float]:
+        if failed:
+            raise StoreError("injected")
+        return await get(self, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "put", fails_after)
+        patch.setattr(SqliteStore, "get", fails_then)
+        assert (await send(zoomgate.http_url, event))[0] == 503
+    assert (await send(zoomgate.http_url, event))[0] == 204
     assert (await show(zoomgate)).cause == Connection.CAUSE_APP_DEAUTHORIZED
     assert await outcomes(zoomgate) == {"store_unavailable": 1, "not_connected": 1}
 
@@ -288,12 +324,12 @@ async def test_a_store_that_is_slow_does_not_keep_zoom_waiting(
     event = app_deauthorized(MONICA)
     with monkeypatch.context() as patch:
         patch.setattr(SqliteStore, "put", slow)
-        assert (await send(zoomgate, event))[0] == 503
+        assert (await send(zoomgate.http_url, event))[0] == 503
         gate.set()
         while (await show(zoomgate)).state == Connection.STATE_ACTIVE:
             await asyncio.sleep(0.005)
     monkeypatch.setattr("zoomgate_server.webhooks.SETTLE_SECONDS", 5.0)
-    assert (await send(zoomgate, event))[0] == 204
+    assert (await send(zoomgate.http_url, event))[0] == 204
 
 
 async def test_a_connection_that_cannot_be_opened_makes_zoom_come_again(
@@ -309,7 +345,7 @@ async def test_a_connection_that_cannot_be_opened_makes_zoom_come_again(
         Record(**{name: getattr(found, name) for name in found.__slots__} | {"value": broken}), found.rev
     )
     await store.close()
-    assert (await send(zoomgate, app_deauthorized(MONICA)))[0] == 503
+    assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 503
     assert await outcomes(zoomgate) == {"record_fault": 1}
     (told,) = lines.of("webhook.record_fault")
     assert told["record"].startswith("user/")
@@ -321,7 +357,7 @@ async def test_a_connection_that_cannot_be_opened_makes_zoom_come_again(
 
 async def test_the_challenge_is_answered(zoomgate: Harness) -> None:
     """Zoom gets its token back, and the proof that we know the secret."""
-    status, body = await send(zoomgate, challenge("qgg8vlvZRS6UYooatFL8Aw"))
+    status, body = await send(zoomgate.http_url, challenge("qgg8vlvZRS6UYooatFL8Aw"))
     proof = hmac.new(SECRET.encode(), b"qgg8vlvZRS6UYooatFL8Aw", hashlib.sha256).hexdigest()
     assert (status, json.loads(body)) == (
         200,
@@ -334,13 +370,13 @@ async def test_the_challenge_signs_nothing_for_strangers(zoomgate: Harness) -> N
     """No answer without a signature, and none that could be the signature of an event."""
     now = time.time()
     event = json.dumps(app_deauthorized(MONICA))
-    assert (await send(zoomgate, challenge("abc"), secret="another"))[0] == 401
+    assert (await send(zoomgate.http_url, challenge("abc"), secret="another"))[0] == 401
     for token in (f"v0:{int(now)}:{event}", "v0:1:x", "", "a b", "a\n", "é", "a" * 129, 7, None, ["a"]):
-        status, body = await send(zoomgate, challenge(token))  # type: ignore[arg-type]
+        status, body = await send(zoomgate.http_url, challenge(token))  # type: ignore[arg-type]
         assert status == 400, token
         assert b"encrypted" not in body
-    assert (await send(zoomgate, challenge("abc"), now - 301))[0] == 401
-    assert (await send(zoomgate, challenge("abc"), now - 290))[0] == 200
+    assert (await send(zoomgate.http_url, challenge("abc"), now - 301))[0] == 401
+    assert (await send(zoomgate.http_url, challenge("abc"), now - 290))[0] == 200
 
 
 async def test_a_new_secret_takes_over_without_a_gap(tmp_path: Path) -> None:
@@ -349,12 +385,12 @@ async def test_a_new_secret_takes_over_without_a_gap(tmp_path: Path) -> None:
     async with running(tmp_path / "data", environ=both) as zoomgate:
         for secret in ("new-hunter2@", SECRET):
             await zoomgate.connect()
-            status, body = await send(zoomgate, challenge("abc"), secret=secret)
+            status, body = await send(zoomgate.http_url, challenge("abc"), secret=secret)
             proof = hmac.new(secret.encode(), b"abc", hashlib.sha256).hexdigest()
             assert (status, json.loads(body)["encryptedToken"]) == (200, proof)
-            assert (await send(zoomgate, app_deauthorized(MONICA), secret=secret))[0] == 204
+            assert (await send(zoomgate.http_url, app_deauthorized(MONICA), secret=secret))[0] == 204
             assert (await show(zoomgate)).state == Connection.STATE_DISCONNECTED
-        assert (await send(zoomgate, app_deauthorized(MONICA), secret="old"))[0] == 401
+        assert (await send(zoomgate.http_url, app_deauthorized(MONICA), secret="old"))[0] == 401
 
 
 # -- what is refused -----------------------------------------------------------------------------------------
@@ -430,7 +466,7 @@ async def test_what_is_no_event_of_ours_is_refused(
             assert status == 413  # what came after the answer was not read
     assert await outcomes(zoomgate) == {outcome: 1}
     assert (await show(zoomgate)).state == Connection.STATE_ACTIVE
-    assert (await send(zoomgate, app_deauthorized(MONICA)))[0] == 204
+    assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 204
 
 
 @pytest.mark.parametrize(
@@ -449,7 +485,7 @@ async def test_an_event_with_an_odd_time_is_as_old_as_its_signature(
 ) -> None:
     """A time that cannot be read crashes nothing, and the connection ends."""
     await zoomgate.connect()
-    assert (await send(zoomgate, app_deauthorized(MONICA, **event), time.time() + 5))[0] == 204
+    assert (await send(zoomgate.http_url, app_deauthorized(MONICA, **event), time.time() + 5))[0] == 204
     assert (await show(zoomgate)).state == Connection.STATE_DISCONNECTED
 
 
@@ -458,9 +494,9 @@ async def test_old_events_and_those_of_the_future_are_refused(zoomgate: Harness)
     await zoomgate.connect()
     now = time.time()
     for at in (now - 2 * HOUR - 10, now + 310, 0):
-        assert (await send(zoomgate, app_deauthorized(MONICA), at))[0] == 401
+        assert (await send(zoomgate.http_url, app_deauthorized(MONICA), at))[0] == 401
     assert (await show(zoomgate)).state == Connection.STATE_ACTIVE
-    assert (await send(zoomgate, app_deauthorized(MONICA), now - 2 * HOUR + 30))[0] == 204
+    assert (await send(zoomgate.http_url, app_deauthorized(MONICA), now - 2 * HOUR + 30))[0] == 204
     assert (await show(zoomgate)).state == Connection.STATE_DISCONNECTED
 
 
@@ -498,7 +534,7 @@ async def test_a_huge_body_is_not_read(zoomgate: Harness) -> None:
     reader, writer = await raw(zoomgate, b"Transfer-Encoding: chunked\r\n")
 
     async def pour() -> None:
-        while True:
+        for _ in range(1024):  # far more than the buffers on the way hold
             writer.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
             await writer.drain()
 
@@ -506,6 +542,37 @@ async def test_a_huge_body_is_not_read(zoomgate: Harness) -> None:
         await pour()
     writer.close()
     assert await outcomes(zoomgate) == {"refused_too_large": 2}
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x"])
+async def test_nothing_is_unpacked(zoomgate: Harness, encoding: str) -> None:
+    """What says that it is compressed is taken as the bytes that came: a bomb stays as small as it is."""
+    bomb = gzip.compress(bytes(32 << 20))
+    assert len(bomb) < 64 * 1024
+    assert (await send(zoomgate.http_url, bomb, Content_Encoding=encoding))[0] == 400
+    event = json.dumps(app_deauthorized("u-nobody")).encode()
+    packed = gzip.compress(event)
+    sent = headers(event) | {"Content-Encoding": encoding}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{zoomgate.http_url}/webhooks/zoom", data=packed, headers=sent) as answer,
+    ):
+        assert answer.status == 401  # the signature is of what was packed
+
+
+async def test_a_defect_makes_zoom_come_again(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong is told as 500, which Zoom repeats, and not as a page for people."""
+
+    async def fails(*_: Any) -> None:
+        raise RuntimeError("injected")
+
+    await zoomgate.connect()
+    event = app_deauthorized(MONICA)
+    with monkeypatch.context() as patch:
+        patch.setattr(Endings, "end_at_zoom", fails)
+        assert await send(zoomgate.http_url, event) == (500, b"")
+    assert (await send(zoomgate.http_url, event))[0] == 204
+    assert (await show(zoomgate)).state == Connection.STATE_DISCONNECTED
 
 
 async def test_a_body_that_drips_is_cut(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -521,7 +588,7 @@ async def test_a_body_that_drips_is_cut(zoomgate: Harness, monkeypatch: pytest.M
 async def test_many_refusals_are_counted_and_few_are_told(zoomgate: Harness, lines: Lines) -> None:
     """A flood of garbage fills neither the log nor the audit trail, and no line has anything of what was sent."""
     for number in range(50):
-        assert (await send(zoomgate, {"event": f"x{number}"}, secret="wrong-secret"))[0] == 401
+        assert (await send(zoomgate.http_url, {"event": f"x{number}"}, secret="wrong-secret"))[0] == 401
     assert await outcomes(zoomgate) == {"refused_signature": 50}
     told = lines.audited("webhook.refused")
     assert [row["outcome"] for row in told] == ["refused_signature"] * 10
@@ -533,8 +600,8 @@ async def test_many_refusals_are_counted_and_few_are_told(zoomgate: Harness, lin
 async def test_without_a_secret_nothing_is_listened_to(tmp_path: Path, lines: Lines) -> None:
     """The path is unknown then, and the start says how to change that."""
     async with running(tmp_path / "data") as zoomgate:
-        assert (await send(zoomgate, app_deauthorized(MONICA)))[0] == 404
-        assert (await send(zoomgate, app_deauthorized(MONICA), secret=""))[0] == 404
+        assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 404
+        assert (await send(zoomgate.http_url, app_deauthorized(MONICA), secret=""))[0] == 404
     (told,) = lines.of("webhooks.off")
     assert told["set"] == "ZOOMGATE_WEBHOOK_SECRET"
 
@@ -556,7 +623,7 @@ async def test_what_was_dealt_with_is_forgotten_in_time(zoomgate: Harness) -> No
     """One sealed record an event, with a digest for its name, that may be deleted after three hours."""
     await zoomgate.connect()
     event = json.dumps(app_deauthorized(MONICA)).encode()
-    await send(zoomgate, event)
+    await send(zoomgate.http_url, event)
     store = await SqliteStore.open(zoomgate.data_dir / "zoomgate.db", time.time)
     key = RecordKey("loopback|zoomgate-dev", Kind.WEBHOOK, hashlib.sha256(event).hexdigest())
     found, now = await store.get(key)
@@ -566,3 +633,56 @@ async def test_what_was_dealt_with_is_forgotten_in_time(zoomgate: Harness) -> No
     assert b"Monica" not in found.value
     assert found.expire_at is not None
     assert now < found.expire_at <= now + 3 * HOUR
+
+
+# -- with the simulated Zoom ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def told(tmp_path: Path) -> AsyncIterator[Harness]:
+    """A service to which the simulated Zoom tells what happens."""
+    options = SimulatorOptions(port=0, webhook_secret=SECRET)
+    async with running(tmp_path / "data", environ=ENVIRON, simulator=options) as harness:
+        harness.simulator.webhooks.url = f"{harness.http_url}/webhooks/zoom"
+        yield harness
+
+
+async def happen(zoomgate: Harness, event: str, user: str = "") -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{zoomgate.simulator.url}/_sim/event", json={"event": event, "user": user}) as answer,
+    ):
+        assert (await answer.json())["told"]
+
+
+async def answers(zoomgate: Harness, count: int) -> list[str]:
+    """What the service answered to the latest event, once there is so much."""
+    while True:
+        latest = zoomgate.simulator.webhooks.latest()
+        if latest and len(latest[0].answers) >= count:
+            return latest[0].answers
+        await asyncio.sleep(0.005)
+
+
+async def test_zoom_tells_the_service(told: Harness) -> None:
+    """A challenge is proved, and an app that was removed at Zoom is disconnected here."""
+    await told.connect()
+    await happen(told, "endpoint.url_validation")
+    assert await answers(told, 1) == ["200, validated"]
+    await happen(told, "app_deauthorized", MONICA)
+    assert await answers(told, 1) == ["204, taken"]
+    assert (await show(told)).cause == Connection.CAUSE_APP_DEAUTHORIZED
+
+
+async def test_what_the_store_missed_comes_again(told: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five minutes later Zoom tells it once more, and then it holds; who has connected meanwhile stays connected."""
+    for connects_again in (False, True):
+        await told.connect()
+        async with failing(monkeypatch, "find"):
+            await happen(told, "app_deauthorized", MONICA)
+            assert await answers(told, 1) == ["503, not taken"]
+        if connects_again:
+            await told.connect()
+        told.simulator.zoom.wall.advance(300)
+        assert await answers(told, 2) == ["503, not taken", "204, taken"]
+        assert ((await show(told)).state == Connection.STATE_ACTIVE) == connects_again

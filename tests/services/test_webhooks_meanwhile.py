@@ -79,7 +79,7 @@ async def test_a_refresh_brings_nobody_back(tmp_path: Path) -> None:
         show = pb.GetConnectionRequest(user_email=MONICA)
 
         async def event() -> None:
-            assert await send(zoomgate, app_deauthorized(MONICA)) == (204, b"")
+            assert await send(zoomgate.http_url, app_deauthorized(MONICA)) == (204, b"")
 
         for number in count():
             await zoomgate.connect()
@@ -95,7 +95,7 @@ async def test_a_refresh_brings_nobody_back(tmp_path: Path) -> None:
             refused = await zoomgate.refusal(zoomgate.auth.RefreshToken, refresh)
             assert refused.reason == "ZOOM_NOT_CONNECTED", number
         assert number >= 8
-        await send(zoomgate, app_deauthorized(MONICA))
+        await send(zoomgate.http_url, app_deauthorized(MONICA))
     record = await stored(tmp_path, MONICA)
     assert (record.state, record.cause) == (State.DISCONNECTED, Cause.APP_DEAUTHORIZED)
     assert (record.tokens, record.spares, record.revoking) == (None, (), None)
@@ -109,7 +109,7 @@ async def test_a_consent_is_not_ended_by_what_was_before_it(tmp_path: Path) -> N
         earlier = app_deauthorized(MONICA)
 
         async def event() -> None:
-            assert await send(zoomgate, earlier | {"number": number}) == (204, b"")
+            assert await send(zoomgate.http_url, earlier | {"number": number}) == (204, b"")
 
         for number in count():
             interruption = Interruption(number, event)

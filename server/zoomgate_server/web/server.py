@@ -114,6 +114,7 @@ class WebServer:
             max_line_size=MAX_REQUEST_LINE,
             max_field_size=MAX_REQUEST_LINE,
             shutdown_timeout=5.0,
+            auto_decompress=False,  # a few bytes may stand for very many, and signatures are of what was sent
             lingering_time=0.0,  # else a body that was refused is read on, as fast as it comes
         )
         await runner.setup()
