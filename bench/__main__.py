@@ -24,7 +24,7 @@ import grpc
 from rich.console import Console
 from rich.table import Table
 
-from bench import client_overhead, herd, json_mapping, many, upstream
+from bench import client_overhead, garbage, herd, json_mapping, many, upstream
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.options import SimulatedUser
 from zoomgate.v1 import (
@@ -259,6 +259,9 @@ async def main() -> int:
                 code = simulator.zoom.issue_code(user, "x")
                 refresh_token = simulator.zoom.exchange(code, "x", "")["refresh_token"]
                 await asyncio.to_thread(measure, folder, api_url, simulator, refresh_token, count, seconds)
+                code = simulator.zoom.issue_code(user, "x")
+                refresh_token = simulator.zoom.exchange(code, "x", "")["refresh_token"]
+                await asyncio.to_thread(rubbish, folder, simulator, refresh_token, seconds)
                 await asyncio.to_thread(crowd, folder, simulator)
                 await asyncio.to_thread(herds, folder, simulator, asyncio.get_running_loop())
                 return 0
@@ -393,6 +396,32 @@ def measure(
         f"G8: load, upstream and both workers share {os.cpu_count()} cores, which keeps the ratio below 2; the kernel spreads"
         f" {WORKER_CONNECTIONS} connections, not calls, so that it varies from round to round."
     )
+
+
+def rubbish(folder: Path, simulator: Simulator, refresh_token: str, seconds: int) -> None:
+    """Throw garbage at the webhooks, and print what was refused and what was answered meanwhile."""
+    key, place = new_key(), folder / "garbage-service"
+    place.mkdir()
+    environ = service_environment(place, simulator.api_url, simulator, key)
+    environ["ZOOMGATE_WEBHOOK_SECRET"] = "bench"
+    table = Table(
+        "webhooks", "refused a second", "goal", "calls a second", "median call", "without garbage", "met"
+    )
+    with server([str(Path(sys.executable).with_name("zoomgate")), "serve"], environ) as (address, http, _):
+        bring_in(address, key, refresh_token)
+        for found in garbage.measure(
+            address, http, key, upstream.USER, place, seconds=seconds, prefix=pinned(LOAD_CORE)
+        ):
+            table.add_row(
+                found.kind,
+                f"{found.refused:,.0f}",
+                f">= {garbage.GOAL:,.0f}",
+                f"{found.calls:,.0f}",
+                f"{found.milliseconds:.1f} ms",
+                f"{found.alone:.1f} ms",
+                "yes" if found.refused >= garbage.GOAL else "NO",
+            )
+    Console(width=130).print(table)
 
 
 def crowd(folder: Path, simulator: Simulator) -> None:

@@ -20,11 +20,11 @@ SECRETS = re.compile(r"sim-[ar]t-\w+|zgk_\w+|zoomgate-dev-secret|hunter2@|=hunte
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _log() -> Iterator[None]:
-    """Collects every log line of the tests; none may hold a secret."""
+def log() -> Iterator[io.StringIO]:
+    """Every log line of the tests so far; none may hold a secret."""
     lines = io.StringIO()
     logs.configure("debug", "json", lines)
-    yield
+    yield lines
     found = SECRETS.search(lines.getvalue())
     assert found is None, (
         f"a secret was logged: {lines.getvalue()[max(0, found.start() - 300) : found.end()]}"

@@ -43,6 +43,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help=start_options.SEED_HELP)
     parser.add_argument("--clock", metavar="MOMENT", help=start_options.CLOCK_HELP)
     parser.add_argument("--seed-file", metavar="FILE", help=start_options.SEED_FILE_HELP)
+    parser.add_argument("--webhook-url", metavar="URL", help=start_options.WEBHOOK_HELP)
     arguments = parser.parse_args()
     try:
         host, port = start_options.listen_address("--listen", arguments.listen)
@@ -61,6 +62,7 @@ def main() -> int:
             seed=arguments.seed,
             moment=arguments.clock,
             seed_file=arguments.seed_file,
+            webhook_url=arguments.webhook_url,
         )
     except start_options.WrongOption as wrong:
         return _tell(str(wrong), 2)

@@ -13,6 +13,7 @@ from zoom_simulator.oauth import OAuthEndpoints
 from zoom_simulator.options import SimulatedUser
 from zoom_simulator.request_log import RequestLog
 from zoom_simulator.state import ZoomState
+from zoom_simulator.webhooks import EVENTS, VALIDATION, Webhooks
 
 
 class AdminEndpoints:
@@ -23,6 +24,7 @@ class AdminEndpoints:
         faults: The switches.
         oauth: For consents without a browser.
         log: What was asked.
+        webhooks: Tells the app.
         url: Gives the simulator's base address.
         reset: Makes everything as it was at the start.
     """
@@ -34,6 +36,7 @@ class AdminEndpoints:
         oauth: OAuthEndpoints,
         *,
         log: RequestLog,
+        webhooks: Webhooks,
         url: Callable[[], str],
         reset: Callable[[], None],
     ) -> None:
@@ -41,12 +44,13 @@ class AdminEndpoints:
         self._faults = faults
         self._oauth = oauth
         self._log = log
+        self._webhooks = webhooks
         self._url = url
         self._reset = reset
 
     async def overview(self, _request: web.Request) -> web.StreamResponse:
         """Show in a browser what the simulated Zoom knows, and why it answered as it did."""
-        page = overview_page.page(self._state, self._faults.active(), self._log, self._url())
+        page = overview_page.page(self._state, self._faults.active(), self._log, self._webhooks, self._url())
         return web.Response(text=page, content_type="text/html", headers=pages.SECURITY_HEADERS)
 
     async def to_overview(self, _request: web.Request) -> web.StreamResponse:
@@ -91,6 +95,39 @@ class AdminEndpoints:
         self._state.end(grant)
         return web.json_response({"ok": True})
 
+    async def event(self, request: web.Request) -> web.StreamResponse:
+        """Let `event` happen to `user`, and tell the app; the page sends a form, and is shown again."""
+        form = request.content_type == "application/x-www-form-urlencoded"
+        if form and request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
+            return _refuse("the form is of another site")
+        body = dict(await request.post()) if form else await _json(request)
+        name, email = body.get("event"), str(body.get("user", ""))
+        if name not in EVENTS:
+            return _refuse(f"event must be one of {', '.join(EVENTS)}")
+        user = None if name == VALIDATION else self._state.users.get(email)
+        if user is None and name != VALIDATION:
+            return _refuse("user is unknown")
+        if user is not None and not self._state.happen(name, user):
+            return _refuse("user has granted nothing")
+        told = self._webhooks.tell(name, user)
+        if form:
+            return web.Response(status=303, headers={"Location": "/_sim/#webhooks"})
+        return web.json_response({"ok": True, "told": told})
+
+    async def deliveries(self, _request: web.Request) -> web.StreamResponse:
+        """List the latest events that were sent to the app, and what it answered."""
+        return web.json_response(
+            [
+                {
+                    "event": delivery.event,
+                    "user": delivery.user,
+                    "answers": delivery.answers,
+                    "next": None if delivery.due is None else clock.text(delivery.due),
+                }
+                for delivery in self._webhooks.latest()
+            ]
+        )
+
     async def users(self, _request: web.Request) -> web.StreamResponse:
         """List who has an account."""
         return web.json_response([asdict(user) for user in self._state.users.values()])
@@ -106,6 +143,17 @@ class AdminEndpoints:
             return _refuse(str(error))
         self._state.users[user.email] = user
         return web.json_response(asdict(user), status=201)
+
+    async def rename_user(self, request: web.Request) -> web.StreamResponse:
+        """Give `user` another address, `email`, as after a marriage or when a company changes its domain."""
+        body = await _json(request)
+        try:
+            user = self._state.rename(str(body.get("user")), str(body.get("email")))
+        except KeyError:
+            return _refuse("user is unknown")
+        except ValueError as error:
+            return _refuse(str(error))
+        return web.json_response(asdict(user))
 
     async def authorize(self, request: web.Request) -> web.StreamResponse:
         """Consent without a browser: `user` and the parameters of the authorization address; gives where the browser would go."""

@@ -24,6 +24,10 @@ class Clock:
         """Tell the time."""
         return (self._source() if self._standing is None else self._standing) + self._ahead
 
+    def followed(self) -> float:
+        """Tell the time of the clock that it follows, wherever it stands or was moved."""
+        return self._source()
+
     @property
     def stands(self) -> bool:
         """Whether it moves only when told."""

@@ -120,6 +120,8 @@ class SimulatorOptions:
         whole_grant_revoke: Revoking one token ends everything that the user granted to the app.
         seed: Makes ids, tokens and passwords the same every time; None makes them unguessable.
         standing_clock: Seconds since 1970 at which the clock stands until it is moved; None lets it run.
+        webhook_url: Where events go, such as that the app was removed; nowhere if it is empty.
+        webhook_secret: The app's secret token, by which events are signed; public unless another one is given.
     """
 
     host: str = "127.0.0.1"
@@ -135,3 +137,5 @@ class SimulatorOptions:
     whole_grant_revoke: bool = False
     seed: int | None = None
     standing_clock: float | None = None
+    webhook_url: str = ""
+    webhook_secret: str = field(default="zoomgate-dev-webhook-secret", repr=False)

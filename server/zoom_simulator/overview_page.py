@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import islice
 
 from zoom_simulator import clock
@@ -13,6 +14,7 @@ from zoom_simulator.options import SimulatedUser
 from zoom_simulator.pages import document, shown
 from zoom_simulator.request_log import LOGGED, Entry, RequestLog
 from zoom_simulator.state import Access, ZoomState
+from zoom_simulator.webhooks import VALIDATION, Webhooks
 
 MOST = 200
 """How many users, meetings and faults are shown."""
@@ -40,16 +42,23 @@ class _Part:
     content: str
 
 
-def page(state: ZoomState, faults: Sequence[Fault], log: RequestLog, url: str) -> str:
+def page(state: ZoomState, faults: Sequence[Fault], log: RequestLog, webhooks: Webhooks, url: str) -> str:
     """Give the page.
 
     Args:
         state: What the simulated Zoom knows.
         faults: Those that are switched on.
         log: What it was asked.
+        webhooks: What it told the app by itself.
         url: The simulator's base address, for commands to paste.
     """
-    parts = (_faults(faults, url), _users(state, url), _requests(log, url), _meetings(state, url))
+    parts = (
+        _faults(faults, url),
+        _users(state, url),
+        _events(webhooks, url),
+        _requests(log, url),
+        _meetings(state, url),
+    )
     links = "".join(f'<a href="#{part.anchor}">{part.name} ({part.count})</a>' for part in parts)
     sections = "".join(
         f'<section aria-labelledby="{part.anchor}"><h2 id="{part.anchor}">{part.name}</h2>{part.content}</section>'
@@ -122,7 +131,7 @@ def _users(state: ZoomState, url: str) -> _Part:
     access = {id(living.grant): (token, living) for token, living in state.access_tokens.items()}
     content = _table(
         "Who has an account, and the tokens of the latest consent, of which only the end is shown",
-        ("Address", "Name", "Account", "Licence", "Connected", "Access token", "Refresh token"),
+        ("Address", "Name", "Account", "Licence", "Connected", "Access token", "Refresh token", "At Zoom"),
         (_user(state, user, access) for user in islice(users.values(), MOST)),
         more=len(users) - MOST,
     )
@@ -165,7 +174,47 @@ def _user(state: ZoomState, user: SimulatedUser, access: dict[int, tuple[str, Ac
         connected,
         of_access,
         of_refresh,
+        _buttons(user, connected=grant is not None and not grant.ended),
     )
+
+
+def _buttons(user: SimulatedUser, *, connected: bool) -> str:
+    """Let something happen to a user."""
+    events = {"app_deauthorized": "Remove the app"} if connected else {}
+    events |= {"user.deactivated": "Deactivate", "user.deleted": "Delete"}
+    buttons = "".join(
+        f'<button name="event" value="{event}" aria-label="{text}: {shown(user.email)}">{text}</button>'
+        for event, text in events.items()
+    )
+    hidden = f'<input type="hidden" name="user" value="{escape(user.email)}">'
+    return f'<form method="post" action="/_sim/event">{hidden}{buttons}</form>'
+
+
+def _events(webhooks: Webhooks, url: str) -> _Part:
+    deliveries = webhooks.latest()
+    if not webhooks.url:
+        content = "<p>Nobody is told what happens: start with <code>--webhook-url</code>.</p>"
+    elif not deliveries:
+        content = (
+            f"<p>What happens is told to <code>{shown(webhooks.url)}</code>. Let that prove that it knows the secret:</p>"
+            + _curl(f"{url}/_sim/event", event=VALIDATION)
+        )
+    else:
+        content = _table(
+            f"What {shown(webhooks.url)} was told, the latest first; after 5xx or no answer it is told again, three times",
+            ("Event", "User", "Answers", "Again"),
+            (
+                (
+                    delivery.event,
+                    _address(delivery.user) or _NOTHING,
+                    shown("; ".join(delivery.answers)) or "none yet",
+                    _NOTHING if delivery.due is None else _time(delivery.due),
+                )
+                for delivery in deliveries
+            ),
+            more=0,
+        )
+    return _Part("Webhooks", "webhooks", len(deliveries), content)
 
 
 def _requests(log: RequestLog, url: str) -> _Part:

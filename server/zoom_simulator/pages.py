@@ -24,6 +24,7 @@ a{color:inherit}
 .wide{max-width:76rem}.wide h2{font-size:1.15rem;margin:2.25rem 0 .5rem}
 nav{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;margin:1rem 0 0}nav a{padding:.25rem 0}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--page);border-radius:.5rem;padding:.6rem .8rem;margin:.5rem 0}
+.wide button{font-size:.9rem;padding:.15rem .6rem;margin:0 .4rem .3rem 0}
 .wide code{font:.85em/1.5 ui-monospace,monospace}
 table{width:100%;border-collapse:collapse;font-size:.95rem;line-height:1.45}
 caption{text-align:left;color:var(--soft);padding:0 0 .5rem}

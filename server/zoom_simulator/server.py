@@ -14,6 +14,7 @@ from zoom_simulator.oauth import OAuthEndpoints
 from zoom_simulator.options import SimulatorOptions
 from zoom_simulator.request_log import RequestLog
 from zoom_simulator.state import ZoomState
+from zoom_simulator.webhooks import Webhooks
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -29,6 +30,7 @@ class Simulator:
         zoom: What it knows, for tests in the same process.
         faults: Its faults, for tests in the same process.
         log: What it was asked.
+        webhooks: What it tells the app by itself.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Simulator:
         self.zoom = ZoomState(self.options, wall)
         self.faults = Faults(self.zoom.counters, self.zoom.wall)
         self.log = RequestLog(self.zoom.wall)
+        self.webhooks = Webhooks(self.options, self.zoom.wall, self.zoom.random)
         self._runner: web.AppRunner | None = None
         self._port = 0
 
@@ -77,9 +80,11 @@ class Simulator:
             raise
         self._runner = runner
         self._port = runner.addresses[0][1]
+        await self.webhooks.start()
 
     async def stop(self) -> None:
-        """Stop listening and forget nothing."""
+        """Stop listening and sending, and forget nothing."""
+        await self.webhooks.stop()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -89,6 +94,7 @@ class Simulator:
         self.faults.clear()
         self.zoom.reset()
         self.log.clear()
+        self.webhooks.clear()
 
     async def __aenter__(self) -> "Simulator":
         await self.start()
@@ -103,7 +109,13 @@ class Simulator:
         oauth = OAuthEndpoints(self.zoom)
         api = ApiEndpoints(self.zoom)
         admin = AdminEndpoints(
-            self.zoom, self.faults, oauth, log=self.log, url=lambda: self.url, reset=self.reset
+            self.zoom,
+            self.faults,
+            oauth,
+            log=self.log,
+            webhooks=self.webhooks,
+            url=lambda: self.url,
+            reset=self.reset,
         )
         app = web.Application(client_max_size=2 * 1024 * 1024, middlewares=[self.log.record])
         app.on_response_prepare.append(self._date)
@@ -133,8 +145,11 @@ class Simulator:
         add("POST", "/_sim/clock", admin.move_clock)
         add("POST", "/_sim/expire", admin.expire)
         add("POST", "/_sim/revoke_user", admin.revoke_user)
+        add("POST", "/_sim/event", admin.event)
+        add("GET", "/_sim/webhooks", admin.deliveries)
         add("GET", "/_sim/users", admin.users)
         add("POST", "/_sim/users", admin.add_user)
+        add("POST", "/_sim/rename_user", admin.rename_user)
         add("POST", "/_sim/authorize", admin.authorize)
         add("POST", "/_sim/reset", admin.reset)
         return app

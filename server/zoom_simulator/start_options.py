@@ -16,6 +16,7 @@ CLOCK_HELP = (
 SEED_FILE_HELP = (
     "TOML file with the users, instead of the usual ones, and the meetings that are there at the start."
 )
+WEBHOOK_HELP = "Address that events are told to, such as that a user removed the app."
 MOST_SEED = 2**63 - 1
 
 
@@ -36,9 +37,14 @@ def listen_address(option: str, text: str) -> tuple[str, int]:
 
 
 def with_start(
-    options: SimulatorOptions, *, seed: int | None, moment: str | None, seed_file: str | None
+    options: SimulatorOptions,
+    *,
+    seed: int | None,
+    moment: str | None,
+    seed_file: str | None,
+    webhook_url: str | None,
 ) -> SimulatorOptions:
-    """Add what was given as `--seed`, `--clock` and `--seed-file`.
+    """Add what was given as `--seed`, `--clock`, `--seed-file` and `--webhook-url`.
 
     Raises:
         WrongOption: One of them cannot be used.
@@ -53,7 +59,9 @@ def with_start(
             raise WrongOption(
                 f"--clock is {moment!r}: write a moment of UTC from 1970 to 2100, such as 2026-01-01T00:00:00Z"
             ) from None
-    options = replace(options, seed=seed, standing_clock=standing)
+    if webhook_url is not None and not re.fullmatch(r"https?://[^\s/?#@]+/[!-~]*", webhook_url):
+        raise WrongOption(f"--webhook-url is {webhook_url!r}: write http://127.0.0.1:PORT/PATH")
+    options = replace(options, seed=seed, standing_clock=standing, webhook_url=webhook_url or "")
     if seed_file is None:
         return options
     try:

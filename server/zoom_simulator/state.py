@@ -4,7 +4,7 @@ import hashlib
 from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zoom_simulator import meetings
@@ -227,6 +227,19 @@ class ZoomState:
             del self.access_tokens[token]
             self._note_ended(token, grant, "access token belongs to a grant that was revoked")
 
+    def happen(self, event: str, user: SimulatedUser) -> bool:
+        """Let Zoom's own part of an event happen; false if the app, which is to be removed, has no grant of the user."""
+        grant = self.grants.get(user.email)
+        if event == "app_deauthorized" and (grant is None or grant.ended):
+            return False
+        if event in ("user.deleted", "user.deactivated"):
+            del self.users[user.email]
+        if (
+            grant is not None and event != "user.disassociated"
+        ):  # who leaves an account keeps what they granted
+            self.end(grant)
+        return True
+
     def expire(self, email: str | None) -> int:
         """Make access tokens expire now, of one user or of all; says how many."""
         count = 0
@@ -251,6 +264,31 @@ class ZoomState:
             because("access token is expired: it needs a refresh")
             return "Access token is expired."
         return access.grant
+
+    def rename(self, email: str, new_email: str) -> SimulatedUser:
+        """Give a user another address; id, grants and meetings stay theirs.
+
+        Raises:
+            KeyError: Nobody has the address.
+            ValueError: Somebody has the new one, or it is none.
+        """
+        before = self.users[email]
+        if new_email in self.users:
+            raise ValueError("email belongs to somebody already")
+        user = replace(before, email=new_email)
+        del self.users[email]
+        self.users[new_email] = user
+        for code in self.codes.values():
+            if code.user == before:
+                code.user = user
+        if email in self.grants:
+            self.grants[new_email] = grant = self.grants.pop(email)
+            for each in (grant, *grant.earlier):
+                each.user = user
+        for meeting in self.meetings.values():
+            if meeting.owner == user.user_id:
+                meeting.body["host_email"] = new_email
+        return user
 
     def _issue(self, grant: Grant) -> dict[str, Any]:
         for token in [token for token, access in self.access_tokens.items() if access.grant is grant]:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from zoom_simulator.faults import Fault
 from zoom_simulator.options import SimulatorOptions
 from zoom_simulator.server import Simulator
+from zoom_simulator.webhooks import APP_REMOVED, USER_EVENTS
 
 _T = TypeVar("_T")
 _SECONDS = 30.0
@@ -66,6 +67,26 @@ class RunningSimulator:
             return Tokens(issued["access_token"], issued["refresh_token"])
 
         return self._do(consent)
+
+    def happen(self, event: str, email: str) -> None:
+        """Let something happen to a user at Zoom, and tell `SimulatorOptions.webhook_url`.
+
+        Args:
+            event: `app_deauthorized`, `user.deleted`, `user.deactivated` or `user.disassociated`.
+            email: Whose address it is.
+
+        Raises:
+            KeyError: Nobody has that address.
+            ValueError: There is no such event, or the user has not granted what is to be removed.
+        """
+
+        def happen() -> None:
+            user = self._simulator.zoom.users[email]
+            if event not in (APP_REMOVED, *USER_EVENTS) or not self._simulator.zoom.happen(event, user):
+                raise ValueError(f"{event} cannot happen to {email}")
+            self._simulator.webhooks.tell(event, user)
+
+        self._do(happen)
 
     def expire(self, email: str | None = None) -> int:
         """Let the access tokens of a user, or of everybody, expire now; gives how many."""

@@ -48,6 +48,9 @@ from zoomgate_server.zoom.token_outcome import (
 ME_SECONDS = 15.0
 """How long reading back who consented may take."""
 
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
+"""Pauses between two tries to reach a store that fails: each twice as long as the one before."""
+
 _RECORD_IN_DOUBT = (KeyUnavailable, RecordVersionUnsupported)
 _ZOOM_IN_DOUBT = (ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown, AppCredentialsRejected)
 _log = logs.get("zoomgate.adoption")
@@ -241,19 +244,35 @@ class Adoption:
     async def _rehome(self, entry: Entry, person: "_Person") -> None:
         """Somebody else consented: keep the pair if a connection of that person needs it, else revoke it.
 
-        If that person is connected already, this consent has ended their stored tokens (Zoom's code 4741), so the new pair belongs
-        there.
+        If that person is connected already, under whatever address, this consent has ended their stored tokens (Zoom's code 4741), so the
+        new pair belongs there.
         """
-        try:
-            record, _ = await self._connections.read(person.email)
-        except (StoreError, ZoomgateError):
-            record = None
-        if record is None or record.state is State.DISCONNECTED or record.zoom_user_id != person.user_id:
+        record = await self._connected(person)
+        if record is None:
             self._discard(entry.tokens)
             return
-        theirs = replace(entry, user_email=person.email, owner=record.owner, begun_by=record.begun_by)
-        await self._store(theirs, person, fenced=False)
-        self._audit(AuditEvent.unattended("connection.rehomed", "ok", person.email))
+        theirs = replace(
+            entry,
+            user_email=record.user_email,
+            grant=record.grant,
+            generation=record.generation,
+            owner=record.owner,
+            begun_by=record.begun_by,
+        )
+        if await self._store(theirs, person, fenced=True) is not None:
+            self._audit(AuditEvent.unattended("connection.rehomed", "ok", record.user_email))
+
+    async def _connected(self, person: "_Person") -> ConnectionRecord | None:
+        """Find the connection that a Zoom user has; goes on until the store has answered, since the tokens exist nowhere else."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                record, _ = await self._connections.find(person.user_id)
+                return record
+            except StoreError:
+                _log.warning("adoption.store_failed", user=person.email)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _store(self, entry: Entry, person: "_Person", *, fenced: bool) -> ConnectionRecord | None:
         """Write the connection; goes on until the store has taken it, since the tokens exist nowhere else.
@@ -265,7 +284,7 @@ class Adoption:
                 end that came after the tokens stays, and the answer is None.
         """
         grant = uuid4().hex
-        pause = 0.05
+        pause = FIRST_PAUSE_SECONDS
         while True:
             try:
                 current, now = await self._connections.read_replaceable(entry.user_email)
@@ -304,7 +323,7 @@ class Adoption:
             except StoreError:
                 _log.warning("adoption.store_failed", user=entry.user_email)
                 await asyncio.sleep(pause)
-                pause = min(2 * pause, 2.0)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _move_away(self, user_email: str) -> None:
         """End the connection that the same Zoom user has under an earlier address."""

@@ -59,8 +59,10 @@ from zoomgate_server.tokens.journal import Journal
 from zoomgate_server.tokens.reloaded_ring import ReloadedRing
 from zoomgate_server.tokens.store import RecordStore, StoreError
 from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.tokens.webhook_store import WebhookStore
 from zoomgate_server.web.pages import Pages
 from zoomgate_server.web.server import WebServer
+from zoomgate_server.webhooks import Webhooks
 from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.oauth import OAuthClient
 
@@ -182,6 +184,7 @@ async def run(
             ready=ready.is_set,
             secure=(settings.public_url or settings.redirect_uri).startswith("https://"),
             trusted_proxies=settings.trusted_proxies,
+            webhooks=parts.webhooks,
             pages=Pages(brand_name=settings.brand_name, brand_color=settings.brand_color),
         )
         stack.push_async_callback(parts.drain)  # after the HTTP server: a callback may still bring a code
@@ -196,6 +199,8 @@ async def run(
         started = Started(
             _shown(settings.listen.host, grpc_port), _shown(settings.http_listen.host, http_port)
         )
+        if not parts.webhooks.listens:
+            _log.info("webhooks.off", set="ZOOMGATE_WEBHOOK_SECRET")
         _log.info("service.started", grpc=started.grpc, http=started.http, callers=len(keys))
         yield started
         _log.info("service.draining")
@@ -214,6 +219,8 @@ class _Parts:
     refresher: Refresher
     recovery: Recovery
     states: AuthorizationStore
+    events: WebhookStore
+    webhooks: Webhooks
     auth: AuthService
     meetings: MeetingsService
     proxy: ProxyService
@@ -257,6 +264,7 @@ class _Parts:
         await journal.prepare()
         cache = TokenCache()
         endings = Endings(connections=connection_store, cache=cache, oauth=oauth, clock=clock, audit=_audit)
+        events = WebhookStore(app=app, store=store, vault=vault)
         refresher = Refresher(
             connections=connection_store,
             spend=oauth.refresh,
@@ -307,6 +315,17 @@ class _Parts:
             refresher=refresher,
             recovery=Recovery(journal=journal, refresher=refresher, adoption=adoption, metrics=metrics),
             states=states,
+            events=events,
+            webhooks=Webhooks(
+                secrets=settings.webhook_secrets,
+                client_id=settings.client_id,
+                endings=endings,
+                events=events,
+                now=connection_store.now,
+                clock=clock,
+                count=metrics.webhook,
+                audit=_audit,
+            ),
             auth=AuthService(
                 authorizations=authorizations,
                 connections=connections,
@@ -332,7 +351,7 @@ class _Parts:
             "revocations": self.endings.sweep_revocations(),
             "journal": self.recovery.run(),
             "ages": self.refresher.watch(),
-            "expired": background.clean(self.states, self.connection_store),
+            "expired": background.clean(self.states, self.connection_store, self.events),
         }
 
     async def drain(self) -> None:

@@ -49,6 +49,9 @@ FEED_SECONDS = 1.0
 FEED_OVERLAP_SECONDS = 10.0
 """How far back each look reaches: clocks and writes of others may lag."""
 
+STILL_TOLD_SECONDS = 5.0
+"""How old a record may be that is taken into memory unread: what happened to it since is still told by the next look."""
+
 MAX_SET_BACK = 10_000
 """Users of whom this process remembers that it has told of a store that was set back."""
 
@@ -161,7 +164,7 @@ class Connections:
         record = await self._refresher.refresh(
             user_email, seen_generation=current.generation, deadline=self._budget(call), forced=True
         )
-        return self._handed_out(self._keep(user_email, record))
+        return self._handed_out(await self._take(call, user_email, record))
 
     async def stored_token(self, call: Call, user_email: str) -> AccessToken:
         """Give the stored token as it is, expired or not, without calling Zoom."""
@@ -304,7 +307,7 @@ class Connections:
             if token.expires - self._clock.monotonic() > max(min_validity, 5.0):
                 return token
             raise
-        return self._keep(user_email, record)
+        return await self._take(call, user_email, record)
 
     async def _after_refusal(self, call: Call, user_email: str, refused: CachedToken) -> CachedToken:
         """Find a better token than the one that Zoom refused: a newer one in the store, or else a refreshed one."""
@@ -314,7 +317,7 @@ class Connections:
         record = await self._refresher.refresh(
             user_email, seen_generation=refused.generation, deadline=self._budget(call), forced=True
         )
-        return self._keep(user_email, record)
+        return await self._take(call, user_email, record)
 
     async def _read_together(self, call: Call, user_email: str) -> CachedToken:
         """Read the user's token as `_read` does; callers who come while somebody reads it share what that gives.
@@ -377,6 +380,16 @@ class Connections:
             return await self._connections.read(user_email)
         except StoreError:
             raise store_unavailable() from None
+
+    async def _take(self, call: Call, user_email: str, record: ConnectionRecord) -> CachedToken:
+        """Put the token of a refresh into memory.
+
+        Between the commit and this moment the connection may have ended. Others' changes are told for a while (FEED_OVERLAP_SECONDS), so
+        a record that was written lately may be taken as it is; an older one is read again, or its token could serve until it expires.
+        """
+        if self._connections.now() - record.update_time > STILL_TOLD_SECONDS:
+            return await self._read_together(call, user_email)
+        return self._keep(user_email, record)
 
     def _keep(self, user_email: str, record: ConnectionRecord) -> CachedToken:
         """Put the token of a record into memory, its expiry on the monotonic clock, and give what counts (see `_read`)."""

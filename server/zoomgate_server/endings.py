@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 from collections.abc import Coroutine
 from dataclasses import replace
+from enum import StrEnum
 from typing import Any
 
 from zoomgate_server import logs
@@ -11,7 +12,7 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.errors import ConnectionNotFound, ZoomgateError
 from zoomgate_server.ownership import check_owner
 from zoomgate_server.refresh.driver import store_unavailable
-from zoomgate_server.rpc_context import AuditSink, Call
+from zoomgate_server.rpc_context import AuditEvent, AuditSink, Call
 from zoomgate_server.token_cache import TokenCache
 from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, State
 from zoomgate_server.tokens.connection_store import ConnectionStore
@@ -35,8 +36,21 @@ TOMBSTONE_SECONDS = 30 * 24 * 3600.0
 SWEEP_SECONDS = 30.0
 """Pause between two looks for tokens that are still to be revoked."""
 
+_GRANT_MAY_LIVE = frozenset({Cause.USER_DEACTIVATED, Cause.USER_DISASSOCIATED})
+"""The person's account may be activated again, or goes on elsewhere: without a revocation a grant that nobody keeps might live on.
+
+Who removed the app has ended it already, and who was deleted has none.
+"""
 
 _log = logs.get("zoomgate.endings")
+
+
+class EndedAtZoom(StrEnum):
+    """What became of the news that a connection ended at Zoom."""
+
+    ENDED = "ended"
+    NOT_CONNECTED = "not_connected"
+    OLDER_THAN_CONSENT = "older_than_consent"
 
 
 class Endings:
@@ -64,7 +78,7 @@ class Endings:
         self._oauth = oauth
         self._clock = clock
         self._audit = audit
-        self._revocations: set[asyncio.Task[Any]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def end(self, call: Call, user_email: str) -> ConnectionRecord:
         """End a connection: first here, then at Zoom.
@@ -93,10 +107,46 @@ class Endings:
         self._cache.drop(user_email)
         self._audit(call.audit_event("connection.ended", "ok", user_email))
         ended = replace(tombstone, rev=rev)
-        revocation = self._in_background(self._revoke(ended))
+        revocation = self.in_background(self._revoke(ended))
         patience = min(REVOKE_PATIENCE_SECONDS, call.deadline - ANSWER_SECONDS - self._clock.monotonic())
         await asyncio.wait({revocation}, timeout=max(0.0, patience))
         return ended
+
+    async def end_at_zoom(self, zoom_user_id: str, cause: Cause, happened_at: float) -> EndedAtZoom:
+        """End the connection of a Zoom user who removed the app or is gone. Its tokens are erased at once.
+
+        A refresh that runs finds the tombstone and stores nothing. A consent that came after `happened_at` stays.
+
+        Args:
+            zoom_user_id: Zoom's id of the person.
+            cause: What happened.
+            happened_at: When, in seconds since 1970.
+
+        Raises:
+            StoreError: The store failed: it may have taken the end or not.
+            KeyUnavailable, RecordUnreadable, RecordVersionUnsupported: The connection cannot be opened.
+        """
+        while True:
+            record, now = await self._connections.find(zoom_user_id)
+            if record is None:
+                return EndedAtZoom.NOT_CONNECTED
+            if happened_at <= record.consent_time:
+                return EndedAtZoom.OLDER_THAN_CONSENT
+            tombstone = replace(tombstone_of(record, now, revoke=False), cause=cause)
+            try:
+                written = await self._connections.write(tombstone) is not None
+            except StoreError:
+                written = await self._is_stored(tombstone)
+                if not written:
+                    raise
+            if written:
+                break
+        self._cache.drop(record.user_email)
+        self._audit(AuditEvent.unattended("connection.ended", "ok", record.user_email, principal="zoom"))
+        _log.info("connection.ended_at_zoom", user=record.user_email, cause=cause.value)
+        if cause in _GRANT_MAY_LIVE and record.tokens is not None:
+            self.discard(record.tokens)
+        return EndedAtZoom.ENDED
 
     async def sweep_revocations(self) -> None:
         """Revoke what could not be revoked when its connection was ended; runs until cancelled."""
@@ -109,12 +159,24 @@ class Endings:
 
     def discard(self, tokens: TokenPair) -> None:
         """End a token pair that no record keeps, best effort."""
-        self._in_background(self._revoke_pair(tokens))
+        self.in_background(self._revoke_pair(tokens))
+
+    def in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run something that no call owns; `drain` waits for it."""
+        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
 
     async def drain(self, seconds: float) -> None:
-        """Wait for revocations under way, for at most so many seconds; what is left is found again at the next start."""
-        if self._revocations:
-            await asyncio.wait(set(self._revocations), timeout=seconds)
+        """Wait for what is under way, for at most so many seconds; revocations that are left are found again at the next start."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=seconds)
+
+    async def _is_stored(self, tombstone: ConnectionRecord) -> bool:
+        """Tell whether the store has taken a tombstone whose write it did not confirm."""
+        record, _ = await self._connections.read(tombstone.user_email)
+        return record is not None and record == replace(tombstone, rev=record.rev)
 
     async def _sweep_once(self) -> None:
         after = ""
@@ -149,13 +211,6 @@ class Endings:
             await self._oauth.revoke(token) for token in (pair.access_token, pair.refresh_token) if token
         ]
         return all(isinstance(outcome, Revoked) for outcome in outcomes)
-
-    def _in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run something that no call owns."""
-        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
-        self._revocations.add(task)
-        task.add_done_callback(self._revocations.discard)
-        return task
 
 
 def tombstone_of(record: ConnectionRecord, now: float, *, revoke: bool) -> ConnectionRecord:

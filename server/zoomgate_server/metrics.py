@@ -33,6 +33,24 @@ HTTP_ROUTES = (
     "/healthz",
     "/readyz",
     "/metrics",
+    "/webhooks/zoom",
+)
+WEBHOOK_OUTCOMES = (
+    "ended",
+    "not_connected",
+    "older_than_consent",
+    "duplicate",
+    "ignored",
+    "validated",
+    "store_unavailable",
+    "record_fault",
+    "refused_content_type",
+    "refused_signature",
+    "refused_stale",
+    "refused_too_large",
+    "refused_too_slow",
+    "refused_malformed",
+    "refused_other_app",
 )
 CONNECTION_STATES = ("ACTIVE", "REAUTH_REQUIRED", "DISCONNECTED")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -78,6 +96,7 @@ class Metrics:
             "zoomgate_rpc_seconds", "Duration of RPCs.", ("method",), buckets=_SECONDS, registry=self.registry
         )
         self._http = self._counter("zoomgate_http_requests", "HTTP requests.", "route", "status_class")
+        self._webhooks = self._counter("zoomgate_webhooks", "Events of Zoom's, by outcome.", "outcome")
         self._refreshes = self._counter(
             "zoomgate_refreshes", "Attempts to refresh a token, by outcome.", "outcome"
         )
@@ -134,6 +153,8 @@ class Metrics:
         build.labels(version).set(1)
         for outcome in REFRESH_OUTCOMES:
             self._refreshes.labels(outcome)
+        for outcome in WEBHOOK_OUTCOMES:
+            self._webhooks.labels(outcome)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
@@ -149,6 +170,10 @@ class Metrics:
     def http_request(self, route: str, status: int) -> None:
         """Count an HTTP request."""
         self._http.labels(route if route in HTTP_ROUTES else OTHER, f"{status // 100}xx").inc()
+
+    def webhook(self, outcome: str) -> None:
+        """Count an event of Zoom's."""
+        self._webhooks.labels(outcome if outcome in WEBHOOK_OUTCOMES else OTHER).inc()
 
     def refreshes(self, outcome: str) -> None:
         """Count an attempt to refresh."""

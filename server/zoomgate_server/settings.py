@@ -24,6 +24,9 @@ PREFIX = "ZOOMGATE_"
 VELO_SECRET = "velo-zoom-integration-client-secret"
 """Name of the client secret in Velo's secrets manager."""
 
+WEBHOOK_SECRET = "zoom-webhook-secret-token"
+"""Name of the file with the secret token of webhooks."""
+
 ZOOM_API_URL = "https://api.zoom.us/v2"
 ZOOM_OAUTH_URL = "https://zoom.us/oauth"
 
@@ -86,7 +89,11 @@ SETTINGS = (
         secret=True,
     ),
     Setting("ZOOMGATE_CLIENT_SECRET_FILE", "", "file with the client secret, one a line, newest first"),
-    Setting("ZOOMGATE_SECRETS_DIR", "", f"folder of files, one a secret; `{VELO_SECRET}` is read there"),
+    Setting(
+        "ZOOMGATE_SECRETS_DIR",
+        "",
+        f"folder of files, one a secret; `{VELO_SECRET}` and `{WEBHOOK_SECRET}` are read there",
+    ),
     Setting(
         "ZOOMGATE_REDIRECT_URI",
         "public URL or HTTP address + /oauth/callback",
@@ -158,8 +165,13 @@ SETTINGS = (
         "whose app it is, on the pages that people see; at most 60 characters",
     ),
     Setting("ZOOMGATE_BRAND_COLOR", "#0b5cff", "its colour there, as `#rrggbb`"),
+    Setting(
+        "ZOOMGATE_WEBHOOK_SECRET",
+        "",
+        "the app's secret token of webhooks; several, newest first, separated by spaces",
+        secret=True,
+    ),
     Setting("ZOOMGATE_TLS_CLIENT_CA", "", "authority of client certificates", planned=True),
-    Setting("ZOOMGATE_WEBHOOK_SECRET", "", "Zoom's webhook secret token", secret=True, planned=True),
 )
 """Every setting, in the order of the documentation."""
 
@@ -256,6 +268,7 @@ class Settings:
     trusted_proxies: tuple[Network, ...]
     brand_name: str
     brand_color: str
+    webhook_secrets: tuple[Secret, ...]
 
 
 def load(
@@ -294,13 +307,11 @@ class _Reader:
             if name in known and value != "":
                 self._values[name] = value
                 self._places.pop(name, None)
+        several = ("ZOOMGATE_CLIENT_SECRET", "ZOOMGATE_WEBHOOK_SECRET")
         for setting in SETTINGS:
             if setting.planned and setting.name in self._values:
                 self._refuse(setting.name, "is not supported in this version: leave it out")
-            if (
-                setting.name != "ZOOMGATE_CLIENT_SECRET"
-                and not self._values.get(setting.name, "").isprintable()
-            ):
+            if setting.name not in several and not self._values.get(setting.name, "").isprintable():
                 self._refuse(setting.name, "has characters that cannot be shown: leave them out")
                 self._values[setting.name] = "".join(filter(str.isprintable, self._values[setting.name]))
 
@@ -370,6 +381,7 @@ class _Reader:
                 lambda text: re.fullmatch(r"#[0-9a-f]{6}", text) is not None,
                 "must be a colour such as #0b5cff",
             ),
+            webhook_secrets=self._webhook_secrets(),
         )
         if self._problems:
             raise SettingsError(self._problems)
@@ -461,10 +473,18 @@ class _Reader:
                 "ZOOMGATE_CLIENT_SECRET",
                 "is required with ZOOMGATE_CLIENT_ID: set it, or ZOOMGATE_CLIENT_SECRET_FILE",
             )
+        return self._secrets("ZOOMGATE_CLIENT_SECRET", found)
+
+    def _webhook_secrets(self) -> tuple[Secret, ...]:
+        found = self._get("WEBHOOK_SECRET").split()
+        folder = self._get("SECRETS_DIR")
+        if folder and not found and (Path(folder) / WEBHOOK_SECRET).exists():
+            found = self._lines("ZOOMGATE_SECRETS_DIR", Path(folder) / WEBHOOK_SECRET)
+        return self._secrets("ZOOMGATE_WEBHOOK_SECRET", found)
+
+    def _secrets(self, name: str, found: list[str]) -> tuple[Secret, ...]:
         if not all(secret.isascii() and secret.isprintable() for secret in found):
-            self._refuse(
-                "ZOOMGATE_CLIENT_SECRET", "has characters outside visible ASCII: copy it from Zoom again"
-            )
+            self._refuse(name, "has characters outside visible ASCII: copy it from Zoom again")
         return tuple(Secret(secret) for secret in found)
 
     def _lines(self, name: str, path: Path) -> list[str]:

@@ -8,7 +8,8 @@ from selenium.webdriver.common.by import By
 
 from browser.chromium import DESKTOP, PHONE, chromium, findings, fits, press
 from browser.simulator_history import MONICA, call, live, simulator
-from zoom_simulator.testing import RunningSimulator
+from zoom_simulator.options import SimulatorOptions
+from zoom_simulator.testing import RunningSimulator, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -82,3 +83,17 @@ def test_scripts_are_not_needed(zoom: RunningSimulator) -> None:
         window.find_element(By.PARTIAL_LINK_TEXT, "Requests").click()
         assert window.current_url.endswith("#requests")
         assert "created meeting 81234567897" in told(window)
+
+
+def test_the_app_can_be_removed(window: webdriver.Chrome) -> None:
+    """A button ends what somebody granted, and the page shows that the app was told, or that it does not answer."""
+    options = SimulatorOptions(port=0, webhook_url="http://127.0.0.1:1/webhooks")
+    with running(options) as zoom:
+        zoom.connect(MONICA)
+        window.get(f"{zoom.url}/_sim/")
+        press(window, "Remove the app")
+        assert window.current_url.endswith("/_sim/#webhooks")
+        assert "app_deauthorized" in told(window)
+        assert "no: revoked" in told(window)
+        assert fits(window)
+        assert findings(window) == []

@@ -164,6 +164,31 @@ async def test_a_zoom_user_has_one_living_record(store: RecordStore) -> None:
         assert await store.put(record(f"none-{index}@example.com"), 0)
 
 
+async def test_a_zoom_user_leads_to_the_living_record(store: RecordStore) -> None:
+    """Tombstones, other users, other apps and records of nobody are not found; the record comes whole, with the store's clock."""
+    before = time.time()
+    for name, columns in (
+        ("gone@example.com", {"zoom_user_id": "z1", "state": TOMBSTONE_STATE}),
+        ("omar@example.com", {"zoom_user_id": "z2", "state": "ACTIVE"}),
+        ("nobody@example.com", {}),
+    ):
+        await store.put(record(name, **columns), 0)
+    await store.put(record(zoom_user_id="z1", state="ACTIVE", key=key(app="zoom.us|other")), 0)
+    found, now = await store.find(APP, "z1")
+    assert found is None
+    assert abs(now - before) < 60
+    written = record(zoom_user_id="z1", state="REAUTH_REQUIRED", expire_at=14.5, changed_at=3.0)
+    rev = await store.put(written, 0)
+    assert rev is not None
+    found, now = await store.find(APP, "z1")
+    assert found == replace(written, rev=rev)
+    assert abs(now - before) < 60
+    for other in ("z3", "", "z", "Z1"):
+        assert (await store.find(APP, other))[0] is None
+    await store.put(replace(written, state=TOMBSTONE_STATE), rev)
+    assert (await store.find(APP, "z1"))[0] is None
+
+
 async def test_pages_follow_the_order_of_subjects(store: RecordStore) -> None:
     """Pages are ordered by code point, start behind `after`, and filters hold."""
     names = ["a@x.com", "b@x.com", "ab@x.com", "B", "ä", "\uff21", "\U0001f600"]

@@ -48,7 +48,7 @@ def test_no_secret_shows_itself(tmp_path: Path) -> None:
     """Neither repr nor str nor a copy of the settings gives a secret away; only asking for it does."""
     (tmp_path / "velo-zoom-integration-client-secret").write_text("hunter2-file")
     for source in (
-        {"ZOOMGATE_CLIENT_SECRET": "hunter2-new hunter2-old"},
+        {"ZOOMGATE_CLIENT_SECRET": "hunter2-new hunter2-old", "ZOOMGATE_WEBHOOK_SECRET": "hunter2-hook"},
         {"ZOOMGATE_SECRETS_DIR": str(tmp_path)},
     ):
         loaded = settings.load(

@@ -1,5 +1,6 @@
 """The product as a stranger meets it: `make run`, a browser, grpcurl."""
 
+import asyncio
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from harness import MONICA, browser, consent
 from toolchain import require
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
+from zoomgate.v1.connection_pb2 import Connection
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 ROOT = Path(__file__).parents[2]
@@ -152,6 +154,39 @@ async def test_sigterm_lets_a_call_in_flight_finish(tmp_path: Path) -> None:
             assert (await call).token.generation == 2
         process.communicate(timeout=60)
         assert process.returncode == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_app_is_removed_at_the_simulated_zoom(tmp_path: Path, workers: int) -> None:
+    """The command of the guide ends the connection at the service too, and the page of the simulated Zoom says that it was told."""
+    options = [*anywhere(tmp_path), f"--workers={workers}"]
+    simulator = options[2].partition("=")[2]
+    show = pb.GetConnectionRequest(user_email=MONICA)
+    command = [ZOOMGATE, "simulator", "event", "app_deauthorized", MONICA, "--at", simulator]
+    with started([ZOOMGATE, "run", *options], tmp_path) as (process, address, _):
+        guide = ""
+        while "Stop with Ctrl-C" not in guide:
+            guide += process.stdout.readline() if process.stdout else ""
+        assert " ".join(command[1:]) in guide
+        async with grpc.aio.insecure_channel(address) as channel, browser() as session:
+            auth = AuthServiceStub(channel)
+            begun = await auth.BeginAuthorization(pb.BeginAuthorizationRequest(user_email=MONICA), timeout=10)
+            await consent(session, begun.authorization_url, MONICA)
+            done = await asyncio.to_thread(
+                subprocess.run, command, capture_output=True, text=True, timeout=30
+            )
+            assert done.stderr == "app_deauthorized happened; the service is told\n"
+            while "204, taken" not in await page(session, f"http://{simulator}/_sim/"):
+                await asyncio.sleep(0.05)
+            found = (await auth.GetConnection(show, timeout=10)).connection
+            assert found.cause == Connection.CAUSE_APP_DEAUTHORIZED
+        assert stopped(process)[0] == 0
+
+
+async def page(session: aiohttp.ClientSession, url: str) -> str:
+    """The text of a page."""
+    async with session.get(url) as answer:
+        return await answer.text()
 
 
 async def running_calls(session: aiohttp.ClientSession, simulator: str) -> int:

@@ -19,6 +19,7 @@ from uuid import uuid4
 import grpc.aio
 
 from harness import Refusal, key_of, metadata
+from zoom_events import ENVIRON
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.options import SimulatedUser
 from zoomgate.v1 import auth_service_pb2 as auth
@@ -246,6 +247,7 @@ class Cluster:
             "ZOOMGATE_ZOOM_API_URL": self.zoom.api_url,
             "ZOOMGATE_ZOOM_OAUTH_URL": self.zoom.oauth_url,
             "ZOOMGATE_WORKERS": str(workers),
+            **ENVIRON,
         }
         if self.kept is Kept.MONGODB:
             environ["ZOOMGATE_STORE"] = store_uri or self._uri
@@ -321,6 +323,10 @@ class Cluster:
         if record is None:
             return "none"
         return record.state.value + (f" {record.cause.value}" if record.cause else "")
+
+    def journals(self) -> list[Path]:
+        """What is in the journals of all data folders."""
+        return list(self._folder.glob("*/journal/*.entry"))
 
     async def lost(self, users: Iterable[str]) -> set[str]:
         """Those whose living refresh token the store does not hold: Zoom takes nothing from us for them any more."""

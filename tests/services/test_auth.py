@@ -13,6 +13,9 @@ from zoom_simulator import SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
+from zoomgate_server.tokens.connection_record import ConnectionRecord
+from zoomgate_server.tokens.connection_store import ConnectionStore
+from zoomgate_server.tokens.store import StoreError
 
 CALLERS_PAGE = {"ZOOMGATE_REDIRECT_URI": "http://127.0.0.1:9/zoom-done"}
 """Zoom redirects to a page of the caller's own, as in Velo."""
@@ -328,8 +331,24 @@ async def test_the_wrong_person_is_refused_and_its_token_revoked(zoomgate: Harne
         assert not own.simulator.zoom.access_tokens
 
 
-async def test_the_wrong_person_who_is_connected_keeps_a_living_token(zoomgate: Harness) -> None:
-    """A consent ends the person's earlier tokens at Zoom, so a mistaken one refreshes that person's own connection."""
+@pytest.mark.parametrize("failures", [0, 2])
+async def test_the_wrong_person_who_is_connected_keeps_a_living_token(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """A consent ends the person's earlier tokens at Zoom, so a mistaken one refreshes that person's own connection.
+
+    So it does if the store fails just then: the token exists nowhere else.
+    """
+    find, left = ConnectionStore.find, failures
+
+    async def finding(self: ConnectionStore, zoom_user_id: str) -> tuple[ConnectionRecord | None, float]:
+        nonlocal left
+        if left:
+            left -= 1
+            raise StoreError("injected")
+        return await find(self, zoom_user_id)
+
+    monkeypatch.setattr(ConnectionStore, "find", finding)
     async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as own:
         for asked in (OMAR, MONICA):
             begun = await own.begin(asked)
@@ -344,6 +363,7 @@ async def test_the_wrong_person_who_is_connected_keeps_a_living_token(zoomgate: 
         token = (await own.call(own.auth.GetToken, token_request(OMAR))).token
         assert token.generation == 2
         assert token.access_token in own.simulator.zoom.access_tokens
+        assert not left
 
 
 async def test_a_refresh_token_from_elsewhere_moves_in(zoomgate: Harness) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import pytest
 from yarl import URL
 
@@ -11,7 +12,11 @@ from harness import MONICA, Harness, browser, consent_form, running, serving
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
+from zoomgate_server import connections
 from zoomgate_server.tokens import keyfile
+from zoomgate_server.tokens.connection_store import ConnectionStore
+from zoomgate_server.tokens.journal import Journal
+from zoomgate_server.tokens.store import Change
 
 TOKEN = auth.GetTokenRequest(user_email=MONICA)
 
@@ -53,6 +58,45 @@ async def test_a_disconnect_ends_the_other_services_token(zoomgate: Harness, oth
         except Exception:  # noqa: BLE001 - whatever it is, the refusal below says which
             break
         await asyncio.sleep(0.01)
+    assert (await other.refusal(other.auth.GetToken, TOKEN)).reason == "ZOOM_NOT_CONNECTED"
+
+
+async def test_a_token_that_was_refreshed_before_the_disconnect_serves_nobody_after_it(
+    zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refresh whose last step, tidying the journal, takes longer than others' changes are told does not bring its token into memory."""
+    monkeypatch.setattr(connections, "FEED_SECONDS", 0.01)
+    monkeypatch.setattr(connections, "FEED_OVERLAP_SECONDS", 0.0)  # for short: an end is told once
+    monkeypatch.setattr(connections, "STILL_TOLD_SECONDS", 0.0)
+    await zoomgate.connect()
+    stored, tidied = asyncio.Event(), asyncio.Event()
+    forget = Journal.forget
+
+    async def forgetting(self: Journal, entry_id: str) -> None:
+        stored.set()
+        await tidied.wait()
+        await forget(self, entry_id)
+
+    monkeypatch.setattr(Journal, "forget", forgetting)
+    refresh = asyncio.create_task(
+        other.call(other.auth.RefreshToken, auth.RefreshTokenRequest(user_email=MONICA))
+    )
+    await stored.wait()
+    await zoomgate.call(zoomgate.auth.DeleteConnection, auth.DeleteConnectionRequest(user_email=MONICA))
+    told, follow = 0, ConnectionStore.changes
+
+    async def telling(self: ConnectionStore, since: float) -> tuple[list[Change], float]:
+        nonlocal told
+        found = await follow(self, since)
+        told += 1
+        return found
+
+    monkeypatch.setattr(ConnectionStore, "changes", telling)
+    while told < 5:
+        await asyncio.sleep(0.01)
+    tidied.set()
+    with pytest.raises(grpc.aio.AioRpcError):
+        await refresh
     assert (await other.refusal(other.auth.GetToken, TOKEN)).reason == "ZOOM_NOT_CONNECTED"
 
 

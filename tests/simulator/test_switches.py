@@ -82,3 +82,35 @@ async def test_codes_that_nobody_fetches_are_forgotten(client: Client, clock: Cl
         zoom.issue_code(zoom.users[MONICA], BACK)
         clock.now += 60
     assert len(zoom.codes) <= 11
+
+
+async def test_a_renamed_user_stays_the_same_person(client: Client) -> None:
+    """Another address, the same id: tokens and meetings go on, and the next consent ends the grant before."""
+    issued = await client.consent()
+    _, before = await client.api("GET", "/users/me")
+    _, meeting = await client.api("POST", "/users/me/meetings", topic="Harbour")
+    renamed = await client.sim("rename_user", user=MONICA, email="monica.geller@example.com")
+    assert renamed["user_id"] == before["id"]
+    _, after = await client.api("GET", "/users/me")
+    assert (after["id"], after["email"]) == (before["id"], "monica.geller@example.com")
+    _, seen = await client.api("GET", f"/meetings/{meeting['id']}")
+    assert seen["host_email"] == "monica.geller@example.com"
+    status, refreshed = await client.refresh(issued["refresh_token"])
+    assert status == 200
+    await client.consent(user="monica.geller@example.com")
+    assert (await client.refresh(refreshed["refresh_token"]))[1]["code"] == 4741
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ({"user": "nobody@example.com", "email": "x@example.com"}, "unknown"),
+        ({"user": MONICA, "email": "omar@example.com"}, "somebody"),
+        ({"user": MONICA, "email": "no address"}, "email"),
+        ({"user": MONICA}, "email"),
+    ],
+)
+async def test_wrong_names_are_refused(client: Client, body: dict[str, str], word: str) -> None:
+    """Nobody is renamed to what is no address or somebody else's, and the refusal says why."""
+    assert word in (await client.sim("rename_user", **body))["error"]
+    assert (await client.consent())["access_token"]

@@ -8,9 +8,11 @@ import click
 
 from zoomgate import Client, errors
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.cli import refreshing
+from zoomgate_server.cli import refreshing, revoking
+from zoomgate_server.cli.one_by_one import Failure, Pace
 from zoomgate_server.cli.output import FAILURE, Table, document, facts, how_far, note, when
 from zoomgate_server.cli.progress import progress
+from zoomgate_server.cli.selection import STATES, Condition, holds, moment, where_option
 from zoomgate_server.cli.service import calls_service, optional_user_argument, user_argument
 from zoomgate_server.logs import escape, plain
 
@@ -31,16 +33,18 @@ def connections() -> None:
     "--state",
     "states",
     multiple=True,
-    type=click.Choice(["active", "reauth_required", "disconnected"]),
+    type=click.Choice(STATES),
     help="Only these.",
 )
+@where_option
 @calls_service
-def list_(client: Client, as_json: bool, states: tuple[str, ...]) -> None:
-    """List connections.
+def list_(client: Client, as_json: bool, states: tuple[str, ...], where: tuple[Condition, ...]) -> None:
+    """List connections; ended ones only when asked for.
 
-    Example: zoomgate connections list --state reauth_required
+    Example: zoomgate connections list --state reauth_required --where user=*@example.com
     """
-    found = client.connections(states=[Connection.State.Value(f"STATE_{state.upper()}") for state in states])
+    wanted = [Connection.State.Value(f"STATE_{state.upper()}") for state in states]
+    found = (each for each in client.connections(states=wanted) if holds(where, each))
     if as_json:
         for connection in found:
             document(connection)
@@ -61,7 +65,7 @@ def list_(client: Client, as_json: bool, states: tuple[str, ...]) -> None:
             ]
         )
     note(f"{count} connection{'' if count == 1 else 's'}")
-    if not count and not states:
+    if not count and not states and not where:
         note("connect somebody with `zoomgate connect USER`")
 
 
@@ -91,15 +95,10 @@ def delete(client: Client, as_json: bool, user: str, yes: bool) -> None:
 
 
 def _moment(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
-    if value is None:
-        return None
     try:
-        moment = datetime.fromisoformat(value)
-        if moment.tzinfo is not None:
-            return moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
-    raise click.BadParameter(f"is {plain(value)!r}: write it with its zone, such as 2030-01-07T09:00:00Z")
+        return None if value is None else moment(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @connections.command()
@@ -148,21 +147,104 @@ def refresh(
     print_connection(client.auth.get_connection(user_email=user).connection, as_json=as_json)
 
 
+@connections.command()
+@where_option
+@click.option("--all", "everybody", is_flag=True, help="Everybody: for an app that is given up.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0.1, 100),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Connections a second, at most. They come one after another.",
+)
+@click.option("--dry-run", is_flag=True, help="Only list whom it would be.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@calls_service
+def revoke(
+    client: Client,
+    as_json: bool,
+    where: tuple[Condition, ...],
+    everybody: bool,
+    rate: float,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    """End many connections and revoke their tokens at Zoom: those of which every --where is true, or --all.
+
+    The caller is an administrator, or a service for the users of its row. It first counts them and asks. Each failure is a line, the end
+    says how many there were, and the exit code is then 1; a run that was stopped goes on when it is begun again.
+
+    Example: zoomgate connections revoke --where user=*@example.com --where refreshed-before=2030-01-07T09:00:00Z
+    """
+    if everybody == bool(where):
+        raise click.UsageError("say whose with --where, or give --all")
+    if dry_run:
+        total = 0
+        for connection in revoking.living(client, where):
+            total += 1
+            if as_json:
+                document(connection)
+            else:
+                click.echo(f"{escape(connection.user_email)}  {state_words(connection)}")
+        note(f"{total} would be ended")
+        return
+    total = sum(1 for _ in revoking.living(client, where))
+    if not yes:
+        click.confirm(f"End {total} connection{'' if total == 1 else 's'}?", abort=True, err=True)
+    count, stopped = revoking.Count(), False
+    try:
+        with progress("ending", total, "connections") as advance:
+            revoking.revoke_all(
+                client,
+                where,
+                pace=Pace(rate),
+                count=count,
+                failed=lambda failure: _print_failure(failure, as_json=as_json),
+                advance=advance,
+            )
+    except KeyboardInterrupt:
+        stopped = True
+    except errors.ZoomgateError:
+        _say_how_many(count, stopped=True, as_json=as_json)
+        raise
+    _say_how_many(count, stopped=stopped, as_json=as_json)
+    if stopped or count.failed:
+        raise SystemExit(FAILURE)
+
+
+def _say_how_many(count: revoking.Count, *, stopped: bool, as_json: bool) -> None:
+    if as_json:
+        shown = {"ended": count.ended, "skipped": count.skipped, "failed": count.failed, "stopped": stopped}
+        click.echo(json.dumps(shown))
+    note(
+        f"{'stopped: ' if stopped else ''}{count.ended} ended, {count.skipped} had ended already, {count.failed} failed"
+    )
+    if stopped or count.failed:
+        note("begin it again for those that are left")
+
+
+def _print_failure(failure: Failure, *, as_json: bool) -> None:
+    if as_json:
+        shown = {"userEmail": failure.user_email, "reason": failure.reason, "message": failure.message}
+        click.echo(json.dumps(shown))
+    else:
+        click.echo(f"{escape(failure.user_email)}  {escape(failure.reason)}  {plain(failure.message)}")
+
+
 def _refresh_everybody(client: Client, rate: float, since: datetime | None, *, as_json: bool) -> None:
     begun, count, stopped = datetime.now(UTC), refreshing.Count(), False
-
-    def failed(failure: refreshing.Failure) -> None:
-        if as_json:
-            shown = {"userEmail": failure.user_email, "reason": failure.reason, "message": failure.message}
-            click.echo(json.dumps(shown))
-        else:
-            click.echo(f"{escape(failure.user_email)}  {escape(failure.reason)}  {plain(failure.message)}")
 
     try:
         total = sum(refreshing.is_due(connection, since) for connection in refreshing.active(client))
         with progress("refreshing", total, "tokens") as advance:
             refreshing.refresh_all(
-                client, since=since, pace=refreshing.Pace(rate), count=count, failed=failed, advance=advance
+                client,
+                since=since,
+                pace=Pace(rate),
+                count=count,
+                failed=lambda failure: _print_failure(failure, as_json=as_json),
+                advance=advance,
             )
     except KeyboardInterrupt:
         stopped = True

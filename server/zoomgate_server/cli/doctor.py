@@ -82,6 +82,7 @@ def _findings(overrides: Mapping[str, str]) -> Iterator[Finding]:
     if loaded.tls is not None:
         yield _tls(*loaded.tls)
     yield _redirect(loaded)
+    yield _webhooks(loaded)
     if loaded.client_id:
         yield from _zoom(loaded.zoom_oauth_url)
 
@@ -215,6 +216,19 @@ def _redirect(loaded: settings.Settings) -> Finding:
             "redirect URI", WARNING, f"{loaded.redirect_uri}: fine for trying; Zoom wants https in production"
         )
     return Finding("redirect URI", OK, loaded.redirect_uri)
+
+
+def _webhooks(loaded: settings.Settings) -> Finding:
+    if not loaded.webhook_secrets:
+        return Finding(
+            "webhooks",
+            WARNING if loaded.client_id else OK,
+            "no secret, so that Zoom's events are not listened to: set ZOOMGATE_WEBHOOK_SECRET to hear at once of who removes the app",
+        )
+    where = (loaded.public_url or f"http://{loaded.http_listen}") + "/webhooks/zoom"
+    return Finding(
+        "webhooks", OK, f"{len(loaded.webhook_secrets)} secret(s) are set; Zoom's events go to {where}"
+    )
 
 
 def _zoom(oauth_url: str) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shlex
 import shutil
 import sys
@@ -59,7 +60,8 @@ async def _with_zoom(loaded: settings.Settings) -> None:
 async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str], listen: str) -> None:
     """Serve with the simulated Zoom; a call without a credential is the caller `dev`'s."""
     address = simulator_address("--simulator-listen", listen)
-    simulator = Simulator(SimulatorOptions(host=address.host, port=address.port))
+    secret = secrets.token_urlsafe(32)
+    simulator = Simulator(SimulatorOptions(host=address.host, port=address.port, webhook_secret=secret))
     try:
         await simulator.start()
     except OSError as error:
@@ -72,6 +74,7 @@ async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str],
                 "ZOOMGATE_CLIENT_SECRET": simulator.options.client_secret,
                 "ZOOMGATE_ZOOM_API_URL": simulator.api_url,
                 "ZOOMGATE_ZOOM_OAUTH_URL": simulator.oauth_url,
+                "ZOOMGATE_WEBHOOK_SECRET": secret,
             },
             environ,
         )
@@ -86,10 +89,15 @@ async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str],
         with contextlib.suppress(OSError):  # what cannot be looked at is told with the keys
             if (loaded.data_dir / CALLER_KEY_FILE).exists():
                 files[CALLER_KEY_FILE] = _dev()
+
+        def announce(started: Started) -> None:
+            simulator.webhooks.url = f"http://{started.http}/webhooks/zoom"
+            _announce(started, loaded, simulator)
+
         with _keys(loaded, files) as keys:
             await serve_with(
                 loaded,
-                announce=lambda started: _announce(started, loaded, simulator),
+                announce=announce,
                 anonymous=_dev(),
                 keys=keys,
             )
@@ -176,8 +184,12 @@ Zoomgate is running.
   Zoom       {zoom}
   data       {data_dir}
 """
+    simulated = simulator.url.removeprefix("http://") if simulator else ""
     member_key = f"$(cat {shlex.quote(str(data_dir / MEMBER_KEY_FILE))})"
     member = f"""
+Remove the app at Zoom as {MEMBER}: the connection ends.
+  {zoomgate} simulator event app_deauthorized {MEMBER} --at {simulated}
+
 Call as the member {MEMBER} instead of the caller dev (acts for itself only):
   grpcurl {tls or "-plaintext"} -H "authorization: Bearer {member_key}" -d '{{"userEmail": "{MEMBER}"}}' \\
     {service}.AuthService/ValidateUser

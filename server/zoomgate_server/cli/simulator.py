@@ -34,6 +34,7 @@ from zoomgate_server.settings import Address
 @click.option("--seed", type=click.IntRange(0, start_options.MOST_SEED), help=start_options.SEED_HELP)
 @click.option("--clock", metavar="MOMENT", help=start_options.CLOCK_HELP)
 @click.option("--seed-file", metavar="FILE", help=start_options.SEED_FILE_HELP)
+@click.option("--webhook-url", metavar="URL", help=start_options.WEBHOOK_HELP)
 def simulator(
     listen: str,
     tolerance: int,
@@ -42,6 +43,7 @@ def simulator(
     seed: int | None,
     clock: str | None,
     seed_file: str | None,
+    webhook_url: str | None,
 ) -> None:
     """Start the simulated Zoom alone, or work the switches of one that runs.
 
@@ -62,7 +64,9 @@ def simulator(
         whole_grant_revoke=whole_grant_revoke,
     )
     try:
-        options = start_options.with_start(options, seed=seed, moment=clock, seed_file=seed_file)
+        options = start_options.with_start(
+            options, seed=seed, moment=clock, seed_file=seed_file, webhook_url=webhook_url
+        )
     except start_options.WrongOption as wrong:
         fail(str(wrong), USAGE)
     try:
@@ -85,5 +89,10 @@ def simulator_address(option: str, text: str) -> Address:
     return address
 
 
-for _switch in (simulator_switches.fault, simulator_switches.expire, simulator_switches.stats):
+for _switch in (
+    simulator_switches.fault,
+    simulator_switches.expire,
+    simulator_switches.event,
+    simulator_switches.stats,
+):
     simulator.add_command(_switch)

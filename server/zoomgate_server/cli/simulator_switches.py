@@ -1,4 +1,4 @@
-"""`zoomgate simulator fault|expire|stats`: the switches of a simulated Zoom that runs."""
+"""`zoomgate simulator fault|expire|event|stats`: the switches of a simulated Zoom that runs."""
 
 from collections.abc import Callable
 from http.client import HTTPException
@@ -10,6 +10,7 @@ import click
 import orjson
 
 from zoom_simulator.faults import ENDPOINTS, KINDS
+from zoom_simulator.webhooks import EVENTS
 from zoomgate_server.cli.output import UNREACHABLE, USAGE, facts, fail, note
 from zoomgate_server.logs import plain
 from zoomgate_server.settings import Address
@@ -62,6 +63,22 @@ def expire(at: str, as_json: bool, user: str | None) -> None:
     """
     answer = _ask(at, "POST", "/_sim/expire", {"user": user} if user else {}, holds="expired")
     _print(answer, as_json=as_json, text=f"{answer['expired']} access token(s) expired")
+
+
+@click.command()
+@click.argument("event", type=click.Choice(EVENTS))
+@click.argument("user", required=False)
+@_common
+def event(at: str, as_json: bool, event: str, user: str | None) -> None:
+    """Let EVENT happen to USER, an e-mail address, and tell the service by a webhook.
+
+    Example: zoomgate simulator event app_deauthorized monica@example.com
+    """
+    answer = _ask(
+        at, "POST", "/_sim/event", {"event": event} | ({"user": user} if user else {}), holds="told"
+    )
+    told = "the service is told" if answer["told"] else "nobody is told: the simulator has no --webhook-url"
+    _print(answer, as_json=as_json, text=f"{event} happened; {told}")
 
 
 @click.command()

@@ -21,6 +21,10 @@ _CAUSES = {
     Cause.OUTCOME_LOST: connection_pb2.Connection.CAUSE_OUTCOME_LOST,
     Cause.REVOKED: connection_pb2.Connection.CAUSE_REVOKED,
     Cause.SCOPE: connection_pb2.Connection.CAUSE_SCOPE,
+    Cause.APP_DEAUTHORIZED: connection_pb2.Connection.CAUSE_APP_DEAUTHORIZED,
+    Cause.USER_DELETED: connection_pb2.Connection.CAUSE_USER_DELETED,
+    Cause.USER_DEACTIVATED: connection_pb2.Connection.CAUSE_USER_DEACTIVATED,
+    Cause.USER_DISASSOCIATED: connection_pb2.Connection.CAUSE_USER_DISASSOCIATED,
 }
 
 

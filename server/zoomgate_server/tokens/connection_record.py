@@ -1,5 +1,6 @@
 """What is stored about a connection, and how it becomes a record and back."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -24,6 +25,16 @@ class Cause(StrEnum):
     OUTCOME_LOST = "OUTCOME_LOST"
     REVOKED = "REVOKED"
     SCOPE = "SCOPE"
+    APP_DEAUTHORIZED = "APP_DEAUTHORIZED"
+    USER_DELETED = "USER_DELETED"
+    USER_DEACTIVATED = "USER_DEACTIVATED"
+    USER_DISASSOCIATED = "USER_DISASSOCIATED"
+
+
+_KINDS_OF_REVOKED = frozenset(
+    {Cause.APP_DEAUTHORIZED, Cause.USER_DELETED, Cause.USER_DEACTIVATED, Cause.USER_DISASSOCIATED}
+)
+"""Stored as REVOKED, with a field beside it that says which: releases that know none of them can read the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +139,8 @@ class ConnectionRecord:
 def encode(vault: Vault, connection: ConnectionRecord) -> Record:
     """Seal a connection. Everything that decides who may use it, the state included, is in the sealed part."""
     key = RecordKey(vault.app, Kind.USER, connection.user_email)
+    cause = connection.cause
+    kind_of_revoked = {"kind_of_revoked": cause} if cause in _KINDS_OF_REVOKED else {}
     value = vault.seal(
         key,
         grant=connection.grant,
@@ -144,7 +157,8 @@ def encode(vault: Vault, connection: ConnectionRecord) -> Record:
             "update_time": connection.update_time,
             "refresh_time": connection.refresh_time,
             "access_expire_at": connection.access_expire_at,
-            "cause": connection.cause,
+            "cause": Cause.REVOKED if kind_of_revoked else cause,
+            **kind_of_revoked,
             "last_error": None if connection.last_error is None else asdict(connection.last_error),
             "revoke_until": connection.revoke_until,
         },
@@ -188,7 +202,7 @@ def decode(vault: Vault, record: Record) -> ConnectionRecord:
             state=State(secret["state"]),
             grant=opened.grant,
             generation=opened.generation,
-            cause=None if header["cause"] is None else Cause(header["cause"]),
+            cause=_cause(header),
             epoch=header["epoch"],
             lease=None if header["lease"] is None else Lease(**header["lease"]),
             pending=tuple(Attempt(epoch, at) for epoch, at in header["pending"]),
@@ -217,6 +231,14 @@ def decode(vault: Vault, record: Record) -> ConnectionRecord:
     if (connection.state.value, connection.zoom_user_id) != (record.state, record.zoom_user_id):
         raise unreadable(record.key)
     return connection
+
+
+def _cause(header: Mapping[str, Any]) -> Cause | None:
+    """Read the cause; a kind of REVOKED that a later release added is REVOKED."""
+    kind = header.get("kind_of_revoked")
+    if kind in _KINDS_OF_REVOKED:
+        return Cause(kind)
+    return None if header["cause"] is None else Cause(header["cause"])
 
 
 def _from_pair(pair: TokenPair | None) -> dict[str, Any] | None:

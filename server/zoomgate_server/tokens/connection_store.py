@@ -64,6 +64,12 @@ class ConnectionStore:
         self._ahead = now - self._clock.monotonic()
         return (None if record is None else self.open(record)), now
 
+    async def find(self, zoom_user_id: str) -> tuple[ConnectionRecord | None, float]:
+        """Read the connection of a Zoom user, unless it has ended, and the store's clock."""
+        record, now = await self._store.find(self._app, zoom_user_id)
+        self._ahead = now - self._clock.monotonic()
+        return (None if record is None else self.open(record)), now
+
     async def read_replaceable(self, user_email: str) -> tuple[Replaceable, float]:
         """Read a user's connection for replacing it by a new consent, and the store's clock.
 

@@ -56,6 +56,10 @@ class CountedStore:
             )
         )
 
+    async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
+        """Read the living record of a Zoom user and the store's clock."""
+        return await self._counted(self._store.find(app, zoom_user_id))
+
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
         """Count the records of a kind by the values of a column."""
         return await self._counted(self._store.count(app, kind, by))

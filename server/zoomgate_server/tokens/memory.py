@@ -37,14 +37,9 @@ class MemoryStore:
         if self._rev_of(record.key) != if_rev:
             return None
         if record.zoom_user_id is not None and record.state != TOMBSTONE_STATE:
-            for other in self._records.values():
-                if (
-                    other.key != record.key
-                    and other.key.app == record.key.app
-                    and other.zoom_user_id == record.zoom_user_id
-                    and other.state != TOMBSTONE_STATE
-                ):
-                    raise ZoomUserTaken(other.key.subject)
+            other, _ = await self.find(record.key.app, record.zoom_user_id)
+            if other is not None and other.key != record.key:
+                raise ZoomUserTaken(other.key.subject)
         rev = next(self._revs)
         self._records[record.key] = replace(record, rev=rev)
         return rev
@@ -79,6 +74,17 @@ class MemoryStore:
             and (expire_before is None or (record.expire_at is not None and record.expire_at < expire_before))
         ]
         return sorted(found, key=lambda record: record.key.subject)[:limit]
+
+    async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
+        """Read the living record of a Zoom user and the clock."""
+        for record in self._records.values():
+            if (
+                record.key.app == app
+                and record.zoom_user_id == zoom_user_id
+                and record.state != TOMBSTONE_STATE
+            ):
+                return record, self._wall()
+        return None, self._wall()
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
         """Count records by a column."""

@@ -229,20 +229,7 @@ class MongoStore:
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
         """Read one record and the database's clock: one round trip if there is a record, else two."""
         name = _id(key)
-
-        async def read() -> tuple[Record | None, float]:
-            if not self._has_now:
-                now = await self._clock()
-                document = await self._records.find_one({"_id": name})
-                return (None if document is None else _record(document)), now
-            cursor = await _settled(
-                self._records.aggregate([{"$match": {"_id": name}}, {"$set": {"now": "$$NOW"}}])
-            )
-            for document in await cursor.to_list(None):
-                return _record(document), _seconds(document["now"])
-            return None, await self._clock()
-
-        return await self._run(read)
+        return await self._run(lambda: self._read({"_id": name}))
 
     async def put(self, record: Record, if_rev: int) -> int | None:
         """Write a record to a majority if its revision is still `if_rev`."""
@@ -290,6 +277,11 @@ class MongoStore:
             return [_record(document) for document in await cursor.to_list(None)]
 
         return await self._run(read)
+
+    async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
+        """Read the living record of a Zoom user and the database's clock."""
+        claim = _claim(app, zoom_user_id)
+        return await self._run(lambda: self._read({"zoom_user_claim": claim}))
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
         """Count records by a column."""
@@ -366,6 +358,17 @@ class MongoStore:
         self._slots.release()
         if not task.cancelled():
             task.exception()  # else one that nobody waits for any more is reported as forgotten
+
+    async def _read(self, wanted: dict[str, str]) -> tuple[Record | None, float]:
+        """Read the one record that a filter matches, and the clock."""
+        if not self._has_now:
+            now = await self._clock()
+            document = await self._records.find_one(wanted)
+            return (None if document is None else _record(document)), now
+        cursor = await _settled(self._records.aggregate([{"$match": wanted}, {"$set": {"now": "$$NOW"}}]))
+        for document in await cursor.to_list(None):
+            return _record(document), _seconds(document["now"])
+        return None, await self._clock()
 
     async def _put(self, document: dict[str, Any], if_rev: int) -> int | None:
         name, rev, claim = document["_id"], int(document["rev"]), document.get("zoom_user_claim")
@@ -545,6 +548,11 @@ def _id(key: RecordKey) -> str:
     return f"{Kind(key.kind).value}:{len(_text(key.app))}:{key.app}:{_text(key.subject)}"
 
 
+def _claim(app: str, zoom_user_id: str) -> str:
+    """What the living record of a Zoom user has in `zoom_user_claim`."""
+    return f"{len(_text(app))}:{app}:{_text(zoom_user_id)}"
+
+
 def _document(record: Record, rev: int) -> dict[str, Any]:
     document: dict[str, Any] = {
         "_id": _id(record.key),
@@ -561,7 +569,7 @@ def _document(record: Record, rev: int) -> dict[str, Any]:
         document["zoom_user_id"] = _text(record.zoom_user_id)
         if record.state != TOMBSTONE_STATE:
             # one field, since a sparse index of several takes in every document that has one of them
-            document["zoom_user_claim"] = f"{len(record.key.app)}:{record.key.app}:{record.zoom_user_id}"
+            document["zoom_user_claim"] = _claim(record.key.app, record.zoom_user_id)
     if record.due_at is not None:
         document["due_at"] = float(record.due_at)
     if record.expire_at is not None:

@@ -59,6 +59,11 @@ SELECT kind, subject, rev, state, changed_at FROM record
 WHERE app = ? AND changed_at >= ? AND kind IN ({",".join("?" * len(Kind))}) ORDER BY changed_at
 """  # noqa: S608 - constants; the kinds are named since later releases may add some
 
+_OF_ZOOM_USER = f"""
+SELECT kind, {_COLUMNS} FROM record
+WHERE app = ? AND zoom_user_id = ? AND state <> '{TOMBSTONE_STATE}'
+"""  # noqa: S608 - constants; the state is one too, else SQLite does not use the index
+
 _T = TypeVar("_T")
 
 
@@ -158,6 +163,15 @@ class SqliteStore:
         def read() -> list[Record]:
             rows = self._connection.execute(statement, (*values, *numbers, limit)).fetchall()
             return [_record(app, kind, row) for row in rows]
+
+        return await self._run(read)
+
+    async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
+        """Read the living record of a Zoom user and the clock."""
+
+        def read() -> tuple[Record | None, float]:
+            row = self._connection.execute(_OF_ZOOM_USER, (app, zoom_user_id)).fetchone()
+            return (None if row is None else _record(app, Kind(row[0]), row[1:])), self._wall()
 
         return await self._run(read)
 

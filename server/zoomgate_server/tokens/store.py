@@ -159,6 +159,10 @@ class RecordStore(Protocol):
         """
         ...
 
+    async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
+        """Read the record of an app that has this `zoom_user_id` and is no tombstone, and the store's clock."""
+        ...
+
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
         """Count the records of a kind by the values of a column."""
         ...

@@ -21,6 +21,9 @@ from zoomgate_server.errors import (
 )
 from zoomgate_server.metrics import Metrics
 from zoomgate_server.web.pages import OUTCOMES, Pages
+from zoomgate_server.web.webhooks import answer as answer_webhook
+from zoomgate_server.webhooks import PATH as WEBHOOKS
+from zoomgate_server.webhooks import Webhooks
 
 MAX_REQUEST_LINE = 8 * 1024
 """Bytes of a request line; codes and states together need far less."""
@@ -54,13 +57,14 @@ _log = logs.get("zoomgate.web")
 
 
 class WebServer:
-    """Serves `/oauth/start`, `/oauth/continue`, `/oauth/callback`, `/oauth/result`, `/healthz`, `/readyz` and `/metrics`.
+    """Serves what browsers open and Zoom calls: the `/oauth/` pages, `/healthz`, `/readyz`, `/metrics`, `/webhooks/zoom`.
 
     Args:
         authorizations: Begins and completes.
         metrics: What `/metrics` shows; requests are counted there too.
         before_metrics: Brings up to date what is not counted as it happens.
         pages: What people see.
+        webhooks: Takes Zoom's events; if it has no secret for them, that path is unknown.
         ready: Tells whether calls can be served.
         secure: Whether browsers come over https: the cookie then is `Secure` and has the `__Host-` prefix, and browsers are told to stay
             with https (HSTS).
@@ -75,6 +79,7 @@ class WebServer:
         metrics: Metrics,
         before_metrics: Callable[[], Awaitable[None]],
         pages: Pages,
+        webhooks: Webhooks,
         ready: Callable[[], bool],
         secure: bool,
         trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
@@ -83,6 +88,7 @@ class WebServer:
         self._metrics = metrics
         self._before_metrics = before_metrics
         self._pages = pages
+        self._webhooks = webhooks
         self._ready = ready
         self._secure = secure
         self._proxies = tuple(trusted_proxies)
@@ -99,6 +105,8 @@ class WebServer:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._render_metrics)
+        if self._webhooks.listens:
+            app.router.add_post(WEBHOOKS, self._webhook)
         runner = web.AppRunner(
             app,
             access_log=None,  # its request lines would have codes in them
@@ -106,6 +114,8 @@ class WebServer:
             max_line_size=MAX_REQUEST_LINE,
             max_field_size=MAX_REQUEST_LINE,
             shutdown_timeout=5.0,
+            auto_decompress=False,  # a few bytes may stand for very many, and signatures are of what was sent
+            lingering_time=0.0,  # else a body that was refused is read on, as fast as it comes
         )
         await runner.setup()
         self._runner = runner
@@ -131,7 +141,8 @@ class WebServer:
             response = web.Response(status=answer.status, text=answer.reason, headers=allowed)
         except Exception:  # noqa: BLE001 - the last resort; the text goes to the log alone
             _log.exception("http.failed", route=route)
-            response = _redirect("try_later")
+            # Zoom repeats an event after 5xx, and after nothing else
+            response = web.Response(status=500) if route == WEBHOOKS else _redirect("try_later")
         response.headers.update(self._pages.headers)
         if self._secure:
             response.headers["Strict-Transport-Security"] = _HSTS
@@ -245,6 +256,9 @@ class WebServer:
                 pass  # the page says less then
         page = self._pages.result(outcome, user_email, scopes)
         return web.Response(status=outcome.status, text=page, content_type="text/html")
+
+    async def _webhook(self, request: web.Request) -> web.StreamResponse:
+        return await answer_webhook(self._webhooks, request, self._client(request))
 
     async def _healthz(self, _request: web.Request) -> web.StreamResponse:
         return web.Response(text="ok\n")

@@ -25,6 +25,7 @@ COMMANDS = (
     "simulator",
     "simulator fault",
     "simulator expire",
+    "simulator event",
     "simulator stats",
     "connect",
     "connections list",
@@ -267,11 +268,26 @@ class TestDoctor:
                 "ZOOMGATE_CALLERS": "callers.toml",
                 "ZOOMGATE_REDIRECT_URI": "https://zoom.example.com/oauth/callback",
                 "ZOOMGATE_ZOOM_OAUTH_URL": zoomgate.simulator.oauth_url,
+                "ZOOMGATE_PUBLIC_URL": "https://zoom.example.com",
+                "ZOOMGATE_WEBHOOK_SECRET": "hush newer",
             },
         )
+        events = "2 secret(s) are set; Zoom's events go to https://zoom.example.com/webhooks/zoom"
+        assert events in done(result)
         assert {line.split()[0] for line in done(result).splitlines()} == {"ok"}
         assert sorted(path.name for path in zoomgate.data_dir.iterdir()) == before
         assert "hush" not in result.output
+
+    def test_events_that_nobody_hears_are_told(self) -> None:
+        """An app without the secret for Zoom's events is warned of; without an app there is nothing to hear."""
+        for environ, mark in (
+            ({}, "ok"),
+            (APP | {"ZOOMGATE_ZOOM_OAUTH_URL": "http://127.0.0.1:1/oauth"}, "warn"),
+        ):
+            text = zoomgate("doctor", environ=environ).stdout
+            (line,) = [line for line in text.splitlines() if line.split()[1] == "webhooks"]
+            assert line.startswith(mark)
+            assert "set ZOOMGATE_WEBHOOK_SECRET" in line
 
     async def test_a_stopped_service_leaves_no_trace_of_the_look(self, folder: Path) -> None:
         """The store of a stopped service is read without a file being made beside it."""
@@ -416,6 +432,14 @@ def test_a_start_that_is_refused_says_everything_that_is_missing(folder: Path) -
 def test_the_simulated_zoom_is_for_this_machine_alone(folder: Path, listen: str) -> None:
     """Neither command starts it where others could reach it."""
     assert "this machine alone" in refused(zoomgate("simulator", "--listen", listen), 2)
+
+
+@pytest.mark.parametrize(
+    "url", ["nowhere", "ftp://127.0.0.1/x", "http://127.0.0.1:1", "http://u:p@127.0.0.1/x"]
+)
+def test_events_go_to_an_address(folder: Path, url: str) -> None:
+    """What cannot be one is refused before anything is listened to."""
+    assert "write http://127.0.0.1:PORT/PATH" in refused(zoomgate("simulator", "--webhook-url", url), 2)
 
 
 def test_a_caller_row_survives_a_round_trip(folder: Path) -> None:

@@ -21,7 +21,7 @@ from zoom_simulator import SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate import Client
 from zoomgate.v1 import auth_service_pb2 as pb
-from zoomgate_server.cli import refreshing
+from zoomgate_server.cli import one_by_one, refreshing
 from zoomgate_server.rpc_context import UserPatterns
 
 EVERYBODY = (BASIL, MONICA, OMAR)
@@ -183,7 +183,7 @@ class Time:
         self.now += seconds
 
 
-async def refreshed_at(harness: Harness, rate: float) -> tuple[Time, list[refreshing.Failure]]:
+async def refreshed_at(harness: Harness, rate: float) -> tuple[Time, list[one_by_one.Failure]]:
     """Refresh everybody beside a clock of the test's."""
     time, failures = Time(), []  # type: ignore[var-annotated]
 
@@ -192,7 +192,7 @@ async def refreshed_at(harness: Harness, rate: float) -> tuple[Time, list[refres
             refreshing.refresh_all(
                 client,
                 since=None,
-                pace=refreshing.Pace(rate, time.read, time.sleep),
+                pace=one_by_one.Pace(rate, time.read, time.sleep),
                 count=refreshing.Count(),
                 failed=failures.append,
                 advance=lambda _: None,

@@ -302,7 +302,7 @@ async def test_shells_complete_commands(harness: Harness) -> None:
 
 
 async def test_the_simulators_switches_are_worked(harness: Harness) -> None:
-    """A fault shows in the next call, `off` ends it, tokens expire, and what was counted is told."""
+    """A fault shows in the next call, `off` ends it, tokens expire, events happen, and what was counted is told."""
     at = ("--at", harness.simulator.url.removeprefix("http://"))
     _, said = await zoomgate(harness, "simulator", "fault", "users_me", "status", "--times", "-1", *at)
     assert said == "users_me fails by status from now on\n"
@@ -313,6 +313,12 @@ async def test_the_simulators_switches_are_worked(harness: Harness) -> None:
     expired, _ = await zoomgate(harness, "simulator", "expire", MONICA, "--json", *at)
     assert json.loads(expired) == {"expired": 1}
     await zoomgate(harness, "proxy", "get", MONICA, "/users/me")
+    _, said = await zoomgate(harness, "simulator", "event", "user.disassociated", MONICA, *at)
+    assert said == "user.disassociated happened; nobody is told: the simulator has no --webhook-url\n"
+    _, refused = await zoomgate(
+        harness, "simulator", "event", "user.deleted", "nobody@x.example", *at, code=2
+    )
+    assert "user is unknown" in refused
     told, _ = await zoomgate(harness, "simulator", "stats", *at)
     assert "token.refresh_token.issued" in told.decode()
     _, refused = await zoomgate(

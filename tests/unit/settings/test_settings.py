@@ -162,9 +162,26 @@ def test_unknown_variables_are_mistakes() -> None:
     settings.load({"ZOOMGATE_SERVER": "x", "ZOOMGATE_KEY": "y"})
 
 
+def test_webhook_secrets_come_newest_first_from_one_place(tmp_path: Path) -> None:
+    """The environment wins over a file in the folder of secrets; neither is fine; what cannot be a secret is a mistake."""
+
+    def secrets(environ: dict[str, str]) -> list[str]:
+        return [secret.reveal() for secret in settings.load(APP | environ).webhook_secrets]
+
+    folder = {"ZOOMGATE_SECRETS_DIR": str(tmp_path)}
+    assert secrets({}) == []
+    assert secrets(folder) == []
+    (tmp_path / "zoom-webhook-secret-token").write_text("newer\nolder\n")
+    assert secrets(folder) == ["newer", "older"]
+    assert secrets(folder | {"ZOOMGATE_WEBHOOK_SECRET": "a b"}) == ["a", "b"]
+    (tmp_path / "zoom-webhook-secret-token").write_text("\n")
+    assert "which is empty" in problem(APP | folder)
+    assert "copy it from Zoom again" in problem(APP | {"ZOOMGATE_WEBHOOK_SECRET": "hunter2é"})
+
+
 @pytest.mark.parametrize(
     "name",
-    ["ZOOMGATE_TLS_CLIENT_CA", "ZOOMGATE_WEBHOOK_SECRET"],
+    ["ZOOMGATE_TLS_CLIENT_CA"],
 )
 def test_what_is_not_built_is_refused(name: str) -> None:
     """A setting that does nothing yet does not look as if it did."""

@@ -70,6 +70,14 @@ class Connection(google.protobuf.message.Message):
         """The authorization was revoked: by a caller here, by the person or by an administrator at Zoom."""
         CAUSE_SCOPE: Connection._Cause.ValueType  # 4
         """The consent lacks scopes that the app needs."""
+        CAUSE_APP_DEAUTHORIZED: Connection._Cause.ValueType  # 5
+        """Zoom told that the person or an administrator removed the app."""
+        CAUSE_USER_DELETED: Connection._Cause.ValueType  # 6
+        """Zoom told that the person's account was deleted."""
+        CAUSE_USER_DEACTIVATED: Connection._Cause.ValueType  # 7
+        """Zoom told that the person's account was deactivated."""
+        CAUSE_USER_DISASSOCIATED: Connection._Cause.ValueType  # 8
+        """Zoom told that the person left the account that they belonged to."""
 
     class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
         """Cause says why a connection needs consent again or was ended."""
@@ -84,6 +92,14 @@ class Connection(google.protobuf.message.Message):
     """The authorization was revoked: by a caller here, by the person or by an administrator at Zoom."""
     CAUSE_SCOPE: Connection.Cause.ValueType  # 4
     """The consent lacks scopes that the app needs."""
+    CAUSE_APP_DEAUTHORIZED: Connection.Cause.ValueType  # 5
+    """Zoom told that the person or an administrator removed the app."""
+    CAUSE_USER_DELETED: Connection.Cause.ValueType  # 6
+    """Zoom told that the person's account was deleted."""
+    CAUSE_USER_DEACTIVATED: Connection.Cause.ValueType  # 7
+    """Zoom told that the person's account was deactivated."""
+    CAUSE_USER_DISASSOCIATED: Connection.Cause.ValueType  # 8
+    """Zoom told that the person left the account that they belonged to."""
 
     @typing.final
     class LastError(google.protobuf.message.Message):

@@ -1,0 +1,84 @@
+"""Events as Zoom sends them: signed, over HTTP."""
+
+import hashlib
+import hmac
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+
+SECRET = "hush-webhook-hunter2@"
+"""The webhook secret of the tests; `conftest` looks for it in the log."""
+
+ENVIRON = {"ZOOMGATE_WEBHOOK_SECRET": SECRET}
+USER_IDS = {"monica@example.com": "u-Monica-7Yc1", "omar@example.com": "u-Omar-2Kd9"}
+
+
+def app_deauthorized(user: str, at: float | None = None, **payload: Any) -> dict[str, Any]:
+    """Somebody removed the app."""
+    moment = datetime.fromtimestamp(time.time() if at is None else at, UTC)
+    return {
+        "event": "app_deauthorized",
+        "payload": {
+            "account_id": "acc",
+            "user_id": USER_IDS.get(user, user),
+            "client_id": "zoomgate-dev",
+            "deauthorization_time": moment.isoformat(timespec="milliseconds"),
+            "signature": "827edc34",
+            "event_ts": moment.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+        | payload,
+    }
+
+
+def about_user(event: str, user: str, at: float | None = None) -> dict[str, Any]:
+    """Something happened to somebody's account."""
+    return {
+        "event": event,
+        "event_ts": int((time.time() if at is None else at) * 1000),
+        "payload": {"account_id": "acc", "object": {"id": USER_IDS.get(user, user), "email": user}},
+    }
+
+
+def challenge(token: str) -> dict[str, Any]:
+    """Zoom asks who is there."""
+    return {
+        "event": "endpoint.url_validation",
+        "event_ts": int(time.time() * 1000),
+        "payload": {"plainToken": token},
+    }
+
+
+def signature(body: bytes, stamp: str, secret: str = SECRET) -> str:
+    """Sign."""
+    message = b"v0:" + stamp.encode() + b":" + body
+    return f"v0={hmac.new(secret.encode(), message, hashlib.sha256).hexdigest()}"
+
+
+def headers(body: bytes, at: float | None = None, secret: str = SECRET) -> dict[str, str]:
+    """The headers of an event."""
+    stamp = str(int(time.time() if at is None else at))
+    return {
+        "Content-Type": "application/json; charset=utf-8",
+        "x-zm-request-timestamp": stamp,
+        "x-zm-signature": signature(body, stamp, secret),
+    }
+
+
+async def send(
+    http_url: str,
+    event: dict[str, Any] | bytes,
+    at: float | None = None,
+    secret: str = SECRET,
+    **other: str,
+) -> tuple[int, bytes]:
+    """Send an event to the service at a base address; gives status and body of the answer."""
+    body = event if isinstance(event, bytes) else json.dumps(event).encode()
+    sent = headers(body, at, secret) | {name.replace("_", "-"): value for name, value in other.items()}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{http_url}/webhooks/zoom", data=body, headers=sent, allow_redirects=False) as answer,
+    ):
+        return answer.status, await answer.read()
