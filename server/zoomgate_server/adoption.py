@@ -17,6 +17,7 @@ from zoomgate_server.errors import (
     IdentityMismatch,
     KeyUnavailable,
     ReauthRequired,
+    RecordUnreadable,
     RecordVersionUnsupported,
     ZoomBadResponse,
     ZoomgateError,
@@ -169,15 +170,22 @@ class Adoption:
             Whether they are settled: stored, or of no use any more. Else they wait on.
         """
         try:
+            current, _ = await self._connections.read_replaceable(entry.user_email)
+            if self._is_superseded(current, entry):  # and Zoom is not asked: it could end the newer consent
+                await self._journal.forget(entry.entry_id)
+                return True
             entry = await self._fresh(entry)
             await self._settle(entry, None, fenced=True)
-        except (*_RECORD_IN_DOUBT, *_ZOOM_IN_DOUBT) as error:
+        except (StoreError, *_RECORD_IN_DOUBT, *_ZOOM_IN_DOUBT) as error:
             _log.warning(
                 "adoption.waits", user=entry.user_email, entry=entry.entry_id, error=type(error).__name__
             )
             await self._journal.release(entry.entry_id)
             return False
         except IdentityMismatch:
+            await self._journal.forget(entry.entry_id)
+        except ReauthRequired:  # they are dead, and to revoke them could end what is alive
+            _log.error("adoption.refused", user=entry.user_email, entry=entry.entry_id)
             await self._journal.forget(entry.entry_id)
         except ZoomgateError as error:
             _log.error(
@@ -245,8 +253,8 @@ class Adoption:
         there.
         """
         try:
-            record, _ = await self._connections.read(person.email)
-        except (StoreError, ZoomgateError):
+            record = await self._read_patiently(person.email)
+        except RecordUnreadable:
             record = None
         if record is None or record.state is State.DISCONNECTED or record.zoom_user_id != person.user_id:
             self._discard(entry.tokens)
@@ -271,9 +279,7 @@ class Adoption:
                 current, now = await self._connections.read_replaceable(entry.user_email)
                 if current.record is not None and current.record.commit_id == entry.entry_id:
                     return current.record
-                if fenced and _moved_on(current, entry):
-                    if current.record is not None and current.record.state is State.DISCONNECTED:
-                        self._discard(entry.tokens)  # else they ended with the newer consent
+                if fenced and self._is_superseded(current, entry):
                     return None
                 seen = self._cache.seen(entry.user_email)  # more than is stored if the store was set back
                 record = ConnectionRecord(
@@ -305,6 +311,27 @@ class Adoption:
                 _log.warning("adoption.store_failed", user=entry.user_email)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 2.0)
+
+    def _is_superseded(self, current: Replaceable, entry: Entry) -> bool:
+        """Tell whether an entry came too late; tokens of a connection that was ended are ended too."""
+        if not _moved_on(current, entry):
+            return False
+        if current.record is not None and current.record.state is State.DISCONNECTED:
+            self._discard(entry.tokens)  # else they ended with the newer consent
+        return True
+
+    async def _read_patiently(self, user_email: str) -> ConnectionRecord | None:
+        """Read a connection; goes on until the store has answered."""
+        pause = 0.05
+        while True:
+            try:
+                record, _ = await self._connections.read(user_email)
+            except StoreError:
+                _log.warning("adoption.store_failed", user=user_email)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 2.0)
+            else:
+                return record
 
     async def _move_away(self, user_email: str) -> None:
         """End the connection that the same Zoom user has under an earlier address."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,6 +14,8 @@ from zoom_simulator import SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
+from zoomgate_server.tokens.connection_store import ConnectionStore
+from zoomgate_server.tokens.store import StoreError
 
 CALLERS_PAGE = {"ZOOMGATE_REDIRECT_URI": "http://127.0.0.1:9/zoom-done"}
 """Zoom redirects to a page of the caller's own, as in Velo."""
@@ -328,8 +331,19 @@ async def test_the_wrong_person_is_refused_and_its_token_revoked(zoomgate: Harne
         assert not own.simulator.zoom.access_tokens
 
 
-async def test_the_wrong_person_who_is_connected_keeps_a_living_token(zoomgate: Harness) -> None:
-    """A consent ends the person's earlier tokens at Zoom, so a mistaken one refreshes that person's own connection."""
+@pytest.mark.parametrize("failures", [0, 2])
+async def test_the_wrong_person_who_is_connected_keeps_a_living_token(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """A consent ends the person's earlier tokens at Zoom, so a mistaken one refreshes that person's own connection, once the store answers."""
+    real, left = ConnectionStore.read, [StoreError("injected")] * failures
+
+    async def read(self: ConnectionStore, user_email: str) -> Any:
+        if user_email == OMAR and left:
+            raise left.pop()
+        return await real(self, user_email)
+
+    monkeypatch.setattr(ConnectionStore, "read", read)
     async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as own:
         for asked in (OMAR, MONICA):
             begun = await own.begin(asked)
