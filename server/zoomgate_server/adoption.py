@@ -184,14 +184,14 @@ class Adoption:
             return False
         except IdentityMismatch:
             await self._journal.forget(entry.entry_id)
-        except ReauthRequired:  # they are dead, and to revoke them could end what is alive
-            _log.error("adoption.refused", user=entry.user_email, entry=entry.entry_id)
-            await self._journal.forget(entry.entry_id)
         except ZoomgateError as error:
             _log.error(
                 "adoption.given_up", user=entry.user_email, entry=entry.entry_id, error=type(error).__name__
             )
-            await self._drop(entry)
+            if isinstance(error, ReauthRequired):  # dead tokens; to revoke them could end what is alive
+                await self._journal.forget(entry.entry_id)
+            else:
+                await self._drop(entry)
         else:
             await self._journal.forget(entry.entry_id)
         return True

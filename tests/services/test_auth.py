@@ -335,7 +335,7 @@ async def test_the_wrong_person_is_refused_and_its_token_revoked(zoomgate: Harne
 async def test_the_wrong_person_who_is_connected_keeps_a_living_token(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, failures: int
 ) -> None:
-    """A consent ends the person's earlier tokens at Zoom, so a mistaken one refreshes that person's own connection, once the store answers."""
+    """A consent ends the person's earlier tokens at Zoom, so a mistaken one refreshes their own connection, once the store answers."""
     real, left = ConnectionStore.read, [StoreError("injected")] * failures
 
     async def read(self: ConnectionStore, user_email: str) -> Any:
