@@ -259,7 +259,14 @@ class Adoption:
         if record is None or record.state is State.DISCONNECTED or record.zoom_user_id != person.user_id:
             self._discard(entry.tokens)
             return
-        theirs = replace(entry, user_email=person.email, owner=record.owner, begun_by=record.begun_by)
+        theirs = replace(
+            entry,
+            user_email=person.email,
+            grant=record.grant,
+            generation=record.generation,
+            owner=record.owner,
+            begun_by=record.begun_by,
+        )
         await self._store(theirs, person, fenced=False)
         self._audit(AuditEvent.unattended("connection.rehomed", "ok", person.email))
 
@@ -281,6 +288,8 @@ class Adoption:
                     return current.record
                 if fenced and self._is_superseded(current, entry):
                     return None
+                if current.record is not None and _is_later(current.record, entry):
+                    return current.record
                 seen = self._cache.seen(entry.user_email)  # more than is stored if the store was set back
                 record = ConnectionRecord(
                     user_email=entry.user_email,
@@ -418,6 +427,14 @@ def _moved_on(current: Replaceable, entry: Entry) -> bool:
     if current.record.state is State.DISCONNECTED:
         return current.generation != entry.generation
     return current.record.grant != entry.grant
+
+
+def _is_later(record: ConnectionRecord, entry: Entry) -> bool:
+    """Tell whether a consent that was stored meanwhile is the later one: at Zoom it has ended the tokens of the entry."""
+    tokens = record.tokens
+    return (
+        tokens is not None and record.grant != entry.grant and tokens.obtained_at > entry.tokens.obtained_at
+    )
 
 
 def _create_time(current: ConnectionRecord | None, now: float) -> float:
