@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -116,6 +118,18 @@ class OwnServer(MongoServer):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@contextmanager
+def failing(server: MongoServer, mode: Any, commands: list[str], **data: Any) -> Iterator[None]:
+    """Make commands fail, by MongoDB's own switch for tests."""
+    point = {"configureFailPoint": "failCommand", "mode": mode}
+    with MongoClient(server.uri) as client:
+        client.admin.command(point | {"data": {"failCommands": commands} | data})
+        try:
+            yield
+        finally:
+            client.admin.command(point | {"mode": "off"})
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from zoomgate_server.errors import (
     IdentityMismatch,
     KeyUnavailable,
     ReauthRequired,
+    RecordUnreadable,
     RecordVersionUnsupported,
     ZoomBadResponse,
     ZoomgateError,
@@ -172,9 +173,13 @@ class Adoption:
             Whether they are settled: stored, or of no use any more. Else they wait on.
         """
         try:
+            current, _ = await self._connections.read_replaceable(entry.user_email)
+            if self._is_superseded(current, entry):  # and Zoom is not asked: it could end the newer consent
+                await self._journal.forget(entry.entry_id)
+                return True
             entry = await self._fresh(entry)
             await self._settle(entry, None, fenced=True)
-        except (*_RECORD_IN_DOUBT, *_ZOOM_IN_DOUBT) as error:
+        except (StoreError, *_RECORD_IN_DOUBT, *_ZOOM_IN_DOUBT) as error:
             _log.warning(
                 "adoption.waits", user=entry.user_email, entry=entry.entry_id, error=type(error).__name__
             )
@@ -186,7 +191,10 @@ class Adoption:
             _log.error(
                 "adoption.given_up", user=entry.user_email, entry=entry.entry_id, error=type(error).__name__
             )
-            await self._drop(entry)
+            if isinstance(error, ReauthRequired):  # dead tokens; to revoke them could end what is alive
+                await self._journal.forget(entry.entry_id)
+            else:
+                await self._drop(entry)
         else:
             await self._journal.forget(entry.entry_id)
         return True
@@ -273,6 +281,8 @@ class Adoption:
                 _log.warning("adoption.store_failed", user=person.email)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            except RecordUnreadable:
+                return None
 
     async def _store(self, entry: Entry, person: "_Person", *, fenced: bool) -> ConnectionRecord | None:
         """Write the connection; goes on until the store has taken it, since the tokens exist nowhere else.
@@ -290,10 +300,10 @@ class Adoption:
                 current, now = await self._connections.read_replaceable(entry.user_email)
                 if current.record is not None and current.record.commit_id == entry.entry_id:
                     return current.record
-                if fenced and _moved_on(current, entry):
-                    if current.record is not None and current.record.state is State.DISCONNECTED:
-                        self._discard(entry.tokens)  # else they ended with the newer consent
+                if fenced and self._is_superseded(current, entry):
                     return None
+                if current.record is not None and _is_later(current.record, entry):
+                    return current.record
                 seen = self._cache.seen(entry.user_email)  # more than is stored if the store was set back
                 record = ConnectionRecord(
                     user_email=entry.user_email,
@@ -324,6 +334,14 @@ class Adoption:
                 _log.warning("adoption.store_failed", user=entry.user_email)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _is_superseded(self, current: Replaceable, entry: Entry) -> bool:
+        """Tell whether an entry came too late; tokens of a connection that was ended are ended too."""
+        if not _moved_on(current, entry):
+            return False
+        if current.record is not None and current.record.state is State.DISCONNECTED:
+            self._discard(entry.tokens)  # else they ended with the newer consent
+        return True
 
     async def _move_away(self, user_email: str) -> None:
         """End the connection that the same Zoom user has under an earlier address."""
@@ -410,6 +428,14 @@ def _moved_on(current: Replaceable, entry: Entry) -> bool:
     if current.record.state is State.DISCONNECTED:
         return current.generation != entry.generation
     return current.record.grant != entry.grant
+
+
+def _is_later(record: ConnectionRecord, entry: Entry) -> bool:
+    """Tell whether a consent that was stored meanwhile is the later one: at Zoom it has ended the tokens of the entry."""
+    tokens = record.tokens
+    return (
+        tokens is not None and record.grant != entry.grant and tokens.obtained_at > entry.tokens.obtained_at
+    )
 
 
 def _create_time(current: ConnectionRecord | None, now: float) -> float:

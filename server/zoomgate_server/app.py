@@ -356,9 +356,8 @@ class _Parts:
 
     async def drain(self) -> None:
         """Wait for what no call owns: a token that Zoom answered must be stored before the store closes."""
-        stored = await self.refresher.drain(REFRESH_DRAIN_SECONDS)
-        stored &= await self.authorizations.drain(REFRESH_DRAIN_SECONDS)
-        if not stored:
+        work = (self.refresher, self.authorizations, self.recovery)
+        if not all(await asyncio.gather(*(part.drain(REFRESH_DRAIN_SECONDS) for part in work))):
             _log.error("drain.incomplete", refreshes=self.refresher.running)
         await self.endings.drain(5.0)
 

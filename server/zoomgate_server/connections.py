@@ -49,6 +49,9 @@ FEED_SECONDS = 1.0
 FEED_OVERLAP_SECONDS = 10.0
 """How far back each look reaches: clocks and writes of others may lag."""
 
+CLOCK_SECONDS = 60.0
+"""By so much the store's clock may differ from one read to the next; a token of a later time shows that the clock was set back."""
+
 STILL_TOLD_SECONDS = 5.0
 """How old a record may be that is taken into memory unread: what happened to it since is still told by the next look."""
 
@@ -392,16 +395,21 @@ class Connections:
         return self._keep(user_email, record)
 
     def _keep(self, user_email: str, record: ConnectionRecord) -> CachedToken:
-        """Put the token of a record into memory, its expiry on the monotonic clock, and give what counts (see `_read`)."""
+        """Put the token of a record into memory, its expiry on the monotonic clock, and give what counts (see `_read`).
+
+        If the store's clock was set back since it was issued, nobody can tell how long it is valid, so it counts as expired.
+        """
         tokens = record.tokens
         if tokens is None:
             raise not_connected()
+        now = self._connections.now()
+        valid = tokens.access_expire_at - now if tokens.obtained_at < now + CLOCK_SECONDS else 0.0
         token = CachedToken(
             tokens=tokens,
             seen=_seen(record),
             rev=record.rev,
             owner=record.owner,
-            expires=self._clock.monotonic() + tokens.access_expire_at - self._connections.now(),
+            expires=self._clock.monotonic() + valid,
         )
         kept, seen = self._cache.put(user_email, token), self._cache.seen(user_email)
         if kept is not None or seen is None:

@@ -55,9 +55,9 @@ MUTANTS = (
         "refusal_believed_at_once",
         "            if not ours:\n"
         "                written, verdict = cleared, _after_stale_verdict(want, record)\n"
-        "            elif any(candidate not in tried for candidate in _candidates(record)) or _in_doubt(\n"
-        "                record, epoch, now\n"
-        "            ):\n",
+        "            elif any(candidate not in tried for candidate in _candidates(record)):\n"
+        "                written, verdict = cleared, Busy(retry_after=2.0)\n"
+        "            elif doubts:\n",
         "            if False:\n",
     ),
     Mutant(
@@ -87,8 +87,8 @@ MUTANTS = (
     ),
     Mutant(
         "candidates_not_compared",
-        "any(candidate not in tried for candidate in _candidates(record)) or _in_doubt(",
-        "_in_doubt(",
+        "any(candidate not in tried for candidate in _candidates(record))",
+        "False",
     ),
     Mutant(
         "no_grace",

@@ -171,11 +171,10 @@ class WatchedJournal(Journal):
 
     kept: set[str]
 
-    def _write(self, entry: Entry) -> bool:
-        written = super()._write(entry)
-        if written:
-            self.kept.add(entry.tokens.refresh_token)
-        return written
+    def _write_due(self) -> None:
+        group = list(self._due)
+        super()._write_due()
+        self.kept.update(due.entry.tokens.refresh_token for due in group if due.kept)
 
 
 class World:

@@ -16,6 +16,7 @@ from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import connection_pb2
 from zoomgate_server.metrics import Metrics
+from zoomgate_server.refresh.driver import Refresher
 from zoomgate_server.tokens import connection_record, keyfile
 from zoomgate_server.tokens.connection_record import ConnectionRecord
 from zoomgate_server.tokens.journal import Entry, Journal, Origin
@@ -23,6 +24,8 @@ from zoomgate_server.tokens.sqlite import SqliteStore
 from zoomgate_server.tokens.store import Kind, RecordKey
 from zoomgate_server.tokens.token import TokenPair
 from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.zoom.oauth import OAuthClient
+from zoomgate_server.zoom.token_outcome import TokenOutcome
 
 REDIRECT = "http://127.0.0.1/x"
 STATE = connection_pb2.Connection.State
@@ -141,21 +144,53 @@ async def test_tokens_that_lay_long_are_renewed_first(tmp_path: Path) -> None:
         assert zoom.zoom.grants[MONICA].spent == [tokens.refresh_token]
 
 
-async def test_a_newer_consent_stays(tmp_path: Path) -> None:
-    """An entry from before a consent that was stored meanwhile changes nothing and is forgotten."""
+@pytest.mark.parametrize("expired", [False, True])
+async def test_a_newer_consent_stays(tmp_path: Path, expired: bool) -> None:
+    """An entry from before a consent that was stored meanwhile is forgotten without a word to Zoom: to revoke it could end the consent."""
     async with stopped(tmp_path) as zoom:
         early = issued(zoom)
         async with serving(zoom, tmp_path) as service:
             await service.connect(MONICA)
-        await leave(zoom, tmp_path, entry(early))
-        zoom.faults.add(
-            Fault("users_me", "delay", seconds=0.0)
-        )  # else Zoom says that the early token is dead
+        await leave(zoom, tmp_path, entry(replace(early, access_expire_at=0.0) if expired else early))
+        asked = dict(zoom.zoom.counters)
         async with serving(zoom, tmp_path) as service:
             await settled(service)
             connection = await shown(service)
             assert (connection.state, connection.generation) == (STATE.STATE_ACTIVE, 1)
             await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
+        assert dict(zoom.zoom.counters) == asked
+
+
+async def test_a_renewal_outlives_the_service_that_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Zoom answers to the renewal of an entry while the service is stopped is stored, or in the journal for the next one."""
+    draining, real_refresh, real_drain = asyncio.Event(), OAuthClient.refresh, Refresher.drain
+
+    async def refresh(self: OAuthClient, refresh_token: str) -> TokenOutcome:
+        asked.set()
+        outcome = await real_refresh(self, refresh_token)
+        await draining.wait()
+        return outcome
+
+    async def drain(self: Refresher, seconds: float) -> bool:
+        draining.set()
+        return await real_drain(self, seconds)
+
+    async with stopped(tmp_path) as zoom:
+        tokens = issued(zoom)
+        zoom.zoom.expire(MONICA)
+        await leave(zoom, tmp_path, entry(replace(tokens, access_expire_at=0.0)))
+        asked = asyncio.Event()
+        with monkeypatch.context() as patch:
+            patch.setattr(OAuthClient, "refresh", refresh)
+            patch.setattr(Refresher, "drain", drain)
+            async with serving(zoom, tmp_path):
+                await asked.wait()
+        async with serving(zoom, tmp_path) as service:
+            await settled(service)
+            assert (await shown(service)).state == STATE.STATE_ACTIVE
+        assert zoom.zoom.counters["token.refresh_token.refused"] == 0
 
 
 async def test_tokens_of_somebody_else_are_not_stored(tmp_path: Path) -> None:

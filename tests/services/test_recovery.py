@@ -143,8 +143,11 @@ async def test_a_consent_that_waits_for_zoom_is_counted_when_it_is_stored(tmp_pa
     async with Simulator(SimulatorOptions(port=0)) as zoom:
         async with serving(zoom, data_dir) as zoomgate:
             await zoomgate.connect()
-        tokens = await spent(zoom, await stored(data_dir, MONICA))
-        await leave(data_dir, Entry("c" * 32, Origin.CONSENT, MONICA, "", 0, tokens))
+        record = await stored(data_dir, MONICA)
+        tokens = await spent(zoom, record)
+        await leave(
+            data_dir, Entry("c" * 32, Origin.CONSENT, MONICA, record.grant, record.generation, tokens)
+        )
         zoom.faults.add(Fault("users_me", "status", times=1))
         async with serving(zoom, data_dir) as zoomgate:
             while not zoomgate.stat("faults.status"):

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymongo import MongoClient
 
 from harness import MONICA, OMAR, Harness, running
-from mongodb import OwnServer
+from mongodb import OwnServer, failing
 from store_faults.place import APP, Place
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server import connections
@@ -255,6 +256,50 @@ async def test_a_database_that_is_killed_when_zoom_has_answered(
                 await asyncio.sleep(0.05)
             assert (await refresh(zoomgate)).generation == 3
             assert (await refresh(zoomgate, OMAR)).generation == 2
+            assert zoomgate.stat("token.refresh_token.refused") == 0
+    finally:
+        await asyncio.to_thread(server.close)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"errorCode": 10107},
+        {"closeConnection": True},
+        {"writeConcernError": {"code": 64, "errmsg": "late", "errInfo": {"wtimeout": True}}},
+    ],
+    ids=["stepped down", "connection closed", "no majority"],
+)
+async def test_a_primary_that_fails_when_zoom_has_answered(
+    tmp_path: Path, gate: Gate, fault: dict[str, Any]
+) -> None:
+    """Callers hear of the store until it takes writes again; whether the write had its effect or not, it is one generation."""
+    server = OwnServer(tmp_path, "--enable-test-commands")
+    await asyncio.to_thread(server.start)
+    keyfile.create(tmp_path / "keys.json")
+    environ = {
+        "ZOOMGATE_KEYS": str(tmp_path / "keys.json"),
+        "ZOOMGATE_STORE": server.new_database(),
+        "ZOOMGATE_FORCED_REFRESH_SECONDS": "0",
+    }
+    request = auth.RefreshTokenRequest(user_email=MONICA)
+    try:
+        async with running(tmp_path / "data", environ=environ) as zoomgate:
+            await zoomgate.connect()
+            waiting = asyncio.create_task(zoomgate.refusal(zoomgate.auth.RefreshToken, request))
+            await gate.answered.wait()
+            with failing(server, "alwaysOn", ["insert", "update", "findAndModify"], **fault):
+                gate.open.set()
+                assert (await waiting).short == STORE
+                assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, request)).short == STORE
+            while list((tmp_path / "data" / "journal").glob("*.entry")):
+                await asyncio.sleep(0.01)
+            assert (await token(zoomgate)).generation in (
+                1,
+                2,
+            )  # the first one is valid, and may be in memory still
+            assert zoomgate.stat("token.refresh_token.issued") == 1
+            assert (await refresh(zoomgate)).generation == 3
             assert zoomgate.stat("token.refresh_token.refused") == 0
     finally:
         await asyncio.to_thread(server.close)

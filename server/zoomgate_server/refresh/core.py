@@ -17,7 +17,7 @@ What the protocol keeps (Zoom's refresh tokens work once: whoever loses the answ
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
@@ -46,6 +46,9 @@ MARGIN_SECONDS = 5.0
 
 GRACE_SECONDS = 180.0
 """How long an attempt without a known outcome keeps a refusal from being believed."""
+
+DOUBT_SECONDS = 10.0
+"""Pause after a refusal that is not believed yet: until then nobody spends the same token again, in no process."""
 
 UNKNOWN_RETRIES = 2
 """How often the same token is tried again after an answer was lost. It costs nothing: if the answer is really gone, the new token is
@@ -103,7 +106,7 @@ class Now:
 class Spend:
     """Send a refresh token to Zoom. Answer: a `TokenOutcome`."""
 
-    refresh_token: str
+    refresh_token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -565,13 +568,16 @@ def _reject(
                 and record.grant == held.record.grant
                 and record.epoch == epoch
             )
+            doubts = _in_doubt(record, epoch, now)
             verdict: Verdict
             if not ours:
                 written, verdict = cleared, _after_stale_verdict(want, record)
-            elif any(candidate not in tried for candidate in _candidates(record)) or _in_doubt(
-                record, epoch, now
-            ):
+            elif any(candidate not in tried for candidate in _candidates(record)):
                 written, verdict = cleared, Busy(retry_after=2.0)
+            elif doubts:
+                until = min(now + DOUBT_SECONDS, max(attempt.at for attempt in doubts) + GRACE_SECONDS)
+                written = replace(cleared, lease=Lease(holder=want.attempt_id, epoch=epoch, until=until))
+                verdict = Busy(retry_after=until - now)
             else:
                 error = None if refused is None else _last_error(refused, now)
                 cause = _cause(refused, lost_answer=bool(cleared.pending))

@@ -36,7 +36,7 @@ from zoomgate_server.tokens.connection_store import ConnectionStore
 from zoomgate_server.tokens.journal import Entry, Journal, Origin
 from zoomgate_server.tokens.store import StoreError
 from zoomgate_server.tokens.token import TokenPair
-from zoomgate_server.zoom.token_outcome import BadAnswer, OurFault, Throttled, TokenOutcome
+from zoomgate_server.zoom.token_outcome import BadAnswer, NotSent, OurFault, Throttled, TokenOutcome
 
 LOOK_SECONDS = 0.25
 """Longest pause between two looks whether somebody else's lease has ended."""
@@ -116,6 +116,7 @@ class Refresher:
         self._max_refreshes = max_refreshes
         self._flights: dict[str, _Flight] = {}
         self._tasks: dict[asyncio.Task[None], _Flight] = {}
+        self._draining = False
 
     async def refresh(
         self, user_email: str, *, seen_generation: int, deadline: float, forced: bool = False
@@ -185,7 +186,11 @@ class Refresher:
             await asyncio.sleep(AGE_SECONDS)
 
     async def drain(self, seconds: float) -> bool:
-        """Wait until every running attempt has ended, for at most so many seconds. False if some did not."""
+        """Wait until every running attempt has ended, for at most so many seconds. False if some did not.
+
+        None asks Zoom a second time from now on, as after a lost answer: that could take longer than anybody waits here.
+        """
+        self._draining = True
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=seconds)
         return not self.running  # one that has just ended may be in the set still
@@ -282,6 +287,8 @@ class Refresher:
                 return await self._connections.write(record)
             case core.Now():
                 return self._clock.monotonic()
+            case core.Spend() if self._draining and flight.spent:
+                return NotSent("the service ends")
             case core.Spend(refresh_token):
                 if flight.sent_at is None:
                     flight.sent_at = self._clock.monotonic()

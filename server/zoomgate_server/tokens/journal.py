@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import secrets
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ from zoomgate_server.tokens.token import TokenPair
 
 _PURPOSE = "zoomgate/journal/v1"
 _SUFFIX = ".entry"
-_MAX_BYTES = 64 * 1024
+_MAX_BYTES = 128 * 1024  # an answer of Zoom's has 64 KiB at most, an entry a little more
 _NAME_DIGITS = 32
 _T = TypeVar("_T")
 _log = logs.get("zoomgate.journal")
@@ -71,6 +72,17 @@ class Entry:
     begun_by: str = ""
 
 
+@dataclass(slots=True)
+class _Due:
+    """An entry that is to be written; `kept` once it is durable. The descriptor is that of its file, which has the draft's name first."""
+
+    entry: Entry
+    draft: Path
+    path: Path
+    descriptor: int = -1
+    kept: bool = False
+
+
 class Observer(Protocol):
     """Counts what happens to the journal."""
 
@@ -108,6 +120,7 @@ class Journal:
         self._app = app
         self._ring = ring
         self._observer = observer
+        self._due: deque[_Due] = deque()
         self._held: dict[str, int] = {}
         self._damaged: set[str] = set()
         self._closed = False
@@ -118,11 +131,17 @@ class Journal:
         return await self._run(self._prepare)
 
     async def keep(self, entry: Entry) -> bool:
-        """Write an entry durably. False if that failed; nothing was left behind then."""
-        kept = await self._run(self._write, entry)
-        (self._observer.journal_written if kept else self._observer.journal_failed)()
+        """Write an entry durably. False if that failed; nothing was left behind then.
+
+        Those that come while others are written are written together, and wait for the folder once.
+        """
+        name = entry.entry_id
+        due = _Due(entry, self._folder / f".{name}-{secrets.token_hex(4)}", self._folder / f"{name}{_SUFFIX}")
+        self._due.append(due)
+        await self._run(self._write_due)
+        (self._observer.journal_written if due.kept else self._observer.journal_failed)()
         self._observer.journal_entries(len(self._held))
-        return kept
+        return due.kept
 
     async def forget(self, entry_id: str) -> None:
         """Delete an entry that this process holds; unknown ones are no mistake. A file that stays will be found again."""
@@ -169,26 +188,50 @@ class Journal:
             return False
         return True
 
-    def _write(self, entry: Entry) -> bool:
-        content = self._ring.seal(orjson.dumps(asdict(entry)), self._associated(entry.entry_id))
-        draft = self._folder / f".{entry.entry_id}-{secrets.token_hex(4)}"
-        descriptor = -1
+    def _write_due(self) -> None:
+        """Write all that is due, step by step for all of it: the disk then has less to wait for."""
+        group = [self._due.popleft() for _ in range(len(self._due))]
+        for step in (self._draft, self._sync, self._name):
+            group = [due for due in group if self._succeeds(step, due)]
         try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # before it has the name by which others find it
-            _write_whole(descriptor, content)
-            os.fsync(descriptor)
-            draft.rename(self._folder / f"{entry.entry_id}{_SUFFIX}")
-            private_file.sync_folder(self._folder)
+            if group:
+                private_file.sync_folder(self._folder)
         except OSError as error:
-            _log.error("journal.not_written", entry=entry.entry_id, error=error.strerror)
-            with contextlib.suppress(OSError):
-                draft.unlink()
-            if descriptor >= 0:
-                os.close(descriptor)
+            for due in group:
+                self._give_up(due, error)
+            return
+        for due in group:
+            self._held[due.entry.entry_id] = due.descriptor
+            due.kept = True
+
+    def _succeeds(self, step: Callable[[_Due], None], due: _Due) -> bool:
+        try:
+            step(due)
+        except OSError as error:
+            self._give_up(due, error)
             return False
-        self._held[entry.entry_id] = descriptor
         return True
+
+    def _draft(self, due: _Due) -> None:
+        entry = due.entry
+        content = self._ring.seal(orjson.dumps(asdict(entry)), self._associated(entry.entry_id))
+        due.descriptor = os.open(due.draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        fcntl.flock(due.descriptor, fcntl.LOCK_EX)  # before it has the name by which others find it
+        _write_whole(due.descriptor, content)
+
+    def _sync(self, due: _Due) -> None:
+        os.fsync(due.descriptor)
+
+    def _name(self, due: _Due) -> None:
+        due.draft.rename(due.path)
+
+    def _give_up(self, due: _Due, error: OSError) -> None:
+        _log.error("journal.not_written", entry=due.entry.entry_id, error=error.strerror)
+        for path in (due.draft, due.path):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        if due.descriptor >= 0:
+            os.close(due.descriptor)  # after the file is gone: nobody may find it without a holder
 
     def _delete(self, entry_id: str) -> None:
         descriptor = self._held.pop(entry_id, None)

@@ -19,15 +19,23 @@ from zoomgate_server.errors import (
     ZoomUnavailable,
 )
 from zoomgate_server.metrics import Metrics
+from zoomgate_server.refresh import core, driver
 from zoomgate_server.refresh.driver import Refresher
 from zoomgate_server.tokens.cipher import Key, KeyRing
-from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, LastError, Lease, State
+from zoomgate_server.tokens.connection_record import (
+    Attempt,
+    Cause,
+    ConnectionRecord,
+    LastError,
+    Lease,
+    State,
+)
 from zoomgate_server.tokens.connection_store import ConnectionStore
 from zoomgate_server.tokens.journal import Entry, Journal, Origin
 from zoomgate_server.tokens.memory import MemoryStore
 from zoomgate_server.tokens.token import TokenPair
 from zoomgate_server.tokens.vault import Vault
-from zoomgate_server.zoom.token_outcome import Issued, NotSent, Refused, TokenOutcome
+from zoomgate_server.zoom.token_outcome import Issued, NotSent, Refused, TokenOutcome, Unknown
 
 USER = "monica@example.com"
 
@@ -41,6 +49,7 @@ class Zoom:
         self.gate = asyncio.Event()
         self.gate.set()
         self.down = False
+        self.lost = False
         self.seen_context: list[str] = []
 
     async def spend(self, token: str) -> TokenOutcome:
@@ -49,6 +58,8 @@ class Zoom:
         await self.gate.wait()
         if self.down:
             return NotSent("injected")
+        if self.lost:
+            return Unknown("injected")
         if token != self.living:
             return Refused("invalid_grant")
         self.living = f"r{self.calls + 1}"
@@ -125,6 +136,12 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     made = await make(tmp_path)
     yield made
     await made.journal.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who wait look again at once."""
+    monkeypatch.setattr(driver, "LOOK_SECONDS", 0.0)
 
 
 async def until(condition: object) -> None:
@@ -307,3 +324,41 @@ async def test_a_late_answer_heals_a_verdict_and_is_counted(world: World) -> Non
     assert (stored.state, stored.cause, stored.last_error) == (State.ACTIVE, None, None)
     assert stored.spares == (late,)
     assert b"\nzoomgate_spares_kept_total 1.0\n" in world.metrics.render()
+
+
+async def test_a_refusal_in_doubt_is_not_asked_for_again_and_again(world: World, impatient: None) -> None:
+    """While somebody else may still bring the living token, a refusal changes nothing, and those who wait cost one call of Zoom."""
+    doubt = Attempt(epoch=1, at=time.time())
+    await world.connections.write(replace(await world.stored(), epoch=1, pending=(doubt,)))
+    world.zoom.living = "what the other one got"
+    for _ in range(3):
+        with pytest.raises(RefreshInProgress):
+            await world.refresh(seconds=0.1)
+    stored = await world.stored()
+    assert (stored.state, stored.generation, stored.pending) == (State.ACTIVE, 1, (doubt,))
+    assert world.zoom.calls == 1
+
+
+async def test_nothing_is_sent_again_once_the_service_drains(world: World) -> None:
+    """After a lost answer Zoom is not asked again while the service ends: that could take longer than the service waits."""
+    world.zoom.gate.clear()
+    world.zoom.lost = True
+    caller = asyncio.create_task(world.refresh())
+    await until(lambda: world.zoom.calls)
+    drained = asyncio.create_task(world.refresher.drain(60))
+    await asyncio.sleep(0)
+    world.zoom.gate.set()
+    assert await drained
+    with pytest.raises(ZoomUnavailable):
+        await caller
+    stored = await world.stored()
+    assert (stored.state, stored.generation, stored.lease) == (State.ACTIVE, 1, None)
+    assert len(stored.pending) == 1
+    assert world.zoom.calls == 1
+
+
+def test_no_effect_shows_a_token() -> None:
+    """What is printed of an effect, in a traceback for instance, holds no token."""
+    tokens = TokenPair("canary-a", "canary-r", "bearer", "", "", 0.0, 0.0)
+    won = core.Won(USER, "attempt", "grant", 1, 1, tokens)
+    assert "canary" not in repr((core.Spend("canary-r"), core.Keep(won), core.Forget(won)))

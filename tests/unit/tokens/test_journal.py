@@ -1,7 +1,10 @@
 """The journal: what is on disk between Zoom's answer and the store's confirmation."""
 
+import asyncio
+import errno
 import resource
 import stat
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from zoomgate_server import private_file
 from zoomgate_server.tokens.cipher import Key, KeyRing
 from zoomgate_server.tokens.journal import Entry, Journal, Origin
 from zoomgate_server.tokens.token import TokenPair
@@ -164,3 +168,68 @@ async def test_an_entry_that_does_not_fit_on_the_disk_is_not_taken_for_one(
     assert not kept
     assert list((tmp_path / "journal").iterdir()) == []
     assert await mine.keep(ENTRY)
+
+
+async def test_a_folder_that_cannot_be_synced_has_no_entry(
+    mine: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts as not written is not there either: else it would be claimed beside whoever goes on without it."""
+
+    def fail(_: Path) -> None:
+        raise OSError(errno.EIO, "injected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(private_file, "sync_folder", fail)
+        assert not await mine.keep(ENTRY)
+    assert list((tmp_path / "journal").iterdir()) == []
+    assert await mine.keep(ENTRY)
+
+
+async def test_entries_that_come_together_share_a_sync_of_the_folder(
+    mine: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody hears that an entry is kept before its file and its name are durable; many at once wait for the folder once."""
+    synced, go_on, real = [0], threading.Event(), private_file.sync_folder
+
+    def sync(folder: Path) -> None:
+        go_on.wait()
+        real(folder)
+        synced[0] += 1
+
+    monkeypatch.setattr(private_file, "sync_folder", sync)
+    entries = [replace(ENTRY, entry_id=f"{number:032x}") for number in range(51)]
+    first = asyncio.create_task(mine.keep(entries[0]))
+    while not list((tmp_path / "journal").glob("*.entry")):
+        await asyncio.sleep(0)
+    others = [asyncio.create_task(mine.keep(entry)) for entry in entries[1:]]
+    await asyncio.sleep(0)
+    assert not any(kept.done() for kept in (first, *others))
+    go_on.set()
+    assert all(await asyncio.gather(first, *others))
+    assert synced == [2]
+    await mine.close()
+    heir = journal(tmp_path / "journal")
+    assert await heir.claim() == entries
+    await heir.close()
+
+
+async def test_one_that_fails_takes_no_others_along(mine: Journal, tmp_path: Path) -> None:
+    """Of entries that are written together, those that fit are kept."""
+    large = replace(ENTRY, entry_id="1" * 32, tokens=replace(TOKENS, scope="s" * 8000))
+    small = replace(ENTRY, entry_id="2" * 32)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+    try:
+        kept = await asyncio.gather(mine.keep(ENTRY), mine.keep(large), mine.keep(small))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert kept == [True, False, True]
+    assert sorted(path.stem for path in (tmp_path / "journal").iterdir()) == [ENTRY.entry_id, small.entry_id]
+
+
+async def test_the_largest_answer_is_read_back(mine: Journal) -> None:
+    """An entry with all that Zoom may answer is not cut when it is found."""
+    largest = replace(ENTRY, tokens=replace(TOKENS, scope="\N{GRINNING FACE}" * 16_384))
+    await mine.keep(largest)
+    await mine.release(largest.entry_id)
+    assert await mine.claim() == [largest]

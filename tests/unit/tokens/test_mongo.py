@@ -15,7 +15,7 @@ from pymongo import MongoClient
 from structlog.testing import capture_logs
 
 from fakes.tcp_proxy import TcpProxy, Way, proxying
-from mongodb import MongoServer, OwnServer
+from mongodb import MongoServer, OwnServer, failing
 from zoomgate_server.tokens import mongo
 from zoomgate_server.tokens.mongo import META, RECORDS, Driver, MongoStore, examine
 from zoomgate_server.tokens.store import Kind, Record, RecordKey, StoreError, StoreOpenError
@@ -215,18 +215,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
     server.start()
     yield server
     server.close()
-
-
-@contextmanager
-def failing(server: MongoServer, mode: Any, commands: list[str], **data: Any) -> Iterator[None]:
-    """Make commands fail, by MongoDB's own switch for tests."""
-    point = {"configureFailPoint": "failCommand", "mode": mode}
-    with MongoClient(server.uri) as client:
-        client.admin.command(point | {"data": {"failCommands": commands} | data})
-        try:
-            yield
-        finally:
-            client.admin.command(point | {"mode": "off"})
 
 
 @pytest.mark.parametrize("driver", Driver)

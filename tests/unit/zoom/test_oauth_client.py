@@ -1,5 +1,6 @@
 """What the OAuth client really sends, and when it says that nothing was spent."""
 
+import asyncio
 import base64
 import socket
 from collections.abc import AsyncIterator
@@ -9,7 +10,9 @@ import orjson
 import pytest
 
 from fakes.raw_upstream import CUT, RawUpstream, raw_upstream
-from zoomgate_server.zoom.oauth import MAX_BODY_BYTES, OAuthClient
+from zoomgate_server.refresh import core
+from zoomgate_server.zoom import oauth as oauth_module
+from zoomgate_server.zoom.oauth import MAX_BODY_BYTES, TOTAL_SECONDS, OAuthClient
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, OurFault, Refused, Revoked, Throttled, Unknown
 
 ISSUED = orjson.dumps({"access_token": "a", "refresh_token": "r", "token_type": "bearer", "expires_in": 3599})
@@ -132,6 +135,27 @@ async def test_a_token_is_asked_for_once(upstream: RawUpstream, sent: bytes, out
     assert type(got) is outcome
     assert "canary" not in repr(got)
     assert len(upstream.requests) == 1
+
+
+async def test_a_late_answer_counts_and_a_later_one_is_lost(
+    oauth: OAuthClient, upstream: RawUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zoom has half a minute for an answer, since to hang up is to lose it; a lease covers that, and what comes after is lost."""
+    assert TOTAL_SECONDS == 30.0 < core.CALL_SECONDS
+    upstream.answers = [answer(200, ISSUED)]
+    upstream.open.clear()
+    late = asyncio.create_task(oauth.refresh("r"))
+    while not upstream.requests:
+        await asyncio.sleep(0)
+    upstream.open.set()
+    assert isinstance(await late, Issued)
+    upstream.open.clear()
+    monkeypatch.setattr(oauth_module, "TOTAL_SECONDS", 0.1)
+    hasty = client(upstream.url)
+    await hasty.start()
+    assert isinstance(await hasty.refresh("r"), Unknown)
+    await hasty.close()
+    assert len(upstream.requests) == 2
 
 
 async def test_a_refused_connection_spent_nothing() -> None:
