@@ -165,13 +165,27 @@ async def test_a_page_that_is_damaged(place: Place) -> None:
 
 
 @only_sqlite
-async def test_a_network_file_system_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one sentence, and nothing is left there."""
-    monkeypatch.setattr(sqlite, "_file_system", lambda _: "nfs4")
+@pytest.mark.parametrize("linked", [False, True], ids=["there", "linked"])
+async def test_a_network_file_system_is_refused(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    """In one sentence, and nothing is left there; also where its name has a blank, and where only a link leads to it."""
+    share = tmp_path / "their share"
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        f"/dev/sda1 / ext4 rw 0 0\nnas:/x {str(share).replace(' ', chr(92) + '040')} nfs4 rw 0 0\n"
+    )
+    monkeypatch.setattr(sqlite, "MOUNTS", mounts)
+    folder = tmp_path / "data" if linked else share
+    if linked:
+        for each in (folder, share):
+            each.mkdir(mode=0o700)
+        (folder / "zoomgate.db").symlink_to(share / "zoomgate.db")
     with pytest.raises(StartError, match="network file system, where SQLite loses data: use a local disk"):
-        async with running(place.folder, environ=place.environ):
+        async with running(folder, environ=place.environ):
             pass
-    assert not place.folder.exists()
+    assert not (share / "zoomgate.db").exists()
+    assert share.exists() is linked
 
 
 async def test_a_tombstone_that_went_too_early(gate: Gate, people: Harness, place: Place) -> None:

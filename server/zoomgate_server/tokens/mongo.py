@@ -79,6 +79,9 @@ _ADDRESS = re.compile(
 )
 _LAST_DATE = 253402300799.0  # the end of the year 9999
 _CLAIM_ATTEMPTS = 3
+_NO_REV = -1
+"""Revision of a document whose own is missing or damaged: it is replaced as long as that is so."""
+
 _UNAUTHORIZED, _WRONG_PASSWORD = frozenset({13, 31}), frozenset({18, 11, 334})
 _INDEXES = (
     IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("subject", ASCENDING)], name="key"),
@@ -234,12 +237,12 @@ class MongoStore:
             if not self._has_now:
                 now = await self._clock()
                 document = await self._records.find_one({"_id": name})
-                return (None if document is None else _record(document)), now
+                return (None if document is None else _record(key, document)), now
             cursor = await _settled(
                 self._records.aggregate([{"$match": {"_id": name}}, {"$set": {"now": "$$NOW"}}])
             )
             for document in await cursor.to_list(None):
-                return _record(document), _seconds(document["now"])
+                return _record(key, document), _seconds(document["now"])
             return None, await self._clock()
 
         return await self._run(read)
@@ -256,7 +259,7 @@ class MongoStore:
         name = _id(key)
 
         async def delete() -> bool:
-            result = await self._records.delete_one({"_id": name, "rev": int(if_rev)})
+            result = await self._records.delete_one(_at(name, if_rev))
             return bool(result.deleted_count == 1)
 
         return await self._run(delete)
@@ -287,7 +290,12 @@ class MongoStore:
 
         async def read() -> list[Record]:
             cursor = self._records.find(wanted, sort=[("subject", ASCENDING)], limit=limit)
-            return [_record(document) for document in await cursor.to_list(None)]
+            found = [(document.get("subject"), document) for document in await cursor.to_list(None)]
+            return [
+                _record(RecordKey(app, kind, subject), document)
+                for subject, document in found
+                if isinstance(subject, str)  # an array of texts is found as well
+            ]
 
         return await self._run(read)
 
@@ -301,7 +309,11 @@ class MongoStore:
 
         async def read() -> dict[str, int]:
             cursor = await _settled(self._records.aggregate(stages))
-            return {row["_id"]: row["records"] for row in await cursor.to_list(None)}
+            found: dict[str, int] = {}
+            for row in await cursor.to_list(None):
+                value = row["_id"] if isinstance(row["_id"], str) else ""
+                found[value] = found.get(value, 0) + row["records"]
+            return found
 
         return await self._run(read)
 
@@ -310,7 +322,7 @@ class MongoStore:
 
         async def read() -> list[str]:
             cursor = await _settled(self._records.aggregate([{"$group": {"_id": "$app"}}]))
-            return sorted(row["_id"] for row in await cursor.to_list(None))
+            return sorted(row["_id"] for row in await cursor.to_list(None) if isinstance(row["_id"], str))
 
         return await self._run(read)
 
@@ -327,8 +339,10 @@ class MongoStore:
             cursor = self._records.find(wanted, {"value": 0}, sort=[("changed_at", ASCENDING)])
             found: dict[RecordKey, Change] = {}
             for document in await cursor.to_list(None):  # one that changes meanwhile may come twice
-                record = _record(document)
-                found[record.key] = Change(record.key, record.rev, record.state, record.changed_at)
+                key = _key(document)
+                if key is not None:
+                    record = _record(key, document)
+                    found[key] = Change(key, record.rev, record.state, record.changed_at)
             return sorted(found.values(), key=lambda change: change.changed_at), now
 
         return await self._run(read)
@@ -374,14 +388,14 @@ class MongoStore:
                 if if_rev == 0:
                     await self._records.insert_one(document)
                     return rev
-                result = await self._records.replace_one({"_id": name, "rev": int(if_rev)}, document)
+                result = await self._records.replace_one(_at(name, if_rev), document)
                 return rev if result.matched_count == 1 else None
             except DuplicateKeyError:
                 if if_rev == 0 and await self._latest.find_one({"_id": name}, {"rev": 1}) is not None:
                     return None
                 holder = await self._latest.find_one({"zoom_user_claim": claim}, {"subject": 1})
                 if holder is not None:
-                    raise ZoomUserTaken(_text(holder["subject"])) from None
+                    raise ZoomUserTaken(str(holder.get("subject", ""))) from None
                 # whoever was in the way is gone already
         raise StoreError("MongoDB kept refusing a record whose key is free")
 
@@ -570,17 +584,38 @@ def _document(record: Record, rev: int) -> dict[str, Any]:
     return document
 
 
-def _record(document: dict[str, Any]) -> Record:
-    """Read a document. A field that somebody else wrote with another type counts as empty: what is sealed then does not open."""
+def _key(document: dict[str, Any]) -> RecordKey | None:
+    """Give the key of a document by its fields, or None if its name is another's: it is somewhere it does not belong."""
+    app, kind, subject = (document.get(name) for name in ("app", "kind", "subject"))
+    if not isinstance(app, str) or kind not in list(Kind) or not isinstance(subject, str):
+        return None
+    key = RecordKey(app, Kind(kind), subject)
+    return key if document["_id"] == _id(key) else None
+
+
+def _at(name: str, rev: int) -> dict[str, Any]:
+    """Name a document at a revision, for a filter."""
+    if rev == _NO_REV:
+        return {"_id": name, "rev": {"$not": {"$type": ["int", "long"], "$gt": 0}}}
+    return {"_id": name, "rev": int(rev)}
+
+
+def _record(key: RecordKey, document: dict[str, Any]) -> Record:
+    """Read the document of a key.
+
+    A field that somebody else wrote with another type counts as empty, and so does the value of a document that says it is another
+    record: what is sealed then does not open.
+    """
 
     def column(name: str, kind: type | tuple[type, ...], absent: Any) -> Any:
         value = document.get(name, absent)
         return value if isinstance(value, kind) else absent
 
+    rev = column("rev", int, _NO_REV)
     return Record(
-        key=RecordKey(document["app"], Kind(document["kind"]), document["subject"]),
-        value=column("value", bytes, b""),
-        rev=int(column("rev", int, 0)),
+        key=key,
+        value=column("value", bytes, b"") if _key(document) == key else b"",
+        rev=int(rev) if rev > 0 and rev is not True else _NO_REV,
         state=column("state", str, ""),
         key_id=column("key_id", str, ""),
         zoom_user_id=column("zoom_user_id", str, None),

@@ -58,7 +58,8 @@ class Record:
     Attributes:
         key: Its name.
         value: Opaque bytes, at most 64 KiB: never interpreted, compared or changed by a store.
-        rev: Revision. Ignored on the way in; a store never gives the same revision twice for one key, not even after a delete.
+        rev: Revision, never 0. Ignored on the way in; a store never gives the same revision twice for one key, not even after a
+            delete. One that was damaged reads as another number, at which the record can be replaced.
         state: State of a connection, else empty.
         key_id: Id of the key that sealed the value, else empty.
         zoom_user_id: Unique per app among records that are no tombstones; None takes no part.
@@ -160,7 +161,7 @@ class RecordStore(Protocol):
         ...
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
-        """Count the records of a kind by the values of a column."""
+        """Count the records of a kind by the values of a column; a value that is no text counts as the empty one."""
         ...
 
     async def apps(self) -> Sequence[str]:
