@@ -50,11 +50,13 @@ class Assignment:
         settings: With the ports that were found.
         anonymous: Who calls without a credential are from, or None.
         keys: Keys beside those of the callers file: SHA-256 as 64 hex digits, and whose it is.
+        others_serve: Whether other workers serve while this one starts.
     """
 
     settings: Settings
     anonymous: Principal | None
     keys: Sequence[tuple[str, Principal]]
+    others_serve: bool = False
 
     @classmethod
     def receive(cls, source: BinaryIO) -> "Assignment":
@@ -73,9 +75,10 @@ class Assignment:
 
 
 def report(problem: str | None) -> None:
-    """Tell the process that started this worker that it serves now, or why it cannot."""
-    sys.stdout.write(orjson.dumps({"problem": problem}).decode() + "\n")
-    sys.stdout.flush()
+    """Tell the process that started this worker that it serves now, or why it cannot; if that one is gone there is nobody to tell."""
+    line = orjson.dumps({"problem": problem}) + b"\n"
+    with contextlib.suppress(BrokenPipeError):
+        os.write(sys.stdout.fileno(), line)  # nothing is left in a buffer, to fail when the process ends
 
 
 async def supervise(
@@ -119,7 +122,7 @@ class _Workers:
         self._folder = folder
         self._announce = announce
         self._processes: dict[int, Process] = {}
-        self._ready: set[int] = set()
+        self._serving: set[int] = set()
         self._announced = False
         self._first = asyncio.Event()
         self._stop = asyncio.Event()
@@ -190,6 +193,7 @@ class _Workers:
             code = await process.wait()
         finally:
             del self._processes[number]
+            self._serving.discard(number)
             metrics.forget_gauges(number, self._folder)
         self._say_end(number, process.pid, code, served=problem is None)
         return (
@@ -203,7 +207,8 @@ class _Workers:
         assert process.stdin is not None  # noqa: S101 - as it was started
         assert process.stdout is not None  # noqa: S101 - as it was started
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            process.stdin.write(pickle.dumps(self._assignment))
+            assignment = replace(self._assignment, others_serve=bool(self._serving))
+            process.stdin.write(pickle.dumps(assignment))
             await process.stdin.drain()
         line = await process.stdout.readline()
         if not line:
@@ -213,8 +218,8 @@ class _Workers:
 
     def _is_ready(self, number: int) -> None:
         self._first.set()
-        self._ready.add(number)
-        if len(self._ready) == self._count and not self._announced and not self._stop.is_set():
+        self._serving.add(number)
+        if len(self._serving) == self._count and not self._announced and not self._stop.is_set():
             self._announced = True
             settings = self._assignment.settings
             self._announce(Started(str(settings.listen), str(settings.http_listen)))

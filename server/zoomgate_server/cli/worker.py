@@ -49,12 +49,15 @@ async def _work(assignment: workers.Assignment, folder: Path) -> None:
         signal.raise_signal(signal.SIGTERM)
 
     loop.add_reader(supervisor, supervisor_gone)  # nothing more comes from there but the end
-    await app.serve(
-        assignment.settings,
-        announce=lambda _: workers.report(None),
-        anonymous=assignment.anonymous,
-        extra_keys=[StaticKey(sha256, whose) for sha256, whose in assignment.keys],
-        shared_metrics=folder,
-    )
-    if alone:
-        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        await app.serve(
+            assignment.settings,
+            announce=lambda _: workers.report(None),
+            anonymous=assignment.anonymous,
+            extra_keys=[StaticKey(sha256, whose) for sha256, whose in assignment.keys],
+            shared_metrics=folder,
+            others_serve=assignment.others_serve,
+        )
+    finally:
+        if alone:
+            shutil.rmtree(folder, ignore_errors=True)
