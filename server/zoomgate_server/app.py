@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -114,7 +115,7 @@ async def serve(
         extra_keys: Keys beside those of the callers file.
         shared_metrics: Set for one of several processes: they share the ports, and their metrics are in this folder.
         others_serve: Whether some of those serve already. The ports are taken last then, so that nobody is led to a process that cannot
-            serve yet. Else they are taken first, and probes are answered while the store is waited for.
+            serve yet, and the store is waited for as long as it takes. Else they are taken first, and probes are answered meanwhile.
 
     Raises:
         StartError: It cannot start.
@@ -189,6 +190,8 @@ async def run(
         started = (
             Started(str(settings.listen), str(settings.http_listen)) if others_serve else await take_ports()
         )
+        if others_serve:
+            settings = replace(settings, store_wait_seconds=math.inf)
         if not settings.redirect_uri:
             settings = replace(settings, redirect_uri=f"http://{started.http}/oauth/callback")
         store, key_ring = await open_store(settings, stack, stop or asyncio.Event())
