@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
@@ -246,7 +245,7 @@ class _Parts:
         stack: AsyncExitStack,
     ) -> "_Parts":
         """Put the domain together. Clients that are opened are closed by the stack."""
-        app = app_key(settings)
+        app = settings.app
         ring = ReloadedRing(settings.keys_path, key_ring, clock, metrics.key_ring_reloaded)
         vault = Vault(app=app, keys=ring)
         await canary.prove(store, vault)
@@ -359,13 +358,6 @@ class _Parts:
         if not stored:
             _log.error("drain.incomplete", refreshes=self.refresher.running)
         await self.endings.drain(5.0)
-
-
-def app_key(settings: Settings) -> str:
-    """Name the Zoom app in the store: OAuth origin and client id."""
-    parts = urlsplit(settings.zoom_oauth_url)
-    origin = parts.netloc if parts.scheme == "https" else "loopback"  # simulators change their ports
-    return f"{origin}|{settings.client_id}"
 
 
 def _caller_keys(settings: Settings) -> list[StaticKey]:

@@ -13,7 +13,6 @@ import secrets
 import warnings
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextvars import Context
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -35,12 +34,16 @@ from pymongo.write_concern import WriteConcern
 
 from zoomgate_server import logs
 from zoomgate_server.tokens.store import (
+    CANARY,
+    KEYED,
     TOMBSTONE_STATE,
     Change,
     Column,
+    Examined,
     Kind,
     Record,
     RecordKey,
+    Sealed,
     StoreError,
     StoreNotReachedError,
     StoreOpenError,
@@ -103,21 +106,6 @@ class Driver(StrEnum):
     PYMONGO = "pymongo"
 
 
-@dataclass(frozen=True, slots=True)
-class Examined:
-    """What a database looks like from outside.
-
-    Attributes:
-        shown: The address without users, hosts and options.
-        users: How many records of connections there are.
-        replicated: Whether it is a replica set or a cluster of them.
-    """
-
-    shown: str
-    users: int
-    replicated: bool
-
-
 def connect(uri: str, driver: Driver = Driver.MOTOR) -> Any:
     """Make a client; only this, `_settled` and `_close` know whose it is.
 
@@ -166,11 +154,21 @@ async def examine(uri: str, driver: Driver = Driver.MOTOR) -> Examined:
         found = _in_database(client, database)
         _check_version(await found[META].find_one({"_id": "schema"}), _shown(uri))
         users = await found[RECORDS].count_documents({"kind": Kind.USER.value})
+        store = MongoStore(client, database, has_now=False)
+        sealed = {app: await _sealed(store, app) for app in await store.apps()}
+    except StoreError as error:
+        raise StoreOpenError(f"The store {_shown(uri)} cannot be read: {error}") from None
     except PyMongoError as error:
         raise StoreOpenError(_explain(_shown(uri), error)) from None
     finally:
         await _close(client)
-    return Examined(shown=_shown(uri), users=users, replicated=_is_replicated(hello))
+    return Examined(_shown(uri), users, sealed, _is_replicated(hello))
+
+
+async def _sealed(store: "MongoStore", app: str) -> Sealed:
+    canary, _ = await store.get(RecordKey(app, Kind.CANARY, CANARY))
+    counted = [await store.count(app, kind, Column.KEY_ID) for kind in KEYED]
+    return Sealed(canary, frozenset[str]().union(*counted))
 
 
 class MongoStore:

@@ -11,16 +11,21 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 from zoomgate_server.tokens.store import (
+    CANARY,
+    KEYED,
     TOMBSTONE_STATE,
     Change,
     Column,
+    Examined,
     Kind,
     Record,
     RecordKey,
+    Sealed,
     StoreError,
     StoreOpenError,
     ZoomUserTaken,
@@ -67,6 +72,49 @@ WHERE app = ? AND changed_at >= ? AND kind IN ({",".join("?" * len(Kind))}) ORDE
 """  # noqa: S608 - constants; the kinds are named since later releases may add some
 
 _T = TypeVar("_T")
+
+
+def examine(path: Path) -> Examined:
+    """Look at a file without changing anything, or making anything beside it.
+
+    Raises:
+        StoreOpenError: It cannot be used.
+    """
+    try:
+        # without a log beside it nobody has the file open, and SQLite would leave an empty log behind
+        mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)) as connection:
+            connection.text_factory = _text
+            if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+                raise StoreOpenError(
+                    f"The store {path} is a database of another program: name another file in ZOOMGATE_STORE"
+                )
+            _check_version(connection, path)
+            users = connection.execute("SELECT count(*) FROM record WHERE kind = 'user'").fetchone()[0]
+            apps = [app for (app,) in connection.execute("SELECT DISTINCT app FROM record")]
+            sealed = {app: _sealed(connection, app) for app in apps}
+    except sqlite3.Error as error:
+        raise StoreOpenError(
+            f"The store {path} cannot be read ({_name_of(error)}): check its owner, or restore it from your backup"
+        ) from None
+    except OSError as error:
+        raise StoreOpenError(f"The store {path} cannot be read ({error.strerror}): check its owner") from None
+    return Examined(str(path), users, sealed)
+
+
+def _sealed(connection: sqlite3.Connection, app: str) -> Sealed:
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM record WHERE app = ? AND kind = ? AND subject = ?",  # noqa: S608 - constants
+        (app, Kind.CANARY.value, CANARY),
+    ).fetchone()
+    ids = connection.execute(
+        f"SELECT DISTINCT key_id FROM record WHERE app = ? AND kind IN ({','.join('?' * len(KEYED))})",  # noqa: S608 - constants
+        (app, *KEYED),
+    )
+    return Sealed(
+        None if row is None else _record(app, Kind.CANARY, row),
+        frozenset(key_id for (key_id,) in ids if isinstance(key_id, str)),
+    )
 
 
 class SqliteStore:
@@ -370,9 +418,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreOpenError(
             f"The store {path} is a database of another program: name another file in ZOOMGATE_STORE"
         )
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        raise StoreOpenError(f"The store {path} was written by a newer version of Zoomgate: upgrade this one")
+    _check_version(connection, path)
     if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         raise StoreOpenError(f"The store {path} is damaged: restore it from your backup")
     connection.execute("PRAGMA journal_mode = WAL")
@@ -389,6 +435,11 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+    if connection.execute("PRAGMA user_version").fetchone()[0] > SCHEMA_VERSION:
+        raise StoreOpenError(f"The store {path} was written by a newer version of Zoomgate: upgrade this one")
 
 
 def _explain(path: Path, error: sqlite3.Error) -> str:

@@ -5,7 +5,7 @@ grant, lease, candidates, expiry) is decided by the core on what it read; the co
 conflict. A store sees sealed bytes only, so plaintext cannot reach it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -30,8 +30,15 @@ class Column(StrEnum):
     KEY_ID = "key_id"
 
 
+CANARY = "canary"
+"""Subject of the record by which a start proves its key ring: see `canary.prove`."""
+
 TOMBSTONE_STATE = "DISCONNECTED"
 """Records in this state do not take part in the uniqueness of `zoom_user_id`."""
+
+
+KEYED = (Kind.USER, Kind.STATE)
+"""Kinds whose records have to be opened by the key ring of every process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,36 @@ class Change:
     rev: int
     state: str
     changed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """By what the records of one app are sealed.
+
+    Attributes:
+        canary: The record by which a start proves its key ring, or None.
+        key_ids: Ids of the keys that sealed connections and pending authorizations.
+    """
+
+    canary: Record | None
+    key_ids: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a store looks like to somebody who changes nothing.
+
+    Attributes:
+        shown: Its path, or its address without users, hosts and options.
+        users: How many records of connections there are.
+        sealed: The apps that have records, and by what those are sealed.
+        replicated: Whether the loss of one disk is no loss.
+    """
+
+    shown: str
+    users: int
+    sealed: Mapping[str, Sealed]
+    replicated: bool = False
 
 
 class StoreError(Exception):
