@@ -229,6 +229,7 @@ class _Parts:
     connection_counts: ConnectionCounts
     refresher: Refresher
     recovery: Recovery
+    ring: ReloadedRing
     states: AuthorizationStore
     auth: AuthService
     meetings: MeetingsService
@@ -322,6 +323,7 @@ class _Parts:
             connection_counts=ConnectionCounts(connection_store, clock, metrics),
             refresher=refresher,
             recovery=Recovery(journal=journal, refresher=refresher, adoption=adoption, metrics=metrics),
+            ring=ring,
             states=states,
             auth=AuthService(
                 authorizations=authorizations,
@@ -348,6 +350,7 @@ class _Parts:
             "revocations": self.endings.sweep_revocations(),
             "journal": self.recovery.run(),
             "ages": self.refresher.watch(),
+            "keys": self.ring.follow(),
             "expired": background.clean(self.states, self.connection_store),
         }
 
