@@ -58,9 +58,9 @@ async def open_store(
         key_ring = keyfile.load(settings.keys_path)
         store = await SqliteStore.open(settings.store_path, SystemClock().wall)
     except (keyfile.KeyFileError, StoreOpenError, OSError) as error:
-        # with a store of somebody who started at the same time, its records are sealed by the ring that was made
-        left = made if not settings.store_path.exists() else []
-        for path in reversed(left):
+        if settings.keys_path in made and settings.store_path.exists():
+            made.clear()  # somebody started at the same time, and seals with this ring
+        for path in reversed(made):
             with contextlib.suppress(OSError):
                 path.rmdir() if path.is_dir() else path.unlink()
         if isinstance(error, OSError):

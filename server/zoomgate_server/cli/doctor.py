@@ -115,6 +115,9 @@ def _store(loaded: settings.Settings) -> tuple[Finding, Examined | None]:
         found = _examined(loaded)
     except StoreOpenError as error:
         return Finding("store", FAILURE, str(error)), None
+    if loaded.store_uri is None and not os.access(loaded.store_path, os.W_OK):
+        text = f"{loaded.store_path} cannot be written: check its owner and mode"
+        return Finding("store", FAILURE, text), found
     if loaded.store_uri is not None and not found.replicated:
         text = f"{found.shown} is a single server: with its disk every connection is lost"
         return Finding("store", WARNING, text), found

@@ -367,7 +367,10 @@ def _open(path: Path) -> sqlite3.Connection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         made = True
     except FileExistsError:
-        pass
+        if not os.access(
+            path, os.R_OK | os.W_OK
+        ):  # SQLite would open it for reading, and leave a log beside it
+            raise StoreOpenError(_not_writable(path)) from None
     except OSError as error:
         raise StoreOpenError(
             f"The store {path} cannot be made ({error.strerror}): check that its folder exists and can be written"
@@ -437,6 +440,10 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("COMMIT")
 
 
+def _not_writable(path: Path) -> str:
+    return f"The store {path} cannot be written: check the owner and mode of the file and its folder"
+
+
 def _check_version(connection: sqlite3.Connection, path: Path) -> None:
     if connection.execute("PRAGMA user_version").fetchone()[0] > SCHEMA_VERSION:
         raise StoreOpenError(f"The store {path} was written by a newer version of Zoomgate: upgrade this one")
@@ -451,7 +458,7 @@ def _explain(path: Path, error: sqlite3.Error) -> str:
                 f"The store {path} cannot be written (the disk is full or failing): make room and start again"
             )
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-            return f"The store {path} cannot be written: check the owner and mode of the file and its folder"
+            return _not_writable(path)
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return f"The store {path} is locked by another process: stop that one, or wait until it is done"
         case _:
