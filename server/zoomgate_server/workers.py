@@ -74,11 +74,20 @@ class Assignment:
         return found
 
 
-def report(problem: str | None) -> None:
-    """Tell the process that started this worker that it serves now, or why it cannot; if that one is gone there is nobody to tell."""
-    line = orjson.dumps({"problem": problem}) + b"\n"
-    with contextlib.suppress(BrokenPipeError):
-        os.write(sys.stdout.fileno(), line)  # nothing is left in a buffer, to fail when the process ends
+class Word:
+    """What a worker says to the process that started it, once, on the standard output that it was started with.
+
+    From then on what a library prints goes to the log: nobody reads the pipe after the word, and it would be full at some time.
+    """
+
+    def __init__(self) -> None:
+        self._pipe = os.dup(sys.stdout.fileno())
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def say(self, problem: str | None) -> None:
+        """Say that it serves now, or why it cannot. If the one who started it is gone there is nobody to tell."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._pipe, orjson.dumps({"problem": problem}) + b"\n")
 
 
 async def supervise(
@@ -210,11 +219,13 @@ class _Workers:
             assignment = replace(self._assignment, others_serve=bool(self._serving))
             process.stdin.write(pickle.dumps(assignment))
             await process.stdin.drain()
-        line = await process.stdout.readline()
-        if not line:
-            return ""
-        problem: str | None = orjson.loads(line)["problem"]
-        return problem
+        while line := await process.stdout.readline():
+            with contextlib.suppress(
+                orjson.JSONDecodeError, KeyError, TypeError
+            ):  # a library printed something
+                problem: str | None = orjson.loads(line)["problem"]
+                return problem
+        return ""
 
     def _is_ready(self, number: int) -> None:
         self._first.set()

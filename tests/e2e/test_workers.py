@@ -346,6 +346,32 @@ async def test_a_worker_that_waits_for_the_database_is_in_nobodys_way(
         await asyncio.to_thread(database.close)
 
 
+PRINTS = """
+import os, sys, threading, time
+
+def much():
+    while os.path.realpath("/proc/self/fd/1") != os.path.realpath("/proc/self/fd/2"):
+        time.sleep(0.01)
+    print("x" * 1_000_000, flush=True)
+    print("printed", file=sys.stderr, flush=True)
+
+if "worker" in sys.orig_argv:
+    print("hello", flush=True)
+    threading.Thread(target=much, daemon=True).start()
+"""
+"""A module that every process loads, as instruments of measurement do."""
+
+
+async def test_a_library_that_prints_is_in_nobodys_way(zoom: Simulator, tmp_path: Path) -> None:
+    """What something prints on a worker's standard output is not taken for its word, and does not fill a pipe that nobody reads."""
+    (tmp_path / "sitecustomize.py").write_text(PRINTS, encoding="utf-8")
+    with serving(zoom, tmp_path, 2, PYTHONPATH=str(tmp_path)) as service:
+        await connect(service)
+        await until(lambda: (tmp_path / "log").read_text().count("printed\n") == 2)
+        assert service.stop() == ""
+        assert service.process.returncode == 0
+
+
 def test_a_worker_whose_supervisor_dies_while_it_starts(zoom: Simulator, tmp_path: Path) -> None:
     """It ends by itself with 0, and leaves neither a traceback nor the folder of the metrics behind."""
     given = environment(zoom, tmp_path, 2)

@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 from urllib.parse import unquote_plus
 
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 from pymongo import ASCENDING, IndexModel, ReadPreference
 from pymongo.errors import (
@@ -465,6 +466,10 @@ def _database(uri: str) -> str:
 def _in_database(client: Any, database: str) -> Any:
     return client.get_database(
         database,
+        # what is damaged is read as something else, which fits no sealed value, instead of failing everything that is read with it
+        codec_options=CodecOptions(
+            unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO
+        ),
         read_preference=ReadPreference.PRIMARY,
         read_concern=ReadConcern("majority"),
         write_concern=WriteConcern("majority", wtimeout=int(MAJORITY_SECONDS * 1000), j=True),
