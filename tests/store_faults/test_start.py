@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import aiohttp
@@ -183,6 +184,22 @@ async def test_a_start_gives_up_in_the_end(tmp_path: Path, seconds: int, repeate
     text, tries = await start_fails(tmp_path, environ(tmp_path, NOWHERE, seconds))
     assert "could not be reached" in text
     assert (tries > 0) is repeated
+    assert [path.name for path in tmp_path.iterdir()] == ["keys.json"], "no store of another kind instead"
+
+
+async def test_a_file_that_is_locked_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start says so in one sentence, makes no other store, and works once the lock is gone."""
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    async with running(tmp_path / "data") as zoomgate:
+        await zoomgate.connect()
+    names = sorted(path.name for path in (tmp_path / "data").iterdir())
+    with closing(sqlite3.connect(tmp_path / "data" / "zoomgate.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        text, _ = await start_fails(tmp_path, {})
+        assert "is locked by another process: stop that one, or wait until it is done" in text
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == names
+    async with running(tmp_path / "data") as zoomgate:
+        await zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
 
 
 async def test_what_waiting_does_not_heal_is_said_at_once(tmp_path: Path, mongodb_uri: str) -> None:
