@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -9,7 +10,6 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
@@ -105,6 +105,7 @@ async def serve(
     anonymous: Principal | None = None,
     extra_keys: Sequence[StaticKey] = (),
     shared_metrics: Path | None = None,
+    others_serve: bool = False,
 ) -> None:
     """Run the service until SIGTERM or SIGINT, then drain.
 
@@ -114,6 +115,8 @@ async def serve(
         anonymous: Who calls without a credential are from; for the bundled simulator only.
         extra_keys: Keys beside those of the callers file.
         shared_metrics: Set for one of several processes: they share the ports, and their metrics are in this folder.
+        others_serve: Whether some of those serve already. The ports are taken last then, so that nobody is led to a process that cannot
+            serve yet, and the store is waited for as long as it takes. Else they are taken first, and probes are answered meanwhile.
 
     Raises:
         StartError: It cannot start.
@@ -124,7 +127,12 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     try:
         async with run(
-            settings, anonymous=anonymous, extra_keys=extra_keys, shared_metrics=shared_metrics, stop=stop
+            settings,
+            anonymous=anonymous,
+            extra_keys=extra_keys,
+            shared_metrics=shared_metrics,
+            others_serve=others_serve,
+            stop=stop,
         ) as started:
             announce(started)
             await stop.wait()
@@ -139,6 +147,7 @@ async def run(
     anonymous: Principal | None = None,
     extra_keys: Sequence[StaticKey] = (),
     shared_metrics: Path | None = None,
+    others_serve: bool = False,
     stop: asyncio.Event | None = None,
 ) -> AsyncIterator[Started]:
     """Run the service as long as the context lasts; see `serve`. `stop` ends the waiting for a store that cannot be reached."""
@@ -161,14 +170,34 @@ async def run(
                 Authentication(keys=CallerKeys(keys), anonymous=anonymous, clock=clock, audit=_audit),
             ],
         )
-        # ports first: a taken one must be noticed before anything is written
-        grpc_port = _bind_grpc(server, settings)
-        http_socket = stack.enter_context(ports.listen(settings.http_listen, shared=shared))
-        http_port = http_socket.getsockname()[1]
-        http_shown = _shown(settings.http_listen.host, http_port)
+        web = WebServer(
+            metrics=metrics,
+            secure=(settings.public_url or settings.redirect_uri).startswith("https://"),
+            trusted_proxies=settings.trusted_proxies,
+            pages=Pages(brand_name=settings.brand_name, brand_color=settings.brand_color),
+            hears_events=bool(settings.webhook_secrets),
+        )
+
+        async def take_ports() -> Started:
+            grpc_port = _bind_grpc(server, settings)
+            listener = stack.enter_context(ports.listen(settings.http_listen, shared=shared))
+            await web.start(listener)
+            stack.push_async_callback(web.stop)
+            http_port = listener.getsockname()[1]
+            return Started(
+                _shown(settings.listen.host, grpc_port), _shown(settings.http_listen.host, http_port)
+            )
+
+        # first: a taken one must be noticed before anything is written
+        started = (
+            Started(str(settings.listen), str(settings.http_listen)) if others_serve else await take_ports()
+        )
+        if others_serve:
+            settings = replace(settings, store_wait_seconds=math.inf)
         if not settings.redirect_uri:
-            settings = replace(settings, redirect_uri=f"http://{http_shown}/oauth/callback")
+            settings = replace(settings, redirect_uri=f"http://{started.http}/oauth/callback")
         store, key_ring = await open_store(settings, stack, stop or asyncio.Event())
+        web.say_ready("starting")
         store = CountedStore(store, metrics.store_error)
         try:
             parts = await _Parts.build(settings, store, key_ring, clock, metrics, stack)
@@ -176,31 +205,18 @@ async def run(
             raise StartError(str(error)) from None
         health = health_aio.HealthServicer()
         _register(pipeline, parts, health, settings)
-        ready = asyncio.Event()
-        web = WebServer(
-            authorizations=parts.authorizations,
-            metrics=metrics,
-            before_metrics=parts.connection_counts.update,
-            ready=ready.is_set,
-            secure=(settings.public_url or settings.redirect_uri).startswith("https://"),
-            trusted_proxies=settings.trusted_proxies,
-            webhooks=parts.webhooks,
-            pages=Pages(brand_name=settings.brand_name, brand_color=settings.brand_color),
-        )
         stack.push_async_callback(parts.drain)  # after the HTTP server: a callback may still bring a code
-        await web.start(http_socket)
+        if others_serve:
+            await take_ports()
         stack.push_async_callback(web.stop)
+        web.open(parts.authorizations, parts.webhooks, parts.connection_counts.update)
         stack.enter_context(background.running(parts.works()))
         await server.start()
-        stack.push_async_callback(_stop_serving, server, health, ready, settings.drain_seconds)
+        stack.push_async_callback(_stop_serving, server, health, web, settings.drain_seconds)
         await _say(health, health_pb2.HealthCheckResponse.SERVING)
-        ready.set()
-        http_port = http_socket.getsockname()[1]
-        started = Started(
-            _shown(settings.listen.host, grpc_port), _shown(settings.http_listen.host, http_port)
-        )
         if not parts.webhooks.listens:
             _log.info("webhooks.off", set="ZOOMGATE_WEBHOOK_SECRET")
+        web.say_ready()
         _log.info("service.started", grpc=started.grpc, http=started.http, callers=len(keys))
         yield started
         _log.info("service.draining")
@@ -218,6 +234,7 @@ class _Parts:
     connection_counts: ConnectionCounts
     refresher: Refresher
     recovery: Recovery
+    ring: ReloadedRing
     states: AuthorizationStore
     events: WebhookStore
     webhooks: Webhooks
@@ -236,7 +253,7 @@ class _Parts:
         stack: AsyncExitStack,
     ) -> "_Parts":
         """Put the domain together. Clients that are opened are closed by the stack."""
-        app = app_key(settings)
+        app = settings.app
         ring = ReloadedRing(settings.keys_path, key_ring, clock, metrics.key_ring_reloaded)
         vault = Vault(app=app, keys=ring)
         await canary.prove(store, vault)
@@ -314,6 +331,7 @@ class _Parts:
             connection_counts=ConnectionCounts(connection_store, clock, metrics),
             refresher=refresher,
             recovery=Recovery(journal=journal, refresher=refresher, adoption=adoption, metrics=metrics),
+            ring=ring,
             states=states,
             events=events,
             webhooks=Webhooks(
@@ -351,6 +369,7 @@ class _Parts:
             "revocations": self.endings.sweep_revocations(),
             "journal": self.recovery.run(),
             "ages": self.refresher.watch(),
+            "keys": self.ring.follow(),
             "expired": background.clean(self.states, self.connection_store, self.events),
         }
 
@@ -360,13 +379,6 @@ class _Parts:
         if not all(await asyncio.gather(*(part.drain(REFRESH_DRAIN_SECONDS) for part in work))):
             _log.error("drain.incomplete", refreshes=self.refresher.running)
         await self.endings.drain(5.0)
-
-
-def app_key(settings: Settings) -> str:
-    """Name the Zoom app in the store: OAuth origin and client id."""
-    parts = urlsplit(settings.zoom_oauth_url)
-    origin = parts.netloc if parts.scheme == "https" else "loopback"  # simulators change their ports
-    return f"{origin}|{settings.client_id}"
 
 
 def _caller_keys(settings: Settings) -> list[StaticKey]:
@@ -380,7 +392,7 @@ def _caller_keys(settings: Settings) -> list[StaticKey]:
 
 
 def _bind_grpc(server: grpc.aio.Server, settings: Settings) -> int:
-    """Take the gRPC port; who connects waits until the server starts."""
+    """Take the gRPC port. Who connects waits until the server starts: to clients it is a server that is not there yet."""
     credentials = _tls_credentials(settings)
     try:
         if credentials is not None:
@@ -435,10 +447,10 @@ def _register(
 
 
 async def _stop_serving(
-    server: grpc.aio.Server, health: "health_aio.HealthServicer", ready: asyncio.Event, seconds: float
+    server: grpc.aio.Server, health: "health_aio.HealthServicer", web: WebServer, seconds: float
 ) -> None:
     """Say that no new calls are wanted, and let the running ones end."""
-    ready.clear()
+    web.say_ready("draining")
     await health.enter_graceful_shutdown()
     await server.stop(seconds)
 

@@ -124,7 +124,7 @@ class Endings:
 
         Raises:
             StoreError: The store failed: it may have taken the end or not.
-            KeyUnavailable, RecordUnreadable, RecordVersionUnsupported: The connection cannot be opened.
+            RecordFault: The connection cannot be opened.
         """
         while True:
             record, now = await self._connections.find(zoom_user_id)

@@ -270,6 +270,13 @@ class Settings:
     brand_color: str
     webhook_secrets: tuple[Secret, ...]
 
+    @property
+    def app(self) -> str:
+        """Name of the Zoom app in the store: OAuth origin and client id."""
+        parts = urlsplit(self.zoom_oauth_url)
+        origin = parts.netloc if parts.scheme == "https" else "loopback"  # simulators change their ports
+        return f"{origin}|{self.client_id}"
+
 
 def load(
     environ: Mapping[str, str], overrides: Mapping[str, str] | None = None, *, terminal: bool = False

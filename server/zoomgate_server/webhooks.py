@@ -20,7 +20,7 @@ import orjson
 from zoomgate_server import logs
 from zoomgate_server.clock import Clock
 from zoomgate_server.endings import Endings
-from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
+from zoomgate_server.errors import RecordFault
 from zoomgate_server.rpc_context import AuditEvent, AuditSink
 from zoomgate_server.secret import Secret
 from zoomgate_server.tokens.connection_record import Cause
@@ -58,7 +58,6 @@ _CAUSES = {
     "user.deactivated": Cause.USER_DEACTIVATED,
     "user.disassociated": Cause.USER_DISASSOCIATED,
 }
-_RECORD_FAULTS = (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported)
 _log = logs.get("zoomgate.webhooks")
 
 
@@ -282,7 +281,7 @@ class Webhooks:
         except StoreError as error:
             _log.warning("webhook.store_failed", error=type(error).__name__)
             return "store_unavailable"
-        except _RECORD_FAULTS as error:
+        except RecordFault as error:
             _log.error("webhook.record_fault", error=type(error).__name__, **error.metadata)
             return "record_fault"
         try:

@@ -15,11 +15,9 @@ from zoomgate_server import logs
 from zoomgate_server.clock import Clock
 from zoomgate_server.errors import (
     AppCredentialsRejected,
-    KeyUnavailable,
     NotConnected,
     ReauthRequired,
-    RecordUnreadable,
-    RecordVersionUnsupported,
+    RecordFault,
     RefreshInProgress,
     ServerOverloaded,
     StoreUnavailable,
@@ -244,7 +242,7 @@ class Refresher:
         started = self._clock.monotonic()
         try:
             verdict = await self._run(protocol, user_email, attempt_id, flight)
-        except (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported) as error:
+        except RecordFault as error:
             self._metrics.refreshes("record_fault")
             flight.fail(error)
             return None
@@ -271,7 +269,7 @@ class Refresher:
             answer, failure = None, None
             try:
                 answer = await self._perform(user_email, effect, flight)
-            except (StoreError, KeyUnavailable, RecordUnreadable, RecordVersionUnsupported) as error:
+            except (StoreError, RecordFault) as error:
                 failure = error
                 if flight.spent and isinstance(effect, core.Put):
                     _log.warning("refresh.store_failed", user=user_email, attempt=attempt_id)

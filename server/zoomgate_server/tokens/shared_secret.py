@@ -11,7 +11,7 @@ async def obtain(store: RecordStore, vault: Vault, name: str) -> bytes:
     """Give 32 random bytes that stay the same under this name.
 
     Raises:
-        RecordUnreadable, RecordVersionUnsupported, KeyUnavailable: As `Vault.open`.
+        RecordFault: As `Vault.open`.
         StoreError: The store failed.
     """
     key = RecordKey(vault.app, Kind.META, name)

@@ -1,7 +1,9 @@
 """What is particular to the SQLite store: files, modes, refusals."""
 
+import asyncio
 import sqlite3
 import stat
+import threading
 import time
 from pathlib import Path
 
@@ -90,4 +92,28 @@ async def test_a_locked_file_is_a_store_error(tmp_path: Path, monkeypatch: pytes
     other.execute("ROLLBACK")
     other.close()
     assert await store.put(RECORD, 0)
+    await store.close()
+
+
+async def test_who_waits_behind_others_for_too_long_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operation that has not begun in time fails and never begins; the one that has begun goes on."""
+    store = await SqliteStore.open(tmp_path / "s.db", time.time)
+    monkeypatch.setattr("zoomgate_server.tokens.sqlite.WAIT_SECONDS", 0.05)
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        began.set()
+        go_on.wait()
+        return "done"
+
+    first = asyncio.create_task(store._run(slow))
+    await asyncio.to_thread(began.wait)
+    for call in (store.get(RECORD.key), store.put(RECORD, 0)):
+        with pytest.raises(StoreError, match="too slow"):
+            await call
+    go_on.set()
+    assert await first == "done"
+    assert (await store.get(RECORD.key))[0] is None
     await store.close()
