@@ -191,6 +191,7 @@ class Connections:
             ZoomRateLimited: Zoom answered 429.
             ScopeMissing: The consent does not cover the call.
             ReauthRequired: Zoom refuses the token even after a refresh.
+            RefreshInProgress: So it does, and somebody renews the token again meanwhile.
             ZoomUnavailable, ZoomOutcomeUnknown, ZoomResponseTooLarge, DeadlineTooShort: As `ZoomClient.send`.
             CallerNotAllowed, and what `Refresher.refresh` raises.
         """
@@ -202,6 +203,11 @@ class Connections:
             token = await self._after_refusal(call, user_email, token)
             response = await self._send(call, request, token)
             if zoom_errors.is_token_refused(response):
+                if await self._is_being_replaced(user_email, token):
+                    raise RefreshInProgress(
+                        "The user's token was renewed again during this call: call again in a moment",
+                        retry_after=1.0,
+                    )
                 raise ReauthRequired(
                     "Zoom refuses this user's token although it was just renewed: let the person consent again",
                     metadata={"cause": Cause.REJECTED.value, "http_status": "401"},
@@ -321,6 +327,15 @@ class Connections:
             user_email, seen_generation=refused.generation, deadline=self._budget(call), forced=True
         )
         return await self._take(call, user_email, record)
+
+    async def _is_being_replaced(self, user_email: str, refused: CachedToken) -> bool:
+        """Tell whether somebody has renewed the token that Zoom refused, or is about to: either ends it at Zoom before it is read here."""
+        record, now = await self._record(user_email)
+        if record is None:
+            return False
+        return record.generation > refused.generation or (
+            record.lease is not None and record.lease.until > now
+        )
 
     async def _read_together(self, call: Call, user_email: str) -> CachedToken:
         """Read the user's token as `_read` does; callers who come while somebody reads it share what that gives.
