@@ -27,6 +27,7 @@ from zoomgate.v1 import (
 )
 from zoomgate_server import background, callers, logs, ports, tls
 from zoomgate_server.adoption import Adoption
+from zoomgate_server.audit import FINGERPRINT_SECRET, AuditTrail
 from zoomgate_server.authorizations import Authorizations
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connection_counts import ConnectionCounts
@@ -41,7 +42,7 @@ from zoomgate_server.interceptors.status import Status
 from zoomgate_server.metrics import Metrics
 from zoomgate_server.recovery import Recovery
 from zoomgate_server.refresh.driver import Refresher
-from zoomgate_server.rpc_context import AuditEvent, Principal
+from zoomgate_server.rpc_context import Principal
 from zoomgate_server.services.auth import AuthService
 from zoomgate_server.services.meetings import MeetingDefaults, MeetingsService
 from zoomgate_server.services.page_token import PageTokens
@@ -93,7 +94,6 @@ _SERVICES = tuple(
     )
 )
 _log = logs.get("zoomgate.app")
-_audit_log = logs.get("zoomgate.audit")
 
 
 async def serve(
@@ -150,15 +150,6 @@ async def run(
     async with AsyncExitStack() as stack:
         # off for a process that serves alone, else two unrelated servers share a port in silence
         server = grpc.aio.server(options=[*SERVER_OPTIONS, ("grpc.so_reuseport", int(shared))])
-        # first is outermost: the log sees the final status, and refusals of the authentication are ordinary errors
-        pipeline = Pipeline(
-            server,
-            [
-                AccessLog(metrics),
-                Status(),
-                Authentication(keys=CallerKeys(keys), anonymous=anonymous, clock=clock, audit=_audit),
-            ],
-        )
         # ports first: a taken one must be noticed before anything is written
         grpc_port = _bind_grpc(server, settings)
         http_socket = stack.enter_context(ports.listen(settings.http_listen, shared=shared))
@@ -172,6 +163,15 @@ async def run(
             parts = await _Parts.build(settings, store, key_ring, clock, metrics, stack)
         except (ZoomgateError, StoreError) as error:
             raise StartError(str(error)) from None
+        # first is outermost: the log sees the final status, and refusals of the authentication are ordinary errors
+        pipeline = Pipeline(
+            server,
+            [
+                AccessLog(metrics),
+                Status(),
+                Authentication(keys=CallerKeys(keys), anonymous=anonymous, clock=clock, audit=parts.audit),
+            ],
+        )
         health = health_aio.HealthServicer()
         _register(pipeline, parts, health, settings)
         ready = asyncio.Event()
@@ -206,6 +206,7 @@ async def run(
 class _Parts:
     """What the servers serve."""
 
+    audit: AuditTrail
     authorizations: Authorizations
     connections: Connections
     endings: Endings
@@ -233,6 +234,10 @@ class _Parts:
         ring = ReloadedRing(settings.keys_path, key_ring, clock, metrics.key_ring_reloaded)
         vault = Vault(app=app, keys=ring)
         await canary.prove(store, vault)
+        audit = _audit_trail(
+            settings, await shared_secret.obtain(store, vault, FINGERPRINT_SECRET), clock, metrics
+        )
+        stack.callback(audit.close)
         page_tokens = PageTokens(await shared_secret.obtain(store, vault, "page-tokens"))
         connection_store = ConnectionStore(
             app=app, store=store, vault=vault, clock=clock, on_read=metrics.store_read
@@ -256,7 +261,7 @@ class _Parts:
         stack.push_async_callback(journal.close)
         await journal.prepare()
         cache = TokenCache()
-        endings = Endings(connections=connection_store, cache=cache, oauth=oauth, clock=clock, audit=_audit)
+        endings = Endings(connections=connection_store, cache=cache, oauth=oauth, clock=clock, audit=audit)
         refresher = Refresher(
             connections=connection_store,
             spend=oauth.refresh,
@@ -264,6 +269,7 @@ class _Parts:
             journal=journal,
             clock=clock,
             metrics=metrics,
+            audit=audit,
             forced_interval=settings.forced_refresh_seconds,
             max_refreshes=settings.max_refreshes_per_hour,
         )
@@ -282,7 +288,7 @@ class _Parts:
             oauth=oauth,
             zoom=zoom,
             discard=endings.discard,
-            audit=_audit,
+            audit=audit,
         )
         authorizations = Authorizations(
             authorizations=states,
@@ -291,7 +297,7 @@ class _Parts:
             oauth=oauth,
             discard=endings.discard,
             clock=clock,
-            audit=_audit,
+            audit=audit,
             redirect_uri=settings.redirect_uri,
             return_to=settings.return_to,
             max_pending_per_user=settings.max_pending_per_user,
@@ -299,6 +305,7 @@ class _Parts:
         )
         defaults = settings.meeting_defaults
         return cls(
+            audit=audit,
             authorizations=authorizations,
             connections=connections,
             endings=endings,
@@ -313,6 +320,7 @@ class _Parts:
                 endings=endings,
                 page_tokens=page_tokens,
                 clock=clock,
+                audit=audit.require if settings.audit_required else audit,
             ),
             meetings=MeetingsService(
                 zoom_calls=connections,
@@ -333,6 +341,7 @@ class _Parts:
             "journal": self.recovery.run(),
             "ages": self.refresher.watch(),
             "expired": background.clean(self.states, self.connection_store),
+            "audit": self.audit.tell_left_out(),
         }
 
     async def drain(self) -> None:
@@ -349,6 +358,17 @@ def app_key(settings: Settings) -> str:
     parts = urlsplit(settings.zoom_oauth_url)
     origin = parts.netloc if parts.scheme == "https" else "loopback"  # simulators change their ports
     return f"{origin}|{settings.client_id}"
+
+
+def _audit_trail(settings: Settings, key: bytes, clock: SystemClock, metrics: Metrics) -> AuditTrail:
+    try:
+        if settings.audit_path is not None and settings.audit_path.parent == settings.data_dir:
+            settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return AuditTrail(settings.audit_path, key=key, clock=clock, on_lost=metrics.audit_failed)
+    except OSError as error:
+        raise StartError(
+            f"ZOOMGATE_AUDIT: {settings.audit_path} cannot be written ({error.strerror}): name a file that can, or set it to log"
+        ) from None
 
 
 def _caller_keys(settings: Settings) -> list[StaticKey]:
@@ -434,16 +454,3 @@ async def _say(
 
 def _shown(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _audit(event: AuditEvent) -> None:
-    """The audit trail of this version: lines in the log, under a name of their own."""
-    _audit_log.info(
-        "audit",
-        action=event.action,
-        outcome=event.outcome,
-        principal=event.principal,
-        on_behalf_of=event.on_behalf_of,
-        user=event.user_email,
-        request_id=event.request_id,
-    )

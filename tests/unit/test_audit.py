@@ -1,0 +1,49 @@
+"""The sink of the audit trail, where a service cannot show it: several processes, a file of root's, fingerprints."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from zoomgate_server.audit import fingerprint
+
+WRITER = """
+import sys
+from pathlib import Path
+from zoomgate_server.audit import AuditTrail
+from zoomgate_server.clock import SystemClock
+from zoomgate_server.rpc_context import AuditEvent
+trail = AuditTrail(Path(sys.argv[1]), key=bytes(32), clock=SystemClock(), on_lost=lambda: sys.exit("lost"))
+sys.stdin.readline()
+for number in range(int(sys.argv[3])):
+    user = "u" * (number % 300) + "@example.com"
+    trail(AuditEvent("token.given", "ok", sys.argv[2], "", user, str(number)).about(1, "access", "refresh"))
+"""
+
+
+def test_two_processes_write_ten_thousand_whole_lines(tmp_path: Path) -> None:
+    """Lines of two processes that write at once are all there, each in the order of its process, and none is broken."""
+    path = tmp_path / "audit.jsonl"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, path, name, "5000"], stdin=subprocess.PIPE)
+        for name in ("one", "two")
+    ]
+    for writer in writers:  # both are at the line before they are let go
+        assert writer.stdin is not None
+        writer.stdin.write(b"go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate()
+        assert writer.returncode == 0
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for name in ("one", "two"):
+        numbers = [line["request_id"] for line in lines if line["principal"] == name]
+        assert numbers == [str(number) for number in range(5000)]
+    assert len(lines) == 10_000
+
+
+def test_a_fingerprint_is_one_of_its_key() -> None:
+    """It is the same for the same token and key, and another one for each other."""
+    marks = {fingerprint(key, token) for key in (b"a" * 32, b"b" * 32) for token in ("t1", "t2", "t\udcff")}
+    assert len(marks) == 6
+    assert fingerprint(b"a" * 32, "t1") in marks
