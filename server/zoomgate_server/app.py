@@ -42,7 +42,7 @@ from zoomgate_server.interceptors.status import Status
 from zoomgate_server.metrics import Metrics
 from zoomgate_server.recovery import Recovery
 from zoomgate_server.refresh.driver import Refresher
-from zoomgate_server.rpc_context import Principal
+from zoomgate_server.rpc_context import AuditEvent, Principal
 from zoomgate_server.services.auth import AuthService
 from zoomgate_server.services.meetings import MeetingDefaults, MeetingsService
 from zoomgate_server.services.page_token import PageTokens
@@ -157,12 +157,18 @@ async def run(
         http_shown = _shown(settings.http_listen.host, http_port)
         if not settings.redirect_uri:
             settings = replace(settings, redirect_uri=f"http://{http_shown}/oauth/callback")
+        ring_is_new = not settings.keys_path.exists()
         store, key_ring = await open_store(settings, stack, stop or asyncio.Event())
         store = CountedStore(store, metrics.store_error)
         try:
             parts = await _Parts.build(settings, store, key_ring, clock, metrics, stack)
         except (ZoomgateError, StoreError) as error:
             raise StartError(str(error)) from None
+        if ring_is_new:
+            details = {"key_id": key_ring.primary_id, "file": str(settings.keys_path)}
+            parts.audit(
+                AuditEvent.unattended("keys.created", "ok", "", principal="zoomgate", details=details)
+            )
         # first is outermost: the log sees the final status, and refusals of the authentication are ordinary errors
         pipeline = Pipeline(
             server,

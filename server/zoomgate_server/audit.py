@@ -106,7 +106,7 @@ class AuditTrail:
         try:
             self._out.write(self._fields(event))
         except OSError as error:
-            self._lost(error, event)
+            self._lost(error, event._replace(outcome="AUDIT_UNAVAILABLE"))
             raise AuditUnavailable(
                 "The audit trail cannot be written, and no token is handed out without its line: an operator has to look",
                 retry_after=5.0,

@@ -97,7 +97,8 @@ async def test_the_life_of_a_connection_is_told(tmp_path: Path) -> None:
     """Begun, stored, refreshed, consent needed, ended: by whom, about whom, and with which tokens."""
     async with running(tmp_path / "data", environ=OFTEN) as zoomgate:
         await zoomgate.connect()
-        begun, stored = lines(zoomgate.data_dir)
+        made, begun, stored = lines(zoomgate.data_dir)
+        assert (made["action"], made["principal"]) == ("keys.created", "zoomgate")
         assert (begun["action"], begun["principal"], begun["user"]) == (
             "authorization.begun",
             "service",
@@ -251,7 +252,7 @@ async def test_lines_have_one_shape_and_hold_no_secret(tmp_path: Path) -> None:
         assert list(line)[: len(SHAPE)] == SHAPE
         assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
         assert line["action"] in audit.ACTIONS
-    assert told[2]["request_id"] == "mine-7"
+    assert told[3]["request_id"] == "mine-7"
     assert (tmp_path / "data/audit.jsonl").stat().st_mode & 0o777 == 0o600
 
 
@@ -385,5 +386,5 @@ async def test_the_documented_lines_are_the_ones_that_are_written(tmp_path: Path
     assert set(written) == {
         action
         for action in audit.ACTIONS
-        if action.startswith(("token.", "authorization.", "connection.", "call."))
+        if action.startswith(("token.", "authorization.", "connection.", "call.", "keys.created"))
     }

@@ -1,11 +1,15 @@
 """The sink of the audit trail, where a service cannot show it: several processes, a file of root's, fingerprints."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-from zoomgate_server.audit import fingerprint
+import pytest
+
+from zoomgate_server.audit import AuditTrail, fingerprint
+from zoomgate_server.clock import SystemClock
 
 WRITER = """
 import sys
@@ -40,6 +44,37 @@ def test_two_processes_write_ten_thousand_whole_lines(tmp_path: Path) -> None:
         numbers = [line["request_id"] for line in lines if line["principal"] == name]
         assert numbers == [str(number) for number in range(5000)]
     assert len(lines) == 10_000
+
+
+TO_THE_LOG = """
+from zoomgate_server import logs
+from zoomgate_server.audit import AuditTrail
+from zoomgate_server.clock import SystemClock
+from zoomgate_server.rpc_context import AuditEvent
+logs.configure("error", "json")
+trail = AuditTrail(None, key=bytes(32), clock=SystemClock(), on_lost=lambda: None)
+trail.require(AuditEvent("token.given", "ok", "calendar", "", "monica@example.com", "r1").about(7, "access", "refresh"))
+"""
+
+
+def test_lines_go_to_the_log_whatever_its_level() -> None:
+    """With ZOOMGATE_AUDIT=log a line is on standard error although only errors are, with its fingerprints whole."""
+    done = subprocess.run([sys.executable, "-c", TO_THE_LOG], capture_output=True, check=True)
+    line = json.loads(done.stderr)
+    assert (line["event"], line["action"], line["user"]) == ("audit", "token.given", "monica@example.com")
+    assert line["access_fingerprint"] == fingerprint(bytes(32), "access")
+    assert line["refresh_fingerprint"] == fingerprint(bytes(32), "refresh")
+
+
+def test_a_file_that_root_makes_belongs_to_the_folders_owner(tmp_path: Path) -> None:
+    """A command that root runs first does not lock the service out of its trail."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    os.chown(tmp_path, 12_345, 12_346)
+    path = tmp_path / "audit.jsonl"
+    AuditTrail(path, key=b"", clock=SystemClock(), on_lost=lambda: None).close()
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (12_345, 12_346, 0o600)
 
 
 def test_a_fingerprint_is_one_of_its_key() -> None:
