@@ -32,6 +32,9 @@ FINGERPRINT_DIGITS = 16
 REFUSALS_PER_MINUTE = 30
 """Lines about refusals of one kind and caller in a minute; what is above is counted."""
 
+LOOK_SECONDS = 0.1
+"""How long lines may go to a file that has lost its name. Each look costs more than a line."""
+
 WINDOW_SECONDS = 60.0
 MAX_KINDS = 10_000
 """Kinds of refusals that are told apart at a time; callers come from a file, so there are never so many."""
@@ -80,7 +83,7 @@ class AuditTrail:
     Args:
         path: The file, made with mode 0600 when it is not there; None for lines among those of the log.
         key: Under which fingerprints are made.
-        clock: Time, for the limit on refusals.
+        clock: Time, for the limit on refusals and for looks at the file's name.
         on_lost: Called for each line that could not be written.
 
     Raises:
@@ -88,7 +91,7 @@ class AuditTrail:
     """
 
     def __init__(self, path: Path | None, *, key: bytes, clock: Clock, on_lost: Callable[[], None]) -> None:
-        self._out: _Out = _Log() if path is None else _File(path)
+        self._out: _Out = _Log() if path is None else _File(path, clock)
         self._key = key
         self._limit = _Limit(clock)
         self._on_lost = on_lost
@@ -207,28 +210,24 @@ class _Log:
 class _File:
     """A file that others append to as well, and that may be renamed or removed at any moment."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
-        self._name = str(path)
+        self._clock = clock
+        self._look_again = 0.0
         self._descriptor = -1
         self._mark = (0, 0)
         self._torn = False
         self._open()
 
     def write(self, fields: dict[str, Any]) -> None:
-        """Write a line, to the file that has the name now.
+        """Write a line to the file that has the name, or had it a moment ago.
 
         Raises:
             OSError: It is not written, or not whole.
         """
         line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
-        try:
-            found = os.stat(self._name)  # noqa: PTH116 - Path.stat takes twice as long, and every token waits for it
-            moved = (found.st_dev, found.st_ino) != self._mark
-        except FileNotFoundError:
-            moved = True
-        if moved:
-            self._open()
+        if self._clock.monotonic() >= self._look_again:
+            self._look()
         if self._torn:
             line = b"\n" + line  # the rest of a line must not take this one with it
         if os.write(self._descriptor, line) != len(line):
@@ -241,6 +240,16 @@ class _File:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def _look(self) -> None:
+        try:
+            found = self._path.stat()
+            moved = (found.st_dev, found.st_ino) != self._mark
+        except FileNotFoundError:
+            moved = True
+        if moved:
+            self._open()
+        self._look_again = self._clock.monotonic() + LOOK_SECONDS
 
     def _open(self) -> None:
         # a pipe without a reader would keep the whole process waiting

@@ -91,8 +91,7 @@ class Endings:
             if rev is not None:
                 break
         self._cache.drop(user_email)
-        ending = call.audit_event("connection.ended", "ok", user_email)
-        self._audit(ending._replace(generation=record.generation))
+        self._audit(call.audit_event("connection.ended", "ok", user_email, generation=record.generation))
         ended = replace(tombstone, rev=rev)
         revocation = self._in_background(self._revoke(ended))
         patience = min(REVOKE_PATIENCE_SECONDS, call.deadline - ANSWER_SECONDS - self._clock.monotonic())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -73,7 +74,7 @@ class Principal:
     @property
     def role_names(self) -> str:
         """Its roles in one word: `service`, `member`, `admin`, or several of them with `+` in between."""
-        return "+".join(sorted(self.roles))
+        return _role_names(self.roles)
 
     @property
     def identity(self) -> str:
@@ -87,6 +88,11 @@ class Principal:
         if self.on_behalf_of is not None:
             return self.on_behalf_of
         return self if Role.MEMBER in self.roles else None
+
+
+@lru_cache
+def _role_names(roles: frozenset[Role]) -> str:
+    return "+".join(sorted(roles))
 
 
 _NO_DETAILS: Mapping[str, str | int] = MappingProxyType({})
@@ -172,20 +178,27 @@ class Call(NamedTuple):
         outcome: str,
         user_email: str,
         *,
+        generation: int = 0,
+        access_token: str = "",
+        refresh_token: str = "",
         details: Mapping[str, str | int] = _NO_DETAILS,
     ) -> AuditEvent:
-        """Describe something that this call did."""
-        member = self.principal.on_behalf_of
+        """Describe something that this call did. What is empty is left out."""
+        principal = self.principal
+        member = principal.on_behalf_of
         return AuditEvent(
-            action=action,
-            outcome=outcome,
-            principal=self.principal.name,
-            on_behalf_of=member.name if member else "",
-            user_email=user_email,
-            request_id=self.request_id,
-            role=self.principal.role_names,
-            method=self.method,
-            details=details,
+            action,
+            outcome,
+            principal.name,
+            member.name if member else "",
+            user_email,
+            self.request_id,
+            principal.role_names,
+            self.method,
+            generation,
+            Secret(access_token) if access_token else None,
+            Secret(refresh_token) if refresh_token else None,
+            details,
         )
 
 

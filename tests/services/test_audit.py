@@ -24,6 +24,12 @@ SHAPE = ["time", "action", "outcome", "principal", "role", "on_behalf_of", "user
 OFTEN = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
 
 
+@pytest.fixture(autouse=True)
+def _look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at the file's name before each line."""
+    monkeypatch.setattr(audit, "LOOK_SECONDS", 0.0)
+
+
 def lines(data_dir: Path, action: str = "") -> list[dict[str, Any]]:
     """What the trail of a data folder tells, of one action or all."""
     text = (data_dir / "audit.jsonl").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ import pytest
 
 from zoomgate_server.audit import AuditTrail, fingerprint
 from zoomgate_server.clock import SystemClock
+from zoomgate_server.rpc_context import AuditEvent
 
 WRITER = """
 import sys
@@ -64,6 +65,31 @@ def test_lines_go_to_the_log_whatever_its_level() -> None:
     assert (line["event"], line["action"], line["user"]) == ("audit", "token.given", "monica@example.com")
     assert line["access_fingerprint"] == fingerprint(bytes(32), "access")
     assert line["refresh_fingerprint"] == fingerprint(bytes(32), "refresh")
+
+
+class Clock(SystemClock):
+    """A clock that stands until it is told to go on."""
+
+    reading = 1000.0
+
+    def monotonic(self) -> float:
+        return self.reading
+
+
+def test_a_renamed_file_is_left_within_a_tenth_of_a_second(tmp_path: Path) -> None:
+    """Until then its lines go where they went before; then a new file is made, and none is lost."""
+    clock, path, old = Clock(), tmp_path / "audit.jsonl", tmp_path / "audit.jsonl.1"
+    trail = AuditTrail(path, key=b"", clock=clock, on_lost=pytest.fail)
+    for number in range(4):
+        if number == 1:
+            path.rename(old)
+        clock.reading += 0.04
+        trail(AuditEvent("keys.added", "ok", "root", "", "", str(number)))
+    trail.close()
+    told = [
+        [json.loads(line)["request_id"] for line in file.read_text().splitlines()] for file in (old, path)
+    ]
+    assert told == [["0", "1", "2"], ["3"]]
 
 
 def test_a_file_that_root_makes_belongs_to_the_folders_owner(tmp_path: Path) -> None:

@@ -245,8 +245,16 @@ class AuthService(AuthServiceServicer):
         """Hand a token out. Its line is in the audit trail first."""
         whole = call.principal.refresh_tokens
         tokens = given.tokens
-        event = call.audit_event("token.given", "ok", user_email)
-        self._audit(event.about(given.generation, tokens.access_token, tokens.refresh_token if whole else ""))
+        self._audit(
+            call.audit_event(
+                "token.given",
+                "ok",
+                user_email,
+                generation=given.generation,
+                access_token=tokens.access_token,
+                refresh_token=tokens.refresh_token if whole else "",
+            )
+        )
         return connection_mapping.token(given, self._clock.wall(), refresh_token=whole)
 
 
