@@ -570,6 +570,10 @@ class _Reader:
 
     def _audit(self, data_dir: Path) -> Path | None:
         text = self._get("AUDIT")
+        if text in ("off", "none", "stdout", "stderr", "-"):
+            self._refuse(
+                "ZOOMGATE_AUDIT", f"is {text!r}: name a file, or write log for lines among those of the log"
+            )
         return None if text == "log" else Path(text) if text else data_dir / "audit.jsonl"
 
     def _redirect_uri(self, public_url: str) -> str:
