@@ -112,7 +112,7 @@ def _audit(path: Path | None) -> Finding:
         return Finding("audit trail", OK, "among the lines of the log")
     if _is_missing(path):
         return Finding("audit trail", OK, f"{path}, made by the first line")
-    if not path.is_file() or not os.access(path, os.W_OK):
+    if not os.access(path, os.W_OK) or path.is_dir():
         return Finding(
             "audit trail", FAILURE, f"{path} cannot be written: make it the service's, or name another file"
         )
