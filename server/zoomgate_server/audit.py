@@ -36,9 +36,6 @@ LOOK_SECONDS = 0.1
 """How long lines may go to a file that has lost its name. Each look costs more than a line."""
 
 WINDOW_SECONDS = 60.0
-MAX_KINDS = 10_000
-"""Kinds of refusals that are told apart at a time; callers come from a file, so there are never so many."""
-
 ACTIONS: Mapping[str, str] = {
     "token.given": "a caller gets an access token, and a refresh token if it may see those",
     "authorization.begun": "a caller gets a link with which a person can consent",
@@ -284,7 +281,10 @@ class _Kind(NamedTuple):
 
 
 class _Limit:
-    """Lets so many refusals of a kind through in a minute, and counts the others."""
+    """Lets so many refusals of a kind through in a minute, and counts the others.
+
+    Callers and members come from a file and outcomes from a list, so there are never many kinds; one is forgotten with its minute.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -295,8 +295,6 @@ class _Limit:
         kind = _Kind(event.action, event.outcome, event.principal, event.on_behalf_of, event.role)
         window = self._windows.get(kind)
         if window is None:
-            if len(self._windows) >= MAX_KINDS:
-                return False
             window = self._windows[kind] = [self._clock.monotonic(), 0, 0]
         written: bool = window[1] < REFUSALS_PER_MINUTE
         window[1 if written else 2] += 1

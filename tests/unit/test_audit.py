@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zoomgate_server.audit import AuditTrail, fingerprint
+from zoomgate_server.audit import REFUSALS_PER_MINUTE, WINDOW_SECONDS, AuditTrail, fingerprint
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.rpc_context import AuditEvent
 
@@ -90,6 +90,29 @@ def test_a_renamed_file_is_left_within_a_tenth_of_a_second(tmp_path: Path) -> No
         [json.loads(line)["request_id"] for line in file.read_text().splitlines()] for file in (old, path)
     ]
     assert told == [["0", "1", "2"], ["3"]]
+
+
+def test_what_a_minute_left_out_is_told_after_it(tmp_path: Path) -> None:
+    """The next refusal of any kind, or the end, brings a line with how many more there were; then lines are written again."""
+    clock, path = Clock(), tmp_path / "audit.jsonl"
+    trail = AuditTrail(path, key=b"", clock=clock, on_lost=pytest.fail)
+
+    def refuse(caller: str, times: int) -> None:
+        for _ in range(times):
+            trail(AuditEvent("call.refused", "CALLER_NOT_ALLOWED", caller, "", "", ""))
+
+    refuse("calendar", REFUSALS_PER_MINUTE + 5)
+    refuse("booking", 1)
+    clock.reading += WINDOW_SECONDS
+    refuse("booking", 1)
+    refuse("calendar", REFUSALS_PER_MINUTE + 2)
+    trail.close()
+    told = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["principal"], line["details"]) for line in told if "details" in line] == [
+        ("calendar", {"left_out": 5}),
+        ("calendar", {"left_out": 2}),
+    ]
+    assert len(told) == 2 * REFUSALS_PER_MINUTE + 2 + 2
 
 
 def test_a_file_that_root_makes_belongs_to_the_folders_owner(tmp_path: Path) -> None:
