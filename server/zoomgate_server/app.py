@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -157,7 +158,7 @@ async def run(
         http_shown = _shown(settings.http_listen.host, http_port)
         if not settings.redirect_uri:
             settings = replace(settings, redirect_uri=f"http://{http_shown}/oauth/callback")
-        ring_is_new = not settings.keys_path.exists()
+        ring_is_new = not os.access(settings.keys_path, os.F_OK)
         store, key_ring = await open_store(settings, stack, stop or asyncio.Event())
         store = CountedStore(store, metrics.store_error)
         try:
