@@ -33,6 +33,8 @@ def worker(number: int) -> None:
     except StartError as error:
         workers.report(str(error))
         raise SystemExit(1) from None
+    # everything is done, and a second signal would only make it look as if it were not
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 async def _work(assignment: workers.Assignment, folder: Path) -> None:
