@@ -46,7 +46,7 @@ contracts: $(VENV)/.development ## Check that stubs are fresh and that documenta
 	@echo "contracts"; $(BIN)/python -m pytest -q --no-header -o addopts=--import-mode=importlib \
 	  tests/contracts/test_stubs.py::test_the_stubs_are_fresh tests/contracts/test_errors.py \
 	  tests/contracts/test_settings.py tests/contracts/test_repository.py \
-	  tests/contracts/test_operations.py
+	  tests/contracts/test_operations.py tests/contracts/test_audit.py
 	@$(BIN)/python .ci/command_page.py --check
 
 generate: $(GENERATOR)/.ready ## Generate the Python stubs from the contract

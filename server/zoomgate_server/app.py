@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -27,6 +28,7 @@ from zoomgate.v1 import (
 )
 from zoomgate_server import background, callers, logs, ports, tls
 from zoomgate_server.adoption import Adoption
+from zoomgate_server.audit import FINGERPRINT_SECRET, AuditTrail
 from zoomgate_server.authorizations import Authorizations
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connection_counts import ConnectionCounts
@@ -95,7 +97,6 @@ _SERVICES = tuple(
     )
 )
 _log = logs.get("zoomgate.app")
-_audit_log = logs.get("zoomgate.audit")
 
 
 async def serve(
@@ -161,15 +162,6 @@ async def run(
     async with AsyncExitStack() as stack:
         # off for a process that serves alone, else two unrelated servers share a port in silence
         server = grpc.aio.server(options=[*SERVER_OPTIONS, ("grpc.so_reuseport", int(shared))])
-        # first is outermost: the log sees the final status, and refusals of the authentication are ordinary errors
-        pipeline = Pipeline(
-            server,
-            [
-                AccessLog(metrics),
-                Status(),
-                Authentication(keys=CallerKeys(keys), anonymous=anonymous, clock=clock, audit=_audit),
-            ],
-        )
         web = WebServer(
             metrics=metrics,
             secure=(settings.public_url or settings.redirect_uri).startswith("https://"),
@@ -196,6 +188,7 @@ async def run(
             settings = replace(settings, store_wait_seconds=math.inf)
         if not settings.redirect_uri:
             settings = replace(settings, redirect_uri=f"http://{started.http}/oauth/callback")
+        ring_is_new = not os.access(settings.keys_path, os.F_OK)
         store, key_ring = await open_store(settings, stack, stop or asyncio.Event())
         web.say_ready("starting")
         store = CountedStore(store, metrics.store_error)
@@ -203,6 +196,20 @@ async def run(
             parts = await _Parts.build(settings, store, key_ring, clock, metrics, stack)
         except (ZoomgateError, StoreError) as error:
             raise StartError(str(error)) from None
+        if ring_is_new:
+            details = {"key_id": key_ring.primary_id, "file": str(settings.keys_path)}
+            parts.audit(
+                AuditEvent.unattended("keys.created", "ok", "", principal="zoomgate", details=details)
+            )
+        # first is outermost: the log sees the final status, and refusals of the authentication are ordinary errors
+        pipeline = Pipeline(
+            server,
+            [
+                AccessLog(metrics),
+                Status(),
+                Authentication(keys=CallerKeys(keys), anonymous=anonymous, clock=clock, audit=parts.audit),
+            ],
+        )
         health = health_aio.HealthServicer()
         _register(pipeline, parts, health, settings)
         stack.push_async_callback(parts.drain)  # after the HTTP server: a callback may still bring a code
@@ -227,6 +234,7 @@ async def run(
 class _Parts:
     """What the servers serve."""
 
+    audit: AuditTrail
     authorizations: Authorizations
     connections: Connections
     endings: Endings
@@ -257,6 +265,10 @@ class _Parts:
         ring = ReloadedRing(settings.keys_path, key_ring, clock, metrics.key_ring_reloaded)
         vault = Vault(app=app, keys=ring)
         await canary.prove(store, vault)
+        audit = _audit_trail(
+            settings, await shared_secret.obtain(store, vault, FINGERPRINT_SECRET), clock, metrics
+        )
+        stack.callback(audit.close)
         page_tokens = PageTokens(await shared_secret.obtain(store, vault, "page-tokens"))
         connection_store = ConnectionStore(
             app=app, store=store, vault=vault, clock=clock, on_read=metrics.store_read
@@ -280,7 +292,7 @@ class _Parts:
         stack.push_async_callback(journal.close)
         await journal.prepare()
         cache = TokenCache()
-        endings = Endings(connections=connection_store, cache=cache, oauth=oauth, clock=clock, audit=_audit)
+        endings = Endings(connections=connection_store, cache=cache, oauth=oauth, clock=clock, audit=audit)
         events = WebhookStore(app=app, store=store, vault=vault)
         refresher = Refresher(
             connections=connection_store,
@@ -289,6 +301,7 @@ class _Parts:
             journal=journal,
             clock=clock,
             metrics=metrics,
+            audit=audit,
             forced_interval=settings.forced_refresh_seconds,
             max_refreshes=settings.max_refreshes_per_hour,
         )
@@ -307,7 +320,7 @@ class _Parts:
             oauth=oauth,
             zoom=zoom,
             discard=endings.discard,
-            audit=_audit,
+            audit=audit,
         )
         authorizations = Authorizations(
             authorizations=states,
@@ -316,7 +329,7 @@ class _Parts:
             oauth=oauth,
             discard=endings.discard,
             clock=clock,
-            audit=_audit,
+            audit=audit,
             redirect_uri=settings.redirect_uri,
             return_to=settings.return_to,
             max_pending_per_user=settings.max_pending_per_user,
@@ -324,6 +337,7 @@ class _Parts:
         )
         defaults = settings.meeting_defaults
         return cls(
+            audit=audit,
             authorizations=authorizations,
             connections=connections,
             endings=endings,
@@ -342,7 +356,7 @@ class _Parts:
                 now=connection_store.now,
                 clock=clock,
                 count=metrics.webhook,
-                audit=_audit,
+                audit=audit,
             ),
             auth=AuthService(
                 authorizations=authorizations,
@@ -350,6 +364,7 @@ class _Parts:
                 endings=endings,
                 page_tokens=page_tokens,
                 clock=clock,
+                audit=audit.require if settings.audit_required else audit,
             ),
             meetings=MeetingsService(
                 zoom_calls=connections,
@@ -371,6 +386,7 @@ class _Parts:
             "ages": self.refresher.watch(),
             "keys": self.ring.follow(),
             "expired": background.clean(self.states, self.connection_store, self.events),
+            "audit": self.audit.tell_left_out(),
         }
 
     async def drain(self) -> None:
@@ -379,6 +395,17 @@ class _Parts:
         if not all(await asyncio.gather(*(part.drain(REFRESH_DRAIN_SECONDS) for part in work))):
             _log.error("drain.incomplete", refreshes=self.refresher.running)
         await self.endings.drain(5.0)
+
+
+def _audit_trail(settings: Settings, key: bytes, clock: SystemClock, metrics: Metrics) -> AuditTrail:
+    try:
+        if settings.audit_path is not None and settings.audit_path.parent == settings.data_dir:
+            settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return AuditTrail(settings.audit_path, key=key, clock=clock, on_lost=metrics.audit_failed)
+    except OSError as error:
+        raise StartError(
+            f"ZOOMGATE_AUDIT: {settings.audit_path} cannot be written ({error.strerror}): name a file that can, or set it to log"
+        ) from None
 
 
 def _caller_keys(settings: Settings) -> list[StaticKey]:
@@ -464,16 +491,3 @@ async def _say(
 
 def _shown(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _audit(event: AuditEvent) -> None:
-    """The audit trail of this version: lines in the log, under a name of their own."""
-    _audit_log.info(
-        "audit",
-        action=event.action,
-        outcome=event.outcome,
-        principal=event.principal,
-        on_behalf_of=event.on_behalf_of,
-        user=event.user_email,
-        request_id=event.request_id,
-    )

@@ -441,7 +441,7 @@ class Connections:
         return call.deadline - ANSWER_SECONDS
 
     def _handed_out(self, token: CachedToken) -> AccessToken:
-        """Give a token to a caller; the line about the call tells who got whose."""
+        """Give a token to a caller; the service tells the audit trail who got whose."""
         return AccessToken(token.tokens, token.generation, max(0.0, token.expires - self._clock.monotonic()))
 
 

@@ -120,6 +120,10 @@ class StoreUnavailable(ZoomgateError):
     """The store cannot be reached or does not take writes."""
 
 
+class AuditUnavailable(ZoomgateError):
+    """The audit trail cannot be written, and what was asked for is not done without its line."""
+
+
 class RecordFault(ZoomgateError):
     """A stored record cannot be opened; always one of the three below, which tell why."""
 

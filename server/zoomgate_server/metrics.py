@@ -149,6 +149,9 @@ class Metrics:
         self._key_rings = self._counter(
             "zoomgate_key_ring_reloads", "Changes of the key ring that were taken over."
         )
+        self._audit_failures = self._counter(
+            "zoomgate_audit_failures", "Lines that the audit trail did not take."
+        )
         build = self._gauge("zoomgate_build_info", "The running version.", "livemax", "version")
         build.labels(version).set(1)
         for outcome in REFRESH_OUTCOMES:
@@ -242,6 +245,10 @@ class Metrics:
     def key_ring_reloaded(self) -> None:
         """Count a change of the key ring that this process took over."""
         self._key_rings.inc()
+
+    def audit_failed(self) -> None:
+        """Count a line that the audit trail did not take."""
+        self._audit_failures.inc()
 
     def render(self) -> bytes:
         """Give everything in Prometheus' text format, added up over all processes that serve together."""

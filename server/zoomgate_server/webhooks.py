@@ -140,7 +140,7 @@ class Webhooks:
         now: The store's clock, in seconds since 1970.
         clock: Time.
         count: Hears of the outcome of every event.
-        audit: Hears of refusals, not of each if there are many.
+        audit: Hears of refusals.
     """
 
     def __init__(
@@ -237,6 +237,9 @@ class Webhooks:
             client: Where it came from.
         """
         self._count(why.value)
+        self._audit(
+            AuditEvent.unattended("webhook.refused", why.value, "", principal="", details={"client": client})
+        )
         now = self._clock.monotonic()
         if now - self._told_since >= TOLD_SECONDS:
             self._told_since, self._told = now, 0
@@ -246,7 +249,6 @@ class Webhooks:
         self._told += 1
         left_out, self._left_out = self._left_out, 0
         _log.warning("webhook.refused", why=why.value, client=client, left_out=left_out)
-        self._audit(AuditEvent.unattended("webhook.refused", why.value, "", principal="unknown"))
 
     def _signed_with(self, stamp: Stamp, body: bytes) -> bytes:
         """Give the secret that an event is signed with."""

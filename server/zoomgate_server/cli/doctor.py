@@ -49,7 +49,7 @@ class Finding:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @setting_options
 def doctor(overrides: Mapping[str, str], as_json: bool) -> None:
-    """Check settings, store, keys, callers, Zoom and the clock; changes nothing. Exit code 1 if something fails.
+    """Check settings, store, audit trail, keys, callers, Zoom and the clock; changes nothing. Exit code 1 if something fails.
 
     Example: zoomgate doctor
     """
@@ -77,6 +77,7 @@ def _findings(overrides: Mapping[str, str]) -> Iterator[Finding]:
         yield _data(loaded.data_dir)
     store, found = _store(loaded)
     yield store
+    yield _audit(loaded.audit_path)
     yield _keys(loaded, found)
     yield _callers(loaded)
     if loaded.tls is not None:
@@ -105,6 +106,18 @@ def _data(folder: Path) -> Finding:
     if stat.S_IMODE(folder.stat().st_mode) & 0o077:
         return Finding("data folder", WARNING, f"{folder} is open to other users: run chmod 700 on it")
     return Finding("data folder", OK, str(folder))
+
+
+def _audit(path: Path | None) -> Finding:
+    if path is None:
+        return Finding("audit trail", OK, "among the lines of the log")
+    if _is_missing(path):
+        return Finding("audit trail", OK, f"{path}, made by the first line")
+    if not os.access(path, os.W_OK) or path.is_dir():
+        return Finding(
+            "audit trail", FAILURE, f"{path} cannot be written: make it the service's, or name another file"
+        )
+    return Finding("audit trail", OK, str(path))
 
 
 def _store(loaded: settings.Settings) -> tuple[Finding, Examined | None]:

@@ -34,6 +34,8 @@ def worker(number: int) -> None:
     except StartError as error:
         word.say(str(error))
         raise SystemExit(1) from None
+    # everything is done, and a second signal would only make it look as if it were not
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 async def _work(assignment: workers.Assignment, word: workers.Word, folder: Path) -> None:

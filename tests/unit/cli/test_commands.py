@@ -240,6 +240,7 @@ class TestDoctor:
         (data / "zoomgate.db").write_text("no database" * 100)
         (data / "keys.json").write_text("{}")
         (data / "keys.json").chmod(0o644)
+        (data / "audit.jsonl").mkdir()
         (folder / "callers.toml").write_text("[[callers]]\nname = 1\n")
         result = zoomgate(
             "doctor", "--json", "--data-dir", "data", environ={"ZOOMGATE_CALLERS": "callers.toml"}
@@ -248,6 +249,7 @@ class TestDoctor:
         assert result.exit_code == 1
         assert {name for name, row in found.items() if row["result"] == "failure"} == {
             "store",
+            "audit trail",
             "key ring",
             "callers",
         }
