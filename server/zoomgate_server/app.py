@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -39,6 +40,7 @@ from zoomgate_server.interceptors.authentication import Authentication, CallerKe
 from zoomgate_server.interceptors.method_handler import Pipeline
 from zoomgate_server.interceptors.status import Status
 from zoomgate_server.metrics import Metrics
+from zoomgate_server.reaping import Reaper
 from zoomgate_server.recovery import Recovery
 from zoomgate_server.refresh.driver import Refresher
 from zoomgate_server.rpc_context import AuditEvent, Principal
@@ -59,6 +61,7 @@ from zoomgate_server.tokens.journal import Journal
 from zoomgate_server.tokens.reloaded_ring import ReloadedRing
 from zoomgate_server.tokens.store import RecordStore, StoreError
 from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.upkeep import Upkeep
 from zoomgate_server.web.pages import Pages
 from zoomgate_server.web.server import WebServer
 from zoomgate_server.zoom.client import ZoomClient
@@ -209,11 +212,11 @@ class _Parts:
     authorizations: Authorizations
     connections: Connections
     endings: Endings
-    connection_store: ConnectionStore
     connection_counts: ConnectionCounts
     refresher: Refresher
     recovery: Recovery
-    states: AuthorizationStore
+    upkeep: Upkeep
+    reaper: Reaper
     auth: AuthService
     meetings: MeetingsService
     proxy: ProxyService
@@ -298,15 +301,34 @@ class _Parts:
             max_pending_per_caller=settings.max_pending_per_caller,
         )
         defaults = settings.meeting_defaults
+        chance = random.Random()  # noqa: S311 - it spreads work over time and keeps no secret
         return cls(
             authorizations=authorizations,
             connections=connections,
             endings=endings,
-            connection_store=connection_store,
             connection_counts=ConnectionCounts(connection_store, clock, metrics),
             refresher=refresher,
             recovery=Recovery(journal=journal, refresher=refresher, adoption=adoption, metrics=metrics),
-            states=states,
+            upkeep=Upkeep(
+                connections=connection_store,
+                refresher=refresher,
+                cache=cache,
+                keep=connections.handed_out,
+                clock=clock,
+                metrics=metrics,
+                per_minute=settings.upkeep_per_minute,
+                chance=chance,
+            ),
+            reaper=Reaper(
+                app=app,
+                store=store,
+                vault=vault,
+                clock=clock,
+                reauth_days=settings.reap_reauth_days,
+                audit=_audit,
+                on_reaped=metrics.reaped,
+                chance=chance,
+            ),
             auth=AuthService(
                 authorizations=authorizations,
                 connections=connections,
@@ -332,7 +354,8 @@ class _Parts:
             "revocations": self.endings.sweep_revocations(),
             "journal": self.recovery.run(),
             "ages": self.refresher.watch(),
-            "expired": background.clean(self.states, self.connection_store),
+            "reaping": self.reaper.run(),
+            **self.upkeep.works(),
         }
 
     async def drain(self) -> None:

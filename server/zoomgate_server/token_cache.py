@@ -64,10 +64,18 @@ class TokenCache:
         self._capacity = capacity
         self._tokens: OrderedDict[str, CachedToken] = OrderedDict()
         self._without_token: OrderedDict[str, Seen] = OrderedDict()
+        self._used: set[str] = set()
 
     def get(self, user_email: str) -> CachedToken | None:
-        """Give the user's token, valid or not, if there is one."""
-        return self._tokens.get(user_email)
+        """Give the user's token, valid or not, if there is one; it counts as used then."""
+        token = self._tokens.get(user_email)
+        if token is not None:
+            self._used.add(user_email)
+        return token
+
+    def used(self) -> list[tuple[str, CachedToken]]:
+        """List the tokens that were given since they came here, with whose they are."""
+        return [(user_email, self._tokens[user_email]) for user_email in self._used]
 
     def seen(self, user_email: str) -> Seen | None:
         """Say how far the user's connection had come, if that is known."""
@@ -84,6 +92,8 @@ class TokenCache:
         if seen is not None and token.seen.is_behind(seen):
             return self._tokens.get(user_email)
         self._without_token.pop(user_email, None)
+        if seen != token.seen:
+            self._used.discard(user_email)
         self._tokens[user_email] = token
         self._tokens.move_to_end(user_email)
         if len(self._tokens) > self._capacity:
@@ -98,6 +108,7 @@ class TokenCache:
 
     def _remember(self, user_email: str, token: CachedToken) -> None:
         """Remember of a token that goes how far the connection had come."""
+        self._used.discard(user_email)
         self._without_token[user_email] = token.seen
         if len(self._without_token) > self._capacity:
             self._without_token.popitem(last=False)

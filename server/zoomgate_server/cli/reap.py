@@ -1,0 +1,174 @@
+"""`zoomgate reap`: taking away what nobody needs any more, beside a running service or without one."""
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from zoomgate_server.cli.opened_store import opened
+from zoomgate_server.cli.output import Table, distance, fail, load_settings, note
+from zoomgate_server.cli.progress import progress
+from zoomgate_server.clock import SystemClock
+from zoomgate_server.errors import ZoomgateError
+from zoomgate_server.reaping import Overdue, Reaper
+from zoomgate_server.rpc_context import AuditEvent
+from zoomgate_server.settings import Settings
+from zoomgate_server.tokens import canary, keyfile
+from zoomgate_server.tokens.cipher import KeyRing
+from zoomgate_server.tokens.store import RecordStore, StoreError, StoreOpenError
+from zoomgate_server.tokens.vault import OLDEST, Vault
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What was found.
+
+    Attributes:
+        gone: What was taken away, or would be.
+        kept: How many were written by somebody else meanwhile, and stay.
+        unreadable: How many connections stay since they cannot be opened.
+    """
+
+    gone: list[Overdue] = field(default_factory=list)
+    kept: int = 0
+    unreadable: int = 0
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Say what would go, and change nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def reap(dry_run: bool, as_json: bool) -> None:
+    """Take away now what the service takes away by itself: what nobody needs any more.
+
+    Connections that have needed a new consent for more than ZOOMGATE_REAP_REAUTH_DAYS are ended. Ended connections are deleted after 30
+    days, pending authorizations and the like once they have expired. Services may run meanwhile. Each connection that goes is told on
+    standard error, in the form of the service's audit.
+
+    Example: zoomgate reap --dry-run
+    """
+    loaded = load_settings("run this where the service runs")
+    try:
+        ring = keyfile.load(loaded.keys_path)
+    except keyfile.KeyFileError as error:
+        fail(str(error))
+    begun = time.monotonic()
+    try:
+        outcome = asyncio.run(_reap(loaded, ring, dry_run=dry_run))
+    except StoreOpenError as error:
+        fail(str(error))
+    except StoreError as error:
+        fail(f"The store failed ({error}): run this again, it goes on where it stopped")
+    except ZoomgateError as error:
+        fail(error.message)
+    if as_json:
+        click.echo(json.dumps(_fields(outcome, dry_run=dry_run, seconds=time.monotonic() - begun)))
+    else:
+        _show(outcome, dry_run=dry_run)
+
+
+async def _reap(loaded: Settings, ring: KeyRing, *, dry_run: bool) -> _Outcome:
+    outcome = _Outcome()
+    async with opened(loaded) as store:
+        for app in await store.apps():
+            vault = Vault(app=app, keys=ring)
+            vault.version = OLDEST
+            mark, _ = await store.get(canary.key_of(app))
+            if mark is not None:
+                vault.open(mark)  # the vault follows its version
+            reaper = _reaper(store, vault, loaded.reap_reauth_days)
+            found = [overdue async for overdue in _all(reaper)]
+            outcome.unreadable += reaper.unreadable
+            if dry_run:
+                outcome.gone += found
+                continue
+            with progress("reaping", len(found)) as advance:
+                for overdue in found:
+                    if await reaper.reap(overdue):
+                        outcome.gone.append(overdue)
+                    else:
+                        outcome.kept += 1
+                    advance(1)
+    return outcome
+
+
+def _reaper(store: RecordStore, vault: Vault, reauth_days: int) -> Reaper:
+    return Reaper(
+        app=vault.app,
+        store=store,
+        vault=vault,
+        clock=SystemClock(),
+        reauth_days=reauth_days,
+        audit=_audit,
+        on_reaped=lambda _: None,
+        chance=random.Random(),  # noqa: S311 - it keeps no secret
+    )
+
+
+async def _all(reaper: Reaper) -> AsyncIterator[Overdue]:
+    async for overdue in reaper.find_waiting():
+        yield overdue
+    async for overdue in reaper.find_expired():
+        yield overdue
+
+
+def _audit(event: AuditEvent) -> None:
+    """Write the line that the service's log would have."""
+    fields = {
+        "event": "audit",
+        "source": "zoomgate.audit",
+        "action": event.action,
+        "outcome": event.outcome,
+        "principal": event.principal,
+        "user": event.user_email,
+        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
+    }
+    note(json.dumps(fields))
+
+
+def _fields(outcome: _Outcome, *, dry_run: bool, seconds: float) -> dict[str, Any]:
+    return {
+        "dryRun": dry_run,
+        "reaped": dict(sorted(Counter(overdue.kind for overdue in outcome.gone).items())),
+        "connections": [
+            {
+                "userEmail": overdue.user_email,
+                "kind": overdue.kind,
+                "since": datetime.fromtimestamp(overdue.since, UTC).isoformat(timespec="seconds"),
+            }
+            for overdue in outcome.gone
+            if overdue.user_email
+        ],
+        "kept": outcome.kept,
+        "unreadable": outcome.unreadable,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _show(outcome: _Outcome, *, dry_run: bool) -> None:
+    now = datetime.now(UTC)
+    Table("USER", "WAS", "SINCE").add(
+        [
+            (
+                overdue.user_email,
+                overdue.kind,
+                distance(datetime.fromtimestamp(overdue.since, UTC), now),
+            )
+            for overdue in outcome.gone
+            if overdue.user_email
+        ]
+    )
+    counts = Counter(overdue.kind for overdue in outcome.gone)
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "nothing"
+    sentence = f"{'Would go' if dry_run else 'Gone'}: {listed}."
+    if outcome.kept:
+        sentence += f" {outcome.kept} record(s) were written meanwhile and stay."
+    if outcome.unreadable:
+        sentence += f" {outcome.unreadable} connection(s) cannot be opened and stay: `zoomgate keys list` shows which key is missing."
+    click.echo(sentence)
