@@ -35,15 +35,16 @@ from zoomgate_server.tokens.connection_record import ConnectionRecord, State
 from zoomgate_server.tokens.connection_store import ConnectionStore
 from zoomgate_server.tokens.store import StoreError
 
-LEAST_AHEAD_SECONDS = REFRESH_BEFORE_SECONDS + 30.0
+LEAST_AHEAD_SECONDS = REFRESH_BEFORE_SECONDS + 90.0
 MOST_AHEAD_SECONDS = REFRESH_BEFORE_SECONDS + 180.0
 """How long before its expiry a token in use is refreshed: before a call would wait for that, and not so early that it costs more
-refreshes than calls do. The moment is a matter of chance, so that processes do not all come at once."""
+refreshes than calls do. The moment is a matter of chance, so that processes do not all come at once; the longest pause between two looks
+fits in between the least and the moment from which on a call would wait."""
 
 SHORTEST_LIFE_SECONDS = 4 * MOST_AHEAD_SECONDS
 """Tokens that live shorter are left to the calls."""
 
-USED_LOOK_SECONDS = 30.0
+USED_LOOK_SECONDS = 60.0
 """Between two looks for tokens in use that are about to expire; half as much to one and a half, by chance."""
 
 IDLE_LOOK_SECONDS = 300.0

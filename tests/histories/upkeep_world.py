@@ -51,6 +51,7 @@ class Zoom:
         living: The refresh token of each user that works.
         asked: When it was asked to refresh whose token, by the loop's time.
         died: Whose token was too old when it came.
+        doubled: How often a token came that was spent already.
         outage: What it says to everybody instead, or None.
     """
 
@@ -58,6 +59,7 @@ class Zoom:
         self.living: dict[str, str] = {}
         self.asked: list[tuple[float, str]] = []
         self.died: list[str] = []
+        self.doubled = 0
         self.outage: TokenOutcome | None = None
         self._issued_at: dict[str, float] = {}
         self._number = 0
@@ -80,6 +82,7 @@ class Zoom:
         if self.outage is not None:
             return self.outage
         if token != self.living[user]:
+            self.doubled += 1
             return Refused("invalid_grant")
         if self.age(user) > DEATH:
             self.died.append(user)
@@ -135,10 +138,11 @@ class Process:
         self._loop = loop
         self.tasks: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
-        """Begin what goes on beside the calls."""
+    def start(self, *, feed: bool = True) -> None:
+        """Begin what goes on beside the calls; `feed` tells whether it follows what other processes change."""
         self.tasks = [self._loop.create_task(work) for work in self.upkeep.works().values()]
-        self.tasks.append(self._loop.create_task(self.connections.follow_changes()))
+        if feed:
+            self.tasks.append(self._loop.create_task(self.connections.follow_changes()))
 
     async def stop(self) -> None:
         """End it, and drain."""
