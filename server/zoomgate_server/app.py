@@ -313,7 +313,7 @@ class _Parts:
                 connections=connection_store,
                 refresher=refresher,
                 cache=cache,
-                keep=connections.handed_out,
+                keep=connections.keep,
                 clock=clock,
                 metrics=metrics,
                 per_minute=settings.upkeep_per_minute,

@@ -63,6 +63,9 @@ LONGEST_PAUSE_SECONDS = 900.0
 WAIT_SECONDS = 90.0
 """How long one refresh is waited for; it goes on by itself after that."""
 
+CLOCK_SECONDS = 1.0
+"""How far the store's clock and our reckoning of it may be apart."""
+
 SET_ASIDE_SECONDS = 3600.0
 """How long a connection is left alone after a refresh that failed."""
 
@@ -133,12 +136,14 @@ class Upkeep:
     # -- tokens in use -----------------------------------------------------------------------------------
 
     async def renew_used(self) -> None:
-        """Refresh tokens that are about to expire and that this process used since they were issued.
+        """Refresh tokens that are about to expire and that calls of this process used.
+
+        Those that were handed out are left alone: Zoom may end a token when it issues the next, and whoever has one relies on it.
 
         Raises:
             StoreUnavailable, ZoomUnavailable, ZoomRateLimited, AppCredentialsRejected: There is no use in going on now.
         """
-        for number, (user_email, token) in enumerate(self._cache.used(), 1):
+        for number, (user_email, token) in enumerate(self._cache.in_use(), 1):
             if number % 1000 == 0:
                 await asyncio.sleep(0)  # calls come first
             if not self._expires_soon(token) or self._is_set_aside(user_email):
@@ -261,7 +266,7 @@ class Upkeep:
 
     async def _refresh(self, user_email: str, generation: int, reason: str) -> ConnectionRecord | None:
         """Refresh one token; None if that failed in a way that is the connection's own."""
-        deadline = self._clock.monotonic() + WAIT_SECONDS
+        deadline, began = self._clock.monotonic() + WAIT_SECONDS, self._connections.now()
         try:
             record = await self._refresher.refresh(user_email, seen_generation=generation, deadline=deadline)
         except _EVERYBODYS:
@@ -272,7 +277,8 @@ class Upkeep:
         except Exception as error:  # noqa: BLE001 - the refresher logs its defects, and nobody's may end the upkeep of others
             self._leave(user_email, reason, error)
             return None
-        self._metrics.upkeep_refresh(reason)
+        if record.refresh_time >= began - CLOCK_SECONDS:  # else somebody was faster, and Zoom was not asked
+            self._metrics.upkeep_refresh(reason)
         return record
 
     def _leave(self, user_email: str, reason: str, error: Exception) -> None:

@@ -111,7 +111,7 @@ def test_records_without_a_date_get_one() -> None:
 
 
 def test_tokens_in_use_are_refreshed_before_they_expire() -> None:
-    """Who calls all the time never waits for a refresh; who has not called since the latest one is not refreshed ahead."""
+    """Who calls all the time never waits for a refresh; who has not called since the latest one is not refreshed again."""
 
     async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
@@ -125,8 +125,26 @@ def test_tokens_in_use_are_refreshed_before_they_expire() -> None:
             assert loop.time() == asked, "a caller waited"
             await asyncio.sleep(600.0)
         assert 24 <= zoom.calls[MONICA] <= 27
-        assert zoom.calls[OMAR] == 0
-        assert process.metric("zoomgate_upkeep_refreshes_total", reason="in_use") == zoom.calls[MONICA]
+        assert zoom.calls[OMAR] == 1
+        assert process.metric("zoomgate_upkeep_refreshes_total", reason="in_use") == len(zoom.asked)
+        await process.stop()
+
+    history(live)
+
+
+def test_a_token_that_was_handed_out_lives_to_its_end() -> None:
+    """Whoever got a token relies on it until it expires: the service alone does not end it earlier."""
+
+    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+        process = Process(loop, store, zoom)
+        await connect(process, zoom, MONICA, age=HOUR - 200.0)
+        await connect(process, zoom, OMAR, age=HOUR - 200.0)
+        for user in (MONICA, OMAR):
+            await process.use(user)
+        await process.hand_out(MONICA)
+        process.start()
+        await asyncio.sleep(199.0)
+        assert zoom.calls == {OMAR: 1}
         await process.stop()
 
     history(live)

@@ -121,13 +121,16 @@ async def _all(reaper: Reaper) -> AsyncIterator[Overdue]:
 def _audit(event: AuditEvent) -> None:
     """Write the line that the service's log would have."""
     fields = {
-        "event": "audit",
         "source": "zoomgate.audit",
         "action": event.action,
         "outcome": event.outcome,
         "principal": event.principal,
+        "on_behalf_of": event.on_behalf_of,
         "user": event.user_email,
-        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "request_id": event.request_id,
+        "event": "audit",
+        "level": "info",
+        "time": datetime.now(UTC).isoformat(),
     }
     note(json.dumps(fields))
 
