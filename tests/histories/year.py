@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 from histories.loop import SeededLoop
-from histories.upkeep_world import DAY, HOUR, Clock, Process, Zoom, connect
+from histories.upkeep_world import DAY, DEATH, HOUR, Clock, Process, Zoom, connect
 from zoomgate_server import logs
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.tokens.connection_record import State
@@ -95,7 +95,7 @@ class Year:
 
     Attributes:
         users: How many people there were.
-        died: Of how many the grant died.
+        died: Of how many the grant died, whether anybody noticed or not.
         connected: How many can be acted for in the end.
         oldest: The age of the oldest refresh token in the end, in days.
         refreshes: How often Zoom was asked.
@@ -121,7 +121,7 @@ class Year:
 class _Service:
     """The processes, as they come and go."""
 
-    def __init__(self, loop: SeededLoop, users: int, chance: random.Random) -> None:
+    def __init__(self, loop: SeededLoop, users: int, chance: random.Random, per_minute: int) -> None:
         self.loop = loop
         self.chance = chance
         self.zoom = Zoom()
@@ -129,6 +129,7 @@ class _Service:
         self.processes: list[Process] = []
         self.users = [f"user{number}@example.com" for number in range(users)]
         self.ahead = 0
+        self._per_minute = per_minute
 
     async def live(self) -> None:
         """Let the year pass."""
@@ -213,7 +214,7 @@ class _Service:
 
     def _new(self) -> Process:
         seed = self.chance.randrange(10**9)
-        return Process(self.loop, self.store, self.zoom, per_minute=PER_MINUTE, seed=seed)
+        return Process(self.loop, self.store, self.zoom, per_minute=self._per_minute, seed=seed)
 
     def _begin(self) -> None:
         process = self._new()
@@ -255,7 +256,7 @@ class _Service:
         )
         return Year(
             users=len(self.users),
-            died=len(self.zoom.died),
+            died=len({*self.zoom.died, *(user for user in self.users if self.zoom.age(user) > DEATH)}),
             connected=sum(record.state == State.ACTIVE.value for record in records),
             oldest=max(self.zoom.age(user) for user in self.users) / DAY,
             refreshes=len(asked),
@@ -267,11 +268,11 @@ class _Service:
         )
 
 
-def year(users: int, seed: int = 1) -> Year:
-    """Simulate a year of so many people."""
-    chance = random.Random(seed)  # noqa: S311 - it only has to be the same every time
+def year(users: int, *, per_minute: int = PER_MINUTE) -> Year:
+    """Simulate a year of so many people, with so many refreshes ahead of need in a minute and process."""
+    chance = random.Random(1)  # noqa: S311 - it only has to be the same every time
     loop = SeededLoop(chance)
-    service = _Service(loop, users, chance)
+    service = _Service(loop, users, chance, per_minute)
 
     async def live() -> Year:
         await service.live()

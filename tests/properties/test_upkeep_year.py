@@ -16,3 +16,9 @@ def test_nobody_is_lost_in_a_year() -> None:
     assert found.oldest < 75
     assert found.per_minute <= PROCESSES * (PER_MINUTE + 1)
     assert found.ahead > USERS * DAYS / 60
+
+
+@pytest.mark.timeout(600)
+def test_the_year_finds_a_service_that_keeps_nobody_alive() -> None:
+    """Without upkeep most people who never call are lost in the same year."""
+    assert year(50, per_minute=0).died > 25
