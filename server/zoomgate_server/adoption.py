@@ -25,6 +25,7 @@ from zoomgate_server.errors import (
     ZoomRateLimited,
     ZoomUnavailable,
 )
+from zoomgate_server.refresh import idle
 from zoomgate_server.refresh.driver import store_unavailable
 from zoomgate_server.rpc_context import AuditEvent, AuditSink, Call
 from zoomgate_server.token_cache import TokenCache
@@ -328,6 +329,7 @@ class Adoption:
                     zoom_user_id=person.user_id,
                     zoom_account_id=person.account_id,
                     begun_by=entry.begun_by,
+                    due_at=idle.due_at(entry.user_email, entry.tokens),
                 )
                 rev = await self._connections.write(record)
                 if rev is not None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 import os
+import random
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -41,6 +42,7 @@ from zoomgate_server.interceptors.authentication import Authentication, CallerKe
 from zoomgate_server.interceptors.method_handler import Pipeline
 from zoomgate_server.interceptors.status import Status
 from zoomgate_server.metrics import Metrics
+from zoomgate_server.reaping import Reaper
 from zoomgate_server.recovery import Recovery
 from zoomgate_server.refresh.driver import Refresher
 from zoomgate_server.rpc_context import AuditEvent, Principal
@@ -62,6 +64,7 @@ from zoomgate_server.tokens.reloaded_ring import ReloadedRing
 from zoomgate_server.tokens.store import RecordStore, StoreError
 from zoomgate_server.tokens.vault import Vault
 from zoomgate_server.tokens.webhook_store import WebhookStore
+from zoomgate_server.upkeep import Upkeep
 from zoomgate_server.web.pages import Pages
 from zoomgate_server.web.server import WebServer
 from zoomgate_server.webhooks import Webhooks
@@ -238,7 +241,6 @@ class _Parts:
     authorizations: Authorizations
     connections: Connections
     endings: Endings
-    connection_store: ConnectionStore
     connection_counts: ConnectionCounts
     refresher: Refresher
     recovery: Recovery
@@ -246,6 +248,8 @@ class _Parts:
     states: AuthorizationStore
     events: WebhookStore
     webhooks: Webhooks
+    upkeep: Upkeep
+    reaper: Reaper
     auth: AuthService
     meetings: MeetingsService
     proxy: ProxyService
@@ -336,12 +340,12 @@ class _Parts:
             max_pending_per_caller=settings.max_pending_per_caller,
         )
         defaults = settings.meeting_defaults
+        chance = random.Random()  # noqa: S311 - it spreads work over time and keeps no secret
         return cls(
             audit=audit,
             authorizations=authorizations,
             connections=connections,
             endings=endings,
-            connection_store=connection_store,
             connection_counts=ConnectionCounts(connection_store, clock, metrics),
             refresher=refresher,
             recovery=Recovery(journal=journal, refresher=refresher, adoption=adoption, metrics=metrics),
@@ -357,6 +361,26 @@ class _Parts:
                 clock=clock,
                 count=metrics.webhook,
                 audit=audit,
+            ),
+            upkeep=Upkeep(
+                connections=connection_store,
+                refresher=refresher,
+                cache=cache,
+                keep=connections.keep,
+                clock=clock,
+                metrics=metrics,
+                per_minute=settings.upkeep_per_minute,
+                chance=chance,
+            ),
+            reaper=Reaper(
+                app=app,
+                store=store,
+                vault=vault,
+                clock=clock,
+                reauth_days=settings.reap_reauth_days,
+                audit=audit,
+                on_reaped=metrics.reaped,
+                chance=chance,
             ),
             auth=AuthService(
                 authorizations=authorizations,
@@ -385,8 +409,9 @@ class _Parts:
             "journal": self.recovery.run(),
             "ages": self.refresher.watch(),
             "keys": self.ring.follow(),
-            "expired": background.clean(self.states, self.connection_store, self.events),
             "audit": self.audit.tell_left_out(),
+            "reaping": self.reaper.run(),
+            **self.upkeep.works(),
         }
 
     async def drain(self) -> None:

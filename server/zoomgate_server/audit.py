@@ -46,6 +46,8 @@ ACTIONS: Mapping[str, str] = {
     "connection.refreshed": "a refresh token was spent, and Zoom gave new tokens",
     "connection.reauth_required": "Zoom does not take the tokens any more: the person has to consent again",
     "connection.ended": "a caller ended a connection, or Zoom said that it has ended",
+    "connection.reaped": "a connection that had needed a consent for too long was ended",
+    "connection.forgotten": "the record of a connection that had ended was deleted, its time being over",
     "call.refused": "a call was refused: unknown caller, not allowed, foreign state, forbidden path or header",
     "webhook.refused": "an event that Zoom is said to have sent was not taken: wrong signature, stale, malformed",
     "keys.created": "a key ring was made",

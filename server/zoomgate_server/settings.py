@@ -142,6 +142,16 @@ SETTINGS = (
     ),
     Setting("ZOOMGATE_MAX_REFRESHES_PER_HOUR", "20", "refreshes of one user in an hour; 2 to 1000"),
     Setting(
+        "ZOOMGATE_UPKEEP_PER_MINUTE",
+        "60",
+        "refreshes ahead of need in a minute, per worker; 0 to 6000, 0 for none",
+    ),
+    Setting(
+        "ZOOMGATE_REAP_REAUTH_DAYS",
+        "90",
+        "days after which a connection that needs a new consent is ended; 0 to 3650, 0 for never",
+    ),
+    Setting(
         "ZOOMGATE_MAX_PENDING_PER_USER",
         "20",
         "authorizations of one user begun in 10 minutes, per worker; 1 to 1000",
@@ -271,6 +281,8 @@ class Settings:
     meeting_defaults: MeetingDefaults
     forced_refresh_seconds: float
     max_refreshes_per_hour: int
+    upkeep_per_minute: int
+    reap_reauth_days: int
     max_pending_per_user: int
     max_pending_per_caller: int
     workers: int
@@ -381,6 +393,8 @@ class _Reader:
             meeting_defaults=self._meeting_defaults(),
             forced_refresh_seconds=self._number("FORCED_REFRESH_SECONDS", 60, 0, 3600),
             max_refreshes_per_hour=self._number("MAX_REFRESHES_PER_HOUR", 20, 2, 1000),
+            upkeep_per_minute=self._number("UPKEEP_PER_MINUTE", 60, 0, 6000),
+            reap_reauth_days=self._number("REAP_REAUTH_DAYS", 90, 0, 3650),
             max_pending_per_user=self._number("MAX_PENDING_PER_USER", 20, 1, 1000),
             max_pending_per_caller=self._number("MAX_PENDING_PER_CALLER", 1000, 1, 100_000),
             workers=self._number("WORKERS", 1, 1, 64),

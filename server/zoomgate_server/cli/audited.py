@@ -46,13 +46,18 @@ class Audited:
 
     def tell(self, action: str, outcome: str = "ok", **details: str | int) -> None:
         """Write what was done; the command ends with a failure if that is not possible any more."""
+        self.pass_on(AuditEvent(action, outcome, "", "", "", "", details=details))
+
+    def pass_on(self, event: AuditEvent) -> None:
+        """Write what was done, by who runs the command; it ends with a failure if that is not possible any more."""
         if self._trail is None:
             return
-        event = AuditEvent(action, outcome, _user(), _behind(), "", "", "operator", details=details)
         try:
-            self._trail.require(event)
+            self._trail.require(event._replace(principal=_user(), on_behalf_of=_behind(), role="operator"))
         except AuditUnavailable:
-            fail(f"{action} was done, and {self._path} does not tell so: make room, and note it yourself")
+            fail(
+                f"{event.action} was done, and {self._path} does not tell so: make room, and note it yourself"
+            )
 
 
 def _user() -> str:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from zoomgate_server.errors import RecordFault
+from zoomgate_server.refresh import idle
 from zoomgate_server.tokens.connection_record import Attempt, Cause, ConnectionRecord, LastError, Lease, State
 from zoomgate_server.tokens.store import StoreError
 from zoomgate_server.tokens.token import TokenPair
@@ -542,6 +543,7 @@ def _next_generation(won: Won, record: ConnectionRecord, now: float, max_refresh
         refresh_time=tokens.obtained_at,
         update_time=now,
         access_expire_at=tokens.access_expire_at,
+        due_at=idle.due_at(record.user_email, tokens),
     )
 
 

@@ -111,25 +111,6 @@ class ConnectionStore:
             )
         )
 
-    async def clean(self, limit: int = 200) -> int:
-        """Delete up to `limit` ended connections whose time is over, and say how many. What cannot be opened stays."""
-        _, now = await self._store.get(self._key(""))
-        expired = await self._store.page(
-            self._app,
-            Kind.USER,
-            states=[connection_record.State.DISCONNECTED.value],
-            expire_before=now,
-            limit=limit,
-        )
-        deleted = 0
-        for record in expired:
-            try:
-                ended = self.open(record).state is connection_record.State.DISCONNECTED
-            except RecordFault:
-                continue
-            deleted += ended and await self._store.delete(record.key, record.rev)
-        return deleted
-
     def open(self, record: Record) -> ConnectionRecord:
         """Open a sealed connection."""
         return connection_record.decode(self._vault, record)

@@ -44,6 +44,9 @@ WAIT_SECONDS = 5.0
 MOUNTS = Path("/proc/mounts")
 """Where the system lists its file systems, see proc_pid_mounts(5)."""
 
+FEW = 1000
+"""Records that are due, or have expired, are looked for by their index up to this many; SQLite itself would read all records."""
+
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "fuse.glusterfs"}
 )
@@ -213,9 +216,15 @@ class SqliteStore:
         if expire_before is not None:
             conditions.append("expire_at < ?")
             numbers.append(expire_before)
-        statement = f"SELECT {_COLUMNS} FROM record WHERE {' AND '.join(conditions)} ORDER BY subject LIMIT ?"  # noqa: S608 - constants
+        where = " AND ".join(conditions)
 
         def read() -> list[Record]:
+            index = ""
+            if due_before is not None and self._are_few("due", app, kind, due_before):
+                index = "INDEXED BY record_due"
+            elif expire_before is not None and self._are_few("expire", app, kind, expire_before):
+                index = "INDEXED BY record_expire"
+            statement = f"SELECT {_COLUMNS} FROM record {index} WHERE {where} ORDER BY subject LIMIT ?"  # noqa: S608 - constants
             rows = self._connection.execute(statement, (*values, *numbers, limit)).fetchall()
             return [_record(app, kind, row) for row in rows]
 
@@ -316,6 +325,15 @@ class SqliteStore:
                 self._connection.execute("ROLLBACK")
             raise
         return result
+
+    def _are_few(self, what: str, app: str, kind: Kind, before: float) -> bool:
+        """Tell whether an index finds so few records that they are sorted faster than all records are read in their order."""
+        found = self._connection.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM record INDEXED BY record_{what}"  # noqa: S608 - constants
+            f" WHERE app = ? AND kind = ? AND {what}_at < ? LIMIT ?)",
+            (app, kind.value, before, FEW),
+        ).fetchone()
+        return bool(found[0] < FEW)
 
     def _put(self, record: Record, if_rev: int) -> int | None:
         key = record.key
