@@ -7,7 +7,7 @@ GENERATOR := .venv-generate
 STUBS := clients/python/src
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format format-check lint types proto imports contracts generate docs screenshots soak bench clean
+.PHONY: help run test check format format-check lint types proto imports contracts generate docs screenshots soak year bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,7 +46,7 @@ contracts: $(VENV)/.development ## Check that stubs are fresh and that documenta
 	@echo "contracts"; $(BIN)/python -m pytest -q --no-header -o addopts=--import-mode=importlib \
 	  tests/contracts/test_stubs.py::test_the_stubs_are_fresh tests/contracts/test_errors.py \
 	  tests/contracts/test_settings.py tests/contracts/test_repository.py \
-	  tests/contracts/test_operations.py
+	  tests/contracts/test_operations.py tests/contracts/test_audit.py
 	@$(BIN)/python .ci/command_page.py --check
 
 generate: $(GENERATOR)/.ready ## Generate the Python stubs from the contract
@@ -62,6 +62,10 @@ screenshots: $(VENV)/.development ## Make the pictures of the documentation anew
 N ?= 1000000
 soak: $(VENV)/.development ## Look for a history that breaks the refresh protocol (N=… histories)
 	@PYTHONPATH=tests $(BIN)/python -m histories $(N)
+
+USERS ?= 10000
+year: $(VENV)/.development ## Let a year of upkeep pass in virtual time (USERS=… people)
+	@PYTHONPATH=tests $(BIN)/python -m histories.year $(USERS)
 
 bench: $(VENV)/.development ## Measure speed against the floor (docs/performance.md)
 	@$(BIN)/python -m bench $(ARGS)

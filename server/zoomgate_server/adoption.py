@@ -25,6 +25,7 @@ from zoomgate_server.errors import (
     ZoomRateLimited,
     ZoomUnavailable,
 )
+from zoomgate_server.refresh import idle
 from zoomgate_server.refresh.driver import store_unavailable
 from zoomgate_server.rpc_context import AuditEvent, AuditSink, Call
 from zoomgate_server.token_cache import TokenCache
@@ -228,13 +229,13 @@ class Adoption:
         person = await self._whose(entry.tokens)
         if person.email != entry.user_email:
             await self._rehome(entry, person)
-            self._audit(_event(call, "connection.stored", "IDENTITY_MISMATCH", entry.user_email))
+            self._audit(_stored(call, "IDENTITY_MISMATCH", entry, entry.generation, resumed=fenced))
             raise IdentityMismatch(
                 "The person who consented at Zoom has another e-mail address than the user that was asked for"
             )
         record = await self._store(entry, person, fenced=fenced)
         if record is not None:
-            self._audit(_event(call, "connection.stored", "ok", entry.user_email))
+            self._audit(_stored(call, "ok", entry, record.generation, resumed=fenced))
         return record
 
     async def _whose(self, tokens: TokenPair) -> "_Person":
@@ -267,8 +268,13 @@ class Adoption:
             owner=record.owner,
             begun_by=record.begun_by,
         )
-        if await self._store(theirs, person, fenced=True) is not None:
-            self._audit(AuditEvent.unattended("connection.rehomed", "ok", record.user_email))
+        stored = await self._store(theirs, person, fenced=True)
+        if stored is None:
+            return
+        event = AuditEvent.unattended(
+            "connection.rehomed", "ok", stored.user_email, principal="zoomgate", details=_origin(entry)
+        )
+        self._audit(_about(event, entry.tokens, stored.generation))
 
     async def _connected(self, person: "_Person") -> ConnectionRecord | None:
         """Find the connection that a Zoom user has; goes on until the store has answered, since the tokens exist nowhere else."""
@@ -323,6 +329,7 @@ class Adoption:
                     zoom_user_id=person.user_id,
                     zoom_account_id=person.account_id,
                     begun_by=entry.begun_by,
+                    due_at=idle.due_at(entry.user_email, entry.tokens),
                 )
                 rev = await self._connections.write(record)
                 if rev is not None:
@@ -349,7 +356,8 @@ class Adoption:
         if record is not None and record.state is not State.DISCONNECTED:
             await self._connections.write(tombstone_of(record, now, revoke=False))
             self._cache.drop(user_email)
-            self._audit(AuditEvent.unattended("connection.moved", "ok", user_email))
+            event = AuditEvent.unattended("connection.moved", "ok", user_email, principal="zoomgate")
+            self._audit(event._replace(generation=record.generation))
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,7 +451,25 @@ def _create_time(current: ConnectionRecord | None, now: float) -> float:
     return now if current is None or current.state is State.DISCONNECTED else current.create_time
 
 
-def _event(call: Call | None, action: str, outcome: str, user_email: str) -> AuditEvent:
-    if call is None:
-        return AuditEvent.unattended(action, outcome, user_email)
-    return call.audit_event(action, outcome, user_email)
+def _stored(call: Call | None, outcome: str, entry: Entry, generation: int, *, resumed: bool) -> AuditEvent:
+    """Describe what became of tokens that a call, a browser, or the journal brought."""
+    details = _origin(entry)
+    if call is not None:
+        event = call.audit_event("connection.stored", outcome, entry.user_email, details=details)
+    else:
+        event = AuditEvent.unattended(
+            "connection.stored",
+            outcome,
+            entry.user_email,
+            principal="zoomgate" if resumed else "browser",
+            details=details,
+        )
+    return _about(event, entry.tokens, generation)
+
+
+def _origin(entry: Entry) -> dict[str, str | int]:
+    return {"origin": entry.origin.value, "begun_by": entry.begun_by}
+
+
+def _about(event: AuditEvent, tokens: TokenPair, generation: int) -> AuditEvent:
+    return event.about(generation, tokens.access_token, tokens.refresh_token)

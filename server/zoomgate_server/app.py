@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import math
+import os
+import random
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -9,7 +12,6 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
@@ -27,6 +29,7 @@ from zoomgate.v1 import (
 )
 from zoomgate_server import background, callers, logs, ports, tls
 from zoomgate_server.adoption import Adoption
+from zoomgate_server.audit import FINGERPRINT_SECRET, AuditTrail
 from zoomgate_server.authorizations import Authorizations
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connection_counts import ConnectionCounts
@@ -39,6 +42,7 @@ from zoomgate_server.interceptors.authentication import Authentication, CallerKe
 from zoomgate_server.interceptors.method_handler import Pipeline
 from zoomgate_server.interceptors.status import Status
 from zoomgate_server.metrics import Metrics
+from zoomgate_server.reaping import Reaper
 from zoomgate_server.recovery import Recovery
 from zoomgate_server.refresh.driver import Refresher
 from zoomgate_server.rpc_context import AuditEvent, Principal
@@ -60,6 +64,7 @@ from zoomgate_server.tokens.reloaded_ring import ReloadedRing
 from zoomgate_server.tokens.store import RecordStore, StoreError
 from zoomgate_server.tokens.vault import Vault
 from zoomgate_server.tokens.webhook_store import WebhookStore
+from zoomgate_server.upkeep import Upkeep
 from zoomgate_server.web.pages import Pages
 from zoomgate_server.web.server import WebServer
 from zoomgate_server.webhooks import Webhooks
@@ -95,7 +100,6 @@ _SERVICES = tuple(
     )
 )
 _log = logs.get("zoomgate.app")
-_audit_log = logs.get("zoomgate.audit")
 
 
 async def serve(
@@ -105,6 +109,7 @@ async def serve(
     anonymous: Principal | None = None,
     extra_keys: Sequence[StaticKey] = (),
     shared_metrics: Path | None = None,
+    others_serve: bool = False,
 ) -> None:
     """Run the service until SIGTERM or SIGINT, then drain.
 
@@ -114,6 +119,8 @@ async def serve(
         anonymous: Who calls without a credential are from; for the bundled simulator only.
         extra_keys: Keys beside those of the callers file.
         shared_metrics: Set for one of several processes: they share the ports, and their metrics are in this folder.
+        others_serve: Whether some of those serve already. The ports are taken last then, so that nobody is led to a process that cannot
+            serve yet, and the store is waited for as long as it takes. Else they are taken first, and probes are answered meanwhile.
 
     Raises:
         StartError: It cannot start.
@@ -124,7 +131,12 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     try:
         async with run(
-            settings, anonymous=anonymous, extra_keys=extra_keys, shared_metrics=shared_metrics, stop=stop
+            settings,
+            anonymous=anonymous,
+            extra_keys=extra_keys,
+            shared_metrics=shared_metrics,
+            others_serve=others_serve,
+            stop=stop,
         ) as started:
             announce(started)
             await stop.wait()
@@ -139,6 +151,7 @@ async def run(
     anonymous: Principal | None = None,
     extra_keys: Sequence[StaticKey] = (),
     shared_metrics: Path | None = None,
+    others_serve: bool = False,
     stop: asyncio.Event | None = None,
 ) -> AsyncIterator[Started]:
     """Run the service as long as the context lasts; see `serve`. `stop` ends the waiting for a store that cannot be reached."""
@@ -152,55 +165,68 @@ async def run(
     async with AsyncExitStack() as stack:
         # off for a process that serves alone, else two unrelated servers share a port in silence
         server = grpc.aio.server(options=[*SERVER_OPTIONS, ("grpc.so_reuseport", int(shared))])
+        web = WebServer(
+            metrics=metrics,
+            secure=(settings.public_url or settings.redirect_uri).startswith("https://"),
+            trusted_proxies=settings.trusted_proxies,
+            pages=Pages(brand_name=settings.brand_name, brand_color=settings.brand_color),
+            hears_events=bool(settings.webhook_secrets),
+        )
+
+        async def take_ports() -> Started:
+            grpc_port = _bind_grpc(server, settings)
+            listener = stack.enter_context(ports.listen(settings.http_listen, shared=shared))
+            await web.start(listener)
+            stack.push_async_callback(web.stop)
+            http_port = listener.getsockname()[1]
+            return Started(
+                _shown(settings.listen.host, grpc_port), _shown(settings.http_listen.host, http_port)
+            )
+
+        # first: a taken one must be noticed before anything is written
+        started = (
+            Started(str(settings.listen), str(settings.http_listen)) if others_serve else await take_ports()
+        )
+        if others_serve:
+            settings = replace(settings, store_wait_seconds=math.inf)
+        if not settings.redirect_uri:
+            settings = replace(settings, redirect_uri=f"http://{started.http}/oauth/callback")
+        ring_is_new = not os.access(settings.keys_path, os.F_OK)
+        store, key_ring = await open_store(settings, stack, stop or asyncio.Event())
+        web.say_ready("starting")
+        store = CountedStore(store, metrics.store_error)
+        try:
+            parts = await _Parts.build(settings, store, key_ring, clock, metrics, stack)
+        except (ZoomgateError, StoreError) as error:
+            raise StartError(str(error)) from None
+        if ring_is_new:
+            details = {"key_id": key_ring.primary_id, "file": str(settings.keys_path)}
+            parts.audit(
+                AuditEvent.unattended("keys.created", "ok", "", principal="zoomgate", details=details)
+            )
         # first is outermost: the log sees the final status, and refusals of the authentication are ordinary errors
         pipeline = Pipeline(
             server,
             [
                 AccessLog(metrics),
                 Status(),
-                Authentication(keys=CallerKeys(keys), anonymous=anonymous, clock=clock, audit=_audit),
+                Authentication(keys=CallerKeys(keys), anonymous=anonymous, clock=clock, audit=parts.audit),
             ],
         )
-        # ports first: a taken one must be noticed before anything is written
-        grpc_port = _bind_grpc(server, settings)
-        http_socket = stack.enter_context(ports.listen(settings.http_listen, shared=shared))
-        http_port = http_socket.getsockname()[1]
-        http_shown = _shown(settings.http_listen.host, http_port)
-        if not settings.redirect_uri:
-            settings = replace(settings, redirect_uri=f"http://{http_shown}/oauth/callback")
-        store, key_ring = await open_store(settings, stack, stop or asyncio.Event())
-        store = CountedStore(store, metrics.store_error)
-        try:
-            parts = await _Parts.build(settings, store, key_ring, clock, metrics, stack)
-        except (ZoomgateError, StoreError) as error:
-            raise StartError(str(error)) from None
         health = health_aio.HealthServicer()
         _register(pipeline, parts, health, settings)
-        ready = asyncio.Event()
-        web = WebServer(
-            authorizations=parts.authorizations,
-            metrics=metrics,
-            before_metrics=parts.connection_counts.update,
-            ready=ready.is_set,
-            secure=(settings.public_url or settings.redirect_uri).startswith("https://"),
-            trusted_proxies=settings.trusted_proxies,
-            webhooks=parts.webhooks,
-            pages=Pages(brand_name=settings.brand_name, brand_color=settings.brand_color),
-        )
         stack.push_async_callback(parts.drain)  # after the HTTP server: a callback may still bring a code
-        await web.start(http_socket)
+        if others_serve:
+            await take_ports()
         stack.push_async_callback(web.stop)
+        web.open(parts.authorizations, parts.webhooks, parts.connection_counts.update)
         stack.enter_context(background.running(parts.works()))
         await server.start()
-        stack.push_async_callback(_stop_serving, server, health, ready, settings.drain_seconds)
+        stack.push_async_callback(_stop_serving, server, health, web, settings.drain_seconds)
         await _say(health, health_pb2.HealthCheckResponse.SERVING)
-        ready.set()
-        http_port = http_socket.getsockname()[1]
-        started = Started(
-            _shown(settings.listen.host, grpc_port), _shown(settings.http_listen.host, http_port)
-        )
         if not parts.webhooks.listens:
             _log.info("webhooks.off", set="ZOOMGATE_WEBHOOK_SECRET")
+        web.say_ready()
         _log.info("service.started", grpc=started.grpc, http=started.http, callers=len(keys))
         yield started
         _log.info("service.draining")
@@ -211,16 +237,19 @@ async def run(
 class _Parts:
     """What the servers serve."""
 
+    audit: AuditTrail
     authorizations: Authorizations
     connections: Connections
     endings: Endings
-    connection_store: ConnectionStore
     connection_counts: ConnectionCounts
     refresher: Refresher
     recovery: Recovery
+    ring: ReloadedRing
     states: AuthorizationStore
     events: WebhookStore
     webhooks: Webhooks
+    upkeep: Upkeep
+    reaper: Reaper
     auth: AuthService
     meetings: MeetingsService
     proxy: ProxyService
@@ -236,10 +265,14 @@ class _Parts:
         stack: AsyncExitStack,
     ) -> "_Parts":
         """Put the domain together. Clients that are opened are closed by the stack."""
-        app = app_key(settings)
+        app = settings.app
         ring = ReloadedRing(settings.keys_path, key_ring, clock, metrics.key_ring_reloaded)
         vault = Vault(app=app, keys=ring)
         await canary.prove(store, vault)
+        audit = _audit_trail(
+            settings, await shared_secret.obtain(store, vault, FINGERPRINT_SECRET), clock, metrics
+        )
+        stack.callback(audit.close)
         page_tokens = PageTokens(await shared_secret.obtain(store, vault, "page-tokens"))
         connection_store = ConnectionStore(
             app=app, store=store, vault=vault, clock=clock, on_read=metrics.store_read
@@ -263,7 +296,7 @@ class _Parts:
         stack.push_async_callback(journal.close)
         await journal.prepare()
         cache = TokenCache()
-        endings = Endings(connections=connection_store, cache=cache, oauth=oauth, clock=clock, audit=_audit)
+        endings = Endings(connections=connection_store, cache=cache, oauth=oauth, clock=clock, audit=audit)
         events = WebhookStore(app=app, store=store, vault=vault)
         refresher = Refresher(
             connections=connection_store,
@@ -272,6 +305,7 @@ class _Parts:
             journal=journal,
             clock=clock,
             metrics=metrics,
+            audit=audit,
             forced_interval=settings.forced_refresh_seconds,
             max_refreshes=settings.max_refreshes_per_hour,
         )
@@ -290,7 +324,7 @@ class _Parts:
             oauth=oauth,
             zoom=zoom,
             discard=endings.discard,
-            audit=_audit,
+            audit=audit,
         )
         authorizations = Authorizations(
             authorizations=states,
@@ -299,21 +333,23 @@ class _Parts:
             oauth=oauth,
             discard=endings.discard,
             clock=clock,
-            audit=_audit,
+            audit=audit,
             redirect_uri=settings.redirect_uri,
             return_to=settings.return_to,
             max_pending_per_user=settings.max_pending_per_user,
             max_pending_per_caller=settings.max_pending_per_caller,
         )
         defaults = settings.meeting_defaults
+        chance = random.Random()  # noqa: S311 - it spreads work over time and keeps no secret
         return cls(
+            audit=audit,
             authorizations=authorizations,
             connections=connections,
             endings=endings,
-            connection_store=connection_store,
             connection_counts=ConnectionCounts(connection_store, clock, metrics),
             refresher=refresher,
             recovery=Recovery(journal=journal, refresher=refresher, adoption=adoption, metrics=metrics),
+            ring=ring,
             states=states,
             events=events,
             webhooks=Webhooks(
@@ -324,7 +360,27 @@ class _Parts:
                 now=connection_store.now,
                 clock=clock,
                 count=metrics.webhook,
-                audit=_audit,
+                audit=audit,
+            ),
+            upkeep=Upkeep(
+                connections=connection_store,
+                refresher=refresher,
+                cache=cache,
+                keep=connections.keep,
+                clock=clock,
+                metrics=metrics,
+                per_minute=settings.upkeep_per_minute,
+                chance=chance,
+            ),
+            reaper=Reaper(
+                app=app,
+                store=store,
+                vault=vault,
+                clock=clock,
+                reauth_days=settings.reap_reauth_days,
+                audit=audit,
+                on_reaped=metrics.reaped,
+                chance=chance,
             ),
             auth=AuthService(
                 authorizations=authorizations,
@@ -332,6 +388,7 @@ class _Parts:
                 endings=endings,
                 page_tokens=page_tokens,
                 clock=clock,
+                audit=audit.require if settings.audit_required else audit,
             ),
             meetings=MeetingsService(
                 zoom_calls=connections,
@@ -351,7 +408,10 @@ class _Parts:
             "revocations": self.endings.sweep_revocations(),
             "journal": self.recovery.run(),
             "ages": self.refresher.watch(),
-            "expired": background.clean(self.states, self.connection_store, self.events),
+            "keys": self.ring.follow(),
+            "audit": self.audit.tell_left_out(),
+            "reaping": self.reaper.run(),
+            **self.upkeep.works(),
         }
 
     async def drain(self) -> None:
@@ -362,11 +422,15 @@ class _Parts:
         await self.endings.drain(5.0)
 
 
-def app_key(settings: Settings) -> str:
-    """Name the Zoom app in the store: OAuth origin and client id."""
-    parts = urlsplit(settings.zoom_oauth_url)
-    origin = parts.netloc if parts.scheme == "https" else "loopback"  # simulators change their ports
-    return f"{origin}|{settings.client_id}"
+def _audit_trail(settings: Settings, key: bytes, clock: SystemClock, metrics: Metrics) -> AuditTrail:
+    try:
+        if settings.audit_path is not None and settings.audit_path.parent == settings.data_dir:
+            settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return AuditTrail(settings.audit_path, key=key, clock=clock, on_lost=metrics.audit_failed)
+    except OSError as error:
+        raise StartError(
+            f"ZOOMGATE_AUDIT: {settings.audit_path} cannot be written ({error.strerror}): name a file that can, or set it to log"
+        ) from None
 
 
 def _caller_keys(settings: Settings) -> list[StaticKey]:
@@ -380,7 +444,7 @@ def _caller_keys(settings: Settings) -> list[StaticKey]:
 
 
 def _bind_grpc(server: grpc.aio.Server, settings: Settings) -> int:
-    """Take the gRPC port; who connects waits until the server starts."""
+    """Take the gRPC port. Who connects waits until the server starts: to clients it is a server that is not there yet."""
     credentials = _tls_credentials(settings)
     try:
         if credentials is not None:
@@ -435,10 +499,10 @@ def _register(
 
 
 async def _stop_serving(
-    server: grpc.aio.Server, health: "health_aio.HealthServicer", ready: asyncio.Event, seconds: float
+    server: grpc.aio.Server, health: "health_aio.HealthServicer", web: WebServer, seconds: float
 ) -> None:
     """Say that no new calls are wanted, and let the running ones end."""
-    ready.clear()
+    web.say_ready("draining")
     await health.enter_graceful_shutdown()
     await server.stop(seconds)
 
@@ -452,16 +516,3 @@ async def _say(
 
 def _shown(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _audit(event: AuditEvent) -> None:
-    """The audit trail of this version: lines in the log, under a name of their own."""
-    _audit_log.info(
-        "audit",
-        action=event.action,
-        outcome=event.outcome,
-        principal=event.principal,
-        on_behalf_of=event.on_behalf_of,
-        user=event.user_email,
-        request_id=event.request_id,
-    )

@@ -227,7 +227,7 @@ class Authorizations:
         """
         pending = await self._find(state, "authorization")
         if pending.browser_key is not None or pending.begun_by != call.principal.identity:
-            self._audit(call.audit_event("authorization.completed", "INVALID_STATE", pending.user_email))
+            self._audit(call.audit_event("authorization.refused", "OTHER_CALLER", pending.user_email))
             raise _invalid_state()
         await self._use_up(state, pending)
         record = await self._exchange(
@@ -243,6 +243,7 @@ class Authorizations:
         """
         pending = await self._find(ticket, "ticket")
         if pending.begun_by != call.principal.identity:
+            self._audit(call.audit_event("authorization.refused", "OTHER_CALLER", pending.user_email))
             raise _invalid_state()
         await self._use_up(ticket, pending)
         try:
@@ -269,14 +270,13 @@ class Authorizations:
         ticket, _, binding = state.partition(".")
         pending, key = await self._find_for_browser(ticket)
         if not _is_bound(key, ticket, cookie, binding):
+            self._audit(AuditEvent.unattended("authorization.refused", "OTHER_BROWSER", pending.user_email))
             raise _invalid_state(cause="OTHER_BROWSER")
         await self._use_up(ticket, pending, cause="USED")
         view = await self._keep_view(pending, cookie)
         try:
             if not code:
-                self._audit(
-                    AuditEvent.unattended("authorization.completed", "access_denied", pending.user_email)
-                )
+                self._audit(AuditEvent.unattended("authorization.refused", "DECLINED", pending.user_email))
                 raise CodeRefused(
                     "The authorization was declined at Zoom: begin again if that was a mistake",
                     metadata={"zoom_code": "access_denied"},
@@ -323,6 +323,7 @@ class Authorizations:
                 or pending.begun_by != call.principal.identity
                 or pending.user_email != user_email
             ):
+                self._audit(call.audit_event("authorization.refused", "OTHER_CALLER", pending.user_email))
                 raise _invalid_state()
             await self._use_up(state, pending)
             code_verifier = pending.code_verifier
@@ -405,6 +406,8 @@ class Authorizations:
         started = self._connections.now()
         outcome = await self._oauth.exchange_code(code, code_verifier=verifier or None)
         if isinstance(outcome, Refused):
+            if call is None:  # a call has its own line about that
+                self._audit(AuditEvent.unattended("authorization.refused", "CODE_REFUSED", user_email))
             raise CodeRefused(
                 "Zoom refused the authorization code (used, older than 5 minutes, or made for another app): begin again",
                 metadata={"zoom_code": outcome.code},

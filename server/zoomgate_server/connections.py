@@ -138,8 +138,7 @@ class Connections:
         Raises:
             CallerNotAllowed, NotConnected, ReauthRequired, StoreUnavailable, and what `Refresher.refresh` raises.
         """
-        token = await self._token(call, user_email, min_validity)
-        return self._handed_out(token)
+        return self._handed_out(user_email, await self._token(call, user_email, min_validity))
 
     async def refresh_token(self, call: Call, user_email: str, expected: str) -> AccessToken:
         """Refresh the stored token although it is valid still.
@@ -167,17 +166,22 @@ class Connections:
         record = await self._refresher.refresh(
             user_email, seen_generation=current.generation, deadline=self._budget(call), forced=True
         )
-        return self._handed_out(await self._take(call, user_email, record))
+        return self._handed_out(user_email, await self._take(call, user_email, record))
 
     async def stored_token(self, call: Call, user_email: str) -> AccessToken:
         """Give the stored token as it is, expired or not, without calling Zoom."""
         current = await self._read(user_email)
         check_owner(call, current.owner)
+        self._cache.note_handed_out(user_email)
         return AccessToken(current.tokens, current.generation, current.expires - self._clock.monotonic())
 
     def handed_out(self, user_email: str, record: ConnectionRecord) -> AccessToken:
         """Give the token of a record that was just stored."""
-        return self._handed_out(self._keep(user_email, record))
+        return self._handed_out(user_email, self._keep(user_email, record))
+
+    def keep(self, user_email: str, record: ConnectionRecord) -> None:
+        """Put the token of a record into memory that was just stored."""
+        self._keep(user_email, record)
 
     # -- calls to Zoom -----------------------------------------------------------------------------------
 
@@ -191,6 +195,7 @@ class Connections:
             ZoomRateLimited: Zoom answered 429.
             ScopeMissing: The consent does not cover the call.
             ReauthRequired: Zoom refuses the token even after a refresh.
+            RefreshInProgress: So it does, and somebody renews the token again meanwhile.
             ZoomUnavailable, ZoomOutcomeUnknown, ZoomResponseTooLarge, DeadlineTooShort: As `ZoomClient.send`.
             CallerNotAllowed, and what `Refresher.refresh` raises.
         """
@@ -202,6 +207,11 @@ class Connections:
             token = await self._after_refusal(call, user_email, token)
             response = await self._send(call, request, token)
             if zoom_errors.is_token_refused(response):
+                if await self._is_being_replaced(user_email, token):
+                    raise RefreshInProgress(
+                        "The user's token was renewed again during this call: call again in a moment",
+                        retry_after=1.0,
+                    )
                 raise ReauthRequired(
                     "Zoom refuses this user's token although it was just renewed: let the person consent again",
                     metadata={"cause": Cause.REJECTED.value, "http_status": "401"},
@@ -301,6 +311,8 @@ class Connections:
             now = self._clock.monotonic()
         check_owner(call, token.owner)
         if token.expires - now > max(min_validity, comfortable):
+            if comfortable:
+                self._cache.note_use(user_email)
             return token
         try:
             record = await self._refresher.refresh(
@@ -321,6 +333,15 @@ class Connections:
             user_email, seen_generation=refused.generation, deadline=self._budget(call), forced=True
         )
         return await self._take(call, user_email, record)
+
+    async def _is_being_replaced(self, user_email: str, refused: CachedToken) -> bool:
+        """Tell whether somebody has renewed the token that Zoom refused, or is about to: either ends it at Zoom before it is read here."""
+        record, now = await self._record(user_email)
+        if record is None:
+            return False
+        return record.generation > refused.generation or (
+            record.lease is not None and record.lease.until > now
+        )
 
     async def _read_together(self, call: Call, user_email: str) -> CachedToken:
         """Read the user's token as `_read` does; callers who come while somebody reads it share what that gives.
@@ -425,8 +446,9 @@ class Connections:
         """Reading of the monotonic clock until which work for this call makes sense."""
         return call.deadline - ANSWER_SECONDS
 
-    def _handed_out(self, token: CachedToken) -> AccessToken:
-        """Give a token to a caller; the line about the call tells who got whose."""
+    def _handed_out(self, user_email: str, token: CachedToken) -> AccessToken:
+        """Give a token to a caller; the service tells the audit trail who got whose."""
+        self._cache.note_handed_out(user_email)
         return AccessToken(token.tokens, token.generation, max(0.0, token.expires - self._clock.monotonic()))
 
 

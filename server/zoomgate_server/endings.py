@@ -105,7 +105,7 @@ class Endings:
             if rev is not None:
                 break
         self._cache.drop(user_email)
-        self._audit(call.audit_event("connection.ended", "ok", user_email))
+        self._audit(call.audit_event("connection.ended", "ok", user_email, generation=record.generation))
         ended = replace(tombstone, rev=rev)
         revocation = self.in_background(self._revoke(ended))
         patience = min(REVOKE_PATIENCE_SECONDS, call.deadline - ANSWER_SECONDS - self._clock.monotonic())
@@ -124,7 +124,7 @@ class Endings:
 
         Raises:
             StoreError: The store failed: it may have taken the end or not.
-            KeyUnavailable, RecordUnreadable, RecordVersionUnsupported: The connection cannot be opened.
+            RecordFault: The connection cannot be opened.
         """
         while True:
             record, now = await self._connections.find(zoom_user_id)
@@ -142,7 +142,10 @@ class Endings:
             if written:
                 break
         self._cache.drop(record.user_email)
-        self._audit(AuditEvent.unattended("connection.ended", "ok", record.user_email, principal="zoom"))
+        event = AuditEvent.unattended(
+            "connection.ended", "ok", record.user_email, principal="zoom", details={"cause": cause.value}
+        )
+        self._audit(event._replace(generation=record.generation))
         _log.info("connection.ended_at_zoom", user=record.user_email, cause=cause.value)
         if cause in _GRANT_MAY_LIVE and record.tokens is not None:
             self.discard(record.tokens)

@@ -120,15 +120,23 @@ class StoreUnavailable(ZoomgateError):
     """The store cannot be reached or does not take writes."""
 
 
-class RecordUnreadable(ZoomgateError):
+class AuditUnavailable(ZoomgateError):
+    """The audit trail cannot be written, and what was asked for is not done without its line."""
+
+
+class RecordFault(ZoomgateError):
+    """A stored record cannot be opened; always one of the three below, which tell why."""
+
+
+class RecordUnreadable(RecordFault):
     """A stored record is damaged or was tampered with."""
 
 
-class RecordVersionUnsupported(ZoomgateError):
+class RecordVersionUnsupported(RecordFault):
     """A newer version wrote the record."""
 
 
-class KeyUnavailable(ZoomgateError):
+class KeyUnavailable(RecordFault):
     """The key that sealed a record is not in the key ring."""
 
 

@@ -106,11 +106,16 @@ def write_call(event: EventDict, level: str) -> None:
     if _access.least <= _LEVELS[level]:
         event["level"] = level
         event["time"] = datetime.now(UTC)
-        if _access.render is None:
-            _access.out.write_json(event)
-        else:
-            _access.out.write(_access.render(None, level, event) + "\n")
-            _access.out.flush()
+        write_line(event)
+
+
+def write_line(event: EventDict) -> None:
+    """Write a line as it is, whatever its level: of values that were checked before, its level and time included."""
+    if _access.render is None:
+        _access.out.write_json(event)
+    else:
+        _access.out.write(_access.render(None, event["level"], event) + "\n")
+        _access.out.flush()
 
 
 _processors: list[Callable[[Any, str, EventDict], Any]] = []

@@ -53,6 +53,8 @@ WEBHOOK_OUTCOMES = (
     "refused_other_app",
 )
 CONNECTION_STATES = ("ACTIVE", "REAUTH_REQUIRED", "DISCONNECTED")
+UPKEEP_REASONS = ("in_use", "idle")
+REAPED_KINDS = ("reauth_required", "disconnected", "state", "request", "webhook")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _REFRESH_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0)
 
@@ -149,12 +151,35 @@ class Metrics:
         self._key_rings = self._counter(
             "zoomgate_key_ring_reloads", "Changes of the key ring that were taken over."
         )
+        self._audit_failures = self._counter(
+            "zoomgate_audit_failures", "Lines that the audit trail did not take."
+        )
+        self._upkeep = self._counter(
+            "zoomgate_upkeep_refreshes",
+            "Tokens that were refreshed ahead of their need, by reason.",
+            "reason",
+        )
+        self._upkeep_due = self._gauge(
+            "zoomgate_upkeep_due", "Idle connections that are due for a refresh.", "livemax"
+        )
+        self._upkeep_oldest_due = self._gauge(
+            "zoomgate_upkeep_oldest_due_seconds",
+            "For how long the idle connection has been due that is so for longest.",
+            "livemax",
+        )
+        self._reaped = self._counter(
+            "zoomgate_reaped", "Records that were removed or ended, by kind.", "kind"
+        )
         build = self._gauge("zoomgate_build_info", "The running version.", "livemax", "version")
         build.labels(version).set(1)
         for outcome in REFRESH_OUTCOMES:
             self._refreshes.labels(outcome)
         for outcome in WEBHOOK_OUTCOMES:
             self._webhooks.labels(outcome)
+        for reason in UPKEEP_REASONS:
+            self._upkeep.labels(reason)
+        for kind in REAPED_KINDS:
+            self._reaped.labels(kind)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
@@ -242,6 +267,26 @@ class Metrics:
     def key_ring_reloaded(self) -> None:
         """Count a change of the key ring that this process took over."""
         self._key_rings.inc()
+
+    def audit_failed(self) -> None:
+        """Count a line that the audit trail did not take."""
+        self._audit_failures.inc()
+
+    def upkeep_refresh(self, reason: str) -> None:
+        """Count a token that was refreshed ahead of its need, for one of `UPKEEP_REASONS`."""
+        self._upkeep.labels(reason if reason in UPKEEP_REASONS else OTHER).inc()
+
+    def upkeep_due(self, count: int) -> None:
+        """Say how many idle connections are due still, of those that this process found. Over several processes: the largest."""
+        self._upkeep_due.set(count)
+
+    def upkeep_oldest_due(self, seconds: float) -> None:
+        """Say for how many seconds the oldest of them had been due when they were looked for. Over several processes: the largest."""
+        self._upkeep_oldest_due.set(seconds)
+
+    def reaped(self, kind: str) -> None:
+        """Count a record that was removed or ended since its time is over, of one of `REAPED_KINDS`."""
+        self._reaped.labels(kind if kind in REAPED_KINDS else OTHER).inc()
 
     def render(self) -> bytes:
         """Give everything in Prometheus' text format, added up over all processes that serve together."""

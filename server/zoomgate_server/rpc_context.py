@@ -3,11 +3,15 @@
 The authentication interceptor learns them, everything below receives them as a `Call`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple
+
+from zoomgate_server.secret import Secret
 
 
 class Role(StrEnum):
@@ -68,6 +72,11 @@ class Principal:
     on_behalf_of: "Principal | None" = None
 
     @property
+    def role_names(self) -> str:
+        """Its roles in one word: `service`, `member`, `admin`, or several of them with `+` in between."""
+        return _role_names(self.roles)
+
+    @property
     def identity(self) -> str:
         """`issuer|subject`, with the member's behind it where there is one: what a consent is bound to."""
         own = f"{self.issuer}|{self.subject}"
@@ -81,16 +90,30 @@ class Principal:
         return self if Role.MEMBER in self.roles else None
 
 
+@lru_cache
+def _role_names(roles: frozenset[Role]) -> str:
+    return "+".join(sorted(roles))
+
+
+_NO_DETAILS: Mapping[str, str | int] = MappingProxyType({})
+
+
 class AuditEvent(NamedTuple):
     """One decision that matters later: who did what for whom, and how it ended.
 
     Attributes:
-        action: Dotted name such as `authorization.begun` or `connection.ended`.
+        action: Dotted name, one of `audit.ACTIONS`.
         outcome: `ok` or the reason of the refusal.
         principal: Name of the caller, or `browser` and `zoomgate` where no caller is involved.
         on_behalf_of: Name of the member, or empty.
         user_email: Whom it is about, or empty.
-        request_id: The call's id.
+        request_id: The call's id, or empty.
+        role: What the caller is, or empty.
+        method: `Service.Method` of the call, or empty.
+        generation: Of the tokens that it is about, or 0.
+        access_token: The access token that it is about; a fingerprint of it is written.
+        refresh_token: The refresh token, likewise.
+        details: More facts, free of secrets.
     """
 
     action: str
@@ -99,16 +122,37 @@ class AuditEvent(NamedTuple):
     on_behalf_of: str
     user_email: str
     request_id: str
+    role: str = ""
+    method: str = ""
+    generation: int = 0
+    access_token: Secret | None = None
+    refresh_token: Secret | None = None
+    details: Mapping[str, str | int] = _NO_DETAILS
 
     @classmethod
     def unattended(
-        cls, action: str, outcome: str, user_email: str, *, principal: str = "browser"
+        cls,
+        action: str,
+        outcome: str,
+        user_email: str,
+        *,
+        principal: str = "browser",
+        details: Mapping[str, str | int] = _NO_DETAILS,
     ) -> "AuditEvent":
         """Describe something that no call did."""
-        return cls(action, outcome, principal, "", user_email, "")
+        return cls(action, outcome, principal, "", user_email, "", details=details)
+
+    def about(self, generation: int, access_token: str, refresh_token: str) -> "AuditEvent":
+        """Add the tokens that it is about; an empty one is left out."""
+        return self._replace(
+            generation=generation,
+            access_token=Secret(access_token) if access_token else None,
+            refresh_token=Secret(refresh_token) if refresh_token else None,
+        )
 
 
 AuditSink = Callable[[AuditEvent], None]
+"""Hears of events. It returns when the line is written."""
 
 
 class Call(NamedTuple):
@@ -119,23 +163,42 @@ class Call(NamedTuple):
         principal: Who calls.
         deadline: Reading of the monotonic clock, in seconds, after which nobody waits for the answer.
         user_email: The user that the caller was found to be allowed to act for, or empty where the call names none.
+        method: `Service.Method`.
     """
 
     request_id: str
     principal: Principal
     deadline: float
     user_email: str = ""
+    method: str = ""
 
-    def audit_event(self, action: str, outcome: str, user_email: str) -> AuditEvent:
-        """Describe something that this call did."""
-        member = self.principal.on_behalf_of
+    def audit_event(
+        self,
+        action: str,
+        outcome: str,
+        user_email: str,
+        *,
+        generation: int = 0,
+        access_token: str = "",
+        refresh_token: str = "",
+        details: Mapping[str, str | int] = _NO_DETAILS,
+    ) -> AuditEvent:
+        """Describe something that this call did. What is empty is left out."""
+        principal = self.principal
+        member = principal.on_behalf_of
         return AuditEvent(
-            action=action,
-            outcome=outcome,
-            principal=self.principal.name,
-            on_behalf_of=member.name if member else "",
-            user_email=user_email,
-            request_id=self.request_id,
+            action,
+            outcome,
+            principal.name,
+            member.name if member else "",
+            user_email,
+            self.request_id,
+            principal.role_names,
+            self.method,
+            generation,
+            Secret(access_token) if access_token else None,
+            Secret(refresh_token) if refresh_token else None,
+            details,
         )
 
 

@@ -117,6 +117,16 @@ SETTINGS = (
     Setting("ZOOMGATE_LOG_LEVEL", "info", "`debug`, `info`, `warning` or `error`"),
     Setting("ZOOMGATE_LOG_FORMAT", "json, console on a terminal", "`json` or `console`"),
     Setting(
+        "ZOOMGATE_AUDIT",
+        "audit.jsonl in the data folder",
+        "file of the audit trail, or `log` for lines among those of the log",
+    ),
+    Setting(
+        "ZOOMGATE_AUDIT_REQUIRED",
+        "on",
+        "`on`: no token is handed out while its line cannot be written to that file; `off`: it is, and the line goes to the log",
+    ),
+    Setting(
         "ZOOMGATE_DEFAULT_TOPIC",
         "Zoom meeting",
         "topic of a meeting that is created without one; at most 200 characters",
@@ -131,6 +141,16 @@ SETTINGS = (
         "ZOOMGATE_FORCED_REFRESH_SECONDS", "60", "seconds between two forced refreshes of one user; 0 to 3600"
     ),
     Setting("ZOOMGATE_MAX_REFRESHES_PER_HOUR", "20", "refreshes of one user in an hour; 2 to 1000"),
+    Setting(
+        "ZOOMGATE_UPKEEP_PER_MINUTE",
+        "60",
+        "refreshes ahead of need in a minute, per worker; 0 to 6000, 0 for none",
+    ),
+    Setting(
+        "ZOOMGATE_REAP_REAUTH_DAYS",
+        "90",
+        "days after which a connection that needs a new consent is ended; 0 to 3650, 0 for never",
+    ),
     Setting(
         "ZOOMGATE_MAX_PENDING_PER_USER",
         "20",
@@ -235,7 +255,7 @@ class Settings:
 
     `redirect_uri` is empty where neither it nor `public_url` is set: it then is the HTTP server's own address, which is known once it
     listens. `store_uri` is the address of a MongoDB database, which then takes the place of the file at `store_path`. `tls` has the
-    paths of certificate and key.
+    paths of certificate and key. `audit_path` is None where the audit trail goes to the log.
     """
 
     listen: Address
@@ -256,9 +276,13 @@ class Settings:
     reflection: bool
     log_level: str
     log_format: str
+    audit_path: Path | None
+    audit_required: bool
     meeting_defaults: MeetingDefaults
     forced_refresh_seconds: float
     max_refreshes_per_hour: int
+    upkeep_per_minute: int
+    reap_reauth_days: int
     max_pending_per_user: int
     max_pending_per_caller: int
     workers: int
@@ -269,6 +293,13 @@ class Settings:
     brand_name: str
     brand_color: str
     webhook_secrets: tuple[Secret, ...]
+
+    @property
+    def app(self) -> str:
+        """Name of the Zoom app in the store: OAuth origin and client id."""
+        parts = urlsplit(self.zoom_oauth_url)
+        origin = parts.netloc if parts.scheme == "https" else "loopback"  # simulators change their ports
+        return f"{origin}|{self.client_id}"
 
 
 def load(
@@ -357,9 +388,13 @@ class _Reader:
             log_format=self._choice(
                 "LOG_FORMAT", "console" if self._terminal else "json", ("json", "console")
             ),
+            audit_path=self._audit(data_dir),
+            audit_required=self._choice("AUDIT_REQUIRED", "on", ("on", "off")) == "on",
             meeting_defaults=self._meeting_defaults(),
             forced_refresh_seconds=self._number("FORCED_REFRESH_SECONDS", 60, 0, 3600),
             max_refreshes_per_hour=self._number("MAX_REFRESHES_PER_HOUR", 20, 2, 1000),
+            upkeep_per_minute=self._number("UPKEEP_PER_MINUTE", 60, 0, 6000),
+            reap_reauth_days=self._number("REAP_REAUTH_DAYS", 90, 0, 3650),
             max_pending_per_user=self._number("MAX_PENDING_PER_USER", 20, 1, 1000),
             max_pending_per_caller=self._number("MAX_PENDING_PER_CALLER", 1000, 1, 100_000),
             workers=self._number("WORKERS", 1, 1, 64),
@@ -573,6 +608,14 @@ class _Reader:
             )
             return default, None
         return Path(text.removeprefix("sqlite:///")), None
+
+    def _audit(self, data_dir: Path) -> Path | None:
+        text = self._get("AUDIT")
+        if text in ("off", "none", "stdout", "stderr", "-"):
+            self._refuse(
+                "ZOOMGATE_AUDIT", f"is {text!r}: name a file, or write log for lines among those of the log"
+            )
+        return None if text == "log" else Path(text) if text else data_dir / "audit.jsonl"
 
     def _redirect_uri(self, public_url: str) -> str:
         text = self._get("REDIRECT_URI")

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any, TypeVar
 
 from zoomgate_server import logs
 from zoomgate_server.clock import SystemClock
@@ -19,6 +20,7 @@ from zoomgate_server.tokens.store import RecordStore, StoreNotReachedError, Stor
 LEAST_STORE_PAUSE, MOST_STORE_PAUSE = 0.5, 5.0
 """Pauses, in seconds, between two tries to reach a store at the start: each twice as long as the one before."""
 
+_T = TypeVar("_T")
 _log = logs.get("zoomgate.app")
 
 
@@ -56,6 +58,8 @@ async def open_store(
         key_ring = keyfile.load(settings.keys_path)
         store = await SqliteStore.open(settings.store_path, SystemClock().wall)
     except (keyfile.KeyFileError, StoreOpenError, OSError) as error:
+        if settings.keys_path in made and settings.store_path.exists():
+            made.clear()  # somebody started at the same time, and seals with this ring
         for path in reversed(made):
             with contextlib.suppress(OSError):
                 path.rmdir() if path.is_dir() else path.unlink()
@@ -87,7 +91,7 @@ async def _open_mongo(
 
 
 async def _patiently(
-    open_store: Callable[[], Awaitable[RecordStore]], seconds: float, stop: asyncio.Event
+    open_store: Callable[[], Coroutine[Any, Any, RecordStore]], seconds: float, stop: asyncio.Event
 ) -> RecordStore:
     """Open a store, again and again while it cannot be reached.
 
@@ -103,14 +107,30 @@ async def _patiently(
     loop = asyncio.get_running_loop()
     until, pause = loop.time() + seconds, LEAST_STORE_PAUSE
     while True:
+        opening = asyncio.create_task(open_store())
         try:
-            return await open_store()
+            return await _unless(stop, opening)
         except StoreNotReachedError as error:
             if loop.time() + pause > until:
                 raise
             _log.warning("store.not_reached", problem=str(error), again_in=pause)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), pause)
-        if stop.is_set():
-            raise StoppedWaiting
+        await _unless(stop, asyncio.create_task(asyncio.sleep(pause)))
         pause = min(2 * pause, MOST_STORE_PAUSE)
+
+
+async def _unless(stop: asyncio.Event, work: asyncio.Task[_T]) -> _T:
+    """Wait for work, or give it up when the service is to stop.
+
+    Raises:
+        StoppedWaiting: `stop` was set.
+    """
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise StoppedWaiting
+        return work.result()
+    finally:
+        for task in (work, stopped):
+            task.cancel()
+        await asyncio.wait({work, stopped})

@@ -64,10 +64,28 @@ class TokenCache:
         self._capacity = capacity
         self._tokens: OrderedDict[str, CachedToken] = OrderedDict()
         self._without_token: OrderedDict[str, Seen] = OrderedDict()
+        self._used: set[str] = set()
+        self._handed_out: set[str] = set()
 
     def get(self, user_email: str) -> CachedToken | None:
         """Give the user's token, valid or not, if there is one."""
         return self._tokens.get(user_email)
+
+    def note_use(self, user_email: str) -> None:
+        """Note that a call of this process used the user's token."""
+        self._used.add(user_email)
+
+    def note_handed_out(self, user_email: str) -> None:
+        """Note that somebody outside has the user's token."""
+        self._handed_out.add(user_email)
+
+    def in_use(self) -> list[tuple[str, CachedToken]]:
+        """List the tokens, with whose they are, that calls of this process have used and that nobody outside has."""
+        return [
+            (user_email, self._tokens[user_email])
+            for user_email in self._used - self._handed_out
+            if user_email in self._tokens
+        ]
 
     def seen(self, user_email: str) -> Seen | None:
         """Say how far the user's connection had come, if that is known."""
@@ -84,6 +102,9 @@ class TokenCache:
         if seen is not None and token.seen.is_behind(seen):
             return self._tokens.get(user_email)
         self._without_token.pop(user_email, None)
+        if seen != token.seen:
+            self._used.discard(user_email)
+            self._handed_out.discard(user_email)
         self._tokens[user_email] = token
         self._tokens.move_to_end(user_email)
         if len(self._tokens) > self._capacity:
@@ -98,6 +119,8 @@ class TokenCache:
 
     def _remember(self, user_email: str, token: CachedToken) -> None:
         """Remember of a token that goes how far the connection had come."""
+        self._used.discard(user_email)
         self._without_token[user_email] = token.seen
         if len(self._without_token) > self._capacity:
-            self._without_token.popitem(last=False)
+            forgotten, _ = self._without_token.popitem(last=False)
+            self._handed_out.discard(forgotten)

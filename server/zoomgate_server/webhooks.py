@@ -20,7 +20,7 @@ import orjson
 from zoomgate_server import logs
 from zoomgate_server.clock import Clock
 from zoomgate_server.endings import Endings
-from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
+from zoomgate_server.errors import RecordFault
 from zoomgate_server.rpc_context import AuditEvent, AuditSink
 from zoomgate_server.secret import Secret
 from zoomgate_server.tokens.connection_record import Cause
@@ -58,7 +58,6 @@ _CAUSES = {
     "user.deactivated": Cause.USER_DEACTIVATED,
     "user.disassociated": Cause.USER_DISASSOCIATED,
 }
-_RECORD_FAULTS = (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported)
 _log = logs.get("zoomgate.webhooks")
 
 
@@ -141,7 +140,7 @@ class Webhooks:
         now: The store's clock, in seconds since 1970.
         clock: Time.
         count: Hears of the outcome of every event.
-        audit: Hears of refusals, not of each if there are many.
+        audit: Hears of refusals.
     """
 
     def __init__(
@@ -238,6 +237,9 @@ class Webhooks:
             client: Where it came from.
         """
         self._count(why.value)
+        self._audit(
+            AuditEvent.unattended("webhook.refused", why.value, "", principal="", details={"client": client})
+        )
         now = self._clock.monotonic()
         if now - self._told_since >= TOLD_SECONDS:
             self._told_since, self._told = now, 0
@@ -247,7 +249,6 @@ class Webhooks:
         self._told += 1
         left_out, self._left_out = self._left_out, 0
         _log.warning("webhook.refused", why=why.value, client=client, left_out=left_out)
-        self._audit(AuditEvent.unattended("webhook.refused", why.value, "", principal="unknown"))
 
     def _signed_with(self, stamp: Stamp, body: bytes) -> bytes:
         """Give the secret that an event is signed with."""
@@ -282,7 +283,7 @@ class Webhooks:
         except StoreError as error:
             _log.warning("webhook.store_failed", error=type(error).__name__)
             return "store_unavailable"
-        except _RECORD_FAULTS as error:
+        except RecordFault as error:
             _log.error("webhook.record_fault", error=type(error).__name__, **error.metadata)
             return "record_fault"
         try:

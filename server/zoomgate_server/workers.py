@@ -50,11 +50,13 @@ class Assignment:
         settings: With the ports that were found.
         anonymous: Who calls without a credential are from, or None.
         keys: Keys beside those of the callers file: SHA-256 as 64 hex digits, and whose it is.
+        others_serve: Whether other workers serve while this one starts.
     """
 
     settings: Settings
     anonymous: Principal | None
     keys: Sequence[tuple[str, Principal]]
+    others_serve: bool = False
 
     @classmethod
     def receive(cls, source: BinaryIO) -> "Assignment":
@@ -72,10 +74,20 @@ class Assignment:
         return found
 
 
-def report(problem: str | None) -> None:
-    """Tell the process that started this worker that it serves now, or why it cannot."""
-    sys.stdout.write(orjson.dumps({"problem": problem}).decode() + "\n")
-    sys.stdout.flush()
+class Word:
+    """What a worker says to the process that started it, once, on the standard output that it was started with.
+
+    From then on what a library prints goes to the log: nobody reads the pipe after the word, and it would be full at some time.
+    """
+
+    def __init__(self) -> None:
+        self._pipe = os.dup(sys.stdout.fileno())
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def say(self, problem: str | None) -> None:
+        """Say that it serves now, or why it cannot. If the one who started it is gone there is nobody to tell."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._pipe, orjson.dumps({"problem": problem}) + b"\n")
 
 
 async def supervise(
@@ -119,7 +131,7 @@ class _Workers:
         self._folder = folder
         self._announce = announce
         self._processes: dict[int, Process] = {}
-        self._ready: set[int] = set()
+        self._serving: set[int] = set()
         self._announced = False
         self._first = asyncio.Event()
         self._stop = asyncio.Event()
@@ -190,6 +202,7 @@ class _Workers:
             code = await process.wait()
         finally:
             del self._processes[number]
+            self._serving.discard(number)
             metrics.forget_gauges(number, self._folder)
         self._say_end(number, process.pid, code, served=problem is None)
         return (
@@ -203,18 +216,21 @@ class _Workers:
         assert process.stdin is not None  # noqa: S101 - as it was started
         assert process.stdout is not None  # noqa: S101 - as it was started
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            process.stdin.write(pickle.dumps(self._assignment))
+            assignment = replace(self._assignment, others_serve=bool(self._serving))
+            process.stdin.write(pickle.dumps(assignment))
             await process.stdin.drain()
-        line = await process.stdout.readline()
-        if not line:
-            return ""
-        problem: str | None = orjson.loads(line)["problem"]
-        return problem
+        while line := await process.stdout.readline():
+            with contextlib.suppress(
+                orjson.JSONDecodeError, KeyError, TypeError
+            ):  # a library printed something
+                problem: str | None = orjson.loads(line)["problem"]
+                return problem
+        return ""
 
     def _is_ready(self, number: int) -> None:
         self._first.set()
-        self._ready.add(number)
-        if len(self._ready) == self._count and not self._announced and not self._stop.is_set():
+        self._serving.add(number)
+        if len(self._serving) == self._count and not self._announced and not self._stop.is_set():
             self._announced = True
             settings = self._assignment.settings
             self._announce(Started(str(settings.listen), str(settings.http_listen)))

@@ -19,7 +19,7 @@ CLASSES = [
     for found in vars(errors).values()
     if isinstance(found, type)
     and issubclass(found, errors.ZoomgateError)
-    and found is not errors.ZoomgateError
+    and found not in (errors.ZoomgateError, errors.RecordFault)
 ]
 REASONS = [
     name.removeprefix("ERROR_REASON_") for name in ErrorReason.keys() if not name.endswith("_UNSPECIFIED")

@@ -116,7 +116,7 @@ async def test_two_processes_keep_one_persons_connection(tmp_path: Path, mongodb
         logs = one.log.read_text(encoding="utf-8") + two.log.read_text(encoding="utf-8")
     assert logs.count('"event":"store.opened"') == 2
     assert mongodb_uri not in logs
-    assert [path.name for path in (tmp_path / "one").iterdir()] == ["journal"]
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {"journal", "audit.jsonl"}
 
 
 async def disconnected(service: Service) -> None:

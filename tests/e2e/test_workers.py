@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import pickle
 import re
 import signal
 import socket
@@ -11,21 +12,26 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
+import grpc
 import grpc.aio
 import pytest
 
 from harness import CALLERS, MONICA, Harness, consent, key_of
+from mongodb import OwnServer
 from tls.certificates import write_pair
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate import AsyncClient, errors
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import proxy_service_pb2 as proxy
+from zoomgate_server import settings
 from zoomgate_server.cli.caller_key import digest
+from zoomgate_server.tokens import keyfile
+from zoomgate_server.workers import METRICS_FOLDER, Assignment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 SECONDS = 60.0
@@ -267,6 +273,137 @@ async def test_a_worker_can_be_drained_alone(service: Service) -> None:
     assert not is_alive(first)
     assert [row["worker"] for row in service.log("worker.ended")] == [1]
     assert not service.log("worker.died")
+
+
+async def until_seen(service: Service, code: grpc.StatusCode) -> None:
+    """Wait until every worker answers a call about Monica's token with a code."""
+    in_a_row = 0
+    while in_a_row < 16:
+        try:
+            await service.token()
+            seen = grpc.StatusCode.OK
+        except grpc.aio.AioRpcError as error:
+            seen = error.code()
+        in_a_row = in_a_row + 1 if seen is code else 0
+
+
+async def test_workers_share_a_database(zoom: Simulator, tmp_path: Path, mongodb_uri: str) -> None:
+    """Over MongoDB two workers are one service as well: a consent takes any way, one refresh serves both, and so does a disconnect."""
+    keyfile.create(tmp_path / "keys.json")
+    with serving(zoom, tmp_path, 2, ZOOMGATE_STORE=mongodb_uri, ZOOMGATE_KEYS="keys.json") as service:
+        for _ in range(4):
+            assert await connect(service) == "connected"
+        assert len({await service.token() for _ in range(16)}) == 1
+        zoom.zoom.options = replace(zoom.zoom.options, access_token_seconds=100)
+        async with service.connection() as harness:
+            await harness.call(harness.auth.RefreshToken, auth.RefreshTokenRequest(user_email=MONICA))
+        issued = zoom.zoom.counters["token.refresh_token.issued"]
+        zoom.zoom.options = replace(zoom.zoom.options, access_token_seconds=3600)
+
+        async def call() -> int:
+            async with service.connection() as harness:
+                while True:
+                    try:
+                        return int((await harness.call(harness.proxy.Get, ME)).response.status)
+                    except grpc.aio.AioRpcError as error:
+                        if (
+                            error.code() is not grpc.StatusCode.UNAVAILABLE
+                        ):  # of a refresh by the other one; clients repeat it
+                            raise
+
+        assert await asyncio.gather(*(call() for _ in range(16))) == [200] * 16
+        assert zoom.zoom.counters["token.refresh_token.issued"] == issued + 1
+        async with service.connection() as harness:
+            gone = auth.DeleteConnectionRequest(user_email=MONICA)
+            await harness.call(harness.auth.DeleteConnection, gone)
+        await until_seen(service, grpc.StatusCode.FAILED_PRECONDITION)
+        assert service.stop() == ""
+        assert service.process.returncode == 0
+        assert mongodb_uri not in (tmp_path / "log").read_text()
+        assert [path.name for path in (tmp_path / "data").iterdir()] == ["journal"]
+
+
+async def test_a_worker_that_waits_for_the_database_is_in_nobodys_way(
+    zoom: Simulator, tmp_path: Path
+) -> None:
+    """Started again while the database is away it waits, as long as that takes, and all calls and probes come to the other one."""
+    database = OwnServer(tmp_path)
+    await asyncio.to_thread(database.start)
+    keyfile.create(tmp_path / "keys.json")
+    environ = {"ZOOMGATE_STORE": database.new_database(), "ZOOMGATE_KEYS": "keys.json"}
+    try:
+        with serving(zoom, tmp_path, 2, ZOOMGATE_STORE_WAIT="0", **environ) as service:
+            await connect(service)
+            for _ in range(20):  # both have it in memory now
+                assert await service.token()
+            database.kill()
+            os.kill(service.workers()[2], signal.SIGKILL)
+            await until(lambda: len(service.log("store.not_reached")) >= 2)
+            assert len(service.log("worker.started")) == 3
+            for _ in range(20):
+                assert await service.token()
+                async with browser() as session, session.get(f"http://{service.http}/readyz") as page:
+                    assert await page.text() == "ready\n"
+            await asyncio.to_thread(database.start)
+            await until(lambda: len(service.log("service.started")) == 3)
+            await until_seen(service, grpc.StatusCode.OK)
+            assert service.stop() == ""
+            assert service.process.returncode == 0
+    finally:
+        await asyncio.to_thread(database.close)
+
+
+PRINTS = """
+import os, sys, threading, time
+
+def much():
+    while os.path.realpath("/proc/self/fd/1") != os.path.realpath("/proc/self/fd/2"):
+        time.sleep(0.01)
+    print("x" * 1_000_000, flush=True)
+    print("printed", file=sys.stderr, flush=True)
+
+if "worker" in sys.orig_argv:
+    print("hello", flush=True)
+    threading.Thread(target=much, daemon=True).start()
+"""
+"""A module that every process loads, as instruments of measurement do."""
+
+
+async def test_a_library_that_prints_is_in_nobodys_way(zoom: Simulator, tmp_path: Path) -> None:
+    """What something prints on a worker's standard output is not taken for its word, and does not fill a pipe that nobody reads."""
+    (tmp_path / "sitecustomize.py").write_text(PRINTS, encoding="utf-8")
+    with serving(zoom, tmp_path, 2, PYTHONPATH=str(tmp_path)) as service:
+        await connect(service)
+        await until(lambda: (tmp_path / "log").read_text().count("printed\n") == 2)
+        assert service.stop() == ""
+        assert service.process.returncode == 0
+
+
+def test_a_worker_whose_supervisor_dies_while_it_starts(zoom: Simulator, tmp_path: Path) -> None:
+    """It ends by itself with 0, and leaves neither a traceback nor the folder of the metrics behind."""
+    given = environment(zoom, tmp_path, 2)
+    loaded = settings.load(
+        {name: value for name, value in given.items() if name.startswith("ZOOMGATE_")}
+        | {"ZOOMGATE_CALLERS": str(tmp_path / "callers.toml"), "ZOOMGATE_DATA_DIR": str(tmp_path / "data")}
+    )
+    (tmp_path / "metrics").mkdir()
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "zoomgate_server", "worker", "1"],
+        env=given | {METRICS_FOLDER: str(tmp_path / "metrics")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        assert worker.stderr is not None
+        worker.stdout.close()
+        worker.stdin.write(pickle.dumps(Assignment(loaded, None, ())))
+        worker.stdin.close()
+        said = worker.stderr.read().decode()
+    assert (worker.returncode, "Traceback" in said) == (0, False), said
+    assert not (tmp_path / "metrics").exists()
 
 
 async def test_calls_in_flight_end_well(service: Service) -> None:

@@ -77,6 +77,7 @@ class Process:
             journal=MemoryJournal(),
             clock=SystemClock(),
             metrics=Metrics("0", []),
+            audit=lambda _event: None,
             forced_interval=0.0,
             max_refreshes=10_000,
         )

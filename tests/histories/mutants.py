@@ -62,10 +62,10 @@ MUTANTS = (
     ),
     Mutant(
         "commit_not_repeated",
-        "        except (StoreError, *_RECORD_FAULTS):\n"
+        "        except (StoreError, RecordFault):\n"
         "            yield Sleep(pause)\n"
         "            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)\n",
-        "        except (StoreError, *_RECORD_FAULTS):\n            yield Forget(won)\n            return StoreDown()\n",
+        "        except (StoreError, RecordFault):\n            yield Forget(won)\n            return StoreDown()\n",
     ),
     Mutant(
         "overtaken_and_written_all_the_same",

@@ -208,6 +208,7 @@ class World:
             journal=self.journal if self.folder else _NoJournal(),
             clock=self.clock,
             metrics=_METRICS,
+            audit=lambda _event: None,
             forced_interval=60.0,
             max_refreshes=100,
         )

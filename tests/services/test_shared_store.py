@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -17,17 +19,44 @@ from zoomgate_server.tokens import keyfile
 from zoomgate_server.tokens.connection_store import ConnectionStore
 from zoomgate_server.tokens.journal import Journal
 from zoomgate_server.tokens.store import Change
+from zoomgate_server.zoom.client import ZoomClient
+from zoomgate_server.zoom.oauth import OAuthClient
 
 TOKEN = auth.GetTokenRequest(user_email=MONICA)
+
+
+@dataclass
+class Gate:
+    """Holds Zoom's answers to refreshes while it is not open."""
+
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """Open at first; to be asked for before the services."""
+    made, real = Gate(), OAuthClient.refresh
+    made.open.set()
+
+    async def refresh(self: OAuthClient, refresh_token: str) -> Any:
+        outcome = await real(self, refresh_token)
+        made.answered.set()
+        await made.open.wait()
+        return outcome
+
+    monkeypatch.setattr(OAuthClient, "refresh", refresh)
+    return made
 
 
 @pytest.fixture(params=["sqlite", "mongodb"])
 def environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     """What leads both services to one store."""
+    every = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
     if request.param == "sqlite":
-        return {}
+        return every
     keyfile.create(tmp_path / "keys.json")
-    return {
+    return every | {
         "ZOOMGATE_STORE": request.getfixturevalue("mongodb_uri"),
         "ZOOMGATE_KEYS": str(tmp_path / "keys.json"),
     }
@@ -108,6 +137,62 @@ async def test_a_refresh_elsewhere_costs_no_second_one(zoomgate: Harness, other:
     await zoomgate.call(zoomgate.auth.RefreshToken, auth.RefreshTokenRequest(user_email=MONICA))
     assert (await other.call(other.proxy.Get, me)).response.status == 200
     assert zoomgate.stat("token.refresh_token.issued") == 1
+
+
+async def test_a_token_that_was_replaced_twice_is_no_end_of_the_consent(
+    zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When another service replaces also the token that a refused call is repeated with, the caller is to come back, not the person."""
+    monkeypatch.setattr(connections, "FEED_SECONDS", 1e6)
+    me = proxy.GetRequest(user_email=MONICA, url="/users/me")
+    await zoomgate.connect()
+    await other.call(other.proxy.Get, me)
+    refresh = auth.RefreshTokenRequest(user_email=MONICA)
+    real, sent = ZoomClient.send, 0
+
+    async def send(self: ZoomClient, *arguments: Any, **named: Any) -> Any:
+        nonlocal sent
+        sent += 1
+        if sent <= 2:
+            await zoomgate.call(zoomgate.auth.RefreshToken, refresh)
+        return await real(self, *arguments, **named)
+
+    monkeypatch.setattr(ZoomClient, "send", send)
+    refusal = await other.refusal(other.proxy.Get, me)
+    assert (refusal.short, sent) == (("UNAVAILABLE", "REFRESH_IN_PROGRESS"), 2)
+    assert refusal.retry_after
+    assert (await other.call(other.proxy.Get, me)).response.status == 200
+
+
+async def test_a_token_that_is_just_being_replaced_is_no_end_of_the_consent(
+    gate: Gate, zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same while the other service has Zoom's answer, which ended the token at Zoom, and the store does not have it yet."""
+    monkeypatch.setattr(connections, "FEED_SECONDS", 1e6)
+    me = proxy.GetRequest(user_email=MONICA, url="/users/me")
+    await zoomgate.connect()
+    await other.call(other.proxy.Get, me)
+    refresh = auth.RefreshTokenRequest(user_email=MONICA)
+    send, sent, refreshing = ZoomClient.send, 0, list[asyncio.Task[Any]]()
+
+    async def send_late(self: ZoomClient, *arguments: Any, **named: Any) -> Any:
+        nonlocal sent
+        sent += 1
+        if sent == 1:
+            await zoomgate.call(zoomgate.auth.RefreshToken, refresh)
+            gate.open.clear()
+            gate.answered.clear()
+        if sent == 2:
+            refreshing.append(asyncio.create_task(zoomgate.call(zoomgate.auth.RefreshToken, refresh)))
+            await gate.answered.wait()
+        return await send(self, *arguments, **named)
+
+    monkeypatch.setattr(ZoomClient, "send", send_late)
+    refusal = await other.refusal(other.proxy.Get, me)
+    assert (refusal.short, sent) == (("UNAVAILABLE", "REFRESH_IN_PROGRESS"), 2)
+    gate.open.set()
+    await refreshing[0]
+    assert (await other.call(other.proxy.Get, me)).response.status == 200
 
 
 async def test_two_services_refresh_once(zoomgate: Harness, other: Harness) -> None:

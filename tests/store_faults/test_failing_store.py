@@ -5,22 +5,31 @@ import resource
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import grpc
+import grpc.aio
 import pytest
 from pymongo import MongoClient
 
-from harness import MONICA, OMAR, Harness, running
-from mongodb import OwnServer, failing
+from fakes.tcp_proxy import Way, proxying
+from harness import MONICA, OMAR, Harness, Refusal, running, serving
+from mongodb import MongoServer, OwnServer, failing
 from store_faults.place import APP, Place
+from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as auth
-from zoomgate_server import connections
+from zoomgate_server import connections, store_opening
+from zoomgate_server.clock import SystemClock
+from zoomgate_server.metrics import Metrics
 from zoomgate_server.start import StartError
-from zoomgate_server.tokens import keyfile, mongo, sqlite
+from zoomgate_server.tokens import connection_record, keyfile, mongo, sqlite
+from zoomgate_server.tokens.journal import Entry, Journal, Origin
 from zoomgate_server.tokens.mongo import RECORDS
 from zoomgate_server.tokens.store import Kind, RecordKey
+from zoomgate_server.tokens.vault import Vault
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import TokenOutcome
 
@@ -166,13 +175,27 @@ async def test_a_page_that_is_damaged(place: Place) -> None:
 
 
 @only_sqlite
-async def test_a_network_file_system_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one sentence, and nothing is left there."""
-    monkeypatch.setattr(sqlite, "_file_system", lambda _: "nfs4")
+@pytest.mark.parametrize("linked", [False, True], ids=["there", "linked"])
+async def test_a_network_file_system_is_refused(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    """In one sentence, and nothing is left there; also where its name has a blank, and where only a link leads to it."""
+    share = tmp_path / "their share"
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        f"/dev/sda1 / ext4 rw 0 0\nnas:/x {str(share).replace(' ', chr(92) + '040')} nfs4 rw 0 0\n"
+    )
+    monkeypatch.setattr(sqlite, "MOUNTS", mounts)
+    folder = tmp_path / "data" if linked else share
+    if linked:
+        for each in (folder, share):
+            each.mkdir(mode=0o700)
+        (folder / "zoomgate.db").symlink_to(share / "zoomgate.db")
     with pytest.raises(StartError, match="network file system, where SQLite loses data: use a local disk"):
-        async with running(place.folder, environ=place.environ):
+        async with running(folder, environ=place.environ):
             pass
-    assert not place.folder.exists()
+    assert not (share / "zoomgate.db").exists()
+    assert share.exists() is linked
 
 
 async def test_a_tombstone_that_went_too_early(gate: Gate, people: Harness, place: Place) -> None:
@@ -224,6 +247,172 @@ async def test_an_index_that_is_missing(people: Harness, place: Place) -> None:
         assert [shown.user_email for shown in listed.connections] == [MONICA, OMAR]
         async with running(place.folder.with_name("next"), environ=place.environ):
             assert set(records.index_information()) == before
+
+
+REFUSALS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("no majority", {"writeConcernError": {"code": 64, "errmsg": "x", "errInfo": {"wtimeout": True}}}),
+    ("no right", {"errorCode": 13}),
+    ("stepped down", {"errorCode": 189}),
+    ("no primary", {"errorCode": 10107}),
+    ("shutting down", {"errorCode": 91}),
+    ("connection lost", {"closeConnection": True}),
+)
+"""Ways in which a database that is there does not take a write; the server of the tests has no replicas: its own switch plays them."""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
+    """A server whose commands can be made to fail."""
+    server = OwnServer(tmp_path_factory.mktemp("lab"), "--enable-test-commands")
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("refusal", [row[1] for row in REFUSALS], ids=[row[0] for row in REFUSALS])
+async def test_a_database_that_takes_no_writes_when_zoom_has_answered(
+    lab: OwnServer, tmp_path: Path, gate: Gate, refusal: dict[str, Any]
+) -> None:
+    """A write that was not confirmed is no success, even if it took effect: it is tried until it is, and nothing is spent meanwhile."""
+    keyfile.create(tmp_path / "keys.json")
+    environ = {
+        "ZOOMGATE_KEYS": str(tmp_path / "keys.json"),
+        "ZOOMGATE_STORE": lab.new_database(),
+        "ZOOMGATE_FORCED_REFRESH_SECONDS": "0",
+    }
+    point: dict[str, Any] = {"configureFailPoint": "failCommand"}
+    writes = ["insert", "update", "delete", "findAndModify"]
+    async with running(tmp_path / "data", environ=environ) as zoomgate:
+        await zoomgate.connect()
+        await zoomgate.connect(OMAR)
+        await token(zoomgate)
+        request = auth.RefreshTokenRequest(user_email=MONICA)
+        waiting = asyncio.create_task(zoomgate.refusal(zoomgate.auth.RefreshToken, request))
+        await gate.answered.wait()
+        with MongoClient(lab.uri) as client:
+            client.admin.command(point | {"mode": "alwaysOn", "data": {"failCommands": writes} | refusal})
+            try:
+                gate.open.set()
+                assert (await waiting).short == STORE
+                journal = tmp_path / "data" / "journal"
+                assert len(list(journal.glob("*.entry"))) == 1
+                await must_be_unavailable(zoomgate)
+            finally:
+                client.admin.command(point | {"mode": "off"})
+        while list(journal.glob("*.entry")):
+            await asyncio.sleep(0.01)
+        assert (await refresh(zoomgate)).generation == 3
+        assert (await token(zoomgate, OMAR)).generation == 1
+        if (
+            "writeConcernError" not in refusal
+        ):  # that of a lease took effect, so the next refresh comes when it has ended
+            assert (await refresh(zoomgate, OMAR)).generation == 2
+        assert zoomgate.stat("token.refresh_token.refused") == 0
+
+
+async def test_all_connections_to_the_database_are_in_use(
+    mongodb: MongoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that finds no free connection is told in time, while those that have one wait for the database, and are served in the end."""
+    monkeypatch.setattr(mongo, "POOL", 1)
+    monkeypatch.setattr(mongo, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(connections, "FEED_SECONDS", 1e6)
+    keyfile.create(tmp_path / "keys.json")
+    database = mongodb.new_database()
+    keys = {"ZOOMGATE_KEYS": str(tmp_path / "keys.json")}
+    async with running(tmp_path / "data", environ=keys | {"ZOOMGATE_STORE": database}) as first:
+        await first.connect()
+        await first.connect(OMAR)
+    async with proxying(mongodb.address) as proxy:
+        uri = f"mongodb://127.0.0.1:{proxy.port}/{database.rpartition('/')[2]}?directConnection=true"
+        async with running(tmp_path / "data", environ=keys | {"ZOOMGATE_STORE": uri}) as zoomgate:
+            for _ in range(2):  # behind what a start looks at
+                await zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
+            proxy.turn(Way.STALL)
+            calls = [
+                asyncio.create_task(
+                    zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=user))
+                )
+                for user in (MONICA, OMAR)
+            ]
+            (told,), (waiting,) = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            error = told.exception()
+            assert isinstance(error, grpc.aio.AioRpcError)
+            assert Refusal.of(error).short == STORE
+            proxy.turn(Way.FORWARD)
+            assert (await waiting).connection.user_email in (MONICA, OMAR)
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+async def test_a_store_whose_clock_jumps(
+    gate: Gate, place: Place, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """An hour forth or back, as when another server takes over, in the middle of a refresh: nobody is lost, and refreshes go on."""
+    ahead = 0.0
+    seconds, wall = mongo._seconds, SystemClock.wall
+    monkeypatch.setattr(mongo, "_seconds", lambda date: seconds(date) + ahead)
+
+    class Jumping(SystemClock):
+        def wall(self) -> float:
+            return wall(self) + ahead
+
+    monkeypatch.setattr(store_opening, "SystemClock", Jumping)
+    async with running(place.folder, environ=place.environ) as zoomgate:
+        await zoomgate.connect()
+        waiting = asyncio.create_task(refresh(zoomgate))
+        await gate.answered.wait()
+        ahead = hours * 3600.0
+        gate.open.set()
+        assert (await waiting).generation == 2
+        assert (await token(zoomgate)).access_token
+        assert (await refresh(zoomgate)).generation >= 3
+        ahead = 0.0
+        before = (await token(zoomgate)).generation
+        assert (await refresh(zoomgate)).generation > before
+        assert zoomgate.stat("token.refresh_token.refused") == 0
+
+
+async def test_a_journal_with_damaged_files(place: Place) -> None:
+    """What cannot be opened is counted and left; what is whole and in the store already changes nothing, and holds up nobody."""
+    ring = keyfile.load(Path(place.environ["ZOOMGATE_KEYS"]))
+    vault = Vault(app=APP, keys=ring)
+    folder = place.folder / "journal"
+    async with Simulator(SimulatorOptions(port=0)) as zoom:
+        async with serving(zoom, place.folder, place.environ) as zoomgate:
+            await zoomgate.connect()
+            before = connection_record.decode(vault, await place.record(MONICA))
+            await refresh(zoomgate)
+            after = connection_record.decode(vault, await place.record(MONICA))
+        assert after.tokens is not None
+        assert after.commit_id
+        journal = Journal(folder, app=APP, ring=ring, observer=Metrics("0", []))
+        entry = Entry(
+            after.commit_id,
+            Origin.REFRESH,
+            MONICA,
+            before.grant,
+            before.generation,
+            after.tokens,
+            after.epoch,
+        )
+        for each in (entry, replace(entry, entry_id="b" * 32), replace(entry, entry_id="c" * 32)):
+            assert await journal.keep(each)
+        await journal.close()
+        damaged = {folder / f"{letter * 32}.entry" for letter in "bc"}
+        for path, length in zip(sorted(damaged), (100, 0), strict=True):
+            path.write_bytes(path.read_bytes()[:length])
+        async with serving(zoom, place.folder, place.environ) as zoomgate:
+            while set(folder.iterdir()) != damaged:
+                await asyncio.sleep(0.01)
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"{zoomgate.http_url}/metrics") as page,
+            ):
+                assert "\nzoomgate_journal_damaged_total 2.0\n" in await page.text()
+            assert (await token(zoomgate)).generation == 2
+            assert (await refresh(zoomgate)).generation == 3
+            assert set(folder.iterdir()) == damaged
+            assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
 async def test_a_database_that_is_killed_when_zoom_has_answered(

@@ -1,17 +1,21 @@
 """A record that is damaged, moved, relabelled, or of another version or key: one person hears of it, and the record stays as it is."""
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
-from harness import MONICA, OMAR, Harness, browser, consent
-from store_faults.place import Place
+from harness import MONICA, OMAR, Harness, browser, consent, running
+from store_faults.place import APP, Place
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
-from zoomgate_server.tokens.store import Record
+from zoomgate_server.tokens.mongo import RECORDS
+from zoomgate_server.tokens.store import Kind, Record
 
 DAMAGED = ("DATA_LOSS", "RECORD_UNREADABLE")
 FROM_THE_FUTURE = ("INTERNAL", "RECORD_VERSION")
@@ -184,3 +188,99 @@ async def test_a_field_that_is_missing_is_damage(
     """Documents may lack any field; a row of SQLite lacks none but the last, which is a fault of the first table."""
     place.write_fields(MONICA, {field: None})
     await must_be_told_of_and_left(zoomgate, place, DAMAGED)
+
+
+@pytest.mark.parametrize("place", ["mongodb"], indirect=True)
+async def test_another_persons_document_under_this_persons_name_is_damage(
+    zoomgate: Harness, place: Place, people: tuple[Record, Record]
+) -> None:
+    """A whole document in the wrong place, or the wrong one from the driver, never lets one person act with another's token."""
+    with MongoClient(place.uri) as client:
+        records = client.get_default_database()[RECORDS]
+        mine, other = (records.find_one({"subject": user}) for user in (MONICA, OMAR))
+        assert mine is not None
+        assert other is not None
+        other["zoom_user_claim"] = mine["zoom_user_claim"]
+        records.replace_one({"_id": mine["_id"]}, other | {"_id": mine["_id"]})
+    await must_hear(zoomgate, DAMAGED)
+    await must_work(zoomgate, OMAR)
+
+
+BESIDE: tuple[tuple[str, Any, bool], ...] = (
+    ("app", None, False),
+    ("app", "another", False),
+    ("app", [APP], False),
+    ("kind", None, False),
+    ("kind", "another", False),
+    ("subject", None, False),
+    ("subject", 7, False),
+    ("subject", [MONICA], False),
+    ("rev", None, True),
+    ("rev", "7", True),
+    ("rev", 0, True),
+    ("rev", 7.5, True),
+    ("key_id", None, True),
+    ("key_id", {"a": 1}, True),
+    ("changed_at", None, True),
+    ("due_at", "later", True),
+)
+"""Fields beside the sealed value, what is wrong with them, and whether the record can be used all the same."""
+
+
+@pytest.mark.parametrize("place", ["mongodb"], indirect=True)
+@pytest.mark.parametrize(("field", "value", "usable"), BESIDE, ids=str)
+async def test_a_document_whose_other_fields_are_damaged(
+    zoomgate: Harness, place: Place, people: tuple[Record, Record], field: str, value: object, usable: bool
+) -> None:
+    """One that no longer says whose it is is damage; whatever else is wrong, its person is served, and the next write puts it right."""
+    place.write_fields(MONICA, {field: value})
+    if usable:
+        await must_work(zoomgate, MONICA)
+    else:
+        await must_hear(zoomgate, DAMAGED)
+        await zoomgate.connect()
+        await must_work(zoomgate, MONICA)
+    await must_work(zoomgate, OMAR)
+    assert (await place.record(MONICA)).rev > 0
+    changes, _ = await (await place.store()).changes(APP, 0.0)
+    assert {MONICA, OMAR} <= {change.key.subject for change in changes}
+
+
+@pytest.mark.parametrize("place", ["mongodb"], indirect=True)
+async def test_a_document_that_is_nobodys_holds_up_neither_lists_nor_starts(
+    zoomgate: Harness, place: Place, people: tuple[Record, Record]
+) -> None:
+    """Without a subject, a key id and a state it is left out of pages and of what changed, and a service starts beside it."""
+    place.write_fields(MONICA, {"key_id": None, "state": 7, "subject": None})
+    listed = await zoomgate.call(zoomgate.auth.ListConnections, auth.ListConnectionsRequest(), "admin")
+    assert [connection.user_email for connection in listed.connections] == [OMAR]
+    changes, _ = await (await place.store()).changes(APP, 0.0)
+    assert [change.key.subject for change in changes if change.key.kind is Kind.USER] == [OMAR]
+    async with running(place.folder.with_name("next"), environ=place.environ) as other:
+        await other.call(other.auth.GetConnection, auth.GetConnectionRequest(user_email=OMAR))
+
+
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("column", ["state", "zoom_user_id"])
+async def test_text_that_is_none_is_damage(
+    zoomgate: Harness, place: Place, people: tuple[Record, Record], column: str
+) -> None:
+    """A flipped bit may leave bytes in a row that are no UTF-8: that is one person's damage, and nobody else's."""
+    with closing(sqlite3.connect(place.file)) as connection, connection:
+        connection.execute(
+            f"UPDATE record SET {column} = CAST(x'41ff' AS TEXT) WHERE subject = ?",  # noqa: S608 - names of the test
+            (MONICA,),
+        )
+    await must_be_told_of_and_left(zoomgate, place, DAMAGED)
+
+
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+async def test_a_row_whose_other_columns_are_damaged(
+    zoomgate: Harness, place: Place, people: tuple[Record, Record]
+) -> None:
+    """Its person is served and can be refreshed, and a service starts beside it."""
+    place.write_fields(MONICA, {"key_id": b"?", "changed_at": "never", "due_at": b"?"})
+    async with running(place.folder.with_name("next"), environ=place.elsewhere()) as other:
+        await other.call(other.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
+    await must_work(zoomgate, MONICA)
+    await must_work(zoomgate, OMAR)

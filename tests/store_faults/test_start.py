@@ -4,9 +4,11 @@ import asyncio
 import gc
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import aiohttp
@@ -17,12 +19,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pymongo import MongoClient
 from structlog.testing import capture_logs
 
+from fakes.tcp_proxy import Way, proxying
 from harness import MONICA, running
-from mongodb import OwnServer
+from mongodb import MongoServer, OwnServer
 from zoomgate.v1 import auth_service_pb2 as auth
-from zoomgate_server import store_opening
+from zoomgate_server import app, settings, store_opening
 from zoomgate_server.start import StartError
-from zoomgate_server.tokens import keyfile, mongo
+from zoomgate_server.store_opening import StoppedWaiting
+from zoomgate_server.tokens import keyfile, mongo, sqlite
+from zoomgate_server.tokens.cipher import KeyRing
+from zoomgate_server.web import server as web_server
 
 NOWHERE = "mongodb://monica:hunter2@127.0.0.1:1/zoomgate?appName=hunter2"
 
@@ -71,7 +77,7 @@ async def start_fails(folder: Path, given: dict[str, str]) -> tuple[str, int]:
 
 
 async def test_a_store_that_comes_later_is_waited_for(tmp_path: Path) -> None:
-    """Until it is there nobody is served and no probe succeeds, with one line a try; then the service works."""
+    """Until it is there nobody is served; `/healthz` says that the process is well, `/readyz` what it waits for. Then all work."""
     server = OwnServer(tmp_path)
     grpc_port, http_port = free_port(), free_port()
     given = environ(tmp_path, server.new_database(), 60) | {
@@ -87,22 +93,89 @@ async def test_a_store_that_comes_later_is_waited_for(tmp_path: Path) -> None:
     probe = health_pb2.HealthCheckRequest()
     async with (
         grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port}") as channel,
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(0.2)) as session,
+        aiohttp.ClientSession(f"http://127.0.0.1:{http_port}") as session,
     ):
+        assert await shown(session, "/healthz") == (200, "ok\n")
+        assert await shown(session, "/readyz") == (503, "not ready: store\n")
+        assert "zoomgate_build_info" in (await shown(session, "/metrics"))[1]
         with pytest.raises(grpc.aio.AioRpcError):
             await health_pb2_grpc.HealthStub(channel).Check(probe, timeout=0.2)
-        with pytest.raises(TimeoutError):
-            await session.get(f"http://127.0.0.1:{http_port}/readyz")
-    await asyncio.to_thread(server.start)
-    try:
-        zoomgate = await started
-        await zoomgate.connect()
-        await zoomgate.call(zoomgate.auth.GetToken, auth.GetTokenRequest(user_email=MONICA))
-        answer = await health_pb2_grpc.HealthStub(zoomgate.channel).Check(probe)
-        assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        await starting.__aexit__(None, None, None)
-    finally:
-        await asyncio.to_thread(server.close)
+        # who clicks now is served once the store is there
+        early = asyncio.create_task(shown(session, "/oauth/start?ticket=x"))
+        await asyncio.to_thread(server.start)
+        try:
+            zoomgate = await started
+            assert "This link no longer works" in (await early)[1]
+            assert await shown(session, "/readyz") == (200, "ready\n")
+            await zoomgate.connect()
+            await zoomgate.call(zoomgate.auth.GetToken, auth.GetTokenRequest(user_email=MONICA))
+            answer = await health_pb2_grpc.HealthStub(zoomgate.channel).Check(probe)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            await starting.__aexit__(None, None, None)
+        finally:
+            await asyncio.to_thread(server.close)
+
+
+async def shown(session: aiohttp.ClientSession, path: str) -> tuple[int, str]:
+    """Status and text of a page."""
+    async with session.get(path) as page:
+        return page.status, await page.text()
+
+
+async def test_a_page_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who clicks on a link while the store is away is told to come back, in time and when the service is stopped; no trace is left."""
+    monkeypatch.setattr(web_server, "OPEN_SECONDS", 0.05)
+    http_port, stop = free_port(), asyncio.Event()
+    given = environ(tmp_path, NOWHERE, 60) | {"ZOOMGATE_HTTP_LISTEN": f"127.0.0.1:{http_port}"}
+    with capture_logs() as lines:
+        starting = asyncio.create_task(started_with(tmp_path, given, stop))
+        while not any(line["event"] == "store.not_reached" for line in lines):
+            await asyncio.sleep(0.01)
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{http_port}") as session:
+            status, text = await shown(session, "/oauth/start?ticket=x")
+            assert (status, "Please try again in a moment" in text) == (503, True)
+            monkeypatch.setattr(web_server, "OPEN_SECONDS", 600.0)
+            asyncio.get_running_loop().call_later(0.1, stop.set)
+            async with session.get("/oauth/start?ticket=x", allow_redirects=False) as page:
+                assert page.headers["Location"] == "/oauth/result?outcome=try_later"
+        with pytest.raises(StoppedWaiting):
+            await starting
+    assert not [line for line in lines if line["log_level"] == "error"]
+    assert [path.name for path in tmp_path.iterdir()] == ["keys.json"]
+
+
+async def started_with(folder: Path, given: dict[str, str], stop: asyncio.Event) -> None:
+    """Start a service that may be told to stop before it serves."""
+    loaded = settings.load(
+        given
+        | {
+            "ZOOMGATE_LISTEN": "127.0.0.1:0",
+            "ZOOMGATE_DATA_DIR": str(folder / "data"),
+            "ZOOMGATE_CLIENT_ID": "app",
+            "ZOOMGATE_CLIENT_SECRET": "hush",
+        }
+    )
+    async with app.run(loaded, stop=stop):
+        raise AssertionError("it serves")
+
+
+async def test_a_database_that_does_not_answer_does_not_hold_up_the_end(
+    tmp_path: Path, mongodb: MongoServer
+) -> None:
+    """A service that is told to stop gives up the try to reach its store that is under way."""
+    stop = asyncio.Event()
+    async with proxying(mongodb.address) as proxy:
+        proxy.turn(Way.STALL)
+        uri = f"mongodb://127.0.0.1:{proxy.port}/zoomgate?directConnection=true"
+        given = environ(tmp_path, uri, 60) | {"ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0"}
+        with capture_logs() as lines:
+            starting = asyncio.create_task(started_with(tmp_path, given, stop))
+            while not proxy.stalled:
+                await asyncio.sleep(0.01)
+            stop.set()
+            with pytest.raises(StoppedWaiting):
+                await starting
+    assert "store.not_reached" not in [line["event"] for line in lines]
 
 
 @pytest.mark.parametrize(("seconds", "repeated"), [(1, True), (0, False)])
@@ -111,6 +184,22 @@ async def test_a_start_gives_up_in_the_end(tmp_path: Path, seconds: int, repeate
     text, tries = await start_fails(tmp_path, environ(tmp_path, NOWHERE, seconds))
     assert "could not be reached" in text
     assert (tries > 0) is repeated
+    assert [path.name for path in tmp_path.iterdir()] == ["keys.json"], "no store of another kind instead"
+
+
+async def test_a_file_that_is_locked_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start says so in one sentence, makes no other store, and works once the lock is gone."""
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    async with running(tmp_path / "data") as zoomgate:
+        await zoomgate.connect()
+    names = sorted(path.name for path in (tmp_path / "data").iterdir())
+    with closing(sqlite3.connect(tmp_path / "data" / "zoomgate.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        text, _ = await start_fails(tmp_path, {})
+        assert "is locked by another process: stop that one, or wait until it is done" in text
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == names
+    async with running(tmp_path / "data") as zoomgate:
+        await zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
 
 
 async def test_what_waiting_does_not_heal_is_said_at_once(tmp_path: Path, mongodb_uri: str) -> None:
@@ -182,3 +271,25 @@ def test_a_service_that_waits_may_be_stopped(tmp_path: Path) -> None:
         rest = process.stdout.read()
         assert process.wait(60) == 0, line + rest
     assert "Traceback" not in rest
+
+
+async def test_a_ring_that_somebody_else_uses_already_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two services that start in an empty folder, one that fails does not take away the key ring that the other seals with."""
+    path = tmp_path / "data" / "zoomgate.db"
+    create, others = keyfile.create, list[sqlite3.Connection]()
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+
+    def overtaken(ring: Path) -> KeyRing:
+        made = create(ring)
+        others.append(sqlite3.connect(path, isolation_level=None))
+        others[0].execute("BEGIN EXCLUSIVE")
+        return made
+
+    monkeypatch.setattr(keyfile, "create", overtaken)
+    with pytest.raises(StartError, match="locked by another process"):
+        async with running(tmp_path / "data"):
+            pass
+    others[0].close()
+    assert (tmp_path / "data" / "keys.json").exists()

@@ -61,3 +61,36 @@ def test_a_revision_that_is_the_tokens_own_drops_nothing() -> None:
     assert cache.get(USER) is not None
     cache.drop(USER, unless_rev=8)
     assert cache.get(USER) is None
+
+
+def test_what_is_in_use_is_known_per_pair() -> None:
+    """A token is in use once a call used it and as long as nobody outside has it; the next pair begins anew, what was dropped is none."""
+    cache = TokenCache()
+    cache.put(USER, token(1))
+    assert cache.in_use() == []
+    cache.note_use(USER)
+    assert cache.in_use() == [(USER, token(1))]
+    cache.note_handed_out(USER)
+    assert cache.in_use() == []
+    cache.drop(USER)
+    cache.put(USER, token(1))
+    cache.note_use(USER)
+    assert cache.in_use() == [], "whoever has it has it still"
+    cache.put(USER, token(2))
+    assert cache.in_use() == []
+    cache.note_use(USER)
+    assert cache.in_use() == [(USER, token(2))]
+    cache.drop(USER)
+    assert cache.in_use() == []
+
+
+def test_who_is_forgotten_is_forgotten_everywhere() -> None:
+    """What is known of the use of tokens takes no more memory than the tokens themselves."""
+    cache = TokenCache(capacity=2)
+    for number in range(10):
+        user = f"user{number}@example.com"
+        cache.put(user, token(1))
+        cache.note_use(user)
+        cache.note_handed_out(user)
+    assert len(cache._used) == 2
+    assert len(cache._handed_out) == 4

@@ -37,6 +37,8 @@ _COMMANDS = {
     "callers": ("zoomgate_server.cli.callers", "callers", "Manage who may call."),
     "keys": ("zoomgate_server.cli.keys", "keys", "Manage the key ring."),
     "store": ("zoomgate_server.cli.store", "store", "Back up, restore and upgrade the store."),
+    "audit": ("zoomgate_server.cli.audit", "audit", "Look into the audit trail."),
+    "reap": ("zoomgate_server.cli.reap", "reap", "Take away what nobody needs any more."),
     "doctor": ("zoomgate_server.cli.doctor", "doctor", "Check settings, store, keys, callers and Zoom."),
     "completion": (
         "zoomgate_server.cli.completion",

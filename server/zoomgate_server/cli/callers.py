@@ -11,8 +11,9 @@ from tempfile import NamedTemporaryFile
 import click
 
 from zoomgate_server import callers as callers_file
+from zoomgate_server.cli.audited import Audited
 from zoomgate_server.cli.caller_key import digest, new_key
-from zoomgate_server.cli.output import fail, load_settings
+from zoomgate_server.cli.output import fail, load_settings, settings_if_any
 from zoomgate_server.interceptors.policy import CALLABLE_METHODS
 from zoomgate_server.logs import plain
 
@@ -65,11 +66,8 @@ def add(
 
     Example: zoomgate callers add calendar --role service --users '*@example.com'
     """
-    file = (
-        Path(path)
-        if path
-        else load_settings("name the file with --file").callers_path or Path("callers.toml")
-    )
+    loaded = settings_if_any() if path else load_settings("name the file with --file")
+    file = Path(path) if path else (loaded and loaded.callers_path) or Path("callers.toml")
     key = new_key()
     row = ["[[callers]]", f'name = "{_quoted(name)}"', f'role = "{role}"', f'key_sha256 = "{digest(key)}"']
     for field, values in (("users", users), ("methods", methods), ("proxy_paths", proxy_paths)):
@@ -82,12 +80,13 @@ def add(
         if given:
             row.append(f"{field} = true")
     try:
-        with _alone(file):
+        with Audited(loaded) as audited, _alone(file):
             before = file.read_text(encoding="utf-8") if file.exists() else ""
             text = f"{before.rstrip()}\n\n" if before.strip() else ""
             text += "\n".join(row) + "\n"
             callers_file.parse(text, str(file), CALLABLE_METHODS)
             _replace(file, text)
+            audited.tell("callers.added", caller=name, role=role, users=" ".join(users), file=str(file))
     except callers_file.CallersError as error:
         fail("\n".join(error.problems))
     except UnicodeDecodeError:

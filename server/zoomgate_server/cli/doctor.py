@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sqlite3
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -19,12 +18,12 @@ import orjson
 
 from zoomgate_server import callers, settings, tls
 from zoomgate_server.cli import setting_options
+from zoomgate_server.errors import RecordFault
 from zoomgate_server.interceptors.policy import CALLABLE_METHODS
 from zoomgate_server.logs import plain
-from zoomgate_server.secret import Secret
-from zoomgate_server.tokens import keyfile
-from zoomgate_server.tokens.sqlite import APPLICATION_ID, SCHEMA_VERSION
-from zoomgate_server.tokens.store import StoreOpenError
+from zoomgate_server.tokens import canary, keyfile, sqlite
+from zoomgate_server.tokens.store import Examined, StoreOpenError
+from zoomgate_server.tokens.vault import Vault
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 MAX_CLOCK_SECONDS = 60
@@ -50,7 +49,7 @@ class Finding:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @setting_options
 def doctor(overrides: Mapping[str, str], as_json: bool) -> None:
-    """Check settings, store, keys, callers, Zoom and the clock; changes nothing. Exit code 1 if something fails.
+    """Check settings, store, audit trail, keys, callers, Zoom and the clock; changes nothing. Exit code 1 if something fails.
 
     Example: zoomgate doctor
     """
@@ -76,8 +75,10 @@ def _findings(overrides: Mapping[str, str]) -> Iterator[Finding]:
     yield _app(loaded)
     if loaded.store_uri is None or loaded.data_dir.exists():  # with MongoDB nothing needs it
         yield _data(loaded.data_dir)
-    yield _store(loaded.store_path) if loaded.store_uri is None else _mongo(loaded.store_uri)
-    yield _keys(loaded)
+    store, found = _store(loaded)
+    yield store
+    yield _audit(loaded.audit_path)
+    yield _keys(loaded, found)
     yield _callers(loaded)
     if loaded.tls is not None:
         yield _tls(*loaded.tls)
@@ -107,33 +108,42 @@ def _data(folder: Path) -> Finding:
     return Finding("data folder", OK, str(folder))
 
 
-def _store(path: Path) -> Finding:
+def _audit(path: Path | None) -> Finding:
+    if path is None:
+        return Finding("audit trail", OK, "among the lines of the log")
     if _is_missing(path):
-        return Finding("store", WARNING, f"{path} does not exist yet: the first start makes it")
-    try:
-        # without a log beside it nobody has the file open, and SQLite would leave an empty log behind
-        logged = not _is_missing(path.with_name(f"{path.name}-wal"))
-        mode = "mode=ro" if logged else "immutable=1"
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)
-        try:
-            ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            users = (
-                connection.execute("SELECT count(*) FROM record WHERE kind = 'user'").fetchone()[0]
-                if ours
-                else 0
-            )
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
+        return Finding("audit trail", OK, f"{path}, made by the first line")
+    if not os.access(path, os.W_OK) or path.is_dir():
         return Finding(
-            "store",
-            FAILURE,
-            f"{path} cannot be read ({error.sqlite_errorname}): check its owner, or restore it",
+            "audit trail", FAILURE, f"{path} cannot be written: make it the service's, or name another file"
         )
-    if not ours or version > SCHEMA_VERSION:
-        return Finding("store", FAILURE, f"{path} is not a store that this version can use")
-    return Finding("store", OK, f"{path}, {users} connection record(s)")
+    return Finding("audit trail", OK, str(path))
+
+
+def _store(loaded: settings.Settings) -> tuple[Finding, Examined | None]:
+    """Look at the store; gives what is in it, too, if that can be told."""
+    if loaded.store_uri is None and _is_missing(loaded.store_path):
+        text = f"{loaded.store_path} does not exist yet: the first start makes it"
+        return Finding("store", WARNING, text), None
+    try:
+        found = _examined(loaded)
+    except StoreOpenError as error:
+        return Finding("store", FAILURE, str(error)), None
+    if loaded.store_uri is None and not os.access(loaded.store_path, os.W_OK):
+        text = f"{loaded.store_path} cannot be written: check its owner and mode"
+        return Finding("store", FAILURE, text), found
+    if loaded.store_uri is not None and not found.replicated:
+        text = f"{found.shown} is a single server: with its disk every connection is lost"
+        return Finding("store", WARNING, text), found
+    return Finding("store", OK, f"{found.shown}, {found.users} connection record(s)"), found
+
+
+def _examined(loaded: settings.Settings) -> Examined:
+    if loaded.store_uri is None:
+        return sqlite.examine(loaded.store_path)
+    from zoomgate_server.tokens import mongo  # noqa: PLC0415 - its driver is not needed with SQLite
+
+    return asyncio.run(mongo.examine(loaded.store_uri.reveal()))
 
 
 def _is_missing(path: Path) -> bool:
@@ -147,21 +157,7 @@ def _is_missing(path: Path) -> bool:
     return False
 
 
-def _mongo(uri: Secret) -> Finding:
-    from zoomgate_server.tokens import mongo  # noqa: PLC0415 - its driver is not needed with SQLite
-
-    try:
-        found = asyncio.run(mongo.examine(uri.reveal()))
-    except StoreOpenError as error:
-        return Finding("store", FAILURE, str(error))
-    if not found.replicated:
-        return Finding(
-            "store", WARNING, f"{found.shown} is a single server: with its disk every connection is lost"
-        )
-    return Finding("store", OK, f"{found.shown}, {found.users} connection record(s)")
-
-
-def _keys(loaded: settings.Settings) -> Finding:
+def _keys(loaded: settings.Settings, found: Examined | None) -> Finding:
     makes = loaded.store_uri is None and loaded.keys_are_default and _is_missing(loaded.store_path)
     if makes and _is_missing(loaded.keys_path):
         return Finding(
@@ -171,7 +167,19 @@ def _keys(loaded: settings.Settings) -> Finding:
         ring = keyfile.load(loaded.keys_path)
     except keyfile.KeyFileError as error:
         return Finding("key ring", FAILURE, str(error))
-    return Finding("key ring", OK, f"{len(ring.ids)} key(s), {ring.primary_id} seals")
+    text = f"{len(ring.ids)} key(s), {ring.primary_id} seals"
+    if found is None:
+        return Finding("key ring", OK, text)
+    # without a client id `zoomgate run` takes the simulated Zoom's, which is none of the settings
+    mine = {loaded.app} & set(found.sealed) if loaded.client_id else set(found.sealed)
+    try:
+        for app in sorted(mine):
+            canary.check(found.sealed[app], Vault(app=app, keys=ring))
+    except RecordFault as error:
+        return Finding("key ring", FAILURE, f"{error.message} (ZOOMGATE_KEYS is {loaded.keys_path})")
+    if not mine:
+        return Finding("key ring", OK, f"{text}; the store has nothing of this app yet")
+    return Finding("key ring", OK, f"{text}; it opens the store")
 
 
 def _callers(loaded: settings.Settings) -> Finding:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import click
 
 from zoomgate_server import settings
+from zoomgate_server.cli.audited import Audited
 from zoomgate_server.cli.opened_store import NoStoreError, opened
-from zoomgate_server.cli.output import Table, fail, load_settings, note
+from zoomgate_server.cli.output import Table, fail, load_settings, note, settings_if_any
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.sweeping import Outcome, sweep_store
 from zoomgate_server.tokens import census, keyfile
@@ -42,10 +42,13 @@ def new(path: str | None) -> None:
 
     Example: zoomgate keys new /etc/zoomgate/keys.json
     """
-    file = Path(path) if path else load_settings("name the file: zoomgate keys new PATH").keys_path
+    loaded = settings_if_any() if path else load_settings("name the file: zoomgate keys new PATH")
+    file = Path(path) if path else loaded.keys_path if loaded else Path()
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        key_id = keyfile.create(file)
+        with Audited(loaded) as audited:
+            key_id = keyfile.create(file)
+            audited.tell("keys.created", key_id=key_id, file=str(file))
     except keyfile.KeyFileError as error:
         fail(str(error))
     except OSError as error:
@@ -69,7 +72,7 @@ def list_(path: str | None, as_json: bool) -> None:
         loaded: settings.Settings | None = known
         file = known.keys_path
     else:
-        loaded, file = _settings_if_any(), Path(path)
+        loaded, file = settings_if_any(), Path(path)
     ring = _load(file)
     sealed = None if loaded is None else _records_by_key(loaded)
     table = Table("KEY", "USE", *(["RECORDS"] if sealed is not None else []))
@@ -116,10 +119,18 @@ def rotate(path: str | None, now: bool, as_json: bool) -> None:
     loaded = load_settings("run this where the service runs")
     file = Path(path) if path else loaded.keys_path
     ring = _load(file)
+    with Audited(loaded) as audited:
+        _rotate(loaded, file, ring, audited, now=now, as_json=as_json)
+
+
+def _rotate(
+    loaded: settings.Settings, file: Path, ring: KeyRing, audited: Audited, *, now: bool, as_json: bool
+) -> None:
     old, waiting = ring.primary_id, keyfile.next_key(ring)
     try:
         if waiting is None:
             waiting = keyfile.add(file, ring)
+            audited.tell("keys.added", key_id=waiting, file=str(file))
             if not now:
                 _say(
                     as_json,
@@ -132,10 +143,12 @@ def rotate(path: str | None, now: bool, as_json: bool) -> None:
         elif not now:
             _wait_until_known(file)
         keyfile.promote(file, ring, waiting)
+        audited.tell("keys.promoted", key_id=waiting, before=old, file=str(file))
     except keyfile.KeyFileError as error:
         fail(str(error))
     note(f"zoomgate: key {waiting} seals now; records are sealed anew with it")
     outcome = sweep_store(loaded, keyfile.load(file), must_exist=False)
+    _tell_sweep(audited, outcome)
     _say(
         as_json,
         f"Key {waiting} seals now, {old} only opens. {outcome.sentence} Next: bring {file} to every machine that has a copy of it, then run"
@@ -159,7 +172,9 @@ def sweep_(path: str | None, as_json: bool) -> None:
     """
     loaded = load_settings("run this where the service runs")
     ring = _load(Path(path) if path else loaded.keys_path)
-    outcome = sweep_store(loaded, ring)
+    with Audited(loaded) as audited:
+        outcome = sweep_store(loaded, ring)
+        _tell_sweep(audited, outcome)
     _say(as_json, outcome.sentence, outcome.fields)
     _end(outcome)
 
@@ -195,7 +210,9 @@ def retire(key_id: str, path: str | None, as_json: bool) -> None:
         )
         fail(f"Key {key_id} stays: it sealed {listed}; {remedy}")
     try:
-        keyfile.remove(file, ring, key_id)
+        with Audited(loaded) as audited:
+            keyfile.remove(file, ring, key_id)
+            audited.tell("keys.retired", key_id=key_id, file=str(file))
     except keyfile.KeyFileError as error:
         fail(str(error))
     _say(
@@ -203,6 +220,15 @@ def retire(key_id: str, path: str | None, as_json: bool) -> None:
         f"Key {key_id} is no longer in {file}. Next: bring the file to every machine that has a copy of it. Backups from before need the"
         " key still.",
         {"retired": key_id, "seals": ring.primary_id},
+    )
+
+
+def _tell_sweep(audited: Audited, outcome: Outcome) -> None:
+    audited.tell(
+        "keys.swept",
+        "incomplete" if outcome.problem else "ok",
+        resealed=outcome.fields.get("resealed", 0),
+        failed=outcome.fields.get("failed", 0),
     )
 
 
@@ -220,13 +246,6 @@ def _wait_until_known(file: Path) -> None:
         fail(
             f"{file} was changed just now, and a service may have the ring before still: run this again in {left:.0f} seconds"
         )
-
-
-def _settings_if_any() -> settings.Settings | None:
-    try:
-        return settings.load(os.environ)
-    except settings.SettingsError:
-        return None
 
 
 def _records_by_key(loaded: settings.Settings) -> dict[str, int] | None:

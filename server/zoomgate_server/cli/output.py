@@ -42,6 +42,14 @@ def load_settings(instead: str) -> settings.Settings:
         fail("\n".join([*error.problems, f"The settings cannot be used: correct them, or {instead}"]))
 
 
+def settings_if_any() -> settings.Settings | None:
+    """Read the settings for a command that does without them where they cannot be used."""
+    try:
+        return settings.load(os.environ)
+    except settings.SettingsError:
+        return None
+
+
 def document(message: Any) -> None:
     """Print a message of the contract as one line of JSON."""
     from google.protobuf import json_format  # noqa: PLC0415 - not needed for tables

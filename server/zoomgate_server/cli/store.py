@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from zoomgate_server.cli.audited import Audited
 from zoomgate_server.cli.opened_store import file_of, opened
 from zoomgate_server.cli.output import fail, load_settings, note
 from zoomgate_server.cli.progress import progress
@@ -43,7 +44,9 @@ def backup(file: Path, as_json: bool) -> None:
     Example: zoomgate store backup /backups/zoomgate-monday.db
     """
     loaded = load_settings("run this where the service runs")
-    records = _run(_backup(loaded, file))
+    with Audited(loaded) as audited:
+        records = _run(_backup(loaded, file))
+        audited.tell("store.backed_up", file=str(file), records=records)
     _say(
         as_json,
         f"{file} holds {records} record(s), verified. The keys are not in it: keep a copy of {loaded.keys_path} too, in another place.",
@@ -62,7 +65,9 @@ def restore(file: Path, as_json: bool) -> None:
     Example: zoomgate store restore /backups/zoomgate-monday.db
     """
     loaded = load_settings("run this where the service runs")
-    records, used = _run(_restore(loaded, file))
+    with Audited(loaded) as audited:
+        records, used = _run(_restore(loaded, file))
+        audited.tell("store.restored", file=str(file), records=records)
     lacking = sorted(set(used) - _ids(loaded.keys_path) - {""})
     _say(
         as_json,
@@ -90,7 +95,9 @@ def upgrade(as_json: bool) -> None:
         ring = keyfile.load(loaded.keys_path)
     except keyfile.KeyFileError as error:
         fail(str(error))
-    upgraded, outcome = _run(_upgrade(loaded, ring))
+    with Audited(loaded) as audited:
+        upgraded, outcome = _run(_upgrade(loaded, ring))
+        audited.tell("store.upgraded", "incomplete" if outcome.problem else "ok", version=NEWEST)
     before = "is of" if not upgraded else "was brought to"
     _say(
         as_json,

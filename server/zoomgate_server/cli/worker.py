@@ -22,6 +22,7 @@ _log = logs.get("zoomgate.workers")
 @click.argument("number", type=int)
 def worker(number: int) -> None:
     """Serve together with others; started by `zoomgate serve`, not by people."""
+    word = workers.Word()
     try:
         assignment = workers.Assignment.receive(sys.stdin.buffer)
     except StartError as error:
@@ -29,13 +30,15 @@ def worker(number: int) -> None:
     logs.configure(assignment.settings.log_level, assignment.settings.log_format)
     metrics.share(number)
     try:
-        runner()(_work(assignment, Path(os.environ[workers.METRICS_FOLDER])))
+        runner()(_work(assignment, word, Path(os.environ[workers.METRICS_FOLDER])))
     except StartError as error:
-        workers.report(str(error))
+        word.say(str(error))
         raise SystemExit(1) from None
+    # everything is done, and a second signal would only make it look as if it were not
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-async def _work(assignment: workers.Assignment, folder: Path) -> None:
+async def _work(assignment: workers.Assignment, word: workers.Word, folder: Path) -> None:
     """Serve until a signal, or until the process that started this one is gone."""
     loop = asyncio.get_running_loop()
     supervisor = sys.stdin.fileno()
@@ -49,12 +52,15 @@ async def _work(assignment: workers.Assignment, folder: Path) -> None:
         signal.raise_signal(signal.SIGTERM)
 
     loop.add_reader(supervisor, supervisor_gone)  # nothing more comes from there but the end
-    await app.serve(
-        assignment.settings,
-        announce=lambda _: workers.report(None),
-        anonymous=assignment.anonymous,
-        extra_keys=[StaticKey(sha256, whose) for sha256, whose in assignment.keys],
-        shared_metrics=folder,
-    )
-    if alone:
-        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        await app.serve(
+            assignment.settings,
+            announce=lambda _: word.say(None),
+            anonymous=assignment.anonymous,
+            extra_keys=[StaticKey(sha256, whose) for sha256, whose in assignment.keys],
+            shared_metrics=folder,
+            others_serve=assignment.others_serve,
+        )
+    finally:
+        if alone:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -11,9 +11,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from zoomgate_server.clock import Clock
-from zoomgate_server.errors import CallerNotAllowed, CallerUnauthenticated, MalformedRequest, ZoomgateError
+from zoomgate_server.errors import (
+    CallerNotAllowed,
+    CallerUnauthenticated,
+    CodeRefused,
+    HeaderNotAllowed,
+    InvalidPath,
+    InvalidState,
+    MalformedRequest,
+    ZoomgateError,
+)
 from zoomgate_server.interceptors import policy
 from zoomgate_server.interceptors.method_handler import Context, Method, Respond
+from zoomgate_server.interceptors.status import reason_of
 from zoomgate_server.rpc_context import (
     AuditEvent,
     AuditSink,
@@ -33,6 +43,9 @@ DEFAULT_SECONDS = 30.0
 
 MAX_SECONDS = 60.0
 """Time for any call."""
+
+AUDITED_REFUSALS = (CallerNotAllowed, CodeRefused, HeaderNotAllowed, InvalidPath, InvalidState)
+"""Refusals behind the authentication that an auditor wants to see: somebody tried what he may not."""
 
 _BEARER = re.compile(r"[Bb]earer ([A-Za-z0-9._~+/=-]{16,512})", re.ASCII)
 _KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}", re.ASCII)
@@ -97,7 +110,7 @@ class Authentication:
 
     def wrap(self, method: Method, respond: Respond) -> Respond:
         """Put the check in front of a method."""
-        path, decode = method.path, method.decode
+        path, decode, name = method.path, method.decode, method.name
         if path in policy.OPEN_METHODS:
 
             async def serve_openly(request: Any, context: Context) -> Any:
@@ -107,6 +120,7 @@ class Authentication:
 
         async def check(request: Any, context: Context) -> Any:
             principal: Principal | None = None
+            user_email = ""
             try:
                 credentials, members = _credentials(current_metadata.get())
                 principal = self._caller(credentials)
@@ -118,13 +132,19 @@ class Authentication:
                 if user_email:
                     policy.check_user(principal, path, user_email)
             except (CallerUnauthenticated, CallerNotAllowed) as refusal:
-                self._refused(principal, refusal)
+                self._refused(principal, refusal, name, user_email, context)
                 raise
             left = context.time_remaining()
             seconds = DEFAULT_SECONDS if left is None else min(left, MAX_SECONDS)
-            call = Call(current_request_id.get(""), principal, self._clock.monotonic() + seconds, user_email)
+            call = Call(
+                current_request_id.get(""), principal, self._clock.monotonic() + seconds, user_email, name
+            )
             current_call.set(call)
-            return await respond(message, context)
+            try:
+                return await respond(message, context)
+            except AUDITED_REFUSALS as refusal:
+                self._refused(principal, refusal, name, user_email, context)
+                raise
 
         return check
 
@@ -153,16 +173,26 @@ class Authentication:
             raise CallerNotAllowed("Only a service may forward a member's token")
         return replace(principal, on_behalf_of=member)
 
-    def _refused(self, principal: Principal | None, refusal: ZoomgateError) -> None:
+    def _refused(
+        self,
+        principal: Principal | None,
+        refusal: ZoomgateError,
+        method: str,
+        user_email: str,
+        context: Context,
+    ) -> None:
         member = None if principal is None else principal.on_behalf_of
         self._audit(
             AuditEvent(
                 action="call.refused",
-                outcome=type(refusal).__name__,
+                outcome=reason_of(refusal),
                 principal="" if principal is None else principal.name,
                 on_behalf_of="" if member is None else member.name,
-                user_email="",
+                user_email=user_email,
                 request_id=current_request_id.get(""),
+                role="" if principal is None else principal.role_names,
+                method=method,
+                details={"peer": context.peer()},
             )
         )
 

@@ -49,6 +49,7 @@ MAPPING: Mapping[type[errors.ZoomgateError], tuple[grpc.StatusCode, "ErrorReason
     errors.ScopeMissing: (_C.FAILED_PRECONDITION, _R.ERROR_REASON_ZOOM_SCOPE_MISSING),
     errors.RefreshInProgress: (_C.UNAVAILABLE, _R.ERROR_REASON_REFRESH_IN_PROGRESS),
     errors.StoreUnavailable: (_C.UNAVAILABLE, _R.ERROR_REASON_STORE_UNAVAILABLE),
+    errors.AuditUnavailable: (_C.UNAVAILABLE, _R.ERROR_REASON_AUDIT_UNAVAILABLE),
     errors.RecordUnreadable: (_C.DATA_LOSS, _R.ERROR_REASON_RECORD_UNREADABLE),
     errors.RecordVersionUnsupported: (_C.INTERNAL, _R.ERROR_REASON_RECORD_VERSION),
     errors.KeyUnavailable: (_C.INTERNAL, _R.ERROR_REASON_KEY_UNAVAILABLE),
@@ -111,7 +112,7 @@ class Status:
                     why=failure.internal,
                 )
             status = status_of(failure)
-            current_refusal.set(_R.Name(MAPPING[type(failure)][1]).removeprefix("ERROR_REASON_"))
+            current_refusal.set(reason_of(failure))
             answered = rpc_status.to_status(status)
             # what an abort is given replaces what the call's trailing metadata had: the request id must not get lost
             trailing = (*(context.trailing_metadata() or ()), *answered.trailing_metadata)
@@ -121,10 +122,14 @@ class Status:
         return answer
 
 
+def reason_of(error: errors.ZoomgateError) -> str:
+    """Give an error's word of the vocabulary."""
+    return _R.Name(MAPPING[type(error)][1]).removeprefix("ERROR_REASON_")
+
+
 def status_of(error: errors.ZoomgateError) -> status_pb2.Status:
     """Build the status of an error, details included."""
-    code, reason = MAPPING[type(error)]
-    name = _R.Name(reason).removeprefix("ERROR_REASON_")
+    code, name = MAPPING[type(error)][0], reason_of(error)
     message = _clipped(error.message, MAX_MESSAGE)
     repeated = _clipped(error.message, _MAX_REPEATED)
     info = error_details_pb2.ErrorInfo(reason=name, domain=DOMAIN, metadata=_metadata(error.metadata))

@@ -20,7 +20,8 @@ from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
+from zoomgate_server.errors import RecordFault
+from zoomgate_server.refresh import idle
 from zoomgate_server.tokens.connection_record import Attempt, Cause, ConnectionRecord, LastError, Lease, State
 from zoomgate_server.tokens.store import StoreError
 from zoomgate_server.tokens.token import TokenPair
@@ -69,7 +70,6 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
 _STORM_REASON = "SERVER_OVERLOADED"
 _SCOPE_CODES = frozenset({"4711"})
 _REVOKED_CODES = frozenset({"4735", "4737", "4738", "4741"})
-_RECORD_FAULTS = (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported)
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,7 +444,7 @@ def _release(held: _Held, error: LastError, *, lost_answer: bool) -> Generator[E
             if rev is not None:
                 return
             snapshot = yield from _read()
-        except (StoreError, *_RECORD_FAULTS):
+        except (StoreError, RecordFault):
             return
         record = snapshot.record
 
@@ -489,7 +489,7 @@ def _commit(won: Won, known: Snapshot | None, max_refreshes: int) -> Generator[E
             if verdict is not None:
                 yield Forget(won)
                 return verdict
-        except (StoreError, *_RECORD_FAULTS):
+        except (StoreError, RecordFault):
             yield Sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
@@ -543,6 +543,7 @@ def _next_generation(won: Won, record: ConnectionRecord, now: float, max_refresh
         refresh_time=tokens.obtained_at,
         update_time=now,
         access_expire_at=tokens.access_expire_at,
+        due_at=idle.due_at(record.user_email, tokens),
     )
 
 

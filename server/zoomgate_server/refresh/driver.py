@@ -15,11 +15,9 @@ from zoomgate_server import logs
 from zoomgate_server.clock import Clock
 from zoomgate_server.errors import (
     AppCredentialsRejected,
-    KeyUnavailable,
     NotConnected,
     ReauthRequired,
-    RecordUnreadable,
-    RecordVersionUnsupported,
+    RecordFault,
     RefreshInProgress,
     ServerOverloaded,
     StoreUnavailable,
@@ -31,6 +29,7 @@ from zoomgate_server.errors import (
 from zoomgate_server.metrics import Metrics
 from zoomgate_server.refresh import core
 from zoomgate_server.refresh.breaker import Breaker
+from zoomgate_server.rpc_context import AuditEvent, AuditSink
 from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, State
 from zoomgate_server.tokens.connection_store import ConnectionStore
 from zoomgate_server.tokens.journal import Entry, Journal, Origin
@@ -89,6 +88,7 @@ class Refresher:
         journal: Keeps what Zoom answered until the store has it.
         clock: Time.
         metrics: Counts outcomes.
+        audit: Hears of refresh tokens that were spent.
         forced_interval: Seconds between two forced refreshes of one user.
         max_refreshes: Refreshes of one user in an hour.
     """
@@ -102,6 +102,7 @@ class Refresher:
         journal: Journal,
         clock: Clock,
         metrics: Metrics,
+        audit: AuditSink,
         forced_interval: float,
         max_refreshes: int,
     ) -> None:
@@ -112,6 +113,7 @@ class Refresher:
         self._breaker = Breaker(clock, self._say_breaker)
         self._clock = clock
         self._metrics = metrics
+        self._audit = audit
         self._forced_interval = forced_interval
         self._max_refreshes = max_refreshes
         self._flights: dict[str, _Flight] = {}
@@ -244,7 +246,7 @@ class Refresher:
         started = self._clock.monotonic()
         try:
             verdict = await self._run(protocol, user_email, attempt_id, flight)
-        except (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported) as error:
+        except RecordFault as error:
             self._metrics.refreshes("record_fault")
             flight.fail(error)
             return None
@@ -271,7 +273,7 @@ class Refresher:
             answer, failure = None, None
             try:
                 answer = await self._perform(user_email, effect, flight)
-            except (StoreError, KeyUnavailable, RecordUnreadable, RecordVersionUnsupported) as error:
+            except (StoreError, RecordFault) as error:
                 failure = error
                 if flight.spent and isinstance(effect, core.Put):
                     _log.warning("refresh.store_failed", user=user_email, attempt=attempt_id)
@@ -340,10 +342,32 @@ class Refresher:
             and result.metadata["cause"] == Cause.OUTCOME_LOST
         ):
             self._metrics.outcome_lost()
+        if flight.spent or flight.resumed:
+            self._tell(user_email, attempt_id, verdict)
         if isinstance(result, ConnectionRecord):
             flight.succeed(result)
         else:
             flight.fail(result)
+
+    def _tell(self, user_email: str, attempt_id: str, verdict: core.Verdict) -> None:
+        """Tell the audit trail what became of a refresh token that was spent."""
+        match verdict:
+            case core.Usable(record, refreshed=True):
+                action, outcome = "connection.refreshed", "ok"
+            case core.Ended(ConnectionRecord(state=State.REAUTH_REQUIRED) as record):
+                action = "connection.reauth_required"
+                outcome = record.cause.value if record.cause is not None else Cause.REJECTED.value
+            case _:
+                return
+        event = AuditEvent.unattended(
+            action, outcome, user_email, principal="zoomgate", details={"attempt": attempt_id}
+        )
+        tokens = record.tokens
+        self._audit(
+            event.about(record.generation, tokens.access_token, tokens.refresh_token)
+            if tokens is not None
+            else event._replace(generation=record.generation)
+        )
 
 
 def _entry(won: core.Won) -> Entry:

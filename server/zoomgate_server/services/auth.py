@@ -15,7 +15,7 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.connections import AccessToken, Connections
 from zoomgate_server.endings import Endings
 from zoomgate_server.errors import InvalidPageToken, InvalidRequest
-from zoomgate_server.rpc_context import Call, current_call
+from zoomgate_server.rpc_context import AuditSink, Call, current_call
 from zoomgate_server.services import connection_mapping, json_value
 from zoomgate_server.services.page_token import PageTokens
 from zoomgate_server.services.validation import Violations
@@ -47,6 +47,7 @@ class AuthService(AuthServiceServicer):
         endings: Ends.
         page_tokens: Makes page tokens.
         clock: Time.
+        audit: Hears of every token before it is handed out; what it raises keeps the token back.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class AuthService(AuthServiceServicer):
         endings: Endings,
         page_tokens: PageTokens,
         clock: Clock,
+        audit: AuditSink,
     ) -> None:
         self._authorizations = authorizations
         self._connections = connections
         self._endings = endings
         self._page_tokens = page_tokens
         self._clock = clock
+        self._audit = audit
 
     async def BeginAuthorization(
         self, request: pb.BeginAuthorizationRequest, context: Any
@@ -125,7 +128,7 @@ class AuthService(AuthServiceServicer):
         if call.principal.member is not None or not call.principal.access_tokens:
             return pb.CreateTokenResponse(success=True)
         given = self._connections.handed_out(request.user_email, record)
-        return pb.CreateTokenResponse(success=True, token=self._token(call, given))
+        return pb.CreateTokenResponse(success=True, token=self._token(call, request.user_email, given))
 
     async def GetToken(self, request: pb.GetTokenRequest, context: Any) -> pb.GetTokenResponse:
         min_validity = DEFAULT_MIN_VALIDITY_SECONDS
@@ -142,7 +145,7 @@ class AuthService(AuthServiceServicer):
             wrong.raise_any()
         call = current_call.get()
         given = await self._connections.get_token(call, request.user_email, min_validity)
-        return pb.GetTokenResponse(token=self._token(call, given))
+        return pb.GetTokenResponse(token=self._token(call, request.user_email, given))
 
     async def RefreshToken(self, request: pb.RefreshTokenRequest, context: Any) -> pb.RefreshTokenResponse:
         wrong = Violations()
@@ -151,7 +154,7 @@ class AuthService(AuthServiceServicer):
         wrong.raise_any()
         call = current_call.get()
         given = await self._connections.refresh_token(call, request.user_email, request.refresh_token)
-        return pb.RefreshTokenResponse(token=self._token(call, given))
+        return pb.RefreshTokenResponse(token=self._token(call, request.user_email, given))
 
     async def RequestToken(self, request: pb.RequestTokenRequest, context: Any) -> pb.RequestTokenResponse:
         wrong = Violations()
@@ -161,7 +164,7 @@ class AuthService(AuthServiceServicer):
         call = current_call.get()
         record = await self._authorizations.request_token(call, request.user_email, request.refresh_token)
         given = self._connections.handed_out(request.user_email, record)
-        return pb.RequestTokenResponse(token=self._token(call, given))
+        return pb.RequestTokenResponse(token=self._token(call, request.user_email, given))
 
     async def CheckToken(self, request: pb.CheckTokenRequest, context: Any) -> pb.CheckTokenResponse:
         wrong = Violations()
@@ -238,10 +241,21 @@ class AuthService(AuthServiceServicer):
         record = await self._endings.end(current_call.get(), request.user_email)
         return pb.DeleteConnectionResponse(connection=connection_mapping.connection(record))
 
-    def _token(self, call: Call, given: AccessToken) -> pb.Token:
-        return connection_mapping.token(
-            given, self._clock.wall(), refresh_token=call.principal.refresh_tokens
+    def _token(self, call: Call, user_email: str, given: AccessToken) -> pb.Token:
+        """Hand a token out. Its line is in the audit trail first."""
+        whole = call.principal.refresh_tokens
+        tokens = given.tokens
+        self._audit(
+            call.audit_event(
+                "token.given",
+                "ok",
+                user_email,
+                generation=given.generation,
+                access_token=tokens.access_token,
+                refresh_token=tokens.refresh_token if whole else "",
+            )
         )
+        return connection_mapping.token(given, self._clock.wall(), refresh_token=whole)
 
 
 def _options(request: pb.BeginAuthorizationRequest, wrong: Violations) -> bytes:

@@ -87,7 +87,7 @@ def decode(vault: Vault, record: Record) -> PendingAuthorization:
     """Open a pending authorization.
 
     Raises:
-        RecordUnreadable, RecordVersionUnsupported, KeyUnavailable: As `Vault.open`.
+        RecordFault: As `Vault.open`.
     """
     opened = vault.open(record)
     secret = opened.secret

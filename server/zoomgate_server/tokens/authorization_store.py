@@ -49,13 +49,5 @@ class AuthorizationStore:
         record = authorization_record.encode(self._vault, key.subject, used)
         return await self._store.put(record, pending.rev) is not None
 
-    async def clean(self, limit: int = 200) -> int:
-        """Delete up to `limit` expired ones and say how many."""
-        _, now = await self._store.get(self._key(""))
-        expired = await self._store.page(self._app, Kind.STATE, expire_before=now, limit=limit)
-        for record in expired:
-            await self._store.delete(record.key, record.rev)
-        return len(expired)
-
     def _key(self, state: str) -> RecordKey:
         return RecordKey(self._app, Kind.STATE, authorization_record.subject_for(state))

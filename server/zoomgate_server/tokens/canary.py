@@ -6,8 +6,8 @@ older release would start, and then fail for the users whose records a newer one
 
 from dataclasses import replace
 
-from zoomgate_server.errors import KeyUnavailable
-from zoomgate_server.tokens.store import Column, Kind, Record, RecordKey, RecordStore
+from zoomgate_server.errors import KeyUnavailable, RecordUnreadable
+from zoomgate_server.tokens.store import CANARY, KEYED, Column, Kind, Record, RecordKey, RecordStore, Sealed
 from zoomgate_server.tokens.vault import NEWEST, OLDEST, Vault, key_id_of
 
 _SECRET = {"canary": "sings"}
@@ -15,7 +15,35 @@ _SECRET = {"canary": "sings"}
 
 def key_of(app: str) -> RecordKey:
     """Name the canary of an app."""
-    return RecordKey(app, Kind.CANARY, "canary")
+    return RecordKey(app, Kind.CANARY, CANARY)
+
+
+def check(sealed: Sealed, vault: Vault) -> None:
+    """Check that the key ring opens what is stored. The vault then writes the canary's version.
+
+    Raises:
+        KeyUnavailable: A key that sealed something in the store is not in the ring.
+        RecordUnreadable: The canary is damaged, or a key with the right id is the wrong key.
+        RecordVersionUnsupported: A newer version wrote the canary.
+    """
+    if sealed.canary is not None:
+        try:
+            vault.version = vault.open(sealed.canary).version
+        except RecordUnreadable as error:
+            raise RecordUnreadable(
+                "The key ring does not open the store's test record: either that is damaged, or a key of the ring has the right id and is"
+                " another key; put the key file back that the store was made with",
+                metadata=error.metadata,
+            ) from None
+    unknown = sorted(
+        sealed.key_ids - vault.key_ids - {""}
+    )  # that of a damaged record fails for its user alone
+    if unknown:
+        raise KeyUnavailable(
+            f"The store has records that were sealed with {', '.join(unknown)}, which is not in the key ring: put the key file back"
+            " that has it",
+            metadata={"key_id": ",".join(unknown)},
+        )
 
 
 async def prove(store: RecordStore, vault: Vault) -> Record:
@@ -24,26 +52,16 @@ async def prove(store: RecordStore, vault: Vault) -> Record:
     A store without a record gets the newest version; one that lost its canary keeps the oldest, which every release reads.
 
     Raises:
-        KeyUnavailable: A key that sealed something in the store is not in the ring.
-        RecordUnreadable: The canary is damaged, or a key with the right id is the wrong key.
-        RecordVersionUnsupported: A newer version wrote the canary.
+        RecordFault: As `check`.
         StoreError: The store failed.
     """
     key = key_of(vault.app)
     while True:
         record, now = await store.get(key)
-        if record is not None:
-            vault.version = vault.open(record).version
         used: set[str] = set()
-        for kind in (Kind.USER, Kind.STATE):
+        for kind in KEYED:
             used |= set(await store.count(vault.app, kind, Column.KEY_ID))
-        unknown = sorted(used - vault.key_ids)
-        if unknown:
-            raise KeyUnavailable(
-                f"The store has records that were sealed with {', '.join(unknown)}, which is not in the key ring: put the key file back"
-                " that has it",
-                metadata={"key_id": ",".join(unknown)},
-            )
+        check(Sealed(record, frozenset(used)), vault)
         if record is not None:
             return record
         vault.version = OLDEST if used else NEWEST
@@ -58,7 +76,7 @@ async def upgrade(store: RecordStore, vault: Vault) -> bool:
     """Let the newest version be written from now on. Releases that do not read it refuse to start afterwards. False if it is so already.
 
     Raises:
-        KeyUnavailable, RecordUnreadable, RecordVersionUnsupported, StoreError: As `prove`.
+        RecordFault, StoreError: As `prove`.
     """
     while True:
         record = await prove(store, vault)

@@ -102,7 +102,8 @@ class ConnectionRecord:
         begun_by: Identity of the caller who began the consent.
         revoking: The pair of an ended connection, until Zoom has confirmed that it is revoked.
         revoke_until: When to give that up.
-        due_at: When somebody should look at the record again.
+        due_at: When somebody should look at the record again: at a connection that works so that its grant does not die of idleness, at
+            an ended one to revoke its pair. None of one that an earlier release stored.
         expire_at: When the record may be deleted.
     """
 

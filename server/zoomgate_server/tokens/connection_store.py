@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from zoomgate_server import logs
 from zoomgate_server.clock import Clock
-from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
+from zoomgate_server.errors import RecordFault, RecordUnreadable
 from zoomgate_server.tokens import connection_record
 from zoomgate_server.tokens.connection_record import ConnectionRecord
 from zoomgate_server.tokens.store import Change, Column, Kind, Record, RecordKey, RecordStore
@@ -32,8 +32,7 @@ class Replaceable:
 class ConnectionStore:
     """Reads and writes connections of one Zoom app.
 
-    Every method raises `StoreError` when the store fails, and `KeyUnavailable`, `RecordUnreadable` or `RecordVersionUnsupported`
-    when a record cannot be opened.
+    Every method raises `StoreError` when the store fails, and `RecordFault` when a record cannot be opened.
 
     Args:
         app: OAuth origin and client id.
@@ -112,25 +111,6 @@ class ConnectionStore:
             )
         )
 
-    async def clean(self, limit: int = 200) -> int:
-        """Delete up to `limit` ended connections whose time is over, and say how many. What cannot be opened stays."""
-        _, now = await self._store.get(self._key(""))
-        expired = await self._store.page(
-            self._app,
-            Kind.USER,
-            states=[connection_record.State.DISCONNECTED.value],
-            expire_before=now,
-            limit=limit,
-        )
-        deleted = 0
-        for record in expired:
-            try:
-                ended = self.open(record).state is connection_record.State.DISCONNECTED
-            except (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported):
-                continue
-            deleted += ended and await self._store.delete(record.key, record.rev)
-        return deleted
-
     def open(self, record: Record) -> ConnectionRecord:
         """Open a sealed connection."""
         return connection_record.decode(self._vault, record)
@@ -139,7 +119,7 @@ class ConnectionStore:
         """Open one of several records; one that cannot be opened is told in the log, and holds up nobody behind it."""
         try:
             return self.open(record)
-        except (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported) as error:
+        except RecordFault as error:
             _log.warning("connection.unreadable", error=type(error).__name__, **error.metadata)
             return None
 

@@ -13,12 +13,12 @@ import secrets
 import warnings
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextvars import Context
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeVar
 from urllib.parse import unquote_plus
 
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 from pymongo import ASCENDING, IndexModel, ReadPreference
 from pymongo.errors import (
@@ -35,12 +35,16 @@ from pymongo.write_concern import WriteConcern
 
 from zoomgate_server import logs
 from zoomgate_server.tokens.store import (
+    CANARY,
+    KEYED,
     TOMBSTONE_STATE,
     Change,
     Column,
+    Examined,
     Kind,
     Record,
     RecordKey,
+    Sealed,
     StoreError,
     StoreNotReachedError,
     StoreOpenError,
@@ -79,6 +83,9 @@ _ADDRESS = re.compile(
 )
 _LAST_DATE = 253402300799.0  # the end of the year 9999
 _CLAIM_ATTEMPTS = 3
+_NO_REV = -1
+"""Revision of a document whose own is missing or damaged: it is replaced as long as that is so."""
+
 _UNAUTHORIZED, _WRONG_PASSWORD = frozenset({13, 31}), frozenset({18, 11, 334})
 _INDEXES = (
     IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("subject", ASCENDING)], name="key"),
@@ -98,21 +105,6 @@ class Driver(StrEnum):
 
     MOTOR = "motor"
     PYMONGO = "pymongo"
-
-
-@dataclass(frozen=True, slots=True)
-class Examined:
-    """What a database looks like from outside.
-
-    Attributes:
-        shown: The address without users, hosts and options.
-        users: How many records of connections there are.
-        replicated: Whether it is a replica set or a cluster of them.
-    """
-
-    shown: str
-    users: int
-    replicated: bool
 
 
 def connect(uri: str, driver: Driver = Driver.MOTOR) -> Any:
@@ -163,11 +155,21 @@ async def examine(uri: str, driver: Driver = Driver.MOTOR) -> Examined:
         found = _in_database(client, database)
         _check_version(await found[META].find_one({"_id": "schema"}), _shown(uri))
         users = await found[RECORDS].count_documents({"kind": Kind.USER.value})
+        store = MongoStore(client, database, has_now=False)
+        sealed = {app: await _sealed(store, app) for app in await store.apps()}
+    except StoreError as error:
+        raise StoreOpenError(f"The store {_shown(uri)} cannot be read: {error}") from None
     except PyMongoError as error:
         raise StoreOpenError(_explain(_shown(uri), error)) from None
     finally:
         await _close(client)
-    return Examined(shown=_shown(uri), users=users, replicated=_is_replicated(hello))
+    return Examined(_shown(uri), users, sealed, _is_replicated(hello))
+
+
+async def _sealed(store: "MongoStore", app: str) -> Sealed:
+    canary, _ = await store.get(RecordKey(app, Kind.CANARY, CANARY))
+    counted = [await store.count(app, kind, Column.KEY_ID) for kind in KEYED]
+    return Sealed(canary, frozenset[str]().union(*counted))
 
 
 class MongoStore:
@@ -229,7 +231,7 @@ class MongoStore:
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
         """Read one record and the database's clock: one round trip if there is a record, else two."""
         name = _id(key)
-        return await self._run(lambda: self._read({"_id": name}))
+        return await self._run(lambda: self._read({"_id": name}, key))
 
     async def put(self, record: Record, if_rev: int) -> int | None:
         """Write a record to a majority if its revision is still `if_rev`."""
@@ -243,7 +245,7 @@ class MongoStore:
         name = _id(key)
 
         async def delete() -> bool:
-            result = await self._records.delete_one({"_id": name, "rev": int(if_rev)})
+            result = await self._records.delete_one(_at(name, if_rev))
             return bool(result.deleted_count == 1)
 
         return await self._run(delete)
@@ -274,14 +276,19 @@ class MongoStore:
 
         async def read() -> list[Record]:
             cursor = self._records.find(wanted, sort=[("subject", ASCENDING)], limit=limit)
-            return [_record(document) for document in await cursor.to_list(None)]
+            found = [(document.get("subject"), document) for document in await cursor.to_list(None)]
+            return [
+                _record(RecordKey(app, kind, subject), document)
+                for subject, document in found
+                if isinstance(subject, str)  # an array of texts is found as well
+            ]
 
         return await self._run(read)
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
         """Read the living record of a Zoom user and the database's clock."""
         claim = _claim(app, zoom_user_id)
-        return await self._run(lambda: self._read({"zoom_user_claim": claim}))
+        return await self._run(lambda: self._read({"zoom_user_claim": claim}, None))
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
         """Count records by a column."""
@@ -293,7 +300,11 @@ class MongoStore:
 
         async def read() -> dict[str, int]:
             cursor = await _settled(self._records.aggregate(stages))
-            return {row["_id"]: row["records"] for row in await cursor.to_list(None)}
+            found: dict[str, int] = {}
+            for row in await cursor.to_list(None):
+                value = row["_id"] if isinstance(row["_id"], str) else ""
+                found[value] = found.get(value, 0) + row["records"]
+            return found
 
         return await self._run(read)
 
@@ -302,7 +313,7 @@ class MongoStore:
 
         async def read() -> list[str]:
             cursor = await _settled(self._records.aggregate([{"$group": {"_id": "$app"}}]))
-            return sorted(row["_id"] for row in await cursor.to_list(None))
+            return sorted(row["_id"] for row in await cursor.to_list(None) if isinstance(row["_id"], str))
 
         return await self._run(read)
 
@@ -319,8 +330,10 @@ class MongoStore:
             cursor = self._records.find(wanted, {"value": 0}, sort=[("changed_at", ASCENDING)])
             found: dict[RecordKey, Change] = {}
             for document in await cursor.to_list(None):  # one that changes meanwhile may come twice
-                record = _record(document)
-                found[record.key] = Change(record.key, record.rev, record.state, record.changed_at)
+                key = _key(document)
+                if key is not None:
+                    record = _record(key, document)
+                    found[key] = Change(key, record.rev, record.state, record.changed_at)
             return sorted(found.values(), key=lambda change: change.changed_at), now
 
         return await self._run(read)
@@ -359,15 +372,24 @@ class MongoStore:
         if not task.cancelled():
             task.exception()  # else one that nobody waits for any more is reported as forgotten
 
-    async def _read(self, wanted: dict[str, str]) -> tuple[Record | None, float]:
-        """Read the one record that a filter matches, and the clock."""
+    async def _read(self, wanted: dict[str, str], key: RecordKey | None) -> tuple[Record | None, float]:
+        """Read the one record that a filter matches, and the clock.
+
+        Args:
+            wanted: The filter.
+            key: Whose record it must be; None for the one that the document says, if it is where it belongs.
+        """
+
+        def record(document: dict[str, Any] | None) -> Record | None:
+            name = key or (None if document is None else _key(document))
+            return None if document is None or name is None else _record(name, document)
+
         if not self._has_now:
             now = await self._clock()
-            document = await self._records.find_one(wanted)
-            return (None if document is None else _record(document)), now
+            return record(await self._records.find_one(wanted)), now
         cursor = await _settled(self._records.aggregate([{"$match": wanted}, {"$set": {"now": "$$NOW"}}]))
         for document in await cursor.to_list(None):
-            return _record(document), _seconds(document["now"])
+            return record(document), _seconds(document["now"])
         return None, await self._clock()
 
     async def _put(self, document: dict[str, Any], if_rev: int) -> int | None:
@@ -377,14 +399,14 @@ class MongoStore:
                 if if_rev == 0:
                     await self._records.insert_one(document)
                     return rev
-                result = await self._records.replace_one({"_id": name, "rev": int(if_rev)}, document)
+                result = await self._records.replace_one(_at(name, if_rev), document)
                 return rev if result.matched_count == 1 else None
             except DuplicateKeyError:
                 if if_rev == 0 and await self._latest.find_one({"_id": name}, {"rev": 1}) is not None:
                     return None
                 holder = await self._latest.find_one({"zoom_user_claim": claim}, {"subject": 1})
                 if holder is not None:
-                    raise ZoomUserTaken(_text(holder["subject"])) from None
+                    raise ZoomUserTaken(str(holder.get("subject", ""))) from None
                 # whoever was in the way is gone already
         raise StoreError("MongoDB kept refusing a record whose key is free")
 
@@ -456,6 +478,10 @@ def _database(uri: str) -> str:
 def _in_database(client: Any, database: str) -> Any:
     return client.get_database(
         database,
+        # what is damaged is read as something else, which fits no sealed value, instead of failing everything that is read with it
+        codec_options=CodecOptions(
+            unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO
+        ),
         read_preference=ReadPreference.PRIMARY,
         read_concern=ReadConcern("majority"),
         write_concern=WriteConcern("majority", wtimeout=int(MAJORITY_SECONDS * 1000), j=True),
@@ -578,17 +604,38 @@ def _document(record: Record, rev: int) -> dict[str, Any]:
     return document
 
 
-def _record(document: dict[str, Any]) -> Record:
-    """Read a document. A field that somebody else wrote with another type counts as empty: what is sealed then does not open."""
+def _key(document: dict[str, Any]) -> RecordKey | None:
+    """Give the key of a document by its fields, or None if its name is another's: it is somewhere it does not belong."""
+    app, kind, subject = (document.get(name) for name in ("app", "kind", "subject"))
+    if not isinstance(app, str) or kind not in list(Kind) or not isinstance(subject, str):
+        return None
+    key = RecordKey(app, Kind(kind), subject)
+    return key if document["_id"] == _id(key) else None
+
+
+def _at(name: str, rev: int) -> dict[str, Any]:
+    """Name a document at a revision, for a filter."""
+    if rev == _NO_REV:
+        return {"_id": name, "rev": {"$not": {"$type": ["int", "long"], "$gt": 0}}}
+    return {"_id": name, "rev": int(rev)}
+
+
+def _record(key: RecordKey, document: dict[str, Any]) -> Record:
+    """Read the document of a key.
+
+    A field that somebody else wrote with another type counts as empty, and so does the value of a document that says it is another
+    record: what is sealed then does not open.
+    """
 
     def column(name: str, kind: type | tuple[type, ...], absent: Any) -> Any:
         value = document.get(name, absent)
         return value if isinstance(value, kind) else absent
 
+    rev = column("rev", int, _NO_REV)
     return Record(
-        key=RecordKey(document["app"], Kind(document["kind"]), document["subject"]),
-        value=column("value", bytes, b""),
-        rev=int(column("rev", int, 0)),
+        key=key,
+        value=column("value", bytes, b"") if _key(document) == key else b"",
+        rev=int(rev) if rev > 0 and rev is not True else _NO_REV,
         state=column("state", str, ""),
         key_id=column("key_id", str, ""),
         zoom_user_id=column("zoom_user_id", str, None),

@@ -1,5 +1,6 @@
 """A key ring that follows its file, so that keys are rotated without a restart."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ class ReloadedRing:
     """Seals and opens as `KeyRing`, with the keys that its file holds now. Safe to use from any thread.
 
     It looks at the file when it is used and the last look was a while ago, and before it says that it lacks a key. A file that holds no
-    ring, or another secret under an id that is known, leaves the ring before in place and a warning in the log.
+    ring, another secret under an id that is known, or no key of the ring before leaves that in place and a warning in the log.
 
     Args:
         path: The file.
@@ -71,6 +72,12 @@ class ReloadedRing:
                 raise
             return self._ring.open(blob, associated)
 
+    async def follow(self) -> None:
+        """Look although nobody needs a key, so that no step of a rotation is missed; runs until cancelled."""
+        while True:
+            self._current()
+            await asyncio.sleep(LOOK_SECONDS)
+
     def _current(self) -> KeyRing:
         if self._clock.monotonic() >= self._look_again:
             self._look()
@@ -110,6 +117,11 @@ class ReloadedRing:
                 raise keyfile.KeyFileError(
                     f"The key file {self._path} holds another key under the id {key.key_id}: restore it from your backup"
                 )
+        if not known.keys() & fresh.ids:  # a rotation keeps one from each step to the next
+            raise keyfile.KeyFileError(
+                f"The key file {self._path} holds no key of the ring in use, as if it were another installation's: put the right one"
+                " back, or restart if it is the right one"
+            )
 
     def _mark(self) -> object:
         try:

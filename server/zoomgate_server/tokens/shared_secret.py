@@ -11,14 +11,29 @@ async def obtain(store: RecordStore, vault: Vault, name: str) -> bytes:
     """Give 32 random bytes that stay the same under this name.
 
     Raises:
-        RecordUnreadable, RecordVersionUnsupported, KeyUnavailable: As `Vault.open`.
+        RecordFault: As `Vault.open`.
         StoreError: The store failed.
     """
     key = RecordKey(vault.app, Kind.META, name)
     while True:
         record, now = await store.get(key)
         if record is not None:
-            return b64decode(vault.open(record).secret["bytes"])
+            return _bytes(record, vault)
         secret = {"bytes": b64encode(secrets.token_bytes(32)).decode()}
         value = vault.seal(key, grant="", generation=0, header={}, secret=secret)
         await store.put(Record(key=key, value=value, key_id=key_id_of(value), changed_at=now), 0)
+
+
+async def find(store: RecordStore, vault: Vault, name: str) -> bytes | None:
+    """Give the bytes that are under a name, or None if nobody has needed them yet.
+
+    Raises:
+        RecordUnreadable, RecordVersionUnsupported, KeyUnavailable: As `Vault.open`.
+        StoreError: The store failed.
+    """
+    record, _ = await store.get(RecordKey(vault.app, Kind.META, name))
+    return None if record is None else _bytes(record, vault)
+
+
+def _bytes(record: Record, vault: Vault) -> bytes:
+    return b64decode(vault.open(record).secret["bytes"])

@@ -6,20 +6,26 @@ a write that was answered survives a power failure (https://www.sqlite.org/pragm
 
 import asyncio
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 from zoomgate_server.tokens.store import (
+    CANARY,
+    KEYED,
     TOMBSTONE_STATE,
     Change,
     Column,
+    Examined,
     Kind,
     Record,
     RecordKey,
+    Sealed,
     StoreError,
     StoreOpenError,
     ZoomUserTaken,
@@ -32,8 +38,17 @@ APPLICATION_ID = 0x5A474154
 BUSY_SECONDS = 5.0
 """How long a statement waits for another process that writes."""
 
+WAIT_SECONDS = 5.0
+"""How long an operation waits for those before it: what has not begun by then is given up."""
+
+MOUNTS = Path("/proc/mounts")
+"""Where the system lists its file systems, see proc_pid_mounts(5)."""
+
+FEW = 1000
+"""Records that are due, or have expired, are looked for by their index up to this many; SQLite itself would read all records."""
+
 _NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs"}
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "fuse.glusterfs"}
 )
 _COLUMNS = "subject, value, rev, state, key_id, zoom_user_id, changed_at, due_at, expire_at"
 _SCHEMA = f"""
@@ -65,6 +80,49 @@ WHERE app = ? AND zoom_user_id = ? AND state <> '{TOMBSTONE_STATE}'
 """  # noqa: S608 - constants; the state is one too, else SQLite does not use the index
 
 _T = TypeVar("_T")
+
+
+def examine(path: Path) -> Examined:
+    """Look at a file without changing anything, or making anything beside it.
+
+    Raises:
+        StoreOpenError: It cannot be used.
+    """
+    try:
+        # without a log beside it nobody has the file open, and SQLite would leave an empty log behind
+        mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)) as connection:
+            connection.text_factory = _text
+            if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+                raise StoreOpenError(
+                    f"The store {path} is a database of another program: name another file in ZOOMGATE_STORE"
+                )
+            _check_version(connection, path)
+            users = connection.execute("SELECT count(*) FROM record WHERE kind = 'user'").fetchone()[0]
+            apps = [app for (app,) in connection.execute("SELECT DISTINCT app FROM record")]
+            sealed = {app: _sealed(connection, app) for app in apps}
+    except sqlite3.Error as error:
+        raise StoreOpenError(
+            f"The store {path} cannot be read ({_name_of(error)}): check its owner, or restore it from your backup"
+        ) from None
+    except OSError as error:
+        raise StoreOpenError(f"The store {path} cannot be read ({error.strerror}): check its owner") from None
+    return Examined(str(path), users, sealed)
+
+
+def _sealed(connection: sqlite3.Connection, app: str) -> Sealed:
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM record WHERE app = ? AND kind = ? AND subject = ?",  # noqa: S608 - constants
+        (app, Kind.CANARY.value, CANARY),
+    ).fetchone()
+    ids = connection.execute(
+        f"SELECT DISTINCT key_id FROM record WHERE app = ? AND kind IN ({','.join('?' * len(KEYED))})",  # noqa: S608 - constants
+        (app, *KEYED),
+    )
+    return Sealed(
+        None if row is None else _record(app, Kind.CANARY, row),
+        frozenset(key_id for (key_id,) in ids if isinstance(key_id, str)),
+    )
 
 
 class SqliteStore:
@@ -158,9 +216,15 @@ class SqliteStore:
         if expire_before is not None:
             conditions.append("expire_at < ?")
             numbers.append(expire_before)
-        statement = f"SELECT {_COLUMNS} FROM record WHERE {' AND '.join(conditions)} ORDER BY subject LIMIT ?"  # noqa: S608 - constants
+        where = " AND ".join(conditions)
 
         def read() -> list[Record]:
+            index = ""
+            if due_before is not None and self._are_few("due", app, kind, due_before):
+                index = "INDEXED BY record_due"
+            elif expire_before is not None and self._are_few("expire", app, kind, expire_before):
+                index = "INDEXED BY record_expire"
+            statement = f"SELECT {_COLUMNS} FROM record {index} WHERE {where} ORDER BY subject LIMIT ?"  # noqa: S608 - constants
             rows = self._connection.execute(statement, (*values, *numbers, limit)).fetchall()
             return [_record(app, kind, row) for row in rows]
 
@@ -184,7 +248,11 @@ class SqliteStore:
                 f"SELECT {column}, count(*) FROM record WHERE app = ? AND kind = ? GROUP BY {column}",  # noqa: S608 - constants
                 (app, kind.value),
             )
-            return dict(rows.fetchall())
+            found: dict[str, int] = {}
+            for value, records in rows:
+                text = value if isinstance(value, str) else ""
+                found[text] = found.get(text, 0) + records
+            return found
 
         return await self._run(read)
 
@@ -223,9 +291,15 @@ class SqliteStore:
         """Run work on the store's thread. A caller that leaves does not stop it."""
         if self._closed:
             raise StoreError("the store is closed")
-        return await asyncio.shield(
-            asyncio.get_running_loop().run_in_executor(self._executor, self._guarded, work)
-        )
+        queued = self._executor.submit(self._guarded, work)
+        done = asyncio.wrap_future(queued)
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                return await asyncio.shield(done)
+        except TimeoutError:
+            if queued.cancel():
+                raise StoreError("SQLite is too slow: others wait for its file already") from None
+        return await asyncio.shield(done)  # it has begun, and ends by itself
 
     def _guarded(self, work: Callable[[], _T]) -> _T:
         """Turn SQLite's failures into ours: their texts could name paths and values."""
@@ -234,7 +308,7 @@ class SqliteStore:
                 raise StoreError("the store's file was replaced while it was open: restart the service")
             return work()
         except sqlite3.Error as error:
-            raise StoreError(f"SQLite failed ({error.sqlite_errorname})") from None
+            raise StoreError(f"SQLite failed ({_name_of(error)})") from None
         except FileNotFoundError:
             raise StoreError("the store's file was deleted while it was open: restart the service") from None
         except OSError:
@@ -245,11 +319,21 @@ class SqliteStore:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             result = work()
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # after some failures SQLite has rolled back itself
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
         return result
+
+    def _are_few(self, what: str, app: str, kind: Kind, before: float) -> bool:
+        """Tell whether an index finds so few records that they are sorted faster than all records are read in their order."""
+        found = self._connection.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM record INDEXED BY record_{what}"  # noqa: S608 - constants
+            f" WHERE app = ? AND kind = ? AND {what}_at < ? LIMIT ?)",
+            (app, kind.value, before, FEW),
+        ).fetchone()
+        return bool(found[0] < FEW)
 
     def _put(self, record: Record, if_rev: int) -> int | None:
         key = record.key
@@ -306,7 +390,7 @@ def _record(app: str, kind: Kind, row: tuple[Any, ...]) -> Record:
 
 def _open(path: Path) -> sqlite3.Connection:
     """Open or make the file; runs on the store's thread."""
-    if _file_system(path.parent) in _NETWORK_FILE_SYSTEMS:
+    if _file_system(path) in _NETWORK_FILE_SYSTEMS:
         raise StoreOpenError(
             f"The store {path} is on a network file system, where SQLite loses data: use a local disk"
         )
@@ -315,7 +399,10 @@ def _open(path: Path) -> sqlite3.Connection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         made = True
     except FileExistsError:
-        pass
+        if not os.access(
+            path, os.R_OK | os.W_OK
+        ):  # SQLite would open it for reading, and leave a log beside it
+            raise StoreOpenError(_not_writable(path)) from None
     except OSError as error:
         raise StoreOpenError(
             f"The store {path} cannot be made ({error.strerror}): check that its folder exists and can be written"
@@ -323,6 +410,7 @@ def _open(path: Path) -> sqlite3.Connection:
     connection: sqlite3.Connection | None = None
     try:
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=64)
+        connection.text_factory = _text
         _prepare_patiently(connection, path)
     except (sqlite3.Error, StoreOpenError) as error:
         if connection is not None:
@@ -365,9 +453,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreOpenError(
             f"The store {path} is a database of another program: name another file in ZOOMGATE_STORE"
         )
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        raise StoreOpenError(f"The store {path} was written by a newer version of Zoomgate: upgrade this one")
+    _check_version(connection, path)
     if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         raise StoreOpenError(f"The store {path} is damaged: restore it from your backup")
     connection.execute("PRAGMA journal_mode = WAL")
@@ -386,6 +472,15 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("COMMIT")
 
 
+def _not_writable(path: Path) -> str:
+    return f"The store {path} cannot be written: check the owner and mode of the file and its folder"
+
+
+def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+    if connection.execute("PRAGMA user_version").fetchone()[0] > SCHEMA_VERSION:
+        raise StoreOpenError(f"The store {path} was written by a newer version of Zoomgate: upgrade this one")
+
+
 def _explain(path: Path, error: sqlite3.Error) -> str:
     match getattr(error, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
@@ -395,20 +490,28 @@ def _explain(path: Path, error: sqlite3.Error) -> str:
                 f"The store {path} cannot be written (the disk is full or failing): make room and start again"
             )
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-            return f"The store {path} cannot be written: check the owner and mode of the file and its folder"
+            return _not_writable(path)
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return f"The store {path} is locked by another process: stop that one, or wait until it is done"
         case _:
-            return (
-                f"The store {path} cannot be opened ({getattr(error, 'sqlite_errorname', 'unknown error')})"
-            )
+            return f"The store {path} cannot be opened ({_name_of(error)}): look at the name in SQLite's documentation"
 
 
-def _file_system(folder: Path) -> str:
-    """Name the file system of a folder, or give an empty string where that cannot be told."""
+def _name_of(error: sqlite3.Error) -> str:
+    """Name an error: its text could hold paths and values. Those that Python's own code raises have no name of SQLite's."""
+    return getattr(error, "sqlite_errorname", type(error).__name__)
+
+
+def _text(raw: bytes) -> str:
+    """Decode text: what is damaged is read as other text, which then fits no sealed value, instead of failing the whole query."""
+    return raw.decode("utf-8", "replace")
+
+
+def _file_system(path: Path) -> str:
+    """Name the file system that a file is on, or give an empty string where that cannot be told."""
     try:
-        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
-        resolved = str(folder.resolve())
+        mounts = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+        folder = str(path.resolve().parent)
     except OSError:
         return ""
     best, kind = "", ""
@@ -416,7 +519,7 @@ def _file_system(folder: Path) -> str:
         fields = line.split()
         if len(fields) < 3:
             continue
-        point = fields[1]
-        if len(point) >= len(best) and (resolved == point or resolved.startswith(point.rstrip("/") + "/")):
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1])  # blanks and the like
+        if len(point) >= len(best) and (folder == point or folder.startswith(point.rstrip("/") + "/")):
             best, kind = point, fields[2]
     return kind

@@ -5,7 +5,7 @@ grant, lease, candidates, expiry) is decided by the core on what it read; the co
 conflict. A store sees sealed bytes only, so plaintext cannot reach it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -30,8 +30,15 @@ class Column(StrEnum):
     KEY_ID = "key_id"
 
 
+CANARY = "canary"
+"""Subject of the record by which a start proves its key ring: see `canary.prove`."""
+
 TOMBSTONE_STATE = "DISCONNECTED"
 """Records in this state do not take part in the uniqueness of `zoom_user_id`."""
+
+
+KEYED = (Kind.USER, Kind.STATE)
+"""Kinds whose records have to be opened by the key ring of every process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,8 @@ class Record:
     Attributes:
         key: Its name.
         value: Opaque bytes, at most 64 KiB: never interpreted, compared or changed by a store.
-        rev: Revision. Ignored on the way in; a store never gives the same revision twice for one key, not even after a delete.
+        rev: Revision, never 0. Ignored on the way in; a store never gives the same revision twice for one key, not even after a
+            delete. One that was damaged reads as another number, at which the record can be replaced.
         state: State of a connection, else empty.
         key_id: Id of the key that sealed the value, else empty.
         zoom_user_id: Unique per app among records that are no tombstones; None takes no part.
@@ -87,6 +95,36 @@ class Change:
     rev: int
     state: str
     changed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """By what the records of one app are sealed.
+
+    Attributes:
+        canary: The record by which a start proves its key ring, or None.
+        key_ids: Ids of the keys that sealed connections and pending authorizations.
+    """
+
+    canary: Record | None
+    key_ids: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a store looks like to somebody who changes nothing.
+
+    Attributes:
+        shown: Its path, or its address without users, hosts and options.
+        users: How many records of connections there are.
+        sealed: The apps that have records, and by what those are sealed.
+        replicated: Whether the loss of one disk is no loss.
+    """
+
+    shown: str
+    users: int
+    sealed: Mapping[str, Sealed]
+    replicated: bool = False
 
 
 class StoreError(Exception):
@@ -164,7 +202,7 @@ class RecordStore(Protocol):
         ...
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
-        """Count the records of a kind by the values of a column."""
+        """Count the records of a kind by the values of a column; a value that is no text counts as the empty one."""
         ...
 
     async def apps(self) -> Sequence[str]:

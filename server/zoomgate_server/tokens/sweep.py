@@ -7,7 +7,7 @@ faster is read again. So nothing is lost, and a sweep that was interrupted goes 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
+from zoomgate_server.errors import RecordFault
 from zoomgate_server.tokens import canary
 from zoomgate_server.tokens.cipher import Ring
 from zoomgate_server.tokens.pages import each, pages
@@ -62,7 +62,7 @@ async def _seal_anew(store: RecordStore, vault: Vault, record: Record | None, sw
     while record is not None:
         try:
             opened = vault.open(record)
-        except (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported) as error:
+        except RecordFault as error:
             swept.failed[name_of(record.key)] = error.message
             return
         if (key_id_of(record.value), record.key_id) == (vault.key_id, vault.key_id) and version_of(

@@ -38,13 +38,5 @@ class WebhookStore:
         record = Record(key=key, value=value, key_id=key_id_of(value), expire_at=now + REMEMBERED_SECONDS)
         await self._store.put(record, 0 if found is None else found.rev)
 
-    async def clean(self, limit: int = 200) -> int:
-        """Delete up to `limit` that need not be remembered any more, and say how many."""
-        _, now = await self._store.get(self._key(b""))
-        expired = await self._store.page(self._app, Kind.WEBHOOK, expire_before=now, limit=limit)
-        for record in expired:
-            await self._store.delete(record.key, record.rev)
-        return len(expired)
-
     def _key(self, body: bytes) -> RecordKey:
         return RecordKey(self._app, Kind.WEBHOOK, hashlib.sha256(body).hexdigest())

@@ -1,5 +1,6 @@
 """The HTTP server: consent in the browser, health, metrics."""
 
+import asyncio
 import re
 import secrets
 import socket
@@ -16,6 +17,7 @@ from zoomgate_server.errors import (
     CodeRefused,
     IdentityMismatch,
     InvalidState,
+    StoreUnavailable,
     ZoomBadResponse,
     ZoomgateError,
 )
@@ -30,6 +32,9 @@ MAX_REQUEST_LINE = 8 * 1024
 
 MAX_PARAMETER = 2048
 """Characters of one query parameter."""
+
+OPEN_SECONDS = 10.0
+"""How long pages about consents wait for a service that is starting: a code that Zoom sends back comes once."""
 
 _COOKIE = "zoomgate-browser"
 _COOKIE_SECONDS = 900
@@ -59,13 +64,12 @@ _log = logs.get("zoomgate.web")
 class WebServer:
     """Serves what browsers open and Zoom calls: the `/oauth/` pages, `/healthz`, `/readyz`, `/metrics`, `/webhooks/zoom`.
 
+    It may start before the store is there: `/healthz` answers from then on, and `/readyz` says what is waited for.
+
     Args:
-        authorizations: Begins and completes.
         metrics: What `/metrics` shows; requests are counted there too.
-        before_metrics: Brings up to date what is not counted as it happens.
         pages: What people see.
-        webhooks: Takes Zoom's events; if it has no secret for them, that path is unknown.
-        ready: Tells whether calls can be served.
+        hears_events: Whether there is a secret for Zoom's events; else their path is unknown.
         secure: Whether browsers come over https: the cookie then is `Secure` and has the `__Host-` prefix, and browsers are told to stay
             with https (HSTS).
         trusted_proxies: Networks of the proxies in front. Where there are any, pages are for browsers that come through them, and metrics
@@ -75,22 +79,21 @@ class WebServer:
     def __init__(
         self,
         *,
-        authorizations: Authorizations,
         metrics: Metrics,
-        before_metrics: Callable[[], Awaitable[None]],
         pages: Pages,
-        webhooks: Webhooks,
-        ready: Callable[[], bool],
+        hears_events: bool,
         secure: bool,
         trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
     ) -> None:
-        self._authorizations = authorizations
         self._metrics = metrics
-        self._before_metrics = before_metrics
         self._pages = pages
-        self._webhooks = webhooks
-        self._ready = ready
+        self._hears_events = hears_events
         self._secure = secure
+        self._authorizations: Authorizations | None = None
+        self._webhooks: Webhooks | None = None
+        self._before_metrics: Callable[[], Awaitable[None]] | None = None
+        self._opened = asyncio.Event()
+        self._not_ready = "store"
         self._proxies = tuple(trusted_proxies)
         self._cookie = f"__Host-{_COOKIE}" if secure else _COOKIE
         self._runner: web.AppRunner | None = None
@@ -105,7 +108,7 @@ class WebServer:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._render_metrics)
-        if self._webhooks.listens:
+        if self._hears_events:
             app.router.add_post(WEBHOOKS, self._webhook)
         runner = web.AppRunner(
             app,
@@ -121,8 +124,31 @@ class WebServer:
         self._runner = runner
         await web.SockSite(runner, listener).start()
 
+    def open(
+        self,
+        authorizations: Authorizations,
+        webhooks: Webhooks,
+        before_metrics: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Serve pages about consents, and take Zoom's events, from now on.
+
+        Args:
+            authorizations: Begins and completes.
+            webhooks: Takes events.
+            before_metrics: Brings up to date what is not counted as it happens.
+        """
+        self._authorizations = authorizations
+        self._webhooks = webhooks
+        self._before_metrics = before_metrics
+        self._opened.set()
+
+    def say_ready(self, why_not: str = "") -> None:
+        """Let `/readyz` say that calls can be served, or why not: one word."""
+        self._not_ready = why_not
+
     async def stop(self) -> None:
-        """Finish what is being served and stop listening."""
+        """Finish what is being served and stop listening. Idempotent."""
+        self._opened.set()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -195,7 +221,7 @@ class WebServer:
         if not ticket:
             return _redirect("bad_request")
         try:
-            user_email = await self._authorizations.whose(ticket)
+            user_email = await (await self._when_open()).whose(ticket)
         except ZoomgateError as error:
             return _redirect(_outcome(error))
         way = f"/oauth/continue?{urlencode({'ticket': ticket})}"
@@ -208,7 +234,7 @@ class WebServer:
             return _redirect("bad_request")
         cookie = self._browser_cookie(request) or secrets.token_urlsafe(32)
         try:
-            start = await self._authorizations.start_in_browser(ticket, cookie)
+            start = await (await self._when_open()).start_in_browser(ticket, cookie)
         except ZoomgateError as error:
             return _redirect(_outcome(error))
         response = web.Response(status=303, headers={"Location": start.zoom_url})
@@ -231,7 +257,7 @@ class WebServer:
         if state is None or code is None or error is None or bool(code) == bool(error):
             return _redirect("bad_request")
         try:
-            done = await self._authorizations.callback(state, code, self._browser_cookie(request))
+            done = await (await self._when_open()).callback(state, code, self._browser_cookie(request))
         except ZoomgateError as failure:
             _log.info("oauth.callback_failed", reason=type(failure).__name__)
             return _redirect(_outcome(failure))
@@ -250,7 +276,7 @@ class WebServer:
         user_email, scopes = "", tuple[str, ...]()
         if view and cookie:
             try:
-                shown = await self._authorizations.view(view, cookie)
+                shown = await (await self._when_open()).view(view, cookie)
                 user_email, scopes = shown.user_email, shown.scopes if name == "connected" else ()
             except ZoomgateError:
                 pass  # the page says less then
@@ -258,20 +284,39 @@ class WebServer:
         return web.Response(status=outcome.status, text=page, content_type="text/html")
 
     async def _webhook(self, request: web.Request) -> web.StreamResponse:
+        if self._webhooks is None:
+            return web.Response(status=503)  # Zoom comes again
         return await answer_webhook(self._webhooks, request, self._client(request))
 
     async def _healthz(self, _request: web.Request) -> web.StreamResponse:
         return web.Response(text="ok\n")
 
     async def _readyz(self, _request: web.Request) -> web.StreamResponse:
-        ready = self._ready()
-        return web.Response(status=200 if ready else 503, text="ready\n" if ready else "not ready\n")
+        if self._not_ready:
+            return web.Response(status=503, text=f"not ready: {self._not_ready}\n")
+        return web.Response(text="ready\n")
 
     async def _render_metrics(self, _request: web.Request) -> web.StreamResponse:
-        await self._before_metrics()
+        if self._before_metrics is not None:
+            await self._before_metrics()
         return web.Response(
             body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
+
+    async def _when_open(self) -> Authorizations:
+        """Give what begins and completes consents.
+
+        Raises:
+            StoreUnavailable: The service is not that far yet.
+        """
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                await self._opened.wait()
+        except TimeoutError:
+            pass  # told below
+        if self._authorizations is None:
+            raise StoreUnavailable("Zoomgate is starting: try again in a moment")
+        return self._authorizations
 
     def _browser_cookie(self, request: web.Request) -> str:
         """Give this browser's cookie, or an empty string if it has none of ours."""

@@ -240,6 +240,7 @@ class TestDoctor:
         (data / "zoomgate.db").write_text("no database" * 100)
         (data / "keys.json").write_text("{}")
         (data / "keys.json").chmod(0o644)
+        (data / "audit.jsonl").mkdir()
         (folder / "callers.toml").write_text("[[callers]]\nname = 1\n")
         result = zoomgate(
             "doctor", "--json", "--data-dir", "data", environ={"ZOOMGATE_CALLERS": "callers.toml"}
@@ -248,6 +249,7 @@ class TestDoctor:
         assert result.exit_code == 1
         assert {name for name, row in found.items() if row["result"] == "failure"} == {
             "store",
+            "audit trail",
             "key ring",
             "callers",
         }
@@ -296,6 +298,46 @@ class TestDoctor:
         before = sorted(path.name for path in (folder / "data").iterdir())
         done(await command("doctor", "--data-dir", "data"))
         assert sorted(path.name for path in (folder / "data").iterdir()) == before
+
+    @pytest.mark.parametrize("kind", ["sqlite", "mongodb"])
+    async def test_whether_the_ring_opens_the_store_is_told(
+        self, folder: Path, kind: str, request: pytest.FixtureRequest
+    ) -> None:
+        """Of one's own app; a ring that does not, or has the right id and the wrong key, fails with what to do, before a start does."""
+        keyfile.create(folder / "ring")
+        environ = {"ZOOMGATE_DATA_DIR": "data", "ZOOMGATE_KEYS": "ring"}
+        if kind == "mongodb":
+            environ["ZOOMGATE_STORE"] = request.getfixturevalue("mongodb_uri")
+
+        async def ring_row() -> tuple[str, str]:
+            result = await command("doctor", "--json", environ=environ)
+            row = next(
+                row for row in map(json.loads, result.stdout.splitlines()) if row["check"] == "key ring"
+            )
+            assert result.exit_code == (row["result"] == "failure")
+            return row["result"], row["text"]
+
+        if kind == "mongodb":
+            assert (await ring_row())[1].endswith("the store has nothing of this app yet")
+        async with running(folder / "data", environ=environ) as zoomgate:
+            await zoomgate.connect()
+            assert (await ring_row())[1].endswith("it opens the store")
+        right = (folder / "ring").read_bytes()
+        (folder / "ring").unlink()
+        keyfile.create(folder / "ring")
+        result, text = await ring_row()
+        assert result == "failure"
+        assert "is not in the key ring: put the key file back that has it (ZOOMGATE_KEYS is ring)" in text
+        ids = [json.loads(content)["keys"][0]["id"] for content in (right, (folder / "ring").read_bytes())]
+        (folder / "ring").write_bytes(
+            (folder / "ring").read_bytes().replace(ids[1].encode(), ids[0].encode())
+        )
+        result, text = await ring_row()
+        assert result == "failure"
+        assert "put the key file back that the store was made with" in text
+        environ |= APP | {"ZOOMGATE_ZOOM_OAUTH_URL": "http://127.0.0.1:1/oauth"}
+        result = await command("doctor", "--json", environ=environ)
+        assert "the store has nothing of this app yet" in result.stdout
 
     def test_what_cannot_be_looked_at_fails(self) -> None:
         """A folder or store that the system does not let anybody look at is a failure, and not taken for one that is not made yet."""

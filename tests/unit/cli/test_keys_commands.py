@@ -111,7 +111,7 @@ class TestRotate:
         """Before the first start there is nothing to seal anew, and no store is made."""
         done(zoomgate("keys", "new"))
         assert "There is no store yet" in done(zoomgate("keys", "rotate", "--now"))
-        assert [path.name for path in Path("data").iterdir()] == ["keys.json"]
+        assert {path.name for path in Path("data").iterdir()} == {"keys.json", "audit.jsonl"}
 
     def test_of_rotations_at_once_one_is_carried_out(self, folder: Path) -> None:
         """One key is added; who comes second is told to come back, and does not let seal what others do not know yet."""
@@ -210,7 +210,7 @@ class TestRetire:
             "2 record(s) of kind user",
             "record(s) of kind state",
             "1 record(s) of kind canary",
-            "1 record(s) of kind meta",
+            "2 record(s) of kind meta",
         ):
             assert what in text
         assert "zoomgate keys sweep" in text

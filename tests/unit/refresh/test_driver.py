@@ -93,6 +93,7 @@ class World:
             journal=self.journal,
             clock=SystemClock(),
             metrics=self.metrics,
+            audit=lambda _event: None,
             forced_interval=60.0,
             max_refreshes=max_refreshes,
         )

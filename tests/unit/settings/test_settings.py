@@ -353,6 +353,8 @@ def test_a_browser_is_sent_to_named_places_only(tmp_path: Path) -> None:
         ("ZOOMGATE_DEFAULT_TOPIC", ["x" * 201, "a\nb", "a\u202eb"]),
         ("ZOOMGATE_LOG_LEVEL", ["INFO", "loud"]),
         ("ZOOMGATE_LOG_FORMAT", ["xml"]),
+        ("ZOOMGATE_AUDIT", ["off", "stdout", "-"]),
+        ("ZOOMGATE_AUDIT_REQUIRED", ["true", "no"]),
         ("ZOOMGATE_REFLECTION", ["true", "yes"]),
     ],
 )

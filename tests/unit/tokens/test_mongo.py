@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import bson
 import pytest
+from bson.datetime_ms import DatetimeMS
 from pymongo import MongoClient
 from structlog.testing import capture_logs
 
@@ -426,6 +428,17 @@ async def test_a_damaged_document_is_not_absent(mongodb_uri: str) -> None:
     page = await store.page("app", Kind.USER, limit=10)
     assert [(row.key.subject, row.value) for row in page] == [("empty", b""), ("whole", b"1"), ("wrong", b"")]
     assert (await store.get(replace(KEY, subject="wrong")))[0] == page[2]
+    await store.close()
+
+
+async def test_text_that_is_none_and_dates_of_no_calendar_are_read(mongodb_uri: str) -> None:
+    """One such document would else fail every list, and every look at what changed. The server of the tests lets none in."""
+    store = await MongoStore.open(mongodb_uri)
+    document = {"_id": "user:3:app:monica@example.com", "app": "app", "kind": "user", "subject": KEY.subject}
+    raw = bson.encode(document | {"state": "ACTIVE", "expire_date": DatetimeMS(10**17), "rev": 7})
+    damaged = bson.decode(raw.replace(b"ACTIVE", b"ACTI\xff\xfe"), store._records.codec_options)
+    found = mongo._record(KEY, damaged)
+    assert (found.rev, found.state) == (7, "ACTI\ufffd\ufffd")
     await store.close()
 
 

@@ -104,7 +104,7 @@ def test_a_key_that_is_nowhere_is_unavailable(path: Path, tmp_path: Path) -> Non
     assert missing.value.metadata["key_id"] == other.primary_id
 
 
-@pytest.mark.parametrize("damage", ["gone", "torn", "open to others", "another secret"])
+@pytest.mark.parametrize("damage", ["gone", "torn", "open to others", "another secret", "another ring"])
 def test_a_file_that_cannot_be_used_leaves_the_ring_in_place(
     path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +120,9 @@ def test_a_file_that_cannot_be_used_leaves_the_ring_in_place(
             path.write_bytes(whole[:40])
         case "open to others":
             path.chmod(0o644)
+        case "another ring":
+            path.unlink()
+            keyfile.create(path)
         case "another secret":
             path.unlink()
             keyfile.create(path)

@@ -1,13 +1,15 @@
 """What is particular to the SQLite store: files, modes, refusals."""
 
+import asyncio
 import sqlite3
 import stat
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from zoomgate_server.tokens.sqlite import SqliteStore
+from zoomgate_server.tokens.sqlite import FEW, SqliteStore
 from zoomgate_server.tokens.store import Kind, Record, RecordKey, StoreError, StoreOpenError
 
 RECORD = Record(key=RecordKey("app", Kind.META, "x"), value=b"v")
@@ -90,4 +92,59 @@ async def test_a_locked_file_is_a_store_error(tmp_path: Path, monkeypatch: pytes
     other.execute("ROLLBACK")
     other.close()
     assert await store.put(RECORD, 0)
+    await store.close()
+
+
+async def test_who_waits_behind_others_for_too_long_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operation that has not begun in time fails and never begins; the one that has begun goes on."""
+    store = await SqliteStore.open(tmp_path / "s.db", time.time)
+    monkeypatch.setattr("zoomgate_server.tokens.sqlite.WAIT_SECONDS", 0.05)
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        began.set()
+        go_on.wait()
+        return "done"
+
+    first = asyncio.create_task(store._run(slow))
+    await asyncio.to_thread(began.wait)
+    for call in (store.get(RECORD.key), store.put(RECORD, 0)):
+        with pytest.raises(StoreError, match="too slow"):
+            await call
+    go_on.set()
+    assert await first == "done"
+    assert (await store.get(RECORD.key))[0] is None
+    await store.close()
+
+
+async def test_few_and_many_that_are_due_are_read_in_the_same_order(tmp_path: Path) -> None:
+    """Whether the due ones are found by their index or among all records, the pages are the same."""
+    store = await SqliteStore.open(tmp_path / "zoomgate.db", lambda: 0.0)
+    subjects = [f"{(number * 7919) % (2 * FEW):05}" for number in range(2 * FEW)]
+    with sqlite3.connect(tmp_path / "zoomgate.db") as connection:
+        connection.executemany(
+            "INSERT INTO record VALUES ('app', 'user', ?, x'', 1, ?, '', NULL, 0.0, ?, ?)",
+            (
+                (subject, "ACTIVE" if number % 3 else "DISCONNECTED", float(number), float(number))
+                for number, subject in enumerate(subjects)
+            ),
+        )
+    for before in (0, 1, FEW - 1, FEW, FEW + 1, 2 * FEW):
+        expected = sorted(
+            subject for number, subject in enumerate(subjects) if number < before and number % 3
+        )
+        for column in ("due_before", "expire_before"):
+            found: list[str] = []
+            while page := await store.page(
+                "app",
+                Kind.USER,
+                states=["ACTIVE"],
+                after=found[-1] if found else "",
+                limit=300,
+                **{column: before},
+            ):
+                found += [record.key.subject for record in page]
+            assert found == expected
     await store.close()

@@ -184,8 +184,9 @@ class Connection(google.protobuf.message.Message):
 
     @property
     def next_refresh_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """From when on a call to Zoom refreshes the access token first: two minutes before `access_expire_time`. Past times are normal: nobody
-        has called since. Unset unless the state is STATE_ACTIVE.
+        """From when on a call to Zoom refreshes the access token first: two minutes before `access_expire_time`. A token that is in use may be
+        refreshed by the service itself up to three minutes earlier. Past times are normal: nobody has called since. Unset unless the state is
+        STATE_ACTIVE.
         """
 
     def __init__(

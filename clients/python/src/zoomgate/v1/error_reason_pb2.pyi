@@ -179,6 +179,11 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
 
     Example: {"reason": "INTERNAL", "domain": "zoomgate", "metadata": {"request_id": "0d2b7a1c"}}
     """
+    ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 31
+    """UNAVAILABLE with RetryInfo. The audit trail cannot be written, so no token is handed out; an operator has to act.
+
+    Example: {"reason": "AUDIT_UNAVAILABLE", "domain": "zoomgate", "metadata": {}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the vocabulary of `google.rpc.ErrorInfo.reason`. Every error that Zoomgate itself answers carries an
@@ -342,5 +347,10 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 30
 """INTERNAL. Anything else. `request_id` finds it in the server's log.
 
 Example: {"reason": "INTERNAL", "domain": "zoomgate", "metadata": {"request_id": "0d2b7a1c"}}
+"""
+ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 31
+"""UNAVAILABLE with RetryInfo. The audit trail cannot be written, so no token is handed out; an operator has to act.
+
+Example: {"reason": "AUDIT_UNAVAILABLE", "domain": "zoomgate", "metadata": {}}
 """
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

@@ -1,0 +1,73 @@
+"""The audit trail for commands that change keys, callers or the store."""
+
+import os
+import pwd
+from types import TracebackType
+
+from zoomgate_server.audit import AuditTrail
+from zoomgate_server.cli.output import fail
+from zoomgate_server.clock import SystemClock
+from zoomgate_server.errors import AuditUnavailable
+from zoomgate_server.logs import plain
+from zoomgate_server.rpc_context import AuditEvent
+from zoomgate_server.settings import Settings
+
+
+class Audited:
+    """The trail of the settings, opened before a command changes anything: what cannot be told is not done.
+
+    Where the folder of the trail's file does not exist yet, no service has ever run there, and nothing is written.
+
+    Args:
+        loaded: The settings, or None where a command works without any.
+    """
+
+    def __init__(self, loaded: Settings | None) -> None:
+        self._path = None if loaded is None else loaded.audit_path
+        self._trail: AuditTrail | None = None
+        if loaded is None or (self._path is not None and not self._path.parent.is_dir()):
+            return
+        try:
+            self._trail = AuditTrail(self._path, key=b"", clock=SystemClock(), on_lost=lambda: None)
+        except OSError as error:
+            fail(
+                f"ZOOMGATE_AUDIT: {self._path} cannot be written ({error.strerror}), so nothing was changed:"
+                " run this as the service's user, or name a file that can"
+            )
+
+    def __enter__(self) -> "Audited":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._trail is not None:
+            self._trail.close()
+
+    def tell(self, action: str, outcome: str = "ok", **details: str | int) -> None:
+        """Write what was done; the command ends with a failure if that is not possible any more."""
+        self.pass_on(AuditEvent(action, outcome, "", "", "", "", details=details))
+
+    def pass_on(self, event: AuditEvent) -> None:
+        """Write what was done, by who runs the command; it ends with a failure if that is not possible any more."""
+        if self._trail is None:
+            return
+        try:
+            self._trail.require(event._replace(principal=_user(), on_behalf_of=_behind(), role="operator"))
+        except AuditUnavailable:
+            fail(
+                f"{event.action} was done, and {self._path} does not tell so: make room, and note it yourself"
+            )
+
+
+def _user() -> str:
+    """Give who runs the command, by the name that the system has for it."""
+    try:
+        return plain(pwd.getpwuid(os.geteuid()).pw_name)
+    except KeyError:
+        return f"uid {os.geteuid()}"
+
+
+def _behind() -> str:
+    """Give who became another user by sudo."""
+    return plain(os.environ.get("SUDO_USER", ""))[:64]

@@ -1,0 +1,24 @@
+"""A year of upkeep in virtual time (tests/histories/year.py): nobody's grant dies, and Zoom never hears of too many at once."""
+
+import pytest
+
+from histories.year import DAYS, PER_MINUTE, PROCESSES, year
+
+USERS = 300
+"""A year has as many looks for few people as for many; `make year` has 10,000."""
+
+
+@pytest.mark.timeout(600)
+def test_nobody_is_lost_in_a_year() -> None:
+    """People who never call stay connected over restarts, outages of Zoom and the store, and weeks without a service; nobody storms."""
+    found = year(USERS)
+    assert (found.died, found.doubled, found.connected) == (0, 0, USERS)
+    assert found.oldest < 75
+    assert found.per_minute <= PROCESSES * (PER_MINUTE + 1)
+    assert found.ahead > USERS * DAYS / 60
+
+
+@pytest.mark.timeout(600)
+def test_the_year_finds_a_service_that_keeps_nobody_alive() -> None:
+    """Without upkeep most people who never call are lost in the same year."""
+    assert year(50, per_minute=0).died > 25

@@ -1,0 +1,265 @@
+"""`zoomgate audit`, and the lines of commands that change something."""
+
+import gzip
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command_line import command, done, refused, zoomgate
+from harness import MONICA, OMAR, running
+from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate_server.cli import audited
+from zoomgate_server.tokens import keyfile
+
+OLD, NEW = "2020-01-07T09:00:00.123Z", "2020-01-08T09:00:00.123Z"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in; the data folder in it is the one of the settings."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZOOMGATE_DATA_DIR", "data")
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    return tmp_path
+
+
+def line(when: str = OLD, action: str = "token.given", user: str = MONICA, **fields: Any) -> str:
+    return json.dumps(
+        {"time": when, "action": action, "outcome": "ok", "principal": "calendar", "user": user} | fields,
+        separators=(",", ":"),
+    )
+
+
+def write(*texts: str, name: str = "audit.jsonl") -> Path:
+    path = Path("data") / name
+    path.parent.mkdir(exist_ok=True)
+    text = "".join(f"{text}\n" for text in texts).encode()
+    path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    return path
+
+
+def shown(*arguments: str) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in done(zoomgate("audit", "show", "--json", *arguments)).splitlines()]
+
+
+class TestShow:
+    """`zoomgate audit show`."""
+
+    def test_lines_are_chosen(self) -> None:
+        """By person, caller, action or its beginning, time and fingerprint, each alone and together."""
+        write(
+            line(OLD, access_fingerprint="aa"),
+            line(NEW, user=OMAR, refresh_fingerprint="bb"),
+            line(NEW, action="keys.added", user="", principal="root"),
+        )
+        for arguments, count in (
+            ([], 3),
+            (["--user", MONICA], 1),
+            (["--principal", "root"], 1),
+            (["--action", "token.given"], 2),
+            (["--action", "keys"], 1),
+            (["--since", "2020-01-08T09:00:00+00:00"], 2),
+            (["--until", "2020-01-08T09:00:00Z"], 1),
+            (["--since", "2020-01-07T10:00:00.123+01:00", "--until", "2020-01-07T09:00:01Z"], 1),
+            (["--fingerprint", "aa"], 1),
+            (["--fingerprint", "bb", "--user", OMAR], 1),
+        ):
+            assert len(shown(*arguments)) == count, arguments
+
+    def test_nothing_found_is_an_answer(self) -> None:
+        """Nothing of that kind exits with 3, and so does a trail that is not there."""
+        assert "There is no data/audit.jsonl" in refused(zoomgate("audit", "show"), 3)
+        write(line())
+        assert "nothing of that kind" in refused(zoomgate("audit", "show", "--user", OMAR), 3)
+
+    def test_lines_are_for_people_unless_told_otherwise(self) -> None:
+        """The table has who, what, about whom and the rest; what a terminal would obey is escaped."""
+        write(line(details={"file": "x\x1b[31m"}, generation=7, request_id="r1"), line(principal=""))
+        said = done(zoomgate("audit", "show"))
+        assert said.splitlines()[0].split() == ["TIME", "ACTION", "OUTCOME", "BY", "FOR", "USER", "MORE"]
+        assert "generation=7 file=x\\x1b[31m request=r1" in said
+        assert "(unknown)" in said
+
+    def test_rotated_files_are_read_the_oldest_first(self) -> None:
+        """What logrotate made of the file, compressed or not, comes before it, in the order of their last changes."""
+        for age, name in ((3, "audit.jsonl.2.gz"), (2, "audit.jsonl-20300107"), (1, "audit.jsonl.1")):
+            path = write(line("2090-01-01T00:00:00Z", request_id=name), name=name)
+            os.utime(path, (time.time() - age * 86_400,) * 2)
+        write(line("2090-01-01T00:00:00Z", request_id="now"))
+        write(line(request_id="other"), name="other.jsonl")
+        names = ["audit.jsonl.2.gz", "audit.jsonl-20300107", "audit.jsonl.1", "now"]
+        assert [found["request_id"] for found in shown()] == names
+        assert [found["request_id"] for found in shown("--since", "36h")] == names[2:]
+        assert [found["request_id"] for found in shown("data/other.jsonl", "data/audit.jsonl.1")] == [
+            "other",
+            "audit.jsonl.1",
+        ]
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            '{"time":"2020-01-07T09:0',
+            "no line",
+            "[]",
+            "null",
+            "\x00" * 100,
+            '{"time":7,"action":"x"}',
+            '{"time":"2020-01-07T09:00:00Z"}',
+            '{"time":"2020-01-07T09:00:00Z","action":7}',
+            "[" * 100_000,
+            "x" * 200_000,
+            '{"time":"2020-01-07T09:00:00","action":"x"}',
+        ],
+        ids=lambda text: text[:12].strip("\x00") or "zeros",
+    )
+    def test_a_damaged_line_is_named_and_left_out(self, damage: str) -> None:
+        """The lines around it are shown, and standard error has file and number."""
+        write(line(request_id="1"), damage, line(request_id="3"))
+        result = zoomgate("audit", "show", "--json")
+        assert [json.loads(text)["request_id"] for text in done(result).splitlines()] == ["1", "3"]
+        assert "data/audit.jsonl:2 is damaged, and was left out" in result.stderr
+
+    def test_a_line_behind_a_torn_one_is_found(self) -> None:
+        """A whole line that follows the rest of one for which there was no room is shown, and the place is named."""
+        write(line(request_id="1"), line(request_id="torn")[:50] + line(request_id="2"))
+        result = zoomgate("audit", "show", "--json")
+        assert [json.loads(text)["request_id"] for text in done(result).splitlines()] == ["1", "2"]
+        assert "data/audit.jsonl:2 is damaged" in result.stderr
+
+    def test_a_trail_in_the_log_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With ZOOMGATE_AUDIT=log there is no file to read, and that is said."""
+        monkeypatch.setenv("ZOOMGATE_AUDIT", "log")
+        assert "among the lines of the log" in refused(zoomgate("audit", "show"))
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--since", "yesterday"],
+            ["--since", "2020-01-07T09:00:00"],
+            ["--action", "tokens"],
+            ["missing.jsonl"],
+        ],
+    )
+    def test_wrong_usage_is_said(self, arguments: list[str]) -> None:
+        """A time without a zone, an action that there is not, and a file that is not there exit with 2."""
+        write(line())
+        refused(zoomgate("audit", "show", *arguments), 2)
+
+
+class TestFingerprint:
+    """`zoomgate audit fingerprint`."""
+
+    async def test_a_token_that_was_found_leads_to_who_got_it(self) -> None:
+        """The fingerprint of a token, made after a rotation of the keys, finds the line of its hand-out; that of another finds none."""
+        async with running(Path("data")) as service:
+            await service.connect()
+            token = (await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))).token
+        done(await command("keys", "rotate", "--now"))
+        for secret in (token.access_token, token.refresh_token):
+            mark = done(await command("audit", "fingerprint", answer=f"{secret}\n")).strip()
+            found = await command("audit", "show", "--json", "--fingerprint", mark)
+            actions = [json.loads(text)["action"] for text in done(found).splitlines()]
+            assert actions == ["connection.stored", "token.given"]
+        other = done(await command("audit", "fingerprint", answer="another-token")).strip()
+        refused(await command("audit", "show", "--fingerprint", other), 3)
+
+    @pytest.mark.parametrize("answer", ["", " \n", "two tokens"])
+    def test_one_token_is_read(self, answer: str) -> None:
+        """None and several are refused, and not repeated."""
+        assert "`zoomgate audit fingerprint < file`" in refused(
+            zoomgate("audit", "fingerprint", answer=answer)
+        )
+
+    def test_a_store_that_is_not_there_is_named(self) -> None:
+        """Without ring or store there are no fingerprints; none is made."""
+        refused(zoomgate("audit", "fingerprint", answer="token"))
+        done(zoomgate("keys", "new"))
+        assert "There is no store" in refused(zoomgate("audit", "fingerprint", answer="token"))
+        assert not Path("data/zoomgate.db").exists()
+
+
+class TestCommands:
+    """Commands that change keys, callers or the store."""
+
+    async def test_what_they_did_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each has its line, under the user of the machine and who called sudo, as the page shows it, and without a secret."""
+        monkeypatch.setenv("SUDO_USER", "alice")
+        Path("data").mkdir()
+        done(await command("keys", "new"))
+        first = keyfile.load(Path("data/keys.json")).primary_id
+        async with running(Path("data")) as service:
+            await service.connect()
+        done(await command("keys", "rotate", "--now"))
+        os.utime("data/keys.json", (time.time() - 60,) * 2)
+        done(await command("keys", "sweep"))
+        done(await command("keys", "retire", first))
+        key = done(await command("callers", "add", "calendar", "--role", "service", "--users", "*")).strip()
+        done(await command("store", "backup", "copy.db"))
+        for path in Path("data").glob("zoomgate.db*"):
+            path.unlink()
+        done(await command("store", "restore", "copy.db"))
+        done(await command("store", "upgrade"))
+        lines = [told for told in shown() if told["role"] == "operator"]
+        assert [told["action"] for told in lines] == [
+            "keys.created",
+            "keys.added",
+            "keys.promoted",
+            "keys.swept",
+            "keys.swept",
+            "keys.retired",
+            "callers.added",
+            "store.backed_up",
+            "store.restored",
+            "store.upgraded",
+        ]
+        assert {(told["on_behalf_of"], told["outcome"]) for told in lines} == {("alice", "ok")}
+        assert all(told["principal"] for told in lines)
+        text = Path("data/audit.jsonl").read_text()
+        assert key not in text
+        assert "secret" not in text
+        page = (Path(__file__).parents[3] / "docs/audit.md").read_text()
+        examples = {told["action"]: told for told in map(json.loads, _examples(page))}
+        for told in lines:
+            assert list(examples[told["action"]]) == list(told)
+            assert list(examples[told["action"]]["details"]) == list(told["details"])
+
+    def test_a_trail_that_cannot_be_written_stops_them(self) -> None:
+        """Nothing is changed, and no key printed, where the line could not follow."""
+        Path("data/audit.jsonl").mkdir(parents=True)
+        for arguments in (["keys", "new"], ["callers", "add", "calendar", "--role", "service"]):
+            assert "nothing was changed" in refused(zoomgate(*arguments))
+        assert not Path("data/keys.json").exists()
+        assert not Path("callers.toml").exists()
+
+    def test_a_line_that_finds_no_room_is_a_failure(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was done is said, with what to do, and a key that nobody can trace is not printed."""
+        monkeypatch.setenv("ZOOMGATE_AUDIT", "/dev/full")
+        said = refused(zoomgate("callers", "add", "calendar", "--role", "service"))
+        assert "callers.added was done, and /dev/full does not tell so" in said
+
+    def test_without_a_data_folder_there_is_nothing_to_tell(self) -> None:
+        """A key ring that is made before there is a service leaves no folder behind."""
+        done(zoomgate("keys", "new", "elsewhere.json"))
+        assert not Path("data").exists()
+
+    def test_the_log_gets_the_line_where_the_settings_say_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With ZOOMGATE_AUDIT=log nothing is written to the data folder."""
+        monkeypatch.setenv("ZOOMGATE_AUDIT", "log")
+        done(zoomgate("keys", "new"))
+        assert not Path("data/audit.jsonl").exists()
+
+    def test_a_user_without_a_name_has_a_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In a container whose user the system does not know, the number stands for the name."""
+        Path("data").mkdir()
+        monkeypatch.setattr(os, "geteuid", lambda: 987_654)
+        trail = audited.Audited(None)
+        trail.tell("keys.created")
+        assert audited._user() == "uid 987654"
+
+
+def _examples(page: str) -> list[str]:
+    return [text for text in page.splitlines() if text.startswith('{"time"')]
