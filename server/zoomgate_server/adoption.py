@@ -135,11 +135,64 @@ class Adoption:
             owner=owner,
             begun_by=begun_by,
         )
+        record = await self._adopt(entry, call, fenced=False)
+        if record is None:
+            raise AssertionError("only what is fenced can be superseded")
+        return record
+
+    async def adopt_row(
+        self,
+        tokens: TokenPair,
+        replaced: Replaceable,
+        *,
+        entry_id: str,
+        user_email: str,
+        begun_by: str,
+        issued_now: bool,
+    ) -> ConnectionRecord | None:
+        """Store a pair that is imported from a file, unless the person consented or was disconnected meanwhile.
+
+        Args:
+            tokens: The pair.
+            replaced: What `prepare` found before.
+            entry_id: As in `Entry`; the same every time that this row is imported.
+            user_email: Whose they are to be.
+            begun_by: Who imports.
+            issued_now: Whether Zoom issued them for a token of the file, so that they exist nowhere else. Others are left alone if they
+                are not the user's.
+
+        Returns:
+            The connection, or None if another one came in between, which stays.
+
+        Raises:
+            ZoomgateError: As `adopt`. ZoomBadResponse has the `http_status` of Zoom's answer.
+        """
+        entry = Entry(
+            entry_id=entry_id,
+            origin=Origin.IMPORT,
+            user_email=user_email,
+            grant=replaced.record.grant if replaced.record else "",
+            generation=replaced.generation,
+            tokens=tokens,
+            begun_by=begun_by,
+        )
+        if issued_now:
+            return await self._adopt(entry, None, fenced=True)
+        person = await self._whose(tokens)
+        if person.email != user_email:
+            raise IdentityMismatch("These tokens are of a Zoom user with another e-mail address")
+        record = await self._store(entry, person, fenced=True)
+        if record is not None:
+            self._audit(AuditEvent.unattended("connection.stored", "ok", user_email))
+        return record
+
+    async def _adopt(self, entry: Entry, call: Call | None, *, fenced: bool) -> ConnectionRecord | None:
+        """Keep tokens in the journal until they are stored, or it is clear that nobody should have them. `fenced` as in `_store`."""
         kept = await self._journal.keep(entry)
         try:
-            record = await self._settle(entry, call, fenced=False)
+            record = await self._settle(entry, call, fenced=fenced)
         except (*_RECORD_IN_DOUBT, *_ZOOM_IN_DOUBT) as error:
-            passing = origin is Origin.IMPORT or isinstance(error, _RECORD_IN_DOUBT)
+            passing = entry.origin is Origin.IMPORT or isinstance(error, _RECORD_IN_DOUBT)
             if not (kept and passing):
                 await self._drop(entry)
                 raise
@@ -158,8 +211,6 @@ class Adoption:
             await self._drop(entry)
             raise
         await self._journal.forget(entry.entry_id)
-        if record is None:
-            raise AssertionError("only what is fenced can be superseded")
         return record
 
     async def resume(self, entry: Entry) -> bool:
@@ -169,8 +220,9 @@ class Adoption:
             Whether they are settled: stored, or of no use any more. Else they wait on.
         """
         try:
-            entry = await self._fresh(entry)
-            await self._settle(entry, None, fenced=True)
+            if not await self._is_stored(entry):
+                entry = await self._fresh(entry)
+                await self._settle(entry, None, fenced=True)
         except (*_RECORD_IN_DOUBT, *_ZOOM_IN_DOUBT) as error:
             _log.warning(
                 "adoption.waits", user=entry.user_email, entry=entry.entry_id, error=type(error).__name__
@@ -187,6 +239,15 @@ class Adoption:
         else:
             await self._journal.forget(entry.entry_id)
         return True
+
+    async def _is_stored(self, entry: Entry) -> bool:
+        """Tell whether a connection has the tokens of an entry already: renewing them would end those that it has."""
+        try:
+            found, _ = await self._connections.read_replaceable(entry.user_email)
+        except StoreError:
+            raise ZoomUnavailable("the store does not say what it has") from None
+        record = found.record
+        return record is not None and entry.entry_id in (record.commit_id, *record.earlier_commits)
 
     async def _drop(self, entry: Entry) -> None:
         """Give tokens up for which there is no record to go into."""
@@ -207,9 +268,8 @@ class Adoption:
         tokens = pair_of(
             replace(issued, refresh_token=issued.refresh_token or entry.tokens.refresh_token), now
         )
-        renewed = replace(entry, entry_id=uuid4().hex, tokens=tokens)
-        await self._journal.keep(renewed)
-        await self._journal.forget(entry.entry_id)
+        renewed = replace(entry, tokens=tokens)
+        await self._journal.keep(renewed)  # in the place of the spent ones
         return renewed
 
     async def _settle(self, entry: Entry, call: Call | None, *, fenced: bool) -> ConnectionRecord | None:

@@ -118,7 +118,7 @@ class Journal:
         return await self._run(self._prepare)
 
     async def keep(self, entry: Entry) -> bool:
-        """Write an entry durably. False if that failed; nothing was left behind then."""
+        """Write an entry durably, in the place of one with its id. False if that failed; nothing was changed then."""
         kept = await self._run(self._write, entry)
         (self._observer.journal_written if kept else self._observer.journal_failed)()
         self._observer.journal_entries(len(self._held))
@@ -133,6 +133,10 @@ class Journal:
         """Let go of an entry that this process holds, so that it is claimed again, by whoever comes first."""
         await self._run(self._release, entry_id)
         self._observer.journal_entries(len(self._held))
+
+    def has(self, entry_id: str) -> bool:
+        """Tell whether there is an entry, whoever holds it."""
+        return (self._folder / f"{entry_id}{_SUFFIX}").exists()
 
     async def claim(self) -> list[Entry]:
         """Take over the entries of processes that died. They stay on disk until they are forgotten."""
@@ -187,6 +191,7 @@ class Journal:
             if descriptor >= 0:
                 os.close(descriptor)
             return False
+        self._release(entry.entry_id)  # the file that was in its place
         self._held[entry.entry_id] = descriptor
         return True
 
