@@ -37,6 +37,11 @@ _COMMANDS = {
     "callers": ("zoomgate_server.cli.callers", "callers", "Manage who may call."),
     "keys": ("zoomgate_server.cli.keys", "keys", "Manage the key ring."),
     "store": ("zoomgate_server.cli.store", "store", "Back up, restore and upgrade the store."),
+    "import": (
+        "zoomgate_server.cli.import_",
+        "import_",
+        "Bring in the tokens that other software kept.",
+    ),
     "doctor": ("zoomgate_server.cli.doctor", "doctor", "Check settings, store, keys, callers and Zoom."),
     "completion": (
         "zoomgate_server.cli.completion",
