@@ -41,8 +41,8 @@ TRIES = 5
 FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 1.0, 30.0
 """Pauses after a try that Zoom did not answer: each twice as long as the one before, or as long as Zoom asks, up to the most."""
 
-ENOUGH_UNDONE = 8
-"""So many rows after one another that Zoom did not answer: it is not there, and the import stops."""
+ENOUGH_UNDONE = 3
+"""So many rows after one another for which all tries were in vain: the import stops, since every other row would wait as long."""
 
 STORE_SECONDS = 60.0
 """How long a pair may wait for a store that fails; what Zoom issued is in the journal then."""
