@@ -177,20 +177,22 @@ class Adoption:
             begun_by=begun_by,
         )
         if issued_now:
-            return await self._adopt(entry, None, fenced=True)
+            return await self._adopt(entry, None, fenced=True, found=replaced)
         person = await self._whose(tokens)
         if person.email != user_email:
             raise IdentityMismatch("These tokens are of a Zoom user with another e-mail address")
-        record = await self._store(entry, person, fenced=True)
+        record = await self._store(entry, person, fenced=True, found=replaced)
         if record is not None:
             self._audit(AuditEvent.unattended("connection.stored", "ok", user_email))
         return record
 
-    async def _adopt(self, entry: Entry, call: Call | None, *, fenced: bool) -> ConnectionRecord | None:
-        """Keep tokens in the journal until they are stored, or it is clear that nobody should have them. `fenced` as in `_store`."""
+    async def _adopt(
+        self, entry: Entry, call: Call | None, *, fenced: bool, found: Replaceable | None = None
+    ) -> ConnectionRecord | None:
+        """Keep tokens in the journal until they are stored, or it is clear that nobody should have them; the rest as in `_store`."""
         kept = await self._journal.keep(entry)
         try:
-            record = await self._settle(entry, call, fenced=fenced)
+            record = await self._settle(entry, call, fenced=fenced, found=found)
         except (*_RECORD_IN_DOUBT, *_ZOOM_IN_DOUBT) as error:
             passing = entry.origin is Origin.IMPORT or isinstance(error, _RECORD_IN_DOUBT)
             if not (kept and passing):
@@ -272,7 +274,9 @@ class Adoption:
         await self._journal.keep(renewed)  # in the place of the spent ones
         return renewed
 
-    async def _settle(self, entry: Entry, call: Call | None, *, fenced: bool) -> ConnectionRecord | None:
+    async def _settle(
+        self, entry: Entry, call: Call | None, *, fenced: bool, found: Replaceable | None = None
+    ) -> ConnectionRecord | None:
         """Find out whose tokens these are and store them; None if the record took another way meanwhile (see `_store`)."""
         person = await self._whose(entry.tokens)
         if person.email != entry.user_email:
@@ -281,7 +285,7 @@ class Adoption:
             raise IdentityMismatch(
                 "The person who consented at Zoom has another e-mail address than the user that was asked for"
             )
-        record = await self._store(entry, person, fenced=fenced)
+        record = await self._store(entry, person, fenced=fenced, found=found)
         if record is not None:
             self._audit(_event(call, "connection.stored", "ok", entry.user_email))
         return record
@@ -315,7 +319,9 @@ class Adoption:
         await self._store(theirs, person, fenced=False)
         self._audit(AuditEvent.unattended("connection.rehomed", "ok", person.email))
 
-    async def _store(self, entry: Entry, person: "_Person", *, fenced: bool) -> ConnectionRecord | None:
+    async def _store(
+        self, entry: Entry, person: "_Person", *, fenced: bool, found: Replaceable | None = None
+    ) -> ConnectionRecord | None:
         """Write the connection; goes on until the store has taken it, since the tokens exist nowhere else.
 
         Args:
@@ -323,12 +329,16 @@ class Adoption:
             person: Whose they are.
             fenced: Whether the record may have moved on long ago, as for an entry that was found in the journal: then a consent or an
                 end that came after the tokens stays, and the answer is None.
+            found: What was read a moment ago, to spare the first read; None reads.
         """
         grant = uuid4().hex
         pause = 0.05
         while True:
             try:
-                current, now = await self._connections.read_replaceable(entry.user_email)
+                if found is None:
+                    current, now = await self._connections.read_replaceable(entry.user_email)
+                else:
+                    current, now, found = found, self._connections.now(), None
                 if current.record is not None and current.record.commit_id == entry.entry_id:
                     return current.record
                 if fenced and _moved_on(current, entry):

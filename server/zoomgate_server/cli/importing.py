@@ -48,6 +48,8 @@ from zoomgate_server.zoom.oauth import OAuthClient
 REVOKE_SECONDS = 10.0
 """How long the end waits for Zoom to confirm that tokens of other people are revoked."""
 
+JOURNAL_THREADS = 4
+
 _SHOWN = 10
 """Rows with a flaw that a dry run tells."""
 
@@ -181,7 +183,9 @@ async def _importer(
     for client in (zoom, oauth):
         await client.start()
         stack.push_async_callback(client.close)
-    journal = Journal(loaded.data_dir / "journal", app=app, ring=ring, observer=metrics)
+    journal = Journal(
+        loaded.data_dir / "journal", app=app, ring=ring, observer=metrics, threads=JOURNAL_THREADS
+    )
     stack.push_async_callback(journal.close)
     if not await journal.prepare():
         raise StartError(

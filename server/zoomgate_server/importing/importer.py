@@ -150,13 +150,14 @@ class Importer:
             ZoomgateError: It did not work.
         """
         entry_id = hmac.digest(self._secret, row.refresh_token.encode(), "sha256").hex()[:32]
-        if self._journal.has(entry_id):
+        kept = self._journal.has(entry_id)
+        if kept:
             await self.recover()
         replaced = await self._adoption.prepare(row.user_email)
         settled = self._settled(row, replaced.record, entry_id)
         if settled is not None:
             return settled
-        if self._journal.has(entry_id):
+        if kept and self._journal.has(entry_id):
             raise ZoomUnavailable(
                 "its tokens are in the journal, and Zoom does not say just now whose they are",
                 retry_after=2.0,

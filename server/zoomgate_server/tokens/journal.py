@@ -101,9 +101,10 @@ class Journal:
         app: OAuth origin and client id; entries of another app are not opened.
         ring: Seals and opens.
         observer: Counts.
+        threads: How many entries are written at once: the disk brings several to safety in about the time of one.
     """
 
-    def __init__(self, folder: Path, *, app: str, ring: Ring, observer: Observer) -> None:
+    def __init__(self, folder: Path, *, app: str, ring: Ring, observer: Observer, threads: int = 1) -> None:
         self._folder = folder
         self._app = app
         self._ring = ring
@@ -111,7 +112,7 @@ class Journal:
         self._held: dict[str, int] = {}
         self._damaged: set[str] = set()
         self._closed = False
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        self._executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="journal")
 
     async def prepare(self) -> bool:
         """Make the folder, and find out whether it can be written; what was warned of when it cannot is in the log."""
@@ -152,7 +153,7 @@ class Journal:
             self._executor.shutdown(wait=True)
 
     async def _run(self, work: Callable[..., _T], *arguments: Any) -> _T:
-        """Run work on the journal's thread. A caller that leaves does not stop it."""
+        """Run work on a thread of the journal. A caller that leaves does not stop it."""
         return await asyncio.shield(
             asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
         )
