@@ -133,14 +133,17 @@ def looked_at(folder: Path, rows: int) -> Moved:
 
 def report(folder: Path, rows: int = ROWS, dry_rows: int = DRY_ROWS) -> None:
     """Measure, and print it."""
-    renewed, kept = moved(folder / "renewed", rows, expired=True), moved(folder / "kept", rows, expired=False)
-    few = moved(folder / "few", FEW, expired=True)
+    renewed, kept = (
+        moved(folder / "import-renewed", rows, expired=True),
+        moved(folder / "import-kept", rows, expired=False),
+    )
+    few = moved(folder / "import-few", FEW, expired=True)
     for what, found in (("expired", renewed), ("valid", kept)):
         print(
             f"{found.rows:,} Velo rows with {what} access tokens: {found.rate:,.0f} rows/s in {found.seconds:.1f} s;"
             f" memory {found.mib:.0f} MiB, {found.mib - few.mib:+.1f} MiB against {FEW:,} rows; {shown(found.counts)}"
         )
-    large, small = looked_at(folder / "large", dry_rows), looked_at(folder / "small", FEW)
+    large, small = looked_at(folder / "import-large", dry_rows), looked_at(folder / "import-small", FEW)
     print(
         f"{large.rows:,} Velo rows, dry run: {large.rate:,.0f} rows/s in {large.seconds:.1f} s;"
         f" memory {large.mib:.0f} MiB, {large.mib - small.mib:+.1f} MiB against {FEW:,} rows; {shown(large.counts)}"

@@ -152,6 +152,8 @@ class Adoption:
     ) -> ConnectionRecord | None:
         """Store a pair that is imported from a file, unless the person consented or was disconnected meanwhile.
 
+        A connection that it takes the place of keeps its owner.
+
         Args:
             tokens: The pair.
             replaced: What `prepare` found before.
@@ -167,13 +169,15 @@ class Adoption:
         Raises:
             ZoomgateError: As `adopt`. ZoomBadResponse has the `http_status` of Zoom's answer.
         """
+        record = replaced.record
         entry = Entry(
             entry_id=entry_id,
             origin=Origin.IMPORT,
             user_email=user_email,
-            grant=replaced.record.grant if replaced.record else "",
+            grant=record.grant if record else "",
             generation=replaced.generation,
             tokens=tokens,
+            owner=record.owner if record and record.state is not State.DISCONNECTED else None,
             begun_by=begun_by,
         )
         if issued_now:
@@ -181,10 +185,10 @@ class Adoption:
         person = await self._whose(tokens)
         if person.email != user_email:
             raise IdentityMismatch("These tokens are of a Zoom user with another e-mail address")
-        record = await self._store(entry, person, fenced=True, found=replaced)
-        if record is not None:
+        stored = await self._store(entry, person, fenced=True, found=replaced)
+        if stored is not None:
             self._audit(AuditEvent.unattended("connection.stored", "ok", user_email))
-        return record
+        return stored
 
     async def _adopt(
         self, entry: Entry, call: Call | None, *, fenced: bool, found: Replaceable | None = None

@@ -1,6 +1,7 @@
 """Files that are not as they should be: each row is judged by itself, by its line, and the rest goes on."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -195,6 +196,14 @@ def test_lines_of_our_own_format(lines: Read) -> None:
     assert good == [GOOD[0], GOOD[2]]
     assert list(flaws) == [2, 3, 4, 5, 7]
     assert flaws[2].endswith(": acess_token")
+
+
+def test_the_documented_line(lines: Read) -> None:
+    """The example of docs/importing.md is a row, and it has every field that there is."""
+    page = (Path(__file__).parents[2] / "docs/importing.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^```json\n(.+)\n```$", page, re.MULTILINE)
+    assert lines(line.replace("…", "opaque")) == (["monica@example.com"], {})
+    assert json.loads(line).keys() == formats.LINE_KEYS
 
 
 def test_nango_without_credentials(nango: Read) -> None:

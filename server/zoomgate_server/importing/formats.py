@@ -15,7 +15,8 @@ from zoomgate_server.importing.text import MAX_ROW, Lines, opened
 _DELIMITERS = ",;\t"
 _SHOWN_NAME = re.compile(r"[A-Za-z_ .-]{1,30}")
 _NO_OBJECT = f"it is no JSON object of at most {MAX_ROW} characters"
-_LINE_KEYS = frozenset({"user_email", "access_token", "refresh_token", "scope", "expires_at", "updated_at"})
+LINE_KEYS = frozenset({"user_email", "access_token", "refresh_token", "scope", "expires_at", "updated_at"})
+"""Fields of a line of our own format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +179,9 @@ def _line_objects(text: TextIO) -> Iterator[Row | Flaw]:
         if value is None:
             yield Flaw(number, line, "", _NO_OBJECT)
             continue
-        unknown = value.keys() - _LINE_KEYS
+        unknown = value.keys() - LINE_KEYS
         if unknown:
-            known = ", ".join(sorted(_LINE_KEYS))
+            known = ", ".join(sorted(LINE_KEYS))
             yield Flaw(
                 number,
                 line,
