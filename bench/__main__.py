@@ -24,7 +24,7 @@ import grpc
 from rich.console import Console
 from rich.table import Table
 
-from bench import client_overhead, garbage, herd, json_mapping, many, upstream
+from bench import client_overhead, garbage, herd, json_mapping, many, moving_in, upstream
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.options import SimulatedUser
 from zoomgate.v1 import (
@@ -263,6 +263,7 @@ async def main() -> int:
                 refresh_token = simulator.zoom.exchange(code, "x", "")["refresh_token"]
                 await asyncio.to_thread(rubbish, folder, simulator, refresh_token, seconds)
                 await asyncio.to_thread(crowd, folder, simulator)
+                await asyncio.to_thread(moving_in.report, folder)
                 await asyncio.to_thread(herds, folder, simulator, asyncio.get_running_loop())
                 return 0
         finally:
