@@ -1,6 +1,9 @@
 """An import that is killed, at any row and at any step of it, goes on where it was."""
 
+import asyncio
+import contextlib
 import random
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -8,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from harness import serving
 from importing.conftest import USERS
 from importing.exports import Person, Place, as_csv, consented
 from importing.killed import POINTS
 from mongodb import MongoServer
 from zoom_simulator.testing import RunningSimulator
+from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate_server.tokens.sqlite import BUSY_SECONDS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -86,3 +92,34 @@ def test_killed_anywhere(
     assert lost <= exposed(place, people)
     assert verdicts.count("stored") == len(people) - len(lost)
     assert not list((place.folder / "data/journal").glob("*.entry"))
+
+
+async def test_killed_beside_a_running_service(place: Place, zoom: RunningSimulator) -> None:
+    """The service stores what the journal has, and the next run takes that for its own work, whoever comes first."""
+    people = [consented(zoom, user.email) for user in USERS[:3]]
+    place.write("ZoomUsers.csv", as_csv(people))
+    async with serving(zoom._simulator, place.folder / "data") as service:
+        assert await asyncio.to_thread(killed, place, "after_keep", 1)
+        counts = (await asyncio.to_thread(place.run, *IMPORT)).counts
+        assert counts["stored"] == 3
+        for person in people:
+            await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=person.user))
+    assert zoom.counters().get("token.refresh_token.refused", 0) == 0
+
+
+async def test_a_store_that_takes_nothing_for_a_while(place: Place, zoom: RunningSimulator) -> None:
+    """What Zoom issued meanwhile is kept, and stored by the same run."""
+    people = [consented(zoom, user.email) for user in USERS[:3]]
+    place.write("ZoomUsers.csv", as_csv(people))
+    zoom.add_fault("users_me", "delay", seconds=2.0)
+    running = asyncio.create_task(asyncio.to_thread(place.run, *IMPORT))
+    while not zoom.counters().get("token.refresh_token.issued") and not running.done():
+        await asyncio.sleep(0.02)
+    with contextlib.closing(
+        sqlite3.connect(place.folder / "data/zoomgate.db", isolation_level=None)
+    ) as other:
+        other.execute("BEGIN IMMEDIATE")  # before Zoom has said whose the tokens are
+        await asyncio.sleep(2.0 + BUSY_SECONDS + 0.5)
+        other.execute("ROLLBACK")
+    assert (await running).counts["stored"] == 3
+    assert zoom.counters()["token.refresh_token.issued"] == 3
