@@ -28,6 +28,7 @@ from zoomgate.v1 import (
 from zoomgate_server import background, callers, logs, ports, tls
 from zoomgate_server.adoption import Adoption
 from zoomgate_server.authorizations import Authorizations
+from zoomgate_server.change_feed import ChangeFeed
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connection_counts import ConnectionCounts
 from zoomgate_server.connections import Connections
@@ -59,6 +60,7 @@ from zoomgate_server.tokens.journal import Journal
 from zoomgate_server.tokens.reloaded_ring import ReloadedRing
 from zoomgate_server.tokens.store import RecordStore, StoreError
 from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.watches import Watches
 from zoomgate_server.web.pages import Pages
 from zoomgate_server.web.server import WebServer
 from zoomgate_server.zoom.client import ZoomClient
@@ -189,7 +191,9 @@ async def run(
         stack.push_async_callback(web.stop)
         stack.enter_context(background.running(parts.works()))
         await server.start()
-        stack.push_async_callback(_stop_serving, server, health, ready, settings.drain_seconds)
+        stack.push_async_callback(
+            _stop_serving, server, health, ready, parts.change_feed, settings.drain_seconds
+        )
         await _say(health, health_pb2.HealthCheckResponse.SERVING)
         ready.set()
         http_port = http_socket.getsockname()[1]
@@ -208,6 +212,7 @@ class _Parts:
 
     authorizations: Authorizations
     connections: Connections
+    change_feed: ChangeFeed
     endings: Endings
     connection_store: ConnectionStore
     connection_counts: ConnectionCounts
@@ -275,6 +280,9 @@ class _Parts:
             clock=clock,
             metrics=metrics,
         )
+        change_feed = ChangeFeed(
+            connections=connection_store, clock=clock, on_change=connections.forget_changed
+        )
         adoption = Adoption(
             connections=connection_store,
             journal=journal,
@@ -301,6 +309,7 @@ class _Parts:
         return cls(
             authorizations=authorizations,
             connections=connections,
+            change_feed=change_feed,
             endings=endings,
             connection_store=connection_store,
             connection_counts=ConnectionCounts(connection_store, clock, metrics),
@@ -311,6 +320,7 @@ class _Parts:
                 authorizations=authorizations,
                 connections=connections,
                 endings=endings,
+                watches=Watches(feed=change_feed, metrics=metrics),
                 page_tokens=page_tokens,
                 clock=clock,
             ),
@@ -328,7 +338,7 @@ class _Parts:
     def works(self) -> dict[str, Coroutine[Any, Any, None]]:
         """Name what goes on beside the calls."""
         return {
-            "changes": self.connections.follow_changes(),
+            "changes": self.change_feed.run(),
             "revocations": self.endings.sweep_revocations(),
             "journal": self.recovery.run(),
             "ages": self.refresher.watch(),
@@ -417,11 +427,16 @@ def _register(
 
 
 async def _stop_serving(
-    server: grpc.aio.Server, health: "health_aio.HealthServicer", ready: asyncio.Event, seconds: float
+    server: grpc.aio.Server,
+    health: "health_aio.HealthServicer",
+    ready: asyncio.Event,
+    change_feed: ChangeFeed,
+    seconds: float,
 ) -> None:
     """Say that no new calls are wanted, and let the running ones end."""
     ready.clear()
     await health.enter_graceful_shutdown()
+    change_feed.close()  # watches would not end by themselves
     await server.stop(seconds)
 
 

@@ -26,11 +26,11 @@ from zoomgate_server.errors import (
 from zoomgate_server.metrics import Metrics
 from zoomgate_server.ownership import check_owner
 from zoomgate_server.refresh.driver import Refresher, not_connected, reauth_required, store_unavailable
-from zoomgate_server.rpc_context import Call, Role
+from zoomgate_server.rpc_context import Call
 from zoomgate_server.token_cache import CachedToken, Seen, TokenCache
 from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, State
 from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.store import StoreError
+from zoomgate_server.tokens.store import Change, StoreError
 from zoomgate_server.tokens.token import TokenPair
 from zoomgate_server.zoom import errors as zoom_errors
 from zoomgate_server.zoom.client import ZoomClient
@@ -42,12 +42,6 @@ could end a token that others still use."""
 
 ANSWER_SECONDS = 0.2
 """Kept of a caller's deadline for the way back."""
-
-FEED_SECONDS = 1.0
-"""Pause between two looks at what other processes changed."""
-
-FEED_OVERLAP_SECONDS = 10.0
-"""How far back each look reaches: clocks and writes of others may lag."""
 
 MAX_SET_BACK = 10_000
 """Users of whom this process remembers that it has told of a store that was set back."""
@@ -254,30 +248,17 @@ class Connections:
             )
         except StoreError:
             raise store_unavailable() from None
-        principal = call.principal
-        everyone = Role.ADMIN in principal.roles and principal.on_behalf_of is None
         seen = (
             self._connections.open_readable(record)
             for record in records
-            if everyone or principal.users.matches(record.key.subject)
+            if call.principal.oversees(record.key.subject)
         )
         found = tuple(connection for connection in seen if connection is not None)
         return ConnectionPage(found, records[-1].key.subject if len(records) == limit else None)
 
-    # -- background --------------------------------------------------------------------------------------
-
-    async def follow_changes(self) -> None:
-        """Drop cached tokens that other processes replaced or ended; runs until cancelled."""
-        seen_until = self._connections.now()
-        while True:
-            try:
-                reach = min(seen_until, self._connections.now()) - FEED_OVERLAP_SECONDS
-                changes, seen_until = await self._connections.changes(reach)
-                for change in changes:
-                    self._cache.drop(change.key.subject, unless_rev=change.rev)
-            except StoreError:
-                _log.warning("changes.store_failed")
-            await asyncio.sleep(FEED_SECONDS)
+    def forget_changed(self, change: Change) -> None:
+        """Drop the cached token of a connection that changed, unless it comes from that change."""
+        self._cache.drop(change.key.subject, unless_rev=change.rev)
 
     # -- how ---------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from harness import MONICA, OMAR, Harness, running
 from mongodb import OwnServer
 from store_faults.place import APP, Place
 from zoomgate.v1 import auth_service_pb2 as auth
-from zoomgate_server import connections
+from zoomgate_server import change_feed
 from zoomgate_server.start import StartError
 from zoomgate_server.tokens import keyfile, mongo, sqlite
 from zoomgate_server.tokens.mongo import RECORDS
@@ -229,7 +229,7 @@ async def test_a_database_that_is_killed_when_zoom_has_answered(
     tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tokens in memory are served, everybody else hears of the store, and what Zoom answered is stored once it is back."""
-    monkeypatch.setattr(connections, "FEED_SECONDS", 0.05)
+    monkeypatch.setattr(change_feed, "FEED_SECONDS", 0.05)
     server = OwnServer(tmp_path)
     await asyncio.to_thread(server.start)
     keyfile.create(tmp_path / "keys.json")
