@@ -203,16 +203,12 @@ class ChangeFeed:
     async def run(self) -> None:
         """Look for changes until cancelled."""
         while True:
-            waiting, self._waiting = self._waiting, []
-            self._asked.clear()
             try:
                 await self.look()
             except StoreError:
                 _log.warning("changes.store_failed")
-                self._waiting += waiting
                 await asyncio.sleep(FEED_SECONDS)
                 continue
-            _end(waiting)
             await asyncio.sleep(min(ASKED_SECONDS, FEED_SECONDS))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FEED_SECONDS - ASKED_SECONDS):
@@ -240,6 +236,16 @@ class ChangeFeed:
         Raises:
             StoreError: The store failed; nothing is lost, the next look begins at the same time.
         """
+        waiting, self._waiting = self._waiting, []
+        self._asked.clear()
+        try:
+            await self._look()
+        except StoreError:
+            self._waiting += waiting
+            raise
+        _end(waiting)
+
+    async def _look(self) -> None:
         now, before = self._connections.now(), self.mark
         first, deep = not self._begun.is_set(), self._clock.monotonic() - self._deep_at >= DEEP_SECONDS
         if first:
@@ -433,12 +439,13 @@ class ChangeFeed:
     def _forget(self, reach: float) -> None:
         """Forget the oldest entries that are more than the log keeps, except what a look may find again."""
         for entry in self._order:
-            if len(self._log) <= LOG_ENTRIES or (entry.newest and entry.change.changed_at >= reach):
+            if self._log.get(entry.subject) is not entry:
+                continue
+            if len(self._log) <= LOG_ENTRIES or entry.change.changed_at >= reach:
                 break
-            if entry.newest:
-                del self._log[entry.subject]
-                self._forgotten = entry.number
-                self._covers = max(self._covers, entry.seen)
+            del self._log[entry.subject]
+            self._forgotten = entry.number
+            self._covers = max(self._covers, entry.seen)
         if len(self._order) > 2 * len(self._log) + PAGE:
             self._order = [entry for entry in self._order if self._log.get(entry.subject) is entry]
 

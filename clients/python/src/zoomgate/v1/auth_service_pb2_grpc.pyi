@@ -440,7 +440,7 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
 
     Callers: administrators; services for users they may act for. That is decided anew for every event.
     Errors: INVALID_ARGUMENT / INVALID_RESUME_TOKEN, OUT_OF_RANGE / RESUME_TOKEN_EXPIRED, RESOURCE_EXHAUSTED / SERVER_OVERLOADED when
-    too many watch or an event is not read for a minute, UNAVAILABLE / SHUTTING_DOWN after the last event of a server that drains.
+    too many watch, UNAVAILABLE / SHUTTING_DOWN after the last event of a server that drains.
     Retry: safe, with the `resume_token` of the last event.
     """
 
@@ -674,7 +674,7 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
 
         Callers: administrators; services for users they may act for. That is decided anew for every event.
         Errors: INVALID_ARGUMENT / INVALID_RESUME_TOKEN, OUT_OF_RANGE / RESUME_TOKEN_EXPIRED, RESOURCE_EXHAUSTED / SERVER_OVERLOADED when
-        too many watch or an event is not read for a minute, UNAVAILABLE / SHUTTING_DOWN after the last event of a server that drains.
+        too many watch, UNAVAILABLE / SHUTTING_DOWN after the last event of a server that drains.
         Retry: safe, with the `resume_token` of the last event.
         """
 
