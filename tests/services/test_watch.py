@@ -10,12 +10,16 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from harness import MONICA, OMAR, Harness, Refusal, metadata, running, serving
+from harness import MONICA, OMAR, Harness, Refusal, key_of, metadata, running, service, serving
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server import change_feed, watches
+from zoomgate_server.interceptors.authentication import CallerKeys
+from zoomgate_server.rpc_context import Principal, UserPatterns
 from zoomgate_server.tokens import keyfile
+from zoomgate_server.tokens.connection_store import ConnectionStore
+from zoomgate_server.tokens.store import StoreError
 
 SECONDS = 20.0
 Response = pb.WatchConnectionsResponse
@@ -328,3 +332,70 @@ async def test_too_many_are_told_to_come_later(zoomgate: Harness, monkeypatch: p
         else:
             return
     raise AssertionError("the place was never free again")
+
+
+@pytest.mark.parametrize(
+    ("found", "names", "reason"),
+    [
+        (None, [], "CALLER_UNAUTHENTICATED"),
+        (service("omars", methods=frozenset({"AuthService.GetToken"})), [], "CALLER_NOT_ALLOWED"),
+        (service("omars", users=UserPatterns(addresses=frozenset({MONICA}))), [OMAR], "CALLER_NOT_ALLOWED"),
+    ],
+    ids=["key gone", "method gone", "user gone"],
+)
+async def test_a_caller_that_loses_its_rights_hears_no_more(
+    zoomgate: Harness,
+    monkeypatch: pytest.MonkeyPatch,
+    found: Principal | None,
+    names: list[str],
+    reason: str,
+) -> None:
+    """Who may watch is decided anew for every event: a key that is gone or a row that became narrower ends the watch before it."""
+    await zoomgate.connect(OMAR)
+    async with watching(zoomgate, names, caller="omars") as watch:
+        assert await watch.until_caught_up() == [("EXISTING", OMAR)]
+        ending = asyncio.create_task(watch.end())
+        bearer = service("service")
+        monkeypatch.setattr(
+            CallerKeys, "bearer", lambda _, key: found if key.endswith(key_of("omars")) else bearer
+        )
+        await refresh(zoomgate, OMAR)
+        assert (await ending).reason == reason
+        assert watch.last == ("CAUGHT_UP", "")
+
+
+async def test_a_store_that_fails_for_a_while_ends_no_watch(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What changed before, during and after an outage is told once the store answers again."""
+    await zoomgate.connect()
+    async with watching(zoomgate) as watch:
+        assert await watch.until_caught_up() == [("EXISTING", MONICA)]
+        failed = asyncio.Event()
+
+        async def fail(*_: Any) -> Any:
+            failed.set()
+            raise StoreError("injected")
+
+        monkeypatch.setattr(ConnectionStore, "read_readable", fail)
+        await zoomgate.connect(OMAR)
+        await failed.wait()
+        failed.clear()
+        monkeypatch.setattr(ConnectionStore, "changes", fail)
+        await failed.wait()
+        await disconnect(zoomgate)
+        monkeypatch.undo()
+        assert {await watch.next(), await watch.next()} == {("CREATED", OMAR), ("DELETED", MONICA)}
+
+
+async def test_a_store_that_fails_at_the_beginning_is_told(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever begins to watch while the store fails hears so at once."""
+
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise StoreError("injected")
+
+    monkeypatch.setattr(ConnectionStore, "page", fail)
+    refusal = await zoomgate.refusal(zoomgate.auth.WatchConnections, pb.WatchConnectionsRequest(), "admin")
+    assert refusal.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
