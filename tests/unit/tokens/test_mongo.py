@@ -328,7 +328,7 @@ async def test_a_connection_cut_before_the_write_leaves_what_was(store: MongoSto
     proxy.turn(Way.CUT)
     await told(store.put(replace(RECORD, value=b"2"), rev))
     await told(store.get(KEY))
-    await told(store.changes("app", 0.0))
+    await told(store.changes("app", Kind.USER, 0.0))
     proxy.turn(Way.FORWARD)
     assert (await readable(store)).value == b"1"
     assert await store.put(replace(RECORD, value=b"2"), rev) is not None
