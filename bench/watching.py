@@ -8,19 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc.aio
+from pymongo import MongoClient
 
+from zoom_simulator import Simulator
+from zoom_simulator.options import SimulatedUser
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate_server.change_feed import OVERLAP_SECONDS
-from zoomgate_server.tokens.store import Kind, Record, RecordKey, RecordStore
+from zoomgate_server.tokens.mongo import RECORDS, MongoStore
+from zoomgate_server.tokens.sqlite import SqliteStore
+from zoomgate_server.tokens.store import Kind, RecordStore
 
 WATCHES, A_CHANNEL = 10_000, 90
 """A server takes 100 streams on one connection."""
 
-ROUNDS = 5
+ROUNDS = 1
+"""Refreshes that everybody is told of."""
 LOOKS = 100
 CONNECTIONS = 100_000
-USER = "bench@example.com"
+USER = "watched@example.com"
+WATCHED = SimulatedUser(USER, "u-watched")
 _TOGETHER = 200
 
 
@@ -44,7 +51,7 @@ class Crowd:
 
 
 async def crowd(address: str, key: str, service: int, refresh_token: str) -> Crowd:
-    """Let `WATCHES` clients watch one person, whose token is then refreshed a few times.
+    """Let `WATCHES` clients watch one person, whose token is then refreshed.
 
     Args:
         address: Of the service.
@@ -65,12 +72,14 @@ async def crowd(address: str, key: str, service: int, refresh_token: str) -> Cro
         brought = auth.RequestTokenRequest(user_email=USER, refresh_token=refresh_token)
         await stubs[0].RequestToken(brought, metadata=metadata, timeout=30)
         before, started = _kib(service), time.monotonic()
-        calls = [
-            stubs[number // A_CHANNEL].WatchConnections(request, metadata=metadata)
-            for number in range(WATCHES)
-        ]
+        calls = []
         for place in range(0, WATCHES, _TOGETHER):
-            await asyncio.gather(*(_caught_up(call) for call in calls[place : place + _TOGETHER]))
+            some = [
+                stubs[number // A_CHANNEL].WatchConnections(request, metadata=metadata)
+                for number in range(place, min(place + _TOGETHER, WATCHES))
+            ]
+            await asyncio.gather(*map(_caught_up, some))
+            calls += some
         begun = time.monotonic() - started
         kib = (_kib(service) - before) / WATCHES
         delays: list[float] = []
@@ -84,6 +93,16 @@ async def crowd(address: str, key: str, service: int, refresh_token: str) -> Cro
         for call in calls:
             call.cancel()
     return Crowd(kib, begun, delays)
+
+
+def refresh_token(simulator: Simulator, loop: asyncio.AbstractEventLoop) -> str:
+    """Let the person consent at the simulated Zoom, which runs in another thread's loop."""
+
+    async def consent() -> str:
+        code = simulator.zoom.issue_code(WATCHED, "x")
+        return str(simulator.zoom.exchange(code, "x", "")["refresh_token"])
+
+    return asyncio.run_coroutine_threadsafe(consent(), loop).result()
 
 
 async def _caught_up(call: "grpc.aio.UnaryStreamCall[object, auth.WatchConnectionsResponse]") -> None:
@@ -105,20 +124,41 @@ def _kib(process: int) -> int:
     return int(found.group(1))
 
 
-async def idle_look(store: RecordStore, records: int = CONNECTIONS) -> float:
-    """Fill a store with connections that do not change, and give the median of milliseconds that a look for changes takes."""
-    long_ago = time.time() - 3600
-
-    async def put(number: int) -> None:
-        key = RecordKey("app", Kind.USER, f"person{number:06}@example.com")
-        await store.put(Record(key=key, value=b"v" * 1300, state="ACTIVE", changed_at=long_ago), 0)
-
-    for start in range(0, records, 64):
-        await asyncio.gather(*(put(number) for number in range(start, min(start + 64, records))))
+async def idle_look(store: RecordStore, app: str) -> float:
+    """Give the median of milliseconds that a look for changes takes when nothing changed."""
     times = []
     for _ in range(LOOKS):
         before = time.perf_counter()
-        changes, _ = await store.changes("app", Kind.USER, time.time() - OVERLAP_SECONDS)
+        changes, _ = await store.changes(app, Kind.USER, time.time() - OVERLAP_SECONDS)
         times.append((time.perf_counter() - before) * 1000)
         assert not changes
+    await store.close()
     return sorted(times)[LOOKS // 2]
+
+
+async def idle_look_sqlite(file: Path, app: str) -> float:
+    """As `idle_look`, of a file with connections."""
+    return await idle_look(await SqliteStore.open(file, time.time), app)
+
+
+async def idle_look_mongodb(uri: str) -> float:
+    """As `idle_look`, of a database that is filled with `CONNECTIONS` first."""
+    store, long_ago = await MongoStore.open(uri), time.time() - 3600
+    rows = [
+        {
+            "_id": f"user:3:app:person{number:06}@example.com",
+            "app": "app",
+            "kind": Kind.USER.value,
+            "subject": f"person{number:06}@example.com",
+            "value": b"v" * 1300,
+            "rev": number,
+            "state": "ACTIVE",
+            "key_id": "",
+            "changed_at": long_ago,
+        }
+        for number in range(CONNECTIONS)
+    ]
+    with MongoClient(uri) as client:
+        for start in range(0, CONNECTIONS, 10_000):
+            client.get_default_database()[RECORDS].insert_many(rows[start : start + 10_000], ordered=False)
+    return await idle_look(store, "app")

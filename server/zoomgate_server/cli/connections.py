@@ -123,7 +123,7 @@ def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: s
                 note("that is all so far; waiting for changes, Ctrl-C ends this")
     except KeyboardInterrupt:
         named = "".join(f" {user}" for user in users)
-        note(f"\ngo on with: zoomgate connections watch{named} --resume-token {token}" if token else "")
+        note(f"go on with: zoomgate connections watch{named} --resume-token {token}")
 
 
 def _event_line(event: WatchConnectionsResponse) -> str:

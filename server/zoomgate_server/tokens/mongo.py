@@ -90,7 +90,7 @@ _UNAUTHORIZED, _WRONG_PASSWORD = frozenset({13, 31}), frozenset({18, 11, 334})
 _INDEXES = (
     IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("subject", ASCENDING)], name="key"),
     IndexModel([("zoom_user_claim", ASCENDING)], name="zoom_user", unique=True, sparse=True),
-    IndexModel([("app", ASCENDING), ("changed_at", ASCENDING)], name="changed"),
+    IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("changed_at", ASCENDING)], name="changes"),
     IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("due_at", ASCENDING)], name="due"),
     IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("expire_at", ASCENDING)], name="expire"),
 )
