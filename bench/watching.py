@@ -6,6 +6,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 from pymongo import MongoClient
@@ -105,14 +106,12 @@ def refresh_token(simulator: Simulator, loop: asyncio.AbstractEventLoop) -> str:
     return asyncio.run_coroutine_threadsafe(consent(), loop).result()
 
 
-async def _caught_up(call: "grpc.aio.UnaryStreamCall[object, auth.WatchConnectionsResponse]") -> None:
+async def _caught_up(call: Any) -> None:
     while (await call.read()).type != auth.WatchConnectionsResponse.TYPE_CAUGHT_UP:
         pass
 
 
-async def _heard(
-    call: "grpc.aio.UnaryStreamCall[object, auth.WatchConnectionsResponse]", generation: int
-) -> float:
+async def _heard(call: Any, generation: int) -> float:
     while (await call.read()).connection.generation < generation:
         pass
     return time.monotonic()
@@ -144,7 +143,7 @@ async def idle_look_sqlite(file: Path, app: str) -> float:
 async def idle_look_mongodb(uri: str) -> float:
     """As `idle_look`, of a database that is filled with `CONNECTIONS` first."""
     store, long_ago = await MongoStore.open(uri), time.time() - 3600
-    rows = [
+    rows: list[Any] = [
         {
             "_id": f"user:3:app:person{number:06}@example.com",
             "app": "app",
@@ -158,6 +157,7 @@ async def idle_look_mongodb(uri: str) -> float:
         }
         for number in range(CONNECTIONS)
     ]
+    client: MongoClient[dict[str, Any]]
     with MongoClient(uri) as client:
         for start in range(0, CONNECTIONS, 10_000):
             client.get_default_database()[RECORDS].insert_many(rows[start : start + 10_000], ordered=False)
