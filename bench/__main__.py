@@ -24,7 +24,7 @@ import grpc
 from rich.console import Console
 from rich.table import Table
 
-from bench import client_overhead, garbage, herd, json_mapping, many, upstream
+from bench import client_overhead, garbage, herd, json_mapping, many, moving_in, upstream, watching
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.options import SimulatedUser
 from zoomgate.v1 import (
@@ -255,7 +255,9 @@ async def main() -> int:
         folder = Path(name)
         nginx, api_url = upstream.start(folder, pinned(LOAD_CORE))
         try:
-            async with Simulator(SimulatorOptions(port=0, users=(user, *herd.users()))) as simulator:
+            async with Simulator(
+                SimulatorOptions(port=0, users=(user, watching.WATCHED, *herd.users()))
+            ) as simulator:
                 code = simulator.zoom.issue_code(user, "x")
                 refresh_token = simulator.zoom.exchange(code, "x", "")["refresh_token"]
                 await asyncio.to_thread(measure, folder, api_url, simulator, refresh_token, count, seconds)
@@ -263,6 +265,8 @@ async def main() -> int:
                 refresh_token = simulator.zoom.exchange(code, "x", "")["refresh_token"]
                 await asyncio.to_thread(rubbish, folder, simulator, refresh_token, seconds)
                 await asyncio.to_thread(crowd, folder, simulator)
+                await asyncio.to_thread(moving_in.report, folder)
+                await asyncio.to_thread(watchers, folder, simulator, asyncio.get_running_loop())
                 await asyncio.to_thread(herds, folder, simulator, asyncio.get_running_loop())
                 return 0
         finally:
@@ -450,6 +454,32 @@ def crowd(folder: Path, simulator: Simulator) -> None:
         f" the command in {listing.command_mib:.0f} MiB, the service grown by {listing.service_mib:.0f} MiB;"
         f" sealed anew at {rate:,.0f} a second"
     )
+
+
+def watchers(folder: Path, simulator: Simulator, loop: asyncio.AbstractEventLoop) -> None:
+    """Let very many watch one process, and look for changes in very many connections; print how that went."""
+    key, place = new_key(), folder / "watched"
+    place.mkdir()
+    environ = service_environment(place, simulator.api_url, simulator, key)
+    environ |= {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
+    zoomgate = str(Path(sys.executable).with_name("zoomgate"))
+    with server([zoomgate, "serve"], environ) as (address, _, process):
+        refresh_token = watching.refresh_token(simulator, loop)
+        found = asyncio.run(watching.crowd(address, key, process, refresh_token))
+    print(
+        f"{watching.WATCHES:,} watches of one process: {found.kib:.1f} KiB each, all begun in {found.begun:.1f} s;"
+        f" from a change to its event {found.quantile(0.5):.2f} s (median), {found.quantile(0.99):.2f} s (p99),"
+        f" {found.quantile(1.0):.2f} s (max)"
+    )
+    app = f"loopback|{simulator.options.client_id}"
+    sqlite = asyncio.run(watching.idle_look_sqlite(folder / "many" / "data" / "zoomgate.db", app))
+    with herd.mongodb(folder / "watched-mongodb") as uri:
+        mongodb = asyncio.run(watching.idle_look_mongodb(uri))
+    for store, milliseconds in (("SQLite", sqlite), ("MongoDB-compatible", mongodb)):
+        print(
+            f"a look for changes in {watching.CONNECTIONS:,} connections, {store}: {milliseconds:.2f} ms"
+            f" (goal <= 5 ms, {'met' if milliseconds <= 5 else 'NOT MET'})"
+        )
 
 
 def herds(folder: Path, simulator: Simulator, loop: asyncio.AbstractEventLoop) -> None:

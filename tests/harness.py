@@ -57,6 +57,7 @@ CALLERS = {
         proxy_paths=("/users/me", "/meetings/*"),
         refresh_tokens=False,
     ),
+    "omars": service("omars", users=UserPatterns(addresses=frozenset({OMAR}))),
     "monica": member(MONICA),
     "omar": member(OMAR),
     "admin": ADMIN,
@@ -111,8 +112,14 @@ class Harness:
         member_token: str = "",
         seconds: float = SECONDS,
     ) -> Any:
-        """Call an RPC."""
-        return await method(request, metadata=metadata(caller, member_token), timeout=seconds)
+        """Call an RPC; of a stream its first answer."""
+        call = method(request, metadata=metadata(caller, member_token), timeout=seconds)
+        if not isinstance(call, grpc.aio.UnaryStreamCall):
+            return await call
+        try:
+            return await call.read()
+        finally:
+            call.cancel()
 
     async def refusal(
         self,

@@ -140,11 +140,70 @@ class Adoption:
             owner=owner,
             begun_by=begun_by,
         )
+        record = await self._adopt(entry, call, fenced=False)
+        if record is None:
+            raise AssertionError("only what is fenced can be superseded")
+        return record
+
+    async def adopt_row(
+        self,
+        tokens: TokenPair,
+        replaced: Replaceable,
+        *,
+        entry_id: str,
+        user_email: str,
+        begun_by: str,
+        issued_now: bool,
+    ) -> ConnectionRecord | None:
+        """Store a pair that is imported from a file, unless the person consented or was disconnected meanwhile.
+
+        A connection that it takes the place of keeps its owner.
+
+        Args:
+            tokens: The pair.
+            replaced: What `prepare` found before.
+            entry_id: As in `Entry`; the same every time that this row is imported.
+            user_email: Whose they are to be.
+            begun_by: Who imports.
+            issued_now: Whether Zoom issued them for a token of the file, so that they exist nowhere else. Others are left alone if they
+                are not the user's.
+
+        Returns:
+            The connection, or None if another one came in between, which stays.
+
+        Raises:
+            ZoomgateError: As `adopt`. ZoomBadResponse has the `http_status` of Zoom's answer.
+        """
+        record = replaced.record
+        entry = Entry(
+            entry_id=entry_id,
+            origin=Origin.IMPORT,
+            user_email=user_email,
+            grant=record.grant if record else "",
+            generation=replaced.generation,
+            tokens=tokens,
+            owner=record.owner if record and record.state is not State.DISCONNECTED else None,
+            begun_by=begun_by,
+        )
+        if issued_now:
+            return await self._adopt(entry, None, fenced=True, found=replaced)
+        person = await self._whose(tokens)
+        if person.email != user_email:
+            raise IdentityMismatch("These tokens are of a Zoom user with another e-mail address")
+        stored = await self._store(entry, person, fenced=True, found=replaced)
+        if stored is not None:
+            self._audit(_stored(None, "ok", entry, stored.generation, resumed=True))
+        return stored
+
+    async def _adopt(
+        self, entry: Entry, call: Call | None, *, fenced: bool, found: Replaceable | None = None
+    ) -> ConnectionRecord | None:
+        """Keep tokens in the journal until they are stored, or it is clear that nobody should have them; the rest as in `_store`."""
         kept = await self._journal.keep(entry)
         try:
-            record = await self._settle(entry, call, fenced=False)
+            record = await self._settle(entry, call, fenced=fenced, found=found)
         except (*_RECORD_IN_DOUBT, *_ZOOM_IN_DOUBT) as error:
-            passing = origin is Origin.IMPORT or isinstance(error, _RECORD_IN_DOUBT)
+            passing = entry.origin is Origin.IMPORT or isinstance(error, _RECORD_IN_DOUBT)
             if not (kept and passing):
                 await self._drop(entry)
                 raise
@@ -163,8 +222,6 @@ class Adoption:
             await self._drop(entry)
             raise
         await self._journal.forget(entry.entry_id)
-        if record is None:
-            raise AssertionError("only what is fenced can be superseded")
         return record
 
     async def resume(self, entry: Entry) -> bool:
@@ -175,7 +232,8 @@ class Adoption:
         """
         try:
             current, _ = await self._connections.read_replaceable(entry.user_email)
-            if self._is_superseded(current, entry):  # and Zoom is not asked: it could end the newer consent
+            # Zoom is not asked then: it could end what is stored, or the newer consent
+            if _is_stored(current.record, entry) or self._is_superseded(current, entry):
                 await self._journal.forget(entry.entry_id)
                 return True
             entry = await self._fresh(entry)
@@ -219,12 +277,13 @@ class Adoption:
         tokens = pair_of(
             replace(issued, refresh_token=issued.refresh_token or entry.tokens.refresh_token), now
         )
-        renewed = replace(entry, entry_id=uuid4().hex, tokens=tokens)
-        await self._journal.keep(renewed)
-        await self._journal.forget(entry.entry_id)
+        renewed = replace(entry, tokens=tokens)
+        await self._journal.keep(renewed)  # in the place of the spent ones
         return renewed
 
-    async def _settle(self, entry: Entry, call: Call | None, *, fenced: bool) -> ConnectionRecord | None:
+    async def _settle(
+        self, entry: Entry, call: Call | None, *, fenced: bool, found: Replaceable | None = None
+    ) -> ConnectionRecord | None:
         """Find out whose tokens these are and store them; None if the record took another way meanwhile (see `_store`)."""
         person = await self._whose(entry.tokens)
         if person.email != entry.user_email:
@@ -233,7 +292,7 @@ class Adoption:
             raise IdentityMismatch(
                 "The person who consented at Zoom has another e-mail address than the user that was asked for"
             )
-        record = await self._store(entry, person, fenced=fenced)
+        record = await self._store(entry, person, fenced=fenced, found=found)
         if record is not None:
             self._audit(_stored(call, "ok", entry, record.generation, resumed=fenced))
         return record
@@ -290,7 +349,9 @@ class Adoption:
             except RecordUnreadable:
                 return None
 
-    async def _store(self, entry: Entry, person: "_Person", *, fenced: bool) -> ConnectionRecord | None:
+    async def _store(
+        self, entry: Entry, person: "_Person", *, fenced: bool, found: Replaceable | None = None
+    ) -> ConnectionRecord | None:
         """Write the connection; goes on until the store has taken it, since the tokens exist nowhere else.
 
         Args:
@@ -298,12 +359,16 @@ class Adoption:
             person: Whose they are.
             fenced: Whether the record may have moved on long ago, as for an entry that was found in the journal: then a consent or an
                 end that came after the tokens stays, and the answer is None.
+            found: What was read a moment ago, to spare the first read; None reads.
         """
         grant = uuid4().hex
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                current, now = await self._connections.read_replaceable(entry.user_email)
+                if found is None:
+                    current, now = await self._connections.read_replaceable(entry.user_email)
+                else:
+                    current, now, found = found, self._connections.now(), None
                 if current.record is not None and current.record.commit_id == entry.entry_id:
                     return current.record
                 if fenced and self._is_superseded(current, entry):
@@ -427,6 +492,11 @@ def _person(body: bytes) -> _Person:
     if not person.email or not person.user_id:
         raise ZoomBadResponse("Zoom did not say who consented", metadata={"length": str(len(body))})
     return person
+
+
+def _is_stored(record: ConnectionRecord | None, entry: Entry) -> bool:
+    """Tell whether a connection has, or had, the tokens of an entry."""
+    return record is not None and entry.entry_id in (record.commit_id, *record.earlier_commits)
 
 
 def _moved_on(current: Replaceable, entry: Entry) -> bool:

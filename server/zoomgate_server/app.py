@@ -31,6 +31,7 @@ from zoomgate_server import background, callers, logs, ports, tls
 from zoomgate_server.adoption import Adoption
 from zoomgate_server.audit import FINGERPRINT_SECRET, AuditTrail
 from zoomgate_server.authorizations import Authorizations
+from zoomgate_server.change_feed import ChangeFeed
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connection_counts import ConnectionCounts
 from zoomgate_server.connections import Connections
@@ -65,6 +66,7 @@ from zoomgate_server.tokens.store import RecordStore, StoreError
 from zoomgate_server.tokens.vault import Vault
 from zoomgate_server.tokens.webhook_store import WebhookStore
 from zoomgate_server.upkeep import Upkeep
+from zoomgate_server.watches import Watches
 from zoomgate_server.web.pages import Pages
 from zoomgate_server.web.server import WebServer
 from zoomgate_server.webhooks import Webhooks
@@ -222,7 +224,9 @@ async def run(
         web.open(parts.authorizations, parts.webhooks, parts.connection_counts.update)
         stack.enter_context(background.running(parts.works()))
         await server.start()
-        stack.push_async_callback(_stop_serving, server, health, web, settings.drain_seconds)
+        stack.push_async_callback(
+            _stop_serving, server, health, web, parts.change_feed, settings.drain_seconds
+        )
         await _say(health, health_pb2.HealthCheckResponse.SERVING)
         if not parts.webhooks.listens:
             _log.info("webhooks.off", set="ZOOMGATE_WEBHOOK_SECRET")
@@ -240,6 +244,7 @@ class _Parts:
     audit: AuditTrail
     authorizations: Authorizations
     connections: Connections
+    change_feed: ChangeFeed
     endings: Endings
     connection_counts: ConnectionCounts
     refresher: Refresher
@@ -317,6 +322,9 @@ class _Parts:
             clock=clock,
             metrics=metrics,
         )
+        change_feed = ChangeFeed(
+            connections=connection_store, clock=clock, on_change=connections.forget_changed
+        )
         adoption = Adoption(
             connections=connection_store,
             journal=journal,
@@ -345,6 +353,7 @@ class _Parts:
             audit=audit,
             authorizations=authorizations,
             connections=connections,
+            change_feed=change_feed,
             endings=endings,
             connection_counts=ConnectionCounts(connection_store, clock, metrics),
             refresher=refresher,
@@ -386,6 +395,7 @@ class _Parts:
                 authorizations=authorizations,
                 connections=connections,
                 endings=endings,
+                watches=Watches(feed=change_feed, metrics=metrics),
                 page_tokens=page_tokens,
                 clock=clock,
                 audit=audit.require if settings.audit_required else audit,
@@ -404,7 +414,7 @@ class _Parts:
     def works(self) -> dict[str, Coroutine[Any, Any, None]]:
         """Name what goes on beside the calls."""
         return {
-            "changes": self.connections.follow_changes(),
+            "changes": self.change_feed.run(),
             "revocations": self.endings.sweep_revocations(),
             "journal": self.recovery.run(),
             "ages": self.refresher.watch(),
@@ -499,11 +509,16 @@ def _register(
 
 
 async def _stop_serving(
-    server: grpc.aio.Server, health: "health_aio.HealthServicer", web: WebServer, seconds: float
+    server: grpc.aio.Server,
+    health: "health_aio.HealthServicer",
+    web: WebServer,
+    change_feed: ChangeFeed,
+    seconds: float,
 ) -> None:
     """Say that no new calls are wanted, and let the running ones end."""
     web.say_ready("draining")
     await health.enter_graceful_shutdown()
+    change_feed.close()  # watches would not end by themselves
     await server.stop(seconds)
 
 

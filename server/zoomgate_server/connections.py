@@ -26,11 +26,11 @@ from zoomgate_server.errors import (
 from zoomgate_server.metrics import Metrics
 from zoomgate_server.ownership import check_owner
 from zoomgate_server.refresh.driver import Refresher, not_connected, reauth_required, store_unavailable
-from zoomgate_server.rpc_context import Call, Role
+from zoomgate_server.rpc_context import Call
 from zoomgate_server.token_cache import CachedToken, Seen, TokenCache
 from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, State
 from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.store import StoreError
+from zoomgate_server.tokens.store import Change, StoreError
 from zoomgate_server.tokens.token import TokenPair
 from zoomgate_server.zoom import errors as zoom_errors
 from zoomgate_server.zoom.client import ZoomClient
@@ -42,12 +42,6 @@ could end a token that others still use."""
 
 ANSWER_SECONDS = 0.2
 """Kept of a caller's deadline for the way back."""
-
-FEED_SECONDS = 1.0
-"""Pause between two looks at what other processes changed."""
-
-FEED_OVERLAP_SECONDS = 10.0
-"""How far back each look reaches: clocks and writes of others may lag."""
 
 CLOCK_SECONDS = 60.0
 """By so much the store's clock may differ from one read to the next; a token of a later time shows that the clock was set back."""
@@ -270,30 +264,17 @@ class Connections:
             )
         except StoreError:
             raise store_unavailable() from None
-        principal = call.principal
-        everyone = Role.ADMIN in principal.roles and principal.on_behalf_of is None
         seen = (
             self._connections.open_readable(record)
             for record in records
-            if everyone or principal.users.matches(record.key.subject)
+            if call.principal.oversees(record.key.subject)
         )
         found = tuple(connection for connection in seen if connection is not None)
         return ConnectionPage(found, records[-1].key.subject if len(records) == limit else None)
 
-    # -- background --------------------------------------------------------------------------------------
-
-    async def follow_changes(self) -> None:
-        """Drop cached tokens that other processes replaced or ended; runs until cancelled."""
-        seen_until = self._connections.now()
-        while True:
-            try:
-                reach = min(seen_until, self._connections.now()) - FEED_OVERLAP_SECONDS
-                changes, seen_until = await self._connections.changes(reach)
-                for change in changes:
-                    self._cache.drop(change.key.subject, unless_rev=change.rev)
-            except StoreError:
-                _log.warning("changes.store_failed")
-            await asyncio.sleep(FEED_SECONDS)
+    def forget_changed(self, change: Change) -> None:
+        """Drop the cached token of a connection that changed, unless it comes from that change."""
+        self._cache.drop(change.key.subject, unless_rev=change.rev)
 
     # -- how ---------------------------------------------------------------------------------------------
 
@@ -408,8 +389,9 @@ class Connections:
     async def _take(self, call: Call, user_email: str, record: ConnectionRecord) -> CachedToken:
         """Put the token of a refresh into memory.
 
-        Between the commit and this moment the connection may have ended. Others' changes are told for a while (FEED_OVERLAP_SECONDS), so
-        a record that was written lately may be taken as it is; an older one is read again, or its token could serve until it expires.
+        Between the commit and this moment the connection may have ended. Others' changes are told for a while
+        (`change_feed.OVERLAP_SECONDS`), so a record that was written lately may be taken as it is; an older one is read again, or its
+        token could serve until it expires.
         """
         if self._connections.now() - record.update_time > STILL_TOLD_SECONDS:
             return await self._read_together(call, user_email)

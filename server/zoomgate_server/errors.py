@@ -80,6 +80,14 @@ class InvalidPageToken(InvalidRequest):
     """The page token is not one that this call gave."""
 
 
+class InvalidResumeToken(InvalidRequest):
+    """The resume token is not one that this call gave."""
+
+
+class ResumeTokenExpired(ZoomgateError):
+    """The resume token is of a time of which not everything is remembered any more."""
+
+
 class MalformedRequest(ZoomgateError):
     """The bytes of the request are no message of its type."""
 

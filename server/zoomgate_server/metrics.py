@@ -55,6 +55,7 @@ WEBHOOK_OUTCOMES = (
 CONNECTION_STATES = ("ACTIVE", "REAUTH_REQUIRED", "DISCONNECTED")
 UPKEEP_REASONS = ("in_use", "idle")
 REAPED_KINDS = ("reauth_required", "disconnected", "state", "request", "webhook")
+WATCH_EVENTS = ("EXISTING", "CREATED", "CHANGED", "DELETED", "CAUGHT_UP")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _REFRESH_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0)
 
@@ -148,6 +149,12 @@ class Metrics:
         self._connections = self._gauge(
             "zoomgate_connections", "Connections in the store, by state.", "livemostrecent", "state"
         )
+        self._watches = self._gauge(
+            "zoomgate_watches", "Callers who are told of connections as they change.", "livesum"
+        )
+        self._watch_events = self._counter(
+            "zoomgate_watch_events", "Events that were told to those who watch connections.", "type"
+        )
         self._key_rings = self._counter(
             "zoomgate_key_ring_reloads", "Changes of the key ring that were taken over."
         )
@@ -180,6 +187,7 @@ class Metrics:
             self._upkeep.labels(reason)
         for kind in REAPED_KINDS:
             self._reaped.labels(kind)
+        self._events = {kind: self._watch_events.labels(kind) for kind in WATCH_EVENTS}
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
@@ -263,6 +271,14 @@ class Metrics:
         """Say how many connections there are in the store. Every process counts the same ones: the newest count is shown."""
         for state in CONNECTION_STATES:
             self._connections.labels(state).set(by_state.get(state, 0))
+
+    def watches(self, count: int) -> None:
+        """Say how many watch connections; over several processes they are added up."""
+        self._watches.set(count)
+
+    def watch_event(self, kind: str) -> None:
+        """Count an event of one of `WATCH_EVENTS`."""
+        self._events[kind].inc()
 
     def key_ring_reloaded(self) -> None:
         """Count a change of the key ring that this process took over."""

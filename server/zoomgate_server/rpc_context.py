@@ -82,6 +82,10 @@ class Principal:
         own = f"{self.issuer}|{self.subject}"
         return own if self.on_behalf_of is None else f"{own}>{self.on_behalf_of.identity}"
 
+    def oversees(self, user_email: str) -> bool:
+        """Tell whether it is shown the connection of a user among others: administrators are shown everybody's."""
+        return (Role.ADMIN in self.roles and self.on_behalf_of is None) or self.users.matches(user_email)
+
     @property
     def member(self) -> "Principal | None":
         """The member behind the call: the one on whose behalf a service calls, or the caller itself."""
@@ -204,6 +208,9 @@ class Call(NamedTuple):
 
 current_call: ContextVar[Call] = ContextVar("current_call")
 """The call of the running task; set once the caller is known and allowed."""
+
+current_permit: ContextVar[Callable[[str], bool]] = ContextVar("current_permit")
+"""Decides anew whether the caller of the running stream may be told of a user; raises if it may no longer call at all."""
 
 current_request_id: ContextVar[str] = ContextVar("current_request_id")
 """The id of the running call; set before anything else."""

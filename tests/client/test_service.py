@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import grpc
@@ -12,6 +12,7 @@ import pytest
 from harness import MONICA, OMAR, Harness, key_of, running, serving
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate import AsyncClient, Client, errors
+from zoomgate.v1.auth_service_pb2 import WatchConnectionsResponse
 
 
 @pytest.fixture
@@ -179,3 +180,38 @@ def test_a_client_from_before_a_fork_says_so() -> None:
 def test_the_errors_are_grpcs_too() -> None:
     """Code that is written for gRPC catches them."""
     assert issubclass(errors.ZoomgateError, grpc.RpcError)
+
+
+async def test_a_watch_goes_on_at_a_server_that_comes_back(tmp_path: Path) -> None:
+    """Both clients hear of what happened while the server was gone, without a word about the break."""
+    async with Simulator(SimulatorOptions(port=0)) as zoom, AsyncExitStack() as stack:
+        async with serving(zoom, tmp_path) as first:
+            address = first.grpc_address
+            options = [("grpc.max_reconnect_backoff_ms", 200)]
+            client = await stack.enter_async_context(
+                AsyncClient(address, key=key_of("service"), options=options)
+            )
+            blocking = stack.enter_context(Client(address, key=key_of("service"), options=options))
+            awaited = await stack.enter_async_context(aclosing(client.watch()))
+            iterated = blocking.watch()
+            stack.callback(iterated.close)
+            assert (await anext(awaited)).type == WatchConnectionsResponse.TYPE_CAUGHT_UP
+            assert (await asyncio.to_thread(next, iterated)).type == WatchConnectionsResponse.TYPE_CAUGHT_UP
+        async with serving(zoom, tmp_path) as elsewhere:
+            await elsewhere.connect()
+        async with serving(zoom, tmp_path, {"ZOOMGATE_LISTEN": address}):
+            heard, told = set(), set()
+            while MONICA not in heard:
+                heard.add((await anext(awaited)).connection.user_email)
+            while MONICA not in told:
+                told.add((await asyncio.to_thread(next, iterated)).connection.user_email)
+
+
+async def test_a_watch_that_never_began_fails(harness: Harness) -> None:
+    """A key that is not known and a token that is none are told at once, and so is a server that is not there."""
+    async with AsyncClient(harness.grpc_address, key="zgk_unknown") as stranger:
+        with pytest.raises(errors.Unauthenticated):
+            await anext(stranger.watch())
+    async with AsyncClient(harness.grpc_address, key=key_of("service")) as client:
+        with pytest.raises(errors.InvalidRequest):
+            await anext(client.watch(resume_token="x"))

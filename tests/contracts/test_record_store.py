@@ -240,12 +240,22 @@ async def test_changes_are_listed_once_each(store: RecordStore) -> None:
         revs[name] = await store.put(record(name, state="ACTIVE", changed_at=changed_at), 0)
     assert revs["c"] is not None
     latest = await store.put(record("c", state="GONE", changed_at=6.0), revs["c"])
-    changes, now = await store.changes(APP, 5.0)
+    await store.put(Record(key=key(kind=Kind.STATE), value=b"v", changed_at=7.0), 0)
+    changes, now = await store.changes(APP, Kind.USER, 5.0)
     assert list(changes) == [
         Change(key("a"), revs["a"] or 0, "ACTIVE", 5.0),
         Change(key("c"), latest or 0, "GONE", 6.0),
     ]
     assert abs(now - time.time()) < 60
+
+
+async def test_changes_come_in_parts(store: RecordStore) -> None:
+    """A limit gives the oldest; less than it is given only when there is no more."""
+    for number in range(5):
+        await store.put(record(f"u{number}", changed_at=float(number)), 0)
+    for limit, expected in ((2, ["u1", "u2"]), (4, ["u1", "u2", "u3", "u4"]), (9, ["u1", "u2", "u3", "u4"])):
+        changes, _ = await store.changes(APP, Kind.USER, 1.0, limit=limit)
+        assert [change.key.subject for change in changes] == expected
 
 
 async def test_closing_twice_is_fine(store: RecordStore) -> None:

@@ -219,7 +219,13 @@ class Cluster:
     # -- processes ---------------------------------------------------------------------------------------
 
     async def start(
-        self, name: str, plan: dict[str, str] | None = None, *, store_uri: str = "", workers: int = 1
+        self,
+        name: str,
+        plan: dict[str, str] | None = None,
+        *,
+        store_uri: str = "",
+        workers: int = 1,
+        listen: str = "127.0.0.1:0",
     ) -> Server:
         """Start a service; one of an earlier name finds what that left in its data folder.
 
@@ -228,6 +234,7 @@ class Cluster:
             plan: Where whose tokens wait.
             store_uri: Reaches the MongoDB database another way.
             workers: How many processes.
+            listen: Its gRPC address.
         """
         folder = self._folder / f"{name}-{len(self._servers)}"
         folder.mkdir()
@@ -237,7 +244,7 @@ class Cluster:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("ZOOMGATE_")}
         environ = kept | {
             "PYTHONPATH": str(TESTS),
-            "ZOOMGATE_LISTEN": "127.0.0.1:0",
+            "ZOOMGATE_LISTEN": listen,
             "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0",
             "ZOOMGATE_DATA_DIR": str(data),
             "ZOOMGATE_KEYS": str(self._folder / "keys.json"),

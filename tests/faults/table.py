@@ -23,10 +23,15 @@ class Row:
 
 
 class Table:
-    """Rows by fault and store."""
+    """Rows by fault and store.
+
+    Attributes:
+        notes: Sentences below it.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], Row] = {}
+        self.notes: list[str] = []
 
     def row(self, fault: str, kept: str) -> Row:
         """The row of a fault with a store; made if it is not there."""
@@ -35,7 +40,7 @@ class Table:
     def lines(self) -> list[str]:
         """The table as text; nothing if no test wrote to it."""
         if not self._rows:
-            return []
+            return self.notes
         width = max(len(fault) for fault, _ in self._rows)
         head = f"{'fault':{width}}  {'store':7}  runs  losses  expected  failed calls"
         return [
@@ -44,6 +49,7 @@ class Table:
                 f"{fault:{width}}  {kept:7}  {row.runs:4}  {row.losses:6}  {row.expected:8}  {row.failed:12}"
                 for (fault, kept), row in self._rows.items()
             ),
+            *self.notes,
         ]
 
 

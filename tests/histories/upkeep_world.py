@@ -8,6 +8,7 @@ from typing import Any
 
 from fakes.memory_journal import MemoryJournal
 from histories.loop import SeededLoop
+from zoomgate_server.change_feed import ChangeFeed
 from zoomgate_server.connections import Connections
 from zoomgate_server.metrics import Metrics
 from zoomgate_server.refresh import idle
@@ -146,6 +147,11 @@ class Process:
             per_minute=per_minute,
             chance=random.Random(seed),  # noqa: S311 - it only has to be the same every time
         )
+        self.feed = ChangeFeed(
+            connections=self.store,
+            clock=clock,
+            on_change=lambda change: self.cache.drop(change.key.subject, unless_rev=change.rev),
+        )
         self._loop = loop
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -153,7 +159,7 @@ class Process:
         """Begin what goes on beside the calls; `feed` tells whether it follows what other processes change."""
         self.tasks = [self._loop.create_task(work) for work in self.upkeep.works().values()]
         if feed:
-            self.tasks.append(self._loop.create_task(self.connections.follow_changes()))
+            self.tasks.append(self._loop.create_task(self.feed.run()))
 
     async def stop(self) -> None:
         """End it, and drain."""

@@ -231,6 +231,28 @@ NUMBERS = [
     ),
     *(
         Row(
+            f"the resume token {token[:24]!r}",
+            "AuthService.WatchConnections",
+            auth.WatchConnectionsRequest(resume_token=token),
+            fields("resume_token"),
+            "INVALID_RESUME_TOKEN",
+        )
+        for token in ("x", "AAAA", "=", "\x00", "ü", "A" * 1_000_000, "../../x", "A" * 44)
+    ),
+    Row(
+        "1001 people to watch",
+        "AuthService.WatchConnections",
+        auth.WatchConnectionsRequest(user_emails=[f"u{number}@example.com" for number in range(1001)]),
+        fields("user_emails"),
+    ),
+    Row(
+        "nobody to watch beside somebody",
+        "AuthService.WatchConnections",
+        auth.WatchConnectionsRequest(user_emails=[MONICA, "", "Monica@example.com"]),
+        fields("user_emails[1]", "user_emails[2]"),
+    ),
+    *(
+        Row(
             f"the states {what}",
             "AuthService.ListConnections",
             auth.ListConnectionsRequest(states=states),

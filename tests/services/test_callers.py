@@ -25,6 +25,7 @@ WHO = {
     "AuthService.GetConnection": {S, M, A},
     "AuthService.ListConnections": {S, A},
     "AuthService.DeleteConnection": {S, M, A},
+    "AuthService.WatchConnections": {S, A},
     "MeetingsService.CreateMeeting": {S, M},
     "MeetingsService.GetMeeting": {S, M},
     "MeetingsService.DeleteMeeting": {S, M},

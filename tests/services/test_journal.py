@@ -144,6 +144,21 @@ async def test_tokens_that_lay_long_are_renewed_first(tmp_path: Path) -> None:
         assert zoom.zoom.grants[MONICA].spent == [tokens.refresh_token]
 
 
+async def test_tokens_that_are_stored_already_are_not_renewed(tmp_path: Path) -> None:
+    """A process was killed between the store's confirmation and the journal's: an hour later the stored token must not be spent for it."""
+    async with stopped(tmp_path) as zoom:
+        left = entry(issued(zoom))
+        await leave(zoom, tmp_path, left)
+        async with serving(zoom, tmp_path) as service:
+            await settled(service)
+        zoom.zoom.expire(MONICA)
+        await leave(zoom, tmp_path, replace(left, tokens=replace(left.tokens, access_expire_at=0.0)))
+        async with serving(zoom, tmp_path, environ={"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}) as service:
+            await settled(service)
+            assert zoom.zoom.grants[MONICA].spent == []
+            await service.call(service.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
+
+
 @pytest.mark.parametrize("expired", [False, True])
 async def test_a_newer_consent_stays(tmp_path: Path, expired: bool) -> None:
     """An entry from before a consent that was stored meanwhile is forgotten without a word to Zoom: to revoke it could end the consent."""

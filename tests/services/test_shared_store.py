@@ -14,7 +14,7 @@ from harness import MONICA, Harness, browser, consent_form, running, serving
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
-from zoomgate_server import connections
+from zoomgate_server import change_feed, connections
 from zoomgate_server.tokens import keyfile
 from zoomgate_server.tokens.connection_store import ConnectionStore
 from zoomgate_server.tokens.journal import Journal
@@ -94,8 +94,9 @@ async def test_a_token_that_was_refreshed_before_the_disconnect_serves_nobody_af
     zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A refresh whose last step, tidying the journal, takes longer than others' changes are told does not bring its token into memory."""
-    monkeypatch.setattr(connections, "FEED_SECONDS", 0.01)
-    monkeypatch.setattr(connections, "FEED_OVERLAP_SECONDS", 0.0)  # for short: an end is told once
+    monkeypatch.setattr(change_feed, "FEED_SECONDS", 0.01)
+    monkeypatch.setattr(change_feed, "OVERLAP_SECONDS", 0.0)  # for short: an end is told once
+    monkeypatch.setattr(change_feed, "DEEP_SECONDS", 1e6)
     monkeypatch.setattr(connections, "STILL_TOLD_SECONDS", 0.0)
     await zoomgate.connect()
     stored, tidied = asyncio.Event(), asyncio.Event()
@@ -114,9 +115,9 @@ async def test_a_token_that_was_refreshed_before_the_disconnect_serves_nobody_af
     await zoomgate.call(zoomgate.auth.DeleteConnection, auth.DeleteConnectionRequest(user_email=MONICA))
     told, follow = 0, ConnectionStore.changes
 
-    async def telling(self: ConnectionStore, since: float) -> tuple[list[Change], float]:
+    async def telling(self: ConnectionStore, since: float, limit: int) -> tuple[list[Change], float]:
         nonlocal told
-        found = await follow(self, since)
+        found = await follow(self, since, limit)
         told += 1
         return found
 
@@ -143,7 +144,7 @@ async def test_a_token_that_was_replaced_twice_is_no_end_of_the_consent(
     zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When another service replaces also the token that a refused call is repeated with, the caller is to come back, not the person."""
-    monkeypatch.setattr(connections, "FEED_SECONDS", 1e6)
+    monkeypatch.setattr(change_feed, "FEED_SECONDS", 1e6)
     me = proxy.GetRequest(user_email=MONICA, url="/users/me")
     await zoomgate.connect()
     await other.call(other.proxy.Get, me)
@@ -168,7 +169,7 @@ async def test_a_token_that_is_just_being_replaced_is_no_end_of_the_consent(
     gate: Gate, zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same while the other service has Zoom's answer, which ended the token at Zoom, and the store does not have it yet."""
-    monkeypatch.setattr(connections, "FEED_SECONDS", 1e6)
+    monkeypatch.setattr(change_feed, "FEED_SECONDS", 1e6)
     me = proxy.GetRequest(user_email=MONICA, url="/users/me")
     await zoomgate.connect()
     await other.call(other.proxy.Get, me)

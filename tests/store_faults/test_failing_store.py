@@ -21,7 +21,7 @@ from mongodb import MongoServer, OwnServer, failing
 from store_faults.place import APP, Place
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as auth
-from zoomgate_server import connections, store_opening
+from zoomgate_server import change_feed, store_opening
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.metrics import Metrics
 from zoomgate_server.start import StartError
@@ -316,7 +316,7 @@ async def test_all_connections_to_the_database_are_in_use(
     """A call that finds no free connection is told in time, while those that have one wait for the database, and are served in the end."""
     monkeypatch.setattr(mongo, "POOL", 1)
     monkeypatch.setattr(mongo, "WAIT_SECONDS", 0.1)
-    monkeypatch.setattr(connections, "FEED_SECONDS", 1e6)
+    monkeypatch.setattr(change_feed, "FEED_SECONDS", 1e6)
     keyfile.create(tmp_path / "keys.json")
     database = mongodb.new_database()
     keys = {"ZOOMGATE_KEYS": str(tmp_path / "keys.json")}
@@ -419,7 +419,7 @@ async def test_a_database_that_is_killed_when_zoom_has_answered(
     tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tokens in memory are served, everybody else hears of the store, and what Zoom answered is stored once it is back."""
-    monkeypatch.setattr(connections, "FEED_SECONDS", 0.05)
+    monkeypatch.setattr(change_feed, "FEED_SECONDS", 0.05)
     server = OwnServer(tmp_path)
     await asyncio.to_thread(server.start)
     keyfile.create(tmp_path / "keys.json")

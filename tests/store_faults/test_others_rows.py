@@ -16,7 +16,7 @@ from pymongo import MongoClient
 from harness import MONICA, Harness, serving
 from store_faults.place import APP, Place
 from zoomgate.v1 import auth_service_pb2 as auth
-from zoomgate_server import connections
+from zoomgate_server import change_feed
 from zoomgate_server.tokens import connection_record, keyfile
 from zoomgate_server.tokens.mongo import RECORDS
 from zoomgate_server.tokens.vault import Vault
@@ -41,7 +41,7 @@ async def test_rows_of_another_kind_are_none_of_ours(
     zoomgate: Harness, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A release that keeps more than this one may share the store: this one goes on hearing of what others change."""
-    monkeypatch.setattr(connections, "FEED_SECONDS", 0.01)
+    monkeypatch.setattr(change_feed, "FEED_SECONDS", 0.01)
     await zoomgate.connect()
     write_row_of_another_kind(place)
     async with serving(zoomgate.simulator, tmp_path / "other", place.elsewhere()) as other:

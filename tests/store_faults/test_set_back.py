@@ -14,7 +14,7 @@ from harness import MONICA, OMAR, Harness, running, serving
 from store_faults.place import Place
 from zoom_simulator import SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
-from zoomgate_server import connections
+from zoomgate_server import change_feed
 
 NEVER, OFTEN = 1e6, 0.01
 """Pauses of the feed by which a service hears what others changed."""
@@ -55,7 +55,7 @@ async def times_set_back(harness: Harness) -> int:
 @pytest.fixture
 def feed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How often the service looks at what others changed: with NEVER it keeps its tokens in memory."""
-    monkeypatch.setattr(connections, "FEED_SECONDS", getattr(request, "param", NEVER))
+    monkeypatch.setattr(change_feed, "FEED_SECONDS", getattr(request, "param", NEVER))
 
 
 @pytest.fixture(params=[STRICT, TOLERANT], ids=["strict", "tolerant"])

@@ -39,6 +39,11 @@ _COMMANDS = {
     "store": ("zoomgate_server.cli.store", "store", "Back up, restore and upgrade the store."),
     "audit": ("zoomgate_server.cli.audit", "audit", "Look into the audit trail."),
     "reap": ("zoomgate_server.cli.reap", "reap", "Take away what nobody needs any more."),
+    "import": (
+        "zoomgate_server.cli.import_",
+        "import_",
+        "Bring in the tokens that other software kept.",
+    ),
     "doctor": ("zoomgate_server.cli.doctor", "doctor", "Check settings, store, keys, callers and Zoom."),
     "completion": (
         "zoomgate_server.cli.completion",

@@ -20,15 +20,16 @@ class Audited:
 
     Args:
         loaded: The settings, or None where a command works without any.
+        key: Under which fingerprints of tokens are made, for a command that tells of tokens.
     """
 
-    def __init__(self, loaded: Settings | None) -> None:
+    def __init__(self, loaded: Settings | None, key: bytes = b"") -> None:
         self._path = None if loaded is None else loaded.audit_path
         self._trail: AuditTrail | None = None
         if loaded is None or (self._path is not None and not self._path.parent.is_dir()):
             return
         try:
-            self._trail = AuditTrail(self._path, key=b"", clock=SystemClock(), on_lost=lambda: None)
+            self._trail = AuditTrail(self._path, key=key, clock=SystemClock(), on_lost=lambda: None)
         except OSError as error:
             fail(
                 f"ZOOMGATE_AUDIT: {self._path} cannot be written ({error.strerror}), so nothing was changed:"

@@ -7,13 +7,14 @@ from itertools import islice
 import click
 
 from zoomgate import Client, errors
+from zoomgate.v1.auth_service_pb2 import WatchConnectionsResponse
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.cli import refreshing, revoking
 from zoomgate_server.cli.one_by_one import Failure, Pace
 from zoomgate_server.cli.output import FAILURE, Table, document, facts, how_far, note, when
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.selection import STATES, Condition, holds, moment, where_option
-from zoomgate_server.cli.service import calls_service, optional_user_argument, user_argument
+from zoomgate_server.cli.service import calls_service, optional_user_argument, user_argument, user_arguments
 from zoomgate_server.logs import escape, plain
 
 _ROWS = 500
@@ -22,7 +23,7 @@ _ROWS = 500
 
 @click.group()
 def connections() -> None:
-    """List, show, refresh and end people's connections.
+    """List, show, watch, refresh and end people's connections.
 
     Example: zoomgate connections list
     """
@@ -92,6 +93,45 @@ def delete(client: Client, as_json: bool, user: str, yes: bool) -> None:
     if not yes:
         click.confirm(f"End the connection of {plain(user)}?", abort=True, err=True)
     print_connection(client.auth.delete_connection(user_email=user).connection, as_json=as_json)
+
+
+@connections.command()
+@user_arguments
+@click.option(
+    "--resume-token", default="", help="Go on behind the event that had this token, without a snapshot."
+)
+@calls_service
+def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: str) -> None:
+    """Show what happens to connections, as it happens: of each USER, or of everybody.
+
+    First come those that exist. When the service restarts, the command goes on where it was. Ctrl-C ends it.
+
+    The caller is an administrator, or a service for the users of its row.
+
+    Example: zoomgate connections watch
+    """
+    token, waiting = resume_token, False
+    try:
+        for event in client.watch(users, resume_token=resume_token):
+            token = event.resume_token
+            if as_json:
+                document(event)
+            elif event.HasField("connection"):
+                click.echo(_event_line(event))
+            elif not waiting:
+                waiting = True
+                note("that is all so far; waiting for changes, Ctrl-C ends this")
+    except KeyboardInterrupt:
+        named = "".join(f" {user}" for user in users)
+        note(f"go on with: zoomgate connections watch{named} --resume-token {token}")
+
+
+def _event_line(event: WatchConnectionsResponse) -> str:
+    """Say an event in one line."""
+    connection = event.connection
+    moment = datetime.fromtimestamp(connection.update_time.seconds, UTC).astimezone()
+    kind = WatchConnectionsResponse.Type.Name(event.type).removeprefix("TYPE_").lower()
+    return f"{moment:%Y-%m-%d %H:%M:%S}  {kind.ljust(8)}  {escape(connection.user_email)}  {escape(state_words(connection))}"
 
 
 def _moment(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:

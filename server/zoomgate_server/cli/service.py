@@ -89,6 +89,15 @@ def optional_user_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("user", required=False, callback=_optional_user)(command)
 
 
+def user_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the arguments USER, of which there may be any number."""
+    return click.argument("users", metavar="[USER]...", nargs=-1, callback=_users)(command)
+
+
+def _users(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_user(context, parameter, value) for value in values)
+
+
 def _optional_user(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     return None if value is None else _user(context, parameter, value)
 

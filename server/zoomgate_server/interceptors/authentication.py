@@ -4,6 +4,7 @@ The order is: credential, method, the request's bytes, the user that the request
 whose user is no canonical address goes on to them, since they refuse exactly that, and nobody can be found under such a name.
 """
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterable
@@ -32,6 +33,7 @@ from zoomgate_server.rpc_context import (
     Role,
     current_call,
     current_metadata,
+    current_permit,
     current_request_id,
 )
 from zoomgate_server.user_email import is_canonical
@@ -42,7 +44,10 @@ DEFAULT_SECONDS = 30.0
 """Time for a call whose caller sets no deadline."""
 
 MAX_SECONDS = 60.0
-"""Time for any call."""
+"""Time for any call that is no stream."""
+
+MAX_USERS = 1000
+"""Users that one request may name."""
 
 AUDITED_REFUSALS = (CallerNotAllowed, CodeRefused, HeaderNotAllowed, InvalidPath, InvalidState)
 """Refusals behind the authentication that an auditor wants to see: somebody tried what he may not."""
@@ -128,18 +133,21 @@ class Authentication:
                     principal = self._with_member(principal, members)
                 row = policy.check_method(principal, path)
                 message = request if decode is None else _decoded(method, request)
-                user_email = _user(message, row.user_field)
-                if user_email:
+                user_emails = _users(message, row.user_field)
+                for user_email in user_emails:
                     policy.check_user(principal, path, user_email)
             except (CallerUnauthenticated, CallerNotAllowed) as refusal:
                 self._refused(principal, refusal, name, user_email, context)
                 raise
             left = context.time_remaining()
             seconds = DEFAULT_SECONDS if left is None else min(left, MAX_SECONDS)
+            user_email = user_emails[0] if len(user_emails) == 1 else ""
             call = Call(
                 current_request_id.get(""), principal, self._clock.monotonic() + seconds, user_email, name
             )
             current_call.set(call)
+            if method.streams:
+                current_permit.set(functools.partial(self._permitted, credentials, members, path))
             try:
                 return await respond(message, context)
             except AUDITED_REFUSALS as refusal:
@@ -147,6 +155,18 @@ class Authentication:
                 raise
 
         return check
+
+    def _permitted(self, credentials: list[Any], members: list[Any], path: str, user_email: str) -> bool:
+        """Decide anew, while a stream runs, whether its caller may call still and be told of a user.
+
+        Raises:
+            CallerUnauthenticated, CallerNotAllowed: It may no longer call at all.
+        """
+        principal = self._caller(credentials)
+        if members:
+            principal = self._with_member(principal, members)
+        policy.check_method(principal, path)
+        return policy.may_act_for(principal, path, user_email)
 
     def _caller(self, credentials: list[Any]) -> Principal:
         if not credentials:
@@ -226,12 +246,14 @@ def _decoded(method: Method, request: Any) -> Any:
         ) from None
 
 
-def _user(message: Any, field: str) -> str:
-    """Give the canonical address that a request names, or an empty string."""
+def _users(message: Any, field: str) -> list[str]:
+    """Give the canonical addresses that a request names; the services refuse others, and more than they take."""
     if not field:
-        return ""
-    user_email: str = getattr(message, field)
-    return user_email if is_canonical(user_email) else ""
+        return []
+    named = getattr(message, field)
+    if isinstance(named, str):
+        return [named] if is_canonical(named) else []
+    return [user_email for user_email in named[:MAX_USERS] if is_canonical(user_email)]
 
 
 def _unauthenticated(why: str) -> CallerUnauthenticated:

@@ -5,12 +5,15 @@ when they are registered: `Pipeline.registrar` stands for the server towards gen
 requests, so that garbage is refused by us, in our words, after the caller was checked.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
 import grpc.aio
+
+from zoomgate_server.errors import ServerOverloaded
 
 Context = Any  # grpc.aio.ServicerContext is generic in the messages, which differ per method
 Respond = Callable[[Any, Context], Awaitable[Any]]
@@ -119,6 +122,10 @@ class _Handlers(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
 
+UNREAD_SECONDS = 60.0
+"""How long a message of a stream waits for its caller to read: nobody may keep a stream that nobody reads."""
+
+
 def _streamed(behavior: Callable[[Any, Context], Any]) -> Respond:
     """Turn a handler that yields its responses into one that writes them."""
 
@@ -126,7 +133,15 @@ def _streamed(behavior: Callable[[Any, Context], Any]) -> Respond:
         responses = behavior(request, context)
         if isinstance(responses, AsyncIterator):
             async for response in responses:
-                await context.write(response)
+                try:
+                    async with asyncio.timeout(UNREAD_SECONDS):
+                        await context.write(response)
+                except TimeoutError:
+                    raise ServerOverloaded(
+                        f"Nothing of the stream was read for {UNREAD_SECONDS:.0f} seconds: read faster",
+                        metadata={"limit": "unread_seconds"},
+                        retry_after=1.0,
+                    ) from None
         else:
             await responses
 

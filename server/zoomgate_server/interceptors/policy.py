@@ -15,7 +15,7 @@ class Policy:
 
     Attributes:
         roles: Who may call.
-        user_field: The request's field that names the user, or empty where the call is about nobody or anybody.
+        user_field: The request's field that names the user or several, or empty where the call is about nobody or anybody.
         access_tokens: Whether the caller must be one who may see access tokens.
     """
 
@@ -44,6 +44,9 @@ METHOD_POLICY: Mapping[str, Policy] = {
         _S, _A, user_field=""
     ),  # services get their users' alone
     "/zoomgate.v1.AuthService/DeleteConnection": _row(_S, _M, _A),
+    "/zoomgate.v1.AuthService/WatchConnections": _row(
+        _S, _A, user_field="user_emails"
+    ),  # without any: services get their users' alone
     "/zoomgate.v1.MeetingsService/CreateMeeting": _row(_S, _M),
     "/zoomgate.v1.MeetingsService/GetMeeting": _row(_S, _M),
     "/zoomgate.v1.MeetingsService/DeleteMeeting": _row(_S, _M),
@@ -103,6 +106,12 @@ def check_user(principal: Principal, path: str, user_email: str) -> None:
     Raises:
         CallerNotAllowed: It may not, or the member that it forwards may not.
     """
+    if not may_act_for(principal, path, user_email):
+        raise _refused(path)
+
+
+def may_act_for(principal: Principal, path: str, user_email: str) -> bool:
+    """Tell whether a caller, and the member that it forwards, may act for a user."""
     policy = METHOD_POLICY[path]
     for party in _parties(principal):
         usable = policy.roles & party.roles
@@ -111,7 +120,8 @@ def check_user(principal: Principal, path: str, user_email: str) -> None:
             or (_M in usable and party.email == user_email)
             or _A in usable
         ):
-            raise _refused(path)
+            return False
+    return True
 
 
 def _granted(methods: frozenset[str], path: str) -> bool:

@@ -42,6 +42,8 @@ MAPPING: Mapping[type[errors.ZoomgateError], tuple[grpc.StatusCode, "ErrorReason
     errors.InvalidPath: (_C.INVALID_ARGUMENT, _R.ERROR_REASON_INVALID_PATH),
     errors.HeaderNotAllowed: (_C.INVALID_ARGUMENT, _R.ERROR_REASON_HEADER_NOT_ALLOWED),
     errors.InvalidPageToken: (_C.INVALID_ARGUMENT, _R.ERROR_REASON_INVALID_PAGE_TOKEN),
+    errors.InvalidResumeToken: (_C.INVALID_ARGUMENT, _R.ERROR_REASON_INVALID_RESUME_TOKEN),
+    errors.ResumeTokenExpired: (_C.OUT_OF_RANGE, _R.ERROR_REASON_RESUME_TOKEN_EXPIRED),
     errors.MeetingNotFound: (_C.NOT_FOUND, _R.ERROR_REASON_MEETING_NOT_FOUND),
     errors.NotConnected: (_C.FAILED_PRECONDITION, _R.ERROR_REASON_ZOOM_NOT_CONNECTED),
     errors.ConnectionNotFound: (_C.NOT_FOUND, _R.ERROR_REASON_ZOOM_NOT_CONNECTED),

@@ -1,6 +1,7 @@
 """AuthService over the domain: `authorizations.py` and `connections.py`."""
 
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -14,11 +15,13 @@ from zoomgate_server.authorizations import Authorizations, Completed
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections import AccessToken, Connections
 from zoomgate_server.endings import Endings
-from zoomgate_server.errors import InvalidPageToken, InvalidRequest
-from zoomgate_server.rpc_context import AuditSink, Call, current_call
+from zoomgate_server.errors import InvalidPageToken, InvalidRequest, InvalidResumeToken
+from zoomgate_server.rpc_context import AuditSink, Call, current_call, current_permit
 from zoomgate_server.services import connection_mapping, json_value
 from zoomgate_server.services.page_token import PageTokens
+from zoomgate_server.services.resume_token import ResumeTokens
 from zoomgate_server.services.validation import Violations
+from zoomgate_server.watches import EventType, Watches
 
 DEFAULT_MIN_VALIDITY_SECONDS = 60.0
 MAX_MIN_VALIDITY_SECONDS = 600.0
@@ -31,8 +34,11 @@ MAX_EXPIRES_IN = 365 * 24 * 3600
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 MAX_STATES = 100
+MAX_WATCHED = 1000
 _YEAR_10000 = 253_402_300_800
 _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}", re.ASCII)
+
+_EVENT_TYPES = {kind: pb.WatchConnectionsResponse.Type.Value(f"TYPE_{kind}") for kind in EventType}
 
 NOT_LOGGED_IN = "Member is not logged in"
 NOT_THE_SAME = "Email addresses do not match"
@@ -45,6 +51,7 @@ class AuthService(AuthServiceServicer):
         authorizations: Begins and completes.
         connections: Uses and shows.
         endings: Ends.
+        watches: Tells of changes.
         page_tokens: Makes page tokens.
         clock: Time.
         audit: Hears of every token before it is handed out; what it raises keeps the token back.
@@ -56,6 +63,7 @@ class AuthService(AuthServiceServicer):
         authorizations: Authorizations,
         connections: Connections,
         endings: Endings,
+        watches: Watches,
         page_tokens: PageTokens,
         clock: Clock,
         audit: AuditSink,
@@ -63,6 +71,7 @@ class AuthService(AuthServiceServicer):
         self._authorizations = authorizations
         self._connections = connections
         self._endings = endings
+        self._watches = watches
         self._page_tokens = page_tokens
         self._clock = clock
         self._audit = audit
@@ -240,6 +249,38 @@ class AuthService(AuthServiceServicer):
         wrong.raise_any()
         record = await self._endings.end(current_call.get(), request.user_email)
         return pb.DeleteConnectionResponse(connection=connection_mapping.connection(record))
+
+    async def WatchConnections(
+        self, request: pb.WatchConnectionsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchConnectionsResponse]:
+        principal = current_call.get().principal
+        names = request.user_emails[:MAX_WATCHED]
+        wrong = Violations()
+        if len(request.user_emails) > MAX_WATCHED:
+            wrong.add(
+                "user_emails",
+                f"has {len(request.user_emails)} entries: send at most {MAX_WATCHED}, or none for everybody",
+            )
+        for index, name in enumerate(names):
+            wrong.user_email(name, f"user_emails[{index}]")
+        tokens = ResumeTokens(self._page_tokens, principal.identity, names)
+        position = None
+        try:
+            position = tokens.read(request.resume_token)
+        except InvalidResumeToken as invalid:
+            if not wrong:
+                raise
+            wrong.add("resume_token", invalid.violations[0].description)
+        wrong.raise_any()
+        events = self._watches.watch(
+            names=names, sees=principal.oversees, permit=current_permit.get(), position=position
+        )
+        async for event in events:
+            yield pb.WatchConnectionsResponse(
+                type=_EVENT_TYPES[event.type],
+                connection=None if event.record is None else connection_mapping.connection(event.record),
+                resume_token=tokens.make(event.position),
+            )
 
     def _token(self, call: Call, user_email: str, given: AccessToken) -> pb.Token:
         """Hand a token out. Its line is in the audit trail first."""

@@ -78,6 +78,7 @@ class ConnectionRecord:
     Attributes:
         user_email: Whose it is, in canonical form.
         rev: Revision it was read at; 0 for one that is not stored yet.
+        read_update_time: `update_time` as it was read: another one now is a visible change. None for one that is not stored yet.
         state: Whether it can be used.
         cause: Why not, or None.
         grant: The consent that it comes from.
@@ -116,6 +117,7 @@ class ConnectionRecord:
     update_time: float
     refresh_time: float
     rev: int = 0
+    read_update_time: float | None = None
     cause: Cause | None = None
     epoch: int = 0
     lease: Lease | None = None
@@ -200,6 +202,7 @@ def decode(vault: Vault, record: Record) -> ConnectionRecord:
         connection = ConnectionRecord(
             user_email=record.key.subject,
             rev=record.rev,
+            read_update_time=header["update_time"],
             state=State(secret["state"]),
             grant=opened.grant,
             generation=opened.generation,

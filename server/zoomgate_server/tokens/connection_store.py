@@ -1,7 +1,7 @@
 """Connections in a record store: the store's bytes on one side, opened records on the other."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zoomgate_server import logs
 from zoomgate_server.clock import Clock
@@ -69,6 +69,12 @@ class ConnectionStore:
         self._ahead = now - self._clock.monotonic()
         return (None if record is None else self.open(record)), now
 
+    async def read_readable(self, user_email: str) -> ConnectionRecord | None:
+        """Read a user's connection as it is for somebody who is told of many: None if there is none, or it cannot be opened."""
+        self._on_read()
+        record, _ = await self._store.get(self._key(user_email))
+        return None if record is None else self.open_readable(record)
+
     async def read_replaceable(self, user_email: str) -> tuple[Replaceable, float]:
         """Read a user's connection for replacing it by a new consent, and the store's clock.
 
@@ -94,6 +100,9 @@ class ConnectionStore:
             ZoomUserTaken: Another connection belongs to the same Zoom user.
         """
         sealed = connection_record.encode(self._vault, connection)
+        if connection.update_time != connection.read_update_time:
+            # the clock was read a while ago, before Zoom was asked perhaps: who follows the changes must not be past that moment already
+            sealed = replace(sealed, changed_at=max(sealed.changed_at, self.now()))
         return await self._store.put(sealed, connection.rev)
 
     async def page(
@@ -127,11 +136,11 @@ class ConnectionStore:
         """Count the connections by their state."""
         return await self._store.count(self._app, Kind.USER, Column.STATE)
 
-    async def changes(self, since: float) -> tuple[list[Change], float]:
-        """List the connections that changed since a time of the store's clock, and read that clock."""
-        found, now = await self._store.changes(self._app, since)
+    async def changes(self, since: float, limit: int | None = None) -> tuple[list[Change], float]:
+        """List the connections that changed since a time of the store's clock, and read that clock; see `RecordStore.changes`."""
+        found, now = await self._store.changes(self._app, Kind.USER, since, limit=limit)
         self._ahead = now - self._clock.monotonic()
-        return [change for change in found if change.key.kind is Kind.USER], now
+        return list(found), now
 
     def _key(self, user_email: str) -> RecordKey:
         return RecordKey(self._app, Kind.USER, user_email)

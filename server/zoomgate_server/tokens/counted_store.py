@@ -68,9 +68,11 @@ class CountedStore:
         """Name the apps that have records."""
         return await self._counted(self._store.apps())
 
-    async def changes(self, app: str, since: float) -> tuple[Sequence[Change], float]:
+    async def changes(
+        self, app: str, kind: Kind, since: float, *, limit: int | None = None
+    ) -> tuple[Sequence[Change], float]:
         """List what changed, and read the store's clock."""
-        return await self._counted(self._store.changes(app, since))
+        return await self._counted(self._store.changes(app, kind, since, limit=limit))
 
     async def close(self) -> None:
         """Close the other store."""

@@ -74,12 +74,16 @@ class Entry:
 
 @dataclass(slots=True)
 class _Due:
-    """An entry that is to be written; `kept` once it is durable. The descriptor is that of its file, which has the draft's name first."""
+    """An entry that is to be written.
+
+    `named` once its file has its name, `kept` once that is durable. The descriptor is that of the file, which has the draft's name first.
+    """
 
     entry: Entry
     draft: Path
     path: Path
     descriptor: int = -1
+    named: bool = False
     kept: bool = False
 
 
@@ -131,7 +135,7 @@ class Journal:
         return await self._run(self._prepare)
 
     async def keep(self, entry: Entry) -> bool:
-        """Write an entry durably. False if that failed; nothing was left behind then.
+        """Write an entry durably, in the place of one with its id. False if that failed; nothing of it was left behind then.
 
         Those that come while others are written are written together, and wait for the folder once.
         """
@@ -153,6 +157,10 @@ class Journal:
         await self._run(self._release, entry_id)
         self._observer.journal_entries(len(self._held))
 
+    def has(self, entry_id: str) -> bool:
+        """Tell whether there is an entry, whoever holds it."""
+        return (self._folder / f"{entry_id}{_SUFFIX}").exists()
+
     async def claim(self) -> list[Entry]:
         """Take over the entries of processes that died. They stay on disk until they are forgotten."""
         claimed = await self._run(self._claim)
@@ -167,7 +175,7 @@ class Journal:
             self._executor.shutdown(wait=True)
 
     async def _run(self, work: Callable[..., _T], *arguments: Any) -> _T:
-        """Run work on the journal's thread. A caller that leaves does not stop it."""
+        """Run work on a thread of the journal. A caller that leaves does not stop it."""
         return await asyncio.shield(
             asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
         )
@@ -201,6 +209,7 @@ class Journal:
                 self._give_up(due, error)
             return
         for due in group:
+            self._release(due.entry.entry_id)  # the file that was in its place
             self._held[due.entry.entry_id] = due.descriptor
             due.kept = True
 
@@ -224,10 +233,11 @@ class Journal:
 
     def _name(self, due: _Due) -> None:
         due.draft.rename(due.path)
+        due.named = True
 
     def _give_up(self, due: _Due, error: OSError) -> None:
         _log.error("journal.not_written", entry=due.entry.entry_id, error=error.strerror)
-        for path in (due.draft, due.path):
+        for path in (due.draft, due.path) if due.named else (due.draft,):
             with contextlib.suppress(OSError):
                 path.unlink()
         if due.descriptor >= 0:

@@ -100,14 +100,16 @@ class MemoryStore:
         """Name the apps that have records."""
         return sorted({key.app for key in self._records})
 
-    async def changes(self, app: str, since: float) -> tuple[list[Change], float]:
+    async def changes(
+        self, app: str, kind: Kind, since: float, *, limit: int | None = None
+    ) -> tuple[list[Change], float]:
         """List what changed."""
         found = [
             Change(key, record.rev, record.state, record.changed_at)
             for key, record in self._records.items()
-            if key.app == app and record.changed_at >= since
+            if key.app == app and key.kind is kind and record.changed_at >= since
         ]
-        return sorted(found, key=lambda change: change.changed_at), self._wall()
+        return sorted(found, key=lambda change: change.changed_at)[:limit], self._wall()
 
     async def close(self) -> None:
         """Nothing is held."""

@@ -90,7 +90,7 @@ _UNAUTHORIZED, _WRONG_PASSWORD = frozenset({13, 31}), frozenset({18, 11, 334})
 _INDEXES = (
     IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("subject", ASCENDING)], name="key"),
     IndexModel([("zoom_user_claim", ASCENDING)], name="zoom_user", unique=True, sparse=True),
-    IndexModel([("app", ASCENDING), ("changed_at", ASCENDING)], name="changed"),
+    IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("changed_at", ASCENDING)], name="changes"),
     IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("due_at", ASCENDING)], name="due"),
     IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("expire_at", ASCENDING)], name="expire"),
 )
@@ -317,24 +317,33 @@ class MongoStore:
 
         return await self._run(read)
 
-    async def changes(self, app: str, since: float) -> tuple[list[Change], float]:
+    async def changes(
+        self, app: str, kind: Kind, since: float, *, limit: int | None = None
+    ) -> tuple[list[Change], float]:
         """List what changed."""
         wanted = {
             "app": _text(app),
-            "kind": {"$in": [kind.value for kind in Kind]},  # later releases may add kinds
+            "kind": kind.value,
             "changed_at": {"$gte": float(since)},
         }
 
         async def read() -> tuple[list[Change], float]:
             now = await self._clock()
-            cursor = self._records.find(wanted, {"value": 0}, sort=[("changed_at", ASCENDING)])
-            found: dict[RecordKey, Change] = {}
-            for document in await cursor.to_list(None):  # one that changes meanwhile may come twice
-                key = _key(document)
-                if key is not None:
-                    record = _record(key, document)
-                    found[key] = Change(key, record.rev, record.state, record.changed_at)
-            return sorted(found.values(), key=lambda change: change.changed_at), now
+            most = limit or 0
+            while True:
+                cursor = self._records.find(
+                    wanted, {"value": 0}, sort=[("changed_at", ASCENDING)], limit=most
+                )
+                documents = await cursor.to_list(None)
+                found: dict[RecordKey, Change] = {}
+                for document in documents:  # one that changes meanwhile may come twice
+                    key = _key(document)
+                    if key is not None:
+                        record = _record(key, document)
+                        found[key] = Change(key, record.rev, record.state, record.changed_at)
+                if limit is None or len(documents) < most or len(found) >= limit:
+                    return sorted(found.values(), key=lambda change: change.changed_at), now
+                most += len(documents) - len(found)
 
         return await self._run(read)
 

@@ -69,10 +69,10 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """  # noqa: S608 - constants
 
-_CHANGES = f"""
-SELECT kind, subject, rev, state, changed_at FROM record
-WHERE app = ? AND changed_at >= ? AND kind IN ({",".join("?" * len(Kind))}) ORDER BY changed_at
-"""  # noqa: S608 - constants; the kinds are named since later releases may add some
+_CHANGES = """
+SELECT subject, rev, state, changed_at FROM record
+WHERE app = ? AND changed_at >= ? AND kind = ? ORDER BY changed_at LIMIT ?
+"""
 
 _OF_ZOOM_USER = f"""
 SELECT kind, {_COLUMNS} FROM record
@@ -265,15 +265,18 @@ class SqliteStore:
 
         return await self._run(read)
 
-    async def changes(self, app: str, since: float) -> tuple[list[Change], float]:
+    async def changes(
+        self, app: str, kind: Kind, since: float, *, limit: int | None = None
+    ) -> tuple[list[Change], float]:
         """List what changed."""
 
         def read() -> tuple[list[Change], float]:
             now = self._wall()
-            rows = self._connection.execute(_CHANGES, (app, since, *Kind)).fetchall()
+            most = -1 if limit is None else limit
+            rows = self._connection.execute(_CHANGES, (app, since, kind.value, most)).fetchall()
             return [
-                Change(RecordKey(app, Kind(kind), subject), rev, state, changed_at)
-                for kind, subject, rev, state, changed_at in rows
+                Change(RecordKey(app, kind, subject), rev, state, changed_at)
+                for subject, rev, state, changed_at in rows
             ], now
 
         return await self._run(read)

@@ -209,8 +209,17 @@ class RecordStore(Protocol):
         """Name the apps that have records, in order."""
         ...
 
-    async def changes(self, app: str, since: float) -> tuple[Sequence[Change], float]:
-        """List what has `changed_at >= since`, oldest first and every record at most once, and read the store's clock."""
+    async def changes(
+        self, app: str, kind: Kind, since: float, *, limit: int | None = None
+    ) -> tuple[Sequence[Change], float]:
+        """List what has `changed_at >= since`, oldest first and every record at most once, and read the store's clock before.
+
+        Args:
+            app: Of this app.
+            kind: Of this kind.
+            since: A time of the store's clock.
+            limit: How many, about; fewer are given only if there are no more. None for all.
+        """
         ...
 
     async def close(self) -> None:

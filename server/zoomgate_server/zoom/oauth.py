@@ -245,11 +245,9 @@ def _issued(answer: Mapping[str, Any], api_origin: str) -> TokenOutcome:
         answer.get("scope", ""),
         answer.get("api_url", ""),
     )
-    if not isinstance(access, str) or not 1 <= len(access) <= MAX_TOKEN or not _is_token(access):
+    if not isinstance(access, str) or not is_token(access):
         return Unknown("no access token")
-    if refresh is not None and not (
-        isinstance(refresh, str) and len(refresh) <= MAX_TOKEN and _is_token(refresh)
-    ):
+    if refresh is not None and refresh != "" and not is_token(refresh):
         return Unknown("a refresh token that is none")
     if not isinstance(kind, str) or kind.lower() != "bearer":
         return BadAnswer("not a bearer token")
@@ -266,8 +264,15 @@ def _issued(answer: Mapping[str, Any], api_origin: str) -> TokenOutcome:
     return replace(issued, api_url=api_url)
 
 
-def _is_token(text: str) -> bool:
-    return text.isascii() and text.isprintable() and " " not in text
+def is_token(value: object) -> bool:
+    """Tell whether something may be a token: 1 to 8,192 visible ASCII characters."""
+    return (
+        isinstance(value, str)
+        and 1 <= len(value) <= MAX_TOKEN
+        and value.isascii()
+        and value.isprintable()
+        and " " not in value
+    )
 
 
 def _is_known_api(api_url: str, api_origin: str) -> bool:

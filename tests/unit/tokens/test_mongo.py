@@ -201,7 +201,7 @@ async def test_expired_records_are_deleted_late(mongodb_uri: str) -> None:
     with beside(mongodb_uri) as database:
         indexes = database[RECORDS].index_information()
         document = database[RECORDS].find_one({})
-    assert set(indexes) == {"_id_", "key", "zoom_user", "changed", "due", "expire", "ttl"}
+    assert set(indexes) == {"_id_", "key", "zoom_user", "changes", "due", "expire", "ttl"}
     assert indexes["ttl"]["expireAfterSeconds"] == 3600
     if document is not None:  # the server may have been quick
         assert document["expire_date"].isoformat() == "1970-01-02T00:00:00.500000"
@@ -328,7 +328,7 @@ async def test_a_connection_cut_before_the_write_leaves_what_was(store: MongoSto
     proxy.turn(Way.CUT)
     await told(store.put(replace(RECORD, value=b"2"), rev))
     await told(store.get(KEY))
-    await told(store.changes("app", 0.0))
+    await told(store.changes("app", Kind.USER, 0.0))
     proxy.turn(Way.FORWARD)
     assert (await readable(store)).value == b"1"
     assert await store.put(replace(RECORD, value=b"2"), rev) is not None

@@ -15,6 +15,9 @@ from zoomgate.v1 import auth_service_pb2, meetings_service_pb2, proxy_service_pb
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 """Answers of the proxy can be larger than gRPC's default of 4 MiB."""
 
+KEEPALIVE_SECONDS = 330
+"""Pause between questions whether the server is still there while a call waits; servers cut off who asks more often than every 300."""
+
 SERVICES: tuple[ServiceDescriptor, ...] = (
     auth_service_pb2.DESCRIPTOR.services_by_name["AuthService"],
     meetings_service_pb2.DESCRIPTOR.services_by_name["MeetingsService"],
@@ -64,6 +67,7 @@ def options(target: str, given: Iterable[tuple[str, Any]]) -> list[tuple[str, An
     ours: dict[str, Any] = {
         "grpc.service_config": service_config(),
         "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
+        "grpc.keepalive_time_ms": KEEPALIVE_SECONDS * 1000,
     }
     if is_local(target):
         ours["grpc.enable_http_proxy"] = 0

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -177,3 +177,92 @@ class AsyncMethod(_AnyMethod[Request, Response]):
                 raise failure
             tries += 1
             await asyncio.sleep(_PAUSE)
+
+
+class Stream(_AnyMethod[Request, Response]):
+    """An RPC whose answers come one after another; iterating blocks until the next."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        request: Request | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+        **fields: Any,
+    ) -> Generator[Response, None, None]:
+        """Call the RPC; it begins with the first answer that is asked for, and ends when the iterator is closed.
+
+        Args:
+            request: The request message. Without one it is made of `fields`.
+            timeout: Seconds for the whole stream; None for no end.
+            metadata: Sent beside the key; an `x-request-id` here replaces the made one.
+            fields: Fields of the request: messages may be given as dictionaries.
+
+        Raises:
+            ZoomgateError: While iterating: the call failed; see `zoomgate.errors`.
+            TypeError, ValueError: The fields are none of the request's. Nothing was sent.
+            RuntimeError: The client is closed or was made before a fork. Nothing was sent.
+        """
+        message = self._message(request, fields)
+        entries, request_id = self._session.metadata(metadata)
+        return self._answers(message, timeout, entries, request_id)
+
+    def _answers(
+        self, message: Request, timeout: float | None, entries: Any, request_id: str
+    ) -> Generator[Response, None, None]:
+        call = self._call(message, timeout=timeout, metadata=entries)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, request_id) from error
+        finally:
+            call.cancel()
+
+
+class AsyncStream(_AnyMethod[Request, Response]):
+    """An RPC whose answers come one after another, to iterate with `async for` in the event loop that its client was made in."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        request: Request | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+        **fields: Any,
+    ) -> AsyncGenerator[Response, None]:
+        """Call the RPC; as `Stream`. Cancelling the task that iterates cancels the call at the server.
+
+        Args:
+            request: The request message. Without one it is made of `fields`.
+            timeout: Seconds for the whole stream; None for no end.
+            metadata: Sent beside the key; an `x-request-id` here replaces the made one.
+            fields: Fields of the request: messages may be given as dictionaries.
+
+        Raises:
+            ZoomgateError: While iterating: the call failed; see `zoomgate.errors`.
+            TypeError, ValueError: The fields are none of the request's. Nothing was sent.
+            RuntimeError: The client is closed, or was made before a fork or in another event loop. Nothing was sent.
+        """
+        message = self._message(request, fields)
+        if asyncio.get_running_loop() is not self._session.loop:
+            raise RuntimeError("this client was made in another event loop: make one in each loop")
+        entries, request_id = self._session.metadata(metadata)
+        return self._answers(message, timeout, entries, request_id)
+
+    async def _answers(
+        self, message: Request, timeout: float | None, entries: Any, request_id: str
+    ) -> AsyncGenerator[Response, None]:
+        call = self._call(message, timeout=timeout, metadata=entries)
+        try:
+            async for answer in call:
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, request_id) from error
+        finally:
+            call.cancel()

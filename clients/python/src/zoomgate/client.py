@@ -1,8 +1,10 @@
 """The clients: one that blocks, one to await."""
 
 import asyncio
+import contextlib
+import random
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -11,8 +13,9 @@ import grpc.aio
 
 from zoomgate import _channel
 from zoomgate._methods import Session
-from zoomgate.errors import NotConnected
+from zoomgate.errors import NotConnected, RateLimited, ZoomgateError
 from zoomgate.services import AsyncAuth, AsyncMeetings, AsyncProxy, Auth, Meetings, Proxy
+from zoomgate.v1.auth_service_pb2 import WatchConnectionsResponse
 from zoomgate.v1.connection_pb2 import Connection
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -21,6 +24,8 @@ DEFAULT_TIMEOUT = 30.0
 
 _PAGE_SIZE = 500
 _POLL_SECONDS = 1.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+"""Pauses in seconds before a watch that broke off goes on: each twice as long as the one before until an event arrives."""
 
 
 class _AnyClient:
@@ -100,6 +105,36 @@ class Client(_AnyClient):
             if not page.next_page_token:
                 return
             token = page.next_page_token
+
+    def watch(
+        self, user_emails: Iterable[str] = (), *, resume_token: str = ""
+    ) -> Generator[WatchConnectionsResponse, None, None]:
+        """Be told of connections as they change: first those that exist, then what happens, without an end.
+
+        When the server stops, restarts or cannot be reached, the watch goes on by itself with the last `resume_token`, so that nothing
+        is left out; an event may come twice then, with the `generation` and `update_time` of the one before. Close the iterator to end it.
+
+        Args:
+            user_emails: Whose; at most 1000. Default: everybody whom the caller may see.
+            resume_token: Of the last event of an earlier watch with the same `user_emails`, to go on there without a snapshot.
+
+        Yields:
+            Events with a type, the connection (none with TYPE_CAUGHT_UP), and the token that goes on behind them.
+
+        Raises:
+            ResumeTokenExpired: The token is older than 30 days: watch again without one.
+            ZoomgateError: Before anything was told: the call failed. Later: the caller may not go on watching.
+        """
+        names, goes_on = tuple(user_emails), _GoesOn(resume_token)
+        while True:
+            stream = self.auth.watch_connections(user_emails=names, resume_token=goes_on.token)
+            try:
+                with contextlib.closing(stream):
+                    for event in stream:
+                        goes_on.heard(event)
+                        yield event
+            except ZoomgateError as error:
+                time.sleep(goes_on.pause_after(error, closed=self._session.closed))
 
     def wait_for_connection(
         self, user_email: str, *, after: Connection | None = None, timeout: float = 600.0
@@ -218,6 +253,21 @@ class AsyncClient(_AnyClient):
                 return
             token = page.next_page_token
 
+    async def watch(
+        self, user_emails: Iterable[str] = (), *, resume_token: str = ""
+    ) -> AsyncGenerator[WatchConnectionsResponse, None]:
+        """Be told of connections as they change; as `Client.watch`. Cancel the task that iterates, or close the iterator, to end it."""
+        names, goes_on = tuple(user_emails), _GoesOn(resume_token)
+        while True:
+            stream = self.auth.watch_connections(user_emails=names, resume_token=goes_on.token)
+            try:
+                async with contextlib.aclosing(stream):
+                    async for event in stream:
+                        goes_on.heard(event)
+                        yield event
+            except ZoomgateError as error:
+                await asyncio.sleep(goes_on.pause_after(error, closed=self._session.closed))
+
     async def wait_for_connection(
         self,
         user_email: str,
@@ -255,6 +305,35 @@ class AsyncClient(_AnyClient):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class _GoesOn:
+    """Where a watch goes on, and whether it does.
+
+    Attributes:
+        token: The last resume token.
+    """
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self._heard = False
+        self._pause = _FIRST_PAUSE
+
+    def heard(self, event: WatchConnectionsResponse) -> None:
+        """Note an event."""
+        self.token, self._heard, self._pause = event.resume_token, True, _FIRST_PAUSE
+
+    def pause_after(self, error: ZoomgateError, *, closed: bool) -> float:
+        """Give the seconds after which to go on, or raise the error again where that is no use.
+
+        A server that stops may end a stream CANCELLED; one that is overloaded says when to come back.
+        """
+        passing = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        if closed or not self._heard or not (passing or isinstance(error, RateLimited)):
+            raise error
+        pause = max(self._pause, error.retry_delay or 0.0)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        return pause * random.uniform(1.0, 1.5)  # noqa: S311 - spreads those who come back
 
 
 def _is_new(found: Connection, after: Connection | None) -> bool:

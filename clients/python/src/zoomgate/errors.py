@@ -136,6 +136,10 @@ class ServiceUnavailable(ZoomgateError):
     """The service, its store or Zoom cannot be reached just now, and nothing was done. Calls that are safe to repeat were repeated."""
 
 
+class ResumeTokenExpired(ZoomgateError):
+    """The resume token of a watch is too old: watch again without one, and take whoever is not in the snapshot for disconnected."""
+
+
 class DeadlineExceeded(ZoomgateError):
     """The time for the call was over. A write may have taken effect, unless the reason is `DEADLINE_TOO_SHORT`."""
 
@@ -151,6 +155,7 @@ _BY_REASON: Mapping[str, type[ZoomgateError]] = {
     "ZOOM_RATE_LIMITED": RateLimited,
     "SERVER_OVERLOADED": RateLimited,
     "ZOOM_OUTCOME_UNKNOWN": OutcomeUnknown,
+    "RESUME_TOKEN_EXPIRED": ResumeTokenExpired,
 }
 _BY_CODE: Mapping[grpc.StatusCode, type[ZoomgateError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,

@@ -11,7 +11,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from zoomgate._channel import SERVICES, retry_safe
-from zoomgate._methods import AsyncMethod, Method, Session
+from zoomgate._methods import AsyncMethod, AsyncStream, Method, Session, Stream
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
@@ -22,24 +22,30 @@ _AUTH, _MEETINGS, _PROXY = SERVICES
 class _Service:
     _descriptor: ServiceDescriptor
     _method: type[Method[Any, Any]] | type[AsyncMethod[Any, Any]]
+    _stream: type[Stream[Any, Any]] | type[AsyncStream[Any, Any]]
 
     def __init__(self, channel: Any, session: Session) -> None:
         safe = retry_safe(self._descriptor)
         for rpc in self._descriptor.methods:
             request = GetMessageClass(rpc.input_type)
-            call = channel.unary_unary(
+            bind, kind = (
+                (channel.unary_stream, self._stream)
+                if rpc.server_streaming
+                else (channel.unary_unary, self._method)
+            )
+            call = bind(
                 f"/{self._descriptor.full_name}/{rpc.name}",
                 request_serializer=request.SerializeToString,
                 response_deserializer=GetMessageClass(rpc.output_type).FromString,
             )
             name = re.sub(r"(?<!^)(?=[A-Z])", "_", rpc.name).lower()
-            setattr(self, name, self._method(call, request, session, retry_safe=rpc.name in safe))
+            setattr(self, name, kind(call, request, session, retry_safe=rpc.name in safe))
 
 
 class Auth(_Service):
     """People's authorizations, and the access tokens that come from them."""
 
-    _descriptor, _method = _AUTH, Method
+    _descriptor, _method, _stream = _AUTH, Method, Stream
 
     begin_authorization: Method[auth.BeginAuthorizationRequest, auth.BeginAuthorizationResponse]
     """Make a link where a person consents; it works once, for 10 minutes."""
@@ -63,12 +69,14 @@ class Auth(_Service):
     """List connections, one page at a time; `Client.connections` follows the pages."""
     delete_connection: Method[auth.DeleteConnectionRequest, auth.DeleteConnectionResponse]
     """End a connection and revoke its tokens at Zoom. Raises `NotConnected` for somebody unknown."""
+    watch_connections: Stream[auth.WatchConnectionsRequest, auth.WatchConnectionsResponse]
+    """Tell of connections as they change, until the stream breaks off; `Client.watch` goes on then."""
 
 
 class Meetings(_Service):
     """Zoom meetings, typed."""
 
-    _descriptor, _method = _MEETINGS, Method
+    _descriptor, _method, _stream = _MEETINGS, Method, Stream
 
     create_meeting: Method[meetings.CreateMeetingRequest, meetings.CreateMeetingResponse]
     """Schedule a meeting. Never repeated by itself: after `OutcomeUnknown` look whether it exists."""
@@ -81,7 +89,7 @@ class Meetings(_Service):
 class Proxy(_Service):
     """Any call of Zoom's REST API. A complete answer of Zoom is data, 4xx and 5xx included: look at `response.status`."""
 
-    _descriptor, _method = _PROXY, Method
+    _descriptor, _method, _stream = _PROXY, Method, Stream
 
     get: Method[proxy.GetRequest, proxy.GetResponse]
     """Send a GET to `url`, a path such as `/users/me`."""
@@ -98,7 +106,7 @@ class Proxy(_Service):
 class AsyncAuth(_Service):
     """As `Auth`, to await."""
 
-    _descriptor, _method = _AUTH, AsyncMethod
+    _descriptor, _method, _stream = _AUTH, AsyncMethod, AsyncStream
 
     begin_authorization: AsyncMethod[auth.BeginAuthorizationRequest, auth.BeginAuthorizationResponse]
     complete_authorization: AsyncMethod[auth.CompleteAuthorizationRequest, auth.CompleteAuthorizationResponse]
@@ -111,12 +119,13 @@ class AsyncAuth(_Service):
     get_connection: AsyncMethod[auth.GetConnectionRequest, auth.GetConnectionResponse]
     list_connections: AsyncMethod[auth.ListConnectionsRequest, auth.ListConnectionsResponse]
     delete_connection: AsyncMethod[auth.DeleteConnectionRequest, auth.DeleteConnectionResponse]
+    watch_connections: AsyncStream[auth.WatchConnectionsRequest, auth.WatchConnectionsResponse]
 
 
 class AsyncMeetings(_Service):
     """As `Meetings`, to await."""
 
-    _descriptor, _method = _MEETINGS, AsyncMethod
+    _descriptor, _method, _stream = _MEETINGS, AsyncMethod, AsyncStream
 
     create_meeting: AsyncMethod[meetings.CreateMeetingRequest, meetings.CreateMeetingResponse]
     get_meeting: AsyncMethod[meetings.GetMeetingRequest, meetings.GetMeetingResponse]
@@ -126,7 +135,7 @@ class AsyncMeetings(_Service):
 class AsyncProxy(_Service):
     """As `Proxy`, to await."""
 
-    _descriptor, _method = _PROXY, AsyncMethod
+    _descriptor, _method, _stream = _PROXY, AsyncMethod, AsyncStream
 
     get: AsyncMethod[proxy.GetRequest, proxy.GetResponse]
     delete: AsyncMethod[proxy.DeleteRequest, proxy.DeleteResponse]

@@ -8,6 +8,7 @@ import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.struct_pb2
 import google.protobuf.timestamp_pb2
@@ -622,3 +623,97 @@ class DeleteConnectionResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["connection", b"connection"]) -> None: ...
 
 Global___DeleteConnectionResponse: typing_extensions.TypeAlias = DeleteConnectionResponse
+
+@typing.final
+class WatchConnectionsRequest(google.protobuf.message.Message):
+    """Asks to be told of connections."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_EMAILS_FIELD_NUMBER: builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: builtins.int
+    resume_token: builtins.str
+    """The `resume_token` of the last event that arrived, with the same caller and the same `user_emails`: what changed since then comes, and
+    no snapshot. Empty: from the beginning. A token works for 30 days.
+    """
+    @property
+    def user_emails(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Whose connections; at most 1000. Empty: of everybody whom the caller may see."""
+
+    def __init__(
+        self,
+        *,
+        user_emails: collections.abc.Iterable[builtins.str] | None = ...,
+        resume_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["resume_token", b"resume_token", "user_emails", b"user_emails"]) -> None: ...
+
+Global___WatchConnectionsRequest: typing_extensions.TypeAlias = WatchConnectionsRequest
+
+@typing.final
+class WatchConnectionsResponse(google.protobuf.message.Message):
+    """One event."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    class _Type:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: typing_extensions.TypeAlias = ValueType
+
+    class _TypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[WatchConnectionsResponse._Type.ValueType], builtins.type):
+        DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+        TYPE_UNSPECIFIED: WatchConnectionsResponse._Type.ValueType  # 0
+        """Never sent by the server."""
+        TYPE_EXISTING: WatchConnectionsResponse._Type.ValueType  # 1
+        """The connection was there already: the snapshot at the beginning. Ended connections are not in it."""
+        TYPE_CREATED: WatchConnectionsResponse._Type.ValueType  # 2
+        """The person connected, for the first time or after the connection had ended."""
+        TYPE_CHANGED: WatchConnectionsResponse._Type.ValueType  # 3
+        """Anything else about the connection changed. For somebody of whom nothing was told before, treat it as TYPE_CREATED."""
+        TYPE_DELETED: WatchConnectionsResponse._Type.ValueType  # 4
+        """The connection ended: its state is STATE_DISCONNECTED."""
+        TYPE_CAUGHT_UP: WatchConnectionsResponse._Type.ValueType  # 5
+        """Everything was told; there is no connection. Comes after the snapshot, after a resumption (whatever was stored when the call came
+        was told then), once a minute while nothing changes, and last when the server drains. Keep its `resume_token`.
+        """
+
+    class Type(_Type, metaclass=_TypeEnumTypeWrapper):
+        """Type says what happened."""
+
+    TYPE_UNSPECIFIED: WatchConnectionsResponse.Type.ValueType  # 0
+    """Never sent by the server."""
+    TYPE_EXISTING: WatchConnectionsResponse.Type.ValueType  # 1
+    """The connection was there already: the snapshot at the beginning. Ended connections are not in it."""
+    TYPE_CREATED: WatchConnectionsResponse.Type.ValueType  # 2
+    """The person connected, for the first time or after the connection had ended."""
+    TYPE_CHANGED: WatchConnectionsResponse.Type.ValueType  # 3
+    """Anything else about the connection changed. For somebody of whom nothing was told before, treat it as TYPE_CREATED."""
+    TYPE_DELETED: WatchConnectionsResponse.Type.ValueType  # 4
+    """The connection ended: its state is STATE_DISCONNECTED."""
+    TYPE_CAUGHT_UP: WatchConnectionsResponse.Type.ValueType  # 5
+    """Everything was told; there is no connection. Comes after the snapshot, after a resumption (whatever was stored when the call came
+    was told then), once a minute while nothing changes, and last when the server drains. Keep its `resume_token`.
+    """
+
+    TYPE_FIELD_NUMBER: builtins.int
+    CONNECTION_FIELD_NUMBER: builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: builtins.int
+    type: Global___WatchConnectionsResponse.Type.ValueType
+    """What happened."""
+    resume_token: builtins.str
+    """Goes on behind this event. Opaque, at most 1 KiB; worth something only to this caller with these `user_emails`."""
+    @property
+    def connection(self) -> zoomgate.v1.connection_pb2.Connection:
+        """The connection as it is now; unset with TYPE_CAUGHT_UP."""
+
+    def __init__(
+        self,
+        *,
+        type: Global___WatchConnectionsResponse.Type.ValueType = ...,
+        connection: zoomgate.v1.connection_pb2.Connection | None = ...,
+        resume_token: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["connection", b"connection"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["connection", b"connection", "resume_token", b"resume_token", "type", b"type"]) -> None: ...
+
+Global___WatchConnectionsResponse: typing_extensions.TypeAlias = WatchConnectionsResponse

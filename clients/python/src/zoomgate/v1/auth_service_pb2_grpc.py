@@ -31,6 +31,7 @@ class AuthServiceStub(object):
     Every RPC can answer UNAUTHENTICATED / CALLER_UNAUTHENTICATED, PERMISSION_DENIED / CALLER_NOT_ALLOWED, INVALID_ARGUMENT /
     INVALID_FIELD or MALFORMED_REQUEST, and INTERNAL / INTERNAL. Those that read or write the store can also answer
     UNAVAILABLE / STORE_UNAVAILABLE, DATA_LOSS / RECORD_UNREADABLE, INTERNAL / RECORD_VERSION and INTERNAL / KEY_UNAVAILABLE.
+    Those that hand out a token can answer UNAVAILABLE / AUDIT_UNAVAILABLE: the audit trail comes first.
     Comments name what comes on top. All of them can meet UNAVAILABLE / SHUTTING_DOWN while a server drains.
 
     A `user_email` is in canonical form: ASCII, lower case, exactly one `@`, at most 254 characters. Anything else is refused, never
@@ -98,6 +99,11 @@ class AuthServiceStub(object):
                 request_serializer=zoomgate_dot_v1_dot_auth__service__pb2.DeleteConnectionRequest.SerializeToString,
                 response_deserializer=zoomgate_dot_v1_dot_auth__service__pb2.DeleteConnectionResponse.FromString,
                 _registered_method=True)
+        self.WatchConnections = channel.unary_stream(
+                '/zoomgate.v1.AuthService/WatchConnections',
+                request_serializer=zoomgate_dot_v1_dot_auth__service__pb2.WatchConnectionsRequest.SerializeToString,
+                response_deserializer=zoomgate_dot_v1_dot_auth__service__pb2.WatchConnectionsResponse.FromString,
+                _registered_method=True)
 
 
 class AuthServiceServicer(object):
@@ -106,6 +112,7 @@ class AuthServiceServicer(object):
     Every RPC can answer UNAUTHENTICATED / CALLER_UNAUTHENTICATED, PERMISSION_DENIED / CALLER_NOT_ALLOWED, INVALID_ARGUMENT /
     INVALID_FIELD or MALFORMED_REQUEST, and INTERNAL / INTERNAL. Those that read or write the store can also answer
     UNAVAILABLE / STORE_UNAVAILABLE, DATA_LOSS / RECORD_UNREADABLE, INTERNAL / RECORD_VERSION and INTERNAL / KEY_UNAVAILABLE.
+    Those that hand out a token can answer UNAVAILABLE / AUDIT_UNAVAILABLE: the audit trail comes first.
     Comments name what comes on top. All of them can meet UNAVAILABLE / SHUTTING_DOWN while a server drains.
 
     A `user_email` is in canonical form: ASCII, lower case, exactly one `@`, at most 254 characters. Anything else is refused, never
@@ -243,6 +250,22 @@ class AuthServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchConnections(self, request, context):
+        """Tells of connections as they change: first those that exist, then every change, until the caller leaves.
+
+        States in between may merge, the last state of a connection is never left out. An event may come twice, after a resumption above all:
+        `generation` and `update_time` of its connection are then those of the one before. Changes take about a second. A caller's
+        deadline is kept, however long; without one the watch has no end of its own, but connections are closed after half an hour or so.
+
+        Callers: administrators; services for users they may act for. That is decided anew for every event.
+        Errors: INVALID_ARGUMENT / INVALID_RESUME_TOKEN, OUT_OF_RANGE / RESUME_TOKEN_EXPIRED, RESOURCE_EXHAUSTED / SERVER_OVERLOADED when
+        too many watch, UNAVAILABLE / SHUTTING_DOWN after the last event of a server that drains.
+        Retry: safe, with the `resume_token` of the last event.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuthServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -301,6 +324,11 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     request_deserializer=zoomgate_dot_v1_dot_auth__service__pb2.DeleteConnectionRequest.FromString,
                     response_serializer=zoomgate_dot_v1_dot_auth__service__pb2.DeleteConnectionResponse.SerializeToString,
             ),
+            'WatchConnections': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchConnections,
+                    request_deserializer=zoomgate_dot_v1_dot_auth__service__pb2.WatchConnectionsRequest.FromString,
+                    response_serializer=zoomgate_dot_v1_dot_auth__service__pb2.WatchConnectionsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'zoomgate.v1.AuthService', rpc_method_handlers)
@@ -315,6 +343,7 @@ class AuthService(object):
     Every RPC can answer UNAUTHENTICATED / CALLER_UNAUTHENTICATED, PERMISSION_DENIED / CALLER_NOT_ALLOWED, INVALID_ARGUMENT /
     INVALID_FIELD or MALFORMED_REQUEST, and INTERNAL / INTERNAL. Those that read or write the store can also answer
     UNAVAILABLE / STORE_UNAVAILABLE, DATA_LOSS / RECORD_UNREADABLE, INTERNAL / RECORD_VERSION and INTERNAL / KEY_UNAVAILABLE.
+    Those that hand out a token can answer UNAVAILABLE / AUDIT_UNAVAILABLE: the audit trail comes first.
     Comments name what comes on top. All of them can meet UNAVAILABLE / SHUTTING_DOWN while a server drains.
 
     A `user_email` is in canonical form: ASCII, lower case, exactly one `@`, at most 254 characters. Anything else is refused, never
@@ -608,6 +637,33 @@ class AuthService(object):
             '/zoomgate.v1.AuthService/DeleteConnection',
             zoomgate_dot_v1_dot_auth__service__pb2.DeleteConnectionRequest.SerializeToString,
             zoomgate_dot_v1_dot_auth__service__pb2.DeleteConnectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchConnections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/zoomgate.v1.AuthService/WatchConnections',
+            zoomgate_dot_v1_dot_auth__service__pb2.WatchConnectionsRequest.SerializeToString,
+            zoomgate_dot_v1_dot_auth__service__pb2.WatchConnectionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -201,12 +201,29 @@ _AuthServiceDeleteConnectionType = typing_extensions.TypeVar(
     ],
 )
 
-class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthServiceCompleteAuthorizationType, _AuthServiceCreateTokenType, _AuthServiceGetTokenType, _AuthServiceRefreshTokenType, _AuthServiceRequestTokenType, _AuthServiceCheckTokenType, _AuthServiceValidateUserType, _AuthServiceGetConnectionType, _AuthServiceListConnectionsType, _AuthServiceDeleteConnectionType]):
+_AuthServiceWatchConnectionsType = typing_extensions.TypeVar(
+    '_AuthServiceWatchConnectionsType',
+    grpc.UnaryStreamMultiCallable[
+        zoomgate.v1.auth_service_pb2.WatchConnectionsRequest,
+        zoomgate.v1.auth_service_pb2.WatchConnectionsResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        zoomgate.v1.auth_service_pb2.WatchConnectionsRequest,
+        zoomgate.v1.auth_service_pb2.WatchConnectionsResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        zoomgate.v1.auth_service_pb2.WatchConnectionsRequest,
+        zoomgate.v1.auth_service_pb2.WatchConnectionsResponse,
+    ],
+)
+
+class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthServiceCompleteAuthorizationType, _AuthServiceCreateTokenType, _AuthServiceGetTokenType, _AuthServiceRefreshTokenType, _AuthServiceRequestTokenType, _AuthServiceCheckTokenType, _AuthServiceValidateUserType, _AuthServiceGetConnectionType, _AuthServiceListConnectionsType, _AuthServiceDeleteConnectionType, _AuthServiceWatchConnectionsType]):
     """AuthService connects people to Zoom and keeps their tokens.
 
     Every RPC can answer UNAUTHENTICATED / CALLER_UNAUTHENTICATED, PERMISSION_DENIED / CALLER_NOT_ALLOWED, INVALID_ARGUMENT /
     INVALID_FIELD or MALFORMED_REQUEST, and INTERNAL / INTERNAL. Those that read or write the store can also answer
     UNAVAILABLE / STORE_UNAVAILABLE, DATA_LOSS / RECORD_UNREADABLE, INTERNAL / RECORD_VERSION and INTERNAL / KEY_UNAVAILABLE.
+    Those that hand out a token can answer UNAVAILABLE / AUDIT_UNAVAILABLE: the audit trail comes first.
     Comments name what comes on top. All of them can meet UNAVAILABLE / SHUTTING_DOWN while a server drains.
 
     A `user_email` is in canonical form: ASCII, lower case, exactly one `@`, at most 254 characters. Anything else is refused, never
@@ -259,6 +276,10 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
             zoomgate.v1.auth_service_pb2.DeleteConnectionRequest,
             zoomgate.v1.auth_service_pb2.DeleteConnectionResponse,
         ],
+        grpc.UnaryStreamMultiCallable[
+            zoomgate.v1.auth_service_pb2.WatchConnectionsRequest,
+            zoomgate.v1.auth_service_pb2.WatchConnectionsResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -306,6 +327,10 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
         grpc.aio.UnaryUnaryMultiCallable[
             zoomgate.v1.auth_service_pb2.DeleteConnectionRequest,
             zoomgate.v1.auth_service_pb2.DeleteConnectionResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            zoomgate.v1.auth_service_pb2.WatchConnectionsRequest,
+            zoomgate.v1.auth_service_pb2.WatchConnectionsResponse,
         ],
     ], channel: grpc.aio.Channel) -> None: ...
 
@@ -407,6 +432,19 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     Retry: safe; a repeated call that finds the connection ended answers NOT_FOUND.
     """
 
+    WatchConnections: _AuthServiceWatchConnectionsType
+    """Tells of connections as they change: first those that exist, then every change, until the caller leaves.
+
+    States in between may merge, the last state of a connection is never left out. An event may come twice, after a resumption above all:
+    `generation` and `update_time` of its connection are then those of the one before. Changes take about a second. A caller's
+    deadline is kept, however long; without one the watch has no end of its own, but connections are closed after half an hour or so.
+
+    Callers: administrators; services for users they may act for. That is decided anew for every event.
+    Errors: INVALID_ARGUMENT / INVALID_RESUME_TOKEN, OUT_OF_RANGE / RESUME_TOKEN_EXPIRED, RESOURCE_EXHAUSTED / SERVER_OVERLOADED when
+    too many watch, UNAVAILABLE / SHUTTING_DOWN after the last event of a server that drains.
+    Retry: safe, with the `resume_token` of the last event.
+    """
+
 AuthServiceAsyncStub: typing_extensions.TypeAlias = AuthServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         zoomgate.v1.auth_service_pb2.BeginAuthorizationRequest,
@@ -452,6 +490,10 @@ AuthServiceAsyncStub: typing_extensions.TypeAlias = AuthServiceStub[
         zoomgate.v1.auth_service_pb2.DeleteConnectionRequest,
         zoomgate.v1.auth_service_pb2.DeleteConnectionResponse,
     ],
+    grpc.aio.UnaryStreamMultiCallable[
+        zoomgate.v1.auth_service_pb2.WatchConnectionsRequest,
+        zoomgate.v1.auth_service_pb2.WatchConnectionsResponse,
+    ],
 ]
 
 class AuthServiceServicer(metaclass=abc.ABCMeta):
@@ -460,6 +502,7 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
     Every RPC can answer UNAUTHENTICATED / CALLER_UNAUTHENTICATED, PERMISSION_DENIED / CALLER_NOT_ALLOWED, INVALID_ARGUMENT /
     INVALID_FIELD or MALFORMED_REQUEST, and INTERNAL / INTERNAL. Those that read or write the store can also answer
     UNAVAILABLE / STORE_UNAVAILABLE, DATA_LOSS / RECORD_UNREADABLE, INTERNAL / RECORD_VERSION and INTERNAL / KEY_UNAVAILABLE.
+    Those that hand out a token can answer UNAVAILABLE / AUDIT_UNAVAILABLE: the audit trail comes first.
     Comments name what comes on top. All of them can meet UNAVAILABLE / SHUTTING_DOWN while a server drains.
 
     A `user_email` is in canonical form: ASCII, lower case, exactly one `@`, at most 254 characters. Anything else is refused, never
@@ -617,6 +660,24 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         Callers: as GetConnection.
         Errors: NOT_FOUND / ZOOM_NOT_CONNECTED when there is nothing to end.
         Retry: safe; a repeated call that finds the connection ended answers NOT_FOUND.
+        """
+
+    @abc.abstractmethod
+    def WatchConnections(
+        self,
+        request: zoomgate.v1.auth_service_pb2.WatchConnectionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[zoomgate.v1.auth_service_pb2.WatchConnectionsResponse], collections.abc.AsyncIterator[zoomgate.v1.auth_service_pb2.WatchConnectionsResponse]]:
+        """Tells of connections as they change: first those that exist, then every change, until the caller leaves.
+
+        States in between may merge, the last state of a connection is never left out. An event may come twice, after a resumption above all:
+        `generation` and `update_time` of its connection are then those of the one before. Changes take about a second. A caller's
+        deadline is kept, however long; without one the watch has no end of its own, but connections are closed after half an hour or so.
+
+        Callers: administrators; services for users they may act for. That is decided anew for every event.
+        Errors: INVALID_ARGUMENT / INVALID_RESUME_TOKEN, OUT_OF_RANGE / RESUME_TOKEN_EXPIRED, RESOURCE_EXHAUSTED / SERVER_OVERLOADED when
+        too many watch, UNAVAILABLE / SHUTTING_DOWN after the last event of a server that drains.
+        Retry: safe, with the `resume_token` of the last event.
         """
 
 def add_AuthServiceServicer_to_server(servicer: AuthServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

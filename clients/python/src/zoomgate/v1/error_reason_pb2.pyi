@@ -184,6 +184,17 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
 
     Example: {"reason": "AUDIT_UNAVAILABLE", "domain": "zoomgate", "metadata": {}}
     """
+    ERROR_REASON_INVALID_RESUME_TOKEN: _ErrorReason.ValueType  # 32
+    """INVALID_ARGUMENT. The resume token is not one that WatchConnections gave to this caller with these `user_emails`.
+
+    Example: {"reason": "INVALID_RESUME_TOKEN", "domain": "zoomgate", "metadata": {"fields": "resume_token"}}
+    """
+    ERROR_REASON_RESUME_TOKEN_EXPIRED: _ErrorReason.ValueType  # 33
+    """OUT_OF_RANGE. The resume token is older than what is remembered of ended connections, 30 days, or of a time that the store's
+    clock has not reached. Watch again without a token.
+
+    Example: {"reason": "RESUME_TOKEN_EXPIRED", "domain": "zoomgate", "metadata": {}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the vocabulary of `google.rpc.ErrorInfo.reason`. Every error that Zoomgate itself answers carries an
@@ -352,5 +363,16 @@ ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 31
 """UNAVAILABLE with RetryInfo. The audit trail cannot be written, so no token is handed out; an operator has to act.
 
 Example: {"reason": "AUDIT_UNAVAILABLE", "domain": "zoomgate", "metadata": {}}
+"""
+ERROR_REASON_INVALID_RESUME_TOKEN: ErrorReason.ValueType  # 32
+"""INVALID_ARGUMENT. The resume token is not one that WatchConnections gave to this caller with these `user_emails`.
+
+Example: {"reason": "INVALID_RESUME_TOKEN", "domain": "zoomgate", "metadata": {"fields": "resume_token"}}
+"""
+ERROR_REASON_RESUME_TOKEN_EXPIRED: ErrorReason.ValueType  # 33
+"""OUT_OF_RANGE. The resume token is older than what is remembered of ended connections, 30 days, or of a time that the store's
+clock has not reached. Watch again without a token.
+
+Example: {"reason": "RESUME_TOKEN_EXPIRED", "domain": "zoomgate", "metadata": {}}
 """
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

@@ -1,0 +1,271 @@
+"""Importing files of tokens into the store of the settings, for `zoomgate import`."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import stat
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zoomgate_server import logs
+from zoomgate_server.adoption import Adoption
+from zoomgate_server.audit import FINGERPRINT_SECRET
+from zoomgate_server.cli.audited import Audited
+from zoomgate_server.cli.output import FAILURE, UNREACHABLE, USAGE, fail, load_settings, note
+from zoomgate_server.cli.progress import progress
+from zoomgate_server.clock import SystemClock
+from zoomgate_server.endings import Endings
+from zoomgate_server.errors import ZoomgateError
+from zoomgate_server.importing.formats import Source
+from zoomgate_server.importing.importer import Importer
+from zoomgate_server.importing.pace import Pace
+from zoomgate_server.importing.problems import FileProblem, ResultsProblem
+from zoomgate_server.importing.results import Results, Verdict
+from zoomgate_server.importing.run import run
+from zoomgate_server.importing.scan import GivingWay, Scan, scan
+from zoomgate_server.importing.stop import Stop, Why
+from zoomgate_server.metrics import Metrics
+from zoomgate_server.settings import Settings
+from zoomgate_server.start import StartError
+from zoomgate_server.store_opening import StoppedWaiting, open_store
+from zoomgate_server.token_cache import TokenCache
+from zoomgate_server.tokens import canary, shared_secret
+from zoomgate_server.tokens.connection_store import ConnectionStore
+from zoomgate_server.tokens.journal import Journal
+from zoomgate_server.tokens.reloaded_ring import ReloadedRing
+from zoomgate_server.tokens.store import StoreError
+from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.zoom.client import ZoomClient
+from zoomgate_server.zoom.oauth import OAuthClient
+
+REVOKE_SECONDS = 10.0
+"""How long the end waits for Zoom to confirm that tokens of other people are revoked."""
+
+_SHOWN = 10
+"""Rows with a flaw that a dry run tells."""
+
+_NOT_DONE = (Verdict.REFUSED, Verdict.CONSENT, Verdict.UNDONE)
+
+_AFTERWARDS = {
+    "velo-users": "in Wix the collection ZoomUsers and the secret velo-zoom-integration-client-secret",
+    "nango": "in Nango the connections, which it would go on refreshing",
+    "jsonl": "the tokens where they came from",
+}
+
+
+def look(source: Source, *, as_json: bool) -> None:
+    """Read and check a file alone, and tell what is in it."""
+    _say_who_reads(source.path)
+    with _giving_way() as giving_way:
+        found = _scanned(source, giving_way)
+    sentence = (
+        f"{found.rows} row(s): {found.counts['usable']} to import, {found.counts['superseded']} older than another row of the same"
+        f" person, {found.counts['refused']} refused. {found.unspent} access token(s) are valid still; of the others the refresh token"
+        " will be spent. Nothing was sent, stored or written."
+    )
+    fields = {
+        "rows": found.rows,
+        "usable": found.counts["usable"],
+        "superseded": found.counts["superseded"],
+        "refused": found.counts["refused"],
+        "validAccessTokens": found.unspent,
+    }
+    click.echo(json.dumps(fields) if as_json else sentence)
+    for flaw in found.flaws:
+        note(f"line {flaw.line}: {flaw.user_email or 'somebody'}: {flaw.reason}")
+    if found.counts["refused"] > len(found.flaws):
+        note(f"and {found.counts['refused'] - len(found.flaws)} more")
+    if found.counts["refused"]:
+        raise SystemExit(FAILURE)
+
+
+def import_file(source: Source, place: Path | None, *, rate: float, replace: bool, as_json: bool) -> None:
+    """Import a file, and tell what became of it.
+
+    Args:
+        source: The file.
+        place: Where the results are to be, or None for beside the file.
+        rate: Rows a second.
+        replace: Whether newer rows replace connections.
+        as_json: Print one JSON object.
+    """
+    loaded = load_settings("run this where the service runs, with its settings")
+    if not loaded.client_id or not loaded.client_secrets:
+        fail(
+            "ZOOMGATE_CLIENT_ID and ZOOMGATE_CLIENT_SECRET are required: the app to which the people consented"
+        )
+    logs.configure("warning", loaded.log_format)
+    _say_who_reads(source.path)
+    place = place or source.path.with_name(f"{source.path.name}.results.jsonl")
+    with _giving_way() as giving_way:
+        found = _scanned(source, giving_way)
+        about = {
+            "format": source.name,
+            "user": source.user_field,
+            "app": loaded.app,
+            "sha256": found.digest,
+            "rows": found.rows,
+        }
+        try:
+            results = Results.open(place, about)
+        except ResultsProblem as error:
+            fail(str(error), USAGE)
+        try:
+            left = found.rows - results.noted + len(results.undone)
+            stop = _run(_import(loaded, source, giving_way, results, left, rate=rate, replace=replace))
+        finally:
+            results.close()
+    _tell(source, place, found.rows, results, stop, as_json=as_json)
+
+
+async def _import(
+    loaded: Settings,
+    source: Source,
+    giving_way: GivingWay,
+    results: Results,
+    left: int,
+    *,
+    rate: float,
+    replace: bool,
+) -> Stop:
+    """Import what has no result yet."""
+    stop, asked = Stop(), asyncio.Event()
+
+    def ask() -> None:
+        asked.set()
+        stop.say(Why.ASKED)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ask)
+    pace = Pace(rate, SystemClock(), stop)
+    async with AsyncExitStack() as stack:
+        importer = await _importer(loaded, stack, asked, pace, stop, replace=replace)
+        await importer.recover()
+        with progress("importing", left, "rows") as advance:
+            await run(source, importer, giving_way, results, pace, stop, advance)
+    return stop
+
+
+async def _importer(
+    loaded: Settings, stack: AsyncExitStack, asked: asyncio.Event, pace: Pace, stop: Stop, *, replace: bool
+) -> Importer:
+    """Put together what brings rows in; a store that is not there yet is made, as the service makes it at its first start.
+
+    Raises:
+        StartError, StoppedWaiting, ZoomgateError, StoreError: It cannot be done.
+    """
+    clock, metrics, cache = SystemClock(), Metrics(version("zoomgate-server"), []), TokenCache()
+    app, user_agent = loaded.app, f"zoomgate/{version('zoomgate-server')}"
+    store, key_ring = await open_store(loaded, stack, asked)
+    ring = ReloadedRing(loaded.keys_path, key_ring, clock)
+    vault = Vault(app=app, keys=ring)
+    await canary.prove(store, vault)
+    fingerprints = await shared_secret.obtain(store, vault, FINGERPRINT_SECRET)
+    audited = stack.enter_context(Audited(loaded, key=fingerprints))
+    connections = ConnectionStore(app=app, store=store, vault=vault, clock=clock, on_read=metrics.store_read)
+    zoom = ZoomClient(api_url=loaded.zoom_api_url, user_agent=user_agent)
+    oauth = OAuthClient(
+        oauth_url=loaded.zoom_oauth_url,
+        api_url=loaded.zoom_api_url,
+        client_id=loaded.client_id,
+        client_secrets=[secret.reveal() for secret in loaded.client_secrets],
+        redirect_uri=loaded.redirect_uri,
+        user_agent=user_agent,
+        wall=clock.wall,
+    )
+    for client in (zoom, oauth):
+        await client.start()
+        stack.push_async_callback(client.close)
+    journal = Journal(loaded.data_dir / "journal", app=app, ring=ring, observer=metrics)
+    stack.push_async_callback(journal.close)
+    if not await journal.prepare():
+        raise StartError(
+            f"{loaded.data_dir} cannot be written: what Zoom issues must be on a disk before the store has it"
+        )
+    endings = Endings(connections=connections, cache=cache, oauth=oauth, clock=clock, audit=audited.pass_on)
+    stack.push_async_callback(endings.drain, REVOKE_SECONDS)
+    adoption = Adoption(
+        connections=connections,
+        journal=journal,
+        cache=cache,
+        oauth=oauth,
+        zoom=zoom,
+        discard=endings.discard,
+        audit=audited.pass_on,
+    )
+    return Importer(
+        connections=connections,
+        adoption=adoption,
+        oauth=oauth,
+        journal=journal,
+        secret=await shared_secret.obtain(store, vault, "import"),
+        pace=pace,
+        stop=stop,
+        replace=replace,
+    )
+
+
+def _run(work: Coroutine[Any, Any, Stop]) -> Stop:
+    """Run an import, or end with why it could not begin."""
+    try:
+        return _runner()(work)
+    except StoppedWaiting:
+        fail("The store could not be reached yet: nothing was imported")
+    except (StartError, StoreError) as error:
+        fail(str(error))
+    except ZoomgateError as error:
+        fail(error.message)
+
+
+def _runner() -> Callable[[Coroutine[Any, Any, Stop]], Stop]:
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        return asyncio.run
+    return uvloop.run
+
+
+def _giving_way() -> contextlib.closing[GivingWay]:
+    return contextlib.closing(GivingWay())
+
+
+def _scanned(source: Source, giving_way: GivingWay) -> Scan:
+    try:
+        return scan(source, giving_way, time.time(), _SHOWN)
+    except FileProblem as error:
+        fail(f"{source.path}: {error}", USAGE)
+
+
+def _say_who_reads(path: Path) -> None:
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        note(f"others on this machine can read the tokens in {path}: chmod 600 it")
+
+
+def _tell(source: Source, place: Path, rows: int, results: Results, stop: Stop, *, as_json: bool) -> None:
+    """Tell what became of the rows, and what is to be done next."""
+    counts = {verdict.value: results.counts[verdict] for verdict in Verdict}
+    left = rows - results.noted
+    if as_json:
+        click.echo(json.dumps({"rows": rows, **counts, "left": left, "results": str(place)}))
+    else:
+        said = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none done"
+        click.echo(
+            f"{rows} row(s): {said}{f', {left} left' if left else ''}. What became of each is in {place}."
+        )
+    if stop.problem:
+        note(f"zoomgate: {stop.problem}")
+    if left or results.undone:
+        note("run the same command again: it goes on where this one ended, and spends no token twice")
+    else:
+        note(f"when nobody is missed, delete {source.path}, {place}, and {_AFTERWARDS[source.name]}")
+    if stop.why is Why.SILENCE:
+        raise SystemExit(UNREACHABLE)
+    if left or any(results.counts[verdict] for verdict in _NOT_DONE):
+        raise SystemExit(FAILURE)

@@ -1,0 +1,160 @@
+"""What became of each row: a file to read afterwards, and to go on with after an interruption.
+
+It has a line a row, in the order of the rows, so that its end says how far the import came. A row that is left undone has one, too, and
+gets another one once it is done.
+"""
+
+import fcntl
+import os
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from zoomgate_server.importing.problems import ResultsProblem
+
+
+class Verdict(StrEnum):
+    """What became of a row.
+
+    Attributes:
+        STORED: The person is connected.
+        SKIPPED: The person is connected already, or was disconnected here.
+        SUPERSEDED: Another row of the same person is newer.
+        REFUSED: The row is damaged, or its tokens are not the person's.
+        CONSENT: Zoom refuses its refresh token: the person has to consent.
+        UNDONE: Zoom or the store did not say; the next run tries again.
+    """
+
+    STORED = "stored"
+    SKIPPED = "skipped"
+    SUPERSEDED = "superseded"
+    REFUSED = "refused"
+    CONSENT = "consent"
+    UNDONE = "undone"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a row, without anything secret.
+
+    Attributes:
+        row: Which one, from 1.
+        line: Where it begins.
+        user: Its address, or empty if that is none.
+        verdict: What became of it.
+        reason: Why, or empty.
+    """
+
+    row: int
+    line: int
+    user: str
+    verdict: Verdict
+    reason: str = ""
+
+
+class Results:
+    """The file of results. Use `open`.
+
+    Attributes:
+        counts: How many rows came to what, over all runs.
+        noted: The last row that has a line; all before it have one as well.
+        undone: Rows that were left undone.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.counts: Counter[str] = Counter()
+        self.noted = 0
+        self.undone: set[int] = set()
+
+    @classmethod
+    def open(cls, path: Path, about: dict[str, Any]) -> "Results":
+        """Make the file with mode 0600, or go on with one of the same import.
+
+        Args:
+            path: Where.
+            about: What says which import it is.
+
+        Raises:
+            ResultsProblem: It is in use, of another import, or cannot be written.
+        """
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ResultsProblem(
+                f"{path} cannot be written ({error.strerror}): name another place with --results"
+            ) from None
+        file = os.fdopen(descriptor, "r+b", buffering=0)
+        results = cls(file)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            results._read(path, about)
+        except BlockingIOError:
+            file.close()
+            raise ResultsProblem(f"Another import writes {path} just now: wait until it has ended") from None
+        except BaseException:
+            file.close()
+            raise
+        return results
+
+    def note(self, result: Result) -> None:
+        """Write a line. It is the system's then: killing this process does not take it back."""
+        self._count(result.row, result.verdict)
+        self._write(
+            {
+                "row": result.row,
+                "line": result.line,
+                "user": result.user,
+                "verdict": result.verdict,
+                "reason": result.reason,
+            }
+        )
+
+    def close(self) -> None:
+        """Bring everything to the disk."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def _read(self, path: Path, about: dict[str, Any]) -> None:
+        """Find out how far it came, and cut off a line that was not written to its end."""
+        whole = 0
+        with os.fdopen(os.dup(self._file.fileno()), "rb") as lines:
+            for number, line in enumerate(lines):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    entry = orjson.loads(line)
+                    if number == 0:
+                        ours = entry == about
+                    else:
+                        self._count(int(entry["row"]), Verdict(entry["verdict"]))
+                except (ValueError, KeyError, TypeError):
+                    ours = False
+                if not ours:
+                    raise ResultsProblem(
+                        f"{path} has the results of another file or of other options, or none at all: name another place with"
+                        " --results, or delete it to begin anew"
+                    )
+                whole += len(line)
+        self._file.truncate(whole)
+        self._file.seek(whole)
+        if whole == 0:
+            self._write(about)
+
+    def _count(self, row: int, verdict: Verdict) -> None:
+        if row <= self.noted:
+            self.counts[Verdict.UNDONE] -= 1
+            self.undone.discard(row)
+        self.noted = max(self.noted, row)
+        self.counts[verdict] += 1
+        if verdict is Verdict.UNDONE:
+            self.undone.add(row)
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        rest = memoryview(orjson.dumps(entry) + b"\n")
+        while rest:
+            rest = rest[self._file.write(rest) or 0 :]

@@ -1,0 +1,282 @@
+"""What becomes of the rows of an export: `zoomgate import` as a process of its own, against the simulated Zoom."""
+
+import asyncio
+import json
+import signal
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness import serving
+from importing.conftest import TOKEN, USERS
+from importing.exports import NOW, Place, as_csv, consented, iso
+from mongodb import MongoServer
+from zoom_simulator.testing import RunningSimulator
+from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate.v1.connection_pb2 import Connection
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+FIRST, SECOND, THIRD = (user.email for user in USERS[:3])
+FAST = ("--rate", "1000")
+HURRIED = "importing.hurried"
+
+
+def velo(place: Place, *options: str, code: int = 0, module: str = "zoomgate_server") -> dict[str, int]:
+    """Import ZoomUsers.csv; gives the counts."""
+    counts = place.run(
+        "import", "velo-users", "ZoomUsers.csv", "--json", *FAST, *options, code=code, module=module
+    )
+    found: dict[str, int] = counts.counts
+    return found
+
+
+@pytest.fixture(params=["SQLite", "MongoDB"])
+def either(request: pytest.FixtureRequest, place: Place) -> Place:
+    """A place whose store is one or the other."""
+    if request.param == "SQLite":
+        return place
+    server: MongoServer = request.getfixturevalue("mongodb")
+    environ = {"ZOOMGATE_STORE": server.new_database("directConnection=true")}
+    moved = Place(place.folder, place.environ | environ)
+    moved.run("keys", "new")
+    return moved
+
+
+async def test_everybody_comes_along_beside_a_running_service(either: Place, zoom: RunningSimulator) -> None:
+    """Valid access tokens are not renewed, expired ones are; the running service serves everybody, and refreshes them."""
+    people = [consented(zoom, user.email, expired=number % 2 > 0) for number, user in enumerate(USERS[:6])]
+    either.write("ZoomUsers.csv", as_csv(people))
+    settings = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
+    settings |= {key: value for key, value in either.environ.items() if key == "ZOOMGATE_STORE"}
+    async with serving(zoom._simulator, either.folder / "data", settings) as service:
+        counts = await asyncio.to_thread(velo, either)
+        assert (counts["stored"], counts["rows"]) == (6, 6)
+        assert zoom.counters()["token.refresh_token.issued"] == 3
+        for person in people:
+            connection = (
+                await service.call(
+                    service.auth.GetConnection, pb.GetConnectionRequest(user_email=person.user)
+                )
+            ).connection
+            assert connection.state == Connection.STATE_ACTIVE
+            assert "user:read:user" in connection.scopes
+            await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=person.user))
+            await service.call(service.auth.RefreshToken, pb.RefreshTokenRequest(user_email=person.user))
+    assert zoom.counters().get("token.refresh_token.refused", 0) == 0
+
+
+async def test_a_store_is_made_where_there_is_none(place: Place, zoom: RunningSimulator) -> None:
+    """Import before the first start: the service then finds everybody. Results and journal are for their owner alone."""
+    people = [consented(zoom, user.email) for user in USERS[:3]]
+    place.write("ZoomUsers.csv", as_csv(people))
+    said = place.run("import", "velo-users", "ZoomUsers.csv")
+    assert said.out == "3 row(s): 3 stored. What became of each is in ZoomUsers.csv.results.jsonl.\n"
+    assert (
+        "delete ZoomUsers.csv, ZoomUsers.csv.results.jsonl, and in Wix the collection ZoomUsers" in said.err
+    )
+    assert stat.S_IMODE((place.folder / "ZoomUsers.csv.results.jsonl").stat().st_mode) == 0o600
+    async with serving(zoom._simulator, place.folder / "data") as service:
+        for person in people:
+            await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=person.user))
+
+
+def test_the_formats(place: Place, zoom: RunningSimulator) -> None:
+    """Velo's collection as JSON with Wix's dates, Nango's connections by either field, and our own lines."""
+    people = [consented(zoom, user.email, expired=False) for user in USERS[:8]]
+    items = [person.velo | {"_updatedDate": {"$date": iso(person.updated)}} for person in people[:2]]
+    place.write("ZoomUsers.json", json.dumps(items, indent=2))
+    place.write("nango.json", json.dumps({"connections": [person.nango for person in people[2:4]]}))
+    place.write("ids.json", "\n".join(json.dumps(p.nango | {"connection_id": p.user}) for p in people[4:6]))
+    place.write("tokens.txt", "\n".join(json.dumps(person.line) for person in people[6:8]))
+    for arguments in (
+        ("velo-users", "ZoomUsers.json"),
+        ("nango", "nango.json"),
+        ("nango", "ids.json", "--user-field", "connection_id"),
+        ("jsonl", "tokens.txt"),
+    ):
+        assert place.run("import", *arguments, *FAST, "--json").counts["stored"] == 2, arguments
+    assert zoom.counters() == {"api.me": 8}
+
+
+def test_tokens_of_somebody_else(place: Place, zoom: RunningSimulator) -> None:
+    """They are never stored. Those that need not be spent stay as they are; others are revoked, since nobody else has them any more."""
+    valid, old = consented(zoom, FIRST, expired=False), consented(zoom, SECOND)
+    rows = [replace(valid, user="a@example.com"), replace(old, user="b@example.com")]
+    place.write("ZoomUsers.csv", as_csv(rows))
+    assert velo(place, code=1)["refused"] == 2
+    reasons = [entry["reason"] for entry in place.results("ZoomUsers.csv")]
+    assert reasons[0].endswith("and were left alone")
+    assert reasons[1].endswith("were spent and revoked: the person has to consent")
+    assert zoom.counters()["revoke.known"] >= 1
+    place.write("ZoomUsers.csv", as_csv([valid]))
+    assert velo(place, "--results", "again")["stored"] == 1
+
+
+def test_tokens_that_zoom_refuses(place: Place, zoom: RunningSimulator) -> None:
+    """A refresh token that was used since the export, and one of another app, mean that the person has to consent; the rest goes on."""
+    used = consented(zoom, FIRST)
+    consented(zoom, FIRST)
+    foreign = replace(used, user=SECOND, refresh="sim-rt-of-another-app", access="")
+    place.write("ZoomUsers.csv", as_csv([used, foreign, consented(zoom, THIRD)]))
+    counts = velo(place, code=1)
+    assert place.verdicts("ZoomUsers.csv") == ["consent", "consent", "stored"]
+    assert counts["consent"] == 2
+    assert "it was used since the export, or has ended" in place.results("ZoomUsers.csv")[0]["reason"]
+
+
+async def test_who_is_connected_already(place: Place, zoom: RunningSimulator) -> None:
+    """Such a row is skipped, and so is one of somebody who was disconnected here; --replace takes it if it is newer."""
+    before = [consented(zoom, user) for user in (FIRST, SECOND)]
+    place.write("ZoomUsers.csv", as_csv(before))
+    velo(place)
+    async with serving(zoom._simulator, place.folder / "data") as service:
+        await service.call(
+            service.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=SECOND), "admin"
+        )
+    older = [replace(person, refresh="sim-rt-older") for person in before]
+    place.write("ZoomUsers.csv", as_csv(older))
+    assert velo(place, "--results", "older", "--replace")["skipped"] == 2
+    newer = [replace(consented(zoom, user, expired=False), updated=NOW + 300) for user in (FIRST, SECOND)]
+    place.write("ZoomUsers.csv", as_csv(newer))
+    assert velo(place, "--results", "newer")["skipped"] == 2
+    reasons = (place.folder / "newer").read_text()
+    assert "is connected already, and the row is newer: --replace takes it" in reasons
+    assert "was disconnected here, and the row is newer" in reasons
+    assert velo(place, "--results", "taken", "--replace")["stored"] == 2
+    async with serving(zoom._simulator, place.folder / "data") as service:
+        for user in (FIRST, SECOND):
+            await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=user))
+
+
+def test_two_rows_for_one_person(place: Place, zoom: RunningSimulator) -> None:
+    """The newest is imported, wherever it is in the file; without dates the last one is. The others are never sent."""
+    old = replace(consented(zoom, FIRST), updated=NOW - 9000)
+    new = consented(zoom, FIRST)
+    undated = [replace(consented(zoom, SECOND), updated=0.0) for _ in range(2)]
+    place.write("ZoomUsers.csv", as_csv([new, old, *undated]))
+    assert velo(place)["superseded"] == 2
+    assert place.verdicts("ZoomUsers.csv") == ["stored", "superseded", "superseded", "stored"]
+    assert place.results("ZoomUsers.csv")[1]["reason"] == "row 1 of the same person is newer"
+    assert zoom.counters().get("token.refresh_token.refused", 0) == 0
+
+
+@pytest.mark.parametrize("kind", ["rate_limit_qps", "status", "cut_before"])
+@pytest.mark.parametrize("endpoint", ["token", "users_me"])
+def test_a_zoom_that_fails_for_a_while(
+    endpoint: str, kind: str, place: Place, zoom: RunningSimulator
+) -> None:
+    """The rows wait, and are stored by the same run."""
+    people = [consented(zoom, user.email) for user in USERS[:4]]
+    place.write("ZoomUsers.csv", as_csv(people))
+    zoom.add_fault(endpoint, kind, times=3)
+    assert velo(place, module=HURRIED)["stored"] == 4
+
+
+@pytest.mark.parametrize("endpoint", ["token", "users_me"])
+def test_a_zoom_that_is_gone(endpoint: str, place: Place, zoom: RunningSimulator) -> None:
+    """The import stops with exit code 5 after a few rows; the same command goes on, and spends nothing twice."""
+    people = [consented(zoom, user.email) for user in USERS[:6]]
+    place.write("ZoomUsers.csv", as_csv(people))
+    zoom.add_fault(endpoint, "status", times=-1)
+    said = place.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=5, module=HURRIED)
+    assert "3 undone" in said.out
+    assert "3 left" in said.out
+    assert "run the same command again" in said.err
+    zoom.clear_faults()
+    assert velo(place, module=HURRIED)["stored"] == 6
+    assert zoom.counters().get("token.refresh_token.refused", 0) == 0
+
+
+def test_an_answer_that_is_lost(place: Place, zoom: RunningSimulator) -> None:
+    """Zoom has spent the token, and its answer never came: the result says so, and nobody else is affected."""
+    people = [consented(zoom, user.email) for user in USERS[:2]]
+    place.write("ZoomUsers.csv", as_csv(people))
+    zoom.add_fault("token", "cut_after")
+    velo(place, code=1, module=HURRIED)
+    assert place.verdicts("ZoomUsers.csv") == ["consent", "stored"]
+    assert "was lost" in place.results("ZoomUsers.csv")[0]["reason"]
+
+
+def test_an_app_that_may_not_ask_whose_tokens_are(place: Place, zoom: RunningSimulator) -> None:
+    """Without the scope for it not one row can be tied to a person: the first shows it, and no other token is spent."""
+    people = [consented(zoom, user.email) for user in USERS[:6]]
+    place.write("ZoomUsers.csv", as_csv(people))
+    zoom.add_fault("users_me", "status", status=403, times=-1)
+    said = place.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=1)
+    assert "the app needs the scope user:read:user" in said.err
+    assert zoom.counters()["token.refresh_token.issued"] == 1
+
+
+def test_an_app_that_zoom_refuses(place: Place, zoom: RunningSimulator) -> None:
+    """With a wrong client secret nothing is spent and nothing but the first row is tried."""
+    place.write("ZoomUsers.csv", as_csv([consented(zoom, user.email) for user in USERS[:3]]))
+    wrong = Place(place.folder, place.environ | {"ZOOMGATE_CLIENT_SECRET": "wrong"})
+    said = wrong.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=1)
+    assert "client id, secret or redirect URI" in said.err
+    assert velo(place)["stored"] == 3
+
+
+def test_interrupted_from_the_keyboard(place: Place, zoom: RunningSimulator) -> None:
+    """SIGINT lets the rows under way end, says how to go on, and exits with 1; the same command does the rest."""
+    place.write("ZoomUsers.csv", as_csv([consented(zoom, user.email) for user in USERS]))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zoomgate_server", "import", "velo-users", "ZoomUsers.csv", "--rate", "20"],
+        cwd=place.folder,
+        env=place.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    results = place.folder / "ZoomUsers.csv.results.jsonl"
+    while not results.exists() or len(results.read_text().splitlines()) < 4:
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert " left. " in out
+    assert "Traceback" not in err
+    assert "run the same command again" in err
+    assert velo(place)["stored"] == len(USERS)
+    assert zoom.counters().get("token.refresh_token.refused", 0) == 0
+
+
+def test_the_results_of_another_import(place: Place, zoom: RunningSimulator) -> None:
+    """They are not overwritten: the file that was changed is another one."""
+    people = [consented(zoom, user.email) for user in USERS[:2]]
+    place.write("ZoomUsers.csv", as_csv(people[:1]))
+    velo(place)
+    place.write("ZoomUsers.csv", as_csv(people))
+    said = place.run("import", "velo-users", "ZoomUsers.csv", code=2)
+    assert "has the results of another file" in said.err
+    place.write("mine.txt", "my notes\n")
+    place.run("import", "velo-users", "ZoomUsers.csv", "--results", "mine.txt", code=2)
+    assert (place.folder / "mine.txt").read_text() == "my notes\n"
+    assert velo(place, "--results", "more")["stored"] == 2
+
+
+def test_a_dry_run_touches_nothing(tmp_path: Path, place: Place, zoom: RunningSimulator) -> None:
+    """It needs no settings, asks nobody, and writes nothing."""
+    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST), consented(zoom, SECOND, expired=False)]))
+    bare = Place(place.folder, {"PATH": place.environ["PATH"]})
+    counts = bare.run("import", "velo-users", "ZoomUsers.csv", "--dry-run", "--json").counts
+    assert counts == {"rows": 2, "usable": 2, "superseded": 0, "refused": 0, "validAccessTokens": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["ZoomUsers.csv"]
+    assert zoom.counters() == {}
+
+
+def test_others_who_can_read_the_export(place: Place, zoom: RunningSimulator) -> None:
+    """The tokens are theirs, too: that is said."""
+    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)])).chmod(0o644)
+    assert "chmod 600" in place.run("import", "velo-users", "ZoomUsers.csv", "--dry-run").err
+
+
+def test_nothing_is_kept_in_the_clear(place: Place, zoom: RunningSimulator) -> None:
+    """Neither store, journal nor results hold a token, whatever the columns are taken for."""
+    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)]))
+    velo(place, "--user-column", "refresh_token", code=1)
+    assert not TOKEN.search((place.folder / "ZoomUsers.csv.results.jsonl").read_text())

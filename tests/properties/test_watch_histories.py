@@ -1,0 +1,205 @@
+"""Histories of writers, looks, slow readers and breaks: whoever watches hears the last of everybody."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fakes.process import NEW, ring
+from zoomgate_server import change_feed, watches
+from zoomgate_server.change_feed import ChangeFeed
+from zoomgate_server.endings import tombstone_of
+from zoomgate_server.metrics import Metrics
+from zoomgate_server.tokens import connection_record
+from zoomgate_server.tokens.connection_record import ConnectionRecord, State
+from zoomgate_server.tokens.connection_store import ConnectionStore
+from zoomgate_server.tokens.memory import MemoryStore
+from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.watches import Event, EventType, Position, Watches
+
+USERS = [f"u{number}@example.com" for number in range(5)]
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.sampled_from(USERS), st.sampled_from([0.0, 1.0, 9.0, 30.0, 60.0])),
+        st.tuples(st.just("end"), st.sampled_from(USERS), st.sampled_from([0.0, 9.0, 60.0])),
+        st.tuples(st.just("look"), st.just(""), st.just(0.0)),
+        st.tuples(st.just("read"), st.just(""), st.sampled_from([1.0, 2.0, 9.0])),
+        st.tuples(st.just("break"), st.just(""), st.sampled_from([0.0, 1.0])),
+        st.tuples(st.just("time"), st.just(""), st.sampled_from([0.0, 0.5, 4.0, 100.0, 400.0])),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+SLOW = [
+    ("look", "", 0.0),
+    ("read", "", 1.0),
+    ("write", USERS[0], 0.0),
+    ("write", USERS[1], 0.0),
+    ("time", "", 0.0),
+    ("write", USERS[2], 0.0),
+    ("time", "", 100.0),
+    ("time", "", 100.0),
+    ("read", "", 1.0),
+    ("read", "", 1.0),
+    ("break", "", 0.0),
+]
+"""A client that reads its events minutes later, and breaks off before the last."""
+
+
+class World:
+    """A store, a process that watches it, and one client whose connection breaks."""
+
+    def __init__(self) -> None:
+        self.time = 1_000_000.0
+        self.store = MemoryStore(self.wall)
+        self.vault = Vault(app="app", keys=ring(NEW))
+        self.heard: dict[str, ConnectionRecord] = {}
+        self.events = 0
+        self.position: Position | None = None
+        self.caught_up = False
+        self._credit = asyncio.Semaphore(0)
+        self.start()
+
+    def wall(self) -> float:
+        return self.time
+
+    monotonic = wall
+
+    def start(self) -> None:
+        """Start the process, which knows nothing yet."""
+        self.connections = ConnectionStore(
+            app="app", store=self.store, vault=self.vault, clock=self, on_read=lambda: None
+        )
+        self.feed = ChangeFeed(connections=self.connections, clock=self, on_change=lambda _: None)
+        self.watch()
+
+    def watch(self) -> None:
+        """Watch, from the last position on."""
+        events = Watches(feed=self.feed, metrics=Metrics("0", [])).watch(
+            names=(), sees=lambda _: True, permit=lambda _: True, position=self.position
+        )
+        self.client = asyncio.get_running_loop().create_task(self._follow(events))
+
+    async def _follow(self, events: AsyncIterator[Event]) -> None:
+        async for event in events:
+            await self._credit.acquire()
+            self.events += 1
+            self.position = event.position
+            self.caught_up = event.type is EventType.CAUGHT_UP
+            if event.record is not None:
+                self.heard[event.record.user_email] = event.record
+
+    async def write(self, user: str, lag: float, *, end: bool) -> None:
+        """Store a change whose time was taken `lag` seconds ago, as the latest of all."""
+        record, _ = await self.connections.read(user)
+        at = self.time - lag
+        if record is None:
+            record = ConnectionRecord(user, State.ACTIVE, "g", 0, at, at, at, at)
+        if end:
+            record = tombstone_of(record, at, revoke=False)
+        else:
+            record = replace(
+                record, state=State.ACTIVE, generation=record.generation + 1, update_time=at, expire_at=None
+            )
+        assert await self.store.put(connection_record.encode(self.vault, record), record.rev)
+
+    async def settle(self) -> None:
+        """Let everything run that can."""
+        for _ in range(40):
+            await asyncio.sleep(0)
+
+    async def stop(self) -> None:
+        """Break the connection: what was on the way is lost."""
+        self.client.cancel()
+        await asyncio.gather(self.client, return_exceptions=True)
+        self._credit = asyncio.Semaphore(0)
+
+
+async def live(steps: list[tuple[str, str, float]]) -> World:
+    """Let a history happen, and then let everything come to rest."""
+    world = World()
+    for step, user, value in steps:
+        match step:
+            case "write" | "end":
+                await world.write(user, value, end=step == "end")
+            case "look":
+                await world.feed.look()
+            case "read":
+                for _ in range(int(value)):
+                    world._credit.release()
+            case "time":
+                world.time += value
+                await world.feed.look()
+            case "break":
+                await world.stop()
+                if value:
+                    world.start()
+                else:
+                    world.watch()
+        await world.settle()
+    for _ in range(20):
+        for _ in range(20):
+            world._credit.release()
+        world.time += 2.0
+        await world.feed.look()
+        await world.settle()
+    await world.stop()
+    return world
+
+
+@settings(max_examples=300)
+@given(STEPS)
+@example(SLOW)
+def test_the_last_of_everybody_is_heard(steps: list[tuple[str, str, float]]) -> None:
+    """However late writes land, however slowly a client reads and however often it breaks off, it ends with what the store has."""
+
+    async def check() -> None:
+        world = await live(steps)
+        for user in USERS:
+            record, _ = await world.connections.read(user)
+            heard = world.heard.get(user)
+            if record is None or (heard is None and record.state is State.DISCONNECTED):
+                assert heard is None
+            else:
+                assert heard == change_feed.shown(record)
+        assert world.position is not None
+        assert world.position.after is None
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("kept", [10, 1000])
+async def test_a_slow_reader_holds_nothing_up(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a client does not read, the log stays as small as it is allowed, and the client then hears the latest of everybody once."""
+    monkeypatch.setattr(change_feed, "LOG_ENTRIES", kept)
+    monkeypatch.setattr(change_feed, "RETURN_SECONDS", 5.0)
+    monkeypatch.setattr(watches, "RETURN_SECONDS", 5.0)
+    world = World()
+    await world.feed.look()
+    world._credit.release()
+    await world.settle()
+    assert world.caught_up
+    users = [f"p{number:03}@example.com" for number in range(200)]
+    for turn, user in itertools.product(range(3), users):
+        await world.write(user, 0.0, end=False)
+        world.time += 0.1
+        if user == users[turn]:
+            await world.feed.look()
+        assert world.feed.kept <= 200
+    await world.feed.look()
+    world.time += 100.0
+    await world.feed.look()
+    assert world.feed.kept == min(kept, len(users))
+    before = world.events
+    for _ in range(1000):
+        world._credit.release()
+    for _ in range(60):
+        await world.settle()
+    assert {world.heard[user].generation for user in users} == {3}
+    assert world.events - before <= len(users) + 2 * watches.CHANGES_PAGE
+    await world.stop()
