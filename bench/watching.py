@@ -6,6 +6,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 from pymongo import MongoClient
@@ -105,14 +106,12 @@ def refresh_token(simulator: Simulator, loop: asyncio.AbstractEventLoop) -> str:
     return asyncio.run_coroutine_threadsafe(consent(), loop).result()
 
 
-async def _caught_up(call: "grpc.aio.UnaryStreamCall[object, auth.WatchConnectionsResponse]") -> None:
+async def _caught_up(call: Any) -> None:
     while (await call.read()).type != auth.WatchConnectionsResponse.TYPE_CAUGHT_UP:
         pass
 
 
-async def _heard(
-    call: "grpc.aio.UnaryStreamCall[object, auth.WatchConnectionsResponse]", generation: int
-) -> float:
+async def _heard(call: Any, generation: int) -> float:
     while (await call.read()).connection.generation < generation:
         pass
     return time.monotonic()
@@ -158,6 +157,7 @@ async def idle_look_mongodb(uri: str) -> float:
         }
         for number in range(CONNECTIONS)
     ]
+    client: MongoClient[Any]
     with MongoClient(uri) as client:
         for start in range(0, CONNECTIONS, 10_000):
             client.get_default_database()[RECORDS].insert_many(rows[start : start + 10_000], ordered=False)
