@@ -143,7 +143,7 @@ async def idle_look_sqlite(file: Path, app: str) -> float:
 async def idle_look_mongodb(uri: str) -> float:
     """As `idle_look`, of a database that is filled with `CONNECTIONS` first."""
     store, long_ago = await MongoStore.open(uri), time.time() - 3600
-    rows = [
+    rows: list[Any] = [
         {
             "_id": f"user:3:app:person{number:06}@example.com",
             "app": "app",
