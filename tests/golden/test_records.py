@@ -23,7 +23,9 @@ def opened(record: Record) -> Any:
     match record.key.kind:
         case Kind.USER:
             connection = connection_record.decode(VAULT, record)
-            return asdict(replace(connection, read_update_time=None))  # says how it was read, and is not stored
+            return asdict(
+                replace(connection, read_update_time=None)
+            )  # says how it was read, and is not stored
         case Kind.STATE:
             found = authorization_record.decode(VAULT, record)
             key = b64encode(found.browser_key or b"").decode()
