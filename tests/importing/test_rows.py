@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,7 +147,9 @@ async def test_who_is_connected_already(place: Place, zoom: RunningSimulator) ->
     older = [replace(person, refresh="sim-rt-older") for person in before]
     place.write("ZoomUsers.csv", as_csv(older))
     assert velo(place, "--results", "older", "--replace")["skipped"] == 2
-    newer = [replace(consented(zoom, user, expired=False), updated=NOW + 300) for user in (FIRST, SECOND)]
+    newer = [
+        replace(consented(zoom, user, expired=False), updated=time.time() + 300) for user in (FIRST, SECOND)
+    ]
     place.write("ZoomUsers.csv", as_csv(newer))
     assert velo(place, "--results", "newer")["skipped"] == 2
     reasons = (place.folder / "newer").read_text()
@@ -177,7 +180,7 @@ async def test_a_connection_keeps_its_owner(place: Place, zoom: RunningSimulator
         await service.connect(MONICA, "monica")
     before = await owner()
     assert before
-    newer = replace(consented(zoom, MONICA, expired=False), updated=NOW + 300)
+    newer = replace(consented(zoom, MONICA, expired=False), updated=time.time() + 300)
     place.write("ZoomUsers.csv", as_csv([newer]))
     assert velo(place, "--replace")["stored"] == 1
     assert await owner() == before
