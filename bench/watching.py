@@ -157,7 +157,7 @@ async def idle_look_mongodb(uri: str) -> float:
         }
         for number in range(CONNECTIONS)
     ]
-    client: MongoClient[dict[str, Any]]
+    client: MongoClient[Any]
     with MongoClient(uri) as client:
         for start in range(0, CONNECTIONS, 10_000):
             client.get_default_database()[RECORDS].insert_many(rows[start : start + 10_000], ordered=False)

@@ -57,6 +57,7 @@ class Grant:
         living: The refresh token that works.
         generation: How many refresh tokens were issued so far; all but the living one are spent.
         spent: Those of them that are remembered, the latest first.
+        access: Its access tokens that were not ended by a newer one.
         ended: Whether nothing of it works any more.
         earlier: The same user's earlier grants, the latest first.
     """
@@ -66,6 +67,7 @@ class Grant:
     living: str = ""
     generation: int = 0
     spent: list[str] = field(default_factory=list)
+    access: list[str] = field(default_factory=list)
     ended: bool = False
     earlier: list["Grant"] = field(default_factory=list)
 
@@ -223,9 +225,7 @@ class ZoomState:
     def end(self, grant: Grant) -> None:
         """End a grant and every token of it."""
         grant.ended = True
-        for token in [token for token, access in self.access_tokens.items() if access.grant is grant]:
-            del self.access_tokens[token]
-            self._note_ended(token, grant, "access token belongs to a grant that was revoked")
+        self._end_access(grant, "access token belongs to a grant that was revoked")
 
     def happen(self, event: str, user: SimulatedUser) -> bool:
         """Let Zoom's own part of an event happen; false if the app, which is to be removed, has no grant of the user."""
@@ -291,9 +291,7 @@ class ZoomState:
         return user
 
     def _issue(self, grant: Grant) -> dict[str, Any]:
-        for token in [token for token, access in self.access_tokens.items() if access.grant is grant]:
-            del self.access_tokens[token]  # a newer token ends the one before
-            self._note_ended(token, grant, "access token was ended by a newer one (refresh)")
+        self._end_access(grant, "access token was ended by a newer one (refresh)")
         if grant.living:
             grant.spent.insert(0, grant.living)
             self._forget(grant.spent[REMEMBERED:])
@@ -303,6 +301,7 @@ class ZoomState:
         grant.generation += 1
         self.refresh_tokens[refresh] = grant
         self.access_tokens[access] = Access(grant, self.wall() + self.options.access_token_seconds)
+        grant.access.append(access)
         return {
             "access_token": access,
             "token_type": "bearer",
@@ -311,6 +310,12 @@ class ZoomState:
             "scope": grant.scope,
             "api_url": "https://api.zoom.us",
         }
+
+    def _end_access(self, grant: Grant, why: str) -> None:
+        for token in grant.access:
+            if self.access_tokens.pop(token, None) is not None:  # else it was revoked by itself
+                self._note_ended(token, grant, why)
+        grant.access.clear()
 
     def _note_ended(self, token: str, grant: Grant, why: str) -> None:
         self._ended_access[token] = (grant.user.email, why)

@@ -106,7 +106,7 @@ def allow(link: str) -> None:
 @pytest.mark.timeout(300)
 def test_the_recipes_run(python: Path, address: str, tmp_path: Path) -> None:
     """Each recipe of the README runs as it stands, one after the other, without warnings."""
-    assert len(RECIPES) == 5
+    assert len(RECIPES) == 6
     for number, (title, code) in enumerate(RECIPES):
         script = tmp_path / f"{number}.py"
         script.write_text(code.replace("127.0.0.1:50051", address))

@@ -320,7 +320,7 @@ async def test_workers_share_a_database(zoom: Simulator, tmp_path: Path, mongodb
         assert service.stop() == ""
         assert service.process.returncode == 0
         assert mongodb_uri not in (tmp_path / "log").read_text()
-        assert [path.name for path in (tmp_path / "data").iterdir()] == ["journal"]
+        assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["audit.jsonl", "journal"]
 
 
 async def test_a_worker_that_waits_for_the_database_is_in_nobodys_way(

@@ -331,6 +331,11 @@ class Cluster:
             return "none"
         return record.state.value + (f" {record.cause.value}" if record.cause else "")
 
+    def audited(self) -> list[dict[str, Any]]:
+        """The lines of the audit trails of all data folders."""
+        files = self._folder.glob("*/audit.jsonl")
+        return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+
     def journals(self) -> list[Path]:
         """What is in the journals of all data folders."""
         return list(self._folder.glob("*/journal/*.entry"))

@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64decode, b64encode
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,10 @@ def opened(record: Record) -> Any:
     """What a record opens to, as JSON."""
     match record.key.kind:
         case Kind.USER:
-            return asdict(connection_record.decode(VAULT, record))
+            connection = connection_record.decode(VAULT, record)
+            return asdict(
+                replace(connection, read_update_time=None)
+            )  # says how it was read, and is not stored
         case Kind.STATE:
             found = authorization_record.decode(VAULT, record)
             key = b64encode(found.browser_key or b"").decode()

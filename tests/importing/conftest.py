@@ -8,7 +8,7 @@ import pytest
 
 from importing.exports import Place
 from zoom_simulator import SimulatorOptions
-from zoom_simulator.options import SimulatedUser
+from zoom_simulator.options import DEFAULT_USERS, SimulatedUser
 from zoom_simulator.testing import RunningSimulator
 from zoom_simulator.testing import running as simulated
 
@@ -18,8 +18,8 @@ TOKEN = re.compile(r"sim-[ar]t-\w+")
 
 @pytest.fixture
 def zoom() -> Iterator[RunningSimulator]:
-    """A simulated Zoom with 80 people."""
-    with simulated(SimulatorOptions(port=0, users=USERS)) as running:
+    """A simulated Zoom with 80 people, and those of other tests."""
+    with simulated(SimulatorOptions(port=0, users=(*USERS, *DEFAULT_USERS))) as running:
         yield running
 
 

@@ -6,18 +6,24 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness import serving
+from harness import MONICA, serving
 from importing.conftest import TOKEN, USERS
 from importing.exports import NOW, Place, as_csv, consented, iso
 from mongodb import MongoServer
 from zoom_simulator.testing import RunningSimulator
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
+from zoomgate_server.clock import SystemClock
+from zoomgate_server.tokens import keyfile
+from zoomgate_server.tokens.connection_store import ConnectionStore
+from zoomgate_server.tokens.sqlite import SqliteStore
+from zoomgate_server.tokens.vault import Vault
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -141,7 +147,9 @@ async def test_who_is_connected_already(place: Place, zoom: RunningSimulator) ->
     older = [replace(person, refresh="sim-rt-older") for person in before]
     place.write("ZoomUsers.csv", as_csv(older))
     assert velo(place, "--results", "older", "--replace")["skipped"] == 2
-    newer = [replace(consented(zoom, user, expired=False), updated=NOW + 300) for user in (FIRST, SECOND)]
+    newer = [
+        replace(consented(zoom, user, expired=False), updated=time.time() + 300) for user in (FIRST, SECOND)
+    ]
     place.write("ZoomUsers.csv", as_csv(newer))
     assert velo(place, "--results", "newer")["skipped"] == 2
     reasons = (place.folder / "newer").read_text()
@@ -151,6 +159,31 @@ async def test_who_is_connected_already(place: Place, zoom: RunningSimulator) ->
     async with serving(zoom._simulator, place.folder / "data") as service:
         for user in (FIRST, SECOND):
             await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=user))
+
+
+async def test_a_connection_keeps_its_owner(place: Place, zoom: RunningSimulator) -> None:
+    """A member's connection that a newer row replaces stays that member's: an import gives nobody a right."""
+
+    async def owner() -> str | None:
+        clock = SystemClock()
+        store = await SqliteStore.open(place.folder / "data/zoomgate.db", clock.wall)
+        app = f"loopback|{zoom.client_id}"
+        vault = Vault(app=app, keys=keyfile.load(place.folder / "data/keys.json"))
+        connections = ConnectionStore(app=app, store=store, vault=vault, clock=clock, on_read=lambda: None)
+        record, _ = await connections.read(MONICA)
+        await store.close()
+        assert record is not None
+        assert (record.begun_by == "import") == (record.generation > 1)
+        return record.owner
+
+    async with serving(zoom._simulator, place.folder / "data") as service:
+        await service.connect(MONICA, "monica")
+    before = await owner()
+    assert before
+    newer = replace(consented(zoom, MONICA, expired=False), updated=time.time() + 300)
+    place.write("ZoomUsers.csv", as_csv([newer]))
+    assert velo(place, "--replace")["stored"] == 1
+    assert await owner() == before
 
 
 def test_two_rows_for_one_person(place: Place, zoom: RunningSimulator) -> None:

@@ -393,4 +393,4 @@ async def test_the_documented_lines_are_the_ones_that_are_written(tmp_path: Path
         action
         for action in audit.ACTIONS
         if action.startswith(("token.", "authorization.", "connection.", "call.", "keys.created"))
-    }
+    } - {"connection.reaped", "connection.forgotten"}  # those take months

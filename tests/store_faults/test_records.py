@@ -242,7 +242,7 @@ async def test_a_document_whose_other_fields_are_damaged(
         await must_work(zoomgate, MONICA)
     await must_work(zoomgate, OMAR)
     assert (await place.record(MONICA)).rev > 0
-    changes, _ = await (await place.store()).changes(APP, 0.0)
+    changes, _ = await (await place.store()).changes(APP, Kind.USER, 0.0)
     assert {MONICA, OMAR} <= {change.key.subject for change in changes}
 
 
@@ -254,7 +254,7 @@ async def test_a_document_that_is_nobodys_holds_up_neither_lists_nor_starts(
     place.write_fields(MONICA, {"key_id": None, "state": 7, "subject": None})
     listed = await zoomgate.call(zoomgate.auth.ListConnections, auth.ListConnectionsRequest(), "admin")
     assert [connection.user_email for connection in listed.connections] == [OMAR]
-    changes, _ = await (await place.store()).changes(APP, 0.0)
+    changes, _ = await (await place.store()).changes(APP, Kind.USER, 0.0)
     assert [change.key.subject for change in changes if change.key.kind is Kind.USER] == [OMAR]
     async with running(place.folder.with_name("next"), environ=place.environ) as other:
         await other.call(other.auth.GetConnection, auth.GetConnectionRequest(user_email=OMAR))

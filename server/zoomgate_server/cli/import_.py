@@ -15,7 +15,7 @@ def import_() -> None:
     that is somebody else's is refused. A refresh token, which works once, is spent only where the access token does not work any more.
 
     Interrupted in whatever way, an import goes on where it was when it is run again. Exit code 1: rows were refused or are undone; 5: Zoom
-    does not answer.
+    does not answer. There is no export: docs/importing.md says why, and what to do instead.
 
     Example: zoomgate import velo-users ZoomUsers.csv --dry-run
     """

@@ -261,6 +261,10 @@ def _tell(source: Source, place: Path, rows: int, results: Results, stop: Stop, 
         )
     if stop.problem:
         note(f"zoomgate: {stop.problem}")
+    if counts[Verdict.CONSENT]:
+        note(
+            f"{counts[Verdict.CONSENT]} of them have to consent: send each the link of `zoomgate connect USER`"
+        )
     if left or results.undone:
         note("run the same command again: it goes on where this one ended, and spends no token twice")
     else:

@@ -117,7 +117,7 @@ class ConnectionRecord:
     update_time: float
     refresh_time: float
     rev: int = 0
-    read_update_time: float | None = None
+    read_update_time: float | None = field(default=None, compare=False)
     cause: Cause | None = None
     epoch: int = 0
     lease: Lease | None = None
