@@ -1,6 +1,7 @@
 """`zoomgate` as the command starts it, killed at a point of an import: `python -m importing.killed TRACE POINT NUMBER import …`.
 
-The process kills itself when it passes POINT for the NUMBERth time; `any` is every point. TRACE gets a line for each point that is passed.
+The process kills itself when it passes POINT for the NUMBERth time; `any` is every point, else rows come one by one.
+TRACE gets a line for each point that is passed.
 The product knows nothing of this: its own methods are wrapped, none is replaced.
 """
 
@@ -14,6 +15,7 @@ import orjson
 
 from zoomgate_server.adoption import Adoption
 from zoomgate_server.cli import main
+from zoomgate_server.importing import run
 from zoomgate_server.importing.results import Results
 from zoomgate_server.tokens.connection_store import ConnectionStore
 from zoomgate_server.tokens.journal import Entry, Journal
@@ -105,4 +107,5 @@ def watch(points: Points) -> None:
 if __name__ == "__main__":
     trace, point, number = sys.argv.pop(1), sys.argv.pop(1), sys.argv.pop(1)
     watch(Points(Path(trace), point, int(number)))
+    run.AT_ONCE = run.AT_ONCE if point == "any" else 1
     main()
