@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from harness import CALLERS, MONICA, SECONDS, Harness, consent, key_of, metadata
+from harness import CALLERS, MONICA, Harness, consent, key_of, metadata
 from mongodb import OwnServer
 from tls.certificates import write_pair
 from zoom_simulator import Simulator, SimulatorOptions
