@@ -70,8 +70,7 @@ from zoomgate_server.watches import Watches
 from zoomgate_server.web.pages import Pages
 from zoomgate_server.web.server import WebServer
 from zoomgate_server.webhooks import Webhooks
-from zoomgate_server.zoom.client import ZoomClient
-from zoomgate_server.zoom.oauth import OAuthClient
+from zoomgate_server.zoom_clients import start_clients
 
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 REFRESH_DRAIN_SECONDS = 40.0
@@ -250,8 +249,6 @@ class _Parts:
     refresher: Refresher
     recovery: Recovery
     ring: ReloadedRing
-    states: AuthorizationStore
-    events: WebhookStore
     webhooks: Webhooks
     upkeep: Upkeep
     reaper: Reaper
@@ -282,27 +279,12 @@ class _Parts:
         connection_store = ConnectionStore(
             app=app, store=store, vault=vault, clock=clock, on_read=metrics.store_read
         )
-        states = AuthorizationStore(app=app, store=store, vault=vault)
-        user_agent = f"zoomgate/{version('zoomgate-server')}"
-        zoom = ZoomClient(api_url=settings.zoom_api_url, user_agent=user_agent)
-        oauth = OAuthClient(
-            oauth_url=settings.zoom_oauth_url,
-            api_url=settings.zoom_api_url,
-            client_id=settings.client_id,
-            client_secrets=[secret.reveal() for secret in settings.client_secrets],
-            redirect_uri=settings.redirect_uri,
-            user_agent=user_agent,
-            wall=clock.wall,
-        )
-        for client in (zoom, oauth):
-            await client.start()
-            stack.push_async_callback(client.close)
+        zoom, oauth = await start_clients(settings, clock, stack)
         journal = Journal(settings.data_dir / "journal", app=app, ring=ring, observer=metrics)
         stack.push_async_callback(journal.close)
         await journal.prepare()
         cache = TokenCache()
         endings = Endings(connections=connection_store, cache=cache, oauth=oauth, clock=clock, audit=audit)
-        events = WebhookStore(app=app, store=store, vault=vault)
         refresher = Refresher(
             connections=connection_store,
             spend=oauth.refresh,
@@ -335,7 +317,7 @@ class _Parts:
             audit=audit,
         )
         authorizations = Authorizations(
-            authorizations=states,
+            authorizations=AuthorizationStore(app=app, store=store, vault=vault),
             connections=connection_store,
             adoption=adoption,
             oauth=oauth,
@@ -359,13 +341,11 @@ class _Parts:
             refresher=refresher,
             recovery=Recovery(journal=journal, refresher=refresher, adoption=adoption, metrics=metrics),
             ring=ring,
-            states=states,
-            events=events,
             webhooks=Webhooks(
                 secrets=settings.webhook_secrets,
                 client_id=settings.client_id,
                 endings=endings,
-                events=events,
+                events=WebhookStore(app=app, store=store, vault=vault),
                 now=connection_store.now,
                 clock=clock,
                 count=metrics.webhook,

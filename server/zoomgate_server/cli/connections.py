@@ -1,6 +1,7 @@
 """`zoomgate connections`: people's connections, through the running service."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import islice
 
@@ -232,8 +233,9 @@ def revoke(
     total = sum(1 for _ in revoking.living(client, where))
     if not yes:
         click.confirm(f"End {total} connection{'' if total == 1 else 's'}?", abort=True, err=True)
-    count, stopped = revoking.Count(), False
-    try:
+    count = revoking.Count()
+
+    def run() -> None:
         with progress("ending", total, "connections") as advance:
             revoking.revoke_all(
                 client,
@@ -243,12 +245,29 @@ def revoke(
                 failed=lambda failure: _print_failure(failure, as_json=as_json),
                 advance=advance,
             )
+
+    _say_in_the_end(run, count, lambda stopped: _say_how_many(count, stopped=stopped, as_json=as_json))
+
+
+def _say_in_the_end(
+    run: Callable[[], None], count: refreshing.Count | revoking.Count, say: Callable[[bool], None]
+) -> None:
+    """Do something with many connections, and say how far it got, however it ends.
+
+    Args:
+        run: Does it.
+        count: Told of each connection.
+        say: Told whether it was stopped before its end.
+    """
+    stopped = False
+    try:
+        run()
     except KeyboardInterrupt:
         stopped = True
     except errors.ZoomgateError:
-        _say_how_many(count, stopped=True, as_json=as_json)
+        say(True)
         raise
-    _say_how_many(count, stopped=stopped, as_json=as_json)
+    say(stopped)
     if stopped or count.failed:
         raise SystemExit(FAILURE)
 
@@ -273,9 +292,9 @@ def _print_failure(failure: Failure, *, as_json: bool) -> None:
 
 
 def _refresh_everybody(client: Client, rate: float, since: datetime | None, *, as_json: bool) -> None:
-    begun, count, stopped = datetime.now(UTC), refreshing.Count(), False
+    begun, count = datetime.now(UTC), refreshing.Count()
 
-    try:
+    def run() -> None:
         total = sum(refreshing.is_due(connection, since) for connection in refreshing.active(client))
         with progress("refreshing", total, "tokens") as advance:
             refreshing.refresh_all(
@@ -286,14 +305,10 @@ def _refresh_everybody(client: Client, rate: float, since: datetime | None, *, a
                 failed=lambda failure: _print_failure(failure, as_json=as_json),
                 advance=advance,
             )
-    except KeyboardInterrupt:
-        stopped = True
-    except errors.ZoomgateError:
-        _say_how_far(count, since or begun, stopped=True, as_json=as_json)
-        raise
-    _say_how_far(count, since or begun, stopped=stopped, as_json=as_json)
-    if stopped or count.failed:
-        raise SystemExit(FAILURE)
+
+    _say_in_the_end(
+        run, count, lambda stopped: _say_how_far(count, since or begun, stopped=stopped, as_json=as_json)
+    )
 
 
 def _say_how_far(count: refreshing.Count, since: datetime, *, stopped: bool, as_json: bool) -> None:

@@ -42,8 +42,7 @@ from zoomgate_server.tokens.journal import Journal
 from zoomgate_server.tokens.reloaded_ring import ReloadedRing
 from zoomgate_server.tokens.store import StoreError
 from zoomgate_server.tokens.vault import Vault
-from zoomgate_server.zoom.client import ZoomClient
-from zoomgate_server.zoom.oauth import OAuthClient
+from zoomgate_server.zoom_clients import start_clients
 
 REVOKE_SECONDS = 10.0
 """How long the end waits for Zoom to confirm that tokens of other people are revoked."""
@@ -162,7 +161,7 @@ async def _importer(
         StartError, StoppedWaiting, ZoomgateError, StoreError: It cannot be done.
     """
     clock, metrics, cache = SystemClock(), Metrics(version("zoomgate-server"), []), TokenCache()
-    app, user_agent = loaded.app, f"zoomgate/{version('zoomgate-server')}"
+    app = loaded.app
     store, key_ring = await open_store(loaded, stack, asked)
     ring = ReloadedRing(loaded.keys_path, key_ring, clock)
     vault = Vault(app=app, keys=ring)
@@ -170,19 +169,7 @@ async def _importer(
     fingerprints = await shared_secret.obtain(store, vault, FINGERPRINT_SECRET)
     audited = stack.enter_context(Audited(loaded, key=fingerprints))
     connections = ConnectionStore(app=app, store=store, vault=vault, clock=clock, on_read=metrics.store_read)
-    zoom = ZoomClient(api_url=loaded.zoom_api_url, user_agent=user_agent)
-    oauth = OAuthClient(
-        oauth_url=loaded.zoom_oauth_url,
-        api_url=loaded.zoom_api_url,
-        client_id=loaded.client_id,
-        client_secrets=[secret.reveal() for secret in loaded.client_secrets],
-        redirect_uri=loaded.redirect_uri,
-        user_agent=user_agent,
-        wall=clock.wall,
-    )
-    for client in (zoom, oauth):
-        await client.start()
-        stack.push_async_callback(client.close)
+    zoom, oauth = await start_clients(loaded, clock, stack)
     journal = Journal(loaded.data_dir / "journal", app=app, ring=ring, observer=metrics)
     stack.push_async_callback(journal.close)
     if not await journal.prepare():

@@ -1,0 +1,36 @@
+"""The clients of Zoom as the settings want them, for the service and for commands that call Zoom themselves."""
+
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+
+from zoomgate_server.clock import Clock
+from zoomgate_server.settings import Settings
+from zoomgate_server.zoom.client import ZoomClient
+from zoomgate_server.zoom.oauth import OAuthClient
+
+
+async def start_clients(
+    settings: Settings, clock: Clock, stack: AsyncExitStack
+) -> tuple[ZoomClient, OAuthClient]:
+    """Start the client of Zoom's API and that of its OAuth endpoints.
+
+    Args:
+        settings: Where Zoom is, and as which app.
+        clock: Time.
+        stack: Closes them.
+    """
+    user_agent = f"zoomgate/{version('zoomgate-server')}"
+    zoom = ZoomClient(api_url=settings.zoom_api_url, user_agent=user_agent)
+    oauth = OAuthClient(
+        oauth_url=settings.zoom_oauth_url,
+        api_url=settings.zoom_api_url,
+        client_id=settings.client_id,
+        client_secrets=[secret.reveal() for secret in settings.client_secrets],
+        redirect_uri=settings.redirect_uri,
+        user_agent=user_agent,
+        wall=clock.wall,
+    )
+    for client in (zoom, oauth):
+        await client.start()
+        stack.push_async_callback(client.close)
+    return zoom, oauth
