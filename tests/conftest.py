@@ -11,6 +11,7 @@ import pytest
 from harness import Harness, running
 from mongodb import mongodb, mongodb_uri  # noqa: F401 - fixtures
 from zoomgate_server import logs
+from zoomgate_server.tokens import keyfile
 
 hypothesis.settings.register_profile("same every time", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same every time")
@@ -36,6 +37,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--regenerate", action="store_true", help="write the expected files of tests/golden anew"
     )
+
+
+@pytest.fixture(params=["sqlite", "mongodb"])
+def store_environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """Settings that lead all services of a test to one store, of either kind."""
+    if request.param == "sqlite":
+        return {}
+    keyfile.create(tmp_path / "keys.json")
+    return {
+        "ZOOMGATE_STORE": request.getfixturevalue("mongodb_uri"),
+        "ZOOMGATE_KEYS": str(tmp_path / "keys.json"),
+    }
 
 
 @pytest.fixture

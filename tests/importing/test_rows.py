@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import stat
 import subprocess
@@ -162,7 +163,7 @@ async def test_who_is_connected_already(place: Place, zoom: RunningSimulator) ->
 
 
 async def test_a_connection_keeps_its_owner(place: Place, zoom: RunningSimulator) -> None:
-    """A member's connection that a newer row replaces stays that member's: an import gives nobody a right."""
+    """A member's connection that a newer row replaces stays that member's: an import gives nobody a right. The audit trail has it."""
 
     async def owner() -> str | None:
         clock = SystemClock()
@@ -184,6 +185,12 @@ async def test_a_connection_keeps_its_owner(place: Place, zoom: RunningSimulator
     place.write("ZoomUsers.csv", as_csv([newer]))
     assert velo(place, "--replace")["stored"] == 1
     assert await owner() == before
+    trail = (place.folder / "data/audit.jsonl").read_text(encoding="utf-8")
+    (row,) = (line for line in map(json.loads, trail.splitlines()) if line["role"] == "operator")
+    assert (row["action"], row["outcome"], row["user"]) == ("connection.stored", "ok", MONICA)
+    assert (row["generation"], row["details"]["origin"]) == (2, "import")
+    assert re.fullmatch(r"[0-9a-f]{16}", row["refresh_fingerprint"])
+    assert newer.refresh not in trail
 
 
 def test_two_rows_for_one_person(place: Place, zoom: RunningSimulator) -> None:

@@ -15,7 +15,6 @@ from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate_server import change_feed, connections
-from zoomgate_server.tokens import keyfile
 from zoomgate_server.tokens.connection_store import ConnectionStore
 from zoomgate_server.tokens.journal import Journal
 from zoomgate_server.tokens.store import Change
@@ -49,17 +48,10 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     return made
 
 
-@pytest.fixture(params=["sqlite", "mongodb"])
-def environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+@pytest.fixture
+def environ(store_environ: dict[str, str]) -> dict[str, str]:
     """What leads both services to one store."""
-    every = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
-    if request.param == "sqlite":
-        return every
-    keyfile.create(tmp_path / "keys.json")
-    return every | {
-        "ZOOMGATE_STORE": request.getfixturevalue("mongodb_uri"),
-        "ZOOMGATE_KEYS": str(tmp_path / "keys.json"),
-    }
+    return {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"} | store_environ
 
 
 @pytest.fixture

@@ -31,17 +31,10 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(upkeep, name, 0.2)
 
 
-@pytest.fixture(params=["sqlite", "mongodb"])
-def environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+@pytest.fixture
+def environ(store_environ: dict[str, str]) -> dict[str, str]:
     """What leads all services to one store."""
-    fast = {"ZOOMGATE_UPKEEP_PER_MINUTE": "6000"}
-    if request.param == "sqlite":
-        return fast
-    keyfile.create(tmp_path / "keys.json")
-    return fast | {
-        "ZOOMGATE_STORE": request.getfixturevalue("mongodb_uri"),
-        "ZOOMGATE_KEYS": str(tmp_path / "keys.json"),
-    }
+    return {"ZOOMGATE_UPKEEP_PER_MINUTE": "6000"} | store_environ
 
 
 @pytest.fixture

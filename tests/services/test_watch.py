@@ -17,7 +17,6 @@ from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server import change_feed, watches
 from zoomgate_server.interceptors.authentication import CallerKeys
 from zoomgate_server.rpc_context import Principal, UserPatterns
-from zoomgate_server.tokens import keyfile
 from zoomgate_server.tokens.connection_store import ConnectionStore
 from zoomgate_server.tokens.store import StoreError
 
@@ -25,15 +24,10 @@ SECONDS = 20.0
 Response = pb.WatchConnectionsResponse
 
 
-@pytest.fixture(params=["sqlite", "mongodb"])
-def environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+@pytest.fixture
+def environ(store_environ: dict[str, str]) -> dict[str, str]:
     """What leads services to one store; tokens may be refreshed at any time."""
-    free = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
-    if request.param == "sqlite":
-        return free
-    keyfile.create(tmp_path / "keys.json")
-    uri = request.getfixturevalue("mongodb_uri")
-    return free | {"ZOOMGATE_STORE": uri, "ZOOMGATE_KEYS": str(tmp_path / "keys.json")}
+    return {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"} | store_environ
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,6 @@ from zoom_simulator import SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.endings import Endings
-from zoomgate_server.tokens import keyfile
 from zoomgate_server.tokens.sqlite import SqliteStore
 from zoomgate_server.tokens.store import Kind, Record, RecordKey, StoreError
 from zoomgate_server.web import webhooks as reading
@@ -30,16 +29,10 @@ from zoomgate_server.web import webhooks as reading
 HOUR = 3600.0
 
 
-@pytest.fixture(params=["sqlite", "mongodb"])
-def environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+@pytest.fixture
+def environ(store_environ: dict[str, str]) -> dict[str, str]:
     """Settings with the secret, and with a store of either kind."""
-    if request.param == "sqlite":
-        return dict(ENVIRON)
-    keyfile.create(tmp_path / "keys.json")
-    return ENVIRON | {
-        "ZOOMGATE_STORE": request.getfixturevalue("mongodb_uri"),
-        "ZOOMGATE_KEYS": str(tmp_path / "keys.json"),
-    }
+    return ENVIRON | store_environ
 
 
 @pytest.fixture
