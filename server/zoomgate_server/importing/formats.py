@@ -9,10 +9,11 @@ from typing import Any, TextIO
 
 from zoomgate_server.importing import csv_file, json_file
 from zoomgate_server.importing.problems import FileProblem
-from zoomgate_server.importing.rows import Flaw, Row, checked, lifetime, moment
+from zoomgate_server.importing.rows import Flaw, Row, checked, lifetime, misread, moment
 from zoomgate_server.importing.text import MAX_ROW, Lines, opened
 
 _DELIMITERS = ",;\t"
+_VELO_COLUMNS = ("refresh_token", "access_token", "expires_in", "_updatedDate", "scope")
 _SHOWN_NAME = re.compile(r"[A-Za-z_ .-]{1,30}")
 _NO_OBJECT = f"it is no JSON object of at most {MAX_ROW} characters"
 LINE_KEYS = frozenset({"user_email", "access_token", "refresh_token", "scope", "expires_at", "updated_at"})
@@ -98,12 +99,22 @@ def _velo_header(text: TextIO, user_column: str) -> tuple[str, list[str], int]:
         if wanted is None and plain.count(_plain(user_column)) == 1:
             wanted = plain.index(_plain(user_column))
         if wanted is not None and "refreshtoken" in plain:
+            _see_each_once(names, plain, user_column)
             return delimiter, plain, wanted
         shown = names if len(names) > len(shown) else shown
     raise FileProblem(
         f"The first line has to name the columns refresh_token and {user_column} (choose another with --user-column);"
         f" it names {_listed(shown)}"
     )
+
+
+def _see_each_once(names: Sequence[str], plain: Sequence[str], user_column: str) -> None:
+    """Refuse a header in which it is not clear which of two columns is meant."""
+    twice = [name for name in _VELO_COLUMNS if plain.count(_plain(name)) > 1]
+    if names.count(user_column) > 1:
+        twice.append(user_column)
+    if twice:
+        raise FileProblem(f"The first line names {twice[0]} more than once: leave one of the columns out")
 
 
 def _velo_objects(text: TextIO, user_column: str) -> Iterator[Row | Flaw]:
@@ -128,7 +139,8 @@ def _velo_objects(text: TextIO, user_column: str) -> Iterator[Row | Flaw]:
 
 
 def _velo_row(number: int, line: int, user: object, found: Mapping[str, object]) -> Row | Flaw:
-    updated = moment(found.get("updateddate"))
+    given = found.get("updateddate")
+    updated = moment(given)
     return checked(
         number,
         line,
@@ -138,6 +150,7 @@ def _velo_row(number: int, line: int, user: object, found: Mapping[str, object])
         scope=found.get("scope"),
         expires=updated + lifetime(found.get("expiresin")) if updated else 0.0,
         updated=updated,
+        misread=misread(given),
     )
 
 
@@ -156,6 +169,10 @@ def _nango_objects(text: TextIO, user_field: str) -> Iterator[Row | Flaw]:
             )
             continue
         raw = credentials.get("raw")
+        expires, updated = (
+            credentials.get("expires_at"),
+            value.get("last_fetched_at") or value.get("updated_at"),
+        )
         yield checked(
             number,
             line,
@@ -163,8 +180,9 @@ def _nango_objects(text: TextIO, user_field: str) -> Iterator[Row | Flaw]:
             access_token=credentials.get("access_token"),
             refresh_token=credentials.get("refresh_token"),
             scope=raw.get("scope") if isinstance(raw, dict) else "",
-            expires=moment(credentials.get("expires_at")),
-            updated=moment(value.get("last_fetched_at") or value.get("updated_at")),
+            expires=moment(expires),
+            updated=moment(updated),
+            misread=misread(expires) or misread(updated),
         )
 
 
@@ -198,6 +216,7 @@ def _line_objects(text: TextIO) -> Iterator[Row | Flaw]:
             scope=value.get("scope"),
             expires=moment(value.get("expires_at")),
             updated=moment(value.get("updated_at")),
+            misread=misread(value.get("expires_at")) or misread(value.get("updated_at")),
         )
 
 

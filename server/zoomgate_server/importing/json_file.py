@@ -13,7 +13,9 @@ _NO_OBJECT = f"it is no JSON object of at most {MAX_ROW} characters, or it is cu
 
 _CHUNK = 256 * 1024
 _BETWEEN = re.compile(r"[\s,]*")
-_NEXT_OBJECT = re.compile(r"\}\s*,?\s*(?=\{)")
+_NEXT_OBJECT = re.compile(
+    r"(?:\}\s*+,?\s*+|\n[ \t\r]*+)(?=\{)"
+)  # possessive: blanks without end take no time
 _LIST = re.compile(r'"(?:items|dataItems|connections)"\s*:\s*\[')
 _ACCESS_TOKEN = re.compile(r'"access_?token"', re.IGNORECASE)
 

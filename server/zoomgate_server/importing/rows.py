@@ -29,6 +29,7 @@ class Row:
         scope: What was granted, separated by spaces, or empty.
         access_expire_at: When the access token expires, in seconds since 1970; 0 if that is not known.
         updated_at: When the pair was written, in seconds since 1970; 0 if that is not known.
+        misread: Whether it has a time that cannot be read and counts as unknown.
     """
 
     number: int
@@ -39,6 +40,7 @@ class Row:
     scope: str
     access_expire_at: float
     updated_at: float
+    misread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def checked(
     scope: object,
     expires: float,
     updated: float,
+    misread: bool,
 ) -> Row | Flaw:
     """Make a row of what a file says, or say why it is none. Addresses are refused if they are not canonical, never repaired."""
     if not isinstance(user, str):
@@ -90,6 +93,7 @@ def checked(
         scope if isinstance(scope, str) and len(scope) <= _MAX_SCOPE and scope.isprintable() else "",
         expires,
         updated,
+        misread,
     )
 
 
@@ -99,17 +103,23 @@ def moment(value: object) -> float:
         value = value.get("$date")
     if isinstance(value, bool):
         return 0.0
-    if isinstance(value, int | float):
-        seconds = value / 1000 if value > _MILLISECONDS else float(value)
-    elif isinstance(value, str) and len(value) <= 64:
-        try:
+    try:
+        if isinstance(value, int | float):
+            number = float(value)
+            seconds = number / 1000 if number > _MILLISECONDS else number
+        elif isinstance(value, str) and len(value) <= 64:
             parsed = datetime.fromisoformat(value.strip())
             seconds = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError):
+        else:
             return 0.0
-    else:
+    except (ValueError, OverflowError):
         return 0.0
     return seconds if 0 < seconds < LATEST else 0.0
+
+
+def misread(value: object) -> bool:
+    """Tell whether a time is given that `moment` cannot read."""
+    return value not in (None, "") and not moment(value)
 
 
 def lifetime(value: object) -> float:

@@ -29,6 +29,7 @@ class Scan:
         digest: SHA-256 of the file, in hex.
         rows: How many there are, those with a flaw included.
         unspent: How many have an access token that is valid still.
+        misread: How many have a time that cannot be read.
         counts: How many there are of a kind: `usable`, `superseded`, `refused`.
         flaws: The first rows that cannot be used.
     """
@@ -36,6 +37,7 @@ class Scan:
     digest: str
     rows: int = 0
     unspent: int = 0
+    misread: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     flaws: list[Flaw] = field(default_factory=list)
 
@@ -93,6 +95,10 @@ def scan(source: Source, giving_way: GivingWay, now: float, shown: int) -> Scan:
     Raises:
         FileProblem: It cannot be imported as a whole.
     """
+    if not source.path.is_file():
+        raise FileProblem(
+            "It is a pipe or a device, and is read more than once: save it as a file with mode 0600 first"
+        )
     found = Scan(_digest(source.path))
     for row in source.read():
         found.rows += 1
@@ -103,6 +109,7 @@ def scan(source: Source, giving_way: GivingWay, now: float, shown: int) -> Scan:
         else:
             giving_way.see(row)
             found.counts["usable"] += 1
+            found.misread += row.misread
             found.unspent += bool(row.access_token) and row.access_expire_at > now
     found.counts["superseded"] = giving_way.finish()
     found.counts["usable"] -= found.counts["superseded"]
