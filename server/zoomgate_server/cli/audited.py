@@ -51,14 +51,21 @@ class Audited:
 
     def pass_on(self, event: AuditEvent) -> None:
         """Write what was done, by who runs the command; it ends with a failure if that is not possible any more."""
-        if self._trail is None:
-            return
-        try:
-            self._trail.require(event._replace(principal=_user(), on_behalf_of=_behind(), role="operator"))
-        except AuditUnavailable:
+        if not self.wrote(event):
             fail(
                 f"{event.action} was done, and {self._path} does not tell so: make room, and note it yourself"
             )
+
+    def wrote(self, event: AuditEvent) -> bool:
+        """Write what was done, by who runs the command; False if the line could only go to the log."""
+        try:
+            if self._trail is not None:
+                self._trail.require(
+                    event._replace(principal=_user(), on_behalf_of=_behind(), role="operator")
+                )
+        except AuditUnavailable:
+            return False
+        return True
 
 
 def _user() -> str:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import sqlite3
 import stat
 import time
 from collections.abc import Callable, Coroutine
@@ -32,6 +33,7 @@ from zoomgate_server.importing.run import run
 from zoomgate_server.importing.scan import GivingWay, Scan, scan
 from zoomgate_server.importing.stop import Stop, Why
 from zoomgate_server.metrics import Metrics
+from zoomgate_server.rpc_context import AuditEvent
 from zoomgate_server.settings import Settings
 from zoomgate_server.start import StartError
 from zoomgate_server.store_opening import StoppedWaiting, open_store
@@ -75,8 +77,10 @@ def look(source: Source, *, as_json: bool) -> None:
         "superseded": found.counts["superseded"],
         "refused": found.counts["refused"],
         "validAccessTokens": found.unspent,
+        "misreadTimes": found.misread,
     }
     click.echo(json.dumps(fields) if as_json else sentence)
+    _say_misread(found)
     for flaw in found.flaws:
         note(f"line {flaw.line}: {flaw.user_email or 'somebody'}: {flaw.reason}")
     if found.counts["refused"] > len(found.flaws):
@@ -103,8 +107,11 @@ def import_file(source: Source, place: Path | None, *, rate: float, replace: boo
     logs.configure("warning", loaded.log_format)
     _say_who_reads(source.path)
     place = place or source.path.with_name(f"{source.path.name}.results.jsonl")
+    if place.exists() and place.samefile(source.path):
+        fail(f"--results: {place} is the export itself: name another place", USAGE)
     with _giving_way() as giving_way:
         found = _scanned(source, giving_way)
+        _say_misread(found)
         about = {
             "format": source.name,
             "user": source.user_field,
@@ -112,16 +119,27 @@ def import_file(source: Source, place: Path | None, *, rate: float, replace: boo
             "sha256": found.digest,
             "rows": found.rows,
         }
-        try:
-            results = Results.open(place, about)
-        except ResultsProblem as error:
-            fail(str(error), USAGE)
+        results = _opened(place, about)
         try:
             left = found.rows - results.noted + len(results.undone)
             stop = _run(_import(loaded, source, giving_way, results, left, rate=rate, replace=replace))
         finally:
-            results.close()
+            _close(results)
     _tell(source, place, found.rows, results, stop, as_json=as_json)
+
+
+def _opened(place: Path, about: dict[str, Any]) -> Results:
+    try:
+        return Results.open(place, about)
+    except ResultsProblem as error:
+        fail(str(error), USAGE)
+
+
+def _close(results: Results) -> None:
+    try:
+        results.close()
+    except ResultsProblem as error:
+        fail(str(error))
 
 
 async def _import(
@@ -168,15 +186,24 @@ async def _importer(
     await canary.prove(store, vault)
     fingerprints = await shared_secret.obtain(store, vault, FINGERPRINT_SECRET)
     audited = stack.enter_context(Audited(loaded, key=fingerprints))
+
+    def audit(event: AuditEvent) -> None:
+        if not audited.wrote(event):
+            stop.say(
+                Why.FAULT,
+                f"{loaded.audit_path} cannot be written, and has no line of who was stored last: make room",
+            )
+
     connections = ConnectionStore(app=app, store=store, vault=vault, clock=clock, on_read=metrics.store_read)
     zoom, oauth = await start_clients(loaded, clock, stack)
-    journal = Journal(loaded.data_dir / "journal", app=app, ring=ring, observer=metrics)
+    folder = loaded.data_dir / "journal"
+    journal = Journal(folder, app=app, ring=ring, observer=_JournalWatch(folder, stop))
     stack.push_async_callback(journal.close)
     if not await journal.prepare():
         raise StartError(
             f"{loaded.data_dir} cannot be written: what Zoom issues must be on a disk before the store has it"
         )
-    endings = Endings(connections=connections, cache=cache, oauth=oauth, clock=clock, audit=audited.pass_on)
+    endings = Endings(connections=connections, cache=cache, oauth=oauth, clock=clock, audit=audit)
     stack.push_async_callback(endings.drain, REVOKE_SECONDS)
     adoption = Adoption(
         connections=connections,
@@ -185,7 +212,7 @@ async def _importer(
         oauth=oauth,
         zoom=zoom,
         discard=endings.discard,
-        audit=audited.pass_on,
+        audit=audit,
     )
     return Importer(
         connections=connections,
@@ -197,6 +224,35 @@ async def _importer(
         stop=stop,
         replace=replace,
     )
+
+
+class _JournalWatch:
+    """Ends an import whose journal cannot be written: each further row would have its new tokens in the memory of this process alone.
+
+    Args:
+        folder: Of the journal.
+        stop: Told.
+    """
+
+    def __init__(self, folder: Path, stop: Stop) -> None:
+        self._folder = folder
+        self._stop = stop
+
+    def journal_entries(self, count: int) -> None:
+        """Nothing: nobody asks an import how many there are."""
+
+    def journal_written(self) -> None:
+        """Nothing."""
+
+    def journal_damaged(self) -> None:
+        """Nothing: the log has it."""
+
+    def journal_failed(self) -> None:
+        """Begin no other row."""
+        self._stop.say(
+            Why.FAULT,
+            f"{self._folder} cannot be written: make room, for what Zoom issues has to be on a disk at once",
+        )
 
 
 def _run(work: Coroutine[Any, Any, Stop]) -> Stop:
@@ -228,11 +284,23 @@ def _scanned(source: Source, giving_way: GivingWay) -> Scan:
         return scan(source, giving_way, time.time(), _SHOWN)
     except FileProblem as error:
         fail(f"{source.path}: {error}", USAGE)
+    except sqlite3.Error as error:
+        fail(
+            f"The folder for temporary files cannot be used ({error}): make room, or name another one with SQLITE_TMPDIR"
+        )
 
 
 def _say_who_reads(path: Path) -> None:
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         note(f"others on this machine can read the tokens in {path}: chmod 600 it")
+
+
+def _say_misread(found: Scan) -> None:
+    if found.misread:
+        note(
+            f"{found.misread} row(s) have a time that cannot be read, and count as without one: of several rows of a person the last one"
+            " is then taken, and no access token as valid. Write times as 2030-01-07T10:00:00Z"
+        )
 
 
 def _tell(source: Source, place: Path, rows: int, results: Results, stop: Stop, *, as_json: bool) -> None:

@@ -6,6 +6,7 @@ gets another one once it is done.
 
 import fcntl
 import os
+import stat
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +16,9 @@ from typing import Any, BinaryIO
 import orjson
 
 from zoomgate_server.importing.problems import ResultsProblem
+
+_LONGEST = 64 * 1024
+_ROW = b'{"row":'
 
 
 class Verdict(StrEnum):
@@ -65,7 +69,8 @@ class Results:
         undone: Rows that were left undone.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path = path
         self._file = file
         self.counts: Counter[str] = Counter()
         self.noted = 0
@@ -85,14 +90,15 @@ class Results:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise ResultsProblem(
-                f"{path} cannot be written ({error.strerror}): name another place with --results"
-            ) from None
+            raise _not_writable(path, error) from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise ResultsProblem(f"{path} is a pipe or a device: name a file with --results")
         file = os.fdopen(descriptor, "r+b", buffering=0)
-        results = cls(file)
+        results = cls(path, file)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            results._read(path, about)
+            results._read(about)
         except BlockingIOError:
             file.close()
             raise ResultsProblem(f"Another import writes {path} just now: wait until it has ended") from None
@@ -102,8 +108,11 @@ class Results:
         return results
 
     def note(self, result: Result) -> None:
-        """Write a line. It is the system's then: killing this process does not take it back."""
-        self._count(result.row, result.verdict)
+        """Write a line. It is the system's then: killing this process does not take it back.
+
+        Raises:
+            ResultsProblem: It cannot be written any more.
+        """
         self._write(
             {
                 "row": result.row,
@@ -113,37 +122,56 @@ class Results:
                 "reason": result.reason,
             }
         )
+        self._count(result.row, result.verdict)
 
     def close(self) -> None:
-        """Bring everything to the disk."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Bring everything to the disk.
 
-    def _read(self, path: Path, about: dict[str, Any]) -> None:
-        """Find out how far it came, and cut off a line that was not written to its end."""
+        Raises:
+            ResultsProblem: That failed.
+        """
+        with self._file:
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise _not_writable(self._path, error) from None
+
+    def _read(self, about: dict[str, Any]) -> None:
+        """Find out how far it came, and cut off a line that was not written to its end. What is no file of results stays as it is."""
         whole = 0
         with os.fdopen(os.dup(self._file.fileno()), "rb") as lines:
-            for number, line in enumerate(lines):
+            while line := lines.readline(_LONGEST):
                 if not line.endswith(b"\n"):
+                    expected = _ROW if whole else _line(about)
+                    if not expected.startswith(line[: len(expected)]):
+                        raise self._foreign()
                     break
                 try:
                     entry = orjson.loads(line)
-                    if number == 0:
-                        ours = entry == about
-                    else:
+                    if whole:
                         self._count(int(entry["row"]), Verdict(entry["verdict"]))
-                except (ValueError, KeyError, TypeError):
-                    ours = False
-                if not ours:
-                    raise ResultsProblem(
-                        f"{path} has the results of another file or of other options, or none at all: name another place with"
-                        " --results, or delete it to begin anew"
-                    )
+                    elif entry != about:
+                        raise self._of_another_import() if entry.keys() == about.keys() else self._foreign()
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    raise self._foreign() from None
                 whole += len(line)
+        if whole == 0:
+            os.fchmod(self._file.fileno(), 0o600)
         self._file.truncate(whole)
         self._file.seek(whole)
         if whole == 0:
             self._write(about)
+
+    def _of_another_import(self) -> ResultsProblem:
+        return ResultsProblem(
+            f"{self._path} has the results of another file or of other options: name another place with --results, or delete it to"
+            " begin anew"
+        )
+
+    def _foreign(self) -> ResultsProblem:
+        return ResultsProblem(
+            f"{self._path} has something else in it than results: name another place with --results"
+        )
 
     def _count(self, row: int, verdict: Verdict) -> None:
         if row <= self.noted:
@@ -155,6 +183,19 @@ class Results:
             self.undone.add(row)
 
     def _write(self, entry: dict[str, Any]) -> None:
-        rest = memoryview(orjson.dumps(entry) + b"\n")
-        while rest:
-            rest = rest[self._file.write(rest) or 0 :]
+        rest = memoryview(_line(entry))
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
+        except OSError as error:
+            raise _not_writable(self._path, error) from None
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    return orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _not_writable(path: Path, error: OSError) -> ResultsProblem:
+    return ResultsProblem(
+        f"{path} cannot be written ({error.strerror}): see to that, or name another place with --results"
+    )

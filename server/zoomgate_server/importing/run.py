@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from zoomgate_server.importing.formats import Source
 from zoomgate_server.importing.importer import Importer, Outcome
 from zoomgate_server.importing.pace import Pace
+from zoomgate_server.importing.problems import FileProblem, ResultsProblem
 from zoomgate_server.importing.results import Result, Results, Verdict
 from zoomgate_server.importing.rows import Flaw, Row
 from zoomgate_server.importing.scan import GivingWay
-from zoomgate_server.importing.stop import Stop
+from zoomgate_server.importing.stop import Stop, Why
 
 AT_ONCE = 32
 """Rows under way."""
@@ -58,8 +59,10 @@ async def run(
                 await note_first()
         while under_way:
             await note_first()
+    except (FileProblem, ResultsProblem) as problem:
+        stop.say(Why.FAULT, str(problem))
     finally:
-        if under_way:  # a result could not be written: what Zoom answers now must be stored all the same
+        if under_way:  # nobody will hear of them, but what Zoom answers now must be stored all the same
             await asyncio.wait([task for _, task in under_way])
 
 
