@@ -5,4 +5,5 @@ from zoomgate_server.importing import importer
 
 if __name__ == "__main__":
     importer.FIRST_PAUSE_SECONDS, importer.MOST_PAUSE_SECONDS = 0.01, 0.05
+    importer.STORE_SECONDS = 2.0
     main()

@@ -1,9 +1,12 @@
 """What becomes of the rows of an export: `zoomgate import` as a process of its own, against the simulated Zoom."""
 
 import asyncio
+import contextlib
 import json
+import os
 import re
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -23,7 +26,7 @@ from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.tokens import keyfile
 from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.sqlite import SqliteStore
+from zoomgate_server.tokens.sqlite import BUSY_SECONDS, SqliteStore
 from zoomgate_server.tokens.vault import Vault
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -299,12 +302,114 @@ def test_the_results_of_another_import(place: Place, zoom: RunningSimulator) -> 
     assert velo(place, "--results", "more")["stored"] == 2
 
 
+@pytest.mark.parametrize(
+    "content", ["my notes", '{"zoom": {"clientId": "c"}}', "x" * 200_000, "\0" * 200_000]
+)
+def test_a_file_that_holds_something_else_than_results(
+    content: str, place: Place, zoom: RunningSimulator
+) -> None:
+    """It stays as it is, even without a line end, and nobody is told to delete it."""
+    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)]))
+    place.write("mine.txt", content)
+    said = place.run("import", "velo-users", "ZoomUsers.csv", "--results", "mine.txt", code=2)
+    assert "mine.txt has something else in it than results: name another place with --results" in said.err
+    assert "delete" not in said.err
+    assert (place.folder / "mine.txt").read_text() == content
+
+
+def test_the_export_as_the_place_of_the_results(place: Place, zoom: RunningSimulator) -> None:
+    """It is the only thing that the people have: it stays as it is."""
+    export = place.write("tokens.txt", json.dumps(consented(zoom, FIRST).line))
+    before = export.read_text()
+    said = place.run("import", "jsonl", "tokens.txt", "--results", "tokens.txt", code=2)
+    assert "is the export itself: name another place" in said.err
+    assert export.read_text() == before
+
+
+@pytest.mark.parametrize("name", ["/dev/full", "/dev/zero", "pipe", "missing/results"])
+def test_results_that_cannot_be_a_file(name: str, place: Place, zoom: RunningSimulator) -> None:
+    """They are refused before anything is sent."""
+    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)]))
+    os.mkfifo(place.folder / "pipe")
+    said = place.run("import", "velo-users", "ZoomUsers.csv", "--results", name, code=2)
+    assert "with --results" in said.err
+    assert zoom.counters() == {}
+
+
+def test_results_that_others_could_read(place: Place, zoom: RunningSimulator) -> None:
+    """A file that was there, and empty, is for its owner alone once there are addresses in it."""
+    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)]))
+    place.write("ZoomUsers.csv.results.jsonl", "").chmod(0o644)
+    velo(place)
+    assert stat.S_IMODE((place.folder / "ZoomUsers.csv.results.jsonl").stat().st_mode) == 0o600
+
+
+def test_an_export_that_is_no_file(place: Place) -> None:
+    """What can be read only once is refused at once, instead of waiting for a second writer for ever."""
+    os.mkfifo(place.folder / "pipe")
+    for name in ("pipe", "/dev/zero"):
+        said = place.run("import", "jsonl", name, "--dry-run", code=2)
+        assert "is read more than once: save it as a file" in said.err
+
+
+@pytest.mark.parametrize("what", ["results", "audit", "journal"])
+def test_a_disk_that_becomes_full(what: str, place: Place, zoom: RunningSimulator) -> None:
+    """No other row is begun, those under way are stored, and the same command does the rest: no token is spent twice."""
+    people = [consented(zoom, user.email) for user in USERS[:40]]
+    place.write("ZoomUsers.csv", as_csv(people))
+    said = place.run(
+        what, "4", "import", "velo-users", "ZoomUsers.csv", *FAST, code=1, module="importing.full"
+    )
+    assert "cannot be written" in said.err
+    assert "run the same command again" in said.err
+    assert velo(place)["stored"] == len(people)
+    assert zoom.counters()["token.refresh_token.issued"] == len(people)
+    assert zoom.counters().get("token.refresh_token.refused", 0) == 0
+
+
+async def test_neither_journal_nor_store_for_a_while(place: Place, zoom: RunningSimulator) -> None:
+    """What Zoom issued is in the memory of the import alone then, which goes on until the store has it."""
+    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)]))
+    zoom.add_fault("token", "delay", seconds=2.0)
+    running = asyncio.create_task(asyncio.to_thread(velo, place, module=HURRIED))
+    while not zoom.counters().get("faults.delay") and not running.done():
+        await asyncio.sleep(0.02)
+    (place.folder / "data/journal").rmdir()
+    with contextlib.closing(
+        sqlite3.connect(place.folder / "data/zoomgate.db", isolation_level=None)
+    ) as other:
+        other.execute("BEGIN IMMEDIATE")
+        await asyncio.sleep(2.0 + 2 * BUSY_SECONDS)
+        other.execute("ROLLBACK")
+    assert (await running)["stored"] == 1
+    assert zoom.counters()["token.refresh_token.issued"] == 1
+
+
+def test_addresses_that_are_all_wrong(place: Place, zoom: RunningSimulator) -> None:
+    """The wrong column costs three people a consent and not everybody: the import stops, and says where to look."""
+    people = [consented(zoom, user.email) for user in USERS[:6]]
+    place.write("ZoomUsers.csv", as_csv(replace(p, user=f"not-{p.user}") for p in people))
+    said = place.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=1)
+    assert "see whether the addresses in the file are those of the people's Zoom accounts" in said.err
+    assert place.verdicts("ZoomUsers.csv") == ["refused"] * 3
+    assert zoom.counters()["token.refresh_token.issued"] == 3
+    place.write("ZoomUsers.csv", as_csv(people))
+    assert velo(place, "--results", "right", code=1)["stored"] == 3
+
+
 def test_a_dry_run_touches_nothing(tmp_path: Path, place: Place, zoom: RunningSimulator) -> None:
     """It needs no settings, asks nobody, and writes nothing."""
     place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST), consented(zoom, SECOND, expired=False)]))
     bare = Place(place.folder, {"PATH": place.environ["PATH"]})
     counts = bare.run("import", "velo-users", "ZoomUsers.csv", "--dry-run", "--json").counts
-    assert counts == {"rows": 2, "usable": 2, "superseded": 0, "refused": 0, "validAccessTokens": 1}
+    assert counts == {
+        "rows": 2,
+        "usable": 2,
+        "superseded": 0,
+        "refused": 0,
+        "validAccessTokens": 1,
+        "misreadTimes": 0,
+    }
     assert [path.name for path in tmp_path.iterdir()] == ["ZoomUsers.csv"]
     assert zoom.counters() == {}
 

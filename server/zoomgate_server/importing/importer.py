@@ -44,6 +44,9 @@ FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 1.0, 30.0
 ENOUGH_UNDONE = 3
 """So many rows after one another for which all tries were in vain: the import stops, since every other row would wait as long."""
 
+ENOUGH_STRANGERS = 3
+"""So many rows with somebody else's tokens, before the first with its own: the import stops, since the addresses may all be wrong."""
+
 STORE_SECONDS = 60.0
 """How long a pair may wait for a store that fails; what Zoom issued is in the journal then."""
 
@@ -73,8 +76,8 @@ class Importer:
         replace: Whether a row that is newer than the person's connection replaces it.
 
     Attributes:
-        proven: Whether Zoom has said of somebody's tokens whose they are. Before it has, rows are better brought one by one: an app that
-            lacks the scope for it would spend the tokens of several people for nothing.
+        proven: Whether the tokens of some row turned out to be that person's. Before, rows are better brought one by one: an app that may
+            not ask whose tokens are, or the wrong column of addresses, would spend the tokens of several people for nothing.
     """
 
     def __init__(
@@ -99,6 +102,8 @@ class Importer:
         self._replace = replace
         self._recovering = asyncio.Lock()
         self._silences = 0
+        self._strangers = 0
+        self._answered = False
         self.proven = False
 
     async def recover(self) -> None:
@@ -128,7 +133,7 @@ class Importer:
                 self._stop.say(Why.FAULT, error.message)
                 return Outcome(Verdict.UNDONE, error.message)
             except ZoomgateError as error:
-                if not self.proven:
+                if not self._answered:
                     self._stop.say(Why.FAULT, error.message)
                 return Outcome(Verdict.REFUSED, error.message)
             else:
@@ -179,6 +184,10 @@ class Importer:
         if record is None:
             return None
         if entry_id in (record.commit_id, *record.earlier_commits):
+            if record.state is State.REAUTH_REQUIRED:
+                return Outcome(
+                    Verdict.CONSENT, "it was stored by an earlier run, and Zoom has refused its tokens since"
+                )
             return Outcome(Verdict.STORED, "by an earlier run")
         if record.state is State.REAUTH_REQUIRED:
             return None
@@ -223,25 +232,50 @@ class Importer:
         self, row: Row, replaced: Replaceable, tokens: TokenPair, entry_id: str, *, issued_now: bool
     ) -> Outcome:
         try:
-            async with asyncio.timeout(STORE_SECONDS):
-                record = await self._adoption.adopt_row(
-                    tokens,
-                    replaced,
-                    entry_id=entry_id,
-                    user_email=row.user_email,
-                    begun_by=BEGUN_BY,
-                    issued_now=issued_now,
-                )
-        except TimeoutError:
-            await self._journal.release(entry_id)
-            raise store_unavailable() from None
+            record = await self._adopted(row, replaced, tokens, entry_id, issued_now=issued_now)
         except IdentityMismatch:
-            self.proven = True
+            self._met_stranger()
             rest = "were spent and revoked: the person has to consent" if issued_now else "were left alone"
             return Outcome(
                 Verdict.REFUSED, f"its tokens are of a Zoom user with another e-mail address, and {rest}"
             )
-        self.proven = True
+        self._answered = self.proven = True
         if record is None:
             return Outcome(Verdict.SKIPPED, "the person consented or was disconnected here meanwhile")
         return Outcome(Verdict.STORED, "its refresh token was spent" if issued_now else "")
+
+    async def _adopted(
+        self, row: Row, replaced: Replaceable, tokens: TokenPair, entry_id: str, *, issued_now: bool
+    ) -> ConnectionRecord | None:
+        """Store a pair. One that is neither in the store nor in the journal, as with a full disk, is tried until it is in one of them.
+
+        Raises:
+            ZoomgateError: As `adopt_row`; StoreUnavailable if it is in the journal, or was not spent.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(STORE_SECONDS):
+                    return await self._adoption.adopt_row(
+                        tokens,
+                        replaced,
+                        entry_id=entry_id,
+                        user_email=row.user_email,
+                        begun_by=BEGUN_BY,
+                        issued_now=issued_now,
+                    )
+            except TimeoutError:
+                if issued_now and not self._journal.has(entry_id):
+                    continue
+                await self._journal.release(entry_id)
+                raise store_unavailable() from None
+
+    def _met_stranger(self) -> None:
+        """Note that tokens are of somebody else; when so are those of the first rows, it is the addresses that are wrong."""
+        self._answered = True
+        self._strangers += 1
+        if not self.proven and self._strangers >= ENOUGH_STRANGERS:
+            self._stop.say(
+                Why.FAULT,
+                f"the tokens of the first {self._strangers} rows are of Zoom users with other addresses, so the import stopped before it"
+                " spends more: see whether the addresses in the file are those of the people's Zoom accounts",
+            )

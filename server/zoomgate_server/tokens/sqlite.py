@@ -296,6 +296,7 @@ class SqliteStore:
             raise StoreError("the store is closed")
         queued = self._executor.submit(self._guarded, work)
         done = asyncio.wrap_future(queued)
+        done.add_done_callback(_hear)
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 return await asyncio.shield(done)
@@ -389,6 +390,12 @@ def _record(app: str, kind: Kind, row: tuple[Any, ...]) -> Record:
         due_at=due_at if isinstance(due_at, float) else None,
         expire_at=expire_at if isinstance(expire_at, float) else None,
     )
+
+
+def _hear(done: "asyncio.Future[_T]") -> None:
+    """Take note of a failure, even if who asked has left: else it is in the log as one that nobody has heard of."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _open(path: Path) -> sqlite3.Connection:
