@@ -1,5 +1,6 @@
 """Files that are not as they should be: each row is judged by itself, by its line, and the rest goes on."""
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -220,6 +221,8 @@ def test_nango_without_credentials(nango: Read) -> None:
     [
         ("", "The file is empty"),
         (" \n", "The file is empty"),
+        (HEADER, "no row in the file: export it again"),
+        ("[]", "no row in the file: export it again"),
         (CSV.encode("utf-16-le"), "save it as UTF-8"),
         (
             CSV.replace("userEmail", "owner"),
@@ -231,10 +234,12 @@ def test_nango_without_credentials(nango: Read) -> None:
         ("name\nMonica\n", "it names name"),
     ],
 )
-def test_a_file_that_is_none(content: bytes | str, sentence: str, velo: Read) -> None:
+def test_a_file_that_is_none(content: bytes | str, sentence: str, tmp_path: Path) -> None:
     """One sentence says why, and holds nothing that may be a token."""
-    with pytest.raises(FileProblem) as problem:
-        velo(content)
+    path = tmp_path / "export"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with contextlib.closing(GivingWay()) as giving_way, pytest.raises(FileProblem) as problem:
+        scan(formats.velo_users(path, "userEmail"), giving_way, NOW, 10)
     assert sentence in str(problem.value)
     assert "refresh-" not in str(problem.value)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -342,6 +343,27 @@ def test_results_that_others_could_read(place: Place, zoom: RunningSimulator) ->
     place.write("ZoomUsers.csv.results.jsonl", "").chmod(0o644)
     velo(place)
     assert stat.S_IMODE((place.folder / "ZoomUsers.csv.results.jsonl").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("held", ["ZoomUsers.csv", "results"])
+def test_two_imports_at_once(held: str, place: Place, zoom: RunningSimulator) -> None:
+    """Neither of one file nor into the same results: one of them would hear from Zoom that the tokens were used."""
+    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)]))
+    place.write("results", "")
+    with (place.folder / held).open("r+b") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        said = place.run("import", "velo-users", "ZoomUsers.csv", "--results", "results", code=2)
+    assert "Another import" in said.err
+    assert zoom.counters() == {}
+    assert velo(place, "--results", "results")["stored"] == 1
+
+
+def test_a_rate_that_is_no_number(place: Place, zoom: RunningSimulator) -> None:
+    """It would be no limit at all."""
+    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)]))
+    assert (
+        "nan is no number" in place.run("import", "velo-users", "ZoomUsers.csv", "--rate", "nan", code=2).err
+    )
 
 
 def test_an_export_that_is_no_file(place: Place) -> None:

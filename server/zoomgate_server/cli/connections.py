@@ -14,6 +14,7 @@ from zoomgate_server.cli import refreshing, revoking
 from zoomgate_server.cli.one_by_one import Failure, Pace
 from zoomgate_server.cli.output import FAILURE, Table, document, facts, how_far, note, when
 from zoomgate_server.cli.progress import progress
+from zoomgate_server.cli.rate import Rate
 from zoomgate_server.cli.selection import STATES, Condition, holds, moment, where_option
 from zoomgate_server.cli.service import calls_service, optional_user_argument, user_argument, user_arguments
 from zoomgate_server.logs import escape, plain
@@ -147,7 +148,7 @@ def _moment(_context: click.Context, _parameter: click.Parameter, value: str | N
 @click.option("--all", "everybody", is_flag=True, help="Everybody whose connection is active.")
 @click.option(
     "--rate",
-    type=click.FloatRange(0.1, 100),
+    type=Rate(0.1, 100),
     default=5,
     show_default=True,
     metavar="N",
@@ -193,7 +194,7 @@ def refresh(
 @click.option("--all", "everybody", is_flag=True, help="Everybody: for an app that is given up.")
 @click.option(
     "--rate",
-    type=click.FloatRange(0.1, 100),
+    type=Rate(0.1, 100),
     default=5,
     show_default=True,
     metavar="N",

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from zoomgate_server.cli.rate import Rate
+
 
 @click.group("import")
 def import_() -> None:
@@ -33,7 +35,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--rate",
-            type=click.FloatRange(0.1, 5000),
+            type=Rate(0.1, 5000),
             default=20,
             show_default=True,
             metavar="N",

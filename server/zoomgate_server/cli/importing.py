@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import signal
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -119,13 +120,27 @@ def import_file(source: Source, place: Path | None, *, rate: float, replace: boo
             "sha256": found.digest,
             "rows": found.rows,
         }
-        results = _opened(place, about)
-        try:
-            left = found.rows - results.noted + len(results.undone)
-            stop = _run(_import(loaded, source, giving_way, results, left, rate=rate, replace=replace))
-        finally:
-            _close(results)
+        with _alone(source.path):
+            results = _opened(place, about)
+            try:
+                left = found.rows - results.noted + len(results.undone)
+                stop = _run(_import(loaded, source, giving_way, results, left, rate=rate, replace=replace))
+            finally:
+                _close(results)
     _tell(source, place, found.rows, results, stop, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _alone(export: Path) -> Iterator[None]:
+    """Keep others from importing a file meanwhile: Zoom would take each token from one of them, and refuse it to the other."""
+    with export.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fail(f"Another import reads {export} just now: wait until it has ended", USAGE)
+        except OSError:  # some network file systems lock nothing
+            pass
+        yield
 
 
 def _opened(place: Path, about: dict[str, Any]) -> Results:

@@ -111,6 +111,8 @@ def scan(source: Source, giving_way: GivingWay, now: float, shown: int) -> Scan:
             found.counts["usable"] += 1
             found.misread += row.misread
             found.unspent += bool(row.access_token) and row.access_expire_at > now
+    if not found.rows:
+        raise FileProblem("There is no row in the file: export it again")
     found.counts["superseded"] = giving_way.finish()
     found.counts["usable"] -= found.counts["superseded"]
     return found

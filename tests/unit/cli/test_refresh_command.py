@@ -160,6 +160,7 @@ async def test_a_service_that_is_not_there_is_told(harness: Harness) -> None:
         (("--all", "--since", "2030-01-07T09:00:00"), "with its zone"),
         (("--all", "--since", "yesterday"), "2030-01-07T09:00:00Z"),
         (("--all", "--rate", "0"), "--rate"),
+        (("--all", "--rate", "nan"), "--rate"),
         (("nobody",), "USER"),
     ],
 )
