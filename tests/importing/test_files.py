@@ -73,6 +73,7 @@ def nango(tmp_path: Path) -> Read:
         f"[{','.join(OBJECTS)}]".encode("utf-16"),
         "\n".join(OBJECTS),
         json.dumps({"items": [person.velo for person in PEOPLE], "totalCount": 4}, indent=4),
+        json.dumps({"_items": [person.velo for person in PEOPLE], "_totalCount": 4}),
         json.dumps({"paging": {"count": 4}, "dataItems": [{"id": "1", "data": p.velo} for p in PEOPLE]}),
     ],
     ids=[
@@ -90,6 +91,7 @@ def nango(tmp_path: Path) -> Read:
         "json in utf-16",
         "objects one by one",
         "items of a query",
+        "a query as it is",
         "items of the data api",
     ],
 )
@@ -207,6 +209,14 @@ def test_the_documented_line(lines: Read) -> None:
     assert json.loads(line).keys() == formats.LINE_KEYS
 
 
+def test_nango_with_the_address_elsewhere(nango: Read) -> None:
+    """Which field was looked for is said, and how to name another one."""
+    anonymous = PEOPLE[0].nango | {"end_user": None}
+    good, flaws = nango(json.dumps([anonymous, PEOPLE[1].nango]))
+    assert good == [GOOD[1]]
+    assert flaws[1] == "it has no field end_user.email (choose another with --user-field)"
+
+
 def test_nango_without_credentials(nango: Read) -> None:
     """Nango's list of connections leaves them out: what to do is said."""
     listed = PEOPLE[0].nango
@@ -223,6 +233,7 @@ def test_nango_without_credentials(nango: Read) -> None:
         (" \n", "The file is empty"),
         (HEADER, "no row in the file: export it again"),
         ("[]", "no row in the file: export it again"),
+        (CSV.replace("\r\n", "\r"), "save it with line ends of Unix or Windows"),
         (CSV.encode("utf-16-le"), "save it as UTF-8"),
         (
             CSV.replace("userEmail", "owner"),

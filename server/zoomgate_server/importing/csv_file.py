@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator
 from typing import TextIO
 
+from zoomgate_server.importing.problems import FileProblem
 from zoomgate_server.importing.text import MAX_ROW, Lines
 
 TOO_LONG = f"it is longer than {MAX_ROW} characters"
@@ -33,8 +34,16 @@ def records(text: TextIO, delimiter: str, fields: int) -> Iterator[Record]:
 
 
 def header(text: TextIO, delimiters: str) -> Iterator[tuple[str, list[str]]]:
-    """Give the first line, taken apart at one delimiter after another."""
+    """Give the first line, taken apart at one delimiter after another.
+
+    Raises:
+        FileProblem: All lines are one.
+    """
     line = text.readline(MAX_ROW).rstrip("\r\n")
+    if "\r" in line:
+        raise FileProblem(
+            "Its lines end with carriage returns alone: save it with line ends of Unix or Windows"
+        )
     for delimiter in delimiters:
         yield delimiter, [name.strip() for name in _parsed(line, delimiter) or [line]]
 

@@ -168,6 +168,10 @@ def _nango_objects(text: TextIO, user_field: str) -> Iterator[Row | Flaw]:
                 "it has no credentials: ask Nango for each connection by itself, its list leaves them out",
             )
             continue
+        user = _at(value, user_field)
+        if user is None:
+            yield Flaw(number, line, "", f"it has no field {user_field} (choose another with --user-field)")
+            continue
         raw = credentials.get("raw")
         expires, updated = (
             credentials.get("expires_at"),
@@ -176,7 +180,7 @@ def _nango_objects(text: TextIO, user_field: str) -> Iterator[Row | Flaw]:
         yield checked(
             number,
             line,
-            user=_at(value, user_field),
+            user=user,
             access_token=credentials.get("access_token"),
             refresh_token=credentials.get("refresh_token"),
             scope=raw.get("scope") if isinstance(raw, dict) else "",

@@ -16,7 +16,7 @@ _BETWEEN = re.compile(r"[\s,]*")
 _NEXT_OBJECT = re.compile(
     r"(?:\}\s*+,?\s*+|\n[ \t\r]*+)(?=\{)"
 )  # possessive: blanks without end take no time
-_LIST = re.compile(r'"(?:items|dataItems|connections)"\s*:\s*\[')
+_LIST = re.compile(r'"(?:_?items|dataItems|connections)"\s*:\s*\[')
 _ACCESS_TOKEN = re.compile(r'"access_?token"', re.IGNORECASE)
 
 Value = tuple[int, dict[str, Any] | str]
