@@ -150,7 +150,7 @@ def _velo_row(number: int, line: int, user: object, found: Mapping[str, object])
         scope=found.get("scope"),
         expires=updated + lifetime(found.get("expiresin")) if updated else 0.0,
         updated=updated,
-        misread=misread(given),
+        misread=misread(given, updated),
     )
 
 
@@ -173,10 +173,8 @@ def _nango_objects(text: TextIO, user_field: str) -> Iterator[Row | Flaw]:
             yield Flaw(number, line, "", f"it has no field {user_field} (choose another with --user-field)")
             continue
         raw = credentials.get("raw")
-        expires, updated = (
-            credentials.get("expires_at"),
-            value.get("last_fetched_at") or value.get("updated_at"),
-        )
+        times = (credentials.get("expires_at"), value.get("last_fetched_at") or value.get("updated_at"))
+        expires, updated = map(moment, times)
         yield checked(
             number,
             line,
@@ -184,9 +182,9 @@ def _nango_objects(text: TextIO, user_field: str) -> Iterator[Row | Flaw]:
             access_token=credentials.get("access_token"),
             refresh_token=credentials.get("refresh_token"),
             scope=raw.get("scope") if isinstance(raw, dict) else "",
-            expires=moment(expires),
-            updated=moment(updated),
-            misread=misread(expires) or misread(updated),
+            expires=expires,
+            updated=updated,
+            misread=any(map(misread, times, (expires, updated))),
         )
 
 
@@ -211,6 +209,8 @@ def _line_objects(text: TextIO) -> Iterator[Row | Flaw]:
                 f"it has fields that are not known, beside {known}: {_listed(sorted(unknown))}",
             )
             continue
+        times = (value.get("expires_at"), value.get("updated_at"))
+        expires, updated = map(moment, times)
         yield checked(
             number,
             line,
@@ -218,9 +218,9 @@ def _line_objects(text: TextIO) -> Iterator[Row | Flaw]:
             access_token=value.get("access_token"),
             refresh_token=value.get("refresh_token"),
             scope=value.get("scope"),
-            expires=moment(value.get("expires_at")),
-            updated=moment(value.get("updated_at")),
-            misread=misread(value.get("expires_at")) or misread(value.get("updated_at")),
+            expires=expires,
+            updated=updated,
+            misread=any(map(misread, times, (expires, updated))),
         )
 
 

@@ -117,9 +117,9 @@ def moment(value: object) -> float:
     return seconds if 0 < seconds < LATEST else 0.0
 
 
-def misread(value: object) -> bool:
-    """Tell whether a time is given that `moment` cannot read."""
-    return value not in (None, "") and not moment(value)
+def misread(value: object, seconds: float) -> bool:
+    """Tell whether a value says a time, of which `moment` gave no seconds."""
+    return not seconds and value not in (None, "")
 
 
 def lifetime(value: object) -> float:
