@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 
-from zoomgate_server import logs
 from zoomgate_server.adoption import Adoption
 from zoomgate_server.audit import FINGERPRINT_SECRET
 from zoomgate_server.cli.audited import Audited
@@ -100,7 +99,6 @@ def import_file(source: Source, place: Path | None, *, rate: float, replace: boo
         fail(
             "ZOOMGATE_CLIENT_ID and ZOOMGATE_CLIENT_SECRET are required: the app to which the people consented"
         )
-    logs.configure("warning", loaded.log_format)
     _say_who_reads(source.path)
     place = place or source.path.with_name(f"{source.path.name}.results.jsonl")
     with _giving_way() as giving_way:
