@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -16,9 +16,9 @@ from typing import Any
 
 import click
 
-from zoomgate_server import logs
 from zoomgate_server.adoption import Adoption
 from zoomgate_server.audit import FINGERPRINT_SECRET
+from zoomgate_server.cli import event_loop
 from zoomgate_server.cli.audited import Audited
 from zoomgate_server.cli.output import FAILURE, UNREACHABLE, USAGE, fail, load_settings, note
 from zoomgate_server.cli.progress import progress
@@ -105,7 +105,6 @@ def import_file(source: Source, place: Path | None, *, rate: float, replace: boo
         fail(
             "ZOOMGATE_CLIENT_ID and ZOOMGATE_CLIENT_SECRET are required: the app to which the people consented"
         )
-    logs.configure("warning", loaded.log_format)
     _say_who_reads(source.path)
     place = place or source.path.with_name(f"{source.path.name}.results.jsonl")
     if place.exists() and place.samefile(source.path):
@@ -273,21 +272,13 @@ class _JournalWatch:
 def _run(work: Coroutine[Any, Any, Stop]) -> Stop:
     """Run an import, or end with why it could not begin."""
     try:
-        return _runner()(work)
+        return event_loop.run(work)
     except StoppedWaiting:
         fail("The store could not be reached yet: nothing was imported")
     except (StartError, StoreError) as error:
         fail(str(error))
     except ZoomgateError as error:
         fail(error.message)
-
-
-def _runner() -> Callable[[Coroutine[Any, Any, Stop]], Stop]:
-    try:
-        import uvloop  # noqa: PLC0415 - not on every platform
-    except ImportError:
-        return asyncio.run
-    return uvloop.run
 
 
 def _giving_way() -> contextlib.closing[GivingWay]:
