@@ -329,7 +329,7 @@ def test_the_export_as_the_place_of_the_results(place: Place, zoom: RunningSimul
     assert export.read_text() == before
 
 
-@pytest.mark.parametrize("name", ["/dev/full", "/dev/zero", "pipe", "missing/results"])
+@pytest.mark.parametrize("name", ["/dev/full", "/dev/zero", "pipe", "missing/results", "r" * 300])
 def test_results_that_cannot_be_a_file(name: str, place: Place, zoom: RunningSimulator) -> None:
     """They are refused before anything is sent."""
     place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)]))

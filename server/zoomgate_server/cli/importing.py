@@ -107,8 +107,9 @@ def import_file(source: Source, place: Path | None, *, rate: float, replace: boo
         )
     _say_who_reads(source.path)
     place = place or source.path.with_name(f"{source.path.name}.results.jsonl")
-    if place.exists() and place.samefile(source.path):
-        fail(f"--results: {place} is the export itself: name another place", USAGE)
+    with contextlib.suppress(OSError):  # there are none yet, or `Results` says what is wrong
+        if place.samefile(source.path):
+            fail(f"--results: {place} is the export itself: name another place", USAGE)
     with _giving_way() as giving_way:
         found = _scanned(source, giving_way)
         _say_misread(found)
