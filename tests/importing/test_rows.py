@@ -121,7 +121,7 @@ def test_tokens_of_somebody_else(place: Place, zoom: RunningSimulator) -> None:
     place.write("ZoomUsers.csv", as_csv(rows))
     assert velo(place, code=1)["refused"] == 2
     said = place.run("import", "velo-users", "ZoomUsers.csv", code=1)
-    assert "2 were refused: ZoomUsers.csv.results.jsonl says why" in said.err
+    assert "2 row(s) refused: ZoomUsers.csv.results.jsonl says why" in said.err
     reasons = [entry["reason"] for entry in place.results("ZoomUsers.csv")]
     assert reasons[0].endswith("and were left alone")
     assert reasons[1].endswith("were spent and revoked: the person has to consent")

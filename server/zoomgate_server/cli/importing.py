@@ -329,7 +329,7 @@ def _tell(source: Source, place: Path, rows: int, results: Results, stop: Stop, 
         )
     if counts[Verdict.REFUSED]:
         note(
-            f"{counts[Verdict.REFUSED]} were refused: {place} says why; a corrected file is imported with other results (--results)"
+            f"{counts[Verdict.REFUSED]} row(s) refused: {place} says why; a corrected file is imported with other results (--results)"
         )
     if left or results.undone:
         note("run the same command again: it goes on where this one ended, and spends no token twice")
