@@ -368,6 +368,19 @@ def test_a_rate_that_is_no_number(place: Place, zoom: RunningSimulator) -> None:
     )
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can work in the folders of others")
+def test_root_in_the_folder_of_the_service(place: Place, zoom: RunningSimulator) -> None:
+    """Nothing is made there that the service, which is another user, could not open."""
+    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)]))
+    (place.folder / "data").mkdir(mode=0o700)
+    os.chown(place.folder / "data", 65534, 65534)
+    said = place.run("import", "velo-users", "ZoomUsers.csv", code=1)
+    assert "is the folder of user 65534" in said.err
+    assert "run this as that user" in said.err
+    assert not list((place.folder / "data").iterdir())
+    assert zoom.counters() == {}
+
+
 def test_an_export_that_is_no_file(place: Place) -> None:
     """What can be read only once is refused at once, instead of waiting for a second writer for ever."""
     os.mkfifo(place.folder / "pipe")

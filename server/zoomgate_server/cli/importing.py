@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import os
 import signal
 import sqlite3
 import stat
@@ -105,6 +106,7 @@ def import_file(source: Source, place: Path | None, *, rate: float, replace: boo
         fail(
             "ZOOMGATE_CLIENT_ID and ZOOMGATE_CLIENT_SECRET are required: the app to which the people consented"
         )
+    _refuse_root(loaded.data_dir)
     _say_who_reads(source.path)
     place = place or source.path.with_name(f"{source.path.name}.results.jsonl")
     with contextlib.suppress(OSError):  # there are none yet, or `Results` says what is wrong
@@ -294,6 +296,18 @@ def _scanned(source: Source, giving_way: GivingWay) -> Scan:
     except sqlite3.Error as error:
         fail(
             f"The folder for temporary files cannot be used ({error}): make room, or name another one with SQLITE_TMPDIR"
+        )
+
+
+def _refuse_root(data_dir: Path) -> None:
+    """Refuse to work as root on another user's data folder: what an import makes there, the service could not open."""
+    try:
+        owner = data_dir.stat().st_uid
+    except OSError:
+        return  # it is not there yet, or who opens the store says what is wrong
+    if os.geteuid() == 0 and owner != 0:
+        fail(
+            f"{data_dir} is the folder of user {owner}, and files of root in it stop the service: run this as that user"
         )
 
 
