@@ -168,6 +168,18 @@ async def test_who_is_connected_already(place: Place, zoom: RunningSimulator) ->
             await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=user))
 
 
+async def test_tokens_that_were_stored_and_have_ended_since(place: Place, zoom: RunningSimulator) -> None:
+    """A valid access token beside another app's refresh token is found out by the first refresh; the row is no stored one then."""
+    foreign = replace(consented(zoom, FIRST, expired=False), refresh="sim-rt-of-another-app")
+    place.write("ZoomUsers.csv", as_csv([foreign]))
+    assert velo(place)["stored"] == 1
+    async with serving(zoom._simulator, place.folder / "data") as service:
+        refusal = await service.refusal(service.auth.RefreshToken, pb.RefreshTokenRequest(user_email=FIRST))
+        assert refusal.short[1] == "ZOOM_REAUTH_REQUIRED"
+    assert velo(place, "--results", "again", code=1)["consent"] == 1
+    assert "Zoom has refused its tokens since" in (place.folder / "again").read_text()
+
+
 async def test_a_connection_keeps_its_owner(place: Place, zoom: RunningSimulator) -> None:
     """A member's connection that a newer row replaces stays that member's: an import gives nobody a right. The audit trail has it."""
 
