@@ -13,7 +13,8 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import click
 
-from zoomgate_server.audit import ACTIONS, FINGERPRINT_SECRET, fingerprint
+from zoomgate_server import user_email as addresses
+from zoomgate_server.audit import ACTIONS, FINGERPRINT_DIGITS, FINGERPRINT_SECRET, fingerprint
 from zoomgate_server.cli.opened_store import opened
 from zoomgate_server.cli.output import NOT_FOUND, Table, fail, load_settings, note
 from zoomgate_server.errors import ZoomgateError
@@ -32,6 +33,7 @@ _ROWS = 200
 
 _SPAN = re.compile(r"(\d{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_MARK = re.compile(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}", re.ASCII)
 _BEGINNING = b'{"time":"'
 
 
@@ -60,15 +62,34 @@ def _moment(_context: click.Context, _parameter: click.Parameter, value: str | N
     )
 
 
+def _address(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse what no line can have: to find nothing would be taken for an answer."""
+    problem = None if value is None else addresses.problem(value)
+    if problem:
+        raise click.BadParameter(problem)
+    return value
+
+
+def _mark(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse what no line can have, and do not repeat it: it may be the token itself."""
+    if value is not None and not _MARK.fullmatch(value.lower()):
+        raise click.BadParameter(
+            f"is none: write the {FINGERPRINT_DIGITS} hex digits that `zoomgate audit fingerprint` prints for a token"
+        )
+    return value and value.lower()
+
+
 @audit.command()
-@click.option("--user", help="Only about this person, an e-mail address.")
+@click.option("--user", callback=_address, help="Only about this person, an e-mail address.")
 @click.option("--principal", metavar="NAME", help="Only what this caller did.")
 @click.option(
     "--action", metavar="ACTION", help="Only this action, such as token.given, or a beginning such as keys."
 )
 @click.option("--since", metavar="TIME", callback=_moment, help="Not before TIME: 24h, or 2030-01-07T09:00Z.")
 @click.option("--until", metavar="TIME", callback=_moment, help="Before TIME.")
-@click.option("--fingerprint", "mark", metavar="HEX", help="Only about the token with this fingerprint.")
+@click.option(
+    "--fingerprint", "mark", metavar="HEX", callback=_mark, help="Only about the token with this fingerprint."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the lines as they are.")
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def show(
