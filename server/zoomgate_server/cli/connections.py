@@ -14,7 +14,7 @@ from zoomgate_server.cli import refreshing, revoking
 from zoomgate_server.cli.one_by_one import Failure, Pace
 from zoomgate_server.cli.output import FAILURE, Table, document, facts, how_far, note, when
 from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.selection import STATES, Condition, holds, moment, where_option
+from zoomgate_server.cli.selection import STATES, Condition, asks_for_ended, holds, moment, where_option
 from zoomgate_server.cli.service import calls_service, optional_user_argument, user_argument, user_arguments
 from zoomgate_server.logs import escape, plain
 
@@ -41,10 +41,12 @@ def connections() -> None:
 @where_option
 @calls_service
 def list_(client: Client, as_json: bool, states: tuple[str, ...], where: tuple[Condition, ...]) -> None:
-    """List connections; ended ones only when asked for.
+    """List connections; ended ones only when asked for, by --state or by a --where of state or cause.
 
-    Example: zoomgate connections list --state reauth_required --where user=*@example.com
+    Example: zoomgate connections list --state reauth_required --where 'user=*@example.com'
     """
+    if not states and asks_for_ended(where):
+        states = STATES
     wanted = [Connection.State.Value(f"STATE_{state.upper()}") for state in states]
     found = (each for each in client.connections(states=wanted) if holds(where, each))
     if as_json:
@@ -123,8 +125,9 @@ def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: s
                 waiting = True
                 note("that is all so far; waiting for changes, Ctrl-C ends this")
     except KeyboardInterrupt:
-        named = "".join(f" {user}" for user in users)
-        note(f"go on with: zoomgate connections watch{named} --resume-token {token}")
+        if token:  # else there is nothing yet to go on behind
+            named = "".join(f" {user}" for user in users)
+            note(f"go on with: zoomgate connections watch{named} --resume-token {token}")
 
 
 def _event_line(event: WatchConnectionsResponse) -> str:
@@ -216,7 +219,7 @@ def revoke(
     The caller is an administrator, or a service for the users of its row. It first counts them and asks. Each failure is a line, the end
     says how many there were, and the exit code is then 1; a run that was stopped goes on when it is begun again.
 
-    Example: zoomgate connections revoke --where user=*@example.com --where refreshed-before=2030-01-07T09:00:00Z
+    Example: zoomgate connections revoke --where 'user=*@example.com' --where refreshed-before=2030-01-07T09:00:00Z
     """
     if everybody == bool(where):
         raise click.UsageError("say whose with --where, or give --all")

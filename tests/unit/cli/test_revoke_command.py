@@ -151,6 +151,20 @@ async def test_the_list_takes_the_same_conditions(harness: Harness) -> None:
         assert [json.loads(line)["userEmail"] for line in shown.splitlines()] == expected, where
 
 
+@pytest.mark.parametrize("where", ["state=disconnected", "cause=revoked"])
+async def test_the_list_has_ended_connections_where_a_condition_speaks_of_them(
+    harness: Harness, where: str
+) -> None:
+    """Without --state they are left out otherwise; revoke has nothing to end there."""
+    await harness.call(harness.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=OMAR))
+    listed = ("connections", "list", "--json", "--where")
+    shown = done(await command(*listed, where, environ=environ(harness)))
+    assert [json.loads(line)["userEmail"] for line in shown.splitlines()] == [OMAR]
+    others = done(await command(*listed, "user=*@example.com", environ=environ(harness)))
+    assert [json.loads(line)["userEmail"] for line in others.splitlines()] == [BASIL, MONICA]
+    assert "0 would be ended" in (await revoke(harness, "--where", where, "--dry-run")).stderr
+
+
 @pytest.mark.parametrize(
     ("where", "word"),
     [
@@ -160,7 +174,7 @@ async def test_the_list_takes_the_same_conditions(harness: Harness) -> None:
         ("state=alive", "reauth_required"),
         ("cause=boredom", "outcome_lost"),
         ("user=*", "address"),
-        ("user=*@Example.com", "lower case"),
+        ("user=*@Example.com", "lower case: send *@example.com"),
         ("consented-before=yesterday", "2030-01-07T09:00:00Z"),
         ("consented-before=2030-01-07T09:00:00", "zone"),
     ],
