@@ -234,7 +234,7 @@ def revoke(
         note(f"{total} would be ended")
         return
     total = sum(1 for _ in revoking.living(client, where))
-    if not yes:
+    if total and not yes:
         click.confirm(f"End {total} connection{'' if total == 1 else 's'}?", abort=True, err=True)
     count = revoking.Count()
 

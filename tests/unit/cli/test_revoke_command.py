@@ -74,13 +74,16 @@ async def test_those_of_whom_it_is_true_are_ended_and_revoked(harness: Harness) 
 
 
 async def test_nothing_is_ended_before_somebody_says_yes(harness: Harness) -> None:
-    """The question says how many; a dry run names them; without --where or --all nobody is meant."""
+    """The question says how many, unless there are none; a dry run names them; without --where or --all nobody is meant."""
     found = await revoke(harness, "--all", answer="n\n")
     assert "End 3 connections?" in found.output
     assert found.exit_code == 1
     listed = await revoke(harness, "--where", "scope=user:read:user", "--dry-run")
     assert [line.split()[0] for line in done(listed).splitlines()] == list(EVERYBODY)
     assert "3 would be ended" in listed.stderr
+    nobody = await revoke(harness, "--where", "user=nobody@example.com")
+    assert done(nobody) == ""
+    assert nobody.stderr == "0 ended, 0 had ended already, 0 failed\n"
     assert "--where" in refused(await revoke(harness, "--yes"), 2)
     assert "--where" in refused(await revoke(harness, "--yes", "--all", "--where", f"user={OMAR}"), 2)
     assert await states(harness) == "AAA"
