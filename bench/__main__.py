@@ -469,7 +469,7 @@ def watchers(folder: Path, simulator: Simulator, loop: asyncio.AbstractEventLoop
     print(
         f"{watching.WATCHES:,} watches of one process: {found.kib:.1f} KiB each, all begun in {found.begun:.1f} s;"
         f" from a change to its event {found.quantile(0.5):.2f} s (median), {found.quantile(0.99):.2f} s (p99),"
-        f" {found.quantile(1.0):.2f} s (max)"
+        f" {found.quantile(1.0):.2f} s (max), {found.microseconds:.0f} µs of the service's processor time each"
     )
     app = f"loopback|{simulator.options.client_id}"
     sqlite = asyncio.run(watching.idle_look_sqlite(folder / "many" / "data" / "zoomgate.db", app))

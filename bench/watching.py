@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -39,11 +40,13 @@ class Crowd:
     Attributes:
         kib: Memory of the service for each watch.
         begun: Seconds until all were told what exists.
+        microseconds: Processor time of the service for each event.
         delays: Seconds from the answer to a change to the event, of every watch and change.
     """
 
     kib: float
     begun: float
+    microseconds: float
     delays: list[float]
 
     def quantile(self, part: float) -> float:
@@ -84,6 +87,7 @@ async def crowd(address: str, key: str, service: int, refresh_token: str) -> Cro
         begun = time.monotonic() - started
         kib = (_kib(service) - before) / WATCHES
         delays: list[float] = []
+        worked = _worked(service)
         for generation in range(2, 2 + ROUNDS):
             waiting = [asyncio.ensure_future(_heard(call, generation)) for call in calls]
             await stubs[0].RefreshToken(
@@ -91,9 +95,10 @@ async def crowd(address: str, key: str, service: int, refresh_token: str) -> Cro
             )
             changed = time.monotonic()
             delays += [moment - changed for moment in await asyncio.gather(*waiting)]
+        microseconds = (_worked(service) - worked) / len(delays) * 1e6
         for call in calls:
             call.cancel()
-    return Crowd(kib, begun, delays)
+    return Crowd(kib, begun, microseconds, delays)
 
 
 def refresh_token(simulator: Simulator, loop: asyncio.AbstractEventLoop) -> str:
@@ -115,6 +120,12 @@ async def _heard(call: Any, generation: int) -> float:
     while (await call.read()).connection.generation < generation:
         pass
     return time.monotonic()
+
+
+def _worked(process: int) -> float:
+    """Seconds of processor time that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _kib(process: int) -> int:

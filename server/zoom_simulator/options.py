@@ -116,6 +116,7 @@ class SimulatorOptions:
         users: Who has an account.
         meetings: Which meetings there are at the start.
         access_token_seconds: Life of an access token.
+        refresh_token_seconds: Life of a refresh token that is not used; Zoom says "about 90 days", and that it may change.
         tolerance: How many spent refresh tokens still work once more: 0 (as Zoom's current tokens) or 1 (as its older ones).
         whole_grant_revoke: Revoking one token ends everything that the user granted to the app.
         seed: Makes ids, tokens and passwords the same every time; None makes them unguessable.
@@ -133,6 +134,7 @@ class SimulatorOptions:
     users: tuple[SimulatedUser, ...] = DEFAULT_USERS
     meetings: tuple[SeededMeeting, ...] = ()
     access_token_seconds: int = 3600
+    refresh_token_seconds: int = 90 * 86_400
     tolerance: int = 0
     whole_grant_revoke: bool = False
     seed: int | None = None

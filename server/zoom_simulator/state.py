@@ -55,6 +55,7 @@ class Grant:
         user: Who.
         scope: What, separated by spaces.
         living: The refresh token that works.
+        expires: When it dies unless it is used.
         generation: How many refresh tokens were issued so far; all but the living one are spent.
         spent: Those of them that are remembered, the latest first.
         access: Its access tokens that were not ended by a newer one.
@@ -65,6 +66,7 @@ class Grant:
     user: SimulatedUser
     scope: str
     living: str = ""
+    expires: float = 0.0
     generation: int = 0
     spent: list[str] = field(default_factory=list)
     access: list[str] = field(default_factory=list)
@@ -195,6 +197,9 @@ class ZoomState:
         if token != grant.living and token not in grant.spent[: self.options.tolerance]:
             because("refresh token was spent before (rotation): each one works once")
             raise TokenRefused(400, "invalid_grant", "Invalid Token!")
+        if self.wall() >= grant.expires:
+            because("refresh token died: nobody used it for too long")
+            raise TokenRefused(400, "invalid_grant", "Invalid Token!")
         tolerated = token in grant.spent
         if tolerated:
             grant.spent.remove(token)
@@ -297,7 +302,7 @@ class ZoomState:
             self._forget(grant.spent[REMEMBERED:])
             del grant.spent[REMEMBERED:]
         access, refresh = f"sim-at-{self.random.text(48)}", f"sim-rt-{self.random.text(48)}"
-        grant.living = refresh
+        grant.living, grant.expires = refresh, self.wall() + self.options.refresh_token_seconds
         grant.generation += 1
         self.refresh_tokens[refresh] = grant
         self.access_tokens[access] = Access(grant, self.wall() + self.options.access_token_seconds)

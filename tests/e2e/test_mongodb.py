@@ -167,3 +167,41 @@ def test_without_keys_or_a_database_nothing_starts(
         assert "Traceback" not in shown
     assert (tmp_path / "keys.json").exists() is keys
     assert not (tmp_path / ".zoomgate").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["reap", "--dry-run", "--json"],
+        ["keys", "list", "--json"],
+        ["keys", "sweep", "--json"],
+        ["store", "backup", "--json", "backup.db"],
+        ["doctor", "--json"],
+    ],
+    ids=" ".join,
+)
+def test_commands_print_what_was_asked_for_alone(
+    tmp_path: Path, mongodb_uri: str, command: list[str]
+) -> None:
+    """What a script reads from standard output is JSON and nothing else: lines of the log are not among it."""
+    (tmp_path / "callers.toml").write_text(CALLERS, encoding="utf-8")
+    (tmp_path / "callers.toml").chmod(0o600)
+    keyfile.create(tmp_path / "keys.json")
+    environ = {
+        "ZOOMGATE_CALLERS": "callers.toml",
+        "ZOOMGATE_CLIENT_ID": "app",
+        "ZOOMGATE_CLIENT_SECRET": "hush",
+        "ZOOMGATE_KEYS": "keys.json",
+        "ZOOMGATE_STORE": mongodb_uri,
+    }
+    ended = subprocess.run(
+        [sys.executable, "-m", "zoomgate_server", *command],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr
+    assert "store.opened" not in ended.stderr

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -267,6 +267,39 @@ async def test_a_killed_worker_comes_back(service: Service) -> None:
     assert page['zoomgate_connections{state="ACTIVE"}'] == 1.0
     assert service.stop() == ""
     assert service.process.returncode == 0
+
+
+async def test_a_watch_goes_on_at_any_worker(zoom: Simulator, tmp_path: Path) -> None:
+    """Who watches hears what any worker changed, and hears it as well when the worker that tells it is killed."""
+    told = 0
+
+    async def follow(client: AsyncClient) -> None:
+        nonlocal told
+        async with aclosing(client.watch()) as events:
+            async for event in events:
+                told = max(told, event.connection.generation)
+
+    with serving(zoom, tmp_path, 4, ZOOMGATE_FORCED_REFRESH_SECONDS="0") as service:
+        await connect(service)
+        async with AsyncClient(service.grpc, key=key_of("admin")) as client:
+            watching = asyncio.create_task(follow(client))
+            await until(lambda: told == 1)
+            for pid in service.workers().values():
+                os.kill(pid, signal.SIGKILL)
+                await until(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
+                async with service.connection() as harness:
+                    answer = await harness.auth.RefreshToken(
+                        auth.RefreshTokenRequest(user_email=MONICA),
+                        metadata=metadata(),
+                        timeout=SECONDS,
+                        wait_for_ready=True,
+                    )
+                await until(lambda wanted=answer.token.generation: told == wanted)  # type: ignore[misc]
+            assert told == 5
+            assert not watching.done()
+            watching.cancel()
+        deaths = service.log("worker.died")
+        assert [row["how"] for row in deaths] == ["killed by SIGKILL"] * 4
 
 
 async def test_a_worker_can_be_drained_alone(service: Service) -> None:

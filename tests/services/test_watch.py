@@ -11,10 +11,12 @@ import grpc.aio
 import pytest
 
 from harness import MONICA, OMAR, Harness, Refusal, key_of, metadata, running, service, serving
+from hostile import http2
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server import change_feed, watches
+from zoomgate_server.interceptors import method_handler
 from zoomgate_server.interceptors.authentication import CallerKeys
 from zoomgate_server.rpc_context import Principal, UserPatterns
 from zoomgate_server.tokens.connection_store import ConnectionStore
@@ -317,15 +319,41 @@ async def test_too_many_are_told_to_come_later(zoomgate: Harness, monkeypatch: p
         refusal = await zoomgate.refusal(zoomgate.auth.WatchConnections, request, "admin")
         assert refusal.short == ("RESOURCE_EXHAUSTED", "SERVER_OVERLOADED")
         assert refusal.metadata == {"limit": "watches"}
+    await until_there_is_a_place(zoomgate)
+
+
+async def until_there_is_a_place(zoomgate: Harness) -> None:
+    """Wait until the service takes another watch."""
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         try:
-            await zoomgate.call(zoomgate.auth.WatchConnections, request, "admin")
+            await zoomgate.call(zoomgate.auth.WatchConnections, pb.WatchConnectionsRequest(), "admin")
         except grpc.aio.AioRpcError:
             await asyncio.sleep(0.02)
         else:
             return
     raise AssertionError("the place was never free again")
+
+
+async def test_a_watch_that_nobody_reads_loses_its_place(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller that takes no bytes of its events, and keeps its connection, does not keep others out for ever."""
+    monkeypatch.setattr(watches, "MAX_WATCHES", 1)
+    monkeypatch.setattr(method_handler, "UNREAD_SECONDS", 0.1)
+    await zoomgate.connect()
+    headers = http2.request_headers("/zoomgate.v1.AuthService/WatchConnections", metadata("admin"))
+    async with http2.connection(zoomgate.grpc_address) as bare:
+        await bare.send(
+            http2.PREFACE,
+            http2.settings((http2.INITIAL_WINDOW_SIZE, 0)),
+            http2.frame(http2.HEADERS, http2.END_HEADERS, 1, http2.header_block(headers)),
+            http2.frame(http2.DATA, http2.END_STREAM, 1, http2.message(b"")),
+        )
+        async for kind, _, stream, _ in bare.frames():
+            if (kind, stream) == (http2.HEADERS, 1):  # the watch has begun
+                break
+        await until_there_is_a_place(zoomgate)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,18 @@ async def test_tolerance_accepts_the_token_before_once(clock: Clock) -> None:
         assert (await client.refresh(first["refresh_token"]))[0] == 400
 
 
+async def test_a_refresh_token_dies_unused(client: Client, clock: Clock) -> None:
+    """Whoever refreshes within 90 days keeps the grant, again and again; whoever comes later does not."""
+    token = (await client.consent())["refresh_token"]
+    for _ in range(3):
+        clock.now += 89 * 86_400
+        status, answer = await client.refresh(token)
+        assert status == 200
+        token = answer["refresh_token"]
+    clock.now += 90 * 86_400
+    assert await client.refresh(token) == (400, {"reason": "Invalid Token!", "error": "invalid_grant"})
+
+
 async def test_a_new_consent_ends_earlier_tokens(client: Client) -> None:
     """The latest authorization alone is valid (4741)."""
     first = await client.consent()

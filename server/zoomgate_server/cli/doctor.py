@@ -18,6 +18,7 @@ import orjson
 
 from zoomgate_server import callers, settings, tls
 from zoomgate_server.cli import setting_options
+from zoomgate_server.cli.output import log_beside
 from zoomgate_server.errors import RecordFault
 from zoomgate_server.interceptors.policy import CALLABLE_METHODS
 from zoomgate_server.logs import plain
@@ -71,6 +72,7 @@ def _findings(overrides: Mapping[str, str]) -> Iterator[Finding]:
         for problem in error.problems:
             yield Finding("settings", FAILURE, problem)
         return
+    log_beside(loaded)
     yield Finding("settings", OK, "understood")
     yield _app(loaded)
     if loaded.store_uri is None or loaded.data_dir.exists():  # with MongoDB nothing needs it

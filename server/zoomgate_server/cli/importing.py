@@ -6,7 +6,7 @@ import json
 import signal
 import stat
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
-from zoomgate_server import logs
 from zoomgate_server.adoption import Adoption
 from zoomgate_server.audit import FINGERPRINT_SECRET
+from zoomgate_server.cli import event_loop
 from zoomgate_server.cli.audited import Audited
 from zoomgate_server.cli.output import FAILURE, UNREACHABLE, USAGE, fail, load_settings, note
 from zoomgate_server.cli.progress import progress
@@ -100,7 +100,6 @@ def import_file(source: Source, place: Path | None, *, rate: float, replace: boo
         fail(
             "ZOOMGATE_CLIENT_ID and ZOOMGATE_CLIENT_SECRET are required: the app to which the people consented"
         )
-    logs.configure("warning", loaded.log_format)
     _say_who_reads(source.path)
     place = place or source.path.with_name(f"{source.path.name}.results.jsonl")
     with _giving_way() as giving_way:
@@ -202,21 +201,13 @@ async def _importer(
 def _run(work: Coroutine[Any, Any, Stop]) -> Stop:
     """Run an import, or end with why it could not begin."""
     try:
-        return _runner()(work)
+        return event_loop.run(work)
     except StoppedWaiting:
         fail("The store could not be reached yet: nothing was imported")
     except (StartError, StoreError) as error:
         fail(str(error))
     except ZoomgateError as error:
         fail(error.message)
-
-
-def _runner() -> Callable[[Coroutine[Any, Any, Stop]], Stop]:
-    try:
-        import uvloop  # noqa: PLC0415 - not on every platform
-    except ImportError:
-        return asyncio.run
-    return uvloop.run
 
 
 def _giving_way() -> contextlib.closing[GivingWay]:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
-from zoomgate_server import settings
+from zoomgate_server import logs, settings
 from zoomgate_server.logs import escape, plain
 
 FAILURE, USAGE, NOT_FOUND, NOT_ALLOWED, UNREACHABLE, CONSENT_REQUIRED = 1, 2, 3, 4, 5, 6
@@ -31,15 +31,22 @@ def note(text: str) -> None:
 
 
 def load_settings(instead: str) -> settings.Settings:
-    """Read the settings for a command that needs a path of theirs, or end with what is wrong.
+    """Read the settings for a command that works on what they name, and set up the logs, or end with what is wrong.
 
     Args:
         instead: What to do if the settings cannot be put right now, as the end of a sentence.
     """
     try:
-        return settings.load(os.environ)
+        loaded = settings.load(os.environ)
     except settings.SettingsError as error:
         fail("\n".join([*error.problems, f"The settings cannot be used: correct them, or {instead}"]))
+    log_beside(loaded)
+    return loaded
+
+
+def log_beside(loaded: settings.Settings) -> None:
+    """Send lines of the log that matter to standard error: on standard output is what the command was asked for, and nothing else."""
+    logs.configure("warning", loaded.log_format)
 
 
 def settings_if_any() -> settings.Settings | None:

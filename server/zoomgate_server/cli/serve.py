@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from zoomgate_server import logs, settings
-from zoomgate_server.cli import setting_options
+from zoomgate_server.cli import event_loop, setting_options
 from zoomgate_server.cli.output import fail
 from zoomgate_server.rpc_context import Principal
 from zoomgate_server.start import Started, StartError
@@ -88,15 +88,6 @@ def ready(started: Started) -> None:
 def run_forever(service: Coroutine[Any, Any, None], loaded: settings.Settings) -> None:
     """Run a service until it ends, or end with why it cannot start."""
     try:
-        (runner() if loaded.workers == 1 else asyncio.run)(service)
+        (event_loop.run if loaded.workers == 1 else asyncio.run)(service)
     except StartError as error:
         fail(str(error))
-
-
-def runner() -> Callable[[Coroutine[Any, Any, None]], None]:
-    """Give what runs a service: the quickest event loop there is."""
-    try:
-        import uvloop  # noqa: PLC0415 - not on every platform
-    except ImportError:
-        return asyncio.run
-    return uvloop.run

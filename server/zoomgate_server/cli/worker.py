@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from zoomgate_server import app, logs, metrics, workers
+from zoomgate_server.cli import event_loop
 from zoomgate_server.cli.output import fail
-from zoomgate_server.cli.serve import runner
 from zoomgate_server.interceptors.authentication import StaticKey
 from zoomgate_server.start import StartError
 
@@ -30,7 +30,7 @@ def worker(number: int) -> None:
     logs.configure(assignment.settings.log_level, assignment.settings.log_format)
     metrics.share(number)
     try:
-        runner()(_work(assignment, word, Path(os.environ[workers.METRICS_FOLDER])))
+        event_loop.run(_work(assignment, word, Path(os.environ[workers.METRICS_FOLDER])))
     except StartError as error:
         word.say(str(error))
         raise SystemExit(1) from None

@@ -6,7 +6,8 @@ requests, so that garbage is refused by us, in our words, after the caller was c
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -123,7 +124,8 @@ class _Handlers(grpc.GenericRpcHandler):
 
 
 UNREAD_SECONDS = 60.0
-"""How long a message of a stream waits for its caller to read: nobody may keep a stream that nobody reads."""
+"""How long a message of a stream waits for its caller to read. The handler ends then, and frees what it holds; gRPC keeps that one message
+and the status behind it until the caller reads on or its connection ends."""
 
 
 def _streamed(behavior: Callable[[Any, Context], Any]) -> Respond:
@@ -131,18 +133,28 @@ def _streamed(behavior: Callable[[Any, Context], Any]) -> Respond:
 
     async def respond(request: Any, context: Context) -> None:
         responses = behavior(request, context)
-        if isinstance(responses, AsyncIterator):
-            async for response in responses:
-                try:
-                    async with asyncio.timeout(UNREAD_SECONDS):
-                        await context.write(response)
-                except TimeoutError:
-                    raise ServerOverloaded(
-                        f"Nothing of the stream was read for {UNREAD_SECONDS:.0f} seconds: read faster",
-                        metadata={"limit": "unread_seconds"},
-                        retry_after=1.0,
-                    ) from None
+        if isinstance(responses, AsyncGenerator):
+            async with aclosing(responses):  # else it would go on until the caller has the status
+                async for response in responses:
+                    await _write(context, response)
         else:
             await responses
 
     return respond
+
+
+async def _write(context: Context, response: Any) -> None:
+    """Write a message of a stream.
+
+    Raises:
+        ServerOverloaded: Nobody reads it.
+    """
+    try:
+        async with asyncio.timeout(UNREAD_SECONDS):
+            await context.write(response)
+    except TimeoutError:
+        raise ServerOverloaded(
+            f"Nothing of the stream was read for {UNREAD_SECONDS:.0f} seconds: read faster",
+            metadata={"limit": "unread_seconds"},
+            retry_after=1.0,
+        ) from None
