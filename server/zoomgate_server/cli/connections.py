@@ -125,9 +125,8 @@ def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: s
                 waiting = True
                 note("that is all so far; waiting for changes, Ctrl-C ends this")
     except KeyboardInterrupt:
-        if token:  # else there is nothing yet to go on behind
-            named = "".join(f" {user}" for user in users)
-            note(f"go on with: zoomgate connections watch{named} --resume-token {token}")
+        named = "".join(f" {user}" for user in users)
+        note(f"go on with: zoomgate connections watch{named} --resume-token {token}")
 
 
 def _event_line(event: WatchConnectionsResponse) -> str:

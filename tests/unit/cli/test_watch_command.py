@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -43,24 +42,6 @@ async def test_what_happens_is_shown_until_ctrl_c(tmp_path: Path, users: tuple[s
         assert MONICA in printed[0]
         assert "active" in printed[0]
         assert " ".join(("go on with: zoomgate connections watch", *users, "--resume-token ")) in messages
-
-
-async def test_ctrl_c_before_anything_was_told_says_nothing_of_going_on() -> None:
-    """There is no token then, and a command without one would be refused."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        process = await asyncio.create_subprocess_exec(
-            *(ZOOMGATE, "connections", "watch", "--server", address),
-            env=os.environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        async with asyncio.timeout(60):
-            connection, _ = await asyncio.to_thread(silent.accept)
-            with connection:
-                process.send_signal(signal.SIGINT)
-                printed, messages = await process.communicate()
-    assert (process.returncode, printed, messages) == (0, b"", b"")
 
 
 async def test_events_are_json_for_programs(tmp_path: Path) -> None:
