@@ -52,8 +52,8 @@ class TestShow:
     def test_lines_are_chosen(self) -> None:
         """By person, caller, action or its beginning, time and fingerprint, each alone and together."""
         write(
-            line(OLD, access_fingerprint="aa" * 8),
-            line(NEW, user=OMAR, refresh_fingerprint="bb" * 8),
+            line(OLD, access_fingerprint="aa"),
+            line(NEW, user=OMAR, refresh_fingerprint="bb"),
             line(NEW, action="keys.added", user="", principal="root"),
         )
         for arguments, count in (
@@ -65,8 +65,8 @@ class TestShow:
             (["--since", "2020-01-08T09:00:00+00:00"], 2),
             (["--until", "2020-01-08T09:00:00Z"], 1),
             (["--since", "2020-01-07T10:00:00.123+01:00", "--until", "2020-01-07T09:00:01Z"], 1),
-            (["--fingerprint", "AA" * 8], 1),
-            (["--fingerprint", "bb" * 8, "--user", OMAR], 1),
+            (["--fingerprint", "aa"], 1),
+            (["--fingerprint", "bb", "--user", OMAR], 1),
         ):
             assert len(shown(*arguments)) == count, arguments
 
@@ -153,23 +153,13 @@ class TestShow:
             ["--since", "yesterday"],
             ["--since", "2020-01-07T09:00:00"],
             ["--action", "tokens"],
-            ["--user", "Monica@example.com"],
-            ["--user", "monica"],
             ["missing.jsonl"],
         ],
     )
     def test_wrong_usage_is_said(self, arguments: list[str]) -> None:
-        """A time without a zone, an action or address that no line has, and a file that is not there exit with 2."""
+        """A time without a zone, an action that there is not, and a file that is not there exit with 2."""
         write(line())
         refused(zoomgate("audit", "show", *arguments), 2)
-
-    @pytest.mark.parametrize("given", ["9f2c", "9f2c4e6a8b0d1f3g", "eyJ0b2tlbiI6Im9mIHNvbWVib2R5In0.hunter2"])
-    def test_a_token_in_the_place_of_its_fingerprint_is_not_taken_for_unknown(self, given: str) -> None:
-        """What is no fingerprint is refused, without repeating it, and with the command that makes one."""
-        write(line())
-        said = refused(zoomgate("audit", "show", "--fingerprint", given), 2)
-        assert "`zoomgate audit fingerprint` prints" in said
-        assert given not in said
 
 
 class TestFingerprint:
