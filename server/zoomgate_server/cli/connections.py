@@ -10,11 +10,11 @@ import click
 from zoomgate import Client, errors
 from zoomgate.v1.auth_service_pb2 import WatchConnectionsResponse
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.cli import refreshing, revoking
+from zoomgate_server.cli import refreshing, revoking, selection
 from zoomgate_server.cli.one_by_one import Failure, Pace
 from zoomgate_server.cli.output import FAILURE, Table, document, facts, how_far, note, when
 from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.selection import STATES, Condition, asks_for_ended, holds, moment, where_option
+from zoomgate_server.cli.selection import STATES, Condition, holds, moment, where_option
 from zoomgate_server.cli.service import calls_service, optional_user_argument, user_argument, user_arguments
 from zoomgate_server.logs import escape, plain
 
@@ -45,7 +45,7 @@ def list_(client: Client, as_json: bool, states: tuple[str, ...], where: tuple[C
 
     Example: zoomgate connections list --state reauth_required --where 'user=*@example.com'
     """
-    if not states and asks_for_ended(where):
+    if not states and selection.asks_for_ended(where):
         states = STATES
     wanted = [Connection.State.Value(f"STATE_{state.upper()}") for state in states]
     found = (each for each in client.connections(states=wanted) if holds(where, each))
