@@ -19,7 +19,7 @@ KEEPALIVE_SECONDS = 330
 """Pause between questions whether the server is still there while a call waits; servers cut off who asks more often than every 300."""
 
 RECONNECT_SECONDS = 5
-"""Longest pause between two attempts to connect. gRPC's own grows to two minutes, for which a service that is back would seem gone still."""
+"""Longest pause between two attempts to connect. gRPC's own grows to two minutes, in which a service that is back would seem gone."""
 
 SERVICES: tuple[ServiceDescriptor, ...] = (
     auth_service_pb2.DESCRIPTOR.services_by_name["AuthService"],
