@@ -76,7 +76,6 @@ clean: ## Remove what was built; the data folder stays
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Zoomgate needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON=python3.x") if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 
 $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml clients/python/pyproject.toml constraints.txt
 	@echo "installing what the service needs"
@@ -85,6 +84,7 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml clients/python/pyproject.tom
 
 $(VENV)/.development: $(VENV)/.runtime
 	@echo "installing what tests and checks need"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"  # dependency groups; a $(VENV) made by hand may have an older one
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group test --group check
 	@touch $@
 

@@ -15,6 +15,11 @@ from zoom_simulator.request_log import RequestLog
 from zoom_simulator.state import ZoomState
 from zoom_simulator.webhooks import EVENTS, VALIDATION, Webhooks
 
+_UNKNOWN = (
+    "user is unknown: name the e-mail address of somebody who has an account, as GET /_sim/users lists them"
+)
+_NOTHING = "user has granted nothing: let the person connect first"
+
 
 class AdminEndpoints:
     """Serves `/_sim/…`: a page, and JSON.
@@ -91,7 +96,7 @@ class AdminEndpoints:
         """End what `user` granted, as if removed at Zoom."""
         grant = self._state.grants.get(str((await _json(request)).get("user")))
         if grant is None:
-            return _refuse("user has granted nothing")
+            return _refuse(_NOTHING)
         self._state.end(grant)
         return web.json_response({"ok": True})
 
@@ -106,9 +111,9 @@ class AdminEndpoints:
             return _refuse(f"event must be one of {', '.join(EVENTS)}")
         user = None if name == VALIDATION else self._state.users.get(email)
         if user is None and name != VALIDATION:
-            return _refuse("user is unknown")
+            return _refuse(_UNKNOWN)
         if user is not None and not self._state.happen(name, user):
-            return _refuse("user has granted nothing")
+            return _refuse(_NOTHING)
         told = self._webhooks.tell(name, user)
         if form:
             return web.Response(status=303, headers={"Location": "/_sim/#webhooks"})
@@ -150,7 +155,7 @@ class AdminEndpoints:
         try:
             user = self._state.rename(str(body.get("user")), str(body.get("email")))
         except KeyError:
-            return _refuse("user is unknown")
+            return _refuse(_UNKNOWN)
         except ValueError as error:
             return _refuse(str(error))
         return web.json_response(asdict(user))
@@ -160,7 +165,7 @@ class AdminEndpoints:
         body = {name: str(value) for name, value in (await _json(request)).items()}
         user = self._state.users.get(body.get("user", ""))
         if user is None:
-            return _refuse("user is unknown")
+            return _refuse(_UNKNOWN)
         if body.get("client_id", self._state.options.client_id) != self._state.options.client_id:
             return _refuse("client_id is not the app's")
         if body.get("response_type", "code") != "code":

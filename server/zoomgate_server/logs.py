@@ -220,7 +220,9 @@ def _renderer(log_format: str) -> Callable[[Any, str, EventDict], str]:
     if log_format == "json":
         return lambda _logger, _method, event: orjson.dumps(event, default=str).decode()
     return structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        colors=sys.stderr.isatty(),
+        exception_formatter=structlog.dev.plain_traceback,
+        timestamp_key="time",  # in front, and as people write it
     )
 
 

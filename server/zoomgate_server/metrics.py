@@ -52,6 +52,9 @@ WEBHOOK_OUTCOMES = (
     "refused_malformed",
     "refused_other_app",
 )
+ALARMING_CODES = ("INTERNAL", "UNKNOWN", "DATA_LOSS")
+"""Codes of calls that alarm. They are shown from the start: what is first shown with 1 has not grown, to Prometheus."""
+
 CONNECTION_STATES = ("ACTIVE", "REAUTH_REQUIRED", "DISCONNECTED")
 UPKEEP_REASONS = ("in_use", "idle")
 REAPED_KINDS = ("reauth_required", "disconnected", "state", "request", "webhook")
@@ -66,7 +69,7 @@ class RpcMetrics:
     def __init__(self, method: str, calls: Counter, seconds: Histogram) -> None:
         self._method = method
         self._calls = calls
-        self._by_code: dict[str, Counter] = {}
+        self._by_code = {code: calls.labels(method, code) for code in ALARMING_CODES}
         self._seconds = seconds.labels(method)
 
     def observe(self, code: str, seconds: float) -> None:

@@ -86,7 +86,10 @@ def _keeper(family: socket.AddressFamily, host: str, port: int) -> socket.socket
             probe.listen(1)
             for each in (probe, keeper):
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            # for connections that a service of one process has ended a moment ago; said any longer it would let others in who say so
+            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             keeper.bind((host, probe.getsockname()[1]))  # before the probe lets go: nobody comes between
+            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except BaseException:
         keeper.close()
         raise

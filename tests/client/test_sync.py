@@ -379,6 +379,15 @@ def test_only_safe_calls_are_repeated_by_grpc() -> None:
     assert config["methodConfig"][0]["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
 
 
+def test_a_service_that_is_back_after_long_is_looked_for_every_few_seconds() -> None:
+    """GRPC would wait for up to two minutes between two attempts to connect; who makes the client may choose otherwise."""
+    from zoomgate import _channel  # noqa: PLC0415
+
+    longest = "grpc.max_reconnect_backoff_ms"
+    assert dict(_channel.options("zoomgate:50051", ()))[longest] == 5000
+    assert dict(_channel.options("zoomgate:50051", [(longest, 700)]))[longest] == 700
+
+
 def test_every_reason_of_the_contract_is_in_a_class() -> None:
     """The classes go by names that the contract has."""
     assert set(errors._BY_REASON) <= {

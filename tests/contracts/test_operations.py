@@ -10,7 +10,7 @@ import click
 import pytest
 
 from zoomgate_server.cli import cli
-from zoomgate_server.metrics import REFRESH_OUTCOMES
+from zoomgate_server.metrics import REFRESH_OUTCOMES, WEBHOOK_OUTCOMES
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "server/zoomgate_server"
@@ -33,6 +33,10 @@ RULE = re.compile(
     """,
     re.MULTILINE | re.VERBOSE,
 )
+OUTCOMES = {
+    "zoomgate_refreshes_total": set(REFRESH_OUTCOMES),
+    "zoomgate_webhooks_total": set(WEBHOOK_OUTCOMES),
+}
 LEVELS = {"warning": "warning", "error": "error", "exception": "error", "critical": "error"}
 
 
@@ -83,7 +87,10 @@ def test_every_alert_is_explained() -> None:
 def test_alerts_are_made_of_metrics_that_exist() -> None:
     """A rule names metrics and outcomes that the service has: one that does not exist would never alarm."""
     assert metrics_in(RULES) <= METRICS
-    assert set(re.findall(r'outcome="(\w+)"', RULES)) <= set(REFRESH_OUTCOMES)
+    named = re.findall(r'(zoomgate_\w+)\{outcome=~?"([\w|]+)"', RULES)
+    assert len(named) == len(re.findall("outcome=", RULES))
+    for metric, outcomes in named:
+        assert set(outcomes.split("|")) <= OUTCOMES[metric]
 
 
 def test_every_metric_has_its_place() -> None:

@@ -1,10 +1,14 @@
 """The repository speaks of the project alone."""
 
+import html
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from zoomgate_server.cli import cli
 
 ROOT = Path(__file__).parents[2]
 TOP_LEVEL = {
@@ -58,6 +62,15 @@ def test_links_between_documents_lead_somewhere() -> None:
         if path.suffix == ".md":
             for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
                 assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_the_picture_of_the_help_shows_it_as_it_is() -> None:
+    """A command that was added or is told of otherwise needs a new picture: `make screenshots`."""
+    drawn = re.findall(
+        r"<text[^>]*>([^<]*)</text>", (ROOT / "docs/images/help.svg").read_text(encoding="utf-8")
+    )
+    said = CliRunner().invoke(cli, ["--help"], prog_name="zoomgate").stdout
+    assert said.split() == html.unescape("".join(drawn)).split("--help", 1)[1].split()
 
 
 def test_there_is_no_drawer() -> None:

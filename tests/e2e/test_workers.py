@@ -538,6 +538,28 @@ async def test_the_ports_are_kept_from_a_second_service(service: Service, tmp_pa
         assert f"ZOOMGATE_LISTEN: {service.grpc} cannot be listened on" in result.stderr
 
 
+async def test_several_follow_one_on_its_ports_at_once(zoom: Simulator, tmp_path: Path) -> None:
+    """Connections that the one ended are in nobody's way; and who could have shared with the one cannot share with several."""
+    with serving(zoom, tmp_path, 1) as alone, socket.create_connection(address_of(alone.http)) as browser:
+        browser.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert browser.recv(100)
+        alone.stop()
+        while browser.recv(1000):  # the service ends it, so that its side waits
+            pass
+    ports = {"ZOOMGATE_LISTEN": alone.grpc, "ZOOMGATE_HTTP_LISTEN": alone.http}
+    with serving(zoom, tmp_path, 2, **ports) as several, socket.socket() as stranger:
+        assert (several.grpc, several.http) == (alone.grpc, alone.http)
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            stranger.bind(address_of(several.http))
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """Host and port, as sockets take them."""
+    host, _, port = text.rpartition(":")
+    return host, int(port)
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "localhost"])  # noqa: S104 - over TLS, on this machine
 async def test_every_address_of_the_machine_is_shared(zoom: Simulator, tmp_path: Path, host: str) -> None:
     """Workers share names and wildcards as well, over TLS, and keep a second service from them."""

@@ -2,6 +2,9 @@
 
 import io
 import logging
+import re
+import subprocess
+import sys
 
 import orjson
 import pytest
@@ -110,3 +113,20 @@ def test_lines_of_libraries_take_the_same_way() -> None:
         structlog.configure(**kept)
     assert "aiohttp.server" in out.getvalue()
     assert CANARY not in out.getvalue()
+
+
+FOR_PEOPLE = """
+from zoomgate_server import logs
+logs.configure("info", "console")
+logs.get("zoomgate.app").info("service.started")
+logs.write_call({"event": "rpc", "status": "OK"}, "info")
+"""
+
+
+def test_lines_for_people_begin_with_the_time() -> None:
+    """Those of calls too, in a form that people write."""
+    done = subprocess.run([sys.executable, "-c", FOR_PEOPLE], capture_output=True, text=True, check=True)
+    started, call = done.stderr.splitlines()
+    for said, event in ((started, "service.started"), (call, "rpc")):
+        assert re.match(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\S* \[info +\] {event}", said), said
+        assert "datetime" not in said

@@ -29,7 +29,7 @@ _COMMANDS = {
     "connections": (
         "zoomgate_server.cli.connections",
         "connections",
-        "List, show, refresh and end people's connections.",
+        "List, show, watch, refresh and end people's connections.",
     ),
     "meetings": ("zoomgate_server.cli.meetings", "meetings", "Schedule, show and delete meetings."),
     "proxy": ("zoomgate_server.cli.proxy", "proxy", "Call Zoom's REST API for somebody."),
@@ -44,7 +44,11 @@ _COMMANDS = {
         "import_",
         "Bring in the tokens that other software kept.",
     ),
-    "doctor": ("zoomgate_server.cli.doctor", "doctor", "Check settings, store, keys, callers and Zoom."),
+    "doctor": (
+        "zoomgate_server.cli.doctor",
+        "doctor",
+        "Check settings, store, audit trail, keys, callers and Zoom.",
+    ),
     "completion": (
         "zoomgate_server.cli.completion",
         "completion",

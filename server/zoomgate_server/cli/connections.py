@@ -10,7 +10,7 @@ import click
 from zoomgate import Client, errors
 from zoomgate.v1.auth_service_pb2 import WatchConnectionsResponse
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.cli import refreshing, revoking
+from zoomgate_server.cli import refreshing, revoking, selection
 from zoomgate_server.cli.one_by_one import Failure, Pace
 from zoomgate_server.cli.output import FAILURE, Table, document, facts, how_far, note, when
 from zoomgate_server.cli.progress import progress
@@ -42,10 +42,12 @@ def connections() -> None:
 @where_option
 @calls_service
 def list_(client: Client, as_json: bool, states: tuple[str, ...], where: tuple[Condition, ...]) -> None:
-    """List connections; ended ones only when asked for.
+    """List connections; ended ones only when asked for, by --state or by a --where of state or cause.
 
-    Example: zoomgate connections list --state reauth_required --where user=*@example.com
+    Example: zoomgate connections list --state reauth_required --where 'user=*@example.com'
     """
+    if not states and selection.asks_for_ended(where):
+        states = STATES
     wanted = [Connection.State.Value(f"STATE_{state.upper()}") for state in states]
     found = (each for each in client.connections(states=wanted) if holds(where, each))
     if as_json:
@@ -217,7 +219,7 @@ def revoke(
     The caller is an administrator, or a service for the users of its row. It first counts them and asks. Each failure is a line, the end
     says how many there were, and the exit code is then 1; a run that was stopped goes on when it is begun again.
 
-    Example: zoomgate connections revoke --where user=*@example.com --where refreshed-before=2030-01-07T09:00:00Z
+    Example: zoomgate connections revoke --where 'user=*@example.com' --where refreshed-before=2030-01-07T09:00:00Z
     """
     if everybody == bool(where):
         raise click.UsageError("say whose with --where, or give --all")
@@ -232,7 +234,7 @@ def revoke(
         note(f"{total} would be ended")
         return
     total = sum(1 for _ in revoking.living(client, where))
-    if not yes:
+    if total and not yes:
         click.confirm(f"End {total} connection{'' if total == 1 else 's'}?", abort=True, err=True)
     count = revoking.Count()
 

@@ -79,7 +79,7 @@ def _findings(overrides: Mapping[str, str]) -> Iterator[Finding]:
         yield _data(loaded.data_dir)
     store, found = _store(loaded)
     yield store
-    yield _audit(loaded.audit_path)
+    yield _audit(loaded.audit_path, loaded.data_dir)
     yield _keys(loaded, found)
     yield _callers(loaded)
     if loaded.tls is not None:
@@ -110,10 +110,17 @@ def _data(folder: Path) -> Finding:
     return Finding("data folder", OK, str(folder))
 
 
-def _audit(path: Path | None) -> Finding:
+def _audit(path: Path | None, data_dir: Path) -> Finding:
     if path is None:
         return Finding("audit trail", OK, "among the lines of the log")
     if _is_missing(path):
+        folder = path.parent
+        if not os.access(folder, os.W_OK | os.X_OK) and not (folder == data_dir and _is_missing(folder)):
+            return Finding(
+                "audit trail",
+                FAILURE,
+                f"{path} cannot be made: make its folder, writable for the service, or name another file",
+            )
         return Finding("audit trail", OK, f"{path}, made by the first line")
     if not os.access(path, os.W_OK) or path.is_dir():
         return Finding(

@@ -158,6 +158,11 @@ def _sentence(error: errors.ZoomgateError, server: str, user: str) -> str:
             f"The service on {server} cannot be reached: start it with `zoomgate run`, or name it with --server"
             f" ({error.message})"
         )
+    if isinstance(error, errors.DeadlineExceeded) and not error.reason:
+        return (
+            f"The service on {server} did not answer in time: what was asked may have been done, so look before you repeat a change;"
+            " its log says what keeps it"
+        )
     text = f"{error.code().name}: {error.message}"
     if isinstance(error, errors.Unauthenticated):
         return f"{text}; name the file of your key with --key-file, or set ZOOMGATE_KEY"

@@ -130,6 +130,18 @@ class TestShow:
         assert [json.loads(text)["request_id"] for text in done(result).splitlines()] == ["1", "2"]
         assert "data/audit.jsonl:2 is damaged" in result.stderr
 
+    def test_the_trail_is_found_in_a_log(self) -> None:
+        """Of the lines of a log those of the trail are shown; the others are no damage."""
+        told = {"source": "zoomgate.audit", "event": "audit", "level": "info"} | json.loads(line())
+        others = [{"source": "zoomgate.access", "event": "rpc", "time": OLD}, {"source": "x", "event": "y"}]
+        write(
+            *(json.dumps(each, separators=(",", ":")) for each in [others[0], told, others[1]]),
+            '{"source":"cut',
+        )
+        result = zoomgate("audit", "show", "--json", "data/audit.jsonl")
+        assert [json.loads(text) for text in done(result).splitlines()] == [told]
+        assert result.stderr == "zoomgate: data/audit.jsonl:4 is damaged, and was left out\n"
+
     def test_a_trail_in_the_log_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """With ZOOMGATE_AUDIT=log there is no file to read, and that is said."""
         monkeypatch.setenv("ZOOMGATE_AUDIT", "log")

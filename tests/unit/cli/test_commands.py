@@ -257,6 +257,14 @@ class TestDoctor:
         assert "chmod 600" in found["key ring"]["text"]
         assert "callers.toml:2" in found["callers"]["text"]
 
+    @pytest.mark.parametrize("missing", ["elsewhere/audit.jsonl", "callers.toml/audit.jsonl"])
+    def test_a_trail_that_could_not_be_made_fails(self, folder: Path, missing: str) -> None:
+        """Nobody makes a folder for the trail but the data folder, so the service would not start."""
+        (folder / "callers.toml").touch()
+        result = zoomgate("doctor", environ={"ZOOMGATE_AUDIT": missing})
+        assert result.exit_code == 1
+        assert f"{missing} cannot be made: make its folder" in result.stdout
+
     async def test_a_service_and_its_zoom_are_found_well(self, zoomgate: Harness, folder: Path) -> None:
         """With a running service every line is ok, and its folder stays as it was."""
         done(await command("callers", "add", "ops", "--role", "admin"))

@@ -74,13 +74,16 @@ async def test_those_of_whom_it_is_true_are_ended_and_revoked(harness: Harness) 
 
 
 async def test_nothing_is_ended_before_somebody_says_yes(harness: Harness) -> None:
-    """The question says how many; a dry run names them; without --where or --all nobody is meant."""
+    """The question says how many, unless there are none; a dry run names them; without --where or --all nobody is meant."""
     found = await revoke(harness, "--all", answer="n\n")
     assert "End 3 connections?" in found.output
     assert found.exit_code == 1
     listed = await revoke(harness, "--where", "scope=user:read:user", "--dry-run")
     assert [line.split()[0] for line in done(listed).splitlines()] == list(EVERYBODY)
     assert "3 would be ended" in listed.stderr
+    nobody = await revoke(harness, "--where", "user=nobody@example.com")
+    assert done(nobody) == ""
+    assert nobody.stderr == "0 ended, 0 had ended already, 0 failed\n"
     assert "--where" in refused(await revoke(harness, "--yes"), 2)
     assert "--where" in refused(await revoke(harness, "--yes", "--all", "--where", f"user={OMAR}"), 2)
     assert await states(harness) == "AAA"
@@ -151,6 +154,20 @@ async def test_the_list_takes_the_same_conditions(harness: Harness) -> None:
         assert [json.loads(line)["userEmail"] for line in shown.splitlines()] == expected, where
 
 
+@pytest.mark.parametrize("where", ["state=disconnected", "cause=revoked"])
+async def test_the_list_has_ended_connections_where_a_condition_speaks_of_them(
+    harness: Harness, where: str
+) -> None:
+    """Without --state they are left out otherwise; revoke has nothing to end there."""
+    await harness.call(harness.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=OMAR))
+    listed = ("connections", "list", "--json", "--where")
+    shown = done(await command(*listed, where, environ=environ(harness)))
+    assert [json.loads(line)["userEmail"] for line in shown.splitlines()] == [OMAR]
+    others = done(await command(*listed, "user=*@example.com", environ=environ(harness)))
+    assert [json.loads(line)["userEmail"] for line in others.splitlines()] == [BASIL, MONICA]
+    assert "0 would be ended" in (await revoke(harness, "--where", where, "--dry-run")).stderr
+
+
 @pytest.mark.parametrize(
     ("where", "word"),
     [
@@ -160,7 +177,7 @@ async def test_the_list_takes_the_same_conditions(harness: Harness) -> None:
         ("state=alive", "reauth_required"),
         ("cause=boredom", "outcome_lost"),
         ("user=*", "address"),
-        ("user=*@Example.com", "lower case"),
+        ("user=*@Example.com", "lower case: send *@example.com"),
         ("consented-before=yesterday", "2030-01-07T09:00:00Z"),
         ("consented-before=2030-01-07T09:00:00", "zone"),
     ],

@@ -1,6 +1,7 @@
 """The commands that call the service: each in a process of its own, against a running one."""
 
 import asyncio
+import contextlib
 import json
 import os
 import pty
@@ -102,6 +103,35 @@ async def test_a_link_can_be_had_without_waiting(harness: Harness) -> None:
     assert "did not consent within 1 seconds" in errors
 
 
+class Silent(AuthServiceServicer):
+    """A service whose answer does not come in time, as the caller's gRPC tells it."""
+
+    async def GetConnection(self, request: pb.GetConnectionRequest, context: Any) -> pb.GetConnectionResponse:
+        """Give no answer."""
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+
+async def test_a_service_that_does_not_answer_is_told_apart_from_none(harness: Harness) -> None:
+    """The exit code is that of a service that cannot be reached, and the sentence says what to do."""
+    async with serving_instead(Silent()) as address:
+        _, errors = await zoomgate(harness, "connections", "show", MONICA, "--server", address, code=5)
+    assert f"The service on {address} did not answer in time" in errors
+    assert "look before you repeat" in errors
+
+
+@contextlib.asynccontextmanager
+async def serving_instead(servicer: AuthServiceServicer) -> AsyncIterator[str]:
+    """Serve something else than Zoomgate; gives its address."""
+    server = grpc.aio.server()
+    add_AuthServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
 class Liar(AuthServiceServicer):
     """A service that gives a link with what a terminal obeys."""
 
@@ -118,16 +148,8 @@ class Liar(AuthServiceServicer):
 
 async def test_a_link_that_a_terminal_would_obey_is_not_printed(harness: Harness) -> None:
     """A web address has nothing but visible ASCII."""
-    server = grpc.aio.server()
-    add_AuthServiceServicer_to_server(Liar(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        output, errors = await zoomgate(
-            harness, "connect", BASIL, "--wait", "0", "--server", f"127.0.0.1:{port}", code=1
-        )
-    finally:
-        await server.stop(None)
+    async with serving_instead(Liar()) as address:
+        output, errors = await zoomgate(harness, "connect", BASIL, "--wait", "0", "--server", address, code=1)
     assert not output
     assert "no web address" in errors
 

@@ -18,6 +18,9 @@ MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 KEEPALIVE_SECONDS = 330
 """Pause between questions whether the server is still there while a call waits; servers cut off who asks more often than every 300."""
 
+RECONNECT_SECONDS = 5
+"""Longest pause between two attempts to connect. gRPC's own grows to two minutes, in which a service that is back would seem gone."""
+
 SERVICES: tuple[ServiceDescriptor, ...] = (
     auth_service_pb2.DESCRIPTOR.services_by_name["AuthService"],
     meetings_service_pb2.DESCRIPTOR.services_by_name["MeetingsService"],
@@ -68,6 +71,7 @@ def options(target: str, given: Iterable[tuple[str, Any]]) -> list[tuple[str, An
         "grpc.service_config": service_config(),
         "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
         "grpc.keepalive_time_ms": KEEPALIVE_SECONDS * 1000,
+        "grpc.max_reconnect_backoff_ms": RECONNECT_SECONDS * 1000,
     }
     if is_local(target):
         ours["grpc.enable_http_proxy"] = 0
