@@ -2,18 +2,20 @@
 
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
 
-from harness import MONICA, OMAR, Harness, browser, consent, running
+from harness import MONICA, OMAR, SECONDS, Harness, browser, consent, metadata, running, serving
 from store_faults.place import APP, Place
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
+from zoomgate.v1.connection_pb2 import Connection
+from zoomgate_server import change_feed
 from zoomgate_server.tokens.mongo import RECORDS
 from zoomgate_server.tokens.store import Kind, Record
 
@@ -284,3 +286,49 @@ async def test_a_row_whose_other_columns_are_damaged(
         await other.call(other.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
     await must_work(zoomgate, MONICA)
     await must_work(zoomgate, OMAR)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"changed_at": "never"}, {"changed_at": b"?"}, {"subject": b"?"}], ids=str
+)
+async def test_a_damaged_row_holds_up_nobody_who_watches(
+    zoomgate: Harness,
+    place: Place,
+    people: tuple[Record, Record],
+    fields: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever is in its columns: others are listed and told of, at a running service and at one that starts, from the beginning and behind a token."""
+    monkeypatch.setattr(change_feed, "FEED_SECONDS", 0.01)
+    listed = auth.ListConnectionsRequest(states=[Connection.STATE_ACTIVE])
+    begin = auth.WatchConnectionsRequest()
+    caught_up = await events_of(zoomgate, begin)
+    place.write_fields(MONICA, fields)
+    for harness in (zoomgate, None):
+        async with AsyncExitStack() as stack:
+            if harness is None:
+                folder = place.folder.with_name("next")
+                harness = await stack.enter_async_context(
+                    serving(zoomgate.simulator, folder, place.elsewhere())
+                )
+            for number, token in enumerate(("", caught_up[-1].resume_token)):
+                refreshed = auth.RefreshTokenRequest(user_email=OMAR)
+                generation = (await zoomgate.call(zoomgate.auth.RefreshToken, refreshed)).token.generation
+                told = await events_of(harness, auth.WatchConnectionsRequest(resume_token=token))
+                assert (OMAR, generation) in [
+                    (event.connection.user_email, event.connection.generation) for event in told
+                ], number
+            people_listed = await harness.call(harness.auth.ListConnections, listed, "admin")
+            assert OMAR in [connection.user_email for connection in people_listed.connections]
+
+
+async def events_of(harness: Harness, request: auth.WatchConnectionsRequest) -> list[Any]:
+    """What a service that may act for some people is told up to the first TYPE_CAUGHT_UP."""
+    call = harness.auth.WatchConnections(request, metadata=metadata("omars"), timeout=SECONDS)
+    events = []
+    async for event in call:
+        events.append(event)
+        if event.type == auth.WatchConnectionsResponse.TYPE_CAUGHT_UP:
+            break
+    call.cancel()
+    return events
