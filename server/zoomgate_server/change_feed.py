@@ -177,9 +177,9 @@ class ChangeFeed:
         self._number = 0
         self._forgotten = 0
         self._covers = float("inf")
-        self._deep_at = float("-inf")
+        self._looked_at = self._deep_at = float("-inf")
         self._deep_mark = 0.0
-        self._begun = asyncio.Event()
+        self._begun = False
         self._asked = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
         self._by_name: dict[str, set[Follower]] = {}
@@ -214,8 +214,21 @@ class ChangeFeed:
                 async with asyncio.timeout(FEED_SECONDS - ASKED_SECONDS):
                     await self._asked.wait()
 
+    async def begun(self) -> None:
+        """Wait until the store was looked at once, or the process drains.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        if not self._begun:
+            await self.fresh()
+
     async def fresh(self) -> None:
-        """Wait until everything is in the log that is in the store now, or the process drains."""
+        """Wait until everything is in the log that is in the store now, or the process drains.
+
+        Raises:
+            StoreError: The store failed.
+        """
         if not self.closing:
             looked = asyncio.get_running_loop().create_future()
             self._waiting.append(looked)
@@ -225,7 +238,6 @@ class ChangeFeed:
     def close(self) -> None:
         """Tell all followers that the process drains."""
         self.closing = True
-        self._begun.set()
         _end(self._waiting)
         for follower in self.followers:
             follower.wake()
@@ -241,13 +253,15 @@ class ChangeFeed:
         try:
             await self._look()
         except StoreError:
-            self._waiting += waiting
+            for looked in waiting:
+                if not looked.done():
+                    looked.set_exception(StoreError("the store did not tell what changed"))
             raise
         _end(waiting)
 
     async def _look(self) -> None:
         now, before = self._connections.now(), self.mark
-        first, deep = not self._begun.is_set(), self._clock.monotonic() - self._deep_at >= DEEP_SECONDS
+        first, deep = not self._begun, self._clock.monotonic() - self._deep_at >= DEEP_SECONDS
         if first:
             reach, before = min(before, now) - START_SECONDS, float("-inf")
         elif deep:
@@ -264,14 +278,16 @@ class ChangeFeed:
                 self._note(change, before, mark)
         if mark is None:
             raise AssertionError("there is always a page")
-        if mark < before:  # the clock was set back: what the log knows by its times may be incomplete
-            self._covers = max(self._covers, before)
         if first:
             self._covers = reach
         if first or deep:
             self._deep_at, self._deep_mark = looked_at, mark
-        self.mark = mark
-        self._begun.set()
+        if mark < before:
+            # the clock was set back: what the log knows by its times may be incomplete, and this look may have begun behind what changed
+            # since then; the next one reaches back as far as that can be
+            self._covers = max(self._covers, before)
+            self._deep_at, self._deep_mark = float("-inf"), mark - (looked_at - self._looked_at)
+        self.mark, self._looked_at, self._begun = mark, looked_at, True
         self._forget(mark - RETURN_SECONDS)
 
     async def changes_since(
@@ -316,10 +332,6 @@ class ChangeFeed:
                 self._by_name[name].discard(follower)
                 if not self._by_name[name]:
                     del self._by_name[name]
-
-    async def begun(self) -> None:
-        """Wait until the store was looked at once, or the process drains."""
-        await self._begun.wait()
 
     def come_back(self, follower: Follower, since: float) -> bool:
         """Let somebody who follows be given everything since a time; False if the log does not reach back that far."""
@@ -439,10 +451,10 @@ class ChangeFeed:
     def _forget(self, reach: float) -> None:
         """Forget the oldest entries that are more than the log keeps, except what a look may find again."""
         for entry in self._order:
-            if self._log.get(entry.subject) is not entry:
-                continue
-            if len(self._log) <= LOG_ENTRIES or entry.change.changed_at >= reach:
+            if len(self._log) <= LOG_ENTRIES:
                 break
+            if self._log.get(entry.subject) is not entry or entry.change.changed_at >= reach:
+                continue
             del self._log[entry.subject]
             self._forgotten = entry.number
             self._covers = max(self._covers, entry.seen)

@@ -129,20 +129,32 @@ class Watches:
         self._running += 1
         self._metrics.watches(self._running)
         try:
-            await feed.begun()
-            if feed.closing:
-                raise _shutting_down()
+            await self._until(feed.begun())
             if position is not None:
                 _check_age(position, feed.mark)
             with feed.follow(frozenset(names).__contains__ if names else sees, names) as follower:
                 if position is not None:
-                    await feed.fresh()
+                    await self._until(feed.fresh())
                 async for event in _Watch(feed, follower, permit, position).events():
                     self._metrics.watch_event(event.type)
                     yield event
         finally:
             self._running -= 1
             self._metrics.watches(self._running)
+
+    async def _until(self, look: Awaitable[None]) -> None:
+        """Wait for a look at the store, before anything is told.
+
+        Raises:
+            StoreUnavailable: The store failed.
+            ShuttingDown: The process drains.
+        """
+        try:
+            await look
+        except StoreError:
+            raise store_unavailable() from None
+        if self._feed.closing:
+            raise _shutting_down()
 
 
 class _Watch:

@@ -13,6 +13,7 @@ from fakes.process import NEW, ring
 from zoomgate_server import change_feed, watches
 from zoomgate_server.change_feed import ChangeFeed
 from zoomgate_server.endings import tombstone_of
+from zoomgate_server.errors import ShuttingDown
 from zoomgate_server.metrics import Metrics
 from zoomgate_server.tokens import connection_record
 from zoomgate_server.tokens.connection_record import ConnectionRecord, State
@@ -56,8 +57,12 @@ class World:
 
     def __init__(self) -> None:
         self.time = 1_000_000.0
+        self.set_back = 0.0
         self.store = MemoryStore(self.wall)
         self.vault = Vault(app="app", keys=ring(NEW))
+        self.elsewhere = ConnectionStore(
+            app="app", store=self.store, vault=self.vault, clock=self, on_read=lambda: None
+        )
         self.heard: dict[str, ConnectionRecord] = {}
         self.events = 0
         self.position: Position | None = None
@@ -66,9 +71,10 @@ class World:
         self.start()
 
     def wall(self) -> float:
-        return self.time
+        return self.time - self.set_back
 
-    monotonic = wall
+    def monotonic(self) -> float:
+        return self.time
 
     def start(self) -> None:
         """Start the process, which knows nothing yet."""
@@ -96,8 +102,8 @@ class World:
 
     async def write(self, user: str, lag: float, *, end: bool) -> None:
         """Store a change whose time was taken `lag` seconds ago, as the latest of all."""
-        record, _ = await self.connections.read(user)
-        at = self.time - lag
+        record, now = await self.elsewhere.read(user)
+        at = now - lag
         if record is None:
             record = ConnectionRecord(user, State.ACTIVE, "g", 0, at, at, at, at)
         if end:
@@ -203,3 +209,56 @@ async def test_a_slow_reader_holds_nothing_up(kept: int, monkeypatch: pytest.Mon
     assert {world.heard[user].generation for user in users} == {3}
     assert world.events - before <= len(users) + 2 * watches.CHANGES_PAGE
     await world.stop()
+
+
+async def test_a_clock_that_is_set_back_while_nobody_looks_hides_nothing() -> None:
+    """A process that could not reach the store meanwhile tells of what others changed since then, by the slower clock, too."""
+    world = World()
+    await world.feed.look()
+    world._credit.release()
+    await world.settle()
+    assert world.caught_up
+    world.set_back = 3600.0
+    await world.write(USERS[0], 0.0, end=False)
+    world.time += 120.0
+    for _ in range(20):
+        world._credit.release()
+        await world.feed.look()
+        await world.settle()
+        world.time += 1.0
+    assert set(world.heard) == {USERS[0]}
+    await world.stop()
+
+
+async def test_a_change_of_the_future_does_not_let_the_log_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was stored while the clock was wrong stays in the log, and what is old behind it goes."""
+    monkeypatch.setattr(change_feed, "LOG_ENTRIES", 10)
+    world = World()
+    await world.feed.look()
+    await world.write("future@example.com", -1e6, end=False)
+    await world.feed.look()
+    for number in range(100):
+        await world.write(f"p{number:03}@example.com", 0.0, end=False)
+    await world.feed.look()
+    world.time += 1000.0
+    await world.feed.look()
+    assert world.feed.kept == 10
+    await world.stop()
+
+
+async def test_a_drain_does_not_say_what_is_not_known() -> None:
+    """Whoever comes back while a process drains is sent elsewhere, and not told that everything was told."""
+    world = World()
+    await world.feed.look()
+    world._credit.release()
+    await world.settle()
+    await world.stop()
+    await world.write(USERS[0], 0.0, end=False)
+    world.caught_up = False
+    world.watch()
+    world._credit.release()
+    await world.settle()
+    world.feed.close()
+    await world.settle()
+    assert isinstance(world.client.exception(), ShuttingDown)
+    assert not world.caught_up

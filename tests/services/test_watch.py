@@ -421,3 +421,24 @@ async def test_a_store_that_fails_at_the_beginning_is_told(
     monkeypatch.setattr(ConnectionStore, "page", fail)
     refusal = await zoomgate.refusal(zoomgate.auth.WatchConnections, pb.WatchConnectionsRequest(), "admin")
     assert refusal.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+
+
+async def test_a_store_that_fails_when_somebody_comes_back_is_told(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes back with a token while the store fails hears so at once too, and goes on later."""
+    async with watching(zoomgate) as watch:
+        await watch.until_caught_up()
+        token = watch.token
+
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise StoreError("injected")
+
+    request = pb.WatchConnectionsRequest(resume_token=token)
+    with monkeypatch.context() as patch:
+        patch.setattr(ConnectionStore, "changes", fail)
+        refusal = await zoomgate.refusal(zoomgate.auth.WatchConnections, request, "admin")
+    assert refusal.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+    await zoomgate.connect()
+    async with watching(zoomgate, token=token) as watch:
+        assert await watch.until_caught_up() == [("CREATED", MONICA)]
