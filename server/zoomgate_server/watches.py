@@ -221,9 +221,13 @@ class _Watch:
         """Tell what exists behind an address."""
         mark = self._position.mark
         async for subject, read in self._existing(after):
-            if self._follower.wants(subject) and self._may_be_told(subject):
+            if self._follower.wants(subject):
                 record = await self._patiently(read)
-                if record is not None and record.state is not State.DISCONNECTED:
+                if (
+                    self._may_be_told(subject)
+                    and record is not None
+                    and record.state is not State.DISCONNECTED
+                ):
                     self._position = Position(mark, subject)
                     self._note_read(record)
                     yield self._tell(EventType.EXISTING, record)
@@ -263,12 +267,12 @@ class _Watch:
                     for change in changes:
                         subject = change.key.subject
                         mark = min(change.changed_at + RETURN_SECONDS, end)  # what is left changed no earlier
-                        if self._follower.wants(subject) and self._may_be_told(subject):
+                        if self._follower.wants(subject):
                             record = await self._patiently(
                                 lambda subject=subject: self._feed.read(subject)  # type: ignore[misc]
                             )
                             self._position = Position(max(self._position.mark, mark))
-                            if record is not None:
+                            if self._may_be_told(subject) and record is not None:
                                 self._note_read(record)
                                 yield self._tell(_type_of(record, told), record)
                         self._position = Position(max(self._position.mark, mark))
@@ -280,9 +284,9 @@ class _Watch:
 
     async def _event_of(self, entry: Entry, before: int) -> Event | None:
         """Make an entry of the log an event, or None if the caller may not know it, or does since an entry up to `before`."""
-        if not self._may_be_told(entry.subject):
-            return None
         content = await self._patiently(lambda: self._feed.content(entry))
+        if not self._may_be_told(entry.subject):  # now, however long the store took
+            return None
         if entry.number > self._follower.joined:
             self._position = Position(entry.before)
         if content.record is None or content.since <= before:

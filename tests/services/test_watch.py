@@ -442,3 +442,28 @@ async def test_a_store_that_fails_when_somebody_comes_back_is_told(
     await zoomgate.connect()
     async with watching(zoomgate, token=token) as watch:
         assert await watch.until_caught_up() == [("CREATED", MONICA)]
+
+
+async def test_rights_that_are_lost_while_the_store_fails_are_lost(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a caller may be told is decided when the store has answered, however long that took."""
+    await zoomgate.connect(OMAR)
+    async with watching(zoomgate, caller="omars") as watch:
+        assert await watch.until_caught_up() == [("EXISTING", OMAR)]
+        failed = asyncio.Event()
+
+        async def fail(*_: Any) -> Any:
+            failed.set()
+            raise StoreError("injected")
+
+        with monkeypatch.context() as outage:
+            outage.setattr(ConnectionStore, "read_readable", fail)
+            await refresh(zoomgate, OMAR)
+            await failed.wait()
+            bearer = service("service")
+            monkeypatch.setattr(
+                CallerKeys, "bearer", lambda _, key: None if key.endswith(key_of("omars")) else bearer
+            )
+        assert (await watch.end()).reason == "CALLER_UNAUTHENTICATED"
+        assert watch.last == ("CAUGHT_UP", "")
