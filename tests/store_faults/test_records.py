@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
-from contextlib import AsyncExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -298,28 +298,23 @@ async def test_a_damaged_row_holds_up_nobody_who_watches(
     fields: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever is in its columns: others are listed and told of, at a running service and at one that starts, from the beginning and behind a token."""
+    """Others are listed and told of, at a service that runs and at one that starts, from the beginning and behind a token."""
     monkeypatch.setattr(change_feed, "FEED_SECONDS", 0.01)
-    listed = auth.ListConnectionsRequest(states=[Connection.STATE_ACTIVE])
-    begin = auth.WatchConnectionsRequest()
-    caught_up = await events_of(zoomgate, begin)
+    begun = await events_of(zoomgate, auth.WatchConnectionsRequest())
     place.write_fields(MONICA, fields)
-    for harness in (zoomgate, None):
-        async with AsyncExitStack() as stack:
-            if harness is None:
-                folder = place.folder.with_name("next")
-                harness = await stack.enter_async_context(
-                    serving(zoomgate.simulator, folder, place.elsewhere())
-                )
-            for number, token in enumerate(("", caught_up[-1].resume_token)):
-                refreshed = auth.RefreshTokenRequest(user_email=OMAR)
+    refreshed = auth.RefreshTokenRequest(user_email=OMAR)
+    listed = auth.ListConnectionsRequest(states=[Connection.STATE_ACTIVE])
+    folder = place.folder.with_name("next")
+    async with serving(zoomgate.simulator, folder, place.elsewhere()) as other:
+        for harness in (zoomgate, other):
+            for token in ("", begun[-1].resume_token):
                 generation = (await zoomgate.call(zoomgate.auth.RefreshToken, refreshed)).token.generation
                 told = await events_of(harness, auth.WatchConnectionsRequest(resume_token=token))
                 assert (OMAR, generation) in [
                     (event.connection.user_email, event.connection.generation) for event in told
-                ], number
-            people_listed = await harness.call(harness.auth.ListConnections, listed, "admin")
-            assert OMAR in [connection.user_email for connection in people_listed.connections]
+                ]
+            page = await harness.call(harness.auth.ListConnections, listed, "admin")
+            assert OMAR in [connection.user_email for connection in page.connections]
 
 
 async def events_of(harness: Harness, request: auth.WatchConnectionsRequest) -> list[Any]:
