@@ -7,7 +7,7 @@ import hmac
 import io
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,22 @@ async def test_an_event_older_than_the_consent_is_ignored(stored: Harness, event
     assert (await send(stored.http_url, old))[0] == 204
     assert (await show(stored)).state == Connection.STATE_ACTIVE
     assert await outcomes(stored) == {"older_than_consent": 1, "duplicate": 1}
+
+
+@pytest.mark.parametrize("kind", [str, float], ids=["text", "number"])
+async def test_milliseconds_may_be_written_in_any_way(
+    zoomgate: Harness, kind: Callable[[int], str | float]
+) -> None:
+    """Zoom writes some of them as text: an event from before the consent is ignored, one from after it ends the connection."""
+    await zoomgate.connect()
+    before = kind(int((time.time() - HOUR) * 1000))
+    told = app_deauthorized(MONICA, deauthorization_time=None, event_ts=before)
+    assert (await send(zoomgate.http_url, told))[0] == 204
+    assert await outcomes(zoomgate) == {"older_than_consent": 1}
+    after = kind(int((time.time() + 60) * 1000))
+    told = app_deauthorized(MONICA, deauthorization_time=None, event_ts=after)
+    assert (await send(zoomgate.http_url, told, time.time() - HOUR))[0] == 204
+    assert await outcomes(zoomgate) == {"older_than_consent": 1, "ended": 1}
 
 
 async def test_whom_nobody_knows_is_no_mistake(zoomgate: Harness) -> None:
