@@ -72,6 +72,7 @@ class Refusal(StrEnum):
     STALE = "refused_stale"
     TOO_LARGE = "refused_too_large"
     TOO_SLOW = "refused_too_slow"
+    CUT_OFF = "refused_cut_off"
     MALFORMED = "refused_malformed"
     OTHER_APP = "refused_other_app"
 
@@ -82,6 +83,7 @@ _STATUSES = {
     Refusal.STALE: 401,
     Refusal.TOO_LARGE: 413,
     Refusal.TOO_SLOW: 408,
+    Refusal.CUT_OFF: 400,
     Refusal.MALFORMED: 400,
     Refusal.OTHER_APP: 403,
 }

@@ -595,6 +595,28 @@ async def test_a_body_that_drips_is_cut(zoomgate: Harness, monkeypatch: pytest.M
     assert await outcomes(zoomgate) == {"refused_too_slow": 1}
 
 
+@pytest.mark.parametrize(
+    ("head", "more"),
+    [
+        (b"Content-Length: 500\r\n", b"{"),
+        (b"Transfer-Encoding: chunked\r\n", b"5\r\n{"),
+    ],
+    ids=["length", "chunks"],
+)
+@pytest.mark.parametrize("signed", [True, False])
+async def test_a_body_that_is_cut_off_is_no_defect(
+    zoomgate: Harness, lines: Lines, head: bytes, more: bytes, signed: bool
+) -> None:
+    """Who leaves in the middle is one more who is refused: they are counted so, and fill no log with traces."""
+    _, writer = await raw(zoomgate, head + (b"" if signed else b"x-zm-signature: twice\r\n"), more)
+    writer.close()
+    async with asyncio.timeout(20):
+        while not (counted := await outcomes(zoomgate)):
+            await asyncio.sleep(0.005)
+    assert counted == {"refused_cut_off" if signed else "refused_signature": 1}
+    assert not lines.of("http.failed")
+
+
 async def test_many_refusals_are_counted_and_few_are_told(zoomgate: Harness, lines: Lines) -> None:
     """A flood of garbage fills neither the log nor the audit trail, and no line has anything of what was sent."""
     for number in range(50):
