@@ -7,7 +7,8 @@ What can be missed by asking for `changed_at >= since`, and why nothing is:
   every `DEEP_SECONDS` one reaches back `LATE_SECONDS` behind the one of its kind before it. Whoever comes back with a time reaches back
   `RETURN_SECONDS` behind that, which covers both.
 * A look that fails moves nothing: the next one begins where the last that succeeded ended.
-* The clock of a store is set back, or another server with a slower one takes over: a look begins at the earlier of both times.
+* The clock of a store is set back, or another server with a slower one takes over: a look begins at the earlier of both times, and where
+  that cannot be known yet, the look after the one that noticed it does.
 
 So most changes are seen several times. The log keeps one entry per connection, for the latest revision that was seen, numbered in the order
 in which the process saw them: a revision that is in the log is no news. Followers hold a number alone. One that comes back so late that its
@@ -42,6 +43,9 @@ the stores, 5 to 15 seconds for one write, are well below."""
 
 DEEP_SECONDS = 10.0
 """Pause between two looks that reach back that far."""
+
+SET_BACK_SECONDS = 1.0
+"""By how much a clock counts as set back; what is less is the way to the store and back."""
 
 RETURN_SECONDS = 90.0
 """How far back somebody reaches who comes back with a time: what was late may have been looked for `DEEP_SECONDS` later still."""
@@ -282,11 +286,15 @@ class ChangeFeed:
             self._covers = reach
         if first or deep:
             self._deep_at, self._deep_mark = looked_at, mark
-        if mark < before:
-            # the clock was set back: what the log knows by its times may be incomplete, and this look may have begun behind what changed
-            # since then; the next one reaches back as far as that can be
+        if mark < before:  # the clock was set back: what the log knows by its times may be incomplete
             self._covers = max(self._covers, before)
-            self._deep_at, self._deep_mark = float("-inf"), mark - (looked_at - self._looked_at)
+        earliest = mark - (
+            looked_at - self._looked_at
+        )  # that a change since the look before can have, whatever the clock did
+        if (
+            earliest < before - SET_BACK_SECONDS
+        ):  # then this look may have begun behind it: the next one does not
+            self._deep_at, self._deep_mark = float("-inf"), min(self._deep_mark, earliest)
         self.mark, self._looked_at, self._begun = mark, looked_at, True
         self._forget(mark - RETURN_SECONDS)
 

@@ -23,18 +23,15 @@ from zoomgate_server.tokens.vault import Vault
 from zoomgate_server.watches import Event, EventType, Position, Watches
 
 USERS = [f"u{number}@example.com" for number in range(5)]
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("write"), st.sampled_from(USERS), st.sampled_from([0.0, 1.0, 9.0, 30.0, 60.0])),
-        st.tuples(st.just("end"), st.sampled_from(USERS), st.sampled_from([0.0, 9.0, 60.0])),
-        st.tuples(st.just("look"), st.just(""), st.just(0.0)),
-        st.tuples(st.just("read"), st.just(""), st.sampled_from([1.0, 2.0, 9.0])),
-        st.tuples(st.just("break"), st.just(""), st.sampled_from([0.0, 1.0])),
-        st.tuples(st.just("time"), st.just(""), st.sampled_from([0.0, 0.5, 4.0, 100.0, 400.0])),
-    ),
-    min_size=1,
-    max_size=60,
+SMOOTH = (
+    st.tuples(st.just("write"), st.sampled_from(USERS), st.sampled_from([0.0, 1.0, 9.0, 30.0, 60.0])),
+    st.tuples(st.just("end"), st.sampled_from(USERS), st.sampled_from([0.0, 9.0, 60.0])),
+    st.tuples(st.just("look"), st.just(""), st.just(0.0)),
+    st.tuples(st.just("read"), st.just(""), st.sampled_from([1.0, 2.0, 9.0])),
+    st.tuples(st.just("time"), st.just(""), st.sampled_from([0.0, 0.5, 4.0, 100.0, 400.0])),
 )
+BREAKS = st.tuples(st.just("break"), st.just(""), st.sampled_from([0.0, 1.0]))
+CLOCKS = st.tuples(st.just("clock"), st.just(""), st.sampled_from([0.0, 5.0, 300.0, 3600.0]))
 
 SLOW = [
     ("look", "", 0.0),
@@ -138,6 +135,10 @@ async def live(steps: list[tuple[str, str, float]]) -> World:
             case "read":
                 for _ in range(int(value)):
                     world._credit.release()
+            case "clock":
+                await world.feed.look()
+                world.time += 0.5
+                world.set_back = value
             case "time":
                 world.time += value
                 await world.feed.look()
@@ -159,24 +160,33 @@ async def live(steps: list[tuple[str, str, float]]) -> World:
 
 
 @settings(max_examples=300)
-@given(STEPS)
+@given(st.lists(st.one_of(*SMOOTH, BREAKS), min_size=1, max_size=60))
 @example(SLOW)
 def test_the_last_of_everybody_is_heard(steps: list[tuple[str, str, float]]) -> None:
     """However late writes land, however slowly a client reads and however often it breaks off, it ends with what the store has."""
+    world = asyncio.run(told_in_the_end(steps))
+    assert world.position is not None
+    assert world.position.after is None
 
-    async def check() -> None:
-        world = await live(steps)
-        for user in USERS:
-            record, _ = await world.connections.read(user)
-            heard = world.heard.get(user)
-            if record is None or (heard is None and record.state is State.DISCONNECTED):
-                assert heard is None
-            else:
-                assert heard == change_feed.shown(record)
-        assert world.position is not None
-        assert world.position.after is None
 
-    asyncio.run(check())
+@settings(max_examples=300)
+@given(st.lists(st.one_of(*SMOOTH, CLOCKS), min_size=1, max_size=60))
+def test_a_clock_that_is_set_hides_nothing(steps: list[tuple[str, str, float]]) -> None:
+    """Wherever the store's clock is set to, and however late that is noticed, who watches meanwhile ends with what the store has."""
+    asyncio.run(told_in_the_end(steps))
+
+
+async def told_in_the_end(steps: list[tuple[str, str, float]]) -> World:
+    """Live through a history in which the client hears the last of everybody."""
+    world = await live(steps)
+    for user in USERS:
+        record, _ = await world.connections.read(user)
+        heard = world.heard.get(user)
+        if record is None or (heard is None and record.state is State.DISCONNECTED):
+            assert heard is None
+        else:
+            assert heard == change_feed.shown(record)
+    return world
 
 
 @pytest.mark.parametrize("kept", [10, 1000])
