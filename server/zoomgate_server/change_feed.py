@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import contextvars
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -183,6 +184,7 @@ class ChangeFeed:
         self._covers = float("inf")
         self._looked_at = self._deep_at = float("-inf")
         self._deep_mark = 0.0
+        self._repeated: deque[tuple[float, float]] = deque(maxlen=16)
         self._begun = False
         self._asked = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
@@ -288,13 +290,14 @@ class ChangeFeed:
             self._deep_at, self._deep_mark = looked_at, mark
         if mark < before:  # the clock was set back: what the log knows by its times may be incomplete
             self._covers = max(self._covers, before)
-        earliest = mark - (
-            looked_at - self._looked_at
-        )  # that a change since the look before can have, whatever the clock did
+        # whatever the clock did: changes since the look before are not older than this
+        passed = looked_at - self._looked_at
+        earliest = mark - passed
         if (
             earliest < before - SET_BACK_SECONDS
-        ):  # then this look may have begun behind it: the next one does not
+        ):  # so this look may have begun behind them, and the next one must not
             self._deep_at, self._deep_mark = float("-inf"), min(self._deep_mark, earliest)
+            self._repeated.append((earliest, before + passed))
         self.mark, self._looked_at, self._begun = mark, looked_at, True
         self._forget(mark - RETURN_SECONDS)
 
@@ -340,6 +343,13 @@ class ChangeFeed:
                 self._by_name[name].discard(follower)
                 if not self._by_name[name]:
                     del self._by_name[name]
+
+    def surely(self, mark: float) -> float:
+        """Say up to when somebody was told everything who was told everything up to a time.
+
+        That is earlier if the clock went through that time twice, as far as this process knows.
+        """
+        return min([mark, *(begin for begin, end in self._repeated if begin < mark <= end)])
 
     def come_back(self, follower: Follower, since: float) -> bool:
         """Let somebody who follows be given everything since a time; False if the log does not reach back that far."""

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
@@ -135,6 +135,7 @@ class Watches:
             with feed.follow(frozenset(names).__contains__ if names else sees, names) as follower:
                 if position is not None:
                     await self._until(feed.fresh())
+                    position = replace(position, mark=feed.surely(position.mark))
                 async for event in _Watch(feed, follower, permit, position).events():
                     self._metrics.watch_event(event.type)
                     yield event

@@ -272,3 +272,27 @@ async def test_a_drain_does_not_say_what_is_not_known() -> None:
     await world.settle()
     assert isinstance(world.client.exception(), ShuttingDown)
     assert not world.caught_up
+
+
+async def test_a_clock_that_was_set_back_hides_nothing_from_who_comes_back() -> None:
+    """Who left before and comes back once the clock has gone through the same hour again hears of what changed in it the second time."""
+    world = World()
+    await world.feed.look()
+    world._credit.release()
+    await world.settle()
+    await world.stop()
+    world.set_back = 3600.0
+    await world.feed.look()
+    world.time += 60.0
+    await world.write(USERS[0], 0.0, end=False)
+    for _ in range(40):
+        world.time += 100.0
+        await world.feed.look()
+    world.watch()
+    for _ in range(5):
+        world._credit.release()
+        await world.settle()
+        await world.feed.look()
+        await world.settle()
+    assert set(world.heard) == {USERS[0]}
+    await world.stop()
