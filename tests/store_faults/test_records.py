@@ -249,6 +249,16 @@ async def test_a_document_whose_other_fields_are_damaged(
 
 
 @pytest.mark.parametrize("place", ["mongodb"], indirect=True)
+async def test_a_document_that_is_nobodys_ends_no_page_early(
+    zoomgate: Harness, place: Place, people: tuple[Record, Record]
+) -> None:
+    """Whoever goes through people page by page comes to those behind it: a page is shorter only when there are no more."""
+    place.write_fields(MONICA, {"subject": [MONICA]})
+    page = await (await place.store()).page(APP, Kind.USER, limit=1)
+    assert [record.key.subject for record in page] == [OMAR]
+
+
+@pytest.mark.parametrize("place", ["mongodb"], indirect=True)
 async def test_a_document_that_is_nobodys_holds_up_neither_lists_nor_starts(
     zoomgate: Harness, place: Place, people: tuple[Record, Record]
 ) -> None:
