@@ -90,6 +90,34 @@ async def test_cancelling_a_task_is_no_failure_of_the_service(harness: Harness, 
         await call
 
 
+async def test_closing_a_client_is_a_failure_of_its_calls(harness: Harness) -> None:
+    """Calls in flight and watches fail, and the tasks that wait for them are not taken for cancelled."""
+    client = AsyncClient(harness.grpc_address, key=key_of("service"))
+    watch = client.watch()
+    assert (await anext(watch)).type == WatchConnectionsResponse.TYPE_CAUGHT_UP
+
+    async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await left.wait()
+        writer.close()
+
+    asked, left = asyncio.Event(), asyncio.Event()
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as silent:
+        waiting = AsyncClient(f"127.0.0.1:{silent.sockets[0].getsockname()[1]}", key=key_of("service"))
+        tasks = [
+            asyncio.ensure_future(anext(watch)),
+            asyncio.ensure_future(waiting.auth.get_token(user_email=MONICA)),
+        ]
+        await asked.wait()
+        await client.close()
+        await waiting.close()
+        for failed in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(failed, errors.ZoomgateError)
+            assert failed.code() is grpc.StatusCode.CANCELLED
+            assert "closed" in failed.message
+        left.set()
+
+
 async def test_a_service_that_is_not_there_is_unavailable() -> None:
     """After the repetitions the failure says so, without a reason of the service."""
     async with AsyncClient("127.0.0.1:1") as client:
