@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -64,30 +65,19 @@ async def test_events_are_json_for_programs(tmp_path: Path) -> None:
 
 async def test_before_anything_was_told_it_says_to_begin_again(tmp_path: Path) -> None:
     """Without a token there is none in the command that goes on."""
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.set()
-        await reader.read()  # until it leaves
-        writer.close()
-        left.set()
-
-    asked, left = asyncio.Event(), asyncio.Event()
-    async with await asyncio.start_server(accept, "127.0.0.1", 0) as silent:
-        address = f"127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
         process = await asyncio.create_subprocess_exec(
-            ZOOMGATE,
-            "connections",
-            "watch",
-            "--server",
-            address,
+            *(ZOOMGATE, "connections", "watch", "--server", address),
             env=os.environ | {"ZOOMGATE_KEY": key_of("service")},
             stderr=subprocess.PIPE,
         )
         async with asyncio.timeout(60):
-            await asked.wait()
-            process.send_signal(signal.SIGINT)
-            _, messages = await process.communicate()
-            await left.wait()
+            connection, _ = await asyncio.get_running_loop().sock_accept(silent)
+            with connection:
+                process.send_signal(signal.SIGINT)
+                _, messages = await process.communicate()
     assert process.returncode == 0
     assert messages.decode().strip() == "go on with: zoomgate connections watch"
 
