@@ -617,6 +617,17 @@ async def test_a_body_that_is_cut_off_is_no_defect(
     assert not lines.of("http.failed")
 
 
+async def test_what_is_no_http_fills_no_log(zoomgate: Harness, lines: Lines) -> None:
+    """Whoever sends chunks that are none is answered 400, and leaves no trace of a defect behind."""
+    reader, writer = await raw(zoomgate, b"Transfer-Encoding: chunked\r\n", b"zz\r\n{}\r\n")
+    assert b" 400 " in await reader.readline()
+    await reader.read()
+    writer.close()
+    assert not [
+        row for row in map(json.loads, lines.text.splitlines()) if row["level"] in ("warning", "error")
+    ]
+
+
 async def test_many_refusals_are_counted_and_few_are_told(zoomgate: Harness, lines: Lines) -> None:
     """A flood of garbage fills neither the log nor the audit trail, and no line has anything of what was sent."""
     for number in range(50):
