@@ -26,6 +26,9 @@ REPEATED_AFTER = (300.0, 1200.0, 3600.0)
 ANSWER_SECONDS = 3.0
 """How long the app has for its answer."""
 
+LONGEST_ANSWER = 10_000
+"""How many bytes are read of it."""
+
 REMEMBERED = 50
 """How many events are remembered."""
 
@@ -145,7 +148,7 @@ class Webhooks:
             async with session.post(
                 self.url, data=delivery.body, headers=headers, allow_redirects=False
             ) as answer:
-                body = await answer.content.read(10_000)
+                body = await _beginning(answer.content)
                 again = answer.status >= 500
                 delivery.answers.append(self._judged(delivery, answer.status, body))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -199,3 +202,11 @@ class Webhooks:
             },
         }
         return {"event": event, "event_ts": milliseconds, "payload": payload}
+
+
+async def _beginning(content: aiohttp.StreamReader) -> bytes:
+    """Read an answer, in however many parts it comes, as far as it matters."""
+    body = b""
+    while len(body) < LONGEST_ANSWER and (part := await content.read(LONGEST_ANSWER - len(body))):
+        body += part
+    return body

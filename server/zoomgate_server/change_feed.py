@@ -7,7 +7,8 @@ What can be missed by asking for `changed_at >= since`, and why nothing is:
   every `DEEP_SECONDS` one reaches back `LATE_SECONDS` behind the one of its kind before it. Whoever comes back with a time reaches back
   `RETURN_SECONDS` behind that, which covers both.
 * A look that fails moves nothing: the next one begins where the last that succeeded ended.
-* The clock of a store is set back, or another server with a slower one takes over: a look begins at the earlier of both times.
+* The clock of a store is set back, or another server with a slower one takes over: a look begins at the earlier of both times, and where
+  that cannot be known yet, the look after the one that noticed it does.
 
 So most changes are seen several times. The log keeps one entry per connection, for the latest revision that was seen, numbered in the order
 in which the process saw them: a revision that is in the log is no news. Followers hold a number alone. One that comes back so late that its
@@ -18,6 +19,7 @@ import asyncio
 import contextlib
 import contextvars
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -42,6 +44,9 @@ the stores, 5 to 15 seconds for one write, are well below."""
 
 DEEP_SECONDS = 10.0
 """Pause between two looks that reach back that far."""
+
+SET_BACK_SECONDS = 1.0
+"""By how much a clock counts as set back; what is less is the way to the store and back."""
 
 RETURN_SECONDS = 90.0
 """How far back somebody reaches who comes back with a time: what was late may have been looked for `DEEP_SECONDS` later still."""
@@ -177,9 +182,10 @@ class ChangeFeed:
         self._number = 0
         self._forgotten = 0
         self._covers = float("inf")
-        self._deep_at = float("-inf")
+        self._looked_at = self._deep_at = float("-inf")
         self._deep_mark = 0.0
-        self._begun = asyncio.Event()
+        self._repeated: deque[tuple[float, float]] = deque(maxlen=16)
+        self._begun = False
         self._asked = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
         self._by_name: dict[str, set[Follower]] = {}
@@ -214,8 +220,21 @@ class ChangeFeed:
                 async with asyncio.timeout(FEED_SECONDS - ASKED_SECONDS):
                     await self._asked.wait()
 
+    async def begun(self) -> None:
+        """Wait until the store was looked at once, or the process drains.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        if not self._begun:
+            await self.fresh()
+
     async def fresh(self) -> None:
-        """Wait until everything is in the log that is in the store now, or the process drains."""
+        """Wait until everything is in the log that is in the store now, or the process drains.
+
+        Raises:
+            StoreError: The store failed.
+        """
         if not self.closing:
             looked = asyncio.get_running_loop().create_future()
             self._waiting.append(looked)
@@ -225,7 +244,6 @@ class ChangeFeed:
     def close(self) -> None:
         """Tell all followers that the process drains."""
         self.closing = True
-        self._begun.set()
         _end(self._waiting)
         for follower in self.followers:
             follower.wake()
@@ -241,13 +259,15 @@ class ChangeFeed:
         try:
             await self._look()
         except StoreError:
-            self._waiting += waiting
+            for looked in waiting:
+                if not looked.done():
+                    looked.set_exception(StoreError("the store did not tell what changed"))
             raise
         _end(waiting)
 
     async def _look(self) -> None:
         now, before = self._connections.now(), self.mark
-        first, deep = not self._begun.is_set(), self._clock.monotonic() - self._deep_at >= DEEP_SECONDS
+        first, deep = not self._begun, self._clock.monotonic() - self._deep_at >= DEEP_SECONDS
         if first:
             reach, before = min(before, now) - START_SECONDS, float("-inf")
         elif deep:
@@ -264,14 +284,21 @@ class ChangeFeed:
                 self._note(change, before, mark)
         if mark is None:
             raise AssertionError("there is always a page")
-        if mark < before:  # the clock was set back: what the log knows by its times may be incomplete
-            self._covers = max(self._covers, before)
         if first:
             self._covers = reach
         if first or deep:
             self._deep_at, self._deep_mark = looked_at, mark
-        self.mark = mark
-        self._begun.set()
+        if mark < before:  # the clock was set back: what the log knows by its times may be incomplete
+            self._covers = max(self._covers, before)
+        # whatever the clock did: changes since the look before are not older than this
+        passed = looked_at - self._looked_at
+        earliest = mark - passed
+        if (
+            earliest < before - SET_BACK_SECONDS
+        ):  # so this look may have begun behind them, and the next one must not
+            self._deep_at, self._deep_mark = float("-inf"), min(self._deep_mark, earliest)
+            self._repeated.append((earliest, before + passed))
+        self.mark, self._looked_at, self._begun = mark, looked_at, True
         self._forget(mark - RETURN_SECONDS)
 
     async def changes_since(
@@ -317,9 +344,12 @@ class ChangeFeed:
                 if not self._by_name[name]:
                     del self._by_name[name]
 
-    async def begun(self) -> None:
-        """Wait until the store was looked at once, or the process drains."""
-        await self._begun.wait()
+    def surely(self, mark: float) -> float:
+        """Say up to when somebody was told everything who was told everything up to a time.
+
+        That is earlier if the clock went through that time twice, as far as this process knows.
+        """
+        return min([mark, *(begin for begin, end in self._repeated if begin < mark <= end)])
 
     def come_back(self, follower: Follower, since: float) -> bool:
         """Let somebody who follows be given everything since a time; False if the log does not reach back that far."""
@@ -439,10 +469,10 @@ class ChangeFeed:
     def _forget(self, reach: float) -> None:
         """Forget the oldest entries that are more than the log keeps, except what a look may find again."""
         for entry in self._order:
-            if self._log.get(entry.subject) is not entry:
-                continue
-            if len(self._log) <= LOG_ENTRIES or entry.change.changed_at >= reach:
+            if len(self._log) <= LOG_ENTRIES:
                 break
+            if self._log.get(entry.subject) is not entry or entry.change.changed_at >= reach:
+                continue
             del self._log[entry.subject]
             self._forgotten = entry.number
             self._covers = max(self._covers, entry.seen)

@@ -49,6 +49,7 @@ WEBHOOK_OUTCOMES = (
     "refused_stale",
     "refused_too_large",
     "refused_too_slow",
+    "refused_cut_off",
     "refused_malformed",
     "refused_other_app",
 )

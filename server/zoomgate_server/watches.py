@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
@@ -129,20 +129,33 @@ class Watches:
         self._running += 1
         self._metrics.watches(self._running)
         try:
-            await feed.begun()
-            if feed.closing:
-                raise _shutting_down()
+            await self._until(feed.begun())
             if position is not None:
                 _check_age(position, feed.mark)
             with feed.follow(frozenset(names).__contains__ if names else sees, names) as follower:
                 if position is not None:
-                    await feed.fresh()
+                    await self._until(feed.fresh())
+                    position = replace(position, mark=feed.surely(position.mark))
                 async for event in _Watch(feed, follower, permit, position).events():
                     self._metrics.watch_event(event.type)
                     yield event
         finally:
             self._running -= 1
             self._metrics.watches(self._running)
+
+    async def _until(self, look: Awaitable[None]) -> None:
+        """Wait for a look at the store, before anything is told.
+
+        Raises:
+            StoreUnavailable: The store failed.
+            ShuttingDown: The process drains.
+        """
+        try:
+            await look
+        except StoreError:
+            raise store_unavailable() from None
+        if self._feed.closing:
+            raise _shutting_down()
 
 
 class _Watch:
@@ -209,9 +222,13 @@ class _Watch:
         """Tell what exists behind an address."""
         mark = self._position.mark
         async for subject, read in self._existing(after):
-            if self._follower.wants(subject) and self._may_be_told(subject):
+            if self._follower.wants(subject):
                 record = await self._patiently(read)
-                if record is not None and record.state is not State.DISCONNECTED:
+                if (
+                    self._may_be_told(subject)
+                    and record is not None
+                    and record.state is not State.DISCONNECTED
+                ):
                     self._position = Position(mark, subject)
                     self._note_read(record)
                     yield self._tell(EventType.EXISTING, record)
@@ -251,12 +268,12 @@ class _Watch:
                     for change in changes:
                         subject = change.key.subject
                         mark = min(change.changed_at + RETURN_SECONDS, end)  # what is left changed no earlier
-                        if self._follower.wants(subject) and self._may_be_told(subject):
+                        if self._follower.wants(subject):
                             record = await self._patiently(
                                 lambda subject=subject: self._feed.read(subject)  # type: ignore[misc]
                             )
                             self._position = Position(max(self._position.mark, mark))
-                            if record is not None:
+                            if self._may_be_told(subject) and record is not None:
                                 self._note_read(record)
                                 yield self._tell(_type_of(record, told), record)
                         self._position = Position(max(self._position.mark, mark))
@@ -268,9 +285,9 @@ class _Watch:
 
     async def _event_of(self, entry: Entry, before: int) -> Event | None:
         """Make an entry of the log an event, or None if the caller may not know it, or does since an entry up to `before`."""
-        if not self._may_be_told(entry.subject):
-            return None
         content = await self._patiently(lambda: self._feed.content(entry))
+        if not self._may_be_told(entry.subject):  # now, however long the store took
+            return None
         if entry.number > self._follower.joined:
             self._position = Position(entry.before)
         if content.record is None or content.since <= before:

@@ -49,6 +49,9 @@ TOLD_REFUSALS, TOLD_SECONDS = 10, 60.0
 
 _SIGNATURE = re.compile(r"v0=[0-9a-f]{64}", re.ASCII)
 _TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
+_MILLISECONDS = re.compile(r"[0-9]{11,15}", re.ASCII)
+"""As text; its digits could be those of a date, too."""
+
 _PLAIN_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 _JSON = re.compile(r"application/json\s*(;.*)?", re.ASCII | re.IGNORECASE)
 _LONGEST_ID = 512
@@ -69,6 +72,7 @@ class Refusal(StrEnum):
     STALE = "refused_stale"
     TOO_LARGE = "refused_too_large"
     TOO_SLOW = "refused_too_slow"
+    CUT_OFF = "refused_cut_off"
     MALFORMED = "refused_malformed"
     OTHER_APP = "refused_other_app"
 
@@ -79,6 +83,7 @@ _STATUSES = {
     Refusal.STALE: 401,
     Refusal.TOO_LARGE: 413,
     Refusal.TOO_SLOW: 408,
+    Refusal.CUT_OFF: 400,
     Refusal.MALFORMED: 400,
     Refusal.OTHER_APP: 403,
 }
@@ -318,7 +323,9 @@ def _zoom_user_id(name: str, payload: Mapping[str, Any]) -> str:
 def _happened_at(event: Mapping[str, Any], payload: Mapping[str, Any], signed_at: float) -> float:
     """Say when it happened, in seconds since 1970: a repeated event may be signed anew, but what happened did so before."""
     for value in (payload.get("deauthorization_time"), event.get("event_ts"), payload.get("event_ts")):
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, str) and _MILLISECONDS.fullmatch(value):
+            return int(value) / 1000
+        if isinstance(value, int | float) and not isinstance(value, bool):
             return value / 1000  # milliseconds
         if isinstance(value, str):
             try:

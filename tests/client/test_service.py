@@ -2,17 +2,23 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, closing, suppress
+from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
 
 from harness import MONICA, OMAR, Harness, key_of, running, serving
+from hostile import http2
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate import AsyncClient, Client, errors
-from zoomgate.v1.auth_service_pb2 import WatchConnectionsResponse
+from zoomgate.v1.auth_service_pb2 import WatchConnectionsRequest, WatchConnectionsResponse
+
+INTERNAL_ERROR = 2
+"""Why a stream is reset, in HTTP/2 (RFC 9113, section 7)."""
 
 
 @pytest.fixture
@@ -88,6 +94,29 @@ async def test_cancelling_a_task_is_no_failure_of_the_service(harness: Harness, 
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
+
+
+async def test_closing_a_client_is_a_failure_of_its_calls(harness: Harness) -> None:
+    """Calls in flight and watches fail, and the tasks that wait for them are not taken for cancelled."""
+    client = AsyncClient(harness.grpc_address, key=key_of("service"))
+    watch = client.watch()
+    assert (await anext(watch)).type == WatchConnectionsResponse.TYPE_CAUGHT_UP
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        waiting = AsyncClient(f"127.0.0.1:{silent.getsockname()[1]}", key=key_of("service"))
+        tasks = [
+            asyncio.ensure_future(anext(watch)),
+            asyncio.ensure_future(waiting.auth.get_token(user_email=MONICA)),
+        ]
+        connection, _ = await asyncio.get_running_loop().sock_accept(silent)
+        with connection:
+            await client.close()
+            await waiting.close()
+            for failed in await asyncio.gather(*tasks, return_exceptions=True):
+                assert isinstance(failed, errors.ZoomgateError)
+                assert failed.code() is grpc.StatusCode.CANCELLED
+                assert "closed" in failed.message
 
 
 async def test_a_service_that_is_not_there_is_unavailable() -> None:
@@ -205,6 +234,65 @@ async def test_a_watch_goes_on_at_a_server_that_comes_back(tmp_path: Path) -> No
                 heard.add((await anext(awaited)).connection.user_email)
             while MONICA not in told:
                 told.add((await asyncio.to_thread(next, iterated)).connection.user_email)
+
+
+class Resetting:
+    """Something between client and server that resets streams, as proxies do when the server behind them is gone.
+
+    Attributes:
+        resumed: The resume token of every request; each is answered with one event.
+        reset: Resets the latest stream.
+    """
+
+    def __init__(self) -> None:
+        self.resumed: list[str] = []
+        self.reset: Callable[[], Awaitable[None]]
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def leave(self) -> None:
+        """End all connections."""
+        for writer in self._writers:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection."""
+        self._writers.append(writer)
+        await reader.readexactly(len(http2.PREFACE))
+        connection = http2.Connection(reader, writer)
+        await connection.send(http2.settings())
+        async for kind, flags, stream, payload in connection.frames():
+            if kind == http2.SETTINGS and not flags & http2.ACK:
+                await connection.send(http2.frame(http2.SETTINGS, http2.ACK))
+            if kind == http2.DATA:
+                self.resumed.append(WatchConnectionsRequest.FromString(payload[5:]).resume_token)
+                code = INTERNAL_ERROR.to_bytes(4, "big")
+                self.reset = partial(connection.send, http2.frame(http2.RST_STREAM, 0, stream, code))
+                event = WatchConnectionsResponse(resume_token=f"t{len(self.resumed)}")
+                head = http2.header_block([(":status", "200"), ("content-type", "application/grpc")])
+                await connection.send(
+                    http2.frame(http2.HEADERS, http2.END_HEADERS, stream, head),
+                    http2.frame(http2.DATA, 0, stream, http2.message(event.SerializeToString())),
+                )
+
+
+async def test_a_watch_goes_on_when_a_proxy_resets_it() -> None:
+    """A stream that broke off without a word of the service goes on behind what was heard."""
+    between = Resetting()
+    async with await asyncio.start_server(between.serve, "127.0.0.1", 0) as listening:
+        address = f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        async with AsyncClient(address) as client, aclosing(client.watch()) as events:
+            for token in ("t1", "t2"):
+                assert (await anext(events)).resume_token == token
+                await between.reset()
+            assert (await anext(events)).resume_token == "t3"
+        with Client(address) as blocking, closing(blocking.watch()) as iterated:
+            assert (await asyncio.to_thread(next, iterated)).resume_token == "t4"
+            await between.reset()
+            assert (await asyncio.to_thread(next, iterated)).resume_token == "t5"
+        await between.leave()
+    assert between.resumed == ["", "t1", "t2", "", "t4"]
 
 
 async def test_a_watch_that_never_began_fails(harness: Harness) -> None:

@@ -13,6 +13,7 @@ from fakes.process import NEW, ring
 from zoomgate_server import change_feed, watches
 from zoomgate_server.change_feed import ChangeFeed
 from zoomgate_server.endings import tombstone_of
+from zoomgate_server.errors import ShuttingDown
 from zoomgate_server.metrics import Metrics
 from zoomgate_server.tokens import connection_record
 from zoomgate_server.tokens.connection_record import ConnectionRecord, State
@@ -22,18 +23,15 @@ from zoomgate_server.tokens.vault import Vault
 from zoomgate_server.watches import Event, EventType, Position, Watches
 
 USERS = [f"u{number}@example.com" for number in range(5)]
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("write"), st.sampled_from(USERS), st.sampled_from([0.0, 1.0, 9.0, 30.0, 60.0])),
-        st.tuples(st.just("end"), st.sampled_from(USERS), st.sampled_from([0.0, 9.0, 60.0])),
-        st.tuples(st.just("look"), st.just(""), st.just(0.0)),
-        st.tuples(st.just("read"), st.just(""), st.sampled_from([1.0, 2.0, 9.0])),
-        st.tuples(st.just("break"), st.just(""), st.sampled_from([0.0, 1.0])),
-        st.tuples(st.just("time"), st.just(""), st.sampled_from([0.0, 0.5, 4.0, 100.0, 400.0])),
-    ),
-    min_size=1,
-    max_size=60,
+SMOOTH = (
+    st.tuples(st.just("write"), st.sampled_from(USERS), st.sampled_from([0.0, 1.0, 9.0, 30.0, 60.0])),
+    st.tuples(st.just("end"), st.sampled_from(USERS), st.sampled_from([0.0, 9.0, 60.0])),
+    st.tuples(st.just("look"), st.just(""), st.just(0.0)),
+    st.tuples(st.just("read"), st.just(""), st.sampled_from([1.0, 2.0, 9.0])),
+    st.tuples(st.just("time"), st.just(""), st.sampled_from([0.0, 0.5, 4.0, 100.0, 400.0])),
 )
+BREAKS = st.tuples(st.just("break"), st.just(""), st.sampled_from([0.0, 1.0]))
+CLOCKS = st.tuples(st.just("clock"), st.just(""), st.sampled_from([0.0, 5.0, 300.0, 3600.0]))
 
 SLOW = [
     ("look", "", 0.0),
@@ -56,8 +54,12 @@ class World:
 
     def __init__(self) -> None:
         self.time = 1_000_000.0
+        self.set_back = 0.0
         self.store = MemoryStore(self.wall)
         self.vault = Vault(app="app", keys=ring(NEW))
+        self.elsewhere = ConnectionStore(
+            app="app", store=self.store, vault=self.vault, clock=self, on_read=lambda: None
+        )
         self.heard: dict[str, ConnectionRecord] = {}
         self.events = 0
         self.position: Position | None = None
@@ -66,9 +68,10 @@ class World:
         self.start()
 
     def wall(self) -> float:
-        return self.time
+        return self.time - self.set_back
 
-    monotonic = wall
+    def monotonic(self) -> float:
+        return self.time
 
     def start(self) -> None:
         """Start the process, which knows nothing yet."""
@@ -96,8 +99,8 @@ class World:
 
     async def write(self, user: str, lag: float, *, end: bool) -> None:
         """Store a change whose time was taken `lag` seconds ago, as the latest of all."""
-        record, _ = await self.connections.read(user)
-        at = self.time - lag
+        record, now = await self.elsewhere.read(user)
+        at = now - lag
         if record is None:
             record = ConnectionRecord(user, State.ACTIVE, "g", 0, at, at, at, at)
         if end:
@@ -132,6 +135,10 @@ async def live(steps: list[tuple[str, str, float]]) -> World:
             case "read":
                 for _ in range(int(value)):
                     world._credit.release()
+            case "clock":
+                await world.feed.look()
+                world.time += 0.5
+                world.set_back = value
             case "time":
                 world.time += value
                 await world.feed.look()
@@ -153,24 +160,33 @@ async def live(steps: list[tuple[str, str, float]]) -> World:
 
 
 @settings(max_examples=300)
-@given(STEPS)
+@given(st.lists(st.one_of(*SMOOTH, BREAKS), min_size=1, max_size=60))
 @example(SLOW)
 def test_the_last_of_everybody_is_heard(steps: list[tuple[str, str, float]]) -> None:
     """However late writes land, however slowly a client reads and however often it breaks off, it ends with what the store has."""
+    world = asyncio.run(told_in_the_end(steps))
+    assert world.position is not None
+    assert world.position.after is None
 
-    async def check() -> None:
-        world = await live(steps)
-        for user in USERS:
-            record, _ = await world.connections.read(user)
-            heard = world.heard.get(user)
-            if record is None or (heard is None and record.state is State.DISCONNECTED):
-                assert heard is None
-            else:
-                assert heard == change_feed.shown(record)
-        assert world.position is not None
-        assert world.position.after is None
 
-    asyncio.run(check())
+@settings(max_examples=300)
+@given(st.lists(st.one_of(*SMOOTH, CLOCKS), min_size=1, max_size=60))
+def test_a_clock_that_is_set_hides_nothing(steps: list[tuple[str, str, float]]) -> None:
+    """Wherever the store's clock is set to, and however late that is noticed, who watches meanwhile ends with what the store has."""
+    asyncio.run(told_in_the_end(steps))
+
+
+async def told_in_the_end(steps: list[tuple[str, str, float]]) -> World:
+    """Live through a history in which the client hears the last of everybody."""
+    world = await live(steps)
+    for user in USERS:
+        record, _ = await world.connections.read(user)
+        heard = world.heard.get(user)
+        if record is None or (heard is None and record.state is State.DISCONNECTED):
+            assert heard is None
+        else:
+            assert heard == change_feed.shown(record)
+    return world
 
 
 @pytest.mark.parametrize("kept", [10, 1000])
@@ -202,4 +218,81 @@ async def test_a_slow_reader_holds_nothing_up(kept: int, monkeypatch: pytest.Mon
         await world.settle()
     assert {world.heard[user].generation for user in users} == {3}
     assert world.events - before <= len(users) + 2 * watches.CHANGES_PAGE
+    await world.stop()
+
+
+async def test_a_clock_that_is_set_back_while_nobody_looks_hides_nothing() -> None:
+    """A process that could not reach the store meanwhile tells of what others changed since then, by the slower clock, too."""
+    world = World()
+    await world.feed.look()
+    world._credit.release()
+    await world.settle()
+    assert world.caught_up
+    world.set_back = 3600.0
+    await world.write(USERS[0], 0.0, end=False)
+    world.time += 120.0
+    for _ in range(20):
+        world._credit.release()
+        await world.feed.look()
+        await world.settle()
+        world.time += 1.0
+    assert set(world.heard) == {USERS[0]}
+    await world.stop()
+
+
+async def test_a_change_of_the_future_does_not_let_the_log_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was stored while the clock was wrong stays in the log, and what is old behind it goes."""
+    monkeypatch.setattr(change_feed, "LOG_ENTRIES", 10)
+    world = World()
+    await world.feed.look()
+    await world.write("future@example.com", -1e6, end=False)
+    await world.feed.look()
+    for number in range(100):
+        await world.write(f"p{number:03}@example.com", 0.0, end=False)
+    await world.feed.look()
+    world.time += 1000.0
+    await world.feed.look()
+    assert world.feed.kept == 10
+    await world.stop()
+
+
+async def test_a_drain_does_not_say_what_is_not_known() -> None:
+    """Whoever comes back while a process drains is sent elsewhere, and not told that everything was told."""
+    world = World()
+    await world.feed.look()
+    world._credit.release()
+    await world.settle()
+    await world.stop()
+    await world.write(USERS[0], 0.0, end=False)
+    world.caught_up = False
+    world.watch()
+    world._credit.release()
+    await world.settle()
+    world.feed.close()
+    await world.settle()
+    assert isinstance(world.client.exception(), ShuttingDown)
+    assert not world.caught_up
+
+
+async def test_a_clock_that_was_set_back_hides_nothing_from_who_comes_back() -> None:
+    """Who left before and comes back once the clock has gone through the same hour again hears of what changed in it the second time."""
+    world = World()
+    await world.feed.look()
+    world._credit.release()
+    await world.settle()
+    await world.stop()
+    world.set_back = 3600.0
+    await world.feed.look()
+    world.time += 60.0
+    await world.write(USERS[0], 0.0, end=False)
+    for _ in range(40):
+        world.time += 100.0
+        await world.feed.look()
+    world.watch()
+    for _ in range(5):
+        world._credit.release()
+        await world.settle()
+        await world.feed.look()
+        await world.settle()
+    assert set(world.heard) == {USERS[0]}
     await world.stop()

@@ -421,3 +421,49 @@ async def test_a_store_that_fails_at_the_beginning_is_told(
     monkeypatch.setattr(ConnectionStore, "page", fail)
     refusal = await zoomgate.refusal(zoomgate.auth.WatchConnections, pb.WatchConnectionsRequest(), "admin")
     assert refusal.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+
+
+async def test_a_store_that_fails_when_somebody_comes_back_is_told(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes back with a token while the store fails hears so at once too, and goes on later."""
+    async with watching(zoomgate) as watch:
+        await watch.until_caught_up()
+        token = watch.token
+
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise StoreError("injected")
+
+    request = pb.WatchConnectionsRequest(resume_token=token)
+    with monkeypatch.context() as patch:
+        patch.setattr(ConnectionStore, "changes", fail)
+        refusal = await zoomgate.refusal(zoomgate.auth.WatchConnections, request, "admin")
+    assert refusal.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+    await zoomgate.connect()
+    async with watching(zoomgate, token=token) as watch:
+        assert await watch.until_caught_up() == [("CREATED", MONICA)]
+
+
+async def test_rights_that_are_lost_while_the_store_fails_are_lost(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a caller may be told is decided when the store has answered, however long that took."""
+    await zoomgate.connect(OMAR)
+    async with watching(zoomgate, caller="omars") as watch:
+        assert await watch.until_caught_up() == [("EXISTING", OMAR)]
+        failed = asyncio.Event()
+
+        async def fail(*_: Any) -> Any:
+            failed.set()
+            raise StoreError("injected")
+
+        with monkeypatch.context() as outage:
+            outage.setattr(ConnectionStore, "read_readable", fail)
+            await refresh(zoomgate, OMAR)
+            await failed.wait()
+            bearer = service("service")
+            monkeypatch.setattr(
+                CallerKeys, "bearer", lambda _, key: None if key.endswith(key_of("omars")) else bearer
+            )
+        assert (await watch.end()).reason == "CALLER_UNAUTHENTICATED"
+        assert watch.last == ("CAUGHT_UP", "")

@@ -7,7 +7,7 @@ import hmac
 import io
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,22 @@ async def test_an_event_older_than_the_consent_is_ignored(stored: Harness, event
     assert (await send(stored.http_url, old))[0] == 204
     assert (await show(stored)).state == Connection.STATE_ACTIVE
     assert await outcomes(stored) == {"older_than_consent": 1, "duplicate": 1}
+
+
+@pytest.mark.parametrize("kind", [str, float], ids=["text", "number"])
+async def test_milliseconds_may_be_written_in_any_way(
+    zoomgate: Harness, kind: Callable[[int], str | float]
+) -> None:
+    """Zoom writes some of them as text: an event from before the consent is ignored, one from after it ends the connection."""
+    await zoomgate.connect()
+    before = kind(int((time.time() - HOUR) * 1000))
+    told = app_deauthorized(MONICA, deauthorization_time=None, event_ts=before)
+    assert (await send(zoomgate.http_url, told))[0] == 204
+    assert await outcomes(zoomgate) == {"older_than_consent": 1}
+    after = kind(int((time.time() + 60) * 1000))
+    told = app_deauthorized(MONICA, deauthorization_time=None, event_ts=after)
+    assert (await send(zoomgate.http_url, told, time.time() - HOUR))[0] == 204
+    assert await outcomes(zoomgate) == {"older_than_consent": 1, "ended": 1}
 
 
 async def test_whom_nobody_knows_is_no_mistake(zoomgate: Harness) -> None:
@@ -577,6 +593,39 @@ async def test_a_body_that_drips_is_cut(zoomgate: Harness, monkeypatch: pytest.M
     await reader.read()  # to its end
     writer.close()
     assert await outcomes(zoomgate) == {"refused_too_slow": 1}
+
+
+@pytest.mark.parametrize(
+    ("head", "more"),
+    [
+        (b"Content-Length: 500\r\n", b"{"),
+        (b"Transfer-Encoding: chunked\r\n", b"5\r\n{"),
+    ],
+    ids=["length", "chunks"],
+)
+@pytest.mark.parametrize("signed", [True, False])
+async def test_a_body_that_is_cut_off_is_no_defect(
+    zoomgate: Harness, lines: Lines, head: bytes, more: bytes, signed: bool
+) -> None:
+    """Who leaves in the middle is one more who is refused: they are counted so, and fill no log with traces."""
+    _, writer = await raw(zoomgate, head + (b"" if signed else b"x-zm-signature: twice\r\n"), more)
+    writer.close()
+    async with asyncio.timeout(20):
+        while not (counted := await outcomes(zoomgate)):
+            await asyncio.sleep(0.005)
+    assert counted == {"refused_cut_off" if signed else "refused_signature": 1}
+    assert not lines.of("http.failed")
+
+
+async def test_what_is_no_http_fills_no_log(zoomgate: Harness, lines: Lines) -> None:
+    """Whoever sends chunks that are none is answered 400, and leaves no trace of a defect behind."""
+    reader, writer = await raw(zoomgate, b"Transfer-Encoding: chunked\r\n", b"zz\r\n{}\r\n")
+    assert b" 400 " in await reader.readline()
+    await reader.read()
+    writer.close()
+    assert not [
+        row for row in map(json.loads, lines.text.splitlines()) if row["level"] in ("warning", "error")
+    ]
 
 
 async def test_many_refusals_are_counted_and_few_are_told(zoomgate: Harness, lines: Lines) -> None:

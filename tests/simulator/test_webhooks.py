@@ -27,6 +27,7 @@ class App:
         heard: Headers and body of every event.
         statuses: What it answers next; 204 when there is nothing left.
         proof: Gives its answer to a challenge.
+        in_parts: Whether that answer comes in two parts.
         url: Where it listens.
     """
 
@@ -34,17 +35,30 @@ class App:
         self.heard: list[tuple[dict[str, str], bytes]] = []
         self.statuses: list[int] = []
         self.proof = SECRET
+        self.in_parts = False
         self.url = ""
 
-    async def take(self, request: web.Request) -> web.Response:
+    async def take(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         self.heard.append((dict(request.headers), body))
         event = json.loads(body)
         if event["event"] == "endpoint.url_validation":
             plain = event["payload"]["plainToken"]
             proof = hmac.new(self.proof.encode(), plain.encode(), hashlib.sha256).hexdigest()
-            return web.json_response({"plainToken": plain, "encryptedToken": proof})
+            answer = web.json_response({"plainToken": plain, "encryptedToken": proof})
+            return await self._in_parts(request, answer) if self.in_parts else answer
         return web.Response(status=self.statuses.pop(0) if self.statuses else 204)
+
+    async def _in_parts(self, request: web.Request, answer: web.Response) -> web.StreamResponse:
+        """Give the beginning of an answer, and the rest a moment later."""
+        whole = answer.body
+        assert isinstance(whole, bytes)
+        parts = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await parts.prepare(request)
+        await parts.write(whole[:20])
+        await asyncio.sleep(0.05)
+        await parts.write(whole[20:])
+        return parts
 
     def event(self, number: int = -1) -> dict[str, Any]:
         """An event, whose signature is checked."""
@@ -178,6 +192,9 @@ async def test_an_endpoint_proves_that_it_knows_the_secret(client: Client, app: 
     await client.sim("event", event="endpoint.url_validation")
     assert await answers(client, 1) == ["200, validated"]
     assert re.fullmatch(r"[\w-]{10,100}", app.event()["payload"]["plainToken"])
+    app.in_parts = True
+    await client.sim("event", event="endpoint.url_validation")
+    assert await answers(client, 1) == ["200, validated"]
     app.proof = "another secret"
     await client.sim("event", event="endpoint.url_validation")
     assert await answers(client, 1) == ["200, not validated"]

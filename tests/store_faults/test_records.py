@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from harness import MONICA, OMAR, Harness, browser, consent, running
+from harness import MONICA, OMAR, SECONDS, Harness, browser, consent, metadata, running, serving
 from store_faults.place import APP, Place
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
+from zoomgate.v1.connection_pb2 import Connection
+from zoomgate_server import change_feed
 from zoomgate_server.tokens.mongo import RECORDS
 from zoomgate_server.tokens.store import Kind, Record
 
@@ -247,6 +249,16 @@ async def test_a_document_whose_other_fields_are_damaged(
 
 
 @pytest.mark.parametrize("place", ["mongodb"], indirect=True)
+async def test_a_document_that_is_nobodys_ends_no_page_early(
+    zoomgate: Harness, place: Place, people: tuple[Record, Record]
+) -> None:
+    """Whoever goes through people page by page comes to those behind it: a page is shorter only when there are no more."""
+    place.write_fields(MONICA, {"subject": [MONICA]})
+    page = await (await place.store()).page(APP, Kind.USER, limit=1)
+    assert [record.key.subject for record in page] == [OMAR]
+
+
+@pytest.mark.parametrize("place", ["mongodb"], indirect=True)
 async def test_a_document_that_is_nobodys_holds_up_neither_lists_nor_starts(
     zoomgate: Harness, place: Place, people: tuple[Record, Record]
 ) -> None:
@@ -284,3 +296,44 @@ async def test_a_row_whose_other_columns_are_damaged(
         await other.call(other.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
     await must_work(zoomgate, MONICA)
     await must_work(zoomgate, OMAR)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"changed_at": "never"}, {"changed_at": b"?"}, {"subject": b"?"}], ids=str
+)
+async def test_a_damaged_row_holds_up_nobody_who_watches(
+    zoomgate: Harness,
+    place: Place,
+    people: tuple[Record, Record],
+    fields: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Others are listed and told of, at a service that runs and at one that starts, from the beginning and behind a token."""
+    monkeypatch.setattr(change_feed, "FEED_SECONDS", 0.01)
+    begun = await events_of(zoomgate, auth.WatchConnectionsRequest())
+    place.write_fields(MONICA, fields)
+    refreshed = auth.RefreshTokenRequest(user_email=OMAR)
+    listed = auth.ListConnectionsRequest(states=[Connection.STATE_ACTIVE])
+    folder = place.folder.with_name("next")
+    async with serving(zoomgate.simulator, folder, place.elsewhere()) as other:
+        for harness in (zoomgate, other):
+            for token in ("", begun[-1].resume_token):
+                generation = (await zoomgate.call(zoomgate.auth.RefreshToken, refreshed)).token.generation
+                told = await events_of(harness, auth.WatchConnectionsRequest(resume_token=token))
+                assert (OMAR, generation) in [
+                    (event.connection.user_email, event.connection.generation) for event in told
+                ]
+            page = await harness.call(harness.auth.ListConnections, listed, "admin")
+            assert OMAR in [connection.user_email for connection in page.connections]
+
+
+async def events_of(harness: Harness, request: auth.WatchConnectionsRequest) -> list[Any]:
+    """What a service that may act for some people is told up to the first TYPE_CAUGHT_UP."""
+    call = harness.auth.WatchConnections(request, metadata=metadata("omars"), timeout=SECONDS)
+    events = []
+    async for event in call:
+        events.append(event)
+        if event.type == auth.WatchConnectionsResponse.TYPE_CAUGHT_UP:
+            break
+    call.cancel()
+    return events

@@ -1,6 +1,7 @@
 """`zoomgate connections`: people's connections, through the running service."""
 
 import json
+import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import islice
@@ -117,7 +118,6 @@ def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: s
     token, waiting = resume_token, False
     try:
         for event in client.watch(users, resume_token=resume_token):
-            token = event.resume_token
             if as_json:
                 document(event)
             elif event.HasField("connection"):
@@ -125,9 +125,10 @@ def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: s
             elif not waiting:
                 waiting = True
                 note("that is all so far; waiting for changes, Ctrl-C ends this")
+            token = event.resume_token  # once it is printed
     except KeyboardInterrupt:
-        named = "".join(f" {user}" for user in users)
-        note(f"go on with: zoomgate connections watch{named} --resume-token {token}")
+        going_on = ["zoomgate", "connections", "watch", *users, *(["--resume-token", token] if token else [])]
+        note(f"go on with: {shlex.join(going_on)}")
 
 
 def _event_line(event: WatchConnectionsResponse) -> str:

@@ -275,13 +275,18 @@ class MongoStore:
             wanted["expire_at"] = {"$lt": float(expire_before)}
 
         async def read() -> list[Record]:
-            cursor = self._records.find(wanted, sort=[("subject", ASCENDING)], limit=limit)
-            found = [(document.get("subject"), document) for document in await cursor.to_list(None)]
-            return [
-                _record(RecordKey(app, kind, subject), document)
-                for subject, document in found
-                if isinstance(subject, str)  # an array of texts is found as well
-            ]
+            most = limit
+            while True:
+                cursor = self._records.find(wanted, sort=[("subject", ASCENDING)], limit=most)
+                documents = await cursor.to_list(None)
+                found = [
+                    _record(RecordKey(app, kind, document["subject"]), document)
+                    for document in documents
+                    if isinstance(document.get("subject"), str)  # an array of texts is found as well
+                ]
+                if len(documents) < most or len(found) == limit:
+                    return found
+                most = limit + len(documents) - len(found)
 
         return await self._run(read)
 

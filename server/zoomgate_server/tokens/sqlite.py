@@ -71,8 +71,10 @@ PRAGMA user_version = {SCHEMA_VERSION};
 
 _CHANGES = """
 SELECT subject, rev, state, changed_at FROM record
-WHERE app = ? AND changed_at >= ? AND kind = ? ORDER BY changed_at LIMIT ?
+WHERE app = ? AND changed_at >= ? AND kind = ? AND typeof(changed_at) = 'real' AND typeof(subject) = 'text'
+ORDER BY changed_at LIMIT ?
 """
+"""What somebody else wrote with another type sorts behind every number and text, so it would be found each time."""
 
 _OF_ZOOM_USER = f"""
 SELECT kind, {_COLUMNS} FROM record
@@ -205,7 +207,8 @@ class SqliteStore:
         limit: int,
     ) -> list[Record]:
         """Read records in the order of their subjects."""
-        conditions, values = ["app = ?", "kind = ?", "subject > ?"], [app, kind.value, after]
+        conditions = ["app = ?", "kind = ?", "subject > ?", "typeof(subject) = 'text'"]
+        values = [app, kind.value, after]
         numbers: list[Any] = []
         if states:
             conditions.append(f"state IN ({','.join('?' * len(states))})")

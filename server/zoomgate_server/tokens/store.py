@@ -184,7 +184,7 @@ class RecordStore(Protocol):
         after: str = "",
         limit: int,
     ) -> Sequence[Record]:
-        """Read up to `limit` records (1 to 1000) in the order of their subjects, starting behind subject `after`.
+        """Read `limit` records (1 to 1000), or fewer if there are no more, in the order of their subjects, starting behind subject `after`.
 
         Args:
             app: Of this app.

@@ -1,6 +1,7 @@
 """The HTTP server: consent in the browser, health, metrics."""
 
 import asyncio
+import logging
 import re
 import secrets
 import socket
@@ -9,6 +10,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from urllib.parse import urlencode
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from zoomgate_server import logs
 from zoomgate_server.authorizations import Authorizations
@@ -59,6 +61,21 @@ _DENIALS = {
 """What an `error` at the callback is told as (RFC 6749, section 4.1.2.1); any other is that the person declined."""
 
 _log = logs.get("zoomgate.web")
+
+
+class _Malformed(logging.Filter):
+    """Keeps what is no HTTP out of the log: it is its sender's mistake, and anybody may send as much of it as he likes."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a line of aiohttp's is about anything else."""
+        if record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError):
+            return True
+        _log.debug("http.malformed", problem=type(record.exc_info[1]).__name__)
+        return False
+
+
+_server_log = logging.getLogger("aiohttp.server.zoomgate")
+_server_log.addFilter(_Malformed())
 
 
 class WebServer:
@@ -113,6 +130,7 @@ class WebServer:
         runner = web.AppRunner(
             app,
             access_log=None,  # its request lines would have codes in them
+            logger=_server_log,
             handle_signals=False,
             max_line_size=MAX_REQUEST_LINE,
             max_field_size=MAX_REQUEST_LINE,

@@ -49,7 +49,7 @@ async def _body(request: web.Request, seconds: float) -> bytes:
     """Read the body, which may take so long.
 
     Raises:
-        WebhookRefused: It is too large, or comes too slowly.
+        WebhookRefused: It is too large, comes too slowly, or not to its end.
     """
     if (request.content_length or 0) > MAX_BODY:
         raise WebhookRefused(Refusal.TOO_LARGE)
@@ -62,4 +62,6 @@ async def _body(request: web.Request, seconds: float) -> bytes:
                     raise WebhookRefused(Refusal.TOO_LARGE)
     except TimeoutError:
         raise WebhookRefused(Refusal.TOO_SLOW) from None
+    except ConnectionError:
+        raise WebhookRefused(Refusal.CUT_OFF) from None
     return bytes(body)

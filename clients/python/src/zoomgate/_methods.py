@@ -84,6 +84,13 @@ class _AnyMethod(Generic[Request, Response]):
             and not self._session.closed
         )
 
+    def _closed(self, request_id: str) -> ZoomgateError | None:
+        """Give the failure of a call that ended with its client; None if it ended with its task, which gRPC tells in the same way."""
+        task = asyncio.current_task()
+        if not self._session.closed or (task is not None and task.cancelling()):
+            return None
+        return ZoomgateError(grpc.StatusCode.CANCELLED, "the client was closed", request_id=request_id)
+
 
 class Method(_AnyMethod[Request, Response]):
     """An RPC that blocks until it is answered. Safe to call from several threads at once."""
@@ -169,6 +176,10 @@ class AsyncMethod(_AnyMethod[Request, Response]):
         while True:
             try:
                 return await self._call(message, timeout=left, metadata=entries)  # type: ignore[no-any-return]
+            except asyncio.CancelledError:
+                if closed := self._closed(request_id):
+                    raise closed from None
+                raise
             except grpc.aio.AioRpcError as error:
                 failure = from_rpc_error(error, request_id)
                 failure.__cause__ = error
@@ -262,6 +273,10 @@ class AsyncStream(_AnyMethod[Request, Response]):
         try:
             async for answer in call:
                 yield answer
+        except asyncio.CancelledError:
+            if closed := self._closed(request_id):
+                raise closed from None
+            raise
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, request_id) from error
         finally:

@@ -326,9 +326,11 @@ class _GoesOn:
     def pause_after(self, error: ZoomgateError, *, closed: bool) -> float:
         """Give the seconds after which to go on, or raise the error again where that is no use.
 
-        A server that stops may end a stream CANCELLED; one that is overloaded says when to come back.
+        A server that stops may end a stream CANCELLED, and a proxy whose server is gone resets it, which gRPC tells as INTERNAL or UNKNOWN
+        without a reason of the service; one that is overloaded says when to come back.
         """
-        passing = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        broken_off = not error.reason and error.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+        passing = broken_off or error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         if closed or not self._heard or not (passing or isinstance(error, RateLimited)):
             raise error
         pause = max(self._pause, error.retry_delay or 0.0)
