@@ -1,4 +1,4 @@
-"""Connections that are ended: with a line in the audit trail whatever happens to the call, and with everything that Zoom could still take."""
+"""Connections that are ended: with a line in the audit trail whatever becomes of the call, and with all tokens that may live."""
 
 import asyncio
 import io
