@@ -149,6 +149,8 @@ class Upkeep:
             if not self._expires_soon(token) or self._is_set_aside(user_email):
                 continue
             await self._turn()
+            if not self._cache.is_in_use(user_email, token) or token.expires <= self._clock.monotonic():
+                continue  # it was handed out, ended or replaced while it waited, or its next call has to renew it
             record = await self._refresh(user_email, token.generation, "in_use")
             if record is not None:
                 self._keep(user_email, record)
@@ -254,6 +256,9 @@ class Upkeep:
             except (StoreError, *_EVERYBODYS) as error:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 _log.warning("upkeep.paused", error=type(error).__name__, again_in=pause)
+            except Exception:  # noqa: BLE001 - a defect that one record brings about may not let the grants of all others die
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                _log.exception("upkeep.failed", again_in=pause)
             else:
                 pause = seconds
 

@@ -114,6 +114,7 @@ class Process:
     ) -> None:
         clock = Clock(loop)
         self.metrics = Metrics("0", [])
+        self.journal = MemoryJournal()
         self.cache = TokenCache()
         self.store = ConnectionStore(
             app="app", store=store, vault=Vault(app="app", keys=RING), clock=clock, on_read=lambda: None
@@ -122,7 +123,7 @@ class Process:
             connections=self.store,
             spend=zoom.spend,
             discard=lambda _: None,
-            journal=MemoryJournal(),
+            journal=self.journal,
             clock=clock,
             metrics=self.metrics,
             audit=lambda _: None,

@@ -13,7 +13,8 @@ from fakes.faulty_store import FaultyStore
 from histories.loop import SeededLoop
 from histories.upkeep_world import ADMIN, DAY, EPOCH, HOUR, Clock, Process, Zoom, connect, stored
 from zoomgate_server import upkeep
-from zoomgate_server.errors import RefreshInProgress
+from zoomgate_server.endings import tombstone_of
+from zoomgate_server.errors import NotConnected, RefreshInProgress
 from zoomgate_server.refresh import idle
 from zoomgate_server.rpc_context import Call
 from zoomgate_server.tokens.connection_record import ConnectionRecord, Lease, State
@@ -145,6 +146,80 @@ def test_a_token_that_was_handed_out_lives_to_its_end() -> None:
         process.start()
         await asyncio.sleep(199.0)
         assert zoom.calls == {OMAR: 1}
+        await process.stop()
+
+    history(live)
+
+
+def test_a_token_that_is_handed_out_while_it_waits_for_its_turn_lives_to_its_end() -> None:
+    """Many are due, and a look takes a while: whoever gets a token meanwhile relies on it as well."""
+
+    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+        process = Process(loop, store, zoom, per_minute=1)
+        await connect(process, zoom, MONICA, age=HOUR - 200.0)
+        await connect(process, zoom, OMAR, age=HOUR - 200.0)
+        for user in (MONICA, OMAR):
+            await process.use(user)
+            await process.use(user)
+        look = loop.create_task(process.upkeep.renew_used())
+        while not zoom.asked:
+            await asyncio.sleep(1.0)
+        ((_, first),) = zoom.asked
+        second = OMAR if first == MONICA else MONICA
+        await process.hand_out(second)
+        await look
+        assert zoom.calls == {first: 1}
+
+    history(live)
+
+
+def test_a_token_of_a_connection_that_ended_meanwhile_does_not_come_back() -> None:
+    """A refresh whose last step takes longer than the end of a connection is told brings no token into memory that is served then."""
+
+    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+        process = Process(loop, store, zoom)
+        await connect(process, zoom, MONICA, age=HOUR - 200.0)
+        await process.use(MONICA)
+        await process.use(MONICA)
+        forget = process.journal.forget
+
+        async def forgetting(entry_id: str) -> None:
+            record, now = await process.store.read(MONICA)
+            assert record is not None
+            assert await process.store.write(tombstone_of(record, now, revoke=False))
+            await asyncio.sleep(80.0)
+            await forget(entry_id)
+
+        process.journal.forget = forgetting  # type: ignore[method-assign]
+        process.start()
+        await asyncio.sleep(300.0)
+        assert zoom.calls == {MONICA: 1}
+        with pytest.raises(NotConnected):
+            await process.use(MONICA)
+        await process.stop()
+
+    history(live)
+
+
+def test_a_defect_lets_nobody_elses_grant_die() -> None:
+    """What nobody thought of costs a pause, not the upkeep of everybody until the next start."""
+
+    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+        process = Process(loop, store, zoom)
+        await connect(process, zoom, MONICA, age=70 * DAY)
+        page, defects = store.page, 3
+
+        async def paging(*arguments: Any, **named: Any) -> Any:
+            nonlocal defects
+            if defects:
+                defects -= 1
+                raise RuntimeError("a defect")
+            return await page(*arguments, **named)
+
+        store.page = paging  # type: ignore[method-assign]
+        process.start()
+        await asyncio.sleep(3 * HOUR)
+        assert zoom.calls == {MONICA: 1}
         await process.stop()
 
     history(live)
