@@ -233,7 +233,14 @@ class Adoption:
         try:
             current, _ = await self._connections.read_replaceable(entry.user_email)
             # Zoom is not asked then: it could end what is stored, or the newer consent
-            if _is_stored(current.record, entry) or self._is_superseded(current, entry):
+            if current.record is not None and _is_stored(current.record, entry):
+                # who was killed may not have told so: twice is better than never
+                latest = current.record.commit_id == entry.entry_id
+                generation = current.record.generation if latest else 0
+                self._audit(_stored(None, "ok", entry, generation, resumed=True))
+                await self._journal.forget(entry.entry_id)
+                return True
+            if self._is_superseded(current, entry):
                 await self._journal.forget(entry.entry_id)
                 return True
             entry = await self._fresh(entry)
@@ -416,13 +423,26 @@ class Adoption:
         return True
 
     async def _move_away(self, user_email: str) -> None:
-        """End the connection that the same Zoom user has under an earlier address."""
-        record, now = await self._connections.read(user_email)
-        if record is not None and record.state is not State.DISCONNECTED:
-            await self._connections.write(tombstone_of(record, now, revoke=False))
-            self._cache.drop(user_email)
-            event = AuditEvent.unattended("connection.moved", "ok", user_email, principal="zoomgate")
-            self._audit(event._replace(generation=record.generation))
+        """End the connection that the same Zoom user has under an earlier address; goes on until the store has answered, as `_store`."""
+        tombstone: ConnectionRecord | None = None
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                record, now = await self._connections.read(user_email)
+                if tombstone is not None and record == replace(tombstone, rev=record.rev if record else 0):
+                    break  # the store had taken it, and could not say so
+                if record is None or record.state is State.DISCONNECTED:
+                    return
+                tombstone = tombstone_of(record, now, revoke=False)
+                if await self._connections.write(tombstone) is not None:
+                    break
+            except StoreError:
+                _log.warning("adoption.store_failed", user=user_email)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        self._cache.drop(user_email)
+        event = AuditEvent.unattended("connection.moved", "ok", user_email, principal="zoomgate")
+        self._audit(event._replace(generation=tombstone.generation - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -494,9 +514,9 @@ def _person(body: bytes) -> _Person:
     return person
 
 
-def _is_stored(record: ConnectionRecord | None, entry: Entry) -> bool:
+def _is_stored(record: ConnectionRecord, entry: Entry) -> bool:
     """Tell whether a connection has, or had, the tokens of an entry."""
-    return record is not None and entry.entry_id in (record.commit_id, *record.earlier_commits)
+    return entry.entry_id in (record.commit_id, *record.earlier_commits)
 
 
 def _moved_on(current: Replaceable, entry: Entry) -> bool:

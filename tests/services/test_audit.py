@@ -19,6 +19,8 @@ from zoomgate.v1 import meetings_service_pb2 as meetings_pb
 from zoomgate.v1 import proxy_service_pb2 as proxy_pb
 from zoomgate_server import audit
 from zoomgate_server.start import StartError
+from zoomgate_server.tokens.sqlite import SqliteStore
+from zoomgate_server.tokens.store import Record, StoreError
 
 SHAPE = ["time", "action", "outcome", "principal", "role", "on_behalf_of", "user", "method", "request_id"]
 OFTEN = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
@@ -187,6 +189,34 @@ async def test_a_person_with_a_new_address_is_told(zoomgate: Harness) -> None:
     await zoomgate.connect("monika@example.com")
     line = await last(zoomgate, "connection.moved")
     assert (line["user"], line["principal"], line["generation"]) == (MONICA, "zoomgate", 1)
+
+
+@pytest.mark.parametrize("what", ["not confirmed", "refused", "overtaken"])
+async def test_a_person_with_a_new_address_is_told_once(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Whatever the store makes of the first write that ends the earlier connection, it is told when it has ended, and not before."""
+    await zoomgate.connect()
+    users = zoomgate.simulator.zoom.users
+    users["monika@example.com"] = replace(users[MONICA], email="monika@example.com")
+    put, first = SqliteStore.put, True
+
+    async def putting(self: SqliteStore, record: Record, if_rev: int) -> int | None:
+        nonlocal first
+        if record.state != "DISCONNECTED" or not first:
+            return await put(self, record, if_rev)
+        first = False
+        if what == "overtaken":
+            return None
+        if what == "not confirmed":
+            await put(self, record, if_rev)
+        raise StoreError("injected")
+
+    monkeypatch.setattr(SqliteStore, "put", putting)
+    await zoomgate.connect("monika@example.com")
+    assert not first
+    told = [(line["user"], line["generation"]) for line in lines(zoomgate.data_dir, "connection.moved")]
+    assert told == [(MONICA, 1)]
 
 
 async def test_refusals_are_told(zoomgate: Harness) -> None:
