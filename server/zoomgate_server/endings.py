@@ -5,7 +5,7 @@ import contextvars
 from collections.abc import Coroutine
 from dataclasses import replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from zoomgate_server import logs
 from zoomgate_server.clock import Clock
@@ -45,6 +45,7 @@ _GRANT_MAY_LIVE = frozenset({Cause.USER_DEACTIVATED, Cause.USER_DISASSOCIATED})
 Who removed the app has ended it already, and who was deleted has none.
 """
 
+_T = TypeVar("_T")
 _log = logs.get("zoomgate.endings")
 
 
@@ -146,7 +147,7 @@ class Endings:
         """End a token pair that no record keeps, best effort."""
         self.in_background(self._revoke_pair(tokens))
 
-    def in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def in_background(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         """Run something that no call owns; `drain` waits for it."""
         task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
         self._running.add(task)
