@@ -144,9 +144,12 @@ def fingerprint_() -> None:
 
     Example: zoomgate audit fingerprint < found-token.txt
     """
-    token = sys.stdin.read(MAX_TOKEN).strip()
-    if not token or len(token.split()) != 1:
-        fail("Standard input has no token, or several: give one, as in `zoomgate audit fingerprint < file`")
+    # what is no UTF-8, such as a file in UTF-16, is no token either
+    token = sys.stdin.buffer.read(MAX_TOKEN).decode("utf-8", "replace").strip()
+    if not token or len(token.split()) != 1 or not token.isprintable() or "\ufffd" in token:
+        fail(
+            "Standard input has no token, or several, or something else: give one, as in `zoomgate audit fingerprint < file`"
+        )
     loaded = load_settings("run this where the service runs")
     try:
         marks = asyncio.run(_fingerprints(loaded, token))

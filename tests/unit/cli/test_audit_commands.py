@@ -206,9 +206,13 @@ class TestFingerprint:
         other = done(await command("audit", "fingerprint", answer="another-token")).strip()
         refused(await command("audit", "show", "--fingerprint", other), 3)
 
-    @pytest.mark.parametrize("answer", ["", " \n", "two tokens"])
-    def test_one_token_is_read(self, answer: str) -> None:
-        """None and several are refused, and not repeated."""
+    @pytest.mark.parametrize(
+        "answer",
+        ["", " \n", "two tokens", "tok\x00en", b"\xfftoken", "token".encode("utf-16")],
+        ids=["none", "blank", "two", "control characters", "no UTF-8", "UTF-16"],
+    )
+    def test_one_token_is_read(self, answer: str | bytes) -> None:
+        """None and several are refused, and what is no text as well: "not found" would be taken for an answer."""
         assert "`zoomgate audit fingerprint < file`" in refused(
             zoomgate("audit", "fingerprint", answer=answer)
         )
