@@ -401,7 +401,7 @@ class Adoption:
                     zoom_user_id=person.user_id,
                     zoom_account_id=person.account_id,
                     begun_by=entry.begun_by,
-                    due_at=idle.due_at(entry.user_email, entry.tokens),
+                    due_at=idle.due_at(entry.user_email, entry.tokens, now),
                 )
                 rev = await self._connections.write(record)
                 if rev is not None:

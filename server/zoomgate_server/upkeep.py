@@ -51,8 +51,8 @@ IDLE_LOOK_SECONDS = 300.0
 """Between two looks for grants that are due, likewise: they have weeks."""
 
 DATE_LOOK_SECONDS = 24 * 3600.0
-"""Between two looks for connections without a due date, likewise: earlier releases store such ones, and none that is due is missed for
-long. The first look comes at the start."""
+"""Between two looks for connections without a due date, or with one that cannot be, likewise: earlier releases store such ones, and none
+that is due is missed for long. The first look comes at the start."""
 
 FIRST_LOOK_SECONDS = 30.0
 """A process that starts looks for the first time after up to one and a half of it."""
@@ -207,7 +207,7 @@ class Upkeep:
             return
         if record is None or record.state is not State.ACTIVE or record.tokens is None:
             return
-        due_at = idle.due_at(user_email, record.tokens)
+        due_at = idle.due_at(user_email, record.tokens, now)
         if due_at is None or due_at > now:  # an earlier release refreshed it, and left the date as it was
             await self._connections.write(replace(record, due_at=due_at))
             return
@@ -220,7 +220,7 @@ class Upkeep:
     # -- due dates ---------------------------------------------------------------------------------------
 
     async def date(self) -> None:
-        """Give a due date to the connections that have none, as earlier releases store them.
+        """Give a due date to the connections that have none, as earlier releases store them, or one of a clock that was wrong.
 
         Raises:
             StoreError: The store failed.
@@ -228,14 +228,15 @@ class Upkeep:
         after = ""
         while True:
             page = await self._connections.page(states=[State.ACTIVE.value], after=after, limit=PAGE)
+            now = self._connections.now()
             for sealed in page:
-                if sealed.due_at is not None:
+                if sealed.due_at is not None and sealed.due_at <= now + idle.LATEST_SECONDS:
                     continue
                 try:
                     record = self._connections.open(sealed)
                 except _RECORD_FAULTS:
                     continue  # its next use says so
-                due_at = None if record.tokens is None else idle.due_at(record.user_email, record.tokens)
+                due_at = None if record.tokens is None else idle.due_at(record.user_email, record.tokens, now)
                 if due_at is not None:
                     # whoever wrote meanwhile has set a date, or is of an earlier release and dated by the next look
                     await self._connections.write(replace(record, due_at=due_at))

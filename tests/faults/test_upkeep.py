@@ -33,7 +33,7 @@ async def issued_before(running: Cluster, user: str, age: float) -> None:
         tokens=pair,
         refresh_time=then,
         access_expire_at=pair.access_expire_at,
-        due_at=idle.due_at(user, pair),
+        due_at=idle.due_at(user, pair, time.time()),
     )
     assert await running.connections.write(old)
 

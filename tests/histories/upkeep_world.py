@@ -202,7 +202,7 @@ async def connect(process: Process, zoom: Zoom, user: str, age: float, **fields:
         refresh_time=then,
         access_expire_at=then + HOUR,
         tokens=pair,
-        due_at=idle.due_at(user, pair),
+        due_at=idle.due_at(user, pair, then),
     )
     assert await process.store.write(replace(record, **fields))
 

@@ -40,12 +40,12 @@ def history(live: Callable[[SeededLoop, RecordStore, Zoom], Any]) -> Any:
 def test_the_day_is_the_users_own() -> None:
     """A pair is due 45 to 60 days after it was issued: always the same day for one user, and many days for many users."""
     pair = TokenPair("a", "r", "bearer", "s", "", HOUR, 0.0)
-    days = [idle.due_at(f"user{number}@example.com", pair) or 0.0 for number in range(3000)]
-    assert days == [idle.due_at(f"user{number}@example.com", pair) for number in range(3000)]
+    days = [idle.due_at(f"user{number}@example.com", pair, 0.0) or 0.0 for number in range(3000)]
+    assert days == [idle.due_at(f"user{number}@example.com", pair, 0.0) for number in range(3000)]
     per_day = Counter(int(day // DAY) for day in days)
     assert sorted(per_day) == list(range(45, 60))
     assert max(per_day.values()) < 300
-    assert idle.due_at(MONICA, replace(pair, refresh_token="")) is None
+    assert idle.due_at(MONICA, replace(pair, refresh_token=""), 0.0) is None
 
 
 def test_idle_grants_are_refreshed_before_they_die() -> None:
@@ -105,7 +105,25 @@ def test_records_without_a_date_get_one() -> None:
         for user in (MONICA, OMAR):
             record = await stored(process, user)
             assert record.tokens is not None
-            assert record.due_at == idle.due_at(user, record.tokens)
+            assert record.due_at == idle.due_at(user, record.tokens, process.store.now())
+        await process.stop()
+
+    history(live)
+
+
+def test_a_pair_of_the_future_does_not_die() -> None:
+    """A clock that was two months ahead when a token was issued put its date behind its death: it is refreshed once the clock is right."""
+
+    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+        process = Process(loop, store, zoom)
+        await connect(process, zoom, MONICA, age=-60 * DAY)
+        await connect(process, zoom, OMAR, age=-10 * DAY)
+        process.start()
+        await asyncio.sleep(1200.0)
+        assert zoom.calls == {MONICA: 1}
+        record = await stored(process, MONICA)
+        assert record.due_at is not None
+        assert record.due_at < process.store.now() + 60 * DAY
         await process.stop()
 
     history(live)
