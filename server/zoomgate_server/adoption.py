@@ -53,6 +53,9 @@ ME_SECONDS = 15.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
 """Pauses between two tries to reach a store that fails: each twice as long as the one before."""
 
+SUPERSEDED = "SUPERSEDED"
+"""Outcome, in the audit trail, of tokens that were given up since a later consent or an end came first."""
+
 _RECORD_IN_DOUBT = (KeyUnavailable, RecordVersionUnsupported)
 _ZOOM_IN_DOUBT = (ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown, AppCredentialsRejected)
 _log = logs.get("zoomgate.adoption")
@@ -191,7 +194,7 @@ class Adoption:
         if person.email != user_email:
             raise IdentityMismatch("These tokens are of a Zoom user with another e-mail address")
         stored = await self._store(entry, person, fenced=True, found=replaced)
-        if stored is not None:
+        if stored is not None and stored.commit_id == entry.entry_id:
             self._audit(_stored(None, "ok", entry, stored.generation, resumed=True))
         return stored
 
@@ -241,6 +244,7 @@ class Adoption:
                 await self._journal.forget(entry.entry_id)
                 return True
             if self._is_superseded(current, entry):
+                self._audit(_stored(None, SUPERSEDED, entry, 0, resumed=True))
                 await self._journal.forget(entry.entry_id)
                 return True
             entry = await self._fresh(entry)
@@ -300,8 +304,10 @@ class Adoption:
                 "The person who consented at Zoom has another e-mail address than the user that was asked for"
             )
         record = await self._store(entry, person, fenced=fenced, found=found)
-        if record is not None:
+        if record is not None and record.commit_id == entry.entry_id:
             self._audit(_stored(call, "ok", entry, record.generation, resumed=fenced))
+        else:
+            self._audit(_stored(call, SUPERSEDED, entry, 0, resumed=fenced))
         return record
 
     async def _whose(self, tokens: TokenPair) -> "_Person":
@@ -335,7 +341,7 @@ class Adoption:
             begun_by=record.begun_by,
         )
         stored = await self._store(theirs, person, fenced=True)
-        if stored is None:
+        if stored is None or stored.commit_id != entry.entry_id:
             return
         event = AuditEvent.unattended(
             "connection.rehomed", "ok", stored.user_email, principal="zoomgate", details=_origin(entry)

@@ -21,6 +21,7 @@ from zoomgate_server import audit
 from zoomgate_server.start import StartError
 from zoomgate_server.tokens.sqlite import SqliteStore
 from zoomgate_server.tokens.store import Record, StoreError
+from zoomgate_server.zoom.client import ZoomClient
 
 SHAPE = ["time", "action", "outcome", "principal", "role", "on_behalf_of", "user", "method", "request_id"]
 OFTEN = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
@@ -217,6 +218,37 @@ async def test_a_person_with_a_new_address_is_told_once(
     assert not first
     told = [(line["user"], line["generation"]) for line in lines(zoomgate.data_dir, "connection.moved")]
     assert told == [(MONICA, 1)]
+
+
+async def test_a_consent_that_a_later_one_overtook_is_told_as_such(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens that were given up for those of a later consent are not told as stored."""
+    send, asked, go_on = ZoomClient.send, asyncio.Event(), asyncio.Event()
+
+    async def sending(self: ZoomClient, *arguments: Any, **named: Any) -> Any:
+        answer = await send(self, *arguments, **named)
+        if not asked.is_set():
+            asked.set()
+            await go_on.wait()
+        return answer
+
+    monkeypatch.setattr(ZoomClient, "send", sending)
+    zoom, back = zoomgate.simulator.zoom, f"{zoomgate.http_url}/oauth/callback"
+
+    async def consented() -> None:
+        request = pb.CreateTokenRequest(user_email=MONICA, code=zoom.issue_code(zoom.users[MONICA], back))
+        await zoomgate.call(zoomgate.auth.CreateToken, request, "blind")
+
+    first = asyncio.create_task(consented())
+    await asked.wait()
+    await consented()
+    go_on.set()
+    await first
+    told = [
+        (line["outcome"], line.get("generation")) for line in lines(zoomgate.data_dir, "connection.stored")
+    ]
+    assert told == [("ok", 1), ("SUPERSEDED", None)]
 
 
 async def test_refusals_are_told(zoomgate: Harness) -> None:
