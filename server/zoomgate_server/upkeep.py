@@ -22,6 +22,7 @@ from zoomgate_server.errors import (
     RecordUnreadable,
     RecordVersionUnsupported,
     StoreUnavailable,
+    ZoomBadResponse,
     ZoomgateError,
     ZoomRateLimited,
     ZoomUnavailable,
@@ -78,8 +79,9 @@ PAGE = 200
 PAGE_PAUSE_SECONDS = 1.0
 """Between two pages of a look at all connections."""
 
-_EVERYBODYS = (AppCredentialsRejected, StoreUnavailable, ZoomRateLimited, ZoomUnavailable)
-"""Failures that the next refresh would meet as well."""
+_EVERYBODYS = (AppCredentialsRejected, StoreUnavailable, ZoomBadResponse, ZoomRateLimited, ZoomUnavailable)
+"""Failures that the next refresh would meet as well. An answer that cannot be understood has spent a refresh token: it may cost a person
+the connection, and is not asked for again and again."""
 
 _RECORD_FAULTS = (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported)
 _log = logs.get("zoomgate.upkeep")
@@ -141,7 +143,7 @@ class Upkeep:
         Those that were handed out are left alone: Zoom may end a token when it issues the next, and whoever has one relies on it.
 
         Raises:
-            StoreUnavailable, ZoomUnavailable, ZoomRateLimited, AppCredentialsRejected: There is no use in going on now.
+            StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: There is no use in going on now.
         """
         for number, (user_email, token) in enumerate(self._cache.in_use(), 1):
             if number % 1000 == 0:
@@ -168,7 +170,8 @@ class Upkeep:
         """Refresh the grants that are due, one after another.
 
         Raises:
-            StoreError, StoreUnavailable, ZoomUnavailable, ZoomRateLimited, AppCredentialsRejected: There is no use in going on now.
+            StoreError, StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: There is no use in
+                going on now.
         """
         due = await self._find_due()
         self._chance.shuffle(due)  # processes that look at the same time begin with different ones

@@ -21,7 +21,7 @@ from zoomgate_server.tokens.connection_record import ConnectionRecord, Lease, St
 from zoomgate_server.tokens.memory import MemoryStore
 from zoomgate_server.tokens.store import RecordStore
 from zoomgate_server.tokens.token import TokenPair
-from zoomgate_server.zoom.token_outcome import NotSent, OurFault, TokenOutcome
+from zoomgate_server.zoom.token_outcome import BadAnswer, NotSent, OurFault, TokenOutcome
 
 MONICA, OMAR = "monica@example.com", "omar@example.com"
 
@@ -305,7 +305,11 @@ def test_after_an_outage_there_is_no_storm() -> None:
     history(live)
 
 
-@pytest.mark.parametrize("outage", [NotSent("down"), OurFault("4702")], ids=["down", "refuses the app"])
+@pytest.mark.parametrize(
+    "outage",
+    [NotSent("down"), OurFault("4702"), BadAnswer("not a bearer token")],
+    ids=["down", "refuses the app", "answers what nobody understands"],
+)
 def test_an_unwell_zoom_is_left_in_peace(outage: TokenOutcome) -> None:
     """While Zoom fails for everybody it hears of the upkeep every quarter of an hour, once; afterwards all goes on by itself."""
 
