@@ -37,6 +37,7 @@ _SPAN = re.compile(r"(\d{1,6})([smhd])")
 _MARK = re.compile(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _BEGINNING = b'{"time":"'
+_PACKED = (".bz2", ".lz4", ".xz", ".zip", ".zst")
 
 
 @click.group()
@@ -231,9 +232,12 @@ def _trail(since: datetime | None) -> Iterator[Path]:
 
 def _lines(file: Path, unread: list[str]) -> Iterator[_Line]:
     """Read a file line by line, and name what is damaged; what is wrong with one that cannot be read to its end goes into `unread`."""
+    if file.suffix in _PACKED:
+        unread.append(f"{file} is packed in a way that is not read here: unpack it, and give it as FILE")
+        return
     try:
         with cast("BinaryIO", gzip.open(file) if file.suffix == ".gz" else file.open("rb")) as source:
-            for number, text in enumerate(_texts(source), 1):
+            for number, text in _texts(source):
                 line = _understood(text)
                 if line is None or line.text != text:
                     left = "left out" if line is None else "read from where a line begins in it"
@@ -247,14 +251,16 @@ def _lines(file: Path, unread: list[str]) -> Iterator[_Line]:
         unread.append(f"{file} cannot be read to its end ({error})")
 
 
-def _texts(source: BinaryIO) -> Iterator[bytes]:
-    """Give the lines that are not empty; of one that is too long, as much as is looked at."""
+def _texts(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Give the lines that are not empty, with their numbers; of one that is too long, as much as is looked at."""
+    number = 0
     while text := source.readline(MAX_LINE):
+        number += 1
         rest = text
         while len(rest) == MAX_LINE and not rest.endswith(b"\n"):
             rest = source.readline(MAX_LINE)
         if text.strip():
-            yield text.rstrip(b"\n")
+            yield number, text.rstrip(b"\n")
 
 
 def _understood(text: bytes) -> _Line | None:

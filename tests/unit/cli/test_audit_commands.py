@@ -129,7 +129,9 @@ class TestShow:
     @pytest.mark.parametrize("what", ["cut", "changed", "no gzip"])
     def test_a_file_that_cannot_be_read_to_its_end_holds_up_no_other(self, what: str) -> None:
         """What it had before, and what the later ones have, is shown; the end names it, and is a failure rather than "not found"."""
-        lines = [line(request_id=str(number), details={"noise": os.urandom(99).hex()}) for number in range(9)]
+        lines = [
+            line(request_id=str(number), details={"noise": os.urandom(99).hex()}) for number in range(900)
+        ]
         path = write(*lines, name="audit.jsonl.1.gz")
         whole = path.read_bytes()
         broken = {
@@ -150,6 +152,20 @@ class TestShow:
         assert "Traceback" not in result.stderr
         nothing = zoomgate("audit", "show", "--user", "nobody@example.com")
         assert nothing.exit_code == 1
+
+    def test_a_file_that_is_packed_otherwise_is_named(self) -> None:
+        """What logrotate packed with another program is not read as lines: it is said, and what to do."""
+        write(line(request_id="old"), name="audit.jsonl.2.xz")
+        write(line(request_id="new"))
+        result = zoomgate("audit", "show", "--json")
+        assert [json.loads(text)["request_id"] for text in result.stdout.splitlines()] == ["new"]
+        assert "audit.jsonl.2.xz is packed in a way that is not read here: unpack it" in result.stderr
+        assert result.exit_code == 1
+
+    def test_lines_are_counted_as_an_editor_does(self) -> None:
+        """An empty line, as a line behind one without room may leave it, has a number too."""
+        write(line(), "", "damaged", line())
+        assert "data/audit.jsonl:3 is damaged" in zoomgate("audit", "show").stderr
 
     def test_a_name_with_brackets_is_a_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A file whose name looks like a pattern has its rotated files beside it all the same."""
