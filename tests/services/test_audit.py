@@ -169,6 +169,14 @@ async def test_a_consent_that_led_to_nothing_is_told(zoomgate: Harness) -> None:
     assert wrong["access_fingerprint"] == moved_in["access_fingerprint"]
 
 
+async def test_a_refresh_token_that_zoom_refuses_is_told(zoomgate: Harness) -> None:
+    """Who tries tokens that are none is named, as who tries codes is."""
+    brought = pb.RequestTokenRequest(user_email=OMAR, refresh_token="sim-rt-never-issued")
+    await zoomgate.refusal(zoomgate.auth.RequestToken, brought)
+    line = await last(zoomgate, "authorization.refused")
+    assert (line["outcome"], line["principal"], line["user"]) == ("ZOOM_REAUTH_REQUIRED", "service", OMAR)
+
+
 async def test_a_state_of_somebody_else_is_told(tmp_path: Path) -> None:
     """Who brings a state that another caller began is named, with whom it was about."""
     page = {"ZOOMGATE_REDIRECT_URI": "http://127.0.0.1/done"}
