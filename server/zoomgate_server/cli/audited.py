@@ -16,13 +16,13 @@ from zoomgate_server.settings import Settings
 class Audited:
     """The trail of the settings, opened before a command changes anything: what cannot be told is not done.
 
-    Where the folder of the trail's file does not exist yet, no service has ever run there, and a command that changes no store writes
-    nothing. A store may be another machine's as well: who changes it leaves the line here.
+    Where the folder of the trail's file does not exist yet, no service has ever run there, and a command that works on no store writes
+    nothing. A store may be another machine's as well: who works on it leaves the line here.
 
     Args:
         loaded: The settings, or None where a command works without any.
         key: Under which fingerprints of tokens are made, for a command that tells of tokens.
-        store: Whether the command changes a store, which is there.
+        store: Whether the command works on a store, which is there.
     """
 
     def __init__(self, loaded: Settings | None, key: bytes = b"", *, store: bool = False) -> None:
