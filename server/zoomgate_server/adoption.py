@@ -434,12 +434,13 @@ class Adoption:
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                record, now = await self._connections.read(user_email)
-                if tombstone is not None and record == replace(tombstone, rev=record.rev if record else 0):
+                current, now = await self._connections.read_replaceable(user_email)
+                record = current.record
+                if tombstone is not None and record == replace(tombstone, rev=current.rev):
                     break  # the store had taken it, and could not say so
-                if record is None or record.state is State.DISCONNECTED:
+                if current.rev == 0 or (record is not None and record.state is State.DISCONNECTED):
                     return
-                tombstone = tombstone_of(record, now, revoke=False)
+                tombstone = tombstone_of(record or _damaged(user_email, current, now), now, revoke=False)
                 if await self._connections.write(tombstone) is not None:
                     break
             except StoreError:
@@ -449,6 +450,21 @@ class Adoption:
         self._cache.drop(user_email)
         event = AuditEvent.unattended("connection.moved", "ok", user_email, principal="zoomgate")
         self._audit(event._replace(generation=tombstone.generation - 1))
+
+
+def _damaged(user_email: str, found: Replaceable, now: float) -> ConnectionRecord:
+    """What is known of a connection whose record cannot be opened: nothing but that it is in the way."""
+    return ConnectionRecord(
+        user_email=user_email,
+        rev=found.rev,
+        state=State.ACTIVE,
+        grant=uuid4().hex,
+        generation=found.generation,
+        create_time=now,
+        consent_time=now,
+        update_time=now,
+        refresh_time=now,
+    )
 
 
 @dataclass(frozen=True, slots=True)

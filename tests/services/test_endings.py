@@ -214,3 +214,17 @@ async def test_a_silent_zoom_does_not_keep_tokens_longer(
         silent = False
         for user in (BASIL, MONICA):
             await until(lambda user=user: _is_ended(zoomgate, user))
+
+
+async def test_a_person_with_a_new_address_is_not_kept_out_by_a_damaged_record(zoomgate: Harness) -> None:
+    """What nobody can open any more is no connection: whoever had it connects under another address, and the record is an ended one."""
+    await zoomgate.connect()
+    async with opened(zoomgate) as (store, _):
+        record, _ = await store.get(RecordKey(APP, Kind.USER, MONICA))
+        assert record is not None
+        assert await store.put(replace(record, value=record.value[:-1] + b"x"), record.rev)
+    zoomgate.simulator.zoom.rename(MONICA, "monika@example.com")
+    await zoomgate.connect("monika@example.com")
+    await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email="monika@example.com"))
+    assert (await read(zoomgate)).state is State.DISCONNECTED
+    assert [line["user"] for line in told(zoomgate, "connection.moved")] == [MONICA]
