@@ -431,7 +431,7 @@ class Adoption:
     async def _move_away(self, user_email: str) -> None:
         """End the connection that the same Zoom user has under an earlier address; goes on until the store has answered, as `_store`."""
         tombstone: ConnectionRecord | None = None
-        pause = FIRST_PAUSE_SECONDS
+        generation, pause = 0, FIRST_PAUSE_SECONDS
         while True:
             try:
                 current, now = await self._connections.read_replaceable(user_email)
@@ -440,6 +440,7 @@ class Adoption:
                     break  # the store had taken it, and could not say so
                 if current.rev == 0 or (record is not None and record.state is State.DISCONNECTED):
                     return
+                generation = 0 if record is None else record.generation
                 tombstone = tombstone_of(record or _damaged(user_email, current, now), now, revoke=False)
                 if await self._connections.write(tombstone) is not None:
                     break
@@ -449,7 +450,7 @@ class Adoption:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         self._cache.drop(user_email)
         event = AuditEvent.unattended("connection.moved", "ok", user_email, principal="zoomgate")
-        self._audit(event._replace(generation=tombstone.generation - 1))
+        self._audit(event._replace(generation=generation))
 
 
 def _damaged(user_email: str, found: Replaceable, now: float) -> ConnectionRecord:
