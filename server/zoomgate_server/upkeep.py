@@ -83,6 +83,9 @@ _EVERYBODYS = (AppCredentialsRejected, StoreUnavailable, ZoomBadResponse, ZoomRa
 """Failures that the next refresh would meet as well. An answer that cannot be understood has spent a refresh token: it may cost a person
 the connection, and is not asked for again and again."""
 
+REFUSALS = 20
+"""So many refusals in a row, without one success, are rather a mistake of Zoom's than the end of so many grants: then it waits as well."""
+
 _RECORD_FAULTS = (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported)
 _log = logs.get("zoomgate.upkeep")
 
@@ -124,6 +127,7 @@ class Upkeep:
         self._next_turn = clock.monotonic()
         self._set_aside: dict[str, float] = {}
         self._idle_after = ""
+        self._refusals = 0
 
     def works(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         """Name what goes on beside the calls; each runs until cancelled."""
@@ -143,7 +147,8 @@ class Upkeep:
         Those that were handed out are left alone: Zoom may end a token when it issues the next, and whoever has one relies on it.
 
         Raises:
-            StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: There is no use in going on now.
+            StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected, ReauthRequired: There is no
+                use in going on now.
         """
         for number, (user_email, token) in enumerate(self._cache.in_use(), 1):
             if number % 1000 == 0:
@@ -170,8 +175,8 @@ class Upkeep:
         """Refresh the grants that are due, one after another.
 
         Raises:
-            StoreError, StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: There is no use in
-                going on now.
+            StoreError, StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected, ReauthRequired: There
+                is no use in going on now.
         """
         due = await self._find_due()
         self._chance.shuffle(due)  # processes that look at the same time begin with different ones
@@ -257,7 +262,7 @@ class Upkeep:
             await asyncio.sleep(pause * self._chance.uniform(0.5, 1.5))
             try:
                 await look()
-            except (StoreError, *_EVERYBODYS) as error:
+            except (StoreError, ReauthRequired, *_EVERYBODYS) as error:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 _log.warning("upkeep.paused", error=type(error).__name__, again_in=pause)
             except Exception:  # noqa: BLE001 - a defect that one record brings about may not let the grants of all others die
@@ -274,18 +279,29 @@ class Upkeep:
         await asyncio.sleep(turn - now)
 
     async def _refresh(self, user_email: str, generation: int, reason: str) -> ConnectionRecord | None:
-        """Refresh one token; None if that failed in a way that is the connection's own."""
+        """Refresh one token; None if that failed in a way that is the connection's own.
+
+        Raises:
+            StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: It is everybody's.
+            ReauthRequired: So is this, as it seems: Zoom has refused many in a row.
+        """
         deadline, began = self._clock.monotonic() + WAIT_SECONDS, self._connections.now()
         try:
             record = await self._refresher.refresh(user_email, seen_generation=generation, deadline=deadline)
         except _EVERYBODYS:
             self._set_aside[user_email] = self._clock.monotonic() + SET_ASIDE_SECONDS
             raise
-        except (NotConnected, ReauthRequired):
+        except ReauthRequired:
+            self._refusals += 1
+            if self._refusals % REFUSALS == 0:
+                raise
+            return None
+        except NotConnected:
             return None
         except Exception as error:  # noqa: BLE001 - the refresher logs its defects, and nobody's may end the upkeep of others
             self._leave(user_email, reason, error)
             return None
+        self._refusals = 0
         if record.refresh_time >= began - CLOCK_SECONDS:  # else somebody was faster, and Zoom was not asked
             self._metrics.upkeep_refresh(reason)
         return record

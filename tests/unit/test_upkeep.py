@@ -21,7 +21,7 @@ from zoomgate_server.tokens.connection_record import ConnectionRecord, Lease, St
 from zoomgate_server.tokens.memory import MemoryStore
 from zoomgate_server.tokens.store import RecordStore
 from zoomgate_server.tokens.token import TokenPair
-from zoomgate_server.zoom.token_outcome import BadAnswer, NotSent, OurFault, TokenOutcome
+from zoomgate_server.zoom.token_outcome import BadAnswer, NotSent, OurFault, Refused, TokenOutcome
 
 MONICA, OMAR = "monica@example.com", "omar@example.com"
 
@@ -328,6 +328,29 @@ def test_an_unwell_zoom_is_left_in_peace(outage: TokenOutcome) -> None:
         await asyncio.sleep(3 * HOUR)
         assert set(zoom.calls.values()) == {1}
         assert len(zoom.calls) == 100
+        await process.stop()
+
+    history(live)
+
+
+def test_a_zoom_that_refuses_everybody_is_not_believed_for_long() -> None:
+    """Hundreds who are refused one after another are rather Zoom's mistake: few have to consent again until it is over."""
+
+    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+        process = Process(loop, store, zoom)
+        users = [f"user{number}@example.com" for number in range(1000)]
+        for user in users:
+            await connect(process, zoom, user, age=70 * DAY)
+        zoom.outage = Refused("invalid_grant")
+        process.start()
+        await asyncio.sleep(2 * HOUR)
+        zoom.outage = None
+        refused = len(zoom.calls)
+        assert refused < 250
+        await asyncio.sleep(2 * HOUR)
+        states = Counter([(await stored(process, user)).state for user in users])
+        assert states == {State.ACTIVE: 1000 - refused, State.REAUTH_REQUIRED: refused}
+        assert len(zoom.calls) == 1000
         await process.stop()
 
     history(live)
