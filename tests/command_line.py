@@ -7,7 +7,7 @@ from click.testing import CliRunner, Result
 from zoomgate_server.cli import cli
 
 
-def zoomgate(*arguments: str, environ: dict[str, str] | None = None, answer: str = "") -> Result:
+def zoomgate(*arguments: str, environ: dict[str, str] | None = None, answer: str | bytes = "") -> Result:
     """Run a command."""
     return CliRunner().invoke(cli, arguments, env=environ, input=answer)
 

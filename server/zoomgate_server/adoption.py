@@ -53,6 +53,9 @@ ME_SECONDS = 15.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
 """Pauses between two tries to reach a store that fails: each twice as long as the one before."""
 
+SUPERSEDED = "SUPERSEDED"
+"""Outcome, in the audit trail, of tokens that were given up since a later consent or an end came first."""
+
 _RECORD_IN_DOUBT = (KeyUnavailable, RecordVersionUnsupported)
 _ZOOM_IN_DOUBT = (ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown, AppCredentialsRejected)
 _log = logs.get("zoomgate.adoption")
@@ -191,7 +194,7 @@ class Adoption:
         if person.email != user_email:
             raise IdentityMismatch("These tokens are of a Zoom user with another e-mail address")
         stored = await self._store(entry, person, fenced=True, found=replaced)
-        if stored is not None:
+        if stored is not None and stored.commit_id == entry.entry_id:
             self._audit(_stored(None, "ok", entry, stored.generation, resumed=True))
         return stored
 
@@ -233,7 +236,15 @@ class Adoption:
         try:
             current, _ = await self._connections.read_replaceable(entry.user_email)
             # Zoom is not asked then: it could end what is stored, or the newer consent
-            if _is_stored(current.record, entry) or self._is_superseded(current, entry):
+            if current.record is not None and _is_stored(current.record, entry):
+                # who was killed may not have told so: twice is better than never
+                latest = current.record.commit_id == entry.entry_id
+                generation = current.record.generation if latest else 0
+                self._audit(_stored(None, "ok", entry, generation, resumed=True))
+                await self._journal.forget(entry.entry_id)
+                return True
+            if self._is_superseded(current, entry):
+                self._audit(_stored(None, SUPERSEDED, entry, 0, resumed=True))
                 await self._journal.forget(entry.entry_id)
                 return True
             entry = await self._fresh(entry)
@@ -293,8 +304,10 @@ class Adoption:
                 "The person who consented at Zoom has another e-mail address than the user that was asked for"
             )
         record = await self._store(entry, person, fenced=fenced, found=found)
-        if record is not None:
+        if record is not None and record.commit_id == entry.entry_id:
             self._audit(_stored(call, "ok", entry, record.generation, resumed=fenced))
+        else:
+            self._audit(_stored(call, SUPERSEDED, entry, 0, resumed=fenced))
         return record
 
     async def _whose(self, tokens: TokenPair) -> "_Person":
@@ -328,7 +341,7 @@ class Adoption:
             begun_by=record.begun_by,
         )
         stored = await self._store(theirs, person, fenced=True)
-        if stored is None:
+        if stored is None or stored.commit_id != entry.entry_id:
             return
         event = AuditEvent.unattended(
             "connection.rehomed", "ok", stored.user_email, principal="zoomgate", details=_origin(entry)
@@ -394,7 +407,7 @@ class Adoption:
                     zoom_user_id=person.user_id,
                     zoom_account_id=person.account_id,
                     begun_by=entry.begun_by,
-                    due_at=idle.due_at(entry.user_email, entry.tokens),
+                    due_at=idle.due_at(entry.user_email, entry.tokens, now),
                 )
                 rev = await self._connections.write(record)
                 if rev is not None:
@@ -416,13 +429,43 @@ class Adoption:
         return True
 
     async def _move_away(self, user_email: str) -> None:
-        """End the connection that the same Zoom user has under an earlier address."""
-        record, now = await self._connections.read(user_email)
-        if record is not None and record.state is not State.DISCONNECTED:
-            await self._connections.write(tombstone_of(record, now, revoke=False))
-            self._cache.drop(user_email)
-            event = AuditEvent.unattended("connection.moved", "ok", user_email, principal="zoomgate")
-            self._audit(event._replace(generation=record.generation))
+        """End the connection that the same Zoom user has under an earlier address; goes on until the store has answered, as `_store`."""
+        tombstone: ConnectionRecord | None = None
+        generation, pause = 0, FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                current, now = await self._connections.read_replaceable(user_email)
+                record = current.record
+                if tombstone is not None and record == replace(tombstone, rev=current.rev):
+                    break  # the store had taken it, and could not say so
+                if current.rev == 0 or (record is not None and record.state is State.DISCONNECTED):
+                    return
+                generation = 0 if record is None else record.generation
+                tombstone = tombstone_of(record or _damaged(user_email, current, now), now, revoke=False)
+                if await self._connections.write(tombstone) is not None:
+                    break
+            except StoreError:
+                _log.warning("adoption.store_failed", user=user_email)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        self._cache.drop(user_email)
+        event = AuditEvent.unattended("connection.moved", "ok", user_email, principal="zoomgate")
+        self._audit(event._replace(generation=generation))
+
+
+def _damaged(user_email: str, found: Replaceable, now: float) -> ConnectionRecord:
+    """What is known of a connection whose record cannot be opened: nothing but that it is in the way."""
+    return ConnectionRecord(
+        user_email=user_email,
+        rev=found.rev,
+        state=State.ACTIVE,
+        grant=uuid4().hex,
+        generation=found.generation,
+        create_time=now,
+        consent_time=now,
+        update_time=now,
+        refresh_time=now,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -494,9 +537,9 @@ def _person(body: bytes) -> _Person:
     return person
 
 
-def _is_stored(record: ConnectionRecord | None, entry: Entry) -> bool:
+def _is_stored(record: ConnectionRecord, entry: Entry) -> bool:
     """Tell whether a connection has, or had, the tokens of an entry."""
-    return record is not None and entry.entry_id in (record.commit_id, *record.earlier_commits)
+    return entry.entry_id in (record.commit_id, *record.earlier_commits)
 
 
 def _moved_on(current: Replaceable, entry: Entry) -> bool:

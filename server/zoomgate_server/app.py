@@ -410,6 +410,7 @@ class _Parts:
         if not all(await asyncio.gather(*(part.drain(REFRESH_DRAIN_SECONDS) for part in work))):
             _log.error("drain.incomplete", refreshes=self.refresher.running)
         await self.endings.drain(5.0)
+        await self.reaper.drain()
 
 
 def _audit_trail(settings: Settings, key: bytes, clock: SystemClock, metrics: Metrics) -> AuditTrail:

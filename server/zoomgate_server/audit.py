@@ -39,7 +39,8 @@ WINDOW_SECONDS = 60.0
 ACTIONS: Mapping[str, str] = {
     "token.given": "a caller gets an access token, and a refresh token if it may see those",
     "authorization.begun": "a caller gets a link with which a person can consent",
-    "authorization.refused": "a consent led to nothing: declined, its code refused, or brought by somebody else than who began",
+    "authorization.refused": "a consent, or a refresh token that a caller brought, led to nothing: declined, refused by Zoom,"
+    " or brought by somebody else than who began",
     "connection.stored": "tokens of a consent or an import are stored, or turned out to be somebody else's",
     "connection.rehomed": "tokens of a consent went to the connection of the person who really consented",
     "connection.moved": "a connection ended since its Zoom user is connected under another address now",

@@ -430,6 +430,7 @@ class Authorizations:
         started = self._connections.now()
         outcome = await self._oauth.refresh(refresh_token)
         if isinstance(outcome, Refused):
+            self._audit(call.audit_event("authorization.refused", "ZOOM_REAUTH_REQUIRED", user_email))
             raise ReauthRequired(
                 "Zoom refuses this refresh token: let the person consent again",
                 metadata={"cause": Cause.REJECTED.value, "zoom_code": outcome.code},

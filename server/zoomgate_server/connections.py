@@ -174,8 +174,9 @@ class Connections:
         return self._handed_out(user_email, self._keep(user_email, record))
 
     def keep(self, user_email: str, record: ConnectionRecord) -> None:
-        """Put the token of a record into memory that was just stored."""
-        self._keep(user_email, record)
+        """Put the token of a record into memory, unless that was written too long ago: see `_take`."""
+        if self._is_told_still(record):
+            self._keep(user_email, record)
 
     # -- calls to Zoom -----------------------------------------------------------------------------------
 
@@ -393,9 +394,13 @@ class Connections:
         (`change_feed.OVERLAP_SECONDS`), so a record that was written lately may be taken as it is; an older one is read again, or its
         token could serve until it expires.
         """
-        if self._connections.now() - record.update_time > STILL_TOLD_SECONDS:
+        if not self._is_told_still(record):
             return await self._read_together(call, user_email)
         return self._keep(user_email, record)
+
+    def _is_told_still(self, record: ConnectionRecord) -> bool:
+        """Tell whether what happened to a connection since its record was written is still told."""
+        return self._connections.now() - record.update_time <= STILL_TOLD_SECONDS
 
     def _keep(self, user_email: str, record: ConnectionRecord) -> CachedToken:
         """Put the token of a record into memory, its expiry on the monotonic clock, and give what counts (see `_read`).

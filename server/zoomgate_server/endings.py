@@ -5,7 +5,7 @@ import contextvars
 from collections.abc import Coroutine
 from dataclasses import replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from zoomgate_server import logs
 from zoomgate_server.clock import Clock
@@ -36,12 +36,16 @@ TOMBSTONE_SECONDS = 30 * 24 * 3600.0
 SWEEP_SECONDS = 30.0
 """Pause between two looks for tokens that are still to be revoked."""
 
+IN_VAIN = 3
+"""So many revocations in a row that Zoom did not confirm end the asking of one look; the next one asks about those behind them."""
+
 _GRANT_MAY_LIVE = frozenset({Cause.USER_DEACTIVATED, Cause.USER_DISASSOCIATED})
 """The person's account may be activated again, or goes on elsewhere: without a revocation a grant that nobody keeps might live on.
 
 Who removed the app has ended it already, and who was deleted has none.
 """
 
+_T = TypeVar("_T")
 _log = logs.get("zoomgate.endings")
 
 
@@ -79,6 +83,7 @@ class Endings:
         self._clock = clock
         self._audit = audit
         self._running: set[asyncio.Task[Any]] = set()
+        self._asked_up_to = ""
 
     async def end(self, call: Call, user_email: str) -> ConnectionRecord:
         """End a connection: first here, then at Zoom.
@@ -89,25 +94,8 @@ class Endings:
             ConnectionNotFound: There is nothing to end.
             CallerNotAllowed: It belongs to another member.
         """
-        while True:
-            try:
-                record, now = await self._connections.read(user_email)
-            except StoreError:
-                raise store_unavailable() from None
-            if record is None or record.state is State.DISCONNECTED:
-                raise ConnectionNotFound("This user has no connection")
-            check_owner(call, record.owner)
-            tombstone = tombstone_of(record, now, revoke=True)
-            try:
-                rev = await self._connections.write(tombstone)
-            except StoreError:
-                raise store_unavailable() from None
-            if rev is not None:
-                break
-        self._cache.drop(user_email)
-        self._audit(call.audit_event("connection.ended", "ok", user_email, generation=record.generation))
-        ended = replace(tombstone, rev=rev)
-        revocation = self.in_background(self._revoke(ended))
+        # a caller who leaves does not cut off the end from its line in the audit trail, nor from its revocation
+        ended, revocation = await asyncio.shield(self.in_background(self._end(call, user_email)))
         patience = min(REVOKE_PATIENCE_SECONDS, call.deadline - ANSWER_SECONDS - self._clock.monotonic())
         await asyncio.wait({revocation}, timeout=max(0.0, patience))
         return ended
@@ -133,22 +121,17 @@ class Endings:
             if happened_at <= record.consent_time:
                 return EndedAtZoom.OLDER_THAN_CONSENT
             tombstone = replace(tombstone_of(record, now, revoke=False), cause=cause)
-            try:
-                written = await self._connections.write(tombstone) is not None
-            except StoreError:
-                written = await self._is_stored(tombstone)
-                if not written:
-                    raise
-            if written:
+            told = AuditEvent.unattended(
+                "connection.ended", "ok", record.user_email, principal="zoom", details={"cause": cause.value}
+            )._replace(generation=record.generation)
+            if await self._write(tombstone, told) is not None:
                 break
         self._cache.drop(record.user_email)
-        event = AuditEvent.unattended(
-            "connection.ended", "ok", record.user_email, principal="zoom", details={"cause": cause.value}
-        )
-        self._audit(event._replace(generation=record.generation))
+        self._audit(told)
         _log.info("connection.ended_at_zoom", user=record.user_email, cause=cause.value)
         if cause in _GRANT_MAY_LIVE and record.tokens is not None:
-            self.discard(record.tokens)
+            for pair in (record.tokens, *record.spares):
+                self.discard(pair)
         return EndedAtZoom.ENDED
 
     async def sweep_revocations(self) -> None:
@@ -164,7 +147,7 @@ class Endings:
         """End a token pair that no record keeps, best effort."""
         self.in_background(self._revoke_pair(tokens))
 
-    def in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def in_background(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         """Run something that no call owns; `drain` waits for it."""
         task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
         self._running.add(task)
@@ -176,35 +159,95 @@ class Endings:
         if self._running:
             await asyncio.wait(set(self._running), timeout=seconds)
 
-    async def _is_stored(self, tombstone: ConnectionRecord) -> bool:
-        """Tell whether the store has taken a tombstone whose write it did not confirm."""
-        record, _ = await self._connections.read(tombstone.user_email)
-        return record is not None and record == replace(tombstone, rev=record.rev)
+    async def _end(self, call: Call, user_email: str) -> tuple[ConnectionRecord, asyncio.Task[Any]]:
+        """End a connection here, and begin to revoke its tokens."""
+        while True:
+            try:
+                record, now = await self._connections.read(user_email)
+            except StoreError:
+                raise store_unavailable() from None
+            if record is None or record.state is State.DISCONNECTED:
+                raise ConnectionNotFound("This user has no connection")
+            check_owner(call, record.owner)
+            tombstone = tombstone_of(record, now, revoke=True)
+            told = call.audit_event("connection.ended", "ok", user_email, generation=record.generation)
+            try:
+                rev = await self._write(tombstone, told)
+            except StoreError:
+                raise store_unavailable() from None
+            if rev is not None:
+                break
+        self._cache.drop(user_email)
+        self._audit(told)
+        ended = replace(tombstone, rev=rev)
+        return ended, self.in_background(self._revoke(ended))
+
+    async def _write(self, tombstone: ConnectionRecord, told: AuditEvent) -> int | None:
+        """Write a tombstone; None if somebody else wrote meanwhile.
+
+        Raises:
+            StoreError: It may have been written or not. The audit trail has been told that: a repetition finds nothing to end.
+        """
+        try:
+            return await self._connections.write(tombstone)
+        except StoreError:
+            rev = await self._rev_of(tombstone)
+            if rev is None:
+                self._audit(told._replace(outcome="STORE_UNAVAILABLE"))
+                raise
+            return rev
+
+    async def _rev_of(self, tombstone: ConnectionRecord) -> int | None:
+        """Give the revision of a tombstone whose write the store did not confirm, if it is stored."""
+        try:
+            record, _ = await self._connections.read(tombstone.user_email)
+        except StoreError:
+            return None
+        return record.rev if record is not None and record == replace(tombstone, rev=record.rev) else None
 
     async def _sweep_once(self) -> None:
-        after = ""
+        """Erase what was kept for long enough, and ask Zoom about the rest as long as it confirms something."""
+        behind, self._asked_up_to = self._asked_up_to, ""
+        after, asked, in_vain = "", "", 0
         while True:
             records = await self._connections.page(
                 states=[State.DISCONNECTED.value], due_before=self._connections.now(), after=after, limit=100
             )
             for record in records:
                 ended = self._connections.open_readable(record)
-                if ended is not None:
-                    await self._revoke(ended)
+                if ended is None:
+                    continue
+                if self._is_given_up(ended):
+                    await self._erase(ended)
+                elif in_vain == IN_VAIN:
+                    self._asked_up_to = asked
+                elif ended.user_email > behind:
+                    asked = ended.user_email
+                    in_vain = 0 if await self._revoke(ended) else in_vain + 1
             if len(records) < 100:
                 return
             after = records[-1].key.subject
 
-    async def _revoke(self, ended: ConnectionRecord) -> None:
-        """Revoke a tombstone's tokens at Zoom and, once that is done or given up, erase them."""
-        pair = ended.revoking
-        if pair is None:
-            return
-        expired = ended.revoke_until is not None and self._connections.now() >= ended.revoke_until
-        if not expired and not await self._revoke_pair(pair):
-            return
+    def _is_given_up(self, ended: ConnectionRecord) -> bool:
+        """Tell whether a tombstone's tokens were kept for as long as they may be."""
+        return ended.revoke_until is not None and self._connections.now() >= ended.revoke_until
+
+    async def _revoke(self, ended: ConnectionRecord) -> bool:
+        """Revoke a tombstone's tokens at Zoom and, once that is confirmed, erase them. False if it is not."""
+        if ended.revoking is None:
+            return True
+        for pair in (ended.revoking, *ended.spares):  # any of them may be the one that lives
+            if not await self._revoke_pair(pair):
+                return False
+        await self._erase(ended)
+        return True
+
+    async def _erase(self, ended: ConnectionRecord) -> None:
+        """Erase a tombstone's tokens."""
         try:
-            await self._connections.write(replace(ended, revoking=None, revoke_until=None, due_at=None))
+            await self._connections.write(
+                replace(ended, revoking=None, spares=(), revoke_until=None, due_at=None)
+            )
         except StoreError:
             _log.warning("revocation.not_noted", user=ended.user_email)
 
@@ -222,7 +265,7 @@ def tombstone_of(record: ConnectionRecord, now: float, *, revoke: bool) -> Conne
     Args:
         record: The connection.
         now: The store's clock.
-        revoke: Keep the tokens, sealed, until they are revoked at Zoom.
+        revoke: Keep the tokens, sealed, until they are revoked at Zoom; those beside them too, since any may be the living ones.
     """
     return replace(
         record,
@@ -230,7 +273,7 @@ def tombstone_of(record: ConnectionRecord, now: float, *, revoke: bool) -> Conne
         cause=Cause.REVOKED,
         generation=record.generation + 1,
         tokens=None,
-        spares=(),
+        spares=record.spares if revoke else (),
         lease=None,
         pending=(),
         commit_id="",

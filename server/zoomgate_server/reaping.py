@@ -101,6 +101,7 @@ class Reaper:
         self._audit = audit
         self._on_reaped = on_reaped
         self._chance = chance
+        self._taking: asyncio.Task[bool] | None = None
 
     async def run(self) -> None:
         """Look now and then; runs until cancelled."""
@@ -149,32 +150,60 @@ class Reaper:
     async def reap(self, overdue: Overdue) -> bool:
         """Take one away unless somebody wrote it since it was found. False if somebody did.
 
+        Whoever is cancelled meanwhile leaves to `drain` what was begun: nothing goes without its line in the audit trail.
+
         A connection that waits for a consent becomes an ended one. Zoom is not asked to revoke anything: it has refused every refresh
         token in the record, and the access token has expired long ago.
 
         Raises:
             StoreError: The store failed.
         """
+        self._taking = asyncio.create_task(self._take_away(overdue))
+        return await asyncio.shield(self._taking)
+
+    async def drain(self) -> None:
+        """Wait until what was begun is done and told."""
+        if self._taking is not None:
+            await asyncio.wait({self._taking})
+
+    async def _take_away(self, overdue: Overdue) -> bool:
+        record, left = overdue.record, None
         if overdue.kind == REAUTH_REQUIRED and overdue.connection is not None:
             ended = tombstone_of(overdue.connection, await self._now(), revoke=False)
-            sealed = connection_record.encode(self._vault, ended)
-            done = await self._store.put(sealed, overdue.record.rev) is not None
-        else:
-            done = await self._store.delete(overdue.record.key, overdue.record.rev)
+            left = connection_record.encode(self._vault, ended)
+        try:
+            done = (
+                await self._store.delete(record.key, record.rev)
+                if left is None
+                else await self._store.put(left, record.rev) is not None
+            )
+        except StoreError:
+            done = await self._is_done(overdue, left)
+            if not done:
+                raise
         if done:
             self._on_reaped(overdue.kind)
-            self._tell(overdue)
+            self._tell(overdue, "ok")
         return done
 
-    def _tell(self, overdue: Overdue) -> None:
-        """Tell the audit trail of a connection that was taken away."""
+    async def _is_done(self, overdue: Overdue, left: Record | None) -> bool:
+        """Tell whether the store has done what it did not confirm: it would not be found again, and have no line."""
+        try:
+            found, _ = await self._store.get(overdue.record.key)
+        except StoreError:
+            self._tell(overdue, "STORE_UNAVAILABLE")
+            raise
+        return found is None if left is None else found is not None and found.value == left.value
+
+    def _tell(self, overdue: Overdue, outcome: str) -> None:
+        """Tell the audit trail of a connection that was taken away, or may have been."""
         if overdue.connection is None:
             return
         name, user = "zoomgate", overdue.user_email
         if overdue.kind == REAUTH_REQUIRED:
-            event = AuditEvent.unattended("connection.reaped", "ok", user, principal=name)
+            event = AuditEvent.unattended("connection.reaped", outcome, user, principal=name)
         else:
-            event = AuditEvent.unattended("connection.forgotten", "ok", user, principal=name)
+            event = AuditEvent.unattended("connection.forgotten", outcome, user, principal=name)
         self._audit(event._replace(generation=overdue.connection.generation))
 
     async def _reap_all(self, found: AsyncIterator[Overdue]) -> None:

@@ -87,6 +87,10 @@ class TokenCache:
             if user_email in self._tokens
         ]
 
+    def is_in_use(self, user_email: str, token: CachedToken) -> bool:
+        """Tell whether a token of that list would be in it still."""
+        return self._tokens.get(user_email) is token and user_email not in self._handed_out
+
     def seen(self, user_email: str) -> Seen | None:
         """Say how far the user's connection had come, if that is known."""
         kept = self._tokens.get(user_email)

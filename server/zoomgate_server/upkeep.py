@@ -22,6 +22,7 @@ from zoomgate_server.errors import (
     RecordUnreadable,
     RecordVersionUnsupported,
     StoreUnavailable,
+    ZoomBadResponse,
     ZoomgateError,
     ZoomRateLimited,
     ZoomUnavailable,
@@ -51,8 +52,8 @@ IDLE_LOOK_SECONDS = 300.0
 """Between two looks for grants that are due, likewise: they have weeks."""
 
 DATE_LOOK_SECONDS = 24 * 3600.0
-"""Between two looks for connections without a due date, likewise: earlier releases store such ones, and none that is due is missed for
-long. The first look comes at the start."""
+"""Between two looks for connections without a due date, or with one that cannot be, likewise: earlier releases store such ones, and none
+that is due is missed for long. The first look comes at the start."""
 
 FIRST_LOOK_SECONDS = 30.0
 """A process that starts looks for the first time after up to one and a half of it."""
@@ -78,8 +79,12 @@ PAGE = 200
 PAGE_PAUSE_SECONDS = 1.0
 """Between two pages of a look at all connections."""
 
-_EVERYBODYS = (AppCredentialsRejected, StoreUnavailable, ZoomRateLimited, ZoomUnavailable)
-"""Failures that the next refresh would meet as well."""
+_EVERYBODYS = (AppCredentialsRejected, StoreUnavailable, ZoomBadResponse, ZoomRateLimited, ZoomUnavailable)
+"""Failures that the next refresh would meet as well. An answer that cannot be understood has spent a refresh token: it may cost a person
+the connection, and is not asked for again and again."""
+
+REFUSALS = 20
+"""So many refusals in a row, without one success, are rather a mistake of Zoom's than the end of so many grants: then it waits as well."""
 
 _RECORD_FAULTS = (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported)
 _log = logs.get("zoomgate.upkeep")
@@ -122,6 +127,7 @@ class Upkeep:
         self._next_turn = clock.monotonic()
         self._set_aside: dict[str, float] = {}
         self._idle_after = ""
+        self._refusals = 0
 
     def works(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         """Name what goes on beside the calls; each runs until cancelled."""
@@ -141,7 +147,8 @@ class Upkeep:
         Those that were handed out are left alone: Zoom may end a token when it issues the next, and whoever has one relies on it.
 
         Raises:
-            StoreUnavailable, ZoomUnavailable, ZoomRateLimited, AppCredentialsRejected: There is no use in going on now.
+            StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected, ReauthRequired: There is no
+                use in going on now.
         """
         for number, (user_email, token) in enumerate(self._cache.in_use(), 1):
             if number % 1000 == 0:
@@ -149,6 +156,8 @@ class Upkeep:
             if not self._expires_soon(token) or self._is_set_aside(user_email):
                 continue
             await self._turn()
+            if not self._cache.is_in_use(user_email, token) or token.expires <= self._clock.monotonic():
+                continue  # it was handed out, ended or replaced while it waited, or its next call has to renew it
             record = await self._refresh(user_email, token.generation, "in_use")
             if record is not None:
                 self._keep(user_email, record)
@@ -166,7 +175,8 @@ class Upkeep:
         """Refresh the grants that are due, one after another.
 
         Raises:
-            StoreError, StoreUnavailable, ZoomUnavailable, ZoomRateLimited, AppCredentialsRejected: There is no use in going on now.
+            StoreError, StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected, ReauthRequired: There
+                is no use in going on now.
         """
         due = await self._find_due()
         self._chance.shuffle(due)  # processes that look at the same time begin with different ones
@@ -205,7 +215,7 @@ class Upkeep:
             return
         if record is None or record.state is not State.ACTIVE or record.tokens is None:
             return
-        due_at = idle.due_at(user_email, record.tokens)
+        due_at = idle.due_at(user_email, record.tokens, now)
         if due_at is None or due_at > now:  # an earlier release refreshed it, and left the date as it was
             await self._connections.write(replace(record, due_at=due_at))
             return
@@ -218,7 +228,7 @@ class Upkeep:
     # -- due dates ---------------------------------------------------------------------------------------
 
     async def date(self) -> None:
-        """Give a due date to the connections that have none, as earlier releases store them.
+        """Give a due date to the connections that have none, as earlier releases store them, or one of a clock that was wrong.
 
         Raises:
             StoreError: The store failed.
@@ -226,14 +236,15 @@ class Upkeep:
         after = ""
         while True:
             page = await self._connections.page(states=[State.ACTIVE.value], after=after, limit=PAGE)
+            now = self._connections.now()
             for sealed in page:
-                if sealed.due_at is not None:
+                if sealed.due_at is not None and sealed.due_at <= now + idle.LATEST_SECONDS:
                     continue
                 try:
                     record = self._connections.open(sealed)
                 except _RECORD_FAULTS:
                     continue  # its next use says so
-                due_at = None if record.tokens is None else idle.due_at(record.user_email, record.tokens)
+                due_at = None if record.tokens is None else idle.due_at(record.user_email, record.tokens, now)
                 if due_at is not None:
                     # whoever wrote meanwhile has set a date, or is of an earlier release and dated by the next look
                     await self._connections.write(replace(record, due_at=due_at))
@@ -251,9 +262,12 @@ class Upkeep:
             await asyncio.sleep(pause * self._chance.uniform(0.5, 1.5))
             try:
                 await look()
-            except (StoreError, *_EVERYBODYS) as error:
+            except (StoreError, ReauthRequired, *_EVERYBODYS) as error:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 _log.warning("upkeep.paused", error=type(error).__name__, again_in=pause)
+            except Exception:  # noqa: BLE001 - a defect that one record brings about may not let the grants of all others die
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                _log.exception("upkeep.failed", again_in=pause)
             else:
                 pause = seconds
 
@@ -265,18 +279,29 @@ class Upkeep:
         await asyncio.sleep(turn - now)
 
     async def _refresh(self, user_email: str, generation: int, reason: str) -> ConnectionRecord | None:
-        """Refresh one token; None if that failed in a way that is the connection's own."""
+        """Refresh one token; None if that failed in a way that is the connection's own.
+
+        Raises:
+            StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: It is everybody's.
+            ReauthRequired: So is this, as it seems: Zoom has refused many in a row.
+        """
         deadline, began = self._clock.monotonic() + WAIT_SECONDS, self._connections.now()
         try:
             record = await self._refresher.refresh(user_email, seen_generation=generation, deadline=deadline)
         except _EVERYBODYS:
             self._set_aside[user_email] = self._clock.monotonic() + SET_ASIDE_SECONDS
             raise
-        except (NotConnected, ReauthRequired):
+        except ReauthRequired:
+            self._refusals += 1
+            if self._refusals % REFUSALS == 0:
+                raise
+            return None
+        except NotConnected:
             return None
         except Exception as error:  # noqa: BLE001 - the refresher logs its defects, and nobody's may end the upkeep of others
             self._leave(user_email, reason, error)
             return None
+        self._refusals = 0
         if record.refresh_time >= began - CLOCK_SECONDS:  # else somebody was faster, and Zoom was not asked
             self._metrics.upkeep_refresh(reason)
         return record

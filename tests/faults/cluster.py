@@ -24,6 +24,8 @@ from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.options import SimulatedUser
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
+from zoomgate.v1.meetings_service_pb2 import CreateMeetingRequest
+from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceStub
 from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.tokens import canary, keyfile
@@ -131,6 +133,12 @@ class Server:
         """Ask for somebody's access token."""
         return await self.call("GetToken", auth.GetTokenRequest(user_email=user), seconds)
 
+    async def create_meeting(self, user: str) -> Answer:
+        """Use somebody's token at Zoom."""
+        async with grpc.aio.insecure_channel(self.grpc) as channel:
+            request = CreateMeetingRequest(user_email=user)
+            return await _answer(MeetingsServiceStub(channel).CreateMeeting, request, SECONDS)
+
     async def tokens(self, users: Iterable[str], seconds: float = SECONDS) -> dict[str, Answer]:
         """Ask for several at once."""
         named = list(users)
@@ -226,6 +234,7 @@ class Cluster:
         store_uri: str = "",
         workers: int = 1,
         listen: str = "127.0.0.1:0",
+        environ: dict[str, str] | None = None,
     ) -> Server:
         """Start a service; one of an earlier name finds what that left in its data folder.
 
@@ -235,6 +244,7 @@ class Cluster:
             store_uri: Reaches the MongoDB database another way.
             workers: How many processes.
             listen: Its gRPC address.
+            environ: More settings.
         """
         folder = self._folder / f"{name}-{len(self._servers)}"
         folder.mkdir()
@@ -242,7 +252,7 @@ class Cluster:
         (folder / "trace").touch()
         data = self._folder / (name if self.kept is Kept.MONGODB else "data")
         kept = {key: value for key, value in os.environ.items() if not key.startswith("ZOOMGATE_")}
-        environ = kept | {
+        settings = kept | {
             "PYTHONPATH": str(TESTS),
             "ZOOMGATE_LISTEN": listen,
             "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0",
@@ -255,14 +265,15 @@ class Cluster:
             "ZOOMGATE_ZOOM_OAUTH_URL": self.zoom.oauth_url,
             "ZOOMGATE_WORKERS": str(workers),
             **ENVIRON,
+            **(environ or {}),
         }
         if self.kept is Kept.MONGODB:
-            environ["ZOOMGATE_STORE"] = store_uri or self._uri
+            settings["ZOOMGATE_STORE"] = store_uri or self._uri
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "faults.launcher", str(folder), "serve"],
                 cwd=self._folder,
-                env=environ,
+                env=settings,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -288,20 +299,21 @@ class Cluster:
         """Let a person consent at Zoom, which sends the browser back to an address with this code."""
         return self.zoom.zoom.issue_code(self.zoom.zoom.users[user], back)
 
-    def grant(self, user: str) -> TokenPair:
-        """Let a person consent at Zoom; the pair's access token is expired, and its refresh token lives."""
+    def grant(self, user: str, *, expired: bool = True) -> TokenPair:
+        """Let a person consent at Zoom; the pair's access token is expired, unless told otherwise, and its refresh token lives."""
         back = "http://127.0.0.1/back"
         issued = self.zoom.zoom.exchange(self.code(user, back), back, "")
-        self.zoom.zoom.expire(user)
+        if expired:
+            self.zoom.zoom.expire(user)
         past = time.time() - 3600
         return TokenPair(
             issued["access_token"], issued["refresh_token"], "bearer", issued["scope"], "", past, past
         )
 
-    async def connect(self, users: Iterable[str]) -> None:
-        """Give people a connection whose access token is expired."""
+    async def connect(self, users: Iterable[str], *, expired: bool = True) -> None:
+        """Give people a connection whose access token is expired; without `expired` only the record says so, and Zoom takes it."""
         for user in users:
-            tokens = self.grant(user)
+            tokens = self.grant(user, expired=expired)
             past = tokens.obtained_at
             record = ConnectionRecord(
                 user_email=user,

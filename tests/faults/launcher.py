@@ -9,7 +9,7 @@ The points of a refresh are in `POINTS`. A consent and a token that a caller bri
 Only one refresh waits, not the process: what else it has to do goes on, so that one process can be killed at all points at once.
 
 Nobody wants to wait for the leases of 90 seconds that are shipped, so the times of the protocol and of the stores are shorter here, in the
-same order.
+same order. With `UPKEEP_LOOKS` in the environment the upkeep looks all the time, too.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from zoomgate_server import recovery
+from zoomgate_server import recovery, upkeep
 from zoomgate_server.cli import main
 from zoomgate_server.refresh import core
 from zoomgate_server.refresh.driver import Refresher
@@ -39,6 +39,7 @@ POINTS = (
 )
 LEASE_SECONDS, CALL_SECONDS, MARGIN_SECONDS, GRACE_SECONDS = 2.5, 0.5, 0.5, 5.0
 LOOK_SECONDS = 0.2
+UPKEEP_LOOKS = "UPKEEP_LOOKS"
 BUSY_SECONDS, SELECT_SECONDS, SOCKET_SECONDS, OPERATION_SECONDS = 1.0, 2.0, 3.0, 4.0
 
 
@@ -68,6 +69,8 @@ def hurry() -> None:
     sqlite.BUSY_SECONDS = BUSY_SECONDS
     mongo.SELECT_SECONDS, mongo.SOCKET_SECONDS = SELECT_SECONDS, SOCKET_SECONDS
     mongo.OPERATION_SECONDS = OPERATION_SECONDS
+    if UPKEEP_LOOKS in os.environ:
+        upkeep.FIRST_LOOK_SECONDS = upkeep.USED_LOOK_SECONDS = upkeep.IDLE_LOOK_SECONDS = LOOK_SECONDS
 
 
 def watch_refreshes(points: Points) -> None:

@@ -114,6 +114,7 @@ class Process:
     ) -> None:
         clock = Clock(loop)
         self.metrics = Metrics("0", [])
+        self.journal = MemoryJournal()
         self.cache = TokenCache()
         self.store = ConnectionStore(
             app="app", store=store, vault=Vault(app="app", keys=RING), clock=clock, on_read=lambda: None
@@ -122,7 +123,7 @@ class Process:
             connections=self.store,
             spend=zoom.spend,
             discard=lambda _: None,
-            journal=MemoryJournal(),
+            journal=self.journal,
             clock=clock,
             metrics=self.metrics,
             audit=lambda _: None,
@@ -201,7 +202,7 @@ async def connect(process: Process, zoom: Zoom, user: str, age: float, **fields:
         refresh_time=then,
         access_expire_at=then + HOUR,
         tokens=pair,
-        due_at=idle.due_at(user, pair),
+        due_at=idle.due_at(user, pair, then),
     )
     assert await process.store.write(replace(record, **fields))
 

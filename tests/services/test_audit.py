@@ -19,6 +19,9 @@ from zoomgate.v1 import meetings_service_pb2 as meetings_pb
 from zoomgate.v1 import proxy_service_pb2 as proxy_pb
 from zoomgate_server import audit
 from zoomgate_server.start import StartError
+from zoomgate_server.tokens.sqlite import SqliteStore
+from zoomgate_server.tokens.store import Record, StoreError
+from zoomgate_server.zoom.client import ZoomClient
 
 SHAPE = ["time", "action", "outcome", "principal", "role", "on_behalf_of", "user", "method", "request_id"]
 OFTEN = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
@@ -166,6 +169,14 @@ async def test_a_consent_that_led_to_nothing_is_told(zoomgate: Harness) -> None:
     assert wrong["access_fingerprint"] == moved_in["access_fingerprint"]
 
 
+async def test_a_refresh_token_that_zoom_refuses_is_told(zoomgate: Harness) -> None:
+    """Who tries tokens that are none is named, as who tries codes is."""
+    brought = pb.RequestTokenRequest(user_email=OMAR, refresh_token="sim-rt-never-issued")
+    await zoomgate.refusal(zoomgate.auth.RequestToken, brought)
+    line = await last(zoomgate, "authorization.refused")
+    assert (line["outcome"], line["principal"], line["user"]) == ("ZOOM_REAUTH_REQUIRED", "service", OMAR)
+
+
 async def test_a_state_of_somebody_else_is_told(tmp_path: Path) -> None:
     """Who brings a state that another caller began is named, with whom it was about."""
     page = {"ZOOMGATE_REDIRECT_URI": "http://127.0.0.1/done"}
@@ -187,6 +198,65 @@ async def test_a_person_with_a_new_address_is_told(zoomgate: Harness) -> None:
     await zoomgate.connect("monika@example.com")
     line = await last(zoomgate, "connection.moved")
     assert (line["user"], line["principal"], line["generation"]) == (MONICA, "zoomgate", 1)
+
+
+@pytest.mark.parametrize("what", ["not confirmed", "refused", "overtaken"])
+async def test_a_person_with_a_new_address_is_told_once(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Whatever the store makes of the first write that ends the earlier connection, it is told when it has ended, and not before."""
+    await zoomgate.connect()
+    users = zoomgate.simulator.zoom.users
+    users["monika@example.com"] = replace(users[MONICA], email="monika@example.com")
+    put, first = SqliteStore.put, True
+
+    async def putting(self: SqliteStore, record: Record, if_rev: int) -> int | None:
+        nonlocal first
+        if record.state != "DISCONNECTED" or not first:
+            return await put(self, record, if_rev)
+        first = False
+        if what == "overtaken":
+            return None
+        if what == "not confirmed":
+            await put(self, record, if_rev)
+        raise StoreError("injected")
+
+    monkeypatch.setattr(SqliteStore, "put", putting)
+    await zoomgate.connect("monika@example.com")
+    assert not first
+    told = [(line["user"], line["generation"]) for line in lines(zoomgate.data_dir, "connection.moved")]
+    assert told == [(MONICA, 1)]
+
+
+async def test_a_consent_that_a_later_one_overtook_is_told_as_such(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens that were given up for those of a later consent are not told as stored."""
+    send, asked, go_on = ZoomClient.send, asyncio.Event(), asyncio.Event()
+
+    async def sending(self: ZoomClient, *arguments: Any, **named: Any) -> Any:
+        answer = await send(self, *arguments, **named)
+        if not asked.is_set():
+            asked.set()
+            await go_on.wait()
+        return answer
+
+    monkeypatch.setattr(ZoomClient, "send", sending)
+    zoom, back = zoomgate.simulator.zoom, f"{zoomgate.http_url}/oauth/callback"
+
+    async def consented() -> None:
+        request = pb.CreateTokenRequest(user_email=MONICA, code=zoom.issue_code(zoom.users[MONICA], back))
+        await zoomgate.call(zoomgate.auth.CreateToken, request, "blind")
+
+    first = asyncio.create_task(consented())
+    await asked.wait()
+    await consented()
+    go_on.set()
+    await first
+    told = [
+        (line["outcome"], line.get("generation")) for line in lines(zoomgate.data_dir, "connection.stored")
+    ]
+    assert told == [("ok", 1), ("SUPERSEDED", None)]
 
 
 async def test_refusals_are_told(zoomgate: Harness) -> None:

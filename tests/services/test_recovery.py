@@ -1,9 +1,11 @@
 """What a process that was killed left in the journal, as the next one on the same data folder finds it."""
 
 import asyncio
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -155,6 +157,33 @@ async def test_a_consent_that_waits_for_zoom_is_counted_when_it_is_stored(tmp_pa
             await until_shown(zoomgate, zoomgate_journal_replays_total=0.0, zoomgate_journal_entries=0.0)
             await until_shown(zoomgate, zoomgate_journal_replays_total=1.0)
         assert list((data_dir / "journal").iterdir()) == []
+
+
+async def test_a_consent_that_was_stored_and_not_told_is_told(tmp_path: Path) -> None:
+    """A process was killed when the store had the tokens and the audit trail did not: the next one writes their line."""
+    data_dir = tmp_path / "data"
+    trail = data_dir / "audit.jsonl"
+    async with Simulator(SimulatorOptions(port=0)) as zoom:
+        async with serving(zoom, data_dir) as zoomgate:
+            await zoomgate.connect()
+        (line,) = _lines(trail, "connection.stored")
+        trail.unlink()
+        record = await stored(data_dir, MONICA)
+        assert record.tokens is not None
+        await leave(
+            data_dir,
+            Entry(record.commit_id, Origin.CONSENT, MONICA, "", 0, record.tokens, begun_by="key|service"),
+        )
+        async with serving(zoom, data_dir) as zoomgate:
+            await until_shown(zoomgate, zoomgate_journal_replays_total=1.0, zoomgate_journal_entries=0.0)
+        (again,) = _lines(trail, "connection.stored")
+        changed = {name for name in line if line[name] != again[name]}
+        assert changed == {"time", "principal"}, "a browser brought it, and the service told it"
+
+
+def _lines(trail: Path, action: str) -> list[dict[str, Any]]:
+    lines = map(json.loads, trail.read_text().splitlines())
+    return [line for line in lines if line["action"] == action]
 
 
 async def test_a_late_answer_is_kept_as_a_spare_and_counted(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class Records:
             tokens=pair,
             refresh_time=then,
             access_expire_at=pair.access_expire_at,
-            due_at=idle.due_at(user, pair),
+            due_at=idle.due_at(user, pair, time.time()),
         )
         assert await self._store.put(encode(self._vault, replace(old, **changes)), record.rev)
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,32 @@ def test_two_processes_write_ten_thousand_whole_lines(tmp_path: Path) -> None:
         numbers = [line["request_id"] for line in lines if line["principal"] == name]
         assert numbers == [str(number) for number in range(5000)]
     assert len(lines) == 10_000
+
+
+def test_no_line_is_lost_while_the_file_is_rotated(tmp_path: Path) -> None:
+    """Two processes write on while their file is renamed again and again: every line is in one of the files, whole and once."""
+    path = tmp_path / "audit.jsonl"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, path, name, "20000"], stdin=subprocess.PIPE)
+        for name in ("one", "two")
+    ]
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write(b"go\n")
+        writer.stdin.flush()
+    rotated = 0
+    while any(writer.poll() is None for writer in writers):
+        if path.exists() and path.stat().st_size:
+            path.rename(tmp_path / f"audit.jsonl.{rotated}")
+            rotated += 1
+    for writer in writers:
+        writer.communicate()
+        assert writer.returncode == 0
+    texts = [text for file in tmp_path.iterdir() for text in file.read_text().splitlines()]
+    told = Counter((line["principal"], line["request_id"]) for line in map(json.loads, texts))
+    assert rotated
+    assert set(told.values()) == {1}
+    assert len(told) == 40_000
 
 
 TO_THE_LOG = """

@@ -1,5 +1,6 @@
 """What is taken away when its time is over, and what stays."""
 
+import asyncio
 import random
 import time
 from collections import Counter
@@ -7,13 +8,14 @@ from dataclasses import replace
 
 import pytest
 
+from fakes.faulty_store import FaultyStore
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.reaping import EXPIRING, Overdue, Reaper
 from zoomgate_server.rpc_context import AuditEvent
 from zoomgate_server.tokens.cipher import Key, KeyRing
 from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, State, decode, encode
 from zoomgate_server.tokens.memory import MemoryStore
-from zoomgate_server.tokens.store import Kind, Record, RecordKey
+from zoomgate_server.tokens.store import Kind, Record, RecordKey, RecordStore, StoreError
 from zoomgate_server.tokens.token import TokenPair
 from zoomgate_server.tokens.vault import Vault
 
@@ -47,15 +49,20 @@ class Reaping:
     """A reaper over a store in memory, with what it said."""
 
     def __init__(self, reauth_days: int = 90) -> None:
-        self.store = MemoryStore(time.time)
+        self._reauth_days = reauth_days
         self.audited: list[AuditEvent] = []
         self.counted: Counter[str] = Counter()
+        self.use(MemoryStore(time.time))
+
+    def use(self, store: RecordStore) -> None:
+        """Work on another store."""
+        self.store = store
         self.reaper = Reaper(
             app="app",
-            store=self.store,
+            store=store,
             vault=VAULT,
             clock=SystemClock(),
-            reauth_days=reauth_days,
+            reauth_days=self._reauth_days,
             audit=self.audited.append,
             on_reaped=lambda kind: self.counted.update([kind]),
             chance=random.Random(1),  # noqa: S311 - it only has to be the same every time
@@ -174,3 +181,98 @@ async def test_what_has_expired_is_deleted(kind: Kind) -> None:
     assert [record.key.subject for record in left] == [f"{number:03}" for number in range(0, 450, 2)]
     assert (await reaping.store.get(other))[0] is not None
     assert reaping.counted == {kind.value: 225}
+
+
+class UnsureStore(MemoryStore):
+    """A store that takes a write or delete of a connection and then waits, or says that it failed.
+
+    Attributes:
+        taken: Set once it has done so.
+        go_on: What it waits for.
+        fails: Whether it says that it failed.
+        silent: Whether it cannot be read from then on.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(time.time)
+        self.taken, self.go_on = asyncio.Event(), asyncio.Event()
+        self.fails = self.silent = False
+
+    async def put(self, record: Record, if_rev: int) -> int | None:
+        """Write."""
+        rev = await super().put(record, if_rev)
+        await self._answer(waits=if_rev != 0)
+        return rev
+
+    async def delete(self, key: RecordKey, if_rev: int) -> bool:
+        """Delete."""
+        done = await super().delete(key, if_rev)
+        await self._answer(waits=True)
+        return done
+
+    async def get(self, key: RecordKey) -> tuple[Record | None, float]:
+        """Read."""
+        if self.silent and self.taken.is_set():
+            raise StoreError("injected")
+        return await super().get(key)
+
+    async def _answer(self, *, waits: bool) -> None:
+        if not waits:
+            return
+        self.taken.set()
+        if self.fails:
+            raise StoreError("injected")
+        await self.go_on.wait()
+
+
+ENDS = pytest.mark.parametrize(
+    ("state", "action"),
+    [(State.REAUTH_REQUIRED, "connection.reaped"), (State.DISCONNECTED, "connection.forgotten")],
+)
+
+
+@ENDS
+async def test_who_is_stopped_tells_what_was_begun(state: State, action: str) -> None:
+    """A service or a command that ends while the store is asked to take a connection away writes its line."""
+    reaping, store = Reaping(), UnsureStore()
+    reaping.use(store)
+    assert await store.put(encode(VAULT, connection(state, NOW - 1, age=91 * DAY)), 0)
+    (overdue,) = await reaping.find()
+    work = asyncio.create_task(reaping.reaper.reap(overdue))
+    await store.taken.wait()
+    work.cancel()
+    await asyncio.wait({work})
+    store.go_on.set()
+    await reaping.reaper.drain()
+    assert [(event.action, event.outcome) for event in reaping.audited] == [(action, "ok")]
+
+
+@ENDS
+@pytest.mark.parametrize("readable", [True, False])
+async def test_what_the_store_did_not_confirm_is_told(state: State, action: str, readable: bool) -> None:
+    """It is not found again, so it is looked for at once; where that fails too, the line says that it may have happened."""
+    reaping, store = Reaping(), UnsureStore()
+    reaping.use(store)
+    assert await store.put(encode(VAULT, connection(state, NOW - 1, age=91 * DAY)), 0)
+    (overdue,) = await reaping.find()
+    store.fails, store.silent = True, not readable
+    if readable:
+        assert await reaping.reaper.reap(overdue)
+    else:
+        with pytest.raises(StoreError):
+            await reaping.reaper.reap(overdue)
+    outcome = "ok" if readable else "STORE_UNAVAILABLE"
+    assert [(event.action, event.outcome) for event in reaping.audited] == [(action, outcome)]
+
+
+async def test_what_the_store_refused_is_not_told() -> None:
+    """A store that takes no writes brings no line each minute."""
+    reaping = Reaping()
+    faulty = FaultyStore(reaping.store)
+    reaping.use(faulty)
+    assert await reaping.store.put(encode(VAULT, connection(State.REAUTH_REQUIRED, age=91 * DAY)), 0)
+    (overdue,) = await reaping.find()
+    faulty.fail("put", 1)
+    with pytest.raises(StoreError):
+        await reaping.reaper.reap(overdue)
+    assert not reaping.audited

@@ -13,14 +13,15 @@ from fakes.faulty_store import FaultyStore
 from histories.loop import SeededLoop
 from histories.upkeep_world import ADMIN, DAY, EPOCH, HOUR, Clock, Process, Zoom, connect, stored
 from zoomgate_server import upkeep
-from zoomgate_server.errors import RefreshInProgress
+from zoomgate_server.endings import tombstone_of
+from zoomgate_server.errors import NotConnected, RefreshInProgress
 from zoomgate_server.refresh import idle
 from zoomgate_server.rpc_context import Call
 from zoomgate_server.tokens.connection_record import ConnectionRecord, Lease, State
 from zoomgate_server.tokens.memory import MemoryStore
 from zoomgate_server.tokens.store import RecordStore
 from zoomgate_server.tokens.token import TokenPair
-from zoomgate_server.zoom.token_outcome import NotSent, OurFault, TokenOutcome
+from zoomgate_server.zoom.token_outcome import BadAnswer, NotSent, OurFault, Refused, TokenOutcome
 
 MONICA, OMAR = "monica@example.com", "omar@example.com"
 
@@ -39,12 +40,12 @@ def history(live: Callable[[SeededLoop, RecordStore, Zoom], Any]) -> Any:
 def test_the_day_is_the_users_own() -> None:
     """A pair is due 45 to 60 days after it was issued: always the same day for one user, and many days for many users."""
     pair = TokenPair("a", "r", "bearer", "s", "", HOUR, 0.0)
-    days = [idle.due_at(f"user{number}@example.com", pair) or 0.0 for number in range(3000)]
-    assert days == [idle.due_at(f"user{number}@example.com", pair) for number in range(3000)]
+    days = [idle.due_at(f"user{number}@example.com", pair, 0.0) or 0.0 for number in range(3000)]
+    assert days == [idle.due_at(f"user{number}@example.com", pair, 0.0) for number in range(3000)]
     per_day = Counter(int(day // DAY) for day in days)
     assert sorted(per_day) == list(range(45, 60))
     assert max(per_day.values()) < 300
-    assert idle.due_at(MONICA, replace(pair, refresh_token="")) is None
+    assert idle.due_at(MONICA, replace(pair, refresh_token=""), 0.0) is None
 
 
 def test_idle_grants_are_refreshed_before_they_die() -> None:
@@ -104,7 +105,25 @@ def test_records_without_a_date_get_one() -> None:
         for user in (MONICA, OMAR):
             record = await stored(process, user)
             assert record.tokens is not None
-            assert record.due_at == idle.due_at(user, record.tokens)
+            assert record.due_at == idle.due_at(user, record.tokens, process.store.now())
+        await process.stop()
+
+    history(live)
+
+
+def test_a_pair_of_the_future_does_not_die() -> None:
+    """A clock that was two months ahead when a token was issued put its date behind its death: it is refreshed once the clock is right."""
+
+    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+        process = Process(loop, store, zoom)
+        await connect(process, zoom, MONICA, age=-60 * DAY)
+        await connect(process, zoom, OMAR, age=-10 * DAY)
+        process.start()
+        await asyncio.sleep(1200.0)
+        assert zoom.calls == {MONICA: 1}
+        record = await stored(process, MONICA)
+        assert record.due_at is not None
+        assert record.due_at < process.store.now() + 60 * DAY
         await process.stop()
 
     history(live)
@@ -145,6 +164,80 @@ def test_a_token_that_was_handed_out_lives_to_its_end() -> None:
         process.start()
         await asyncio.sleep(199.0)
         assert zoom.calls == {OMAR: 1}
+        await process.stop()
+
+    history(live)
+
+
+def test_a_token_that_is_handed_out_while_it_waits_for_its_turn_lives_to_its_end() -> None:
+    """Many are due, and a look takes a while: whoever gets a token meanwhile relies on it as well."""
+
+    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+        process = Process(loop, store, zoom, per_minute=1)
+        await connect(process, zoom, MONICA, age=HOUR - 200.0)
+        await connect(process, zoom, OMAR, age=HOUR - 200.0)
+        for user in (MONICA, OMAR):
+            await process.use(user)
+            await process.use(user)
+        look = loop.create_task(process.upkeep.renew_used())
+        while not zoom.asked:
+            await asyncio.sleep(1.0)
+        ((_, first),) = zoom.asked
+        second = OMAR if first == MONICA else MONICA
+        await process.hand_out(second)
+        await look
+        assert zoom.calls == {first: 1}
+
+    history(live)
+
+
+def test_a_token_of_a_connection_that_ended_meanwhile_does_not_come_back() -> None:
+    """A refresh whose last step takes longer than the end of a connection is told brings no token into memory that is served then."""
+
+    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+        process = Process(loop, store, zoom)
+        await connect(process, zoom, MONICA, age=HOUR - 200.0)
+        await process.use(MONICA)
+        await process.use(MONICA)
+        forget = process.journal.forget
+
+        async def forgetting(entry_id: str) -> None:
+            record, now = await process.store.read(MONICA)
+            assert record is not None
+            assert await process.store.write(tombstone_of(record, now, revoke=False))
+            await asyncio.sleep(80.0)
+            await forget(entry_id)
+
+        process.journal.forget = forgetting  # type: ignore[method-assign]
+        process.start()
+        await asyncio.sleep(300.0)
+        assert zoom.calls == {MONICA: 1}
+        with pytest.raises(NotConnected):
+            await process.use(MONICA)
+        await process.stop()
+
+    history(live)
+
+
+def test_a_defect_lets_nobody_elses_grant_die() -> None:
+    """What nobody thought of costs a pause, not the upkeep of everybody until the next start."""
+
+    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+        process = Process(loop, store, zoom)
+        await connect(process, zoom, MONICA, age=70 * DAY)
+        page, defects = store.page, 3
+
+        async def paging(*arguments: Any, **named: Any) -> Any:
+            nonlocal defects
+            if defects:
+                defects -= 1
+                raise RuntimeError("a defect")
+            return await page(*arguments, **named)
+
+        store.page = paging  # type: ignore[method-assign]
+        process.start()
+        await asyncio.sleep(3 * HOUR)
+        assert zoom.calls == {MONICA: 1}
         await process.stop()
 
     history(live)
@@ -212,7 +305,11 @@ def test_after_an_outage_there_is_no_storm() -> None:
     history(live)
 
 
-@pytest.mark.parametrize("outage", [NotSent("down"), OurFault("4702")], ids=["down", "refuses the app"])
+@pytest.mark.parametrize(
+    "outage",
+    [NotSent("down"), OurFault("4702"), BadAnswer("not a bearer token")],
+    ids=["down", "refuses the app", "answers what nobody understands"],
+)
 def test_an_unwell_zoom_is_left_in_peace(outage: TokenOutcome) -> None:
     """While Zoom fails for everybody it hears of the upkeep every quarter of an hour, once; afterwards all goes on by itself."""
 
@@ -231,6 +328,29 @@ def test_an_unwell_zoom_is_left_in_peace(outage: TokenOutcome) -> None:
         await asyncio.sleep(3 * HOUR)
         assert set(zoom.calls.values()) == {1}
         assert len(zoom.calls) == 100
+        await process.stop()
+
+    history(live)
+
+
+def test_a_zoom_that_refuses_everybody_is_not_believed_for_long() -> None:
+    """Hundreds who are refused one after another are rather Zoom's mistake: few have to consent again until it is over."""
+
+    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+        process = Process(loop, store, zoom)
+        users = [f"user{number}@example.com" for number in range(1000)]
+        for user in users:
+            await connect(process, zoom, user, age=70 * DAY)
+        zoom.outage = Refused("invalid_grant")
+        process.start()
+        await asyncio.sleep(2 * HOUR)
+        zoom.outage = None
+        refused = len(zoom.calls)
+        assert refused < 250
+        await asyncio.sleep(2 * HOUR)
+        states = Counter([(await stored(process, user)).state for user in users])
+        assert states == {State.ACTIVE: 1000 - refused, State.REAUTH_REQUIRED: refused}
+        assert len(zoom.calls) == 1000
         await process.stop()
 
     history(live)

@@ -1,19 +1,22 @@
 """`zoomgate audit`: who did what, from the audit trail."""
 
 import asyncio
+import glob
 import gzip
 import json
 import re
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import click
 
-from zoomgate_server.audit import ACTIONS, FINGERPRINT_SECRET, fingerprint
+from zoomgate_server import user_email as addresses
+from zoomgate_server.audit import ACTIONS, FINGERPRINT_DIGITS, FINGERPRINT_SECRET, fingerprint
 from zoomgate_server.cli.opened_store import opened
 from zoomgate_server.cli.output import NOT_FOUND, Table, fail, load_settings, note
 from zoomgate_server.errors import ZoomgateError
@@ -33,8 +36,10 @@ _ROWS = 200
 """Rows that are laid out together."""
 
 _SPAN = re.compile(r"(\d{1,6})([smhd])")
+_MARK = re.compile(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _BEGINNING = b'{"time":"'
+_PACKED = (".bz2", ".lz4", ".xz", ".zip", ".zst")
 
 
 @click.group()
@@ -62,15 +67,36 @@ def _moment(_context: click.Context, _parameter: click.Parameter, value: str | N
     )
 
 
+def _user(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    problem = None if value is None else addresses.problem(value)
+    if problem is not None:
+        raise click.BadParameter(plain(problem))
+    return value
+
+
+def _mark(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None or _MARK.fullmatch(value.lower()):
+        return value and value.lower()
+    raise click.BadParameter(
+        f"is {plain(value)!r}: write the {FINGERPRINT_DIGITS} hex digits that `zoomgate audit fingerprint` prints"
+    )
+
+
 @audit.command()
-@click.option("--user", help="Only about this person, an e-mail address.")
+@click.option("--user", callback=_user, help="Only about this person, an e-mail address.")
 @click.option("--principal", metavar="NAME", help="Only what this caller did.")
 @click.option(
     "--action", metavar="ACTION", help="Only this action, such as token.given, or a beginning such as keys."
 )
 @click.option("--since", metavar="TIME", callback=_moment, help="Not before TIME: 24h, or 2030-01-07T09:00Z.")
 @click.option("--until", metavar="TIME", callback=_moment, help="Before TIME.")
-@click.option("--fingerprint", "mark", metavar="HEX", help="Only about the token with this fingerprint.")
+@click.option(
+    "--fingerprint",
+    "mark",
+    metavar="HEX",
+    callback=_mark,
+    help="Only about the token with this fingerprint.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the lines as they are.")
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def show(
@@ -87,14 +113,17 @@ def show(
 
     Read is the file that the settings name (ZOOMGATE_AUDIT) with what a rotation made of it beside it (audit.jsonl.1, audit.jsonl.2.gz,
     audit.jsonl-20300107), or FILES in their order. A line that is damaged is named on standard error and left out. Exit code 3 if nothing
-    is found.
+    is found, 1 if a file could not be read to its end.
 
     Example: zoomgate audit show --action token.given --since 24h
     """
     if action is not None and not any(_is_within(known, action) for known in ACTIONS):
         raise click.BadParameter(f"{plain(action)!r} is none of {', '.join(ACTIONS)}", param_hint="--action")
     wanted = _Wanted(user, principal, action, since, until, mark)
-    found = (line for file in files or _trail(since) for line in _lines(file) if wanted.has(line.fields))
+    unread: list[str] = []
+    found = (
+        line for file in files or _trail(since) for line in _lines(file, unread) if wanted.has(line.fields)
+    )
     table, count = Table("TIME", "ACTION", "OUTCOME", "BY", "FOR", "USER", "MORE"), 0
     while rows := list(islice(found, _ROWS)):
         count += len(rows)
@@ -102,6 +131,8 @@ def show(
             click.echo(b"\n".join(line.text for line in rows))
         else:
             table.add([_row(line.fields) for line in rows])
+    if unread:
+        fail("\n".join(unread))
     if not count:
         note("nothing of that kind is in the trail")
         raise SystemExit(NOT_FOUND)
@@ -116,9 +147,12 @@ def fingerprint_() -> None:
 
     Example: zoomgate audit fingerprint < found-token.txt
     """
-    token = sys.stdin.read(MAX_TOKEN).strip()
-    if not token or len(token.split()) != 1:
-        fail("Standard input has no token, or several: give one, as in `zoomgate audit fingerprint < file`")
+    # what is no UTF-8, such as a file in UTF-16, is no token either
+    token = sys.stdin.buffer.read(MAX_TOKEN).decode("utf-8", "replace").strip()
+    if not token or len(token.split()) != 1 or not token.isprintable() or "\ufffd" in token:
+        fail(
+            "Standard input has no token, or several, or something else: give one, as in `zoomgate audit fingerprint < file`"
+        )
     loaded = load_settings("run this where the service runs")
     try:
         marks = asyncio.run(_fingerprints(loaded, token))
@@ -188,7 +222,8 @@ def _trail(since: datetime | None) -> Iterator[Path]:
     path = load_settings("name the files: zoomgate audit show FILE").audit_path
     if path is None:
         fail('ZOOMGATE_AUDIT is log: the trail is among the lines of the log, with "event":"audit"')
-    rotated = [*path.parent.glob(f"{path.name}.*"), *path.parent.glob(f"{path.name}-*")]
+    name = glob.escape(path.name)
+    rotated = [*path.parent.glob(f"{name}.*"), *path.parent.glob(f"{name}-*")]
     known = [(file.stat().st_mtime, file) for file in {path, *rotated} if file.is_file()]
     if not known:
         fail(f"There is no {path}: name yours in ZOOMGATE_AUDIT or ZOOMGATE_DATA_DIR", NOT_FOUND)
@@ -197,11 +232,14 @@ def _trail(since: datetime | None) -> Iterator[Path]:
             yield file
 
 
-def _lines(file: Path) -> Iterator[_Line]:
-    """Read a file line by line, and name what is damaged."""
+def _lines(file: Path, unread: list[str]) -> Iterator[_Line]:
+    """Read a file line by line, and name what is damaged; what is wrong with one that cannot be read to its end goes into `unread`."""
+    if file.suffix in _PACKED:
+        unread.append(f"{file} is packed in a way that is not read here: unpack it, and give it as FILE")
+        return
     try:
         with cast("BinaryIO", gzip.open(file) if file.suffix == ".gz" else file.open("rb")) as source:
-            for number, text in enumerate(_texts(source), 1):
+            for number, text in _texts(source):
                 line = _understood(text)
                 if line is None and _is_of_the_log(text):
                     continue
@@ -210,18 +248,23 @@ def _lines(file: Path) -> Iterator[_Line]:
                     note(f"zoomgate: {file}:{number} is damaged, and was {left}")
                 if line is not None:
                     yield line
-    except (OSError, EOFError) as error:
-        fail(f"{file} cannot be read ({getattr(error, 'strerror', None) or error}): run this as its owner")
+    except OSError as error:
+        what = f"({error.strerror}): run this as its owner" if error.strerror else f"to its end ({error})"
+        unread.append(f"{file} cannot be read {what}")
+    except (EOFError, zlib.error) as error:
+        unread.append(f"{file} cannot be read to its end ({error})")
 
 
-def _texts(source: BinaryIO) -> Iterator[bytes]:
-    """Give the lines that are not empty; of one that is too long, as much as is looked at."""
+def _texts(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Give the lines that are not empty, with their numbers; of one that is too long, as much as is looked at."""
+    number = 0
     while text := source.readline(MAX_LINE):
+        number += 1
         rest = text
         while len(rest) == MAX_LINE and not rest.endswith(b"\n"):
             rest = source.readline(MAX_LINE)
         if text.strip():
-            yield text.rstrip(b"\n")
+            yield number, text.rstrip(b"\n")
 
 
 def _understood(text: bytes) -> _Line | None:
@@ -252,6 +295,8 @@ def _time(fields: Mapping[str, Any]) -> datetime:
     moment = datetime.fromisoformat(fields["time"])
     if moment.tzinfo is None:
         raise ValueError("a time without its zone")
+    if not MINYEAR < moment.year < MAXYEAR:
+        raise ValueError("a time that other zones do not have")
     return moment
 
 

@@ -16,19 +16,23 @@ from zoomgate_server.settings import Settings
 class Audited:
     """The trail of the settings, opened before a command changes anything: what cannot be told is not done.
 
-    Where the folder of the trail's file does not exist yet, no service has ever run there, and nothing is written.
+    Where the folder of the trail's file does not exist yet, no service has ever run there, and a command that works on no store writes
+    nothing. A store may be another machine's as well: who works on it leaves the line here.
 
     Args:
         loaded: The settings, or None where a command works without any.
         key: Under which fingerprints of tokens are made, for a command that tells of tokens.
+        store: Whether the command works on a store, which is there.
     """
 
-    def __init__(self, loaded: Settings | None, key: bytes = b"") -> None:
+    def __init__(self, loaded: Settings | None, key: bytes = b"", *, store: bool = False) -> None:
         self._path = None if loaded is None else loaded.audit_path
         self._trail: AuditTrail | None = None
-        if loaded is None or (self._path is not None and not self._path.parent.is_dir()):
+        if loaded is None or (self._path is not None and not self._path.parent.is_dir() and not store):
             return
         try:
+            if self._path is not None and self._path.parent == loaded.data_dir:
+                loaded.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._trail = AuditTrail(self._path, key=key, clock=SystemClock(), on_lost=lambda: None)
         except OSError as error:
             fail(

@@ -217,8 +217,9 @@ def revoke(
 ) -> None:
     """End many connections and revoke their tokens at Zoom: those of which every --where is true, or --all.
 
-    The caller is an administrator, or a service for the users of its row. It first counts them and asks. Each failure is a line, the end
-    says how many there were, and the exit code is then 1; a run that was stopped goes on when it is begun again.
+    The caller is an administrator, or a service for the users of its row with the methods ListConnections, GetConnection and
+    DeleteConnection of AuthService. It first counts them and asks, and looks at each again before it ends it. Each failure is a line, the
+    end says how many there were, and the exit code is then 1; a run that was stopped goes on when it is begun again.
 
     Example: zoomgate connections revoke --where 'user=*@example.com' --where refreshed-before=2030-01-07T09:00:00Z
     """
@@ -281,7 +282,7 @@ def _say_how_many(count: revoking.Count, *, stopped: bool, as_json: bool) -> Non
         shown = {"ended": count.ended, "skipped": count.skipped, "failed": count.failed, "stopped": stopped}
         click.echo(json.dumps(shown))
     note(
-        f"{'stopped: ' if stopped else ''}{count.ended} ended, {count.skipped} had ended already, {count.failed} failed"
+        f"{'stopped: ' if stopped else ''}{count.ended} ended, {count.skipped} had ended or changed, {count.failed} failed"
     )
     if stopped or count.failed:
         note("begin it again for those that are left")

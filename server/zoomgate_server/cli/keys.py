@@ -11,7 +11,7 @@ import click
 
 from zoomgate_server import settings
 from zoomgate_server.cli.audited import Audited
-from zoomgate_server.cli.opened_store import NoStoreError, opened
+from zoomgate_server.cli.opened_store import NoStoreError, is_there, opened
 from zoomgate_server.cli.output import Table, fail, load_settings, note, settings_if_any
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.sweeping import Outcome, sweep_store
@@ -119,7 +119,7 @@ def rotate(path: str | None, now: bool, as_json: bool) -> None:
     loaded = load_settings("run this where the service runs")
     file = Path(path) if path else loaded.keys_path
     ring = _load(file)
-    with Audited(loaded) as audited:
+    with Audited(loaded, store=is_there(loaded)) as audited:
         _rotate(loaded, file, ring, audited, now=now, as_json=as_json)
 
 
@@ -172,7 +172,7 @@ def sweep_(path: str | None, as_json: bool) -> None:
     """
     loaded = load_settings("run this where the service runs")
     ring = _load(Path(path) if path else loaded.keys_path)
-    with Audited(loaded) as audited:
+    with Audited(loaded, store=is_there(loaded)) as audited:
         outcome = sweep_store(loaded, ring)
         _tell_sweep(audited, outcome)
     _say(as_json, outcome.sentence, outcome.fields)
@@ -210,7 +210,7 @@ def retire(key_id: str, path: str | None, as_json: bool) -> None:
         )
         fail(f"Key {key_id} stays: it sealed {listed}; {remedy}")
     try:
-        with Audited(loaded) as audited:
+        with Audited(loaded, store=is_there(loaded)) as audited:
             keyfile.remove(file, ring, key_id)
             audited.tell("keys.retired", key_id=key_id, file=str(file))
     except keyfile.KeyFileError as error:

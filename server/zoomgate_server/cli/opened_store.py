@@ -19,6 +19,11 @@ def file_of(loaded: Settings) -> Path | None:
     return loaded.store_path if loaded.store_uri is None else None
 
 
+def is_there(loaded: Settings) -> bool:
+    """Tell whether there is a store; one in a database counts as such until it is opened."""
+    return loaded.store_uri is not None or loaded.store_path.exists()
+
+
 @contextlib.asynccontextmanager
 async def opened(loaded: Settings) -> AsyncIterator[RecordStore]:
     """Open the store; none is made.

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from zoomgate_server.cli.audited import Audited
-from zoomgate_server.cli.opened_store import opened
+from zoomgate_server.cli.opened_store import is_there, opened
 from zoomgate_server.cli.output import Table, distance, fail, load_settings
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.clock import SystemClock
@@ -62,7 +62,7 @@ def reap(dry_run: bool, as_json: bool) -> None:
         fail(str(error))
     begun = time.monotonic()
     try:
-        with contextlib.nullcontext() if dry_run else Audited(loaded) as audited:
+        with contextlib.nullcontext() if dry_run else Audited(loaded, store=is_there(loaded)) as audited:
             outcome = asyncio.run(_reap(loaded, ring, audited))
     except StoreOpenError as error:
         fail(str(error))
@@ -93,12 +93,15 @@ async def _reap(loaded: Settings, ring: KeyRing, audited: Audited | None) -> _Ou
                 outcome.gone += found
                 continue
             with progress("reaping", len(found)) as advance:
-                for overdue in found:
-                    if await reaper.reap(overdue):
-                        outcome.gone.append(overdue)
-                    else:
-                        outcome.kept += 1
-                    advance(1)
+                try:
+                    for overdue in found:
+                        if await reaper.reap(overdue):
+                            outcome.gone.append(overdue)
+                        else:
+                            outcome.kept += 1
+                        advance(1)
+                finally:
+                    await reaper.drain()  # Ctrl-C does not come between what goes and its line
     return outcome
 
 

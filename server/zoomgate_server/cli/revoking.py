@@ -15,7 +15,7 @@ class Count:
 
     Attributes:
         ended: Connections that were ended.
-        skipped: Connections that somebody else ended meanwhile.
+        skipped: Connections that somebody else ended meanwhile, or of which a condition is not true any more.
         failed: Connections that were not ended.
     """
 
@@ -40,6 +40,8 @@ def revoke_all(
 ) -> None:
     """End all connections of which every condition is true, one after another.
 
+    A page of them is read long before the last of it has its turn, so each is looked at again: whoever has consented anew stays.
+
     Args:
         client: Of the service.
         where: The conditions.
@@ -53,8 +55,12 @@ def revoke_all(
     """
 
     def end(connection: Connection) -> None:
+        user_email = connection.user_email
         try:
-            client.auth.delete_connection(user_email=connection.user_email)
+            if where and not holds(where, client.auth.get_connection(user_email=user_email).connection):
+                count.skipped += 1
+                return
+            client.auth.delete_connection(user_email=user_email)
         except errors.NotConnected:
             count.skipped += 1
         else:

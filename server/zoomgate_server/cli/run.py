@@ -14,6 +14,7 @@ import click
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate_server import settings
 from zoomgate_server.cli import setting_options
+from zoomgate_server.cli.audited import Audited
 from zoomgate_server.cli.caller_key import CALLER_KEY_FILE, MEMBER_KEY_FILE, CallerKeyError, digest, obtain
 from zoomgate_server.cli.output import fail
 from zoomgate_server.cli.serve import load, ready, run_forever, serve_with
@@ -53,8 +54,13 @@ def run(overrides: Mapping[str, str], simulator_listen: str) -> None:
 
 async def _with_zoom(loaded: settings.Settings) -> None:
     """Serve with the real Zoom; the caller key is in a file."""
-    with _keys(loaded, {CALLER_KEY_FILE: _dev()}) as keys:
-        await serve_with(loaded, announce=lambda started: _announce(started, loaded, None), keys=keys)
+    with _keys(loaded, {CALLER_KEY_FILE: _dev()}) as (keys, made):
+
+        def announce(started: Started) -> None:
+            _tell(loaded, made)
+            _announce(started, loaded, None)
+
+        await serve_with(loaded, announce=announce, keys=keys)
 
 
 async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str], listen: str) -> None:
@@ -90,11 +96,13 @@ async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str],
             if (loaded.data_dir / CALLER_KEY_FILE).exists():
                 files[CALLER_KEY_FILE] = _dev()
 
-        def announce(started: Started) -> None:
-            simulator.webhooks.url = f"http://{started.http}/webhooks/zoom"
-            _announce(started, loaded, simulator)
+        with _keys(loaded, files) as (keys, made):
 
-        with _keys(loaded, files) as keys:
+            def announce(started: Started) -> None:
+                simulator.webhooks.url = f"http://{started.http}/webhooks/zoom"
+                _tell(loaded, made)
+                _announce(started, loaded, simulator)
+
             await serve_with(
                 loaded,
                 announce=announce,
@@ -119,8 +127,10 @@ def _dev() -> Principal:
 
 
 @contextlib.contextmanager
-def _keys(loaded: settings.Settings, files: Mapping[str, Principal]) -> Iterator[list[tuple[str, Principal]]]:
-    """Give the keys that are kept in the data folder, made if need be; a start that fails leaves none behind."""
+def _keys(
+    loaded: settings.Settings, files: Mapping[str, Principal]
+) -> Iterator[tuple[list[tuple[str, Principal]], Mapping[Path, Principal]]]:
+    """Give the keys that are kept in the data folder, made if need be, and which were made; a start that fails leaves none behind."""
     folder = loaded.data_dir
     try:
         made = [path for path in (folder, *(folder / name for name in files)) if not path.exists()]
@@ -133,12 +143,20 @@ def _keys(loaded: settings.Settings, files: Mapping[str, Principal]) -> Iterator
             f"ZOOMGATE_DATA_DIR: {folder} cannot be made or used ({error.strerror}): check its owner and mode"
         )
     try:
-        yield keys
+        yield keys, {folder / name: who for name, who in files.items() if folder / name in made}
     except StartError:
         for path in reversed(made):
             with contextlib.suppress(OSError):
                 path.rmdir() if path.is_dir() else path.unlink()
         raise
+
+
+def _tell(loaded: settings.Settings, made: Mapping[Path, Principal]) -> None:
+    """Tell the audit trail who got a key."""
+    with Audited(loaded) as audited:
+        for file, who in made.items():
+            users = "*" if who.users.everyone else who.email or ""
+            audited.tell("callers.added", caller=who.name, role=who.role_names, users=users, file=str(file))
 
 
 def _announce(started: Started, loaded: settings.Settings, simulator: Simulator | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from zoomgate_server.cli.audited import Audited
-from zoomgate_server.cli.opened_store import file_of, opened
+from zoomgate_server.cli.opened_store import file_of, is_there, opened
 from zoomgate_server.cli.output import fail, load_settings, note
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.sweeping import Outcome, swept
@@ -44,7 +44,7 @@ def backup(file: Path, as_json: bool) -> None:
     Example: zoomgate store backup /backups/zoomgate-monday.db
     """
     loaded = load_settings("run this where the service runs")
-    with Audited(loaded) as audited:
+    with Audited(loaded, store=is_there(loaded)) as audited:
         records = _run(_backup(loaded, file))
         audited.tell("store.backed_up", file=str(file), records=records)
     _say(
@@ -65,7 +65,7 @@ def restore(file: Path, as_json: bool) -> None:
     Example: zoomgate store restore /backups/zoomgate-monday.db
     """
     loaded = load_settings("run this where the service runs")
-    with Audited(loaded) as audited:
+    with Audited(loaded, store=file.exists()) as audited:
         records, used = _run(_restore(loaded, file))
         audited.tell("store.restored", file=str(file), records=records)
     lacking = sorted(set(used) - _ids(loaded.keys_path) - {""})
@@ -95,7 +95,7 @@ def upgrade(as_json: bool) -> None:
         ring = keyfile.load(loaded.keys_path)
     except keyfile.KeyFileError as error:
         fail(str(error))
-    with Audited(loaded) as audited:
+    with Audited(loaded, store=is_there(loaded)) as audited:
         upgraded, outcome = _run(_upgrade(loaded, ring))
         audited.tell("store.upgraded", "incomplete" if outcome.problem else "ok", version=NEWEST)
     before = "is of" if not upgraded else "was brought to"

@@ -543,7 +543,7 @@ def _next_generation(won: Won, record: ConnectionRecord, now: float, max_refresh
         refresh_time=tokens.obtained_at,
         update_time=now,
         access_expire_at=tokens.access_expire_at,
-        due_at=idle.due_at(record.user_email, tokens),
+        due_at=idle.due_at(record.user_email, tokens, now),
     )
 
 

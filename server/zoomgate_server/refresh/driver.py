@@ -351,22 +351,31 @@ class Refresher:
 
     def _tell(self, user_email: str, attempt_id: str, verdict: core.Verdict) -> None:
         """Tell the audit trail what became of a refresh token that was spent."""
+        tokens: TokenPair | None
         match verdict:
+            case core.Usable(record, refreshed=True, spared=True):
+                action, outcome, generation, tokens = "connection.refreshed", "ok", 0, record.spares[0]
             case core.Usable(record, refreshed=True):
-                action, outcome = "connection.refreshed", "ok"
+                action, outcome, generation, tokens = (
+                    "connection.refreshed",
+                    "ok",
+                    record.generation,
+                    record.tokens,
+                )
+            case core.Superseded(tokens):
+                action, outcome, generation = "connection.refreshed", "SUPERSEDED", 0
             case core.Ended(ConnectionRecord(state=State.REAUTH_REQUIRED) as record):
-                action = "connection.reauth_required"
+                action, generation, tokens = "connection.reauth_required", record.generation, record.tokens
                 outcome = record.cause.value if record.cause is not None else Cause.REJECTED.value
             case _:
                 return
         event = AuditEvent.unattended(
             action, outcome, user_email, principal="zoomgate", details={"attempt": attempt_id}
         )
-        tokens = record.tokens
         self._audit(
-            event.about(record.generation, tokens.access_token, tokens.refresh_token)
+            event.about(generation, tokens.access_token, tokens.refresh_token)
             if tokens is not None
-            else event._replace(generation=record.generation)
+            else event._replace(generation=generation)
         )
 
 

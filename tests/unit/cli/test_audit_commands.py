@@ -52,8 +52,8 @@ class TestShow:
     def test_lines_are_chosen(self) -> None:
         """By person, caller, action or its beginning, time and fingerprint, each alone and together."""
         write(
-            line(OLD, access_fingerprint="aa"),
-            line(NEW, user=OMAR, refresh_fingerprint="bb"),
+            line(OLD, access_fingerprint="aa" * 8),
+            line(NEW, user=OMAR, refresh_fingerprint="bb" * 8),
             line(NEW, action="keys.added", user="", principal="root"),
         )
         for arguments, count in (
@@ -65,8 +65,8 @@ class TestShow:
             (["--since", "2020-01-08T09:00:00+00:00"], 2),
             (["--until", "2020-01-08T09:00:00Z"], 1),
             (["--since", "2020-01-07T10:00:00.123+01:00", "--until", "2020-01-07T09:00:01Z"], 1),
-            (["--fingerprint", "aa"], 1),
-            (["--fingerprint", "bb", "--user", OMAR], 1),
+            (["--fingerprint", "AA" * 8], 1),
+            (["--fingerprint", "bb" * 8, "--user", OMAR], 1),
         ):
             assert len(shown(*arguments)) == count, arguments
 
@@ -113,6 +113,8 @@ class TestShow:
             "[" * 100_000,
             "x" * 200_000,
             '{"time":"2020-01-07T09:00:00","action":"x"}',
+            '{"time":"0001-01-01T00:00:00+14:00","action":"x"}',
+            '{"time":"9999-12-31T23:59:59-12:00","action":"x"}',
         ],
         ids=lambda text: text[:12].strip("\x00") or "zeros",
     )
@@ -122,6 +124,55 @@ class TestShow:
         result = zoomgate("audit", "show", "--json")
         assert [json.loads(text)["request_id"] for text in done(result).splitlines()] == ["1", "3"]
         assert "data/audit.jsonl:2 is damaged, and was left out" in result.stderr
+        assert len(done(zoomgate("audit", "show")).splitlines()) == 3
+
+    @pytest.mark.parametrize("what", ["cut", "changed", "no gzip"])
+    def test_a_file_that_cannot_be_read_to_its_end_holds_up_no_other(self, what: str) -> None:
+        """What it had before, and what the later ones have, is shown; the end names it, and is a failure rather than "not found"."""
+        lines = [
+            line(request_id=str(number), details={"noise": os.urandom(99).hex()}) for number in range(900)
+        ]
+        path = write(*lines, name="audit.jsonl.1.gz")
+        whole = path.read_bytes()
+        broken = {
+            "cut": whole[:-200],
+            "changed": whole[:-200] + b"\xff" * 200,
+            "no gzip": b"x" * 200,
+        }[what]
+        path.write_bytes(broken)
+        os.utime(path, (1.0, 1.0))
+        write(line(request_id="later"))
+        result = zoomgate("audit", "show", "--json")
+        found = [json.loads(text)["request_id"] for text in result.stdout.splitlines()]
+        assert found[-1] == "later"
+        assert found[:-1] == [str(number) for number in range(len(found) - 1)]
+        assert (len(found) > 1) == (what != "no gzip")
+        assert result.exit_code == 1
+        assert "data/audit.jsonl.1.gz cannot be read" in result.stderr
+        assert "Traceback" not in result.stderr
+        nothing = zoomgate("audit", "show", "--user", "nobody@example.com")
+        assert nothing.exit_code == 1
+
+    def test_a_file_that_is_packed_otherwise_is_named(self) -> None:
+        """What logrotate packed with another program is not read as lines: it is said, and what to do."""
+        write(line(request_id="old"), name="audit.jsonl.2.xz")
+        write(line(request_id="new"))
+        result = zoomgate("audit", "show", "--json")
+        assert [json.loads(text)["request_id"] for text in result.stdout.splitlines()] == ["new"]
+        assert "audit.jsonl.2.xz is packed in a way that is not read here: unpack it" in result.stderr
+        assert result.exit_code == 1
+
+    def test_lines_are_counted_as_an_editor_does(self) -> None:
+        """An empty line, as a line behind one without room may leave it, has a number too."""
+        write(line(), "", "damaged", line())
+        assert "data/audit.jsonl:3 is damaged" in zoomgate("audit", "show").stderr
+
+    def test_a_name_with_brackets_is_a_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A file whose name looks like a pattern has its rotated files beside it all the same."""
+        monkeypatch.setenv("ZOOMGATE_AUDIT", "data/trail[1]")
+        write(line(request_id="old"), name="trail[1].1")
+        write(line(request_id="new"), name="trail[1]")
+        assert [found["request_id"] for found in shown()] == ["old", "new"]
 
     def test_a_line_behind_a_torn_one_is_found(self) -> None:
         """A whole line that follows the rest of one for which there was no room is shown, and the place is named."""
@@ -153,11 +204,15 @@ class TestShow:
             ["--since", "yesterday"],
             ["--since", "2020-01-07T09:00:00"],
             ["--action", "tokens"],
+            ["--user", "Monica@example.com"],
+            ["--user", "monica"],
+            ["--fingerprint", "9f2c4e6a"],
+            ["--fingerprint", "a token that was found"],
             ["missing.jsonl"],
         ],
     )
     def test_wrong_usage_is_said(self, arguments: list[str]) -> None:
-        """A time without a zone, an action that there is not, and a file that is not there exit with 2."""
+        """What no line can have is not searched for: "not found" would be taken for an answer. Nor is a file that is not there."""
         write(line())
         refused(zoomgate("audit", "show", *arguments), 2)
 
@@ -179,9 +234,13 @@ class TestFingerprint:
         other = done(await command("audit", "fingerprint", answer="another-token")).strip()
         refused(await command("audit", "show", "--fingerprint", other), 3)
 
-    @pytest.mark.parametrize("answer", ["", " \n", "two tokens"])
-    def test_one_token_is_read(self, answer: str) -> None:
-        """None and several are refused, and not repeated."""
+    @pytest.mark.parametrize(
+        "answer",
+        ["", " \n", "two tokens", "tok\x00en", b"\xfftoken", "token".encode("utf-16")],
+        ids=["none", "blank", "two", "control characters", "no UTF-8", "UTF-16"],
+    )
+    def test_one_token_is_read(self, answer: str | bytes) -> None:
+        """None and several are refused, and what is no text as well: "not found" would be taken for an answer."""
         assert "`zoomgate audit fingerprint < file`" in refused(
             zoomgate("audit", "fingerprint", answer=answer)
         )
@@ -257,6 +316,18 @@ class TestCommands:
         """A key ring that is made before there is a service leaves no folder behind."""
         done(zoomgate("keys", "new", "elsewhere.json"))
         assert not Path("data").exists()
+
+    async def test_a_restore_on_a_new_machine_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The first command of a new machine makes the data folder, and has its line there; a backup that is not there makes none."""
+        async with running(Path("data")) as service:
+            await service.connect()
+        done(await command("store", "backup", "copy.db"))
+        monkeypatch.setenv("ZOOMGATE_DATA_DIR", "fresh")
+        monkeypatch.setenv("ZOOMGATE_KEYS", "data/keys.json")
+        refused(await command("store", "restore", "missing.db"))
+        assert not Path("fresh").exists()
+        done(await command("store", "restore", "copy.db"))
+        assert [told["action"] for told in shown()] == ["store.restored"]
 
     def test_the_log_gets_the_line_where_the_settings_say_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """With ZOOMGATE_AUDIT=log nothing is written to the data folder."""

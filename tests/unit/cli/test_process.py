@@ -1,6 +1,7 @@
 """The command as a process: what it imports, what it prints, what it leaves behind."""
 
 import contextlib
+import json
 import os
 import re
 import select
@@ -176,6 +177,14 @@ def test_run_with_a_zoom_app_lets_nobody_in_without_a_key(tmp_path: Path) -> Non
         outside = ended(tmp_path.parent, "connections", "list", "--server", address[1])
         rest, log = stop(process)
     key = (tmp_path / ".zoomgate" / "caller.key").read_text()
+    told = map(json.loads, (tmp_path / ".zoomgate" / "audit.jsonl").read_text().splitlines())
+    (added,) = [line for line in told if line["action"] == "callers.added"]
+    assert added["details"] == {
+        "caller": "dev",
+        "role": "admin+service",
+        "users": "*",
+        "file": ".zoomgate/caller.key",
+    }
     assert 'authorization: Bearer $(cat .zoomgate/caller.key)"' in text
     assert "simulated" not in text
     assert key not in text + rest + log

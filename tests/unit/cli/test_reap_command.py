@@ -1,10 +1,13 @@
 """`zoomgate reap`, beside a running service."""
 
+import asyncio
 import json
+import signal
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,17 +42,17 @@ async def service(folder: Path) -> AsyncIterator[Harness]:
         yield harness
 
 
-async def _grow_old() -> None:
+async def _grow_old(user: str = MONICA) -> None:
     store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
     (app,) = await store.apps()
     vault = Vault(app=app, keys=keyfile.load(Path("data/keys.json")))
-    record, now = await store.get(RecordKey(app, Kind.USER, MONICA))
+    record, now = await store.get(RecordKey(app, Kind.USER, user))
     assert record is not None
     waits = replace(decode(vault, record), state=State.REAUTH_REQUIRED, update_time=now - 100 * DAY)
     assert await store.put(encode(vault, waits), record.rev)
     for kind in (Kind.REQUEST, Kind.STATE):
         assert await store.put(
-            Record(RecordKey(app, kind, "old"), b"x", expire_at=now - 5.0, changed_at=now - 10.0), 0
+            Record(RecordKey(app, kind, f"old {user}"), b"x", expire_at=now - 5.0, changed_at=now - 10.0), 0
         )
     await store.close()
 
@@ -105,6 +108,53 @@ async def test_what_cannot_be_opened_stays(service: Harness) -> None:
     before = await _everything()
     assert "key" in refused(await command("reap"))
     assert await _everything() == before
+
+
+def test_ctrl_c_does_not_come_between_what_goes_and_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who interrupts the command while the store writes finds a line for the connection that was ended; the next run goes on."""
+
+    async def grow_old() -> None:
+        async with running(Path("data")) as harness:
+            for user in (MONICA, OMAR):
+                await harness.connect(user)
+            await _grow_old()
+            await _grow_old(OMAR)
+
+    asyncio.run(grow_old())
+    put = SqliteStore.put
+
+    async def interrupted(self: SqliteStore, record: Record, if_rev: int) -> int | None:
+        rev = await put(self, record, if_rev)
+        signal.raise_signal(signal.SIGINT)
+        for _ in range(3):  # until the command has been told
+            await asyncio.sleep(0)
+        return rev
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "put", interrupted)
+        assert zoomgate("reap").exit_code == 1
+    assert [line["user"] for line in _lines("connection.reaped")] == [MONICA]
+    done(zoomgate("reap"))
+    assert [line["user"] for line in _lines("connection.reaped")] == [MONICA, OMAR]
+
+
+async def test_without_a_data_folder_of_a_service_there_is_a_line(
+    service: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the command works on a store that services of other machines keep, its lines go to a trail of its own."""
+    monkeypatch.setenv("ZOOMGATE_STORE", f"sqlite:///{Path('data/zoomgate.db').resolve()}")
+    monkeypatch.setenv("ZOOMGATE_KEYS", "data/keys.json")
+    monkeypatch.setenv("ZOOMGATE_DATA_DIR", "elsewhere")
+    done(await command("reap", "--dry-run"))
+    assert not Path("elsewhere").exists()
+    done(await command("reap"))
+    assert [line["user"] for line in _lines("connection.reaped", "elsewhere")] == [MONICA]
+    assert Path("elsewhere").stat().st_mode & 0o777 == 0o700
+
+
+def _lines(action: str, folder: str = "data") -> list[dict[str, Any]]:
+    lines = map(json.loads, (Path(folder) / "audit.jsonl").read_text().splitlines())
+    return [line for line in lines if line["action"] == action]
 
 
 def test_there_must_be_a_store() -> None:

@@ -15,8 +15,12 @@ from click.testing import Result
 
 from command_line import command, done, refused, zoomgate
 from harness import ADMIN, BASIL, MONICA, OMAR, Harness, key_of, running, service
+from zoomgate import Client
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
+from zoomgate_server.cli import revoking
+from zoomgate_server.cli.one_by_one import Pace
+from zoomgate_server.cli.selection import FIELDS
 from zoomgate_server.rpc_context import UserPatterns
 
 EVERYBODY = (BASIL, MONICA, OMAR)
@@ -61,7 +65,7 @@ async def test_those_of_whom_it_is_true_are_ended_and_revoked(harness: Harness) 
     chosen = ("--where", f"user={MONICA}", "--where", "state=active")
     found = await revoke(harness, *chosen, "--yes")
     assert done(found) == ""
-    assert "1 ended, 0 had ended already, 0 failed" in found.stderr
+    assert "1 ended, 0 had ended or changed, 0 failed" in found.stderr
     assert await states(harness) == "ADA"
     assert harness.simulator.zoom.grants[MONICA].ended
     assert not harness.simulator.zoom.grants[OMAR].ended
@@ -100,7 +104,7 @@ async def test_a_caller_without_the_right_is_stopped_at_the_first(harness: Harne
     """Exit code 4, and nobody counts as failed."""
     found = await revoke(harness, "--all", "--yes", caller="blind")
     assert found.exit_code == 4
-    assert "stopped: 0 ended, 0 had ended already, 0 failed" in found.stderr
+    assert "stopped: 0 ended, 0 had ended or changed, 0 failed" in found.stderr
     assert await states(harness) == "AAA"
 
 
@@ -127,9 +131,42 @@ async def test_an_interruption_says_how_far_it_got_and_a_second_run_goes_on(harn
     process.send_signal(signal.SIGINT)
     _, said = await process.communicate()
     assert process.returncode == 1
-    assert b"stopped: 1 ended, 0 had ended already, 0 failed" in said
-    assert "2 ended, 0 had ended already, 0 failed" in (await revoke(harness, "--all", "--yes")).stderr
+    assert b"stopped: 1 ended, 0 had ended or changed, 0 failed" in said
+    assert "2 ended, 0 had ended or changed, 0 failed" in (await revoke(harness, "--all", "--yes")).stderr
     assert await states(harness) == "DDD"
+
+
+async def test_who_consents_anew_before_it_is_their_turn_stays(harness: Harness) -> None:
+    """The conditions hold of what is ended, not of what was listed minutes before."""
+    before = datetime.now(UTC).isoformat()
+    loop, count = asyncio.get_running_loop(), revoking.Count()
+    begun = asyncio.Event()
+
+    def pause(_seconds: float) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result()
+
+    go_on = asyncio.Event()
+    conditions = FIELDS["consented-before"](before), FIELDS["user"]("*@example.com")
+
+    def run() -> None:
+        with Client(harness.grpc_address, key=key_of("admin")) as client:
+            revoking.revoke_all(
+                client,
+                conditions,
+                pace=Pace(1e-6, sleep=pause),
+                count=count,
+                failed=pytest.fail,
+                advance=lambda _: None,
+            )
+
+    work = asyncio.create_task(asyncio.to_thread(run))
+    await begun.wait()
+    await harness.connect(MONICA)
+    go_on.set()
+    await work
+    assert (count.ended, count.skipped) == (2, 1)
+    assert await states(harness) == "DAD"
 
 
 async def test_the_list_takes_the_same_conditions(harness: Harness) -> None:

@@ -21,6 +21,7 @@ from zoomgate_server.errors import (
 from zoomgate_server.metrics import Metrics
 from zoomgate_server.refresh import core, driver
 from zoomgate_server.refresh.driver import Refresher
+from zoomgate_server.rpc_context import AuditEvent
 from zoomgate_server.tokens.cipher import Key, KeyRing
 from zoomgate_server.tokens.connection_record import (
     Attempt,
@@ -76,6 +77,7 @@ class World:
         self.store = store
         self.zoom = Zoom()
         self.discarded: list[TokenPair] = []
+        self.audited: list[AuditEvent] = []
         self.metrics = Metrics("0", [])
         ring = KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)])
         self.connections = ConnectionStore(
@@ -93,7 +95,7 @@ class World:
             journal=self.journal,
             clock=SystemClock(),
             metrics=self.metrics,
-            audit=lambda _event: None,
+            audit=self.audited.append,
             forced_interval=60.0,
             max_refreshes=max_refreshes,
         )
@@ -103,6 +105,14 @@ class World:
     ) -> ConnectionRecord:
         deadline = time.monotonic() + seconds
         return await self.refresher.refresh(USER, seen_generation=seen, deadline=deadline, forced=forced)
+
+    def told(self) -> list[tuple[str, str, int, str]]:
+        """Action, outcome, generation and refresh token of each line of the audit trail: whatever Zoom issued is in one."""
+        return [
+            (event.action, event.outcome, event.generation, event.refresh_token.reveal())
+            for event in self.audited
+            if event.refresh_token is not None
+        ]
 
     async def stored(self) -> ConnectionRecord:
         record, _ = await self.connections.read(USER)
@@ -235,6 +245,7 @@ async def test_a_consent_meanwhile_wins(world: World) -> None:
     stored = await world.stored()
     assert (stored.grant, stored.generation, stored.tokens) == ("g2", 5, fresh)
     assert world.discarded == []
+    assert world.told() == [("connection.refreshed", "SUPERSEDED", 0, world.zoom.living)]
 
 
 async def test_a_disconnect_meanwhile_wins_and_the_token_is_revoked(world: World) -> None:
@@ -250,6 +261,7 @@ async def test_a_disconnect_meanwhile_wins_and_the_token_is_revoked(world: World
         await caller
     assert (await world.stored()).state is State.DISCONNECTED
     assert [pair.refresh_token for pair in world.discarded] == [world.zoom.living]
+    assert world.told() == [("connection.refreshed", "SUPERSEDED", 0, world.zoom.living)]
 
 
 async def test_another_holders_lease_is_waited_for(world: World) -> None:
@@ -325,6 +337,7 @@ async def test_a_late_answer_heals_a_verdict_and_is_counted(world: World) -> Non
     assert (stored.state, stored.cause, stored.last_error) == (State.ACTIVE, None, None)
     assert stored.spares == (late,)
     assert b"\nzoomgate_spares_kept_total 1.0\n" in world.metrics.render()
+    assert world.told() == [("connection.refreshed", "ok", 0, "r5")]
 
 
 async def test_a_refusal_in_doubt_is_not_asked_for_again_and_again(world: World, impatient: None) -> None:
