@@ -119,7 +119,7 @@ def write_line(event: EventDict) -> None:
 
 
 _processors: list[Callable[[Any, str, EventDict], Any]] = []
-"""One list for ever: a logger keeps the one that it first saw, and must follow when the format changes."""
+"""One list for ever: a logger keeps the one that it first saw, and must follow when format or level change."""
 
 
 def configure(level: str, log_format: str, stream: TextIO | None = None) -> None:
@@ -135,6 +135,7 @@ def configure(level: str, log_format: str, stream: TextIO | None = None) -> None
     _access.render = None if log_format == "json" else _renderer(log_format)
     _access.least = _LEVELS[level]
     _processors[:] = [
+        _at_least(_LEVELS[level]),
         structlog.processors.add_log_level,
         structlog.processors.format_exc_info,
         redact,
@@ -143,7 +144,7 @@ def configure(level: str, log_format: str, stream: TextIO | None = None) -> None
     ]
     structlog.configure(
         processors=_processors,
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),  # the processors choose
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", out)),
         cache_logger_on_first_use=True,
     )
@@ -152,6 +153,17 @@ def configure(level: str, log_format: str, stream: TextIO | None = None) -> None
     root.handlers[:] = [handler]
     root.setLevel(max(_LEVELS[level], logging.INFO))
     logging.captureWarnings(capture=True)
+
+
+def _at_least(level: int) -> Callable[[Any, str, EventDict], EventDict]:
+    """Give what lets lines of a level and above it through."""
+
+    def choose(_logger: Any, method: str, event: EventDict) -> EventDict:
+        if _LEVELS[method] < level:
+            raise structlog.DropEvent
+        return event
+
+    return choose
 
 
 def redact(_logger: Any, _method: str, event: EventDict) -> EventDict:

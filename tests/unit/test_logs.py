@@ -130,3 +130,25 @@ def test_lines_for_people_begin_with_the_time() -> None:
     for said, event in ((started, "service.started"), (call, "rpc")):
         assert re.match(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\S* \[info +\] {event}", said), said
         assert "datetime" not in said
+
+
+THE_LEVEL_CHANGES = """
+from zoomgate_server import logs
+log = logs.get("zoomgate.app")
+for level in ("warning", "info", "error"):
+    logs.configure(level, "json")
+    log.info(f"info while {level}")
+    log.warning(f"warning while {level}")
+"""
+
+
+def test_loggers_follow_when_the_level_changes() -> None:
+    """Those too that have written a line before."""
+    done = subprocess.run(
+        [sys.executable, "-c", THE_LEVEL_CHANGES], capture_output=True, text=True, check=True
+    )
+    assert [orjson.loads(line)["event"] for line in done.stderr.splitlines()] == [
+        "warning while warning",
+        "info while info",
+        "warning while info",
+    ]

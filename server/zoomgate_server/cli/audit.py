@@ -78,8 +78,8 @@ def _mark(_context: click.Context, _parameter: click.Parameter, value: str | Non
     if value is None or _MARK.fullmatch(value.lower()):
         return value and value.lower()
     raise click.BadParameter(
-        f"is {plain(value)!r}: write the {FINGERPRINT_DIGITS} hex digits that `zoomgate audit fingerprint` prints"
-    )
+        f"is no fingerprint: write the {FINGERPRINT_DIGITS} hex digits that `zoomgate audit fingerprint` prints"
+    )  # without what was given: it may be the token
 
 
 @audit.command()

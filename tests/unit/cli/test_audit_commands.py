@@ -216,6 +216,12 @@ class TestShow:
         write(line())
         refused(zoomgate("audit", "show", *arguments), 2)
 
+    def test_a_token_in_place_of_a_fingerprint_is_not_repeated(self) -> None:
+        """Who gives the token itself is told what to write, and terminal and shell logs do not get the token from us."""
+        said = refused(zoomgate("audit", "show", "--fingerprint", "eyJzdiI6IjAwMDAwMiJ9"), 2)
+        assert "zoomgate audit fingerprint" in said
+        assert "eyJ" not in said
+
 
 class TestFingerprint:
     """`zoomgate audit fingerprint`."""
