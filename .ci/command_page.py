@@ -40,16 +40,22 @@ def sections(command: click.Command, context: click.Context, name: str) -> Itera
         for child in command.list_commands(context):
             found = command.get_command(context, child)
             assert found is not None
-            inner = click.Context(
-                found, parent=context, info_name=child, max_content_width=100, terminal_width=100
-            )
-            yield from sections(found, inner, f"{name} {child}")
+            yield from sections(found, _context(found, child, context), f"{name} {child}")
 
 
 def page() -> str:
     """Give the page."""
-    context = click.Context(cli, info_name="zoomgate", max_content_width=100, terminal_width=100)
-    return "\n".join([HEAD, *sections(cli, context, "zoomgate")])
+    return "\n".join([HEAD, *sections(cli, _context(cli, "zoomgate"), "zoomgate")])
+
+
+def _context(command: click.Command, name: str, parent: click.Context | None = None) -> click.Context:
+    """Give the context in which a command tells its help, with its own settings."""
+    return click.Context(
+        command,
+        parent=parent,
+        info_name=name,
+        **command.context_settings | {"max_content_width": 100, "terminal_width": 100},
+    )
 
 
 if __name__ == "__main__":
