@@ -1,7 +1,6 @@
 """`zoomgate connections`: people's connections, through the running service."""
 
 import json
-import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import islice
@@ -17,7 +16,13 @@ from zoomgate_server.cli.output import FAILURE, Table, document, facts, how_far,
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.rate import Rate
 from zoomgate_server.cli.selection import STATES, Condition, holds, moment, where_option
-from zoomgate_server.cli.service import calls_service, optional_user_argument, user_argument, user_arguments
+from zoomgate_server.cli.service import (
+    again,
+    calls_service,
+    optional_user_argument,
+    user_argument,
+    user_arguments,
+)
 from zoomgate_server.logs import escape, plain
 
 _ROWS = 500
@@ -127,8 +132,8 @@ def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: s
                 note("that is all so far; waiting for changes, Ctrl-C ends this")
             token = event.resume_token  # once it is printed
     except KeyboardInterrupt:
-        going_on = ["zoomgate", "connections", "watch", *users, *(["--resume-token", token] if token else [])]
-        note(f"go on with: {shlex.join(going_on)}")
+        where = ("--resume-token", token) if token else ()
+        note(f"go on with: {again('connections', 'watch', *users, *where)}")
 
 
 def _event_line(event: WatchConnectionsResponse) -> str:
@@ -331,7 +336,9 @@ def _say_how_far(count: refreshing.Count, since: datetime, *, stopped: bool, as_
         f"{count.failed} failed"
     )
     if stopped or count.failed:
-        note(f"go on with: zoomgate connections refresh --all --since {since:%Y-%m-%dT%H:%M:%SZ}")
+        note(
+            f"go on with: {again('connections', 'refresh', '--all', '--since', f'{since:%Y-%m-%dT%H:%M:%SZ}')}"
+        )
 
 
 def print_connection(connection: Connection, *, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,18 @@ def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         wrapped = option(wrapped)
     return wrapped
+
+
+def again(*arguments: str) -> str:
+    """Give the command line that goes on where this one stopped, with the options that said where the service is and who calls."""
+    context = click.get_current_context()
+    said = [
+        word
+        for name in ("server", "key_file", "ca_file")
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        for word in (f"--{name.replace('_', '-')}", context.params[name])
+    ]
+    return shlex.join(("zoomgate", *arguments, *said, *(["--json"] if context.params["as_json"] else [])))
 
 
 def user_argument(command: Callable[..., Any]) -> Callable[..., Any]:

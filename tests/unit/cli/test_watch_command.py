@@ -50,13 +50,17 @@ async def test_what_happens_is_shown_until_ctrl_c(tmp_path: Path, users: tuple[s
         assert MONICA in printed[0]
         assert "active" in printed[0]
         _, _, go_on = messages.partition("go on with: ")
-        assert shlex.split(go_on)[:-1] == ["zoomgate", "connections", "watch", *users, "--resume-token"]
+        words = shlex.split(go_on)
+        where = words.index("--resume-token")
+        assert words[:where] == ["zoomgate", "connections", "watch", *users]
+        assert words[where + 2 :] == ["--server", harness.grpc_address]
 
 
 async def test_events_are_json_for_programs(tmp_path: Path) -> None:
     """With --json each event is a document of the contract."""
     async with running(tmp_path / "data") as harness:
-        code, printed, _ = await watched(harness, ["--json"], 2)
+        code, printed, messages = await watched(harness, ["--json"], 2)
+        assert messages.strip().endswith("--json")
         assert code == 0
         events = [json.loads(line) for line in printed]
         assert all(event["resumeToken"] for event in events)
@@ -79,7 +83,7 @@ async def test_before_anything_was_told_it_says_to_begin_again(tmp_path: Path) -
                 process.send_signal(signal.SIGINT)
                 _, messages = await process.communicate()
     assert process.returncode == 0
-    assert messages.decode().strip() == "go on with: zoomgate connections watch"
+    assert messages.decode().strip() == f"go on with: zoomgate connections watch --server {address}"
 
 
 async def test_an_event_that_was_not_printed_comes_again(
@@ -98,4 +102,5 @@ async def test_an_event_that_was_not_printed_comes_again(
         await asyncio.to_thread(
             cli, ["connections", "watch", "--server", harness.grpc_address], standalone_mode=False
         )
-    assert capsys.readouterr().err.strip() == "go on with: zoomgate connections watch"
+    said = f"go on with: zoomgate connections watch --server {harness.grpc_address}"
+    assert capsys.readouterr().err.strip() == said
