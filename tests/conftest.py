@@ -25,7 +25,10 @@ def log() -> Iterator[io.StringIO]:
     """Every log line of the tests so far; none may hold a secret."""
     lines = io.StringIO()
     logs.configure("debug", "json", lines)
-    yield lines
+    with pytest.MonkeyPatch.context() as patch:
+        # commands that tests run in this process would else send its lines elsewhere from then on
+        patch.setattr(logs, "configure", lambda *_: None)
+        yield lines
     found = SECRETS.search(lines.getvalue())
     assert found is None, (
         f"a secret was logged: {lines.getvalue()[max(0, found.start() - 300) : found.end()]}"

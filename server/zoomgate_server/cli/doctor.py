@@ -116,11 +116,8 @@ def _audit(path: Path | None, data_dir: Path) -> Finding:
     if _is_missing(path):
         folder = path.parent
         if not os.access(folder, os.W_OK | os.X_OK) and not (folder == data_dir and _is_missing(folder)):
-            return Finding(
-                "audit trail",
-                FAILURE,
-                f"{path} cannot be made: make its folder, writable for the service, or name another file",
-            )
+            remedy = "check owner and mode of its folder" if folder.is_dir() else "make its folder"
+            return Finding("audit trail", FAILURE, f"{path} cannot be made: {remedy}, or name another file")
         return Finding("audit trail", OK, f"{path}, made by the first line")
     if not os.access(path, os.W_OK) or path.is_dir():
         return Finding(

@@ -20,7 +20,7 @@ from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.cli import revoking
 from zoomgate_server.cli.one_by_one import Pace
-from zoomgate_server.cli.selection import FIELDS
+from zoomgate_server.cli.selection import FIELDS, Condition
 from zoomgate_server.rpc_context import UserPatterns
 
 EVERYBODY = (BASIL, MONICA, OMAR)
@@ -87,7 +87,7 @@ async def test_nothing_is_ended_before_somebody_says_yes(harness: Harness) -> No
     assert "3 would be ended" in listed.stderr
     nobody = await revoke(harness, "--where", "user=nobody@example.com")
     assert done(nobody) == ""
-    assert nobody.stderr == "0 ended, 0 had ended already, 0 failed\n"
+    assert nobody.stderr == "0 ended, 0 had ended or changed, 0 failed\n"
     assert "--where" in refused(await revoke(harness, "--yes"), 2)
     assert "--where" in refused(await revoke(harness, "--yes", "--all", "--where", f"user={OMAR}"), 2)
     assert await states(harness) == "AAA"
@@ -147,7 +147,10 @@ async def test_who_consents_anew_before_it_is_their_turn_stays(harness: Harness)
         asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result()
 
     go_on = asyncio.Event()
-    conditions = FIELDS["consented-before"](before), FIELDS["user"]("*@example.com")
+    conditions = tuple(
+        Condition(name, FIELDS[name](value))
+        for name, value in (("consented-before", before), ("user", "*@example.com"))
+    )
 
     def run() -> None:
         with Client(harness.grpc_address, key=key_of("admin")) as client:
