@@ -35,6 +35,7 @@ from zoomgate.v1 import (
     proxy_service_pb2_grpc,
 )
 from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceStub
+from zoomgate_server import logs
 from zoomgate_server.cli.caller_key import digest, new_key
 
 CONNECTIONS, STREAMS = 4, 16
@@ -242,6 +243,7 @@ def row(table: Table, name: str, what: str, values: list[float], unit: str, goal
 
 async def main() -> int:
     """Run everything and print the table; gives the exit code."""
+    logs.configure("warning", "console")
     missing = [tool for tool in ("h2load", "nginx") if shutil.which(tool) is None]
     if missing:
         print(
