@@ -53,7 +53,8 @@ class _Flight:
     not take the answer: callers then hear of the store at once, while the attempt keeps trying.
 
     `resumed` tells that it stores what a process which died had won. `waiting` is how many callers wait for it. `sent_at` is the
-    reading of the monotonic clock when a refresh token was first sent, None before that; `spent` tells whether Zoom has been heard.
+    reading of the monotonic clock when a refresh token was first sent, None before that; `spent` tells whether Zoom has been heard, and
+    `won` is what it issued.
     """
 
     def __init__(self, result: "asyncio.Future[ConnectionRecord]") -> None:
@@ -62,6 +63,7 @@ class _Flight:
         self.resumed = False
         self.sent_at: float | None = None
         self.spent = False
+        self.won: TokenPair | None = None
 
     @classmethod
     def begin(cls) -> "_Flight":
@@ -171,7 +173,7 @@ class Refresher:
         )
         _log.info("refresh.resumed", user=won.user_email, attempt=won.attempt_id)
         flight = _Flight.begin()
-        flight.resumed, flight.sent_at = True, self._clock.monotonic()
+        flight.resumed, flight.sent_at, flight.won = True, self._clock.monotonic(), won.tokens
         self._own(self._resume(won, flight), flight)
 
     @property
@@ -299,6 +301,7 @@ class Refresher:
                 self._breaker.note(outcome)
                 return outcome
             case core.Keep(won):
+                flight.won = won.tokens
                 await self._journal.keep(_entry(won))
                 return None
             case core.Forget(won):
@@ -343,26 +346,21 @@ class Refresher:
         ):
             self._metrics.outcome_lost()
         if flight.spent or flight.resumed:
-            self._tell(user_email, attempt_id, verdict)
+            self._tell(user_email, attempt_id, verdict, flight.won)
         if isinstance(result, ConnectionRecord):
             flight.succeed(result)
         else:
             flight.fail(result)
 
-    def _tell(self, user_email: str, attempt_id: str, verdict: core.Verdict) -> None:
-        """Tell the audit trail what became of a refresh token that was spent."""
-        tokens: TokenPair | None
+    def _tell(self, user_email: str, attempt_id: str, verdict: core.Verdict, won: TokenPair | None) -> None:
+        """Tell the audit trail what became of a refresh token that was spent, and of what Zoom issued for it."""
+        tokens = won
         match verdict:
-            case core.Usable(record, refreshed=True, spared=True):
-                action, outcome, generation, tokens = "connection.refreshed", "ok", 0, record.spares[0]
             case core.Usable(record, refreshed=True):
-                action, outcome, generation, tokens = (
-                    "connection.refreshed",
-                    "ok",
-                    record.generation,
-                    record.tokens,
-                )
-            case core.Superseded(tokens):
+                action, outcome = "connection.refreshed", "ok"
+                # else somebody was faster, or went on from there since: the record speaks of later tokens
+                generation = record.generation if record.commit_id == attempt_id else 0
+            case core.Superseded():
                 action, outcome, generation = "connection.refreshed", "SUPERSEDED", 0
             case core.Ended(ConnectionRecord(state=State.REAUTH_REQUIRED) as record):
                 action, generation, tokens = "connection.reauth_required", record.generation, record.tokens

@@ -340,6 +340,18 @@ async def test_a_late_answer_heals_a_verdict_and_is_counted(world: World) -> Non
     assert world.told() == [("connection.refreshed", "ok", 0, "r5")]
 
 
+async def test_a_late_answer_that_was_stored_and_replaced_is_told_as_itself(world: World) -> None:
+    """What the journal holds of a process that was killed is told with its own tokens, and not with those of a later refresh."""
+    first = await world.refresh()
+    await world.refresh(seen=2)
+    assert first.tokens is not None
+    world.audited.clear()
+    world.refresher.resume(Entry(first.commit_id, Origin.REFRESH, USER, "g1", 1, first.tokens))
+    assert await world.refresher.drain(10)
+    assert (await world.stored()).generation == 3
+    assert world.told() == [("connection.refreshed", "ok", 0, first.tokens.refresh_token)]
+
+
 async def test_a_refusal_in_doubt_is_not_asked_for_again_and_again(world: World, impatient: None) -> None:
     """While somebody else may still bring the living token, a refusal changes nothing, and those who wait cost one call of Zoom."""
     doubt = Attempt(epoch=1, at=time.time())
