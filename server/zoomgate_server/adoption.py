@@ -194,8 +194,8 @@ class Adoption:
         if person.email != user_email:
             raise IdentityMismatch("These tokens are of a Zoom user with another e-mail address")
         stored = await self._store(entry, person, fenced=True, found=replaced)
-        if stored is not None and stored.commit_id == entry.entry_id:
-            self._audit(_stored(None, "ok", entry, stored.generation, resumed=True))
+        if stored is not None and _is_stored(stored, entry):
+            self._audit(_stored(None, "ok", entry, _generation(stored, entry), resumed=True))
         return stored
 
     async def _adopt(
@@ -238,9 +238,7 @@ class Adoption:
             # Zoom is not asked then: it could end what is stored, or the newer consent
             if current.record is not None and _is_stored(current.record, entry):
                 # who was killed may not have told so: twice is better than never
-                latest = current.record.commit_id == entry.entry_id
-                generation = current.record.generation if latest else 0
-                self._audit(_stored(None, "ok", entry, generation, resumed=True))
+                self._audit(_stored(None, "ok", entry, _generation(current.record, entry), resumed=True))
                 await self._journal.forget(entry.entry_id)
                 return True
             if self._is_superseded(current, entry):
@@ -304,8 +302,8 @@ class Adoption:
                 "The person who consented at Zoom has another e-mail address than the user that was asked for"
             )
         record = await self._store(entry, person, fenced=fenced, found=found)
-        if record is not None and record.commit_id == entry.entry_id:
-            self._audit(_stored(call, "ok", entry, record.generation, resumed=fenced))
+        if record is not None and _is_stored(record, entry):
+            self._audit(_stored(call, "ok", entry, _generation(record, entry), resumed=fenced))
         else:
             self._audit(_stored(call, SUPERSEDED, entry, 0, resumed=fenced))
         return record
@@ -341,12 +339,12 @@ class Adoption:
             begun_by=record.begun_by,
         )
         stored = await self._store(theirs, person, fenced=True)
-        if stored is None or stored.commit_id != entry.entry_id:
+        if stored is None or not _is_stored(stored, entry):
             return
         event = AuditEvent.unattended(
             "connection.rehomed", "ok", stored.user_email, principal="zoomgate", details=_origin(entry)
         )
-        self._audit(_about(event, entry.tokens, stored.generation))
+        self._audit(_about(event, entry.tokens, _generation(stored, entry)))
 
     async def _connected(self, person: "_Person") -> ConnectionRecord | None:
         """Find the connection that a Zoom user has; goes on until the store has answered, since the tokens exist nowhere else."""
@@ -382,7 +380,7 @@ class Adoption:
                     current, now = await self._connections.read_replaceable(entry.user_email)
                 else:
                     current, now, found = found, self._connections.now(), None
-                if current.record is not None and current.record.commit_id == entry.entry_id:
+                if current.record is not None and _is_stored(current.record, entry):
                     return current.record
                 if fenced and self._is_superseded(current, entry):
                     return None
@@ -540,6 +538,11 @@ def _person(body: bytes) -> _Person:
 def _is_stored(record: ConnectionRecord, entry: Entry) -> bool:
     """Tell whether a connection has, or had, the tokens of an entry."""
     return entry.entry_id in (record.commit_id, *record.earlier_commits)
+
+
+def _generation(record: ConnectionRecord, entry: Entry) -> int:
+    """Give the generation that a connection has by the tokens of an entry; 0 if it has later ones by now."""
+    return record.generation if record.commit_id == entry.entry_id else 0
 
 
 def _moved_on(current: Replaceable, entry: Entry) -> bool:

@@ -259,6 +259,31 @@ async def test_a_consent_that_a_later_one_overtook_is_told_as_such(
     assert told == [("ok", 1), ("SUPERSEDED", None)]
 
 
+async def test_a_consent_that_was_stored_and_refreshed_before_the_store_said_so_is_told_as_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may use a connection before the process that stored it knows that it is there."""
+    async with running(tmp_path / "data", environ=OFTEN) as zoomgate:
+        put, first = SqliteStore.put, True
+
+        async def putting(self: SqliteStore, record: Record, if_rev: int) -> int | None:
+            nonlocal first
+            rev = await put(self, record, if_rev)
+            if record.state == "ACTIVE" and first:
+                first = False
+                await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
+                raise StoreError("injected")
+            return rev
+
+        monkeypatch.setattr(SqliteStore, "put", putting)
+        zoom = zoomgate.simulator.zoom
+        code = zoom.issue_code(zoom.users[MONICA], f"{zoomgate.http_url}/oauth/callback")
+        await zoomgate.call(zoomgate.auth.CreateToken, pb.CreateTokenRequest(user_email=MONICA, code=code))
+        assert not first
+        (line,) = lines(zoomgate.data_dir, "connection.stored")
+        assert (line["outcome"], "generation" in line) == ("ok", False)
+
+
 async def test_refusals_are_told(zoomgate: Harness) -> None:
     """Unknown and missing keys, foreign users, methods and members, and forbidden paths and headers have lines with who and from where."""
     cases: list[tuple[Any, Any, str, str, str, str]] = [
