@@ -81,13 +81,13 @@ def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def again(*arguments: str) -> str:
-    """Give the command line that goes on where this one stopped, with the options that said where the service is and who calls."""
+    """Give the command line that goes on where this one stopped, with the options that said where the service is, who calls, how fast."""
     context = click.get_current_context()
     said = [
         word
-        for name in ("server", "key_file", "ca_file")
+        for name in ("server", "key_file", "ca_file", "rate")
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        for word in (f"--{name.replace('_', '-')}", context.params[name])
+        for word in (f"--{name.replace('_', '-')}", str(context.params[name]))
     ]
     return shlex.join(("zoomgate", *arguments, *said, *(["--json"] if context.params["as_json"] else [])))
 
