@@ -49,7 +49,7 @@ EventDict = MutableMapping[str, Any]
 
 
 def get(name: str) -> Any:
-    """Give a logger that stays cheap: levels that are off cost a method call."""
+    """Give a logger that stays cheap: what is below the level is dropped before anything is made of it."""
     return structlog.get_logger(source=name)
 
 
