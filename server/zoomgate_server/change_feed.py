@@ -474,7 +474,7 @@ class ChangeFeed:
             if self._log.get(entry.subject) is not entry or entry.change.changed_at >= reach:
                 continue
             del self._log[entry.subject]
-            self._forgotten = entry.number
+            self._forgotten = max(self._forgotten, entry.number)  # one that stayed till now may be older
             self._covers = max(self._covers, entry.seen)
         if len(self._order) > 2 * len(self._log) + PAGE:
             self._order = [entry for entry in self._order if self._log.get(entry.subject) is entry]

@@ -256,6 +256,35 @@ async def test_a_change_of_the_future_does_not_let_the_log_grow(monkeypatch: pyt
     await world.stop()
 
 
+async def test_what_was_forgotten_stays_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow reader hears of what the log forgot before an earlier change that had to stay longer."""
+    monkeypatch.setattr(change_feed, "LOG_ENTRIES", 10)
+    monkeypatch.setattr(change_feed, "PAGE", 0)
+    world = World()
+    await world.feed.look()
+    world._credit.release()
+    await world.settle()
+    assert world.caught_up
+    await world.write("future@example.com", -200.0, end=False)
+    await world.feed.look()
+    users = [f"p{number:03}@example.com" for number in range(100)]
+    for user in users:
+        await world.write(user, 0.0, end=False)
+    await world.feed.look()
+    await world.settle()
+    world.time += 150.0
+    await world.feed.look()
+    world.time += 300.0
+    await world.write("last@example.com", 0.0, end=False)
+    await world.feed.look()
+    for _ in range(50):
+        for _ in range(10):
+            world._credit.release()
+        await world.settle()
+    assert set(world.heard) == {"future@example.com", *users, "last@example.com"}
+    await world.stop()
+
+
 async def test_a_drain_does_not_say_what_is_not_known() -> None:
     """Whoever comes back while a process drains is sent elsewhere, and not told that everything was told."""
     world = World()
