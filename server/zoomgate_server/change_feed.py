@@ -188,6 +188,7 @@ class ChangeFeed:
         self._begun = False
         self._asked = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
+        self._looked_for: list[asyncio.Future[None]] = []
         self._by_name: dict[str, set[Follower]] = {}
         self._wide: set[Follower] = set()
         self._loads = asyncio.Semaphore(LOADS)
@@ -244,7 +245,7 @@ class ChangeFeed:
     def close(self) -> None:
         """Tell all followers that the process drains."""
         self.closing = True
-        _end(self._waiting)
+        _end([*self._waiting, *self._looked_for])
         for follower in self.followers:
             follower.wake()
 
@@ -254,16 +255,16 @@ class ChangeFeed:
         Raises:
             StoreError: The store failed; nothing is lost, the next look begins at the same time.
         """
-        waiting, self._waiting = self._waiting, []
+        self._looked_for, self._waiting = self._waiting, []
         self._asked.clear()
         try:
             await self._look()
         except StoreError:
-            for looked in waiting:
+            for looked in self._looked_for:
                 if not looked.done():
                     looked.set_exception(StoreError("the store did not tell what changed"))
             raise
-        _end(waiting)
+        _end(self._looked_for)
 
     async def _look(self) -> None:
         now, before = self._connections.now(), self.mark

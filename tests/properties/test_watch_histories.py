@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -301,6 +302,27 @@ async def test_a_drain_does_not_say_what_is_not_known() -> None:
     await world.settle()
     assert isinstance(world.client.exception(), ShuttingDown)
     assert not world.caught_up
+
+
+async def test_a_drain_is_told_while_the_store_is_silent() -> None:
+    """Whoever waits for a look at a store that does not answer is sent elsewhere at once."""
+    world = World()
+    await world.settle()
+    answers, changes = asyncio.Event(), world.store.changes
+
+    async def silent(*arguments: Any, **named: Any) -> Any:
+        await answers.wait()
+        return await changes(*arguments, **named)
+
+    world.store.changes = silent  # type: ignore[method-assign]
+    look = asyncio.create_task(world.feed.look())
+    await world.settle()
+    world.feed.close()
+    await world.settle()
+    assert world.client.done()
+    assert isinstance(world.client.exception(), ShuttingDown)
+    answers.set()
+    await look
 
 
 async def test_a_clock_that_was_set_back_hides_nothing_from_who_comes_back() -> None:
