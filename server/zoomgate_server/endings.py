@@ -1,6 +1,7 @@
 """How connections end: first here, then at Zoom."""
 
 import asyncio
+import contextlib
 import contextvars
 from collections.abc import Coroutine
 from dataclasses import replace
@@ -156,8 +157,10 @@ class Endings:
 
     async def drain(self, seconds: float) -> None:
         """Wait for what is under way, for at most so many seconds; revocations that are left are found again at the next start."""
-        if self._running:
-            await asyncio.wait(set(self._running), timeout=seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._running:  # an end goes on with its revocation
+                    await asyncio.wait(set(self._running))
 
     async def _end(self, call: Call, user_email: str) -> tuple[ConnectionRecord, asyncio.Task[Any]]:
         """End a connection here, and begin to revoke its tokens."""

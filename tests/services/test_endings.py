@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from harness import BASIL, MONICA, OMAR, Harness, metadata, running
+from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server import endings
 from zoomgate_server.tokens import keyfile
@@ -101,6 +102,38 @@ async def test_who_leaves_does_not_take_the_line_along(
 
     await until(is_told)
     await until(lambda: _is_ended(zoomgate, MONICA))
+
+
+async def test_a_service_that_ends_revokes_what_was_being_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokens of an end whose caller has left are revoked before the process is gone, not at its next start."""
+    stored, known = asyncio.Event(), asyncio.Event()
+    write, drain = ConnectionStore.write, endings.Endings.drain
+
+    async def writing(self: ConnectionStore, connection: ConnectionRecord) -> int | None:
+        rev = await write(self, connection)
+        if connection.revoking is not None:
+            stored.set()
+            await known.wait()
+        return rev
+
+    async def draining(self: endings.Endings, seconds: float) -> None:
+        known.set()
+        await drain(self, seconds)
+
+    monkeypatch.setattr(ConnectionStore, "write", writing)
+    monkeypatch.setattr(endings.Endings, "drain", draining)
+    async with running(tmp_path / "data") as zoomgate:
+        await zoomgate.connect()
+        zoomgate.simulator.faults.add(Fault("revoke", "delay", seconds=0.3))
+        call = zoomgate.auth.DeleteConnection(END, metadata=metadata("admin"), timeout=20)
+        waiting = asyncio.ensure_future(call.code())
+        await stored.wait()
+        call.cancel()
+        await waiting
+    assert zoomgate.simulator.zoom.grants[MONICA].ended
+    assert (await read(zoomgate)).revoking is None
 
 
 async def _is_ended(zoomgate: Harness, user: str) -> bool:
