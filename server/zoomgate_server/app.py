@@ -6,12 +6,11 @@ import math
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -391,16 +390,16 @@ class _Parts:
             proxy=ProxyService(zoom_calls=connections, api_url=settings.zoom_api_url),
         )
 
-    def works(self) -> dict[str, Coroutine[Any, Any, None]]:
+    def works(self) -> dict[str, background.Work]:
         """Name what goes on beside the calls."""
         return {
-            "changes": self.change_feed.run(),
-            "revocations": self.endings.sweep_revocations(),
-            "journal": self.recovery.run(),
-            "ages": self.refresher.watch(),
-            "keys": self.ring.follow(),
-            "audit": self.audit.tell_left_out(),
-            "reaping": self.reaper.run(),
+            "changes": self.change_feed.run,
+            "revocations": self.endings.sweep_revocations,
+            "journal": self.recovery.run,
+            "ages": self.refresher.watch,
+            "keys": self.ring.follow,
+            "audit": self.audit.tell_left_out,
+            "reaping": self.reaper.run,
             **self.upkeep.works(),
         }
 

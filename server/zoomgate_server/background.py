@@ -2,20 +2,24 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
 from zoomgate_server import logs
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
+"""Pauses before a work that ended by a defect is begun again: each twice as long as the one before."""
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+"""Begins something that goes on until it is cancelled."""
 
 _log = logs.get("zoomgate.app")
 
 
 @contextlib.contextmanager
-def running(works: Mapping[str, Coroutine[Any, Any, None]]) -> Iterator[None]:
-    """Run works, each under its name, as long as the context lasts."""
-    tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
-    for task in tasks:
-        task.add_done_callback(_say_end)
+def running(works: Mapping[str, Work]) -> Iterator[None]:
+    """Run works, each under its name, as long as the context lasts. One that ends by a defect is begun again."""
+    tasks = [asyncio.create_task(_keep_running(name, work), name=name) for name, work in works.items()]
     try:
         yield
     finally:
@@ -23,8 +27,17 @@ def running(works: Mapping[str, Coroutine[Any, Any, None]]) -> Iterator[None]:
             task.cancel()
 
 
-def _say_end(task: asyncio.Task[None]) -> None:
-    """Tell of background work that ended by a defect: nothing else would."""
-    error = None if task.cancelled() else task.exception()
-    if error is not None:
-        _log.error("background.ended", work=task.get_name(), exc_info=error)
+async def _keep_running(name: str, work: Work) -> None:
+    clock, pause = asyncio.get_running_loop().time, FIRST_PAUSE_SECONDS
+    while True:
+        begun = clock()
+        try:
+            await work()
+        except Exception:  # noqa: BLE001 - what one record brings about may not end what all others need
+            if clock() - begun > LONGEST_PAUSE_SECONDS:
+                pause = FIRST_PAUSE_SECONDS
+            _log.exception("background.failed", work=name, again_in=pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        else:
+            return

@@ -259,7 +259,7 @@ class ChangeFeed:
         self._asked.clear()
         try:
             await self._look()
-        except StoreError:
+        except Exception:  # a defect too: nobody may wait for ever for a look that is over
             for looked in self._looked_for:
                 if not looked.done():
                     looked.set_exception(StoreError("the store did not tell what changed"))

@@ -7,11 +7,12 @@ has become due in it, and waits while Zoom or the store is unwell.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 from zoomgate_server import logs
+from zoomgate_server.background import Work
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections import REFRESH_BEFORE_SECONDS
 from zoomgate_server.errors import (
@@ -129,14 +130,14 @@ class Upkeep:
         self._idle_after = ""
         self._refusals = 0
 
-    def works(self) -> Mapping[str, Coroutine[Any, Any, None]]:
-        """Name what goes on beside the calls; each runs until cancelled."""
+    def works(self) -> Mapping[str, Work]:
+        """Name what goes on beside the calls."""
         if not self._per_minute:
             return {}
         return {
-            "upkeep of tokens in use": self._repeat(self.renew_used, USED_LOOK_SECONDS),
-            "upkeep of idle grants": self._repeat(self.renew_idle, IDLE_LOOK_SECONDS),
-            "due dates": self._repeat(self.date, DATE_LOOK_SECONDS),
+            "upkeep of tokens in use": partial(self._repeat, self.renew_used, USED_LOOK_SECONDS),
+            "upkeep of idle grants": partial(self._repeat, self.renew_idle, IDLE_LOOK_SECONDS),
+            "due dates": partial(self._repeat, self.date, DATE_LOOK_SECONDS),
         }
 
     # -- tokens in use -----------------------------------------------------------------------------------
@@ -265,9 +266,6 @@ class Upkeep:
             except (StoreError, ReauthRequired, *_EVERYBODYS) as error:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 _log.warning("upkeep.paused", error=type(error).__name__, again_in=pause)
-            except Exception:  # noqa: BLE001 - a defect that one record brings about may not let the grants of all others die
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-                _log.exception("upkeep.failed", again_in=pause)
             else:
                 pause = seconds
 

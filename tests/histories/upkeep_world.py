@@ -1,6 +1,7 @@
 """A world for the upkeep: processes over one store, without their ports, and a Zoom that lets idle grants die, on the loop of `loop`."""
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any
 
 from fakes.memory_journal import MemoryJournal
 from histories.loop import SeededLoop
+from zoomgate_server import background
 from zoomgate_server.change_feed import ChangeFeed
 from zoomgate_server.connections import Connections
 from zoomgate_server.metrics import Metrics
@@ -154,18 +156,16 @@ class Process:
             on_change=lambda change: self.cache.drop(change.key.subject, unless_rev=change.rev),
         )
         self._loop = loop
-        self.tasks: list[asyncio.Task[None]] = []
+        self._works = contextlib.ExitStack()
 
     def start(self, *, feed: bool = True) -> None:
         """Begin what goes on beside the calls; `feed` tells whether it follows what other processes change."""
-        self.tasks = [self._loop.create_task(work) for work in self.upkeep.works().values()]
-        if feed:
-            self.tasks.append(self._loop.create_task(self.feed.run()))
+        works = dict(self.upkeep.works()) | ({"changes": self.feed.run} if feed else {})
+        self._works.enter_context(background.running(works))
 
     async def stop(self) -> None:
         """End it, and drain."""
-        for task in self.tasks:
-            assert task.cancel(), f"{task} has ended: {task.exception()!r}"
+        self._works.close()
         assert await self.refresher.drain(600.0)
 
     async def use(self, user: str) -> None:

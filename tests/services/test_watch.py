@@ -15,7 +15,7 @@ from hostile import http2
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server import change_feed, watches
+from zoomgate_server import background, change_feed, watches
 from zoomgate_server.interceptors import method_handler
 from zoomgate_server.interceptors.authentication import CallerKeys
 from zoomgate_server.rpc_context import Principal, UserPatterns
@@ -408,6 +408,29 @@ async def test_a_store_that_fails_for_a_while_ends_no_watch(
         await disconnect(zoomgate)
         monkeypatch.undo()
         assert {await watch.next(), await watch.next()} == {("CREATED", OMAR), ("DELETED", MONICA)}
+
+
+async def test_a_defect_in_a_look_for_changes_ends_no_watch(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs a pause; who comes back to a watch meanwhile is told to come later, and does not wait for ever."""
+    monkeypatch.setattr(background, "FIRST_PAUSE_SECONDS", 0.02)
+    async with watching(zoomgate) as watch:
+        await watch.until_caught_up()
+        failed = asyncio.Event()
+
+        async def fail(*_: Any) -> Any:
+            failed.set()
+            raise RuntimeError("injected")
+
+        monkeypatch.setattr(ConnectionStore, "changes", fail)
+        await failed.wait()
+        again = pb.WatchConnectionsRequest(resume_token=watch.token)
+        refusal = await zoomgate.refusal(zoomgate.auth.WatchConnections, again, "admin")
+        assert refusal.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+        await zoomgate.connect()
+        monkeypatch.undo()
+        assert await watch.next() == ("CREATED", MONICA)
 
 
 async def test_a_store_that_fails_at_the_beginning_is_told(

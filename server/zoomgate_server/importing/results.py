@@ -102,6 +102,9 @@ class Results:
         except BlockingIOError:
             file.close()
             raise ResultsProblem(f"Another import writes {path} just now: wait until it has ended") from None
+        except OSError as error:
+            file.close()
+            raise _not_writable(path, error) from None
         except BaseException:
             file.close()
             raise
