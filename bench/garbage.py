@@ -1,6 +1,5 @@
 """Garbage at `/webhooks/zoom`: how much of it a service on one core refuses, while it goes on answering calls."""
 
-import os
 import re
 import secrets
 import statistics
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import grpc
 
+from bench.processes import processor_seconds
 from zoomgate.v1 import auth_service_pb2, auth_service_pb2_grpc
 
 CONNECTIONS = 16
@@ -80,7 +80,7 @@ def measure(
         headers = ["-Hcontent-type: application/json"]
         if digit:
             headers += [f"-Hx-zm-request-timestamp: {int(time.time())}", f"-Hx-zm-signature: v0={digit * 64}"]
-        used = _processor_seconds(process)
+        used = processor_seconds(process)
         load = subprocess.Popen(
             [
                 *prefix,
@@ -99,7 +99,7 @@ def measure(
         time.sleep(0.5)  # h2load has begun then, and goes on beyond the calls
         calls, milliseconds = _calls(address, key, user, seconds - 1)
         output, _ = load.communicate()
-        used = _processor_seconds(process) - used
+        used = processor_seconds(process) - used
         refused = re.search(r"status codes: 0 2xx, 0 3xx, (\d+) 4xx, 0 5xx", output)
         assert refused is not None, output
         count = int(refused.group(1))
@@ -115,12 +115,6 @@ def measure(
             )
         )
     return found
-
-
-def _processor_seconds(process: int) -> float:
-    """How long a process has run on a processor."""
-    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _calls(address: str, key: str, user: str, seconds: float) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 import sqlite3
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.processes import memory_kib
 from zoomgate_server.tokens import connection_record, keyfile
 from zoomgate_server.tokens.connection_record import ConnectionRecord, State
 from zoomgate_server.tokens.sqlite import SqliteStore
@@ -83,7 +83,7 @@ async def _made(data_dir: Path) -> None:
 
 def listed(address: str, key: str, service: int) -> Listing:
     """List all of them through the service with a process id."""
-    before, started = _memory(service, "VmRSS"), time.perf_counter()
+    before, started = memory_kib(service), time.perf_counter()
     zoomgate = str(Path(sys.executable).with_name("zoomgate"))
     command = [zoomgate, "connections", "list", "--json", "--server", address]
     rows, peak = 0, 0
@@ -92,17 +92,10 @@ def listed(address: str, key: str, service: int) -> Listing:
         for line in process.stdout:
             rows += b"userEmail" in line
             if rows % 1_000 == 1:
-                peak = max(peak, _memory(process.pid, "VmHWM"))
+                peak = max(peak, memory_kib(process.pid, "VmHWM"))
     seconds = time.perf_counter() - started
     assert process.returncode == 0
-    return Listing(seconds, rows, peak / 1024, (_memory(service, "VmRSS") - before) / 1024)
-
-
-def _memory(process: int, name: str) -> int:
-    """KiB of a process, from Linux' own figures."""
-    found = re.search(rf"{name}:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
-    assert found is not None
-    return int(found.group(1))
+    return Listing(seconds, rows, peak / 1024, (memory_kib(service) - before) / 1024)
 
 
 def swept(environ: dict[str, str]) -> float:

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.processes import memory_kib
 from zoom_simulator import SimulatorOptions
 from zoom_simulator.options import SimulatedUser
 from zoom_simulator.testing import RunningSimulator, running
@@ -97,19 +97,13 @@ def command(folder: Path, environ: dict[str, str], *options: str) -> Moved:
     peak = 0
     while process.poll() is None:  # what wait4 tells is never less than the size of this process was
         with contextlib.suppress(OSError):
-            peak = max(peak, _peak_kib(process.pid))
+            peak = max(peak, memory_kib(process.pid, "VmHWM"))
         time.sleep(0.05)
     answer, _ = process.communicate()
     seconds = time.perf_counter() - started
     assert process.returncode in (0, 1), process.returncode
     counts = json.loads(answer)
     return Moved(counts["rows"], counts, seconds, peak / 1024)
-
-
-def _peak_kib(process: int) -> int:
-    """The largest size of a process so far, from Linux' own figures."""
-    found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process}/status").read_text(encoding="ascii"))
-    return int(found.group(1)) if found else 0
 
 
 def moved(folder: Path, rows: int, *, expired: bool) -> Moved:

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import grpc.aio
 from pymongo import MongoClient
 
+from bench.processes import memory_kib, processor_seconds
 from zoom_simulator import Simulator
 from zoom_simulator.options import SimulatedUser
 from zoomgate.v1 import auth_service_pb2 as auth
@@ -75,7 +74,7 @@ async def crowd(address: str, key: str, service: int, refresh_token: str) -> Cro
         ]
         brought = auth.RequestTokenRequest(user_email=USER, refresh_token=refresh_token)
         await stubs[0].RequestToken(brought, metadata=metadata, timeout=30)
-        before, started = _kib(service), time.monotonic()
+        before, started = memory_kib(service), time.monotonic()
         calls = []
         for place in range(0, WATCHES, _TOGETHER):
             some = [
@@ -85,9 +84,9 @@ async def crowd(address: str, key: str, service: int, refresh_token: str) -> Cro
             await asyncio.gather(*map(_caught_up, some))
             calls += some
         begun = time.monotonic() - started
-        kib = (_kib(service) - before) / WATCHES
+        kib = (memory_kib(service) - before) / WATCHES
         delays: list[float] = []
-        worked = _worked(service)
+        worked = processor_seconds(service)
         for generation in range(2, 2 + ROUNDS):
             waiting = [asyncio.ensure_future(_heard(call, generation)) for call in calls]
             await stubs[0].RefreshToken(
@@ -95,7 +94,7 @@ async def crowd(address: str, key: str, service: int, refresh_token: str) -> Cro
             )
             changed = time.monotonic()
             delays += [moment - changed for moment in await asyncio.gather(*waiting)]
-        microseconds = (_worked(service) - worked) / len(delays) * 1e6
+        microseconds = (processor_seconds(service) - worked) / len(delays) * 1e6
         for call in calls:
             call.cancel()
     return Crowd(kib, begun, microseconds, delays)
@@ -120,18 +119,6 @@ async def _heard(call: Any, generation: int) -> float:
     while (await call.read()).connection.generation < generation:
         pass
     return time.monotonic()
-
-
-def _worked(process: int) -> float:
-    """Seconds of processor time that a process has used."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _kib(process: int) -> int:
-    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
-    assert found is not None
-    return int(found.group(1))
 
 
 async def idle_look(store: RecordStore, app: str) -> float:
