@@ -152,7 +152,9 @@ def _keys(
 
 
 def _tell(loaded: settings.Settings, made: Mapping[Path, Principal]) -> None:
-    """Tell the audit trail who got a key."""
+    """Tell the audit trail who got a key, if anybody did."""
+    if not made:
+        return
     with Audited(loaded) as audited:
         for file, who in made.items():
             users = "*" if who.users.everyone else who.email or ""
