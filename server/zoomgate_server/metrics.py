@@ -54,7 +54,7 @@ WEBHOOK_OUTCOMES = (
     "refused_other_app",
 )
 ALARMING_CODES = ("INTERNAL", "UNKNOWN", "DATA_LOSS")
-"""Codes of calls that alarm. They are shown from the start: what is first shown with 1 has not grown, to Prometheus."""
+"""Codes of calls that an operator has to see. They are shown from the start: what is first shown with 1 has not grown, to Prometheus."""
 
 CONNECTION_STATES = ("ACTIVE", "REAUTH_REQUIRED", "DISCONNECTED")
 UPKEEP_REASONS = ("in_use", "idle")

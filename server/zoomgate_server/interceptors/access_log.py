@@ -11,12 +11,11 @@ import grpc
 
 from zoomgate_server import logs
 from zoomgate_server.interceptors.method_handler import Context, Method, Respond
-from zoomgate_server.metrics import Metrics
+from zoomgate_server.metrics import ALARMING_CODES, Metrics
 from zoomgate_server.rpc_context import current_call, current_metadata, current_refusal, current_request_id
 
 REQUEST_ID = "x-request-id"
 _VALID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
-_OPERATORS_PROBLEM = frozenset({"INTERNAL", "DATA_LOSS", "UNKNOWN"})
 _QUIET = ("/grpc.health.", "/grpc.reflection.")
 
 
@@ -78,7 +77,7 @@ def _write(name: str, code: str, request_id: str, seconds: float) -> None:
             fields["on_behalf_of"] = call.principal.on_behalf_of.name
     if code != "OK":
         fields["reason"] = current_refusal.get("")
-    logs.write_call(fields, "error" if code in _OPERATORS_PROBLEM else "info")
+    logs.write_call(fields, "error" if code in ALARMING_CODES else "info")
 
 
 def _code(context: Context) -> str:
