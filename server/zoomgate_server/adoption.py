@@ -194,7 +194,7 @@ class Adoption:
         if person.email != user_email:
             raise IdentityMismatch("These tokens are of a Zoom user with another e-mail address")
         stored = await self._store(entry, person, fenced=True, found=replaced)
-        if stored is not None and _is_stored(stored, entry):
+        if stored is not None and stored.has_had(entry.entry_id):
             self._audit(_stored(None, "ok", entry, _generation(stored, entry), resumed=True))
         return stored
 
@@ -236,7 +236,7 @@ class Adoption:
         try:
             current, _ = await self._connections.read_replaceable(entry.user_email)
             # Zoom is not asked then: it could end what is stored, or the newer consent
-            if current.record is not None and _is_stored(current.record, entry):
+            if current.record is not None and current.record.has_had(entry.entry_id):
                 # who was killed may not have told so: twice is better than never
                 self._audit(_stored(None, "ok", entry, _generation(current.record, entry), resumed=True))
                 await self._journal.forget(entry.entry_id)
@@ -302,7 +302,7 @@ class Adoption:
                 "The person who consented at Zoom has another e-mail address than the user that was asked for"
             )
         record = await self._store(entry, person, fenced=fenced, found=found)
-        if record is not None and _is_stored(record, entry):
+        if record is not None and record.has_had(entry.entry_id):
             self._audit(_stored(call, "ok", entry, _generation(record, entry), resumed=fenced))
         else:
             self._audit(_stored(call, SUPERSEDED, entry, 0, resumed=fenced))
@@ -339,7 +339,7 @@ class Adoption:
             begun_by=record.begun_by,
         )
         stored = await self._store(theirs, person, fenced=True)
-        if stored is None or not _is_stored(stored, entry):
+        if stored is None or not stored.has_had(entry.entry_id):
             return
         event = AuditEvent.unattended(
             "connection.rehomed", "ok", stored.user_email, principal="zoomgate", details=_origin(entry)
@@ -354,9 +354,7 @@ class Adoption:
                 record, _ = await self._connections.find(person.user_id)
                 return record
             except StoreError:
-                _log.warning("adoption.store_failed", user=person.email)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                pause = await _wait_for_store(person.email, pause)
             except RecordUnreadable:
                 return None
 
@@ -380,7 +378,7 @@ class Adoption:
                     current, now = await self._connections.read_replaceable(entry.user_email)
                 else:
                     current, now, found = found, self._connections.now(), None
-                if current.record is not None and _is_stored(current.record, entry):
+                if current.record is not None and current.record.has_had(entry.entry_id):
                     return current.record
                 if fenced and self._is_superseded(current, entry):
                     return None
@@ -414,9 +412,7 @@ class Adoption:
             except ZoomUserTaken as taken:
                 await self._move_away(taken.subject)
             except StoreError:
-                _log.warning("adoption.store_failed", user=entry.user_email)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                pause = await _wait_for_store(entry.user_email, pause)
 
     def _is_superseded(self, current: Replaceable, entry: Entry) -> bool:
         """Tell whether an entry came too late; tokens of a connection that was ended are ended too."""
@@ -443,12 +439,17 @@ class Adoption:
                 if await self._connections.write(tombstone) is not None:
                     break
             except StoreError:
-                _log.warning("adoption.store_failed", user=user_email)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                pause = await _wait_for_store(user_email, pause)
         self._cache.drop(user_email)
         event = AuditEvent.unattended("connection.moved", "ok", user_email, principal="zoomgate")
         self._audit(event._replace(generation=generation))
+
+
+async def _wait_for_store(user_email: str, pause: float) -> float:
+    """Wait before a store that failed is asked again; gives the pause after that."""
+    _log.warning("adoption.store_failed", user=user_email)
+    await asyncio.sleep(pause)
+    return min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 def _damaged(user_email: str, found: Replaceable, now: float) -> ConnectionRecord:
@@ -533,11 +534,6 @@ def _person(body: bytes) -> _Person:
     if not person.email or not person.user_id:
         raise ZoomBadResponse("Zoom did not say who consented", metadata={"length": str(len(body))})
     return person
-
-
-def _is_stored(record: ConnectionRecord, entry: Entry) -> bool:
-    """Tell whether a connection has, or had, the tokens of an entry."""
-    return entry.entry_id in (record.commit_id, *record.earlier_commits)
 
 
 def _generation(record: ConnectionRecord, entry: Entry) -> int:

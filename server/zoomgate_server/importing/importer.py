@@ -103,7 +103,6 @@ class Importer:
         self._recovering = asyncio.Lock()
         self._silences = 0
         self._strangers = 0
-        self._answered = False
         self.proven = False
 
     async def recover(self) -> None:
@@ -133,7 +132,7 @@ class Importer:
                 self._stop.say(Why.FAULT, error.message)
                 return Outcome(Verdict.UNDONE, error.message)
             except ZoomgateError as error:
-                if not self._answered:
+                if not self.proven and not self._strangers:  # nobody's tokens were any use yet
                     self._stop.say(Why.FAULT, error.message)
                 return Outcome(Verdict.REFUSED, error.message)
             else:
@@ -183,7 +182,7 @@ class Importer:
         """Say what became of a row for which nothing has to be done."""
         if record is None:
             return None
-        if entry_id in (record.commit_id, *record.earlier_commits):
+        if record.has_had(entry_id):
             if record.state is State.REAUTH_REQUIRED:
                 return Outcome(
                     Verdict.CONSENT, "it was stored by an earlier run, and Zoom has refused its tokens since"
@@ -217,7 +216,7 @@ class Importer:
     async def _refused(self, row: Row, entry_id: str, refused: Refused, *, lost: bool) -> Outcome:
         """Say what a refusal means: somebody else may have brought this very row in meanwhile."""
         record = (await self._adoption.prepare(row.user_email)).record
-        if record is not None and entry_id in (record.commit_id, *record.earlier_commits):
+        if record is not None and record.has_had(entry_id):
             return Outcome(Verdict.STORED, "by another run")
         if self._journal.has(entry_id):
             raise ZoomUnavailable("its tokens are in the journal of another process", retry_after=2.0)
@@ -239,7 +238,7 @@ class Importer:
             return Outcome(
                 Verdict.REFUSED, f"its tokens are of a Zoom user with another e-mail address, and {rest}"
             )
-        self._answered = self.proven = True
+        self.proven = True
         if record is None:
             return Outcome(Verdict.SKIPPED, "the person consented or was disconnected here meanwhile")
         return Outcome(Verdict.STORED, "its refresh token was spent" if issued_now else "")
@@ -271,7 +270,6 @@ class Importer:
 
     def _met_stranger(self) -> None:
         """Note that tokens are of somebody else; when so are those of the first rows, it is the addresses that are wrong."""
-        self._answered = True
         self._strangers += 1
         if not self.proven and self._strangers >= ENOUGH_STRANGERS:
             self._stop.say(

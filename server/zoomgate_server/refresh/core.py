@@ -501,7 +501,7 @@ def _commit_once(
     record = snapshot.record
     if record is None or record.grant != won.grant or record.state is State.DISCONNECTED:
         return Superseded(won.tokens, record)
-    if won.attempt_id in (record.commit_id, *record.earlier_commits):
+    if record.has_had(won.attempt_id):
         return Usable(record, refreshed=True)
     now = snapshot.time_at((yield from _now()))
     overtaken = record.generation != won.generation

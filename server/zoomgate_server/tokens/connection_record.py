@@ -138,6 +138,10 @@ class ConnectionRecord:
     due_at: float | None = None
     expire_at: float | None = None
 
+    def has_had(self, commit_id: str) -> bool:
+        """Tell whether its current pair, or one that this grant had lately, was stored by an attempt."""
+        return commit_id in (self.commit_id, *self.earlier_commits)
+
 
 def encode(vault: Vault, connection: ConnectionRecord) -> Record:
     """Seal a connection. Everything that decides who may use it, the state included, is in the sealed part."""
