@@ -15,10 +15,10 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import click
 
-from zoomgate_server import user_email as addresses
 from zoomgate_server.audit import ACTIONS, FINGERPRINT_DIGITS, FINGERPRINT_SECRET, fingerprint
 from zoomgate_server.cli.opened_store import opened
 from zoomgate_server.cli.output import NOT_FOUND, Table, fail, load_settings, note
+from zoomgate_server.cli.user_email import UserEmail
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.logs import plain
 from zoomgate_server.settings import Settings
@@ -67,13 +67,6 @@ def _moment(_context: click.Context, _parameter: click.Parameter, value: str | N
     )
 
 
-def _user(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    problem = None if value is None else addresses.problem(value)
-    if problem is not None:
-        raise click.BadParameter(plain(problem))
-    return value
-
-
 def _mark(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     if value is None or _MARK.fullmatch(value.lower()):
         return value and value.lower()
@@ -83,7 +76,7 @@ def _mark(_context: click.Context, _parameter: click.Parameter, value: str | Non
 
 
 @audit.command()
-@click.option("--user", callback=_user, help="Only about this person, an e-mail address.")
+@click.option("--user", type=UserEmail(), help="Only about this person, an e-mail address.")
 @click.option("--principal", metavar="NAME", help="Only what this caller did.")
 @click.option(
     "--action", metavar="ACTION", help="Only this action, such as token.given, or a beginning such as keys."

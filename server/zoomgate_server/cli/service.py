@@ -11,7 +11,6 @@ import click
 import grpc
 
 from zoomgate import Client, errors
-from zoomgate_server import user_email as addresses
 from zoomgate_server.cli import caller_key
 from zoomgate_server.cli.output import (
     CONSENT_REQUIRED,
@@ -22,7 +21,7 @@ from zoomgate_server.cli.output import (
     USAGE,
     fail,
 )
-from zoomgate_server.logs import plain
+from zoomgate_server.cli.user_email import UserEmail
 from zoomgate_server.settings import Address
 
 _EXIT_CODES: tuple[tuple[type[errors.ZoomgateError], int], ...] = (
@@ -94,32 +93,17 @@ def again(*arguments: str) -> str:
 
 def user_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the argument USER, an e-mail address."""
-    return click.argument("user", callback=_user)(command)
+    return click.argument("user", type=UserEmail())(command)
 
 
 def optional_user_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the argument USER, which may be left out."""
-    return click.argument("user", required=False, callback=_optional_user)(command)
+    return click.argument("user", required=False, type=UserEmail())(command)
 
 
 def user_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the arguments USER, of which there may be any number."""
-    return click.argument("users", metavar="[USER]...", nargs=-1, callback=_users)(command)
-
-
-def _users(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(_user(context, parameter, value) for value in values)
-
-
-def _optional_user(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    return None if value is None else _user(context, parameter, value)
-
-
-def _user(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    problem = addresses.problem(value)
-    if problem is not None:
-        raise click.BadParameter(plain(problem))
-    return value
+    return click.argument("users", metavar="[USER]...", nargs=-1, type=UserEmail())(command)
 
 
 def _open(server: str, key_file: str | None, ca_file: str | None) -> Client:
