@@ -294,9 +294,8 @@ class ChangeFeed:
         # whatever the clock did: changes since the look before are not older than this
         passed = looked_at - self._looked_at
         earliest = mark - passed
-        if (
-            earliest < before - SET_BACK_SECONDS
-        ):  # so this look may have begun behind them, and the next one must not
+        if earliest < before - SET_BACK_SECONDS:
+            # so this look may have begun behind them, and the next one must not
             self._deep_at, self._deep_mark = float("-inf"), min(self._deep_mark, earliest)
             self._repeated.append((earliest, before + passed))
         self.mark, self._looked_at, self._begun = mark, looked_at, True

@@ -4,6 +4,7 @@ It has a line a row, in the order of the rows, so that its end says how far the 
 gets another one once it is done.
 """
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -94,20 +95,19 @@ class Results:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise ResultsProblem(f"{path} is a pipe or a device: name a file with --results")
-        file = os.fdopen(descriptor, "r+b", buffering=0)
-        results = cls(path, file)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            results._read(about)
-        except BlockingIOError:
-            file.close()
-            raise ResultsProblem(f"Another import writes {path} just now: wait until it has ended") from None
-        except OSError as error:
-            file.close()
-            raise _not_writable(path, error) from None
-        except BaseException:
-            file.close()
-            raise
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(os.fdopen(descriptor, "r+b", buffering=0))
+            results = cls(path, file)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                results._read(about)
+            except BlockingIOError:
+                raise ResultsProblem(
+                    f"Another import writes {path} just now: wait until it has ended"
+                ) from None
+            except OSError as error:
+                raise _not_writable(path, error) from None
+            stack.pop_all()  # it stays open
         return results
 
     def note(self, result: Result) -> None:
