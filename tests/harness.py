@@ -2,9 +2,10 @@
 
 import html
 import re
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
 from zoomgate_server import app, settings
 from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.interceptors.authentication import StaticKey
+from zoomgate_server.refresh import idle
 from zoomgate_server.rpc_context import Principal, Role, UserPatterns
+from zoomgate_server.tokens.connection_record import ConnectionRecord
 
 MONICA, OMAR, BASIL = "monica@example.com", "omar@example.com", "basil@example.com"
 SECONDS = 20.0
@@ -76,6 +79,19 @@ def metadata(caller: str = "service", member_token: str = "") -> tuple[tuple[str
     if member_token:
         entries.append(("zoomgate-member-token", key_of(member_token)))
     return tuple(entries)
+
+
+def issued(record: ConnectionRecord, then: float) -> ConnectionRecord:
+    """Give a connection as it would be if its pair had been issued at a time. The access token lives for an hour."""
+    assert record.tokens is not None
+    pair = replace(record.tokens, obtained_at=then, access_expire_at=then + 3600.0)
+    return replace(
+        record,
+        tokens=pair,
+        refresh_time=then,
+        access_expire_at=pair.access_expire_at,
+        due_at=idle.due_at(record.user_email, pair, time.time()),
+    )
 
 
 @dataclass

@@ -131,6 +131,28 @@ async def disconnected(service: Service) -> None:
     assert answer is grpc.StatusCode.FAILED_PRECONDITION
 
 
+def run(folder: Path, store: str, command: list[str], **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder, with the callers of this module, to its end."""
+    (folder / "callers.toml").write_text(CALLERS, encoding="utf-8")
+    (folder / "callers.toml").chmod(0o600)
+    settings = {
+        "ZOOMGATE_CALLERS": "callers.toml",
+        "ZOOMGATE_CLIENT_ID": "app",
+        "ZOOMGATE_CLIENT_SECRET": "hush",
+        "ZOOMGATE_KEYS": "keys.json",
+        "ZOOMGATE_STORE": store,
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "zoomgate_server", *command],
+        cwd=folder,
+        env=settings | environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize(
     ("keys", "server", "remedy"), [(False, True, "zoomgate keys new"), (True, False, "could not be reached")]
 )
@@ -138,28 +160,11 @@ def test_without_keys_or_a_database_nothing_starts(
     tmp_path: Path, mongodb_uri: str, keys: bool, server: bool, remedy: str
 ) -> None:
     """A missing key ring and a database that is not there are each one sentence, of `doctor` too, and no ring is made."""
-    (tmp_path / "callers.toml").write_text(CALLERS, encoding="utf-8")
-    (tmp_path / "callers.toml").chmod(0o600)
     if keys:
         keyfile.create(tmp_path / "keys.json")
-    environ = {
-        "ZOOMGATE_CALLERS": "callers.toml",
-        "ZOOMGATE_CLIENT_ID": "app",
-        "ZOOMGATE_CLIENT_SECRET": "hush",
-        "ZOOMGATE_KEYS": "keys.json",
-        "ZOOMGATE_STORE_WAIT": "0",
-        "ZOOMGATE_STORE": mongodb_uri if server else "mongodb://monica:hunter2@127.0.0.1:1/z?appName=hunter2",
-    }
+    store = mongodb_uri if server else "mongodb://monica:hunter2@127.0.0.1:1/z?appName=hunter2"
     for command in (["serve", "--listen=127.0.0.1:0", "--http-listen=127.0.0.1:0"], ["doctor"]):
-        ended = subprocess.run(
-            [sys.executable, "-m", "zoomgate_server", *command],
-            cwd=tmp_path,
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        ended = run(tmp_path, store, command, ZOOMGATE_STORE_WAIT="0")
         shown = ended.stdout + ended.stderr
         assert ended.returncode == 1, shown
         assert remedy in shown
@@ -184,24 +189,7 @@ def test_commands_print_what_was_asked_for_alone(
     tmp_path: Path, mongodb_uri: str, command: list[str]
 ) -> None:
     """What a script reads from standard output is JSON and nothing else: lines of the log are not among it."""
-    (tmp_path / "callers.toml").write_text(CALLERS, encoding="utf-8")
-    (tmp_path / "callers.toml").chmod(0o600)
     keyfile.create(tmp_path / "keys.json")
-    environ = {
-        "ZOOMGATE_CALLERS": "callers.toml",
-        "ZOOMGATE_CLIENT_ID": "app",
-        "ZOOMGATE_CLIENT_SECRET": "hush",
-        "ZOOMGATE_KEYS": "keys.json",
-        "ZOOMGATE_STORE": mongodb_uri,
-    }
-    ended = subprocess.run(
-        [sys.executable, "-m", "zoomgate_server", *command],
-        cwd=tmp_path,
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = run(tmp_path, mongodb_uri, command)
     assert [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr
     assert "store.opened" not in ended.stderr

@@ -2,14 +2,13 @@
 
 import asyncio
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from faults.cluster import OK, Cluster, Kept, Server, cluster, until, until_async
 from faults.launcher import UPKEEP_LOOKS
-from zoomgate_server.refresh import idle
+from harness import issued
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -25,17 +24,7 @@ async def issued_before(running: Cluster, user: str, age: float) -> None:
     """Let the pair of somebody be as old as that. Its access token lives for an hour."""
     record = await running.record(user)
     assert record is not None
-    assert record.tokens is not None
-    then = time.time() - age
-    pair = replace(record.tokens, obtained_at=then, access_expire_at=then + HOUR)
-    old = replace(
-        record,
-        tokens=pair,
-        refresh_time=then,
-        access_expire_at=pair.access_expire_at,
-        due_at=idle.due_at(user, pair, time.time()),
-    )
-    assert await running.connections.write(old)
+    assert await running.connections.write(issued(record, time.time() - age))
 
 
 def outcomes(servers: list[Server], user: str) -> list[str]:

@@ -9,10 +9,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from harness import BASIL, MONICA, OMAR, Harness, running, serving
+from harness import BASIL, MONICA, OMAR, Harness, issued, running, serving
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server import upkeep
-from zoomgate_server.refresh import idle
 from zoomgate_server.tokens import keyfile
 from zoomgate_server.tokens.connection_record import ConnectionRecord, State, decode, encode
 from zoomgate_server.tokens.mongo import MongoStore
@@ -75,15 +74,7 @@ class Records:
         """Let the pair of somebody be 70 days old."""
         record = await self.read(user)
         assert record.tokens is not None
-        then = record.tokens.obtained_at - 70 * DAY
-        pair = replace(record.tokens, obtained_at=then, access_expire_at=then + 3600.0)
-        old = replace(
-            record,
-            tokens=pair,
-            refresh_time=then,
-            access_expire_at=pair.access_expire_at,
-            due_at=idle.due_at(user, pair, time.time()),
-        )
+        old = issued(record, record.tokens.obtained_at - 70 * DAY)
         assert await self._store.put(encode(self._vault, replace(old, **changes)), record.rev)
 
 
