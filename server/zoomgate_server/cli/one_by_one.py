@@ -1,8 +1,12 @@
 """Doing the same with many connections through a running service: one after another, at a rate, and on past single failures."""
 
+import contextlib
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 
 from zoomgate import errors
 from zoomgate.v1.connection_pb2 import Connection
@@ -71,6 +75,8 @@ def one_by_one(
 ) -> None:
     """Do something with every connection. Nothing is kept but a page of them.
 
+    Ctrl-C lets the one that is under way end, and be counted; a second one does not wait for it.
+
     Args:
         connections: With which.
         act: Does it with one.
@@ -80,18 +86,47 @@ def one_by_one(
 
     Raises:
         ZoomgateError: It can be done with none now: the service is not there, this caller may not do it, or Zoom refuses the app.
+        KeyboardInterrupt: Somebody pressed Ctrl-C.
     """
     for connection in connections:
         pace.wait()
-        try:
-            act(connection)
-        except errors.ZoomgateError as error:
-            if _ends_it(error):
-                raise
-            failed(Failure(connection.user_email, error.reason or error.code().name, error.message))
-            if error.reason in _EVERYBODYS:
-                pace.hold(min(error.retry_delay or 0.0, LONGEST_PAUSE_SECONDS))
-        advance(1)
+        with _undivided():
+            try:
+                act(connection)
+            except errors.ZoomgateError as error:
+                if _ends_it(error):
+                    raise
+                failed(Failure(connection.user_email, error.reason or error.code().name, error.message))
+                if error.reason in _EVERYBODYS:
+                    pace.hold(min(error.retry_delay or 0.0, LONGEST_PAUSE_SECONDS))
+            advance(1)
+
+
+@contextlib.contextmanager
+def _undivided() -> Iterator[None]:
+    """Keep the first Ctrl-C until this is done: a call that is cut off may have been carried out, and nobody would count it.
+
+    Raises:
+        KeyboardInterrupt: Somebody pressed Ctrl-C meanwhile.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield
+        return
+    pressed = False
+
+    def keep(_number: int, _frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, keep)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _ends_it(error: errors.ZoomgateError) -> bool:

@@ -15,6 +15,7 @@ from click.testing import Result
 
 from command_line import command, done, refused, zoomgate
 from harness import ADMIN, BASIL, MONICA, OMAR, Harness, key_of, running, service
+from zoom_simulator.faults import Fault
 from zoomgate import Client
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
@@ -109,7 +110,8 @@ async def test_a_caller_without_the_right_is_stopped_at_the_first(harness: Harne
 
 
 async def test_an_interruption_says_how_far_it_got_and_a_second_run_goes_on(harness: Harness) -> None:
-    """SIGINT ends it between two; the next run finds those that are left."""
+    """SIGINT lets the one under way end and counts it, however late its answer comes; the next run finds those that are left."""
+    harness.simulator.faults.add(Fault("revoke", "delay", seconds=0.5))  # the answer waits for Zoom's
     process = await asyncio.create_subprocess_exec(
         *(
             sys.executable,
