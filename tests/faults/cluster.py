@@ -152,7 +152,7 @@ class Server:
 
     def trace(self) -> list[tuple[int, str, str]]:
         """Process id, user and point of everything that was passed."""
-        rows = (line.split() for line in (self.folder / "trace").read_text().splitlines())
+        rows = (line.split() for line in whole_lines(self.folder / "trace"))
         return [(int(pid), user, point) for pid, user, point in rows]
 
     async def reached(self, points: dict[str, str]) -> None:
@@ -162,8 +162,7 @@ class Server:
 
     def log(self, event: str) -> list[dict[str, Any]]:
         """The log lines of an event up to now."""
-        lines = (self.folder / "log").read_text().splitlines()
-        rows = (json.loads(line) for line in lines if line.startswith("{"))
+        rows = (json.loads(line) for line in whole_lines(self.folder / "log") if line.startswith("{"))
         return [row for row in rows if row["event"] == event]
 
     def send(self, number: signal.Signals) -> None:
@@ -197,6 +196,11 @@ async def _answer(method: Any, request: Any, seconds: float) -> Answer:
     except grpc.aio.AioRpcError as error:
         return Refusal.of(error).short
     return OK
+
+
+def whole_lines(file: Path) -> list[str]:
+    """The lines of a file that somebody writes to: without the one that is not whole yet."""
+    return file.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
 
 
 def plan_in(folder: Path, points: dict[str, str]) -> None:
@@ -346,7 +350,7 @@ class Cluster:
     def audited(self) -> list[dict[str, Any]]:
         """The lines of the audit trails of all data folders."""
         files = self._folder.glob("*/audit.jsonl")
-        return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for file in files for line in whole_lines(file)]
 
     def journals(self) -> list[Path]:
         """What is in the journals of all data folders."""

@@ -45,7 +45,7 @@ async def settle(server: Server, users: Iterable[str]) -> dict[str, list[Answer]
             assert asyncio.get_running_loop().time() < end, (user, answers)
             if answers:
                 await asyncio.sleep(0.2)
-            answers.append(await server.call_apart("GetToken", auth.GetTokenRequest(user_email=user), 10.0))
+            answers.append(await server.call_apart("GetToken", auth.GetTokenRequest(user_email=user)))
             assert answers[-1] in (OK, REAUTH, REFRESHING, GONE, LATE, STORE), (user, answers)
         return answers
 

@@ -315,7 +315,6 @@ async def test_all_connections_to_the_database_are_in_use(
 ) -> None:
     """A call that finds no free connection is told in time, while those that have one wait for the database, and are served in the end."""
     monkeypatch.setattr(mongo, "POOL", 1)
-    monkeypatch.setattr(mongo, "WAIT_SECONDS", 0.1)
     monkeypatch.setattr(change_feed, "FEED_SECONDS", 1e6)
     keyfile.create(tmp_path / "keys.json")
     database = mongodb.new_database()
@@ -328,6 +327,7 @@ async def test_all_connections_to_the_database_are_in_use(
         async with running(tmp_path / "data", environ=keys | {"ZOOMGATE_STORE": uri}) as zoomgate:
             for _ in range(2):  # behind what a start looks at
                 await zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
+            monkeypatch.setattr(mongo, "WAIT_SECONDS", 0.1)
             proxy.turn(Way.STALL)
             calls = [
                 asyncio.create_task(

@@ -24,6 +24,7 @@ from harness import MONICA, running
 from mongodb import MongoServer, OwnServer
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server import app, settings, store_opening
+from zoomgate_server.authorizations import Authorizations
 from zoomgate_server.start import StartError
 from zoomgate_server.store_opening import StoppedWaiting
 from zoomgate_server.tokens import keyfile, mongo, sqlite
@@ -76,8 +77,11 @@ async def start_fails(folder: Path, given: dict[str, str]) -> tuple[str, int]:
     return text, len([line for line in lines if line["event"] == "store.not_reached"])
 
 
-async def test_a_store_that_comes_later_is_waited_for(tmp_path: Path) -> None:
+async def test_a_store_that_comes_later_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Until it is there nobody is served; `/healthz` says that the process is well, `/readyz` what it waits for. Then all work."""
+    monkeypatch.setattr(web_server, "OPEN_SECONDS", 60.0)  # for as long as the store may take to come
     server = OwnServer(tmp_path)
     grpc_port, http_port = free_port(), free_port()
     given = environ(tmp_path, server.new_database(), 60) | {
@@ -135,8 +139,17 @@ async def test_a_page_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest
             status, text = await shown(session, "/oauth/start?ticket=x")
             assert (status, "Please try again in a moment" in text) == (503, True)
             monkeypatch.setattr(web_server, "OPEN_SECONDS", 600.0)
-            asyncio.get_running_loop().call_later(0.1, stop.set)
-            async with session.get("/oauth/start?ticket=x", allow_redirects=False) as page:
+            waits, when_open = asyncio.Event(), web_server.WebServer._when_open
+
+            async def waiting(self: web_server.WebServer) -> Authorizations:
+                waits.set()
+                return await when_open(self)
+
+            monkeypatch.setattr(web_server.WebServer, "_when_open", waiting)
+            clicked = asyncio.create_task(session.get("/oauth/start?ticket=x", allow_redirects=False))
+            await waits.wait()
+            stop.set()
+            async with await clicked as page:
                 assert page.headers["Location"] == "/oauth/result?outcome=try_later"
         with pytest.raises(StoppedWaiting):
             await starting
@@ -160,9 +173,11 @@ async def started_with(folder: Path, given: dict[str, str], stop: asyncio.Event)
 
 
 async def test_a_database_that_does_not_answer_does_not_hold_up_the_end(
-    tmp_path: Path, mongodb: MongoServer
+    tmp_path: Path, mongodb: MongoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service that is told to stop gives up the try to reach its store that is under way."""
+    for name in ("SELECT_SECONDS", "CONNECT_SECONDS"):
+        monkeypatch.setattr(mongo, name, 600.0)  # the try does not end by itself
     stop = asyncio.Event()
     async with proxying(mongodb.address) as proxy:
         proxy.turn(Way.STALL)
@@ -178,7 +193,7 @@ async def test_a_database_that_does_not_answer_does_not_hold_up_the_end(
     assert "store.not_reached" not in [line["event"] for line in lines]
 
 
-@pytest.mark.parametrize(("seconds", "repeated"), [(1, True), (0, False)])
+@pytest.mark.parametrize(("seconds", "repeated"), [(4, True), (0, False)])
 async def test_a_start_gives_up_in_the_end(tmp_path: Path, seconds: int, repeated: bool) -> None:
     """When the time is over, and after one try where none is given, a sentence says what to look at."""
     text, tries = await start_fails(tmp_path, environ(tmp_path, NOWHERE, seconds))

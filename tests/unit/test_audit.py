@@ -20,8 +20,9 @@ from zoomgate_server.audit import AuditTrail
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.rpc_context import AuditEvent
 trail = AuditTrail(Path(sys.argv[1]), key=bytes(32), clock=SystemClock(), on_lost=lambda: sys.exit("lost"))
-sys.stdin.readline()
 for number in range(int(sys.argv[3])):
+    if number in (0, int(sys.argv[3]) // 2):
+        sys.stdin.readline()
     user = "u" * (number % 300) + "@example.com"
     trail(AuditEvent("token.given", "ok", sys.argv[2], "", user, str(number)).about(1, "access", "refresh"))
 """
@@ -36,7 +37,7 @@ def test_two_processes_write_ten_thousand_whole_lines(tmp_path: Path) -> None:
     ]
     for writer in writers:  # both are at the line before they are let go
         assert writer.stdin is not None
-        writer.stdin.write(b"go\n")
+        writer.stdin.write(b"go\ngo\n")
         writer.stdin.flush()
     for writer in writers:
         writer.communicate()
@@ -64,6 +65,11 @@ def test_no_line_is_lost_while_the_file_is_rotated(tmp_path: Path) -> None:
         if path.exists() and path.stat().st_size:
             path.rename(tmp_path / f"audit.jsonl.{rotated}")
             rotated += 1
+            if rotated == 1:  # until then they wait at half of their lines
+                for writer in writers:
+                    assert writer.stdin is not None
+                    writer.stdin.write(b"go\n")
+                    writer.stdin.flush()
     for writer in writers:
         writer.communicate()
         assert writer.returncode == 0

@@ -100,7 +100,6 @@ async def test_who_waits_behind_others_for_too_long_is_told(
 ) -> None:
     """An operation that has not begun in time fails and never begins; the one that has begun goes on."""
     store = await SqliteStore.open(tmp_path / "s.db", time.time)
-    monkeypatch.setattr("zoomgate_server.tokens.sqlite.WAIT_SECONDS", 0.05)
     began, go_on = threading.Event(), threading.Event()
 
     def slow() -> str:
@@ -110,9 +109,11 @@ async def test_who_waits_behind_others_for_too_long_is_told(
 
     first = asyncio.create_task(store._run(slow))
     await asyncio.to_thread(began.wait)
-    for call in (store.get(RECORD.key), store.put(RECORD, 0)):
-        with pytest.raises(StoreError, match="too slow"):
-            await call
+    with monkeypatch.context() as patch:  # only while nothing can begin
+        patch.setattr("zoomgate_server.tokens.sqlite.WAIT_SECONDS", 0.05)
+        for call in (store.get(RECORD.key), store.put(RECORD, 0)):
+            with pytest.raises(StoreError, match="too slow"):
+                await call
     go_on.set()
     assert await first == "done"
     assert (await store.get(RECORD.key))[0] is None
