@@ -378,6 +378,7 @@ async def test_a_refusal_in_doubt_is_not_asked_for_again_and_again(world: World,
     for _ in range(3):
         with pytest.raises(RefreshInProgress):
             await world.refresh(seconds=0.1)
+    assert await world.refresher.drain(10)
     stored = await world.stored()
     assert (stored.state, stored.generation, stored.pending) == (State.ACTIVE, 1, (doubt,))
     assert world.zoom.calls == 1
