@@ -118,7 +118,8 @@ async def test_what_is_no_message_ends_its_call(service: Service, name: str) -> 
     """Whoever frames messages wrongly gets the call ended."""
     zoomgate, raw = service
     async with asyncio.timeout(20), http2.connection(zoomgate.grpc_address) as bare:
-        await bare.send(OPEN, http2.frame(http2.DATA, http2.END_STREAM, 1, ENDED[name]))
+        # at once: gRPC leaves a call open whose message has an unknown flag if it has begun to wait for it
+        await bare.send(OPEN + http2.frame(http2.DATA, http2.END_STREAM, 1, ENDED[name]))
         assert await bare.until_stream_ends() is not None
     assert raw.requests == []
     await serves(zoomgate)
