@@ -74,11 +74,13 @@ class Content:
         record: The connection; None if there is none, or it cannot be opened.
         since: Number of the entry with which it became what it is.
         created_since: Number of the entry with which it got its `create_time`.
+        read_at: When the store had shown it first, by `ChangeFeed`'s count of such moments.
     """
 
     record: ConnectionRecord | None
     since: int
     created_since: int
+    read_at: int
 
 
 @dataclass(slots=True, eq=False)
@@ -92,6 +94,7 @@ class Entry:
         seen: The store's clock at the look that found it.
         newest: False once the connection has changed again.
         earlier: What it was at an entry before, if somebody looked.
+        previous: The entry before, if that was being read when this one came.
         content: What it is, once somebody has looked.
         loading: Reads it.
     """
@@ -102,6 +105,7 @@ class Entry:
     seen: float
     newest: bool = True
     earlier: Content | None = None
+    previous: "Entry | None" = field(default=None, repr=False)
     content: Content | None = None
     loading: asyncio.Task[Content] | None = field(default=None, repr=False)
 
@@ -124,14 +128,27 @@ class Follower:
         behind: Whether something waits for it.
         joined: Number of the latest entry when it joined.
         floor: Of entries up to that it wants those that changed at this time or later.
+        given_from: It is given what it wants of the entries behind this number.
+        reads_from: What it reads from the store itself is read later than this, by `ChangeFeed`'s count of moments.
     """
 
-    __slots__ = ("_woken", "behind", "floor", "joined", "mark", "names", "number", "wants")
+    __slots__ = (
+        "_woken",
+        "behind",
+        "floor",
+        "given_from",
+        "joined",
+        "mark",
+        "names",
+        "number",
+        "reads_from",
+        "wants",
+    )
 
     def __init__(self, wants: Callable[[str], bool], names: frozenset[str] | None) -> None:
         self.wants = wants
         self.names = names
-        self.number = self.joined = 0
+        self.number = self.joined = self.given_from = self.reads_from = 0
         self.mark = 0.0
         self.floor = float("-inf")
         self.behind = False
@@ -142,6 +159,15 @@ class Follower:
         if entry.number <= self.joined and entry.change.changed_at < self.floor:
             return False
         return entry.newest and self.wants(entry.subject)
+
+    def knows(self, content: Content, before: int) -> bool:
+        """Tell whether it has had a content, having been given everything up to a number.
+
+        What is read for an entry may be later already: then it is not known to one that came between the entry and the reading.
+        """
+        if content.since > before:
+            return False
+        return content.since > self.given_from or content.read_at < self.reads_from
 
     def wake(self) -> None:
         """End its waiting."""
@@ -180,6 +206,7 @@ class ChangeFeed:
         self._log: dict[str, Entry] = {}
         self._order: list[Entry] = []
         self._number = 0
+        self._moment = 0
         self._forgotten = 0
         self._covers = float("inf")
         self._looked_at = self._deep_at = float("-inf")
@@ -329,8 +356,8 @@ class ChangeFeed:
             names: The same by name, or empty if they are not known by name.
         """
         follower = Follower(wants, frozenset(names) or None)
-        follower.number = follower.joined = self._number
-        follower.mark = self.mark
+        follower.joined = self._number
+        self.skip(follower)
         for name in follower.names or ():
             self._by_name.setdefault(name, set()).add(follower)
         if follower.names is None:
@@ -359,6 +386,7 @@ class ChangeFeed:
         place = bisect_left(self._order, since, key=lambda entry: entry.seen)
         if place < len(self._order):
             follower.behind, follower.number = True, self._order[place].number - 1
+            follower.given_from = follower.number
             follower.wake()
         return True
 
@@ -395,6 +423,7 @@ class ChangeFeed:
     def skip(self, follower: Follower) -> None:
         """Let somebody go on with what changes from now on, since it asks the store for the rest."""
         follower.behind, follower.number, follower.mark = False, self._number, self.mark
+        follower.given_from, follower.reads_from = self._number, self._now()
 
     async def content(self, entry: Entry) -> Content:
         """Give a changed connection as it is now. It is read once, however many want it.
@@ -436,11 +465,17 @@ class ChangeFeed:
         return None if opened is None else shown(opened)
 
     async def _load(self, entry: Entry) -> Content:
+        earlier = entry.earlier if entry.previous is None else await self.content(entry.previous)
         record = await self.read(entry.subject)
-        earlier = entry.earlier
         if earlier is not None and earlier.record == record:
-            return Content(record, earlier.since, earlier.created_since)
-        return Content(record, entry.number, _created_since(record, earlier, entry.number))
+            return earlier
+        created_since = _created_since(record, earlier, entry.number)
+        return Content(record, entry.number, created_since, self._now())
+
+    def _now(self) -> int:
+        """Count a moment: none is the same as another."""
+        self._moment += 1
+        return self._moment
 
     def _note(self, change: Change, before: float, seen: float) -> None:
         """Put a change into the log unless it is there already, and wake whoever waits for it."""
@@ -453,6 +488,7 @@ class ChangeFeed:
         if known is not None:
             known.newest = False
             entry.earlier = known.content or known.earlier
+            entry.previous = known if known.loading else known.previous
         self._log[subject] = entry
         self._order.append(entry)
         for follower in self._by_name.get(subject, ()):
@@ -524,4 +560,4 @@ def _number_of(entry: Entry) -> int:
 def _loaded(entry: Entry, task: asyncio.Task[Content]) -> None:
     entry.loading = None
     if not task.cancelled() and task.exception() is None:  # else whoever waited has it, and reads again
-        entry.content = task.result()
+        entry.content, entry.previous = task.result(), None

@@ -290,7 +290,7 @@ class _Watch:
             return None
         if entry.number > self._follower.joined:
             self._position = Position(entry.before)
-        if content.record is None or content.since <= before:
+        if content.record is None or self._follower.knows(content, before):
             return None
         read = self._read.pop(entry.subject, None)
         if read == content.record:

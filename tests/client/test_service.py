@@ -14,6 +14,7 @@ import pytest
 from harness import MONICA, OMAR, Harness, key_of, running, serving
 from hostile import http2
 from zoom_simulator import Simulator, SimulatorOptions
+from zoom_simulator.faults import Fault
 from zoomgate import AsyncClient, Client, errors
 from zoomgate.v1.auth_service_pb2 import WatchConnectionsRequest, WatchConnectionsResponse
 
@@ -128,7 +129,7 @@ async def test_a_service_that_is_not_there_is_unavailable() -> None:
 
 
 async def test_a_stopping_server_is_not_noticed(tmp_path: Path) -> None:
-    """While one of two servers stops under load, every call that is safe to repeat succeeds."""
+    """While one of two servers stops under load and ends all its calls, every call that is safe to repeat succeeds."""
     async with Simulator(SimulatorOptions(port=0)) as zoom, AsyncExitStack() as servers:
         first = await servers.enter_async_context(serving(zoom, tmp_path, {"ZOOMGATE_DRAIN_SECONDS": "0"}))
         await first.connect()
@@ -147,6 +148,11 @@ async def test_a_stopping_server_is_not_noticed(tmp_path: Path) -> None:
             async with AsyncClient(addresses, key=key_of("service"), options=balanced) as client:
                 callers = [asyncio.create_task(caller(client)) for _ in range(16)]
                 while done < 100 and not any(task.done() for task in callers):
+                    await asyncio.sleep(0)
+                zoom.faults.add(Fault("users_me", "delay", times=16, seconds=0.5))
+                while (
+                    zoom.zoom.counters["faults.delay"] < 16
+                ):  # all wait for Zoom, half of them at either server
                     await asyncio.sleep(0)
                 await servers.aclose()
                 before = done

@@ -8,7 +8,19 @@ import pytest
 from google.protobuf import struct_pb2
 from yarl import URL
 
-from harness import BASIL, MONICA, OMAR, Harness, Refusal, browser, consent, consent_form, metadata, running
+from harness import (
+    BASIL,
+    MONICA,
+    OMAR,
+    SECONDS,
+    Harness,
+    Refusal,
+    browser,
+    consent,
+    consent_form,
+    metadata,
+    running,
+)
 from zoom_simulator import SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
@@ -324,11 +336,9 @@ async def test_the_wrong_person_is_refused_and_its_token_revoked(zoomgate: Harne
         assert refusal.short == ("FAILED_PRECONDITION", "IDENTITY_MISMATCH")
         missing = await own.refusal(own.auth.GetConnection, pb.GetConnectionRequest(user_email=MONICA))
         assert missing.code is grpc.StatusCode.NOT_FOUND
-        for _ in range(200):
-            if not own.simulator.zoom.access_tokens:
-                break
-            await asyncio.sleep(0.01)
-        assert not own.simulator.zoom.access_tokens
+        async with asyncio.timeout(SECONDS):
+            while own.simulator.zoom.access_tokens:
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("failures", [0, 2])

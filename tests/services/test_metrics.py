@@ -5,19 +5,22 @@ import re
 from pathlib import Path
 
 import aiohttp
+import pytest
 
-from harness import MONICA, Harness, serving
+from harness import MONICA, SECONDS, Harness, running, serving
 from zoom_simulator import Simulator, SimulatorOptions
-from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connection_counts import COUNT_SECONDS, ConnectionCounts
 from zoomgate_server.metrics import Metrics
+from zoomgate_server.refresh import driver
 from zoomgate_server.tokens.cipher import Key, KeyRing
 from zoomgate_server.tokens.connection_store import ConnectionStore
 from zoomgate_server.tokens.memory import MemoryStore
 from zoomgate_server.tokens.store import Kind, Record, RecordKey
 from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.zoom.oauth import OAuthClient
+from zoomgate_server.zoom.token_outcome import TokenOutcome
 
 
 async def shown(zoomgate: Harness, name: str) -> float:
@@ -57,23 +60,32 @@ async def test_many_callers_of_one_person_share_a_look_at_the_store(tmp_path: Pa
             assert await shown(after, "zoomgate_store_reads_total") < 45
 
 
-async def test_a_refresh_under_way_has_an_age(zoomgate: Harness) -> None:
+async def test_a_refresh_under_way_has_an_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While Zoom has not answered a refresh, its age is shown and grows; once its outcome is stored there is none."""
-    await zoomgate.connect()
+    answered, real = asyncio.Event(), OAuthClient.refresh
+
+    async def refresh(self: OAuthClient, refresh_token: str) -> TokenOutcome:
+        outcome = await real(self, refresh_token)
+        await answered.wait()
+        return outcome
+
+    monkeypatch.setattr(driver, "AGE_SECONDS", 0.05)
+    monkeypatch.setattr(OAuthClient, "refresh", refresh)
     age = "zoomgate_oldest_pending_attempt_seconds"
-    assert await shown(zoomgate, age) == 0
-    zoomgate.simulator.faults.add(Fault("token", "delay", seconds=3))
-    refreshing = asyncio.create_task(
-        zoomgate.call(zoomgate.auth.RefreshToken, auth.RefreshTokenRequest(user_email=MONICA))
-    )
-    seen = set()
-    while not refreshing.done():
-        seen.add(await shown(zoomgate, age))
-        await asyncio.sleep(0.1)
-    assert (await refreshing).token.generation == 2
-    while await shown(zoomgate, age):  # it is looked at every second
-        await asyncio.sleep(0.1)
-    assert len(seen - {0.0}) >= 2, seen
+    async with running(tmp_path) as zoomgate, asyncio.timeout(SECONDS):
+        await zoomgate.connect()
+        assert await shown(zoomgate, age) == 0
+        refreshing = asyncio.create_task(
+            zoomgate.call(zoomgate.auth.RefreshToken, auth.RefreshTokenRequest(user_email=MONICA))
+        )
+        while not (young := await shown(zoomgate, age)):
+            await asyncio.sleep(0.01)
+        while await shown(zoomgate, age) <= young:
+            await asyncio.sleep(0.01)
+        answered.set()
+        assert (await refreshing).token.generation == 2
+        while await shown(zoomgate, age):
+            await asyncio.sleep(0.01)
 
 
 class SteppingClock(SystemClock):

@@ -145,6 +145,85 @@ async def test_the_life_of_a_connection_is_told(zoomgate: Harness) -> None:
         assert await watch.next() == ("CREATED", MONICA)
 
 
+async def test_a_change_while_an_earlier_one_is_read_is_no_beginning(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was told that a connection exists hears that it changed, however often it does while the store is slow to show it."""
+    await zoomgate.connect()
+    async with watching(zoomgate) as watch:
+        assert await watch.until_caught_up() == [("EXISTING", MONICA)]
+        read, changes = ConnectionStore.read_readable, ConnectionStore.changes
+        reading, shown, looks = asyncio.Event(), asyncio.Event(), 0
+
+        async def slow(self: ConnectionStore, user_email: str) -> Any:
+            found = await read(self, user_email)
+            reading.set()
+            await shown.wait()
+            return found
+
+        async def counted(self: ConnectionStore, since: float, limit: int) -> Any:
+            nonlocal looks
+            found = await changes(self, since, limit)
+            looks += 1
+            return found
+
+        monkeypatch.setattr(ConnectionStore, "read_readable", slow)
+        await refresh(zoomgate)
+        await reading.wait()
+        generation = await refresh(zoomgate)
+        monkeypatch.setattr(ConnectionStore, "changes", counted)
+        while looks < 2:  # the first may have begun before the second refresh was stored
+            await asyncio.sleep(0.01)
+        shown.set()
+        changed = await watch.event()
+        while changed.connection.generation < generation:
+            assert told(changed) == ("CHANGED", MONICA)
+            changed = await watch.event()
+        assert told(changed) == ("CHANGED", MONICA)
+
+
+async def test_a_change_that_one_watch_has_early_is_told_at_another(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow store may show to whoever waits for one change the next one already; who came in between hears of it all the same."""
+    await zoomgate.connect()
+    async with watching(zoomgate) as first:
+        await first.until_caught_up()
+    async with watching(zoomgate, token=first.token) as slow:
+        await slow.until_caught_up()  # and so the log has the consent already
+        read, changes = ConnectionStore.read_readable, ConnectionStore.changes
+        reading, shown, looking = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def late(self: ConnectionStore, user_email: str) -> Any:
+            reading.set()
+            await shown.wait()
+            return await read(self, user_email)
+
+        async def open_looks(self: ConnectionStore, since: float, limit: int) -> Any:
+            while not looking.is_set():
+                waits.set()
+                await looking.wait()
+            return await changes(self, since, limit)
+
+        waits = asyncio.Event()
+        monkeypatch.setattr(ConnectionStore, "read_readable", late)
+        monkeypatch.setattr(ConnectionStore, "changes", open_looks)
+        await waits.wait()
+        await refresh(zoomgate)
+        looking.set()
+        await reading.wait()
+        async with watching(zoomgate) as other:
+            assert await other.until_caught_up() == [("EXISTING", MONICA)]
+            looking.clear()
+            generation = await refresh(zoomgate)
+            shown.set()
+            while (await slow.event()).connection.generation < generation:
+                pass
+            looking.set()
+            while (await other.event()).connection.generation < generation:
+                pass
+
+
 async def test_other_processes_changes_are_told(zoomgate: Harness, environ: dict[str, str]) -> None:
     """Whichever process changes a connection, whoever watches at another one hears of it."""
     async with (

@@ -363,7 +363,10 @@ def _why_not(want: Attempted, record: ConnectionRecord, now: float) -> Verdict |
         return Ended(record)
     if record.generation > want.seen_generation:
         return Usable(record, refreshed=False)
-    refreshes = [time for time in record.recent_refreshes if now - STORM_WINDOW_SECONDS < time <= now]
+    # a time is reckoned from before its reading, and so ahead by as long as the store took
+    refreshes = [
+        time for time in record.recent_refreshes if now - STORM_WINDOW_SECONDS < time <= now + LEASE_SECONDS
+    ]
     behind = (
         record.generation < want.seen_generation
     )  # the store was set back: its token is none that was seen

@@ -34,6 +34,7 @@ from zoomgate_server.tokens.connection_record import (
 from zoomgate_server.tokens.connection_store import ConnectionStore
 from zoomgate_server.tokens.journal import Entry, Journal, Origin
 from zoomgate_server.tokens.memory import MemoryStore
+from zoomgate_server.tokens.store import Record, RecordKey
 from zoomgate_server.tokens.token import TokenPair
 from zoomgate_server.tokens.vault import Vault
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, Refused, TokenOutcome, Unknown
@@ -318,6 +319,23 @@ async def test_a_storm_of_refreshes_is_stopped(tmp_path: Path) -> None:
     await world.journal.close()
 
 
+async def test_refreshes_are_counted_though_the_store_is_slow_to_be_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time of a refresh is reckoned from before its reading, and may be ahead of the store's clock: it counts all the same."""
+    get = world.store.get
+
+    async def slow(key: RecordKey) -> tuple[Record | None, float]:
+        await asyncio.sleep(0.1)
+        return await get(key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store, "get", slow)
+        assert (await world.refresh(forced=True)).generation == 2
+    assert (await world.refresh(seen=2, forced=True)).generation == 2
+    assert world.zoom.calls == 1
+
+
 async def test_a_late_answer_heals_a_verdict_and_is_counted(world: World) -> None:
     """Tokens that come after their grant moved on and was refused make it active again, leave no error, and count as kept spares."""
     refused = LastError("ZOOM_REAUTH_REQUIRED", "Zoom refused the refresh token", time.time())
@@ -360,6 +378,7 @@ async def test_a_refusal_in_doubt_is_not_asked_for_again_and_again(world: World,
     for _ in range(3):
         with pytest.raises(RefreshInProgress):
             await world.refresh(seconds=0.1)
+    assert await world.refresher.drain(10)
     stored = await world.stored()
     assert (stored.state, stored.generation, stored.pending) == (State.ACTIVE, 1, (doubt,))
     assert world.zoom.calls == 1

@@ -11,7 +11,6 @@ import pytest
 
 from fakes.raw_upstream import CUT, RawUpstream, raw_upstream
 from zoomgate_server.refresh import core
-from zoomgate_server.zoom import oauth as oauth_module
 from zoomgate_server.zoom.oauth import MAX_BODY_BYTES, TOTAL_SECONDS, OAuthClient
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, OurFault, Refused, Revoked, Throttled, Unknown
 
@@ -150,11 +149,12 @@ async def test_a_late_answer_counts_and_a_later_one_is_lost(
     upstream.open.set()
     assert isinstance(await late, Issued)
     upstream.open.clear()
-    monkeypatch.setattr(oauth_module, "TOTAL_SECONDS", 0.1)
-    hasty = client(upstream.url)
-    await hasty.start()
-    assert isinstance(await hasty.refresh("r"), Unknown)
-    await hasty.close()
+    later = asyncio.create_task(oauth.refresh("r"))
+    while len(upstream.requests) < 2:
+        await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "time", lambda now=loop.time: now() + TOTAL_SECONDS + 1.0)
+    assert isinstance(await later, Unknown)
     assert len(upstream.requests) == 2
 
 

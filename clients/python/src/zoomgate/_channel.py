@@ -21,6 +21,9 @@ KEEPALIVE_SECONDS = 330
 RECONNECT_SECONDS = 5
 """Longest pause between two attempts to connect. gRPC's own grows to two minutes, in which a service that is back would seem gone."""
 
+FAILURES_AT_ONCE = 50
+"""So many calls may fail at once and be repeated: one of several servers that stops ends all that it has, and the others take them."""
+
 SERVICES: tuple[ServiceDescriptor, ...] = (
     auth_service_pb2.DESCRIPTOR.services_by_name["AuthService"],
     meetings_service_pb2.DESCRIPTOR.services_by_name["MeetingsService"],
@@ -50,7 +53,7 @@ def service_config() -> str:
     """Give the service config (https://github.com/grpc/grpc/blob/master/doc/service_config.md) as JSON.
 
     UNAVAILABLE is repeated up to 3 times, 0.1 to 1 second apart, for RPCs that the contract declares safe to repeat, and for no other.
-    When more than half of the calls fail, nothing is repeated.
+    After `FAILURES_AT_ONCE` nothing is repeated until ten times as many calls have succeeded as failed.
     """
     safe = [
         {"service": service.full_name, "method": method}
@@ -60,7 +63,7 @@ def service_config() -> str:
     return json.dumps(
         {
             "methodConfig": [{"name": safe, "retryPolicy": _RETRY_POLICY}],
-            "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+            "retryThrottling": {"maxTokens": 2 * FAILURES_AT_ONCE, "tokenRatio": 0.1},
         }
     )
 
