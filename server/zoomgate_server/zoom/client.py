@@ -1,7 +1,6 @@
 """Calls Zoom's REST API over one pool of connections to one pinned origin."""
 
 import math
-from types import SimpleNamespace
 
 import aiohttp
 from aiohttp.client_middlewares import ClientHandlerType
@@ -70,10 +69,7 @@ class ZoomClient:
 
     async def start(self) -> None:
         """Open the pool."""
-        trace = aiohttp.TraceConfig()
-        trace.on_request_headers_sent.append(_note_sent)
         self._session = aiohttp.ClientSession(
-            trace_configs=[trace],
             connector=aiohttp.TCPConnector(
                 limit=0,  # the number of calls is limited where calls come in
                 resolver=None if self._loopback else PublicResolver(),
@@ -121,7 +117,6 @@ class ZoomClient:
             if not is_allowed_header(name):
                 raise ValueError("a header that callers may not set came through")
             headers[name] = value
-        sent = _Sent()
         try:
             async with (
                 self._session.request(
@@ -136,7 +131,6 @@ class ZoomClient:
                         ceil_threshold=math.inf,  # else aiohttp rounds long times up, and the caller's deadline comes first
                     ),
                     middlewares=(_send_once,) if request.method in _RESENT_BY_AIOHTTP else None,
-                    trace_request_ctx=sent,
                 ) as response
             ):
                 body = await bounded_body.read(response, self._limit)
@@ -149,8 +143,7 @@ class ZoomClient:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             raise unavailable() from None
         except (aiohttp.ClientError, TimeoutError, OSError):
-            # where this process was held up, the call's time may be over before it was seen that connecting had taken too long
-            raise (no_answer(request) if sent.begun else unavailable()) from None
+            raise no_answer(request) from None
 
     def _url(self, request: ZoomRequest) -> URL:
         """Build the address byte by byte, and look once more that it stays where it belongs."""
@@ -179,24 +172,6 @@ class ZoomClient:
 def _without_surrogates(value: str) -> str:
     """Make text of a header whose bytes are no UTF-8: aiohttp escapes those bytes as characters that cannot be encoded again."""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-class _Sent:
-    """Whether sending a request has begun: nothing of it was sent while it has not."""
-
-    __slots__ = ("begun",)
-
-    def __init__(self) -> None:
-        self.begun = False
-
-
-async def _note_sent(
-    _session: aiohttp.ClientSession,
-    context: SimpleNamespace,
-    _params: aiohttp.TraceRequestHeadersSentParams,
-) -> None:
-    """Hear from aiohttp, just before it writes the first byte."""
-    context.trace_request_ctx.begun = True
 
 
 class _LostError(aiohttp.ClientError):
