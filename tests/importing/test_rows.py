@@ -19,7 +19,7 @@ import pytest
 
 from harness import MONICA, serving
 from importing.conftest import TOKEN, USERS
-from importing.exports import NOW, Place, as_csv, consented, iso
+from importing.exports import Place, as_csv, consented, iso
 from mongodb import MongoServer
 from zoom_simulator.testing import RunningSimulator
 from zoomgate.v1 import auth_service_pb2 as pb
@@ -213,7 +213,7 @@ async def test_a_connection_keeps_its_owner(place: Place, zoom: RunningSimulator
 
 def test_two_rows_for_one_person(place: Place, zoom: RunningSimulator) -> None:
     """The newest is imported, wherever it is in the file; without dates the last one is. The others are never sent."""
-    old = replace(consented(zoom, FIRST), updated=NOW - 9000)
+    old = replace(consented(zoom, FIRST), updated=time.time() - 9000)
     new = consented(zoom, FIRST)
     undated = [replace(consented(zoom, SECOND), updated=0.0) for _ in range(2)]
     place.write("ZoomUsers.csv", as_csv([new, old, *undated]))
