@@ -283,7 +283,8 @@ def test_interrupted_from_the_keyboard(place: Place, zoom: RunningSimulator) -> 
     """SIGINT lets the rows under way end, says how to go on, and exits with 1; the same command does the rest."""
     place.write("ZoomUsers.csv", as_csv([consented(zoom, user.email) for user in USERS]))
     process = subprocess.Popen(
-        [sys.executable, "-m", "zoomgate_server", "import", "velo-users", "ZoomUsers.csv", "--rate", "20"],
+        # slow, so that most of them are left however late the signal comes
+        [sys.executable, "-m", "zoomgate_server", "import", "velo-users", "ZoomUsers.csv", "--rate", "2"],
         cwd=place.folder,
         env=place.environ,
         stdout=subprocess.PIPE,
@@ -293,6 +294,7 @@ def test_interrupted_from_the_keyboard(place: Place, zoom: RunningSimulator) -> 
     results = place.folder / "ZoomUsers.csv.results.jsonl"
     while not results.exists() or len(results.read_text().splitlines()) < 4:
         assert process.poll() is None
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1, err
