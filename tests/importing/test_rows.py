@@ -124,10 +124,22 @@ def test_tokens_of_somebody_else(place: Place, zoom: RunningSimulator) -> None:
     assert "2 row(s) refused: ZoomUsers.csv.results.jsonl says why" in said.err
     reasons = [entry["reason"] for entry in place.results("ZoomUsers.csv")]
     assert reasons[0].endswith("and were left alone")
-    assert reasons[1].endswith("were spent and revoked: the person has to consent")
+    assert reasons[1].endswith("were spent, and Zoom was asked to revoke them: the person has to consent")
     assert zoom.counters()["revoke.known"] >= 1
     place.write("ZoomUsers.csv", as_csv([valid]))
     assert velo(place, "--results", "again")["stored"] == 1
+
+
+def test_tokens_that_zoom_does_not_revoke_in_time(place: Place, zoom: RunningSimulator) -> None:
+    """The import ends all the same, and nothing is said that did not happen."""
+    place.write("ZoomUsers.csv", as_csv([replace(consented(zoom, FIRST), user=SECOND)]))
+    zoom.add_fault("revoke", "delay", times=-1, seconds=60.0)
+    said = place.run("import", "velo-users", "ZoomUsers.csv", code=1, module=HURRIED)
+    assert "1 refused" in said.out
+    assert "exception" not in said.err
+    (entry,) = place.results("ZoomUsers.csv")
+    assert "Zoom was asked to revoke them" in entry["reason"]
+    assert "revoke.known" not in zoom.counters()
 
 
 def test_tokens_that_zoom_refuses(place: Place, zoom: RunningSimulator) -> None:
