@@ -1,6 +1,7 @@
 """Faults that somebody asked for: delays, errors, cut connections."""
 
 import asyncio
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -38,7 +39,7 @@ class Fault:
         kind: What, from `KINDS`.
         times: How often still, 1 to 1,000,000; -1 for ever.
         status: For `status` and `html`, 400 to 599; for `redirect` 300 to 399, and 302 if it is something else.
-        seconds: For `delay`, 0 to 600, in real time.
+        seconds: For `delay`, 0 to 600, in real time; it ends before if faults are switched off.
         location: For `redirect`: an address of at most 2000 printable characters.
 
     Raises:
@@ -80,6 +81,7 @@ class Faults:
         self._counters = counters
         self._wall = wall
         self._active: list[Fault] = []
+        self._switched_off = asyncio.Event()
 
     def add(self, fault: Fault) -> None:
         """Switch a fault on."""
@@ -90,8 +92,10 @@ class Faults:
         return tuple(self._active)
 
     def clear(self) -> None:
-        """Switch every fault off."""
+        """Switch every fault off, and let go what one delays."""
         self._active.clear()
+        self._switched_off.set()
+        self._switched_off = asyncio.Event()
 
     async def apply(self, endpoint: str, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Serve a request, with the next fault for its endpoint if there is one."""
@@ -103,9 +107,12 @@ class Faults:
         because(f"{switched}: nothing was done")
         match fault.kind:
             case "delay":
-                await asyncio.sleep(fault.seconds)
+                ended = f"after {fault.seconds:g} s"
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._switched_off.wait(), fault.seconds)
+                    ended = "once you switched it off"
                 response = await handler(request)
-                because(f"{switched}: answered after {fault.seconds:g} s ({told()})")
+                because(f"{switched}: answered {ended} ({told()})")
                 return response
             case "cut_before":
                 return _cut(request)

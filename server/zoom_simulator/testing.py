@@ -102,7 +102,7 @@ class RunningSimulator:
         self._do(lambda: self._simulator.faults.add(fault))
 
     def clear_faults(self) -> None:
-        """Switch all faults off."""
+        """Switch all faults off; what a delay holds back is answered at once."""
         self._do(self._simulator.faults.clear)
 
     def advance_clock(self, seconds: float) -> None:

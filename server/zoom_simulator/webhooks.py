@@ -144,20 +144,22 @@ class Webhooks:
             "x-zm-request-timestamp": delivery.stamp,
             "x-zm-signature": f"v0={self._sign(f'v0:{delivery.stamp}:'.encode() + delivery.body)}",
         }
+        sent = self._wall()  # the clock may be moved before the answer comes
         try:
             async with session.post(
                 self.url, data=delivery.body, headers=headers, allow_redirects=False
             ) as answer:
                 body = await _beginning(answer.content)
                 again = answer.status >= 500
-                delivery.answers.append(self._judged(delivery, answer.status, body))
+                said = self._judged(delivery, answer.status, body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             again = True
-            delivery.answers.append(f"no answer: {type(error).__name__}")
+            said = f"no answer: {type(error).__name__}"
+        delivery.answers.append(said)
         tries = len(delivery.answers)
         # a challenge is not repeated: Zoom sends a new one days later
         again = again and delivery.event != VALIDATION and tries <= len(REPEATED_AFTER)
-        delivery.due = self._wall() + REPEATED_AFTER[tries - 1] if again else None
+        delivery.due = sent + REPEATED_AFTER[tries - 1] if again else None
 
     def _judged(self, delivery: Delivery, status: int, body: bytes) -> str:
         """Say what an answer is worth."""

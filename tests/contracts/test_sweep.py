@@ -201,18 +201,20 @@ async def test_a_sweep_beside_another_process_loses_nothing(tmp_path: Path) -> N
     worker = subprocess.Popen(
         [sys.executable, "-m", "fakes.refreshing_process", str(path), *USERS],
         cwd=Path(__file__).parents[1],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     assert worker.stdout is not None
     assert worker.stdout.readline() == "ready\n"
-    rounds = 0
-    while worker.poll() is None:
-        assert not (await sweep(store, ring(NEW), nothing)).failed
-        rounds += 1
+    beside = 0
+    while beside < 10:  # sweeps that had something to do, since the other process had written meanwhile
+        assert worker.poll() is None
+        done = await sweep(store, ring(NEW), nothing)
+        assert not done.failed
+        beside += done.resealed > 0
     output, _ = worker.communicate()
     assert worker.returncode == 0
-    assert rounds > 1
     living = set(json.loads(output.splitlines()[-1]))
     await sweep(store, ring(NEW), nothing)
     assert await left(store, OLD) == 0
@@ -222,6 +224,6 @@ async def test_a_sweep_beside_another_process_loses_nothing(tmp_path: Path) -> N
     for user in USERS:
         record, _ = await reader.connections.read(user)
         assert record is not None
-        assert record.generation == 5
+        assert record.generation > 1
         assert await reader.holds_living_token(user)
     await store.close()

@@ -42,22 +42,26 @@ def process(
             started.stdout.read()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port for a program that has to be told one. It is kept from others: who asks for it by its number may listen there all the same."""
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        number: int = kept.getsockname()[1]
+        yield number
 
 
 @pytest.fixture
-def zoomgate(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of a service; a parameter is where Zoom sends browsers."""
+def zoomgate(tmp_path: Path, port: int, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a service; a parameter is the page of a site on the test's port to which Zoom sends browsers."""
     options = [
         item
         for name in ("listen", "http-listen", "simulator-listen")
         for item in (f"--{name}", "127.0.0.1:0")
     ]
-    environ = {"ZOOMGATE_REDIRECT_URI": request.param} if hasattr(request, "param") else {}
+    page = request.param if hasattr(request, "param") else ""
+    environ = {"ZOOMGATE_REDIRECT_URI": f"http://127.0.0.1:{port}{page}"} if page else {}
     command = ("-m", "zoomgate_server", "run", "--data-dir", str(tmp_path / "data"), *options)
     with process(*command, ready=r"ready grpc=(\S+)", **environ) as (_, found):
         yield found.group(1)
@@ -103,17 +107,14 @@ async def test_a_person_connects_meets_and_lists(zoomgate: str) -> None:
     assert "has to connect Zoom first" in refused.stderr
 
 
-PORT = free_port()
-
-
 @pytest.fixture
-async def site(zoomgate: str) -> AsyncIterator[str]:
-    web_app = (str(EXAMPLES / "web_app.py"), str(PORT))
+async def site(zoomgate: str, port: int) -> AsyncIterator[str]:
+    web_app = (str(EXAMPLES / "web_app.py"), str(port))
     with process(*web_app, ready=r"Running on (http://\S+)", ZOOMGATE_SERVER=zoomgate) as (_, found):
         yield found.group(1)
 
 
-@pytest.mark.parametrize("zoomgate", [f"http://127.0.0.1:{PORT}/connected"], indirect=True)
+@pytest.mark.parametrize("zoomgate", ["/connected"], indirect=True)
 async def test_a_site_connects_its_visitors(site: str) -> None:
     """Sign in, press the button, allow at Zoom, come back connected, book; a foreign browser cannot finish it."""
 

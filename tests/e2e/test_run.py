@@ -31,13 +31,6 @@ ZOOMGATE = str(Path(sys.executable).with_name("zoomgate"))
 GRPCURL_HINT = "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextmanager
 def started(
     command: list[str], folder: Path, **environ: str
@@ -78,9 +71,26 @@ def anywhere(folder: Path) -> list[str]:
     return [
         "--listen=127.0.0.1:0",
         "--http-listen=127.0.0.1:0",
-        f"--simulator-listen=127.0.0.1:{free_port()}",
+        "--simulator-listen=127.0.0.1:0",
         f"--data-dir={folder / 'data'}",
     ]
+
+
+def guide_of(process: subprocess.Popen[str]) -> str:
+    """Read what a service that is ready prints to its end."""
+    assert process.stdout is not None
+    guide = ""
+    while "Stop with Ctrl-C" not in guide:
+        line = process.stdout.readline()
+        assert line, f"it ended: {guide}"
+        guide += line
+    return guide
+
+
+def simulator_of(guide: str) -> str:
+    """Where the simulated Zoom listens: HOST:PORT."""
+    (address,) = re.findall(r"look inside: http://(\S+)/_sim/", guide)
+    return str(address)
 
 
 def grpcurl(command: str, address: str) -> Any:
@@ -105,10 +115,7 @@ async def test_the_documented_commands_do_the_main_job(tmp_path: Path) -> None:
         address,
         _,
     ):
-        guide = ""
-        while "Stop with Ctrl-C" not in guide:
-            guide += process.stdout.readline() if process.stdout else ""
-        assert "grpcurl -plaintext" in guide
+        assert "grpcurl -plaintext" in guide_of(process)
         meeting_id = ""
         for command in commands:
             answer = grpcurl(command.replace("MEETING_ID", meeting_id), address)
@@ -139,10 +146,9 @@ async def test_the_documented_commands_do_the_main_job(tmp_path: Path) -> None:
 
 async def test_sigterm_lets_a_call_in_flight_finish(tmp_path: Path) -> None:
     """A refresh that is running when SIGTERM comes ends well for its caller, and then the process exits with 0."""
-    options = anywhere(tmp_path)
-    simulator = "http://" + options[2].partition("=")[2]
     wanted = pb.RefreshTokenRequest(user_email=MONICA)
-    with started([ZOOMGATE, "run", *options], tmp_path) as (process, address, _):
+    with started([ZOOMGATE, "run", *anywhere(tmp_path)], tmp_path) as (process, address, _):
+        simulator = f"http://{simulator_of(guide_of(process))}"
         async with grpc.aio.insecure_channel(address) as channel, browser() as session:
             auth = AuthServiceStub(channel)
             begun = await auth.BeginAuthorization(pb.BeginAuthorizationRequest(user_email=MONICA), timeout=10)
@@ -153,7 +159,7 @@ async def test_sigterm_lets_a_call_in_flight_finish(tmp_path: Path) -> None:
             call = auth.RefreshToken(wanted, timeout=20)
             await call.wait_for_connection()
             while await running_calls(session, simulator) == 0:  # the fault was taken: the refresh is at Zoom
-                pass
+                await asyncio.sleep(0.01)
             process.send_signal(signal.SIGTERM)
             assert (await call).token.generation == 2
         process.communicate(timeout=60)
@@ -164,13 +170,11 @@ async def test_sigterm_lets_a_call_in_flight_finish(tmp_path: Path) -> None:
 async def test_the_app_is_removed_at_the_simulated_zoom(tmp_path: Path, workers: int) -> None:
     """The command of the guide ends the connection at the service too, and the page of the simulated Zoom says that it was told."""
     options = [*anywhere(tmp_path), f"--workers={workers}"]
-    simulator = options[2].partition("=")[2]
     show = pb.GetConnectionRequest(user_email=MONICA)
-    command = [ZOOMGATE, "simulator", "event", "app_deauthorized", MONICA, "--at", simulator]
     with started([ZOOMGATE, "run", *options], tmp_path) as (process, address, _):
-        guide = ""
-        while "Stop with Ctrl-C" not in guide:
-            guide += process.stdout.readline() if process.stdout else ""
+        guide = guide_of(process)
+        simulator = simulator_of(guide)
+        command = [ZOOMGATE, "simulator", "event", "app_deauthorized", MONICA, "--at", simulator]
         assert " ".join(command[1:]) in guide
         async with grpc.aio.insecure_channel(address) as channel, browser() as session:
             auth = AuthServiceStub(channel)
@@ -255,7 +259,7 @@ def test_services_may_start_on_an_empty_folder_at_once(tmp_path: Path) -> None:
                 ZOOMGATE,
                 "run",
                 *anywhere(tmp_path)[:2],
-                f"--simulator-listen=127.0.0.1:{free_port()}",
+                "--simulator-listen=127.0.0.1:0",
                 "--data-dir=shared",
             ],
             cwd=tmp_path,

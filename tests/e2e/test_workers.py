@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,7 +82,7 @@ class Service:
 
     def log(self, event: str) -> list[dict[str, object]]:
         """The log lines of an event up to now."""
-        lines = (self.folder / "log").read_text().splitlines()
+        lines = (self.folder / "log").read_text().rpartition("\n")[0].splitlines()
         rows = (json.loads(line) for line in lines if line.startswith("{"))
         return [row for row in rows if row["event"] == event]
 
@@ -106,11 +106,13 @@ async def until(what: Callable[[], bool]) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs: one that ended and was not waited for does not."""
+    """Whether anything of a process runs: not if it ended and was not waited for, but as long as a thread of it has its ports."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return False
+    threads = int(numbers[16])  # proc(5): num_threads
+    return state != "Z" or threads > 1
 
 
 def browser() -> aiohttp.ClientSession:
@@ -254,11 +256,7 @@ async def test_a_killed_worker_comes_back(service: Service) -> None:
     for number, pid in before.items():
         os.kill(pid, signal.SIGKILL)
         await until(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
-        # threads of the dead may hold the port a moment longer than the process: clients come again then
-        async with service.connection() as harness:
-            assert await harness.auth.GetToken(
-                TOKEN, metadata=metadata(), timeout=SECONDS, wait_for_ready=True
-            )
+        assert await service.token()
         await until(lambda count=4 + number: len(service.log("service.started")) == count)  # type: ignore[misc]
     assert not set(before.values()) & set(service.workers().values())
     assert [row["how"] for row in service.log("worker.died")] == ["killed by SIGKILL"] * 4
@@ -298,8 +296,8 @@ async def test_a_watch_goes_on_at_any_worker(zoom: Simulator, tmp_path: Path) ->
             assert told == 5
             assert not watching.done()
             watching.cancel()
-        deaths = service.log("worker.died")
-        assert [row["how"] for row in deaths] == ["killed by SIGKILL"] * 4
+        await until(lambda: len(service.log("worker.died")) == 4)
+        assert {row["how"] for row in service.log("worker.died")} == {"killed by SIGKILL"}
 
 
 async def test_a_worker_can_be_drained_alone(service: Service) -> None:
@@ -461,7 +459,8 @@ async def test_calls_in_flight_end_well(service: Service) -> None:
     await until(lambda: len(service.log("service.draining")) == 4)
     service.process.terminate()
     for pid in service.workers().values():
-        os.kill(pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # one that had no call may have ended
+            os.kill(pid, signal.SIGTERM)
     assert await asyncio.gather(*calls) == [200] * 12
     await asyncio.to_thread(service.process.wait, SECONDS)
     assert service.process.returncode == 0

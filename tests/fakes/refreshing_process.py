@@ -1,7 +1,11 @@
-"""Refreshes people again and again with the old key, as a program: `python -m fakes.refreshing_process STORE USER…`."""
+"""Refreshes people again and again with the old key, as a program: `python -m fakes.refreshing_process STORE USER…`.
+
+It goes on until its standard input ends: however slow the machine is, it writes for as long as somebody needs it.
+"""
 
 import asyncio
 import json
+import select
 import sys
 import time
 from pathlib import Path
@@ -20,7 +24,7 @@ async def main(path: Path, users: list[str]) -> None:
         zoom.issue(user)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    for _ in range(4):
+    while not select.select([sys.stdin], [], [], 0)[0]:
         for user in users:
             await process.refresh(user)
     await store.close()

@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ COLUMNS = (
     "_updatedDate",
 )
 SCOPE = "user:read:user meeting:write:meeting"
-NOW = datetime.now(UTC).timestamp()
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Person:
     user: str
     access: str
     refresh: str
-    updated: float = NOW
+    updated: float = field(default_factory=time.time)
 
     @property
     def velo(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def consented(zoom: RunningSimulator, user: str, *, expired: bool = True) -> Per
 def aged(zoom: RunningSimulator, person: Person) -> Person:
     """Let the access token of somebody expire."""
     zoom.expire(person.user)
-    return replace(person, updated=NOW - 7200)
+    return replace(person, updated=time.time() - 7200)
 
 
 def as_csv(people: Iterable[Person], columns: Iterable[str] = COLUMNS, delimiter: str = ",") -> str:

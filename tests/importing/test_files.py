@@ -3,17 +3,19 @@
 import contextlib
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from importing.exports import NOW, Person, as_csv
+from importing.exports import Person, as_csv
 from zoomgate_server.importing import formats
 from zoomgate_server.importing.problems import FileProblem
 from zoomgate_server.importing.rows import Flaw, Row, moment
 from zoomgate_server.importing.scan import GivingWay, scan
 
+NOW = time.time()
 PEOPLE = [Person(f"p{number}@example.com", f"access-{number}", f"refresh-{number}") for number in range(4)]
 CSV = as_csv(PEOPLE)
 HEADER, *RECORDS = CSV.splitlines(keepends=True)

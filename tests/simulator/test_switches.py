@@ -1,5 +1,6 @@
 """The switches below `/_sim/`."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -34,6 +35,20 @@ async def test_wrong_faults_are_refused(client: Client, fault: dict[str, Any], w
     assert word in (await client.sim("fault", **fault))["error"]
     await client.consent()
     assert (await client.api("GET", "/users/me"))[0] == 200
+
+
+async def test_a_delay_ends_when_faults_are_switched_off(client: Client) -> None:
+    """Who holds an answer back lets it go when they want; the page says so."""
+    await client.consent()
+    await client.sim("fault", endpoint="users_me", kind="delay", seconds=600)
+    held = asyncio.create_task(client.api("GET", "/users/me"))
+    while not client.simulator.zoom.counters["faults.delay"]:
+        await asyncio.sleep(0.01)
+    async with client.session.delete(f"{client.simulator.url}/_sim/fault") as answer:
+        assert answer.status == 200
+    assert (await held)[0] == 200
+    async with client.session.get(f"{client.simulator.url}/_sim/") as page:
+        assert "answered once you switched it off" in await page.text()
 
 
 async def test_redirects_have_the_status_that_was_asked_for(client: Client) -> None:

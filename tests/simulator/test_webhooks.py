@@ -28,6 +28,7 @@ class App:
         statuses: What it answers next; 204 when there is nothing left.
         proof: Gives its answer to a challenge.
         in_parts: Whether that answer comes in two parts.
+        answers: Cleared while it keeps its answers back.
         url: Where it listens.
     """
 
@@ -36,11 +37,14 @@ class App:
         self.statuses: list[int] = []
         self.proof = SECRET
         self.in_parts = False
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.url = ""
 
     async def take(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         self.heard.append((dict(request.headers), body))
+        await self.answers.wait()
         event = json.loads(body)
         if event["event"] == "endpoint.url_validation":
             plain = event["payload"]["plainToken"]
@@ -165,6 +169,18 @@ async def test_what_failed_is_told_again_as_zoom_does(
     await client.sim("event", event="endpoint.url_validation")
     await answers(client, 1)
     assert sum(b"deauthorized" in body for _, body in app.heard) == 4
+
+
+async def test_the_time_until_it_is_told_again_counts_from_its_sending(client: Client, app: App) -> None:
+    """Whoever moves the clock before the answer has come does not move what is due."""
+    app.statuses = [503]
+    app.answers.clear()
+    await client.sim("event", event="app_deauthorized", user=MONICA)
+    while not app.heard:
+        await asyncio.sleep(0.01)
+    client.simulator.zoom.wall.advance(5 * MINUTE)
+    app.answers.set()
+    assert await answers(client, 2) == ["503, not taken", "204, taken"]
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 302])

@@ -234,7 +234,11 @@ class Importer:
             record = await self._adopted(row, replaced, tokens, entry_id, issued_now=issued_now)
         except IdentityMismatch:
             self._met_stranger()
-            rest = "were spent and revoked: the person has to consent" if issued_now else "were left alone"
+            rest = (
+                "were spent, and Zoom was asked to revoke them: the person has to consent"
+                if issued_now
+                else "were left alone"
+            )
             return Outcome(
                 Verdict.REFUSED, f"its tokens are of a Zoom user with another e-mail address, and {rest}"
             )

@@ -173,6 +173,8 @@ class OAuthClient:
         """Send a form and read the whole answer."""
         if self._session is None:
             raise RuntimeError("the client is not started")
+        if self._session.closed:  # somebody who was not waited for any longer goes on while the process ends
+            return NotSent("the client was closed")
         try:
             async with self._session.post(
                 URL(f"{self._base}/{endpoint}", encoded=True),

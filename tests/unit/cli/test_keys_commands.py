@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import terminal
 from command_line import command, done, refused, zoomgate
 from harness import BASIL, MONICA, OMAR, Harness, browser, consent, running, serving
 from zoomgate.v1 import auth_service_pb2 as pb
@@ -155,17 +156,19 @@ class TestSweep:
 
     async def test_progress_is_a_bar_on_a_terminal(self, service: Harness) -> None:
         """The bar is on standard error; standard output has the answer alone, for a program behind a pipe."""
-        terminal, end = pty.openpty()
+        ours, theirs = pty.openpty()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "zoomgate_server", "keys", "sweep", "--json"),
             stdout=asyncio.subprocess.PIPE,
-            stderr=end,
+            stderr=theirs,
             env={**os.environ, "TERM": "xterm"},
         )
-        answer, _ = await process.communicate()
-        os.close(end)
-        shown = os.read(terminal, 65536).decode()
-        os.close(terminal)
+        os.close(theirs)
+        screen, (answer, _) = await asyncio.gather(
+            asyncio.to_thread(terminal.shown, ours), process.communicate()
+        )
+        os.close(ours)
+        shown = screen.decode()
         total = json.loads(answer)["current"]
         assert f"{total}/{total}" in re.sub(r"\x1b\[[0-9;?]*\w", "", shown)
         assert "records/s" in shown

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+import terminal
 from command_line import command, done
 from harness import ADMIN, BASIL, MONICA, OMAR, Harness, key_of, running, service
 from zoom_simulator import SimulatorOptions
@@ -254,17 +255,7 @@ async def test_a_terminal_gets_a_bar_and_a_file_the_failures(harness: Harness) -
         env=os.environ | environ(harness),
     )
     os.close(theirs)
-
-    def read() -> bytes:
-        text = b""
-        try:
-            while part := os.read(ours, 4096):
-                text += part
-        except OSError:  # how Linux says that the other side is closed
-            pass
-        return text
-
-    bar, (failures, _) = await asyncio.gather(asyncio.to_thread(read), process.communicate())
+    bar, (failures, _) = await asyncio.gather(asyncio.to_thread(terminal.shown, ours), process.communicate())
     os.close(ours)
     assert failures.startswith(MONICA.encode() + b"  ZOOM_REAUTH_REQUIRED")
     assert failures.count(b"\n") == 1

@@ -14,6 +14,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
+import terminal
 from fakes.raw_upstream import answer, raw_upstream
 from harness import BASIL, MONICA, Harness, browser, consent, key_of, running
 from zoomgate.v1 import auth_service_pb2 as pb
@@ -60,17 +61,7 @@ async def on_terminal(harness: Harness, *arguments: str, encoding: str = "utf-8"
         *COMMAND, *arguments, stdout=theirs, stderr=subprocess.PIPE, env=environ(harness, **more)
     )
     os.close(theirs)
-
-    def read() -> bytes:
-        text = b""
-        try:
-            while part := os.read(ours, 4096):
-                text += part
-        except OSError:  # how Linux says that the other side is closed
-            pass
-        return text
-
-    text, _ = await asyncio.gather(asyncio.to_thread(read), process.communicate())
+    text, _ = await asyncio.gather(asyncio.to_thread(terminal.shown, ours), process.communicate())
     os.close(ours)
     return text.decode(encoding)
 
