@@ -363,9 +363,11 @@ def _why_not(want: Attempted, record: ConnectionRecord, now: float) -> Verdict |
         return Ended(record)
     if record.generation > want.seen_generation:
         return Usable(record, refreshed=False)
-    # a time is reckoned from before its reading, and so ahead by as long as the store took
+    # a time is reckoned from before its reading, and so ahead by as long as the store took: it counts as now
     refreshes = [
-        time for time in record.recent_refreshes if now - STORM_WINDOW_SECONDS < time <= now + LEASE_SECONDS
+        min(time, now)
+        for time in record.recent_refreshes
+        if now - STORM_WINDOW_SECONDS < time <= now + LEASE_SECONDS
     ]
     behind = (
         record.generation < want.seen_generation
