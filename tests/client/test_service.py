@@ -150,9 +150,8 @@ async def test_a_stopping_server_is_not_noticed(tmp_path: Path) -> None:
                 while done < 100 and not any(task.done() for task in callers):
                     await asyncio.sleep(0)
                 zoom.faults.add(Fault("users_me", "delay", times=16, seconds=0.5))
-                while (
-                    zoom.zoom.counters["faults.delay"] < 16
-                ):  # all wait for Zoom, half of them at either server
+                # all wait for Zoom then, half of them at either server
+                while zoom.zoom.counters["faults.delay"] < 16:
                     await asyncio.sleep(0)
                 await servers.aclose()
                 before = done
