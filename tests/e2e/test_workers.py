@@ -1,7 +1,6 @@
 """Several processes on the same two ports: seen from outside they are one service, and it goes on when one of them ends."""
 
 import asyncio
-import json
 import os
 import pickle
 import re
@@ -14,12 +13,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import grpc
 import grpc.aio
 import pytest
 
+from growing_log import events
 from harness import CALLERS, MONICA, Harness, consent, key_of, metadata
 from mongodb import OwnServer
 from tls.certificates import write_pair
@@ -80,11 +81,9 @@ class Service:
             for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))
         }
 
-    def log(self, event: str) -> list[dict[str, object]]:
+    def log(self, event: str) -> list[dict[str, Any]]:
         """The log lines of an event up to now."""
-        lines = (self.folder / "log").read_text().rpartition("\n")[0].splitlines()
-        rows = (json.loads(line) for line in lines if line.startswith("{"))
-        return [row for row in rows if row["event"] == event]
+        return events(self.folder / "log", event)
 
     def workers(self) -> dict[int, int]:
         """Process ids of the newest workers by their number."""

@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import grpc.aio
 
+from growing_log import events, whole_lines
 from harness import Refusal, key_of, metadata
 from zoom_events import ENVIRON
 from zoom_simulator import Simulator, SimulatorOptions
@@ -162,8 +163,7 @@ class Server:
 
     def log(self, event: str) -> list[dict[str, Any]]:
         """The log lines of an event up to now."""
-        rows = (json.loads(line) for line in whole_lines(self.folder / "log") if line.startswith("{"))
-        return [row for row in rows if row["event"] == event]
+        return events(self.folder / "log", event)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process."""
@@ -196,11 +196,6 @@ async def _answer(method: Any, request: Any, seconds: float) -> Answer:
     except grpc.aio.AioRpcError as error:
         return Refusal.of(error).short
     return OK
-
-
-def whole_lines(file: Path) -> list[str]:
-    """The lines of a file that somebody writes to: without the one that is not whole yet."""
-    return file.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
 
 
 def plan_in(folder: Path, points: dict[str, str]) -> None:
