@@ -117,6 +117,13 @@ class World:
         for _ in range(40):
             await asyncio.sleep(0)
 
+    async def catch_up(self) -> None:
+        """Let the process look for the first time, and the client hear that there is nothing."""
+        await self.feed.look()
+        self._credit.release()
+        await self.settle()
+        assert self.caught_up
+
     async def stop(self) -> None:
         """Break the connection: what was on the way is lost."""
         self.client.cancel()
@@ -197,10 +204,7 @@ async def test_a_slow_reader_holds_nothing_up(kept: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(change_feed, "RETURN_SECONDS", 5.0)
     monkeypatch.setattr(watches, "RETURN_SECONDS", 5.0)
     world = World()
-    await world.feed.look()
-    world._credit.release()
-    await world.settle()
-    assert world.caught_up
+    await world.catch_up()
     users = [f"p{number:03}@example.com" for number in range(200)]
     for turn, user in itertools.product(range(3), users):
         await world.write(user, 0.0, end=False)
@@ -225,10 +229,7 @@ async def test_a_slow_reader_holds_nothing_up(kept: int, monkeypatch: pytest.Mon
 async def test_a_clock_that_is_set_back_while_nobody_looks_hides_nothing() -> None:
     """A process that could not reach the store meanwhile tells of what others changed since then, by the slower clock, too."""
     world = World()
-    await world.feed.look()
-    world._credit.release()
-    await world.settle()
-    assert world.caught_up
+    await world.catch_up()
     world.set_back = 3600.0
     await world.write(USERS[0], 0.0, end=False)
     world.time += 120.0
@@ -262,10 +263,7 @@ async def test_what_was_forgotten_stays_forgotten(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(change_feed, "LOG_ENTRIES", 10)
     monkeypatch.setattr(change_feed, "PAGE", 0)
     world = World()
-    await world.feed.look()
-    world._credit.release()
-    await world.settle()
-    assert world.caught_up
+    await world.catch_up()
     await world.write("future@example.com", -200.0, end=False)
     await world.feed.look()
     users = [f"p{number:03}@example.com" for number in range(100)]
@@ -289,9 +287,7 @@ async def test_what_was_forgotten_stays_forgotten(monkeypatch: pytest.MonkeyPatc
 async def test_a_drain_does_not_say_what_is_not_known() -> None:
     """Whoever comes back while a process drains is sent elsewhere, and not told that everything was told."""
     world = World()
-    await world.feed.look()
-    world._credit.release()
-    await world.settle()
+    await world.catch_up()
     await world.stop()
     await world.write(USERS[0], 0.0, end=False)
     world.caught_up = False
@@ -328,9 +324,7 @@ async def test_a_drain_is_told_while_the_store_is_silent() -> None:
 async def test_a_clock_that_was_set_back_hides_nothing_from_who_comes_back() -> None:
     """Who left before and comes back once the clock has gone through the same hour again hears of what changed in it the second time."""
     world = World()
-    await world.feed.look()
-    world._credit.release()
-    await world.settle()
+    await world.catch_up()
     await world.stop()
     world.set_back = 3600.0
     await world.feed.look()

@@ -67,11 +67,8 @@ async def until(what: Any) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_who_leaves_does_not_take_the_line_along(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A caller who gives up while the end is being stored is named in the audit trail, and the tokens are revoked at once."""
-    await zoomgate.connect()
+def held_back(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Let the store keep its answer to an end back; gives what is set once it is stored, and what lets the answer go."""
     stored, known = asyncio.Event(), asyncio.Event()
     real = ConnectionStore.write
 
@@ -83,6 +80,15 @@ async def test_who_leaves_does_not_take_the_line_along(
         return rev
 
     monkeypatch.setattr(ConnectionStore, "write", writing)
+    return stored, known
+
+
+async def test_who_leaves_does_not_take_the_line_along(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller who gives up while the end is being stored is named in the audit trail, and the tokens are revoked at once."""
+    await zoomgate.connect()
+    stored, known = held_back(monkeypatch)
     call = zoomgate.auth.DeleteConnection(END, metadata=metadata("admin"), timeout=20)
     waiting = asyncio.ensure_future(call.code())
     await stored.wait()
@@ -108,21 +114,13 @@ async def test_a_service_that_ends_revokes_what_was_being_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tokens of an end whose caller has left are revoked before the process is gone, not at its next start."""
-    stored, known = asyncio.Event(), asyncio.Event()
-    write, drain = ConnectionStore.write, endings.Endings.drain
-
-    async def writing(self: ConnectionStore, connection: ConnectionRecord) -> int | None:
-        rev = await write(self, connection)
-        if connection.revoking is not None:
-            stored.set()
-            await known.wait()
-        return rev
+    stored, known = held_back(monkeypatch)
+    drain = endings.Endings.drain
 
     async def draining(self: endings.Endings, seconds: float) -> None:
         known.set()
         await drain(self, seconds)
 
-    monkeypatch.setattr(ConnectionStore, "write", writing)
     monkeypatch.setattr(endings.Endings, "drain", draining)
     async with running(tmp_path / "data") as zoomgate:
         await zoomgate.connect()
