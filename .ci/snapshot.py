@@ -34,29 +34,33 @@ from zoom_simulator.seed_files import _MEETING_KEYS
 from zoom_simulator.server import Simulator
 from zoom_simulator.webhooks import EVENTS
 from zoomgate.v1.error_reason_pb2 import ErrorReason
-from zoomgate_server import metrics, settings
-from zoomgate_server.audit import ACTIONS, LIMITED, AuditTrail, fingerprint
+from zoomgate_server import settings
+from zoomgate_server.audit.trail import ACTIONS, LIMITED, AuditTrail, fingerprint
+from zoomgate_server.authorization import pending
+from zoomgate_server.authorization.pending import PendingAuthorization, subject_for
+from zoomgate_server.call_context import AuditEvent
 from zoomgate_server.cli import cli
 from zoomgate_server.cli import output as cli_output
-from zoomgate_server.cli.service import _EXIT_CODES
+from zoomgate_server.cli.channel import _EXIT_CODES
 from zoomgate_server.clock import SystemClock
+from zoomgate_server.connections import record as connection_record
+from zoomgate_server.connections.record import ConnectionRecord
+from zoomgate_server.connections.token_journal import Entry, Journal
+from zoomgate_server.encryption import key_check, shared_secret
+from zoomgate_server.encryption.envelope import NEWEST, OLDEST, Vault
 from zoomgate_server.errors import FieldViolation, InvalidRequest
-from zoomgate_server.interceptors.policy import METHOD_POLICY, OPEN_METHODS
-from zoomgate_server.interceptors.status import MAPPING, status_of
-from zoomgate_server.rpc_context import AuditEvent
-from zoomgate_server.services.page_token import PageTokens
-from zoomgate_server.services.resume_token import ResumeTokens
-from zoomgate_server.tokens import authorization_record, canary, connection_record, mongo, shared_secret
-from zoomgate_server.tokens.authorization_record import PendingAuthorization, subject_for
-from zoomgate_server.tokens.connection_record import ConnectionRecord
-from zoomgate_server.tokens.journal import Entry, Journal
-from zoomgate_server.tokens.memory import MemoryStore
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.store import TOMBSTONE_STATE, Kind, Record
-from zoomgate_server.tokens.vault import NEWEST, OLDEST, Vault
-from zoomgate_server.tokens.webhook_store import WebhookStore
-from zoomgate_server.watches import Position
+from zoomgate_server.rpc.middleware.access_policy import METHOD_POLICY, OPEN_METHODS
+from zoomgate_server.rpc.middleware.error_status import MAPPING, status_of
+from zoomgate_server.rpc.services.page_token import PageTokens
+from zoomgate_server.rpc.services.resume_token import ResumeTokens
+from zoomgate_server.storage import mongodb
+from zoomgate_server.storage.memory import MemoryStore
+from zoomgate_server.storage.record_store import TOMBSTONE_STATE, Kind, Record
+from zoomgate_server.storage.sqlite import SqliteStore
+from zoomgate_server.telemetry import metrics
+from zoomgate_server.watch.watchers import Position
 from zoomgate_server.web.server import WebServer
+from zoomgate_server.webhooks.seen_events import WebhookStore
 
 TESTS = ROOT / "tests"
 KEY, APP = b"k" * 32, "zoom.us|client"
@@ -167,7 +171,7 @@ def schemas() -> Lines:
             for pragma in ("application_id", "user_version", "journal_mode"):
                 rows.append((pragma, *made.execute(f"PRAGMA {pragma}").fetchone()))
     yield from (f"sqlite {' '.join(' '.join(map(str, row)).split())}" for row in rows)
-    for value in vars(mongo).values():
+    for value in vars(mongodb).values():
         for index in value if isinstance(value, tuple) else (value,):
             if isinstance(index, IndexModel):
                 yield f"mongo index {plain({**index.document, 'key': [*index.document['key'].items()]})}"
@@ -176,7 +180,7 @@ def schemas() -> Lines:
     insert = database.__getitem__.return_value.insert_one = AsyncMock()
     for state in ("ACTIVE", TOMBSTONE_STATE):
         record = replace(sample(Record), state=state)
-        asyncio.run(mongo.MongoStore(client, "database", has_now=False).put(record, 0))
+        asyncio.run(mongodb.MongoStore(client, "database", has_now=False).put(record, 0))
         yield from flat(f"mongo document {state}", {**insert.call_args.args[0], "rev": "random"})
     yield f"mongo collection {database.__getitem__.call_args.args[0]}"
     yield from flat("mongo database", client.get_database.call_args.kwargs)
@@ -284,7 +288,7 @@ async def _stored(version: int) -> list[str]:
             lines.extend(flat(f"{name} column", {**columns, "key": asdict(record.key)}))
         lines.append(f"{name} bound to {bound!r}")
 
-    note("canary", await canary.prove(store, vault))
+    note("canary", await key_check.prove(store, vault))
     vault.version = version
     await WebhookStore(app=APP, store=store, vault=vault).remember(b"body")
     note("webhook", (await store.page(APP, Kind.WEBHOOK, limit=1))[0])
@@ -292,7 +296,7 @@ async def _stored(version: int) -> list[str]:
         await shared_secret.obtain(store, vault, "name")
     note("shared secret", (await store.page(APP, Kind.META, limit=1))[0])
     note("connection", connection_record.encode(vault, sample(ConnectionRecord)))
-    note("authorization", authorization_record.encode(vault, "subject", sample(PendingAuthorization)))
+    note("authorization", pending.encode(vault, "subject", sample(PendingAuthorization)))
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder), app=APP, ring=ring, observer=MagicMock())
         await journal.keep(sample(Entry))

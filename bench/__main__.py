@@ -35,8 +35,8 @@ from zoomgate.v1 import (
     proxy_service_pb2_grpc,
 )
 from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceStub
-from zoomgate_server import logs
 from zoomgate_server.cli.caller_key import digest, new_key
+from zoomgate_server.telemetry import logs
 
 CONNECTIONS, STREAMS = 4, 16
 WORKER_CONNECTIONS, WORKER_STREAMS = (

@@ -7,7 +7,7 @@ from google.protobuf import json_format
 
 from bench.upstream import BODY
 from zoomgate.v1 import meeting_pb2
-from zoomgate_server.services import json_mapping, meeting_mapping
+from zoomgate_server.rpc.services import json_mapping, meeting_mapping
 
 CALLS = 2000
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.processes import memory_kib
-from zoomgate_server.tokens import connection_record, keyfile
-from zoomgate_server.tokens.connection_record import ConnectionRecord, State
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.token import TokenPair
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.connections import record as connection_record
+from zoomgate_server.connections.record import ConnectionRecord, State
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.encryption import key_file
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.storage.sqlite import SqliteStore
 
 CONNECTIONS = 100_000
 _COLUMNS = "app, kind, subject, value, rev, state, key_id, zoom_user_id, changed_at, due_at, expire_at"
@@ -40,7 +41,7 @@ class Listing:
 def fill(data_dir: Path, app: str) -> None:
     """Put the connections into a store that a service has made."""
     asyncio.run(_made(data_dir))
-    vault = Vault(app=app, keys=keyfile.load(data_dir / "keys.json"))
+    vault = Vault(app=app, keys=key_file.load(data_dir / "keys.json"))
     now = time.time()
 
     def rows() -> "list[tuple[object, ...]]":

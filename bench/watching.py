@@ -15,10 +15,10 @@ from zoom_simulator import Simulator
 from zoom_simulator.options import SimulatedUser
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
-from zoomgate_server.change_feed import OVERLAP_SECONDS
-from zoomgate_server.tokens.mongo import RECORDS, MongoStore
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.store import Kind, RecordStore
+from zoomgate_server.storage.mongodb import RECORDS, MongoStore
+from zoomgate_server.storage.record_store import Kind, RecordStore
+from zoomgate_server.storage.sqlite import SqliteStore
+from zoomgate_server.watch.change_feed import OVERLAP_SECONDS
 
 WATCHES, A_CHANNEL = 10_000, 90
 """A server takes 100 streams on one connection."""

@@ -10,8 +10,8 @@ import pytest
 
 from harness import Harness, running
 from mongodb import mongodb, mongodb_uri  # noqa: F401 - fixtures
-from zoomgate_server import logs
-from zoomgate_server.tokens import keyfile
+from zoomgate_server.encryption import key_file
+from zoomgate_server.telemetry import logs
 
 hypothesis.settings.register_profile("same every time", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same every time")
@@ -47,7 +47,7 @@ def store_environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, s
     """Settings that lead all services of a test to one store, of either kind."""
     if request.param == "sqlite":
         return {}
-    keyfile.create(tmp_path / "keys.json")
+    key_file.create(tmp_path / "keys.json")
     return {
         "ZOOMGATE_STORE": request.getfixturevalue("mongodb_uri"),
         "ZOOMGATE_KEYS": str(tmp_path / "keys.json"),

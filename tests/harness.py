@@ -21,12 +21,13 @@ from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceStub
 from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
-from zoomgate_server import app, settings
+from zoomgate_server import settings
+from zoomgate_server.app import lifecycle
+from zoomgate_server.call_context import Principal, Role, UserPatterns
 from zoomgate_server.cli.caller_key import digest
-from zoomgate_server.interceptors.authentication import StaticKey
-from zoomgate_server.refresh import idle
-from zoomgate_server.rpc_context import Principal, Role, UserPatterns
-from zoomgate_server.tokens.connection_record import ConnectionRecord
+from zoomgate_server.connections.record import ConnectionRecord
+from zoomgate_server.connections.refresh import schedule
+from zoomgate_server.rpc.middleware.authentication import StaticKey
 
 MONICA, OMAR, BASIL = "monica@example.com", "omar@example.com", "basil@example.com"
 SECONDS = 20.0
@@ -90,7 +91,7 @@ def issued(record: ConnectionRecord, then: float) -> ConnectionRecord:
         tokens=pair,
         refresh_time=then,
         access_expire_at=pair.access_expire_at,
-        due_at=idle.due_at(record.user_email, pair, time.time()),
+        due_at=schedule.due_at(record.user_email, pair, time.time()),
     )
 
 
@@ -259,7 +260,7 @@ async def serving(
     )
     keys = [StaticKey(digest(key_of(name)), who) for name, who in (callers or CALLERS).items()]
     async with (
-        app.run(loaded, extra_keys=keys, anonymous=anonymous) as started,
+        lifecycle.run(loaded, extra_keys=keys, anonymous=anonymous) as started,
         grpc.aio.insecure_channel(started.grpc, options=list(options)) as channel,
     ):
         yield Harness(zoom, started.grpc, f"http://{started.http}", channel, data_dir)

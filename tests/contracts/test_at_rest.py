@@ -8,15 +8,16 @@ import pytest
 
 from harness import MONICA, OMAR, Harness, Refusal, running
 from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate_server.connections import record as connection_record
+from zoomgate_server.connections.record import ConnectionRecord, State
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.encryption import key_check, key_file
+from zoomgate_server.encryption.cipher import Key, KeyRing
+from zoomgate_server.encryption.envelope import Vault
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
-from zoomgate_server.tokens import canary, connection_record, keyfile
-from zoomgate_server.tokens.cipher import Key, KeyRing
-from zoomgate_server.tokens.connection_record import ConnectionRecord, State
-from zoomgate_server.tokens.memory import MemoryStore
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.store import Kind, RecordKey
-from zoomgate_server.tokens.token import TokenPair
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.storage.memory import MemoryStore
+from zoomgate_server.storage.record_store import Kind, RecordKey
+from zoomgate_server.storage.sqlite import SqliteStore
 
 PAIR = TokenPair("access-secret", "refresh-secret", "bearer", "a b", "", 3600.0, 0.0)
 
@@ -119,19 +120,19 @@ async def test_the_canary_proves_the_ring() -> None:
     """A ring that made the canary may start, another may not, and neither may one that lacks the key of a record."""
     store = MemoryStore(time.time)
     right = Vault(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
-    await canary.prove(store, right)
-    await canary.prove(store, right)
+    await key_check.prove(store, right)
+    await key_check.prove(store, right)
     with pytest.raises(KeyUnavailable):
-        await canary.prove(store, Vault(app="app", keys=ring("0b0b0b0b", primary="0b0b0b0b")))
+        await key_check.prove(store, Vault(app="app", keys=ring("0b0b0b0b", primary="0b0b0b0b")))
     same_id = KeyRing([Key("0a0a0a0a", bytes(range(32)), primary=True)])
     with pytest.raises(RecordUnreadable):
-        await canary.prove(store, Vault(app="app", keys=same_id))
+        await key_check.prove(store, Vault(app="app", keys=same_id))
     await store.put(connection_record.encode(right, connection()), 0)
     found, _ = await store.get(RecordKey("app", Kind.CANARY, "canary"))
     assert found is not None
     await store.delete(found.key, found.rev)
     with pytest.raises(KeyUnavailable):
-        await canary.prove(store, Vault(app="app", keys=ring("0b0b0b0b", primary="0b0b0b0b")))
+        await key_check.prove(store, Vault(app="app", keys=ring("0b0b0b0b", primary="0b0b0b0b")))
 
 
 async def test_a_tampered_record_is_told_and_healed_by_consent(tmp_path: Path) -> None:
@@ -189,14 +190,14 @@ def test_unusable_rings_are_refused(keys: list[Key]) -> None:
 def test_key_files_are_made_once_and_read_back(tmp_path: Path) -> None:
     """A new key file has mode 0600 and is never overwritten; an open or broken one is refused with a remedy."""
     path = tmp_path / "keys.json"
-    key_id = keyfile.create(path)
-    assert keyfile.load(path).primary_id == key_id
+    key_id = key_file.create(path)
+    assert key_file.load(path).primary_id == key_id
     assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(keyfile.KeyFileError, match="never overwritten"):
-        keyfile.create(path)
+    with pytest.raises(key_file.KeyFileError, match="never overwritten"):
+        key_file.create(path)
     path.chmod(0o644)
-    with pytest.raises(keyfile.KeyFileError, match="chmod 600"):
-        keyfile.load(path)
+    with pytest.raises(key_file.KeyFileError, match="chmod 600"):
+        key_file.load(path)
     for content in (
         b"",
         b"{}",
@@ -206,7 +207,7 @@ def test_key_files_are_made_once_and_read_back(tmp_path: Path) -> None:
     ):
         path.write_bytes(content)
         path.chmod(0o600)
-        with pytest.raises(keyfile.KeyFileError):
-            keyfile.load(path)
-    with pytest.raises(keyfile.KeyFileError, match="does not exist"):
-        keyfile.load(tmp_path / "missing.json")
+        with pytest.raises(key_file.KeyFileError):
+            key_file.load(path)
+    with pytest.raises(key_file.KeyFileError, match="does not exist"):
+        key_file.load(tmp_path / "missing.json")

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from zoomgate_server.audit import ACTIONS
+from zoomgate_server.audit.trail import ACTIONS
 from zoomgate_server.cli import cli
 
 ROOT = Path(__file__).parents[2]

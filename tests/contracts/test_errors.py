@@ -11,7 +11,7 @@ from google.rpc import code_pb2
 from zoomgate.v1.error_reason_pb2 import ErrorReason
 from zoomgate_server import errors
 from zoomgate_server.errors import FieldViolation
-from zoomgate_server.interceptors.status import MAPPING, status_of
+from zoomgate_server.rpc.middleware.error_status import MAPPING, status_of
 
 ROOT = Path(__file__).parents[2]
 CLASSES = [
@@ -85,7 +85,7 @@ def test_no_text_makes_a_status_too_large(kind: type[errors.ZoomgateError], text
 
 def test_reasons_in_records_are_words_of_the_vocabulary() -> None:
     """The last error of a connection speaks the same words."""
-    source = (ROOT / "server/zoomgate_server/refresh/core.py").read_text()
+    source = (ROOT / "server/zoomgate_server/connections/refresh/protocol.py").read_text()
     words = set(re.findall(r'reason, message = "([A-Z_]+)"', source))
     assert words
     assert words <= set(REASONS)

@@ -12,15 +12,15 @@ from fakes.process import Process, RotatingZoom
 from harness import OMAR, browser, consent, running
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
-from zoomgate_server import endings
+from zoomgate_server.connections import disconnection
+from zoomgate_server.encryption import key_check
+from zoomgate_server.encryption.cipher import Key, KeyRing
+from zoomgate_server.encryption.envelope import NEWEST, Vault, version_of
+from zoomgate_server.encryption.reencryption import sweep
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
-from zoomgate_server.tokens import canary
-from zoomgate_server.tokens.cipher import Key, KeyRing
-from zoomgate_server.tokens.memory import MemoryStore
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.store import Kind, Record, RecordKey
-from zoomgate_server.tokens.sweep import sweep
-from zoomgate_server.tokens.vault import NEWEST, Vault, version_of
+from zoomgate_server.storage.memory import MemoryStore
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey
+from zoomgate_server.storage.sqlite import SqliteStore
 
 RING = KeyRing([Key("0a0a0a0a", bytes(range(32)), primary=True)])
 USER = "monica@example.com"
@@ -45,7 +45,7 @@ class Releases:
         return found
 
     async def upgrade(self) -> None:
-        assert await canary.upgrade(self.store, Vault(app="app", keys=RING))
+        assert await key_check.upgrade(self.store, Vault(app="app", keys=RING))
         swept = await sweep(self.store, RING, lambda _: None)
         assert not swept.failed
 
@@ -56,7 +56,7 @@ async def releases() -> Releases:
     made = Releases()
     await version_1.prove(made.store, made.old_vault)
     await made.old.connect(USER)
-    await canary.prove(made.store, made.vault)
+    await key_check.prove(made.store, made.vault)
     return made
 
 
@@ -64,7 +64,7 @@ async def test_a_new_store_has_the_newest_version() -> None:
     """Its canary says so, so an older release refuses to start on it, in one sentence that says what to do."""
     store = MemoryStore(time.time)
     vault = Vault(app="app", keys=RING)
-    mark = await canary.prove(store, vault)
+    mark = await key_check.prove(store, vault)
     assert (version_of(mark.value), vault.version) == (NEWEST, NEWEST)
     with pytest.raises(RecordVersionUnsupported) as refused:
         await version_1.prove(store, version_1.Vault(app="app", keys=RING))
@@ -118,15 +118,15 @@ async def test_the_upgrade_changes_what_is_stored_in_nothing_else(releases: Rele
     assert before is not None
     assert after == replace(before, rev=(await releases.record()).rev)
     assert (await releases.record()).changed_at == columns.changed_at
-    assert not await canary.upgrade(releases.store, Vault(app="app", keys=RING))
+    assert not await key_check.upgrade(releases.store, Vault(app="app", keys=RING))
 
 
 async def test_a_store_that_lost_its_canary_keeps_the_oldest_version(releases: Releases) -> None:
     """Records are there, so an older release may be, too."""
-    mark, _ = await releases.store.get(canary.key_of("app"))
+    mark, _ = await releases.store.get(key_check.key_of("app"))
     assert mark is not None
     await releases.store.delete(mark.key, mark.rev)
-    assert version_of((await canary.prove(releases.store, Vault(app="app", keys=RING))).value) == 1
+    assert version_of((await key_check.prove(releases.store, Vault(app="app", keys=RING))).value) == 1
 
 
 async def test_a_record_of_a_version_to_come_fails_for_its_user_alone(releases: Releases) -> None:
@@ -137,7 +137,7 @@ async def test_a_record_of_a_version_to_come_fails_for_its_user_alone(releases: 
     before, calls = await releases.record(), releases.zoom.calls
     with pytest.raises(RecordVersionUnsupported):
         await releases.new.refresh(USER)
-    await canary.upgrade(releases.store, Vault(app="app", keys=RING))
+    await key_check.upgrade(releases.store, Vault(app="app", keys=RING))
     swept = await sweep(releases.store, RING, lambda _: None)
     assert list(swept.failed.values()) == [
         "A newer version of Zoomgate wrote a stored record: upgrade this one"
@@ -175,7 +175,7 @@ async def test_a_tombstone_that_cannot_be_opened_holds_up_no_revocation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What could not be revoked at once is revoked later, whatever stands before it in the store."""
-    monkeypatch.setattr(endings, "SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr(disconnection, "SWEEP_SECONDS", 0.01)
     async with running(tmp_path / "data") as zoomgate:
         zoomgate.simulator.faults.add(Fault("revoke", "status", times=-1, status=503))
         for user in (USER, OMAR):

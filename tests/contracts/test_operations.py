@@ -10,7 +10,7 @@ import click
 import pytest
 
 from zoomgate_server.cli import cli
-from zoomgate_server.metrics import REFRESH_OUTCOMES, WEBHOOK_OUTCOMES
+from zoomgate_server.telemetry.metrics import REFRESH_OUTCOMES, WEBHOOK_OUTCOMES
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "server/zoomgate_server"

@@ -14,11 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mongodb import MongoServer
-from zoomgate_server.tokens.counted_store import CountedStore
-from zoomgate_server.tokens.memory import MemoryStore
-from zoomgate_server.tokens.mongo import Driver, MongoStore
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.store import (
+from zoomgate_server.storage.instrumented import CountedStore
+from zoomgate_server.storage.memory import MemoryStore
+from zoomgate_server.storage.mongodb import Driver, MongoStore
+from zoomgate_server.storage.record_store import (
     TOMBSTONE_STATE,
     Change,
     Column,
@@ -28,6 +27,7 @@ from zoomgate_server.tokens.store import (
     RecordStore,
     ZoomUserTaken,
 )
+from zoomgate_server.storage.sqlite import SqliteStore
 
 APP = "zoom.us|client"
 
@@ -307,8 +307,8 @@ COUNTER = """
 import asyncio, json, sys, time
 from dataclasses import replace
 from pathlib import Path
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.store import Kind, Record, RecordKey
+from zoomgate_server.storage.sqlite import SqliteStore
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 
 async def main():
     store = await SqliteStore.open(Path(sys.argv[1]), time.time)

@@ -12,14 +12,14 @@ import pytest
 
 from fakes.faulty_store import FaultyStore
 from fakes.process import NEW, OLD, Process, RotatingZoom, ring
-from zoomgate_server.tokens import canary, census, shared_secret
-from zoomgate_server.tokens.cipher import Key, KeyRing
-from zoomgate_server.tokens.memory import MemoryStore
-from zoomgate_server.tokens.pages import pages
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.store import Kind, Record, RecordKey, RecordStore, StoreError
-from zoomgate_server.tokens.sweep import sweep
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.encryption import key_check, key_usage, shared_secret
+from zoomgate_server.encryption.cipher import Key, KeyRing
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.reencryption import sweep
+from zoomgate_server.storage.memory import MemoryStore
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore, StoreError
+from zoomgate_server.storage.scan import pages
+from zoomgate_server.storage.sqlite import SqliteStore
 
 USERS = [f"user-{number}@example.com" for number in range(25)]
 
@@ -40,7 +40,7 @@ async def fill(store: RecordStore, zoom: RotatingZoom, apps: tuple[str, ...] = (
     """Connect everybody with the old key, beside a canary and a shared secret."""
     for app in apps:
         vault = Vault(app=app, keys=ring(OLD))
-        await canary.prove(store, vault)
+        await key_check.prove(store, vault)
         await shared_secret.obtain(store, vault, "page-tokens")
         process = Process(app, store, vault, zoom)
         for user in USERS:
@@ -53,7 +53,7 @@ def nothing(_: int) -> None:
 
 
 async def left(store: RecordStore, key_id: str) -> int:
-    return (await census.sealed_with(store, key_id, nothing)).total()
+    return (await key_usage.sealed_with(store, key_id, nothing)).total()
 
 
 class Interrupted:
@@ -85,7 +85,7 @@ async def test_everything_is_sealed_anew_and_nothing_else_changes(store: RecordS
     assert (swept.resealed, swept.current, swept.failed) == (len(before), 0, {})
     assert sum(done) == len(before) == 2 * (len(USERS) + 2)
     assert await left(store, OLD) == 0
-    assert set(await census.by_key(store)) == {NEW}
+    assert set(await key_usage.by_key(store)) == {NEW}
     for app in await store.apps():
         vault = Vault(app=app, keys=ring(NEW))
         async for page in pages(store, app):
@@ -151,7 +151,7 @@ async def test_a_sweep_goes_on_where_the_store_failed(store: RecordStore, after_
 
     with pytest.raises(StoreError):
         await sweep(faulty, ring(NEW), fail_later)
-    done = (await census.by_key(store))[NEW].total()
+    done = (await key_usage.by_key(store))[NEW].total()
     assert 0 < done < len(USERS) + 2
     swept = await sweep(store, ring(NEW), nothing)
     assert swept.current >= done
@@ -188,9 +188,9 @@ async def test_a_key_is_found_by_the_bytes_of_records(store: RecordStore) -> Non
     vault = Vault(app="app", keys=ring(OLD))
     value = vault.seal(record.key, grant="g", generation=9, header={}, secret={})
     await store.put(replace(record, value=value), record.rev)
-    assert await census.sealed_with(store, OLD, nothing) == {"user": 1}
+    assert await key_usage.sealed_with(store, OLD, nothing) == {"user": 1}
     await sweep(store, ring(NEW), nothing)
-    assert await census.sealed_with(store, OLD, nothing) == {}
+    assert await key_usage.sealed_with(store, OLD, nothing) == {}
 
 
 async def test_a_sweep_beside_another_process_loses_nothing(tmp_path: Path) -> None:

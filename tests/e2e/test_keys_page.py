@@ -12,7 +12,7 @@ from command_line import command, done
 from harness import MONICA, OMAR, key_of, serving
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
-from zoomgate_server.tokens import keyfile
+from zoomgate_server.encryption import key_file
 
 PAGE = (Path(__file__).parents[2] / "docs/keys-and-backups.md").read_text()
 OFTEN = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
@@ -56,14 +56,14 @@ async def test_the_documented_commands_work_in_order(tmp_path: Path, monkeypatch
         async with serving(zoom, Path("data"), environ=OFTEN) as service:
             for user in (MONICA, OMAR):
                 await service.connect(user)
-            first_key = keyfile.load(ring).primary_id
+            first_key = key_file.load(ring).primary_id
             monkeypatch.setenv("ZOOMGATE_SERVER", service.grpc_address)
             monkeypatch.setenv("ZOOMGATE_KEY", key_of("service"))
             for line in found[:8]:
                 await run(line)
                 if "backup" not in line:
                     await use(service)
-            assert first_key not in keyfile.load(ring).ids
+            assert first_key not in key_file.load(ring).ids
         for path in Path("data").glob("zoomgate.db*"):
             path.unlink()
         for line in found[8:]:

@@ -23,7 +23,7 @@ from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceStub
 from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
 from zoomgate_server.cli.caller_key import digest
-from zoomgate_server.tokens import keyfile
+from zoomgate_server.encryption import key_file
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -76,7 +76,7 @@ async def serving(folder: Path, name: str, environ: dict[str, str]) -> AsyncIter
 
 async def test_two_processes_keep_one_persons_connection(tmp_path: Path, mongodb_uri: str) -> None:
     """Connected at one process, a person is refreshed and has meetings at the other, and is disconnected at both."""
-    keyfile.create(tmp_path / "keys.json")
+    key_file.create(tmp_path / "keys.json")
     (tmp_path / "callers.toml").write_text(CALLERS, encoding="utf-8")
     (tmp_path / "callers.toml").chmod(0o600)
     async with Simulator(SimulatorOptions(port=0)) as zoom:
@@ -161,7 +161,7 @@ def test_without_keys_or_a_database_nothing_starts(
 ) -> None:
     """A missing key ring and a database that is not there are each one sentence, of `doctor` too, and no ring is made."""
     if keys:
-        keyfile.create(tmp_path / "keys.json")
+        key_file.create(tmp_path / "keys.json")
     store = mongodb_uri if server else "mongodb://monica:hunter2@127.0.0.1:1/z?appName=hunter2"
     for command in (["serve", "--listen=127.0.0.1:0", "--http-listen=127.0.0.1:0"], ["doctor"]):
         ended = run(tmp_path, store, command, ZOOMGATE_STORE_WAIT="0")
@@ -189,7 +189,7 @@ def test_commands_print_what_was_asked_for_alone(
     tmp_path: Path, mongodb_uri: str, command: list[str]
 ) -> None:
     """What a script reads from standard output is JSON and nothing else: lines of the log are not among it."""
-    keyfile.create(tmp_path / "keys.json")
+    key_file.create(tmp_path / "keys.json")
     ended = run(tmp_path, mongodb_uri, command)
     assert [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr
     assert "store.opened" not in ended.stderr

@@ -30,9 +30,9 @@ from zoomgate import AsyncClient, errors
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate_server import settings
+from zoomgate_server.app.supervisor import METRICS_FOLDER, Assignment
 from zoomgate_server.cli.caller_key import digest
-from zoomgate_server.tokens import keyfile
-from zoomgate_server.workers import METRICS_FOLDER, Assignment
+from zoomgate_server.encryption import key_file
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 SECONDS = 60.0
@@ -323,7 +323,7 @@ async def until_seen(service: Service, code: grpc.StatusCode) -> None:
 
 async def test_workers_share_a_database(zoom: Simulator, tmp_path: Path, mongodb_uri: str) -> None:
     """Over MongoDB two workers are one service as well: a consent takes any way, one refresh serves both, and so does a disconnect."""
-    keyfile.create(tmp_path / "keys.json")
+    key_file.create(tmp_path / "keys.json")
     with serving(zoom, tmp_path, 2, ZOOMGATE_STORE=mongodb_uri, ZOOMGATE_KEYS="keys.json") as service:
         for _ in range(4):
             assert await connect(service) == "connected"
@@ -363,7 +363,7 @@ async def test_a_worker_that_waits_for_the_database_is_in_nobodys_way(
     """Started again while the database is away it waits, as long as that takes, and all calls and probes come to the other one."""
     database = OwnServer(tmp_path)
     await asyncio.to_thread(database.start)
-    keyfile.create(tmp_path / "keys.json")
+    key_file.create(tmp_path / "keys.json")
     environ = {"ZOOMGATE_STORE": database.new_database(), "ZOOMGATE_KEYS": "keys.json"}
     try:
         with serving(zoom, tmp_path, 2, ZOOMGATE_STORE_WAIT="0", **environ) as service:
@@ -601,7 +601,7 @@ async def test_one_worker_is_one_process(zoom: Simulator, tmp_path: Path) -> Non
 def test_the_first_process_is_free_of_grpc() -> None:
     """What starts and watches the workers loads neither gRPC nor the stubs."""
     code = (
-        "import sys; from zoomgate_server.cli import serve; from zoomgate_server import workers;"
+        "import sys; from zoomgate_server.cli import serve; from zoomgate_server.app import supervisor;"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & {'grpc', 'google', 'zoomgate', 'aiohttp'}))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from zoomgate_server.tokens.store import Record, RecordKey, RecordStore, StoreError
+from zoomgate_server.storage.record_store import Record, RecordKey, RecordStore, StoreError
 
 
 class FaultyStore:

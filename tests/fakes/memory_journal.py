@@ -1,6 +1,6 @@
 """A journal in memory, for tests that are about something else."""
 
-from zoomgate_server.tokens.journal import Entry
+from zoomgate_server.connections.token_journal import Entry
 
 
 class MemoryJournal:

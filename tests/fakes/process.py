@@ -5,13 +5,13 @@ from typing import Any
 
 from fakes.memory_journal import MemoryJournal
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.metrics import Metrics
-from zoomgate_server.refresh.driver import Refresher
-from zoomgate_server.tokens.cipher import Key, KeyRing
-from zoomgate_server.tokens.connection_record import ConnectionRecord, State
-from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.store import RecordStore
-from zoomgate_server.tokens.token import TokenPair
+from zoomgate_server.connections.record import ConnectionRecord, State
+from zoomgate_server.connections.refresh.refresher import Refresher
+from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.encryption.cipher import Key, KeyRing
+from zoomgate_server.storage.record_store import RecordStore
+from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import Issued, Refused, TokenOutcome
 
 OLD, NEW = "0a0a0a0a", "0b0b0b0b"

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from fakes.process import OLD, Process, RotatingZoom, ring
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.storage.sqlite import SqliteStore
 
 
 async def main(path: Path, users: list[str]) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
+from zoomgate_server.encryption.cipher import KeyRing, associated_data
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
-from zoomgate_server.tokens.cipher import KeyRing, associated_data
-from zoomgate_server.tokens.store import Column, Kind, Record, RecordKey, RecordStore
+from zoomgate_server.storage.record_store import Column, Kind, Record, RecordKey, RecordStore
 
 VERSION = 1
 _PURPOSE = "zoomgate/record/v1"

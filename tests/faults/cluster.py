@@ -29,13 +29,13 @@ from zoomgate.v1.meetings_service_pb2 import CreateMeetingRequest
 from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceStub
 from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.tokens import canary, keyfile
-from zoomgate_server.tokens.connection_record import ConnectionRecord, State
-from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.mongo import MongoStore
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.token import TokenPair
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.connections.record import ConnectionRecord, State
+from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.encryption import key_check, key_file
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.storage.mongodb import MongoStore
+from zoomgate_server.storage.sqlite import SqliteStore
 
 SECONDS = 40.0
 """Bound of everything that is waited for."""
@@ -379,7 +379,7 @@ async def cluster(
     async with AsyncExitStack() as stack:
         zoom = await stack.enter_async_context(Simulator(SimulatorOptions(port=0, users=people(names))))
         (folder / "data").mkdir(mode=0o700)
-        keyfile.create(folder / "keys.json")
+        key_file.create(folder / "keys.json")
         (folder / "callers.toml").write_text(CALLERS, encoding="utf-8")
         (folder / "callers.toml").chmod(0o600)
         store = (
@@ -389,8 +389,8 @@ async def cluster(
         )
         stack.push_async_callback(store.close)
         app = f"loopback|{zoom.options.client_id}"
-        vault = Vault(app=app, keys=keyfile.load(folder / "keys.json"))
-        await canary.prove(store, vault)
+        vault = Vault(app=app, keys=key_file.load(folder / "keys.json"))
+        await key_check.prove(store, vault)
         connections = ConnectionStore(
             app=app, store=store, vault=vault, clock=SystemClock(), on_read=lambda: None
         )

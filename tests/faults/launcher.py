@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from zoomgate_server import recovery, upkeep
 from zoomgate_server.cli import main
-from zoomgate_server.refresh import core
-from zoomgate_server.refresh.driver import Refresher
-from zoomgate_server.tokens import mongo, sqlite
-from zoomgate_server.tokens.journal import Entry, Journal, Origin
+from zoomgate_server.connections import journal_recovery, proactive_refresh
+from zoomgate_server.connections.refresh import protocol
+from zoomgate_server.connections.refresh.refresher import Refresher
+from zoomgate_server.connections.token_journal import Entry, Journal, Origin
+from zoomgate_server.storage import mongodb, sqlite
 
 POINTS = (
     "before_read",  # nothing was done
@@ -63,14 +63,20 @@ class Points:
 
 def hurry() -> None:
     """Shorten the times of the protocol and of the stores."""
-    core.LEASE_SECONDS, core.CALL_SECONDS, core.MARGIN_SECONDS = LEASE_SECONDS, CALL_SECONDS, MARGIN_SECONDS
-    core.GRACE_SECONDS = GRACE_SECONDS
-    recovery.LOOK_SECONDS = LOOK_SECONDS
+    protocol.LEASE_SECONDS, protocol.CALL_SECONDS, protocol.MARGIN_SECONDS = (
+        LEASE_SECONDS,
+        CALL_SECONDS,
+        MARGIN_SECONDS,
+    )
+    protocol.GRACE_SECONDS = GRACE_SECONDS
+    journal_recovery.LOOK_SECONDS = LOOK_SECONDS
     sqlite.BUSY_SECONDS = BUSY_SECONDS
-    mongo.SELECT_SECONDS, mongo.SOCKET_SECONDS = SELECT_SECONDS, SOCKET_SECONDS
-    mongo.OPERATION_SECONDS = OPERATION_SECONDS
+    mongodb.SELECT_SECONDS, mongodb.SOCKET_SECONDS = SELECT_SECONDS, SOCKET_SECONDS
+    mongodb.OPERATION_SECONDS = OPERATION_SECONDS
     if UPKEEP_LOOKS in os.environ:
-        upkeep.FIRST_LOOK_SECONDS = upkeep.USED_LOOK_SECONDS = upkeep.IDLE_LOOK_SECONDS = LOOK_SECONDS
+        proactive_refresh.FIRST_LOOK_SECONDS = proactive_refresh.USED_LOOK_SECONDS = (
+            proactive_refresh.IDLE_LOOK_SECONDS
+        ) = LOOK_SECONDS
 
 
 def watch_refreshes(points: Points) -> None:
@@ -78,7 +84,7 @@ def watch_refreshes(points: Points) -> None:
     perform = Refresher._perform
     seen: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
-    async def performing(self: Refresher, user: str, effect: core.Effect, flight: Any) -> core.Answer:
+    async def performing(self: Refresher, user: str, effect: protocol.Effect, flight: Any) -> protocol.Answer:
         done = seen.setdefault(flight, set())
 
         async def passed(point: str) -> None:
@@ -87,23 +93,23 @@ def watch_refreshes(points: Points) -> None:
                 await points.passed(user, point)
 
         match effect:
-            case core.Read() if not done:
+            case protocol.Read() if not done:
                 await passed("before_read")
-            case core.Spend():
+            case protocol.Spend():
                 await passed("before_spend")
-            case core.Put() if "after_keep" in done:
+            case protocol.Put() if "after_keep" in done:
                 await passed("before_commit")
         answer = await perform(self, user, effect, flight)
         match effect:
-            case core.Put(record) if "before_spend" not in done and record.lease is not None and answer:
+            case protocol.Put(record) if "before_spend" not in done and record.lease is not None and answer:
                 await passed("after_lease")
-            case core.Put() if "after_keep" in done and answer:
+            case protocol.Put() if "after_keep" in done and answer:
                 await passed("after_commit")
-            case core.Spend():
+            case protocol.Spend():
                 await passed("after_spend")
-            case core.Keep():
+            case protocol.Keep():
                 await passed("after_keep")
-            case core.Forget():
+            case protocol.Forget():
                 await passed("after_forget")
         return answer
 

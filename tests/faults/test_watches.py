@@ -16,9 +16,9 @@ from faults.table import Table
 from harness import key_of
 from zoomgate import AsyncClient
 from zoomgate.v1.auth_service_pb2 import WatchConnectionsResponse as Event
-from zoomgate_server.endings import tombstone_of
-from zoomgate_server.services import connection_mapping
-from zoomgate_server.tokens.connection_record import State
+from zoomgate_server.connections.disconnection import tombstone_of
+from zoomgate_server.connections.record import State
+from zoomgate_server.rpc.services import connection_mapping
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

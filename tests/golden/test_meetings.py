@@ -6,7 +6,7 @@ import pytest
 from google.protobuf import json_format
 
 from zoomgate_server.errors import ZoomBadResponse
-from zoomgate_server.services import meeting_mapping
+from zoomgate_server.rpc.services import meeting_mapping
 
 CASES = sorted((Path(__file__).parent / "meetings").glob("*.zoom.json"))
 

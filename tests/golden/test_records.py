@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from zoomgate_server.tokens import authorization_record, connection_record
-from zoomgate_server.tokens.cipher import Key, KeyRing
-from zoomgate_server.tokens.store import Kind, Record, RecordKey
-from zoomgate_server.tokens.vault import Vault, key_id_of, version_of
+from zoomgate_server.authorization import pending
+from zoomgate_server.connections import record as connection_record
+from zoomgate_server.encryption.cipher import Key, KeyRing
+from zoomgate_server.encryption.envelope import Vault, key_id_of, version_of
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 
 FOLDER = Path(__file__).parent / "records"
 FILES = sorted(FOLDER.glob("v*/*.json"))
@@ -27,7 +28,7 @@ def opened(record: Record) -> Any:
                 replace(connection, read_update_time=None)
             )  # says how it was read, and is not stored
         case Kind.STATE:
-            found = authorization_record.decode(VAULT, record)
+            found = pending.decode(VAULT, record)
             key = b64encode(found.browser_key or b"").decode()
             return asdict(found) | {"options": found.options.decode(), "browser_key": key}
         case _:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from zoomgate_server.refresh import core, driver
+from zoomgate_server.connections.refresh import protocol, refresher
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Mutant:
     name: str
     right: str
     wrong: str
-    of: ModuleType = core
+    of: ModuleType = protocol
 
     def module(self) -> ModuleType:
         """Give the module with this mistake."""
@@ -119,7 +119,7 @@ OF_THE_SHELL = (
         "callers_not_shielded",
         "record = await asyncio.shield(flight.result)",
         "record = await flight.result",
-        driver,
+        refresher,
     ),
     Mutant(
         "attempt_owned_by_its_first_caller",
@@ -128,75 +128,75 @@ OF_THE_SHELL = (
         "        caller = asyncio.current_task()\n"
         "        if caller is not None:\n"
         "            caller.add_done_callback(lambda left: left.cancelled() and task.cancel())\n",
-        driver,
+        refresher,
     ),
     Mutant(
         "attempt_with_its_first_callers_context",
         ', name="refresh", context=contextvars.Context())',
         ', name="refresh")',
-        driver,
+        refresher,
     ),
     Mutant(
         "drain_that_does_not_wait",
         "            await asyncio.wait(set(self._tasks), timeout=seconds)\n",
         "            return True\n",
-        driver,
+        refresher,
     ),
     Mutant(
         "drain_that_waits_for_one",
         "await asyncio.wait(set(self._tasks), timeout=seconds)\n        return not self.running",
         'await asyncio.wait(set(self._tasks), timeout=seconds, return_when="FIRST_COMPLETED")\n        return True',
-        driver,
+        refresher,
     ),
     Mutant(
         "drain_that_trusts_the_set",
         "return not self.running",
         "return not self._tasks",
-        driver,
+        refresher,
     ),
     Mutant(
         "flight_forgotten_at_once",
         "        self._flights[user_email] = flight\n",
         "        self._flights[user_email] = flight\n"
         "        asyncio.get_running_loop().call_soon(self._flights.pop, user_email, None)\n",
-        driver,
+        refresher,
     ),
     Mutant(
         "flight_forgotten_when_the_store_fails",
         "                    flight.fail(store_unavailable())\n",
         "                    flight.fail(store_unavailable())\n"
         "                    self._flights.pop(user_email, None)\n",
-        driver,
+        refresher,
     ),
     Mutant(
         "flight_never_forgotten",
         "                del self._flights[want.user_email]\n",
         "                pass\n",
-        driver,
+        refresher,
     ),
     Mutant(
         "deadlines_not_kept",
         "asyncio.timeout(max(0.0, deadline - self._clock.monotonic()))",
         "asyncio.timeout(60.0)",
-        driver,
+        refresher,
     ),
     Mutant(
         "joined_without_a_look_at_the_generation",
         "if joined is None or record.generation > seen_generation:",
         "if True:",
-        driver,
+        refresher,
     ),
     Mutant(
         "answer_not_in_the_journal",
         "                await self._journal.keep(_entry(won))\n",
         "",
-        driver,
+        refresher,
     ),
     Mutant(
         "journal_not_waited_for",
         "                await self._journal.keep(_entry(won))\n",
         "                self._kept = asyncio.ensure_future(self._journal.keep(_entry(won)))\n",
-        driver,
+        refresher,
     ),
 )
 """Those of the shell (`histories.shell`)."""

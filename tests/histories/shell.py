@@ -17,6 +17,13 @@ from typing import Any
 
 from fakes.faulty_store import FaultyStore
 from histories.loop import Killed, SeededLoop
+from zoomgate_server.connections.record import Cause, ConnectionRecord, State
+from zoomgate_server.connections.refresh import refresher
+from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.token_journal import Entry, Journal
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.encryption.cipher import Key, KeyRing
+from zoomgate_server.encryption.envelope import Vault
 from zoomgate_server.errors import (
     AppCredentialsRejected,
     ReauthRequired,
@@ -27,16 +34,9 @@ from zoomgate_server.errors import (
     ZoomRateLimited,
     ZoomUnavailable,
 )
-from zoomgate_server.metrics import Metrics
-from zoomgate_server.refresh import driver
-from zoomgate_server.tokens.cipher import Key, KeyRing
-from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, State
-from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.journal import Entry, Journal
-from zoomgate_server.tokens.memory import MemoryStore
-from zoomgate_server.tokens.store import Record, RecordKey
-from zoomgate_server.tokens.token import TokenPair
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.storage.memory import MemoryStore
+from zoomgate_server.storage.record_store import Record, RecordKey
+from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, Refused, Throttled, TokenOutcome, Unknown
 
 USERS = ("monica@example.com", "omar@example.com")
@@ -201,7 +201,7 @@ class World:
         folder = self.folder or Path("/nowhere")
         self.journal = WatchedJournal(folder, app="app", ring=_RING, observer=_METRICS)
         self.journal.kept = self.kept
-        self.refresher: driver.Refresher = self.shell.Refresher(
+        self.refresher: refresher.Refresher = self.shell.Refresher(
             connections=self._connections(SlowStore(self, self.faulty, self.chance)),
             spend=self.zoom.spend,
             discard=lambda _: self.must(False, "a pair was discarded"),
@@ -384,12 +384,12 @@ class _NoJournal:
         """There is none."""
 
 
-def drained(seed: int, shell: ModuleType = driver) -> str:
+def drained(seed: int, shell: ModuleType = refresher) -> str:
     """Run the history of a seed that ends with a drain. What was wrong, or an empty string."""
     return _judge(World(seed, shell, None), lambda world: world.loop.run(world.live()))
 
 
-def killed(seed: int, folder: Path, shell: ModuleType = driver) -> str:
+def killed(seed: int, folder: Path, shell: ModuleType = refresher) -> str:
     """Run the history of a seed in which the process is killed, and another one goes on. What was wrong, or an empty string."""
 
     def happen(world: World) -> None:

@@ -9,21 +9,21 @@ from typing import Any
 
 from fakes.memory_journal import MemoryJournal
 from histories.loop import SeededLoop
-from zoomgate_server import background
-from zoomgate_server.change_feed import ChangeFeed
-from zoomgate_server.connections import Connections
-from zoomgate_server.metrics import Metrics
-from zoomgate_server.refresh import idle
-from zoomgate_server.refresh.driver import Refresher
-from zoomgate_server.rpc_context import Call, Principal, Role
-from zoomgate_server.token_cache import TokenCache
-from zoomgate_server.tokens.cipher import Key, KeyRing
-from zoomgate_server.tokens.connection_record import ConnectionRecord, State
-from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.store import RecordStore
-from zoomgate_server.tokens.token import TokenPair
-from zoomgate_server.tokens.vault import Vault
-from zoomgate_server.upkeep import Upkeep
+from zoomgate_server.call_context import Call, Principal, Role
+from zoomgate_server.connections.access_tokens import Connections
+from zoomgate_server.connections.proactive_refresh import Upkeep
+from zoomgate_server.connections.record import ConnectionRecord, State
+from zoomgate_server.connections.refresh import schedule
+from zoomgate_server.connections.refresh.refresher import Refresher
+from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.token_cache import TokenCache
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.encryption.cipher import Key, KeyRing
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.storage.record_store import RecordStore
+from zoomgate_server.telemetry import background_tasks
+from zoomgate_server.telemetry.metrics import Metrics
+from zoomgate_server.watch.change_feed import ChangeFeed
 from zoomgate_server.zoom import endpoints
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
 from zoomgate_server.zoom.token_outcome import Issued, Refused, TokenOutcome
@@ -161,7 +161,7 @@ class Process:
     def start(self, *, feed: bool = True) -> None:
         """Begin what goes on beside the calls; `feed` tells whether it follows what other processes change."""
         works = dict(self.upkeep.works()) | ({"changes": self.feed.run} if feed else {})
-        self._works.enter_context(background.running(works))
+        self._works.enter_context(background_tasks.running(works))
 
     async def stop(self) -> None:
         """End it, and drain."""
@@ -202,7 +202,7 @@ async def connect(process: Process, zoom: Zoom, user: str, age: float, **fields:
         refresh_time=then,
         access_expire_at=then + HOUR,
         tokens=pair,
-        due_at=idle.due_at(user, pair, then),
+        due_at=schedule.due_at(user, pair, then),
     )
     assert await process.store.write(replace(record, **fields))
 

@@ -11,10 +11,10 @@ from itertools import count
 from types import ModuleType
 from typing import Any
 
-from zoomgate_server.refresh import core as shipped
-from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, State
-from zoomgate_server.tokens.store import StoreError
-from zoomgate_server.tokens.token import TokenPair
+from zoomgate_server.connections.record import Cause, ConnectionRecord, State
+from zoomgate_server.connections.refresh import protocol as shipped
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, Refused, TokenOutcome, Unknown
 
 USER = "monica@example.com"

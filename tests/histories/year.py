@@ -16,11 +16,11 @@ from typing import Any
 
 from histories.loop import SeededLoop
 from histories.upkeep_world import DAY, DEATH, HOUR, Clock, Process, Zoom, connect
-from zoomgate_server import logs
+from zoomgate_server.connections.record import State
 from zoomgate_server.errors import ZoomgateError
-from zoomgate_server.tokens.connection_record import State
-from zoomgate_server.tokens.memory import MemoryStore
-from zoomgate_server.tokens.store import Kind, Record, RecordKey, StoreError
+from zoomgate_server.storage.memory import MemoryStore
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey, StoreError
+from zoomgate_server.telemetry import logs
 from zoomgate_server.zoom.token_outcome import NotSent, OurFault, Throttled, TokenOutcome
 
 DAYS = 365

@@ -21,7 +21,7 @@ from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
-from zoomgate_server.interceptors import authentication
+from zoomgate_server.rpc.middleware import authentication
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

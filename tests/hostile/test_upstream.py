@@ -17,8 +17,8 @@ from hostile.memory import allocations_of
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
-from zoomgate_server import connections
-from zoomgate_server.interceptors import authentication
+from zoomgate_server.connections import access_tokens
+from zoomgate_server.rpc.middleware import authentication
 from zoomgate_server.zoom.client import MAX_RESPONSE_BYTES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -304,7 +304,7 @@ async def test_each_answer_has_its_outcome(
 async def test_silence_is_told_before_the_deadline(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """Callers of any deadline hear from us that a write's outcome is unknown, and not from gRPC that time is over."""
     # more than 0.2 seconds for the way back on a slow machine, and less than aiohttp would round up for one of these
-    monkeypatch.setattr(connections, "ANSWER_SECONDS", 0.7)
+    monkeypatch.setattr(access_tokens, "ANSWER_SECONDS", 0.7)
     zoomgate, raw = service
     raw.answers = [Endless(b"")]
     calls = [

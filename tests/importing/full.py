@@ -10,11 +10,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from zoomgate_server.audit import AuditTrail
+from zoomgate_server.audit.trail import AuditTrail
+from zoomgate_server.call_context import AuditEvent
 from zoomgate_server.cli import main
+from zoomgate_server.connections.token_journal import Journal
 from zoomgate_server.importing.results import Results
-from zoomgate_server.rpc_context import AuditEvent
-from zoomgate_server.tokens.journal import Journal
 
 
 class Disk:

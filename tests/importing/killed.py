@@ -13,12 +13,12 @@ from typing import Any
 
 import orjson
 
-from zoomgate_server.adoption import Adoption
 from zoomgate_server.cli import main
+from zoomgate_server.connections.account_linking import Adoption
+from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.token_journal import Entry, Journal
 from zoomgate_server.importing import run
 from zoomgate_server.importing.results import Results
-from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.journal import Entry, Journal
 from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.oauth import OAuthClient
 

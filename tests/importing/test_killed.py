@@ -18,7 +18,7 @@ from importing.killed import POINTS
 from mongodb import MongoServer
 from zoom_simulator.testing import RunningSimulator
 from zoomgate.v1 import auth_service_pb2 as pb
-from zoomgate_server.tokens.sqlite import BUSY_SECONDS
+from zoomgate_server.storage.sqlite import BUSY_SECONDS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zoomgate_server.encryption.cipher import Key, KeyRing, associated_data
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable
-from zoomgate_server.tokens.cipher import Key, KeyRing, associated_data
 
 RING = KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)])
 PARTS = st.lists(st.one_of(st.text(max_size=8), st.integers(0, 10**12)), max_size=5)

@@ -11,17 +11,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fakes.process import NEW, ring
-from zoomgate_server import change_feed, watches
-from zoomgate_server.change_feed import ChangeFeed
-from zoomgate_server.endings import tombstone_of
+from zoomgate_server.connections import record as connection_record
+from zoomgate_server.connections.disconnection import tombstone_of
+from zoomgate_server.connections.record import ConnectionRecord, State
+from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.encryption.envelope import Vault
 from zoomgate_server.errors import ShuttingDown
-from zoomgate_server.metrics import Metrics
-from zoomgate_server.tokens import connection_record
-from zoomgate_server.tokens.connection_record import ConnectionRecord, State
-from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.memory import MemoryStore
-from zoomgate_server.tokens.vault import Vault
-from zoomgate_server.watches import Event, EventType, Position, Watches
+from zoomgate_server.storage.memory import MemoryStore
+from zoomgate_server.telemetry.metrics import Metrics
+from zoomgate_server.watch import change_feed, watchers
+from zoomgate_server.watch.change_feed import ChangeFeed
+from zoomgate_server.watch.watchers import Event, EventType, Position, Watches
 
 USERS = [f"u{number}@example.com" for number in range(5)]
 SMOOTH = (
@@ -202,7 +202,7 @@ async def test_a_slow_reader_holds_nothing_up(kept: int, monkeypatch: pytest.Mon
     """While a client does not read, the log stays as small as it is allowed, and the client then hears the latest of everybody once."""
     monkeypatch.setattr(change_feed, "LOG_ENTRIES", kept)
     monkeypatch.setattr(change_feed, "RETURN_SECONDS", 5.0)
-    monkeypatch.setattr(watches, "RETURN_SECONDS", 5.0)
+    monkeypatch.setattr(watchers, "RETURN_SECONDS", 5.0)
     world = World()
     await world.catch_up()
     users = [f"p{number:03}@example.com" for number in range(200)]
@@ -222,7 +222,7 @@ async def test_a_slow_reader_holds_nothing_up(kept: int, monkeypatch: pytest.Mon
     for _ in range(60):
         await world.settle()
     assert {world.heard[user].generation for user in users} == {3}
-    assert world.events - before <= len(users) + 2 * watches.CHANGES_PAGE
+    assert world.events - before <= len(users) + 2 * watchers.CHANGES_PAGE
     await world.stop()
 
 

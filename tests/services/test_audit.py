@@ -17,10 +17,10 @@ from harness import BASIL, MONICA, OMAR, Harness, browser, consent, consent_form
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import meetings_service_pb2 as meetings_pb
 from zoomgate.v1 import proxy_service_pb2 as proxy_pb
-from zoomgate_server import audit
-from zoomgate_server.start import StartError
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.store import Record, StoreError
+from zoomgate_server.audit import trail
+from zoomgate_server.startup import StartError
+from zoomgate_server.storage.record_store import Record, StoreError
+from zoomgate_server.storage.sqlite import SqliteStore
 from zoomgate_server.zoom.client import ZoomClient
 
 SHAPE = ["time", "action", "outcome", "principal", "role", "on_behalf_of", "user", "method", "request_id"]
@@ -30,7 +30,7 @@ OFTEN = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
 @pytest.fixture(autouse=True)
 def _look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at the file's name before each line."""
-    monkeypatch.setattr(audit, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(trail, "LOOK_SECONDS", 0.0)
 
 
 def lines(data_dir: Path, action: str = "") -> list[dict[str, Any]]:
@@ -352,7 +352,7 @@ async def test_lines_have_one_shape_and_hold_no_secret(tmp_path: Path) -> None:
     for line in told:
         assert list(line)[: len(SHAPE)] == SHAPE
         assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
-        assert line["action"] in audit.ACTIONS
+        assert line["action"] in trail.ACTIONS
     assert told[3]["request_id"] == "mine-7"
     assert (tmp_path / "data/audit.jsonl").stat().st_mode & 0o777 == 0o600
 
@@ -365,8 +365,8 @@ async def test_many_refusals_do_not_fill_the_disk(tmp_path: Path) -> None:
     told = lines(tmp_path / "data", "call.refused")
     unknown = [line for line in told if line["outcome"] == "CALLER_UNAUTHENTICATED"]
     assert len(told) - len(unknown) == 1
-    assert len(unknown) == audit.REFUSALS_PER_MINUTE + 1
-    assert unknown[-1]["details"] == {"left_out": 200 - audit.REFUSALS_PER_MINUTE}
+    assert len(unknown) == trail.REFUSALS_PER_MINUTE + 1
+    assert unknown[-1]["details"] == {"left_out": 200 - trail.REFUSALS_PER_MINUTE}
 
 
 @pytest.mark.parametrize("required", ["on", "off"])
@@ -486,6 +486,6 @@ async def test_the_documented_lines_are_the_ones_that_are_written(tmp_path: Path
         assert list(examples[action].get("details", {})) == list(line.get("details", {})), action
     assert set(written) == {
         action
-        for action in audit.ACTIONS
+        for action in trail.ACTIONS
         if action.startswith(("token.", "authorization.", "connection.", "call.", "keys.created"))
     } - {"connection.reaped", "connection.forgotten"}  # those take months

@@ -25,9 +25,9 @@ from zoom_simulator import SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.tokens.connection_record import ConnectionRecord
-from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.store import StoreError
+from zoomgate_server.connections.record import ConnectionRecord
+from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.storage.record_store import StoreError
 
 CALLERS_PAGE = {"ZOOMGATE_REDIRECT_URI": "http://127.0.0.1:9/zoom-done"}
 """Zoom redirects to a page of the caller's own, as in Velo."""

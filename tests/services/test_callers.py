@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from harness import CALLERS, MONICA, OMAR, Harness, Refusal, key_of, metadata, running
 from zoomgate.v1 import auth_service_pb2, meetings_service_pb2, proxy_service_pb2
-from zoomgate_server.interceptors.policy import METHOD_POLICY
+from zoomgate_server.rpc.middleware.access_policy import METHOD_POLICY
 
 S, M, A = "service", "member", "admin"
 WHO = {

@@ -15,14 +15,14 @@ import pytest
 from harness import BASIL, MONICA, OMAR, Harness, metadata, running
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
-from zoomgate_server import endings
-from zoomgate_server.tokens import keyfile
-from zoomgate_server.tokens.connection_record import ConnectionRecord, State, decode, encode
-from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.store import Kind, Record, RecordKey, StoreError
-from zoomgate_server.tokens.token import TokenPair
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.connections import disconnection
+from zoomgate_server.connections.record import ConnectionRecord, State, decode, encode
+from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.encryption import key_file
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey, StoreError
+from zoomgate_server.storage.sqlite import SqliteStore
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import RevokeOutcome, Unknown
 
@@ -41,7 +41,7 @@ async def opened(zoomgate: Harness) -> AsyncIterator[tuple[SqliteStore, Vault]]:
     """The store past the service."""
     store = await SqliteStore.open(zoomgate.data_dir / "zoomgate.db", time.time)
     try:
-        yield store, Vault(app=APP, keys=keyfile.load(zoomgate.data_dir / "keys.json"))
+        yield store, Vault(app=APP, keys=key_file.load(zoomgate.data_dir / "keys.json"))
     finally:
         await store.close()
 
@@ -115,13 +115,13 @@ async def test_a_service_that_ends_revokes_what_was_being_ended(
 ) -> None:
     """The tokens of an end whose caller has left are revoked before the process is gone, not at its next start."""
     stored, known = held_back(monkeypatch)
-    drain = endings.Endings.drain
+    drain = disconnection.Endings.drain
 
-    async def draining(self: endings.Endings, seconds: float) -> None:
+    async def draining(self: disconnection.Endings, seconds: float) -> None:
         known.set()
         await drain(self, seconds)
 
-    monkeypatch.setattr(endings.Endings, "drain", draining)
+    monkeypatch.setattr(disconnection.Endings, "drain", draining)
     async with running(tmp_path / "data") as zoomgate:
         await zoomgate.connect()
         zoomgate.simulator.faults.add(Fault("revoke", "delay", seconds=0.3))
@@ -195,8 +195,8 @@ async def test_a_silent_zoom_does_not_keep_tokens_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each look asks a Zoom that confirms nothing about few, in turn; what was kept for a day is erased all the same."""
-    monkeypatch.setattr(endings, "SWEEP_SECONDS", 0.05)
-    monkeypatch.setattr(endings, "IN_VAIN", 1)
+    monkeypatch.setattr(disconnection, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(disconnection, "IN_VAIN", 1)
     async with running(tmp_path / "data") as zoomgate:
         people = (BASIL, MONICA, OMAR)
         for user in people:

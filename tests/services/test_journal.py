@@ -15,15 +15,16 @@ from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import connection_pb2
-from zoomgate_server.metrics import Metrics
-from zoomgate_server.refresh.driver import Refresher
-from zoomgate_server.tokens import connection_record, keyfile
-from zoomgate_server.tokens.connection_record import ConnectionRecord
-from zoomgate_server.tokens.journal import Entry, Journal, Origin
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.store import Kind, RecordKey
-from zoomgate_server.tokens.token import TokenPair
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.connections import record as connection_record
+from zoomgate_server.connections.record import ConnectionRecord
+from zoomgate_server.connections.refresh.refresher import Refresher
+from zoomgate_server.connections.token_journal import Entry, Journal, Origin
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.encryption import key_file
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.storage.record_store import Kind, RecordKey
+from zoomgate_server.storage.sqlite import SqliteStore
+from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import TokenOutcome
 
@@ -62,7 +63,7 @@ async def journal(zoom: Simulator, data_dir: Path) -> AsyncIterator[Journal]:
     opened = Journal(
         data_dir / "journal",
         app=f"loopback|{zoom.options.client_id}",
-        ring=keyfile.load(data_dir / "keys.json"),
+        ring=key_file.load(data_dir / "keys.json"),
         observer=Metrics("0", []),
     )
     assert await opened.prepare()
@@ -129,7 +130,7 @@ async def stored(data_dir: Path, zoom: Simulator) -> ConnectionRecord:
     record, _ = await store.get(RecordKey(app, Kind.USER, MONICA))
     await store.close()
     assert record is not None
-    return connection_record.decode(Vault(app=app, keys=keyfile.load(data_dir / "keys.json")), record)
+    return connection_record.decode(Vault(app=app, keys=key_file.load(data_dir / "keys.json")), record)
 
 
 async def test_tokens_that_lay_long_are_renewed_first(tmp_path: Path) -> None:

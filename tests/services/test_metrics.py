@@ -11,14 +11,14 @@ from harness import MONICA, SECONDS, Harness, running, serving
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connection_counts import COUNT_SECONDS, ConnectionCounts
-from zoomgate_server.metrics import Metrics
-from zoomgate_server.refresh import driver
-from zoomgate_server.tokens.cipher import Key, KeyRing
-from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.memory import MemoryStore
-from zoomgate_server.tokens.store import Kind, Record, RecordKey
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.connections.count_gauge import COUNT_SECONDS, ConnectionCounts
+from zoomgate_server.connections.refresh import refresher
+from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.encryption.cipher import Key, KeyRing
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.storage.memory import MemoryStore
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey
+from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import TokenOutcome
 
@@ -69,7 +69,7 @@ async def test_a_refresh_under_way_has_an_age(tmp_path: Path, monkeypatch: pytes
         await answered.wait()
         return outcome
 
-    monkeypatch.setattr(driver, "AGE_SECONDS", 0.05)
+    monkeypatch.setattr(refresher, "AGE_SECONDS", 0.05)
     monkeypatch.setattr(OAuthClient, "refresh", refresh)
     age = "zoomgate_oldest_pending_attempt_seconds"
     async with running(tmp_path) as zoomgate, asyncio.timeout(SECONDS):

@@ -13,7 +13,7 @@ from zoom_simulator.faults import Fault
 from zoom_simulator.options import DEFAULT_USERS, SimulatedUser
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.refresh.breaker import LONGEST_THROTTLE_SECONDS, OUR_FAULTS
+from zoomgate_server.connections.refresh.circuit_breaker import LONGEST_THROTTLE_SECONDS, OUR_FAULTS
 
 PEOPLE = tuple(f"person{number}@example.com" for number in range(6))
 OPTIONS = SimulatorOptions(port=0, users=(*DEFAULT_USERS, *(SimulatedUser(email) for email in PEOPLE)))

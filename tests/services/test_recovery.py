@@ -16,14 +16,14 @@ from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.metrics import Metrics
-from zoomgate_server.tokens import keyfile
-from zoomgate_server.tokens.connection_record import ConnectionRecord
-from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.journal import Entry, Journal, Origin
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.token import TokenPair
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.connections.record import ConnectionRecord
+from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.token_journal import Entry, Journal, Origin
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.encryption import key_file
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.storage.sqlite import SqliteStore
+from zoomgate_server.telemetry.metrics import Metrics
 
 APP = "loopback|zoomgate-dev"
 
@@ -32,7 +32,7 @@ async def stored(data_dir: Path, user: str) -> ConnectionRecord:
     """A connection as it is in the store of a service that has ended."""
     clock = SystemClock()
     store = await SqliteStore.open(data_dir / "zoomgate.db", clock.wall)
-    vault = Vault(app=APP, keys=keyfile.load(data_dir / "keys.json"))
+    vault = Vault(app=APP, keys=key_file.load(data_dir / "keys.json"))
     try:
         record, _ = await ConnectionStore(
             app=APP, store=store, vault=vault, clock=clock, on_read=lambda: None
@@ -48,7 +48,7 @@ async def leave(data_dir: Path, *entries: Entry) -> None:
     journal = Journal(
         data_dir / "journal",
         app=APP,
-        ring=keyfile.load(data_dir / "keys.json"),
+        ring=key_file.load(data_dir / "keys.json"),
         observer=Metrics("0", []),
     )
     assert await journal.prepare()

@@ -14,10 +14,11 @@ from harness import MONICA, SECONDS, Harness, browser, consent_form, metadata, r
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
-from zoomgate_server import change_feed, connections
-from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.journal import Journal
-from zoomgate_server.tokens.store import Change
+from zoomgate_server.connections import access_tokens
+from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.token_journal import Journal
+from zoomgate_server.storage.record_store import Change
+from zoomgate_server.watch import change_feed
 from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.oauth import OAuthClient
 
@@ -86,7 +87,7 @@ async def test_a_token_that_was_refreshed_before_the_disconnect_serves_nobody_af
     monkeypatch.setattr(change_feed, "FEED_SECONDS", 0.01)
     monkeypatch.setattr(change_feed, "OVERLAP_SECONDS", 0.0)  # for short: an end is told once
     monkeypatch.setattr(change_feed, "DEEP_SECONDS", 1e6)
-    monkeypatch.setattr(connections, "STILL_TOLD_SECONDS", 0.0)
+    monkeypatch.setattr(access_tokens, "STILL_TOLD_SECONDS", 0.0)
     await zoomgate.connect()
     stored, tidied = asyncio.Event(), asyncio.Event()
     forget = Journal.forget

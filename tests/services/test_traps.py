@@ -12,15 +12,15 @@ import pytest
 from harness import ADMIN, Refusal, key_of, metadata, service
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import auth_service_pb2_grpc
-from zoomgate_server import logs
 from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.errors import FieldViolation, InvalidRequest
-from zoomgate_server.interceptors.access_log import AccessLog
-from zoomgate_server.interceptors.authentication import Authentication, CallerKeys, StaticKey
-from zoomgate_server.interceptors.method_handler import Pipeline
-from zoomgate_server.interceptors.status import Status
-from zoomgate_server.metrics import Metrics
+from zoomgate_server.rpc.middleware.access_log import AccessLog
+from zoomgate_server.rpc.middleware.authentication import Authentication, CallerKeys, StaticKey
+from zoomgate_server.rpc.middleware.error_status import Status
+from zoomgate_server.rpc.middleware.pipeline import Pipeline
+from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry.metrics import Metrics
 
 
 class Misbehaving(auth_service_pb2_grpc.AuthServiceServicer):

@@ -11,13 +11,13 @@ import pytest
 
 from harness import BASIL, MONICA, OMAR, Harness, issued, running, serving
 from zoomgate.v1 import auth_service_pb2 as auth
-from zoomgate_server import upkeep
-from zoomgate_server.tokens import keyfile
-from zoomgate_server.tokens.connection_record import ConnectionRecord, State, decode, encode
-from zoomgate_server.tokens.mongo import MongoStore
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.store import Kind, RecordKey, RecordStore
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.connections import proactive_refresh
+from zoomgate_server.connections.record import ConnectionRecord, State, decode, encode
+from zoomgate_server.encryption import key_file
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.storage.mongodb import MongoStore
+from zoomgate_server.storage.record_store import Kind, RecordKey, RecordStore
+from zoomgate_server.storage.sqlite import SqliteStore
 
 PEOPLE = (MONICA, OMAR, BASIL)
 DAY = 24 * 3600.0
@@ -27,7 +27,7 @@ DAY = 24 * 3600.0
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Services look all the time, for everything at once."""
     for name in ("FIRST_LOOK_SECONDS", "IDLE_LOOK_SECONDS", "USED_LOOK_SECONDS", "DATE_LOOK_SECONDS"):
-        monkeypatch.setattr(upkeep, name, 0.2)
+        monkeypatch.setattr(proactive_refresh, name, 0.2)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ class Records:
     def __init__(self, store: RecordStore, app: str, path: Path) -> None:
         self._store = store
         self._app = app
-        self._vault = Vault(app=app, keys=keyfile.load(path))
+        self._vault = Vault(app=app, keys=key_file.load(path))
 
     async def read(self, user: str) -> ConnectionRecord:
         record, _ = await self._store.get(RecordKey(self._app, Kind.USER, user))

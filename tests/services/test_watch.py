@@ -15,12 +15,13 @@ from hostile import http2
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server import background, change_feed, watches
-from zoomgate_server.interceptors import method_handler
-from zoomgate_server.interceptors.authentication import CallerKeys
-from zoomgate_server.rpc_context import Principal, UserPatterns
-from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.store import StoreError
+from zoomgate_server.call_context import Principal, UserPatterns
+from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.rpc.middleware import pipeline
+from zoomgate_server.rpc.middleware.authentication import CallerKeys
+from zoomgate_server.storage.record_store import StoreError
+from zoomgate_server.telemetry import background_tasks
+from zoomgate_server.watch import change_feed, watchers
 
 SECONDS = 20.0
 Response = pb.WatchConnectionsResponse
@@ -36,7 +37,7 @@ def environ(store_environ: dict[str, str]) -> dict[str, str]:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for changes more often than once a second."""
     monkeypatch.setattr(change_feed, "FEED_SECONDS", 0.02)
-    monkeypatch.setattr(watches, "PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(watchers, "PAUSE_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -286,7 +287,7 @@ async def test_what_the_log_has_forgotten_comes_from_the_store(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A token of long ago is answered by the store, a few at a time, and the watch then goes on as any other."""
-    monkeypatch.setattr(watches, "CHANGES_PAGE", 1)
+    monkeypatch.setattr(watchers, "CHANGES_PAGE", 1)
     async with watching(zoomgate) as watch:
         await watch.until_caught_up()
         token = watch.token
@@ -323,9 +324,9 @@ async def test_a_token_of_another_time_says_what_to_do(
     async with watching(zoomgate) as watch:
         await watch.until_caught_up()
         token = watch.token
-    monkeypatch.setattr(watches, "TOMBSTONE_SECONDS", 0.0 if days > 0 else 1e9)
+    monkeypatch.setattr(watchers, "TOMBSTONE_SECONDS", 0.0 if days > 0 else 1e9)
     if days < 0:
-        monkeypatch.setattr(watches, "LATE_SECONDS", -1e9)
+        monkeypatch.setattr(watchers, "LATE_SECONDS", -1e9)
     request = pb.WatchConnectionsRequest(resume_token=token)
     refusal = await zoomgate.refusal(zoomgate.auth.WatchConnections, request, "admin")
     assert refusal.short == ("OUT_OF_RANGE", "RESUME_TOKEN_EXPIRED")
@@ -355,7 +356,7 @@ async def test_a_drain_ends_a_watch_with_its_last_token(environ: dict[str, str],
 
 async def test_a_silent_watch_gives_young_tokens(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing changes, a watch says so now and then."""
-    monkeypatch.setattr(watches, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(watchers, "IDLE_SECONDS", 0.05)
     async with watching(zoomgate) as watch:
         await watch.until_caught_up()
         first = watch.token
@@ -365,8 +366,8 @@ async def test_a_silent_watch_gives_young_tokens(zoomgate: Harness, monkeypatch:
 
 async def test_a_watch_may_last(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time that other calls have at most does not end it."""
-    monkeypatch.setattr("zoomgate_server.interceptors.authentication.DEFAULT_SECONDS", -1.0)
-    monkeypatch.setattr("zoomgate_server.interceptors.authentication.MAX_SECONDS", -1.0)
+    monkeypatch.setattr("zoomgate_server.rpc.middleware.authentication.DEFAULT_SECONDS", -1.0)
+    monkeypatch.setattr("zoomgate_server.rpc.middleware.authentication.MAX_SECONDS", -1.0)
     async with watching(zoomgate) as watch:
         await watch.until_caught_up()
         monkeypatch.undo()
@@ -391,7 +392,7 @@ async def test_services_hear_of_their_users_alone(zoomgate: Harness) -> None:
 
 async def test_too_many_are_told_to_come_later(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process serves so many watches; one more hears when to come again, and may come once another has left."""
-    monkeypatch.setattr(watches, "MAX_WATCHES", 1)
+    monkeypatch.setattr(watchers, "MAX_WATCHES", 1)
     request = pb.WatchConnectionsRequest()
     async with watching(zoomgate) as watch:
         await watch.until_caught_up()
@@ -418,8 +419,8 @@ async def test_a_watch_that_nobody_reads_loses_its_place(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A caller that takes no bytes of its events, and keeps its connection, does not keep others out for ever."""
-    monkeypatch.setattr(watches, "MAX_WATCHES", 1)
-    monkeypatch.setattr(method_handler, "UNREAD_SECONDS", 0.1)
+    monkeypatch.setattr(watchers, "MAX_WATCHES", 1)
+    monkeypatch.setattr(pipeline, "UNREAD_SECONDS", 0.1)
     await zoomgate.connect()
     headers = http2.request_headers("/zoomgate.v1.AuthService/WatchConnections", metadata("admin"))
     async with http2.connection(zoomgate.grpc_address) as bare:
@@ -493,7 +494,7 @@ async def test_a_defect_in_a_look_for_changes_ends_no_watch(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It costs a pause; who comes back to a watch meanwhile is told to come later, and does not wait for ever."""
-    monkeypatch.setattr(background, "FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(background_tasks, "FIRST_PAUSE_SECONDS", 0.02)
     async with watching(zoomgate) as watch:
         await watch.until_caught_up()
         failed = asyncio.Event()

@@ -21,11 +21,11 @@ from zoom_events import ENVIRON, SECRET, about_user, app_deauthorized, challenge
 from zoom_simulator import SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server import webhooks as taking
-from zoomgate_server.endings import Endings
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.store import Kind, Record, RecordKey, StoreError
-from zoomgate_server.web import webhooks as reading
+from zoomgate_server.connections.disconnection import Endings
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey, StoreError
+from zoomgate_server.storage.sqlite import SqliteStore
+from zoomgate_server.web import webhook_endpoint as reading
+from zoomgate_server.webhooks import receiver as taking
 
 HOUR = 3600.0
 

@@ -14,9 +14,9 @@ from services.test_recovery import stored
 from zoom_events import ENVIRON, app_deauthorized, send
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server import webhooks
-from zoomgate_server.tokens.connection_record import Cause, State
-from zoomgate_server.tokens.sqlite import SqliteStore
+from zoomgate_server.connections.record import Cause, State
+from zoomgate_server.storage.sqlite import SqliteStore
+from zoomgate_server.webhooks import receiver
 from zoomgate_server.zoom.oauth import OAuthClient
 
 STEPS = ((SqliteStore, "get"), (SqliteStore, "put"), (OAuthClient, "refresh"))
@@ -69,7 +69,7 @@ def _around(interruption: Interruption, real: Callable[..., Awaitable[Any]]) -> 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Zoom is not asked to come again because this machine is slow."""
-    monkeypatch.setattr(webhooks, "SETTLE_SECONDS", SECONDS)
+    monkeypatch.setattr(receiver, "SETTLE_SECONDS", SECONDS)
 
 
 @asynccontextmanager

@@ -7,13 +7,13 @@ import pytest
 
 from harness import Harness, running
 from store_faults.place import Place
-from zoomgate_server.tokens import keyfile
+from zoomgate_server.encryption import key_file
 
 
 @pytest.fixture(params=["sqlite", "mongodb"])
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     """Where the records are."""
-    keyfile.create(tmp_path / "keys.json")
+    key_file.create(tmp_path / "keys.json")
     environ = {"ZOOMGATE_KEYS": str(tmp_path / "keys.json"), "ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
     if request.param == "mongodb":
         environ["ZOOMGATE_STORE"] = request.getfixturevalue("mongodb_uri")

@@ -9,9 +9,9 @@ from typing import Any
 
 from pymongo import MongoClient
 
-from zoomgate_server.tokens.mongo import RECORDS, MongoStore
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.store import Kind, Record, RecordKey, RecordStore
+from zoomgate_server.storage.mongodb import RECORDS, MongoStore
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore
+from zoomgate_server.storage.sqlite import SqliteStore
 
 APP = "loopback|zoomgate-dev"
 

@@ -21,15 +21,19 @@ from mongodb import MongoServer, OwnServer, failing
 from store_faults.place import APP, Place
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as auth
-from zoomgate_server import change_feed, store_opening
+from zoomgate_server.app import stores
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.metrics import Metrics
-from zoomgate_server.start import StartError
-from zoomgate_server.tokens import connection_record, keyfile, mongo, sqlite
-from zoomgate_server.tokens.journal import Entry, Journal, Origin
-from zoomgate_server.tokens.mongo import RECORDS
-from zoomgate_server.tokens.store import Kind, RecordKey
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.connections import record
+from zoomgate_server.connections.token_journal import Entry, Journal, Origin
+from zoomgate_server.encryption import key_file
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.startup import StartError
+from zoomgate_server.storage import mongodb as mongodb_store
+from zoomgate_server.storage import sqlite
+from zoomgate_server.storage.mongodb import RECORDS
+from zoomgate_server.storage.record_store import Kind, RecordKey
+from zoomgate_server.telemetry.metrics import Metrics
+from zoomgate_server.watch import change_feed
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import TokenOutcome
 
@@ -46,7 +50,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short times for what runs out here."""
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
     for name in ("SELECT_SECONDS", "CONNECT_SECONDS"):
-        monkeypatch.setattr(mongo, name, 0.3)
+        monkeypatch.setattr(mongodb_store, name, 0.3)
 
 
 @dataclass
@@ -274,7 +278,7 @@ async def test_a_database_that_takes_no_writes_when_zoom_has_answered(
     lab: OwnServer, tmp_path: Path, gate: Gate, refusal: dict[str, Any]
 ) -> None:
     """A write that was not confirmed is no success, even if it took effect: it is tried until it is, and nothing is spent meanwhile."""
-    keyfile.create(tmp_path / "keys.json")
+    key_file.create(tmp_path / "keys.json")
     environ = {
         "ZOOMGATE_KEYS": str(tmp_path / "keys.json"),
         "ZOOMGATE_STORE": lab.new_database(),
@@ -314,9 +318,9 @@ async def test_all_connections_to_the_database_are_in_use(
     mongodb: MongoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call that finds no free connection is told in time, while those that have one wait for the database, and are served in the end."""
-    monkeypatch.setattr(mongo, "POOL", 1)
+    monkeypatch.setattr(mongodb_store, "POOL", 1)
     monkeypatch.setattr(change_feed, "FEED_SECONDS", 1e6)
-    keyfile.create(tmp_path / "keys.json")
+    key_file.create(tmp_path / "keys.json")
     database = mongodb.new_database()
     keys = {"ZOOMGATE_KEYS": str(tmp_path / "keys.json")}
     async with running(tmp_path / "data", environ=keys | {"ZOOMGATE_STORE": database}) as first:
@@ -327,7 +331,7 @@ async def test_all_connections_to_the_database_are_in_use(
         async with running(tmp_path / "data", environ=keys | {"ZOOMGATE_STORE": uri}) as zoomgate:
             for _ in range(2):  # behind what a start looks at
                 await zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
-            monkeypatch.setattr(mongo, "WAIT_SECONDS", 0.1)
+            monkeypatch.setattr(mongodb_store, "WAIT_SECONDS", 0.1)
             proxy.turn(Way.STALL)
             calls = [
                 asyncio.create_task(
@@ -349,14 +353,14 @@ async def test_a_store_whose_clock_jumps(
 ) -> None:
     """An hour forth or back, as when another server takes over, in the middle of a refresh: nobody is lost, and refreshes go on."""
     ahead = 0.0
-    seconds, wall = mongo._seconds, SystemClock.wall
-    monkeypatch.setattr(mongo, "_seconds", lambda date: seconds(date) + ahead)
+    seconds, wall = mongodb_store._seconds, SystemClock.wall
+    monkeypatch.setattr(mongodb_store, "_seconds", lambda date: seconds(date) + ahead)
 
     class Jumping(SystemClock):
         def wall(self) -> float:
             return wall(self) + ahead
 
-    monkeypatch.setattr(store_opening, "SystemClock", Jumping)
+    monkeypatch.setattr(stores, "SystemClock", Jumping)
     async with running(place.folder, environ=place.environ) as zoomgate:
         await zoomgate.connect()
         waiting = asyncio.create_task(refresh(zoomgate))
@@ -374,15 +378,15 @@ async def test_a_store_whose_clock_jumps(
 
 async def test_a_journal_with_damaged_files(place: Place) -> None:
     """What cannot be opened is counted and left; what is whole and in the store already changes nothing, and holds up nobody."""
-    ring = keyfile.load(Path(place.environ["ZOOMGATE_KEYS"]))
+    ring = key_file.load(Path(place.environ["ZOOMGATE_KEYS"]))
     vault = Vault(app=APP, keys=ring)
     folder = place.folder / "journal"
     async with Simulator(SimulatorOptions(port=0)) as zoom:
         async with serving(zoom, place.folder, place.environ) as zoomgate:
             await zoomgate.connect()
-            before = connection_record.decode(vault, await place.record(MONICA))
+            before = record.decode(vault, await place.record(MONICA))
             await refresh(zoomgate)
-            after = connection_record.decode(vault, await place.record(MONICA))
+            after = record.decode(vault, await place.record(MONICA))
         assert after.tokens is not None
         assert after.commit_id
         journal = Journal(folder, app=APP, ring=ring, observer=Metrics("0", []))
@@ -422,7 +426,7 @@ async def test_a_database_that_is_killed_when_zoom_has_answered(
     monkeypatch.setattr(change_feed, "FEED_SECONDS", 0.05)
     server = OwnServer(tmp_path)
     await asyncio.to_thread(server.start)
-    keyfile.create(tmp_path / "keys.json")
+    key_file.create(tmp_path / "keys.json")
     environ = {
         "ZOOMGATE_KEYS": str(tmp_path / "keys.json"),
         "ZOOMGATE_STORE": server.new_database(),
@@ -465,7 +469,7 @@ async def test_a_primary_that_fails_when_zoom_has_answered(
     """Callers hear of the store until it takes writes again; whether the write had its effect or not, it is one generation."""
     server = OwnServer(tmp_path, "--enable-test-commands")
     await asyncio.to_thread(server.start)
-    keyfile.create(tmp_path / "keys.json")
+    key_file.create(tmp_path / "keys.json")
     environ = {
         "ZOOMGATE_KEYS": str(tmp_path / "keys.json"),
         "ZOOMGATE_STORE": server.new_database(),

@@ -10,19 +10,19 @@ from structlog.testing import capture_logs
 from harness import MONICA, OMAR, running, serving
 from store_faults.place import Place
 from zoomgate.v1 import auth_service_pb2 as auth
-from zoomgate_server.tokens import keyfile, reloaded_ring
+from zoomgate_server.encryption import key_file, reloading_key_ring
 
 
 async def test_a_strangers_key_file_is_not_taken_over(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A secret that was mounted by mistake changes nothing: everybody is served, and what is written opens with the right file."""
-    monkeypatch.setattr(reloaded_ring, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(reloading_key_ring, "LOOK_SECONDS", 0.01)
     path = Path(place.environ["ZOOMGATE_KEYS"])
     right = path.read_bytes()
     async with running(place.folder, environ=place.environ) as zoomgate:
         await zoomgate.connect()
         path.unlink()
         with capture_logs() as lines:
-            keyfile.create(path)
+            key_file.create(path)
             while "keys.not_reloaded" not in [line["event"] for line in lines]:  # nobody has to call for that
                 await asyncio.sleep(0.01)
         await zoomgate.connect(OMAR)
@@ -37,7 +37,7 @@ async def test_a_service_without_the_key_that_seals_elsewhere(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two with different rings, the one that lacks a key says so, spends and changes nothing, and goes on once it has it."""
-    monkeypatch.setattr(reloaded_ring, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(reloading_key_ring, "LOOK_SECONDS", 0.01)
     path, peers = Path(place.environ["ZOOMGATE_KEYS"]), tmp_path / "peer.json"
     shutil.copy(path, peers)
     wanted = auth.RefreshTokenRequest(user_email=MONICA)
@@ -46,8 +46,8 @@ async def test_a_service_without_the_key_that_seals_elsewhere(
         peer_settings = place.elsewhere() | {"ZOOMGATE_KEYS": str(peers)}
         async with serving(first.simulator, tmp_path / "other", peer_settings) as peer:
             with capture_logs() as lines:
-                added = keyfile.add(path, keyfile.load(path))
-                keyfile.promote(path, keyfile.load(path), added)
+                added = key_file.add(path, key_file.load(path))
+                key_file.promote(path, key_file.load(path), added)
                 while added not in [line.get("seals") for line in lines]:
                     await asyncio.sleep(0.01)
             await first.call(first.auth.RefreshToken, wanted)

@@ -16,10 +16,11 @@ from pymongo import MongoClient
 from harness import MONICA, Harness, serving
 from store_faults.place import APP, Place
 from zoomgate.v1 import auth_service_pb2 as auth
-from zoomgate_server import change_feed
-from zoomgate_server.tokens import connection_record, keyfile
-from zoomgate_server.tokens.mongo import RECORDS
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.connections import record
+from zoomgate_server.encryption import key_file
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.storage.mongodb import RECORDS
+from zoomgate_server.watch import change_feed
 
 
 def write_row_of_another_kind(place: Place) -> None:
@@ -62,12 +63,12 @@ async def test_rows_of_another_kind_are_none_of_ours(
 async def test_ten_thousand_people_are_listed_in_bounded_memory(zoomgate: Harness, place: Place) -> None:
     """Page after page, each person once, in order; the service never holds more than a page."""
     await zoomgate.connect()
-    vault = Vault(app=APP, keys=keyfile.load(Path(place.environ["ZOOMGATE_KEYS"])))
-    monica = connection_record.decode(vault, await place.record(MONICA))
+    vault = Vault(app=APP, keys=key_file.load(Path(place.environ["ZOOMGATE_KEYS"])))
+    monica = record.decode(vault, await place.record(MONICA))
     people = [f"person-{number:05}@example.com" for number in range(10_000)]
     with closing(sqlite3.connect(place.file)) as connection, connection:
         for person in people:
-            row = connection_record.encode(vault, replace(monica, user_email=person, zoom_user_id=person))
+            row = record.encode(vault, replace(monica, user_email=person, zoom_user_id=person))
             connection.execute(
                 "INSERT INTO record (app, kind, subject, value, rev, state, key_id, zoom_user_id, changed_at)"
                 " VALUES (?, 'user', ?, ?, 1, ?, ?, ?, 1.0)",

@@ -15,9 +15,9 @@ from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server import change_feed
-from zoomgate_server.tokens.mongo import RECORDS
-from zoomgate_server.tokens.store import Kind, Record
+from zoomgate_server.storage.mongodb import RECORDS
+from zoomgate_server.storage.record_store import Kind, Record
+from zoomgate_server.watch import change_feed
 
 DAMAGED = ("DATA_LOSS", "RECORD_UNREADABLE")
 FROM_THE_FUTURE = ("INTERNAL", "RECORD_VERSION")

@@ -17,14 +17,15 @@ from zoom_simulator.faults import Fault
 from zoom_simulator.options import DEFAULT_USERS, SimulatedUser
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server import connections
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.refresh import core
-from zoomgate_server.tokens import connection_record, keyfile
-from zoomgate_server.tokens.connection_record import Attempt, ConnectionRecord
-from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.store import StoreError
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.connections import access_tokens
+from zoomgate_server.connections import record as connection_record
+from zoomgate_server.connections.record import Attempt, ConnectionRecord
+from zoomgate_server.connections.refresh import protocol
+from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.encryption import key_file
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import TokenOutcome
 
@@ -69,7 +70,7 @@ def asked(zoomgate: Harness) -> int:
 
 async def change(place: Place, how: Callable[[ConnectionRecord], ConnectionRecord]) -> ConnectionRecord:
     """Change Monica's record as another process does."""
-    vault = Vault(app=APP, keys=keyfile.load(place.folder.parent / "keys.json"))
+    vault = Vault(app=APP, keys=key_file.load(place.folder.parent / "keys.json"))
     stored = await place.record(MONICA)
     vault.version = vault.open(stored).version
     changed = how(connection_record.decode(vault, stored))
@@ -132,7 +133,7 @@ async def test_a_refusal_in_doubt_is_no_verdict_and_costs_one_call(
     zoomgate: Harness, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the killed one could still be about to store the answer, callers hear that it goes on, and the record stays as it is."""
-    monkeypatch.setattr(connections, "ANSWER_SECONDS", 9.5)  # of ten: the answer has time for its way back
+    monkeypatch.setattr(access_tokens, "ANSWER_SECONDS", 9.5)  # of ten: the answer has time for its way back
     await zoomgate.connect()
     await left_by_the_dead(zoomgate, place)
     for _ in range(3):
@@ -205,9 +206,9 @@ async def test_a_write_that_fails_spends_and_loses_nothing(
     zoomgate: Harness, place: Place, monkeypatch: pytest.MonkeyPatch, which: str, after_effect: bool
 ) -> None:
     """A lease whose write fails keeps Zoom from being asked; a commit that fails is one generation all the same."""
-    monkeypatch.setattr(core, "LEASE_SECONDS", 1.0)
-    monkeypatch.setattr(core, "CALL_SECONDS", 0.5)
-    monkeypatch.setattr(core, "MARGIN_SECONDS", 0.0)
+    monkeypatch.setattr(protocol, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(protocol, "CALL_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "MARGIN_SECONDS", 0.0)
     await zoomgate.connect()
     real, failures = ConnectionStore.write, [StoreError("injected")]
 

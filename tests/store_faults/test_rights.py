@@ -13,8 +13,8 @@ from fakes.tcp_proxy import Way, proxying
 from harness import MONICA, OMAR, Harness, running
 from mongodb import OwnServer
 from zoomgate.v1 import auth_service_pb2 as auth
-from zoomgate_server.start import StartError
-from zoomgate_server.tokens import keyfile
+from zoomgate_server.encryption import key_file
+from zoomgate_server.startup import StartError
 
 STORE = ("UNAVAILABLE", "STORE_UNAVAILABLE")
 PASSWORD = "hunter2"
@@ -87,7 +87,7 @@ async def test_a_file_that_may_not_be_written(
     tmp_path: Path, file: int | None, folder: int, remedy: str
 ) -> None:
     """A start refuses in one sentence, whether file or folder is for reading alone, and leaves both as they are; so does doctor."""
-    keyfile.create(tmp_path / "keys.json")
+    key_file.create(tmp_path / "keys.json")
     (tmp_path / "data").mkdir()
     store = tmp_path / "data" / "zoomgate.db"
     if file is not None:
@@ -145,7 +145,7 @@ async def test_a_user_of_the_database_who_may_not_write(tmp_path: Path, guarded:
     The server of the tests looks at rights when a connection begins, so connections are cut here; MongoDB needs no such thing.
     """
     await asyncio.to_thread(guarded.start)
-    keyfile.create(tmp_path / "keys.json")
+    key_file.create(tmp_path / "keys.json")
     environ = {
         "ZOOMGATE_KEYS": str(tmp_path / "keys.json"),
         "ZOOMGATE_FORCED_REFRESH_SECONDS": "0",

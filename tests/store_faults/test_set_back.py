@@ -14,7 +14,7 @@ from harness import MONICA, OMAR, Harness, running, serving
 from store_faults.place import Place
 from zoom_simulator import SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
-from zoomgate_server import change_feed
+from zoomgate_server.watch import change_feed
 
 NEVER, OFTEN = 1e6, 0.01
 """Pauses of the feed by which a service hears what others changed."""

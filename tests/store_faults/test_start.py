@@ -23,12 +23,15 @@ from fakes.tcp_proxy import Way, proxying
 from harness import MONICA, running
 from mongodb import MongoServer, OwnServer
 from zoomgate.v1 import auth_service_pb2 as auth
-from zoomgate_server import app, settings, store_opening
-from zoomgate_server.authorizations import Authorizations
-from zoomgate_server.start import StartError
-from zoomgate_server.store_opening import StoppedWaiting
-from zoomgate_server.tokens import keyfile, mongo, sqlite
-from zoomgate_server.tokens.cipher import KeyRing
+from zoomgate_server import settings
+from zoomgate_server.app import lifecycle, stores
+from zoomgate_server.app.stores import StoppedWaiting
+from zoomgate_server.authorization.flow import Authorizations
+from zoomgate_server.encryption import key_file
+from zoomgate_server.encryption.cipher import KeyRing
+from zoomgate_server.startup import StartError
+from zoomgate_server.storage import mongodb as mongodb_store
+from zoomgate_server.storage import sqlite
 from zoomgate_server.web import server as web_server
 
 NOWHERE = "mongodb://monica:hunter2@127.0.0.1:1/zoomgate?appName=hunter2"
@@ -41,9 +44,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Short times, as all of them run out here."""
     for name in ("SELECT_SECONDS", "CONNECT_SECONDS"):
-        monkeypatch.setattr(mongo, name, 0.2)
+        monkeypatch.setattr(mongodb_store, name, 0.2)
     for name in ("LEAST_STORE_PAUSE", "MOST_STORE_PAUSE"):
-        monkeypatch.setattr(store_opening, name, 0.05)
+        monkeypatch.setattr(stores, name, 0.05)
     yield
     gc.collect()  # here, where the warning above is expected
 
@@ -58,7 +61,7 @@ def free_port() -> int:
 
 def environ(folder: Path, uri: str, seconds: int) -> dict[str, str]:
     """Settings of a service that waits for its store."""
-    keyfile.create(folder / "keys.json")
+    key_file.create(folder / "keys.json")
     return {
         "ZOOMGATE_KEYS": str(folder / "keys.json"),
         "ZOOMGATE_STORE": uri,
@@ -168,7 +171,7 @@ async def started_with(folder: Path, given: dict[str, str], stop: asyncio.Event)
             "ZOOMGATE_CLIENT_SECRET": "hush",
         }
     )
-    async with app.run(loaded, stop=stop):
+    async with lifecycle.run(loaded, stop=stop):
         raise AssertionError("it serves")
 
 
@@ -177,7 +180,7 @@ async def test_a_database_that_does_not_answer_does_not_hold_up_the_end(
 ) -> None:
     """A service that is told to stop gives up the try to reach its store that is under way."""
     for name in ("SELECT_SECONDS", "CONNECT_SECONDS"):
-        monkeypatch.setattr(mongo, name, 600.0)  # the try does not end by itself
+        monkeypatch.setattr(mongodb_store, name, 600.0)  # the try does not end by itself
     stop = asyncio.Event()
     async with proxying(mongodb.address) as proxy:
         proxy.turn(Way.STALL)
@@ -220,7 +223,7 @@ async def test_a_file_that_is_locked_at_the_start(tmp_path: Path, monkeypatch: p
 async def test_what_waiting_does_not_heal_is_said_at_once(tmp_path: Path, mongodb_uri: str) -> None:
     """A database of a newer version, for one."""
     with MongoClient(mongodb_uri) as client:
-        client.get_default_database()[mongo.META].insert_one({"_id": "schema", "version": 99})
+        client.get_default_database()[mongodb_store.META].insert_one({"_id": "schema", "version": 99})
     text, tries = await start_fails(tmp_path, environ(tmp_path, mongodb_uri, 60))
     assert "newer version" in text
     assert tries == 0
@@ -238,10 +241,10 @@ async def test_a_store_of_another_key_ring_is_refused(
     path = tmp_path / "keys.json"
     right = path.read_bytes()
     path.unlink()
-    keyfile.create(path)
+    key_file.create(path)
     text, _ = await start_fails(tmp_path, given)
     assert "is not in the key ring" in text
-    wrong = keyfile.load(path)
+    wrong = key_file.load(path)
     path.write_bytes(path.read_bytes().replace(wrong.primary_id.encode(), _primary_id(right).encode()))
     text, _ = await start_fails(tmp_path, given)
     assert "damaged" in text
@@ -293,7 +296,7 @@ async def test_a_ring_that_somebody_else_uses_already_is_left(
 ) -> None:
     """Of two services that start in an empty folder, one that fails does not take away the key ring that the other seals with."""
     path = tmp_path / "data" / "zoomgate.db"
-    create, others = keyfile.create, list[sqlite3.Connection]()
+    create, others = key_file.create, list[sqlite3.Connection]()
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
 
     def overtaken(ring: Path) -> KeyRing:
@@ -302,7 +305,7 @@ async def test_a_ring_that_somebody_else_uses_already_is_left(
         others[0].execute("BEGIN EXCLUSIVE")
         return made
 
-    monkeypatch.setattr(keyfile, "create", overtaken)
+    monkeypatch.setattr(key_file, "create", overtaken)
     with pytest.raises(StartError, match="locked by another process"):
         async with running(tmp_path / "data"):
             pass

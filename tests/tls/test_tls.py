@@ -11,8 +11,8 @@ import pytest
 from harness import MONICA, Harness, key_of, running
 from tls.certificates import replace_file, write_pair
 from zoomgate import AsyncClient, Client, errors
-from zoomgate_server import tls
-from zoomgate_server.start import StartError
+from zoomgate_server.rpc import tls
+from zoomgate_server.startup import StartError
 
 
 def environ(cert: Path, key: Path) -> dict[str, str]:

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from zoomgate_server.audit import REFUSALS_PER_MINUTE, WINDOW_SECONDS, AuditTrail, fingerprint
+from zoomgate_server.audit.trail import REFUSALS_PER_MINUTE, WINDOW_SECONDS, AuditTrail, fingerprint
+from zoomgate_server.call_context import AuditEvent
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.rpc_context import AuditEvent
 
 WRITER = """
 import sys
 from pathlib import Path
-from zoomgate_server.audit import AuditTrail
+from zoomgate_server.audit.trail import AuditTrail
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.rpc_context import AuditEvent
+from zoomgate_server.call_context import AuditEvent
 trail = AuditTrail(Path(sys.argv[1]), key=bytes(32), clock=SystemClock(), on_lost=lambda: sys.exit("lost"))
 for number in range(int(sys.argv[3])):
     if number in (0, int(sys.argv[3]) // 2):
@@ -81,10 +81,10 @@ def test_no_line_is_lost_while_the_file_is_rotated(tmp_path: Path) -> None:
 
 
 TO_THE_LOG = """
-from zoomgate_server import logs
-from zoomgate_server.audit import AuditTrail
+from zoomgate_server.telemetry import logs
+from zoomgate_server.audit.trail import AuditTrail
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.rpc_context import AuditEvent
+from zoomgate_server.call_context import AuditEvent
 logs.configure("error", "json")
 trail = AuditTrail(None, key=bytes(32), clock=SystemClock(), on_lost=lambda: None)
 trail.require(AuditEvent("token.given", "ok", "calendar", "", "monica@example.com", "r1").about(7, "access", "refresh"))

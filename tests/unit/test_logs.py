@@ -12,7 +12,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoomgate_server import logs
+from zoomgate_server.telemetry import logs
 
 SECRET_KEYS = [
     "access_token",
@@ -116,7 +116,7 @@ def test_lines_of_libraries_take_the_same_way() -> None:
 
 
 FOR_PEOPLE = """
-from zoomgate_server import logs
+from zoomgate_server.telemetry import logs
 logs.configure("info", "console")
 logs.get("zoomgate.app").info("service.started")
 logs.write_call({"event": "rpc", "status": "OK"}, "info")
@@ -133,7 +133,7 @@ def test_lines_for_people_begin_with_the_time() -> None:
 
 
 THE_LEVEL_CHANGES = """
-from zoomgate_server import logs
+from zoomgate_server.telemetry import logs
 log = logs.get("zoomgate.app")
 for level in ("warning", "info", "error"):
     logs.configure(level, "json")

@@ -9,15 +9,15 @@ from dataclasses import replace
 import pytest
 
 from fakes.faulty_store import FaultyStore
+from zoomgate_server.call_context import AuditEvent
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.reaping import EXPIRING, Overdue, Reaper
-from zoomgate_server.rpc_context import AuditEvent
-from zoomgate_server.tokens.cipher import Key, KeyRing
-from zoomgate_server.tokens.connection_record import Cause, ConnectionRecord, State, decode, encode
-from zoomgate_server.tokens.memory import MemoryStore
-from zoomgate_server.tokens.store import Kind, Record, RecordKey, RecordStore, StoreError
-from zoomgate_server.tokens.token import TokenPair
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.connections.record import Cause, ConnectionRecord, State, decode, encode
+from zoomgate_server.connections.retention import EXPIRING, Overdue, Reaper
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.encryption.cipher import Key, KeyRing
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.storage.memory import MemoryStore
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore, StoreError
 
 VAULT = Vault(app="app", keys=KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)]))
 NOW = time.time()

@@ -5,14 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from zoomgate_server import metrics
-from zoomgate_server.metrics import Metrics
+from zoomgate_server.telemetry import metrics
+from zoomgate_server.telemetry.metrics import Metrics
 
 
 def process(folder: Path, number: int, *said: str) -> None:
     """Run a process with that number which says things and ends."""
     code = (
-        f"from pathlib import Path; from zoomgate_server import metrics; metrics.share({number});"
+        f"from pathlib import Path; from zoomgate_server.telemetry import metrics; metrics.share({number});"
         f"told = metrics.Metrics('1', [], Path({str(folder)!r}));" + ";".join(f"told.{call}" for call in said)
     )
     environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}

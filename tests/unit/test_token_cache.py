@@ -1,7 +1,7 @@
 """What is in memory never goes back, whatever comes from the store and in whichever order."""
 
-from zoomgate_server.token_cache import CachedToken, Seen, TokenCache
-from zoomgate_server.tokens.token import TokenPair
+from zoomgate_server.connections.token_cache import CachedToken, Seen, TokenCache
+from zoomgate_server.connections.token_pair import TokenPair
 
 USER = "monica@example.com"
 

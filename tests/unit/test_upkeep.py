@@ -12,15 +12,15 @@ import pytest
 from fakes.faulty_store import FaultyStore
 from histories.loop import SeededLoop
 from histories.upkeep_world import ADMIN, DAY, EPOCH, HOUR, Clock, Process, Zoom, connect, stored
-from zoomgate_server import upkeep
-from zoomgate_server.endings import tombstone_of
+from zoomgate_server.call_context import Call
+from zoomgate_server.connections import proactive_refresh
+from zoomgate_server.connections.disconnection import tombstone_of
+from zoomgate_server.connections.record import ConnectionRecord, Lease, State
+from zoomgate_server.connections.refresh import schedule
+from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import NotConnected, RefreshInProgress
-from zoomgate_server.refresh import idle
-from zoomgate_server.rpc_context import Call
-from zoomgate_server.tokens.connection_record import ConnectionRecord, Lease, State
-from zoomgate_server.tokens.memory import MemoryStore
-from zoomgate_server.tokens.store import RecordStore
-from zoomgate_server.tokens.token import TokenPair
+from zoomgate_server.storage.memory import MemoryStore
+from zoomgate_server.storage.record_store import RecordStore
 from zoomgate_server.zoom.token_outcome import BadAnswer, NotSent, OurFault, Refused, TokenOutcome
 
 MONICA, OMAR = "monica@example.com", "omar@example.com"
@@ -40,12 +40,12 @@ def history(live: Callable[[SeededLoop, RecordStore, Zoom], Any]) -> Any:
 def test_the_day_is_the_users_own() -> None:
     """A pair is due 45 to 60 days after it was issued: always the same day for one user, and many days for many users."""
     pair = TokenPair("a", "r", "bearer", "s", "", HOUR, 0.0)
-    days = [idle.due_at(f"user{number}@example.com", pair, 0.0) or 0.0 for number in range(3000)]
-    assert days == [idle.due_at(f"user{number}@example.com", pair, 0.0) for number in range(3000)]
+    days = [schedule.due_at(f"user{number}@example.com", pair, 0.0) or 0.0 for number in range(3000)]
+    assert days == [schedule.due_at(f"user{number}@example.com", pair, 0.0) for number in range(3000)]
     per_day = Counter(int(day // DAY) for day in days)
     assert sorted(per_day) == list(range(45, 60))
     assert max(per_day.values()) < 300
-    assert idle.due_at(MONICA, replace(pair, refresh_token=""), 0.0) is None
+    assert schedule.due_at(MONICA, replace(pair, refresh_token=""), 0.0) is None
 
 
 def test_idle_grants_are_refreshed_before_they_die() -> None:
@@ -105,7 +105,7 @@ def test_records_without_a_date_get_one() -> None:
         for user in (MONICA, OMAR):
             record = await stored(process, user)
             assert record.tokens is not None
-            assert record.due_at == idle.due_at(user, record.tokens, process.store.now())
+            assert record.due_at == schedule.due_at(user, record.tokens, process.store.now())
         await process.stop()
 
     history(live)
@@ -440,13 +440,13 @@ def test_it_can_be_turned_off() -> None:
 
 def test_a_look_is_worth_its_price() -> None:
     """A backlog that is larger than one look goes on behind where that one ended."""
-    assert upkeep.MAX_DUE % upkeep.PAGE == 0
+    assert proactive_refresh.MAX_DUE % proactive_refresh.PAGE == 0
 
     async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(upkeep, "MAX_DUE", 10)
-            patch.setattr(upkeep, "PAGE", 5)
+            patch.setattr(proactive_refresh, "MAX_DUE", 10)
+            patch.setattr(proactive_refresh, "PAGE", 5)
             for number in range(23):
                 await connect(process, zoom, f"user{number:02}@example.com", age=70 * DAY)
             for expected in (10, 20, 23):

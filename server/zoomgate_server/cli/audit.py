@@ -15,16 +15,16 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import click
 
-from zoomgate_server.audit import ACTIONS, FINGERPRINT_DIGITS, FINGERPRINT_SECRET, fingerprint
-from zoomgate_server.cli.opened_store import opened
+from zoomgate_server.audit.trail import ACTIONS, FINGERPRINT_DIGITS, FINGERPRINT_SECRET, fingerprint
+from zoomgate_server.cli.option_types import UserEmail
 from zoomgate_server.cli.output import NOT_FOUND, Table, fail, load_settings, note
-from zoomgate_server.cli.user_email import UserEmail
+from zoomgate_server.cli.store_access import opened
+from zoomgate_server.encryption import key_file, shared_secret
+from zoomgate_server.encryption.envelope import Vault
 from zoomgate_server.errors import ZoomgateError
-from zoomgate_server.logs import plain
 from zoomgate_server.settings import Settings
-from zoomgate_server.tokens import keyfile, shared_secret
-from zoomgate_server.tokens.store import StoreError, StoreOpenError
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.storage.record_store import StoreError, StoreOpenError
+from zoomgate_server.telemetry.logs import plain
 
 MAX_LINE = 64 * 1024
 """Bytes of a line that are looked at; no line of ours has a tenth of it."""
@@ -149,7 +149,7 @@ def fingerprint_() -> None:
     loaded = load_settings("run this where the service runs")
     try:
         marks = asyncio.run(_fingerprints(loaded, token))
-    except (StoreOpenError, keyfile.KeyFileError) as error:
+    except (StoreOpenError, key_file.KeyFileError) as error:
         fail(str(error))
     except StoreError as error:
         fail(f"The store failed ({error}): run this again")
@@ -163,7 +163,7 @@ def fingerprint_() -> None:
 
 async def _fingerprints(loaded: Settings, token: str) -> list[str]:
     """Give the fingerprint of a token for each app of the store."""
-    ring = keyfile.load(loaded.keys_path)
+    ring = key_file.load(loaded.keys_path)
     marks = []
     async with opened(loaded) as store:
         for app in await store.apps():

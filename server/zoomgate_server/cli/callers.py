@@ -10,12 +10,12 @@ from tempfile import NamedTemporaryFile
 
 import click
 
-from zoomgate_server import callers as callers_file
-from zoomgate_server.cli.audited import Audited
+from zoomgate_server.cli.audit_log import Audited
 from zoomgate_server.cli.caller_key import digest, new_key
 from zoomgate_server.cli.output import fail, load_settings, settings_if_any
-from zoomgate_server.interceptors.policy import CALLABLE_METHODS
-from zoomgate_server.logs import plain
+from zoomgate_server.rpc import callers_file
+from zoomgate_server.rpc.middleware.access_policy import CALLABLE_METHODS
+from zoomgate_server.telemetry.logs import plain
 
 
 @click.group()

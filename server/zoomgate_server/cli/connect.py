@@ -6,9 +6,9 @@ import sys
 import click
 
 from zoomgate import Client, NotConnected
+from zoomgate_server.cli.channel import calls_service, user_argument
 from zoomgate_server.cli.connections import print_connection
 from zoomgate_server.cli.output import document, fail, note
-from zoomgate_server.cli.service import calls_service, user_argument
 
 
 @click.command()

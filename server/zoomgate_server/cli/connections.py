@@ -10,20 +10,22 @@ import click
 from zoomgate import Client, errors
 from zoomgate.v1.auth_service_pb2 import WatchConnectionsResponse
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.cli import refreshing, revoking, selection
-from zoomgate_server.cli.one_by_one import Failure, Pace
-from zoomgate_server.cli.output import FAILURE, Table, document, facts, how_far, note, when
-from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.rate import Rate
-from zoomgate_server.cli.selection import STATES, Condition, holds, moment, where_option
-from zoomgate_server.cli.service import (
+from zoomgate_server.cli.bulk import refresh as bulk_refresh
+from zoomgate_server.cli.bulk import revoke as bulk_revoke
+from zoomgate_server.cli.bulk import where_filter
+from zoomgate_server.cli.bulk.executor import Failure, Pace
+from zoomgate_server.cli.bulk.where_filter import STATES, Condition, holds, moment, where_option
+from zoomgate_server.cli.channel import (
     again,
     calls_service,
     optional_user_argument,
     user_argument,
     user_arguments,
 )
-from zoomgate_server.logs import escape, plain
+from zoomgate_server.cli.output import FAILURE, Table, document, facts, how_far, note, when
+from zoomgate_server.cli.progress import progress
+from zoomgate_server.cli.rate import Rate
+from zoomgate_server.telemetry.logs import escape, plain
 
 _ROWS = 500
 """Rows that are laid out together."""
@@ -52,7 +54,7 @@ def list_(client: Client, as_json: bool, states: tuple[str, ...], where: tuple[C
 
     Example: zoomgate connections list --state reauth_required --where 'user=*@example.com'
     """
-    if not states and selection.asks_for_ended(where):
+    if not states and where_filter.asks_for_ended(where):
         states = STATES
     wanted = [Connection.State.Value(f"STATE_{state.upper()}") for state in states]
     found = (each for each in client.connections(states=wanted) if holds(where, each))
@@ -232,7 +234,7 @@ def revoke(
         raise click.UsageError("say whose with --where, or give --all")
     if dry_run:
         total = 0
-        for connection in revoking.living(client, where):
+        for connection in bulk_revoke.living(client, where):
             total += 1
             if as_json:
                 document(connection)
@@ -240,14 +242,14 @@ def revoke(
                 click.echo(f"{escape(connection.user_email)}  {state_words(connection)}")
         note(f"{total} would be ended")
         return
-    total = sum(1 for _ in revoking.living(client, where))
+    total = sum(1 for _ in bulk_revoke.living(client, where))
     if total and not yes:
         click.confirm(f"End {total} connection{'' if total == 1 else 's'}?", abort=True, err=True)
-    count = revoking.Count()
+    count = bulk_revoke.Count()
 
     def run() -> None:
         with progress("ending", total, "connections") as advance:
-            revoking.revoke_all(
+            bulk_revoke.revoke_all(
                 client,
                 where,
                 pace=Pace(rate),
@@ -260,7 +262,7 @@ def revoke(
 
 
 def _say_in_the_end(
-    run: Callable[[], None], count: refreshing.Count | revoking.Count, say: Callable[[bool], None]
+    run: Callable[[], None], count: bulk_refresh.Count | bulk_revoke.Count, say: Callable[[bool], None]
 ) -> None:
     """Do something with many connections, and say how far it got, however it ends.
 
@@ -282,7 +284,7 @@ def _say_in_the_end(
         raise SystemExit(FAILURE)
 
 
-def _say_how_many(count: revoking.Count, *, stopped: bool, as_json: bool) -> None:
+def _say_how_many(count: bulk_revoke.Count, *, stopped: bool, as_json: bool) -> None:
     if as_json:
         shown = {"ended": count.ended, "skipped": count.skipped, "failed": count.failed, "stopped": stopped}
         click.echo(json.dumps(shown))
@@ -302,12 +304,12 @@ def _print_failure(failure: Failure, *, as_json: bool) -> None:
 
 
 def _refresh_everybody(client: Client, rate: float, since: datetime | None, *, as_json: bool) -> None:
-    begun, count = datetime.now(UTC), refreshing.Count()
+    begun, count = datetime.now(UTC), bulk_refresh.Count()
 
     def run() -> None:
-        total = sum(refreshing.is_due(connection, since) for connection in refreshing.active(client))
+        total = sum(bulk_refresh.is_due(connection, since) for connection in bulk_refresh.active(client))
         with progress("refreshing", total, "tokens") as advance:
-            refreshing.refresh_all(
+            bulk_refresh.refresh_all(
                 client,
                 since=since,
                 pace=Pace(rate),
@@ -321,7 +323,7 @@ def _refresh_everybody(client: Client, rate: float, since: datetime | None, *, a
     )
 
 
-def _say_how_far(count: refreshing.Count, since: datetime, *, stopped: bool, as_json: bool) -> None:
+def _say_how_far(count: bulk_refresh.Count, since: datetime, *, stopped: bool, as_json: bool) -> None:
     if as_json:
         shown = {
             "refreshed": count.refreshed,

@@ -16,15 +16,17 @@ from urllib.request import ProxyHandler, Request, build_opener
 import click
 import orjson
 
-from zoomgate_server import callers, settings, tls
+from zoomgate_server import settings
 from zoomgate_server.cli import setting_options
 from zoomgate_server.cli.output import log_beside
+from zoomgate_server.encryption import key_check, key_file
+from zoomgate_server.encryption.envelope import Vault
 from zoomgate_server.errors import RecordFault
-from zoomgate_server.interceptors.policy import CALLABLE_METHODS
-from zoomgate_server.logs import plain
-from zoomgate_server.tokens import canary, keyfile, sqlite
-from zoomgate_server.tokens.store import Examined, StoreOpenError
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.rpc import callers_file, tls
+from zoomgate_server.rpc.middleware.access_policy import CALLABLE_METHODS
+from zoomgate_server.storage import sqlite
+from zoomgate_server.storage.record_store import Examined, StoreOpenError
+from zoomgate_server.telemetry.logs import plain
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 MAX_CLOCK_SECONDS = 60
@@ -147,9 +149,9 @@ def _store(loaded: settings.Settings) -> tuple[Finding, Examined | None]:
 def _examined(loaded: settings.Settings) -> Examined:
     if loaded.store_uri is None:
         return sqlite.examine(loaded.store_path)
-    from zoomgate_server.tokens import mongo  # noqa: PLC0415 - its driver is not needed with SQLite
+    from zoomgate_server.storage import mongodb  # noqa: PLC0415 - its driver is not needed with SQLite
 
-    return asyncio.run(mongo.examine(loaded.store_uri.reveal()))
+    return asyncio.run(mongodb.examine(loaded.store_uri.reveal()))
 
 
 def _is_missing(path: Path) -> bool:
@@ -170,8 +172,8 @@ def _keys(loaded: settings.Settings, found: Examined | None) -> Finding:
             "key ring", WARNING, f"{loaded.keys_path} does not exist yet: the first start makes it"
         )
     try:
-        ring = keyfile.load(loaded.keys_path)
-    except keyfile.KeyFileError as error:
+        ring = key_file.load(loaded.keys_path)
+    except key_file.KeyFileError as error:
         return Finding("key ring", FAILURE, str(error))
     text = f"{len(ring.ids)} key(s), {ring.primary_id} seals"
     if found is None:
@@ -180,7 +182,7 @@ def _keys(loaded: settings.Settings, found: Examined | None) -> Finding:
     mine = {loaded.app} & set(found.sealed) if loaded.client_id else set(found.sealed)
     try:
         for app in sorted(mine):
-            canary.check(found.sealed[app], Vault(app=app, keys=ring))
+            key_check.check(found.sealed[app], Vault(app=app, keys=ring))
     except RecordFault as error:
         return Finding("key ring", FAILURE, f"{error.message} (ZOOMGATE_KEYS is {loaded.keys_path})")
     if not mine:
@@ -194,8 +196,8 @@ def _callers(loaded: settings.Settings) -> Finding:
             "callers", WARNING, "none: `zoomgate serve` needs ZOOMGATE_CALLERS (see `zoomgate callers add`)"
         )
     try:
-        found = callers.load(loaded.callers_path, CALLABLE_METHODS)
-    except callers.CallersError as error:
+        found = callers_file.load(loaded.callers_path, CALLABLE_METHODS)
+    except callers_file.CallersError as error:
         return Finding("callers", FAILURE, "; ".join(error.problems))
     if not found:
         return Finding("callers", WARNING, "the file has none, so nobody gets in: see `zoomgate callers add`")

@@ -119,9 +119,9 @@ def _import(
     results: Path | None,
     as_json: bool,
 ) -> None:
-    from zoomgate_server.cli import importing  # noqa: PLC0415 - see the module of `zoomgate`
+    from zoomgate_server.cli import import_runner  # noqa: PLC0415 - see the module of `zoomgate`
 
     if dry_run:
-        importing.look(source(file), as_json=as_json)
+        import_runner.look(source(file), as_json=as_json)
     else:
-        importing.import_file(source(file), results, rate=rate, replace=replace, as_json=as_json)
+        import_runner.import_file(source(file), results, rate=rate, replace=replace, as_json=as_json)

@@ -10,14 +10,14 @@ from typing import Any
 import click
 
 from zoomgate_server import settings
-from zoomgate_server.cli.audited import Audited
-from zoomgate_server.cli.opened_store import NoStoreError, is_there, opened
+from zoomgate_server.cli.audit_log import Audited
 from zoomgate_server.cli.output import Table, fail, load_settings, note, settings_if_any
 from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.sweeping import Outcome, sweep_store
-from zoomgate_server.tokens import census, keyfile
-from zoomgate_server.tokens.cipher import KeyRing
-from zoomgate_server.tokens.store import StoreError, StoreOpenError
+from zoomgate_server.cli.reencrypt import Outcome, sweep_store
+from zoomgate_server.cli.store_access import NoStoreError, is_there, opened
+from zoomgate_server.encryption import key_file, key_usage
+from zoomgate_server.encryption.cipher import KeyRing
+from zoomgate_server.storage.record_store import StoreError, StoreOpenError
 
 SETTLE_SECONDS = 10
 """How long after a change of the ring the next one has to wait: until then a process may have the ring before."""
@@ -47,9 +47,9 @@ def new(path: str | None) -> None:
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with Audited(loaded) as audited:
-            key_id = keyfile.create(file)
+            key_id = key_file.create(file)
             audited.tell("keys.created", key_id=key_id, file=str(file))
-    except keyfile.KeyFileError as error:
+    except key_file.KeyFileError as error:
         fail(str(error))
     except OSError as error:
         fail(f"The folder of {file} cannot be made ({error.strerror}): name another file")
@@ -76,7 +76,7 @@ def list_(path: str | None, as_json: bool) -> None:
     ring = _load(file)
     sealed = None if loaded is None else _records_by_key(loaded)
     table = Table("KEY", "USE", *(["RECORDS"] if sealed is not None else []))
-    waiting = keyfile.next_key(ring)
+    waiting = key_file.next_key(ring)
     uses = {key.key_id: "seals and opens" if key.primary else "opens" for key in ring.keys}
     if waiting is not None:
         uses[waiting] = "opens, seals next"
@@ -126,10 +126,10 @@ def rotate(path: str | None, now: bool, as_json: bool) -> None:
 def _rotate(
     loaded: settings.Settings, file: Path, ring: KeyRing, audited: Audited, *, now: bool, as_json: bool
 ) -> None:
-    old, waiting = ring.primary_id, keyfile.next_key(ring)
+    old, waiting = ring.primary_id, key_file.next_key(ring)
     try:
         if waiting is None:
-            waiting = keyfile.add(file, ring)
+            waiting = key_file.add(file, ring)
             audited.tell("keys.added", key_id=waiting, file=str(file))
             if not now:
                 _say(
@@ -139,15 +139,15 @@ def _rotate(
                     {"step": "added", "keyId": waiting, "seals": old},
                 )
                 return
-            ring = keyfile.load(file)
+            ring = key_file.load(file)
         elif not now:
             _wait_until_known(file)
-        keyfile.promote(file, ring, waiting)
+        key_file.promote(file, ring, waiting)
         audited.tell("keys.promoted", key_id=waiting, before=old, file=str(file))
-    except keyfile.KeyFileError as error:
+    except key_file.KeyFileError as error:
         fail(str(error))
     note(f"zoomgate: key {waiting} seals now; records are sealed anew with it")
-    outcome = sweep_store(loaded, keyfile.load(file), must_exist=False)
+    outcome = sweep_store(loaded, key_file.load(file), must_exist=False)
     _tell_sweep(audited, outcome)
     _say(
         as_json,
@@ -205,15 +205,15 @@ def retire(key_id: str, path: str | None, as_json: bool) -> None:
         listed = ", ".join(f"{count} {what}" for what, count in sorted(used.items()))
         remedy = (
             "`zoomgate keys sweep` seals records anew; a service that is started empties its journal"
-            if key_id != keyfile.next_key(ring)
+            if key_id != key_file.next_key(ring)
             else "it is the newest key, and `zoomgate keys rotate` lets it seal"
         )
         fail(f"Key {key_id} stays: it sealed {listed}; {remedy}")
     try:
         with Audited(loaded, store=is_there(loaded)) as audited:
-            keyfile.remove(file, ring, key_id)
+            key_file.remove(file, ring, key_id)
             audited.tell("keys.retired", key_id=key_id, file=str(file))
-    except keyfile.KeyFileError as error:
+    except key_file.KeyFileError as error:
         fail(str(error))
     _say(
         as_json,
@@ -234,8 +234,8 @@ def _tell_sweep(audited: Audited, outcome: Outcome) -> None:
 
 def _load(file: Path) -> KeyRing:
     try:
-        return keyfile.load(file)
-    except keyfile.KeyFileError as error:
+        return key_file.load(file)
+    except key_file.KeyFileError as error:
         fail(str(error))
 
 
@@ -253,7 +253,7 @@ def _records_by_key(loaded: settings.Settings) -> dict[str, int] | None:
 
     async def count() -> dict[str, int]:
         async with opened(loaded) as store:
-            return {key_id: counted.total() for key_id, counted in (await census.by_key(store)).items()}
+            return {key_id: counted.total() for key_id, counted in (await key_usage.by_key(store)).items()}
 
     try:
         return asyncio.run(count())
@@ -269,13 +269,13 @@ def _sealed_with(loaded: settings.Settings, key_id: str) -> Counter[str]:
 
     async def count() -> Counter[str]:
         async with opened(loaded) as store:
-            with progress("looking for the key", await census.total(store)) as advance:
-                return await census.sealed_with(store, key_id, advance)
+            with progress("looking for the key", await key_usage.total(store)) as advance:
+                return await key_usage.sealed_with(store, key_id, advance)
 
     try:
         found = Counter({f"record(s) of kind {kind}": n for kind, n in asyncio.run(count()).items()})
-        found["file(s) in the journal"] = census.journal_by_key(loaded.data_dir)[key_id]
-    except (StoreOpenError, StoreError, census.UnknownFileError) as error:
+        found["file(s) in the journal"] = key_usage.journal_by_key(loaded.data_dir)[key_id]
+    except (StoreOpenError, StoreError, key_usage.UnknownFileError) as error:
         fail(f"Key {key_id} stays, since it cannot be told what it sealed: {error}")
     return +found
 

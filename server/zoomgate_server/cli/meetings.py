@@ -8,9 +8,9 @@ from google.protobuf import json_format
 
 from zoomgate import Client
 from zoomgate.v1.meeting_pb2 import Meeting, MeetingDetails
+from zoomgate_server.cli.channel import calls_service, user_argument
 from zoomgate_server.cli.output import USAGE, document, facts, fail, note, when
-from zoomgate_server.cli.service import calls_service, user_argument
-from zoomgate_server.logs import plain
+from zoomgate_server.telemetry.logs import plain
 
 
 @click.group()

@@ -9,8 +9,9 @@ from typing import Any, NoReturn
 
 import click
 
-from zoomgate_server import logs, settings
-from zoomgate_server.logs import escape, plain
+from zoomgate_server import settings
+from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry.logs import escape, plain
 
 FAILURE, USAGE, NOT_FOUND, NOT_ALLOWED, UNREACHABLE, CONSENT_REQUIRED = 1, 2, 3, 4, 5, 6
 """Exit codes."""

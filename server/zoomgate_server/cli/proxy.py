@@ -10,9 +10,9 @@ import click
 
 from zoomgate import Client
 from zoomgate.v1.proxy_service_pb2 import ZoomResponse
+from zoomgate_server.cli.channel import calls_service, user_argument
 from zoomgate_server.cli.output import FAILURE, USAGE, document, fail, note
-from zoomgate_server.cli.service import calls_service, user_argument
-from zoomgate_server.logs import escape
+from zoomgate_server.telemetry.logs import escape
 
 
 @click.group()

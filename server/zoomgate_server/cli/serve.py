@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from zoomgate_server import logs, settings
+from zoomgate_server import settings
+from zoomgate_server.call_context import Principal
 from zoomgate_server.cli import event_loop, setting_options
 from zoomgate_server.cli.output import fail
-from zoomgate_server.rpc_context import Principal
-from zoomgate_server.start import Started, StartError
+from zoomgate_server.startup import Started, StartError
+from zoomgate_server.telemetry import logs
 
 
 @click.command()
@@ -68,15 +69,15 @@ async def serve_with(
         StartError: It cannot start.
     """
     if loaded.workers > 1:
-        from zoomgate_server import workers  # noqa: PLC0415 - one of both is needed
+        from zoomgate_server.app import supervisor  # noqa: PLC0415 - one of both is needed
 
-        await workers.supervise(loaded, announce=announce, anonymous=anonymous, keys=keys)
+        await supervisor.supervise(loaded, announce=announce, anonymous=anonymous, keys=keys)
         return
-    from zoomgate_server import app  # noqa: PLC0415 - with workers this process stays free of gRPC
-    from zoomgate_server.interceptors.authentication import StaticKey  # noqa: PLC0415 - the same
+    from zoomgate_server.app import lifecycle  # noqa: PLC0415 - with workers this process stays free of gRPC
+    from zoomgate_server.rpc.middleware.authentication import StaticKey  # noqa: PLC0415 - the same
 
     extra = [StaticKey(sha256, whose) for sha256, whose in keys]
-    await app.serve(loaded, announce=announce, anonymous=anonymous, extra_keys=extra)
+    await lifecycle.serve(loaded, announce=announce, anonymous=anonymous, extra_keys=extra)
 
 
 def ready(started: Started) -> None:

@@ -12,8 +12,8 @@ import orjson
 from zoom_simulator.faults import ENDPOINTS, KINDS
 from zoom_simulator.webhooks import EVENTS
 from zoomgate_server.cli.output import UNREACHABLE, USAGE, facts, fail, note
-from zoomgate_server.logs import plain
 from zoomgate_server.settings import Address
+from zoomgate_server.telemetry.logs import plain
 
 _SECONDS = 10.0
 

@@ -8,19 +8,19 @@ from typing import Any, TypeVar
 
 import click
 
-from zoomgate_server.cli.audited import Audited
-from zoomgate_server.cli.opened_store import file_of, is_there, opened
+from zoomgate_server.cli.audit_log import Audited
 from zoomgate_server.cli.output import fail, load_settings, note
 from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.sweeping import Outcome, swept
+from zoomgate_server.cli.reencrypt import Outcome, swept
+from zoomgate_server.cli.store_access import file_of, is_there, opened
 from zoomgate_server.clock import SystemClock
+from zoomgate_server.encryption import key_check, key_file, key_usage
+from zoomgate_server.encryption.cipher import KeyRing
+from zoomgate_server.encryption.envelope import NEWEST, Vault
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.settings import Settings
-from zoomgate_server.tokens import backup as backups
-from zoomgate_server.tokens import canary, census, keyfile
-from zoomgate_server.tokens.cipher import KeyRing
-from zoomgate_server.tokens.store import RecordStore, StoreError, StoreOpenError
-from zoomgate_server.tokens.vault import NEWEST, Vault
+from zoomgate_server.storage import backup as backups
+from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreOpenError
 
 _T = TypeVar("_T")
 
@@ -92,8 +92,8 @@ def upgrade(as_json: bool) -> None:
     """
     loaded = load_settings("run this where the service runs")
     try:
-        ring = keyfile.load(loaded.keys_path)
-    except keyfile.KeyFileError as error:
+        ring = key_file.load(loaded.keys_path)
+    except key_file.KeyFileError as error:
         fail(str(error))
     with Audited(loaded, store=is_there(loaded)) as audited:
         upgraded, outcome = _run(_upgrade(loaded, ring))
@@ -114,7 +114,7 @@ async def _backup(loaded: Settings, file: Path) -> int:
         if path is not None:
             with progress("copying", backups.count(path)) as advance:
                 return await asyncio.to_thread(backups.copy_file, path, file, advance)
-        with progress("copying", await census.total(source)) as advance:
+        with progress("copying", await key_usage.total(source)) as advance:
             return await backups.copy_records(source, file, SystemClock().wall, advance)
 
 
@@ -128,7 +128,7 @@ async def _restore(loaded: Settings, file: Path) -> tuple[int, list[str]]:
             async with opened(loaded) as target:
                 records = await backups.restore_records(file, target, SystemClock().wall, advance)
     async with opened(loaded) as target:
-        return records, list(await census.by_key(target))
+        return records, list(await key_usage.by_key(target))
 
 
 async def _upgrade(loaded: Settings, ring: KeyRing) -> tuple[bool, Outcome]:
@@ -137,7 +137,7 @@ async def _upgrade(loaded: Settings, ring: KeyRing) -> tuple[bool, Outcome]:
 
 
 async def _upgrade_canaries(found: RecordStore, ring: KeyRing) -> bool:
-    done = [await canary.upgrade(found, Vault(app=app, keys=ring)) for app in await found.apps()]
+    done = [await key_check.upgrade(found, Vault(app=app, keys=ring)) for app in await found.apps()]
     if any(done):
         note(f"zoomgate: version {NEWEST} is written from now on; records of older versions are sealed anew")
     return any(done)
@@ -159,8 +159,8 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
 
 def _ids(path: Path) -> frozenset[str]:
     try:
-        return keyfile.load(path).ids
-    except keyfile.KeyFileError as error:
+        return key_file.load(path).ids
+    except key_file.KeyFileError as error:
         note(f"zoomgate: {error}")
         return frozenset()
 

@@ -3,8 +3,8 @@
 import click
 
 from zoomgate import Client
+from zoomgate_server.cli.channel import calls_service, user_argument
 from zoomgate_server.cli.output import FAILURE, document, facts, when
-from zoomgate_server.cli.service import calls_service, user_argument
 
 
 @click.group()

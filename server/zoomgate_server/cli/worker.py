@@ -9,11 +9,13 @@ from pathlib import Path
 
 import click
 
-from zoomgate_server import app, logs, metrics, workers
+from zoomgate_server.app import lifecycle
+from zoomgate_server.app import supervisor as worker_supervisor
 from zoomgate_server.cli import event_loop
 from zoomgate_server.cli.output import fail
-from zoomgate_server.interceptors.authentication import StaticKey
-from zoomgate_server.start import StartError
+from zoomgate_server.rpc.middleware.authentication import StaticKey
+from zoomgate_server.startup import StartError
+from zoomgate_server.telemetry import logs, metrics
 
 _log = logs.get("zoomgate.workers")
 
@@ -22,15 +24,15 @@ _log = logs.get("zoomgate.workers")
 @click.argument("number", type=int)
 def worker(number: int) -> None:
     """Serve together with others; started by `zoomgate serve`, not by people."""
-    word = workers.Word()
+    word = worker_supervisor.Word()
     try:
-        assignment = workers.Assignment.receive(sys.stdin.buffer)
+        assignment = worker_supervisor.Assignment.receive(sys.stdin.buffer)
     except StartError as error:
         fail(str(error))
     logs.configure(assignment.settings.log_level, assignment.settings.log_format)
     metrics.share(number)
     try:
-        event_loop.run(_work(assignment, word, Path(os.environ[workers.METRICS_FOLDER])))
+        event_loop.run(_work(assignment, word, Path(os.environ[worker_supervisor.METRICS_FOLDER])))
     except StartError as error:
         word.say(str(error))
         raise SystemExit(1) from None
@@ -38,7 +40,7 @@ def worker(number: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-async def _work(assignment: workers.Assignment, word: workers.Word, folder: Path) -> None:
+async def _work(assignment: worker_supervisor.Assignment, word: worker_supervisor.Word, folder: Path) -> None:
     """Serve until a signal, or until the process that started this one is gone."""
     loop = asyncio.get_running_loop()
     supervisor = sys.stdin.fileno()
@@ -53,7 +55,7 @@ async def _work(assignment: workers.Assignment, word: workers.Word, folder: Path
 
     loop.add_reader(supervisor, supervisor_gone)  # nothing more comes from there but the end
     try:
-        await app.serve(
+        await lifecycle.serve(
             assignment.settings,
             announce=lambda _: word.say(None),
             anonymous=assignment.anonymous,

@@ -9,7 +9,12 @@ import asyncio
 import hmac
 from dataclasses import dataclass, replace
 
-from zoomgate_server.adoption import ME_SECONDS, Adoption, issued_by, pair_of
+from zoomgate_server.connections.account_linking import ME_SECONDS, Adoption, issued_by, pair_of
+from zoomgate_server.connections.record import ConnectionRecord, State
+from zoomgate_server.connections.refresh.refresher import store_unavailable
+from zoomgate_server.connections.repository import ConnectionStore, Replaceable
+from zoomgate_server.connections.token_journal import Journal, Origin
+from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
     AppCredentialsRejected,
     IdentityMismatch,
@@ -26,11 +31,6 @@ from zoomgate_server.importing.pace import Pace
 from zoomgate_server.importing.results import Verdict
 from zoomgate_server.importing.rows import Row
 from zoomgate_server.importing.stop import Stop, Why
-from zoomgate_server.refresh.driver import store_unavailable
-from zoomgate_server.tokens.connection_record import ConnectionRecord, State
-from zoomgate_server.tokens.connection_store import ConnectionStore, Replaceable
-from zoomgate_server.tokens.journal import Journal, Origin
-from zoomgate_server.tokens.token import TokenPair
 from zoomgate_server.zoom.oauth import DEFAULT_EXPIRES_IN, OAuthClient
 from zoomgate_server.zoom.token_outcome import Issued, Refused, Unknown
 

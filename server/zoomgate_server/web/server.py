@@ -12,8 +12,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from zoomgate_server import logs
-from zoomgate_server.authorizations import Authorizations
+from zoomgate_server.authorization.flow import Authorizations
 from zoomgate_server.errors import (
     AppCredentialsRejected,
     CodeRefused,
@@ -23,11 +22,12 @@ from zoomgate_server.errors import (
     ZoomBadResponse,
     ZoomgateError,
 )
-from zoomgate_server.metrics import Metrics
+from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.web.pages import OUTCOMES, Pages
-from zoomgate_server.web.webhooks import answer as answer_webhook
-from zoomgate_server.webhooks import PATH as WEBHOOKS
-from zoomgate_server.webhooks import Webhooks
+from zoomgate_server.web.webhook_endpoint import answer as answer_webhook
+from zoomgate_server.webhooks.receiver import PATH as WEBHOOKS
+from zoomgate_server.webhooks.receiver import Webhooks
 
 MAX_REQUEST_LINE = 8 * 1024
 """Bytes of a request line; codes and states together need far less."""

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from fakes import version_1
-from zoomgate_server.tokens import authorization_record, canary, connection_record, shared_secret
-from zoomgate_server.tokens.authorization_record import PendingAuthorization
-from zoomgate_server.tokens.cipher import Key, KeyRing
-from zoomgate_server.tokens.connection_record import (
+from zoomgate_server.authorization import pending
+from zoomgate_server.authorization.pending import PendingAuthorization
+from zoomgate_server.connections import record as connection_record
+from zoomgate_server.connections.record import (
     Attempt,
     Cause,
     ConnectionRecord,
@@ -24,10 +24,12 @@ from zoomgate_server.tokens.connection_record import (
     Lease,
     State,
 )
-from zoomgate_server.tokens.memory import MemoryStore
-from zoomgate_server.tokens.store import Kind, Record, RecordKey
-from zoomgate_server.tokens.token import TokenPair
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.encryption import key_check, shared_secret
+from zoomgate_server.encryption.cipher import Key, KeyRing
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.storage.memory import MemoryStore
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 
 APP = "zoom.us|golden-app"
 NOW = 1_790_000_000.0
@@ -115,15 +117,15 @@ def columns(record: Record) -> dict[str, Any]:
 async def records(vault: Vault) -> dict[str, tuple[Record, Any]]:
     """Every kind of record by its name, with what it opens to."""
     store = MemoryStore(lambda: NOW)
-    prove = canary.prove if isinstance(vault, Vault) else version_1.prove
+    prove = key_check.prove if isinstance(vault, Vault) else version_1.prove
     await prove(store, vault)
     secret = await shared_secret.obtain(store, vault, "page-tokens")
     mark, _ = await store.get(RecordKey(APP, Kind.CANARY, "canary"))
     meta, _ = await store.get(RecordKey(APP, Kind.META, "page-tokens"))
     assert mark is not None
     assert meta is not None
-    subject = authorization_record.subject_for("a-secret-state")
-    state = authorization_record.encode(vault, subject, STATE)
+    subject = pending.subject_for("a-secret-state")
+    state = pending.encode(vault, subject, STATE)
     return {
         **{
             name: (connection_record.encode(vault, found), asdict(found))

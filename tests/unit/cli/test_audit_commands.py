@@ -12,8 +12,8 @@ import pytest
 from command_line import command, done, refused, zoomgate
 from harness import MONICA, OMAR, running
 from zoomgate.v1 import auth_service_pb2 as pb
-from zoomgate_server.cli import audited
-from zoomgate_server.tokens import keyfile
+from zoomgate_server.cli import audit_log
+from zoomgate_server.encryption import key_file
 
 OLD, NEW = "2020-01-07T09:00:00.123Z", "2020-01-08T09:00:00.123Z"
 
@@ -267,7 +267,7 @@ class TestCommands:
         monkeypatch.setenv("SUDO_USER", "alice")
         Path("data").mkdir()
         done(await command("keys", "new"))
-        first = keyfile.load(Path("data/keys.json")).primary_id
+        first = key_file.load(Path("data/keys.json")).primary_id
         async with running(Path("data")) as service:
             await service.connect()
         done(await command("keys", "rotate", "--now"))
@@ -345,9 +345,9 @@ class TestCommands:
         """In a container whose user the system does not know, the number stands for the name."""
         Path("data").mkdir()
         monkeypatch.setattr(os, "geteuid", lambda: 987_654)
-        trail = audited.Audited(None)
+        trail = audit_log.Audited(None)
         trail.tell("keys.created")
-        assert audited._user() == "uid 987654"
+        assert audit_log._user() == "uid 987654"
 
 
 def _examples(page: str) -> list[str]:

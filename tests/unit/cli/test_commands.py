@@ -14,10 +14,10 @@ from click.testing import Result
 from command_line import command, done, refused, zoomgate
 from fakes.raw_upstream import answer, raw_upstream
 from harness import MONICA, OMAR, Harness, key_of, running
-from zoomgate_server import callers as callers_file
-from zoomgate_server.interceptors.policy import CALLABLE_METHODS
-from zoomgate_server.rpc_context import Role
-from zoomgate_server.tokens import keyfile
+from zoomgate_server.call_context import Role
+from zoomgate_server.encryption import key_file
+from zoomgate_server.rpc import callers_file
+from zoomgate_server.rpc.middleware.access_policy import CALLABLE_METHODS
 
 COMMANDS = (
     "run",
@@ -193,7 +193,7 @@ class TestKeysNew:
         key_id = done(zoomgate("keys", "new", "safe/keys.json")).strip()
         file = folder / "safe" / "keys.json"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        assert keyfile.load(file).primary_id == key_id
+        assert key_file.load(file).primary_id == key_id
 
     @pytest.mark.parametrize(
         ("environ", "expected"),
@@ -312,7 +312,7 @@ class TestDoctor:
         self, folder: Path, kind: str, request: pytest.FixtureRequest
     ) -> None:
         """Of one's own app; a ring that does not, or has the right id and the wrong key, fails with what to do, before a start does."""
-        keyfile.create(folder / "ring")
+        key_file.create(folder / "ring")
         environ = {"ZOOMGATE_DATA_DIR": "data", "ZOOMGATE_KEYS": "ring"}
         if kind == "mongodb":
             environ["ZOOMGATE_STORE"] = request.getfixturevalue("mongodb_uri")
@@ -332,7 +332,7 @@ class TestDoctor:
             assert (await ring_row())[1].endswith("it opens the store")
         right = (folder / "ring").read_bytes()
         (folder / "ring").unlink()
-        keyfile.create(folder / "ring")
+        key_file.create(folder / "ring")
         result, text = await ring_row()
         assert result == "failure"
         assert "is not in the key ring: put the key file back that has it (ZOOMGATE_KEYS is ring)" in text

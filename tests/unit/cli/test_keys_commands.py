@@ -19,8 +19,8 @@ from command_line import command, done, refused, zoomgate
 from harness import BASIL, MONICA, OMAR, Harness, browser, consent, running, serving
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.cli import progress
-from zoomgate_server.tokens import census, keyfile
-from zoomgate_server.tokens.sqlite import SqliteStore
+from zoomgate_server.encryption import key_file, key_usage
+from zoomgate_server.storage.sqlite import SqliteStore
 
 OFTEN = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0", "ZOOMGATE_MAX_REFRESHES_PER_HOUR": "1000"}
 
@@ -42,8 +42,8 @@ async def service(folder: Path) -> AsyncIterator[Harness]:
         yield harness
 
 
-def ring() -> "keyfile.KeyRing":
-    return keyfile.load(Path("data/keys.json"))
+def ring() -> "key_file.KeyRing":
+    return key_file.load(Path("data/keys.json"))
 
 
 def settle() -> None:
@@ -58,7 +58,7 @@ async def refresh(harness: Harness, user: str) -> None:
 
 async def sealed_by() -> dict[str, int]:
     store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
-    found = {key_id: counted.total() for key_id, counted in (await census.by_key(store)).items()}
+    found = {key_id: counted.total() for key_id, counted in (await key_usage.by_key(store)).items()}
     await store.close()
     return found
 
@@ -70,7 +70,7 @@ class TestRotate:
         """Add, let seal, retire: each step says what it did, the service needs no restart, and everybody goes on."""
         old = ring().primary_id
         said = done(await command("keys", "rotate"))
-        new = keyfile.next_key(ring())
+        new = key_file.next_key(ring())
         assert new is not None
         assert said.startswith(f"Key {new} was added and opens; {old} still seals. Next: ")
         await refresh(service, MONICA)
@@ -177,7 +177,7 @@ class TestSweep:
         """The answer tells the rest, and standard error names the record, not the person."""
         store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
         app = (await store.apps())[0]
-        record = next(row for row in await store.page(app, census.Kind.USER, limit=1))
+        record = next(row for row in await store.page(app, key_usage.Kind.USER, limit=1))
         damaged = record.value[:-1] + bytes((record.value[-1] ^ 1,))
         await store.put(record.__class__(record.key, damaged, key_id=record.key_id), record.rev)
         result = await command("keys", "rotate", "--now")
@@ -205,8 +205,8 @@ class TestRetire:
             service.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=OMAR), "admin"
         )
         old = ring().primary_id
-        added = keyfile.add(Path("data/keys.json"), ring())
-        keyfile.promote(Path("data/keys.json"), ring(), added)
+        added = key_file.add(Path("data/keys.json"), ring())
+        key_file.promote(Path("data/keys.json"), ring(), added)
         settle()
         text = refused(await command("keys", "retire", old))
         for what in (
@@ -267,7 +267,7 @@ class TestList:
         """Each key has its number, the next one says so, and a missing one is listed."""
         old = ring().primary_id
         done(await command("keys", "rotate"))
-        new = keyfile.next_key(ring())
+        new = key_file.next_key(ring())
         rows = [json.loads(row) for row in done(await command("keys", "list", "--json")).splitlines()]
         assert [(row["keyId"], row["seals"]) for row in rows] == [(old, True), (new, False)]
         assert rows[0]["records"] == (await sealed_by())[old] > 0
@@ -275,7 +275,7 @@ class TestList:
         assert "opens, seals next" in done(await command("keys", "list"))
         settle()
         done(await command("keys", "rotate"))
-        keyfile.create(Path("other.json"))
+        key_file.create(Path("other.json"))
         missing = done(await command("keys", "list", "other.json"))
         assert f"{new}  missing: restore it" in missing
 
@@ -295,12 +295,12 @@ async def test_the_wrong_order_harms_nobody(folder: Path) -> None:
         shutil.copy("data/keys.json", "peer.json")
         peer_settings = OFTEN | {"ZOOMGATE_KEYS": "peer.json"}
         async with serving(first.simulator, Path("data"), environ=peer_settings) as peer:
-            added = keyfile.add(Path("data/keys.json"), ring())
-            keyfile.promote(Path("data/keys.json"), ring(), added)
+            added = key_file.add(Path("data/keys.json"), ring())
+            key_file.promote(Path("data/keys.json"), ring(), added)
             done(await command("keys", "sweep"))
             await refresh(first, MONICA)
             store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
-            before = [await store.page(app, census.Kind.USER, limit=9) for app in await store.apps()]
+            before = [await store.page(app, key_usage.Kind.USER, limit=9) for app in await store.apps()]
             spent = first.stat("token.refresh_token.issued")
             for method, request, caller in (
                 (peer.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA), "service"),
@@ -313,7 +313,9 @@ async def test_the_wrong_order_harms_nobody(folder: Path) -> None:
             async with browser() as session:
                 page = await consent(session, (await peer.begin(OMAR)).authorization_url, OMAR)
             assert page.url.query["outcome"] == "try_later"
-            assert [await store.page(app, census.Kind.USER, limit=9) for app in await store.apps()] == before
+            assert [
+                await store.page(app, key_usage.Kind.USER, limit=9) for app in await store.apps()
+            ] == before
             assert first.stat("token.refresh_token.issued") == spent
             await store.close()
             shutil.copy("data/keys.json", "peer.new")

@@ -12,8 +12,8 @@ from harness import MONICA, OMAR, Harness, serving
 from mongodb import MongoServer
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
-from zoomgate_server.tokens import keyfile
-from zoomgate_server.tokens.sqlite import SqliteStore
+from zoomgate_server.encryption import key_file
+from zoomgate_server.storage.sqlite import SqliteStore
 
 
 async def use(service: Harness) -> None:
@@ -28,7 +28,7 @@ async def test_a_file_that_was_the_store_once_is_not_counted(
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     ring = Path("data/keys.json")
-    keyfile.create(ring)
+    key_file.create(ring)
     monkeypatch.setenv("ZOOMGATE_DATA_DIR", "data")
     store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
     await store.close()
@@ -39,9 +39,9 @@ async def test_a_file_that_was_the_store_once_is_not_counted(
         serving(zoom, Path("data"), environ=place) as service,
     ):
         await service.connect(MONICA)
-        old = keyfile.load(ring).primary_id
-        added = keyfile.add(ring, keyfile.load(ring))
-        keyfile.promote(ring, keyfile.load(ring), added)
+        old = key_file.load(ring).primary_id
+        added = key_file.add(ring, key_file.load(ring))
+        key_file.promote(ring, key_file.load(ring), added)
         long_ago = time.time() - 60
         os.utime(ring, (long_ago, long_ago))
         assert "record(s) of kind user" in refused(await command("keys", "retire", old, environ=place))
@@ -58,7 +58,7 @@ async def test_keys_and_backups_work_as_with_a_file(
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     ring = Path("data/keys.json")
-    keyfile.create(ring)
+    key_file.create(ring)
     monkeypatch.setenv("ZOOMGATE_STORE", mongodb.new_database())
     monkeypatch.setenv("ZOOMGATE_DATA_DIR", "data")
     often = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
@@ -67,7 +67,7 @@ async def test_keys_and_backups_work_as_with_a_file(
         async with serving(zoom, Path("data"), environ=here) as service:
             for user in (MONICA, OMAR):
                 await service.connect(user)
-            old = keyfile.load(ring).primary_id
+            old = key_file.load(ring).primary_id
             done(await command("keys", "rotate", "--now"))
             await use(service)
             assert json.loads(done(await command("keys", "sweep", "--json")))["otherKeys"] == {}

@@ -15,11 +15,11 @@ from command_line import command, done, refused, zoomgate
 from harness import MONICA, OMAR, Harness, running
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.tokens import keyfile
-from zoomgate_server.tokens.connection_record import State, decode, encode
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.store import Kind, Record, RecordKey
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.connections.record import State, decode, encode
+from zoomgate_server.encryption import key_file
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey
+from zoomgate_server.storage.sqlite import SqliteStore
 
 DAY = 24 * 3600.0
 
@@ -45,7 +45,7 @@ async def service(folder: Path) -> AsyncIterator[Harness]:
 async def _grow_old(user: str = MONICA) -> None:
     store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
     (app,) = await store.apps()
-    vault = Vault(app=app, keys=keyfile.load(Path("data/keys.json")))
+    vault = Vault(app=app, keys=key_file.load(Path("data/keys.json")))
     record, now = await store.get(RecordKey(app, Kind.USER, user))
     assert record is not None
     waits = replace(decode(vault, record), state=State.REAUTH_REQUIRED, update_time=now - 100 * DAY)

@@ -22,8 +22,9 @@ from zoom_simulator import SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate import Client
 from zoomgate.v1 import auth_service_pb2 as pb
-from zoomgate_server.cli import one_by_one, refreshing
-from zoomgate_server.rpc_context import UserPatterns
+from zoomgate_server.call_context import UserPatterns
+from zoomgate_server.cli.bulk import executor
+from zoomgate_server.cli.bulk import refresh as bulk_refresh
 
 EVERYBODY = (BASIL, MONICA, OMAR)
 """In the order in which the service lists them."""
@@ -185,17 +186,17 @@ class Time:
         self.now += seconds
 
 
-async def refreshed_at(harness: Harness, rate: float) -> tuple[Time, list[one_by_one.Failure]]:
+async def refreshed_at(harness: Harness, rate: float) -> tuple[Time, list[executor.Failure]]:
     """Refresh everybody beside a clock of the test's."""
     time, failures = Time(), []  # type: ignore[var-annotated]
 
     def work() -> None:
         with Client(harness.grpc_address, key=key_of("operator")) as client:
-            refreshing.refresh_all(
+            bulk_refresh.refresh_all(
                 client,
                 since=None,
-                pace=one_by_one.Pace(rate, time.read, time.sleep),
-                count=refreshing.Count(),
+                pace=executor.Pace(rate, time.read, time.sleep),
+                count=bulk_refresh.Count(),
                 failed=failures.append,
                 advance=lambda _: None,
             )

@@ -19,10 +19,10 @@ from zoom_simulator.faults import Fault
 from zoomgate import Client
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.cli import revoking
-from zoomgate_server.cli.one_by_one import Pace
-from zoomgate_server.cli.selection import FIELDS, Condition
-from zoomgate_server.rpc_context import UserPatterns
+from zoomgate_server.call_context import UserPatterns
+from zoomgate_server.cli.bulk import revoke as bulk_revoke
+from zoomgate_server.cli.bulk.executor import Pace
+from zoomgate_server.cli.bulk.where_filter import FIELDS, Condition
 
 EVERYBODY = (BASIL, MONICA, OMAR)
 CALLERS = {
@@ -143,7 +143,7 @@ async def test_an_interruption_says_how_far_it_got_and_a_second_run_goes_on(harn
 async def test_who_consents_anew_before_it_is_their_turn_stays(harness: Harness) -> None:
     """The conditions hold of what is ended, not of what was listed minutes before."""
     before = datetime.now(UTC).isoformat()
-    loop, count = asyncio.get_running_loop(), revoking.Count()
+    loop, count = asyncio.get_running_loop(), bulk_revoke.Count()
     begun = asyncio.Event()
 
     def pause(_seconds: float) -> None:
@@ -158,7 +158,7 @@ async def test_who_consents_anew_before_it_is_their_turn_stays(harness: Harness)
 
     def run() -> None:
         with Client(harness.grpc_address, key=key_of("admin")) as client:
-            revoking.revoke_all(
+            bulk_revoke.revoke_all(
                 client,
                 conditions,
                 pace=Pace(1e-6, sleep=pause),

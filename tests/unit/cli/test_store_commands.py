@@ -20,13 +20,14 @@ from fakes.process import NEW, OLD, Process, RotatingZoom, ring
 from harness import MONICA, OMAR, Harness, running, serving
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate_server.encryption import key_check, key_file
+from zoomgate_server.encryption.envelope import Vault, version_of
 from zoomgate_server.errors import KeyUnavailable, RecordVersionUnsupported
-from zoomgate_server.tokens import backup, canary, keyfile
-from zoomgate_server.tokens.memory import MemoryStore
-from zoomgate_server.tokens.pages import pages
-from zoomgate_server.tokens.sqlite import SqliteStore
-from zoomgate_server.tokens.store import Kind, Record, RecordKey, RecordStore
-from zoomgate_server.tokens.vault import Vault, version_of
+from zoomgate_server.storage import backup
+from zoomgate_server.storage.memory import MemoryStore
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore
+from zoomgate_server.storage.scan import pages
+from zoomgate_server.storage.sqlite import SqliteStore
 
 OFTEN = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0", "ZOOMGATE_MAX_REFRESHES_PER_HOUR": "1000"}
 
@@ -80,7 +81,7 @@ class TestBackup:
         assert sorted(path.name for path in Path().iterdir()) == ["backup.db", "data"]
         await refresh(service, MONICA)
         (monica,) = [record for record in await contents(Path("backup.db")) if record.key.kind is Kind.USER]
-        vault = Vault(app=monica.key.app, keys=keyfile.load(Path("data/keys.json")))
+        vault = Vault(app=monica.key.app, keys=key_file.load(Path("data/keys.json")))
         assert vault.open(monica).generation == 1
 
     async def test_copying_the_file_alone_would_lose_tokens(self, service: Harness) -> None:
@@ -120,9 +121,9 @@ class TestBackup:
         keys = json.loads(Path("data/keys.json").read_text())["keys"]
         for secret in (token.access_token, token.refresh_token, *(row["secret"] for row in keys)):
             assert secret.encode() not in content
-        keyfile.create(Path("other.json"))
+        key_file.create(Path("other.json"))
         for record in await contents(Path("backup.db")):
-            vault = Vault(app=record.key.app, keys=keyfile.load(Path("other.json")))
+            vault = Vault(app=record.key.app, keys=key_file.load(Path("other.json")))
             with pytest.raises(KeyUnavailable):
                 vault.open(record)
 
@@ -181,8 +182,8 @@ class TestRestore:
     async def test_missing_keys_are_named(self, service: Harness) -> None:
         """The records are there, and what is left to do is said, with exit code 1."""
         done(await command("store", "backup", "backup.db"))
-        used = keyfile.load(Path("data/keys.json")).primary_id
-        keyfile.create(Path("other.json"))
+        used = key_file.load(Path("data/keys.json")).primary_id
+        key_file.create(Path("other.json"))
         environ = {"ZOOMGATE_STORE": "sqlite:///restored.db", "ZOOMGATE_KEYS": "other.json"}
         result = await command("store", "restore", "backup.db", environ=environ)
         assert result.exit_code == 1
@@ -227,8 +228,8 @@ class TestUpgrade:
     async def test_an_older_store_is_upgraded_beside_the_service(self, folder: Path) -> None:
         """A store that an older release began keeps its version until then; afterwards that release refuses it in one sentence."""
         Path("data").mkdir(mode=0o700)
-        keyfile.create(Path("data/keys.json"))
-        keys = keyfile.load(Path("data/keys.json"))
+        key_file.create(Path("data/keys.json"))
+        keys = key_file.load(Path("data/keys.json"))
         app = "loopback|zoomgate-dev"
         store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
         await version_1.prove(store, version_1.Vault(app=app, keys=keys))
@@ -251,8 +252,8 @@ class TestUpgrade:
     async def test_a_missing_key_stops_it(self, service: Harness) -> None:
         """Nothing is changed, and the key is named."""
         before = await contents(Path("data/zoomgate.db"))
-        used = keyfile.load(Path("data/keys.json")).primary_id
-        keyfile.create(Path("other.json"))
+        used = key_file.load(Path("data/keys.json")).primary_id
+        key_file.create(Path("other.json"))
         assert used in refused(await command("store", "upgrade", environ={"ZOOMGATE_KEYS": "other.json"}))
         assert await contents(Path("data/zoomgate.db")) == before
 
@@ -328,7 +329,7 @@ class TestCopyOfRecords:
         store, told = MemoryStore(time.time), []
         for app in ("app", "other-app"):
             vault = Vault(app=app, keys=ring(NEW))
-            await canary.prove(store, vault)
+            await key_check.prove(store, vault)
             process = Process(app, store, vault, RotatingZoom())
             for number in range(250):
                 await process.connect(f"user-{number}@example.com")

@@ -1,6 +1,6 @@
 """The breaker: when nothing more is asked of the token endpoint, and when it is again."""
 
-from zoomgate_server.refresh.breaker import (
+from zoomgate_server.connections.refresh.circuit_breaker import (
     LONGEST_THROTTLE_SECONDS,
     OUR_FAULT_SECONDS,
     OUR_FAULTS,

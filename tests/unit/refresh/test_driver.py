@@ -10,20 +10,9 @@ from pathlib import Path
 import pytest
 
 from fakes.faulty_store import FaultyStore
+from zoomgate_server.call_context import AuditEvent
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.errors import (
-    ReauthRequired,
-    RefreshInProgress,
-    ServerOverloaded,
-    StoreUnavailable,
-    ZoomUnavailable,
-)
-from zoomgate_server.metrics import Metrics
-from zoomgate_server.refresh import core, driver
-from zoomgate_server.refresh.driver import Refresher
-from zoomgate_server.rpc_context import AuditEvent
-from zoomgate_server.tokens.cipher import Key, KeyRing
-from zoomgate_server.tokens.connection_record import (
+from zoomgate_server.connections.record import (
     Attempt,
     Cause,
     ConnectionRecord,
@@ -31,12 +20,23 @@ from zoomgate_server.tokens.connection_record import (
     Lease,
     State,
 )
-from zoomgate_server.tokens.connection_store import ConnectionStore
-from zoomgate_server.tokens.journal import Entry, Journal, Origin
-from zoomgate_server.tokens.memory import MemoryStore
-from zoomgate_server.tokens.store import Record, RecordKey
-from zoomgate_server.tokens.token import TokenPair
-from zoomgate_server.tokens.vault import Vault
+from zoomgate_server.connections.refresh import protocol, refresher
+from zoomgate_server.connections.refresh.refresher import Refresher
+from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.token_journal import Entry, Journal, Origin
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.encryption.cipher import Key, KeyRing
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.errors import (
+    ReauthRequired,
+    RefreshInProgress,
+    ServerOverloaded,
+    StoreUnavailable,
+    ZoomUnavailable,
+)
+from zoomgate_server.storage.memory import MemoryStore
+from zoomgate_server.storage.record_store import Record, RecordKey
+from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, Refused, TokenOutcome, Unknown
 
 USER = "monica@example.com"
@@ -153,7 +153,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those who wait look again at once."""
-    monkeypatch.setattr(driver, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(refresher, "LOOK_SECONDS", 0.0)
 
 
 async def until(condition: object) -> None:
@@ -405,5 +405,5 @@ async def test_nothing_is_sent_again_once_the_service_drains(world: World) -> No
 def test_no_effect_shows_a_token() -> None:
     """What is printed of an effect, in a traceback for instance, holds no token."""
     tokens = TokenPair("canary-a", "canary-r", "bearer", "", "", 0.0, 0.0)
-    won = core.Won(USER, "attempt", "grant", 1, 1, tokens)
-    assert "canary" not in repr((core.Spend("canary-r"), core.Keep(won), core.Forget(won)))
+    won = protocol.Won(USER, "attempt", "grant", 1, 1, tokens)
+    assert "canary" not in repr((protocol.Spend("canary-r"), protocol.Keep(won), protocol.Forget(won)))

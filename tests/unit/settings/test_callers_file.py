@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from zoomgate_server import callers
-from zoomgate_server.callers import Caller, CallersError
-from zoomgate_server.interceptors.policy import CALLABLE_METHODS
-from zoomgate_server.rpc_context import Role, UserPatterns
+from zoomgate_server.call_context import Role, UserPatterns
+from zoomgate_server.rpc import callers_file
+from zoomgate_server.rpc.callers_file import Caller, CallersError
+from zoomgate_server.rpc.middleware.access_policy import CALLABLE_METHODS
 
 DIGEST = "a1" * 32
 OTHER = "b2" * 32
@@ -15,7 +15,7 @@ SERVICE = f'[[callers]]\nname = "calendar"\nrole = "service"\nkey_sha256 = "{DIG
 
 
 def parse(text: str) -> tuple[Caller, ...]:
-    return callers.parse(text, "callers.toml", CALLABLE_METHODS)
+    return callers_file.parse(text, "callers.toml", CALLABLE_METHODS)
 
 
 def problems(text: str) -> tuple[str, ...]:
@@ -169,9 +169,9 @@ def test_a_file_that_others_can_change_is_refused(tmp_path: Path) -> None:
     for mode in (0o620, 0o602, 0o666):
         file.chmod(mode)
         with pytest.raises(CallersError, match="chmod go-w"):
-            callers.load(file, CALLABLE_METHODS)
+            callers_file.load(file, CALLABLE_METHODS)
     file.chmod(0o644)
-    assert len(callers.load(file, CALLABLE_METHODS)) == 1
+    assert len(callers_file.load(file, CALLABLE_METHODS)) == 1
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
@@ -179,11 +179,11 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b'name = "\xe9"\n')
     for name in ("none", ".", "latin"):
         with pytest.raises(CallersError) as error:
-            callers.load(tmp_path / name, CALLABLE_METHODS)
+            callers_file.load(tmp_path / name, CALLABLE_METHODS)
         assert len(error.value.problems) == 1
 
 
 def test_a_file_that_is_not_there_says_how_it_is_made(tmp_path: Path) -> None:
     """The first start without one tells the command."""
     with pytest.raises(CallersError, match="does not exist: make it with `zoomgate callers add`"):
-        callers.load(tmp_path / "callers.toml", CALLABLE_METHODS)
+        callers_file.load(tmp_path / "callers.toml", CALLABLE_METHODS)

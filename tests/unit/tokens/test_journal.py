@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from zoomgate_server import private_file
-from zoomgate_server.tokens.cipher import Key, KeyRing
-from zoomgate_server.tokens.journal import Entry, Journal, Origin
-from zoomgate_server.tokens.token import TokenPair
+from zoomgate_server.connections.token_journal import Entry, Journal, Origin
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.encryption.cipher import Key, KeyRing
 
 RING = KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)])
 TOKENS = TokenPair("access-canary", "refresh-canary", "bearer", "a b", "", 2.0, 1.0)

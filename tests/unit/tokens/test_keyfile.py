@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from zoomgate_server.tokens import keyfile
+from zoomgate_server.encryption import key_file
 
 
 def row(key_id: str, secret: bytes, state: str) -> dict[str, str]:
@@ -25,24 +25,24 @@ def write(path: Path, rows: list[dict[str, str]]) -> None:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A ring of one key."""
-    keyfile.create(tmp_path / "keys.json")
+    key_file.create(tmp_path / "keys.json")
     return tmp_path / "keys.json"
 
 
 def test_a_key_is_added_let_seal_and_taken_out(path: Path) -> None:
     """The order of the file is the age of the keys; each step changes what it says and nothing else."""
-    first = keyfile.load(path)
-    assert keyfile.next_key(first) is None
-    added = keyfile.add(path, first)
-    both = keyfile.load(path)
+    first = key_file.load(path)
+    assert key_file.next_key(first) is None
+    added = key_file.add(path, first)
+    both = key_file.load(path)
     assert [(key.key_id, key.primary) for key in both.keys] == [(first.primary_id, True), (added, False)]
-    assert keyfile.next_key(both) == added
-    keyfile.promote(path, both, added)
-    promoted = keyfile.load(path)
-    assert (promoted.primary_id, keyfile.next_key(promoted)) == (added, None)
+    assert key_file.next_key(both) == added
+    key_file.promote(path, both, added)
+    promoted = key_file.load(path)
+    assert (promoted.primary_id, key_file.next_key(promoted)) == (added, None)
     assert [key.secret for key in promoted.keys] == [key.secret for key in both.keys]
-    keyfile.remove(path, promoted, first.primary_id)
-    assert [key.key_id for key in keyfile.load(path).keys] == [added]
+    key_file.remove(path, promoted, first.primary_id)
+    assert [key.key_id for key in key_file.load(path).keys] == [added]
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -51,23 +51,23 @@ def test_the_file_keeps_its_mode_and_a_link_stays_a_link(path: Path, tmp_path: P
     path.chmod(0o400)
     link = tmp_path / "link.json"
     link.symlink_to(path.name)
-    added = keyfile.add(link, keyfile.load(link))
+    added = key_file.add(link, key_file.load(link))
     assert link.is_symlink()
     assert stat.S_IMODE(path.stat().st_mode) == 0o400
-    assert added in keyfile.load(path).ids
+    assert added in key_file.load(path).ids
 
 
 def test_a_decision_on_an_older_ring_is_not_carried_out(path: Path) -> None:
     """Who read the ring before somebody else changed it is refused, and the file stays as the other one left it."""
-    read = keyfile.load(path)
-    keyfile.add(path, read)
+    read = key_file.load(path)
+    key_file.add(path, read)
     before = path.read_bytes()
     for change in (
-        lambda: keyfile.add(path, read),
-        lambda: keyfile.promote(path, read, read.primary_id),
-        lambda: keyfile.remove(path, read, read.primary_id),
+        lambda: key_file.add(path, read),
+        lambda: key_file.promote(path, read, read.primary_id),
+        lambda: key_file.remove(path, read, read.primary_id),
     ):
-        with pytest.raises(keyfile.KeyFileChangedError, match="run this again"):
+        with pytest.raises(key_file.KeyFileChangedError, match="run this again"):
             change()
     assert path.read_bytes() == before
 
@@ -75,14 +75,14 @@ def test_a_decision_on_an_older_ring_is_not_carried_out(path: Path) -> None:
 ADDER = """
 import sys
 from pathlib import Path
-from zoomgate_server.tokens import keyfile
+from zoomgate_server.encryption import key_file
 path = Path(sys.argv[1])
 for _ in range(10):
     while True:
         try:
-            print(keyfile.add(path, keyfile.load(path)))
+            print(key_file.add(path, key_file.load(path)))
             break
-        except keyfile.KeyFileChangedError:
+        except key_file.KeyFileChangedError:
             pass
 """
 
@@ -94,33 +94,33 @@ def test_two_at_once_lose_no_key(path: Path) -> None:
         for _ in range(2)
     ]
     while any(adder.poll() is None for adder in adders):
-        assert keyfile.load(path).ids
+        assert key_file.load(path).ids
     added = [key_id for adder in adders for key_id in adder.communicate()[0].split()]
     assert [adder.returncode for adder in adders] == [0, 0]
     assert len(added) == 20
-    assert set(added) < keyfile.load(path).ids
+    assert set(added) < key_file.load(path).ids
 
 
 def test_a_write_that_fails_leaves_the_ring_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is full, or an owner who may not be given the file, costs nothing but the attempt."""
-    before, ring = path.read_bytes(), keyfile.load(path)
+    before, ring = path.read_bytes(), key_file.load(path)
 
     def full(_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(keyfile.KeyFileError, match="No space left"):
-        keyfile.add(path, ring)
+    with pytest.raises(key_file.KeyFileError, match="No space left"):
+        key_file.add(path, ring)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_the_primary_cannot_be_taken_out(path: Path) -> None:
     """A ring without a key that seals is never written."""
-    ring = keyfile.load(path)
-    with pytest.raises(keyfile.KeyFileError, match="0 keys are primary"):
-        keyfile.remove(path, ring, ring.primary_id)
-    assert keyfile.load(path).keys == ring.keys
+    ring = key_file.load(path)
+    with pytest.raises(key_file.KeyFileError, match="0 keys are primary"):
+        key_file.remove(path, ring, ring.primary_id)
+    assert key_file.load(path).keys == ring.keys
 
 
 GOOD, OTHER = bytes(range(32)), bytes(range(1, 33))
@@ -144,10 +144,10 @@ def test_a_weak_or_ambiguous_ring_is_refused_and_not_changed(
     path = tmp_path / "keys.json"
     write(path, rows)
     before = path.read_bytes()
-    keyfile.create(tmp_path / "other.json")
-    with pytest.raises(keyfile.KeyFileError, match=reason):
-        keyfile.load(path)
-    with pytest.raises(keyfile.KeyFileError, match=reason) as refused:
-        keyfile.add(path, keyfile.load(tmp_path / "other.json"))
+    key_file.create(tmp_path / "other.json")
+    with pytest.raises(key_file.KeyFileError, match=reason):
+        key_file.load(path)
+    with pytest.raises(key_file.KeyFileError, match=reason) as refused:
+        key_file.add(path, key_file.load(tmp_path / "other.json"))
     assert path.read_bytes() == before
     assert not [entry for entry in rows if entry["secret"] in str(refused.value)]

@@ -18,9 +18,9 @@ from structlog.testing import capture_logs
 
 from fakes.tcp_proxy import TcpProxy, Way, proxying
 from mongodb import MongoServer, OwnServer, failing
-from zoomgate_server.tokens import mongo
-from zoomgate_server.tokens.mongo import META, RECORDS, Driver, MongoStore, examine
-from zoomgate_server.tokens.store import Kind, Record, RecordKey, StoreError, StoreOpenError
+from zoomgate_server.storage import mongodb as mongodb_store
+from zoomgate_server.storage.mongodb import META, RECORDS, Driver, MongoStore, examine
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey, StoreError, StoreOpenError
 
 # PyMongo's client, closed while it connects in vain, leaves the socket to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -93,7 +93,7 @@ async def test_weak_concerns_in_the_address_do_not_count(mongodb: MongoServer) -
 def test_the_driver_is_imported_only_when_it_is_used() -> None:
     """The service without MongoDB, and the commands, load no driver."""
     code = (
-        "import sys, zoomgate_server.app, zoomgate_server.cli.doctor;"
+        "import sys, zoomgate_server.app.lifecycle, zoomgate_server.cli.doctor;"
         "print(sorted({'pymongo', 'motor', 'bson'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -107,8 +107,8 @@ def test_the_driver_is_imported_only_when_it_is_used() -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Short times, for tests in which they run out."""
     for name in ("SELECT_SECONDS", "CONNECT_SECONDS", "SOCKET_SECONDS"):
-        monkeypatch.setattr(mongo, name, 0.3)
-    monkeypatch.setattr(mongo, "WAIT_SECONDS", 0.1)
+        monkeypatch.setattr(mongodb_store, name, 0.3)
+    monkeypatch.setattr(mongodb_store, "WAIT_SECONDS", 0.1)
     yield
     gc.collect()  # here, where the warning above is expected
 
@@ -378,8 +378,8 @@ async def test_an_exhausted_pool_is_an_error(
     monkeypatch: pytest.MonkeyPatch, mongodb: MongoServer, proxy: TcpProxy
 ) -> None:
     """When all connections wait for the database the next call fails soon, and its caller is not kept."""
-    monkeypatch.setattr(mongo, "POOL", 2)
-    monkeypatch.setattr(mongo, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(mongodb_store, "POOL", 2)
+    monkeypatch.setattr(mongodb_store, "WAIT_SECONDS", 0.1)
     uri = (
         f"mongodb://127.0.0.1:{proxy.port}/{mongodb.new_database().rpartition('/')[2]}?directConnection=true"
     )
@@ -437,7 +437,7 @@ async def test_text_that_is_none_and_dates_of_no_calendar_are_read(mongodb_uri: 
     document = {"_id": "user:3:app:monica@example.com", "app": "app", "kind": "user", "subject": KEY.subject}
     raw = bson.encode(document | {"state": "ACTIVE", "expire_date": DatetimeMS(10**17), "rev": 7})
     damaged = bson.decode(raw.replace(b"ACTIVE", b"ACTI\xff\xfe"), store._records.codec_options)
-    found = mongo._record(KEY, damaged)
+    found = mongodb_store._record(KEY, damaged)
     assert (found.rev, found.state) == (7, "ACTI\ufffd\ufffd")
     await store.close()
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import CapturingLogger
 
+from zoomgate_server.encryption import key_file, reloading_key_ring
+from zoomgate_server.encryption.cipher import KeyRing
+from zoomgate_server.encryption.reloading_key_ring import LOOK_SECONDS, ReloadedRing
 from zoomgate_server.errors import KeyUnavailable
-from zoomgate_server.tokens import keyfile, reloaded_ring
-from zoomgate_server.tokens.cipher import KeyRing
-from zoomgate_server.tokens.reloaded_ring import LOOK_SECONDS, ReloadedRing
 
 
 class Clock:
@@ -27,14 +27,14 @@ class Clock:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A ring of one key."""
-    keyfile.create(tmp_path / "keys.json")
+    key_file.create(tmp_path / "keys.json")
     return tmp_path / "keys.json"
 
 
 def follow(path: Path, reloads: list[None] | None = None) -> tuple[ReloadedRing, Clock]:
     clock = Clock()
     ring = ReloadedRing(
-        path, keyfile.load(path), clock, lambda: None if reloads is None else reloads.append(None)
+        path, key_file.load(path), clock, lambda: None if reloads is None else reloads.append(None)
     )
     ring.seal(b"", b"")
     return ring, clock
@@ -44,13 +44,13 @@ def test_a_new_primary_seals_within_seconds(path: Path) -> None:
     """The ring looks at its file when it is used, at most every few seconds; what the old key sealed opens still."""
     ring, clock = follow(path)
     old = ring.seal(b"text", b"a")
-    added = keyfile.add(path, keyfile.load(path))
-    keyfile.promote(path, keyfile.load(path), added)
+    added = key_file.add(path, key_file.load(path))
+    key_file.promote(path, key_file.load(path), added)
     assert ring.primary_id != added
     clock.now += LOOK_SECONDS
     assert ring.primary_id == added
     assert ring.open(old, b"a") == b"text"
-    assert keyfile.load(path).open(ring.seal(b"new", b"a"), b"a") == b"new"
+    assert key_file.load(path).open(ring.seal(b"new", b"a"), b"a") == b"new"
 
 
 def test_whoever_wants_to_know_hears_of_a_new_ring(path: Path) -> None:
@@ -61,7 +61,7 @@ def test_whoever_wants_to_know_hears_of_a_new_ring(path: Path) -> None:
     clock.now += LOOK_SECONDS
     assert ring.primary_id in ring.ids
     assert not reloads
-    keyfile.add(path, keyfile.load(path))
+    key_file.add(path, key_file.load(path))
     for _ in range(3):
         clock.now += LOOK_SECONDS
         assert len(ring.ids) == 2
@@ -71,10 +71,10 @@ def test_whoever_wants_to_know_hears_of_a_new_ring(path: Path) -> None:
 def test_an_unknown_key_is_looked_for_at_once(path: Path) -> None:
     """Before a key is said to be missing, the file is read, however short ago that was."""
     ring, _ = follow(path)
-    added = keyfile.add(path, keyfile.load(path))
-    keyfile.promote(path, keyfile.load(path), added)
-    assert ring.open(keyfile.load(path).seal(b"text", b"a"), b"a") == b"text"
-    assert ring.ids == keyfile.load(path).ids
+    added = key_file.add(path, key_file.load(path))
+    key_file.promote(path, key_file.load(path), added)
+    assert ring.open(key_file.load(path).seal(b"text", b"a"), b"a") == b"text"
+    assert ring.ids == key_file.load(path).ids
 
 
 def test_who_looks_second_does_not_miss_the_new_key(path: Path) -> None:
@@ -87,18 +87,18 @@ def test_who_looks_second_does_not_miss_the_new_key(path: Path) -> None:
             return super().open(blob, associated)
 
     clock = Clock()
-    ring = ReloadedRing(path, Overtaken(keyfile.load(path).keys), clock)
+    ring = ReloadedRing(path, Overtaken(key_file.load(path).keys), clock)
     assert ring.ids
-    added = keyfile.add(path, keyfile.load(path))
-    keyfile.promote(path, keyfile.load(path), added)
-    assert ring.open(keyfile.load(path).seal(b"text", b"a"), b"a") == b"text"
+    added = key_file.add(path, key_file.load(path))
+    key_file.promote(path, key_file.load(path), added)
+    assert ring.open(key_file.load(path).seal(b"text", b"a"), b"a") == b"text"
 
 
 def test_a_key_that_is_nowhere_is_unavailable(path: Path, tmp_path: Path) -> None:
     """The error names its id."""
     ring, _ = follow(path)
-    keyfile.create(tmp_path / "other.json")
-    other = keyfile.load(tmp_path / "other.json")
+    key_file.create(tmp_path / "other.json")
+    other = key_file.load(tmp_path / "other.json")
     with pytest.raises(KeyUnavailable) as missing:
         ring.open(other.seal(b"text", b"a"), b"a")
     assert missing.value.metadata["key_id"] == other.primary_id
@@ -110,7 +110,7 @@ def test_a_file_that_cannot_be_used_leaves_the_ring_in_place(
 ) -> None:
     """The ring before goes on, one warning without a key is logged, and the file is taken again once it is right."""
     log = CapturingLogger()
-    monkeypatch.setattr(reloaded_ring, "_log", log)
+    monkeypatch.setattr(reloading_key_ring, "_log", log)
     ring, clock = follow(path)
     whole, mine = path.read_bytes(), ring.primary_id
     match damage:
@@ -122,11 +122,13 @@ def test_a_file_that_cannot_be_used_leaves_the_ring_in_place(
             path.chmod(0o644)
         case "another ring":
             path.unlink()
-            keyfile.create(path)
+            key_file.create(path)
         case "another secret":
             path.unlink()
-            keyfile.create(path)
-            path.write_bytes(path.read_bytes().replace(keyfile.load(path).primary_id.encode(), mine.encode()))
+            key_file.create(path)
+            path.write_bytes(
+                path.read_bytes().replace(key_file.load(path).primary_id.encode(), mine.encode())
+            )
     for _ in range(3):
         clock.now += LOOK_SECONDS
         assert ring.open(ring.seal(b"text", b"a"), b"a") == b"text"
@@ -134,6 +136,6 @@ def test_a_file_that_cannot_be_used_leaves_the_ring_in_place(
     assert not [row["secret"] for row in json.loads(whole)["keys"] if row["secret"] in str(log.calls)]
     path.write_bytes(whole)
     path.chmod(0o600)
-    added = keyfile.add(path, keyfile.load(path))
+    added = key_file.add(path, key_file.load(path))
     clock.now += LOOK_SECONDS
     assert added in ring.ids

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from zoomgate_server.tokens.sqlite import FEW, SqliteStore
-from zoomgate_server.tokens.store import Kind, Record, RecordKey, StoreError, StoreOpenError
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey, StoreError, StoreOpenError
+from zoomgate_server.storage.sqlite import FEW, SqliteStore
 
 RECORD = Record(key=RecordKey("app", Kind.META, "x"), value=b"v")
 
@@ -82,7 +82,7 @@ async def test_a_closed_store_fails(tmp_path: Path) -> None:
 
 async def test_a_locked_file_is_a_store_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer that does not get the lock in time fails, and writes nothing."""
-    monkeypatch.setattr("zoomgate_server.tokens.sqlite.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("zoomgate_server.storage.sqlite.BUSY_SECONDS", 0.05)
     path = tmp_path / "s.db"
     store = await SqliteStore.open(path, time.time)
     other = sqlite3.connect(path, isolation_level=None)
@@ -110,7 +110,7 @@ async def test_who_waits_behind_others_for_too_long_is_told(
     first = asyncio.create_task(store._run(slow))
     await asyncio.to_thread(began.wait)
     with monkeypatch.context() as patch:  # only while nothing can begin
-        patch.setattr("zoomgate_server.tokens.sqlite.WAIT_SECONDS", 0.05)
+        patch.setattr("zoomgate_server.storage.sqlite.WAIT_SECONDS", 0.05)
         for call in (store.get(RECORD.key), store.put(RECORD, 0)):
             with pytest.raises(StoreError, match="too slow"):
                 await call

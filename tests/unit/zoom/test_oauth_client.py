@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from fakes.raw_upstream import CUT, RawUpstream, raw_upstream
-from zoomgate_server.refresh import core
+from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.zoom.oauth import MAX_BODY_BYTES, TOTAL_SECONDS, OAuthClient
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, OurFault, Refused, Revoked, Throttled, Unknown
 
@@ -140,7 +140,7 @@ async def test_a_late_answer_counts_and_a_later_one_is_lost(
     oauth: OAuthClient, upstream: RawUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Zoom has half a minute for an answer, since to hang up is to lose it; a lease covers that, and what comes after is lost."""
-    assert TOTAL_SECONDS == 30.0 < core.CALL_SECONDS
+    assert TOTAL_SECONDS == 30.0 < protocol.CALL_SECONDS
     upstream.answers = [answer(200, ISSUED)]
     upstream.open.clear()
     late = asyncio.create_task(oauth.refresh("r"))

@@ -1,0 +1,1 @@
+"""Composition of the service: stores, clients of Zoom, servers, worker processes."""

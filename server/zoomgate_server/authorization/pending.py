@@ -1,0 +1,109 @@
+"""What is stored about an authorization that was begun, and about the ticket of one that was completed."""
+
+import hashlib
+from base64 import b64decode, b64encode
+from dataclasses import dataclass, field
+from typing import Literal
+
+from zoomgate_server.encryption.envelope import Vault, key_id_of, unreadable
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey
+
+AuthorizationKind = Literal["authorization", "ticket", "view", "used"]
+_KINDS: dict[str, AuthorizationKind] = {
+    "authorization": "authorization",
+    "ticket": "ticket",
+    "view": "view",
+    "used": "used",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PendingAuthorization:
+    """Something that can be brought back once.
+
+    Attributes:
+        kind: `authorization`: a person may consent. `ticket`: the person has, and the caller may ask for the result. `view`: the person's
+            browser may show how it ended. `used`: nothing can be done with it any more.
+        user_email: Who shall connect.
+        code_verifier: For PKCE (RFC 7636).
+        options: What the caller wants back, as JSON.
+        begun_by: Identity of the caller who began; only that one may complete.
+        owner: Identity of the member that the connection will belong to, or None.
+        browser_key: Binds the state to a browser's cookie; None where the caller completes by itself.
+        return_to: Name of the place that the browser goes to afterwards, or empty.
+        create_at: Seconds since 1970 by the store's clock.
+        expire_at: From then on it is worth nothing.
+        rev: Revision it was read at.
+    """
+
+    kind: AuthorizationKind
+    user_email: str
+    code_verifier: str = field(repr=False)
+    options: bytes = field(repr=False)
+    begun_by: str
+    owner: str | None
+    browser_key: bytes | None = field(repr=False)
+    return_to: str
+    create_at: float
+    expire_at: float
+    rev: int = 0
+
+
+def subject_for(state: str) -> str:
+    """Name the record of a secret string, so that who reads the database cannot use it."""
+    return hashlib.sha256(state.encode()).hexdigest()
+
+
+def encode(vault: Vault, subject: str, pending: PendingAuthorization) -> Record:
+    """Seal a pending authorization."""
+    key = RecordKey(vault.app, Kind.STATE, subject)
+    value = vault.seal(
+        key,
+        grant="",
+        generation=0,
+        header={"create_at": pending.create_at},
+        secret={
+            "kind": pending.kind,
+            "user_email": pending.user_email,
+            "code_verifier": pending.code_verifier,
+            "options": pending.options.decode(),
+            "begun_by": pending.begun_by,
+            "owner": pending.owner,
+            "browser_key": None if pending.browser_key is None else b64encode(pending.browser_key).decode(),
+            "return_to": pending.return_to,
+            "expire_at": pending.expire_at,
+        },
+    )
+    return Record(
+        key=key,
+        value=value,
+        key_id=key_id_of(value),
+        changed_at=pending.create_at,
+        expire_at=pending.expire_at,
+    )
+
+
+def decode(vault: Vault, record: Record) -> PendingAuthorization:
+    """Open a pending authorization.
+
+    Raises:
+        RecordFault: As `Vault.open`.
+    """
+    opened = vault.open(record)
+    secret = opened.secret
+    try:
+        return PendingAuthorization(
+            kind=_KINDS[secret["kind"]],
+            user_email=secret["user_email"],
+            code_verifier=secret["code_verifier"],
+            options=secret["options"].encode(),
+            begun_by=secret["begun_by"],
+            owner=secret["owner"],
+            browser_key=None if secret["browser_key"] is None else b64decode(secret["browser_key"]),
+            return_to=secret["return_to"],
+            create_at=opened.header["create_at"],
+            expire_at=secret["expire_at"],
+            rev=record.rev,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise unreadable(record.key) from None

@@ -1,0 +1,146 @@
+"""Which connections a command is about: what `--where` says."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import click
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from zoomgate.v1.connection_pb2 import Connection
+from zoomgate_server import user_email as addresses
+from zoomgate_server.telemetry.logs import plain
+
+Test = Callable[[Connection], bool]
+
+
+class Condition(NamedTuple):
+    """What somebody wrote behind --where.
+
+    Attributes:
+        name: What it is about, of `FIELDS`.
+        test: Tells whether it is true of a connection.
+    """
+
+    name: str
+    test: Test
+
+
+STATES = ("active", "reauth_required", "disconnected")
+CAUSES = tuple(name.removeprefix("CAUSE_").lower() for name in Connection.Cause.keys()[1:])
+
+
+def moment(text: str) -> datetime:
+    """Read a time that was written with its zone.
+
+    Raises:
+        ValueError: It is none; the text says how to write one.
+    """
+    try:
+        read = datetime.fromisoformat(text)
+        if read.tzinfo is not None:
+            return read.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"{plain(text)!r} is no time: write it with its zone, such as 2030-01-07T09:00:00Z")
+
+
+def is_before(time: Timestamp, limit: datetime) -> bool:
+    """Tell whether something happened before a time."""
+    return time.ToNanoseconds() < int(limit.timestamp() * 1000) * 1_000_000
+
+
+def _state(value: str) -> Test:
+    return _one_of(
+        value, STATES, lambda connection: Connection.State.Name(connection.state).removeprefix("STATE_")
+    )
+
+
+def _cause(value: str) -> Test:
+    return _one_of(
+        value, CAUSES, lambda connection: Connection.Cause.Name(connection.cause).removeprefix("CAUSE_")
+    )
+
+
+def _one_of(value: str, known: tuple[str, ...], read: Callable[[Connection], str]) -> Test:
+    if value.lower() not in known:
+        raise ValueError(f"{plain(value)!r} is not known: write one of {', '.join(known)}")
+    return lambda connection: read(connection).lower() == value.lower()
+
+
+def _user(value: str) -> Test:
+    start, _, domain = value.rpartition("@")
+    problem = addresses.problem(f"x@{domain}" if start == "*" else value)
+    if problem:
+        problem = problem.replace(f"x@{domain.lower()}", f"*@{domain.lower()}")
+        raise ValueError(f"{plain(value)!r} is neither an address nor *@domain: {problem}")
+    if start == "*":
+        return lambda connection: connection.user_email.rpartition("@")[2] == domain
+    return lambda connection: connection.user_email == value
+
+
+def _account(value: str) -> Test:
+    return lambda connection: connection.zoom_account_id == value
+
+
+def _scope(value: str) -> Test:
+    return lambda connection: value in connection.scopes
+
+
+def _consented_before(value: str) -> Test:
+    limit = moment(value)
+    return lambda connection: is_before(connection.consent_time, limit)
+
+
+def _refreshed_before(value: str) -> Test:
+    limit = moment(value)
+    return lambda connection: is_before(connection.refresh_time, limit)
+
+
+FIELDS: dict[str, Callable[[str], Test]] = {
+    "user": _user,
+    "state": _state,
+    "cause": _cause,
+    "account": _account,
+    "scope": _scope,
+    "consented-before": _consented_before,
+    "refreshed-before": _refreshed_before,
+}
+
+
+def _parsed(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[Condition, ...]:
+    conditions = []
+    for value in values:
+        name, sign, wanted = value.partition("=")
+        if not sign or not wanted or name not in FIELDS:
+            raise click.BadParameter(
+                f"{plain(value)!r} is no condition: write NAME=VALUE, where NAME is one of {', '.join(FIELDS)}"
+            )
+        try:
+            conditions.append(Condition(name, FIELDS[name](wanted)))
+        except ValueError as error:
+            raise click.BadParameter(f"{name}: {error}") from None
+    return tuple(conditions)
+
+
+where_option = click.option(
+    "--where",
+    "where",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_parsed,
+    help="Only connections of which this is true; several must all be. NAME is user (an address, or *@domain), state, cause, account"
+    " (Zoom's id), scope, consented-before or refreshed-before (a time, 2030-01-07T09:00:00Z).",
+)
+
+
+def holds(where: tuple[Condition, ...], connection: Connection) -> bool:
+    """Tell whether every condition is true of a connection."""
+    return all(condition.test(connection) for condition in where)
+
+
+def asks_for_ended(where: tuple[Condition, ...]) -> bool:
+    """Tell whether conditions speak of what ended connections have."""
+    return any(condition.name in ("state", "cause") for condition in where)

@@ -1,0 +1,1 @@
+"""Connections: records, tokens, refresh, account linking, disconnection, retention."""

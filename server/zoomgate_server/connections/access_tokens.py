@@ -1,0 +1,448 @@
+"""The life of a connection after the consent: used and shown."""
+
+import asyncio
+import contextvars
+import functools
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from zoomgate_server.call_context import Call
+from zoomgate_server.clock import Clock
+from zoomgate_server.connections.ownership import check_owner
+from zoomgate_server.connections.record import Cause, ConnectionRecord, State
+from zoomgate_server.connections.refresh.refresher import (
+    Refresher,
+    not_connected,
+    reauth_required,
+    store_unavailable,
+)
+from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.token_cache import CachedToken, Seen, TokenCache
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.errors import (
+    AppCredentialsRejected,
+    ConnectionNotFound,
+    FieldViolation,
+    InvalidRequest,
+    ReauthRequired,
+    RefreshInProgress,
+    ScopeMissing,
+    ServerOverloaded,
+    StoreUnavailable,
+    ZoomBadResponse,
+    ZoomRateLimited,
+    ZoomUnavailable,
+)
+from zoomgate_server.storage.record_store import Change, StoreError
+from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry.metrics import Metrics
+from zoomgate_server.zoom import errors as zoom_errors
+from zoomgate_server.zoom.client import ZoomClient
+from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
+
+REFRESH_BEFORE_SECONDS = 120.0
+"""Calls to Zoom refresh a token that is valid for less than this: later than that a call could outlive its token, earlier a refresh
+could end a token that others still use."""
+
+ANSWER_SECONDS = 0.2
+"""Kept of a caller's deadline for the way back."""
+
+CLOCK_SECONDS = 60.0
+"""By so much the store's clock may differ from one read to the next; a token of a later time shows that the clock was set back."""
+
+STILL_TOLD_SECONDS = 5.0
+"""How old a record may be that is taken into memory unread: what happened to it since is still told by the next look."""
+
+MAX_SET_BACK = 10_000
+"""Users of whom this process remembers that it has told of a store that was set back."""
+
+_NO_BETTER_TOKEN = (
+    AppCredentialsRejected,
+    RefreshInProgress,
+    ServerOverloaded,
+    StoreUnavailable,
+    ZoomBadResponse,
+    ZoomRateLimited,
+    ZoomUnavailable,
+)
+"""Failures of a refresh that leave the token before in use for as long as it is valid."""
+
+_log = logs.get("zoomgate.connections")
+
+
+class AccessToken(NamedTuple):
+    """A token as it is handed to a caller.
+
+    Attributes:
+        tokens: The pair.
+        generation: Which pair of the user it is.
+        remaining: Seconds until the access token expires.
+    """
+
+    tokens: TokenPair
+    generation: int
+    remaining: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionPage:
+    """A page of connections.
+
+    Attributes:
+        connections: In the order of their addresses.
+        after: Address behind which the next page begins, or None at the end.
+    """
+
+    connections: tuple[ConnectionRecord, ...]
+    after: str | None
+
+
+class Connections:
+    """Uses and shows connections.
+
+    Args:
+        connections: Where the records are.
+        refresher: Refreshes tokens.
+        cache: Tokens in memory.
+        zoom: Calls Zoom's API.
+        clock: Time.
+        metrics: Counts stores that were set back.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections: ConnectionStore,
+        refresher: Refresher,
+        cache: TokenCache,
+        zoom: ZoomClient,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._connections = connections
+        self._refresher = refresher
+        self._cache = cache
+        self._zoom = zoom
+        self._clock = clock
+        self._metrics = metrics
+        self._set_back: set[str] = set()
+        self._reads: dict[str, asyncio.Task[CachedToken]] = {}
+
+    # -- tokens ------------------------------------------------------------------------------------------
+
+    async def get_token(self, call: Call, user_email: str, min_validity: float) -> AccessToken:
+        """Give a token that is valid for at least `min_validity` seconds, refreshed if need be.
+
+        Raises:
+            CallerNotAllowed, NotConnected, ReauthRequired, StoreUnavailable, and what `Refresher.refresh` raises.
+        """
+        return self._handed_out(user_email, await self._token(call, user_email, min_validity))
+
+    async def refresh_token(self, call: Call, user_email: str, expected: str) -> AccessToken:
+        """Refresh the stored token although it is valid still.
+
+        Args:
+            call: Who asks.
+            user_email: Whose token.
+            expected: The refresh token that must be the stored one, or empty.
+
+        Raises:
+            InvalidRequest: `expected` is not the stored one.
+            CallerNotAllowed, and what `Refresher.refresh` raises.
+        """
+        current = await self._read(user_email)
+        check_owner(call, current.owner)
+        if expected and expected != current.tokens.refresh_token:
+            raise InvalidRequest(
+                [
+                    FieldViolation(
+                        "refresh_token",
+                        "is not the one that is stored: leave it out to refresh the stored one",
+                    )
+                ]
+            )
+        record = await self._refresher.refresh(
+            user_email, seen_generation=current.generation, deadline=self._budget(call), forced=True
+        )
+        return self._handed_out(user_email, await self._take(call, user_email, record))
+
+    async def stored_token(self, call: Call, user_email: str) -> AccessToken:
+        """Give the stored token as it is, expired or not, without calling Zoom."""
+        current = await self._read(user_email)
+        check_owner(call, current.owner)
+        self._cache.note_handed_out(user_email)
+        return AccessToken(current.tokens, current.generation, current.expires - self._clock.monotonic())
+
+    def handed_out(self, user_email: str, record: ConnectionRecord) -> AccessToken:
+        """Give the token of a record that was just stored."""
+        return self._handed_out(user_email, self._keep(user_email, record))
+
+    def keep(self, user_email: str, record: ConnectionRecord) -> None:
+        """Put the token of a record into memory, unless that was written too long ago: see `_take`."""
+        if self._is_told_still(record):
+            self._keep(user_email, record)
+
+    # -- calls to Zoom -----------------------------------------------------------------------------------
+
+    async def call_zoom(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
+        """Call Zoom's API with the user's token and give any complete answer.
+
+        An answer of 401 with one of Zoom's token codes was refused before it was processed: the record is read again, the token
+        refreshed at most once, and the request repeated once.
+
+        Raises:
+            ZoomRateLimited: Zoom answered 429.
+            ScopeMissing: The consent does not cover the call.
+            ReauthRequired: Zoom refuses the token even after a refresh.
+            RefreshInProgress: So it does, and somebody renews the token again meanwhile.
+            ZoomUnavailable, ZoomOutcomeUnknown, ZoomResponseTooLarge, DeadlineTooShort: As `ZoomClient.send`.
+            CallerNotAllowed, and what `Refresher.refresh` raises.
+        """
+        token = await self._token(call, user_email, 0.0, comfortable=REFRESH_BEFORE_SECONDS)
+        response = await self._send(call, request, token)
+        if response.status < 400:
+            return response
+        if zoom_errors.is_token_refused(response):
+            token = await self._after_refusal(call, user_email, token)
+            response = await self._send(call, request, token)
+            if zoom_errors.is_token_refused(response):
+                if await self._is_being_replaced(user_email, token):
+                    raise RefreshInProgress(
+                        "The user's token was renewed again during this call: call again in a moment",
+                        retry_after=1.0,
+                    )
+                raise ReauthRequired(
+                    "Zoom refuses this user's token although it was just renewed: let the person consent again",
+                    metadata={"cause": Cause.REJECTED.value, "http_status": "401"},
+                )
+        if response.status == 429:
+            raise zoom_errors.rate_limited(response)
+        scopes = zoom_errors.missing_scopes(response)
+        if scopes is not None:
+            raise ScopeMissing(
+                "The user's consent does not cover this call: add the scope to the Zoom app and let the person consent again",
+                metadata={"scopes": " ".join(scopes), "http_status": str(response.status)},
+            )
+        return response
+
+    async def call_zoom_typed(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
+        """Call Zoom's API as `call_zoom` does and give the answer if it is a success.
+
+        Raises:
+            ZoomgateError: What Zoom's refusal means (`zoom/errors.py` has the table).
+        """
+        response = await self.call_zoom(call, user_email, request)
+        if 200 <= response.status < 300:
+            return response
+        raise zoom_errors.typed_failure(request, response)
+
+    # -- the connection itself ---------------------------------------------------------------------------
+
+    async def get(self, call: Call, user_email: str) -> ConnectionRecord:
+        """Show a connection.
+
+        Raises:
+            ConnectionNotFound: There is none.
+            CallerNotAllowed: It belongs to another member.
+        """
+        record, _ = await self._record(user_email)
+        if record is None:
+            raise ConnectionNotFound("This user has no connection")
+        check_owner(call, record.owner)
+        return record
+
+    async def page(self, call: Call, states: Collection[State], after: str, limit: int) -> ConnectionPage:
+        """List connections in the order of their addresses, those of the caller's users alone.
+
+        One whose record cannot be opened is left out, with a line in the log: `get` says what is wrong with it.
+
+        Args:
+            call: Who asks.
+            states: Only these; empty for all but ended ones.
+            after: Addresses behind this one.
+            limit: 1 to 1000 records are read; fewer may be given.
+        """
+        wanted = states or (State.ACTIVE, State.REAUTH_REQUIRED)
+        try:
+            records = await self._connections.page(
+                states=[state.value for state in wanted], after=after, limit=limit
+            )
+        except StoreError:
+            raise store_unavailable() from None
+        seen = (
+            self._connections.open_readable(record)
+            for record in records
+            if call.principal.oversees(record.key.subject)
+        )
+        found = tuple(connection for connection in seen if connection is not None)
+        return ConnectionPage(found, records[-1].key.subject if len(records) == limit else None)
+
+    def forget_changed(self, change: Change) -> None:
+        """Drop the cached token of a connection that changed, unless it comes from that change."""
+        self._cache.drop(change.key.subject, unless_rev=change.rev)
+
+    # -- how ---------------------------------------------------------------------------------------------
+
+    async def _token(
+        self, call: Call, user_email: str, min_validity: float, *, comfortable: float = 0.0
+    ) -> CachedToken:
+        """Give a token that is valid for `min_validity` seconds.
+
+        One that is valid for less than `comfortable` seconds is refreshed too, but serves if the refresh fails.
+        """
+        now = self._clock.monotonic()
+        token = self._cache.get(user_email)
+        if token is None or token.expires - now <= max(min_validity, comfortable):
+            token = await self._read_together(call, user_email)
+            now = self._clock.monotonic()
+        check_owner(call, token.owner)
+        if token.expires - now > max(min_validity, comfortable):
+            if comfortable:
+                self._cache.note_use(user_email)
+            return token
+        try:
+            record = await self._refresher.refresh(
+                user_email, seen_generation=token.generation, deadline=self._budget(call)
+            )
+        except _NO_BETTER_TOKEN:
+            if token.expires - self._clock.monotonic() > max(min_validity, 5.0):
+                return token
+            raise
+        return await self._take(call, user_email, record)
+
+    async def _after_refusal(self, call: Call, user_email: str, refused: CachedToken) -> CachedToken:
+        """Find a better token than the one that Zoom refused: a newer one in the store, or else a refreshed one."""
+        current = await self._read(user_email)
+        if current.generation > refused.generation:
+            return current
+        record = await self._refresher.refresh(
+            user_email, seen_generation=refused.generation, deadline=self._budget(call), forced=True
+        )
+        return await self._take(call, user_email, record)
+
+    async def _is_being_replaced(self, user_email: str, refused: CachedToken) -> bool:
+        """Tell whether somebody has renewed the token that Zoom refused, or is about to: either ends it at Zoom before it is read here."""
+        record, now = await self._record(user_email)
+        if record is None:
+            return False
+        return record.generation > refused.generation or (
+            record.lease is not None and record.lease.until > now
+        )
+
+    async def _read_together(self, call: Call, user_email: str) -> CachedToken:
+        """Read the user's token as `_read` does; callers who come while somebody reads it share what that gives.
+
+        Raises:
+            StoreUnavailable: The store did not answer in the call's time.
+        """
+        reading = self._reads.get(user_email)
+        if reading is None:
+            reading = asyncio.get_running_loop().create_task(
+                self._read(user_email), context=contextvars.Context()
+            )
+            self._reads[user_email] = reading
+            reading.add_done_callback(functools.partial(self._reading_ended, user_email))
+        try:
+            async with asyncio.timeout(max(0.0, self._budget(call) - self._clock.monotonic())):
+                return await asyncio.shield(reading)
+        except TimeoutError:
+            raise store_unavailable() from None
+
+    def _reading_ended(self, user_email: str, reading: asyncio.Task[CachedToken]) -> None:
+        del self._reads[user_email]
+        if not reading.cancelled():
+            reading.exception()  # whoever waited has it; if nobody does any more, it is no mistake
+
+    async def _read(self, user_email: str) -> CachedToken:
+        """Read the user's token from the store and keep it in memory.
+
+        If the store was set back, to a backup for instance, the token that is in memory counts. If there is none, the one that was read
+        counts as expired: its access token is not handed out, and its refresh token is tried as soon as somebody needs a token.
+        """
+        before = self._cache.seen(user_email)
+        record, _ = await self._record(user_email)
+        if record is None or record.state is State.DISCONNECTED:
+            self._cache.drop(user_email)
+            raise not_connected()
+        if record.state is State.REAUTH_REQUIRED:
+            self._cache.drop(user_email)
+            raise reauth_required(record)
+        if before is not None:
+            self._compare(user_email, _seen(record), before)
+        return self._keep(user_email, record)
+
+    def _compare(self, user_email: str, read: Seen, before: Seen) -> None:
+        """Notice a store that is behind what this process had seen before it asked: a backup was restored, or a write was lost."""
+        if not read.is_behind(before):
+            self._set_back.discard(user_email)
+            return
+        self._metrics.generation_went_back()
+        if user_email not in self._set_back:
+            if len(self._set_back) >= MAX_SET_BACK:
+                self._set_back.clear()
+            self._set_back.add(user_email)
+            _log.error(
+                "connection.set_back", user=user_email, generation=read.generation, seen=before.generation
+            )
+
+    async def _record(self, user_email: str) -> tuple[ConnectionRecord | None, float]:
+        try:
+            return await self._connections.read(user_email)
+        except StoreError:
+            raise store_unavailable() from None
+
+    async def _take(self, call: Call, user_email: str, record: ConnectionRecord) -> CachedToken:
+        """Put the token of a refresh into memory.
+
+        Between the commit and this moment the connection may have ended. Others' changes are told for a while
+        (`change_feed.OVERLAP_SECONDS`), so a record that was written lately may be taken as it is; an older one is read again, or its
+        token could serve until it expires.
+        """
+        if not self._is_told_still(record):
+            return await self._read_together(call, user_email)
+        return self._keep(user_email, record)
+
+    def _is_told_still(self, record: ConnectionRecord) -> bool:
+        """Tell whether what happened to a connection since its record was written is still told."""
+        return self._connections.now() - record.update_time <= STILL_TOLD_SECONDS
+
+    def _keep(self, user_email: str, record: ConnectionRecord) -> CachedToken:
+        """Put the token of a record into memory, its expiry on the monotonic clock, and give what counts (see `_read`).
+
+        If the store's clock was set back since it was issued, nobody can tell how long it is valid, so it counts as expired.
+        """
+        tokens = record.tokens
+        if tokens is None:
+            raise not_connected()
+        now = self._connections.now()
+        valid = tokens.access_expire_at - now if tokens.obtained_at < now + CLOCK_SECONDS else 0.0
+        token = CachedToken(
+            tokens=tokens,
+            seen=_seen(record),
+            rev=record.rev,
+            owner=record.owner,
+            expires=self._clock.monotonic() + valid,
+        )
+        kept, seen = self._cache.put(user_email, token), self._cache.seen(user_email)
+        if kept is not None or seen is None:
+            return kept or token
+        return replace(token, seen=seen, expires=min(token.expires, self._clock.monotonic()))
+
+    async def _send(self, call: Call, request: ZoomRequest, token: CachedToken) -> ZoomResponse:
+        return await self._zoom.send(
+            request, token.tokens.access_token, timeout=self._budget(call) - self._clock.monotonic()
+        )
+
+    def _budget(self, call: Call) -> float:
+        """Reading of the monotonic clock until which work for this call makes sense."""
+        return call.deadline - ANSWER_SECONDS
+
+    def _handed_out(self, user_email: str, token: CachedToken) -> AccessToken:
+        """Give a token to a caller; the service tells the audit trail who got whose."""
+        self._cache.note_handed_out(user_email)
+        return AccessToken(token.tokens, token.generation, max(0.0, token.expires - self._clock.monotonic()))
+
+
+def _seen(record: ConnectionRecord) -> Seen:
+    return Seen(record.grant, record.generation, record.consent_time)

@@ -1,0 +1,1 @@
+"""Encryption at rest: cipher, envelope, key ring."""

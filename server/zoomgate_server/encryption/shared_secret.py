@@ -1,0 +1,39 @@
+"""Secrets that all processes of one store share, made by whoever comes first."""
+
+import secrets
+from base64 import b64decode, b64encode
+
+from zoomgate_server.encryption.envelope import Vault, key_id_of
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore
+
+
+async def obtain(store: RecordStore, vault: Vault, name: str) -> bytes:
+    """Give 32 random bytes that stay the same under this name.
+
+    Raises:
+        RecordFault: As `Vault.open`.
+        StoreError: The store failed.
+    """
+    key = RecordKey(vault.app, Kind.META, name)
+    while True:
+        record, now = await store.get(key)
+        if record is not None:
+            return _bytes(record, vault)
+        secret = {"bytes": b64encode(secrets.token_bytes(32)).decode()}
+        value = vault.seal(key, grant="", generation=0, header={}, secret=secret)
+        await store.put(Record(key=key, value=value, key_id=key_id_of(value), changed_at=now), 0)
+
+
+async def find(store: RecordStore, vault: Vault, name: str) -> bytes | None:
+    """Give the bytes that are under a name, or None if nobody has needed them yet.
+
+    Raises:
+        RecordUnreadable, RecordVersionUnsupported, KeyUnavailable: As `Vault.open`.
+        StoreError: The store failed.
+    """
+    record, _ = await store.get(RecordKey(vault.app, Kind.META, name))
+    return None if record is None else _bytes(record, vault)
+
+
+def _bytes(record: Record, vault: Vault) -> bytes:
+    return b64decode(vault.open(record).secret["bytes"])

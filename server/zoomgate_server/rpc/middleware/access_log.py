@@ -1,0 +1,100 @@
+"""One line and two metrics per call."""
+
+import asyncio
+import random
+import re
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+
+from zoomgate_server.call_context import current_call, current_metadata, current_refusal, current_request_id
+from zoomgate_server.rpc.middleware.pipeline import Context, Method, Respond
+from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry.metrics import ALARMING_CODES, Metrics
+
+REQUEST_ID = "x-request-id"
+_VALID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_QUIET = ("/grpc.health.", "/grpc.reflection.")
+
+
+class AccessLog:
+    """The outermost stage: gives the call its id and tells how it ended.
+
+    Args:
+        metrics: Where calls are counted.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def wrap(self, method: Method, respond: Respond) -> Respond:
+        """Put the log line around a method."""
+        counted = self._metrics.rpc(method.name)
+        name = method.name
+        quiet = method.path.startswith(_QUIET)
+
+        async def log(request: Any, context: Context) -> Any:
+            started = time.perf_counter()
+            metadata = context.invocation_metadata() or ()
+            current_metadata.set(metadata)
+            request_id = _request_id(metadata)
+            current_request_id.set(request_id)
+            context.set_trailing_metadata(((REQUEST_ID, request_id),))
+            ended = ""
+            try:
+                response = await respond(request, context)
+            except asyncio.CancelledError:
+                ended = "CANCELLED"
+                raise
+            finally:
+                seconds = time.perf_counter() - started
+                code = ended or _code(context)
+                counted.observe(code, seconds)
+                if not quiet:
+                    _write(name, code, request_id, seconds)
+            return response
+
+        return log
+
+
+def _write(name: str, code: str, request_id: str, seconds: float) -> None:
+    fields: dict[str, Any] = {
+        "source": "zoomgate.access",
+        "event": "rpc",
+        "method": name,
+        "status": code,
+        "request_id": request_id,
+        "ms": round(seconds * 1000, 2),
+    }
+    call = current_call.get(None)
+    if call is not None:
+        fields["caller"] = call.principal.name
+        if call.user_email:
+            fields["user"] = call.user_email
+        if call.principal.on_behalf_of is not None:
+            fields["on_behalf_of"] = call.principal.on_behalf_of.name
+    if code != "OK":
+        fields["reason"] = current_refusal.get("")
+    logs.write_call(fields, "error" if code in ALARMING_CODES else "info")
+
+
+def _code(context: Context) -> str:
+    """Name the status that the call ends with; grpc.aio has none yet where a call succeeds."""
+    code = context.code()
+    if code is None or code == 0:
+        return "OK"
+    return code.name if isinstance(code, grpc.StatusCode) else str(code)
+
+
+def _request_id(metadata: Iterable[tuple[str, Any]]) -> str:
+    """Take over the caller's id if it is harmless, or make one."""
+    for key, value in metadata:
+        if key == REQUEST_ID:
+            return value if isinstance(value, str) and _VALID.fullmatch(value) else _new_id()
+    return _new_id()
+
+
+def _new_id() -> str:
+    return f"{random.getrandbits(64):016x}"

@@ -1,0 +1,98 @@
+"""Connections and tokens as the contract shows them."""
+
+import math
+from collections.abc import Collection
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from zoomgate.v1 import auth_service_pb2, connection_pb2, error_reason_pb2
+from zoomgate_server.connections.access_tokens import REFRESH_BEFORE_SECONDS, AccessToken
+from zoomgate_server.connections.record import Cause, ConnectionRecord, LastError, State
+
+_STATES = {
+    State.ACTIVE: connection_pb2.Connection.STATE_ACTIVE,
+    State.REAUTH_REQUIRED: connection_pb2.Connection.STATE_REAUTH_REQUIRED,
+    State.DISCONNECTED: connection_pb2.Connection.STATE_DISCONNECTED,
+}
+_STATES_BY_NUMBER = {number: state for state, number in _STATES.items()}
+_CAUSES = {
+    None: connection_pb2.Connection.CAUSE_UNSPECIFIED,
+    Cause.REJECTED: connection_pb2.Connection.CAUSE_REJECTED,
+    Cause.OUTCOME_LOST: connection_pb2.Connection.CAUSE_OUTCOME_LOST,
+    Cause.REVOKED: connection_pb2.Connection.CAUSE_REVOKED,
+    Cause.SCOPE: connection_pb2.Connection.CAUSE_SCOPE,
+    Cause.APP_DEAUTHORIZED: connection_pb2.Connection.CAUSE_APP_DEAUTHORIZED,
+    Cause.USER_DELETED: connection_pb2.Connection.CAUSE_USER_DELETED,
+    Cause.USER_DEACTIVATED: connection_pb2.Connection.CAUSE_USER_DEACTIVATED,
+    Cause.USER_DISASSOCIATED: connection_pb2.Connection.CAUSE_USER_DISASSOCIATED,
+}
+
+
+def timestamp(seconds: float | None) -> Timestamp | None:
+    """Give a time, in seconds since 1970, as a Timestamp with milliseconds."""
+    if seconds is None:
+        return None
+    whole = math.floor(seconds)
+    return Timestamp(seconds=whole, nanos=int((seconds - whole) * 1000) * 1_000_000)
+
+
+def connection(record: ConnectionRecord) -> connection_pb2.Connection:
+    """Show a connection; nothing secret is in it."""
+    return connection_pb2.Connection(
+        user_email=record.user_email,
+        state=_STATES[record.state],
+        zoom_user_id=record.zoom_user_id or "",
+        zoom_account_id=record.zoom_account_id or "",
+        scopes=record.tokens.scopes if record.tokens is not None else (),
+        create_time=timestamp(record.create_time),
+        consent_time=timestamp(record.consent_time),
+        update_time=timestamp(record.update_time),
+        refresh_time=timestamp(record.refresh_time),
+        access_expire_time=timestamp(record.access_expire_at),
+        generation=record.generation,
+        cause=_CAUSES[record.cause],
+        last_error=None if record.last_error is None else _last_error(record.last_error),
+        next_refresh_time=timestamp(_next_refresh(record)),
+    )
+
+
+def states(numbers: Collection[connection_pb2.Connection.State.ValueType]) -> tuple[State, ...]:
+    """Give the states of a filter.
+
+    Raises:
+        KeyError: One is unknown or unspecified.
+    """
+    return tuple(_STATES_BY_NUMBER[number] for number in numbers)
+
+
+def token(given: AccessToken, now: float, *, refresh_token: bool) -> auth_service_pb2.Token:
+    """Show a token to a caller who may see it.
+
+    Args:
+        given: The token.
+        now: Seconds since 1970, as the caller's clock should have it.
+        refresh_token: Whether the caller may see the refresh token too.
+    """
+    return auth_service_pb2.Token(
+        access_token=given.tokens.access_token,
+        token_type="bearer",
+        expires_in=max(0, int(given.remaining)),
+        expire_time=timestamp(now + given.remaining),
+        scope=given.tokens.scope,
+        generation=given.generation,
+        refresh_token=given.tokens.refresh_token if refresh_token else "",
+    )
+
+
+def _next_refresh(record: ConnectionRecord) -> float | None:
+    if record.state is not State.ACTIVE or record.access_expire_at is None:
+        return None
+    return record.access_expire_at - REFRESH_BEFORE_SECONDS
+
+
+def _last_error(error: LastError) -> connection_pb2.Connection.LastError:
+    return connection_pb2.Connection.LastError(
+        reason=error_reason_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason}"),
+        message=error.message,
+        time=timestamp(error.time),
+    )

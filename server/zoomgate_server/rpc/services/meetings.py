@@ -1,0 +1,125 @@
+"""MeetingsService: schedules meetings in a user's name."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from zoomgate.v1 import meeting_pb2
+from zoomgate.v1 import meetings_service_pb2 as pb
+from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceServicer
+from zoomgate_server import user_email as addresses
+from zoomgate_server.call_context import Call, current_call
+from zoomgate_server.errors import FieldViolation
+from zoomgate_server.rpc.services import meeting_mapping, meeting_validation
+from zoomgate_server.rpc.services.validation import Violations
+from zoomgate_server.zoom import endpoints
+from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
+from zoomgate_server.zoom.urls import MAX_MEETING_ID
+
+
+class ZoomCalls(Protocol):
+    """What this service needs of the domain."""
+
+    async def call_zoom_typed(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
+        """Call Zoom's API with a user's token and give a successful answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MeetingDefaults:
+    """What a meeting gets that its creator left out.
+
+    Attributes:
+        topic: At most 200 characters.
+        duration_minutes: 1 to 1440.
+        timezone: IANA name.
+    """
+
+    topic: str
+    duration_minutes: int
+    timezone: str
+
+
+class MeetingsService(MeetingsServiceServicer):
+    """Checks, calls Zoom, and maps what comes back.
+
+    Args:
+        zoom_calls: Calls Zoom in a user's name.
+        defaults: For what a creator left out.
+    """
+
+    def __init__(self, *, zoom_calls: ZoomCalls, defaults: MeetingDefaults) -> None:
+        self._zoom_calls = zoom_calls
+        self._defaults = defaults
+
+    async def CreateMeeting(self, request: pb.CreateMeetingRequest, context: Any) -> pb.CreateMeetingResponse:
+        wrong = Violations()
+        wrong.user_email(request.user_email)
+        if request.request_id:
+            wrong.add("request_id", "does nothing in this version: leave it empty")
+        meeting_validation.check_details(request.meeting_details, "meeting_details", wrong)
+        found: list[FieldViolation] = []
+        details = {} if wrong else meeting_mapping.details(request.meeting_details, "meeting_details", found)
+        for violation in found:
+            wrong.add(violation.field, violation.description)
+        wrong.raise_any()
+        body = orjson.dumps(self._with_defaults(details))
+        answer = await self._zoom_calls.call_zoom_typed(
+            current_call.get(), request.user_email, endpoints.create_meeting(body)
+        )
+        return pb.CreateMeetingResponse(meeting=meeting_mapping.meeting(answer.body))
+
+    async def GetMeeting(self, request: pb.GetMeetingRequest, context: Any) -> pb.GetMeetingResponse:
+        if (
+            request.occurrence_id
+            or not 1 <= request.meeting_id <= MAX_MEETING_ID
+            or not addresses.is_canonical(request.user_email)
+        ):
+            _check_target(request)
+        zoom_request = endpoints.get_meeting(
+            request.meeting_id,
+            occurrence_id=request.occurrence_id,
+            show_previous_occurrences=_given(request, "show_previous_occurrences"),
+        )
+        answer = await self._zoom_calls.call_zoom_typed(current_call.get(), request.user_email, zoom_request)
+        return pb.GetMeetingResponse(meeting=meeting_mapping.meeting(answer.body))
+
+    async def DeleteMeeting(self, request: pb.DeleteMeetingRequest, context: Any) -> pb.DeleteMeetingResponse:
+        _check_target(request)
+        zoom_request = endpoints.delete_meeting(
+            request.meeting_id,
+            occurrence_id=request.occurrence_id,
+            schedule_for_reminder=_given(request, "schedule_for_reminder"),
+            cancel_meeting_reminder=_given(request, "cancel_meeting_reminder"),
+        )
+        answer = await self._zoom_calls.call_zoom_typed(current_call.get(), request.user_email, zoom_request)
+        return pb.DeleteMeetingResponse(status=answer.status)
+
+    def _with_defaults(self, details: dict[str, Any]) -> dict[str, Any]:
+        """Fill what is absent."""
+        kinds = meeting_mapping.CONVENTIONS.enums["MeetingType"]
+        return {
+            "topic": self._defaults.topic,
+            "type": kinds[meeting_pb2.MEETING_TYPE_SCHEDULED],
+            "duration": self._defaults.duration_minutes,
+            "timezone": self._defaults.timezone,
+            **details,
+        }
+
+
+def _check_target(request: pb.GetMeetingRequest | pb.DeleteMeetingRequest) -> None:
+    """Refuse a request that names no meeting.
+
+    Raises:
+        InvalidRequest: With all violations.
+    """
+    wrong = Violations()
+    meeting_validation.check_target(request, wrong)
+    wrong.raise_any()
+
+
+def _given(request: Any, field: str) -> bool | None:
+    """Give an optional flag, or None where it is absent."""
+    value: bool | None = getattr(request, field) if request.HasField(field) else None
+    return value

@@ -1,0 +1,129 @@
+"""ProxyService: forwards one call of Zoom's REST API."""
+
+from typing import Any, Protocol
+
+from zoomgate.v1 import proxy_service_pb2 as pb
+from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceServicer
+from zoomgate_server import user_email as addresses
+from zoomgate_server.call_context import Call, current_call
+from zoomgate_server.errors import (
+    CallerNotAllowed,
+    FieldViolation,
+    HeaderNotAllowed,
+    InvalidPath,
+    InvalidRequest,
+)
+from zoomgate_server.rpc.services import json_value, proxy_validation
+from zoomgate_server.zoom.request import Target, ZoomRequest, ZoomResponse
+from zoomgate_server.zoom.urls import parse_target, proxy_path_allowed
+
+_JSON_TYPES = ("application/json", "application/problem+json")
+
+
+class ZoomCalls(Protocol):
+    """What this service needs of the domain."""
+
+    async def call_zoom(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
+        """Call Zoom's API with a user's token and give any complete answer."""
+        ...
+
+
+class ProxyService(ProxyServiceServicer):
+    """Checks what is to be sent, and sends it.
+
+    Args:
+        zoom_calls: Calls Zoom in a user's name.
+        api_url: The configured API address, which callers may write in full.
+    """
+
+    def __init__(self, *, zoom_calls: ZoomCalls, api_url: str) -> None:
+        self._zoom_calls = zoom_calls
+        self._api_url = api_url.rstrip("/")
+
+    async def Get(self, request: pb.GetRequest, context: Any) -> pb.GetResponse:
+        return pb.GetResponse(response=await self._forward("GET", request))
+
+    async def Delete(self, request: pb.DeleteRequest, context: Any) -> pb.DeleteResponse:
+        return pb.DeleteResponse(response=await self._forward("DELETE", request))
+
+    async def Post(self, request: pb.PostRequest, context: Any) -> pb.PostResponse:
+        return pb.PostResponse(response=await self._forward("POST", request))
+
+    async def Patch(self, request: pb.PatchRequest, context: Any) -> pb.PatchResponse:
+        return pb.PatchResponse(response=await self._forward("PATCH", request))
+
+    async def Put(self, request: pb.PutRequest, context: Any) -> pb.PutResponse:
+        return pb.PutResponse(response=await self._forward("PUT", request))
+
+    async def _forward(self, method: str, request: Any) -> pb.ZoomResponse:
+        call = current_call.get()
+        zoom_request = self._zoom_request(method, request, call)
+        response = await self._zoom_calls.call_zoom(call, request.user_email, zoom_request)
+        return _response(response, parse_json=request.parse_json)
+
+    def _zoom_request(self, method: str, request: Any, call: Call) -> ZoomRequest:
+        """Check everything at once.
+
+        Raises:
+            InvalidPath, HeaderNotAllowed, InvalidRequest: With all violations.
+            CallerNotAllowed: The caller may not use this path.
+        """
+        wrong: list[FieldViolation] = []
+        problem = addresses.problem(request.user_email)
+        if problem is not None:
+            wrong.append(FieldViolation("user_email", problem))
+        target, path_is_wrong = self._target(request, wrong)
+        headers = [(header.name, header.value) for header in request.headers]
+        forbidden, wrong_headers = proxy_validation.check_headers(headers) if headers else ([], [])
+        wrong += forbidden + wrong_headers
+        body, content_type = _body(request, wrong) if method in ("POST", "PATCH", "PUT") else (None, None)
+        if getattr(request, "request_id", ""):
+            wrong.append(FieldViolation("request_id", "does nothing in this version: leave it empty"))
+        if path_is_wrong:
+            raise InvalidPath(wrong)
+        if forbidden:
+            raise HeaderNotAllowed(wrong)
+        if wrong:
+            raise InvalidRequest(wrong)
+        if not proxy_path_allowed(call.principal.proxy_paths, target.path):
+            raise CallerNotAllowed("This caller may not use this path through the proxy")
+        return ZoomRequest(method, target, tuple(headers), body, content_type)
+
+    def _target(self, request: Any, wrong: list[FieldViolation]) -> tuple[Target, bool]:
+        """Give the target, or note what is wrong with it and tell whether that is the path."""
+        query = [(parameter.name, parameter.value) for parameter in request.query]
+        try:
+            return parse_target(request.url, query, api_url=self._api_url), False
+        except InvalidRequest as invalid:
+            wrong.extend(invalid.violations)
+            return Target("/"), isinstance(invalid, InvalidPath)
+
+
+def _body(request: Any, wrong: list[FieldViolation]) -> tuple[bytes | None, str | None]:
+    """Give body and content type of a request that may have one, noting what is wrong."""
+    match request.WhichOneof("body"):
+        case "raw":
+            return request.raw, proxy_validation.check_raw(request.raw, request.content_type, wrong)
+        case "json":
+            if request.content_type:
+                wrong.append(FieldViolation("content_type", "only goes with raw: leave it out with json"))
+            return proxy_validation.json_body(request.json, wrong), proxy_validation.JSON_TYPE
+        case _:
+            if request.content_type:
+                wrong.append(
+                    FieldViolation("content_type", "only goes with raw: leave it out without a body")
+                )
+            return None, None
+
+
+def _response(response: ZoomResponse, *, parse_json: bool) -> pb.ZoomResponse:
+    answer = pb.ZoomResponse(
+        status=response.status,
+        headers=[pb.Header(name=name, value=value) for name, value in response.headers],
+        body=response.body,
+    )
+    if parse_json and response.header("content-type").partition(";")[0].strip().lower() in _JSON_TYPES:
+        parsed = json_value.parse(response.body)
+        if parsed is not None:
+            answer.json.CopyFrom(parsed)
+    return answer

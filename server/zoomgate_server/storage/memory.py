@@ -1,0 +1,119 @@
+"""A record store in memory: for tests, and the plainest reading of the contract."""
+
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from itertools import count
+
+from zoomgate_server.storage.record_store import (
+    TOMBSTONE_STATE,
+    Change,
+    Column,
+    Kind,
+    Record,
+    RecordKey,
+    ZoomUserTaken,
+)
+
+
+class MemoryStore:
+    """Keeps records in a dictionary.
+
+    Args:
+        wall: The store's clock, in seconds since 1970.
+    """
+
+    def __init__(self, wall: Callable[[], float]) -> None:
+        self._wall = wall
+        self._records: dict[RecordKey, Record] = {}
+        self._revs = count(1)
+
+    async def get(self, key: RecordKey) -> tuple[Record | None, float]:
+        """Read one record and the clock."""
+        return self._records.get(key), self._wall()
+
+    async def put(self, record: Record, if_rev: int) -> int | None:
+        """Write a record if its revision is still `if_rev`."""
+        if self._rev_of(record.key) != if_rev:
+            return None
+        if record.zoom_user_id is not None and record.state != TOMBSTONE_STATE:
+            other, _ = await self.find(record.key.app, record.zoom_user_id)
+            if other is not None and other.key != record.key:
+                raise ZoomUserTaken(other.key.subject)
+        rev = next(self._revs)
+        self._records[record.key] = replace(record, rev=rev)
+        return rev
+
+    async def delete(self, key: RecordKey, if_rev: int) -> bool:
+        """Delete a record if its revision is still `if_rev`."""
+        if if_rev == 0 or self._rev_of(key) != if_rev:
+            return False
+        del self._records[key]
+        return True
+
+    async def page(
+        self,
+        app: str,
+        kind: Kind,
+        *,
+        states: Collection[str] = (),
+        due_before: float | None = None,
+        expire_before: float | None = None,
+        after: str = "",
+        limit: int,
+    ) -> list[Record]:
+        """Read records in the order of their subjects."""
+        found = [
+            record
+            for key, record in self._records.items()
+            if key.app == app
+            and key.kind is kind
+            and key.subject > after
+            and (not states or record.state in states)
+            and (due_before is None or (record.due_at is not None and record.due_at < due_before))
+            and (expire_before is None or (record.expire_at is not None and record.expire_at < expire_before))
+        ]
+        return sorted(found, key=lambda record: record.key.subject)[:limit]
+
+    async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
+        """Read the living record of a Zoom user and the clock."""
+        for record in self._records.values():
+            if (
+                record.key.app == app
+                and record.zoom_user_id == zoom_user_id
+                and record.state != TOMBSTONE_STATE
+            ):
+                return record, self._wall()
+        return None, self._wall()
+
+    async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
+        """Count records by a column."""
+        return dict(
+            Counter(
+                record.state if by is Column.STATE else record.key_id
+                for key, record in self._records.items()
+                if key.app == app and key.kind is kind
+            )
+        )
+
+    async def apps(self) -> list[str]:
+        """Name the apps that have records."""
+        return sorted({key.app for key in self._records})
+
+    async def changes(
+        self, app: str, kind: Kind, since: float, *, limit: int | None = None
+    ) -> tuple[list[Change], float]:
+        """List what changed."""
+        found = [
+            Change(key, record.rev, record.state, record.changed_at)
+            for key, record in self._records.items()
+            if key.app == app and key.kind is kind and record.changed_at >= since
+        ]
+        return sorted(found, key=lambda change: change.changed_at)[:limit], self._wall()
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    def _rev_of(self, key: RecordKey) -> int:
+        record = self._records.get(key)
+        return 0 if record is None else record.rev

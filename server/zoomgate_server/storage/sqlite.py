@@ -1,0 +1,538 @@
+"""A record store in one SQLite file: durable, and shared by every process of one machine.
+
+All statements run on one thread of their own, so the event loop never waits for a disk. The file is in WAL mode with `synchronous=FULL`:
+a write that was answered survives a power failure (https://www.sqlite.org/pragma.html#pragma_synchronous).
+"""
+
+import asyncio
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from zoomgate_server.storage.record_store import (
+    CANARY,
+    KEYED,
+    TOMBSTONE_STATE,
+    Change,
+    Column,
+    Examined,
+    Kind,
+    Record,
+    RecordKey,
+    Sealed,
+    StoreError,
+    StoreOpenError,
+    ZoomUserTaken,
+)
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x5A474154
+"""Marks the file as ours (`ZGAT`), see https://www.sqlite.org/pragma.html#pragma_application_id."""
+
+BUSY_SECONDS = 5.0
+"""How long a statement waits for another process that writes."""
+
+WAIT_SECONDS = 5.0
+"""How long an operation waits for those before it: what has not begun by then is given up."""
+
+MOUNTS = Path("/proc/mounts")
+"""Where the system lists its file systems, see proc_pid_mounts(5)."""
+
+FEW = 1000
+"""Records that are due, or have expired, are looked for by their index up to this many; SQLite itself would read all records."""
+
+_NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "fuse.glusterfs"}
+)
+_COLUMNS = "subject, value, rev, state, key_id, zoom_user_id, changed_at, due_at, expire_at"
+_SCHEMA = f"""
+CREATE TABLE revision (last INTEGER NOT NULL);
+INSERT INTO revision VALUES (0);
+CREATE TABLE record (
+  app TEXT NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL,
+  value BLOB NOT NULL, rev INTEGER NOT NULL, state TEXT NOT NULL, key_id TEXT NOT NULL, zoom_user_id TEXT,
+  changed_at REAL NOT NULL, due_at REAL, expire_at REAL,
+  PRIMARY KEY (app, kind, subject)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX record_zoom_user ON record (app, zoom_user_id)
+  WHERE zoom_user_id IS NOT NULL AND state <> '{TOMBSTONE_STATE}';
+CREATE INDEX record_changed ON record (app, changed_at);
+CREATE INDEX record_due ON record (app, kind, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX record_expire ON record (app, kind, expire_at) WHERE expire_at IS NOT NULL;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""  # noqa: S608 - constants
+
+_CHANGES = """
+SELECT subject, rev, state, changed_at FROM record
+WHERE app = ? AND changed_at >= ? AND kind = ? AND typeof(changed_at) = 'real' AND typeof(subject) = 'text'
+ORDER BY changed_at LIMIT ?
+"""
+"""What somebody else wrote with another type sorts behind every number and text, so it would be found each time."""
+
+_OF_ZOOM_USER = f"""
+SELECT kind, {_COLUMNS} FROM record
+WHERE app = ? AND zoom_user_id = ? AND state <> '{TOMBSTONE_STATE}'
+"""  # noqa: S608 - constants; the state is one too, else SQLite does not use the index
+
+_T = TypeVar("_T")
+
+
+def examine(path: Path) -> Examined:
+    """Look at a file without changing anything, or making anything beside it.
+
+    Raises:
+        StoreOpenError: It cannot be used.
+    """
+    try:
+        # without a log beside it nobody has the file open, and SQLite would leave an empty log behind
+        mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)) as connection:
+            connection.text_factory = _text
+            if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+                raise StoreOpenError(
+                    f"The store {path} is a database of another program: name another file in ZOOMGATE_STORE"
+                )
+            _check_version(connection, path)
+            users = connection.execute("SELECT count(*) FROM record WHERE kind = 'user'").fetchone()[0]
+            apps = [app for (app,) in connection.execute("SELECT DISTINCT app FROM record")]
+            sealed = {app: _sealed(connection, app) for app in apps}
+    except sqlite3.Error as error:
+        raise StoreOpenError(
+            f"The store {path} cannot be read ({_name_of(error)}): check its owner, or restore it from your backup"
+        ) from None
+    except OSError as error:
+        raise StoreOpenError(f"The store {path} cannot be read ({error.strerror}): check its owner") from None
+    return Examined(str(path), users, sealed)
+
+
+def _sealed(connection: sqlite3.Connection, app: str) -> Sealed:
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM record WHERE app = ? AND kind = ? AND subject = ?",  # noqa: S608 - constants
+        (app, Kind.CANARY.value, CANARY),
+    ).fetchone()
+    ids = connection.execute(
+        f"SELECT DISTINCT key_id FROM record WHERE app = ? AND kind IN ({','.join('?' * len(KEYED))})",  # noqa: S608 - constants
+        (app, *KEYED),
+    )
+    return Sealed(
+        None if row is None else _record(app, Kind.CANARY, row),
+        frozenset(key_id for (key_id,) in ids if isinstance(key_id, str)),
+    )
+
+
+class SqliteStore:
+    """Keeps records in one file. Use `open`.
+
+    Args:
+        path: The file.
+        connection: An open connection that belongs to the thread of `executor`.
+        executor: Runs every statement.
+        wall: The store's clock: this machine's.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        executor: ThreadPoolExecutor,
+        wall: Callable[[], float],
+    ) -> None:
+        self._path = path
+        self._connection = connection
+        self._executor = executor
+        self._wall = wall
+        self._inode = path.stat().st_ino
+        self._closed = False
+
+    @classmethod
+    async def open(cls, path: Path, wall: Callable[[], float]) -> "SqliteStore":
+        """Open the file, or make it with mode 0600.
+
+        Raises:
+            StoreOpenError: It is no store of ours, is damaged, from a newer version, on a network file system, or cannot be
+                written. A file that was made by this call is gone again.
+        """
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
+        try:
+            connection = await asyncio.get_running_loop().run_in_executor(executor, _open, path)
+        except BaseException:
+            executor.shutdown(wait=False)
+            raise
+        return cls(path, connection, executor, wall)
+
+    async def get(self, key: RecordKey) -> tuple[Record | None, float]:
+        """Read one record and the clock."""
+
+        def read() -> tuple[Record | None, float]:
+            row = self._connection.execute(
+                f"SELECT {_COLUMNS} FROM record WHERE app = ? AND kind = ? AND subject = ?",  # noqa: S608 - constants
+                (key.app, key.kind.value, key.subject),
+            ).fetchone()
+            return (None if row is None else _record(key.app, key.kind, row)), self._wall()
+
+        return await self._run(read)
+
+    async def put(self, record: Record, if_rev: int) -> int | None:
+        """Write a record durably if its revision is still `if_rev`."""
+        return await self._run(lambda: self._transact(lambda: self._put(record, if_rev)))
+
+    async def delete(self, key: RecordKey, if_rev: int) -> bool:
+        """Delete a record if its revision is still `if_rev`."""
+
+        def delete() -> bool:
+            cursor = self._connection.execute(
+                "DELETE FROM record WHERE app = ? AND kind = ? AND subject = ? AND rev = ?",
+                (key.app, key.kind.value, key.subject, if_rev),
+            )
+            return cursor.rowcount == 1
+
+        return await self._run(lambda: self._transact(delete))
+
+    async def page(
+        self,
+        app: str,
+        kind: Kind,
+        *,
+        states: Collection[str] = (),
+        due_before: float | None = None,
+        expire_before: float | None = None,
+        after: str = "",
+        limit: int,
+    ) -> list[Record]:
+        """Read records in the order of their subjects."""
+        conditions = ["app = ?", "kind = ?", "subject > ?", "typeof(subject) = 'text'"]
+        values = [app, kind.value, after]
+        numbers: list[Any] = []
+        if states:
+            conditions.append(f"state IN ({','.join('?' * len(states))})")
+            values.extend(states)
+        if due_before is not None:
+            conditions.append("due_at < ?")
+            numbers.append(due_before)
+        if expire_before is not None:
+            conditions.append("expire_at < ?")
+            numbers.append(expire_before)
+        where = " AND ".join(conditions)
+
+        def read() -> list[Record]:
+            index = ""
+            if due_before is not None and self._are_few("due", app, kind, due_before):
+                index = "INDEXED BY record_due"
+            elif expire_before is not None and self._are_few("expire", app, kind, expire_before):
+                index = "INDEXED BY record_expire"
+            statement = f"SELECT {_COLUMNS} FROM record {index} WHERE {where} ORDER BY subject LIMIT ?"  # noqa: S608 - constants
+            rows = self._connection.execute(statement, (*values, *numbers, limit)).fetchall()
+            return [_record(app, kind, row) for row in rows]
+
+        return await self._run(read)
+
+    async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
+        """Read the living record of a Zoom user and the clock."""
+
+        def read() -> tuple[Record | None, float]:
+            row = self._connection.execute(_OF_ZOOM_USER, (app, zoom_user_id)).fetchone()
+            return (None if row is None else _record(app, Kind(row[0]), row[1:])), self._wall()
+
+        return await self._run(read)
+
+    async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
+        """Count records by a column."""
+        column = {Column.STATE: "state", Column.KEY_ID: "key_id"}[by]
+
+        def read() -> dict[str, int]:
+            rows = self._connection.execute(
+                f"SELECT {column}, count(*) FROM record WHERE app = ? AND kind = ? GROUP BY {column}",  # noqa: S608 - constants
+                (app, kind.value),
+            )
+            found: dict[str, int] = {}
+            for value, records in rows:
+                text = value if isinstance(value, str) else ""
+                found[text] = found.get(text, 0) + records
+            return found
+
+        return await self._run(read)
+
+    async def apps(self) -> list[str]:
+        """Name the apps that have records."""
+
+        def read() -> list[str]:
+            rows = self._connection.execute("SELECT DISTINCT app FROM record ORDER BY app")
+            return [app for (app,) in rows]
+
+        return await self._run(read)
+
+    async def changes(
+        self, app: str, kind: Kind, since: float, *, limit: int | None = None
+    ) -> tuple[list[Change], float]:
+        """List what changed."""
+
+        def read() -> tuple[list[Change], float]:
+            now = self._wall()
+            most = -1 if limit is None else limit
+            rows = self._connection.execute(_CHANGES, (app, since, kind.value, most)).fetchall()
+            return [
+                Change(RecordKey(app, kind, subject), rev, state, changed_at)
+                for subject, rev, state, changed_at in rows
+            ], now
+
+        return await self._run(read)
+
+    async def close(self) -> None:
+        """Finish what is running, fold the log into the file, and let go of it."""
+        if self._closed:
+            return
+        self._closed = True
+        loop = asyncio.get_running_loop()
+        await asyncio.shield(loop.run_in_executor(self._executor, self._connection.close))
+        self._executor.shutdown(wait=True)
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        """Run work on the store's thread. A caller that leaves does not stop it."""
+        if self._closed:
+            raise StoreError("the store is closed")
+        queued = self._executor.submit(self._guarded, work)
+        done = asyncio.wrap_future(queued)
+        done.add_done_callback(_hear)
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                return await asyncio.shield(done)
+        except TimeoutError:
+            if queued.cancel():
+                raise StoreError("SQLite is too slow: others wait for its file already") from None
+        return await asyncio.shield(done)  # it has begun, and ends by itself
+
+    def _guarded(self, work: Callable[[], _T]) -> _T:
+        """Turn SQLite's failures into ours: their texts could name paths and values."""
+        try:
+            if self._path.stat().st_ino != self._inode:
+                raise StoreError("the store's file was replaced while it was open: restart the service")
+            return work()
+        except sqlite3.Error as error:
+            raise StoreError(f"SQLite failed ({_name_of(error)})") from None
+        except FileNotFoundError:
+            raise StoreError("the store's file was deleted while it was open: restart the service") from None
+        except OSError:
+            raise StoreError("the store's file cannot be reached") from None
+
+    def _transact(self, work: Callable[[], _T]) -> _T:
+        """Run work in one transaction that takes the write lock at its start."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = work()
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:  # after some failures SQLite has rolled back itself
+                self._connection.execute("ROLLBACK")
+            raise
+        return result
+
+    def _are_few(self, what: str, app: str, kind: Kind, before: float) -> bool:
+        """Tell whether an index finds so few records that they are sorted faster than all records are read in their order."""
+        found = self._connection.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM record INDEXED BY record_{what}"  # noqa: S608 - constants
+            f" WHERE app = ? AND kind = ? AND {what}_at < ? LIMIT ?)",
+            (app, kind.value, before, FEW),
+        ).fetchone()
+        return bool(found[0] < FEW)
+
+    def _put(self, record: Record, if_rev: int) -> int | None:
+        key = record.key
+        row = self._connection.execute(
+            "SELECT rev FROM record WHERE app = ? AND kind = ? AND subject = ?",
+            (key.app, key.kind.value, key.subject),
+        ).fetchone()
+        if (0 if row is None else row[0]) != if_rev:
+            return None
+        if record.zoom_user_id is not None and record.state != TOMBSTONE_STATE:
+            taken = self._connection.execute(
+                "SELECT subject FROM record WHERE app = ? AND zoom_user_id = ? AND state <> ? AND (kind <> ? OR subject <> ?)",
+                (key.app, record.zoom_user_id, TOMBSTONE_STATE, key.kind.value, key.subject),
+            ).fetchone()
+            if taken is not None:
+                raise ZoomUserTaken(taken[0])
+        rev: int = self._connection.execute("UPDATE revision SET last = last + 1 RETURNING last").fetchone()[
+            0
+        ]
+        self._connection.execute(
+            f"INSERT OR REPLACE INTO record (app, kind, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            (
+                key.app,
+                key.kind.value,
+                key.subject,
+                record.value,
+                rev,
+                record.state,
+                record.key_id,
+                record.zoom_user_id,
+                record.changed_at,
+                record.due_at,
+                record.expire_at,
+            ),
+        )
+        return rev
+
+
+def _record(app: str, kind: Kind, row: tuple[Any, ...]) -> Record:
+    """Read a row. A column that somebody else wrote with another type counts as empty: what is sealed then does not open."""
+    subject, value, rev, state, key_id, zoom_user_id, changed_at, due_at, expire_at = row
+    return Record(
+        key=RecordKey(app, kind, subject),
+        value=value if isinstance(value, bytes) else b"",
+        rev=rev,
+        state=state if isinstance(state, str) else "",
+        key_id=key_id if isinstance(key_id, str) else "",
+        zoom_user_id=zoom_user_id if isinstance(zoom_user_id, str) else None,
+        changed_at=changed_at if isinstance(changed_at, float) else 0.0,
+        due_at=due_at if isinstance(due_at, float) else None,
+        expire_at=expire_at if isinstance(expire_at, float) else None,
+    )
+
+
+def _hear(done: "asyncio.Future[_T]") -> None:
+    """Take note of a failure, even if who asked has left: else it is in the log as one that nobody has heard of."""
+    if not done.cancelled():
+        done.exception()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open or make the file; runs on the store's thread."""
+    if _file_system(path) in _NETWORK_FILE_SYSTEMS:
+        raise StoreOpenError(
+            f"The store {path} is on a network file system, where SQLite loses data: use a local disk"
+        )
+    made = False
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        made = True
+    except FileExistsError:
+        if not os.access(
+            path, os.R_OK | os.W_OK
+        ):  # SQLite would open it for reading, and leave a log beside it
+            raise StoreOpenError(_not_writable(path)) from None
+    except OSError as error:
+        raise StoreOpenError(
+            f"The store {path} cannot be made ({error.strerror}): check that its folder exists and can be written"
+        ) from None
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=64)
+        connection.text_factory = _text
+        _prepare_patiently(connection, path)
+    except (sqlite3.Error, StoreOpenError) as error:
+        if connection is not None:
+            connection.close()
+        if made and not _is_busy(error):  # somebody who has it locked uses it
+            for leftover in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+                leftover.unlink(missing_ok=True)
+        if isinstance(error, StoreOpenError):
+            raise
+        raise StoreOpenError(_explain(path, error)) from None
+    return connection
+
+
+def _prepare_patiently(connection: sqlite3.Connection, path: Path) -> None:
+    """Prepare the file, waiting for another process that does the same: SQLite itself does not wait while the journal mode changes."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            _prepare(connection, path)
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _is_busy(error: Exception) -> bool:
+    """Tell whether another process had the file locked."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Check that the file is ours and whole, and that it takes writes."""
+    empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    application_id = connection.execute("PRAGMA application_id").fetchone()[
+        0
+    ]  # after it: both are written at once
+    if application_id != APPLICATION_ID and not empty:
+        raise StoreOpenError(
+            f"The store {path} is a database of another program: name another file in ZOOMGATE_STORE"
+        )
+    _check_version(connection, path)
+    if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        raise StoreOpenError(f"The store {path} is damaged: restore it from your backup")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+            for statement in _SCHEMA.split(";\n"):
+                if statement.strip():
+                    connection.execute(statement)
+        else:
+            connection.execute("UPDATE revision SET last = last + 1")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _not_writable(path: Path) -> str:
+    return f"The store {path} cannot be written: check the owner and mode of the file and its folder"
+
+
+def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+    if connection.execute("PRAGMA user_version").fetchone()[0] > SCHEMA_VERSION:
+        raise StoreOpenError(f"The store {path} was written by a newer version of Zoomgate: upgrade this one")
+
+
+def _explain(path: Path, error: sqlite3.Error) -> str:
+    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
+            return f"The store {path} is no database or is damaged: restore it from your backup"
+        case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+            return (
+                f"The store {path} cannot be written (the disk is full or failing): make room and start again"
+            )
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+            return _not_writable(path)
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return f"The store {path} is locked by another process: stop that one, or wait until it is done"
+        case _:
+            return f"The store {path} cannot be opened ({_name_of(error)}): look at the name in SQLite's documentation"
+
+
+def _name_of(error: sqlite3.Error) -> str:
+    """Name an error: its text could hold paths and values. Those that Python's own code raises have no name of SQLite's."""
+    return getattr(error, "sqlite_errorname", type(error).__name__)
+
+
+def _text(raw: bytes) -> str:
+    """Decode text: what is damaged is read as other text, which then fits no sealed value, instead of failing the whole query."""
+    return raw.decode("utf-8", "replace")
+
+
+def _file_system(path: Path) -> str:
+    """Name the file system that a file is on, or give an empty string where that cannot be told."""
+    try:
+        mounts = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+        folder = str(path.resolve().parent)
+    except OSError:
+        return ""
+    best, kind = "", ""
+    for line in mounts:
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1])  # blanks and the like
+        if len(point) >= len(best) and (folder == point or folder.startswith(point.rstrip("/") + "/")):
+            best, kind = point, fields[2]
+    return kind

@@ -1,1 +1,0 @@
-"""Keeping tokens: what a stored record is, how it is sealed, and where it is kept."""
