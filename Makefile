@@ -44,9 +44,9 @@ imports: $(VENV)/.development ## Check which module may import which
 
 contracts: $(VENV)/.development ## Check that stubs are fresh and that documentation is complete
 	@echo "contracts"; $(BIN)/python -m pytest -q --no-header -o addopts=--import-mode=importlib \
-	  tests/contracts/test_stubs.py::test_the_stubs_are_fresh tests/contracts/test_errors.py \
-	  tests/contracts/test_settings.py tests/contracts/test_repository.py \
-	  tests/contracts/test_operations.py tests/contracts/test_audit.py
+	  tests/contract/test_stubs.py::test_the_stubs_are_fresh tests/contract/test_errors.py \
+	  tests/contract/test_settings.py tests/contract/test_repository.py \
+	  tests/contract/test_operations.py tests/contract/test_audit.py
 	@$(BIN)/python .ci/command_page.py --check
 
 generate: $(GENERATOR)/.ready ## Generate the Python stubs from the contract
@@ -61,11 +61,11 @@ screenshots: $(VENV)/.development ## Make the pictures of the documentation anew
 
 N ?= 1000000
 soak: $(VENV)/.development ## Look for a history that breaks the refresh protocol (N=… histories)
-	@PYTHONPATH=tests $(BIN)/python -m histories $(N)
+	@PYTHONPATH=tests $(BIN)/python -m model $(N)
 
 USERS ?= 10000
 year: $(VENV)/.development ## Let a year of upkeep pass in virtual time (USERS=… people)
-	@PYTHONPATH=tests $(BIN)/python -m histories.year $(USERS)
+	@PYTHONPATH=tests $(BIN)/python -m model.year $(USERS)
 
 bench: $(VENV)/.development ## Measure speed against the floor (docs/performance.md)
 	@$(BIN)/python -m bench $(ARGS)

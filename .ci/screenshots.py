@@ -18,8 +18,8 @@ IMAGES = ROOT / "docs/images"
 MONICA, OMAR = "monica@example.com", "omar@example.com"
 sys.path.insert(0, str(ROOT / "tests"))
 
-from browser.chromium import DESKTOP, PHONE, chromium, press  # noqa: E402 - found by the line above
-from browser.simulator_history import live, simulator  # noqa: E402
+from support.chromium import DESKTOP, PHONE, chromium, press  # noqa: E402 - found by the line above
+from support.simulator_history import live, simulator  # noqa: E402
 from zoomgate import Client  # noqa: E402
 
 

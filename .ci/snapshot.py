@@ -66,7 +66,7 @@ TESTS = ROOT / "tests"
 KEY, APP = b"k" * 32, "zoom.us|client"
 
 sys.path.insert(0, str(TESTS))
-from histories.mutants import MUTANTS, OF_THE_SHELL  # noqa: E402 - found by the line above
+from model.mutants import MUTANTS, OF_THE_SHELL  # noqa: E402 - found by the line above
 
 
 def flat(path: str, value: Any) -> Lines:
@@ -198,10 +198,10 @@ def purposes() -> Lines:
 
 def golden_files() -> Lines:
     """List the golden files with digest and size."""
-    for path in (TESTS / "golden").rglob("*"):
+    for path in (TESTS / "contract/golden").rglob("*"):
         if path.is_file() and path.suffix not in (".py", ".pyc"):
             content = path.read_bytes()
-            yield f"{path.relative_to(TESTS / 'golden')}: {sha256(content).hexdigest()} {len(content)}"
+            yield f"{path.relative_to(TESTS / 'contract/golden')}: {sha256(content).hexdigest()} {len(content)}"
 
 
 def test_counts() -> Lines:

@@ -8,8 +8,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from harness import Harness, running
-from mongodb import mongodb, mongodb_uri  # noqa: F401 - fixtures
+from support.harness import Harness, running
+from support.mongodb import mongodb, mongodb_uri  # noqa: F401 - fixtures
 from zoomgate_server.encryption import key_file
 from zoomgate_server.telemetry import logs
 
@@ -36,9 +36,9 @@ def log() -> Iterator[io.StringIO]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--regenerate`, which writes the expected files of tests/golden anew; look at the difference before you commit it."""
+    """Add `--regenerate`, which writes the expected files of tests/contract/golden anew; look at the difference before you commit it."""
     parser.addoption(
-        "--regenerate", action="store_true", help="write the expected files of tests/golden anew"
+        "--regenerate", action="store_true", help="write the expected files of tests/contract/golden anew"
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from harness import BASIL, MONICA, browser, consent, hidden_fields
+from support.harness import BASIL, MONICA, browser, consent, hidden_fields
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

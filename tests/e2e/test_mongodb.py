@@ -14,7 +14,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from harness import MONICA, SECONDS, browser, consent, key_of, metadata
+from support.harness import MONICA, SECONDS, browser, consent, key_of, metadata
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings

@@ -19,8 +19,8 @@ import aiohttp
 import grpc.aio
 import pytest
 
-from harness import MONICA, browser, consent
-from toolchain import require
+from support.harness import MONICA, browser, consent
+from support.toolchain import require
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.connection_pb2 import Connection

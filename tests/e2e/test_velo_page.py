@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from harness import BASIL, MONICA, OMAR, browser, hidden_fields
-from importing.exports import Person, as_csv, consented
+from service.importing.exports import Person, as_csv, consented
+from support.harness import BASIL, MONICA, OMAR, browser, hidden_fields
 from zoom_simulator import SimulatorOptions
 from zoom_simulator.options import DEFAULT_USERS, SimulatedUser
 from zoom_simulator.testing import RunningSimulator, running

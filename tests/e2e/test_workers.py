@@ -20,10 +20,10 @@ import grpc
 import grpc.aio
 import pytest
 
-from growing_log import events
-from harness import CALLERS, MONICA, Harness, consent, key_of, metadata
-from mongodb import OwnServer
-from tls.certificates import write_pair
+from support.certificates import write_pair
+from support.growing_log import events
+from support.harness import CALLERS, MONICA, Harness, consent, key_of, metadata
+from support.mongodb import OwnServer
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate import AsyncClient, errors

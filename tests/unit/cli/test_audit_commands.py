@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from command_line import command, done, refused, zoomgate
-from harness import MONICA, OMAR, running
+from support.command_line import command, done, refused, zoomgate
+from support.harness import MONICA, OMAR, running
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.cli import audit_log
 from zoomgate_server.encryption import key_file

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from command_line import command, done, refused, zoomgate
-from fakes.raw_upstream import answer, raw_upstream
-from harness import MONICA, OMAR, Harness, key_of, running
+from support.command_line import command, done, refused, zoomgate
+from support.harness import MONICA, OMAR, Harness, key_of, running
+from support.raw_upstream import answer, raw_upstream
 from zoomgate_server.call_context import Role
 from zoomgate_server.encryption import key_file
 from zoomgate_server.rpc import callers_file

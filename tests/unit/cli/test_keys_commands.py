@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-import terminal
-from command_line import command, done, refused, zoomgate
-from harness import BASIL, MONICA, OMAR, Harness, browser, consent, running, serving
+from support import terminal
+from support.command_line import command, done, refused, zoomgate
+from support.harness import BASIL, MONICA, OMAR, Harness, browser, consent, running, serving
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.cli import progress
 from zoomgate_server.encryption import key_file, key_usage

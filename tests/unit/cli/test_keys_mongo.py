@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from command_line import command, done, refused
-from harness import MONICA, OMAR, Harness, serving
-from mongodb import MongoServer
+from support.command_line import command, done, refused
+from support.harness import MONICA, OMAR, Harness, serving
+from support.mongodb import MongoServer
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.encryption import key_file

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-import terminal
-from command_line import command, done
-from harness import ADMIN, BASIL, MONICA, OMAR, Harness, key_of, running, service
+from support import terminal
+from support.command_line import command, done
+from support.harness import ADMIN, BASIL, MONICA, OMAR, Harness, key_of, running, service
 from zoom_simulator import SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate import Client

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from command_line import command, done, refused, zoomgate
-from harness import ADMIN, BASIL, MONICA, OMAR, Harness, key_of, running, service
+from support.command_line import command, done, refused, zoomgate
+from support.harness import ADMIN, BASIL, MONICA, OMAR, Harness, key_of, running, service
 from zoom_simulator.faults import Fault
 from zoomgate import Client
 from zoomgate.v1 import auth_service_pb2 as pb

@@ -14,9 +14,9 @@ from typing import Any
 import grpc.aio
 import pytest
 
-import terminal
-from fakes.raw_upstream import answer, raw_upstream
-from harness import BASIL, MONICA, Harness, browser, consent, key_of, running
+from support import terminal
+from support.harness import BASIL, MONICA, Harness, browser, consent, key_of, running
+from support.raw_upstream import answer, raw_upstream
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
 

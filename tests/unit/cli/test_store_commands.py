@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from command_line import command, done, refused, zoomgate
-from fakes import version_1
-from fakes.process import NEW, OLD, Process, RotatingZoom, ring
-from harness import MONICA, OMAR, Harness, running, serving
+from support import version_1
+from support.command_line import command, done, refused, zoomgate
+from support.harness import MONICA, OMAR, Harness, running, serving
+from support.process import NEW, OLD, Process, RotatingZoom, ring
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.encryption import key_check, key_file
@@ -272,7 +272,7 @@ class TestCopyOfFile:
         for user in users:
             await process.connect(user)
         writer = subprocess.Popen(
-            [sys.executable, "-m", "fakes.refreshing_process", str(folder / "store.db"), *users],
+            [sys.executable, "-m", "support.refreshing_process", str(folder / "store.db"), *users],
             cwd=Path(version_1.__file__).parents[1],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import MONICA, Harness, key_of, running
+from support.harness import MONICA, Harness, key_of, running
 from zoomgate_server.cli import cli
 
 ZOOMGATE = str(Path(sys.executable).with_name("zoomgate"))

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from fakes.raw_upstream import CUT, OK, RawUpstream, raw_upstream
+from support.raw_upstream import CUT, OK, RawUpstream, raw_upstream
 from zoomgate_server.errors import (
     DeadlineTooShort,
     ZoomOutcomeUnknown,

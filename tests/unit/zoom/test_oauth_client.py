@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 import pytest
 
-from fakes.raw_upstream import CUT, RawUpstream, raw_upstream
+from support.raw_upstream import CUT, RawUpstream, raw_upstream
 from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.zoom.oauth import MAX_BODY_BYTES, TOTAL_SECONDS, OAuthClient
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, OurFault, Refused, Revoked, Throttled, Unknown

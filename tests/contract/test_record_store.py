@@ -1,0 +1,357 @@
+"""What every record store must do: one suite, every implementation."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support.mongodb import MongoServer
+from zoomgate_server.storage.instrumented import CountedStore
+from zoomgate_server.storage.memory import MemoryStore
+from zoomgate_server.storage.mongodb import Driver, MongoStore
+from zoomgate_server.storage.record_store import (
+    TOMBSTONE_STATE,
+    Change,
+    Column,
+    Kind,
+    Record,
+    RecordKey,
+    RecordStore,
+    ZoomUserTaken,
+)
+from zoomgate_server.storage.sqlite import SqliteStore
+
+APP = "zoom.us|client"
+
+
+async def make(kind: str, place: str) -> RecordStore:
+    """Make a store; another implementation is another line."""
+    match kind:
+        case "memory":
+            return MemoryStore(time.time)
+        case "sqlite":
+            return await SqliteStore.open(Path(place), time.time)
+        case "mongodb-motor":
+            return await MongoStore.open(place, Driver.MOTOR)
+        case "mongodb-pymongo":
+            return await MongoStore.open(place, Driver.PYMONGO)
+        case "counted":
+            return CountedStore(MemoryStore(time.time), lambda: None)
+    raise AssertionError(kind)
+
+
+def new_place(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """A place where nothing is stored yet: a file, or an address."""
+    if kind.startswith("mongodb"):
+        server: MongoServer = request.getfixturevalue("mongodb")
+        return server.new_database()
+    return str(folder / "store.db")
+
+
+STORES = ["memory", "counted", "sqlite", "mongodb-motor", "mongodb-pymongo"]
+
+
+@pytest.fixture(params=STORES)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RecordStore]:
+    """Each implementation."""
+    opened = await make(request.param, new_place(request.param, request, tmp_path))
+    yield opened
+    await opened.close()
+
+
+def key(subject: str = "monica@example.com", kind: Kind = Kind.USER, app: str = APP) -> RecordKey:
+    return RecordKey(app, kind, subject)
+
+
+def record(subject: str = "monica@example.com", value: bytes = b"v", **columns: object) -> Record:
+    return replace(Record(key=key(subject), value=value), **columns)  # type: ignore[arg-type]
+
+
+async def test_what_was_put_is_read_back(store: RecordStore) -> None:
+    """Every column and every byte comes back, with a revision and the store's clock."""
+    written = record(
+        value=bytes(range(256)),
+        state="ACTIVE",
+        key_id="0a0b0c0d",
+        zoom_user_id="z1",
+        changed_at=12.5,
+        due_at=13.25,
+        expire_at=14.125,
+    )
+    before = time.time()
+    rev = await store.put(written, 0)
+    assert rev is not None
+    assert rev > 0
+    found, now = await store.get(written.key)
+    assert found == replace(written, rev=rev)
+    assert abs(now - before) < 60
+
+
+async def test_what_is_absent_is_none(store: RecordStore) -> None:
+    """A record of another app, kind or subject is another record."""
+    await store.put(record(), 0)
+    for other in (key("omar@example.com"), key(kind=Kind.STATE), key(app="zoom.us|other")):
+        assert (await store.get(other))[0] is None
+
+
+async def test_a_put_needs_the_current_revision(store: RecordStore) -> None:
+    """A stale, missing or superfluous revision writes nothing."""
+    assert await store.put(record(), 1) is None
+    rev = await store.put(record(value=b"1"), 0)
+    assert rev is not None
+    assert await store.put(record(value=b"2"), 0) is None
+    assert await store.put(record(value=b"2"), rev + 1) is None
+    next_rev = await store.put(record(value=b"2"), rev)
+    assert next_rev not in (None, rev)
+    assert await store.put(record(value=b"3"), rev) is None
+    found, _ = await store.get(key())
+    assert found is not None
+    assert found.value == b"2"
+
+
+async def test_a_delete_needs_the_current_revision(store: RecordStore) -> None:
+    """Only the current revision deletes, and only once."""
+    rev = await store.put(record(), 0)
+    assert rev is not None
+    assert not await store.delete(key(), rev + 1)
+    assert not await store.delete(key(), 0)
+    assert await store.delete(key(), rev)
+    assert not await store.delete(key(), rev)
+    assert (await store.get(key()))[0] is None
+
+
+async def test_a_revision_never_comes_back(store: RecordStore) -> None:
+    """After a delete a new record has a new revision, so that who read the old one cannot write over it."""
+    first = await store.put(record(), 0)
+    assert first is not None
+    await store.delete(key(), first)
+    second = await store.put(record(), 0)
+    assert second is not None
+    assert second != first
+    assert await store.put(record(value=b"x"), first) is None
+
+
+async def test_one_of_many_writers_wins(store: RecordStore) -> None:
+    """Of writers with one revision exactly one succeeds, at the first insert and later."""
+    for _ in range(2):
+        found, _ = await store.get(key())
+        rev = found.rev if found else 0
+        written = await asyncio.gather(*(store.put(record(value=b"%d" % index), rev) for index in range(20)))
+        assert sum(result is not None for result in written) == 1
+
+
+async def test_a_zoom_user_has_one_living_record(store: RecordStore) -> None:
+    """A second record of the same Zoom user is refused and names the first; tombstones and other apps do not count."""
+    rev = await store.put(record(zoom_user_id="z1", state="ACTIVE"), 0)
+    assert rev is not None
+    second = record("omar@example.com", zoom_user_id="z1", state="ACTIVE")
+    with pytest.raises(ZoomUserTaken) as taken:
+        await store.put(second, 0)
+    assert taken.value.subject == "monica@example.com"
+    assert (await store.get(second.key))[0] is None
+    await store.put(replace(second, key=key("omar@example.com", app="zoom.us|other")), 0)
+    await store.put(replace(second, state=TOMBSTONE_STATE), 0)
+    await store.put(record(zoom_user_id="z1", state="ACTIVE", value=b"2"), rev)
+    for index in range(2):
+        assert await store.put(record(f"none-{index}@example.com"), 0)
+
+
+async def test_a_zoom_user_leads_to_the_living_record(store: RecordStore) -> None:
+    """Tombstones, other users, other apps and records of nobody are not found; the record comes whole, with the store's clock."""
+    before = time.time()
+    for name, columns in (
+        ("gone@example.com", {"zoom_user_id": "z1", "state": TOMBSTONE_STATE}),
+        ("omar@example.com", {"zoom_user_id": "z2", "state": "ACTIVE"}),
+        ("nobody@example.com", {}),
+    ):
+        await store.put(record(name, **columns), 0)
+    await store.put(record(zoom_user_id="z1", state="ACTIVE", key=key(app="zoom.us|other")), 0)
+    found, now = await store.find(APP, "z1")
+    assert found is None
+    assert abs(now - before) < 60
+    written = record(zoom_user_id="z1", state="REAUTH_REQUIRED", expire_at=14.5, changed_at=3.0)
+    rev = await store.put(written, 0)
+    assert rev is not None
+    found, now = await store.find(APP, "z1")
+    assert found == replace(written, rev=rev)
+    assert abs(now - before) < 60
+    for other in ("z3", "", "z", "Z1"):
+        assert (await store.find(APP, other))[0] is None
+    await store.put(replace(written, state=TOMBSTONE_STATE), rev)
+    assert (await store.find(APP, "z1"))[0] is None
+
+
+async def test_pages_follow_the_order_of_subjects(store: RecordStore) -> None:
+    """Pages are ordered by code point, start behind `after`, and filters hold."""
+    names = ["a@x.com", "b@x.com", "ab@x.com", "B", "ä", "\uff21", "\U0001f600"]
+    for index, name in enumerate(names):
+        state = "ACTIVE" if index % 2 else "REAUTH_REQUIRED"
+        await store.put(record(name, state=state, due_at=float(index), expire_at=float(10 - index)), 0)
+    await store.put(record("zz", state="ACTIVE"), 0)
+    everything = await store.page(APP, Kind.USER, limit=1000)
+    assert [found.key.subject for found in everything] == sorted([*names, "zz"])
+    first = await store.page(APP, Kind.USER, limit=2)
+    rest = await store.page(APP, Kind.USER, after=first[-1].key.subject, limit=1000)
+    assert [*first, *rest] == list(everything)
+    active = await store.page(APP, Kind.USER, states=["ACTIVE"], limit=10)
+    assert {found.key.subject for found in active} == {"b@x.com", "B", "\uff21", "zz"}
+    due = await store.page(APP, Kind.USER, states=["ACTIVE"], due_before=3.0, limit=10)
+    assert {found.key.subject for found in due} == {"b@x.com"}
+    expired = await store.page(APP, Kind.USER, expire_before=8.0, limit=10)
+    assert {found.key.subject for found in expired} == {"B", "ä", "\uff21", "\U0001f600"}
+    assert not await store.page(APP, Kind.STATE, limit=10)
+
+
+async def test_records_are_counted_by_a_column(store: RecordStore) -> None:
+    """Counts go by app, kind and value."""
+    for index in range(5):
+        await store.put(record(f"u{index}", state="ACTIVE" if index else "GONE", key_id=f"k{index % 2}"), 0)
+    assert await store.count(APP, Kind.USER, Column.STATE) == {"ACTIVE": 4, "GONE": 1}
+    assert await store.count(APP, Kind.USER, Column.KEY_ID) == {"k0": 3, "k1": 2}
+    assert await store.count("other", Kind.USER, Column.STATE) == {}
+
+
+async def test_the_apps_with_records_are_named(store: RecordStore) -> None:
+    """In order, each once, and only while it has a record."""
+    assert list(await store.apps()) == []
+    for app in ("zoom.us|b", "zoom.us|a"):
+        for kind in (Kind.USER, Kind.STATE):
+            await store.put(Record(key=key(app=app, kind=kind), value=b"v"), 0)
+    assert list(await store.apps()) == ["zoom.us|a", "zoom.us|b"]
+    for record in [
+        row for kind in (Kind.USER, Kind.STATE) for row in await store.page("zoom.us|b", kind, limit=9)
+    ]:
+        await store.delete(record.key, record.rev)
+    assert list(await store.apps()) == ["zoom.us|a"]
+
+
+async def test_changes_are_listed_once_each(store: RecordStore) -> None:
+    """What changed since a time comes oldest first, every record with its latest revision."""
+    revs = {}
+    for name, changed_at in (("a", 5.0), ("b", 3.0), ("c", 1.0)):
+        revs[name] = await store.put(record(name, state="ACTIVE", changed_at=changed_at), 0)
+    assert revs["c"] is not None
+    latest = await store.put(record("c", state="GONE", changed_at=6.0), revs["c"])
+    await store.put(Record(key=key(kind=Kind.STATE), value=b"v", changed_at=7.0), 0)
+    changes, now = await store.changes(APP, Kind.USER, 5.0)
+    assert list(changes) == [
+        Change(key("a"), revs["a"] or 0, "ACTIVE", 5.0),
+        Change(key("c"), latest or 0, "GONE", 6.0),
+    ]
+    assert abs(now - time.time()) < 60
+
+
+async def test_changes_come_in_parts(store: RecordStore) -> None:
+    """A limit gives the oldest; less than it is given only when there is no more."""
+    for number in range(5):
+        await store.put(record(f"u{number}", changed_at=float(number)), 0)
+    for limit, expected in ((2, ["u1", "u2"]), (4, ["u1", "u2", "u3", "u4"]), (9, ["u1", "u2", "u3", "u4"])):
+        changes, _ = await store.changes(APP, Kind.USER, 1.0, limit=limit)
+        assert [change.key.subject for change in changes] == expected
+
+
+async def test_closing_twice_is_fine(store: RecordStore) -> None:
+    """Close is idempotent."""
+    await store.close()
+    await store.close()
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_any_history_equals_a_dictionary(
+    kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever sequence of puts and deletes runs, the store holds what a dictionary with revisions holds."""
+    steps = st.lists(
+        st.tuples(st.sampled_from(["put", "stale", "delete"]), st.integers(0, 3), st.binary(max_size=8)),
+        max_size=25,
+    )
+
+    @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(steps)
+    def check(history: list[tuple[str, int, bytes]]) -> None:
+        asyncio.run(play(history, new_place(kind, request, tmp_path_factory.mktemp("history"))))
+
+    async def play(history: list[tuple[str, int, bytes]], place: str) -> None:
+        store = await make(kind, place)
+        model: dict[str, tuple[int, bytes]] = {}
+        try:
+            for action, number, value in history:
+                name = f"user-{number}"
+                rev, _ = model.get(name, (0, b""))
+                if action == "put":
+                    written = await store.put(record(name, value), rev)
+                    assert written is not None
+                    model[name] = (written, value)
+                elif action == "stale":
+                    assert await store.put(record(name, value), rev + 1) is None
+                else:
+                    assert await store.delete(key(name), rev) is (name in model)
+                    model.pop(name, None)
+            found = await store.page(APP, Kind.USER, limit=100)
+            assert {item.key.subject: (item.rev, item.value) for item in found} == model
+        finally:
+            await store.close()
+
+    check()
+
+
+COUNTER = """
+import asyncio, json, sys, time
+from dataclasses import replace
+from pathlib import Path
+from zoomgate_server.storage.sqlite import SqliteStore
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey
+
+async def main():
+    store = await SqliteStore.open(Path(sys.argv[1]), time.time)
+    key, done, conflicts = RecordKey("app", Kind.META, "counter"), 0, 0
+    while done < int(sys.argv[2]):
+        found, _ = await store.get(key)
+        value = int(found.value) if found else 0
+        if await store.put(Record(key=key, value=b"%d" % (value + 1)), found.rev if found else 0) is None:
+            conflicts += 1
+        else:
+            done += 1
+    await store.close()
+    print(json.dumps({"conflicts": conflicts}))
+
+asyncio.run(main())
+"""
+
+
+async def test_processes_share_a_file_without_losing_writes(tmp_path: Path) -> None:
+    """Two processes that count in one record end at exactly the sum."""
+    path = tmp_path / "shared.db"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", COUNTER, str(path), "60"], stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert all("conflicts" in json.loads(output) for output in outputs)
+    store = await SqliteStore.open(path, time.time)
+    found, _ = await store.get(RecordKey("app", Kind.META, "counter"))
+    await store.close()
+    assert found is not None
+    assert found.value == b"120"
+
+
+async def test_processes_may_make_the_file_at_the_same_time(tmp_path: Path) -> None:
+    """Several processes that start on an empty folder at once all come up, and none takes the file away from the others."""
+    for number in range(3):
+        path = tmp_path / f"new-{number}.db"
+        processes = [subprocess.Popen([sys.executable, "-c", COUNTER, str(path), "2"]) for _ in range(6)]
+        assert [process.wait(timeout=60) for process in processes] == [0] * 6
+        store = await SqliteStore.open(path, time.time)
+        found, _ = await store.get(RecordKey("app", Kind.META, "counter"))
+        await store.close()
+        assert found is not None
+        assert found.value == b"12"

@@ -1,0 +1,160 @@
+"""The store fails just when a process holds what Zoom answered: the process keeps it until the store is back, and so does its journal."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from crash.cluster import LATE, OK, REFRESHING, STORE, Answer, Cluster, Kept, Server, cluster, until_async
+from crash.table import Table
+from support.mongodb import MongoServer, OwnServer
+from support.tcp_proxy import Way, proxying
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+WAYS = {f"{way.value}@example.com": way for way in (Way.CUT, Way.LOSE, Way.STALL)}
+MONICA = "monica@example.com"
+
+
+async def fail_between_answer_and_commit(
+    running: Cluster,
+    server: Server,
+    user: str,
+    *,
+    fail: Callable[[], Awaitable[None]],
+    heal: Callable[[], Awaitable[None]],
+) -> list[Answer]:
+    """Let the store fail after the journal is synced, and come back once a caller has been told; gives all answers."""
+    call = asyncio.create_task(server.token(user))
+    await server.reached({user: "after_keep"})
+    await fail()
+    server.plan({})
+    answers = [await call]
+    assert answers == [STORE]
+    answers.append(await server.token(user, 2.0))
+    assert answers[-1] in (STORE, REFRESHING, LATE)
+    await heal()
+
+    async def stored() -> bool:
+        return (await server.token(user)) == OK
+
+    await until_async(stored)
+    assert await running.shown(user) == "ACTIVE"
+    record = await running.record(user)
+    assert record is not None
+    assert record.generation == 2
+    assert running.answers(user) == 1
+    return answers
+
+
+async def note(table: Table, fault: str, running: Cluster, users: list[str], answers: list[Answer]) -> None:
+    """Check that nobody was lost, and write it down."""
+    row = table.row(fault, running.kept)
+    row.runs += len(users)
+    row.failed += sum(answer != OK for answer in answers)
+    lost = await running.lost(users)
+    row.losses += len(lost)
+    assert lost == set()
+
+
+async def test_connection_breaks(mongodb: MongoServer, tmp_path: Path, table: Table) -> None:
+    """Requests that do not arrive, whose answers are lost, or that stall, at the commit: one generation, stored once they go through."""
+    uri = mongodb.new_database("directConnection=true")
+    names = [way.value for way in WAYS.values()]
+    async with AsyncExitStack() as stack:
+        proxies = {user: await stack.enter_async_context(proxying(mongodb.address)) for user in WAYS}
+        running = await stack.enter_async_context(cluster(Kept.MONGODB, tmp_path, names, uri))
+        host, port = mongodb.address
+        servers = await asyncio.gather(
+            *(
+                running.start(
+                    way.value,
+                    {user: "after_keep"},
+                    store_uri=uri.replace(f"{host}:{port}", f"127.0.0.1:{proxies[user].port}"),
+                )
+                for user, way in WAYS.items()
+            )
+        )
+        await running.connect(WAYS)
+
+        async def meet(user: str, server: Server) -> list[Answer]:
+            async def fail() -> None:
+                proxies[user].turn(WAYS[user])
+
+            async def heal() -> None:
+                proxies[user].turn(Way.FORWARD)
+
+            return await fail_between_answer_and_commit(running, server, user, fail=fail, heal=heal)
+
+        met = await asyncio.gather(*(meet(user, server) for user, server in zip(WAYS, servers, strict=True)))
+        for (user, way), answers in zip(WAYS.items(), met, strict=True):
+            await note(table, f"store at commit: {way.value}", running, [user], answers)
+        assert running.refusals == 0
+
+
+async def test_database_is_killed(tmp_path: Path, table: Table) -> None:
+    """A database that is killed at the commit and started again a while later."""
+    (tmp_path / "mongodb").mkdir()
+    database = OwnServer(tmp_path / "mongodb")
+    await asyncio.to_thread(database.start)
+    try:
+        uri = database.new_database("directConnection=true")
+        async with cluster(Kept.MONGODB, tmp_path, ["monica"], uri) as running:
+            server = await running.start("first", {MONICA: "after_keep"})
+            await running.connect([MONICA])
+
+            async def fail() -> None:
+                database.kill()
+
+            async def heal() -> None:
+                await asyncio.to_thread(database.start)
+
+            answers = await fail_between_answer_and_commit(running, server, MONICA, fail=fail, heal=heal)
+            await note(table, "store at commit: killed, started", running, [MONICA], answers)
+    finally:
+        database.close()
+
+
+async def test_file_is_locked(tmp_path: Path, table: Table) -> None:
+    """A SQLite file that somebody else locks at the commit for longer than anybody waits for it."""
+    async with cluster(Kept.SQLITE, tmp_path, ["monica"]) as running:
+        server = await running.start("first", {MONICA: "after_keep"})
+        await running.connect([MONICA])
+        with contextlib.closing(
+            sqlite3.connect(tmp_path / "data" / "zoomgate.db", isolation_level=None)
+        ) as other:
+
+            async def fail() -> None:
+                other.execute("BEGIN IMMEDIATE")
+
+            async def heal() -> None:
+                other.execute("ROLLBACK")
+
+            answers = await fail_between_answer_and_commit(running, server, MONICA, fail=fail, heal=heal)
+        await note(table, "store at commit: locked", running, [MONICA], answers)
+
+
+async def test_slow(mongodb: MongoServer, tmp_path: Path, table: Table) -> None:
+    """A store that takes its time delays everybody and fails nobody, and there is one refresh for all of them."""
+    uri = mongodb.new_database("directConnection=true")
+    host, port = mongodb.address
+    async with (
+        proxying(mongodb.address) as proxy,
+        cluster(Kept.MONGODB, tmp_path, ["monica"], uri) as running,
+    ):
+        behind = uri.replace(f"{host}:{port}", f"127.0.0.1:{proxy.port}")
+        servers = await asyncio.gather(
+            *(running.start(name, store_uri=behind) for name in ("first", "second", "third"))
+        )
+        await running.connect([MONICA])
+        proxy.turn(Way.SLOW)
+        answers = await asyncio.gather(*(server.token(MONICA) for server in servers for _ in range(10)))
+        assert set(answers) == {OK}
+        assert running.answers(MONICA) == 1
+        assert running.refusals == 0
+        await note(table, "store slow", running, [MONICA], answers)
+        proxy.turn(Way.FORWARD)

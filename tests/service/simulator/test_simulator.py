@@ -1,0 +1,244 @@
+"""The simulated Zoom behaves as Zoom is known to."""
+
+from typing import Any
+
+import aiohttp
+import pytest
+
+from support.zoom_app import BACK, MONICA, Client, Clock
+from zoom_simulator import Simulator, SimulatorOptions
+
+
+async def test_refresh_tokens_rotate_and_work_once(client: Client) -> None:
+    """Each refresh gives a new pair and ends the one before."""
+    first = await client.consent()
+    status, second = await client.refresh(first["refresh_token"])
+    assert status == 200
+    assert second["refresh_token"] != first["refresh_token"]
+    assert await client.refresh(first["refresh_token"]) == (
+        400,
+        {"reason": "Invalid Token!", "error": "invalid_grant"},
+    )
+    assert (await client.api("GET", "/users/me"))[1]["code"] == 124
+    assert (await client.refresh(second["refresh_token"]))[0] == 200
+
+
+async def test_tolerance_accepts_the_token_before_once(clock: Clock) -> None:
+    """With a tolerance of one a spent token works once more."""
+    options = SimulatorOptions(port=0, tolerance=1)
+    async with Simulator(options, wall=clock) as simulator, aiohttp.ClientSession() as session:
+        client = Client(simulator, session)
+        first = await client.consent()
+        await client.refresh(first["refresh_token"])
+        assert (await client.refresh(first["refresh_token"]))[0] == 200
+        assert (await client.refresh(first["refresh_token"]))[0] == 400
+
+
+async def test_a_refresh_token_dies_unused(client: Client, clock: Clock) -> None:
+    """Whoever refreshes within 90 days keeps the grant, again and again; whoever comes later does not."""
+    token = (await client.consent())["refresh_token"]
+    for _ in range(3):
+        clock.now += 89 * 86_400
+        status, answer = await client.refresh(token)
+        assert status == 200
+        token = answer["refresh_token"]
+    clock.now += 90 * 86_400
+    assert await client.refresh(token) == (400, {"reason": "Invalid Token!", "error": "invalid_grant"})
+
+
+async def test_a_new_consent_ends_earlier_tokens(client: Client) -> None:
+    """The latest authorization alone is valid (4741)."""
+    first = await client.consent()
+    old = client.access
+    await client.consent()
+    status, refusal = await client.refresh(first["refresh_token"])
+    assert (status, refusal["code"]) == (400, 4741)
+    client.access = old
+    assert (await client.api("GET", "/users/me"))[0] == 401
+
+
+async def test_codes_work_once_for_five_minutes_and_their_address(client: Client, clock: Clock) -> None:
+    """A used, old, misdirected or unproven code is refused."""
+    zoom = client.simulator.zoom
+    user = zoom.users[MONICA]
+    used = zoom.issue_code(user, BACK)
+    form = {"grant_type": "authorization_code", "redirect_uri": BACK}
+    assert (await client.token(**form, code=used))[0] == 200
+    assert (await client.token(**form, code=used))[1]["code"] == 4734
+    old = zoom.issue_code(user, BACK)
+    clock.now += 301
+    assert (await client.token(**form, code=old))[1]["code"] == 4733
+    other = zoom.issue_code(user, "http://127.0.0.1/other")
+    assert (await client.token(**form, code=other))[1]["code"] == 4709
+    proven = zoom.issue_code(
+        user, BACK, challenge="E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM", challenge_method="S256"
+    )
+    assert (await client.token(**form, code=proven, code_verifier="wrong"))[1]["error"] == "invalid_grant"
+
+
+async def test_the_apps_credentials_are_checked(client: Client) -> None:
+    """A wrong secret is invalid_client and spends nothing."""
+    issued = await client.consent()
+    form = {"grant_type": "refresh_token", "refresh_token": issued["refresh_token"]}
+    status, refusal = await client.token("wrong", **form)
+    assert (status, refusal["error"]) == (400, "invalid_client")
+    assert (await client.refresh(issued["refresh_token"]))[0] == 200
+
+
+async def test_access_tokens_expire(client: Client, clock: Clock) -> None:
+    """After an hour, or when told so, a token is expired (401, 124)."""
+    await client.consent()
+    assert (await client.api("GET", "/users/me"))[1]["email"] == MONICA
+    clock.now += 3600
+    status, refusal = await client.api("GET", "/users/me")
+    assert (status, refusal) == (401, {"code": 124, "message": "Access token is expired."})
+
+
+async def test_meetings_live_and_die(client: Client) -> None:
+    """Create, read, change, list, end, delete and recover."""
+    await client.consent()
+    status, meeting = await client.api("POST", "/users/me/meetings", topic="T", type=2, duration=30)
+    assert status == 201
+    path = f"/meetings/{meeting['id']}"
+    assert (await client.api("PATCH", path, topic="U"))[0] == 204
+    assert (await client.api("GET", path))[1]["topic"] == "U"
+    listed = (await client.api("GET", "/users/me/meetings"))[1]["meetings"]
+    assert [row["id"] for row in listed] == [meeting["id"]]
+    assert "inviting you" in (await client.api("GET", f"{path}/invitation"))[1]["invitation"]
+    assert (await client.api("PUT", f"{path}/status", action="end"))[0] == 204
+    assert (await client.api("DELETE", path))[0] == 204
+    assert (await client.api("GET", path))[1]["code"] == 3001
+    assert (await client.api("PUT", f"{path}/status", action="recover"))[0] == 204
+    assert (await client.api("GET", path))[0] == 200
+    assert (await client.api("GET", "/no/such/endpoint"))[1]["code"] == 2300
+    assert (await client.api("GET", "/users/somebody/meetings"))[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"topic": "x" * 201}, "topic"),
+        ({"agenda": "x" * 2001}, "agenda"),
+        ({"duration": 0}, "duration"),
+        ({"type": 7}, "type"),
+        ({"timezone": "Mars/Base"}, "timezone"),
+        ({"start_time": "soon"}, "start_time"),
+        ({"recurrence": {"type": 3, "repeat_interval": 11}}, "recurrence.repeat_interval"),
+        ({"recurrence": {"type": 1, "end_times": 61}}, "recurrence.end_times"),
+        ({"recurrence": {"type": 1, "repeat_interval": "x"}}, "recurrence.repeat_interval"),
+        ({"recurrence": {"type": [1]}}, "recurrence.type"),
+        ({"recurrence": {"type": 3, "monthly_day": 77}}, "recurrence.monthly_day"),
+        ({"recurrence": {"type": 2, "weekly_days": "12"}}, "recurrence.weekly_days"),
+        ({"type": True}, "type"),
+    ],
+)
+async def test_wrong_meetings_are_refused(client: Client, body: dict[str, Any], field: str) -> None:
+    """Validation answers with code 300 and the field."""
+    await client.consent()
+    status, refusal = await client.api("POST", "/users/me/meetings", **body)
+    assert (status, refusal["code"]) == (400, 300)
+    assert [row["field"] for row in refusal["errors"]] == [field]
+
+
+@pytest.mark.parametrize(
+    ("recurrence", "days"),
+    [
+        ({"type": 1, "repeat_interval": 2, "end_times": 3}, ["07-01", "07-03", "07-05"]),
+        ({"type": 2, "weekly_days": "2,4", "end_times": 3}, ["07-02", "07-07", "07-09"]),
+        ({"type": 2, "weekly_days": "3", "repeat_interval": 2, "end_times": 2}, ["07-01", "07-15"]),
+        ({"type": 3, "monthly_day": 31, "end_times": 2}, ["07-31", "08-31"]),
+        ({"type": 3, "monthly_week": -1, "monthly_week_day": 6, "end_times": 2}, ["07-25", "08-29"]),
+        ({"type": 1, "end_date_time": "2031-07-03T23:00:00Z"}, ["07-01", "07-02", "07-03"]),
+    ],
+)
+async def test_recurring_meetings_take_place_when_they_should(
+    client: Client, recurrence: dict[str, Any], days: list[str]
+) -> None:
+    """Days, weeks and months are counted from the start, a Tuesday, and ends are kept."""
+    await client.consent()
+    body = {"type": 8, "start_time": "2031-07-01T09:00:00Z", "recurrence": recurrence}
+    _, meeting = await client.api("POST", "/users/me/meetings", **body)
+    assert [row["start_time"][5:10] for row in meeting["occurrences"]] == days
+
+
+async def test_what_zoom_decides_cannot_be_set(client: Client) -> None:
+    """Ids, hosts and links in a body are ignored, and nonsense in an address is refused."""
+    await client.consent()
+    _, meeting = await client.api("POST", "/users/me/meetings", id=5, host_id="evil", start_url="x")
+    assert meeting["id"] != 5
+    assert meeting["host_id"] == "u-Monica-7Yc1"
+    path = f"/meetings/{meeting['id']}"
+    assert (await client.api("PATCH", path, id=1, host_id="evil", topic="U"))[0] == 204
+    after = (await client.api("GET", path))[1]
+    assert (after["id"], after["host_id"], after["topic"]) == (meeting["id"], meeting["host_id"], "U")
+    for nonsense in (f"/meetings/{'9' * 5000}", "/meetings/x", "/users/me/meetings?page_size=x"):
+        assert (await client.api("GET", nonsense))[0] == 400
+
+
+async def test_who_consents_is_chosen_on_the_page(client: Client) -> None:
+    """A user in the address does not override the choice."""
+    url = f"{client.simulator.oauth_url}/authorize"
+    query = {
+        "client_id": "zoomgate-dev",
+        "response_type": "code",
+        "redirect_uri": BACK,
+        "user": "omar@example.com",
+    }
+    async with client.session.get(url, params=query) as page:
+        assert 'type="hidden" name="user"' not in await page.text()
+    query["redirect_uri"] = "http://[::1"
+    async with client.session.get(url, params=query) as page:
+        assert page.status == 400
+
+
+async def test_faults_happen_as_often_as_asked(client: Client) -> None:
+    """A fault hits its endpoint, so many times, and the counters tell."""
+    issued = await client.consent()
+    await client.sim("fault", endpoint="users_me", kind="rate_limit_daily", times=1)
+    async with client.session.get(
+        f"{client.simulator.api_url}/users/me", headers={"Authorization": f"Bearer {client.access}"}
+    ) as answer:
+        assert (answer.status, answer.headers["X-RateLimit-Type"]) == (429, "Daily-limit")
+        assert answer.headers["Retry-After"].endswith("Z")
+    assert (await client.api("GET", "/users/me"))[0] == 200
+    await client.sim("fault", endpoint="token", kind="cut_after", times=1)
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await client.refresh(issued["refresh_token"])
+    assert client.simulator.zoom.counters["token.refresh_token.issued"] == 1
+    assert (await client.refresh(issued["refresh_token"]))[0] == 400
+    assert "error" in await client.sim("fault", endpoint="nowhere", kind="cut_after")
+
+
+async def test_revoking_ends_a_token_or_the_grant(client: Client) -> None:
+    """Revoking an access token ends it; revoking the refresh token ends the grant; unknown tokens are fine."""
+    issued = await client.consent()
+    basic = {"Authorization": aiohttp.encode_basic_auth("zoomgate-dev", "zoomgate-dev-secret")}
+
+    async def revoke(token: str) -> str:
+        url = f"{client.simulator.oauth_url}/revoke"
+        async with client.session.post(url, data={"token": token}, headers=basic) as answer:
+            status: str = (await answer.json())["status"]
+            return status
+
+    assert await revoke(issued["access_token"]) == "success"
+    assert (await client.api("GET", "/users/me"))[0] == 401
+    assert await revoke(issued["refresh_token"]) == "success"
+    assert (await client.refresh(issued["refresh_token"]))[0] == 400
+    assert await revoke("unknown") == "success"
+
+
+async def test_only_registered_addresses_get_a_consent_page(client: Client) -> None:
+    """A foreign redirect URI, a wrong client and a missing response type are told on the page, not to the app."""
+    url = f"{client.simulator.oauth_url}/authorize"
+    good = {"client_id": "zoomgate-dev", "response_type": "code", "redirect_uri": BACK}
+    async with client.session.get(url, params=good) as page:
+        assert page.status == 200
+        assert "<script" not in await page.text()
+    for wrong in ({"redirect_uri": "https://evil.example/"}, {"client_id": "x"}, {"response_type": "token"}):
+        async with client.session.get(url, params=good | wrong) as page:
+            assert page.status == 400
+            assert (await page.json())["status"] is False
+    async with client.session.post(
+        url, data=good | {"user": MONICA, "decision": "allow", "nonce": "x"}
+    ) as page:
+        assert page.status == 400

@@ -1,0 +1,229 @@
+"""MeetingsService as its callers see it."""
+
+import pytest
+from google.protobuf.json_format import ParseDict
+
+from support.harness import BASIL, MONICA, Harness
+from zoom_simulator.faults import Fault
+from zoomgate.v1 import meeting_pb2
+from zoomgate.v1 import meetings_service_pb2 as pb
+from zoomgate_server.zoom.urls import MAX_MEETING_ID
+
+
+def create_request(**details: object) -> pb.CreateMeetingRequest:
+    request = pb.CreateMeetingRequest(user_email=MONICA)
+    ParseDict(details, request.meeting_details)
+    return request
+
+
+async def test_a_meeting_is_created_read_and_deleted(zoomgate: Harness) -> None:
+    """The main job: what was asked for is at Zoom, is read back, and is gone after the delete."""
+    await zoomgate.connect()
+    created = (
+        await zoomgate.call(
+            zoomgate.meetings.CreateMeeting,
+            create_request(
+                topic="Planning",
+                start_time="2031-05-01T09:00:00Z",
+                duration_minutes=45,
+                settings={"waiting_room": False, "alternative_hosts": ["a@example.com", "b@example.com"]},
+            ),
+            "monica",
+        )
+    ).meeting
+    assert created.topic == "Planning"
+    assert created.start_time.ToJsonString() == "2031-05-01T09:00:00Z"
+    assert list(created.settings.alternative_hosts) == ["a@example.com", "b@example.com"]
+    at_zoom = zoomgate.simulator.zoom.meetings[created.id].body
+    assert (at_zoom["duration"], at_zoom["settings"]["alternative_hosts"]) == (
+        45,
+        "a@example.com;b@example.com",
+    )
+    target = pb.GetMeetingRequest(user_email=MONICA, meeting_id=created.id)
+    assert (await zoomgate.call(zoomgate.meetings.GetMeeting, target)).meeting == created
+    gone = pb.DeleteMeetingRequest(user_email=MONICA, meeting_id=created.id, schedule_for_reminder=False)
+    assert (await zoomgate.call(zoomgate.meetings.DeleteMeeting, gone)).status == 204
+    refusal = await zoomgate.refusal(zoomgate.meetings.GetMeeting, target)
+    assert refusal.short == ("NOT_FOUND", "MEETING_NOT_FOUND")
+    assert refusal.metadata == {"http_status": "404", "zoom_code": "3001"}
+
+
+async def test_empty_details_give_the_documented_defaults(zoomgate: Harness) -> None:
+    """Nothing asked for: scheduled, "Zoom meeting", 60 minutes, UTC."""
+    await zoomgate.connect()
+    meeting = (await zoomgate.call(zoomgate.meetings.CreateMeeting, create_request())).meeting
+    assert (meeting.topic, meeting.duration_minutes, meeting.timezone, meeting.type) == (
+        "Zoom meeting",
+        60,
+        "UTC",
+        meeting_pb2.MEETING_TYPE_SCHEDULED,
+    )
+
+
+async def test_a_local_start_is_read_in_its_time_zone(zoomgate: Harness) -> None:
+    """Nine o'clock in Berlin in summer is seven o'clock UTC; a weekly series has its occurrences."""
+    await zoomgate.connect()
+    meeting = (
+        await zoomgate.call(
+            zoomgate.meetings.CreateMeeting,
+            create_request(
+                type="MEETING_TYPE_RECURRING_FIXED_TIME",
+                local_start_time="2031-07-01T09:00:00",
+                timezone="Europe/Berlin",
+                recurrence={"type": "TYPE_WEEKLY", "weekly_days": [3], "end_times": 3},
+            ),
+        )
+    ).meeting
+    assert meeting.start_time.ToJsonString() == "2031-07-01T07:00:00Z"
+    assert len(meeting.occurrences) == 3
+    assert list(meeting.recurrence.weekly_days) == [3]
+
+
+async def test_additional_fields_reach_zoom_and_come_back(zoomgate: Harness) -> None:
+    """A field that the contract does not know passes both ways; one that it knows must be sent in its own field."""
+    await zoomgate.connect()
+    request = create_request(additional_fields={"brand_new": {"x": 1}})
+    meeting = (await zoomgate.call(zoomgate.meetings.CreateMeeting, request)).meeting
+    assert meeting.additional_fields["brand_new"]["x"] == 1
+    wrong = create_request(
+        additional_fields={"topic": "x"}, settings={"additional_fields": {"waiting_room": True}}
+    )
+    refusal = await zoomgate.refusal(zoomgate.meetings.CreateMeeting, wrong)
+    assert set(refusal.violations) == {
+        "meeting_details.additional_fields.topic",
+        "meeting_details.settings.additional_fields.waiting_room",
+    }
+
+
+async def test_zooms_own_refusals_carry_its_code(zoomgate: Harness) -> None:
+    """A user whom Zoom does not let schedule gets Zoom's words and code."""
+    await zoomgate.connect(BASIL)
+    refusal = await zoomgate.refusal(
+        zoomgate.meetings.CreateMeeting, pb.CreateMeetingRequest(user_email=BASIL)
+    )
+    assert refusal.short == ("INVALID_ARGUMENT", "ZOOM_REFUSED")
+    assert refusal.metadata == {"http_status": "400", "zoom_code": "3161"}
+    assert "does not allow you to host" in refusal.message
+
+
+async def test_a_missing_scope_is_told(zoomgate: Harness) -> None:
+    """If the consent lacks the scope, its name is told."""
+    await zoomgate.connect()
+    zoomgate.simulator.zoom.grants[MONICA].scope = "user:read:user"
+    refusal = await zoomgate.refusal(zoomgate.meetings.CreateMeeting, create_request())
+    assert refusal.short == ("FAILED_PRECONDITION", "ZOOM_SCOPE_MISSING")
+    assert "meeting:write:meeting" in refusal.metadata["scopes"]
+
+
+async def test_a_dead_access_token_is_replaced_and_the_call_repeated(zoomgate: Harness) -> None:
+    """A 401 refreshes once and repeats once; the caller notices nothing, and one meeting is created."""
+    await zoomgate.connect()
+    await zoomgate.call(zoomgate.meetings.CreateMeeting, create_request())
+    zoomgate.simulator.zoom.expire(MONICA)
+    await zoomgate.call(zoomgate.meetings.CreateMeeting, create_request())
+    assert zoomgate.stat("token.refresh_token.issued") == 1
+    assert len(zoomgate.simulator.zoom.meetings) == 2
+
+
+async def test_a_token_that_stays_dead_is_refreshed_once_a_minute(zoomgate: Harness) -> None:
+    """If Zoom refuses every token, there is one refresh, not one per call."""
+    await zoomgate.connect()
+    zoomgate.simulator.zoom.bearer = lambda _token: "Invalid access token."  # type: ignore[method-assign]
+    target = pb.GetMeetingRequest(user_email=MONICA, meeting_id=1)
+    for _ in range(3):
+        refusal = await zoomgate.refusal(zoomgate.meetings.GetMeeting, target)
+        assert refusal.reason == "ZOOM_REAUTH_REQUIRED"
+    assert zoomgate.stat("token.refresh_token.issued") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "read", "write"),
+    [
+        ("status", ("UNAVAILABLE", "ZOOM_UNAVAILABLE"), ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")),
+        ("html", ("UNAVAILABLE", "ZOOM_UNAVAILABLE"), ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")),
+        ("cut_after", ("UNAVAILABLE", "ZOOM_UNAVAILABLE"), ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")),
+        ("garbage", ("INTERNAL", "ZOOM_BAD_RESPONSE"), ("INTERNAL", "ZOOM_BAD_RESPONSE")),
+        ("redirect", ("INTERNAL", "ZOOM_BAD_RESPONSE"), ("INTERNAL", "ZOOM_BAD_RESPONSE")),
+        (
+            "rate_limit_qps",
+            ("RESOURCE_EXHAUSTED", "ZOOM_RATE_LIMITED"),
+            ("RESOURCE_EXHAUSTED", "ZOOM_RATE_LIMITED"),
+        ),
+    ],
+)
+async def test_zooms_misbehaviour_has_its_stated_answer(
+    zoomgate: Harness, kind: str, read: tuple[str, str], write: tuple[str, str]
+) -> None:
+    """A read that fails may be repeated; a write whose answer was lost is told as unknown."""
+    await zoomgate.connect()
+    zoomgate.simulator.faults.add(Fault("meetings", kind, times=-1, status=502))
+    target = pb.GetMeetingRequest(user_email=MONICA, meeting_id=1)
+    assert (await zoomgate.refusal(zoomgate.meetings.GetMeeting, target)).short == read
+    assert (await zoomgate.refusal(zoomgate.meetings.CreateMeeting, create_request())).short == write
+
+
+async def test_wrong_details_are_told_all_at_once(zoomgate: Harness) -> None:
+    """Every wrong field has its violation; nothing is sent."""
+    await zoomgate.connect()
+    request = create_request(
+        topic="x" * 201,
+        agenda="a\u202eb",
+        duration_minutes=0,
+        password="much too long",
+        timezone="../../etc/passwd",
+        local_start_time="2026-02-30T09:00:00",
+        type="MEETING_TYPE_RECURRING_FIXED_TIME",
+        recurrence={
+            "type": "TYPE_MONTHLY",
+            "repeat_interval": 11,
+            "monthly_week": 5,
+            "end_times": 61,
+            "end_time": "2031-01-01T00:00:00.5Z",
+            "weekly_days": [0],
+        },
+        settings={"jbh_time": 7, "alternative_hosts": ["a@example.com;b@example.com"]},
+        tracking_fields=[{"value": "x"}],
+    )
+    request.meeting_details.settings.approval_type = 99  # type: ignore[assignment]
+    request.request_id = "1"
+    refusal = await zoomgate.refusal(zoomgate.meetings.CreateMeeting, request)
+    assert refusal.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert set(refusal.violations) == {
+        "request_id",
+        *(
+            f"meeting_details.{field}"
+            for field in (
+                "topic",
+                "agenda",
+                "duration_minutes",
+                "password",
+                "timezone",
+                "local_start_time",
+                "recurrence.repeat_interval",
+                "recurrence.monthly_week",
+                "recurrence.end_times",
+                "recurrence.end_time",
+                "recurrence.weekly_days",
+                "settings.jbh_time",
+                "settings.alternative_hosts[0]",
+                "settings.approval_type",
+                "tracking_fields[0].field",
+            )
+        ),
+    }
+    assert zoomgate.stat("api.create") == 0
+
+
+@pytest.mark.parametrize("meeting_id", [0, -1, MAX_MEETING_ID + 1, 2**53 + 1, 2**63 - 1])
+async def test_numbers_that_are_no_meeting_ids_are_refused(zoomgate: Harness, meeting_id: int) -> None:
+    """A meeting id lies between 1 and 10^12; nothing else is sent."""
+    for method, request in (
+        (zoomgate.meetings.GetMeeting, pb.GetMeetingRequest(user_email=MONICA, meeting_id=meeting_id)),
+        (
+            zoomgate.meetings.DeleteMeeting,
+            pb.DeleteMeetingRequest(user_email=MONICA, meeting_id=meeting_id, occurrence_id="x"),
+        ),
+    ):
+        refusal = await zoomgate.refusal(method, request)
+        assert refusal.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
+        assert "meeting_id" in refusal.violations

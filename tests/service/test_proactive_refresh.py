@@ -1,0 +1,120 @@
+"""Upkeep in whole services on one store, a SQLite file or a MongoDB database, against the simulated Zoom."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from support.harness import BASIL, MONICA, OMAR, Harness, issued, running, serving
+from zoomgate.v1 import auth_service_pb2 as auth
+from zoomgate_server.connections import proactive_refresh
+from zoomgate_server.connections.record import ConnectionRecord, State, decode, encode
+from zoomgate_server.encryption import key_file
+from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.storage.mongodb import MongoStore
+from zoomgate_server.storage.record_store import Kind, RecordKey, RecordStore
+from zoomgate_server.storage.sqlite import SqliteStore
+
+PEOPLE = (MONICA, OMAR, BASIL)
+DAY = 24 * 3600.0
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services look all the time, for everything at once."""
+    for name in ("FIRST_LOOK_SECONDS", "IDLE_LOOK_SECONDS", "USED_LOOK_SECONDS", "DATE_LOOK_SECONDS"):
+        monkeypatch.setattr(proactive_refresh, name, 0.2)
+
+
+@pytest.fixture
+def environ(store_environ: dict[str, str]) -> dict[str, str]:
+    """What leads all services to one store."""
+    return {"ZOOMGATE_UPKEEP_PER_MINUTE": "6000"} | store_environ
+
+
+@pytest.fixture
+async def zoomgate(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Harness]:
+    """A service with everybody connected."""
+    async with running(tmp_path / "data", environ=environ) as harness:
+        for user in PEOPLE:
+            await harness.connect(user)
+        yield harness
+
+
+@pytest.fixture
+async def store(zoomgate: Harness, environ: dict[str, str]) -> AsyncIterator[RecordStore]:
+    """The store of the service."""
+    opened: RecordStore
+    if "ZOOMGATE_STORE" in environ:
+        opened = await MongoStore.open(environ["ZOOMGATE_STORE"])
+    else:
+        opened = await SqliteStore.open(zoomgate.data_dir / "zoomgate.db", time.time)
+    yield opened
+    await opened.close()
+
+
+class Records:
+    """The connections in a store, past any service."""
+
+    def __init__(self, store: RecordStore, app: str, path: Path) -> None:
+        self._store = store
+        self._app = app
+        self._vault = Vault(app=app, keys=key_file.load(path))
+
+    async def read(self, user: str) -> ConnectionRecord:
+        record, _ = await self._store.get(RecordKey(self._app, Kind.USER, user))
+        assert record is not None
+        return decode(self._vault, record)
+
+    async def let_be_idle(self, user: str, **changes: float | None) -> None:
+        """Let the pair of somebody be 70 days old."""
+        record = await self.read(user)
+        assert record.tokens is not None
+        old = issued(record, record.tokens.obtained_at - 70 * DAY)
+        assert await self._store.put(encode(self._vault, replace(old, **changes)), record.rev)
+
+
+@pytest.fixture
+async def records(zoomgate: Harness, store: RecordStore, environ: dict[str, str]) -> Records:
+    """The connections in that store."""
+    (app,) = await store.apps()
+    return Records(store, app, Path(environ.get("ZOOMGATE_KEYS", zoomgate.data_dir / "keys.json")))
+
+
+async def test_services_keep_everybody_alive_together(
+    zoomgate: Harness, records: Records, environ: dict[str, str]
+) -> None:
+    """Three services find three idle grants again and again: Zoom is asked once for each, dated by an earlier release or not."""
+    async with (
+        serving(zoomgate.simulator, zoomgate.data_dir, environ) as second,
+        serving(zoomgate.simulator, zoomgate.data_dir, environ) as third,
+    ):
+        await records.let_be_idle(MONICA)
+        await records.let_be_idle(OMAR)
+        await records.let_be_idle(BASIL, due_at=None)
+        while [(await records.read(user)).generation for user in PEOPLE] != [2, 2, 2]:
+            await asyncio.sleep(0.05)
+        for harness in (zoomgate, second, third):
+            await harness.call(harness.auth.GetToken, auth.GetTokenRequest(user_email=MONICA))
+        for user in PEOPLE:
+            record = await records.read(user)
+            assert record.state is State.ACTIVE
+            assert record.due_at is not None
+            assert record.due_at > time.time() + 44 * DAY
+    assert zoomgate.stat("token.refresh_token.issued") == 3
+    assert zoomgate.stat("token.refresh_token.refused") == 0
+
+
+async def test_the_metrics_tell(zoomgate: Harness, records: Records) -> None:
+    """Who was refreshed ahead of need is counted by its reason."""
+    await records.let_be_idle(MONICA)
+    async with aiohttp.ClientSession() as session:
+        shown = ""
+        while 'zoomgate_upkeep_refreshes_total{reason="idle"} 1.0' not in shown:
+            async with session.get(f"{zoomgate.http_url}/metrics") as answer:
+                shown = await answer.text()
+    assert 'zoomgate_upkeep_refreshes_total{reason="in_use"} 0.0' in shown

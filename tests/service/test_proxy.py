@@ -1,0 +1,203 @@
+"""ProxyService as its callers see it, with a bare socket looking at what was sent."""
+
+import gzip
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from google.protobuf.json_format import ParseDict
+
+from support.harness import MONICA, OMAR, Harness, running
+from support.raw_upstream import CUT, OK, RawUpstream, answer, raw_upstream
+from zoomgate.v1 import proxy_service_pb2 as pb
+from zoomgate_server.zoom import client
+
+ME = b'{"id":"u-Monica-7Yc1","email":"monica@example.com","account_id":"a"}'
+
+
+@pytest.fixture
+async def upstream(tmp_path: Path) -> AsyncIterator[tuple[Harness, RawUpstream]]:
+    """A service with a connected user whose API is a bare socket."""
+    async with raw_upstream() as raw, running(tmp_path / "data", zoom_api_url=raw.url) as zoomgate:
+        raw.answers = [answer("200 OK", ME), OK]
+        await zoomgate.connect()
+        raw.requests.clear()
+        yield zoomgate, raw
+
+
+def get(url: str, **fields: object) -> pb.GetRequest:
+    return ParseDict(fields | {"url": url, "user_email": MONICA}, pb.GetRequest())
+
+
+async def test_a_call_is_forwarded_and_its_answer_unchanged(zoomgate: Harness) -> None:
+    """Status, headers and body come back as Zoom sent them, and as JSON where that is asked for."""
+    await zoomgate.connect()
+    response = (
+        await zoomgate.call(zoomgate.proxy.Get, get("https://api.zoom.us/v2/users/me", parse_json=True))
+    ).response
+    assert response.status == 200
+    assert response.json.struct_value["email"] == MONICA
+    assert b'"monica@example.com"' in response.body
+    assert "x-zm-trackingid" in {header.name for header in response.headers}
+    missing = (await zoomgate.call(zoomgate.proxy.Get, get("/meetings/123"))).response
+    assert missing.status == 404
+    assert not missing.HasField("json")
+
+
+async def test_bodies_are_sent_as_given(upstream: tuple[Harness, RawUpstream]) -> None:
+    """A JSON value and raw bytes arrive as they are, with their content type; DELETE has none."""
+    zoomgate, raw = upstream
+    as_json = ParseDict(
+        {"user_email": MONICA, "url": "/users/me/meetings", "json": {"topic": "x", "n": 3, "f": 1.5}},
+        pb.PostRequest(),
+    )
+    await zoomgate.call(zoomgate.proxy.Post, as_json)
+    head, _, body = raw.requests[-1].partition(b"\r\n\r\n")
+    assert json.loads(body) == {"topic": "x", "n": 3, "f": 1.5}
+    assert b".0" not in body
+    assert b"\r\nContent-Type: application/json\r\n" in head
+    raw_body = pb.PatchRequest(
+        user_email=MONICA, url="/meetings/1", raw=b"a=b", content_type="application/x-www-form-urlencoded"
+    )
+    await zoomgate.call(zoomgate.proxy.Patch, raw_body)
+    assert raw.requests[-1].endswith(b"\r\n\r\na=b")
+    await zoomgate.call(
+        zoomgate.proxy.Put, pb.PutRequest(user_email=MONICA, url="/meetings/1/status", raw=b"{}")
+    )
+    await zoomgate.call(zoomgate.proxy.Delete, pb.DeleteRequest(user_email=MONICA, url="/meetings/1"))
+    assert [line.split()[0] for line in raw.lines()] == ["POST", "PATCH", "PUT", "DELETE"]
+
+
+ACCEPTED = [
+    ("/users/me", [], "/v2/users/me"),
+    ("/users/", [], "/v2/users/"),
+    ("https://api.zoom.us/v2/users/me?page_size=3", [], "/v2/users/me?page_size=3"),
+    (
+        "/users/me/meetings?type=live",
+        [{"name": "from", "value": "a b&c=ü"}],
+        "/v2/users/me/meetings?type=live&from=a%20b%26c%3D%C3%BC",
+    ),
+    ("/past_meetings/abc%3D%3D", [], "/v2/past_meetings/abc%3D%3D"),
+    ("/past_meetings/%252FAbc%253D%253D", [], "/v2/past_meetings/%252FAbc%253D%253D"),
+    ("/users/me@example.com", [], "/v2/users/me@example.com"),
+]
+
+
+@pytest.mark.parametrize(("url", "query", "sent"), ACCEPTED)
+async def test_accepted_targets_arrive_byte_by_byte(
+    upstream: tuple[Harness, RawUpstream], url: str, query: list[dict[str, str]], sent: str
+) -> None:
+    """What passed the check is what Zoom gets."""
+    zoomgate, raw = upstream
+    await zoomgate.call(zoomgate.proxy.Get, get(url, query=query))
+    assert raw.lines() == [f"GET {sent} HTTP/1.1"]
+
+
+async def test_everything_wrong_is_told_at_once(upstream: tuple[Harness, RawUpstream]) -> None:
+    """Target, query, headers and body are all checked before the request is refused."""
+    zoomgate, _ = upstream
+    wrong = ParseDict(
+        {
+            "user_email": "x",
+            "url": "users",
+            "query": [{"name": "", "value": ""}],
+            "headers": [{"name": "accept", "value": "a\r\nb"}, {"name": "Accept", "value": "b"}],
+            "json": {"n": 2.0**54},
+            "content_type": "text/plain",
+            "request_id": "r",
+        },
+        pb.PostRequest(),
+    )
+    refusal = await zoomgate.refusal(zoomgate.proxy.Post, wrong)
+    assert refusal.short == ("INVALID_ARGUMENT", "INVALID_PATH")
+    assert set(refusal.violations) == {
+        "user_email",
+        "url",
+        "query[0].name",
+        "headers[0].value",
+        "headers[1].name",
+        "json.n",
+        "content_type",
+        "request_id",
+    }
+    multipart = pb.PostRequest(
+        user_email=MONICA, url="/x", raw=b"x", content_type="multipart/form-data; boundary=x"
+    )
+    assert set((await zoomgate.refusal(zoomgate.proxy.Post, multipart)).violations) == {"content_type"}
+    large = pb.PostRequest(user_email=MONICA, url="/x", raw=b"x" * (1024 * 1024 + 1))
+    assert set((await zoomgate.refusal(zoomgate.proxy.Post, large)).violations) == {"raw"}
+
+
+async def test_paths_are_limited_by_the_callers_policy(zoomgate: Harness) -> None:
+    """A caller gets the paths of its row; the answer is the same whether the user is connected or not."""
+    allowed = pb.GetRequest(user_email=OMAR, url="/users/me")
+    other = pb.GetRequest(user_email=OMAR, url="/users/me/settings")
+    assert (await zoomgate.refusal(zoomgate.proxy.Get, allowed, "narrow")).reason == "ZOOM_NOT_CONNECTED"
+    before = await zoomgate.refusal(zoomgate.proxy.Get, other, "narrow")
+    await zoomgate.connect(OMAR)
+    assert before == await zoomgate.refusal(zoomgate.proxy.Get, other, "narrow")
+    assert before.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
+    assert (await zoomgate.call(zoomgate.proxy.Get, allowed, "narrow")).response.status == 200
+
+
+async def test_cookies_and_foreign_redirects_stay_here(upstream: tuple[Harness, RawUpstream]) -> None:
+    """A cookie of Zoom's is not kept for the next user; a redirect is data, and a foreign address in it is hidden."""
+    zoomgate, raw = upstream
+    raw.answers = [answer("302 Found", b"", "Location: https://evil.com/x", "Set-Cookie: a=b"), OK]
+    response = (await zoomgate.call(zoomgate.proxy.Get, get("/users/me"))).response
+    assert response.status == 302
+    assert not {"location", "set-cookie"} & {header.name for header in response.headers}
+    await zoomgate.call(zoomgate.proxy.Get, get("/users/me"))
+    assert b"cookie" not in raw.requests[-1].lower()
+    assert len(raw.requests) == 2
+
+
+async def test_writes_are_never_sent_twice(upstream: tuple[Harness, RawUpstream]) -> None:
+    """When the connection dies, PUT, DELETE and POST were sent once and their outcome is told as unknown."""
+    zoomgate, raw = upstream
+    await zoomgate.call(zoomgate.proxy.Get, get("/users/me"))
+    raw.requests.clear()
+    raw.answers = [CUT]
+    for method, request in (
+        (zoomgate.proxy.Put, pb.PutRequest(user_email=MONICA, url="/x", raw=b"{}")),
+        (zoomgate.proxy.Delete, pb.DeleteRequest(user_email=MONICA, url="/x")),
+        (zoomgate.proxy.Post, pb.PostRequest(user_email=MONICA, url="/x", raw=b"{}")),
+        (zoomgate.proxy.Patch, pb.PatchRequest(user_email=MONICA, url="/x", raw=b"{}")),
+    ):
+        refusal = await zoomgate.refusal(method, request)
+        assert refusal.short == ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")
+        assert "ServerDisconnected" not in refusal.message
+    assert [line.split()[0] for line in raw.lines()] == ["PUT", "DELETE", "POST", "PATCH"]
+
+
+@pytest.mark.parametrize(
+    "bytes_sent",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"\x16\x03\x01 not http at all\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+    ],
+)
+async def test_line_noise_is_an_unavailable_zoom(
+    upstream: tuple[Harness, RawUpstream], bytes_sent: bytes
+) -> None:
+    """Answers that are none never become data, and no library text reaches the caller."""
+    zoomgate, raw = upstream
+
+    raw.answers = [bytes_sent, CUT]
+    refusal = await zoomgate.refusal(zoomgate.proxy.Get, get("/users/me"), seconds=1.5)
+    assert refusal.code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+    assert "aiohttp" not in refusal.message
+
+
+async def test_a_compressed_bomb_is_not_inflated(upstream: tuple[Harness, RawUpstream]) -> None:
+    """A small answer that grows beyond the limit is refused, and says how large it may be."""
+    zoomgate, raw = upstream
+    bomb = gzip.compress(b"0" * (client.MAX_RESPONSE_BYTES + 1))
+    raw.answers = [answer("200 OK", bomb, "Content-Encoding: gzip"), CUT]
+    refusal = await zoomgate.refusal(zoomgate.proxy.Get, get("/users/me"))
+    assert refusal.short == ("RESOURCE_EXHAUSTED", "ZOOM_RESPONSE_TOO_LARGE")
+    assert refusal.metadata == {"limit_bytes": str(client.MAX_RESPONSE_BYTES)}

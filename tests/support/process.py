@@ -1,0 +1,115 @@
+"""What a process of the service does with a store, without its ports: refreshing connections against a token endpoint that rotates."""
+
+import time
+from typing import Any
+
+from support.memory_journal import MemoryJournal
+from zoomgate_server.clock import SystemClock
+from zoomgate_server.connections.record import ConnectionRecord, State
+from zoomgate_server.connections.refresh.refresher import Refresher
+from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.encryption.cipher import Key, KeyRing
+from zoomgate_server.storage.record_store import RecordStore
+from zoomgate_server.telemetry.metrics import Metrics
+from zoomgate_server.zoom.token_outcome import Issued, Refused, TokenOutcome
+
+OLD, NEW = "0a0a0a0a", "0b0b0b0b"
+"""Ids of two keys."""
+
+
+def ring(primary: str) -> KeyRing:
+    """A ring of both keys."""
+    return KeyRing(
+        [
+            Key(key_id, bytes.fromhex(key_id) + bytes(range(start, start + 28)), key_id == primary)
+            for key_id, start in ((OLD, 1), (NEW, 50))
+        ]
+    )
+
+
+class RotatingZoom:
+    """A token endpoint: every refresh token works once.
+
+    Attributes:
+        living: The refresh tokens that work.
+        calls: How many were spent or refused.
+    """
+
+    def __init__(self) -> None:
+        self.living: set[str] = set()
+        self.calls = 0
+
+    def issue(self, user: str) -> TokenPair:
+        """Give a first pair."""
+        self.living.add(f"{user}-r0")
+        now = time.time()
+        return TokenPair(f"{user}-a0", f"{user}-r0", "bearer", "s", "", now, now)
+
+    async def spend(self, token: str) -> TokenOutcome:
+        """Rotate."""
+        self.calls += 1
+        if token not in self.living:
+            return Refused("invalid_grant")
+        self.living.remove(token)
+        user, _, number = token.rpartition("-r")
+        following = int(number) + 1
+        self.living.add(f"{user}-r{following}")
+        return Issued(f"{user}-a{following}", f"{user}-r{following}", "bearer", "s", "", 3600.0)
+
+
+class Process:
+    """A process: `vault` may be of another release.
+
+    Attributes:
+        connections: The connections as this process reads and writes them.
+    """
+
+    def __init__(self, app: str, store: RecordStore, vault: Any, zoom: RotatingZoom) -> None:
+        self.connections = ConnectionStore(
+            app=app, store=store, vault=vault, clock=SystemClock(), on_read=lambda: None
+        )
+        self._zoom = zoom
+        self._refresher = Refresher(
+            connections=self.connections,
+            spend=zoom.spend,
+            discard=lambda _: None,
+            journal=MemoryJournal(),
+            clock=SystemClock(),
+            metrics=Metrics("0", []),
+            audit=lambda _event: None,
+            forced_interval=0.0,
+            max_refreshes=10_000,
+        )
+
+    async def connect(self, user: str) -> None:
+        """Store a first pair."""
+        now = time.time()
+        record = ConnectionRecord(
+            user_email=user,
+            state=State.ACTIVE,
+            grant="g1",
+            generation=1,
+            create_time=now,
+            consent_time=now,
+            update_time=now,
+            refresh_time=now,
+            tokens=self._zoom.issue(user),
+            zoom_user_id=f"zoom-{user}",
+        )
+        assert await self.connections.write(record)
+
+    async def refresh(self, user: str) -> ConnectionRecord:
+        """Refresh, and give what is stored then."""
+        seen, _ = await self.connections.read(user)
+        assert seen is not None
+        return await self._refresher.refresh(
+            user, seen_generation=seen.generation, deadline=time.monotonic() + 30, forced=True
+        )
+
+    async def holds_living_token(self, user: str) -> bool:
+        """Whether the stored refresh token is the one that Zoom takes."""
+        record, _ = await self.connections.read(user)
+        assert record is not None
+        assert record.tokens is not None
+        return record.tokens.refresh_token in self._zoom.living
