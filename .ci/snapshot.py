@@ -35,10 +35,10 @@ from zoom_simulator.server import Simulator
 from zoom_simulator.webhooks import EVENTS
 from zoomgate.v1.error_reason_pb2 import ErrorReason
 from zoomgate_server import settings
+from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.audit.trail import ACTIONS, LIMITED, AuditTrail, fingerprint
 from zoomgate_server.authorization import pending
 from zoomgate_server.authorization.pending import PendingAuthorization, subject_for
-from zoomgate_server.call_context import AuditEvent
 from zoomgate_server.cli import cli
 from zoomgate_server.cli import output as cli_output
 from zoomgate_server.cli.channel import _EXIT_CODES

@@ -206,3 +206,15 @@ class ShuttingDown(ZoomgateError):
 
 class Unexpected(ZoomgateError):
     """A failure that nobody foresaw; its text is fixed."""
+
+
+def store_unavailable() -> StoreUnavailable:
+    """The error for a store that fails."""
+    return StoreUnavailable("The token store does not answer: call again in a moment", retry_after=1.0)
+
+
+def not_connected() -> NotConnected:
+    """The error for a user without a connection."""
+    return NotConnected(
+        "This user is not connected to Zoom: call BeginAuthorization and let the person consent"
+    )

@@ -18,7 +18,7 @@ PAGE = (ROOT / "docs/audit.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| `([a-z]+\.[a-z_]+)` \| (.+) \|$", PAGE, re.MULTILINE)
 EXAMPLES = [json.loads(line) for line in re.findall(r"^\{.+\}$", PAGE, re.MULTILINE)]
 ALWAYS = ["time", "action", "outcome", "principal", "role", "on_behalf_of", "user", "method", "request_id"]
-MAKERS = {"audit_event", "unattended", "tell", "AuditEvent"}
+MAKERS = {"for_call", "unattended", "tell", "AuditEvent"}
 
 
 def told() -> set[str]:
@@ -31,7 +31,7 @@ def told() -> set[str]:
                 isinstance(node, ast.Call)
                 and getattr(node.func, "attr", getattr(node.func, "id", "")) in MAKERS
             ):
-                texts = [*node.args[:1], *(word.value for word in node.keywords if word.arg == "action")]
+                texts = [*node.args[:2], *(word.value for word in node.keywords if word.arg == "action")]
             elif isinstance(node, ast.Assign) and "action" in ast.unparse(node.targets[0]):
                 texts = [node.value, *getattr(node.value, "elts", [])]
             found |= {

@@ -9,7 +9,7 @@ from typing import Any
 
 from model.loop import SeededLoop
 from support.memory_journal import MemoryJournal
-from zoomgate_server.call_context import Call, Principal, Role
+from zoomgate_server.call_context import Call
 from zoomgate_server.connections.access_tokens import Connections
 from zoomgate_server.connections.proactive_refresh import Upkeep
 from zoomgate_server.connections.record import ConnectionRecord, State
@@ -18,8 +18,10 @@ from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.repository import ConnectionStore
 from zoomgate_server.connections.token_cache import TokenCache
 from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.connections.zoom_calls import ZoomCalls
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.identity import Principal, Role
 from zoomgate_server.storage.record_store import RecordStore
 from zoomgate_server.telemetry import background_tasks
 from zoomgate_server.telemetry.metrics import Metrics
@@ -136,9 +138,13 @@ class Process:
             connections=self.store,
             refresher=self.refresher,
             cache=self.cache,
-            zoom=Api(),  # type: ignore[arg-type] - all that is needed of it
             clock=clock,
             metrics=self.metrics,
+        )
+        self.zoom_calls = ZoomCalls(
+            access_tokens=self.connections,
+            zoom=Api(),  # type: ignore[arg-type] - all that is needed of it
+            clock=clock,
         )
         self.upkeep = Upkeep(
             connections=self.store,
@@ -170,7 +176,7 @@ class Process:
 
     async def use(self, user: str) -> None:
         """Call Zoom for a caller."""
-        await self.connections.call_zoom(self._call(user), user, endpoints.current_user())
+        await self.zoom_calls.send(self._call(user), user, endpoints.current_user())
 
     async def hand_out(self, user: str) -> None:
         """Give a token to a caller."""

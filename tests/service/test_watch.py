@@ -15,8 +15,8 @@ from support.harness import MONICA, OMAR, Harness, Refusal, key_of, metadata, ru
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.call_context import Principal, UserPatterns
 from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.identity import Principal, UserPatterns
 from zoomgate_server.rpc.middleware import pipeline
 from zoomgate_server.rpc.middleware.authentication import CallerKeys
 from zoomgate_server.storage.record_store import StoreError

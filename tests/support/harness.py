@@ -23,10 +23,10 @@ from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceStub
 from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
 from zoomgate_server import settings
 from zoomgate_server.app import lifecycle
-from zoomgate_server.call_context import Principal, Role, UserPatterns
 from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.connections.refresh import schedule
+from zoomgate_server.identity import Principal, Role, UserPatterns
 from zoomgate_server.rpc.middleware.authentication import StaticKey
 
 MONICA, OMAR, BASIL = "monica@example.com", "omar@example.com", "basil@example.com"

@@ -23,7 +23,7 @@ from typing import BinaryIO
 import orjson
 
 from zoomgate_server.app import listeners
-from zoomgate_server.call_context import Principal
+from zoomgate_server.identity import Principal
 from zoomgate_server.settings import Settings
 from zoomgate_server.startup import Started, StartError
 from zoomgate_server.telemetry import logs, metrics

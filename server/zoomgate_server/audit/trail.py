@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from zoomgate_server.call_context import AuditEvent
+from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.clock import Clock
 from zoomgate_server.errors import AuditUnavailable
 from zoomgate_server.telemetry import logs

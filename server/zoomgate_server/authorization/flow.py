@@ -6,23 +6,21 @@ began (a caller by its identity, a browser by its cookie); and the Zoom user who
 
 import asyncio
 import contextvars
-import hashlib
-import hmac
 import secrets
-from base64 import urlsafe_b64encode
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from zoomgate_server.audit.event import AuditEvent, AuditSink
+from zoomgate_server.authorization.browser_binding import binding_of, challenge_of, is_bound, start_url_of
+from zoomgate_server.authorization.limits import STATE_SECONDS, PendingLimits
 from zoomgate_server.authorization.pending import PendingAuthorization
 from zoomgate_server.authorization.repository import AuthorizationStore
-from zoomgate_server.call_context import AuditEvent, AuditSink, Call
+from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
-from zoomgate_server.connections.account_linking import Adoption, issued_by, pair_of
+from zoomgate_server.connections.account_linking import Adoption, pair_of
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
-from zoomgate_server.connections.refresh.refresher import store_unavailable
 from zoomgate_server.connections.repository import ConnectionStore
 from zoomgate_server.connections.token_journal import Origin
 from zoomgate_server.connections.token_pair import TokenPair
@@ -32,8 +30,8 @@ from zoomgate_server.errors import (
     InvalidRequest,
     InvalidState,
     ReauthRequired,
-    ServerOverloaded,
     ZoomgateError,
+    store_unavailable,
 )
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
@@ -41,10 +39,8 @@ from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import (
     BadAnswer,
     Refused,
+    issued_by,
 )
-
-STATE_SECONDS = 600.0
-"""How long a person may take to consent, and a page to redeem its ticket."""
 
 _log = logs.get("zoomgate.authorizations")
 
@@ -149,9 +145,7 @@ class Authorizations:
         self._audit = audit
         self._return_to = dict(return_to)
         self._start_url = start_url_of(redirect_uri)
-        self._pending = _PendingCounts(
-            clock, per_user=max_pending_per_user, per_caller=max_pending_per_caller
-        )
+        self._pending = PendingLimits(clock, per_user=max_pending_per_user, per_caller=max_pending_per_caller)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # -- begin -------------------------------------------------------------------------------------------
@@ -186,7 +180,7 @@ class Authorizations:
             )
         except StoreError:
             raise store_unavailable() from None
-        self._audit(call.audit_event("authorization.begun", "ok", user_email))
+        self._audit(AuditEvent.for_call(call, "authorization.begun", "ok", user_email))
         url = (
             f"{self._start_url}?{urlencode({'ticket': state})}"
             if self._start_url
@@ -212,7 +206,7 @@ class Authorizations:
             StoreUnavailable: The store fails.
         """
         pending, key = await self._find_for_browser(ticket)
-        state = f"{ticket}.{_binding(key, ticket, cookie)}"
+        state = f"{ticket}.{binding_of(key, ticket, cookie)}"
         return BrowserStart(self._oauth.authorize_url(state, challenge_of(pending.code_verifier)))
 
     # -- complete ----------------------------------------------------------------------------------------
@@ -227,7 +221,9 @@ class Authorizations:
         """
         pending = await self._find(state, "authorization")
         if pending.browser_key is not None or pending.begun_by != call.principal.identity:
-            self._audit(call.audit_event("authorization.refused", "OTHER_CALLER", pending.user_email))
+            self._audit(
+                AuditEvent.for_call(call, "authorization.refused", "OTHER_CALLER", pending.user_email)
+            )
             raise _invalid_state()
         await self._use_up(state, pending)
         record = await self._exchange(
@@ -243,7 +239,9 @@ class Authorizations:
         """
         pending = await self._find(ticket, "ticket")
         if pending.begun_by != call.principal.identity:
-            self._audit(call.audit_event("authorization.refused", "OTHER_CALLER", pending.user_email))
+            self._audit(
+                AuditEvent.for_call(call, "authorization.refused", "OTHER_CALLER", pending.user_email)
+            )
             raise _invalid_state()
         await self._use_up(ticket, pending)
         try:
@@ -269,7 +267,7 @@ class Authorizations:
         """
         ticket, _, binding = state.partition(".")
         pending, key = await self._find_for_browser(ticket)
-        if not _is_bound(key, ticket, cookie, binding):
+        if not is_bound(key, ticket, cookie, binding):
             self._audit(AuditEvent.unattended("authorization.refused", "OTHER_BROWSER", pending.user_email))
             raise _invalid_state(cause="OTHER_BROWSER")
         await self._use_up(ticket, pending, cause="USED")
@@ -297,7 +295,7 @@ class Authorizations:
         """
         name, _, binding = view.partition(".")
         kept = await self._find(name, "view")
-        if kept.browser_key is None or not _is_bound(kept.browser_key, name, cookie, binding):
+        if kept.browser_key is None or not is_bound(kept.browser_key, name, cookie, binding):
             raise _invalid_state(cause="OTHER_BROWSER")
         try:
             record, _ = await self._connections.read(kept.user_email)
@@ -323,7 +321,9 @@ class Authorizations:
                 or pending.begun_by != call.principal.identity
                 or pending.user_email != user_email
             ):
-                self._audit(call.audit_event("authorization.refused", "OTHER_CALLER", pending.user_email))
+                self._audit(
+                    AuditEvent.for_call(call, "authorization.refused", "OTHER_CALLER", pending.user_email)
+                )
                 raise _invalid_state()
             await self._use_up(state, pending)
             code_verifier = pending.code_verifier
@@ -430,7 +430,9 @@ class Authorizations:
         started = self._connections.now()
         outcome = await self._oauth.refresh(refresh_token)
         if isinstance(outcome, Refused):
-            self._audit(call.audit_event("authorization.refused", "ZOOM_REAUTH_REQUIRED", user_email))
+            self._audit(
+                AuditEvent.for_call(call, "authorization.refused", "ZOOM_REAUTH_REQUIRED", user_email)
+            )
             raise ReauthRequired(
                 "Zoom refuses this refresh token: let the person consent again",
                 metadata={"cause": Cause.REJECTED.value, "zoom_code": outcome.code},
@@ -466,7 +468,7 @@ class Authorizations:
             )
         except StoreError:
             return ""
-        return f"{name}.{_binding(pending.browser_key, name, cookie)}"
+        return f"{name}.{binding_of(pending.browser_key, name, cookie)}"
 
     async def _way_back(self, pending: PendingAuthorization) -> str | None:
         """Make the ticket for the place that the browser goes back to."""
@@ -502,75 +504,6 @@ class Authorizations:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited has it; if nobody does, it is no mistake
-
-
-class _PendingCounts:
-    """Counts the authorizations that this process began and that can still be completed.
-
-    Completed ones count until they would have expired: the limit is on beginning, so that a flood of links fills no store.
-    """
-
-    def __init__(self, clock: Clock, *, per_user: int, per_caller: int) -> None:
-        self._clock = clock
-        self._per_user = per_user
-        self._per_caller = per_caller
-        self._begun: dict[tuple[str, str], deque[float]] = {}
-        self._looked_at = clock.monotonic()
-
-    def add(self, caller: str, user_email: str) -> None:
-        """Count one more.
-
-        Raises:
-            ServerOverloaded: A limit is reached.
-        """
-        now = self._clock.monotonic()
-        self._clean(now)
-        for key, limit in ((("caller", caller), self._per_caller), (("user", user_email), self._per_user)):
-            times = self._begun.get(key, deque())
-            while times and times[0] <= now - STATE_SECONDS:
-                times.popleft()
-            if len(times) >= limit:
-                raise ServerOverloaded(
-                    f"Too many authorizations of this {key[0]} are open (at most {limit} in 10 minutes)",
-                    metadata={"limit": f"pending_authorizations_per_{key[0]}"},
-                    retry_after=times[0] + STATE_SECONDS - now,
-                )
-        for key in (("caller", caller), ("user", user_email)):
-            self._begun.setdefault(key, deque()).append(now)
-
-    def _clean(self, now: float) -> None:
-        """Forget, once a while, whoever began nothing lately."""
-        if now - self._looked_at < STATE_SECONDS:
-            return
-        self._looked_at = now
-        self._begun = {
-            key: times for key, times in self._begun.items() if times and times[-1] > now - STATE_SECONDS
-        }
-
-
-def start_url_of(redirect_uri: str) -> str | None:
-    """Give the address of this service's own start page if Zoom redirects to this service's own callback, else None."""
-    parts = urlsplit(redirect_uri)
-    if parts.path != "/oauth/callback" or parts.query:
-        return None
-    return f"{parts.scheme}://{parts.netloc}/oauth/start"
-
-
-def challenge_of(verifier: str) -> str:
-    """The S256 code challenge of a code verifier (RFC 7636, section 4.2)."""
-    return urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
-
-
-def _is_bound(key: bytes, name: str, cookie: str, binding: str) -> bool:
-    """Tell whether a state or view comes from the browser with a cookie. The binding may be any text."""
-    right = _binding(key, name, cookie)
-    return bool(cookie) and hmac.compare_digest(right.encode(), binding.encode("utf-8", "replace"))
-
-
-def _binding(key: bytes, ticket: str, cookie: str) -> str:
-    """Tie a ticket to a browser's cookie, so that another browser cannot bring back its state."""
-    digest = hmac.digest(key, f"{len(ticket)}:{ticket}{cookie}".encode(), "sha256")
-    return urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def _owner(call: Call) -> str | None:

@@ -4,8 +4,8 @@ import os
 import pwd
 from types import TracebackType
 
+from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.audit.trail import AuditTrail
-from zoomgate_server.call_context import AuditEvent
 from zoomgate_server.cli.output import fail
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.errors import AuditUnavailable

@@ -22,9 +22,9 @@ from zoomgate_server.cli.channel import (
     user_argument,
     user_arguments,
 )
+from zoomgate_server.cli.option_types import Rate
 from zoomgate_server.cli.output import FAILURE, Table, document, facts, how_far, note, when
 from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.rate import Rate
 from zoomgate_server.telemetry.logs import escape, plain
 
 _ROWS = 500

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from zoomgate_server.cli.rate import Rate
+from zoomgate_server.cli.option_types import Rate
 
 
 @click.group("import")

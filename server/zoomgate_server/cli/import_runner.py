@@ -19,8 +19,8 @@ import click
 
 from zoomgate_server.app.stores import StoppedWaiting, open_store
 from zoomgate_server.app.zoom_clients import start_clients
+from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.audit.trail import FINGERPRINT_SECRET
-from zoomgate_server.call_context import AuditEvent
 from zoomgate_server.cli import event_loop
 from zoomgate_server.cli.audit_log import Audited
 from zoomgate_server.cli.output import FAILURE, UNREACHABLE, USAGE, fail, load_settings, note

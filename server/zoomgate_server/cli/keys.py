@@ -17,6 +17,7 @@ from zoomgate_server.cli.reencrypt import Outcome, sweep_store
 from zoomgate_server.cli.store_access import NoStoreError, is_there, opened
 from zoomgate_server.encryption import key_file, key_usage
 from zoomgate_server.encryption.cipher import KeyRing
+from zoomgate_server.storage import scan
 from zoomgate_server.storage.record_store import StoreError, StoreOpenError
 
 SETTLE_SECONDS = 10
@@ -269,7 +270,7 @@ def _sealed_with(loaded: settings.Settings, key_id: str) -> Counter[str]:
 
     async def count() -> Counter[str]:
         async with opened(loaded) as store:
-            with progress("looking for the key", await key_usage.total(store)) as advance:
+            with progress("looking for the key", await scan.total(store)) as advance:
                 return await key_usage.sealed_with(store, key_id, advance)
 
     try:

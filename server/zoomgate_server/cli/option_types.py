@@ -1,5 +1,6 @@
-"""An e-mail address, as an argument or option."""
+"""Types of command-line arguments and options."""
 
+import math
 from typing import Any
 
 import click
@@ -18,3 +19,14 @@ class UserEmail(click.types.StringParamType):
         if problem is not None:
             self.fail(plain(problem), param, ctx)
         return address
+
+
+class Rate(click.FloatRange):
+    """A number within limits. What is no number has no place in any range, and click takes it for being in every one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read it."""
+        rate = super().convert(value, param, ctx)
+        if math.isnan(rate):
+            self.fail(f"{value} is no number: write one such as {self.max:g}", param, ctx)
+        return rate

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from zoomgate_server.call_context import AuditSink
+from zoomgate_server.audit.event import AuditSink
 from zoomgate_server.cli.audit_log import Audited
 from zoomgate_server.cli.output import Table, distance, fail, load_settings
 from zoomgate_server.cli.progress import progress

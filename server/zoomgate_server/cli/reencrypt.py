@@ -12,6 +12,7 @@ from zoomgate_server.encryption import key_usage
 from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.encryption.reencryption import sweep
 from zoomgate_server.settings import Settings
+from zoomgate_server.storage import scan
 from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreOpenError
 
 _SHOWN = 3
@@ -65,7 +66,7 @@ async def swept(store: RecordStore, ring: KeyRing) -> Outcome:
         StoreError: The store failed.
     """
     begun = time.monotonic()
-    with progress("sealing anew", await key_usage.total(store)) as advance:
+    with progress("sealing anew", await scan.total(store)) as advance:
         done = await sweep(store, ring, advance)
     seconds = time.monotonic() - begun
     left = {

@@ -13,13 +13,13 @@ import click
 
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate_server import settings
-from zoomgate_server.call_context import Principal, Role, UserPatterns
 from zoomgate_server.cli import setting_options
 from zoomgate_server.cli.audit_log import Audited
 from zoomgate_server.cli.caller_key import CALLER_KEY_FILE, MEMBER_KEY_FILE, CallerKeyError, digest, obtain
 from zoomgate_server.cli.output import fail
 from zoomgate_server.cli.serve import load, ready, run_forever, serve_with
 from zoomgate_server.cli.simulator import simulator_address
+from zoomgate_server.identity import Principal, Role, UserPatterns
 from zoomgate_server.startup import Started, StartError
 
 MEMBER = "monica@example.com"

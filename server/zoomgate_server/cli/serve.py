@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from zoomgate_server import settings
-from zoomgate_server.call_context import Principal
 from zoomgate_server.cli import event_loop, setting_options
 from zoomgate_server.cli.output import fail
+from zoomgate_server.identity import Principal
 from zoomgate_server.startup import Started, StartError
 from zoomgate_server.telemetry import logs
 

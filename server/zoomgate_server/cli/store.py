@@ -20,6 +20,7 @@ from zoomgate_server.encryption.envelope import NEWEST, Vault
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.settings import Settings
 from zoomgate_server.storage import backup as backups
+from zoomgate_server.storage import scan
 from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreOpenError
 
 _T = TypeVar("_T")
@@ -114,7 +115,7 @@ async def _backup(loaded: Settings, file: Path) -> int:
         if path is not None:
             with progress("copying", backups.count(path)) as advance:
                 return await asyncio.to_thread(backups.copy_file, path, file, advance)
-        with progress("copying", await key_usage.total(source)) as advance:
+        with progress("copying", await scan.total(source)) as advance:
             return await backups.copy_records(source, file, SystemClock().wall, advance)
 
 

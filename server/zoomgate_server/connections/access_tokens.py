@@ -3,43 +3,33 @@
 import asyncio
 import contextvars
 import functools
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.ownership import check_owner
-from zoomgate_server.connections.record import Cause, ConnectionRecord, State
-from zoomgate_server.connections.refresh.refresher import (
-    Refresher,
-    not_connected,
-    reauth_required,
-    store_unavailable,
-)
+from zoomgate_server.connections.record import ConnectionRecord, State
+from zoomgate_server.connections.refresh.refresher import Refresher, reauth_required
 from zoomgate_server.connections.repository import ConnectionStore
 from zoomgate_server.connections.token_cache import CachedToken, Seen, TokenCache
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
     AppCredentialsRejected,
-    ConnectionNotFound,
     FieldViolation,
     InvalidRequest,
-    ReauthRequired,
     RefreshInProgress,
-    ScopeMissing,
     ServerOverloaded,
     StoreUnavailable,
     ZoomBadResponse,
     ZoomRateLimited,
     ZoomUnavailable,
+    not_connected,
+    store_unavailable,
 )
 from zoomgate_server.storage.record_store import Change, StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import Metrics
-from zoomgate_server.zoom import errors as zoom_errors
-from zoomgate_server.zoom.client import ZoomClient
-from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
 
 REFRESH_BEFORE_SECONDS = 120.0
 """Calls to Zoom refresh a token that is valid for less than this: later than that a call could outlive its token, earlier a refresh
@@ -85,17 +75,9 @@ class AccessToken(NamedTuple):
     remaining: float
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionPage:
-    """A page of connections.
-
-    Attributes:
-        connections: In the order of their addresses.
-        after: Address behind which the next page begins, or None at the end.
-    """
-
-    connections: tuple[ConnectionRecord, ...]
-    after: str | None
+def work_deadline(call: Call) -> float:
+    """Reading of the monotonic clock until which work for this call makes sense."""
+    return call.deadline - ANSWER_SECONDS
 
 
 class Connections:
@@ -105,7 +87,6 @@ class Connections:
         connections: Where the records are.
         refresher: Refreshes tokens.
         cache: Tokens in memory.
-        zoom: Calls Zoom's API.
         clock: Time.
         metrics: Counts stores that were set back.
     """
@@ -116,14 +97,12 @@ class Connections:
         connections: ConnectionStore,
         refresher: Refresher,
         cache: TokenCache,
-        zoom: ZoomClient,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
         self._connections = connections
         self._refresher = refresher
         self._cache = cache
-        self._zoom = zoom
         self._clock = clock
         self._metrics = metrics
         self._set_back: set[str] = set()
@@ -163,7 +142,7 @@ class Connections:
                 ]
             )
         record = await self._refresher.refresh(
-            user_email, seen_generation=current.generation, deadline=self._budget(call), forced=True
+            user_email, seen_generation=current.generation, deadline=work_deadline(call), forced=True
         )
         return self._handed_out(user_email, await self._take(call, user_email, record))
 
@@ -183,100 +162,32 @@ class Connections:
         if self._is_told_still(record):
             self._keep(user_email, record)
 
-    # -- calls to Zoom -----------------------------------------------------------------------------------
-
-    async def call_zoom(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
-        """Call Zoom's API with the user's token and give any complete answer.
-
-        An answer of 401 with one of Zoom's token codes was refused before it was processed: the record is read again, the token
-        refreshed at most once, and the request repeated once.
+    async def for_call(self, call: Call, user_email: str) -> CachedToken:
+        """Give a token for a call of Zoom's API, refreshed if it is valid for less than two minutes.
 
         Raises:
-            ZoomRateLimited: Zoom answered 429.
-            ScopeMissing: The consent does not cover the call.
-            ReauthRequired: Zoom refuses the token even after a refresh.
-            RefreshInProgress: So it does, and somebody renews the token again meanwhile.
-            ZoomUnavailable, ZoomOutcomeUnknown, ZoomResponseTooLarge, DeadlineTooShort: As `ZoomClient.send`.
             CallerNotAllowed, and what `Refresher.refresh` raises.
         """
-        token = await self._token(call, user_email, 0.0, comfortable=REFRESH_BEFORE_SECONDS)
-        response = await self._send(call, request, token)
-        if response.status < 400:
-            return response
-        if zoom_errors.is_token_refused(response):
-            token = await self._after_refusal(call, user_email, token)
-            response = await self._send(call, request, token)
-            if zoom_errors.is_token_refused(response):
-                if await self._is_being_replaced(user_email, token):
-                    raise RefreshInProgress(
-                        "The user's token was renewed again during this call: call again in a moment",
-                        retry_after=1.0,
-                    )
-                raise ReauthRequired(
-                    "Zoom refuses this user's token although it was just renewed: let the person consent again",
-                    metadata={"cause": Cause.REJECTED.value, "http_status": "401"},
-                )
-        if response.status == 429:
-            raise zoom_errors.rate_limited(response)
-        scopes = zoom_errors.missing_scopes(response)
-        if scopes is not None:
-            raise ScopeMissing(
-                "The user's consent does not cover this call: add the scope to the Zoom app and let the person consent again",
-                metadata={"scopes": " ".join(scopes), "http_status": str(response.status)},
-            )
-        return response
+        return await self._token(call, user_email, 0.0, comfortable=REFRESH_BEFORE_SECONDS)
 
-    async def call_zoom_typed(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
-        """Call Zoom's API as `call_zoom` does and give the answer if it is a success.
-
-        Raises:
-            ZoomgateError: What Zoom's refusal means (`zoom/errors.py` has the table).
-        """
-        response = await self.call_zoom(call, user_email, request)
-        if 200 <= response.status < 300:
-            return response
-        raise zoom_errors.typed_failure(request, response)
-
-    # -- the connection itself ---------------------------------------------------------------------------
-
-    async def get(self, call: Call, user_email: str) -> ConnectionRecord:
-        """Show a connection.
-
-        Raises:
-            ConnectionNotFound: There is none.
-            CallerNotAllowed: It belongs to another member.
-        """
-        record, _ = await self._record(user_email)
-        if record is None:
-            raise ConnectionNotFound("This user has no connection")
-        check_owner(call, record.owner)
-        return record
-
-    async def page(self, call: Call, states: Collection[State], after: str, limit: int) -> ConnectionPage:
-        """List connections in the order of their addresses, those of the caller's users alone.
-
-        One whose record cannot be opened is left out, with a line in the log: `get` says what is wrong with it.
-
-        Args:
-            call: Who asks.
-            states: Only these; empty for all but ended ones.
-            after: Addresses behind this one.
-            limit: 1 to 1000 records are read; fewer may be given.
-        """
-        wanted = states or (State.ACTIVE, State.REAUTH_REQUIRED)
-        try:
-            records = await self._connections.page(
-                states=[state.value for state in wanted], after=after, limit=limit
-            )
-        except StoreError:
-            raise store_unavailable() from None
-        seen = (
-            self._connections.open_readable(record)
-            for record in records
-            if call.principal.oversees(record.key.subject)
+    async def after_refusal(self, call: Call, user_email: str, refused: CachedToken) -> CachedToken:
+        """Find a better token than the one that Zoom refused: a newer one in the store, or else a refreshed one."""
+        current = await self._read(user_email)
+        if current.generation > refused.generation:
+            return current
+        record = await self._refresher.refresh(
+            user_email, seen_generation=refused.generation, deadline=work_deadline(call), forced=True
         )
-        found = tuple(connection for connection in seen if connection is not None)
-        return ConnectionPage(found, records[-1].key.subject if len(records) == limit else None)
+        return await self._take(call, user_email, record)
+
+    async def is_being_replaced(self, user_email: str, refused: CachedToken) -> bool:
+        """Tell whether somebody has renewed the token that Zoom refused, or is about to: either ends it at Zoom before it is read here."""
+        record, now = await self._record(user_email)
+        if record is None:
+            return False
+        return record.generation > refused.generation or (
+            record.lease is not None and record.lease.until > now
+        )
 
     def forget_changed(self, change: Change) -> None:
         """Drop the cached token of a connection that changed, unless it comes from that change."""
@@ -303,32 +214,13 @@ class Connections:
             return token
         try:
             record = await self._refresher.refresh(
-                user_email, seen_generation=token.generation, deadline=self._budget(call)
+                user_email, seen_generation=token.generation, deadline=work_deadline(call)
             )
         except _NO_BETTER_TOKEN:
             if token.expires - self._clock.monotonic() > max(min_validity, 5.0):
                 return token
             raise
         return await self._take(call, user_email, record)
-
-    async def _after_refusal(self, call: Call, user_email: str, refused: CachedToken) -> CachedToken:
-        """Find a better token than the one that Zoom refused: a newer one in the store, or else a refreshed one."""
-        current = await self._read(user_email)
-        if current.generation > refused.generation:
-            return current
-        record = await self._refresher.refresh(
-            user_email, seen_generation=refused.generation, deadline=self._budget(call), forced=True
-        )
-        return await self._take(call, user_email, record)
-
-    async def _is_being_replaced(self, user_email: str, refused: CachedToken) -> bool:
-        """Tell whether somebody has renewed the token that Zoom refused, or is about to: either ends it at Zoom before it is read here."""
-        record, now = await self._record(user_email)
-        if record is None:
-            return False
-        return record.generation > refused.generation or (
-            record.lease is not None and record.lease.until > now
-        )
 
     async def _read_together(self, call: Call, user_email: str) -> CachedToken:
         """Read the user's token as `_read` does; callers who come while somebody reads it share what that gives.
@@ -344,7 +236,7 @@ class Connections:
             self._reads[user_email] = reading
             reading.add_done_callback(functools.partial(self._reading_ended, user_email))
         try:
-            async with asyncio.timeout(max(0.0, self._budget(call) - self._clock.monotonic())):
+            async with asyncio.timeout(max(0.0, work_deadline(call) - self._clock.monotonic())):
                 return await asyncio.shield(reading)
         except TimeoutError:
             raise store_unavailable() from None
@@ -428,15 +320,6 @@ class Connections:
         if kept is not None or seen is None:
             return kept or token
         return replace(token, seen=seen, expires=min(token.expires, self._clock.monotonic()))
-
-    async def _send(self, call: Call, request: ZoomRequest, token: CachedToken) -> ZoomResponse:
-        return await self._zoom.send(
-            request, token.tokens.access_token, timeout=self._budget(call) - self._clock.monotonic()
-        )
-
-    def _budget(self, call: Call) -> float:
-        """Reading of the monotonic clock until which work for this call makes sense."""
-        return call.deadline - ANSWER_SECONDS
 
     def _handed_out(self, user_email: str, token: CachedToken) -> AccessToken:
         """Give a token to a caller; the service tells the audit trail who got whose."""

@@ -10,11 +10,11 @@ from uuid import uuid4
 
 import orjson
 
-from zoomgate_server.call_context import AuditEvent, AuditSink, Call
+from zoomgate_server.audit.event import AuditEvent, AuditSink
+from zoomgate_server.call_context import Call
 from zoomgate_server.connections.disconnection import tombstone_of
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import schedule
-from zoomgate_server.connections.refresh.refresher import store_unavailable
 from zoomgate_server.connections.repository import ConnectionStore, Replaceable
 from zoomgate_server.connections.token_cache import TokenCache
 from zoomgate_server.connections.token_journal import Entry, Journal, Origin
@@ -31,6 +31,7 @@ from zoomgate_server.errors import (
     ZoomOutcomeUnknown,
     ZoomRateLimited,
     ZoomUnavailable,
+    store_unavailable,
 )
 from zoomgate_server.storage.record_store import StoreError, ZoomUserTaken
 from zoomgate_server.telemetry import logs
@@ -38,13 +39,9 @@ from zoomgate_server.zoom import endpoints
 from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import (
-    BadAnswer,
     Issued,
-    NotSent,
-    OurFault,
     Refused,
-    Throttled,
-    TokenOutcome,
+    issued_by,
 )
 
 ME_SECONDS = 15.0
@@ -476,32 +473,6 @@ class _Person:
     account_id: str
 
 
-def issued_by(outcome: TokenOutcome) -> Issued:
-    """Give what Zoom issued, or raise what else it means."""
-    match outcome:
-        case Issued():
-            return outcome
-        case OurFault(code):
-            raise AppCredentialsRejected(
-                "Zoom refuses this service's own client id, secret or redirect URI: an operator has to check them",
-                metadata={"zoom_code": code},
-            )
-        case Throttled(retry_after):
-            raise ZoomRateLimited(
-                "Zoom asks for fewer token requests", metadata={"http_status": "429"}, retry_after=retry_after
-            )
-        case NotSent():
-            raise ZoomUnavailable("Zoom's token endpoint could not be reached: try again", retry_after=2.0)
-        case Refused():
-            raise ZoomBadResponse("Zoom refused the request")
-        case BadAnswer():
-            raise ZoomBadResponse(
-                "Zoom's token answer is of a kind that is not accepted, so nothing was connected: report it, an operator has to look"
-            )
-        case _:
-            raise ZoomOutcomeUnknown("Zoom's answer was lost or could not be understood: begin again")
-
-
 def pair_of(issued: Issued, started: float) -> TokenPair:
     """Give the pair that Zoom issued to a request which began at a time of the store's clock."""
     return TokenPair(
@@ -567,7 +538,7 @@ def _stored(call: Call | None, outcome: str, entry: Entry, generation: int, *, r
     """Describe what became of tokens that a call, a browser, or the journal brought."""
     details = _origin(entry)
     if call is not None:
-        event = call.audit_event("connection.stored", outcome, entry.user_email, details=details)
+        event = AuditEvent.for_call(call, "connection.stored", outcome, entry.user_email, details=details)
     else:
         event = AuditEvent.unattended(
             "connection.stored",

@@ -8,15 +8,15 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from zoomgate_server.call_context import AuditEvent, AuditSink, Call
+from zoomgate_server.audit.event import AuditEvent, AuditSink
+from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.ownership import check_owner
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
-from zoomgate_server.connections.refresh.refresher import store_unavailable
 from zoomgate_server.connections.repository import ConnectionStore
 from zoomgate_server.connections.token_cache import TokenCache
 from zoomgate_server.connections.token_pair import TokenPair
-from zoomgate_server.errors import ConnectionNotFound, ZoomgateError
+from zoomgate_server.errors import ConnectionNotFound, ZoomgateError, store_unavailable
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.zoom.oauth import OAuthClient
@@ -173,7 +173,9 @@ class Endings:
                 raise ConnectionNotFound("This user has no connection")
             check_owner(call, record.owner)
             tombstone = tombstone_of(record, now, revoke=True)
-            told = call.audit_event("connection.ended", "ok", user_email, generation=record.generation)
+            told = AuditEvent.for_call(
+                call, "connection.ended", "ok", user_email, generation=record.generation
+            )
             try:
                 rev = await self._write(tombstone, told)
             except StoreError:

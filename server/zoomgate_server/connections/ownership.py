@@ -1,7 +1,8 @@
 """Which member a connection belongs to."""
 
-from zoomgate_server.call_context import Call, Role
+from zoomgate_server.call_context import Call
 from zoomgate_server.errors import CallerNotAllowed
+from zoomgate_server.identity import Role
 
 
 def check_owner(call: Call, owner: str | None) -> None:

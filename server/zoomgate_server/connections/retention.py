@@ -9,7 +9,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from zoomgate_server.call_context import AuditEvent, AuditSink
+from zoomgate_server.audit.event import AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.disconnection import tombstone_of

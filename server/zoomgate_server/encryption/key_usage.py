@@ -17,11 +17,6 @@ class UnknownFileError(Exception):
     """A file of the journal does not say which key sealed it. The text is one sentence for the operator."""
 
 
-async def total(store: RecordStore) -> int:
-    """Count all records."""
-    return sum(sum(counted.values()) for counted in (await by_key(store)).values())
-
-
 async def by_key(store: RecordStore) -> dict[str, Counter[str]]:
     """Count the records by the key that sealed them and by their kind, as their columns say it."""
     found: dict[str, Counter[str]] = {}

@@ -9,9 +9,8 @@ import asyncio
 import hmac
 from dataclasses import dataclass, replace
 
-from zoomgate_server.connections.account_linking import ME_SECONDS, Adoption, issued_by, pair_of
+from zoomgate_server.connections.account_linking import ME_SECONDS, Adoption, pair_of
 from zoomgate_server.connections.record import ConnectionRecord, State
-from zoomgate_server.connections.refresh.refresher import store_unavailable
 from zoomgate_server.connections.repository import ConnectionStore, Replaceable
 from zoomgate_server.connections.token_journal import Journal, Origin
 from zoomgate_server.connections.token_pair import TokenPair
@@ -26,13 +25,14 @@ from zoomgate_server.errors import (
     ZoomOutcomeUnknown,
     ZoomRateLimited,
     ZoomUnavailable,
+    store_unavailable,
 )
 from zoomgate_server.importing.pace import Pace
 from zoomgate_server.importing.results import Verdict
 from zoomgate_server.importing.rows import Row
 from zoomgate_server.importing.stop import Stop, Why
 from zoomgate_server.zoom.oauth import DEFAULT_EXPIRES_IN, OAuthClient
-from zoomgate_server.zoom.token_outcome import Issued, Refused, Unknown
+from zoomgate_server.zoom.token_outcome import Issued, Refused, Unknown, issued_by
 
 BEGUN_BY = "import"
 """As whose the consents of imported connections count."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zoomgate_server import user_email as addresses
-from zoomgate_server.call_context import Principal, Role, UserPatterns
+from zoomgate_server.identity import Principal, Role, UserPatterns
 
 _KEYS = frozenset(
     {

@@ -13,9 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from zoomgate_server import private_file
-from zoomgate_server.encryption import key_usage
 from zoomgate_server.storage.record_store import Record, RecordStore, StoreOpenError, ZoomUserTaken
-from zoomgate_server.storage.scan import each, pages
+from zoomgate_server.storage.scan import each, pages, total
 from zoomgate_server.storage.sqlite import (
     APPLICATION_ID,
     BUSY_SECONDS,
@@ -95,7 +94,7 @@ async def copy_records(
         copy = await SqliteStore.open(draft, wall)
         try:
             await _fill(copy, source, on_records)
-            records = await key_usage.total(copy)
+            records = await total(copy)
         finally:
             await copy.close()
         _finish(draft, records)
@@ -125,7 +124,7 @@ async def restore_records(
         source = await SqliteStore.open(copy, wall)
         try:
             await _fill(target, source, on_records)
-            return await key_usage.total(source)
+            return await total(source)
         finally:
             await source.close()
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from zoomgate_server.storage.record_store import Kind, Record, RecordStore
+from zoomgate_server.storage.record_store import Column, Kind, Record, RecordStore
 
 PAGE = 200
 """Records that are read at a time."""
@@ -37,3 +37,9 @@ async def each(
             if isinstance(result, BaseException):
                 raise result
         on_records(len(part))
+
+
+async def total(store: RecordStore) -> int:
+    """Count all records."""
+    counted = [await store.count(app, kind, Column.KEY_ID) for app in await store.apps() for kind in Kind]
+    return sum(sum(by_key.values()) for by_key in counted)

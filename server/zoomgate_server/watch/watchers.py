@@ -9,8 +9,13 @@ from typing import TypeVar
 
 from zoomgate_server.connections.disconnection import TOMBSTONE_SECONDS
 from zoomgate_server.connections.record import ConnectionRecord, State
-from zoomgate_server.connections.refresh.refresher import store_unavailable
-from zoomgate_server.errors import CallerNotAllowed, ResumeTokenExpired, ServerOverloaded, ShuttingDown
+from zoomgate_server.errors import (
+    CallerNotAllowed,
+    ResumeTokenExpired,
+    ServerOverloaded,
+    ShuttingDown,
+    store_unavailable,
+)
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.watch.change_feed import (

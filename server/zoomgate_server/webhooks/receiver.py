@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from zoomgate_server.call_context import AuditEvent, AuditSink
+from zoomgate_server.audit.event import AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.disconnection import Endings
 from zoomgate_server.connections.record import Cause

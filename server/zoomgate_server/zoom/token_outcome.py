@@ -5,6 +5,14 @@ The distinction that matters is whether Zoom may have spent the refresh token: o
 
 from dataclasses import dataclass, field
 
+from zoomgate_server.errors import (
+    AppCredentialsRejected,
+    ZoomBadResponse,
+    ZoomOutcomeUnknown,
+    ZoomRateLimited,
+    ZoomUnavailable,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Issued:
@@ -91,3 +99,29 @@ class Revoked:
 
 
 RevokeOutcome = Revoked | NotSent | Unknown | OurFault
+
+
+def issued_by(outcome: TokenOutcome) -> Issued:
+    """Give what Zoom issued, or raise what else it means."""
+    match outcome:
+        case Issued():
+            return outcome
+        case OurFault(code):
+            raise AppCredentialsRejected(
+                "Zoom refuses this service's own client id, secret or redirect URI: an operator has to check them",
+                metadata={"zoom_code": code},
+            )
+        case Throttled(retry_after):
+            raise ZoomRateLimited(
+                "Zoom asks for fewer token requests", metadata={"http_status": "429"}, retry_after=retry_after
+            )
+        case NotSent():
+            raise ZoomUnavailable("Zoom's token endpoint could not be reached: try again", retry_after=2.0)
+        case Refused():
+            raise ZoomBadResponse("Zoom refused the request")
+        case BadAnswer():
+            raise ZoomBadResponse(
+                "Zoom's token answer is of a kind that is not accepted, so nothing was connected: report it, an operator has to look"
+            )
+        case _:
+            raise ZoomOutcomeUnknown("Zoom's answer was lost or could not be understood: begin again")

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.audit.trail import AuditTrail
-from zoomgate_server.call_context import AuditEvent
 from zoomgate_server.cli import main
 from zoomgate_server.connections.token_journal import Journal
 from zoomgate_server.importing.results import Results

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.audit.trail import REFUSALS_PER_MINUTE, WINDOW_SECONDS, AuditTrail, fingerprint
-from zoomgate_server.call_context import AuditEvent
 from zoomgate_server.clock import SystemClock
 
 WRITER = """
@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from zoomgate_server.audit.trail import AuditTrail
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.call_context import AuditEvent
+from zoomgate_server.audit.event import AuditEvent
 trail = AuditTrail(Path(sys.argv[1]), key=bytes(32), clock=SystemClock(), on_lost=lambda: sys.exit("lost"))
 for number in range(int(sys.argv[3])):
     if number in (0, int(sys.argv[3]) // 2):
@@ -84,7 +84,7 @@ TO_THE_LOG = """
 from zoomgate_server.telemetry import logs
 from zoomgate_server.audit.trail import AuditTrail
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.call_context import AuditEvent
+from zoomgate_server.audit.event import AuditEvent
 logs.configure("error", "json")
 trail = AuditTrail(None, key=bytes(32), clock=SystemClock(), on_lost=lambda: None)
 trail.require(AuditEvent("token.given", "ok", "calendar", "", "monica@example.com", "r1").about(7, "access", "refresh"))

@@ -14,8 +14,8 @@ from click.testing import Result
 from support.command_line import command, done, refused, zoomgate
 from support.harness import MONICA, OMAR, Harness, key_of, running
 from support.raw_upstream import answer, raw_upstream
-from zoomgate_server.call_context import Role
 from zoomgate_server.encryption import key_file
+from zoomgate_server.identity import Role
 from zoomgate_server.rpc import callers_file
 from zoomgate_server.rpc.middleware.access_policy import CALLABLE_METHODS
 

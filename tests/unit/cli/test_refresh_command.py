@@ -22,9 +22,9 @@ from zoom_simulator import SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate import Client
 from zoomgate.v1 import auth_service_pb2 as pb
-from zoomgate_server.call_context import UserPatterns
 from zoomgate_server.cli.bulk import executor
 from zoomgate_server.cli.bulk import refresh as bulk_refresh
+from zoomgate_server.identity import UserPatterns
 
 EVERYBODY = (BASIL, MONICA, OMAR)
 """In the order in which the service lists them."""

@@ -19,10 +19,10 @@ from zoom_simulator.faults import Fault
 from zoomgate import Client
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.call_context import UserPatterns
 from zoomgate_server.cli.bulk import revoke as bulk_revoke
 from zoomgate_server.cli.bulk.executor import Pace
 from zoomgate_server.cli.bulk.where_filter import FIELDS, Condition
+from zoomgate_server.identity import UserPatterns
 
 EVERYBODY = (BASIL, MONICA, OMAR)
 CALLERS = {

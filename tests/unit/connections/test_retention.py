@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from support.faulty_store import FaultyStore
-from zoomgate_server.call_context import AuditEvent
+from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State, decode, encode
 from zoomgate_server.connections.retention import EXPIRING, Overdue, Reaper

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from zoomgate_server.call_context import Role, UserPatterns
+from zoomgate_server.identity import Role, UserPatterns
 from zoomgate_server.rpc import callers_file
 from zoomgate_server.rpc.callers_file import Caller, CallersError
 from zoomgate_server.rpc.middleware.access_policy import CALLABLE_METHODS

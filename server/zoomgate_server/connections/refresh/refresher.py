@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
-from zoomgate_server.call_context import AuditEvent, AuditSink
+from zoomgate_server.audit.event import AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import protocol as refresh_protocol
@@ -21,16 +21,16 @@ from zoomgate_server.connections.token_journal import Entry, Journal, Origin
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
     AppCredentialsRejected,
-    NotConnected,
     ReauthRequired,
     RecordFault,
     RefreshInProgress,
     ServerOverloaded,
-    StoreUnavailable,
     ZoomBadResponse,
     ZoomgateError,
     ZoomRateLimited,
     ZoomUnavailable,
+    not_connected,
+    store_unavailable,
 )
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
@@ -404,24 +404,12 @@ def _in_progress(retry_after: float) -> RefreshInProgress:
     )
 
 
-def store_unavailable() -> StoreUnavailable:
-    """The error for a store that fails."""
-    return StoreUnavailable("The token store does not answer: call again in a moment", retry_after=1.0)
-
-
 def reauth_required(record: ConnectionRecord) -> ReauthRequired:
     """The error for a user who has to consent again."""
     cause = record.cause.value if record.cause is not None else "REJECTED"
     return ReauthRequired(
         "Zoom no longer accepts this user's authorization: call BeginAuthorization and let the person consent again",
         metadata={"cause": cause},
-    )
-
-
-def not_connected() -> NotConnected:
-    """The error for a user without a connection."""
-    return NotConnected(
-        "This user is not connected to Zoom: call BeginAuthorization and let the person consent"
     )
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from zoomgate_server.call_context import Principal, Role
 from zoomgate_server.errors import CallerNotAllowed
+from zoomgate_server.identity import Principal, Role
 
 _S, _M, _A = Role.SERVICE, Role.MEMBER, Role.ADMIN
 

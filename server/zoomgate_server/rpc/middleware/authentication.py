@@ -11,12 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from zoomgate_server.audit.event import AuditEvent, AuditSink
 from zoomgate_server.call_context import (
-    AuditEvent,
-    AuditSink,
     Call,
-    Principal,
-    Role,
     current_call,
     current_metadata,
     current_permit,
@@ -33,6 +30,7 @@ from zoomgate_server.errors import (
     MalformedRequest,
     ZoomgateError,
 )
+from zoomgate_server.identity import Principal, Role
 from zoomgate_server.rpc.middleware import access_policy
 from zoomgate_server.rpc.middleware.error_status import reason_of
 from zoomgate_server.rpc.middleware.pipeline import Context, Method, Respond

@@ -11,11 +11,13 @@ from google.protobuf.duration_pb2 import Duration
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer
 from zoomgate_server import user_email as addresses
+from zoomgate_server.audit.event import AuditEvent, AuditSink
 from zoomgate_server.authorization.flow import Authorizations, Completed
-from zoomgate_server.call_context import AuditSink, Call, current_call, current_permit
+from zoomgate_server.call_context import Call, current_call, current_permit
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import AccessToken, Connections
 from zoomgate_server.connections.disconnection import Endings
+from zoomgate_server.connections.queries import ConnectionQueries
 from zoomgate_server.errors import InvalidPageToken, InvalidRequest, InvalidResumeToken
 from zoomgate_server.rpc.services import connection_mapping, json_value
 from zoomgate_server.rpc.services.page_token import PageTokens
@@ -49,7 +51,8 @@ class AuthService(AuthServiceServicer):
 
     Args:
         authorizations: Begins and completes.
-        connections: Uses and shows.
+        connections: Access tokens.
+        queries: Reads of connections.
         endings: Ends.
         watches: Tells of changes.
         page_tokens: Makes page tokens.
@@ -62,6 +65,7 @@ class AuthService(AuthServiceServicer):
         *,
         authorizations: Authorizations,
         connections: Connections,
+        queries: ConnectionQueries,
         endings: Endings,
         watches: Watches,
         page_tokens: PageTokens,
@@ -70,6 +74,7 @@ class AuthService(AuthServiceServicer):
     ) -> None:
         self._authorizations = authorizations
         self._connections = connections
+        self._queries = queries
         self._endings = endings
         self._watches = watches
         self._page_tokens = page_tokens
@@ -206,7 +211,7 @@ class AuthService(AuthServiceServicer):
         wrong = Violations()
         wrong.user_email(request.user_email)
         wrong.raise_any()
-        record = await self._connections.get(current_call.get(), request.user_email)
+        record = await self._queries.get(current_call.get(), request.user_email)
         return pb.GetConnectionResponse(connection=connection_mapping.connection(record))
 
     async def ListConnections(
@@ -235,7 +240,7 @@ class AuthService(AuthServiceServicer):
                 raise
             wrong.add("page_token", invalid.violations[0].description)
         wrong.raise_any()
-        page = await self._connections.page(call, states, after, limit)
+        page = await self._queries.page(call, states, after, limit)
         return pb.ListConnectionsResponse(
             connections=[connection_mapping.connection(record) for record in page.connections],
             next_page_token="" if page.after is None else self._page_tokens.make(page.after, *filters),
@@ -287,7 +292,8 @@ class AuthService(AuthServiceServicer):
         whole = call.principal.refresh_tokens
         tokens = given.tokens
         self._audit(
-            call.audit_event(
+            AuditEvent.for_call(
+                call,
                 "token.given",
                 "ok",
                 user_email,

@@ -21,7 +21,7 @@ from zoomgate_server.zoom.urls import MAX_MEETING_ID
 class ZoomCalls(Protocol):
     """What this service needs of the domain."""
 
-    async def call_zoom_typed(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
+    async def send_typed(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
         """Call Zoom's API with a user's token and give a successful answer."""
         ...
 
@@ -65,7 +65,7 @@ class MeetingsService(MeetingsServiceServicer):
             wrong.add(violation.field, violation.description)
         wrong.raise_any()
         body = orjson.dumps(self._with_defaults(details))
-        answer = await self._zoom_calls.call_zoom_typed(
+        answer = await self._zoom_calls.send_typed(
             current_call.get(), request.user_email, endpoints.create_meeting(body)
         )
         return pb.CreateMeetingResponse(meeting=meeting_mapping.meeting(answer.body))
@@ -82,7 +82,7 @@ class MeetingsService(MeetingsServiceServicer):
             occurrence_id=request.occurrence_id,
             show_previous_occurrences=_given(request, "show_previous_occurrences"),
         )
-        answer = await self._zoom_calls.call_zoom_typed(current_call.get(), request.user_email, zoom_request)
+        answer = await self._zoom_calls.send_typed(current_call.get(), request.user_email, zoom_request)
         return pb.GetMeetingResponse(meeting=meeting_mapping.meeting(answer.body))
 
     async def DeleteMeeting(self, request: pb.DeleteMeetingRequest, context: Any) -> pb.DeleteMeetingResponse:
@@ -93,7 +93,7 @@ class MeetingsService(MeetingsServiceServicer):
             schedule_for_reminder=_given(request, "schedule_for_reminder"),
             cancel_meeting_reminder=_given(request, "cancel_meeting_reminder"),
         )
-        answer = await self._zoom_calls.call_zoom_typed(current_call.get(), request.user_email, zoom_request)
+        answer = await self._zoom_calls.send_typed(current_call.get(), request.user_email, zoom_request)
         return pb.DeleteMeetingResponse(status=answer.status)
 
     def _with_defaults(self, details: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ _JSON_TYPES = ("application/json", "application/problem+json")
 class ZoomCalls(Protocol):
     """What this service needs of the domain."""
 
-    async def call_zoom(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
+    async def send(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
         """Call Zoom's API with a user's token and give any complete answer."""
         ...
 
@@ -58,7 +58,7 @@ class ProxyService(ProxyServiceServicer):
     async def _forward(self, method: str, request: Any) -> pb.ZoomResponse:
         call = current_call.get()
         zoom_request = self._zoom_request(method, request, call)
-        response = await self._zoom_calls.call_zoom(call, request.user_email, zoom_request)
+        response = await self._zoom_calls.send(call, request.user_email, zoom_request)
         return _response(response, parse_json=request.parse_json)
 
     def _zoom_request(self, method: str, request: Any, call: Call) -> ZoomRequest:

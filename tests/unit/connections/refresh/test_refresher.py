@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.faulty_store import FaultyStore
-from zoomgate_server.call_context import AuditEvent
+from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.record import (
     Attempt,

@@ -1,0 +1,149 @@
+"""The gRPC server: its options, credentials and services."""
+
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
+from zoomgate.v1 import (
+    auth_service_pb2,
+    auth_service_pb2_grpc,
+    meetings_service_pb2,
+    meetings_service_pb2_grpc,
+    proxy_service_pb2,
+    proxy_service_pb2_grpc,
+)
+from zoomgate_server.rpc import callers_file, tls
+from zoomgate_server.rpc.middleware import access_policy
+from zoomgate_server.rpc.middleware.authentication import StaticKey
+from zoomgate_server.rpc.middleware.pipeline import Pipeline
+from zoomgate_server.rpc.services.auth import AuthService
+from zoomgate_server.rpc.services.meetings import MeetingsService
+from zoomgate_server.rpc.services.proxy import ProxyService
+from zoomgate_server.startup import StartError
+from zoomgate_server.telemetry import logs
+
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
+
+SERVER_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.max_metadata_size", 8 * 1024),
+    ("grpc.max_concurrent_streams", 100),
+    # else streams that have ended count until they are cleaned up, and calls of a client that keeps to the limit are reset
+    ("grpc.http.overload_protection", 0),
+    ("grpc.max_connection_age_ms", 30 * 60_000),
+    ("grpc.max_connection_age_grace_ms", 60_000),
+    ("grpc.max_connection_idle_ms", 10 * 60_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", 120_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 60_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+_SERVICES = tuple(
+    module.DESCRIPTOR.services_by_name[name]
+    for module, name in (
+        (auth_service_pb2, "AuthService"),
+        (meetings_service_pb2, "MeetingsService"),
+        (proxy_service_pb2, "ProxyService"),
+    )
+)
+METHODS = tuple(method.full_name for service in _SERVICES for method in service.methods)
+"""Full names of all RPCs."""
+
+_log = logs.get("zoomgate.app")
+
+
+def new_server(*, shared_port: bool) -> grpc.aio.Server:
+    """Make a server. `shared_port` lets several processes listen on its port."""
+    # off for a process that serves alone, else two unrelated servers share a port in silence
+    return grpc.aio.server(options=[*SERVER_OPTIONS, ("grpc.so_reuseport", int(shared_port))])
+
+
+def caller_keys(path: Path | None) -> list[StaticKey]:
+    """Read the keys of the callers file.
+
+    Raises:
+        StartError: The file is invalid.
+    """
+    if path is None:
+        return []
+    try:
+        found = callers_file.load(path, access_policy.CALLABLE_METHODS)
+    except callers_file.CallersError as error:
+        raise StartError("\n".join(f"ZOOMGATE_CALLERS: {problem}" for problem in error.problems)) from None
+    return [StaticKey(caller.key_sha256, caller.principal) for caller in found]
+
+
+def bind(server: grpc.aio.Server, address: str, certificate: tuple[Path, Path] | None) -> int:
+    """Take the gRPC port. Who connects waits until the server starts: to clients it is a server that is not there yet."""
+    credentials = _tls_credentials(certificate)
+    try:
+        if credentials is not None:
+            return server.add_secure_port(address, credentials)
+        return server.add_insecure_port(address)
+    except RuntimeError:
+        raise StartError(
+            f"ZOOMGATE_LISTEN: {address} cannot be listened on (in use, or not permitted): choose another port"
+        ) from None
+
+
+def _tls_credentials(certificate: tuple[Path, Path] | None) -> grpc.ServerCredentials | None:
+    """Give credentials that follow the files of the certificate, or None without TLS."""
+    if certificate is None:
+        return None
+    try:
+        pair = tls.ReloadedPair(*certificate, on_change=_log_certificate)
+    except tls.TlsError as error:
+        raise StartError(str(error)) from None
+
+    def configuration(found: tls.CertificatePair) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(found.key, found.chain)])
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        found = pair.changed()
+        return None if found is None else configuration(found)
+
+    # None, which keeps the pair, is missing from the type of the callback
+    return grpc.dynamic_ssl_server_credentials(configuration(pair.current), changed)  # type: ignore[arg-type]
+
+
+def _log_certificate(problem: str | None) -> None:
+    if problem is None:
+        _log.info("tls.certificate_replaced")
+    else:
+        _log.warning("tls.certificate_kept", problem=problem)
+
+
+def register(
+    pipeline: Pipeline,
+    *,
+    auth: AuthService,
+    meetings: MeetingsService,
+    proxy: ProxyService,
+    health: "health_aio.HealthServicer",
+    reflected: bool,
+) -> None:
+    """Add the services to a server. `reflected` adds gRPC reflection."""
+    registrar = pipeline.registrar
+    auth_service_pb2_grpc.add_AuthServiceServicer_to_server(auth, registrar)
+    meetings_service_pb2_grpc.add_MeetingsServiceServicer_to_server(meetings, registrar)
+    proxy_service_pb2_grpc.add_ProxyServiceServicer_to_server(proxy, registrar)
+    health_pb2_grpc.add_HealthServicer_to_server(health, registrar)
+    if reflected:
+        names = [service.full_name for service in _SERVICES]
+        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        servicer = reflection.aio.ReflectionServicer([*names, health_name, reflection.SERVICE_NAME])
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, registrar)
+
+
+async def set_health(
+    health: "health_aio.HealthServicer", status: "health_pb2.HealthCheckResponse.ServingStatus.ValueType"
+) -> None:
+    """Set the health of the server and of each of its services."""
+    for name in ("", *(service.full_name for service in _SERVICES)):
+        await health.set(name, status)
