@@ -45,9 +45,9 @@ from zoomgate_server.cli.channel import _EXIT_CODES
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import ConnectionRecord
-from zoomgate_server.connections.token_journal import Entry, Journal
+from zoomgate_server.connections.token_journal import Entry, TokenJournal
 from zoomgate_server.encryption import key_check, shared_secret
-from zoomgate_server.encryption.envelope import NEWEST, OLDEST, Vault
+from zoomgate_server.encryption.envelope import NEWEST, OLDEST, Envelope
 from zoomgate_server.errors import FieldViolation, InvalidRequest
 from zoomgate_server.rpc.middleware.access_policy import METHOD_POLICY, OPEN_METHODS
 from zoomgate_server.rpc.middleware.error_status import MAPPING, status_of
@@ -60,7 +60,7 @@ from zoomgate_server.storage.sqlite import SqliteStore
 from zoomgate_server.telemetry import metrics
 from zoomgate_server.watch.watchers import Position
 from zoomgate_server.web.server import WebServer
-from zoomgate_server.webhooks.seen_events import WebhookStore
+from zoomgate_server.webhooks.seen_events import SeenEvents
 
 TESTS = ROOT / "tests"
 KEY, APP = b"k" * 32, "zoom.us|client"
@@ -143,7 +143,7 @@ def audited() -> Lines:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "audit.jsonl"
         trail = AuditTrail(path, key=KEY, clock=SystemClock(), on_lost=lambda: None)
-        trail(event.about(7, "access", "refresh")._replace(details={"fact": "text"}))
+        trail(event.with_tokens(7, "access", "refresh")._replace(details={"fact": "text"}))
         trail.close()
         line = json.loads(path.read_text())
     yield from flat("line", {**line, "time": re.sub("[0-9]", "0", line["time"])})
@@ -275,7 +275,7 @@ async def _stored(version: int) -> list[str]:
     ring, store, lines = MagicMock(ids={"00000001"}), MemoryStore(lambda: 1000.0), list[str]()
     ring.seal.return_value = b"\x01\x00\x00\x00\x01"
     ring.open.side_effect = lambda *_: ring.seal.call_args.args[0]
-    vault = Vault(app=APP, keys=ring)
+    envelope = Envelope(app=APP, keys=ring)
 
     def note(name: str, record: Record | None = None) -> None:
         inside, bound = ring.seal.call_args.args
@@ -288,17 +288,17 @@ async def _stored(version: int) -> list[str]:
             lines.extend(flat(f"{name} column", {**columns, "key": asdict(record.key)}))
         lines.append(f"{name} bound to {bound!r}")
 
-    note("canary", await key_check.prove(store, vault))
-    vault.version = version
-    await WebhookStore(app=APP, store=store, vault=vault).remember(b"body")
+    note("canary", await key_check.verify(store, envelope))
+    envelope.version = version
+    await SeenEvents(app=APP, store=store, envelope=envelope).remember(b"body")
     note("webhook", (await store.page(APP, Kind.WEBHOOK, limit=1))[0])
     with patch("secrets.token_bytes", return_value=KEY):
-        await shared_secret.obtain(store, vault, "name")
+        await shared_secret.obtain(store, envelope, "name")
     note("shared secret", (await store.page(APP, Kind.META, limit=1))[0])
-    note("connection", connection_record.encode(vault, sample(ConnectionRecord)))
-    note("authorization", pending.encode(vault, "subject", sample(PendingAuthorization)))
+    note("connection", connection_record.encode(envelope, sample(ConnectionRecord)))
+    note("authorization", pending.encode(envelope, "subject", sample(PendingAuthorization)))
     with tempfile.TemporaryDirectory() as folder:
-        journal = Journal(Path(folder), app=APP, ring=ring, observer=MagicMock())
+        journal = TokenJournal(Path(folder), app=APP, ring=ring, observer=MagicMock())
         await journal.keep(sample(Entry))
         await journal.close()
         note("journal")

@@ -14,7 +14,7 @@ from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption import key_file
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.sqlite import SqliteStore
 
 CONNECTIONS = 100_000
@@ -41,7 +41,7 @@ class Listing:
 def fill(data_dir: Path, app: str) -> None:
     """Put the connections into a store that a service has made."""
     asyncio.run(_made(data_dir))
-    vault = Vault(app=app, keys=key_file.load(data_dir / "keys.json"))
+    envelope = Envelope(app=app, keys=key_file.load(data_dir / "keys.json"))
     now = time.time()
 
     def rows() -> "list[tuple[object, ...]]":
@@ -49,7 +49,7 @@ def fill(data_dir: Path, app: str) -> None:
         for number in range(CONNECTIONS):
             pair = TokenPair("a" * 600, "r" * 600, "bearer", "user:read:user", "", now + 3600, now)
             record = connection_record.encode(
-                vault,
+                envelope,
                 ConnectionRecord(
                     user_email=f"person{number:06}@example.com",
                     state=State.ACTIVE,

@@ -40,5 +40,5 @@ current_request_id: ContextVar[str] = ContextVar("current_request_id")
 current_metadata: ContextVar[Iterable[tuple[str, str | bytes]]] = ContextVar("current_metadata", default=())
 """The metadata of the running call; reading it from gRPC anew costs more than most of what is done with it."""
 
-current_refusal: ContextVar[str] = ContextVar("current_refusal")
+current_rejection: ContextVar[str] = ContextVar("current_refusal")
 """The reason that the running call is answered with, if it failed."""

@@ -142,12 +142,12 @@ SETTINGS = (
     ),
     Setting("ZOOMGATE_MAX_REFRESHES_PER_HOUR", "20", "refreshes of one user in an hour; 2 to 1000"),
     Setting(
-        "ZOOMGATE_UPKEEP_PER_MINUTE",
+        "ZOOMGATE_PROACTIVE_REFRESHES_PER_MINUTE",
         "60",
         "refreshes ahead of need in a minute, per worker; 0 to 6000, 0 for none",
     ),
     Setting(
-        "ZOOMGATE_REAP_REAUTH_DAYS",
+        "ZOOMGATE_REAUTH_RETENTION_DAYS",
         "90",
         "days after which a connection that needs a new consent is ended; 0 to 3650, 0 for never",
     ),
@@ -281,8 +281,8 @@ class Settings:
     meeting_defaults: MeetingDefaults
     forced_refresh_seconds: float
     max_refreshes_per_hour: int
-    upkeep_per_minute: int
-    reap_reauth_days: int
+    proactive_refreshes_per_minute: int
+    reauth_retention_days: int
     max_pending_per_user: int
     max_pending_per_caller: int
     workers: int
@@ -393,8 +393,8 @@ class _Reader:
             meeting_defaults=self._meeting_defaults(),
             forced_refresh_seconds=self._number("FORCED_REFRESH_SECONDS", 60, 0, 3600),
             max_refreshes_per_hour=self._number("MAX_REFRESHES_PER_HOUR", 20, 2, 1000),
-            upkeep_per_minute=self._number("UPKEEP_PER_MINUTE", 60, 0, 6000),
-            reap_reauth_days=self._number("REAP_REAUTH_DAYS", 90, 0, 3650),
+            proactive_refreshes_per_minute=self._number("PROACTIVE_REFRESHES_PER_MINUTE", 60, 0, 6000),
+            reauth_retention_days=self._number("REAUTH_RETENTION_DAYS", 90, 0, 3650),
             max_pending_per_user=self._number("MAX_PENDING_PER_USER", 20, 1, 1000),
             max_pending_per_caller=self._number("MAX_PENDING_PER_CALLER", 1000, 1, 100_000),
             workers=self._number("WORKERS", 1, 1, 64),

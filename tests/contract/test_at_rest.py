@@ -13,7 +13,7 @@ from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption import key_check, key_file
 from zoomgate_server.encryption.cipher import Key, KeyRing
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, RecordKey
@@ -61,29 +61,29 @@ async def test_the_disk_holds_no_secret(zoomgate: Harness) -> None:
 
 def test_a_connection_comes_back_as_it_was() -> None:
     """Sealing and opening gives the same connection."""
-    vault = Vault(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
-    plain = connection(spares=(PAIR,), revoking=PAIR, due_at=5.0)
-    assert connection_record.decode(vault, connection_record.encode(vault, plain)) == plain
+    envelope = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
+    plain = connection(alternate_pairs=(PAIR,), revoking=PAIR, due_at=5.0)
+    assert connection_record.decode(envelope, connection_record.encode(envelope, plain)) == plain
 
 
 @pytest.mark.parametrize("position", range(0, 400, 7))
 def test_a_flipped_bit_is_noticed(position: int) -> None:
     """A changed byte anywhere in the sealed part, or in grant and generation, makes the record unreadable, never absent."""
-    vault = Vault(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
-    record = connection_record.encode(vault, connection())
+    envelope = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
+    record = connection_record.encode(envelope, connection())
     sealed_from = 5 + int.from_bytes(record.value[1:5], "big")
     position = sealed_from + position % (len(record.value) - sealed_from)
     changed = bytearray(record.value)
     changed[position] ^= 1
     with pytest.raises((RecordUnreadable, KeyUnavailable)):
-        connection_record.decode(vault, replace(record, value=bytes(changed)))
+        connection_record.decode(envelope, replace(record, value=bytes(changed)))
 
 
 def test_records_cannot_be_moved_cut_or_relabelled() -> None:
     """Another user's value, a shortened one, changed columns and a newer version raise, each in its way."""
-    vault = Vault(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
-    record = connection_record.encode(vault, connection())
-    other = connection_record.encode(vault, connection(OMAR))
+    envelope = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
+    record = connection_record.encode(envelope, connection())
+    other = connection_record.encode(envelope, connection(OMAR))
     wrong = [
         replace(record, value=other.value),
         replace(record, value=b""),
@@ -97,17 +97,17 @@ def test_records_cannot_be_moved_cut_or_relabelled() -> None:
     ]
     for changed in wrong:
         with pytest.raises(RecordUnreadable) as error:
-            connection_record.decode(vault, changed)
+            connection_record.decode(envelope, changed)
         assert "secret" not in str(error.value)
     with pytest.raises(RecordVersionUnsupported):
-        connection_record.decode(vault, replace(record, value=b"\x03" + record.value[1:]))
+        connection_record.decode(envelope, replace(record, value=b"\x03" + record.value[1:]))
 
 
 def test_keys_rotate_and_a_missing_one_is_named() -> None:
     """An older key still opens, the primary seals, and a ring without the key names it."""
-    old = Vault(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
-    both = Vault(app="app", keys=ring("0a0a0a0a", "0b0b0b0b", primary="0b0b0b0b"))
-    new = Vault(app="app", keys=ring("0b0b0b0b", primary="0b0b0b0b"))
+    old = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
+    both = Envelope(app="app", keys=ring("0a0a0a0a", "0b0b0b0b", primary="0b0b0b0b"))
+    new = Envelope(app="app", keys=ring("0b0b0b0b", primary="0b0b0b0b"))
     record = connection_record.encode(old, connection())
     assert connection_record.decode(both, record) == connection()
     assert connection_record.encode(both, connection()).key_id == "0b0b0b0b"
@@ -119,20 +119,20 @@ def test_keys_rotate_and_a_missing_one_is_named() -> None:
 async def test_the_canary_proves_the_ring() -> None:
     """A ring that made the canary may start, another may not, and neither may one that lacks the key of a record."""
     store = MemoryStore(time.time)
-    right = Vault(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
-    await key_check.prove(store, right)
-    await key_check.prove(store, right)
+    right = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
+    await key_check.verify(store, right)
+    await key_check.verify(store, right)
     with pytest.raises(KeyUnavailable):
-        await key_check.prove(store, Vault(app="app", keys=ring("0b0b0b0b", primary="0b0b0b0b")))
+        await key_check.verify(store, Envelope(app="app", keys=ring("0b0b0b0b", primary="0b0b0b0b")))
     same_id = KeyRing([Key("0a0a0a0a", bytes(range(32)), primary=True)])
     with pytest.raises(RecordUnreadable):
-        await key_check.prove(store, Vault(app="app", keys=same_id))
+        await key_check.verify(store, Envelope(app="app", keys=same_id))
     await store.put(connection_record.encode(right, connection()), 0)
-    found, _ = await store.get(RecordKey("app", Kind.CANARY, "canary"))
+    found, _ = await store.get(RecordKey("app", Kind.KEY_CHECK, "canary"))
     assert found is not None
     await store.delete(found.key, found.rev)
     with pytest.raises(KeyUnavailable):
-        await key_check.prove(store, Vault(app="app", keys=ring("0b0b0b0b", primary="0b0b0b0b")))
+        await key_check.verify(store, Envelope(app="app", keys=ring("0b0b0b0b", primary="0b0b0b0b")))
 
 
 async def test_a_tampered_record_is_told_and_healed_by_consent(tmp_path: Path) -> None:
@@ -162,7 +162,11 @@ async def test_a_tampered_record_is_told_and_healed_by_consent(tmp_path: Path) -
 def test_secrets_do_not_show_in_reprs() -> None:
     """Tokens and keys stay out of tracebacks and logs."""
     shown = repr(
-        [PAIR, connection(revoking=PAIR, spares=(PAIR,)), Key("0a0a0a0a", b"0123456789abcdef" * 2, True)]
+        [
+            PAIR,
+            connection(revoking=PAIR, alternate_pairs=(PAIR,)),
+            Key("0a0a0a0a", b"0123456789abcdef" * 2, True),
+        ]
     )
     assert "secret'" not in shown.replace("secret=", "")
     assert "access-secret" not in shown

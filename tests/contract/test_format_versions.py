@@ -15,8 +15,8 @@ from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.connections import disconnection
 from zoomgate_server.encryption import key_check
 from zoomgate_server.encryption.cipher import Key, KeyRing
-from zoomgate_server.encryption.envelope import NEWEST, Vault, version_of
-from zoomgate_server.encryption.reencryption import sweep
+from zoomgate_server.encryption.envelope import NEWEST, Envelope, version_of
+from zoomgate_server.encryption.reencryption import reencrypt
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
@@ -32,12 +32,12 @@ class Releases:
     def __init__(self) -> None:
         self.store = MemoryStore(time.time)
         self.zoom = RotatingZoom()
-        self.old_vault, self.vault = (
+        self.old_vault, self.envelope = (
             version_1.Vault(app="app", keys=RING),
-            Vault(app="app", keys=RING),
+            Envelope(app="app", keys=RING),
         )
         self.old = Process("app", self.store, self.old_vault, self.zoom)
-        self.new = Process("app", self.store, self.vault, self.zoom)
+        self.new = Process("app", self.store, self.envelope, self.zoom)
 
     async def record(self, user: str = USER) -> Record:
         found, _ = await self.store.get(RecordKey("app", Kind.USER, user))
@@ -45,8 +45,8 @@ class Releases:
         return found
 
     async def upgrade(self) -> None:
-        assert await key_check.upgrade(self.store, Vault(app="app", keys=RING))
-        swept = await sweep(self.store, RING, lambda _: None)
+        assert await key_check.upgrade(self.store, Envelope(app="app", keys=RING))
+        swept = await reencrypt(self.store, RING, lambda _: None)
         assert not swept.failed
 
 
@@ -56,16 +56,16 @@ async def releases() -> Releases:
     made = Releases()
     await version_1.prove(made.store, made.old_vault)
     await made.old.connect(USER)
-    await key_check.prove(made.store, made.vault)
+    await key_check.verify(made.store, made.envelope)
     return made
 
 
 async def test_a_new_store_has_the_newest_version() -> None:
     """Its canary says so, so an older release refuses to start on it, in one sentence that says what to do."""
     store = MemoryStore(time.time)
-    vault = Vault(app="app", keys=RING)
-    mark = await key_check.prove(store, vault)
-    assert (version_of(mark.value), vault.version) == (NEWEST, NEWEST)
+    envelope = Envelope(app="app", keys=RING)
+    mark = await key_check.verify(store, envelope)
+    assert (version_of(mark.value), envelope.version) == (NEWEST, NEWEST)
     with pytest.raises(RecordVersionUnsupported) as refused:
         await version_1.prove(store, version_1.Vault(app="app", keys=RING))
     assert str(refused.value) == "A newer version of Zoomgate wrote a stored record: upgrade this one"
@@ -102,10 +102,10 @@ async def test_after_the_upgrade_the_older_release_leaves_records_alone(releases
 
 async def test_a_running_process_follows_the_upgrade(releases: Releases) -> None:
     """A process of this release that started before the upgrade writes the new version once it has read it, and both always open."""
-    assert releases.vault.version == 1
+    assert releases.envelope.version == 1
     await releases.upgrade()
     await releases.new.refresh(USER)
-    assert releases.vault.version == 2
+    assert releases.envelope.version == 2
     assert version_of((await releases.record()).value) == 2
 
 
@@ -118,7 +118,7 @@ async def test_the_upgrade_changes_what_is_stored_in_nothing_else(releases: Rele
     assert before is not None
     assert after == replace(before, rev=(await releases.record()).rev)
     assert (await releases.record()).changed_at == columns.changed_at
-    assert not await key_check.upgrade(releases.store, Vault(app="app", keys=RING))
+    assert not await key_check.upgrade(releases.store, Envelope(app="app", keys=RING))
 
 
 async def test_a_store_that_lost_its_canary_keeps_the_oldest_version(releases: Releases) -> None:
@@ -126,7 +126,7 @@ async def test_a_store_that_lost_its_canary_keeps_the_oldest_version(releases: R
     mark, _ = await releases.store.get(key_check.key_of("app"))
     assert mark is not None
     await releases.store.delete(mark.key, mark.rev)
-    assert version_of((await key_check.prove(releases.store, Vault(app="app", keys=RING))).value) == 1
+    assert version_of((await key_check.verify(releases.store, Envelope(app="app", keys=RING))).value) == 1
 
 
 async def test_a_record_of_a_version_to_come_fails_for_its_user_alone(releases: Releases) -> None:
@@ -137,8 +137,8 @@ async def test_a_record_of_a_version_to_come_fails_for_its_user_alone(releases: 
     before, calls = await releases.record(), releases.zoom.calls
     with pytest.raises(RecordVersionUnsupported):
         await releases.new.refresh(USER)
-    await key_check.upgrade(releases.store, Vault(app="app", keys=RING))
-    swept = await sweep(releases.store, RING, lambda _: None)
+    await key_check.upgrade(releases.store, Envelope(app="app", keys=RING))
+    swept = await reencrypt(releases.store, RING, lambda _: None)
     assert list(swept.failed.values()) == [
         "A newer version of Zoomgate wrote a stored record: upgrade this one"
     ]
@@ -175,7 +175,7 @@ async def test_a_tombstone_that_cannot_be_opened_holds_up_no_revocation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What could not be revoked at once is revoked later, whatever stands before it in the store."""
-    monkeypatch.setattr(disconnection, "SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr(disconnection, "RETRY_INTERVAL", 0.01)
     async with running(tmp_path / "data") as zoomgate:
         zoomgate.simulator.faults.add(Fault("revoke", "status", times=-1, status=503))
         for user in (USER, OMAR):
@@ -202,7 +202,7 @@ async def test_every_byte_of_version_2_is_authentic(releases: Releases) -> None:
         changed = bytearray(record.value)
         changed[position] ^= 1
         with pytest.raises((RecordUnreadable, RecordVersionUnsupported, KeyUnavailable)):
-            releases.vault.open(replace(record, value=bytes(changed)))
+            releases.envelope.open(replace(record, value=bytes(changed)))
 
 
 @pytest.mark.parametrize(
@@ -214,4 +214,4 @@ async def test_a_header_of_another_form_is_damage(releases: Releases, header: by
     for version in (b"\x01", b"\x02"):
         value = version + len(header).to_bytes(4, "big") + header + sealed
         with pytest.raises(RecordUnreadable):
-            releases.vault.open(replace(await releases.record(), value=value))
+            releases.envelope.open(replace(await releases.record(), value=value))

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.mongodb import MongoServer
-from zoomgate_server.storage.instrumented import CountedStore
+from zoomgate_server.storage.instrumented import InstrumentedStore
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.mongodb import Driver, MongoStore
 from zoomgate_server.storage.record_store import (
@@ -44,7 +44,7 @@ async def make(kind: str, place: str) -> RecordStore:
         case "mongodb-pymongo":
             return await MongoStore.open(place, Driver.PYMONGO)
         case "counted":
-            return CountedStore(MemoryStore(time.time), lambda: None)
+            return InstrumentedStore(MemoryStore(time.time), lambda: None)
     raise AssertionError(kind)
 
 

@@ -14,8 +14,8 @@ from support.faulty_store import FaultyStore
 from support.process import NEW, OLD, Process, RotatingZoom, ring
 from zoomgate_server.encryption import key_check, key_usage, shared_secret
 from zoomgate_server.encryption.cipher import Key, KeyRing
-from zoomgate_server.encryption.envelope import Vault
-from zoomgate_server.encryption.reencryption import sweep
+from zoomgate_server.encryption.envelope import Envelope
+from zoomgate_server.encryption.reencryption import reencrypt
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore, StoreError
 from zoomgate_server.storage.scan import pages
@@ -39,10 +39,10 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 async def fill(store: RecordStore, zoom: RotatingZoom, apps: tuple[str, ...] = ("app",)) -> Process:
     """Connect everybody with the old key, beside a canary and a shared secret."""
     for app in apps:
-        vault = Vault(app=app, keys=ring(OLD))
-        await key_check.prove(store, vault)
-        await shared_secret.obtain(store, vault, "page-tokens")
-        process = Process(app, store, vault, zoom)
+        envelope = Envelope(app=app, keys=ring(OLD))
+        await key_check.verify(store, envelope)
+        await shared_secret.obtain(store, envelope, "page-tokens")
+        process = Process(app, store, envelope, zoom)
         for user in USERS:
             await process.connect(user)
     return process
@@ -81,22 +81,22 @@ async def test_everything_is_sealed_anew_and_nothing_else_changes(store: RecordS
         for record in page
     }
     done = []
-    swept = await sweep(store, ring(NEW), done.append)
-    assert (swept.resealed, swept.current, swept.failed) == (len(before), 0, {})
+    swept = await reencrypt(store, ring(NEW), done.append)
+    assert (swept.reencrypted, swept.current, swept.failed) == (len(before), 0, {})
     assert sum(done) == len(before) == 2 * (len(USERS) + 2)
     assert await left(store, OLD) == 0
     assert set(await key_usage.by_key(store)) == {NEW}
     for app in await store.apps():
-        vault = Vault(app=app, keys=ring(NEW))
+        envelope = Envelope(app=app, keys=ring(NEW))
         async for page in pages(store, app):
             for record in page:
                 was = before[record.key]
                 assert replace(record, value=b"", rev=0, key_id="") == replace(
                     was, value=b"", rev=0, key_id=""
                 )
-                assert vault.open(record) == vault.open(was)
-    again = await sweep(store, ring(NEW), nothing)
-    assert (again.resealed, again.current) == (0, len(before))
+                assert envelope.open(record) == envelope.open(was)
+    again = await reencrypt(store, ring(NEW), nothing)
+    assert (again.reencrypted, again.current) == (0, len(before))
 
 
 async def test_a_refresh_that_is_faster_wins(store: RecordStore) -> None:
@@ -111,11 +111,11 @@ async def test_a_refresh_that_is_faster_wins(store: RecordStore) -> None:
             faster.add(user)
             await process.refresh(user)
 
-    swept = await sweep(Interrupted(store, refresh), ring(NEW), nothing)
+    swept = await reencrypt(Interrupted(store, refresh), ring(NEW), nothing)
     assert not swept.failed
     assert faster == set(USERS)
     assert await left(store, OLD) == 0
-    reader = Process("app", store, Vault(app="app", keys=ring(NEW)), zoom)
+    reader = Process("app", store, Envelope(app="app", keys=ring(NEW)), zoom)
     for user in USERS:
         record, _ = await reader.connections.read(user)
         assert record is not None
@@ -125,9 +125,9 @@ async def test_a_refresh_that_is_faster_wins(store: RecordStore) -> None:
 
 async def test_a_record_that_goes_away_meanwhile_stays_away(store: RecordStore) -> None:
     """A state that is used up between read and write is not brought back."""
-    vault = Vault(app="app", keys=ring(OLD))
+    envelope = Envelope(app="app", keys=ring(OLD))
     key = RecordKey("app", Kind.STATE, "s")
-    value = vault.seal(key, grant="", generation=0, header={}, secret={})
+    value = envelope.seal(key, grant="", generation=0, header={}, secret={})
     await store.put(Record(key=key, value=value, key_id=OLD), 0)
 
     async def use_up(record: Record) -> None:
@@ -135,7 +135,7 @@ async def test_a_record_that_goes_away_meanwhile_stays_away(store: RecordStore) 
         if found is not None:
             await store.delete(key, found.rev)
 
-    await sweep(Interrupted(store, use_up), ring(NEW), nothing)
+    await reencrypt(Interrupted(store, use_up), ring(NEW), nothing)
     assert (await store.get(key))[0] is None
 
 
@@ -150,13 +150,13 @@ async def test_a_sweep_goes_on_where_the_store_failed(store: RecordStore, after_
         faulty.fail("put", 1, after_effect=after_effect)
 
     with pytest.raises(StoreError):
-        await sweep(faulty, ring(NEW), fail_later)
+        await reencrypt(faulty, ring(NEW), fail_later)
     done = (await key_usage.by_key(store))[NEW].total()
     assert 0 < done < len(USERS) + 2
-    swept = await sweep(store, ring(NEW), nothing)
+    swept = await reencrypt(store, ring(NEW), nothing)
     assert swept.current >= done
     assert await left(store, OLD) == 0
-    reader = Process("app", store, Vault(app="app", keys=ring(NEW)), zoom)
+    reader = Process("app", store, Envelope(app="app", keys=ring(NEW)), zoom)
     assert all([await reader.holds_living_token(user) for user in USERS])
 
 
@@ -169,27 +169,29 @@ async def test_what_cannot_be_opened_is_told_and_left(store: RecordStore) -> Non
     assert damaged is not None
     assert foreign is not None
     await store.put(replace(damaged, value=damaged.value[:-1] + b"x"), damaged.rev)
-    value = Vault(app="app", keys=stranger).seal(foreign.key, grant="g", generation=1, header={}, secret={})
+    value = Envelope(app="app", keys=stranger).seal(
+        foreign.key, grant="g", generation=1, header={}, secret={}
+    )
     await store.put(replace(foreign, value=value, key_id="0c0c0c0c"), foreign.rev)
     before = [(await store.get(record.key))[0] for record in (damaged, foreign)]
-    swept = await sweep(store, ring(NEW), nothing)
+    swept = await reencrypt(store, ring(NEW), nothing)
     assert len(swept.failed) == 2
     assert any("not in the key ring" in why for why in swept.failed.values())
     assert [(await store.get(record.key))[0] for record in (damaged, foreign)] == before
-    assert swept.resealed == len(USERS)
+    assert swept.reencrypted == len(USERS)
 
 
 async def test_a_key_is_found_by_the_bytes_of_records(store: RecordStore) -> None:
     """A column that says another key does not hide the one that really sealed a record."""
     await fill(store, RotatingZoom())
-    await sweep(store, ring(NEW), nothing)
+    await reencrypt(store, ring(NEW), nothing)
     record, _ = await store.get(RecordKey("app", Kind.USER, USERS[0]))
     assert record is not None
-    vault = Vault(app="app", keys=ring(OLD))
-    value = vault.seal(record.key, grant="g", generation=9, header={}, secret={})
+    envelope = Envelope(app="app", keys=ring(OLD))
+    value = envelope.seal(record.key, grant="g", generation=9, header={}, secret={})
     await store.put(replace(record, value=value), record.rev)
     assert await key_usage.sealed_with(store, OLD, nothing) == {"user": 1}
-    await sweep(store, ring(NEW), nothing)
+    await reencrypt(store, ring(NEW), nothing)
     assert await key_usage.sealed_with(store, OLD, nothing) == {}
 
 
@@ -210,17 +212,17 @@ async def test_a_sweep_beside_another_process_loses_nothing(tmp_path: Path) -> N
     beside = 0
     while beside < 10:  # sweeps that had something to do, since the other process had written meanwhile
         assert worker.poll() is None
-        done = await sweep(store, ring(NEW), nothing)
+        done = await reencrypt(store, ring(NEW), nothing)
         assert not done.failed
-        beside += done.resealed > 0
+        beside += done.reencrypted > 0
     output, _ = worker.communicate()
     assert worker.returncode == 0
     living = set(json.loads(output.splitlines()[-1]))
-    await sweep(store, ring(NEW), nothing)
+    await reencrypt(store, ring(NEW), nothing)
     assert await left(store, OLD) == 0
     zoom = RotatingZoom()
     zoom.living = living
-    reader = Process("app", store, Vault(app="app", keys=ring(NEW)), zoom)
+    reader = Process("app", store, Envelope(app="app", keys=ring(NEW)), zoom)
     for user in USERS:
         record, _ = await reader.connections.read(user)
         assert record is not None

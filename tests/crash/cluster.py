@@ -30,10 +30,10 @@ from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceStub
 from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.record import ConnectionRecord, State
-from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption import key_check, key_file
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.mongodb import MongoStore
 from zoomgate_server.storage.sqlite import SqliteStore
 
@@ -214,7 +214,7 @@ class Cluster:
     """
 
     def __init__(
-        self, kept: Kept, folder: Path, zoom: Simulator, connections: ConnectionStore, store_uri: str
+        self, kept: Kept, folder: Path, zoom: Simulator, connections: ConnectionRepository, store_uri: str
     ) -> None:
         self.kept = kept
         self.zoom = zoom
@@ -326,7 +326,7 @@ class Cluster:
                 access_expire_at=past,
                 tokens=tokens,
                 zoom_user_id=self.zoom.zoom.users[user].user_id,
-                begun_by="test",
+                initiated_by="test",
             )
             assert await self.connections.write(record)
 
@@ -356,7 +356,7 @@ class Cluster:
         found = set()
         for user in users:
             record = await self.record(user)
-            pairs = () if record is None else filter(None, (record.tokens, *record.spares))
+            pairs = () if record is None else filter(None, (record.tokens, *record.alternate_pairs))
             if self.zoom.zoom.grants[user].living not in {pair.refresh_token for pair in pairs}:
                 found.add(user)
         return found
@@ -389,10 +389,10 @@ async def cluster(
         )
         stack.push_async_callback(store.close)
         app = f"loopback|{zoom.options.client_id}"
-        vault = Vault(app=app, keys=key_file.load(folder / "keys.json"))
-        await key_check.prove(store, vault)
-        connections = ConnectionStore(
-            app=app, store=store, vault=vault, clock=SystemClock(), on_read=lambda: None
+        envelope = Envelope(app=app, keys=key_file.load(folder / "keys.json"))
+        await key_check.verify(store, envelope)
+        connections = ConnectionRepository(
+            app=app, store=store, envelope=envelope, clock=SystemClock(), on_read=lambda: None
         )
         running = Cluster(kept, folder, zoom, connections, store_uri)
         stack.push_async_callback(running.close)

@@ -14,9 +14,9 @@ from typing import Any
 import orjson
 
 from zoomgate_server.cli import main
-from zoomgate_server.connections.account_linking import Adoption
-from zoomgate_server.connections.repository import ConnectionStore
-from zoomgate_server.connections.token_journal import Entry, Journal
+from zoomgate_server.connections.account_linking import AccountLinker
+from zoomgate_server.connections.repository import ConnectionRepository
+from zoomgate_server.connections.token_journal import Entry, TokenJournal
 from zoomgate_server.importing import run
 from zoomgate_server.importing.results import Results
 from zoomgate_server.zoom.client import ZoomClient
@@ -58,10 +58,15 @@ class Points:
 
 def watch(points: Points) -> None:
     """Wrap what an import does."""
-    prepare, refresh, send = Adoption.prepare, OAuthClient.refresh, ZoomClient.send
-    keep, forget, write, put = Journal.keep, Journal.forget, ConnectionStore.write, Results._write
+    prepare, refresh, send = AccountLinker.prepare, OAuthClient.refresh, ZoomClient.send
+    keep, forget, write, put = (
+        TokenJournal.append,
+        TokenJournal.delete,
+        ConnectionRepository.write,
+        Results._write,
+    )
 
-    async def preparing(self: Adoption, user_email: str) -> Any:
+    async def preparing(self: AccountLinker, user_email: str) -> Any:
         found = await prepare(self, user_email)
         points.passed("after_prepare", user_email)
         return found
@@ -77,16 +82,16 @@ def watch(points: Points) -> None:
         points.passed("after_whose")
         return answer
 
-    async def keeping(self: Journal, entry: Entry) -> bool:
+    async def keeping(self: TokenJournal, entry: Entry) -> bool:
         kept = await keep(self, entry)
         points.passed("after_keep", entry.user_email)
         return kept
 
-    async def forgetting(self: Journal, entry_id: str) -> None:
+    async def forgetting(self: TokenJournal, entry_id: str) -> None:
         await forget(self, entry_id)
         points.passed("after_forget")
 
-    async def writing(self: ConnectionStore, connection: Any) -> int | None:
+    async def writing(self: ConnectionRepository, connection: Any) -> int | None:
         rev = await write(self, connection)
         points.passed("after_commit", connection.user_email)
         return rev
@@ -99,8 +104,8 @@ def watch(points: Points) -> None:
         if "row" in entry:
             points.passed("after_note", entry["user"])
 
-    Adoption.prepare, OAuthClient.refresh, ZoomClient.send = preparing, refreshing, sending  # type: ignore[method-assign]
-    Journal.keep, Journal.forget, ConnectionStore.write = keeping, forgetting, writing  # type: ignore[method-assign]
+    AccountLinker.prepare, OAuthClient.refresh, ZoomClient.send = preparing, refreshing, sending  # type: ignore[method-assign]
+    TokenJournal.append, TokenJournal.delete, ConnectionRepository.write = keeping, forgetting, writing  # type: ignore[method-assign]
     Results._write = noting  # type: ignore[method-assign]
 
 

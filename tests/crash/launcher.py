@@ -24,7 +24,7 @@ from zoomgate_server.cli import main
 from zoomgate_server.connections import journal_recovery, proactive_refresh
 from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.connections.refresh.refresher import Refresher
-from zoomgate_server.connections.token_journal import Entry, Journal, Origin
+from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.storage import mongodb, sqlite
 
 POINTS = (
@@ -69,13 +69,13 @@ def hurry() -> None:
         MARGIN_SECONDS,
     )
     protocol.GRACE_SECONDS = GRACE_SECONDS
-    journal_recovery.LOOK_SECONDS = LOOK_SECONDS
+    journal_recovery.POLL_INTERVAL = LOOK_SECONDS
     sqlite.BUSY_SECONDS = BUSY_SECONDS
     mongodb.SELECT_SECONDS, mongodb.SOCKET_SECONDS = SELECT_SECONDS, SOCKET_SECONDS
     mongodb.OPERATION_SECONDS = OPERATION_SECONDS
     if UPKEEP_LOOKS in os.environ:
-        proactive_refresh.FIRST_LOOK_SECONDS = proactive_refresh.USED_LOOK_SECONDS = (
-            proactive_refresh.IDLE_LOOK_SECONDS
+        proactive_refresh.FIRST_POLL_DELAY = proactive_refresh.USED_POLL_INTERVAL = (
+            proactive_refresh.IDLE_POLL_INTERVAL
         ) = LOOK_SECONDS
 
 
@@ -95,7 +95,7 @@ def watch_refreshes(points: Points) -> None:
         match effect:
             case protocol.Read() if not done:
                 await passed("before_read")
-            case protocol.Spend():
+            case protocol.ExchangeRefreshToken():
                 await passed("before_spend")
             case protocol.Put() if "after_keep" in done:
                 await passed("before_commit")
@@ -105,11 +105,11 @@ def watch_refreshes(points: Points) -> None:
                 await passed("after_lease")
             case protocol.Put() if "after_keep" in done and answer:
                 await passed("after_commit")
-            case protocol.Spend():
+            case protocol.ExchangeRefreshToken():
                 await passed("after_spend")
-            case protocol.Keep():
+            case protocol.AppendJournal():
                 await passed("after_keep")
-            case protocol.Forget():
+            case protocol.DeleteJournal():
                 await passed("after_forget")
         return answer
 
@@ -118,10 +118,10 @@ def watch_refreshes(points: Points) -> None:
 
 def watch_adoptions(points: Points) -> None:
     """Pass the points around what the journal does for consents and for tokens that callers bring."""
-    keep, forget = Journal.keep, Journal.forget
+    keep, forget = TokenJournal.append, TokenJournal.delete
     users: dict[str, str] = {}
 
-    async def keeping(self: Journal, entry: Entry) -> bool:
+    async def keeping(self: TokenJournal, entry: Entry) -> bool:
         if entry.origin is Origin.REFRESH:
             return await keep(self, entry)
         users[entry.entry_id] = entry.user_email
@@ -130,12 +130,12 @@ def watch_adoptions(points: Points) -> None:
         await points.passed(entry.user_email, "after_keep")
         return kept
 
-    async def forgetting(self: Journal, entry_id: str) -> None:
+    async def forgetting(self: TokenJournal, entry_id: str) -> None:
         if entry_id in users:
             await points.passed(users.pop(entry_id), "after_commit")
         await forget(self, entry_id)
 
-    Journal.keep, Journal.forget = keeping, forgetting  # type: ignore[method-assign]
+    TokenJournal.append, TokenJournal.delete = keeping, forgetting  # type: ignore[method-assign]
 
 
 def watch_workers(folder: str) -> None:

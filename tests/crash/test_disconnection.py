@@ -82,7 +82,7 @@ async def happens(
 async def living(running: Cluster, user: str, at_zoom: str) -> bool:
     """Tell whether a connection holds the refresh token that Zoom takes from a person."""
     record = await running.record(user)
-    pairs = () if record is None else filter(None, (record.tokens, *record.spares))
+    pairs = () if record is None else filter(None, (record.tokens, *record.alternate_pairs))
     return running.zoom.zoom.grants[at_zoom].living in {pair.refresh_token for pair in pairs}
 
 

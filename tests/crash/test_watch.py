@@ -16,7 +16,7 @@ from crash.table import Table
 from support.harness import key_of
 from zoomgate import AsyncClient
 from zoomgate.v1.auth_service_pb2 import WatchConnectionsResponse as Event
-from zoomgate_server.connections.disconnection import tombstone_of
+from zoomgate_server.connections.disconnection import make_tombstone
 from zoomgate_server.connections.record import State
 from zoomgate_server.rpc.services import connection_mapping
 
@@ -72,7 +72,7 @@ async def change(running: Cluster, user: str, rng: random.Random) -> None:
         assert record is not None
         ended = record.state is State.DISCONNECTED
         if not ended and rng.random() < 0.1:
-            written = tombstone_of(record, now, revoke=False)
+            written = make_tombstone(record, now, revoke=False)
         else:
             written = replace(
                 record,

@@ -38,7 +38,7 @@ async def nobody_is_back(running: Cluster, *servers: Server) -> None:
         assert await running.shown(user) == ENDED
         record = await running.record(user)
         assert record is not None
-        assert (record.tokens, record.spares, record.revoking) == (None, (), None)
+        assert (record.tokens, record.alternate_pairs, record.revoking) == (None, (), None)
     await until(lambda: not running.journals())
 
 

@@ -33,7 +33,7 @@ async def test_the_documented_commands_work_in_order(tmp_path: Path, monkeypatch
         ["keys", "list"],
         ["keys", "rotate"],
         ["keys", "rotate"],
-        ["keys", "sweep"],
+        ["keys", "reencrypt"],
         ["keys", "retire"],
         ["keys", "rotate"],
         ["connections", "refresh"],

@@ -177,9 +177,9 @@ def test_without_keys_or_a_database_nothing_starts(
 @pytest.mark.parametrize(
     "command",
     [
-        ["reap", "--dry-run", "--json"],
+        ["prune", "--dry-run", "--json"],
         ["keys", "list", "--json"],
-        ["keys", "sweep", "--json"],
+        ["keys", "reencrypt", "--json"],
         ["store", "backup", "--json", "backup.db"],
         ["doctor", "--json"],
     ],

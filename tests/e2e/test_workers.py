@@ -30,7 +30,7 @@ from zoomgate import AsyncClient, errors
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate_server import settings
-from zoomgate_server.app.supervisor import METRICS_FOLDER, Assignment
+from zoomgate_server.app.supervisor import METRICS_FOLDER, WorkerConfig
 from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.encryption import key_file
 
@@ -258,7 +258,7 @@ async def test_a_killed_worker_comes_back(service: Service) -> None:
         assert await service.token()
         await until(lambda count=4 + number: len(service.log("service.started")) == count)  # type: ignore[misc]
     assert not set(before.values()) & set(service.workers().values())
-    assert [row["how"] for row in service.log("worker.died")] == ["killed by SIGKILL"] * 4
+    assert [row["exit"] for row in service.log("worker.died")] == ["killed by SIGKILL"] * 4
     page = await service.metrics()
     assert page['zoomgate_rpc_total{code="OK",method="AuthService.GetToken"}'] == 34.0
     assert page['zoomgate_connections{state="ACTIVE"}'] == 1.0
@@ -296,7 +296,7 @@ async def test_a_watch_goes_on_at_any_worker(zoom: Simulator, tmp_path: Path) ->
             assert not watching.done()
             watching.cancel()
         await until(lambda: len(service.log("worker.died")) == 4)
-        assert {row["how"] for row in service.log("worker.died")} == {"killed by SIGKILL"}
+        assert {row["exit"] for row in service.log("worker.died")} == {"killed by SIGKILL"}
 
 
 async def test_a_worker_can_be_drained_alone(service: Service) -> None:
@@ -305,7 +305,7 @@ async def test_a_worker_can_be_drained_alone(service: Service) -> None:
     os.kill(first, signal.SIGTERM)
     await until(lambda: len(service.log("service.started")) == 5)
     assert not is_alive(first)
-    assert [row["worker"] for row in service.log("worker.ended")] == [1]
+    assert [row["worker"] for row in service.log("worker.exited")] == [1]
     assert not service.log("worker.died")
 
 
@@ -372,7 +372,7 @@ async def test_a_worker_that_waits_for_the_database_is_in_nobodys_way(
                 assert await service.token()
             database.kill()
             os.kill(service.workers()[2], signal.SIGKILL)
-            await until(lambda: len(service.log("store.not_reached")) >= 2)
+            await until(lambda: len(service.log("store.unreachable")) >= 2)
             assert len(service.log("worker.started")) == 3
             for _ in range(20):
                 assert await service.token()
@@ -433,7 +433,7 @@ def test_a_worker_whose_supervisor_dies_while_it_starts(zoom: Simulator, tmp_pat
         assert worker.stdout is not None
         assert worker.stderr is not None
         worker.stdout.close()
-        worker.stdin.write(pickle.dumps(Assignment(loaded, None, ())))
+        worker.stdin.write(pickle.dumps(WorkerConfig(loaded, None, ())))
         worker.stdin.close()
         said = worker.stderr.read().decode()
     assert (worker.returncode, "Traceback" in said) == (0, False), said

@@ -56,7 +56,7 @@ MUTANTS = (
         "            if not ours:\n"
         "                written, verdict = cleared, _after_stale_verdict(want, record)\n"
         "            elif any(candidate not in tried for candidate in _candidates(record)):\n"
-        "                written, verdict = cleared, Busy(retry_after=2.0)\n"
+        "                written, verdict = cleared, LeaseHeld(retry_after=2.0)\n"
         "            elif doubts:\n",
         "            if False:\n",
     ),
@@ -65,7 +65,7 @@ MUTANTS = (
         "        except (StoreError, RecordFault):\n"
         "            yield Sleep(pause)\n"
         "            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)\n",
-        "        except (StoreError, RecordFault):\n            yield Forget(won)\n            return StoreDown()\n",
+        "        except (StoreError, RecordFault):\n            yield DeleteJournal(won)\n            return StoreFailed()\n",
     ),
     Mutant(
         "overtaken_and_written_all_the_same",
@@ -83,7 +83,7 @@ MUTANTS = (
         "overtaken_and_dropped",
         "    overtaken = record.generation != won.generation\n",
         "    overtaken = record.generation != won.generation\n"
-        "    if overtaken:\n        return Usable(record, refreshed=True)\n",
+        "    if overtaken:\n        return Refreshed(record, refreshed=True)\n",
     ),
     Mutant(
         "candidates_not_compared",
@@ -96,11 +96,11 @@ MUTANTS = (
         "if False",
     ),
     Mutant("clock_trusted", "abs(now - attempt.at) < GRACE_SECONDS", "now - attempt.at < GRACE_SECONDS"),
-    Mutant("not_in_the_journal", "            yield Keep(won)\n", ""),
+    Mutant("not_in_the_journal", "            yield AppendJournal(won)\n", ""),
     Mutant(
         "journal_forgets_too_early",
-        "            yield Keep(won)\n",
-        "            yield Keep(won)\n            yield Forget(won)\n",
+        "            yield AppendJournal(won)\n",
+        "            yield AppendJournal(won)\n            yield DeleteJournal(won)\n",
     ),
     Mutant(
         "lost_answers_not_remembered",
@@ -188,14 +188,14 @@ OF_THE_SHELL = (
     ),
     Mutant(
         "answer_not_in_the_journal",
-        "                await self._journal.keep(_entry(won))\n",
+        "                await self._journal.append(_entry(won))\n",
         "",
         refresher,
     ),
     Mutant(
         "journal_not_waited_for",
-        "                await self._journal.keep(_entry(won))\n",
-        "                self._kept = asyncio.ensure_future(self._journal.keep(_entry(won)))\n",
+        "                await self._journal.append(_entry(won))\n",
+        "                self._kept = asyncio.ensure_future(self._journal.append(_entry(won)))\n",
         refresher,
     ),
 )

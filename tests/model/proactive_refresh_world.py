@@ -10,17 +10,17 @@ from typing import Any
 from model.loop import SeededLoop
 from support.memory_journal import MemoryJournal
 from zoomgate_server.call_context import Call
-from zoomgate_server.connections.access_tokens import Connections
-from zoomgate_server.connections.proactive_refresh import Upkeep
+from zoomgate_server.connections.access_tokens import AccessTokens
+from zoomgate_server.connections.proactive_refresh import ProactiveRefresh
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.refresh import schedule
 from zoomgate_server.connections.refresh.refresher import Refresher
-from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_cache import TokenCache
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.connections.zoom_calls import ZoomCalls
 from zoomgate_server.encryption.cipher import Key, KeyRing
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.identity import Principal, Role
 from zoomgate_server.storage.record_store import RecordStore
 from zoomgate_server.telemetry import background_tasks
@@ -28,7 +28,7 @@ from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.watch.change_feed import ChangeFeed
 from zoomgate_server.zoom import endpoints
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
-from zoomgate_server.zoom.token_outcome import Issued, Refused, TokenOutcome
+from zoomgate_server.zoom.token_outcome import Issued, Rejected, TokenOutcome
 
 EPOCH, DAY, HOUR = 1_750_000_000.0, 24 * 3600.0, 3600.0
 DEATH = 90 * DAY
@@ -90,10 +90,10 @@ class Zoom:
             return self.outage
         if token != self.living[user]:
             self.doubled += 1
-            return Refused("invalid_grant")
+            return Rejected("invalid_grant")
         if self.age(user) > DEATH:
             self.died.append(user)
-            return Refused("invalid_grant")
+            return Rejected("invalid_grant")
         return Issued("a", self.issue(user), "bearer", "s", "", HOUR)
 
     @property
@@ -120,8 +120,8 @@ class Process:
         self.metrics = Metrics("0", [])
         self.journal = MemoryJournal()
         self.cache = TokenCache()
-        self.store = ConnectionStore(
-            app="app", store=store, vault=Vault(app="app", keys=RING), clock=clock, on_read=lambda: None
+        self.store = ConnectionRepository(
+            app="app", store=store, envelope=Envelope(app="app", keys=RING), clock=clock, on_read=lambda: None
         )
         self.refresher = Refresher(
             connections=self.store,
@@ -134,7 +134,7 @@ class Process:
             forced_interval=60.0,
             max_refreshes=20,
         )
-        self.connections = Connections(
+        self.connections = AccessTokens(
             connections=self.store,
             refresher=self.refresher,
             cache=self.cache,
@@ -146,11 +146,11 @@ class Process:
             zoom=Api(),  # type: ignore[arg-type] - all that is needed of it
             clock=clock,
         )
-        self.upkeep = Upkeep(
+        self.proactive_refresh = ProactiveRefresh(
             connections=self.store,
             refresher=self.refresher,
             cache=self.cache,
-            keep=self.connections.keep,
+            keep=self.connections.cache,
             clock=clock,
             metrics=self.metrics,
             per_minute=per_minute,
@@ -166,8 +166,8 @@ class Process:
 
     def start(self, *, feed: bool = True) -> None:
         """Begin what goes on beside the calls; `feed` tells whether it follows what other processes change."""
-        works = dict(self.upkeep.works()) | ({"changes": self.feed.run} if feed else {})
-        self._works.enter_context(background_tasks.running(works))
+        works = dict(self.proactive_refresh.background_tasks()) | ({"changes": self.feed.run} if feed else {})
+        self._works.enter_context(background_tasks.supervised(works))
 
     async def stop(self) -> None:
         """End it, and drain."""

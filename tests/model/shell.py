@@ -19,11 +19,11 @@ from model.loop import Killed, SeededLoop
 from support.faulty_store import FaultyStore
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import refresher
-from zoomgate_server.connections.repository import ConnectionStore
-from zoomgate_server.connections.token_journal import Entry, Journal
+from zoomgate_server.connections.repository import ConnectionRepository
+from zoomgate_server.connections.token_journal import Entry, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Key, KeyRing
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import (
     AppCredentialsRejected,
     ReauthRequired,
@@ -37,7 +37,7 @@ from zoomgate_server.errors import (
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Record, RecordKey
 from zoomgate_server.telemetry.metrics import Metrics
-from zoomgate_server.zoom.token_outcome import Issued, NotSent, Refused, Throttled, TokenOutcome, Unknown
+from zoomgate_server.zoom.token_outcome import Issued, NotSent, Rejected, Throttled, TokenOutcome, Unknown
 
 USERS = ("monica@example.com", "omar@example.com")
 EPOCH = 1_750_000_000.0
@@ -123,7 +123,7 @@ class Zoom:
         if self._troubled and self._chance.random() < 0.4:
             return self._chance.choice((NotSent("injected"), Unknown("injected"), Throttled(5.0)))
         if token != self.living[user]:
-            return Refused("invalid_grant")
+            return Rejected("invalid_grant")
         self._numbers[user] += 1
         self.living[user] = f"{user} {self._numbers[user]}"
         return Issued(f"a{self._numbers[user]}", self.living[user], "bearer", "s", "", 3600.0)
@@ -166,7 +166,7 @@ class SlowStore:
         return getattr(self._store, name)
 
 
-class WatchedJournal(Journal):
+class WatchedJournal(TokenJournal):
     """Remembers which refresh tokens were on the disk."""
 
     kept: set[str]
@@ -213,9 +213,11 @@ class World:
             max_refreshes=100,
         )
 
-    def _connections(self, store: Any) -> ConnectionStore:
-        vault = Vault(app="app", keys=_RING)
-        return ConnectionStore(app="app", store=store, vault=vault, clock=self.clock, on_read=lambda: None)
+    def _connections(self, store: Any) -> ConnectionRepository:
+        envelope = Envelope(app="app", keys=_RING)
+        return ConnectionRepository(
+            app="app", store=store, envelope=envelope, clock=self.clock, on_read=lambda: None
+        )
 
     # -- what must hold ----------------------------------------------------------------------------------
 
@@ -239,7 +241,7 @@ class World:
     async def must_hold_the_living(self, user: str) -> None:
         """The record has the refresh token that works."""
         record = await self.stored(user)
-        has = {pair.refresh_token for pair in (record.tokens, *record.spares) if pair is not None}
+        has = {pair.refresh_token for pair in (record.tokens, *record.alternate_pairs) if pair is not None}
         self.must(record.state is State.ACTIVE, f"{user} is {record.state.value}")
         self.must(self.zoom.living[user] in has, f"the living token of {user} is lost")
 
@@ -377,10 +379,10 @@ LONG_AFTER = 400.0
 class _NoJournal:
     """A process without a folder for its journal."""
 
-    async def keep(self, entry: Entry) -> bool:
+    async def append(self, entry: Entry) -> bool:
         return False
 
-    async def forget(self, entry_id: str) -> None:
+    async def delete(self, entry_id: str) -> None:
         """There is none."""
 
 

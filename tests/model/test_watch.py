@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from support.process import NEW, ring
 from zoomgate_server.connections import record as connection_record
-from zoomgate_server.connections.disconnection import tombstone_of
+from zoomgate_server.connections.disconnection import make_tombstone
 from zoomgate_server.connections.record import ConnectionRecord, State
-from zoomgate_server.connections.repository import ConnectionStore
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.connections.repository import ConnectionRepository
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import ShuttingDown
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.watch import change_feed, watchers
 from zoomgate_server.watch.change_feed import ChangeFeed
-from zoomgate_server.watch.watchers import Event, EventType, Position, Watches
+from zoomgate_server.watch.watchers import Event, EventType, Position, Watchers
 
 USERS = [f"u{number}@example.com" for number in range(5)]
 SMOOTH = (
@@ -57,9 +57,9 @@ class World:
         self.time = 1_000_000.0
         self.set_back = 0.0
         self.store = MemoryStore(self.wall)
-        self.vault = Vault(app="app", keys=ring(NEW))
-        self.elsewhere = ConnectionStore(
-            app="app", store=self.store, vault=self.vault, clock=self, on_read=lambda: None
+        self.envelope = Envelope(app="app", keys=ring(NEW))
+        self.elsewhere = ConnectionRepository(
+            app="app", store=self.store, envelope=self.envelope, clock=self, on_read=lambda: None
         )
         self.heard: dict[str, ConnectionRecord] = {}
         self.events = 0
@@ -76,15 +76,15 @@ class World:
 
     def start(self) -> None:
         """Start the process, which knows nothing yet."""
-        self.connections = ConnectionStore(
-            app="app", store=self.store, vault=self.vault, clock=self, on_read=lambda: None
+        self.connections = ConnectionRepository(
+            app="app", store=self.store, envelope=self.envelope, clock=self, on_read=lambda: None
         )
         self.feed = ChangeFeed(connections=self.connections, clock=self, on_change=lambda _: None)
         self.watch()
 
     def watch(self) -> None:
         """Watch, from the last position on."""
-        events = Watches(feed=self.feed, metrics=Metrics("0", [])).watch(
+        events = Watchers(feed=self.feed, metrics=Metrics("0", [])).watch(
             names=(), sees=lambda _: True, permit=lambda _: True, position=self.position
         )
         self.client = asyncio.get_running_loop().create_task(self._follow(events))
@@ -94,7 +94,7 @@ class World:
             await self._credit.acquire()
             self.events += 1
             self.position = event.position
-            self.caught_up = event.type is EventType.CAUGHT_UP
+            self.caught_up = event.type is EventType.SYNCED
             if event.record is not None:
                 self.heard[event.record.user_email] = event.record
 
@@ -105,12 +105,12 @@ class World:
         if record is None:
             record = ConnectionRecord(user, State.ACTIVE, "g", 0, at, at, at, at)
         if end:
-            record = tombstone_of(record, at, revoke=False)
+            record = make_tombstone(record, at, revoke=False)
         else:
             record = replace(
                 record, state=State.ACTIVE, generation=record.generation + 1, update_time=at, expire_at=None
             )
-        assert await self.store.put(connection_record.encode(self.vault, record), record.rev)
+        assert await self.store.put(connection_record.encode(self.envelope, record), record.rev)
 
     async def settle(self) -> None:
         """Let everything run that can."""
@@ -119,7 +119,7 @@ class World:
 
     async def catch_up(self) -> None:
         """Let the process look for the first time, and the client hear that there is nothing."""
-        await self.feed.look()
+        await self.feed.poll()
         self._credit.release()
         await self.settle()
         assert self.caught_up
@@ -139,17 +139,17 @@ async def live(steps: list[tuple[str, str, float]]) -> World:
             case "write" | "end":
                 await world.write(user, value, end=step == "end")
             case "look":
-                await world.feed.look()
+                await world.feed.poll()
             case "read":
                 for _ in range(int(value)):
                     world._credit.release()
             case "clock":
-                await world.feed.look()
+                await world.feed.poll()
                 world.time += 0.5
                 world.set_back = value
             case "time":
                 world.time += value
-                await world.feed.look()
+                await world.feed.poll()
             case "break":
                 await world.stop()
                 if value:
@@ -161,7 +161,7 @@ async def live(steps: list[tuple[str, str, float]]) -> World:
         for _ in range(20):
             world._credit.release()
         world.time += 2.0
-        await world.feed.look()
+        await world.feed.poll()
         await world.settle()
     await world.stop()
     return world
@@ -193,7 +193,7 @@ async def told_in_the_end(steps: list[tuple[str, str, float]]) -> World:
         if record is None or (heard is None and record.state is State.DISCONNECTED):
             assert heard is None
         else:
-            assert heard == change_feed.shown(record)
+            assert heard == change_feed.is_visible(record)
     return world
 
 
@@ -210,11 +210,11 @@ async def test_a_slow_reader_holds_nothing_up(kept: int, monkeypatch: pytest.Mon
         await world.write(user, 0.0, end=False)
         world.time += 0.1
         if user == users[turn]:
-            await world.feed.look()
+            await world.feed.poll()
         assert world.feed.kept <= 200
-    await world.feed.look()
+    await world.feed.poll()
     world.time += 100.0
-    await world.feed.look()
+    await world.feed.poll()
     assert world.feed.kept == min(kept, len(users))
     before = world.events
     for _ in range(1000):
@@ -235,7 +235,7 @@ async def test_a_clock_that_is_set_back_while_nobody_looks_hides_nothing() -> No
     world.time += 120.0
     for _ in range(20):
         world._credit.release()
-        await world.feed.look()
+        await world.feed.poll()
         await world.settle()
         world.time += 1.0
     assert set(world.heard) == {USERS[0]}
@@ -246,14 +246,14 @@ async def test_a_change_of_the_future_does_not_let_the_log_grow(monkeypatch: pyt
     """One that was stored while the clock was wrong stays in the log, and what is old behind it goes."""
     monkeypatch.setattr(change_feed, "LOG_ENTRIES", 10)
     world = World()
-    await world.feed.look()
+    await world.feed.poll()
     await world.write("future@example.com", -1e6, end=False)
-    await world.feed.look()
+    await world.feed.poll()
     for number in range(100):
         await world.write(f"p{number:03}@example.com", 0.0, end=False)
-    await world.feed.look()
+    await world.feed.poll()
     world.time += 1000.0
-    await world.feed.look()
+    await world.feed.poll()
     assert world.feed.kept == 10
     await world.stop()
 
@@ -261,21 +261,21 @@ async def test_a_change_of_the_future_does_not_let_the_log_grow(monkeypatch: pyt
 async def test_what_was_forgotten_stays_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow reader hears of what the log forgot before an earlier change that had to stay longer."""
     monkeypatch.setattr(change_feed, "LOG_ENTRIES", 10)
-    monkeypatch.setattr(change_feed, "PAGE", 0)
+    monkeypatch.setattr(change_feed, "PAGE_SIZE", 0)
     world = World()
     await world.catch_up()
     await world.write("future@example.com", -200.0, end=False)
-    await world.feed.look()
+    await world.feed.poll()
     users = [f"p{number:03}@example.com" for number in range(100)]
     for user in users:
         await world.write(user, 0.0, end=False)
-    await world.feed.look()
+    await world.feed.poll()
     await world.settle()
     world.time += 150.0
-    await world.feed.look()
+    await world.feed.poll()
     world.time += 300.0
     await world.write("last@example.com", 0.0, end=False)
-    await world.feed.look()
+    await world.feed.poll()
     for _ in range(50):
         for _ in range(10):
             world._credit.release()
@@ -311,7 +311,7 @@ async def test_a_drain_is_told_while_the_store_is_silent() -> None:
         return await changes(*arguments, **named)
 
     world.store.changes = silent  # type: ignore[method-assign]
-    look = asyncio.create_task(world.feed.look())
+    look = asyncio.create_task(world.feed.poll())
     await world.settle()
     world.feed.close()
     await world.settle()
@@ -327,17 +327,17 @@ async def test_a_clock_that_was_set_back_hides_nothing_from_who_comes_back() -> 
     await world.catch_up()
     await world.stop()
     world.set_back = 3600.0
-    await world.feed.look()
+    await world.feed.poll()
     world.time += 60.0
     await world.write(USERS[0], 0.0, end=False)
     for _ in range(40):
         world.time += 100.0
-        await world.feed.look()
+        await world.feed.poll()
     world.watch()
     for _ in range(5):
         world._credit.release()
         await world.settle()
-        await world.feed.look()
+        await world.feed.poll()
         await world.settle()
     assert set(world.heard) == {USERS[0]}
     await world.stop()

@@ -15,7 +15,7 @@ from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import protocol as shipped
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.storage.record_store import StoreError
-from zoomgate_server.zoom.token_outcome import Issued, NotSent, Refused, TokenOutcome, Unknown
+from zoomgate_server.zoom.token_outcome import Issued, NotSent, Rejected, TokenOutcome, Unknown
 
 USER = "monica@example.com"
 PROCESSES = 3
@@ -58,7 +58,7 @@ class RotatingZoom:
     def refresh(self, token: str) -> TokenOutcome:
         """Rotate."""
         if not token or (token != self.living and not (self._tolerant and token == self._previous)):
-            return Refused("invalid_grant", "Invalid Token!")
+            return Rejected("invalid_grant", "Invalid Token!")
         self._issue(token)
         return Issued(f"access-{self.living}", self.living, "bearer", "", "", 3600.0)
 
@@ -139,16 +139,16 @@ class World:
         if isinstance(effect, core.Now):
             attempt.looked_at = self.now
             return self.now
-        if isinstance(effect, core.Spend):
+        if isinstance(effect, core.ExchangeRefreshToken):
             self._check_prepaid(attempt)
             outcome = self.zoom.refresh(effect.refresh_token)
             if isinstance(outcome, Issued):
                 attempt.received.add(outcome.refresh_token or "")
             return outcome
-        if isinstance(effect, core.Keep) and self.journal_works:
-            self.journal[effect.won.attempt_id] = (effect.won, attempt)
-        if isinstance(effect, core.Forget):
-            self.journal.pop(effect.won.attempt_id, None)
+        if isinstance(effect, core.AppendJournal) and self.journal_works:
+            self.journal[effect.issued.attempt_id] = (effect.issued, attempt)
+        if isinstance(effect, core.DeleteJournal):
+            self.journal.pop(effect.issued.attempt_id, None)
         return None
 
     def _put(self, attempt: Attempt, record: ConnectionRecord) -> int | None:
@@ -188,7 +188,11 @@ class World:
         core, effect = self.core, attempt.effect
         store = isinstance(effect, core.Read | core.Put)
         try:
-            if isinstance(effect, core.Spend) and fault in ("request_lost", "answer_lost", "not_sent"):
+            if isinstance(effect, core.ExchangeRefreshToken) and fault in (
+                "request_lost",
+                "answer_lost",
+                "not_sent",
+            ):
                 self._check_prepaid(attempt)
                 if fault == "answer_lost":
                     before = self.zoom.living
@@ -231,7 +235,7 @@ class World:
         if len(self.attempts) >= PROCESSES:
             return None
         name = f"attempt-{next(self._names)}"
-        want = self.core.Attempted(
+        want = self.core.RefreshRequest(
             user_email=USER,
             seen_generation=self.record.generation,
             attempt_id=name,
@@ -274,7 +278,7 @@ class World:
         mine = [name for name, (_, holder) in self.journal.items() if holder is attempt]
         for name in mine:
             self.journal[name] = (self.journal[name][0], None)
-        if not self.journal_works or isinstance(attempt.effect, self.core.Keep):
+        if not self.journal_works or isinstance(attempt.effect, self.core.AppendJournal):
             self.unreachable |= attempt.received - self.kept()
 
     def _restart(self) -> None:
@@ -317,7 +321,7 @@ class World:
             state=State.DISCONNECTED,
             generation=self.record.generation + 1,
             tokens=None,
-            spares=(),
+            alternate_pairs=(),
             pending=(),
             lease=None,
             commit_id="",
@@ -335,7 +339,7 @@ class World:
 
     def kept(self) -> set[str]:
         """The refresh tokens that the record has."""
-        pairs = (self.record.tokens, *self.record.spares)
+        pairs = (self.record.tokens, *self.record.alternate_pairs)
         return {pair.refresh_token for pair in pairs if pair is not None}
 
     def end(self) -> None:
@@ -350,7 +354,7 @@ class World:
             assert last is not None
             self._finish([last])
             verdict = last.verdict
-            if isinstance(verdict, self.core.Usable):
+            if isinstance(verdict, self.core.Refreshed):
                 break
         self._judge(verdict)
 
@@ -365,14 +369,14 @@ class World:
 
     def _judge(self, verdict: Any) -> None:
         if self.gone:
-            if not isinstance(verdict, self.core.Ended):
+            if not isinstance(verdict, self.core.NotRefreshable):
                 raise Broken(f"a user who was disconnected got {type(verdict).__name__}")
         elif self.zoom.living not in self.unreachable:
-            if not isinstance(verdict, self.core.Usable):
+            if not isinstance(verdict, self.core.Refreshed):
                 raise Broken(f"avoidable loss: {type(verdict).__name__}")
             if self.record.state is not State.ACTIVE or self.zoom.living not in self.kept():
                 raise Broken("the living token is not where it belongs")
-        elif not isinstance(verdict, self.core.Usable):
+        elif not isinstance(verdict, self.core.Refreshed):
             if self.record.state is not State.REAUTH_REQUIRED:
                 raise Broken(f"a lost token did not end in a request for consent: {type(verdict).__name__}")
             certain = not self.skew and not self.tolerant  # else another's success may have ended the doubt
@@ -403,7 +407,7 @@ _ACTIONS: tuple[tuple[int, Callable[[random.Random], Action]], ...] = (
         lambda dice: (
             "run_to",
             dice.randrange(PROCESSES),
-            dice.choice(("Spend", "Put", "Read", "Keep", "Forget")),
+            dice.choice(("ExchangeRefreshToken", "Put", "Read", "AppendJournal", "DeleteJournal")),
         ),
     ),
     (

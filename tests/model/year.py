@@ -21,7 +21,7 @@ from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, StoreError
 from zoomgate_server.telemetry import logs
-from zoomgate_server.zoom.token_outcome import NotSent, OurFault, Throttled, TokenOutcome
+from zoomgate_server.zoom.token_outcome import AppRejected, NotSent, Throttled, TokenOutcome
 
 DAYS = 365
 PER_MINUTE = 60
@@ -158,7 +158,7 @@ class _Service:
             case 180:
                 await self._zoom_fails(Throttled(600.0), 6 * HOUR)
             case 200:
-                await self._zoom_fails(OurFault("4702"), 5 * DAY)
+                await self._zoom_fails(AppRejected("4702"), 5 * DAY)
             case 250:
                 self.store.down = True
                 await asyncio.sleep(6 * HOUR)
@@ -225,7 +225,7 @@ class _Service:
         process = self.processes.pop(0)
         await process.stop()
         for reason in ("in_use", "idle"):
-            self.ahead += int(process.metric("zoomgate_upkeep_refreshes_total", reason=reason))
+            self.ahead += int(process.metric("zoomgate_proactive_refreshes_total", reason=reason))
 
     async def _roll(self) -> None:
         """Replace one process after another."""

@@ -24,9 +24,9 @@ from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server.app import stores
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections import record
-from zoomgate_server.connections.token_journal import Entry, Journal, Origin
+from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.encryption import key_file
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.startup import StartError
 from zoomgate_server.storage import mongodb as mongodb_store
 from zoomgate_server.storage import sqlite
@@ -319,7 +319,7 @@ async def test_all_connections_to_the_database_are_in_use(
 ) -> None:
     """A call that finds no free connection is told in time, while those that have one wait for the database, and are served in the end."""
     monkeypatch.setattr(mongodb_store, "POOL", 1)
-    monkeypatch.setattr(change_feed, "FEED_SECONDS", 1e6)
+    monkeypatch.setattr(change_feed, "POLL_INTERVAL", 1e6)
     key_file.create(tmp_path / "keys.json")
     database = mongodb.new_database()
     keys = {"ZOOMGATE_KEYS": str(tmp_path / "keys.json")}
@@ -379,17 +379,17 @@ async def test_a_store_whose_clock_jumps(
 async def test_a_journal_with_damaged_files(place: Place) -> None:
     """What cannot be opened is counted and left; what is whole and in the store already changes nothing, and holds up nobody."""
     ring = key_file.load(Path(place.environ["ZOOMGATE_KEYS"]))
-    vault = Vault(app=APP, keys=ring)
+    envelope = Envelope(app=APP, keys=ring)
     folder = place.folder / "journal"
     async with Simulator(SimulatorOptions(port=0)) as zoom:
         async with serving(zoom, place.folder, place.environ) as zoomgate:
             await zoomgate.connect()
-            before = record.decode(vault, await place.record(MONICA))
+            before = record.decode(envelope, await place.record(MONICA))
             await refresh(zoomgate)
-            after = record.decode(vault, await place.record(MONICA))
+            after = record.decode(envelope, await place.record(MONICA))
         assert after.tokens is not None
         assert after.commit_id
-        journal = Journal(folder, app=APP, ring=ring, observer=Metrics("0", []))
+        journal = TokenJournal(folder, app=APP, ring=ring, observer=Metrics("0", []))
         entry = Entry(
             after.commit_id,
             Origin.REFRESH,
@@ -400,7 +400,7 @@ async def test_a_journal_with_damaged_files(place: Place) -> None:
             after.epoch,
         )
         for each in (entry, replace(entry, entry_id="b" * 32), replace(entry, entry_id="c" * 32)):
-            assert await journal.keep(each)
+            assert await journal.append(each)
         await journal.close()
         damaged = {folder / f"{letter * 32}.entry" for letter in "bc"}
         for path, length in zip(sorted(damaged), (100, 0), strict=True):
@@ -423,7 +423,7 @@ async def test_a_database_that_is_killed_when_zoom_has_answered(
     tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tokens in memory are served, everybody else hears of the store, and what Zoom answered is stored once it is back."""
-    monkeypatch.setattr(change_feed, "FEED_SECONDS", 0.05)
+    monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.05)
     server = OwnServer(tmp_path)
     await asyncio.to_thread(server.start)
     key_file.create(tmp_path / "keys.json")

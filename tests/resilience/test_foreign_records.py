@@ -18,7 +18,7 @@ from support.harness import MONICA, Harness, serving
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server.connections import record
 from zoomgate_server.encryption import key_file
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.mongodb import RECORDS
 from zoomgate_server.watch import change_feed
 
@@ -42,7 +42,7 @@ async def test_rows_of_another_kind_are_none_of_ours(
     zoomgate: Harness, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A release that keeps more than this one may share the store: this one goes on hearing of what others change."""
-    monkeypatch.setattr(change_feed, "FEED_SECONDS", 0.01)
+    monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.01)
     await zoomgate.connect()
     write_row_of_another_kind(place)
     async with serving(zoomgate.simulator, tmp_path / "other", place.elsewhere()) as other:
@@ -63,12 +63,12 @@ async def test_rows_of_another_kind_are_none_of_ours(
 async def test_ten_thousand_people_are_listed_in_bounded_memory(zoomgate: Harness, place: Place) -> None:
     """Page after page, each person once, in order; the service never holds more than a page."""
     await zoomgate.connect()
-    vault = Vault(app=APP, keys=key_file.load(Path(place.environ["ZOOMGATE_KEYS"])))
-    monica = record.decode(vault, await place.record(MONICA))
+    envelope = Envelope(app=APP, keys=key_file.load(Path(place.environ["ZOOMGATE_KEYS"])))
+    monica = record.decode(envelope, await place.record(MONICA))
     people = [f"person-{number:05}@example.com" for number in range(10_000)]
     with closing(sqlite3.connect(place.file)) as connection, connection:
         for person in people:
-            row = record.encode(vault, replace(monica, user_email=person, zoom_user_id=person))
+            row = record.encode(envelope, replace(monica, user_email=person, zoom_user_id=person))
             connection.execute(
                 "INSERT INTO record (app, kind, subject, value, rev, state, key_id, zoom_user_id, changed_at)"
                 " VALUES (?, 'user', ?, ?, 1, ?, ?, ?, 1.0)",

@@ -15,7 +15,7 @@ from zoomgate_server.encryption import key_file, reloading_key_ring
 
 async def test_a_strangers_key_file_is_not_taken_over(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A secret that was mounted by mistake changes nothing: everybody is served, and what is written opens with the right file."""
-    monkeypatch.setattr(reloading_key_ring, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(reloading_key_ring, "POLL_INTERVAL", 0.01)
     path = Path(place.environ["ZOOMGATE_KEYS"])
     right = path.read_bytes()
     async with running(place.folder, environ=place.environ) as zoomgate:
@@ -23,7 +23,9 @@ async def test_a_strangers_key_file_is_not_taken_over(place: Place, monkeypatch:
         path.unlink()
         with capture_logs() as lines:
             key_file.create(path)
-            while "keys.not_reloaded" not in [line["event"] for line in lines]:  # nobody has to call for that
+            while "key_ring.reload_failed" not in [
+                line["event"] for line in lines
+            ]:  # nobody has to call for that
                 await asyncio.sleep(0.01)
         await zoomgate.connect(OMAR)
         await zoomgate.call(zoomgate.auth.RefreshToken, auth.RefreshTokenRequest(user_email=MONICA))
@@ -37,7 +39,7 @@ async def test_a_service_without_the_key_that_seals_elsewhere(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two with different rings, the one that lacks a key says so, spends and changes nothing, and goes on once it has it."""
-    monkeypatch.setattr(reloading_key_ring, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(reloading_key_ring, "POLL_INTERVAL", 0.01)
     path, peers = Path(place.environ["ZOOMGATE_KEYS"]), tmp_path / "peer.json"
     shutil.copy(path, peers)
     wanted = auth.RefreshTokenRequest(user_email=MONICA)
@@ -48,7 +50,7 @@ async def test_a_service_without_the_key_that_seals_elsewhere(
             with capture_logs() as lines:
                 added = key_file.add(path, key_file.load(path))
                 key_file.promote(path, key_file.load(path), added)
-                while added not in [line.get("seals") for line in lines]:
+                while added not in [line.get("primary") for line in lines]:
                     await asyncio.sleep(0.01)
             await first.call(first.auth.RefreshToken, wanted)
             before, spent = await place.record(MONICA), first.stat("token.refresh_token.issued")

@@ -309,7 +309,7 @@ async def test_a_damaged_row_holds_up_nobody_who_watches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Others are listed and told of, at a service that runs and at one that starts, from the beginning and behind a token."""
-    monkeypatch.setattr(change_feed, "FEED_SECONDS", 0.01)
+    monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.01)
     begun = await events_of(zoomgate, auth.WatchConnectionsRequest())
     place.write_fields(MONICA, fields)
     refreshed = auth.RefreshTokenRequest(user_email=OMAR)

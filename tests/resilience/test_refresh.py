@@ -22,9 +22,9 @@ from zoomgate_server.connections import access_tokens
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import Attempt, ConnectionRecord
 from zoomgate_server.connections.refresh import protocol
-from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.encryption import key_file
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import TokenOutcome
@@ -70,11 +70,11 @@ def asked(zoomgate: Harness) -> int:
 
 async def change(place: Place, how: Callable[[ConnectionRecord], ConnectionRecord]) -> ConnectionRecord:
     """Change Monica's record as another process does."""
-    vault = Vault(app=APP, keys=key_file.load(place.folder.parent / "keys.json"))
+    envelope = Envelope(app=APP, keys=key_file.load(place.folder.parent / "keys.json"))
     stored = await place.record(MONICA)
-    vault.version = vault.open(stored).version
-    changed = how(connection_record.decode(vault, stored))
-    await place.put(connection_record.encode(vault, changed))
+    envelope.version = envelope.open(stored).version
+    changed = how(connection_record.decode(envelope, stored))
+    await place.put(connection_record.encode(envelope, changed))
     return changed
 
 
@@ -133,7 +133,7 @@ async def test_a_refusal_in_doubt_is_no_verdict_and_costs_one_call(
     zoomgate: Harness, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the killed one could still be about to store the answer, callers hear that it goes on, and the record stays as it is."""
-    monkeypatch.setattr(access_tokens, "ANSWER_SECONDS", 9.5)  # of ten: the answer has time for its way back
+    monkeypatch.setattr(access_tokens, "RESPONSE_MARGIN", 9.5)  # of ten: the answer has time for its way back
     await zoomgate.connect()
     await left_by_the_dead(zoomgate, place)
     for _ in range(3):
@@ -210,9 +210,9 @@ async def test_a_write_that_fails_spends_and_loses_nothing(
     monkeypatch.setattr(protocol, "CALL_SECONDS", 0.5)
     monkeypatch.setattr(protocol, "MARGIN_SECONDS", 0.0)
     await zoomgate.connect()
-    real, failures = ConnectionStore.write, [StoreError("injected")]
+    real, failures = ConnectionRepository.write, [StoreError("injected")]
 
-    async def write(self: ConnectionStore, connection: ConnectionRecord) -> int | None:
+    async def write(self: ConnectionRepository, connection: ConnectionRecord) -> int | None:
         if failures and (connection.lease is not None) is (which == "lease"):
             failure = failures.pop()
             if after_effect:
@@ -220,7 +220,7 @@ async def test_a_write_that_fails_spends_and_loses_nothing(
             raise failure
         return await real(self, connection)
 
-    monkeypatch.setattr(ConnectionStore, "write", write)
+    monkeypatch.setattr(ConnectionRepository, "write", write)
     assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, WANTED)).short == STORE
     assert asked(zoomgate) == (0 if which == "lease" else 1)
     generation = 2
@@ -266,18 +266,18 @@ async def test_two_first_consents_make_one_connection(
     zoomgate: Harness, place: Place, monkeypatch: pytest.MonkeyPatch, later_first: bool
 ) -> None:
     """Two processes that are about to store a person's first consent leave one record, with the later consent's living token."""
-    real, arrived = ConnectionStore.write, asyncio.Event()
+    real, arrived = ConnectionRepository.write, asyncio.Event()
     go_on = {"earlier": asyncio.Event(), "later": asyncio.Event()}
     waiting = list(go_on)
 
-    async def write(self: ConnectionStore, connection: ConnectionRecord) -> int | None:
+    async def write(self: ConnectionRepository, connection: ConnectionRecord) -> int | None:
         if waiting:
             name = waiting.pop(0)
             arrived.set()
             await go_on[name].wait()
         return await real(self, connection)
 
-    monkeypatch.setattr(ConnectionStore, "write", write)
+    monkeypatch.setattr(ConnectionRepository, "write", write)
     async with serving(zoomgate.simulator, place.folder, place.environ) as other:
         consents = {}
         for name, service in (("earlier", zoomgate), ("later", other)):

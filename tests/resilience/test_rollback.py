@@ -48,14 +48,14 @@ async def times_set_back(harness: Harness) -> int:
     """What the metrics say."""
     async with aiohttp.ClientSession() as session, session.get(f"{harness.http_url}/metrics") as answer:
         lines = (await answer.text()).splitlines()
-    (line,) = (line for line in lines if line.startswith("zoomgate_generation_went_back_total"))
+    (line,) = (line for line in lines if line.startswith("zoomgate_store_rollbacks_detected_total"))
     return int(float(line.split()[1]))
 
 
 @pytest.fixture
 def feed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How often the service looks at what others changed: with NEVER it keeps its tokens in memory."""
-    monkeypatch.setattr(change_feed, "FEED_SECONDS", getattr(request, "param", NEVER))
+    monkeypatch.setattr(change_feed, "POLL_INTERVAL", getattr(request, "param", NEVER))
 
 
 @pytest.fixture(params=[STRICT, TOLERANT], ids=["strict", "tolerant"])
@@ -83,7 +83,7 @@ async def test_the_newer_token_goes_on_and_then_the_older_one_is_tried(
         for _ in range(3):
             checked = pb.CheckTokenRequest(user_email=MONICA)
             assert not (await zoomgate.call(zoomgate.auth.CheckToken, checked)).expired
-    told = [line for line in lines if line["event"] == "connection.set_back"]
+    told = [line for line in lines if line["event"] == "connection.rolled_back"]
     assert [(line["log_level"], line["generation"], line["seen"]) for line in told] == [("error", 1, 2)]
     assert await times_set_back(zoomgate) == 3
     spent = zoomgate.stat("token.refresh_token.refused")

@@ -77,7 +77,7 @@ async def start_fails(folder: Path, given: dict[str, str]) -> tuple[str, int]:
     text = str(error.value)
     assert "\n" not in text
     assert "hunter2" not in text + str(lines)
-    return text, len([line for line in lines if line["event"] == "store.not_reached"])
+    return text, len([line for line in lines if line["event"] == "store.unreachable"])
 
 
 async def test_a_store_that_comes_later_is_waited_for(
@@ -94,7 +94,7 @@ async def test_a_store_that_comes_later_is_waited_for(
     starting = running(tmp_path / "data", environ=given)
     with capture_logs() as lines:
         started = asyncio.create_task(starting.__aenter__())
-        while sum(line["event"] == "store.not_reached" for line in lines) < 2:
+        while sum(line["event"] == "store.unreachable" for line in lines) < 2:
             await asyncio.sleep(0.01)
     assert {line["log_level"] for line in lines} == {"warning"}
     probe = health_pb2.HealthCheckRequest()
@@ -136,7 +136,7 @@ async def test_a_page_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest
     given = environ(tmp_path, NOWHERE, 60) | {"ZOOMGATE_HTTP_LISTEN": f"127.0.0.1:{http_port}"}
     with capture_logs() as lines:
         starting = asyncio.create_task(started_with(tmp_path, given, stop))
-        while not any(line["event"] == "store.not_reached" for line in lines):
+        while not any(line["event"] == "store.unreachable" for line in lines):
             await asyncio.sleep(0.01)
         async with aiohttp.ClientSession(f"http://127.0.0.1:{http_port}") as session:
             status, text = await shown(session, "/oauth/start?ticket=x")
@@ -193,7 +193,7 @@ async def test_a_database_that_does_not_answer_does_not_hold_up_the_end(
             stop.set()
             with pytest.raises(StoppedWaiting):
                 await starting
-    assert "store.not_reached" not in [line["event"] for line in lines]
+    assert "store.unreachable" not in [line["event"] for line in lines]
 
 
 @pytest.mark.parametrize(("seconds", "repeated"), [(4, True), (0, False)])
@@ -283,7 +283,7 @@ def test_a_service_that_waits_may_be_stopped(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        while line and "store.not_reached" not in line:
+        while line and "store.unreachable" not in line:
             line = process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         rest = process.stdout.read()

@@ -126,7 +126,7 @@ def test_a_pair_that_becomes_usable_by_itself_is_taken(tmp_path: Path) -> None:
     cert, key, first = write_pair(tmp_path)
     said: list[str | None] = []
     time = datetime.now(UTC)
-    pair = tls.ReloadedPair(cert, key, said.append, now=lambda: time)
+    pair = tls.ReloadingCertificate(cert, key, said.append, now=lambda: time)
     second = write_pair(tmp_path, begins=1)[2]
     for _ in range(3):
         assert pair.changed() is None

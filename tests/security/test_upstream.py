@@ -304,7 +304,7 @@ async def test_each_answer_has_its_outcome(
 async def test_silence_is_told_before_the_deadline(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """Callers of any deadline hear from us that a write's outcome is unknown, and not from gRPC that time is over."""
     # more than 0.2 seconds for the way back on a slow machine, and less than aiohttp would round up for one of these
-    monkeypatch.setattr(access_tokens, "ANSWER_SECONDS", 0.7)
+    monkeypatch.setattr(access_tokens, "RESPONSE_MARGIN", 0.7)
     zoomgate, raw = service
     raw.answers = [Endless(b"")]
     calls = [

@@ -30,7 +30,7 @@ OFTEN = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
 @pytest.fixture(autouse=True)
 def _look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at the file's name before each line."""
-    monkeypatch.setattr(trail, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(trail, "FILE_CHECK_INTERVAL", 0.0)
 
 
 def lines(data_dir: Path, action: str = "") -> list[dict[str, Any]]:
@@ -65,11 +65,11 @@ async def test_a_token_that_is_given_has_a_line(zoomgate: Harness) -> None:
     marks = []
     for method, request, user in requests:
         token = (await zoomgate.call(method, request)).token
-        line = await last(zoomgate, "token.given")
+        line = await last(zoomgate, "token.returned")
         marks.append((line["access_fingerprint"], line["refresh_fingerprint"]))
         assert re.fullmatch(r"[0-9a-f]{16}", marks[-1][0])
         assert line == {
-            "action": "token.given",
+            "action": "token.returned",
             "outcome": "ok",
             "principal": "service",
             "role": "service",
@@ -82,16 +82,16 @@ async def test_a_token_that_is_given_has_a_line(zoomgate: Harness) -> None:
         }
     assert len(set(sum(marks, ()))) == 2 * len(marks)
     await zoomgate.call(zoomgate.auth.GetToken, get())
-    again = await last(zoomgate, "token.given")
+    again = await last(zoomgate, "token.returned")
     assert (again["access_fingerprint"], again["refresh_fingerprint"]) == marks[1]
-    assert len(lines(zoomgate.data_dir, "token.given")) == 5
+    assert len(lines(zoomgate.data_dir, "token.returned")) == 5
 
 
 async def test_a_caller_without_refresh_tokens_got_none(zoomgate: Harness) -> None:
     """The line has the fingerprint of a refresh token only if the caller got one; `success` alone is no token."""
     await zoomgate.connect(OMAR)
     await zoomgate.call(zoomgate.auth.GetToken, get(OMAR), "narrow")
-    line = await last(zoomgate, "token.given")
+    line = await last(zoomgate, "token.returned")
     assert (line["principal"], "refresh_fingerprint" in line) == ("narrow", False)
     code = zoomgate.simulator.zoom.issue_code(
         zoomgate.simulator.zoom.users[MONICA], f"{zoomgate.http_url}/oauth/callback"
@@ -99,7 +99,7 @@ async def test_a_caller_without_refresh_tokens_got_none(zoomgate: Harness) -> No
     await zoomgate.call(
         zoomgate.auth.CreateToken, pb.CreateTokenRequest(user_email=MONICA, code=code), "blind"
     )
-    assert len(lines(zoomgate.data_dir, "token.given")) == 1
+    assert len(lines(zoomgate.data_dir, "token.returned")) == 1
 
 
 async def test_the_life_of_a_connection_is_told(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ async def test_the_life_of_a_connection_is_told(tmp_path: Path) -> None:
         made, begun, stored = lines(zoomgate.data_dir)
         assert (made["action"], made["principal"]) == ("keys.created", "zoomgate")
         assert (begun["action"], begun["principal"], begun["user"]) == (
-            "authorization.begun",
+            "authorization.started",
             "service",
             MONICA,
         )
@@ -118,10 +118,10 @@ async def test_the_life_of_a_connection_is_told(tmp_path: Path) -> None:
             "browser",
             1,
         )
-        assert stored["details"] == {"origin": "consent", "begun_by": "key|service"}
+        assert stored["details"] == {"origin": "consent", "initiated_by": "key|service"}
         await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
         refreshed = await last(zoomgate, "connection.refreshed")
-        given = await last(zoomgate, "token.given")
+        given = await last(zoomgate, "token.returned")
         assert (refreshed["principal"], refreshed["user"], refreshed["generation"]) == ("zoomgate", MONICA, 2)
         assert refreshed["access_fingerprint"] == given["access_fingerprint"] != stored["access_fingerprint"]
         zoomgate.simulator.zoom.end(zoomgate.simulator.zoom.grants[MONICA])
@@ -131,7 +131,7 @@ async def test_the_life_of_a_connection_is_told(tmp_path: Path) -> None:
         await zoomgate.call(
             zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=MONICA), "admin"
         )
-        ended = await last(zoomgate, "connection.ended")
+        ended = await last(zoomgate, "connection.disconnected")
         assert (ended["principal"], ended["role"], ended["user"]) == ("admin", "admin", MONICA)
 
 
@@ -140,8 +140,8 @@ async def test_a_consent_that_led_to_nothing_is_told(zoomgate: Harness) -> None:
     begun = await zoomgate.begin()
     async with browser() as session:
         await consent(session, begun.authorization_url, MONICA, "deny")
-    assert await last(zoomgate, "authorization.refused") == {
-        "action": "authorization.refused",
+    assert await last(zoomgate, "authorization.rejected") == {
+        "action": "authorization.rejected",
         "outcome": "DECLINED",
         "principal": "browser",
         "role": "",
@@ -157,13 +157,13 @@ async def test_a_consent_that_led_to_nothing_is_told(zoomgate: Harness) -> None:
         ) as answer:
             back = answer.headers["Location"]
         async with other.get(back):
-            assert (await last(zoomgate, "authorization.refused"))["outcome"] == "OTHER_BROWSER"
+            assert (await last(zoomgate, "authorization.rejected"))["outcome"] == "OTHER_BROWSER"
     await zoomgate.connect(OMAR)
     begun = await zoomgate.begin(MONICA)
     async with browser() as session:
         await consent(session, begun.authorization_url, OMAR)
     wrong = await last(zoomgate, "connection.stored")
-    moved_in = await last(zoomgate, "connection.rehomed")
+    moved_in = await last(zoomgate, "connection.relinked")
     assert (wrong["outcome"], wrong["user"]) == ("IDENTITY_MISMATCH", MONICA)
     assert (moved_in["user"], moved_in["generation"]) == (OMAR, 2)
     assert wrong["access_fingerprint"] == moved_in["access_fingerprint"]
@@ -173,7 +173,7 @@ async def test_a_refresh_token_that_zoom_refuses_is_told(zoomgate: Harness) -> N
     """Who tries tokens that are none is named, as who tries codes is."""
     brought = pb.RequestTokenRequest(user_email=OMAR, refresh_token="sim-rt-never-issued")
     await zoomgate.refusal(zoomgate.auth.RequestToken, brought)
-    line = await last(zoomgate, "authorization.refused")
+    line = await last(zoomgate, "authorization.rejected")
     assert (line["outcome"], line["principal"], line["user"]) == ("ZOOM_REAUTH_REQUIRED", "service", OMAR)
 
 
@@ -184,9 +184,9 @@ async def test_a_state_of_somebody_else_is_told(tmp_path: Path) -> None:
         state = (await zoomgate.begin(caller="blind")).state
         wanted = pb.CompleteAuthorizationRequest(code="code-of-somebody", state=state)
         await zoomgate.refusal(zoomgate.auth.CompleteAuthorization, wanted)
-        line = await last(zoomgate, "authorization.refused")
+        line = await last(zoomgate, "authorization.rejected")
         assert (line["outcome"], line["principal"], line["user"]) == ("OTHER_CALLER", "service", MONICA)
-        line = await last(zoomgate, "call.refused")
+        line = await last(zoomgate, "call.rejected")
         assert (line["outcome"], line["method"]) == ("INVALID_STATE", "AuthService.CompleteAuthorization")
 
 
@@ -196,7 +196,7 @@ async def test_a_person_with_a_new_address_is_told(zoomgate: Harness) -> None:
     users = zoomgate.simulator.zoom.users
     users["monika@example.com"] = replace(users[MONICA], email="monika@example.com")
     await zoomgate.connect("monika@example.com")
-    line = await last(zoomgate, "connection.moved")
+    line = await last(zoomgate, "connection.unlinked")
     assert (line["user"], line["principal"], line["generation"]) == (MONICA, "zoomgate", 1)
 
 
@@ -224,7 +224,7 @@ async def test_a_person_with_a_new_address_is_told_once(
     monkeypatch.setattr(SqliteStore, "put", putting)
     await zoomgate.connect("monika@example.com")
     assert not first
-    told = [(line["user"], line["generation"]) for line in lines(zoomgate.data_dir, "connection.moved")]
+    told = [(line["user"], line["generation"]) for line in lines(zoomgate.data_dir, "connection.unlinked")]
     assert told == [(MONICA, 1)]
 
 
@@ -311,10 +311,10 @@ async def test_refusals_are_told(zoomgate: Harness) -> None:
     ]
     for method, request, caller, forwarded, reason, name in cases:
         assert (await zoomgate.refusal(method, request, caller, forwarded)).reason == reason
-        line = await last(zoomgate, "call.refused")
+        line = await last(zoomgate, "call.rejected")
         assert (line["outcome"], line["principal"]) == (reason, name)
         assert line["details"]["peer"].startswith("ipv4:127.0.0.1:")
-    told = lines(zoomgate.data_dir, "call.refused")
+    told = lines(zoomgate.data_dir, "call.rejected")
     assert len(told) == len(cases)
     assert [line["user"] for line in told] == ["", "", "", MONICA, "", OMAR, OMAR]
 
@@ -328,7 +328,7 @@ async def test_who_is_behind_a_service_is_told(zoomgate: Harness) -> None:
         "service",
         "monica",
     )
-    line = await last(zoomgate, "connection.ended")
+    line = await last(zoomgate, "connection.disconnected")
     assert (line["principal"], line["on_behalf_of"]) == ("service", "monica")
 
 
@@ -362,11 +362,11 @@ async def test_many_refusals_do_not_fill_the_disk(tmp_path: Path) -> None:
     async with running(tmp_path / "data") as zoomgate:
         floods = [zoomgate.refusal(zoomgate.auth.GetToken, get(), "nobody") for _ in range(200)]
         await asyncio.gather(*floods, zoomgate.refusal(zoomgate.auth.GetToken, get(), "narrow"))
-    told = lines(tmp_path / "data", "call.refused")
+    told = lines(tmp_path / "data", "call.rejected")
     unknown = [line for line in told if line["outcome"] == "CALLER_UNAUTHENTICATED"]
     assert len(told) - len(unknown) == 1
-    assert len(unknown) == trail.REFUSALS_PER_MINUTE + 1
-    assert unknown[-1]["details"] == {"left_out": 200 - trail.REFUSALS_PER_MINUTE}
+    assert len(unknown) == trail.REJECTIONS_PER_MINUTE + 1
+    assert unknown[-1]["details"] == {"suppressed": 200 - trail.REJECTIONS_PER_MINUTE}
 
 
 @pytest.mark.parametrize("required", ["on", "off"])
@@ -403,7 +403,7 @@ async def test_without_room_no_token_is_given_unless_chosen_otherwise(tmp_path: 
             whole.append(json.loads(text)["action"])
         except ValueError:
             torn += 1
-    assert (whole[-2:], torn) == (["token.given", "token.given"], 1)
+    assert (whole[-2:], torn) == (["token.returned", "token.returned"], 1)
 
 
 async def test_a_refresh_without_room_is_kept(tmp_path: Path) -> None:
@@ -425,11 +425,11 @@ async def test_a_file_that_was_rotated_is_left(zoomgate: Harness) -> None:
     before = len(lines(zoomgate.data_dir))
     path.rename(path.with_suffix(".jsonl.1"))
     await zoomgate.call(zoomgate.auth.GetToken, get())
-    assert [line["action"] for line in lines(zoomgate.data_dir)] == ["token.given"]
+    assert [line["action"] for line in lines(zoomgate.data_dir)] == ["token.returned"]
     assert len(path.with_suffix(".jsonl.1").read_text().splitlines()) == before
     path.unlink()
     await zoomgate.call(zoomgate.auth.GetToken, get())
-    assert [line["action"] for line in lines(zoomgate.data_dir)] == ["token.given"]
+    assert [line["action"] for line in lines(zoomgate.data_dir)] == ["token.returned"]
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -488,4 +488,4 @@ async def test_the_documented_lines_are_the_ones_that_are_written(tmp_path: Path
         action
         for action in trail.ACTIONS
         if action.startswith(("token.", "authorization.", "connection.", "call.", "keys.created"))
-    } - {"connection.reaped", "connection.forgotten"}  # those take months
+    } - {"connection.expired", "connection.pruned"}  # those take months

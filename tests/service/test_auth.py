@@ -26,7 +26,7 @@ from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.connections.record import ConnectionRecord
-from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.storage.record_store import StoreError
 
 CALLERS_PAGE = {"ZOOMGATE_REDIRECT_URI": "http://127.0.0.1:9/zoom-done"}
@@ -349,16 +349,16 @@ async def test_the_wrong_person_who_is_connected_keeps_a_living_token(
 
     So it does if the store fails just then: the token exists nowhere else.
     """
-    find, left = ConnectionStore.find, failures
+    find, left = ConnectionRepository.find, failures
 
-    async def finding(self: ConnectionStore, zoom_user_id: str) -> tuple[ConnectionRecord | None, float]:
+    async def finding(self: ConnectionRepository, zoom_user_id: str) -> tuple[ConnectionRecord | None, float]:
         nonlocal left
         if left:
             left -= 1
             raise StoreError("injected")
         return await find(self, zoom_user_id)
 
-    monkeypatch.setattr(ConnectionStore, "find", finding)
+    monkeypatch.setattr(ConnectionRepository, "find", finding)
     async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as own:
         for asked in (OMAR, MONICA):
             begun = await own.begin(asked)

@@ -105,7 +105,7 @@ async def test_a_refresh_brings_nobody_back(tmp_path: Path) -> None:
         await send(zoomgate.http_url, app_deauthorized(MONICA))
     record = await stored(tmp_path, MONICA)
     assert (record.state, record.cause) == (State.DISCONNECTED, Cause.APP_DEAUTHORIZED)
-    assert (record.tokens, record.spares, record.revoking) == (None, (), None)
+    assert (record.tokens, record.alternate_pairs, record.revoking) == (None, (), None)
     assert list((tmp_path / "journal").iterdir()) == []
 
 

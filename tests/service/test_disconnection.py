@@ -17,10 +17,10 @@ from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.connections import disconnection
 from zoomgate_server.connections.record import ConnectionRecord, State, decode, encode
-from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption import key_file
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, StoreError
 from zoomgate_server.storage.sqlite import SqliteStore
 from zoomgate_server.zoom.oauth import OAuthClient
@@ -30,34 +30,34 @@ END = pb.DeleteConnectionRequest(user_email=MONICA)
 APP = "loopback|zoomgate-dev"
 
 
-def told(zoomgate: Harness, action: str = "connection.ended") -> list[dict[str, Any]]:
+def told(zoomgate: Harness, action: str = "connection.disconnected") -> list[dict[str, Any]]:
     """The lines of an action."""
     lines = map(json.loads, (zoomgate.data_dir / "audit.jsonl").read_text().splitlines())
     return [line for line in lines if line["action"] == action]
 
 
 @asynccontextmanager
-async def opened(zoomgate: Harness) -> AsyncIterator[tuple[SqliteStore, Vault]]:
+async def opened(zoomgate: Harness) -> AsyncIterator[tuple[SqliteStore, Envelope]]:
     """The store past the service."""
     store = await SqliteStore.open(zoomgate.data_dir / "zoomgate.db", time.time)
     try:
-        yield store, Vault(app=APP, keys=key_file.load(zoomgate.data_dir / "keys.json"))
+        yield store, Envelope(app=APP, keys=key_file.load(zoomgate.data_dir / "keys.json"))
     finally:
         await store.close()
 
 
 async def read(zoomgate: Harness, user: str = MONICA) -> ConnectionRecord:
     """A connection as it is stored."""
-    async with opened(zoomgate) as (store, vault):
+    async with opened(zoomgate) as (store, envelope):
         record, _ = await store.get(RecordKey(APP, Kind.USER, user))
         assert record is not None
-        return decode(vault, record)
+        return decode(envelope, record)
 
 
 async def write(zoomgate: Harness, record: ConnectionRecord) -> None:
     """Store a connection past the service."""
-    async with opened(zoomgate) as (store, vault):
-        assert await store.put(encode(vault, record), record.rev)
+    async with opened(zoomgate) as (store, envelope):
+        assert await store.put(encode(envelope, record), record.rev)
 
 
 async def until(what: Any) -> None:
@@ -70,16 +70,16 @@ async def until(what: Any) -> None:
 def held_back(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
     """Let the store keep its answer to an end back; gives what is set once it is stored, and what lets the answer go."""
     stored, known = asyncio.Event(), asyncio.Event()
-    real = ConnectionStore.write
+    real = ConnectionRepository.write
 
-    async def writing(self: ConnectionStore, connection: ConnectionRecord) -> int | None:
+    async def writing(self: ConnectionRepository, connection: ConnectionRecord) -> int | None:
         rev = await real(self, connection)
         if connection.revoking is not None:
             stored.set()
             await known.wait()
         return rev
 
-    monkeypatch.setattr(ConnectionStore, "write", writing)
+    monkeypatch.setattr(ConnectionRepository, "write", writing)
     return stored, known
 
 
@@ -115,13 +115,13 @@ async def test_a_service_that_ends_revokes_what_was_being_ended(
 ) -> None:
     """The tokens of an end whose caller has left are revoked before the process is gone, not at its next start."""
     stored, known = held_back(monkeypatch)
-    drain = disconnection.Endings.drain
+    drain = disconnection.Disconnector.drain
 
-    async def draining(self: disconnection.Endings, seconds: float) -> None:
+    async def draining(self: disconnection.Disconnector, seconds: float) -> None:
         known.set()
         await drain(self, seconds)
 
-    monkeypatch.setattr(disconnection.Endings, "drain", draining)
+    monkeypatch.setattr(disconnection.Disconnector, "drain", draining)
     async with running(tmp_path / "data") as zoomgate:
         await zoomgate.connect()
         zoomgate.simulator.faults.add(Fault("revoke", "delay", seconds=0.3))
@@ -180,13 +180,13 @@ async def test_a_token_that_was_kept_beside_the_newest_is_revoked_too(zoomgate: 
     record = await read(zoomgate)
     assert record.tokens is not None
     never_taken = TokenPair("gone-a", "gone-r", "bearer", "", "", 0.0, 0.0)
-    await write(zoomgate, replace(record, tokens=never_taken, spares=(record.tokens,)))
+    await write(zoomgate, replace(record, tokens=never_taken, alternate_pairs=(record.tokens,)))
     await zoomgate.call(zoomgate.auth.DeleteConnection, END, "admin")
     assert zoomgate.simulator.zoom.grants[MONICA].ended
 
     async def is_erased() -> bool:
         left = await read(zoomgate)
-        return (left.revoking, left.spares, left.due_at) == (None, (), None)
+        return (left.revoking, left.alternate_pairs, left.due_at) == (None, (), None)
 
     await until(is_erased)
 
@@ -195,8 +195,8 @@ async def test_a_silent_zoom_does_not_keep_tokens_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each look asks a Zoom that confirms nothing about few, in turn; what was kept for a day is erased all the same."""
-    monkeypatch.setattr(disconnection, "SWEEP_SECONDS", 0.05)
-    monkeypatch.setattr(disconnection, "IN_VAIN", 1)
+    monkeypatch.setattr(disconnection, "RETRY_INTERVAL", 0.05)
+    monkeypatch.setattr(disconnection, "MAX_WRITE_ATTEMPTS", 1)
     async with running(tmp_path / "data") as zoomgate:
         people = (BASIL, MONICA, OMAR)
         for user in people:
@@ -207,10 +207,10 @@ async def test_a_silent_zoom_does_not_keep_tokens_longer(
             assert tokens is not None
             whose |= {tokens.access_token: user, tokens.refresh_token: user}
         steps: list[str] = []
-        page, silent = ConnectionStore.page, True
+        page, silent = ConnectionRepository.page, True
         revoke = OAuthClient.revoke
 
-        async def paging(self: ConnectionStore, **filters: Any) -> Any:
+        async def paging(self: ConnectionRepository, **filters: Any) -> Any:
             if filters.get("states") == [State.DISCONNECTED.value]:
                 steps.append("look")
             return await page(self, **filters)
@@ -234,7 +234,7 @@ async def test_a_silent_zoom_does_not_keep_tokens_longer(
 
         await until(is_erased)
         steps.clear()
-        monkeypatch.setattr(ConnectionStore, "page", paging)
+        monkeypatch.setattr(ConnectionRepository, "page", paging)
 
         async def went_round() -> bool:
             return len(steps) > 20
@@ -258,5 +258,5 @@ async def test_a_person_with_a_new_address_is_not_kept_out_by_a_damaged_record(z
     await zoomgate.connect("monika@example.com")
     await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email="monika@example.com"))
     assert (await read(zoomgate)).state is State.DISCONNECTED
-    (moved,) = told(zoomgate, "connection.moved")
+    (moved,) = told(zoomgate, "connection.unlinked")
     assert (moved["user"], "generation" in moved) == (MONICA, False), "nobody knows which one it was"

@@ -17,11 +17,11 @@ from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.record import ConnectionRecord
-from zoomgate_server.connections.repository import ConnectionStore
-from zoomgate_server.connections.token_journal import Entry, Journal, Origin
+from zoomgate_server.connections.repository import ConnectionRepository
+from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption import key_file
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.sqlite import SqliteStore
 from zoomgate_server.telemetry.metrics import Metrics
 
@@ -32,10 +32,10 @@ async def stored(data_dir: Path, user: str) -> ConnectionRecord:
     """A connection as it is in the store of a service that has ended."""
     clock = SystemClock()
     store = await SqliteStore.open(data_dir / "zoomgate.db", clock.wall)
-    vault = Vault(app=APP, keys=key_file.load(data_dir / "keys.json"))
+    envelope = Envelope(app=APP, keys=key_file.load(data_dir / "keys.json"))
     try:
-        record, _ = await ConnectionStore(
-            app=APP, store=store, vault=vault, clock=clock, on_read=lambda: None
+        record, _ = await ConnectionRepository(
+            app=APP, store=store, envelope=envelope, clock=clock, on_read=lambda: None
         ).read(user)
     finally:
         await store.close()
@@ -45,7 +45,7 @@ async def stored(data_dir: Path, user: str) -> ConnectionRecord:
 
 async def leave(data_dir: Path, *entries: Entry) -> None:
     """Leave entries in the journal as a process does that is killed."""
-    journal = Journal(
+    journal = TokenJournal(
         data_dir / "journal",
         app=APP,
         ring=key_file.load(data_dir / "keys.json"),
@@ -53,7 +53,7 @@ async def leave(data_dir: Path, *entries: Entry) -> None:
     )
     assert await journal.prepare()
     for entry in entries:
-        assert await journal.keep(entry)
+        assert await journal.append(entry)
     await journal.close()
 
 
@@ -172,7 +172,7 @@ async def test_a_consent_that_was_stored_and_not_told_is_told(tmp_path: Path) ->
         assert record.tokens is not None
         await leave(
             data_dir,
-            Entry(record.commit_id, Origin.CONSENT, MONICA, "", 0, record.tokens, begun_by="key|service"),
+            Entry(record.commit_id, Origin.CONSENT, MONICA, "", 0, record.tokens, initiated_by="key|service"),
         )
         async with serving(zoom, data_dir) as zoomgate:
             await until_shown(zoomgate, zoomgate_journal_replays_total=1.0, zoomgate_journal_entries=0.0)
@@ -197,9 +197,9 @@ async def test_a_late_answer_is_kept_as_a_spare_and_counted(tmp_path: Path) -> N
         late = TokenPair("a", "r", "bearer", "", "", time.time() + 3600, time.time())
         await leave(data_dir, refreshed(early, late, "b" * 32))
         async with serving(zoom, data_dir) as zoomgate:
-            await until_shown(zoomgate, zoomgate_spares_kept_total=1.0, zoomgate_journal_entries=0.0)
+            await until_shown(zoomgate, zoomgate_alternate_pairs_kept_total=1.0, zoomgate_journal_entries=0.0)
             assert (await generation_of(zoomgate, MONICA, 2)).state == Connection.STATE_ACTIVE
-        assert (await stored(data_dir, MONICA)).spares == (late,)
+        assert (await stored(data_dir, MONICA)).alternate_pairs == (late,)
 
 
 async def test_a_damaged_entry_is_counted_and_left(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ async def test_a_damaged_entry_is_counted_and_left(tmp_path: Path) -> None:
             await zoomgate.connect()
         (data_dir / "journal" / f"{'d' * 32}.entry").write_bytes(b"damaged")
         async with serving(zoom, data_dir) as zoomgate:
-            await until_shown(zoomgate, zoomgate_journal_damaged_total=1.0)
+            await until_shown(zoomgate, zoomgate_journal_corrupt_entries_total=1.0)
             await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
             await until_shown(zoomgate, zoomgate_journal_writes_total=1.0, zoomgate_journal_entries=0.0)
         assert len(list((data_dir / "journal").iterdir())) == 1

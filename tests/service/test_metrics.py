@@ -11,11 +11,11 @@ from support.harness import MONICA, SECONDS, Harness, running, serving
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connections.count_gauge import COUNT_SECONDS, ConnectionCounts
+from zoomgate_server.connections.count_gauge import COUNT_SECONDS, ConnectionCountGauge
 from zoomgate_server.connections.refresh import refresher
-from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.encryption.cipher import Key, KeyRing
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 from zoomgate_server.telemetry.metrics import Metrics
@@ -101,11 +101,13 @@ async def test_connections_are_not_counted_for_every_look() -> None:
     """Between two counts of the store are 15 seconds, however often somebody asks for the metrics."""
     clock, metrics = SteppingClock(), Metrics("1", [])
     store = MemoryStore(clock.wall)
-    vault = Vault(app="app", keys=KeyRing([Key(key_id="01020304", secret=bytes(range(32)), primary=True)]))
-    connections = ConnectionStore(
-        app="app", store=store, vault=vault, clock=clock, on_read=metrics.store_read
+    envelope = Envelope(
+        app="app", keys=KeyRing([Key(key_id="01020304", secret=bytes(range(32)), primary=True)])
     )
-    counts = ConnectionCounts(connections, clock, metrics)
+    connections = ConnectionRepository(
+        app="app", store=store, envelope=envelope, clock=clock, on_read=metrics.store_read
+    )
+    counts = ConnectionCountGauge(connections, clock, metrics)
     seen = []
     for step in (0.0, COUNT_SECONDS - 1, 1.0):
         clock.now += step

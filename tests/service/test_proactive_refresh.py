@@ -14,7 +14,7 @@ from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server.connections import proactive_refresh
 from zoomgate_server.connections.record import ConnectionRecord, State, decode, encode
 from zoomgate_server.encryption import key_file
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.mongodb import MongoStore
 from zoomgate_server.storage.record_store import Kind, RecordKey, RecordStore
 from zoomgate_server.storage.sqlite import SqliteStore
@@ -33,7 +33,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def environ(store_environ: dict[str, str]) -> dict[str, str]:
     """What leads all services to one store."""
-    return {"ZOOMGATE_UPKEEP_PER_MINUTE": "6000"} | store_environ
+    return {"ZOOMGATE_PROACTIVE_REFRESHES_PER_MINUTE": "6000"} | store_environ
 
 
 @pytest.fixture
@@ -63,19 +63,19 @@ class Records:
     def __init__(self, store: RecordStore, app: str, path: Path) -> None:
         self._store = store
         self._app = app
-        self._vault = Vault(app=app, keys=key_file.load(path))
+        self._envelope = Envelope(app=app, keys=key_file.load(path))
 
     async def read(self, user: str) -> ConnectionRecord:
         record, _ = await self._store.get(RecordKey(self._app, Kind.USER, user))
         assert record is not None
-        return decode(self._vault, record)
+        return decode(self._envelope, record)
 
     async def let_be_idle(self, user: str, **changes: float | None) -> None:
         """Let the pair of somebody be 70 days old."""
         record = await self.read(user)
         assert record.tokens is not None
         old = issued(record, record.tokens.obtained_at - 70 * DAY)
-        assert await self._store.put(encode(self._vault, replace(old, **changes)), record.rev)
+        assert await self._store.put(encode(self._envelope, replace(old, **changes)), record.rev)
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ async def test_the_metrics_tell(zoomgate: Harness, records: Records) -> None:
     await records.let_be_idle(MONICA)
     async with aiohttp.ClientSession() as session:
         shown = ""
-        while 'zoomgate_upkeep_refreshes_total{reason="idle"} 1.0' not in shown:
+        while 'zoomgate_proactive_refreshes_total{reason="idle"} 1.0' not in shown:
             async with session.get(f"{zoomgate.http_url}/metrics") as answer:
                 shown = await answer.text()
-    assert 'zoomgate_upkeep_refreshes_total{reason="in_use"} 0.0' in shown
+    assert 'zoomgate_proactive_refreshes_total{reason="in_use"} 0.0' in shown

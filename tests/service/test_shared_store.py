@@ -15,8 +15,8 @@ from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate_server.connections import access_tokens
-from zoomgate_server.connections.repository import ConnectionStore
-from zoomgate_server.connections.token_journal import Journal
+from zoomgate_server.connections.repository import ConnectionRepository
+from zoomgate_server.connections.token_journal import TokenJournal
 from zoomgate_server.storage.record_store import Change
 from zoomgate_server.watch import change_feed
 from zoomgate_server.zoom.client import ZoomClient
@@ -84,34 +84,34 @@ async def test_a_token_that_was_refreshed_before_the_disconnect_serves_nobody_af
     zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A refresh whose last step, tidying the journal, takes longer than others' changes are told does not bring its token into memory."""
-    monkeypatch.setattr(change_feed, "FEED_SECONDS", 0.01)
+    monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.01)
     monkeypatch.setattr(change_feed, "OVERLAP_SECONDS", 0.0)  # for short: an end is told once
     monkeypatch.setattr(change_feed, "DEEP_SECONDS", 1e6)
-    monkeypatch.setattr(access_tokens, "STILL_TOLD_SECONDS", 0.0)
+    monkeypatch.setattr(access_tokens, "CHANGE_VISIBILITY_SECONDS", 0.0)
     await zoomgate.connect()
     stored, tidied = asyncio.Event(), asyncio.Event()
-    forget = Journal.forget
+    forget = TokenJournal.delete
 
-    async def forgetting(self: Journal, entry_id: str) -> None:
+    async def forgetting(self: TokenJournal, entry_id: str) -> None:
         stored.set()
         await tidied.wait()
         await forget(self, entry_id)
 
-    monkeypatch.setattr(Journal, "forget", forgetting)
+    monkeypatch.setattr(TokenJournal, "delete", forgetting)
     refresh = asyncio.create_task(
         other.call(other.auth.RefreshToken, auth.RefreshTokenRequest(user_email=MONICA))
     )
     await stored.wait()
     await zoomgate.call(zoomgate.auth.DeleteConnection, auth.DeleteConnectionRequest(user_email=MONICA))
-    told, follow = 0, ConnectionStore.changes
+    told, follow = 0, ConnectionRepository.changes
 
-    async def telling(self: ConnectionStore, since: float, limit: int) -> tuple[list[Change], float]:
+    async def telling(self: ConnectionRepository, since: float, limit: int) -> tuple[list[Change], float]:
         nonlocal told
         found = await follow(self, since, limit)
         told += 1
         return found
 
-    monkeypatch.setattr(ConnectionStore, "changes", telling)
+    monkeypatch.setattr(ConnectionRepository, "changes", telling)
     while told < 5:
         await asyncio.sleep(0.01)
     tidied.set()
@@ -134,7 +134,7 @@ async def test_a_token_that_was_replaced_twice_is_no_end_of_the_consent(
     zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When another service replaces also the token that a refused call is repeated with, the caller is to come back, not the person."""
-    monkeypatch.setattr(change_feed, "FEED_SECONDS", 1e6)
+    monkeypatch.setattr(change_feed, "POLL_INTERVAL", 1e6)
     me = proxy.GetRequest(user_email=MONICA, url="/users/me")
     await zoomgate.connect()
     await other.call(other.proxy.Get, me)
@@ -159,7 +159,7 @@ async def test_a_token_that_is_just_being_replaced_is_no_end_of_the_consent(
     gate: Gate, zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same while the other service has Zoom's answer, which ended the token at Zoom, and the store does not have it yet."""
-    monkeypatch.setattr(change_feed, "FEED_SECONDS", 1e6)
+    monkeypatch.setattr(change_feed, "POLL_INTERVAL", 1e6)
     me = proxy.GetRequest(user_email=MONICA, url="/users/me")
     await zoomgate.connect()
     await other.call(other.proxy.Get, me)

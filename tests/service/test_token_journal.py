@@ -18,10 +18,10 @@ from zoomgate.v1 import connection_pb2
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.connections.refresh.refresher import Refresher
-from zoomgate_server.connections.token_journal import Entry, Journal, Origin
+from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption import key_file
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.record_store import Kind, RecordKey
 from zoomgate_server.storage.sqlite import SqliteStore
 from zoomgate_server.telemetry.metrics import Metrics
@@ -47,20 +47,20 @@ def pair(zoom: Simulator, answer: dict[str, Any]) -> TokenPair:
 
 def entry(tokens: TokenPair, user: str = MONICA, **fields: Any) -> Entry:
     """An entry of a consent to a record that was not there."""
-    given: dict[str, Any] = {"grant": "", "generation": 0, "begun_by": "key|service"} | fields
+    given: dict[str, Any] = {"grant": "", "generation": 0, "initiated_by": "key|service"} | fields
     return Entry("ab" * 16, given.pop("origin", Origin.CONSENT), user, tokens=tokens, **given)
 
 
 async def leave(zoom: Simulator, data_dir: Path, left: Entry) -> None:
     """Leave an entry as a process does that is killed."""
     async with journal(zoom, data_dir) as dead:
-        assert await dead.keep(left)
+        assert await dead.append(left)
 
 
 @asynccontextmanager
-async def journal(zoom: Simulator, data_dir: Path) -> AsyncIterator[Journal]:
+async def journal(zoom: Simulator, data_dir: Path) -> AsyncIterator[TokenJournal]:
     """The journal of another process."""
-    opened = Journal(
+    opened = TokenJournal(
         data_dir / "journal",
         app=f"loopback|{zoom.options.client_id}",
         ring=key_file.load(data_dir / "keys.json"),
@@ -130,7 +130,7 @@ async def stored(data_dir: Path, zoom: Simulator) -> ConnectionRecord:
     record, _ = await store.get(RecordKey(app, Kind.USER, MONICA))
     await store.close()
     assert record is not None
-    return connection_record.decode(Vault(app=app, keys=key_file.load(data_dir / "keys.json")), record)
+    return connection_record.decode(Envelope(app=app, keys=key_file.load(data_dir / "keys.json")), record)
 
 
 async def test_tokens_that_lay_long_are_renewed_first(tmp_path: Path) -> None:

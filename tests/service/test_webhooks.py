@@ -21,7 +21,7 @@ from support.zoom_events import ENVIRON, SECRET, about_user, app_deauthorized, c
 from zoom_simulator import SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.connections.disconnection import Endings
+from zoomgate_server.connections.disconnection import Disconnector
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, StoreError
 from zoomgate_server.storage.sqlite import SqliteStore
 from zoomgate_server.web import webhook_endpoint as reading
@@ -151,7 +151,7 @@ async def test_an_event_that_comes_again_does_nothing(stored: Harness) -> None:
     assert (await send(stored.http_url, event))[0] == 204
     assert (await show(stored)).state == Connection.STATE_ACTIVE
     assert await outcomes(stored) == {"ended": 1, "duplicate": 2}
-    told = audited(stored, "connection.ended")
+    told = audited(stored, "connection.disconnected")
     assert [(row["user"], row["outcome"], row["principal"]) for row in told] == [(MONICA, "ok", "zoom")]
 
 
@@ -243,7 +243,7 @@ async def test_two_services_that_hear_at_once_end_it_once(stored: Harness, envir
         assert sum(ended) == 3
         # services over one file have one folder, and so one trail
         folders = {each.data_dir: each for each in (stored, other)}.values()
-        assert sum(len(audited(each, "connection.ended")) for each in folders) == 3
+        assert sum(len(audited(each, "connection.disconnected")) for each in folders) == 3
 
 
 # -- a store that fails --------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ async def test_an_end_that_was_stored_without_an_answer_is_noticed(
     assert refused.reason == "ZOOM_NOT_CONNECTED"
     assert (await show(zoomgate)).cause == Connection.CAUSE_APP_DEAUTHORIZED
     assert await outcomes(zoomgate) == {"ended": 1}
-    assert len(audited(zoomgate, "connection.ended")) == 1
+    assert len(audited(zoomgate, "connection.disconnected")) == 1
 
 
 async def test_an_end_that_was_stored_before_an_outage_stays(
@@ -364,8 +364,8 @@ async def test_a_connection_that_cannot_be_opened_makes_zoom_come_again(
     )
     await store.close()
     assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 503
-    assert await outcomes(zoomgate) == {"record_fault": 1}
-    (told,) = lines.of("webhook.record_fault")
+    assert await outcomes(zoomgate) == {"record_error": 1}
+    (told,) = lines.of("webhook.record_error")
     assert told["record"].startswith("user/")
     assert not told.keys() & {"user", "zoom_user_id"}
 
@@ -419,54 +419,54 @@ DEAUTHORIZED = json.dumps(app_deauthorized(MONICA)).encode()
 @pytest.mark.parametrize(
     ("body", "changed", "status", "outcome"),
     [
-        (DEAUTHORIZED, {"x-zm-signature": None}, 401, "refused_signature"),
-        (DEAUTHORIZED, {"x-zm-request-timestamp": None}, 401, "refused_signature"),
-        (DEAUTHORIZED, {"x-zm-signature": "v0=" + "0" * 64}, 401, "refused_signature"),
-        (DEAUTHORIZED, {"x-zm-signature": "v0="}, 401, "refused_signature"),
-        (DEAUTHORIZED, {"x-zm-signature": "v1=" + "0" * 64}, 401, "refused_signature"),
-        (DEAUTHORIZED, {"x-zm-signature": "v0=" + "é" * 64}, 401, "refused_signature"),
-        (DEAUTHORIZED, {"x-zm-signature": "0" * 4000}, 401, "refused_signature"),
-        (DEAUTHORIZED, {"x-zm-request-timestamp": "now"}, 401, "refused_signature"),
-        (DEAUTHORIZED, {"x-zm-request-timestamp": "1" * 400}, 401, "refused_signature"),
-        (DEAUTHORIZED, {"x-zm-request-timestamp": "-1"}, 401, "refused_signature"),
-        (DEAUTHORIZED, {"x-zm-request-timestamp": "١٢٣"}, 401, "refused_signature"),
-        (DEAUTHORIZED, {"Content-Type": "text/plain"}, 415, "refused_content_type"),
-        (DEAUTHORIZED, {"Content-Type": "application/jsonx"}, 415, "refused_content_type"),
-        (DEAUTHORIZED, {"Content-Type": "multipart/form-data; boundary=x"}, 415, "refused_content_type"),
-        (b"x" * (64 * 1024 + 1), {}, 413, "refused_too_large"),
-        (b"", {}, 400, "refused_malformed"),
-        (b"[" * 60_000, {}, 400, "refused_malformed"),
-        (b'{"a":' * 10_000, {}, 400, "refused_malformed"),
-        (b"\xff\xfe", {}, 400, "refused_malformed"),
-        (b'"\xed\xa0\x80"', {}, 400, "refused_malformed"),
-        (b"[]", {}, 400, "refused_malformed"),
-        (b"null", {}, 400, "refused_malformed"),
-        (b"{}", {}, 400, "refused_malformed"),
-        (b'{"event": 1, "payload": {}}', {}, 400, "refused_malformed"),
-        (b'{"event": "app_deauthorized", "payload": []}', {}, 400, "refused_malformed"),
-        (b'{"event": "app_deauthorized", "payload": {}}', {}, 400, "refused_malformed"),
-        (b'{"event": "app_deauthorized", "payload": {"user_id": 7}}', {}, 400, "refused_malformed"),
-        (b'{"event": "app_deauthorized", "payload": {"user_id": ""}}', {}, 400, "refused_malformed"),
+        (DEAUTHORIZED, {"x-zm-signature": None}, 401, "rejected_signature"),
+        (DEAUTHORIZED, {"x-zm-request-timestamp": None}, 401, "rejected_signature"),
+        (DEAUTHORIZED, {"x-zm-signature": "v0=" + "0" * 64}, 401, "rejected_signature"),
+        (DEAUTHORIZED, {"x-zm-signature": "v0="}, 401, "rejected_signature"),
+        (DEAUTHORIZED, {"x-zm-signature": "v1=" + "0" * 64}, 401, "rejected_signature"),
+        (DEAUTHORIZED, {"x-zm-signature": "v0=" + "é" * 64}, 401, "rejected_signature"),
+        (DEAUTHORIZED, {"x-zm-signature": "0" * 4000}, 401, "rejected_signature"),
+        (DEAUTHORIZED, {"x-zm-request-timestamp": "now"}, 401, "rejected_signature"),
+        (DEAUTHORIZED, {"x-zm-request-timestamp": "1" * 400}, 401, "rejected_signature"),
+        (DEAUTHORIZED, {"x-zm-request-timestamp": "-1"}, 401, "rejected_signature"),
+        (DEAUTHORIZED, {"x-zm-request-timestamp": "١٢٣"}, 401, "rejected_signature"),
+        (DEAUTHORIZED, {"Content-Type": "text/plain"}, 415, "rejected_content_type"),
+        (DEAUTHORIZED, {"Content-Type": "application/jsonx"}, 415, "rejected_content_type"),
+        (DEAUTHORIZED, {"Content-Type": "multipart/form-data; boundary=x"}, 415, "rejected_content_type"),
+        (b"x" * (64 * 1024 + 1), {}, 413, "rejected_too_large"),
+        (b"", {}, 400, "rejected_malformed"),
+        (b"[" * 60_000, {}, 400, "rejected_malformed"),
+        (b'{"a":' * 10_000, {}, 400, "rejected_malformed"),
+        (b"\xff\xfe", {}, 400, "rejected_malformed"),
+        (b'"\xed\xa0\x80"', {}, 400, "rejected_malformed"),
+        (b"[]", {}, 400, "rejected_malformed"),
+        (b"null", {}, 400, "rejected_malformed"),
+        (b"{}", {}, 400, "rejected_malformed"),
+        (b'{"event": 1, "payload": {}}', {}, 400, "rejected_malformed"),
+        (b'{"event": "app_deauthorized", "payload": []}', {}, 400, "rejected_malformed"),
+        (b'{"event": "app_deauthorized", "payload": {}}', {}, 400, "rejected_malformed"),
+        (b'{"event": "app_deauthorized", "payload": {"user_id": 7}}', {}, 400, "rejected_malformed"),
+        (b'{"event": "app_deauthorized", "payload": {"user_id": ""}}', {}, 400, "rejected_malformed"),
         (
             json.dumps(app_deauthorized("u" * 513)).encode(),
             {},
             400,
-            "refused_malformed",
+            "rejected_malformed",
         ),
-        (b'{"event": "user.deleted", "payload": {"object": []}}', {}, 400, "refused_malformed"),
+        (b'{"event": "user.deleted", "payload": {"object": []}}', {}, 400, "rejected_malformed"),
         (
             b'{"event": "user.deleted", "payload": {"object": {"id": {"$ne": 1}}}}',
             {},
             400,
-            "refused_malformed",
+            "rejected_malformed",
         ),
         (
             json.dumps(app_deauthorized(MONICA, client_id="another")).encode(),
             {},
             403,
-            "refused_other_app",
+            "rejected_other_app",
         ),
-        (json.dumps(app_deauthorized(MONICA, client_id=None)).encode(), {}, 403, "refused_other_app"),
+        (json.dumps(app_deauthorized(MONICA, client_id=None)).encode(), {}, 403, "rejected_other_app"),
     ],
 )
 async def test_what_is_no_event_of_ours_is_refused(
@@ -559,7 +559,7 @@ async def test_a_huge_body_is_not_read(zoomgate: Harness) -> None:
     with pytest.raises(ConnectionError):
         await pour()
     writer.close()
-    assert await outcomes(zoomgate) == {"refused_too_large": 2}
+    assert await outcomes(zoomgate) == {"rejected_too_large": 2}
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x"])
@@ -587,7 +587,7 @@ async def test_a_defect_makes_zoom_come_again(zoomgate: Harness, monkeypatch: py
     await zoomgate.connect()
     event = app_deauthorized(MONICA)
     with monkeypatch.context() as patch:
-        patch.setattr(Endings, "end_at_zoom", fails)
+        patch.setattr(Disconnector, "disconnect_by_zoom", fails)
         assert await send(zoomgate.http_url, event) == (500, b"")
     assert (await send(zoomgate.http_url, event))[0] == 204
     assert (await show(zoomgate)).state == Connection.STATE_DISCONNECTED
@@ -600,7 +600,7 @@ async def test_a_body_that_drips_is_cut(zoomgate: Harness, monkeypatch: pytest.M
     assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
     await reader.read()  # to its end
     writer.close()
-    assert await outcomes(zoomgate) == {"refused_too_slow": 1}
+    assert await outcomes(zoomgate) == {"rejected_timeout": 1}
 
 
 @pytest.mark.parametrize(
@@ -621,7 +621,7 @@ async def test_a_body_that_is_cut_off_is_no_defect(
     async with asyncio.timeout(20):
         while not (counted := await outcomes(zoomgate)):
             await asyncio.sleep(0.005)
-    assert counted == {"refused_cut_off" if signed else "refused_signature": 1}
+    assert counted == {"rejected_incomplete" if signed else "rejected_signature": 1}
     assert not lines.of("http.failed")
 
 
@@ -640,10 +640,10 @@ async def test_many_refusals_are_counted_and_few_are_told(zoomgate: Harness, lin
     """A flood of garbage fills neither the log nor the audit trail, and no line has anything of what was sent."""
     for number in range(50):
         assert (await send(zoomgate.http_url, {"event": f"x{number}"}, secret="wrong-secret"))[0] == 401
-    assert await outcomes(zoomgate) == {"refused_signature": 50}
-    told = audited(zoomgate, "webhook.refused")
-    assert [row["outcome"] for row in told] == ["refused_signature"] * 30
-    assert len(lines.of("webhook.refused")) == 10
+    assert await outcomes(zoomgate) == {"rejected_signature": 50}
+    told = audited(zoomgate, "webhook.rejected")
+    assert [row["outcome"] for row in told] == ["rejected_signature"] * 30
+    assert len(lines.of("webhook.rejected")) == 10
     assert "wrong-secret" not in lines.text
     assert "v0=" not in lines.text
 
@@ -653,7 +653,7 @@ async def test_without_a_secret_nothing_is_listened_to(tmp_path: Path, lines: Li
     async with running(tmp_path / "data") as zoomgate:
         assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 404
         assert (await send(zoomgate.http_url, app_deauthorized(MONICA), secret=""))[0] == 404
-    (told,) = lines.of("webhooks.off")
+    (told,) = lines.of("webhooks.disabled")
     assert told["set"] == "ZOOMGATE_WEBHOOK_SECRET"
 
 

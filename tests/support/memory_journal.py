@@ -13,11 +13,11 @@ class MemoryJournal:
     def __init__(self) -> None:
         self.kept: dict[str, Entry] = {}
 
-    async def keep(self, entry: Entry) -> bool:
+    async def append(self, entry: Entry) -> bool:
         """Keep an entry."""
         self.kept[entry.entry_id] = entry
         return True
 
-    async def forget(self, entry_id: str) -> None:
+    async def delete(self, entry_id: str) -> None:
         """Drop an entry."""
         self.kept.pop(entry_id, None)

@@ -7,12 +7,12 @@ from support.memory_journal import MemoryJournal
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.refresh.refresher import Refresher
-from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.storage.record_store import RecordStore
 from zoomgate_server.telemetry.metrics import Metrics
-from zoomgate_server.zoom.token_outcome import Issued, Refused, TokenOutcome
+from zoomgate_server.zoom.token_outcome import Issued, Rejected, TokenOutcome
 
 OLD, NEW = "0a0a0a0a", "0b0b0b0b"
 """Ids of two keys."""
@@ -50,7 +50,7 @@ class RotatingZoom:
         """Rotate."""
         self.calls += 1
         if token not in self.living:
-            return Refused("invalid_grant")
+            return Rejected("invalid_grant")
         self.living.remove(token)
         user, _, number = token.rpartition("-r")
         following = int(number) + 1
@@ -59,15 +59,15 @@ class RotatingZoom:
 
 
 class Process:
-    """A process: `vault` may be of another release.
+    """A process: `envelope` may be of another release.
 
     Attributes:
         connections: The connections as this process reads and writes them.
     """
 
-    def __init__(self, app: str, store: RecordStore, vault: Any, zoom: RotatingZoom) -> None:
-        self.connections = ConnectionStore(
-            app=app, store=store, vault=vault, clock=SystemClock(), on_read=lambda: None
+    def __init__(self, app: str, store: RecordStore, envelope: Any, zoom: RotatingZoom) -> None:
+        self.connections = ConnectionRepository(
+            app=app, store=store, envelope=envelope, clock=SystemClock(), on_read=lambda: None
         )
         self._zoom = zoom
         self._refresher = Refresher(

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from support.process import OLD, Process, RotatingZoom, ring
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.sqlite import SqliteStore
 
 
@@ -19,7 +19,7 @@ async def main(path: Path, users: list[str]) -> None:
     """Say when it begins, and in the end which refresh tokens live."""
     store = await SqliteStore.open(path, time.time)
     zoom = RotatingZoom()
-    process = Process("app", store, Vault(app="app", keys=ring(OLD)), zoom)
+    process = Process("app", store, Envelope(app="app", keys=ring(OLD)), zoom)
     for user in users:
         zoom.issue(user)
     sys.stdout.write("ready\n")

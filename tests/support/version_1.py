@@ -132,7 +132,7 @@ def unreadable(key: RecordKey) -> RecordUnreadable:
 _SECRET = {"canary": "sings"}
 
 
-async def prove(store: RecordStore, vault: Vault) -> None:
+async def prove(store: RecordStore, envelope: Vault) -> None:
     """Open the canary, or put one into a store that has none and whose records the ring can open.
 
     Raises:
@@ -141,17 +141,17 @@ async def prove(store: RecordStore, vault: Vault) -> None:
         RecordVersionUnsupported: A newer version wrote the canary.
         StoreError: The store failed.
     """
-    key = RecordKey(vault.app, Kind.CANARY, "canary")
+    key = RecordKey(envelope.app, Kind.KEY_CHECK, "canary")
     record, now = await store.get(key)
     if record is not None:
-        vault.open(record)
+        envelope.open(record)
     for kind in (Kind.USER, Kind.STATE):
-        unknown = sorted(set(await store.count(vault.app, kind, Column.KEY_ID)) - vault.key_ids)
+        unknown = sorted(set(await store.count(envelope.app, kind, Column.KEY_ID)) - envelope.key_ids)
         if unknown:
             raise KeyUnavailable(
                 "The store has records that were sealed with a key which is not in the key ring",
                 metadata={"key_id": ",".join(unknown)},
             )
     if record is None:
-        value = vault.seal(key, grant="", generation=0, header={}, secret=_SECRET)
-        await store.put(Record(key=key, value=value, key_id=vault.key_id, changed_at=now), 0)
+        value = envelope.seal(key, grant="", generation=0, header={}, secret=_SECRET)
+        await store.put(Record(key=key, value=value, key_id=envelope.key_id, changed_at=now), 0)

@@ -8,25 +8,25 @@ from dataclasses import dataclass
 from zoomgate_server.app.zoom_clients import start_clients
 from zoomgate_server.audit.trail import FINGERPRINT_SECRET, AuditTrail
 from zoomgate_server.authorization.flow import Authorizations
-from zoomgate_server.authorization.repository import AuthorizationStore
+from zoomgate_server.authorization.repository import AuthorizationRepository
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connections.access_tokens import Connections
-from zoomgate_server.connections.account_linking import Adoption
-from zoomgate_server.connections.count_gauge import ConnectionCounts
-from zoomgate_server.connections.disconnection import Endings
-from zoomgate_server.connections.journal_recovery import Recovery
-from zoomgate_server.connections.proactive_refresh import Upkeep
+from zoomgate_server.connections.access_tokens import AccessTokens
+from zoomgate_server.connections.account_linking import AccountLinker
+from zoomgate_server.connections.count_gauge import ConnectionCountGauge
+from zoomgate_server.connections.disconnection import Disconnector
+from zoomgate_server.connections.journal_recovery import JournalRecovery
+from zoomgate_server.connections.proactive_refresh import ProactiveRefresh
 from zoomgate_server.connections.queries import ConnectionQueries
 from zoomgate_server.connections.refresh.refresher import Refresher
-from zoomgate_server.connections.repository import ConnectionStore
-from zoomgate_server.connections.retention import Reaper
+from zoomgate_server.connections.repository import ConnectionRepository
+from zoomgate_server.connections.retention import RetentionPolicy
 from zoomgate_server.connections.token_cache import TokenCache
-from zoomgate_server.connections.token_journal import Journal
+from zoomgate_server.connections.token_journal import TokenJournal
 from zoomgate_server.connections.zoom_calls import ZoomCalls
 from zoomgate_server.encryption import key_check, shared_secret
 from zoomgate_server.encryption.cipher import KeyRing
-from zoomgate_server.encryption.envelope import Vault
-from zoomgate_server.encryption.reloading_key_ring import ReloadedRing
+from zoomgate_server.encryption.envelope import Envelope
+from zoomgate_server.encryption.reloading_key_ring import ReloadingKeyRing
 from zoomgate_server.rpc.services.auth import AuthService
 from zoomgate_server.rpc.services.meetings import MeetingDefaults, MeetingsService
 from zoomgate_server.rpc.services.page_token import PageTokens
@@ -37,9 +37,9 @@ from zoomgate_server.storage.record_store import RecordStore
 from zoomgate_server.telemetry import background_tasks, logs
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.watch.change_feed import ChangeFeed
-from zoomgate_server.watch.watchers import Watches
-from zoomgate_server.webhooks.receiver import Webhooks
-from zoomgate_server.webhooks.seen_events import WebhookStore
+from zoomgate_server.watch.watchers import Watchers
+from zoomgate_server.webhooks.receiver import WebhookReceiver
+from zoomgate_server.webhooks.seen_events import SeenEvents
 
 REFRESH_DRAIN_SECONDS = 40.0
 """How long running refreshes get to store what Zoom answered; a call to Zoom's token endpoint takes 35 seconds at most."""
@@ -54,16 +54,16 @@ class Components:
 
     audit: AuditTrail
     authorizations: Authorizations
-    connections: Connections
+    access_tokens: AccessTokens
     change_feed: ChangeFeed
-    endings: Endings
-    connection_counts: ConnectionCounts
+    disconnector: Disconnector
+    connection_counts: ConnectionCountGauge
     refresher: Refresher
-    recovery: Recovery
-    ring: ReloadedRing
-    webhooks: Webhooks
-    upkeep: Upkeep
-    reaper: Reaper
+    journal_recovery: JournalRecovery
+    key_ring: ReloadingKeyRing
+    webhooks: WebhookReceiver
+    proactive_refresh: ProactiveRefresh
+    retention: RetentionPolicy
     auth: AuthService
     meetings: MeetingsService
     proxy: ProxyService
@@ -80,27 +80,29 @@ class Components:
     ) -> "Components":
         """Put the domain together. Clients that are opened are closed by the stack."""
         app = settings.app
-        ring = ReloadedRing(settings.keys_path, key_ring, clock, metrics.key_ring_reloaded)
-        vault = Vault(app=app, keys=ring)
-        await key_check.prove(store, vault)
+        ring = ReloadingKeyRing(settings.keys_path, key_ring, clock, metrics.key_ring_reloaded)
+        envelope = Envelope(app=app, keys=ring)
+        await key_check.verify(store, envelope)
         audit = _audit_trail(
-            settings, await shared_secret.obtain(store, vault, FINGERPRINT_SECRET), clock, metrics
+            settings, await shared_secret.obtain(store, envelope, FINGERPRINT_SECRET), clock, metrics
         )
         stack.callback(audit.close)
-        page_tokens = PageTokens(await shared_secret.obtain(store, vault, "page-tokens"))
-        connection_store = ConnectionStore(
-            app=app, store=store, vault=vault, clock=clock, on_read=metrics.store_read
+        page_tokens = PageTokens(await shared_secret.obtain(store, envelope, "page-tokens"))
+        connection_store = ConnectionRepository(
+            app=app, store=store, envelope=envelope, clock=clock, on_read=metrics.store_read
         )
         zoom, oauth = await start_clients(settings, clock, stack)
-        journal = Journal(settings.data_dir / "journal", app=app, ring=ring, observer=metrics)
+        journal = TokenJournal(settings.data_dir / "journal", app=app, ring=ring, observer=metrics)
         stack.push_async_callback(journal.close)
         await journal.prepare()
         cache = TokenCache()
-        endings = Endings(connections=connection_store, cache=cache, oauth=oauth, clock=clock, audit=audit)
+        disconnector = Disconnector(
+            connections=connection_store, cache=cache, oauth=oauth, clock=clock, audit=audit
+        )
         refresher = Refresher(
             connections=connection_store,
             spend=oauth.refresh,
-            discard=endings.discard,
+            discard=disconnector.revoke_unused,
             journal=journal,
             clock=clock,
             metrics=metrics,
@@ -108,7 +110,7 @@ class Components:
             forced_interval=settings.forced_refresh_seconds,
             max_refreshes=settings.max_refreshes_per_hour,
         )
-        connections = Connections(
+        connections = AccessTokens(
             connections=connection_store,
             refresher=refresher,
             cache=cache,
@@ -117,23 +119,23 @@ class Components:
         )
         zoom_calls = ZoomCalls(access_tokens=connections, zoom=zoom, clock=clock)
         change_feed = ChangeFeed(
-            connections=connection_store, clock=clock, on_change=connections.forget_changed
+            connections=connection_store, clock=clock, on_change=connections.drop_changed
         )
-        adoption = Adoption(
+        account_linker = AccountLinker(
             connections=connection_store,
             journal=journal,
             cache=cache,
             oauth=oauth,
             zoom=zoom,
-            discard=endings.discard,
+            discard=disconnector.revoke_unused,
             audit=audit,
         )
         authorizations = Authorizations(
-            authorizations=AuthorizationStore(app=app, store=store, vault=vault),
+            authorizations=AuthorizationRepository(app=app, store=store, envelope=envelope),
             connections=connection_store,
-            adoption=adoption,
+            account_linker=account_linker,
             oauth=oauth,
-            discard=endings.discard,
+            discard=disconnector.revoke_unused,
             clock=clock,
             audit=audit,
             redirect_uri=settings.redirect_uri,
@@ -146,49 +148,51 @@ class Components:
         return cls(
             audit=audit,
             authorizations=authorizations,
-            connections=connections,
+            access_tokens=connections,
             change_feed=change_feed,
-            endings=endings,
-            connection_counts=ConnectionCounts(connection_store, clock, metrics),
+            disconnector=disconnector,
+            connection_counts=ConnectionCountGauge(connection_store, clock, metrics),
             refresher=refresher,
-            recovery=Recovery(journal=journal, refresher=refresher, adoption=adoption, metrics=metrics),
-            ring=ring,
-            webhooks=Webhooks(
+            journal_recovery=JournalRecovery(
+                journal=journal, refresher=refresher, account_linker=account_linker, metrics=metrics
+            ),
+            key_ring=ring,
+            webhooks=WebhookReceiver(
                 secrets=settings.webhook_secrets,
                 client_id=settings.client_id,
-                endings=endings,
-                events=WebhookStore(app=app, store=store, vault=vault),
+                disconnector=disconnector,
+                events=SeenEvents(app=app, store=store, envelope=envelope),
                 now=connection_store.now,
                 clock=clock,
                 count=metrics.webhook,
                 audit=audit,
             ),
-            upkeep=Upkeep(
+            proactive_refresh=ProactiveRefresh(
                 connections=connection_store,
                 refresher=refresher,
                 cache=cache,
-                keep=connections.keep,
+                keep=connections.cache,
                 clock=clock,
                 metrics=metrics,
-                per_minute=settings.upkeep_per_minute,
+                per_minute=settings.proactive_refreshes_per_minute,
                 chance=chance,
             ),
-            reaper=Reaper(
+            retention=RetentionPolicy(
                 app=app,
                 store=store,
-                vault=vault,
+                envelope=envelope,
                 clock=clock,
-                reauth_days=settings.reap_reauth_days,
+                reauth_days=settings.reauth_retention_days,
                 audit=audit,
-                on_reaped=metrics.reaped,
+                on_pruned=metrics.pruned,
                 chance=chance,
             ),
             auth=AuthService(
                 authorizations=authorizations,
                 connections=connections,
                 queries=ConnectionQueries(connection_store),
-                endings=endings,
-                watches=Watches(feed=change_feed, metrics=metrics),
+                disconnector=disconnector,
+                watches=Watchers(feed=change_feed, metrics=metrics),
                 page_tokens=page_tokens,
                 clock=clock,
                 audit=audit.require if settings.audit_required else audit,
@@ -204,26 +208,26 @@ class Components:
             proxy=ProxyService(zoom_calls=zoom_calls, api_url=settings.zoom_api_url),
         )
 
-    def works(self) -> dict[str, background_tasks.Work]:
+    def background_tasks(self) -> dict[str, background_tasks.TaskFactory]:
         """Name what goes on beside the calls."""
         return {
             "changes": self.change_feed.run,
-            "revocations": self.endings.sweep_revocations,
-            "journal": self.recovery.run,
+            "revocations": self.disconnector.retry_revocations,
+            "journal": self.journal_recovery.run,
             "ages": self.refresher.watch,
-            "keys": self.ring.follow,
-            "audit": self.audit.tell_left_out,
-            "reaping": self.reaper.run,
-            **self.upkeep.works(),
+            "keys": self.key_ring.follow,
+            "audit": self.audit.flush_suppressed,
+            "reaping": self.retention.run,
+            **self.proactive_refresh.background_tasks(),
         }
 
     async def drain(self) -> None:
         """Wait for what no call owns: a token that Zoom answered must be stored before the store closes."""
-        work = (self.refresher, self.authorizations, self.recovery)
+        work = (self.refresher, self.authorizations, self.journal_recovery)
         if not all(await asyncio.gather(*(part.drain(REFRESH_DRAIN_SECONDS) for part in work))):
             _log.error("drain.incomplete", refreshes=self.refresher.running)
-        await self.endings.drain(5.0)
-        await self.reaper.drain()
+        await self.disconnector.drain(5.0)
+        await self.retention.drain()
 
 
 def _audit_trail(settings: Settings, key: bytes, clock: SystemClock, metrics: Metrics) -> AuditTrail:

@@ -30,7 +30,7 @@ from zoomgate_server.rpc.middleware.error_status import Status
 from zoomgate_server.rpc.middleware.pipeline import Pipeline
 from zoomgate_server.settings import Settings
 from zoomgate_server.startup import Started, StartError
-from zoomgate_server.storage.instrumented import CountedStore
+from zoomgate_server.storage.instrumented import InstrumentedStore
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import background_tasks, logs
 from zoomgate_server.telemetry.metrics import Metrics
@@ -132,8 +132,8 @@ async def run(
             settings = replace(settings, redirect_uri=f"http://{started.http}/oauth/callback")
         ring_is_new = not os.access(settings.keys_path, os.F_OK)
         store, key_ring = await open_store(settings, stack, stop or asyncio.Event())
-        web.say_ready("starting")
-        store = CountedStore(store, metrics.store_error)
+        web.set_ready("starting")
+        store = InstrumentedStore(store, metrics.store_error)
         try:
             parts = await Components.build(settings, store, key_ring, clock, metrics, stack)
         except (ZoomgateError, StoreError) as error:
@@ -166,15 +166,15 @@ async def run(
             await take_ports()
         stack.push_async_callback(web.stop)
         web.open(parts.authorizations, parts.webhooks, parts.connection_counts.update)
-        stack.enter_context(background_tasks.running(parts.works()))
+        stack.enter_context(background_tasks.supervised(parts.background_tasks()))
         await server.start()
         stack.push_async_callback(
             _stop_serving, server, health, web, parts.change_feed, settings.drain_seconds
         )
         await rpc_server.set_health(health, health_pb2.HealthCheckResponse.SERVING)
-        if not parts.webhooks.listens:
-            _log.info("webhooks.off", set="ZOOMGATE_WEBHOOK_SECRET")
-        web.say_ready()
+        if not parts.webhooks.is_enabled:
+            _log.info("webhooks.disabled", set="ZOOMGATE_WEBHOOK_SECRET")
+        web.set_ready()
         _log.info("service.started", grpc=started.grpc, http=started.http, callers=len(keys))
         yield started
         _log.info("service.draining")
@@ -189,7 +189,7 @@ async def _stop_serving(
     seconds: float,
 ) -> None:
     """Say that no new calls are wanted, and let the running ones end."""
-    web.say_ready("draining")
+    web.set_ready("draining")
     await health.enter_graceful_shutdown()
     change_feed.close()  # watches would not end by themselves
     await server.stop(seconds)

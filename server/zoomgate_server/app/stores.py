@@ -13,11 +13,11 @@ from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.secret import Secret
 from zoomgate_server.settings import Settings
 from zoomgate_server.startup import StartError
-from zoomgate_server.storage.record_store import RecordStore, StoreNotReachedError, StoreOpenError
+from zoomgate_server.storage.record_store import RecordStore, StoreOpenError, StoreUnreachableError
 from zoomgate_server.storage.sqlite import SqliteStore
 from zoomgate_server.telemetry import logs
 
-LEAST_STORE_PAUSE, MOST_STORE_PAUSE = 0.5, 5.0
+MIN_STORE_PAUSE, MAX_STORE_PAUSE = 0.5, 5.0
 """Pauses, in seconds, between two tries to reach a store at the start: each twice as long as the one before."""
 
 _T = TypeVar("_T")
@@ -43,7 +43,7 @@ async def open_store(
         StoppedWaiting: `stop` was set.
     """
     if settings.store_uri is not None:
-        return await _open_mongo(settings, settings.store_uri, stack, stop)
+        return await _open_mongodb(settings, settings.store_uri, stack, stop)
     made: list[Path] = []
     try:
         for folder in {settings.data_dir, settings.store_path.parent}:
@@ -72,7 +72,7 @@ async def open_store(
     return store, key_ring
 
 
-async def _open_mongo(
+async def _open_mongodb(
     settings: Settings, uri: Secret, stack: AsyncExitStack, stop: asyncio.Event
 ) -> tuple[RecordStore, KeyRing]:
     """Open a MongoDB database, and the key ring: no ring is made for a store that others may use already.
@@ -83,14 +83,14 @@ async def _open_mongo(
 
     try:
         key_ring = key_file.load(settings.keys_path)
-        store = await _patiently(lambda: MongoStore.open(uri.reveal()), settings.store_wait_seconds, stop)
+        store = await _with_retries(lambda: MongoStore.open(uri.reveal()), settings.store_wait_seconds, stop)
     except (key_file.KeyFileError, StoreOpenError) as error:
         raise StartError(str(error)) from None
     stack.push_async_callback(store.close)
     return store, key_ring
 
 
-async def _patiently(
+async def _with_retries(
     open_store: Callable[[], Coroutine[Any, Any, RecordStore]], seconds: float, stop: asyncio.Event
 ) -> RecordStore:
     """Open a store, again and again while it cannot be reached.
@@ -105,17 +105,17 @@ async def _patiently(
         StoppedWaiting: `stop` was set.
     """
     loop = asyncio.get_running_loop()
-    until, pause = loop.time() + seconds, LEAST_STORE_PAUSE
+    until, pause = loop.time() + seconds, MIN_STORE_PAUSE
     while True:
         opening = asyncio.create_task(open_store())
         try:
             return await _unless(stop, opening)
-        except StoreNotReachedError as error:
+        except StoreUnreachableError as error:
             if loop.time() + pause > until:
                 raise
-            _log.warning("store.not_reached", problem=str(error), again_in=pause)
+            _log.warning("store.unreachable", problem=str(error), retry_in=pause)
         await _unless(stop, asyncio.create_task(asyncio.sleep(pause)))
-        pause = min(2 * pause, MOST_STORE_PAUSE)
+        pause = min(2 * pause, MAX_STORE_PAUSE)
 
 
 async def _unless(stop: asyncio.Event, work: asyncio.Task[_T]) -> _T:

@@ -44,7 +44,7 @@ _log = logs.get("zoomgate.workers")
 
 
 @dataclass(frozen=True, slots=True)
-class Assignment:
+class WorkerConfig:
     """What a worker serves.
 
     Attributes:
@@ -60,7 +60,7 @@ class Assignment:
     others_serve: bool = False
 
     @classmethod
-    def receive(cls, source: BinaryIO) -> "Assignment":
+    def receive(cls, source: BinaryIO) -> "WorkerConfig":
         """Read what the process that started this one wants.
 
         Raises:
@@ -70,12 +70,12 @@ class Assignment:
             found = pickle.load(source)  # noqa: S301 - from the process that started this one, over a pipe that only both have
         except Exception:  # noqa: BLE001 - damaged ones raise anything
             found = None
-        if not isinstance(found, Assignment):
+        if not isinstance(found, WorkerConfig):
             raise StartError("This command is started by `zoomgate serve --workers`, not by people: use that")
         return found
 
 
-class Word:
+class ReadySignal:
     """What a worker says to the process that started it, once, on the standard output that it was started with.
 
     From then on what a library prints goes to the log: nobody reads the pipe after the word, and it would be full at some time.
@@ -85,7 +85,7 @@ class Word:
         self._pipe = os.dup(sys.stdout.fileno())
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
-    def say(self, problem: str | None) -> None:
+    def notify_ready(self, problem: str | None) -> None:
         """Say that it serves now, or why it cannot. If the one who started it is gone there is nobody to tell."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self._pipe, orjson.dumps({"problem": problem}) + b"\n")
@@ -113,7 +113,7 @@ async def supervise(
         listeners.reserved(settings.listen, settings.http_listen) as (grpc, http),
         tempfile.TemporaryDirectory(prefix="zoomgate-metrics-", ignore_cleanup_errors=True) as folder,
     ):
-        assignment = Assignment(replace(settings, listen=grpc, http_listen=http), anonymous, tuple(keys))
+        assignment = WorkerConfig(replace(settings, listen=grpc, http_listen=http), anonymous, tuple(keys))
         await _Workers(assignment, Path(folder), announce).run()
 
 
@@ -126,7 +126,7 @@ class _Workers:
         announce: Called once all of them serve.
     """
 
-    def __init__(self, assignment: Assignment, folder: Path, announce: Callable[[Started], None]) -> None:
+    def __init__(self, assignment: WorkerConfig, folder: Path, announce: Callable[[Started], None]) -> None:
         self._assignment = assignment
         self._count = assignment.settings.workers
         self._folder = folder
@@ -143,7 +143,7 @@ class _Workers:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
-        await asyncio.gather(*(self._keep(number) for number in range(1, self._count + 1)))
+        await asyncio.gather(*(self._restart_loop(number) for number in range(1, self._count + 1)))
         if self._problem is not None:
             raise StartError(self._problem)
 
@@ -156,7 +156,7 @@ class _Workers:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
 
-    async def _keep(self, number: int) -> None:
+    async def _restart_loop(self, number: int) -> None:
         """Run a worker, and another one in its place whenever it ends."""
         if number > 1:  # in an empty folder the first makes store and keys, and says alone what is wrong
             await self._first.wait()
@@ -197,22 +197,22 @@ class _Workers:
         if self._stop.is_set():
             process.terminate()
         try:
-            problem = await self._hear(process)
+            problem = await self._await_ready(process)
             if problem is None:
                 self._is_ready(number)
             code = await process.wait()
         finally:
             del self._processes[number]
             self._serving.discard(number)
-            metrics.forget_gauges(number, self._folder)
-        self._say_end(number, process.pid, code, served=problem is None)
+            metrics.drop_gauges(number, self._folder)
+        self._log_exit(number, process.pid, code, served=problem is None)
         return (
             problem
             if problem != ""
             else f"A worker ended before it could serve ({_end_of(code)}): see its log"
         )
 
-    async def _hear(self, process: Process) -> str | None:
+    async def _await_ready(self, process: Process) -> str | None:
         """Tell a worker what to serve and wait for its word: None once it serves, empty if it ended without one."""
         assert process.stdin is not None  # noqa: S101 - as it was started
         assert process.stdout is not None  # noqa: S101 - as it was started
@@ -236,11 +236,11 @@ class _Workers:
             settings = self._assignment.settings
             self._announce(Started(str(settings.listen), str(settings.http_listen)))
 
-    def _say_end(self, number: int, pid: int, code: int, *, served: bool) -> None:
+    def _log_exit(self, number: int, pid: int, code: int, *, served: bool) -> None:
         if code == 0 or (self._stop.is_set() and not served):
-            _log.info("worker.ended", worker=number, pid=pid)
+            _log.info("worker.exited", worker=number, pid=pid)
             return
-        _log.warning("worker.died", worker=number, pid=pid, how=_end_of(code))
+        _log.warning("worker.died", worker=number, pid=pid, exit=_end_of(code))
         if self._stop.is_set():
             self._problem = (
                 self._problem or f"A worker was not done when it ended ({_end_of(code)}): see its log"

@@ -85,7 +85,7 @@ class AuditEvent(NamedTuple):
             details,
         )
 
-    def about(self, generation: int, access_token: str, refresh_token: str) -> "AuditEvent":
+    def with_tokens(self, generation: int, access_token: str, refresh_token: str) -> "AuditEvent":
         """Add the tokens that it is about; an empty one is left out."""
         return self._replace(
             generation=generation,

@@ -29,32 +29,32 @@ FINGERPRINT_SECRET = "audit-fingerprints"
 """Name of the secret of the store under which fingerprints are made."""
 
 FINGERPRINT_DIGITS = 16
-REFUSALS_PER_MINUTE = 30
+REJECTIONS_PER_MINUTE = 30
 """Lines about refusals of one kind and caller in a minute; what is above is counted."""
 
-LOOK_SECONDS = 0.1
+FILE_CHECK_INTERVAL = 0.1
 """How long lines may go to a file that has lost its name. Each look costs more than a line."""
 
 WINDOW_SECONDS = 60.0
 ACTIONS: Mapping[str, str] = {
-    "token.given": "a caller gets an access token, and a refresh token if it may see those",
-    "authorization.begun": "a caller gets a link with which a person can consent",
-    "authorization.refused": "a consent, or a refresh token that a caller brought, led to nothing: declined, refused by Zoom,"
+    "token.returned": "a caller gets an access token, and a refresh token if it may see those",
+    "authorization.started": "a caller gets a link with which a person can consent",
+    "authorization.rejected": "a consent, or a refresh token that a caller brought, led to nothing: declined, refused by Zoom,"
     " or brought by somebody else than who began",
     "connection.stored": "tokens of a consent or an import are stored, or turned out to be somebody else's",
-    "connection.rehomed": "tokens of a consent went to the connection of the person who really consented",
-    "connection.moved": "a connection ended since its Zoom user is connected under another address now",
+    "connection.relinked": "tokens of a consent went to the connection of the person who really consented",
+    "connection.unlinked": "a connection ended since its Zoom user is connected under another address now",
     "connection.refreshed": "a refresh token was spent, and Zoom gave new tokens",
     "connection.reauth_required": "Zoom does not take the tokens any more: the person has to consent again",
-    "connection.ended": "a caller ended a connection, or Zoom said that it has ended",
-    "connection.reaped": "a connection that had needed a consent for too long was ended",
-    "connection.forgotten": "the record of a connection that had ended was deleted, its time being over",
-    "call.refused": "a call was refused: unknown caller, not allowed, foreign state, forbidden path or header",
-    "webhook.refused": "an event that Zoom is said to have sent was not taken: wrong signature, stale, malformed",
+    "connection.disconnected": "a caller ended a connection, or Zoom said that it has ended",
+    "connection.expired": "a connection that had needed a consent for too long was ended",
+    "connection.pruned": "the record of a connection that had ended was deleted, its time being over",
+    "call.rejected": "a call was refused: unknown caller, not allowed, foreign state, forbidden path or header",
+    "webhook.rejected": "an event that Zoom is said to have sent was not taken: wrong signature, stale, malformed",
     "keys.created": "a key ring was made",
     "keys.added": "a key was added to the ring, which opens and does not seal yet",
     "keys.promoted": "another key seals from now on",
-    "keys.swept": "records were sealed anew",
+    "keys.reencrypted": "records were sealed anew",
     "keys.retired": "a key was taken out of the ring",
     "callers.added": "a caller got a key",
     "store.backed_up": "the store was copied",
@@ -63,7 +63,7 @@ ACTIONS: Mapping[str, str] = {
 }
 """Every action there is, and what a line with it tells."""
 
-LIMITED = frozenset({"call.refused", "authorization.refused", "webhook.refused"})
+LIMITED = frozenset({"call.rejected", "authorization.rejected", "webhook.rejected"})
 """Actions that somebody without any right can bring about as often as he likes."""
 
 _log = logs.get("zoomgate.audit")
@@ -101,7 +101,7 @@ class AuditTrail:
         """Write an event that has happened or is refused in any case; if that fails, its line goes to the log as an error."""
         if event.action in LIMITED:
             for kind, left_out in self._limit.over():
-                self._write_or_log(_left_out(kind, left_out))
+                self._write_or_log(_suppressed_event(kind, left_out))
             if not self._limit.take(event):
                 return
         self._write_or_log(event)
@@ -121,17 +121,17 @@ class AuditTrail:
                 retry_after=5.0,
             ) from None
 
-    async def tell_left_out(self) -> None:
+    async def flush_suppressed(self) -> None:
         """Write once a minute how many refusals have no line of their own; runs until cancelled."""
         while True:
             await asyncio.sleep(WINDOW_SECONDS)
             for kind, left_out in self._limit.over():
-                self._write_or_log(_left_out(kind, left_out))
+                self._write_or_log(_suppressed_event(kind, left_out))
 
     def close(self) -> None:
         """Write how many refusals have no line of their own, and end."""
         for kind, left_out in self._limit.all():
-            self._write_or_log(_left_out(kind, left_out))
+            self._write_or_log(_suppressed_event(kind, left_out))
         self._out.close()
 
     def _write_or_log(self, event: AuditEvent) -> None:
@@ -142,7 +142,9 @@ class AuditTrail:
 
     def _lost(self, error: OSError, event: AuditEvent) -> None:
         self._on_lost()
-        _log.error("audit.not_written", problem=error.strerror or type(error).__name__, **self._fields(event))
+        _log.error(
+            "audit.write_failed", problem=error.strerror or type(error).__name__, **self._fields(event)
+        )
 
     def _fields(self, event: AuditEvent) -> dict[str, Any]:
         """Lay a line out. All its values were checked where they came in, but for the details."""
@@ -250,7 +252,7 @@ class _File:
             moved = True
         if moved:
             self._open()
-        self._look_again = self._clock.monotonic() + LOOK_SECONDS
+        self._look_again = self._clock.monotonic() + FILE_CHECK_INTERVAL
 
     def _open(self) -> None:
         # a pipe without a reader would keep the whole process waiting
@@ -300,7 +302,7 @@ class _Limit:
         window = self._windows.get(kind)
         if window is None:
             window = self._windows[kind] = [self._clock.monotonic(), 0, 0]
-        written: bool = window[1] < REFUSALS_PER_MINUTE
+        written: bool = window[1] < REJECTIONS_PER_MINUTE
         window[1 if written else 2] += 1
         return written
 
@@ -318,7 +320,7 @@ class _Limit:
         return [(kind, left_out) for kind, left_out in ended if left_out]
 
 
-def _left_out(kind: _Kind, count: int) -> AuditEvent:
+def _suppressed_event(kind: _Kind, count: int) -> AuditEvent:
     return AuditEvent(
         action=kind.action,
         outcome=kind.outcome,
@@ -327,5 +329,5 @@ def _left_out(kind: _Kind, count: int) -> AuditEvent:
         user_email="",
         request_id="",
         role=kind.role,
-        details={"left_out": count},
+        details={"suppressed": count},
     )

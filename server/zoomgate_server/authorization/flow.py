@@ -16,12 +16,12 @@ from zoomgate_server.audit.event import AuditEvent, AuditSink
 from zoomgate_server.authorization.browser_binding import binding_of, challenge_of, is_bound, start_url_of
 from zoomgate_server.authorization.limits import STATE_SECONDS, PendingLimits
 from zoomgate_server.authorization.pending import PendingAuthorization
-from zoomgate_server.authorization.repository import AuthorizationStore
+from zoomgate_server.authorization.repository import AuthorizationRepository
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
-from zoomgate_server.connections.account_linking import Adoption, pair_of
+from zoomgate_server.connections.account_linking import AccountLinker, token_pair
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
-from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_journal import Origin
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
@@ -37,8 +37,8 @@ from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import (
-    BadAnswer,
-    Refused,
+    BadResponse,
+    Rejected,
     issued_by,
 )
 
@@ -46,7 +46,7 @@ _log = logs.get("zoomgate.authorizations")
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class StartedAuthorization:
     """An authorization that somebody has to carry to a browser."""
 
     authorization_url: str = field(repr=False)
@@ -55,7 +55,7 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
-class Completed:
+class CompletedAuthorization:
     """An authorization that ended well.
 
     Attributes:
@@ -77,7 +77,7 @@ class BrowserStart:
 
 
 @dataclass(frozen=True, slots=True)
-class BrowserDone:
+class BrowserResult:
     """How a consent in a browser ended, and where the browser goes.
 
     Attributes:
@@ -124,9 +124,9 @@ class Authorizations:
     def __init__(
         self,
         *,
-        authorizations: AuthorizationStore,
-        connections: ConnectionStore,
-        adoption: Adoption,
+        authorizations: AuthorizationRepository,
+        connections: ConnectionRepository,
+        account_linker: AccountLinker,
         oauth: OAuthClient,
         discard: Callable[[TokenPair], None],
         clock: Clock,
@@ -138,7 +138,7 @@ class Authorizations:
     ) -> None:
         self._authorizations = authorizations
         self._connections = connections
-        self._adoption = adoption
+        self._account_linker = account_linker
         self._oauth = oauth
         self._discard = discard
         self._clock = clock
@@ -150,7 +150,9 @@ class Authorizations:
 
     # -- begin -------------------------------------------------------------------------------------------
 
-    async def begin(self, call: Call, user_email: str, options: bytes, return_to: str) -> Begun:
+    async def begin(
+        self, call: Call, user_email: str, options: bytes, return_to: str
+    ) -> StartedAuthorization:
         """Make a state and give the address that the person opens.
 
         Raises:
@@ -170,7 +172,7 @@ class Authorizations:
                     user_email=user_email,
                     code_verifier=verifier,
                     options=options,
-                    begun_by=call.principal.identity,
+                    initiated_by=call.principal.identity,
                     owner=_owner(call),
                     browser_key=secrets.token_bytes(32) if self._start_url else None,
                     return_to=return_to,
@@ -180,15 +182,15 @@ class Authorizations:
             )
         except StoreError:
             raise store_unavailable() from None
-        self._audit(AuditEvent.for_call(call, "authorization.begun", "ok", user_email))
+        self._audit(AuditEvent.for_call(call, "authorization.started", "ok", user_email))
         url = (
             f"{self._start_url}?{urlencode({'ticket': state})}"
             if self._start_url
             else self._oauth.authorize_url(state, challenge_of(verifier))
         )
-        return Begun(url, state, now + STATE_SECONDS)
+        return StartedAuthorization(url, state, now + STATE_SECONDS)
 
-    async def whose(self, ticket: str) -> str:
+    async def peek_user(self, ticket: str) -> str:
         """Say whom a link is for. Nothing is used up, so that a preview of the link does no harm.
 
         Raises:
@@ -211,7 +213,7 @@ class Authorizations:
 
     # -- complete ----------------------------------------------------------------------------------------
 
-    async def complete(self, call: Call, code: str, state: str) -> Completed:
+    async def complete(self, call: Call, code: str, state: str) -> CompletedAuthorization:
         """Exchange a code that Zoom sent to the caller's own page.
 
         Raises:
@@ -220,39 +222,39 @@ class Authorizations:
             ZoomBadResponse, StoreUnavailable: As they say.
         """
         pending = await self._find(state, "authorization")
-        if pending.browser_key is not None or pending.begun_by != call.principal.identity:
+        if pending.browser_key is not None or pending.initiated_by != call.principal.identity:
             self._audit(
-                AuditEvent.for_call(call, "authorization.refused", "OTHER_CALLER", pending.user_email)
+                AuditEvent.for_call(call, "authorization.rejected", "OTHER_CALLER", pending.user_email)
             )
             raise _invalid_state()
-        await self._use_up(state, pending)
+        await self._consume(state, pending)
         record = await self._exchange(
             code, pending.code_verifier, pending.user_email, _owner(call), call.principal.identity, call
         )
-        return Completed(pending.user_email, pending.options, record)
+        return CompletedAuthorization(pending.user_email, pending.options, record)
 
-    async def redeem(self, call: Call, ticket: str) -> Completed:
+    async def redeem(self, call: Call, ticket: str) -> CompletedAuthorization:
         """Give the result of an authorization that the callback completed, once, to the caller who began it.
 
         Raises:
             InvalidState, StoreUnavailable: As they say.
         """
         pending = await self._find(ticket, "ticket")
-        if pending.begun_by != call.principal.identity:
+        if pending.initiated_by != call.principal.identity:
             self._audit(
-                AuditEvent.for_call(call, "authorization.refused", "OTHER_CALLER", pending.user_email)
+                AuditEvent.for_call(call, "authorization.rejected", "OTHER_CALLER", pending.user_email)
             )
             raise _invalid_state()
-        await self._use_up(ticket, pending)
+        await self._consume(ticket, pending)
         try:
             record, _ = await self._connections.read(pending.user_email)
         except StoreError:
             raise store_unavailable() from None
         if record is None:
             raise _invalid_state()
-        return Completed(pending.user_email, pending.options, record)
+        return CompletedAuthorization(pending.user_email, pending.options, record)
 
-    async def callback(self, state: str, code: str, cookie: str) -> BrowserDone:
+    async def callback(self, state: str, code: str, cookie: str) -> BrowserResult:
         """Take what Zoom sent to our own callback.
 
         Args:
@@ -268,25 +270,25 @@ class Authorizations:
         ticket, _, binding = state.partition(".")
         pending, key = await self._find_for_browser(ticket)
         if not is_bound(key, ticket, cookie, binding):
-            self._audit(AuditEvent.unattended("authorization.refused", "OTHER_BROWSER", pending.user_email))
+            self._audit(AuditEvent.unattended("authorization.rejected", "OTHER_BROWSER", pending.user_email))
             raise _invalid_state(cause="OTHER_BROWSER")
-        await self._use_up(ticket, pending, cause="USED")
-        view = await self._keep_view(pending, cookie)
+        await self._consume(ticket, pending, cause="USED")
+        view = await self._save_result_view(pending, cookie)
         try:
             if not code:
-                self._audit(AuditEvent.unattended("authorization.refused", "DECLINED", pending.user_email))
+                self._audit(AuditEvent.unattended("authorization.rejected", "DECLINED", pending.user_email))
                 raise CodeRefused(
                     "The authorization was declined at Zoom: begin again if that was a mistake",
                     metadata={"zoom_code": "access_denied"},
                 )
             await self._exchange(
-                code, pending.code_verifier, pending.user_email, pending.owner, pending.begun_by, None
+                code, pending.code_verifier, pending.user_email, pending.owner, pending.initiated_by, None
             )
-            return BrowserDone(await self._way_back(pending), view, None)
+            return BrowserResult(await self._return_redirect(pending), view, None)
         except ZoomgateError as failure:
-            return BrowserDone(None, view, failure)
+            return BrowserResult(None, view, failure)
 
-    async def view(self, view: str, cookie: str) -> BrowserView:
+    async def result_view(self, view: str, cookie: str) -> BrowserView:
         """Show a browser what it went through, for 10 minutes.
 
         Raises:
@@ -318,14 +320,14 @@ class Authorizations:
             pending = await self._find(state, "authorization")
             if (
                 pending.browser_key is not None
-                or pending.begun_by != call.principal.identity
+                or pending.initiated_by != call.principal.identity
                 or pending.user_email != user_email
             ):
                 self._audit(
-                    AuditEvent.for_call(call, "authorization.refused", "OTHER_CALLER", pending.user_email)
+                    AuditEvent.for_call(call, "authorization.rejected", "OTHER_CALLER", pending.user_email)
                 )
                 raise _invalid_state()
-            await self._use_up(state, pending)
+            await self._consume(state, pending)
             code_verifier = pending.code_verifier
         return await self._exchange(
             code, code_verifier, user_email, _owner(call), call.principal.identity, call
@@ -338,7 +340,7 @@ class Authorizations:
             ReauthRequired: Zoom refuses the token.
             ZoomgateError: As `complete`.
         """
-        return await self._outliving(
+        return await self._run_shielded(
             self._import(call, user_email, refresh_token),
         )
 
@@ -383,73 +385,85 @@ class Authorizations:
         except StoreError:
             raise store_unavailable() from None
 
-    async def _use_up(self, state: str, pending: PendingAuthorization, *, cause: str = "") -> None:
+    async def _consume(self, state: str, pending: PendingAuthorization, *, cause: str = "") -> None:
         """Use a state up: whoever does is the only one to go on. `cause` is told to all others."""
         try:
-            taken = await self._authorizations.take(state, pending)
+            taken = await self._authorizations.consume(state, pending)
         except StoreError:
             raise store_unavailable() from None
         if not taken:
             raise _invalid_state(cause)
 
     async def _exchange(
-        self, code: str, verifier: str, user_email: str, owner: str | None, begun_by: str, call: Call | None
+        self,
+        code: str,
+        verifier: str,
+        user_email: str,
+        owner: str | None,
+        initiated_by: str,
+        call: Call | None,
     ) -> ConnectionRecord:
-        return await self._outliving(
-            self._exchange_and_store(code, verifier, user_email, owner, begun_by, call)
+        return await self._run_shielded(
+            self._exchange_and_store(code, verifier, user_email, owner, initiated_by, call)
         )
 
     async def _exchange_and_store(
-        self, code: str, verifier: str, user_email: str, owner: str | None, begun_by: str, call: Call | None
+        self,
+        code: str,
+        verifier: str,
+        user_email: str,
+        owner: str | None,
+        initiated_by: str,
+        call: Call | None,
     ) -> ConnectionRecord:
-        replaced = await self._adoption.prepare(user_email)
+        replaced = await self._account_linker.prepare(user_email)
         started = self._connections.now()
         outcome = await self._oauth.exchange_code(code, code_verifier=verifier or None)
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, Rejected):
             if call is None:  # a call has its own line about that
-                self._audit(AuditEvent.unattended("authorization.refused", "CODE_REFUSED", user_email))
+                self._audit(AuditEvent.unattended("authorization.rejected", "CODE_REFUSED", user_email))
             raise CodeRefused(
                 "Zoom refused the authorization code (used, older than 5 minutes, or made for another app): begin again",
                 metadata={"zoom_code": outcome.code},
             )
-        if isinstance(outcome, BadAnswer) and outcome.issued is not None:
-            self._discard(pair_of(outcome.issued, started))
-        tokens = pair_of(issued_by(outcome), started)
-        return await self._adoption.adopt(
+        if isinstance(outcome, BadResponse) and outcome.issued is not None:
+            self._discard(token_pair(outcome.issued, started))
+        tokens = token_pair(issued_by(outcome), started)
+        return await self._account_linker.link(
             tokens,
             replaced,
             origin=Origin.CONSENT,
             user_email=user_email,
             owner=owner,
-            begun_by=begun_by,
+            initiated_by=initiated_by,
             call=call,
         )
 
     async def _import(self, call: Call, user_email: str, refresh_token: str) -> ConnectionRecord:
-        replaced = await self._adoption.prepare(user_email)
+        replaced = await self._account_linker.prepare(user_email)
         started = self._connections.now()
         outcome = await self._oauth.refresh(refresh_token)
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, Rejected):
             self._audit(
-                AuditEvent.for_call(call, "authorization.refused", "ZOOM_REAUTH_REQUIRED", user_email)
+                AuditEvent.for_call(call, "authorization.rejected", "ZOOM_REAUTH_REQUIRED", user_email)
             )
             raise ReauthRequired(
                 "Zoom refuses this refresh token: let the person consent again",
                 metadata={"cause": Cause.REJECTED.value, "zoom_code": outcome.code},
             )
         issued = issued_by(outcome)
-        tokens = pair_of(replace(issued, refresh_token=issued.refresh_token or refresh_token), started)
-        return await self._adoption.adopt(
+        tokens = token_pair(replace(issued, refresh_token=issued.refresh_token or refresh_token), started)
+        return await self._account_linker.link(
             tokens,
             replaced,
             origin=Origin.IMPORT,
             user_email=user_email,
             owner=_owner(call),
-            begun_by=call.principal.identity,
+            initiated_by=call.principal.identity,
             call=call,
         )
 
-    async def _keep_view(self, pending: PendingAuthorization, cookie: str) -> str:
+    async def _save_result_view(self, pending: PendingAuthorization, cookie: str) -> str:
         """Keep for 10 minutes whom this browser connects; without the store the page says less, and that is all."""
         if pending.browser_key is None:
             return ""
@@ -470,7 +484,7 @@ class Authorizations:
             return ""
         return f"{name}.{binding_of(pending.browser_key, name, cookie)}"
 
-    async def _way_back(self, pending: PendingAuthorization) -> str | None:
+    async def _return_redirect(self, pending: PendingAuthorization) -> str | None:
         """Make the ticket for the place that the browser goes back to."""
         place = self._return_to.get(pending.return_to)
         if place is None:
@@ -493,14 +507,14 @@ class Authorizations:
         separator = "&" if urlsplit(place).query else "?"
         return f"{place}{separator}{urlencode({'ticket': ticket})}"
 
-    async def _outliving(self, work: Coroutine[Any, Any, ConnectionRecord]) -> ConnectionRecord:
+    async def _run_shielded(self, work: Coroutine[Any, Any, ConnectionRecord]) -> ConnectionRecord:
         """Run work that must end even if its caller leaves: a code and a refresh token work once."""
         task = asyncio.get_running_loop().create_task(work, context=contextvars.copy_context())
         self._tasks.add(task)
-        task.add_done_callback(self._forget)
+        task.add_done_callback(self._task_done)
         return await asyncio.shield(task)
 
-    def _forget(self, task: asyncio.Task[Any]) -> None:
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited has it; if nobody does, it is no mistake

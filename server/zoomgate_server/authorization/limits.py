@@ -19,7 +19,7 @@ class PendingLimits:
         self._clock = clock
         self._per_user = per_user
         self._per_caller = per_caller
-        self._begun: dict[tuple[str, str], deque[float]] = {}
+        self._started: dict[tuple[str, str], deque[float]] = {}
         self._looked_at = clock.monotonic()
 
     def add(self, caller: str, user_email: str) -> None:
@@ -31,7 +31,7 @@ class PendingLimits:
         now = self._clock.monotonic()
         self._clean(now)
         for key, limit in ((("caller", caller), self._per_caller), (("user", user_email), self._per_user)):
-            times = self._begun.get(key, deque())
+            times = self._started.get(key, deque())
             while times and times[0] <= now - STATE_SECONDS:
                 times.popleft()
             if len(times) >= limit:
@@ -41,13 +41,13 @@ class PendingLimits:
                     retry_after=times[0] + STATE_SECONDS - now,
                 )
         for key in (("caller", caller), ("user", user_email)):
-            self._begun.setdefault(key, deque()).append(now)
+            self._started.setdefault(key, deque()).append(now)
 
     def _clean(self, now: float) -> None:
         """Forget, once a while, whoever began nothing lately."""
         if now - self._looked_at < STATE_SECONDS:
             return
         self._looked_at = now
-        self._begun = {
-            key: times for key, times in self._begun.items() if times and times[-1] > now - STATE_SECONDS
+        self._started = {
+            key: times for key, times in self._started.items() if times and times[-1] > now - STATE_SECONDS
         }

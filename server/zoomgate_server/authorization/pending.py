@@ -5,7 +5,7 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from typing import Literal
 
-from zoomgate_server.encryption.envelope import Vault, key_id_of, unreadable
+from zoomgate_server.encryption.envelope import Envelope, key_id_of, unreadable
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 
 AuthorizationKind = Literal["authorization", "ticket", "view", "used"]
@@ -40,7 +40,7 @@ class PendingAuthorization:
     user_email: str
     code_verifier: str = field(repr=False)
     options: bytes = field(repr=False)
-    begun_by: str
+    initiated_by: str
     owner: str | None
     browser_key: bytes | None = field(repr=False)
     return_to: str
@@ -54,10 +54,10 @@ def subject_for(state: str) -> str:
     return hashlib.sha256(state.encode()).hexdigest()
 
 
-def encode(vault: Vault, subject: str, pending: PendingAuthorization) -> Record:
+def encode(envelope: Envelope, subject: str, pending: PendingAuthorization) -> Record:
     """Seal a pending authorization."""
-    key = RecordKey(vault.app, Kind.STATE, subject)
-    value = vault.seal(
+    key = RecordKey(envelope.app, Kind.STATE, subject)
+    value = envelope.seal(
         key,
         grant="",
         generation=0,
@@ -67,7 +67,7 @@ def encode(vault: Vault, subject: str, pending: PendingAuthorization) -> Record:
             "user_email": pending.user_email,
             "code_verifier": pending.code_verifier,
             "options": pending.options.decode(),
-            "begun_by": pending.begun_by,
+            "begun_by": pending.initiated_by,
             "owner": pending.owner,
             "browser_key": None if pending.browser_key is None else b64encode(pending.browser_key).decode(),
             "return_to": pending.return_to,
@@ -83,13 +83,13 @@ def encode(vault: Vault, subject: str, pending: PendingAuthorization) -> Record:
     )
 
 
-def decode(vault: Vault, record: Record) -> PendingAuthorization:
+def decode(envelope: Envelope, record: Record) -> PendingAuthorization:
     """Open a pending authorization.
 
     Raises:
         RecordFault: As `Vault.open`.
     """
-    opened = vault.open(record)
+    opened = envelope.open(record)
     secret = opened.secret
     try:
         return PendingAuthorization(
@@ -97,7 +97,7 @@ def decode(vault: Vault, record: Record) -> PendingAuthorization:
             user_email=secret["user_email"],
             code_verifier=secret["code_verifier"],
             options=secret["options"].encode(),
-            begun_by=secret["begun_by"],
+            initiated_by=secret["begun_by"],
             owner=secret["owner"],
             browser_key=None if secret["browser_key"] is None else b64decode(secret["browser_key"]),
             return_to=secret["return_to"],

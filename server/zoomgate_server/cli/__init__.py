@@ -38,7 +38,7 @@ _COMMANDS = {
     "keys": ("zoomgate_server.cli.keys", "keys", "Manage the key ring."),
     "store": ("zoomgate_server.cli.store", "store", "Back up, restore and upgrade the store."),
     "audit": ("zoomgate_server.cli.audit", "audit", "Look into the audit trail."),
-    "reap": ("zoomgate_server.cli.prune", "reap", "Take away what nobody needs any more."),
+    "prune": ("zoomgate_server.cli.prune", "prune", "Take away what nobody needs any more."),
     "import": (
         "zoomgate_server.cli.import_",
         "import_",

@@ -20,7 +20,7 @@ from zoomgate_server.cli.option_types import UserEmail
 from zoomgate_server.cli.output import NOT_FOUND, Table, fail, load_settings, note
 from zoomgate_server.cli.store_access import opened
 from zoomgate_server.encryption import key_file, shared_secret
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.settings import Settings
 from zoomgate_server.storage.record_store import StoreError, StoreOpenError
@@ -79,7 +79,9 @@ def _mark(_context: click.Context, _parameter: click.Parameter, value: str | Non
 @click.option("--user", type=UserEmail(), help="Only about this person, an e-mail address.")
 @click.option("--principal", metavar="NAME", help="Only what this caller did.")
 @click.option(
-    "--action", metavar="ACTION", help="Only this action, such as token.given, or a beginning such as keys."
+    "--action",
+    metavar="ACTION",
+    help="Only this action, such as token.returned, or a beginning such as keys.",
 )
 @click.option("--since", metavar="TIME", callback=_moment, help="Not before TIME: 24h, or 2030-01-07T09:00Z.")
 @click.option("--until", metavar="TIME", callback=_moment, help="Before TIME.")
@@ -108,7 +110,7 @@ def show(
     audit.jsonl-20300107), or FILES in their order. A line that is damaged is named on standard error and left out. Exit code 3 if nothing
     is found, 1 if a file could not be read to its end.
 
-    Example: zoomgate audit show --action token.given --since 24h
+    Example: zoomgate audit show --action token.returned --since 24h
     """
     if action is not None and not any(_is_within(known, action) for known in ACTIONS):
         raise click.BadParameter(f"{plain(action)!r} is none of {', '.join(ACTIONS)}", param_hint="--action")
@@ -167,7 +169,7 @@ async def _fingerprints(loaded: Settings, token: str) -> list[str]:
     marks = []
     async with opened(loaded) as store:
         for app in await store.apps():
-            key = await shared_secret.find(store, Vault(app=app, keys=ring), FINGERPRINT_SECRET)
+            key = await shared_secret.find(store, Envelope(app=app, keys=ring), FINGERPRINT_SECRET)
             if key is not None:
                 marks.append(fingerprint(key, token))
     return marks

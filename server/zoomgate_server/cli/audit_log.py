@@ -13,7 +13,7 @@ from zoomgate_server.settings import Settings
 from zoomgate_server.telemetry.logs import plain
 
 
-class Audited:
+class AuditLog:
     """The trail of the settings, opened before a command changes anything: what cannot be told is not done.
 
     Where the folder of the trail's file does not exist yet, no service has ever run there, and a command that works on no store writes
@@ -40,7 +40,7 @@ class Audited:
                 " run this as the service's user, or name a file that can"
             )
 
-    def __enter__(self) -> "Audited":
+    def __enter__(self) -> "AuditLog":
         return self
 
     def __exit__(
@@ -49,18 +49,18 @@ class Audited:
         if self._trail is not None:
             self._trail.close()
 
-    def tell(self, action: str, outcome: str = "ok", **details: str | int) -> None:
+    def record(self, action: str, outcome: str = "ok", **details: str | int) -> None:
         """Write what was done; the command ends with a failure if that is not possible any more."""
-        self.pass_on(AuditEvent(action, outcome, "", "", "", "", details=details))
+        self.forward(AuditEvent(action, outcome, "", "", "", "", details=details))
 
-    def pass_on(self, event: AuditEvent) -> None:
+    def forward(self, event: AuditEvent) -> None:
         """Write what was done, by who runs the command; it ends with a failure if that is not possible any more."""
-        if not self.wrote(event):
+        if not self.try_record(event):
             fail(
                 f"{event.action} was done, and {self._path} does not tell so: make room, and note it yourself"
             )
 
-    def wrote(self, event: AuditEvent) -> bool:
+    def try_record(self, event: AuditEvent) -> bool:
         """Write what was done, by who runs the command; False if the line could only go to the log."""
         try:
             if self._trail is not None:

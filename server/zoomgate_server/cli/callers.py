@@ -10,7 +10,7 @@ from tempfile import NamedTemporaryFile
 
 import click
 
-from zoomgate_server.cli.audit_log import Audited
+from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.caller_key import digest, new_key
 from zoomgate_server.cli.output import fail, load_settings, settings_if_any
 from zoomgate_server.rpc import callers_file
@@ -80,13 +80,13 @@ def add(
         if given:
             row.append(f"{field} = true")
     try:
-        with Audited(loaded) as audited, _alone(file):
+        with AuditLog(loaded) as audited, _alone(file):
             before = file.read_text(encoding="utf-8") if file.exists() else ""
             text = f"{before.rstrip()}\n\n" if before.strip() else ""
             text += "\n".join(row) + "\n"
             callers_file.parse(text, str(file), CALLABLE_METHODS)
             _replace(file, text)
-            audited.tell("callers.added", caller=name, role=role, users=" ".join(users), file=str(file))
+            audited.record("callers.added", caller=name, role=role, users=" ".join(users), file=str(file))
     except callers_file.CallersError as error:
         fail("\n".join(error.problems))
     except UnicodeDecodeError:

@@ -14,7 +14,7 @@ from zoomgate_server.cli.bulk import refresh as bulk_refresh
 from zoomgate_server.cli.bulk import revoke as bulk_revoke
 from zoomgate_server.cli.bulk import where_filter
 from zoomgate_server.cli.bulk.executor import Failure, Pace
-from zoomgate_server.cli.bulk.where_filter import STATES, Condition, holds, moment, where_option
+from zoomgate_server.cli.bulk.where_filter import STATES, Condition, matches, moment, where_option
 from zoomgate_server.cli.channel import (
     again,
     calls_service,
@@ -54,10 +54,10 @@ def list_(client: Client, as_json: bool, states: tuple[str, ...], where: tuple[C
 
     Example: zoomgate connections list --state reauth_required --where 'user=*@example.com'
     """
-    if not states and where_filter.asks_for_ended(where):
+    if not states and where_filter.includes_disconnected(where):
         states = STATES
     wanted = [Connection.State.Value(f"STATE_{state.upper()}") for state in states]
-    found = (each for each in client.connections(states=wanted) if holds(where, each))
+    found = (each for each in client.connections(states=wanted) if matches(where, each))
     if as_json:
         for connection in found:
             document(connection)
@@ -234,7 +234,7 @@ def revoke(
         raise click.UsageError("say whose with --where, or give --all")
     if dry_run:
         total = 0
-        for connection in bulk_revoke.living(client, where):
+        for connection in bulk_revoke.connected(client, where):
             total += 1
             if as_json:
                 document(connection)
@@ -242,7 +242,7 @@ def revoke(
                 click.echo(f"{escape(connection.user_email)}  {state_words(connection)}")
         note(f"{total} would be ended")
         return
-    total = sum(1 for _ in bulk_revoke.living(client, where))
+    total = sum(1 for _ in bulk_revoke.connected(client, where))
     if total and not yes:
         click.confirm(f"End {total} connection{'' if total == 1 else 's'}?", abort=True, err=True)
     count = bulk_revoke.Count()
@@ -286,10 +286,10 @@ def _say_in_the_end(
 
 def _say_how_many(count: bulk_revoke.Count, *, stopped: bool, as_json: bool) -> None:
     if as_json:
-        shown = {"ended": count.ended, "skipped": count.skipped, "failed": count.failed, "stopped": stopped}
+        shown = {"ended": count.revoked, "skipped": count.skipped, "failed": count.failed, "stopped": stopped}
         click.echo(json.dumps(shown))
     note(
-        f"{'stopped: ' if stopped else ''}{count.ended} ended, {count.skipped} had ended or changed, {count.failed} failed"
+        f"{'stopped: ' if stopped else ''}{count.revoked} ended, {count.skipped} had ended or changed, {count.failed} failed"
     )
     if stopped or count.failed:
         note("begin it again for those that are left")
@@ -327,14 +327,14 @@ def _say_how_far(count: bulk_refresh.Count, since: datetime, *, stopped: bool, a
     if as_json:
         shown = {
             "refreshed": count.refreshed,
-            "alreadyFresh": count.fresh,
+            "alreadyFresh": count.not_needed,
             "skipped": count.skipped,
             "failed": count.failed,
             "stopped": stopped,
         }
         click.echo(json.dumps(shown))
     note(
-        f"{'stopped: ' if stopped else ''}{count.refreshed} refreshed, {count.fresh} fresh already, {count.skipped} left out, "
+        f"{'stopped: ' if stopped else ''}{count.refreshed} refreshed, {count.not_needed} fresh already, {count.skipped} left out, "
         f"{count.failed} failed"
     )
     if stopped or count.failed:

@@ -20,7 +20,7 @@ from zoomgate_server import settings
 from zoomgate_server.cli import setting_options
 from zoomgate_server.cli.output import log_beside
 from zoomgate_server.encryption import key_check, key_file
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RecordFault
 from zoomgate_server.rpc import callers_file, tls
 from zoomgate_server.rpc.middleware.access_policy import CALLABLE_METHODS
@@ -182,7 +182,7 @@ def _keys(loaded: settings.Settings, found: Examined | None) -> Finding:
     mine = {loaded.app} & set(found.sealed) if loaded.client_id else set(found.sealed)
     try:
         for app in sorted(mine):
-            key_check.check(found.sealed[app], Vault(app=app, keys=ring))
+            key_check.check(found.sealed[app], Envelope(app=app, keys=ring))
     except RecordFault as error:
         return Finding("key ring", FAILURE, f"{error.message} (ZOOMGATE_KEYS is {loaded.keys_path})")
     if not mine:

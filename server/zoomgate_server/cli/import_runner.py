@@ -22,27 +22,27 @@ from zoomgate_server.app.zoom_clients import start_clients
 from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.audit.trail import FINGERPRINT_SECRET
 from zoomgate_server.cli import event_loop
-from zoomgate_server.cli.audit_log import Audited
+from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.output import FAILURE, UNREACHABLE, USAGE, fail, load_settings, note
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connections.account_linking import Adoption
-from zoomgate_server.connections.disconnection import Endings
-from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.account_linking import AccountLinker
+from zoomgate_server.connections.disconnection import Disconnector
+from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_cache import TokenCache
-from zoomgate_server.connections.token_journal import Journal
+from zoomgate_server.connections.token_journal import TokenJournal
 from zoomgate_server.encryption import key_check, shared_secret
-from zoomgate_server.encryption.envelope import Vault
-from zoomgate_server.encryption.reloading_key_ring import ReloadedRing
+from zoomgate_server.encryption.envelope import Envelope
+from zoomgate_server.encryption.reloading_key_ring import ReloadingKeyRing
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.importing.formats import Source
 from zoomgate_server.importing.importer import Importer
 from zoomgate_server.importing.pace import Pace
 from zoomgate_server.importing.problems import FileProblem, ResultsProblem
-from zoomgate_server.importing.results import Results, Verdict
+from zoomgate_server.importing.results import Results, RowStatus
 from zoomgate_server.importing.run import run
-from zoomgate_server.importing.scan import GivingWay, Scan, scan
-from zoomgate_server.importing.stop import Stop, Why
+from zoomgate_server.importing.scan import DuplicateIndex, Scan, scan
+from zoomgate_server.importing.stop import Stop, StopReason
 from zoomgate_server.settings import Settings
 from zoomgate_server.startup import StartError
 from zoomgate_server.storage.record_store import StoreError
@@ -54,7 +54,7 @@ REVOKE_SECONDS = 10.0
 _SHOWN = 10
 """Rows with a flaw that a dry run tells."""
 
-_NOT_DONE = (Verdict.REFUSED, Verdict.CONSENT, Verdict.UNDONE)
+_NOT_DONE = (RowStatus.REFUSED, RowStatus.CONSENT, RowStatus.UNDONE)
 
 _AFTERWARDS = {
     "velo-users": "in Wix the collection ZoomUsers and the secret velo-zoom-integration-client-secret",
@@ -162,7 +162,7 @@ def _close(results: Results) -> None:
 async def _import(
     loaded: Settings,
     source: Source,
-    giving_way: GivingWay,
+    giving_way: DuplicateIndex,
     results: Results,
     left: int,
     *,
@@ -174,7 +174,7 @@ async def _import(
 
     def ask() -> None:
         asked.set()
-        stop.say(Why.ASKED)
+        stop.request(StopReason.ASKED)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ask)
@@ -198,45 +198,47 @@ async def _importer(
     clock, metrics, cache = SystemClock(), Metrics(version("zoomgate-server"), []), TokenCache()
     app = loaded.app
     store, key_ring = await open_store(loaded, stack, asked)
-    ring = ReloadedRing(loaded.keys_path, key_ring, clock)
-    vault = Vault(app=app, keys=ring)
-    await key_check.prove(store, vault)
-    fingerprints = await shared_secret.obtain(store, vault, FINGERPRINT_SECRET)
-    audited = stack.enter_context(Audited(loaded, key=fingerprints))
+    ring = ReloadingKeyRing(loaded.keys_path, key_ring, clock)
+    envelope = Envelope(app=app, keys=ring)
+    await key_check.verify(store, envelope)
+    fingerprints = await shared_secret.obtain(store, envelope, FINGERPRINT_SECRET)
+    audited = stack.enter_context(AuditLog(loaded, key=fingerprints))
 
     def audit(event: AuditEvent) -> None:
-        if not audited.wrote(event):
-            stop.say(
-                Why.FAULT,
+        if not audited.try_record(event):
+            stop.request(
+                StopReason.FAULT,
                 f"{loaded.audit_path} cannot be written, and has no line of who was stored last: make room",
             )
 
-    connections = ConnectionStore(app=app, store=store, vault=vault, clock=clock, on_read=metrics.store_read)
+    connections = ConnectionRepository(
+        app=app, store=store, envelope=envelope, clock=clock, on_read=metrics.store_read
+    )
     zoom, oauth = await start_clients(loaded, clock, stack)
     folder = loaded.data_dir / "journal"
-    journal = Journal(folder, app=app, ring=ring, observer=_JournalWatch(folder, stop))
+    journal = TokenJournal(folder, app=app, ring=ring, observer=_JournalWatch(folder, stop))
     stack.push_async_callback(journal.close)
     if not await journal.prepare():
         raise StartError(
             f"{loaded.data_dir} cannot be written: what Zoom issues must be on a disk before the store has it"
         )
-    endings = Endings(connections=connections, cache=cache, oauth=oauth, clock=clock, audit=audit)
-    stack.push_async_callback(endings.drain, REVOKE_SECONDS)
-    adoption = Adoption(
+    disconnector = Disconnector(connections=connections, cache=cache, oauth=oauth, clock=clock, audit=audit)
+    stack.push_async_callback(disconnector.drain, REVOKE_SECONDS)
+    account_linker = AccountLinker(
         connections=connections,
         journal=journal,
         cache=cache,
         oauth=oauth,
         zoom=zoom,
-        discard=endings.discard,
+        discard=disconnector.revoke_unused,
         audit=audit,
     )
     return Importer(
         connections=connections,
-        adoption=adoption,
+        account_linker=account_linker,
         oauth=oauth,
         journal=journal,
-        secret=await shared_secret.obtain(store, vault, "import"),
+        secret=await shared_secret.obtain(store, envelope, "import"),
         pace=pace,
         stop=stop,
         replace=replace,
@@ -266,8 +268,8 @@ class _JournalWatch:
 
     def journal_failed(self) -> None:
         """Begin no other row."""
-        self._stop.say(
-            Why.FAULT,
+        self._stop.request(
+            StopReason.FAULT,
             f"{self._folder} cannot be written: make room, for what Zoom issues has to be on a disk at once",
         )
 
@@ -284,11 +286,11 @@ def _run(work: Coroutine[Any, Any, Stop]) -> Stop:
         fail(error.message)
 
 
-def _giving_way() -> contextlib.closing[GivingWay]:
-    return contextlib.closing(GivingWay())
+def _giving_way() -> contextlib.closing[DuplicateIndex]:
+    return contextlib.closing(DuplicateIndex())
 
 
-def _scanned(source: Source, giving_way: GivingWay) -> Scan:
+def _scanned(source: Source, giving_way: DuplicateIndex) -> Scan:
     try:
         return scan(source, giving_way, time.time(), _SHOWN)
     except FileProblem as error:
@@ -326,7 +328,7 @@ def _say_misread(found: Scan) -> None:
 
 def _tell(source: Source, place: Path, rows: int, results: Results, stop: Stop, *, as_json: bool) -> None:
     """Tell what became of the rows, and what is to be done next."""
-    counts = {verdict.value: results.counts[verdict] for verdict in Verdict}
+    counts = {verdict.value: results.counts[verdict] for verdict in RowStatus}
     left = rows - results.noted
     if as_json:
         click.echo(json.dumps({"rows": rows, **counts, "left": left, "results": str(place)}))
@@ -337,19 +339,19 @@ def _tell(source: Source, place: Path, rows: int, results: Results, stop: Stop, 
         )
     if stop.problem:
         note(f"zoomgate: {stop.problem}")
-    if counts[Verdict.CONSENT]:
+    if counts[RowStatus.CONSENT]:
         note(
-            f"{counts[Verdict.CONSENT]} of them have to consent: send each the link of `zoomgate connect USER`"
+            f"{counts[RowStatus.CONSENT]} of them have to consent: send each the link of `zoomgate connect USER`"
         )
-    if counts[Verdict.REFUSED]:
+    if counts[RowStatus.REFUSED]:
         note(
-            f"{counts[Verdict.REFUSED]} row(s) refused: {place} says why; a corrected file is imported with other results (--results)"
+            f"{counts[RowStatus.REFUSED]} row(s) refused: {place} says why; a corrected file is imported with other results (--results)"
         )
     if left or results.undone:
         note("run the same command again: it goes on where this one ended, and spends no token twice")
     else:
         note(f"when nobody is missed, delete {source.path}, {place}, and {_AFTERWARDS[source.name]}")
-    if stop.why is Why.SILENCE:
+    if stop.why is StopReason.SILENCE:
         raise SystemExit(UNREACHABLE)
     if left or any(results.counts[verdict] for verdict in _NOT_DONE):
         raise SystemExit(FAILURE)

@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from zoomgate_server import settings
-from zoomgate_server.cli.audit_log import Audited
+from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.output import Table, fail, load_settings, note, settings_if_any
 from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.reencrypt import Outcome, sweep_store
+from zoomgate_server.cli.reencrypt import Outcome, reencrypt_store
 from zoomgate_server.cli.store_access import NoStoreError, is_there, opened
 from zoomgate_server.encryption import key_file, key_usage
 from zoomgate_server.encryption.cipher import KeyRing
@@ -47,9 +47,9 @@ def new(path: str | None) -> None:
     file = Path(path) if path else loaded.keys_path if loaded else Path()
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with Audited(loaded) as audited:
+        with AuditLog(loaded) as audited:
             key_id = key_file.create(file)
-            audited.tell("keys.created", key_id=key_id, file=str(file))
+            audited.record("keys.created", key_id=key_id, file=str(file))
     except key_file.KeyFileError as error:
         fail(str(error))
     except OSError as error:
@@ -120,18 +120,18 @@ def rotate(path: str | None, now: bool, as_json: bool) -> None:
     loaded = load_settings("run this where the service runs")
     file = Path(path) if path else loaded.keys_path
     ring = _load(file)
-    with Audited(loaded, store=is_there(loaded)) as audited:
+    with AuditLog(loaded, store=is_there(loaded)) as audited:
         _rotate(loaded, file, ring, audited, now=now, as_json=as_json)
 
 
 def _rotate(
-    loaded: settings.Settings, file: Path, ring: KeyRing, audited: Audited, *, now: bool, as_json: bool
+    loaded: settings.Settings, file: Path, ring: KeyRing, audited: AuditLog, *, now: bool, as_json: bool
 ) -> None:
     old, waiting = ring.primary_id, key_file.next_key(ring)
     try:
         if waiting is None:
             waiting = key_file.add(file, ring)
-            audited.tell("keys.added", key_id=waiting, file=str(file))
+            audited.record("keys.added", key_id=waiting, file=str(file))
             if not now:
                 _say(
                     as_json,
@@ -144,11 +144,11 @@ def _rotate(
         elif not now:
             _wait_until_known(file)
         key_file.promote(file, ring, waiting)
-        audited.tell("keys.promoted", key_id=waiting, before=old, file=str(file))
+        audited.record("keys.promoted", key_id=waiting, previous_key_id=old, file=str(file))
     except key_file.KeyFileError as error:
         fail(str(error))
     note(f"zoomgate: key {waiting} seals now; records are sealed anew with it")
-    outcome = sweep_store(loaded, key_file.load(file), must_exist=False)
+    outcome = reencrypt_store(loaded, key_file.load(file), must_exist=False)
     _tell_sweep(audited, outcome)
     _say(
         as_json,
@@ -159,22 +159,22 @@ def _rotate(
     _end(outcome)
 
 
-@keys.command("sweep")
+@keys.command("reencrypt")
 @click.argument("path", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def sweep_(path: str | None, as_json: bool) -> None:
+def reencrypt_(path: str | None, as_json: bool) -> None:
     """Seal every record anew that another key than the one that seals has sealed.
 
     Services may run meanwhile. What is done is skipped, so an interrupted sweep is simply run again.
 
     PATH is where the settings say (ZOOMGATE_KEYS, else keys.json in the data folder) unless given.
 
-    Example: zoomgate keys sweep
+    Example: zoomgate keys reencrypt
     """
     loaded = load_settings("run this where the service runs")
     ring = _load(Path(path) if path else loaded.keys_path)
-    with Audited(loaded, store=is_there(loaded)) as audited:
-        outcome = sweep_store(loaded, ring)
+    with AuditLog(loaded, store=is_there(loaded)) as audited:
+        outcome = reencrypt_store(loaded, ring)
         _tell_sweep(audited, outcome)
     _say(as_json, outcome.sentence, outcome.fields)
     _end(outcome)
@@ -205,15 +205,15 @@ def retire(key_id: str, path: str | None, as_json: bool) -> None:
     if used:
         listed = ", ".join(f"{count} {what}" for what, count in sorted(used.items()))
         remedy = (
-            "`zoomgate keys sweep` seals records anew; a service that is started empties its journal"
+            "`zoomgate keys reencrypt` seals records anew; a service that is started empties its journal"
             if key_id != key_file.next_key(ring)
             else "it is the newest key, and `zoomgate keys rotate` lets it seal"
         )
         fail(f"Key {key_id} stays: it sealed {listed}; {remedy}")
     try:
-        with Audited(loaded, store=is_there(loaded)) as audited:
+        with AuditLog(loaded, store=is_there(loaded)) as audited:
             key_file.remove(file, ring, key_id)
-            audited.tell("keys.retired", key_id=key_id, file=str(file))
+            audited.record("keys.retired", key_id=key_id, file=str(file))
     except key_file.KeyFileError as error:
         fail(str(error))
     _say(
@@ -224,11 +224,11 @@ def retire(key_id: str, path: str | None, as_json: bool) -> None:
     )
 
 
-def _tell_sweep(audited: Audited, outcome: Outcome) -> None:
-    audited.tell(
-        "keys.swept",
+def _tell_sweep(audited: AuditLog, outcome: Outcome) -> None:
+    audited.record(
+        "keys.reencrypted",
         "incomplete" if outcome.problem else "ok",
-        resealed=outcome.fields.get("resealed", 0),
+        reencrypted=outcome.fields.get("reencrypted", 0),
         failed=outcome.fields.get("failed", 0),
     )
 

@@ -1,4 +1,4 @@
-"""`zoomgate reap`: taking away what nobody needs any more, beside a running service or without one."""
+"""`zoomgate prune`: taking away what nobody needs any more, beside a running service or without one."""
 
 import asyncio
 import contextlib
@@ -14,15 +14,15 @@ from typing import Any
 import click
 
 from zoomgate_server.audit.event import AuditSink
-from zoomgate_server.cli.audit_log import Audited
+from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.output import Table, distance, fail, load_settings
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.store_access import is_there, opened
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connections.retention import Overdue, Reaper
+from zoomgate_server.connections.retention import Overdue, RetentionPolicy
 from zoomgate_server.encryption import key_check, key_file
 from zoomgate_server.encryption.cipher import KeyRing
-from zoomgate_server.encryption.envelope import OLDEST, Vault
+from zoomgate_server.encryption.envelope import OLDEST, Envelope
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.settings import Settings
 from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreOpenError
@@ -46,14 +46,14 @@ class _Outcome:
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Say what would go, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def reap(dry_run: bool, as_json: bool) -> None:
+def prune(dry_run: bool, as_json: bool) -> None:
     """Take away now what the service takes away by itself: what nobody needs any more.
 
-    Connections that have needed a new consent for more than ZOOMGATE_REAP_REAUTH_DAYS are ended. Ended connections are deleted after 30
-    days, pending authorizations and the like once they have expired. Services may run meanwhile. Each connection that goes has a
+    Connections that have needed a new consent for more than ZOOMGATE_REAUTH_RETENTION_DAYS are ended. Ended connections are deleted after
+    30 days, pending authorizations and the like once they have expired. Services may run meanwhile. Each connection that goes has a
     line in the audit trail.
 
-    Example: zoomgate reap --dry-run
+    Example: zoomgate prune --dry-run
     """
     loaded = load_settings("run this where the service runs")
     try:
@@ -62,8 +62,8 @@ def reap(dry_run: bool, as_json: bool) -> None:
         fail(str(error))
     begun = time.monotonic()
     try:
-        with contextlib.nullcontext() if dry_run else Audited(loaded, store=is_there(loaded)) as audited:
-            outcome = asyncio.run(_reap(loaded, ring, audited))
+        with contextlib.nullcontext() if dry_run else AuditLog(loaded, store=is_there(loaded)) as audited:
+            outcome = asyncio.run(_prune(loaded, ring, audited))
     except StoreOpenError as error:
         fail(str(error))
     except StoreError as error:
@@ -76,59 +76,59 @@ def reap(dry_run: bool, as_json: bool) -> None:
         _show(outcome, dry_run=dry_run)
 
 
-async def _reap(loaded: Settings, ring: KeyRing, audited: Audited | None) -> _Outcome:
+async def _prune(loaded: Settings, ring: KeyRing, audited: AuditLog | None) -> _Outcome:
     outcome = _Outcome()
     async with opened(loaded) as store:
         for app in await store.apps():
-            vault = Vault(app=app, keys=ring)
-            vault.version = OLDEST
+            envelope = Envelope(app=app, keys=ring)
+            envelope.version = OLDEST
             mark, _ = await store.get(key_check.key_of(app))
             if mark is not None:
-                vault.open(mark)  # the vault follows its version
-            audit = (lambda _: None) if audited is None else audited.pass_on
-            reaper = _reaper(store, vault, loaded.reap_reauth_days, audit)
-            found = [overdue async for overdue in _all(reaper)]
-            outcome.unreadable += reaper.unreadable
+                envelope.open(mark)  # the vault follows its version
+            audit = (lambda _: None) if audited is None else audited.forward
+            retention = _retention(store, envelope, loaded.reauth_retention_days, audit)
+            found = [overdue async for overdue in _all(retention)]
+            outcome.unreadable += retention.unreadable
             if audited is None:
                 outcome.gone += found
                 continue
             with progress("reaping", len(found)) as advance:
                 try:
                     for overdue in found:
-                        if await reaper.reap(overdue):
+                        if await retention.prune(overdue):
                             outcome.gone.append(overdue)
                         else:
                             outcome.kept += 1
                         advance(1)
                 finally:
-                    await reaper.drain()  # Ctrl-C does not come between what goes and its line
+                    await retention.drain()  # Ctrl-C does not come between what goes and its line
     return outcome
 
 
-def _reaper(store: RecordStore, vault: Vault, reauth_days: int, audit: AuditSink) -> Reaper:
-    return Reaper(
-        app=vault.app,
+def _retention(store: RecordStore, envelope: Envelope, reauth_days: int, audit: AuditSink) -> RetentionPolicy:
+    return RetentionPolicy(
+        app=envelope.app,
         store=store,
-        vault=vault,
+        envelope=envelope,
         clock=SystemClock(),
         reauth_days=reauth_days,
         audit=audit,
-        on_reaped=lambda _: None,
+        on_pruned=lambda _: None,
         chance=random.Random(),  # noqa: S311 - it keeps no secret
     )
 
 
-async def _all(reaper: Reaper) -> AsyncIterator[Overdue]:
-    async for overdue in reaper.find_waiting():
+async def _all(retention: RetentionPolicy) -> AsyncIterator[Overdue]:
+    async for overdue in retention.find_waiting():
         yield overdue
-    async for overdue in reaper.find_expired():
+    async for overdue in retention.find_expired():
         yield overdue
 
 
 def _fields(outcome: _Outcome, *, dry_run: bool, seconds: float) -> dict[str, Any]:
     return {
         "dryRun": dry_run,
-        "reaped": dict(sorted(Counter(overdue.kind for overdue in outcome.gone).items())),
+        "pruned": dict(sorted(Counter(overdue.kind for overdue in outcome.gone).items())),
         "connections": [
             {
                 "userEmail": overdue.user_email,

@@ -1,4 +1,4 @@
-"""Sealing the records of the store anew, for `keys rotate`, `keys sweep` and `store upgrade`."""
+"""Sealing the records of the store anew, for `keys rotate`, `keys reencrypt` and `store upgrade`."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.store_access import NoStoreError, opened
 from zoomgate_server.encryption import key_usage
 from zoomgate_server.encryption.cipher import KeyRing
-from zoomgate_server.encryption.reencryption import sweep
+from zoomgate_server.encryption.reencryption import reencrypt
 from zoomgate_server.settings import Settings
 from zoomgate_server.storage import scan
 from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreOpenError
@@ -34,7 +34,7 @@ class Outcome:
     problem: str = ""
 
 
-def sweep_store(loaded: Settings, ring: KeyRing, *, must_exist: bool = True) -> Outcome:
+def reencrypt_store(loaded: Settings, ring: KeyRing, *, must_exist: bool = True) -> Outcome:
     """Sweep the store of the settings, showing progress, or end with why not.
 
     Args:
@@ -51,15 +51,17 @@ def sweep_store(loaded: Settings, ring: KeyRing, *, must_exist: bool = True) -> 
     except StoreOpenError as error:
         fail(str(error))
     except StoreError as error:
-        fail(f"The store failed ({error}): run `zoomgate keys sweep`, which goes on where this one stopped")
+        fail(
+            f"The store failed ({error}): run `zoomgate keys reencrypt`, which goes on where this one stopped"
+        )
 
 
 async def _sweep_opened(loaded: Settings, ring: KeyRing) -> Outcome:
     async with opened(loaded) as store:
-        return await swept(store, ring)
+        return await reencrypted(store, ring)
 
 
-async def swept(store: RecordStore, ring: KeyRing) -> Outcome:
+async def reencrypted(store: RecordStore, ring: KeyRing) -> Outcome:
     """Sweep an open store, showing progress.
 
     Raises:
@@ -67,24 +69,24 @@ async def swept(store: RecordStore, ring: KeyRing) -> Outcome:
     """
     begun = time.monotonic()
     with progress("sealing anew", await scan.total(store)) as advance:
-        done = await sweep(store, ring, advance)
+        done = await reencrypt(store, ring, advance)
     seconds = time.monotonic() - begun
     left = {
         key_id: sum(counted.values())
         for key_id, counted in (await key_usage.by_key(store)).items()
         if key_id not in ("", ring.primary_id)
     }
-    rate = (done.resealed + done.current) / max(seconds, 1e-9)
+    rate = (done.reencrypted + done.current) / max(seconds, 1e-9)
     problem = ""
     if done.failed:
         names = ", ".join(f"{name} ({why})" for name, why in list(done.failed.items())[:_SHOWN])
         problem = f"{len(done.failed)} record(s) cannot be opened and were left as they are: {names}"
     elif left:
-        problem = f"{sum(left.values())} record(s) came in meanwhile under another key: run `zoomgate keys sweep` once more"
+        problem = f"{sum(left.values())} record(s) came in meanwhile under another key: run `zoomgate keys reencrypt` once more"
     return Outcome(
-        f"{done.resealed} record(s) were sealed anew, {done.current} needed nothing ({rate:.0f} records/s).",
+        f"{done.reencrypted} record(s) were sealed anew, {done.current} needed nothing ({rate:.0f} records/s).",
         {
-            "resealed": done.resealed,
+            "reencrypted": done.reencrypted,
             "current": done.current,
             "failed": len(done.failed),
             "otherKeys": left,

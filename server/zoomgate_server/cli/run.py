@@ -14,7 +14,7 @@ import click
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate_server import settings
 from zoomgate_server.cli import setting_options
-from zoomgate_server.cli.audit_log import Audited
+from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.caller_key import CALLER_KEY_FILE, MEMBER_KEY_FILE, CallerKeyError, digest, obtain
 from zoomgate_server.cli.output import fail
 from zoomgate_server.cli.serve import load, ready, run_forever, serve_with
@@ -155,10 +155,10 @@ def _tell(loaded: settings.Settings, made: Mapping[Path, Principal]) -> None:
     """Tell the audit trail who got a key, if anybody did."""
     if not made:
         return
-    with Audited(loaded) as audited:
+    with AuditLog(loaded) as audited:
         for file, who in made.items():
             users = "*" if who.users.everyone else who.email or ""
-            audited.tell("callers.added", caller=who.name, role=who.role_names, users=users, file=str(file))
+            audited.record("callers.added", caller=who.name, role=who.role_names, users=users, file=str(file))
 
 
 def _announce(started: Started, loaded: settings.Settings, simulator: Simulator | None) -> None:

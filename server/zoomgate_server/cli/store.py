@@ -8,15 +8,15 @@ from typing import Any, TypeVar
 
 import click
 
-from zoomgate_server.cli.audit_log import Audited
+from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.output import fail, load_settings, note
 from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.reencrypt import Outcome, swept
+from zoomgate_server.cli.reencrypt import Outcome, reencrypted
 from zoomgate_server.cli.store_access import file_of, is_there, opened
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.encryption import key_check, key_file, key_usage
 from zoomgate_server.encryption.cipher import KeyRing
-from zoomgate_server.encryption.envelope import NEWEST, Vault
+from zoomgate_server.encryption.envelope import NEWEST, Envelope
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.settings import Settings
 from zoomgate_server.storage import backup as backups
@@ -45,9 +45,9 @@ def backup(file: Path, as_json: bool) -> None:
     Example: zoomgate store backup /backups/zoomgate-monday.db
     """
     loaded = load_settings("run this where the service runs")
-    with Audited(loaded, store=is_there(loaded)) as audited:
+    with AuditLog(loaded, store=is_there(loaded)) as audited:
         records = _run(_backup(loaded, file))
-        audited.tell("store.backed_up", file=str(file), records=records)
+        audited.record("store.backed_up", file=str(file), records=records)
     _say(
         as_json,
         f"{file} holds {records} record(s), verified. The keys are not in it: keep a copy of {loaded.keys_path} too, in another place.",
@@ -66,9 +66,9 @@ def restore(file: Path, as_json: bool) -> None:
     Example: zoomgate store restore /backups/zoomgate-monday.db
     """
     loaded = load_settings("run this where the service runs")
-    with Audited(loaded, store=file.exists()) as audited:
+    with AuditLog(loaded, store=file.exists()) as audited:
         records, used = _run(_restore(loaded, file))
-        audited.tell("store.restored", file=str(file), records=records)
+        audited.record("store.restored", file=str(file), records=records)
     lacking = sorted(set(used) - _ids(loaded.keys_path) - {""})
     _say(
         as_json,
@@ -96,9 +96,9 @@ def upgrade(as_json: bool) -> None:
         ring = key_file.load(loaded.keys_path)
     except key_file.KeyFileError as error:
         fail(str(error))
-    with Audited(loaded, store=is_there(loaded)) as audited:
+    with AuditLog(loaded, store=is_there(loaded)) as audited:
         upgraded, outcome = _run(_upgrade(loaded, ring))
-        audited.tell("store.upgraded", "incomplete" if outcome.problem else "ok", version=NEWEST)
+        audited.record("store.upgraded", "incomplete" if outcome.problem else "ok", version=NEWEST)
     before = "is of" if not upgraded else "was brought to"
     _say(
         as_json,
@@ -134,11 +134,11 @@ async def _restore(loaded: Settings, file: Path) -> tuple[int, list[str]]:
 
 async def _upgrade(loaded: Settings, ring: KeyRing) -> tuple[bool, Outcome]:
     async with opened(loaded) as found:
-        return await _upgrade_canaries(found, ring), await swept(found, ring)
+        return await _upgrade_canaries(found, ring), await reencrypted(found, ring)
 
 
 async def _upgrade_canaries(found: RecordStore, ring: KeyRing) -> bool:
-    done = [await key_check.upgrade(found, Vault(app=app, keys=ring)) for app in await found.apps()]
+    done = [await key_check.upgrade(found, Envelope(app=app, keys=ring)) for app in await found.apps()]
     if any(done):
         note(f"zoomgate: version {NEWEST} is written from now on; records of older versions are sealed anew")
     return any(done)

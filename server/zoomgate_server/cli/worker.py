@@ -24,9 +24,9 @@ _log = logs.get("zoomgate.workers")
 @click.argument("number", type=int)
 def worker(number: int) -> None:
     """Serve together with others; started by `zoomgate serve`, not by people."""
-    word = worker_supervisor.Word()
+    word = worker_supervisor.ReadySignal()
     try:
-        assignment = worker_supervisor.Assignment.receive(sys.stdin.buffer)
+        assignment = worker_supervisor.WorkerConfig.receive(sys.stdin.buffer)
     except StartError as error:
         fail(str(error))
     logs.configure(assignment.settings.log_level, assignment.settings.log_format)
@@ -34,13 +34,15 @@ def worker(number: int) -> None:
     try:
         event_loop.run(_work(assignment, word, Path(os.environ[worker_supervisor.METRICS_FOLDER])))
     except StartError as error:
-        word.say(str(error))
+        word.notify_ready(str(error))
         raise SystemExit(1) from None
     # everything is done, and a second signal would only make it look as if it were not
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-async def _work(assignment: worker_supervisor.Assignment, word: worker_supervisor.Word, folder: Path) -> None:
+async def _work(
+    assignment: worker_supervisor.WorkerConfig, word: worker_supervisor.ReadySignal, folder: Path
+) -> None:
     """Serve until a signal, or until the process that started this one is gone."""
     loop = asyncio.get_running_loop()
     supervisor = sys.stdin.fileno()
@@ -50,14 +52,14 @@ async def _work(assignment: worker_supervisor.Assignment, word: worker_superviso
         nonlocal alone
         alone = True
         loop.remove_reader(supervisor)
-        _log.warning("worker.alone")
+        _log.warning("worker.supervisor_lost")
         signal.raise_signal(signal.SIGTERM)
 
     loop.add_reader(supervisor, supervisor_gone)  # nothing more comes from there but the end
     try:
         await lifecycle.serve(
             assignment.settings,
-            announce=lambda _: word.say(None),
+            announce=lambda _: word.notify_ready(None),
             anonymous=assignment.anonymous,
             extra_keys=[StaticKey(sha256, whose) for sha256, whose in assignment.keys],
             shared_metrics=folder,

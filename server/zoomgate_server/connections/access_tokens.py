@@ -11,7 +11,7 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.connections.ownership import check_owner
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.refresh.refresher import Refresher, reauth_required
-from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_cache import CachedToken, Seen, TokenCache
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
@@ -35,19 +35,19 @@ REFRESH_BEFORE_SECONDS = 120.0
 """Calls to Zoom refresh a token that is valid for less than this: later than that a call could outlive its token, earlier a refresh
 could end a token that others still use."""
 
-ANSWER_SECONDS = 0.2
+RESPONSE_MARGIN = 0.2
 """Kept of a caller's deadline for the way back."""
 
-CLOCK_SECONDS = 60.0
+CLOCK_SKEW_TOLERANCE = 60.0
 """By so much the store's clock may differ from one read to the next; a token of a later time shows that the clock was set back."""
 
-STILL_TOLD_SECONDS = 5.0
+CHANGE_VISIBILITY_SECONDS = 5.0
 """How old a record may be that is taken into memory unread: what happened to it since is still told by the next look."""
 
-MAX_SET_BACK = 10_000
+MAX_ROLLED_BACK = 10_000
 """Users of whom this process remembers that it has told of a store that was set back."""
 
-_NO_BETTER_TOKEN = (
+_KEEP_CURRENT_TOKEN_ON = (
     AppCredentialsRejected,
     RefreshInProgress,
     ServerOverloaded,
@@ -77,10 +77,10 @@ class AccessToken(NamedTuple):
 
 def work_deadline(call: Call) -> float:
     """Reading of the monotonic clock until which work for this call makes sense."""
-    return call.deadline - ANSWER_SECONDS
+    return call.deadline - RESPONSE_MARGIN
 
 
-class Connections:
+class AccessTokens:
     """Uses and shows connections.
 
     Args:
@@ -94,7 +94,7 @@ class Connections:
     def __init__(
         self,
         *,
-        connections: ConnectionStore,
+        connections: ConnectionRepository,
         refresher: Refresher,
         cache: TokenCache,
         clock: Clock,
@@ -105,7 +105,7 @@ class Connections:
         self._cache = cache
         self._clock = clock
         self._metrics = metrics
-        self._set_back: set[str] = set()
+        self._rolled_back: set[str] = set()
         self._reads: dict[str, asyncio.Task[CachedToken]] = {}
 
     # -- tokens ------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ class Connections:
         Raises:
             CallerNotAllowed, NotConnected, ReauthRequired, StoreUnavailable, and what `Refresher.refresh` raises.
         """
-        return self._handed_out(user_email, await self._token(call, user_email, min_validity))
+        return self._issue_to_caller(user_email, await self._token(call, user_email, min_validity))
 
     async def refresh_token(self, call: Call, user_email: str, expected: str) -> AccessToken:
         """Refresh the stored token although it is valid still.
@@ -144,23 +144,23 @@ class Connections:
         record = await self._refresher.refresh(
             user_email, seen_generation=current.generation, deadline=work_deadline(call), forced=True
         )
-        return self._handed_out(user_email, await self._take(call, user_email, record))
+        return self._issue_to_caller(user_email, await self._cache_refreshed(call, user_email, record))
 
-    async def stored_token(self, call: Call, user_email: str) -> AccessToken:
+    async def peek(self, call: Call, user_email: str) -> AccessToken:
         """Give the stored token as it is, expired or not, without calling Zoom."""
         current = await self._read(user_email)
         check_owner(call, current.owner)
-        self._cache.note_handed_out(user_email)
+        self._cache.note_issued(user_email)
         return AccessToken(current.tokens, current.generation, current.expires - self._clock.monotonic())
 
-    def handed_out(self, user_email: str, record: ConnectionRecord) -> AccessToken:
+    def issued_to_caller(self, user_email: str, record: ConnectionRecord) -> AccessToken:
         """Give the token of a record that was just stored."""
-        return self._handed_out(user_email, self._keep(user_email, record))
+        return self._issue_to_caller(user_email, self._cache_token(user_email, record))
 
-    def keep(self, user_email: str, record: ConnectionRecord) -> None:
+    def cache(self, user_email: str, record: ConnectionRecord) -> None:
         """Put the token of a record into memory, unless that was written too long ago: see `_take`."""
-        if self._is_told_still(record):
-            self._keep(user_email, record)
+        if self._is_covered_by_change_feed(record):
+            self._cache_token(user_email, record)
 
     async def for_call(self, call: Call, user_email: str) -> CachedToken:
         """Give a token for a call of Zoom's API, refreshed if it is valid for less than two minutes.
@@ -170,7 +170,7 @@ class Connections:
         """
         return await self._token(call, user_email, 0.0, comfortable=REFRESH_BEFORE_SECONDS)
 
-    async def after_refusal(self, call: Call, user_email: str, refused: CachedToken) -> CachedToken:
+    async def after_rejection(self, call: Call, user_email: str, refused: CachedToken) -> CachedToken:
         """Find a better token than the one that Zoom refused: a newer one in the store, or else a refreshed one."""
         current = await self._read(user_email)
         if current.generation > refused.generation:
@@ -178,7 +178,7 @@ class Connections:
         record = await self._refresher.refresh(
             user_email, seen_generation=refused.generation, deadline=work_deadline(call), forced=True
         )
-        return await self._take(call, user_email, record)
+        return await self._cache_refreshed(call, user_email, record)
 
     async def is_being_replaced(self, user_email: str, refused: CachedToken) -> bool:
         """Tell whether somebody has renewed the token that Zoom refused, or is about to: either ends it at Zoom before it is read here."""
@@ -189,7 +189,7 @@ class Connections:
             record.lease is not None and record.lease.until > now
         )
 
-    def forget_changed(self, change: Change) -> None:
+    def drop_changed(self, change: Change) -> None:
         """Drop the cached token of a connection that changed, unless it comes from that change."""
         self._cache.drop(change.key.subject, unless_rev=change.rev)
 
@@ -216,11 +216,11 @@ class Connections:
             record = await self._refresher.refresh(
                 user_email, seen_generation=token.generation, deadline=work_deadline(call)
             )
-        except _NO_BETTER_TOKEN:
+        except _KEEP_CURRENT_TOKEN_ON:
             if token.expires - self._clock.monotonic() > max(min_validity, 5.0):
                 return token
             raise
-        return await self._take(call, user_email, record)
+        return await self._cache_refreshed(call, user_email, record)
 
     async def _read_together(self, call: Call, user_email: str) -> CachedToken:
         """Read the user's token as `_read` does; callers who come while somebody reads it share what that gives.
@@ -261,21 +261,21 @@ class Connections:
             self._cache.drop(user_email)
             raise reauth_required(record)
         if before is not None:
-            self._compare(user_email, _seen(record), before)
-        return self._keep(user_email, record)
+            self._detect_rollback(user_email, _seen(record), before)
+        return self._cache_token(user_email, record)
 
-    def _compare(self, user_email: str, read: Seen, before: Seen) -> None:
+    def _detect_rollback(self, user_email: str, read: Seen, before: Seen) -> None:
         """Notice a store that is behind what this process had seen before it asked: a backup was restored, or a write was lost."""
-        if not read.is_behind(before):
-            self._set_back.discard(user_email)
+        if not read.precedes(before):
+            self._rolled_back.discard(user_email)
             return
-        self._metrics.generation_went_back()
-        if user_email not in self._set_back:
-            if len(self._set_back) >= MAX_SET_BACK:
-                self._set_back.clear()
-            self._set_back.add(user_email)
+        self._metrics.store_rollback_detected()
+        if user_email not in self._rolled_back:
+            if len(self._rolled_back) >= MAX_ROLLED_BACK:
+                self._rolled_back.clear()
+            self._rolled_back.add(user_email)
             _log.error(
-                "connection.set_back", user=user_email, generation=read.generation, seen=before.generation
+                "connection.rolled_back", user=user_email, generation=read.generation, seen=before.generation
             )
 
     async def _record(self, user_email: str) -> tuple[ConnectionRecord | None, float]:
@@ -284,22 +284,22 @@ class Connections:
         except StoreError:
             raise store_unavailable() from None
 
-    async def _take(self, call: Call, user_email: str, record: ConnectionRecord) -> CachedToken:
+    async def _cache_refreshed(self, call: Call, user_email: str, record: ConnectionRecord) -> CachedToken:
         """Put the token of a refresh into memory.
 
         Between the commit and this moment the connection may have ended. Others' changes are told for a while
         (`change_feed.OVERLAP_SECONDS`), so a record that was written lately may be taken as it is; an older one is read again, or its
         token could serve until it expires.
         """
-        if not self._is_told_still(record):
+        if not self._is_covered_by_change_feed(record):
             return await self._read_together(call, user_email)
-        return self._keep(user_email, record)
+        return self._cache_token(user_email, record)
 
-    def _is_told_still(self, record: ConnectionRecord) -> bool:
+    def _is_covered_by_change_feed(self, record: ConnectionRecord) -> bool:
         """Tell whether what happened to a connection since its record was written is still told."""
-        return self._connections.now() - record.update_time <= STILL_TOLD_SECONDS
+        return self._connections.now() - record.update_time <= CHANGE_VISIBILITY_SECONDS
 
-    def _keep(self, user_email: str, record: ConnectionRecord) -> CachedToken:
+    def _cache_token(self, user_email: str, record: ConnectionRecord) -> CachedToken:
         """Put the token of a record into memory, its expiry on the monotonic clock, and give what counts (see `_read`).
 
         If the store's clock was set back since it was issued, nobody can tell how long it is valid, so it counts as expired.
@@ -308,7 +308,7 @@ class Connections:
         if tokens is None:
             raise not_connected()
         now = self._connections.now()
-        valid = tokens.access_expire_at - now if tokens.obtained_at < now + CLOCK_SECONDS else 0.0
+        valid = tokens.access_expire_at - now if tokens.obtained_at < now + CLOCK_SKEW_TOLERANCE else 0.0
         token = CachedToken(
             tokens=tokens,
             seen=_seen(record),
@@ -321,9 +321,9 @@ class Connections:
             return kept or token
         return replace(token, seen=seen, expires=min(token.expires, self._clock.monotonic()))
 
-    def _handed_out(self, user_email: str, token: CachedToken) -> AccessToken:
+    def _issue_to_caller(self, user_email: str, token: CachedToken) -> AccessToken:
         """Give a token to a caller; the service tells the audit trail who got whose."""
-        self._cache.note_handed_out(user_email)
+        self._cache.note_issued(user_email)
         return AccessToken(token.tokens, token.generation, max(0.0, token.expires - self._clock.monotonic()))
 
 

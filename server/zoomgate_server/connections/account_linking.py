@@ -12,12 +12,12 @@ import orjson
 
 from zoomgate_server.audit.event import AuditEvent, AuditSink
 from zoomgate_server.call_context import Call
-from zoomgate_server.connections.disconnection import tombstone_of
+from zoomgate_server.connections.disconnection import make_tombstone
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import schedule
-from zoomgate_server.connections.repository import ConnectionStore, Replaceable
+from zoomgate_server.connections.repository import ConnectionRepository, Replaceable
 from zoomgate_server.connections.token_cache import TokenCache
-from zoomgate_server.connections.token_journal import Entry, Journal, Origin
+from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
     AppCredentialsRejected,
@@ -40,11 +40,11 @@ from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import (
     Issued,
-    Refused,
+    Rejected,
     issued_by,
 )
 
-ME_SECONDS = 15.0
+VERIFICATION_TIMEOUT = 15.0
 """How long reading back who consented may take."""
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
@@ -53,12 +53,12 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
 SUPERSEDED = "SUPERSEDED"
 """Outcome, in the audit trail, of tokens that were given up since a later consent or an end came first."""
 
-_RECORD_IN_DOUBT = (KeyUnavailable, RecordVersionUnsupported)
-_ZOOM_IN_DOUBT = (ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown, AppCredentialsRejected)
-_log = logs.get("zoomgate.adoption")
+_RECORD_ERRORS = (KeyUnavailable, RecordVersionUnsupported)
+_TRANSIENT_ZOOM_ERRORS = (ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown, AppCredentialsRejected)
+_log = logs.get("zoomgate.account_linking")
 
 
-class Adoption:
+class AccountLinker:
     """Stores tokens as connections.
 
     Args:
@@ -74,8 +74,8 @@ class Adoption:
     def __init__(
         self,
         *,
-        connections: ConnectionStore,
-        journal: Journal,
+        connections: ConnectionRepository,
+        journal: TokenJournal,
         cache: TokenCache,
         oauth: OAuthClient,
         zoom: ZoomClient,
@@ -102,7 +102,7 @@ class Adoption:
             raise store_unavailable() from None
         return replaced
 
-    async def adopt(
+    async def link(
         self,
         tokens: TokenPair,
         replaced: Replaceable,
@@ -110,7 +110,7 @@ class Adoption:
         origin: Origin,
         user_email: str,
         owner: str | None,
-        begun_by: str,
+        initiated_by: str,
         call: Call | None,
     ) -> ConnectionRecord:
         """Find out whose tokens these are, and store them if they are the user's.
@@ -138,21 +138,21 @@ class Adoption:
             generation=replaced.generation,
             tokens=tokens,
             owner=owner,
-            begun_by=begun_by,
+            initiated_by=initiated_by,
         )
-        record = await self._adopt(entry, call, fenced=False)
+        record = await self._link(entry, call, fenced=False)
         if record is None:
             raise AssertionError("only what is fenced can be superseded")
         return record
 
-    async def adopt_row(
+    async def link_imported(
         self,
         tokens: TokenPair,
         replaced: Replaceable,
         *,
         entry_id: str,
         user_email: str,
-        begun_by: str,
+        initiated_by: str,
         issued_now: bool,
     ) -> ConnectionRecord | None:
         """Store a pair that is imported from a file, unless the person consented or was disconnected meanwhile.
@@ -183,32 +183,32 @@ class Adoption:
             generation=replaced.generation,
             tokens=tokens,
             owner=record.owner if record and record.state is not State.DISCONNECTED else None,
-            begun_by=begun_by,
+            initiated_by=initiated_by,
         )
         if issued_now:
-            return await self._adopt(entry, None, fenced=True, found=replaced)
-        person = await self._whose(tokens)
+            return await self._link(entry, None, fenced=True, found=replaced)
+        person = await self._zoom_user_of(tokens)
         if person.email != user_email:
             raise IdentityMismatch("These tokens are of a Zoom user with another e-mail address")
         stored = await self._store(entry, person, fenced=True, found=replaced)
-        if stored is not None and stored.has_had(entry.entry_id):
-            self._audit(_stored(None, "ok", entry, _generation(stored, entry), resumed=True))
+        if stored is not None and stored.was_committed(entry.entry_id):
+            self._audit(_stored_event(None, "ok", entry, _generation(stored, entry), resumed=True))
         return stored
 
-    async def _adopt(
+    async def _link(
         self, entry: Entry, call: Call | None, *, fenced: bool, found: Replaceable | None = None
     ) -> ConnectionRecord | None:
         """Keep tokens in the journal until they are stored, or it is clear that nobody should have them; the rest as in `_store`."""
-        kept = await self._journal.keep(entry)
+        kept = await self._journal.append(entry)
         try:
-            record = await self._settle(entry, call, fenced=fenced, found=found)
-        except (*_RECORD_IN_DOUBT, *_ZOOM_IN_DOUBT) as error:
-            passing = entry.origin is Origin.IMPORT or isinstance(error, _RECORD_IN_DOUBT)
+            record = await self._verify_and_store(entry, call, fenced=fenced, found=found)
+        except (*_RECORD_ERRORS, *_TRANSIENT_ZOOM_ERRORS) as error:
+            passing = entry.origin is Origin.IMPORT or isinstance(error, _RECORD_ERRORS)
             if not (kept and passing):
-                await self._drop(entry)
+                await self._discard_entry(entry)
                 raise
             await self._journal.release(entry.entry_id)
-            if isinstance(error, _RECORD_IN_DOUBT):
+            if isinstance(error, _RECORD_ERRORS):
                 raise
             raise ZoomUnavailable(
                 "Zoom took the refresh token and does not say just now whose it is: the connection appears once it does;"
@@ -216,12 +216,12 @@ class Adoption:
                 retry_after=5.0,
             ) from None
         except IdentityMismatch:
-            await self._journal.forget(entry.entry_id)
+            await self._journal.delete(entry.entry_id)
             raise
         except ZoomgateError:
-            await self._drop(entry)
+            await self._discard_entry(entry)
             raise
-        await self._journal.forget(entry.entry_id)
+        await self._journal.delete(entry.entry_id)
         return record
 
     async def resume(self, entry: Entry) -> bool:
@@ -233,81 +233,91 @@ class Adoption:
         try:
             current, _ = await self._connections.read_replaceable(entry.user_email)
             # Zoom is not asked then: it could end what is stored, or the newer consent
-            if current.record is not None and current.record.has_had(entry.entry_id):
+            if current.record is not None and current.record.was_committed(entry.entry_id):
                 # who was killed may not have told so: twice is better than never
-                self._audit(_stored(None, "ok", entry, _generation(current.record, entry), resumed=True))
-                await self._journal.forget(entry.entry_id)
+                self._audit(
+                    _stored_event(None, "ok", entry, _generation(current.record, entry), resumed=True)
+                )
+                await self._journal.delete(entry.entry_id)
                 return True
             if self._is_superseded(current, entry):
-                self._audit(_stored(None, SUPERSEDED, entry, 0, resumed=True))
-                await self._journal.forget(entry.entry_id)
+                self._audit(_stored_event(None, SUPERSEDED, entry, 0, resumed=True))
+                await self._journal.delete(entry.entry_id)
                 return True
-            entry = await self._fresh(entry)
-            await self._settle(entry, None, fenced=True)
-        except (StoreError, *_RECORD_IN_DOUBT, *_ZOOM_IN_DOUBT) as error:
+            entry = await self._renew_if_stale(entry)
+            await self._verify_and_store(entry, None, fenced=True)
+        except (StoreError, *_RECORD_ERRORS, *_TRANSIENT_ZOOM_ERRORS) as error:
             _log.warning(
-                "adoption.waits", user=entry.user_email, entry=entry.entry_id, error=type(error).__name__
+                "account_linking.deferred",
+                user=entry.user_email,
+                entry=entry.entry_id,
+                error=type(error).__name__,
             )
             await self._journal.release(entry.entry_id)
             return False
         except IdentityMismatch:
-            await self._journal.forget(entry.entry_id)
+            await self._journal.delete(entry.entry_id)
         except ZoomgateError as error:
             _log.error(
-                "adoption.given_up", user=entry.user_email, entry=entry.entry_id, error=type(error).__name__
+                "account_linking.abandoned",
+                user=entry.user_email,
+                entry=entry.entry_id,
+                error=type(error).__name__,
             )
             if isinstance(error, ReauthRequired):  # dead tokens; to revoke them could end what is alive
-                await self._journal.forget(entry.entry_id)
+                await self._journal.delete(entry.entry_id)
             else:
-                await self._drop(entry)
+                await self._discard_entry(entry)
         else:
-            await self._journal.forget(entry.entry_id)
+            await self._journal.delete(entry.entry_id)
         return True
 
-    async def _drop(self, entry: Entry) -> None:
+    async def _discard_entry(self, entry: Entry) -> None:
         """Give tokens up for which there is no record to go into."""
         self._discard(entry.tokens)
-        await self._journal.forget(entry.entry_id)
+        await self._journal.delete(entry.entry_id)
 
-    async def _fresh(self, entry: Entry) -> Entry:
+    async def _renew_if_stale(self, entry: Entry) -> Entry:
         """Give an entry whose access token can be asked whose it is; an old one is renewed first."""
         now = self._connections.now()
-        if entry.tokens.access_expire_at - now > ME_SECONDS:
+        if entry.tokens.access_expire_at - now > VERIFICATION_TIMEOUT:
             return entry
         outcome = await self._oauth.refresh(entry.tokens.refresh_token)
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, Rejected):
             raise ReauthRequired(
                 "Zoom refuses a refresh token of the journal", metadata={"cause": Cause.REJECTED.value}
             )
         issued = issued_by(outcome)
-        tokens = pair_of(
+        tokens = token_pair(
             replace(issued, refresh_token=issued.refresh_token or entry.tokens.refresh_token), now
         )
         renewed = replace(entry, tokens=tokens)
-        await self._journal.keep(renewed)  # in the place of the spent ones
+        await self._journal.append(renewed)  # in the place of the spent ones
         return renewed
 
-    async def _settle(
+    async def _verify_and_store(
         self, entry: Entry, call: Call | None, *, fenced: bool, found: Replaceable | None = None
     ) -> ConnectionRecord | None:
         """Find out whose tokens these are and store them; None if the record took another way meanwhile (see `_store`)."""
-        person = await self._whose(entry.tokens)
+        person = await self._zoom_user_of(entry.tokens)
         if person.email != entry.user_email:
-            await self._rehome(entry, person)
-            self._audit(_stored(call, "IDENTITY_MISMATCH", entry, entry.generation, resumed=fenced))
+            await self._relink_to_actual_user(entry, person)
+            self._audit(_stored_event(call, "IDENTITY_MISMATCH", entry, entry.generation, resumed=fenced))
             raise IdentityMismatch(
                 "The person who consented at Zoom has another e-mail address than the user that was asked for"
             )
         record = await self._store(entry, person, fenced=fenced, found=found)
-        if record is not None and record.has_had(entry.entry_id):
-            self._audit(_stored(call, "ok", entry, _generation(record, entry), resumed=fenced))
+        if record is not None and record.was_committed(entry.entry_id):
+            self._audit(_stored_event(call, "ok", entry, _generation(record, entry), resumed=fenced))
         else:
-            self._audit(_stored(call, SUPERSEDED, entry, 0, resumed=fenced))
+            self._audit(_stored_event(call, SUPERSEDED, entry, 0, resumed=fenced))
         return record
 
-    async def _whose(self, tokens: TokenPair) -> "_Person":
+    async def _zoom_user_of(self, tokens: TokenPair) -> "_ZoomUser":
         """Ask Zoom who consented."""
-        response = await self._zoom.send(endpoints.current_user(), tokens.access_token, timeout=ME_SECONDS)
+        response = await self._zoom.send(
+            endpoints.current_user(), tokens.access_token, timeout=VERIFICATION_TIMEOUT
+        )
         if response.status == 429 or response.status >= 500:
             raise ZoomUnavailable("Zoom could not say who consented just now: begin again", retry_after=2.0)
         if response.status != 200:
@@ -315,15 +325,15 @@ class Adoption:
                 "Zoom did not say who consented: the app needs the scope user:read:user",
                 metadata={"http_status": str(response.status)},
             )
-        return _person(response.body)
+        return _parse_zoom_user(response.body)
 
-    async def _rehome(self, entry: Entry, person: "_Person") -> None:
+    async def _relink_to_actual_user(self, entry: Entry, person: "_ZoomUser") -> None:
         """Somebody else consented: keep the pair if a connection of that person needs it, else revoke it.
 
         If that person is connected already, under whatever address, this consent has ended their stored tokens (Zoom's code 4741), so the
         new pair belongs there.
         """
-        record = await self._connected(person)
+        record = await self._connection_of(person)
         if record is None:
             self._discard(entry.tokens)
             return
@@ -333,17 +343,21 @@ class Adoption:
             grant=record.grant,
             generation=record.generation,
             owner=record.owner,
-            begun_by=record.begun_by,
+            initiated_by=record.initiated_by,
         )
         stored = await self._store(theirs, person, fenced=True)
-        if stored is None or not stored.has_had(entry.entry_id):
+        if stored is None or not stored.was_committed(entry.entry_id):
             return
         event = AuditEvent.unattended(
-            "connection.rehomed", "ok", stored.user_email, principal="zoomgate", details=_origin(entry)
+            "connection.relinked",
+            "ok",
+            stored.user_email,
+            principal="zoomgate",
+            details=_origin_details(entry),
         )
-        self._audit(_about(event, entry.tokens, _generation(stored, entry)))
+        self._audit(_with_tokens(event, entry.tokens, _generation(stored, entry)))
 
-    async def _connected(self, person: "_Person") -> ConnectionRecord | None:
+    async def _connection_of(self, person: "_ZoomUser") -> ConnectionRecord | None:
         """Find the connection that a Zoom user has; goes on until the store has answered, since the tokens exist nowhere else."""
         pause = FIRST_PAUSE_SECONDS
         while True:
@@ -356,7 +370,7 @@ class Adoption:
                 return None
 
     async def _store(
-        self, entry: Entry, person: "_Person", *, fenced: bool, found: Replaceable | None = None
+        self, entry: Entry, person: "_ZoomUser", *, fenced: bool, found: Replaceable | None = None
     ) -> ConnectionRecord | None:
         """Write the connection; goes on until the store has taken it, since the tokens exist nowhere else.
 
@@ -375,7 +389,7 @@ class Adoption:
                     current, now = await self._connections.read_replaceable(entry.user_email)
                 else:
                     current, now, found = found, self._connections.now(), None
-                if current.record is not None and current.record.has_had(entry.entry_id):
+                if current.record is not None and current.record.was_committed(entry.entry_id):
                     return current.record
                 if fenced and self._is_superseded(current, entry):
                     return None
@@ -399,7 +413,7 @@ class Adoption:
                     owner=entry.owner,
                     zoom_user_id=person.user_id,
                     zoom_account_id=person.account_id,
-                    begun_by=entry.begun_by,
+                    initiated_by=entry.initiated_by,
                     due_at=schedule.due_at(entry.user_email, entry.tokens, now),
                 )
                 rev = await self._connections.write(record)
@@ -407,19 +421,19 @@ class Adoption:
                     self._cache.drop(entry.user_email)
                     return replace(record, rev=rev)
             except ZoomUserTaken as taken:
-                await self._move_away(taken.subject)
+                await self._unlink_previous_address(taken.subject)
             except StoreError:
                 pause = await _wait_for_store(entry.user_email, pause)
 
     def _is_superseded(self, current: Replaceable, entry: Entry) -> bool:
         """Tell whether an entry came too late; tokens of a connection that was ended are ended too."""
-        if not _moved_on(current, entry):
+        if not _was_replaced(current, entry):
             return False
         if current.record is not None and current.record.state is State.DISCONNECTED:
             self._discard(entry.tokens)  # else they ended with the newer consent
         return True
 
-    async def _move_away(self, user_email: str) -> None:
+    async def _unlink_previous_address(self, user_email: str) -> None:
         """End the connection that the same Zoom user has under an earlier address; goes on until the store has answered, as `_store`."""
         tombstone: ConnectionRecord | None = None
         generation, pause = 0, FIRST_PAUSE_SECONDS
@@ -432,24 +446,26 @@ class Adoption:
                 if current.rev == 0 or (record is not None and record.state is State.DISCONNECTED):
                     return
                 generation = 0 if record is None else record.generation
-                tombstone = tombstone_of(record or _damaged(user_email, current, now), now, revoke=False)
+                tombstone = make_tombstone(
+                    record or _is_unreadable(user_email, current, now), now, revoke=False
+                )
                 if await self._connections.write(tombstone) is not None:
                     break
             except StoreError:
                 pause = await _wait_for_store(user_email, pause)
         self._cache.drop(user_email)
-        event = AuditEvent.unattended("connection.moved", "ok", user_email, principal="zoomgate")
+        event = AuditEvent.unattended("connection.unlinked", "ok", user_email, principal="zoomgate")
         self._audit(event._replace(generation=generation))
 
 
 async def _wait_for_store(user_email: str, pause: float) -> float:
     """Wait before a store that failed is asked again; gives the pause after that."""
-    _log.warning("adoption.store_failed", user=user_email)
+    _log.warning("account_linking.store_failed", user=user_email)
     await asyncio.sleep(pause)
     return min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
-def _damaged(user_email: str, found: Replaceable, now: float) -> ConnectionRecord:
+def _is_unreadable(user_email: str, found: Replaceable, now: float) -> ConnectionRecord:
     """What is known of a connection whose record cannot be opened: nothing but that it is in the way."""
     return ConnectionRecord(
         user_email=user_email,
@@ -465,7 +481,7 @@ def _damaged(user_email: str, found: Replaceable, now: float) -> ConnectionRecor
 
 
 @dataclass(frozen=True, slots=True)
-class _Person:
+class _ZoomUser:
     """Who consented, as Zoom says."""
 
     email: str
@@ -473,7 +489,7 @@ class _Person:
     account_id: str
 
 
-def pair_of(issued: Issued, started: float) -> TokenPair:
+def token_pair(issued: Issued, started: float) -> TokenPair:
     """Give the pair that Zoom issued to a request which began at a time of the store's clock."""
     return TokenPair(
         access_token=issued.access_token,
@@ -486,7 +502,7 @@ def pair_of(issued: Issued, started: float) -> TokenPair:
     )
 
 
-def _person(body: bytes) -> _Person:
+def _parse_zoom_user(body: bytes) -> _ZoomUser:
     """Read Zoom's description of a user.
 
     Raises:
@@ -494,14 +510,14 @@ def _person(body: bytes) -> _Person:
     """
     try:
         data = orjson.loads(body)
-        person = _Person(data["email"].lower(), data["id"], data.get("account_id") or "")
+        person = _ZoomUser(data["email"].lower(), data["id"], data.get("account_id") or "")
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        person = _Person("", "", "")
+        person = _ZoomUser("", "", "")
     if not all(
         isinstance(value, str) and len(value) <= 512
         for value in (person.email, person.user_id, person.account_id)
     ):
-        person = _Person("", "", "")
+        person = _ZoomUser("", "", "")
     if not person.email or not person.user_id:
         raise ZoomBadResponse("Zoom did not say who consented", metadata={"length": str(len(body))})
     return person
@@ -512,7 +528,7 @@ def _generation(record: ConnectionRecord, entry: Entry) -> int:
     return record.generation if record.commit_id == entry.entry_id else 0
 
 
-def _moved_on(current: Replaceable, entry: Entry) -> bool:
+def _was_replaced(current: Replaceable, entry: Entry) -> bool:
     """Tell whether somebody consented or ended the connection after the tokens of an entry were asked for."""
     if current.record is None:
         return False
@@ -534,9 +550,11 @@ def _create_time(current: ConnectionRecord | None, now: float) -> float:
     return now if current is None or current.state is State.DISCONNECTED else current.create_time
 
 
-def _stored(call: Call | None, outcome: str, entry: Entry, generation: int, *, resumed: bool) -> AuditEvent:
+def _stored_event(
+    call: Call | None, outcome: str, entry: Entry, generation: int, *, resumed: bool
+) -> AuditEvent:
     """Describe what became of tokens that a call, a browser, or the journal brought."""
-    details = _origin(entry)
+    details = _origin_details(entry)
     if call is not None:
         event = AuditEvent.for_call(call, "connection.stored", outcome, entry.user_email, details=details)
     else:
@@ -547,12 +565,12 @@ def _stored(call: Call | None, outcome: str, entry: Entry, generation: int, *, r
             principal="zoomgate" if resumed else "browser",
             details=details,
         )
-    return _about(event, entry.tokens, generation)
+    return _with_tokens(event, entry.tokens, generation)
 
 
-def _origin(entry: Entry) -> dict[str, str | int]:
-    return {"origin": entry.origin.value, "begun_by": entry.begun_by}
+def _origin_details(entry: Entry) -> dict[str, str | int]:
+    return {"origin": entry.origin.value, "initiated_by": entry.initiated_by}
 
 
-def _about(event: AuditEvent, tokens: TokenPair, generation: int) -> AuditEvent:
-    return event.about(generation, tokens.access_token, tokens.refresh_token)
+def _with_tokens(event: AuditEvent, tokens: TokenPair, generation: int) -> AuditEvent:
+    return event.with_tokens(generation, tokens.access_token, tokens.refresh_token)

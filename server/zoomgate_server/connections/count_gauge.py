@@ -1,7 +1,7 @@
 """How many people are connected, for the metrics: counted in the store, and not too often."""
 
 from zoomgate_server.clock import Clock
-from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import Metrics
@@ -12,7 +12,7 @@ COUNT_SECONDS = 15.0
 _log = logs.get("zoomgate.metrics")
 
 
-class ConnectionCounts:
+class ConnectionCountGauge:
     """Counts the connections of all processes by their state.
 
     Args:
@@ -21,7 +21,7 @@ class ConnectionCounts:
         metrics: Gets the numbers.
     """
 
-    def __init__(self, connections: ConnectionStore, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, connections: ConnectionRepository, clock: Clock, metrics: Metrics) -> None:
         self._connections = connections
         self._clock = clock
         self._metrics = metrics
@@ -35,4 +35,4 @@ class ConnectionCounts:
         try:
             self._metrics.connections(await self._connections.count_by_state())
         except StoreError:
-            _log.warning("connections.not_counted")
+            _log.warning("connections.count_failed")

@@ -13,7 +13,7 @@ from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.ownership import check_owner
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
-from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_cache import TokenCache
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import ConnectionNotFound, ZoomgateError, store_unavailable
@@ -22,7 +22,7 @@ from zoomgate_server.telemetry import logs
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import Revoked
 
-ANSWER_SECONDS = 0.2
+REVOKE_RESPONSE_SECONDS = 0.2
 """Kept of a caller's deadline for the way back."""
 
 REVOKE_SECONDS = 24 * 3600.0
@@ -34,10 +34,10 @@ REVOKE_PATIENCE_SECONDS = 3.0
 TOMBSTONE_SECONDS = 30 * 24 * 3600.0
 """How long a disconnected user's record stays, so that late writers find that the grant is gone."""
 
-SWEEP_SECONDS = 30.0
+RETRY_INTERVAL = 30.0
 """Pause between two looks for tokens that are still to be revoked."""
 
-IN_VAIN = 3
+MAX_WRITE_ATTEMPTS = 3
 """So many revocations in a row that Zoom did not confirm end the asking of one look; the next one asks about those behind them."""
 
 _GRANT_MAY_LIVE = frozenset({Cause.USER_DEACTIVATED, Cause.USER_DISASSOCIATED})
@@ -47,18 +47,18 @@ Who removed the app has ended it already, and who was deleted has none.
 """
 
 _T = TypeVar("_T")
-_log = logs.get("zoomgate.endings")
+_log = logs.get("zoomgate.disconnection")
 
 
-class EndedAtZoom(StrEnum):
+class ZoomDisconnectOutcome(StrEnum):
     """What became of the news that a connection ended at Zoom."""
 
-    ENDED = "ended"
+    DISCONNECTED = "disconnected"
     NOT_CONNECTED = "not_connected"
     OLDER_THAN_CONSENT = "older_than_consent"
 
 
-class Endings:
+class Disconnector:
     """Ends connections, and revokes at Zoom what is not needed any more.
 
     Args:
@@ -72,7 +72,7 @@ class Endings:
     def __init__(
         self,
         *,
-        connections: ConnectionStore,
+        connections: ConnectionRepository,
         cache: TokenCache,
         oauth: OAuthClient,
         clock: Clock,
@@ -86,7 +86,7 @@ class Endings:
         self._running: set[asyncio.Task[Any]] = set()
         self._asked_up_to = ""
 
-    async def end(self, call: Call, user_email: str) -> ConnectionRecord:
+    async def disconnect(self, call: Call, user_email: str) -> ConnectionRecord:
         """End a connection: first here, then at Zoom.
 
         The tokens are kept sealed and unserved until Zoom has confirmed that they are revoked, for at most 24 hours.
@@ -96,12 +96,16 @@ class Endings:
             CallerNotAllowed: It belongs to another member.
         """
         # a caller who leaves does not cut off the end from its line in the audit trail, nor from its revocation
-        ended, revocation = await asyncio.shield(self.in_background(self._end(call, user_email)))
-        patience = min(REVOKE_PATIENCE_SECONDS, call.deadline - ANSWER_SECONDS - self._clock.monotonic())
+        ended, revocation = await asyncio.shield(self.in_background(self._disconnect(call, user_email)))
+        patience = min(
+            REVOKE_PATIENCE_SECONDS, call.deadline - REVOKE_RESPONSE_SECONDS - self._clock.monotonic()
+        )
         await asyncio.wait({revocation}, timeout=max(0.0, patience))
         return ended
 
-    async def end_at_zoom(self, zoom_user_id: str, cause: Cause, happened_at: float) -> EndedAtZoom:
+    async def disconnect_by_zoom(
+        self, zoom_user_id: str, cause: Cause, happened_at: float
+    ) -> ZoomDisconnectOutcome:
         """End the connection of a Zoom user who removed the app or is gone. Its tokens are erased at once.
 
         A refresh that runs finds the tombstone and stores nothing. A consent that came after `happened_at` stays.
@@ -118,33 +122,37 @@ class Endings:
         while True:
             record, now = await self._connections.find(zoom_user_id)
             if record is None:
-                return EndedAtZoom.NOT_CONNECTED
+                return ZoomDisconnectOutcome.NOT_CONNECTED
             if happened_at <= record.consent_time:
-                return EndedAtZoom.OLDER_THAN_CONSENT
-            tombstone = replace(tombstone_of(record, now, revoke=False), cause=cause)
+                return ZoomDisconnectOutcome.OLDER_THAN_CONSENT
+            tombstone = replace(make_tombstone(record, now, revoke=False), cause=cause)
             told = AuditEvent.unattended(
-                "connection.ended", "ok", record.user_email, principal="zoom", details={"cause": cause.value}
+                "connection.disconnected",
+                "ok",
+                record.user_email,
+                principal="zoom",
+                details={"cause": cause.value},
             )._replace(generation=record.generation)
             if await self._write(tombstone, told) is not None:
                 break
         self._cache.drop(record.user_email)
         self._audit(told)
-        _log.info("connection.ended_at_zoom", user=record.user_email, cause=cause.value)
+        _log.info("connection.disconnected_by_zoom", user=record.user_email, cause=cause.value)
         if cause in _GRANT_MAY_LIVE and record.tokens is not None:
-            for pair in (record.tokens, *record.spares):
-                self.discard(pair)
-        return EndedAtZoom.ENDED
+            for pair in (record.tokens, *record.alternate_pairs):
+                self.revoke_unused(pair)
+        return ZoomDisconnectOutcome.DISCONNECTED
 
-    async def sweep_revocations(self) -> None:
+    async def retry_revocations(self) -> None:
         """Revoke what could not be revoked when its connection was ended; runs until cancelled."""
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.sleep(RETRY_INTERVAL)
             try:
-                await self._sweep_once()
+                await self._retry_revocations_once()
             except (StoreError, ZoomgateError) as error:
-                _log.warning("revocations.sweep_failed", error=type(error).__name__)
+                _log.warning("revocations.retry_failed", error=type(error).__name__)
 
-    def discard(self, tokens: TokenPair) -> None:
+    def revoke_unused(self, tokens: TokenPair) -> None:
         """End a token pair that no record keeps, best effort."""
         self.in_background(self._revoke_pair(tokens))
 
@@ -162,7 +170,7 @@ class Endings:
                 while self._running:  # an end goes on with its revocation
                     await asyncio.wait(set(self._running))
 
-    async def _end(self, call: Call, user_email: str) -> tuple[ConnectionRecord, asyncio.Task[Any]]:
+    async def _disconnect(self, call: Call, user_email: str) -> tuple[ConnectionRecord, asyncio.Task[Any]]:
         """End a connection here, and begin to revoke its tokens."""
         while True:
             try:
@@ -172,9 +180,9 @@ class Endings:
             if record is None or record.state is State.DISCONNECTED:
                 raise ConnectionNotFound("This user has no connection")
             check_owner(call, record.owner)
-            tombstone = tombstone_of(record, now, revoke=True)
+            tombstone = make_tombstone(record, now, revoke=True)
             told = AuditEvent.for_call(
-                call, "connection.ended", "ok", user_email, generation=record.generation
+                call, "connection.disconnected", "ok", user_email, generation=record.generation
             )
             try:
                 rev = await self._write(tombstone, told)
@@ -210,7 +218,7 @@ class Endings:
             return None
         return record.rev if record is not None and record == replace(tombstone, rev=record.rev) else None
 
-    async def _sweep_once(self) -> None:
+    async def _retry_revocations_once(self) -> None:
         """Erase what was kept for long enough, and ask Zoom about the rest as long as it confirms something."""
         behind, self._asked_up_to = self._asked_up_to, ""
         after, asked, in_vain = "", "", 0
@@ -222,9 +230,9 @@ class Endings:
                 ended = self._connections.open_readable(record)
                 if ended is None:
                     continue
-                if self._is_given_up(ended):
+                if self._is_abandoned(ended):
                     await self._erase(ended)
-                elif in_vain == IN_VAIN:
+                elif in_vain == MAX_WRITE_ATTEMPTS:
                     self._asked_up_to = asked
                 elif ended.user_email > behind:
                     asked = ended.user_email
@@ -233,7 +241,7 @@ class Endings:
                 return
             after = records[-1].key.subject
 
-    def _is_given_up(self, ended: ConnectionRecord) -> bool:
+    def _is_abandoned(self, ended: ConnectionRecord) -> bool:
         """Tell whether a tombstone's tokens were kept for as long as they may be."""
         return ended.revoke_until is not None and self._connections.now() >= ended.revoke_until
 
@@ -241,7 +249,7 @@ class Endings:
         """Revoke a tombstone's tokens at Zoom and, once that is confirmed, erase them. False if it is not."""
         if ended.revoking is None:
             return True
-        for pair in (ended.revoking, *ended.spares):  # any of them may be the one that lives
+        for pair in (ended.revoking, *ended.alternate_pairs):  # any of them may be the one that lives
             if not await self._revoke_pair(pair):
                 return False
         await self._erase(ended)
@@ -251,10 +259,10 @@ class Endings:
         """Erase a tombstone's tokens."""
         try:
             await self._connections.write(
-                replace(ended, revoking=None, spares=(), revoke_until=None, due_at=None)
+                replace(ended, revoking=None, alternate_pairs=(), revoke_until=None, due_at=None)
             )
         except StoreError:
-            _log.warning("revocation.not_noted", user=ended.user_email)
+            _log.warning("revocation.not_recorded", user=ended.user_email)
 
     async def _revoke_pair(self, pair: TokenPair) -> bool:
         """Revoke both tokens; true once Zoom confirmed."""
@@ -264,7 +272,7 @@ class Endings:
         return all(isinstance(outcome, Revoked) for outcome in outcomes)
 
 
-def tombstone_of(record: ConnectionRecord, now: float, *, revoke: bool) -> ConnectionRecord:
+def make_tombstone(record: ConnectionRecord, now: float, *, revoke: bool) -> ConnectionRecord:
     """The ended form of a connection: nothing in it is served any more.
 
     Args:
@@ -278,11 +286,11 @@ def tombstone_of(record: ConnectionRecord, now: float, *, revoke: bool) -> Conne
         cause=Cause.REVOKED,
         generation=record.generation + 1,
         tokens=None,
-        spares=record.spares if revoke else (),
+        alternate_pairs=record.alternate_pairs if revoke else (),
         lease=None,
         pending=(),
         commit_id="",
-        earlier_commits=(),
+        previous_commit_ids=(),
         last_error=None,
         update_time=now,
         access_expire_at=None,

@@ -2,19 +2,19 @@
 
 import asyncio
 
-from zoomgate_server.connections.account_linking import Adoption
+from zoomgate_server.connections.account_linking import AccountLinker
 from zoomgate_server.connections.refresh.refresher import Refresher
-from zoomgate_server.connections.token_journal import Entry, Journal, Origin
+from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import Metrics
 
-LOOK_SECONDS = 5.0
+POLL_INTERVAL = 5.0
 """Pause between two looks; another process that shares the folder may have died since."""
 
-_log = logs.get("zoomgate.recovery")
+_log = logs.get("zoomgate.journal_recovery")
 
 
-class Recovery:
+class JournalRecovery:
     """Hands entries of the journal to whoever can store their tokens.
 
     Args:
@@ -25,11 +25,11 @@ class Recovery:
     """
 
     def __init__(
-        self, *, journal: Journal, refresher: Refresher, adoption: Adoption, metrics: Metrics
+        self, *, journal: TokenJournal, refresher: Refresher, account_linker: AccountLinker, metrics: Metrics
     ) -> None:
         self._journal = journal
         self._refresher = refresher
-        self._adoption = adoption
+        self._account_linker = account_linker
         self._metrics = metrics
         self._resuming: asyncio.Task[None] | None = None
 
@@ -39,7 +39,7 @@ class Recovery:
             for entry in await self._journal.claim():
                 self._resuming = asyncio.create_task(self._resume(entry), name="resume")
                 await asyncio.shield(self._resuming)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_INTERVAL)
 
     async def drain(self, seconds: float) -> bool:
         """Wait until the entry under way is dealt with, for at most so many seconds: its token may be spent. False if it is not."""
@@ -49,14 +49,14 @@ class Recovery:
         return self._resuming.done()
 
     async def _resume(self, entry: Entry) -> None:
-        _log.info("journal.resumed", entry=entry.entry_id, origin=entry.origin.value)
+        _log.info("journal.recovery_started", entry=entry.entry_id, origin=entry.origin.value)
         try:
             await self._hand_over(entry)
         except Exception:  # noqa: BLE001 - no entry may keep those behind it from the store; this one stays, and stays ours
-            _log.exception("journal.not_resumed", entry=entry.entry_id, origin=entry.origin.value)
+            _log.exception("journal.recovery_failed", entry=entry.entry_id, origin=entry.origin.value)
 
     async def _hand_over(self, entry: Entry) -> None:
         if entry.origin is Origin.REFRESH:
             self._refresher.resume(entry)  # which counts it when it is done
-        elif await self._adoption.resume(entry):
+        elif await self._account_linker.resume(entry):
             self._metrics.journal_replayed()

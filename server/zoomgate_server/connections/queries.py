@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from zoomgate_server.call_context import Call
 from zoomgate_server.connections.ownership import check_owner
 from zoomgate_server.connections.record import ConnectionRecord, State
-from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.errors import ConnectionNotFound, store_unavailable
 from zoomgate_server.storage.record_store import StoreError
 
@@ -27,7 +27,7 @@ class ConnectionPage:
 class ConnectionQueries:
     """Gets and lists connections."""
 
-    def __init__(self, connections: ConnectionStore) -> None:
+    def __init__(self, connections: ConnectionRepository) -> None:
         self._connections = connections
 
     async def get(self, call: Call, user_email: str) -> ConnectionRecord:

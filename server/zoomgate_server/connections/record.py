@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from zoomgate_server.connections.token_pair import TokenPair
-from zoomgate_server.encryption.envelope import Vault, key_id_of, unreadable
+from zoomgate_server.encryption.envelope import Envelope, key_id_of, unreadable
 from zoomgate_server.storage.record_store import TOMBSTONE_STATE, Kind, Record, RecordKey
 
 
@@ -123,32 +123,32 @@ class ConnectionRecord:
     lease: Lease | None = None
     pending: tuple[Attempt, ...] = ()
     commit_id: str = ""
-    earlier_commits: tuple[str, ...] = ()
+    previous_commit_ids: tuple[str, ...] = ()
     recent_refreshes: tuple[float, ...] = ()
     access_expire_at: float | None = None
     last_error: LastError | None = None
     tokens: TokenPair | None = field(default=None, repr=False)
-    spares: tuple[TokenPair, ...] = field(default=(), repr=False)
+    alternate_pairs: tuple[TokenPair, ...] = field(default=(), repr=False)
     owner: str | None = None
     zoom_user_id: str | None = None
     zoom_account_id: str | None = None
-    begun_by: str = ""
+    initiated_by: str = ""
     revoking: TokenPair | None = field(default=None, repr=False)
     revoke_until: float | None = None
     due_at: float | None = None
     expire_at: float | None = None
 
-    def has_had(self, commit_id: str) -> bool:
+    def was_committed(self, commit_id: str) -> bool:
         """Tell whether its current pair, or one that this grant had lately, was stored by an attempt."""
-        return commit_id in (self.commit_id, *self.earlier_commits)
+        return commit_id in (self.commit_id, *self.previous_commit_ids)
 
 
-def encode(vault: Vault, connection: ConnectionRecord) -> Record:
+def encode(envelope: Envelope, connection: ConnectionRecord) -> Record:
     """Seal a connection. Everything that decides who may use it, the state included, is in the sealed part."""
-    key = RecordKey(vault.app, Kind.USER, connection.user_email)
+    key = RecordKey(envelope.app, Kind.USER, connection.user_email)
     cause = connection.cause
     kind_of_revoked = {"kind_of_revoked": cause} if cause in _KINDS_OF_REVOKED else {}
-    value = vault.seal(
+    value = envelope.seal(
         key,
         grant=connection.grant,
         generation=connection.generation,
@@ -157,7 +157,7 @@ def encode(vault: Vault, connection: ConnectionRecord) -> Record:
             "lease": None if connection.lease is None else asdict(connection.lease),
             "pending": [[attempt.epoch, attempt.at] for attempt in connection.pending],
             "commit_id": connection.commit_id,
-            "earlier_commits": connection.earlier_commits,
+            "earlier_commits": connection.previous_commit_ids,
             "recent_refreshes": connection.recent_refreshes,
             "create_time": connection.create_time,
             "consent_time": connection.consent_time,
@@ -172,11 +172,11 @@ def encode(vault: Vault, connection: ConnectionRecord) -> Record:
         secret={
             "state": connection.state,
             "tokens": _from_pair(connection.tokens),
-            "spares": [_from_pair(pair) for pair in connection.spares],
+            "spares": [_from_pair(pair) for pair in connection.alternate_pairs],
             "owner": connection.owner,
             "zoom_user_id": connection.zoom_user_id,
             "zoom_account_id": connection.zoom_account_id,
-            "begun_by": connection.begun_by,
+            "begun_by": connection.initiated_by,
             "revoking": _from_pair(connection.revoking),
         },
     )
@@ -193,14 +193,14 @@ def encode(vault: Vault, connection: ConnectionRecord) -> Record:
     )
 
 
-def decode(vault: Vault, record: Record) -> ConnectionRecord:
+def decode(envelope: Envelope, record: Record) -> ConnectionRecord:
     """Open a connection.
 
     Raises:
         RecordUnreadable: It is damaged, or its clear columns disagree with what was sealed.
         RecordVersionUnsupported, KeyUnavailable: As `Vault.open`.
     """
-    opened = vault.open(record)
+    opened = envelope.open(record)
     header, secret = opened.header, opened.secret
     try:
         connection = ConnectionRecord(
@@ -215,7 +215,7 @@ def decode(vault: Vault, record: Record) -> ConnectionRecord:
             lease=None if header["lease"] is None else Lease(**header["lease"]),
             pending=tuple(Attempt(epoch, at) for epoch, at in header["pending"]),
             commit_id=header["commit_id"],
-            earlier_commits=tuple(header.get("earlier_commits", ())),  # records of 0.1.0 have none
+            previous_commit_ids=tuple(header.get("earlier_commits", ())),  # records of 0.1.0 have none
             recent_refreshes=tuple(header["recent_refreshes"]),
             create_time=header["create_time"],
             consent_time=header.get("consent_time", header["create_time"]),  # records of 0.1.0 have none
@@ -224,11 +224,11 @@ def decode(vault: Vault, record: Record) -> ConnectionRecord:
             access_expire_at=header["access_expire_at"],
             last_error=None if header["last_error"] is None else LastError(**header["last_error"]),
             tokens=_to_pair(secret["tokens"]),
-            spares=tuple(TokenPair(**pair) for pair in secret["spares"]),
+            alternate_pairs=tuple(TokenPair(**pair) for pair in secret["spares"]),
             owner=secret["owner"],
             zoom_user_id=secret["zoom_user_id"],
             zoom_account_id=secret["zoom_account_id"],
-            begun_by=secret["begun_by"],
+            initiated_by=secret["begun_by"],
             revoking=_to_pair(secret["revoking"]),
             revoke_until=header["revoke_until"],
             due_at=record.due_at,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import ConnectionRecord
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RecordFault, RecordUnreadable
 from zoomgate_server.storage.record_store import Change, Column, Kind, Record, RecordKey, RecordStore
 from zoomgate_server.telemetry import logs
@@ -29,7 +29,7 @@ class Replaceable:
     generation: int
 
 
-class ConnectionStore:
+class ConnectionRepository:
     """Reads and writes connections of one Zoom app.
 
     Every method raises `StoreError` when the store fails, and `RecordFault` when a record cannot be opened.
@@ -43,11 +43,11 @@ class ConnectionStore:
     """
 
     def __init__(
-        self, *, app: str, store: RecordStore, vault: Vault, clock: Clock, on_read: Callable[[], None]
+        self, *, app: str, store: RecordStore, envelope: Envelope, clock: Clock, on_read: Callable[[], None]
     ) -> None:
         self._app = app
         self._store = store
-        self._vault = vault
+        self._envelope = envelope
         self._clock = clock
         self._on_read = on_read
         self._ahead = clock.wall() - clock.monotonic()
@@ -99,7 +99,7 @@ class ConnectionStore:
         Raises:
             ZoomUserTaken: Another connection belongs to the same Zoom user.
         """
-        sealed = connection_record.encode(self._vault, connection)
+        sealed = connection_record.encode(self._envelope, connection)
         if connection.update_time != connection.read_update_time:
             # the clock was read a while ago, before Zoom was asked perhaps: who follows the changes must not be past that moment already
             sealed = replace(sealed, changed_at=max(sealed.changed_at, self.now()))
@@ -122,7 +122,7 @@ class ConnectionStore:
 
     def open(self, record: Record) -> ConnectionRecord:
         """Open a sealed connection."""
-        return connection_record.decode(self._vault, record)
+        return connection_record.decode(self._envelope, record)
 
     def open_readable(self, record: Record) -> ConnectionRecord | None:
         """Open one of several records; one that cannot be opened is told in the log, and holds up nobody behind it."""

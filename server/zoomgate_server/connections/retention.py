@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from zoomgate_server.audit.event import AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections import record as connection_record
-from zoomgate_server.connections.disconnection import tombstone_of
+from zoomgate_server.connections.disconnection import make_tombstone
 from zoomgate_server.connections.record import ConnectionRecord, State
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RecordFault
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore, StoreError
 from zoomgate_server.telemetry import logs
@@ -24,19 +24,19 @@ EXPIRING = (Kind.STATE, Kind.REQUEST, Kind.WEBHOOK)
 """Kinds of records that are worth nothing once they have expired. MongoDB deletes them by itself, later."""
 
 DAY_SECONDS = 24 * 3600.0
-PAGE = 200
+PAGE_SIZE = 200
 """Records that are read at a time."""
 
-EXPIRED_LOOK_SECONDS = 60.0
+EXPIRED_POLL_INTERVAL = 60.0
 """Between two looks for what has expired; half as much to one and a half, by chance."""
 
-REAUTH_LOOK_SECONDS = 3600.0
+REAUTH_POLL_INTERVAL = 3600.0
 """Between two looks for connections that wait for a consent: all that do so are looked at."""
 
-MOST = 1000
+MAX_PER_PASS = 1000
 """Records that one look takes away; the next one goes on."""
 
-_log = logs.get("zoomgate.reaping")
+_log = logs.get("zoomgate.retention")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Overdue:
         return "" if self.connection is None else self.connection.user_email
 
 
-class Reaper:
+class RetentionPolicy:
     """Finds and takes away what is overdue of one Zoom app.
 
     Args:
@@ -73,7 +73,7 @@ class Reaper:
         clock: Time.
         reauth_days: After how many days a connection that waits for a consent is ended; 0 for never.
         audit: Hears of every connection that is ended or deleted.
-        on_reaped: Hears the kind of everything that is taken away.
+        on_pruned: Hears the kind of everything that is taken away.
         chance: Spreads looks over time.
 
     Attributes:
@@ -85,21 +85,21 @@ class Reaper:
         *,
         app: str,
         store: RecordStore,
-        vault: Vault,
+        envelope: Envelope,
         clock: Clock,
         reauth_days: int,
         audit: AuditSink,
-        on_reaped: Callable[[str], None],
+        on_pruned: Callable[[str], None],
         chance: random.Random,
     ) -> None:
         self.unreadable = 0
         self._app = app
         self._store = store
-        self._vault = vault
+        self._envelope = envelope
         self._clock = clock
         self._reauth_seconds = reauth_days * DAY_SECONDS
         self._audit = audit
-        self._on_reaped = on_reaped
+        self._on_pruned = on_pruned
         self._chance = chance
         self._taking: asyncio.Task[bool] | None = None
 
@@ -107,14 +107,14 @@ class Reaper:
         """Look now and then; runs until cancelled."""
         next_reauth = self._clock.monotonic()
         while True:
-            await asyncio.sleep(EXPIRED_LOOK_SECONDS * self._chance.uniform(0.5, 1.5))
+            await asyncio.sleep(EXPIRED_POLL_INTERVAL * self._chance.uniform(0.5, 1.5))
             try:
-                await self._reap_all(self.find_expired())
+                await self._prune_all(self.find_expired())
                 if self._clock.monotonic() >= next_reauth:
-                    await self._reap_all(self.find_waiting())
-                    next_reauth = self._clock.monotonic() + REAUTH_LOOK_SECONDS
+                    await self._prune_all(self.find_waiting())
+                    next_reauth = self._clock.monotonic() + REAUTH_POLL_INTERVAL
             except StoreError:
-                _log.warning("reaping.store_failed")
+                _log.warning("retention.store_failed")
 
     async def find_waiting(self) -> AsyncIterator[Overdue]:
         """Find the connections that have waited for a consent for too long.
@@ -147,7 +147,7 @@ class Reaper:
             if connection is not None and connection.state is State.DISCONNECTED:
                 yield Overdue(DISCONNECTED, record, record.expire_at or 0.0, connection)
 
-    async def reap(self, overdue: Overdue) -> bool:
+    async def prune(self, overdue: Overdue) -> bool:
         """Take one away unless somebody wrote it since it was found. False if somebody did.
 
         Whoever is cancelled meanwhile leaves to `drain` what was begun: nothing goes without its line in the audit trail.
@@ -158,7 +158,7 @@ class Reaper:
         Raises:
             StoreError: The store failed.
         """
-        self._taking = asyncio.create_task(self._take_away(overdue))
+        self._taking = asyncio.create_task(self._delete(overdue))
         return await asyncio.shield(self._taking)
 
     async def drain(self) -> None:
@@ -166,11 +166,11 @@ class Reaper:
         if self._taking is not None:
             await asyncio.wait({self._taking})
 
-    async def _take_away(self, overdue: Overdue) -> bool:
+    async def _delete(self, overdue: Overdue) -> bool:
         record, left = overdue.record, None
         if overdue.kind == REAUTH_REQUIRED and overdue.connection is not None:
-            ended = tombstone_of(overdue.connection, await self._now(), revoke=False)
-            left = connection_record.encode(self._vault, ended)
+            ended = make_tombstone(overdue.connection, await self._now(), revoke=False)
+            left = connection_record.encode(self._envelope, ended)
         try:
             done = (
                 await self._store.delete(record.key, record.rev)
@@ -182,8 +182,8 @@ class Reaper:
             if not done:
                 raise
         if done:
-            self._on_reaped(overdue.kind)
-            self._tell(overdue, "ok")
+            self._on_pruned(overdue.kind)
+            self._audit_outcome(overdue, "ok")
         return done
 
     async def _is_done(self, overdue: Overdue, left: Record | None) -> bool:
@@ -191,27 +191,27 @@ class Reaper:
         try:
             found, _ = await self._store.get(overdue.record.key)
         except StoreError:
-            self._tell(overdue, "STORE_UNAVAILABLE")
+            self._audit_outcome(overdue, "STORE_UNAVAILABLE")
             raise
         return found is None if left is None else found is not None and found.value == left.value
 
-    def _tell(self, overdue: Overdue, outcome: str) -> None:
+    def _audit_outcome(self, overdue: Overdue, outcome: str) -> None:
         """Tell the audit trail of a connection that was taken away, or may have been."""
         if overdue.connection is None:
             return
         name, user = "zoomgate", overdue.user_email
         if overdue.kind == REAUTH_REQUIRED:
-            event = AuditEvent.unattended("connection.reaped", outcome, user, principal=name)
+            event = AuditEvent.unattended("connection.expired", outcome, user, principal=name)
         else:
-            event = AuditEvent.unattended("connection.forgotten", outcome, user, principal=name)
+            event = AuditEvent.unattended("connection.pruned", outcome, user, principal=name)
         self._audit(event._replace(generation=overdue.connection.generation))
 
-    async def _reap_all(self, found: AsyncIterator[Overdue]) -> None:
+    async def _prune_all(self, found: AsyncIterator[Overdue]) -> None:
         count = 0
         async for overdue in found:
-            await self.reap(overdue)
+            await self.prune(overdue)
             count += 1
-            if count == MOST:
+            if count == MAX_PER_PASS:
                 return
 
     async def _pages(
@@ -220,17 +220,22 @@ class Reaper:
         after = ""
         while True:
             page = await self._store.page(
-                self._app, kind, states=states or (), expire_before=expire_before, after=after, limit=PAGE
+                self._app,
+                kind,
+                states=states or (),
+                expire_before=expire_before,
+                after=after,
+                limit=PAGE_SIZE,
             )
             for record in page:
                 yield record
-            if len(page) < PAGE:
+            if len(page) < PAGE_SIZE:
                 return
             after = page[-1].key.subject
 
     def _open(self, record: Record) -> ConnectionRecord | None:
         try:
-            return connection_record.decode(self._vault, record)
+            return connection_record.decode(self._envelope, record)
         except RecordFault:
             self.unreadable += 1
             return None

@@ -20,7 +20,7 @@ class Seen(NamedTuple):
     generation: int
     consent_time: float
 
-    def is_behind(self, other: "Seen") -> bool:
+    def precedes(self, other: "Seen") -> bool:
         """Tell whether this is an earlier state than another; a later consent may begin at a lower generation, in a store set back."""
         return self.generation < other.generation and (
             self.grant == other.grant or self.consent_time <= other.consent_time
@@ -75,7 +75,7 @@ class TokenCache:
         """Note that a call of this process used the user's token."""
         self._used.add(user_email)
 
-    def note_handed_out(self, user_email: str) -> None:
+    def note_issued(self, user_email: str) -> None:
         """Note that somebody outside has the user's token."""
         self._handed_out.add(user_email)
 
@@ -103,7 +103,7 @@ class TokenCache:
             What counts: the token, or the newer one; None if that is gone.
         """
         seen = self.seen(user_email)
-        if seen is not None and token.seen.is_behind(seen):
+        if seen is not None and token.seen.precedes(seen):
             return self._tokens.get(user_email)
         self._without_token.pop(user_email, None)
         if seen != token.seen:

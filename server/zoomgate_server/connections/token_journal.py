@@ -70,7 +70,7 @@ class Entry:
     tokens: TokenPair
     epoch: int = 0
     owner: str | None = None
-    begun_by: str = ""
+    initiated_by: str = ""
 
 
 @dataclass(slots=True)
@@ -108,7 +108,7 @@ class Observer(Protocol):
         ...
 
 
-class Journal:
+class TokenJournal:
     """Keeps entries in one folder.
 
     What fails is logged and counted, and never stops whoever brings tokens: the store may take them all the same.
@@ -135,7 +135,7 @@ class Journal:
         """Make the folder, and find out whether it can be written; what was warned of when it cannot is in the log."""
         return await self._run(self._prepare)
 
-    async def keep(self, entry: Entry) -> bool:
+    async def append(self, entry: Entry) -> bool:
         """Write an entry durably, in the place of one with its id. False if that failed; nothing of it was left behind then.
 
         Those that come while others are written are written together, and wait for the folder once.
@@ -148,9 +148,9 @@ class Journal:
         self._observer.journal_entries(len(self._held))
         return due.kept
 
-    async def forget(self, entry_id: str) -> None:
+    async def delete(self, entry_id: str) -> None:
         """Delete an entry that this process holds; unknown ones are no mistake. A file that stays will be found again."""
-        await self._run(self._delete, entry_id)
+        await self._run(self._delete_file, entry_id)
         self._observer.journal_entries(len(self._held))
 
     async def release(self, entry_id: str) -> None:
@@ -207,7 +207,7 @@ class Journal:
                 private_file.sync_folder(self._folder)
         except OSError as error:
             for due in group:
-                self._give_up(due, error)
+                self._abandon(due, error)
             return
         for due in group:
             self._release(due.entry.entry_id)  # the file that was in its place
@@ -218,7 +218,7 @@ class Journal:
         try:
             step(due)
         except OSError as error:
-            self._give_up(due, error)
+            self._abandon(due, error)
             return False
         return True
 
@@ -236,22 +236,22 @@ class Journal:
         due.draft.rename(due.path)
         due.named = True
 
-    def _give_up(self, due: _Due, error: OSError) -> None:
-        _log.error("journal.not_written", entry=due.entry.entry_id, error=error.strerror)
+    def _abandon(self, due: _Due, error: OSError) -> None:
+        _log.error("journal.write_failed", entry=due.entry.entry_id, error=error.strerror)
         for path in (due.draft, due.path) if due.named else (due.draft,):
             with contextlib.suppress(OSError):
                 path.unlink()
         if due.descriptor >= 0:
             os.close(due.descriptor)  # after the file is gone: nobody may find it without a holder
 
-    def _delete(self, entry_id: str) -> None:
+    def _delete_file(self, entry_id: str) -> None:
         descriptor = self._held.pop(entry_id, None)
         if descriptor is None:
             return
         try:
             (self._folder / f"{entry_id}{_SUFFIX}").unlink(missing_ok=True)
         except OSError as error:
-            _log.error("journal.not_forgotten", entry=entry_id, error=error.strerror)
+            _log.error("journal.delete_failed", entry=entry_id, error=error.strerror)
         finally:
             os.close(descriptor)  # after the file is gone: nobody may find it without a holder
 
@@ -286,11 +286,11 @@ class Journal:
                 return entry
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):  # else its holder lives
-                self._say_damaged(name, "it cannot be read")
+                self._report_damaged(name, "it cannot be read")
         except KeyUnavailable as error:
-            self._say_damaged(name, f"key {error.metadata.get('key_id', '')} is not in the key ring")
+            self._report_damaged(name, f"key {error.metadata.get('key_id', '')} is not in the key ring")
         except (RecordUnreadable, ValueError, TypeError, KeyError):
-            self._say_damaged(name, "it is damaged, or belongs to another Zoom app")
+            self._report_damaged(name, "it is damaged, or belongs to another Zoom app")
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
@@ -302,11 +302,11 @@ class Journal:
         fields["tokens"] = TokenPair(**fields["tokens"])
         return Entry(**fields)
 
-    def _say_damaged(self, name: str, why: str) -> None:
+    def _report_damaged(self, name: str, why: str) -> None:
         if name not in self._damaged:
             self._damaged.add(name)
             self._observer.journal_damaged()
-            _log.error("journal.entry_left", entry=name[:_NAME_DIGITS], why=why)
+            _log.error("journal.entry_unreadable", entry=name[:_NAME_DIGITS], reason=why)
 
     def _let_go(self) -> None:
         while self._held:

@@ -2,7 +2,7 @@
 
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
-from zoomgate_server.connections.access_tokens import Connections, work_deadline
+from zoomgate_server.connections.access_tokens import AccessTokens, work_deadline
 from zoomgate_server.connections.record import Cause
 from zoomgate_server.connections.token_cache import CachedToken
 from zoomgate_server.errors import ReauthRequired, RefreshInProgress, ScopeMissing
@@ -14,7 +14,7 @@ from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
 class ZoomCalls:
     """Calls Zoom's API on a user's behalf, and repeats a call once whose token Zoom rejected."""
 
-    def __init__(self, *, access_tokens: Connections, zoom: ZoomClient, clock: Clock) -> None:
+    def __init__(self, *, access_tokens: AccessTokens, zoom: ZoomClient, clock: Clock) -> None:
         self._access_tokens = access_tokens
         self._zoom = zoom
         self._clock = clock
@@ -37,10 +37,10 @@ class ZoomCalls:
         response = await self._send(call, request, token)
         if response.status < 400:
             return response
-        if zoom_errors.is_token_refused(response):
-            token = await self._access_tokens.after_refusal(call, user_email, token)
+        if zoom_errors.is_token_rejected(response):
+            token = await self._access_tokens.after_rejection(call, user_email, token)
             response = await self._send(call, request, token)
-            if zoom_errors.is_token_refused(response):
+            if zoom_errors.is_token_rejected(response):
                 if await self._access_tokens.is_being_replaced(user_email, token):
                     raise RefreshInProgress(
                         "The user's token was renewed again during this call: call again in a moment",

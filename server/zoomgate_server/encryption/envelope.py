@@ -41,7 +41,7 @@ class Opened:
     version: int
 
 
-class Vault:
+class Envelope:
     """Seals and opens values.
 
     Args:

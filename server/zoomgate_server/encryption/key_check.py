@@ -6,10 +6,10 @@ older release would start, and then fail for the users whose records a newer one
 
 from dataclasses import replace
 
-from zoomgate_server.encryption.envelope import NEWEST, OLDEST, Vault, key_id_of
+from zoomgate_server.encryption.envelope import NEWEST, OLDEST, Envelope, key_id_of
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable
 from zoomgate_server.storage.record_store import (
-    CANARY,
+    KEY_CHECK,
     KEYED,
     Column,
     Kind,
@@ -24,10 +24,10 @@ _SECRET = {"canary": "sings"}
 
 def key_of(app: str) -> RecordKey:
     """Name the canary of an app."""
-    return RecordKey(app, Kind.CANARY, CANARY)
+    return RecordKey(app, Kind.KEY_CHECK, KEY_CHECK)
 
 
-def check(sealed: Sealed, vault: Vault) -> None:
+def check(sealed: Sealed, envelope: Envelope) -> None:
     """Check that the key ring opens what is stored. The vault then writes the canary's version.
 
     Raises:
@@ -35,9 +35,9 @@ def check(sealed: Sealed, vault: Vault) -> None:
         RecordUnreadable: The canary is damaged, or a key with the right id is the wrong key.
         RecordVersionUnsupported: A newer version wrote the canary.
     """
-    if sealed.canary is not None:
+    if sealed.key_check is not None:
         try:
-            vault.version = vault.open(sealed.canary).version
+            envelope.version = envelope.open(sealed.key_check).version
         except RecordUnreadable as error:
             raise RecordUnreadable(
                 "The key ring does not open the store's test record: either that is damaged, or a key of the ring has the right id and is"
@@ -45,7 +45,7 @@ def check(sealed: Sealed, vault: Vault) -> None:
                 metadata=error.metadata,
             ) from None
     unknown = sorted(
-        sealed.key_ids - vault.key_ids - {""}
+        sealed.key_ids - envelope.key_ids - {""}
     )  # that of a damaged record fails for its user alone
     if unknown:
         raise KeyUnavailable(
@@ -55,7 +55,7 @@ def check(sealed: Sealed, vault: Vault) -> None:
         )
 
 
-async def prove(store: RecordStore, vault: Vault) -> Record:
+async def verify(store: RecordStore, envelope: Envelope) -> Record:
     """Open the canary, or put one into a store that has none and whose records the ring can open. The vault then writes its version.
 
     A store without a record gets the newest version; one that lost its canary keeps the oldest, which every release reads.
@@ -64,34 +64,34 @@ async def prove(store: RecordStore, vault: Vault) -> Record:
         RecordFault: As `check`.
         StoreError: The store failed.
     """
-    key = key_of(vault.app)
+    key = key_of(envelope.app)
     while True:
         record, now = await store.get(key)
         used: set[str] = set()
         for kind in KEYED:
-            used |= set(await store.count(vault.app, kind, Column.KEY_ID))
-        check(Sealed(record, frozenset(used)), vault)
+            used |= set(await store.count(envelope.app, kind, Column.KEY_ID))
+        check(Sealed(record, frozenset(used)), envelope)
         if record is not None:
             return record
-        vault.version = OLDEST if used else NEWEST
-        value = vault.seal(key, grant="", generation=0, header={}, secret=_SECRET)
+        envelope.version = OLDEST if used else NEWEST
+        value = envelope.seal(key, grant="", generation=0, header={}, secret=_SECRET)
         made = Record(key=key, value=value, key_id=key_id_of(value), changed_at=now)
         rev = await store.put(made, 0)
         if rev is not None:
             return replace(made, rev=rev)
 
 
-async def upgrade(store: RecordStore, vault: Vault) -> bool:
+async def upgrade(store: RecordStore, envelope: Envelope) -> bool:
     """Let the newest version be written from now on. Releases that do not read it refuse to start afterwards. False if it is so already.
 
     Raises:
         RecordFault, StoreError: As `prove`.
     """
     while True:
-        record = await prove(store, vault)
-        if vault.version == NEWEST:
+        record = await verify(store, envelope)
+        if envelope.version == NEWEST:
             return False
-        vault.version = NEWEST
-        value = vault.seal(record.key, grant="", generation=0, header={}, secret=_SECRET)
+        envelope.version = NEWEST
+        value = envelope.seal(record.key, grant="", generation=0, header={}, secret=_SECRET)
         if await store.put(replace(record, value=value, key_id=key_id_of(value)), record.rev) is not None:
             return True

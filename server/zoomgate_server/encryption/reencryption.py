@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 
 from zoomgate_server.encryption import key_check
 from zoomgate_server.encryption.cipher import Ring
-from zoomgate_server.encryption.envelope import OLDEST, Vault, key_id_of, name_of, version_of
+from zoomgate_server.encryption.envelope import OLDEST, Envelope, key_id_of, name_of, version_of
 from zoomgate_server.errors import RecordFault
 from zoomgate_server.storage.record_store import Kind, Record, RecordStore
 from zoomgate_server.storage.scan import each, pages
 
 
 @dataclass(slots=True)
-class Swept:
+class ReencryptionResult:
     """What a sweep did.
 
     Attributes:
@@ -25,12 +25,12 @@ class Swept:
         failed: Names of the records that could not be opened, and why; they are as they were.
     """
 
-    resealed: int = 0
+    reencrypted: int = 0
     current: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
 
-async def sweep(store: RecordStore, keys: Ring, on_records: Callable[[int], None]) -> Swept:
+async def reencrypt(store: RecordStore, keys: Ring, on_records: Callable[[int], None]) -> ReencryptionResult:
     """Seal every record of the store anew that was sealed with another key than the primary, or in an older version than the store has.
 
     Args:
@@ -41,36 +41,38 @@ async def sweep(store: RecordStore, keys: Ring, on_records: Callable[[int], None
     Raises:
         StoreError: The store failed; a new sweep goes on where this one stopped.
     """
-    swept = Swept()
+    swept = ReencryptionResult()
     for app in await store.apps():
-        vault = Vault(app=app, keys=keys)
-        vault.version = OLDEST
+        envelope = Envelope(app=app, keys=keys)
+        envelope.version = OLDEST
         mark, _ = await store.get(key_check.key_of(app))
         if mark is not None:
-            await _seal_anew(store, vault, mark, swept)  # the vault follows its version
+            await _seal_anew(store, envelope, mark, swept)  # the vault follows its version
 
-        async def anew(record: Record, vault: Vault = vault) -> None:
-            if record.key.kind is not Kind.CANARY:
-                await _seal_anew(store, vault, record, swept)
+        async def anew(record: Record, envelope: Envelope = envelope) -> None:
+            if record.key.kind is not Kind.KEY_CHECK:
+                await _seal_anew(store, envelope, record, swept)
 
         async for page in pages(store, app):
             await each(page, anew, on_records)
     return swept
 
 
-async def _seal_anew(store: RecordStore, vault: Vault, record: Record | None, swept: Swept) -> None:
+async def _seal_anew(
+    store: RecordStore, envelope: Envelope, record: Record | None, swept: ReencryptionResult
+) -> None:
     while record is not None:
         try:
-            opened = vault.open(record)
+            opened = envelope.open(record)
         except RecordFault as error:
             swept.failed[name_of(record.key)] = error.message
             return
-        if (key_id_of(record.value), record.key_id) == (vault.key_id, vault.key_id) and version_of(
+        if (key_id_of(record.value), record.key_id) == (envelope.key_id, envelope.key_id) and version_of(
             record.value
-        ) >= vault.version:
+        ) >= envelope.version:
             swept.current += 1
             return
-        value = vault.seal(
+        value = envelope.seal(
             record.key,
             grant=opened.grant,
             generation=opened.generation,
@@ -78,6 +80,6 @@ async def _seal_anew(store: RecordStore, vault: Vault, record: Record | None, sw
             secret=opened.secret,
         )
         if await store.put(replace(record, value=value, key_id=key_id_of(value)), record.rev) is not None:
-            swept.resealed += 1
+            swept.reencrypted += 1
             return
         record, _ = await store.get(record.key)

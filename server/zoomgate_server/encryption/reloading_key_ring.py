@@ -11,13 +11,13 @@ from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.errors import KeyUnavailable
 from zoomgate_server.telemetry import logs
 
-LOOK_SECONDS = 2.0
+POLL_INTERVAL = 2.0
 """The longest that a ring in use seals with a key of yesterday: so often, at most, it looks at its file."""
 
 _log = logs.get("zoomgate.keys")
 
 
-class ReloadedRing:
+class ReloadingKeyRing:
     """Seals and opens as `KeyRing`, with the keys that its file holds now. Safe to use from any thread.
 
     It looks at the file when it is used and the last look was a while ago, and before it says that it lacks a key. A file that holds no
@@ -76,7 +76,7 @@ class ReloadedRing:
         """Look although nobody needs a key, so that no step of a rotation is missed; runs until cancelled."""
         while True:
             self._current()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_INTERVAL)
 
     def _current(self) -> KeyRing:
         if self._clock.monotonic() >= self._look_again:
@@ -91,7 +91,7 @@ class ReloadedRing:
     def _look_alone(self) -> None:
         mark, due = self._mark(), self._clock.monotonic() >= self._look_again
         if due:
-            self._look_again = self._clock.monotonic() + LOOK_SECONDS
+            self._look_again = self._clock.monotonic() + POLL_INTERVAL
         if mark == self._seen and not (self._problem and due):
             return
         self._seen = mark
@@ -100,14 +100,14 @@ class ReloadedRing:
             self._compare(fresh)
         except key_file.KeyFileError as error:
             if str(error) != self._problem:
-                _log.warning("keys.not_reloaded", problem=str(error), keys=sorted(self._ring.ids))
+                _log.warning("key_ring.reload_failed", problem=str(error), keys=sorted(self._ring.ids))
             self._problem = str(error)
             return
         self._problem = ""
         if fresh.keys == self._ring.keys:
             return
         self._ring = fresh
-        _log.info("keys.reloaded", seals=fresh.primary_id, keys=sorted(fresh.ids))
+        _log.info("key_ring.reloaded", primary=fresh.primary_id, keys=sorted(fresh.ids))
         self._on_reload()
 
     def _compare(self, fresh: KeyRing) -> None:

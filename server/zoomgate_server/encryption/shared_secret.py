@@ -3,37 +3,37 @@
 import secrets
 from base64 import b64decode, b64encode
 
-from zoomgate_server.encryption.envelope import Vault, key_id_of
+from zoomgate_server.encryption.envelope import Envelope, key_id_of
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore
 
 
-async def obtain(store: RecordStore, vault: Vault, name: str) -> bytes:
+async def obtain(store: RecordStore, envelope: Envelope, name: str) -> bytes:
     """Give 32 random bytes that stay the same under this name.
 
     Raises:
         RecordFault: As `Vault.open`.
         StoreError: The store failed.
     """
-    key = RecordKey(vault.app, Kind.META, name)
+    key = RecordKey(envelope.app, Kind.META, name)
     while True:
         record, now = await store.get(key)
         if record is not None:
-            return _bytes(record, vault)
+            return _bytes(record, envelope)
         secret = {"bytes": b64encode(secrets.token_bytes(32)).decode()}
-        value = vault.seal(key, grant="", generation=0, header={}, secret=secret)
+        value = envelope.seal(key, grant="", generation=0, header={}, secret=secret)
         await store.put(Record(key=key, value=value, key_id=key_id_of(value), changed_at=now), 0)
 
 
-async def find(store: RecordStore, vault: Vault, name: str) -> bytes | None:
+async def find(store: RecordStore, envelope: Envelope, name: str) -> bytes | None:
     """Give the bytes that are under a name, or None if nobody has needed them yet.
 
     Raises:
         RecordUnreadable, RecordVersionUnsupported, KeyUnavailable: As `Vault.open`.
         StoreError: The store failed.
     """
-    record, _ = await store.get(RecordKey(vault.app, Kind.META, name))
-    return None if record is None else _bytes(record, vault)
+    record, _ = await store.get(RecordKey(envelope.app, Kind.META, name))
+    return None if record is None else _bytes(record, envelope)
 
 
-def _bytes(record: Record, vault: Vault) -> bytes:
-    return b64decode(vault.open(record).secret["bytes"])
+def _bytes(record: Record, envelope: Envelope) -> bytes:
+    return b64decode(envelope.open(record).secret["bytes"])

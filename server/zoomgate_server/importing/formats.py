@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from zoomgate_server.importing import csv_file, json_file
 from zoomgate_server.importing.problems import FileProblem
-from zoomgate_server.importing.rows import Flaw, Row, checked, lifetime, misread, moment
+from zoomgate_server.importing.rows import InvalidRow, Row, checked, lifetime, misread, moment
 from zoomgate_server.importing.text import MAX_ROW, Lines, opened
 
 _DELIMITERS = ",;\t"
@@ -34,7 +34,7 @@ class Source:
     name: str
     path: Path
     user_field: str
-    read: Callable[[], Iterator[Row | Flaw]]
+    read: Callable[[], Iterator[Row | InvalidRow]]
 
 
 def velo_users(path: Path, user_column: str) -> Source:
@@ -45,7 +45,7 @@ def velo_users(path: Path, user_column: str) -> Source:
         user_column: Which column has the e-mail address.
     """
 
-    def read() -> Iterator[Row | Flaw]:
+    def read() -> Iterator[Row | InvalidRow]:
         with opened(path) as text:
             is_json = text.read(MAX_ROW).lstrip()[:1] in ("[", "{")
         with opened(path) as text:
@@ -62,7 +62,7 @@ def nango(path: Path, user_field: str) -> Source:
         user_field: Which field has the e-mail address; a dot leads into an object.
     """
 
-    def read() -> Iterator[Row | Flaw]:
+    def read() -> Iterator[Row | InvalidRow]:
         with opened(path) as text:
             yield from _nango_objects(text, user_field)
 
@@ -72,19 +72,19 @@ def nango(path: Path, user_field: str) -> Source:
 def json_lines(path: Path) -> Source:
     """Our own format: a JSON object a line."""
 
-    def read() -> Iterator[Row | Flaw]:
+    def read() -> Iterator[Row | InvalidRow]:
         with opened(path) as text:
             yield from _line_objects(text)
 
     return Source("jsonl", path, "", read)
 
 
-def _velo_records(text: TextIO, user_column: str) -> Iterator[Row | Flaw]:
+def _velo_records(text: TextIO, user_column: str) -> Iterator[Row | InvalidRow]:
     delimiter, names, user = _velo_header(text, user_column)
     columns = {name: index for index, name in enumerate(names)}
     for number, (line, fields) in enumerate(csv_file.records(text, delimiter, len(names)), start=1):
         if isinstance(fields, str):
-            yield Flaw(number, line, "", fields)
+            yield InvalidRow(number, line, "", fields)
         else:
             found = {name: fields[index] for name, index in columns.items()}
             yield _velo_row(number, line, fields[user], found)
@@ -117,18 +117,18 @@ def _see_each_once(names: Sequence[str], plain: Sequence[str], user_column: str)
         raise FileProblem(f"The first line names {twice[0]} more than once: leave one of the columns out")
 
 
-def _velo_objects(text: TextIO, user_column: str) -> Iterator[Row | Flaw]:
+def _velo_objects(text: TextIO, user_column: str) -> Iterator[Row | InvalidRow]:
     for number, (line, value) in enumerate(json_file.objects(text), start=1):
         if isinstance(value, str):
-            yield Flaw(number, line, "", value)
+            yield InvalidRow(number, line, "", value)
             continue
         item = value.get("data", value)
         if not isinstance(item, dict):
-            yield Flaw(number, line, "", "it has no fields")
+            yield InvalidRow(number, line, "", "it has no fields")
             continue
         user = item.get(user_column)
         if user is None:
-            yield Flaw(
+            yield InvalidRow(
                 number,
                 line,
                 "",
@@ -138,7 +138,7 @@ def _velo_objects(text: TextIO, user_column: str) -> Iterator[Row | Flaw]:
         yield _velo_row(number, line, user, {_plain(name): given for name, given in item.items()})
 
 
-def _velo_row(number: int, line: int, user: object, found: Mapping[str, object]) -> Row | Flaw:
+def _velo_row(number: int, line: int, user: object, found: Mapping[str, object]) -> Row | InvalidRow:
     given = found.get("updateddate")
     updated = moment(given)
     return checked(
@@ -154,14 +154,14 @@ def _velo_row(number: int, line: int, user: object, found: Mapping[str, object])
     )
 
 
-def _nango_objects(text: TextIO, user_field: str) -> Iterator[Row | Flaw]:
+def _nango_objects(text: TextIO, user_field: str) -> Iterator[Row | InvalidRow]:
     for number, (line, value) in enumerate(json_file.objects(text), start=1):
         if isinstance(value, str):
-            yield Flaw(number, line, "", value)
+            yield InvalidRow(number, line, "", value)
             continue
         credentials = value.get("credentials")
         if not isinstance(credentials, dict):
-            yield Flaw(
+            yield InvalidRow(
                 number,
                 line,
                 "",
@@ -170,7 +170,9 @@ def _nango_objects(text: TextIO, user_field: str) -> Iterator[Row | Flaw]:
             continue
         user = _at(value, user_field)
         if user is None:
-            yield Flaw(number, line, "", f"it has no field {user_field} (choose another with --user-field)")
+            yield InvalidRow(
+                number, line, "", f"it has no field {user_field} (choose another with --user-field)"
+            )
             continue
         raw = credentials.get("raw")
         times = (credentials.get("expires_at"), value.get("last_fetched_at") or value.get("updated_at"))
@@ -188,7 +190,7 @@ def _nango_objects(text: TextIO, user_field: str) -> Iterator[Row | Flaw]:
         )
 
 
-def _line_objects(text: TextIO) -> Iterator[Row | Flaw]:
+def _line_objects(text: TextIO) -> Iterator[Row | InvalidRow]:
     lines, number = Lines(text), 0
     while (taken := lines.take()) is not None:
         line, content = taken
@@ -197,12 +199,12 @@ def _line_objects(text: TextIO) -> Iterator[Row | Flaw]:
         number += 1
         value = _object(content)
         if value is None:
-            yield Flaw(number, line, "", _NO_OBJECT)
+            yield InvalidRow(number, line, "", _NO_OBJECT)
             continue
         unknown = value.keys() - LINE_KEYS
         if unknown:
             known = ", ".join(sorted(LINE_KEYS))
-            yield Flaw(
+            yield InvalidRow(
                 number,
                 line,
                 "",

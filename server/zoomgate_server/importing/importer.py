@@ -9,10 +9,10 @@ import asyncio
 import hmac
 from dataclasses import dataclass, replace
 
-from zoomgate_server.connections.account_linking import ME_SECONDS, Adoption, pair_of
+from zoomgate_server.connections.account_linking import VERIFICATION_TIMEOUT, AccountLinker, token_pair
 from zoomgate_server.connections.record import ConnectionRecord, State
-from zoomgate_server.connections.repository import ConnectionStore, Replaceable
-from zoomgate_server.connections.token_journal import Journal, Origin
+from zoomgate_server.connections.repository import ConnectionRepository, Replaceable
+from zoomgate_server.connections.token_journal import Origin, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
     AppCredentialsRejected,
@@ -28,13 +28,13 @@ from zoomgate_server.errors import (
     store_unavailable,
 )
 from zoomgate_server.importing.pace import Pace
-from zoomgate_server.importing.results import Verdict
+from zoomgate_server.importing.results import RowStatus
 from zoomgate_server.importing.rows import Row
-from zoomgate_server.importing.stop import Stop, Why
+from zoomgate_server.importing.stop import Stop, StopReason
 from zoomgate_server.zoom.oauth import DEFAULT_EXPIRES_IN, OAuthClient
-from zoomgate_server.zoom.token_outcome import Issued, Refused, Unknown, issued_by
+from zoomgate_server.zoom.token_outcome import Issued, Rejected, Unknown, issued_by
 
-BEGUN_BY = "import"
+INITIATED_BY = "import"
 """As whose the consents of imported connections count."""
 
 TRIES = 5
@@ -58,7 +58,7 @@ _STOPPING = (AppCredentialsRejected, KeyUnavailable, RecordVersionUnsupported)
 class Outcome:
     """What became of a row."""
 
-    verdict: Verdict
+    status: RowStatus
     reason: str = ""
 
 
@@ -83,17 +83,17 @@ class Importer:
     def __init__(
         self,
         *,
-        connections: ConnectionStore,
-        adoption: Adoption,
+        connections: ConnectionRepository,
+        account_linker: AccountLinker,
         oauth: OAuthClient,
-        journal: Journal,
+        journal: TokenJournal,
         secret: bytes,
         pace: Pace,
         stop: Stop,
         replace: bool,
     ) -> None:
         self._connections = connections
-        self._adoption = adoption
+        self._account_linker = account_linker
         self._oauth = oauth
         self._journal = journal
         self._secret = secret
@@ -112,9 +112,9 @@ class Importer:
                 if entry.origin is Origin.REFRESH:
                     await self._journal.release(entry.entry_id)
                 else:
-                    await self._adoption.resume(entry)
+                    await self._account_linker.resume(entry)
 
-    async def bring(self, row: Row) -> Outcome:
+    async def import_row(self, row: Row) -> Outcome:
         """Bring one row in. Whatever happens ends in an outcome; what every other row would meet, too, is told to `Stop`."""
         lost, problem = False, ""
         for number in range(TRIES):
@@ -129,19 +129,19 @@ class Importer:
                 pause = max(FIRST_PAUSE_SECONDS * 2**number, error.retry_after or 0.0)
                 self._pace.hold(min(pause, MOST_PAUSE_SECONDS))
             except _STOPPING as error:
-                self._stop.say(Why.FAULT, error.message)
-                return Outcome(Verdict.UNDONE, error.message)
+                self._stop.request(StopReason.FAULT, error.message)
+                return Outcome(RowStatus.UNDONE, error.message)
             except ZoomgateError as error:
                 if not self.proven and not self._strangers:  # nobody's tokens were any use yet
-                    self._stop.say(Why.FAULT, error.message)
-                return Outcome(Verdict.REFUSED, error.message)
+                    self._stop.request(StopReason.FAULT, error.message)
+                return Outcome(RowStatus.REFUSED, error.message)
             else:
                 self._silences = 0
                 return outcome
         self._silences += 1
         if self._silences >= ENOUGH_UNDONE:
-            self._stop.say(Why.SILENCE, problem)
-        return Outcome(Verdict.UNDONE, problem)
+            self._stop.request(StopReason.SILENCE, problem)
+        return Outcome(RowStatus.UNDONE, problem)
 
     async def _try(self, row: Row, *, lost: bool) -> Outcome:
         """Try once.
@@ -157,7 +157,7 @@ class Importer:
         kept = self._journal.has(entry_id)
         if kept:
             await self.recover()
-        replaced = await self._adoption.prepare(row.user_email)
+        replaced = await self._account_linker.prepare(row.user_email)
         settled = self._settled(row, replaced.record, entry_id)
         if settled is not None:
             return settled
@@ -168,7 +168,7 @@ class Importer:
             )
         now = self._connections.now()
         until = min(row.access_expire_at, now + DEFAULT_EXPIRES_IN)
-        if row.access_token and until - now > ME_SECONDS:
+        if row.access_token and until - now > VERIFICATION_TIMEOUT:
             obtained = row.updated_at if 0 < row.updated_at < now else now
             tokens = TokenPair(row.access_token, row.refresh_token, "bearer", row.scope, "", until, obtained)
             try:
@@ -182,12 +182,13 @@ class Importer:
         """Say what became of a row for which nothing has to be done."""
         if record is None:
             return None
-        if record.has_had(entry_id):
+        if record.was_committed(entry_id):
             if record.state is State.REAUTH_REQUIRED:
                 return Outcome(
-                    Verdict.CONSENT, "it was stored by an earlier run, and Zoom has refused its tokens since"
+                    RowStatus.CONSENT,
+                    "it was stored by an earlier run, and Zoom has refused its tokens since",
                 )
-            return Outcome(Verdict.STORED, "by an earlier run")
+            return Outcome(RowStatus.STORED, "by an earlier run")
         if record.state is State.REAUTH_REQUIRED:
             return None
         is_newer = row.updated_at > (
@@ -197,27 +198,27 @@ class Importer:
             return None
         what = "was disconnected here" if record.state is State.DISCONNECTED else "is connected already"
         hint = ", and the row is newer: --replace takes it" if is_newer else ""
-        return Outcome(Verdict.SKIPPED, f"the person {what}{hint}")
+        return Outcome(RowStatus.SKIPPED, f"the person {what}{hint}")
 
     async def _spend(self, row: Row, replaced: Replaceable, entry_id: str, *, lost: bool) -> Outcome:
         """Spend the refresh token of a row, and store what Zoom issues for it."""
         started = self._connections.now()
         outcome = await self._oauth.refresh(row.refresh_token)
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, Rejected):
             return await self._refused(row, entry_id, outcome, lost=lost)
         if isinstance(outcome, Unknown):
             raise ZoomOutcomeUnknown(
                 "Zoom's answer for its refresh token was lost or could not be understood"
             )
         issued: Issued = issued_by(outcome)
-        tokens = pair_of(replace(issued, refresh_token=issued.refresh_token or row.refresh_token), started)
+        tokens = token_pair(replace(issued, refresh_token=issued.refresh_token or row.refresh_token), started)
         return await self._store(row, replaced, tokens, entry_id, issued_now=True)
 
-    async def _refused(self, row: Row, entry_id: str, refused: Refused, *, lost: bool) -> Outcome:
+    async def _refused(self, row: Row, entry_id: str, refused: Rejected, *, lost: bool) -> Outcome:
         """Say what a refusal means: somebody else may have brought this very row in meanwhile."""
-        record = (await self._adoption.prepare(row.user_email)).record
-        if record is not None and record.has_had(entry_id):
-            return Outcome(Verdict.STORED, "by another run")
+        record = (await self._account_linker.prepare(row.user_email)).record
+        if record is not None and record.was_committed(entry_id):
+            return Outcome(RowStatus.STORED, "by another run")
         if self._journal.has(entry_id):
             raise ZoomUnavailable("its tokens are in the journal of another process", retry_after=2.0)
         why = (
@@ -225,7 +226,7 @@ class Importer:
             if lost
             else f"Zoom refuses its refresh token ({refused.code}): it was used since the export, or has ended"
         )
-        return Outcome(Verdict.CONSENT, why)
+        return Outcome(RowStatus.CONSENT, why)
 
     async def _store(
         self, row: Row, replaced: Replaceable, tokens: TokenPair, entry_id: str, *, issued_now: bool
@@ -240,12 +241,12 @@ class Importer:
                 else "were left alone"
             )
             return Outcome(
-                Verdict.REFUSED, f"its tokens are of a Zoom user with another e-mail address, and {rest}"
+                RowStatus.REFUSED, f"its tokens are of a Zoom user with another e-mail address, and {rest}"
             )
         self.proven = True
         if record is None:
-            return Outcome(Verdict.SKIPPED, "the person consented or was disconnected here meanwhile")
-        return Outcome(Verdict.STORED, "its refresh token was spent" if issued_now else "")
+            return Outcome(RowStatus.SKIPPED, "the person consented or was disconnected here meanwhile")
+        return Outcome(RowStatus.STORED, "its refresh token was spent" if issued_now else "")
 
     async def _adopted(
         self, row: Row, replaced: Replaceable, tokens: TokenPair, entry_id: str, *, issued_now: bool
@@ -258,12 +259,12 @@ class Importer:
         while True:
             try:
                 async with asyncio.timeout(STORE_SECONDS):
-                    return await self._adoption.adopt_row(
+                    return await self._account_linker.link_imported(
                         tokens,
                         replaced,
                         entry_id=entry_id,
                         user_email=row.user_email,
-                        begun_by=BEGUN_BY,
+                        initiated_by=INITIATED_BY,
                         issued_now=issued_now,
                     )
             except TimeoutError:
@@ -276,8 +277,8 @@ class Importer:
         """Note that tokens are of somebody else; when so are those of the first rows, it is the addresses that are wrong."""
         self._strangers += 1
         if not self.proven and self._strangers >= ENOUGH_STRANGERS:
-            self._stop.say(
-                Why.FAULT,
+            self._stop.request(
+                StopReason.FAULT,
                 f"the tokens of the first {self._strangers} rows are of Zoom users with other addresses, so the import stopped before it"
                 " spends more: see whether the addresses in the file are those of the people's Zoom accounts",
             )

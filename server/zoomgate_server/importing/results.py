@@ -22,7 +22,7 @@ _LONGEST = 64 * 1024
 _ROW = b'{"row":'
 
 
-class Verdict(StrEnum):
+class RowStatus(StrEnum):
     """What became of a row.
 
     Attributes:
@@ -57,7 +57,7 @@ class Result:
     row: int
     line: int
     user: str
-    verdict: Verdict
+    status: RowStatus
     reason: str = ""
 
 
@@ -110,7 +110,7 @@ class Results:
             stack.pop_all()  # it stays open
         return results
 
-    def note(self, result: Result) -> None:
+    def add(self, result: Result) -> None:
         """Write a line. It is the system's then: killing this process does not take it back.
 
         Raises:
@@ -121,11 +121,11 @@ class Results:
                 "row": result.row,
                 "line": result.line,
                 "user": result.user,
-                "verdict": result.verdict,
+                "verdict": result.status,
                 "reason": result.reason,
             }
         )
-        self._count(result.row, result.verdict)
+        self._count(result.row, result.status)
 
     def close(self) -> None:
         """Bring everything to the disk.
@@ -152,7 +152,7 @@ class Results:
                 try:
                     entry = orjson.loads(line)
                     if whole:
-                        self._count(int(entry["row"]), Verdict(entry["verdict"]))
+                        self._count(int(entry["row"]), RowStatus(entry["verdict"]))
                     elif entry != about:
                         raise self._of_another_import() if entry.keys() == about.keys() else self._foreign()
                 except (ValueError, KeyError, TypeError, AttributeError):
@@ -176,13 +176,13 @@ class Results:
             f"{self._path} has something else in it than results: name another place with --results"
         )
 
-    def _count(self, row: int, verdict: Verdict) -> None:
+    def _count(self, row: int, verdict: RowStatus) -> None:
         if row <= self.noted:
-            self.counts[Verdict.UNDONE] -= 1
+            self.counts[RowStatus.UNDONE] -= 1
             self.undone.discard(row)
         self.noted = max(self.noted, row)
         self.counts[verdict] += 1
-        if verdict is Verdict.UNDONE:
+        if verdict is RowStatus.UNDONE:
             self.undone.add(row)
 
     def _write(self, entry: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Flaw:
+class InvalidRow:
     """A row that cannot be used.
 
     Attributes:
@@ -71,19 +71,19 @@ def checked(
     expires: float,
     updated: float,
     misread: bool,
-) -> Row | Flaw:
+) -> Row | InvalidRow:
     """Make a row of what a file says, or say why it is none. Addresses are refused if they are not canonical, never repaired."""
     if not isinstance(user, str):
-        return Flaw(number, line, "", "it has no e-mail address")
+        return InvalidRow(number, line, "", "it has no e-mail address")
     problem = user_email.problem(user)
     if problem is not None:
-        return Flaw(number, line, "", f"its e-mail address {problem.partition(':')[0]}")
+        return InvalidRow(number, line, "", f"its e-mail address {problem.partition(':')[0]}")
     if not refresh_token:
-        return Flaw(number, line, user, "it has no refresh token")
+        return InvalidRow(number, line, user, "it has no refresh token")
     if not is_token(refresh_token):
-        return Flaw(number, line, user, "its refresh token is none: cut off, or in another encoding")
+        return InvalidRow(number, line, user, "its refresh token is none: cut off, or in another encoding")
     if access_token and not is_token(access_token):
-        return Flaw(number, line, user, "its access token is none: cut off, or in another encoding")
+        return InvalidRow(number, line, user, "its access token is none: cut off, or in another encoding")
     return Row(
         number,
         line,

@@ -8,10 +8,10 @@ from zoomgate_server.importing.formats import Source
 from zoomgate_server.importing.importer import Importer, Outcome
 from zoomgate_server.importing.pace import Pace
 from zoomgate_server.importing.problems import FileProblem, ResultsProblem
-from zoomgate_server.importing.results import Result, Results, Verdict
-from zoomgate_server.importing.rows import Flaw, Row
-from zoomgate_server.importing.scan import GivingWay
-from zoomgate_server.importing.stop import Stop, Why
+from zoomgate_server.importing.results import Result, Results, RowStatus
+from zoomgate_server.importing.rows import InvalidRow, Row
+from zoomgate_server.importing.scan import DuplicateIndex
+from zoomgate_server.importing.stop import Stop, StopReason
 
 AT_ONCE = 32
 """Rows under way."""
@@ -20,7 +20,7 @@ AT_ONCE = 32
 async def run(
     source: Source,
     importer: Importer,
-    giving_way: GivingWay,
+    giving_way: DuplicateIndex,
     results: Results,
     pace: Pace,
     stop: Stop,
@@ -37,12 +37,12 @@ async def run(
         stop: Ends it early.
         advance: Told of every row that is done.
     """
-    under_way: deque[tuple[Row | Flaw, asyncio.Task[Outcome]]] = deque()
+    under_way: deque[tuple[Row | InvalidRow, asyncio.Task[Outcome]]] = deque()
 
     async def note_first() -> None:
         row, task = under_way.popleft()
         outcome = await task
-        results.note(Result(row.number, row.line, row.user_email, outcome.verdict, outcome.reason))
+        results.add(Result(row.number, row.line, row.user_email, outcome.status, outcome.reason))
         advance(1)
 
     try:
@@ -51,7 +51,7 @@ async def run(
                 await pace.wait()
             if stop.why is not None:
                 break
-            work = importer.bring(row) if known is None and isinstance(row, Row) else _known(known)
+            work = importer.import_row(row) if known is None and isinstance(row, Row) else _known(known)
             under_way.append((row, asyncio.create_task(work)))
             while under_way and (
                 len(under_way) >= (AT_ONCE if importer.proven else 1) or under_way[0][1].done()
@@ -60,15 +60,15 @@ async def run(
         while under_way:
             await note_first()
     except (FileProblem, ResultsProblem) as problem:
-        stop.say(Why.FAULT, str(problem))
+        stop.request(StopReason.FAULT, str(problem))
     finally:
         if under_way:  # nobody will hear of them, but what Zoom answers now must be stored all the same
             await asyncio.wait([task for _, task in under_way])
 
 
 def _open_rows(
-    source: Source, giving_way: GivingWay, results: Results
-) -> Iterator[tuple[Row | Flaw, Outcome | None]]:
+    source: Source, giving_way: DuplicateIndex, results: Results
+) -> Iterator[tuple[Row | InvalidRow, Outcome | None]]:
     """Give the rows that are to be done, and what became of those for which nobody has to be asked."""
     noted, undone = results.noted, frozenset(results.undone)
     losers = giving_way.rows()
@@ -78,10 +78,10 @@ def _open_rows(
             loser, winner = next(losers, (0, 0))
         if row.number <= noted and row.number not in undone:
             continue
-        if isinstance(row, Flaw):
-            yield row, Outcome(Verdict.REFUSED, row.reason)
+        if isinstance(row, InvalidRow):
+            yield row, Outcome(RowStatus.REFUSED, row.reason)
         elif row.number == loser:
-            yield row, Outcome(Verdict.SUPERSEDED, f"row {winner} of the same person is newer")
+            yield row, Outcome(RowStatus.SUPERSEDED, f"row {winner} of the same person is newer")
         else:
             yield row, None
 

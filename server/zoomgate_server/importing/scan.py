@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zoomgate_server.importing.formats import Source
 from zoomgate_server.importing.problems import FileProblem
-from zoomgate_server.importing.rows import Flaw, Row
+from zoomgate_server.importing.rows import InvalidRow, Row
 
 _BATCH = 1000
 _CACHE_KIB = 4096
@@ -39,10 +39,10 @@ class Scan:
     unspent: int = 0
     misread: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    flaws: list[Flaw] = field(default_factory=list)
+    flaws: list[InvalidRow] = field(default_factory=list)
 
 
-class GivingWay:
+class DuplicateIndex:
     """Which rows give way to a newer one. Kept on disk, in a file that has no name: a row takes no memory.
 
     Of a person there is a digest in it and no address.
@@ -56,7 +56,7 @@ class GivingWay:
         self._table.execute("CREATE TABLE seen (number INTEGER PRIMARY KEY, user BLOB, updated REAL)")
         self._batch: list[tuple[int, bytes, float]] = []
 
-    def see(self, row: Row) -> None:
+    def add(self, row: Row) -> None:
         """Take a row into account."""
         user = hashlib.blake2b(row.user_email.encode(), digest_size=16).digest()
         self._batch.append((row.number, user, row.updated_at))
@@ -83,7 +83,7 @@ class GivingWay:
         self._batch.clear()
 
 
-def scan(source: Source, giving_way: GivingWay, now: float, shown: int) -> Scan:
+def scan(source: Source, giving_way: DuplicateIndex, now: float, shown: int) -> Scan:
     """Read a file once.
 
     Args:
@@ -102,12 +102,12 @@ def scan(source: Source, giving_way: GivingWay, now: float, shown: int) -> Scan:
     found = Scan(_digest(source.path))
     for row in source.read():
         found.rows += 1
-        if isinstance(row, Flaw):
+        if isinstance(row, InvalidRow):
             found.counts["refused"] += 1
             if len(found.flaws) < shown:
                 found.flaws.append(row)
         else:
-            giving_way.see(row)
+            giving_way.add(row)
             found.counts["usable"] += 1
             found.misread += row.misread
             found.unspent += bool(row.access_token) and row.access_expire_at > now

@@ -5,7 +5,7 @@ import contextlib
 from enum import Enum
 
 
-class Why(Enum):
+class StopReason(Enum):
     """Why an import ends before its last row.
 
     Attributes:
@@ -28,11 +28,11 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self.why: Why | None = None
+        self.why: StopReason | None = None
         self.problem = ""
         self._event = asyncio.Event()
 
-    def say(self, why: Why, problem: str = "") -> None:
+    def request(self, why: StopReason, problem: str = "") -> None:
         """End it. Who comes first says why."""
         if self.why is None:
             self.why, self.problem = why, problem

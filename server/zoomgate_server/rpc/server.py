@@ -97,7 +97,7 @@ def _tls_credentials(certificate: tuple[Path, Path] | None) -> grpc.ServerCreden
     if certificate is None:
         return None
     try:
-        pair = tls.ReloadedPair(*certificate, on_change=_log_certificate)
+        pair = tls.ReloadingCertificate(*certificate, on_change=_log_certificate)
     except tls.TlsError as error:
         raise StartError(str(error)) from None
 
@@ -114,9 +114,9 @@ def _tls_credentials(certificate: tuple[Path, Path] | None) -> grpc.ServerCreden
 
 def _log_certificate(problem: str | None) -> None:
     if problem is None:
-        _log.info("tls.certificate_replaced")
+        _log.info("tls.certificate_reloaded")
     else:
-        _log.warning("tls.certificate_kept", problem=problem)
+        _log.warning("tls.certificate_reload_failed", problem=problem)
 
 
 def register(

@@ -80,7 +80,7 @@ def load(cert_path: Path, key_path: Path, now: datetime | None = None) -> Certif
     return CertificatePair(key, chain, _names(certificate), certificate.not_valid_after_utc)
 
 
-class ReloadedPair:
+class ReloadingCertificate:
     """A pair that follows its files. Safe to ask from any thread, at every handshake.
 
     A changed pair that cannot be used leaves the one before in place: files are often written one after the other. It is tried again

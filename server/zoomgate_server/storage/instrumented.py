@@ -16,7 +16,7 @@ from zoomgate_server.storage.record_store import (
 _T = TypeVar("_T")
 
 
-class CountedStore:
+class InstrumentedStore:
     """Hands every call on to another store.
 
     Args:

@@ -34,7 +34,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from zoomgate_server.storage.record_store import (
-    CANARY,
+    KEY_CHECK,
     KEYED,
     TOMBSTONE_STATE,
     Change,
@@ -45,8 +45,8 @@ from zoomgate_server.storage.record_store import (
     RecordKey,
     Sealed,
     StoreError,
-    StoreNotReachedError,
     StoreOpenError,
+    StoreUnreachableError,
     ZoomUserTaken,
 )
 from zoomgate_server.telemetry import logs
@@ -167,7 +167,7 @@ async def examine(uri: str, driver: Driver = Driver.MOTOR) -> Examined:
 
 
 async def _sealed(store: "MongoStore", app: str) -> Sealed:
-    canary, _ = await store.get(RecordKey(app, Kind.CANARY, CANARY))
+    canary, _ = await store.get(RecordKey(app, Kind.KEY_CHECK, KEY_CHECK))
     counted = [await store.count(app, kind, Column.KEY_ID) for kind in KEYED]
     return Sealed(canary, frozenset[str]().union(*counted))
 
@@ -215,7 +215,7 @@ class MongoStore:
         except PyMongoError as error:
             await _close(client)
             passing = isinstance(error, ConnectionFailure | WTimeoutError)
-            raise (StoreNotReachedError if passing else StoreOpenError)(_explain(shown, error)) from None
+            raise (StoreUnreachableError if passing else StoreOpenError)(_explain(shown, error)) from None
         except BaseException:
             await _close(client)
             raise

@@ -19,7 +19,7 @@ class Kind(StrEnum):
     STATE = "state"
     REQUEST = "request"
     WEBHOOK = "webhook"
-    CANARY = "canary"
+    KEY_CHECK = "canary"
     META = "meta"
 
 
@@ -30,7 +30,7 @@ class Column(StrEnum):
     KEY_ID = "key_id"
 
 
-CANARY = "canary"
+KEY_CHECK = "canary"
 """Subject of the record by which a start proves its key ring: see `canary.prove`."""
 
 TOMBSTONE_STATE = "DISCONNECTED"
@@ -106,7 +106,7 @@ class Sealed:
         key_ids: Ids of the keys that sealed connections and pending authorizations.
     """
 
-    canary: Record | None
+    key_check: Record | None
     key_ids: frozenset[str]
 
 
@@ -135,7 +135,7 @@ class StoreOpenError(Exception):
     """The store cannot be used. The text is one sentence for the operator, free of secrets."""
 
 
-class StoreNotReachedError(StoreOpenError):
+class StoreUnreachableError(StoreOpenError):
     """The store could not be reached just now: the same try may succeed later."""
 
 

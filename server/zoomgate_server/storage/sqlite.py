@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zoomgate_server.storage.record_store import (
-    CANARY,
+    KEY_CHECK,
     KEYED,
     TOMBSTONE_STATE,
     Change,
@@ -115,14 +115,14 @@ def examine(path: Path) -> Examined:
 def _sealed(connection: sqlite3.Connection, app: str) -> Sealed:
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM record WHERE app = ? AND kind = ? AND subject = ?",  # noqa: S608 - constants
-        (app, Kind.CANARY.value, CANARY),
+        (app, Kind.KEY_CHECK.value, KEY_CHECK),
     ).fetchone()
     ids = connection.execute(
         f"SELECT DISTINCT key_id FROM record WHERE app = ? AND kind IN ({','.join('?' * len(KEYED))})",  # noqa: S608 - constants
         (app, *KEYED),
     )
     return Sealed(
-        None if row is None else _record(app, Kind.CANARY, row),
+        None if row is None else _record(app, Kind.KEY_CHECK, row),
         frozenset(key_id for (key_id,) in ids if isinstance(key_id, str)),
     )
 

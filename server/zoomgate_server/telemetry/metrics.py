@@ -10,20 +10,20 @@ OTHER = "other"
 
 REFRESH_OUTCOMES = (
     "refreshed",
-    "fresh",
+    "not_needed",
     "reauth_required",
     "not_connected",
-    "busy",
-    "limited",
+    "lease_held",
+    "rate_limited",
     "store_unavailable",
     "superseded",
-    "throttled",
-    "our_fault",
-    "bad_answer",
+    "zoom_rate_limited",
+    "app_credentials_rejected",
+    "bad_response",
     "zoom_unavailable",
-    "record_fault",
-    "spared",
-    "breaker_open",
+    "record_error",
+    "alternate_pair_kept",
+    "circuit_breaker_open",
 )
 HTTP_ROUTES = (
     "/oauth/start",
@@ -36,30 +36,30 @@ HTTP_ROUTES = (
     "/webhooks/zoom",
 )
 WEBHOOK_OUTCOMES = (
-    "ended",
+    "disconnected",
     "not_connected",
     "older_than_consent",
     "duplicate",
     "ignored",
     "validated",
     "store_unavailable",
-    "record_fault",
-    "refused_content_type",
-    "refused_signature",
-    "refused_stale",
-    "refused_too_large",
-    "refused_too_slow",
-    "refused_cut_off",
-    "refused_malformed",
-    "refused_other_app",
+    "record_error",
+    "rejected_content_type",
+    "rejected_signature",
+    "rejected_stale",
+    "rejected_too_large",
+    "rejected_timeout",
+    "rejected_incomplete",
+    "rejected_malformed",
+    "rejected_other_app",
 )
 ALARMING_CODES = ("INTERNAL", "UNKNOWN", "DATA_LOSS")
 """Codes of calls that an operator has to see. They are shown from the start: what is first shown with 1 has not grown, to Prometheus."""
 
 CONNECTION_STATES = ("ACTIVE", "REAUTH_REQUIRED", "DISCONNECTED")
-UPKEEP_REASONS = ("in_use", "idle")
-REAPED_KINDS = ("reauth_required", "disconnected", "state", "request", "webhook")
-WATCH_EVENTS = ("EXISTING", "CREATED", "CHANGED", "DELETED", "CAUGHT_UP")
+PROACTIVE_REFRESH_REASONS = ("in_use", "idle")
+PRUNED_KINDS = ("reauth_required", "disconnected", "state", "request", "webhook")
+WATCH_EVENTS = ("INITIAL", "CREATED", "UPDATED", "DELETED", "SYNCED")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _REFRESH_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0)
 
@@ -118,13 +118,14 @@ class Metrics:
             "Refreshes sent whose answer never came: the person may have to consent.",
         )
         self._spares = self._counter(
-            "zoomgate_spares_kept", "Refresh tokens kept beside the newest, in case that one was never taken."
+            "zoomgate_alternate_pairs_kept",
+            "Refresh tokens kept beside the newest, in case that one was never taken.",
         )
         self._generation_back = self._counter(
-            "zoomgate_generation_went_back", "Reads of a connection that was older than one read before."
+            "zoomgate_store_rollbacks_detected", "Reads of a connection that was older than one read before."
         )
         self._breaker = self._gauge(
-            "zoomgate_token_endpoint_breaker_open",
+            "zoomgate_token_endpoint_circuit_breaker_open",
             "1 while refreshes are held back since Zoom's token endpoint fails.",
             "livemax",
         )
@@ -146,7 +147,7 @@ class Metrics:
             "zoomgate_journal_replays", "Answers that were brought from the journal to the store."
         )
         self._journal_damaged = self._counter(
-            "zoomgate_journal_damaged", "Entries of the journal that cannot be read."
+            "zoomgate_journal_corrupt_entries", "Entries of the journal that cannot be read."
         )
         self._store = self._counter("zoomgate_store_reads", "Records read from the store.")
         self._store_errors = self._counter("zoomgate_store_errors", "Calls of the store that failed.")
@@ -165,21 +166,21 @@ class Metrics:
         self._audit_failures = self._counter(
             "zoomgate_audit_failures", "Lines that the audit trail did not take."
         )
-        self._upkeep = self._counter(
-            "zoomgate_upkeep_refreshes",
+        self._proactive_refresh = self._counter(
+            "zoomgate_proactive_refreshes",
             "Tokens that were refreshed ahead of their need, by reason.",
             "reason",
         )
         self._upkeep_due = self._gauge(
-            "zoomgate_upkeep_due", "Idle connections that are due for a refresh.", "livemax"
+            "zoomgate_proactive_refreshes_due", "Idle connections that are due for a refresh.", "livemax"
         )
         self._upkeep_oldest_due = self._gauge(
-            "zoomgate_upkeep_oldest_due_seconds",
+            "zoomgate_proactive_refresh_max_overdue_seconds",
             "For how long the idle connection has been due that is so for longest.",
             "livemax",
         )
         self._reaped = self._counter(
-            "zoomgate_reaped", "Records that were removed or ended, by kind.", "kind"
+            "zoomgate_pruned_records", "Records that were removed or ended, by kind.", "kind"
         )
         build = self._gauge("zoomgate_build_info", "The running version.", "livemax", "version")
         build.labels(version).set(1)
@@ -187,9 +188,9 @@ class Metrics:
             self._refreshes.labels(outcome)
         for outcome in WEBHOOK_OUTCOMES:
             self._webhooks.labels(outcome)
-        for reason in UPKEEP_REASONS:
-            self._upkeep.labels(reason)
-        for kind in REAPED_KINDS:
+        for reason in PROACTIVE_REFRESH_REASONS:
+            self._proactive_refresh.labels(reason)
+        for kind in PRUNED_KINDS:
             self._reaped.labels(kind)
         self._events = {kind: self._watch_events.labels(kind) for kind in WATCH_EVENTS}
 
@@ -224,15 +225,15 @@ class Metrics:
         """Count a refresh token that was sent and whose answer never came."""
         self._outcomes_lost.inc()
 
-    def spare_kept(self) -> None:
+    def alternate_pair_kept(self) -> None:
         """Count a refresh token that is kept beside the newest one."""
         self._spares.inc()
 
-    def generation_went_back(self) -> None:
+    def store_rollback_detected(self) -> None:
         """Count a read that gave an older generation of a connection than this process had seen: a store was set back."""
         self._generation_back.inc()
 
-    def breaker_open(self, open: bool) -> None:  # noqa: A002 - reads well where it is called
+    def circuit_breaker_open(self, open: bool) -> None:  # noqa: A002 - reads well where it is called
         """Say whether this process holds refreshes back. Over several processes: 1 if any does."""
         self._breaker.set(int(open))
 
@@ -292,21 +293,21 @@ class Metrics:
         """Count a line that the audit trail did not take."""
         self._audit_failures.inc()
 
-    def upkeep_refresh(self, reason: str) -> None:
+    def proactive_refresh(self, reason: str) -> None:
         """Count a token that was refreshed ahead of its need, for one of `UPKEEP_REASONS`."""
-        self._upkeep.labels(reason if reason in UPKEEP_REASONS else OTHER).inc()
+        self._proactive_refresh.labels(reason if reason in PROACTIVE_REFRESH_REASONS else OTHER).inc()
 
-    def upkeep_due(self, count: int) -> None:
+    def proactive_refreshes_due(self, count: int) -> None:
         """Say how many idle connections are due still, of those that this process found. Over several processes: the largest."""
         self._upkeep_due.set(count)
 
-    def upkeep_oldest_due(self, seconds: float) -> None:
+    def proactive_refresh_max_overdue(self, seconds: float) -> None:
         """Say for how many seconds the oldest of them had been due when they were looked for. Over several processes: the largest."""
         self._upkeep_oldest_due.set(seconds)
 
-    def reaped(self, kind: str) -> None:
+    def pruned(self, kind: str) -> None:
         """Count a record that was removed or ended since its time is over, of one of `REAPED_KINDS`."""
-        self._reaped.labels(kind if kind in REAPED_KINDS else OTHER).inc()
+        self._reaped.labels(kind if kind in PRUNED_KINDS else OTHER).inc()
 
     def render(self) -> bytes:
         """Give everything in Prometheus' text format, added up over all processes that serve together."""
@@ -326,6 +327,6 @@ def share(number: int) -> None:
     values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
 
 
-def forget_gauges(number: int, folder: Path) -> None:
+def drop_gauges(number: int, folder: Path) -> None:
     """Leave out what a process that ended said was the case; what it counted stays in the sums."""
     mark_process_dead(number, str(folder))  # type: ignore[no-untyped-call]

@@ -25,11 +25,11 @@ from dataclasses import dataclass, field, replace
 
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.record import ConnectionRecord
-from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.storage.record_store import Change, Record, StoreError
 from zoomgate_server.telemetry import logs
 
-FEED_SECONDS = 1.0
+POLL_INTERVAL = 1.0
 """Pause between two looks at what other processes changed."""
 
 ASKED_SECONDS = 0.1
@@ -45,7 +45,7 @@ the stores, 5 to 15 seconds for one write, are well below."""
 DEEP_SECONDS = 10.0
 """Pause between two looks that reach back that far."""
 
-SET_BACK_SECONDS = 1.0
+ROLLBACK_SECONDS = 1.0
 """By how much a clock counts as set back; what is less is the way to the store and back."""
 
 RETURN_SECONDS = 90.0
@@ -57,7 +57,7 @@ START_SECONDS = 300.0
 LOG_ENTRIES = 10_000
 """Connections in the log. What changed within the reach of a look stays even if it is more."""
 
-PAGE = 5_000
+PAGE_SIZE = 5_000
 """Changes that are read at a time."""
 
 LOADS = 8
@@ -67,7 +67,7 @@ _log = logs.get("zoomgate.connections")
 
 
 @dataclass(slots=True, eq=False)
-class Content:
+class Snapshot:
     """A connection as followers are shown it, without secrets.
 
     Attributes:
@@ -104,10 +104,10 @@ class Entry:
     before: float
     seen: float
     newest: bool = True
-    earlier: Content | None = None
+    earlier: Snapshot | None = None
     previous: "Entry | None" = field(default=None, repr=False)
-    content: Content | None = None
-    loading: asyncio.Task[Content] | None = field(default=None, repr=False)
+    content: Snapshot | None = None
+    loading: asyncio.Task[Snapshot] | None = field(default=None, repr=False)
 
     @property
     def subject(self) -> str:
@@ -115,7 +115,7 @@ class Entry:
         return self.change.key.subject
 
 
-class Follower:
+class Subscription:
     """Somebody who waits for changes of some connections. Made by `ChangeFeed.follow`.
 
     However slow it is, it holds no more than this.
@@ -160,7 +160,7 @@ class Follower:
             return False
         return entry.newest and self.wants(entry.subject)
 
-    def knows(self, content: Content, before: int) -> bool:
+    def has_delivered(self, content: Snapshot, before: int) -> bool:
         """Tell whether it has had a content, having been given everything up to a number.
 
         What is read for an entry may be later already: then it is not known to one that came between the entry and the reading.
@@ -198,7 +198,7 @@ class ChangeFeed:
     """
 
     def __init__(
-        self, *, connections: ConnectionStore, clock: Clock, on_change: Callable[[Change], None]
+        self, *, connections: ConnectionRepository, clock: Clock, on_change: Callable[[Change], None]
     ) -> None:
         self._connections = connections
         self._clock = clock
@@ -216,14 +216,14 @@ class ChangeFeed:
         self._asked = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
         self._looked_for: list[asyncio.Future[None]] = []
-        self._by_name: dict[str, set[Follower]] = {}
-        self._wide: set[Follower] = set()
+        self._by_name: dict[str, set[Subscription]] = {}
+        self._wide: set[Subscription] = set()
         self._loads = asyncio.Semaphore(LOADS)
         self.closing = False
         self.mark = connections.now()
 
     @property
-    def followers(self) -> Iterator[Follower]:
+    def subscriptions(self) -> Iterator[Subscription]:
         """Everybody who follows; somebody with several names comes several times."""
         yield from self._wide
         for followers in self._by_name.values():
@@ -238,26 +238,26 @@ class ChangeFeed:
         """Look for changes until cancelled."""
         while True:
             try:
-                await self.look()
+                await self.poll()
             except StoreError:
-                _log.warning("changes.store_failed")
-                await asyncio.sleep(FEED_SECONDS)
+                _log.warning("change_feed.store_failed")
+                await asyncio.sleep(POLL_INTERVAL)
                 continue
-            await asyncio.sleep(min(ASKED_SECONDS, FEED_SECONDS))
+            await asyncio.sleep(min(ASKED_SECONDS, POLL_INTERVAL))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FEED_SECONDS - ASKED_SECONDS):
+                async with asyncio.timeout(POLL_INTERVAL - ASKED_SECONDS):
                     await self._asked.wait()
 
-    async def begun(self) -> None:
+    async def started(self) -> None:
         """Wait until the store was looked at once, or the process drains.
 
         Raises:
             StoreError: The store failed.
         """
         if not self._begun:
-            await self.fresh()
+            await self.catch_up()
 
-    async def fresh(self) -> None:
+    async def catch_up(self) -> None:
         """Wait until everything is in the log that is in the store now, or the process drains.
 
         Raises:
@@ -273,10 +273,10 @@ class ChangeFeed:
         """Tell all followers that the process drains."""
         self.closing = True
         _end([*self._waiting, *self._looked_for])
-        for follower in self.followers:
+        for follower in self.subscriptions:
             follower.wake()
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Look once for changes.
 
         Raises:
@@ -285,7 +285,7 @@ class ChangeFeed:
         self._looked_for, self._waiting = self._waiting, []
         self._asked.clear()
         try:
-            await self._look()
+            await self._poll()
         except Exception:  # a defect too: nobody may wait for ever for a look that is over
             for looked in self._looked_for:
                 if not looked.done():
@@ -293,7 +293,7 @@ class ChangeFeed:
             raise
         _end(self._looked_for)
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         now, before = self._connections.now(), self.mark
         first, deep = not self._begun, self._clock.monotonic() - self._deep_at >= DEEP_SECONDS
         if first:
@@ -321,15 +321,15 @@ class ChangeFeed:
         # whatever the clock did: changes since the look before are not older than this
         passed = looked_at - self._looked_at
         earliest = mark - passed
-        if earliest < before - SET_BACK_SECONDS:
+        if earliest < before - ROLLBACK_SECONDS:
             # so this look may have begun behind them, and the next one must not
             self._deep_at, self._deep_mark = float("-inf"), min(self._deep_mark, earliest)
             self._repeated.append((earliest, before + passed))
         self.mark, self._looked_at, self._begun = mark, looked_at, True
-        self._forget(mark - RETURN_SECONDS)
+        self._trim(mark - RETURN_SECONDS)
 
     async def changes_since(
-        self, since: float, page: int = PAGE
+        self, since: float, page: int = PAGE_SIZE
     ) -> AsyncIterator[tuple[list[Change], float]]:
         """Read everything that changed since a time, oldest first and `page` at a time, each with the store's clock before.
 
@@ -348,14 +348,14 @@ class ChangeFeed:
             since = last
 
     @contextlib.contextmanager
-    def follow(self, wants: Callable[[str], bool], names: Collection[str]) -> Iterator[Follower]:
+    def subscribe(self, wants: Callable[[str], bool], names: Collection[str]) -> Iterator[Subscription]:
         """Follow the changes of some connections from now on.
 
         Args:
             wants: Tells whose.
             names: The same by name, or empty if they are not known by name.
         """
-        follower = Follower(wants, frozenset(names) or None)
+        follower = Subscription(wants, frozenset(names) or None)
         follower.joined = self._number
         self.skip(follower)
         for name in follower.names or ():
@@ -371,14 +371,14 @@ class ChangeFeed:
                 if not self._by_name[name]:
                     del self._by_name[name]
 
-    def surely(self, mark: float) -> float:
+    def safe_watermark(self, mark: float) -> float:
         """Say up to when somebody was told everything who was told everything up to a time.
 
         That is earlier if the clock went through that time twice, as far as this process knows.
         """
         return min([mark, *(begin for begin, end in self._repeated if begin < mark <= end)])
 
-    def come_back(self, follower: Follower, since: float) -> bool:
+    def resume(self, follower: Subscription, since: float) -> bool:
         """Let somebody who follows be given everything since a time; False if the log does not reach back that far."""
         if since <= self._covers:
             return False
@@ -390,7 +390,7 @@ class ChangeFeed:
             follower.wake()
         return True
 
-    def take(self, follower: Follower, limit: int) -> list[Entry] | None:
+    def take(self, follower: Subscription, limit: int) -> list[Entry] | None:
         """Give the next entries that somebody waits for, oldest first; None if the log has forgotten some of them.
 
         The follower has then been given everything up to its `number`, and up to its `mark`.
@@ -420,12 +420,12 @@ class ChangeFeed:
             follower.number, follower.mark = self._number, self.mark
         return found
 
-    def skip(self, follower: Follower) -> None:
+    def skip(self, follower: Subscription) -> None:
         """Let somebody go on with what changes from now on, since it asks the store for the rest."""
         follower.behind, follower.number, follower.mark = False, self._number, self.mark
         follower.given_from, follower.reads_from = self._number, self._now()
 
-    async def content(self, entry: Entry) -> Content:
+    async def content(self, entry: Entry) -> Snapshot:
         """Give a changed connection as it is now. It is read once, however many want it.
 
         Raises:
@@ -448,7 +448,7 @@ class ChangeFeed:
         """
         async with self._loads:
             record = await self._connections.read_readable(user_email)
-        return None if record is None else shown(record)
+        return None if record is None else is_visible(record)
 
     async def page(self, states: Collection[str], after: str, limit: int) -> list[Record]:
         """Read sealed connections in the order of their addresses.
@@ -462,15 +462,15 @@ class ChangeFeed:
     async def opened(self, record: Record) -> ConnectionRecord | None:
         """Open one of a page, without secrets; None if it cannot be opened."""
         opened = self._connections.open_readable(record)
-        return None if opened is None else shown(opened)
+        return None if opened is None else is_visible(opened)
 
-    async def _load(self, entry: Entry) -> Content:
+    async def _load(self, entry: Entry) -> Snapshot:
         earlier = entry.earlier if entry.previous is None else await self.content(entry.previous)
         record = await self.read(entry.subject)
         if earlier is not None and earlier.record == record:
             return earlier
         created_since = _created_since(record, earlier, entry.number)
-        return Content(record, entry.number, created_since, self._now())
+        return Snapshot(record, entry.number, created_since, self._now())
 
     def _now(self) -> int:
         """Count a moment: none is the same as another."""
@@ -497,12 +497,12 @@ class ChangeFeed:
             if not follower.behind and follower.wants(subject):
                 self._wake(follower, entry)
 
-    def _wake(self, follower: Follower, entry: Entry) -> None:
+    def _wake(self, follower: Subscription, entry: Entry) -> None:
         if not follower.behind:
             follower.behind, follower.number = True, entry.number - 1
         follower.wake()
 
-    def _forget(self, reach: float) -> None:
+    def _trim(self, reach: float) -> None:
         """Forget the oldest entries that are more than the log keeps, except what a look may find again."""
         for entry in self._order:
             if len(self._log) <= LOG_ENTRIES:
@@ -512,11 +512,11 @@ class ChangeFeed:
             del self._log[entry.subject]
             self._forgotten = max(self._forgotten, entry.number)  # one that stayed till now may be older
             self._covers = max(self._covers, entry.seen)
-        if len(self._order) > 2 * len(self._log) + PAGE:
+        if len(self._order) > 2 * len(self._log) + PAGE_SIZE:
             self._order = [entry for entry in self._order if self._log.get(entry.subject) is entry]
 
 
-def shown(record: ConnectionRecord) -> ConnectionRecord:
+def is_visible(record: ConnectionRecord) -> ConnectionRecord:
     """Give a connection as it is shown: two that differ in nothing visible are equal then, and no secret is in it."""
     tokens = record.tokens
     return replace(
@@ -528,12 +528,12 @@ def shown(record: ConnectionRecord) -> ConnectionRecord:
         lease=None,
         pending=(),
         commit_id="",
-        earlier_commits=(),
+        previous_commit_ids=(),
         recent_refreshes=(),
         tokens=None if tokens is None else replace(tokens, access_token="", refresh_token=""),
-        spares=(),
+        alternate_pairs=(),
         owner=None,
-        begun_by="",
+        initiated_by="",
         revoking=None,
         revoke_until=None,
         due_at=None,
@@ -547,7 +547,7 @@ def _end(waiting: list[asyncio.Future[None]]) -> None:
             looked.set_result(None)
 
 
-def _created_since(record: ConnectionRecord | None, earlier: Content | None, number: int) -> int:
+def _created_since(record: ConnectionRecord | None, earlier: Snapshot | None, number: int) -> int:
     if record is None or earlier is None or earlier.record is None:
         return number
     return earlier.created_since if earlier.record.create_time == record.create_time else number
@@ -557,7 +557,7 @@ def _number_of(entry: Entry) -> int:
     return entry.number
 
 
-def _loaded(entry: Entry, task: asyncio.Task[Content]) -> None:
+def _loaded(entry: Entry, task: asyncio.Task[Snapshot]) -> None:
     entry.loading = None
     if not task.cancelled() and task.exception() is None:  # else whoever waited has it, and reads again
         entry.content, entry.previous = task.result(), None

@@ -24,7 +24,7 @@ from zoomgate_server.watch.change_feed import (
     RETURN_SECONDS,
     ChangeFeed,
     Entry,
-    Follower,
+    Subscription,
 )
 
 MAX_WATCHES = 20_000
@@ -55,11 +55,11 @@ _T = TypeVar("_T")
 class EventType(StrEnum):
     """What happened; the contract says what each means."""
 
-    EXISTING = "EXISTING"
+    INITIAL = "INITIAL"
     CREATED = "CREATED"
-    CHANGED = "CHANGED"
+    UPDATED = "UPDATED"
     DELETED = "DELETED"
-    CAUGHT_UP = "CAUGHT_UP"
+    SYNCED = "SYNCED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Event:
     position: Position
 
 
-class Watches:
+class Watchers:
     """Serves those who watch connections.
 
     Args:
@@ -134,13 +134,13 @@ class Watches:
         self._running += 1
         self._metrics.watches(self._running)
         try:
-            await self._until(feed.begun())
+            await self._until(feed.started())
             if position is not None:
                 _check_age(position, feed.mark)
-            with feed.follow(frozenset(names).__contains__ if names else sees, names) as follower:
+            with feed.subscribe(frozenset(names).__contains__ if names else sees, names) as follower:
                 if position is not None:
-                    await self._until(feed.fresh())
-                    position = replace(position, mark=feed.surely(position.mark))
+                    await self._until(feed.catch_up())
+                    position = replace(position, mark=feed.safe_watermark(position.mark))
                 async for event in _Watch(feed, follower, permit, position).events():
                     self._metrics.watch_event(event.type)
                     yield event
@@ -176,7 +176,7 @@ class _Watch:
     def __init__(
         self,
         feed: ChangeFeed,
-        follower: Follower,
+        follower: Subscription,
         permit: Callable[[str], bool],
         position: Position | None,
     ) -> None:
@@ -185,7 +185,7 @@ class _Watch:
         self._permit = permit
         self._told = False
         self._read: dict[str, ConnectionRecord] = {}
-        self._lost = position is not None and not feed.come_back(follower, position.mark - RETURN_SECONDS)
+        self._lost = position is not None and not feed.resume(follower, position.mark - RETURN_SECONDS)
         self._position = position or Position(follower.mark, "")
 
     async def events(self) -> AsyncIterator[Event]:
@@ -217,7 +217,7 @@ class _Watch:
             self._position = Position(follower.mark)
             if due or self._feed.closing:
                 self._permit("")
-                yield self._tell(EventType.CAUGHT_UP, None)
+                yield self._event(EventType.SYNCED, None)
             self._check_open()
             due = not follower.behind and not await follower.wait(IDLE_SECONDS)
             if due:
@@ -228,15 +228,15 @@ class _Watch:
         mark = self._position.mark
         async for subject, read in self._existing(after):
             if self._follower.wants(subject):
-                record = await self._patiently(read)
+                record = await self._retry(read)
                 if (
-                    self._may_be_told(subject)
+                    self._is_permitted(subject)
                     and record is not None
                     and record.state is not State.DISCONNECTED
                 ):
                     self._position = Position(mark, subject)
-                    self._note_read(record)
-                    yield self._tell(EventType.EXISTING, record)
+                    self._record_read(record)
+                    yield self._event(EventType.INITIAL, record)
             self._check_open()
 
     async def _existing(
@@ -250,7 +250,7 @@ class _Watch:
             return
         while True:
             page = deque(
-                await self._patiently(lambda after=after: self._feed.page(_SHOWN, after, SNAPSHOT_PAGE))  # type: ignore[misc]
+                await self._retry(lambda after=after: self._feed.page(_SHOWN, after, SNAPSHOT_PAGE))  # type: ignore[misc]
             )
             whole = len(page) == SNAPSHOT_PAGE
             while page:
@@ -274,13 +274,13 @@ class _Watch:
                         subject = change.key.subject
                         mark = min(change.changed_at + RETURN_SECONDS, end)  # what is left changed no earlier
                         if self._follower.wants(subject):
-                            record = await self._patiently(
+                            record = await self._retry(
                                 lambda subject=subject: self._feed.read(subject)  # type: ignore[misc]
                             )
                             self._position = Position(max(self._position.mark, mark))
-                            if self._may_be_told(subject) and record is not None:
-                                self._note_read(record)
-                                yield self._tell(_type_of(record, told), record)
+                            if self._is_permitted(subject) and record is not None:
+                                self._record_read(record)
+                                yield self._event(_type_of(record, told), record)
                         self._position = Position(max(self._position.mark, mark))
                         self._check_open()
             except StoreError:
@@ -290,12 +290,12 @@ class _Watch:
 
     async def _event_of(self, entry: Entry, before: int) -> Event | None:
         """Make an entry of the log an event, or None if the caller may not know it, or does since an entry up to `before`."""
-        content = await self._patiently(lambda: self._feed.content(entry))
-        if not self._may_be_told(entry.subject):  # now, however long the store took
+        content = await self._retry(lambda: self._feed.content(entry))
+        if not self._is_permitted(entry.subject):  # now, however long the store took
             return None
         if entry.number > self._follower.joined:
             self._position = Position(entry.before)
-        if content.record is None or self._follower.knows(content, before):
+        if content.record is None or self._follower.has_delivered(content, before):
             return None
         read = self._read.pop(entry.subject, None)
         if read == content.record:
@@ -303,20 +303,20 @@ class _Watch:
         known = content.created_since <= before or (
             read is not None and read.create_time == content.record.create_time
         )
-        return self._tell(
+        return self._event(
             _type_of(content.record, float("inf") if known else self._position.mark), content.record
         )
 
-    def _note_read(self, record: ConnectionRecord) -> None:
+    def _record_read(self, record: ConnectionRecord) -> None:
         """Remember of what was read from the store that the log may bring it once more; of as many as may be."""
         if record.update_time >= self._follower.mark - OVERLAP_SECONDS and len(self._read) < MAX_READ:
             self._read[record.user_email] = record
 
-    def _tell(self, kind: EventType, record: ConnectionRecord | None) -> Event:
+    def _event(self, kind: EventType, record: ConnectionRecord | None) -> Event:
         self._told = True
         return Event(kind, record, self._position)
 
-    def _may_be_told(self, subject: str) -> bool:
+    def _is_permitted(self, subject: str) -> bool:
         """Decide anew whether the caller may be told of a user.
 
         Raises:
@@ -329,7 +329,7 @@ class _Watch:
             raise CallerNotAllowed("This caller may not do this")
         return False
 
-    async def _patiently(self, work: Callable[[], Awaitable[_T]]) -> _T:
+    async def _retry(self, work: Callable[[], Awaitable[_T]]) -> _T:
         """Ask the store, again and again once the caller was told something: it need not come back for a store that fails."""
         while True:
             try:
@@ -357,7 +357,7 @@ def _type_of(record: ConnectionRecord, mark: float) -> EventType:
     """Say what happened to a connection of which somebody was told at a time of the store's clock."""
     if record.state is State.DISCONNECTED:
         return EventType.DELETED
-    return EventType.CREATED if record.create_time >= mark - OVERLAP_SECONDS else EventType.CHANGED
+    return EventType.CREATED if record.create_time >= mark - OVERLAP_SECONDS else EventType.UPDATED
 
 
 def _check_age(position: Position, now: float) -> None:

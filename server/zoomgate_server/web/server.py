@@ -25,9 +25,9 @@ from zoomgate_server.errors import (
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.web.pages import OUTCOMES, Pages
-from zoomgate_server.web.webhook_endpoint import answer as answer_webhook
+from zoomgate_server.web.webhook_endpoint import handle as answer_webhook
 from zoomgate_server.webhooks.receiver import PATH as WEBHOOKS
-from zoomgate_server.webhooks.receiver import Webhooks
+from zoomgate_server.webhooks.receiver import WebhookReceiver
 
 MAX_REQUEST_LINE = 8 * 1024
 """Bytes of a request line; codes and states together need far less."""
@@ -107,7 +107,7 @@ class WebServer:
         self._hears_events = hears_events
         self._secure = secure
         self._authorizations: Authorizations | None = None
-        self._webhooks: Webhooks | None = None
+        self._webhooks: WebhookReceiver | None = None
         self._before_metrics: Callable[[], Awaitable[None]] | None = None
         self._opened = asyncio.Event()
         self._not_ready = "store"
@@ -117,7 +117,7 @@ class WebServer:
 
     async def start(self, listener: socket.socket) -> None:
         """Serve on a bound socket."""
-        app = web.Application(middlewares=[self._around], client_max_size=64 * 1024)
+        app = web.Application(middlewares=[self._middleware], client_max_size=64 * 1024)
         app.router.add_get("/oauth/start", self._start_page, allow_head=False)
         app.router.add_get("/oauth/continue", self._start_consent, allow_head=False)
         app.router.add_get("/oauth/callback", self._callback, allow_head=False)
@@ -145,7 +145,7 @@ class WebServer:
     def open(
         self,
         authorizations: Authorizations,
-        webhooks: Webhooks,
+        webhooks: WebhookReceiver,
         before_metrics: Callable[[], Awaitable[None]],
     ) -> None:
         """Serve pages about consents, and take Zoom's events, from now on.
@@ -160,7 +160,7 @@ class WebServer:
         self._before_metrics = before_metrics
         self._opened.set()
 
-    def say_ready(self, why_not: str = "") -> None:
+    def set_ready(self, why_not: str = "") -> None:
         """Let `/readyz` say that calls can be served, or why not: one word."""
         self._not_ready = why_not
 
@@ -172,14 +172,14 @@ class WebServer:
             self._runner = None
 
     @web.middleware
-    async def _around(
+    async def _middleware(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Count, log without the query, add the security headers, and let no exception text out."""
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "other"
         try:
-            response = self._refuse_by_way(request) or await handler(request)
+            response = self._reject_by_path(request) or await handler(request)
         except web.HTTPException as answer:
             allowed = {"Allow": answer.headers["Allow"]} if "Allow" in answer.headers else None
             response = web.Response(status=answer.status, text=answer.reason, headers=allowed)
@@ -200,7 +200,7 @@ class WebServer:
         )
         return response
 
-    def _refuse_by_way(self, request: web.Request) -> web.Response | None:
+    def _reject_by_path(self, request: web.Request) -> web.Response | None:
         """Refuse pages around the proxies, over plain http through them, and metrics through them; None if all is well."""
         if not self._proxies:
             return None
@@ -208,12 +208,12 @@ class WebServer:
         if not request.path.startswith("/oauth/"):
             return web.Response(status=404) if proxied and request.path == "/metrics" else None
         if not proxied:
-            _log.warning("http.around_proxy", client=request.remote)
+            _log.warning("http.proxy_bypassed", client=request.remote)
             return web.Response(status=403, text="This page is served through its proxy only.\n")
         # every proxy on the way may have added one, and so may the browser
         schemes = ",".join(request.headers.getall("X-Forwarded-Proto", ["https"])).lower().split(",")
         if self._secure and any(scheme.strip() != "https" for scheme in schemes):
-            _log.warning("http.plain_through_proxy")
+            _log.warning("http.insecure_forwarded_request")
             return web.Response(status=403, text="This page is served over https only.\n")
         return None
 
@@ -239,7 +239,7 @@ class WebServer:
         if not ticket:
             return _redirect("bad_request")
         try:
-            user_email = await (await self._when_open()).whose(ticket)
+            user_email = await (await self._when_open()).peek_user(ticket)
         except ZoomgateError as error:
             return _redirect(_outcome(error))
         way = f"/oauth/continue?{urlencode({'ticket': ticket})}"
@@ -294,7 +294,7 @@ class WebServer:
         user_email, scopes = "", tuple[str, ...]()
         if view and cookie:
             try:
-                shown = await (await self._when_open()).view(view, cookie)
+                shown = await (await self._when_open()).result_view(view, cookie)
                 user_email, scopes = shown.user_email, shown.scopes if name == "connected" else ()
             except ZoomgateError:
                 pass  # the page says less then

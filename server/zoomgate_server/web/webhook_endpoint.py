@@ -5,7 +5,7 @@ import contextlib
 
 from aiohttp import web
 
-from zoomgate_server.webhooks.receiver import MAX_BODY, Refusal, WebhookRefused, Webhooks
+from zoomgate_server.webhooks.receiver import MAX_BODY, Rejection, WebhookReceiver, WebhookRejected
 
 READ_SECONDS = 1.5
 """How long a body may take to come; Zoom waits for 3 seconds in all."""
@@ -14,7 +14,7 @@ REFUSED_SECONDS = 0.1
 """How long the body of one that is refused by its headers may take: a sender that still writes may miss the answer."""
 
 
-async def answer(webhooks: Webhooks, request: web.Request, client: str) -> web.Response:
+async def handle(webhooks: WebhookReceiver, request: web.Request, client: str) -> web.Response:
     """Take an event, or refuse it.
 
     Args:
@@ -29,19 +29,19 @@ async def answer(webhooks: Webhooks, request: web.Request, client: str) -> web.R
             headers.getall("x-zm-request-timestamp", []),
             headers.getall("x-zm-signature", []),
         )
-    except WebhookRefused as refused:
-        with contextlib.suppress(WebhookRefused):
+    except WebhookRejected as refused:
+        with contextlib.suppress(WebhookRejected):
             await _body(request, REFUSED_SECONDS)
-        return _refuse(webhooks, refused, client)
+        return _reject(webhooks, refused, client)
     try:
-        taken = await webhooks.take(stamp, await _body(request, READ_SECONDS))
-    except WebhookRefused as refused:
-        return _refuse(webhooks, refused, client)
+        taken = await webhooks.receive(stamp, await _body(request, READ_SECONDS))
+    except WebhookRejected as refused:
+        return _reject(webhooks, refused, client)
     return web.Response(status=taken.status, body=taken.body, content_type="application/json")
 
 
-def _refuse(webhooks: Webhooks, refused: WebhookRefused, client: str) -> web.Response:
-    webhooks.refused(refused.why, client)
+def _reject(webhooks: WebhookReceiver, refused: WebhookRejected, client: str) -> web.Response:
+    webhooks.rejected(refused.why, client)
     return web.Response(status=refused.status, text="Refused.\n")
 
 
@@ -52,16 +52,16 @@ async def _body(request: web.Request, seconds: float) -> bytes:
         WebhookRefused: It is too large, comes too slowly, or not to its end.
     """
     if (request.content_length or 0) > MAX_BODY:
-        raise WebhookRefused(Refusal.TOO_LARGE)
+        raise WebhookRejected(Rejection.TOO_LARGE)
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):
             while part := await request.content.readany():
                 body += part
                 if len(body) > MAX_BODY:
-                    raise WebhookRefused(Refusal.TOO_LARGE)
+                    raise WebhookRejected(Rejection.TOO_LARGE)
     except TimeoutError:
-        raise WebhookRefused(Refusal.TOO_SLOW) from None
+        raise WebhookRejected(Rejection.TIMEOUT) from None
     except ConnectionError:
-        raise WebhookRefused(Refusal.CUT_OFF) from None
+        raise WebhookRejected(Rejection.INCOMPLETE) from None
     return bytes(body)

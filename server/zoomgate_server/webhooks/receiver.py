@@ -19,13 +19,13 @@ import orjson
 
 from zoomgate_server.audit.event import AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
-from zoomgate_server.connections.disconnection import Endings
+from zoomgate_server.connections.disconnection import Disconnector
 from zoomgate_server.connections.record import Cause
 from zoomgate_server.errors import RecordFault
 from zoomgate_server.secret import Secret
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
-from zoomgate_server.webhooks.seen_events import WebhookStore
+from zoomgate_server.webhooks.seen_events import SeenEvents
 
 PATH = "/webhooks/zoom"
 
@@ -64,39 +64,39 @@ _CAUSES = {
 _log = logs.get("zoomgate.webhooks")
 
 
-class Refusal(StrEnum):
+class Rejection(StrEnum):
     """Why an event is not taken, as metrics and audit say it."""
 
-    CONTENT_TYPE = "refused_content_type"
-    SIGNATURE = "refused_signature"
-    STALE = "refused_stale"
-    TOO_LARGE = "refused_too_large"
-    TOO_SLOW = "refused_too_slow"
-    CUT_OFF = "refused_cut_off"
-    MALFORMED = "refused_malformed"
-    OTHER_APP = "refused_other_app"
+    CONTENT_TYPE = "rejected_content_type"
+    SIGNATURE = "rejected_signature"
+    STALE = "rejected_stale"
+    TOO_LARGE = "rejected_too_large"
+    TIMEOUT = "rejected_timeout"
+    INCOMPLETE = "rejected_incomplete"
+    MALFORMED = "rejected_malformed"
+    OTHER_APP = "rejected_other_app"
 
 
 _STATUSES = {
-    Refusal.CONTENT_TYPE: 415,
-    Refusal.SIGNATURE: 401,
-    Refusal.STALE: 401,
-    Refusal.TOO_LARGE: 413,
-    Refusal.TOO_SLOW: 408,
-    Refusal.CUT_OFF: 400,
-    Refusal.MALFORMED: 400,
-    Refusal.OTHER_APP: 403,
+    Rejection.CONTENT_TYPE: 415,
+    Rejection.SIGNATURE: 401,
+    Rejection.STALE: 401,
+    Rejection.TOO_LARGE: 413,
+    Rejection.TIMEOUT: 408,
+    Rejection.INCOMPLETE: 400,
+    Rejection.MALFORMED: 400,
+    Rejection.OTHER_APP: 403,
 }
 
 
-class WebhookRefused(Exception):
+class WebhookRejected(Exception):
     """An event is not taken, and never will be.
 
     Args:
         why: The reason.
     """
 
-    def __init__(self, why: Refusal) -> None:
+    def __init__(self, why: Rejection) -> None:
         super().__init__(why.value)
         self.why = why
         self.status = _STATUSES[why]
@@ -118,7 +118,7 @@ class Stamp:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WebhookResponse:
     """What Zoom is told.
 
     Attributes:
@@ -130,11 +130,11 @@ class Answer:
     body: bytes = b""
 
 
-_TAKEN = Answer(204)
-_COME_AGAIN = Answer(503)
+_TAKEN = WebhookResponse(204)
+_COME_AGAIN = WebhookResponse(503)
 
 
-class Webhooks:
+class WebhookReceiver:
     """Takes Zoom's events.
 
     Args:
@@ -153,8 +153,8 @@ class Webhooks:
         *,
         secrets: Sequence[Secret],
         client_id: str,
-        endings: Endings,
-        events: WebhookStore,
+        disconnector: Disconnector,
+        events: SeenEvents,
         now: Callable[[], float],
         clock: Clock,
         count: Callable[[str], None],
@@ -162,7 +162,7 @@ class Webhooks:
     ) -> None:
         self._keys = [secret.reveal().encode() for secret in secrets]
         self._client_id = client_id
-        self._endings = endings
+        self._disconnector = disconnector
         self._events = events
         self._now = now
         self._clock = clock
@@ -172,7 +172,7 @@ class Webhooks:
         self._told = self._left_out = 0
 
     @property
-    def listens(self) -> bool:
+    def is_enabled(self) -> bool:
         """Whether there is a secret to check signatures with."""
         return bool(self._keys)
 
@@ -188,17 +188,17 @@ class Webhooks:
             WebhookRefused: They cannot be those of an event of Zoom's, or it is too old.
         """
         if len(timestamps) != 1 or len(signatures) != 1:
-            raise WebhookRefused(Refusal.SIGNATURE)
+            raise WebhookRejected(Rejection.SIGNATURE)
         text, signature = timestamps[0], signatures[0]
         if not _TIMESTAMP.fullmatch(text) or not _SIGNATURE.fullmatch(signature):
-            raise WebhookRefused(Refusal.SIGNATURE)
+            raise WebhookRejected(Rejection.SIGNATURE)
         if not -AHEAD_SECONDS <= self._now() - int(text) <= ACCEPTED_SECONDS:
-            raise WebhookRefused(Refusal.STALE)
+            raise WebhookRejected(Rejection.STALE)
         if not _JSON.fullmatch(content_type):
-            raise WebhookRefused(Refusal.CONTENT_TYPE)
+            raise WebhookRejected(Rejection.CONTENT_TYPE)
         return Stamp(text, float(text), signature)
 
-    async def take(self, stamp: Stamp, body: bytes) -> Answer:
+    async def receive(self, stamp: Stamp, body: bytes) -> WebhookResponse:
         """Check an event and do what follows from it.
 
         Args:
@@ -212,11 +212,11 @@ class Webhooks:
         event = _parsed(body)
         name, payload = event.get("event"), event.get("payload")
         if not isinstance(name, str) or not isinstance(payload, dict):
-            raise WebhookRefused(Refusal.MALFORMED)
+            raise WebhookRejected(Rejection.MALFORMED)
         if name == "endpoint.url_validation":
-            return self._prove(stamp, payload, key)
+            return self._validate_url(stamp, payload, key)
         if payload.get("client_id", self._client_id) != self._client_id:
-            raise WebhookRefused(Refusal.OTHER_APP)
+            raise WebhookRejected(Rejection.OTHER_APP)
         cause = _CAUSES.get(name)
         if cause is None:
             self._count("ignored")
@@ -224,7 +224,7 @@ class Webhooks:
         zoom_user_id = _zoom_user_id(name, payload)
         happened_at = _happened_at(event, payload, stamp.time)
         # whoever is cut off from the answer, the end goes on
-        work = self._endings.in_background(self._settle(body, zoom_user_id, cause, happened_at))
+        work = self._disconnector.in_background(self._disconnect(body, zoom_user_id, cause, happened_at))
         await asyncio.wait({work}, timeout=SETTLE_SECONDS)
         if work.done():
             outcome = work.result()
@@ -232,9 +232,9 @@ class Webhooks:
             _log.warning("webhook.store_failed", error="no answer in time")
             outcome = "store_unavailable"
         self._count(outcome)
-        return _COME_AGAIN if outcome in ("store_unavailable", "record_fault") else _TAKEN
+        return _COME_AGAIN if outcome in ("store_unavailable", "record_error") else _TAKEN
 
-    def refused(self, why: Refusal, client: str) -> None:
+    def rejected(self, why: Rejection, client: str) -> None:
         """Count a refusal, and tell of it unless many were told already.
 
         Args:
@@ -243,7 +243,7 @@ class Webhooks:
         """
         self._count(why.value)
         self._audit(
-            AuditEvent.unattended("webhook.refused", why.value, "", principal="", details={"client": client})
+            AuditEvent.unattended("webhook.rejected", why.value, "", principal="", details={"client": client})
         )
         now = self._clock.monotonic()
         if now - self._told_since >= TOLD_SECONDS:
@@ -253,7 +253,7 @@ class Webhooks:
             return
         self._told += 1
         left_out, self._left_out = self._left_out, 0
-        _log.warning("webhook.refused", why=why.value, client=client, left_out=left_out)
+        _log.warning("webhook.rejected", reason=why.value, client=client, suppressed=left_out)
 
     def _signed_with(self, stamp: Stamp, body: bytes) -> bytes:
         """Give the secret that an event is signed with."""
@@ -262,37 +262,37 @@ class Webhooks:
             expected = "v0=" + hmac.digest(key, message, "sha256").hex()
             if hmac.compare_digest(expected, stamp.signature):
                 return key
-        raise WebhookRefused(Refusal.SIGNATURE)
+        raise WebhookRejected(Rejection.SIGNATURE)
 
-    def _prove(self, stamp: Stamp, payload: Mapping[str, Any], key: bytes) -> Answer:
+    def _validate_url(self, stamp: Stamp, payload: Mapping[str, Any], key: bytes) -> WebhookResponse:
         """Answer the challenge by which Zoom finds out that this is ours.
 
         The answer is a signature of whatever was sent. So it is given to who can sign already, and to nothing that could be part of a
         signed event: that has colons.
         """
         if abs(self._now() - stamp.time) > VALIDATION_SECONDS:
-            raise WebhookRefused(Refusal.STALE)
+            raise WebhookRejected(Rejection.STALE)
         plain = payload.get("plainToken")
         if not isinstance(plain, str) or not _PLAIN_TOKEN.fullmatch(plain):
-            raise WebhookRefused(Refusal.MALFORMED)
+            raise WebhookRejected(Rejection.MALFORMED)
         encrypted = hmac.digest(key, plain.encode(), "sha256").hex()
         self._count("validated")
-        return Answer(200, orjson.dumps({"plainToken": plain, "encryptedToken": encrypted}))
+        return WebhookResponse(200, orjson.dumps({"plainToken": plain, "encryptedToken": encrypted}))
 
-    async def _settle(self, body: bytes, zoom_user_id: str, cause: Cause, happened_at: float) -> str:
+    async def _disconnect(self, body: bytes, zoom_user_id: str, cause: Cause, happened_at: float) -> str:
         """End the connection, once for every event; gives the outcome for the metrics."""
         try:
             if await self._events.has(body):
                 return "duplicate"
-            ended = await self._endings.end_at_zoom(zoom_user_id, cause, happened_at)
+            ended = await self._disconnector.disconnect_by_zoom(zoom_user_id, cause, happened_at)
         except StoreError as error:
             _log.warning("webhook.store_failed", error=type(error).__name__)
             return "store_unavailable"
         except RecordFault as error:
-            _log.error("webhook.record_fault", error=type(error).__name__, **error.metadata)
-            return "record_fault"
+            _log.error("webhook.record_error", error=type(error).__name__, **error.metadata)
+            return "record_error"
         try:
-            await self._events.remember(body)
+            await self._events.add(body)
         except StoreError:
             pass  # what is done is done; if it comes again, it finds nothing to do
         return ended.value
@@ -305,7 +305,7 @@ def _parsed(body: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         event = None
     if not isinstance(event, dict):
-        raise WebhookRefused(Refusal.MALFORMED)
+        raise WebhookRejected(Rejection.MALFORMED)
     return event
 
 
@@ -316,7 +316,7 @@ def _zoom_user_id(name: str, payload: Mapping[str, Any]) -> str:
     if name == "app_deauthorized":
         found = payload.get("user_id")
     if not isinstance(found, str) or not 0 < len(found) <= _LONGEST_ID:
-        raise WebhookRefused(Refusal.MALFORMED)
+        raise WebhookRejected(Rejection.MALFORMED)
     return found
 
 

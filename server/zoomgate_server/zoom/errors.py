@@ -45,7 +45,7 @@ _REFUSALS: dict[int, Callable[..., ZoomgateError]] = {
 }
 
 
-def is_token_refused(response: ZoomResponse) -> bool:
+def is_token_rejected(response: ZoomResponse) -> bool:
     """Tell whether Zoom refused the access token itself: 401 with code 124, before it processed anything."""
     return response.status == 401 and _parse(response).get("code") == _TOKEN_CODE
 

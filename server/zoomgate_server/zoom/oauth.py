@@ -17,11 +17,11 @@ from yarl import URL
 from zoomgate_server.zoom import bounded_body, retry_after
 from zoomgate_server.zoom.resolver import PublicResolver, is_loopback_host
 from zoomgate_server.zoom.token_outcome import (
-    BadAnswer,
+    AppRejected,
+    BadResponse,
     Issued,
     NotSent,
-    OurFault,
-    Refused,
+    Rejected,
     Revoked,
     RevokeOutcome,
     Throttled,
@@ -135,35 +135,35 @@ class OAuthClient:
         What Zoom issues for it counts even with a foreign address, which nothing follows: the old one is spent.
         """
         outcome = await self._token({"grant_type": "refresh_token", "refresh_token": refresh_token})
-        if isinstance(outcome, BadAnswer) and outcome.issued is not None:
+        if isinstance(outcome, BadResponse) and outcome.issued is not None:
             return outcome.issued
         return outcome
 
     async def revoke(self, token: str) -> RevokeOutcome:
         """Revoke an access or refresh token. A token that Zoom does not know is revoked (RFC 7009, section 2.2)."""
-        outcome: RevokeOutcome = OurFault("no client secret")
+        outcome: RevokeOutcome = AppRejected("no client secret")
         for secret in self._secrets:
             answer = await self._post("revoke", {"token": token}, secret)
             if isinstance(answer, NotSent | Unknown):
                 return answer
             status, _, body = answer
             verdict = None if status == 200 else _verdict(status, _object(body))
-            if verdict is None or isinstance(verdict, Refused):
+            if verdict is None or isinstance(verdict, Rejected):
                 return Revoked()
-            if not isinstance(verdict, OurFault):
+            if not isinstance(verdict, AppRejected):
                 return Unknown(f"HTTP {status}")
             outcome = verdict
         return outcome
 
     async def _token(self, form: Mapping[str, str]) -> TokenOutcome:
-        outcome: TokenOutcome = OurFault("no client secret")
+        outcome: TokenOutcome = AppRejected("no client secret")
         for secret in self._secrets:
             answer = await self._post("token", form, secret)
             if isinstance(answer, NotSent | Unknown):
                 return answer
             status, headers, body = answer
             outcome = classify(status, headers, body, api_origin=self._api_origin, wall=self._wall)
-            if not isinstance(outcome, OurFault) or outcome.code != "invalid_client":
+            if not isinstance(outcome, AppRejected) or outcome.code != "invalid_client":
                 return outcome  # else nothing was spent, and an older secret may still be the right one
         return outcome
 
@@ -210,19 +210,19 @@ def classify(
     return _verdict(status, answer)
 
 
-def _verdict(status: int, answer: Mapping[str, Any] | None) -> Refused | OurFault | Throttled | Unknown:
+def _verdict(status: int, answer: Mapping[str, Any] | None) -> Rejected | AppRejected | Throttled | Unknown:
     """Say what an answer that is no success means. Only a JSON object with a 4xx is Zoom's own word about the request."""
     if 300 <= status < 400:
-        return OurFault(f"redirect {status}")
+        return AppRejected(f"redirect {status}")
     if not 400 <= status < 500 or answer is None:
         return Unknown(f"HTTP {status}")
     error, reason, code = _texts(answer)
     if error in _OUR_ERRORS or code in _OUR_CODES:
-        return OurFault("invalid_client" if code in ("4702", "4704") else error or code)
+        return AppRejected("invalid_client" if code in ("4702", "4704") else error or code)
     if status in (400, 401) and (
         error in _REFUSED_ERRORS or code in _REFUSED_CODES or reason.lower().startswith(_REFUSED_REASON)
     ):
-        return Refused(code or error, reason[:200])
+        return Rejected(code or error, reason[:200])
     return Throttled(retry_after.DEFAULT_SECONDS)
 
 
@@ -252,7 +252,7 @@ def _issued(answer: Mapping[str, Any], api_origin: str) -> TokenOutcome:
     if refresh is not None and refresh != "" and not is_token(refresh):
         return Unknown("a refresh token that is none")
     if not isinstance(kind, str) or kind.lower() != "bearer":
-        return BadAnswer("not a bearer token")
+        return BadResponse("not a bearer token")
     issued = Issued(
         access_token=access,
         refresh_token=refresh or None,
@@ -262,7 +262,7 @@ def _issued(answer: Mapping[str, Any], api_origin: str) -> TokenOutcome:
         expires_in=_expires_in(answer.get("expires_in")),
     )
     if not isinstance(api_url, str) or not _is_known_api(api_url, api_origin):
-        return BadAnswer("a foreign api_url", issued)
+        return BadResponse("a foreign api_url", issued)
     return replace(issued, api_url=api_url)
 
 

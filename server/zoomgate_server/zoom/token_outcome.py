@@ -36,7 +36,7 @@ class Issued:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Rejected:
     """Zoom refused this code or refresh token for good.
 
     Attributes:
@@ -49,7 +49,7 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class OurFault:
+class AppRejected:
     """Zoom refused our own credentials, redirect URI or address; no user is affected."""
 
     code: str
@@ -77,7 +77,7 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True)
-class BadAnswer:
+class BadResponse:
     """Zoom issued something that must not be used, such as a token for a foreign address.
 
     Attributes:
@@ -90,7 +90,7 @@ class BadAnswer:
     issued: Issued | None = None
 
 
-TokenOutcome = Issued | Refused | OurFault | Throttled | NotSent | Unknown | BadAnswer
+TokenOutcome = Issued | Rejected | AppRejected | Throttled | NotSent | Unknown | BadResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Revoked:
     """Zoom confirmed that the token is dead."""
 
 
-RevokeOutcome = Revoked | NotSent | Unknown | OurFault
+RevokeOutcome = Revoked | NotSent | Unknown | AppRejected
 
 
 def issued_by(outcome: TokenOutcome) -> Issued:
@@ -106,7 +106,7 @@ def issued_by(outcome: TokenOutcome) -> Issued:
     match outcome:
         case Issued():
             return outcome
-        case OurFault(code):
+        case AppRejected(code):
             raise AppCredentialsRejected(
                 "Zoom refuses this service's own client id, secret or redirect URI: an operator has to check them",
                 metadata={"zoom_code": code},
@@ -117,9 +117,9 @@ def issued_by(outcome: TokenOutcome) -> Issued:
             )
         case NotSent():
             raise ZoomUnavailable("Zoom's token endpoint could not be reached: try again", retry_after=2.0)
-        case Refused():
+        case Rejected():
             raise ZoomBadResponse("Zoom refused the request")
-        case BadAnswer():
+        case BadResponse():
             raise ZoomBadResponse(
                 "Zoom's token answer is of a kind that is not accepted, so nothing was connected: report it, an operator has to look"
             )

@@ -11,12 +11,14 @@ import pytest
 from zoomgate_server.authorization import pending
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.encryption.cipher import Key, KeyRing
-from zoomgate_server.encryption.envelope import Vault, key_id_of, version_of
+from zoomgate_server.encryption.envelope import Envelope, key_id_of, version_of
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 
 FOLDER = Path(__file__).parent / "records"
 FILES = sorted(FOLDER.glob("v*/*.json"))
-VAULT = Vault(app="zoom.us|golden-app", keys=KeyRing([Key("901de001", bytes(range(100, 132)), primary=True)]))
+VAULT = Envelope(
+    app="zoom.us|golden-app", keys=KeyRing([Key("901de001", bytes(range(100, 132)), primary=True)])
+)
 
 
 def opened(record: Record) -> Any:

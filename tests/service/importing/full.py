@@ -13,7 +13,7 @@ from typing import Any
 from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.audit.trail import AuditTrail
 from zoomgate_server.cli import main
-from zoomgate_server.connections.token_journal import Journal
+from zoomgate_server.connections.token_journal import TokenJournal
 from zoomgate_server.importing.results import Results
 
 
@@ -38,7 +38,7 @@ class Disk:
 
 def fill(disk: Disk, what: str) -> None:
     """Let one kind of files go to a disk."""
-    put, require, draft = Results._write, AuditTrail.require, Journal._draft
+    put, require, draft = Results._write, AuditTrail.require, TokenJournal._draft
 
     def noting(self: Results, entry: dict[str, Any]) -> None:
         with disk.write():
@@ -48,7 +48,7 @@ def fill(disk: Disk, what: str) -> None:
         with disk.write():
             require(self, event)
 
-    def drafting(self: Journal, due: Any) -> None:
+    def drafting(self: TokenJournal, due: Any) -> None:
         with disk.write():
             draft(self, due)
 
@@ -57,7 +57,7 @@ def fill(disk: Disk, what: str) -> None:
     elif what == "audit":
         AuditTrail.require = telling  # type: ignore[method-assign]
     else:
-        Journal._draft = drafting  # type: ignore[method-assign]
+        TokenJournal._draft = drafting  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

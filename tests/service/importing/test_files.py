@@ -12,8 +12,8 @@ import pytest
 from service.importing.exports import Person, as_csv
 from zoomgate_server.importing import formats
 from zoomgate_server.importing.problems import FileProblem
-from zoomgate_server.importing.rows import Flaw, Row, moment
-from zoomgate_server.importing.scan import GivingWay, scan
+from zoomgate_server.importing.rows import InvalidRow, Row, moment
+from zoomgate_server.importing.scan import DuplicateIndex, scan
 
 NOW = time.time()
 PEOPLE = [Person(f"p{number}@example.com", f"access-{number}", f"refresh-{number}") for number in range(4)]
@@ -35,7 +35,7 @@ def reader(tmp_path: Path, make: Callable[[Path], formats.Source]) -> Read:
         rows = list(make(path).read())
         assert [row.number for row in rows] == list(range(1, len(rows) + 1))
         good = [row.user_email for row in rows if isinstance(row, Row)]
-        return good, {row.line: row.reason for row in rows if isinstance(row, Flaw)}
+        return good, {row.line: row.reason for row in rows if isinstance(row, InvalidRow)}
 
     return read
 
@@ -251,7 +251,7 @@ def test_a_file_that_is_none(content: bytes | str, sentence: str, tmp_path: Path
     """One sentence says why, and holds nothing that may be a token."""
     path = tmp_path / "export"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with contextlib.closing(GivingWay()) as giving_way, pytest.raises(FileProblem) as problem:
+    with contextlib.closing(DuplicateIndex()) as giving_way, pytest.raises(FileProblem) as problem:
         scan(formats.velo_users(path, "userEmail"), giving_way, NOW, 10)
     assert sentence in str(problem.value)
     assert "refresh-" not in str(problem.value)
@@ -306,7 +306,7 @@ def test_times_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
         (lambda: formats.velo_users(path, "userEmail"), [p.velo for p in PEOPLE]),
     ):
         path.write_text("\n".join(json.dumps(row) for row in rows))
-        giving_way = GivingWay()
+        giving_way = DuplicateIndex()
         seen.append(scan(make(), giving_way, NOW, 10).misread)
         giving_way.close()
     assert seen == [4, 4, 4, 0, 0]
@@ -320,7 +320,7 @@ def test_the_newest_row_of_a_person_wins(tmp_path: Path) -> None:
     ]
     path = tmp_path / "export"
     path.write_text(as_csv([*rows, Person("b@example.com", "a", "r"), Person("a@example.com", "a", "", NOW)]))
-    giving_way = GivingWay()
+    giving_way = DuplicateIndex()
     found = scan(formats.velo_users(path, "userEmail"), giving_way, NOW, 10)
     assert list(giving_way.rows()) == [(1, 4), (2, 4), (3, 4), (5, 4)]
     assert (found.rows, found.counts["usable"], found.counts["superseded"], found.counts["refused"]) == (

@@ -25,9 +25,9 @@ from zoom_simulator.testing import RunningSimulator
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connections.repository import ConnectionStore
+from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.encryption import key_file
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.sqlite import BUSY_SECONDS, SqliteStore
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -199,12 +199,14 @@ async def test_a_connection_keeps_its_owner(place: Place, zoom: RunningSimulator
         clock = SystemClock()
         store = await SqliteStore.open(place.folder / "data/zoomgate.db", clock.wall)
         app = f"loopback|{zoom.client_id}"
-        vault = Vault(app=app, keys=key_file.load(place.folder / "data/keys.json"))
-        connections = ConnectionStore(app=app, store=store, vault=vault, clock=clock, on_read=lambda: None)
+        envelope = Envelope(app=app, keys=key_file.load(place.folder / "data/keys.json"))
+        connections = ConnectionRepository(
+            app=app, store=store, envelope=envelope, clock=clock, on_read=lambda: None
+        )
         record, _ = await connections.read(MONICA)
         await store.close()
         assert record is not None
-        assert (record.begun_by == "import") == (record.generation > 1)
+        assert (record.initiated_by == "import") == (record.generation > 1)
         return record.owner
 
     async with serving(zoom._simulator, place.folder / "data") as service:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from zoomgate_server.audit.event import AuditEvent
-from zoomgate_server.audit.trail import REFUSALS_PER_MINUTE, WINDOW_SECONDS, AuditTrail, fingerprint
+from zoomgate_server.audit.trail import REJECTIONS_PER_MINUTE, WINDOW_SECONDS, AuditTrail, fingerprint
 from zoomgate_server.clock import SystemClock
 
 WRITER = """
@@ -24,7 +24,7 @@ for number in range(int(sys.argv[3])):
     if number in (0, int(sys.argv[3]) // 2):
         sys.stdin.readline()
     user = "u" * (number % 300) + "@example.com"
-    trail(AuditEvent("token.given", "ok", sys.argv[2], "", user, str(number)).about(1, "access", "refresh"))
+    trail(AuditEvent("token.returned", "ok", sys.argv[2], "", user, str(number)).about(1, "access", "refresh"))
 """
 
 
@@ -87,7 +87,7 @@ from zoomgate_server.clock import SystemClock
 from zoomgate_server.audit.event import AuditEvent
 logs.configure("error", "json")
 trail = AuditTrail(None, key=bytes(32), clock=SystemClock(), on_lost=lambda: None)
-trail.require(AuditEvent("token.given", "ok", "calendar", "", "monica@example.com", "r1").about(7, "access", "refresh"))
+trail.require(AuditEvent("token.returned", "ok", "calendar", "", "monica@example.com", "r1").about(7, "access", "refresh"))
 """
 
 
@@ -95,7 +95,7 @@ def test_lines_go_to_the_log_whatever_its_level() -> None:
     """With ZOOMGATE_AUDIT=log a line is on standard error although only errors are, with its fingerprints whole."""
     done = subprocess.run([sys.executable, "-c", TO_THE_LOG], capture_output=True, check=True)
     line = json.loads(done.stderr)
-    assert (line["event"], line["action"], line["user"]) == ("audit", "token.given", "monica@example.com")
+    assert (line["event"], line["action"], line["user"]) == ("audit", "token.returned", "monica@example.com")
     assert line["access_fingerprint"] == fingerprint(bytes(32), "access")
     assert line["refresh_fingerprint"] == fingerprint(bytes(32), "refresh")
 
@@ -132,20 +132,20 @@ def test_what_a_minute_left_out_is_told_after_it(tmp_path: Path) -> None:
 
     def refuse(caller: str, times: int) -> None:
         for _ in range(times):
-            trail(AuditEvent("call.refused", "CALLER_NOT_ALLOWED", caller, "", "", ""))
+            trail(AuditEvent("call.rejected", "CALLER_NOT_ALLOWED", caller, "", "", ""))
 
-    refuse("calendar", REFUSALS_PER_MINUTE + 5)
+    refuse("calendar", REJECTIONS_PER_MINUTE + 5)
     refuse("booking", 1)
     clock.reading += WINDOW_SECONDS
     refuse("booking", 1)
-    refuse("calendar", REFUSALS_PER_MINUTE + 2)
+    refuse("calendar", REJECTIONS_PER_MINUTE + 2)
     trail.close()
     told = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["principal"], line["details"]) for line in told if "details" in line] == [
-        ("calendar", {"left_out": 5}),
-        ("calendar", {"left_out": 2}),
+        ("calendar", {"suppressed": 5}),
+        ("calendar", {"suppressed": 2}),
     ]
-    assert len(told) == 2 * REFUSALS_PER_MINUTE + 2 + 2
+    assert len(told) == 2 * REJECTIONS_PER_MINUTE + 2 + 2
 
 
 def test_a_file_that_root_makes_belongs_to_the_folders_owner(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def line(when: str = OLD, action: str = "token.given", user: str = MONICA, **fields: Any) -> str:
+def line(when: str = OLD, action: str = "token.returned", user: str = MONICA, **fields: Any) -> str:
     return json.dumps(
         {"time": when, "action": action, "outcome": "ok", "principal": "calendar", "user": user} | fields,
         separators=(",", ":"),
@@ -60,7 +60,7 @@ class TestShow:
             ([], 3),
             (["--user", MONICA], 1),
             (["--principal", "root"], 1),
-            (["--action", "token.given"], 2),
+            (["--action", "token.returned"], 2),
             (["--action", "keys"], 1),
             (["--since", "2020-01-08T09:00:00+00:00"], 2),
             (["--until", "2020-01-08T09:00:00Z"], 1),
@@ -236,7 +236,7 @@ class TestFingerprint:
             mark = done(await command("audit", "fingerprint", answer=f"{secret}\n")).strip()
             found = await command("audit", "show", "--json", "--fingerprint", mark)
             actions = [json.loads(text)["action"] for text in done(found).splitlines()]
-            assert actions == ["connection.stored", "token.given"]
+            assert actions == ["connection.stored", "token.returned"]
         other = done(await command("audit", "fingerprint", answer="another-token")).strip()
         refused(await command("audit", "show", "--fingerprint", other), 3)
 
@@ -272,7 +272,7 @@ class TestCommands:
             await service.connect()
         done(await command("keys", "rotate", "--now"))
         os.utime("data/keys.json", (time.time() - 60,) * 2)
-        done(await command("keys", "sweep"))
+        done(await command("keys", "reencrypt"))
         done(await command("keys", "retire", first))
         key = done(await command("callers", "add", "calendar", "--role", "service", "--users", "*")).strip()
         done(await command("store", "backup", "copy.db"))
@@ -285,8 +285,8 @@ class TestCommands:
             "keys.created",
             "keys.added",
             "keys.promoted",
-            "keys.swept",
-            "keys.swept",
+            "keys.reencrypted",
+            "keys.reencrypted",
             "keys.retired",
             "callers.added",
             "store.backed_up",
@@ -345,8 +345,8 @@ class TestCommands:
         """In a container whose user the system does not know, the number stands for the name."""
         Path("data").mkdir()
         monkeypatch.setattr(os, "geteuid", lambda: 987_654)
-        trail = audit_log.Audited(None)
-        trail.tell("keys.created")
+        trail = audit_log.AuditLog(None)
+        trail.record("keys.created")
         assert audit_log._user() == "uid 987654"
 
 

@@ -36,7 +36,7 @@ COMMANDS = (
     "keys new",
     "keys list",
     "keys rotate",
-    "keys sweep",
+    "keys reencrypt",
     "keys retire",
     "store backup",
     "store restore",

@@ -99,7 +99,7 @@ class TestRotate:
         fields = json.loads(done(await command("keys", "rotate", "--now", "--json")))
         assert fields["step"] == "promoted"
         assert (fields["failed"], fields["otherKeys"]) == (0, {})
-        assert fields["resealed"] > 2
+        assert fields["reencrypted"] > 2
         assert fields["recordsPerSecond"] > 0
         assert set(await sealed_by()) == {fields["seals"]}
         settle()
@@ -134,14 +134,14 @@ class TestRotate:
 
 
 class TestSweep:
-    """`zoomgate keys sweep`."""
+    """`zoomgate keys reencrypt`."""
 
     async def test_only_what_needs_it_is_sealed_anew(self, service: Harness) -> None:
         """A second sweep finds nothing to do."""
         done(await command("keys", "rotate", "--now"))
-        fields = json.loads(done(await command("keys", "sweep", "--json")))
-        assert (fields["resealed"], fields["failed"]) == (0, 0)
-        assert "were sealed anew" in done(await command("keys", "sweep"))
+        fields = json.loads(done(await command("keys", "reencrypt", "--json")))
+        assert (fields["reencrypted"], fields["failed"]) == (0, 0)
+        assert "were sealed anew" in done(await command("keys", "reencrypt"))
 
     async def test_progress_is_said_line_by_line(
         self, service: Harness, monkeypatch: pytest.MonkeyPatch
@@ -149,7 +149,7 @@ class TestSweep:
         """Where standard error is no terminal, a line now and then has what is done, how much there is, and the rate."""
         monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
         result = await command("keys", "rotate", "--now", "--json")
-        total = json.loads(done(result))["resealed"]
+        total = json.loads(done(result))["reencrypted"]
         assert re.search(
             rf"^zoomgate: sealing anew: {total} of {total} records, \d+ records/s$", result.stderr, re.M
         )
@@ -158,7 +158,7 @@ class TestSweep:
         """The bar is on standard error; standard output has the answer alone, for a program behind a pipe."""
         ours, theirs = pty.openpty()
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "zoomgate_server", "keys", "sweep", "--json"),
+            *(sys.executable, "-m", "zoomgate_server", "keys", "reencrypt", "--json"),
             stdout=asyncio.subprocess.PIPE,
             stderr=theirs,
             env={**os.environ, "TERM": "xterm"},
@@ -192,7 +192,7 @@ class TestSweep:
     def test_without_a_store_there_is_nothing_to_sweep(self) -> None:
         """That is a failure with a remedy, since the settings may name the wrong place."""
         done(zoomgate("keys", "new"))
-        assert "name yours in ZOOMGATE_STORE" in refused(zoomgate("keys", "sweep"))
+        assert "name yours in ZOOMGATE_STORE" in refused(zoomgate("keys", "reencrypt"))
 
 
 class TestRetire:
@@ -216,7 +216,7 @@ class TestRetire:
             "2 record(s) of kind meta",
         ):
             assert what in text
-        assert "zoomgate keys sweep" in text
+        assert "zoomgate keys reencrypt" in text
         assert old in ring().ids
 
     async def test_a_key_of_the_journal_stays(self, service: Harness) -> None:
@@ -297,7 +297,7 @@ async def test_the_wrong_order_harms_nobody(folder: Path) -> None:
         async with serving(first.simulator, Path("data"), environ=peer_settings) as peer:
             added = key_file.add(Path("data/keys.json"), ring())
             key_file.promote(Path("data/keys.json"), ring(), added)
-            done(await command("keys", "sweep"))
+            done(await command("keys", "reencrypt"))
             await refresh(first, MONICA)
             store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
             before = [await store.page(app, key_usage.Kind.USER, limit=9) for app in await store.apps()]

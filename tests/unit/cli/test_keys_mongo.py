@@ -70,7 +70,7 @@ async def test_keys_and_backups_work_as_with_a_file(
             old = key_file.load(ring).primary_id
             done(await command("keys", "rotate", "--now"))
             await use(service)
-            assert json.loads(done(await command("keys", "sweep", "--json")))["otherKeys"] == {}
+            assert json.loads(done(await command("keys", "reencrypt", "--json")))["otherKeys"] == {}
             long_ago = time.time() - 60
             os.utime(ring, (long_ago, long_ago))
             done(await command("keys", "retire", old))

@@ -1,4 +1,4 @@
-"""`zoomgate reap`, beside a running service."""
+"""`zoomgate prune`, beside a running service."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.connections.record import State, decode, encode
 from zoomgate_server.encryption import key_file
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 from zoomgate_server.storage.sqlite import SqliteStore
 
@@ -45,11 +45,11 @@ async def service(folder: Path) -> AsyncIterator[Harness]:
 async def _grow_old(user: str = MONICA) -> None:
     store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
     (app,) = await store.apps()
-    vault = Vault(app=app, keys=key_file.load(Path("data/keys.json")))
+    envelope = Envelope(app=app, keys=key_file.load(Path("data/keys.json")))
     record, now = await store.get(RecordKey(app, Kind.USER, user))
     assert record is not None
-    waits = replace(decode(vault, record), state=State.REAUTH_REQUIRED, update_time=now - 100 * DAY)
-    assert await store.put(encode(vault, waits), record.rev)
+    waits = replace(decode(envelope, record), state=State.REAUTH_REQUIRED, update_time=now - 100 * DAY)
+    assert await store.put(encode(envelope, waits), record.rev)
     for kind in (Kind.REQUEST, Kind.STATE):
         assert await store.put(
             Record(RecordKey(app, kind, f"old {user}"), b"x", expire_at=now - 5.0, changed_at=now - 10.0), 0
@@ -68,18 +68,18 @@ async def _everything() -> dict[RecordKey, Record]:
 async def test_a_dry_run_says_what_would_go_and_changes_nothing(service: Harness) -> None:
     """It names every connection and counts the rest; afterwards each record is as it was, and the real run takes just these away."""
     before = await _everything()
-    foretold = json.loads(done(await command("reap", "--dry-run", "--json")))
+    foretold = json.loads(done(await command("prune", "--dry-run", "--json")))
     assert await _everything() == before
     assert foretold["dryRun"] is True
-    assert foretold["reaped"] == {"reauth_required": 1, "request": 1, "state": 1}
+    assert foretold["pruned"] == {"reauth_required": 1, "request": 1, "state": 1}
     assert [row["userEmail"] for row in foretold["connections"]] == [MONICA]
-    carried_out = await command("reap", "--json")
-    reaped = json.loads(done(carried_out))
+    carried_out = await command("prune", "--json")
+    pruned = json.loads(done(carried_out))
     audited = [json.loads(line) for line in Path("data/audit.jsonl").read_text().splitlines()]
-    reaped_lines = [line for line in audited if line["action"] == "connection.reaped"]
-    assert [(line["user"], line["role"]) for line in reaped_lines] == [(MONICA, "operator")]
-    assert {name: reaped[name] for name in ("reaped", "connections", "kept", "unreadable")} == {
-        name: foretold[name] for name in ("reaped", "connections", "kept", "unreadable")
+    expired_lines = [line for line in audited if line["action"] == "connection.expired"]
+    assert [(line["user"], line["role"]) for line in expired_lines] == [(MONICA, "operator")]
+    assert {name: pruned[name] for name in ("pruned", "connections", "kept", "unreadable")} == {
+        name: foretold[name] for name in ("pruned", "connections", "kept", "unreadable")
     }
     after = await _everything()
     gone = {key.kind for key in before if key not in after}
@@ -89,7 +89,7 @@ async def test_a_dry_run_says_what_would_go_and_changes_nothing(service: Harness
 
 async def test_a_running_service_hears_of_it(service: Harness) -> None:
     """Whose connection was ended is not connected any more, and can consent again; everybody else goes on."""
-    said = done(await command("reap"))
+    said = done(await command("prune"))
     assert "monica@example.com  reauth_required  100 days ago" in said
     assert said.endswith("Gone: 1 reauth_required, 1 request, 1 state.\n")
     request = pb.GetTokenRequest(user_email=MONICA)
@@ -98,7 +98,7 @@ async def test_a_running_service_hears_of_it(service: Harness) -> None:
     await service.call(service.auth.GetToken, request)
     shown = await service.call(service.auth.GetConnection, pb.GetConnectionRequest(user_email=OMAR))
     assert shown.connection.state == Connection.STATE_ACTIVE
-    assert done(await command("reap")) == "Gone: nothing.\n"
+    assert done(await command("prune")) == "Gone: nothing.\n"
 
 
 async def test_what_cannot_be_opened_stays(service: Harness) -> None:
@@ -106,7 +106,7 @@ async def test_what_cannot_be_opened_stays(service: Harness) -> None:
     Path("data/keys.json").unlink()
     done(zoomgate("keys", "new"))
     before = await _everything()
-    assert "key" in refused(await command("reap"))
+    assert "key" in refused(await command("prune"))
     assert await _everything() == before
 
 
@@ -132,10 +132,10 @@ def test_ctrl_c_does_not_come_between_what_goes_and_its_line(monkeypatch: pytest
 
     with monkeypatch.context() as patch:
         patch.setattr(SqliteStore, "put", interrupted)
-        assert zoomgate("reap").exit_code == 1
-    assert [line["user"] for line in _lines("connection.reaped")] == [MONICA]
-    done(zoomgate("reap"))
-    assert [line["user"] for line in _lines("connection.reaped")] == [MONICA, OMAR]
+        assert zoomgate("prune").exit_code == 1
+    assert [line["user"] for line in _lines("connection.expired")] == [MONICA]
+    done(zoomgate("prune"))
+    assert [line["user"] for line in _lines("connection.expired")] == [MONICA, OMAR]
 
 
 async def test_without_a_data_folder_of_a_service_there_is_a_line(
@@ -145,10 +145,10 @@ async def test_without_a_data_folder_of_a_service_there_is_a_line(
     monkeypatch.setenv("ZOOMGATE_STORE", f"sqlite:///{Path('data/zoomgate.db').resolve()}")
     monkeypatch.setenv("ZOOMGATE_KEYS", "data/keys.json")
     monkeypatch.setenv("ZOOMGATE_DATA_DIR", "elsewhere")
-    done(await command("reap", "--dry-run"))
+    done(await command("prune", "--dry-run"))
     assert not Path("elsewhere").exists()
-    done(await command("reap"))
-    assert [line["user"] for line in _lines("connection.reaped", "elsewhere")] == [MONICA]
+    done(await command("prune"))
+    assert [line["user"] for line in _lines("connection.expired", "elsewhere")] == [MONICA]
     assert Path("elsewhere").stat().st_mode & 0o777 == 0o700
 
 
@@ -160,5 +160,5 @@ def _lines(action: str, folder: str = "data") -> list[dict[str, Any]]:
 def test_there_must_be_a_store() -> None:
     """Without a store the command says so, and makes none."""
     done(zoomgate("keys", "new"))
-    assert "There is no store" in refused(zoomgate("reap"))
+    assert "There is no store" in refused(zoomgate("prune"))
     assert sorted(path.name for path in Path("data").iterdir()) == ["audit.jsonl", "keys.json"]

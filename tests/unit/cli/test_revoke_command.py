@@ -172,7 +172,7 @@ async def test_who_consents_anew_before_it_is_their_turn_stays(harness: Harness)
     await harness.connect(MONICA)
     go_on.set()
     await work
-    assert (count.ended, count.skipped) == (2, 1)
+    assert (count.revoked, count.skipped) == (2, 1)
     assert await states(harness) == "DAD"
 
 

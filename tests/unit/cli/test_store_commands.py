@@ -21,7 +21,7 @@ from support.process import NEW, OLD, Process, RotatingZoom, ring
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.encryption import key_check, key_file
-from zoomgate_server.encryption.envelope import Vault, version_of
+from zoomgate_server.encryption.envelope import Envelope, version_of
 from zoomgate_server.errors import KeyUnavailable, RecordVersionUnsupported
 from zoomgate_server.storage import backup
 from zoomgate_server.storage.memory import MemoryStore
@@ -81,8 +81,8 @@ class TestBackup:
         assert sorted(path.name for path in Path().iterdir()) == ["backup.db", "data"]
         await refresh(service, MONICA)
         (monica,) = [record for record in await contents(Path("backup.db")) if record.key.kind is Kind.USER]
-        vault = Vault(app=monica.key.app, keys=key_file.load(Path("data/keys.json")))
-        assert vault.open(monica).generation == 1
+        envelope = Envelope(app=monica.key.app, keys=key_file.load(Path("data/keys.json")))
+        assert envelope.open(monica).generation == 1
 
     async def test_copying_the_file_alone_would_lose_tokens(self, service: Harness) -> None:
         """What was committed last is in the log beside the file: a plain copy lacks it, the backup has it."""
@@ -123,9 +123,9 @@ class TestBackup:
             assert secret.encode() not in content
         key_file.create(Path("other.json"))
         for record in await contents(Path("backup.db")):
-            vault = Vault(app=record.key.app, keys=key_file.load(Path("other.json")))
+            envelope = Envelope(app=record.key.app, keys=key_file.load(Path("other.json")))
             with pytest.raises(KeyUnavailable):
-                vault.open(record)
+                envelope.open(record)
 
     def test_what_is_no_store_is_not_backed_up(self) -> None:
         """No file is made."""
@@ -247,7 +247,7 @@ class TestUpgrade:
             await version_1.prove(store, version_1.Vault(app=app, keys=keys))
         await store.close()
         fields = json.loads(done(await command("store", "upgrade", "--json")))
-        assert (fields["upgraded"], fields["resealed"], fields["version"]) == (False, 0, 2)
+        assert (fields["upgraded"], fields["reencrypted"], fields["version"]) == (False, 0, 2)
 
     async def test_a_missing_key_stops_it(self, service: Harness) -> None:
         """Nothing is changed, and the key is named."""
@@ -268,7 +268,7 @@ class TestCopyOfFile:
         monkeypatch.setattr(backup, "_PAGES", 1)
         users = [f"user-{number}@example.com" for number in range(40)]
         store = await SqliteStore.open(Path("store.db"), time.time)
-        process = Process("app", store, Vault(app="app", keys=ring(OLD)), RotatingZoom())
+        process = Process("app", store, Envelope(app="app", keys=ring(OLD)), RotatingZoom())
         for user in users:
             await process.connect(user)
         writer = subprocess.Popen(
@@ -301,7 +301,7 @@ class TestCopyOfFile:
         """The moment is that of the beginning, even if somebody writes between any two pages."""
         monkeypatch.setattr(backup, "_PAGES", 1)
         store = await SqliteStore.open(Path("store.db"), time.time)
-        process = Process("app", store, Vault(app="app", keys=ring(OLD)), RotatingZoom())
+        process = Process("app", store, Envelope(app="app", keys=ring(OLD)), RotatingZoom())
         for number in range(10):
             await process.connect(f"user-{number}@example.com")
         looks = iter(range(1000))
@@ -328,9 +328,9 @@ class TestCopyOfRecords:
         """Every record of every app comes back as it was."""
         store, told = MemoryStore(time.time), []
         for app in ("app", "other-app"):
-            vault = Vault(app=app, keys=ring(NEW))
-            await key_check.prove(store, vault)
-            process = Process(app, store, vault, RotatingZoom())
+            envelope = Envelope(app=app, keys=ring(NEW))
+            await key_check.verify(store, envelope)
+            process = Process(app, store, envelope, RotatingZoom())
             for number in range(250):
                 await process.connect(f"user-{number}@example.com")
         count = await backup.copy_records(store, Path("backup.db"), time.time, told.append)

@@ -14,14 +14,14 @@ from model.proactive_refresh_world import ADMIN, DAY, EPOCH, HOUR, Clock, Proces
 from support.faulty_store import FaultyStore
 from zoomgate_server.call_context import Call
 from zoomgate_server.connections import proactive_refresh
-from zoomgate_server.connections.disconnection import tombstone_of
+from zoomgate_server.connections.disconnection import make_tombstone
 from zoomgate_server.connections.record import ConnectionRecord, Lease, State
 from zoomgate_server.connections.refresh import schedule
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import NotConnected, RefreshInProgress
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import RecordStore
-from zoomgate_server.zoom.token_outcome import BadAnswer, NotSent, OurFault, Refused, TokenOutcome
+from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, NotSent, Rejected, TokenOutcome
 
 MONICA, OMAR = "monica@example.com", "omar@example.com"
 
@@ -63,8 +63,8 @@ def test_idle_grants_are_refreshed_before_they_die() -> None:
         assert record.tokens is not None
         assert record.tokens.refresh_token == zoom.living[OMAR]
         assert 44.9 * DAY < record.due_at - process.store.now() < 60 * DAY
-        assert process.metric("zoomgate_upkeep_refreshes_total", reason="idle") == 1
-        assert process.metric("zoomgate_upkeep_due") == 0
+        assert process.metric("zoomgate_proactive_refreshes_total", reason="idle") == 1
+        assert process.metric("zoomgate_proactive_refreshes_due") == 0
         await process.stop()
 
     history(live)
@@ -86,7 +86,7 @@ def test_who_cannot_be_refreshed_is_left_alone(fields: dict[str, Any]) -> None:
     async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         await connect(process, zoom, MONICA, age=70 * DAY, **fields)
-        await process.upkeep.renew_idle()
+        await process.proactive_refresh.refresh_idle()
         assert not zoom.asked
 
     history(live)
@@ -145,7 +145,7 @@ def test_tokens_in_use_are_refreshed_before_they_expire() -> None:
             await asyncio.sleep(600.0)
         assert 24 <= zoom.calls[MONICA] <= 27
         assert zoom.calls[OMAR] == 1
-        assert process.metric("zoomgate_upkeep_refreshes_total", reason="in_use") == len(zoom.asked)
+        assert process.metric("zoomgate_proactive_refreshes_total", reason="in_use") == len(zoom.asked)
         await process.stop()
 
     history(live)
@@ -179,7 +179,7 @@ def test_a_token_that_is_handed_out_while_it_waits_for_its_turn_lives_to_its_end
         for user in (MONICA, OMAR):
             await process.use(user)
             await process.use(user)
-        look = loop.create_task(process.upkeep.renew_used())
+        look = loop.create_task(process.proactive_refresh.refresh_used())
         while not zoom.asked:
             await asyncio.sleep(1.0)
         ((_, first),) = zoom.asked
@@ -199,16 +199,16 @@ def test_a_token_of_a_connection_that_ended_meanwhile_does_not_come_back() -> No
         await connect(process, zoom, MONICA, age=HOUR - 200.0)
         await process.use(MONICA)
         await process.use(MONICA)
-        forget = process.journal.forget
+        forget = process.journal.delete
 
         async def forgetting(entry_id: str) -> None:
             record, now = await process.store.read(MONICA)
             assert record is not None
-            assert await process.store.write(tombstone_of(record, now, revoke=False))
+            assert await process.store.write(make_tombstone(record, now, revoke=False))
             await asyncio.sleep(80.0)
             await forget(entry_id)
 
-        process.journal.forget = forgetting  # type: ignore[method-assign]
+        process.journal.delete = forgetting  # type: ignore[method-assign]
         process.start()
         await asyncio.sleep(300.0)
         assert zoom.calls == {MONICA: 1}
@@ -255,7 +255,7 @@ def test_short_lived_tokens_are_left_to_calls() -> None:
         assert await process.store.write(replace(record, tokens=short))
         await process.use(MONICA)
         await process.use(MONICA)
-        await process.upkeep.renew_used()
+        await process.proactive_refresh.refresh_used()
         assert not zoom.asked
 
     history(live)
@@ -292,14 +292,14 @@ def test_after_an_outage_there_is_no_storm() -> None:
             await connect(process, zoom, f"user{number}@example.com", age=80 * DAY)
         process.start()
         await asyncio.sleep(300.0)
-        assert process.metric("zoomgate_upkeep_due") > 100
-        assert process.metric("zoomgate_upkeep_oldest_due_seconds") > 20 * DAY
+        assert process.metric("zoomgate_proactive_refreshes_due") > 100
+        assert process.metric("zoomgate_proactive_refresh_max_overdue_seconds") > 20 * DAY
         await asyncio.sleep(1200.0)
         assert set(zoom.calls.values()) == {1}
         assert len(zoom.calls) == 300
         minutes = Counter(int(when // 60) for when, _ in zoom.asked)
         assert max(minutes.values()) <= 31
-        assert process.metric("zoomgate_upkeep_due") == 0
+        assert process.metric("zoomgate_proactive_refreshes_due") == 0
         await process.stop()
 
     history(live)
@@ -307,7 +307,7 @@ def test_after_an_outage_there_is_no_storm() -> None:
 
 @pytest.mark.parametrize(
     "outage",
-    [NotSent("down"), OurFault("4702"), BadAnswer("not a bearer token")],
+    [NotSent("down"), AppRejected("4702"), BadResponse("not a bearer token")],
     ids=["down", "refuses the app", "answers what nobody understands"],
 )
 def test_an_unwell_zoom_is_left_in_peace(outage: TokenOutcome) -> None:
@@ -341,7 +341,7 @@ def test_a_zoom_that_refuses_everybody_is_not_believed_for_long() -> None:
         users = [f"user{number}@example.com" for number in range(1000)]
         for user in users:
             await connect(process, zoom, user, age=70 * DAY)
-        zoom.outage = Refused("invalid_grant")
+        zoom.outage = Rejected("invalid_grant")
         process.start()
         await asyncio.sleep(2 * HOUR)
         zoom.outage = None
@@ -392,7 +392,7 @@ def test_one_that_fails_by_itself_holds_up_nobody() -> None:
             return await refresh(user, **_)
 
         refresh, process.refresher.refresh = process.refresher.refresh, crash  # type: ignore[method-assign]
-        await process.upkeep.renew_idle()
+        await process.proactive_refresh.refresh_idle()
         assert zoom.calls == {"z@example.com": 1}
 
     history(live)
@@ -421,7 +421,7 @@ def test_a_forced_refresh_is_not_used_up() -> None:
     async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         await connect(process, zoom, MONICA, age=70 * DAY)
-        await process.upkeep.renew_idle()
+        await process.proactive_refresh.refresh_idle()
         await asyncio.sleep(61.0)
         call = Call("r", ADMIN, loop.time() + 60.0, MONICA)
         assert (await process.connections.refresh_token(call, MONICA, "")).generation == 3
@@ -433,24 +433,24 @@ def test_it_can_be_turned_off() -> None:
     """With 0 a minute nothing goes on."""
 
     async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
-        assert not Process(loop, store, zoom, per_minute=0).upkeep.works()
+        assert not Process(loop, store, zoom, per_minute=0).proactive_refresh.background_tasks()
 
     history(live)
 
 
 def test_a_look_is_worth_its_price() -> None:
     """A backlog that is larger than one look goes on behind where that one ended."""
-    assert proactive_refresh.MAX_DUE % proactive_refresh.PAGE == 0
+    assert proactive_refresh.MAX_DUE % proactive_refresh.PAGE_SIZE == 0
 
     async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(proactive_refresh, "MAX_DUE", 10)
-            patch.setattr(proactive_refresh, "PAGE", 5)
+            patch.setattr(proactive_refresh, "PAGE_SIZE", 5)
             for number in range(23):
                 await connect(process, zoom, f"user{number:02}@example.com", age=70 * DAY)
             for expected in (10, 20, 23):
-                await process.upkeep.renew_idle()
+                await process.proactive_refresh.refresh_idle()
                 assert len(zoom.calls) == expected
 
     history(live)

@@ -4,10 +4,10 @@ import pytest
 
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State, decode, encode
 from zoomgate_server.encryption.cipher import Key, KeyRing
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.record_store import Record
 
-VAULT = Vault(app="app", keys=KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)]))
+VAULT = Envelope(app="app", keys=KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)]))
 FIRST_CAUSES = {"REJECTED", "OUTCOME_LOST", "REVOKED", "SCOPE"}
 """What the first releases know; another word there makes a record unreadable to them."""
 

@@ -12,14 +12,14 @@ from support.faulty_store import FaultyStore
 from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State, decode, encode
-from zoomgate_server.connections.retention import EXPIRING, Overdue, Reaper
+from zoomgate_server.connections.retention import EXPIRING, Overdue, RetentionPolicy
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Key, KeyRing
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore, StoreError
 
-VAULT = Vault(app="app", keys=KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)]))
+VAULT = Envelope(app="app", keys=KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)]))
 NOW = time.time()
 DAY = 24 * 3600.0
 MONICA = "monica@example.com"
@@ -39,7 +39,7 @@ def connection(state: State, expire_at: float | None = None, age: float = 0.0) -
         update_time=NOW - age,
         refresh_time=NOW - age,
         tokens=None if state is State.DISCONNECTED else PAIR,
-        spares=(PAIR,) if state is State.REAUTH_REQUIRED else (),
+        alternate_pairs=(PAIR,) if state is State.REAUTH_REQUIRED else (),
         zoom_user_id="z1",
         expire_at=expire_at,
     )
@@ -57,24 +57,24 @@ class Reaping:
     def use(self, store: RecordStore) -> None:
         """Work on another store."""
         self.store = store
-        self.reaper = Reaper(
+        self.retention = RetentionPolicy(
             app="app",
             store=store,
-            vault=VAULT,
+            envelope=VAULT,
             clock=SystemClock(),
             reauth_days=self._reauth_days,
             audit=self.audited.append,
-            on_reaped=lambda kind: self.counted.update([kind]),
+            on_pruned=lambda kind: self.counted.update([kind]),
             chance=random.Random(1),  # noqa: S311 - it only has to be the same every time
         )
 
     async def find(self) -> list[Overdue]:
-        found = [overdue async for overdue in self.reaper.find_waiting()]
-        return found + [overdue async for overdue in self.reaper.find_expired()]
+        found = [overdue async for overdue in self.retention.find_waiting()]
+        return found + [overdue async for overdue in self.retention.find_expired()]
 
     async def reap(self) -> None:
         for overdue in await self.find():
-            await self.reaper.reap(overdue)
+            await self.retention.prune(overdue)
 
     async def stored(self, record: Record) -> Record | None:
         return (await self.store.get(record.key))[0]
@@ -104,7 +104,7 @@ async def test_what_ended_long_ago_is_deleted_and_nothing_else(record: Record, s
     await reaping.reap()
     assert (await reaping.stored(record) is not None) == stays
     assert reaping.counted == ({} if stays else {"disconnected": 1})
-    assert [event.action for event in reaping.audited] == ([] if stays else ["connection.forgotten"])
+    assert [event.action for event in reaping.audited] == ([] if stays else ["connection.pruned"])
 
 
 async def test_who_never_came_back_is_ended() -> None:
@@ -116,13 +116,18 @@ async def test_who_never_came_back_is_ended() -> None:
     left = await reaping.stored(record)
     assert left is not None
     ended = decode(VAULT, left)
-    assert (ended.state, ended.tokens, ended.spares, ended.revoking) == (State.DISCONNECTED, None, (), None)
+    assert (ended.state, ended.tokens, ended.alternate_pairs, ended.revoking) == (
+        State.DISCONNECTED,
+        None,
+        (),
+        None,
+    )
     assert ended.due_at is None
     assert ended.expire_at is not None
     assert ended.generation == 2
     assert ended.update_time > NOW - DAY, "other processes would not hear of it"
     assert reaping.counted == {"reauth_required": 1}
-    told = AuditEvent.unattended("connection.reaped", "ok", MONICA, principal="zoomgate")
+    told = AuditEvent.unattended("connection.expired", "ok", MONICA, principal="zoomgate")
     assert reaping.audited == [told._replace(generation=1)]
     assert not await reaping.find(), "it is a young one among those that ended"
 
@@ -159,7 +164,7 @@ async def test_a_consent_at_the_same_moment_stays(state: State) -> None:
     (overdue,) = await reaping.find()
     consented = replace(connection(State.ACTIVE), grant="g2", generation=2)
     assert await reaping.store.put(encode(VAULT, consented), rev)
-    assert not await reaping.reaper.reap(overdue)
+    assert not await reaping.retention.prune(overdue)
     left = await reaping.stored(record)
     assert left is not None
     assert decode(VAULT, left).grant == "g2"
@@ -227,7 +232,7 @@ class UnsureStore(MemoryStore):
 
 ENDS = pytest.mark.parametrize(
     ("state", "action"),
-    [(State.REAUTH_REQUIRED, "connection.reaped"), (State.DISCONNECTED, "connection.forgotten")],
+    [(State.REAUTH_REQUIRED, "connection.expired"), (State.DISCONNECTED, "connection.pruned")],
 )
 
 
@@ -238,12 +243,12 @@ async def test_who_is_stopped_tells_what_was_begun(state: State, action: str) ->
     reaping.use(store)
     assert await store.put(encode(VAULT, connection(state, NOW - 1, age=91 * DAY)), 0)
     (overdue,) = await reaping.find()
-    work = asyncio.create_task(reaping.reaper.reap(overdue))
+    work = asyncio.create_task(reaping.retention.prune(overdue))
     await store.taken.wait()
     work.cancel()
     await asyncio.wait({work})
     store.go_on.set()
-    await reaping.reaper.drain()
+    await reaping.retention.drain()
     assert [(event.action, event.outcome) for event in reaping.audited] == [(action, "ok")]
 
 
@@ -257,10 +262,10 @@ async def test_what_the_store_did_not_confirm_is_told(state: State, action: str,
     (overdue,) = await reaping.find()
     store.fails, store.silent = True, not readable
     if readable:
-        assert await reaping.reaper.reap(overdue)
+        assert await reaping.retention.prune(overdue)
     else:
         with pytest.raises(StoreError):
-            await reaping.reaper.reap(overdue)
+            await reaping.retention.prune(overdue)
     outcome = "ok" if readable else "STORE_UNAVAILABLE"
     assert [(event.action, event.outcome) for event in reaping.audited] == [(action, outcome)]
 
@@ -274,5 +279,5 @@ async def test_what_the_store_refused_is_not_told() -> None:
     (overdue,) = await reaping.find()
     faulty.fail("put", 1)
     with pytest.raises(StoreError):
-        await reaping.reaper.reap(overdue)
+        await reaping.retention.prune(overdue)
     assert not reaping.audited

@@ -70,7 +70,7 @@ def test_what_is_in_use_is_known_per_pair() -> None:
     assert cache.in_use() == []
     cache.note_use(USER)
     assert cache.in_use() == [(USER, token(1))]
-    cache.note_handed_out(USER)
+    cache.note_issued(USER)
     assert cache.in_use() == []
     cache.drop(USER)
     cache.put(USER, token(1))
@@ -91,6 +91,6 @@ def test_who_is_forgotten_is_forgotten_everywhere() -> None:
         user = f"user{number}@example.com"
         cache.put(user, token(1))
         cache.note_use(user)
-        cache.note_handed_out(user)
+        cache.note_issued(user)
     assert len(cache._used) == 2
     assert len(cache._handed_out) == 4

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from zoomgate_server import private_file
-from zoomgate_server.connections.token_journal import Entry, Journal, Origin
+from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Key, KeyRing
 
@@ -42,13 +42,15 @@ class Counted:
         self.events["damaged"] += 1
 
 
-def journal(folder: Path, observer: Counted | None = None, app: str = "app", ring: KeyRing = RING) -> Journal:
+def journal(
+    folder: Path, observer: Counted | None = None, app: str = "app", ring: KeyRing = RING
+) -> TokenJournal:
     """A journal as a process has it."""
-    return Journal(folder, app=app, ring=ring, observer=observer or Counted())
+    return TokenJournal(folder, app=app, ring=ring, observer=observer or Counted())
 
 
 @pytest.fixture
-async def mine(tmp_path: Path) -> AsyncIterator[Journal]:
+async def mine(tmp_path: Path) -> AsyncIterator[TokenJournal]:
     """The journal of this process."""
     opened = journal(tmp_path / "journal")
     assert await opened.prepare()
@@ -56,9 +58,9 @@ async def mine(tmp_path: Path) -> AsyncIterator[Journal]:
     await opened.close()
 
 
-async def test_an_entry_is_sealed_and_for_its_owner_alone(mine: Journal, tmp_path: Path) -> None:
+async def test_an_entry_is_sealed_and_for_its_owner_alone(mine: TokenJournal, tmp_path: Path) -> None:
     """Neither tokens nor the person can be read from the file, and nobody else may open it."""
-    assert await mine.keep(ENTRY)
+    assert await mine.append(ENTRY)
     (file,) = (tmp_path / "journal").iterdir()
     content = file.read_bytes()
     assert not any(word in content for word in (b"canary", b"monica", b"grant-1"))
@@ -68,25 +70,25 @@ async def test_an_entry_is_sealed_and_for_its_owner_alone(mine: Journal, tmp_pat
 
 
 async def test_entries_of_the_living_stay_theirs_and_those_of_the_dead_are_claimed_once(
-    mine: Journal, tmp_path: Path
+    mine: TokenJournal, tmp_path: Path
 ) -> None:
     """While a process lives nobody takes its entries; when it is gone one of the others gets them, whole."""
     other, third = journal(tmp_path / "journal"), journal(tmp_path / "journal")
-    await mine.keep(ENTRY)
+    await mine.append(ENTRY)
     assert await other.claim() == []
     await mine.close()
     assert await other.claim() == [ENTRY]
     assert await third.claim() == []
-    await other.forget(ENTRY.entry_id)
+    await other.delete(ENTRY.entry_id)
     await other.close()
     assert await third.claim() == []
     assert list((tmp_path / "journal").iterdir()) == []
     await third.close()
 
 
-async def test_an_entry_that_is_released_is_found_again(mine: Journal) -> None:
+async def test_an_entry_that_is_released_is_found_again(mine: TokenJournal) -> None:
     """Who cannot go on now lets go, and finds it at the next look."""
-    await mine.keep(ENTRY)
+    await mine.append(ENTRY)
     assert await mine.claim() == []
     await mine.release(ENTRY.entry_id)
     assert await mine.claim() == [ENTRY]
@@ -99,8 +101,8 @@ async def test_a_damaged_file_keeps_nobody_from_the_rest(tmp_path: Path, damage:
     dead = journal(folder)
     assert await dead.prepare()
     good = replace(ENTRY, entry_id="f" * 32)
-    await dead.keep(ENTRY)
-    await dead.keep(good)
+    await dead.append(ENTRY)
+    await dead.append(good)
     await dead.close()
     file = folder / f"{ENTRY.entry_id}.entry"
     content = file.read_bytes()
@@ -130,7 +132,7 @@ async def test_entries_of_another_app_or_key_are_left_for_it(tmp_path: Path, oth
     folder, counted = tmp_path / "journal", Counted()
     theirs = journal(folder)
     assert await theirs.prepare()
-    await theirs.keep(ENTRY)
+    await theirs.append(ENTRY)
     await theirs.close()
     wrong = KeyRing([Key("01020304", bytes(range(1, 33)), primary=True)])
     mine = journal(folder, counted, app="other") if other == "app" else journal(folder, counted, ring=wrong)
@@ -148,30 +150,30 @@ async def test_a_journal_that_cannot_be_written_says_so_and_stops_nobody(tmp_pat
     counted = Counted()
     opened = journal(tmp_path / "journal", counted)
     assert not await opened.prepare()
-    assert not await opened.keep(ENTRY)
-    await opened.forget(ENTRY.entry_id)
+    assert not await opened.append(ENTRY)
+    await opened.delete(ENTRY.entry_id)
     assert await opened.claim() == []
     assert counted.events == {"failed": 1}
     await opened.close()
 
 
 async def test_an_entry_that_does_not_fit_on_the_disk_is_not_taken_for_one(
-    mine: Journal, tmp_path: Path
+    mine: TokenJournal, tmp_path: Path
 ) -> None:
     """Where the system takes a part of an entry alone, as on a disk that is about to be full, the entry counts as not written."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # the first write is cut there, the next one fails
     try:
-        kept = await mine.keep(ENTRY)
+        kept = await mine.append(ENTRY)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not kept
     assert list((tmp_path / "journal").iterdir()) == []
-    assert await mine.keep(ENTRY)
+    assert await mine.append(ENTRY)
 
 
 async def test_a_folder_that_cannot_be_synced_has_no_entry(
-    mine: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mine: TokenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What counts as not written is not there either: else it would be claimed beside whoever goes on without it."""
 
@@ -180,13 +182,13 @@ async def test_a_folder_that_cannot_be_synced_has_no_entry(
 
     with monkeypatch.context() as patch:
         patch.setattr(private_file, "sync_folder", fail)
-        assert not await mine.keep(ENTRY)
+        assert not await mine.append(ENTRY)
     assert list((tmp_path / "journal").iterdir()) == []
-    assert await mine.keep(ENTRY)
+    assert await mine.append(ENTRY)
 
 
 async def test_entries_that_come_together_share_a_sync_of_the_folder(
-    mine: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mine: TokenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody hears that an entry is kept before its file and its name are durable; many at once wait for the folder once."""
     synced, go_on, real = [0], threading.Event(), private_file.sync_folder
@@ -198,10 +200,10 @@ async def test_entries_that_come_together_share_a_sync_of_the_folder(
 
     monkeypatch.setattr(private_file, "sync_folder", sync)
     entries = [replace(ENTRY, entry_id=f"{number:032x}") for number in range(51)]
-    first = asyncio.create_task(mine.keep(entries[0]))
+    first = asyncio.create_task(mine.append(entries[0]))
     while not list((tmp_path / "journal").glob("*.entry")):
         await asyncio.sleep(0)
-    others = [asyncio.create_task(mine.keep(entry)) for entry in entries[1:]]
+    others = [asyncio.create_task(mine.append(entry)) for entry in entries[1:]]
     await asyncio.sleep(0)
     assert not any(kept.done() for kept in (first, *others))
     go_on.set()
@@ -213,23 +215,23 @@ async def test_entries_that_come_together_share_a_sync_of_the_folder(
     await heir.close()
 
 
-async def test_one_that_fails_takes_no_others_along(mine: Journal, tmp_path: Path) -> None:
+async def test_one_that_fails_takes_no_others_along(mine: TokenJournal, tmp_path: Path) -> None:
     """Of entries that are written together, those that fit are kept."""
     large = replace(ENTRY, entry_id="1" * 32, tokens=replace(TOKENS, scope="s" * 8000))
     small = replace(ENTRY, entry_id="2" * 32)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
     try:
-        kept = await asyncio.gather(mine.keep(ENTRY), mine.keep(large), mine.keep(small))
+        kept = await asyncio.gather(mine.append(ENTRY), mine.append(large), mine.append(small))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert kept == [True, False, True]
     assert sorted(path.stem for path in (tmp_path / "journal").iterdir()) == [ENTRY.entry_id, small.entry_id]
 
 
-async def test_the_largest_answer_is_read_back(mine: Journal) -> None:
+async def test_the_largest_answer_is_read_back(mine: TokenJournal) -> None:
     """An entry with all that Zoom may answer is not cut when it is found."""
     largest = replace(ENTRY, tokens=replace(TOKENS, scope="\N{GRINNING FACE}" * 16_384))
-    await mine.keep(largest)
+    await mine.append(largest)
     await mine.release(largest.entry_id)
     assert await mine.claim() == [largest]

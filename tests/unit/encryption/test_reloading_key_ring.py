@@ -8,7 +8,7 @@ from structlog.testing import CapturingLogger
 
 from zoomgate_server.encryption import key_file, reloading_key_ring
 from zoomgate_server.encryption.cipher import KeyRing
-from zoomgate_server.encryption.reloading_key_ring import LOOK_SECONDS, ReloadedRing
+from zoomgate_server.encryption.reloading_key_ring import POLL_INTERVAL, ReloadingKeyRing
 from zoomgate_server.errors import KeyUnavailable
 
 
@@ -31,9 +31,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "keys.json"
 
 
-def follow(path: Path, reloads: list[None] | None = None) -> tuple[ReloadedRing, Clock]:
+def follow(path: Path, reloads: list[None] | None = None) -> tuple[ReloadingKeyRing, Clock]:
     clock = Clock()
-    ring = ReloadedRing(
+    ring = ReloadingKeyRing(
         path, key_file.load(path), clock, lambda: None if reloads is None else reloads.append(None)
     )
     ring.seal(b"", b"")
@@ -47,7 +47,7 @@ def test_a_new_primary_seals_within_seconds(path: Path) -> None:
     added = key_file.add(path, key_file.load(path))
     key_file.promote(path, key_file.load(path), added)
     assert ring.primary_id != added
-    clock.now += LOOK_SECONDS
+    clock.now += POLL_INTERVAL
     assert ring.primary_id == added
     assert ring.open(old, b"a") == b"text"
     assert key_file.load(path).open(ring.seal(b"new", b"a"), b"a") == b"new"
@@ -58,12 +58,12 @@ def test_whoever_wants_to_know_hears_of_a_new_ring(path: Path) -> None:
     reloads: list[None] = []
     ring, clock = follow(path, reloads)
     path.write_bytes(path.read_bytes())
-    clock.now += LOOK_SECONDS
+    clock.now += POLL_INTERVAL
     assert ring.primary_id in ring.ids
     assert not reloads
     key_file.add(path, key_file.load(path))
     for _ in range(3):
-        clock.now += LOOK_SECONDS
+        clock.now += POLL_INTERVAL
         assert len(ring.ids) == 2
     assert len(reloads) == 1
 
@@ -82,12 +82,12 @@ def test_who_looks_second_does_not_miss_the_new_key(path: Path) -> None:
 
     class Overtaken(KeyRing):
         def open(self, blob: bytes, associated: bytes) -> bytes:
-            clock.now += LOOK_SECONDS
+            clock.now += POLL_INTERVAL
             assert ring.primary_id == added  # the other thread
             return super().open(blob, associated)
 
     clock = Clock()
-    ring = ReloadedRing(path, Overtaken(key_file.load(path).keys), clock)
+    ring = ReloadingKeyRing(path, Overtaken(key_file.load(path).keys), clock)
     assert ring.ids
     added = key_file.add(path, key_file.load(path))
     key_file.promote(path, key_file.load(path), added)
@@ -130,12 +130,12 @@ def test_a_file_that_cannot_be_used_leaves_the_ring_in_place(
                 path.read_bytes().replace(key_file.load(path).primary_id.encode(), mine.encode())
             )
     for _ in range(3):
-        clock.now += LOOK_SECONDS
+        clock.now += POLL_INTERVAL
         assert ring.open(ring.seal(b"text", b"a"), b"a") == b"text"
-    assert [(call.method_name, call.args) for call in log.calls] == [("warning", ("keys.not_reloaded",))]
+    assert [(call.method_name, call.args) for call in log.calls] == [("warning", ("key_ring.reload_failed",))]
     assert not [row["secret"] for row in json.loads(whole)["keys"] if row["secret"] in str(log.calls)]
     path.write_bytes(whole)
     path.chmod(0o600)
     added = key_file.add(path, key_file.load(path))
-    clock.now += LOOK_SECONDS
+    clock.now += POLL_INTERVAL
     assert added in ring.ids

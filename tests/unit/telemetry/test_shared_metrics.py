@@ -45,7 +45,7 @@ def test_gauges_are_told_as_they_are_meant(tmp_path: Path) -> None:
     )
     assert shown(tmp_path, "zoomgate_journal_entries") == "5.0"
     assert shown(tmp_path, "zoomgate_oldest_pending_attempt_seconds") == "7.0"
-    assert shown(tmp_path, "zoomgate_token_endpoint_breaker_open") == "1.0"
+    assert shown(tmp_path, "zoomgate_token_endpoint_circuit_breaker_open") == "1.0"
     assert shown(tmp_path, 'zoomgate_connections{state="ACTIVE"}') == "4.0"
 
 
@@ -61,9 +61,9 @@ def test_counters_outlive_their_process_and_gauges_do_not(tmp_path: Path) -> Non
         "breaker_open(True)",
     )
     process(tmp_path, 2, "store_error()", "refresh_seconds(0.4)", "journal_entries(3)")
-    metrics.forget_gauges(1, tmp_path)
+    metrics.drop_gauges(1, tmp_path)
     assert shown(tmp_path, "zoomgate_journal_entries") == "3.0"
-    assert shown(tmp_path, "zoomgate_token_endpoint_breaker_open") == "0.0"
+    assert shown(tmp_path, "zoomgate_token_endpoint_circuit_breaker_open") == "0.0"
     process(tmp_path, 1, "store_error()")
     assert shown(tmp_path, "zoomgate_store_errors_total") == "4.0"
     assert shown(tmp_path, "zoomgate_refresh_seconds_count") == "2.0"

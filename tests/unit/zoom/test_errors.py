@@ -97,7 +97,7 @@ def test_missing_scopes_are_named() -> None:
 )
 def test_a_refused_token_is_told_from_other_refusals(status: int, body: object, refused: bool) -> None:
     """Only 401 with the token's code says that the call was not processed because of the token."""
-    assert errors.is_token_refused(response(status, body)) is refused
+    assert errors.is_token_rejected(response(status, body)) is refused
 
 
 def test_zooms_words_are_made_harmless() -> None:

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoomgate_server.zoom import oauth, retry_after
-from zoomgate_server.zoom.token_outcome import BadAnswer, Issued, OurFault, Refused, Throttled, Unknown
+from zoomgate_server.zoom.token_outcome import (
+    AppRejected,
+    BadResponse,
+    Issued,
+    Rejected,
+    Throttled,
+    Unknown,
+)
 
 API = "https://api.zoom.us"
 
@@ -29,11 +36,11 @@ CASES: list[tuple[int, object, type]] = [
     (200, ISSUED | {"refresh_token": None}, Issued),
     (200, ISSUED | {"token_type": "Bearer"}, Issued),
     (200, ISSUED | {"api_url": "https://api-eu.zoom.us"}, Issued),
-    (200, ISSUED | {"token_type": "mac"}, BadAnswer),
-    (200, ISSUED | {"api_url": "https://evil.com"}, BadAnswer),
-    (200, ISSUED | {"api_url": "https://api.zoom.us.evil.com"}, BadAnswer),
-    (200, ISSUED | {"api_url": "http://api.zoom.us"}, BadAnswer),
-    (200, ISSUED | {"api_url": "https://user@api.zoom.us"}, BadAnswer),
+    (200, ISSUED | {"token_type": "mac"}, BadResponse),
+    (200, ISSUED | {"api_url": "https://evil.com"}, BadResponse),
+    (200, ISSUED | {"api_url": "https://api.zoom.us.evil.com"}, BadResponse),
+    (200, ISSUED | {"api_url": "http://api.zoom.us"}, BadResponse),
+    (200, ISSUED | {"api_url": "https://user@api.zoom.us"}, BadResponse),
     (200, ISSUED | {"access_token": ""}, Unknown),
     (200, ISSUED | {"access_token": "a b"}, Unknown),
     (200, ISSUED | {"access_token": "a" * 9000}, Unknown),
@@ -43,15 +50,15 @@ CASES: list[tuple[int, object, type]] = [
     (200, b"<html>", Unknown),
     (200, b'{"access_token": "a', Unknown),
     (200, b"\xff", Unknown),
-    (400, {"error": "invalid_grant", "reason": "Invalid Token!"}, Refused),
-    (400, {"error": "invalid_request", "reason": "Invalid Token!"}, Refused),
-    (401, {"reason": "Invalid Token!"}, Refused),
-    (400, {"error": "invalid_request", "code": 4741, "reason": "x"}, Refused),
-    (400, {"error": "invalid_client"}, OurFault),
-    (401, {"error": "unauthorized_client"}, OurFault),
-    (400, {"code": 4709, "reason": "Redirect URI mismatch"}, OurFault),
-    (400, {"errorCode": 4702}, OurFault),
-    (302, b"", OurFault),
+    (400, {"error": "invalid_grant", "reason": "Invalid Token!"}, Rejected),
+    (400, {"error": "invalid_request", "reason": "Invalid Token!"}, Rejected),
+    (401, {"reason": "Invalid Token!"}, Rejected),
+    (400, {"error": "invalid_request", "code": 4741, "reason": "x"}, Rejected),
+    (400, {"error": "invalid_client"}, AppRejected),
+    (401, {"error": "unauthorized_client"}, AppRejected),
+    (400, {"code": 4709, "reason": "Redirect URI mismatch"}, AppRejected),
+    (400, {"errorCode": 4702}, AppRejected),
+    (302, b"", AppRejected),
     (429, b"", Throttled),
     (403, {"error": "invalid_grant"}, Throttled),
     (400, {"error": "temporarily_unavailable"}, Throttled),
@@ -70,7 +77,7 @@ def test_answers_have_their_stated_meaning(status: int, body: object, expected: 
 @given(st.integers(100, 599), st.binary(max_size=60))
 def test_classifying_is_total_and_noise_is_no_refusal(status: int, body: bytes) -> None:
     """No answer raises, and bytes that are no refusal of Zoom's never end a connection."""
-    assert not isinstance(classify(status, body), Refused)
+    assert not isinstance(classify(status, body), Rejected)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,15 @@ import pytest
 from support.raw_upstream import CUT, RawUpstream, raw_upstream
 from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.zoom.oauth import MAX_BODY_BYTES, TOTAL_SECONDS, OAuthClient
-from zoomgate_server.zoom.token_outcome import Issued, NotSent, OurFault, Refused, Revoked, Throttled, Unknown
+from zoomgate_server.zoom.token_outcome import (
+    AppRejected,
+    Issued,
+    NotSent,
+    Rejected,
+    Revoked,
+    Throttled,
+    Unknown,
+)
 
 ISSUED = orjson.dumps({"access_token": "a", "refresh_token": "r", "token_type": "bearer", "expires_in": 3599})
 
@@ -102,7 +110,7 @@ async def test_an_older_secret_is_tried_when_zoom_refuses_the_newer(
         assert isinstance(await call, Issued | Revoked)
     assert [secret_of(sent) for sent in upstream.requests] == ["app:new", "app:old"] * 2
     upstream.answers = [answer(401, refusal)]
-    assert await oauth.refresh("r") == OurFault("invalid_client")
+    assert await oauth.refresh("r") == AppRejected("invalid_client")
 
 
 @pytest.mark.parametrize(
@@ -117,10 +125,10 @@ async def test_an_older_secret_is_tried_when_zoom_refuses_the_newer(
         (answer(200, b'{"x":"' + b"x" * MAX_BODY_BYTES + b'"}'), Unknown),
         (answer(500, b'{"error":"invalid_client"}'), Unknown),
         (answer(201, ISSUED), Unknown),
-        (answer(302, b"", b"Location: /v2/elsewhere"), OurFault),
-        (answer(307, b"", b"Location: /v2/elsewhere"), OurFault),
+        (answer(302, b"", b"Location: /v2/elsewhere"), AppRejected),
+        (answer(307, b"", b"Location: /v2/elsewhere"), AppRejected),
         (answer(429, b"", b"Retry-After: 9"), Throttled),
-        (answer(400, b'{"error":"invalid_grant"}'), Refused),
+        (answer(400, b'{"error":"invalid_grant"}'), Rejected),
     ],
 )
 async def test_a_token_is_asked_for_once(upstream: RawUpstream, sent: bytes, outcome: type) -> None:
@@ -181,8 +189,8 @@ async def test_a_refused_connection_spent_nothing() -> None:
         (500, b'{"error":"invalid_grant"}', Unknown),
         (503, b"", Unknown),
         (404, b"<html>", Unknown),
-        (401, b'{"error":"unauthorized_client"}', OurFault),
-        (301, b"", OurFault),
+        (401, b'{"error":"unauthorized_client"}', AppRejected),
+        (301, b"", AppRejected),
     ],
 )
 async def test_a_token_is_revoked_once_zoom_says_so(

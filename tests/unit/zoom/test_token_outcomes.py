@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from zoomgate_server.errors import ScopeMissing, ZoomgateError, ZoomOutcomeUnknown, ZoomUnavailable
 from zoomgate_server.zoom import errors, oauth
 from zoomgate_server.zoom.request import Target, ZoomRequest, ZoomResponse
-from zoomgate_server.zoom.token_outcome import BadAnswer, Issued, OurFault, Refused, Throttled
+from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, Issued, Rejected, Throttled
 
 WORDS = st.sampled_from(
     ["invalid_grant", "invalid_client", "invalid_request", "Invalid Token!", "4741", "4702", "bearer", "", "\u202e\x00",
@@ -43,12 +43,12 @@ def test_every_token_answer_has_one_meaning(status: int, headers: dict[str, str]
             assert outcome.access_token.isascii()
             assert outcome.refresh_token != ""
             assert outcome.api_url in ("", "https://api.zoom.us")
-        case BadAnswer():
+        case BadResponse():
             assert status == 200
-        case Refused():
+        case Rejected():
             assert status in (400, 401)
             assert len(outcome.reason) <= 200
-        case OurFault():
+        case AppRejected():
             assert 300 <= status < 500
         case Throttled():
             assert 400 <= status < 500

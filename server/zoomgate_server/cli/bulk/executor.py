@@ -14,7 +14,7 @@ from zoomgate.v1.connection_pb2 import Connection
 LONGEST_PAUSE_SECONDS = 60.0
 """How long one refusal may hold the next refresh back; Zoom's daily limit would do so until tomorrow."""
 
-_EVERYBODYS = frozenset({"STORE_UNAVAILABLE", "ZOOM_RATE_LIMITED", "ZOOM_UNAVAILABLE"})
+_GLOBAL_FAILURES = frozenset({"STORE_UNAVAILABLE", "ZOOM_RATE_LIMITED", "ZOOM_UNAVAILABLE"})
 """Reasons that are no user's own: the next one would be refused as well before the pause is over."""
 
 
@@ -65,7 +65,7 @@ class Failure:
     message: str
 
 
-def one_by_one(
+def for_each(
     connections: Iterable[Connection],
     act: Callable[[Connection], None],
     *,
@@ -97,7 +97,7 @@ def one_by_one(
                 if _ends_it(error):
                     raise
                 failed(Failure(connection.user_email, error.reason or error.code().name, error.message))
-                if error.reason in _EVERYBODYS:
+                if error.reason in _GLOBAL_FAILURES:
                     pace.hold(min(error.retry_delay or 0.0, LONGEST_PAUSE_SECONDS))
             advance(1)
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from zoomgate import Client, errors
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.cli.bulk.executor import Failure, Pace, one_by_one
+from zoomgate_server.cli.bulk.executor import Failure, Pace, for_each
 from zoomgate_server.cli.bulk.where_filter import is_before
 
 
@@ -22,7 +22,7 @@ class Count:
     """
 
     refreshed: int = 0
-    fresh: int = 0
+    not_needed: int = 0
     skipped: int = 0
     failed: int = 0
 
@@ -74,7 +74,7 @@ def refresh_all(
             count.skipped += 1
             return
         if token.generation == connection.generation:
-            count.fresh += 1
+            count.not_needed += 1
         else:
             count.refreshed += 1
 
@@ -82,4 +82,4 @@ def refresh_all(
         count.failed += 1
         failed(failure)
 
-    one_by_one(due(), refresh, pace=pace, failed=not_refreshed, advance=advance)
+    for_each(due(), refresh, pace=pace, failed=not_refreshed, advance=advance)

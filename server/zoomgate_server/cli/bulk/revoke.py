@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from zoomgate import Client, errors
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.cli.bulk.executor import Failure, Pace, one_by_one
-from zoomgate_server.cli.bulk.where_filter import Condition, holds
+from zoomgate_server.cli.bulk.executor import Failure, Pace, for_each
+from zoomgate_server.cli.bulk.where_filter import Condition, matches
 
 
 @dataclass(slots=True)
@@ -19,14 +19,14 @@ class Count:
         failed: Connections that were not ended.
     """
 
-    ended: int = 0
+    revoked: int = 0
     skipped: int = 0
     failed: int = 0
 
 
-def living(client: Client, where: tuple[Condition, ...]) -> Iterator[Connection]:
+def connected(client: Client, where: tuple[Condition, ...]) -> Iterator[Connection]:
     """Go through the connections that have not ended and of which every condition is true, page by page."""
-    return (connection for connection in client.connections() if holds(where, connection))
+    return (connection for connection in client.connections() if matches(where, connection))
 
 
 def revoke_all(
@@ -57,17 +57,17 @@ def revoke_all(
     def end(connection: Connection) -> None:
         user_email = connection.user_email
         try:
-            if where and not holds(where, client.auth.get_connection(user_email=user_email).connection):
+            if where and not matches(where, client.auth.get_connection(user_email=user_email).connection):
                 count.skipped += 1
                 return
             client.auth.delete_connection(user_email=user_email)
         except errors.NotConnected:
             count.skipped += 1
         else:
-            count.ended += 1
+            count.revoked += 1
 
     def not_ended(failure: Failure) -> None:
         count.failed += 1
         failed(failure)
 
-    one_by_one(living(client, where), end, pace=pace, failed=not_ended, advance=advance)
+    for_each(connected(client, where), end, pace=pace, failed=not_ended, advance=advance)

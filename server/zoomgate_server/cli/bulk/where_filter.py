@@ -136,11 +136,11 @@ where_option = click.option(
 )
 
 
-def holds(where: tuple[Condition, ...], connection: Connection) -> bool:
+def matches(where: tuple[Condition, ...], connection: Connection) -> bool:
     """Tell whether every condition is true of a connection."""
     return all(condition.test(connection) for condition in where)
 
 
-def asks_for_ended(where: tuple[Condition, ...]) -> bool:
+def includes_disconnected(where: tuple[Condition, ...]) -> bool:
     """Tell whether conditions speak of what ended connections have."""
     return any(condition.name in ("state", "cause") for condition in where)

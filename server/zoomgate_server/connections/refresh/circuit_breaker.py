@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from zoomgate_server.clock import Clock
 from zoomgate_server.zoom.token_outcome import (
-    BadAnswer,
+    AppRejected,
+    BadResponse,
     Issued,
     NotSent,
-    OurFault,
-    Refused,
+    Rejected,
     Throttled,
     TokenOutcome,
     Unknown,
@@ -31,7 +31,7 @@ PROBE_SECONDS = 10.0
 """Between two refreshes that find out whether Zoom answers again, as long as none of them has found out."""
 
 
-class Breaker:
+class CircuitBreaker:
     """Counts what cannot be any user's fault, and opens when it comes in a row.
 
     When its time is over, one refresh at a time finds out whether all is well again: a success lets everybody go on, the next outcome of
@@ -47,10 +47,10 @@ class Breaker:
         self._on_change = on_change
         self._kind: type[TokenOutcome] | None = None
         self._in_a_row = 0
-        self._outcome: NotSent | Unknown | Throttled | OurFault | None = None
+        self._outcome: NotSent | Unknown | Throttled | AppRejected | None = None
         self._until = 0.0
 
-    def open_for(self) -> tuple[NotSent | Unknown | Throttled | OurFault, float] | None:
+    def open_for(self) -> tuple[NotSent | Unknown | Throttled | AppRejected, float] | None:
         """Say why nothing should be asked now, and for how many seconds still, or None if whoever asks may go on.
 
         Whoever may go on after its time holds back the others for as long as an answer may be due.
@@ -64,14 +64,14 @@ class Breaker:
         self._until = now + PROBE_SECONDS
         return None
 
-    def note(self, outcome: TokenOutcome) -> None:
+    def record(self, outcome: TokenOutcome) -> None:
         """Learn how a request ended."""
         match outcome:
-            case Issued() | Refused() | BadAnswer():  # Zoom dealt with a user: all is well with the app
+            case Issued() | Rejected() | BadResponse():  # Zoom dealt with a user: all is well with the app
                 self._kind, self._in_a_row = None, 0
                 self._close()
-            case OurFault():
-                self._count(outcome, OurFault, OUR_FAULTS, OUR_FAULT_SECONDS)
+            case AppRejected():
+                self._count(outcome, AppRejected, OUR_FAULTS, OUR_FAULT_SECONDS)
             case Throttled(retry_after):
                 self._count(outcome, Throttled, THROTTLINGS, min(retry_after, LONGEST_THROTTLE_SECONDS))
             case NotSent() | Unknown():
@@ -79,7 +79,7 @@ class Breaker:
 
     def _count(
         self,
-        outcome: NotSent | Unknown | Throttled | OurFault,
+        outcome: NotSent | Unknown | Throttled | AppRejected,
         kind: type[TokenOutcome],
         limit: int,
         seconds: float,

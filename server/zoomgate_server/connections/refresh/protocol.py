@@ -26,11 +26,11 @@ from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import RecordFault
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.zoom.token_outcome import (
-    BadAnswer,
+    AppRejected,
+    BadResponse,
     Issued,
     NotSent,
-    OurFault,
-    Refused,
+    Rejected,
     Throttled,
     TokenOutcome,
     Unknown,
@@ -58,16 +58,16 @@ gone with it and the old one is all there is."""
 UNKNOWN_PAUSE_SECONDS = 2.0
 """Pause before such a repetition, so that the first request is not still being processed."""
 
-MAX_SPARES = 3
+MAX_ALTERNATE_PAIRS = 3
 MAX_PENDING = 16
 """How many attempts without a known outcome a record remembers. Leases are 90 seconds apart, so an older one is past any doubt."""
 
-MAX_EARLIER_COMMITS = 8
-STORM_WINDOW_SECONDS = 3600.0
+MAX_PREVIOUS_COMMIT_IDS = 8
+RATE_LIMIT_WINDOW_SECONDS = 3600.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
 """Pauses between tries to write what Zoom answered while the store fails: each twice as long as the one before."""
 
-_STORM_REASON = "SERVER_OVERLOADED"
+_RATE_LIMIT_REASON = "SERVER_OVERLOADED"
 _SCOPE_CODES = frozenset({"4711"})
 _REVOKED_CODES = frozenset({"4735", "4737", "4738", "4741"})
 
@@ -103,14 +103,14 @@ class Now:
 
 
 @dataclass(frozen=True, slots=True)
-class Spend:
+class ExchangeRefreshToken:
     """Send a refresh token to Zoom. Answer: a `TokenOutcome`."""
 
     refresh_token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Won:
+class IssuedTokens:
     """Tokens that Zoom issued for a record, and all that is needed to store them there.
 
     Attributes:
@@ -133,17 +133,17 @@ class Won:
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
+class AppendJournal:
     """Put tokens into the journal, durably. Answer: None; a journal that fails leaves the tokens to this process alone."""
 
-    won: Won
+    issued: IssuedTokens
 
 
 @dataclass(frozen=True, slots=True)
-class Forget:
+class DeleteJournal:
     """Take tokens out of the journal: the store has them, or nobody needs them any more. Answer: None."""
 
-    won: Won
+    issued: IssuedTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +153,12 @@ class Sleep:
     seconds: float
 
 
-Effect = Read | Put | Now | Spend | Keep | Forget | Sleep
+Effect = Read | Put | Now | ExchangeRefreshToken | AppendJournal | DeleteJournal | Sleep
 Answer = Snapshot | int | float | TokenOutcome | None
 
 
 @dataclass(frozen=True, slots=True)
-class Usable:
+class Refreshed:
     """The record has a token for the asker.
 
     Attributes:
@@ -169,18 +169,18 @@ class Usable:
 
     record: ConnectionRecord
     refreshed: bool
-    spared: bool = False
+    alternate_pair_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class NotRefreshable:
     """There is nothing to refresh: no record, disconnected, or consent is needed."""
 
     record: ConnectionRecord | None
 
 
 @dataclass(frozen=True, slots=True)
-class Busy:
+class LeaseHeld:
     """Another holder has the lease, or the outcome of an attempt is in doubt. Ask again in `retry_after` seconds."""
 
     retry_after: float
@@ -190,18 +190,18 @@ class Busy:
 class Failed:
     """Zoom gave no new token and the user's state is as before; `outcome` says why."""
 
-    outcome: NotSent | Unknown | Throttled | OurFault | BadAnswer
+    outcome: NotSent | Unknown | Throttled | AppRejected | BadResponse
 
 
 @dataclass(frozen=True, slots=True)
-class Stormy:
+class RateLimited:
     """The user's refreshes of the last hour reached the limit."""
 
     retry_after: float
 
 
 @dataclass(frozen=True, slots=True)
-class StoreDown:
+class StoreFailed:
     """The store failed before anything was spent."""
 
 
@@ -213,11 +213,11 @@ class Superseded:
     record: ConnectionRecord | None
 
 
-Verdict = Usable | Ended | Busy | Failed | Stormy | StoreDown | Superseded
+Verdict = Refreshed | NotRefreshable | LeaseHeld | Failed | RateLimited | StoreFailed | Superseded
 
 
 @dataclass(frozen=True, slots=True)
-class Attempted:
+class RefreshRequest:
     """What somebody wants, and who they are.
 
     Attributes:
@@ -240,7 +240,7 @@ class Attempted:
 Protocol = Generator[Effect, Answer, Verdict]
 
 
-def refresh(want: Attempted) -> Protocol:
+def refresh(request: RefreshRequest) -> Protocol:
     """Refresh one user's token. See the module's description for what is kept.
 
     Yields:
@@ -249,13 +249,13 @@ def refresh(want: Attempted) -> Protocol:
     Returns:
         The verdict.
     """
-    acquired = yield from _acquire(want)
+    acquired = yield from _acquire(request)
     if not isinstance(acquired, _Held):
         return acquired
     held = acquired
     candidates = _candidates(held.record)
     lost_answer = False
-    refused: Refused | None = None
+    refused: Rejected | None = None
     for candidate in candidates:
         outcome: TokenOutcome = Unknown("not tried")
         for attempt in range(1 + UNKNOWN_RETRIES):
@@ -265,29 +265,29 @@ def refresh(want: Attempted) -> Protocol:
             if now - held.read.monotonic > LEASE_SECONDS - CALL_SECONDS - MARGIN_SECONDS:
                 error = _last_error(Unknown("no time left in the lease"), held.time_at(now))
                 yield from _release(held, error, lost_answer=lost_answer)
-                return Busy(retry_after=1.0)
-            outcome = yield from _spend(candidate)
+                return LeaseHeld(retry_after=1.0)
+            outcome = yield from _exchange(candidate)
             if not isinstance(outcome, Unknown):
                 break
             lost_answer = True
         if isinstance(outcome, Issued):
-            won = _won(want, held, candidate, outcome, now)
-            yield Keep(won)
-            return (yield from _commit(won, replace(held.read, record=held.record), want.max_refreshes))
-        if not isinstance(outcome, Refused):
+            won = _issued_tokens(request, held, candidate, outcome, now)
+            yield AppendJournal(won)
+            return (yield from _commit(won, replace(held.read, record=held.record), request.max_refreshes))
+        if not isinstance(outcome, Rejected):
             yield from _release(held, _last_error(outcome, held.time_at(now)), lost_answer=lost_answer)
             return Failed(outcome)
         refused = outcome
-    return (yield from _reject(want, held, candidates, refused, lost_answer=lost_answer))
+    return (yield from _reject(request, held, candidates, refused, lost_answer=lost_answer))
 
 
-def resume(won: Won, max_refreshes: int) -> Protocol:
+def resume(issued: IssuedTokens, max_refreshes: int) -> Protocol:
     """Store tokens that the journal of a process that died holds.
 
     Returns:
         `Usable` or `Superseded`: it goes on until the store has answered.
     """
-    return (yield from _commit(won, None, max_refreshes))
+    return (yield from _commit(issued, None, max_refreshes))
 
 
 def _read() -> Generator[Effect, Answer, Snapshot]:
@@ -302,8 +302,8 @@ def _now() -> Generator[Effect, Answer, float]:
     return cast("float", (yield Now()))
 
 
-def _spend(refresh_token: str) -> Generator[Effect, Answer, TokenOutcome]:
-    return cast("TokenOutcome", (yield Spend(refresh_token)))
+def _exchange(refresh_token: str) -> Generator[Effect, Answer, TokenOutcome]:
+    return cast("TokenOutcome", (yield ExchangeRefreshToken(refresh_token)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,27 +320,27 @@ class _Held:
 
 def _candidates(record: ConnectionRecord) -> tuple[str, ...]:
     """The refresh tokens to try: the record's own first, then spares, newest first."""
-    pairs = (record.tokens, *record.spares) if record.tokens is not None else record.spares
+    pairs = (record.tokens, *record.alternate_pairs) if record.tokens is not None else record.alternate_pairs
     return tuple(dict.fromkeys(pair.refresh_token for pair in pairs if pair.refresh_token))
 
 
-def _acquire(want: Attempted) -> Generator[Effect, Answer, _Held | Verdict]:
+def _acquire(want: RefreshRequest) -> Generator[Effect, Answer, _Held | Verdict]:
     """Write the lease, or find out why there is nothing to do."""
     before: Snapshot | None = None
     while True:
         try:
             snapshot = yield from _read()
         except StoreError:
-            return StoreDown()
+            return StoreFailed()
         record, now = snapshot.record, snapshot.store_now
         if record is None:
-            return Ended(None)
+            return NotRefreshable(None)
         if before is not None and record.lease is not None and record.lease.holder == want.attempt_id:
             return _Held(record, before)  # the store wrote it, and took its own repetition for a conflict
         before = snapshot
-        refusal = _why_not(want, record, now)
-        if isinstance(refusal, Stormy):
-            yield from _note_storm(record, now)
+        refusal = _not_refreshable(want, record, now)
+        if isinstance(refusal, RateLimited):
+            yield from _record_rate_limit(record, now)
         if refusal is not None:
             return refusal
         leased = replace(
@@ -352,42 +352,42 @@ def _acquire(want: Attempted) -> Generator[Effect, Answer, _Held | Verdict]:
         try:
             rev = yield from _put(leased)
         except StoreError:
-            return StoreDown()  # it may have been written: the lease then ends by itself
+            return StoreFailed()  # it may have been written: the lease then ends by itself
         if rev is not None:
             return _Held(replace(leased, rev=rev), snapshot)
 
 
-def _why_not(want: Attempted, record: ConnectionRecord, now: float) -> Verdict | None:
+def _not_refreshable(want: RefreshRequest, record: ConnectionRecord, now: float) -> Verdict | None:
     """Say why this attempt must not spend a token, or None if it may."""
     if record.state is not State.ACTIVE or not _candidates(record):
-        return Ended(record)
+        return NotRefreshable(record)
     if record.generation > want.seen_generation:
-        return Usable(record, refreshed=False)
+        return Refreshed(record, refreshed=False)
     # a time is reckoned from before its reading, and so ahead by as long as the store took: it counts as now
     refreshes = [
         min(time, now)
         for time in record.recent_refreshes
-        if now - STORM_WINDOW_SECONDS < time <= now + LEASE_SECONDS
+        if now - RATE_LIMIT_WINDOW_SECONDS < time <= now + LEASE_SECONDS
     ]
     behind = (
         record.generation < want.seen_generation
     )  # the store was set back: its token is none that was seen
     if want.forced and not behind and refreshes and now - refreshes[-1] < want.forced_interval:
-        return Usable(record, refreshed=False)
+        return Refreshed(record, refreshed=False)
     lease = record.lease
     if lease is not None and now < lease.until <= now + 2 * LEASE_SECONDS:
-        return Busy(retry_after=min(lease.until - now, 2.0))
+        return LeaseHeld(retry_after=min(lease.until - now, 2.0))
     if len(refreshes) >= want.max_refreshes:
-        return Stormy(retry_after=STORM_WINDOW_SECONDS - (now - refreshes[0]))
+        return RateLimited(retry_after=RATE_LIMIT_WINDOW_SECONDS - (now - refreshes[0]))
     return None
 
 
-def _note_storm(record: ConnectionRecord, now: float) -> Generator[Effect, Answer, None]:
+def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect, Answer, None]:
     """Let the record say that the limit was reached. Best effort, and once: who goes on asking causes no more writes."""
-    if record.last_error is not None and record.last_error.reason == _STORM_REASON:
+    if record.last_error is not None and record.last_error.reason == _RATE_LIMIT_REASON:
         return
     error = LastError(
-        reason=_STORM_REASON, message="The token was refreshed as often as an hour allows", time=now
+        reason=_RATE_LIMIT_REASON, message="The token was refreshed as often as an hour allows", time=now
     )
     try:
         yield from _put(replace(record, last_error=error, update_time=now))
@@ -420,17 +420,17 @@ def _without_attempt(record: ConnectionRecord, epoch: int, *, lost_answer: bool 
 
 
 def _last_error(
-    outcome: NotSent | Unknown | Throttled | OurFault | BadAnswer | Refused, now: float
+    outcome: NotSent | Unknown | Throttled | AppRejected | BadResponse | Rejected, now: float
 ) -> LastError:
     """Describe a failed refresh for the people who look at the connection."""
     match outcome:
         case Throttled():
             reason, message = "ZOOM_RATE_LIMITED", "Zoom asked for fewer refreshes"
-        case OurFault():
+        case AppRejected():
             reason, message = "APP_CREDENTIALS_REJECTED", "Zoom refused the app's own credentials"
-        case BadAnswer():
+        case BadResponse():
             reason, message = "ZOOM_BAD_RESPONSE", "Zoom's answer to the refresh could not be understood"
-        case Refused():
+        case Rejected():
             reason, message = "ZOOM_REAUTH_REQUIRED", "Zoom refused the refresh token"
         case _:
             reason, message = "ZOOM_UNAVAILABLE", "Zoom could not be reached or its answer was lost"
@@ -454,7 +454,9 @@ def _release(held: _Held, error: LastError, *, lost_answer: bool) -> Generator[E
         record = snapshot.record
 
 
-def _won(want: Attempted, held: _Held, spent: str, issued: Issued, asked_at: float) -> Won:
+def _issued_tokens(
+    want: RefreshRequest, held: _Held, spent: str, issued: Issued, asked_at: float
+) -> IssuedTokens:
     """What Zoom issued, ready to be stored."""
     obtained_at = held.time_at(asked_at)
     tokens = TokenPair(
@@ -466,7 +468,7 @@ def _won(want: Attempted, held: _Held, spent: str, issued: Issued, asked_at: flo
         access_expire_at=obtained_at + issued.expires_in,
         obtained_at=obtained_at,
     )
-    return Won(
+    return IssuedTokens(
         user_email=want.user_email,
         attempt_id=want.attempt_id,
         grant=held.record.grant,
@@ -477,7 +479,9 @@ def _won(want: Attempted, held: _Held, spent: str, issued: Issued, asked_at: flo
     )
 
 
-def _commit(won: Won, known: Snapshot | None, max_refreshes: int) -> Generator[Effect, Answer, Verdict]:
+def _commit(
+    won: IssuedTokens, known: Snapshot | None, max_refreshes: int
+) -> Generator[Effect, Answer, Verdict]:
     """Store what Zoom issued. Goes on until the store has taken it or the grant is gone: the tokens exist nowhere else.
 
     Args:
@@ -492,7 +496,7 @@ def _commit(won: Won, known: Snapshot | None, max_refreshes: int) -> Generator[E
             known = None  # whatever happens next, only what is in the store then decides
             verdict = yield from _commit_once(won, snapshot, max_refreshes)
             if verdict is not None:
-                yield Forget(won)
+                yield DeleteJournal(won)
                 return verdict
         except (StoreError, RecordFault):
             yield Sleep(pause)
@@ -500,38 +504,44 @@ def _commit(won: Won, known: Snapshot | None, max_refreshes: int) -> Generator[E
 
 
 def _commit_once(
-    won: Won, snapshot: Snapshot, max_refreshes: int
+    won: IssuedTokens, snapshot: Snapshot, max_refreshes: int
 ) -> Generator[Effect, Answer, Verdict | None]:
     """Write the tokens where the record says that they belong. None if somebody else wrote meanwhile."""
     record = snapshot.record
     if record is None or record.grant != won.grant or record.state is State.DISCONNECTED:
         return Superseded(won.tokens, record)
-    if record.has_had(won.attempt_id):
-        return Usable(record, refreshed=True)
+    if record.was_committed(won.attempt_id):
+        return Refreshed(record, refreshed=True)
     now = snapshot.time_at((yield from _now()))
     overtaken = record.generation != won.generation
     if overtaken:  # the same grant moved on without us: either token may be the living one, so both are kept
-        spares = (won.tokens, *record.spares)[:MAX_SPARES]
+        alternate_pairs = (won.tokens, *record.alternate_pairs)[:MAX_ALTERNATE_PAIRS]
         settled = _without_attempt(record, won.epoch)
         written = replace(
             settled,
             state=State.ACTIVE,
             cause=None,
             last_error=None,
-            spares=spares,
-            earlier_commits=_earlier(won.attempt_id, record),
+            alternate_pairs=alternate_pairs,
+            previous_commit_ids=_commit_ids(won.attempt_id, record),
             update_time=now,
         )
     else:
         written = _next_generation(won, record, now, max_refreshes)
     rev = yield from _put(written)
-    return None if rev is None else Usable(replace(written, rev=rev), refreshed=True, spared=overtaken)
+    return (
+        None
+        if rev is None
+        else Refreshed(replace(written, rev=rev), refreshed=True, alternate_pair_kept=overtaken)
+    )
 
 
-def _next_generation(won: Won, record: ConnectionRecord, now: float, max_refreshes: int) -> ConnectionRecord:
+def _next_generation(
+    won: IssuedTokens, record: ConnectionRecord, now: float, max_refreshes: int
+) -> ConnectionRecord:
     """The record with new tokens as its next generation, written now."""
     tokens = won.tokens
-    recent = tuple(time for time in record.recent_refreshes if now - STORM_WINDOW_SECONDS < time)
+    recent = tuple(time for time in record.recent_refreshes if now - RATE_LIMIT_WINDOW_SECONDS < time)
     return replace(
         record,
         state=State.ACTIVE,
@@ -539,11 +549,11 @@ def _next_generation(won: Won, record: ConnectionRecord, now: float, max_refresh
         last_error=None,
         generation=max(record.generation, won.seen_generation) + 1,
         tokens=tokens,
-        spares=(),
+        alternate_pairs=(),
         lease=None,
         pending=_in_doubt(record, won.epoch, now),
         commit_id=won.attempt_id,
-        earlier_commits=_earlier(record.commit_id, record),
+        previous_commit_ids=_commit_ids(record.commit_id, record),
         recent_refreshes=(*recent, now)[-max(max_refreshes, 1) :],
         refresh_time=tokens.obtained_at,
         update_time=now,
@@ -552,13 +562,13 @@ def _next_generation(won: Won, record: ConnectionRecord, now: float, max_refresh
     )
 
 
-def _earlier(commit_id: str, record: ConnectionRecord) -> tuple[str, ...]:
+def _commit_ids(commit_id: str, record: ConnectionRecord) -> tuple[str, ...]:
     """The commits that a record remembers beside its latest: an entry of the journal may tell of one again much later."""
-    return (commit_id, *record.earlier_commits)[:MAX_EARLIER_COMMITS]
+    return (commit_id, *record.previous_commit_ids)[:MAX_PREVIOUS_COMMIT_IDS]
 
 
 def _reject(
-    want: Attempted, held: _Held, tried: tuple[str, ...], refused: Refused | None, *, lost_answer: bool
+    want: RefreshRequest, held: _Held, tried: tuple[str, ...], refused: Rejected | None, *, lost_answer: bool
 ) -> Generator[Effect, Answer, Verdict]:
     """Every candidate was refused: decide what that means, and write it down."""
     epoch = held.record.epoch
@@ -567,7 +577,7 @@ def _reject(
             snapshot = yield from _read()
             record, now = snapshot.record, snapshot.store_now
             if record is None or record.state is not State.ACTIVE:
-                return Ended(record)
+                return NotRefreshable(record)
             cleared = _without_attempt(record, epoch, lost_answer=lost_answer)
             ours = (
                 record.generation == held.record.generation
@@ -579,11 +589,11 @@ def _reject(
             if not ours:
                 written, verdict = cleared, _after_stale_verdict(want, record)
             elif any(candidate not in tried for candidate in _candidates(record)):
-                written, verdict = cleared, Busy(retry_after=2.0)
+                written, verdict = cleared, LeaseHeld(retry_after=2.0)
             elif doubts:
                 until = min(now + DOUBT_SECONDS, max(attempt.at for attempt in doubts) + GRACE_SECONDS)
                 written = replace(cleared, lease=Lease(holder=want.attempt_id, epoch=epoch, until=until))
-                verdict = Busy(retry_after=until - now)
+                verdict = LeaseHeld(retry_after=until - now)
             else:
                 error = None if refused is None else _last_error(refused, now)
                 cause = _cause(refused, lost_answer=bool(cleared.pending))
@@ -595,22 +605,22 @@ def _reject(
                     update_time=now,
                     pending=(),
                 )
-                verdict = Ended(written)
+                verdict = NotRefreshable(written)
             rev = yield from _put(written)
         except StoreError:
-            return StoreDown()
+            return StoreFailed()
         if rev is not None:
             return verdict
 
 
-def _after_stale_verdict(want: Attempted, record: ConnectionRecord) -> Usable | Busy:
+def _after_stale_verdict(want: RefreshRequest, record: ConnectionRecord) -> Refreshed | LeaseHeld:
     """The record moved on while we were refused: its newer token serves the asker, if there is one."""
     if record.generation > want.seen_generation:
-        return Usable(record, refreshed=False)
-    return Busy(retry_after=1.0)
+        return Refreshed(record, refreshed=False)
+    return LeaseHeld(retry_after=1.0)
 
 
-def _cause(refused: Refused | None, *, lost_answer: bool) -> Cause:
+def _cause(refused: Rejected | None, *, lost_answer: bool) -> Cause:
     """Say why the person has to consent again."""
     if lost_answer:
         return Cause.OUTCOME_LOST

@@ -15,9 +15,9 @@ from zoomgate_server.audit.event import AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import protocol as refresh_protocol
-from zoomgate_server.connections.refresh.circuit_breaker import Breaker
-from zoomgate_server.connections.repository import ConnectionStore
-from zoomgate_server.connections.token_journal import Entry, Journal, Origin
+from zoomgate_server.connections.refresh.circuit_breaker import CircuitBreaker
+from zoomgate_server.connections.repository import ConnectionRepository
+from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
     AppCredentialsRejected,
@@ -35,9 +35,9 @@ from zoomgate_server.errors import (
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import Metrics
-from zoomgate_server.zoom.token_outcome import BadAnswer, NotSent, OurFault, Throttled, TokenOutcome
+from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, NotSent, Throttled, TokenOutcome
 
-LOOK_SECONDS = 0.25
+POLL_INTERVAL = 0.25
 """Longest pause between two looks whether somebody else's lease has ended."""
 
 AGE_SECONDS = 1.0
@@ -46,7 +46,7 @@ AGE_SECONDS = 1.0
 _log = logs.get("zoomgate.refresh")
 
 
-class _Flight:
+class _InFlightRefresh:
     """One running attempt.
 
     `result` is what callers wait for. It is settled when the attempt ends, or before that when Zoom has answered and the store does
@@ -66,7 +66,7 @@ class _Flight:
         self.won: TokenPair | None = None
 
     @classmethod
-    def begin(cls) -> "_Flight":
+    def begin(cls) -> "_InFlightRefresh":
         """An attempt whose result is open."""
         return cls(asyncio.get_running_loop().create_future())
 
@@ -98,10 +98,10 @@ class Refresher:
     def __init__(
         self,
         *,
-        connections: ConnectionStore,
+        connections: ConnectionRepository,
         spend: Callable[[str], Awaitable[TokenOutcome]],
         discard: Callable[[TokenPair], None],
-        journal: Journal,
+        journal: TokenJournal,
         clock: Clock,
         metrics: Metrics,
         audit: AuditSink,
@@ -112,14 +112,14 @@ class Refresher:
         self._spend = spend
         self._discard = discard
         self._journal = journal
-        self._breaker = Breaker(clock, self._say_breaker)
+        self._breaker = CircuitBreaker(clock, self._report_circuit_breaker)
         self._clock = clock
         self._metrics = metrics
         self._audit = audit
         self._forced_interval = forced_interval
         self._max_refreshes = max_refreshes
-        self._flights: dict[str, _Flight] = {}
-        self._tasks: dict[asyncio.Task[None], _Flight] = {}
+        self._flights: dict[str, _InFlightRefresh] = {}
+        self._tasks: dict[asyncio.Task[None], _InFlightRefresh] = {}
         self._draining = False
 
     async def refresh(
@@ -163,7 +163,7 @@ class Refresher:
 
     def resume(self, entry: Entry) -> None:
         """Store tokens that a process which died left in the journal; it goes on in the background until the store has answered."""
-        won = refresh_protocol.Won(
+        won = refresh_protocol.IssuedTokens(
             user_email=entry.user_email,
             attempt_id=entry.entry_id,
             grant=entry.grant,
@@ -172,9 +172,9 @@ class Refresher:
             tokens=entry.tokens,
         )
         _log.info("refresh.resumed", user=won.user_email, attempt=won.attempt_id)
-        flight = _Flight.begin()
+        flight = _InFlightRefresh.begin()
         flight.resumed, flight.sent_at, flight.won = True, self._clock.monotonic(), won.tokens
-        self._own(self._resume(won, flight), flight)
+        self._start_task(self._resume(won, flight), flight)
 
     @property
     def running(self) -> int:
@@ -199,10 +199,10 @@ class Refresher:
             await asyncio.wait(set(self._tasks), timeout=seconds)
         return not self.running  # one that has just ended may be in the set still
 
-    def _start(self, user_email: str, seen_generation: int, *, forced: bool) -> _Flight:
+    def _start(self, user_email: str, seen_generation: int, *, forced: bool) -> _InFlightRefresh:
         """Begin an attempt that belongs to nobody's call: its context is empty, and the set keeps it alive."""
-        flight = _Flight.begin()
-        want = refresh_protocol.Attempted(
+        flight = _InFlightRefresh.begin()
+        want = refresh_protocol.RefreshRequest(
             user_email=user_email,
             seen_generation=seen_generation,
             attempt_id=secrets.token_hex(16),
@@ -211,15 +211,17 @@ class Refresher:
             max_refreshes=self._max_refreshes,
         )
         self._flights[user_email] = flight
-        self._own(self._fly(want, flight), flight)
+        self._start_task(self._run_until_settled(want, flight), flight)
         return flight
 
-    def _own(self, work: Coroutine[Any, Any, None], flight: _Flight) -> None:
+    def _start_task(self, work: Coroutine[Any, Any, None], flight: _InFlightRefresh) -> None:
         task = asyncio.get_running_loop().create_task(work, name="refresh", context=contextvars.Context())
         self._tasks[task] = flight
         task.add_done_callback(self._tasks.pop)
 
-    async def _fly(self, want: refresh_protocol.Attempted, flight: _Flight) -> None:
+    async def _run_until_settled(
+        self, want: refresh_protocol.RefreshRequest, flight: _InFlightRefresh
+    ) -> None:
         """Try until there is a verdict that helps, or nobody waits any more: one of many callers looks whether a lease has ended."""
         try:
             while True:
@@ -228,30 +230,30 @@ class Refresher:
                 )
                 if verdict is None:
                     return
-                if not isinstance(verdict, refresh_protocol.Busy) or not flight.waiting:
+                if not isinstance(verdict, refresh_protocol.LeaseHeld) or not flight.waiting:
                     break
-                await asyncio.sleep(min(verdict.retry_after, LOOK_SECONDS))
+                await asyncio.sleep(min(verdict.retry_after, POLL_INTERVAL))
                 want = replace(want, attempt_id=secrets.token_hex(16))
             self._conclude(want.user_email, want.attempt_id, verdict, flight)
         finally:
             if self._flights.get(want.user_email) is flight:
                 del self._flights[want.user_email]
 
-    async def _resume(self, won: refresh_protocol.Won, flight: _Flight) -> None:
+    async def _resume(self, won: refresh_protocol.IssuedTokens, flight: _InFlightRefresh) -> None:
         protocol = refresh_protocol.resume(won, self._max_refreshes)
         verdict = await self._attempt(protocol, won.user_email, won.attempt_id, flight)
         if verdict is not None:
             self._conclude(won.user_email, won.attempt_id, verdict, flight)
 
     async def _attempt(
-        self, protocol: refresh_protocol.Protocol, user_email: str, attempt_id: str, flight: _Flight
+        self, protocol: refresh_protocol.Protocol, user_email: str, attempt_id: str, flight: _InFlightRefresh
     ) -> refresh_protocol.Verdict | None:
         """Run the protocol once; None if it could not go on, which the waiters know then."""
         started = self._clock.monotonic()
         try:
             verdict = await self._run(protocol, user_email, attempt_id, flight)
         except RecordFault as error:
-            self._metrics.refreshes("record_fault")
+            self._metrics.refreshes("record_error")
             flight.fail(error)
             return None
         except BaseException as error:
@@ -263,7 +265,7 @@ class Refresher:
         return verdict
 
     async def _run(
-        self, protocol: refresh_protocol.Protocol, user_email: str, attempt_id: str, flight: _Flight
+        self, protocol: refresh_protocol.Protocol, user_email: str, attempt_id: str, flight: _InFlightRefresh
     ) -> refresh_protocol.Verdict:
         """Perform the effects that the core asks for, one after another."""
         answer: refresh_protocol.Answer = None
@@ -284,7 +286,7 @@ class Refresher:
                     flight.fail(store_unavailable())
 
     async def _perform(
-        self, user_email: str, effect: refresh_protocol.Effect, flight: _Flight
+        self, user_email: str, effect: refresh_protocol.Effect, flight: _InFlightRefresh
     ) -> refresh_protocol.Answer:
         match effect:
             case refresh_protocol.Read():
@@ -295,21 +297,21 @@ class Refresher:
                 return await self._connections.write(record)
             case refresh_protocol.Now():
                 return self._clock.monotonic()
-            case refresh_protocol.Spend() if self._draining and flight.spent:
+            case refresh_protocol.ExchangeRefreshToken() if self._draining and flight.spent:
                 return NotSent("the service ends")
-            case refresh_protocol.Spend(refresh_token):
+            case refresh_protocol.ExchangeRefreshToken(refresh_token):
                 if flight.sent_at is None:
                     flight.sent_at = self._clock.monotonic()
                 outcome = await self._spend(refresh_token)
                 flight.spent = True
-                self._breaker.note(outcome)
+                self._breaker.record(outcome)
                 return outcome
-            case refresh_protocol.Keep(won):
+            case refresh_protocol.AppendJournal(won):
                 flight.won = won.tokens
-                await self._journal.keep(_entry(won))
+                await self._journal.append(_entry(won))
                 return None
-            case refresh_protocol.Forget(won):
-                await self._journal.forget(won.attempt_id)
+            case refresh_protocol.DeleteJournal(won):
+                await self._journal.delete(won.attempt_id)
                 return None
             case refresh_protocol.Sleep(seconds):
                 await asyncio.sleep(seconds)
@@ -320,27 +322,27 @@ class Refresher:
         closed = self._breaker.open_for()
         if closed is not None:
             outcome, seconds = closed
-            self._metrics.refreshes("breaker_open")
+            self._metrics.refreshes("circuit_breaker_open")
             raise _failure(outcome, retry_after=seconds)[1]
 
-    def _say_breaker(self, is_open: bool) -> None:
-        self._metrics.breaker_open(is_open)
+    def _report_circuit_breaker(self, is_open: bool) -> None:
+        self._metrics.circuit_breaker_open(is_open)
         if is_open:
-            _log.error("refresh.breaker_opened")
+            _log.error("refresh.circuit_breaker_opened")
         else:
-            _log.info("refresh.breaker_closed")
+            _log.info("refresh.circuit_breaker_closed")
 
     def _conclude(
-        self, user_email: str, attempt_id: str, verdict: refresh_protocol.Verdict, flight: _Flight
+        self, user_email: str, attempt_id: str, verdict: refresh_protocol.Verdict, flight: _InFlightRefresh
     ) -> None:
         """Tell the waiters, count, and log one line."""
         outcome, result = _interpret(verdict)
         self._metrics.refreshes(outcome)
-        if outcome == "spared":
-            self._metrics.spare_kept()
+        if outcome == "alternate_pair_kept":
+            self._metrics.alternate_pair_kept()
         if flight.resumed:
             self._metrics.journal_replayed()
-        _log.info("refresh.ended", user=user_email, attempt=attempt_id, outcome=outcome)
+        _log.info("refresh.finished", user=user_email, attempt=attempt_id, outcome=outcome)
         if isinstance(verdict, refresh_protocol.Superseded) and (
             verdict.record is None or verdict.record.state is State.DISCONNECTED
         ):
@@ -352,25 +354,25 @@ class Refresher:
         ):
             self._metrics.outcome_lost()
         if flight.spent or flight.resumed:
-            self._tell(user_email, attempt_id, verdict, flight.won)
+            self._audit_outcome(user_email, attempt_id, verdict, flight.won)
         if isinstance(result, ConnectionRecord):
             flight.succeed(result)
         else:
             flight.fail(result)
 
-    def _tell(
+    def _audit_outcome(
         self, user_email: str, attempt_id: str, verdict: refresh_protocol.Verdict, won: TokenPair | None
     ) -> None:
         """Tell the audit trail what became of a refresh token that was spent, and of what Zoom issued for it."""
         tokens = won
         match verdict:
-            case refresh_protocol.Usable(record, refreshed=True):
+            case refresh_protocol.Refreshed(record, refreshed=True):
                 action, outcome = "connection.refreshed", "ok"
                 # else somebody was faster, or went on from there since: the record speaks of later tokens
                 generation = record.generation if record.commit_id == attempt_id else 0
             case refresh_protocol.Superseded():
                 action, outcome, generation = "connection.refreshed", "SUPERSEDED", 0
-            case refresh_protocol.Ended(ConnectionRecord(state=State.REAUTH_REQUIRED) as record):
+            case refresh_protocol.NotRefreshable(ConnectionRecord(state=State.REAUTH_REQUIRED) as record):
                 action, generation, tokens = "connection.reauth_required", record.generation, record.tokens
                 outcome = record.cause.value if record.cause is not None else Cause.REJECTED.value
             case _:
@@ -379,13 +381,13 @@ class Refresher:
             action, outcome, user_email, principal="zoomgate", details={"attempt": attempt_id}
         )
         self._audit(
-            event.about(generation, tokens.access_token, tokens.refresh_token)
+            event.with_tokens(generation, tokens.access_token, tokens.refresh_token)
             if tokens is not None
             else event._replace(generation=generation)
         )
 
 
-def _entry(won: refresh_protocol.Won) -> Entry:
+def _entry(won: refresh_protocol.IssuedTokens) -> Entry:
     """The form in which the journal keeps what a refresh won."""
     return Entry(
         entry_id=won.attempt_id,
@@ -416,23 +418,23 @@ def reauth_required(record: ConnectionRecord) -> ReauthRequired:
 def _interpret(verdict: refresh_protocol.Verdict) -> tuple[str, ConnectionRecord | Exception]:
     """Turn a verdict into a metric label and what waiters get."""
     match verdict:
-        case refresh_protocol.Usable(record, refreshed, spared):
+        case refresh_protocol.Refreshed(record, refreshed, spared):
             if spared:
-                return "spared", record
-            return ("refreshed" if refreshed else "fresh"), record
-        case refresh_protocol.Ended(record):
+                return "alternate_pair_kept", record
+            return ("refreshed" if refreshed else "not_needed"), record
+        case refresh_protocol.NotRefreshable(record):
             if record is not None and record.state is State.REAUTH_REQUIRED:
                 return "reauth_required", reauth_required(record)
             return "not_connected", not_connected()
-        case refresh_protocol.Busy(retry_after):
-            return "busy", _in_progress(retry_after)
-        case refresh_protocol.Stormy(retry_after):
-            return "limited", ServerOverloaded(
+        case refresh_protocol.LeaseHeld(retry_after):
+            return "lease_held", _in_progress(retry_after)
+        case refresh_protocol.RateLimited(retry_after):
+            return "rate_limited", ServerOverloaded(
                 "This user's token was refreshed too often in the last hour",
                 metadata={"limit": "refreshes_per_hour"},
                 retry_after=retry_after,
             )
-        case refresh_protocol.StoreDown():
+        case refresh_protocol.StoreFailed():
             return "store_unavailable", store_unavailable()
         case refresh_protocol.Superseded(_, record):
             if record is not None and record.state is State.ACTIVE:
@@ -446,18 +448,20 @@ def _failure(outcome: TokenOutcome, *, retry_after: float | None = None) -> tupl
     """Give the metric label and the error of an attempt that got no tokens; `retry_after` is better known than by the outcome."""
     match outcome:
         case Throttled(patience):
-            return "throttled", ZoomRateLimited(
+            return "zoom_rate_limited", ZoomRateLimited(
                 "Zoom asks for fewer token refreshes",
                 metadata={"http_status": "429"},
                 retry_after=retry_after or patience,
             )
-        case OurFault(code):
-            return "our_fault", AppCredentialsRejected(
+        case AppRejected(code):
+            return "app_credentials_rejected", AppCredentialsRejected(
                 "Zoom refuses this service's own client id or secret: an operator has to check them",
                 metadata={"zoom_code": code},
             )
-        case BadAnswer():
-            return "bad_answer", ZoomBadResponse("Zoom's answer to the token refresh could not be understood")
+        case BadResponse():
+            return "bad_response", ZoomBadResponse(
+                "Zoom's answer to the token refresh could not be understood"
+            )
         case _:
             return "zoom_unavailable", ZoomUnavailable(
                 "Zoom's token endpoint could not be reached: call again in a moment",

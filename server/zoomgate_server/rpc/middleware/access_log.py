@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from zoomgate_server.call_context import current_call, current_metadata, current_refusal, current_request_id
+from zoomgate_server.call_context import current_call, current_metadata, current_rejection, current_request_id
 from zoomgate_server.rpc.middleware.pipeline import Context, Method, Respond
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import ALARMING_CODES, Metrics
@@ -76,7 +76,7 @@ def _write(name: str, code: str, request_id: str, seconds: float) -> None:
         if call.principal.on_behalf_of is not None:
             fields["on_behalf_of"] = call.principal.on_behalf_of.name
     if code != "OK":
-        fields["reason"] = current_refusal.get("")
+        fields["reason"] = current_rejection.get("")
     logs.write_call(fields, "error" if code in ALARMING_CODES else "info")
 
 

@@ -47,7 +47,7 @@ MAX_SECONDS = 60.0
 MAX_USERS = 1000
 """Users that one request may name."""
 
-AUDITED_REFUSALS = (CallerNotAllowed, CodeRefused, HeaderNotAllowed, InvalidPath, InvalidState)
+AUDITED_REJECTIONS = (CallerNotAllowed, CodeRefused, HeaderNotAllowed, InvalidPath, InvalidState)
 """Refusals behind the authentication that an auditor wants to see: somebody tried what he may not."""
 
 _BEARER = re.compile(r"[Bb]earer ([A-Za-z0-9._~+/=-]{16,512})", re.ASCII)
@@ -148,7 +148,7 @@ class Authentication:
                 current_permit.set(functools.partial(self._permitted, credentials, members, path))
             try:
                 return await respond(message, context)
-            except AUDITED_REFUSALS as refusal:
+            except AUDITED_REJECTIONS as refusal:
                 self._refused(principal, refusal, name, user_email, context)
                 raise
 
@@ -202,7 +202,7 @@ class Authentication:
         member = None if principal is None else principal.on_behalf_of
         self._audit(
             AuditEvent(
-                action="call.refused",
+                action="call.rejected",
                 outcome=reason_of(refusal),
                 principal="" if principal is None else principal.name,
                 on_behalf_of="" if member is None else member.name,

@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 
 from zoomgate.v1.error_reason_pb2 import ErrorReason
 from zoomgate_server import errors
-from zoomgate_server.call_context import current_refusal, current_request_id
+from zoomgate_server.call_context import current_rejection, current_request_id
 from zoomgate_server.rpc.middleware.pipeline import Context, Method, Respond
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
@@ -96,7 +96,7 @@ class Status:
                 failure = errors.ShuttingDown(
                     "The work for this call was given up: call again", retry_after=1.0
                 )
-                _log.warning("rpc.given_up", method=method.name, request_id=current_request_id.get(""))
+                _log.warning("rpc.abandoned", method=method.name, request_id=current_request_id.get(""))
             except StoreError:
                 failure = errors.StoreUnavailable(
                     "The token store does not answer: call again in a moment", retry_after=1.0
@@ -109,13 +109,13 @@ class Status:
                 )
             if failure.internal:
                 _log.info(
-                    "rpc.refused",
+                    "rpc.rejected",
                     method=method.name,
                     request_id=current_request_id.get(""),
-                    why=failure.internal,
+                    cause=failure.internal,
                 )
             status = status_of(failure)
-            current_refusal.set(reason_of(failure))
+            current_rejection.set(reason_of(failure))
             answered = rpc_status.to_status(status)
             # what an abort is given replaces what the call's trailing metadata had: the request id must not get lost
             trailing = (*(context.trailing_metadata() or ()), *answered.trailing_metadata)

@@ -12,18 +12,18 @@ from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer
 from zoomgate_server import user_email as addresses
 from zoomgate_server.audit.event import AuditEvent, AuditSink
-from zoomgate_server.authorization.flow import Authorizations, Completed
+from zoomgate_server.authorization.flow import Authorizations, CompletedAuthorization
 from zoomgate_server.call_context import Call, current_call, current_permit
 from zoomgate_server.clock import Clock
-from zoomgate_server.connections.access_tokens import AccessToken, Connections
-from zoomgate_server.connections.disconnection import Endings
+from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
+from zoomgate_server.connections.disconnection import Disconnector
 from zoomgate_server.connections.queries import ConnectionQueries
 from zoomgate_server.errors import InvalidPageToken, InvalidRequest, InvalidResumeToken
 from zoomgate_server.rpc.services import connection_mapping, json_value
 from zoomgate_server.rpc.services.page_token import PageTokens
 from zoomgate_server.rpc.services.resume_token import ResumeTokens
 from zoomgate_server.rpc.services.validation import Violations
-from zoomgate_server.watch.watchers import EventType, Watches
+from zoomgate_server.watch.watchers import EventType, Watchers
 
 DEFAULT_MIN_VALIDITY_SECONDS = 60.0
 MAX_MIN_VALIDITY_SECONDS = 600.0
@@ -64,10 +64,10 @@ class AuthService(AuthServiceServicer):
         self,
         *,
         authorizations: Authorizations,
-        connections: Connections,
+        connections: AccessTokens,
         queries: ConnectionQueries,
-        endings: Endings,
-        watches: Watches,
+        disconnector: Disconnector,
+        watches: Watchers,
         page_tokens: PageTokens,
         clock: Clock,
         audit: AuditSink,
@@ -75,7 +75,7 @@ class AuthService(AuthServiceServicer):
         self._authorizations = authorizations
         self._connections = connections
         self._queries = queries
-        self._endings = endings
+        self._disconnector = disconnector
         self._watches = watches
         self._page_tokens = page_tokens
         self._clock = clock
@@ -88,7 +88,7 @@ class AuthService(AuthServiceServicer):
         wrong.user_email(request.user_email)
         wrong.text("return_to", request.return_to, limit=64)
         options = _options(request, wrong)
-        wrong.raise_any()
+        wrong.raise_if_any()
         begun = await self._authorizations.begin(
             current_call.get(), request.user_email, options, request.return_to
         )
@@ -111,7 +111,7 @@ class AuthService(AuthServiceServicer):
             for field, value in (("code", request.code), ("state", request.state)):
                 if not value:
                     wrong.add(field, "is required without a ticket: send what Zoom's redirect carried")
-        wrong.raise_any()
+        wrong.raise_if_any()
         call = current_call.get()
         completed = await (
             self._authorizations.redeem(call, request.ticket)
@@ -134,14 +134,14 @@ class AuthService(AuthServiceServicer):
             wrong.add(
                 "code_verifier", "cannot be combined with state: send state alone, its verifier is kept here"
             )
-        wrong.raise_any()
+        wrong.raise_if_any()
         call = current_call.get()
         record = await self._authorizations.create_token(
             call, request.user_email, request.code, state=request.state, code_verifier=request.code_verifier
         )
         if call.principal.member is not None or not call.principal.access_tokens:
             return pb.CreateTokenResponse(success=True)
-        given = self._connections.handed_out(request.user_email, record)
+        given = self._connections.issued_to_caller(request.user_email, record)
         return pb.CreateTokenResponse(success=True, token=self._token(call, request.user_email, given))
 
     async def GetToken(self, request: pb.GetTokenRequest, context: Any) -> pb.GetTokenResponse:
@@ -156,7 +156,7 @@ class AuthService(AuthServiceServicer):
                         "min_validity",
                         "must be 0 to 600 seconds: send no more, since a token cannot be promised for longer",
                     )
-            wrong.raise_any()
+            wrong.raise_if_any()
         call = current_call.get()
         given = await self._connections.get_token(call, request.user_email, min_validity)
         return pb.GetTokenResponse(token=self._token(call, request.user_email, given))
@@ -165,7 +165,7 @@ class AuthService(AuthServiceServicer):
         wrong = Violations()
         wrong.user_email(request.user_email)
         wrong.text("refresh_token", request.refresh_token, limit=MAX_TOKEN)
-        wrong.raise_any()
+        wrong.raise_if_any()
         call = current_call.get()
         given = await self._connections.refresh_token(call, request.user_email, request.refresh_token)
         return pb.RefreshTokenResponse(token=self._token(call, request.user_email, given))
@@ -174,10 +174,10 @@ class AuthService(AuthServiceServicer):
         wrong = Violations()
         wrong.user_email(request.user_email)
         wrong.text("refresh_token", request.refresh_token, limit=MAX_TOKEN, required=True)
-        wrong.raise_any()
+        wrong.raise_if_any()
         call = current_call.get()
         record = await self._authorizations.request_token(call, request.user_email, request.refresh_token)
-        given = self._connections.handed_out(request.user_email, record)
+        given = self._connections.issued_to_caller(request.user_email, record)
         return pb.RequestTokenResponse(token=self._token(call, request.user_email, given))
 
     async def CheckToken(self, request: pb.CheckTokenRequest, context: Any) -> pb.CheckTokenResponse:
@@ -186,21 +186,21 @@ class AuthService(AuthServiceServicer):
         match request.WhichOneof("subject"):
             case "facts":
                 _check_facts(request.facts, wrong)
-                wrong.raise_any()
+                wrong.raise_if_any()
                 updated = request.facts.update_time.seconds + request.facts.update_time.nanos / 1e9
                 return _verdict(updated + request.facts.expires_in - now, now)
             case "user_email":
                 wrong.user_email(request.user_email)
             case _:
                 wrong.add("subject", "is required: send facts or user_email")
-        wrong.raise_any()
-        stored = await self._connections.stored_token(current_call.get(), request.user_email)
+        wrong.raise_if_any()
+        stored = await self._connections.peek(current_call.get(), request.user_email)
         return _verdict(stored.remaining, now)
 
     async def ValidateUser(self, request: pb.ValidateUserRequest, context: Any) -> pb.ValidateUserResponse:
         wrong = Violations()
         wrong.user_email(request.user_email)
-        wrong.raise_any()
+        wrong.raise_if_any()
         member = current_call.get().principal.member
         if member is None:
             return pb.ValidateUserResponse(valid=False, reason=NOT_LOGGED_IN)
@@ -210,7 +210,7 @@ class AuthService(AuthServiceServicer):
     async def GetConnection(self, request: pb.GetConnectionRequest, context: Any) -> pb.GetConnectionResponse:
         wrong = Violations()
         wrong.user_email(request.user_email)
-        wrong.raise_any()
+        wrong.raise_if_any()
         record = await self._queries.get(current_call.get(), request.user_email)
         return pb.GetConnectionResponse(connection=connection_mapping.connection(record))
 
@@ -239,7 +239,7 @@ class AuthService(AuthServiceServicer):
             if not wrong:
                 raise
             wrong.add("page_token", invalid.violations[0].description)
-        wrong.raise_any()
+        wrong.raise_if_any()
         page = await self._queries.page(call, states, after, limit)
         return pb.ListConnectionsResponse(
             connections=[connection_mapping.connection(record) for record in page.connections],
@@ -251,8 +251,8 @@ class AuthService(AuthServiceServicer):
     ) -> pb.DeleteConnectionResponse:
         wrong = Violations()
         wrong.user_email(request.user_email)
-        wrong.raise_any()
-        record = await self._endings.end(current_call.get(), request.user_email)
+        wrong.raise_if_any()
+        record = await self._disconnector.disconnect(current_call.get(), request.user_email)
         return pb.DeleteConnectionResponse(connection=connection_mapping.connection(record))
 
     async def WatchConnections(
@@ -276,7 +276,7 @@ class AuthService(AuthServiceServicer):
             if not wrong:
                 raise
             wrong.add("resume_token", invalid.violations[0].description)
-        wrong.raise_any()
+        wrong.raise_if_any()
         events = self._watches.watch(
             names=names, sees=principal.oversees, permit=current_permit.get(), position=position
         )
@@ -294,7 +294,7 @@ class AuthService(AuthServiceServicer):
         self._audit(
             AuditEvent.for_call(
                 call,
-                "token.given",
+                "token.returned",
                 "ok",
                 user_email,
                 generation=given.generation,
@@ -324,7 +324,7 @@ def _options(request: pb.BeginAuthorizationRequest, wrong: Violations) -> bytes:
     return encoded
 
 
-def _completed(completed: Completed) -> pb.CompleteAuthorizationResponse:
+def _completed(completed: CompletedAuthorization) -> pb.CompleteAuthorizationResponse:
     options = struct_pb2.Struct()
     options.update(orjson.loads(completed.options))
     return pb.CompleteAuthorizationResponse(

@@ -63,7 +63,7 @@ class MeetingsService(MeetingsServiceServicer):
         details = {} if wrong else meeting_mapping.details(request.meeting_details, "meeting_details", found)
         for violation in found:
             wrong.add(violation.field, violation.description)
-        wrong.raise_any()
+        wrong.raise_if_any()
         body = orjson.dumps(self._with_defaults(details))
         answer = await self._zoom_calls.send_typed(
             current_call.get(), request.user_email, endpoints.create_meeting(body)
@@ -116,7 +116,7 @@ def _check_target(request: pb.GetMeetingRequest | pb.DeleteMeetingRequest) -> No
     """
     wrong = Violations()
     meeting_validation.check_target(request, wrong)
-    wrong.raise_any()
+    wrong.raise_if_any()
 
 
 def _given(request: Any, field: str) -> bool | None:

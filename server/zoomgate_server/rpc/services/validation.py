@@ -33,7 +33,7 @@ class Violations:
         elif len(value) > limit:
             self.add(field, f"has {len(value)} characters: send at most {limit}")
 
-    def raise_any(self) -> None:
+    def raise_if_any(self) -> None:
         """Refuse the request if anything was found.
 
         Raises:

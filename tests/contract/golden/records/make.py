@@ -27,7 +27,7 @@ from zoomgate_server.connections.record import (
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption import key_check, shared_secret
 from zoomgate_server.encryption.cipher import Key, KeyRing
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 
@@ -58,11 +58,11 @@ ACTIVE = ConnectionRecord(
     recent_refreshes=(NOW - 60, NOW),
     access_expire_at=NOW + 3600,
     tokens=pair(1),
-    spares=(pair(2), pair(3)),
+    alternate_pairs=(pair(2), pair(3)),
     owner="key|monica",
     zoom_user_id="zoom-user-1",
     zoom_account_id="zoom-account-1",
-    begun_by="key|calendar",
+    initiated_by="key|calendar",
     due_at=NOW + 3000,
 )
 CONNECTIONS = {
@@ -75,7 +75,7 @@ CONNECTIONS = {
         cause=Cause.REJECTED,
         lease=None,
         pending=(),
-        spares=(),
+        alternate_pairs=(),
         last_error=LastError("ZOOM_REAUTH_REQUIRED", "Zoom refused the refresh token", NOW),
     ),
     "tombstone": replace(
@@ -86,7 +86,7 @@ CONNECTIONS = {
         cause=Cause.REVOKED,
         lease=None,
         pending=(),
-        spares=(),
+        alternate_pairs=(),
         tokens=None,
         access_expire_at=None,
         revoking=pair(4),
@@ -99,7 +99,7 @@ STATE = PendingAuthorization(
     user_email="monica@example.com",
     code_verifier="verifier-verifier-verifier-verifier-verifier",
     options=b'{"color":"green"}',
-    begun_by="key|calendar",
+    initiated_by="key|calendar",
     owner=None,
     browser_key=bytes(range(32)),
     return_to="home",
@@ -114,21 +114,21 @@ def columns(record: Record) -> dict[str, Any]:
     return fields.pop("key") | fields
 
 
-async def records(vault: Vault) -> dict[str, tuple[Record, Any]]:
+async def records(envelope: Envelope) -> dict[str, tuple[Record, Any]]:
     """Every kind of record by its name, with what it opens to."""
     store = MemoryStore(lambda: NOW)
-    prove = key_check.prove if isinstance(vault, Vault) else version_1.prove
-    await prove(store, vault)
-    secret = await shared_secret.obtain(store, vault, "page-tokens")
-    mark, _ = await store.get(RecordKey(APP, Kind.CANARY, "canary"))
+    prove = key_check.verify if isinstance(envelope, Envelope) else version_1.prove
+    await prove(store, envelope)
+    secret = await shared_secret.obtain(store, envelope, "page-tokens")
+    mark, _ = await store.get(RecordKey(APP, Kind.KEY_CHECK, "canary"))
     meta, _ = await store.get(RecordKey(APP, Kind.META, "page-tokens"))
     assert mark is not None
     assert meta is not None
     subject = pending.subject_for("a-secret-state")
-    state = pending.encode(vault, subject, STATE)
+    state = pending.encode(envelope, subject, STATE)
     return {
         **{
-            name: (connection_record.encode(vault, found), asdict(found))
+            name: (connection_record.encode(envelope, found), asdict(found))
             for name, found in CONNECTIONS.items()
         },
         "state": (
@@ -148,8 +148,8 @@ async def make(version: int) -> None:
     """Write the folder of a version."""
     folder = Path(__file__).parent / f"v{version}"
     folder.mkdir()
-    vault = version_1.Vault(app=APP, keys=RING) if version == 1 else Vault(app=APP, keys=RING)
-    for name, (record, opened) in (await records(vault)).items():
+    envelope = version_1.Vault(app=APP, keys=RING) if version == 1 else Envelope(app=APP, keys=RING)
+    for name, (record, opened) in (await records(envelope)).items():
         assert record.value[0] == version
         text = json.dumps({"record": columns(record), "opened": opened}, indent=2)
         (folder / f"{name}.json").write_text(text + "\n")

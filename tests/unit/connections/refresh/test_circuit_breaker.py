@@ -7,13 +7,13 @@ from zoomgate_server.connections.refresh.circuit_breaker import (
     PROBE_SECONDS,
     SILENCES,
     THROTTLINGS,
-    Breaker,
+    CircuitBreaker,
 )
 from zoomgate_server.zoom.token_outcome import (
+    AppRejected,
     Issued,
     NotSent,
-    OurFault,
-    Refused,
+    Rejected,
     Throttled,
     TokenOutcome,
     Unknown,
@@ -40,23 +40,23 @@ class World:
     def __init__(self) -> None:
         self.clock = StandingClock()
         self.said: list[bool] = []
-        self.breaker = Breaker(self.clock, self.said.append)
+        self.breaker = CircuitBreaker(self.clock, self.said.append)
 
     def note(self, outcome: TokenOutcome, times: int = 1) -> None:
         for _ in range(times):
-            self.breaker.note(outcome)
+            self.breaker.record(outcome)
 
 
 def test_our_own_fault_in_a_row_opens_it_and_a_success_closes_it() -> None:
     """Refusals of the app's credentials open it for everybody; after its time one more refusal does so at once, and a success ends it."""
     world = World()
-    world.note(OurFault("invalid_client"), OUR_FAULTS - 1)
+    world.note(AppRejected("invalid_client"), OUR_FAULTS - 1)
     assert world.breaker.open_for() is None
-    world.note(OurFault("invalid_client"))
-    assert world.breaker.open_for() == (OurFault("invalid_client"), OUR_FAULT_SECONDS)
+    world.note(AppRejected("invalid_client"))
+    assert world.breaker.open_for() == (AppRejected("invalid_client"), OUR_FAULT_SECONDS)
     world.clock.now += OUR_FAULT_SECONDS
     assert world.breaker.open_for() is None
-    world.note(OurFault("invalid_client"))
+    world.note(AppRejected("invalid_client"))
     assert world.breaker.open_for() is not None
     world.note(ISSUED)
     assert world.breaker.open_for() is None
@@ -66,9 +66,9 @@ def test_our_own_fault_in_a_row_opens_it_and_a_success_closes_it() -> None:
 def test_users_who_are_refused_say_nothing_about_the_app() -> None:
     """However many users are refused, nobody else waits; and a refusal in between starts the count anew."""
     world = World()
-    world.note(Refused("invalid_grant"), 100)
+    world.note(Rejected("invalid_grant"), 100)
     world.note(Unknown("lost"), SILENCES - 1)
-    world.note(Refused("invalid_grant"))
+    world.note(Rejected("invalid_grant"))
     world.note(NotSent("lost"), SILENCES - 1)
     assert world.breaker.open_for() is None
     assert world.said == []

@@ -22,11 +22,11 @@ from zoomgate_server.connections.record import (
 )
 from zoomgate_server.connections.refresh import protocol, refresher
 from zoomgate_server.connections.refresh.refresher import Refresher
-from zoomgate_server.connections.repository import ConnectionStore
-from zoomgate_server.connections.token_journal import Entry, Journal, Origin
+from zoomgate_server.connections.repository import ConnectionRepository
+from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Key, KeyRing
-from zoomgate_server.encryption.envelope import Vault
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import (
     ReauthRequired,
     RefreshInProgress,
@@ -37,7 +37,7 @@ from zoomgate_server.errors import (
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Record, RecordKey
 from zoomgate_server.telemetry.metrics import Metrics
-from zoomgate_server.zoom.token_outcome import Issued, NotSent, Refused, TokenOutcome, Unknown
+from zoomgate_server.zoom.token_outcome import Issued, NotSent, Rejected, TokenOutcome, Unknown
 
 USER = "monica@example.com"
 
@@ -63,7 +63,7 @@ class Zoom:
         if self.lost:
             return Unknown("injected")
         if token != self.living:
-            return Refused("invalid_grant")
+            return Rejected("invalid_grant")
         self.living = f"r{self.calls + 1}"
         return Issued(f"a{self.calls + 1}", self.living, "bearer", "s", "", 3600.0)
 
@@ -81,14 +81,14 @@ class World:
         self.audited: list[AuditEvent] = []
         self.metrics = Metrics("0", [])
         ring = KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)])
-        self.connections = ConnectionStore(
+        self.connections = ConnectionRepository(
             app="app",
             store=store,
-            vault=Vault(app="app", keys=ring),
+            envelope=Envelope(app="app", keys=ring),
             clock=SystemClock(),
             on_read=lambda: None,
         )
-        self.journal = Journal(folder, app="app", ring=ring, observer=Metrics("0", []))
+        self.journal = TokenJournal(folder, app="app", ring=ring, observer=Metrics("0", []))
         self.refresher = Refresher(
             connections=self.connections,
             spend=self.zoom.spend,
@@ -153,7 +153,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those who wait look again at once."""
-    monkeypatch.setattr(refresher, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(refresher, "POLL_INTERVAL", 0.0)
 
 
 async def until(condition: object) -> None:
@@ -353,7 +353,7 @@ async def test_a_late_answer_heals_a_verdict_and_is_counted(world: World) -> Non
     assert await world.refresher.drain(10)
     stored = await world.stored()
     assert (stored.state, stored.cause, stored.last_error) == (State.ACTIVE, None, None)
-    assert stored.spares == (late,)
+    assert stored.alternate_pairs == (late,)
     assert b"\nzoomgate_spares_kept_total 1.0\n" in world.metrics.render()
     assert world.told() == [("connection.refreshed", "ok", 0, "r5")]
 
@@ -405,5 +405,7 @@ async def test_nothing_is_sent_again_once_the_service_drains(world: World) -> No
 def test_no_effect_shows_a_token() -> None:
     """What is printed of an effect, in a traceback for instance, holds no token."""
     tokens = TokenPair("canary-a", "canary-r", "bearer", "", "", 0.0, 0.0)
-    won = protocol.Won(USER, "attempt", "grant", 1, 1, tokens)
-    assert "canary" not in repr((protocol.Spend("canary-r"), protocol.Keep(won), protocol.Forget(won)))
+    won = protocol.IssuedTokens(USER, "attempt", "grant", 1, 1, tokens)
+    assert "canary" not in repr(
+        (protocol.ExchangeRefreshToken("canary-r"), protocol.AppendJournal(won), protocol.DeleteJournal(won))
+    )
