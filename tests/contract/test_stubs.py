@@ -84,7 +84,7 @@ def test_the_stubs_demand_no_more_than_is_declared() -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_stubs_are_fresh(tmp_path: Path) -> None:
+def test_stubs_are_up_to_date(tmp_path: Path) -> None:
     """Generating again changes nothing."""
     generator = ROOT / ".venv-generate"
     found = run("make", ".venv-generate/.ready")

@@ -101,7 +101,7 @@ async def test_closing_a_client_is_a_failure_of_its_calls(harness: Harness) -> N
     """Calls in flight and watches fail, and the tasks that wait for them are not taken for cancelled."""
     client = AsyncClient(harness.grpc_address, key=key_of("service"))
     watch = client.watch()
-    assert (await anext(watch)).type == WatchConnectionsResponse.TYPE_CAUGHT_UP
+    assert (await anext(watch)).type == WatchConnectionsResponse.TYPE_SYNCED
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.setblocking(False)
@@ -229,8 +229,8 @@ async def test_a_watch_goes_on_at_a_server_that_comes_back(tmp_path: Path) -> No
             awaited = await stack.enter_async_context(aclosing(client.watch()))
             iterated = blocking.watch()
             stack.callback(iterated.close)
-            assert (await anext(awaited)).type == WatchConnectionsResponse.TYPE_CAUGHT_UP
-            assert (await asyncio.to_thread(next, iterated)).type == WatchConnectionsResponse.TYPE_CAUGHT_UP
+            assert (await anext(awaited)).type == WatchConnectionsResponse.TYPE_SYNCED
+            assert (await asyncio.to_thread(next, iterated)).type == WatchConnectionsResponse.TYPE_SYNCED
         async with serving(zoom, tmp_path) as elsewhere:
             await elsewhere.connect()
         async with serving(zoom, tmp_path, {"ZOOMGATE_LISTEN": address}):

@@ -74,9 +74,9 @@ class Watch:
         return told(await self.event())
 
     async def until_caught_up(self) -> list[tuple[str, str]]:
-        """Everything up to the next CAUGHT_UP."""
+        """Everything up to the next SYNCED."""
         events = []
-        while (event := await self.next()) != ("CAUGHT_UP", ""):
+        while (event := await self.next()) != ("SYNCED", ""):
             events.append(event)
         return events
 
@@ -129,7 +129,7 @@ async def test_the_life_of_a_connection_is_told(zoomgate: Harness) -> None:
     """Who is there first, then a consent, a refresh, the end, and a new beginning, each once and without a secret."""
     await zoomgate.connect(OMAR)
     async with watching(zoomgate) as watch:
-        assert await watch.until_caught_up() == [("EXISTING", OMAR)]
+        assert await watch.until_caught_up() == [("INITIAL", OMAR)]
         await zoomgate.connect()
         created = await watch.event()
         assert told(created) == ("CREATED", MONICA)
@@ -137,7 +137,7 @@ async def test_the_life_of_a_connection_is_told(zoomgate: Harness) -> None:
         assert created.connection.scopes
         generation = await refresh(zoomgate)
         changed = await watch.event()
-        assert (told(changed), changed.connection.generation) == (("CHANGED", MONICA), generation)
+        assert (told(changed), changed.connection.generation) == (("UPDATED", MONICA), generation)
         await disconnect(zoomgate)
         ended = await watch.event()
         assert told(ended) == ("DELETED", MONICA)
@@ -152,7 +152,7 @@ async def test_a_change_while_an_earlier_one_is_read_is_no_beginning(
     """Whoever was told that a connection exists hears that it changed, however often it does while the store is slow to show it."""
     await zoomgate.connect()
     async with watching(zoomgate) as watch:
-        assert await watch.until_caught_up() == [("EXISTING", MONICA)]
+        assert await watch.until_caught_up() == [("INITIAL", MONICA)]
         read, changes = ConnectionStore.read_readable, ConnectionStore.changes
         reading, shown, looks = asyncio.Event(), asyncio.Event(), 0
 
@@ -178,9 +178,9 @@ async def test_a_change_while_an_earlier_one_is_read_is_no_beginning(
         shown.set()
         changed = await watch.event()
         while changed.connection.generation < generation:
-            assert told(changed) == ("CHANGED", MONICA)
+            assert told(changed) == ("UPDATED", MONICA)
             changed = await watch.event()
-        assert told(changed) == ("CHANGED", MONICA)
+        assert told(changed) == ("UPDATED", MONICA)
 
 
 async def test_a_change_that_one_watch_has_early_is_told_at_another(
@@ -214,7 +214,7 @@ async def test_a_change_that_one_watch_has_early_is_told_at_another(
         looking.set()
         await reading.wait()
         async with watching(zoomgate) as other:
-            assert await other.until_caught_up() == [("EXISTING", MONICA)]
+            assert await other.until_caught_up() == [("INITIAL", MONICA)]
             looking.clear()
             generation = await refresh(zoomgate)
             shown.set()
@@ -243,17 +243,17 @@ async def test_nothing_is_left_out_between_two_watches(zoomgate: Harness) -> Non
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
     async with watching(zoomgate) as watch:
-        assert await watch.until_caught_up() == [("EXISTING", MONICA), ("EXISTING", OMAR)]
+        assert await watch.until_caught_up() == [("INITIAL", MONICA), ("INITIAL", OMAR)]
         token = watch.token
     generation = await refresh(zoomgate)
     await disconnect(zoomgate, OMAR)
     async with watching(zoomgate, token=token) as watch:
         events = {}
-        while told(event := await watch.event()) != ("CAUGHT_UP", ""):
+        while told(event := await watch.event()) != ("SYNCED", ""):
             events[event.connection.user_email] = event
         assert events[MONICA].connection.generation == generation
         assert told(events[OMAR]) == ("DELETED", OMAR)
-        assert "EXISTING" not in {told(event)[0] for event in events.values()}
+        assert "INITIAL" not in {told(event)[0] for event in events.values()}
 
 
 async def test_a_restart_loses_nothing(zoomgate: Harness, environ: dict[str, str], tmp_path: Path) -> None:
@@ -274,12 +274,12 @@ async def test_a_snapshot_goes_on_where_it_ended(zoomgate: Harness) -> None:
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
     async with watching(zoomgate) as watch:
-        assert await watch.next() == ("EXISTING", MONICA)
+        assert await watch.next() == ("INITIAL", MONICA)
         token = watch.token
     await disconnect(zoomgate)
     async with watching(zoomgate, token=token) as watch:
         events = await watch.until_caught_up()
-        assert events[0] == ("EXISTING", OMAR)
+        assert events[0] == ("INITIAL", OMAR)
         assert ("DELETED", MONICA) in events
 
 
@@ -348,7 +348,7 @@ async def test_a_drain_ends_a_watch_with_its_last_token(environ: dict[str, str],
             refusal = await ending
         assert refusal.short == ("UNAVAILABLE", "SHUTTING_DOWN")
         assert refusal.retry_after is not None
-        assert watch.last == ("CAUGHT_UP", "")
+        assert watch.last == ("SYNCED", "")
         await first.connect()
         async with watching(first, token=watch.token) as again:
             assert await again.until_caught_up() == [("CREATED", MONICA)]
@@ -380,10 +380,10 @@ async def test_services_hear_of_their_users_alone(zoomgate: Harness) -> None:
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
     async with watching(zoomgate, caller="omars") as watch:
-        assert await watch.until_caught_up() == [("EXISTING", OMAR)]
+        assert await watch.until_caught_up() == [("INITIAL", OMAR)]
         await refresh(zoomgate, MONICA)
         await refresh(zoomgate, OMAR)
-        assert await watch.next() == ("CHANGED", OMAR)
+        assert await watch.next() == ("UPDATED", OMAR)
     refusal = await zoomgate.refusal(
         zoomgate.auth.WatchConnections, pb.WatchConnectionsRequest(user_emails=[OMAR, MONICA]), "omars"
     )
@@ -455,7 +455,7 @@ async def test_a_caller_that_loses_its_rights_hears_no_more(
     """Who may watch is decided anew for every event: a key that is gone or a row that became narrower ends the watch before it."""
     await zoomgate.connect(OMAR)
     async with watching(zoomgate, names, caller="omars") as watch:
-        assert await watch.until_caught_up() == [("EXISTING", OMAR)]
+        assert await watch.until_caught_up() == [("INITIAL", OMAR)]
         ending = asyncio.create_task(watch.end())
         bearer = service("service")
         monkeypatch.setattr(
@@ -463,7 +463,7 @@ async def test_a_caller_that_loses_its_rights_hears_no_more(
         )
         await refresh(zoomgate, OMAR)
         assert (await ending).reason == reason
-        assert watch.last == ("CAUGHT_UP", "")
+        assert watch.last == ("SYNCED", "")
 
 
 async def test_a_store_that_fails_for_a_while_ends_no_watch(
@@ -472,7 +472,7 @@ async def test_a_store_that_fails_for_a_while_ends_no_watch(
     """What changed before, during and after an outage is told once the store answers again."""
     await zoomgate.connect()
     async with watching(zoomgate) as watch:
-        assert await watch.until_caught_up() == [("EXISTING", MONICA)]
+        assert await watch.until_caught_up() == [("INITIAL", MONICA)]
         failed = asyncio.Event()
 
         async def fail(*_: Any) -> Any:
@@ -553,7 +553,7 @@ async def test_rights_that_are_lost_while_the_store_fails_are_lost(
     """Whether a caller may be told is decided when the store has answered, however long that took."""
     await zoomgate.connect(OMAR)
     async with watching(zoomgate, caller="omars") as watch:
-        assert await watch.until_caught_up() == [("EXISTING", OMAR)]
+        assert await watch.until_caught_up() == [("INITIAL", OMAR)]
         failed = asyncio.Event()
 
         async def fail(*_: Any) -> Any:
@@ -569,4 +569,4 @@ async def test_rights_that_are_lost_while_the_store_fails_are_lost(
                 CallerKeys, "bearer", lambda _, key: None if key.endswith(key_of("omars")) else bearer
             )
         assert (await watch.end()).reason == "CALLER_UNAUTHENTICATED"
-        assert watch.last == ("CAUGHT_UP", "")
+        assert watch.last == ("SYNCED", "")

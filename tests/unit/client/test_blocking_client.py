@@ -372,8 +372,8 @@ def test_only_safe_calls_are_repeated_by_grpc() -> None:
     for proto in (Path(__file__).parents[3] / "proto/zoomgate/v1").glob("*_service.proto"):
         service = re.search(r"^service (\w+)", proto.read_text(), re.MULTILINE).group(1)  # type: ignore[union-attr]
         for comment, rpc in re.findall(r"((?:^  //.*\n)+)  rpc (\w+)\(", proto.read_text(), re.MULTILINE):
-            assert "Retry: " in comment, rpc
-            if "Retry: safe" in comment:
+            assert "Retries: " in comment, rpc
+            if "Retries: safe" in comment:
                 safe.add(f"zoomgate.v1.{service}/{rpc}")
     assert named == safe
     assert config["methodConfig"][0]["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
