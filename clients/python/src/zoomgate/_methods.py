@@ -128,17 +128,17 @@ class Method(_BaseMethod[Request, Response]):
         message = self._message(request, fields)
         session = self._session
         entries, request_id = session.metadata(metadata)
-        left = session.timeout if timeout is None else timeout
-        end = time.monotonic() + left
+        remaining = session.timeout if timeout is None else timeout
+        deadline = time.monotonic() + remaining
         attempts = 1
         while True:
             try:
-                return self._call(message, timeout=left, metadata=entries)  # type: ignore[no-any-return]
+                return self._call(message, timeout=remaining, metadata=entries)  # type: ignore[no-any-return]
             except grpc.RpcError as error:
                 failure = from_rpc_error(error, request_id)
                 failure.__cause__ = error
-            left = end - time.monotonic() - _RETRY_DELAY
-            if left <= 0 or not self._should_retry(failure, attempts):
+            remaining = deadline - time.monotonic() - _RETRY_DELAY
+            if remaining <= 0 or not self._should_retry(failure, attempts):
                 raise failure
             attempts += 1
             time.sleep(_RETRY_DELAY)
@@ -176,12 +176,12 @@ class AsyncMethod(_BaseMethod[Request, Response]):
         if asyncio.get_running_loop() is not session.loop:
             raise RuntimeError("this client was created in another event loop; create one in each loop")
         entries, request_id = session.metadata(metadata)
-        left = session.timeout if timeout is None else timeout
-        end = time.monotonic() + left
+        remaining = session.timeout if timeout is None else timeout
+        deadline = time.monotonic() + remaining
         attempts = 1
         while True:
             try:
-                return await self._call(message, timeout=left, metadata=entries)  # type: ignore[no-any-return]
+                return await self._call(message, timeout=remaining, metadata=entries)  # type: ignore[no-any-return]
             except asyncio.CancelledError:
                 if closed := self._closed_error(request_id):
                     raise closed from None
@@ -189,8 +189,8 @@ class AsyncMethod(_BaseMethod[Request, Response]):
             except grpc.aio.AioRpcError as error:
                 failure = from_rpc_error(error, request_id)
                 failure.__cause__ = error
-            left = end - time.monotonic() - _RETRY_DELAY
-            if left <= 0 or not self._should_retry(failure, attempts):
+            remaining = deadline - time.monotonic() - _RETRY_DELAY
+            if remaining <= 0 or not self._should_retry(failure, attempts):
                 raise failure
             attempts += 1
             await asyncio.sleep(_RETRY_DELAY)

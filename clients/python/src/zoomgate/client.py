@@ -153,18 +153,18 @@ class Client(_BaseClient):
             TimeoutError: The user did not consent in time.
             ZoomgateError: Reading the connection failed for any reason other than a missing connection.
         """
-        end = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout
         while True:
-            left = max(end - time.monotonic(), _POLL_SECONDS)
+            remaining = max(deadline - time.monotonic(), _POLL_SECONDS)
             try:
                 connection = self.auth.get_connection(
-                    user_email=user_email, timeout=min(self._session.timeout, left)
+                    user_email=user_email, timeout=min(self._session.timeout, remaining)
                 ).connection
                 if _is_new(connection, after):
                     return connection
             except NotConnected:
                 pass
-            if time.monotonic() + _POLL_SECONDS > end:
+            if time.monotonic() + _POLL_SECONDS > deadline:
                 raise TimeoutError(f"{user_email} did not consent within {timeout:g} seconds")
             time.sleep(_POLL_SECONDS)
 
@@ -272,19 +272,19 @@ class AsyncClient(_BaseClient):
         timeout: float = 600.0,
     ) -> Connection:
         """Wait until a user has consented. See `Client.wait_for_connection`."""
-        end = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout
         while True:
-            left = max(end - time.monotonic(), _POLL_SECONDS)
+            remaining = max(deadline - time.monotonic(), _POLL_SECONDS)
             try:
                 response = await self.auth.get_connection(
-                    user_email=user_email, timeout=min(self._session.timeout, left)
+                    user_email=user_email, timeout=min(self._session.timeout, remaining)
                 )
                 connection = response.connection
                 if _is_new(connection, after):
                     return connection
             except NotConnected:
                 pass
-            if time.monotonic() + _POLL_SECONDS > end:
+            if time.monotonic() + _POLL_SECONDS > deadline:
                 raise TimeoutError(f"{user_email} did not consent within {timeout:g} seconds")
             await asyncio.sleep(_POLL_SECONDS)
 
