@@ -1,4 +1,4 @@
-# Everything one does with this repository. Each target builds what it needs and is quick the second time.
+# All development tasks. Each target installs what it needs, so later runs are fast.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,20 +9,20 @@ STUBS := clients/python/src
 .DEFAULT_GOAL := help
 .PHONY: help run test check format format-check lint types proto imports contracts generate docs screenshots soak year bench clean
 
-help: ## Show this list
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(VENV)/.runtime ## Start everything on this machine: service, store and simulated Zoom (ARGS="…" for options)
+run: $(VENV)/.runtime ## Run the service, its store and a simulated Zoom locally (ARGS="…" for options)
 	@$(BIN)/zoomgate run $(ARGS)
 
-test: $(VENV)/.development ## Run the tests (ARGS="…" for pytest)
+test: $(VENV)/.development ## Run the tests (ARGS="…" for pytest options)
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(VENV)/.development ## Check format, lint, types, contract, imports, stubs, documentation; all findings are shown
+check: $(VENV)/.development ## Run all checks: formatting, lint, types, protobuf API, imports, stubs and documentation
 	@status=0; for target in format-check lint types proto imports contracts; do \
 	  $(MAKE) --no-print-directory $$target || status=1; done; exit $$status
 
-format: $(VENV)/.development ## Format code and contract
+format: $(VENV)/.development ## Format the code and the proto files
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/buf format -w
@@ -33,58 +33,58 @@ format-check: $(VENV)/.development
 lint: $(VENV)/.development ## Lint the code
 	@echo "lint"; $(BIN)/ruff check --quiet .
 
-types: $(VENV)/.development ## Check the types
+types: $(VENV)/.development ## Check types
 	@echo "types"; $(BIN)/mypy --no-error-summary
 
-proto: $(VENV)/.development ## Lint the contract and compare it with the one before
+proto: $(VENV)/.development ## Lint the proto files and check compatibility with the latest release
 	@echo "proto"; $(BIN)/buf lint && $(BIN)/python .ci/buf_breaking.py
 
-imports: $(VENV)/.development ## Check which module may import which
+imports: $(VENV)/.development ## Check the import rules between modules
 	@echo "imports"; $(BIN)/lint-imports --no-logo > $(VENV)/imports.log 2>&1 || { cat $(VENV)/imports.log; exit 1; }
 
-contracts: $(VENV)/.development ## Check that stubs are fresh and that documentation is complete
+contracts: $(VENV)/.development ## Check that the stubs are up to date and the documentation is complete
 	@echo "contracts"; $(BIN)/python -m pytest -q --no-header -o addopts=--import-mode=importlib \
-	  tests/contract/test_stubs.py::test_the_stubs_are_fresh tests/contract/test_errors.py \
+	  tests/contract/test_stubs.py::test_stubs_are_up_to_date tests/contract/test_errors.py \
 	  tests/contract/test_settings.py tests/contract/test_repository.py \
 	  tests/contract/test_operations.py tests/contract/test_audit.py
 	@$(BIN)/python .ci/command_page.py --check
 
-generate: $(GENERATOR)/.ready ## Generate the Python stubs from the contract
+generate: $(GENERATOR)/.ready ## Generate the Python stubs from the proto files
 	@rm -f $(STUBS)/zoomgate/v1/*_pb2.py $(STUBS)/zoomgate/v1/*_pb2.pyi $(STUBS)/zoomgate/v1/*_pb2_grpc.py $(STUBS)/zoomgate/v1/*_pb2_grpc.pyi
 	@PATH="$(CURDIR)/$(GENERATOR)/bin:$$PATH" sh .ci/generate.sh $(STUBS)
 
-docs: $(VENV)/.development ## Write the generated pages of the documentation
+docs: $(VENV)/.development ## Generate docs/commands.md
 	@$(BIN)/python .ci/command_page.py
 
-screenshots: $(VENV)/.development ## Make the pictures of the documentation anew (needs chromium and chromedriver)
+screenshots: $(VENV)/.development ## Regenerate the images of the documentation (needs chromium and chromedriver)
 	@$(BIN)/python .ci/screenshots.py
 
 N ?= 1000000
-soak: $(VENV)/.development ## Look for a history that breaks the refresh protocol (N=… histories)
+soak: $(VENV)/.development ## Search for histories that break the refresh protocol (N=… histories)
 	@PYTHONPATH=tests $(BIN)/python -m model $(N)
 
 USERS ?= 10000
-year: $(VENV)/.development ## Let a year of upkeep pass in virtual time (USERS=… people)
+year: $(VENV)/.development ## Simulate a year of proactive refresh in virtual time (USERS=… users)
 	@PYTHONPATH=tests $(BIN)/python -m model.year $(USERS)
 
-bench: $(VENV)/.development ## Measure speed against the floor (docs/performance.md)
+bench: $(VENV)/.development ## Run the benchmarks and compare them with the baseline (docs/performance.md)
 	@$(BIN)/python -m bench $(ARGS)
 
-clean: ## Remove what was built; the data folder stays
+clean: ## Remove build artifacts and caches; the data directory is kept
 	rm -rf $(VENV) $(GENERATOR) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit("Zoomgate needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON=python3.x") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import sys; sys.exit("Zoomgate needs Python 3.11 or newer, but this is " + sys.version.split()[0] + "; set PYTHON=python3.x") if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml clients/python/pyproject.toml constraints.txt
-	@echo "installing what the service needs"
+	@echo "installing the service and its dependencies"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e clients/python -e .
 	@touch $@
 
 $(VENV)/.development: $(VENV)/.runtime
-	@echo "installing what tests and checks need"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"  # dependency groups; a $(VENV) made by hand may have an older one
+	@echo "installing the test and check tools"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"  # for dependency groups; an existing $(VENV) may have an older pip
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group test --group check
 	@touch $@
 

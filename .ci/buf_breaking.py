@@ -1,4 +1,4 @@
-"""Compares the contract with the one before: the latest release if there is one, else the parent commit."""
+"""Comparison of the protobuf API with the newest release tag, using `buf breaking`."""
 
 import shutil
 import subprocess
@@ -7,22 +7,22 @@ from pathlib import Path
 
 
 def git(*arguments: str) -> str:
-    """Run git and give its output, or an empty string if it fails."""
-    found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return found.stdout.strip() if found.returncode == 0 else ""
+    """Return the output of a git command, or an empty string if it fails."""
+    process = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return process.stdout.strip() if process.returncode == 0 else ""
 
 
 def main() -> int:
-    """Run `buf breaking` if there is something to compare with."""
-    base = git("describe", "--tags", "--abbrev=0", "--match", "v*") or git("rev-parse", "HEAD~1")
-    if not base or not git("ls-tree", "--name-only", base, "buf.yaml"):
-        print("proto: there is no earlier contract to compare with")  # noqa: T201
-        return 0
+    """Compare the protobuf API with the newest `v*` tag, if there is one."""
     if git("rev-parse", "--is-shallow-repository") == "true":
-        print("proto: this clone is shallow, nothing to compare with")  # noqa: T201
+        print("proto: shallow clone; nothing to compare with")  # noqa: T201
+        return 0
+    tag = git("describe", "--tags", "--abbrev=0", "--match", "v*")
+    if not tag:
+        print("proto: no v* tag yet; nothing to compare with")  # noqa: T201
         return 0
     buf = shutil.which("buf", path=str(Path(sys.executable).parent)) or "buf"
-    return subprocess.run([buf, "breaking", "--against", f".git#ref={base}"], check=False).returncode
+    return subprocess.run([buf, "breaking", "--against", f".git#ref={tag}"], check=False).returncode
 
 
 if __name__ == "__main__":

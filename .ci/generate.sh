@@ -1,5 +1,5 @@
 #!/bin/sh
-# Generates the Python stubs into the folder $1, with the generator that is first on PATH (see `make generate`).
+# Generate the Python stubs into the directory $1, using the grpc_tools of the first Python on PATH (see `make generate`).
 set -eu
 out=$1
 python -m grpc_tools.protoc -I proto --python_out="$out" --mypy_out=quiet:"$out" proto/zoomgate/v1/*.proto

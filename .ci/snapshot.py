@@ -1,4 +1,7 @@
-"""Prints what a refactoring must not change, as sorted text: `python .ci/snapshot.py > FILE`, before and after, and then `diff`."""
+"""Snapshot of everything that a refactoring must not change, as sorted text.
+
+Run `python .ci/snapshot.py > FILE` before and after the change, and compare the files with `diff`.
+"""
 
 import asyncio
 import importlib
@@ -66,11 +69,11 @@ TESTS = ROOT / "tests"
 KEY, APP = b"k" * 32, "zoom.us|client"
 
 sys.path.insert(0, str(TESTS))
-from model.mutants import MUTANTS, OF_THE_SHELL  # noqa: E402 - found by the line above
+from model.mutants import MUTANTS, OF_THE_SHELL  # noqa: E402 - needs the path added above
 
 
 def flat(path: str, value: Any) -> Lines:
-    """List what is in a document, one value a line."""
+    """Yield the values of a document, one per line."""
     if isinstance(value, dict) and value:
         for name, item in value.items():
             yield from flat(f"{path}.{name}", item)
@@ -79,22 +82,22 @@ def flat(path: str, value: Any) -> Lines:
 
 
 def sample(kind: Any, name: str = "") -> Any:
-    """Make a value of a type, different for each name, and with every field filled."""
+    """Return a value of a type that depends on the name, with every field set."""
     inside = get_args(kind)
     if is_dataclass(kind):
         return kind(**{field: sample(hint, field) for field, hint in get_type_hints(kind).items()})
     if get_origin(kind) is Literal:
         return inside[-1]
     if inside:
-        found = sample(inside[0], name)
-        return (found,) if get_origin(kind) is tuple else found
+        value = sample(inside[0], name)
+        return (value,) if get_origin(kind) is tuple else value
     if issubclass(kind, Enum):
         return list(kind)[-1]
     return name if kind is str else name.encode() if kind is bytes else kind(sum(name.encode()))
 
 
 def contract() -> Lines:
-    """List messages, fields, enums, services and methods of the contract, with their options."""
+    """Yield the messages, fields, enums, services and methods of the protobuf API, with their options."""
     for module in pkgutil.iter_modules(zoomgate.v1.__path__, "zoomgate.v1."):
         if module.name.endswith("_pb2"):
             file = FileDescriptorProto()
@@ -114,7 +117,7 @@ def _described(path: str, thing: Any) -> Lines:
 
 
 def setting_names() -> Lines:
-    """List the settings, and what they are when none is given."""
+    """Yield the settings and their defaults."""
     for row in settings.SETTINGS:
         yield f"{row.name}: default={row.default!r} secret={row.secret} planned={row.planned}"
     yield from (f"client variable {name}" for name in settings.CLIENT_VARIABLES)
@@ -123,21 +126,21 @@ def setting_names() -> Lines:
 
 
 def counted() -> Lines:
-    """List the metrics, what they show from the start, and the closed sets of label values."""
-    made = metrics.Metrics("0", ["A.B"])
-    made.rpc("A.B")
-    made.connections({})
-    for metric in (value for value in vars(made).values() if isinstance(value, MetricWrapperBase)):
-        known = ("type", "labelnames", "upper_bounds", "multiprocess_mode")
-        how = " ".join(f"{name}={plain(getattr(metric, f'_{name}', None))}" for name in known)
-        yield f"metric {metric.describe()[0].name} {how}"
-    for sampled in (row for family in made.registry.collect() for row in family.samples):
+    """Yield the metrics, their initial samples, and the closed sets of label values."""
+    instance = metrics.Metrics("0", ["A.B"])
+    instance.rpc("A.B")
+    instance.connections({})
+    for metric in (value for value in vars(instance).values() if isinstance(value, MetricWrapperBase)):
+        names = ("type", "labelnames", "upper_bounds", "multiprocess_mode")
+        properties = " ".join(f"{name}={plain(getattr(metric, f'_{name}', None))}" for name in names)
+        yield f"metric {metric.describe()[0].name} {properties}"
+    for sampled in (row for family in instance.registry.collect() for row in family.samples):
         yield f"shown {sampled.name} {plain(sampled.labels)}"
     yield from (f"{name} = {value}" for name, value in vars(metrics).items() if isinstance(value, tuple))
 
 
 def audited() -> Lines:
-    """List the audit actions, and how a line of the trail looks."""
+    """Yield the audit actions and the format of an audit entry."""
     yield from (f"action {name}{' limited' if name in LIMITED else ''}" for name in ACTIONS)
     event = AuditEvent("token.given", "ok", "caller", "member", "user", "id", "role", "S.M")
     with tempfile.TemporaryDirectory() as folder:
@@ -150,10 +153,10 @@ def audited() -> Lines:
 
 
 def refusals() -> Lines:
-    """List the table of errors with the details that each gets, and who may call what."""
+    """Yield the status of every error with its details, and the access policy of every method."""
     for kind, (code, reason) in MAPPING.items():
-        wrong = [FieldViolation("field", "rule")]
-        error = kind(wrong) if issubclass(kind, InvalidRequest) else kind("text", retry_after=1.5)
+        violations = [FieldViolation("field", "rule")]
+        error = kind(violations) if issubclass(kind, InvalidRequest) else kind("text", retry_after=1.5)
         details = " ".join(detail.type_url.rpartition(".")[2] for detail in status_of(error).details)
         yield f"error {kind.__name__}: {code.name} {ErrorReason.Name(reason)} {details}"
     for path, row in METHOD_POLICY.items():
@@ -162,14 +165,14 @@ def refusals() -> Lines:
 
 
 def schemas() -> Lines:
-    """List SQLite's schema, and MongoDB's indexes, concerns and documents."""
+    """Yield the SQLite schema, and the indexes, concerns and documents of MongoDB."""
     with tempfile.TemporaryDirectory() as folder:
         store = asyncio.run(SqliteStore.open(Path(folder) / "store.db", lambda: 0.0))
         asyncio.run(store.close())
-        with closing(sqlite3.connect(Path(folder) / "store.db")) as made:
-            rows = made.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+        with closing(sqlite3.connect(Path(folder) / "store.db")) as connection:
+            rows = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
             for pragma in ("application_id", "user_version", "journal_mode"):
-                rows.append((pragma, *made.execute(f"PRAGMA {pragma}").fetchone()))
+                rows.append((pragma, *connection.execute(f"PRAGMA {pragma}").fetchone()))
     yield from (f"sqlite {' '.join(' '.join(map(str, row)).split())}" for row in rows)
     for value in vars(mongodb).values():
         for index in value if isinstance(value, tuple) else (value,):
@@ -187,7 +190,7 @@ def schemas() -> Lines:
 
 
 def purposes() -> Lines:
-    """List the texts in functions that bind, digest or sign, and what some of them give."""
+    """Yield the strings in functions that compute associated data, digests or signatures, and some results."""
     yield from purpose_texts()
     tokens = PageTokens(KEY)
     yield f"gives fingerprint {fingerprint(KEY, 'token')}"
@@ -197,7 +200,7 @@ def purposes() -> Lines:
 
 
 def golden_files() -> Lines:
-    """List the golden files with digest and size."""
+    """Yield the golden files with their digests and sizes."""
     for path in (TESTS / "contract/golden").rglob("*"):
         if path.is_file() and path.suffix not in (".py", ".pyc"):
             content = path.read_bytes()
@@ -205,22 +208,22 @@ def golden_files() -> Lines:
 
 
 def test_counts() -> Lines:
-    """Count the tests of each file."""
+    """Yield the number of tests in each file."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "tests"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    names = re.findall(r"^tests/(\S+?)::", ended.stdout, re.MULTILINE)
+    process = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    names = re.findall(r"^tests/(\S+?)::", process.stdout, re.MULTILINE)
     yield from (f"{name}: {times}" for name, times in Counter(names).items())
-    yield f"total: {len(names)}, exit code {ended.returncode}"
+    yield f"total: {len(names)}, exit code {process.returncode}"
 
 
 def mutants() -> Lines:
-    """List what each mutant replaces, with white space made even."""
+    """Yield the replacements of each mutant, with normalized white space."""
     for mutant in (*MUTANTS, *OF_THE_SHELL):
         yield f"{mutant.name}: {' '.join(mutant.right.split())!r} -> {' '.join(mutant.wrong.split())!r}"
 
 
 def commands() -> Lines:
-    """List commands with their parameters, exit codes, and the options of the simulator's own command."""
+    """Yield the commands with their parameters, the exit codes, and the options of the simulator command."""
     yield from _command(cli, click.Context(cli), "zoomgate")
     yield from (f"exit code {name}: {code}" for name, code in vars(cli_output).items() if type(code) is int)
     yield from (f"exit code of {kind.__name__}: {code}" for kind, code in _EXIT_CODES)
@@ -231,8 +234,8 @@ def _command(command: click.Command, context: click.Context, name: str) -> Lines
     yield f"{name}: {plain(command.context_settings)} hidden={command.hidden}"
     for parameter in command.params:
         facts = parameter.to_info_dict() | {"help": None}
-        told = (f"{key}={plain(fact)}" for key, fact in sorted(facts.items()))
-        shown = " ".join(fact for fact in told if not fact.endswith(("=None", "=False", "=()", "nargs=1")))
+        texts = (f"{key}={plain(fact)}" for key, fact in sorted(facts.items()))
+        shown = " ".join(text for text in texts if not text.endswith(("=None", "=False", "=()", "nargs=1")))
         yield f"{name} {'/'.join(parameter.opts)}: {shown}"
     if isinstance(command, click.Group):
         for child in [*command.list_commands(context), *(("worker",) if command is cli else ())]:
@@ -242,7 +245,7 @@ def _command(command: click.Command, context: click.Context, name: str) -> Lines
 
 
 def routes() -> Lines:
-    """List the HTTP routes of both servers, their limits, and what the simulator can be told."""
+    """Yield the HTTP routes and limits of both servers, and the options of the simulator."""
     runner = MagicMock(return_value=AsyncMock(addresses=[("", 1)]))
     site = MagicMock(return_value=AsyncMock())
 
@@ -253,7 +256,7 @@ def routes() -> Lines:
             pass
 
     with patch.multiple(web, AppRunner=runner, TCPSite=site, SockSite=site):
-        asyncio.run(start())  # without a socket
+        asyncio.run(start())  # opens no socket
     for name, call in zip(("service", "simulator"), runner.call_args_list, strict=True):
         for route in call.args[0].router.routes():
             yield f"{name} {route.method} {route.resource.canonical}"
@@ -266,12 +269,12 @@ def routes() -> Lines:
 
 
 def records() -> Lines:
-    """List what is sealed in every kind of record, to what it is bound, and which columns are beside it."""
+    """Yield the sealed content, the associated data and the columns of every kind of record."""
     return (line for version in range(OLDEST, NEWEST + 1) for line in asyncio.run(_stored(version)))
 
 
 async def _stored(version: int) -> list[str]:
-    """Make a record of every kind in a version of the format, with a ring that seals nothing."""
+    """Return the facts about one record of each kind in a format version, using a key ring that does not encrypt."""
     ring, store, lines = MagicMock(ids={"00000001"}), MemoryStore(lambda: 1000.0), list[str]()
     ring.seal.return_value = b"\x01\x00\x00\x00\x01"
     ring.open.side_effect = lambda *_: ring.seal.call_args.args[0]

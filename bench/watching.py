@@ -111,7 +111,7 @@ def refresh_token(simulator: Simulator, loop: asyncio.AbstractEventLoop) -> str:
 
 
 async def _caught_up(call: Any) -> None:
-    while (await call.read()).type != auth.WatchConnectionsResponse.TYPE_CAUGHT_UP:
+    while (await call.read()).type != auth.WatchConnectionsResponse.TYPE_SYNCED:
         pass
 
 

@@ -1,4 +1,4 @@
-"""Lets a person connect their Zoom account, and says what the app may do then."""
+"""Connect a user's Zoom account, and print the granted scopes."""
 
 import os
 import sys
@@ -7,17 +7,19 @@ from zoomgate import Client, NotConnected
 
 
 def main(user_email: str) -> None:
-    """Print a link, wait until the person has consented, and print what was granted."""
+    """Print the authorization URL, wait until the user has consented, and print the granted scopes."""
     server = os.environ.get("ZOOMGATE_SERVER", "127.0.0.1:50051")
     with Client(server, key=os.environ.get("ZOOMGATE_KEY", "")) as zoomgate:
         try:
             before = zoomgate.auth.get_connection(user_email=user_email).connection
         except NotConnected:
             before = None
-        begun = zoomgate.auth.begin_authorization(user_email=user_email)
-        print(f"{user_email} opens this link: {begun.authorization_url}", flush=True)
+        authorization = zoomgate.auth.begin_authorization(user_email=user_email)
+        print(f"{user_email} must open this URL: {authorization.authorization_url}", flush=True)
         connection = zoomgate.wait_for_connection(user_email, after=before)
-        print(f"{connection.user_email} is connected as Zoom user {connection.zoom_user_id}; the app may:")
+        print(
+            f"{connection.user_email} is connected as Zoom user {connection.zoom_user_id} with these scopes:"
+        )
         for scope in connection.scopes:
             print(f"  {scope}")
 

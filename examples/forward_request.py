@@ -1,4 +1,4 @@
-"""Calls a part of Zoom's API that has no RPC of its own: prints all meetings of a person, page by page."""
+"""Call a part of Zoom's API that has no RPC of its own: list all meetings of a user."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from zoomgate import Client
 
 
 def pages(zoomgate: Client, user_email: str, url: str) -> Iterator[dict[str, Any]]:
-    """Give the pages of a list of Zoom's: they hang together by `next_page_token`."""
+    """Yield the pages of a Zoom list, following `next_page_token`."""
     token = ""
     while True:
         query = [{"name": "page_size", "value": "300"}]
@@ -18,8 +18,8 @@ def pages(zoomgate: Client, user_email: str, url: str) -> Iterator[dict[str, Any
             query.append({"name": "next_page_token", "value": token})
         response = zoomgate.proxy.get(user_email=user_email, url=url, query=query).response
         page = json.loads(response.body)
-        if response.status != 200:  # a complete answer is data, whatever its status
-            sys.exit(f"Zoom answered {response.status}: {page.get('message')}")
+        if response.status != 200:  # error responses of Zoom do not raise an exception
+            sys.exit(f"Zoom responded with {response.status}: {page.get('message')}")
         yield page
         token = page.get("next_page_token", "")
         if not token:
@@ -27,7 +27,7 @@ def pages(zoomgate: Client, user_email: str, url: str) -> Iterator[dict[str, Any
 
 
 def main(user_email: str) -> None:
-    """Print the meetings."""
+    """Print the user's meetings."""
     server = os.environ.get("ZOOMGATE_SERVER", "127.0.0.1:50051")
     with Client(server, key=os.environ.get("ZOOMGATE_KEY", "")) as zoomgate:
         for page in pages(zoomgate, user_email, "/users/me/meetings"):

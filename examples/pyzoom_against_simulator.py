@@ -1,6 +1,6 @@
-"""A client library of somebody else's, pyzoom, makes its calls to the simulated Zoom instead of the real one.
+"""Use pyzoom, a third-party client library, with the simulated Zoom.
 
-`pip install pyzoom`, then `python examples/pyzoom_against_simulator.py API_URL ACCESS_TOKEN`. docs/simulator.md says where to get both.
+Run `pip install pyzoom`, then `python examples/pyzoom_against_simulator.py API_URL ACCESS_TOKEN` (see docs/simulator.md).
 """
 
 import sys
@@ -9,7 +9,7 @@ from pyzoom import ZoomClient, err
 
 
 def main(api_url: str, access_token: str) -> None:
-    """Schedule a meeting, read it, change it, find it in the list, and delete it."""
+    """Create, read, update, list and delete a meeting."""
     zoom = ZoomClient(access_token, "", base_url=api_url)
     meeting = zoom.meetings.create_meeting(
         "From pyzoom", start_time="2030-01-07T09:00:00", duration_min=45, timezone="Europe/Berlin"
@@ -17,12 +17,12 @@ def main(api_url: str, access_token: str) -> None:
     print("created", meeting.topic, meeting.join_url.partition("?")[0])
     print("read", zoom.meetings.get_meeting(meeting.id).duration, "minutes")
     zoom.raw.patch(f"/meetings/{meeting.id}", body={"topic": "Renamed"})
-    print("listed", [found.topic for found in zoom.meetings.list_meetings().meetings])
+    print("listed", [listed.topic for listed in zoom.meetings.list_meetings().meetings])
     zoom.meetings.delete_meeting(meeting.id)
     try:
         zoom.meetings.get_meeting(meeting.id)
     except err.NotFound as error:
-        print("gone", error)
+        print("deleted", error)
 
 
 if __name__ == "__main__":

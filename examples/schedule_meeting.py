@@ -1,4 +1,4 @@
-"""Schedules a weekly meeting at 9 o'clock, reads it back, and deletes it."""
+"""Schedule a weekly meeting at 9:00, read it, and delete it."""
 
 import os
 import sys
@@ -9,23 +9,23 @@ from zoomgate.v1.meeting_pb2 import MeetingDetails, MeetingType, Recurrence
 
 
 def next_monday() -> date:
-    """Give the Monday that comes next."""
-    today = date.today()  # noqa: DTZ011 - the person's own day
+    """Return the date of the next Monday."""
+    today = date.today()  # noqa: DTZ011 - the local date is intended
     return today + timedelta(days=7 - today.weekday())
 
 
 def main(user_email: str) -> None:
-    """Schedule, read and delete."""
+    """Create, read and delete a meeting of the user."""
     details = MeetingDetails(
         topic="Weekly review",
         type=MeetingType.MEETING_TYPE_RECURRING_FIXED_TIME,
-        # a local time stays 9 o'clock when the clocks change; `start_time` would stay the same moment
+        # stays at 9:00 local time across daylight saving time changes, unlike `start_time`
         local_start_time=datetime.combine(next_monday(), time(9)).isoformat(),
         timezone="Europe/Berlin",
         duration_minutes=45,
         recurrence=Recurrence(
             type=Recurrence.Type.TYPE_WEEKLY,
-            weekly_days=[2],  # Zoom counts from Sunday, 1
+            weekly_days=[2],  # Monday; in Zoom's numbering, 1 is Sunday
             end_times=8,
         ),
     )
@@ -34,12 +34,16 @@ def main(user_email: str) -> None:
         try:
             meeting = zoomgate.meetings.create_meeting(user_email=user_email, meeting_details=details).meeting
         except ConsentRequired:
-            sys.exit(f"{user_email} has to connect Zoom first: run connect_account.py")
+            sys.exit(f"{user_email} must connect Zoom first; run connect_account.py")
         except InvalidRequest as error:
-            sys.exit("\n".join(f"{row.field}: {row.description}" for row in error.field_violations))
+            sys.exit(
+                "\n".join(
+                    f"{violation.field}: {violation.description}" for violation in error.field_violations
+                )
+            )
         print(f"{meeting.topic}: {meeting.join_url}")
-        found = zoomgate.meetings.get_meeting(user_email=user_email, meeting_id=meeting.id).meeting
-        for occurrence in found.occurrences:
+        stored = zoomgate.meetings.get_meeting(user_email=user_email, meeting_id=meeting.id).meeting
+        for occurrence in stored.occurrences:
             print(f"  {occurrence.start_time.ToDatetime():%a %Y-%m-%d %H:%M} UTC")
         zoomgate.meetings.delete_meeting(user_email=user_email, meeting_id=meeting.id)
 

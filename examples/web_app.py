@@ -1,7 +1,7 @@
-"""A web page with a "Connect Zoom" button, as on a site that used the Velo package.
+"""A web application with a "Connect Zoom" button, as on a site that used the Velo package.
 
-Zoom sends the browser back to `/connected`, and this page hands code and state to CompleteAuthorization. Who is signed in would come from
-the site's own sign-in; here the person just says who they are.
+Zoom redirects the browser to `/connected`, which passes the code and state to CompleteAuthorization. A real site would use its own
+sign-in; here, users only enter their email address.
 """
 
 import os
@@ -20,38 +20,40 @@ SESSIONS = web.AppKey("sessions", dict[str, dict[str, str]])
 
 
 def page(body: str, status: int = 200) -> web.Response:
-    """Give a page."""
+    """Return an HTML page with the given body."""
     text = f'<!doctype html><html lang="en"><title>Bookings</title><main>{body}</main></html>'
     return web.Response(text=text, content_type="text/html", status=status)
 
 
 def session(request: web.Request) -> dict[str, str] | None:
-    """Give what is kept about this browser, if it is signed in."""
+    """Return the session of the browser, or None if it is not signed in."""
     return request.app[SESSIONS].get(request.cookies.get("session", ""))
 
 
 async def home(request: web.Request) -> web.StreamResponse:
-    """Show who is signed in, and a button."""
-    kept = session(request)
-    if kept is None:
+    """Show the user's connection and the buttons."""
+    user_session = session(request)
+    if user_session is None:
         return page(
-            '<form method="post" action="/sign-in"><label>Your address <input name="email" type="email" required></label>'
+            '<form method="post" action="/sign-in"><label>Email address <input name="email" type="email" required></label>'
             " <button>Sign in</button></form>"
         )
     try:
-        answer = await request.app[ZOOMGATE].auth.get_connection(user_email=kept["email"])
-        state = "connected" if answer.connection.state == answer.connection.STATE_ACTIVE else "not connected"
+        response = await request.app[ZOOMGATE].auth.get_connection(user_email=user_session["email"])
+        state = (
+            "connected" if response.connection.state == response.connection.STATE_ACTIVE else "not connected"
+        )
     except ConsentRequired:
         state = "not connected"
     return page(
-        f"<p>{escape(kept['email'])}: Zoom is {state}.</p>"
+        f"<p>{escape(user_session['email'])}: Zoom is {state}.</p>"
         '<form method="post" action="/connect"><button>Connect Zoom</button></form>'
         '<form method="post" action="/book"><button>Book a meeting</button></form>'
     )
 
 
 async def sign_in(request: web.Request) -> web.StreamResponse:
-    """Begin a session."""
+    """Start a session."""
     name = secrets.token_urlsafe(32)
     request.app[SESSIONS][name] = {"email": str((await request.post())["email"])}
     response = web.HTTPSeeOther("/")
@@ -60,54 +62,60 @@ async def sign_in(request: web.Request) -> web.StreamResponse:
 
 
 async def connect(request: web.Request) -> web.StreamResponse:
-    """Send the browser to Zoom, and remember in the session which authorization is this browser's."""
-    kept = session(request)
-    if kept is None:
+    """Redirect the browser to Zoom, and store the state of the authorization in the session."""
+    user_session = session(request)
+    if user_session is None:
         return web.HTTPSeeOther("/")
-    begun = await request.app[ZOOMGATE].auth.begin_authorization(
-        user_email=kept["email"], options={"page": "/"}
+    authorization = await request.app[ZOOMGATE].auth.begin_authorization(
+        user_email=user_session["email"], options={"page": "/"}
     )
-    kept["state"] = begun.state
-    return web.HTTPSeeOther(begun.authorization_url)
+    user_session["state"] = authorization.state
+    return web.HTTPSeeOther(authorization.authorization_url)
 
 
 async def connected(request: web.Request) -> web.StreamResponse:
-    """Finish what this browser began."""
-    kept = session(request)
+    """Complete the authorization, but only in the browser in which it was started."""
+    user_session = session(request)
     state = request.query.get("state", "")
-    if kept is None or not secrets.compare_digest(kept.pop("state", "").encode(), state.encode()):
-        return page("<p>This browser did not ask to connect Zoom. <a href='/'>Begin again</a>.</p>", 400)
+    if user_session is None or not secrets.compare_digest(
+        user_session.pop("state", "").encode(), state.encode()
+    ):
+        return page(
+            "<p>This authorization was not started in this browser. <a href='/'>Start again</a>.</p>", 400
+        )
     if "code" not in request.query:
         return page("<p>Zoom was not connected. <a href='/'>Back</a>.</p>")
-    done = await request.app[ZOOMGATE].auth.complete_authorization(code=request.query["code"], state=state)
-    return web.HTTPSeeOther(str(done.options["page"]))
+    completed = await request.app[ZOOMGATE].auth.complete_authorization(
+        code=request.query["code"], state=state
+    )
+    return web.HTTPSeeOther(str(completed.options["page"]))
 
 
 async def book(request: web.Request) -> web.StreamResponse:
-    """Schedule a meeting of the person who is signed in."""
-    kept = session(request)
-    if kept is None:
+    """Create a meeting for the signed-in user."""
+    user_session = session(request)
+    if user_session is None:
         return web.HTTPSeeOther("/")
-    answer = await request.app[ZOOMGATE].meetings.create_meeting(
-        user_email=kept["email"], meeting_details={"topic": "Booked on the site"}
+    response = await request.app[ZOOMGATE].meetings.create_meeting(
+        user_email=user_session["email"], meeting_details={"topic": "Booked on the site"}
     )
-    link = escape(answer.meeting.join_url)
+    link = escape(response.meeting.join_url)
     return page(f'<p>Booked: <a href="{link}">{link}</a></p>')
 
 
 @web.middleware
-async def failures(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Say in words what the service refused."""
+async def error_pages(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Convert exceptions of the client to error pages."""
     try:
         return await handler(request)
     except ConsentRequired:
         return page("<p>Connect Zoom first. <a href='/'>Back</a>.</p>", 409)
     except ZoomgateError as error:
-        return page(f"<p>That did not work: {escape(error.message)}. <a href='/'>Back</a>.</p>", 502)
+        return page(f"<p>The request failed: {escape(error.message)}. <a href='/'>Back</a>.</p>", 502)
 
 
 async def client(app: web.Application) -> AsyncIterator[None]:
-    """Keep one client for the app's life, made in its event loop."""
+    """Provide one client for the lifetime of the application, created in its event loop."""
     server = os.environ.get("ZOOMGATE_SERVER", "127.0.0.1:50051")
     async with AsyncClient(server, key=os.environ.get("ZOOMGATE_KEY", "")) as zoomgate:
         app[ZOOMGATE] = zoomgate
@@ -115,8 +123,8 @@ async def client(app: web.Application) -> AsyncIterator[None]:
 
 
 def make_app() -> web.Application:
-    """Put the app together."""
-    app = web.Application(middlewares=[failures])
+    """Create the application."""
+    app = web.Application(middlewares=[error_pages])
     app[SESSIONS] = {}
     app.cleanup_ctx.append(client)
     app.add_routes(

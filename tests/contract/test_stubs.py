@@ -1,4 +1,4 @@
-"""The committed stubs: fresh, alone in their wheel, and importable where we say."""
+"""Tests of the generated stubs and the client's wheel: up to date, self-contained and importable."""
 
 import os
 import re
@@ -25,27 +25,29 @@ IMPORTS = "import zoomgate; " + "; ".join(
 )
 
 
-def run(*command: str, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
+def run_command(*command: str, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, cwd=cwd, env=os.environ | environ, capture_output=True, text=True, check=False, timeout=300
     )
 
 
-def venv(folder: Path, *packages: str) -> Path:
-    """A clean environment with packages; skips the test where they cannot be had."""
-    assert run(sys.executable, "-m", "venv", str(folder)).returncode == 0
+def virtual_environment(folder: Path, *packages: str) -> Path:
+    """Create a virtual environment with packages, and return its interpreter. Skip the test if they cannot be installed."""
+    assert run_command(sys.executable, "-m", "venv", str(folder)).returncode == 0
     python = folder / "bin" / "python"
-    found = run(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages)
-    if found.returncode != 0:
-        unavailable(f"pip cannot install {packages}: {found.stderr[-300:]}")
+    process = run_command(
+        str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages
+    )
+    if process.returncode != 0:
+        unavailable(f"pip cannot install {packages}: {process.stderr[-300:]}")
     return python
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The client's wheel, built once."""
+    """Build the client's wheel, once for all tests."""
     folder = tmp_path_factory.mktemp("wheel")
-    found = run(
+    process = run_command(
         sys.executable,
         "-m",
         "pip",
@@ -56,50 +58,48 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(folder),
         "clients/python",
     )
-    if found.returncode != 0:
-        unavailable(f"the wheel cannot be built: {found.stderr[-300:]}")
+    if process.returncode != 0:
+        unavailable(f"cannot build the wheel: {process.stderr[-300:]}")
     return next(folder.glob("*.whl"))
 
 
-def floors() -> dict[str, tuple[int, ...]]:
-    """The least versions that the client's distribution declares."""
+def minimum_versions() -> dict[str, tuple[int, ...]]:
+    """Return the minimum versions of the dependencies that the client declares."""
     declared = tomllib.loads((ROOT / "clients/python/pyproject.toml").read_text())["project"]["dependencies"]
-    found = {}
+    versions = {}
     for line in declared:
         name, version = re.match(r"([a-z-]+)>=([\d.]+)", line).groups()  # type: ignore[union-attr]
-        found[name] = tuple(map(int, version.split(".")))
-    return found
+        versions[name] = tuple(map(int, version.split(".")))
+    return versions
 
 
-def test_the_stubs_demand_no_more_than_is_declared() -> None:
-    """The versions stamped into the stubs are not above the floors of the distribution."""
+def test_stubs_require_no_newer_versions_than_declared() -> None:
     for path in STUBS.glob("*.py"):
         text = path.read_text()
-        stamped = re.search(r"GRPC_GENERATED_VERSION = '([\d.]+)'", text)
-        if stamped:
-            assert tuple(map(int, stamped.group(1).split("."))) <= floors()["grpcio"], path.name
-        stamped = re.search(r"# Protobuf Python Version: ([\d.]+)", text)
-        if stamped:
-            assert tuple(map(int, stamped.group(1).split("."))) <= floors()["protobuf"], path.name
+        required = re.search(r"GRPC_GENERATED_VERSION = '([\d.]+)'", text)
+        if required:
+            assert tuple(map(int, required.group(1).split("."))) <= minimum_versions()["grpcio"], path.name
+        required = re.search(r"# Protobuf Python Version: ([\d.]+)", text)
+        if required:
+            assert tuple(map(int, required.group(1).split("."))) <= minimum_versions()["protobuf"], path.name
 
 
 @pytest.mark.timeout(300)
-def test_the_stubs_are_fresh(tmp_path: Path) -> None:
-    """Generating again changes nothing."""
+def test_stubs_are_up_to_date(tmp_path: Path) -> None:
     generator = ROOT / ".venv-generate"
-    found = run("make", ".venv-generate/.ready")
-    if found.returncode != 0:
-        unavailable(f"the generator cannot be installed here: {found.stderr[-300:]}")
+    process = run_command("make", ".venv-generate/.ready")
+    if process.returncode != 0:
+        unavailable(f"cannot install the stub generator: {process.stderr[-300:]}")
     path = f"{generator / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    found = run("sh", ".ci/generate.sh", str(tmp_path), PATH=path)
-    assert found.returncode == 0, found.stderr
-    fresh = {path.name: path.read_text() for path in (tmp_path / "zoomgate/v1").iterdir()}
+    process = run_command("sh", ".ci/generate.sh", str(tmp_path), PATH=path)
+    assert process.returncode == 0, process.stderr
+    generated = {path.name: path.read_text() for path in (tmp_path / "zoomgate/v1").iterdir()}
     committed = {path.name: path.read_text() for path in STUBS.iterdir() if path.suffix in (".py", ".pyi")}
-    assert committed == fresh, "run `make generate` and commit the result"
+    assert committed == generated, "run `make generate` and commit the result"
 
 
-def test_the_wheel_holds_its_own_package_alone(wheel: Path) -> None:
-    """Nothing but `zoomgate` and its metadata is in the wheel, types included."""
+def test_wheel_contains_only_the_zoomgate_package(wheel: Path) -> None:
+    """The wheel also contains the type stubs."""
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"zoomgate"}
     assert "zoomgate/py.typed" in names
@@ -109,16 +109,17 @@ def test_the_wheel_holds_its_own_package_alone(wheel: Path) -> None:
 @pytest.mark.parametrize(
     "packages",
     [
-        pytest.param(("grpcio==1.71.2", "protobuf==5.29.0", "googleapis-common-protos==1.66.0"), id="floor"),
+        pytest.param(
+            ("grpcio==1.71.2", "protobuf==5.29.0", "googleapis-common-protos==1.66.0"), id="minimum"
+        ),
         pytest.param(("grpcio", "protobuf>=6,<7"), id="protobuf 6"),
         pytest.param(("grpcio", "protobuf"), id="newest"),
     ],
 )
 @pytest.mark.timeout(300)
-def test_the_wheel_imports_from_the_floor_to_the_newest(
+def test_wheel_imports_with_minimum_and_newest_dependencies(
     wheel: Path, tmp_path: Path, packages: tuple[str, ...]
 ) -> None:
-    """In a clean environment the wheel imports with the oldest and the newest versions that it declares."""
-    python = venv(tmp_path / "venv", str(wheel), *packages)
-    found = run(str(python), "-W", "error", "-c", IMPORTS, cwd=tmp_path)
-    assert found.returncode == 0, found.stderr
+    python = virtual_environment(tmp_path / "venv", str(wheel), *packages)
+    process = run_command(str(python), "-W", "error", "-c", IMPORTS, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr

@@ -54,7 +54,7 @@ class Ledger:
         """Watch until cancelled."""
         async with aclosing(client.watch()) as events:
             async for event in events:
-                if event.type != Event.TYPE_CAUGHT_UP:
+                if event.type != Event.TYPE_SYNCED:
                     connection = event.connection
                     shown = (
                         connection.generation,

@@ -1,4 +1,4 @@
-"""The wheel in clean environments, and the recipes of its README against a service in a process of its own."""
+"""Tests of the client's wheel in clean environments: the examples of its README, and its types."""
 
 import asyncio
 import re
@@ -15,15 +15,15 @@ from support.toolchain import unavailable
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "clients/python/README.md").read_text()
-RECIPES = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+EXAMPLES = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def newest() -> str:
-    """The newest Python at hand, or this one."""
+def newest_python() -> str:
+    """Return the newest installed Python, or the running one."""
     for minor in range(20, sys.version_info.minor, -1):
-        found = shutil.which(f"python3.{minor}")
-        if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:
-            return found
+        path = shutil.which(f"python3.{minor}")
+        if path and subprocess.run([path, "--version"], capture_output=True, check=False).returncode == 0:
+            return path
     return sys.executable
 
 
@@ -31,18 +31,18 @@ def newest() -> str:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), "clients/python"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if found.returncode != 0:
-        unavailable(f"the wheel cannot be built: {found.stderr[-300:]}")
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if process.returncode != 0:
+        unavailable(f"cannot build the wheel: {process.stderr[-300:]}")
     return next(folder.glob("*.whl"))
 
 
 @pytest.fixture(scope="module", params=["oldest", "newest"])
 def python(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter that has the wheel and what it asks for, and nothing else."""
-    base = sys.executable if request.param == "oldest" else newest()
+    """Return the interpreter of an environment that contains only the wheel and its dependencies."""
+    base = sys.executable if request.param == "oldest" else newest_python()
     if request.param == "newest" and base == sys.executable:
-        pytest.skip("there is no newer Python here than the one that runs the tests")
+        pytest.skip("no newer Python than the one that runs the tests is installed")
     folder = tmp_path_factory.mktemp("clean")
     subprocess.run([base, "-m", "venv", str(folder)], check=True)
     command = [
@@ -54,15 +54,15 @@ def python(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest
         "--disable-pip-version-check",
         str(wheel),
     ]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    if found.returncode != 0:
-        unavailable(f"pip cannot install the wheel: {found.stderr[-300:]}")
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode != 0:
+        unavailable(f"cannot install the wheel: {process.stderr[-300:]}")
     return folder / "bin/python"
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A service as `zoomgate run` starts it."""
+    """Start `zoomgate run`, and yield the address of the service."""
     command = [
         sys.executable,
         "-m",
@@ -83,31 +83,30 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert process.stdout is not None
         try:
             yield next(
-                found.group(1)
+                match.group(1)
                 for line in process.stdout
-                if (found := re.search(r"zoomgate: ready grpc=(\S+)", line))
+                if (match := re.search(r"zoomgate: ready grpc=(\S+)", line))
             )
         finally:
             process.terminate()
             process.stdout.read()
 
 
-def allow(link: str) -> None:
-    """Open a link and allow, as a person does."""
+def give_consent(url: str) -> None:
+    """Open an authorization URL in a browser session, and allow the app."""
 
     async def visit() -> None:
         async with browser() as session:
-            await consent(session, link, MONICA)
+            await consent(session, url, MONICA)
 
     asyncio.run(visit())
 
 
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
-def test_the_recipes_run(python: Path, address: str, tmp_path: Path) -> None:
-    """Each recipe of the README runs as it stands, one after the other, without warnings."""
-    assert len(RECIPES) == 6
-    for number, (title, code) in enumerate(RECIPES):
+def test_readme_examples_run_without_warnings(python: Path, address: str, tmp_path: Path) -> None:
+    assert len(EXAMPLES) == 6
+    for number, (title, code) in enumerate(EXAMPLES):
         script = tmp_path / f"{number}.py"
         script.write_text(code.replace("127.0.0.1:50051", address))
         with subprocess.Popen(
@@ -123,7 +122,7 @@ def test_the_recipes_run(python: Path, address: str, tmp_path: Path) -> None:
             for line in process.stdout:
                 output += line
                 if line.startswith("Open this in a browser: "):
-                    allow(line.split(": ", 1)[1].strip())
+                    give_consent(line.split(": ", 1)[1].strip())
             errors = process.stderr.read()
         assert process.returncode == 0, f"{title}: {errors}"
         assert output, title
@@ -132,13 +131,13 @@ def test_the_recipes_run(python: Path, address: str, tmp_path: Path) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
-def test_types_reach_the_user(wheel: Path, tmp_path: Path) -> None:
-    """A strict type checker accepts the recipes, and refuses a wrong request type."""
-    for number, (_, code) in enumerate(RECIPES):
-        (tmp_path / f"recipe_{number}.py").write_text(code)
-    wrong = "from zoomgate import Client\nfrom zoomgate.v1.auth_service_pb2 import GetTokenRequest\n"
-    wrong += "Client().auth.get_connection(GetTokenRequest())\n"
-    (tmp_path / "wrong.py").write_text(wrong)
+def test_strict_type_checker_uses_the_types_of_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    """The type checker accepts the examples of the README and rejects a wrong request type."""
+    for number, (_, code) in enumerate(EXAMPLES):
+        (tmp_path / f"example_{number}.py").write_text(code)
+    invalid = "from zoomgate import Client\nfrom zoomgate.v1.auth_service_pb2 import GetTokenRequest\n"
+    invalid += "Client().auth.get_connection(GetTokenRequest())\n"
+    (tmp_path / "invalid.py").write_text(invalid)
     command = [
         sys.executable,
         "-m",
@@ -148,8 +147,10 @@ def test_types_reach_the_user(wheel: Path, tmp_path: Path) -> None:
         "--cache-dir",
         str(tmp_path / "cache"),
     ]
-    names = [f"recipe_{number}.py" for number in range(len(RECIPES))]
-    good = subprocess.run([*command, *names], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert good.returncode == 0, good.stdout
-    bad = subprocess.run([*command, "wrong.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "incompatible type" in bad.stdout
+    names = [f"example_{number}.py" for number in range(len(EXAMPLES))]
+    accepted = subprocess.run([*command, *names], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert accepted.returncode == 0, accepted.stdout
+    rejected = subprocess.run(
+        [*command, "invalid.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "incompatible type" in rejected.stdout

@@ -128,8 +128,8 @@ async def test_the_documented_commands_do_the_main_job(tmp_path: Path) -> None:
             elif command.endswith("ProxyService/Get"):
                 assert json.loads(answer)["response"]["json"]["email"] == MONICA
             elif command.endswith("WatchConnections"):
-                assert "TYPE_EXISTING" in answer
-                assert "TYPE_CAUGHT_UP" in answer
+                assert "TYPE_INITIAL" in answer
+                assert "TYPE_SYNCED" in answer
             elif command.endswith("ListConnections"):
                 assert [row["user_email"] for row in json.loads(answer)["connections"]] == [MONICA]
         listed = subprocess.run(

@@ -328,12 +328,12 @@ async def test_a_damaged_row_holds_up_nobody_who_watches(
 
 
 async def events_of(harness: Harness, request: auth.WatchConnectionsRequest) -> list[Any]:
-    """What a service that may act for some people is told up to the first TYPE_CAUGHT_UP."""
+    """What a service that may act for some people is told up to the first TYPE_SYNCED."""
     call = harness.auth.WatchConnections(request, metadata=metadata("omars"), timeout=SECONDS)
     events = []
     async for event in call:
         events.append(event)
-        if event.type == auth.WatchConnectionsResponse.TYPE_CAUGHT_UP:
+        if event.type == auth.WatchConnectionsResponse.TYPE_SYNCED:
             break
     call.cancel()
     return events

@@ -74,7 +74,7 @@ class Watch:
         return told(await self.event())
 
     async def until_caught_up(self) -> list[tuple[str, str]]:
-        """Everything up to the next CAUGHT_UP."""
+        """Everything up to the next SYNCED."""
         events = []
         while (event := await self.next()) != ("SYNCED", ""):
             events.append(event)

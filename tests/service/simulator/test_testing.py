@@ -104,7 +104,7 @@ def test_a_library_of_somebody_else_works_against_it(zoom: RunningSimulator, tmp
     assert created.startswith("created From pyzoom https://")
     assert read == "read 45 minutes"
     assert listed == "listed ['Renamed']"
-    assert gone.startswith("gone {'code': 3001")
+    assert gone.startswith("deleted {'code': 3001")
     assert zoom.counters()["api.create"] == 1
 
 

@@ -1,6 +1,7 @@
 """Python client of Zoomgate.
 
-`Client` blocks, `AsyncClient` is awaited; `zoomgate.errors` says what they raise; the generated stubs are in `zoomgate.v1`.
+`Client` is the blocking client and `AsyncClient` the asyncio client. `zoomgate.errors` contains the exceptions that they raise, and
+`zoomgate.v1` the generated stubs.
 """
 
 from zoomgate.client import AsyncClient, Client

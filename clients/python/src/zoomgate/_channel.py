@@ -1,4 +1,4 @@
-"""How a channel to the service is set up: address, TLS, and which calls gRPC may repeat by itself."""
+"""Configuration of gRPC channels to the service: address, TLS and automatic retries."""
 
 import ipaddress
 import json
@@ -13,16 +13,19 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from zoomgate.v1 import auth_service_pb2, meetings_service_pb2, proxy_service_pb2
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
-"""Answers of the proxy can be larger than gRPC's default of 4 MiB."""
+"""Maximum size of a response. Proxy responses can exceed gRPC's default of 4 MiB."""
 
 KEEPALIVE_SECONDS = 330
-"""Pause between questions whether the server is still there while a call waits; servers cut off who asks more often than every 300."""
+"""Interval of keepalive pings during a call. Servers close connections that send pings more often than every 300 seconds."""
 
 RECONNECT_SECONDS = 5
-"""Longest pause between two attempts to connect. gRPC's own grows to two minutes, in which a service that is back would seem gone."""
+"""Maximum delay between connection attempts. gRPC's default grows to two minutes, which would delay recovery after an outage."""
 
-FAILURES_AT_ONCE = 50
-"""So many calls may fail at once and be repeated: one of several servers that stops ends all that it has, and the others take them."""
+RETRY_FAILURE_BUDGET = 50
+"""Number of calls that may fail at the same time and still be retried.
+
+When one of several servers stops, all of its calls fail at once and are retried on the other servers.
+"""
 
 SERVICES: tuple[ServiceDescriptor, ...] = (
     auth_service_pb2.DESCRIPTOR.services_by_name["AuthService"],
@@ -41,7 +44,7 @@ _KEY = re.compile(r"[!-~]{1,4096}", re.ASCII)
 
 
 def retry_safe(service: ServiceDescriptor) -> frozenset[str]:
-    """Name the RPCs of a service that the contract declares free of side effects or idempotent."""
+    """Return the names of the RPCs that the proto file declares free of side effects or idempotent."""
     return frozenset(
         method.name
         for method in service.methods
@@ -50,10 +53,10 @@ def retry_safe(service: ServiceDescriptor) -> frozenset[str]:
 
 
 def service_config() -> str:
-    """Give the service config (https://github.com/grpc/grpc/blob/master/doc/service_config.md) as JSON.
+    """Return the service config (https://github.com/grpc/grpc/blob/master/doc/service_config.md) as JSON.
 
-    UNAVAILABLE is repeated up to 3 times, 0.1 to 1 second apart, for RPCs that the contract declares safe to repeat, and for no other.
-    After `FAILURES_AT_ONCE` nothing is repeated until ten times as many calls have succeeded as failed.
+    Calls that fail with UNAVAILABLE are retried up to 3 times, 0.1 to 1 second apart, but only for RPCs that the proto file declares safe
+    to retry. After `RETRY_FAILURE_BUDGET` failures, retries are disabled until ten times as many calls have succeeded as failed.
     """
     safe = [
         {"service": service.full_name, "method": method}
@@ -63,55 +66,56 @@ def service_config() -> str:
     return json.dumps(
         {
             "methodConfig": [{"name": safe, "retryPolicy": _RETRY_POLICY}],
-            "retryThrottling": {"maxTokens": 2 * FAILURES_AT_ONCE, "tokenRatio": 0.1},
+            "retryThrottling": {"maxTokens": 2 * RETRY_FAILURE_BUDGET, "tokenRatio": 0.1},
         }
     )
 
 
-def options(target: str, given: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Give the options of a channel; those of the caller win."""
-    ours: dict[str, Any] = {
+def options(target: str, overrides: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Return the channel options for a target; `overrides` take precedence."""
+    defaults: dict[str, Any] = {
         "grpc.service_config": service_config(),
         "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
         "grpc.keepalive_time_ms": KEEPALIVE_SECONDS * 1000,
         "grpc.max_reconnect_backoff_ms": RECONNECT_SECONDS * 1000,
     }
     if is_local(target):
-        ours["grpc.enable_http_proxy"] = 0
-    return list((ours | dict(given)).items())
+        defaults["grpc.enable_http_proxy"] = 0
+    return list((defaults | dict(overrides)).items())
 
 
 def credentials(
     target: str, root_certificates: bytes | None, tls: bool | None
 ) -> grpc.ChannelCredentials | None:
-    """Give the credentials of a channel, or None for plaintext.
+    """Return the credentials for a channel, or None for a plaintext channel.
 
     Raises:
-        ValueError: Certificates are given for a plaintext channel.
+        ValueError: `root_certificates` was combined with `tls=False`.
     """
     if tls is None:
         tls = root_certificates is not None or not is_local(target)
     if not tls:
         if root_certificates is not None:
-            raise ValueError("root_certificates are of no use with tls=False: leave one of them out")
+            raise ValueError("root_certificates cannot be combined with tls=False; leave one of them out")
         return None
     return grpc.ssl_channel_credentials(root_certificates)
 
 
 def check_key(key: str) -> None:
-    """Refuse a key that could not be sent.
+    """Check that a key can be sent as metadata. An empty key is valid.
 
     Raises:
-        ValueError: It is no line of visible ASCII. The text does not show it.
+        ValueError: The key is longer than 4096 characters or contains anything but visible ASCII characters. The message does not contain
+            the key.
     """
     if key and not _KEY.fullmatch(key):
         raise ValueError(
-            "key must be 1 to 4096 visible ASCII characters without spaces and line ends: strip it"
+            "key must be 1 to 4096 visible ASCII characters, without spaces or line breaks; strip it"
         )
 
 
 def is_local(target: str) -> bool:
-    """Tell whether an address stays on this machine."""
+    """Return whether all addresses of a target are on this machine."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True
     hosts = re.sub(r"^(?:dns:(?://[^/]*/)?|ipv4:|ipv6:)", "", target).split(",")
@@ -119,7 +123,7 @@ def is_local(target: str) -> bool:
 
 
 def _host(text: str) -> str:
-    """Take the port away, as gRPC does: an IPv6 address without brackets has none."""
+    """Return an address without its port. As in gRPC, an IPv6 address without brackets has no port."""
     bracketed = re.fullmatch(r"\[([^\]]*)\](?::\d+)?", text)
     if bracketed:
         return bracketed[1]

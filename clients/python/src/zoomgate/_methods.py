@@ -1,4 +1,4 @@
-"""One RPC of the service, as something to call."""
+"""Callable objects for the RPCs of the service."""
 
 import asyncio
 import os
@@ -17,16 +17,17 @@ Response = TypeVar("Response", bound=Message)
 Metadata = Sequence[tuple[str, str | bytes]]
 
 _REQUEST_ID = "x-request-id"
-_MORE_TRIES = 2
-_PAUSE = 0.05
-"""Seconds before a cancelled call is repeated: the time in which a server that stops says so on the connection."""
+_MAX_RETRIES = 2
+_RETRY_DELAY = 0.05
+"""Seconds before a cancelled call is retried. Leaves a stopping server time to announce the shutdown on the connection (GOAWAY)."""
 
 
 class Session:
-    """What all RPCs of one client share.
+    """State shared by all RPCs of a client.
 
     Attributes:
-        timeout: Seconds for a call that does not say otherwise.
+        timeout: The default timeout of a call in seconds.
+        loop: The event loop of an asyncio client, or None for a blocking client.
         closed: Whether the client was closed.
     """
 
@@ -40,24 +41,26 @@ class Session:
         self.loop = loop
         self.closed = False
 
-    def metadata(self, given: Metadata) -> tuple[tuple[tuple[str, str | bytes], ...], str]:
-        """Give the metadata of a call and its request id.
+    def metadata(self, extra: Metadata) -> tuple[tuple[tuple[str, str | bytes], ...], str]:
+        """Return the metadata of a call and its request ID.
 
         Raises:
-            RuntimeError: The client is closed, or was made in another process or event loop.
+            RuntimeError: The client is closed, or was created before a fork.
         """
         if self.closed:
-            raise RuntimeError("this client is closed: make a new one")
+            raise RuntimeError("this client is closed; create a new one")
         if self._pid != os.getpid():
-            raise RuntimeError("this client was made before a fork: make one in each process, after the fork")
-        for name, value in given:
+            raise RuntimeError(
+                "this client was created before a fork; create one in each process, after the fork"
+            )
+        for name, value in extra:
             if name == _REQUEST_ID:
-                return (*self._credential, *given), str(value)
+                return (*self._credential, *extra), str(value)
         request_id = self._prefix + os.urandom(8).hex()
-        return (*self._credential, (_REQUEST_ID, request_id), *given), request_id
+        return (*self._credential, (_REQUEST_ID, request_id), *extra), request_id
 
 
-class _AnyMethod(Generic[Request, Response]):
+class _BaseMethod(Generic[Request, Response]):
     __slots__ = ("_call", "_request_type", "_retry_safe", "_session")
 
     def __init__(
@@ -72,28 +75,31 @@ class _AnyMethod(Generic[Request, Response]):
         if request is None:
             return self._request_type(**fields)
         if fields:
-            raise TypeError("give a request, or the fields of one, but not both")
+            raise TypeError("pass either a request or its fields, but not both")
         return request
 
-    def _may_repeat(self, error: ZoomgateError, tries: int) -> bool:
-        """Tell whether to try again: a server that stops gracefully ends calls CANCELLED, which gRPC itself does not repeat."""
+    def _should_retry(self, error: ZoomgateError, attempts: int) -> bool:
+        """Return whether to retry a call that a stopping server cancelled. gRPC itself does not retry CANCELLED."""
         return (
             error.code() is grpc.StatusCode.CANCELLED
             and self._retry_safe
-            and tries <= _MORE_TRIES
+            and attempts <= _MAX_RETRIES
             and not self._session.closed
         )
 
-    def _closed(self, request_id: str) -> ZoomgateError | None:
-        """Give the failure of a call that ended with its client; None if it ended with its task, which gRPC tells in the same way."""
+    def _closed_error(self, request_id: str) -> ZoomgateError | None:
+        """Return the error for a call that was cancelled because its client was closed.
+
+        Return None if the task was cancelled, which gRPC reports in the same way.
+        """
         task = asyncio.current_task()
         if not self._session.closed or (task is not None and task.cancelling()):
             return None
         return ZoomgateError(grpc.StatusCode.CANCELLED, "the client was closed", request_id=request_id)
 
 
-class Method(_AnyMethod[Request, Response]):
-    """An RPC that blocks until it is answered. Safe to call from several threads at once."""
+class Method(_BaseMethod[Request, Response]):
+    """A unary RPC that blocks until the response arrives. Thread-safe."""
 
     __slots__ = ()
 
@@ -109,37 +115,37 @@ class Method(_AnyMethod[Request, Response]):
         """Call the RPC.
 
         Args:
-            request: The request message. Without one it is made of `fields`.
-            timeout: Seconds, repetitions included; None for the client's default.
-            metadata: Sent beside the key; an `x-request-id` here replaces the made one.
-            fields: Fields of the request: messages may be given as dictionaries.
+            request: The request message. If None, it is built from `fields`.
+            timeout: The timeout in seconds, including retries. None for the client's default.
+            metadata: Additional metadata. An `x-request-id` entry replaces the generated request ID.
+            fields: The fields of the request. Nested messages may be passed as dictionaries.
 
         Raises:
             ZoomgateError: The call failed; see `zoomgate.errors`.
-            TypeError, ValueError: The fields are none of the request's. Nothing was sent.
-            RuntimeError: The client is closed or was made before a fork. Nothing was sent.
+            TypeError, ValueError: The fields do not match the request type. Nothing was sent.
+            RuntimeError: The client is closed or was created before a fork. Nothing was sent.
         """
         message = self._message(request, fields)
         session = self._session
         entries, request_id = session.metadata(metadata)
-        left = session.timeout if timeout is None else timeout
-        end = time.monotonic() + left
-        tries = 1
+        remaining = session.timeout if timeout is None else timeout
+        deadline = time.monotonic() + remaining
+        attempts = 1
         while True:
             try:
-                return self._call(message, timeout=left, metadata=entries)  # type: ignore[no-any-return]
+                return self._call(message, timeout=remaining, metadata=entries)  # type: ignore[no-any-return]
             except grpc.RpcError as error:
                 failure = from_rpc_error(error, request_id)
                 failure.__cause__ = error
-            left = end - time.monotonic() - _PAUSE
-            if left <= 0 or not self._may_repeat(failure, tries):
+            remaining = deadline - time.monotonic() - _RETRY_DELAY
+            if remaining <= 0 or not self._should_retry(failure, attempts):
                 raise failure
-            tries += 1
-            time.sleep(_PAUSE)
+            attempts += 1
+            time.sleep(_RETRY_DELAY)
 
 
-class AsyncMethod(_AnyMethod[Request, Response]):
-    """An RPC to await. Call it in the event loop that its client was made in."""
+class AsyncMethod(_BaseMethod[Request, Response]):
+    """A unary RPC to await, in the event loop in which its client was created."""
 
     __slots__ = ()
 
@@ -152,46 +158,46 @@ class AsyncMethod(_AnyMethod[Request, Response]):
         metadata: Metadata = (),
         **fields: Any,
     ) -> Response:
-        """Call the RPC. Cancelling the task that awaits it cancels the call at the server.
+        """Call the RPC. If the awaiting task is cancelled, the call is cancelled on the server as well.
 
         Args:
-            request: The request message. Without one it is made of `fields`.
-            timeout: Seconds, repetitions included; None for the client's default.
-            metadata: Sent beside the key; an `x-request-id` here replaces the made one.
-            fields: Fields of the request: messages may be given as dictionaries.
+            request: The request message. If None, it is built from `fields`.
+            timeout: The timeout in seconds, including retries. None for the client's default.
+            metadata: Additional metadata. An `x-request-id` entry replaces the generated request ID.
+            fields: The fields of the request. Nested messages may be passed as dictionaries.
 
         Raises:
             ZoomgateError: The call failed; see `zoomgate.errors`.
-            TypeError, ValueError: The fields are none of the request's. Nothing was sent.
-            RuntimeError: The client is closed, or was made before a fork or in another event loop. Nothing was sent.
+            TypeError, ValueError: The fields do not match the request type. Nothing was sent.
+            RuntimeError: The client is closed, or was created before a fork or in another event loop. Nothing was sent.
         """
         message = self._message(request, fields)
         session = self._session
         if asyncio.get_running_loop() is not session.loop:
-            raise RuntimeError("this client was made in another event loop: make one in each loop")
+            raise RuntimeError("this client was created in another event loop; create one in each loop")
         entries, request_id = session.metadata(metadata)
-        left = session.timeout if timeout is None else timeout
-        end = time.monotonic() + left
-        tries = 1
+        remaining = session.timeout if timeout is None else timeout
+        deadline = time.monotonic() + remaining
+        attempts = 1
         while True:
             try:
-                return await self._call(message, timeout=left, metadata=entries)  # type: ignore[no-any-return]
+                return await self._call(message, timeout=remaining, metadata=entries)  # type: ignore[no-any-return]
             except asyncio.CancelledError:
-                if closed := self._closed(request_id):
+                if closed := self._closed_error(request_id):
                     raise closed from None
                 raise
             except grpc.aio.AioRpcError as error:
                 failure = from_rpc_error(error, request_id)
                 failure.__cause__ = error
-            left = end - time.monotonic() - _PAUSE
-            if left <= 0 or not self._may_repeat(failure, tries):
+            remaining = deadline - time.monotonic() - _RETRY_DELAY
+            if remaining <= 0 or not self._should_retry(failure, attempts):
                 raise failure
-            tries += 1
-            await asyncio.sleep(_PAUSE)
+            attempts += 1
+            await asyncio.sleep(_RETRY_DELAY)
 
 
-class Stream(_AnyMethod[Request, Response]):
-    """An RPC whose answers come one after another; iterating blocks until the next."""
+class Stream(_BaseMethod[Request, Response]):
+    """A server-streaming RPC. Iterating blocks until the next response arrives."""
 
     __slots__ = ()
 
@@ -204,24 +210,24 @@ class Stream(_AnyMethod[Request, Response]):
         metadata: Metadata = (),
         **fields: Any,
     ) -> Generator[Response, None, None]:
-        """Call the RPC; it begins with the first answer that is asked for, and ends when the iterator is closed.
+        """Return an iterator over the responses. The call starts with the first iteration and is cancelled when the iterator is closed.
 
         Args:
-            request: The request message. Without one it is made of `fields`.
-            timeout: Seconds for the whole stream; None for no end.
-            metadata: Sent beside the key; an `x-request-id` here replaces the made one.
-            fields: Fields of the request: messages may be given as dictionaries.
+            request: The request message. If None, it is built from `fields`.
+            timeout: The timeout of the whole stream in seconds. None for no timeout.
+            metadata: Additional metadata. An `x-request-id` entry replaces the generated request ID.
+            fields: The fields of the request. Nested messages may be passed as dictionaries.
 
         Raises:
-            ZoomgateError: While iterating: the call failed; see `zoomgate.errors`.
-            TypeError, ValueError: The fields are none of the request's. Nothing was sent.
-            RuntimeError: The client is closed or was made before a fork. Nothing was sent.
+            ZoomgateError: The call failed; raised during iteration. See `zoomgate.errors`.
+            TypeError, ValueError: The fields do not match the request type. Nothing was sent.
+            RuntimeError: The client is closed or was created before a fork. Nothing was sent.
         """
         message = self._message(request, fields)
         entries, request_id = self._session.metadata(metadata)
-        return self._answers(message, timeout, entries, request_id)
+        return self._responses(message, timeout, entries, request_id)
 
-    def _answers(
+    def _responses(
         self, message: Request, timeout: float | None, entries: Any, request_id: str
     ) -> Generator[Response, None, None]:
         call = self._call(message, timeout=timeout, metadata=entries)
@@ -233,8 +239,8 @@ class Stream(_AnyMethod[Request, Response]):
             call.cancel()
 
 
-class AsyncStream(_AnyMethod[Request, Response]):
-    """An RPC whose answers come one after another, to iterate with `async for` in the event loop that its client was made in."""
+class AsyncStream(_BaseMethod[Request, Response]):
+    """A server-streaming RPC to iterate with `async for`, in the event loop in which its client was created."""
 
     __slots__ = ()
 
@@ -247,34 +253,36 @@ class AsyncStream(_AnyMethod[Request, Response]):
         metadata: Metadata = (),
         **fields: Any,
     ) -> AsyncGenerator[Response, None]:
-        """Call the RPC; as `Stream`. Cancelling the task that iterates cancels the call at the server.
+        """Return an asynchronous iterator over the responses, as `Stream` does.
+
+        If the iterating task is cancelled, the call is cancelled on the server as well.
 
         Args:
-            request: The request message. Without one it is made of `fields`.
-            timeout: Seconds for the whole stream; None for no end.
-            metadata: Sent beside the key; an `x-request-id` here replaces the made one.
-            fields: Fields of the request: messages may be given as dictionaries.
+            request: The request message. If None, it is built from `fields`.
+            timeout: The timeout of the whole stream in seconds. None for no timeout.
+            metadata: Additional metadata. An `x-request-id` entry replaces the generated request ID.
+            fields: The fields of the request. Nested messages may be passed as dictionaries.
 
         Raises:
-            ZoomgateError: While iterating: the call failed; see `zoomgate.errors`.
-            TypeError, ValueError: The fields are none of the request's. Nothing was sent.
-            RuntimeError: The client is closed, or was made before a fork or in another event loop. Nothing was sent.
+            ZoomgateError: The call failed; raised during iteration. See `zoomgate.errors`.
+            TypeError, ValueError: The fields do not match the request type. Nothing was sent.
+            RuntimeError: The client is closed, or was created before a fork or in another event loop. Nothing was sent.
         """
         message = self._message(request, fields)
         if asyncio.get_running_loop() is not self._session.loop:
-            raise RuntimeError("this client was made in another event loop: make one in each loop")
+            raise RuntimeError("this client was created in another event loop; create one in each loop")
         entries, request_id = self._session.metadata(metadata)
-        return self._answers(message, timeout, entries, request_id)
+        return self._responses(message, timeout, entries, request_id)
 
-    async def _answers(
+    async def _responses(
         self, message: Request, timeout: float | None, entries: Any, request_id: str
     ) -> AsyncGenerator[Response, None]:
         call = self._call(message, timeout=timeout, metadata=entries)
         try:
-            async for answer in call:
-                yield answer
+            async for response in call:
+                yield response
         except asyncio.CancelledError:
-            if closed := self._closed(request_id):
+            if closed := self._closed_error(request_id):
                 raise closed from None
             raise
         except grpc.aio.AioRpcError as error:

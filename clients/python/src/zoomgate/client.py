@@ -1,4 +1,4 @@
-"""The clients: one that blocks, one to await."""
+"""Blocking and asyncio clients."""
 
 import asyncio
 import contextlib
@@ -20,30 +20,31 @@ from zoomgate.v1.connection_pb2 import Connection
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_TIMEOUT = 30.0
-"""Seconds for a call that does not say otherwise; the server caps calls at 60."""
+"""Default timeout of a call in seconds. The server limits calls to 60 seconds."""
 
 _PAGE_SIZE = 500
 _POLL_SECONDS = 1.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-"""Pauses in seconds before a watch that broke off goes on: each twice as long as the one before until an event arrives."""
+_INITIAL_BACKOFF, _MAX_BACKOFF = 0.1, 5.0
+"""Delays in seconds before an interrupted watch is resumed. The delay doubles with each attempt until an event arrives."""
 
 
-class _AnyClient:
+class _BaseClient:
     _target: str
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._target!r})"
 
 
-class Client(_AnyClient):
-    """A connection to the service whose calls block. Make one and keep it; it may be used from several threads.
+class Client(_BaseClient):
+    """A blocking client of the service. Create one and reuse it; it is thread-safe.
 
-    After a fork the child needs a client of its own (gRPC's threads do not survive a fork): using the parent's raises `RuntimeError`.
+    After a fork, the child process must create its own client because gRPC's threads do not survive a fork. Using the parent's client
+    raises `RuntimeError`.
 
     Attributes:
-        auth: People's authorizations and tokens.
+        auth: Authorizations and tokens of users.
         meetings: Zoom meetings.
-        proxy: Any other call of Zoom's REST API.
+        proxy: Requests to any other part of Zoom's REST API.
     """
 
     def __init__(
@@ -57,21 +58,22 @@ class Client(_AnyClient):
         options: Iterable[tuple[str, Any]] = (),
         channel: grpc.Channel | None = None,
     ) -> None:
-        """Make a client. The connection is made by the first call.
+        """Create a client. The network connection is established by the first call.
 
         Args:
             target: HOST:PORT, or any name that gRPC resolves, such as `dns:///zoomgate:50051`.
-            key: The caller's key, as `zoomgate callers add` printed it; sent with every call.
-            root_certificates: PEM of the authority that signed the server's certificate. Default: those that gRPC ships.
-            tls: Whether to use TLS. Default: always, except for addresses of this machine without `root_certificates`. False elsewhere
-                sends the key in the clear: only where the network itself encrypts, as in a mesh.
-            timeout: Seconds for a call that does not say otherwise.
-            options: Channel options of gRPC; they win over ours.
-            channel: A channel to use instead of one made here; the client then does not close it, and `target`, `tls`,
-                `root_certificates` and `options` do not matter.
+            key: The caller's key, as printed by `zoomgate callers add`. Sent with every call.
+            root_certificates: The PEM certificates of the authority that signed the server's certificate. Defaults to those shipped with
+                gRPC.
+            tls: Whether to use TLS. Defaults to True, except for addresses of this machine without `root_certificates`. For other
+                addresses, False sends the key in plaintext; use it only if the network itself is encrypted, as in a service mesh.
+            timeout: The default timeout of a call in seconds.
+            options: gRPC channel options, which override the client's own.
+            channel: An existing channel to use. The client does not close it, and ignores `target`, `tls`, `root_certificates` and
+                `options`.
 
         Raises:
-            ValueError: An argument cannot be used; its text does not show the key.
+            ValueError: An argument is invalid. The message does not contain the key.
         """
         _channel.check_key(key)
         self._target = target
@@ -90,17 +92,17 @@ class Client(_AnyClient):
         self.proxy = Proxy(channel, self._session)
 
     def connections(self, *, states: Iterable[Connection.State.ValueType] = ()) -> Iterator[Connection]:
-        """Go through all connections that the caller may see, page by page, in the order of their addresses.
+        """Iterate over all connections that the caller may see, ordered by email address. Pages are fetched as needed.
 
         Args:
-            states: Only these; empty for all.
+            states: The states of the connections to return. If empty, returns all states except STATE_DISCONNECTED.
 
         Raises:
-            ZoomgateError: A page could not be read.
+            ZoomgateError: A page could not be fetched.
         """
-        wanted, token = tuple(states), ""
+        state_filter, token = tuple(states), ""
         while True:
-            page = self.auth.list_connections(page_size=_PAGE_SIZE, page_token=token, states=wanted)
+            page = self.auth.list_connections(page_size=_PAGE_SIZE, page_token=token, states=state_filter)
             yield from page.connections
             if not page.next_page_token:
                 return
@@ -109,64 +111,65 @@ class Client(_AnyClient):
     def watch(
         self, user_emails: Iterable[str] = (), *, resume_token: str = ""
     ) -> Generator[WatchConnectionsResponse, None, None]:
-        """Be told of connections as they change: first those that exist, then what happens, without an end.
+        """Iterate over connections as they change: first the existing connections, then every change. Close the iterator to stop.
 
-        When the server stops, restarts or cannot be reached, the watch goes on by itself with the last `resume_token`, so that nothing
-        is left out; an event may come twice then, with the `generation` and `update_time` of the one before. Close the iterator to end it.
+        If the server stops, restarts or cannot be reached, the watch automatically resumes with the last `resume_token`, so no change is
+        missed. An event may then be delivered twice, with the same `generation` and `update_time`.
 
         Args:
-            user_emails: Whose; at most 1000. Default: everybody whom the caller may see.
-            resume_token: Of the last event of an earlier watch with the same `user_emails`, to go on there without a snapshot.
+            user_emails: The users to watch; at most 1000. Defaults to all users that the caller may see.
+            resume_token: The token of the last event of an earlier watch with the same `user_emails`. The watch then resumes after that
+                event, without a snapshot.
 
         Yields:
-            Events with a type, the connection (none with TYPE_CAUGHT_UP), and the token that goes on behind them.
+            Events with a type, the connection (unset for TYPE_SYNCED), and the token that resumes the watch after the event.
 
         Raises:
-            ResumeTokenExpired: The token is older than 30 days: watch again without one.
-            ZoomgateError: Before anything was told: the call failed. Later: the caller may not go on watching.
+            ResumeTokenExpired: The token is older than 30 days. Start a new watch without a token.
+            ZoomgateError: The call failed before the first event, or failed later for a reason that resuming cannot fix.
         """
-        names, goes_on = tuple(user_emails), _GoesOn(resume_token)
+        names, position = tuple(user_emails), _WatchPosition(resume_token)
         while True:
-            stream = self.auth.watch_connections(user_emails=names, resume_token=goes_on.token)
+            stream = self.auth.watch_connections(user_emails=names, resume_token=position.token)
             try:
                 with contextlib.closing(stream):
                     for event in stream:
-                        goes_on.heard(event)
+                        position.advance(event)
                         yield event
             except ZoomgateError as error:
-                time.sleep(goes_on.pause_after(error, closed=self._session.closed))
+                time.sleep(position.backoff_after(error, closed=self._session.closed))
 
     def wait_for_connection(
         self, user_email: str, *, after: Connection | None = None, timeout: float = 600.0
     ) -> Connection:
-        """Wait until a person has consented, by asking once a second.
+        """Wait until a user has consented, polling once per second.
 
         Args:
-            user_email: The person's address.
-            after: The connection as it was before the link was sent, if there was one: then a newer consent is waited for.
-            timeout: Seconds; links work for 600.
+            user_email: The user's email address.
+            after: The user's connection before the URL was sent, if there was one. The method then waits for a newer consent.
+            timeout: The maximum time to wait in seconds. Authorization URLs are valid for 600 seconds.
 
         Raises:
-            TimeoutError: The person did not consent in time.
-            ZoomgateError: Asking failed for another reason than that the person is not connected.
+            TimeoutError: The user did not consent in time.
+            ZoomgateError: Reading the connection failed for any reason other than a missing connection.
         """
-        end = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout
         while True:
-            left = max(end - time.monotonic(), _POLL_SECONDS)
+            remaining = max(deadline - time.monotonic(), _POLL_SECONDS)
             try:
-                found = self.auth.get_connection(
-                    user_email=user_email, timeout=min(self._session.timeout, left)
+                connection = self.auth.get_connection(
+                    user_email=user_email, timeout=min(self._session.timeout, remaining)
                 ).connection
-                if _is_new(found, after):
-                    return found
+                if _is_new(connection, after):
+                    return connection
             except NotConnected:
                 pass
-            if time.monotonic() + _POLL_SECONDS > end:
+            if time.monotonic() + _POLL_SECONDS > deadline:
                 raise TimeoutError(f"{user_email} did not consent within {timeout:g} seconds")
             time.sleep(_POLL_SECONDS)
 
     def close(self) -> None:
-        """End the connection; calls in flight fail."""
+        """Close the client. Calls in progress fail."""
         self._session.closed = True
         if self._owned is not None:
             self._owned.close()
@@ -180,16 +183,16 @@ class Client(_AnyClient):
         self.close()
 
 
-class AsyncClient(_AnyClient):
-    """A connection to the service whose calls are awaited. Make one in a coroutine and keep it.
+class AsyncClient(_BaseClient):
+    """An asyncio client of the service. Create one in a coroutine and reuse it.
 
-    It belongs to the event loop that it was made in, and to its process: elsewhere its calls raise `RuntimeError`. gRPC wants one event
-    loop a process.
+    The client is bound to the event loop and the process in which it was created; calls from elsewhere raise `RuntimeError`. gRPC supports
+    only one event loop per process.
 
     Attributes:
-        auth: People's authorizations and tokens.
+        auth: Authorizations and tokens of users.
         meetings: Zoom meetings.
-        proxy: Any other call of Zoom's REST API.
+        proxy: Requests to any other part of Zoom's REST API.
     """
 
     def __init__(
@@ -203,19 +206,10 @@ class AsyncClient(_AnyClient):
         options: Iterable[tuple[str, Any]] = (),
         channel: grpc.aio.Channel | None = None,
     ) -> None:
-        """Make a client. The connection is made by the first call.
-
-        Args:
-            target: As for `Client`.
-            key: As for `Client`.
-            root_certificates: As for `Client`.
-            tls: As for `Client`.
-            timeout: Seconds for a call that does not say otherwise.
-            options: Channel options of gRPC; they win over ours.
-            channel: A channel to use instead of one made here; the client then does not close it.
+        """Create a client with the same arguments as `Client`. The network connection is established by the first call.
 
         Raises:
-            ValueError: An argument cannot be used; its text does not show the key.
+            ValueError: An argument is invalid. The message does not contain the key.
             RuntimeError: No event loop is running.
         """
         _channel.check_key(key)
@@ -223,7 +217,7 @@ class AsyncClient(_AnyClient):
             loop = asyncio.get_running_loop()
         except RuntimeError:
             raise RuntimeError(
-                "make an AsyncClient inside a coroutine: it belongs to the running event loop"
+                "create an AsyncClient inside a coroutine; it is bound to the running event loop"
             ) from None
         self._target = target
         self._session = Session(key, timeout, loop)
@@ -243,10 +237,12 @@ class AsyncClient(_AnyClient):
     async def connections(
         self, *, states: Iterable[Connection.State.ValueType] = ()
     ) -> AsyncIterator[Connection]:
-        """Go through all connections that the caller may see, page by page; as `Client.connections`."""
-        wanted, token = tuple(states), ""
+        """Iterate over all connections that the caller may see. See `Client.connections`."""
+        state_filter, token = tuple(states), ""
         while True:
-            page = await self.auth.list_connections(page_size=_PAGE_SIZE, page_token=token, states=wanted)
+            page = await self.auth.list_connections(
+                page_size=_PAGE_SIZE, page_token=token, states=state_filter
+            )
             for connection in page.connections:
                 yield connection
             if not page.next_page_token:
@@ -256,17 +252,17 @@ class AsyncClient(_AnyClient):
     async def watch(
         self, user_emails: Iterable[str] = (), *, resume_token: str = ""
     ) -> AsyncGenerator[WatchConnectionsResponse, None]:
-        """Be told of connections as they change; as `Client.watch`. Cancel the task that iterates, or close the iterator, to end it."""
-        names, goes_on = tuple(user_emails), _GoesOn(resume_token)
+        """Iterate over connections as they change. See `Client.watch`. Cancel the iterating task or close the iterator to stop."""
+        names, position = tuple(user_emails), _WatchPosition(resume_token)
         while True:
-            stream = self.auth.watch_connections(user_emails=names, resume_token=goes_on.token)
+            stream = self.auth.watch_connections(user_emails=names, resume_token=position.token)
             try:
                 async with contextlib.aclosing(stream):
                     async for event in stream:
-                        goes_on.heard(event)
+                        position.advance(event)
                         yield event
             except ZoomgateError as error:
-                await asyncio.sleep(goes_on.pause_after(error, closed=self._session.closed))
+                await asyncio.sleep(position.backoff_after(error, closed=self._session.closed))
 
     async def wait_for_connection(
         self,
@@ -275,25 +271,25 @@ class AsyncClient(_AnyClient):
         after: Connection | None = None,
         timeout: float = 600.0,
     ) -> Connection:
-        """Wait until a person has consented; as `Client.wait_for_connection`."""
-        end = time.monotonic() + timeout
+        """Wait until a user has consented. See `Client.wait_for_connection`."""
+        deadline = time.monotonic() + timeout
         while True:
-            left = max(end - time.monotonic(), _POLL_SECONDS)
+            remaining = max(deadline - time.monotonic(), _POLL_SECONDS)
             try:
-                answer = await self.auth.get_connection(
-                    user_email=user_email, timeout=min(self._session.timeout, left)
+                response = await self.auth.get_connection(
+                    user_email=user_email, timeout=min(self._session.timeout, remaining)
                 )
-                found = answer.connection
-                if _is_new(found, after):
-                    return found
+                connection = response.connection
+                if _is_new(connection, after):
+                    return connection
             except NotConnected:
                 pass
-            if time.monotonic() + _POLL_SECONDS > end:
+            if time.monotonic() + _POLL_SECONDS > deadline:
                 raise TimeoutError(f"{user_email} did not consent within {timeout:g} seconds")
             await asyncio.sleep(_POLL_SECONDS)
 
     async def close(self) -> None:
-        """End the connection; calls in flight fail."""
+        """Close the client. Calls in progress fail."""
         self._session.closed = True
         if self._owned is not None:
             await self._owned.close()
@@ -307,8 +303,8 @@ class AsyncClient(_AnyClient):
         await self.close()
 
 
-class _GoesOn:
-    """Where a watch goes on, and whether it does.
+class _WatchPosition:
+    """The position at which a watch resumes, and the backoff before it does.
 
     Attributes:
         token: The last resume token.
@@ -316,30 +312,33 @@ class _GoesOn:
 
     def __init__(self, token: str) -> None:
         self.token = token
-        self._heard = False
-        self._pause = _FIRST_PAUSE
+        self._received = False
+        self._backoff = _INITIAL_BACKOFF
 
-    def heard(self, event: WatchConnectionsResponse) -> None:
-        """Note an event."""
-        self.token, self._heard, self._pause = event.resume_token, True, _FIRST_PAUSE
+    def advance(self, event: WatchConnectionsResponse) -> None:
+        """Move past an event."""
+        self.token, self._received, self._backoff = event.resume_token, True, _INITIAL_BACKOFF
 
-    def pause_after(self, error: ZoomgateError, *, closed: bool) -> float:
-        """Give the seconds after which to go on, or raise the error again where that is no use.
+    def backoff_after(self, error: ZoomgateError, *, closed: bool) -> float:
+        """Return the number of seconds to wait before resuming. Re-raise the error if resuming cannot succeed.
 
-        A server that stops may end a stream CANCELLED, and a proxy whose server is gone resets it, which gRPC tells as INTERNAL or UNKNOWN
-        without a reason of the service; one that is overloaded says when to come back.
+        A stopping server may end a stream with CANCELLED. A proxy that lost its server resets the stream, which gRPC reports as INTERNAL
+        or UNKNOWN without a reason. An overloaded server returns a retry delay.
         """
-        broken_off = not error.reason and error.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
-        passing = broken_off or error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-        if closed or not self._heard or not (passing or isinstance(error, RateLimited)):
+        stream_reset = not error.reason and error.code() in (
+            grpc.StatusCode.INTERNAL,
+            grpc.StatusCode.UNKNOWN,
+        )
+        transient = stream_reset or error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        if closed or not self._received or not (transient or isinstance(error, RateLimited)):
             raise error
-        pause = max(self._pause, error.retry_delay or 0.0)
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        return pause * random.uniform(1.0, 1.5)  # noqa: S311 - spreads those who come back
+        backoff = max(self._backoff, error.retry_delay or 0.0)
+        self._backoff = min(2 * self._backoff, _MAX_BACKOFF)
+        return backoff * random.uniform(1.0, 1.5)  # noqa: S311 - jitter, not security
 
 
-def _is_new(found: Connection, after: Connection | None) -> bool:
-    """Tell whether a connection works and comes from a newer consent; a mere refresh does not count."""
-    if found.state != Connection.STATE_ACTIVE:
+def _is_new(connection: Connection, after: Connection | None) -> bool:
+    """Return whether a connection is active and results from a newer consent than `after`. Refreshes do not count."""
+    if connection.state != Connection.STATE_ACTIVE:
         return False
-    return after is None or found.consent_time.ToNanoseconds() > after.consent_time.ToNanoseconds()
+    return after is None or connection.consent_time.ToNanoseconds() > after.consent_time.ToNanoseconds()

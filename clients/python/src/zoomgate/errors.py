@@ -1,7 +1,7 @@
-"""What a failed call raises.
+"""Exceptions raised by failed calls.
 
-Every failure is a `ZoomgateError`; its class says what the caller can do about it, its fields say the rest. All of them are
-`grpc.RpcError`s with `code()` and `details()`, so that code which is written for gRPC keeps working.
+Every exception is a `ZoomgateError`; the subclass indicates how the caller can react. All of them are also `grpc.RpcError`s with `code()`
+and `details()`, so existing gRPC error handling keeps working.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ _DOMAIN = "zoomgate"
 
 @dataclass(frozen=True)
 class FieldViolation:
-    """A field that the service refused.
+    """An invalid field of a request.
 
     Attributes:
-        field: Path of the field in the request, such as `meeting_details.topic`.
-        description: The rule, and what to send instead.
+        field: The path of the field in the request, such as `meeting_details.topic`.
+        description: The violated rule and what to send instead.
     """
 
     field: str
@@ -31,18 +31,18 @@ class FieldViolation:
 
 
 class ZoomgateError(grpc.RpcError):
-    """A call failed.
+    """A failed call.
 
     Attributes:
-        reason: A name of the contract's `ErrorReason` without its prefix, such as `ZOOM_NOT_CONNECTED`; empty when the status was made
-            by gRPC itself: no connection, a missed deadline, an unknown method.
-        message: One sentence for people. It holds no secret; parts may be Zoom's own words.
-        metadata: What the service added, such as `user_email` or `cause`. See the contract's `ErrorReason`.
-        retry_delay: Seconds to wait before the call makes sense again, or None if the service did not say.
-        field_violations: Every field that was refused, at once.
-        request_id: The id of the call; the service's log line has it too.
-        http_status: Zoom's HTTP status, where Zoom answered; else None.
-        zoom_code: Zoom's own error code (https://developers.zoom.us/docs/api/errors/), where it gave one; else None.
+        reason: The name of an `ErrorReason` without its prefix, such as `ZOOM_NOT_CONNECTED`. Empty if gRPC itself generated the status,
+            for example after a connection failure, an exceeded deadline or a call of an unknown method.
+        message: A human-readable sentence. Contains no secrets; may quote Zoom.
+        metadata: Additional facts, such as `user_email` or `cause`. See `ErrorReason` in the proto files.
+        retry_delay: The number of seconds to wait before retrying, or None if the service returned no delay.
+        field_violations: All invalid fields of the request.
+        request_id: The ID of the call, which also appears in the service's log.
+        http_status: Zoom's HTTP status, or None if Zoom sent no response.
+        zoom_code: Zoom's error code (https://developers.zoom.us/docs/api/errors/), or None if Zoom returned none.
     """
 
     def __init__(
@@ -66,21 +66,21 @@ class ZoomgateError(grpc.RpcError):
         self.request_id = request_id
 
     def code(self) -> grpc.StatusCode:
-        """Give the gRPC status code."""
+        """Return the gRPC status code."""
         return self._code
 
     def details(self) -> str:
-        """Give the message, under the name that gRPC has for it."""
+        """Return the message, as `grpc.RpcError` does."""
         return self.message
 
     @property
     def http_status(self) -> int | None:
-        """Zoom's HTTP status, or None."""
+        """Zoom's HTTP status, or None if Zoom sent no response."""
         return _number(self.metadata.get("http_status"))
 
     @property
     def zoom_code(self) -> int | None:
-        """Zoom's own error code, or None."""
+        """Zoom's error code, or None if Zoom returned none."""
         return _number(self.metadata.get("zoom_code"))
 
     def __str__(self) -> str:
@@ -89,63 +89,69 @@ class ZoomgateError(grpc.RpcError):
         return f"{name}: {self.message}{request}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self._code, self.message, self._rest())
+        return _restore, (type(self), self._code, self.message, self._keywords())
 
-    def _rest(self) -> dict[str, Any]:
+    def _keywords(self) -> dict[str, Any]:
         names = ("reason", "metadata", "retry_delay", "field_violations", "request_id")
         return {name: getattr(self, name) for name in names}
 
 
 class InvalidRequest(ZoomgateError):
-    """The request is wrong, by the service's rules or by Zoom's; `field_violations` says where. Repeating it does not help."""
+    """The service or Zoom rejected the request as invalid; `field_violations` lists the invalid fields. Do not retry it unchanged."""
 
 
 class Unauthenticated(ZoomgateError):
-    """The key is missing, malformed or unknown. Why is in the service's log alone."""
+    """The key is missing, malformed or unknown. Only the service's log states which."""
 
 
 class NotAllowed(ZoomgateError):
-    """This caller may not do that, or Zoom does not let the person do it (reason `ZOOM_REFUSED`)."""
+    """The caller is not allowed to make this call, or Zoom does not allow it for the user (reason `ZOOM_REFUSED`)."""
 
 
 class NotFound(ZoomgateError):
-    """The meeting, or whatever was asked for at Zoom, does not exist."""
+    """The meeting or another requested Zoom resource does not exist."""
 
 
 class ConsentRequired(ZoomgateError):
-    """The person has to consent: begin an authorization and send them its link."""
+    """The user must consent. Start an authorization and send the user its URL."""
 
 
 class NotConnected(ConsentRequired):
-    """The person never connected, or was disconnected."""
+    """The user never connected, or was disconnected."""
 
 
 class ReauthRequired(ConsentRequired):
-    """Zoom no longer accepts the person's authorization; `metadata["cause"]` says why."""
+    """Zoom no longer accepts the user's authorization; `metadata["cause"]` gives the reason."""
 
 
 class ScopeMissing(ConsentRequired):
-    """The consent does not cover this call; `metadata["scopes"]` names what is missing, separated by spaces."""
+    """The user's consent does not cover this call; `metadata["scopes"]` lists the missing scopes, separated by spaces."""
 
 
 class RateLimited(ZoomgateError):
-    """A limit of Zoom's or of the service's own is reached: wait `retry_delay` seconds. Nothing was done."""
+    """A limit of Zoom or of the service is reached. The call had no effect; retry it after `retry_delay` seconds."""
 
 
 class ServiceUnavailable(ZoomgateError):
-    """The service, its store or Zoom cannot be reached just now, and nothing was done. Calls that are safe to repeat were repeated."""
+    """The service, its store or Zoom is temporarily unavailable, and the call had no effect.
+
+    Calls that are safe to retry have already been retried.
+    """
 
 
 class ResumeTokenExpired(ZoomgateError):
-    """The resume token of a watch is too old: watch again without one, and take whoever is not in the snapshot for disconnected."""
+    """The resume token of a watch is too old.
+
+    Start a new watch without a token, and treat users that are missing from its snapshot as disconnected.
+    """
 
 
 class DeadlineExceeded(ZoomgateError):
-    """The time for the call was over. A write may have taken effect, unless the reason is `DEADLINE_TOO_SHORT`."""
+    """The deadline was exceeded. A write may have taken effect, unless the reason is `DEADLINE_TOO_SHORT`."""
 
 
 class OutcomeUnknown(ZoomgateError):
-    """A write was sent to Zoom and its answer was lost: look whether it took effect before you repeat it."""
+    """A write was sent to Zoom, but the response was lost. Check whether it took effect before retrying."""
 
 
 _BY_REASON: Mapping[str, type[ZoomgateError]] = {
@@ -168,15 +174,15 @@ _BY_CODE: Mapping[grpc.StatusCode, type[ZoomgateError]] = {
 
 
 def from_rpc_error(error: Any, request_id: str = "") -> ZoomgateError:
-    """Make our error of gRPC's.
+    """Convert a gRPC error to the matching `ZoomgateError`.
 
     Args:
-        error: A `grpc.RpcError` that is a call, or a `grpc.aio.AioRpcError`.
-        request_id: The id that was sent; used if the answer has none.
+        error: A `grpc.RpcError` that is also a `grpc.Call`, or a `grpc.aio.AioRpcError`.
+        request_id: The request ID that was sent. Used if the trailing metadata contains none.
     """
     code: grpc.StatusCode = error.code()
     trailers: dict[str, Any] = dict(error.trailing_metadata() or ())
-    info, bad, retry = (
+    info, bad_request, retry = (
         error_details_pb2.ErrorInfo(),
         error_details_pb2.BadRequest(),
         error_details_pb2.RetryInfo(),
@@ -185,8 +191,8 @@ def from_rpc_error(error: Any, request_id: str = "") -> ZoomgateError:
     for detail in _status(trailers.get(_DETAILS)).details:
         if _unpack(detail, retry):
             delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
-        for known in (info, bad):
-            _unpack(detail, known)
+        for message in (info, bad_request):
+            _unpack(detail, message)
     reason = info.reason if info.domain == _DOMAIN else ""
     kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ZoomgateError)
     return kind(
@@ -195,7 +201,9 @@ def from_rpc_error(error: Any, request_id: str = "") -> ZoomgateError:
         reason=reason,
         metadata=dict(info.metadata),
         retry_delay=delay,
-        field_violations=tuple(FieldViolation(row.field, row.description) for row in bad.field_violations),
+        field_violations=tuple(
+            FieldViolation(row.field, row.description) for row in bad_request.field_violations
+        ),
         request_id=trailers.get(_REQUEST_ID, request_id),
     )
 
@@ -205,12 +213,12 @@ def _status(details: bytes | None) -> status_pb2.Status:
         return status_pb2.Status()
     try:
         return status_pb2.Status.FromString(details)
-    except Exception:  # noqa: BLE001 - something in between made it; the code and the message still stand
+    except Exception:  # noqa: BLE001 - malformed details, for example from a proxy; code and message are still valid
         return status_pb2.Status()
 
 
 def _unpack(detail: Any, message: Message) -> bool:
-    """Read a detail into a message of its kind; False if it is of another kind, or broken."""
+    """Parse a detail into `message`. Return False if it has another type or is malformed."""
     try:
         return bool(detail.Unpack(message))
     except DecodeError:
@@ -223,6 +231,6 @@ def _number(text: str | None) -> int | None:
 
 
 def _restore(
-    kind: type[ZoomgateError], code: grpc.StatusCode, message: str, rest: dict[str, Any]
+    kind: type[ZoomgateError], code: grpc.StatusCode, message: str, keywords: dict[str, Any]
 ) -> ZoomgateError:
-    return kind(code, message, **rest)
+    return kind(code, message, **keywords)

@@ -1,7 +1,6 @@
-"""The services of the contract, each RPC as a method in Python's spelling.
+"""Services of the API, with one method per RPC: blocking and asyncio variants.
 
-Who may call an RPC, its limits and its errors stand on the contract's `rpc` comments (`proto/zoomgate/v1/`); fields and their units on
-the messages. The classes here hold nothing but the binding, twice: to block and to await.
+The proto files (`proto/zoomgate/v1/`) document the authorization, errors and retries of each RPC, and the fields of the messages.
 """
 
 import re
@@ -43,68 +42,68 @@ class _Service:
 
 
 class Auth(_Service):
-    """People's authorizations, and the access tokens that come from them."""
+    """Authorizations of users, and their access tokens."""
 
     _descriptor, _method, _stream = _AUTH, Method, Stream
 
     begin_authorization: Method[auth.BeginAuthorizationRequest, auth.BeginAuthorizationResponse]
-    """Make a link where a person consents; it works once, for 10 minutes."""
+    """Start an authorization and return the URL at which the user consents. The URL works once and expires after 10 minutes."""
     complete_authorization: Method[auth.CompleteAuthorizationRequest, auth.CompleteAuthorizationResponse]
-    """Finish what was begun, with the code and state, or the ticket, that the browser brought back. Works once."""
+    """Complete an authorization with the code and state, or the ticket, from the browser's redirect. Never retried."""
     create_token: Method[auth.CreateTokenRequest, auth.CreateTokenResponse]
-    """Exchange a code that the caller received itself. Works once."""
+    """Exchange an authorization code that the caller received on its own redirect URL. Never retried."""
     get_token: Method[auth.GetTokenRequest, auth.GetTokenResponse]
-    """Give an access token that is valid for `min_validity` (default 60 seconds, at most 10 minutes) or longer."""
+    """Return an access token that is valid for at least `min_validity` (default 60 seconds, at most 10 minutes)."""
     refresh_token: Method[auth.RefreshTokenRequest, auth.RefreshTokenResponse]
-    """Refresh the stored token now."""
+    """Refresh the stored token even if it is still valid."""
     request_token: Method[auth.RequestTokenRequest, auth.RequestTokenResponse]
-    """Spend a refresh token that the caller brings, and keep what comes back. Works once."""
+    """Exchange a refresh token obtained elsewhere, and store the new tokens. Never retried."""
     check_token: Method[auth.CheckTokenRequest, auth.CheckTokenResponse]
-    """Tell whether a token is expired: of given facts, or of the one that is kept for `user_email`."""
+    """Return whether a token has expired: a token described by `facts`, or the stored token of `user_email`."""
     validate_user: Method[auth.ValidateUserRequest, auth.ValidateUserResponse]
-    """Tell whether the calling member is that user."""
+    """Return whether the calling member is `user_email`."""
     get_connection: Method[auth.GetConnectionRequest, auth.GetConnectionResponse]
-    """Show one person's connection. Raises `NotConnected` for somebody unknown."""
+    """Return the connection of a user. Raises `NotConnected` if there is none."""
     list_connections: Method[auth.ListConnectionsRequest, auth.ListConnectionsResponse]
-    """List connections, one page at a time; `Client.connections` follows the pages."""
+    """Return one page of connections. `Client.connections` iterates over all pages."""
     delete_connection: Method[auth.DeleteConnectionRequest, auth.DeleteConnectionResponse]
-    """End a connection and revoke its tokens at Zoom. Raises `NotConnected` for somebody unknown."""
+    """Disconnect a user and revoke the tokens at Zoom. Raises `NotConnected` if the user is not connected."""
     watch_connections: Stream[auth.WatchConnectionsRequest, auth.WatchConnectionsResponse]
-    """Tell of connections as they change, until the stream breaks off; `Client.watch` goes on then."""
+    """Stream connections as they change. Unlike `Client.watch`, an interrupted stream is not resumed."""
 
 
 class Meetings(_Service):
-    """Zoom meetings, typed."""
+    """Zoom meetings."""
 
     _descriptor, _method, _stream = _MEETINGS, Method, Stream
 
     create_meeting: Method[meetings.CreateMeetingRequest, meetings.CreateMeetingResponse]
-    """Schedule a meeting. Never repeated by itself: after `OutcomeUnknown` look whether it exists."""
+    """Create a meeting. Never retried automatically: after `OutcomeUnknown`, check whether the meeting exists."""
     get_meeting: Method[meetings.GetMeetingRequest, meetings.GetMeetingResponse]
-    """Show a meeting. Raises `NotFound`."""
+    """Return a meeting. Raises `NotFound`."""
     delete_meeting: Method[meetings.DeleteMeetingRequest, meetings.DeleteMeetingResponse]
-    """Delete a meeting, or one occurrence of it. Raises `NotFound`."""
+    """Delete a meeting or one of its occurrences. Raises `NotFound`."""
 
 
 class Proxy(_Service):
-    """Any call of Zoom's REST API. A complete answer of Zoom is data, 4xx and 5xx included: look at `response.status`."""
+    """Requests to any part of Zoom's REST API. 4xx and 5xx responses of Zoom raise no exception; check `response.status`."""
 
     _descriptor, _method, _stream = _PROXY, Method, Stream
 
     get: Method[proxy.GetRequest, proxy.GetResponse]
-    """Send a GET to `url`, a path such as `/users/me`."""
+    """Send a GET request to `url`, a path such as `/users/me`."""
     delete: Method[proxy.DeleteRequest, proxy.DeleteResponse]
-    """Send a DELETE. Never repeated by itself."""
+    """Send a DELETE request. Never retried automatically."""
     post: Method[proxy.PostRequest, proxy.PostResponse]
-    """Send a POST with `json` or `raw`. Never repeated by itself."""
+    """Send a POST request with `json` or `raw`. Never retried automatically."""
     patch: Method[proxy.PatchRequest, proxy.PatchResponse]
-    """Send a PATCH with `json` or `raw`. Never repeated by itself."""
+    """Send a PATCH request with `json` or `raw`. Never retried automatically."""
     put: Method[proxy.PutRequest, proxy.PutResponse]
-    """Send a PUT with `json` or `raw`. Never repeated by itself."""
+    """Send a PUT request with `json` or `raw`. Never retried automatically."""
 
 
 class AsyncAuth(_Service):
-    """As `Auth`, to await."""
+    """Asyncio variant of `Auth`."""
 
     _descriptor, _method, _stream = _AUTH, AsyncMethod, AsyncStream
 
@@ -123,7 +122,7 @@ class AsyncAuth(_Service):
 
 
 class AsyncMeetings(_Service):
-    """As `Meetings`, to await."""
+    """Asyncio variant of `Meetings`."""
 
     _descriptor, _method, _stream = _MEETINGS, AsyncMethod, AsyncStream
 
@@ -133,7 +132,7 @@ class AsyncMeetings(_Service):
 
 
 class AsyncProxy(_Service):
-    """As `Proxy`, to await."""
+    """Asyncio variant of `Proxy`."""
 
     _descriptor, _method, _stream = _PROXY, AsyncMethod, AsyncStream
 

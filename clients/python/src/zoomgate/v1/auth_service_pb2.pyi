@@ -25,7 +25,7 @@ DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
 class Token(google.protobuf.message.Message):
-    """Token is a token pair as Zoom issued it."""
+    """A token pair as issued by Zoom."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -37,20 +37,20 @@ class Token(google.protobuf.message.Message):
     GENERATION_FIELD_NUMBER: builtins.int
     REFRESH_TOKEN_FIELD_NUMBER: builtins.int
     access_token: builtins.str
-    """The bearer token for Zoom's API. A secret: opaque, at most 8 KiB."""
+    """The bearer token for Zoom's API. Secret and opaque; at most 8 KiB."""
     token_type: builtins.str
-    """Always `bearer`."""
+    """The token type. Always `bearer`."""
     expires_in: builtins.int
-    """Seconds until `access_token` expires, counted from this answer; never negative."""
+    """The number of seconds until `access_token` expires, counted from this response. Never negative."""
     scope: builtins.str
-    """The granted scopes, separated by spaces, as Zoom wrote them."""
+    """The granted scopes, separated by spaces, as returned by Zoom."""
     generation: builtins.int
-    """Counts the token pairs stored for this user; only ever grows."""
+    """The number of the token pair within this user's connection. It only grows."""
     refresh_token: builtins.str
-    """The refresh token. A secret; only for callers whose policy has `refresh_tokens = true`, else empty."""
+    """The refresh token. Secret. Empty unless the caller's policy has `refresh_tokens = true`."""
     @property
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When `access_token` expires."""
+        """The time at which `access_token` expires."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ Global___Token: typing_extensions.TypeAlias = Token
 
 @typing.final
 class BeginAuthorizationRequest(google.protobuf.message.Message):
-    """Asks for an authorization."""
+    """Request message for BeginAuthorization."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -78,14 +78,16 @@ class BeginAuthorizationRequest(google.protobuf.message.Message):
     OPTIONS_FIELD_NUMBER: builtins.int
     RETURN_TO_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. Who shall connect; the Zoom account that consents must have this e-mail address."""
+    """Required. The email address of the user to connect. The Zoom account that consents must have this address."""
     return_to: builtins.str
-    """Where the browser goes afterwards: the name of a place in the `ZOOMGATE_RETURN_TO` setting. Default: Zoomgate's own result page.
-    Only where Zoom redirects to Zoomgate's own callback.
+    """The page to which the browser is redirected afterwards: the name of an entry in the `ZOOMGATE_RETURN_TO` setting. Defaults to
+    Zoomgate's own result page. Available only if Zoom redirects to Zoomgate's callback.
     """
     @property
     def options(self) -> google.protobuf.struct_pb2.Struct:
-        """Kept on the server's side and given back by CompleteAuthorization. At most 8 KiB as JSON, nested at most 16 deep."""
+        """Arbitrary data that is stored on the server and returned by CompleteAuthorization. At most 8 KiB as JSON, nested at most 16 levels
+        deep.
+        """
 
     def __init__(
         self,
@@ -101,7 +103,7 @@ Global___BeginAuthorizationRequest: typing_extensions.TypeAlias = BeginAuthoriza
 
 @typing.final
 class BeginAuthorizationResponse(google.protobuf.message.Message):
-    """How to go on."""
+    """Response message for BeginAuthorization."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -109,12 +111,12 @@ class BeginAuthorizationResponse(google.protobuf.message.Message):
     STATE_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     authorization_url: builtins.str
-    """What the person opens in a browser. Works once; treat it like a password reset link."""
+    """The URL that the user opens in a browser. It works only once; protect it like a password reset link."""
     state: builtins.str
-    """Identifies this authorization: Zoom's redirect to a page of the caller's brings it back as `state`."""
+    """The identifier of this authorization. Zoom's redirect to a page of the caller returns it in the `state` parameter."""
     @property
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When the link stops working: 10 minutes from now."""
+        """The time at which the URL expires: 10 minutes from now."""
 
     def __init__(
         self,
@@ -130,7 +132,7 @@ Global___BeginAuthorizationResponse: typing_extensions.TypeAlias = BeginAuthoriz
 
 @typing.final
 class CompleteAuthorizationRequest(google.protobuf.message.Message):
-    """What came back in the browser: `code` and `state`, or `ticket` alone."""
+    """Request message for CompleteAuthorization. Set either `code` and `state`, or only `ticket`."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -142,7 +144,7 @@ class CompleteAuthorizationRequest(google.protobuf.message.Message):
     state: builtins.str
     """The `state` query parameter of Zoom's redirect. At most 512 characters."""
     ticket: builtins.str
-    """The `ticket` query parameter at the `return_to` place. At most 512 characters."""
+    """The `ticket` query parameter of the redirect to the `return_to` URL. At most 512 characters."""
     def __init__(
         self,
         *,
@@ -156,7 +158,7 @@ Global___CompleteAuthorizationRequest: typing_extensions.TypeAlias = CompleteAut
 
 @typing.final
 class CompleteAuthorizationResponse(google.protobuf.message.Message):
-    """The result of an authorization."""
+    """Response message for CompleteAuthorization."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -164,14 +166,14 @@ class CompleteAuthorizationResponse(google.protobuf.message.Message):
     OPTIONS_FIELD_NUMBER: builtins.int
     CONNECTION_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Who is connected now."""
+    """The email address of the connected user."""
     @property
     def options(self) -> google.protobuf.struct_pb2.Struct:
-        """What BeginAuthorization was given."""
+        """The `options` of the BeginAuthorization request."""
 
     @property
     def connection(self) -> zoomgate.v1.connection_pb2.Connection:
-        """The connection as it is now."""
+        """The connection after the authorization."""
 
     def __init__(
         self,
@@ -187,7 +189,7 @@ Global___CompleteAuthorizationResponse: typing_extensions.TypeAlias = CompleteAu
 
 @typing.final
 class CreateTokenRequest(google.protobuf.message.Message):
-    """A code from the caller's own redirect."""
+    """Request message for CreateToken."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -196,14 +198,14 @@ class CreateTokenRequest(google.protobuf.message.Message):
     STATE_FIELD_NUMBER: builtins.int
     CODE_VERIFIER_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. Whose code it is."""
+    """Required. The email address of the user who consented."""
     code: builtins.str
     """Required. The code from Zoom's redirect. At most 2048 characters."""
     state: builtins.str
-    """The state of BeginAuthorization, where that was used. It must have been begun by this caller for this user."""
+    """The state returned by BeginAuthorization, if it was called. The same caller must have started that authorization for the same user."""
     code_verifier: builtins.str
-    """The PKCE code verifier, where the caller made its own authorization request with one (43 to 128 characters of RFC 7636).
-    Not together with `state`.
+    """The PKCE code verifier, if the caller built the authorization request itself and used PKCE (43 to 128 characters, RFC 7636). Cannot
+    be combined with `state`.
     """
     def __init__(
         self,
@@ -219,17 +221,17 @@ Global___CreateTokenRequest: typing_extensions.TypeAlias = CreateTokenRequest
 
 @typing.final
 class CreateTokenResponse(google.protobuf.message.Message):
-    """The result of an exchange."""
+    """Response message for CreateToken."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SUCCESS_FIELD_NUMBER: builtins.int
     TOKEN_FIELD_NUMBER: builtins.int
     success: builtins.bool
-    """True: the tokens are stored. A failure is an error, never false."""
+    """Always true: the tokens are stored. Failures are returned as errors, never as false."""
     @property
     def token(self) -> Global___Token:
-        """The token; unset for members and for services that may not see access tokens."""
+        """The token. Unset for members and for services whose policy does not allow access tokens."""
 
     def __init__(
         self,
@@ -244,17 +246,17 @@ Global___CreateTokenResponse: typing_extensions.TypeAlias = CreateTokenResponse
 
 @typing.final
 class GetTokenRequest(google.protobuf.message.Message):
-    """Asks for an access token."""
+    """Request message for GetToken."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     USER_EMAIL_FIELD_NUMBER: builtins.int
     MIN_VALIDITY_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. Whose token."""
+    """Required. The user's email address."""
     @property
     def min_validity(self) -> google.protobuf.duration_pb2.Duration:
-        """How long the token must be valid still. Default 60 seconds, at most 10 minutes, at least 0."""
+        """The minimum remaining lifetime of the token: 0 seconds to 10 minutes. Defaults to 60 seconds."""
 
     def __init__(
         self,
@@ -269,14 +271,14 @@ Global___GetTokenRequest: typing_extensions.TypeAlias = GetTokenRequest
 
 @typing.final
 class GetTokenResponse(google.protobuf.message.Message):
-    """An access token."""
+    """Response message for GetToken."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     TOKEN_FIELD_NUMBER: builtins.int
     @property
     def token(self) -> Global___Token:
-        """The token."""
+        """The access token."""
 
     def __init__(
         self,
@@ -290,16 +292,16 @@ Global___GetTokenResponse: typing_extensions.TypeAlias = GetTokenResponse
 
 @typing.final
 class RefreshTokenRequest(google.protobuf.message.Message):
-    """Asks for a refresh."""
+    """Request message for RefreshToken."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     USER_EMAIL_FIELD_NUMBER: builtins.int
     REFRESH_TOKEN_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. Whose token."""
+    """Required. The user's email address."""
     refresh_token: builtins.str
-    """The stored refresh token, if the caller wants to be sure that it is the one which gets refreshed. At most 8 KiB."""
+    """The refresh token that the caller expects to be stored. If set, the call fails when a different one is stored. At most 8 KiB."""
     def __init__(
         self,
         *,
@@ -312,14 +314,14 @@ Global___RefreshTokenRequest: typing_extensions.TypeAlias = RefreshTokenRequest
 
 @typing.final
 class RefreshTokenResponse(google.protobuf.message.Message):
-    """The refreshed token."""
+    """Response message for RefreshToken."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     TOKEN_FIELD_NUMBER: builtins.int
     @property
     def token(self) -> Global___Token:
-        """The token."""
+        """The refreshed token."""
 
     def __init__(
         self,
@@ -333,16 +335,16 @@ Global___RefreshTokenResponse: typing_extensions.TypeAlias = RefreshTokenRespons
 
 @typing.final
 class RequestTokenRequest(google.protobuf.message.Message):
-    """A refresh token from elsewhere."""
+    """Request message for RequestToken."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     USER_EMAIL_FIELD_NUMBER: builtins.int
     REFRESH_TOKEN_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. Whose token it is."""
+    """Required. The email address of the user to whom the token belongs."""
     refresh_token: builtins.str
-    """Required. The refresh token; it is spent by this call. At most 8 KiB."""
+    """Required. The refresh token. This call uses it up. At most 8 KiB."""
     def __init__(
         self,
         *,
@@ -355,14 +357,14 @@ Global___RequestTokenRequest: typing_extensions.TypeAlias = RequestTokenRequest
 
 @typing.final
 class RequestTokenResponse(google.protobuf.message.Message):
-    """The token that Zoom gave for it."""
+    """Response message for RequestToken."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     TOKEN_FIELD_NUMBER: builtins.int
     @property
     def token(self) -> Global___Token:
-        """The token."""
+        """The token that Zoom issued in exchange."""
 
     def __init__(
         self,
@@ -376,23 +378,23 @@ Global___RequestTokenResponse: typing_extensions.TypeAlias = RequestTokenRespons
 
 @typing.final
 class CheckTokenRequest(google.protobuf.message.Message):
-    """What to check."""
+    """Request message for CheckToken."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     @typing.final
     class Facts(google.protobuf.message.Message):
-        """Facts about a token that the caller keeps."""
+        """The description of a token that the caller stores."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
         EXPIRES_IN_FIELD_NUMBER: builtins.int
         UPDATE_TIME_FIELD_NUMBER: builtins.int
         expires_in: builtins.int
-        """Zoom's `expires_in`, in seconds: 0 to 31,536,000."""
+        """The `expires_in` value of Zoom's token response, in seconds: 0 to 31,536,000."""
         @property
         def update_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-            """Required. When Zoom answered it."""
+            """Required. The time at which Zoom returned `expires_in`."""
 
         def __init__(
             self,
@@ -406,7 +408,7 @@ class CheckTokenRequest(google.protobuf.message.Message):
     FACTS_FIELD_NUMBER: builtins.int
     USER_EMAIL_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """The stored token of this user."""
+    """The email address of the user whose stored token is checked."""
     @property
     def facts(self) -> Global___CheckTokenRequest.Facts:
         """A token that the caller describes."""
@@ -425,7 +427,7 @@ Global___CheckTokenRequest: typing_extensions.TypeAlias = CheckTokenRequest
 
 @typing.final
 class CheckTokenResponse(google.protobuf.message.Message):
-    """The verdict."""
+    """Response message for CheckToken."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -436,11 +438,11 @@ class CheckTokenResponse(google.protobuf.message.Message):
     """Whether the access token has expired."""
     @property
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When it expires or expired."""
+        """The time at which the token expires or expired."""
 
     @property
     def remaining(self) -> google.protobuf.duration_pb2.Duration:
-        """How long it is valid still; zero when it has expired."""
+        """The remaining lifetime of the token. Zero if it has expired."""
 
     def __init__(
         self,
@@ -456,13 +458,13 @@ Global___CheckTokenResponse: typing_extensions.TypeAlias = CheckTokenResponse
 
 @typing.final
 class ValidateUserRequest(google.protobuf.message.Message):
-    """Asks whether the member is that user."""
+    """Request message for ValidateUser."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     USER_EMAIL_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. The address to compare with."""
+    """Required. The email address to compare with the member's address."""
     def __init__(
         self,
         *,
@@ -474,16 +476,16 @@ Global___ValidateUserRequest: typing_extensions.TypeAlias = ValidateUserRequest
 
 @typing.final
 class ValidateUserResponse(google.protobuf.message.Message):
-    """The verdict."""
+    """Response message for ValidateUser."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     VALID_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     valid: builtins.bool
-    """Whether the member is that user."""
+    """Whether the member has the given address."""
     reason: builtins.str
-    """Why not: "Member is not logged in" or "Email addresses do not match"; empty when valid."""
+    """The reason if `valid` is false: "Member is not logged in" or "Email addresses do not match". Empty if `valid` is true."""
     def __init__(
         self,
         *,
@@ -496,13 +498,13 @@ Global___ValidateUserResponse: typing_extensions.TypeAlias = ValidateUserRespons
 
 @typing.final
 class GetConnectionRequest(google.protobuf.message.Message):
-    """Asks for a connection."""
+    """Request message for GetConnection."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     USER_EMAIL_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. Whose connection."""
+    """Required. The user's email address."""
     def __init__(
         self,
         *,
@@ -514,7 +516,7 @@ Global___GetConnectionRequest: typing_extensions.TypeAlias = GetConnectionReques
 
 @typing.final
 class GetConnectionResponse(google.protobuf.message.Message):
-    """A connection."""
+    """Response message for GetConnection."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -535,7 +537,7 @@ Global___GetConnectionResponse: typing_extensions.TypeAlias = GetConnectionRespo
 
 @typing.final
 class ListConnectionsRequest(google.protobuf.message.Message):
-    """Asks for a page of connections."""
+    """Request message for ListConnections."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -543,12 +545,12 @@ class ListConnectionsRequest(google.protobuf.message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     STATES_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """At most so many; default 100, at most 1000. Pages may be shorter and still have a successor."""
+    """The maximum number of connections to return: at most 1000. Defaults to 100. A page may contain fewer connections even if more follow."""
     page_token: builtins.str
-    """`next_page_token` of the page before, with the same `states`; empty for the first page."""
+    """The `next_page_token` of the previous response, with the same `states`. Empty for the first page."""
     @property
     def states(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[zoomgate.v1.connection_pb2.Connection.State.ValueType]:
-        """Only connections in one of these states; empty for all but STATE_DISCONNECTED."""
+        """The states of the connections to return. If empty, returns all states except STATE_DISCONNECTED."""
 
     def __init__(
         self,
@@ -563,14 +565,14 @@ Global___ListConnectionsRequest: typing_extensions.TypeAlias = ListConnectionsRe
 
 @typing.final
 class ListConnectionsResponse(google.protobuf.message.Message):
-    """A page of connections."""
+    """Response message for ListConnections."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CONNECTIONS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """Gives the next page; empty at the end."""
+    """The `page_token` for the next page. Empty on the last page."""
     @property
     def connections(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zoomgate.v1.connection_pb2.Connection]:
         """The connections, ordered by `user_email`."""
@@ -587,13 +589,13 @@ Global___ListConnectionsResponse: typing_extensions.TypeAlias = ListConnectionsR
 
 @typing.final
 class DeleteConnectionRequest(google.protobuf.message.Message):
-    """Asks to end a connection."""
+    """Request message for DeleteConnection."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     USER_EMAIL_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. Whose connection."""
+    """Required. The user's email address."""
     def __init__(
         self,
         *,
@@ -605,14 +607,14 @@ Global___DeleteConnectionRequest: typing_extensions.TypeAlias = DeleteConnection
 
 @typing.final
 class DeleteConnectionResponse(google.protobuf.message.Message):
-    """The ended connection."""
+    """Response message for DeleteConnection."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CONNECTION_FIELD_NUMBER: builtins.int
     @property
     def connection(self) -> zoomgate.v1.connection_pb2.Connection:
-        """The connection as it is now, STATE_DISCONNECTED."""
+        """The connection after the call, with STATE_DISCONNECTED."""
 
     def __init__(
         self,
@@ -626,19 +628,19 @@ Global___DeleteConnectionResponse: typing_extensions.TypeAlias = DeleteConnectio
 
 @typing.final
 class WatchConnectionsRequest(google.protobuf.message.Message):
-    """Asks to be told of connections."""
+    """Request message for WatchConnections."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     USER_EMAILS_FIELD_NUMBER: builtins.int
     RESUME_TOKEN_FIELD_NUMBER: builtins.int
     resume_token: builtins.str
-    """The `resume_token` of the last event that arrived, with the same caller and the same `user_emails`: what changed since then comes, and
-    no snapshot. Empty: from the beginning. A token works for 30 days.
+    """The `resume_token` of the last event received by the same caller with the same `user_emails`. The stream then starts with the changes
+    since that event and sends no snapshot. If empty, the stream starts with a snapshot. A token is valid for 30 days.
     """
     @property
     def user_emails(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Whose connections; at most 1000. Empty: of everybody whom the caller may see."""
+        """The email addresses of the users to watch; at most 1000. If empty, watches all users that the caller may see."""
 
     def __init__(
         self,
@@ -652,7 +654,7 @@ Global___WatchConnectionsRequest: typing_extensions.TypeAlias = WatchConnections
 
 @typing.final
 class WatchConnectionsResponse(google.protobuf.message.Message):
-    """One event."""
+    """Response message for WatchConnections: one event."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -663,48 +665,50 @@ class WatchConnectionsResponse(google.protobuf.message.Message):
     class _TypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[WatchConnectionsResponse._Type.ValueType], builtins.type):
         DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
         TYPE_UNSPECIFIED: WatchConnectionsResponse._Type.ValueType  # 0
-        """Never sent by the server."""
-        TYPE_EXISTING: WatchConnectionsResponse._Type.ValueType  # 1
-        """The connection was there already: the snapshot at the beginning. Ended connections are not in it."""
+        """Unspecified. Never sent by the server."""
+        TYPE_INITIAL: WatchConnectionsResponse._Type.ValueType  # 1
+        """The connection existed when the watch started. The snapshot does not contain disconnected users."""
         TYPE_CREATED: WatchConnectionsResponse._Type.ValueType  # 2
-        """The person connected, for the first time or after the connection had ended."""
-        TYPE_CHANGED: WatchConnectionsResponse._Type.ValueType  # 3
-        """Anything else about the connection changed. For somebody of whom nothing was told before, treat it as TYPE_CREATED."""
+        """The user connected for the first time, or again after a disconnect."""
+        TYPE_UPDATED: WatchConnectionsResponse._Type.ValueType  # 3
+        """Anything else about the connection changed. Treat it as TYPE_CREATED if no earlier event named this connection."""
         TYPE_DELETED: WatchConnectionsResponse._Type.ValueType  # 4
-        """The connection ended: its state is STATE_DISCONNECTED."""
-        TYPE_CAUGHT_UP: WatchConnectionsResponse._Type.ValueType  # 5
-        """Everything was told; there is no connection. Comes after the snapshot, after a resumption (whatever was stored when the call came
-        was told then), once a minute while nothing changes, and last when the server drains. Keep its `resume_token`.
+        """The user was disconnected: the state of the connection is STATE_DISCONNECTED."""
+        TYPE_SYNCED: WatchConnectionsResponse._Type.ValueType  # 5
+        """All changes so far have been sent. Carries no connection. Sent after the snapshot, after a resumed stream has delivered everything
+        that was stored when the call arrived, once a minute while nothing changes, and as the last event when the server drains. Store
+        its `resume_token`.
         """
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper):
-        """Type says what happened."""
+        """The type of an event."""
 
     TYPE_UNSPECIFIED: WatchConnectionsResponse.Type.ValueType  # 0
-    """Never sent by the server."""
-    TYPE_EXISTING: WatchConnectionsResponse.Type.ValueType  # 1
-    """The connection was there already: the snapshot at the beginning. Ended connections are not in it."""
+    """Unspecified. Never sent by the server."""
+    TYPE_INITIAL: WatchConnectionsResponse.Type.ValueType  # 1
+    """The connection existed when the watch started. The snapshot does not contain disconnected users."""
     TYPE_CREATED: WatchConnectionsResponse.Type.ValueType  # 2
-    """The person connected, for the first time or after the connection had ended."""
-    TYPE_CHANGED: WatchConnectionsResponse.Type.ValueType  # 3
-    """Anything else about the connection changed. For somebody of whom nothing was told before, treat it as TYPE_CREATED."""
+    """The user connected for the first time, or again after a disconnect."""
+    TYPE_UPDATED: WatchConnectionsResponse.Type.ValueType  # 3
+    """Anything else about the connection changed. Treat it as TYPE_CREATED if no earlier event named this connection."""
     TYPE_DELETED: WatchConnectionsResponse.Type.ValueType  # 4
-    """The connection ended: its state is STATE_DISCONNECTED."""
-    TYPE_CAUGHT_UP: WatchConnectionsResponse.Type.ValueType  # 5
-    """Everything was told; there is no connection. Comes after the snapshot, after a resumption (whatever was stored when the call came
-    was told then), once a minute while nothing changes, and last when the server drains. Keep its `resume_token`.
+    """The user was disconnected: the state of the connection is STATE_DISCONNECTED."""
+    TYPE_SYNCED: WatchConnectionsResponse.Type.ValueType  # 5
+    """All changes so far have been sent. Carries no connection. Sent after the snapshot, after a resumed stream has delivered everything
+    that was stored when the call arrived, once a minute while nothing changes, and as the last event when the server drains. Store
+    its `resume_token`.
     """
 
     TYPE_FIELD_NUMBER: builtins.int
     CONNECTION_FIELD_NUMBER: builtins.int
     RESUME_TOKEN_FIELD_NUMBER: builtins.int
     type: Global___WatchConnectionsResponse.Type.ValueType
-    """What happened."""
+    """The type of the event."""
     resume_token: builtins.str
-    """Goes on behind this event. Opaque, at most 1 KiB; worth something only to this caller with these `user_emails`."""
+    """Resumes the stream after this event. Opaque, at most 1 KiB. Valid only for the same caller and the same `user_emails`."""
     @property
     def connection(self) -> zoomgate.v1.connection_pb2.Connection:
-        """The connection as it is now; unset with TYPE_CAUGHT_UP."""
+        """The current state of the connection. Unset for TYPE_SYNCED."""
 
     def __init__(
         self,

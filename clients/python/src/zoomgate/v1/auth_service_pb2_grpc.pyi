@@ -218,16 +218,27 @@ _AuthServiceWatchConnectionsType = typing_extensions.TypeVar(
 )
 
 class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthServiceCompleteAuthorizationType, _AuthServiceCreateTokenType, _AuthServiceGetTokenType, _AuthServiceRefreshTokenType, _AuthServiceRequestTokenType, _AuthServiceCheckTokenType, _AuthServiceValidateUserType, _AuthServiceGetConnectionType, _AuthServiceListConnectionsType, _AuthServiceDeleteConnectionType, _AuthServiceWatchConnectionsType]):
-    """AuthService connects people to Zoom and keeps their tokens.
+    """AuthService connects users to Zoom and manages their tokens.
 
-    Every RPC can answer UNAUTHENTICATED / CALLER_UNAUTHENTICATED, PERMISSION_DENIED / CALLER_NOT_ALLOWED, INVALID_ARGUMENT /
-    INVALID_FIELD or MALFORMED_REQUEST, and INTERNAL / INTERNAL. Those that read or write the store can also answer
-    UNAVAILABLE / STORE_UNAVAILABLE, DATA_LOSS / RECORD_UNREADABLE, INTERNAL / RECORD_VERSION and INTERNAL / KEY_UNAVAILABLE.
-    Those that hand out a token can answer UNAVAILABLE / AUDIT_UNAVAILABLE: the audit trail comes first.
-    Comments name what comes on top. All of them can meet UNAVAILABLE / SHUTTING_DOWN while a server drains.
+    A `user_email` must be in canonical form: ASCII, lower case, exactly one `@`, at most 254 characters. Other addresses are rejected,
+    not normalized.
 
-    A `user_email` is in canonical form: ASCII, lower case, exactly one `@`, at most 254 characters. Anything else is refused, never
-    repaired.
+    Every RPC can fail with:
+    - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
+    - PERMISSION_DENIED / CALLER_NOT_ALLOWED
+    - INVALID_ARGUMENT / INVALID_FIELD or MALFORMED_REQUEST
+    - UNAVAILABLE / SHUTTING_DOWN, while the server drains
+    - INTERNAL / INTERNAL
+
+    RPCs that read or write the store can also fail with:
+    - UNAVAILABLE / STORE_UNAVAILABLE
+    - DATA_LOSS / RECORD_UNREADABLE
+    - INTERNAL / RECORD_VERSION or KEY_UNAVAILABLE
+
+    RPCs that return a token can also fail with UNAVAILABLE / AUDIT_UNAVAILABLE, because the audit entry is written before the token is
+    returned.
+
+    The comments of the RPCs list only additional errors.
     """
 
     @typing.overload
@@ -335,114 +346,166 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     ], channel: grpc.aio.Channel) -> None: ...
 
     BeginAuthorization: _AuthServiceBeginAuthorizationType
-    """Starts an authorization: gives the address that the person opens in a browser.
+    """Starts an authorization and returns the URL that the user opens in a browser.
 
-    Callers: services for users they may act for, members for themselves.
-    Errors: RESOURCE_EXHAUSTED / SERVER_OVERLOADED when too many authorizations of this caller or user are open.
-    Retry: safe; each call makes a state of its own.
+    Authorization: services, for users that they may act for; members, for themselves.
+
+    Errors:
+    - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: too many authorizations of this caller or user are pending.
+
+    Retries: safe. Each call creates a new authorization with its own state.
     """
 
     CompleteAuthorization: _AuthServiceCompleteAuthorizationType
-    """Completes an authorization with what came back in the browser: `code` and `state` from Zoom's redirect to the caller's own
-    page, or the `ticket` that Zoomgate's callback appended to the `return_to` place.
+    """Completes an authorization with the parameters of the browser's redirect: either `code` and `state`, which Zoom's redirect to the
+    caller's own page carries, or the `ticket` that Zoomgate's callback appended to the `return_to` URL.
 
-    Callers: only the one who began it.
-    Errors: INVALID_ARGUMENT / INVALID_STATE, INVALID_ARGUMENT / CODE_REFUSED, FAILED_PRECONDITION / IDENTITY_MISMATCH,
-    INTERNAL / APP_CREDENTIALS_REJECTED, RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, UNAVAILABLE / ZOOM_UNAVAILABLE,
-    UNKNOWN / ZOOM_OUTCOME_UNKNOWN, INTERNAL / ZOOM_BAD_RESPONSE.
-    Retry: not safe; a state, a code and a ticket work once. After a failure begin again.
+    Authorization: only the caller that started the authorization.
+
+    Errors:
+    - INVALID_ARGUMENT / INVALID_STATE: the state or ticket is unknown, used or expired, or belongs to another caller.
+    - INVALID_ARGUMENT / CODE_REFUSED: Zoom rejected the authorization code.
+    - FAILED_PRECONDITION / IDENTITY_MISMATCH: a different Zoom user consented.
+    - INTERNAL / APP_CREDENTIALS_REJECTED: Zoom rejected the client ID or secret of this service.
+    - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
+    - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx.
+    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
+    - INTERNAL / ZOOM_BAD_RESPONSE: Zoom's response could not be parsed.
+
+    Retries: not safe. A state, a code and a ticket can be used only once. After a failure, start a new authorization.
     """
 
     CreateToken: _AuthServiceCreateTokenType
-    """Exchanges a code that the caller received by itself, and stores the result for `user_email`.
+    """Exchanges an authorization code that the caller received on its own redirect URL, and stores the tokens for `user_email`.
 
-    Callers: services for users they may act for, members for themselves. A member gets `success` alone; a service gets the token
-    if its policy lets it see access tokens.
-    Errors: as CompleteAuthorization.
-    Retry: not safe; a code works once.
+    Authorization: services, for users that they may act for; members, for themselves. Services whose policy allows access tokens
+    receive the token; all other callers receive only `success`.
+
+    Errors:
+    - The errors of CompleteAuthorization.
+
+    Retries: not safe. A code can be used only once.
     """
 
     GetToken: _AuthServiceGetTokenType
-    """Gives an access token that is valid for at least `min_validity`, refreshed at Zoom if need be.
+    """Returns an access token that is valid for at least `min_validity`, refreshing it at Zoom if needed.
 
-    Callers: services whose policy lets them see access tokens, for users they may act for.
-    Errors: FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED, UNAVAILABLE / REFRESH_IN_PROGRESS,
-    UNAVAILABLE / ZOOM_UNAVAILABLE, RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, RESOURCE_EXHAUSTED / SERVER_OVERLOADED,
-    INTERNAL / APP_CREDENTIALS_REJECTED, DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT.
-    Retry: safe.
+    Authorization: services whose policy allows access tokens, for users that they may act for.
+
+    Errors:
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED: the user never connected or was disconnected.
+    - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: the user must consent again.
+    - UNAVAILABLE / REFRESH_IN_PROGRESS: another refresh of this user is running, or its outcome is not known yet.
+    - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx.
+    - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
+    - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: a limit of this service is reached.
+    - INTERNAL / APP_CREDENTIALS_REJECTED: Zoom rejected the client ID or secret of this service.
+    - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT: too little of the deadline was left to call Zoom.
+
+    Retries: safe.
     """
 
     RefreshToken: _AuthServiceRefreshTokenType
-    """Refreshes the stored token at Zoom even if it is still valid. At most one forced refresh per user and minute: within it the
-    token of the refresh before is given.
+    """Refreshes the stored token at Zoom even if it is still valid.
 
-    Callers: as GetToken.
-    Errors: as GetToken; INVALID_ARGUMENT / INVALID_FIELD when `refresh_token` is given and is not the stored one.
-    Retry: safe.
+    A user's token is force-refreshed at most once a minute; further calls within that minute return the token of the previous refresh.
+
+    Authorization: as for GetToken.
+
+    Errors:
+    - The errors of GetToken.
+    - INVALID_ARGUMENT / INVALID_FIELD: `refresh_token` is set and differs from the stored refresh token.
+
+    Retries: safe.
     """
 
     RequestToken: _AuthServiceRequestTokenType
-    """Spends a refresh token that the caller brings from elsewhere and stores the result as the user's connection. The new
-    token's owner at Zoom must be `user_email`.
+    """Exchanges a refresh token obtained outside Zoomgate, and stores the new tokens as the user's connection. The tokens must belong
+    to the Zoom user with the address `user_email`.
 
-    Callers: as GetToken.
-    Errors: as CompleteAuthorization, without INVALID_STATE; FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED when Zoom refuses the token.
-    Retry: not safe; a refresh token works once.
+    Authorization: as for GetToken.
+
+    Errors:
+    - The errors of CompleteAuthorization, except INVALID_STATE.
+    - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: Zoom rejected the refresh token.
+
+    Retries: not safe. A refresh token can be used only once.
     """
 
     CheckToken: _AuthServiceCheckTokenType
-    """Says whether a token has expired: from the given facts, or for the stored connection of a user. Never calls Zoom.
+    """Reports whether a token has expired: a token that the caller describes, or the stored token of a user. Never calls Zoom.
 
-    Callers: services for users they may act for, members for themselves; facts need no user.
-    Errors: FAILED_PRECONDITION / ZOOM_NOT_CONNECTED for a user without a connection.
-    Retry: safe.
+    Authorization: services, for users that they may act for; members, for themselves. Checking `facts` requires no access to any user.
+
+    Errors:
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED: the user has no connection.
+
+    Retries: safe.
     """
 
     ValidateUser: _AuthServiceValidateUserType
-    """Says whether the calling member is `user_email`: the one whose token a service forwards in `zoomgate-member-token`, or the one
-    who calls directly.
+    """Reports whether the calling member is `user_email`. The member is identified by the token that a service forwards in
+    `zoomgate-member-token`, or by its own credential when it calls directly.
 
-    Callers: services and members, for any user.
-    Errors: none on top.
-    Retry: safe.
+    Authorization: services and members, for any user.
+
+    Errors: no additional errors.
+
+    Retries: safe.
     """
 
     GetConnection: _AuthServiceGetConnectionType
-    """Shows one connection. Never calls Zoom.
+    """Returns a connection. Never calls Zoom.
 
-    Callers: services for users they may act for, members for themselves, administrators.
-    Errors: NOT_FOUND / ZOOM_NOT_CONNECTED.
-    Retry: safe.
+    Authorization: services, for users that they may act for; members, for themselves; administrators, for all users.
+
+    Errors:
+    - NOT_FOUND / ZOOM_NOT_CONNECTED: the user never connected, or was disconnected more than 30 days ago.
+
+    Retries: safe.
     """
 
     ListConnections: _AuthServiceListConnectionsType
-    """Lists connections in the order of their e-mail addresses.
+    """Lists connections, ordered by email address.
 
-    Callers: administrators; services see the users they may act for.
-    Errors: INVALID_ARGUMENT / INVALID_PAGE_TOKEN.
-    Retry: safe.
+    Authorization: administrators, for all users; services, for users that they may act for.
+
+    Errors:
+    - INVALID_ARGUMENT / INVALID_PAGE_TOKEN: the page token was not returned by this RPC for the same caller and filters.
+
+    Retries: safe.
     """
 
     DeleteConnection: _AuthServiceDeleteConnectionType
-    """Ends a connection: it is served from no longer, then its tokens are revoked at Zoom. Revocation goes on in the background
-    while Zoom cannot be reached, for at most 24 hours.
+    """Disconnects a user: stops using the stored tokens at once, then revokes them at Zoom. While Zoom cannot be reached, revocation is
+    retried in the background for at most 24 hours.
 
-    Callers: as GetConnection.
-    Errors: NOT_FOUND / ZOOM_NOT_CONNECTED when there is nothing to end.
-    Retry: safe; a repeated call that finds the connection ended answers NOT_FOUND.
+    Authorization: as for GetConnection.
+
+    Errors:
+    - NOT_FOUND / ZOOM_NOT_CONNECTED: the user is not connected.
+
+    Retries: safe. A retry after the user was disconnected returns NOT_FOUND.
     """
 
     WatchConnections: _AuthServiceWatchConnectionsType
-    """Tells of connections as they change: first those that exist, then every change, until the caller leaves.
+    """Streams connections as they change: first the existing connections, then every change, until the caller cancels the stream.
 
-    States in between may merge, the last state of a connection is never left out. An event may come twice, after a resumption above all:
-    `generation` and `update_time` of its connection are then those of the one before. Changes take about a second. A caller's
-    deadline is kept, however long; without one the watch has no end of its own, but connections are closed after half an hour or so.
+    Intermediate states of a connection may be coalesced; its latest state is always delivered. An event may be delivered more than once,
+    especially after the stream was resumed; a duplicate has the same `generation` and `update_time`. Events arrive about one second after
+    the change. The caller's deadline applies, however long. Without a deadline the stream has no time limit, but the server closes its
+    network connections after about 30 minutes, so callers must be able to resume.
 
-    Callers: administrators; services for users they may act for. That is decided anew for every event.
-    Errors: INVALID_ARGUMENT / INVALID_RESUME_TOKEN, OUT_OF_RANGE / RESUME_TOKEN_EXPIRED, RESOURCE_EXHAUSTED / SERVER_OVERLOADED when
-    too many watch, UNAVAILABLE / SHUTTING_DOWN after the last event of a server that drains.
-    Retry: safe, with the `resume_token` of the last event.
+    Authorization: administrators, for all users; services, for users that they may act for. Permissions are checked again for every
+    event.
+
+    Errors:
+    - INVALID_ARGUMENT / INVALID_RESUME_TOKEN: the resume token was not issued to this caller for the same `user_emails`.
+    - OUT_OF_RANGE / RESUME_TOKEN_EXPIRED: the resume token is too old.
+    - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: too many watches are active.
+    - UNAVAILABLE / SHUTTING_DOWN: the server drains; sent after the last event.
+
+    Retries: safe, with the `resume_token` of the last event.
     """
 
 AuthServiceAsyncStub: typing_extensions.TypeAlias = AuthServiceStub[
@@ -497,16 +560,27 @@ AuthServiceAsyncStub: typing_extensions.TypeAlias = AuthServiceStub[
 ]
 
 class AuthServiceServicer(metaclass=abc.ABCMeta):
-    """AuthService connects people to Zoom and keeps their tokens.
+    """AuthService connects users to Zoom and manages their tokens.
 
-    Every RPC can answer UNAUTHENTICATED / CALLER_UNAUTHENTICATED, PERMISSION_DENIED / CALLER_NOT_ALLOWED, INVALID_ARGUMENT /
-    INVALID_FIELD or MALFORMED_REQUEST, and INTERNAL / INTERNAL. Those that read or write the store can also answer
-    UNAVAILABLE / STORE_UNAVAILABLE, DATA_LOSS / RECORD_UNREADABLE, INTERNAL / RECORD_VERSION and INTERNAL / KEY_UNAVAILABLE.
-    Those that hand out a token can answer UNAVAILABLE / AUDIT_UNAVAILABLE: the audit trail comes first.
-    Comments name what comes on top. All of them can meet UNAVAILABLE / SHUTTING_DOWN while a server drains.
+    A `user_email` must be in canonical form: ASCII, lower case, exactly one `@`, at most 254 characters. Other addresses are rejected,
+    not normalized.
 
-    A `user_email` is in canonical form: ASCII, lower case, exactly one `@`, at most 254 characters. Anything else is refused, never
-    repaired.
+    Every RPC can fail with:
+    - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
+    - PERMISSION_DENIED / CALLER_NOT_ALLOWED
+    - INVALID_ARGUMENT / INVALID_FIELD or MALFORMED_REQUEST
+    - UNAVAILABLE / SHUTTING_DOWN, while the server drains
+    - INTERNAL / INTERNAL
+
+    RPCs that read or write the store can also fail with:
+    - UNAVAILABLE / STORE_UNAVAILABLE
+    - DATA_LOSS / RECORD_UNREADABLE
+    - INTERNAL / RECORD_VERSION or KEY_UNAVAILABLE
+
+    RPCs that return a token can also fail with UNAVAILABLE / AUDIT_UNAVAILABLE, because the audit entry is written before the token is
+    returned.
+
+    The comments of the RPCs list only additional errors.
     """
 
     @abc.abstractmethod
@@ -515,11 +589,14 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.BeginAuthorizationRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.BeginAuthorizationResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.BeginAuthorizationResponse]]:
-        """Starts an authorization: gives the address that the person opens in a browser.
+        """Starts an authorization and returns the URL that the user opens in a browser.
 
-        Callers: services for users they may act for, members for themselves.
-        Errors: RESOURCE_EXHAUSTED / SERVER_OVERLOADED when too many authorizations of this caller or user are open.
-        Retry: safe; each call makes a state of its own.
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: too many authorizations of this caller or user are pending.
+
+        Retries: safe. Each call creates a new authorization with its own state.
         """
 
     @abc.abstractmethod
@@ -528,14 +605,22 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.CompleteAuthorizationRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.CompleteAuthorizationResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.CompleteAuthorizationResponse]]:
-        """Completes an authorization with what came back in the browser: `code` and `state` from Zoom's redirect to the caller's own
-        page, or the `ticket` that Zoomgate's callback appended to the `return_to` place.
+        """Completes an authorization with the parameters of the browser's redirect: either `code` and `state`, which Zoom's redirect to the
+        caller's own page carries, or the `ticket` that Zoomgate's callback appended to the `return_to` URL.
 
-        Callers: only the one who began it.
-        Errors: INVALID_ARGUMENT / INVALID_STATE, INVALID_ARGUMENT / CODE_REFUSED, FAILED_PRECONDITION / IDENTITY_MISMATCH,
-        INTERNAL / APP_CREDENTIALS_REJECTED, RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, UNAVAILABLE / ZOOM_UNAVAILABLE,
-        UNKNOWN / ZOOM_OUTCOME_UNKNOWN, INTERNAL / ZOOM_BAD_RESPONSE.
-        Retry: not safe; a state, a code and a ticket work once. After a failure begin again.
+        Authorization: only the caller that started the authorization.
+
+        Errors:
+        - INVALID_ARGUMENT / INVALID_STATE: the state or ticket is unknown, used or expired, or belongs to another caller.
+        - INVALID_ARGUMENT / CODE_REFUSED: Zoom rejected the authorization code.
+        - FAILED_PRECONDITION / IDENTITY_MISMATCH: a different Zoom user consented.
+        - INTERNAL / APP_CREDENTIALS_REJECTED: Zoom rejected the client ID or secret of this service.
+        - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
+        - INTERNAL / ZOOM_BAD_RESPONSE: Zoom's response could not be parsed.
+
+        Retries: not safe. A state, a code and a ticket can be used only once. After a failure, start a new authorization.
         """
 
     @abc.abstractmethod
@@ -544,12 +629,15 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.CreateTokenRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.CreateTokenResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.CreateTokenResponse]]:
-        """Exchanges a code that the caller received by itself, and stores the result for `user_email`.
+        """Exchanges an authorization code that the caller received on its own redirect URL, and stores the tokens for `user_email`.
 
-        Callers: services for users they may act for, members for themselves. A member gets `success` alone; a service gets the token
-        if its policy lets it see access tokens.
-        Errors: as CompleteAuthorization.
-        Retry: not safe; a code works once.
+        Authorization: services, for users that they may act for; members, for themselves. Services whose policy allows access tokens
+        receive the token; all other callers receive only `success`.
+
+        Errors:
+        - The errors of CompleteAuthorization.
+
+        Retries: not safe. A code can be used only once.
         """
 
     @abc.abstractmethod
@@ -558,13 +646,21 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.GetTokenRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.GetTokenResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.GetTokenResponse]]:
-        """Gives an access token that is valid for at least `min_validity`, refreshed at Zoom if need be.
+        """Returns an access token that is valid for at least `min_validity`, refreshing it at Zoom if needed.
 
-        Callers: services whose policy lets them see access tokens, for users they may act for.
-        Errors: FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED, UNAVAILABLE / REFRESH_IN_PROGRESS,
-        UNAVAILABLE / ZOOM_UNAVAILABLE, RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, RESOURCE_EXHAUSTED / SERVER_OVERLOADED,
-        INTERNAL / APP_CREDENTIALS_REJECTED, DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT.
-        Retry: safe.
+        Authorization: services whose policy allows access tokens, for users that they may act for.
+
+        Errors:
+        - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED: the user never connected or was disconnected.
+        - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: the user must consent again.
+        - UNAVAILABLE / REFRESH_IN_PROGRESS: another refresh of this user is running, or its outcome is not known yet.
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx.
+        - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
+        - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: a limit of this service is reached.
+        - INTERNAL / APP_CREDENTIALS_REJECTED: Zoom rejected the client ID or secret of this service.
+        - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT: too little of the deadline was left to call Zoom.
+
+        Retries: safe.
         """
 
     @abc.abstractmethod
@@ -573,12 +669,17 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.RefreshTokenRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.RefreshTokenResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.RefreshTokenResponse]]:
-        """Refreshes the stored token at Zoom even if it is still valid. At most one forced refresh per user and minute: within it the
-        token of the refresh before is given.
+        """Refreshes the stored token at Zoom even if it is still valid.
 
-        Callers: as GetToken.
-        Errors: as GetToken; INVALID_ARGUMENT / INVALID_FIELD when `refresh_token` is given and is not the stored one.
-        Retry: safe.
+        A user's token is force-refreshed at most once a minute; further calls within that minute return the token of the previous refresh.
+
+        Authorization: as for GetToken.
+
+        Errors:
+        - The errors of GetToken.
+        - INVALID_ARGUMENT / INVALID_FIELD: `refresh_token` is set and differs from the stored refresh token.
+
+        Retries: safe.
         """
 
     @abc.abstractmethod
@@ -587,12 +688,16 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.RequestTokenRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.RequestTokenResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.RequestTokenResponse]]:
-        """Spends a refresh token that the caller brings from elsewhere and stores the result as the user's connection. The new
-        token's owner at Zoom must be `user_email`.
+        """Exchanges a refresh token obtained outside Zoomgate, and stores the new tokens as the user's connection. The tokens must belong
+        to the Zoom user with the address `user_email`.
 
-        Callers: as GetToken.
-        Errors: as CompleteAuthorization, without INVALID_STATE; FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED when Zoom refuses the token.
-        Retry: not safe; a refresh token works once.
+        Authorization: as for GetToken.
+
+        Errors:
+        - The errors of CompleteAuthorization, except INVALID_STATE.
+        - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: Zoom rejected the refresh token.
+
+        Retries: not safe. A refresh token can be used only once.
         """
 
     @abc.abstractmethod
@@ -601,11 +706,14 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.CheckTokenRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.CheckTokenResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.CheckTokenResponse]]:
-        """Says whether a token has expired: from the given facts, or for the stored connection of a user. Never calls Zoom.
+        """Reports whether a token has expired: a token that the caller describes, or the stored token of a user. Never calls Zoom.
 
-        Callers: services for users they may act for, members for themselves; facts need no user.
-        Errors: FAILED_PRECONDITION / ZOOM_NOT_CONNECTED for a user without a connection.
-        Retry: safe.
+        Authorization: services, for users that they may act for; members, for themselves. Checking `facts` requires no access to any user.
+
+        Errors:
+        - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED: the user has no connection.
+
+        Retries: safe.
         """
 
     @abc.abstractmethod
@@ -614,12 +722,14 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.ValidateUserRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.ValidateUserResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.ValidateUserResponse]]:
-        """Says whether the calling member is `user_email`: the one whose token a service forwards in `zoomgate-member-token`, or the one
-        who calls directly.
+        """Reports whether the calling member is `user_email`. The member is identified by the token that a service forwards in
+        `zoomgate-member-token`, or by its own credential when it calls directly.
 
-        Callers: services and members, for any user.
-        Errors: none on top.
-        Retry: safe.
+        Authorization: services and members, for any user.
+
+        Errors: no additional errors.
+
+        Retries: safe.
         """
 
     @abc.abstractmethod
@@ -628,11 +738,14 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.GetConnectionRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.GetConnectionResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.GetConnectionResponse]]:
-        """Shows one connection. Never calls Zoom.
+        """Returns a connection. Never calls Zoom.
 
-        Callers: services for users they may act for, members for themselves, administrators.
-        Errors: NOT_FOUND / ZOOM_NOT_CONNECTED.
-        Retry: safe.
+        Authorization: services, for users that they may act for; members, for themselves; administrators, for all users.
+
+        Errors:
+        - NOT_FOUND / ZOOM_NOT_CONNECTED: the user never connected, or was disconnected more than 30 days ago.
+
+        Retries: safe.
         """
 
     @abc.abstractmethod
@@ -641,11 +754,14 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.ListConnectionsRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.ListConnectionsResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.ListConnectionsResponse]]:
-        """Lists connections in the order of their e-mail addresses.
+        """Lists connections, ordered by email address.
 
-        Callers: administrators; services see the users they may act for.
-        Errors: INVALID_ARGUMENT / INVALID_PAGE_TOKEN.
-        Retry: safe.
+        Authorization: administrators, for all users; services, for users that they may act for.
+
+        Errors:
+        - INVALID_ARGUMENT / INVALID_PAGE_TOKEN: the page token was not returned by this RPC for the same caller and filters.
+
+        Retries: safe.
         """
 
     @abc.abstractmethod
@@ -654,12 +770,15 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.DeleteConnectionRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.DeleteConnectionResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.DeleteConnectionResponse]]:
-        """Ends a connection: it is served from no longer, then its tokens are revoked at Zoom. Revocation goes on in the background
-        while Zoom cannot be reached, for at most 24 hours.
+        """Disconnects a user: stops using the stored tokens at once, then revokes them at Zoom. While Zoom cannot be reached, revocation is
+        retried in the background for at most 24 hours.
 
-        Callers: as GetConnection.
-        Errors: NOT_FOUND / ZOOM_NOT_CONNECTED when there is nothing to end.
-        Retry: safe; a repeated call that finds the connection ended answers NOT_FOUND.
+        Authorization: as for GetConnection.
+
+        Errors:
+        - NOT_FOUND / ZOOM_NOT_CONNECTED: the user is not connected.
+
+        Retries: safe. A retry after the user was disconnected returns NOT_FOUND.
         """
 
     @abc.abstractmethod
@@ -668,16 +787,23 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.WatchConnectionsRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[zoomgate.v1.auth_service_pb2.WatchConnectionsResponse], collections.abc.AsyncIterator[zoomgate.v1.auth_service_pb2.WatchConnectionsResponse]]:
-        """Tells of connections as they change: first those that exist, then every change, until the caller leaves.
+        """Streams connections as they change: first the existing connections, then every change, until the caller cancels the stream.
 
-        States in between may merge, the last state of a connection is never left out. An event may come twice, after a resumption above all:
-        `generation` and `update_time` of its connection are then those of the one before. Changes take about a second. A caller's
-        deadline is kept, however long; without one the watch has no end of its own, but connections are closed after half an hour or so.
+        Intermediate states of a connection may be coalesced; its latest state is always delivered. An event may be delivered more than once,
+        especially after the stream was resumed; a duplicate has the same `generation` and `update_time`. Events arrive about one second after
+        the change. The caller's deadline applies, however long. Without a deadline the stream has no time limit, but the server closes its
+        network connections after about 30 minutes, so callers must be able to resume.
 
-        Callers: administrators; services for users they may act for. That is decided anew for every event.
-        Errors: INVALID_ARGUMENT / INVALID_RESUME_TOKEN, OUT_OF_RANGE / RESUME_TOKEN_EXPIRED, RESOURCE_EXHAUSTED / SERVER_OVERLOADED when
-        too many watch, UNAVAILABLE / SHUTTING_DOWN after the last event of a server that drains.
-        Retry: safe, with the `resume_token` of the last event.
+        Authorization: administrators, for all users; services, for users that they may act for. Permissions are checked again for every
+        event.
+
+        Errors:
+        - INVALID_ARGUMENT / INVALID_RESUME_TOKEN: the resume token was not issued to this caller for the same `user_emails`.
+        - OUT_OF_RANGE / RESUME_TOKEN_EXPIRED: the resume token is too old.
+        - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: too many watches are active.
+        - UNAVAILABLE / SHUTTING_DOWN: the server drains; sent after the last event.
+
+        Retries: safe, with the `resume_token` of the last event.
         """
 
 def add_AuthServiceServicer_to_server(servicer: AuthServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -23,7 +23,7 @@ DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
 class Connection(google.protobuf.message.Message):
-    """Connection is what Zoomgate knows about one person's authorization of the Zoom app. It never carries a secret."""
+    """A user's authorization of the Zoom app, as stored by Zoomgate. Contains no secrets."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -34,25 +34,25 @@ class Connection(google.protobuf.message.Message):
     class _StateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[Connection._State.ValueType], builtins.type):
         DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
         STATE_UNSPECIFIED: Connection._State.ValueType  # 0
-        """Never sent by the server."""
+        """Unspecified. Never sent by the server."""
         STATE_ACTIVE: Connection._State.ValueType  # 1
-        """Zoomgate holds a refresh token that Zoom has not refused."""
+        """Zoomgate has a refresh token that Zoom has not rejected."""
         STATE_REAUTH_REQUIRED: Connection._State.ValueType  # 2
-        """Zoom refused every refresh token that was kept: the person has to consent again. `cause` says why."""
+        """Zoom rejected every stored refresh token, so the user must consent again. `cause` gives the reason."""
         STATE_DISCONNECTED: Connection._State.ValueType  # 3
-        """The connection was ended. Nothing is served from it any more."""
+        """The user was disconnected. The connection is no longer used."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
-        """State says whether Zoomgate can act for the person."""
+        """The state of a connection."""
 
     STATE_UNSPECIFIED: Connection.State.ValueType  # 0
-    """Never sent by the server."""
+    """Unspecified. Never sent by the server."""
     STATE_ACTIVE: Connection.State.ValueType  # 1
-    """Zoomgate holds a refresh token that Zoom has not refused."""
+    """Zoomgate has a refresh token that Zoom has not rejected."""
     STATE_REAUTH_REQUIRED: Connection.State.ValueType  # 2
-    """Zoom refused every refresh token that was kept: the person has to consent again. `cause` says why."""
+    """Zoom rejected every stored refresh token, so the user must consent again. `cause` gives the reason."""
     STATE_DISCONNECTED: Connection.State.ValueType  # 3
-    """The connection was ended. Nothing is served from it any more."""
+    """The user was disconnected. The connection is no longer used."""
 
     class _Cause:
         ValueType = typing.NewType("ValueType", builtins.int)
@@ -61,49 +61,49 @@ class Connection(google.protobuf.message.Message):
     class _CauseEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[Connection._Cause.ValueType], builtins.type):
         DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
         CAUSE_UNSPECIFIED: Connection._Cause.ValueType  # 0
-        """There is nothing to explain."""
+        """Unspecified. Used while the state is STATE_ACTIVE."""
         CAUSE_REJECTED: Connection._Cause.ValueType  # 1
-        """Zoom refused the refresh token."""
+        """Zoom rejected the refresh token."""
         CAUSE_OUTCOME_LOST: Connection._Cause.ValueType  # 2
-        """A refresh was sent, its answer never arrived, and Zoom refuses the token since."""
+        """The response to a refresh request was lost, and Zoom has rejected the refresh token since then."""
         CAUSE_REVOKED: Connection._Cause.ValueType  # 3
-        """The authorization was revoked: by a caller here, by the person or by an administrator at Zoom."""
+        """The authorization was revoked: by a caller of Zoomgate, or at Zoom by the user or an administrator."""
         CAUSE_SCOPE: Connection._Cause.ValueType  # 4
-        """The consent lacks scopes that the app needs."""
+        """The user's consent does not include scopes that the app needs."""
         CAUSE_APP_DEAUTHORIZED: Connection._Cause.ValueType  # 5
-        """Zoom told that the person or an administrator removed the app."""
+        """Zoom reported that the user or an administrator removed the app."""
         CAUSE_USER_DELETED: Connection._Cause.ValueType  # 6
-        """Zoom told that the person's account was deleted."""
+        """Zoom reported that the user was deleted."""
         CAUSE_USER_DEACTIVATED: Connection._Cause.ValueType  # 7
-        """Zoom told that the person's account was deactivated."""
+        """Zoom reported that the user was deactivated."""
         CAUSE_USER_DISASSOCIATED: Connection._Cause.ValueType  # 8
-        """Zoom told that the person left the account that they belonged to."""
+        """Zoom reported that the user was removed from the Zoom account to which they belonged."""
 
     class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
-        """Cause says why a connection needs consent again or was ended."""
+        """The reason why a user must consent again or was disconnected."""
 
     CAUSE_UNSPECIFIED: Connection.Cause.ValueType  # 0
-    """There is nothing to explain."""
+    """Unspecified. Used while the state is STATE_ACTIVE."""
     CAUSE_REJECTED: Connection.Cause.ValueType  # 1
-    """Zoom refused the refresh token."""
+    """Zoom rejected the refresh token."""
     CAUSE_OUTCOME_LOST: Connection.Cause.ValueType  # 2
-    """A refresh was sent, its answer never arrived, and Zoom refuses the token since."""
+    """The response to a refresh request was lost, and Zoom has rejected the refresh token since then."""
     CAUSE_REVOKED: Connection.Cause.ValueType  # 3
-    """The authorization was revoked: by a caller here, by the person or by an administrator at Zoom."""
+    """The authorization was revoked: by a caller of Zoomgate, or at Zoom by the user or an administrator."""
     CAUSE_SCOPE: Connection.Cause.ValueType  # 4
-    """The consent lacks scopes that the app needs."""
+    """The user's consent does not include scopes that the app needs."""
     CAUSE_APP_DEAUTHORIZED: Connection.Cause.ValueType  # 5
-    """Zoom told that the person or an administrator removed the app."""
+    """Zoom reported that the user or an administrator removed the app."""
     CAUSE_USER_DELETED: Connection.Cause.ValueType  # 6
-    """Zoom told that the person's account was deleted."""
+    """Zoom reported that the user was deleted."""
     CAUSE_USER_DEACTIVATED: Connection.Cause.ValueType  # 7
-    """Zoom told that the person's account was deactivated."""
+    """Zoom reported that the user was deactivated."""
     CAUSE_USER_DISASSOCIATED: Connection.Cause.ValueType  # 8
-    """Zoom told that the person left the account that they belonged to."""
+    """Zoom reported that the user was removed from the Zoom account to which they belonged."""
 
     @typing.final
     class LastError(google.protobuf.message.Message):
-        """The last failure of a refresh."""
+        """A failed refresh."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -111,12 +111,12 @@ class Connection(google.protobuf.message.Message):
         MESSAGE_FIELD_NUMBER: builtins.int
         TIME_FIELD_NUMBER: builtins.int
         reason: zoomgate.v1.error_reason_pb2.ErrorReason.ValueType
-        """What went wrong, from the error vocabulary."""
+        """The reason for the failure."""
         message: builtins.str
-        """One sentence for people, at most 200 characters."""
+        """A human-readable description: one sentence, at most 200 characters."""
         @property
         def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-            """When it happened."""
+            """The time of the failure."""
 
         def __init__(
             self,
@@ -143,49 +143,49 @@ class Connection(google.protobuf.message.Message):
     CONSENT_TIME_FIELD_NUMBER: builtins.int
     NEXT_REFRESH_TIME_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """The person's e-mail address in canonical form (ASCII, lower case, at most 254 characters)."""
+    """The user's email address in canonical form: ASCII, lower case, at most 254 characters."""
     state: Global___Connection.State.ValueType
-    """Whether Zoomgate can act for the person."""
+    """The state of the connection."""
     zoom_user_id: builtins.str
-    """Zoom's id of the person, as `GET /users/me` gave it when consent was completed."""
+    """The Zoom user ID, as returned by `GET /users/me` when consent was completed."""
     zoom_account_id: builtins.str
-    """Zoom's id of the person's account."""
+    """The ID of the user's Zoom account."""
     generation: builtins.int
-    """Counts the token pairs that were stored for this person; only ever grows."""
+    """The number of the current token pair within this user's connection. It only grows."""
     cause: Global___Connection.Cause.ValueType
-    """Why the state is not STATE_ACTIVE; unspecified while it is."""
+    """The reason why the state is not STATE_ACTIVE. Unspecified while the state is STATE_ACTIVE."""
     @property
     def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The scopes that Zoom granted, one per element."""
 
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When the person first connected."""
+        """The time at which the user first connected."""
 
     @property
     def update_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When anything on this page last changed."""
+        """The time at which any field of this message last changed."""
 
     @property
     def refresh_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When Zoom last issued tokens: at the consent or at the latest refresh."""
+        """The time at which Zoom last issued tokens, at consent or at a refresh."""
 
     @property
     def access_expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When the access token that is kept expires. Past times are normal: the next call refreshes it."""
+        """The time at which the stored access token expires. May be in the past; the next call then refreshes the token."""
 
     @property
     def last_error(self) -> Global___Connection.LastError:
-        """The last failure of a refresh; unset when the latest one succeeded."""
+        """The latest refresh failure. Unset if the latest refresh succeeded."""
 
     @property
     def consent_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When the person last consented, or when a token of theirs was last brought in. A refresh does not change it."""
+        """The time at which the user last consented, or at which a token of the user was last imported. Refreshes do not change it."""
 
     @property
     def next_refresh_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """From when on a call to Zoom refreshes the access token first: two minutes before `access_expire_time`. A token that is in use may be
-        refreshed by the service itself up to three minutes earlier. Past times are normal: nobody has called since. Unset unless the state is
+        """The time from which a call to Zoom first refreshes the access token: two minutes before `access_expire_time`. The service may refresh
+        a token that is in use up to three minutes earlier. May be in the past if no call has been made since. Unset unless the state is
         STATE_ACTIVE.
         """
 

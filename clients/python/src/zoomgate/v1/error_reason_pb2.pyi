@@ -23,113 +23,115 @@ class _ErrorReason:
 class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ErrorReason.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
-    """Never sent by the server."""
+    """Unspecified. Never sent by the server."""
     ERROR_REASON_CALLER_UNAUTHENTICATED: _ErrorReason.ValueType  # 1
-    """UNAUTHENTICATED. The credential is missing, malformed or unknown. Why is in the server's log only.
+    """UNAUTHENTICATED. The credential is missing, malformed or unknown. Only the server's log states which.
 
     Example: {"reason": "CALLER_UNAUTHENTICATED", "domain": "zoomgate", "metadata": {}}
     """
     ERROR_REASON_CALLER_NOT_ALLOWED: _ErrorReason.ValueType  # 2
-    """PERMISSION_DENIED. The caller may not call this method, not act for this user, or not see this secret. The answer
-    is the same whether the user exists or not.
+    """PERMISSION_DENIED. The caller may not call this method, may not act for this user, or may not read this secret.
+    The response does not depend on whether the user exists.
 
     Example: {"reason": "CALLER_NOT_ALLOWED", "domain": "zoomgate", "metadata": {"method": "AuthService.GetToken"}}
     """
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT. Fields are wrong; `google.rpc.BadRequest` lists all of them at once.
+    """INVALID_ARGUMENT. One or more fields are invalid. `google.rpc.BadRequest` lists all of them.
 
     Example: {"reason": "INVALID_FIELD", "domain": "zoomgate", "metadata": {"fields": "user_email"}}
     """
     ERROR_REASON_MALFORMED_REQUEST: _ErrorReason.ValueType  # 4
-    """INVALID_ARGUMENT. The request's bytes are no valid message of the method's request type.
+    """INVALID_ARGUMENT. The request could not be parsed as the method's request message.
 
     Example: {"reason": "MALFORMED_REQUEST", "domain": "zoomgate", "metadata": {"type": "zoomgate.v1.GetTokenRequest"}}
     """
     ERROR_REASON_INVALID_STATE: _ErrorReason.ValueType  # 5
-    """INVALID_ARGUMENT. The state or ticket is unknown, used, expired, or was made for somebody else. Begin again.
+    """INVALID_ARGUMENT. The state or ticket is unknown, used or expired, or belongs to another caller. Start a new
+    authorization.
 
     Example: {"reason": "INVALID_STATE", "domain": "zoomgate", "metadata": {}}
     """
     ERROR_REASON_CODE_REFUSED: _ErrorReason.ValueType  # 6
-    """INVALID_ARGUMENT. Zoom refused the authorization code: used, expired (5 minutes) or made for another app. Begin
-    again; what was stored for the user is untouched.
+    """INVALID_ARGUMENT. Zoom rejected the authorization code: it was used, has expired (after 5 minutes) or was issued to
+    another app. Start a new authorization; the user's stored connection is unchanged.
 
     Example: {"reason": "CODE_REFUSED", "domain": "zoomgate", "metadata": {"zoom_code": "invalid_grant"}}
     """
     ERROR_REASON_IDENTITY_MISMATCH: _ErrorReason.ValueType  # 7
-    """FAILED_PRECONDITION. The person who consented at Zoom is not the user that was asked for.
+    """FAILED_PRECONDITION. The Zoom user who consented is not the requested user.
 
     Example: {"reason": "IDENTITY_MISMATCH", "domain": "zoomgate", "metadata": {}}
     """
     ERROR_REASON_INVALID_PATH: _ErrorReason.ValueType  # 8
-    """INVALID_ARGUMENT. The proxy's target is no path of Zoom's REST API. Nothing was sent.
+    """INVALID_ARGUMENT. The URL is not a path of Zoom's REST API. Nothing was sent.
 
     Example: {"reason": "INVALID_PATH", "domain": "zoomgate", "metadata": {"rule": "dot segments are not allowed"}}
     """
     ERROR_REASON_HEADER_NOT_ALLOWED: _ErrorReason.ValueType  # 9
-    """INVALID_ARGUMENT. A header that callers may not set. Nothing was sent.
+    """INVALID_ARGUMENT. Callers may not set this header. Nothing was sent.
 
     Example: {"reason": "HEADER_NOT_ALLOWED", "domain": "zoomgate", "metadata": {"header": "cookie"}}
     """
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 10
-    """INVALID_ARGUMENT. The page token is not one that this call with these filters gave.
+    """INVALID_ARGUMENT. The page token was not returned by this RPC for the same caller and filters.
 
     Example: {"reason": "INVALID_PAGE_TOKEN", "domain": "zoomgate", "metadata": {}}
     """
     ERROR_REASON_MEETING_NOT_FOUND: _ErrorReason.ValueType  # 11
-    """NOT_FOUND. Zoom knows no such meeting of this user (its code 3001).
+    """NOT_FOUND. The user has no meeting with this ID (Zoom error code 3001).
 
     Example: {"reason": "MEETING_NOT_FOUND", "domain": "zoomgate", "metadata": {"http_status": "404", "zoom_code": "3001"}}
     """
     ERROR_REASON_ZOOM_NOT_CONNECTED: _ErrorReason.ValueType  # 12
-    """FAILED_PRECONDITION, and NOT_FOUND from GetConnection and DeleteConnection. The user never connected or was
-    disconnected: call BeginAuthorization.
+    """FAILED_PRECONDITION; NOT_FOUND from GetConnection and DeleteConnection. The user never connected or was
+    disconnected. Call BeginAuthorization.
 
     Example: {"reason": "ZOOM_NOT_CONNECTED", "domain": "zoomgate", "metadata": {}}
     """
     ERROR_REASON_ZOOM_REAUTH_REQUIRED: _ErrorReason.ValueType  # 13
-    """FAILED_PRECONDITION. Zoom no longer accepts the user's authorization: the person has to consent again. `cause` is
+    """FAILED_PRECONDITION. Zoom no longer accepts the user's authorization, so the user must consent again. `cause` is
     REJECTED, OUTCOME_LOST, REVOKED or SCOPE.
 
     Example: {"reason": "ZOOM_REAUTH_REQUIRED", "domain": "zoomgate", "metadata": {"cause": "REJECTED"}}
     """
     ERROR_REASON_ZOOM_SCOPE_MISSING: _ErrorReason.ValueType  # 14
-    """FAILED_PRECONDITION. The consent does not cover this call; `scopes` names what Zoom asks for.
+    """FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` names the scopes that Zoom requires.
 
     Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate", "metadata": {"scopes": "meeting:write:meeting"}}
     """
     ERROR_REASON_REFRESH_IN_PROGRESS: _ErrorReason.ValueType  # 15
-    """UNAVAILABLE with RetryInfo. The user's token is being refreshed right now, or its outcome is in doubt.
+    """UNAVAILABLE with RetryInfo. The user's token is being refreshed, or the outcome of the last refresh is unknown.
 
     Example: {"reason": "REFRESH_IN_PROGRESS", "domain": "zoomgate", "metadata": {}}
     """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 16
-    """UNAVAILABLE with RetryInfo. The store cannot be reached or does not take writes.
+    """UNAVAILABLE with RetryInfo. The store cannot be reached or does not accept writes.
 
     Example: {"reason": "STORE_UNAVAILABLE", "domain": "zoomgate", "metadata": {}}
     """
     ERROR_REASON_RECORD_UNREADABLE: _ErrorReason.ValueType  # 17
-    """DATA_LOSS. The stored record is damaged or was tampered with. It is kept as it is; a new consent replaces it.
+    """DATA_LOSS. The stored record is corrupt or was tampered with. It is left unchanged; a new consent replaces it.
 
     Example: {"reason": "RECORD_UNREADABLE", "domain": "zoomgate", "metadata": {"record": "user/9b74c989"}}
     """
     ERROR_REASON_RECORD_VERSION: _ErrorReason.ValueType  # 18
-    """INTERNAL. A newer Zoomgate wrote the record: upgrade this one.
+    """INTERNAL. The record was written by a newer version of Zoomgate. Upgrade this server.
 
     Example: {"reason": "RECORD_VERSION", "domain": "zoomgate", "metadata": {"version": "2"}}
     """
     ERROR_REASON_KEY_UNAVAILABLE: _ErrorReason.ValueType  # 19
-    """INTERNAL. The key that sealed the record is not in the key ring.
+    """INTERNAL. The key that encrypts the record is not in the key ring.
 
     Example: {"reason": "KEY_UNAVAILABLE", "domain": "zoomgate", "metadata": {"key_id": "5e884898"}}
     """
     ERROR_REASON_APP_CREDENTIALS_REJECTED: _ErrorReason.ValueType  # 20
-    """INTERNAL. Zoom refuses this service's own client id or secret. No user is affected; an operator has to act.
+    """INTERNAL. Zoom rejected the client ID or secret of this service. Connections are unaffected; an operator must correct
+    the credentials.
 
     Example: {"reason": "APP_CREDENTIALS_REJECTED", "domain": "zoomgate", "metadata": {"zoom_code": "invalid_client"}}
     """
     ERROR_REASON_ZOOM_RATE_LIMITED: _ErrorReason.ValueType  # 21
-    """RESOURCE_EXHAUSTED with RetryInfo and QuotaFailure. Zoom answered 429. `retry_after` is Zoom's own value.
+    """RESOURCE_EXHAUSTED with RetryInfo and QuotaFailure. Zoom responded with 429. `retry_after` is Zoom's own value.
 
     Example: {"reason": "ZOOM_RATE_LIMITED", "domain": "zoomgate", "metadata": {"http_status": "429", "limit_type": "QPS"}}
     """
@@ -139,28 +141,28 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "SERVER_OVERLOADED", "domain": "zoomgate", "metadata": {"limit": "pending_authorizations"}}
     """
     ERROR_REASON_ZOOM_UNAVAILABLE: _ErrorReason.ValueType  # 23
-    """UNAVAILABLE with RetryInfo. Zoom could not be reached or answered 5xx, and nothing was changed by this call.
+    """UNAVAILABLE with RetryInfo. Zoom could not be reached or responded with 5xx. The call changed nothing.
 
     Example: {"reason": "ZOOM_UNAVAILABLE", "domain": "zoomgate", "metadata": {"http_status": "503"}}
     """
     ERROR_REASON_ZOOM_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 24
-    """UNKNOWN. The call was sent and its answer was lost: it may have taken effect. Look before you repeat it.
+    """UNKNOWN. The request was sent but its response was lost, so it may have taken effect. Check before you retry.
 
     Example: {"reason": "ZOOM_OUTCOME_UNKNOWN", "domain": "zoomgate", "metadata": {}}
     """
     ERROR_REASON_ZOOM_BAD_RESPONSE: _ErrorReason.ValueType  # 25
-    """INTERNAL. Zoom's answer cannot be understood.
+    """INTERNAL. Zoom's response could not be parsed.
 
     Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200", "length": "512"}}
     """
     ERROR_REASON_ZOOM_RESPONSE_TOO_LARGE: _ErrorReason.ValueType  # 26
-    """RESOURCE_EXHAUSTED. Zoom's answer is larger than this service takes.
+    """RESOURCE_EXHAUSTED. Zoom's response exceeds the size limit of this service.
 
     Example: {"reason": "ZOOM_RESPONSE_TOO_LARGE", "domain": "zoomgate", "metadata": {"limit_bytes": "8388608"}}
     """
     ERROR_REASON_ZOOM_REFUSED: _ErrorReason.ValueType  # 27
-    """Zoom refused a typed call: its 400 is INVALID_ARGUMENT, 403 PERMISSION_DENIED, 409 FAILED_PRECONDITION, a 404
-    without better knowledge NOT_FOUND.
+    """Zoom rejected the request of a typed RPC. The code follows Zoom's HTTP status: INVALID_ARGUMENT for 400, PERMISSION_DENIED for 403,
+    FAILED_PRECONDITION for 409, and NOT_FOUND for a 404 that has no more specific reason.
 
     Example: {"reason": "ZOOM_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "300"}}
     """
@@ -175,141 +177,143 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "SHUTTING_DOWN", "domain": "zoomgate", "metadata": {}}
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 30
-    """INTERNAL. Anything else. `request_id` finds it in the server's log.
+    """INTERNAL. Any other failure. Search the server's log for `request_id`.
 
     Example: {"reason": "INTERNAL", "domain": "zoomgate", "metadata": {"request_id": "0d2b7a1c"}}
     """
     ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 31
-    """UNAVAILABLE with RetryInfo. The audit trail cannot be written, so no token is handed out; an operator has to act.
+    """UNAVAILABLE with RetryInfo. The audit trail cannot be written, so no token is returned. An operator must fix this.
 
     Example: {"reason": "AUDIT_UNAVAILABLE", "domain": "zoomgate", "metadata": {}}
     """
     ERROR_REASON_INVALID_RESUME_TOKEN: _ErrorReason.ValueType  # 32
-    """INVALID_ARGUMENT. The resume token is not one that WatchConnections gave to this caller with these `user_emails`.
+    """INVALID_ARGUMENT. The resume token was not issued by WatchConnections to this caller for the same `user_emails`.
 
     Example: {"reason": "INVALID_RESUME_TOKEN", "domain": "zoomgate", "metadata": {"fields": "resume_token"}}
     """
     ERROR_REASON_RESUME_TOKEN_EXPIRED: _ErrorReason.ValueType  # 33
-    """OUT_OF_RANGE. The resume token is older than what is remembered of ended connections, 30 days, or of a time that the store's
-    clock has not reached. Watch again without a token.
+    """OUT_OF_RANGE. The resume token is older than 30 days, the time for which tombstones are retained, or is ahead of the store's
+    clock. Start a new watch without a token.
 
     Example: {"reason": "RESUME_TOKEN_EXPIRED", "domain": "zoomgate", "metadata": {}}
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """ErrorReason is the vocabulary of `google.rpc.ErrorInfo.reason`. Every error that Zoomgate itself answers carries an
-    ErrorInfo with `domain = "zoomgate"`; its `reason` is a name below without the `ERROR_REASON_` prefix.
-    Statuses that gRPC's core makes by itself (unknown method, message over the size limit) carry none.
+    """The values of `google.rpc.ErrorInfo.reason`. Every error that Zoomgate returns carries an ErrorInfo with `domain = "zoomgate"`; its
+    `reason` is one of the names below without the `ERROR_REASON_` prefix. Errors generated by the gRPC library itself (unknown method,
+    message over the size limit) carry no ErrorInfo.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
-"""Never sent by the server."""
+"""Unspecified. Never sent by the server."""
 ERROR_REASON_CALLER_UNAUTHENTICATED: ErrorReason.ValueType  # 1
-"""UNAUTHENTICATED. The credential is missing, malformed or unknown. Why is in the server's log only.
+"""UNAUTHENTICATED. The credential is missing, malformed or unknown. Only the server's log states which.
 
 Example: {"reason": "CALLER_UNAUTHENTICATED", "domain": "zoomgate", "metadata": {}}
 """
 ERROR_REASON_CALLER_NOT_ALLOWED: ErrorReason.ValueType  # 2
-"""PERMISSION_DENIED. The caller may not call this method, not act for this user, or not see this secret. The answer
-is the same whether the user exists or not.
+"""PERMISSION_DENIED. The caller may not call this method, may not act for this user, or may not read this secret.
+The response does not depend on whether the user exists.
 
 Example: {"reason": "CALLER_NOT_ALLOWED", "domain": "zoomgate", "metadata": {"method": "AuthService.GetToken"}}
 """
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT. Fields are wrong; `google.rpc.BadRequest` lists all of them at once.
+"""INVALID_ARGUMENT. One or more fields are invalid. `google.rpc.BadRequest` lists all of them.
 
 Example: {"reason": "INVALID_FIELD", "domain": "zoomgate", "metadata": {"fields": "user_email"}}
 """
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 4
-"""INVALID_ARGUMENT. The request's bytes are no valid message of the method's request type.
+"""INVALID_ARGUMENT. The request could not be parsed as the method's request message.
 
 Example: {"reason": "MALFORMED_REQUEST", "domain": "zoomgate", "metadata": {"type": "zoomgate.v1.GetTokenRequest"}}
 """
 ERROR_REASON_INVALID_STATE: ErrorReason.ValueType  # 5
-"""INVALID_ARGUMENT. The state or ticket is unknown, used, expired, or was made for somebody else. Begin again.
+"""INVALID_ARGUMENT. The state or ticket is unknown, used or expired, or belongs to another caller. Start a new
+authorization.
 
 Example: {"reason": "INVALID_STATE", "domain": "zoomgate", "metadata": {}}
 """
 ERROR_REASON_CODE_REFUSED: ErrorReason.ValueType  # 6
-"""INVALID_ARGUMENT. Zoom refused the authorization code: used, expired (5 minutes) or made for another app. Begin
-again; what was stored for the user is untouched.
+"""INVALID_ARGUMENT. Zoom rejected the authorization code: it was used, has expired (after 5 minutes) or was issued to
+another app. Start a new authorization; the user's stored connection is unchanged.
 
 Example: {"reason": "CODE_REFUSED", "domain": "zoomgate", "metadata": {"zoom_code": "invalid_grant"}}
 """
 ERROR_REASON_IDENTITY_MISMATCH: ErrorReason.ValueType  # 7
-"""FAILED_PRECONDITION. The person who consented at Zoom is not the user that was asked for.
+"""FAILED_PRECONDITION. The Zoom user who consented is not the requested user.
 
 Example: {"reason": "IDENTITY_MISMATCH", "domain": "zoomgate", "metadata": {}}
 """
 ERROR_REASON_INVALID_PATH: ErrorReason.ValueType  # 8
-"""INVALID_ARGUMENT. The proxy's target is no path of Zoom's REST API. Nothing was sent.
+"""INVALID_ARGUMENT. The URL is not a path of Zoom's REST API. Nothing was sent.
 
 Example: {"reason": "INVALID_PATH", "domain": "zoomgate", "metadata": {"rule": "dot segments are not allowed"}}
 """
 ERROR_REASON_HEADER_NOT_ALLOWED: ErrorReason.ValueType  # 9
-"""INVALID_ARGUMENT. A header that callers may not set. Nothing was sent.
+"""INVALID_ARGUMENT. Callers may not set this header. Nothing was sent.
 
 Example: {"reason": "HEADER_NOT_ALLOWED", "domain": "zoomgate", "metadata": {"header": "cookie"}}
 """
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 10
-"""INVALID_ARGUMENT. The page token is not one that this call with these filters gave.
+"""INVALID_ARGUMENT. The page token was not returned by this RPC for the same caller and filters.
 
 Example: {"reason": "INVALID_PAGE_TOKEN", "domain": "zoomgate", "metadata": {}}
 """
 ERROR_REASON_MEETING_NOT_FOUND: ErrorReason.ValueType  # 11
-"""NOT_FOUND. Zoom knows no such meeting of this user (its code 3001).
+"""NOT_FOUND. The user has no meeting with this ID (Zoom error code 3001).
 
 Example: {"reason": "MEETING_NOT_FOUND", "domain": "zoomgate", "metadata": {"http_status": "404", "zoom_code": "3001"}}
 """
 ERROR_REASON_ZOOM_NOT_CONNECTED: ErrorReason.ValueType  # 12
-"""FAILED_PRECONDITION, and NOT_FOUND from GetConnection and DeleteConnection. The user never connected or was
-disconnected: call BeginAuthorization.
+"""FAILED_PRECONDITION; NOT_FOUND from GetConnection and DeleteConnection. The user never connected or was
+disconnected. Call BeginAuthorization.
 
 Example: {"reason": "ZOOM_NOT_CONNECTED", "domain": "zoomgate", "metadata": {}}
 """
 ERROR_REASON_ZOOM_REAUTH_REQUIRED: ErrorReason.ValueType  # 13
-"""FAILED_PRECONDITION. Zoom no longer accepts the user's authorization: the person has to consent again. `cause` is
+"""FAILED_PRECONDITION. Zoom no longer accepts the user's authorization, so the user must consent again. `cause` is
 REJECTED, OUTCOME_LOST, REVOKED or SCOPE.
 
 Example: {"reason": "ZOOM_REAUTH_REQUIRED", "domain": "zoomgate", "metadata": {"cause": "REJECTED"}}
 """
 ERROR_REASON_ZOOM_SCOPE_MISSING: ErrorReason.ValueType  # 14
-"""FAILED_PRECONDITION. The consent does not cover this call; `scopes` names what Zoom asks for.
+"""FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` names the scopes that Zoom requires.
 
 Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate", "metadata": {"scopes": "meeting:write:meeting"}}
 """
 ERROR_REASON_REFRESH_IN_PROGRESS: ErrorReason.ValueType  # 15
-"""UNAVAILABLE with RetryInfo. The user's token is being refreshed right now, or its outcome is in doubt.
+"""UNAVAILABLE with RetryInfo. The user's token is being refreshed, or the outcome of the last refresh is unknown.
 
 Example: {"reason": "REFRESH_IN_PROGRESS", "domain": "zoomgate", "metadata": {}}
 """
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 16
-"""UNAVAILABLE with RetryInfo. The store cannot be reached or does not take writes.
+"""UNAVAILABLE with RetryInfo. The store cannot be reached or does not accept writes.
 
 Example: {"reason": "STORE_UNAVAILABLE", "domain": "zoomgate", "metadata": {}}
 """
 ERROR_REASON_RECORD_UNREADABLE: ErrorReason.ValueType  # 17
-"""DATA_LOSS. The stored record is damaged or was tampered with. It is kept as it is; a new consent replaces it.
+"""DATA_LOSS. The stored record is corrupt or was tampered with. It is left unchanged; a new consent replaces it.
 
 Example: {"reason": "RECORD_UNREADABLE", "domain": "zoomgate", "metadata": {"record": "user/9b74c989"}}
 """
 ERROR_REASON_RECORD_VERSION: ErrorReason.ValueType  # 18
-"""INTERNAL. A newer Zoomgate wrote the record: upgrade this one.
+"""INTERNAL. The record was written by a newer version of Zoomgate. Upgrade this server.
 
 Example: {"reason": "RECORD_VERSION", "domain": "zoomgate", "metadata": {"version": "2"}}
 """
 ERROR_REASON_KEY_UNAVAILABLE: ErrorReason.ValueType  # 19
-"""INTERNAL. The key that sealed the record is not in the key ring.
+"""INTERNAL. The key that encrypts the record is not in the key ring.
 
 Example: {"reason": "KEY_UNAVAILABLE", "domain": "zoomgate", "metadata": {"key_id": "5e884898"}}
 """
 ERROR_REASON_APP_CREDENTIALS_REJECTED: ErrorReason.ValueType  # 20
-"""INTERNAL. Zoom refuses this service's own client id or secret. No user is affected; an operator has to act.
+"""INTERNAL. Zoom rejected the client ID or secret of this service. Connections are unaffected; an operator must correct
+the credentials.
 
 Example: {"reason": "APP_CREDENTIALS_REJECTED", "domain": "zoomgate", "metadata": {"zoom_code": "invalid_client"}}
 """
 ERROR_REASON_ZOOM_RATE_LIMITED: ErrorReason.ValueType  # 21
-"""RESOURCE_EXHAUSTED with RetryInfo and QuotaFailure. Zoom answered 429. `retry_after` is Zoom's own value.
+"""RESOURCE_EXHAUSTED with RetryInfo and QuotaFailure. Zoom responded with 429. `retry_after` is Zoom's own value.
 
 Example: {"reason": "ZOOM_RATE_LIMITED", "domain": "zoomgate", "metadata": {"http_status": "429", "limit_type": "QPS"}}
 """
@@ -319,28 +323,28 @@ ERROR_REASON_SERVER_OVERLOADED: ErrorReason.ValueType  # 22
 Example: {"reason": "SERVER_OVERLOADED", "domain": "zoomgate", "metadata": {"limit": "pending_authorizations"}}
 """
 ERROR_REASON_ZOOM_UNAVAILABLE: ErrorReason.ValueType  # 23
-"""UNAVAILABLE with RetryInfo. Zoom could not be reached or answered 5xx, and nothing was changed by this call.
+"""UNAVAILABLE with RetryInfo. Zoom could not be reached or responded with 5xx. The call changed nothing.
 
 Example: {"reason": "ZOOM_UNAVAILABLE", "domain": "zoomgate", "metadata": {"http_status": "503"}}
 """
 ERROR_REASON_ZOOM_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 24
-"""UNKNOWN. The call was sent and its answer was lost: it may have taken effect. Look before you repeat it.
+"""UNKNOWN. The request was sent but its response was lost, so it may have taken effect. Check before you retry.
 
 Example: {"reason": "ZOOM_OUTCOME_UNKNOWN", "domain": "zoomgate", "metadata": {}}
 """
 ERROR_REASON_ZOOM_BAD_RESPONSE: ErrorReason.ValueType  # 25
-"""INTERNAL. Zoom's answer cannot be understood.
+"""INTERNAL. Zoom's response could not be parsed.
 
 Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200", "length": "512"}}
 """
 ERROR_REASON_ZOOM_RESPONSE_TOO_LARGE: ErrorReason.ValueType  # 26
-"""RESOURCE_EXHAUSTED. Zoom's answer is larger than this service takes.
+"""RESOURCE_EXHAUSTED. Zoom's response exceeds the size limit of this service.
 
 Example: {"reason": "ZOOM_RESPONSE_TOO_LARGE", "domain": "zoomgate", "metadata": {"limit_bytes": "8388608"}}
 """
 ERROR_REASON_ZOOM_REFUSED: ErrorReason.ValueType  # 27
-"""Zoom refused a typed call: its 400 is INVALID_ARGUMENT, 403 PERMISSION_DENIED, 409 FAILED_PRECONDITION, a 404
-without better knowledge NOT_FOUND.
+"""Zoom rejected the request of a typed RPC. The code follows Zoom's HTTP status: INVALID_ARGUMENT for 400, PERMISSION_DENIED for 403,
+FAILED_PRECONDITION for 409, and NOT_FOUND for a 404 that has no more specific reason.
 
 Example: {"reason": "ZOOM_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "300"}}
 """
@@ -355,23 +359,23 @@ ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 29
 Example: {"reason": "SHUTTING_DOWN", "domain": "zoomgate", "metadata": {}}
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 30
-"""INTERNAL. Anything else. `request_id` finds it in the server's log.
+"""INTERNAL. Any other failure. Search the server's log for `request_id`.
 
 Example: {"reason": "INTERNAL", "domain": "zoomgate", "metadata": {"request_id": "0d2b7a1c"}}
 """
 ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 31
-"""UNAVAILABLE with RetryInfo. The audit trail cannot be written, so no token is handed out; an operator has to act.
+"""UNAVAILABLE with RetryInfo. The audit trail cannot be written, so no token is returned. An operator must fix this.
 
 Example: {"reason": "AUDIT_UNAVAILABLE", "domain": "zoomgate", "metadata": {}}
 """
 ERROR_REASON_INVALID_RESUME_TOKEN: ErrorReason.ValueType  # 32
-"""INVALID_ARGUMENT. The resume token is not one that WatchConnections gave to this caller with these `user_emails`.
+"""INVALID_ARGUMENT. The resume token was not issued by WatchConnections to this caller for the same `user_emails`.
 
 Example: {"reason": "INVALID_RESUME_TOKEN", "domain": "zoomgate", "metadata": {"fields": "resume_token"}}
 """
 ERROR_REASON_RESUME_TOKEN_EXPIRED: ErrorReason.ValueType  # 33
-"""OUT_OF_RANGE. The resume token is older than what is remembered of ended connections, 30 days, or of a time that the store's
-clock has not reached. Watch again without a token.
+"""OUT_OF_RANGE. The resume token is older than 30 days, the time for which tombstones are retained, or is ahead of the store's
+clock. Start a new watch without a token.
 
 Example: {"reason": "RESUME_TOKEN_EXPIRED", "domain": "zoomgate", "metadata": {}}
 """

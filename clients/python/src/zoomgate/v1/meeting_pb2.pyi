@@ -28,44 +28,45 @@ class _MeetingType:
 class _MeetingTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_MeetingType.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     MEETING_TYPE_UNSPECIFIED: _MeetingType.ValueType  # 0
-    """Not told; when creating a meeting, the default (MEETING_TYPE_SCHEDULED)."""
+    """Unspecified. When creating a meeting, defaults to MEETING_TYPE_SCHEDULED."""
     MEETING_TYPE_INSTANT: _MeetingType.ValueType  # 1
-    """Starts when it is created (Zoom's 1)."""
+    """A meeting that starts as soon as it is created (Zoom's 1)."""
     MEETING_TYPE_SCHEDULED: _MeetingType.ValueType  # 2
-    """At a fixed time, once (Zoom's 2)."""
+    """A single meeting at a fixed time (Zoom's 2)."""
     MEETING_TYPE_RECURRING_NO_FIXED_TIME: _MeetingType.ValueType  # 3
-    """Again and again, at no fixed time (Zoom's 3)."""
+    """A recurring meeting without a fixed time (Zoom's 3)."""
     MEETING_TYPE_PERSONAL_ROOM: _MeetingType.ValueType  # 4
-    """In the host's personal room (Zoom's 4); only told by Zoom, never to be sent."""
+    """Output only. A meeting in the host's personal meeting room (Zoom's 4)."""
     MEETING_TYPE_RECURRING_FIXED_TIME: _MeetingType.ValueType  # 5
-    """Again and again, at fixed times (Zoom's 8); needs `recurrence`."""
+    """A recurring meeting at fixed times (Zoom's 8). Requires `recurrence`."""
     MEETING_TYPE_SCREEN_SHARE_ONLY: _MeetingType.ValueType  # 6
-    """For sharing a screen only (Zoom's 10)."""
+    """A meeting for screen sharing only (Zoom's 10)."""
 
 class MeetingType(_MeetingType, metaclass=_MeetingTypeEnumTypeWrapper):
-    """Names follow Zoom's where protobuf's habits allow (https://developers.zoom.us/docs/api/meetings/). Numbers and words of Zoom's are
-    enums, its separated strings repeated fields. What Zoom sends and these messages do not know, or know with other types or values, is
-    kept in `additional_fields` under Zoom's name. There integers above 2^53 are strings of digits, since a Struct cannot hold them, and
-    values that nest deeper than 20 levels are strings of JSON. On the way in a key of `additional_fields` is passed on to Zoom as it is; one
-    that has a field of its own is refused.
+    """Field names follow Zoom's names where protobuf conventions allow (https://developers.zoom.us/docs/api/meetings/). Zoom's numeric and
+    string constants are enums; its delimited strings are repeated fields.
 
-    MeetingType is Zoom's kind of meeting.
+    Zoom fields that have no field in these messages, or a different type or value, are stored in `additional_fields` under Zoom's name.
+    Integers above 2^53 are stored there as decimal strings, because a Struct cannot represent them, and values nested deeper than 20 levels
+    as JSON strings. In requests, a key of `additional_fields` is passed on to Zoom unchanged; a key that has a field of its own is rejected.
+
+    The type of a meeting.
     """
 
 MEETING_TYPE_UNSPECIFIED: MeetingType.ValueType  # 0
-"""Not told; when creating a meeting, the default (MEETING_TYPE_SCHEDULED)."""
+"""Unspecified. When creating a meeting, defaults to MEETING_TYPE_SCHEDULED."""
 MEETING_TYPE_INSTANT: MeetingType.ValueType  # 1
-"""Starts when it is created (Zoom's 1)."""
+"""A meeting that starts as soon as it is created (Zoom's 1)."""
 MEETING_TYPE_SCHEDULED: MeetingType.ValueType  # 2
-"""At a fixed time, once (Zoom's 2)."""
+"""A single meeting at a fixed time (Zoom's 2)."""
 MEETING_TYPE_RECURRING_NO_FIXED_TIME: MeetingType.ValueType  # 3
-"""Again and again, at no fixed time (Zoom's 3)."""
+"""A recurring meeting without a fixed time (Zoom's 3)."""
 MEETING_TYPE_PERSONAL_ROOM: MeetingType.ValueType  # 4
-"""In the host's personal room (Zoom's 4); only told by Zoom, never to be sent."""
+"""Output only. A meeting in the host's personal meeting room (Zoom's 4)."""
 MEETING_TYPE_RECURRING_FIXED_TIME: MeetingType.ValueType  # 5
-"""Again and again, at fixed times (Zoom's 8); needs `recurrence`."""
+"""A recurring meeting at fixed times (Zoom's 8). Requires `recurrence`."""
 MEETING_TYPE_SCREEN_SHARE_ONLY: MeetingType.ValueType  # 6
-"""For sharing a screen only (Zoom's 10)."""
+"""A meeting for screen sharing only (Zoom's 10)."""
 Global___MeetingType: typing_extensions.TypeAlias = MeetingType
 
 class _MeetingStatus:
@@ -75,21 +76,21 @@ class _MeetingStatus:
 class _MeetingStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_MeetingStatus.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     MEETING_STATUS_UNSPECIFIED: _MeetingStatus.ValueType  # 0
-    """Not told."""
+    """Unspecified."""
     MEETING_STATUS_WAITING: _MeetingStatus.ValueType  # 1
-    """Not running."""
+    """The meeting is not running."""
     MEETING_STATUS_STARTED: _MeetingStatus.ValueType  # 2
-    """Running."""
+    """The meeting is running."""
 
 class MeetingStatus(_MeetingStatus, metaclass=_MeetingStatusEnumTypeWrapper):
-    """MeetingStatus says whether the meeting is running."""
+    """The status of a meeting."""
 
 MEETING_STATUS_UNSPECIFIED: MeetingStatus.ValueType  # 0
-"""Not told."""
+"""Unspecified."""
 MEETING_STATUS_WAITING: MeetingStatus.ValueType  # 1
-"""Not running."""
+"""The meeting is not running."""
 MEETING_STATUS_STARTED: MeetingStatus.ValueType  # 2
-"""Running."""
+"""The meeting is running."""
 Global___MeetingStatus: typing_extensions.TypeAlias = MeetingStatus
 
 class _CreationSource:
@@ -99,30 +100,30 @@ class _CreationSource:
 class _CreationSourceEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_CreationSource.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     CREATION_SOURCE_UNSPECIFIED: _CreationSource.ValueType  # 0
-    """Not told."""
+    """Unspecified."""
     CREATION_SOURCE_OTHER: _CreationSource.ValueType  # 1
-    """In another way."""
+    """Another source."""
     CREATION_SOURCE_OPEN_API: _CreationSource.ValueType  # 2
-    """Through Zoom's API."""
+    """Zoom's API."""
     CREATION_SOURCE_WEB_PORTAL: _CreationSource.ValueType  # 3
-    """In Zoom's web portal."""
+    """Zoom's web portal."""
 
 class CreationSource(_CreationSource, metaclass=_CreationSourceEnumTypeWrapper):
-    """CreationSource says how the meeting came to be."""
+    """The way in which a meeting was created."""
 
 CREATION_SOURCE_UNSPECIFIED: CreationSource.ValueType  # 0
-"""Not told."""
+"""Unspecified."""
 CREATION_SOURCE_OTHER: CreationSource.ValueType  # 1
-"""In another way."""
+"""Another source."""
 CREATION_SOURCE_OPEN_API: CreationSource.ValueType  # 2
-"""Through Zoom's API."""
+"""Zoom's API."""
 CREATION_SOURCE_WEB_PORTAL: CreationSource.ValueType  # 3
-"""In Zoom's web portal."""
+"""Zoom's web portal."""
 Global___CreationSource: typing_extensions.TypeAlias = CreationSource
 
 @typing.final
 class MeetingDetails(google.protobuf.message.Message):
-    """MeetingDetails is what a caller wants of a meeting. Every field may be left out."""
+    """The properties of a meeting to create. Every field is optional."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -143,46 +144,52 @@ class MeetingDetails(google.protobuf.message.Message):
     TEMPLATE_ID_FIELD_NUMBER: builtins.int
     ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
     topic: builtins.str
-    """At most 200 characters, without control characters. Default at creation: "Zoom meeting"."""
+    """The topic: at most 200 characters, without control characters. When creating a meeting, defaults to "Zoom meeting"."""
     agenda: builtins.str
-    """What it is about; at most 2000 characters."""
+    """The agenda. At most 2000 characters."""
     type: Global___MeetingType.ValueType
-    """Default at creation: MEETING_TYPE_SCHEDULED."""
+    """The type of the meeting. When creating a meeting, defaults to MEETING_TYPE_SCHEDULED."""
     local_start_time: builtins.str
-    """A time on the clock of `timezone`, as `2026-11-24T09:00:00`: a weekly meeting at nine stays at nine when the clocks change."""
+    """The start as local time in `timezone`, such as `2026-11-24T09:00:00`. A weekly meeting at 9:00 stays at 9:00 across daylight saving
+    time changes.
+    """
     timezone: builtins.str
-    """IANA name such as `Europe/Berlin`. Default at creation: UTC."""
+    """The IANA time zone, such as `Europe/Berlin`. When creating a meeting, defaults to UTC."""
     duration_minutes: builtins.int
-    """1 to 1440 minutes. Default at creation: 60."""
+    """The duration in minutes: 1 to 1440. When creating a meeting, defaults to 60."""
     password: builtins.str
-    """Passcode; at most 10 characters of a-z A-Z 0-9 @ - _ *, and the account's own rules apply. Default: Zoom makes one."""
+    """The passcode: at most 10 characters of a-z A-Z 0-9 @ - _ *. The account's own rules apply as well. Defaults to a passcode generated by
+    Zoom.
+    """
     default_password: builtins.bool
-    """Whether Zoom makes a passcode where none is given. Default: Zoom's, true."""
+    """Whether Zoom generates a passcode if none is set. Defaults to Zoom's default, true."""
     pre_schedule: builtins.bool
-    """Whether the meeting is only prepared, for types SCHEDULED and RECURRING_NO_FIXED_TIME. Default: false."""
+    """Whether the meeting is only prescheduled. For MEETING_TYPE_SCHEDULED and MEETING_TYPE_RECURRING_NO_FIXED_TIME. Defaults to false."""
     schedule_for: builtins.str
-    """E-mail address or Zoom id of whom the meeting is for; that user must have given the scheduling privilege. Not for instant meetings."""
+    """The email address or Zoom user ID of the user for whom the meeting is scheduled. That user must have granted the scheduling privilege.
+    Not for instant meetings.
+    """
     template_id: builtins.str
-    """Zoom's id of a meeting template."""
+    """The ID of a Zoom meeting template."""
     @property
     def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """A moment, in whole seconds, between the years 1970 and 9999."""
+        """The start as an absolute time, in whole seconds, between the years 1970 and 9999."""
 
     @property
     def recurrence(self) -> Global___Recurrence:
-        """How it repeats; needed by MEETING_TYPE_RECURRING_FIXED_TIME."""
+        """The recurrence. Required for MEETING_TYPE_RECURRING_FIXED_TIME."""
 
     @property
     def settings(self) -> Global___MeetingSettings:
-        """Everything that can be switched."""
+        """The settings of the meeting."""
 
     @property
     def tracking_fields(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___TrackingField]:
-        """The account's tracking fields; at most 50."""
+        """The account's tracking fields. At most 50."""
 
     @property
     def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-        """More of Zoom's fields, passed on as they are."""
+        """Additional Zoom fields, passed on unchanged."""
 
     def __init__(
         self,
@@ -231,7 +238,7 @@ Global___MeetingDetails: typing_extensions.TypeAlias = MeetingDetails
 
 @typing.final
 class Meeting(google.protobuf.message.Message):
-    """Meeting is a meeting as Zoom describes it."""
+    """A meeting as returned by Zoom."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -269,70 +276,72 @@ class Meeting(google.protobuf.message.Message):
     id: builtins.int
     """Zoom's meeting number."""
     uuid: builtins.str
-    """Identifies this very instance, for ever; ids are used again."""
+    """The unique ID of this meeting instance. Unlike `id`, it is never reused."""
     host_id: builtins.str
-    """Zoom's id of the host."""
+    """The Zoom user ID of the host."""
     host_email: builtins.str
-    """The host's e-mail address."""
+    """The host's email address."""
     assistant_id: builtins.str
-    """Zoom's id of who scheduled it for the host."""
+    """The Zoom user ID of the user who scheduled the meeting on the host's behalf."""
     topic: builtins.str
-    """Topic."""
+    """The topic."""
     agenda: builtins.str
-    """What it is about."""
+    """The agenda."""
     type: Global___MeetingType.ValueType
-    """Kind of meeting."""
+    """The type of the meeting."""
     status: Global___MeetingStatus.ValueType
-    """Whether it is running."""
+    """The status of the meeting."""
     duration_minutes: builtins.int
-    """Minutes."""
+    """The duration in minutes."""
     timezone: builtins.str
-    """IANA name."""
+    """The IANA time zone."""
     start_url: builtins.str
-    """Starts the meeting as its host: a credential, valid for 2 hours. Never pass it on to participants; read the meeting again for a new one."""
+    """The URL that starts the meeting as its host. It is a credential, valid for 2 hours: never share it with participants. Read the meeting
+    again to get a new URL.
+    """
     join_url: builtins.str
-    """For participants; may carry the passcode."""
+    """The URL with which participants join. May contain the passcode."""
     chat_join_url: builtins.str
-    """Opens the meeting's chat."""
+    """The URL of the meeting's chat."""
     registration_url: builtins.str
-    """Where participants register, if they have to."""
+    """The URL at which participants register, if registration is required."""
     password: builtins.str
-    """Passcode."""
+    """The passcode."""
     encrypted_password: builtins.str
-    """Passcode as part of `join_url`."""
+    """The encrypted passcode that is part of `join_url`."""
     pstn_password: builtins.str
-    """Passcode for telephones."""
+    """The passcode for joining by telephone."""
     h323_password: builtins.str
-    """Passcode for H.323 and SIP rooms."""
+    """The passcode for H.323 and SIP room systems."""
     pmi: builtins.str
-    """The host's personal meeting number, where the meeting uses it."""
+    """The host's personal meeting ID, if the meeting uses it."""
     pre_schedule: builtins.bool
-    """Whether it is only prepared."""
+    """Whether the meeting is only prescheduled."""
     template_id: builtins.str
-    """Zoom's id of the template that it was made from."""
+    """The ID of the Zoom meeting template from which the meeting was created."""
     dynamic_host_key: builtins.str
-    """Key with which somebody becomes host."""
+    """The key with which a participant can claim the host role."""
     creation_source: Global___CreationSource.ValueType
-    """How it came to be."""
+    """The way in which the meeting was created."""
     @property
     def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When it starts; unset for instant meetings and those without a fixed time."""
+        """The start time. Unset for instant meetings and for meetings without a fixed time."""
 
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When it was created."""
+        """The time at which the meeting was created."""
 
     @property
     def recurrence(self) -> Global___Recurrence:
-        """How it repeats."""
+        """The recurrence."""
 
     @property
     def occurrences(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Occurrence]:
-        """Its occurrences, for recurring meetings with fixed times."""
+        """The occurrences of a recurring meeting at fixed times."""
 
     @property
     def settings(self) -> Global___MeetingSettings:
-        """Everything that can be switched."""
+        """The settings of the meeting."""
 
     @property
     def tracking_fields(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___TrackingField]:
@@ -340,7 +349,7 @@ class Meeting(google.protobuf.message.Message):
 
     @property
     def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-        """More of Zoom's fields."""
+        """Additional Zoom fields."""
 
     def __init__(
         self,
@@ -384,7 +393,7 @@ Global___Meeting: typing_extensions.TypeAlias = Meeting
 
 @typing.final
 class Recurrence(google.protobuf.message.Message):
-    """Recurrence says how a meeting repeats."""
+    """The recurrence of a meeting."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -395,25 +404,25 @@ class Recurrence(google.protobuf.message.Message):
     class _TypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[Recurrence._Type.ValueType], builtins.type):
         DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
         TYPE_UNSPECIFIED: Recurrence._Type.ValueType  # 0
-        """Not told."""
+        """Unspecified."""
         TYPE_DAILY: Recurrence._Type.ValueType  # 1
-        """Every so many days (Zoom's 1)."""
+        """Repeats in days (Zoom's 1)."""
         TYPE_WEEKLY: Recurrence._Type.ValueType  # 2
-        """Every so many weeks (Zoom's 2)."""
+        """Repeats in weeks (Zoom's 2)."""
         TYPE_MONTHLY: Recurrence._Type.ValueType  # 3
-        """Every so many months (Zoom's 3)."""
+        """Repeats in months (Zoom's 3)."""
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper):
-        """Type is the unit of repetition."""
+        """The unit of repetition."""
 
     TYPE_UNSPECIFIED: Recurrence.Type.ValueType  # 0
-    """Not told."""
+    """Unspecified."""
     TYPE_DAILY: Recurrence.Type.ValueType  # 1
-    """Every so many days (Zoom's 1)."""
+    """Repeats in days (Zoom's 1)."""
     TYPE_WEEKLY: Recurrence.Type.ValueType  # 2
-    """Every so many weeks (Zoom's 2)."""
+    """Repeats in weeks (Zoom's 2)."""
     TYPE_MONTHLY: Recurrence.Type.ValueType  # 3
-    """Every so many months (Zoom's 3)."""
+    """Repeats in months (Zoom's 3)."""
 
     TYPE_FIELD_NUMBER: builtins.int
     REPEAT_INTERVAL_FIELD_NUMBER: builtins.int
@@ -425,28 +434,28 @@ class Recurrence(google.protobuf.message.Message):
     END_TIME_FIELD_NUMBER: builtins.int
     ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
     type: Global___Recurrence.Type.ValueType
-    """Required. The unit."""
+    """Required. The unit of repetition."""
     repeat_interval: builtins.int
-    """Every so many units: 1 to 99 days, 50 weeks or 10 months. Default: 1."""
+    """The number of units between occurrences: 1 to 99 days, 50 weeks or 10 months. Defaults to 1."""
     monthly_day: builtins.int
-    """Day of the month, 1 to 31, for monthly meetings. Default: 1."""
+    """The day of the month of a monthly meeting, from 1 to 31. Defaults to 1."""
     monthly_week: builtins.int
-    """Week of the month, 1 to 4, or -1 for the last; with `monthly_week_day` instead of `monthly_day`."""
+    """The week of the month of a monthly meeting: 1 to 4, or -1 for the last week. Use it with `monthly_week_day` instead of `monthly_day`."""
     monthly_week_day: builtins.int
-    """Day of that week, 1 (Sunday) to 7 (Saturday)."""
+    """The day of `monthly_week`, from 1 (Sunday) to 7 (Saturday)."""
     end_times: builtins.int
-    """Ends after so many occurrences: 1 to 60, or 0 for no end. Not together with `end_time`. Default: 1."""
+    """The number of occurrences: 1 to 60, or 0 for no end. Cannot be combined with `end_time`. Defaults to 1."""
     @property
     def weekly_days(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Days of the week, 1 (Sunday) to 7 (Saturday), for weekly meetings. Default: 1."""
+        """The days of the week of a weekly meeting, from 1 (Sunday) to 7 (Saturday). Defaults to 1."""
 
     @property
     def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """Ends then, in whole seconds."""
+        """The time at which the recurrence ends, in whole seconds."""
 
     @property
     def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-        """More of Zoom's fields."""
+        """Additional Zoom fields."""
 
     def __init__(
         self,
@@ -478,7 +487,7 @@ Global___Recurrence: typing_extensions.TypeAlias = Recurrence
 
 @typing.final
 class Occurrence(google.protobuf.message.Message):
-    """Occurrence is one date of a recurring meeting."""
+    """One occurrence of a recurring meeting."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -489,21 +498,21 @@ class Occurrence(google.protobuf.message.Message):
     class _StatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[Occurrence._Status.ValueType], builtins.type):
         DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
         STATUS_UNSPECIFIED: Occurrence._Status.ValueType  # 0
-        """Not told."""
+        """Unspecified."""
         STATUS_AVAILABLE: Occurrence._Status.ValueType  # 1
-        """It takes place."""
+        """The occurrence takes place."""
         STATUS_DELETED: Occurrence._Status.ValueType  # 2
-        """It was deleted."""
+        """The occurrence was deleted."""
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
-        """Status says whether it takes place."""
+        """The status of an occurrence."""
 
     STATUS_UNSPECIFIED: Occurrence.Status.ValueType  # 0
-    """Not told."""
+    """Unspecified."""
     STATUS_AVAILABLE: Occurrence.Status.ValueType  # 1
-    """It takes place."""
+    """The occurrence takes place."""
     STATUS_DELETED: Occurrence.Status.ValueType  # 2
-    """It was deleted."""
+    """The occurrence was deleted."""
 
     OCCURRENCE_ID_FIELD_NUMBER: builtins.int
     START_TIME_FIELD_NUMBER: builtins.int
@@ -511,18 +520,18 @@ class Occurrence(google.protobuf.message.Message):
     STATUS_FIELD_NUMBER: builtins.int
     ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
     occurrence_id: builtins.str
-    """Zoom's id of the occurrence."""
+    """Zoom's ID of the occurrence."""
     duration_minutes: builtins.int
-    """Minutes."""
+    """The duration in minutes."""
     status: Global___Occurrence.Status.ValueType
-    """Whether it takes place."""
+    """The status of the occurrence."""
     @property
     def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When it starts."""
+        """The start time."""
 
     @property
     def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-        """More of Zoom's fields."""
+        """Additional Zoom fields."""
 
     def __init__(
         self,
@@ -540,7 +549,7 @@ Global___Occurrence: typing_extensions.TypeAlias = Occurrence
 
 @typing.final
 class TrackingField(google.protobuf.message.Message):
-    """TrackingField is a value of one of the account's tracking fields."""
+    """The value of one of the account's tracking fields."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -549,14 +558,14 @@ class TrackingField(google.protobuf.message.Message):
     VISIBLE_FIELD_NUMBER: builtins.int
     ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
     field: builtins.str
-    """Required. The field's label; at most 200 characters."""
+    """Required. The label of the tracking field. At most 200 characters."""
     value: builtins.str
-    """Its value; at most 1000 characters."""
+    """The value. At most 1000 characters."""
     visible: builtins.bool
-    """Whether it shows in the meeting; only told by Zoom."""
+    """Output only. Whether the tracking field is visible in the meeting."""
     @property
     def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-        """More of Zoom's fields."""
+        """Additional Zoom fields."""
 
     def __init__(
         self,
@@ -574,7 +583,7 @@ Global___TrackingField: typing_extensions.TypeAlias = TrackingField
 
 @typing.final
 class MeetingSettings(google.protobuf.message.Message):
-    """MeetingSettings is everything that can be switched. Absent means: Zoom's or the account's default."""
+    """The settings of a meeting. Zoom's or the account's default applies to unset fields."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -585,25 +594,25 @@ class MeetingSettings(google.protobuf.message.Message):
     class _ApprovalTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings._ApprovalType.ValueType], builtins.type):
         DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
         APPROVAL_TYPE_UNSPECIFIED: MeetingSettings._ApprovalType.ValueType  # 0
-        """Not told; Zoom's default applies."""
+        """Unspecified. Zoom's default applies."""
         APPROVAL_TYPE_AUTOMATIC: MeetingSettings._ApprovalType.ValueType  # 1
-        """At once (Zoom's 0)."""
+        """Registrations are approved automatically (Zoom's 0)."""
         APPROVAL_TYPE_MANUAL: MeetingSettings._ApprovalType.ValueType  # 2
-        """By the host (Zoom's 1)."""
+        """The host approves registrations (Zoom's 1)."""
         APPROVAL_TYPE_NONE: MeetingSettings._ApprovalType.ValueType  # 3
-        """There is no registration (Zoom's 2)."""
+        """No registration is required (Zoom's 2)."""
 
     class ApprovalType(_ApprovalType, metaclass=_ApprovalTypeEnumTypeWrapper):
-        """ApprovalType says how registrations are accepted."""
+        """The way in which registrations are approved."""
 
     APPROVAL_TYPE_UNSPECIFIED: MeetingSettings.ApprovalType.ValueType  # 0
-    """Not told; Zoom's default applies."""
+    """Unspecified. Zoom's default applies."""
     APPROVAL_TYPE_AUTOMATIC: MeetingSettings.ApprovalType.ValueType  # 1
-    """At once (Zoom's 0)."""
+    """Registrations are approved automatically (Zoom's 0)."""
     APPROVAL_TYPE_MANUAL: MeetingSettings.ApprovalType.ValueType  # 2
-    """By the host (Zoom's 1)."""
+    """The host approves registrations (Zoom's 1)."""
     APPROVAL_TYPE_NONE: MeetingSettings.ApprovalType.ValueType  # 3
-    """There is no registration (Zoom's 2)."""
+    """No registration is required (Zoom's 2)."""
 
     class _RegistrationType:
         ValueType = typing.NewType("ValueType", builtins.int)
@@ -612,25 +621,25 @@ class MeetingSettings(google.protobuf.message.Message):
     class _RegistrationTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings._RegistrationType.ValueType], builtins.type):
         DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
         REGISTRATION_TYPE_UNSPECIFIED: MeetingSettings._RegistrationType.ValueType  # 0
-        """Not told; Zoom's default applies."""
+        """Unspecified. Zoom's default applies."""
         REGISTRATION_TYPE_ALL_OCCURRENCES: MeetingSettings._RegistrationType.ValueType  # 1
-        """Once for all occurrences (Zoom's 1)."""
+        """Participants register once for all occurrences (Zoom's 1)."""
         REGISTRATION_TYPE_EACH_OCCURRENCE: MeetingSettings._RegistrationType.ValueType  # 2
-        """For each occurrence anew (Zoom's 2)."""
+        """Participants register for each occurrence separately (Zoom's 2)."""
         REGISTRATION_TYPE_CHOSEN_OCCURRENCES: MeetingSettings._RegistrationType.ValueType  # 3
-        """Once for those that one chooses (Zoom's 3)."""
+        """Participants register once and choose the occurrences (Zoom's 3)."""
 
     class RegistrationType(_RegistrationType, metaclass=_RegistrationTypeEnumTypeWrapper):
-        """RegistrationType says what a registration to a recurring meeting is for."""
+        """The occurrences of a recurring meeting that a registration covers."""
 
     REGISTRATION_TYPE_UNSPECIFIED: MeetingSettings.RegistrationType.ValueType  # 0
-    """Not told; Zoom's default applies."""
+    """Unspecified. Zoom's default applies."""
     REGISTRATION_TYPE_ALL_OCCURRENCES: MeetingSettings.RegistrationType.ValueType  # 1
-    """Once for all occurrences (Zoom's 1)."""
+    """Participants register once for all occurrences (Zoom's 1)."""
     REGISTRATION_TYPE_EACH_OCCURRENCE: MeetingSettings.RegistrationType.ValueType  # 2
-    """For each occurrence anew (Zoom's 2)."""
+    """Participants register for each occurrence separately (Zoom's 2)."""
     REGISTRATION_TYPE_CHOSEN_OCCURRENCES: MeetingSettings.RegistrationType.ValueType  # 3
-    """Once for those that one chooses (Zoom's 3)."""
+    """Participants register once and choose the occurrences (Zoom's 3)."""
 
     class _Audio:
         ValueType = typing.NewType("ValueType", builtins.int)
@@ -639,29 +648,29 @@ class MeetingSettings(google.protobuf.message.Message):
     class _AudioEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings._Audio.ValueType], builtins.type):
         DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
         AUDIO_UNSPECIFIED: MeetingSettings._Audio.ValueType  # 0
-        """Not told; Zoom's default applies."""
+        """Unspecified. Zoom's default applies."""
         AUDIO_BOTH: MeetingSettings._Audio.ValueType  # 1
-        """By telephone and computer (Zoom's `both`)."""
+        """Telephone and computer audio (Zoom's `both`)."""
         AUDIO_TELEPHONY: MeetingSettings._Audio.ValueType  # 2
-        """By telephone (Zoom's `telephony`)."""
+        """Telephone only (Zoom's `telephony`)."""
         AUDIO_VOIP: MeetingSettings._Audio.ValueType  # 3
-        """By computer (Zoom's `voip`)."""
+        """Computer audio only (Zoom's `voip`)."""
         AUDIO_THIRD_PARTY: MeetingSettings._Audio.ValueType  # 4
-        """Through another provider (Zoom's `thirdParty`)."""
+        """A third-party audio provider (Zoom's `thirdParty`)."""
 
     class Audio(_Audio, metaclass=_AudioEnumTypeWrapper):
-        """Audio says how participants hear."""
+        """The ways in which participants can join the audio."""
 
     AUDIO_UNSPECIFIED: MeetingSettings.Audio.ValueType  # 0
-    """Not told; Zoom's default applies."""
+    """Unspecified. Zoom's default applies."""
     AUDIO_BOTH: MeetingSettings.Audio.ValueType  # 1
-    """By telephone and computer (Zoom's `both`)."""
+    """Telephone and computer audio (Zoom's `both`)."""
     AUDIO_TELEPHONY: MeetingSettings.Audio.ValueType  # 2
-    """By telephone (Zoom's `telephony`)."""
+    """Telephone only (Zoom's `telephony`)."""
     AUDIO_VOIP: MeetingSettings.Audio.ValueType  # 3
-    """By computer (Zoom's `voip`)."""
+    """Computer audio only (Zoom's `voip`)."""
     AUDIO_THIRD_PARTY: MeetingSettings.Audio.ValueType  # 4
-    """Through another provider (Zoom's `thirdParty`)."""
+    """A third-party audio provider (Zoom's `thirdParty`)."""
 
     class _AutoRecording:
         ValueType = typing.NewType("ValueType", builtins.int)
@@ -670,25 +679,25 @@ class MeetingSettings(google.protobuf.message.Message):
     class _AutoRecordingEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings._AutoRecording.ValueType], builtins.type):
         DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
         AUTO_RECORDING_UNSPECIFIED: MeetingSettings._AutoRecording.ValueType  # 0
-        """Not told; Zoom's default applies."""
+        """Unspecified. Zoom's default applies."""
         AUTO_RECORDING_LOCAL: MeetingSettings._AutoRecording.ValueType  # 1
-        """On the host's machine (Zoom's `local`)."""
+        """The host's computer (Zoom's `local`)."""
         AUTO_RECORDING_CLOUD: MeetingSettings._AutoRecording.ValueType  # 2
-        """In Zoom's cloud (Zoom's `cloud`)."""
+        """Zoom's cloud (Zoom's `cloud`)."""
         AUTO_RECORDING_NONE: MeetingSettings._AutoRecording.ValueType  # 3
-        """Nowhere (Zoom's `none`)."""
+        """No automatic recording (Zoom's `none`)."""
 
     class AutoRecording(_AutoRecording, metaclass=_AutoRecordingEnumTypeWrapper):
-        """AutoRecording says where the meeting is recorded by itself."""
+        """The location of automatic recordings."""
 
     AUTO_RECORDING_UNSPECIFIED: MeetingSettings.AutoRecording.ValueType  # 0
-    """Not told; Zoom's default applies."""
+    """Unspecified. Zoom's default applies."""
     AUTO_RECORDING_LOCAL: MeetingSettings.AutoRecording.ValueType  # 1
-    """On the host's machine (Zoom's `local`)."""
+    """The host's computer (Zoom's `local`)."""
     AUTO_RECORDING_CLOUD: MeetingSettings.AutoRecording.ValueType  # 2
-    """In Zoom's cloud (Zoom's `cloud`)."""
+    """Zoom's cloud (Zoom's `cloud`)."""
     AUTO_RECORDING_NONE: MeetingSettings.AutoRecording.ValueType  # 3
-    """Nowhere (Zoom's `none`)."""
+    """No automatic recording (Zoom's `none`)."""
 
     class _EncryptionType:
         ValueType = typing.NewType("ValueType", builtins.int)
@@ -697,21 +706,21 @@ class MeetingSettings(google.protobuf.message.Message):
     class _EncryptionTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings._EncryptionType.ValueType], builtins.type):
         DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
         ENCRYPTION_TYPE_UNSPECIFIED: MeetingSettings._EncryptionType.ValueType  # 0
-        """Not told; Zoom's default applies."""
+        """Unspecified. Zoom's default applies."""
         ENCRYPTION_TYPE_ENHANCED: MeetingSettings._EncryptionType.ValueType  # 1
-        """Keys in Zoom's cloud (Zoom's `enhanced_encryption`)."""
+        """Enhanced encryption, with keys stored in Zoom's cloud (Zoom's `enhanced_encryption`)."""
         ENCRYPTION_TYPE_END_TO_END: MeetingSettings._EncryptionType.ValueType  # 2
-        """Keys on the participants' machines (Zoom's `e2ee`)."""
+        """End-to-end encryption, with keys stored on the participants' devices (Zoom's `e2ee`)."""
 
     class EncryptionType(_EncryptionType, metaclass=_EncryptionTypeEnumTypeWrapper):
-        """EncryptionType says how the meeting is encrypted."""
+        """The encryption of a meeting."""
 
     ENCRYPTION_TYPE_UNSPECIFIED: MeetingSettings.EncryptionType.ValueType  # 0
-    """Not told; Zoom's default applies."""
+    """Unspecified. Zoom's default applies."""
     ENCRYPTION_TYPE_ENHANCED: MeetingSettings.EncryptionType.ValueType  # 1
-    """Keys in Zoom's cloud (Zoom's `enhanced_encryption`)."""
+    """Enhanced encryption, with keys stored in Zoom's cloud (Zoom's `enhanced_encryption`)."""
     ENCRYPTION_TYPE_END_TO_END: MeetingSettings.EncryptionType.ValueType  # 2
-    """Keys on the participants' machines (Zoom's `e2ee`)."""
+    """End-to-end encryption, with keys stored on the participants' devices (Zoom's `e2ee`)."""
 
     class _CalendarType:
         ValueType = typing.NewType("ValueType", builtins.int)
@@ -720,25 +729,25 @@ class MeetingSettings(google.protobuf.message.Message):
     class _CalendarTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings._CalendarType.ValueType], builtins.type):
         DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
         CALENDAR_TYPE_UNSPECIFIED: MeetingSettings._CalendarType.ValueType  # 0
-        """Not told; Zoom's default applies."""
+        """Unspecified. Zoom's default applies."""
         CALENDAR_TYPE_OUTLOOK: MeetingSettings._CalendarType.ValueType  # 1
         """Outlook (Zoom's 1)."""
         CALENDAR_TYPE_GOOGLE: MeetingSettings._CalendarType.ValueType  # 2
-        """Google (Zoom's 2)."""
+        """Google Calendar (Zoom's 2)."""
 
     class CalendarType(_CalendarType, metaclass=_CalendarTypeEnumTypeWrapper):
-        """CalendarType says which calendar the meeting is from."""
+        """The calendar integration of a meeting."""
 
     CALENDAR_TYPE_UNSPECIFIED: MeetingSettings.CalendarType.ValueType  # 0
-    """Not told; Zoom's default applies."""
+    """Unspecified. Zoom's default applies."""
     CALENDAR_TYPE_OUTLOOK: MeetingSettings.CalendarType.ValueType  # 1
     """Outlook (Zoom's 1)."""
     CALENDAR_TYPE_GOOGLE: MeetingSettings.CalendarType.ValueType  # 2
-    """Google (Zoom's 2)."""
+    """Google Calendar (Zoom's 2)."""
 
     @typing.final
     class WaitingRoomOptions(google.protobuf.message.Message):
-        """WaitingRoomOptions says who waits."""
+        """The options of the waiting room."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -749,32 +758,32 @@ class MeetingSettings(google.protobuf.message.Message):
         class _ModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings.WaitingRoomOptions._Mode.ValueType], builtins.type):
             DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
             MODE_UNSPECIFIED: MeetingSettings.WaitingRoomOptions._Mode.ValueType  # 0
-            """Not told."""
+            """Unspecified."""
             MODE_FOLLOW_SETTING: MeetingSettings.WaitingRoomOptions._Mode.ValueType  # 1
-            """The account's (Zoom's `follow_setting`)."""
+            """The account's rules apply (Zoom's `follow_setting`)."""
             MODE_CUSTOM: MeetingSettings.WaitingRoomOptions._Mode.ValueType  # 2
-            """This meeting's (Zoom's `custom`)."""
+            """The rules of this meeting apply (Zoom's `custom`)."""
 
         class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
-            """Mode says whose rule it is."""
+            """The source of the waiting room rules."""
 
         MODE_UNSPECIFIED: MeetingSettings.WaitingRoomOptions.Mode.ValueType  # 0
-        """Not told."""
+        """Unspecified."""
         MODE_FOLLOW_SETTING: MeetingSettings.WaitingRoomOptions.Mode.ValueType  # 1
-        """The account's (Zoom's `follow_setting`)."""
+        """The account's rules apply (Zoom's `follow_setting`)."""
         MODE_CUSTOM: MeetingSettings.WaitingRoomOptions.Mode.ValueType  # 2
-        """This meeting's (Zoom's `custom`)."""
+        """The rules of this meeting apply (Zoom's `custom`)."""
 
         MODE_FIELD_NUMBER: builtins.int
         WHO_GOES_TO_WAITING_ROOM_FIELD_NUMBER: builtins.int
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         mode: Global___MeetingSettings.WaitingRoomOptions.Mode.ValueType
-        """Whose rule it is."""
+        """The source of the waiting room rules."""
         who_goes_to_waiting_room: builtins.str
-        """Zoom's word for who waits, such as `everyone` or `users_not_in_account`."""
+        """Zoom's value for the participants that are sent to the waiting room, such as `everyone` or `users_not_in_account`."""
         @property
         def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-            """More of Zoom's fields."""
+            """Additional Zoom fields."""
 
         def __init__(
             self,
@@ -789,7 +798,7 @@ class MeetingSettings(google.protobuf.message.Message):
 
     @typing.final
     class CountryRestriction(google.protobuf.message.Message):
-        """CountryRestriction lets participants in by country."""
+        """The countries and regions from which participants may join."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -800,21 +809,21 @@ class MeetingSettings(google.protobuf.message.Message):
         class _MethodEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings.CountryRestriction._Method.ValueType], builtins.type):
             DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
             METHOD_UNSPECIFIED: MeetingSettings.CountryRestriction._Method.ValueType  # 0
-            """Not told."""
+            """Unspecified."""
             METHOD_APPROVE: MeetingSettings.CountryRestriction._Method.ValueType  # 1
-            """Only those in `approved_list` (Zoom's `approve`)."""
+            """Only the countries in `approved_list` are allowed (Zoom's `approve`)."""
             METHOD_DENY: MeetingSettings.CountryRestriction._Method.ValueType  # 2
-            """All but those in `denied_list` (Zoom's `deny`)."""
+            """All countries except those in `denied_list` are allowed (Zoom's `deny`)."""
 
         class Method(_Method, metaclass=_MethodEnumTypeWrapper):
-            """Method says how the lists are read."""
+            """The kind of restriction."""
 
         METHOD_UNSPECIFIED: MeetingSettings.CountryRestriction.Method.ValueType  # 0
-        """Not told."""
+        """Unspecified."""
         METHOD_APPROVE: MeetingSettings.CountryRestriction.Method.ValueType  # 1
-        """Only those in `approved_list` (Zoom's `approve`)."""
+        """Only the countries in `approved_list` are allowed (Zoom's `approve`)."""
         METHOD_DENY: MeetingSettings.CountryRestriction.Method.ValueType  # 2
-        """All but those in `denied_list` (Zoom's `deny`)."""
+        """All countries except those in `denied_list` are allowed (Zoom's `deny`)."""
 
         ENABLE_FIELD_NUMBER: builtins.int
         METHOD_FIELD_NUMBER: builtins.int
@@ -822,20 +831,20 @@ class MeetingSettings(google.protobuf.message.Message):
         DENIED_LIST_FIELD_NUMBER: builtins.int
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         enable: builtins.bool
-        """Whether it applies."""
+        """Whether the restriction is enabled."""
         method: Global___MeetingSettings.CountryRestriction.Method.ValueType
-        """How the lists are read."""
+        """The kind of restriction."""
         @property
         def approved_list(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-            """ISO 3166 codes; at most 300."""
+            """The allowed countries, as ISO 3166 codes. At most 300."""
 
         @property
         def denied_list(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-            """ISO 3166 codes; at most 300."""
+            """The blocked countries, as ISO 3166 codes. At most 300."""
 
         @property
         def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-            """More of Zoom's fields."""
+            """Additional Zoom fields."""
 
         def __init__(
             self,
@@ -852,7 +861,7 @@ class MeetingSettings(google.protobuf.message.Message):
 
     @typing.final
     class AuthenticationException(google.protobuf.message.Message):
-        """AuthenticationException is somebody who may come without signing in."""
+        """A participant who may join without signing in."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -860,12 +869,12 @@ class MeetingSettings(google.protobuf.message.Message):
         EMAIL_FIELD_NUMBER: builtins.int
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         name: builtins.str
-        """Name."""
+        """The participant's name."""
         email: builtins.str
-        """E-mail address."""
+        """The participant's email address."""
         @property
         def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-            """More of Zoom's fields."""
+            """Additional Zoom fields."""
 
         def __init__(
             self,
@@ -879,13 +888,13 @@ class MeetingSettings(google.protobuf.message.Message):
 
     @typing.final
     class BreakoutRooms(google.protobuf.message.Message):
-        """BreakoutRooms are rooms that are prepared."""
+        """The breakout rooms that are created in advance."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
         @typing.final
         class Room(google.protobuf.message.Message):
-            """Room is one of them."""
+            """A breakout room."""
 
             DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -893,14 +902,14 @@ class MeetingSettings(google.protobuf.message.Message):
             PARTICIPANTS_FIELD_NUMBER: builtins.int
             ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
             name: builtins.str
-            """Name."""
+            """The name of the room."""
             @property
             def participants(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-                """E-mail addresses of who goes there."""
+                """The email addresses of the participants assigned to the room."""
 
             @property
             def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-                """More of Zoom's fields."""
+                """Additional Zoom fields."""
 
             def __init__(
                 self,
@@ -916,14 +925,14 @@ class MeetingSettings(google.protobuf.message.Message):
         ROOMS_FIELD_NUMBER: builtins.int
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         enable: builtins.bool
-        """Whether there are any."""
+        """Whether breakout rooms are created in advance."""
         @property
         def rooms(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MeetingSettings.BreakoutRooms.Room]:
-            """The rooms; at most 100."""
+            """The rooms. At most 100."""
 
         @property
         def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-            """More of Zoom's fields."""
+            """Additional Zoom fields."""
 
         def __init__(
             self,
@@ -938,13 +947,13 @@ class MeetingSettings(google.protobuf.message.Message):
 
     @typing.final
     class LanguageInterpretation(google.protobuf.message.Message):
-        """LanguageInterpretation is interpretation of spoken languages."""
+        """The interpretation of spoken languages."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
         @typing.final
         class Interpreter(google.protobuf.message.Message):
-            """Interpreter is one of them."""
+            """An interpreter."""
 
             DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -952,14 +961,14 @@ class MeetingSettings(google.protobuf.message.Message):
             INTERPRETER_LANGUAGES_FIELD_NUMBER: builtins.int
             ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
             email: builtins.str
-            """E-mail address."""
+            """The interpreter's email address."""
             @property
             def interpreter_languages(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-                """The two languages, as Zoom's words. Zoom separates them by a comma."""
+                """The two languages, as Zoom names them. Zoom separates them by a comma."""
 
             @property
             def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-                """More of Zoom's fields."""
+                """Additional Zoom fields."""
 
             def __init__(
                 self,
@@ -975,14 +984,14 @@ class MeetingSettings(google.protobuf.message.Message):
         INTERPRETERS_FIELD_NUMBER: builtins.int
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         enable: builtins.bool
-        """Whether there is any."""
+        """Whether interpretation is enabled."""
         @property
         def interpreters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MeetingSettings.LanguageInterpretation.Interpreter]:
-            """Who interprets; at most 100."""
+            """The interpreters. At most 100."""
 
         @property
         def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-            """More of Zoom's fields."""
+            """Additional Zoom fields."""
 
         def __init__(
             self,
@@ -997,13 +1006,13 @@ class MeetingSettings(google.protobuf.message.Message):
 
     @typing.final
     class SignLanguageInterpretation(google.protobuf.message.Message):
-        """SignLanguageInterpretation is interpretation of sign languages."""
+        """The interpretation of sign languages."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
         @typing.final
         class Interpreter(google.protobuf.message.Message):
-            """Interpreter is one of them."""
+            """An interpreter."""
 
             DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1011,12 +1020,12 @@ class MeetingSettings(google.protobuf.message.Message):
             SIGN_LANGUAGE_FIELD_NUMBER: builtins.int
             ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
             email: builtins.str
-            """E-mail address."""
+            """The interpreter's email address."""
             sign_language: builtins.str
-            """The language, as Zoom's word."""
+            """The sign language, as Zoom names it."""
             @property
             def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-                """More of Zoom's fields."""
+                """Additional Zoom fields."""
 
             def __init__(
                 self,
@@ -1032,14 +1041,14 @@ class MeetingSettings(google.protobuf.message.Message):
         INTERPRETERS_FIELD_NUMBER: builtins.int
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         enable: builtins.bool
-        """Whether there is any."""
+        """Whether interpretation is enabled."""
         @property
         def interpreters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MeetingSettings.SignLanguageInterpretation.Interpreter]:
-            """Who interprets; at most 20."""
+            """The interpreters. At most 20."""
 
         @property
         def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-            """More of Zoom's fields."""
+            """Additional Zoom fields."""
 
         def __init__(
             self,
@@ -1054,7 +1063,7 @@ class MeetingSettings(google.protobuf.message.Message):
 
     @typing.final
     class Invitee(google.protobuf.message.Message):
-        """Invitee is somebody who is invited."""
+        """A user who is invited to the meeting."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1062,12 +1071,12 @@ class MeetingSettings(google.protobuf.message.Message):
         INTERNAL_USER_FIELD_NUMBER: builtins.int
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         email: builtins.str
-        """E-mail address."""
+        """The invitee's email address."""
         internal_user: builtins.bool
-        """Whether they are of the account; only told by Zoom."""
+        """Output only. Whether the invitee belongs to the account."""
         @property
         def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-            """More of Zoom's fields."""
+            """Additional Zoom fields."""
 
         def __init__(
             self,
@@ -1082,7 +1091,7 @@ class MeetingSettings(google.protobuf.message.Message):
 
     @typing.final
     class ContinuousMeetingChat(google.protobuf.message.Message):
-        """ContinuousMeetingChat is chat that goes on between meetings."""
+        """The chat that continues between meetings."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1090,12 +1099,12 @@ class MeetingSettings(google.protobuf.message.Message):
         CHANNEL_ID_FIELD_NUMBER: builtins.int
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         enable: builtins.bool
-        """Whether there is any."""
+        """Whether the chat is enabled."""
         channel_id: builtins.str
-        """Zoom's id of the channel; only told by Zoom."""
+        """Output only. Zoom's ID of the chat channel."""
         @property
         def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-            """More of Zoom's fields."""
+            """Additional Zoom fields."""
 
         def __init__(
             self,
@@ -1113,7 +1122,7 @@ class MeetingSettings(google.protobuf.message.Message):
 
     @typing.final
     class Resource(google.protobuf.message.Message):
-        """Resource is something attached."""
+        """A resource attached to the meeting."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1122,14 +1131,14 @@ class MeetingSettings(google.protobuf.message.Message):
         PERMISSION_LEVEL_FIELD_NUMBER: builtins.int
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         resource_type: builtins.str
-        """Zoom's word for its kind, such as `whiteboard`."""
+        """Zoom's type of the resource, such as `whiteboard`."""
         resource_id: builtins.str
-        """Zoom's id of it."""
+        """Zoom's ID of the resource."""
         permission_level: builtins.str
-        """Zoom's word for what participants may do: `editor`, `commenter` or `viewer`."""
+        """Zoom's permission level of the participants: `editor`, `commenter` or `viewer`."""
         @property
         def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-            """More of Zoom's fields."""
+            """Additional Zoom fields."""
 
         def __init__(
             self,
@@ -1144,7 +1153,7 @@ class MeetingSettings(google.protobuf.message.Message):
 
     @typing.final
     class CustomKey(google.protobuf.message.Message):
-        """CustomKey is a key of the caller."""
+        """A key-value pair set by the caller."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1152,12 +1161,12 @@ class MeetingSettings(google.protobuf.message.Message):
         VALUE_FIELD_NUMBER: builtins.int
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         key: builtins.str
-        """At most 64 characters."""
+        """The key. At most 64 characters."""
         value: builtins.str
-        """At most 256 characters."""
+        """The value. At most 256 characters."""
         @property
         def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-            """More of Zoom's fields."""
+            """Additional Zoom fields."""
 
         def __init__(
             self,
@@ -1229,152 +1238,152 @@ class MeetingSettings(google.protobuf.message.Message):
     CUSTOM_KEYS_FIELD_NUMBER: builtins.int
     ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
     host_video: builtins.bool
-    """Whether the host's camera is on at the start."""
+    """Whether the host's video is on at the start."""
     participant_video: builtins.bool
-    """Whether the participants' cameras are on at the start."""
+    """Whether the participants' video is on at the start."""
     join_before_host: builtins.bool
-    """Whether participants may come before the host; `waiting_room` overrides it. Default: false."""
+    """Whether participants may join before the host. `waiting_room` overrides it. Defaults to false."""
     jbh_time: builtins.int
-    """How many minutes before: 0 (any time), 5, 10 or 15."""
+    """The number of minutes before the start at which participants may join: 0 (any time), 5, 10 or 15."""
     mute_upon_entry: builtins.bool
-    """Whether participants are muted when they come. Default: false."""
+    """Whether participants are muted when they join. Defaults to false."""
     waiting_room: builtins.bool
-    """Whether participants wait until they are let in."""
+    """Whether participants wait until the host admits them."""
     use_pmi: builtins.bool
-    """Whether the meeting has the host's personal number."""
+    """Whether the meeting uses the host's personal meeting ID."""
     approval_type: Global___MeetingSettings.ApprovalType.ValueType
-    """How registrations are accepted."""
+    """The way in which registrations are approved."""
     registration_type: Global___MeetingSettings.RegistrationType.ValueType
-    """What a registration is for."""
+    """The occurrences that a registration covers."""
     close_registration: builtins.bool
-    """Whether registration ends at the start. Default: false."""
+    """Whether registration closes when the meeting starts. Defaults to false."""
     registrants_confirmation_email: builtins.bool
-    """Whether who registers gets an e-mail."""
+    """Whether registrants receive a confirmation email."""
     registrants_email_notification: builtins.bool
-    """Whether who registered hears of changes by e-mail."""
+    """Whether registrants are notified of changes by email."""
     audio: Global___MeetingSettings.Audio.ValueType
-    """How participants hear."""
+    """The ways in which participants can join the audio."""
     audio_conference_info: builtins.str
-    """How to reach another audio provider; at most 2048 characters."""
+    """The dial-in information of a third-party audio provider. At most 2048 characters."""
     auto_recording: Global___MeetingSettings.AutoRecording.ValueType
-    """Where the meeting is recorded by itself."""
+    """The location of automatic recordings."""
     alternative_hosts_email_notification: builtins.bool
-    """Whether they hear of it by e-mail. Default: true."""
+    """Whether alternative hosts are notified by email. Defaults to true."""
     alternative_host_update_polls: builtins.bool
-    """Whether they may change polls."""
+    """Whether alternative hosts may edit polls."""
     alternative_host_manage_meeting_summary: builtins.bool
-    """Whether they may manage the summary."""
+    """Whether alternative hosts may manage the meeting summary."""
     alternative_host_manage_cloud_recording: builtins.bool
-    """Whether they may manage the recording."""
+    """Whether alternative hosts may manage the cloud recording."""
     meeting_authentication: builtins.bool
     """Whether participants must be signed in."""
     authentication_option: builtins.str
-    """Zoom's id of the kind of sign-in."""
+    """Zoom's ID of the authentication method."""
     authentication_name: builtins.str
-    """Name of the kind of sign-in; only told by Zoom."""
+    """Output only. The name of the authentication method."""
     allow_multiple_devices: builtins.bool
-    """Whether one may come with several devices."""
+    """Whether a participant may join from several devices."""
     contact_name: builtins.str
-    """Whom to ask about registration."""
+    """The name of the contact for registration."""
     contact_email: builtins.str
-    """How to reach them."""
+    """The email address of the contact for registration."""
     email_notification: builtins.bool
-    """Whether Zoom sends e-mails about the meeting. Default: true."""
+    """Whether Zoom sends email notifications about the meeting. Defaults to true."""
     encryption_type: Global___MeetingSettings.EncryptionType.ValueType
-    """How the meeting is encrypted."""
+    """The encryption of the meeting."""
     focus_mode: builtins.bool
-    """Whether participants see the host only."""
+    """Whether participants see only the host."""
     private_meeting: builtins.bool
-    """Whether the calendar hides the details."""
+    """Whether the calendar hides the details of the meeting."""
     internal_meeting: builtins.bool
-    """Whether it is for the account only. Default: false."""
+    """Whether only users of the account may join. Defaults to false."""
     show_share_button: builtins.bool
-    """Whether the registration page can be shared."""
+    """Whether the registration page shows buttons for sharing it."""
     show_join_info: builtins.bool
-    """Whether the registration page shows how to join."""
+    """Whether the registration page shows how to join the meeting."""
     watermark: builtins.bool
-    """Whether shared screens are marked. Default: false."""
+    """Whether shared screens carry a watermark. Defaults to false."""
     host_save_video_order: builtins.bool
-    """Whether the host's order of videos is kept."""
+    """Whether the host's video order is saved."""
     participant_focused_meeting: builtins.bool
-    """Whether participants can go on without the host. Default: false."""
+    """Whether participants can continue the meeting without the host. Defaults to false."""
     push_change_to_calendar: builtins.bool
-    """Whether changes go to the calendar. Default: false."""
+    """Whether changes are pushed to the calendar. Defaults to false."""
     calendar_type: Global___MeetingSettings.CalendarType.ValueType
-    """Which calendar it is from."""
+    """The calendar integration of the meeting."""
     auto_start_meeting_summary: builtins.bool
-    """Whether the summary starts by itself."""
+    """Whether the meeting summary starts automatically."""
     auto_start_ai_companion_questions: builtins.bool
-    """Whether questions to the companion start by themselves."""
+    """Whether AI Companion questions start automatically."""
     device_testing: builtins.bool
-    """Whether participants test their devices first. Default: false."""
+    """Whether participants test their devices before they join. Defaults to false."""
     request_permission_to_unmute_participants: builtins.bool
-    """Whether participants are asked once whether they may be unmuted. Default: false."""
+    """Whether participants are asked once for permission to be unmuted by the host. Defaults to false."""
     allow_host_control_participant_mute_state: builtins.bool
-    """Whether the host controls who is muted."""
+    """Whether the host may control the participants' mute state."""
     disable_participant_video: builtins.bool
-    """Whether participants' cameras stay off. Default: false."""
+    """Whether the participants' video stays off. Defaults to false."""
     email_in_attendee_report: builtins.bool
-    """Whether the report has e-mail addresses."""
+    """Whether the attendee report contains email addresses."""
     @property
     def waiting_room_options(self) -> Global___MeetingSettings.WaitingRoomOptions:
-        """Who waits."""
+        """The options of the waiting room."""
 
     @property
     def alternative_hosts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """E-mail addresses or Zoom ids of further hosts; at most 100. Zoom separates them by semicolons."""
+        """The email addresses or Zoom user IDs of alternative hosts. At most 100. Zoom separates them by semicolons."""
 
     @property
     def authentication_domains(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Domains that participants must be of; at most 100. Zoom separates them by commas."""
+        """The domains to which participants must belong. At most 100. Zoom separates them by commas."""
 
     @property
     def authentication_exceptions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MeetingSettings.AuthenticationException]:
-        """Who may come without signing in; at most 100."""
+        """The participants who may join without signing in. At most 100."""
 
     @property
     def approved_or_denied_countries_or_regions(self) -> Global___MeetingSettings.CountryRestriction:
-        """Countries that participants may come from."""
+        """The countries and regions from which participants may join."""
 
     @property
     def breakout_room(self) -> Global___MeetingSettings.BreakoutRooms:
-        """Rooms that are prepared."""
+        """The breakout rooms that are created in advance."""
 
     @property
     def global_dial_in_countries(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Countries with dial-in numbers, as ISO 3166 codes; at most 300."""
+        """The countries with dial-in numbers, as ISO 3166 codes. At most 300."""
 
     @property
     def additional_data_center_regions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """More regions through which the meeting may be routed; at most 50."""
+        """Additional data center regions through which the meeting may be routed. At most 50."""
 
     @property
     def language_interpretation(self) -> Global___MeetingSettings.LanguageInterpretation:
-        """Interpreters of spoken languages."""
+        """The interpretation of spoken languages."""
 
     @property
     def sign_language_interpretation(self) -> Global___MeetingSettings.SignLanguageInterpretation:
-        """Interpreters of sign languages."""
+        """The interpretation of sign languages."""
 
     @property
     def meeting_invitees(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MeetingSettings.Invitee]:
-        """Who is invited; at most 1000."""
+        """The invited users. At most 1000."""
 
     @property
     def continuous_meeting_chat(self) -> Global___MeetingSettings.ContinuousMeetingChat:
-        """Chat that goes on between meetings."""
+        """The chat that continues between meetings."""
 
     @property
     def resources(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MeetingSettings.Resource]:
-        """What is attached; at most 100."""
+        """The resources attached to the meeting. At most 100."""
 
     @property
     def custom_keys(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MeetingSettings.CustomKey]:
-        """Keys of the caller; at most 10."""
+        """Key-value pairs set by the caller. At most 10."""
 
     @property
     def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-        """More of Zoom's fields."""
+        """Additional Zoom fields."""
 
     def __init__(
         self,

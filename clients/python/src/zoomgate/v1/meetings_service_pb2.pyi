@@ -19,7 +19,7 @@ DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
 class CreateMeetingRequest(google.protobuf.message.Message):
-    """A meeting to create."""
+    """Request message for CreateMeeting."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -27,12 +27,12 @@ class CreateMeetingRequest(google.protobuf.message.Message):
     MEETING_DETAILS_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. Who hosts it."""
+    """Required. The email address of the user who hosts the meeting."""
     request_id: builtins.str
-    """Reserved for creating exactly once; must be empty in this version."""
+    """Reserved for exactly-once creation. Not supported yet; leave it empty."""
     @property
     def meeting_details(self) -> zoomgate.v1.meeting_pb2.MeetingDetails:
-        """What it is like; everything may be left out."""
+        """The properties of the meeting. All are optional."""
 
     def __init__(
         self,
@@ -48,14 +48,14 @@ Global___CreateMeetingRequest: typing_extensions.TypeAlias = CreateMeetingReques
 
 @typing.final
 class CreateMeetingResponse(google.protobuf.message.Message):
-    """The created meeting."""
+    """Response message for CreateMeeting."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MEETING_FIELD_NUMBER: builtins.int
     @property
     def meeting(self) -> zoomgate.v1.meeting_pb2.Meeting:
-        """The meeting as Zoom described it."""
+        """The meeting as returned by Zoom."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ Global___CreateMeetingResponse: typing_extensions.TypeAlias = CreateMeetingRespo
 
 @typing.final
 class GetMeetingRequest(google.protobuf.message.Message):
-    """A meeting to read."""
+    """Request message for GetMeeting."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -78,13 +78,13 @@ class GetMeetingRequest(google.protobuf.message.Message):
     OCCURRENCE_ID_FIELD_NUMBER: builtins.int
     SHOW_PREVIOUS_OCCURRENCES_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. In whose name."""
+    """Required. The email address of the user on whose behalf Zoom is called."""
     meeting_id: builtins.int
     """Required. Zoom's meeting number: 1 to 10^12."""
     occurrence_id: builtins.str
-    """Only this occurrence: up to 20 digits."""
+    """The ID of the occurrence to return: at most 20 digits. If empty, returns the whole meeting."""
     show_previous_occurrences: builtins.bool
-    """Whether to tell past occurrences too. Default: Zoom's, false."""
+    """Whether to include past occurrences. Defaults to Zoom's default, false."""
     def __init__(
         self,
         *,
@@ -101,14 +101,14 @@ Global___GetMeetingRequest: typing_extensions.TypeAlias = GetMeetingRequest
 
 @typing.final
 class GetMeetingResponse(google.protobuf.message.Message):
-    """The meeting."""
+    """Response message for GetMeeting."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MEETING_FIELD_NUMBER: builtins.int
     @property
     def meeting(self) -> zoomgate.v1.meeting_pb2.Meeting:
-        """The meeting as Zoom described it."""
+        """The meeting as returned by Zoom."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ Global___GetMeetingResponse: typing_extensions.TypeAlias = GetMeetingResponse
 
 @typing.final
 class DeleteMeetingRequest(google.protobuf.message.Message):
-    """A meeting to delete."""
+    """Request message for DeleteMeeting."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -132,15 +132,15 @@ class DeleteMeetingRequest(google.protobuf.message.Message):
     SCHEDULE_FOR_REMINDER_FIELD_NUMBER: builtins.int
     CANCEL_MEETING_REMINDER_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. In whose name."""
+    """Required. The email address of the user on whose behalf Zoom is called."""
     meeting_id: builtins.int
     """Required. Zoom's meeting number: 1 to 10^12."""
     occurrence_id: builtins.str
-    """Only this occurrence: up to 20 digits."""
+    """The ID of the occurrence to delete: at most 20 digits. If empty, deletes the whole meeting."""
     schedule_for_reminder: builtins.bool
-    """Whether host and alternative hosts hear of it by e-mail. Default: Zoom's, true."""
+    """Whether the host and alternative hosts are notified by email. Defaults to Zoom's default, true."""
     cancel_meeting_reminder: builtins.bool
-    """Whether who registered hears of it by e-mail. Default: Zoom's, false."""
+    """Whether registrants are notified by email. Defaults to Zoom's default, false."""
     def __init__(
         self,
         *,
@@ -161,13 +161,13 @@ Global___DeleteMeetingRequest: typing_extensions.TypeAlias = DeleteMeetingReques
 
 @typing.final
 class DeleteMeetingResponse(google.protobuf.message.Message):
-    """The result."""
+    """Response message for DeleteMeeting."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     STATUS_FIELD_NUMBER: builtins.int
     status: builtins.int
-    """Zoom's HTTP status: 204."""
+    """Zoom's HTTP status code: 204."""
     def __init__(
         self,
         *,

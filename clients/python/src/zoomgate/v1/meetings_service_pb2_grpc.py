@@ -26,16 +26,21 @@ if _version_not_supported:
 
 
 class MeetingsServiceStub(object):
-    """MeetingsService schedules meetings in a user's name.
+    """MeetingsService manages Zoom meetings on a user's behalf.
 
-    Callers: services for users they may act for, members for themselves.
+    Every RPC can fail with:
+    - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
+    - PERMISSION_DENIED / CALLER_NOT_ALLOWED
+    - INVALID_ARGUMENT / INVALID_FIELD or MALFORMED_REQUEST
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING
+    - UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE, ZOOM_UNAVAILABLE or SHUTTING_DOWN
+    - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED
+    - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL
+    - DATA_LOSS / RECORD_UNREADABLE
+    - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
+    - ZOOM_REFUSED, with the code that depends on Zoom's HTTP status (see ErrorReason)
 
-    Every RPC can answer UNAUTHENTICATED / CALLER_UNAUTHENTICATED, PERMISSION_DENIED / CALLER_NOT_ALLOWED, INVALID_ARGUMENT / INVALID_FIELD or
-    MALFORMED_REQUEST, FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING, UNAVAILABLE /
-    REFRESH_IN_PROGRESS, STORE_UNAVAILABLE, ZOOM_UNAVAILABLE or SHUTTING_DOWN, RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or
-    SERVER_OVERLOADED, INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL, DATA_LOSS /
-    RECORD_UNREADABLE, DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT, and ZOOM_REFUSED with the code that its description names. Comments name
-    what comes on top.
+    The comments of the RPCs list only additional errors.
     """
 
     def __init__(self, channel):
@@ -62,43 +67,61 @@ class MeetingsServiceStub(object):
 
 
 class MeetingsServiceServicer(object):
-    """MeetingsService schedules meetings in a user's name.
+    """MeetingsService manages Zoom meetings on a user's behalf.
 
-    Callers: services for users they may act for, members for themselves.
+    Every RPC can fail with:
+    - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
+    - PERMISSION_DENIED / CALLER_NOT_ALLOWED
+    - INVALID_ARGUMENT / INVALID_FIELD or MALFORMED_REQUEST
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING
+    - UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE, ZOOM_UNAVAILABLE or SHUTTING_DOWN
+    - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED
+    - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL
+    - DATA_LOSS / RECORD_UNREADABLE
+    - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
+    - ZOOM_REFUSED, with the code that depends on Zoom's HTTP status (see ErrorReason)
 
-    Every RPC can answer UNAUTHENTICATED / CALLER_UNAUTHENTICATED, PERMISSION_DENIED / CALLER_NOT_ALLOWED, INVALID_ARGUMENT / INVALID_FIELD or
-    MALFORMED_REQUEST, FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING, UNAVAILABLE /
-    REFRESH_IN_PROGRESS, STORE_UNAVAILABLE, ZOOM_UNAVAILABLE or SHUTTING_DOWN, RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or
-    SERVER_OVERLOADED, INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL, DATA_LOSS /
-    RECORD_UNREADABLE, DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT, and ZOOM_REFUSED with the code that its description names. Comments name
-    what comes on top.
+    The comments of the RPCs list only additional errors.
     """
 
     def CreateMeeting(self, request, context):
-        """Creates a meeting of the user.
+        """Creates a meeting hosted by the user.
 
-        Errors: UNKNOWN / ZOOM_OUTCOME_UNKNOWN when the answer was lost.
-        Retry: not safe after ZOOM_OUTCOME_UNKNOWN: look first whether the meeting exists.
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
+
+        Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the meeting exists.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetMeeting(self, request, context):
-        """Reads a meeting.
+        """Returns a meeting.
 
-        Errors: NOT_FOUND / MEETING_NOT_FOUND.
-        Retry: safe.
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+
+        Retries: safe.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMeeting(self, request, context):
-        """Deletes a meeting, or one occurrence of it. Without `occurrence_id` a recurring meeting goes whole.
+        """Deletes a meeting or one of its occurrences. Without `occurrence_id`, all occurrences of a recurring meeting are deleted.
 
-        Errors: NOT_FOUND / MEETING_NOT_FOUND, UNKNOWN / ZOOM_OUTCOME_UNKNOWN when the answer was lost.
-        Retry: safe; a repeated call that finds the meeting deleted answers NOT_FOUND.
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
+
+        Retries: safe. A retry after the meeting was deleted returns NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,16 +154,21 @@ def add_MeetingsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MeetingsService(object):
-    """MeetingsService schedules meetings in a user's name.
+    """MeetingsService manages Zoom meetings on a user's behalf.
 
-    Callers: services for users they may act for, members for themselves.
+    Every RPC can fail with:
+    - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
+    - PERMISSION_DENIED / CALLER_NOT_ALLOWED
+    - INVALID_ARGUMENT / INVALID_FIELD or MALFORMED_REQUEST
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING
+    - UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE, ZOOM_UNAVAILABLE or SHUTTING_DOWN
+    - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED
+    - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL
+    - DATA_LOSS / RECORD_UNREADABLE
+    - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
+    - ZOOM_REFUSED, with the code that depends on Zoom's HTTP status (see ErrorReason)
 
-    Every RPC can answer UNAUTHENTICATED / CALLER_UNAUTHENTICATED, PERMISSION_DENIED / CALLER_NOT_ALLOWED, INVALID_ARGUMENT / INVALID_FIELD or
-    MALFORMED_REQUEST, FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING, UNAVAILABLE /
-    REFRESH_IN_PROGRESS, STORE_UNAVAILABLE, ZOOM_UNAVAILABLE or SHUTTING_DOWN, RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or
-    SERVER_OVERLOADED, INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL, DATA_LOSS /
-    RECORD_UNREADABLE, DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT, and ZOOM_REFUSED with the code that its description names. Comments name
-    what comes on top.
+    The comments of the RPCs list only additional errors.
     """
 
     @staticmethod

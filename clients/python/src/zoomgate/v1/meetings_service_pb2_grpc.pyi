@@ -74,16 +74,21 @@ _MeetingsServiceDeleteMeetingType = typing_extensions.TypeVar(
 )
 
 class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _MeetingsServiceGetMeetingType, _MeetingsServiceDeleteMeetingType]):
-    """MeetingsService schedules meetings in a user's name.
+    """MeetingsService manages Zoom meetings on a user's behalf.
 
-    Callers: services for users they may act for, members for themselves.
+    Every RPC can fail with:
+    - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
+    - PERMISSION_DENIED / CALLER_NOT_ALLOWED
+    - INVALID_ARGUMENT / INVALID_FIELD or MALFORMED_REQUEST
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING
+    - UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE, ZOOM_UNAVAILABLE or SHUTTING_DOWN
+    - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED
+    - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL
+    - DATA_LOSS / RECORD_UNREADABLE
+    - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
+    - ZOOM_REFUSED, with the code that depends on Zoom's HTTP status (see ErrorReason)
 
-    Every RPC can answer UNAUTHENTICATED / CALLER_UNAUTHENTICATED, PERMISSION_DENIED / CALLER_NOT_ALLOWED, INVALID_ARGUMENT / INVALID_FIELD or
-    MALFORMED_REQUEST, FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING, UNAVAILABLE /
-    REFRESH_IN_PROGRESS, STORE_UNAVAILABLE, ZOOM_UNAVAILABLE or SHUTTING_DOWN, RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or
-    SERVER_OVERLOADED, INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL, DATA_LOSS /
-    RECORD_UNREADABLE, DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT, and ZOOM_REFUSED with the code that its description names. Comments name
-    what comes on top.
+    The comments of the RPCs list only additional errors.
     """
 
     @typing.overload
@@ -119,24 +124,37 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
     ], channel: grpc.aio.Channel) -> None: ...
 
     CreateMeeting: _MeetingsServiceCreateMeetingType
-    """Creates a meeting of the user.
+    """Creates a meeting hosted by the user.
 
-    Errors: UNKNOWN / ZOOM_OUTCOME_UNKNOWN when the answer was lost.
-    Retry: not safe after ZOOM_OUTCOME_UNKNOWN: look first whether the meeting exists.
+    Authorization: services, for users that they may act for; members, for themselves.
+
+    Errors:
+    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
+
+    Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the meeting exists.
     """
 
     GetMeeting: _MeetingsServiceGetMeetingType
-    """Reads a meeting.
+    """Returns a meeting.
 
-    Errors: NOT_FOUND / MEETING_NOT_FOUND.
-    Retry: safe.
+    Authorization: services, for users that they may act for; members, for themselves.
+
+    Errors:
+    - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+
+    Retries: safe.
     """
 
     DeleteMeeting: _MeetingsServiceDeleteMeetingType
-    """Deletes a meeting, or one occurrence of it. Without `occurrence_id` a recurring meeting goes whole.
+    """Deletes a meeting or one of its occurrences. Without `occurrence_id`, all occurrences of a recurring meeting are deleted.
 
-    Errors: NOT_FOUND / MEETING_NOT_FOUND, UNKNOWN / ZOOM_OUTCOME_UNKNOWN when the answer was lost.
-    Retry: safe; a repeated call that finds the meeting deleted answers NOT_FOUND.
+    Authorization: services, for users that they may act for; members, for themselves.
+
+    Errors:
+    - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
+
+    Retries: safe. A retry after the meeting was deleted returns NOT_FOUND.
     """
 
 MeetingsServiceAsyncStub: typing_extensions.TypeAlias = MeetingsServiceStub[
@@ -155,16 +173,21 @@ MeetingsServiceAsyncStub: typing_extensions.TypeAlias = MeetingsServiceStub[
 ]
 
 class MeetingsServiceServicer(metaclass=abc.ABCMeta):
-    """MeetingsService schedules meetings in a user's name.
+    """MeetingsService manages Zoom meetings on a user's behalf.
 
-    Callers: services for users they may act for, members for themselves.
+    Every RPC can fail with:
+    - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
+    - PERMISSION_DENIED / CALLER_NOT_ALLOWED
+    - INVALID_ARGUMENT / INVALID_FIELD or MALFORMED_REQUEST
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING
+    - UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE, ZOOM_UNAVAILABLE or SHUTTING_DOWN
+    - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED
+    - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL
+    - DATA_LOSS / RECORD_UNREADABLE
+    - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
+    - ZOOM_REFUSED, with the code that depends on Zoom's HTTP status (see ErrorReason)
 
-    Every RPC can answer UNAUTHENTICATED / CALLER_UNAUTHENTICATED, PERMISSION_DENIED / CALLER_NOT_ALLOWED, INVALID_ARGUMENT / INVALID_FIELD or
-    MALFORMED_REQUEST, FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING, UNAVAILABLE /
-    REFRESH_IN_PROGRESS, STORE_UNAVAILABLE, ZOOM_UNAVAILABLE or SHUTTING_DOWN, RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or
-    SERVER_OVERLOADED, INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL, DATA_LOSS /
-    RECORD_UNREADABLE, DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT, and ZOOM_REFUSED with the code that its description names. Comments name
-    what comes on top.
+    The comments of the RPCs list only additional errors.
     """
 
     @abc.abstractmethod
@@ -173,10 +196,14 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.meetings_service_pb2.CreateMeetingRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.meetings_service_pb2.CreateMeetingResponse, collections.abc.Awaitable[zoomgate.v1.meetings_service_pb2.CreateMeetingResponse]]:
-        """Creates a meeting of the user.
+        """Creates a meeting hosted by the user.
 
-        Errors: UNKNOWN / ZOOM_OUTCOME_UNKNOWN when the answer was lost.
-        Retry: not safe after ZOOM_OUTCOME_UNKNOWN: look first whether the meeting exists.
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
+
+        Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the meeting exists.
         """
 
     @abc.abstractmethod
@@ -185,10 +212,14 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.meetings_service_pb2.GetMeetingRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.meetings_service_pb2.GetMeetingResponse, collections.abc.Awaitable[zoomgate.v1.meetings_service_pb2.GetMeetingResponse]]:
-        """Reads a meeting.
+        """Returns a meeting.
 
-        Errors: NOT_FOUND / MEETING_NOT_FOUND.
-        Retry: safe.
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+
+        Retries: safe.
         """
 
     @abc.abstractmethod
@@ -197,10 +228,15 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.meetings_service_pb2.DeleteMeetingRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.meetings_service_pb2.DeleteMeetingResponse, collections.abc.Awaitable[zoomgate.v1.meetings_service_pb2.DeleteMeetingResponse]]:
-        """Deletes a meeting, or one occurrence of it. Without `occurrence_id` a recurring meeting goes whole.
+        """Deletes a meeting or one of its occurrences. Without `occurrence_id`, all occurrences of a recurring meeting are deleted.
 
-        Errors: NOT_FOUND / MEETING_NOT_FOUND, UNKNOWN / ZOOM_OUTCOME_UNKNOWN when the answer was lost.
-        Retry: safe; a repeated call that finds the meeting deleted answers NOT_FOUND.
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
+
+        Retries: safe. A retry after the meeting was deleted returns NOT_FOUND.
         """
 
 def add_MeetingsServiceServicer_to_server(servicer: MeetingsServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -28,9 +28,9 @@ class QueryParameter(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     VALUE_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """Its name, 1 to 128 characters; `access_token` and `api_key` are refused."""
+    """The name: 1 to 128 characters. `access_token` and `api_key` are rejected."""
     value: builtins.str
-    """Its value, not encoded, at most 4 KiB; may be empty."""
+    """The value, not URL-encoded. At most 4 KiB; may be empty."""
     def __init__(
         self,
         *,
@@ -50,9 +50,9 @@ class Header(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     VALUE_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """Its name; compared without regard to case."""
+    """The name. Case-insensitive."""
     value: builtins.str
-    """Its value, at most 8 KiB, visible ASCII, space and tab."""
+    """The value: visible ASCII, spaces and tabs. At most 8 KiB."""
     def __init__(
         self,
         *,
@@ -65,7 +65,7 @@ Global___Header: typing_extensions.TypeAlias = Header
 
 @typing.final
 class ZoomResponse(google.protobuf.message.Message):
-    """What Zoom answered."""
+    """A response of Zoom."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -74,16 +74,18 @@ class ZoomResponse(google.protobuf.message.Message):
     BODY_FIELD_NUMBER: builtins.int
     JSON_FIELD_NUMBER: builtins.int
     status: builtins.int
-    """The HTTP status."""
+    """The HTTP status code."""
     body: builtins.bytes
-    """The body as it came, decompressed, at most 8 MiB."""
+    """The unmodified body after decompression. At most 8 MiB."""
     @property
     def headers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Header]:
-        """The headers that may be of use: content-type, location, retry-after, x-zm-trackingid, x-ratelimit-* and a few more. Cookies never."""
+        """Selected headers: content-type, location, retry-after, x-zm-trackingid, x-ratelimit-* and a few others. Never cookies."""
 
     @property
     def json(self) -> google.protobuf.struct_pb2.Value:
-        """The body as JSON, when `parse_json` was set and the body is JSON. Its numbers are doubles: integers above 2^53 lose digits, `body` does not."""
+        """The body parsed as JSON, if `parse_json` was set and the body is JSON. Numbers are doubles, so integers above 2^53 lose digits here;
+        `body` has all digits.
+        """
 
     def __init__(
         self,
@@ -100,7 +102,7 @@ Global___ZoomResponse: typing_extensions.TypeAlias = ZoomResponse
 
 @typing.final
 class GetRequest(google.protobuf.message.Message):
-    """A GET to forward."""
+    """Request message for Get."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -110,20 +112,20 @@ class GetRequest(google.protobuf.message.Message):
     HEADERS_FIELD_NUMBER: builtins.int
     PARSE_JSON_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. In whose name."""
+    """Required. The email address of the user on whose behalf Zoom is called."""
     url: builtins.str
-    """Required. A path of Zoom's REST API below `/v2` (`/users/me`) or a full address (`https://api.zoom.us/v2/users/me`). At most 2 KiB and
-    64 segments. May carry a query; a fragment is refused.
+    """Required. A path of Zoom's REST API below `/v2`, such as `/users/me`, or a full URL, such as `https://api.zoom.us/v2/users/me`. At most
+    2 KiB and 64 path segments. May contain a query. Fragments are rejected.
     """
     parse_json: builtins.bool
-    """Give the body as JSON too."""
+    """Whether to also return the body parsed as JSON."""
     @property
     def query(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___QueryParameter]:
-        """Appended to the query of `url`. Together at most 100 parameters and 8 KiB."""
+        """Parameters to append to the query of `url`. The whole query may have at most 100 parameters and 8 KiB."""
 
     @property
     def headers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Header]:
-        """Headers to send: accept, accept-language, if-match, if-none-match, if-modified-since, x-zm-trackingid. At most 32."""
+        """The headers to send. Allowed: accept, accept-language, if-match, if-none-match, if-modified-since, x-zm-trackingid. At most 32."""
 
     def __init__(
         self,
@@ -140,14 +142,14 @@ Global___GetRequest: typing_extensions.TypeAlias = GetRequest
 
 @typing.final
 class GetResponse(google.protobuf.message.Message):
-    """The answer to a GET."""
+    """Response message for Get."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     RESPONSE_FIELD_NUMBER: builtins.int
     @property
     def response(self) -> Global___ZoomResponse:
-        """What Zoom answered."""
+        """Zoom's response."""
 
     def __init__(
         self,
@@ -161,7 +163,7 @@ Global___GetResponse: typing_extensions.TypeAlias = GetResponse
 
 @typing.final
 class DeleteRequest(google.protobuf.message.Message):
-    """A DELETE to forward."""
+    """Request message for Delete."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -171,18 +173,18 @@ class DeleteRequest(google.protobuf.message.Message):
     HEADERS_FIELD_NUMBER: builtins.int
     PARSE_JSON_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. In whose name."""
+    """Required. The email address of the user on whose behalf Zoom is called."""
     url: builtins.str
-    """Required. As in GetRequest."""
+    """Required. See GetRequest."""
     parse_json: builtins.bool
-    """Give the body as JSON too."""
+    """Whether to also return the body parsed as JSON."""
     @property
     def query(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___QueryParameter]:
-        """As in GetRequest."""
+        """See GetRequest."""
 
     @property
     def headers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Header]:
-        """As in GetRequest."""
+        """See GetRequest."""
 
     def __init__(
         self,
@@ -199,14 +201,14 @@ Global___DeleteRequest: typing_extensions.TypeAlias = DeleteRequest
 
 @typing.final
 class DeleteResponse(google.protobuf.message.Message):
-    """The answer to a DELETE."""
+    """Response message for Delete."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     RESPONSE_FIELD_NUMBER: builtins.int
     @property
     def response(self) -> Global___ZoomResponse:
-        """What Zoom answered."""
+        """Zoom's response."""
 
     def __init__(
         self,
@@ -220,7 +222,7 @@ Global___DeleteResponse: typing_extensions.TypeAlias = DeleteResponse
 
 @typing.final
 class PostRequest(google.protobuf.message.Message):
-    """A POST to forward."""
+    """Request message for Post."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -234,28 +236,28 @@ class PostRequest(google.protobuf.message.Message):
     CONTENT_TYPE_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. In whose name."""
+    """Required. The email address of the user on whose behalf Zoom is called."""
     url: builtins.str
-    """Required. As in GetRequest."""
+    """Required. See GetRequest."""
     parse_json: builtins.bool
-    """Give the body as JSON too."""
+    """Whether to also return the body parsed as JSON."""
     raw: builtins.bytes
-    """Sent as it is, at most 1 MiB, with `content_type`."""
+    """A body that is sent unchanged, with `content_type`. At most 1 MiB."""
     content_type: builtins.str
-    """The type of `raw`: application/json (default), application/x-www-form-urlencoded or text/plain, with an optional charset."""
+    """The content type of `raw`: application/json (default), application/x-www-form-urlencoded or text/plain, with an optional charset."""
     request_id: builtins.str
-    """Reserved for exactly-once sending; must be empty in this version."""
+    """Reserved for exactly-once delivery. Not supported yet; leave it empty."""
     @property
     def query(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___QueryParameter]:
-        """As in GetRequest."""
+        """See GetRequest."""
 
     @property
     def headers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Header]:
-        """As in GetRequest."""
+        """See GetRequest."""
 
     @property
     def json(self) -> google.protobuf.struct_pb2.Value:
-        """Sent as JSON. Integers above 2^53 are refused, since a Value cannot carry them exactly: use `raw`."""
+        """A JSON body. Integers above 2^53 are rejected because a Value cannot represent them exactly; send them with `raw`."""
 
     def __init__(
         self,
@@ -278,14 +280,14 @@ Global___PostRequest: typing_extensions.TypeAlias = PostRequest
 
 @typing.final
 class PostResponse(google.protobuf.message.Message):
-    """The answer to a POST."""
+    """Response message for Post."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     RESPONSE_FIELD_NUMBER: builtins.int
     @property
     def response(self) -> Global___ZoomResponse:
-        """What Zoom answered."""
+        """Zoom's response."""
 
     def __init__(
         self,
@@ -299,7 +301,7 @@ Global___PostResponse: typing_extensions.TypeAlias = PostResponse
 
 @typing.final
 class PatchRequest(google.protobuf.message.Message):
-    """A PATCH to forward."""
+    """Request message for Patch."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -312,26 +314,26 @@ class PatchRequest(google.protobuf.message.Message):
     RAW_FIELD_NUMBER: builtins.int
     CONTENT_TYPE_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. In whose name."""
+    """Required. The email address of the user on whose behalf Zoom is called."""
     url: builtins.str
-    """Required. As in GetRequest."""
+    """Required. See GetRequest."""
     parse_json: builtins.bool
-    """Give the body as JSON too."""
+    """Whether to also return the body parsed as JSON."""
     raw: builtins.bytes
-    """As in PostRequest."""
+    """See PostRequest."""
     content_type: builtins.str
-    """As in PostRequest."""
+    """See PostRequest."""
     @property
     def query(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___QueryParameter]:
-        """As in GetRequest."""
+        """See GetRequest."""
 
     @property
     def headers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Header]:
-        """As in GetRequest."""
+        """See GetRequest."""
 
     @property
     def json(self) -> google.protobuf.struct_pb2.Value:
-        """As in PostRequest."""
+        """See PostRequest."""
 
     def __init__(
         self,
@@ -353,14 +355,14 @@ Global___PatchRequest: typing_extensions.TypeAlias = PatchRequest
 
 @typing.final
 class PatchResponse(google.protobuf.message.Message):
-    """The answer to a PATCH."""
+    """Response message for Patch."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     RESPONSE_FIELD_NUMBER: builtins.int
     @property
     def response(self) -> Global___ZoomResponse:
-        """What Zoom answered."""
+        """Zoom's response."""
 
     def __init__(
         self,
@@ -374,7 +376,7 @@ Global___PatchResponse: typing_extensions.TypeAlias = PatchResponse
 
 @typing.final
 class PutRequest(google.protobuf.message.Message):
-    """A PUT to forward."""
+    """Request message for Put."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -387,26 +389,26 @@ class PutRequest(google.protobuf.message.Message):
     RAW_FIELD_NUMBER: builtins.int
     CONTENT_TYPE_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. In whose name."""
+    """Required. The email address of the user on whose behalf Zoom is called."""
     url: builtins.str
-    """Required. As in GetRequest."""
+    """Required. See GetRequest."""
     parse_json: builtins.bool
-    """Give the body as JSON too."""
+    """Whether to also return the body parsed as JSON."""
     raw: builtins.bytes
-    """As in PostRequest."""
+    """See PostRequest."""
     content_type: builtins.str
-    """As in PostRequest."""
+    """See PostRequest."""
     @property
     def query(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___QueryParameter]:
-        """As in GetRequest."""
+        """See GetRequest."""
 
     @property
     def headers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Header]:
-        """As in GetRequest."""
+        """See GetRequest."""
 
     @property
     def json(self) -> google.protobuf.struct_pb2.Value:
-        """As in PostRequest."""
+        """See PostRequest."""
 
     def __init__(
         self,
@@ -428,14 +430,14 @@ Global___PutRequest: typing_extensions.TypeAlias = PutRequest
 
 @typing.final
 class PutResponse(google.protobuf.message.Message):
-    """The answer to a PUT."""
+    """Response message for Put."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     RESPONSE_FIELD_NUMBER: builtins.int
     @property
     def response(self) -> Global___ZoomResponse:
-        """What Zoom answered."""
+        """Zoom's response."""
 
     def __init__(
         self,

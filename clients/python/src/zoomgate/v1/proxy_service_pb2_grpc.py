@@ -26,18 +26,24 @@ if _version_not_supported:
 
 
 class ProxyServiceStub(object):
-    """ProxyService forwards one call of Zoom's REST API with a user's token.
+    """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
-    Callers: services for users they may act for, on paths that their policy names (`proxy_paths`). Members and administrators never.
+    Any complete response of Zoom is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
+    status. There are two exceptions. On a 401 with one of Zoom's token error codes, the token is refreshed and the request repeated, once.
+    A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
-    A complete answer of Zoom is data, also 4xx and 5xx: the RPC is OK and `response.status` tells. Two exceptions: 401 with one of
-    Zoom's token codes refreshes the token once and repeats the call once, and 429 is RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
+    Every RPC can fail with:
+    - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
+    - PERMISSION_DENIED / CALLER_NOT_ALLOWED
+    - INVALID_ARGUMENT / INVALID_FIELD, MALFORMED_REQUEST, INVALID_PATH or HEADER_NOT_ALLOWED
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING
+    - UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE or SHUTTING_DOWN
+    - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED
+    - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION or INTERNAL
+    - DATA_LOSS / RECORD_UNREADABLE
+    - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
 
-    Every RPC can answer UNAUTHENTICATED / CALLER_UNAUTHENTICATED, PERMISSION_DENIED / CALLER_NOT_ALLOWED, INVALID_ARGUMENT /
-    INVALID_FIELD, MALFORMED_REQUEST, INVALID_PATH or HEADER_NOT_ALLOWED, FAILED_PRECONDITION / ZOOM_NOT_CONNECTED,
-    ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING, UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE or SHUTTING_DOWN, RESOURCE_EXHAUSTED /
-    ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED, INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION or
-    INTERNAL, DATA_LOSS / RECORD_UNREADABLE, DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT. Comments name what comes on top.
+    The comments of the RPCs list only additional errors.
     """
 
     def __init__(self, channel):
@@ -74,65 +80,100 @@ class ProxyServiceStub(object):
 
 
 class ProxyServiceServicer(object):
-    """ProxyService forwards one call of Zoom's REST API with a user's token.
+    """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
-    Callers: services for users they may act for, on paths that their policy names (`proxy_paths`). Members and administrators never.
+    Any complete response of Zoom is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
+    status. There are two exceptions. On a 401 with one of Zoom's token error codes, the token is refreshed and the request repeated, once.
+    A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
-    A complete answer of Zoom is data, also 4xx and 5xx: the RPC is OK and `response.status` tells. Two exceptions: 401 with one of
-    Zoom's token codes refreshes the token once and repeats the call once, and 429 is RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
+    Every RPC can fail with:
+    - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
+    - PERMISSION_DENIED / CALLER_NOT_ALLOWED
+    - INVALID_ARGUMENT / INVALID_FIELD, MALFORMED_REQUEST, INVALID_PATH or HEADER_NOT_ALLOWED
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING
+    - UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE or SHUTTING_DOWN
+    - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED
+    - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION or INTERNAL
+    - DATA_LOSS / RECORD_UNREADABLE
+    - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
 
-    Every RPC can answer UNAUTHENTICATED / CALLER_UNAUTHENTICATED, PERMISSION_DENIED / CALLER_NOT_ALLOWED, INVALID_ARGUMENT /
-    INVALID_FIELD, MALFORMED_REQUEST, INVALID_PATH or HEADER_NOT_ALLOWED, FAILED_PRECONDITION / ZOOM_NOT_CONNECTED,
-    ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING, UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE or SHUTTING_DOWN, RESOURCE_EXHAUSTED /
-    ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED, INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION or
-    INTERNAL, DATA_LOSS / RECORD_UNREADABLE, DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT. Comments name what comes on top.
+    The comments of the RPCs list only additional errors.
     """
 
     def Get(self, request, context):
-        """Forwards a GET.
+        """Forwards a GET request.
 
-        Errors: UNAVAILABLE / ZOOM_UNAVAILABLE when no complete answer came.
-        Retry: safe.
+        Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`). Members and
+        administrators have no access.
+
+        Errors:
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: no complete response was received.
+
+        Retries: safe.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Forwards a DELETE.
+        """Forwards a DELETE request.
 
-        Errors: UNAVAILABLE / ZOOM_UNAVAILABLE when nothing was sent, UNKNOWN / ZOOM_OUTCOME_UNKNOWN when the answer was lost.
-        Retry: not safe after ZOOM_OUTCOME_UNKNOWN without looking first.
+        Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`). Members and
+        administrators have no access.
+
+        Errors:
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: nothing was sent.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: the request was sent, but its response was lost.
+
+        Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the request took effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Post(self, request, context):
-        """Forwards a POST.
+        """Forwards a POST request.
 
-        Errors: as Delete.
-        Retry: not safe after ZOOM_OUTCOME_UNKNOWN without looking first.
+        Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`). Members and
+        administrators have no access.
+
+        Errors:
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: nothing was sent.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: the request was sent, but its response was lost.
+
+        Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the request took effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Patch(self, request, context):
-        """Forwards a PATCH.
+        """Forwards a PATCH request.
 
-        Errors: as Delete.
-        Retry: not safe after ZOOM_OUTCOME_UNKNOWN without looking first.
+        Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`). Members and
+        administrators have no access.
+
+        Errors:
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: nothing was sent.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: the request was sent, but its response was lost.
+
+        Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the request took effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Put(self, request, context):
-        """Forwards a PUT.
+        """Forwards a PUT request.
 
-        Errors: as Delete.
-        Retry: not safe after ZOOM_OUTCOME_UNKNOWN without looking first.
+        Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`). Members and
+        administrators have no access.
+
+        Errors:
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: nothing was sent.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: the request was sent, but its response was lost.
+
+        Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the request took effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,18 +216,24 @@ def add_ProxyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProxyService(object):
-    """ProxyService forwards one call of Zoom's REST API with a user's token.
+    """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
-    Callers: services for users they may act for, on paths that their policy names (`proxy_paths`). Members and administrators never.
+    Any complete response of Zoom is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
+    status. There are two exceptions. On a 401 with one of Zoom's token error codes, the token is refreshed and the request repeated, once.
+    A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
-    A complete answer of Zoom is data, also 4xx and 5xx: the RPC is OK and `response.status` tells. Two exceptions: 401 with one of
-    Zoom's token codes refreshes the token once and repeats the call once, and 429 is RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
+    Every RPC can fail with:
+    - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
+    - PERMISSION_DENIED / CALLER_NOT_ALLOWED
+    - INVALID_ARGUMENT / INVALID_FIELD, MALFORMED_REQUEST, INVALID_PATH or HEADER_NOT_ALLOWED
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING
+    - UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE or SHUTTING_DOWN
+    - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED
+    - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION or INTERNAL
+    - DATA_LOSS / RECORD_UNREADABLE
+    - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
 
-    Every RPC can answer UNAUTHENTICATED / CALLER_UNAUTHENTICATED, PERMISSION_DENIED / CALLER_NOT_ALLOWED, INVALID_ARGUMENT /
-    INVALID_FIELD, MALFORMED_REQUEST, INVALID_PATH or HEADER_NOT_ALLOWED, FAILED_PRECONDITION / ZOOM_NOT_CONNECTED,
-    ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING, UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE or SHUTTING_DOWN, RESOURCE_EXHAUSTED /
-    ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED, INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION or
-    INTERNAL, DATA_LOSS / RECORD_UNREADABLE, DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT. Comments name what comes on top.
+    The comments of the RPCs list only additional errors.
     """
 
     @staticmethod

@@ -106,18 +106,24 @@ _ProxyServicePutType = typing_extensions.TypeVar(
 )
 
 class ProxyServiceStub(typing.Generic[_ProxyServiceGetType, _ProxyServiceDeleteType, _ProxyServicePostType, _ProxyServicePatchType, _ProxyServicePutType]):
-    """ProxyService forwards one call of Zoom's REST API with a user's token.
+    """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
-    Callers: services for users they may act for, on paths that their policy names (`proxy_paths`). Members and administrators never.
+    Any complete response of Zoom is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
+    status. There are two exceptions. On a 401 with one of Zoom's token error codes, the token is refreshed and the request repeated, once.
+    A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
-    A complete answer of Zoom is data, also 4xx and 5xx: the RPC is OK and `response.status` tells. Two exceptions: 401 with one of
-    Zoom's token codes refreshes the token once and repeats the call once, and 429 is RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
+    Every RPC can fail with:
+    - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
+    - PERMISSION_DENIED / CALLER_NOT_ALLOWED
+    - INVALID_ARGUMENT / INVALID_FIELD, MALFORMED_REQUEST, INVALID_PATH or HEADER_NOT_ALLOWED
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING
+    - UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE or SHUTTING_DOWN
+    - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED
+    - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION or INTERNAL
+    - DATA_LOSS / RECORD_UNREADABLE
+    - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
 
-    Every RPC can answer UNAUTHENTICATED / CALLER_UNAUTHENTICATED, PERMISSION_DENIED / CALLER_NOT_ALLOWED, INVALID_ARGUMENT /
-    INVALID_FIELD, MALFORMED_REQUEST, INVALID_PATH or HEADER_NOT_ALLOWED, FAILED_PRECONDITION / ZOOM_NOT_CONNECTED,
-    ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING, UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE or SHUTTING_DOWN, RESOURCE_EXHAUSTED /
-    ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED, INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION or
-    INTERNAL, DATA_LOSS / RECORD_UNREADABLE, DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT. Comments name what comes on top.
+    The comments of the RPCs list only additional errors.
     """
 
     @typing.overload
@@ -169,38 +175,67 @@ class ProxyServiceStub(typing.Generic[_ProxyServiceGetType, _ProxyServiceDeleteT
     ], channel: grpc.aio.Channel) -> None: ...
 
     Get: _ProxyServiceGetType
-    """Forwards a GET.
+    """Forwards a GET request.
 
-    Errors: UNAVAILABLE / ZOOM_UNAVAILABLE when no complete answer came.
-    Retry: safe.
+    Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`). Members and
+    administrators have no access.
+
+    Errors:
+    - UNAVAILABLE / ZOOM_UNAVAILABLE: no complete response was received.
+
+    Retries: safe.
     """
 
     Delete: _ProxyServiceDeleteType
-    """Forwards a DELETE.
+    """Forwards a DELETE request.
 
-    Errors: UNAVAILABLE / ZOOM_UNAVAILABLE when nothing was sent, UNKNOWN / ZOOM_OUTCOME_UNKNOWN when the answer was lost.
-    Retry: not safe after ZOOM_OUTCOME_UNKNOWN without looking first.
+    Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`). Members and
+    administrators have no access.
+
+    Errors:
+    - UNAVAILABLE / ZOOM_UNAVAILABLE: nothing was sent.
+    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: the request was sent, but its response was lost.
+
+    Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the request took effect.
     """
 
     Post: _ProxyServicePostType
-    """Forwards a POST.
+    """Forwards a POST request.
 
-    Errors: as Delete.
-    Retry: not safe after ZOOM_OUTCOME_UNKNOWN without looking first.
+    Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`). Members and
+    administrators have no access.
+
+    Errors:
+    - UNAVAILABLE / ZOOM_UNAVAILABLE: nothing was sent.
+    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: the request was sent, but its response was lost.
+
+    Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the request took effect.
     """
 
     Patch: _ProxyServicePatchType
-    """Forwards a PATCH.
+    """Forwards a PATCH request.
 
-    Errors: as Delete.
-    Retry: not safe after ZOOM_OUTCOME_UNKNOWN without looking first.
+    Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`). Members and
+    administrators have no access.
+
+    Errors:
+    - UNAVAILABLE / ZOOM_UNAVAILABLE: nothing was sent.
+    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: the request was sent, but its response was lost.
+
+    Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the request took effect.
     """
 
     Put: _ProxyServicePutType
-    """Forwards a PUT.
+    """Forwards a PUT request.
 
-    Errors: as Delete.
-    Retry: not safe after ZOOM_OUTCOME_UNKNOWN without looking first.
+    Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`). Members and
+    administrators have no access.
+
+    Errors:
+    - UNAVAILABLE / ZOOM_UNAVAILABLE: nothing was sent.
+    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: the request was sent, but its response was lost.
+
+    Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the request took effect.
     """
 
 ProxyServiceAsyncStub: typing_extensions.TypeAlias = ProxyServiceStub[
@@ -227,18 +262,24 @@ ProxyServiceAsyncStub: typing_extensions.TypeAlias = ProxyServiceStub[
 ]
 
 class ProxyServiceServicer(metaclass=abc.ABCMeta):
-    """ProxyService forwards one call of Zoom's REST API with a user's token.
+    """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
-    Callers: services for users they may act for, on paths that their policy names (`proxy_paths`). Members and administrators never.
+    Any complete response of Zoom is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
+    status. There are two exceptions. On a 401 with one of Zoom's token error codes, the token is refreshed and the request repeated, once.
+    A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
-    A complete answer of Zoom is data, also 4xx and 5xx: the RPC is OK and `response.status` tells. Two exceptions: 401 with one of
-    Zoom's token codes refreshes the token once and repeats the call once, and 429 is RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
+    Every RPC can fail with:
+    - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
+    - PERMISSION_DENIED / CALLER_NOT_ALLOWED
+    - INVALID_ARGUMENT / INVALID_FIELD, MALFORMED_REQUEST, INVALID_PATH or HEADER_NOT_ALLOWED
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING
+    - UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE or SHUTTING_DOWN
+    - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED
+    - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION or INTERNAL
+    - DATA_LOSS / RECORD_UNREADABLE
+    - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
 
-    Every RPC can answer UNAUTHENTICATED / CALLER_UNAUTHENTICATED, PERMISSION_DENIED / CALLER_NOT_ALLOWED, INVALID_ARGUMENT /
-    INVALID_FIELD, MALFORMED_REQUEST, INVALID_PATH or HEADER_NOT_ALLOWED, FAILED_PRECONDITION / ZOOM_NOT_CONNECTED,
-    ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING, UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE or SHUTTING_DOWN, RESOURCE_EXHAUSTED /
-    ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED, INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION or
-    INTERNAL, DATA_LOSS / RECORD_UNREADABLE, DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT. Comments name what comes on top.
+    The comments of the RPCs list only additional errors.
     """
 
     @abc.abstractmethod
@@ -247,10 +288,15 @@ class ProxyServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.proxy_service_pb2.GetRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.proxy_service_pb2.GetResponse, collections.abc.Awaitable[zoomgate.v1.proxy_service_pb2.GetResponse]]:
-        """Forwards a GET.
+        """Forwards a GET request.
 
-        Errors: UNAVAILABLE / ZOOM_UNAVAILABLE when no complete answer came.
-        Retry: safe.
+        Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`). Members and
+        administrators have no access.
+
+        Errors:
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: no complete response was received.
+
+        Retries: safe.
         """
 
     @abc.abstractmethod
@@ -259,10 +305,16 @@ class ProxyServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.proxy_service_pb2.DeleteRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.proxy_service_pb2.DeleteResponse, collections.abc.Awaitable[zoomgate.v1.proxy_service_pb2.DeleteResponse]]:
-        """Forwards a DELETE.
+        """Forwards a DELETE request.
 
-        Errors: UNAVAILABLE / ZOOM_UNAVAILABLE when nothing was sent, UNKNOWN / ZOOM_OUTCOME_UNKNOWN when the answer was lost.
-        Retry: not safe after ZOOM_OUTCOME_UNKNOWN without looking first.
+        Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`). Members and
+        administrators have no access.
+
+        Errors:
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: nothing was sent.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: the request was sent, but its response was lost.
+
+        Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the request took effect.
         """
 
     @abc.abstractmethod
@@ -271,10 +323,16 @@ class ProxyServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.proxy_service_pb2.PostRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.proxy_service_pb2.PostResponse, collections.abc.Awaitable[zoomgate.v1.proxy_service_pb2.PostResponse]]:
-        """Forwards a POST.
+        """Forwards a POST request.
 
-        Errors: as Delete.
-        Retry: not safe after ZOOM_OUTCOME_UNKNOWN without looking first.
+        Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`). Members and
+        administrators have no access.
+
+        Errors:
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: nothing was sent.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: the request was sent, but its response was lost.
+
+        Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the request took effect.
         """
 
     @abc.abstractmethod
@@ -283,10 +341,16 @@ class ProxyServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.proxy_service_pb2.PatchRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.proxy_service_pb2.PatchResponse, collections.abc.Awaitable[zoomgate.v1.proxy_service_pb2.PatchResponse]]:
-        """Forwards a PATCH.
+        """Forwards a PATCH request.
 
-        Errors: as Delete.
-        Retry: not safe after ZOOM_OUTCOME_UNKNOWN without looking first.
+        Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`). Members and
+        administrators have no access.
+
+        Errors:
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: nothing was sent.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: the request was sent, but its response was lost.
+
+        Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the request took effect.
         """
 
     @abc.abstractmethod
@@ -295,10 +359,16 @@ class ProxyServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.proxy_service_pb2.PutRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.proxy_service_pb2.PutResponse, collections.abc.Awaitable[zoomgate.v1.proxy_service_pb2.PutResponse]]:
-        """Forwards a PUT.
+        """Forwards a PUT request.
 
-        Errors: as Delete.
-        Retry: not safe after ZOOM_OUTCOME_UNKNOWN without looking first.
+        Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`). Members and
+        administrators have no access.
+
+        Errors:
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: nothing was sent.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: the request was sent, but its response was lost.
+
+        Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the request took effect.
         """
 
 def add_ProxyServiceServicer_to_server(servicer: ProxyServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
