@@ -19,7 +19,7 @@ MONICA, OMAR = "monica@example.com", "omar@example.com"
 sys.path.insert(0, str(ROOT / "tests"))
 
 from support.chromium import DESKTOP, PHONE, chromium, press  # noqa: E402 - found by the line above
-from support.simulator_history import live, simulator  # noqa: E402
+from support.simulator_history import generate_activity, simulator  # noqa: E402
 from zoomgate import Client  # noqa: E402
 
 
@@ -59,7 +59,7 @@ def pages(client: Client) -> None:
 def simulator_page() -> None:
     """What the simulated Zoom shows of itself, on the port of the documentation, which has to be free."""
     with simulator(8090) as zoom:
-        live(zoom)
+        generate_activity(zoom)
         for size, dark, suffix in ((DESKTOP, False, ""), (PHONE, True, "-phone")):
             with chromium(size=size, dark=dark) as window:
                 window.get(f"{zoom.url}/_sim/")
