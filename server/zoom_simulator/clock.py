@@ -12,7 +12,7 @@ class Clock:
 
     Args:
         source: The underlying clock.
-        frozen_at: If given, the clock stands still at this time until it is advanced.
+        frozen_at: If given, the clock is frozen at this time until it is advanced.
     """
 
     def __init__(self, source: Callable[[], float], frozen_at: float | None = None) -> None:

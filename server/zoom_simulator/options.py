@@ -37,7 +37,7 @@ class SimulatedUser:
         licensed: Whether the user can schedule meetings; if not, scheduling fails with code 3161.
 
     Raises:
-        ValueError: A field is invalid; the message starts with its name and says what is allowed.
+        ValueError: A field is invalid; the message starts with its name and states what is allowed.
     """
 
     email: str
@@ -118,11 +118,11 @@ class SimulatorOptions:
         users: The users at startup.
         meetings: The meetings at startup.
         access_token_seconds: Lifetime of an access token.
-        refresh_token_seconds: Lifetime of an unused refresh token. Zoom documents "about 90 days" and reserves the right to change it.
+        refresh_token_seconds: Lifetime of an unused refresh token. Zoom documents "about 90 days", and that it may change.
         tolerance: How many used refresh tokens are accepted once more: 0 (like Zoom's current tokens) or 1 (like its older ones).
         whole_grant_revoke: Whether the revocation of any token revokes the user's whole grant.
         seed: Makes ids, tokens and passwords reproducible; None makes them random.
-        frozen_clock: Time in seconds since 1970 at which the clock stands until it is advanced; None lets the clock run.
+        frozen_clock: Time in seconds since 1970 at which the clock is frozen until it is advanced; None lets the clock run.
         webhook_url: The URL that receives events; if empty, no events are sent.
         webhook_secret: The app's secret token, with which events are signed. The default value is public.
     """

@@ -219,7 +219,7 @@ def _requests(log: RequestLog, url: str) -> _Section:
         content = "<p>No requests yet. Send one without a token:</p>" + _curl(f"{url}/v2/users/me")
     else:
         content = _table(
-            f"The latest {MAX_ENTRIES} requests, latest first, by the simulator's clock; requests to /_sim/ are not shown",
+            f"At most {MAX_ENTRIES} requests, latest first, with the time of the simulator's clock; requests to /_sim/ are not shown",
             ("Time", "Request", "Status", "Reason", "User"),
             (_request(entry) for entry in entries),
             omitted=log.received - len(entries),

@@ -132,9 +132,8 @@ class RequestLog:
         token = _current.set(outcome)
         try:
             response = await handler(request)
-        except (
-            web.HTTPException
-        ) as rejection:  # raised by aiohttp: unknown path, wrong method, body too large
+        except web.HTTPException as rejection:
+            # raised by aiohttp itself: unknown path, wrong method, body too large
             self._add(request, rejection.status, outcome, _rejection_reason(request, rejection))
             raise
         except Exception as error:

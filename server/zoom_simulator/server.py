@@ -23,7 +23,7 @@ class Simulator:
     """A simulated Zoom that listens on this machine, as an async context manager.
 
     Args:
-        wall: The underlying clock, in seconds since 1970; not used if the options freeze the clock.
+        wall: The underlying clock, in seconds since 1970. The simulator's clock follows it unless the options freeze it.
 
     Attributes:
         zoom: The simulated state, for tests in the same process.
@@ -65,7 +65,7 @@ class Simulator:
         return f"{self.url}/_sim/"
 
     async def start(self) -> None:
-        """Start to listen and to send webhooks.
+        """Start the server and the webhook sender.
 
         Raises:
             OSError: The address cannot be used.

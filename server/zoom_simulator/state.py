@@ -85,7 +85,7 @@ class ZoomState:
     """The state of the simulated Zoom.
 
     Args:
-        wall: The underlying clock, in seconds since 1970; not used if the options freeze the clock.
+        wall: The underlying clock, in seconds since 1970. The simulator's clock follows it unless the options freeze it.
     """
 
     def __init__(self, options: SimulatorOptions, wall: Callable[[], float]) -> None:
@@ -246,9 +246,8 @@ class ZoomState:
             return False
         if event in ("user.deleted", "user.deactivated"):
             del self.users[user.email]
-        if (
-            grant is not None and event != "user.disassociated"
-        ):  # a user who leaves the account retains the grant
+        # a user who leaves the account retains the grant
+        if grant is not None and event != "user.disassociated":
             self.revoke_grant(grant)
         return True
 

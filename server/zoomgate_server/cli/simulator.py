@@ -50,9 +50,9 @@ def simulator(
     seed_file: str | None,
     webhook_url: str | None,
 ) -> None:
-    """Start the simulated Zoom alone, or control a running one.
+    """Start only the simulated Zoom, or control a running one.
 
-    It is for use on this machine only: it knows no real accounts and has no TLS.
+    Use it on this machine only: it has no TLS, and it knows no real accounts.
 
     Example: zoomgate simulator --listen 127.0.0.1:8090
     """

@@ -122,7 +122,7 @@ async def test_renamed_user_retains_id_tokens_and_meetings(client: Client) -> No
 @pytest.mark.parametrize(
     ("body", "word"),
     [
-        ({"user": "nobody@example.com", "email": "x@example.com"}, "unknown"),
+        ({"user": "unknown@example.com", "email": "x@example.com"}, "unknown"),
         ({"user": MONICA, "email": "omar@example.com"}, "already in use"),
         ({"user": MONICA, "email": "no address"}, "email"),
         ({"user": MONICA}, "email"),

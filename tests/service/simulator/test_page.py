@@ -356,7 +356,7 @@ async def test_reasons_of_consent_page_requests(client: Client) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_reasons_of_injected_faults(client: Client, kind: str) -> None:
-    """The reason names the fault and says whether the request was processed."""
+    """The reason names the fault and states whether the request was processed."""
     issued = await client.consent()
     await client.sim("fault", endpoint="token", kind=kind)
     form = {"grant_type": "refresh_token", "refresh_token": issued["refresh_token"]}

@@ -79,7 +79,7 @@ MEETING = USER + "[[users.meetings]]\n"
         ("users = 5", ["1: users must be an array of tables; use [[users]]"]),
         ("[user]\nemail = 'x'", ["1: unknown key user; only [[users]]"]),
         ("[[users]]\nfirst_name = 'A'", ["1: users[1].email must be an email address; for example email ="]),
-        ("[[users]]\nemail = 'nobody'", ["2: users[1].email must be an email address"]),
+        ("[[users]]\nemail = 'invalid'", ["2: users[1].email must be an email address"]),
         (
             f"{USER}{USER}",
             ["4: users[2].email belongs to another user", "3: users[2].user_id belongs to another user"],

@@ -108,7 +108,7 @@ async def test_meeting_lifecycle(client: Client) -> None:
     assert (await client.api("PUT", f"{path}/status", action="recover"))[0] == 204
     assert (await client.api("GET", path))[0] == 200
     assert (await client.api("GET", "/no/such/endpoint"))[1]["code"] == 2300
-    assert (await client.api("GET", "/users/somebody/meetings"))[0] == 400
+    assert (await client.api("GET", "/users/another/meetings"))[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ async def test_fault_affects_its_endpoint_the_given_number_of_times(client: Clie
 
 
 async def test_revoking_a_token_or_its_grant(client: Client) -> None:
-    """An access token is revoked alone, a refresh token with its grant; revoking an unknown token succeeds."""
+    """An access token is revoked individually, a refresh token together with its grant; revoking an unknown token succeeds."""
     issued = await client.consent()
     basic = {"Authorization": aiohttp.encode_basic_auth("zoomgate-dev", "zoomgate-dev-secret")}
 

@@ -60,7 +60,7 @@ def test_fixture_controls_the_simulator(zoom: RunningSimulator) -> None:
 
 def test_invalid_arguments_raise_errors(zoom: RunningSimulator) -> None:
     with pytest.raises(KeyError):
-        zoom.connect("nobody@example.com")
+        zoom.connect("unknown@example.com")
     with pytest.raises(ValueError, match="kind must be one of"):
         zoom.add_fault("token", "explode")
     with pytest.raises(ValueError, match="only moves forward"):

@@ -245,19 +245,19 @@ async def test_button_on_the_page_triggers_an_event(client: Client, app: App) ->
         ({}, "event must be one of app_deauthorized, "),
         ({"event": "meeting.started", "user": MONICA}, "event must be"),
         ({"event": ["app_deauthorized"], "user": MONICA}, "event must be"),
-        ({"event": "user.deleted", "user": "nobody@example.com"}, "/_sim/users"),
+        ({"event": "user.deleted", "user": "unknown@example.com"}, "/_sim/users"),
         ({"event": "user.deleted"}, "email address of an existing user"),
         ({"event": "app_deauthorized", "user": "omar@example.com"}, "connect the user first"),
     ],
 )
 async def test_invalid_event_is_rejected(client: Client, app: App, body: dict[str, Any], word: str) -> None:
-    """The error says what is required, and no webhook is sent."""
+    """The error states what is required, and no webhook is sent."""
     assert word in (await client.sim("event", **body))["error"]
     assert client.simulator.webhooks.latest() == []
 
 
 async def test_event_without_webhook_url_is_applied_but_not_sent(client: Client, app: App) -> None:
-    """The response says so. A reset also deletes pending retries."""
+    """The response reports it. A reset also deletes pending retries."""
     app.statuses = [503]
     await client.sim("event", event="user.disassociated", user=MONICA)
     await responses(client, 1)
@@ -277,7 +277,7 @@ def test_fixture_triggers_events() -> None:
         for event, email, error in (
             ("app_deauthorized", MONICA, ValueError),
             ("meeting.started", MONICA, ValueError),
-            ("user.deleted", "nobody@example.com", KeyError),
+            ("user.deleted", "unknown@example.com", KeyError),
         ):
             with pytest.raises(error):
                 zoom.trigger_event(event, email)

@@ -142,7 +142,7 @@ async def test_a_link_that_a_terminal_would_obey_is_not_printed(harness: Harness
     async with serving_instead(Liar()) as address:
         output, errors = await zoomgate(harness, "connect", BASIL, "--wait", "0", "--server", address, code=1)
     assert not output
-    assert "no web address" in errors
+    assert "not a valid web URL" in errors
 
 
 async def test_meetings_are_scheduled_shown_and_deleted(harness: Harness) -> None:
@@ -327,7 +327,9 @@ async def test_the_simulators_switches_are_worked(harness: Harness) -> None:
     assert json.loads(expired) == {"expired": 1}
     await zoomgate(harness, "proxy", "get", MONICA, "/users/me")
     _, said = await zoomgate(harness, "simulator", "event", "user.disassociated", MONICA, *at)
-    assert said == "triggered user.disassociated; no webhook sent, because the simulator has no --webhook-url\n"
+    assert (
+        said == "triggered user.disassociated; no webhook sent, because the simulator has no --webhook-url\n"
+    )
     _, refused = await zoomgate(
         harness, "simulator", "event", "user.deleted", "nobody@x.example", *at, code=2
     )
