@@ -223,7 +223,7 @@ async def test_revoking_a_token_or_its_grant(client: Client) -> None:
 
 
 async def test_consent_page_requires_a_valid_authorization_url(client: Client) -> None:
-    """Errors are shown on the page and not redirected to the app."""
+    """Errors are returned directly and not redirected to the app."""
     url = f"{client.simulator.oauth_url}/authorize"
     valid = {"client_id": "zoomgate-dev", "response_type": "code", "redirect_uri": REDIRECT_URI}
     async with client.session.get(url, params=valid) as page:
