@@ -18,8 +18,8 @@ IMAGES = ROOT / "docs/images"
 MONICA, OMAR = "monica@example.com", "omar@example.com"
 sys.path.insert(0, str(ROOT / "tests"))
 
-from support.chromium import DESKTOP, PHONE, chromium, press  # noqa: E402 - needs the path added above
-from support.simulator_history import live, simulator  # noqa: E402
+from support.chromium import DESKTOP, PHONE, chromium, press  # noqa: E402 - found by the line above
+from support.simulator_history import generate_activity, simulator  # noqa: E402
 from zoomgate import Client  # noqa: E402
 
 
@@ -59,7 +59,7 @@ def capture_consent_pages(client: Client) -> None:
 def capture_simulator_page() -> None:
     """Capture the simulator's status page. Needs port 8090, which the documentation shows."""
     with simulator(8090) as zoom:
-        live(zoom)
+        generate_activity(zoom)
         for size, dark, suffix in ((DESKTOP, False, ""), (PHONE, True, "-phone")):
             with chromium(size=size, dark=dark) as window:
                 window.get(f"{zoom.url}/_sim/")

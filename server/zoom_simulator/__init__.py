@@ -1,6 +1,6 @@
-"""A small Zoom that behaves: consent, tokens that rotate, meetings, and faults on demand.
+"""A simulated Zoom for development and tests: consent, rotating tokens, meetings, and fault injection.
 
-It is for development and tests. It holds everything in memory, knows no real account, and speaks plain HTTP on this machine.
+It stores everything in memory, knows no real accounts, and serves plain HTTP on the local machine.
 """
 
 from zoom_simulator.options import DEFAULT_USERS, SeededMeeting, SimulatedUser, SimulatorOptions

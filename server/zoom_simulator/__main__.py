@@ -1,4 +1,4 @@
-"""Runs the simulator alone: `python -m zoom_simulator --listen 127.0.0.1:8090`."""
+"""Command `python -m zoom_simulator`, which runs the simulator without the service."""
 
 import argparse
 import asyncio
@@ -9,7 +9,7 @@ from zoom_simulator import start_options
 from zoom_simulator.options import SimulatorOptions
 from zoom_simulator.server import Simulator
 
-_DAY = 86_400
+_SECONDS_PER_DAY = 86_400
 
 
 async def run(options: SimulatorOptions) -> None:
@@ -20,38 +20,47 @@ async def run(options: SimulatorOptions) -> None:
         loop.add_signal_handler(number, stop.set)
     async with Simulator(options) as simulator:
         print(f"zoom_simulator: ready http={simulator.url.removeprefix('http://')}", flush=True)  # noqa: T201
-        print(f"zoom_simulator: look inside: {simulator.page_url}", flush=True)  # noqa: T201
+        print(f"zoom_simulator: overview page: {simulator.page_url}", flush=True)  # noqa: T201
         await stop.wait()
 
 
 def main() -> int:
-    """Read the arguments and serve; gives the exit code: 1 if the port is taken, 2 if an option cannot be used."""
+    """Parse the arguments and serve.
+
+    The exit code is 1 if the port is in use and 2 if an option is invalid.
+    """
     parser = argparse.ArgumentParser(
         prog="zoom_simulator",
-        description="A small Zoom that behaves, for development and tests on this machine.",
+        description="A simulated Zoom for development and tests on this machine.",
     )
     parser.add_argument("--listen", default="127.0.0.1:8090", help=start_options.LISTEN_HELP)
     parser.add_argument(
-        "--tolerance", type=int, choices=(0, 1), default=0, help="Spent refresh tokens that work once more."
+        "--tolerance",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="How many used refresh tokens are accepted once more.",
     )
-    parser.add_argument("--access-token-seconds", type=int, default=3600, help="Life of an access token.")
+    parser.add_argument(
+        "--access-token-seconds", type=int, default=3600, help="Lifetime of an access token, in seconds."
+    )
     parser.add_argument(
         "--whole-grant-revoke",
         action="store_true",
-        help="Revoking one token ends everything that the user granted.",
+        help="Make the revocation of any token revoke the user's whole grant.",
     )
     parser.add_argument("--seed", type=int, help=start_options.SEED_HELP)
-    parser.add_argument("--clock", metavar="MOMENT", help=start_options.CLOCK_HELP)
+    parser.add_argument("--clock", metavar="TIME", help=start_options.CLOCK_HELP)
     parser.add_argument("--seed-file", metavar="FILE", help=start_options.SEED_FILE_HELP)
     parser.add_argument("--webhook-url", metavar="URL", help=start_options.WEBHOOK_HELP)
     arguments = parser.parse_args()
     try:
-        host, port = start_options.listen_address("--listen", arguments.listen)
-        if not 1 <= arguments.access_token_seconds <= _DAY:
-            raise start_options.WrongOption(
-                f"--access-token-seconds is {arguments.access_token_seconds}: write 1 to {_DAY}"
+        host, port = start_options.parse_listen_address("--listen", arguments.listen)
+        if not 1 <= arguments.access_token_seconds <= _SECONDS_PER_DAY:
+            raise start_options.InvalidOption(
+                f"--access-token-seconds is {arguments.access_token_seconds}; use 1 to {_SECONDS_PER_DAY}"
             )
-        options = start_options.with_start(
+        options = start_options.with_startup_options(
             SimulatorOptions(
                 host=host,
                 port=port,
@@ -60,20 +69,22 @@ def main() -> int:
                 whole_grant_revoke=arguments.whole_grant_revoke,
             ),
             seed=arguments.seed,
-            moment=arguments.clock,
+            frozen_at=arguments.clock,
             seed_file=arguments.seed_file,
             webhook_url=arguments.webhook_url,
         )
-    except start_options.WrongOption as wrong:
-        return _tell(str(wrong), 2)
+    except start_options.InvalidOption as error:
+        return _fail(str(error), 2)
     try:
         asyncio.run(run(options))
     except OSError as error:
-        return _tell(f"cannot listen on {arguments.listen} ({error.strerror}): choose another port", 1)
+        return _fail(
+            f"cannot listen on {arguments.listen} ({error.strerror}); choose another port with --listen", 1
+        )
     return 0
 
 
-def _tell(message: str, code: int) -> int:
+def _fail(message: str, code: int) -> int:
     for line in message.splitlines():
         print(f"zoom_simulator: {line}", file=sys.stderr)  # noqa: T201
     return code

@@ -1,4 +1,4 @@
-"""Faults that somebody asked for: delays, errors, cut connections."""
+"""Fault injection: delays, errors and dropped connections."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from aiohttp import web
 
-from zoom_simulator.request_log import because, told, was_cut
+from zoom_simulator.request_log import current_reason, log_reason, mark_connection_cut
 
 KINDS = (
     "delay",
@@ -24,26 +24,26 @@ KINDS = (
     "garbage",
 )
 ENDPOINTS = ("any", "token", "revoke", "users_me", "meetings")
-LONGEST_DELAY = 600.0
-"""Seconds; a longer delay would be a typing error."""
+MAX_DELAY_SECONDS = 600.0
+"""In seconds; a longer delay is assumed to be a typo."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(slots=True)
 class Fault:
-    """One fault.
+    """One injected fault.
 
     Attributes:
-        endpoint: Where, from `ENDPOINTS`.
-        kind: What, from `KINDS`.
-        times: How often still, 1 to 1,000,000; -1 for ever.
-        status: For `status` and `html`, 400 to 599; for `redirect` 300 to 399, and 302 if it is something else.
-        seconds: For `delay`, 0 to 600, in real time; it ends before if faults are switched off.
-        location: For `redirect`: an address of at most 2000 printable characters.
+        endpoint: The affected endpoint, one of `ENDPOINTS`.
+        kind: The fault, one of `KINDS`.
+        times: How many more requests it affects, 1 to 1,000,000; -1 for no limit.
+        status: HTTP status. For `status` and `html`: 400 to 599. For `redirect`: 300 to 399, any other value means 302.
+        seconds: For `delay`: 0 to 600, in real time. Clearing the faults ends the delay early.
+        location: For `redirect`: a URL of at most 2000 printable characters.
 
     Raises:
-        ValueError: A field is none of these; the text says which and what it may be.
+        ValueError: A field is out of range; the message names the field and the allowed values.
     """
 
     endpoint: str
@@ -57,69 +57,71 @@ class Fault:
         for name, allowed in (("endpoint", ENDPOINTS), ("kind", KINDS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}")
-        if not _whole(self.times, 1, 1_000_000) and self.times != -1:
-            raise ValueError("times must be a whole number from 1 to 1000000, or -1 for ever")
-        if not _whole(self.status, 300, 599) or (self.status < 400 and self.kind != "redirect"):
-            raise ValueError("status must be a whole number from 400 to 599, for redirect from 300")
+        if not _is_integer_in_range(self.times, 1, 1_000_000) and self.times != -1:
+            raise ValueError("times must be a whole number from 1 to 1000000, or -1 for no limit")
+        if not _is_integer_in_range(self.status, 300, 599) or (self.status < 400 and self.kind != "redirect"):
+            raise ValueError("status must be a whole number from 400 to 599, or from 300 for redirect")
         if isinstance(self.seconds, bool) or not isinstance(self.seconds, int | float):
             raise ValueError("seconds must be a number from 0 to 600")
-        if not math.isfinite(self.seconds) or not 0 <= self.seconds <= LONGEST_DELAY:
+        if not math.isfinite(self.seconds) or not 0 <= self.seconds <= MAX_DELAY_SECONDS:
             raise ValueError("seconds must be a number from 0 to 600")
         if not isinstance(self.location, str) or not self.location.isprintable() or len(self.location) > 2000:
-            raise ValueError("location must be an address of at most 2000 printable characters")
+            raise ValueError("location must be a URL of at most 2000 printable characters")
 
 
 class Faults:
-    """The faults that are switched on, applied in the order in which they were asked for.
+    """The active faults, applied in the order in which they were added.
 
     Args:
-        counters: Where faults that happened are counted.
-        wall: Seconds since 1970.
+        counters: Counts the injected faults by kind.
+        wall: Current time in seconds since 1970.
     """
 
     def __init__(self, counters: Counter[str], wall: Callable[[], float]) -> None:
         self._counters = counters
         self._wall = wall
         self._active: list[Fault] = []
-        self._switched_off = asyncio.Event()
+        self._cleared = asyncio.Event()
 
     def add(self, fault: Fault) -> None:
-        """Switch a fault on."""
+        """Add a fault."""
         self._active.append(fault)
 
     def active(self) -> tuple[Fault, ...]:
-        """Give the faults that are switched on, in the order in which they happen."""
+        """Return the active faults in the order in which they apply."""
         return tuple(self._active)
 
     def clear(self) -> None:
-        """Switch every fault off, and let go what one delays."""
+        """Remove all faults and release delayed requests."""
         self._active.clear()
-        self._switched_off.set()
-        self._switched_off = asyncio.Event()
+        self._cleared.set()
+        self._cleared = asyncio.Event()
 
     async def apply(self, endpoint: str, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Serve a request, with the next fault for its endpoint if there is one."""
-        fault = self._take(endpoint)
+        """Handle a request, injecting the next fault for its endpoint if there is one."""
+        fault = self._next_for(endpoint)
         if fault is None:
             return await handler(request)
         self._counters[f"faults.{fault.kind}"] += 1
-        switched = f"fault {fault.kind} that you switched on"
-        because(f"{switched}: nothing was done")
+        prefix = f"injected fault {fault.kind}"
+        log_reason(f"{prefix}: the request was not processed")
         match fault.kind:
             case "delay":
-                ended = f"after {fault.seconds:g} s"
+                delayed = f"after {fault.seconds:g} s"
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._switched_off.wait(), fault.seconds)
-                    ended = "once you switched it off"
+                    await asyncio.wait_for(self._cleared.wait(), fault.seconds)
+                    delayed = "when the fault was cleared"
                 response = await handler(request)
-                because(f"{switched}: answered {ended} ({told()})")
+                log_reason(f"{prefix}: responded {delayed} ({current_reason()})")
                 return response
             case "cut_before":
-                return _cut(request)
+                return _cut_connection(request)
             case "cut_after":
                 await handler(request)
-                because(f"{switched}: it was done, and its answer is lost ({told()})")
-                return _cut(request)
+                log_reason(
+                    f"{prefix}: the request was processed, but its response was dropped ({current_reason()})"
+                )
+                return _cut_connection(request)
             case "html":
                 return web.Response(
                     status=fault.status,
@@ -136,7 +138,7 @@ class Faults:
             case _:
                 return web.json_response({"code": fault.status, "message": "Injected"}, status=fault.status)
 
-    def _take(self, endpoint: str) -> Fault | None:
+    def _next_for(self, endpoint: str) -> Fault | None:
         for fault in self._active:
             if fault.endpoint in ("any", endpoint):
                 if fault.times > 0:
@@ -147,13 +149,13 @@ class Faults:
         return None
 
 
-def _whole(value: object, least: int, most: int) -> bool:
-    """Tell whether something is a whole number of a range; `True` is none."""
-    return type(value) is int and least <= value <= most
+def _is_integer_in_range(value: object, minimum: int, maximum: int) -> bool:
+    """Return whether a value is an integer within a range; booleans are not."""
+    return type(value) is int and minimum <= value <= maximum
 
 
 def rate_limited(now: float, *, daily: bool) -> web.Response:
-    """Answer as Zoom does over a limit (https://developers.zoom.us/docs/api/rate-limits/)."""
+    """Return Zoom's rate limit response (https://developers.zoom.us/docs/api/rate-limits/)."""
     headers = {
         "X-RateLimit-Category": "Light",
         "X-RateLimit-Type": "Daily-limit" if daily else "QPS",
@@ -172,9 +174,9 @@ def rate_limited(now: float, *, daily: bool) -> web.Response:
     return web.json_response({"code": 429, "message": message}, status=429, headers=headers)
 
 
-def _cut(request: web.Request) -> web.StreamResponse:
-    """End the connection without an answer."""
+def _cut_connection(request: web.Request) -> web.StreamResponse:
+    """Close the connection without a response."""
     if request.transport is not None:
         request.transport.abort()
-    was_cut()
+    mark_connection_cut()
     return web.Response(status=500)

@@ -1,4 +1,4 @@
-"""Which meetings a list shows (`GET /users/me/meetings`)."""
+"""Filtering of meeting lists (`GET /users/me/meetings`)."""
 
 import re
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from zoom_simulator import meeting_rules
 
 TYPES = ("scheduled", "live", "upcoming", "upcoming_meetings", "previous_meetings")
 _SIX_MONTHS = timedelta(days=183)
-_EXPIRY = timedelta(days=30)
-"""After this time without use the id of a meeting expires."""
+_ID_LIFETIME = timedelta(days=30)
+"""A meeting id that is not used for this long expires."""
 
-_ROW = (
+_LIST_FIELDS = (
     "agenda",
     "created_at",
     "duration",
@@ -29,11 +29,11 @@ _ROW = (
 )
 
 
-class WrongQuery(Exception):
-    """A parameter of the list is wrong.
+class InvalidQuery(Exception):
+    """A query parameter of a meeting list is invalid.
 
     Attributes:
-        field: Which.
+        field: The name of the parameter.
     """
 
     def __init__(self, field: str) -> None:
@@ -43,13 +43,13 @@ class WrongQuery(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What a list was asked for.
+    """The parsed query of a meeting list.
 
     Attributes:
-        kind: From `TYPES`.
-        begin: Only meetings that start then or later.
-        end: Only meetings that start before.
-        now: The present.
+        kind: The list type, one of `TYPES`.
+        begin: Only meetings that start at this time or later.
+        end: Only meetings that start before this time.
+        now: The current time.
     """
 
     kind: str
@@ -59,56 +59,56 @@ class Filter:
 
     @classmethod
     def parse(cls, query: Mapping[str, str], now: float) -> "Filter":
-        """Read `type`, `from`, `to` and `timezone`.
+        """Parse `type`, `from`, `to` and `timezone`.
 
         Raises:
-            WrongQuery: One of them is no such thing.
+            InvalidQuery: A parameter is invalid.
         """
         kind = query.get("type") or "scheduled"
         if kind not in TYPES:
-            raise WrongQuery("type")
+            raise InvalidQuery("type")
         name = query.get("timezone") or "UTC"
         if not meeting_rules.is_timezone(name):
-            raise WrongQuery("timezone")
+            raise InvalidQuery("timezone")
         zone = ZoneInfo(name)
-        begin, last = _day(query, "from", zone), _day(query, "to", zone)
-        if begin is not None and last is not None and last < begin:
-            raise WrongQuery("to")
-        end = None if last is None else (last + timedelta(days=1)).astimezone(UTC)
+        begin, last_day = _parse_day(query, "from", zone), _parse_day(query, "to", zone)
+        if begin is not None and last_day is not None and last_day < begin:
+            raise InvalidQuery("to")
+        end = None if last_day is None else (last_day + timedelta(days=1)).astimezone(UTC)
         begin = None if begin is None else begin.astimezone(UTC)
         return cls(kind, begin, end, datetime.fromtimestamp(now, UTC))
 
-    def shows(self, body: Mapping[str, Any]) -> bool:
-        """Tell whether the list shows a meeting. Instant meetings are in none."""
+    def matches(self, body: Mapping[str, Any]) -> bool:
+        """Return whether the list contains a meeting. Instant meetings are never listed."""
         if body["type"] == 1:
             return False
         if self.kind == "live" and body["status"] != "started":
             return False
         times = _times(body)
-        if not times:  # a recurring meeting without fixed times is always to come, and on no day
+        if not times:  # a recurring meeting without fixed times is always upcoming and has no date
             return self.kind != "previous_meetings" and self.begin is None and self.end is None
-        return any(self._kind_shows(start, end) and self._range_shows(start) for start, end in times)
+        return any(self._matches_kind(start, end) and self._matches_range(start) for start, end in times)
 
-    def _kind_shows(self, start: datetime, end: datetime) -> bool:
+    def _matches_kind(self, start: datetime, end: datetime) -> bool:
         match self.kind:
             case "upcoming" | "upcoming_meetings":
                 return end > self.now and start <= self.now + _SIX_MONTHS
             case "previous_meetings":
                 return self.now - _SIX_MONTHS <= end <= self.now
             case _:
-                return end > self.now - _EXPIRY
+                return end > self.now - _ID_LIFETIME
 
-    def _range_shows(self, start: datetime) -> bool:
+    def _matches_range(self, start: datetime) -> bool:
         return (self.begin is None or self.begin <= start) and (self.end is None or start < self.end)
 
 
-def row(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the fields of a meeting that a list has."""
-    return {name: body[name] for name in _ROW if name in body}
+def list_row(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a meeting that lists contain."""
+    return {name: body[name] for name in _LIST_FIELDS if name in body}
 
 
 def _times(body: Mapping[str, Any]) -> list[tuple[datetime, datetime]]:
-    """List when a meeting begins and ends."""
+    """Return the start and end of each occurrence of a meeting."""
     if "occurrences" in body:
         rows = [each for each in body["occurrences"] if each["status"] != "deleted"]
     else:
@@ -117,16 +117,16 @@ def _times(body: Mapping[str, Any]) -> list[tuple[datetime, datetime]]:
     return [(start, start + timedelta(minutes=duration)) for start, duration in starts]
 
 
-def _day(query: Mapping[str, str], field: str, zone: ZoneInfo) -> datetime | None:
+def _parse_day(query: Mapping[str, str], field: str, zone: ZoneInfo) -> datetime | None:
     text = query.get(field)
     if not text:
         return None
     try:
         if not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
-            raise WrongQuery(field)
+            raise InvalidQuery(field)
         day = date.fromisoformat(text)
     except ValueError:
-        raise WrongQuery(field) from None
-    if not 1970 <= day.year <= 9998:  # a day later and every time zone must fit as well
-        raise WrongQuery(field)
+        raise InvalidQuery(field) from None
+    if not 1970 <= day.year <= 9998:  # leaves room for one more day and any UTC offset
+        raise InvalidQuery(field)
     return datetime(day.year, day.month, day.day, tzinfo=zone)

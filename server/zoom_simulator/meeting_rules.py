@@ -1,4 +1,4 @@
-"""What Zoom accepts in a meeting (https://developers.zoom.us/docs/api/meetings/)."""
+"""Validation of meetings (https://developers.zoom.us/docs/api/meetings/) and calculation of their occurrences."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -10,74 +10,74 @@ TYPES = (1, 2, 3, 8, 10)
 _UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _LOCAL_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 _MAX_OCCURRENCES = 60
-_LONGEST_DAYS = 60 * 10 * 31
-"""Days in which 60 occurrences fit, at the longest interval."""
+_MAX_SERIES_DAYS = 60 * 10 * 31
+"""Number of days that 60 occurrences span at the longest interval."""
 
 _INTERVALS = {1: 99, 2: 50, 3: 10}
 
 
-def problems(body: Any) -> list[dict[str, str]]:
-    """List what is wrong with a meeting's fields, as Zoom's `errors` does."""
+def violations(body: Any) -> list[dict[str, str]]:
+    """Return the invalid fields of a meeting, in the format of Zoom's `errors`."""
     if not isinstance(body, dict):
         return [{"field": "", "message": "Invalid request body."}]
-    found: list[dict[str, str]] = []
+    errors: list[dict[str, str]] = []
 
-    def note(field: str, message: str) -> None:
-        found.append({"field": field, "message": message})
+    def add(field: str, message: str) -> None:
+        errors.append({"field": field, "message": message})
 
     for name, limit in (("topic", 200), ("agenda", 2000), ("password", 10)):
         value = body.get(name, "")
         if not isinstance(value, str) or len(value) > limit:
-            note(name, f"The value must be text of at most {limit} characters.")
+            add(name, f"The value must be text of at most {limit} characters.")
     kind = body.get("type", 2)
     if type(kind) is not int or kind not in TYPES:
-        note("type", "Invalid meeting type.")
+        add("type", "Invalid meeting type.")
     duration = body.get("duration", 60)
     if not isinstance(duration, int) or isinstance(duration, bool) or not 1 <= duration <= 1440:
-        note("duration", "The value must be between 1 and 1440.")
+        add("duration", "The value must be between 1 and 1440.")
     zone = body.get("timezone", "UTC")
     if not isinstance(zone, str) or not is_timezone(zone):
-        note("timezone", "Invalid time zone.")
+        add("timezone", "Invalid time zone.")
     start = body.get("start_time")
-    if start is not None and _start(start, "UTC") is None:
-        note("start_time", "Invalid start time.")
+    if start is not None and _parse_start(start, "UTC") is None:
+        add("start_time", "Invalid start time.")
     if not isinstance(body.get("settings", {}), dict):
-        note("settings", "Invalid settings.")
-    found.extend(_recurrence_problems(body.get("recurrence")))
-    return found
+        add("settings", "Invalid settings.")
+    errors.extend(_recurrence_violations(body.get("recurrence")))
+    return errors
 
 
-def _recurrence_problems(recurrence: Any) -> list[dict[str, str]]:
+def _recurrence_violations(recurrence: Any) -> list[dict[str, str]]:
     if recurrence is None:
         return []
     if not isinstance(recurrence, dict):
         return [{"field": "recurrence", "message": "Invalid recurrence."}]
-    found = []
+    errors = []
     kind = recurrence.get("type")
-    longest = _INTERVALS.get(kind) if type(kind) is int else None
+    max_interval = _INTERVALS.get(kind) if type(kind) is int else None
     ranges = {
-        "repeat_interval": (1, longest or 99),
+        "repeat_interval": (1, max_interval or 99),
         "end_times": (0, _MAX_OCCURRENCES),
         "monthly_day": (1, 31),
         "monthly_week": (-1, 4),
         "monthly_week_day": (1, 7),
     }
-    if longest is None:
-        found.append({"field": "recurrence.type", "message": "Invalid recurrence type."})
-    for name, (least, most) in ranges.items():
+    if max_interval is None:
+        errors.append({"field": "recurrence.type", "message": "Invalid recurrence type."})
+    for name, (minimum, maximum) in ranges.items():
         value = recurrence.get(name, 1)
-        if type(value) is not int or not least <= value <= most:
-            found.append({"field": f"recurrence.{name}", "message": "Invalid field."})
+        if type(value) is not int or not minimum <= value <= maximum:
+            errors.append({"field": f"recurrence.{name}", "message": "Invalid field."})
     if "end_times" in recurrence and "end_date_time" in recurrence:
-        found.append({"field": "recurrence.end_date_time", "message": "Cannot be used with end_times."})
+        errors.append({"field": "recurrence.end_date_time", "message": "Cannot be used with end_times."})
     days = str(recurrence.get("weekly_days", "1")).split(",")
     if not all(day in tuple("1234567") for day in days):
-        found.append({"field": "recurrence.weekly_days", "message": "Invalid days."})
-    return found
+        errors.append({"field": "recurrence.weekly_days", "message": "Invalid days."})
+    return errors
 
 
 def is_timezone(name: str) -> bool:
-    """Tell whether there is a time zone of this name."""
+    """Return whether a time zone with this name exists."""
     return name in _timezones()
 
 
@@ -87,8 +87,8 @@ def _timezones() -> frozenset[str]:
 
 
 def start_time(body: dict[str, Any], timezone: str, now: float) -> str:
-    """Give the start in UTC; a missing or past one is now."""
-    start = _start(body["start_time"], body.get("timezone", timezone)) if "start_time" in body else None
+    """Return the start time in UTC; a missing or past start becomes the current time."""
+    start = _parse_start(body["start_time"], body.get("timezone", timezone)) if "start_time" in body else None
     moment = datetime.fromtimestamp(now, UTC)
     if start is None or start < moment:
         start = moment
@@ -96,18 +96,18 @@ def start_time(body: dict[str, Any], timezone: str, now: float) -> str:
 
 
 def occurrences(body: dict[str, Any], start: str, duration: int) -> list[dict[str, Any]]:
-    """List the occurrences of a recurring meeting with fixed times, at most 60."""
+    """Return the occurrences of a recurring meeting with fixed times, at most 60."""
     recurrence = body.get("recurrence") or {}
-    until = _start(recurrence.get("end_date_time"), "UTC")
+    until = _parse_start(recurrence.get("end_date_time"), "UTC")
     count = _MAX_OCCURRENCES if until else recurrence.get("end_times", 1) or _MAX_OCCURRENCES
     first = datetime.strptime(start, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    found: list[dict[str, Any]] = []
-    for offset in range(_LONGEST_DAYS):
+    rows: list[dict[str, Any]] = []
+    for offset in range(_MAX_SERIES_DAYS):
         day = first + timedelta(days=offset)
-        if len(found) == count or (until is not None and day > until):
+        if len(rows) == count or (until is not None and day > until):
             break
-        if _takes_place(recurrence, first, day):
-            found.append(
+        if _occurs_on(recurrence, first, day):
+            rows.append(
                 {
                     "occurrence_id": str(int(day.timestamp() * 1000)),
                     "start_time": day.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -115,11 +115,11 @@ def occurrences(body: dict[str, Any], start: str, duration: int) -> list[dict[st
                     "status": "available",
                 }
             )
-    return found
+    return rows
 
 
-def _takes_place(recurrence: dict[str, Any], first: datetime, day: datetime) -> bool:
-    """Tell whether a recurring meeting takes place on a day."""
+def _occurs_on(recurrence: dict[str, Any], first: datetime, day: datetime) -> bool:
+    """Return whether a recurring meeting has an occurrence on a day."""
     interval = recurrence.get("repeat_interval", 1)
     match recurrence.get("type", 1):
         case 1:
@@ -143,7 +143,7 @@ def _takes_place(recurrence: dict[str, Any], first: datetime, day: datetime) -> 
             return bool(day.day == recurrence.get("monthly_day", first.day))
 
 
-def _start(value: Any, zone: str) -> datetime | None:
+def _parse_start(value: Any, zone: str) -> datetime | None:
     if not isinstance(value, str):
         return None
     try:

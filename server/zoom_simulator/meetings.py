@@ -1,4 +1,4 @@
-"""What a meeting looks like when it is new, and after a change."""
+"""Meetings as Zoom returns them: creation and updates."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,31 +10,31 @@ from zoom_simulator.randomness import Randomness
 
 @dataclass(slots=True)
 class Meeting:
-    """A meeting: its owner and what Zoom would answer."""
+    """A meeting: its owner's user id, and the body that Zoom would return."""
 
     owner: str
     body: dict[str, Any]
     deleted: bool = False
 
 
-def new(
+def new_meeting(
     body: dict[str, Any],
     user: SimulatedUser,
     number: int,
     now: float,
     random: Randomness,
     *,
-    past: bool = False,
+    allow_past_start: bool = False,
 ) -> Meeting:
-    """Make a meeting.
+    """Create a meeting.
 
     Args:
-        body: What was asked for, checked by `meeting_rules.problems`.
-        user: Whose it is.
-        number: Its id.
-        now: Seconds since 1970.
-        random: Where its UUID and passwords come from.
-        past: A start in the past is kept; otherwise it becomes now, as at Zoom.
+        body: The request body, already validated by `meeting_rules.violations`.
+        user: The owner.
+        number: The meeting id.
+        now: Current time in seconds since 1970.
+        random: Source of the UUID and passwords.
+        allow_past_start: Preserve a start time in the past; by default it becomes the current time, as at Zoom.
     """
     kind, duration = body.get("type", 2), body.get("duration", 60)
     password = body.get("password", f"{number % 899_999 + 100_000}")
@@ -57,32 +57,28 @@ def new(
         "pstn_password": password,
         "pre_schedule": False,
         "creation_source": "open_api",
-        **_asked(body),
+        **_writable_fields(body),
         "type": kind,
         "password": password,
-        "settings": {**_SETTINGS, **body.get("settings", {})},
+        "settings": {**_DEFAULT_SETTINGS, **body.get("settings", {})},
     }
     meeting.pop("schedule_for", None)
     meeting.pop("start_time", None)
     if kind in (2, 8, 10):
-        earliest = 0.0 if past and "start_time" in body else now
+        earliest = 0.0 if allow_past_start and "start_time" in body else now
         meeting["start_time"] = meeting_rules.start_time(body, user.timezone, earliest)
     if kind == 8:
         meeting["occurrences"] = meeting_rules.occurrences(body, meeting["start_time"], duration)
     return Meeting(user.user_id, meeting)
 
 
-def change(
+def update_meeting(
     meeting: dict[str, Any], occurrence: dict[str, Any] | None, body: dict[str, Any], zone: str, now: float
 ) -> None:
-    """Change a meeting in place, or one occurrence: of that only the start and the duration are its own.
+    """Update a meeting, or one of its occurrences, in place.
 
-    Args:
-        meeting: The meeting.
-        occurrence: One of its occurrences, if that is to change.
-        body: What was asked for, checked by `meeting_rules.problems`.
-        zone: Time zone of the owner.
-        now: Seconds since 1970.
+    The body must have been validated by `meeting_rules.violations`. Of an occurrence, only the start time and the duration can be
+    updated. `zone` is the owner's time zone, `now` is in seconds since 1970.
     """
     start = body.get("start_time")
     if start is not None:
@@ -94,21 +90,21 @@ def change(
         occurrence["duration"] = body.get("duration", occurrence["duration"])
         return
     settings = {**meeting.get("settings", {}), **body.get("settings", {})}
-    asked = {name: value for name, value in _asked(body).items() if name != "start_time"}
-    meeting.update(asked, settings=settings)
+    changes = {name: value for name, value in _writable_fields(body).items() if name != "start_time"}
+    meeting.update(changes, settings=settings)
 
 
-def _asked(body: dict[str, Any]) -> dict[str, Any]:
-    """What a caller may set: never what Zoom itself decides."""
-    return {name: value for name, value in body.items() if name not in _ZOOMS_OWN}
+def _writable_fields(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that a caller may set."""
+    return {name: value for name, value in body.items() if name not in _READ_ONLY_FIELDS}
 
 
 def _uuid(random: Randomness) -> str:
-    """Give a meeting UUID; like Zoom's it may begin with a slash or contain two."""
+    """Return a random meeting UUID. As at Zoom, it may contain slashes, even at the start."""
     return random.octets(16).hex().upper()[:22].replace("A", "/", 1) + "=="
 
 
-_ZOOMS_OWN = frozenset(
+_READ_ONLY_FIELDS = frozenset(
     {
         "id",
         "uuid",
@@ -127,7 +123,7 @@ _ZOOMS_OWN = frozenset(
         "creation_source",
     }
 )
-_SETTINGS: dict[str, Any] = {
+_DEFAULT_SETTINGS: dict[str, Any] = {
     "host_video": False,
     "participant_video": False,
     "cn_meeting": False,

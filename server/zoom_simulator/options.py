@@ -1,4 +1,4 @@
-"""What a simulator can be told before it starts."""
+"""The simulator's options."""
 
 import hashlib
 from collections.abc import Mapping
@@ -17,29 +17,27 @@ GRANULAR_SCOPES = (
     "meeting:update:status",
     "meeting:read:invitation",
 )
-"""What a consent grants unless told otherwise (https://developers.zoom.us/docs/integrations/oauth-scopes-granular/)."""
+"""The scopes that a consent grants by default (https://developers.zoom.us/docs/integrations/oauth-scopes-granular/)."""
 
 LOOPBACK_REDIRECTS = "*loopback*"
-"""Stands for any http address of this machine in `redirect_uris`."""
+"""Placeholder in `redirect_uris` that allows any http URL of this machine."""
 
-_LONGEST = 200
+_MAX_TEXT_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedUser:
-    """Somebody with an account at the simulated Zoom.
+    """A user of the simulated Zoom.
 
     Attributes:
-        email: Unique.
-        user_id: Zoom's id; made from the address if left out.
-        account_id: Zoom's id of the account.
-        first_name: For display.
-        last_name: For display.
-        timezone: IANA name; meetings without one use it.
-        licensed: Without a licence the user cannot schedule (code 3161).
+        email: The email address; unique.
+        user_id: Zoom's user id; derived from the email address if empty.
+        account_id: Zoom's account id.
+        timezone: IANA name of the default time zone of the user's meetings.
+        licensed: Whether the user can schedule meetings; if not, scheduling fails with code 3161.
 
     Raises:
-        ValueError: A field cannot be; the text begins with its name and says what to write.
+        ValueError: A field is invalid; the message starts with its name and states what is allowed.
     """
 
     email: str
@@ -51,38 +49,42 @@ class SimulatedUser:
     licensed: bool = True
 
     def __post_init__(self) -> None:
-        for problem in user_problems({name: getattr(self, name) for name in self.__slots__}).values():
-            raise ValueError(problem)
+        for violation in user_violations({name: getattr(self, name) for name in self.__slots__}).values():
+            raise ValueError(violation)
         if not self.user_id:
-            made = hashlib.sha256(self.email.encode()).hexdigest()[:12]
-            object.__setattr__(self, "user_id", f"u-{made}")  # frozen for everybody else
+            digest = hashlib.sha256(self.email.encode()).hexdigest()[:12]
+            object.__setattr__(self, "user_id", f"u-{digest}")  # the dataclass is frozen
 
 
-def user_problems(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Say what is wrong with the fields of a user, by name, and what to write instead."""
-    found = {}
+def user_violations(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return an error message for each invalid field of a user, by field name."""
+    violations = {}
     for name, value in fields.items():
         if name == "licensed":
             if not isinstance(value, bool):
-                found[name] = "licensed must be true or false: write licensed = true"
-        elif not isinstance(value, str) or len(value) > _LONGEST or not value.isprintable():
-            found[name] = f'{name} must be text of at most {_LONGEST} characters: write {name} = "…"'
+                violations[name] = "licensed must be true or false; for example licensed = true"
+        elif not isinstance(value, str) or len(value) > _MAX_TEXT_LENGTH or not value.isprintable():
+            violations[name] = (
+                f'{name} must be text of at most {_MAX_TEXT_LENGTH} characters; for example {name} = "…"'
+            )
     email, zone = fields.get("email"), fields.get("timezone", "UTC")
     name, _, domain = email.partition("@") if isinstance(email, str) else ("", "", "")
     if not name or not domain or " " in name + domain:
-        found["email"] = 'email must be an address: write email = "monica@example.com"'
-    if "timezone" not in found and not meeting_rules.is_timezone(zone):
-        found["timezone"] = f'timezone {zone!r} is unknown: write an IANA name, timezone = "Europe/Berlin"'
-    return found
+        violations["email"] = 'email must be an email address; for example email = "monica@example.com"'
+    if "timezone" not in violations and not meeting_rules.is_timezone(zone):
+        violations["timezone"] = (
+            f'timezone {zone!r} is unknown; use an IANA name, for example timezone = "Europe/Berlin"'
+        )
+    return violations
 
 
 @dataclass(frozen=True, slots=True)
 class SeededMeeting:
-    """A meeting that is there from the start.
+    """A meeting that exists at startup.
 
     Attributes:
-        owner: E-mail address of the user whose it is.
-        fields: As in a request that schedules a meeting; `id` may be given, and a past start stays past.
+        owner: Email address of the owner.
+        fields: The body of a request that creates a meeting. It may contain `id`, and a start time in the past is preserved.
     """
 
     owner: str
@@ -104,25 +106,25 @@ DEFAULT_USERS = (
 
 @dataclass(frozen=True, slots=True)
 class SimulatorOptions:
-    """How the simulator behaves.
+    """The simulator's options.
 
     Attributes:
-        host: Address to listen on.
-        port: Port to listen on; 0 picks a free one.
-        client_id: The registered app. A public value: this is no real Zoom.
-        client_secret: Its secret, as public.
-        redirect_uris: Addresses that may follow a consent, compared exactly; `LOOPBACK_REDIRECTS` allows this machine.
-        scopes: What a consent grants.
-        users: Who has an account.
-        meetings: Which meetings there are at the start.
-        access_token_seconds: Life of an access token.
-        refresh_token_seconds: Life of a refresh token that is not used; Zoom says "about 90 days", and that it may change.
-        tolerance: How many spent refresh tokens still work once more: 0 (as Zoom's current tokens) or 1 (as its older ones).
-        whole_grant_revoke: Revoking one token ends everything that the user granted to the app.
-        seed: Makes ids, tokens and passwords the same every time; None makes them unguessable.
-        standing_clock: Seconds since 1970 at which the clock stands until it is moved; None lets it run.
-        webhook_url: Where events go, such as that the app was removed; nowhere if it is empty.
-        webhook_secret: The app's secret token, by which events are signed; public unless another one is given.
+        host: The address to listen on.
+        port: The port to listen on; 0 selects a free port.
+        client_id: Client id of the registered app. The value is public, since this is not the real Zoom.
+        client_secret: The app's client secret; public as well.
+        redirect_uris: The allowed redirect URIs, compared exactly. `LOOPBACK_REDIRECTS` allows any on this machine.
+        scopes: The scopes that a consent grants.
+        users: The users at startup.
+        meetings: The meetings at startup.
+        access_token_seconds: Lifetime of an access token.
+        refresh_token_seconds: Lifetime of an unused refresh token. Zoom documents "about 90 days", and that it may change.
+        tolerance: How many used refresh tokens are accepted once more: 0 (like Zoom's current tokens) or 1 (like its older ones).
+        whole_grant_revoke: Whether the revocation of any token revokes the user's whole grant.
+        seed: Makes ids, tokens and passwords reproducible; None makes them random.
+        frozen_clock: Time in seconds since 1970 at which the clock is frozen until it is advanced; None lets the clock run.
+        webhook_url: The URL that receives events; if empty, no events are sent.
+        webhook_secret: The app's secret token, with which events are signed. The default value is public.
     """
 
     host: str = "127.0.0.1"
@@ -138,6 +140,6 @@ class SimulatorOptions:
     tolerance: int = 0
     whole_grant_revoke: bool = False
     seed: int | None = None
-    standing_clock: float | None = None
+    frozen_clock: float | None = None
     webhook_url: str = ""
     webhook_secret: str = field(default="zoomgate-dev-webhook-secret", repr=False)

@@ -1,4 +1,4 @@
-"""The page that shows what the simulated Zoom knows and how it answered."""
+"""The overview page: state of the simulated Zoom and the latest requests with their reasons."""
 
 import json
 import shlex
@@ -11,28 +11,27 @@ from zoom_simulator import clock
 from zoom_simulator.faults import Fault
 from zoom_simulator.meetings import Meeting
 from zoom_simulator.options import SimulatedUser
-from zoom_simulator.pages import document, shown
-from zoom_simulator.request_log import LOGGED, Entry, RequestLog
-from zoom_simulator.state import Access, ZoomState
+from zoom_simulator.pages import document, escaped
+from zoom_simulator.request_log import MAX_ENTRIES, Entry, RequestLog
+from zoom_simulator.state import AccessToken, ZoomState
 from zoom_simulator.webhooks import VALIDATION, Webhooks
 
-MOST = 200
-"""How many users, meetings and faults are shown."""
+MAX_ROWS = 200
+"""Maximum number of users, meetings and faults shown."""
 
-_VISIBLE = 4
-"""How many characters of a token are shown, its last ones."""
+_VISIBLE_CHARACTERS = 4
+"""How many of a token's last characters are shown."""
 
-_NOTHING = "-"
+_NONE = "-"
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """A part of the page.
+class _Section:
+    """A section of the page.
 
     Attributes:
-        name: Its heading.
-        anchor: What links to it are called.
-        count: How much there is of it.
+        anchor: Its fragment identifier.
+        count: Number of items shown in the navigation.
         content: HTML.
     """
 
@@ -43,210 +42,207 @@ class _Part:
 
 
 def page(state: ZoomState, faults: Sequence[Fault], log: RequestLog, webhooks: Webhooks, url: str) -> str:
-    """Give the page.
-
-    Args:
-        state: What the simulated Zoom knows.
-        faults: Those that are switched on.
-        log: What it was asked.
-        webhooks: What it told the app by itself.
-        url: The simulator's base address, for commands to paste.
-    """
-    parts = (
+    """Return the overview page; `url` is the simulator's base URL, for the commands shown."""
+    sections = (
         _faults(faults, url),
         _users(state, url),
         _events(webhooks, url),
         _requests(log, url),
         _meetings(state, url),
     )
-    links = "".join(f'<a href="#{part.anchor}">{part.name} ({part.count})</a>' for part in parts)
-    sections = "".join(
-        f'<section aria-labelledby="{part.anchor}"><h2 id="{part.anchor}">{part.name}</h2>{part.content}</section>'
-        for part in parts
+    links = "".join(
+        f'<a href="#{section.anchor}">{section.name} ({section.count})</a>' for section in sections
     )
-    walks = "stands still until it is moved" if state.wall.stands else "runs"
+    rendered = "".join(
+        f'<section aria-labelledby="{section.anchor}"><h2 id="{section.anchor}">{section.name}</h2>{section.content}</section>'
+        for section in sections
+    )
+    clock_state = "is frozen" if state.wall.frozen else "is running"
     return document(
-        "Inside the simulated Zoom",
-        f"<h1>Inside the simulated Zoom</h1><p>Its clock says <strong>{clock.text(state.wall())}</strong> and {walks}. Move it forward:</p>"
+        "Simulated Zoom overview",
+        f"<h1>Simulated Zoom overview</h1>"
+        f"<p>The simulated time is <strong>{clock.text(state.wall())}</strong>; the clock {clock_state}. Advance it:</p>"
         f"{_curl(f'{url}/_sim/clock', advance=3600)}"
-        f'<nav aria-label="On this page">{links}<a href="/_sim/">Reload</a></nav>{sections}',
+        f'<nav aria-label="On this page">{links}<a href="/_sim/">Reload</a></nav>{rendered}',
         wide=True,
     )
 
 
 def masked(token: str) -> str:
-    """Give as much of a token as tells it from others, and not more."""
-    return f"…{token[-_VISIBLE:]}" if len(token) > 4 * _VISIBLE else "…"
+    """Return the last characters of a token, enough to distinguish it from others but not to use it."""
+    return f"…{token[-_VISIBLE_CHARACTERS:]}" if len(token) > 4 * _VISIBLE_CHARACTERS else "…"
 
 
-# -- parts -------------------------------------------------------------------------------------------------
+# -- sections ----------------------------------------------------------------------------------------------
 
 
-def _faults(faults: Sequence[Fault], url: str) -> _Part:
+def _faults(faults: Sequence[Fault], url: str) -> _Section:
     if not faults:
-        content = "<p>None is switched on. Let the next refresh be done and its answer be lost:</p>" + _curl(
+        content = "<p>No active faults. Process the next refresh but drop its response:</p>" + _curl(
             f"{url}/_sim/fault", endpoint="token", kind="cut_after"
         )
     else:
         content = (
             _table(
-                "Faults that are switched on, in the order in which they happen",
-                ("Endpoint", "Kind", "How often still", "With"),
+                "Active faults, in the order in which they apply",
+                ("Endpoint", "Kind", "Remaining", "Details"),
                 (
                     (
                         fault.endpoint,
                         fault.kind,
-                        "for ever" if fault.times < 0 else str(fault.times),
-                        _with(fault),
+                        "unlimited" if fault.times < 0 else str(fault.times),
+                        _fault_details(fault),
                     )
-                    for fault in faults[:MOST]
+                    for fault in faults[:MAX_ROWS]
                 ),
-                more=len(faults) - MOST,
+                omitted=len(faults) - MAX_ROWS,
             )
-            + "<p>Switch all of them off:</p>"
+            + "<p>Clear all faults:</p>"
             + _curl("-X", "DELETE", f"{url}/_sim/fault")
         )
-    return _Part("Faults", "faults", len(faults), content)
+    return _Section("Faults", "faults", len(faults), content)
 
 
-def _with(fault: Fault) -> str:
+def _fault_details(fault: Fault) -> str:
     match fault.kind:
         case "delay":
             return f"{fault.seconds:g} s"
         case "status" | "html":
             return f"status {fault.status}"
         case "redirect":
-            return f"to {shown(fault.location)}"
+            return f"to {escaped(fault.location)}"
         case _:
-            return _NOTHING
+            return _NONE
 
 
-def _users(state: ZoomState, url: str) -> _Part:
+def _users(state: ZoomState, url: str) -> _Section:
     users = state.users
     if not users:
-        content = "<p>Nobody has an account. Give somebody one:</p>" + _curl(
-            f"{url}/_sim/users", email="ada@example.com"
-        )
-        return _Part("Users", "users", 0, content)
-    access = {id(living.grant): (token, living) for token, living in state.access_tokens.items()}
+        content = "<p>No users. Create one:</p>" + _curl(f"{url}/_sim/users", email="ada@example.com")
+        return _Section("Users", "users", 0, content)
+    access = {
+        id(access_token.grant): (token, access_token) for token, access_token in state.access_tokens.items()
+    }
     content = _table(
-        "Who has an account, and the tokens of the latest consent, of which only the end is shown",
-        ("Address", "Name", "Account", "Licence", "Connected", "Access token", "Refresh token", "At Zoom"),
-        (_user(state, user, access) for user in islice(users.values(), MOST)),
-        more=len(users) - MOST,
+        "Users with the tokens of their latest consent; only the last characters of tokens are shown",
+        ("Email", "Name", "Account", "License", "Connected", "Access token", "Refresh token", "Events"),
+        (_user(state, user, access) for user in islice(users.values(), MAX_ROWS)),
+        omitted=len(users) - MAX_ROWS,
     )
     if not state.grants:
         content += (
-            "<p>Nobody is connected. Open the authorization address of your app in a browser,"
-            " or consent without one and take the code out of the answer:</p>"
+            "<p>No user is connected. Open your app's authorization URL in a browser,"
+            " or grant consent without one and take the code from the response:</p>"
             + _curl(f"{url}/_sim/authorize", user=next(iter(users)), redirect_uri="http://127.0.0.1/")
         )
-    return _Part("Users", "users", len(users), content)
+    return _Section("Users", "users", len(users), content)
 
 
-def _user(state: ZoomState, user: SimulatedUser, access: dict[int, tuple[str, Access]]) -> tuple[str, ...]:
+def _user(
+    state: ZoomState, user: SimulatedUser, access: dict[int, tuple[str, AccessToken]]
+) -> tuple[str, ...]:
     grant = state.grants.get(user.email)
     name = f"{user.first_name} {user.last_name}".strip()
-    connected, of_access, of_refresh = "not yet", _NOTHING, _NOTHING
-    if grant is not None and grant.ended:
+    connected, of_access, of_refresh = "not yet", _NONE, _NONE
+    if grant is not None and grant.revoked:
         connected = "no: revoked"
     elif grant is not None:
         connected = "yes"
-        spent = grant.generation - 1
+        used = grant.generation - 1
         of_refresh = (
-            f"<code>{shown(masked(grant.living))}</code>, generation {grant.generation}, {spent} spent"
+            f"<code>{escaped(masked(grant.refresh_token))}</code>, generation {grant.generation}, {used} used"
         )
         of_access = "none: revoked"
         if id(grant) in access:
-            token, living = access[id(grant)]
-            over = state.wall() >= living.expires
-            ends = (
-                f'<span class="bad">expired</span> {_time(living.expires)}'
-                if over
-                else f"until {_time(living.expires)}"
+            token, access_token = access[id(grant)]
+            expired = state.wall() >= access_token.expires
+            expiry = (
+                f'<span class="bad">expired</span> {_time(access_token.expires)}'
+                if expired
+                else f"until {_time(access_token.expires)}"
             )
-            of_access = f"<code>{shown(masked(token))}</code>, {ends}"
+            of_access = f"<code>{escaped(masked(token))}</code>, {expiry}"
     return (
-        _address(user.email),
-        _theirs(name) or _NOTHING,
-        _theirs(user.account_id),
+        _email(user.email),
+        _isolated(name) or _NONE,
+        _isolated(user.account_id),
         "yes" if user.licensed else "no: cannot schedule",
         connected,
         of_access,
         of_refresh,
-        _buttons(user, connected=grant is not None and not grant.ended),
+        _buttons(user, connected=grant is not None and not grant.revoked),
     )
 
 
 def _buttons(user: SimulatedUser, *, connected: bool) -> str:
-    """Let something happen to a user."""
+    """Return the buttons that trigger events for a user."""
     events = {"app_deauthorized": "Remove the app"} if connected else {}
     events |= {"user.deactivated": "Deactivate", "user.deleted": "Delete"}
     buttons = "".join(
-        f'<button name="event" value="{event}" aria-label="{text}: {shown(user.email)}">{text}</button>'
+        f'<button name="event" value="{event}" aria-label="{text}: {escaped(user.email)}">{text}</button>'
         for event, text in events.items()
     )
     hidden = f'<input type="hidden" name="user" value="{escape(user.email)}">'
     return f'<form method="post" action="/_sim/event">{hidden}{buttons}</form>'
 
 
-def _events(webhooks: Webhooks, url: str) -> _Part:
+def _events(webhooks: Webhooks, url: str) -> _Section:
     deliveries = webhooks.latest()
     if not webhooks.url:
-        content = "<p>Nobody is told what happens: start with <code>--webhook-url</code>.</p>"
+        content = "<p>No webhook URL. Start with <code>--webhook-url</code> to receive events.</p>"
     elif not deliveries:
         content = (
-            f"<p>What happens is told to <code>{shown(webhooks.url)}</code>. Let that prove that it knows the secret:</p>"
+            f"<p>Events are sent to <code>{escaped(webhooks.url)}</code>. Validate that it knows the secret:</p>"
             + _curl(f"{url}/_sim/event", event=VALIDATION)
         )
     else:
         content = _table(
-            f"What {shown(webhooks.url)} was told, the latest first; after 5xx or no answer it is told again, three times",
-            ("Event", "User", "Answers", "Again"),
+            f"Events sent to {escaped(webhooks.url)}, latest first; after 5xx or no response, retried up to three times",
+            ("Event", "User", "Responses", "Next attempt"),
             (
                 (
                     delivery.event,
-                    _address(delivery.user) or _NOTHING,
-                    shown("; ".join(delivery.answers)) or "none yet",
-                    _NOTHING if delivery.due is None else _time(delivery.due),
+                    _email(delivery.user) or _NONE,
+                    escaped("; ".join(delivery.responses)) or "none yet",
+                    _NONE if delivery.due is None else _time(delivery.due),
                 )
                 for delivery in deliveries
             ),
-            more=0,
+            omitted=0,
         )
-    return _Part("Webhooks", "webhooks", len(deliveries), content)
+    return _Section("Webhooks", "webhooks", len(deliveries), content)
 
 
-def _requests(log: RequestLog, url: str) -> _Part:
+def _requests(log: RequestLog, url: str) -> _Section:
     entries = log.latest()
     if not entries:
-        content = "<p>There was none. Ask who you are, without a token:</p>" + _curl(f"{url}/v2/users/me")
+        content = "<p>No requests yet. Send one without a token:</p>" + _curl(f"{url}/v2/users/me")
     else:
         content = _table(
-            f"The latest answer first, at most {LOGGED}, by the simulator's clock; those to /_sim/ are left out",
-            ("Time", "Request", "Status", "Why", "User"),
+            f"At most {MAX_ENTRIES} requests, latest first, with the time of the simulator's clock; requests to /_sim/ are not shown",
+            ("Time", "Request", "Status", "Reason", "User"),
             (_request(entry) for entry in entries),
-            more=log.received - len(entries),
+            omitted=log.received - len(entries),
         )
-    return _Part("Requests", "requests", log.received, content)
+    return _Section("Requests", "requests", log.received, content)
 
 
 def _request(entry: Entry) -> tuple[str, ...]:
     status = "cut" if entry.status is None else str(entry.status)
-    good = entry.status is not None and entry.status < 400
+    succeeded = entry.status is not None and entry.status < 400
     return (
         _time(entry.time),
-        f"{shown(entry.method)} <code>{shown(entry.path)}</code>",
-        status if good else f'<span class="bad">{status}</span>',
-        shown(entry.reason) or _NOTHING,
-        _address(entry.user) or _NOTHING,
+        f"{escaped(entry.method)} <code>{escaped(entry.path)}</code>",
+        status if succeeded else f'<span class="bad">{status}</span>',
+        escaped(entry.reason) or _NONE,
+        _email(entry.user) or _NONE,
     )
 
 
-def _meetings(state: ZoomState, url: str) -> _Part:
+def _meetings(state: ZoomState, url: str) -> _Section:
     meetings = state.meetings
     if not meetings:
-        content = "<p>There is none. Schedule one, with an access token of yours:</p>" + _curl(
+        content = "<p>No meetings. Create one with an access token:</p>" + _curl(
             "-H",
             "Authorization: Bearer ACCESS_TOKEN",
             "-H",
@@ -256,33 +252,36 @@ def _meetings(state: ZoomState, url: str) -> _Part:
         )
     else:
         content = _table(
-            "The latest first",
-            ("Number", "Topic", "Host", "Start", "State"),
-            (_meeting(meeting) for meeting in islice(reversed(meetings.values()), MOST)),
-            more=len(meetings) - MOST,
+            "Latest first",
+            ("ID", "Topic", "Host", "Start", "State"),
+            (_meeting(meeting) for meeting in islice(reversed(meetings.values()), MAX_ROWS)),
+            omitted=len(meetings) - MAX_ROWS,
         )
-    return _Part("Meetings", "meetings", len(meetings), content)
+    return _Section("Meetings", "meetings", len(meetings), content)
 
 
 def _meeting(meeting: Meeting) -> tuple[str, ...]:
     body = meeting.body
     start = (
-        f"{shown(body['start_time'])}, {body['duration']} min" if "start_time" in body else "no fixed time"
+        f"{escaped(body['start_time'])}, {body['duration']} min" if "start_time" in body else "no fixed time"
     )
     if "occurrences" in body:
-        left = sum(each["status"] != "deleted" for each in body["occurrences"])
-        start += f", {left} of {len(body['occurrences'])} occurrences"
-    state = '<span class="bad">deleted</span>' if meeting.deleted else shown(body["status"])
-    return str(body["id"]), _theirs(body["topic"]), _address(body["host_email"]), start, state
+        remaining = sum(each["status"] != "deleted" for each in body["occurrences"])
+        start += f", {remaining} of {len(body['occurrences'])} occurrences"
+    state = '<span class="bad">deleted</span>' if meeting.deleted else escaped(body["status"])
+    return str(body["id"]), _isolated(body["topic"]), _email(body["host_email"]), start, state
 
 
-# -- how ---------------------------------------------------------------------------------------------------
+# -- helpers -----------------------------------------------------------------------------------------------
 
 
-def _table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, more: int) -> str:
-    """Write a table whose cells are HTML. The roles are said since a narrow window makes it a list, which takes them away."""
-    heads = "".join(f'<th scope="col" role="columnheader">{column}</th>' for column in columns)
-    lines = "".join(
+def _table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, omitted: int) -> str:
+    """Return a table whose cells are HTML.
+
+    The ARIA roles are explicit because the narrow layout changes `display`, which removes the implicit ones.
+    """
+    header_cells = "".join(f'<th scope="col" role="columnheader">{column}</th>' for column in columns)
+    body_rows = "".join(
         f'<tr role="row"><th scope="row" role="rowheader">{row[0]}</th>'
         + "".join(
             f'<td role="cell" data-label="{column}">{cell}</td>'
@@ -292,19 +291,19 @@ def _table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], 
         for row in rows
     )
     return (
-        f'<table role="table"><caption>{caption}</caption><thead role="rowgroup"><tr role="row">{heads}</tr></thead>'
-        f'<tbody role="rowgroup">{lines}</tbody></table>{f"<p>and {more} more</p>" if more > 0 else ""}'
+        f'<table role="table"><caption>{caption}</caption><thead role="rowgroup"><tr role="row">{header_cells}</tr></thead>'
+        f'<tbody role="rowgroup">{body_rows}</tbody></table>{f"<p>and {omitted} more</p>" if omitted > 0 else ""}'
     )
 
 
-def _theirs(text: str) -> str:
-    """Write what somebody else wrote, so that its direction of reading ends with it."""
-    return f"<bdi>{shown(text)}</bdi>" if text else ""
+def _isolated(text: str) -> str:
+    """Return untrusted text for HTML, with its text direction isolated."""
+    return f"<bdi>{escaped(text)}</bdi>" if text else ""
 
 
-def _address(email: str) -> str:
-    """Write an e-mail address, if there is one, with room enough for a usual one in a line."""
-    return f'<bdi class="who">{shown(email)}</bdi>' if email else ""
+def _email(email: str) -> str:
+    """Return an email address for HTML, with enough width for a typical one on one line."""
+    return f'<bdi class="who">{escaped(email)}</bdi>' if email else ""
 
 
 def _time(seconds: float) -> str:
@@ -312,11 +311,11 @@ def _time(seconds: float) -> str:
 
 
 def _curl(*arguments: str, **body: str | int) -> str:
-    """Write a command to paste into a terminal.
+    """Return a curl command to paste into a terminal.
 
     Args:
-        arguments: Of curl.
-        body: What is sent, as a JSON object.
+        arguments: Arguments of curl.
+        body: Fields of the JSON object to send.
     """
-    sent = ("-d", json.dumps(body)) if body else ()
-    return f"<pre><code>{shown(shlex.join(('curl', *sent, *arguments)))}</code></pre>"
+    data = ("-d", json.dumps(body)) if body else ()
+    return f"<pre><code>{escaped(shlex.join(('curl', *data, *arguments)))}</code></pre>"

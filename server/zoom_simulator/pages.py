@@ -1,4 +1,4 @@
-"""What the simulator's pages share: the frame, the style, and how text of other people is shown."""
+"""Layout, style and escaping shared by the simulator's pages."""
 
 import hashlib
 from base64 import b64encode
@@ -48,26 +48,28 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""Go with every page."""
+"""Headers of every page."""
 
 
 def document(title: str, content: str, *, wide: bool = False) -> str:
-    """Give a whole page.
+    """Return a complete HTML page.
 
     Args:
-        title: Of the window, as text.
-        content: What is below the note on top, in HTML.
-        wide: Whether it has tables rather than a few lines.
+        title: The window title, as plain text.
+        content: HTML below the note at the top.
+        wide: Use the wide layout for tables.
     """
-    shape = ' class="wide"' if wide else ""
+    css_class = ' class="wide"' if wide else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{shown(title)}</title><style>{_STYLE}</style></head><body><main{shape}>"
+        f"<title>{escaped(title)}</title><style>{_STYLE}</style></head><body><main{css_class}>"
         '<p class="note">Simulated Zoom on your own machine; no real account is involved</p>'
         f"{content}</main></body></html>"
     )
 
 
-def shown(text: str) -> str:
-    r"""Write text of somebody else in HTML, what cannot be seen or turns the direction of reading as `\u202e`."""
-    return escape("".join(sign if sign.isprintable() else f"\\u{ord(sign):04x}" for sign in text))
+def escaped(text: str) -> str:
+    r"""Escape untrusted text for HTML; unprintable and bidirectional control characters become `\u202e` and the like."""
+    return escape(
+        "".join(character if character.isprintable() else f"\\u{ord(character):04x}" for character in text)
+    )

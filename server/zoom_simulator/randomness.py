@@ -1,4 +1,4 @@
-"""Where tokens, codes and ids come from."""
+"""The source of tokens, codes and ids."""
 
 import random
 import secrets
@@ -6,27 +6,27 @@ from base64 import urlsafe_b64encode
 
 
 class Randomness:
-    """Unguessable unless a seed is given; with one the same values come in the same order, every time.
+    """A cryptographically secure source, or a reproducible one if a seed is given.
 
     Args:
-        seed: A number for values that anybody can foretell. It is meant for tests alone, like the whole simulator.
+        seed: Makes the values reproducible and therefore predictable. Use it in tests only.
     """
 
     def __init__(self, seed: int | None = None) -> None:
         self._seed = seed
-        self._foretold = self._generator()
+        self._seeded = self._generator()
 
     def octets(self, count: int) -> bytes:
-        """Give so many bytes."""
-        return secrets.token_bytes(count) if self._foretold is None else self._foretold.randbytes(count)
+        """Return `count` random bytes."""
+        return secrets.token_bytes(count) if self._seeded is None else self._seeded.randbytes(count)
 
     def text(self, count: int) -> str:
-        """Give so many bytes, as letters, digits, `-` and `_`."""
+        """Return `count` random bytes, encoded as letters, digits, `-` and `_`."""
         return urlsafe_b64encode(self.octets(count)).rstrip(b"=").decode()
 
     def reset(self) -> None:
-        """Begin again, if there is a seed."""
-        self._foretold = self._generator()
+        """Restart the sequence if there is a seed."""
+        self._seeded = self._generator()
 
     def _generator(self) -> random.Random | None:
-        return None if self._seed is None else random.Random(self._seed)  # noqa: S311 - foretelling is its purpose
+        return None if self._seed is None else random.Random(self._seed)  # noqa: S311 - must be reproducible

@@ -1,4 +1,4 @@
-"""What was asked lately, how it was answered, and why."""
+"""Log of the latest requests, with their results and the reasons."""
 
 import re
 from collections import deque
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-LOGGED = 100
-"""How many requests are remembered."""
+MAX_ENTRIES = 100
+"""How many requests are retained."""
 
-_LONGEST = 300
-"""Characters of a path or a reason; the rest is cut off."""
+_MAX_TEXT_LENGTH = 300
+"""In characters; longer paths and reasons are truncated."""
 
-_HARMLESS = frozenset(
+_LOGGED_PARAMETERS = frozenset(
     {
         "client_id",
         "code_challenge_method",
@@ -27,24 +27,24 @@ _HARMLESS = frozenset(
         "type",
     }
 )
-"""Parameters whose values are remembered; of every other one only the name is."""
+"""Parameters that are logged with their values; of all others only the name is logged."""
 
-_LIKE_A_TOKEN = re.compile(r"[\w-]{28,}(?=[\w-]{4})")
-"""Nothing in Zoom's paths is that long, but codes and tokens are."""
+_TOKEN_PATTERN = re.compile(r"[\w-]{28,}(?=[\w-]{4})")
+"""Matches codes and tokens; nothing else in Zoom's paths is this long."""
 
-_OWN = "/_sim"
+_ADMIN_PATH = "/_sim"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(slots=True)
-class Why:
-    """Why a request is answered as it is, in the words of whoever decided.
+class Outcome:
+    """The explanation of the current request's result.
 
     Attributes:
-        reason: A sentence without a full stop, for a person who wonders; no secrets.
-        user: E-mail address of the account that it was about, if that is known.
-        cut: Whether the connection was cut instead of an answer.
+        reason: A sentence without a full stop that explains the result to a developer; contains no secrets.
+        user: Email address of the account concerned, if known.
+        cut: Whether the connection was closed instead of sending a response.
     """
 
     reason: str = ""
@@ -52,46 +52,46 @@ class Why:
     cut: bool = False
 
 
-_current: ContextVar[Why | None] = ContextVar("why", default=None)
+_current: ContextVar[Outcome | None] = ContextVar("outcome", default=None)
 
 
-def because(reason: str, *, user: str | None = None) -> None:
-    """Say why the request that is being served is answered as it is; what is said last counts.
+def log_reason(reason: str, *, user: str | None = None) -> None:
+    """Set the reason for the result of the current request; the last call wins.
 
     Args:
-        reason: See `Why`.
-        user: See `Why`; None leaves what is known.
+        reason: See `Outcome`.
+        user: See `Outcome`; None leaves the current value.
     """
-    why = _current.get()
-    if why is not None:  # a test in the same process may ask without a request
-        why.reason = reason
-        why.user = why.user if user is None else user
+    outcome = _current.get()
+    if outcome is not None:  # tests in the same process call the state outside of a request
+        outcome.reason = reason
+        outcome.user = outcome.user if user is None else user
 
 
-def told() -> str:
-    """Give what was said so far about the request that is being served."""
-    why = _current.get()
-    return why.reason if why is not None else ""
+def current_reason() -> str:
+    """Return the reason that is set for the current request."""
+    outcome = _current.get()
+    return outcome.reason if outcome is not None else ""
 
 
-def was_cut() -> None:
-    """Say that the request that is being served gets no answer, since its connection was cut."""
-    why = _current.get()
-    if why is not None:
-        why.cut = True
+def mark_connection_cut() -> None:
+    """Record that the connection of the current request was closed without a response."""
+    outcome = _current.get()
+    if outcome is not None:
+        outcome.cut = True
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A request that was answered.
+    """A logged request.
 
     Attributes:
-        time: When that was, by the simulator's clock, in seconds since 1970.
+        time: Time of the response by the simulator's clock, in seconds since 1970.
         method: HTTP method.
         path: Path and query, without codes, tokens and states.
-        user: E-mail address of the account that it was about; empty if unknown.
-        status: HTTP status; None if the connection was cut instead.
-        reason: Why it was answered so.
+        user: Email address of the account concerned; empty if unknown.
+        status: HTTP status; None if the connection was closed instead.
+        reason: Explanation of the result.
     """
 
     time: float
@@ -103,90 +103,90 @@ class Entry:
 
 
 class RequestLog:
-    """The latest requests, at most `LOGGED`; those to the admin path are none.
-
-    Args:
-        wall: The simulator's clock.
+    """The latest requests, at most `MAX_ENTRIES`. Requests to the admin API are not logged.
 
     Attributes:
-        received: How many there were since the start.
+        received: Number of requests since the start.
     """
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
-        self._entries: deque[Entry] = deque(maxlen=LOGGED)
+        self._entries: deque[Entry] = deque(maxlen=MAX_ENTRIES)
         self.received = 0
 
     def latest(self) -> list[Entry]:
-        """Give what is remembered, the latest answer first."""
+        """Return the logged requests, latest first."""
         return list(reversed(self._entries))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete all entries."""
         self._entries.clear()
         self.received = 0
 
     @web.middleware
     async def record(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Serve a request and remember it."""
-        if request.path == _OWN or request.path.startswith(f"{_OWN}/"):
+        """Handle a request and log it."""
+        if request.path == _ADMIN_PATH or request.path.startswith(f"{_ADMIN_PATH}/"):
             return await handler(request)
-        why = Why()
-        token = _current.set(why)
+        outcome = Outcome()
+        token = _current.set(outcome)
         try:
             response = await handler(request)
-        except web.HTTPException as refused:  # aiohttp's own: no such path, wrong method, too large a body
-            self._add(request, refused.status, why, _refusal(request, refused))
+        except web.HTTPException as rejection:
+            # raised by aiohttp itself: unknown path, wrong method, body too large
+            self._add(request, rejection.status, outcome, _rejection_reason(request, rejection))
             raise
         except Exception as error:
             self._add(
                 request,
                 500,
-                why,
-                f"the simulator failed, which is a fault of its own: {type(error).__name__}",
+                outcome,
+                f"bug in the simulator: {type(error).__name__}",
             )
             raise
         finally:
             _current.reset(token)
-        self._add(request, response.status, why, why.reason)
+        self._add(request, response.status, outcome, outcome.reason)
         return response
 
-    def _add(self, request: web.Request, status: int, why: Why, reason: str) -> None:
+    def _add(self, request: web.Request, status: int, outcome: Outcome, reason: str) -> None:
         self.received += 1
         self._entries.append(
             Entry(
                 self._wall(),
-                _shortened(request.method),
-                _shortened(redacted(request.path, request.query)),
-                why.user,
-                None if why.cut else status,
-                _shortened(_without_tokens(reason)),
+                _truncated(request.method),
+                _truncated(redacted(request.path, request.query)),
+                outcome.user,
+                None if outcome.cut else status,
+                _truncated(_mask_tokens(reason)),
             )
         )
 
 
 def redacted(path: str, query: Mapping[str, str]) -> str:
-    """Give a path and its query without what may be a secret."""
-    shown = "&".join(f"{name}={value if name in _HARMLESS else '…'}" for name, value in query.items())
-    return _without_tokens(f"{path}?{shown}" if shown else path)
+    """Return a path and its query without values that may be secret."""
+    parameters = "&".join(
+        f"{name}={value if name in _LOGGED_PARAMETERS else '…'}" for name, value in query.items()
+    )
+    return _mask_tokens(f"{path}?{parameters}" if parameters else path)
 
 
-def _without_tokens(text: str) -> str:
-    return _LIKE_A_TOKEN.sub("…", text)
+def _mask_tokens(text: str) -> str:
+    return _TOKEN_PATTERN.sub("…", text)
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+def _truncated(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT_LENGTH else f"{text[:_MAX_TEXT_LENGTH]}…"
 
 
-def _refusal(request: web.Request, refused: web.HTTPException) -> str:
-    match refused:
+def _rejection_reason(request: web.Request, rejection: web.HTTPException) -> str:
+    match rejection:
         case web.HTTPNotFound():
-            return "the simulated Zoom has no such path: it serves /oauth/… and /v2/…"
+            return "the simulated Zoom has no such path; it serves /oauth/… and /v2/…"
         case web.HTTPMethodNotAllowed():
-            allowed = ", ".join(sorted(refused.allowed_methods))
-            return f"this path takes {allowed}, not {request.method}"
+            allowed = ", ".join(sorted(rejection.allowed_methods))
+            return f"this path accepts {allowed}, not {request.method}"
         case web.HTTPRequestEntityTooLarge():
             return "the body is larger than 2 MiB"
         case _:
-            return refused.reason
+            return rejection.reason

@@ -1,4 +1,4 @@
-"""Reads seed files: who has an account and which meetings there are when the simulator starts."""
+"""Parsing of seed files, which define the users and meetings at startup."""
 
 import difflib
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoom_simulator import meeting_rules
-from zoom_simulator.options import SeededMeeting, SimulatedUser, user_problems
+from zoom_simulator.options import SeededMeeting, SimulatedUser, user_violations
 
 _USER_KEYS = tuple(field.name for field in fields(SimulatedUser))
 _MEETING_KEYS = (
@@ -29,25 +29,25 @@ _MEETING_KEYS = (
     "tracking_fields",
     "type",
 )
-_WRITE = {
+_EXAMPLES = {
     "topic": 'topic = "Planning"',
-    "agenda": 'agenda = "What we talk about"',
-    "password": 'password = "secret", of at most 10 characters',
-    "type": "type = 2, or another of 1, 2, 3, 8, 10",
-    "duration": "duration = 60, in minutes",
+    "agenda": 'agenda = "What we discuss"',
+    "password": 'password = "secret" (at most 10 characters)',
+    "type": "type = 2 (one of 1, 2, 3, 8, 10)",
+    "duration": "duration = 60 (in minutes)",
     "timezone": 'timezone = "Europe/Berlin"',
-    "start_time": 'start_time = "2026-01-05T09:00:00Z", or without Z for the time zone of the meeting',
+    "start_time": 'start_time = "2026-01-05T09:00:00Z" (without Z: in the time zone of the meeting)',
     "settings": "settings = { waiting_room = true }",
-    "id": "id = 81234500001, of 9 to 11 digits, and give each meeting its own",
+    "id": "id = 81234500001 (9 to 11 digits, unique)",
     "recurrence": "recurrence = { type = 1, repeat_interval = 1, end_times = 3 }",
 }
 
 
 class SeedFileError(Exception):
-    """A seed file cannot be used.
+    """A seed file is invalid.
 
     Attributes:
-        problems: One sentence each: file, line, field, and what to write instead.
+        problems: One sentence per problem, with file, line, field and correction.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -57,54 +57,58 @@ class SeedFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """What a seed file says."""
+    """The content of a seed file."""
 
     users: tuple[SimulatedUser, ...]
     meetings: tuple[SeededMeeting, ...]
 
 
 def load(path: Path) -> Seed:
-    """Read a seed file.
+    """Read and parse a seed file.
 
     Raises:
-        SeedFileError: With everything that is wrong.
+        SeedFileError: The file cannot be read or is invalid; lists all problems.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise SeedFileError([f"{path} cannot be read ({error.strerror}): name a file of yours"]) from None
+        raise SeedFileError(
+            [f"{path} cannot be read ({error.strerror}); check the path and its permissions"]
+        ) from None
     except UnicodeDecodeError:
-        raise SeedFileError([f"{path} is not UTF-8: save it as UTF-8"]) from None
+        raise SeedFileError([f"{path} is not UTF-8; save it as UTF-8"]) from None
     return parse(text, str(path))
 
 
 def parse(text: str, name: str) -> Seed:
-    """Read the text of a seed file; `name` stands in the messages.
+    """Parse the text of a seed file; `name` is the file name in error messages.
 
     Raises:
-        SeedFileError: With everything that is wrong.
+        SeedFileError: The text is invalid; lists all problems.
     """
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SeedFileError([f"{name} is no TOML: {error}"]) from None
+        raise SeedFileError([f"{name} is not valid TOML: {error}"]) from None
     return _Reader(text, name).read(content)
 
 
 class _Reader:
-    """Reads one file and collects what is wrong with it."""
+    """Validates one file and collects its problems."""
 
     def __init__(self, text: str, name: str) -> None:
         self._name = name
         self._lines = _Lines(text)
         self._problems: list[str] = []
         self._ids: set[int] = set()
-        self._taken: set[tuple[str, str]] = set()
+        self._used_values: set[tuple[str, str]] = set()
 
     def read(self, content: Mapping[str, Any]) -> Seed:
         for key in content:
             if key != "users":
-                self._refuse(self._lines.of((), key), f"{key} is not known: write [[users]] tables only")
+                self._add_problem(
+                    self._lines.line_of((), key), f"unknown key {key}; only [[users]] tables are allowed"
+                )
         users: list[SimulatedUser] = []
         meetings: list[SeededMeeting] = []
         for number, row in self._tables(content, "users", ()):
@@ -114,76 +118,81 @@ class _Reader:
                 users.append(user)
                 meetings.extend(SeededMeeting(user.email, meeting) for meeting in scheduled)
         if not users and not self._problems:
-            self._refuse(1, 'users is missing: write [[users]] and email = "monica@example.com" below it')
+            self._add_problem(1, 'users is missing; add [[users]] with email = "monica@example.com" below it')
         if self._problems:
             raise SeedFileError(self._problems)
         return Seed(tuple(users), tuple(meetings))
 
     def _user(self, row: Mapping[str, Any], number: int) -> SimulatedUser | None:
-        before, place = len(self._problems), f"users[{number}]"
-        given = {key: value for key, value in row.items() if key != "meetings"}
-        self._unknown(given, _USER_KEYS, place, (number,))
-        known = {key: value for key, value in given.items() if key in _USER_KEYS}
-        for key, problem in user_problems(known).items():
-            self._refuse(self._lines.of((number,), key), f"{place}.{problem}")
+        before, path = len(self._problems), f"users[{number}]"
+        values = {key: value for key, value in row.items() if key != "meetings"}
+        self._check_keys(values, _USER_KEYS, path, (number,))
+        known = {key: value for key, value in values.items() if key in _USER_KEYS}
+        for key, problem in user_violations(known).items():
+            self._add_problem(self._lines.line_of((number,), key), f"{path}.{problem}")
         if len(self._problems) > before:
             return None
         user = SimulatedUser(**known)
         for key in ("email", "user_id"):
-            if (key, getattr(user, key)) in self._taken:
-                line = self._lines.of((number,), key)
-                self._refuse(line, f"{place}.{key} is another user's: write one that nobody has")
-            self._taken.add((key, getattr(user, key)))
+            if (key, getattr(user, key)) in self._used_values:
+                line = self._lines.line_of((number,), key)
+                self._add_problem(line, f"{path}.{key} belongs to another user; choose a unique value")
+            self._used_values.add((key, getattr(user, key)))
         return user
 
     def _meetings(self, row: Mapping[str, Any], user: int) -> Iterator[dict[str, Any]]:
-        for number, given in self._tables(row, "meetings", (user,)):
-            place, where = f"users[{user}].meetings[{number}]", (user, number)
-            self._unknown(given, _MEETING_KEYS, place, where)
-            meeting = {key: value for key, value in given.items() if key in _MEETING_KEYS}
+        for number, values in self._tables(row, "meetings", (user,)):
+            path, table = f"users[{user}].meetings[{number}]", (user, number)
+            self._check_keys(values, _MEETING_KEYS, path, table)
+            meeting = {key: value for key, value in values.items() if key in _MEETING_KEYS}
             if isinstance(meeting.get("start_time"), datetime):
-                meeting["start_time"] = _as_text(meeting["start_time"])
-            wrong = {problem["field"] for problem in meeting_rules.problems(meeting)}
-            if "id" in meeting and not self._free(meeting["id"]):
-                wrong.add("id")
-            for field in sorted(wrong):
+                meeting["start_time"] = _zoom_time(meeting["start_time"])
+            invalid = {problem["field"] for problem in meeting_rules.violations(meeting)}
+            if "id" in meeting and not self._reserve_id(meeting["id"]):
+                invalid.add("id")
+            for field in sorted(invalid):
                 key = field.partition(".")[0]
-                self._refuse(
-                    self._lines.of(where, key), f"{place}.{field} cannot be used: write {_WRITE[key]}"
+                self._add_problem(
+                    self._lines.line_of(table, key),
+                    f"{path}.{field} is invalid; for example {_EXAMPLES[key]}",
                 )
             yield meeting
 
-    def _free(self, number: object) -> bool:
+    def _reserve_id(self, number: object) -> bool:
         if type(number) is not int or not 10**8 <= number < 10**11 or number in self._ids:
             return False
         self._ids.add(number)
         return True
 
     def _tables(
-        self, content: Mapping[str, Any], key: str, where: tuple[int, ...]
+        self, content: Mapping[str, Any], key: str, table: tuple[int, ...]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         rows = content.get(key, [])
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            header = "users.meetings" if where else "users"
-            self._refuse(self._lines.of(where, key), f"{key} must be tables: write [[{header}]]")
+            header = "users.meetings" if table else "users"
+            self._add_problem(
+                self._lines.line_of(table, key), f"{key} must be an array of tables; use [[{header}]]"
+            )
             return
         yield from enumerate(rows, start=1)
 
-    def _unknown(
-        self, given: Mapping[str, Any], known: Collection[str], place: str, where: tuple[int, ...]
+    def _check_keys(
+        self, values: Mapping[str, Any], known: Collection[str], path: str, table: tuple[int, ...]
     ) -> None:
-        for key in given:
+        for key in values:
             if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                instead = near[0] if near else f"one of {', '.join(known)}"
-                self._refuse(self._lines.of(where, key), f"{place}.{key} is not known: write {instead}")
+                similar = difflib.get_close_matches(key, known, 1)
+                suggestion = similar[0] if similar else f"one of {', '.join(known)}"
+                self._add_problem(
+                    self._lines.line_of(table, key), f"unknown key {path}.{key}; use {suggestion}"
+                )
 
-    def _refuse(self, line: int, problem: str) -> None:
+    def _add_problem(self, line: int, problem: str) -> None:
         self._problems.append(f"{self._name}:{line}: {problem}")
 
 
 class _Lines:
-    """Finds the lines of tables and keys, for messages."""
+    """Finds the line numbers of tables and keys, for error messages."""
 
     def __init__(self, text: str) -> None:
         self._lines = text.splitlines()
@@ -197,23 +206,26 @@ class _Lines:
                 meeting += 1
                 self._starts[user, meeting] = number
 
-    def of(self, where: tuple[int, ...], key: str) -> int:
-        """Line of a key in a table, or of the table itself; of a table in an inline array, the line of its user."""
-        while where not in self._starts:
-            where = where[:-1]
-        start = self._starts[where]
+    def line_of(self, table: tuple[int, ...], key: str) -> int:
+        """Return the line of a key in a table, or of the table itself if the key is absent.
+
+        For a table in an inline array, the line of its user is returned.
+        """
+        while table not in self._starts:
+            table = table[:-1]
+        start = self._starts[table]
         ends = [number for number in self._starts.values() if number > start]
         for number in range(start, min(ends, default=len(self._lines) + 1) - 1):
             if re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]", self._lines[number]):
                 return number + 1
         for number, line in enumerate(self._lines, start=1):
-            if not where and re.match(rf"\s*\[+\s*{re.escape(key)}\s*\]+", line):
+            if not table and re.match(rf"\s*\[+\s*{re.escape(key)}\s*\]+", line):
                 return number
         return max(start, 1)
 
 
-def _as_text(moment: datetime) -> str:
-    """Write a date and time of TOML as Zoom wants it."""
+def _zoom_time(moment: datetime) -> str:
+    """Format a TOML datetime as Zoom expects it."""
     if moment.tzinfo is None:
         return moment.strftime("%Y-%m-%dT%H:%M:%S")
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

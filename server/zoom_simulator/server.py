@@ -1,4 +1,4 @@
-"""The simulator as a server."""
+"""The HTTP server of the simulator."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -20,17 +20,16 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Simulator:
-    """A simulated Zoom that listens on this machine; use it as an async context manager.
+    """A simulated Zoom that listens on this machine, as an async context manager.
 
     Args:
-        options: How it behaves.
-        wall: Seconds since 1970, followed unless the options make the clock stand still.
+        wall: The underlying clock, in seconds since 1970. The simulator's clock follows it unless the options freeze it.
 
     Attributes:
-        zoom: What it knows, for tests in the same process.
-        faults: Its faults, for tests in the same process.
-        log: What it was asked.
-        webhooks: What it tells the app by itself.
+        zoom: The simulated state, for tests in the same process.
+        faults: The active faults, for tests in the same process.
+        log: The latest requests.
+        webhooks: The webhook sender.
     """
 
     def __init__(
@@ -46,27 +45,27 @@ class Simulator:
 
     @property
     def url(self) -> str:
-        """Base address, without a slash at the end."""
+        """Base URL without a trailing slash."""
         host = f"[{self.options.host}]" if ":" in self.options.host else self.options.host
         return f"http://{host}:{self._port}"
 
     @property
     def oauth_url(self) -> str:
-        """Base address of the OAuth endpoints."""
+        """Base URL of the OAuth endpoints."""
         return f"{self.url}/oauth"
 
     @property
     def api_url(self) -> str:
-        """Base address of the REST API."""
+        """Base URL of the REST API."""
         return f"{self.url}/v2"
 
     @property
     def page_url(self) -> str:
-        """Address of the page that shows what it knows and was asked."""
+        """URL of the overview page."""
         return f"{self.url}/_sim/"
 
     async def start(self) -> None:
-        """Listen.
+        """Start the server and the webhook sender.
 
         Raises:
             OSError: The address cannot be used.
@@ -83,14 +82,14 @@ class Simulator:
         await self.webhooks.start()
 
     async def stop(self) -> None:
-        """Stop listening and sending, and forget nothing."""
+        """Stop the server and the webhooks; the state is retained."""
         await self.webhooks.stop()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
 
     def reset(self) -> None:
-        """Make everything as it was at the start."""
+        """Restore the initial state."""
         self.faults.clear()
         self.zoom.reset()
         self.log.clear()
@@ -118,13 +117,13 @@ class Simulator:
             reset=self.reset,
         )
         app = web.Application(client_max_size=2 * 1024 * 1024, middlewares=[self.log.record])
-        app.on_response_prepare.append(self._date)
+        app.on_response_prepare.append(self._set_date)
         add = app.router.add_route
         add("GET", "/oauth/authorize", oauth.authorize)
-        add("POST", "/oauth/authorize", oauth.decide)
-        add("POST", "/oauth/token", self._faulty("token", oauth.token))
-        add("POST", "/oauth/revoke", self._faulty("revoke", oauth.revoke))
-        add("GET", "/v2/users/me", self._faulty("users_me", api.guarded("me", api.me)))
+        add("POST", "/oauth/authorize", oauth.submit_consent)
+        add("POST", "/oauth/token", self._with_faults("token", oauth.token))
+        add("POST", "/oauth/revoke", self._with_faults("revoke", oauth.revoke))
+        add("GET", "/v2/users/me", self._with_faults("users_me", api.with_authorization("me", api.me)))
         for method, path, name, endpoint in (
             ("POST", "/v2/users/{user}/meetings", "create", api.create),
             ("GET", "/v2/users/{user}/meetings", "list", api.list),
@@ -134,9 +133,9 @@ class Simulator:
             ("PUT", "/v2/meetings/{id}/status", "status", api.status),
             ("GET", "/v2/meetings/{id}/invitation", "invitation", api.invitation),
         ):
-            add(method, path, self._faulty("meetings", api.guarded(name, endpoint)))
-        add("*", "/v2/{tail:.*}", self._faulty("any", api.unknown))
-        add("GET", "/_sim", admin.to_overview)
+            add(method, path, self._with_faults("meetings", api.with_authorization(name, endpoint)))
+        add("*", "/v2/{tail:.*}", self._with_faults("any", api.unknown))
+        add("GET", "/_sim", admin.redirect_to_overview)
         add("GET", "/_sim/", admin.overview)
         add("GET", "/_sim/stats", admin.stats)
         add("POST", "/_sim/fault", admin.add_fault)
@@ -154,12 +153,12 @@ class Simulator:
         add("POST", "/_sim/reset", admin.reset)
         return app
 
-    async def _date(self, _request: web.Request, response: web.StreamResponse) -> None:
-        """Date every answer by the simulator's clock."""
+    async def _set_date(self, _request: web.Request, response: web.StreamResponse) -> None:
+        """Set the `Date` header from the simulator's clock."""
         response.headers["Date"] = formatdate(self.zoom.wall(), usegmt=True)
 
-    def _faulty(self, endpoint: str, handler: Handler) -> Handler:
-        """Let faults happen around an endpoint."""
+    def _with_faults(self, endpoint: str, handler: Handler) -> Handler:
+        """Wrap a handler with fault injection."""
 
         async def serve(request: web.Request) -> web.StreamResponse:
             return await self.faults.apply(endpoint, request, handler)

@@ -1,4 +1,4 @@
-"""What somebody typed when starting the simulator, made into options."""
+"""Startup options from the command line, shared by both commands that start the simulator."""
 
 import ipaddress
 import re
@@ -8,67 +8,69 @@ from pathlib import Path
 from zoom_simulator import clock, seed_files
 from zoom_simulator.options import SimulatorOptions
 
-LISTEN_HELP = "HOST:PORT of this machine; port 0 picks a free one."
-SEED_HELP = "Foretellable ids, tokens and passwords: the same seed and requests give the same answers."
+LISTEN_HELP = "Loopback HOST:PORT to listen on; port 0 selects a free port."
+SEED_HELP = (
+    "Make ids, tokens and passwords reproducible: the same seed and requests yield the same responses."
+)
 CLOCK_HELP = (
-    "A clock that stands still at this moment, such as 2026-01-01T00:00:00Z, until POST /_sim/clock moves it."
+    "Freeze the clock at this time, such as 2026-01-01T00:00:00Z, until POST /_sim/clock advances it."
 )
-SEED_FILE_HELP = (
-    "TOML file with the users, instead of the usual ones, and the meetings that are there at the start."
-)
-WEBHOOK_HELP = "Address that events are told to, such as that a user removed the app."
-MOST_SEED = 2**63 - 1
+SEED_FILE_HELP = "TOML file with the users, which replace the default users, and the meetings at startup."
+WEBHOOK_HELP = "URL that receives webhook events, such as the removal of the app."
+MAX_SEED = 2**63 - 1
 
 
-class WrongOption(Exception):
-    """An option cannot be used; the text says which, why, and what to write instead, in a sentence a line."""
+class InvalidOption(Exception):
+    """A command-line option is invalid. The message has one line per problem, each with the option and a correction."""
 
 
-def listen_address(option: str, text: str) -> tuple[str, int]:
-    """Read where to listen: the simulator has no TLS and its secrets are public, so it is for this machine alone.
+def parse_listen_address(option: str, text: str) -> tuple[str, int]:
+    """Parse the address to listen on.
+
+    Only loopback addresses are accepted, because the simulator has no TLS and its secrets are public.
 
     Raises:
-        WrongOption: It is no HOST:PORT of this machine.
+        InvalidOption: The text is not HOST:PORT of this machine.
     """
-    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]+)):([0-9]{1,5})", text)
-    if found is None or int(found[3]) > 65_535 or not _is_loopback(found[1] or found[2]):
-        raise WrongOption(f"{option} is {text!r}: write 127.0.0.1:PORT with a port from 0 to 65535")
-    return found[1] or found[2], int(found[3])
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]+)):([0-9]{1,5})", text)
+    if match is None or int(match[3]) > 65_535 or not _is_loopback(match[1] or match[2]):
+        raise InvalidOption(f"{option} is {text!r}; use 127.0.0.1:PORT with a port from 0 to 65535")
+    return match[1] or match[2], int(match[3])
 
 
-def with_start(
+def with_startup_options(
     options: SimulatorOptions,
     *,
     seed: int | None,
-    moment: str | None,
+    frozen_at: str | None,
     seed_file: str | None,
     webhook_url: str | None,
 ) -> SimulatorOptions:
-    """Add what was given as `--seed`, `--clock`, `--seed-file` and `--webhook-url`.
+    """Return the options with `--seed`, `--clock`, `--seed-file` and `--webhook-url` applied.
 
     Raises:
-        WrongOption: One of them cannot be used.
+        InvalidOption: An option is invalid.
     """
-    if seed is not None and not 0 <= seed <= MOST_SEED:
-        raise WrongOption(f"--seed is {seed}: write a whole number from 0 to {MOST_SEED}")
-    standing = None
-    if moment is not None:
+    if seed is not None and not 0 <= seed <= MAX_SEED:
+        raise InvalidOption(f"--seed is {seed}; use an integer from 0 to {MAX_SEED}")
+    frozen_clock = None
+    if frozen_at is not None:
         try:
-            standing = clock.parse(moment)
+            frozen_clock = clock.parse(frozen_at)
         except ValueError:
-            raise WrongOption(
-                f"--clock is {moment!r}: write a moment of UTC from 1970 to 2100, such as 2026-01-01T00:00:00Z"
+            raise InvalidOption(
+                f"--clock is {frozen_at!r}; use a UTC time from 1970 to 2100, such as 2026-01-01T00:00:00Z"
             ) from None
     if webhook_url is not None and not re.fullmatch(r"https?://[^\s/?#@]+/[!-~]*", webhook_url):
-        raise WrongOption(f"--webhook-url is {webhook_url!r}: write http://127.0.0.1:PORT/PATH")
-    options = replace(options, seed=seed, standing_clock=standing, webhook_url=webhook_url or "")
+        raise InvalidOption(f"--webhook-url is {webhook_url!r}; use http://127.0.0.1:PORT/PATH")
+    options = replace(options, seed=seed, frozen_clock=frozen_clock, webhook_url=webhook_url or "")
     if seed_file is None:
         return options
     try:
-        content = seed_files.load(Path(seed_file))
+        seeded = seed_files.load(Path(seed_file))
     except seed_files.SeedFileError as error:
-        raise WrongOption("\n".join(f"--seed-file: {problem}" for problem in error.problems)) from None
-    return replace(options, users=content.users, meetings=content.meetings)
+        raise InvalidOption("\n".join(f"--seed-file: {problem}" for problem in error.problems)) from None
+    return replace(options, users=seeded.users, meetings=seeded.meetings)
 
 
 def _is_loopback(host: str) -> bool:

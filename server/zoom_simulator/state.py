@@ -1,4 +1,4 @@
-"""Who has an account, what they granted, and which tokens live."""
+"""The simulated state: users, grants, tokens and meetings."""
 
 import hashlib
 from base64 import urlsafe_b64encode
@@ -12,22 +12,22 @@ from zoom_simulator.clock import Clock
 from zoom_simulator.meetings import Meeting
 from zoom_simulator.options import SimulatedUser, SimulatorOptions
 from zoom_simulator.randomness import Randomness
-from zoom_simulator.request_log import because
+from zoom_simulator.request_log import log_reason
 
 CODE_SECONDS = 300.0
-"""Life of an authorization code (https://developers.zoom.us/docs/integrations/oauth-error-messages/, 4733)."""
+"""Lifetime of an authorization code (https://developers.zoom.us/docs/integrations/oauth-error-messages/, 4733)."""
 
-REMEMBERED = 10
-"""How many spent refresh tokens of a grant, and how many ended grants of a user, are told from unknown ones."""
+RETAINED_TOKENS = 10
+"""How many used refresh tokens per grant, and how many revoked grants per user, are distinguished from unknown ones."""
 
-_ENDED = 200
-"""How many ended access tokens are told from unknown ones, for whoever wonders why they are refused."""
+_RETAINED_ACCESS_TOKENS = 200
+"""How many invalid access tokens are distinguished from unknown ones, to explain in the request log why they are rejected."""
 
-_BEFORE_THE_FIRST_MEETING = 81_234_567_890
+_MEETING_ID_BASE = 81_234_567_890
 
 
-class TokenRefused(Exception):
-    """The token endpoint refuses. Carries what its answer says."""
+class TokenError(Exception):
+    """An error response of the token endpoint."""
 
     def __init__(self, status: int, error: str, reason: str, code: int | None = None) -> None:
         super().__init__(reason)
@@ -49,33 +49,32 @@ class Code:
 
 @dataclass(slots=True)
 class Grant:
-    """What one user granted to the app by the latest consent.
+    """A user's latest consent to the app.
 
     Attributes:
-        user: Who.
-        scope: What, separated by spaces.
-        living: The refresh token that works.
-        expires: When it dies unless it is used.
-        generation: How many refresh tokens were issued so far; all but the living one are spent.
-        spent: Those of them that are remembered, the latest first.
-        access: Its access tokens that were not ended by a newer one.
-        ended: Whether nothing of it works any more.
-        earlier: The same user's earlier grants, the latest first.
+        scope: The granted scopes, separated by spaces.
+        refresh_token: The valid refresh token.
+        expires: When the refresh token expires if it is not used.
+        generation: Number of refresh tokens issued so far. All but `refresh_token` have been used.
+        used_refresh_tokens: The used refresh tokens that are still recognized, latest first.
+        access_tokens: The access tokens that have not been replaced by newer ones.
+        revoked: Whether none of its tokens is valid any more.
+        previous: Earlier grants of the same user, latest first.
     """
 
     user: SimulatedUser
     scope: str
-    living: str = ""
+    refresh_token: str = ""
     expires: float = 0.0
     generation: int = 0
-    spent: list[str] = field(default_factory=list)
-    access: list[str] = field(default_factory=list)
-    ended: bool = False
-    earlier: list["Grant"] = field(default_factory=list)
+    used_refresh_tokens: list[str] = field(default_factory=list)
+    access_tokens: list[str] = field(default_factory=list)
+    revoked: bool = False
+    previous: list["Grant"] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class Access:
+class AccessToken:
     """An access token."""
 
     grant: Grant
@@ -83,44 +82,43 @@ class Access:
 
 
 class ZoomState:
-    """Everything that the simulated Zoom knows.
+    """The state of the simulated Zoom.
 
     Args:
-        options: How it behaves.
-        wall: Seconds since 1970, followed unless the options make the clock stand still.
+        wall: The underlying clock, in seconds since 1970. The simulator's clock follows it unless the options freeze it.
     """
 
     def __init__(self, options: SimulatorOptions, wall: Callable[[], float]) -> None:
         self.options = options
-        self.wall = Clock(wall, options.standing_clock)
+        self.wall = Clock(wall, options.frozen_clock)
         self.random = Randomness(options.seed)
         self.users: dict[str, SimulatedUser] = {}
         self.codes: dict[str, Code] = {}
         self.grants: dict[str, Grant] = {}
         self.refresh_tokens: dict[str, Grant] = {}
-        self.access_tokens: dict[str, Access] = {}
-        self._ended_access: dict[str, tuple[str, str]] = {}  # user and why, by token
+        self.access_tokens: dict[str, AccessToken] = {}
+        self._invalid_access_tokens: dict[str, tuple[str, str]] = {}  # user and reason by token
         self.meetings: dict[int, Meeting] = {}
         self.counters: Counter[str] = Counter()
         self.reset()
 
     def reset(self) -> None:
-        """Make everything as it was at the start: users of the options, no grants and tokens, the clock, the seed."""
-        for kept in (
+        """Restore the initial users, meetings, clock and seed, and delete all grants and tokens."""
+        for collection in (
             self.users,
             self.codes,
             self.grants,
             self.refresh_tokens,
             self.access_tokens,
-            self._ended_access,
+            self._invalid_access_tokens,
             self.meetings,
             self.counters,
         ):
-            kept.clear()
+            collection.clear()
         self.wall.reset()
         self.random.reset()
         self.users.update({user.email: user for user in self.options.users})
-        self._latest_meeting = _BEFORE_THE_FIRST_MEETING
+        self._latest_meeting = _MEETING_ID_BASE
         for seeded in self.options.meetings:
             self.schedule(self.users[seeded.owner], dict(seeded.fields), seeded=True)
 
@@ -129,7 +127,7 @@ class ZoomState:
     def issue_code(
         self, user: SimulatedUser, redirect_uri: str, *, challenge: str = "", challenge_method: str = "plain"
     ) -> str:
-        """Issue a code after a consent."""
+        """Issue an authorization code for a consent."""
         for old in [old for old, code in self.codes.items() if self.wall() >= code.expires + CODE_SECONDS]:
             del self.codes[old]
         code = self.random.text(24)
@@ -144,151 +142,159 @@ class ZoomState:
         return code
 
     def exchange(self, code: str, redirect_uri: str, verifier: str) -> dict[str, Any]:
-        """Exchange a code for tokens; a new grant ends the user's earlier one."""
-        found = self.codes.pop(code, None)
-        if found is None:
-            because("the code is unknown or was used before: it works once")
-            raise TokenRefused(400, "invalid_grant", "Invalid authorization code", 4734)
-        because("the code is exchanged", user=found.user.email)
-        if self.wall() >= found.expires:
-            because(f"the code is expired: it works for {CODE_SECONDS / 60:.0f} minutes")
-            raise TokenRefused(400, "invalid_grant", "Authorization code expired", 4733)
-        if redirect_uri != found.redirect_uri:
-            because("redirect_uri is not the one of the authorization request")
-            raise TokenRefused(400, "invalid_request", "Redirect URI mismatch", 4709)
-        if found.challenge and not _proves(verifier, found.challenge, found.challenge_method):
-            because(
-                "code verifier mismatch: code_verifier does not prove the code_challenge of the consent (PKCE)"
+        """Exchange an authorization code for tokens; the new grant revokes the user's previous one.
+
+        Raises:
+            TokenError: The code, the redirect URI or the code verifier is invalid.
+        """
+        stored = self.codes.pop(code, None)
+        if stored is None:
+            log_reason("the code is unknown or already used; each code works once")
+            raise TokenError(400, "invalid_grant", "Invalid authorization code", 4734)
+        log_reason("code exchanged", user=stored.user.email)
+        if self.wall() >= stored.expires:
+            log_reason(f"the code has expired; codes are valid for {CODE_SECONDS / 60:.0f} minutes")
+            raise TokenError(400, "invalid_grant", "Authorization code expired", 4733)
+        if redirect_uri != stored.redirect_uri:
+            log_reason("redirect_uri differs from the one in the authorization request")
+            raise TokenError(400, "invalid_request", "Redirect URI mismatch", 4709)
+        if stored.challenge and not _verify_pkce(verifier, stored.challenge, stored.challenge_method):
+            log_reason(
+                "code verifier mismatch: code_verifier does not match the code_challenge of the authorization request (PKCE)"
             )
-            raise TokenRefused(400, "invalid_grant", "Code verifier mismatch")
-        grant = Grant(found.user, found.scope)
-        earlier = self.grants.get(found.user.email)
-        if earlier is not None:
-            earlier.ended = True
-            grant.earlier = [earlier, *earlier.earlier]
-            earlier.earlier = []
-            for forgotten in grant.earlier[REMEMBERED:]:
-                self._forget([forgotten.living, *forgotten.spent])
-            del grant.earlier[REMEMBERED:]
-        ended = "" if earlier is None else "; it ended what the user granted before"
-        because(f"code of a fresh consent: first tokens of this grant{ended}")
-        self.grants[found.user.email] = grant
+            raise TokenError(400, "invalid_grant", "Code verifier mismatch")
+        grant = Grant(stored.user, stored.scope)
+        previous = self.grants.get(stored.user.email)
+        if previous is not None:
+            previous.revoked = True
+            grant.previous = [previous, *previous.previous]
+            previous.previous = []
+            for oldest in grant.previous[RETAINED_TOKENS:]:
+                self._delete_refresh_tokens([oldest.refresh_token, *oldest.used_refresh_tokens])
+            del grant.previous[RETAINED_TOKENS:]
+        revoked = "" if previous is None else "; the user's previous grant was revoked"
+        log_reason(f"code exchanged: first token pair of this grant{revoked}")
+        self.grants[stored.user.email] = grant
         return self._issue(grant)
 
     # -- tokens ------------------------------------------------------------------------------------------
 
     def refresh(self, token: str) -> dict[str, Any]:
-        """Rotate a refresh token."""
+        """Exchange a refresh token for a new token pair.
+
+        Raises:
+            TokenError: The refresh token is unknown, used, expired or revoked.
+        """
         grant = self.refresh_tokens.get(token)
         if grant is None:
-            because(
-                "refresh token is unknown: it was never issued, or is spent for so long that it is forgotten"
+            log_reason(
+                "unknown refresh token: it was never issued, or it was used so long ago that its record is deleted"
             )
-            raise TokenRefused(400, "invalid_grant", "Invalid Token!")
-        because("", user=grant.user.email)
-        if grant.ended:
+            raise TokenError(400, "invalid_grant", "Invalid Token!")
+        log_reason("", user=grant.user.email)
+        if grant.revoked:
             if self.grants.get(grant.user.email) is not grant:
-                because("refresh token was ended by a later consent of the same user")
-                raise TokenRefused(
-                    400, "invalid_grant", "The token was revoked by a later authorization", 4741
-                )
-            because("refresh token belongs to a grant that was revoked")
-            raise TokenRefused(400, "invalid_grant", "Invalid Token!", 4735)
-        if token != grant.living and token not in grant.spent[: self.options.tolerance]:
-            because("refresh token was spent before (rotation): each one works once")
-            raise TokenRefused(400, "invalid_grant", "Invalid Token!")
+                log_reason("refresh token was revoked by a later consent of the same user")
+                raise TokenError(400, "invalid_grant", "The token was revoked by a later authorization", 4741)
+            log_reason("refresh token belongs to a revoked grant")
+            raise TokenError(400, "invalid_grant", "Invalid Token!", 4735)
+        if token != grant.refresh_token and token not in grant.used_refresh_tokens[: self.options.tolerance]:
+            log_reason("refresh token was already used (rotation); each one works once")
+            raise TokenError(400, "invalid_grant", "Invalid Token!")
         if self.wall() >= grant.expires:
-            because("refresh token died: nobody used it for too long")
-            raise TokenRefused(400, "invalid_grant", "Invalid Token!")
-        tolerated = token in grant.spent
+            log_reason("refresh token expired: it was not used in time")
+            raise TokenError(400, "invalid_grant", "Invalid Token!")
+        tolerated = token in grant.used_refresh_tokens
         if tolerated:
-            grant.spent.remove(token)
-            self._forget([token])
+            grant.used_refresh_tokens.remove(token)
+            self._delete_refresh_tokens([token])
         issued = self._issue(grant)
-        because(
-            f"spent refresh token worked once more (tolerance): generation {grant.generation} was issued"
+        log_reason(
+            f"used refresh token accepted once more (tolerance): generation {grant.generation} issued"
             if tolerated
-            else f"refresh token rotated: generation {grant.generation} was issued, the one before is spent"
+            else f"refresh token rotated: generation {grant.generation} issued, the previous one is no longer valid"
         )
         return issued
 
     def revoke(self, token: str) -> bool:
-        """End a token, or all of its grant; tells whether it was known."""
-        access = self.access_tokens.pop(token, None)
-        grant = access.grant if access is not None else self.refresh_tokens.get(token)
+        """Revoke a token, or its whole grant, and return whether the token was known."""
+        access_token = self.access_tokens.pop(token, None)
+        grant = access_token.grant if access_token is not None else self.refresh_tokens.get(token)
         if grant is None:
-            because("token is unknown or ended already, which Zoom calls a success")
+            log_reason("token is unknown or already revoked; Zoom reports success")
             return False
-        because("access token revoked; the grant lives on", user=grant.user.email)
-        if access is not None:
-            self._note_ended(token, grant, "access token was revoked")
-        if self.options.whole_grant_revoke or access is None:
-            self.end(grant)
-            because("token revoked, and with it everything that the user granted")
+        log_reason("access token revoked; the grant remains valid", user=grant.user.email)
+        if access_token is not None:
+            self._record_invalid_access_token(token, grant, "access token was revoked")
+        if self.options.whole_grant_revoke or access_token is None:
+            self.revoke_grant(grant)
+            log_reason("token revoked together with the whole grant")
         return True
 
-    def end(self, grant: Grant) -> None:
-        """End a grant and every token of it."""
-        grant.ended = True
-        self._end_access(grant, "access token belongs to a grant that was revoked")
+    def revoke_grant(self, grant: Grant) -> None:
+        """Revoke a grant and all of its tokens."""
+        grant.revoked = True
+        self._invalidate_access_tokens(grant, "access token belongs to a revoked grant")
 
-    def happen(self, event: str, user: SimulatedUser) -> bool:
-        """Let Zoom's own part of an event happen; false if the app, which is to be removed, has no grant of the user."""
+    def apply_event(self, event: str, user: SimulatedUser) -> bool:
+        """Apply the effects of an event at Zoom.
+
+        Returns False if the app is to be removed but has no active grant of the user.
+        """
         grant = self.grants.get(user.email)
-        if event == "app_deauthorized" and (grant is None or grant.ended):
+        if event == "app_deauthorized" and (grant is None or grant.revoked):
             return False
         if event in ("user.deleted", "user.deactivated"):
             del self.users[user.email]
-        if (
-            grant is not None and event != "user.disassociated"
-        ):  # who leaves an account keeps what they granted
-            self.end(grant)
+        # a user who leaves the account retains the grant
+        if grant is not None and event != "user.disassociated":
+            self.revoke_grant(grant)
         return True
 
     def expire(self, email: str | None) -> int:
-        """Make access tokens expire now, of one user or of all; says how many."""
+        """Expire the access tokens of one user, or of all users, and return their number."""
         count = 0
-        for access in self.access_tokens.values():
-            if email in (None, access.grant.user.email):
-                access.expires = self.wall()
+        for access_token in self.access_tokens.values():
+            if email in (None, access_token.grant.user.email):
+                access_token.expires = self.wall()
                 count += 1
         return count
 
-    def bearer(self, token: str) -> Grant | str:
-        """Give the grant behind an access token, or Zoom's words for why it is refused."""
-        access = self.access_tokens.get(token)
-        if access is None:
-            user, why = self._ended_access.get(token, ("", "access token is unknown"))
-            because(why, user=user)
+    def authenticate(self, token: str) -> Grant | str:
+        """Return the grant of an access token, or Zoom's error message if the token is invalid."""
+        access_token = self.access_tokens.get(token)
+        if access_token is None:
+            user, reason = self._invalid_access_tokens.get(token, ("", "unknown access token"))
+            log_reason(reason, user=user)
             return "Invalid access token."
-        because("", user=access.grant.user.email)
-        if access.grant.ended:
-            because("access token was ended by a later consent of the same user")
+        log_reason("", user=access_token.grant.user.email)
+        if access_token.grant.revoked:
+            log_reason("access token was revoked by a later consent of the same user")
             return "Invalid access token."
-        if self.wall() >= access.expires:
-            because("access token is expired: it needs a refresh")
+        if self.wall() >= access_token.expires:
+            log_reason("access token has expired; refresh it")
             return "Access token is expired."
-        return access.grant
+        return access_token.grant
 
     def rename(self, email: str, new_email: str) -> SimulatedUser:
-        """Give a user another address; id, grants and meetings stay theirs.
+        """Change a user's email address; id, grants and meetings are retained.
 
         Raises:
-            KeyError: Nobody has the address.
-            ValueError: Somebody has the new one, or it is none.
+            KeyError: No user has this address.
+            ValueError: The new address is in use or invalid.
         """
-        before = self.users[email]
+        old = self.users[email]
         if new_email in self.users:
-            raise ValueError("email belongs to somebody already")
-        user = replace(before, email=new_email)
+            raise ValueError("email is already in use")
+        user = replace(old, email=new_email)
         del self.users[email]
         self.users[new_email] = user
         for code in self.codes.values():
-            if code.user == before:
+            if code.user == old:
                 code.user = user
         if email in self.grants:
             self.grants[new_email] = grant = self.grants.pop(email)
-            for each in (grant, *grant.earlier):
+            for each in (grant, *grant.previous):
                 each.user = user
         for meeting in self.meetings.values():
             if meeting.owner == user.user_id:
@@ -296,19 +302,19 @@ class ZoomState:
         return user
 
     def _issue(self, grant: Grant) -> dict[str, Any]:
-        self._end_access(grant, "access token was ended by a newer one (refresh)")
-        if grant.living:
-            grant.spent.insert(0, grant.living)
-            self._forget(grant.spent[REMEMBERED:])
-            del grant.spent[REMEMBERED:]
-        access, refresh = f"sim-at-{self.random.text(48)}", f"sim-rt-{self.random.text(48)}"
-        grant.living, grant.expires = refresh, self.wall() + self.options.refresh_token_seconds
+        self._invalidate_access_tokens(grant, "access token was replaced by a newer one (refresh)")
+        if grant.refresh_token:
+            grant.used_refresh_tokens.insert(0, grant.refresh_token)
+            self._delete_refresh_tokens(grant.used_refresh_tokens[RETAINED_TOKENS:])
+            del grant.used_refresh_tokens[RETAINED_TOKENS:]
+        access_token, refresh = f"sim-at-{self.random.text(48)}", f"sim-rt-{self.random.text(48)}"
+        grant.refresh_token, grant.expires = refresh, self.wall() + self.options.refresh_token_seconds
         grant.generation += 1
         self.refresh_tokens[refresh] = grant
-        self.access_tokens[access] = Access(grant, self.wall() + self.options.access_token_seconds)
-        grant.access.append(access)
+        self.access_tokens[access_token] = AccessToken(grant, self.wall() + self.options.access_token_seconds)
+        grant.access_tokens.append(access_token)
         return {
-            "access_token": access,
+            "access_token": access_token,
             "token_type": "bearer",
             "refresh_token": refresh,
             "expires_in": self.options.access_token_seconds,
@@ -316,31 +322,29 @@ class ZoomState:
             "api_url": "https://api.zoom.us",
         }
 
-    def _end_access(self, grant: Grant, why: str) -> None:
-        for token in grant.access:
-            if self.access_tokens.pop(token, None) is not None:  # else it was revoked by itself
-                self._note_ended(token, grant, why)
-        grant.access.clear()
+    def _invalidate_access_tokens(self, grant: Grant, reason: str) -> None:
+        for token in grant.access_tokens:
+            if self.access_tokens.pop(token, None) is not None:  # otherwise it was revoked individually
+                self._record_invalid_access_token(token, grant, reason)
+        grant.access_tokens.clear()
 
-    def _note_ended(self, token: str, grant: Grant, why: str) -> None:
-        self._ended_access[token] = (grant.user.email, why)
-        while len(self._ended_access) > _ENDED:
-            del self._ended_access[next(iter(self._ended_access))]
+    def _record_invalid_access_token(self, token: str, grant: Grant, reason: str) -> None:
+        self._invalid_access_tokens[token] = (grant.user.email, reason)
+        while len(self._invalid_access_tokens) > _RETAINED_ACCESS_TOKENS:
+            del self._invalid_access_tokens[next(iter(self._invalid_access_tokens))]
 
-    def _forget(self, tokens: list[str]) -> None:
-        """Drop refresh tokens that are refused anyway; Zoom's answer to them is the one to unknown tokens."""
+    def _delete_refresh_tokens(self, tokens: list[str]) -> None:
+        """Delete refresh tokens that are rejected anyway. From then on, Zoom's response for unknown tokens applies."""
         for token in tokens:
             self.refresh_tokens.pop(token, None)
 
     # -- meetings ----------------------------------------------------------------------------------------
 
     def schedule(self, user: SimulatedUser, body: dict[str, Any], *, seeded: bool = False) -> Meeting:
-        """Schedule a meeting under an unused id of 11 digits.
+        """Create a meeting with an unused 11-digit id.
 
-        Args:
-            user: Whose it is.
-            body: What was asked for, checked by `meeting_rules.problems`.
-            seeded: It is there from the start: it may bring its id, and its start may be past.
+        The body must have been validated by `meeting_rules.violations`. A seeded meeting, which exists at startup, may specify its id, and
+        its start time may be in the past.
         """
         number = body.get("id") if seeded else None
         if number is None:
@@ -348,12 +352,12 @@ class ZoomState:
             while self._latest_meeting in self.meetings:
                 self._latest_meeting += 7
             number = self._latest_meeting
-        meeting = meetings.new(body, user, number, self.wall(), self.random, past=seeded)
+        meeting = meetings.new_meeting(body, user, number, self.wall(), self.random, allow_past_start=seeded)
         self.meetings[number] = meeting
         return meeting
 
 
-def _proves(verifier: str, challenge: str, method: str) -> bool:
+def _verify_pkce(verifier: str, challenge: str, method: str) -> bool:
     if method == "S256":
         digest = hashlib.sha256(verifier.encode()).digest()
         return urlsafe_b64encode(digest).rstrip(b"=").decode() == challenge

@@ -1,4 +1,4 @@
-"""The simulator for tests of other people's code, whatever they are written with: it runs in a thread of its own.
+"""The simulator as a test fixture, running in its own thread.
 
 @pytest.fixture
 def zoom():
@@ -19,17 +19,17 @@ from zoom_simulator.server import Simulator
 from zoom_simulator.webhooks import APP_REMOVED, USER_EVENTS
 
 _T = TypeVar("_T")
-_SECONDS = 30.0
+_TIMEOUT_SECONDS = 30.0
 _REDIRECT_URI = "http://127.0.0.1/"
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a consent gave.
+    """The tokens of a consent.
 
     Attributes:
         access_token: Valid for `SimulatorOptions.access_token_seconds`.
-        refresh_token: Works once, as Zoom's do.
+        refresh_token: Valid for one use, as at Zoom.
     """
 
     access_token: str = field(repr=False)
@@ -37,14 +37,16 @@ class Tokens:
 
 
 class RunningSimulator:
-    """A simulator that runs. Its methods may be called from any thread and return when they have taken effect.
+    """A running simulator.
+
+    Its methods may be called from any thread and return when they have taken effect.
 
     Attributes:
-        url: Base address.
-        api_url: Base address of the REST API, `…/v2`.
-        oauth_url: Base address of the OAuth endpoints, `…/oauth`.
-        client_id: Of the app that it knows.
-        client_secret: Of that app; public, like everything here.
+        url: Base URL.
+        api_url: Base URL of the REST API, `…/v2`.
+        oauth_url: Base URL of the OAuth endpoints, `…/oauth`.
+        client_id: Client id of the registered app.
+        client_secret: Client secret of the app; public, as all of the simulator's secrets.
     """
 
     def __init__(self, simulator: Simulator, loop: asyncio.AbstractEventLoop) -> None:
@@ -55,10 +57,10 @@ class RunningSimulator:
         self.client_secret = simulator.options.client_secret
 
     def connect(self, email: str) -> Tokens:
-        """Let a user consent without a browser.
+        """Grant consent for a user without a browser, and return the tokens.
 
         Raises:
-            KeyError: Nobody has that address; see `SimulatorOptions.users`.
+            KeyError: No user has this email address; see `SimulatorOptions.users`.
         """
 
         def consent() -> Tokens:
@@ -66,76 +68,76 @@ class RunningSimulator:
             issued = zoom.exchange(zoom.issue_code(zoom.users[email], _REDIRECT_URI), _REDIRECT_URI, "")
             return Tokens(issued["access_token"], issued["refresh_token"])
 
-        return self._do(consent)
+        return self._run_in_loop(consent)
 
-    def happen(self, event: str, email: str) -> None:
-        """Let something happen to a user at Zoom, and tell `SimulatorOptions.webhook_url`.
+    def trigger_event(self, event: str, email: str) -> None:
+        """Apply an event to a user and send it to `SimulatorOptions.webhook_url`.
 
         Args:
             event: `app_deauthorized`, `user.deleted`, `user.deactivated` or `user.disassociated`.
-            email: Whose address it is.
+            email: Email address of the user.
 
         Raises:
-            KeyError: Nobody has that address.
-            ValueError: There is no such event, or the user has not granted what is to be removed.
+            KeyError: No user has this email address.
+            ValueError: The event is unknown, or the app is to be removed but has no active grant of the user.
         """
 
-        def happen() -> None:
+        def trigger() -> None:
             user = self._simulator.zoom.users[email]
-            if event not in (APP_REMOVED, *USER_EVENTS) or not self._simulator.zoom.happen(event, user):
-                raise ValueError(f"{event} cannot happen to {email}")
-            self._simulator.webhooks.tell(event, user)
+            if event not in (APP_REMOVED, *USER_EVENTS) or not self._simulator.zoom.apply_event(event, user):
+                raise ValueError(f"cannot apply {event} to {email}")
+            self._simulator.webhooks.send(event, user)
 
-        self._do(happen)
+        self._run_in_loop(trigger)
 
     def expire(self, email: str | None = None) -> int:
-        """Let the access tokens of a user, or of everybody, expire now; gives how many."""
-        return self._do(lambda: self._simulator.zoom.expire(email))
+        """Expire the access tokens of a user, or of all users, now, and return their number."""
+        return self._run_in_loop(lambda: self._simulator.zoom.expire(email))
 
     def add_fault(self, endpoint: str, kind: str, **fields: Any) -> None:
-        """Switch a fault on; see `zoom_simulator.faults.Fault` for kinds, fields and limits.
+        """Add a fault; see `zoom_simulator.faults.Fault` for kinds, fields and limits.
 
         Raises:
-            TypeError, ValueError: A field is unknown or out of its range.
+            TypeError, ValueError: A field is unknown or out of range.
         """
         fault = Fault(endpoint, kind, **fields)
-        self._do(lambda: self._simulator.faults.add(fault))
+        self._run_in_loop(lambda: self._simulator.faults.add(fault))
 
     def clear_faults(self) -> None:
-        """Switch all faults off; what a delay holds back is answered at once."""
-        self._do(self._simulator.faults.clear)
+        """Remove all faults and release delayed requests."""
+        self._run_in_loop(self._simulator.faults.clear)
 
     def advance_clock(self, seconds: float) -> None:
         """Move the simulator's clock forward.
 
         Raises:
-            ValueError: It would go back, or beyond 2100.
+            ValueError: The result would be in the past or after 2100.
         """
-        self._do(lambda: self._simulator.zoom.wall.advance(seconds))
+        self._run_in_loop(lambda: self._simulator.zoom.wall.advance(seconds))
 
     def counters(self) -> dict[str, int]:
-        """Give how often each thing happened, such as `token.refresh_token.issued` or `api.meetings`."""
-        return self._do(lambda: dict(self._simulator.zoom.counters))
+        """Return the counters, such as `token.refresh_token.issued` or `api.meetings`."""
+        return self._run_in_loop(lambda: dict(self._simulator.zoom.counters))
 
     def reset(self) -> None:
-        """Make everything as it was at the start."""
-        self._do(self._simulator.reset)
+        """Restore the initial state."""
+        self._run_in_loop(self._simulator.reset)
 
-    def _do(self, work: Callable[[], _T]) -> _T:
-        """Run something in the simulator's thread, where nothing else runs meanwhile."""
+    def _run_in_loop(self, action: Callable[[], _T]) -> _T:
+        """Run an action in the simulator's thread, not interleaved with its other work."""
 
         async def run() -> _T:
-            return work()
+            return action()
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(_SECONDS)
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(_TIMEOUT_SECONDS)
 
 
 @contextmanager
 def running(options: SimulatorOptions | None = None) -> Iterator[RunningSimulator]:
-    """Run a simulator on a free port of this machine as long as the context lasts.
+    """Run a simulator on this machine for the duration of the context.
 
     Args:
-        options: How it behaves; port 0 picks a free one, and is what you get without options.
+        options: Port 0 selects a free port, which is also the default without options.
 
     Raises:
         OSError: The address cannot be used.
@@ -145,12 +147,12 @@ def running(options: SimulatorOptions | None = None) -> Iterator[RunningSimulato
     thread.start()
     try:
         simulator = Simulator(options or SimulatorOptions(port=0))
-        asyncio.run_coroutine_threadsafe(simulator.start(), loop).result(_SECONDS)
+        asyncio.run_coroutine_threadsafe(simulator.start(), loop).result(_TIMEOUT_SECONDS)
         try:
             yield RunningSimulator(simulator, loop)
         finally:
-            asyncio.run_coroutine_threadsafe(simulator.stop(), loop).result(_SECONDS)
+            asyncio.run_coroutine_threadsafe(simulator.stop(), loop).result(_TIMEOUT_SECONDS)
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(_SECONDS)
+        thread.join(_TIMEOUT_SECONDS)
         loop.close()

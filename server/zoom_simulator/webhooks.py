@@ -1,4 +1,4 @@
-"""What the simulated Zoom tells the app by itself: signed events, repeated as Zoom repeats them."""
+"""Webhooks of the simulated Zoom: signed events, with retries like Zoom's."""
 
 import asyncio
 import hashlib
@@ -20,55 +20,49 @@ VALIDATION = "endpoint.url_validation"
 USER_EVENTS = ("user.deleted", "user.deactivated", "user.disassociated")
 EVENTS = (APP_REMOVED, *USER_EVENTS, VALIDATION)
 
-REPEATED_AFTER = (300.0, 1200.0, 3600.0)
-"""Seconds after which an event is sent again that got 5xx or no answer (https://developers.zoom.us/docs/api/webhooks/#retry)."""
+RETRY_DELAYS = (300.0, 1200.0, 3600.0)
+"""In seconds; after 5xx or no response, an event is retried with these delays (https://developers.zoom.us/docs/api/webhooks/#retry)."""
 
-ANSWER_SECONDS = 3.0
-"""How long the app has for its answer."""
+RESPONSE_TIMEOUT = 3.0
+"""Time limit for the app's response, in seconds."""
 
-LONGEST_ANSWER = 10_000
-"""How many bytes are read of it."""
+MAX_RESPONSE_BYTES = 10_000
+"""How much of a response body is read."""
 
-REMEMBERED = 50
-"""How many events are remembered."""
+RETAINED_DELIVERIES = 50
+"""How many deliveries are retained."""
 
-_LOOK_SECONDS = 0.1
-"""Pause between two looks whether something is due, since the clock may be moved at any time."""
+_POLL_INTERVAL = 0.1
+"""Seconds between two checks for due deliveries; polling is needed because the clock can be advanced at any time."""
 
 
 @dataclass(slots=True)
 class Delivery:
-    """An event on its way to the app.
+    """An event and its delivery attempts.
 
     Attributes:
-        event: Its name.
-        user: E-mail address of whom it is about, or empty.
-        body: Its bytes.
-        stamp: When it was signed, in seconds since 1970; the same each time that it is sent.
-        answers: What the app answered so far, in words, the latest last.
-        due: When it is sent next, by the simulator's clock; None if it is not sent any more.
+        user: Email address of the user concerned, or empty.
+        body: The request body.
+        stamp: Time of the signature, in seconds since 1970; the same for all attempts.
+        responses: Readable results of the attempts so far, latest last.
+        due: Time of the next attempt by the simulator's clock; None if there is none.
     """
 
     event: str
     user: str
     body: bytes
     stamp: str
-    answers: list[str] = field(default_factory=list)
+    responses: list[str] = field(default_factory=list)
     due: float | None = None
 
 
 class Webhooks:
-    """Sends events, while it runs.
+    """The sender of webhook events, as a background task.
 
-    Times in events are of the clock that the simulator's follows, wherever that was moved: whoever receives them compares them with theirs.
-
-    Args:
-        options: App and secret, and where events go at the start.
-        wall: The simulator's clock.
-        random: For what must not be guessed.
+    Timestamps in events come from the underlying clock, not from the frozen or advanced one, because receivers compare them with their own.
 
     Attributes:
-        url: Where events go; nothing is sent if it is empty.
+        url: The URL that receives events; if empty, no events are sent.
     """
 
     def __init__(self, options: SimulatorOptions, wall: Clock, random: Randomness) -> None:
@@ -76,28 +70,28 @@ class Webhooks:
         self._wall = wall
         self._random = random
         self.url = options.webhook_url
-        self._deliveries: deque[Delivery] = deque(maxlen=REMEMBERED)
-        self._work: asyncio.Task[None] | None = None
+        self._deliveries: deque[Delivery] = deque(maxlen=RETAINED_DELIVERIES)
+        self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
 
     def latest(self) -> list[Delivery]:
-        """Give what is remembered, the latest event first."""
+        """Return the retained deliveries, latest first."""
         return list(reversed(self._deliveries))
 
     def clear(self) -> None:
-        """Forget every event, also those that were to be repeated."""
+        """Delete all deliveries, including those due for a retry."""
         self._deliveries.clear()
 
-    def tell(self, event: str, user: SimulatedUser | None) -> bool:
-        """Send an event, soon; tells whether there is somewhere to send it to.
+    def send(self, event: str, user: SimulatedUser | None) -> bool:
+        """Queue an event, and return whether a webhook URL is configured.
 
         Args:
             event: One of `EVENTS`.
-            user: Whom it is about; nobody for a validation.
+            user: The user concerned; None for a validation.
         """
         if not self.url:
             return False
-        now = self._wall.followed()
+        now = self._wall.source_time()
         self._deliveries.append(
             Delivery(
                 event,
@@ -111,67 +105,67 @@ class Webhooks:
         return True
 
     async def start(self) -> None:
-        """Begin to send."""
-        self._work = asyncio.create_task(self._send_all())
+        """Start the background task."""
+        self._task = asyncio.create_task(self._send_all())
 
     async def stop(self) -> None:
-        """Send no more."""
-        if self._work is not None:
-            self._work.cancel()
-            await asyncio.gather(self._work, return_exceptions=True)
-            self._work = None
+        """Stop the background task."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
 
     async def _send_all(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=RESPONSE_TIMEOUT)
         async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
             while True:
                 self._wake.clear()
                 now = self._wall()
-                waiting = [delivery for delivery in self._deliveries if delivery.due is not None]
-                due = [delivery for delivery in waiting if delivery.due is not None and delivery.due <= now]
+                pending = [delivery for delivery in self._deliveries if delivery.due is not None]
+                due = [delivery for delivery in pending if delivery.due is not None and delivery.due <= now]
                 await asyncio.gather(*(self._send(session, delivery) for delivery in due))
                 if due:
                     continue
                 try:
-                    await asyncio.wait_for(self._wake.wait(), _LOOK_SECONDS if waiting else None)
+                    await asyncio.wait_for(self._wake.wait(), _POLL_INTERVAL if pending else None)
                 except TimeoutError:
                     pass
 
     async def _send(self, session: aiohttp.ClientSession, delivery: Delivery) -> None:
-        """Send an event once, and say when it is sent again."""
+        """Attempt to deliver an event once, and schedule the retry if needed."""
         headers = {
             "Content-Type": "application/json; charset=utf-8",
             "x-zm-request-timestamp": delivery.stamp,
             "x-zm-signature": f"v0={self._sign(f'v0:{delivery.stamp}:'.encode() + delivery.body)}",
         }
-        sent = self._wall()  # the clock may be moved before the answer comes
+        sent_at = self._wall()  # the clock may be advanced before the response arrives
         try:
             async with session.post(
                 self.url, data=delivery.body, headers=headers, allow_redirects=False
-            ) as answer:
-                body = await _beginning(answer.content)
-                again = answer.status >= 500
-                said = self._judged(delivery, answer.status, body)
+            ) as response:
+                body = await _read_limited(response.content)
+                retry = response.status >= 500
+                outcome = self._evaluate_response(delivery, response.status, body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            again = True
-            said = f"no answer: {type(error).__name__}"
-        delivery.answers.append(said)
-        tries = len(delivery.answers)
-        # a challenge is not repeated: Zoom sends a new one days later
-        again = again and delivery.event != VALIDATION and tries <= len(REPEATED_AFTER)
-        delivery.due = sent + REPEATED_AFTER[tries - 1] if again else None
+            retry = True
+            outcome = f"no response: {type(error).__name__}"
+        delivery.responses.append(outcome)
+        attempts = len(delivery.responses)
+        # a challenge is not retried: Zoom sends a new one days later
+        retry = retry and delivery.event != VALIDATION and attempts <= len(RETRY_DELAYS)
+        delivery.due = sent_at + RETRY_DELAYS[attempts - 1] if retry else None
 
-    def _judged(self, delivery: Delivery, status: int, body: bytes) -> str:
-        """Say what an answer is worth."""
+    def _evaluate_response(self, delivery: Delivery, status: int, body: bytes) -> str:
+        """Return a readable verdict on a response."""
         if delivery.event != VALIDATION:
-            return f"{status}, taken" if status in (200, 204) else f"{status}, not taken"
+            return f"{status}, accepted" if status in (200, 204) else f"{status}, not accepted"
         plain = orjson.loads(delivery.body)["payload"]["plainToken"]
         try:
-            answer = orjson.loads(body)
-            right = answer == {"plainToken": plain, "encryptedToken": self._sign(plain.encode())}
+            response = orjson.loads(body)
+            valid = response == {"plainToken": plain, "encryptedToken": self._sign(plain.encode())}
         except orjson.JSONDecodeError:
-            right = False
-        return f"{status}, validated" if status == 200 and right else f"{status}, not validated"
+            valid = False
+        return f"{status}, validated" if status == 200 and valid else f"{status}, not validated"
 
     def _sign(self, message: bytes) -> str:
         return hmac.new(self._options.webhook_secret.encode(), message, hashlib.sha256).hexdigest()
@@ -206,9 +200,9 @@ class Webhooks:
         return {"event": event, "event_ts": milliseconds, "payload": payload}
 
 
-async def _beginning(content: aiohttp.StreamReader) -> bytes:
-    """Read an answer, in however many parts it comes, as far as it matters."""
+async def _read_limited(content: aiohttp.StreamReader) -> bytes:
+    """Read the start of a response body, which may arrive in several chunks."""
     body = b""
-    while len(body) < LONGEST_ANSWER and (part := await content.read(LONGEST_ANSWER - len(body))):
+    while len(body) < MAX_RESPONSE_BYTES and (part := await content.read(MAX_RESPONSE_BYTES - len(body))):
         body += part
     return body

@@ -357,7 +357,7 @@ class Cluster:
         for user in users:
             record = await self.record(user)
             pairs = () if record is None else filter(None, (record.tokens, *record.alternate_pairs))
-            if self.zoom.zoom.grants[user].living not in {pair.refresh_token for pair in pairs}:
+            if self.zoom.zoom.grants[user].refresh_token not in {pair.refresh_token for pair in pairs}:
                 found.add(user)
         return found
 

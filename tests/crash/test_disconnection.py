@@ -83,7 +83,7 @@ async def living(running: Cluster, user: str, at_zoom: str) -> bool:
     """Tell whether a connection holds the refresh token that Zoom takes from a person."""
     record = await running.record(user)
     pairs = () if record is None else filter(None, (record.tokens, *record.alternate_pairs))
-    return running.zoom.zoom.grants[at_zoom].living in {pair.refresh_token for pair in pairs}
+    return running.zoom.zoom.grants[at_zoom].refresh_token in {pair.refresh_token for pair in pairs}
 
 
 async def not_served(server: Server, user: str) -> bool:
@@ -99,7 +99,7 @@ async def test_ended(kept: Kept, store_uri: str, tmp_path: Path) -> None:
     async def check(running: Cluster, server: Server, user: str) -> None:
         assert await running.shown(user) == "DISCONNECTED REVOKED"
         await until_async(lambda: not_served(server, user))
-        await until(lambda: running.zoom.zoom.grants[user].ended)
+        await until(lambda: running.zoom.zoom.grants[user].revoked)
 
     await happens(kept, store_uri, tmp_path, end, OK, check)
 
@@ -111,7 +111,7 @@ async def test_consented(kept: Kept, store_uri: str, tmp_path: Path) -> None:
         assert await running.shown(user) == "ACTIVE"
         assert await server.token(user) == OK
         assert await living(running, user, user)
-        assert not running.zoom.zoom.grants[user].ended
+        assert not running.zoom.zoom.grants[user].revoked
 
     await happens(kept, store_uri, tmp_path, consent, OK, check)
 
@@ -139,7 +139,7 @@ async def test_moved(kept: Kept, store_uri: str, tmp_path: Path) -> None:
         assert await running.shown(new_address(user)) == "ACTIVE"
         assert await server.token(new_address(user)) == OK
         assert await living(running, new_address(user), new_address(user))
-        assert not running.zoom.zoom.grants[new_address(user)].ended
+        assert not running.zoom.zoom.grants[new_address(user)].revoked
 
     await happens(kept, store_uri, tmp_path, move, OK, check)
 
@@ -151,7 +151,7 @@ async def test_consented_for_the_address_before(kept: Kept, store_uri: str, tmp_
         assert await running.shown(user) == "ACTIVE"
         assert await server.token(user) == OK
         assert await living(running, user, new_address(user))
-        assert not running.zoom.zoom.grants[new_address(user)].ended
+        assert not running.zoom.zoom.grants[new_address(user)].revoked
         assert await running.record(new_address(user)) is None
 
     await happens(kept, store_uri, tmp_path, come_back, MISMATCH, check)

@@ -257,7 +257,7 @@ async def test_replaced(kept: Kept, store_uri: str, tmp_path: Path) -> None:
         for user in killed | going:
             here = user.startswith("consented")
             assert await running.shown(user) == ("ACTIVE" if here else "DISCONNECTED REVOKED")
-            assert running.zoom.zoom.grants[user].ended is not here
+            assert running.zoom.zoom.grants[user].revoked is not here
             assert not here or await running.lost([user]) == set()
             for server in (first, second, third):
                 assert await server.token(user) == (OK if here else NOT_CONNECTED)

@@ -183,8 +183,8 @@ async def test_the_app_is_removed_at_the_simulated_zoom(tmp_path: Path, workers:
             done = await asyncio.to_thread(
                 subprocess.run, command, capture_output=True, text=True, timeout=30
             )
-            assert done.stderr == "app_deauthorized happened; the service is told\n"
-            while "204, taken" not in await page(session, f"http://{simulator}/_sim/"):
+            assert done.stderr == "triggered app_deauthorized; webhook queued\n"
+            while "204, accepted" not in await page(session, f"http://{simulator}/_sim/"):
                 await asyncio.sleep(0.05)
             found = (await auth.GetConnection(show, timeout=10)).connection
             assert found.cause == Connection.CAUSE_APP_DEAUTHORIZED
@@ -343,7 +343,7 @@ def test_the_simulator_runs_alone(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     address = process.stdout.readline().removeprefix("zoom_simulator: ready http=").rstrip()
-    assert process.stdout.readline() == f"zoom_simulator: look inside: http://{address}/_sim/\n"
+    assert process.stdout.readline() == f"zoom_simulator: overview page: http://{address}/_sim/\n"
     with urllib.request.urlopen(f"http://{address}/_sim/", timeout=10) as page:
         assert page.status == 200
     code, _, _ = stopped(process)

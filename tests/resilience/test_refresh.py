@@ -81,7 +81,7 @@ async def change(place: Place, how: Callable[[ConnectionRecord], ConnectionRecor
 async def left_by_the_dead(zoomgate: Harness, place: Place) -> None:
     """Zoom has rotated the token for a process that was killed then: its mark stays, its lease is over."""
     grant = zoomgate.simulator.zoom.grants[MONICA]
-    zoomgate.simulator.zoom.refresh(grant.living)
+    zoomgate.simulator.zoom.refresh(grant.refresh_token)
     mark = Attempt(epoch=1, at=time.time())
     await change(place, lambda record: replace(record, epoch=1, pending=(mark,)))
 
@@ -170,7 +170,7 @@ async def test_answers_that_are_lost_are_asked_for_thrice_and_told_of_in_the_end
 async def test_a_refusal_without_doubt_is_believed_at_once(zoomgate: Harness) -> None:
     """It costs one call, and is counted once however many ask afterwards."""
     await zoomgate.connect()
-    zoomgate.simulator.zoom.end(zoomgate.simulator.zoom.grants[MONICA])
+    zoomgate.simulator.zoom.revoke_grant(zoomgate.simulator.zoom.grants[MONICA])
     for _ in range(3):
         assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, WANTED)).short == REAUTH
     assert asked(zoomgate) == 1
@@ -190,7 +190,7 @@ async def test_a_zoom_that_rotates_nothing_is_fine(
     def keep(brought: str) -> dict[str, Any]:
         answer = real(brought) | {"refresh_token": brought}
         grant = zoom.grants[MONICA]
-        grant.living, grant.spent = brought, []
+        grant.refresh_token, grant.used_refresh_tokens = brought, []
         if not sent:
             del answer["refresh_token"]
         return answer
@@ -292,4 +292,4 @@ async def test_two_first_consents_make_one_connection(
             (shown,) = (await service.call(service.auth.ListConnections, request, "admin")).connections
             assert (shown.user_email, shown.state) == (MONICA, Connection.STATE_ACTIVE)
             access = (await token(service)).access_token
-            assert not zoomgate.simulator.zoom.access_tokens[access].grant.ended
+            assert not zoomgate.simulator.zoom.access_tokens[access].grant.revoked

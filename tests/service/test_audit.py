@@ -124,7 +124,7 @@ async def test_the_life_of_a_connection_is_told(tmp_path: Path) -> None:
         given = await last(zoomgate, "token.returned")
         assert (refreshed["principal"], refreshed["user"], refreshed["generation"]) == ("zoomgate", MONICA, 2)
         assert refreshed["access_fingerprint"] == given["access_fingerprint"] != stored["access_fingerprint"]
-        zoomgate.simulator.zoom.end(zoomgate.simulator.zoom.grants[MONICA])
+        zoomgate.simulator.zoom.revoke_grant(zoomgate.simulator.zoom.grants[MONICA])
         await zoomgate.refusal(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
         needed = await last(zoomgate, "connection.reauth_required")
         assert (needed["outcome"], needed["user"]) == ("REVOKED", MONICA)
@@ -474,7 +474,7 @@ async def test_the_documented_lines_are_the_ones_that_are_written(tmp_path: Path
         await test_a_person_with_a_new_address_is_told(zoomgate)
         refresh = pb.RefreshTokenRequest(user_email=OMAR)
         await zoomgate.call(zoomgate.auth.RefreshToken, refresh)
-        zoomgate.simulator.zoom.end(zoomgate.simulator.zoom.grants[OMAR])
+        zoomgate.simulator.zoom.revoke_grant(zoomgate.simulator.zoom.grants[OMAR])
         await zoomgate.refusal(zoomgate.auth.RefreshToken, refresh)
         await zoomgate.call(
             zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=OMAR), "admin"

@@ -139,7 +139,7 @@ async def test_a_foreign_refresh_token_is_refused(zoomgate: Harness) -> None:
 async def test_a_refused_refresh_token_asks_for_consent_and_consent_heals(zoomgate: Harness) -> None:
     """When Zoom ended the grant, the user has to consent again; after that everything works."""
     await zoomgate.connect()
-    zoomgate.simulator.zoom.end(zoomgate.simulator.zoom.grants[MONICA])
+    zoomgate.simulator.zoom.revoke_grant(zoomgate.simulator.zoom.grants[MONICA])
     refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
     assert refusal.short == ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED")
     assert refusal.metadata["cause"] == "REVOKED"

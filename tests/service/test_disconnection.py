@@ -130,12 +130,12 @@ async def test_a_service_that_ends_revokes_what_was_being_ended(
         await stored.wait()
         call.cancel()
         await waiting
-    assert zoomgate.simulator.zoom.grants[MONICA].ended
+    assert zoomgate.simulator.zoom.grants[MONICA].revoked
     assert (await read(zoomgate)).revoking is None
 
 
 async def _is_ended(zoomgate: Harness, user: str) -> bool:
-    return zoomgate.simulator.zoom.grants[user].ended
+    return zoomgate.simulator.zoom.grants[user].revoked
 
 
 @pytest.mark.parametrize("readable", [True, False])
@@ -165,7 +165,7 @@ async def test_an_end_that_the_store_did_not_confirm_is_told(
         patch.setattr(SqliteStore, "get", getting)
         if readable:
             await zoomgate.call(zoomgate.auth.DeleteConnection, END, "admin")
-            assert zoomgate.simulator.zoom.grants[MONICA].ended
+            assert zoomgate.simulator.zoom.grants[MONICA].revoked
         else:
             refusal = await zoomgate.refusal(zoomgate.auth.DeleteConnection, END, "admin")
             assert refusal.reason == "STORE_UNAVAILABLE"
@@ -182,7 +182,7 @@ async def test_a_token_that_was_kept_beside_the_newest_is_revoked_too(zoomgate: 
     never_taken = TokenPair("gone-a", "gone-r", "bearer", "", "", 0.0, 0.0)
     await write(zoomgate, replace(record, tokens=never_taken, alternate_pairs=(record.tokens,)))
     await zoomgate.call(zoomgate.auth.DeleteConnection, END, "admin")
-    assert zoomgate.simulator.zoom.grants[MONICA].ended
+    assert zoomgate.simulator.zoom.grants[MONICA].revoked
 
     async def is_erased() -> bool:
         left = await read(zoomgate)

@@ -88,7 +88,10 @@ async def test_an_answer_that_is_no_token_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("trouble", "cause"),
     [
-        (lambda harness: harness.simulator.zoom.end(harness.simulator.zoom.grants[MONICA]), "REVOKED"),
+        (
+            lambda harness: harness.simulator.zoom.revoke_grant(harness.simulator.zoom.grants[MONICA]),
+            "REVOKED",
+        ),
         (fault("cut_after", times=1), "OUTCOME_LOST"),
     ],
     ids=["refused", "answer lost"],

@@ -128,7 +128,7 @@ async def test_a_dead_access_token_is_replaced_and_the_call_repeated(zoomgate: H
 async def test_a_token_that_stays_dead_is_refreshed_once_a_minute(zoomgate: Harness) -> None:
     """If Zoom refuses every token, there is one refresh, not one per call."""
     await zoomgate.connect()
-    zoomgate.simulator.zoom.bearer = lambda _token: "Invalid access token."  # type: ignore[method-assign]
+    zoomgate.simulator.zoom.authenticate = lambda _token: "Invalid access token."  # type: ignore[method-assign]
     target = pb.GetMeetingRequest(user_email=MONICA, meeting_id=1)
     for _ in range(3):
         refusal = await zoomgate.refusal(zoomgate.meetings.GetMeeting, target)

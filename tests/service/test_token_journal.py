@@ -114,7 +114,7 @@ async def test_a_refresh_whose_process_was_killed_is_stored_at_the_next_start(tm
     """What Zoom issued for the stored refresh token becomes its next generation, and the person need not consent."""
     async with stopped(tmp_path, connected=True) as zoom:
         record = await stored(tmp_path, zoom)
-        tokens = pair(zoom, zoom.zoom.refresh(zoom.zoom.grants[MONICA].living))
+        tokens = pair(zoom, zoom.zoom.refresh(zoom.zoom.grants[MONICA].refresh_token))
         refresh = Entry("cd" * 16, Origin.REFRESH, MONICA, record.grant, record.generation, tokens)
         await leave(zoom, tmp_path, refresh)
         async with serving(zoom, tmp_path) as service:
@@ -142,7 +142,7 @@ async def test_tokens_that_lay_long_are_renewed_first(tmp_path: Path) -> None:
         async with serving(zoom, tmp_path) as service:
             await settled(service)
             assert (await shown(service)).state == STATE.STATE_ACTIVE
-        assert zoom.zoom.grants[MONICA].spent == [tokens.refresh_token]
+        assert zoom.zoom.grants[MONICA].used_refresh_tokens == [tokens.refresh_token]
 
 
 async def test_tokens_that_are_stored_already_are_not_renewed(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ async def test_tokens_that_are_stored_already_are_not_renewed(tmp_path: Path) ->
         await leave(zoom, tmp_path, replace(left, tokens=replace(left.tokens, access_expire_at=0.0)))
         async with serving(zoom, tmp_path, environ={"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}) as service:
             await settled(service)
-            assert zoom.zoom.grants[MONICA].spent == []
+            assert zoom.zoom.grants[MONICA].used_refresh_tokens == []
             await service.call(service.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
 
 

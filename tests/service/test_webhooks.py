@@ -211,7 +211,7 @@ async def test_other_events_are_taken_and_ignored(zoomgate: Harness) -> None:
 async def test_who_has_to_consent_again_is_disconnected_too(zoomgate: Harness) -> None:
     """A connection that Zoom has refused already still held tokens."""
     await zoomgate.connect()
-    zoomgate.simulator.zoom.end(zoomgate.simulator.zoom.grants[MONICA])
+    zoomgate.simulator.zoom.revoke_grant(zoomgate.simulator.zoom.grants[MONICA])
     await zoomgate.refusal(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
     assert (await show(zoomgate)).state == Connection.STATE_REAUTH_REQUIRED
     await send(zoomgate.http_url, app_deauthorized(MONICA))
@@ -710,8 +710,8 @@ async def answers(zoomgate: Harness, count: int) -> list[str]:
     """What the service answered to the latest event, once there is so much."""
     while True:
         latest = zoomgate.simulator.webhooks.latest()
-        if latest and len(latest[0].answers) >= count:
-            return latest[0].answers
+        if latest and len(latest[0].responses) >= count:
+            return latest[0].responses
         await asyncio.sleep(0.005)
 
 
@@ -721,7 +721,7 @@ async def test_zoom_tells_the_service(told: Harness) -> None:
     await happen(told, "endpoint.url_validation")
     assert await answers(told, 1) == ["200, validated"]
     await happen(told, "app_deauthorized", MONICA)
-    assert await answers(told, 1) == ["204, taken"]
+    assert await answers(told, 1) == ["204, accepted"]
     assert (await show(told)).cause == Connection.CAUSE_APP_DEAUTHORIZED
 
 
@@ -731,9 +731,9 @@ async def test_what_the_store_missed_comes_again(told: Harness, monkeypatch: pyt
         await told.connect()
         async with failing(monkeypatch, "find"):
             await happen(told, "app_deauthorized", MONICA)
-            assert await answers(told, 1) == ["503, not taken"]
+            assert await answers(told, 1) == ["503, not accepted"]
         if connects_again:
             await told.connect()
         told.simulator.zoom.wall.advance(300)
-        assert await answers(told, 2) == ["503, not taken", "204, taken"]
+        assert await answers(told, 2) == ["503, not accepted", "204, accepted"]
         assert ((await show(told)).state == Connection.STATE_ACTIVE) == connects_again

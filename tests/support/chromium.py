@@ -1,4 +1,4 @@
-"""A real browser."""
+"""Control of a real Chromium browser."""
 
 import shutil
 import subprocess
@@ -23,11 +23,11 @@ PHONE, DESKTOP = (390, 844), (1280, 900)
 def chromium(
     *, size: tuple[int, int] = DESKTOP, dark: bool = False, scripts: bool = True
 ) -> Iterator[webdriver.Chrome]:
-    """Start Chromium without a window; without `scripts` no page may run any."""
-    browser = require("chromium", "on Debian: apt-get install chromium chromium-driver")
+    """Start headless Chromium; with `scripts=False`, JavaScript is disabled."""
+    binary = require("chromium", "on Debian: apt-get install chromium chromium-driver")
     driver = require("chromedriver", "on Debian: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
-    options.binary_location = browser
+    options.binary_location = binary
     for argument in (
         "--headless=new",
         "--no-sandbox",
@@ -42,76 +42,76 @@ def chromium(
         options.add_argument(argument)
     if not scripts:
         options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     try:
-        opened.execute_cdp_cmd(
+        browser.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE},
         )
-        opened.execute_cdp_cmd(
+        browser.execute_cdp_cmd(
             "Emulation.setEmulatedMedia",
             {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]},
         )
-        yield opened
+        yield browser
     finally:
-        opened.quit()
+        browser.quit()
 
 
 @contextmanager
 def leaving(browser: webdriver.Chrome) -> Iterator[None]:
-    """Wait until what is done here has led to another page."""
-    page = browser.find_element(By.TAG_NAME, "html")
+    """Wait until the action in the context has loaded another page."""
+    root = browser.find_element(By.TAG_NAME, "html")
     yield
-    WebDriverWait(browser, 20, ignored_exceptions=[WebDriverException]).until(staleness_of(page))
+    WebDriverWait(browser, 20, ignored_exceptions=[WebDriverException]).until(staleness_of(root))
     WebDriverWait(browser, 20, ignored_exceptions=[WebDriverException]).until(
         lambda opened: opened.find_element(By.TAG_NAME, "h1").is_displayed()
     )
 
 
 def press(browser: webdriver.Chrome, text: str) -> None:
-    """Press the link or button with a text."""
+    """Click the link or button with a text and wait for the next page."""
     path = f"//a[normalize-space()='{text}'] | //button[normalize-space()='{text}']"
     with leaving(browser):
         browser.find_element(By.XPATH, path).click()
 
 
 def axe() -> str:
-    """The source of axe-core, the accessibility checker, fetched once from npm into a folder that git ignores."""
+    """Return the source of axe-core, the accessibility checker, downloaded once from npm into a folder ignored by git."""
     folder = ROOT / ".tools/axe"
     source = folder / "package/axe.min.js"
     if not source.exists():
         npm = require("npm", "on Debian: apt-get install npm")
         folder.mkdir(parents=True, exist_ok=True)
-        found = subprocess.run(
+        result = subprocess.run(
             [npm, "pack", "--silent", "axe-core@4.10.3"],
             cwd=folder,
             capture_output=True,
             text=True,
             check=False,
         )
-        if found.returncode != 0:
-            unavailable(f"npm cannot fetch axe-core: {found.stderr[-300:]}")
-        shutil.unpack_archive(folder / found.stdout.split()[-1], folder)
+        if result.returncode != 0:
+            unavailable(f"npm cannot fetch axe-core: {result.stderr[-300:]}")
+        shutil.unpack_archive(folder / result.stdout.split()[-1], folder)
     return source.read_text(encoding="utf-8")
 
 
 def findings(window: webdriver.Chrome) -> list[str]:
-    """What axe-core finds on the page, by rule and place, what it cannot decide included."""
+    """Return the accessibility violations of the page by rule and element, including those that axe-core cannot decide."""
     window.execute_script(axe())
-    found: dict[str, Any] = window.execute_async_script(
+    result: dict[str, Any] = window.execute_async_script(
         "const done = arguments[arguments.length - 1];"
         "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})"
         ".then(done, error => done({violations: [{id: String(error), nodes: []}]}));"
     )
     return [
         f"{row['id']}: {[node['target'] for node in row['nodes']]}"
-        for row in (*found["violations"], *found.get("incomplete", []))
+        for row in (*result["violations"], *result.get("incomplete", []))
     ]
 
 
 def fits(window: webdriver.Chrome) -> bool:
-    """Whether nothing has to be scrolled sideways."""
-    wide: bool = window.execute_script(
+    """Return whether the page fits without horizontal scrolling."""
+    fits_page: bool = window.execute_script(
         "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
     )
-    return wide
+    return fits_page

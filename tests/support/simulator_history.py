@@ -1,4 +1,4 @@
-"""An hour in the life of a simulated Zoom, the same every time, for its page to show."""
+"""A reproducible history of the simulated Zoom, for its overview page."""
 
 import base64
 import json
@@ -14,22 +14,22 @@ from zoom_simulator.options import SimulatorOptions
 from zoom_simulator.testing import RunningSimulator, running
 
 MONICA, BASIL = "monica@example.com", "basil@example.com"
-_BACK = "http://127.0.0.1/back"
+_REDIRECT_URI = "http://127.0.0.1/back"
 
 
 @contextmanager
 def simulator(port: int = 0) -> Iterator[RunningSimulator]:
-    """A simulator whose ids, tokens and times can be foretold."""
+    """Run a simulator with reproducible ids, tokens and times."""
     with running(
-        SimulatorOptions(port=port, seed=7, standing_clock=1_893_488_400.0)
-    ) as started:  # 2030-01-01, 09:00
-        yield started
+        SimulatorOptions(port=port, seed=7, frozen_clock=1_893_488_400.0)
+    ) as running_simulator:  # 2030-01-01, 09:00
+        yield running_simulator
 
 
-def live(zoom: RunningSimulator) -> None:
-    """Consent, refresh, schedule, and fail in several ways."""
+def generate_activity(zoom: RunningSimulator) -> None:
+    """Produce consents, refreshes, meetings and several kinds of failures."""
     issued = _consent(zoom, MONICA)
-    first = issued["refresh_token"]
+    used_token = issued["refresh_token"]
     zoom.advance_clock(61)
     _api(
         zoom,
@@ -46,9 +46,9 @@ def live(zoom: RunningSimulator) -> None:
     _api(zoom, issued, "POST", "/users/me/meetings", {"duration": 0})
     zoom.advance_clock(3600)
     _api(zoom, issued, "GET", "/users/me", None)
-    issued = _token(zoom, grant_type="refresh_token", refresh_token=first)
+    issued = _token(zoom, grant_type="refresh_token", refresh_token=used_token)
     _api(zoom, issued, "GET", "/users/me", None)
-    _token(zoom, grant_type="refresh_token", refresh_token=first)
+    _token(zoom, grant_type="refresh_token", refresh_token=used_token)
     zoom.add_fault("token", "cut_after")
     _token(zoom, grant_type="refresh_token", refresh_token=issued["refresh_token"])
     _api(zoom, _consent(zoom, BASIL), "POST", "/users/me/meetings", {"topic": "No licence"})
@@ -58,11 +58,11 @@ def live(zoom: RunningSimulator) -> None:
 
 
 def _consent(zoom: RunningSimulator, user: str) -> dict[str, str]:
-    location = call(f"{zoom.url}/_sim/authorize", "POST", json.dumps({"user": user, "redirect_uri": _BACK}))[
-        "location"
-    ]
+    location = call(
+        f"{zoom.url}/_sim/authorize", "POST", json.dumps({"user": user, "redirect_uri": _REDIRECT_URI})
+    )["location"]
     code = parse_qs(urlsplit(location).query)["code"][0]
-    return _token(zoom, grant_type="authorization_code", code=code, redirect_uri=_BACK)
+    return _token(zoom, grant_type="authorization_code", code=code, redirect_uri=_REDIRECT_URI)
 
 
 def _token(zoom: RunningSimulator, **form: str) -> dict[str, str]:
@@ -71,19 +71,19 @@ def _token(zoom: RunningSimulator, **form: str) -> dict[str, str]:
 
 
 def _api(zoom: RunningSimulator, issued: dict[str, str], method: str, path: str, body: Any) -> None:
-    sent = None if body is None else json.dumps(body)
-    call(zoom.api_url + path, method, sent, Authorization=f"Bearer {issued['access_token']}")
+    data = None if body is None else json.dumps(body)
+    call(zoom.api_url + path, method, data, Authorization=f"Bearer {issued['access_token']}")
 
 
 def call(url: str, method: str, body: str | None, **headers: str) -> dict[str, str]:
-    """Give the answer, or nothing if it is a refusal or the connection is cut."""
-    sent = None if body is None else body.encode()
+    """Return the JSON response, or an empty dictionary for an error status or a closed connection."""
+    data = None if body is None else body.encode()
     try:
         with urllib.request.urlopen(
-            urllib.request.Request(url, sent, headers, method=method), timeout=10
-        ) as answer:
-            found: dict[str, str] = json.loads(answer.read() or b"{}")
-            return found
+            urllib.request.Request(url, data, headers, method=method), timeout=10
+        ) as response:
+            result: dict[str, str] = json.loads(response.read() or b"{}")
+            return result
     except urllib.error.HTTPError as error:
         error.close()
     except (OSError, HTTPException):

@@ -1,4 +1,4 @@
-"""An app and its user at the simulated Zoom, over HTTP."""
+"""A client of the simulated Zoom that acts as the app and its user, over HTTP."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ import aiohttp
 
 from zoom_simulator import Simulator
 
-BACK = "http://127.0.0.1/back"
+REDIRECT_URI = "http://127.0.0.1/back"
 MONICA = "monica@example.com"
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that tests set."""
 
     now = 1_900_000_000.0
 
@@ -20,7 +20,7 @@ class Clock:
 
 
 class Client:
-    """An app and its user at the simulated Zoom."""
+    """The app and its user as a client of the simulated Zoom."""
 
     def __init__(self, simulator: Simulator, session: aiohttp.ClientSession) -> None:
         self.simulator = simulator
@@ -30,17 +30,19 @@ class Client:
     async def token(self, secret: str = "zoomgate-dev-secret", **form: str) -> tuple[int, dict[str, Any]]:
         basic = aiohttp.encode_basic_auth("zoomgate-dev", secret)
         url = f"{self.simulator.oauth_url}/token"
-        async with self.session.post(url, data=form, headers={"Authorization": basic}) as answer:
-            return answer.status, await answer.json()
+        async with self.session.post(url, data=form, headers={"Authorization": basic}) as response:
+            return response.status, await response.json()
 
-    async def consent(self, **more: str) -> dict[str, Any]:
-        body = {"user": MONICA, "redirect_uri": BACK, "state": "s"} | more
-        async with self.session.post(f"{self.simulator.url}/_sim/authorize", json=body) as answer:
-            location = (await answer.json())["location"]
-        assert location.startswith(f"{BACK}?code=")
+    async def consent(self, **parameters: str) -> dict[str, Any]:
+        body = {"user": MONICA, "redirect_uri": REDIRECT_URI, "state": "s"} | parameters
+        async with self.session.post(f"{self.simulator.url}/_sim/authorize", json=body) as response:
+            location = (await response.json())["location"]
+        assert location.startswith(f"{REDIRECT_URI}?code=")
         assert location.endswith("&state=s")
         code = location.partition("code=")[2].partition("&")[0]
-        status, issued = await self.token(grant_type="authorization_code", code=code, redirect_uri=BACK)
+        status, issued = await self.token(
+            grant_type="authorization_code", code=code, redirect_uri=REDIRECT_URI
+        )
         assert status == 200, issued
         self.access = issued["access_token"]
         return issued
@@ -50,10 +52,10 @@ class Client:
 
     async def api(self, method: str, path: str, **body: Any) -> tuple[int, dict[str, Any]]:
         url, headers = self.simulator.api_url + path, {"Authorization": f"Bearer {self.access}"}
-        async with self.session.request(method, url, json=body or None, headers=headers) as answer:
-            return answer.status, await answer.json() if answer.status != 204 else {}
+        async with self.session.request(method, url, json=body or None, headers=headers) as response:
+            return response.status, await response.json() if response.status != 204 else {}
 
     async def sim(self, path: str, **body: Any) -> dict[str, Any]:
-        async with self.session.post(f"{self.simulator.url}/_sim/{path}", json=body) as answer:
-            found: dict[str, Any] = await answer.json()
-            return found
+        async with self.session.post(f"{self.simulator.url}/_sim/{path}", json=body) as response:
+            result: dict[str, Any] = await response.json()
+            return result

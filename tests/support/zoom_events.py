@@ -1,4 +1,4 @@
-"""Events as Zoom sends them: signed, over HTTP."""
+"""Signed webhook events as Zoom sends them."""
 
 import hashlib
 import hmac
@@ -10,14 +10,14 @@ from typing import Any
 import aiohttp
 
 SECRET = "hush-webhook-hunter2@"
-"""The webhook secret of the tests; `conftest` looks for it in the log."""
+"""The webhook secret of the tests; `conftest` checks that it never appears in the log."""
 
 ENVIRON = {"ZOOMGATE_WEBHOOK_SECRET": SECRET}
 USER_IDS = {"monica@example.com": "u-Monica-7Yc1", "omar@example.com": "u-Omar-2Kd9"}
 
 
 def app_deauthorized(user: str, at: float | None = None, **payload: Any) -> dict[str, Any]:
-    """Somebody removed the app."""
+    """Return the event that a user removed the app."""
     moment = datetime.fromtimestamp(time.time() if at is None else at, UTC)
     return {
         "event": "app_deauthorized",
@@ -34,7 +34,7 @@ def app_deauthorized(user: str, at: float | None = None, **payload: Any) -> dict
 
 
 def about_user(event: str, user: str, at: float | None = None) -> dict[str, Any]:
-    """Something happened to somebody's account."""
+    """Return an event about a user's account."""
     return {
         "event": event,
         "event_ts": int((time.time() if at is None else at) * 1000),
@@ -43,7 +43,7 @@ def about_user(event: str, user: str, at: float | None = None) -> dict[str, Any]
 
 
 def challenge(token: str) -> dict[str, Any]:
-    """Zoom asks who is there."""
+    """Return a URL validation event."""
     return {
         "event": "endpoint.url_validation",
         "event_ts": int(time.time() * 1000),
@@ -52,13 +52,13 @@ def challenge(token: str) -> dict[str, Any]:
 
 
 def signature(body: bytes, stamp: str, secret: str = SECRET) -> str:
-    """Sign."""
+    """Return the signature of a body."""
     message = b"v0:" + stamp.encode() + b":" + body
     return f"v0={hmac.new(secret.encode(), message, hashlib.sha256).hexdigest()}"
 
 
 def headers(body: bytes, at: float | None = None, secret: str = SECRET) -> dict[str, str]:
-    """The headers of an event."""
+    """Return the headers of an event."""
     stamp = str(int(time.time() if at is None else at))
     return {
         "Content-Type": "application/json; charset=utf-8",
@@ -72,13 +72,17 @@ async def send(
     event: dict[str, Any] | bytes,
     at: float | None = None,
     secret: str = SECRET,
-    **other: str,
+    **extra_headers: str,
 ) -> tuple[int, bytes]:
-    """Send an event to the service at a base address; gives status and body of the answer."""
+    """Send an event to the service at a base URL, and return the status and body of the response."""
     body = event if isinstance(event, bytes) else json.dumps(event).encode()
-    sent = headers(body, at, secret) | {name.replace("_", "-"): value for name, value in other.items()}
+    request_headers = headers(body, at, secret) | {
+        name.replace("_", "-"): value for name, value in extra_headers.items()
+    }
     async with (
         aiohttp.ClientSession() as session,
-        session.post(f"{http_url}/webhooks/zoom", data=body, headers=sent, allow_redirects=False) as answer,
+        session.post(
+            f"{http_url}/webhooks/zoom", data=body, headers=request_headers, allow_redirects=False
+        ) as response,
     ):
-        return answer.status, await answer.read()
+        return response.status, await response.read()

@@ -1,4 +1,4 @@
-"""`zoomgate completion`: let the shell complete commands and options."""
+"""Command `zoomgate completion`, which prints shell completion scripts."""
 
 import click
 from click.shell_completion import get_completion_class
@@ -8,10 +8,10 @@ from click.shell_completion import get_completion_class
 @click.argument("shell", type=click.Choice(["bash", "fish", "zsh"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script that completes commands and options in SHELL. Put the example's line into the shell's start file.
+    """Print the completion script for SHELL. Add the line of the example to the shell's startup file.
 
     Example: eval "$(zoomgate completion bash)"
     """
     kind = get_completion_class(shell)
-    assert kind is not None  # click brings all three  # noqa: S101
+    assert kind is not None  # click supports all three  # noqa: S101
     click.echo(kind(context.find_root().command, {}, "zoomgate", "_ZOOMGATE_COMPLETE").source())

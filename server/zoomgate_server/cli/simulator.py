@@ -1,38 +1,43 @@
-"""`zoomgate simulator`: the simulated Zoom alone."""
+"""Command `zoomgate simulator`, which runs the simulated Zoom without the service."""
 
 import click
 
 from zoom_simulator import start_options
 from zoom_simulator.__main__ import run
 from zoom_simulator.options import SimulatorOptions
-from zoomgate_server.cli import simulator_switches
+from zoomgate_server.cli import simulator_controls
 from zoomgate_server.cli.output import USAGE, fail
 from zoomgate_server.settings import Address
 
 
 @click.group(invoke_without_command=True)
 @click.option(
-    "--listen", default="127.0.0.1:8090", show_default=True, help="HOST:PORT; port 0 picks a free one."
+    "--listen",
+    default="127.0.0.1:8090",
+    show_default=True,
+    help="Loopback HOST:PORT to listen on; port 0 selects a free port.",
 )
 @click.option(
     "--tolerance",
     type=click.IntRange(0, 1),
     default=0,
     show_default=True,
-    help="Spent refresh tokens that work once more.",
+    help="How many used refresh tokens are accepted once more.",
 )
 @click.option(
     "--access-token-seconds",
     type=click.IntRange(1, 86_400),
     default=3600,
     show_default=True,
-    help="Life of an access token.",
+    help="Lifetime of an access token, in seconds.",
 )
 @click.option(
-    "--whole-grant-revoke", is_flag=True, help="Revoking one token ends everything that the user granted."
+    "--whole-grant-revoke",
+    is_flag=True,
+    help="Make the revocation of any token revoke the user's whole grant.",
 )
-@click.option("--seed", type=click.IntRange(0, start_options.MOST_SEED), help=start_options.SEED_HELP)
-@click.option("--clock", metavar="MOMENT", help=start_options.CLOCK_HELP)
+@click.option("--seed", type=click.IntRange(0, start_options.MAX_SEED), help=start_options.SEED_HELP)
+@click.option("--clock", metavar="TIME", help=start_options.CLOCK_HELP)
 @click.option("--seed-file", metavar="FILE", help=start_options.SEED_FILE_HELP)
 @click.option("--webhook-url", metavar="URL", help=start_options.WEBHOOK_HELP)
 def simulator(
@@ -45,9 +50,9 @@ def simulator(
     seed_file: str | None,
     webhook_url: str | None,
 ) -> None:
-    """Start the simulated Zoom alone, or work the switches of one that runs.
+    """Start only the simulated Zoom, or control a running one.
 
-    It is for this machine: it knows no real account and has no TLS.
+    Use it on this machine only: it has no TLS, and it knows no real accounts.
 
     Example: zoomgate simulator --listen 127.0.0.1:8090
     """
@@ -64,35 +69,38 @@ def simulator(
         whole_grant_revoke=whole_grant_revoke,
     )
     try:
-        options = start_options.with_start(
-            options, seed=seed, moment=clock, seed_file=seed_file, webhook_url=webhook_url
+        options = start_options.with_startup_options(
+            options, seed=seed, frozen_at=clock, seed_file=seed_file, webhook_url=webhook_url
         )
-    except start_options.WrongOption as wrong:
-        fail(str(wrong), USAGE)
+    except start_options.InvalidOption as error:
+        fail(str(error), USAGE)
     try:
         asyncio.run(run(options))
     except OSError as error:
-        fail(f"--listen: {listen} cannot be listened on ({error.strerror}): choose another port")
+        fail(f"cannot listen on {listen} ({error.strerror}); choose another port with --listen")
 
 
 def simulator_address(option: str, text: str) -> Address:
-    """Read where the simulator listens, or end with what is wrong: it has no TLS and knows its own secrets by heart."""
+    """Parse the simulator's address, or exit with an error.
+
+    Only loopback addresses are accepted, because the simulator has no TLS and its secrets are public.
+    """
     try:
         address = Address.parse(text)
     except ValueError:
         address = None
     if address is None or not address.is_loopback:
         fail(
-            f"{option} is {text!r}: write 127.0.0.1:PORT, since the simulator is for this machine alone",
+            f"{option} is {text!r}; use 127.0.0.1:PORT, because the simulator must not be reachable from other machines",
             USAGE,
         )
     return address
 
 
-for _switch in (
-    simulator_switches.fault,
-    simulator_switches.expire,
-    simulator_switches.event,
-    simulator_switches.stats,
+for _command in (
+    simulator_controls.fault,
+    simulator_controls.expire,
+    simulator_controls.event,
+    simulator_controls.stats,
 ):
-    simulator.add_command(_switch)
+    simulator.add_command(_command)

@@ -1,4 +1,4 @@
-"""Fixtures of the simulator's tests."""
+"""Fixtures of the simulator tests."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""With a seed and a clock that stands still the simulator answers the same, every time."""
+"""Reproducible responses with a seed and a frozen clock."""
 
 import asyncio
 import re
@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from support.zoom_app import BACK, MONICA, Client, Clock
+from support.zoom_app import MONICA, REDIRECT_URI, Client, Clock
 from zoom_simulator import Simulator, SimulatorOptions
 
 START = "2026-01-01T00:00:00Z"
@@ -18,62 +18,72 @@ FIXED = ("--seed", "7", "--clock", START)
 
 
 @asynccontextmanager
-async def process(*options: str) -> AsyncIterator[str]:
-    """A simulator in a process of its own; gives its address."""
-    started = await asyncio.create_subprocess_exec(
+async def simulator_process(*options: str) -> AsyncIterator[str]:
+    """Run a simulator in its own process and yield its base URL."""
+    process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "zoom_simulator", "--listen", "127.0.0.1:0", *options, stdout=subprocess.PIPE
     )
     try:
-        assert started.stdout is not None
-        line = (await started.stdout.readline()).decode()
+        assert process.stdout is not None
+        line = (await process.stdout.readline()).decode()
         ready = re.fullmatch(r"zoom_simulator: ready http=(\S+)\n", line)
         assert ready, line
         yield f"http://{ready.group(1)}"
     finally:
-        started.terminate()
-        assert await started.wait() == 0
+        process.terminate()
+        assert await process.wait() == 0
 
 
-async def conversation(url: str) -> list[tuple[int, dict[str, str], bytes]]:
-    """Everything that a simulator answers to the same requests."""
-    heard: list[tuple[int, dict[str, str], bytes]] = []
+async def responses_of(url: str) -> list[tuple[int, dict[str, str], bytes]]:
+    """Return the responses of a simulator to a fixed sequence of requests."""
+    responses: list[tuple[int, dict[str, str], bytes]] = []
 
     async with aiohttp.ClientSession() as session:
 
-        async def say(method: str, path: str, **how: object) -> bytes:
-            async with session.request(method, url + path, **how) as answer:  # type: ignore[arg-type]
-                headers = {name: value for name, value in answer.headers.items() if name != "Location"}
-                heard.append((answer.status, headers, (await answer.read()).replace(url.encode(), b"")))
-                return heard[-1][2]
+        async def call(method: str, path: str, **arguments: object) -> bytes:
+            async with session.request(method, url + path, **arguments) as response:  # type: ignore[arg-type]
+                headers = {name: value for name, value in response.headers.items() if name != "Location"}
+                responses.append(
+                    (response.status, headers, (await response.read()).replace(url.encode(), b""))
+                )
+                return responses[-1][2]
 
         basic = {"Authorization": aiohttp.encode_basic_auth("zoomgate-dev", "zoomgate-dev-secret")}
-        where = f"?client_id=zoomgate-dev&response_type=code&redirect_uri={BACK}"
-        await say("GET", f"/oauth/authorize{where}")
-        located = await say("POST", "/_sim/authorize", json={"user": MONICA, "redirect_uri": BACK})
-        code = re.search(rb"code=([\w-]+)", located)
+        query = f"?client_id=zoomgate-dev&response_type=code&redirect_uri={REDIRECT_URI}"
+        await call("GET", f"/oauth/authorize{query}")
+        location = await call("POST", "/_sim/authorize", json={"user": MONICA, "redirect_uri": REDIRECT_URI})
+        code = re.search(rb"code=([\w-]+)", location)
         assert code is not None
-        form = {"grant_type": "authorization_code", "code": code.group(1).decode(), "redirect_uri": BACK}
-        issued = await say("POST", "/oauth/token", data=form, headers=basic)
+        form = {
+            "grant_type": "authorization_code",
+            "code": code.group(1).decode(),
+            "redirect_uri": REDIRECT_URI,
+        }
+        issued = await call("POST", "/oauth/token", data=form, headers=basic)
         token = re.search(rb'"access_token": "([\w-]+)"', issued)
         assert token is not None
         bearer = {"Authorization": f"Bearer {token.group(1).decode()}"}
         for topic in ("A", "B"):
-            await say("POST", "/v2/users/me/meetings", json={"topic": topic}, headers=bearer)
-        await say("POST", "/_sim/clock", json={"advance": 60})
-        await say("GET", "/v2/users/me/meetings", headers=bearer)
-        await say("POST", "/_sim/fault", json={"endpoint": "any", "kind": "rate_limit_daily"})
-        await say("GET", "/v2/users/me", headers=bearer)
-        await say("POST", "/_sim/clock", json={"advance": 3600})
-        await say("GET", "/v2/users/me", headers=bearer)
-        await say("GET", "/_sim/stats")
-        await say("GET", "/_sim/")
-    return heard
+            await call("POST", "/v2/users/me/meetings", json={"topic": topic}, headers=bearer)
+        await call("POST", "/_sim/clock", json={"advance": 60})
+        await call("GET", "/v2/users/me/meetings", headers=bearer)
+        await call("POST", "/_sim/fault", json={"endpoint": "any", "kind": "rate_limit_daily"})
+        await call("GET", "/v2/users/me", headers=bearer)
+        await call("POST", "/_sim/clock", json={"advance": 3600})
+        await call("GET", "/v2/users/me", headers=bearer)
+        await call("GET", "/_sim/stats")
+        await call("GET", "/_sim/")
+    return responses
 
 
-async def test_two_processes_with_a_seed_answer_byte_by_byte_the_same() -> None:
-    """The same seed, clock and requests give the same statuses, headers and bodies; another seed gives others."""
-    async with process(*FIXED) as one, process(*FIXED) as two, process("--seed", "8", *FIXED[2:]) as three:
-        first, second, third = [await conversation(url) for url in (one, two, three)]
+async def test_same_seed_and_clock_give_identical_responses() -> None:
+    """Statuses, headers and bodies are identical; another seed gives different ones."""
+    async with (
+        simulator_process(*FIXED) as one,
+        simulator_process(*FIXED) as two,
+        simulator_process("--seed", "8", *FIXED[2:]) as three,
+    ):
+        first, second, third = [await responses_of(url) for url in (one, two, three)]
     assert first == second
     assert first != third
     assert [status for status, _, _ in first] == [
@@ -94,16 +104,15 @@ async def test_two_processes_with_a_seed_answer_byte_by_byte_the_same() -> None:
     assert first[0][1]["Date"] == "Thu, 01 Jan 2026 00:00:00 GMT"
 
 
-async def test_a_reset_begins_again() -> None:
-    """After a reset a seeded simulator answers what it answered at first."""
-    async with process(*FIXED) as url, aiohttp.ClientSession() as session:
-        first = await conversation(url)
-        async with session.post(f"{url}/_sim/reset") as answer:
-            assert answer.status == 200
-        assert await conversation(url) == first
+async def test_reset_restarts_the_seeded_sequence() -> None:
+    async with simulator_process(*FIXED) as url, aiohttp.ClientSession() as session:
+        first = await responses_of(url)
+        async with session.post(f"{url}/_sim/reset") as response:
+            assert response.status == 200
+        assert await responses_of(url) == first
 
 
-async def test_without_a_seed_nothing_can_be_foretold() -> None:
+async def test_values_are_random_without_a_seed() -> None:
     """Two simulators without a seed share no token and no password."""
     tokens = set()
     for _ in range(2):
@@ -112,23 +121,23 @@ async def test_without_a_seed_nothing_can_be_foretold() -> None:
             tokens |= {*(await client.consent()).values()}
             _, meeting = await client.api("POST", "/users/me/meetings")
             tokens |= {meeting["uuid"], meeting["encrypted_password"], meeting["start_url"]}
-    fixed = 4  # type, life, scope and address
+    fixed = 4  # token type, lifetime, scope and API URL
     assert len(tokens) == fixed + 2 * 5
 
 
-async def test_the_clock_goes_forward_when_told(client: Client, clock: Clock) -> None:
-    """It can be moved by seconds or to a moment; tokens expire by it, and a reset brings it back."""
+async def test_clock_can_be_advanced_and_reset(client: Client, clock: Clock) -> None:
+    """It advances by seconds or to a time, tokens expire by it, and a reset undoes the advances."""
     await client.consent()
     assert await client.sim("clock", advance=3599.5) == {"now": "2030-03-17T18:46:39Z", "stands": False}
     assert (await client.api("GET", "/users/me"))[0] == 200
     assert (await client.sim("clock", now="2030-03-17T18:46:40Z"))["now"] == "2030-03-17T18:46:40Z"
     assert (await client.api("GET", "/users/me"))[0] == 401
     clock.now += 60
-    async with client.session.get(f"{client.simulator.url}/_sim/clock") as answer:
-        assert (await answer.json())["now"] == "2030-03-17T18:47:40Z"
+    async with client.session.get(f"{client.simulator.url}/_sim/clock") as response:
+        assert (await response.json())["now"] == "2030-03-17T18:47:40Z"
     await client.sim("reset")
-    async with client.session.get(f"{client.simulator.url}/_sim/clock") as answer:
-        assert (await answer.json())["now"] == "2030-03-17T17:47:40Z"
+    async with client.session.get(f"{client.simulator.url}/_sim/clock") as response:
+        assert (await response.json())["now"] == "2030-03-17T17:47:40Z"
 
 
 @pytest.mark.parametrize(
@@ -146,30 +155,30 @@ async def test_the_clock_goes_forward_when_told(client: Client, clock: Clock) ->
         {"now": "soon"},
     ],
 )
-async def test_the_clock_refuses_nonsense_and_the_past(client: Client, body: dict[str, object]) -> None:
-    """A wrong move is refused with what to write, and the time stays."""
+async def test_invalid_and_past_times_are_rejected(client: Client, body: dict[str, object]) -> None:
+    """The error describes valid input, and the clock does not change."""
     assert "advance" in (await client.sim("clock", **body))["error"]
     assert client.simulator.zoom.wall() == 1_900_000_000.0
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--listen", "127.0.0.1:99999"), "port from 0 to 65535"),
-        (("--listen", "0.0.0.0:8090"), "write 127.0.0.1:PORT"),
-        (("--listen", "8090"), "write 127.0.0.1:PORT"),
+        (("--listen", "0.0.0.0:8090"), "use 127.0.0.1:PORT"),
+        (("--listen", "8090"), "use 127.0.0.1:PORT"),
         (("--clock", "soon"), "such as 2026-01-01T00:00:00Z"),
         (("--clock", "2026-01-01T00:00:00"), "such as 2026-01-01T00:00:00Z"),
         (("--clock", "0001-01-01T00:00:00Z"), "from 1970 to 2100"),
-        (("--seed", "-1"), "write a whole number from 0"),
-        (("--access-token-seconds", "0"), "write 1 to 86400"),
+        (("--seed", "-1"), "use an integer from 0"),
+        (("--access-token-seconds", "0"), "use 1 to 86400"),
     ],
 )
-def test_wrong_options_are_told(options: tuple[str, ...], said: str) -> None:
-    """An option that cannot be used ends with 2 and one sentence that says what to write."""
-    found = subprocess.run(
+def test_invalid_option_exits_with_code_2(options: tuple[str, ...], message: str) -> None:
+    """The message is one line with a correction."""
+    result = subprocess.run(
         [sys.executable, "-m", "zoom_simulator", *options], capture_output=True, text=True, check=False
     )
-    assert found.returncode == 2
-    assert said in found.stderr
-    assert len(found.stderr.splitlines()) == 1, found.stderr
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr

@@ -1,4 +1,4 @@
-"""The page at `/_sim/`: what the simulated Zoom knows, and why it answered as it did."""
+"""The overview page at `/_sim/`, and the reasons that it shows for responses."""
 
 import io
 import re
@@ -7,40 +7,40 @@ from html import unescape
 import aiohttp
 import pytest
 
-from support.zoom_app import BACK, MONICA, Client, Clock
+from support.zoom_app import MONICA, REDIRECT_URI, Client, Clock
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import KINDS
-from zoom_simulator.overview_page import MOST
-from zoom_simulator.request_log import LOGGED
+from zoom_simulator.overview_page import MAX_ROWS
+from zoom_simulator.request_log import MAX_ENTRIES
 
 OMAR, BASIL = "omar@example.com", "basil@example.com"
 
 
-async def html(client: Client) -> str:
-    async with client.session.get(f"{client.simulator.url}/_sim/") as answer:
-        assert answer.status == 200
-        assert answer.content_type == "text/html"
-        return await answer.text()
+async def overview(client: Client) -> str:
+    async with client.session.get(f"{client.simulator.url}/_sim/") as response:
+        assert response.status == 200
+        assert response.content_type == "text/html"
+        return await response.text()
 
 
-def rows(page: str, part: str) -> list[list[str]]:
-    """The cells of a part's table, as a person reads them."""
-    section = page.partition(f'<section aria-labelledby="{part}">')[2].partition("</section>")[0]
-    body = section.partition("<tbody")[2]
-    found = re.findall(r"<tr role=\"row\">(.*?)</tr>", body)
+def rows(page: str, section: str) -> list[list[str]]:
+    """Return the cells of a section's table as plain text."""
+    html = page.partition(f'<section aria-labelledby="{section}">')[2].partition("</section>")[0]
+    table_body = html.partition("<tbody")[2]
+    table_rows = re.findall(r"<tr role=\"row\">(.*?)</tr>", table_body)
     return [
         [unescape(re.sub(r"<[^>]+>", "", cell)) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)]
-        for row in found
+        for row in table_rows
     ]
 
 
-async def latest(client: Client) -> list[str]:
-    """The latest request: time, request, status, why, user."""
-    return rows(await html(client), "requests")[0]
+async def latest_request(client: Client) -> list[str]:
+    """Return time, request, status, reason and user of the latest request."""
+    return rows(await overview(client), "requests")[0]
 
 
-async def why(client: Client) -> str:
-    return (await latest(client))[3]
+async def latest_reason(client: Client) -> str:
+    return (await latest_request(client))[3]
 
 
 @pytest.fixture
@@ -49,29 +49,28 @@ async def connected(client: Client) -> Client:
     return client
 
 
-async def test_a_fresh_simulator_says_what_to_do_next(client: Client) -> None:
-    """Before the first request the page has the users and the time, and a command for everything that is still missing."""
-    page = await html(client)
+async def test_fresh_page_lists_users_and_next_commands(client: Client) -> None:
+    """Each empty section shows a command."""
+    page = await overview(client)
     assert [row[0] for row in rows(page, "users")] == [MONICA, OMAR, BASIL]
     assert [row[3] for row in rows(page, "users")] == ["yes", "yes", "no: cannot schedule"]
     assert {row[4] for row in rows(page, "users")} == {"not yet"}
     assert "2030-03-17T17:46:40Z" in page
     commands = unescape("\n".join(re.findall(r"<pre><code>(.*?)</code></pre>", page)))
-    for part in ("/_sim/clock", "/_sim/fault", "/_sim/authorize", "/v2/users/me", "/v2/users/me/meetings"):
-        assert f"{client.simulator.url}{part}" in commands
+    for path in ("/_sim/clock", "/_sim/fault", "/_sim/authorize", "/v2/users/me", "/v2/users/me/meetings"):
+        assert f"{client.simulator.url}{path}" in commands
 
 
-async def test_no_user_is_told_too() -> None:
-    """A simulator where nobody has an account says how to give somebody one."""
+async def test_page_without_users_shows_how_to_create_one() -> None:
     async with (
         Simulator(SimulatorOptions(port=0, users=())) as simulator,
         aiohttp.ClientSession() as session,
     ):
-        assert f"{simulator.url}/_sim/users" in await html(Client(simulator, session))
+        assert f"{simulator.url}/_sim/users" in await overview(Client(simulator, session))
 
 
-async def test_what_it_knows_is_shown(client: Client, clock: Clock) -> None:
-    """Connections, expiry, generations, meetings and faults are there, and a revoked or expired token is called so."""
+async def test_page_shows_connections_meetings_and_faults(client: Client, clock: Clock) -> None:
+    """Expired and revoked tokens are marked as such."""
     issued = await client.consent()
     _, issued = await client.refresh(issued["refresh_token"])
     client.access = issued["access_token"]
@@ -80,61 +79,61 @@ async def test_what_it_knows_is_shown(client: Client, clock: Clock) -> None:
     )
     await client.sim("fault", endpoint="token", kind="delay", seconds=2, times=3)
     await client.sim("fault", endpoint="any", kind="redirect", times=-1)
-    page = await html(client)
+    page = await overview(client)
     monica = rows(page, "users")[0]
     access, refresh = issued["access_token"][-4:], issued["refresh_token"][-4:]
     assert monica[4:7] == [
         "yes",
         f"…{access}, until 2030-03-17T18:46:40Z",
-        f"…{refresh}, generation 2, 1 spent",
+        f"…{refresh}, generation 2, 1 used",
     ]
     assert rows(page, "meetings") == [
         [str(meeting["id"]), "Tea", MONICA, "2031-01-01T10:00:00Z, 60 min", "waiting"]
     ]
     assert rows(page, "faults") == [
         ["token", "delay", "3", "2 s"],
-        ["any", "redirect", "for ever", "to https://elsewhere.example/"],
+        ["any", "redirect", "unlimited", "to https://elsewhere.example/"],
     ]
     assert f"curl -X DELETE {client.simulator.url}/_sim/fault" in page
     clock.now += 3600
-    assert rows(await html(client), "users")[0][5] == f"…{access}, expired 2030-03-17T18:46:40Z"
+    assert rows(await overview(client), "users")[0][5] == f"…{access}, expired 2030-03-17T18:46:40Z"
     await client.sim("revoke_user", user=MONICA)
-    assert rows(await html(client), "users")[0][4:7] == ["no: revoked", "-", "-"]
+    assert rows(await overview(client), "users")[0][4:7] == ["no: revoked", "-", "-"]
 
 
-async def test_series_and_deleted_meetings_are_shown(connected: Client) -> None:
-    """A series tells how many occurrences are left, a meeting without times says so, a deleted one stays and is called so."""
+async def test_page_shows_recurring_and_deleted_meetings(connected: Client) -> None:
+    """A series shows how many of its occurrences remain."""
     body = {"type": 8, "start_time": "2031-07-01T09:00:00Z", "recurrence": {"type": 1, "end_times": 3}}
     _, series = await connected.api("POST", "/users/me/meetings", **body)
     occurrence = series["occurrences"][0]["occurrence_id"]
     await connected.api("DELETE", f"/meetings/{series['id']}?occurrence_id={occurrence}")
-    assert await why(connected) == f"deleted occurrence {occurrence} of meeting {series['id']}"
+    assert await latest_reason(connected) == f"deleted occurrence {occurrence} of meeting {series['id']}"
     _, other = await connected.api("POST", "/users/me/meetings", type=3)
     await connected.api("DELETE", f"/meetings/{other['id']}")
-    assert await why(connected) == f"deleted meeting {other['id']}"
-    assert [row[3:] for row in rows(await html(connected), "meetings")] == [
+    assert await latest_reason(connected) == f"deleted meeting {other['id']}"
+    assert [row[3:] for row in rows(await overview(connected), "meetings")] == [
         ["no fixed time", "deleted"],
         ["2031-07-01T09:00:00Z, 60 min, 2 of 3 occurrences", "waiting"],
     ]
 
 
-async def test_no_secret_is_shown(client: Client) -> None:
-    """No token, code, secret, meeting password or link is on the page, wherever somebody wrote one."""
+async def test_page_contains_no_secret(client: Client) -> None:
+    """Tokens, codes, meeting passwords and links are masked, also where a request contained them."""
     first = await client.consent()
     _, second = await client.refresh(first["refresh_token"])
     client.access = second["access_token"]
     _, meeting = await client.api("POST", "/users/me/meetings", password="Xq7-pass")
     zoom = client.simulator.zoom
-    code = zoom.issue_code(zoom.users[OMAR], BACK)
+    code = zoom.issue_code(zoom.users[OMAR], REDIRECT_URI)
     for token in (*zoom.access_tokens, *zoom.refresh_tokens, first["access_token"], code):
         await client.api("GET", f"/users/me/meetings?next_page_token={token}&access={token}&{token}=1")
         await client.api("GET", f"/nowhere/{token}/x")
         await client.token(grant_type=token, code=token, refresh_token=token)
         async with client.session.get(
             f"{client.simulator.oauth_url}/authorize", params={"state": token, "code": token}
-        ) as answer:
-            assert answer.status == 400
-    page = await html(client)
+        ) as response:
+            assert response.status == 400
+    page = await overview(client)
     assert zoom.access_tokens
     secrets = {
         *zoom.access_tokens,
@@ -147,41 +146,40 @@ async def test_no_secret_is_shown(client: Client) -> None:
     secrets |= {meeting["password"], meeting["encrypted_password"], meeting["start_url"], meeting["join_url"]}
     for secret in secrets:
         assert secret not in page
-    shown = unescape(page)
-    assert "state=…&code=…" in shown
-    assert "next_page_token=…" in shown
+    text = unescape(page)
+    assert "state=…&code=…" in text
+    assert "next_page_token=…" in text
     assert not re.search(r"sim-[ar]t-[\w-]", page)
 
 
-async def test_harmless_parameters_are_shown(connected: Client) -> None:
-    """What a list was asked for can be read."""
+async def test_page_shows_harmless_query_parameters(connected: Client) -> None:
     await connected.api("GET", "/users/me/meetings?type=upcoming&page_size=5&from=2030-03-18")
-    _, request, status, reason, user = await latest(connected)
+    _, request, status, reason, user = await latest_request(connected)
     assert request == "GET /v2/users/me/meetings?type=upcoming&page_size=5&from=2030-03-18"
     assert (status, reason, user) == ("200", "listed 0 of 0 upcoming meetings", MONICA)
 
 
-async def test_text_of_others_is_harmless(client: Client) -> None:
-    """Markup, control characters and such as turn the direction of reading are shown as what they are."""
-    nasty = "<script>alert(1)</script>\"'&\u202eevil\u0007\n"
+async def test_untrusted_text_is_escaped(client: Client) -> None:
+    """Markup, control characters and bidirectional overrides are shown as text."""
+    untrusted = "<script>alert(1)</script>\"'&\u202eevil\u0007\n"
     await client.sim("users", email="<b>&'\"@example.com", first_name="<img src=x>", account_id="</td>")
     await client.consent(user="<b>&'\"@example.com")
-    status, _ = await client.api("POST", "/users/me/meetings", topic=nasty)
+    status, _ = await client.api("POST", "/users/me/meetings", topic=untrusted)
     assert status == 201
     await client.api("GET", "/<script>alert(2)</script>?<i>=1&type=<u>%E2%80%AE")
     await client.sim("fault", endpoint="any", kind="redirect", location="javascript:<script>")
-    page = await html(client)
-    for wrong in ("<script", "<img", "<b>", "<i>", "<u>", "\u202e", "\u0007"):
-        assert wrong not in page
+    page = await overview(client)
+    for markup in ("<script", "<img", "<b>", "<i>", "<u>", "\u202e", "\u0007"):
+        assert markup not in page
     assert rows(page, "meetings")[0][1] == "<script>alert(1)</script>\"'&\\u202eevil\\u0007\\u000a"
 
 
-async def test_the_page_runs_nothing_and_is_not_kept(client: Client) -> None:
-    """Its policy allows its own style alone, no frame and no form; nothing is cached."""
-    async with client.session.get(f"{client.simulator.url}/_sim/") as answer:
-        policy = answer.headers["Content-Security-Policy"]
-        assert answer.headers["Cache-Control"] == "no-store"
-        page = await answer.text()
+async def test_page_has_a_strict_policy_and_is_not_cached(client: Client) -> None:
+    """The policy allows only the page's own style, no frames and no scripts."""
+    async with client.session.get(f"{client.simulator.url}/_sim/") as response:
+        policy = response.headers["Content-Security-Policy"]
+        assert response.headers["Cache-Control"] == "no-store"
+        page = await response.text()
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "frame-ancestors 'none'" in policy
     assert "unsafe" not in policy
@@ -189,114 +187,111 @@ async def test_the_page_runs_nothing_and_is_not_kept(client: Client) -> None:
     assert "<script" not in page
 
 
-async def test_the_slash_may_be_left_out(client: Client) -> None:
-    """`/_sim` leads to `/_sim/`."""
-    async with client.session.get(f"{client.simulator.url}/_sim") as answer:
-        assert (answer.status, answer.url.path) == (200, "/_sim/")
+async def test_path_without_slash_redirects_to_the_page(client: Client) -> None:
+    async with client.session.get(f"{client.simulator.url}/_sim") as response:
+        assert (response.status, response.url.path) == (200, "/_sim/")
 
 
-async def test_only_so_much_is_shown(connected: Client) -> None:
-    """Users, meetings, faults and requests are bounded, and how many more there are is told."""
+async def test_tables_are_limited_and_show_the_omitted_count(connected: Client) -> None:
     zoom = connected.simulator.zoom
-    for number in range(MOST):
+    for number in range(MAX_ROWS):
         await connected.sim("users", email=f"u{number}@example.com")
         zoom.schedule(zoom.users[MONICA], {"topic": f"M{number}"})
         await connected.sim("fault", endpoint="revoke", kind="status")
     zoom.schedule(zoom.users[MONICA], {"topic": "last"})
     await connected.sim("fault", endpoint="revoke", kind="status")
-    for number in range(LOGGED + 4):
+    for number in range(MAX_ENTRIES + 4):
         await connected.api("GET", f"/no/{number}")
-    page = await html(connected)
-    parts = {part: rows(page, part) for part in ("users", "meetings", "faults", "requests")}
-    assert {part: len(found) for part, found in parts.items()} == {
-        "users": MOST,
-        "meetings": MOST,
-        "faults": MOST,
-        "requests": LOGGED,
+    page = await overview(connected)
+    tables = {section: rows(page, section) for section in ("users", "meetings", "faults", "requests")}
+    assert {section: len(table_rows) for section, table_rows in tables.items()} == {
+        "users": MAX_ROWS,
+        "meetings": MAX_ROWS,
+        "faults": MAX_ROWS,
+        "requests": MAX_ENTRIES,
     }
     assert re.findall(r"and (\d+) more", page) == ["1", "3", "5", "1"]
-    assert parts["meetings"][0][1] == "last"
-    assert parts["requests"][0][1] == f"GET /v2/no/{LOGGED + 3}"
+    assert tables["meetings"][0][1] == "last"
+    assert tables["requests"][0][1] == f"GET /v2/no/{MAX_ENTRIES + 3}"
 
 
-async def test_long_paths_are_cut(client: Client) -> None:
-    """A path of thousands of characters does not fill the page."""
+async def test_long_paths_are_truncated(client: Client) -> None:
     await client.api("GET", "/" + "x/" * 3000)
-    assert len((await latest(client))[1]) < 400
+    assert len((await latest_request(client))[1]) < 400
 
 
-async def test_the_admin_path_is_not_logged(client: Client) -> None:
-    """Switches and the page itself are no requests to Zoom."""
+async def test_admin_requests_are_not_logged(client: Client) -> None:
     await client.sim("expire")
-    await html(client)
-    async with client.session.get(f"{client.simulator.url}/_sim/nothing") as answer:
-        assert answer.status == 404
-    assert rows(await html(client), "requests") == []
+    await overview(client)
+    async with client.session.get(f"{client.simulator.url}/_sim/nothing") as response:
+        assert response.status == 404
+    assert rows(await overview(client), "requests") == []
 
 
-async def test_a_reset_forgets_the_requests(connected: Client) -> None:
-    """After a reset the page is as at the start."""
+async def test_reset_deletes_the_request_log(connected: Client) -> None:
     await connected.sim("fault", endpoint="any", kind="status")
     await connected.sim("reset")
-    assert rows(await html(connected), "requests") == []
-    assert "None is switched on" in await html(connected)
+    assert rows(await overview(connected), "requests") == []
+    assert "No active faults" in await overview(connected)
 
 
-# -- why -------------------------------------------------------------------------------------------------
+# -- reasons -------------------------------------------------------------------------------------------------
 
 
-async def test_tokens_tell_why(client: Client, clock: Clock) -> None:
-    """Consent, rotation, a spent token, expiry, a later consent and revocation are each told apart, with the user."""
+async def test_reasons_of_token_requests_and_calls(client: Client, clock: Clock) -> None:
+    """Consent, rotation, reuse, expiry, a later consent and revocation have different reasons."""
     first = await client.consent()
-    entry = await latest(client)
+    entry = await latest_request(client)
     assert entry == [
         "2030-03-17T17:46:40Z",
         "POST /oauth/token",
         "200",
-        "code of a fresh consent: first tokens of this grant",
+        "code exchanged: first token pair of this grant",
         MONICA,
     ]
     _, second = await client.refresh(first["refresh_token"])
-    assert await why(client) == "refresh token rotated: generation 2 was issued, the one before is spent"
+    assert (
+        await latest_reason(client)
+        == "refresh token rotated: generation 2 issued, the previous one is no longer valid"
+    )
     await client.refresh(first["refresh_token"])
-    assert (await latest(client))[2:] == [
+    assert (await latest_request(client))[2:] == [
         "400",
-        "refresh token was spent before (rotation): each one works once",
+        "refresh token was already used (rotation); each one works once",
         MONICA,
     ]
     await client.api("GET", "/users/me")
-    assert (await latest(client))[2:] == [
+    assert (await latest_request(client))[2:] == [
         "401",
-        "access token was ended by a newer one (refresh)",
+        "access token was replaced by a newer one (refresh)",
         MONICA,
     ]
     client.access = second["access_token"]
     await client.api("GET", "/users/me")
-    assert (await latest(client))[2:] == ["200", "told whose token it is", MONICA]
+    assert (await latest_request(client))[2:] == ["200", "returned the token's user", MONICA]
     clock.now += 3600
     await client.api("GET", "/users/me")
-    assert (await latest(client))[2:] == ["401", "access token is expired: it needs a refresh", MONICA]
+    assert (await latest_request(client))[2:] == ["401", "access token has expired; refresh it", MONICA]
     await client.consent()
-    assert "it ended what the user granted before" in await why(client)
+    assert "the user's previous grant was revoked" in await latest_reason(client)
     await client.refresh(second["refresh_token"])
-    assert await why(client) == "refresh token was ended by a later consent of the same user"
+    assert await latest_reason(client) == "refresh token was revoked by a later consent of the same user"
     third = await client.consent()
     await client.sim("revoke_user", user=MONICA)
     await client.refresh(third["refresh_token"])
-    assert await why(client) == "refresh token belongs to a grant that was revoked"
+    assert await latest_reason(client) == "refresh token belongs to a revoked grant"
     await client.api("GET", "/users/me")
-    assert await why(client) == "access token belongs to a grant that was revoked"
+    assert await latest_reason(client) == "access token belongs to a revoked grant"
     client.access = "made-up"
     await client.api("GET", "/users/me")
-    assert (await latest(client))[3:] == ["access token is unknown", "-"]
+    assert (await latest_request(client))[3:] == ["unknown access token", "-"]
     await client.refresh("made-up")
-    assert "refresh token is unknown" in await why(client)
+    assert "unknown refresh token" in await latest_reason(client)
     await client.token("wrong", grant_type="refresh_token")
-    assert await why(client) == "client secret is wrong"
+    assert await latest_reason(client) == "wrong client secret"
 
 
-async def test_a_tolerated_token_tells_why(clock: Clock) -> None:
-    """That a spent token worked is told."""
+async def test_reason_of_a_tolerated_refresh_token(clock: Clock) -> None:
     options = SimulatorOptions(port=0, tolerance=1)
     async with Simulator(options, wall=clock) as simulator, aiohttp.ClientSession() as session:
         client = Client(simulator, session)
@@ -304,153 +299,162 @@ async def test_a_tolerated_token_tells_why(clock: Clock) -> None:
         await client.refresh(first["refresh_token"])
         await client.refresh(first["refresh_token"])
         assert (
-            await why(client) == "spent refresh token worked once more (tolerance): generation 3 was issued"
+            await latest_reason(client)
+            == "used refresh token accepted once more (tolerance): generation 3 issued"
         )
 
 
-async def test_codes_tell_why(client: Client, clock: Clock) -> None:
-    """A used, misdirected, unproven and expired code are told apart."""
+async def test_reasons_of_rejected_codes(client: Client, clock: Clock) -> None:
     zoom = client.simulator.zoom
     user = zoom.users[MONICA]
 
     async def exchange(code: str, **more: str) -> str:
-        await client.token(grant_type="authorization_code", code=code, **{"redirect_uri": BACK} | more)
-        return await why(client)
+        await client.token(
+            grant_type="authorization_code", code=code, **{"redirect_uri": REDIRECT_URI} | more
+        )
+        return await latest_reason(client)
 
-    assert "used before" in await exchange("x")
+    assert "already used" in await exchange("x")
     assert "redirect_uri" in await exchange(
-        zoom.issue_code(user, BACK), redirect_uri="http://127.0.0.1/other"
+        zoom.issue_code(user, REDIRECT_URI), redirect_uri="http://127.0.0.1/other"
     )
     assert "code verifier mismatch" in await exchange(
-        zoom.issue_code(user, BACK, challenge="c"), code_verifier="v"
+        zoom.issue_code(user, REDIRECT_URI, challenge="c"), code_verifier="v"
     )
-    old = zoom.issue_code(user, BACK)
+    old = zoom.issue_code(user, REDIRECT_URI)
     clock.now += 301
-    assert await exchange(old) == "the code is expired: it works for 5 minutes"
+    assert await exchange(old) == "the code has expired; codes are valid for 5 minutes"
 
 
-async def test_the_consent_page_tells_why(client: Client) -> None:
-    """What the browser did is in the log: the page, an unregistered address, a foreign form, a refusal, a consent."""
+async def test_reasons_of_consent_page_requests(client: Client) -> None:
     url = f"{client.simulator.oauth_url}/authorize"
-    good = {"client_id": "zoomgate-dev", "response_type": "code", "redirect_uri": BACK, "state": "abc"}
-    async with client.session.get(url, params=good) as page:
+    query = {
+        "client_id": "zoomgate-dev",
+        "response_type": "code",
+        "redirect_uri": REDIRECT_URI,
+        "state": "abc",
+    }
+    async with client.session.get(url, params=query) as page:
         nonce = re.findall(r'name="nonce" value="([^"]+)"', await page.text())[0]
         cookie = {"Cookie": f"simulator-consent={nonce}"}
-    assert (await latest(client))[1:4] == [
+    assert (await latest_request(client))[1:4] == [
         "GET /oauth/authorize?client_id=zoomgate-dev&response_type=code&redirect_uri=…&state=…",
         "200",
         "showed the consent page",
     ]
-    async with client.session.get(url, params=good | {"redirect_uri": "https://evil.example/"}):
-        assert await why(client) == "redirect_uri is not registered"
+    async with client.session.get(url, params=query | {"redirect_uri": "https://evil.example/"}):
+        assert await latest_reason(client) == "redirect_uri is not registered"
     for form, headers, reason in (
-        ({"nonce": "x"}, {}, "does not come from the consent page of this browser"),
-        ({"nonce": nonce}, cookie, "consent was declined"),
-        ({"nonce": nonce, "decision": "allow", "user": OMAR}, cookie, "consented"),
+        ({"nonce": "x"}, {}, "was not submitted from this browser's consent page"),
+        ({"nonce": nonce}, cookie, "consent declined"),
+        ({"nonce": nonce, "decision": "allow", "user": OMAR}, cookie, "consent granted"),
     ):
-        async with client.session.post(url, data=good | form, headers=headers, allow_redirects=False):
-            assert reason in await why(client)
-    assert (await latest(client))[4] == OMAR
+        async with client.session.post(url, data=query | form, headers=headers, allow_redirects=False):
+            assert reason in await latest_reason(client)
+    assert (await latest_request(client))[4] == OMAR
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_faults_tell_why(client: Client, kind: str) -> None:
-    """A request that a fault hit names it, and says whether anything was done all the same."""
+async def test_reasons_of_injected_faults(client: Client, kind: str) -> None:
+    """The reason names the fault and states whether the request was processed."""
     issued = await client.consent()
     await client.sim("fault", endpoint="token", kind=kind)
     form = {"grant_type": "refresh_token", "refresh_token": issued["refresh_token"]}
     basic = {"Authorization": aiohttp.encode_basic_auth("zoomgate-dev", "zoomgate-dev-secret")}
     url = f"{client.simulator.oauth_url}/token"
     try:
-        async with client.session.post(url, data=form, headers=basic, allow_redirects=False) as answer:
-            expected = str(answer.status)
+        async with client.session.post(url, data=form, headers=basic, allow_redirects=False) as response:
+            expected = str(response.status)
     except aiohttp.ServerDisconnectedError:
         expected = "cut"
-    _, _, status, reason, _ = await latest(client)
+    _, _, status, reason, _ = await latest_request(client)
     assert status == expected
     assert (status == "cut") == kind.startswith("cut_")
-    assert reason.startswith(f"fault {kind} that you switched on: ")
+    assert reason.startswith(f"injected fault {kind}: ")
     done = kind in {"delay", "cut_after"}
     assert ("refresh token rotated" in reason) == done
-    assert ("nothing was done" in reason) != done
+    assert ("was not processed" in reason) != done
 
 
 @pytest.mark.parametrize(
     ("method", "path", "status", "reason"),
     [
-        ("GET", "/v2/no/such/endpoint", "404", "no endpoint of the simulated Zoom"),
-        ("GET", "/oauth2/token", "404", "has no such path: it serves /oauth/… and /v2/…"),
-        ("GET", "/oauth/token", "405", "this path takes POST, not GET"),
-        ("GET", "/v2/users/me", "401", "no access token came"),
-        ("POST", "/oauth/revoke", "400", "did not authenticate by HTTP Basic"),
+        ("GET", "/v2/no/such/endpoint", "404", "has no endpoint with this method and path"),
+        ("GET", "/oauth2/token", "404", "has no such path; it serves /oauth/… and /v2/…"),
+        ("GET", "/oauth/token", "405", "this path accepts POST, not GET"),
+        ("GET", "/v2/users/me", "401", "no access token; send"),
+        ("POST", "/oauth/revoke", "400", "no HTTP Basic credentials"),
     ],
 )
-async def test_lost_requests_tell_why(
+async def test_reasons_of_unroutable_and_unauthenticated_requests(
     client: Client, method: str, path: str, status: str, reason: str
 ) -> None:
-    """A path that is not there, a wrong method and a missing credential are explained."""
-    async with client.session.request(method, client.simulator.url + path) as answer:
-        assert str(answer.status) == status
-    _, request, shown, why_, _ = await latest(client)
-    assert (request, shown) == (f"{method} {path}", status)
-    assert reason in why_
+    async with client.session.request(method, client.simulator.url + path) as response:
+        assert str(response.status) == status
+    _, request, text, logged_reason, _ = await latest_request(client)
+    assert (request, text) == (f"{method} {path}", status)
+    assert reason in logged_reason
 
 
-async def test_too_large_bodies_tell_why(connected: Client) -> None:
-    """A body that is not read is explained too."""
+async def test_reason_of_a_too_large_body(connected: Client) -> None:
     url, headers = (
         f"{connected.simulator.api_url}/users/me/meetings",
         {"Authorization": f"Bearer {connected.access}"},
     )
     async with connected.session.post(
         url, data=io.BytesIO(b"x" * (3 * 1024 * 1024)), headers=headers
-    ) as answer:
-        assert answer.status == 413
-    assert (await latest(connected))[2:4] == ["413", "the body is larger than 2 MiB"]
+    ) as response:
+        assert response.status == 413
+    assert (await latest_request(connected))[2:4] == ["413", "the body is larger than 2 MiB"]
 
 
-async def test_meetings_tell_why(connected: Client) -> None:
-    """What was done to a meeting, and why not, is told."""
+async def test_reasons_of_meeting_calls(connected: Client) -> None:
     client = connected
     _, meeting = await client.api("POST", "/users/me/meetings", topic="T")
     number = meeting["id"]
-    assert await why(client) == f"created meeting {number}"
+    assert await latest_reason(client) == f"created meeting {number}"
     path = f"/meetings/{number}"
-    for method, way, body, reason in (
+    for method, target, body, reason in (
         ("GET", path, {}, f"read meeting {number}"),
-        ("PATCH", path, {"topic": "U"}, f"changed meeting {number}"),
-        ("GET", f"{path}/invitation", {}, f"wrote the invitation of meeting {number}"),
+        ("PATCH", path, {"topic": "U"}, f"updated meeting {number}"),
+        ("GET", f"{path}/invitation", {}, f"returned the invitation of meeting {number}"),
         ("PUT", f"{path}/status", {"action": "end"}, f"ended meeting {number}"),
         ("PUT", f"{path}/status", {"action": "recover"}, "the meeting is not deleted"),
         ("DELETE", path, {}, f"deleted meeting {number}"),
         ("GET", path, {}, "the meeting is deleted"),
         ("PUT", f"{path}/status", {"action": "recover"}, f"recovered meeting {number}"),
-        ("GET", f"{path}?occurrence_id=1", {}, "the meeting has no such occurrence, or it is deleted"),
-        ("GET", "/meetings/1", {}, "there is no meeting of this number"),
+        (
+            "GET",
+            f"{path}?occurrence_id=1",
+            {},
+            "the meeting has no such occurrence, or the occurrence is deleted",
+        ),
+        ("GET", "/meetings/1", {}, "no meeting has this number"),
         (
             "GET",
             "/users/omar@example.com/meetings",
             {},
-            "the path names a user: an app that acts for one user writes /users/me",
+            "the path names a user; user-level apps must use /users/me",
         ),
         (
             "POST",
             "/users/me/meetings",
             {"duration": 0},
-            "refused fields: duration (The value must be between 1 and 1440)",
+            "invalid fields: duration (The value must be between 1 and 1440)",
         ),
-        ("GET", "/users/me/meetings?page_size=x", {}, "refused fields: page_size (Invalid field)"),
+        ("GET", "/users/me/meetings?page_size=x", {}, "invalid fields: page_size (Invalid field)"),
     ):
-        await client.api(method, way, **body)
-        assert await why(client) == reason
+        await client.api(method, target, **body)
+        assert await latest_reason(client) == reason
     client.simulator.zoom.grants[MONICA].scope = "user:read:user"
     await client.api("GET", path)
     assert (
-        await why(client) == "scope missing: the consent granted none of meeting:read:meeting, meeting:read"
+        await latest_reason(client)
+        == "missing scope: the grant has none of meeting:read:meeting, meeting:read"
     )
     await client.consent(user=OMAR)
     await client.api("GET", path)
-    assert (await latest(client))[3:] == ["the meeting is somebody else's", OMAR]
+    assert (await latest_request(client))[3:] == ["the meeting belongs to another user", OMAR]
     await client.consent(user=BASIL)
     await client.api("POST", "/users/me/meetings", topic="T")
-    assert (await latest(client))[2:] == ["400", f"refused the meeting: {BASIL} has no licence", BASIL]
+    assert (await latest_request(client))[2:] == ["400", f"meeting rejected: {BASIL} has no license", BASIL]

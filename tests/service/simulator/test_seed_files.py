@@ -1,4 +1,4 @@
-"""Users and meetings that are there at the start."""
+"""Seed files with users and meetings."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import pytest
 from support.zoom_app import Client
 from zoom_simulator import Simulator, SimulatorOptions, seed_files
 
-GOOD = """
+VALID = """
 [[users]]
 email = "ada@example.com"
 first_name = "Ada"
@@ -35,9 +35,9 @@ licensed = false
 """
 
 
-async def test_users_and_meetings_are_there_at_the_start_and_after_a_reset() -> None:
-    """The users of the file replace the usual ones, and their meetings are as written, even in the past."""
-    seed = seed_files.parse(GOOD, "seed.toml")
+async def test_seeded_users_and_meetings_exist_at_startup_and_after_reset() -> None:
+    """They replace the default users, and meetings in the past retain their start."""
+    seed = seed_files.parse(VALID, "seed.toml")
     options = SimulatorOptions(port=0, users=seed.users, meetings=seed.meetings)
     async with Simulator(options) as simulator, aiohttp.ClientSession() as session:
         client = Client(simulator, session)
@@ -45,21 +45,20 @@ async def test_users_and_meetings_are_there_at_the_start_and_after_a_reset() -> 
             await client.consent(user="ada@example.com")
             _, meeting = await client.api("GET", "/meetings/81234500001")
             assert (meeting["topic"], meeting["start_time"]) == ("Notes", "2026-01-05T09:00:00Z")
-            _, other = await client.api("GET", "/meetings/81234567897")
-            assert [row["start_time"] for row in other["occurrences"]] == [
+            _, daily = await client.api("GET", "/meetings/81234567897")
+            assert [row["start_time"] for row in daily["occurrences"]] == [
                 f"2026-01-0{day}T09:00:00Z" for day in (5, 6, 7)
             ]
             assert (await client.api("DELETE", "/meetings/81234500001"))[0] == 204
             await client.sim("reset")
-        async with session.get(f"{simulator.url}/_sim/users") as answer:
-            assert [user["email"] for user in await answer.json()] == [
+        async with session.get(f"{simulator.url}/_sim/users") as response:
+            assert [user["email"] for user in await response.json()] == [
                 "ada@example.com",
                 "charles@example.com",
             ]
 
 
-async def test_a_new_meeting_never_takes_the_id_of_a_seeded_one() -> None:
-    """Ids that the file gave are not given again."""
+async def test_new_meeting_does_not_reuse_a_seeded_id() -> None:
     text = '[[users]]\nemail = "a@b.example"\n[[users.meetings]]\nid = 81234567897\ntopic = "first"\n'
     seed = seed_files.parse(text, "seed.toml")
     options = SimulatorOptions(port=0, users=seed.users, meetings=seed.meetings)
@@ -77,78 +76,83 @@ MEETING = USER + "[[users.meetings]]\n"
     ("text", "problems"),
     [
         ("", ["1: users is missing"]),
-        ("users = 5", ["1: users must be tables: write [[users]]"]),
-        ("[user]\nemail = 'x'", ["1: user is not known: write [[users]]"]),
-        ("[[users]]\nfirst_name = 'A'", ["1: users[1].email must be an address: write email ="]),
-        ("[[users]]\nemail = 'nobody'", ["2: users[1].email must be an address"]),
-        (f"{USER}{USER}", ["4: users[2].email is another user's", "3: users[2].user_id is another user's"]),
-        (f"{USER}fist_name = 'A'", ["3: users[1].fist_name is not known: write first_name"]),
-        (f"{USER}colour = 'red'", ["3: users[1].colour is not known: write one of email, user_id"]),
-        (f"{USER}licensed = 1", ["3: users[1].licensed must be true or false: write licensed = true"]),
-        (f"{USER}timezone = 'Mars'", ["3: users[1].timezone 'Mars' is unknown: write an IANA name"]),
+        ("users = 5", ["1: users must be an array of tables; use [[users]]"]),
+        ("[user]\nemail = 'x'", ["1: unknown key user; only [[users]]"]),
+        ("[[users]]\nfirst_name = 'A'", ["1: users[1].email must be an email address; for example email ="]),
+        ("[[users]]\nemail = 'invalid'", ["2: users[1].email must be an email address"]),
+        (
+            f"{USER}{USER}",
+            ["4: users[2].email belongs to another user", "3: users[2].user_id belongs to another user"],
+        ),
+        (f"{USER}fist_name = 'A'", ["3: unknown key users[1].fist_name; use first_name"]),
+        (f"{USER}colour = 'red'", ["3: unknown key users[1].colour; use one of email, user_id"]),
+        (f"{USER}licensed = 1", ["3: users[1].licensed must be true or false; for example licensed = true"]),
+        (f"{USER}timezone = 'Mars'", ["3: users[1].timezone 'Mars' is unknown; use an IANA name"]),
         (f"{USER}last_name = 7", ["3: users[1].last_name must be text"]),
-        (f"{MEETING}duration = 0", ["4: users[1].meetings[1].duration cannot be used: write duration = 60"]),
-        (f"{MEETING}start_time = 'soon'", ["4: users[1].meetings[1].start_time cannot be used: write"]),
-        (f"{MEETING}start_time = 2026-01-05", ["4: users[1].meetings[1].start_time cannot be used: write"]),
-        (f"{MEETING}id = 5", ["4: users[1].meetings[1].id cannot be used: write id = 81234500001"]),
-        (f"{MEETING}titel = 'x'", ["4: users[1].meetings[1].titel is not known"]),
+        (
+            f"{MEETING}duration = 0",
+            ["4: users[1].meetings[1].duration is invalid; for example duration = 60"],
+        ),
+        (f"{MEETING}start_time = 'soon'", ["4: users[1].meetings[1].start_time is invalid; for example"]),
+        (f"{MEETING}start_time = 2026-01-05", ["4: users[1].meetings[1].start_time is invalid; for example"]),
+        (f"{MEETING}id = 5", ["4: users[1].meetings[1].id is invalid; for example id = 81234500001"]),
+        (f"{MEETING}titel = 'x'", ["4: unknown key users[1].meetings[1].titel"]),
         (
             f"{MEETING}type = 8\nrecurrence = {{ type = 9 }}",
-            ["5: users[1].meetings[1].recurrence.type cannot be used"],
+            ["5: users[1].meetings[1].recurrence.type is invalid"],
         ),
-        (f"{USER}meetings = [ 5 ]", ["3: meetings must be tables: write [[users.meetings]]"]),
+        (f"{USER}meetings = [ 5 ]", ["3: meetings must be an array of tables; use [[users.meetings]]"]),
         (
             f"{USER}[[users.meetings]]\n[[users.meetings]]\ntopic = 5\ntype = 7",
             [
-                "5: users[1].meetings[2].topic cannot be used: write topic =",
-                "6: users[1].meetings[2].type cannot be used: write type = 2",
+                "5: users[1].meetings[2].topic is invalid; for example topic =",
+                "6: users[1].meetings[2].type is invalid; for example type = 2",
             ],
         ),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(text: str, problems: list[str]) -> None:
-    """Every problem names line and field and says what to write instead."""
+def test_problems_name_line_field_and_correction(text: str, problems: list[str]) -> None:
     with pytest.raises(seed_files.SeedFileError) as raised:
         seed_files.parse(text, "seed.toml")
-    found = raised.value.problems
-    assert len(found) == len(problems), found
-    for told, problem in zip(found, problems, strict=True):
-        assert told.startswith(f"seed.toml:{problem}")
+    reported = raised.value.problems
+    assert len(reported) == len(problems), reported
+    for actual, expected in zip(reported, problems, strict=True):
+        assert actual.startswith(f"seed.toml:{expected}")
 
 
 @pytest.mark.parametrize("command", [["zoom_simulator"], ["zoomgate_server", "simulator"]])
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "cannot be read"),
         (b"\xff", "is not UTF-8"),
-        (b"users =", "is no TOML"),
+        (b"users =", "is not valid TOML"),
         (b"[[users]]\nemail = 5\n", "seed.toml:2: users[1].email"),
     ],
 )
-def test_a_wrong_file_refuses_the_start(
-    tmp_path: Path, command: list[str], content: bytes | None, said: str
+def test_invalid_file_prevents_startup(
+    tmp_path: Path, command: list[str], content: bytes | None, message: str
 ) -> None:
-    """Both commands end with 2 and say what is wrong in a sentence."""
+    """Both commands exit with code 2 and an explanation."""
     if content is not None:
         (tmp_path / "seed.toml").write_bytes(content)
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", *command, "--listen", "127.0.0.1:0", "--seed-file", "seed.toml"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert found.returncode == 2
-    assert said in found.stderr
-    assert found.stdout == ""
-    assert "Traceback" not in found.stderr
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
     "user", [{}, {"email": 5}, {"email": "x"}, {"email": "a@b.example", "timezone": "Mars"}, {"name": "A"}]
 )
-async def test_wrong_users_are_refused(client: Client, user: dict[str, object]) -> None:
-    """A user that cannot be is refused, and a short one gets an id."""
+async def test_invalid_user_is_rejected(client: Client, user: dict[str, object]) -> None:
+    """A valid user without an id gets one."""
     assert "error" in await client.sim("users", **user)
     assert (await client.sim("users", email="c@d.example"))["user_id"].startswith("u-")

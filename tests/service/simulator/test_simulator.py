@@ -1,16 +1,16 @@
-"""The simulated Zoom behaves as Zoom is known to."""
+"""Behavior of the simulated Zoom."""
 
 from typing import Any
 
 import aiohttp
 import pytest
 
-from support.zoom_app import BACK, MONICA, Client, Clock
+from support.zoom_app import MONICA, REDIRECT_URI, Client, Clock
 from zoom_simulator import Simulator, SimulatorOptions
 
 
-async def test_refresh_tokens_rotate_and_work_once(client: Client) -> None:
-    """Each refresh gives a new pair and ends the one before."""
+async def test_refresh_token_rotates_and_works_once(client: Client) -> None:
+    """Each refresh also invalidates the previous access token."""
     first = await client.consent()
     status, second = await client.refresh(first["refresh_token"])
     assert status == 200
@@ -23,8 +23,7 @@ async def test_refresh_tokens_rotate_and_work_once(client: Client) -> None:
     assert (await client.refresh(second["refresh_token"]))[0] == 200
 
 
-async def test_tolerance_accepts_the_token_before_once(clock: Clock) -> None:
-    """With a tolerance of one a spent token works once more."""
+async def test_tolerance_accepts_the_previous_refresh_token_once(clock: Clock) -> None:
     options = SimulatorOptions(port=0, tolerance=1)
     async with Simulator(options, wall=clock) as simulator, aiohttp.ClientSession() as session:
         client = Client(simulator, session)
@@ -34,68 +33,66 @@ async def test_tolerance_accepts_the_token_before_once(clock: Clock) -> None:
         assert (await client.refresh(first["refresh_token"]))[0] == 400
 
 
-async def test_a_refresh_token_dies_unused(client: Client, clock: Clock) -> None:
-    """Whoever refreshes within 90 days keeps the grant, again and again; whoever comes later does not."""
+async def test_unused_refresh_token_expires_after_90_days(client: Client, clock: Clock) -> None:
+    """Each refresh within 90 days extends the grant."""
     token = (await client.consent())["refresh_token"]
     for _ in range(3):
         clock.now += 89 * 86_400
-        status, answer = await client.refresh(token)
+        status, response = await client.refresh(token)
         assert status == 200
-        token = answer["refresh_token"]
+        token = response["refresh_token"]
     clock.now += 90 * 86_400
     assert await client.refresh(token) == (400, {"reason": "Invalid Token!", "error": "invalid_grant"})
 
 
-async def test_a_new_consent_ends_earlier_tokens(client: Client) -> None:
-    """The latest authorization alone is valid (4741)."""
+async def test_new_consent_revokes_previous_tokens(client: Client) -> None:
+    """The refresh token is rejected with code 4741."""
     first = await client.consent()
     old = client.access
     await client.consent()
-    status, refusal = await client.refresh(first["refresh_token"])
-    assert (status, refusal["code"]) == (400, 4741)
+    status, error = await client.refresh(first["refresh_token"])
+    assert (status, error["code"]) == (400, 4741)
     client.access = old
     assert (await client.api("GET", "/users/me"))[0] == 401
 
 
-async def test_codes_work_once_for_five_minutes_and_their_address(client: Client, clock: Clock) -> None:
-    """A used, old, misdirected or unproven code is refused."""
+async def test_code_works_once_within_five_minutes_for_its_redirect_uri(client: Client, clock: Clock) -> None:
+    """A code with the wrong code verifier is rejected as well."""
     zoom = client.simulator.zoom
     user = zoom.users[MONICA]
-    used = zoom.issue_code(user, BACK)
-    form = {"grant_type": "authorization_code", "redirect_uri": BACK}
+    used = zoom.issue_code(user, REDIRECT_URI)
+    form = {"grant_type": "authorization_code", "redirect_uri": REDIRECT_URI}
     assert (await client.token(**form, code=used))[0] == 200
     assert (await client.token(**form, code=used))[1]["code"] == 4734
-    old = zoom.issue_code(user, BACK)
+    old = zoom.issue_code(user, REDIRECT_URI)
     clock.now += 301
     assert (await client.token(**form, code=old))[1]["code"] == 4733
     other = zoom.issue_code(user, "http://127.0.0.1/other")
     assert (await client.token(**form, code=other))[1]["code"] == 4709
     proven = zoom.issue_code(
-        user, BACK, challenge="E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM", challenge_method="S256"
+        user, REDIRECT_URI, challenge="E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM", challenge_method="S256"
     )
     assert (await client.token(**form, code=proven, code_verifier="wrong"))[1]["error"] == "invalid_grant"
 
 
-async def test_the_apps_credentials_are_checked(client: Client) -> None:
-    """A wrong secret is invalid_client and spends nothing."""
+async def test_wrong_client_secret_is_rejected_without_using_the_token(client: Client) -> None:
     issued = await client.consent()
     form = {"grant_type": "refresh_token", "refresh_token": issued["refresh_token"]}
-    status, refusal = await client.token("wrong", **form)
-    assert (status, refusal["error"]) == (400, "invalid_client")
+    status, error = await client.token("wrong", **form)
+    assert (status, error["error"]) == (400, "invalid_client")
     assert (await client.refresh(issued["refresh_token"]))[0] == 200
 
 
-async def test_access_tokens_expire(client: Client, clock: Clock) -> None:
-    """After an hour, or when told so, a token is expired (401, 124)."""
+async def test_access_token_expires_after_an_hour(client: Client, clock: Clock) -> None:
     await client.consent()
     assert (await client.api("GET", "/users/me"))[1]["email"] == MONICA
     clock.now += 3600
-    status, refusal = await client.api("GET", "/users/me")
-    assert (status, refusal) == (401, {"code": 124, "message": "Access token is expired."})
+    status, error = await client.api("GET", "/users/me")
+    assert (status, error) == (401, {"code": 124, "message": "Access token is expired."})
 
 
-async def test_meetings_live_and_die(client: Client) -> None:
-    """Create, read, change, list, end, delete and recover."""
+async def test_meeting_lifecycle(client: Client) -> None:
+    """Create, read, update, list, end, delete and recover."""
     await client.consent()
     status, meeting = await client.api("POST", "/users/me/meetings", topic="T", type=2, duration=30)
     assert status == 201
@@ -111,7 +108,7 @@ async def test_meetings_live_and_die(client: Client) -> None:
     assert (await client.api("PUT", f"{path}/status", action="recover"))[0] == 204
     assert (await client.api("GET", path))[0] == 200
     assert (await client.api("GET", "/no/such/endpoint"))[1]["code"] == 2300
-    assert (await client.api("GET", "/users/somebody/meetings"))[0] == 400
+    assert (await client.api("GET", "/users/another/meetings"))[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -132,12 +129,12 @@ async def test_meetings_live_and_die(client: Client) -> None:
         ({"type": True}, "type"),
     ],
 )
-async def test_wrong_meetings_are_refused(client: Client, body: dict[str, Any], field: str) -> None:
-    """Validation answers with code 300 and the field."""
+async def test_invalid_meeting_is_rejected(client: Client, body: dict[str, Any], field: str) -> None:
+    """The error has code 300 and names the field."""
     await client.consent()
-    status, refusal = await client.api("POST", "/users/me/meetings", **body)
-    assert (status, refusal["code"]) == (400, 300)
-    assert [row["field"] for row in refusal["errors"]] == [field]
+    status, error = await client.api("POST", "/users/me/meetings", **body)
+    assert (status, error["code"]) == (400, 300)
+    assert [row["field"] for row in error["errors"]] == [field]
 
 
 @pytest.mark.parametrize(
@@ -151,18 +148,17 @@ async def test_wrong_meetings_are_refused(client: Client, body: dict[str, Any], 
         ({"type": 1, "end_date_time": "2031-07-03T23:00:00Z"}, ["07-01", "07-02", "07-03"]),
     ],
 )
-async def test_recurring_meetings_take_place_when_they_should(
+async def test_occurrences_of_recurring_meetings(
     client: Client, recurrence: dict[str, Any], days: list[str]
 ) -> None:
-    """Days, weeks and months are counted from the start, a Tuesday, and ends are kept."""
+    """Intervals are counted from the start, a Tuesday, and end conditions are honored."""
     await client.consent()
     body = {"type": 8, "start_time": "2031-07-01T09:00:00Z", "recurrence": recurrence}
     _, meeting = await client.api("POST", "/users/me/meetings", **body)
     assert [row["start_time"][5:10] for row in meeting["occurrences"]] == days
 
 
-async def test_what_zoom_decides_cannot_be_set(client: Client) -> None:
-    """Ids, hosts and links in a body are ignored, and nonsense in an address is refused."""
+async def test_read_only_fields_are_ignored_and_invalid_paths_rejected(client: Client) -> None:
     await client.consent()
     _, meeting = await client.api("POST", "/users/me/meetings", id=5, host_id="evil", start_url="x")
     assert meeting["id"] != 5
@@ -171,17 +167,16 @@ async def test_what_zoom_decides_cannot_be_set(client: Client) -> None:
     assert (await client.api("PATCH", path, id=1, host_id="evil", topic="U"))[0] == 204
     after = (await client.api("GET", path))[1]
     assert (after["id"], after["host_id"], after["topic"]) == (meeting["id"], meeting["host_id"], "U")
-    for nonsense in (f"/meetings/{'9' * 5000}", "/meetings/x", "/users/me/meetings?page_size=x"):
-        assert (await client.api("GET", nonsense))[0] == 400
+    for invalid_path in (f"/meetings/{'9' * 5000}", "/meetings/x", "/users/me/meetings?page_size=x"):
+        assert (await client.api("GET", invalid_path))[0] == 400
 
 
-async def test_who_consents_is_chosen_on_the_page(client: Client) -> None:
-    """A user in the address does not override the choice."""
+async def test_user_in_the_authorization_url_is_ignored(client: Client) -> None:
     url = f"{client.simulator.oauth_url}/authorize"
     query = {
         "client_id": "zoomgate-dev",
         "response_type": "code",
-        "redirect_uri": BACK,
+        "redirect_uri": REDIRECT_URI,
         "user": "omar@example.com",
     }
     async with client.session.get(url, params=query) as page:
@@ -191,15 +186,15 @@ async def test_who_consents_is_chosen_on_the_page(client: Client) -> None:
         assert page.status == 400
 
 
-async def test_faults_happen_as_often_as_asked(client: Client) -> None:
-    """A fault hits its endpoint, so many times, and the counters tell."""
+async def test_fault_affects_its_endpoint_the_given_number_of_times(client: Client) -> None:
+    """The counters include it."""
     issued = await client.consent()
     await client.sim("fault", endpoint="users_me", kind="rate_limit_daily", times=1)
     async with client.session.get(
         f"{client.simulator.api_url}/users/me", headers={"Authorization": f"Bearer {client.access}"}
-    ) as answer:
-        assert (answer.status, answer.headers["X-RateLimit-Type"]) == (429, "Daily-limit")
-        assert answer.headers["Retry-After"].endswith("Z")
+    ) as response:
+        assert (response.status, response.headers["X-RateLimit-Type"]) == (429, "Daily-limit")
+        assert response.headers["Retry-After"].endswith("Z")
     assert (await client.api("GET", "/users/me"))[0] == 200
     await client.sim("fault", endpoint="token", kind="cut_after", times=1)
     with pytest.raises(aiohttp.ServerDisconnectedError):
@@ -209,15 +204,15 @@ async def test_faults_happen_as_often_as_asked(client: Client) -> None:
     assert "error" in await client.sim("fault", endpoint="nowhere", kind="cut_after")
 
 
-async def test_revoking_ends_a_token_or_the_grant(client: Client) -> None:
-    """Revoking an access token ends it; revoking the refresh token ends the grant; unknown tokens are fine."""
+async def test_revoking_a_token_or_its_grant(client: Client) -> None:
+    """An access token is revoked individually, a refresh token together with its grant; revoking an unknown token succeeds."""
     issued = await client.consent()
     basic = {"Authorization": aiohttp.encode_basic_auth("zoomgate-dev", "zoomgate-dev-secret")}
 
     async def revoke(token: str) -> str:
         url = f"{client.simulator.oauth_url}/revoke"
-        async with client.session.post(url, data={"token": token}, headers=basic) as answer:
-            status: str = (await answer.json())["status"]
+        async with client.session.post(url, data={"token": token}, headers=basic) as response:
+            status: str = (await response.json())["status"]
             return status
 
     assert await revoke(issued["access_token"]) == "success"
@@ -227,18 +222,22 @@ async def test_revoking_ends_a_token_or_the_grant(client: Client) -> None:
     assert await revoke("unknown") == "success"
 
 
-async def test_only_registered_addresses_get_a_consent_page(client: Client) -> None:
-    """A foreign redirect URI, a wrong client and a missing response type are told on the page, not to the app."""
+async def test_consent_page_requires_a_valid_authorization_url(client: Client) -> None:
+    """Errors are returned directly and not redirected to the app."""
     url = f"{client.simulator.oauth_url}/authorize"
-    good = {"client_id": "zoomgate-dev", "response_type": "code", "redirect_uri": BACK}
-    async with client.session.get(url, params=good) as page:
+    valid = {"client_id": "zoomgate-dev", "response_type": "code", "redirect_uri": REDIRECT_URI}
+    async with client.session.get(url, params=valid) as page:
         assert page.status == 200
         assert "<script" not in await page.text()
-    for wrong in ({"redirect_uri": "https://evil.example/"}, {"client_id": "x"}, {"response_type": "token"}):
-        async with client.session.get(url, params=good | wrong) as page:
+    for invalid in (
+        {"redirect_uri": "https://evil.example/"},
+        {"client_id": "x"},
+        {"response_type": "token"},
+    ):
+        async with client.session.get(url, params=valid | invalid) as page:
             assert page.status == 400
             assert (await page.json())["status"] is False
     async with client.session.post(
-        url, data=good | {"user": MONICA, "decision": "allow", "nonce": "x"}
+        url, data=valid | {"user": MONICA, "decision": "allow", "nonce": "x"}
     ) as page:
         assert page.status == 400

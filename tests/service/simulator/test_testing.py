@@ -1,4 +1,4 @@
-"""The simulator in other people's tests: from plain functions, and under a client library that is not ours."""
+"""The simulator as a test fixture, from plain functions and with a third-party client library."""
 
 import json
 import re
@@ -23,59 +23,58 @@ MONICA = "monica@example.com"
 
 @pytest.fixture
 def zoom() -> Iterator[RunningSimulator]:
-    with running() as started:
-        yield started
+    with running() as simulator:
+        yield simulator
 
 
-def get(zoom: RunningSimulator, path: str, token: str) -> int:
-    """The status of a call."""
+def get_status(zoom: RunningSimulator, path: str, token: str) -> int:
+    """Return the status of an API call."""
     request = urllib.request.Request(zoom.api_url + path, headers={"Authorization": f"Bearer {token}"})
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            status: int = answer.status
+        with urllib.request.urlopen(request, timeout=10) as response:
+            status: int = response.status
             return status
     except urllib.error.HTTPError as error:
         with error:
             return error.code
 
 
-def test_a_plain_function_calls_the_simulated_zoom(zoom: RunningSimulator) -> None:
-    """Tokens come without a browser; expiry, the clock, faults and a new beginning are calls."""
+def test_fixture_controls_the_simulator(zoom: RunningSimulator) -> None:
+    """Consent, expiry, the clock, faults and reset are method calls."""
     token = zoom.connect(MONICA).access_token
-    assert get(zoom, "/users/me", token) == 200
+    assert get_status(zoom, "/users/me", token) == 200
     zoom.add_fault("users_me", "status", status=502)
-    assert get(zoom, "/users/me", token) == 502
+    assert get_status(zoom, "/users/me", token) == 502
     zoom.add_fault("users_me", "status", times=-1)
     zoom.clear_faults()
-    assert get(zoom, "/users/me", token) == 200
+    assert get_status(zoom, "/users/me", token) == 200
     assert zoom.expire(MONICA) == 1
-    assert get(zoom, "/users/me", token) == 401
+    assert get_status(zoom, "/users/me", token) == 401
     token = zoom.connect(MONICA).access_token
     zoom.advance_clock(3601)
-    assert get(zoom, "/users/me", token) == 401
+    assert get_status(zoom, "/users/me", token) == 401
     assert zoom.counters()["api.me"] == 2
     zoom.reset()
     assert zoom.counters() == {}
 
 
-def test_wrong_wishes_are_refused(zoom: RunningSimulator) -> None:
-    """Unknown users, faults and times are errors of the test that asks for them."""
+def test_invalid_arguments_raise_errors(zoom: RunningSimulator) -> None:
     with pytest.raises(KeyError):
-        zoom.connect("nobody@example.com")
+        zoom.connect("unknown@example.com")
     with pytest.raises(ValueError, match="kind must be one of"):
         zoom.add_fault("token", "explode")
-    with pytest.raises(ValueError, match="forward only"):
+    with pytest.raises(ValueError, match="only moves forward"):
         zoom.advance_clock(-1)
 
 
-def test_tokens_are_not_shown(zoom: RunningSimulator) -> None:
+def test_repr_contains_no_token(zoom: RunningSimulator) -> None:
     """A failing assertion prints no token."""
     assert zoom.connect(MONICA).access_token not in repr(zoom.connect(MONICA))
 
 
-def test_several_run_beside_each_other() -> None:
-    """Each has a port and a memory of its own; with a seed two of them give the same."""
-    options = SimulatorOptions(port=0, seed=7, standing_clock=1_900_000_000.0)
+def test_several_simulators_run_independently() -> None:
+    """Each has its own port and state; with the same seed they issue the same tokens."""
+    options = SimulatorOptions(port=0, seed=7, frozen_clock=1_900_000_000.0)
     with running(options) as one, running(options) as other:
         assert one.url != other.url
         assert one.connect(MONICA) == other.connect(MONICA)
@@ -84,23 +83,23 @@ def test_several_run_beside_each_other() -> None:
 
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
-def test_a_library_of_somebody_else_works_against_it(zoom: RunningSimulator, tmp_path: Path) -> None:
-    """pyzoom, pointed at the simulator, schedules, reads, changes, lists and deletes a meeting."""
+def test_third_party_library_works_with_the_simulator(zoom: RunningSimulator, tmp_path: Path) -> None:
+    """pyzoom, configured with the simulator's URL, creates, reads, updates, lists and deletes a meeting."""
     python = tmp_path / "venv/bin/python"
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "pyzoom==1.0.8"]
-    found = subprocess.run(install, capture_output=True, text=True, check=False)
-    if found.returncode != 0:
-        unavailable(f"pip cannot install pyzoom: {found.stderr[-300:]}")
+    result = subprocess.run(install, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        unavailable(f"pip cannot install pyzoom: {result.stderr[-300:]}")
     example = [str(python), str(ROOT / "examples/pyzoom_against_simulator.py")]
-    done = subprocess.run(
+    completed = subprocess.run(
         [*example, zoom.api_url, zoom.connect(MONICA).access_token],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    created, read, listed, gone = done.stdout.splitlines()
+    assert completed.returncode == 0, completed.stderr
+    created, read, listed, gone = completed.stdout.splitlines()
     assert created.startswith("created From pyzoom https://")
     assert read == "read 45 minutes"
     assert listed == "listed ['Renamed']"
@@ -108,8 +107,7 @@ def test_a_library_of_somebody_else_works_against_it(zoom: RunningSimulator, tmp
     assert zoom.counters()["api.create"] == 1
 
 
-def test_the_page_names_every_switch() -> None:
-    """docs/simulator.md has a row for each method and path below /_sim/, and for no other."""
+def test_documentation_lists_every_admin_route() -> None:
     page = (ROOT / "docs/simulator.md").read_text()
     source = (ROOT / "server/zoom_simulator/server.py").read_text()
     routes = set(re.findall(r'add\("([A-Z]+)", "(/_sim/[a-z_]*)"', source))
@@ -117,44 +115,44 @@ def test_the_page_names_every_switch() -> None:
 
 
 def curl(command: str, zoom: RunningSimulator) -> str:
-    """What a documented command prints; it fails if that is a refusal."""
+    """Run a documented curl command and return its output."""
     program = require("curl", "apt-get install curl")
     words = [word.replace("http://127.0.0.1:8090", zoom.url) for word in shlex.split(command, comments=True)]
-    found = subprocess.run(
+    result = subprocess.run(
         [program, "--silent", "--show-error", "--fail-with-body", *words[1:]],
         capture_output=True,
         text=True,
         check=False,
         timeout=30,
     )
-    assert found.returncode == 0, f"{command}: {found.stdout}{found.stderr}"
-    return found.stdout
+    assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
+    return result.stdout
 
 
-def test_the_documented_commands_work(zoom: RunningSimulator) -> None:
-    """Every curl command of docs/simulator.md does what it says, on a simulator that somebody is connected to."""
+def test_documented_commands_work(zoom: RunningSimulator) -> None:
+    """Runs every curl command of docs/simulator.md for a connected user."""
     zoom.connect(MONICA)
     commands = re.findall(r"^curl .+$", (ROOT / "docs/simulator.md").read_text(), re.MULTILINE)
-    answers = [json.loads(curl(command, zoom)) for command in commands]
-    assert answers[:2] == [{"ok": True}, {"expired": 1}]
-    assert answers[2]["living_access_tokens"] == 1
-    assert len(answers) == 3
+    responses = [json.loads(curl(command, zoom)) for command in commands]
+    assert responses[:2] == [{"ok": True}, {"expired": 1}]
+    assert responses[2]["living_access_tokens"] == 1
+    assert len(responses) == 3
 
 
-def test_the_commands_of_the_page_work(zoom: RunningSimulator) -> None:
-    """What the page offers to paste into a terminal works: the clock, a fault and its end, a consent, a meeting."""
+def test_commands_on_the_overview_page_work(zoom: RunningSimulator) -> None:
+    """Runs the commands for the clock, adding and clearing a fault, consent and meetings."""
 
-    def offered() -> list[str]:
-        with urllib.request.urlopen(f"{zoom.url}/_sim/", timeout=10) as answer:
-            page = answer.read().decode()
+    def page_commands() -> list[str]:
+        with urllib.request.urlopen(f"{zoom.url}/_sim/", timeout=10) as response:
+            page = response.read().decode()
         return [unescape(command) for command in re.findall(r"<pre><code>(.*?)</code></pre>", page)]
 
-    clock, fault, consent, refused, meeting = offered()
+    clock, fault, consent, rejected, meeting = page_commands()
     assert "now" in json.loads(curl(clock, zoom))
     assert "location" in json.loads(curl(consent, zoom))
-    assert json.loads(curl(refused.replace("curl", "curl --no-fail-with-body"), zoom))["code"] == 124
+    assert json.loads(curl(rejected.replace("curl", "curl --no-fail-with-body"), zoom))["code"] == 124
     token = zoom.connect(MONICA).access_token
     assert json.loads(curl(meeting.replace("ACCESS_TOKEN", token), zoom))["topic"] == "First meeting"
     assert json.loads(curl(fault, zoom)) == {"ok": True}
-    _, clear = offered()
+    _, clear = page_commands()
     assert json.loads(curl(clear, zoom)) == {"ok": True}

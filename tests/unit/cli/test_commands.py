@@ -481,7 +481,9 @@ def test_a_start_that_is_refused_says_everything_that_is_missing(folder: Path) -
 @pytest.mark.parametrize("listen", ["0.0.0.0:8090", "192.0.2.1:8090", "8090", "127.0.0.1:99999"])
 def test_the_simulated_zoom_is_for_this_machine_alone(folder: Path, listen: str) -> None:
     """Neither command starts it where others could reach it."""
-    assert "this machine alone" in refused(zoomgate("simulator", "--listen", listen), 2)
+    assert "must not be reachable from other machines" in refused(
+        zoomgate("simulator", "--listen", listen), 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -489,7 +491,7 @@ def test_the_simulated_zoom_is_for_this_machine_alone(folder: Path, listen: str)
 )
 def test_events_go_to_an_address(folder: Path, url: str) -> None:
     """What cannot be one is refused before anything is listened to."""
-    assert "write http://127.0.0.1:PORT/PATH" in refused(zoomgate("simulator", "--webhook-url", url), 2)
+    assert "use http://127.0.0.1:PORT/PATH" in refused(zoomgate("simulator", "--webhook-url", url), 2)
 
 
 def test_a_caller_row_survives_a_round_trip(folder: Path) -> None:

@@ -71,7 +71,7 @@ async def generations(harness: Harness) -> list[int]:
 
 
 def end_grant(harness: Harness, user: str) -> None:
-    harness.simulator.zoom.end(harness.simulator.zoom.grants[user])
+    harness.simulator.zoom.revoke_grant(harness.simulator.zoom.grants[user])
 
 
 async def test_everybody_is_refreshed_and_failures_are_told(harness: Harness) -> None:

@@ -69,9 +69,9 @@ async def test_those_of_whom_it_is_true_are_ended_and_revoked(harness: Harness) 
     assert "1 ended, 0 had ended or changed, 0 failed" in found.stderr
     assert await states(harness) == "ADA"
     grant = harness.simulator.zoom.grants[MONICA]
-    while not grant.ended:  # the service does not wait for Zoom's confirmation for long
+    while not grant.revoked:  # the service does not wait for Zoom's confirmation for long
         await asyncio.sleep(0.01)
-    assert not harness.simulator.zoom.grants[OMAR].ended
+    assert not harness.simulator.zoom.grants[OMAR].revoked
     done(
         await revoke(
             harness, "--where", f"consented-before={before}", "--where", "user=*@example.com", "--yes"

@@ -142,7 +142,7 @@ async def test_a_link_that_a_terminal_would_obey_is_not_printed(harness: Harness
     async with serving_instead(Liar()) as address:
         output, errors = await zoomgate(harness, "connect", BASIL, "--wait", "0", "--server", address, code=1)
     assert not output
-    assert "no web address" in errors
+    assert "not a valid web URL" in errors
 
 
 async def test_meetings_are_scheduled_shown_and_deleted(harness: Harness) -> None:
@@ -254,7 +254,7 @@ async def test_who_answers_may_be_no_simulator(harness: Harness) -> None:
                 _, errors = await zoomgate(
                     harness, "simulator", command, "--at", f"127.0.0.1:{upstream.port}", code=5
                 )
-                assert "No simulator answers" in errors
+                assert "no simulator is running" in errors
 
 
 async def test_letters_that_a_terminal_lacks_are_escaped(harness: Harness) -> None:
@@ -318,7 +318,7 @@ async def test_the_simulators_switches_are_worked(harness: Harness) -> None:
     """A fault shows in the next call, `off` ends it, tokens expire, events happen, and what was counted is told."""
     at = ("--at", harness.simulator.url.removeprefix("http://"))
     _, said = await zoomgate(harness, "simulator", "fault", "users_me", "status", "--times", "-1", *at)
-    assert said == "users_me fails by status from now on\n"
+    assert said == "injecting status at users_me without limit\n"
     failed, _ = await zoomgate(harness, "proxy", "get", MONICA, "/users/me", "-i", code=1)
     assert failed.startswith(b"HTTP 503\n")
     await zoomgate(harness, "simulator", "fault", "off", *at)
@@ -327,7 +327,9 @@ async def test_the_simulators_switches_are_worked(harness: Harness) -> None:
     assert json.loads(expired) == {"expired": 1}
     await zoomgate(harness, "proxy", "get", MONICA, "/users/me")
     _, said = await zoomgate(harness, "simulator", "event", "user.disassociated", MONICA, *at)
-    assert said == "user.disassociated happened; nobody is told: the simulator has no --webhook-url\n"
+    assert (
+        said == "triggered user.disassociated; no webhook sent, because the simulator has no --webhook-url\n"
+    )
     _, refused = await zoomgate(
         harness, "simulator", "event", "user.deleted", "nobody@x.example", *at, code=2
     )

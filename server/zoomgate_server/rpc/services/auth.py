@@ -40,19 +40,7 @@ MAX_WATCHED = 1000
 _YEAR_10000 = 253_402_300_800
 _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}", re.ASCII)
 
-_EVENT_TYPES = dict(
-    zip(
-        EventType,
-        (
-            pb.WatchConnectionsResponse.TYPE_INITIAL,
-            pb.WatchConnectionsResponse.TYPE_CREATED,
-            pb.WatchConnectionsResponse.TYPE_UPDATED,
-            pb.WatchConnectionsResponse.TYPE_DELETED,
-            pb.WatchConnectionsResponse.TYPE_SYNCED,
-        ),
-        strict=True,
-    )
-)
+_EVENT_TYPES = {kind: pb.WatchConnectionsResponse.Type.Value(f"TYPE_{kind}") for kind in EventType}
 
 NOT_LOGGED_IN = "Member is not logged in"
 NOT_THE_SAME = "Email addresses do not match"
