@@ -293,7 +293,7 @@ async def _stored(version: int) -> list[str]:
 
     note("canary", await key_check.verify(store, envelope))
     envelope.version = version
-    await SeenEvents(app=APP, store=store, envelope=envelope).remember(b"body")
+    await SeenEvents(app=APP, store=store, envelope=envelope).add(b"body")
     note("webhook", (await store.page(APP, Kind.WEBHOOK, limit=1))[0])
     with patch("secrets.token_bytes", return_value=KEY):
         await shared_secret.obtain(store, envelope, "name")
