@@ -18,7 +18,7 @@ PAGE = (ROOT / "docs/audit.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| `([a-z]+\.[a-z_]+)` \| (.+) \|$", PAGE, re.MULTILINE)
 EXAMPLES = [json.loads(line) for line in re.findall(r"^\{.+\}$", PAGE, re.MULTILINE)]
 ALWAYS = ["time", "action", "outcome", "principal", "role", "on_behalf_of", "user", "method", "request_id"]
-MAKERS = {"for_call", "unattended", "tell", "AuditEvent"}
+MAKERS = {"for_call", "unattended", "record", "try_record", "AuditEvent"}
 
 
 def told() -> set[str]:

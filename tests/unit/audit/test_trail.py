@@ -24,7 +24,7 @@ for number in range(int(sys.argv[3])):
     if number in (0, int(sys.argv[3]) // 2):
         sys.stdin.readline()
     user = "u" * (number % 300) + "@example.com"
-    trail(AuditEvent("token.returned", "ok", sys.argv[2], "", user, str(number)).about(1, "access", "refresh"))
+    trail(AuditEvent("token.returned", "ok", sys.argv[2], "", user, str(number)).with_tokens(1, "access", "refresh"))
 """
 
 
@@ -87,7 +87,7 @@ from zoomgate_server.clock import SystemClock
 from zoomgate_server.audit.event import AuditEvent
 logs.configure("error", "json")
 trail = AuditTrail(None, key=bytes(32), clock=SystemClock(), on_lost=lambda: None)
-trail.require(AuditEvent("token.returned", "ok", "calendar", "", "monica@example.com", "r1").about(7, "access", "refresh"))
+trail.require(AuditEvent("token.returned", "ok", "calendar", "", "monica@example.com", "r1").with_tokens(7, "access", "refresh"))
 """
 
 

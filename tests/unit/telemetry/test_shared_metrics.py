@@ -32,7 +32,7 @@ def test_gauges_are_told_as_they_are_meant(tmp_path: Path) -> None:
         1,
         "journal_entries(2)",
         "pending_age(7)",
-        "breaker_open(True)",
+        "circuit_breaker_open(True)",
         "connections({'ACTIVE': 5})",
     )
     process(
@@ -40,7 +40,7 @@ def test_gauges_are_told_as_they_are_meant(tmp_path: Path) -> None:
         2,
         "journal_entries(3)",
         "pending_age(4)",
-        "breaker_open(False)",
+        "circuit_breaker_open(False)",
         "connections({'ACTIVE': 4})",
     )
     assert shown(tmp_path, "zoomgate_journal_entries") == "5.0"
@@ -58,7 +58,7 @@ def test_counters_outlive_their_process_and_gauges_do_not(tmp_path: Path) -> Non
         "store_error()",
         "refresh_seconds(0.2)",
         "journal_entries(2)",
-        "breaker_open(True)",
+        "circuit_breaker_open(True)",
     )
     process(tmp_path, 2, "store_error()", "refresh_seconds(0.4)", "journal_entries(3)")
     metrics.drop_gauges(1, tmp_path)

@@ -354,7 +354,7 @@ async def test_a_late_answer_heals_a_verdict_and_is_counted(world: World) -> Non
     stored = await world.stored()
     assert (stored.state, stored.cause, stored.last_error) == (State.ACTIVE, None, None)
     assert stored.alternate_pairs == (late,)
-    assert b"\nzoomgate_spares_kept_total 1.0\n" in world.metrics.render()
+    assert b"\nzoomgate_alternate_pairs_kept_total 1.0\n" in world.metrics.render()
     assert world.told() == [("connection.refreshed", "ok", 0, "r5")]
 
 
