@@ -412,7 +412,7 @@ async def test_a_journal_with_damaged_files(place: Place) -> None:
                 aiohttp.ClientSession() as session,
                 session.get(f"{zoomgate.http_url}/metrics") as page,
             ):
-                assert "\nzoomgate_journal_damaged_total 2.0\n" in await page.text()
+                assert "\nzoomgate_journal_corrupt_entries_total 2.0\n" in await page.text()
             assert (await token(zoomgate)).generation == 2
             assert (await refresh(zoomgate)).generation == 3
             assert set(folder.iterdir()) == damaged
