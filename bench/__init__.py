@@ -1,1 +1,1 @@
-"""Measures the service against the floor. Run `make bench`; docs/performance.md says what the rows mean."""
+"""Benchmarks of the service. Run `make bench`; docs/performance.md explains the rows."""

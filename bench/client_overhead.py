@@ -1,4 +1,4 @@
-"""What the Python client adds to a call, against the bare stub with the same key and deadline."""
+"""Benchmark of the time that the Python client adds to a call, compared with the bare stub with the same key and deadline."""
 
 import asyncio
 import statistics
@@ -16,8 +16,8 @@ _REQUEST = auth_service_pb2.GetTokenRequest(user_email="monica@example.com")
 _SECONDS = 30.0
 
 
-def blocking(address: str, key: str, rounds: int) -> Iterator[float]:
-    """Give the microseconds a call that the blocking client adds, by round: the calls of both take turns."""
+def measure_blocking(address: str, key: str, rounds: int) -> Iterator[float]:
+    """Yield, per round, the microseconds that the blocking client adds to a call. Calls of client and stub alternate."""
     metadata = (("authorization", f"Bearer {key}"),)
     with grpc.insecure_channel(address) as channel, Client(address, key=key) as client:
         bare = auth_service_pb2_grpc.AuthServiceStub(channel).GetToken
@@ -31,17 +31,17 @@ def blocking(address: str, key: str, rounds: int) -> Iterator[float]:
                 ours(_REQUEST)
                 times[0].append(middle - start)
                 times[1].append(time.perf_counter() - middle)
-            yield _added(*times)
+            yield _added_microseconds(*times)
 
 
-def awaited(address: str, key: str, rounds: int) -> list[float]:
-    """Give the microseconds a call that the asyncio client adds, by round."""
-    return asyncio.run(_awaited(address, key, rounds))
+def measure_asyncio(address: str, key: str, rounds: int) -> list[float]:
+    """Return, per round, the microseconds that the asyncio client adds to a call."""
+    return asyncio.run(_measure_asyncio(address, key, rounds))
 
 
-async def _awaited(address: str, key: str, rounds: int) -> list[float]:
+async def _measure_asyncio(address: str, key: str, rounds: int) -> list[float]:
     metadata = (("authorization", f"Bearer {key}"),)
-    found = []
+    added = []
     async with grpc.aio.insecure_channel(address) as channel, AsyncClient(address, key=key) as client:
         bare = auth_service_pb2_grpc.AuthServiceStub(channel).GetToken
         ours = client.auth.get_token
@@ -54,9 +54,9 @@ async def _awaited(address: str, key: str, rounds: int) -> list[float]:
                 await ours(_REQUEST)
                 times[0].append(middle - start)
                 times[1].append(time.perf_counter() - middle)
-            found.append(_added(*times))
-    return found
+            added.append(_added_microseconds(*times))
+    return added
 
 
-def _added(bare: list[float], ours: list[float]) -> float:
+def _added_microseconds(bare: list[float], ours: list[float]) -> float:
     return (statistics.median(ours) - statistics.median(bare)) * 1e6

@@ -1,4 +1,4 @@
-"""What the service calls in the benchmarks: a meeting of 1.5 KB, answered by nginx."""
+"""The upstream of the benchmarks: nginx, which serves a meeting of 1.5 KB."""
 
 import json
 import socket
@@ -45,7 +45,7 @@ MEETING = {
             "status": "deleted",
         },
     ],
-    "tracking_fields": [{"field": "Cost centre", "value": "4711", "visible": True}],
+    "tracking_fields": [{"field": "Cost center", "value": "4711", "visible": True}],
     "settings": {
         "host_video": True,
         "participant_video": False,
@@ -69,7 +69,7 @@ ME = json.dumps({"id": "u-bench", "email": USER, "account_id": "a-bench"}).encod
 
 
 def free_port() -> int:
-    """A port that nobody uses now."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -77,7 +77,7 @@ def free_port() -> int:
 
 
 def start(folder: Path, wrap: list[str]) -> tuple[subprocess.Popen[bytes], str]:
-    """Start nginx and give the base address of its API."""
+    """Start nginx and return it with the base URL of its API."""
     port = free_port()
     files = folder / "www"
     files.mkdir()

@@ -1,6 +1,7 @@
-"""The floor: what any Python gateway of this kind must do, and nothing else.
+"""The baseline: a gateway with the minimum that any Python gateway of this kind must do.
 
-`python -m bench.floor pass BASE_URL` forwards ProxyService.Get; `python -m bench.floor echo` answers AuthService.GetToken at once.
+`python -m bench.baseline pass BASE_URL` forwards ProxyService.Get.
+`python -m bench.baseline echo` responds to AuthService.GetToken at once.
 """
 
 import asyncio
@@ -17,26 +18,26 @@ from zoomgate.v1 import auth_service_pb2, auth_service_pb2_grpc, proxy_service_p
 
 
 class PassThrough(proxy_service_pb2_grpc.ProxyServiceServicer):
-    """Forwards a GET with a bearer header and gives the body."""
+    """A ProxyService that forwards a GET with a bearer header and returns the body."""
 
     def __init__(self, base: str, session: aiohttp.ClientSession) -> None:
         self._base = base
         self._session = session
 
     async def Get(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-        """Forward."""
+        """Forward the request."""
         url = URL(self._base + request.url, encoded=True)
         async with self._session.get(url, headers={"Authorization": "Bearer token"}) as response:
             body = await response.read()
-            answer = proxy_service_pb2.ZoomResponse(status=response.status, body=body)
-            return proxy_service_pb2.GetResponse(response=answer)
+            zoom_response = proxy_service_pb2.ZoomResponse(status=response.status, body=body)
+            return proxy_service_pb2.GetResponse(response=zoom_response)
 
 
 class Echo(auth_service_pb2_grpc.AuthServiceServicer):
-    """Answers without doing anything."""
+    """An AuthService that returns a fixed token."""
 
     async def GetToken(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-        """Answer."""
+        """Return the token."""
         token = auth_service_pb2.Token(
             access_token="t" * 64, token_type="bearer", expires_in=3600, generation=1
         )
@@ -50,8 +51,10 @@ async def main() -> None:
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         if sys.argv[1] == "pass":
-            passing: Any = PassThrough
-            proxy_service_pb2_grpc.add_ProxyServiceServicer_to_server(passing(sys.argv[2], session), server)
+            pass_through: Any = PassThrough
+            proxy_service_pb2_grpc.add_ProxyServiceServicer_to_server(
+                pass_through(sys.argv[2], session), server
+            )
         else:
             echo: Any = Echo
             auth_service_pb2_grpc.add_AuthServiceServicer_to_server(echo(), server)

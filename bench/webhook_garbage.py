@@ -1,4 +1,4 @@
-"""Garbage at `/webhooks/zoom`: how much of it a service on one core refuses, while it goes on answering calls."""
+"""Benchmark of garbage at `/webhooks/zoom`: how much of it a service on one core rejects while it serves calls."""
 
 import re
 import secrets
@@ -11,41 +11,41 @@ from pathlib import Path
 
 import grpc
 
-from bench.processes import processor_seconds
+from bench.process_stats import processor_seconds
 from zoomgate.v1 import auth_service_pb2, auth_service_pb2_grpc
 
 CONNECTIONS = 16
 GOAL = 2000.0
-"""Refusals in a second of the service's processor time, which others on the machine do not change; the calls meanwhile are in that time."""
+"""Rejections per second of the service's processor time. Other load on the machine does not affect it; the concurrent calls do."""
 
 _LARGE = 64 * 1024
 _KINDS = (
     ("without a signature", 300, ""),
-    ("wrongly signed", 300, "0"),
-    ("wrongly signed, 64 KiB", _LARGE, "f"),
+    ("with a wrong signature", 300, "0"),
+    ("with a wrong signature, 64 KiB", _LARGE, "f"),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What one kind of garbage did.
+class GarbageResult:
+    """The result for one kind of garbage.
 
     Attributes:
-        kind: What it was.
-        refused: Refusals a second.
-        efficiency: Refusals in a second of the service's processor time.
-        calls: Calls a second that one caller got answered meanwhile, one after the other; every one ended well.
-        milliseconds: Median of their durations.
-        alone: The same without garbage.
-        goal: Of the efficiency; 0 if it is only reported, as for bodies that cost more to carry than to refuse.
+        kind: Description of the garbage.
+        rejected: Rejections per second.
+        efficiency: Rejections per second of the service's processor time.
+        calls: Concurrent calls per second of one caller, one after another. All of them succeed.
+        milliseconds: Median duration of these calls.
+        idle_milliseconds: Median duration of such calls without garbage.
+        goal: Goal for `efficiency`. 0 for large bodies, which cost more to transfer than to reject; their result is only reported.
     """
 
     kind: str
-    refused: float
+    rejected: float
     efficiency: float
     calls: float
     milliseconds: float
-    alone: float
+    idle_milliseconds: float
     goal: float
 
 
@@ -59,21 +59,21 @@ def measure(
     *,
     seconds: int,
     prefix: Sequence[str],
-) -> list[Found]:
-    """Throw each kind for some seconds.
+) -> list[GarbageResult]:
+    """Post each kind of garbage for some seconds.
 
     Args:
-        address: HOST:PORT of gRPC.
+        address: HOST:PORT of the gRPC server.
         http: HOST:PORT of the HTTP server.
-        process: Id of the service's process.
-        key: Of a caller who may get the token of the user.
-        user: Who is connected.
-        folder: For files.
-        seconds: How long, for each kind.
-        prefix: Keeps the load on a core of its own.
+        process: Process ID of the service.
+        key: Key of a caller that may get the user's token.
+        user: A connected user.
+        folder: Directory for temporary files.
+        seconds: Duration for each kind.
+        prefix: Command prefix that keeps the load generator on its own core.
     """
-    _, alone = _calls(address, key, user, 1.0)
-    found = []
+    _, idle_milliseconds = _call_repeatedly(address, key, user, 1.0)
+    results = []
     for kind, size, digit in _KINDS:
         body = folder / "garbage"
         body.write_bytes(secrets.token_bytes(size))
@@ -96,29 +96,29 @@ def measure(
             stdout=subprocess.PIPE,
             text=True,
         )
-        time.sleep(0.5)  # h2load has begun then, and goes on beyond the calls
-        calls, milliseconds = _calls(address, key, user, seconds - 1)
+        time.sleep(0.5)  # h2load has started by then, and outlasts the calls
+        calls, milliseconds = _call_repeatedly(address, key, user, seconds - 1)
         output, _ = load.communicate()
         used = processor_seconds(process) - used
-        refused = re.search(r"status codes: 0 2xx, 0 3xx, (\d+) 4xx, 0 5xx", output)
-        assert refused is not None, output
-        count = int(refused.group(1))
-        found.append(
-            Found(
+        match = re.search(r"status codes: 0 2xx, 0 3xx, (\d+) 4xx, 0 5xx", output)
+        assert match is not None, output
+        count = int(match.group(1))
+        results.append(
+            GarbageResult(
                 kind,
                 count / seconds,
                 count / used,
                 calls,
                 milliseconds,
-                alone,
+                idle_milliseconds,
                 0.0 if size == _LARGE else GOAL,
             )
         )
-    return found
+    return results
 
 
-def _calls(address: str, key: str, user: str, seconds: float) -> tuple[float, float]:
-    """Call again and again; gives calls a second and the median duration in milliseconds."""
+def _call_repeatedly(address: str, key: str, user: str, seconds: float) -> tuple[float, float]:
+    """Call GetToken repeatedly. Return the calls per second and the median duration in milliseconds."""
     durations = []
     request = auth_service_pb2.GetTokenRequest(user_email=user)
     with grpc.insecure_channel(address) as channel:

@@ -1,4 +1,4 @@
-"""A store of 100,000 connections: listed in pages, and sealed anew under another key."""
+"""Benchmark of a store of 100,000 connections: listing in pages, and re-encryption under another key."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.processes import memory_kib
+from bench.process_stats import memory_kib
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.token_pair import TokenPair
@@ -23,13 +23,13 @@ _COLUMNS = "app, kind, subject, value, rev, state, key_id, zoom_user_id, changed
 
 @dataclass(frozen=True)
 class Listing:
-    """How a list of every connection went.
+    """The result of listing all connections.
 
     Attributes:
-        seconds: From start to the end of `zoomgate connections list --json`.
-        rows: Lines that were printed.
-        command_mib: The command's largest memory.
-        service_mib: By how much the service's memory grew.
+        seconds: Duration of `zoomgate connections list --json`.
+        rows: Number of printed connections.
+        command_mib: Peak memory of the command.
+        service_mib: Growth of the service's memory.
     """
 
     seconds: float
@@ -39,19 +39,19 @@ class Listing:
 
 
 def fill(data_dir: Path, app: str) -> None:
-    """Put the connections into a store that a service has made."""
-    asyncio.run(_made(data_dir))
+    """Add the connections to a store that a service has created."""
+    asyncio.run(_create_store(data_dir))
     envelope = Envelope(app=app, keys=key_file.load(data_dir / "keys.json"))
     now = time.time()
 
     def rows() -> "list[tuple[object, ...]]":
-        found: list[tuple[object, ...]] = []
+        result: list[tuple[object, ...]] = []
         for number in range(CONNECTIONS):
             pair = TokenPair("a" * 600, "r" * 600, "bearer", "user:read:user", "", now + 3600, now)
             record = connection_record.encode(
                 envelope,
                 ConnectionRecord(
-                    user_email=f"person{number:06}@example.com",
+                    user_email=f"user{number:06}@example.com",
                     state=State.ACTIVE,
                     grant="g",
                     generation=1,
@@ -66,24 +66,24 @@ def fill(data_dir: Path, app: str) -> None:
                 ),
             )
             key = record.key
-            found.append((app, key.kind.value, key.subject, record.value, number + 1_000, record.state))
-            found[-1] += (record.key_id, record.zoom_user_id, record.changed_at, None, None)
-        return found
+            result.append((app, key.kind.value, key.subject, record.value, number + 1_000, record.state))
+            result[-1] += (record.key_id, record.zoom_user_id, record.changed_at, None, None)
+        return result
 
     with sqlite3.connect(data_dir / "zoomgate.db") as connection:
-        marks = ", ".join("?" * 11)
-        connection.executemany(f"INSERT INTO record ({_COLUMNS}) VALUES ({marks})", rows())  # noqa: S608
+        placeholders = ", ".join("?" * 11)
+        connection.executemany(f"INSERT INTO record ({_COLUMNS}) VALUES ({placeholders})", rows())  # noqa: S608
         connection.execute("UPDATE revision SET last = last + ?", (CONNECTIONS + 1_000,))
     connection.close()
 
 
-async def _made(data_dir: Path) -> None:
+async def _create_store(data_dir: Path) -> None:
     store = await SqliteStore.open(data_dir / "zoomgate.db", time.time)
     await store.close()
 
 
-def listed(address: str, key: str, service: int) -> Listing:
-    """List all of them through the service with a process id."""
+def list_all(address: str, key: str, service: int) -> Listing:
+    """List all connections through a service, whose process ID is `service`."""
     before, started = memory_kib(service), time.perf_counter()
     zoomgate = str(Path(sys.executable).with_name("zoomgate"))
     command = [zoomgate, "connections", "list", "--json", "--server", address]
@@ -99,13 +99,13 @@ def listed(address: str, key: str, service: int) -> Listing:
     return Listing(seconds, rows, peak / 1024, (memory_kib(service) - before) / 1024)
 
 
-def swept(environ: dict[str, str]) -> float:
-    """Seal every record under a new key; gives records a second."""
+def reencrypt(environ: dict[str, str]) -> float:
+    """Re-encrypt every record under a new key, and return the records per second."""
     zoomgate = str(Path(sys.executable).with_name("zoomgate"))
     started = time.perf_counter()
-    done = subprocess.run(
+    finished = subprocess.run(
         [zoomgate, "keys", "rotate", "--now", "--json"], env=environ, check=True, capture_output=True
     )
-    assert done.stdout
-    json.loads(done.stdout.splitlines()[-1])
+    assert finished.stdout
+    json.loads(finished.stdout.splitlines()[-1])
     return CONNECTIONS / (time.perf_counter() - started)

@@ -1,0 +1,167 @@
+"""Benchmark of importing the collection of a Velo site: rows per second, and memory. `python -m bench.importing [ROWS] [DRY_RUN_ROWS]`."""
+
+import contextlib
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.process_stats import memory_kib
+from zoom_simulator import SimulatorOptions
+from zoom_simulator.options import SimulatedUser
+from zoom_simulator.testing import RunningSimulator, running
+
+ROWS, DRY_ROWS, SMALL_ROWS = 5_000, 100_000, 1_000
+COLUMNS = (
+    "userEmail",
+    "access_token",
+    "expires_in",
+    "scope",
+    "refresh_token",
+    "token_type",
+    "_id",
+    "_owner",
+    "_createdDate",
+    "_updatedDate",
+)
+PADDING = "x" * 600
+"""Padding: Zoom's tokens are about this long."""
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """The result of an import.
+
+    Attributes:
+        rows: Number of rows in the file.
+        counts: Number of rows by status.
+        seconds: Duration of the command.
+        mib: Peak memory of the command.
+    """
+
+    rows: int
+    counts: dict[str, Any]
+    seconds: float
+    mib: float
+
+    @property
+    def rate(self) -> float:
+        """Rows per second, including start and exit of the command."""
+        return self.rows / self.seconds
+
+
+def write(path: Path, rows: Iterable[tuple[str, str, str]], updated: float) -> None:
+    """Write the collection. Each row has the email address, the access token and the refresh token."""
+    date = datetime.fromtimestamp(updated, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for user, access, refresh in rows:
+            writer.writerow((user, access, 3600, "user:read:user", refresh, "bearer", "1", "2", date, date))
+    path.chmod(0o600)
+
+
+def connected_rows(zoom: RunningSimulator, rows: int) -> Iterator[tuple[str, str, str]]:
+    """Yield a row for each of `rows` users, who consent at the simulated Zoom."""
+    for number in range(rows):
+        tokens = zoom.connect(f"p{number}@example.com")
+        yield f"p{number}@example.com", tokens.access_token, tokens.refresh_token
+
+
+def dry_run_rows(rows: int) -> Iterator[tuple[str, str, str]]:
+    """Yield rows for a dry run: one in a hundred has no email address, and one in a hundred is a duplicate."""
+    for number in range(rows):
+        user = f"p{number - number % 100 if number % 100 == 1 else number}@example.com"
+        yield ("" if number % 100 == 2 else user), f"a{number}{PADDING}", f"r{number}{PADDING}"
+
+
+def run_import(folder: Path, environ: dict[str, str], *options: str) -> ImportResult:
+    """Run the command, and measure its duration and its peak memory."""
+    zoomgate = str(Path(sys.executable).with_name("zoomgate"))
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [zoomgate, "import", "velo-users", "ZoomUsers.csv", "--json", *options],
+        cwd=folder,
+        env={key: value for key, value in os.environ.items() if not key.startswith("ZOOMGATE_")} | environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    peak = 0
+    while process.poll() is None:  # wait4 would report at least the size of this process
+        with contextlib.suppress(OSError):
+            peak = max(peak, memory_kib(process.pid, "VmHWM"))
+        time.sleep(0.05)
+    output, _ = process.communicate()
+    seconds = time.perf_counter() - started
+    assert process.returncode in (0, 1), process.returncode
+    counts = json.loads(output)
+    return ImportResult(counts["rows"], counts, seconds, peak / 1024)
+
+
+def measure_import(folder: Path, rows: int, *, expired: bool) -> ImportResult:
+    """Import users into an empty store, with a simulated Zoom that responds at once."""
+    folder.mkdir()
+    users = tuple(SimulatedUser(f"p{number}@example.com") for number in range(rows))
+    with running(SimulatorOptions(port=0, users=users)) as zoom:
+        write(folder / "ZoomUsers.csv", connected_rows(zoom, rows), time.time() - (7200 if expired else 0))
+        if expired:
+            zoom.expire()
+        environ = {
+            "ZOOMGATE_DATA_DIR": str(folder / "data"),
+            "ZOOMGATE_CLIENT_ID": zoom.client_id,
+            "ZOOMGATE_CLIENT_SECRET": zoom.client_secret,
+            "ZOOMGATE_ZOOM_API_URL": zoom.api_url,
+            "ZOOMGATE_ZOOM_OAUTH_URL": zoom.oauth_url,
+        }
+        result = run_import(folder, environ, "--rate", "5000")
+    assert result.counts["stored"] == rows, result.counts
+    return result
+
+
+def measure_dry_run(folder: Path, rows: int) -> ImportResult:
+    """Validate a file without importing it."""
+    folder.mkdir()
+    write(folder / "ZoomUsers.csv", dry_run_rows(rows), time.time() - 7200)
+    result = run_import(folder, {}, "--dry-run")
+    (folder / "ZoomUsers.csv").unlink()
+    return result
+
+
+def report(folder: Path, rows: int = ROWS, dry_rows: int = DRY_ROWS) -> None:
+    """Run all measurements, and print their results."""
+    expired, valid = (
+        measure_import(folder / "import-expired", rows, expired=True),
+        measure_import(folder / "import-valid", rows, expired=False),
+    )
+    small = measure_import(folder / "import-few-rows", SMALL_ROWS, expired=True)
+    for description, result in (("expired", expired), ("valid", valid)):
+        print(
+            f"{result.rows:,} Velo rows with {description} access tokens: {result.rate:,.0f} rows/s in {result.seconds:.1f} s;"
+            f" memory {result.mib:.0f} MiB, {result.mib - small.mib:+.1f} MiB over {SMALL_ROWS:,} rows; {format_counts(result.counts)}"
+        )
+    large = measure_dry_run(folder / "dry-run-large", dry_rows)
+    small = measure_dry_run(folder / "dry-run-small", SMALL_ROWS)
+    print(
+        f"{large.rows:,} Velo rows, dry run: {large.rate:,.0f} rows/s in {large.seconds:.1f} s;"
+        f" memory {large.mib:.0f} MiB, {large.mib - small.mib:+.1f} MiB over {SMALL_ROWS:,} rows; {format_counts(large.counts)}"
+    )
+
+
+def format_counts(counts: dict[str, Any]) -> str:
+    """Return the counts as text."""
+    return ", ".join(
+        f"{count:,} {name}" for name, count in counts.items() if name not in ("rows", "results") and count
+    )
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        report(Path(folder), *(int(argument) for argument in sys.argv[1:3]))
