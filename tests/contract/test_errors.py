@@ -28,7 +28,7 @@ REASONS = [
 
 def make(kind: type[errors.ZoomgateError]) -> errors.ZoomgateError:
     if issubclass(kind, errors.InvalidRequest):
-        return kind([FieldViolation("field", "must be something else: send that")])
+        return kind([FieldViolation("field", "must be something else; send that")])
     return kind("A sentence", metadata={"key": "value"}, retry_after=2.0)
 
 

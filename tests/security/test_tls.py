@@ -82,11 +82,11 @@ async def test_a_connection_outlives_its_certificate(tmp_path: Path) -> None:
     [
         (lambda cert, _key: cert.unlink(), "ZOOMGATE_TLS_CERT: .* cannot be read"),
         (lambda _cert, key: key.unlink(), "ZOOMGATE_TLS_KEY: .* cannot be read"),
-        (lambda cert, _key: cert.write_bytes(b"x"), "holds no PEM certificate"),
-        (lambda _cert, key: key.write_bytes(b"canary-secret"), "holds no PEM private key"),
-        (lambda _cert, key: key.chmod(0o604), "open to everybody: run chmod"),
+        (lambda cert, _key: cert.write_bytes(b"x"), "contains no PEM certificate"),
+        (lambda _cert, key: key.write_bytes(b"canary-secret"), "contains no PEM private key"),
+        (lambda _cert, key: key.chmod(0o604), "accessible to all users; run chmod"),
         (lambda cert, _key: write_pair(cert.parent, ends=0), "expired on"),
-        (lambda cert, _key: write_pair(cert.parent, begins=1), "is valid from"),
+        (lambda cert, _key: write_pair(cert.parent, begins=1), "is not valid before"),
         (lambda cert, _key: write_pair(cert.parent, passphrase=b"canary"), "has a passphrase"),
         (lambda cert, _key: cert.write_bytes(b"x" * (tls.MAX_BYTES + 1)), "larger than"),
     ],
@@ -107,7 +107,7 @@ async def test_the_wrong_key_does_not_start(tmp_path: Path) -> None:
     cert, _, _ = write_pair(tmp_path)
     (tmp_path / "other").mkdir()
     _, other, _ = write_pair(tmp_path / "other")
-    with pytest.raises(StartError, match="give the pair that belongs together"):
+    with pytest.raises(StartError, match="specify a matching certificate and key"):
         async with running(tmp_path / "data", environ=environ(cert, other)):
             pass
 

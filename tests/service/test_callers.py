@@ -181,7 +181,7 @@ async def test_malformed_credentials_are_refused_alike(
         )
     refusal = Refusal.of(error.value)
     assert refusal.short == ("UNAUTHENTICATED", "CALLER_UNAUTHENTICATED")
-    assert refusal.message == "The credential is missing or not accepted"
+    assert refusal.message == "The credential is missing or invalid"
     assert refusal.details == ("ErrorInfo",)
 
 

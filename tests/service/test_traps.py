@@ -90,7 +90,7 @@ async def test_the_text_of_an_exception_stays_here(channel: grpc.aio.Channel) ->
     entries = (*metadata("admin"), ("x-request-id", "find-me"))
     refusal = await refusal_of(stub.GetConnection(wanted, metadata=entries, timeout=5))
     assert refusal.short == ("INTERNAL", "INTERNAL")
-    assert refusal.message == "Something went wrong inside Zoomgate"
+    assert refusal.message == "Internal error; see the server log for this request_id"
     assert refusal.metadata == {"request_id": "find-me"}
 
 

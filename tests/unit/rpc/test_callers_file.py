@@ -80,25 +80,25 @@ def test_a_file_without_rows_lets_nobody_in() -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("acces_tokens = true", "acces_tokens is not known"),
+        ("acces_tokens = true", "acces_tokens is not a known key"),
         ('access_tokens = "yes"', "access_tokens must be true or false"),
         ("refresh_tokens = 1", "refresh_tokens must be true or false"),
         ('users = "*"', "users must be a list of strings"),
         ("users = [1]", "users must be a list of strings"),
-        ('users = ["Monica@example.com"]', "users has 'Monica@example.com'"),
-        ('users = ["*@Example.com"]', "users has '*@Example.com'"),
-        ('users = ["*example.com"]', "users has '*example.com'"),
-        ('users = ["monica@*"]', "users has 'monica@*'"),
-        ('users = [""]', "users has ''"),
-        ('methods = ["AuthService.GetTokens"]', "methods has 'AuthService.GetTokens'"),
-        ('methods = ["*"]', "methods has '*'"),
-        ('methods = ["AuthService"]', "methods has 'AuthService'"),
-        ('methods = [".*"]', "methods has '.*'"),
-        ('methods = ["Auth.*"]', "methods has 'Auth.*'"),
-        ('proxy_paths = ["users/me"]', "proxy_paths has 'users/me'"),
-        ('proxy_paths = ["/**/me"]', "proxy_paths has '/**/me'"),
-        ('proxy_paths = ["/users/m*"]', "proxy_paths has '/users/m*'"),
-        ('proxy_paths = ["/users?x=y"]', "proxy_paths has '/users?x=y'"),
+        ('users = ["Monica@example.com"]', "users contains 'Monica@example.com'"),
+        ('users = ["*@Example.com"]', "users contains '*@Example.com'"),
+        ('users = ["*example.com"]', "users contains '*example.com'"),
+        ('users = ["monica@*"]', "users contains 'monica@*'"),
+        ('users = [""]', "users contains ''"),
+        ('methods = ["AuthService.GetTokens"]', "methods contains 'AuthService.GetTokens'"),
+        ('methods = ["*"]', "methods contains '*'"),
+        ('methods = ["AuthService"]', "methods contains 'AuthService'"),
+        ('methods = [".*"]', "methods contains '.*'"),
+        ('methods = ["Auth.*"]', "methods contains 'Auth.*'"),
+        ('proxy_paths = ["users/me"]', "proxy_paths contains 'users/me'"),
+        ('proxy_paths = ["/**/me"]', "proxy_paths contains '/**/me'"),
+        ('proxy_paths = ["/users/m*"]', "proxy_paths contains '/users/m*'"),
+        ('proxy_paths = ["/users?x=y"]', "proxy_paths contains '/users?x=y'"),
         ('email = "monica@example.com"', "email is for members only"),
     ],
 )
@@ -185,5 +185,5 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_says_how_it_is_made(tmp_path: Path) -> None:
     """The first start without one tells the command."""
-    with pytest.raises(CallersError, match="does not exist: make it with `zoomgate callers add`"):
+    with pytest.raises(CallersError, match="does not exist; create it with `zoomgate callers add`"):
         callers_file.load(tmp_path / "callers.toml", CALLABLE_METHODS)
