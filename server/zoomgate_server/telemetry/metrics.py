@@ -117,7 +117,7 @@ class Metrics:
         )
         self._refresh_seconds = Histogram(
             "zoomgate_refresh_seconds",
-            "Duration of attempts to refresh a token, all waiting included.",
+            "Duration of attempts to refresh a token, including all waiting.",
             buckets=_REFRESH_SECONDS,
             registry=self.registry,
         )
