@@ -248,7 +248,7 @@ def test_two_services_cannot_share_a_port(tmp_path: Path) -> None:
     """The second service on a port is refused instead of sharing it in silence."""
     with started([ZOOMGATE, "run", *anywhere(tmp_path)], tmp_path) as (_, address, _):
         options = [option for option in anywhere(tmp_path / "b") if not option.startswith("--listen")]
-        assert "cannot listen on" in refused(tmp_path, "run", *options, f"--listen={address}")
+        assert "cannot be listened on" in refused(tmp_path, "run", *options, f"--listen={address}")
 
 
 def test_services_may_start_on_an_empty_folder_at_once(tmp_path: Path) -> None:

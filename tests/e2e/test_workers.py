@@ -533,7 +533,7 @@ async def test_the_ports_are_kept_from_a_second_service(service: Service, tmp_pa
             service.simulator, tmp_path / "other", ZOOMGATE_LISTEN=service.grpc, ZOOMGATE_WORKERS=workers
         )
         assert result.returncode == 1
-        assert f"ZOOMGATE_LISTEN: cannot listen on {service.grpc}" in result.stderr
+        assert f"ZOOMGATE_LISTEN: {service.grpc} cannot be listened on" in result.stderr
 
 
 async def test_several_follow_one_on_its_ports_at_once(zoom: Simulator, tmp_path: Path) -> None:

@@ -83,12 +83,7 @@ def load(path: Path, methods: Collection[str]) -> tuple[Caller, ...]:
 
 
 def parse(text: str, name: str, methods: Collection[str]) -> tuple[Caller, ...]:
-    """Parse the text of a callers file.
-
-    Args:
-        text: The text.
-        name: The file name for error messages.
-        methods: As for `load`.
+    """Parse the text of a callers file. `name` is the file name for error messages.
 
     Raises:
         CallersError: The text is invalid. Contains all problems.

@@ -32,7 +32,7 @@ SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_metadata_size", 8 * 1024),
     ("grpc.max_concurrent_streams", 100),
-    # overload protection also counts finished streams that are not cleaned up yet, so it resets calls of clients within the limit
+    # disabled because it also counts finished streams that are not cleaned up yet, and so resets calls of clients within the limit
     ("grpc.http.overload_protection", 0),
     ("grpc.max_connection_age_ms", 30 * 60_000),
     ("grpc.max_connection_age_grace_ms", 60_000),
@@ -96,7 +96,7 @@ def bind(server: grpc.aio.Server, address: str, certificate: tuple[Path, Path] |
         return server.add_insecure_port(address)
     except RuntimeError:
         raise StartError(
-            f"ZOOMGATE_LISTEN: cannot listen on {address} (in use or not permitted); choose another port"
+            f"ZOOMGATE_LISTEN: cannot listen on {address} (in use, or not permitted); choose another port"
         ) from None
 
 
@@ -136,16 +136,7 @@ def register(
     health: "health_aio.HealthServicer",
     reflected: bool,
 ) -> None:
-    """Add the services to a server.
-
-    Args:
-        pipeline: The pipeline of the server.
-        auth: The service AuthService.
-        meetings: The service MeetingsService.
-        proxy: The service ProxyService.
-        health: The gRPC health service.
-        reflected: Whether to add gRPC reflection.
-    """
+    """Add the services to a server, including gRPC reflection if `reflected` is true."""
     registrar = pipeline.registrar
     auth_service_pb2_grpc.add_AuthServiceServicer_to_server(auth, registrar)
     meetings_service_pb2_grpc.add_MeetingsServiceServicer_to_server(meetings, registrar)

@@ -75,12 +75,7 @@ class RpcMetrics:
         self._seconds = seconds.labels(method)
 
     def observe(self, code: str, seconds: float) -> None:
-        """Count a completed call.
-
-        Args:
-            code: The name of its status code.
-            seconds: Its duration in seconds.
-        """
+        """Count a completed call with the name of its status code and its duration in seconds."""
         child = self._by_code.get(code)
         if child is None:
             child = self._by_code[code] = self._calls.labels(self._method, code)

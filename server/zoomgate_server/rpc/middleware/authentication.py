@@ -42,7 +42,7 @@ DEFAULT_SECONDS = 30.0
 """The time limit for calls without a deadline."""
 
 MAX_SECONDS = 60.0
-"""The maximum time limit that is applied to a deadline."""
+"""The maximum time limit of a call that is not a stream."""
 
 MAX_USERS = 1000
 """The maximum number of users that a request may name."""
@@ -97,9 +97,7 @@ class Authentication:
     """The innermost stage, which rejects unauthenticated and unauthorized calls.
 
     Args:
-        keys: The callers' keys.
         anonymous: The principal of calls without a credential. If None, such calls are rejected.
-        clock: The clock for deadlines.
         audit: Receives an event for every rejected call.
     """
 

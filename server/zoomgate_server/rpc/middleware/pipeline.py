@@ -61,7 +61,6 @@ class Pipeline:
     """Wrapper of every registered handler in a sequence of stages.
 
     Args:
-        server: The server to which the wrapped handlers are added.
         stages: The stages, outermost first.
     """
 

@@ -50,13 +50,6 @@ class AuthService(AuthServiceServicer):
     """AuthService: authorizations, tokens and connections. Validates requests; the domain classes make all decisions.
 
     Args:
-        authorizations: Starts and completes authorizations.
-        connections: Returns access tokens.
-        queries: Reads connections.
-        disconnector: Disconnects users.
-        watches: Streams changes of connections.
-        page_tokens: Creates page tokens.
-        clock: The clock for expiry times.
         audit: Receives an event before a token is returned. If it raises an error, the token is not returned.
     """
 

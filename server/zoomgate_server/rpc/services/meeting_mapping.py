@@ -1,4 +1,4 @@
-"""Conversion of meetings between Zoom's JSON and protobuf messages: names and enum values (https://developers.zoom.us/docs/api/meetings/)."""
+"""Conversion of meetings between Zoom's JSON and protobuf messages (https://developers.zoom.us/docs/api/meetings/)."""
 
 from typing import Any
 

@@ -32,7 +32,6 @@ class ProxyService(ProxyServiceServicer):
     """ProxyService: forwards calls of Zoom's REST API.
 
     Args:
-        zoom_calls: Calls Zoom on a user's behalf.
         api_url: The configured base URL of Zoom's API, which is also accepted as the prefix of a request's URL.
     """
 

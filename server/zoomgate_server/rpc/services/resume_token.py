@@ -14,7 +14,6 @@ class ResumeTokens:
     """Creation and verification of the resume tokens of a watch.
 
     Args:
-        page_tokens: Signs and verifies the tokens.
         identity: The identity of the caller.
         user_emails: The watched users, in any order.
     """

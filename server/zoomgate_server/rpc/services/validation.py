@@ -27,14 +27,7 @@ class Violations:
             self.add(field, problem)
 
     def text(self, field: str, value: str, *, limit: int, required: bool = False) -> None:
-        """Check the length of a text.
-
-        Args:
-            field: The path of the field.
-            value: The text.
-            limit: The maximum number of characters.
-            required: Whether the text must not be empty.
-        """
+        """Check the length of a text. `limit` is the maximum number of characters."""
         if required and not value:
             self.add(field, f"is required; send 1 to {limit} characters")
         elif len(value) > limit:
