@@ -9,7 +9,8 @@ from google.protobuf.message import Message
 from support.harness import Harness, Refusal
 
 REMEDY = re.compile(
-    r"[:;,] (?:or )?(?:send|set|leave (?:(?:it|them|one of them) )?out|leave (?:it|them) empty|use|escape|say|begin|check)\b"
+    r"[:;,] (?:or )?(?:send|set|leave (?:(?:it|them|one of them) )?out|leave (?:it|them) empty|remove|omit|correct|use|escape|say|begin"
+    r"|check)\b"
 )
 """What tells a caller what to send instead: behind the rule, an instruction."""
 

@@ -68,7 +68,7 @@ async def test_what_is_more_than_fits_is_told_too(service: Service) -> None:
     many = targets.parameters(*[("", "\x00")] * 100)
     refusal = await zoomgate.refusal(zoomgate.proxy.Get, targets.call("Get", "/users/me", query=many))
     assert refusal.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
-    assert "more fields are wrong" in refusal.violations["…"]
+    assert "more fields are invalid" in refusal.violations["…"]
     assert without_remedy([refusal]) == []
 
 

@@ -326,7 +326,7 @@ class _Watch:
         if self._permit(subject):
             return True
         if self._follower.names is not None:
-            raise CallerNotAllowed("This caller may not do this")
+            raise CallerNotAllowed("The caller does not have permission for this call")
         return False
 
     async def _retry(self, work: Callable[[], Awaitable[_T]]) -> _T:
