@@ -69,7 +69,7 @@ class Reaping:
         )
 
     async def find(self) -> list[Overdue]:
-        found = [overdue async for overdue in self.retention.find_waiting()]
+        found = [overdue async for overdue in self.retention.find_overdue_reauth()]
         return found + [overdue async for overdue in self.retention.find_expired()]
 
     async def reap(self) -> None:
