@@ -35,7 +35,7 @@ def _problem(user_email: str) -> str | None:
     if not at or "@" in domain:
         return "must have exactly one @; send an address such as monica@example.com"
     if user_email != user_email.lower():
-        return f"must be in lowercase; send {user_email.lower()}"
+        return f"must be in lower case; send {user_email.lower()}"
     if len(local) > 64 or not _LOCAL.fullmatch(local):
         return "has an invalid local part (before the @); send 1 to 64 characters without quotes or consecutive dots"
     labels = domain.split(".")
