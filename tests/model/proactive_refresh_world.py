@@ -150,7 +150,7 @@ class Process:
             connections=self.store,
             refresher=self.refresher,
             cache=self.cache,
-            keep=self.connections.cache,
+            cache_token=self.connections.cache,
             clock=clock,
             metrics=self.metrics,
             per_minute=per_minute,

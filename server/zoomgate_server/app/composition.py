@@ -127,7 +127,7 @@ class Components:
             cache=cache,
             oauth=oauth,
             zoom=zoom,
-            discard=disconnector.revoke_unused,
+            revoke_unused=disconnector.revoke_unused,
             audit=audit,
         )
         authorizations = Authorizations(
@@ -135,7 +135,7 @@ class Components:
             connections=connection_store,
             account_linker=account_linker,
             oauth=oauth,
-            discard=disconnector.revoke_unused,
+            revoke_unused=disconnector.revoke_unused,
             clock=clock,
             audit=audit,
             redirect_uri=settings.redirect_uri,
@@ -171,7 +171,7 @@ class Components:
                 connections=connection_store,
                 refresher=refresher,
                 cache=cache,
-                keep=connections.cache,
+                cache_token=connections.cache,
                 clock=clock,
                 metrics=metrics,
                 per_minute=settings.proactive_refreshes_per_minute,

@@ -224,7 +224,7 @@ class WebhookReceiver:
         zoom_user_id = _zoom_user_id(name, payload)
         happened_at = _happened_at(event, payload, stamp.time)
         # whoever is cut off from the answer, the end goes on
-        work = self._disconnector.in_background(self._disconnect(body, zoom_user_id, cause, happened_at))
+        work = self._disconnector.run_in_background(self._disconnect(body, zoom_user_id, cause, happened_at))
         await asyncio.wait({work}, timeout=SETTLE_SECONDS)
         if work.done():
             outcome = work.result()
