@@ -88,7 +88,7 @@ def bind(server: grpc.aio.Server, address: str, certificate: tuple[Path, Path] |
         return server.add_insecure_port(address)
     except RuntimeError:
         raise StartError(
-            f"ZOOMGATE_LISTEN: {address} cannot be listened on (in use, or not permitted): choose another port"
+            f"ZOOMGATE_LISTEN: cannot listen on {address} (in use, or not permitted); choose another port"
         ) from None
 
 
