@@ -312,7 +312,7 @@ class Settings:
 
     @property
     def app(self) -> str:
-        """The key of the Zoom app in the store: OAuth origin and client id."""
+        """The key of the Zoom app in the store: OAuth origin and client ID."""
         parts = urlsplit(self.zoom_oauth_url)
         origin = parts.netloc if parts.scheme == "https" else "loopback"  # the port of a simulator may change
         return f"{origin}|{self.client_id}"

@@ -20,7 +20,7 @@ INVALID_ADDRESSES = {
     "two domains": "monica@example.com@evil.com",
     "255 characters": "a" * 243 + "@example.com",
     "2 MB": "a" * 2_000_000 + "@example.com",
-    "a too long local part": "a" * 65 + "@example.com",
+    "an overlong local part": "a" * 65 + "@example.com",
     "a space inside": "mon ica@example.com",
     "a leading space": " monica@example.com",
     "a trailing line break": "monica@example.com\n",
@@ -295,7 +295,7 @@ NUMBERS = [
 
 TEXTS = [
     Row(
-        "too large options",
+        "oversized options",
         "AuthService.BeginAuthorization",
         begin_with_options(x="y" * 8200),
         fields("options"),
@@ -307,13 +307,13 @@ TEXTS = [
         fields("options"),
     ),
     Row(
-        "too deeply nested options",
+        "options nested too deeply",
         "AuthService.BeginAuthorization",
         begin_with_options(x=nested_list(16)),
         fields("options.x" + "[0]" * 15),
     ),
     Row(
-        "options with a too large integer",
+        "options with an integer out of range",
         "AuthService.BeginAuthorization",
         begin_with_options(x=2.0**60),
         fields("options.x"),
@@ -340,7 +340,7 @@ TEXTS = [
         fields("ticket"),
     ),
     Row(
-        "a too long code and state",
+        "an overlong code and state",
         "AuthService.CompleteAuthorization",
         auth.CompleteAuthorizationRequest(code="c" * 2049, state="s" * 1_000_000),
         fields("code", "state"),
@@ -383,18 +383,18 @@ TEXTS = [
 ]
 
 _MEETINGS: dict[str, tuple[Message, str]] = {
-    "a too long topic": (create_request(topic="x" * 201), "topic"),
+    "an overlong topic": (create_request(topic="x" * 201), "topic"),
     "a topic of 2 MB": (create_request(topic="x" * 2_000_000), "topic"),
     "a topic with a line break": (create_request(topic="a\nb"), "topic"),
     "a topic with a NUL": (create_request(topic="a\x00b"), "topic"),
     "a topic with a bidi override": (create_request(topic="a\u202eb"), "topic"),
-    "a too long agenda": (create_request(agenda="x" * 2001), "agenda"),
+    "an overlong agenda": (create_request(agenda="x" * 2001), "agenda"),
     "an agenda with an escape sequence": (create_request(agenda="\x1b[2J"), "agenda"),
     "zero minutes": (create_request(duration_minutes=0), "duration_minutes"),
     "negative minutes": (create_request(duration_minutes=-1), "duration_minutes"),
     "more minutes than a day": (create_request(duration_minutes=1441), "duration_minutes"),
     "the maximum 32-bit number of minutes": (create_request(duration_minutes=2**31 - 1), "duration_minutes"),
-    "a too long passcode": (create_request(password="x" * 11), "password"),
+    "an overlong passcode": (create_request(password="x" * 11), "password"),
     "a passcode with a space": (create_request(password="a b"), "password"),
     "a passcode in full-width digits": (create_request(password="１２３"), "password"),
     "a path as time zone": (create_request(timezone="../../etc/passwd"), "timezone"),
@@ -516,11 +516,11 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
         create_request(settings={"sign_language_interpretation": {"interpreters": [{"email": "a"}] * 21}}),
         "settings.sign_language_interpretation.interpreters",
     ),
-    "a too long value of a custom key": (
+    "an overlong value of a custom key": (
         create_request(settings={"custom_keys": [{"key": "a", "value": "x" * 257}]}),
         "settings.custom_keys[0].value",
     ),
-    "a too long custom key": (
+    "an overlong custom key": (
         create_request(settings={"custom_keys": [{"key": "a" * 65}]}),
         "settings.custom_keys[0].key",
     ),
@@ -535,7 +535,7 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
         create_request(additional_fields={"topic": "x"}),
         "additional_fields.topic",
     ),
-    "an additional field with Zoom's name of an existing field": (
+    "an additional field with a Zoom field name that has its own field": (
         create_request(additional_fields={"duration": 60}),
         "additional_fields.duration",
     ),
@@ -543,11 +543,11 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
         create_request(settings={"additional_fields": {"waiting_room": True}}),
         "settings.additional_fields.waiting_room",
     ),
-    "an additional field with a too large integer": (
+    "an additional field with an integer out of range": (
         create_request(additional_fields={"x": 2.0**60}),
         "additional_fields.x",
     ),
-    "a too deeply nested additional field": (
+    "an additional field nested too deeply": (
         create_request(additional_fields={"x": nested_list(20)}),
         "additional_fields.x" + "[0]" * 19,
     ),

@@ -155,7 +155,7 @@ ROWS = [
         fields("raw"),
     ),
     Row(
-        "too large JSON",
+        "oversized JSON",
         "ProxyService.Post",
         post(json=Value(string_value="\x01" * 400_000)),
         fields("json"),
@@ -184,7 +184,7 @@ ROWS = [
         ParseDict({"user_email": MONICA, "url": "/x", "json": {"a": [{"b": 2.0**60}]}}, pb.PostRequest()),
         fields("json.a[0].b"),
     ),
-    Row("too deeply nested JSON", "ProxyService.Post", nested_json(31), fields("json" + "[0]" * 30)),
+    Row("JSON nested too deeply", "ProxyService.Post", nested_json(31), fields("json" + "[0]" * 30)),
     Row(
         "JSON nested deeper than protobuf's limit",
         "ProxyService.Post",

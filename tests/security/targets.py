@@ -73,7 +73,7 @@ INVALID_PATHS = {
     "a lone percent sign": "/users/%",
     "a percent sign without hex digits": "/users/%zz",
     "an escape in full-width digits": "/users/%２５",
-    "a too long path": "/" + "a" * 2048,
+    "an overlong path": "/" + "a" * 2048,
     "too many segments": "/a" * 65,
     "a path of 2 MB": "/" + "a" * 2_000_000,
     "an escaped slash": "/users/%2fme",
@@ -88,7 +88,7 @@ INVALID_PATHS = {
     "an escaped line break in the query": "/users/me?a=%0d%0a",
     "a control character in the query": "/users/me?a=\x01",
     "a space in the query": "/users/me?a=b c",
-    "a too long query": "/users/me?" + "a" * 8193,
+    "an overlong query": "/users/me?" + "a" * 8193,
     "an invalid escape in the query": "/users/me?a=%g1",
     "a fragment after the query": "/users/me?a=b#c",
 }

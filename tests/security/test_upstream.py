@@ -1,4 +1,4 @@
-"""Tests with invalid responses of Zoom or an intermediary: outcomes are typed, never partial, and bounded in memory."""
+"""Tests with invalid responses from Zoom or an intermediary: outcomes are typed, never partial, and bounded in memory."""
 
 import asyncio
 import gzip
@@ -232,7 +232,7 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
         LARGE,
         LARGE,
     ),
-    "a body above the limit, with its length": (
+    "an oversized body with its length": (
         LENGTH + b"%d\r\n\r\n" % (9 * 1024 * 1024) + bytes(9 * 1024 * 1024),
         LARGE,
         LARGE,

@@ -108,7 +108,7 @@ def test_missing_file_is_rejected(tmp_path: Path) -> None:
 
 
 def test_velo_configuration_is_read(tmp_path: Path) -> None:
-    """Client id, redirect URI and client secret are read from the files of the Velo package."""
+    """Client ID, redirect URI and client secret are read from the files of the Velo package."""
     (tmp_path / "velo-zoom-integration-client-secret").write_text("hush\n")
     loaded = load_file(
         tmp_path / "config.json",
@@ -277,7 +277,7 @@ def test_client_id_and_secret_require_each_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("client_id", ["a b", "a:b", "a\n", "ä", "x" * 129])
 def test_malformed_client_id_is_rejected(client_id: str) -> None:
-    """A client id that Zoom cannot have issued is rejected at startup, before the first consent fails."""
+    """A client ID that Zoom cannot have issued is rejected at startup, before the first consent fails."""
     assert "ZOOMGATE_CLIENT_ID" in problem(APP | {"ZOOMGATE_CLIENT_ID": client_id})
 
 

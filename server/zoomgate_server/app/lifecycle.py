@@ -144,7 +144,7 @@ async def run(
             components.audit(
                 AuditEvent.unattended("keys.created", "ok", "", principal="zoomgate", details=details)
             )
-        # outermost first: the access log sees the final status, also of failed authentication
+        # outermost first: the access log sees the final status, including that of failed authentication
         pipeline = Pipeline(
             server,
             [

@@ -15,7 +15,7 @@ _WILDCARDS = {"", "0.0.0.0", "::"}  # noqa: S104 - recognized, not bound
 
 
 def listen(address: Address, *, shared: bool = False) -> socket.socket:
-    """Listen for HTTP.
+    """Return a listening socket for HTTP.
 
     Args:
         address: The address to listen on; port 0 picks a free port.

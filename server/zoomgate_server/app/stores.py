@@ -95,7 +95,7 @@ async def _with_retries(
     """Open a store, retrying while it is unreachable.
 
     Args:
-        seconds: The time after the first attempt within which further attempts start.
+        seconds: No attempt starts later than this many seconds after the first one.
 
     Raises:
         StoreOpenError: The store cannot be used, or was not reachable in time.

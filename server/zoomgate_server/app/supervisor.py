@@ -1,8 +1,9 @@
 """Supervisor of worker processes that serve the same ports: reserves the ports, and starts and restarts the workers.
 
 Workers are separate programs (`zoomgate worker`), not forks. Each has its own event loop, gRPC server, and Zoom clients; the supervisor
-loads no gRPC code. The supervisor sends a worker its configuration over the worker's standard input. That pipe stays open: its end tells
-the worker that the supervisor has exited. A worker reports once, over its standard output, that it serves or why it cannot.
+loads no gRPC code. The supervisor sends a worker its configuration over the worker's standard input. That pipe stays open while the
+supervisor runs; when it closes, the worker drains and exits. A worker reports once, over its standard output, that it is ready or why it
+is not.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ MIN_RESTART_DELAY, MAX_RESTART_DELAY = 0.1, 30.0
 """Bounds of the delay, in seconds, before a worker is restarted. The delay doubles while workers keep exiting early."""
 
 STEADY_SECONDS = 60.0
-"""A worker that ran for at least this long did not exit early."""
+"""The exit of a worker counts as early if it ran for less than this."""
 
 _log = logs.get("zoomgate.workers")
 
@@ -77,7 +78,7 @@ class WorkerConfig:
 class ReadySignal:
     """The one message from a worker to its supervisor, sent over the worker's original standard output.
 
-    Standard output is redirected to the log. After the message the supervisor no longer reads the pipe, so that library output
+    Standard output is then redirected to the log: the supervisor stops reading the pipe after the message, so library output
     would eventually fill it.
     """
 
@@ -86,7 +87,7 @@ class ReadySignal:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def notify_ready(self, problem: str | None) -> None:
-        """Report that the worker serves, or the problem that prevents it. Does nothing if the supervisor has exited."""
+        """Report that the worker is ready, or why it cannot start. Does nothing if the supervisor has exited."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self._pipe, orjson.dumps({"problem": problem}) + b"\n")
 
@@ -179,7 +180,7 @@ class _Workers:
                 await asyncio.wait_for(self._stop.wait(), delay)
 
     async def _run_one(self, number: int) -> str | None:
-        """Run one process until it exits. Return why it did not start serving, or None if it did."""
+        """Run one process until it exits. Return why it never became ready, or None if it did."""
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -215,7 +216,7 @@ class _Workers:
         )
 
     async def _await_ready(self, process: Process) -> str | None:
-        """Send a worker its configuration and wait for its message. Return None once it serves, or an empty string if it exits first."""
+        """Send a worker its configuration and wait for its message. Return None once it is ready, or an empty string if it exits first."""
         assert process.stdin is not None  # noqa: S101 - started with a pipe
         assert process.stdout is not None  # noqa: S101 - started with a pipe
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):

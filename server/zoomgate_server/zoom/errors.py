@@ -46,7 +46,7 @@ _ERROR_CLASSES: dict[int, Callable[..., ZoomgateError]] = {
 
 
 def is_token_rejected(response: ZoomResponse) -> bool:
-    """Return whether Zoom rejected the access token itself: 401 with code 124. Zoom then has not processed the call."""
+    """Return whether Zoom rejected the access token itself: 401 with code 124. Zoom then did not process the call."""
     return response.status == 401 and _parse(response).get("code") == _TOKEN_CODE
 
 

@@ -1,7 +1,7 @@
 """Client of Zoom's OAuth endpoints.
 
 Every token request uses a new connection: a kept-alive connection that the server has closed looks like a lost response. An
-outcome is derived only from a completely read response, since HTTP clients report a status even for malformed responses.
+outcome is derived only from a complete response, since HTTP clients report a status even for malformed responses.
 """
 
 from base64 import b64encode
@@ -57,7 +57,7 @@ class OAuthClient:
     Args:
         oauth_url: The base URL, such as `https://zoom.us/oauth`.
         api_url: The configured API URL, which token responses may contain.
-        client_id: The client id of the Zoom app.
+        client_id: The client ID of the Zoom app.
         client_secrets: The client secrets, newest first. An older one is used if Zoom rejects a newer one.
         redirect_uri: The redirect URI exactly as registered at Zoom.
         user_agent: The `User-Agent` header.
@@ -132,7 +132,8 @@ class OAuthClient:
     async def refresh(self, refresh_token: str) -> TokenOutcome:
         """Exchange a refresh token for new tokens.
 
-        Issued tokens are returned even if the response contains an unknown `api_url`, which is dropped: the old refresh token is used up.
+        Issued tokens are returned even if the response contains an unknown `api_url`, which is dropped, since the old refresh token is no
+        longer valid.
         """
         outcome = await self._token({"grant_type": "refresh_token", "refresh_token": refresh_token})
         if isinstance(outcome, BadResponse) and outcome.issued is not None:

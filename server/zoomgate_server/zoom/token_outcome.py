@@ -1,7 +1,7 @@
 """The possible outcomes of a request to Zoom's token endpoint.
 
-The important distinction is whether Zoom may have used up the refresh token. Only a completely read response proves that the token was
-used or rejected.
+The important distinction is whether Zoom may have exchanged the refresh token, which invalidates it. Only a complete response proves
+that the token was exchanged or rejected.
 """
 
 from dataclasses import dataclass, field
@@ -71,7 +71,7 @@ class NotSent:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """The response was lost or is not one of the token endpoint; Zoom may have processed the request."""
+    """The response was lost, or did not come from the token endpoint; Zoom may have processed the request."""
 
     detail: str
 
@@ -107,7 +107,7 @@ def issued_by(outcome: TokenOutcome) -> Issued:
             return outcome
         case AppRejected(code):
             raise AppCredentialsRejected(
-                "Zoom rejected this service's client id, secret or redirect URI; an operator must check them",
+                "Zoom rejected this service's client ID, secret or redirect URI; an operator must check them",
                 metadata={"zoom_code": code},
             )
         case Throttled(retry_after):
@@ -124,7 +124,7 @@ def issued_by(outcome: TokenOutcome) -> Issued:
             raise ZoomBadResponse("Zoom rejected the request")
         case BadResponse():
             raise ZoomBadResponse(
-                "Zoom's token response is not acceptable, and nothing was connected; report this to the operator"
+                "Zoom's token response is invalid and nothing was connected; report this to the operator"
             )
         case _:
             raise ZoomOutcomeUnknown("Zoom's response was lost or could not be parsed; start again")

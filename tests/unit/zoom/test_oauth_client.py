@@ -130,7 +130,7 @@ async def test_older_secret_is_used_if_zoom_rejects_the_newer(
     ],
 )
 async def test_token_request_is_sent_only_once(upstream: RawUpstream, sent: bytes, outcome: type) -> None:
-    """Only a completely read response counts; no request is resent or redirected, and no outcome shows a secret."""
+    """Only a complete response counts; no request is resent or redirected, and no outcome shows a secret."""
     upstream.answers = [sent]
     upstream.close_after_answer = True
     oauth = client(upstream.url)
