@@ -45,7 +45,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Short times, as all of them run out here."""
     for name in ("SELECT_SECONDS", "CONNECT_SECONDS"):
         monkeypatch.setattr(mongodb_store, name, 0.2)
-    for name in ("LEAST_STORE_PAUSE", "MOST_STORE_PAUSE"):
+    for name in ("MIN_STORE_PAUSE", "MAX_STORE_PAUSE"):
         monkeypatch.setattr(stores, name, 0.05)
     yield
     gc.collect()  # here, where the warning above is expected
