@@ -80,7 +80,7 @@ def zoomgate(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
             "data/zoomgate.db cannot be written: check the owner and mode of the file and its folder",
         ),
         (None, 0o500, "data/zoomgate.db cannot be made (Permission denied)"),
-        (0o600, 0o600, "data cannot be made or used (Permission denied): check its owner and mode"),
+        (0o600, 0o600, "cannot create or use data (Permission denied); check its owner and mode"),
     ],
 )
 async def test_a_file_that_may_not_be_written(

@@ -450,7 +450,7 @@ async def test_a_trail_that_cannot_be_written_refuses_the_start(tmp_path: Path, 
     """A folder that is not there, a folder in its place, and a pipe are named with what to do, at the start."""
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(StartError, match=r"^ZOOMGATE_AUDIT: .* cannot be written \(.+\): name a file"):
+    with pytest.raises(StartError, match=r"^ZOOMGATE_AUDIT: cannot write to .* \(.+\); set a writable file"):
         async with running(tmp_path / "data", environ={"ZOOMGATE_AUDIT": str(tmp_path / place)}):
             pass
 
