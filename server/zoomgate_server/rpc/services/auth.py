@@ -278,7 +278,7 @@ class AuthService(AuthServiceServicer):
             wrong.add("resume_token", invalid.violations[0].description)
         wrong.raise_if_any()
         events = self._watches.watch(
-            names=names, sees=principal.oversees, permit=current_permit.get(), position=position
+            names=names, is_visible=principal.oversees, permit=current_permit.get(), position=position
         )
         async for event in events:
             yield pb.WatchConnectionsResponse(
