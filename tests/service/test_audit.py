@@ -209,7 +209,7 @@ async def test_state_of_another_caller_is_audited(tmp_path: Path) -> None:
 
 
 async def test_changed_email_address_is_audited(zoomgate: Harness) -> None:
-    """When a Zoom user consents under a new address, the line names the previous address, whose connection is ended."""
+    """When a Zoom user consents under a new address, the line names the previous address, which is disconnected."""
     await zoomgate.connect()
     users = zoomgate.simulator.zoom.users
     users["monika@example.com"] = replace(users[MONICA], email="monika@example.com")
@@ -222,7 +222,7 @@ async def test_changed_email_address_is_audited(zoomgate: Harness) -> None:
 async def test_changed_email_address_is_audited_once(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, failure: str
 ) -> None:
-    """Even if the first write that ends the previous connection fails, the line is written exactly once, after the connection ended."""
+    """Even if the first write of the tombstone fails, the line is written exactly once, after the previous address is disconnected."""
     await zoomgate.connect()
     users = zoomgate.simulator.zoom.users
     users["monika@example.com"] = replace(users[MONICA], email="monika@example.com")
@@ -304,9 +304,9 @@ async def test_consent_refreshed_before_its_write_is_confirmed_is_audited_as_sto
 async def test_rejected_calls_are_audited(zoomgate: Harness) -> None:
     """The line names the caller and its address. Cases: unknown or missing key, user or method not allowed, forbidden path."""
     cases: list[tuple[Any, Any, str, str, str, str]] = [
-        (zoomgate.auth.GetToken, get_token(), "nobody", "", "CALLER_UNAUTHENTICATED", ""),
+        (zoomgate.auth.GetToken, get_token(), "unknown", "", "CALLER_UNAUTHENTICATED", ""),
         (zoomgate.auth.GetToken, get_token(), "", "", "CALLER_UNAUTHENTICATED", ""),
-        (zoomgate.auth.GetToken, get_token(), "service", "nobody", "CALLER_UNAUTHENTICATED", "service"),
+        (zoomgate.auth.GetToken, get_token(), "service", "unknown", "CALLER_UNAUTHENTICATED", "service"),
         (zoomgate.auth.GetToken, get_token(), "narrow", "", "CALLER_NOT_ALLOWED", "narrow"),
         (zoomgate.auth.GetToken, get_token(), "admin", "", "CALLER_NOT_ALLOWED", "admin"),
         (
@@ -358,7 +358,7 @@ async def test_lines_have_common_fields_and_no_secrets(tmp_path: Path) -> None:
         )
         await zoomgate.auth.GetToken(get_token(), metadata=metadata, timeout=10)
         await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
-        await zoomgate.refusal(zoomgate.auth.GetToken, get_token(), "nobody")
+        await zoomgate.refusal(zoomgate.auth.GetToken, get_token(), "unknown")
         tokens = [token for grant in zoomgate.simulator.zoom.access_tokens for token in (grant,)]
     text = (tmp_path / "data/audit.jsonl").read_text()
     assert not SECRETS.search(text)
@@ -376,7 +376,7 @@ async def test_lines_have_common_fields_and_no_secrets(tmp_path: Path) -> None:
 async def test_rejections_are_rate_limited(tmp_path: Path) -> None:
     """Of 200 unknown keys, 30 have a line, and one line has the number of the others. Rejections of another caller are unaffected."""
     async with running(tmp_path / "data") as zoomgate:
-        floods = [zoomgate.refusal(zoomgate.auth.GetToken, get_token(), "nobody") for _ in range(200)]
+        floods = [zoomgate.refusal(zoomgate.auth.GetToken, get_token(), "unknown") for _ in range(200)]
         await asyncio.gather(*floods, zoomgate.refusal(zoomgate.auth.GetToken, get_token(), "narrow"))
     rows = lines(tmp_path / "data", "call.rejected")
     unknown = [line for line in rows if line["outcome"] == "CALLER_UNAUTHENTICATED"]
@@ -405,7 +405,7 @@ async def test_full_disk_blocks_tokens_if_auditing_is_required(tmp_path: Path, r
                 zoomgate.proxy.Get, proxy_pb.GetRequest(user_email=MONICA, url="/users/me")
             )
             assert proxied.response.status == 200
-            assert (await zoomgate.refusal(zoomgate.auth.GetToken, get_token(), "nobody")).code is (
+            assert (await zoomgate.refusal(zoomgate.auth.GetToken, get_token(), "unknown")).code is (
                 grpc.StatusCode.UNAUTHENTICATED
             )
         finally:
@@ -499,7 +499,7 @@ async def test_documented_examples_match_the_written_lines(tmp_path: Path) -> No
         await zoomgate.call(
             zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=OMAR), "admin"
         )
-        await zoomgate.refusal(zoomgate.auth.GetToken, get_token(), "nobody")
+        await zoomgate.refusal(zoomgate.auth.GetToken, get_token(), "unknown")
     written = {line["action"]: line for line in lines(tmp_path / "data")}
     for action, line in written.items():
         assert list(examples[action]) == list(line), action

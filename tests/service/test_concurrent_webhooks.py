@@ -109,7 +109,7 @@ async def test_refresh_does_not_reconnect_a_user(tmp_path: Path) -> None:
     assert list((tmp_path / "journal").iterdir()) == []
 
 
-async def test_earlier_event_does_not_end_a_new_consent(tmp_path: Path) -> None:
+async def test_earlier_event_does_not_disconnect_after_a_new_consent(tmp_path: Path) -> None:
     """An event older than the consent, arriving at any step of storing the consent, leaves the user connected."""
     async with service(tmp_path) as zoomgate:
         await zoomgate.connect()

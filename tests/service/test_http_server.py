@@ -14,7 +14,7 @@ PUBLIC = {"ZOOMGATE_PUBLIC_URL": "https://zoomgate.example.com", "ZOOMGATE_HTTP_
 
 @pytest.fixture
 async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
-    """A service whose trusted proxy is 127.0.0.1."""
+    """A service that trusts the proxy 127.0.0.1."""
     async with running(tmp_path, environ=PUBLIC | {"ZOOMGATE_TRUSTED_PROXIES": "127.0.0.1"}) as started:
         yield started
 

@@ -115,7 +115,7 @@ async def outcomes(zoomgate: Harness) -> dict[str, int]:
 async def test_event_disconnects_the_user(
     zoomgate: Harness, event: str, cause: "Connection.Cause.ValueType", revoked: bool
 ) -> None:
-    """The connection is ended at once with its cause. Tokens that might remain valid at Zoom are revoked. Other users are unaffected."""
+    """The user is disconnected at once with a cause. Tokens that might remain valid at Zoom are revoked. Other users are unaffected."""
     await zoomgate.connect(MONICA)
     await zoomgate.connect(OMAR)
     await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
@@ -189,7 +189,7 @@ async def test_event_about_an_unconnected_user_is_accepted(zoomgate: Harness) ->
     await zoomgate.connect()
     await zoomgate.call(zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=MONICA))
     for event in (
-        app_deauthorized("u-nobody"),
+        app_deauthorized("u-unknown"),
         app_deauthorized(MONICA),
         about_user("user.deleted", "\x00é"),
     ):
@@ -219,7 +219,7 @@ async def test_event_disconnects_a_user_who_must_consent_again(zoomgate: Harness
 async def test_concurrent_events_at_two_services_disconnect_once(
     stored: Harness, environ: dict[str, str]
 ) -> None:
-    """Both services accept the event, one of them ends the connection, and neither returns the token from then on."""
+    """Both services accept the event, one of them disconnects the user, and neither returns the token from then on."""
     async with serving(stored.simulator, stored.data_dir, environ) as other:
         for number in range(3):
             await stored.connect()
@@ -564,7 +564,7 @@ async def test_compressed_bodies_are_not_decompressed(zoomgate: Harness, encodin
     bomb = gzip.compress(bytes(32 << 20))
     assert len(bomb) < 64 * 1024
     assert (await send(zoomgate.http_url, bomb, Content_Encoding=encoding))[0] == 400
-    event = json.dumps(app_deauthorized("u-nobody")).encode()
+    event = json.dumps(app_deauthorized("u-unknown")).encode()
     compressed = gzip.compress(event)
     sent = headers(event) | {"Content-Encoding": encoding}
     async with (

@@ -43,7 +43,7 @@ ACTIONS: Mapping[str, str] = {
     " or completed by a different browser or caller",
     "connection.stored": "the tokens of a consent or an import were stored, or turned out to belong to another user",
     "connection.relinked": "the tokens of a consent were stored as the connection of the user who actually consented",
-    "connection.unlinked": "a connection was ended because its Zoom user is now connected under another address",
+    "connection.unlinked": "an address was disconnected because its Zoom user is now connected under another address",
     "connection.refreshed": "a refresh token was exchanged for new tokens",
     "connection.reauth_required": "Zoom no longer accepts the tokens; the user must consent again",
     "connection.disconnected": "a user was disconnected by a caller or by an event from Zoom",
@@ -121,7 +121,7 @@ class AuditTrail:
             ) from None
 
     async def flush_suppressed(self) -> None:
-        """Write the number of suppressed rejections once a minute, until cancelled."""
+        """Write the number of suppressed rejections once a minute, until canceled."""
         while True:
             await asyncio.sleep(WINDOW_SECONDS)
             for kind, suppressed in self._limit.pop_finished():
@@ -260,7 +260,7 @@ class _File:
         try:
             status = os.fstat(descriptor)
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISCHR(status.st_mode)):
-                raise OSError(errno.EINVAL, "not a regular file")
+                raise OSError(errno.EINVAL, "not a file")
             self._match_folder_owner(descriptor, status)
         except OSError:
             os.close(descriptor)

@@ -246,7 +246,7 @@ class ChangeFeed:
         return len(self._log)
 
     async def run(self) -> None:
-        """Poll for changes until cancelled."""
+        """Poll for changes until canceled."""
         while True:
             try:
                 await self.poll()

@@ -134,7 +134,7 @@ class WebServer:
             max_field_size=MAX_REQUEST_LINE,
             shutdown_timeout=5.0,
             auto_decompress=False,  # prevents decompression bombs, and signatures cover the bytes as sent
-            lingering_time=0.0,  # otherwise aiohttp keeps reading a rejected body
+            lingering_time=0.0,  # otherwise aiohttp continues to read a rejected body
         )
         await runner.setup()
         self._runner = runner
