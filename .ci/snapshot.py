@@ -251,7 +251,7 @@ def routes() -> Lines:
 
     async def start() -> None:
         quiet = MagicMock()
-        await WebServer(metrics=quiet, pages=quiet, hears_events=True, secure=True).start(quiet)
+        await WebServer(metrics=quiet, pages=quiet, webhooks_enabled=True, secure=True).start(quiet)
         async with Simulator():
             pass
 

@@ -85,7 +85,7 @@ class World:
     def watch(self) -> None:
         """Watch, from the last position on."""
         events = Watchers(feed=self.feed, metrics=Metrics("0", [])).watch(
-            names=(), sees=lambda _: True, permit=lambda _: True, position=self.position
+            names=(), is_visible=lambda _: True, permit=lambda _: True, position=self.position
         )
         self.client = asyncio.get_running_loop().create_task(self._follow(events))
 
@@ -193,7 +193,7 @@ async def told_in_the_end(steps: list[tuple[str, str, float]]) -> World:
         if record is None or (heard is None and record.state is State.DISCONNECTED):
             assert heard is None
         else:
-            assert heard == change_feed.is_visible(record)
+            assert heard == change_feed.visible_part(record)
     return world
 
 
@@ -211,11 +211,11 @@ async def test_a_slow_reader_holds_nothing_up(kept: int, monkeypatch: pytest.Mon
         world.time += 0.1
         if user == users[turn]:
             await world.feed.poll()
-        assert world.feed.kept <= 200
+        assert world.feed.entry_count <= 200
     await world.feed.poll()
     world.time += 100.0
     await world.feed.poll()
-    assert world.feed.kept == min(kept, len(users))
+    assert world.feed.entry_count == min(kept, len(users))
     before = world.events
     for _ in range(1000):
         world._credit.release()
@@ -254,7 +254,7 @@ async def test_a_change_of_the_future_does_not_let_the_log_grow(monkeypatch: pyt
     await world.feed.poll()
     world.time += 1000.0
     await world.feed.poll()
-    assert world.feed.kept == 10
+    assert world.feed.entry_count == 10
     await world.stop()
 
 

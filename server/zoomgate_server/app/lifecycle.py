@@ -109,7 +109,7 @@ async def run(
             secure=(settings.public_url or settings.redirect_uri).startswith("https://"),
             trusted_proxies=settings.trusted_proxies,
             pages=Pages(brand_name=settings.brand_name, brand_color=settings.brand_color),
-            hears_events=bool(settings.webhook_secrets),
+            webhooks_enabled=bool(settings.webhook_secrets),
         )
 
         async def bind_ports() -> Started:

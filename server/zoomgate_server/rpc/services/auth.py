@@ -277,7 +277,10 @@ class AuthService(AuthServiceServicer):
             violations.add("resume_token", invalid.violations[0].description)
         violations.raise_if_any()
         events = self._watches.watch(
-            names=user_emails, sees=principal.oversees, permit=current_access_check.get(), position=position
+            names=user_emails,
+            is_visible=principal.oversees,
+            permit=current_access_check.get(),
+            position=position,
         )
         async for event in events:
             yield pb.WatchConnectionsResponse(

@@ -26,7 +26,7 @@ class ResumeTokens:
     def make(self, position: Position) -> str:
         """Return the token of a position."""
         after = "" if position.after is None else f" {position.after}"
-        return self._page_tokens.make(f"{position.mark!r}{after}", *self._bound_to)
+        return self._page_tokens.make(f"{position.watermark!r}{after}", *self._bound_to)
 
     def read(self, token: str) -> Position | None:
         """Return the position in a token, or None for an empty token.
@@ -37,7 +37,7 @@ class ResumeTokens:
         if not token:
             return None
         try:
-            mark, space, after = self._page_tokens.read(token, *self._bound_to).partition(" ")
+            watermark, space, after = self._page_tokens.read(token, *self._bound_to).partition(" ")
         except InvalidPageToken:
             raise InvalidResumeToken(
                 [
@@ -47,4 +47,4 @@ class ResumeTokens:
                     )
                 ]
             ) from None
-        return Position(float(mark), after if space else None)
+        return Position(float(watermark), after if space else None)
