@@ -101,7 +101,7 @@ class Components:
         )
         refresher = Refresher(
             connections=connection_store,
-            spend=oauth.refresh,
+            exchange=oauth.refresh,
             discard=disconnector.revoke_unused,
             journal=journal,
             clock=clock,
@@ -214,7 +214,7 @@ class Components:
             "changes": self.change_feed.run,
             "revocations": self.disconnector.retry_revocations,
             "journal": self.journal_recovery.run,
-            "ages": self.refresher.watch,
+            "ages": self.refresher.report_pending_age,
             "keys": self.key_ring.follow,
             "audit": self.audit.flush_suppressed,
             "reaping": self.retention.run,
