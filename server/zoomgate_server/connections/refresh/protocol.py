@@ -37,7 +37,7 @@ from zoomgate_server.zoom.token_outcome import (
 )
 
 LEASE_SECONDS = 90.0
-"""How long an attempt keeps other processes from starting one for the same user."""
+"""How long a lease prevents other attempts for the same user."""
 
 CALL_SECONDS = 35.0
 """Maximum duration of one call to the token endpoint, including the connection setup."""
@@ -46,7 +46,7 @@ MARGIN_SECONDS = 5.0
 """Safety margin at the end of a lease, in which no call to Zoom may be running."""
 
 GRACE_SECONDS = 180.0
-"""How long an attempt with an unknown outcome keeps a rejection from being accepted."""
+"""How long an attempt with an unknown outcome prevents a rejection from being accepted."""
 
 IN_DOUBT_PAUSE_SECONDS = 10.0
 """Pause after a rejection that cannot be accepted yet. Until then, no process sends the same token again."""
@@ -123,8 +123,8 @@ class IssuedTokens:
         grant: The grant of the record whose refresh token was exchanged.
         generation: The generation of that record.
         epoch: The lease epoch of the attempt.
-        seen_generation: A lower bound for the stored generation, which becomes greater than this. After a store rollback, callers may
-            have seen a later generation than the record has.
+        seen_generation: The next generation is also greater than this one. After a store rollback, a caller may have seen a later
+            generation than that of the record.
     """
 
     user_email: str
@@ -158,12 +158,12 @@ class Sleep:
 
 
 Effect = Read | Put | Now | ExchangeRefreshToken | AppendJournal | DeleteJournal | Sleep
-Result = Snapshot | int | float | TokenOutcome | None
+EffectResult = Snapshot | int | float | TokenOutcome | None
 
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """The record has a newer token than the caller has seen.
+    """The record contains the token to use.
 
     Attributes:
         record: The record as stored.
@@ -240,14 +240,15 @@ class RefreshRequest:
     max_refreshes: int
 
 
-Protocol = Generator[Effect, Result, Verdict]
+Protocol = Generator[Effect, EffectResult, Verdict]
 
 
 def refresh(request: RefreshRequest) -> Protocol:
     """Refresh one user's token with the guarantees listed in the module's docstring.
 
     Yields:
-        Effects. The driver may throw `StoreError` for `Read` and `Put`; the outcome of such a `Put` is unknown.
+        Effects. The driver may throw `StoreError` for `Read` and `Put`, and `RecordFault` for a record that cannot be opened. The outcome
+        of a failed `Put` is unknown.
 
     Returns:
         The verdict.
@@ -294,19 +295,19 @@ def resume(issued: IssuedTokens, max_refreshes: int) -> Protocol:
     return (yield from _commit(issued, None, max_refreshes))
 
 
-def _read() -> Generator[Effect, Result, Snapshot]:
+def _read() -> Generator[Effect, EffectResult, Snapshot]:
     return cast("Snapshot", (yield Read()))
 
 
-def _put(record: ConnectionRecord) -> Generator[Effect, Result, int | None]:
+def _put(record: ConnectionRecord) -> Generator[Effect, EffectResult, int | None]:
     return cast("int | None", (yield Put(record)))
 
 
-def _now() -> Generator[Effect, Result, float]:
+def _now() -> Generator[Effect, EffectResult, float]:
     return cast("float", (yield Now()))
 
 
-def _exchange(refresh_token: str) -> Generator[Effect, Result, TokenOutcome]:
+def _exchange(refresh_token: str) -> Generator[Effect, EffectResult, TokenOutcome]:
     return cast("TokenOutcome", (yield ExchangeRefreshToken(refresh_token)))
 
 
@@ -328,7 +329,7 @@ def _candidates(record: ConnectionRecord) -> tuple[str, ...]:
     return tuple(dict.fromkeys(pair.refresh_token for pair in pairs if pair.refresh_token))
 
 
-def _acquire(request: RefreshRequest) -> Generator[Effect, Result, _AcquiredLease | Verdict]:
+def _acquire(request: RefreshRequest) -> Generator[Effect, EffectResult, _AcquiredLease | Verdict]:
     """Write the lease, or return the verdict if there is nothing to refresh."""
     previous: Snapshot | None = None
     while True:
@@ -387,7 +388,7 @@ def _not_refreshable(request: RefreshRequest, record: ConnectionRecord, now: flo
     return None
 
 
-def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect, Result, None]:
+def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect, EffectResult, None]:
     """Record in the connection that the limit was reached.
 
     Best effort, and written only once: callers that keep retrying cause no further writes.
@@ -455,7 +456,7 @@ def _last_error(
 
 def _release(
     lease: _AcquiredLease, error: LastError, *, response_lost: bool
-) -> Generator[Effect, Result, None]:
+) -> Generator[Effect, EffectResult, None]:
     """Release the lease and record the error. Best effort, since a lease also expires by itself."""
     record: ConnectionRecord | None = lease.record
     for _ in range(3):
@@ -503,7 +504,7 @@ def _issued_tokens(
 
 def _commit(
     issued: IssuedTokens, current: Snapshot | None, max_refreshes: int
-) -> Generator[Effect, Result, Verdict]:
+) -> Generator[Effect, EffectResult, Verdict]:
     """Store issued tokens, retrying until the store has accepted them or the grant is gone: they exist nowhere else.
 
     Args:
@@ -526,7 +527,7 @@ def _commit(
 
 def _commit_once(
     issued: IssuedTokens, snapshot: Snapshot, max_refreshes: int
-) -> Generator[Effect, Result, Verdict | None]:
+) -> Generator[Effect, EffectResult, Verdict | None]:
     """Write the tokens to the record, as its next generation or as an alternate pair. Return None on conflict."""
     record = snapshot.record
     if record is None or record.grant != issued.grant or record.state is State.DISCONNECTED:
@@ -596,7 +597,7 @@ def _handle_rejection(
     rejection: Rejected | None,
     *,
     response_lost: bool,
-) -> Generator[Effect, Result, Verdict]:
+) -> Generator[Effect, EffectResult, Verdict]:
     """Decide whether the rejection of every candidate can be accepted, and record the result."""
     epoch = lease.record.epoch
     while True:

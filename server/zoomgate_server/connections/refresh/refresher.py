@@ -284,7 +284,7 @@ class Refresher:
         in_flight: _InFlightRefresh,
     ) -> refresh_protocol.Verdict:
         """Perform the effects of the protocol one after another."""
-        result: refresh_protocol.Result = None
+        result: refresh_protocol.EffectResult = None
         failure: Exception | None = None
         while True:
             try:
@@ -303,7 +303,7 @@ class Refresher:
 
     async def _perform(
         self, user_email: str, effect: refresh_protocol.Effect, in_flight: _InFlightRefresh
-    ) -> refresh_protocol.Result:
+    ) -> refresh_protocol.EffectResult:
         match effect:
             case refresh_protocol.Read():
                 before = self._clock.monotonic()
