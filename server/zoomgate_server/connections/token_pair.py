@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class TokenPair:
-    """An access token and its refresh token. The repr contains neither.
+    """An access token and the refresh token that renews it. The repr shows neither.
 
     Attributes:
-        access_token: Opaque bearer token for Zoom's API.
-        refresh_token: Works once; empty if Zoom issued none.
+        access_token: Bearer token for Zoom's API; opaque.
+        refresh_token: Works once; empty if Zoom gave none.
         token_type: `bearer`.
-        scope: The granted scopes, separated by spaces, as received from Zoom.
-        api_url: The API URL that Zoom returned with the token, or empty.
+        scope: The granted scopes, separated by spaces, as Zoom wrote them.
+        api_url: The API address that Zoom named with the token, or empty.
         access_expire_at: When the access token expires, in seconds since 1970 by the store's clock.
-        obtained_at: When the pair was requested, by the same clock.
+        obtained_at: When it was asked for, by the same clock.
     """
 
     access_token: str = field(repr=False)
@@ -27,5 +27,5 @@ class TokenPair:
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """The granted scopes as a tuple."""
+        """The granted scopes, one by one."""
         return tuple(self.scope.split())
