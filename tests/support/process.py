@@ -72,7 +72,7 @@ class Process:
         self._zoom = zoom
         self._refresher = Refresher(
             connections=self.connections,
-            spend=zoom.spend,
+            exchange=zoom.spend,
             discard=lambda _: None,
             journal=MemoryJournal(),
             clock=SystemClock(),

@@ -100,7 +100,7 @@ class Components:
         )
         refresher = Refresher(
             connections=connections,
-            spend=oauth.refresh,
+            exchange=oauth.refresh,
             discard=disconnector.revoke_unused,
             journal=journal,
             clock=clock,
@@ -211,7 +211,7 @@ class Components:
             "changes": self.change_feed.run,
             "revocations": self.disconnector.retry_revocations,
             "journal": self.journal_recovery.run,
-            "ages": self.refresher.watch,
+            "ages": self.refresher.report_pending_age,
             "keys": self.key_ring.follow,
             "audit": self.audit.flush_suppressed,
             "retention": self.retention.run,

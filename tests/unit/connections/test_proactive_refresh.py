@@ -32,9 +32,9 @@ def run_simulation(scenario: Callable[[SeededLoop, RecordStore, Zoom], Any]) -> 
     store = MemoryStore(Clock(loop).wall)
     try:
         loop.run(scenario(loop, store, zoom))
-        assert not loop.complaints
+        assert not loop.unhandled_errors
     finally:
-        loop.end()
+        loop.abandon()
 
 
 def test_due_day_is_stable_per_user_and_spread_over_users() -> None:
@@ -61,7 +61,7 @@ def test_idle_grants_are_refreshed_when_due() -> None:
         record = await stored(process, OMAR)
         assert record.due_at is not None
         assert record.tokens is not None
-        assert record.tokens.refresh_token == zoom.living[OMAR]
+        assert record.tokens.refresh_token == zoom.valid[OMAR]
         assert 44.9 * DAY < record.due_at - process.store.now() < 60 * DAY
         assert process.metric("zoomgate_proactive_refreshes_total", reason="idle") == 1
         assert process.metric("zoomgate_proactive_refreshes_due") == 0
@@ -87,7 +87,7 @@ def test_unrefreshable_connection_is_skipped(fields: dict[str, Any]) -> None:
         process = Process(loop, store, zoom)
         await connect(process, zoom, MONICA, age=70 * DAY, **fields)
         await process.proactive_refresh.refresh_idle()
-        assert not zoom.asked
+        assert not zoom.requests
 
     run_simulation(scenario)
 
@@ -145,7 +145,7 @@ def test_tokens_in_use_are_refreshed_before_they_expire() -> None:
             await asyncio.sleep(600.0)
         assert 24 <= zoom.calls[MONICA] <= 27
         assert zoom.calls[OMAR] == 1
-        assert process.metric("zoomgate_proactive_refreshes_total", reason="in_use") == len(zoom.asked)
+        assert process.metric("zoomgate_proactive_refreshes_total", reason="in_use") == len(zoom.requests)
         await process.stop()
 
     run_simulation(scenario)
@@ -160,7 +160,7 @@ def test_token_returned_to_a_caller_is_not_refreshed_early() -> None:
         await connect(process, zoom, OMAR, age=HOUR - 200.0)
         for user in (MONICA, OMAR):
             await process.use(user)
-        await process.hand_out(MONICA)
+        await process.return_token(MONICA)
         process.start()
         await asyncio.sleep(199.0)
         assert zoom.calls == {OMAR: 1}
@@ -178,11 +178,11 @@ def test_token_returned_while_waiting_for_a_slot_is_not_refreshed() -> None:
             await process.use(user)
             await process.use(user)
         poll = loop.create_task(process.proactive_refresh.refresh_used())
-        while not zoom.asked:
+        while not zoom.requests:
             await asyncio.sleep(1.0)
-        ((_, first),) = zoom.asked
+        ((_, first),) = zoom.requests
         second = OMAR if first == MONICA else MONICA
-        await process.hand_out(second)
+        await process.return_token(second)
         await poll
         assert zoom.calls == {first: 1}
 
@@ -252,7 +252,7 @@ def test_short_lived_tokens_are_left_to_calls() -> None:
         await process.use(MONICA)
         await process.use(MONICA)
         await process.proactive_refresh.refresh_used()
-        assert not zoom.asked
+        assert not zoom.requests
 
     run_simulation(scenario)
 
@@ -293,7 +293,7 @@ def test_backlog_is_refreshed_at_the_configured_rate() -> None:
         await asyncio.sleep(1200.0)
         assert set(zoom.calls.values()) == {1}
         assert len(zoom.calls) == 300
-        minutes = Counter(int(when // 60) for when, _ in zoom.asked)
+        minutes = Counter(int(when // 60) for when, _ in zoom.requests)
         assert max(minutes.values()) <= 31
         assert process.metric("zoomgate_proactive_refreshes_due") == 0
         await process.stop()
@@ -316,11 +316,11 @@ def test_refreshes_pause_while_zoom_fails_and_resume_afterwards(outage: TokenOut
         zoom.outage = outage
         process.start()
         await asyncio.sleep(DAY)
-        assert len(zoom.asked) < 150
+        assert len(zoom.requests) < 150
         for number in range(100):
             assert (await stored(process, f"user{number}@example.com")).state is State.ACTIVE
         zoom.outage = None
-        zoom.asked.clear()
+        zoom.requests.clear()
         await asyncio.sleep(3 * HOUR)
         assert set(zoom.calls.values()) == {1}
         assert len(zoom.calls) == 100
@@ -360,7 +360,7 @@ def test_no_token_is_used_while_the_store_fails() -> None:
         faulty.fail("put", 3)
         process.start()
         await asyncio.sleep(1800.0)
-        assert not zoom.asked
+        assert not zoom.requests
         await asyncio.sleep(6 * HOUR)
         assert zoom.calls == {MONICA: 1}
         await process.stop()
@@ -397,12 +397,12 @@ def test_drain_waits_for_a_running_refresh() -> None:
         process = Process(loop, store, zoom)
         await connect(process, zoom, MONICA, age=70 * DAY)
         process.start()
-        while not zoom.asked:
+        while not zoom.requests:
             await asyncio.sleep(0.1)
         await process.stop()
         record = await stored(process, MONICA)
         assert record.tokens is not None
-        assert record.tokens.refresh_token == zoom.living[MONICA]
+        assert record.tokens.refresh_token == zoom.valid[MONICA]
 
     run_simulation(scenario)
 
