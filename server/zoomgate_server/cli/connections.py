@@ -23,7 +23,15 @@ from zoomgate_server.cli.channel import (
     user_arguments,
 )
 from zoomgate_server.cli.option_types import Rate
-from zoomgate_server.cli.output import FAILURE, Table, document, facts, local_time, note, relative_time
+from zoomgate_server.cli.output import (
+    FAILURE,
+    Table,
+    local_time,
+    note,
+    print_fields,
+    print_json,
+    relative_time,
+)
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.telemetry.logs import escape, plain
 
@@ -50,7 +58,7 @@ def connections() -> None:
 @where_option
 @calls_service
 def list_(client: Client, as_json: bool, states: tuple[str, ...], where: tuple[Condition, ...]) -> None:
-    """List connections. Disconnected users are included only with --state, or with --where and state or cause.
+    """List connections. Disconnected users are listed only with --state, or with a --where filter on state or cause.
 
     Example: zoomgate connections list --state reauth_required --where 'user=*@example.com'
     """
@@ -60,7 +68,7 @@ def list_(client: Client, as_json: bool, states: tuple[str, ...], where: tuple[C
     selected = (each for each in client.connections(states=values) if matches(where, each))
     if as_json:
         for connection in selected:
-            document(connection)
+            print_json(connection)
         return
     table, count = Table("USER", "STATE", "CONSENTED", "TOKEN EXPIRES", "SCOPES"), 0
     while rows := list(islice(selected, _ROWS)):
@@ -120,7 +128,7 @@ def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: s
 
     The existing connections are printed first. When the service restarts, the watch resumes without gaps. Press Ctrl+C to stop.
 
-    The caller must be an administrator, or a service, which sees the users of its entry.
+    The caller must be an administrator, or a service, which can watch only the users of its entry in the callers file.
 
     Example: zoomgate connections watch
     """
@@ -128,7 +136,7 @@ def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: s
     try:
         for event in client.watch(users, resume_token=resume_token):
             if as_json:
-                document(event)
+                print_json(event)
             elif event.HasField("connection"):
                 click.echo(_event_line(event))
             elif not is_synced:
@@ -182,7 +190,7 @@ def refresh(
     find the users who must consent again. No token is printed. The service refreshes a user's token at most once a minute on request; a
     more recent token is not refreshed again.
 
-    The caller must be a service that may receive access tokens (access_tokens = true in its entry), with the methods ListConnections,
+    The caller must be a service with access_tokens = true in its entry in the callers file, and with the methods ListConnections,
     GetConnection and RefreshToken of AuthService. --all refreshes the users of its entry.
 
     With --all, each failure is printed on its own line, followed by the counts. If a refresh failed, the exit code is 1; run the command
@@ -226,12 +234,12 @@ def revoke(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Disconnect all users that match every --where, or all users with --all, and revoke their tokens at Zoom.
+    """Disconnect the users who match every --where filter, or all users with --all, and revoke their tokens at Zoom.
 
     The caller must be an administrator, or a service with the methods ListConnections, GetConnection and DeleteConnection of AuthService,
-    which disconnects only the users of its entry. The command counts the users and asks for confirmation. It reads each connection again
-    before it disconnects the user. Each failure is printed on its own line, followed by the counts. If a disconnection failed, the exit
-    code is 1. Run the command again to continue an interrupted run.
+    which can disconnect only the users of its entry in the callers file. The command counts the users and asks for confirmation. Before
+    it disconnects a user, it checks the filters again. Each failure is printed on its own line, followed by the counts. If a
+    disconnection failed, the exit code is 1. To continue an interrupted run, run the command again.
 
     Example: zoomgate connections revoke --where 'user=*@example.com' --where refreshed-before=2030-01-07T09:00:00Z
     """
@@ -242,7 +250,7 @@ def revoke(
         for connection in bulk_revoke.connected(client, where):
             total += 1
             if as_json:
-                document(connection)
+                print_json(connection)
             else:
                 click.echo(f"{escape(connection.user_email)}  {state_text(connection)}")
         note(f"{total} would be disconnected")
@@ -356,9 +364,9 @@ def _report_refreshed(count: bulk_refresh.Count, since: datetime, *, stopped: bo
 def print_connection(connection: Connection, *, as_json: bool) -> None:
     """Print all details of a connection."""
     if as_json:
-        document(connection)
+        print_json(connection)
         return
-    facts(
+    print_fields(
         {
             "user": connection.user_email,
             "state": state_text(connection),

@@ -217,7 +217,7 @@ async def _importer(
         if not audit_log.try_record(event):
             stop.request(
                 StopReason.FATAL_ERROR,
-                f"{loaded.audit_path} cannot be written, and the last imported users are missing in it; free some disk space",
+                f"{loaded.audit_path} cannot be written and does not contain the users imported last; free some disk space",
             )
 
     connections = ConnectionRepository(

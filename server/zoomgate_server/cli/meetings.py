@@ -9,7 +9,7 @@ from google.protobuf import json_format
 from zoomgate import Client
 from zoomgate.v1.meeting_pb2 import Meeting, MeetingDetails
 from zoomgate_server.cli.channel import calls_service, user_argument
-from zoomgate_server.cli.output import USAGE, document, facts, fail, local_time, note
+from zoomgate_server.cli.output import USAGE, fail, local_time, note, print_fields, print_json
 from zoomgate_server.telemetry.logs import plain
 
 
@@ -100,7 +100,7 @@ def delete(client: Client, as_json: bool, user: str, meeting_id: int, occurrence
         user_email=user, meeting_id=_id(meeting_id), occurrence_id=occurrence
     )
     if as_json:
-        document(response)
+        print_json(response)
     else:
         note(f"deleted meeting {meeting_id}")
 
@@ -127,9 +127,9 @@ def _set_start(details: MeetingDetails, text: str) -> None:
 
 def _print(meeting: Meeting, *, as_json: bool) -> None:
     if as_json:
-        document(meeting)
+        print_json(meeting)
         return
-    facts(
+    print_fields(
         {
             "id": str(meeting.id),
             "topic": meeting.topic,

@@ -58,14 +58,14 @@ def settings_if_any() -> settings.Settings | None:
         return None
 
 
-def document(message: Any) -> None:
+def print_json(message: Any) -> None:
     """Print a message of the API as one line of JSON."""
     from google.protobuf import json_format  # noqa: PLC0415 - not needed for tables
 
     click.echo(json_format.MessageToJson(message, indent=None))
 
 
-def facts(rows: Mapping[str, str]) -> None:
+def print_fields(rows: Mapping[str, str]) -> None:
     """Print names and values, one pair per line, omitting empty values."""
     shown = {name: value for name, value in rows.items() if value}
     width = max((len(name) for name in shown), default=0)

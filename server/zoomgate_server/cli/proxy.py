@@ -11,7 +11,7 @@ import click
 from zoomgate import Client
 from zoomgate.v1.proxy_service_pb2 import ZoomResponse
 from zoomgate_server.cli.channel import calls_service, user_argument
-from zoomgate_server.cli.output import FAILURE, USAGE, document, fail, note
+from zoomgate_server.cli.output import FAILURE, USAGE, fail, note, print_json
 from zoomgate_server.telemetry.logs import escape
 
 
@@ -173,7 +173,7 @@ def _data(text: str) -> bytes:
 
 def _print(response: ZoomResponse, *, include: bool, as_json: bool) -> None:
     if as_json:
-        document(response)
+        print_json(response)
     else:
         if include:
             click.echo(f"HTTP {response.status}")

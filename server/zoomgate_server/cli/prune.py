@@ -50,8 +50,8 @@ def prune(dry_run: bool, as_json: bool) -> None:
     """Delete expired records, and disconnect users who have needed to re-consent for too long.
 
     The service does the same periodically, and may run meanwhile. Users who have needed to consent again for more than
-    ZOOMGATE_REAUTH_RETENTION_DAYS are disconnected. Disconnected connections are deleted after 30 days. Pending authorizations and other
-    temporary records are deleted once they have expired. The audit trail records each pruned connection.
+    ZOOMGATE_REAUTH_RETENTION_DAYS are disconnected. The records of disconnected users are deleted after 30 days. Pending authorizations
+    and other temporary records are deleted once they have expired. The audit trail records each pruned connection.
 
     Example: zoomgate prune --dry-run
     """

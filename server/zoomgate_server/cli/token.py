@@ -4,7 +4,7 @@ import click
 
 from zoomgate import Client
 from zoomgate_server.cli.channel import calls_service, user_argument
-from zoomgate_server.cli.output import FAILURE, document, facts, local_time
+from zoomgate_server.cli.output import FAILURE, local_time, print_fields, print_json
 
 
 @click.group()
@@ -27,9 +27,9 @@ def check(client: Client, as_json: bool, user: str) -> None:
     """
     response = client.auth.check_token(user_email=user)
     if as_json:
-        document(response)
+        print_json(response)
     else:
-        facts(
+        print_fields(
             {"token": "expired" if response.expired else "valid", "until": local_time(response.expire_time)}
         )
     if response.expired:
@@ -54,6 +54,6 @@ def get(client: Client, as_json: bool, user: str, min_validity: int) -> None:
     """
     response = client.auth.get_token(user_email=user, min_validity={"seconds": min_validity})
     if as_json:
-        document(response.token)
+        print_json(response.token)
     else:
         click.echo(response.token.access_token)

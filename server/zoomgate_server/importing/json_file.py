@@ -1,4 +1,4 @@
-"""Streaming parser for the objects of a JSON file: of an array, of an array in_list an object, or a sequence of objects."""
+"""Streaming parser for the objects of a JSON file: of an array, of an array within an object, or a sequence of objects."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def objects(text: TextIO, lists: re.Pattern[str] = _LIST) -> Iterator[Value]:
     """Yield the objects. A malformed object does not affect other objects.
 
     Args:
-        lists: Matches the start of the array if it is in_list an object.
+        lists: Matches the start of the array if it is within an object.
 
     Raises:
         FileProblem: The file starts with neither an array nor an object.

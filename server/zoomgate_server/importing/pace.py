@@ -5,7 +5,7 @@ from zoomgate_server.importing.stop import Stop
 
 
 class Pace:
-    """A rate limiter for rows. A stop of the import ends all waits.
+    """A rate limiter for rows. All waits end when the import stops.
 
     Args:
         rate: The maximum number of rows per second.
@@ -20,7 +20,7 @@ class Pace:
     async def wait(self) -> None:
         """Wait until the next row may start."""
         now = self._clock.monotonic()
-        at = max(self._next, now - self._interval)  # a late start may be made up for by one row
+        at = max(self._next, now - self._interval)  # after a late start, one row may start early to catch up
         self._next = at + self._interval
         if at > now:
             await self._stop.sleep(at - now)

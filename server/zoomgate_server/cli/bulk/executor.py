@@ -12,7 +12,7 @@ from zoomgate import errors
 from zoomgate.v1.connection_pb2 import Connection
 
 LONGEST_PAUSE_SECONDS = 60.0
-"""Longest pause after a rate limit; Zoom's daily limit asks for a delay until the next day."""
+"""The longest pause after a failure that affects all users; Zoom's daily limit requests a delay until the next day."""
 
 _GLOBAL_FAILURES = frozenset({"STORE_UNAVAILABLE", "ZOOM_RATE_LIMITED", "ZOOM_UNAVAILABLE"})
 """Reasons that affect all users: until the retry delay has passed, the next call would fail as well."""
@@ -82,7 +82,7 @@ def for_each(
 
     Raises:
         ZoomgateError: Every call would fail: the service is unreachable, the caller is not allowed, or Zoom rejects the app.
-        KeyboardInterrupt: Ctrl+C was interrupted.
+        KeyboardInterrupt: Ctrl+C was pressed.
     """
     for connection in connections:
         pace.wait()
@@ -103,7 +103,7 @@ def _interrupt_deferred() -> Iterator[None]:
     """Defer the first Ctrl+C to the end of the block, since an interrupted call may have taken effect without being counted.
 
     Raises:
-        KeyboardInterrupt: Ctrl+C was interrupted within the block.
+        KeyboardInterrupt: Ctrl+C was pressed within the block.
     """
     previous = signal.getsignal(signal.SIGINT)
     if (
