@@ -45,7 +45,7 @@ def killed(workspace: Workspace, point: str, number: int) -> bool:
 
 def interrupted_exchanges(workspace: Workspace, users: Iterable[ExportedUser]) -> set[str]:
     """Return the users whose refresh token was sent by a process that was killed before the response was journaled."""
-    emails = {user.refresh: user.user for user in users}
+    emails = {user.refresh: user.email for user in users}
     sent: dict[tuple[str, str], int] = {}
     for line in (workspace.folder / "trace").read_text().splitlines():
         process, point, subject = line.split(" ")
@@ -111,7 +111,7 @@ async def test_import_killed_beside_a_running_service_resumes(
         counts = (await asyncio.to_thread(workspace.run, *IMPORT)).counts
         assert counts["stored"] == 3
         for user in users:
-            await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=user.user))
+            await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=user.email))
     assert zoom.counters().get("token.refresh_token.refused", 0) == 0
 
 

@@ -33,13 +33,13 @@ class ExportedUser:
     """The tokens of a user in another system.
 
     Attributes:
-        user: The email address.
+        email: The email address.
         access: The access token.
         refresh: The refresh token.
         updated: When the tokens were last updated, in seconds since 1970.
     """
 
-    user: str
+    email: str
     access: str
     refresh: str
     updated: float = field(default_factory=time.time)
@@ -49,7 +49,7 @@ class ExportedUser:
         """The user's item in the collection `ZoomUsers`."""
         return {
             "_id": "7b1c",
-            "userEmail": self.user,
+            "userEmail": self.email,
             "access_token": self.access,
             "expires_in": 3600,
             "scope": SCOPE,
@@ -62,7 +62,7 @@ class ExportedUser:
     def line(self) -> dict[str, Any]:
         """The user's line in the format `jsonl`."""
         return {
-            "user_email": self.user,
+            "user_email": self.email,
             "access_token": self.access,
             "refresh_token": self.refresh,
             "scope": SCOPE,
@@ -75,11 +75,11 @@ class ExportedUser:
         """The user's connection as returned by Nango."""
         return {
             "id": 1,
-            "connection_id": f"c-{self.user}",
+            "connection_id": f"c-{self.email}",
             "provider": "zoom",
             "provider_config_key": "zoom",
             "updated_at": iso(self.updated),
-            "end_user": {"id": "u1", "email": self.user},
+            "end_user": {"id": "u1", "email": self.email},
             "credentials": {
                 "type": "OAUTH2",
                 "access_token": self.access,
@@ -104,7 +104,7 @@ def exported_user(zoom: RunningSimulator, email: str, *, expired: bool = True) -
 
 def with_expired_access_token(zoom: RunningSimulator, user: ExportedUser) -> ExportedUser:
     """Expire the access token of a user, and return the user with an older update time."""
-    zoom.expire(user.user)
+    zoom.expire(user.email)
     return replace(user, updated=time.time() - 7200)
 
 

@@ -72,12 +72,12 @@ async def test_import_while_a_service_is_running(any_store: Workspace, zoom: Run
         assert zoom.counters()["token.refresh_token.issued"] == 3
         for user in users:
             connection = (
-                await service.call(service.auth.GetConnection, pb.GetConnectionRequest(user_email=user.user))
+                await service.call(service.auth.GetConnection, pb.GetConnectionRequest(user_email=user.email))
             ).connection
             assert connection.state == Connection.STATE_ACTIVE
             assert "user:read:user" in connection.scopes
-            await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=user.user))
-            await service.call(service.auth.RefreshToken, pb.RefreshTokenRequest(user_email=user.user))
+            await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=user.email))
+            await service.call(service.auth.RefreshToken, pb.RefreshTokenRequest(user_email=user.email))
     assert zoom.counters().get("token.refresh_token.refused", 0) == 0
 
 
@@ -91,7 +91,7 @@ async def test_missing_store_is_created(workspace: Workspace, zoom: RunningSimul
     assert stat.S_IMODE((workspace.folder / "ZoomUsers.csv.results.jsonl").stat().st_mode) == 0o600
     async with serving(zoom._simulator, workspace.folder / "data") as service:
         for user in users:
-            await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=user.user))
+            await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=user.email))
 
 
 def test_all_formats_are_imported(workspace: Workspace, zoom: RunningSimulator) -> None:
@@ -101,7 +101,7 @@ def test_all_formats_are_imported(workspace: Workspace, zoom: RunningSimulator) 
     workspace.write("ZoomUsers.json", json.dumps(items, indent=2))
     workspace.write("nango.json", json.dumps({"connections": [user.nango for user in users[2:4]]}))
     workspace.write(
-        "ids.json", "\n".join(json.dumps(p.nango | {"connection_id": p.user}) for p in users[4:6])
+        "ids.json", "\n".join(json.dumps(u.nango | {"connection_id": u.email}) for u in users[4:6])
     )
     workspace.write("tokens.txt", "\n".join(json.dumps(user.line) for user in users[6:8]))
     for arguments in (
@@ -117,7 +117,7 @@ def test_all_formats_are_imported(workspace: Workspace, zoom: RunningSimulator) 
 def test_tokens_of_another_user_are_refused(workspace: Workspace, zoom: RunningSimulator) -> None:
     """Valid access tokens are left unused; exchanged tokens are revoked, since no other system has them."""
     valid, old = exported_user(zoom, FIRST, expired=False), exported_user(zoom, SECOND)
-    rows = [replace(valid, user="a@example.com"), replace(old, user="b@example.com")]
+    rows = [replace(valid, email="a@example.com"), replace(old, email="b@example.com")]
     workspace.write("ZoomUsers.csv", as_csv(rows))
     assert velo(workspace, code=1)["refused"] == 2
     output = workspace.run("import", "velo-users", "ZoomUsers.csv", code=1)
@@ -132,7 +132,7 @@ def test_tokens_of_another_user_are_refused(workspace: Workspace, zoom: RunningS
 
 def test_slow_revocation_does_not_block_the_import(workspace: Workspace, zoom: RunningSimulator) -> None:
     """The result does not claim that the tokens have been revoked."""
-    workspace.write("ZoomUsers.csv", as_csv([replace(exported_user(zoom, FIRST), user=SECOND)]))
+    workspace.write("ZoomUsers.csv", as_csv([replace(exported_user(zoom, FIRST), email=SECOND)]))
     zoom.add_fault("revoke", "delay", times=-1, seconds=60.0)
     output = workspace.run("import", "velo-users", "ZoomUsers.csv", code=1, module=HURRIED)
     assert "1 refused" in output.out
@@ -146,7 +146,7 @@ def test_rejected_refresh_tokens_require_consent(workspace: Workspace, zoom: Run
     """Examples are a refresh token used after the export and one of another app; other rows are not affected."""
     used = exported_user(zoom, FIRST)
     exported_user(zoom, FIRST)
-    foreign = replace(used, user=SECOND, refresh="sim-rt-of-another-app", access="")
+    foreign = replace(used, email=SECOND, refresh="sim-rt-of-another-app", access="")
     workspace.write("ZoomUsers.csv", as_csv([used, foreign, exported_user(zoom, THIRD)]))
     counts = velo(workspace, code=1)
     assert workspace.statuses("ZoomUsers.csv") == ["consent", "consent", "stored"]
@@ -347,7 +347,7 @@ def test_results_of_another_file_are_not_overwritten(workspace: Workspace, zoom:
 def test_file_that_is_not_a_results_file_is_not_overwritten(
     content: str, workspace: Workspace, zoom: RunningSimulator
 ) -> None:
-    """The error message does not suggest to delete it."""
+    """The error message does not suggest deleting it."""
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
     workspace.write("mine.txt", content)
     output = workspace.run("import", "velo-users", "ZoomUsers.csv", "--results", "mine.txt", code=2)
@@ -466,7 +466,7 @@ def test_wrong_addresses_stop_the_import_after_three_rows(
 ) -> None:
     """A wrong address column therefore costs at most three users a new consent."""
     users = [exported_user(zoom, user.email) for user in USERS[:6]]
-    workspace.write("ZoomUsers.csv", as_csv(replace(u, user=f"not-{u.user}") for u in users))
+    workspace.write("ZoomUsers.csv", as_csv(replace(u, email=f"not-{u.email}") for u in users))
     output = workspace.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=1)
     assert "check that the file contains the email addresses of the users' Zoom accounts" in output.err
     assert workspace.statuses("ZoomUsers.csv") == ["refused"] * 3
