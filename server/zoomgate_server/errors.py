@@ -141,7 +141,7 @@ class RecordUnreadable(RecordFault):
 
 
 class RecordVersionUnsupported(RecordFault):
-    """A newer version wrote the record."""
+    """The record has a format version that this release does not read."""
 
 
 class KeyUnavailable(RecordFault):

@@ -89,7 +89,7 @@ def test_records_cannot_be_moved_cut_or_relabelled() -> None:
         replace(record, value=b""),
         replace(record, value=record.value[:-1]),
         replace(record, value=record.value[:3]),
-        replace(record, value=b"\x01" + b"\xff" * 40),
+        replace(record, value=b"\x03" + b"\xff" * 40),
         replace(record, state=State.DISCONNECTED.value),
         replace(record, zoom_user_id="somebody-else"),
         replace(record, key=RecordKey("other-app", Kind.USER, MONICA)),
@@ -100,7 +100,7 @@ def test_records_cannot_be_moved_cut_or_relabelled() -> None:
             connection_record.decode(envelope, changed)
         assert "secret" not in str(error.value)
     with pytest.raises(RecordVersionUnsupported):
-        connection_record.decode(envelope, replace(record, value=b"\x03" + record.value[1:]))
+        connection_record.decode(envelope, replace(record, value=b"\x04" + record.value[1:]))
 
 
 def test_keys_rotate_and_a_missing_one_is_named() -> None:
@@ -128,7 +128,7 @@ async def test_the_canary_proves_the_ring() -> None:
     with pytest.raises(RecordUnreadable):
         await key_check.verify(store, Envelope(app="app", keys=same_id))
     await store.put(connection_record.encode(right, connection()), 0)
-    found, _ = await store.get(RecordKey("app", Kind.KEY_CHECK, "canary"))
+    found, _ = await store.get(RecordKey("app", Kind.KEY_CHECK, "key_check"))
     assert found is not None
     await store.delete(found.key, found.rev)
     with pytest.raises(KeyUnavailable):

@@ -39,7 +39,6 @@ async def test_the_documented_commands_work_in_order(tmp_path: Path, monkeypatch
         ["connections", "refresh"],
         ["store", "backup"],
         ["store", "restore"],
-        ["store", "upgrade"],
     ]
 
     async def run(line: str) -> str:

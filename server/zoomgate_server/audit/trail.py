@@ -59,7 +59,6 @@ ACTIONS: Mapping[str, str] = {
     "callers.added": "a caller got a key",
     "store.backed_up": "the store was copied",
     "store.restored": "a backup was written into the store",
-    "store.upgraded": "the store was brought to a newer version of the record format",
 }
 """Every action there is, and what a line with it tells."""
 

@@ -36,7 +36,7 @@ _COMMANDS = {
     "token": ("zoomgate_server.cli.token", "token", "Check or get a person's access token."),
     "callers": ("zoomgate_server.cli.callers", "callers", "Manage who may call."),
     "keys": ("zoomgate_server.cli.keys", "keys", "Manage the key ring."),
-    "store": ("zoomgate_server.cli.store", "store", "Back up, restore and upgrade the store."),
+    "store": ("zoomgate_server.cli.store", "store", "Back up and restore the store."),
     "audit": ("zoomgate_server.cli.audit", "audit", "Look into the audit trail."),
     "prune": ("zoomgate_server.cli.prune", "prune", "Take away what nobody needs any more."),
     "import": (

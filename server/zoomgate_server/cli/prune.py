@@ -22,7 +22,7 @@ from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.retention import Overdue, RetentionPolicy
 from zoomgate_server.encryption import key_check, key_file
 from zoomgate_server.encryption.cipher import KeyRing
-from zoomgate_server.encryption.envelope import OLDEST, Envelope
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.settings import Settings
 from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreOpenError
@@ -81,10 +81,9 @@ async def _prune(loaded: Settings, ring: KeyRing, audited: AuditLog | None) -> _
     async with opened(loaded) as store:
         for app in await store.apps():
             envelope = Envelope(app=app, keys=ring)
-            envelope.version = OLDEST
-            mark, _ = await store.get(key_check.key_of(app))
-            if mark is not None:
-                envelope.open(mark)  # the vault follows its version
+            stored_check, _ = await store.get(key_check.key_of(app))
+            if stored_check is not None:
+                envelope.open(stored_check)  # fails unless the key ring fits the store
             audit = (lambda _: None) if audited is None else audited.forward
             retention = _retention(store, envelope, loaded.reauth_retention_days, audit)
             found = [overdue async for overdue in _all(retention)]

@@ -1,4 +1,4 @@
-"""Sealing the records of the store anew, for `keys rotate`, `keys reencrypt` and `store upgrade`."""
+"""Re-encryption of the store, for `keys rotate` and `keys reencrypt`."""
 
 import asyncio
 import time

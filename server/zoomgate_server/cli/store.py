@@ -1,4 +1,4 @@
-"""`zoomgate store`: backup, restore and upgrade of what is stored."""
+"""`zoomgate store`: backup and restore of the store."""
 
 import asyncio
 import json
@@ -11,24 +11,21 @@ import click
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.output import fail, load_settings, note
 from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.reencrypt import Outcome, reencrypted
 from zoomgate_server.cli.store_access import file_of, is_there, opened
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.encryption import key_check, key_file, key_usage
-from zoomgate_server.encryption.cipher import KeyRing
-from zoomgate_server.encryption.envelope import NEWEST, Envelope
+from zoomgate_server.encryption import key_file, key_usage
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.settings import Settings
 from zoomgate_server.storage import backup as backups
 from zoomgate_server.storage import scan
-from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreOpenError
+from zoomgate_server.storage.record_store import StoreError, StoreOpenError
 
 _T = TypeVar("_T")
 
 
 @click.group()
 def store() -> None:
-    """Back up, restore and upgrade the store.
+    """Back up and restore the store.
 
     Example: zoomgate store backup /backups/zoomgate-monday.db
     """
@@ -81,34 +78,6 @@ def restore(file: Path, as_json: bool) -> None:
         )
 
 
-@store.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def upgrade(as_json: bool) -> None:
-    """Bring the store to the newest version of the record format, beside running services.
-
-    Afterwards no release starts on it that does not read that version, and going back needs a backup: upgrade once every process runs this
-    release and you mean to stay. What is done is skipped, so an interrupted upgrade is simply run again.
-
-    Example: zoomgate store upgrade
-    """
-    loaded = load_settings("run this where the service runs")
-    try:
-        ring = key_file.load(loaded.keys_path)
-    except key_file.KeyFileError as error:
-        fail(str(error))
-    with AuditLog(loaded, store=is_there(loaded)) as audited:
-        upgraded, outcome = _run(_upgrade(loaded, ring))
-        audited.record("store.upgraded", "incomplete" if outcome.problem else "ok", version=NEWEST)
-    before = "is of" if not upgraded else "was brought to"
-    _say(
-        as_json,
-        f"The store {before} version {NEWEST}. {outcome.sentence}",
-        {"version": NEWEST, "upgraded": upgraded, **outcome.fields},
-    )
-    if outcome.problem:
-        fail(outcome.problem)
-
-
 async def _backup(loaded: Settings, file: Path) -> int:
     path = file_of(loaded)
     async with opened(loaded) as source:
@@ -130,18 +99,6 @@ async def _restore(loaded: Settings, file: Path) -> tuple[int, list[str]]:
                 records = await backups.restore_records(file, target, SystemClock().wall, advance)
     async with opened(loaded) as target:
         return records, list(await key_usage.by_key(target))
-
-
-async def _upgrade(loaded: Settings, ring: KeyRing) -> tuple[bool, Outcome]:
-    async with opened(loaded) as found:
-        return await _upgrade_canaries(found, ring), await reencrypted(found, ring)
-
-
-async def _upgrade_canaries(found: RecordStore, ring: KeyRing) -> bool:
-    done = [await key_check.upgrade(found, Envelope(app=app, keys=ring)) for app in await found.apps()]
-    if any(done):
-        note(f"zoomgate: version {NEWEST} is written from now on; records of older versions are sealed anew")
-    return any(done)
 
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:

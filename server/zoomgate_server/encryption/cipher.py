@@ -129,7 +129,7 @@ class KeyRing:
         cipher = self._ciphers.get(key_id)
         if cipher is None:
             raise KeyUnavailable(
-                f"Key {key_id.hex()}, which sealed a stored record, is not in the key ring: put the key file back that has it",
+                f"Key {key_id.hex()}, which sealed a stored record, is not in the key ring; restore the key file that contains it",
                 metadata={"key_id": key_id.hex()},
             )
         try:

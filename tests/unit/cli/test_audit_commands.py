@@ -279,7 +279,6 @@ class TestCommands:
         for path in Path("data").glob("zoomgate.db*"):
             path.unlink()
         done(await command("store", "restore", "copy.db"))
-        done(await command("store", "upgrade"))
         lines = [told for told in shown() if told["role"] == "operator"]
         assert [told["action"] for told in lines] == [
             "keys.created",
@@ -291,7 +290,6 @@ class TestCommands:
             "callers.added",
             "store.backed_up",
             "store.restored",
-            "store.upgraded",
         ]
         assert {(told["on_behalf_of"], told["outcome"]) for told in lines} == {("alice", "ok")}
         assert all(told["principal"] for told in lines)

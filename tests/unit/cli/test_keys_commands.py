@@ -212,7 +212,7 @@ class TestRetire:
         for what in (
             "2 record(s) of kind user",
             "record(s) of kind state",
-            "1 record(s) of kind canary",
+            "1 record(s) of kind key_check",
             "2 record(s) of kind meta",
         ):
             assert what in text
@@ -226,13 +226,13 @@ class TestRetire:
         settle()
         journal = Path("data/journal")
         journal.mkdir(exist_ok=True)
-        (journal / "1").write_bytes(b"\x01" + bytes.fromhex(old) + b"sealed")
-        (journal / "2").write_bytes(b"\x01" + bytes.fromhex(ring().primary_id) + b"sealed")
-        (journal / "torn").write_bytes(b"\x01")
+        (journal / "1").write_bytes(b"\x03\x01" + bytes.fromhex(old) + b"sealed")
+        (journal / "2").write_bytes(b"\x03\x01" + bytes.fromhex(ring().primary_id) + b"sealed")
+        (journal / "torn").write_bytes(b"\x03\x01")
         assert "1 file(s) in the journal" in refused(await command("keys", "retire", old))
         (journal / "1").unlink()
         (journal / "3").write_bytes(b"\x07 of another form")
-        assert "does not say which key" in refused(await command("keys", "retire", old))
+        assert "cannot be determined" in refused(await command("keys", "retire", old))
         (journal / "3").unlink()
         done(await command("keys", "retire", old))
 

@@ -1,4 +1,4 @@
-"""Keys, backup, restore and upgrade of a store in MongoDB."""
+"""Keys, backup and restore of a store in MongoDB."""
 
 import json
 import os
@@ -78,7 +78,6 @@ async def test_keys_and_backups_work_as_with_a_file(
             assert "not empty" in refused(await command("store", "restore", "backup.db"))
         there = {"ZOOMGATE_STORE": mongodb.new_database()}
         done(await command("store", "restore", "backup.db", environ=there))
-        done(await command("store", "upgrade", environ=there))
         async with serving(zoom, Path("data"), environ=often | there) as service:
             await use(service)
     assert [path.name for path in tmp_path.rglob("*.db*")] == ["backup.db"]

@@ -1,4 +1,4 @@
-"""`zoomgate store`: backup beside a running service, the restore drill, and the upgrade."""
+"""`zoomgate store`: backup while the service is running, and the restore drill."""
 
 import json
 import os
@@ -14,15 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from support import version_1
 from support.command_line import command, done, refused, zoomgate
 from support.harness import MONICA, OMAR, Harness, running, serving
 from support.process import NEW, OLD, Process, RotatingZoom, ring
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.encryption import key_check, key_file
-from zoomgate_server.encryption.envelope import Envelope, version_of
-from zoomgate_server.errors import KeyUnavailable, RecordVersionUnsupported
+from zoomgate_server.encryption.envelope import Envelope
+from zoomgate_server.errors import KeyUnavailable
 from zoomgate_server.storage import backup
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore
@@ -222,42 +221,6 @@ class TestRestore:
         assert not Path("restored.db").exists()
 
 
-class TestUpgrade:
-    """`zoomgate store upgrade`."""
-
-    async def test_an_older_store_is_upgraded_beside_the_service(self, folder: Path) -> None:
-        """A store that an older release began keeps its version until then; afterwards that release refuses it in one sentence."""
-        Path("data").mkdir(mode=0o700)
-        key_file.create(Path("data/keys.json"))
-        keys = key_file.load(Path("data/keys.json"))
-        app = "loopback|zoomgate-dev"
-        store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
-        await version_1.prove(store, version_1.Vault(app=app, keys=keys))
-        async with running(Path("data"), environ=OFTEN) as harness:
-            await harness.connect(MONICA)
-            assert {version_of(record.value) for record in await everything(store)} == {1}
-            await version_1.prove(store, version_1.Vault(app=app, keys=keys))
-            said = done(await command("store", "upgrade"))
-            assert said.startswith("The store was brought to version 2. ")
-            assert {version_of(record.value) for record in await everything(store)} == {2}
-            await refresh(harness, MONICA)
-            await harness.connect(OMAR)
-            assert {version_of(record.value) for record in await everything(store)} == {2}
-        with pytest.raises(RecordVersionUnsupported, match="upgrade this one"):
-            await version_1.prove(store, version_1.Vault(app=app, keys=keys))
-        await store.close()
-        fields = json.loads(done(await command("store", "upgrade", "--json")))
-        assert (fields["upgraded"], fields["reencrypted"], fields["version"]) == (False, 0, 2)
-
-    async def test_a_missing_key_stops_it(self, service: Harness) -> None:
-        """Nothing is changed, and the key is named."""
-        before = await contents(Path("data/zoomgate.db"))
-        used = key_file.load(Path("data/keys.json")).primary_id
-        key_file.create(Path("other.json"))
-        assert used in refused(await command("store", "upgrade", environ={"ZOOMGATE_KEYS": "other.json"}))
-        assert await contents(Path("data/zoomgate.db")) == before
-
-
 class TestCopyOfFile:
     """A copy of an SQLite store at one moment."""
 
@@ -273,7 +236,7 @@ class TestCopyOfFile:
             await process.connect(user)
         writer = subprocess.Popen(
             [sys.executable, "-m", "support.refreshing_process", str(folder / "store.db"), *users],
-            cwd=Path(version_1.__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

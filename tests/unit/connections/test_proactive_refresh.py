@@ -382,7 +382,7 @@ def test_one_that_fails_by_itself_holds_up_nobody() -> None:
         for user in ("a@example.com", MONICA, OMAR, "z@example.com"):
             await connect(process, zoom, user, age=70 * DAY)
         sealed = (await process.store.page(limit=1))[0]
-        await store.put(replace(sealed, value=b"\x02"), sealed.rev)
+        await store.put(replace(sealed, value=b"\x03"), sealed.rev)
 
         async def crash(user: str, **_: Any) -> ConnectionRecord:
             if user == OMAR:

@@ -42,7 +42,7 @@ def test_a_kind_of_revoked_of_a_later_release_is_revoked(kind: object) -> None:
     """A word that this release does not know makes no record unreadable."""
     plain = encode(VAULT, ended(Cause.REVOKED))
     opened = VAULT.open(plain)
-    header = {**opened.header, "kind_of_revoked": kind}
+    header = {**opened.header, "revocation_cause": kind}
     value = VAULT.seal(plain.key, grant="g", generation=2, header=header, secret=opened.secret)
     record = Record(key=plain.key, value=value, state=plain.state)
     assert decode(VAULT, record) == ended(Cause.REVOKED)

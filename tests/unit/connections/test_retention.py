@@ -93,7 +93,7 @@ class Reaping:
             ),
             True,
         ),
-        (replace(encode(VAULT, connection(State.DISCONNECTED, NOW - 1)), value=b"\x02"), True),
+        (replace(encode(VAULT, connection(State.DISCONNECTED, NOW - 1)), value=b"\x03"), True),
     ],
     ids=["ended long ago", "ended lately", "active", "active, a column changed", "state forged", "damaged"],
 )

@@ -116,7 +116,7 @@ async def test_a_damaged_file_keeps_nobody_from_the_rest(tmp_path: Path, damage:
         case "renamed":
             file = file.rename(folder / f"{'1' * 32}.entry")
         case _:
-            file.write_bytes(RING.seal(b"[1]", b""))
+            file.write_bytes(b"\x03" + RING.seal(b"[1]", b""))
     left = file.read_bytes()
     alive = journal(folder, counted)
     assert await alive.claim() == [good]
