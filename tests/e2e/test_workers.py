@@ -489,7 +489,7 @@ async def test_what_cannot_start_again_ends_the_service(service: Service) -> Non
     last = (service.folder / "log").read_text().splitlines()[-1]
     assert last == (
         "zoomgate: A worker could not be started again, 5 times in a row:"
-        " The key file data/keys.json is open to other users: run chmod 600 on it"
+        " The key file data/keys.json is accessible to other users; run chmod 600 on it"
     )
     assert not [pid for pid in service.workers().values() if is_alive(pid)]
 

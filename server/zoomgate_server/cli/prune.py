@@ -17,7 +17,7 @@ from zoomgate_server.audit.event import AuditSink
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.output import Table, distance, fail, load_settings
 from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.store_access import is_there, opened
+from zoomgate_server.cli.store_access import exists, open_store
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.retention import Overdue, RetentionPolicy
 from zoomgate_server.encryption import key_check, key_file
@@ -62,7 +62,7 @@ def prune(dry_run: bool, as_json: bool) -> None:
         fail(str(error))
     begun = time.monotonic()
     try:
-        with contextlib.nullcontext() if dry_run else AuditLog(loaded, store=is_there(loaded)) as audited:
+        with contextlib.nullcontext() if dry_run else AuditLog(loaded, store=exists(loaded)) as audited:
             outcome = asyncio.run(_prune(loaded, ring, audited))
     except StoreOpenError as error:
         fail(str(error))
@@ -78,7 +78,7 @@ def prune(dry_run: bool, as_json: bool) -> None:
 
 async def _prune(loaded: Settings, ring: KeyRing, audited: AuditLog | None) -> _Outcome:
     outcome = _Outcome()
-    async with opened(loaded) as store:
+    async with open_store(loaded) as store:
         for app in await store.apps():
             envelope = Envelope(app=app, keys=ring)
             stored_check, _ = await store.get(key_check.key_of(app))

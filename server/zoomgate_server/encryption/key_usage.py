@@ -68,7 +68,7 @@ def journal_by_key(data_dir: Path) -> Counter[str]:
         key_id = sealing_key(start[1:]) if start[0] == FORMAT else None
         if key_id is None:
             raise UnknownFileError(
-                f"the key that sealed {path} cannot be determined; start the service, which empties the journal"
+                f"{path} has an unknown format; start the service, which empties the journal, and delete what is left of it"
             )
         counts[key_id] += 1
     return counts
