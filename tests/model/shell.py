@@ -171,10 +171,10 @@ class WatchedJournal(TokenJournal):
 
     kept: set[str]
 
-    def _write_due(self) -> None:
-        group = list(self._due)
-        super()._write_due()
-        self.kept.update(due.entry.tokens.refresh_token for due in group if due.kept)
+    def _write_queued(self) -> None:
+        writes = list(self._queue)
+        super()._write_queued()
+        self.kept.update(write.entry.tokens.refresh_token for write in writes if write.durable)
 
 
 class World:
@@ -367,7 +367,7 @@ class World:
         """End the process where it is, and begin another one when its leases have run out."""
         now = self.loop.time()
         self.loop.end()
-        self.journal._let_go()
+        self.journal._release_all()
         self.zoom.answered.clear()
         self._begin_process(now + self.chance.choice((0.0, LONG_AFTER)))
 
@@ -414,6 +414,6 @@ def _judge(world: World, happen: Callable[[World], object]) -> str:
         complaints = world.loop.complaints
         world.must(not complaints, f"asyncio complains: {complaints}")
         world.loop.end()
-        world.journal._let_go()
+        world.journal._release_all()
         world.journal._executor.shutdown()
     return world.problem

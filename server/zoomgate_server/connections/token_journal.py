@@ -267,9 +267,7 @@ class TokenJournal:
         entry = write.entry
         sealed = self._ring.seal(orjson.dumps(to_fields(entry)), self._associated(entry.entry_id))
         write.descriptor = os.open(write.draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        fcntl.flock(
-            write.descriptor, fcntl.LOCK_EX
-        )  # before other processes can find the file by its final name
+        fcntl.flock(write.descriptor, fcntl.LOCK_EX)  # before the file has its final name
         _write_whole(write.descriptor, bytes((FORMAT,)) + sealed)
 
     def _sync(self, write: _Write) -> None:
