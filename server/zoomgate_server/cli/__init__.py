@@ -40,7 +40,7 @@ _COMMANDS = {
     "token": ("zoomgate_server.cli.token", "token", "Check or print a user's access token."),
     "callers": ("zoomgate_server.cli.callers", "callers", "Manage callers."),
     "keys": ("zoomgate_server.cli.keys", "keys", "Manage the encryption keys."),
-    "store": ("zoomgate_server.cli.store", "store", "Back up, restore and upgrade the store."),
+    "store": ("zoomgate_server.cli.store", "store", "Back up and restore the store."),
     "audit": ("zoomgate_server.cli.audit", "audit", "Search the audit trail."),
     "prune": (
         "zoomgate_server.cli.prune",

@@ -17,12 +17,12 @@ from zoomgate_server.audit.event import AuditSink
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.output import Table, distance, fail, load_settings
 from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.store_access import is_there, opened
+from zoomgate_server.cli.store_access import exists, open_store
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.retention import Overdue, RetentionPolicy
 from zoomgate_server.encryption import key_check, key_file
 from zoomgate_server.encryption.cipher import KeyRing
-from zoomgate_server.encryption.envelope import OLDEST, Envelope
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.settings import Settings
 from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreOpenError
@@ -62,7 +62,7 @@ def prune(dry_run: bool, as_json: bool) -> None:
         fail(str(error))
     started = time.monotonic()
     try:
-        with contextlib.nullcontext() if dry_run else AuditLog(loaded, store=is_there(loaded)) as audit_log:
+        with contextlib.nullcontext() if dry_run else AuditLog(loaded, store=exists(loaded)) as audit_log:
             outcome = asyncio.run(_prune(loaded, ring, audit_log))
     except StoreOpenError as error:
         fail(str(error))
@@ -78,13 +78,12 @@ def prune(dry_run: bool, as_json: bool) -> None:
 
 async def _prune(loaded: Settings, ring: KeyRing, audit_log: AuditLog | None) -> _Outcome:
     outcome = _Outcome()
-    async with opened(loaded) as store:
+    async with open_store(loaded) as store:
         for app in await store.apps():
             envelope = Envelope(app=app, keys=ring)
-            envelope.version = OLDEST
-            check, _ = await store.get(key_check.key_of(app))
-            if check is not None:
-                envelope.open(check)  # sets the version of the envelope
+            stored_check, _ = await store.get(key_check.key_of(app))
+            if stored_check is not None:
+                envelope.open(stored_check)  # fails unless the key ring fits the store
             audit = (lambda _: None) if audit_log is None else audit_log.forward
             retention = _retention(store, envelope, loaded.reauth_retention_days, audit)
             found = [overdue async for overdue in _find_overdue(retention)]

@@ -40,7 +40,6 @@ COMMANDS = (
     "keys retire",
     "store backup",
     "store restore",
-    "store upgrade",
     "meetings create",
     "meetings get",
     "meetings delete",
@@ -324,14 +323,14 @@ class TestDoctor:
         key_file.create(folder / "ring")
         result, text = await ring_finding()
         assert result == "failure"
-        assert "is not in the key ring: put the key file back that has it (ZOOMGATE_KEYS is ring)" in text
+        assert "is not in the key ring; restore the key file that contains it (ZOOMGATE_KEYS is ring)" in text
         ids = [json.loads(content)["keys"][0]["id"] for content in (right, (folder / "ring").read_bytes())]
         (folder / "ring").write_bytes(
             (folder / "ring").read_bytes().replace(ids[1].encode(), ids[0].encode())
         )
         result, text = await ring_finding()
         assert result == "failure"
-        assert "put the key file back that the store was made with" in text
+        assert "restore the key file that the store was created with" in text
         environ |= APP | {"ZOOMGATE_ZOOM_OAUTH_URL": "http://127.0.0.1:1/oauth"}
         result = await command("doctor", "--json", environ=environ)
         assert "the store has no records of this app yet" in result.stdout
@@ -493,7 +492,7 @@ class TestKeysList:
         secrets = re.findall(r"[A-Za-z0-9+/_=-]{40,}", (folder / "ring.json").read_text())
         assert secrets
         table = done(zoomgate("keys", "list", "ring.json"))
-        assert table.split() == ["KEY", "USE", key_id, "seals", "and", "opens"]
+        assert table.split() == ["KEY", "USE", key_id, "primary"]
         document = done(zoomgate("keys", "list", "ring.json", "--json"))
         assert json.loads(document) == {"keyId": key_id, "seals": True}
         assert not any(secret in table + document for secret in secrets)
