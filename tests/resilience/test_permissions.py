@@ -80,7 +80,7 @@ def zoomgate(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
             "data/zoomgate.db cannot be written: check the owner and mode of the file and its folder",
         ),
         (None, 0o500, "data/zoomgate.db cannot be made (Permission denied)"),
-        (0o600, 0o600, "data cannot be made or used (Permission denied): check its owner and mode"),
+        (0o600, 0o600, "cannot create or use data (Permission denied); check its owner and mode"),
     ],
 )
 async def test_a_file_that_may_not_be_written(
@@ -104,7 +104,7 @@ async def test_a_file_that_may_not_be_written(
     assert looked.returncode == 1
     failed = [line for line in looked.stdout.splitlines() if line.startswith("FAIL") and "Zoom" not in line]
     assert failed
-    assert all("check " in line or "make it the service's" in line for line in failed), failed
+    assert all("check " in line or "make the service's user its owner" in line for line in failed), failed
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == names
     if file is not None:
         store.chmod(0o600)

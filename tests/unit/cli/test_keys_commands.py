@@ -165,7 +165,7 @@ class TestSweep:
         )
         os.close(theirs)
         screen, (answer, _) = await asyncio.gather(
-            asyncio.to_thread(terminal.shown, ours), process.communicate()
+            asyncio.to_thread(terminal.read_output, ours), process.communicate()
         )
         os.close(ours)
         shown = screen.decode()
