@@ -83,7 +83,7 @@ def trace_refreshes(points: Points) -> None:
     perform = Refresher._perform
     seen: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
-    async def performing(
+    async def traced_perform(
         self: Refresher, user: str, effect: protocol.Effect, flight: Any
     ) -> protocol.EffectResult:
         done = seen.setdefault(flight, set())
@@ -116,7 +116,7 @@ def trace_refreshes(points: Points) -> None:
                 await passed("after_journal_delete")
         return result
 
-    Refresher._perform = performing  # type: ignore[method-assign]
+    Refresher._perform = traced_perform  # type: ignore[method-assign]
 
 
 def trace_account_linking(points: Points) -> None:
