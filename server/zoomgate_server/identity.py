@@ -73,7 +73,7 @@ class Principal:
         own = f"{self.issuer}|{self.subject}"
         return own if self.on_behalf_of is None else f"{own}>{self.on_behalf_of.identity}"
 
-    def oversees(self, user_email: str) -> bool:
+    def can_view(self, user_email: str) -> bool:
         """Return whether lists and watches of this caller include a user. Administrators see all users."""
         return (Role.ADMIN in self.roles and self.on_behalf_of is None) or self.users.matches(user_email)
 

@@ -61,7 +61,7 @@ async def test_no_secret_is_stored_in_plaintext(zoomgate: Harness) -> None:
 
 def test_decoding_returns_the_encoded_connection() -> None:
     envelope = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
-    original = connection(alternate_pairs=(PAIR,), revoking=PAIR, due_at=5.0)
+    original = connection(alternate_pairs=(PAIR,), pair_to_revoke=PAIR, due_at=5.0)
     assert connection_record.decode(envelope, connection_record.encode(envelope, original)) == original
 
 
@@ -162,7 +162,7 @@ def test_repr_contains_no_secrets() -> None:
     text = repr(
         [
             PAIR,
-            connection(revoking=PAIR, alternate_pairs=(PAIR,)),
+            connection(pair_to_revoke=PAIR, alternate_pairs=(PAIR,)),
             Key("0a0a0a0a", b"0123456789abcdef" * 2, True),
         ]
     )

@@ -101,13 +101,13 @@ async def test_journal_entry_of_another_version_is_rejected_and_retained(
     content = of_version(version, b64decode(golden["file"]))
     file.write_bytes(content)
     observer = MagicMock()
-    journal = TokenJournal(tmp_path, app=GOLDEN_APP, ring=GOLDEN_RING, observer=observer)
+    journal = TokenJournal(tmp_path, app=GOLDEN_APP, key_ring=GOLDEN_RING, observer=observer)
     with capture_logs() as logs:
         assert await journal.claim() == []
     await journal.close()
     (line,) = [line for line in logs if line["event"] == "journal.entry_unreadable"]
     assert line["reason"] == UNSUPPORTED[version]
-    assert observer.journal_damaged.call_count == 1
+    assert observer.journal_entry_corrupt.call_count == 1
     assert file.read_bytes() == content
 
 
@@ -158,7 +158,7 @@ async def test_record_of_another_version_fails_for_its_user_only(
     assert seen is not None
     assert await setup.process.connections.write(seen) is None
     with pytest.raises(RecordVersionUnsupported):
-        await setup.process.connections.read_replaceable(USER)
+        await setup.process.connections.read_previous(USER)
     result = await reencrypt(setup.store, RING, lambda _: None)
     assert list(result.failed.values()) == [UNSUPPORTED[version]]
     assert (await setup.record(), setup.zoom.calls) == (before, calls)

@@ -101,8 +101,8 @@ async def lease_times(running: Cluster) -> dict[str, float]:
     for point in (*NOT_SENT, *ROTATED_NOT_STORED):
         record = await running.record(USERS[point])
         assert record is not None
-        (attempt,) = record.pending
-        times[point] = attempt.at
+        (attempt,) = record.pending_attempts
+        times[point] = attempt.started_at
     return times
 
 

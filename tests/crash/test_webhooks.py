@@ -43,7 +43,7 @@ async def check_no_tokens_left(running: Cluster, *servers: Server) -> None:
         assert await running.state(user) == DEAUTHORIZED
         record = await running.record(user)
         assert record is not None
-        assert (record.tokens, record.alternate_pairs, record.revoking) == (None, (), None)
+        assert (record.tokens, record.alternate_pairs, record.pair_to_revoke) == (None, (), None)
     await until(lambda: not running.journal_entries())
 
 

@@ -52,7 +52,7 @@ MUTANTS = (
         "lease = None if record is None else record.lease\n"
         "    if record is None or record.grant != issued.grant or record.state is State.DISCONNECTED or (\n"
         "        record.commit_id != issued.attempt_id and (lease is None or lease.holder != issued.attempt_id"
-        " or lease.until <= snapshot.store_now)\n"
+        " or lease.expire_at <= snapshot.store_now)\n"
         "    ):",
     ),
     Mutant(
@@ -98,11 +98,13 @@ MUTANTS = (
     ),
     Mutant(
         "no_grace_period",
-        "if attempt.epoch != epoch and abs(now - attempt.at) < GRACE_SECONDS",
+        "if attempt.epoch != epoch and abs(now - attempt.started_at) < GRACE_SECONDS",
         "if False",
     ),
     Mutant(
-        "future_attempt_in_doubt", "abs(now - attempt.at) < GRACE_SECONDS", "now - attempt.at < GRACE_SECONDS"
+        "future_attempt_in_doubt",
+        "abs(now - attempt.started_at) < GRACE_SECONDS",
+        "now - attempt.started_at < GRACE_SECONDS",
     ),
     Mutant("not_appended_to_journal", "            yield AppendJournal(issued)\n", ""),
     Mutant(

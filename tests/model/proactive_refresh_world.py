@@ -126,7 +126,7 @@ class Process:
         self.refresher = Refresher(
             connections=self.store,
             exchange=zoom.exchange,
-            discard=lambda _: None,
+            revoke_unused=lambda _: None,
             journal=self.journal,
             clock=clock,
             metrics=self.metrics,
@@ -154,7 +154,7 @@ class Process:
             clock=clock,
             metrics=self.metrics,
             per_minute=per_minute,
-            chance=random.Random(seed),  # noqa: S311 - deterministic on purpose
+            rng=random.Random(seed),  # noqa: S311 - deterministic on purpose
         )
         self.feed = ChangeFeed(
             connections=self.store,

@@ -330,7 +330,7 @@ class World:
             generation=self.record.generation + 1,
             tokens=None,
             alternate_pairs=(),
-            pending=(),
+            pending_attempts=(),
             lease=None,
             commit_id="",
             rev=self.record.rev + 1,

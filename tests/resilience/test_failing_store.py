@@ -389,7 +389,7 @@ async def test_a_journal_with_damaged_files(place: Place) -> None:
             after = record.decode(envelope, await place.record(MONICA))
         assert after.tokens is not None
         assert after.commit_id
-        journal = TokenJournal(folder, app=APP, ring=ring, observer=Metrics("0", []))
+        journal = TokenJournal(folder, app=APP, key_ring=ring, observer=Metrics("0", []))
         entry = Entry(
             after.commit_id,
             Origin.REFRESH,

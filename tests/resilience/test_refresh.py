@@ -20,7 +20,7 @@ from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections import access_tokens
 from zoomgate_server.connections import record as connection_record
-from zoomgate_server.connections.record import Attempt, ConnectionRecord
+from zoomgate_server.connections.record import PendingAttempt, ConnectionRecord
 from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.encryption import key_file
@@ -81,8 +81,8 @@ async def left_by_the_dead(zoomgate: Harness, place: Place) -> None:
     """Zoom has rotated the token for a process that was killed then: its mark stays, its lease is over."""
     grant = zoomgate.simulator.zoom.grants[MONICA]
     zoomgate.simulator.zoom.refresh(grant.refresh_token)
-    mark = Attempt(epoch=1, at=time.time())
-    await change(place, lambda record: replace(record, epoch=1, pending=(mark,)))
+    mark = PendingAttempt(epoch=1, started_at=time.time())
+    await change(place, lambda record: replace(record, epoch=1, pending_attempts=(mark,)))
 
 
 async def test_a_thousand_calls_at_once_cost_one_refresh(place: Place) -> None:
@@ -142,7 +142,8 @@ async def test_a_refusal_in_doubt_is_no_verdict_and_costs_one_call(
     assert await state(zoomgate) == "ACTIVE"
     assert asked(zoomgate) == 1
     aged = await change(
-        place, lambda record: replace(record, lease=None, pending=(Attempt(1, time.time() - 3600),))
+        place,
+        lambda record: replace(record, lease=None, pending_attempts=(PendingAttempt(1, time.time() - 3600),)),
     )
     refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, WANTED)
     assert (*refusal.short, refusal.metadata["cause"]) == (*REAUTH, "OUTCOME_LOST")

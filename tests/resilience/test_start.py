@@ -25,7 +25,7 @@ from support.tcp_proxy import Way, proxying
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server import settings
 from zoomgate_server.app import lifecycle, stores
-from zoomgate_server.app.stores import StoppedWaiting
+from zoomgate_server.app.stores import StartCancelled
 from zoomgate_server.authorization.flow import Authorizations
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.cipher import KeyRing
@@ -154,7 +154,7 @@ async def test_a_page_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest
             stop.set()
             async with await clicked as page:
                 assert page.headers["Location"] == "/oauth/result?outcome=try_later"
-        with pytest.raises(StoppedWaiting):
+        with pytest.raises(StartCancelled):
             await starting
     assert not [line for line in lines if line["log_level"] == "error"]
     assert [path.name for path in tmp_path.iterdir()] == ["keys.json"]
@@ -191,7 +191,7 @@ async def test_a_database_that_does_not_answer_does_not_hold_up_the_end(
             while not proxy.stalled:
                 await asyncio.sleep(0.01)
             stop.set()
-            with pytest.raises(StoppedWaiting):
+            with pytest.raises(StartCancelled):
                 await starting
     assert "store.unreachable" not in [line["event"] for line in lines]
 

@@ -105,7 +105,7 @@ async def test_refresh_does_not_reconnect_a_user(tmp_path: Path) -> None:
         await send(zoomgate.http_url, app_deauthorized(MONICA))
     record = await stored(tmp_path, MONICA)
     assert (record.state, record.cause) == (State.DISCONNECTED, Cause.APP_DEAUTHORIZED)
-    assert (record.tokens, record.alternate_pairs, record.revoking) == (None, (), None)
+    assert (record.tokens, record.alternate_pairs, record.pair_to_revoke) == (None, (), None)
     assert list((tmp_path / "journal").iterdir()) == []
 
 

@@ -74,7 +74,7 @@ def delay_disconnect_confirmation(monkeypatch: pytest.MonkeyPatch) -> tuple[asyn
 
     async def delayed_write(self: ConnectionRepository, connection: ConnectionRecord) -> int | None:
         rev = await real_write(self, connection)
-        if connection.revoking is not None:
+        if connection.pair_to_revoke is not None:
             stored.set()
             await confirm.wait()
         return rev
@@ -131,7 +131,7 @@ async def test_shutdown_revokes_the_tokens_of_a_cancelled_delete(
         call.cancel()
         await waiting
     assert zoomgate.simulator.zoom.grants[MONICA].revoked
-    assert (await read(zoomgate)).revoking is None
+    assert (await read(zoomgate)).pair_to_revoke is None
 
 
 async def _is_revoked(zoomgate: Harness, user: str) -> bool:
@@ -188,7 +188,7 @@ async def test_alternate_pairs_are_revoked_and_erased(zoomgate: Harness) -> None
 
     async def is_erased() -> bool:
         record = await read(zoomgate)
-        return (record.revoking, record.alternate_pairs, record.due_at) == (None, (), None)
+        return (record.pair_to_revoke, record.alternate_pairs, record.due_at) == (None, (), None)
 
     await until(is_erased)
 
@@ -232,7 +232,7 @@ async def test_tokens_are_erased_after_a_day_even_if_zoom_confirms_nothing(
         await write(zoomgate, replace(old, revoke_until=time.time() - 1.0))
 
         async def is_erased() -> bool:
-            return (await read(zoomgate, OMAR)).revoking is None
+            return (await read(zoomgate, OMAR)).pair_to_revoke is None
 
         await until(is_erased)
         steps.clear()

@@ -48,7 +48,7 @@ async def write_journal(data_dir: Path, *entries: Entry) -> None:
     journal = TokenJournal(
         data_dir / "journal",
         app=APP,
-        ring=key_file.load(data_dir / "keys.json"),
+        key_ring=key_file.load(data_dir / "keys.json"),
         observer=Metrics("0", []),
     )
     assert await journal.prepare()

@@ -63,7 +63,7 @@ async def journal(zoom: Simulator, data_dir: Path) -> AsyncIterator[TokenJournal
     opened = TokenJournal(
         data_dir / "journal",
         app=f"loopback|{zoom.options.client_id}",
-        ring=key_file.load(data_dir / "keys.json"),
+        key_ring=key_file.load(data_dir / "keys.json"),
         observer=Metrics("0", []),
     )
     assert await opened.prepare()

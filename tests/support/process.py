@@ -73,7 +73,7 @@ class Process:
         self._refresher = Refresher(
             connections=self.connections,
             exchange=zoom.spend,
-            discard=lambda _: None,
+            revoke_unused=lambda _: None,
             journal=MemoryJournal(),
             clock=SystemClock(),
             metrics=Metrics("0", []),

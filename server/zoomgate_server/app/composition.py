@@ -91,7 +91,7 @@ class Components:
             app=app, store=store, envelope=envelope, clock=clock, on_read=metrics.store_read
         )
         zoom, oauth = await start_clients(settings, clock, stack)
-        journal = TokenJournal(settings.data_dir / "journal", app=app, ring=key_ring, observer=metrics)
+        journal = TokenJournal(settings.data_dir / "journal", app=app, key_ring=key_ring, observer=metrics)
         stack.push_async_callback(journal.close)
         await journal.prepare()
         cache = TokenCache()
@@ -101,7 +101,7 @@ class Components:
         refresher = Refresher(
             connections=connections,
             exchange=oauth.refresh,
-            discard=disconnector.revoke_unused,
+            revoke_unused=disconnector.revoke_unused,
             journal=journal,
             clock=clock,
             metrics=metrics,
@@ -172,7 +172,7 @@ class Components:
                 clock=clock,
                 metrics=metrics,
                 per_minute=settings.proactive_refreshes_per_minute,
-                chance=rng,
+                rng=rng,
             ),
             retention=RetentionPolicy(
                 app=app,
@@ -182,14 +182,14 @@ class Components:
                 reauth_days=settings.reauth_retention_days,
                 audit=audit,
                 on_pruned=metrics.pruned,
-                chance=rng,
+                rng=rng,
             ),
             auth=AuthService(
                 authorizations=authorizations,
-                connections=access_tokens,
+                access_tokens=access_tokens,
                 queries=ConnectionQueries(connections),
                 disconnector=disconnector,
-                watches=Watchers(feed=change_feed, metrics=metrics),
+                watchers=Watchers(feed=change_feed, metrics=metrics),
                 page_tokens=page_tokens,
                 clock=clock,
                 audit=audit.require if settings.audit_required else audit,
@@ -212,7 +212,7 @@ class Components:
             "revocations": self.disconnector.retry_revocations,
             "journal": self.journal_recovery.run,
             "ages": self.refresher.report_pending_age,
-            "keys": self.key_ring.follow,
+            "keys": self.key_ring.watch_file,
             "audit": self.audit.flush_suppressed,
             "retention": self.retention.run,
             **self.proactive_refresh.background_tasks(),

@@ -18,7 +18,7 @@ from grpc_health.v1.health import aio as health_aio
 
 from zoomgate_server.app import listeners
 from zoomgate_server.app.composition import Components
-from zoomgate_server.app.stores import StoppedWaiting, open_store
+from zoomgate_server.app.stores import StartCancelled, open_store
 from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.errors import ZoomgateError
@@ -79,7 +79,7 @@ async def serve(
         ) as started:
             announce(started)
             await stop.wait()
-    except StoppedWaiting:
+    except StartCancelled:
         _log.info("service.stopped")
 
 
@@ -162,7 +162,7 @@ async def run(
             meetings=components.meetings,
             proxy=components.proxy,
             health=health,
-            reflected=settings.reflection,
+            enable_reflection=settings.reflection,
         )
         # runs after the HTTP server has stopped, since a callback may still deliver a code
         stack.push_async_callback(components.drain)

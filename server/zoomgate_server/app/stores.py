@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 _log = logs.get("zoomgate.app")
 
 
-class StoppedWaiting(Exception):
+class StartCancelled(Exception):
     """The service was stopped while it waited for its store."""
 
 
@@ -125,7 +125,7 @@ async def _await_unless_stopped(stop: asyncio.Event, awaited: asyncio.Task[_T]) 
     try:
         await asyncio.wait({awaited, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not awaited.done():
-            raise StoppedWaiting
+            raise StartCancelled
         return awaited.result()
     finally:
         for task in (awaited, stopped):

@@ -40,7 +40,7 @@ from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import (
     BadResponse,
     Rejected,
-    issued_by,
+    issued_or_raise,
 )
 
 _log = logs.get("zoomgate.authorizations")
@@ -428,7 +428,7 @@ class Authorizations:
             )
         if isinstance(outcome, BadResponse) and outcome.issued is not None:
             self._revoke_unused(token_pair(outcome.issued, started))
-        tokens = token_pair(issued_by(outcome), started)
+        tokens = token_pair(issued_or_raise(outcome), started)
         return await self._account_linker.link(
             tokens,
             previous,
@@ -451,7 +451,7 @@ class Authorizations:
                 "Zoom rejected this refresh token; ask the user to consent again",
                 metadata={"cause": Cause.REJECTED.value, "zoom_code": outcome.code},
             )
-        issued = issued_by(outcome)
+        issued = issued_or_raise(outcome)
         tokens = token_pair(replace(issued, refresh_token=issued.refresh_token or refresh_token), started)
         return await self._account_linker.link(
             tokens,

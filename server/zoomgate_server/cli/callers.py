@@ -12,7 +12,7 @@ import click
 
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.caller_key import digest, new_key
-from zoomgate_server.cli.output import fail, load_settings, settings_if_any
+from zoomgate_server.cli.output import fail, load_settings, optional_settings
 from zoomgate_server.rpc import callers_file
 from zoomgate_server.rpc.middleware.access_policy import CALLABLE_METHODS
 from zoomgate_server.telemetry.logs import plain
@@ -68,7 +68,7 @@ def add(
 
     Example: zoomgate callers add calendar --role service --users '*@example.com'
     """
-    loaded = settings_if_any() if path else load_settings("name the file with --file")
+    loaded = optional_settings() if path else load_settings("name the file with --file")
     file = Path(path) if path else (loaded and loaded.callers_path) or Path("callers.toml")
     key = new_key()
     row = ["[[callers]]", f'name = "{_quoted(name)}"', f'role = "{role}"', f'key_sha256 = "{digest(key)}"']

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from zoomgate_server.app.stores import StoppedWaiting, open_store
+from zoomgate_server.app.stores import StartCancelled, open_store
 from zoomgate_server.app.zoom_clients import start_clients
 from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.audit.trail import FINGERPRINT_SECRET
@@ -225,7 +225,7 @@ async def _importer(
     )
     zoom, oauth = await start_clients(loaded, clock, stack)
     folder = loaded.data_dir / "journal"
-    journal = TokenJournal(folder, app=app, ring=ring, observer=_StopOnJournalFailure(folder, stop))
+    journal = TokenJournal(folder, app=app, key_ring=ring, observer=_StopOnJournalFailure(folder, stop))
     stack.push_async_callback(journal.close)
     if not await journal.prepare():
         raise StartError(
@@ -270,10 +270,10 @@ class _StopOnJournalFailure:
     def journal_written(self) -> None:
         """Ignore successful writes."""
 
-    def journal_damaged(self) -> None:
+    def journal_entry_corrupt(self) -> None:
         """Ignore corrupt entries, which the log reports."""
 
-    def journal_failed(self) -> None:
+    def journal_write_failed(self) -> None:
         """Start no further row."""
         self._stop.request(
             StopReason.FATAL_ERROR,
@@ -285,7 +285,7 @@ def _run(import_task: Coroutine[Any, Any, Stop]) -> Stop:
     """Run an import; exit with an error message if it cannot start."""
     try:
         return event_loop.run(import_task)
-    except StoppedWaiting:
+    except StartCancelled:
         fail("stopped before the store could be reached; nothing was imported")
     except (StartError, StoreError) as error:
         fail(str(error))

@@ -11,7 +11,7 @@ import click
 
 from zoomgate_server import settings
 from zoomgate_server.cli.audit_log import AuditLog
-from zoomgate_server.cli.output import Table, fail, load_settings, note, settings_if_any
+from zoomgate_server.cli.output import Table, fail, load_settings, note, optional_settings
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.reencrypt import Summary, reencrypt_store
 from zoomgate_server.cli.store_access import NoStoreError, exists, open_store
@@ -43,7 +43,7 @@ def new(path: str | None) -> None:
 
     Example: zoomgate keys new /etc/zoomgate/keys.json
     """
-    loaded = settings_if_any() if path else load_settings("name the file: zoomgate keys new PATH")
+    loaded = optional_settings() if path else load_settings("name the file: zoomgate keys new PATH")
     file = Path(path) if path else loaded.keys_path if loaded else Path()
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def list_(path: str | None, as_json: bool) -> None:
         loaded: settings.Settings | None = required
         file = required.keys_path
     else:
-        loaded, file = settings_if_any(), Path(path)
+        loaded, file = optional_settings(), Path(path)
     ring = _load(file)
     records = None if loaded is None else _records_by_key(loaded)
     table = Table("KEY", "USE", *(["RECORDS"] if records is not None else []))

@@ -50,7 +50,7 @@ def log_warnings_to_stderr(loaded: settings.Settings) -> None:
     logs.configure("warning", loaded.log_format)
 
 
-def settings_if_any() -> settings.Settings | None:
+def optional_settings() -> settings.Settings | None:
     """Return the settings, or None if they are invalid, for commands to which they are optional."""
     try:
         return settings.load(os.environ)

@@ -113,7 +113,7 @@ def _retention(store: RecordStore, envelope: Envelope, reauth_days: int, audit: 
         reauth_days=reauth_days,
         audit=audit,
         on_pruned=lambda _: None,
-        chance=random.Random(),  # noqa: S311 - not used for secrets
+        rng=random.Random(),  # noqa: S311 - not used for secrets
     )
 
 

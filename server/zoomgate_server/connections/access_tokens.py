@@ -180,7 +180,7 @@ class AccessTokens:
         if record is None:
             return False
         return record.generation > rejected.generation or (
-            record.lease is not None and record.lease.until > now
+            record.lease is not None and record.lease.expire_at > now
         )
 
     def drop_changed(self, change: Change) -> None:

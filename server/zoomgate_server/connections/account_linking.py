@@ -16,7 +16,7 @@ from zoomgate_server.call_context import Call
 from zoomgate_server.connections.disconnection import make_tombstone
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import schedule
-from zoomgate_server.connections.repository import ConnectionRepository, Replaceable
+from zoomgate_server.connections.repository import ConnectionRepository, PreviousConnection
 from zoomgate_server.connections.token_cache import TokenCache
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
@@ -42,7 +42,7 @@ from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import (
     Issued,
     Rejected,
-    issued_by,
+    issued_or_raise,
 )
 
 VERIFICATION_TIMEOUT = 15.0
@@ -81,7 +81,7 @@ class AccountLinker:
         self._revoke_unused = revoke_unused
         self._audit = audit
 
-    async def prepare(self, user_email: str) -> Replaceable:
+    async def prepare(self, user_email: str) -> PreviousConnection:
         """Read the state that a new token pair will replace.
 
         Call this before exchanging a code or refresh token, so that an unavailable store or key does not cost the user a one-time token.
@@ -92,7 +92,7 @@ class AccountLinker:
             RecordVersionUnsupported: A newer release wrote the user's record.
         """
         try:
-            previous, _ = await self._connections.read_replaceable(user_email)
+            previous, _ = await self._connections.read_previous(user_email)
         except StoreError:
             raise store_unavailable() from None
         return previous
@@ -100,7 +100,7 @@ class AccountLinker:
     async def link(
         self,
         tokens: TokenPair,
-        previous: Replaceable,
+        previous: PreviousConnection,
         *,
         origin: Origin,
         user_email: str,
@@ -142,7 +142,7 @@ class AccountLinker:
     async def link_imported(
         self,
         tokens: TokenPair,
-        previous: Replaceable,
+        previous: PreviousConnection,
         *,
         entry_id: str,
         user_email: str,
@@ -193,7 +193,7 @@ class AccountLinker:
         call: Call | None,
         *,
         unless_superseded: bool,
-        prefetched: Replaceable | None = None,
+        prefetched: PreviousConnection | None = None,
     ) -> ConnectionRecord | None:
         """Journal the tokens and store them as in `_store`.
 
@@ -233,7 +233,7 @@ class AccountLinker:
             Whether the entry is settled: its tokens are stored or discarded. Otherwise it stays in the journal.
         """
         try:
-            current, _ = await self._connections.read_replaceable(entry.user_email)
+            current, _ = await self._connections.read_previous(entry.user_email)
             # Do not refresh the entry's tokens in these two cases: that could invalidate the stored tokens or the newer consent.
             if current.record is not None and current.record.was_committed(entry.entry_id):
                 # The crashed process may not have written its audit event; a duplicate is better than none.
@@ -289,7 +289,7 @@ class AccountLinker:
             raise ReauthRequired(
                 "Zoom rejected a refresh token from the journal", metadata={"cause": Cause.REJECTED.value}
             )
-        issued = issued_by(outcome)
+        issued = issued_or_raise(outcome)
         tokens = token_pair(
             replace(issued, refresh_token=issued.refresh_token or entry.tokens.refresh_token), now
         )
@@ -303,7 +303,7 @@ class AccountLinker:
         call: Call | None,
         *,
         unless_superseded: bool,
-        prefetched: Replaceable | None = None,
+        prefetched: PreviousConnection | None = None,
     ) -> ConnectionRecord | None:
         """Verify whose tokens these are and store them. Return None if they were superseded (see `_store`)."""
         zoom_user = await self._zoom_user_of(entry.tokens)
@@ -390,7 +390,7 @@ class AccountLinker:
         zoom_user: "_ZoomUser",
         *,
         unless_superseded: bool,
-        prefetched: Replaceable | None = None,
+        prefetched: PreviousConnection | None = None,
     ) -> ConnectionRecord | None:
         """Write the connection, retrying until the store accepts it, since no other copy of the tokens exists.
 
@@ -404,7 +404,7 @@ class AccountLinker:
         while True:
             try:
                 if prefetched is None:
-                    current, now = await self._connections.read_replaceable(entry.user_email)
+                    current, now = await self._connections.read_previous(entry.user_email)
                 else:
                     current, now, prefetched = prefetched, self._connections.now(), None
                 if current.record is not None and current.record.was_committed(entry.entry_id):
@@ -445,7 +445,7 @@ class AccountLinker:
             except StoreError:
                 pause = await _wait_for_store(entry.user_email, pause)
 
-    def _is_superseded(self, current: Replaceable, entry: Entry) -> bool:
+    def _is_superseded(self, current: PreviousConnection, entry: Entry) -> bool:
         """Return whether the user consented or was disconnected after the tokens of an entry were requested.
 
         After a disconnect the tokens are revoked. After a newer consent that is unnecessary, since Zoom has already invalidated them.
@@ -462,7 +462,7 @@ class AccountLinker:
         generation, pause = 0, FIRST_PAUSE_SECONDS
         while True:
             try:
-                current, now = await self._connections.read_replaceable(user_email)
+                current, now = await self._connections.read_previous(user_email)
                 record = current.record
                 if tombstone is not None and record == replace(tombstone, rev=current.rev):
                     break  # an unconfirmed write had succeeded
@@ -488,7 +488,7 @@ async def _wait_for_store(user_email: str, pause: float) -> float:
     return min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
-def _placeholder_for_unreadable(user_email: str, current: Replaceable, now: float) -> ConnectionRecord:
+def _placeholder_for_unreadable(user_email: str, current: PreviousConnection, now: float) -> ConnectionRecord:
     """Return a stand-in for a record that cannot be opened, to be turned into a tombstone."""
     return ConnectionRecord(
         user_email=user_email,
@@ -553,7 +553,7 @@ def _stored_generation(record: ConnectionRecord, entry: Entry) -> int:
     return record.generation if record.commit_id == entry.entry_id else 0
 
 
-def _was_replaced(current: Replaceable, entry: Entry) -> bool:
+def _was_replaced(current: PreviousConnection, entry: Entry) -> bool:
     """Return whether the user consented or was disconnected after the tokens of an entry were requested."""
     if current.record is None:
         return False

@@ -240,9 +240,12 @@ class Disconnector:
 
     async def _revoke(self, tombstone: ConnectionRecord) -> bool:
         """Revoke a tombstone's tokens at Zoom and erase them once confirmed. Return whether that succeeded."""
-        if tombstone.revoking is None:
+        if tombstone.pair_to_revoke is None:
             return True
-        for pair in (tombstone.revoking, *tombstone.alternate_pairs):  # any of them may be the valid pair
+        for pair in (
+            tombstone.pair_to_revoke,
+            *tombstone.alternate_pairs,
+        ):  # any of them may be the valid pair
             if not await self._revoke_pair(pair):
                 return False
         await self._erase(tombstone)
@@ -252,7 +255,7 @@ class Disconnector:
         """Erase a tombstone's tokens."""
         try:
             await self._connections.write(
-                replace(tombstone, revoking=None, alternate_pairs=(), revoke_until=None, due_at=None)
+                replace(tombstone, pair_to_revoke=None, alternate_pairs=(), revoke_until=None, due_at=None)
             )
         except StoreError:
             _log.warning("revocation.not_recorded", user=tombstone.user_email)
@@ -280,13 +283,13 @@ def make_tombstone(record: ConnectionRecord, now: float, *, revoke: bool) -> Con
         tokens=None,
         alternate_pairs=record.alternate_pairs if revoke else (),
         lease=None,
-        pending=(),
+        pending_attempts=(),
         commit_id="",
         previous_commit_ids=(),
         last_error=None,
         update_time=now,
         access_expire_at=None,
-        revoking=record.tokens if revoke else None,
+        pair_to_revoke=record.tokens if revoke else None,
         revoke_until=now + REVOCATION_RETENTION_SECONDS if revoke else None,
         due_at=now if revoke else None,
         expire_at=now + TOMBSTONE_SECONDS,

@@ -122,7 +122,7 @@ class ProactiveRefresh:
         clock: Clock,
         metrics: Metrics,
         per_minute: int,
-        chance: random.Random,
+        rng: random.Random,
     ) -> None:
         self._connections = connections
         self._refresher = refresher
@@ -131,7 +131,7 @@ class ProactiveRefresh:
         self._clock = clock
         self._metrics = metrics
         self._per_minute = per_minute
-        self._chance = chance
+        self._rng = rng
         self._next_slot = clock.monotonic()
         self._deferred_until: dict[str, float] = {}
         self._idle_after = ""
@@ -180,7 +180,7 @@ class ProactiveRefresh:
         """
         lifetime = token.tokens.access_expire_at - token.tokens.obtained_at
         remaining = token.expires - self._clock.monotonic()
-        ahead = self._chance.uniform(MIN_AHEAD_SECONDS, MAX_AHEAD_SECONDS)
+        ahead = self._rng.uniform(MIN_AHEAD_SECONDS, MAX_AHEAD_SECONDS)
         return lifetime >= MIN_LIFETIME_SECONDS and 0 < remaining <= ahead
 
     # -- idle grants -------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class ProactiveRefresh:
             ReauthRequired: Zoom rejected many refresh tokens in a row.
         """
         due = await self._find_due()
-        self._chance.shuffle(due)  # concurrent processes start with different grants
+        self._rng.shuffle(due)  # concurrent processes start with different grants
         while due:
             await self._refresh_one(due.pop())
             self._metrics.proactive_refreshes_due(len(due))
@@ -234,7 +234,7 @@ class ProactiveRefresh:
         if due_at is None or due_at > now:  # an earlier release refreshed it without updating the date
             await self._connections.write(replace(record, due_at=due_at))
             return
-        if record.lease is not None and now < record.lease.until <= now + 2 * LEASE_SECONDS:
+        if record.lease is not None and now < record.lease.expire_at <= now + 2 * LEASE_SECONDS:
             return  # another process is refreshing it
         await self._wait_for_slot()
         if await self._refresh(user_email, record.generation, "idle") is not None:
@@ -276,7 +276,7 @@ class ProactiveRefresh:
         """Poll periodically, with exponential backoff while Zoom or the store fails."""
         pause = FIRST_POLL_DELAY
         while True:
-            await asyncio.sleep(pause * self._chance.uniform(0.5, 1.5))
+            await asyncio.sleep(pause * self._rng.uniform(0.5, 1.5))
             try:
                 await poll()
             except (StoreError, ReauthRequired, *_GLOBAL_FAILURES) as error:

@@ -63,7 +63,7 @@ class ConnectionQueries:
         opened = (
             self._connections.open_readable(record)
             for record in records
-            if call.principal.oversees(record.key.subject)
+            if call.principal.can_view(record.key.subject)
         )
         connections = tuple(connection for connection in opened if connection is not None)
         return ConnectionPage(connections, records[-1].key.subject if len(records) == limit else None)

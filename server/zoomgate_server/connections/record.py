@@ -59,15 +59,15 @@ class Lease:
 
     holder: str
     epoch: int
-    until: float
+    expire_at: float
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class PendingAttempt:
     """A refresh that was started at a time of the store's clock and whose outcome is not known yet."""
 
     epoch: int
-    at: float
+    started_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +123,10 @@ class ConnectionRecord:
     cause: Cause | None = None
     epoch: int = 0
     lease: Lease | None = None
-    pending: tuple[Attempt, ...] = ()
+    pending_attempts: tuple[PendingAttempt, ...] = ()
     commit_id: str = ""
     previous_commit_ids: tuple[str, ...] = ()
-    recent_refreshes: tuple[float, ...] = ()
+    recent_refresh_times: tuple[float, ...] = ()
     access_expire_at: float | None = None
     last_error: LastError | None = None
     tokens: TokenPair | None = field(default=None, repr=False)
@@ -135,7 +135,7 @@ class ConnectionRecord:
     zoom_user_id: str | None = None
     zoom_account_id: str | None = None
     initiated_by: str = ""
-    revoking: TokenPair | None = field(default=None, repr=False)
+    pair_to_revoke: TokenPair | None = field(default=None, repr=False)
     revoke_until: float | None = None
     due_at: float | None = None
     expire_at: float | None = None
@@ -155,10 +155,10 @@ def encode(envelope: Envelope, connection: ConnectionRecord) -> Record:
         header={
             "lease_epoch": connection.epoch,
             "lease": None if connection.lease is None else _lease_to_fields(connection.lease),
-            "pending_attempts": [_attempt_to_fields(attempt) for attempt in connection.pending],
+            "pending_attempts": [_attempt_to_fields(attempt) for attempt in connection.pending_attempts],
             "commit_id": connection.commit_id,
             "previous_commit_ids": connection.previous_commit_ids,
-            "recent_refresh_times": connection.recent_refreshes,
+            "recent_refresh_times": connection.recent_refresh_times,
             "create_time": connection.create_time,
             "consent_time": connection.consent_time,
             "update_time": connection.update_time,
@@ -176,7 +176,7 @@ def encode(envelope: Envelope, connection: ConnectionRecord) -> Record:
             "zoom_user_id": connection.zoom_user_id,
             "zoom_account_id": connection.zoom_account_id,
             "initiated_by": connection.initiated_by,
-            "pair_to_revoke": _pair_to_fields(connection.revoking),
+            "pair_to_revoke": _pair_to_fields(connection.pair_to_revoke),
         },
     )
     return Record(
@@ -212,10 +212,10 @@ def decode(envelope: Envelope, record: Record) -> ConnectionRecord:
             cause=_cause_from_fields(header),
             epoch=header["lease_epoch"],
             lease=None if header["lease"] is None else _lease_from_fields(header["lease"]),
-            pending=tuple(map(_attempt_from_fields, header["pending_attempts"])),
+            pending_attempts=tuple(map(_attempt_from_fields, header["pending_attempts"])),
             commit_id=header["commit_id"],
             previous_commit_ids=tuple(header["previous_commit_ids"]),
-            recent_refreshes=tuple(header["recent_refresh_times"]),
+            recent_refresh_times=tuple(header["recent_refresh_times"]),
             create_time=header["create_time"],
             consent_time=header["consent_time"],
             update_time=header["update_time"],
@@ -228,7 +228,7 @@ def decode(envelope: Envelope, record: Record) -> ConnectionRecord:
             zoom_user_id=secret["zoom_user_id"],
             zoom_account_id=secret["zoom_account_id"],
             initiated_by=secret["initiated_by"],
-            revoking=_pair_from_fields(secret["pair_to_revoke"]),
+            pair_to_revoke=_pair_from_fields(secret["pair_to_revoke"]),
             revoke_until=header["revoke_until"],
             due_at=record.due_at,
             expire_at=record.expire_at,
@@ -241,19 +241,19 @@ def decode(envelope: Envelope, record: Record) -> ConnectionRecord:
 
 
 def _lease_to_fields(lease: Lease) -> dict[str, Any]:
-    return {"holder": lease.holder, "epoch": lease.epoch, "expire_at": lease.until}
+    return {"holder": lease.holder, "epoch": lease.epoch, "expire_at": lease.expire_at}
 
 
 def _lease_from_fields(fields: Mapping[str, Any]) -> Lease:
-    return Lease(holder=fields["holder"], epoch=fields["epoch"], until=fields["expire_at"])
+    return Lease(holder=fields["holder"], epoch=fields["epoch"], expire_at=fields["expire_at"])
 
 
-def _attempt_to_fields(attempt: Attempt) -> dict[str, Any]:
-    return {"epoch": attempt.epoch, "started_at": attempt.at}
+def _attempt_to_fields(attempt: PendingAttempt) -> dict[str, Any]:
+    return {"epoch": attempt.epoch, "started_at": attempt.started_at}
 
 
-def _attempt_from_fields(fields: Mapping[str, Any]) -> Attempt:
-    return Attempt(epoch=fields["epoch"], at=fields["started_at"])
+def _attempt_from_fields(fields: Mapping[str, Any]) -> PendingAttempt:
+    return PendingAttempt(epoch=fields["epoch"], started_at=fields["started_at"])
 
 
 def _cause_to_fields(cause: Cause | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ _log = logs.get("zoomgate.connections")
 
 
 @dataclass(frozen=True, slots=True)
-class Replaceable:
+class PreviousConnection:
     """The stored connection that a new consent replaces.
 
     Attributes:
@@ -72,7 +72,7 @@ class ConnectionRepository:
         record, _ = await self._store.get(self._key(user_email))
         return None if record is None else self.open_readable(record)
 
-    async def read_replaceable(self, user_email: str) -> tuple[Replaceable, float]:
+    async def read_previous(self, user_email: str) -> tuple[PreviousConnection, float]:
         """Read the connection that a new consent of the user replaces, and the store's clock.
 
         A damaged record is replaceable. A record with an unknown key or version is not, because another process may be able to read it.
@@ -80,12 +80,12 @@ class ConnectionRepository:
         record, now = await self._store.get(self._key(user_email))
         self._ahead = now - self._clock.monotonic()
         if record is None:
-            return Replaceable(None, 0, 0), now
+            return PreviousConnection(None, 0, 0), now
         try:
             opened = self.open(record)
         except RecordUnreadable:
-            return Replaceable(None, record.rev, int(now)), now
-        return Replaceable(opened, record.rev, opened.generation), now
+            return PreviousConnection(None, record.rev, int(now)), now
+        return PreviousConnection(opened, record.rev, opened.generation), now
 
     async def write(self, connection: ConnectionRecord) -> int | None:
         """Write a connection if its revision is still `connection.rev`, which is 0 if there must be no record yet.

@@ -85,7 +85,7 @@ class RetentionPolicy:
         reauth_days: int,
         audit: AuditSink,
         on_pruned: Callable[[str], None],
-        chance: random.Random,
+        rng: random.Random,
     ) -> None:
         self.unreadable = 0
         self._app = app
@@ -95,14 +95,14 @@ class RetentionPolicy:
         self._reauth_seconds = reauth_days * DAY_SECONDS
         self._audit = audit
         self._on_pruned = on_pruned
-        self._chance = chance
+        self._rng = rng
         self._pruning: asyncio.Task[bool] | None = None
 
     async def run(self) -> None:
         """Prune periodically; runs until cancelled."""
         next_reauth = self._clock.monotonic()
         while True:
-            await asyncio.sleep(EXPIRED_POLL_INTERVAL * self._chance.uniform(0.5, 1.5))
+            await asyncio.sleep(EXPIRED_POLL_INTERVAL * self._rng.uniform(0.5, 1.5))
             try:
                 await self._prune_all(self.find_expired())
                 if self._clock.monotonic() >= next_reauth:

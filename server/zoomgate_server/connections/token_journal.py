@@ -141,11 +141,11 @@ class Observer(Protocol):
         """Count a written entry."""
         ...
 
-    def journal_failed(self) -> None:
+    def journal_write_failed(self) -> None:
         """Count an entry that could not be written: its tokens are in the memory of this process only."""
         ...
 
-    def journal_damaged(self) -> None:
+    def journal_entry_corrupt(self) -> None:
         """Count a file that cannot be opened."""
         ...
 
@@ -160,10 +160,10 @@ class TokenJournal:
         app: OAuth origin and client ID. Entries of other apps are not opened.
     """
 
-    def __init__(self, folder: Path, *, app: str, ring: Ring, observer: Observer) -> None:
+    def __init__(self, folder: Path, *, app: str, key_ring: Ring, observer: Observer) -> None:
         self._folder = folder
         self._app = app
-        self._ring = ring
+        self._ring = key_ring
         self._observer = observer
         self._queue: deque[_Write] = deque()
         self._held: dict[str, int] = {}
@@ -185,7 +185,7 @@ class TokenJournal:
         write = _Write(entry, draft, self._folder / f"{name}{_SUFFIX}")
         self._queue.append(write)
         await self._run(self._write_queued)
-        (self._observer.journal_written if write.durable else self._observer.journal_failed)()
+        (self._observer.journal_written if write.durable else self._observer.journal_write_failed)()
         self._observer.journal_entries(len(self._held))
         return write.durable
 
@@ -349,7 +349,7 @@ class TokenJournal:
     def _report_unreadable(self, name: str, reason: str) -> None:
         if name not in self._unreadable:
             self._unreadable.add(name)
-            self._observer.journal_damaged()
+            self._observer.journal_entry_corrupt()
             _log.error("journal.entry_unreadable", entry=name[:_NAME_DIGITS], reason=reason)
 
     def _release_all(self) -> None:

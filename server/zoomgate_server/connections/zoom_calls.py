@@ -70,7 +70,7 @@ class ZoomCalls:
         response = await self.send(call, user_email, request)
         if 200 <= response.status < 300:
             return response
-        raise zoom_errors.typed_failure(request, response)
+        raise zoom_errors.error_for(request, response)
 
     async def _send(self, call: Call, request: ZoomRequest, token: CachedToken) -> ZoomResponse:
         return await self._zoom.send(

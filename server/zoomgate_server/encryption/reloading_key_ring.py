@@ -71,7 +71,7 @@ class ReloadingKeyRing:
                 raise
             return self._ring.open(blob, associated)
 
-    async def follow(self) -> None:
+    async def watch_file(self) -> None:
         """Check the file even if no key is used, so that no step of a rotation is missed. Runs until cancelled."""
         while True:
             self._current()

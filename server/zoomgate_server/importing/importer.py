@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from zoomgate_server.connections.account_linking import VERIFICATION_TIMEOUT, AccountLinker, token_pair
 from zoomgate_server.connections.record import ConnectionRecord, State
-from zoomgate_server.connections.repository import ConnectionRepository, Replaceable
+from zoomgate_server.connections.repository import ConnectionRepository, PreviousConnection
 from zoomgate_server.connections.token_journal import Origin, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
@@ -33,7 +33,7 @@ from zoomgate_server.importing.results import RowStatus
 from zoomgate_server.importing.rows import Row
 from zoomgate_server.importing.stop import Stop, StopReason
 from zoomgate_server.zoom.oauth import DEFAULT_EXPIRES_IN, OAuthClient
-from zoomgate_server.zoom.token_outcome import Issued, Rejected, Unknown, issued_by
+from zoomgate_server.zoom.token_outcome import Issued, Rejected, Unknown, issued_or_raise
 
 INITIATED_BY = "import"
 """The recorded initiator of imported connections."""
@@ -195,7 +195,7 @@ class Importer:
         return Outcome(RowStatus.SKIPPED, f"the user {state}{hint}")
 
     async def _exchange(
-        self, row: Row, replaced: Replaceable, entry_id: str, *, response_lost: bool
+        self, row: Row, replaced: PreviousConnection, entry_id: str, *, response_lost: bool
     ) -> Outcome:
         """Exchange the refresh token of a row, and store the token pair that Zoom issues."""
         started = self._connections.now()
@@ -204,7 +204,7 @@ class Importer:
             return await self._rejected(row, entry_id, outcome, response_lost=response_lost)
         if isinstance(outcome, Unknown):
             raise ZoomOutcomeUnknown("Zoom's response to the refresh token was lost or invalid")
-        issued: Issued = issued_by(outcome)
+        issued: Issued = issued_or_raise(outcome)
         tokens = token_pair(replace(issued, refresh_token=issued.refresh_token or row.refresh_token), started)
         return await self._store(row, replaced, tokens, entry_id, issued_now=True)
 
@@ -225,7 +225,7 @@ class Importer:
         return Outcome(RowStatus.CONSENT, reason)
 
     async def _store(
-        self, row: Row, replaced: Replaceable, tokens: TokenPair, entry_id: str, *, issued_now: bool
+        self, row: Row, replaced: PreviousConnection, tokens: TokenPair, entry_id: str, *, issued_now: bool
     ) -> Outcome:
         try:
             record = await self._link(row, replaced, tokens, entry_id, issued_now=issued_now)
@@ -246,7 +246,7 @@ class Importer:
         return Outcome(RowStatus.STORED, "the refresh token was exchanged" if issued_now else "")
 
     async def _link(
-        self, row: Row, replaced: Replaceable, tokens: TokenPair, entry_id: str, *, issued_now: bool
+        self, row: Row, replaced: PreviousConnection, tokens: TokenPair, entry_id: str, *, issued_now: bool
     ) -> ConnectionRecord | None:
         """Link a token pair to the user. A newly issued pair is retried until it is either in the store or in the journal.
 

@@ -134,15 +134,15 @@ def register(
     meetings: MeetingsService,
     proxy: ProxyService,
     health: "health_aio.HealthServicer",
-    reflected: bool,
+    enable_reflection: bool,
 ) -> None:
-    """Add the services to a server, including gRPC reflection if `reflected` is true."""
+    """Add the services to a server, including gRPC reflection if `enable_reflection` is true."""
     registrar = pipeline.registrar
     auth_service_pb2_grpc.add_AuthServiceServicer_to_server(auth, registrar)
     meetings_service_pb2_grpc.add_MeetingsServiceServicer_to_server(meetings, registrar)
     proxy_service_pb2_grpc.add_ProxyServiceServicer_to_server(proxy, registrar)
     health_pb2_grpc.add_HealthServicer_to_server(health, registrar)
-    if reflected:
+    if enable_reflection:
         names = [service.full_name for service in _SERVICES]
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         servicer = reflection.aio.ReflectionServicer([*names, health_name, reflection.SERVICE_NAME])

@@ -258,7 +258,7 @@ class Metrics:
         """Count a token pair that was durably written to the journal."""
         self._journal_written.inc()
 
-    def journal_failed(self) -> None:
+    def journal_write_failed(self) -> None:
         """Count a token pair that could not be written to the journal."""
         self._journal_failed.inc()
 
@@ -266,7 +266,7 @@ class Metrics:
         """Count a recovered journal entry: its token pair was written to the store or was no longer needed there."""
         self._journal_replayed.inc()
 
-    def journal_damaged(self) -> None:
+    def journal_entry_corrupt(self) -> None:
         """Count a journal entry that cannot be read."""
         self._journal_corrupt.inc()
 

@@ -80,7 +80,7 @@ def rate_limited(response: ZoomResponse, wall: Callable[[], float] = time.time) 
     )
 
 
-def typed_failure(request: ZoomRequest, response: ZoomResponse) -> ZoomgateError:
+def error_for(request: ZoomRequest, response: ZoomResponse) -> ZoomgateError:
     """Return the error of a typed call for an unsuccessful response."""
     if response.status >= 500 or (response.status >= 400 and _is_html(response)):
         return response_lost(request, http_status=str(response.status))

@@ -100,7 +100,7 @@ class Revoked:
 RevokeOutcome = Revoked | NotSent | Unknown | AppRejected
 
 
-def issued_by(outcome: TokenOutcome) -> Issued:
+def issued_or_raise(outcome: TokenOutcome) -> Issued:
     """Return the issued tokens, or raise the error of any other outcome."""
     match outcome:
         case Issued():

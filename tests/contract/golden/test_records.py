@@ -59,7 +59,7 @@ async def test_golden_journal_entry_opens_to_its_original_content(tmp_path: Path
     content = b64decode(golden["file"])
     assert content[0] == FORMAT
     (tmp_path / f"{golden['opened']['entry_id']}.entry").write_bytes(content)
-    journal = TokenJournal(tmp_path, app=APP, ring=RING, observer=MagicMock())
+    journal = TokenJournal(tmp_path, app=APP, key_ring=RING, observer=MagicMock())
     (entry,) = map(asdict, await journal.claim())
     assert {name: entry[name] for name in golden["opened"]} == golden["opened"]
     assert not any(entry[name] for name in entry.keys() - golden["opened"].keys())

@@ -65,7 +65,7 @@ class RetentionSetup:
             reauth_days=self._reauth_days,
             audit=self.audited.append,
             on_pruned=lambda kind: self.counted.update([kind]),
-            chance=random.Random(1),  # noqa: S311 - only reproducibility matters
+            rng=random.Random(1),  # noqa: S311 - only reproducibility matters
         )
 
     async def find(self) -> list[Overdue]:
@@ -123,7 +123,7 @@ async def test_connection_needing_consent_for_90_days_is_disconnected() -> None:
     remaining = await setup.stored(record)
     assert remaining is not None
     tombstone = decode(ENVELOPE, remaining)
-    assert (tombstone.state, tombstone.tokens, tombstone.alternate_pairs, tombstone.revoking) == (
+    assert (tombstone.state, tombstone.tokens, tombstone.alternate_pairs, tombstone.pair_to_revoke) == (
         State.DISCONNECTED,
         None,
         (),

@@ -35,10 +35,10 @@ class CountingObserver:
     def journal_written(self) -> None:
         self.events["written"] += 1
 
-    def journal_failed(self) -> None:
+    def journal_write_failed(self) -> None:
         self.events["failed"] += 1
 
-    def journal_damaged(self) -> None:
+    def journal_entry_corrupt(self) -> None:
         self.events["damaged"] += 1
 
 
@@ -46,7 +46,7 @@ def journal(
     folder: Path, observer: CountingObserver | None = None, app: str = "app", ring: KeyRing = RING
 ) -> TokenJournal:
     """Return a journal as opened by one process."""
-    return TokenJournal(folder, app=app, ring=ring, observer=observer or CountingObserver())
+    return TokenJournal(folder, app=app, key_ring=ring, observer=observer or CountingObserver())
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_error_depends_on_status_and_code(
     status: int, body: object, expected: type[ZoomgateError], zoom_code: str
 ) -> None:
     """The metadata always has the status and Zoom's code, never the body."""
-    failure = errors.typed_failure(POST, response(status, body))
+    failure = errors.error_for(POST, response(status, body))
     assert type(failure) is expected
     assert failure.metadata["http_status"] == str(status)
     assert failure.metadata.get("zoom_code", "") == zoom_code
@@ -73,13 +73,13 @@ def test_error_depends_on_status_and_code(
 def test_responses_of_intermediaries_are_not_zoom_errors(status: int, content_type: str) -> None:
     """Responses with 5xx or HTML leave the outcome open: a read may be retried, a write may have taken effect."""
     error_response = response(status, {"code": 3001}, ("content-type", content_type))
-    assert type(errors.typed_failure(GET, error_response)) is ZoomUnavailable
-    assert type(errors.typed_failure(POST, error_response)) is ZoomOutcomeUnknown
+    assert type(errors.error_for(GET, error_response)) is ZoomUnavailable
+    assert type(errors.error_for(POST, error_response)) is ZoomOutcomeUnknown
 
 
 def test_missing_scopes_are_listed() -> None:
     """The metadata lists the missing scopes as plain names."""
-    failure = errors.typed_failure(GET, response(400, {"code": 4711, "message": SCOPES}))
+    failure = errors.error_for(GET, response(400, {"code": 4711, "message": SCOPES}))
     assert failure.metadata["scopes"] == "meeting:read:meeting meeting:read"
     assert errors.missing_scopes(response(400, {"code": 300, "message": SCOPES})) is None
     assert errors.missing_scopes(response(500, {"code": 4711, "message": SCOPES})) is None
@@ -103,7 +103,7 @@ def test_rejected_token_is_distinguished_from_other_errors(status: int, body: ob
 def test_zoom_messages_are_sanitized() -> None:
     """Control, bidi, zero-width and separator characters are removed, the text is truncated, and invalid fields are listed."""
     message = "a\r\n\x1b[31mb\u202ec\u200bd\u2028e" + "x" * 500
-    failure = errors.typed_failure(
+    failure = errors.error_for(
         GET,
         response(
             400, {"code": 300, "message": message, "errors": [{"field": "top\nic", "message": "y"}, 7, {}]}

@@ -62,7 +62,7 @@ def test_any_error_response_becomes_a_zoomgate_error(
 ) -> None:
     """The message is short and printable, and a write is never reported as safe to retry."""
     response = ZoomResponse(status, (("content-type", content_type),), body)
-    failure = errors.typed_failure(ZoomRequest(method, Target("/x")), response)
+    failure = errors.error_for(ZoomRequest(method, Target("/x")), response)
     assert isinstance(failure, ZoomgateError)
     assert failure.message.isprintable()
     assert len(failure.message) <= 1024 + 300

@@ -20,7 +20,14 @@ from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from zoomgate_server.connections.record import Attempt, Cause, ConnectionRecord, LastError, Lease, State
+from zoomgate_server.connections.record import (
+    PendingAttempt,
+    Cause,
+    ConnectionRecord,
+    LastError,
+    Lease,
+    State,
+)
 from zoomgate_server.connections.refresh import schedule
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import RecordFault
@@ -352,8 +359,11 @@ def _acquire(request: RefreshRequest) -> Generator[Effect, EffectResult, _Acquir
         leased = replace(
             record,
             epoch=record.epoch + 1,
-            lease=Lease(holder=request.attempt_id, epoch=record.epoch + 1, until=now + LEASE_SECONDS),
-            pending=(*record.pending, Attempt(epoch=record.epoch + 1, at=now))[-MAX_PENDING:],
+            lease=Lease(holder=request.attempt_id, epoch=record.epoch + 1, expire_at=now + LEASE_SECONDS),
+            pending_attempts=(
+                *record.pending_attempts,
+                PendingAttempt(epoch=record.epoch + 1, started_at=now),
+            )[-MAX_PENDING:],
         )
         try:
             rev = yield from _put(leased)
@@ -373,7 +383,7 @@ def _not_refreshable(request: RefreshRequest, record: ConnectionRecord, now: flo
     # by the duration of that read. Such a time counts as now.
     refreshes = [
         min(time, now)
-        for time in record.recent_refreshes
+        for time in record.recent_refresh_times
         if now - RATE_LIMIT_WINDOW_SECONDS < time <= now + LEASE_SECONDS
     ]
     # After a store rollback the caller has not seen the record's token, so the limit of forced refreshes does not apply.
@@ -381,8 +391,8 @@ def _not_refreshable(request: RefreshRequest, record: ConnectionRecord, now: flo
     if request.forced and not rolled_back and refreshes and now - refreshes[-1] < request.forced_interval:
         return Refreshed(record, refreshed=False)
     lease = record.lease
-    if lease is not None and now < lease.until <= now + 2 * LEASE_SECONDS:
-        return LeaseHeld(retry_after=min(lease.until - now, 2.0))
+    if lease is not None and now < lease.expire_at <= now + 2 * LEASE_SECONDS:
+        return LeaseHeld(retry_after=min(lease.expire_at - now, 2.0))
     if len(refreshes) >= request.max_refreshes:
         return RateLimited(retry_after=RATE_LIMIT_WINDOW_SECONDS - (now - refreshes[0]))
     return None
@@ -406,15 +416,15 @@ def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect
         return
 
 
-def _in_doubt(record: ConnectionRecord, epoch: int, now: float) -> tuple[Attempt, ...]:
+def _in_doubt(record: ConnectionRecord, epoch: int, now: float) -> tuple[PendingAttempt, ...]:
     """Return the attempts of other epochs that may still deliver tokens.
 
     An attempt further in the future than the grace period does not count, because its time came from a wrong clock.
     """
     return tuple(
         attempt
-        for attempt in record.pending
-        if attempt.epoch != epoch and abs(now - attempt.at) < GRACE_SECONDS
+        for attempt in record.pending_attempts
+        if attempt.epoch != epoch and abs(now - attempt.started_at) < GRACE_SECONDS
     )
 
 
@@ -427,12 +437,15 @@ def _without_attempt(
     but explains a later rejection.
     """
     lease = record.lease
-    pending = tuple(attempt for attempt in record.pending if attempt.epoch != epoch)
+    pending = tuple(attempt for attempt in record.pending_attempts if attempt.epoch != epoch)
     if response_lost:
-        lost = (attempt for attempt in record.pending if attempt.epoch == epoch)
-        pending = (*(replace(attempt, at=attempt.at - GRACE_SECONDS) for attempt in lost), *pending)
+        lost = (attempt for attempt in record.pending_attempts if attempt.epoch == epoch)
+        pending = (
+            *(replace(attempt, started_at=attempt.started_at - GRACE_SECONDS) for attempt in lost),
+            *pending,
+        )
     return replace(
-        record, lease=None if lease is not None and lease.epoch == epoch else lease, pending=pending
+        record, lease=None if lease is not None and lease.epoch == epoch else lease, pending_attempts=pending
     )
 
 
@@ -564,7 +577,7 @@ def _next_generation(
 ) -> ConnectionRecord:
     """Return the record with the issued tokens as its next generation, updated now."""
     tokens = issued.tokens
-    recent = tuple(time for time in record.recent_refreshes if now - RATE_LIMIT_WINDOW_SECONDS < time)
+    recent = tuple(time for time in record.recent_refresh_times if now - RATE_LIMIT_WINDOW_SECONDS < time)
     return replace(
         record,
         state=State.ACTIVE,
@@ -574,10 +587,10 @@ def _next_generation(
         tokens=tokens,
         alternate_pairs=(),
         lease=None,
-        pending=_in_doubt(record, issued.epoch, now),
+        pending_attempts=_in_doubt(record, issued.epoch, now),
         commit_id=issued.attempt_id,
         previous_commit_ids=_commit_ids(record.commit_id, record),
-        recent_refreshes=(*recent, now)[-max(max_refreshes, 1) :],
+        recent_refresh_times=(*recent, now)[-max(max_refreshes, 1) :],
         refresh_time=tokens.obtained_at,
         update_time=now,
         access_expire_at=tokens.access_expire_at,
@@ -620,20 +633,23 @@ def _handle_rejection(
                 updated, verdict = released, LeaseHeld(retry_after=2.0)
             elif in_doubt:
                 until = min(
-                    now + IN_DOUBT_PAUSE_SECONDS, max(attempt.at for attempt in in_doubt) + GRACE_SECONDS
+                    now + IN_DOUBT_PAUSE_SECONDS,
+                    max(attempt.started_at for attempt in in_doubt) + GRACE_SECONDS,
                 )
-                updated = replace(released, lease=Lease(holder=request.attempt_id, epoch=epoch, until=until))
+                updated = replace(
+                    released, lease=Lease(holder=request.attempt_id, epoch=epoch, expire_at=until)
+                )
                 verdict = LeaseHeld(retry_after=until - now)
             else:
                 error = None if rejection is None else _last_error(rejection, now)
-                cause = _cause(rejection, response_lost=bool(released.pending))
+                cause = _cause(rejection, response_lost=bool(released.pending_attempts))
                 updated = replace(
                     released,
                     state=State.REAUTH_REQUIRED,
                     cause=cause,
                     last_error=error,
                     update_time=now,
-                    pending=(),
+                    pending_attempts=(),
                 )
                 verdict = NotRefreshable(updated)
             rev = yield from _put(updated)

@@ -97,7 +97,7 @@ class Refresher:
         *,
         connections: ConnectionRepository,
         exchange: Callable[[str], Awaitable[TokenOutcome]],
-        discard: Callable[[TokenPair], None],
+        revoke_unused: Callable[[TokenPair], None],
         journal: TokenJournal,
         clock: Clock,
         metrics: Metrics,
@@ -107,7 +107,7 @@ class Refresher:
     ) -> None:
         self._connections = connections
         self._exchange = exchange
-        self._discard = discard
+        self._revoke_unused = revoke_unused
         self._journal = journal
         self._breaker = CircuitBreaker(clock, self._report_circuit_breaker)
         self._clock = clock
@@ -362,7 +362,7 @@ class Refresher:
         if isinstance(verdict, refresh_protocol.Superseded) and (
             verdict.record is None or verdict.record.state is State.DISCONNECTED
         ):
-            self._discard(verdict.tokens)
+            self._revoke_unused(verdict.tokens)
         if (
             in_flight.called_zoom
             and isinstance(result, ReauthRequired)

@@ -57,19 +57,19 @@ class AuthService(AuthServiceServicer):
         self,
         *,
         authorizations: Authorizations,
-        connections: AccessTokens,
+        access_tokens: AccessTokens,
         queries: ConnectionQueries,
         disconnector: Disconnector,
-        watches: Watchers,
+        watchers: Watchers,
         page_tokens: PageTokens,
         clock: Clock,
         audit: AuditSink,
     ) -> None:
         self._authorizations = authorizations
-        self._connections = connections
+        self._access_tokens = access_tokens
         self._queries = queries
         self._disconnector = disconnector
-        self._watches = watches
+        self._watches = watchers
         self._page_tokens = page_tokens
         self._clock = clock
         self._audit = audit
@@ -137,7 +137,7 @@ class AuthService(AuthServiceServicer):
         )
         if call.principal.member is not None or not call.principal.access_tokens:
             return pb.CreateTokenResponse(success=True)
-        token = self._connections.issued_to_caller(request.user_email, record)
+        token = self._access_tokens.issued_to_caller(request.user_email, record)
         return pb.CreateTokenResponse(success=True, token=self._token(call, request.user_email, token))
 
     async def GetToken(self, request: pb.GetTokenRequest, context: Any) -> pb.GetTokenResponse:
@@ -154,7 +154,7 @@ class AuthService(AuthServiceServicer):
                     )
             violations.raise_if_any()
         call = current_call.get()
-        token = await self._connections.get_token(call, request.user_email, min_validity)
+        token = await self._access_tokens.get_token(call, request.user_email, min_validity)
         return pb.GetTokenResponse(token=self._token(call, request.user_email, token))
 
     async def RefreshToken(self, request: pb.RefreshTokenRequest, context: Any) -> pb.RefreshTokenResponse:
@@ -163,7 +163,7 @@ class AuthService(AuthServiceServicer):
         violations.text("refresh_token", request.refresh_token, limit=MAX_TOKEN)
         violations.raise_if_any()
         call = current_call.get()
-        token = await self._connections.refresh_token(call, request.user_email, request.refresh_token)
+        token = await self._access_tokens.refresh_token(call, request.user_email, request.refresh_token)
         return pb.RefreshTokenResponse(token=self._token(call, request.user_email, token))
 
     async def RequestToken(self, request: pb.RequestTokenRequest, context: Any) -> pb.RequestTokenResponse:
@@ -173,7 +173,7 @@ class AuthService(AuthServiceServicer):
         violations.raise_if_any()
         call = current_call.get()
         record = await self._authorizations.request_token(call, request.user_email, request.refresh_token)
-        token = self._connections.issued_to_caller(request.user_email, record)
+        token = self._access_tokens.issued_to_caller(request.user_email, record)
         return pb.RequestTokenResponse(token=self._token(call, request.user_email, token))
 
     async def CheckToken(self, request: pb.CheckTokenRequest, context: Any) -> pb.CheckTokenResponse:
@@ -190,7 +190,7 @@ class AuthService(AuthServiceServicer):
             case _:
                 violations.add("subject", "is required; send facts or user_email")
         violations.raise_if_any()
-        stored = await self._connections.peek(current_call.get(), request.user_email)
+        stored = await self._access_tokens.peek(current_call.get(), request.user_email)
         return _token_status(stored.remaining, now)
 
     async def ValidateUser(self, request: pb.ValidateUserRequest, context: Any) -> pb.ValidateUserResponse:
@@ -278,7 +278,7 @@ class AuthService(AuthServiceServicer):
         violations.raise_if_any()
         events = self._watches.watch(
             names=user_emails,
-            is_visible=principal.oversees,
+            is_visible=principal.can_view,
             permit=current_access_check.get(),
             position=position,
         )

@@ -17,7 +17,7 @@ from zoomgate_server.authorization import pending
 from zoomgate_server.authorization.pending import PendingAuthorization
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import (
-    Attempt,
+    PendingAttempt,
     Cause,
     ConnectionRecord,
     LastError,
@@ -55,10 +55,10 @@ ACTIVE = ConnectionRecord(
     refresh_time=NOW,
     epoch=9,
     lease=Lease("holder-1", 9, NOW + 90),
-    pending=(Attempt(8, NOW - 30), Attempt(9, NOW)),
+    pending_attempts=(PendingAttempt(8, NOW - 30), PendingAttempt(9, NOW)),
     commit_id="commit-7",
     previous_commit_ids=("commit-6", "commit-5"),
-    recent_refreshes=(NOW - 60, NOW),
+    recent_refresh_times=(NOW - 60, NOW),
     access_expire_at=NOW + 3600,
     tokens=pair(1),
     alternate_pairs=(pair(2), pair(3)),
@@ -77,7 +77,7 @@ CONNECTIONS = {
         state=State.REAUTH_REQUIRED,
         cause=Cause.REJECTED,
         lease=None,
-        pending=(),
+        pending_attempts=(),
         alternate_pairs=(),
         last_error=LastError("ZOOM_REAUTH_REQUIRED", "Zoom rejected the refresh token", NOW),
     ),
@@ -88,11 +88,11 @@ CONNECTIONS = {
         state=State.DISCONNECTED,
         cause=Cause.APP_DEAUTHORIZED,
         lease=None,
-        pending=(),
+        pending_attempts=(),
         alternate_pairs=(),
         tokens=None,
         access_expire_at=None,
-        revoking=pair(4),
+        pair_to_revoke=pair(4),
         revoke_until=NOW + 86_400,
         expire_at=NOW + 30 * 86_400,
     ),
@@ -160,7 +160,7 @@ async def records() -> dict[str, tuple[Record, Any]]:
 async def journal_entry() -> bytes:
     """Return the file of a journal entry."""
     with tempfile.TemporaryDirectory() as folder:
-        journal = TokenJournal(Path(folder), app=APP, ring=RING, observer=MagicMock())
+        journal = TokenJournal(Path(folder), app=APP, key_ring=RING, observer=MagicMock())
         assert await journal.append(ENTRY)
         (file,) = Path(folder).iterdir()
         content = file.read_bytes()

@@ -13,7 +13,7 @@ from support.faulty_store import FaultyStore
 from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.record import (
-    Attempt,
+    PendingAttempt,
     Cause,
     ConnectionRecord,
     LastError,
@@ -88,11 +88,11 @@ class World:
             clock=SystemClock(),
             on_read=lambda: None,
         )
-        self.journal = TokenJournal(folder, app="app", ring=ring, observer=Metrics("0", []))
+        self.journal = TokenJournal(folder, app="app", key_ring=ring, observer=Metrics("0", []))
         self.refresher = Refresher(
             connections=self.connections,
             exchange=self.zoom.exchange,
-            discard=self.discarded.append,
+            revoke_unused=self.discarded.append,
             journal=self.journal,
             clock=SystemClock(),
             metrics=self.metrics,
@@ -238,7 +238,7 @@ async def test_consent_during_a_refresh_takes_precedence(world: World) -> None:
     before = await world.stored()
     new_tokens = TokenPair("a9", "r9", "bearer", "s", "", time.time() + 3600, time.time())
     await world.connections.write(
-        replace(before, grant="g2", generation=5, tokens=new_tokens, lease=None, pending=())
+        replace(before, grant="g2", generation=5, tokens=new_tokens, lease=None, pending_attempts=())
     )
     world.zoom.gate.set()
     assert (await caller).generation == 5
@@ -256,7 +256,7 @@ async def test_disconnect_during_a_refresh_takes_precedence_and_late_tokens_are_
     await until(lambda: world.zoom.calls)
     before = await world.stored()
     disconnected = replace(
-        before, state=State.DISCONNECTED, generation=3, tokens=None, lease=None, pending=()
+        before, state=State.DISCONNECTED, generation=3, tokens=None, lease=None, pending_attempts=()
     )
     await world.connections.write(disconnected)
     world.zoom.gate.set()
@@ -295,7 +295,7 @@ async def test_rejected_token_requires_consent_and_an_outage_does_not(world: Wor
     with pytest.raises(ZoomUnavailable):
         await world.refresh()
     stored = await world.stored()
-    assert (stored.state, stored.lease, stored.pending) == (State.ACTIVE, None, ())
+    assert (stored.state, stored.lease, stored.pending_attempts) == (State.ACTIVE, None, ())
     assert stored.last_error is not None
     world.zoom.down = False
     world.zoom.valid = "another"
@@ -372,15 +372,15 @@ async def test_resumed_entry_that_was_already_stored_is_audited_with_its_own_tok
 
 async def test_rejection_in_doubt_costs_one_call_to_zoom(world: World, no_poll_interval: None) -> None:
     """While another attempt may still deliver the valid token, a rejection does not change the state."""
-    in_doubt = Attempt(epoch=1, at=time.time())
-    await world.connections.write(replace(await world.stored(), epoch=1, pending=(in_doubt,)))
+    in_doubt = PendingAttempt(epoch=1, started_at=time.time())
+    await world.connections.write(replace(await world.stored(), epoch=1, pending_attempts=(in_doubt,)))
     world.zoom.valid = "issued to the other attempt"
     for _ in range(3):
         with pytest.raises(RefreshInProgress):
             await world.refresh(seconds=0.1)
     assert await world.refresher.drain(10)
     stored = await world.stored()
-    assert (stored.state, stored.generation, stored.pending) == (State.ACTIVE, 1, (in_doubt,))
+    assert (stored.state, stored.generation, stored.pending_attempts) == (State.ACTIVE, 1, (in_doubt,))
     assert world.zoom.calls == 1
 
 
@@ -398,7 +398,7 @@ async def test_lost_response_is_not_retried_during_a_drain(world: World) -> None
         await caller
     stored = await world.stored()
     assert (stored.state, stored.generation, stored.lease) == (State.ACTIVE, 1, None)
-    assert len(stored.pending) == 1
+    assert len(stored.pending_attempts) == 1
     assert world.zoom.calls == 1
 
 
