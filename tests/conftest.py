@@ -1,4 +1,4 @@
-"""Fixtures that every folder uses."""
+"""Fixtures for all tests."""
 
 import io
 import re
@@ -13,38 +13,38 @@ from support.mongodb import mongodb, mongodb_uri  # noqa: F401 - fixtures
 from zoomgate_server.encryption import key_file
 from zoomgate_server.telemetry import logs
 
-hypothesis.settings.register_profile("same every time", derandomize=True, deadline=None)
-hypothesis.settings.load_profile("same every time")
+hypothesis.settings.register_profile("deterministic", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("deterministic")
 
 SECRETS = re.compile(r"sim-[ar]t-\w+|zgk_\w+|zoomgate-dev-secret|hunter2@|=hunter2|zak=\w|ticket=\w|code=\w")
-"""What tokens, keys, client secrets, codes and tickets of the tests look like."""
+"""Matches the tokens, keys, client secrets, codes and tickets of the tests."""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def log() -> Iterator[io.StringIO]:
-    """Every log line of the tests so far; none may hold a secret."""
+    """All log lines of the tests so far; none may contain a secret."""
     lines = io.StringIO()
     logs.configure("debug", "json", lines)
     with pytest.MonkeyPatch.context() as patch:
-        # commands that tests run in this process would else send its lines elsewhere from then on
+        # commands that tests run in this process would otherwise redirect the log
         patch.setattr(logs, "configure", lambda *_: None)
         yield lines
-    found = SECRETS.search(lines.getvalue())
-    assert found is None, (
-        f"a secret was logged: {lines.getvalue()[max(0, found.start() - 300) : found.end()]}"
+    match = SECRETS.search(lines.getvalue())
+    assert match is None, (
+        f"a secret was logged: {lines.getvalue()[max(0, match.start() - 300) : match.end()]}"
     )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--regenerate`, which writes the expected files of tests/contract/golden anew; look at the difference before you commit it."""
+    """Add `--regenerate`, which rewrites the expected files of tests/contract/golden; review the diff before you commit it."""
     parser.addoption(
-        "--regenerate", action="store_true", help="write the expected files of tests/contract/golden anew"
+        "--regenerate", action="store_true", help="rewrite the expected files of tests/contract/golden"
     )
 
 
 @pytest.fixture(params=["sqlite", "mongodb"])
 def store_environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """Settings that lead all services of a test to one store, of either kind."""
+    """Settings that share one store, of either kind, among all services of a test."""
     if request.param == "sqlite":
         return {}
     key_file.create(tmp_path / "keys.json")

@@ -1,4 +1,4 @@
-"""The store fails just when a process holds what Zoom answered: the process keeps it until the store is back, and so does its journal."""
+"""Store failures after Zoom has issued a token pair: the process and its journal retain the pair until the store recovers."""
 
 import asyncio
 import contextlib
@@ -61,8 +61,8 @@ async def note(table: Table, fault: str, running: Cluster, users: list[str], ans
     assert lost == set()
 
 
-async def test_connection_breaks(mongodb: MongoServer, tmp_path: Path, table: Table) -> None:
-    """Requests that do not arrive, whose answers are lost, or that stall, at the commit: one generation, stored once they go through."""
+async def test_commit_over_a_broken_connection(mongodb: MongoServer, tmp_path: Path, table: Table) -> None:
+    """The commit does not arrive, loses its response, or stalls. Once the connection works again, one new generation is stored."""
     uri = mongodb.new_database("directConnection=true")
     names = [way.value for way in WAYS.values()]
     async with AsyncExitStack() as stack:
@@ -96,8 +96,8 @@ async def test_connection_breaks(mongodb: MongoServer, tmp_path: Path, table: Ta
         assert running.refusals == 0
 
 
-async def test_database_is_killed(tmp_path: Path, table: Table) -> None:
-    """A database that is killed at the commit and started again a while later."""
+async def test_database_killed_at_the_commit(tmp_path: Path, table: Table) -> None:
+    """The database is killed at the commit and restarted later."""
     (tmp_path / "mongodb").mkdir()
     database = OwnServer(tmp_path / "mongodb")
     await asyncio.to_thread(database.start)
@@ -138,8 +138,10 @@ async def test_file_is_locked(tmp_path: Path, table: Table) -> None:
         await note(table, "store at commit: locked", running, [MONICA], answers)
 
 
-async def test_slow(mongodb: MongoServer, tmp_path: Path, table: Table) -> None:
-    """A store that takes its time delays everybody and fails nobody, and there is one refresh for all of them."""
+async def test_slow_store_delays_all_calls_and_fails_none(
+    mongodb: MongoServer, tmp_path: Path, table: Table
+) -> None:
+    """All concurrent calls share one refresh."""
     uri = mongodb.new_database("directConnection=true")
     host, port = mongodb.address
     async with (

@@ -1,4 +1,4 @@
-"""A record store that fails when told to; everything else is the real store behind it."""
+"""A record store with injected failures, which wraps a real store."""
 
 from collections import Counter
 from typing import Any
@@ -7,10 +7,10 @@ from zoomgate_server.storage.record_store import Record, RecordKey, RecordStore,
 
 
 class FaultyStore:
-    """Wraps a store.
+    """A store whose `get` and `put` fail on request.
 
     Attributes:
-        calls: How often each method was called.
+        calls: Number of calls of each method.
     """
 
     def __init__(self, store: RecordStore) -> None:
@@ -19,11 +19,11 @@ class FaultyStore:
         self.calls: Counter[str] = Counter()
 
     def fail(self, method: str, times: int, *, after_effect: bool = False) -> None:
-        """Make the next calls of `get` or `put` fail, before or after they took effect."""
+        """Make the next calls of `get` or `put` fail before they take effect, or after it."""
         self._faults[method] += ["after" if after_effect else "before"] * times
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
-        """Read."""
+        """Read a record, or fail."""
         self.calls["get"] += 1
         if self._faults["get"]:
             self._faults["get"].pop(0)
@@ -31,7 +31,7 @@ class FaultyStore:
         return await self._store.get(key)
 
     async def put(self, record: Record, if_rev: int) -> int | None:
-        """Write."""
+        """Write a record, or fail."""
         self.calls["put"] += 1
         fault = self._faults["put"].pop(0) if self._faults["put"] else ""
         if fault == "before":
