@@ -69,7 +69,7 @@ TESTS = ROOT / "tests"
 KEY, APP = b"k" * 32, "zoom.us|client"
 
 sys.path.insert(0, str(TESTS))
-from model.mutants import MUTANTS, OF_THE_SHELL  # noqa: E402 - needs the path added above
+from model.mutants import MUTANTS, REFRESHER_MUTANTS  # noqa: E402 - needs the path added above
 
 
 def flat(path: str, value: Any) -> Lines:
@@ -218,8 +218,8 @@ def test_counts() -> Lines:
 
 def mutants() -> Lines:
     """Yield the replacements of each mutant, with normalized white space."""
-    for mutant in (*MUTANTS, *OF_THE_SHELL):
-        yield f"{mutant.name}: {' '.join(mutant.right.split())!r} -> {' '.join(mutant.wrong.split())!r}"
+    for mutant in (*MUTANTS, *REFRESHER_MUTANTS):
+        yield f"{mutant.name}: {' '.join(mutant.original.split())!r} -> {' '.join(mutant.replacement.split())!r}"
 
 
 def commands() -> Lines:
@@ -251,7 +251,7 @@ def routes() -> Lines:
 
     async def start() -> None:
         quiet = MagicMock()
-        await WebServer(metrics=quiet, pages=quiet, hears_events=True, secure=True).start(quiet)
+        await WebServer(metrics=quiet, pages=quiet, webhooks_enabled=True, secure=True).start(quiet)
         async with Simulator():
             pass
 

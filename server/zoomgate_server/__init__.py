@@ -1,1 +1,1 @@
-"""Zoomgate's server: keeps people's Zoom authorizations and calls Zoom on their behalf."""
+"""Zoomgate's server: stores users' Zoom authorizations and calls Zoom on their behalf."""

@@ -1,4 +1,4 @@
-"""Entry of the `zoomgate` command and of `python -m zoomgate_server`."""
+"""Entry point of the `zoomgate` command and of `python -m zoomgate_server`."""
 
 from zoomgate_server.cli import main
 

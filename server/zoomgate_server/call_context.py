@@ -1,6 +1,6 @@
-"""Facts about the call that is being served: who calls, for whom, under which id, until when.
+"""The context of the call being served: caller, user, request ID and deadline.
 
-The authentication interceptor learns them, everything below receives them as a `Call`.
+The authentication stage creates the `Call`; the services and the domain receive it.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,13 +11,13 @@ from zoomgate_server.identity import Principal
 
 
 class Call(NamedTuple):
-    """One call while it is served.
+    """A call being served.
 
     Attributes:
         request_id: 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
-        principal: Who calls.
-        deadline: Reading of the monotonic clock, in seconds, after which nobody waits for the answer.
-        user_email: The user that the caller was found to be allowed to act for, or empty where the call names none.
+        principal: The caller.
+        deadline: The time on the monotonic clock, in seconds, after which the caller no longer waits for the response.
+        user_email: The user for whom the caller is authorized to act, or empty if the call does not name exactly one user.
         method: `Service.Method`.
     """
 
@@ -29,16 +29,17 @@ class Call(NamedTuple):
 
 
 current_call: ContextVar[Call] = ContextVar("current_call")
-"""The call of the running task; set once the caller is known and allowed."""
+"""The call of the current task. Set once the caller is authenticated and authorized."""
 
-current_permit: ContextVar[Callable[[str], bool]] = ContextVar("current_permit")
-"""Decides anew whether the caller of the running stream may be told of a user; raises if it may no longer call at all."""
+current_access_check: ContextVar[Callable[[str], bool]] = ContextVar("current_access_check")
+"""Re-checks the authorization of the current stream's caller: returns whether it may see a user, and raises if it may no longer call
+the method."""
 
 current_request_id: ContextVar[str] = ContextVar("current_request_id")
-"""The id of the running call; set before anything else."""
+"""The request ID of the current call. Set first, before any other processing."""
 
 current_metadata: ContextVar[Iterable[tuple[str, str | bytes]]] = ContextVar("current_metadata", default=())
-"""The metadata of the running call; reading it from gRPC anew costs more than most of what is done with it."""
+"""The metadata of the current call, cached because reading it from gRPC is expensive."""
 
-current_rejection: ContextVar[str] = ContextVar("current_refusal")
-"""The reason that the running call is answered with, if it failed."""
+current_rejection: ContextVar[str] = ContextVar("current_rejection")
+"""The error reason of the current call, if it failed."""

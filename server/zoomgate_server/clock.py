@@ -1,18 +1,18 @@
-"""Time, as everybody here receives it through a constructor."""
+"""The interface to the system clocks; components receive it through their constructors."""
 
 import time
 from typing import Protocol
 
 
 class Clock(Protocol):
-    """Two clocks: one for times that are stored or shown, one for intervals."""
+    """Wall time for timestamps that are stored or shown, and monotonic time for intervals."""
 
     def wall(self) -> float:
-        """Seconds since 1970; may jump."""
+        """Return the seconds since 1970; may jump."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Return the seconds since an arbitrary moment; never decreases."""
         ...
 
 
@@ -20,9 +20,9 @@ class SystemClock:
     """The clocks of this machine."""
 
     def wall(self) -> float:
-        """Seconds since 1970; may jump."""
+        """Return the seconds since 1970; may jump."""
         return time.time()
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Return the seconds since an arbitrary moment; never decreases."""
         return time.monotonic()

@@ -1,8 +1,7 @@
-"""What can go wrong, in our words.
+"""The errors of the service, independent of gRPC and HTTP.
 
-Nothing here knows of gRPC or HTTP: `interceptors/status.py` has the one table from these classes to what callers see. The message
-of an error and its metadata are public; what only the operator may read goes into `internal`. None of the three ever holds a token,
-a code, a key or a secret.
+`rpc/middleware/error_status.py` maps each class to the gRPC status that callers receive. Callers can read an error's message and metadata;
+details for the operator only go into `internal`. None of them may contain a token, an authorization code, a key or a secret.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One wrong field of a request.
+    """An invalid field of a request.
 
     Attributes:
-        field: Path of the field as the caller wrote it, such as `meeting_details.topic` or `query[3].name`.
-        description: The rule and what to send instead, in one sentence.
+        field: The path of the field in the request, such as `meeting_details.topic` or `query[3].name`.
+        description: The violated rule and what to send instead, as one sentence without its subject.
     """
 
     field: str
@@ -23,13 +22,13 @@ class FieldViolation:
 
 
 class ZoomgateError(Exception):
-    """A failure that callers may be told about.
+    """Base class of the errors that are reported to callers.
 
     Args:
-        message: Public text: one sentence, at most 1 KiB.
-        metadata: Public facts for programs; they become the metadata of `ErrorInfo`.
-        retry_after: Seconds after which a repetition makes sense, or None.
-        internal: More for the log, free of secrets.
+        message: The public message: one sentence, at most 1 KiB.
+        metadata: Public, machine-readable details. Returned as the metadata of `ErrorInfo`.
+        retry_after: The delay in seconds before a retry, or None if the error does not suggest one.
+        internal: Details for the log only. Must not contain secrets.
     """
 
     def __init__(
@@ -52,11 +51,11 @@ class CallerUnauthenticated(ZoomgateError):
 
 
 class CallerNotAllowed(ZoomgateError):
-    """The caller may not call this method, act for this user, or see this secret."""
+    """The caller may not call this method, act for this user, or read this secret."""
 
 
 class InvalidRequest(ZoomgateError):
-    """Fields of the request are wrong; all of them are listed."""
+    """Fields of the request are invalid. Lists all of them."""
 
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
         self.violations = tuple(violations)
@@ -69,91 +68,91 @@ class InvalidRequest(ZoomgateError):
 
 
 class InvalidPath(InvalidRequest):
-    """The proxy's target is no path of Zoom's REST API."""
+    """The URL of a proxy call is not a path of Zoom's REST API."""
 
 
 class HeaderNotAllowed(InvalidRequest):
-    """A header that callers may not set."""
+    """Callers may not set this header."""
 
 
 class InvalidPageToken(InvalidRequest):
-    """The page token is not one that this call gave."""
+    """The page token was not returned by this RPC for the same caller and filters."""
 
 
 class InvalidResumeToken(InvalidRequest):
-    """The resume token is not one that this call gave."""
+    """The resume token was not issued to this caller for the same users."""
 
 
 class ResumeTokenExpired(ZoomgateError):
-    """The resume token is of a time of which not everything is remembered any more."""
+    """The resume token is too old, since tombstones are retained for 30 days only, or is ahead of the store's clock."""
 
 
 class MalformedRequest(ZoomgateError):
-    """The bytes of the request are no message of its type."""
+    """The request could not be parsed as the method's request message."""
 
 
 class InvalidState(ZoomgateError):
-    """The state or ticket is unknown, used, expired, or somebody else's."""
+    """The state or ticket is unknown, used or expired, or belongs to another caller."""
 
 
 class CodeRefused(ZoomgateError):
-    """Zoom refused the authorization code."""
+    """Zoom rejected the authorization code."""
 
 
 class IdentityMismatch(ZoomgateError):
-    """The person who consented is not the user that was asked for."""
+    """The Zoom user who consented is not the requested user."""
 
 
 class NotConnected(ZoomgateError):
-    """The user has no connection, and the call needs one."""
+    """The user has no connection, which the call requires."""
 
 
 class ConnectionNotFound(ZoomgateError):
-    """The user has no connection, and the call is about the connection itself."""
+    """The requested connection does not exist."""
 
 
 class ReauthRequired(ZoomgateError):
-    """Zoom no longer accepts the user's authorization; `cause` in the metadata says why."""
+    """Zoom no longer accepts the user's authorization. `cause` in the metadata states the reason."""
 
 
 class ScopeMissing(ZoomgateError):
-    """The consent does not cover the call; `scopes` in the metadata names what Zoom asks for."""
+    """The user's consent does not cover the call. `scopes` in the metadata names the scopes that Zoom requires."""
 
 
 class RefreshInProgress(ZoomgateError):
-    """The user's token is being refreshed, or the outcome of a refresh is in doubt."""
+    """The user's token is being refreshed, or the outcome of the last refresh is unknown."""
 
 
 class StoreUnavailable(ZoomgateError):
-    """The store cannot be reached or does not take writes."""
+    """The store cannot be reached or does not accept writes."""
 
 
 class AuditUnavailable(ZoomgateError):
-    """The audit trail cannot be written, and what was asked for is not done without its line."""
+    """The audit trail cannot be written, so an operation that must be recorded, such as returning a token, is not performed."""
 
 
 class RecordFault(ZoomgateError):
-    """A stored record cannot be opened; always one of the three below, which tell why."""
+    """Base class of errors for stored records that cannot be decrypted. Only the three subclasses below are raised."""
 
 
 class RecordUnreadable(RecordFault):
-    """A stored record is damaged or was tampered with."""
+    """The stored record is corrupt or was tampered with."""
 
 
 class RecordVersionUnsupported(RecordFault):
-    """A newer version wrote the record."""
+    """The record was written by a newer version of Zoomgate."""
 
 
 class KeyUnavailable(RecordFault):
-    """The key that sealed a record is not in the key ring."""
+    """The key that encrypts the record is not in the key ring."""
 
 
 class AppCredentialsRejected(ZoomgateError):
-    """Zoom refuses our own client id or secret."""
+    """Zoom rejected the client ID or secret of this service."""
 
 
 class ZoomRateLimited(ZoomgateError):
-    """Zoom answered 429."""
+    """Zoom responded with 429."""
 
 
 class ServerOverloaded(ZoomgateError):
@@ -161,60 +160,60 @@ class ServerOverloaded(ZoomgateError):
 
 
 class ZoomUnavailable(ZoomgateError):
-    """Zoom could not be reached or answered 5xx, and this call changed nothing."""
+    """Zoom could not be reached or responded with 5xx. The call changed nothing."""
 
 
 class ZoomOutcomeUnknown(ZoomgateError):
-    """The call was sent, its answer was lost, and it may have taken effect."""
+    """The request was sent but its response was lost, so it may have taken effect."""
 
 
 class ZoomBadResponse(ZoomgateError):
-    """Zoom's answer cannot be understood."""
+    """Zoom's response could not be parsed."""
 
 
 class ZoomResponseTooLarge(ZoomgateError):
-    """Zoom's answer is larger than this service takes."""
+    """Zoom's response exceeds the size limit of this service."""
 
 
 class MeetingNotFound(ZoomgateError):
-    """Zoom knows no such meeting of this user."""
+    """The user has no meeting with this ID."""
 
 
 class ZoomRefusedArguments(ZoomgateError):
-    """Zoom refused a typed call with 400."""
+    """Zoom rejected the request of a typed RPC with 400."""
 
 
 class ZoomRefusedPermission(ZoomgateError):
-    """Zoom refused a typed call with 403."""
+    """Zoom rejected the request of a typed RPC with 403."""
 
 
 class ZoomRefusedConflict(ZoomgateError):
-    """Zoom refused a typed call with 409."""
+    """Zoom rejected the request of a typed RPC with 409."""
 
 
 class ZoomRefusedNotFound(ZoomgateError):
-    """Zoom refused a typed call with 404 and no better reason is known."""
+    """Zoom rejected the request of a typed RPC with 404, and no more specific reason is known."""
 
 
 class DeadlineTooShort(ZoomgateError):
-    """Too little of the caller's deadline is left to start."""
+    """Too little of the caller's deadline is left to call Zoom. Nothing was sent."""
 
 
 class ShuttingDown(ZoomgateError):
-    """This server is draining."""
+    """This server is shutting down."""
 
 
 class Unexpected(ZoomgateError):
-    """A failure that nobody foresaw; its text is fixed."""
+    """An unexpected failure. Its message is fixed, so that no internal details reach the caller."""
 
 
 def store_unavailable() -> StoreUnavailable:
-    """The error for a store that fails."""
-    return StoreUnavailable("The token store does not answer: call again in a moment", retry_after=1.0)
+    """Return the error for a store that fails."""
+    return StoreUnavailable("The token store is unavailable; retry in a moment", retry_after=1.0)
 
 
 def not_connected() -> NotConnected:
-    """The error for a user without a connection."""
+    """Return the error for a user without a connection."""
     return NotConnected(
-        "This user is not connected to Zoom: call BeginAuthorization and let the person consent"
+        "This user is not connected to Zoom; call BeginAuthorization and have the user consent"
     )

@@ -1,4 +1,4 @@
-"""Callers: their roles, and the users, methods and paths that they may use."""
+"""Callers: their roles and the users, methods and paths that they may access."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -6,7 +6,7 @@ from functools import lru_cache
 
 
 class Role(StrEnum):
-    """What a caller is."""
+    """The role of a caller."""
 
     SERVICE = "service"
     MEMBER = "member"
@@ -15,12 +15,12 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UserPatterns:
-    """Which users a caller may act for.
+    """The users for whom a caller may act.
 
     Attributes:
-        everyone: True for `*`.
+        everyone: Whether the pattern `*` is present.
         addresses: Exact addresses in canonical form.
-        domains: Domains of `*@domain` patterns, without the `@`.
+        domains: The domains of the `*@domain` patterns, without the `@`.
     """
 
     everyone: bool = False
@@ -28,26 +28,26 @@ class UserPatterns:
     domains: frozenset[str] = frozenset()
 
     def matches(self, user_email: str) -> bool:
-        """Tell whether a canonical address is covered."""
+        """Return whether an address in canonical form matches."""
         return self.everyone or user_email in self.addresses or user_email.rpartition("@")[2] in self.domains
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody who presented a credential.
+    """An authenticated caller.
 
     Attributes:
-        name: The name in logs, metrics and audit.
-        roles: What it may do in general; more than one only for the `dev` caller.
-        users: Whom a service may act for; ignored for members and administrators.
-        methods: Full names such as `AuthService.GetToken` that the caller is limited to, or None for all that its roles allow.
+        name: The caller's name in logs, metrics and the audit trail.
+        roles: The caller's roles. Only the `dev` caller has more than one.
+        users: The users for whom a service may act. Ignored for members and administrators.
+        methods: The only methods that the caller may call, such as `AuthService.GetToken`. None allows all methods of its roles.
         email: A member's own address in canonical form.
-        issuer: Who vouches for the caller: `key` for static keys.
-        subject: The caller's identifier at the issuer; never re-assigned.
-        access_tokens: Whether it may see access tokens.
-        refresh_tokens: Whether it may see refresh tokens.
-        proxy_paths: Patterns of the paths that it may use through the proxy.
-        on_behalf_of: The member whose credential a service forwards; both policies then bind the call.
+        issuer: The issuer of the credential: `key` for static keys.
+        subject: The caller's identifier at the issuer. Never reassigned to another caller.
+        access_tokens: Whether the caller may read access tokens.
+        refresh_tokens: Whether the caller may read refresh tokens.
+        proxy_paths: Patterns of the paths that the caller may use through the proxy.
+        on_behalf_of: The member whose credential a service forwards. The policies of both then apply to the call.
     """
 
     name: str
@@ -64,22 +64,22 @@ class Principal:
 
     @property
     def role_names(self) -> str:
-        """Its roles in one word: `service`, `member`, `admin`, or several of them with `+` in between."""
+        """The roles as one string: `service`, `member`, `admin`, or several joined with `+`."""
         return _role_names(self.roles)
 
     @property
     def identity(self) -> str:
-        """`issuer|subject`, with the member's behind it where there is one: what a consent is bound to."""
+        """`issuer|subject`, followed by `>` and the identity of the forwarded member, if any. Consents are bound to it."""
         own = f"{self.issuer}|{self.subject}"
         return own if self.on_behalf_of is None else f"{own}>{self.on_behalf_of.identity}"
 
     def oversees(self, user_email: str) -> bool:
-        """Tell whether it is shown the connection of a user among others: administrators are shown everybody's."""
+        """Return whether lists and watches of this caller include a user. Administrators see all users."""
         return (Role.ADMIN in self.roles and self.on_behalf_of is None) or self.users.matches(user_email)
 
     @property
     def member(self) -> "Principal | None":
-        """The member behind the call: the one on whose behalf a service calls, or the caller itself."""
+        """The member who makes the call: the member whose credential is forwarded, or the caller itself if it is a member."""
         if self.on_behalf_of is not None:
             return self.on_behalf_of
         return self if Role.MEMBER in self.roles else None

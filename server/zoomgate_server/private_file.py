@@ -1,4 +1,4 @@
-"""Files with secrets: whole or not there, and for their owner alone."""
+"""Files that hold secrets: written atomically and readable only by their owner."""
 
 import os
 import secrets
@@ -7,41 +7,41 @@ from pathlib import Path
 
 
 def create(path: Path, content: bytes) -> None:
-    """Make a file with mode 0600, durably. Whoever reads the path finds nothing or all of it.
+    """Create a file with mode 0600, atomically and durably.
 
     Raises:
-        FileExistsError: There is one already; it was left as it is.
-        OSError: It cannot be written; nothing was left behind.
+        FileExistsError: The file exists already; it was not changed.
+        OSError: The file cannot be written; nothing was left behind.
     """
-    draft = _draft(path, content)
+    temporary = _write_temporary(path, content)
     try:
-        os.link(draft, path)  # unlike a rename it fails if somebody was first
+        os.link(temporary, path)  # unlike a rename, this fails if the file exists
     finally:
-        draft.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Give a file another content, durably, with the owner and mode that it had. Whoever reads the path finds all of either.
+    """Replace the content of a file, atomically and durably, preserving its owner and mode.
 
     Raises:
-        OSError: It cannot be written, or not for its owner; it was left as it was.
+        OSError: The file cannot be written, or its owner cannot be preserved; the file was not changed.
     """
-    path = path.resolve()  # a link stays a link
-    before = path.stat()
-    draft = _draft(path, content)
+    path = path.resolve()  # keep a symbolic link
+    old_stat = path.stat()
+    temporary = _write_temporary(path, content)
     try:
-        if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
-            os.chown(draft, before.st_uid, before.st_gid)
-        draft.chmod(stat.S_IMODE(before.st_mode))
-        draft.replace(path)
+        if (old_stat.st_uid, old_stat.st_gid) != (os.geteuid(), os.getegid()):
+            os.chown(temporary, old_stat.st_uid, old_stat.st_gid)
+        temporary.chmod(stat.S_IMODE(old_stat.st_mode))
+        temporary.replace(path)
     finally:
-        draft.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
+    """Sync a folder, so that created and renamed files in it are durable."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -49,16 +49,16 @@ def sync_folder(path: Path) -> None:
         os.close(folder)
 
 
-def _draft(path: Path, content: bytes) -> Path:
-    """Write a file of mode 0600 beside a path, durably."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def _write_temporary(path: Path, content: bytes) -> Path:
+    """Write a temporary file with mode 0600 next to a path, durably."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        draft.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    return draft
+    return temporary

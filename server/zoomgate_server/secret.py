@@ -1,8 +1,8 @@
-"""A string that does not show itself."""
+"""A string that is never shown by accident."""
 
 
 class Secret:
-    """Holds a secret; only `reveal` gives it."""
+    """A secret value; only `reveal` returns it."""
 
     __slots__ = ("_value",)
 
@@ -10,7 +10,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Give the secret."""
+        """Return the secret value."""
         return self._value
 
     def __repr__(self) -> str:

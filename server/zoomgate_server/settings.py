@@ -1,7 +1,7 @@
-"""Settings: read once, checked at once, never changed.
+"""Settings, read and validated once at startup.
 
-They come from the command line, the environment, and a TOML file (the same names in lower case, without the prefix), in this order of
-precedence. All mistakes are reported together, one sentence each.
+Sources, in order of precedence: the command line, the environment, and a TOML file, which uses the same names in lower case and without
+the prefix. All errors are reported together, one sentence each.
 """
 
 import difflib
@@ -25,7 +25,7 @@ VELO_SECRET = "velo-zoom-integration-client-secret"
 """Name of the client secret in Velo's secrets manager."""
 
 WEBHOOK_SECRET = "zoom-webhook-secret-token"
-"""Name of the file with the secret token of webhooks."""
+"""Name of the file with the webhook secret token."""
 
 ZOOM_API_URL = "https://api.zoom.us/v2"
 ZOOM_OAUTH_URL = "https://zoom.us/oauth"
@@ -34,10 +34,10 @@ _T = TypeVar("_T")
 
 
 class SettingsError(Exception):
-    """Settings that cannot be used.
+    """The settings are invalid.
 
     Args:
-        problems: One sentence each.
+        problems: One sentence for each problem.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -47,14 +47,14 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting, as the documentation lists it.
+    """A setting, as listed in the documentation.
 
     Attributes:
-        name: Environment variable.
-        default: In words.
-        description: What it is, with its unit.
-        secret: Whether its value must not be shown.
-        planned: Whether this version refuses it.
+        name: The environment variable.
+        default: The default as text.
+        description: What the setting is, with its unit and range.
+        secret: Whether the value must not be shown.
+        planned: Whether the setting is not supported yet and is therefore rejected.
     """
 
     name: str
@@ -68,135 +68,149 @@ SETTINGS = (
     Setting("ZOOMGATE_CONFIG", "", "TOML file with these settings, or a Velo `config.json`"),
     Setting("ZOOMGATE_LISTEN", "127.0.0.1:50051", "address of the gRPC server; port 0 picks a free one"),
     Setting("ZOOMGATE_HTTP_LISTEN", "127.0.0.1:8080", "address of the HTTP server; port 0 picks a free one"),
-    Setting("ZOOMGATE_DATA_DIR", ".zoomgate", "folder of the store and the key ring; made with mode 0700"),
+    Setting("ZOOMGATE_DATA_DIR", ".zoomgate", "folder of the store and the key ring; created with mode 0700"),
     Setting(
         "ZOOMGATE_STORE",
         "sqlite:///…/zoomgate.db in the data folder",
-        "the store: `sqlite:///` and the path of a file, or `mongodb://…/database`",
+        "URL of the store: `sqlite:///` and the path of a file, or `mongodb://…/database`",
         secret=True,
     ),
     Setting(
         "ZOOMGATE_STORE_WAIT",
         "30",
-        "seconds for which a start tries to reach MongoDB; 0 to 3600, 0 for one try",
+        "time to wait for MongoDB at startup, in seconds; 0 to 3600, 0 for a single attempt",
     ),
-    Setting("ZOOMGATE_KEYS", "keys.json in the data folder", "key ring file, made by `zoomgate keys new`"),
-    Setting("ZOOMGATE_CLIENT_ID", "", "client id of the Zoom app"),
+    Setting("ZOOMGATE_KEYS", "keys.json in the data folder", "key ring file, created by `zoomgate keys new`"),
+    Setting("ZOOMGATE_CLIENT_ID", "", "client ID of the Zoom app"),
     Setting(
         "ZOOMGATE_CLIENT_SECRET",
         "",
-        "its client secret; several, newest first, separated by spaces",
+        "client secret of the Zoom app; several are separated by spaces, newest first",
         secret=True,
     ),
-    Setting("ZOOMGATE_CLIENT_SECRET_FILE", "", "file with the client secret, one a line, newest first"),
+    Setting(
+        "ZOOMGATE_CLIENT_SECRET_FILE",
+        "",
+        "file with the client secret; several are on separate lines, newest first",
+    ),
     Setting(
         "ZOOMGATE_SECRETS_DIR",
         "",
-        f"folder of files, one a secret; `{VELO_SECRET}` and `{WEBHOOK_SECRET}` are read there",
+        f"folder with one file per secret; `{VELO_SECRET}` and `{WEBHOOK_SECRET}` are read",
     ),
     Setting(
         "ZOOMGATE_REDIRECT_URI",
         "public URL or HTTP address + /oauth/callback",
-        "exactly what is registered at Zoom",
+        "redirect URI, exactly as registered at Zoom",
     ),
     Setting(
         "ZOOMGATE_RETURN_TO",
         "",
-        "places that a browser may be sent back to: `name=https://…`, separated by commas",
+        "allowed redirect targets after consent: `name=https://…`, separated by commas",
     ),
     Setting(
-        "ZOOMGATE_ZOOM_API_URL", ZOOM_API_URL, "base address of Zoom's API; plain http for this machine only"
+        "ZOOMGATE_ZOOM_API_URL",
+        ZOOM_API_URL,
+        "base URL of Zoom's API; plain HTTP is allowed for this machine only",
     ),
     Setting(
         "ZOOMGATE_ZOOM_OAUTH_URL",
         ZOOM_OAUTH_URL,
-        "base address of Zoom's OAuth; plain http for this machine only",
+        "base URL of Zoom's OAuth endpoints; plain HTTP is allowed for this machine only",
     ),
-    Setting("ZOOMGATE_CALLERS", "", "TOML file of the callers"),
+    Setting("ZOOMGATE_CALLERS", "", "TOML file with the callers"),
     Setting("ZOOMGATE_REFLECTION", "on", "gRPC reflection, for callers with a credential: `on` or `off`"),
-    Setting("ZOOMGATE_LOG_LEVEL", "info", "`debug`, `info`, `warning` or `error`"),
-    Setting("ZOOMGATE_LOG_FORMAT", "json, console on a terminal", "`json` or `console`"),
+    Setting(
+        "ZOOMGATE_LOG_LEVEL", "info", "minimum level of log lines: `debug`, `info`, `warning` or `error`"
+    ),
+    Setting("ZOOMGATE_LOG_FORMAT", "json, console on a terminal", "format of log lines: `json` or `console`"),
     Setting(
         "ZOOMGATE_AUDIT",
         "audit.jsonl in the data folder",
-        "file of the audit trail, or `log` for lines among those of the log",
+        "file of the audit trail, or `log` to write it to the log",
     ),
     Setting(
         "ZOOMGATE_AUDIT_REQUIRED",
         "on",
-        "`on`: no token is handed out while its line cannot be written to that file; `off`: it is, and the line goes to the log",
+        "handling of audit write failures; `on`: no token is returned without its audit line; `off`: the line goes to the log",
     ),
     Setting(
         "ZOOMGATE_DEFAULT_TOPIC",
         "Zoom meeting",
-        "topic of a meeting that is created without one; at most 200 characters",
+        "topic of meetings created without one; at most 200 characters",
     ),
     Setting(
         "ZOOMGATE_DEFAULT_DURATION_MINUTES",
         "60",
-        "duration of a meeting that is created without one; 1 to 1440 minutes",
+        "duration of meetings created without one, in minutes; 1 to 1440",
     ),
-    Setting("ZOOMGATE_DEFAULT_TIMEZONE", "UTC", "IANA time zone of a meeting that is created without one"),
+    Setting("ZOOMGATE_DEFAULT_TIMEZONE", "UTC", "IANA time zone of meetings created without one"),
     Setting(
-        "ZOOMGATE_FORCED_REFRESH_SECONDS", "60", "seconds between two forced refreshes of one user; 0 to 3600"
+        "ZOOMGATE_FORCED_REFRESH_SECONDS",
+        "60",
+        "minimum interval between forced refreshes of one user, in seconds; 0 to 3600",
     ),
-    Setting("ZOOMGATE_MAX_REFRESHES_PER_HOUR", "20", "refreshes of one user in an hour; 2 to 1000"),
+    Setting(
+        "ZOOMGATE_MAX_REFRESHES_PER_HOUR", "20", "maximum number of refreshes of one user per hour; 2 to 1000"
+    ),
     Setting(
         "ZOOMGATE_PROACTIVE_REFRESHES_PER_MINUTE",
         "60",
-        "refreshes ahead of need in a minute, per worker; 0 to 6000, 0 for none",
+        "maximum number of proactive refreshes per minute and worker; 0 to 6000, 0 disables them",
     ),
     Setting(
         "ZOOMGATE_REAUTH_RETENTION_DAYS",
         "90",
-        "days after which a connection that needs a new consent is ended; 0 to 3650, 0 for never",
+        "days after which a connection that needs a new consent is disconnected; 0 to 3650, 0 for never",
     ),
     Setting(
         "ZOOMGATE_MAX_PENDING_PER_USER",
         "20",
-        "authorizations of one user begun in 10 minutes, per worker; 1 to 1000",
+        "maximum number of authorizations started for one user in 10 minutes, per worker; 1 to 1000",
     ),
     Setting(
         "ZOOMGATE_MAX_PENDING_PER_CALLER",
         "1000",
-        "authorizations by one caller begun in 10 minutes, per worker; 1 to 100000",
+        "maximum number of authorizations started by one caller in 10 minutes, per worker; 1 to 100000",
     ),
-    Setting("ZOOMGATE_WORKERS", "1", "processes that serve on the same two ports; 1 to 64"),
-    Setting("ZOOMGATE_DRAIN_SECONDS", "30", "seconds that calls in flight get after SIGTERM; 0 to 600"),
+    Setting("ZOOMGATE_WORKERS", "1", "number of worker processes, which share the two ports; 1 to 64"),
+    Setting(
+        "ZOOMGATE_DRAIN_SECONDS", "30", "time for running calls to finish after SIGTERM, in seconds; 0 to 600"
+    ),
     Setting(
         "ZOOMGATE_TLS_CERT",
         "",
-        "PEM file with the certificate of the gRPC server and its chain; read again when it changes",
+        "PEM file with the certificate chain of the gRPC server; reloaded when it changes",
     ),
-    Setting("ZOOMGATE_TLS_KEY", "", "PEM file with its private key, without a passphrase"),
+    Setting("ZOOMGATE_TLS_KEY", "", "PEM file with the private key of the certificate, without a passphrase"),
     Setting(
         "ZOOMGATE_PUBLIC_URL",
         "",
-        "address under which browsers reach the HTTP server, such as `https://zoomgate.example.com`",
+        "URL at which browsers reach the HTTP server, such as `https://zoomgate.example.com`",
     ),
     Setting(
         "ZOOMGATE_TRUSTED_PROXIES",
         "",
-        "addresses or networks of the proxies in front of the HTTP server, separated by commas",
+        "IP addresses or networks of the proxies in front of the HTTP server, separated by commas",
     ),
     Setting(
         "ZOOMGATE_BRAND_NAME",
         "Zoomgate",
-        "whose app it is, on the pages that people see; at most 60 characters",
+        "brand name on the consent pages; at most 60 characters",
     ),
-    Setting("ZOOMGATE_BRAND_COLOR", "#0b5cff", "its colour there, as `#rrggbb`"),
+    Setting("ZOOMGATE_BRAND_COLOR", "#0b5cff", "brand color on the consent pages, as `#rrggbb`"),
     Setting(
         "ZOOMGATE_WEBHOOK_SECRET",
         "",
-        "the app's secret token of webhooks; several, newest first, separated by spaces",
+        "webhook secret token of the Zoom app; several are separated by spaces, newest first",
         secret=True,
     ),
-    Setting("ZOOMGATE_TLS_CLIENT_CA", "", "authority of client certificates", planned=True),
+    Setting("ZOOMGATE_TLS_CLIENT_CA", "", "certificate authority of client certificates", planned=True),
 )
-"""Every setting, in the order of the documentation."""
+"""All settings, in the order of the documentation."""
 
 CLIENT_VARIABLES = frozenset({"ZOOMGATE_SERVER", "ZOOMGATE_KEY", "ZOOMGATE_CA_FILE"})
-"""Variables of the command line's client side; the server ignores them."""
+"""Variables for the client side of the command line; the server ignores them."""
 
 _SERVICE_LINK = re.compile(
     r"[A-Z0-9_]+_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
@@ -205,22 +219,22 @@ _SERVICE_LINK = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen."""
+    """An address to listen on."""
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """Read HOST:PORT, an IPv6 address in brackets.
+        """Parse HOST:PORT; an IPv6 address is in brackets.
 
         Raises:
-            ValueError: It is none.
+            ValueError: The text is not HOST:PORT.
         """
         host, colon, port = text.rpartition(":")
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
         if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535 or not _is_host(host):
-            raise ValueError("no HOST:PORT")
+            raise ValueError("not HOST:PORT")
         return cls(host, int(port))
 
     def __str__(self) -> str:
@@ -229,10 +243,10 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine reaches it."""
+        """Whether only this machine can reach the address."""
         try:
-            found = {str(row[4][0]) for row in socket.getaddrinfo(self.host, None)} if self.host else set()
-            return bool(found) and all(ipaddress.ip_address(host).is_loopback for host in found)
+            hosts = {str(row[4][0]) for row in socket.getaddrinfo(self.host, None)} if self.host else set()
+            return bool(hosts) and all(ipaddress.ip_address(host).is_loopback for host in hosts)
         except (OSError, ValueError):
             return False
 
@@ -242,7 +256,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class MeetingDefaults:
-    """What a meeting gets that its creator left out."""
+    """Values for meetings that are created without them."""
 
     topic: str
     duration_minutes: int
@@ -251,11 +265,13 @@ class MeetingDefaults:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting of the server. Use `load`.
+    """All settings of the server. Use `load` to create it.
 
-    `redirect_uri` is empty where neither it nor `public_url` is set: it then is the HTTP server's own address, which is known once it
-    listens. `store_uri` is the address of a MongoDB database, which then takes the place of the file at `store_path`. `tls` has the
-    paths of certificate and key. `audit_path` is None where the audit trail goes to the log.
+    Attributes:
+        store_uri: The URL of a MongoDB database, which replaces the SQLite file at `store_path`.
+        redirect_uri: Empty if neither it nor `public_url` is set. It is then derived from the HTTP server's address once that is known.
+        audit_path: None if the audit trail is written to the log.
+        tls: The paths of the certificate and the key.
     """
 
     listen: Address
@@ -296,72 +312,75 @@ class Settings:
 
     @property
     def app(self) -> str:
-        """Name of the Zoom app in the store: OAuth origin and client id."""
+        """The key of the Zoom app in the store: OAuth origin and client ID."""
         parts = urlsplit(self.zoom_oauth_url)
-        origin = parts.netloc if parts.scheme == "https" else "loopback"  # simulators change their ports
+        origin = parts.netloc if parts.scheme == "https" else "loopback"  # the port of a simulator may change
         return f"{origin}|{self.client_id}"
 
 
 def load(
     environ: Mapping[str, str], overrides: Mapping[str, str] | None = None, *, terminal: bool = False
 ) -> Settings:
-    """Read all settings.
+    """Read and validate all settings.
 
     Args:
-        environ: The environment.
-        overrides: What the command line says, by the names of the variables.
-        terminal: Whether logs go to a terminal.
+        environ: The environment variables.
+        overrides: The command-line options, by the names of the environment variables.
+        terminal: Whether logs are written to a terminal.
 
     Raises:
-        SettingsError: With every mistake.
+        SettingsError: Settings are invalid; lists all problems.
     """
     return _Reader(environ, overrides or {}, terminal=terminal).read()
 
 
 class _Reader:
-    """Reads settings and collects mistakes."""
+    """Reads settings and collects problems."""
 
     def __init__(self, environ: Mapping[str, str], overrides: Mapping[str, str], *, terminal: bool) -> None:
         self._problems: list[str] = []
         self._terminal = terminal
         known = {setting.name: setting for setting in SETTINGS}
         self._values: dict[str, str] = {}
-        self._places: dict[str, str] = {}  # file and line of the values that come from the file
-        given = {name: value for name, value in environ.items() if name.startswith(PREFIX)} | dict(overrides)
-        for name in sorted(given):
-            if name in known or name in CLIENT_VARIABLES or _is_service_link(name, given[name]):
+        self._locations: dict[str, str] = {}  # file and line of the values from the file
+        provided = {name: value for name, value in environ.items() if name.startswith(PREFIX)} | dict(
+            overrides
+        )
+        for name in sorted(provided):
+            if name in known or name in CLIENT_VARIABLES or _is_service_link(name, provided[name]):
                 continue
-            near = _nearest(name, known)
-            self._refuse(name, f"is no setting{f': did you mean {near}?' if near else ''}")
-        self._values.update(self._file(given.get("ZOOMGATE_CONFIG", ""), known))
-        for name, value in given.items():
+            suggestion = _nearest(name, known)
+            hint = f"; did you mean {suggestion}?" if suggestion else ""
+            self._problems.append(f"unknown setting {name}{hint}")
+        self._values.update(self._file(provided.get("ZOOMGATE_CONFIG", ""), known))
+        for name, value in provided.items():
             if name in known and value != "":
                 self._values[name] = value
-                self._places.pop(name, None)
-        several = ("ZOOMGATE_CLIENT_SECRET", "ZOOMGATE_WEBHOOK_SECRET")
+                self._locations.pop(name, None)
+        multiline = ("ZOOMGATE_CLIENT_SECRET", "ZOOMGATE_WEBHOOK_SECRET")
         for setting in SETTINGS:
             if setting.planned and setting.name in self._values:
-                self._refuse(setting.name, "is not supported in this version: leave it out")
-            if setting.name not in several and not self._values.get(setting.name, "").isprintable():
-                self._refuse(setting.name, "has characters that cannot be shown: leave them out")
+                self._add_problem(setting.name, "is not supported yet; leave it out")
+            if setting.name not in multiline and not self._values.get(setting.name, "").isprintable():
+                self._add_problem(setting.name, "has non-printable characters; leave them out")
                 self._values[setting.name] = "".join(filter(str.isprintable, self._values[setting.name]))
 
     def read(self) -> Settings:
-        """Give the settings, or raise everything that is wrong."""
+        """Return the settings, or raise all problems."""
         tls = self._tls()
         public_url = self._public_url()
         proxies = self._trusted_proxies()
         listen = self._address("LISTEN", "127.0.0.1:50051")
         if not listen.is_loopback and tls is None:
-            self._refuse(
+            self._add_problem(
                 "ZOOMGATE_LISTEN",
-                f"is {str(listen)!r}, which other machines can reach: set ZOOMGATE_TLS_CERT and ZOOMGATE_TLS_KEY, or listen on 127.0.0.1",
+                f"is {str(listen)!r}, which other machines can reach; set ZOOMGATE_TLS_CERT and ZOOMGATE_TLS_KEY, or listen on 127.0.0.1",
             )
         http_listen = self._address("HTTP_LISTEN", "127.0.0.1:8080")
         if not http_listen.is_loopback and not (proxies and public_url.startswith("https://")):
-            self._refuse(
+            self._add_problem(
                 "ZOOMGATE_HTTP_LISTEN",
-                f"is {str(http_listen)!r}, which other machines can reach: put a proxy that ends TLS in front and set"
+                f"is {str(http_listen)!r}, which other machines can reach; use a proxy that terminates TLS and set"
                 " ZOOMGATE_TRUSTED_PROXIES and an https ZOOMGATE_PUBLIC_URL, or listen on 127.0.0.1",
             )
         data_dir = Path(self._get("DATA_DIR") or ".zoomgate")
@@ -407,14 +426,14 @@ class _Reader:
                 "Zoomgate",
                 str,
                 lambda text: len(text) <= 60 and bool(text.strip()),
-                "must have 1 to 60 characters, and not spaces alone",
+                "must have 1 to 60 characters, not only spaces",
             ),
             brand_color=self._parsed(
                 "BRAND_COLOR",
                 "#0b5cff",
                 str.lower,
                 lambda text: re.fullmatch(r"#[0-9a-f]{6}", text) is not None,
-                "must be a colour such as #0b5cff",
+                "must be a color such as #0b5cff",
             ),
             webhook_secrets=self._webhook_secrets(),
         )
@@ -425,14 +444,14 @@ class _Reader:
     # -- sources -----------------------------------------------------------------------------------------
 
     def _file(self, path: str, known: Mapping[str, Setting]) -> dict[str, str]:
-        """Read the TOML file or Velo's `config.json`."""
+        """Read the TOML file or the Velo package's `config.json`."""
         if not path:
             return {}
         name = "ZOOMGATE_CONFIG"
         try:
             content = Path(path).read_bytes()
         except OSError as error:
-            self._refuse(name, f"names {path}, which cannot be read ({error.strerror})")
+            self._add_problem(name, f"names {path}, which cannot be read ({error.strerror})")
             return {}
         if path.endswith(".json"):
             return self._velo(content, path)
@@ -440,25 +459,25 @@ class _Reader:
             text = content.decode()
             table = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            self._refuse(name, f"names {path}, which is no TOML: {error}")
+            self._add_problem(name, f"names {path}, which is not valid TOML: {error}")
             return {}
         values: dict[str, str] = {}
         for key, value in table.items():
             setting = f"{PREFIX}{key.upper()}"
             if setting not in known or key != key.lower() or setting == name:
-                near = _nearest(setting, known)
-                hint = f": did you mean {near.removeprefix(PREFIX).lower()}?" if near else ""
-                self._refuse(name, f"names {path}, where {key} (line {_line(text, key)}) is no setting{hint}")
+                suggestion = _nearest(setting, known)
+                hint = f"; did you mean {suggestion.removeprefix(PREFIX).lower()}?" if suggestion else ""
+                self._problems.append(f"unknown setting {key} in {path}:{_line(text, key)}{hint}")
                 continue
-            self._places[setting] = f"{path}:{_line(text, key)}"
+            self._locations[setting] = f"{path}:{_line(text, key)}"
             if setting == "ZOOMGATE_RETURN_TO" and isinstance(value, dict):
-                if any("," in f"{place}{url}" for place, url in value.items()):
-                    self._refuse(setting, "has a comma: write it as %2C")
-                values[setting] = ",".join(f"{place}={url}" for place, url in value.items())
+                if any("," in f"{target}{url}" for target, url in value.items()):
+                    self._add_problem(setting, "has a comma; write it as %2C")
+                values[setting] = ",".join(f"{target}={url}" for target, url in value.items())
             elif isinstance(value, bool | str | int):
                 values[setting] = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
             else:
-                self._refuse(setting, "must be a string, a whole number, true or false")
+                self._add_problem(setting, "must be a string, a whole number, true, or false")
         return values
 
     def _velo(self, content: bytes, path: str) -> dict[str, str]:
@@ -470,69 +489,73 @@ class _Reader:
             }
             if not all(isinstance(value, str) for value in values.values()):
                 raise TypeError
-            self._places.update(dict.fromkeys(values, path))
+            self._locations.update(dict.fromkeys(values, path))
             return values
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            self._refuse(
+            self._add_problem(
                 "ZOOMGATE_CONFIG",
-                f'names {path}, which must hold {{"zoom": {{"clientId": …, "redirectUri": …}}}}',
+                f'names {path}, which must contain {{"zoom": {{"clientId": …, "redirectUri": …}}}}',
             )
             return {}
 
     def _client_id(self) -> str:
         text = self._get("CLIENT_ID")
         if text and not re.fullmatch(r"[A-Za-z0-9._~-]{1,128}", text):
-            self._refuse(
-                "ZOOMGATE_CLIENT_ID", "must be 1 to 128 letters, digits and . _ ~ -, as Zoom gave it"
+            self._add_problem(
+                "ZOOMGATE_CLIENT_ID", "must be 1 to 128 letters, digits and . _ ~ -; copy it from Zoom again"
             )
         for name in ("CLIENT_SECRET", "CLIENT_SECRET_FILE"):
             if self._get(name) and not text:
-                self._refuse("ZOOMGATE_CLIENT_ID", f"is required with {PREFIX}{name}: set both or neither")
+                self._add_problem(
+                    "ZOOMGATE_CLIENT_ID", f"is required with {PREFIX}{name}; set both or neither"
+                )
         return text
 
     def _client_secrets(self) -> tuple[Secret, ...]:
-        found: list[str] = self._get("CLIENT_SECRET").split()
+        secrets: list[str] = self._get("CLIENT_SECRET").split()
         file = self._get("CLIENT_SECRET_FILE")
         if file:
-            if found:
-                self._refuse(
+            if secrets:
+                self._add_problem(
                     "ZOOMGATE_CLIENT_SECRET_FILE",
-                    "cannot be combined with ZOOMGATE_CLIENT_SECRET: set one of them",
+                    "cannot be combined with ZOOMGATE_CLIENT_SECRET; set only one of them",
                 )
-            found += self._lines("ZOOMGATE_CLIENT_SECRET_FILE", Path(file))
+            secrets += self._lines("ZOOMGATE_CLIENT_SECRET_FILE", Path(file))
         folder = self._get("SECRETS_DIR")
-        if folder and not found:
-            found += self._lines("ZOOMGATE_SECRETS_DIR", Path(folder) / VELO_SECRET)
-        if self._get("CLIENT_ID") and not found and not file and not folder:
-            self._refuse(
+        if folder and not secrets:
+            secrets += self._lines("ZOOMGATE_SECRETS_DIR", Path(folder) / VELO_SECRET)
+        if self._get("CLIENT_ID") and not secrets and not file and not folder:
+            self._add_problem(
                 "ZOOMGATE_CLIENT_SECRET",
-                "is required with ZOOMGATE_CLIENT_ID: set it, or ZOOMGATE_CLIENT_SECRET_FILE",
+                "is required with ZOOMGATE_CLIENT_ID; set it, or ZOOMGATE_CLIENT_SECRET_FILE",
             )
-        return self._secrets("ZOOMGATE_CLIENT_SECRET", found)
+        return self._secrets("ZOOMGATE_CLIENT_SECRET", secrets)
 
     def _webhook_secrets(self) -> tuple[Secret, ...]:
-        found = self._get("WEBHOOK_SECRET").split()
+        secrets = self._get("WEBHOOK_SECRET").split()
         folder = self._get("SECRETS_DIR")
-        if folder and not found and (Path(folder) / WEBHOOK_SECRET).exists():
-            found = self._lines("ZOOMGATE_SECRETS_DIR", Path(folder) / WEBHOOK_SECRET)
-        return self._secrets("ZOOMGATE_WEBHOOK_SECRET", found)
+        if folder and not secrets and (Path(folder) / WEBHOOK_SECRET).exists():
+            secrets = self._lines("ZOOMGATE_SECRETS_DIR", Path(folder) / WEBHOOK_SECRET)
+        return self._secrets("ZOOMGATE_WEBHOOK_SECRET", secrets)
 
-    def _secrets(self, name: str, found: list[str]) -> tuple[Secret, ...]:
-        if not all(secret.isascii() and secret.isprintable() for secret in found):
-            self._refuse(name, "has characters outside visible ASCII: copy it from Zoom again")
-        return tuple(Secret(secret) for secret in found)
+    def _secrets(self, name: str, secrets: list[str]) -> tuple[Secret, ...]:
+        if not all(secret.isascii() and secret.isprintable() for secret in secrets):
+            self._add_problem(name, "has characters outside visible ASCII; copy it from Zoom again")
+        return tuple(Secret(secret) for secret in secrets)
 
     def _lines(self, name: str, path: Path) -> list[str]:
         try:
             lines = path.read_text(encoding="utf-8").split()
         except OSError as error:
-            self._refuse(name, f"leads to {path}, which cannot be read ({error.strerror})")
+            self._add_problem(name, f"refers to {path}, which cannot be read ({error.strerror})")
             return []
         except UnicodeDecodeError:
-            self._refuse(name, f"leads to {path}, which is no text: write the secret into it, one a line")
+            self._add_problem(
+                name, f"refers to {path}, which is not text; write the secret into it, one per line"
+            )
             return []
         if not lines:
-            self._refuse(name, f"leads to {path}, which is empty: write the secret into it")
+            self._add_problem(name, f"refers to {path}, which is empty; write the secret into it")
         return lines
 
     # -- values ------------------------------------------------------------------------------------------
@@ -540,25 +563,25 @@ class _Reader:
     def _get(self, name: str) -> str:
         return self._values.get(PREFIX + name, "")
 
-    def _refuse(self, name: str, problem: str) -> None:
-        place = f" ({self._places[name]})" if name in self._places else ""
-        self._problems.append(f"{name}{place} {problem}")
+    def _add_problem(self, name: str, problem: str) -> None:
+        location = f" ({self._locations[name]})" if name in self._locations else ""
+        self._problems.append(f"{name}{location} {problem}")
 
     def _address(self, name: str, default: str) -> Address:
         text = self._get(name) or default
         try:
             address = Address.parse(text)
         except ValueError:
-            self._refuse(PREFIX + name, f"is {text!r}: write HOST:PORT, such as {default}")
+            self._add_problem(PREFIX + name, f"must be HOST:PORT, such as {default}, not {text!r}")
             return Address("127.0.0.1", 0)
         return address
 
     def _tls(self) -> tuple[Path, Path] | None:
         cert, key = self._get("TLS_CERT"), self._get("TLS_KEY")
         if bool(cert) != bool(key):
-            missing, given = ("KEY", "CERT") if cert else ("CERT", "KEY")
-            self._refuse(
-                f"ZOOMGATE_TLS_{missing}", f"is required with ZOOMGATE_TLS_{given}: set both or neither"
+            missing, present = ("KEY", "CERT") if cert else ("CERT", "KEY")
+            self._add_problem(
+                f"ZOOMGATE_TLS_{missing}", f"is required with ZOOMGATE_TLS_{present}; set both or neither"
             )
         return (Path(cert), Path(key)) if cert and key else None
 
@@ -568,41 +591,44 @@ class _Reader:
             return ""
         parts = _split(text)
         if parts is None or parts.path or parts.query or parts.fragment or parts.username is not None:
-            self._refuse(
+            self._add_problem(
                 "ZOOMGATE_PUBLIC_URL",
-                "must be scheme, host and port alone: write https://zoomgate.example.com",
+                "must be only scheme, host, and port; write https://zoomgate.example.com",
             )
             return ""
         if parts.scheme != "https" and not _is_loopback_url(text):
-            self._refuse("ZOOMGATE_PUBLIC_URL", "must be https: plain http is for this machine only")
+            self._add_problem(
+                "ZOOMGATE_PUBLIC_URL", "must be https; plain HTTP is allowed for this machine only"
+            )
         return text
 
     def _trusted_proxies(self) -> tuple[Network, ...]:
-        found: list[Network] = []
+        networks: list[Network] = []
         for text in filter(None, (part.strip() for part in self._get("TRUSTED_PROXIES").split(","))):
             try:
                 network = ipaddress.ip_network(text)
             except ValueError:
-                self._refuse(
+                self._add_problem(
                     "ZOOMGATE_TRUSTED_PROXIES",
-                    f"has {text!r}: write addresses such as 10.0.0.7 or networks such as 10.0.0.0/24, separated by commas",
+                    f"has {text!r}; write IP addresses such as 10.0.0.7 or networks such as 10.0.0.0/24, separated by commas",
                 )
                 continue
             if network.prefixlen == 0:
-                self._refuse(
-                    "ZOOMGATE_TRUSTED_PROXIES", f"has {text!r}, which is everybody: name the proxies alone"
+                self._add_problem(
+                    "ZOOMGATE_TRUSTED_PROXIES",
+                    f"has {text!r}, which covers all addresses; list only the proxies",
                 )
-            found.append(network)
-        return tuple(found)
+            networks.append(network)
+        return tuple(networks)
 
     def _store(self, data_dir: Path) -> tuple[Path, Secret | None]:
         text, default = self._get("STORE"), data_dir / "zoomgate.db"
         if not text:
             return default, None
         if text.startswith(("mongodb://", "mongodb+srv://")):
-            return default, Secret(text)  # the driver, which reads the rest, takes a while to import
+            return default, Secret(text)  # not validated here, since the driver is slow to import
         if not text.startswith("sqlite:///") or text == "sqlite:///":
-            self._refuse(
+            self._add_problem(
                 "ZOOMGATE_STORE",
                 "must be sqlite:/// and the path of a file (four slashes for an absolute one), or mongodb://HOSTS/DATABASE",
             )
@@ -612,9 +638,7 @@ class _Reader:
     def _audit(self, data_dir: Path) -> Path | None:
         text = self._get("AUDIT")
         if text in ("off", "none", "stdout", "stderr", "-"):
-            self._refuse(
-                "ZOOMGATE_AUDIT", f"is {text!r}: name a file, or write log for lines among those of the log"
-            )
+            self._add_problem("ZOOMGATE_AUDIT", f"must be a file, or log to write to the log, not {text!r}")
         return None if text == "log" else Path(text) if text else data_dir / "audit.jsonl"
 
     def _redirect_uri(self, public_url: str) -> str:
@@ -623,59 +647,63 @@ class _Reader:
             return f"{public_url}/oauth/callback" if public_url else ""
         parts = _split(text)
         if parts is None or parts.fragment or not parts.path:
-            self._refuse(
+            self._add_problem(
                 "ZOOMGATE_REDIRECT_URI",
-                "must be the full address that is registered at Zoom, without a fragment",
+                "must be the full URL that is registered at Zoom, without a fragment",
             )
         elif parts.scheme != "https" and not _is_loopback_url(text):
-            self._refuse("ZOOMGATE_REDIRECT_URI", "must be https: plain http is for this machine only")
+            self._add_problem(
+                "ZOOMGATE_REDIRECT_URI", "must be https; plain HTTP is allowed for this machine only"
+            )
         elif public_url and parts.path == "/oauth/callback" and not text.startswith(f"{public_url}/"):
-            self._refuse(
+            self._add_problem(
                 "ZOOMGATE_REDIRECT_URI",
-                f"leads to another host than ZOOMGATE_PUBLIC_URL: write {public_url}/oauth/callback, or leave it out",
+                f"has another host than ZOOMGATE_PUBLIC_URL; write {public_url}/oauth/callback, or leave it out",
             )
         return text
 
     def _return_to(self) -> dict[str, str]:
-        places: dict[str, str] = {}
+        targets: dict[str, str] = {}
         for part in filter(None, (part.strip() for part in self._get("RETURN_TO").split(","))):
             name, _, url = part.partition("=")
             parts = _split(url)
             if not name or len(name) > 64 or parts is None or parts.fragment:
-                self._refuse("ZOOMGATE_RETURN_TO", f"has {name!r}: write name=https://…, separated by commas")
+                self._add_problem(
+                    "ZOOMGATE_RETURN_TO", f"has {name!r}; write name=https://…, separated by commas"
+                )
             elif parts.scheme != "https" and not _is_loopback_url(url):
-                self._refuse(
+                self._add_problem(
                     "ZOOMGATE_RETURN_TO",
-                    f"has {name!r}, which must be https: plain http is for this machine only",
+                    f"has {name!r}, which must be https; plain HTTP is allowed for this machine only",
                 )
             else:
-                places[name] = url
-        return places
+                targets[name] = url
+        return targets
 
     def _url(self, name: str, default: str) -> str:
         text = (self._get(name) or default).rstrip("/")
         parts = _split(text)
         if parts is None or parts.query or parts.fragment or parts.username is not None:
-            self._refuse(
-                PREFIX + name, f"must be an address such as {default}, without user, query and fragment"
+            self._add_problem(
+                PREFIX + name, f"must be a URL such as {default}, without user, query and fragment"
             )
         elif parts.scheme != "https" and not _is_loopback_url(text):
-            self._refuse(PREFIX + name, "must be https: plain http is for this machine only")
+            self._add_problem(PREFIX + name, "must be https; plain HTTP is allowed for this machine only")
         return text
 
     def _choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
         text = self._get(name) or default
         if text not in choices:
-            self._refuse(PREFIX + name, f"is {text!r}: write one of {', '.join(choices)}")
+            self._add_problem(PREFIX + name, f"must be one of {', '.join(choices)}, not {text!r}")
         return text
 
-    def _number(self, name: str, default: int, least: int, most: int) -> int:
+    def _number(self, name: str, default: int, minimum: int, maximum: int) -> int:
         return self._parsed(
             name,
             default,
             _whole_number,
-            lambda value: least <= value <= most,
-            f"must be a whole number from {least} to {most}",
+            lambda value: minimum <= value <= maximum,
+            f"must be a whole number from {minimum} to {maximum}",
         )
 
     def _meeting_defaults(self) -> MeetingDefaults:
@@ -709,19 +737,21 @@ class _Reader:
                 return value
         except ValueError:
             pass
-        self._refuse(PREFIX + name, f"is {text!r}: it {rule}")
+        self._add_problem(PREFIX + name, f"{rule}, not {text!r}")
         return default
 
 
 def _nearest(name: str, known: Mapping[str, Setting]) -> str:
-    """Name of the setting that was probably meant, or an empty string."""
-    names = [setting.removeprefix(PREFIX) for setting in known]  # the prefix would make everything alike
+    """Return the name of the setting that was probably meant, or an empty string."""
+    names = [
+        setting.removeprefix(PREFIX) for setting in known
+    ]  # the common prefix would make all names similar
     close = difflib.get_close_matches(name.removeprefix(PREFIX), names, n=1)
     return f"{PREFIX}{close[0]}" if close else ""
 
 
 def _is_service_link(name: str, value: str) -> bool:
-    """Tell whether Kubernetes set a variable: it describes services in every container, and ours may be called zoomgate.
+    """Return whether Kubernetes set a variable. It describes services in every container, and a service may be named zoomgate.
 
     See https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables.
     """
@@ -731,36 +761,36 @@ def _is_service_link(name: str, value: str) -> bool:
 
 
 def _line(text: str, key: str) -> int:
-    """Line of a key or table at the top of a TOML text, for messages."""
+    """Return the line number of a top-level key or table of a TOML document, for messages."""
     pattern = re.compile(rf"""\s*\[?\s*["']?{re.escape(key)}["']?\s*[]=.]""")
     return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
 
 
 def _whole_number(text: str) -> int:
-    """Read digits; `int` alone would take `6_0` as well."""
+    """Parse digits; `int` alone would also accept `6_0`."""
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise ValueError("no whole number")
+        raise ValueError("not a whole number")
     return int(text)
 
 
 def _split(url: str) -> Any:
-    """Split an http address, or give None if it is none."""
-    if not re.fullmatch(r"[!-~]+", url):  # urlsplit drops some characters in silence
+    """Split an HTTP URL; return None if it is not one."""
+    if not re.fullmatch(r"[!-~]+", url):  # urlsplit silently drops some characters
         return None
     try:
         parts = urlsplit(url)
-        usable = (
+        is_http = (
             parts.scheme in ("http", "https")
             and bool(parts.hostname)
             and (parts.port is None or parts.port >= 0)
         )
     except ValueError:
         return None
-    return parts if usable else None
+    return parts if is_http else None
 
 
 def _is_host(text: str) -> bool:
-    """Tell whether a text can be a host, or is empty: a URL is none, even if a number comes last."""
+    """Return whether a text is empty or can be a host. A URL cannot, even if it ends with a number."""
     if ":" not in text:
         return not re.search(r"[\s/?#@\\\[\]]", text)
     try:

@@ -1,15 +1,15 @@
-"""What a start comes to: the service listens somewhere, or there is a reason why not."""
+"""The result of starting the service: its addresses, or an error."""
 
 from dataclasses import dataclass
 
 
 class StartError(Exception):
-    """The service cannot start. The text is one sentence for the operator, or one a line; nothing was changed on disk."""
+    """The service cannot start. The message has one sentence per line, for the operator; nothing on disk was changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Where the service listens, as HOST:PORT."""
+    """The addresses of the service, as HOST:PORT."""
 
     grpc: str
     http: str

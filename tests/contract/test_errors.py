@@ -1,4 +1,4 @@
-"""Every failure has a code, a reason and a page in the documentation."""
+"""Tests that every error has a code, a reason and documentation."""
 
 import re
 import string
@@ -15,37 +15,35 @@ from zoomgate_server.rpc.middleware.error_status import MAPPING, status_of
 
 ROOT = Path(__file__).parents[2]
 CLASSES = [
-    found
-    for found in vars(errors).values()
-    if isinstance(found, type)
-    and issubclass(found, errors.ZoomgateError)
-    and found not in (errors.ZoomgateError, errors.RecordFault)
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type)
+    and issubclass(value, errors.ZoomgateError)
+    and value not in (errors.ZoomgateError, errors.RecordFault)
 ]
 REASONS = [
     name.removeprefix("ERROR_REASON_") for name in ErrorReason.keys() if not name.endswith("_UNSPECIFIED")
 ]
 
 
-def make(kind: type[errors.ZoomgateError]) -> errors.ZoomgateError:
+def new_error(kind: type[errors.ZoomgateError]) -> errors.ZoomgateError:
     if issubclass(kind, errors.InvalidRequest):
-        return kind([FieldViolation("field", "must be something else: send that")])
-    return kind("A sentence", metadata={"key": "value"}, retry_after=2.0)
+        return kind([FieldViolation("field", "must be something else; send that")])
+    return kind("A message", metadata={"key": "value"}, retry_after=2.0)
 
 
-def test_every_error_has_exactly_one_row() -> None:
-    """A new error class without a row fails here, and so does a row without a class."""
+def test_every_error_class_has_a_status() -> None:
     assert set(MAPPING) == set(CLASSES)
 
 
-def test_every_reason_is_produced() -> None:
-    """The vocabulary has no word that nothing says."""
-    produced = {ErrorReason.Name(reason).removeprefix("ERROR_REASON_") for _, reason in MAPPING.values()}
-    assert produced == set(REASONS)
+def test_every_reason_is_used() -> None:
+    used = {ErrorReason.Name(reason).removeprefix("ERROR_REASON_") for _, reason in MAPPING.values()}
+    assert used == set(REASONS)
 
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_every_reason_is_documented(reason: str) -> None:
-    """The documentation has a row per reason, with every code that comes with it and what to do."""
+    """Each reason has one row in docs/errors.md that contains all its codes."""
     rows = re.findall(
         rf"^\| `{reason}` \| (.+?) \| (.+?) \| (.+?) \|$", (ROOT / "docs/errors.md").read_text(), re.MULTILINE
     )
@@ -56,9 +54,9 @@ def test_every_reason_is_documented(reason: str) -> None:
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_every_error_becomes_a_whole_status(kind: type[errors.ZoomgateError]) -> None:
-    """Code, message and ErrorInfo are there, details come once each, and the sizes stay below the clients' limits."""
-    status = status_of(make(kind))
+def test_every_error_has_a_complete_status(kind: type[errors.ZoomgateError]) -> None:
+    """The first detail is ErrorInfo, no detail type is repeated, and the sizes are within the limits of clients."""
+    status = status_of(new_error(kind))
     assert code_pb2.Code.Name(status.code) == MAPPING[kind][0].name
     kinds = [detail.type_url for detail in status.details]
     assert len(kinds) == len(set(kinds))
@@ -71,8 +69,10 @@ def test_every_error_becomes_a_whole_status(kind: type[errors.ZoomgateError]) ->
 @pytest.mark.parametrize(
     "text", ["x" * 3000, "é" * 3000, "\U0001f600" * 3000], ids=["ascii", "latin", "emoji"]
 )
-def test_no_text_makes_a_status_too_large(kind: type[errors.ZoomgateError], text: str) -> None:
-    """Whatever stands in a message, its facts and its fields, clients get the status and not RESOURCE_EXHAUSTED."""
+def test_status_with_long_texts_is_within_the_size_limits(
+    kind: type[errors.ZoomgateError], text: str
+) -> None:
+    """Otherwise clients would report RESOURCE_EXHAUSTED instead of the status."""
     error = (
         kind([FieldViolation(f"{text}[{index}]", text) for index in range(200)])
         if issubclass(kind, errors.InvalidRequest)
@@ -83,9 +83,8 @@ def test_no_text_makes_a_status_too_large(kind: type[errors.ZoomgateError], text
     assert sum(len(detail.value) for detail in status.details) <= 4096
 
 
-def test_reasons_in_records_are_words_of_the_vocabulary() -> None:
-    """The last error of a connection speaks the same words."""
+def test_reasons_in_records_are_error_reasons() -> None:
     source = (ROOT / "server/zoomgate_server/connections/refresh/protocol.py").read_text()
-    words = set(re.findall(r'reason, message = "([A-Z_]+)"', source))
-    assert words
-    assert words <= set(REASONS)
+    reasons = set(re.findall(r'reason, message = "([A-Z_]+)"', source))
+    assert reasons
+    assert reasons <= set(REASONS)

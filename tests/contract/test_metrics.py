@@ -1,4 +1,4 @@
-"""The documentation lists every metric there is, and nothing else."""
+"""Tests that docs/metrics.md and the alert rules match the exported metrics."""
 
 import re
 from pathlib import Path
@@ -15,38 +15,38 @@ ROW = re.compile(
 )
 
 
-async def test_the_page_has_every_metric(zoomgate: Harness) -> None:
-    """What a running service shows has a row each with its kind and its labels, and each row is shown."""
+async def test_documentation_lists_every_metric(zoomgate: Harness) -> None:
+    """The documentation lists exactly the exported metrics, with their types and labels."""
     rows = ROW.findall(PAGE.read_text(encoding="utf-8"))
     documented = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     await zoomgate.connect()
     async with aiohttp.ClientSession() as session:
-        for _ in range(2):  # the second has seen the first
-            async with session.get(f"{zoomgate.http_url}/metrics") as answer:
-                text = await answer.text()
-    shown = {}
+        for _ in range(2):  # the first request appears in the metrics of the second
+            async with session.get(f"{zoomgate.http_url}/metrics") as response:
+                text = await response.text()
+    exported = {}
     for family in text_string_to_metric_families(text):
-        if not family.name.endswith("_created"):  # the library's: when counting began
+        if not family.name.endswith("_created"):  # added by the library: the creation times
             name = f"{family.name}_total" if family.type == "counter" else family.name
-            shown[name] = (
+            exported[name] = (
                 family.type,
                 {label for sample in family.samples for label in sample.labels} - {"le"},
             )
-    assert shown == documented
+    assert exported == documented
 
 
-async def test_counters_that_alarm_are_shown_before_they_count(zoomgate: Harness) -> None:
-    """What a rule takes the increase of is there with 0: to Prometheus a counter that comes up with 1 has not grown."""
+async def test_counters_in_alert_rules_are_exported_with_zero(zoomgate: Harness) -> None:
+    """Prometheus does not see an increase if a counter first appears with 1."""
     rules = (ROOT / "deploy/alerts.yml").read_text(encoding="utf-8")
     selected = re.findall(r'(zoomgate_\w+)\{(\w+)=~?"([\w|]+)"', rules)
-    wanted = {(name, label, value) for name, label, values in selected for value in values.split("|")}
-    async with aiohttp.ClientSession() as session, session.get(f"{zoomgate.http_url}/metrics") as answer:
-        text = await answer.text()
-    shown = {
-        (sample.name, *labelled)
+    expected = {(name, label, value) for name, label, values in selected for value in values.split("|")}
+    async with aiohttp.ClientSession() as session, session.get(f"{zoomgate.http_url}/metrics") as response:
+        text = await response.text()
+    exported = {
+        (sample.name, *label)
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        for labelled in sample.labels.items()
+        for label in sample.labels.items()
     }
-    assert wanted
-    assert wanted <= shown
+    assert expected
+    assert expected <= exported

@@ -1,4 +1,4 @@
-"""docs/operations.md and deploy/alerts.yml speak of what there is: events, metrics, outcomes, commands."""
+"""Tests that docs/operations.md and deploy/alerts.yml match the log events, metrics, outcomes and commands of the service."""
 
 import ast
 import re
@@ -40,8 +40,8 @@ OUTCOMES = {
 LEVELS = {"warning": "warning", "error": "error", "exception": "error", "critical": "error"}
 
 
-def logged() -> Iterator[tuple[str, str]]:
-    """Every event at level warning and error in the source, with its level."""
+def alerting_events() -> Iterator[tuple[str, str]]:
+    """Yield every log event of level warning or error in the source, with its level."""
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
@@ -52,23 +52,25 @@ def logged() -> Iterator[tuple[str, str]]:
                 and node.func.value.id.endswith("log")
             ):
                 event = node.args[0]
-                assert isinstance(event, ast.Constant), f"{path.name}:{node.lineno}: an event is a constant"
+                assert isinstance(event, ast.Constant), (
+                    f"{path.name}:{node.lineno}: the event must be a constant"
+                )
                 yield event.value, LEVELS[node.func.attr]
 
 
 def metrics_in(text: str) -> set[str]:
-    """The metrics that a text names, by the names of the list."""
+    """Return the metrics in a text, by their names in docs/metrics.md."""
     return {re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"\bzoomgate_\w+", text)}
 
 
-def test_every_warning_is_explained() -> None:
-    """Each event at level warning or error has one row with its level, and each row is an event of the source, in order."""
+def test_every_warning_and_error_event_is_documented() -> None:
+    """The rows are exactly the events in the source, with their levels and in alphabetical order."""
     rows = re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| (\w+) \| [^|]{10,} \| [^|]{5,} \|$", PAGE, re.MULTILINE)
-    assert rows == sorted(set(logged()))
+    assert rows == sorted(set(alerting_events()))
 
 
-def test_every_alert_is_explained() -> None:
-    """Each rule has a row with its severity and what it is made of, and each row is a rule."""
+def test_every_alert_is_documented() -> None:
+    """The rows are exactly the alert rules, with their severities, metrics and outcomes."""
     rules = {rule["name"]: rule for rule in RULE.finditer(RULES)}
     assert len(rules) == RULES.count("- alert:")
     rows = re.findall(
@@ -84,8 +86,8 @@ def test_every_alert_is_explained() -> None:
         assert outcome in ("", *re.findall(r'outcome="(\w+)"', rule["expr"]))
 
 
-def test_alerts_are_made_of_metrics_that_exist() -> None:
-    """A rule names metrics and outcomes that the service has: one that does not exist would never alarm."""
+def test_alerts_use_existing_metrics_and_outcomes() -> None:
+    """An alert on a metric that does not exist would never fire."""
     assert metrics_in(RULES) <= METRICS
     named = re.findall(r'(zoomgate_\w+)\{outcome=~?"([\w|]+)"', RULES)
     assert len(named) == len(re.findall("outcome=", RULES))
@@ -93,35 +95,34 @@ def test_alerts_are_made_of_metrics_that_exist() -> None:
         assert set(outcomes.split("|")) <= OUTCOMES[metric]
 
 
-def test_every_metric_has_its_place() -> None:
-    """The page says of every metric whether it alarms or what it is worth a look for, and names no other."""
+def test_every_metric_is_mentioned() -> None:
+    """docs/operations.md mentions every metric, and no others."""
     assert metrics_in(PAGE) == METRICS
 
 
-def commands() -> list[str]:
-    """Every command of the page: those to paste, and those in its sentences."""
+def documented_commands() -> list[str]:
+    """Return the commands in docs/operations.md, in code blocks and in the text."""
     blocks = re.findall(r"^```sh\n(.+?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     inline = re.findall(r"`(zoomgate [^`]+)`", PAGE)
     return [line for block in blocks for line in block.splitlines()] + inline
 
 
-@pytest.mark.parametrize("line", sorted(set(commands())))
-def test_every_command_parses(line: str) -> None:
-    """A command of the page is one that there is, with options that it has."""
+@pytest.mark.parametrize("line", sorted(set(documented_commands())))
+def test_documented_command_is_valid(line: str) -> None:
+    """The command and its options exist."""
     program, *words = shlex.split(line.replace("USER", "monica@example.com"))
     assert program == "zoomgate"
     group: click.Command = cli
     context = click.Context(group, info_name=program)
     while isinstance(group, click.Group):
         name = words.pop(0)
-        found = group.get_command(context, name)
-        assert found is not None, name
-        group, context = found, click.Context(found, info_name=name, parent=context)
+        command = group.get_command(context, name)
+        assert command is not None, name
+        group, context = command, click.Context(command, info_name=name, parent=context)
     group.make_context(context.info_name, words, parent=context.parent)
 
 
-def test_links_within_the_pages_lead_somewhere() -> None:
-    """A link to a heading, of this page or another one, names a heading that is there."""
+def test_links_to_headings_are_valid() -> None:
     for target, anchor in re.findall(r"\]\(([^)#]*)#([^)]+)\)", PAGE):
         text = (ROOT / "docs" / target).read_text(encoding="utf-8") if target else PAGE
         headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The repository speaks of the project alone."""
+"""Tests of the repository's structure, links, and contents."""
 
 import html
 import re
@@ -35,45 +35,44 @@ TOP_LEVEL = {
 }
 
 
-def tracked() -> list[Path]:
-    found = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if found.returncode != 0:
-        pytest.skip("this is no git checkout")
-    return [ROOT / name for name in found.stdout.splitlines()]
+def tracked_files() -> list[Path]:
+    result = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in result.stdout.splitlines()]
 
 
-def test_the_top_level_holds_what_it_should() -> None:
-    """A new folder at the top is a decision, made here."""
-    assert {path.relative_to(ROOT).parts[0] for path in tracked()} <= TOP_LEVEL
+def test_top_level_contains_only_known_entries() -> None:
+    """New top-level folders must be added here."""
+    assert {path.relative_to(ROOT).parts[0] for path in tracked_files()} <= TOP_LEVEL
 
 
-def test_no_machine_and_no_registry_is_named() -> None:
-    """Paths of somebody's machine and hosts of package registries are in no file."""
-    machine = re.compile(r"(?<![\w.])/(?:root|home|Users)/\w|\bindex-url\b|--hash=|files\.pythonhosted")
-    for path in tracked():
+def test_no_machine_path_or_registry_is_named() -> None:
+    """No file contains paths of a developer's machine or hosts of package registries."""
+    forbidden = re.compile(r"(?<![\w.])/(?:root|home|Users)/\w|\bindex-url\b|--hash=|files\.pythonhosted")
+    for path in tracked_files():
         if path.exists() and path.suffix not in (".png", ".svg") and path != Path(__file__):
-            found = machine.search(path.read_text(encoding="utf-8"))
-            assert found is None, f"{path}: {found.group() if found else ''}"
+            match = forbidden.search(path.read_text(encoding="utf-8"))
+            assert match is None, f"{path}: {match.group() if match else ''}"
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    """A relative link in a document names a file that is there."""
-    for path in tracked():
+def test_links_between_documents_are_valid() -> None:
+    for path in tracked_files():
         if path.suffix == ".md":
             for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
                 assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
-def test_the_picture_of_the_help_shows_it_as_it_is() -> None:
-    """A command that was added or is told of otherwise needs a new picture: `make screenshots`."""
+def test_help_screenshot_is_current() -> None:
+    """After a change of the help, run `make screenshots`."""
     drawn = re.findall(
         r"<text[^>]*>([^<]*)</text>", (ROOT / "docs/images/help.svg").read_text(encoding="utf-8")
     )
-    said = CliRunner().invoke(cli, ["--help"], prog_name="zoomgate").stdout
-    assert said.split() == html.unescape("".join(drawn)).split("--help", 1)[1].split()
+    actual = CliRunner().invoke(cli, ["--help"], prog_name="zoomgate").stdout
+    assert actual.split() == html.unescape("".join(drawn)).split("--help", 1)[1].split()
 
 
-def test_there_is_no_drawer() -> None:
-    """Modules are named after what they do."""
-    drawers = {"utils.py", "util.py", "helpers.py", "common.py", "base.py", "misc.py"}
-    assert not [path for path in tracked() if path.name in drawers]
+def test_no_module_has_a_generic_name() -> None:
+    """Modules are named after what they contain."""
+    generic_names = {"utils.py", "util.py", "helpers.py", "common.py", "base.py", "misc.py"}
+    assert not [path for path in tracked_files() if path.name in generic_names]

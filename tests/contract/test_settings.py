@@ -1,4 +1,4 @@
-"""Every setting is documented, and no secret shows itself."""
+"""Tests that all settings are documented and that secrets are never shown."""
 
 import copy
 import re
@@ -10,27 +10,26 @@ import pytest
 from zoomgate_server import settings
 from zoomgate_server.settings import CLIENT_VARIABLES, SETTINGS, Setting
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_every_setting_is_documented(setting: Setting) -> None:
-    """The page has the setting's row, with default and unit as the code has them."""
+    """The documentation page lists the setting with the default and the description from the code."""
     cells = [f"`{setting.name}`", setting.description]
     if not setting.planned:
         cells.insert(1, setting.default or "none")
-    assert f"| {' | '.join(cells)} |" in DOCUMENT.read_text(encoding="utf-8").splitlines()
+    assert f"| {' | '.join(cells)} |" in DOCUMENTATION.read_text(encoding="utf-8").splitlines()
 
 
-def test_nothing_else_is_documented() -> None:
-    """The page names no setting that does not exist."""
-    named = set(re.findall(r"ZOOMGATE_[A-Z_]+[A-Z]", DOCUMENT.read_text(encoding="utf-8")))
-    assert named == {setting.name for setting in SETTINGS} | CLIENT_VARIABLES
+def test_unknown_settings_are_not_documented() -> None:
+    documented = set(re.findall(r"ZOOMGATE_[A-Z_]+[A-Z]", DOCUMENTATION.read_text(encoding="utf-8")))
+    assert documented == {setting.name for setting in SETTINGS} | CLIENT_VARIABLES
 
 
-def test_the_documented_file_is_accepted(tmp_path: Path) -> None:
+def test_documented_config_file_is_accepted(tmp_path: Path) -> None:
     """The first TOML example of the page loads."""
-    example = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)[0]
+    example = re.findall(r"```toml\n(.*?)```", DOCUMENTATION.read_text(encoding="utf-8"), re.DOTALL)[0]
     (tmp_path / "secret").write_text("hush\n")
     file = tmp_path / "zoomgate.toml"
     file.write_text(
@@ -44,8 +43,8 @@ def test_the_documented_file_is_accepted(tmp_path: Path) -> None:
     assert list(loaded.return_to) == ["calendar"]
 
 
-def test_no_secret_shows_itself(tmp_path: Path) -> None:
-    """Neither repr nor str nor a copy of the settings gives a secret away; only asking for it does."""
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
+    """Only `reveal` returns a secret, not repr, str, or a copy of the settings."""
     (tmp_path / "velo-zoom-integration-client-secret").write_text("hunter2-file")
     for source in (
         {"ZOOMGATE_CLIENT_SECRET": "hunter2-new hunter2-old", "ZOOMGATE_WEBHOOK_SECRET": "hunter2-hook"},
@@ -54,15 +53,14 @@ def test_no_secret_shows_itself(tmp_path: Path) -> None:
         loaded = settings.load(
             {"ZOOMGATE_CLIENT_ID": "app", "ZOOMGATE_STORE": "mongodb://u:hunter2@hunter2/z?hunter2"} | source
         )
-        shown = [repr(loaded), str(loaded), f"{loaded}", repr(asdict(copy.deepcopy(loaded)))]
-        assert not [text for text in shown if "hunter2" in text]
+        representations = [repr(loaded), str(loaded), f"{loaded}", repr(asdict(copy.deepcopy(loaded)))]
+        assert not [text for text in representations if "hunter2" in text]
         assert all(secret.reveal().startswith("hunter2") for secret in loaded.client_secrets)
         assert loaded.store_uri is not None
         assert "hunter2" in loaded.store_uri.reveal()
 
 
-def test_no_secret_shows_itself_in_a_mistake() -> None:
-    """The value of a setting that is marked as secret is in no message, whatever is wrong with it."""
+def test_errors_do_not_show_secret_values() -> None:
     for setting in SETTINGS:
         if setting.secret:
             with pytest.raises(settings.SettingsError) as error:

@@ -84,7 +84,9 @@ def watch_refreshes(points: Points) -> None:
     perform = Refresher._perform
     seen: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
-    async def performing(self: Refresher, user: str, effect: protocol.Effect, flight: Any) -> protocol.Answer:
+    async def performing(
+        self: Refresher, user: str, effect: protocol.Effect, flight: Any
+    ) -> protocol.EffectResult:
         done = seen.setdefault(flight, set())
 
         async def passed(point: str) -> None:

@@ -1,4 +1,4 @@
-"""The pages in Chromium: what people see and do, in light and dark, wide and narrow."""
+"""The consent pages in Chromium, in light and dark mode and at two widths."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 @dataclass
 class Service:
-    """A running service, its HTTP address and that of its simulated Zoom."""
+    """A client of a running service, with the URLs of the service and of its simulated Zoom."""
 
     client: Client
     http: str
@@ -69,8 +69,8 @@ def window(request: pytest.FixtureRequest) -> Iterator[webdriver.Chrome]:
         yield opened
 
 
-def link(service: Service, user: str) -> str:
-    """A fresh link."""
+def authorization_url(service: Service, user: str) -> str:
+    """Return a new consent link."""
     return service.client.auth.begin_authorization(user_email=user).authorization_url
 
 
@@ -78,15 +78,15 @@ def heading(window: webdriver.Chrome) -> str:
     return window.find_element(By.TAG_NAME, "h1").text
 
 
-def told(window: webdriver.Chrome) -> str:
+def main_text(window: webdriver.Chrome) -> str:
     return window.find_element(By.TAG_NAME, "main").text
 
 
-def test_a_person_connects(service: Service, window: webdriver.Chrome) -> None:
-    """From the link over Zoom to the last page: who asks, for whom, who is connected, what the app may, how to end it."""
-    window.get(link(service, MONICA))
+def test_user_connects(service: Service, window: webdriver.Chrome) -> None:
+    """The pages from the link to the result show the app, the user, the permissions and how to disconnect."""
+    window.get(authorization_url(service, MONICA))
     assert heading(window) == "Connect Zoom to Acme Bookings?"
-    assert MONICA in told(window)
+    assert MONICA in main_text(window)
     assert fits(window)
     assert findings(window) == []
     press(window, "Continue to Zoom")
@@ -96,28 +96,27 @@ def test_a_person_connects(service: Service, window: webdriver.Chrome) -> None:
     assert findings(window) == []
     press(window, "Allow")
     assert heading(window) == "You are connected"
-    assert f"Connected: {MONICA}" in told(window)
-    assert "Create and change your meetings" in told(window)
-    assert "remove the app at Zoom" in told(window)
+    assert f"Connected: {MONICA}" in main_text(window)
+    assert "Create and change your meetings" in main_text(window)
+    assert "remove the app in the Zoom App Marketplace" in main_text(window)
     assert "code=" not in window.current_url
     assert fits(window)
     assert findings(window) == []
     window.refresh()
-    assert MONICA in told(window)
+    assert MONICA in main_text(window)
 
 
-def test_scripts_are_not_needed(service: Service) -> None:
-    """With scripts switched off everything works the same."""
+def test_pages_work_without_scripts(service: Service) -> None:
     with chromium(scripts=False) as window:
-        window.get(link(service, MONICA))
+        window.get(authorization_url(service, MONICA))
         press(window, "Continue to Zoom")
         press(window, "Allow")
         assert heading(window) == "You are connected"
 
 
-def test_the_keyboard_is_enough(service: Service, window: webdriver.Chrome) -> None:
-    """Tab reaches what can be pressed, in reading order; Enter presses it."""
-    window.get(link(service, MONICA))
+def test_pages_can_be_used_with_the_keyboard(service: Service, window: webdriver.Chrome) -> None:
+    """Tab moves through the controls in reading order, and Enter activates them."""
+    window.get(authorization_url(service, MONICA))
     window.switch_to.active_element.send_keys(Keys.TAB)
     with leaving(window):
         window.switch_to.active_element.send_keys(Keys.ENTER)
@@ -129,58 +128,59 @@ def test_the_keyboard_is_enough(service: Service, window: webdriver.Chrome) -> N
     assert heading(window) == "You are connected"
 
 
-def test_declining_and_using_a_link_twice(service: Service, window: webdriver.Chrome) -> None:
-    """Who declines is not connected; the link is used up then."""
-    address = link(service, BASIL)
-    window.get(address)
+def test_declined_link_cannot_be_used_again(service: Service, window: webdriver.Chrome) -> None:
+    url = authorization_url(service, BASIL)
+    window.get(url)
     press(window, "Continue to Zoom")
     press(window, "Decline")
     assert heading(window) == "You are not connected"
-    assert BASIL in told(window)
+    assert BASIL in main_text(window)
     assert findings(window) == []
-    window.get(address)
-    assert heading(window) == "This link was used already"
+    window.get(url)
+    assert heading(window) == "This link has already been used"
 
 
-def test_the_wrong_account(service: Service, window: webdriver.Chrome) -> None:
-    """Signed in as somebody else, a person learns which address was asked for and what to do."""
-    window.get(link(service, BASIL))
+def test_different_zoom_account_is_rejected(service: Service, window: webdriver.Chrome) -> None:
+    """The page shows the address for which the link was created, and what to do."""
+    window.get(authorization_url(service, BASIL))
     press(window, "Continue to Zoom")
     window.find_element(By.CSS_SELECTOR, f"input[value='{OMAR}']").click()
     press(window, "Allow")
-    assert heading(window) == "Another Zoom account was used"
-    assert f"The link was for {BASIL}" in told(window)
-    assert "Sign out of Zoom" in told(window)
+    assert heading(window) == "You used a different Zoom account"
+    assert f"The link was for {BASIL}" in main_text(window)
+    assert "Sign out of Zoom" in main_text(window)
     assert findings(window) == []
 
 
-def test_another_browser(service: Service, window: webdriver.Chrome) -> None:
-    """Without the cookie of the beginning the way ends, and says so."""
-    window.get(link(service, BASIL))
+def test_consent_without_the_cookie_is_rejected(service: Service, window: webdriver.Chrome) -> None:
+    """The page explains that the same browser must be used."""
+    window.get(authorization_url(service, BASIL))
     press(window, "Continue to Zoom")
     at_zoom = window.current_url
     window.get(service.http)
     window.delete_all_cookies()
     window.get(at_zoom)
     press(window, "Allow")
-    assert heading(window) == "This is another browser"
+    assert heading(window) == "Please use the same browser"
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_every_outcome_is_told(service: Service, window: webdriver.Chrome, outcome: str) -> None:
-    """What happened, what it means and what to do next, readable for everybody."""
+def test_every_outcome_has_an_accessible_page(
+    service: Service, window: webdriver.Chrome, outcome: str
+) -> None:
+    """The page shows the title and what to do next."""
     window.get(f"{service.http}/oauth/result?outcome={outcome}")
     assert heading(window) == OUTCOMES[outcome].title.format(app="Acme Bookings")
-    assert OUTCOMES[outcome].next.format(app="Acme Bookings") in told(window)
+    assert OUTCOMES[outcome].next.format(app="Acme Bookings") in main_text(window)
     assert fits(window)
     assert findings(window) == []
 
 
-def test_nothing_comes_from_elsewhere(service: Service, window: webdriver.Chrome) -> None:
-    """The pages load no script, image, font or style from anywhere, and break no rule of their policy."""
+def test_pages_load_no_external_resources(service: Service, window: webdriver.Chrome) -> None:
+    """The pages load no script, image, font or stylesheet, and do not violate their Content-Security-Policy."""
     for path in (
         "/oauth/result?outcome=connected",
-        f"/oauth/start?{link(service, MONICA).partition('?')[2]}",
+        f"/oauth/start?{authorization_url(service, MONICA).partition('?')[2]}",
     ):
         window.get(service.http + path)
         loaded = window.execute_script("return performance.getEntriesByType('resource').map(row => row.name)")

@@ -1,4 +1,4 @@
-"""The service over MongoDB, in processes of its own that share nothing but the database and the key ring."""
+"""Tests of the service over MongoDB, in processes that share only the database and the key ring."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ proxy_paths = ["/**"]
 
 @dataclass
 class Service:
-    """A running process."""
+    """A running service process."""
 
     channel: grpc.aio.Channel
     log: Path
@@ -52,7 +52,7 @@ class Service:
 
 @asynccontextmanager
 async def serving(folder: Path, name: str, environ: dict[str, str]) -> AsyncIterator[Service]:
-    """Run `zoomgate serve` until it has stopped by SIGTERM."""
+    """Run `zoomgate serve`, and stop it with SIGTERM at the end of the context."""
     log = folder / f"{name}.log"
     with log.open("wb") as err:
         process = await asyncio.create_subprocess_exec(
@@ -74,8 +74,8 @@ async def serving(folder: Path, name: str, environ: dict[str, str]) -> AsyncIter
     assert code == 0, log.read_text(encoding="utf-8")
 
 
-async def test_two_processes_keep_one_persons_connection(tmp_path: Path, mongodb_uri: str) -> None:
-    """Connected at one process, a person is refreshed and has meetings at the other, and is disconnected at both."""
+async def test_two_processes_share_a_connection(tmp_path: Path, mongodb_uri: str) -> None:
+    """A user connected at one process is refreshed and creates meetings at the other, and is disconnected at both."""
     key_file.create(tmp_path / "keys.json")
     (tmp_path / "callers.toml").write_text(CALLERS, encoding="utf-8")
     (tmp_path / "callers.toml").chmod(0o600)
@@ -90,49 +90,49 @@ async def test_two_processes_keep_one_persons_connection(tmp_path: Path, mongodb
             "ZOOMGATE_ZOOM_OAUTH_URL": zoom.oauth_url,
         }
         async with serving(tmp_path, "one", environ) as one, serving(tmp_path, "two", environ) as two:
-            begun = await one.call(
+            started = await one.call(
                 AuthServiceStub, "BeginAuthorization", auth.BeginAuthorizationRequest(user_email=MONICA)
             )
             async with browser() as session:
-                page = await consent(session, begun.authorization_url, MONICA)
+                page = await consent(session, started.authorization_url, MONICA)
                 assert page.url.query["outcome"] == "connected"
             first = await one.call(AuthServiceStub, "GetToken", auth.GetTokenRequest(user_email=MONICA))
             await two.call(AuthServiceStub, "RefreshToken", auth.RefreshTokenRequest(user_email=MONICA))
             second = await two.call(AuthServiceStub, "GetToken", auth.GetTokenRequest(user_email=MONICA))
             assert first != second
-            made = await two.call(
+            created = await two.call(
                 MeetingsServiceStub, "CreateMeeting", meetings.CreateMeetingRequest(user_email=MONICA)
             )
-            assert made.meeting.id
+            assert created.meeting.id
             me = proxy.GetRequest(user_email=MONICA, url="/users/me")
             for service in (one, two):
-                answer = await service.call(ProxyServiceStub, "Get", me)
-                assert json.loads(answer.response.body)["email"] == MONICA
+                response = await service.call(ProxyServiceStub, "Get", me)
+                assert json.loads(response.response.body)["email"] == MONICA
             await one.call(
                 AuthServiceStub, "DeleteConnection", auth.DeleteConnectionRequest(user_email=MONICA)
             )
             for service in (one, two):
-                await disconnected(service)
+                await wait_until_disconnected(service)
         logs = one.log.read_text(encoding="utf-8") + two.log.read_text(encoding="utf-8")
     assert logs.count('"event":"store.opened"') == 2
     assert mongodb_uri not in logs
     assert {path.name for path in (tmp_path / "one").iterdir()} == {"journal", "audit.jsonl"}
 
 
-async def disconnected(service: Service) -> None:
-    """Wait until a process has heard of a disconnect."""
-    answer: grpc.StatusCode | None = None
-    while answer is None:
+async def wait_until_disconnected(service: Service) -> None:
+    """Wait until a process reports that the user is disconnected."""
+    code: grpc.StatusCode | None = None
+    while code is None:
         try:
             await service.call(AuthServiceStub, "GetToken", auth.GetTokenRequest(user_email=MONICA))
             await asyncio.sleep(0.01)
         except grpc.aio.AioRpcError as error:
-            answer = error.code()
-    assert answer is grpc.StatusCode.FAILED_PRECONDITION
+            code = error.code()
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
 
 
 def run(folder: Path, store: str, command: list[str], **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a folder, with the callers of this module, to its end."""
+    """Run a command to completion in a folder, with the callers of this module."""
     (folder / "callers.toml").write_text(CALLERS, encoding="utf-8")
     (folder / "callers.toml").chmod(0o600)
     settings = {
@@ -156,20 +156,20 @@ def run(folder: Path, store: str, command: list[str], **environ: str) -> subproc
 @pytest.mark.parametrize(
     ("keys", "server", "remedy"), [(False, True, "zoomgate keys new"), (True, False, "could not be reached")]
 )
-def test_without_keys_or_a_database_nothing_starts(
+def test_start_requires_a_key_ring_and_a_reachable_database(
     tmp_path: Path, mongodb_uri: str, keys: bool, server: bool, remedy: str
 ) -> None:
-    """A missing key ring and a database that is not there are each one sentence, of `doctor` too, and no ring is made."""
+    """A missing key ring and an unreachable database are each reported by `serve` and `doctor`, and no ring is created."""
     if keys:
         key_file.create(tmp_path / "keys.json")
     store = mongodb_uri if server else "mongodb://monica:hunter2@127.0.0.1:1/z?appName=hunter2"
     for command in (["serve", "--listen=127.0.0.1:0", "--http-listen=127.0.0.1:0"], ["doctor"]):
-        ended = run(tmp_path, store, command, ZOOMGATE_STORE_WAIT="0")
-        shown = ended.stdout + ended.stderr
-        assert ended.returncode == 1, shown
-        assert remedy in shown
-        assert "hunter2" not in shown
-        assert "Traceback" not in shown
+        result = run(tmp_path, store, command, ZOOMGATE_STORE_WAIT="0")
+        output = result.stdout + result.stderr
+        assert result.returncode == 1, output
+        assert remedy in output
+        assert "hunter2" not in output
+        assert "Traceback" not in output
     assert (tmp_path / "keys.json").exists() is keys
     assert not (tmp_path / ".zoomgate").exists()
 
@@ -185,11 +185,9 @@ def test_without_keys_or_a_database_nothing_starts(
     ],
     ids=" ".join,
 )
-def test_commands_print_what_was_asked_for_alone(
-    tmp_path: Path, mongodb_uri: str, command: list[str]
-) -> None:
-    """What a script reads from standard output is JSON and nothing else: lines of the log are not among it."""
+def test_json_output_contains_no_log_lines(tmp_path: Path, mongodb_uri: str, command: list[str]) -> None:
+    """Standard output is only JSON, without log lines, so that scripts can parse it."""
     key_file.create(tmp_path / "keys.json")
-    ended = run(tmp_path, mongodb_uri, command)
-    assert [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr
-    assert "store.opened" not in ended.stderr
+    result = run(tmp_path, mongodb_uri, command)
+    assert [json.loads(line) for line in result.stdout.splitlines()], result.stderr
+    assert "store.opened" not in result.stderr

@@ -240,7 +240,7 @@ def test_a_taken_port_is_told_and_nothing_is_made(tmp_path: Path) -> None:
             options = [
                 other for other in anywhere(tmp_path) if not other.startswith(option.partition("=")[0] + "=")
             ]
-            assert "cannot be listened on" in refused(tmp_path, "run", *options, option)
+            assert "cannot listen on" in refused(tmp_path, "run", *options, option)
     assert not (tmp_path / "data" / "zoomgate.db").exists()
 
 
@@ -248,7 +248,7 @@ def test_two_services_cannot_share_a_port(tmp_path: Path) -> None:
     """The second service on a port is refused instead of sharing it in silence."""
     with started([ZOOMGATE, "run", *anywhere(tmp_path)], tmp_path) as (_, address, _):
         options = [option for option in anywhere(tmp_path / "b") if not option.startswith("--listen")]
-        assert "cannot be listened on" in refused(tmp_path, "run", *options, f"--listen={address}")
+        assert "cannot listen on" in refused(tmp_path, "run", *options, f"--listen={address}")
 
 
 def test_services_may_start_on_an_empty_folder_at_once(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Several processes on the same two ports: seen from outside they are one service, and it goes on when one of them ends."""
+"""Tests of several worker processes that share two ports: they form one service that continues when a worker exits."""
 
 import asyncio
 import os
@@ -42,12 +42,12 @@ ME = proxy.GetRequest(user_email=MONICA, url="/users/me")
 
 @dataclass(frozen=True)
 class Service:
-    """A service that runs as processes of its own.
+    """A service in its own processes.
 
     Attributes:
-        process: The one that was started.
+        process: The supervisor, or the service itself with one worker.
         simulator: The simulated Zoom.
-        folder: Where it runs.
+        folder: The working directory.
         grpc: HOST:PORT.
         http: HOST:PORT.
     """
@@ -60,20 +60,20 @@ class Service:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Harness]:
-        """A client with a connection of its own: the kernel chooses the worker."""
+        """Open a client with its own connection; the kernel chooses the worker."""
         options = [("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.insecure_channel(self.grpc, options=options) as channel:
             yield Harness(self.simulator, self.grpc, f"http://{self.http}", channel, self.folder / "data")
 
     async def token(self) -> str:
-        """Monica's access token, over a new connection."""
+        """Return Monica's access token, over a new connection."""
         async with self.connection() as harness:
-            answer = await harness.call(harness.auth.GetToken, TOKEN)
-            token: str = answer.token.access_token
+            response = await harness.call(harness.auth.GetToken, TOKEN)
+            token: str = response.token.access_token
             return token
 
     async def metrics(self) -> dict[str, float]:
-        """Every sample by its text, over a new connection."""
+        """Return all metric samples by name and labels, over a new connection."""
         async with browser() as session, session.get(f"http://{self.http}/metrics") as page:
             lines = (await page.text()).splitlines()
         return {
@@ -82,30 +82,30 @@ class Service:
         }
 
     def log(self, event: str) -> list[dict[str, Any]]:
-        """The log lines of an event up to now."""
+        """Return the log lines of an event so far."""
         return events(self.folder / "log", event)
 
     def workers(self) -> dict[int, int]:
-        """Process ids of the newest workers by their number."""
+        """Return the process ids of the current workers by their number."""
         return {int(str(row["worker"])): int(str(row["pid"])) for row in self.log("worker.started")}
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> str:
-        """End the service, and give what it printed since it was ready."""
+        """Stop the service, and return what it printed after the ready line."""
         self.process.send_signal(number)
         out, _ = self.process.communicate(timeout=SECONDS)
         return out
 
 
-async def until(what: Callable[[], bool]) -> None:
-    """Wait until something holds."""
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds."""
     end = time.monotonic() + SECONDS
-    while not what():
+    while not condition():
         assert time.monotonic() < end
         await asyncio.sleep(0.02)
 
 
 def is_alive(pid: int) -> bool:
-    """Whether anything of a process runs: not if it ended and was not waited for, but as long as a thread of it has its ports."""
+    """Return whether any thread of a process is running and may hold its ports; a zombie without threads is not alive."""
     try:
         state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -115,14 +115,14 @@ def is_alive(pid: int) -> bool:
 
 
 def browser() -> aiohttp.ClientSession:
-    """A browser that makes a new connection for every request."""
+    """Return a browser that opens a new connection for every request."""
     return aiohttp.ClientSession(
         cookie_jar=aiohttp.CookieJar(unsafe=True), connector=aiohttp.TCPConnector(force_close=True)
     )
 
 
 def environment(zoom: Simulator, folder: Path, workers: int) -> dict[str, str]:
-    """Settings of a service on free ports, with the callers of the other tests."""
+    """Return the settings of a service on free ports, with the callers of the other tests."""
     rows = []
     for name, role, rights in (
         ("service", "service", 'users = ["*"]\naccess_tokens = true\nproxy_paths = ["/**"]'),
@@ -135,8 +135,8 @@ def environment(zoom: Simulator, folder: Path, workers: int) -> dict[str, str]:
     (folder / "callers.toml").write_text("".join(rows))
     (folder / "callers.toml").chmod(0o600)
     (folder / "tmp").mkdir(exist_ok=True)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ZOOMGATE_")}
-    return kept | {
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ZOOMGATE_")}
+    return inherited | {
         "ZOOMGATE_LISTEN": "127.0.0.1:0",
         "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0",
         "ZOOMGATE_DATA_DIR": "data",
@@ -176,29 +176,28 @@ def serving(zoom: Simulator, folder: Path, workers: int, **environ: str) -> Iter
 
 @pytest.fixture
 async def zoom() -> AsyncIterator[Simulator]:
-    """A simulated Zoom."""
     async with Simulator(SimulatorOptions(port=0)) as simulator:
         yield simulator
 
 
 @pytest.fixture
 def service(zoom: Simulator, tmp_path: Path) -> Iterator[Service]:
-    """A service of four workers, started in an empty folder."""
+    """A service with four workers, started in an empty folder."""
     with serving(zoom, tmp_path, 4) as started:
         yield started
 
 
 async def connect(service: Service) -> str:
-    """Let Monica consent in a browser; gives the outcome."""
+    """Consent as Monica in a browser; return the outcome."""
     async with service.connection() as harness, browser() as session:
-        begun = await harness.begin()
-        page = await consent(session, begun.authorization_url, MONICA)
+        started = await harness.begin()
+        page = await consent(session, started.authorization_url, MONICA)
         assert MONICA in await page.text()
         return page.url.query.get("outcome", "")
 
 
-async def test_they_are_one_service(service: Service) -> None:
-    """Four workers on free ports print one line once all of them serve, share one store made in an empty folder, and end with 0."""
+async def test_workers_form_one_service(service: Service) -> None:
+    """Four workers on free ports print one ready line, share one store created in an empty folder, and exit with 0."""
     assert sorted(service.workers()) == [1, 2, 3, 4]
     assert len(service.log("service.started")) == 4
     assert len({(row["grpc"], row["http"]) for row in service.log("service.started")}) == 1
@@ -211,44 +210,44 @@ async def test_they_are_one_service(service: Service) -> None:
     assert list((service.folder / "tmp").iterdir()) == []
 
 
-async def test_a_consent_takes_any_way(service: Service) -> None:
-    """Start, callback and result of a consent may each be served by another worker, and so may what follows."""
+async def test_consent_may_use_different_workers(service: Service) -> None:
+    """Start, callback, and result of a consent, and later calls, may each be served by a different worker."""
     for _ in range(8):
         assert await connect(service) == "connected"
         assert await service.token()
 
 
-async def test_all_of_them_refresh_once(service: Service) -> None:
-    """Calls over many connections with an expired token cost one refresh, and none fails."""
+async def test_workers_refresh_an_expired_token_once(service: Service) -> None:
+    """Calls over many connections with an expired token cause one refresh, and none fails."""
     await connect(service)
-    await asyncio.gather(*(service.token() for _ in range(20)))  # every worker has the token in memory
+    await asyncio.gather(*(service.token() for _ in range(20)))  # every worker caches the token
     service.simulator.zoom.expire(MONICA)
 
     async def me() -> int:
         async with service.connection() as harness:
-            answer = await harness.call(harness.proxy.Get, ME)
-            status: int = answer.response.status
+            response = await harness.call(harness.proxy.Get, ME)
+            status: int = response.response.status
             return status
 
     assert await asyncio.gather(*(me() for _ in range(40))) == [200] * 40
     assert service.simulator.zoom.counters["token.refresh_token.issued"] == 1
 
 
-async def test_metrics_tell_of_all(service: Service) -> None:
-    """Any worker tells what all have counted, and how many people are connected without counting them once a worker."""
+async def test_metrics_cover_all_workers(service: Service) -> None:
+    """Every worker returns the sum over all workers; connected users are not counted once per worker."""
     await connect(service)
     await asyncio.gather(*(service.token() for _ in range(30)))
     calls = 'zoomgate_rpc_total{code="OK",method="AuthService.GetToken"}'
-    shown = [await service.metrics() for _ in range(20)]
-    assert {page[calls] for page in shown} == {30.0}
-    assert {page['zoomgate_rpc_seconds_count{method="AuthService.GetToken"}'] for page in shown} == {30.0}
-    assert {page['zoomgate_connections{state="ACTIVE"}'] for page in shown} == {1.0}
-    assert {page['zoomgate_build_info{version="0.1.0"}'] for page in shown} == {1.0}
-    assert not [name for name in shown[0] if "pid=" in name]
+    pages = [await service.metrics() for _ in range(20)]
+    assert {page[calls] for page in pages} == {30.0}
+    assert {page['zoomgate_rpc_seconds_count{method="AuthService.GetToken"}'] for page in pages} == {30.0}
+    assert {page['zoomgate_connections{state="ACTIVE"}'] for page in pages} == {1.0}
+    assert {page['zoomgate_build_info{version="0.1.0"}'] for page in pages} == {1.0}
+    assert not [name for name in pages[0] if "pid=" in name]
 
 
-async def test_a_killed_worker_comes_back(service: Service) -> None:
-    """After kill -9 of a worker calls are served, another one takes its place, and what it had counted is still told."""
+async def test_killed_worker_is_restarted(service: Service) -> None:
+    """After kill -9 of a worker, calls succeed, another worker replaces it, and its counters are retained."""
     await connect(service)
     await asyncio.gather(*(service.token() for _ in range(30)))
     before = service.workers()
@@ -266,41 +265,41 @@ async def test_a_killed_worker_comes_back(service: Service) -> None:
     assert service.process.returncode == 0
 
 
-async def test_a_watch_goes_on_at_any_worker(zoom: Simulator, tmp_path: Path) -> None:
-    """Who watches hears what any worker changed, and hears it as well when the worker that tells it is killed."""
-    told = 0
+async def test_watch_resumes_at_any_worker(zoom: Simulator, tmp_path: Path) -> None:
+    """A watch receives the changes made by any worker, even after its own worker was killed."""
+    generation = 0
 
     async def follow(client: AsyncClient) -> None:
-        nonlocal told
+        nonlocal generation
         async with aclosing(client.watch()) as events:
             async for event in events:
-                told = max(told, event.connection.generation)
+                generation = max(generation, event.connection.generation)
 
     with serving(zoom, tmp_path, 4, ZOOMGATE_FORCED_REFRESH_SECONDS="0") as service:
         await connect(service)
         async with AsyncClient(service.grpc, key=key_of("admin")) as client:
             watching = asyncio.create_task(follow(client))
-            await until(lambda: told == 1)
+            await until(lambda: generation == 1)
             for pid in service.workers().values():
                 os.kill(pid, signal.SIGKILL)
                 await until(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
                 async with service.connection() as harness:
-                    answer = await harness.auth.RefreshToken(
+                    response = await harness.auth.RefreshToken(
                         auth.RefreshTokenRequest(user_email=MONICA),
                         metadata=metadata(),
                         timeout=SECONDS,
                         wait_for_ready=True,
                     )
-                await until(lambda wanted=answer.token.generation: told == wanted)  # type: ignore[misc]
-            assert told == 5
+                await until(lambda expected=response.token.generation: generation == expected)  # type: ignore[misc]
+            assert generation == 5
             assert not watching.done()
             watching.cancel()
         await until(lambda: len(service.log("worker.died")) == 4)
         assert {row["exit"] for row in service.log("worker.died")} == {"killed by SIGKILL"}
 
 
-async def test_a_worker_can_be_drained_alone(service: Service) -> None:
-    """SIGTERM to a worker lets it end as it should; another takes its place, and nobody calls that a death."""
+async def test_single_worker_can_be_drained(service: Service) -> None:
+    """After SIGTERM, a worker exits normally, and another one replaces it."""
     first = service.workers()[1]
     os.kill(first, signal.SIGTERM)
     await until(lambda: len(service.log("service.started")) == 5)
@@ -309,20 +308,20 @@ async def test_a_worker_can_be_drained_alone(service: Service) -> None:
     assert not service.log("worker.died")
 
 
-async def until_seen(service: Service, code: grpc.StatusCode) -> None:
-    """Wait until every worker answers a call about Monica's token with a code."""
+async def until_all_respond_with(service: Service, code: grpc.StatusCode) -> None:
+    """Wait until every worker responds to GetToken for Monica with a status code."""
     in_a_row = 0
     while in_a_row < 16:
         try:
             await service.token()
-            seen = grpc.StatusCode.OK
+            current = grpc.StatusCode.OK
         except grpc.aio.AioRpcError as error:
-            seen = error.code()
-        in_a_row = in_a_row + 1 if seen is code else 0
+            current = error.code()
+        in_a_row = in_a_row + 1 if current is code else 0
 
 
-async def test_workers_share_a_database(zoom: Simulator, tmp_path: Path, mongodb_uri: str) -> None:
-    """Over MongoDB two workers are one service as well: a consent takes any way, one refresh serves both, and so does a disconnect."""
+async def test_workers_share_a_mongodb_database(zoom: Simulator, tmp_path: Path, mongodb_uri: str) -> None:
+    """Over MongoDB, two workers share consents, refreshes, and disconnects."""
     key_file.create(tmp_path / "keys.json")
     with serving(zoom, tmp_path, 2, ZOOMGATE_STORE=mongodb_uri, ZOOMGATE_KEYS="keys.json") as service:
         for _ in range(4):
@@ -342,25 +341,23 @@ async def test_workers_share_a_database(zoom: Simulator, tmp_path: Path, mongodb
                     except grpc.aio.AioRpcError as error:
                         if (
                             error.code() is not grpc.StatusCode.UNAVAILABLE
-                        ):  # of a refresh by the other one; clients repeat it
+                        ):  # a refresh by the other worker is in progress; clients retry
                             raise
 
         assert await asyncio.gather(*(call() for _ in range(16))) == [200] * 16
         assert zoom.zoom.counters["token.refresh_token.issued"] == issued + 1
         async with service.connection() as harness:
-            gone = auth.DeleteConnectionRequest(user_email=MONICA)
-            await harness.call(harness.auth.DeleteConnection, gone)
-        await until_seen(service, grpc.StatusCode.FAILED_PRECONDITION)
+            request = auth.DeleteConnectionRequest(user_email=MONICA)
+            await harness.call(harness.auth.DeleteConnection, request)
+        await until_all_respond_with(service, grpc.StatusCode.FAILED_PRECONDITION)
         assert service.stop() == ""
         assert service.process.returncode == 0
         assert mongodb_uri not in (tmp_path / "log").read_text()
         assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["audit.jsonl", "journal"]
 
 
-async def test_a_worker_that_waits_for_the_database_is_in_nobodys_way(
-    zoom: Simulator, tmp_path: Path
-) -> None:
-    """Started again while the database is away it waits, as long as that takes, and all calls and probes come to the other one."""
+async def test_worker_waiting_for_the_database_receives_no_calls(zoom: Simulator, tmp_path: Path) -> None:
+    """A worker restarted during a database outage waits without a time limit, and the other worker receives all calls and probes."""
     database = OwnServer(tmp_path)
     await asyncio.to_thread(database.start)
     key_file.create(tmp_path / "keys.json")
@@ -368,7 +365,7 @@ async def test_a_worker_that_waits_for_the_database_is_in_nobodys_way(
     try:
         with serving(zoom, tmp_path, 2, ZOOMGATE_STORE_WAIT="0", **environ) as service:
             await connect(service)
-            for _ in range(20):  # both have it in memory now
+            for _ in range(20):  # both workers now cache the token
                 assert await service.token()
             database.kill()
             os.kill(service.workers()[2], signal.SIGKILL)
@@ -380,17 +377,17 @@ async def test_a_worker_that_waits_for_the_database_is_in_nobodys_way(
                     assert await page.text() == "ready\n"
             await asyncio.to_thread(database.start)
             await until(lambda: len(service.log("service.started")) == 3)
-            await until_seen(service, grpc.StatusCode.OK)
+            await until_all_respond_with(service, grpc.StatusCode.OK)
             assert service.stop() == ""
             assert service.process.returncode == 0
     finally:
         await asyncio.to_thread(database.close)
 
 
-PRINTS = """
+PRINTING_MODULE = """
 import os, sys, threading, time
 
-def much():
+def print_much():
     while os.path.realpath("/proc/self/fd/1") != os.path.realpath("/proc/self/fd/2"):
         time.sleep(0.01)
     print("x" * 1_000_000, flush=True)
@@ -398,14 +395,14 @@ def much():
 
 if "worker" in sys.orig_argv:
     print("hello", flush=True)
-    threading.Thread(target=much, daemon=True).start()
+    threading.Thread(target=print_much, daemon=True).start()
 """
-"""A module that every process loads, as instruments of measurement do."""
+"""A module that every process imports, as some monitoring tools do."""
 
 
-async def test_a_library_that_prints_is_in_nobodys_way(zoom: Simulator, tmp_path: Path) -> None:
-    """What something prints on a worker's standard output is not taken for its word, and does not fill a pipe that nobody reads."""
-    (tmp_path / "sitecustomize.py").write_text(PRINTS, encoding="utf-8")
+async def test_library_output_does_not_disturb_a_worker(zoom: Simulator, tmp_path: Path) -> None:
+    """Library output on a worker's standard output is not taken for the ready message and does not fill the pipe."""
+    (tmp_path / "sitecustomize.py").write_text(PRINTING_MODULE, encoding="utf-8")
     with serving(zoom, tmp_path, 2, PYTHONPATH=str(tmp_path)) as service:
         await connect(service)
         await until(lambda: (tmp_path / "log").read_text().count("printed\n") == 2)
@@ -413,17 +410,17 @@ async def test_a_library_that_prints_is_in_nobodys_way(zoom: Simulator, tmp_path
         assert service.process.returncode == 0
 
 
-def test_a_worker_whose_supervisor_dies_while_it_starts(zoom: Simulator, tmp_path: Path) -> None:
-    """It ends by itself with 0, and leaves neither a traceback nor the folder of the metrics behind."""
-    given = environment(zoom, tmp_path, 2)
+def test_worker_exits_if_its_supervisor_dies_during_startup(zoom: Simulator, tmp_path: Path) -> None:
+    """The worker exits with 0 and leaves neither a traceback nor the metrics folder."""
+    environ = environment(zoom, tmp_path, 2)
     loaded = settings.load(
-        {name: value for name, value in given.items() if name.startswith("ZOOMGATE_")}
+        {name: value for name, value in environ.items() if name.startswith("ZOOMGATE_")}
         | {"ZOOMGATE_CALLERS": str(tmp_path / "callers.toml"), "ZOOMGATE_DATA_DIR": str(tmp_path / "data")}
     )
     (tmp_path / "metrics").mkdir()
     worker = subprocess.Popen(
         [sys.executable, "-m", "zoomgate_server", "worker", "1"],
-        env=given | {METRICS_FOLDER: str(tmp_path / "metrics")},
+        env=environ | {METRICS_FOLDER: str(tmp_path / "metrics")},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -435,21 +432,21 @@ def test_a_worker_whose_supervisor_dies_while_it_starts(zoom: Simulator, tmp_pat
         worker.stdout.close()
         worker.stdin.write(pickle.dumps(WorkerConfig(loaded, None, ())))
         worker.stdin.close()
-        said = worker.stderr.read().decode()
-    assert (worker.returncode, "Traceback" in said) == (0, False), said
+        errors_text = worker.stderr.read().decode()
+    assert (worker.returncode, "Traceback" in errors_text) == (0, False), errors_text
     assert not (tmp_path / "metrics").exists()
 
 
-async def test_calls_in_flight_end_well(service: Service) -> None:
-    """SIGTERM, and another one, let calls end that every worker may have; then all is over with 0."""
+async def test_running_calls_finish_during_shutdown(service: Service) -> None:
+    """After repeated SIGTERM, running calls on all workers finish, and the service exits with 0."""
     await connect(service)
     service.simulator.faults.add(Fault("users_me", "delay", times=-1, seconds=2.0))
     seen = service.simulator.zoom.counters["faults.delay"]
 
     async def slow() -> int:
         async with service.connection() as harness:
-            answer = await harness.call(harness.proxy.Get, ME)
-            status: int = answer.response.status
+            response = await harness.call(harness.proxy.Get, ME)
+            status: int = response.response.status
             return status
 
     calls = [asyncio.create_task(slow()) for _ in range(12)]
@@ -458,15 +455,15 @@ async def test_calls_in_flight_end_well(service: Service) -> None:
     await until(lambda: len(service.log("service.draining")) == 4)
     service.process.terminate()
     for pid in service.workers().values():
-        with suppress(ProcessLookupError):  # one that had no call may have ended
+        with suppress(ProcessLookupError):  # a worker without calls may have exited
             os.kill(pid, signal.SIGTERM)
     assert await asyncio.gather(*calls) == [200] * 12
     await asyncio.to_thread(service.process.wait, SECONDS)
     assert service.process.returncode == 0
 
 
-async def test_without_the_first_process_they_end(service: Service) -> None:
-    """When the process that was started is killed, the workers drain by themselves and leave neither port nor folder behind."""
+async def test_workers_exit_when_the_supervisor_is_killed(service: Service) -> None:
+    """If the supervisor is killed, the workers drain by themselves and leave neither ports nor folders."""
     workers = service.workers().values()
     service.process.kill()
     await until(lambda: not any(is_alive(pid) for pid in workers))
@@ -474,28 +471,28 @@ async def test_without_the_first_process_they_end(service: Service) -> None:
     assert list((service.folder / "tmp").iterdir()) == []
     for address in (service.grpc, service.http):
         host, _, port = address.partition(":")
-        with socket.socket() as mine:
-            mine.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            mine.bind((host, int(port)))
-            mine.listen()
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, int(port)))
+            listener.listen()
 
 
-async def test_what_cannot_start_again_ends_the_service(service: Service) -> None:
-    """A worker that fails to start five times in a row ends the others as well, with the reason and exit code 1."""
+async def test_repeated_start_failures_end_the_service(service: Service) -> None:
+    """If a worker fails to start five times in a row, the service exits with the reason and exit code 1."""
     (service.folder / "data" / "keys.json").chmod(0o644)
     os.kill(service.workers()[3], signal.SIGKILL)
     await asyncio.to_thread(service.process.wait, SECONDS)
     assert service.process.returncode == 1
-    last = (service.folder / "log").read_text().splitlines()[-1]
-    assert last == (
-        "zoomgate: A worker could not be started again, 5 times in a row:"
+    last_line = (service.folder / "log").read_text().splitlines()[-1]
+    assert last_line == (
+        "zoomgate: a worker failed to start 5 times in a row:"
         " The key file data/keys.json is open to other users: run chmod 600 on it"
     )
     assert not [pid for pid in service.workers().values() if is_alive(pid)]
 
 
-def ended(zoom: Simulator, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run a service that does not start to its end."""
+def run_failing(zoom: Simulator, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a service that fails to start, until it exits."""
     return subprocess.run(
         [sys.executable, "-m", "zoomgate_server", "serve"],
         cwd=folder,
@@ -508,59 +505,59 @@ def ended(zoom: Simulator, folder: Path, **environ: str) -> subprocess.Completed
 
 
 @pytest.mark.parametrize("setting", ["ZOOMGATE_LISTEN", "ZOOMGATE_HTTP_LISTEN"])
-@pytest.mark.parametrize("shares", [False, True], ids=["alone", "shared"])
-def test_a_strangers_port_is_not_shared(zoom: Simulator, tmp_path: Path, setting: str, shares: bool) -> None:
-    """A port on which somebody listens is said to be taken, even by one who would share it, and nothing is left behind."""
-    with socket.socket() as stranger:
-        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shares)
-        stranger.bind(("127.0.0.1", 0))
-        stranger.listen()
-        address = f"127.0.0.1:{stranger.getsockname()[1]}"
-        result = ended(zoom, tmp_path, **{setting: address})
+@pytest.mark.parametrize("shares", [False, True], ids=["exclusive", "shared"])
+def test_port_in_use_is_rejected(zoom: Simulator, tmp_path: Path, setting: str, shares: bool) -> None:
+    """A port in use is reported even if its owner would share it, and nothing is left behind."""
+    with socket.socket() as other_socket:
+        other_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shares)
+        other_socket.bind(("127.0.0.1", 0))
+        other_socket.listen()
+        address = f"127.0.0.1:{other_socket.getsockname()[1]}"
+        result = run_failing(zoom, tmp_path, **{setting: address})
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        f"zoomgate: {setting}: {address} cannot be listened on (Address already in use): choose another port\n"
+        f"zoomgate: {setting}: cannot listen on {address} (Address already in use); choose another port\n"
     )
     assert not (tmp_path / "data").exists()
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-async def test_the_ports_are_kept_from_a_second_service(service: Service, tmp_path: Path) -> None:
-    """A second service on the same ports does not start, however many workers either has."""
+async def test_second_service_cannot_use_the_ports(service: Service, tmp_path: Path) -> None:
+    """A second service on the same ports does not start, whatever the number of workers."""
     (tmp_path / "other").mkdir()
     for workers in ("1", "2"):
-        result = ended(
+        result = run_failing(
             service.simulator, tmp_path / "other", ZOOMGATE_LISTEN=service.grpc, ZOOMGATE_WORKERS=workers
         )
         assert result.returncode == 1
-        assert f"ZOOMGATE_LISTEN: {service.grpc} cannot be listened on" in result.stderr
+        assert f"ZOOMGATE_LISTEN: cannot listen on {service.grpc}" in result.stderr
 
 
-async def test_several_follow_one_on_its_ports_at_once(zoom: Simulator, tmp_path: Path) -> None:
-    """Connections that the one ended are in nobody's way; and who could have shared with the one cannot share with several."""
-    with serving(zoom, tmp_path, 1) as alone, socket.create_connection(address_of(alone.http)) as browser:
-        browser.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert browser.recv(100)
+async def test_several_workers_can_replace_one_immediately(zoom: Simulator, tmp_path: Path) -> None:
+    """Closed connections of the previous service do not block the ports, and other sockets with SO_REUSEADDR cannot bind them."""
+    with serving(zoom, tmp_path, 1) as alone, socket.create_connection(address_of(alone.http)) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(100)
         alone.stop()
-        while browser.recv(1000):  # the service ends it, so that its side waits
+        while client.recv(1000):  # the service closes it first, so that its side is in TIME_WAIT
             pass
     ports = {"ZOOMGATE_LISTEN": alone.grpc, "ZOOMGATE_HTTP_LISTEN": alone.http}
-    with serving(zoom, tmp_path, 2, **ports) as several, socket.socket() as stranger:
+    with serving(zoom, tmp_path, 2, **ports) as several, socket.socket() as other_socket:
         assert (several.grpc, several.http) == (alone.grpc, alone.http)
-        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with pytest.raises(OSError, match="in use"):
-            stranger.bind(address_of(several.http))
+            other_socket.bind(address_of(several.http))
 
 
 def address_of(text: str) -> tuple[str, int]:
-    """Host and port, as sockets take them."""
+    """Return host and port for a socket."""
     host, _, port = text.rpartition(":")
     return host, int(port)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "localhost"])  # noqa: S104 - over TLS, on this machine
-async def test_every_address_of_the_machine_is_shared(zoom: Simulator, tmp_path: Path, host: str) -> None:
-    """Workers share names and wildcards as well, over TLS, and keep a second service from them."""
+async def test_host_names_and_wildcards_are_shared(zoom: Simulator, tmp_path: Path, host: str) -> None:
+    """Workers share host names and wildcards, over TLS, and a second service cannot use them."""
     certificate, key, pem = write_pair(tmp_path)
     tls = {"ZOOMGATE_TLS_CERT": str(certificate), "ZOOMGATE_TLS_KEY": str(key)}
     with serving(zoom, tmp_path, 2, ZOOMGATE_LISTEN=f"{host}:0", **tls) as service:
@@ -572,25 +569,25 @@ async def test_every_address_of_the_machine_is_shared(zoom: Simulator, tmp_path:
                 with pytest.raises(errors.NotConnected):
                     await client.auth.get_token(user_email=MONICA)
         (tmp_path / "other").mkdir()
-        result = ended(zoom, tmp_path / "other", ZOOMGATE_LISTEN=f"127.0.0.1:{port}")
+        result = run_failing(zoom, tmp_path / "other", ZOOMGATE_LISTEN=f"127.0.0.1:{port}")
         assert result.returncode == 1
-        assert "cannot be listened on (Address already in use)" in result.stderr
+        assert f"cannot listen on 127.0.0.1:{port} (Address already in use)" in result.stderr
 
 
-def test_why_it_cannot_start_is_said_once(zoom: Simulator, tmp_path: Path) -> None:
-    """What keeps every worker from starting is one sentence, with exit code 1, as with one process."""
+def test_start_failure_of_all_workers_is_reported_once(zoom: Simulator, tmp_path: Path) -> None:
+    """An error that affects every worker is reported once, with exit code 1, as with one process."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "keys.json").write_text("{}")
     (tmp_path / "data" / "keys.json").chmod(0o644)
-    alone = ended(zoom, tmp_path, ZOOMGATE_WORKERS="1")
-    together = ended(zoom, tmp_path)
+    alone = run_failing(zoom, tmp_path, ZOOMGATE_WORKERS="1")
+    together = run_failing(zoom, tmp_path)
     assert together.stderr == alone.stderr
     assert (together.returncode, together.stdout, together.stderr.count("\n")) == (1, "", 1)
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-async def test_one_worker_is_one_process(zoom: Simulator, tmp_path: Path) -> None:
-    """By default nothing is started and no file of metrics is kept: the process that was started serves."""
+async def test_one_worker_needs_no_supervisor(zoom: Simulator, tmp_path: Path) -> None:
+    """By default no worker process is started and no metrics folder is created."""
     with serving(zoom, tmp_path, 1) as service:
         await connect(service)
         assert (await service.metrics())['zoomgate_connections{state="ACTIVE"}'] == 1.0
@@ -598,8 +595,8 @@ async def test_one_worker_is_one_process(zoom: Simulator, tmp_path: Path) -> Non
         assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_the_first_process_is_free_of_grpc() -> None:
-    """What starts and watches the workers loads neither gRPC nor the stubs."""
+def test_supervisor_does_not_import_grpc() -> None:
+    """The supervisor imports neither gRPC nor the stubs."""
     code = (
         "import sys; from zoomgate_server.cli import serve; from zoomgate_server.app import supervisor;"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & {'grpc', 'google', 'zoomgate', 'aiohttp'}))"
@@ -608,15 +605,15 @@ def test_the_first_process_is_free_of_grpc() -> None:
     assert result.stdout == "[]\n"
 
 
-def test_a_worker_is_not_for_people(tmp_path: Path) -> None:
-    """Who starts a worker by hand is told what to do instead; the help does not name it."""
+def test_worker_command_rejects_manual_use(tmp_path: Path) -> None:
+    """The error of a manually started worker says what to run instead; the help does not list the command."""
     command = [sys.executable, "-m", "zoomgate_server"]
     result = subprocess.run(
         [*command, "worker", "1"], input="hello\n", capture_output=True, text=True, check=False
     )
     assert result.returncode == 1
     assert result.stderr == (
-        "zoomgate: This command is started by `zoomgate serve --workers`, not by people: use that\n"
+        "zoomgate: zoomgate worker is an internal command; run `zoomgate serve --workers` instead\n"
     )
     assert (
         "worker "

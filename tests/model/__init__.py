@@ -1,1 +1,1 @@
-"""Histories of the refresh protocol: the shipped core under pauses, faults, crashes, consents and clocks that jump."""
+"""Model tests of the refresh protocol, the refresher, proactive refresh and the change feed, in simulated worlds."""

@@ -1,24 +1,24 @@
-"""`make soak N=…`: look for a history that breaks the refresh core, in as many as you have time for."""
+"""`make soak N=…`: search any number of generated histories for one that violates an invariant of the refresh protocol."""
 
 import sys
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.progress import TextColumn as Text
 
-from model.world import fails, made_up, shipped, shortest
+from model.world import generate_history, shipped, shrink, violation_of
 
 
 def main(first: int, histories: int) -> int:
-    """Try the histories of so many seeds; the exit code is 1 if one breaks something."""
+    """Run the histories of `histories` seeds from `first` on. The exit code is 1 if one violates an invariant."""
     columns = (Text("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         for seed in progress.track(range(first, first + histories), description="histories"):
-            history = made_up(seed, longest=60)
-            problem = fails(history)
-            if problem:
-                progress.console.print(f"seed {seed}: {problem}\n{shortest(history, shipped)}", markup=False)
+            history = generate_history(seed, max_actions=60)
+            violation = violation_of(history)
+            if violation:
+                progress.console.print(f"seed {seed}: {violation}\n{shrink(history, shipped)}", markup=False)
                 return 1
-        progress.console.print(f"{histories} histories from seed {first}: nothing broke")
+        progress.console.print(f"{histories} histories from seed {first}: no violation")
     return 0
 
 

@@ -1,117 +1,117 @@
-"""The shortest histories that were found: one for every mutant, and those that once broke the core itself.
+"""Counterexamples: the shortest known history for each mutant, and those that once broke the protocol itself.
 
-`make soak` prints new ones in this form. A history stays here for good.
+`make soak` prints new histories in this form. Histories are never removed.
 """
 
 from model.world import History
 
-OF_MUTANTS: dict[str, History] = {
-    "success_fenced_by_the_lease": [
+BY_MUTANT: dict[str, History] = {
+    "success_fenced_by_lease": [
         ("world", False, True),
-        ("ask",),
+        ("request",),
         ("run", 0, 3),
         ("run", 2, 2),
         ("time", 300.0),
         ("crash", 1),
     ],
-    "refusal_believed_at_once": [
+    "rejection_accepted_at_once": [
         ("world", False, False),
         ("consent",),
-        ("ask",),
+        ("request",),
         ("run_to", 1, "ExchangeRefreshToken"),
     ],
-    "commit_not_repeated": [
+    "commit_not_retried": [
         ("world", False, True),
-        ("ask",),
+        ("request",),
         ("run", 1, 3),
         ("fault", 0, "store_after"),
         ("run", 1, 2),
         ("fault", 2, "store_before"),
     ],
-    "overtaken_and_written_all_the_same": [
+    "changed_generation_overwritten": [
         ("world", True, True),
-        ("ask",),
-        ("ask",),
+        ("request",),
+        ("request",),
         ("run", 0, 1),
         ("jump", 3600.0),
     ],
-    "no_healing": [
+    "late_success_does_not_reactivate": [
         ("world", False, True),
-        ("ask",),
-        ("ask",),
-        ("ask",),
+        ("request",),
+        ("request",),
+        ("request",),
         ("run_to", 2, "AppendJournal"),
         ("time", 300.0),
     ],
-    "grant_not_compared": [("world", True, True), ("ask",), ("run_to", 0, "AppendJournal"), ("consent",)],
+    "grant_not_compared": [("world", True, True), ("request",), ("run_to", 0, "AppendJournal"), ("consent",)],
     "disconnect_not_respected": [
         ("world", True, True),
-        ("ask",),
+        ("request",),
         ("run_to", 1, "AppendJournal"),
         ("disconnect",),
     ],
-    "overtaken_and_dropped": [
+    "tokens_dropped_after_generation_change": [
         ("world", True, True),
-        ("ask",),
+        ("request",),
         ("run_to", 2, "ExchangeRefreshToken"),
-        ("ask",),
+        ("request",),
         ("time", 300.0),
     ],
     "candidates_not_compared": [
         ("world", True, True),
-        ("ask",),
+        ("request",),
         ("run_to", 2, "ExchangeRefreshToken"),
         ("time", 91.0),
-        ("ask",),
+        ("request",),
         ("run_to", 1, "DeleteJournal"),
-        ("ask",),
+        ("request",),
         ("run_to", 0, "Read"),
     ],
-    "no_grace": [
+    "no_grace_period": [
         ("world", False, True),
-        ("ask",),
+        ("request",),
         ("run_to", 0, "AppendJournal"),
         ("time", 91.0),
-        ("ask",),
+        ("request",),
         ("run", 1, 4),
     ],
-    "clock_trusted": [
+    "future_attempt_in_doubt": [
         ("world", False, False),
-        ("ask",),
+        ("request",),
         ("run", 2, 3),
         ("run", 0, 1),
         ("crash", 2),
         ("jump", -3600.0),
     ],
-    "not_in_the_journal": [
+    "not_appended_to_journal": [
         ("world", False, True),
-        ("ask",),
+        ("request",),
         ("run_to", 1, "ExchangeRefreshToken"),
         ("run_to", 1, "Put"),
         ("crash", 2),
     ],
-    "journal_forgets_too_early": [
+    "journal_deleted_before_commit": [
         ("world", False, True),
-        ("ask",),
+        ("request",),
         ("run_to", 1, "ExchangeRefreshToken"),
         ("run_to", 1, "Put"),
         ("crash", 2),
     ],
-    "lost_answers_not_remembered": [
+    "lost_response_not_recorded": [
         ("world", False, False),
-        ("ask",),
+        ("request",),
         ("run", 1, 3),
-        ("fault", 1, "answer_lost"),
+        ("fault", 1, "response_lost"),
     ],
-    "lease_not_renewed_in_time": [("world", True, True), ("ask",), ("run", 2, 2), ("time", 300.0)],
+    "lease_expiry_not_checked": [("world", True, True), ("request",), ("run", 2, 2), ("time", 300.0)],
 }
 
-OF_THE_CORE: dict[str, History] = {
-    "a success took the mark of somebody who was killed with the answer": [
+REGRESSIONS: dict[str, History] = {
+    "success_discards_pending_attempt_of_killed_process": [
         ("world", True, True),
-        ("ask",),
-        ("fault", 2, "answer_lost"),
-        ("ask",),
+        ("request",),
+        ("fault", 2, "response_lost"),
+        ("request",),
         ("run", 0, 2),
         ("time", 91.0),
         ("run_to", 1, "ExchangeRefreshToken"),
@@ -119,42 +119,42 @@ OF_THE_CORE: dict[str, History] = {
         ("run_to", 1, "AppendJournal"),
         ("crash", 1),
     ],
-    "a lost answer was forgotten by who was refused after the lease was somebody else's": [
+    "lost_response_discarded_after_lease_takeover": [
         ("world", False, False),
-        ("ask",),
+        ("request",),
         ("run", 1, 3),
-        ("fault", 2, "answer_lost"),
+        ("fault", 2, "response_lost"),
         ("run_to", 0, "Read"),
         ("time", 91.0),
-        ("ask",),
+        ("request",),
         ("run_to", 1, "ExchangeRefreshToken"),
     ],
-    "the same with a peer who was killed": [
+    "lost_response_discarded_after_takeover_and_crash": [
         ("world", False, True),
-        ("ask",),
-        ("ask",),
+        ("request",),
+        ("request",),
         ("run", 2, 2),
         ("fault", 0, "store_before"),
         ("crash", 1),
-        ("fault", 1, "answer_lost"),
+        ("fault", 1, "response_lost"),
         ("run", 2, 2),
-        ("ask",),
+        ("request",),
         ("time", 91.0),
     ],
-    "an entry that was committed long ago healed a record that was lost": [
+    "old_committed_journal_entry_reactivates_record": [
         ("world", False, True),
-        ("ask",),
+        ("request",),
         ("run_to", 0, "AppendJournal"),
         ("run", 0, 3),
-        ("ask",),
+        ("request",),
         ("crash", 0),
         ("run_to", 0, "ExchangeRefreshToken"),
         ("run", 1, 1),
         ("run", 2, 4),
-        ("ask",),
+        ("request",),
         ("run_to", 1, "AppendJournal"),
         ("crash", 0),
-        ("ask",),
+        ("request",),
         ("time", 300.0),
     ],
 }

@@ -1,7 +1,7 @@
-"""An event loop in which a seed decides what nobody else decides: which of the tasks that could go on does so next.
+"""An event loop with virtual time, in which a seed decides which of the ready tasks runs next.
 
-Time is virtual: it stands still while anybody can do something, and jumps to the next timer otherwise. There is no I/O, and what is meant
-for a thread is done on the spot. So one seed is one history, and it is over in milliseconds.
+Time stands still while a callback is ready, and otherwise advances to the next timer. There is no I/O, and work for a thread is done within
+the loop. Therefore one seed determines one history, which takes milliseconds.
 """
 
 import asyncio
@@ -14,16 +14,16 @@ from itertools import count
 from typing import Any
 
 
-class Stuck(AssertionError):
-    """Everybody waits, and nobody will ever wake them."""
+class Deadlock(AssertionError):
+    """All tasks wait, and no timer is left."""
 
 
 class Killed(Exception):
-    """The process ended at the step at which it was to end."""
+    """The process was killed at the requested step."""
 
 
 class _Handle:
-    """A callback that is to be called."""
+    """A scheduled callback."""
 
     __slots__ = ("args", "callback", "context", "is_cancelled")
 
@@ -32,7 +32,7 @@ class _Handle:
     ) -> None:
         self.callback = callback
         self.args = args
-        self.context = contextvars.copy_context() if context is None else context  # an empty one is false
+        self.context = contextvars.copy_context() if context is None else context  # an empty context is falsy
         self.is_cancelled = False
 
     def cancel(self) -> None:
@@ -43,23 +43,23 @@ class _Handle:
 
 
 class SeededLoop(asyncio.AbstractEventLoop):
-    """Runs one history; what is not here raises NotImplementedError.
+    """Event loop for one history. Methods that are not implemented raise NotImplementedError.
 
-    What one step makes ready stays in its order, as asyncio promises (a future's callbacks follow one another as they were added);
-    what different steps made ready is interleaved by the seed.
+    Callbacks that one step makes ready keep their order, as asyncio guarantees for the callbacks of a future. Callbacks of different steps
+    are interleaved by the seed.
 
     Args:
-        chance: Decides.
-        now: The time at its start, in seconds.
+        chance: Source of all scheduling decisions.
+        now: The initial time, in seconds.
 
     Attributes:
-        steps: How many callbacks were called.
-        complaints: What asyncio would have logged: failures that nobody heard of.
+        steps: Number of callbacks called so far.
+        unhandled_errors: Errors that asyncio would have logged because no code retrieved them.
     """
 
     def __init__(self, chance: random.Random, now: float = 0.0) -> None:
         self.steps = 0
-        self.complaints: list[str] = []
+        self.unhandled_errors: list[str] = []
         self._chance = chance
         self._now = now
         self._ready: list[deque[_Handle]] = []
@@ -67,14 +67,14 @@ class SeededLoop(asyncio.AbstractEventLoop):
         self._timers: list[tuple[float, float, int, _Handle]] = []
         self._numbers = count()
         self._at_step: dict[int, list[Callable[[], object]]] = {}
-        self._ended = False
+        self._abandoned = False
 
     def run(self, main: Coroutine[Any, Any, Any], *, kill_at: int | None = None) -> Any:
-        """Run until `main` has ended.
+        """Run until `main` has finished.
 
         Raises:
-            Stuck: It never will.
-            Killed: So many steps were done; tasks are left where they are, as in a process that was killed.
+            Deadlock: `main` can never finish.
+            Killed: `kill_at` steps were performed. The tasks stay suspended, as in a killed process.
         """
         asyncio._set_running_loop(self)
         try:
@@ -87,16 +87,16 @@ class SeededLoop(asyncio.AbstractEventLoop):
         finally:
             asyncio._set_running_loop(None)
 
-    def end(self) -> None:
-        """Forget the tasks that are left; what they do while they are torn down counts no more."""
-        self._ended = True
+    def abandon(self) -> None:
+        """Close the remaining tasks. Errors during their cleanup are ignored."""
+        self._abandoned = True
         for task in asyncio.all_tasks(self):
             task.get_coro().close()
         self._ready.clear()
         self._timers.clear()
 
     def at_step(self, step: int, action: Callable[[], object]) -> None:
-        """Do something just before the step of a number."""
+        """Call `action` just before a step."""
         self._at_step.setdefault(step, []).append(action)
 
     def _step(self) -> None:
@@ -106,27 +106,27 @@ class SeededLoop(asyncio.AbstractEventLoop):
             action()
         self._made_ready = None
         while not self._ready:
-            self._pass_time()
+            self._advance_time()
         self.steps += 1
-        place = self._chance.randrange(len(self._ready))
-        group = self._ready[place]
+        index = self._chance.randrange(len(self._ready))
+        group = self._ready[index]
         handle = group.popleft()
         if not group:
-            self._ready[place] = self._ready[-1]
+            self._ready[index] = self._ready[-1]
             self._ready.pop()
         if not handle.is_cancelled:
             handle.context.run(handle.callback, *handle.args)
 
-    def _pass_time(self) -> None:
-        """Jump to the next timer."""
+    def _advance_time(self) -> None:
+        """Advance the time to the next timer."""
         if not self._timers:
-            raise Stuck("nobody can go on")
+            raise Deadlock("all tasks wait, and no timer is left")
         when, _, _, handle = heapq.heappop(self._timers)
         if not handle.is_cancelled:
             self._now = max(self._now, when)
             self._ready.append(deque([handle]))
 
-    # -- what asyncio asks of a loop ---------------------------------------------------------------------
+    # -- AbstractEventLoop ---------------------------------------------------------------------
 
     def time(self) -> float:
         return self._now
@@ -138,7 +138,7 @@ class SeededLoop(asyncio.AbstractEventLoop):
         return True
 
     def is_closed(self) -> bool:
-        return self._ended
+        return self._abandoned
 
     def call_soon(
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
@@ -165,13 +165,13 @@ class SeededLoop(asyncio.AbstractEventLoop):
         return asyncio.Task(coro, loop=self, **options)
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
-        """Do a thread's work at a step of its own, and let whoever waits for it hear of it."""
+        """Run the work of a thread as a separate step and set its result."""
         future = self.create_future()
 
         def work() -> None:
             try:
                 result = func(*args)
-            except Exception as error:  # noqa: BLE001 - as a thread hands it over
+            except Exception as error:  # noqa: BLE001 - set on the future, as for a thread
                 if not future.done():
                     future.set_exception(error)
             else:
@@ -182,5 +182,5 @@ class SeededLoop(asyncio.AbstractEventLoop):
         return future
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        if not self._ended:
-            self.complaints.append(f"{context.get('message')}: {context.get('exception')!r}")
+        if not self._abandoned:
+            self.unhandled_errors.append(f"{context.get('message')}: {context.get('exception')!r}")

@@ -1,7 +1,7 @@
-"""The shipped core, and the shell around it, with one mistake each: what the histories are able to find.
+"""Mutants of the refresh protocol and the refresher: the shipped code with one mistake each, which the model tests must detect.
 
-A mutant is the source of a module with one piece of it replaced. The piece must be there exactly once, so that a mutant that no longer
-fits its module is noticed.
+A mutant is the source of a module with one piece of it replaced. The piece must occur exactly once, so a mutant that no longer matches
+its module is noticed.
 """
 
 from dataclasses import dataclass
@@ -17,186 +17,195 @@ class Mutant:
 
     Attributes:
         name: What is wrong.
-        right: What the module has.
-        wrong: What the mutant has instead.
-        of: The module.
+        original: The source text of the shipped module.
+        replacement: The source text of the mutant.
+        of: The mutated module.
     """
 
     name: str
-    right: str
-    wrong: str
+    original: str
+    replacement: str
     of: ModuleType = protocol
 
     def module(self) -> ModuleType:
-        """Give the module with this mistake."""
+        """Return the module with this mistake.
+
+        Raises:
+            LookupError: The original text does not occur exactly once in the module.
+        """
         source = Path(str(self.of.__file__)).read_text()
-        if source.count(self.right) != 1:
-            raise LookupError(f"the mutant {self.name!r} does not fit {self.of.__name__} any more")
+        if source.count(self.original) != 1:
+            raise LookupError(f"mutant {self.name!r} no longer matches {self.of.__name__}; update its text")
         module = ModuleType(f"{self.of.__name__}_{self.name}")
-        # dataclasses look their own module up by its name; that of the shipped one serves as well
+        # dataclasses look up their own module by name, and the shipped module serves as well
         module.__dict__["__name__"] = self.of.__name__
-        code = compile(source.replace(self.right, self.wrong), f"<mutant {self.name}>", "exec")
+        code = compile(source.replace(self.original, self.replacement), f"<mutant {self.name}>", "exec")
         exec(code, module.__dict__)  # noqa: S102 - our own source
         return module
 
 
-_GONE = "if record is None or record.grant != won.grant or record.state is State.DISCONNECTED:"
+_SUPERSEDED = "if record is None or record.grant != issued.grant or record.state is State.DISCONNECTED:"
 MUTANTS = (
     Mutant(
-        "success_fenced_by_the_lease",
-        _GONE,
+        "success_fenced_by_lease",
+        _SUPERSEDED,
         "lease = None if record is None else record.lease\n"
-        "    if record is None or record.grant != won.grant or record.state is State.DISCONNECTED or (\n"
-        "        record.commit_id != won.attempt_id and (lease is None or lease.holder != won.attempt_id"
+        "    if record is None or record.grant != issued.grant or record.state is State.DISCONNECTED or (\n"
+        "        record.commit_id != issued.attempt_id and (lease is None or lease.holder != issued.attempt_id"
         " or lease.until <= snapshot.store_now)\n"
         "    ):",
     ),
     Mutant(
-        "refusal_believed_at_once",
-        "            if not ours:\n"
-        "                written, verdict = cleared, _after_stale_verdict(want, record)\n"
-        "            elif any(candidate not in tried for candidate in _candidates(record)):\n"
-        "                written, verdict = cleared, LeaseHeld(retry_after=2.0)\n"
-        "            elif doubts:\n",
+        "rejection_accepted_at_once",
+        "            if not unchanged:\n"
+        "                updated, verdict = released, _verdict_after_concurrent_change(request, record)\n"
+        "            elif any(candidate not in candidates for candidate in _candidates(record)):\n"
+        "                updated, verdict = released, LeaseHeld(retry_after=2.0)\n"
+        "            elif in_doubt:\n",
         "            if False:\n",
     ),
     Mutant(
-        "commit_not_repeated",
+        "commit_not_retried",
         "        except (StoreError, RecordFault):\n"
         "            yield Sleep(pause)\n"
-        "            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)\n",
-        "        except (StoreError, RecordFault):\n            yield DeleteJournal(won)\n            return StoreFailed()\n",
+        "            pause = min(2 * pause, MAX_RETRY_PAUSE_SECONDS)\n",
+        "        except (StoreError, RecordFault):\n"
+        "            yield DeleteJournal(issued)\n"
+        "            return StoreFailed()\n",
     ),
     Mutant(
-        "overtaken_and_written_all_the_same",
-        "overtaken = record.generation != won.generation",
-        "overtaken = False",
+        "changed_generation_overwritten",
+        "generation_changed = record.generation != issued.generation",
+        "generation_changed = False",
     ),
     Mutant(
-        "no_healing",
-        _GONE,
-        "if record is None or record.grant != won.grant or record.state is not State.ACTIVE:",
+        "late_success_does_not_reactivate",
+        _SUPERSEDED,
+        "if record is None or record.grant != issued.grant or record.state is not State.ACTIVE:",
     ),
-    Mutant("grant_not_compared", _GONE, "if record is None or record.state is State.DISCONNECTED:"),
-    Mutant("disconnect_not_respected", _GONE, "if record is None or record.grant != won.grant:"),
+    Mutant("grant_not_compared", _SUPERSEDED, "if record is None or record.state is State.DISCONNECTED:"),
+    Mutant("disconnect_not_respected", _SUPERSEDED, "if record is None or record.grant != issued.grant:"),
     Mutant(
-        "overtaken_and_dropped",
-        "    overtaken = record.generation != won.generation\n",
-        "    overtaken = record.generation != won.generation\n"
-        "    if overtaken:\n        return Refreshed(record, refreshed=True)\n",
+        "tokens_dropped_after_generation_change",
+        "    generation_changed = record.generation != issued.generation\n",
+        "    generation_changed = record.generation != issued.generation\n"
+        "    if generation_changed:\n        return Refreshed(record, refreshed=True)\n",
     ),
     Mutant(
         "candidates_not_compared",
-        "any(candidate not in tried for candidate in _candidates(record))",
+        "any(candidate not in candidates for candidate in _candidates(record))",
         "False",
     ),
     Mutant(
-        "no_grace",
+        "no_grace_period",
         "if attempt.epoch != epoch and abs(now - attempt.at) < GRACE_SECONDS",
         "if False",
     ),
-    Mutant("clock_trusted", "abs(now - attempt.at) < GRACE_SECONDS", "now - attempt.at < GRACE_SECONDS"),
-    Mutant("not_in_the_journal", "            yield AppendJournal(won)\n", ""),
     Mutant(
-        "journal_forgets_too_early",
-        "            yield AppendJournal(won)\n",
-        "            yield AppendJournal(won)\n            yield DeleteJournal(won)\n",
+        "future_attempt_in_doubt", "abs(now - attempt.at) < GRACE_SECONDS", "now - attempt.at < GRACE_SECONDS"
+    ),
+    Mutant("not_appended_to_journal", "            yield AppendJournal(issued)\n", ""),
+    Mutant(
+        "journal_deleted_before_commit",
+        "            yield AppendJournal(issued)\n",
+        "            yield AppendJournal(issued)\n            yield DeleteJournal(issued)\n",
     ),
     Mutant(
-        "lost_answers_not_remembered",
-        "    if lost_answer:\n        marks",
-        "    if False:\n        marks",
+        "lost_response_not_recorded",
+        "    if response_lost:\n        lost",
+        "    if False:\n        lost",
     ),
     Mutant(
-        "lease_not_renewed_in_time",
-        "if now - held.read.monotonic > LEASE_SECONDS - CALL_SECONDS - MARGIN_SECONDS:",
+        "lease_expiry_not_checked",
+        "if now - lease.snapshot.monotonic > LEASE_SECONDS - CALL_SECONDS - MARGIN_SECONDS:",
         "if False:",
     ),
 )
+"""Mutants of the protocol, for the histories of `model.world`."""
 
-OF_THE_SHELL = (
+REFRESHER_MUTANTS = (
     Mutant(
-        "callers_not_shielded",
-        "record = await asyncio.shield(flight.result)",
-        "record = await flight.result",
+        "result_not_shielded_from_cancellation",
+        "record = await asyncio.shield(in_flight.result)",
+        "record = await in_flight.result",
         refresher,
     ),
     Mutant(
-        "attempt_owned_by_its_first_caller",
-        "        self._tasks[task] = flight\n",
-        "        self._tasks[task] = flight\n"
+        "attempt_cancelled_with_its_first_caller",
+        "        self._tasks[task] = in_flight\n",
+        "        self._tasks[task] = in_flight\n"
         "        caller = asyncio.current_task()\n"
         "        if caller is not None:\n"
-        "            caller.add_done_callback(lambda left: left.cancelled() and task.cancel())\n",
+        "            caller.add_done_callback(lambda done: done.cancelled() and task.cancel())\n",
         refresher,
     ),
     Mutant(
-        "attempt_with_its_first_callers_context",
-        ', name="refresh", context=contextvars.Context())',
-        ', name="refresh")',
+        "attempt_inherits_context_of_its_first_caller",
+        'name="refresh", context=contextvars.Context()',
+        'name="refresh"',
         refresher,
     ),
     Mutant(
-        "drain_that_does_not_wait",
+        "drain_does_not_wait",
         "            await asyncio.wait(set(self._tasks), timeout=seconds)\n",
         "            return True\n",
         refresher,
     ),
     Mutant(
-        "drain_that_waits_for_one",
+        "drain_waits_for_one_attempt_only",
         "await asyncio.wait(set(self._tasks), timeout=seconds)\n        return not self.running",
         'await asyncio.wait(set(self._tasks), timeout=seconds, return_when="FIRST_COMPLETED")\n        return True',
         refresher,
     ),
     Mutant(
-        "drain_that_trusts_the_set",
+        "drain_counts_finished_tasks",
         "return not self.running",
         "return not self._tasks",
         refresher,
     ),
     Mutant(
-        "flight_forgotten_at_once",
-        "        self._flights[user_email] = flight\n",
-        "        self._flights[user_email] = flight\n"
-        "        asyncio.get_running_loop().call_soon(self._flights.pop, user_email, None)\n",
+        "in_flight_attempt_dropped_at_once",
+        "        self._in_flight[user_email] = in_flight\n",
+        "        self._in_flight[user_email] = in_flight\n"
+        "        asyncio.get_running_loop().call_soon(self._in_flight.pop, user_email, None)\n",
         refresher,
     ),
     Mutant(
-        "flight_forgotten_when_the_store_fails",
-        "                    flight.fail(store_unavailable())\n",
-        "                    flight.fail(store_unavailable())\n"
-        "                    self._flights.pop(user_email, None)\n",
+        "in_flight_attempt_dropped_on_store_failure",
+        "                    in_flight.fail(store_unavailable())\n",
+        "                    in_flight.fail(store_unavailable())\n"
+        "                    self._in_flight.pop(user_email, None)\n",
         refresher,
     ),
     Mutant(
-        "flight_never_forgotten",
-        "                del self._flights[want.user_email]\n",
+        "in_flight_attempt_never_dropped",
+        "                del self._in_flight[request.user_email]\n",
         "                pass\n",
         refresher,
     ),
     Mutant(
-        "deadlines_not_kept",
+        "deadline_ignored",
         "asyncio.timeout(max(0.0, deadline - self._clock.monotonic()))",
         "asyncio.timeout(60.0)",
         refresher,
     ),
     Mutant(
-        "joined_without_a_look_at_the_generation",
+        "joined_attempt_of_any_generation_accepted",
         "if joined is None or record.generation > seen_generation:",
         "if True:",
         refresher,
     ),
     Mutant(
-        "answer_not_in_the_journal",
-        "                await self._journal.append(_entry(won))\n",
+        "issued_tokens_not_appended_to_journal",
+        "                await self._journal.append(_entry(issued))\n",
         "",
         refresher,
     ),
     Mutant(
-        "journal_not_waited_for",
-        "                await self._journal.append(_entry(won))\n",
-        "                self._kept = asyncio.ensure_future(self._journal.append(_entry(won)))\n",
+        "journal_append_not_awaited",
+        "                await self._journal.append(_entry(issued))\n",
+        "                self._pending_append = asyncio.ensure_future(self._journal.append(_entry(issued)))\n",
         refresher,
     ),
 )
-"""Those of the shell (`model.shell`)."""
+"""Mutants of the refresher, for the seeds of `model.shell`."""

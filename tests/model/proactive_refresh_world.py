@@ -1,4 +1,4 @@
-"""A world for the upkeep: processes over one store, without their ports, and a Zoom that lets idle grants die, on the loop of `loop`."""
+"""A simulated world for proactive refresh: processes on one store, and a Zoom that expires idle grants, on the loop of `model.loop`."""
 
 import asyncio
 import contextlib
@@ -31,15 +31,15 @@ from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
 from zoomgate_server.zoom.token_outcome import Issued, Rejected, TokenOutcome
 
 EPOCH, DAY, HOUR = 1_750_000_000.0, 24 * 3600.0, 3600.0
-DEATH = 90 * DAY
-"""How old an unused refresh token becomes before Zoom lets it die."""
+MAX_IDLE_SECONDS = 90 * DAY
+"""Age at which Zoom expires an unused refresh token."""
 
 RING = KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)])
 ADMIN = Principal(name="admin", roles=frozenset({Role.ADMIN}))
 
 
 class Clock:
-    """The time of a loop."""
+    """A clock that shows the time of a loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -52,66 +52,66 @@ class Clock:
 
 
 class Zoom:
-    """A token endpoint that takes each refresh token once, and none that is too old, and takes a second to answer.
+    """A token endpoint that accepts each refresh token once, rejects expired ones, and responds after a second.
 
     Attributes:
-        living: The refresh token of each user that works.
-        asked: When it was asked to refresh whose token, by the loop's time.
-        died: Whose token was too old when it came.
-        doubled: How often a token came that was spent already.
-        outage: What it says to everybody instead, or None.
+        valid: The valid refresh token of each user.
+        requests: Time and user of each request, by the loop's time.
+        expired: The users whose refresh token had expired when it was sent.
+        reused: Number of requests with a refresh token that had been exchanged before.
+        outage: The outcome of all requests, or None to process them.
     """
 
     def __init__(self) -> None:
-        self.living: dict[str, str] = {}
-        self.asked: list[tuple[float, str]] = []
-        self.died: list[str] = []
-        self.doubled = 0
+        self.valid: dict[str, str] = {}
+        self.requests: list[tuple[float, str]] = []
+        self.expired: list[str] = []
+        self.reused = 0
         self.outage: TokenOutcome | None = None
         self._issued_at: dict[str, float] = {}
         self._number = 0
 
     def issue(self, user: str, age: float = 0.0) -> str:
-        """Issue a token of a user, so many seconds ago."""
+        """Issue a refresh token to a user, `age` seconds ago."""
         self._number += 1
-        self.living[user] = f"{user} {self._number}"
+        self.valid[user] = f"{user} {self._number}"
         self._issued_at[user] = asyncio.get_running_loop().time() - age
-        return self.living[user]
+        return self.valid[user]
 
     def age(self, user: str) -> float:
-        """How old the living token of a user is, in seconds."""
+        """Return the age of a user's valid token, in seconds."""
         return asyncio.get_running_loop().time() - self._issued_at[user]
 
-    async def spend(self, token: str) -> TokenOutcome:
+    async def exchange(self, token: str) -> TokenOutcome:
         user = token.partition(" ")[0]
-        self.asked.append((asyncio.get_running_loop().time(), user))
+        self.requests.append((asyncio.get_running_loop().time(), user))
         await asyncio.sleep(1.0)
         if self.outage is not None:
             return self.outage
-        if token != self.living[user]:
-            self.doubled += 1
+        if token != self.valid[user]:
+            self.reused += 1
             return Rejected("invalid_grant")
-        if self.age(user) > DEATH:
-            self.died.append(user)
+        if self.age(user) > MAX_IDLE_SECONDS:
+            self.expired.append(user)
             return Rejected("invalid_grant")
         return Issued("a", self.issue(user), "bearer", "s", "", HOUR)
 
     @property
     def calls(self) -> Counter[str]:
-        """How often it was asked for each user."""
-        return Counter(user for _, user in self.asked)
+        """The number of requests for each user."""
+        return Counter(user for _, user in self.requests)
 
 
 class Api:
-    """Zoom's API: it takes any token."""
+    """Zoom's API, which accepts any token."""
 
     async def send(self, request: ZoomRequest, token: str, *, timeout: float) -> ZoomResponse:
-        """Answer that all is well."""
+        """Return a successful response."""
         return ZoomResponse(200, (), b"{}")
 
 
 class Process:
-    """One process of the service over a store, without its ports."""
+    """A process of the service on a store, without its listeners."""
 
     def __init__(
         self, loop: SeededLoop, store: RecordStore, zoom: Zoom, *, per_minute: int = 60, seed: int = 1
@@ -125,7 +125,7 @@ class Process:
         )
         self.refresher = Refresher(
             connections=self.store,
-            spend=zoom.spend,
+            exchange=zoom.exchange,
             discard=lambda _: None,
             journal=self.journal,
             clock=clock,
@@ -143,18 +143,18 @@ class Process:
         )
         self.zoom_calls = ZoomCalls(
             access_tokens=self.connections,
-            zoom=Api(),  # type: ignore[arg-type] - all that is needed of it
+            zoom=Api(),  # type: ignore[arg-type] - the only method in use
             clock=clock,
         )
         self.proactive_refresh = ProactiveRefresh(
             connections=self.store,
             refresher=self.refresher,
             cache=self.cache,
-            keep=self.connections.cache,
+            cache_token=self.connections.cache,
             clock=clock,
             metrics=self.metrics,
             per_minute=per_minute,
-            chance=random.Random(seed),  # noqa: S311 - it only has to be the same every time
+            chance=random.Random(seed),  # noqa: S311 - deterministic on purpose
         )
         self.feed = ChangeFeed(
             connections=self.store,
@@ -162,59 +162,59 @@ class Process:
             on_change=lambda change: self.cache.drop(change.key.subject, unless_rev=change.rev),
         )
         self._loop = loop
-        self._works = contextlib.ExitStack()
+        self._tasks = contextlib.ExitStack()
 
     def start(self, *, feed: bool = True) -> None:
-        """Begin what goes on beside the calls; `feed` tells whether it follows what other processes change."""
-        works = dict(self.proactive_refresh.background_tasks()) | ({"changes": self.feed.run} if feed else {})
-        self._works.enter_context(background_tasks.supervised(works))
+        """Start the background tasks, with the change feed unless `feed` is False."""
+        tasks = dict(self.proactive_refresh.background_tasks()) | ({"changes": self.feed.run} if feed else {})
+        self._tasks.enter_context(background_tasks.supervised(tasks))
 
     async def stop(self) -> None:
-        """End it, and drain."""
-        self._works.close()
+        """Stop the background tasks and drain."""
+        self._tasks.close()
         assert await self.refresher.drain(600.0)
 
     async def use(self, user: str) -> None:
-        """Call Zoom for a caller."""
+        """Call Zoom's API on behalf of a caller."""
         await self.zoom_calls.send(self._call(user), user, endpoints.current_user())
 
-    async def hand_out(self, user: str) -> None:
-        """Give a token to a caller."""
+    async def return_token(self, user: str) -> None:
+        """Return a token to a caller."""
         await self.connections.get_token(self._call(user), user, 0.0)
 
     def _call(self, user: str) -> Call:
         return Call("r", ADMIN, self._loop.time() + 60.0, user)
 
     def metric(self, name: str, **labels: str) -> float:
-        """Read a metric."""
+        """Return the value of a metric."""
         value = self.metrics.registry.get_sample_value(name, labels)
         assert value is not None
         return value
 
 
 async def connect(process: Process, zoom: Zoom, user: str, age: float, **fields: Any) -> None:
-    """Store a connection whose pair was issued so many seconds ago."""
+    """Store a connection whose pair was issued `age` seconds ago."""
     _, now = await process.store.read(user)
-    then = now - age
-    pair = TokenPair("a", zoom.issue(user, age), "bearer", "s", "", then + HOUR, then)
+    issued_at = now - age
+    pair = TokenPair("a", zoom.issue(user, age), "bearer", "s", "", issued_at + HOUR, issued_at)
     record = ConnectionRecord(
         user_email=user,
         state=State.ACTIVE,
         grant="g1",
         generation=1,
-        create_time=then,
-        consent_time=then,
-        update_time=then,
-        refresh_time=then,
-        access_expire_at=then + HOUR,
+        create_time=issued_at,
+        consent_time=issued_at,
+        update_time=issued_at,
+        refresh_time=issued_at,
+        access_expire_at=issued_at + HOUR,
         tokens=pair,
-        due_at=schedule.due_at(user, pair, then),
+        due_at=schedule.due_at(user, pair, issued_at),
     )
     assert await process.store.write(replace(record, **fields))
 
 
 async def stored(process: Process, user: str) -> ConnectionRecord:
-    """Read a connection."""
+    """Return the stored connection of a user."""
     record, _ = await process.store.read(user)
     assert record is not None
     return record

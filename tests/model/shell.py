@@ -1,8 +1,8 @@
-"""A world for the asyncio shell around the refresh core: one process, its store, its journal and a strict Zoom, on the loop of `loop`.
+"""A simulated world for the refresher: one process, its store, its journal and a strict Zoom, on the event loop of `model.loop`.
 
-A seed makes one history: callers with deadlines of all lengths, who leave at any step; a store that is slow and fails before or after its
-writes took effect; a Zoom that is slow, throttles or cannot be reached; and in the end either a drain at any moment, or the death of the
-process at any step, and another one that finds its journal.
+A seed determines one history: callers with various deadlines that are cancelled at arbitrary steps; a store that is slow and fails before
+or after its writes take effect; a Zoom that is slow, rate limits or is unreachable. A history ends with a drain at an arbitrary time, or
+the process is killed at an arbitrary step and another process resumes its journal.
 """
 
 import asyncio
@@ -41,10 +41,10 @@ from zoomgate_server.zoom.token_outcome import Issued, NotSent, Rejected, Thrott
 
 USERS = ("monica@example.com", "omar@example.com")
 EPOCH = 1_750_000_000.0
-"""The store's clock when a loop's is 0."""
+"""The store's time when the loop's time is 0."""
 
 DRAIN_SECONDS = 600.0
-_READS_IN_A_STEP = 2_000
+_MAX_CLOCK_READS_PER_STEP = 2_000
 _DOCUMENTED = (
     AppCredentialsRejected,
     RefreshInProgress,
@@ -56,15 +56,15 @@ _DOCUMENTED = (
 )
 _RING = KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)])
 _METRICS = Metrics("0", [])
-_WHO: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
+_CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="none")
 
 
-class Broken(AssertionError):
-    """Something happened that must not."""
+class EndlessLoop(AssertionError):
+    """A task runs for ever within one step of the loop."""
 
 
 class Clock:
-    """The loop's time. Whoever reads it for ever within one step goes round in circles."""
+    """The loop's time. It detects a task that reads the time for ever within one step."""
 
     def __init__(self, loop: SeededLoop) -> None:
         self._loop = loop
@@ -77,60 +77,60 @@ class Clock:
         if self._loop.steps != self._step:
             self._step, self._reads = self._loop.steps, 0
         self._reads += 1
-        if self._reads > _READS_IN_A_STEP:
-            raise Broken("somebody goes round in circles")
+        if self._reads > _MAX_CLOCK_READS_PER_STEP:
+            raise EndlessLoop("a task reads the clock for ever within one step")
         return self._loop.time()
 
 
 class Zoom:
-    """A token endpoint that takes each refresh token once.
+    """A token endpoint that accepts each refresh token once.
 
     Attributes:
-        living: The refresh token of each user that works.
-        answered: The latest of each user that reached the process, if any did.
+        valid: The valid refresh token of each user.
+        delivered: The latest refresh token of each user that the process received, if any.
     """
 
     def __init__(self, world: "World", chance: random.Random) -> None:
-        self.living = {user: f"{user} 1" for user in USERS}
-        self.answered: dict[str, str] = {}
+        self.valid = {user: f"{user} 1" for user in USERS}
+        self.delivered: dict[str, str] = {}
         self._world = world
         self._chance = chance
         self._numbers = Counter(dict.fromkeys(USERS, 1))
         self._calls: Counter[str] = Counter()
-        self._troubled = chance.random() < 0.3
+        self._failing = chance.random() < 0.3
 
-    async def spend(self, token: str) -> TokenOutcome:
-        """Answer after a while, one call of a user at a time."""
+    async def exchange(self, token: str) -> TokenOutcome:
+        """Respond after a delay, and check that a user has only one call at a time."""
         user = token.partition(" ")[0]
-        self._world.must(_WHO.get() == "nobody", "a caller's context reached Zoom")
+        self._world.check(_CALLER.get() == "none", "a caller's context reached Zoom")
         self._calls[user] += 1
-        self._world.must(self._calls[user] == 1, f"two calls of Zoom for {user} at a time")
+        self._world.check(self._calls[user] == 1, f"two concurrent calls to Zoom for {user}")
         try:
             await asyncio.sleep(self._chance.choice((0.0, 0.1, 3.0, 14.0)))
-            outcome = self._answer(user, token)
+            outcome = self._respond(user, token)
             await asyncio.sleep(self._chance.choice((0.0, 0.1, 3.0, 14.0)))
         finally:
             self._calls[user] -= 1
         if isinstance(outcome, Issued):
-            self.answered[user] = outcome.refresh_token or ""
+            self.delivered[user] = outcome.refresh_token or ""
         return outcome
 
-    def calm(self) -> None:
-        """Be at hand from now on."""
-        self._troubled = False
+    def stop_failing(self) -> None:
+        """Respond successfully from now on."""
+        self._failing = False
 
-    def _answer(self, user: str, token: str) -> TokenOutcome:
-        if self._troubled and self._chance.random() < 0.4:
+    def _respond(self, user: str, token: str) -> TokenOutcome:
+        if self._failing and self._chance.random() < 0.4:
             return self._chance.choice((NotSent("injected"), Unknown("injected"), Throttled(5.0)))
-        if token != self.living[user]:
+        if token != self.valid[user]:
             return Rejected("invalid_grant")
         self._numbers[user] += 1
-        self.living[user] = f"{user} {self._numbers[user]}"
-        return Issued(f"a{self._numbers[user]}", self.living[user], "bearer", "s", "", 3600.0)
+        self.valid[user] = f"{user} {self._numbers[user]}"
+        return Issued(f"a{self._numbers[user]}", self.valid[user], "bearer", "s", "", 3600.0)
 
 
 class SlowStore:
-    """Takes its time before and after each call takes effect, and notices two attempts for one user."""
+    """A store with a delay before and after each call takes effect, which detects two concurrent attempts of one user."""
 
     def __init__(self, world: "World", store: FaultyStore, chance: random.Random) -> None:
         self._world = world
@@ -143,16 +143,16 @@ class SlowStore:
             return await self._store.get(key)
 
     async def put(self, record: Record, if_rev: int) -> int | None:
-        self._world.must_be_in_the_journal(record.key.subject)
+        self._world.check_journaled(record.key.subject)
         async with self._one_at_a_time(record.key.subject):
             return await self._store.put(record, if_rev)
 
     @contextlib.asynccontextmanager
     async def _one_at_a_time(self, user: str) -> Any:
-        self._world.must(not self._world.drained, "the store was called after the drain")
-        self._world.must(_WHO.get() == "nobody", "a caller's context reached the store")
+        self._world.check(not self._world.drained, "the store was called after the drain")
+        self._world.check(_CALLER.get() == "none", "a caller's context reached the store")
         self._calls[user] += 1
-        self._world.must(self._calls[user] == 1, f"two attempts for {user} at a time")
+        self._world.check(self._calls[user] == 1, f"two concurrent attempts for {user}")
         try:
             await asyncio.sleep(self._chance.choice((0.0, 0.0, 0.01, 1.0)))
             try:
@@ -167,44 +167,44 @@ class SlowStore:
 
 
 class WatchedJournal(TokenJournal):
-    """Remembers which refresh tokens were on the disk."""
+    """A journal that records which refresh tokens were on the disk."""
 
-    kept: set[str]
+    journaled: set[str]
 
     def _write_due(self) -> None:
-        group = list(self._due)
+        batch = list(self._due)
         super()._write_due()
-        self.kept.update(due.entry.tokens.refresh_token for due in group if due.kept)
+        self.journaled.update(due.entry.tokens.refresh_token for due in batch if due.kept)
 
 
 class World:
-    """Everything of one history; a process that dies leaves store, Zoom and the journal's folder behind."""
+    """The state of one history. Store, Zoom and the journal's folder outlive a killed process."""
 
     def __init__(self, seed: int, shell: ModuleType, folder: Path | None) -> None:
-        self.chance = random.Random(seed)  # noqa: S311 - it only has to be the same every time
+        self.chance = random.Random(seed)  # noqa: S311 - deterministic on purpose
         self.shell = shell
         self.folder = folder
-        self.kept: set[str] = set()
-        self.problem = ""
+        self.journaled: set[str] = set()
+        self.violation = ""
         self.drained = False
         self.memory = MemoryStore(lambda: EPOCH + self.loop.time())
         self.faulty = FaultyStore(self.memory)
         self.zoom = Zoom(self, self.chance)
         self.seen = dict.fromkeys(USERS, 1)
         self.callers: list[asyncio.Task[None]] = []
-        self._begin_process(0.0)
+        self._start_process(0.0)
 
-    def _begin_process(self, now: float) -> None:
+    def _start_process(self, now: float) -> None:
         self.drained = False
         self.loop = SeededLoop(self.chance, now)
         self.clock = Clock(self.loop)
         folder = self.folder or Path("/nowhere")
         self.journal = WatchedJournal(folder, app="app", ring=_RING, observer=_METRICS)
-        self.journal.kept = self.kept
+        self.journal.journaled = self.journaled
         self.refresher: refresher.Refresher = self.shell.Refresher(
             connections=self._connections(SlowStore(self, self.faulty, self.chance)),
-            spend=self.zoom.spend,
-            discard=lambda _: self.must(False, "a pair was discarded"),
+            exchange=self.zoom.exchange,
+            discard=lambda _: self.check(False, "a pair was discarded"),
             journal=self.journal if self.folder else _NoJournal(),
             clock=self.clock,
             metrics=_METRICS,
@@ -219,36 +219,36 @@ class World:
             app="app", store=store, envelope=envelope, clock=self.clock, on_read=lambda: None
         )
 
-    # -- what must hold ----------------------------------------------------------------------------------
+    # -- invariants ----------------------------------------------------------------------------------
 
-    def must(self, holds: bool, otherwise: str) -> None:
-        """Note the first thing that is wrong: who raises in the middle of an attempt only makes it look like a fault of the store."""
-        if not holds and not self.problem and not self.loop.is_closed():
-            self.problem = otherwise
+    def check(self, holds: bool, violation: str) -> None:
+        """Record the first violation. An exception within an attempt would only look like a store failure."""
+        if not holds and not self.violation and not self.loop.is_closed():
+            self.violation = violation
 
-    def must_be_in_the_journal(self, user: str) -> None:
-        """What Zoom answered has to be on the disk before the store is asked to take it."""
-        answered = self.zoom.answered.get(user)
-        on_disk = self.folder is None or answered is None or answered in self.kept
-        self.must(on_disk, "the store came before the journal")
+    def check_journaled(self, user: str) -> None:
+        """Check that issued tokens are on the disk before they are written to the store."""
+        delivered = self.zoom.delivered.get(user)
+        on_disk = self.folder is None or delivered is None or delivered in self.journaled
+        self.check(on_disk, "tokens were written to the store before the journal")
 
     async def stored(self, user: str) -> ConnectionRecord:
-        """Read a record past the slow store."""
+        """Read a record, bypassing the slow store."""
         record, _ = await self._connections(self.memory).read(user)
         assert record is not None
         return record
 
-    async def must_hold_the_living(self, user: str) -> None:
-        """The record has the refresh token that works."""
+    async def check_valid_token_stored(self, user: str) -> None:
+        """Check that the record contains the valid refresh token."""
         record = await self.stored(user)
-        has = {pair.refresh_token for pair in (record.tokens, *record.alternate_pairs) if pair is not None}
-        self.must(record.state is State.ACTIVE, f"{user} is {record.state.value}")
-        self.must(self.zoom.living[user] in has, f"the living token of {user} is lost")
+        stored = {pair.refresh_token for pair in (record.tokens, *record.alternate_pairs) if pair is not None}
+        self.check(record.state is State.ACTIVE, f"{user} is {record.state.value}")
+        self.check(self.zoom.valid[user] in stored, f"the valid token of {user} is lost")
 
-    # -- what happens ------------------------------------------------------------------------------------
+    # -- history ------------------------------------------------------------------------------------
 
-    async def live(self) -> None:
-        """Connect people, let callers come and go until a moment comes, and end as the service does: callers first, then a drain."""
+    async def run_until_drained(self) -> None:
+        """Connect users, run callers and faults for a random time, and stop as the service does: callers first, then a drain."""
         for user in USERS:
             await self._connect(user)
         for number in range(self.chance.randint(2, 7)):
@@ -262,55 +262,55 @@ class World:
             task.cancel()
         await asyncio.wait(self.callers)
         for caller in self.callers:
-            self.must(caller.cancelled() or caller.exception() is None, "a caller failed")
+            self.check(caller.cancelled() or caller.exception() is None, "a caller failed")
         await self.drain()
         for user in USERS:
-            await self.must_hold_the_living(user)
-        await self._go_on()
+            await self.check_valid_token_stored(user)
+        await self._check_final_refresh()
 
     async def resume(self) -> None:
-        """Do what a new process does with the journal of one that died: nothing that was on the disk may be lost."""
-        left = await self.journal.claim()
-        for entry in left:
+        """Resume the journal of a killed process, and check that no token on the disk is lost."""
+        entries = await self.journal.claim()
+        for entry in entries:
             self.refresher.resume(entry)
         await self.drain()
-        self.must(await self.journal.claim() == [], "an entry was left in the journal")
+        self.check(await self.journal.claim() == [], "an entry remains in the journal")
         for user in USERS:
-            if self.zoom.living[user] in self.kept or self.zoom.living[user] == f"{user} 1":
-                await self.must_hold_the_living(user)
-        await self._go_on()
+            if self.zoom.valid[user] in self.journaled or self.zoom.valid[user] == f"{user} 1":
+                await self.check_valid_token_stored(user)
+        await self._check_final_refresh()
 
     async def drain(self) -> None:
-        """Drain; the store closes after that."""
-        self.must(await self.refresher.drain(DRAIN_SECONDS), "the drain gave up")
-        self.must(self.refresher.running == 0, "attempts are left after the drain")
+        """Drain, and check that the store is not called afterwards."""
+        self.check(await self.refresher.drain(DRAIN_SECONDS), "the drain timed out")
+        self.check(self.refresher.running == 0, "attempts remain after the drain")
         self.drained = True
-        await asyncio.sleep(LONG_AFTER)  # whoever is left shows
+        await asyncio.sleep(LONG_PAUSE)  # remaining tasks would call the store meanwhile
         others = asyncio.all_tasks(self.loop) - {asyncio.current_task(self.loop)}
-        self.must(not others, f"{len(others)} tasks are left after the drain")
+        self.check(not others, f"{len(others)} tasks remain after the drain")
         self.drained = False
 
-    async def _go_on(self) -> None:
-        """Let calm come, and somebody ask for each person once more: it works, or consent is asked for if an answer was lost."""
-        self.zoom.calm()
+    async def _check_final_refresh(self) -> None:
+        """Stop all faults and refresh every user once more: it succeeds, or requires consent if a response was lost."""
+        self.zoom.stop_failing()
         self.faulty._faults = {"get": [], "put": []}
-        await asyncio.sleep(LONG_AFTER)
+        await asyncio.sleep(LONG_PAUSE)
         for user in USERS:
             seen = (await self.stored(user)).generation
-            asked = self.loop.time()
+            started = self.loop.time()
             try:
-                record = await self.refresher.refresh(user, seen_generation=seen, deadline=asked + 120.0)
-            except ReauthRequired as refused:
-                lost = self.zoom.living[user] not in self.kept and self.folder is not None
-                self.must(lost, f"{user} has to consent again although no answer was lost")
-                self.must(refused.metadata["cause"] == Cause.OUTCOME_LOST, "the cause is not told")
+                record = await self.refresher.refresh(user, seen_generation=seen, deadline=started + 120.0)
+            except ReauthRequired as error:
+                lost = self.zoom.valid[user] not in self.journaled and self.folder is not None
+                self.check(lost, f"{user} has to consent again although no response was lost")
+                self.check(error.metadata["cause"] == Cause.OUTCOME_LOST, "the cause is not OUTCOME_LOST")
             else:
-                self.must(record.generation > seen, "a generation did not go on")
+                self.check(record.generation > seen, "the generation did not increase")
         await self.drain()
 
     async def _connect(self, user: str) -> None:
         now = self.clock.wall()
-        pair = TokenPair("a1", self.zoom.living[user], "bearer", "s", "", now, now)
+        pair = TokenPair("a1", self.zoom.valid[user], "bearer", "s", "", now, now)
         await self._connections(self.memory).write(
             ConnectionRecord(
                 user_email=user,
@@ -327,8 +327,8 @@ class World:
         )
 
     async def _call(self, name: str) -> None:
-        """Ask for a token a few times, as one caller."""
-        token = _WHO.set(name)
+        """Refresh a token a few times as one caller."""
+        token = _CALLER.set(name)
         chance = self.chance
         user = chance.choice(USERS)
         for _ in range(chance.randint(1, 3)):
@@ -344,76 +344,78 @@ class World:
                 pass
             except asyncio.CancelledError:
                 task = asyncio.current_task(self.loop)
-                self.must(task is not None and task.cancelling() > 0, "a caller was cancelled by nobody")
+                self.check(
+                    task is not None and task.cancelling() > 0, "a caller was cancelled without a request"
+                )
                 raise
             except BaseException as error:
-                self.must(False, f"a caller got {error!r}")
+                self.check(False, f"a caller got {error!r}")
                 raise
             else:
-                self.must(forced or record.generation > seen, "a caller got the token that it had")
+                self.check(forced or record.generation > seen, "a caller received no newer token")
                 self.seen[user] = max(self.seen[user], record.generation)
-            self.must(_WHO.get() == name, "a caller lost its context")
-            late = self.loop.time() - deadline
-            self.must(late < 1e-6, f"a caller waited {late} s past its deadline")
-        _WHO.reset(token)
+            self.check(_CALLER.get() == name, "the context of a caller changed")
+            overrun = self.loop.time() - deadline
+            self.check(overrun < 1e-6, f"a caller waited {overrun} s past its deadline")
+        _CALLER.reset(token)
 
     async def _fault(self) -> None:
-        """Let calls of the store fail from some moment on."""
+        """Make calls of the store fail from a random time on."""
         await asyncio.sleep(self.chance.choice((0.0, 0.1, 1.0, 4.0, 15.0)))
         method = self.chance.choice(("get", "put", "put"))
         self.faulty.fail(method, self.chance.randint(1, 4), after_effect=self.chance.random() < 0.5)
 
     def kill(self) -> None:
-        """End the process where it is, and begin another one when its leases have run out."""
+        """Kill the process, and start another one at once or after its leases have expired."""
         now = self.loop.time()
-        self.loop.end()
+        self.loop.abandon()
         self.journal._let_go()
-        self.zoom.answered.clear()
-        self._begin_process(now + self.chance.choice((0.0, LONG_AFTER)))
+        self.zoom.delivered.clear()
+        self._start_process(now + self.chance.choice((0.0, LONG_PAUSE)))
 
 
-LONG_AFTER = 400.0
-"""Seconds in which leases, doubts and breakers end."""
+LONG_PAUSE = 400.0
+"""Seconds after which leases, grace periods and circuit breakers have expired."""
 
 
 class _NoJournal:
-    """A process without a folder for its journal."""
+    """The journal of a process without a journal folder."""
 
     async def append(self, entry: Entry) -> bool:
         return False
 
     async def delete(self, entry_id: str) -> None:
-        """There is none."""
+        """Do nothing, because no entry exists."""
 
 
-def drained(seed: int, shell: ModuleType = refresher) -> str:
-    """Run the history of a seed that ends with a drain. What was wrong, or an empty string."""
-    return _judge(World(seed, shell, None), lambda world: world.loop.run(world.live()))
+def run_with_drain(seed: int, shell: ModuleType = refresher) -> str:
+    """Run the history of a seed that ends with a drain. Return the violation, or an empty string."""
+    return _run(World(seed, shell, None), lambda world: world.loop.run(world.run_until_drained()))
 
 
-def killed(seed: int, folder: Path, shell: ModuleType = refresher) -> str:
-    """Run the history of a seed in which the process is killed, and another one goes on. What was wrong, or an empty string."""
+def run_with_kill(seed: int, folder: Path, shell: ModuleType = refresher) -> str:
+    """Run the history of a seed with a kill, after which another process resumes. Return the violation, or an empty string."""
 
-    def happen(world: World) -> None:
+    def run(world: World) -> None:
         try:
-            world.loop.run(world.live(), kill_at=world.chance.randint(20, 400))
+            world.loop.run(world.run_until_drained(), kill_at=world.chance.randint(20, 400))
         except Killed:
             world.kill()
             world.loop.run(world.resume())
 
     folder.mkdir()
-    return _judge(World(seed, shell, folder), happen)
+    return _run(World(seed, shell, folder), run)
 
 
-def _judge(world: World, happen: Callable[[World], object]) -> str:
+def _run(world: World, run: Callable[[World], object]) -> str:
     try:
-        happen(world)
-    except Exception as error:  # noqa: BLE001 - whatever it is, its seed is told
-        world.must(False, repr(error))
+        run(world)
+    except Exception as error:  # noqa: BLE001 - reported with its seed, whatever it is
+        world.check(False, repr(error))
     finally:
-        complaints = world.loop.complaints
-        world.must(not complaints, f"asyncio complains: {complaints}")
-        world.loop.end()
+        errors = world.loop.unhandled_errors
+        world.check(not errors, f"unhandled asyncio errors: {errors}")
+        world.loop.abandon()
         world.journal._let_go()
         world.journal._executor.shutdown()
-    return world.problem
+    return world.violation

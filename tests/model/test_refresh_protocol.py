@@ -1,35 +1,35 @@
-"""The shipped refresh core, driven through histories of pauses, faults, crashes, consents and clocks that jump (tests/histories).
+"""Model tests of the refresh protocol: histories of pauses, faults, crashes, consents and clock jumps (tests/model/world.py).
 
-In the end of each the world becomes calm and somebody asks once more: if Zoom's living token ever reached somebody who was not killed
-before the journal had it, the record must hold it; else the person must be asked to consent, and told that an answer was lost.
+At the end of each history, the disturbances stop and the token is refreshed once more. If Zoom's valid refresh token ever reached a process
+that was not killed before the token was in the journal, the record must contain it. Otherwise, the connection must require consent, with
+the cause that a response was lost.
 """
 
 import pytest
 
 from model import counterexamples
 from model.mutants import MUTANTS, Mutant
-from model.world import fails, happen, made_up, shipped, shortest
+from model.world import generate_history, run_history, shipped, shrink, violation_of
 
 HISTORIES = 40_000
 
 
-def test_the_core_survives_whatever_happens() -> None:
-    """None of so many made-up histories, always the same ones, loses a token or brings back what was ended."""
+def test_generated_histories_violate_no_invariant() -> None:
+    """The histories are the same in every run."""
     for seed in range(HISTORIES):
-        history = made_up(seed)
-        problem = fails(history)
-        assert not problem, f"seed {seed}: {problem}\n{shortest(history, shipped)}"
+        history = generate_history(seed)
+        violation = violation_of(history)
+        assert not violation, f"seed {seed}: {violation}\n{shrink(history, shipped)}"
 
 
-@pytest.mark.parametrize("name", counterexamples.OF_THE_CORE)
-def test_what_once_broke_the_core_does_so_no_more(name: str) -> None:
-    """A history that broke an earlier core is survived."""
-    happen(counterexamples.OF_THE_CORE[name])
+@pytest.mark.parametrize("name", counterexamples.REGRESSIONS)
+def test_histories_of_fixed_bugs_violate_no_invariant(name: str) -> None:
+    run_history(counterexamples.REGRESSIONS[name])
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_the_histories_find_mistakes(mutant: Mutant) -> None:
-    """A core with one mistake breaks in its stored history, which the shipped core survives."""
-    history = counterexamples.OF_MUTANTS[mutant.name]
-    assert fails(history, mutant.module())
-    assert not fails(history)
+def test_counterexample_detects_protocol_mutant(mutant: Mutant) -> None:
+    """The shipped protocol passes the counterexample of each mutant."""
+    history = counterexamples.BY_MUTANT[mutant.name]
+    assert violation_of(history, mutant.module())
+    assert not violation_of(history)

@@ -1,8 +1,8 @@
-"""The asyncio shell around the refresh core, on a loop whose every choice comes from a seed (tests/model/loop.py, shell.py).
+"""Model tests of the refresher on an event loop that a seed schedules (tests/model/loop.py, tests/model/shell.py).
 
-At every seed: Zoom's living token is in the record in the end, or was in the memory of a process that was killed, and nowhere else; one
-attempt, and one call of Zoom, at a time for each person; every caller ends by its deadline, with a record or a documented error; nothing
-of a caller reaches an attempt; after a drain nobody is left.
+Invariants at every seed: Zoom's valid refresh token is finally in the record, or was only in the memory of a killed process. Each user has
+at most one attempt and one call to Zoom at a time. Every caller returns by its deadline, with a record or a documented error. No context of
+a caller reaches an attempt. After a drain, no task is left.
 """
 
 from pathlib import Path
@@ -10,26 +10,25 @@ from pathlib import Path
 import pytest
 
 from model import shell
-from model.mutants import OF_THE_SHELL, Mutant
+from model.mutants import REFRESHER_MUTANTS, Mutant
 
 HISTORIES = 1_000
-OF_A_MUTANT = 200
+HISTORIES_PER_MUTANT = 200
 
 
-def test_callers_may_leave_and_the_process_may_end(tmp_path: Path) -> None:
-    """Neither cancelled callers nor failing stores, a drain at any moment or a death at any step lose a token or leave anybody waiting."""
+def test_invariants_hold_when_callers_cancel_and_the_process_drains_or_is_killed(tmp_path: Path) -> None:
     for seed in range(HISTORIES):
-        problem = shell.drained(seed)
-        assert not problem, f"drained, seed {seed}: {problem}"
-        problem = shell.killed(seed, tmp_path / str(seed))
-        assert not problem, f"killed, seed {seed}: {problem}"
+        problem = shell.run_with_drain(seed)
+        assert not problem, f"drain, seed {seed}: {problem}"
+        problem = shell.run_with_kill(seed, tmp_path / str(seed))
+        assert not problem, f"kill, seed {seed}: {problem}"
 
 
-@pytest.mark.parametrize("mutant", OF_THE_SHELL, ids=lambda mutant: mutant.name)
-def test_the_seeds_find_mistakes(mutant: Mutant, tmp_path: Path) -> None:
-    """A shell with one mistake breaks at one of the first seeds, all of which the shipped one survives."""
+@pytest.mark.parametrize("mutant", REFRESHER_MUTANTS, ids=lambda mutant: mutant.name)
+def test_seeds_detect_refresher_mutant(mutant: Mutant, tmp_path: Path) -> None:
+    """The shipped refresher passes all of these seeds."""
     module = mutant.module()
     assert any(
-        shell.drained(seed, module) or shell.killed(seed, tmp_path / str(seed), module)
-        for seed in range(OF_A_MUTANT)
+        shell.run_with_drain(seed, module) or shell.run_with_kill(seed, tmp_path / str(seed), module)
+        for seed in range(HISTORIES_PER_MUTANT)
     )

@@ -1,6 +1,6 @@
-"""A year of the service in virtual time: two processes, one store, people of whom most never call, and all that goes wrong in a year.
+"""A year of the service in virtual time: two processes, one store, mostly idle users, and the outages and restarts of a year.
 
-Zoom takes each refresh token once, and none that is 90 days old. `make year` runs it with 10,000 people and says what it came to.
+Zoom accepts each refresh token once, and none that is 90 days old. `make year` simulates 10,000 users and prints a summary.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 from model.loop import SeededLoop
-from model.proactive_refresh_world import DAY, DEATH, HOUR, Clock, Process, Zoom, connect
+from model.proactive_refresh_world import DAY, HOUR, MAX_IDLE_SECONDS, Clock, Process, Zoom, connect
 from zoomgate_server.connections.record import State
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.storage.memory import MemoryStore
@@ -25,13 +25,13 @@ from zoomgate_server.zoom.token_outcome import AppRejected, NotSent, Throttled, 
 
 DAYS = 365
 PER_MINUTE = 60
-"""Of each process."""
+"""Limit of proactive refreshes, per process."""
 
 PROCESSES = 2
 
 
 class IndexedStore(MemoryStore):
-    """A store in memory that finds what is due as fast as a database does, and is down at times."""
+    """An in-memory store with an index of due dates, as in a database, and with outages."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock.wall)
@@ -45,14 +45,14 @@ class IndexedStore(MemoryStore):
 
     async def put(self, record: Record, if_rev: int) -> int | None:
         self._check()
-        before = self._records.get(record.key)
+        previous = self._records.get(record.key)
         rev = await super().put(record, if_rev)
         if rev is not None:
             subject = record.key.subject
-            if before is None:
+            if previous is None:
                 insort(self._subjects, subject)
-            elif before.due_at is not None:
-                del self._due[bisect_left(self._due, (before.due_at, subject))]
+            elif previous.due_at is not None:
+                del self._due[bisect_left(self._due, (previous.due_at, subject))]
             if record.due_at is not None:
                 insort(self._due, (record.due_at, subject))
         return rev
@@ -75,14 +75,14 @@ class IndexedStore(MemoryStore):
         else:
             due = self._due[: bisect_left(self._due, (due_before, ""))]
             subjects = sorted(subject for _, subject in due if subject > after)
-        found: list[Record] = []
+        records: list[Record] = []
         for subject in subjects:
             record = self._records[RecordKey(app, kind, subject)]
             if not states or record.state in states:
-                found.append(record)
-                if len(found) == limit:
+                records.append(record)
+                if len(records) == limit:
                     break
-        return found
+        return records
 
     def _check(self) -> None:
         if self.down:
@@ -91,35 +91,35 @@ class IndexedStore(MemoryStore):
 
 @dataclass(frozen=True, slots=True)
 class Year:
-    """What a year came to.
+    """Result of a simulated year.
 
     Attributes:
-        users: How many people there were.
-        died: Of how many the grant died, whether anybody noticed or not.
-        connected: How many can be acted for in the end.
-        oldest: The age of the oldest refresh token in the end, in days.
-        refreshes: How often Zoom was asked.
-        ahead: How many of those refreshes brought a token to nobody who waited.
-        per_day: The mean of a day, and the most.
-        per_hour: The most of an hour.
-        per_minute: The most of a minute.
-        doubled: How often a token was spent twice.
+        users: Number of users.
+        expired: Number of users whose grant expired, whether this was noticed or not.
+        connected: Number of connected users at the end.
+        oldest: Age of the oldest refresh token at the end, in days.
+        refreshes: Number of token requests to Zoom.
+        proactive: Number of refreshes for which no caller waited.
+        per_day: Mean and maximum number of token requests per day.
+        per_hour: Maximum number of token requests per hour.
+        per_minute: Maximum number of token requests per minute.
+        exchanged_twice: Number of requests with a refresh token that had been exchanged before.
     """
 
     users: int
-    died: int
+    expired: int
     connected: int
     oldest: float
     refreshes: int
-    ahead: int
+    proactive: int
     per_day: tuple[float, int]
     per_hour: int
     per_minute: int
-    doubled: int
+    exchanged_twice: int
 
 
 class _Service:
-    """The processes, as they come and go."""
+    """The processes of the service over the year, and their users."""
 
     def __init__(self, loop: SeededLoop, users: int, chance: random.Random, per_minute: int) -> None:
         self.loop = loop
@@ -128,64 +128,66 @@ class _Service:
         self.store = IndexedStore(Clock(loop))
         self.processes: list[Process] = []
         self.users = [f"user{number}@example.com" for number in range(users)]
-        self.ahead = 0
+        self.proactive = 0
         self._per_minute = per_minute
 
-    async def live(self) -> None:
-        """Let the year pass."""
-        await self._fill()
+    async def run(self) -> None:
+        """Run the service for a year."""
+        await self._connect_users()
         for _ in range(PROCESSES):
-            self._begin()
-        people = self._people()
-        begin = self.loop.time()
+            self._start_process()
+        callers = self._start_callers()
+        start = self.loop.time()
         for day in range(DAYS):
-            await asyncio.sleep(begin + day * DAY - self.loop.time())
-            await self._happen(day)
-        for person in people:
-            assert person.cancel(), f"a person ended: {person.exception()!r}"
+            await asyncio.sleep(start + day * DAY - self.loop.time())
+            await self._disturb(day)
+        for caller in callers:
+            assert caller.cancel(), f"a caller finished: {caller.exception()!r}"
         while self.processes:
-            await self._end()
+            await self._stop_process()
 
-    async def _happen(self, day: int) -> None:
-        """Do what goes wrong on a day."""
+    async def _disturb(self, day: int) -> None:
+        """Cause the outages and restarts of a day."""
         match day:
             case 60:
-                await self._zoom_fails(NotSent("down"), 12 * HOUR)
+                await self._fail_zoom(NotSent("down"), 12 * HOUR)
             case 100:
-                await self._off(3 * DAY)
+                await self._shut_down_for(3 * DAY)
             case 150:
-                await self._zoom_fails(NotSent("down"), 2 * DAY)
+                await self._fail_zoom(NotSent("down"), 2 * DAY)
             case 180:
-                await self._zoom_fails(Throttled(600.0), 6 * HOUR)
+                await self._fail_zoom(Throttled(600.0), 6 * HOUR)
             case 200:
-                await self._zoom_fails(AppRejected("4702"), 5 * DAY)
+                await self._fail_zoom(AppRejected("4702"), 5 * DAY)
             case 250:
                 self.store.down = True
                 await asyncio.sleep(6 * HOUR)
                 self.store.down = False
             case 280:
-                await self._off(14 * DAY)
+                await self._shut_down_for(14 * DAY)
             case _ if day % 7 == 6:
-                await self._roll()
+                await self._rolling_restart()
 
-    async def _fill(self) -> None:
-        """Connect everybody: most on one day, by an import; some long ago, by an earlier release."""
-        process = self._new()
+    async def _connect_users(self) -> None:
+        """Connect all users: most on one day, as by an import; some long ago, as by an earlier release."""
+        process = self._create_process()
         for user in self.users:
             if self.chance.random() < 0.3:
                 await connect(process, self.zoom, user, age=self.chance.uniform(0, 85 * DAY), due_at=None)
             else:
                 await connect(process, self.zoom, user, age=0.0)
 
-    def _people(self) -> list[asyncio.Task[None]]:
-        """Let a few people call: all day long, once on working days, or every few weeks."""
+    def _start_callers(self) -> list[asyncio.Task[None]]:
+        """Start calls for a few users: all day long, once on working days, or every few weeks."""
         count = len(self.users)
-        callers = self.chance.sample(self.users, count // 9)
+        called = self.chance.sample(self.users, count // 9)
         busy, daily = min(5, count // 100), min(100, count // 50)
-        rhythms = [self._busy] * busy + [self._daily] * daily
-        tasks = [self.loop.create_task(rhythm(user)) for rhythm, user in zip(rhythms, callers, strict=False)]
-        seldom = callers[len(rhythms) :]
-        return tasks + [self.loop.create_task(self._seldom(user)) for user in seldom]
+        patterns = [self._busy] * busy + [self._daily] * daily
+        tasks = [
+            self.loop.create_task(pattern(user)) for pattern, user in zip(patterns, called, strict=False)
+        ]
+        rare = called[len(patterns) :]
+        return tasks + [self.loop.create_task(self._rare(user)) for user in rare]
 
     async def _busy(self, user: str) -> None:
         while True:
@@ -200,7 +202,7 @@ class _Service:
             if self.loop.time() // DAY % 7 < 5:
                 await self._call(user)
 
-    async def _seldom(self, user: str) -> None:
+    async def _rare(self, user: str) -> None:
         while True:
             await asyncio.sleep(DAY * self.chance.uniform(10, 80))
             await self._call(user)
@@ -210,94 +212,101 @@ class _Service:
             try:
                 await self.chance.choice(self.processes).use(user)
             except ZoomgateError:
-                pass  # it says what there is to do, and that may be to come back tomorrow
+                pass  # an expected failure; the user is called again later
 
-    def _new(self) -> Process:
+    def _create_process(self) -> Process:
         seed = self.chance.randrange(10**9)
         return Process(self.loop, self.store, self.zoom, per_minute=self._per_minute, seed=seed)
 
-    def _begin(self) -> None:
-        process = self._new()
+    def _start_process(self) -> None:
+        process = self._create_process()
         process.start(feed=False)
         self.processes.append(process)
 
-    async def _end(self) -> None:
+    async def _stop_process(self) -> None:
         process = self.processes.pop(0)
         await process.stop()
         for reason in ("in_use", "idle"):
-            self.ahead += int(process.metric("zoomgate_proactive_refreshes_total", reason=reason))
+            self.proactive += int(process.metric("zoomgate_proactive_refreshes_total", reason=reason))
 
-    async def _roll(self) -> None:
-        """Replace one process after another."""
+    async def _rolling_restart(self) -> None:
+        """Restart one process after another."""
         for _ in range(PROCESSES):
-            await self._end()
+            await self._stop_process()
             await asyncio.sleep(60.0)
-            self._begin()
+            self._start_process()
 
-    async def _off(self, seconds: float) -> None:
-        """Turn the service off for some time."""
+    async def _shut_down_for(self, seconds: float) -> None:
+        """Stop the service for some time."""
         while self.processes:
-            await self._end()
+            await self._stop_process()
         await asyncio.sleep(seconds)
         for _ in range(PROCESSES):
-            self._begin()
+            self._start_process()
 
-    async def _zoom_fails(self, outage: TokenOutcome, seconds: float) -> None:
+    async def _fail_zoom(self, outage: TokenOutcome, seconds: float) -> None:
         self.zoom.outage = outage
         await asyncio.sleep(seconds)
         self.zoom.outage = None
 
-    async def sum_up(self) -> Year:
-        """Look at what is left."""
+    async def result(self) -> Year:
+        """Return the result of the year."""
         records = await self.store.page("app", Kind.USER, limit=len(self.users))
-        asked = [when for when, _ in self.zoom.asked]
+        times = [time for time, _ in self.zoom.requests]
         days, hours, minutes = (
-            Counter(int(when // length) for when in asked) for length in (DAY, HOUR, 60.0)
+            Counter(int(time // length) for time in times) for length in (DAY, HOUR, 60.0)
         )
         return Year(
             users=len(self.users),
-            died=len({*self.zoom.died, *(user for user in self.users if self.zoom.age(user) > DEATH)}),
+            expired=len(
+                {*self.zoom.expired, *(user for user in self.users if self.zoom.age(user) > MAX_IDLE_SECONDS)}
+            ),
             connected=sum(record.state == State.ACTIVE.value for record in records),
             oldest=max(self.zoom.age(user) for user in self.users) / DAY,
-            refreshes=len(asked),
-            ahead=self.ahead,
+            refreshes=len(times),
+            proactive=self.proactive,
             per_day=(mean(days[day] for day in range(DAYS)), max(days.values())),
             per_hour=max(hours.values()),
             per_minute=max(minutes.values()),
-            doubled=self.zoom.doubled,
+            exchanged_twice=self.zoom.reused,
         )
 
 
 def year(users: int, *, per_minute: int = PER_MINUTE) -> Year:
-    """Simulate a year of so many people, with so many refreshes ahead of need in a minute and process."""
-    chance = random.Random(1)  # noqa: S311 - it only has to be the same every time
+    """Simulate a year of the service.
+
+    Args:
+        per_minute: Limit of proactive refreshes, per process; 0 disables them.
+    """
+    chance = random.Random(1)  # noqa: S311 - deterministic on purpose
     loop = SeededLoop(chance)
     service = _Service(loop, users, chance, per_minute)
 
-    async def live() -> Year:
-        await service.live()
-        return await service.sum_up()
+    async def main() -> Year:
+        await service.run()
+        return await service.result()
 
     try:
-        result: Year = loop.run(live())
-        assert not loop.complaints, loop.complaints
+        result: Year = loop.run(main())
+        assert not loop.unhandled_errors, loop.unhandled_errors
     finally:
-        loop.end()
+        loop.abandon()
     return result
 
 
 def main(users: int) -> int:
-    """Say what a year came to; the exit code is 1 if anybody was lost."""
-    logs.configure("error", "json", io.StringIO())  # of failures that belong to the year
-    found = year(users)
+    """Print the result of a year. The exit code is 1 if a connection was lost or a token exchanged twice."""
+    logs.configure("error", "json", io.StringIO())  # failures are part of the simulation
+    result = year(users)
     lines = (
-        f"{found.users} people, {DAYS} days: {found.died} grants died, {found.connected} people are connected in the end",
-        f"{found.refreshes} refreshes, {found.ahead} of them ahead of need",
-        f"a day has {found.per_day[0]:.0f}, and {found.per_day[1]} at most; an hour {found.per_hour}, a minute {found.per_minute}",
-        f"the oldest refresh token is {found.oldest:.1f} days old; {found.doubled} were spent twice",
+        f"{result.users} users, {DAYS} days: {result.expired} grants expired, {result.connected} users connected at the end",
+        f"{result.refreshes} refreshes, {result.proactive} of them proactive",
+        f"refreshes per day: mean {result.per_day[0]:.0f}, maximum {result.per_day[1]}",
+        f"maximum per hour: {result.per_hour}; maximum per minute: {result.per_minute}",
+        f"oldest refresh token: {result.oldest:.1f} days; tokens exchanged twice: {result.exchanged_twice}",
     )
     sys.stdout.write("".join(f"{line}\n" for line in lines))
-    return int((found.died, found.doubled, found.connected) != (0, 0, found.users))
+    return int((result.expired, result.exchanged_twice, result.connected) != (0, 0, result.users))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Headers and bodies that the proxy does not send."""
+"""Headers and bodies that the proxy rejects."""
 
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Value
@@ -41,27 +41,27 @@ FORBIDDEN = [
     "",
     "a" * 1_000_000,
 ]
-"""Names that frame, route or authenticate, and spellings that look like allowed ones."""
+"""Headers that frame, route or authenticate a request, and names that resemble allowed ones."""
 
 VALUES = {
     "a line break": "a\r\nHost: evil.com",
     "a line feed": "a\nb",
-    "a zero": "a\x00b",
+    "a NUL": "a\x00b",
     "a delete": "a\x7fb",
-    "letters outside ASCII": "ü",
-    "a change of direction": "\u202e",
+    "non-ASCII letters": "ü",
+    "a bidi override": "\u202e",
     "too many characters": "a" * 8193,
 }
 
 CONTENT_TYPES = {
-    "a form with parts": "multipart/form-data; boundary=x",
-    "a page": "text/html",
+    "a multipart form": "multipart/form-data; boundary=x",
+    "HTML": "text/html",
     "XML": "application/xml",
-    "a long s": "application/j\u017fon",
+    "a long s (U+017F)": "application/j\u017fon",
     "a line break": "application/json\r\nHost: evil.com",
     "two types": "application/json, text/html",
-    "a parameter that is none": "application/json; charset=utf-8; x=y",
-    "a type that goes on": "application/jsonx",
+    "an extra parameter": "application/json; charset=utf-8; x=y",
+    "an allowed type with a suffix": "application/jsonx",
 }
 
 
@@ -73,8 +73,8 @@ def post(**more: object) -> pb.PostRequest:
     return pb.PostRequest(user_email=MONICA, url="/users/me/meetings", **more)
 
 
-def nested(levels: int) -> bytes:
-    """A request whose `json` is a list in a list in a list, built by hand, since libraries refuse to."""
+def nested_json(levels: int) -> bytes:
+    """Return a request whose `json` is lists nested to a depth; encoded by hand, since libraries reject it."""
     value = b""
     for _ in range(levels):
         for tag in (0x0A, 0x32):  # ListValue.values, Value.list_value
@@ -108,12 +108,12 @@ ROWS = [
     ),
     *(
         Row(
-            f"a header with {what}",
+            f"a header with {description}",
             "ProxyService.Get",
             call("Get", "/users/me", headers=headers(("accept", value))),
             fields("headers[0].value"),
         )
-        for what, value in VALUES.items()
+        for description, value in VALUES.items()
     ),
     Row(
         "a header twice, in two spellings",
@@ -129,12 +129,12 @@ ROWS = [
     ),
     *(
         Row(
-            f"a content type that is {what}",
+            f"a content type that is {description}",
             "ProxyService.Post",
             post(raw=b"x", content_type=content_type),
             fields("content_type"),
         )
-        for what, content_type in CONTENT_TYPES.items()
+        for description, content_type in CONTENT_TYPES.items()
     ),
     Row(
         "a content type without a body",
@@ -148,9 +148,14 @@ ROWS = [
         post(json=Value(bool_value=True), content_type="text/plain"),
         fields("content_type"),
     ),
-    Row("one byte too many", "ProxyService.Post", post(raw=b"x" * (1024 * 1024 + 1)), fields("raw")),
     Row(
-        "JSON that is too large",
+        "a body of one byte more than the limit",
+        "ProxyService.Post",
+        post(raw=b"x" * (1024 * 1024 + 1)),
+        fields("raw"),
+    ),
+    Row(
+        "oversized JSON",
         "ProxyService.Post",
         post(json=Value(string_value="\x01" * 400_000)),
         fields("json"),
@@ -163,7 +168,7 @@ ROWS = [
         "",
         "RESOURCE_EXHAUSTED",
     ),
-    Row("JSON of no kind", "ProxyService.Post", post(json=Value()), fields("json")),
+    Row("JSON without a value kind", "ProxyService.Post", post(json=Value()), fields("json")),
     *(
         Row(
             f"the number {number} in JSON",
@@ -174,16 +179,16 @@ ROWS = [
         for number in ("nan", "inf", "-inf", "1e300", "9007199254740994")
     ),
     Row(
-        "an integer that is too large, deep inside",
+        "a nested integer that is too large",
         "ProxyService.Post",
         ParseDict({"user_email": MONICA, "url": "/x", "json": {"a": [{"b": 2.0**60}]}}, pb.PostRequest()),
         fields("json.a[0].b"),
     ),
-    Row("JSON that nests too deep", "ProxyService.Post", nested(31), fields("json" + "[0]" * 30)),
+    Row("JSON nested too deeply", "ProxyService.Post", nested_json(31), fields("json" + "[0]" * 30)),
     Row(
-        "JSON that nests deeper than protobuf reads",
+        "JSON nested deeper than protobuf's limit",
         "ProxyService.Post",
-        nested(5000),
+        nested_json(5000),
         fields(),
         "MALFORMED_REQUEST",
     ),

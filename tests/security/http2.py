@@ -1,4 +1,4 @@
-"""HTTP/2 by hand (RFC 9113, RFC 7541): what no library would send, and what one would hide."""
+"""A minimal HTTP/2 client (RFC 9113, RFC 7541) that can send invalid frames and shows raw frames."""
 
 import asyncio
 import struct
@@ -9,17 +9,17 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 INITIAL_WINDOW_SIZE = 4
-"""A setting: how much a receiver takes of each stream before it says that there is room for more."""
+"""A setting: how many bytes per stream the receiver accepts before it sends a WINDOW_UPDATE."""
 
 
 def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"", *, length: int = -1) -> bytes:
-    """Give a frame; its length is told as it is unless another one is asked for."""
-    told = len(payload) if length < 0 else length
-    return struct.pack(">I", told)[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
+    """Return a frame; `length` overrides the length field."""
+    payload_length = len(payload) if length < 0 else length
+    return struct.pack(">I", payload_length)[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
 
 
 def settings(*pairs: tuple[int, int]) -> bytes:
-    """Give a SETTINGS frame."""
+    """Return a SETTINGS frame."""
     return frame(SETTINGS, payload=b"".join(struct.pack(">HI", *pair) for pair in pairs))
 
 
@@ -31,7 +31,7 @@ def header_block(fields: Iterable[tuple[str, str]]) -> bytes:
 def request_headers(
     method: str, metadata: Iterable[tuple[str, str]], timeout: str = ""
 ) -> list[tuple[str, str]]:
-    """Give the headers of a gRPC call; `timeout` is written as gRPC does, such as `500m`."""
+    """Return the headers of a gRPC call; `timeout` is in gRPC's format, such as `500m`."""
     headers = [
         (":method", "POST"),
         (":scheme", "http"),
@@ -45,19 +45,19 @@ def request_headers(
 
 
 def message(body: bytes, *, compressed: int = 0, length: int = -1) -> bytes:
-    """Give a message as gRPC frames it; its length is told as it is unless another one is asked for."""
+    """Return a message with gRPC's length prefix; `length` overrides the prefix."""
     return struct.pack(">BI", compressed, len(body) if length < 0 else length) + body
 
 
 class Connection:
-    """A bare connection to the gRPC port."""
+    """A raw connection to the gRPC port."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     async def send(self, *parts: bytes) -> None:
-        """Send bytes; a server that closed already is no failure."""
+        """Send bytes; ignore a connection that the server has already closed."""
         try:
             for part in parts:
                 self._writer.write(part)
@@ -66,7 +66,7 @@ class Connection:
             pass
 
     async def frames(self) -> AsyncIterator[tuple[int, int, int, bytes]]:
-        """Give what comes in as (kind, flags, stream, payload), until the server closes."""
+        """Yield received frames as (kind, flags, stream, payload) until the server closes the connection."""
         try:
             while True:
                 head = await self._reader.readexactly(9)
@@ -76,18 +76,18 @@ class Connection:
             return
 
     async def until_closed(self) -> list[int]:
-        """Wait until the server closes, and give the kinds of the frames that came before."""
+        """Wait until the server closes the connection, and return the kinds of the frames received."""
         return [kind async for kind, _, _, _ in self.frames()]
 
     async def until_stream_ends(self, stream: int = 1) -> int | None:
-        """Wait until a stream ends; gives the kind of the frame that ended it, or None if the connection did."""
+        """Wait until a stream ends; return the kind of the last frame, or None if the connection was closed."""
         async for kind, flags, number, _ in self.frames():
             if number == stream and (kind == RST_STREAM or (kind in (DATA, HEADERS) and flags & END_STREAM)):
                 return kind
         return None
 
     async def read_some(self) -> bytes:
-        """Wait for bytes, whatever they are; none means that the server closed."""
+        """Return received bytes; empty if the server closed the connection."""
         try:
             return await self._reader.read(65_536)
         except ConnectionError:
@@ -96,7 +96,7 @@ class Connection:
 
 @asynccontextmanager
 async def connection(address: str) -> AsyncIterator[Connection]:
-    """Open a bare connection to HOST:PORT."""
+    """Open a raw connection to HOST:PORT."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -106,7 +106,7 @@ async def connection(address: str) -> AsyncIterator[Connection]:
 
 
 def _string(text: str) -> bytes:
-    """Encode a string with its length in a prefix of seven bits (RFC 7541, section 5.1)."""
+    """Encode a string with a 7-bit length prefix (RFC 7541, section 5.1)."""
     raw, rest = text.encode(), len(text.encode()) - 127
     if rest < 0:
         return bytes((len(raw),)) + raw

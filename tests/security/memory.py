@@ -1,4 +1,4 @@
-"""How much memory something takes at most."""
+"""Limits on the memory that a test uses."""
 
 import gc
 import tracemalloc
@@ -12,9 +12,9 @@ _STATUS = Path("/proc/self/status")
 
 @contextmanager
 def peak_of(megabytes: int) -> Iterator[None]:
-    """Fail if what happens inside needs more memory than this: as Linux counts it for the whole process, libraries in C included.
+    """Fail if the process uses more memory than this within the context, as counted by Linux, including C libraries.
 
-    Both ends of every connection are in this process, so the limit covers what the test itself holds, too. Elsewhere nothing is checked.
+    Both ends of every connection are in this process, so the limit includes the memory of the test itself. Does nothing on other systems.
     """
     if not _RESET.exists():
         yield
@@ -28,7 +28,7 @@ def peak_of(megabytes: int) -> Iterator[None]:
 
 @contextmanager
 def allocations_of(megabytes: int) -> Iterator[None]:
-    """Fail if Python allocates more than this at a time for what happens inside."""
+    """Fail if Python has more than this allocated at any time within the context."""
     tracemalloc.start()
     try:
         yield
@@ -39,6 +39,6 @@ def allocations_of(megabytes: int) -> Iterator[None]:
 
 
 def _peak() -> int:
-    """The most memory that was resident since the last reset, in KiB."""
+    """Return the peak resident memory since the last reset, in KiB."""
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1])

@@ -1,4 +1,4 @@
-"""A row of the tables of nonsense: a call that must be refused, and how."""
+"""Table rows for calls that must be rejected."""
 
 import re
 from collections.abc import Iterable
@@ -9,23 +9,24 @@ from google.protobuf.message import Message
 from support.harness import Harness, Refusal
 
 REMEDY = re.compile(
-    r"[:;,] (?:or )?(?:send|set|leave (?:(?:it|them|one of them) )?out|leave (?:it|them) empty|use|escape|say|begin|check)\b"
+    r"[:;,] (?:or )?(?:send|set|leave (?:(?:it|them|one of them) )?out|leave (?:it|them) empty|remove|omit|correct|use|escape|say|begin"
+    r"|start|retry|check)\b"
 )
-"""What tells a caller what to send instead: behind the rule, an instruction."""
+"""Matches the instruction that follows the rule in a message."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A call that must be refused.
+    """A call that must be rejected.
 
     Attributes:
-        name: What is wrong, in words.
+        name: A description of the error.
         method: `Service.Method`.
         request: The request, or its bytes.
-        fields: Every field that the refusal names.
-        reason: The reason of the refusal; empty where gRPC itself refuses.
-        code: Its code.
-        caller: Who calls.
+        fields: All fields with violations.
+        reason: The expected reason; empty if gRPC itself rejects the call.
+        code: The expected status code.
+        caller: The name of the caller.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Row:
     caller: str = "service"
 
     async def refusal(self, zoomgate: Harness) -> Refusal:
-        """Make the call, which must fail."""
+        """Make the call, which must fail, and return the failure."""
         service, _, method = self.method.partition(".")
         call = zoomgate.channel.unary_unary(f"/zoomgate.v1.{service}/{method}")
         sent = self.request if isinstance(self.request, bytes) else self.request.SerializeToString()
@@ -45,12 +46,12 @@ class Row:
 
 
 def fields(*names: str) -> frozenset[str]:
-    """The fields that a refusal names."""
+    """Return the names of the fields with violations."""
     return frozenset(names)
 
 
 def without_remedy(refusals: Iterable[Refusal]) -> list[str]:
-    """Give what the INVALID_ARGUMENT among some refusals say without saying what to send instead."""
+    """Return the texts of INVALID_ARGUMENT failures that do not say what to send instead."""
     return [
         text
         for refusal in refusals

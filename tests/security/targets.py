@@ -1,4 +1,4 @@
-"""What is no target of the proxy: paths, addresses and queries."""
+"""Paths, URLs and queries that the proxy rejects."""
 
 from google.protobuf.json_format import ParseDict
 
@@ -14,9 +14,9 @@ REQUESTS = {
     "Put": pb.PutRequest,
 }
 
-NO_PATHS = {
-    "nothing": "",
-    "a slash alone": "/",
+INVALID_PATHS = {
+    "an empty path": "",
+    "only a slash": "/",
     "another host": "https://evil.com/",
     "another host without a scheme": "//evil.com/x",
     "three slashes": "///evil.com",
@@ -24,73 +24,73 @@ NO_PATHS = {
     "two backslashes": "\\\\evil.com",
     "the metadata service of a cloud": "http://169.254.169.254/latest/meta-data",
     "the loopback address": "http://127.0.0.1/v2/users/me",
-    "a user part that glues onto the base": "@evil.com/",
-    "Zoom's host as a user part": "//api.zoom.us@evil.com/",
-    "a user part in a full address": "https://api.zoom.us@evil.com/v2/users/me",
-    "credentials in a full address": "https://u:p@api.zoom.us/v2/users/me",
-    "a domain that glues onto the base": ".evil.com/",
-    "a port that glues onto the base": ":80/",
-    "no slash in front": "users/me",
+    "a userinfo part that would extend the base URL": "@evil.com/",
+    "Zoom's host as userinfo": "//api.zoom.us@evil.com/",
+    "userinfo in a full URL": "https://api.zoom.us@evil.com/v2/users/me",
+    "credentials in a full URL": "https://u:p@api.zoom.us/v2/users/me",
+    "a domain that would extend the base URL": ".evil.com/",
+    "a port that would extend the base URL": ":80/",
+    "no leading slash": "users/me",
     "Zoom's host as a prefix of another": "https://api.zoom.us.evil.com/v2/users/me",
-    "Zoom's host on its own port": "https://api.zoom.us:443/v2/users/me",
+    "Zoom's host with an explicit port": "https://api.zoom.us:443/v2/users/me",
     "Zoom's host in upper case": "HTTPS://API.ZOOM.US/v2/users/me",
     "Zoom's host over plain http": "http://api.zoom.us/v2/users/me",
     "Zoom's host with a trailing dot": "https://api.zoom.us./v2/users/me",
-    "a path of Zoom's beside the API": "https://api.zoom.us/oauth/token",
-    "a path that begins like the API's": "https://api.zoom.us/v2x/users/me",
+    "a path of Zoom's host outside the API": "https://api.zoom.us/oauth/token",
+    "a path with the API's path as a prefix": "https://api.zoom.us/v2x/users/me",
     "a file": "file:///etc/passwd",
-    "dots out of the API": "/../../oauth/token",
-    "dots out of a full address": "https://api.zoom.us/v2/../oauth/token",
-    "escaped dots": "/%2e%2e/%2e%2e/oauth/token",
-    "half escaped dots": "/.%2E/oauth/token",
-    "escaped slashes behind dots": "/..%2f..%2foauth/token",
-    "dots escaped twice": "/%252e%252e/x",
-    "dots escaped three times": "/%25252e%25252e/x",
-    "dots with a parameter": "/users/..;/oauth",
-    "dots with an escaped parameter": "/users/..%3bx=y/oauth",
-    "overlong UTF-8 for dots": "/%C0%AE%C0%AE/x",
-    "dots at the end": "/users/..",
-    "a dot segment": "/./users",
+    "dot segments that leave the API": "/../../oauth/token",
+    "dot segments in a full URL that leave the API": "https://api.zoom.us/v2/../oauth/token",
+    "escaped dot segments": "/%2e%2e/%2e%2e/oauth/token",
+    "partly escaped dot segments": "/.%2E/oauth/token",
+    "dot segments with escaped slashes": "/..%2f..%2foauth/token",
+    "dot segments escaped twice": "/%252e%252e/x",
+    "dot segments escaped three times": "/%25252e%25252e/x",
+    "dot segments with a parameter": "/users/..;/oauth",
+    "dot segments with an escaped parameter": "/users/..%3bx=y/oauth",
+    "dot segments in overlong UTF-8": "/%C0%AE%C0%AE/x",
+    "a trailing dot segment": "/users/..",
+    "a single-dot segment": "/./users",
     "an empty segment": "/users//me",
     "a fragment": "/users/me#frag",
     "an empty fragment": "/users/me#",
-    "a line break that smuggles a header": "/users/me\r\nX: y",
-    "a request behind the request": "/users/me HTTP/1.1\r\nHost: evil.com\r\n\r\nGET /x",
+    "a line break and a header": "/users/me\r\nX: y",
+    "a second request": "/users/me HTTP/1.1\r\nHost: evil.com\r\n\r\nGET /x",
     "a tab": "/users/\tme",
     "a space": "/users/ me",
     "an escaped line break": "/users/me%0d%0aX",
-    "a zero": "/users/\x00me",
-    "an escaped zero": "/users/%00",
-    "an escaped delete": "/users/%7f",
+    "a NUL": "/users/\x00me",
+    "an escaped NUL": "/users/%00",
+    "an escaped DEL": "/users/%7f",
     "full-width slashes": "／／evil.com",
-    "a full-width slash inside": "/users／me",
+    "a full-width slash in a segment": "/users／me",
     "an escaped full-width slash": "/users/%EF%BC%8Fme",
     "a line separator": "/users/\u2028me",
-    "a change of direction": "/users/\u202eme",
+    "a bidi override": "/users/\u202eme",
     "ideographic full stops": "/users。。/me",
     "a Cyrillic letter": "/users/m\u0435",
     "a Kelvin sign": "/users/\u212a",
-    "a percent sign alone": "/users/%",
+    "a lone percent sign": "/users/%",
     "a percent sign without hex digits": "/users/%zz",
     "an escape in full-width digits": "/users/%２５",
-    "more characters than a path may have": "/" + "a" * 2048,
-    "more segments than a path may have": "/a" * 65,
-    "megabytes": "/" + "a" * 2_000_000,
+    "an overlong path": "/" + "a" * 2048,
+    "too many segments": "/a" * 65,
+    "a path of 2 MB": "/" + "a" * 2_000_000,
     "an escaped slash": "/users/%2fme",
     "an escaped backslash": "/users/%5cme",
-    "a slash escaped twice that is no meeting's": "/users%252Fme",
-    "a meeting's identifier that is escaped once": "/past_meetings/%2Fabc%3D%3D",
-    "a meeting's identifier that is escaped three times": "/past_meetings/%25252Fabc%25253D",
-    "dots behind a meeting's identifier": "/past_meetings/%252F..%252Foauth",
+    "a slash escaped twice outside a meeting UUID": "/users%252Fme",
+    "a meeting UUID escaped once": "/past_meetings/%2Fabc%3D%3D",
+    "a meeting UUID escaped three times": "/past_meetings/%25252Fabc%25253D",
+    "dot segments after a meeting UUID": "/past_meetings/%252F..%252Foauth",
     "a token in the query": "/users/me?access_token=x",
-    "a token in the query, half escaped": "/users/me?%61ccess_token=x",
-    "a token behind a semicolon": "/users/me?a=b;api_key=x",
+    "a partly escaped token in the query": "/users/me?%61ccess_token=x",
+    "a token after a semicolon": "/users/me?a=b;api_key=x",
     "an escaped line break in the query": "/users/me?a=%0d%0a",
     "a control character in the query": "/users/me?a=\x01",
     "a space in the query": "/users/me?a=b c",
-    "a query that is too long": "/users/me?" + "a" * 8193,
-    "a bad escape in the query": "/users/me?a=%g1",
-    "a fragment behind the query": "/users/me?a=b#c",
+    "an overlong query": "/users/me?" + "a" * 8193,
+    "an invalid escape in the query": "/users/me?a=%g1",
+    "a fragment after the query": "/users/me?a=b#c",
 }
 
 DENIED = {
@@ -98,12 +98,12 @@ DENIED = {
     "the OAuth endpoints in upper case": "/OAUTH/revoke",
     "the OAuth endpoints, escaped": "/%6fauth/token",
     "the OAuth endpoints with a parameter": "/oauth;x=1/token",
-    "the OAuth endpoints behind an escaped slash": "/%252Foauth%252Ftoken",
+    "the OAuth endpoints after an escaped slash": "/%252Foauth%252Ftoken",
 }
 
 
 def call(method: str, url: str, **more: object) -> pb.GetRequest:
-    """A request of one of the proxy's methods."""
+    """Return a request of one of the proxy's methods."""
     return ParseDict({"user_email": MONICA, "url": url, **more}, REQUESTS[method]())
 
 
@@ -114,7 +114,7 @@ def parameters(*pairs: tuple[str, str]) -> list[dict[str, str]]:
 ROWS = [
     *(
         Row(name, "ProxyService.Get", call("Get", url), fields("url"), "INVALID_PATH")
-        for name, url in NO_PATHS.items()
+        for name, url in INVALID_PATHS.items()
     ),
     *(
         Row(f"another host, {method}", f"ProxyService.{method}", request, fields("url"), "INVALID_PATH")
@@ -126,7 +126,7 @@ ROWS = [
     ),
     *(
         Row(
-            f"a path that the caller's row does not name, {url}",
+            f"a path that the caller's row does not allow, {url}",
             "ProxyService.Get",
             pb.GetRequest(user_email=OMAR, url=url),
             fields(),
@@ -143,13 +143,13 @@ ROWS = [
         fields("query"),
     ),
     Row(
-        "too many parameters, url and query together",
+        "too many parameters in url and query combined",
         "ProxyService.Get",
         call("Get", "/users/me?" + "a&" * 50 + "a", query=parameters(*[("a", "b")] * 50)),
         fields("query"),
     ),
     Row(
-        "a query that is too long once it is escaped",
+        "a query that is too long when escaped",
         "ProxyService.Get",
         call("Get", "/users/me", query=parameters(("a", "ü" * 1400))),
         fields("query"),

@@ -1,4 +1,4 @@
-"""Nonsense in requests: each row is refused with its code, reason and fields, and reaches nobody."""
+"""Tests with invalid requests: each is rejected with its code, reason and fields, and causes no request to Zoom."""
 
 import asyncio
 import gc
@@ -27,7 +27,7 @@ Service = tuple[Harness, RawUpstream]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """A service with a connected user whose API is a bare socket; all rows share it, since none may change it."""
+    """A service with a connected user, whose Zoom API is a raw server. All rows share it, since none may change it."""
     async with (
         raw_upstream() as raw,
         running(tmp_path_factory.mktemp("data"), zoom_api_url=raw.url) as zoomgate,
@@ -39,8 +39,8 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name[:80])
-async def test_nonsense_is_refused_and_reaches_nobody(service: Service, row: Row) -> None:
-    """The answer has the row's code and reason, names exactly the wrong fields, and neither Zoom's API nor its OAuth hears of it."""
+async def test_invalid_request_is_rejected_without_calling_zoom(service: Service, row: Row) -> None:
+    """The failure names exactly the invalid fields; neither Zoom's API nor its OAuth endpoints receive a request."""
     zoomgate, raw = service
     raw.requests.clear()
     before = dict(zoomgate.simulator.zoom.counters)
@@ -52,45 +52,45 @@ async def test_nonsense_is_refused_and_reaches_nobody(service: Service, row: Row
     assert dict(zoomgate.simulator.zoom.counters) == before
 
 
-async def test_every_refusal_says_what_to_send_instead(service: Service) -> None:
-    """Each violation and each message of an INVALID_ARGUMENT has an instruction behind its rule, and no library's words."""
+async def test_every_rejection_says_what_to_send_instead(service: Service) -> None:
+    """Every violation and message of an INVALID_ARGUMENT has an instruction and contains no library names."""
     zoomgate, _ = service
     refusals = [await row.refusal(zoomgate) for row in ROWS if row.code == "INVALID_ARGUMENT"]
     assert len(refusals) > 300
     assert without_remedy(refusals) == []
-    words = " ".join(refusal.message for refusal in refusals).lower()
-    assert not [word for word in ("traceback", "exception", "python", "protobuf", "aiohttp") if word in words]
+    text = " ".join(refusal.message for refusal in refusals).lower()
+    assert not [word for word in ("traceback", "exception", "python", "protobuf", "aiohttp") if word in text]
 
 
-async def test_what_is_more_than_fits_is_told_too(service: Service) -> None:
-    """Very many wrong fields are listed as far as they fit; the rest has a number and an instruction."""
+async def test_violations_that_do_not_fit_are_counted(service: Service) -> None:
+    """Violations that do not fit are counted, with an instruction."""
     zoomgate, _ = service
     many = targets.parameters(*[("", "\x00")] * 100)
     refusal = await zoomgate.refusal(zoomgate.proxy.Get, targets.call("Get", "/users/me", query=many))
     assert refusal.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
-    assert "more fields are wrong" in refusal.violations["…"]
+    assert "more fields are invalid" in refusal.violations["…"]
     assert without_remedy([refusal]) == []
 
 
 @pytest.mark.parametrize(
     "address",
     ["monica@example.com" + "m" * 1_000_000, "m" * 1_000_000 + "@example.com"],
-    ids=["behind", "before"],
+    ids=["long domain", "long local part"],
 )
-async def test_refused_names_are_not_kept(service: Service, address: str) -> None:
-    """Names of a megabyte leave nothing behind, however many come."""
+async def test_rejected_user_names_are_not_retained(service: Service, address: str) -> None:
+    """Rejected user names of a megabyte each do not remain in memory."""
     zoomgate, _ = service
     tracemalloc.start()
     for number in range(20):
         await zoomgate.refusal(zoomgate.auth.GetToken, auth.GetTokenRequest(user_email=f"{number}{address}"))
     gc.collect()
-    held, _ = tracemalloc.get_traced_memory()
+    allocated, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert held < 5_000_000
+    assert allocated < 5_000_000
 
 
 async def test_unknown_fields_are_ignored(service: Service) -> None:
-    """Fields of a later contract change nothing, on any level."""
+    """Fields of a later version of the contract have no effect at any level."""
     zoomgate, raw = service
     raw.answers = [OK]
     later = b"\xfa\xff\xff\xff\x0f\x01x\xc0\x3e\x01"
@@ -100,8 +100,8 @@ async def test_unknown_fields_are_ignored(service: Service) -> None:
     raw.requests.clear()
 
 
-async def test_names_in_the_metadata_move_no_call(service: Service) -> None:
-    """Whatever a caller writes about hosts and methods, the call goes to the pinned origin, as the method it is."""
+async def test_metadata_does_not_redirect_a_call(service: Service) -> None:
+    """Metadata with hosts or methods changes neither the pinned origin nor the method of a call."""
     zoomgate, raw = service
     tricks = [
         ("host", "evil.com"),
@@ -121,37 +121,37 @@ async def test_names_in_the_metadata_move_no_call(service: Service) -> None:
     assert b"evil" not in sent
 
 
-async def test_bytes_pass_as_they_are(service: Service) -> None:
-    """What calls itself JSON and is none is the caller's affair in `raw`: it is neither read nor changed."""
+async def test_raw_bodies_are_sent_unchanged(service: Service) -> None:
+    """Bytes in `raw` are neither parsed nor changed, even if they are declared as JSON and are invalid."""
     zoomgate, raw = service
     for body in (b"{not json", b"\xff\x00", b"[" * 1_000_000, b"NaN"):
-        wanted = proxy.PostRequest(user_email=MONICA, url="/x", raw=body, content_type="application/json")
-        await zoomgate.call(zoomgate.proxy.Post, wanted)
+        request = proxy.PostRequest(user_email=MONICA, url="/x", raw=body, content_type="application/json")
+        await zoomgate.call(zoomgate.proxy.Post, request)
         assert raw.requests.pop().endswith(b"\r\n\r\n" + body)
 
 
-async def test_the_edges_of_what_is_accepted_arrive_exactly(service: Service) -> None:
-    """The largest ids, the last second of the year 9999 and the longest texts are sent as they are."""
+async def test_largest_accepted_values_are_sent_unchanged(service: Service) -> None:
+    """The largest id, the last second of the year 9999, and the longest topic are sent unchanged."""
     zoomgate, raw = service
     raw.answers = [answer("200 OK", b'{"id":1}')]
     await zoomgate.call(
         zoomgate.meetings.GetMeeting, meetings.GetMeetingRequest(user_email=MONICA, meeting_id=10**12)
     )
     assert raw.requests.pop().startswith(b"GET /v2/meetings/1000000000000 HTTP/1.1\r\n")
-    request = fields.starting(253_402_300_799)
+    request = fields.create_with_start(253_402_300_799)
     request.meeting_details.topic = "ü" * 200
     await zoomgate.call(zoomgate.meetings.CreateMeeting, request)
     sent = orjson.loads(raw.requests.pop().partition(b"\r\n\r\n")[2])
     assert (sent["start_time"], sent["topic"]) == ("9999-12-31T23:59:59Z", "ü" * 200)
 
 
-async def test_a_flood_of_nonsense_leaves_the_service_as_it_was(service: Service) -> None:
-    """All rows at once are all refused, and the next call is served."""
+async def test_flood_of_invalid_requests_does_not_affect_the_service(service: Service) -> None:
+    """All invalid requests at once are rejected, and the next call succeeds."""
     zoomgate, raw = service
     raw.answers = [OK]
     small = [row for row in ROWS if len(repr(row.request)) < 10_000]
     refusals = await asyncio.gather(*(row.refusal(zoomgate) for row in small))
     assert [refusal.short for refusal in refusals] == [(row.code, row.reason) for row in small]
     assert raw.requests == []
-    wanted = proxy.GetRequest(user_email=MONICA, url="/users/me")
-    assert (await zoomgate.call(zoomgate.proxy.Get, wanted)).response.status == 200
+    request = proxy.GetRequest(user_email=MONICA, url="/users/me")
+    assert (await zoomgate.call(zoomgate.proxy.Get, request)).response.status == 200

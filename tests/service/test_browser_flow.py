@@ -1,4 +1,4 @@
-"""What a person's browser goes through, and what it must not be talked into."""
+"""The consent flow in the user's browser, and attempts to misuse it."""
 
 import asyncio
 
@@ -12,18 +12,18 @@ from zoomgate.v1.connection_pb2 import Connection
 
 
 async def outcome_of(zoomgate: Harness, path: str) -> tuple[int, str]:
-    """Open a path of the HTTP front and give the status and outcome of the last page."""
+    """Open a path of the HTTP server, and return the status and outcome of the last page."""
     async with browser() as session, session.get(zoomgate.http_url + path) as page:
         return page.status, page.url.query.get("outcome", "")
 
 
 async def callback_location(zoomgate: Harness, session: object, url: str, user: str = MONICA) -> URL:
-    """Consent up to Zoom's redirect, without following it."""
+    """Consent, and return the URL of Zoom's redirect without following it."""
     action, fields = await consent_form(session, url)  # type: ignore[arg-type]
     async with session.post(  # type: ignore[attr-defined]
         action, data=fields | {"user": user, "decision": "allow"}, allow_redirects=False
-    ) as answer:
-        return URL(answer.headers["Location"])
+    ) as response:
+        return URL(response.headers["Location"])
 
 
 async def is_connected(zoomgate: Harness, user: str = MONICA) -> bool:
@@ -46,8 +46,8 @@ async def is_connected(zoomgate: Harness, user: str = MONICA) -> bool:
         "/oauth/callback?state=x&code=" + "c" * 2049,
     ],
 )
-async def test_incomplete_addresses_say_so(zoomgate: Harness, path: str) -> None:
-    """Missing, doubled and overlong parameters lead to a page, and to no exchange."""
+async def test_malformed_parameters_show_an_error_page(zoomgate: Harness, path: str) -> None:
+    """Missing, repeated and overlong parameters cause no code exchange."""
     assert await outcome_of(zoomgate, path) == (400, "bad_request")
     assert zoomgate.stat("token.authorization_code.refused") == 0
 
@@ -62,36 +62,36 @@ async def test_incomplete_addresses_say_so(zoomgate: Harness, path: str) -> None
         "/oauth/callback?state=%3Cscript%3E&error=access_denied&error_description=%3Cscript%3E",
     ],
 )
-async def test_unknown_states_are_expired_links(zoomgate: Harness, path: str) -> None:
-    """A state that we did not make is refused before Zoom is asked."""
+async def test_unknown_state_is_an_expired_link(zoomgate: Harness, path: str) -> None:
+    """The state is rejected before any call to Zoom."""
     assert await outcome_of(zoomgate, path) == (400, "link_expired")
     assert zoomgate.stat("token.authorization_code.refused") == 0
 
 
-async def test_a_state_of_another_browser_is_refused(zoomgate: Harness) -> None:
-    """Whoever gets hold of the address with the code cannot use it in another browser, and the right one still can."""
-    begun = await zoomgate.begin()
-    async with browser() as mine, browser() as other:
-        back = await callback_location(zoomgate, mine, begun.authorization_url)
-        async with other.get(back) as page:
+async def test_callback_in_another_browser_is_rejected(zoomgate: Harness) -> None:
+    """The original browser can still use the callback URL."""
+    started = await zoomgate.begin()
+    async with browser() as own_browser, browser() as other:
+        callback_url = await callback_location(zoomgate, own_browser, started.authorization_url)
+        async with other.get(callback_url) as page:
             assert page.url.query["outcome"] == "other_browser"
-        await consent_form(other, begun.authorization_url)
-        async with other.get(back) as page:
+        await consent_form(other, started.authorization_url)
+        async with other.get(callback_url) as page:
             assert page.url.query["outcome"] == "other_browser"
         assert not await is_connected(zoomgate)
-        async with mine.get(back) as page:
+        async with own_browser.get(callback_url) as page:
             assert page.url.query["outcome"] == "connected"
     assert await is_connected(zoomgate)
 
 
-async def test_a_callback_works_once(zoomgate: Harness) -> None:
-    """The second visit of the same address finds the state used; of two at once one wins."""
-    begun = await zoomgate.begin()
+async def test_callback_works_once(zoomgate: Harness) -> None:
+    """Of several concurrent requests, one succeeds."""
+    started = await zoomgate.begin()
     async with browser() as session:
-        back = await callback_location(zoomgate, session, begun.authorization_url)
+        callback_url = await callback_location(zoomgate, session, started.authorization_url)
 
         async def visit() -> str:
-            async with session.get(back) as page:
+            async with session.get(callback_url) as page:
                 return page.url.query["outcome"]
 
         outcomes = await asyncio.gather(*(visit() for _ in range(4)))
@@ -99,32 +99,30 @@ async def test_a_callback_works_once(zoomgate: Harness) -> None:
         assert zoomgate.stat("token.authorization_code.issued") == 1
 
 
-async def test_a_link_may_be_opened_twice_before_the_consent(zoomgate: Harness) -> None:
-    """A preview of the link, in a chat for example, does not use it up."""
-    begun = await zoomgate.begin()
-    async with browser() as preview, preview.get(begun.authorization_url) as page:
+async def test_link_preview_does_not_consume_the_link(zoomgate: Harness) -> None:
+    started = await zoomgate.begin()
+    async with browser() as preview, preview.get(started.authorization_url) as page:
         assert page.status == 200
     async with browser() as session:
-        page = await consent(session, begun.authorization_url, MONICA)
+        page = await consent(session, started.authorization_url, MONICA)
         assert page.url.query["outcome"] == "connected"
 
 
-async def test_the_wrong_person_is_told(zoomgate: Harness) -> None:
-    """Consenting with another Zoom account than asked for leads to a page that says so, and stores nothing."""
-    begun = await zoomgate.begin(MONICA)
+async def test_consent_of_another_zoom_user_is_rejected(zoomgate: Harness) -> None:
+    """The page explains the mismatch, and nothing is stored."""
+    started = await zoomgate.begin(MONICA)
     async with browser() as session:
-        page = await consent(session, begun.authorization_url, OMAR)
+        page = await consent(session, started.authorization_url, OMAR)
         assert (page.status, page.url.query["outcome"]) == (409, "other_user")
     assert not await is_connected(zoomgate)
     assert not await is_connected(zoomgate, OMAR)
 
 
-async def test_an_outage_of_zoom_is_told(zoomgate: Harness) -> None:
-    """If the exchange gets no answer, the page asks to try again."""
-    begun = await zoomgate.begin()
+async def test_zoom_outage_shows_a_retry_page(zoomgate: Harness) -> None:
+    started = await zoomgate.begin()
     zoomgate.simulator.faults.add(Fault("token", "status"))
     async with browser() as session:
-        page = await consent(session, begun.authorization_url, MONICA)
+        page = await consent(session, started.authorization_url, MONICA)
         assert (page.status, page.url.query["outcome"]) == (503, "try_later")
 
 
@@ -132,14 +130,14 @@ async def test_an_outage_of_zoom_is_told(zoomgate: Harness) -> None:
     ("status", "outcome"),
     [(400, "misconfigured"), (403, "misconfigured"), (429, "try_later"), (500, "try_later")],
 )
-async def test_an_app_that_may_not_ask_who_consented_is_told_so(
+async def test_failed_user_lookup_distinguishes_outage_from_missing_scope(
     zoomgate: Harness, status: int, outcome: str
 ) -> None:
-    """To try again helps after an outage, and not where the app lacks a scope; nothing is stored."""
-    begun = await zoomgate.begin()
+    """Retrying helps after an outage, but not if the app lacks a scope; nothing is stored."""
+    started = await zoomgate.begin()
     zoomgate.simulator.faults.add(Fault("users_me", "status", status=status))
     async with browser() as session:
-        page = await consent(session, begun.authorization_url, MONICA)
+        page = await consent(session, started.authorization_url, MONICA)
         assert page.url.query["outcome"] == outcome
     assert not await is_connected(zoomgate)
 
@@ -155,26 +153,24 @@ async def test_an_app_that_may_not_ask_who_consented_is_told_so(
         ("unauthorized_client", "misconfigured"),
     ],
 )
-async def test_zooms_own_errors_are_no_decision_of_the_person(
-    zoomgate: Harness, error: str, outcome: str
-) -> None:
-    """What Zoom says at the callback is told as what it is: declined, an outage, or an app that is set up wrong."""
-    begun = await zoomgate.begin()
-    onward = begun.authorization_url.replace("/oauth/start", "/oauth/continue")
+async def test_callback_error_is_reported_by_its_kind(zoomgate: Harness, error: str, outcome: str) -> None:
+    """Declined consents, outages and configuration errors lead to different pages."""
+    started = await zoomgate.begin()
+    continue_url = started.authorization_url.replace("/oauth/start", "/oauth/continue")
     async with browser() as session:
-        async with session.get(onward, allow_redirects=False) as way:
-            state = URL(way.headers["Location"]).query["state"]
+        async with session.get(continue_url, allow_redirects=False) as redirect:
+            state = URL(redirect.headers["Location"]).query["state"]
         async with session.get(
             f"{zoomgate.http_url}/oauth/callback", params={"state": state, "error": error}
         ) as page:
             assert page.url.query["outcome"] == outcome
 
 
-async def test_pages_are_clean_and_locked_down(zoomgate: Harness) -> None:
-    """The last address has no code, and every page forbids caching, framing, scripts and referrers."""
-    begun = await zoomgate.begin()
+async def test_pages_contain_no_code_and_set_security_headers(zoomgate: Harness) -> None:
+    """The final URL contains no code; every page forbids caching, framing, scripts and referrers."""
+    started = await zoomgate.begin()
     async with browser() as session:
-        page = await consent(session, begun.authorization_url, MONICA)
+        page = await consent(session, started.authorization_url, MONICA)
     assert set(page.url.query) == {"outcome", "view"}
     assert page.headers["Cache-Control"] == "no-store"
     assert page.headers["Referrer-Policy"] == "no-referrer"
@@ -187,53 +183,53 @@ async def test_pages_are_clean_and_locked_down(zoomgate: Harness) -> None:
     assert "http" not in text.replace("http-equiv", "")
 
 
-async def test_the_cookie_is_out_of_reach_of_scripts(zoomgate: Harness) -> None:
-    """The cookie that binds the browser is HttpOnly and SameSite; behind https it is Secure with the host prefix."""
-    begun = await zoomgate.begin()
-    onward = begun.authorization_url.replace("/oauth/start", "/oauth/continue")
-    async with browser() as session, session.get(onward, allow_redirects=False) as page:
+async def test_browser_cookie_is_http_only_and_same_site(zoomgate: Harness) -> None:
+    """With HTTPS it is also Secure and has the __Host- prefix."""
+    started = await zoomgate.begin()
+    continue_url = started.authorization_url.replace("/oauth/start", "/oauth/continue")
+    async with browser() as session, session.get(continue_url, allow_redirects=False) as page:
         cookie = page.headers["Set-Cookie"]
         assert cookie.startswith("zoomgate-browser=")
         assert "HttpOnly" in cookie
         assert "SameSite=Lax" in cookie
     https = {"ZOOMGATE_REDIRECT_URI": "https://zoomgate.example/oauth/callback"}
     async with running(zoomgate.data_dir / "https", environ=https) as secure:
-        begun = await secure.begin()
-        assert begun.authorization_url.startswith("https://zoomgate.example/oauth/start?")
-        start = secure.http_url + URL(begun.authorization_url).raw_path_qs.replace("start", "continue")
+        started = await secure.begin()
+        assert started.authorization_url.startswith("https://zoomgate.example/oauth/start?")
+        start = secure.http_url + URL(started.authorization_url).raw_path_qs.replace("start", "continue")
         async with browser() as session, session.get(start, allow_redirects=False) as page:
             cookie = page.headers["Set-Cookie"]
             assert cookie.startswith("__Host-zoomgate-browser=")
             assert "Secure" in cookie
 
 
-async def test_a_configured_place_gets_a_ticket_that_works_once(zoomgate: Harness) -> None:
-    """With return_to the browser ends at the configured place, whose ticket gives user, options and connection to who began."""
-    places = {"ZOOMGATE_RETURN_TO": "shop=http://127.0.0.1:9/connected?from=zoom"}
-    async with running(zoomgate.data_dir / "places", environ=places) as placed:
-        begun = await placed.begin(return_to="shop", options={"cart": 7})
+async def test_return_to_receives_a_one_time_ticket(zoomgate: Harness) -> None:
+    """The ticket gives user, options and connection only to the caller that started the authorization."""
+    environ = {"ZOOMGATE_RETURN_TO": "shop=http://127.0.0.1:9/connected?from=zoom"}
+    async with running(zoomgate.data_dir / "return-to", environ=environ) as service:
+        started = await service.begin(return_to="shop", options={"cart": 7})
         async with browser() as session:
-            back = await callback_location(placed, session, begun.authorization_url)
-            async with session.get(back, allow_redirects=False) as answer:
-                place = URL(answer.headers["Location"])
-        assert place.host == "127.0.0.1"
-        assert place.query["from"] == "zoom"
-        wanted = pb.CompleteAuthorizationRequest(ticket=place.query["ticket"])
-        foreign = await placed.refusal(placed.auth.CompleteAuthorization, wanted, "blind")
-        assert foreign.reason == "INVALID_STATE"
-        done = await placed.call(placed.auth.CompleteAuthorization, wanted)
-        assert (done.user_email, dict(done.options)) == (MONICA, {"cart": 7})
-        assert done.connection.state == Connection.STATE_ACTIVE
-        assert (await placed.refusal(placed.auth.CompleteAuthorization, wanted)).reason == "INVALID_STATE"
-        unknown = await placed.refusal(
-            placed.auth.BeginAuthorization,
+            callback_url = await callback_location(service, session, started.authorization_url)
+            async with session.get(callback_url, allow_redirects=False) as response:
+                return_url = URL(response.headers["Location"])
+        assert return_url.host == "127.0.0.1"
+        assert return_url.query["from"] == "zoom"
+        request = pb.CompleteAuthorizationRequest(ticket=return_url.query["ticket"])
+        other_caller = await service.refusal(service.auth.CompleteAuthorization, request, "blind")
+        assert other_caller.reason == "INVALID_STATE"
+        completed = await service.call(service.auth.CompleteAuthorization, request)
+        assert (completed.user_email, dict(completed.options)) == (MONICA, {"cart": 7})
+        assert completed.connection.state == Connection.STATE_ACTIVE
+        assert (await service.refusal(service.auth.CompleteAuthorization, request)).reason == "INVALID_STATE"
+        unknown = await service.refusal(
+            service.auth.BeginAuthorization,
             pb.BeginAuthorizationRequest(user_email=MONICA, return_to="https://evil.example"),
         )
         assert set(unknown.violations) == {"return_to"}
 
 
-async def test_health_and_metrics_answer(zoomgate: Harness) -> None:
-    """The HTTP front tells health, readiness and metrics with closed label sets."""
+async def test_health_and_metrics_endpoints(zoomgate: Harness) -> None:
+    """Metrics use closed label sets."""
     async with browser() as session:
         for path, text in (("/healthz", "ok"), ("/readyz", "ready")):
             async with session.get(zoomgate.http_url + path) as page:
@@ -246,35 +242,35 @@ async def test_health_and_metrics_answer(zoomgate: Harness) -> None:
     assert "path-1234" not in metrics
 
 
-async def test_a_person_sees_whose_consent_it_is(zoomgate: Harness) -> None:
-    """Before Zoom the page names app and address; nothing is used up and no cookie is set by looking."""
-    begun = await zoomgate.begin()
+async def test_start_page_names_the_user(zoomgate: Harness) -> None:
+    """Opening the page consumes nothing and sets no cookie."""
+    started = await zoomgate.begin()
     for _ in range(2):
-        async with browser() as session, session.get(begun.authorization_url) as page:
+        async with browser() as session, session.get(started.authorization_url) as page:
             text = await page.text()
             assert MONICA in text
             assert "Continue to Zoom" in text
             assert "Set-Cookie" not in page.headers
 
 
-async def test_the_result_is_for_the_browser_that_went_through_it(zoomgate: Harness) -> None:
-    """It names who is connected and what the app may do; another browser with the same address learns nobody's name."""
-    begun = await zoomgate.begin()
-    async with browser() as mine, browser() as other:
-        done = await consent(mine, begun.authorization_url, MONICA)
-        text = await done.text()
+async def test_result_page_shows_details_only_in_the_consenting_browser(zoomgate: Harness) -> None:
+    """It names the user and the granted rights; another browser with the same URL sees neither."""
+    started = await zoomgate.begin()
+    async with browser() as own_browser, browser() as other:
+        completed = await consent(own_browser, started.authorization_url, MONICA)
+        text = await completed.text()
         assert MONICA in text
         assert "<li>Create and change your meetings</li>" in text
         assert "<li>Change your meetings</li>" not in text
         await consent_form(other, (await zoomgate.begin(OMAR)).authorization_url)
         for session in (other, browser()):
-            async with session, session.get(done.url) as page:
+            async with session, session.get(completed.url) as page:
                 assert page.status == 200
                 assert MONICA not in await page.text()
 
 
-async def test_a_failure_names_whom_it_was_for(zoomgate: Harness) -> None:
-    """Signed in with another account, the page says which address was asked for, and lists no rights."""
+async def test_failure_page_names_the_requested_user(zoomgate: Harness) -> None:
+    """It does not name the user who consented, and lists no rights."""
     async with browser() as session:
         page = await consent(session, (await zoomgate.begin(MONICA)).authorization_url, OMAR)
         text = await page.text()
@@ -283,24 +279,24 @@ async def test_a_failure_names_whom_it_was_for(zoomgate: Harness) -> None:
     assert "<li>" not in text
 
 
-async def test_the_pages_are_the_organisations(zoomgate: Harness) -> None:
-    """Name and colour are settings; the name is text, whatever is in it."""
+async def test_pages_use_the_configured_brand(zoomgate: Harness) -> None:
+    """The brand name is always rendered as text."""
     brand = {"ZOOMGATE_BRAND_NAME": "A & B <script>", "ZOOMGATE_BRAND_COLOR": "#FFCC00"}
     async with running(zoomgate.data_dir / "brand", environ=brand) as branded:
-        begun = await branded.begin()
-        async with browser() as session, session.get(begun.authorization_url) as page:
+        started = await branded.begin()
+        async with browser() as session, session.get(started.authorization_url) as page:
             text = await page.text()
     assert "A &amp; B &lt;script&gt;" in text
     assert "<script" not in text
     assert "background:#ffcc00;color:#000000" in text
 
 
-async def test_every_page_of_the_way_is_counted_by_its_name(zoomgate: Harness) -> None:
-    """The metrics tell how many people went on from the first page, and how many came back."""
-    begun = await zoomgate.begin()
+async def test_requests_are_counted_by_page(zoomgate: Harness) -> None:
+    """The metrics show how many users continue from the first page and how many return."""
+    started = await zoomgate.begin()
     async with browser() as session:
-        await consent(session, begun.authorization_url, MONICA)
-        async with session.get(f"{zoomgate.http_url}/metrics") as answer:
-            text = await answer.text()
+        await consent(session, started.authorization_url, MONICA)
+        async with session.get(f"{zoomgate.http_url}/metrics") as response:
+            text = await response.text()
     for page in ("start", "continue", "callback", "result"):
         assert f'zoomgate_http_requests_total{{route="/oauth/{page}"' in text

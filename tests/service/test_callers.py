@@ -1,4 +1,4 @@
-"""Who gets in, and as far as where."""
+"""Tests of authentication and authorization."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from zoomgate.v1 import auth_service_pb2, meetings_service_pb2, proxy_service_pb
 from zoomgate_server.rpc.middleware.access_policy import METHOD_POLICY
 
 S, M, A = "service", "member", "admin"
-WHO = {
+ALLOWED_ROLES = {
     "AuthService.BeginAuthorization": {S, M},
     "AuthService.CompleteAuthorization": {S, M},
     "AuthService.CreateToken": {S, M},
@@ -35,7 +35,7 @@ WHO = {
     "ProxyService.Patch": {S},
     "ProxyService.Put": {S},
 }
-"""Who may call what, as the contract promises; written down a second time on purpose."""
+"""The roles that may call each RPC according to the documentation. Repeated here on purpose, independently of the code."""
 
 METHODS = {
     f"{service.name}.{method.name}": method
@@ -45,8 +45,8 @@ METHODS = {
 }
 
 
-def stub_of(zoomgate: Harness, name: str) -> object:
-    """The callable of an RPC."""
+def stub_method(zoomgate: Harness, name: str) -> object:
+    """Return the stub method of an RPC."""
     service, method = name.split(".")
     stub = {
         "AuthService": zoomgate.auth,
@@ -56,103 +56,102 @@ def stub_of(zoomgate: Harness, name: str) -> object:
     return getattr(stub[service], method)
 
 
-def request_of(name: str, user: str = MONICA) -> object:
-    """A request of an RPC that names a user."""
+def new_request(name: str, user: str = MONICA) -> object:
+    """Return a request of an RPC for a user."""
     request = METHODS[name].input_type._concrete_class()
     if "user_email" in METHODS[name].input_type.fields_by_name:
         request.user_email = user
     return request
 
 
-def test_every_rpc_has_a_policy_row_and_is_in_the_promise() -> None:
-    """A new RPC without a row or without a promise fails here; so does a row without an RPC."""
+def test_every_rpc_has_a_policy() -> None:
+    """Policies, RPCs and the documented roles name the same methods."""
     rows = {
         path.removeprefix("/zoomgate.v1.").replace("/", ".") for path in METHOD_POLICY if "zoomgate" in path
     }
-    assert rows == set(METHODS) == set(WHO)
+    assert rows == set(METHODS) == set(ALLOWED_ROLES)
 
 
-@pytest.mark.parametrize(("name", "caller"), list(itertools.product(WHO, ["service", "monica", "admin"])))
-async def test_every_role_gets_exactly_its_rpcs(zoomgate: Harness, name: str, caller: str) -> None:
-    """A role that may not call an RPC is refused before anything is looked up; one that may gets further."""
+@pytest.mark.parametrize(
+    ("name", "caller"), list(itertools.product(ALLOWED_ROLES, ["service", "monica", "admin"]))
+)
+async def test_role_may_call_exactly_its_rpcs(zoomgate: Harness, name: str, caller: str) -> None:
     role = {"service": S, "monica": M, "admin": A}[caller]
     code, reason = "", ""
     try:
-        await zoomgate.call(stub_of(zoomgate, name), request_of(name), caller)
+        await zoomgate.call(stub_method(zoomgate, name), new_request(name), caller)
     except grpc.aio.AioRpcError as error:
         code, reason = Refusal.of(error).short
-    refused = (code, reason) == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
-    assert refused is (role not in WHO[name])
+    rejected = (code, reason) == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
+    assert rejected is (role not in ALLOWED_ROLES[name])
 
 
 @pytest.mark.parametrize(
     "name",
     [
         name
-        for name, who in WHO.items()
-        if M in who
+        for name, roles in ALLOWED_ROLES.items()
+        if M in roles
         and "user_email" in METHODS[name].input_type.fields_by_name
-        and name != "AuthService.ValidateUser"  # tells anybody whether two addresses are one
+        and name != "AuthService.ValidateUser"  # may be called for any user
     ],
 )
-async def test_members_act_for_themselves_alone(zoomgate: Harness, name: str) -> None:
-    """A member is refused for everybody else, in the same words whether that user is connected or not."""
-    before = await zoomgate.refusal(stub_of(zoomgate, name), request_of(name, OMAR), "monica")
+async def test_member_may_act_only_for_itself(zoomgate: Harness, name: str) -> None:
+    """The error does not depend on whether the other user is connected."""
+    before = await zoomgate.refusal(stub_method(zoomgate, name), new_request(name, OMAR), "monica")
     await zoomgate.connect(OMAR)
-    after = await zoomgate.refusal(stub_of(zoomgate, name), request_of(name, OMAR), "monica")
+    after = await zoomgate.refusal(stub_method(zoomgate, name), new_request(name, OMAR), "monica")
     assert before == after
     assert before.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
 
 
-async def test_a_forwarded_member_binds_the_call_too(zoomgate: Harness) -> None:
-    """With a member's token both policies must allow; no token is handed out in a member's name."""
+async def test_policy_of_forwarded_member_applies_too(zoomgate: Harness) -> None:
+    """Both policies must allow a call with a member token, and access tokens are never returned for it."""
     await zoomgate.connect(MONICA)
-    wanted = auth_service_pb2.GetConnectionRequest(user_email=MONICA)
-    await zoomgate.call(zoomgate.auth.GetConnection, wanted, "service", "monica")
+    request = auth_service_pb2.GetConnectionRequest(user_email=MONICA)
+    await zoomgate.call(zoomgate.auth.GetConnection, request, "service", "monica")
     for caller, forwarded in (("service", "omar"), ("narrow", "monica"), ("admin", "monica")):
-        refusal = await zoomgate.refusal(zoomgate.auth.GetConnection, wanted, caller, forwarded)
-        assert refusal.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED"), (caller, forwarded)
+        error = await zoomgate.refusal(zoomgate.auth.GetConnection, request, caller, forwarded)
+        assert error.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED"), (caller, forwarded)
     token = auth_service_pb2.GetTokenRequest(user_email=MONICA)
-    refusal = await zoomgate.refusal(zoomgate.auth.GetToken, token, "service", "monica")
-    assert refusal.reason == "CALLER_NOT_ALLOWED"
-    refusal = await zoomgate.refusal(zoomgate.auth.GetConnection, wanted, "service", "service")
-    assert refusal.short == ("UNAUTHENTICATED", "CALLER_UNAUTHENTICATED")
+    error = await zoomgate.refusal(zoomgate.auth.GetToken, token, "service", "monica")
+    assert error.reason == "CALLER_NOT_ALLOWED"
+    error = await zoomgate.refusal(zoomgate.auth.GetConnection, request, "service", "service")
+    assert error.short == ("UNAUTHENTICATED", "CALLER_UNAUTHENTICATED")
 
 
-async def test_access_tokens_are_for_those_who_may_see_them(zoomgate: Harness) -> None:
-    """A service without that right gets no token."""
-    wanted = auth_service_pb2.GetTokenRequest(user_email=MONICA)
-    assert (await zoomgate.refusal(zoomgate.auth.GetToken, wanted, "blind")).reason == "CALLER_NOT_ALLOWED"
+async def test_access_token_requires_permission(zoomgate: Harness) -> None:
+    request = auth_service_pb2.GetTokenRequest(user_email=MONICA)
+    assert (await zoomgate.refusal(zoomgate.auth.GetToken, request, "blind")).reason == "CALLER_NOT_ALLOWED"
 
 
-async def test_a_service_is_limited_to_its_users_and_methods(zoomgate: Harness) -> None:
-    """A row with users and methods covers nothing else."""
+async def test_service_is_limited_to_its_users_and_methods(zoomgate: Harness) -> None:
     token = auth_service_pb2.GetTokenRequest(user_email=MONICA)
     assert (await zoomgate.refusal(zoomgate.auth.GetToken, token, "narrow")).reason == "CALLER_NOT_ALLOWED"
-    show = auth_service_pb2.GetConnectionRequest(user_email=OMAR)
+    connection = auth_service_pb2.GetConnectionRequest(user_email=OMAR)
     assert (
-        await zoomgate.refusal(zoomgate.auth.GetConnection, show, "narrow")
+        await zoomgate.refusal(zoomgate.auth.GetConnection, connection, "narrow")
     ).reason == "CALLER_NOT_ALLOWED"
 
 
-async def test_a_connection_of_another_member_stays_closed(zoomgate: Harness) -> None:
-    """A connection that a member began belongs to that member: an address alone does not open it to a later holder."""
+async def test_member_cannot_access_connection_of_another_member(zoomgate: Harness) -> None:
+    """A connection belongs to the member who started it, not to any member with the same address."""
     await zoomgate.connect(MONICA, "monica")
     impostor = CALLERS["monica"].__class__(
         name="monica-2",
         roles=CALLERS["monica"].roles,
         email=MONICA,
         issuer="key",
-        subject="somebody-else",
+        subject="another-member",
     )
     other = zoomgate.data_dir / "other"
     callers = {"monica": CALLERS["monica"], "impostor": impostor, "service": CALLERS["service"]}
-    async with running(other, callers=callers) as again:
-        await again.connect(MONICA, "monica")
-        wanted = auth_service_pb2.GetConnectionRequest(user_email=MONICA)
-        await again.call(again.auth.GetConnection, wanted, "monica")
-        refusal = await again.refusal(again.auth.GetConnection, wanted, "impostor")
-        assert refusal.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
+    async with running(other, callers=callers) as second:
+        await second.connect(MONICA, "monica")
+        request = auth_service_pb2.GetConnectionRequest(user_email=MONICA)
+        await second.call(second.auth.GetConnection, request, "monica")
+        error = await second.refusal(second.auth.GetConnection, request, "impostor")
+        assert error.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
 
 
 @pytest.mark.parametrize(
@@ -171,22 +170,22 @@ async def test_a_connection_of_another_member_stays_closed(zoomgate: Harness) ->
         (*metadata("service", "monica"), ("zoomgate-member-token", key_of("monica"))),
     ],
 )
-async def test_malformed_credentials_are_refused_alike(
+async def test_malformed_credential_is_rejected(
     zoomgate: Harness, entries: tuple[tuple[str, str], ...]
 ) -> None:
-    """Whatever is wrong with a credential, the answer is the same and says nothing else."""
-    with pytest.raises(grpc.aio.AioRpcError) as error:
+    """The error is the same for every kind of malformed credential."""
+    with pytest.raises(grpc.aio.AioRpcError) as exc_info:
         await zoomgate.auth.ListConnections(
             auth_service_pb2.ListConnectionsRequest(), metadata=entries, timeout=5
         )
-    refusal = Refusal.of(error.value)
-    assert refusal.short == ("UNAUTHENTICATED", "CALLER_UNAUTHENTICATED")
-    assert refusal.message == "The credential is missing or not accepted"
-    assert refusal.details == ("ErrorInfo",)
+    error = Refusal.of(exc_info.value)
+    assert error.short == ("UNAUTHENTICATED", "CALLER_UNAUTHENTICATED")
+    assert error.message == "The credential is missing or invalid"
+    assert error.details == ("ErrorInfo",)
 
 
-async def test_garbage_is_refused_after_credential_and_policy(zoomgate: Harness) -> None:
-    """The order is credential, policy, bytes: garbage with a bad credential is UNAUTHENTICATED, then PERMISSION_DENIED."""
+async def test_credential_and_policy_are_checked_before_the_encoding(zoomgate: Harness) -> None:
+    """A malformed request is UNAUTHENTICATED without a credential, and PERMISSION_DENIED for the wrong role."""
     for path, caller, code in (
         ("/zoomgate.v1.AuthService/GetToken", "", "UNAUTHENTICATED"),
         ("/zoomgate.v1.AuthService/GetToken", "admin", "PERMISSION_DENIED"),
@@ -194,52 +193,52 @@ async def test_garbage_is_refused_after_credential_and_policy(zoomgate: Harness)
     ):
         raw = zoomgate.channel.unary_unary(path)
         for garbage in (b"\xff\xff\xff", b"\x0a\x02\xc3\x28"):
-            with pytest.raises(grpc.aio.AioRpcError) as error:
+            with pytest.raises(grpc.aio.AioRpcError) as exc_info:
                 await raw(garbage, metadata=metadata(caller), timeout=5)
-            refusal = Refusal.of(error.value)
-            assert refusal.code.name == code
+            error = Refusal.of(exc_info.value)
+            assert error.code.name == code
             if code == "INVALID_ARGUMENT":
-                assert refusal.reason == "MALFORMED_REQUEST"
+                assert error.reason == "MALFORMED_REQUEST"
 
 
-async def test_unknown_methods_are_unimplemented(zoomgate: Harness) -> None:
-    """A method that does not exist is answered by gRPC itself."""
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await zoomgate.channel.unary_unary("/zoomgate.v1.AuthService/Nothing")(
+async def test_unknown_method_is_unimplemented(zoomgate: Harness) -> None:
+    """This error comes from gRPC itself."""
+    with pytest.raises(grpc.aio.AioRpcError) as exc_info:
+        await zoomgate.channel.unary_unary("/zoomgate.v1.AuthService/Unknown")(
             b"", metadata=metadata(), timeout=5
         )
-    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert exc_info.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_health_needs_no_credential_and_reflection_does(zoomgate: Harness) -> None:
-    """Probes come without a key; looking at the contract needs one."""
+async def test_health_needs_no_credential_but_reflection_does(zoomgate: Harness) -> None:
     health = health_pb2_grpc.HealthStub(zoomgate.channel)
-    answer = await health.Check(health_pb2.HealthCheckRequest(service="zoomgate.v1.AuthService"), timeout=5)
-    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    response = await health.Check(health_pb2.HealthCheckRequest(service="zoomgate.v1.AuthService"), timeout=5)
+    assert response.status == health_pb2.HealthCheckResponse.SERVING
     reflection = reflection_pb2_grpc.ServerReflectionStub(zoomgate.channel)
-    wanted = reflection_pb2.ServerReflectionRequest(list_services="")
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
 
-    async def names(entries: tuple[tuple[str, str], ...]) -> set[str]:
-        async for found in reflection.ServerReflectionInfo(iter([wanted]), metadata=entries, timeout=5):
-            return {service.name for service in found.list_services_response.service}
+    async def service_names(entries: tuple[tuple[str, str], ...]) -> set[str]:
+        async for response in reflection.ServerReflectionInfo(iter([request]), metadata=entries, timeout=5):
+            return {service.name for service in response.list_services_response.service}
         return set()
 
-    assert "zoomgate.v1.ProxyService" in await names(metadata("monica"))
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await names(())
-    assert Refusal.of(error.value).short == ("UNAUTHENTICATED", "CALLER_UNAUTHENTICATED")
+    assert "zoomgate.v1.ProxyService" in await service_names(metadata("monica"))
+    with pytest.raises(grpc.aio.AioRpcError) as exc_info:
+        await service_names(())
+    assert Refusal.of(exc_info.value).short == ("UNAUTHENTICATED", "CALLER_UNAUTHENTICATED")
 
 
 @pytest.mark.parametrize(
-    ("sent", "kept"),
+    ("sent", "accepted"),
     [("abc-1.2_X", True), ("a" * 64, True), ("a" * 65, False), ("a b", False), ("a\\nb", False), ("", False)],
 )
-async def test_request_ids_are_taken_over_or_made(zoomgate: Harness, sent: str, kept: bool) -> None:
-    """A harmless id comes back in the trailing metadata; any other is replaced."""
+async def test_valid_request_id_is_returned_and_invalid_one_replaced(
+    zoomgate: Harness, sent: str, accepted: bool
+) -> None:
     call = zoomgate.auth.ListConnections(
         auth_service_pb2.ListConnectionsRequest(), metadata=(*metadata(), ("x-request-id", sent)), timeout=5
     )
     await call
-    answered = dict(await call.trailing_metadata())["x-request-id"]
-    assert (answered == sent) is kept
-    assert answered
+    returned = dict(await call.trailing_metadata())["x-request-id"]
+    assert (returned == sent) is accepted
+    assert returned

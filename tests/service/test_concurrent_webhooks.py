@@ -1,4 +1,4 @@
-"""An event of Zoom's that comes while a refresh runs, at every step of it."""
+"""Webhooks that arrive during a refresh or a consent, at each of its steps."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,36 +20,36 @@ from zoomgate_server.webhooks import receiver
 from zoomgate_server.zoom.oauth import OAuthClient
 
 STEPS = ((SqliteStore, "get"), (SqliteStore, "put"), (OAuthClient, "refresh"))
-"""What a refresh waits for."""
+"""The store and Zoom calls of a refresh."""
 
 
 class Interruption:
-    """Does something once, before or after the step of a number; what it does itself takes no steps.
+    """An action that runs once, at the step with a given number. The action's own calls do not count as steps.
 
     Attributes:
-        done: Whether it came to that.
+        done: Whether the action has run.
     """
 
-    def __init__(self, number: int, what: Callable[[], Awaitable[None]]) -> None:
-        self._left = number
-        self._what = what
-        self._doing = False
+    def __init__(self, number: int, action: Callable[[], Awaitable[None]]) -> None:
+        self._remaining = number
+        self._action = action
+        self._running = False
         self.done = False
 
     async def step(self) -> None:
-        """A step begins or has ended."""
-        if self._doing or self.done:
+        """Count the start or end of a call, and run the action if its step is reached."""
+        if self._running or self.done:
             return
-        if self._left == 0:
-            self._doing = True
-            await self._what()
-            self._doing, self.done = False, True
-        self._left -= 1
+        if self._remaining == 0:
+            self._running = True
+            await self._action()
+            self._running, self.done = False, True
+        self._remaining -= 1
 
 
 @contextmanager
 def interrupted(interruption: Interruption) -> Iterator[None]:
-    """Let an interruption happen."""
+    """Install an interruption."""
     with pytest.MonkeyPatch.context() as patch:
         for owner, name in STEPS:
             patch.setattr(owner, name, _around(interruption, getattr(owner, name)))
@@ -67,8 +67,8 @@ def _around(interruption: Interruption, real: Callable[..., Awaitable[Any]]) -> 
 
 
 @pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Zoom is not asked to come again because this machine is slow."""
+def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prevent timeouts on slow machines."""
     monkeypatch.setattr(receiver, "SETTLE_SECONDS", SECONDS)
 
 
@@ -79,11 +79,11 @@ async def service(data_dir: Path) -> AsyncIterator[Harness]:
         yield harness
 
 
-async def test_a_refresh_brings_nobody_back(tmp_path: Path) -> None:
-    """Before and after each read, each write and the call of Zoom: the connection has ended then, whatever Zoom answered, and stays so."""
+async def test_refresh_does_not_reconnect_a_user(tmp_path: Path) -> None:
+    """An event before or after any store access or Zoom call of a refresh disconnects the user permanently."""
     async with service(tmp_path) as zoomgate:
         refresh = pb.RefreshTokenRequest(user_email=MONICA)
-        show = pb.GetConnectionRequest(user_email=MONICA)
+        get_connection = pb.GetConnectionRequest(user_email=MONICA)
 
         async def event() -> None:
             assert await send(zoomgate.http_url, app_deauthorized(MONICA)) == (204, b"")
@@ -96,11 +96,11 @@ async def test_a_refresh_brings_nobody_back(tmp_path: Path) -> None:
             assert interruption.done or code is grpc.StatusCode.OK, number
             if not interruption.done:
                 break
-            shown = (await zoomgate.call(zoomgate.auth.GetConnection, show)).connection
-            assert shown.state == Connection.STATE_DISCONNECTED, number
-            assert shown.cause == Connection.CAUSE_APP_DEAUTHORIZED, number
-            refused = await zoomgate.refusal(zoomgate.auth.RefreshToken, refresh)
-            assert refused.reason == "ZOOM_NOT_CONNECTED", number
+            connection = (await zoomgate.call(zoomgate.auth.GetConnection, get_connection)).connection
+            assert connection.state == Connection.STATE_DISCONNECTED, number
+            assert connection.cause == Connection.CAUSE_APP_DEAUTHORIZED, number
+            refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, refresh)
+            assert refusal.reason == "ZOOM_NOT_CONNECTED", number
         assert number >= 8
         await send(zoomgate.http_url, app_deauthorized(MONICA))
     record = await stored(tmp_path, MONICA)
@@ -109,14 +109,14 @@ async def test_a_refresh_brings_nobody_back(tmp_path: Path) -> None:
     assert list((tmp_path / "journal").iterdir()) == []
 
 
-async def test_a_consent_is_not_ended_by_what_was_before_it(tmp_path: Path) -> None:
-    """An event that Zoom sent before the consent and that comes at any step of storing it: the connection is there in the end."""
+async def test_earlier_event_does_not_disconnect_after_a_new_consent(tmp_path: Path) -> None:
+    """An event older than the consent, arriving at any step of storing the consent, leaves the user connected."""
     async with service(tmp_path) as zoomgate:
         await zoomgate.connect()
-        earlier = app_deauthorized(MONICA)
+        old_event = app_deauthorized(MONICA)
 
         async def event() -> None:
-            assert await send(zoomgate.http_url, earlier | {"number": number}) == (204, b"")
+            assert await send(zoomgate.http_url, old_event | {"number": number}) == (204, b"")
 
         for number in count():
             interruption = Interruption(number, event)
@@ -124,8 +124,8 @@ async def test_a_consent_is_not_ended_by_what_was_before_it(tmp_path: Path) -> N
                 await zoomgate.connect()
             if not interruption.done:
                 break
-            shown = await zoomgate.call(
+            response = await zoomgate.call(
                 zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=MONICA)
             )
-            assert shown.connection.state == Connection.STATE_ACTIVE, number
+            assert response.connection.state == Connection.STATE_ACTIVE, number
         assert number >= 8

@@ -1,4 +1,4 @@
-"""Connections that are ended: with a line in the audit trail whatever becomes of the call, and with all tokens that may live."""
+"""Disconnection: audit events and revocation of all tokens, also if the call is cancelled or the store fails."""
 
 import asyncio
 import json
@@ -26,19 +26,19 @@ from zoomgate_server.storage.sqlite import SqliteStore
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import RevokeOutcome, Unknown
 
-END = pb.DeleteConnectionRequest(user_email=MONICA)
+DELETE_MONICA = pb.DeleteConnectionRequest(user_email=MONICA)
 APP = "loopback|zoomgate-dev"
 
 
-def told(zoomgate: Harness, action: str = "connection.disconnected") -> list[dict[str, Any]]:
-    """The lines of an action."""
+def audit_events(zoomgate: Harness, action: str = "connection.disconnected") -> list[dict[str, Any]]:
+    """Return the audit events with an action."""
     lines = map(json.loads, (zoomgate.data_dir / "audit.jsonl").read_text().splitlines())
     return [line for line in lines if line["action"] == action]
 
 
 @asynccontextmanager
-async def opened(zoomgate: Harness) -> AsyncIterator[tuple[SqliteStore, Envelope]]:
-    """The store past the service."""
+async def open_store(zoomgate: Harness) -> AsyncIterator[tuple[SqliteStore, Envelope]]:
+    """Open the service's store directly."""
     store = await SqliteStore.open(zoomgate.data_dir / "zoomgate.db", time.time)
     try:
         yield store, Envelope(app=APP, keys=key_file.load(zoomgate.data_dir / "keys.json"))
@@ -47,85 +47,85 @@ async def opened(zoomgate: Harness) -> AsyncIterator[tuple[SqliteStore, Envelope
 
 
 async def read(zoomgate: Harness, user: str = MONICA) -> ConnectionRecord:
-    """A connection as it is stored."""
-    async with opened(zoomgate) as (store, envelope):
+    """Read a connection directly from the store."""
+    async with open_store(zoomgate) as (store, envelope):
         record, _ = await store.get(RecordKey(APP, Kind.USER, user))
         assert record is not None
         return decode(envelope, record)
 
 
 async def write(zoomgate: Harness, record: ConnectionRecord) -> None:
-    """Store a connection past the service."""
-    async with opened(zoomgate) as (store, envelope):
+    """Write a connection directly to the store."""
+    async with open_store(zoomgate) as (store, envelope):
         assert await store.put(encode(envelope, record), record.rev)
 
 
-async def until(what: Any) -> None:
-    """Wait until something holds."""
+async def until(condition: Any) -> None:
+    """Wait until a condition holds."""
     async with asyncio.timeout(20):
-        while not await what():
+        while not await condition():
             await asyncio.sleep(0.02)
 
 
-def held_back(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
-    """Let the store keep its answer to an end back; gives what is set once it is stored, and what lets the answer go."""
-    stored, known = asyncio.Event(), asyncio.Event()
-    real = ConnectionRepository.write
+def delay_disconnect_confirmation(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Delay the store's confirmation of a disconnect. Return an event set once it is stored, and an event that ends the delay."""
+    stored, confirm = asyncio.Event(), asyncio.Event()
+    real_write = ConnectionRepository.write
 
-    async def writing(self: ConnectionRepository, connection: ConnectionRecord) -> int | None:
-        rev = await real(self, connection)
+    async def delayed_write(self: ConnectionRepository, connection: ConnectionRecord) -> int | None:
+        rev = await real_write(self, connection)
         if connection.revoking is not None:
             stored.set()
-            await known.wait()
+            await confirm.wait()
         return rev
 
-    monkeypatch.setattr(ConnectionRepository, "write", writing)
-    return stored, known
+    monkeypatch.setattr(ConnectionRepository, "write", delayed_write)
+    return stored, confirm
 
 
-async def test_who_leaves_does_not_take_the_line_along(
+async def test_cancelled_delete_is_audited_and_revoked(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A caller who gives up while the end is being stored is named in the audit trail, and the tokens are revoked at once."""
+    """The caller cancels while the store is writing the tombstone."""
     await zoomgate.connect()
-    stored, known = held_back(monkeypatch)
-    call = zoomgate.auth.DeleteConnection(END, metadata=metadata("admin"), timeout=20)
+    stored, confirm = delay_disconnect_confirmation(monkeypatch)
+    call = zoomgate.auth.DeleteConnection(DELETE_MONICA, metadata=metadata("admin"), timeout=20)
     waiting = asyncio.ensure_future(call.code())
     await stored.wait()
     call.cancel()
     await waiting
 
-    async def left() -> bool:
+    async def is_cancelled() -> bool:
         async with aiohttp.ClientSession() as session, session.get(f"{zoomgate.http_url}/metrics") as page:
             text = await page.text()
         return 'zoomgate_rpc_total{code="CANCELLED",method="AuthService.DeleteConnection"} 1.0' in text
 
-    await until(left)
-    known.set()
+    await until(is_cancelled)
+    confirm.set()
 
-    async def is_told() -> bool:
-        return [(line["principal"], line["outcome"]) for line in told(zoomgate)] == [("admin", "ok")]
+    async def is_audited() -> bool:
+        return [(line["principal"], line["outcome"]) for line in audit_events(zoomgate)] == [("admin", "ok")]
 
-    await until(is_told)
-    await until(lambda: _is_ended(zoomgate, MONICA))
+    await until(is_audited)
+    await until(lambda: _is_revoked(zoomgate, MONICA))
 
 
-async def test_a_service_that_ends_revokes_what_was_being_ended(
+async def test_shutdown_revokes_the_tokens_of_a_cancelled_delete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tokens of an end whose caller has left are revoked before the process is gone, not at its next start."""
-    stored, known = held_back(monkeypatch)
+    """The revocation happens before the process exits, not after its next start."""
+    stored, confirm = delay_disconnect_confirmation(monkeypatch)
     drain = disconnection.Disconnector.drain
 
-    async def draining(self: disconnection.Disconnector, seconds: float) -> None:
-        known.set()
+    async def confirm_and_drain(self: disconnection.Disconnector, seconds: float) -> None:
+        confirm.set()
         await drain(self, seconds)
 
-    monkeypatch.setattr(disconnection.Disconnector, "drain", draining)
+    monkeypatch.setattr(disconnection.Disconnector, "drain", confirm_and_drain)
     async with running(tmp_path / "data") as zoomgate:
         await zoomgate.connect()
         zoomgate.simulator.faults.add(Fault("revoke", "delay", seconds=0.3))
-        call = zoomgate.auth.DeleteConnection(END, metadata=metadata("admin"), timeout=20)
+        call = zoomgate.auth.DeleteConnection(DELETE_MONICA, metadata=metadata("admin"), timeout=20)
         waiting = asyncio.ensure_future(call.code())
         await stored.wait()
         call.cancel()
@@ -134,20 +134,20 @@ async def test_a_service_that_ends_revokes_what_was_being_ended(
     assert (await read(zoomgate)).revoking is None
 
 
-async def _is_ended(zoomgate: Harness, user: str) -> bool:
+async def _is_revoked(zoomgate: Harness, user: str) -> bool:
     return zoomgate.simulator.zoom.grants[user].revoked
 
 
 @pytest.mark.parametrize("readable", [True, False])
-async def test_an_end_that_the_store_did_not_confirm_is_told(
+async def test_unconfirmed_disconnect_is_audited(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, readable: bool
 ) -> None:
-    """It is looked for; where that fails too, the line says that it may have happened, since a repetition finds nothing to end."""
+    """If the store cannot be read either, the audit event says that the disconnect may have happened; a retry finds no connection."""
     await zoomgate.connect()
     put, get = SqliteStore.put, SqliteStore.get
     unconfirmed = False
 
-    async def putting(self: SqliteStore, record: Record, if_rev: int) -> int | None:
+    async def unconfirmed_put(self: SqliteStore, record: Record, if_rev: int) -> int | None:
         nonlocal unconfirmed
         rev = await put(self, record, if_rev)
         if record.state == State.DISCONNECTED.value and not unconfirmed:
@@ -155,74 +155,76 @@ async def test_an_end_that_the_store_did_not_confirm_is_told(
             raise StoreError("injected")
         return rev
 
-    async def getting(self: SqliteStore, key: RecordKey) -> tuple[Record | None, float]:
+    async def failing_get(self: SqliteStore, key: RecordKey) -> tuple[Record | None, float]:
         if unconfirmed and not readable:
             raise StoreError("injected")
         return await get(self, key)
 
     with monkeypatch.context() as patch:
-        patch.setattr(SqliteStore, "put", putting)
-        patch.setattr(SqliteStore, "get", getting)
+        patch.setattr(SqliteStore, "put", unconfirmed_put)
+        patch.setattr(SqliteStore, "get", failing_get)
         if readable:
-            await zoomgate.call(zoomgate.auth.DeleteConnection, END, "admin")
+            await zoomgate.call(zoomgate.auth.DeleteConnection, DELETE_MONICA, "admin")
             assert zoomgate.simulator.zoom.grants[MONICA].revoked
         else:
-            refusal = await zoomgate.refusal(zoomgate.auth.DeleteConnection, END, "admin")
+            refusal = await zoomgate.refusal(zoomgate.auth.DeleteConnection, DELETE_MONICA, "admin")
             assert refusal.reason == "STORE_UNAVAILABLE"
-    assert (await zoomgate.refusal(zoomgate.auth.DeleteConnection, END, "admin")).code.name == "NOT_FOUND"
+    assert (
+        await zoomgate.refusal(zoomgate.auth.DeleteConnection, DELETE_MONICA, "admin")
+    ).code.name == "NOT_FOUND"
     outcome = "ok" if readable else "STORE_UNAVAILABLE"
-    assert [(line["principal"], line["outcome"]) for line in told(zoomgate)] == [("admin", outcome)]
+    assert [(line["principal"], line["outcome"]) for line in audit_events(zoomgate)] == [("admin", outcome)]
 
 
-async def test_a_token_that_was_kept_beside_the_newest_is_revoked_too(zoomgate: Harness) -> None:
-    """When the living token may be one beside the newest, all are revoked, and none is left in the record."""
+async def test_alternate_pairs_are_revoked_and_erased(zoomgate: Harness) -> None:
+    """Any of the pairs may be the valid one."""
     await zoomgate.connect()
     record = await read(zoomgate)
     assert record.tokens is not None
-    never_taken = TokenPair("gone-a", "gone-r", "bearer", "", "", 0.0, 0.0)
-    await write(zoomgate, replace(record, tokens=never_taken, alternate_pairs=(record.tokens,)))
-    await zoomgate.call(zoomgate.auth.DeleteConnection, END, "admin")
+    unused_pair = TokenPair("gone-a", "gone-r", "bearer", "", "", 0.0, 0.0)
+    await write(zoomgate, replace(record, tokens=unused_pair, alternate_pairs=(record.tokens,)))
+    await zoomgate.call(zoomgate.auth.DeleteConnection, DELETE_MONICA, "admin")
     assert zoomgate.simulator.zoom.grants[MONICA].revoked
 
     async def is_erased() -> bool:
-        left = await read(zoomgate)
-        return (left.revoking, left.alternate_pairs, left.due_at) == (None, (), None)
+        record = await read(zoomgate)
+        return (record.revoking, record.alternate_pairs, record.due_at) == (None, (), None)
 
     await until(is_erased)
 
 
-async def test_a_silent_zoom_does_not_keep_tokens_longer(
+async def test_tokens_are_erased_after_a_day_even_if_zoom_confirms_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each look asks a Zoom that confirms nothing about few, in turn; what was kept for a day is erased all the same."""
+    """Each pass calls an unresponsive Zoom for few users, in turn."""
     monkeypatch.setattr(disconnection, "RETRY_INTERVAL", 0.05)
-    monkeypatch.setattr(disconnection, "MAX_WRITE_ATTEMPTS", 1)
+    monkeypatch.setattr(disconnection, "MAX_CONSECUTIVE_FAILURES", 1)
     async with running(tmp_path / "data") as zoomgate:
-        people = (BASIL, MONICA, OMAR)
-        for user in people:
+        users = (BASIL, MONICA, OMAR)
+        for user in users:
             await zoomgate.connect(user)
-        whose: dict[str, str] = {}
-        for user in people:
+        user_of_token: dict[str, str] = {}
+        for user in users:
             tokens = (await read(zoomgate, user)).tokens
             assert tokens is not None
-            whose |= {tokens.access_token: user, tokens.refresh_token: user}
+            user_of_token |= {tokens.access_token: user, tokens.refresh_token: user}
         steps: list[str] = []
-        page, silent = ConnectionRepository.page, True
+        page, is_unresponsive = ConnectionRepository.page, True
         revoke = OAuthClient.revoke
 
-        async def paging(self: ConnectionRepository, **filters: Any) -> Any:
+        async def recording_page(self: ConnectionRepository, **filters: Any) -> Any:
             if filters.get("states") == [State.DISCONNECTED.value]:
-                steps.append("look")
+                steps.append("page")
             return await page(self, **filters)
 
-        async def revoking(self: OAuthClient, token: str) -> RevokeOutcome:
-            if not silent:
+        async def recording_revoke(self: OAuthClient, token: str) -> RevokeOutcome:
+            if not is_unresponsive:
                 return await revoke(self, token)
-            steps.append(whose[token])
+            steps.append(user_of_token[token])
             return Unknown("injected")
 
-        monkeypatch.setattr(OAuthClient, "revoke", revoking)
-        for user in people:
+        monkeypatch.setattr(OAuthClient, "revoke", recording_revoke)
+        for user in users:
             await zoomgate.call(
                 zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=user), "admin"
             )
@@ -234,23 +236,23 @@ async def test_a_silent_zoom_does_not_keep_tokens_longer(
 
         await until(is_erased)
         steps.clear()
-        monkeypatch.setattr(ConnectionRepository, "page", paging)
+        monkeypatch.setattr(ConnectionRepository, "page", recording_page)
 
-        async def went_round() -> bool:
+        async def has_made_several_passes() -> bool:
             return len(steps) > 20
 
-        await until(went_round)
-        asked = "".join(step[0] for step in steps)  # each is asked about for two tokens
-        assert "lbblmmlbblmml" in asked
-        silent = False
+        await until(has_made_several_passes)
+        initials = "".join(step[0] for step in steps)  # each user has two tokens
+        assert "pbbpmmpbbpmmp" in initials
+        is_unresponsive = False
         for user in (BASIL, MONICA):
-            await until(lambda user=user: _is_ended(zoomgate, user))
+            await until(lambda user=user: _is_revoked(zoomgate, user))
 
 
-async def test_a_person_with_a_new_address_is_not_kept_out_by_a_damaged_record(zoomgate: Harness) -> None:
-    """What nobody can open any more is no connection: whoever had it connects under another address, and the record is an ended one."""
+async def test_renamed_user_can_replace_a_damaged_record(zoomgate: Harness) -> None:
+    """The damaged record under the previous address becomes a tombstone."""
     await zoomgate.connect()
-    async with opened(zoomgate) as (store, _):
+    async with open_store(zoomgate) as (store, _):
         record, _ = await store.get(RecordKey(APP, Kind.USER, MONICA))
         assert record is not None
         assert await store.put(replace(record, value=record.value[:-1] + b"x"), record.rev)
@@ -258,5 +260,5 @@ async def test_a_person_with_a_new_address_is_not_kept_out_by_a_damaged_record(z
     await zoomgate.connect("monika@example.com")
     await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email="monika@example.com"))
     assert (await read(zoomgate)).state is State.DISCONNECTED
-    (moved,) = told(zoomgate, "connection.unlinked")
-    assert (moved["user"], "generation" in moved) == (MONICA, False), "nobody knows which one it was"
+    (event,) = audit_events(zoomgate, "connection.unlinked")
+    assert (event["user"], "generation" in event) == (MONICA, False), "the generation is unknown"

@@ -1,4 +1,4 @@
-"""The HTTP server behind a proxy: who gets which page, and what browsers are told."""
+"""The HTTP server behind a reverse proxy: access to pages, response headers and cookies."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,7 +14,7 @@ PUBLIC = {"ZOOMGATE_PUBLIC_URL": "https://zoomgate.example.com", "ZOOMGATE_HTTP_
 
 @pytest.fixture
 async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
-    """A service whose only proxy is this machine."""
+    """A service that trusts the proxy 127.0.0.1."""
     async with running(tmp_path, environ=PUBLIC | {"ZOOMGATE_TRUSTED_PROXIES": "127.0.0.1"}) as started:
         yield started
 
@@ -23,53 +23,57 @@ async def get(harness: Harness, path: str, **headers: str) -> aiohttp.ClientResp
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     async with (
         aiohttp.ClientSession() as session,
-        session.get(f"{harness.http_url}{path}", headers=named, allow_redirects=False) as answer,
+        session.get(f"{harness.http_url}{path}", headers=named, allow_redirects=False) as response,
     ):
-        await answer.read()
-        return answer
+        await response.read()
+        return response
 
 
-async def link(harness: Harness) -> str:
-    begun = await harness.call(
+async def authorization_url(harness: Harness) -> str:
+    response = await harness.call(
         harness.auth.BeginAuthorization, pb.BeginAuthorizationRequest(user_email=MONICA)
     )
-    url: str = begun.authorization_url
+    url: str = response.authorization_url
     return url
 
 
-async def test_links_lead_to_the_public_address(harness: Harness) -> None:
-    """Links and the redirect URI have the address that browsers see, whatever this server listens on."""
-    url = await link(harness)
+async def test_links_use_the_public_url(harness: Harness) -> None:
+    """Links and the redirect URI use the configured public URL, not the address on which the server listens."""
+    url = await authorization_url(harness)
     assert url.startswith("https://zoomgate.example.com/oauth/start?ticket=")
     assert (await get(harness, url.removeprefix("https://zoomgate.example.com"))).status == 200
-    onward = url.removeprefix("https://zoomgate.example.com").replace("start", "continue")
-    answer = await get(harness, onward, X_Forwarded_Proto="https")
-    assert answer.status == 303
-    assert "redirect_uri=https%3A%2F%2Fzoomgate.example.com%2Foauth%2Fcallback" in answer.headers["Location"]
+    continue_path = url.removeprefix("https://zoomgate.example.com").replace("start", "continue")
+    response = await get(harness, continue_path, X_Forwarded_Proto="https")
+    assert response.status == 303
+    assert (
+        "redirect_uri=https%3A%2F%2Fzoomgate.example.com%2Foauth%2Fcallback" in response.headers["Location"]
+    )
 
 
-async def test_browsers_are_told_to_stay_with_https(harness: Harness) -> None:
-    """HSTS on every answer; the cookie is bound to the host, sent over https alone and not to scripts."""
+async def test_https_is_enforced_for_browsers(harness: Harness) -> None:
+    """Every response has HSTS. The cookie is bound to the host, sent only over https, and hidden from scripts."""
     for path in ("/oauth/result?outcome=connected", "/healthz", "/nowhere"):
         assert (await get(harness, path)).headers["Strict-Transport-Security"] == "max-age=31536000"
-    url = await link(harness)
-    answer = await get(harness, url.removeprefix("https://zoomgate.example.com").replace("start", "continue"))
-    cookie = answer.headers["Set-Cookie"]
+    url = await authorization_url(harness)
+    response = await get(
+        harness, url.removeprefix("https://zoomgate.example.com").replace("start", "continue")
+    )
+    cookie = response.headers["Set-Cookie"]
     assert cookie.startswith("__Host-zoomgate-browser=")
     for flag in ("HttpOnly", "Path=/", "SameSite=Lax", "Secure"):
         assert flag in cookie.split("; ")
     assert "Domain" not in cookie
 
 
-async def test_plain_http_through_the_proxy_is_refused(harness: Harness) -> None:
-    """A proxy that forgot to send browsers to https gets no page, and no cookie is set."""
-    answer = await get(harness, "/oauth/result?outcome=connected", X_Forwarded_Proto="http")
-    assert answer.status == 403
-    assert "Set-Cookie" not in answer.headers
+async def test_plain_http_through_the_proxy_is_rejected(harness: Harness) -> None:
+    """If the proxy does not redirect browsers to https, no page is served and no cookie is set."""
+    response = await get(harness, "/oauth/result?outcome=connected", X_Forwarded_Proto="http")
+    assert response.status == 403
+    assert "Set-Cookie" not in response.headers
 
 
 @pytest.mark.parametrize(
-    ("said", "status"),
+    ("forwarded", "status"),
     [
         (("https", "http"), 403),
         (("https, http",), 403),
@@ -80,47 +84,49 @@ async def test_plain_http_through_the_proxy_is_refused(harness: Harness) -> None
         ((), 200),
     ],
 )
-async def test_all_of_the_way_is_https(harness: Harness, said: tuple[str, ...], status: int) -> None:
-    """Of several proxies each has its say, and what a browser says about itself does not outdo the proxy."""
-    headers = [("X-Forwarded-Proto", scheme) for scheme in said]
+async def test_every_forwarded_scheme_must_be_https(
+    harness: Harness, forwarded: tuple[str, ...], status: int
+) -> None:
+    """Each proxy may add a value, and a value sent by the browser cannot override that of the proxy."""
+    headers = [("X-Forwarded-Proto", scheme) for scheme in forwarded]
     async with (
         aiohttp.ClientSession() as session,
-        session.get(f"{harness.http_url}/oauth/result?outcome=connected", headers=headers) as answer,
+        session.get(f"{harness.http_url}/oauth/result?outcome=connected", headers=headers) as response,
     ):
-        assert answer.status == status
+        assert response.status == status
 
 
-async def test_metrics_are_not_for_the_public(harness: Harness) -> None:
-    """Through the proxy there are none; health is for everybody."""
+async def test_metrics_are_not_served_through_the_proxy(harness: Harness) -> None:
+    """The health endpoints are served to all clients."""
     assert (await get(harness, "/metrics")).status == 404
     assert (await get(harness, "/healthz")).status == 200
     assert (await get(harness, "/readyz")).status == 200
 
 
 async def test_pages_are_served_through_the_proxy_only(tmp_path: Path) -> None:
-    """Who comes around the proxy gets no page but metrics; forwarded headers of theirs count for nothing."""
+    """Clients that bypass the proxy get metrics but no pages, and their forwarded headers are ignored."""
     async with running(tmp_path, environ=PUBLIC | {"ZOOMGATE_TRUSTED_PROXIES": "192.0.2.1"}) as harness:
         for headers in ({}, {"X_Forwarded_For": "192.0.2.1", "X_Forwarded_Proto": "https"}):
-            answer = await get(harness, "/oauth/result?outcome=connected", **headers)
-            assert answer.status == 403
+            response = await get(harness, "/oauth/result?outcome=connected", **headers)
+            assert response.status == 403
             assert (await get(harness, "/metrics", **headers)).status == 200
 
 
-async def test_other_methods_are_told_which_one_to_use(harness: Harness) -> None:
-    """A refused method names the one that is allowed (RFC 9110, section 15.5.6)."""
+async def test_rejected_method_lists_the_allowed_method(harness: Harness) -> None:
+    """A 405 response has an Allow header (RFC 9110, section 15.5.6)."""
     async with (
         aiohttp.ClientSession() as session,
-        session.head(f"{harness.http_url}/oauth/start", headers={"X-Forwarded-Proto": "https"}) as answer,
+        session.head(f"{harness.http_url}/oauth/start", headers={"X-Forwarded-Proto": "https"}) as response,
     ):
-        assert (answer.status, answer.headers["Allow"]) == (405, "GET")
+        assert (response.status, response.headers["Allow"]) == (405, "GET")
 
 
-async def test_without_https_cookies_are_plain(tmp_path: Path) -> None:
-    """On this machine alone there is neither HSTS nor a cookie that http would not carry."""
+async def test_local_service_uses_no_https_features(tmp_path: Path) -> None:
+    """Without https there is no HSTS, and the cookie is not `Secure`, because browsers would not send it."""
     async with running(tmp_path) as harness:
-        url = await link(harness)
-        answer = await get(harness, url.removeprefix(harness.http_url).replace("start", "continue"))
-        assert answer.headers["Set-Cookie"].startswith("zoomgate-browser=")
-        assert "Secure" not in answer.headers["Set-Cookie"]
-        assert "Strict-Transport-Security" not in answer.headers
+        url = await authorization_url(harness)
+        response = await get(harness, url.removeprefix(harness.http_url).replace("start", "continue"))
+        assert response.headers["Set-Cookie"].startswith("zoomgate-browser=")
+        assert "Secure" not in response.headers["Set-Cookie"]
+        assert "Strict-Transport-Security" not in response.headers
         assert (await get(harness, "/metrics")).status == 200

@@ -1,4 +1,4 @@
-"""MeetingsService as its callers see it."""
+"""Tests of the MeetingsService RPCs."""
 
 import pytest
 from google.protobuf.json_format import ParseDict
@@ -16,8 +16,7 @@ def create_request(**details: object) -> pb.CreateMeetingRequest:
     return request
 
 
-async def test_a_meeting_is_created_read_and_deleted(zoomgate: Harness) -> None:
-    """The main job: what was asked for is at Zoom, is read back, and is gone after the delete."""
+async def test_meeting_is_created_returned_and_deleted(zoomgate: Harness) -> None:
     await zoomgate.connect()
     created = (
         await zoomgate.call(
@@ -41,15 +40,14 @@ async def test_a_meeting_is_created_read_and_deleted(zoomgate: Harness) -> None:
     )
     target = pb.GetMeetingRequest(user_email=MONICA, meeting_id=created.id)
     assert (await zoomgate.call(zoomgate.meetings.GetMeeting, target)).meeting == created
-    gone = pb.DeleteMeetingRequest(user_email=MONICA, meeting_id=created.id, schedule_for_reminder=False)
-    assert (await zoomgate.call(zoomgate.meetings.DeleteMeeting, gone)).status == 204
-    refusal = await zoomgate.refusal(zoomgate.meetings.GetMeeting, target)
-    assert refusal.short == ("NOT_FOUND", "MEETING_NOT_FOUND")
-    assert refusal.metadata == {"http_status": "404", "zoom_code": "3001"}
+    deletion = pb.DeleteMeetingRequest(user_email=MONICA, meeting_id=created.id, schedule_for_reminder=False)
+    assert (await zoomgate.call(zoomgate.meetings.DeleteMeeting, deletion)).status == 204
+    error = await zoomgate.refusal(zoomgate.meetings.GetMeeting, target)
+    assert error.short == ("NOT_FOUND", "MEETING_NOT_FOUND")
+    assert error.metadata == {"http_status": "404", "zoom_code": "3001"}
 
 
-async def test_empty_details_give_the_documented_defaults(zoomgate: Harness) -> None:
-    """Nothing asked for: scheduled, "Zoom meeting", 60 minutes, UTC."""
+async def test_empty_details_use_documented_defaults(zoomgate: Harness) -> None:
     await zoomgate.connect()
     meeting = (await zoomgate.call(zoomgate.meetings.CreateMeeting, create_request())).meeting
     assert (meeting.topic, meeting.duration_minutes, meeting.timezone, meeting.type) == (
@@ -60,8 +58,8 @@ async def test_empty_details_give_the_documented_defaults(zoomgate: Harness) -> 
     )
 
 
-async def test_a_local_start_is_read_in_its_time_zone(zoomgate: Harness) -> None:
-    """Nine o'clock in Berlin in summer is seven o'clock UTC; a weekly series has its occurrences."""
+async def test_local_start_time_uses_its_time_zone(zoomgate: Harness) -> None:
+    """9:00 in Berlin is 7:00 UTC in summer; the response lists the occurrences of a weekly series."""
     await zoomgate.connect()
     meeting = (
         await zoomgate.call(
@@ -79,44 +77,40 @@ async def test_a_local_start_is_read_in_its_time_zone(zoomgate: Harness) -> None
     assert list(meeting.recurrence.weekly_days) == [3]
 
 
-async def test_additional_fields_reach_zoom_and_come_back(zoomgate: Harness) -> None:
-    """A field that the contract does not know passes both ways; one that it knows must be sent in its own field."""
+async def test_additional_fields_are_sent_to_zoom_and_returned(zoomgate: Harness) -> None:
+    """Known fields are rejected in `additional_fields`."""
     await zoomgate.connect()
     request = create_request(additional_fields={"brand_new": {"x": 1}})
     meeting = (await zoomgate.call(zoomgate.meetings.CreateMeeting, request)).meeting
     assert meeting.additional_fields["brand_new"]["x"] == 1
-    wrong = create_request(
+    invalid = create_request(
         additional_fields={"topic": "x"}, settings={"additional_fields": {"waiting_room": True}}
     )
-    refusal = await zoomgate.refusal(zoomgate.meetings.CreateMeeting, wrong)
-    assert set(refusal.violations) == {
+    error = await zoomgate.refusal(zoomgate.meetings.CreateMeeting, invalid)
+    assert set(error.violations) == {
         "meeting_details.additional_fields.topic",
         "meeting_details.settings.additional_fields.waiting_room",
     }
 
 
-async def test_zooms_own_refusals_carry_its_code(zoomgate: Harness) -> None:
-    """A user whom Zoom does not let schedule gets Zoom's words and code."""
+async def test_rejection_by_zoom_carries_its_message_and_code(zoomgate: Harness) -> None:
     await zoomgate.connect(BASIL)
-    refusal = await zoomgate.refusal(
-        zoomgate.meetings.CreateMeeting, pb.CreateMeetingRequest(user_email=BASIL)
-    )
-    assert refusal.short == ("INVALID_ARGUMENT", "ZOOM_REFUSED")
-    assert refusal.metadata == {"http_status": "400", "zoom_code": "3161"}
-    assert "does not allow you to host" in refusal.message
+    error = await zoomgate.refusal(zoomgate.meetings.CreateMeeting, pb.CreateMeetingRequest(user_email=BASIL))
+    assert error.short == ("INVALID_ARGUMENT", "ZOOM_REFUSED")
+    assert error.metadata == {"http_status": "400", "zoom_code": "3161"}
+    assert "does not allow you to host" in error.message
 
 
-async def test_a_missing_scope_is_told(zoomgate: Harness) -> None:
-    """If the consent lacks the scope, its name is told."""
+async def test_missing_scope_is_named_in_the_error(zoomgate: Harness) -> None:
     await zoomgate.connect()
     zoomgate.simulator.zoom.grants[MONICA].scope = "user:read:user"
-    refusal = await zoomgate.refusal(zoomgate.meetings.CreateMeeting, create_request())
-    assert refusal.short == ("FAILED_PRECONDITION", "ZOOM_SCOPE_MISSING")
-    assert "meeting:write:meeting" in refusal.metadata["scopes"]
+    error = await zoomgate.refusal(zoomgate.meetings.CreateMeeting, create_request())
+    assert error.short == ("FAILED_PRECONDITION", "ZOOM_SCOPE_MISSING")
+    assert "meeting:write:meeting" in error.metadata["scopes"]
 
 
-async def test_a_dead_access_token_is_replaced_and_the_call_repeated(zoomgate: Harness) -> None:
-    """A 401 refreshes once and repeats once; the caller notices nothing, and one meeting is created."""
+async def test_expired_access_token_is_refreshed_and_the_call_retried(zoomgate: Harness) -> None:
+    """A 401 causes one refresh and one retry, and the meeting is created only once."""
     await zoomgate.connect()
     await zoomgate.call(zoomgate.meetings.CreateMeeting, create_request())
     zoomgate.simulator.zoom.expire(MONICA)
@@ -125,14 +119,14 @@ async def test_a_dead_access_token_is_replaced_and_the_call_repeated(zoomgate: H
     assert len(zoomgate.simulator.zoom.meetings) == 2
 
 
-async def test_a_token_that_stays_dead_is_refreshed_once_a_minute(zoomgate: Harness) -> None:
-    """If Zoom refuses every token, there is one refresh, not one per call."""
+async def test_permanently_rejected_token_is_refreshed_once_per_minute(zoomgate: Harness) -> None:
+    """If Zoom rejects every token, not every call causes a refresh."""
     await zoomgate.connect()
     zoomgate.simulator.zoom.authenticate = lambda _token: "Invalid access token."  # type: ignore[method-assign]
     target = pb.GetMeetingRequest(user_email=MONICA, meeting_id=1)
     for _ in range(3):
-        refusal = await zoomgate.refusal(zoomgate.meetings.GetMeeting, target)
-        assert refusal.reason == "ZOOM_REAUTH_REQUIRED"
+        error = await zoomgate.refusal(zoomgate.meetings.GetMeeting, target)
+        assert error.reason == "ZOOM_REAUTH_REQUIRED"
     assert zoomgate.stat("token.refresh_token.issued") == 1
 
 
@@ -151,10 +145,10 @@ async def test_a_token_that_stays_dead_is_refreshed_once_a_minute(zoomgate: Harn
         ),
     ],
 )
-async def test_zooms_misbehaviour_has_its_stated_answer(
+async def test_failure_of_zoom_returns_the_documented_error(
     zoomgate: Harness, kind: str, read: tuple[str, str], write: tuple[str, str]
 ) -> None:
-    """A read that fails may be repeated; a write whose answer was lost is told as unknown."""
+    """A failed read can be retried; a write whose response is lost has an unknown outcome."""
     await zoomgate.connect()
     zoomgate.simulator.faults.add(Fault("meetings", kind, times=-1, status=502))
     target = pb.GetMeetingRequest(user_email=MONICA, meeting_id=1)
@@ -162,8 +156,8 @@ async def test_zooms_misbehaviour_has_its_stated_answer(
     assert (await zoomgate.refusal(zoomgate.meetings.CreateMeeting, create_request())).short == write
 
 
-async def test_wrong_details_are_told_all_at_once(zoomgate: Harness) -> None:
-    """Every wrong field has its violation; nothing is sent."""
+async def test_all_invalid_details_are_reported_at_once(zoomgate: Harness) -> None:
+    """Every invalid field has a violation, and nothing is sent to Zoom."""
     await zoomgate.connect()
     request = create_request(
         topic="x" * 201,
@@ -186,9 +180,9 @@ async def test_wrong_details_are_told_all_at_once(zoomgate: Harness) -> None:
     )
     request.meeting_details.settings.approval_type = 99  # type: ignore[assignment]
     request.request_id = "1"
-    refusal = await zoomgate.refusal(zoomgate.meetings.CreateMeeting, request)
-    assert refusal.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
-    assert set(refusal.violations) == {
+    error = await zoomgate.refusal(zoomgate.meetings.CreateMeeting, request)
+    assert error.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert set(error.violations) == {
         "request_id",
         *(
             f"meeting_details.{field}"
@@ -215,8 +209,8 @@ async def test_wrong_details_are_told_all_at_once(zoomgate: Harness) -> None:
 
 
 @pytest.mark.parametrize("meeting_id", [0, -1, MAX_MEETING_ID + 1, 2**53 + 1, 2**63 - 1])
-async def test_numbers_that_are_no_meeting_ids_are_refused(zoomgate: Harness, meeting_id: int) -> None:
-    """A meeting id lies between 1 and 10^12; nothing else is sent."""
+async def test_invalid_meeting_id_is_rejected(zoomgate: Harness, meeting_id: int) -> None:
+    """Meeting IDs range from 1 to 10^12."""
     for method, request in (
         (zoomgate.meetings.GetMeeting, pb.GetMeetingRequest(user_email=MONICA, meeting_id=meeting_id)),
         (
@@ -224,6 +218,6 @@ async def test_numbers_that_are_no_meeting_ids_are_refused(zoomgate: Harness, me
             pb.DeleteMeetingRequest(user_email=MONICA, meeting_id=meeting_id, occurrence_id="x"),
         ),
     ):
-        refusal = await zoomgate.refusal(method, request)
-        assert refusal.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
-        assert "meeting_id" in refusal.violations
+        error = await zoomgate.refusal(method, request)
+        assert error.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
+        assert "meeting_id" in error.violations

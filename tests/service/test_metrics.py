@@ -1,4 +1,4 @@
-"""What `/metrics` tells of the store and of refreshes."""
+"""Tests of the store and refresh metrics."""
 
 import asyncio
 import re
@@ -23,50 +23,49 @@ from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import TokenOutcome
 
 
-async def shown(zoomgate: Harness, name: str) -> float:
-    """The value of a metric."""
-    async with aiohttp.ClientSession() as session, session.get(f"{zoomgate.http_url}/metrics") as page:
-        assert page.status == 200
-        found = re.search(rf"^{re.escape(name)} (\S+)$", await page.text(), re.MULTILINE)
-    assert found is not None, name
-    return float(found[1])
+async def metric_value(zoomgate: Harness, name: str) -> float:
+    """Return the value of a metric."""
+    async with aiohttp.ClientSession() as session, session.get(f"{zoomgate.http_url}/metrics") as response:
+        assert response.status == 200
+        match = re.search(rf"^{re.escape(name)} (\S+)$", await response.text(), re.MULTILINE)
+    assert match is not None, name
+    return float(match[1])
 
 
-async def test_failures_of_the_store_are_counted(zoomgate: Harness) -> None:
-    """A store that fails is seen in the metrics, which go on being served and tell the last count of the connections."""
+async def test_store_errors_are_counted(zoomgate: Harness) -> None:
+    """While the store fails, metrics are still exported, with the last count of connections."""
     await zoomgate.connect()
     active = 'zoomgate_connections{state="ACTIVE"}'
-    assert await shown(zoomgate, active) == 1
-    before = await shown(zoomgate, "zoomgate_store_errors_total")
+    assert await metric_value(zoomgate, active) == 1
+    before = await metric_value(zoomgate, "zoomgate_store_errors_total")
     Path(zoomgate.data_dir / "zoomgate.db").unlink()
-    refusal = await zoomgate.refusal(
+    error = await zoomgate.refusal(
         zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA), "admin"
     )
-    assert refusal.reason == "STORE_UNAVAILABLE"
+    assert error.reason == "STORE_UNAVAILABLE"
     assert before == 0
-    assert await shown(zoomgate, "zoomgate_store_errors_total") >= 1
-    assert await shown(zoomgate, active) == 1
+    assert await metric_value(zoomgate, "zoomgate_store_errors_total") >= 1
+    assert await metric_value(zoomgate, active) == 1
 
 
-async def test_many_callers_of_one_person_share_a_look_at_the_store(tmp_path: Path) -> None:
-    """Calls that come while somebody reads a person's token do not read it again."""
+async def test_concurrent_calls_for_one_user_share_store_reads(tmp_path: Path) -> None:
     async with Simulator(SimulatorOptions(port=0)) as zoom:
         async with serving(zoom, tmp_path) as before:
             await before.connect()
         async with serving(zoom, tmp_path) as after:
-            wanted = auth.GetTokenRequest(user_email=MONICA)
-            answers = await asyncio.gather(*(after.call(after.auth.GetToken, wanted) for _ in range(90)))
-            assert {answer.token.generation for answer in answers} == {1}
-            assert await shown(after, "zoomgate_store_reads_total") < 45
+            request = auth.GetTokenRequest(user_email=MONICA)
+            responses = await asyncio.gather(*(after.call(after.auth.GetToken, request) for _ in range(90)))
+            assert {response.token.generation for response in responses} == {1}
+            assert await metric_value(after, "zoomgate_store_reads_total") < 45
 
 
-async def test_a_refresh_under_way_has_an_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While Zoom has not answered a refresh, its age is shown and grows; once its outcome is stored there is none."""
-    answered, real = asyncio.Event(), OAuthClient.refresh
+async def test_age_of_pending_refresh_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The age increases until Zoom responds, and is 0 again once the outcome is stored."""
+    response_released, real_refresh = asyncio.Event(), OAuthClient.refresh
 
     async def refresh(self: OAuthClient, refresh_token: str) -> TokenOutcome:
-        outcome = await real(self, refresh_token)
-        await answered.wait()
+        outcome = await real_refresh(self, refresh_token)
+        await response_released.wait()
         return outcome
 
     monkeypatch.setattr(refresher, "AGE_SECONDS", 0.05)
@@ -74,22 +73,22 @@ async def test_a_refresh_under_way_has_an_age(tmp_path: Path, monkeypatch: pytes
     age = "zoomgate_oldest_pending_attempt_seconds"
     async with running(tmp_path) as zoomgate, asyncio.timeout(SECONDS):
         await zoomgate.connect()
-        assert await shown(zoomgate, age) == 0
+        assert await metric_value(zoomgate, age) == 0
         refreshing = asyncio.create_task(
             zoomgate.call(zoomgate.auth.RefreshToken, auth.RefreshTokenRequest(user_email=MONICA))
         )
-        while not (young := await shown(zoomgate, age)):
+        while not (first_age := await metric_value(zoomgate, age)):
             await asyncio.sleep(0.01)
-        while await shown(zoomgate, age) <= young:
+        while await metric_value(zoomgate, age) <= first_age:
             await asyncio.sleep(0.01)
-        answered.set()
+        response_released.set()
         assert (await refreshing).token.generation == 2
-        while await shown(zoomgate, age):
+        while await metric_value(zoomgate, age):
             await asyncio.sleep(0.01)
 
 
 class SteppingClock(SystemClock):
-    """A clock that a test moves."""
+    """A clock that tests advance manually."""
 
     now = 1000.0
 
@@ -97,8 +96,7 @@ class SteppingClock(SystemClock):
         return self.now
 
 
-async def test_connections_are_not_counted_for_every_look() -> None:
-    """Between two counts of the store are 15 seconds, however often somebody asks for the metrics."""
+async def test_connections_are_counted_at_most_every_15_seconds() -> None:
     clock, metrics = SteppingClock(), Metrics("1", [])
     store = MemoryStore(clock.wall)
     envelope = Envelope(
@@ -107,15 +105,15 @@ async def test_connections_are_not_counted_for_every_look() -> None:
     connections = ConnectionRepository(
         app="app", store=store, envelope=envelope, clock=clock, on_read=metrics.store_read
     )
-    counts = ConnectionCountGauge(connections, clock, metrics)
-    seen = []
+    gauge = ConnectionCountGauge(connections, clock, metrics)
+    counts = []
     for step in (0.0, COUNT_SECONDS - 1, 1.0):
         clock.now += step
-        await counts.update()
-        found = re.search(
+        await gauge.update()
+        match = re.search(
             r'^zoomgate_connections{state="ACTIVE"} (\S+)$', metrics.render().decode(), re.MULTILINE
         )
-        assert found is not None
-        seen.append(float(found[1]))
+        assert match is not None
+        counts.append(float(match[1]))
         await store.put(Record(RecordKey("app", Kind.USER, f"{step}@example.com"), b"", state="ACTIVE"), 0)
-    assert seen == [0, 0, 2]
+    assert counts == [0, 0, 2]

@@ -1,4 +1,4 @@
-"""What trouble of the app at Zoom, or of this machine, means for users: nothing, but for the calls that it takes."""
+"""Outages of Zoom, rejected app credentials and a full disk fail calls, but change no user's connection."""
 
 import asyncio
 import resource
@@ -13,100 +13,105 @@ from zoom_simulator.faults import Fault
 from zoom_simulator.options import DEFAULT_USERS, SimulatedUser
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.connections.refresh.circuit_breaker import LONGEST_THROTTLE_SECONDS, OUR_FAULTS
+from zoomgate_server.connections.refresh.circuit_breaker import (
+    MAX_APP_REJECTIONS,
+    MAX_THROTTLED_PAUSE_SECONDS,
+)
 
-PEOPLE = tuple(f"person{number}@example.com" for number in range(6))
-OPTIONS = SimulatorOptions(port=0, users=(*DEFAULT_USERS, *(SimulatedUser(email) for email in PEOPLE)))
-OFTEN = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
+USERS = tuple(f"user{number}@example.com" for number in range(6))
+OPTIONS = SimulatorOptions(port=0, users=(*DEFAULT_USERS, *(SimulatedUser(email) for email in USERS)))
+NO_REFRESH_INTERVAL = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
 
 
-async def refused(zoomgate: Harness, user: str) -> Refusal:
+async def failed_refresh(zoomgate: Harness, user: str) -> Refusal:
     return await zoomgate.refusal(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=user))
 
 
 async def refresh(zoomgate: Harness, user: str) -> int:
-    answer = await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=user))
-    generation: int = answer.token.generation
+    response = await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=user))
+    generation: int = response.token.generation
     return generation
 
 
-async def check_untouched(zoomgate: Harness) -> None:
-    """Everybody is connected, and gets the token of the consent, which is valid still."""
-    for user in PEOPLE:
-        shown = await zoomgate.call(zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=user))
-        assert shown.connection.state == Connection.STATE_ACTIVE
-        given = await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=user))
-        assert given.token.generation == 1
+async def check_connections_unchanged(zoomgate: Harness) -> None:
+    """Check that all users are connected and receive the token of their consent, which is still valid."""
+    for user in USERS:
+        response = await zoomgate.call(zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=user))
+        assert response.connection.state == Connection.STATE_ACTIVE
+        issued = await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=user))
+        assert issued.token.generation == 1
 
 
-async def connect_everybody(zoomgate: Harness) -> None:
-    for user in PEOPLE:
+async def connect_all(zoomgate: Harness) -> None:
+    for user in USERS:
         await zoomgate.connect(user)
 
 
-async def breaker_shown(zoomgate: Harness) -> bool:
-    """Whether `/metrics` says that refreshes are held back."""
+async def is_circuit_breaker_open(zoomgate: Harness) -> bool:
+    """Return whether the circuit breaker is open according to `/metrics`."""
     async with aiohttp.ClientSession() as session, session.get(f"{zoomgate.http_url}/metrics") as page:
-        return "\nzoomgate_token_endpoint_breaker_open 1.0\n" in await page.text()
+        return "\nzoomgate_token_endpoint_circuit_breaker_open 1.0\n" in await page.text()
 
 
-async def test_a_wrong_secret_touches_nobody_and_soon_asks_zoom_no_more(tmp_path: Path) -> None:
-    """After three refusals of the app everybody is told at once, valid tokens are served, and with the right secret everybody works."""
+async def test_wrong_client_secret_opens_the_circuit_breaker_and_changes_no_connection(
+    tmp_path: Path,
+) -> None:
+    """After three rejections, refreshes fail without calling Zoom and valid tokens are served. With the right secret, refreshes succeed."""
     async with Simulator(OPTIONS) as zoom:
         async with serving(zoom, tmp_path / "data") as zoomgate:
-            await connect_everybody(zoomgate)
+            await connect_all(zoomgate)
         async with serving(
             zoom, tmp_path / "data", environ={"ZOOMGATE_CLIENT_SECRET": "wrong-one"}
         ) as zoomgate:
-            assert not await breaker_shown(zoomgate)
-            for user in PEOPLE:
-                refusal = await refused(zoomgate, user)
-                assert refusal.short == ("INTERNAL", "APP_CREDENTIALS_REJECTED")
-            assert zoomgate.stat("token.refresh_token.refused") == OUR_FAULTS
-            assert await breaker_shown(zoomgate)
-            await check_untouched(zoomgate)
+            assert not await is_circuit_breaker_open(zoomgate)
+            for user in USERS:
+                error = await failed_refresh(zoomgate, user)
+                assert error.short == ("INTERNAL", "APP_CREDENTIALS_REJECTED")
+            assert zoomgate.stat("token.refresh_token.refused") == MAX_APP_REJECTIONS
+            assert await is_circuit_breaker_open(zoomgate)
+            await check_connections_unchanged(zoomgate)
         async with serving(zoom, tmp_path / "data") as zoomgate:
-            assert [await refresh(zoomgate, user) for user in PEOPLE] == [2] * len(PEOPLE)
-            assert not await breaker_shown(zoomgate)
+            assert [await refresh(zoomgate, user) for user in USERS] == [2] * len(USERS)
+            assert not await is_circuit_breaker_open(zoomgate)
 
 
-async def test_a_daily_limit_holds_refreshes_back_within_reason(tmp_path: Path) -> None:
-    """A 429 until tomorrow, twice, stops refreshes for 15 minutes and not for a day; nobody is touched."""
+async def test_daily_limit_of_zoom_stops_refreshes_for_at_most_15_minutes(tmp_path: Path) -> None:
+    """The second 429 in a row opens the circuit breaker, for 15 minutes instead of a day."""
     async with running(tmp_path / "data", simulator=OPTIONS) as zoomgate:
-        await connect_everybody(zoomgate)
+        await connect_all(zoomgate)
         zoomgate.simulator.faults.add(Fault("token", "rate_limit_daily", times=-1))
         delays = []
-        for user in PEOPLE:
-            refusal = await refused(zoomgate, user)
-            assert refusal.short == ("RESOURCE_EXHAUSTED", "ZOOM_RATE_LIMITED")
-            delays.append(refusal.retry_after or 0.0)
+        for user in USERS:
+            error = await failed_refresh(zoomgate, user)
+            assert error.short == ("RESOURCE_EXHAUSTED", "ZOOM_RATE_LIMITED")
+            delays.append(error.retry_after or 0.0)
         assert zoomgate.stat("faults.rate_limit_daily") == 2
         assert all(1 <= delay <= 3600 for delay in delays[:2])
-        assert all(1 <= delay <= LONGEST_THROTTLE_SECONDS for delay in delays[2:])
-        await check_untouched(zoomgate)
+        assert all(1 <= delay <= MAX_THROTTLED_PAUSE_SECONDS for delay in delays[2:])
+        await check_connections_unchanged(zoomgate)
 
 
 @pytest.mark.parametrize("kind", ["status", "html"])
-async def test_an_outage_costs_few_calls_and_touches_nobody(tmp_path: Path, kind: str) -> None:
-    """While Zoom answers 5xx, refreshes that had begun try three times each, and those that follow ask nothing; afterwards all is well."""
-    async with running(tmp_path / "data", simulator=OPTIONS, environ=OFTEN) as zoomgate:
-        await connect_everybody(zoomgate)
+async def test_outage_costs_few_calls_and_changes_no_connection(tmp_path: Path, kind: str) -> None:
+    """While Zoom responds with 5xx, running refreshes call it three times each, and later ones fail without a call."""
+    async with running(tmp_path / "data", simulator=OPTIONS, environ=NO_REFRESH_INTERVAL) as zoomgate:
+        await connect_all(zoomgate)
         zoomgate.simulator.faults.add(Fault("token", kind, times=-1, status=502))
-        first = await asyncio.gather(*(refused(zoomgate, user) for user in PEOPLE[:2]))
-        later = await asyncio.gather(*(refused(zoomgate, user) for user in PEOPLE for _ in range(20)))
-        assert {refusal.short for refusal in (*first, *later)} == {("UNAVAILABLE", "ZOOM_UNAVAILABLE")}
-        assert all((refusal.retry_after or 0) > 0 for refusal in (*first, *later))
+        first = await asyncio.gather(*(failed_refresh(zoomgate, user) for user in USERS[:2]))
+        later = await asyncio.gather(*(failed_refresh(zoomgate, user) for user in USERS for _ in range(20)))
+        assert {error.short for error in (*first, *later)} == {("UNAVAILABLE", "ZOOM_UNAVAILABLE")}
+        assert all((error.retry_after or 0) > 0 for error in (*first, *later))
         assert zoomgate.stat(f"faults.{kind}") == 2 * 3
-        await check_untouched(zoomgate)
+        await check_connections_unchanged(zoomgate)
 
 
-async def test_a_client_secret_is_changed_without_a_gap(tmp_path: Path) -> None:
-    """With the new secret before the old one every call works while Zoom takes the old one, and from the moment when it takes the new."""
+async def test_client_secret_is_changed_without_interruption(tmp_path: Path) -> None:
+    """With the new secret configured before the old one, calls succeed while Zoom accepts the old one and once it accepts the new one."""
     old, new = OPTIONS.client_secret, "the-next-secret-of-the-app"
     monica = "monica@example.com"
     async with Simulator(OPTIONS) as zoom:
         async with serving(
-            zoom, tmp_path / "data", environ=OFTEN | {"ZOOMGATE_CLIENT_SECRET": f"{new} {old}"}
+            zoom, tmp_path / "data", environ=NO_REFRESH_INTERVAL | {"ZOOMGATE_CLIENT_SECRET": f"{new} {old}"}
         ) as zoomgate:
             await zoomgate.connect(monica)
             assert await refresh(zoomgate, monica) == 2
@@ -116,23 +121,24 @@ async def test_a_client_secret_is_changed_without_a_gap(tmp_path: Path) -> None:
             await zoomgate.call(zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=monica))
             assert zoomgate.stat("revoke.known") >= 1
         async with serving(
-            zoom, tmp_path / "data", environ=OFTEN | {"ZOOMGATE_CLIENT_SECRET": new}
+            zoom, tmp_path / "data", environ=NO_REFRESH_INTERVAL | {"ZOOMGATE_CLIENT_SECRET": new}
         ) as zoomgate:
             assert await refresh(zoomgate, "omar@example.com") == 2
 
 
-async def test_a_full_disk_spends_no_token_and_ends_by_itself(tmp_path: Path) -> None:
-    """While nothing can be written, valid tokens are served, refreshes are refused before Zoom is asked; with room again all is well."""
-    environ = {"ZOOMGATE_AUDIT_REQUIRED": "off"}  # else tokens are kept back: tests/service/test_audit.py
+async def test_full_disk_fails_refreshes_before_zoom_is_called(tmp_path: Path) -> None:
+    """Valid tokens are served meanwhile, and refreshes succeed once there is space again."""
+    # with a required audit trail, tokens would be withheld; see tests/service/test_audit.py
+    environ = {"ZOOMGATE_AUDIT_REQUIRED": "off"}
     async with running(tmp_path / "data", simulator=OPTIONS, environ=environ) as zoomgate:
-        await connect_everybody(zoomgate)
+        await connect_all(zoomgate)
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
         try:
-            refusal = await refused(zoomgate, PEOPLE[0])
-            await check_untouched(zoomgate)
+            error = await failed_refresh(zoomgate, USERS[0])
+            await check_connections_unchanged(zoomgate)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert refusal.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+        assert error.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
         assert zoomgate.stat("token.refresh_token.issued") == 0
-        assert await refresh(zoomgate, PEOPLE[0]) == 2
+        assert await refresh(zoomgate, USERS[0]) == 2

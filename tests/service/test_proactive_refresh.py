@@ -1,4 +1,4 @@
-"""Upkeep in whole services on one store, a SQLite file or a MongoDB database, against the simulated Zoom."""
+"""Proactive refresh in services that share a store, SQLite or MongoDB, against the simulated Zoom."""
 
 import asyncio
 import time
@@ -19,28 +19,28 @@ from zoomgate_server.storage.mongodb import MongoStore
 from zoomgate_server.storage.record_store import Kind, RecordKey, RecordStore
 from zoomgate_server.storage.sqlite import SqliteStore
 
-PEOPLE = (MONICA, OMAR, BASIL)
+USERS = (MONICA, OMAR, BASIL)
 DAY = 24 * 3600.0
 
 
 @pytest.fixture(autouse=True)
-def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Services look all the time, for everything at once."""
-    for name in ("FIRST_LOOK_SECONDS", "IDLE_LOOK_SECONDS", "USED_LOOK_SECONDS", "DATE_LOOK_SECONDS"):
+def _short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let services poll continuously."""
+    for name in ("FIRST_POLL_DELAY", "IDLE_POLL_INTERVAL", "USED_POLL_INTERVAL", "SCHEDULE_POLL_INTERVAL"):
         monkeypatch.setattr(proactive_refresh, name, 0.2)
 
 
 @pytest.fixture
 def environ(store_environ: dict[str, str]) -> dict[str, str]:
-    """What leads all services to one store."""
+    """Environment that points all services to one store."""
     return {"ZOOMGATE_PROACTIVE_REFRESHES_PER_MINUTE": "6000"} | store_environ
 
 
 @pytest.fixture
 async def zoomgate(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Harness]:
-    """A service with everybody connected."""
+    """A service with all users connected."""
     async with running(tmp_path / "data", environ=environ) as harness:
-        for user in PEOPLE:
+        for user in USERS:
             await harness.connect(user)
         yield harness
 
@@ -58,7 +58,7 @@ async def store(zoomgate: Harness, environ: dict[str, str]) -> AsyncIterator[Rec
 
 
 class Records:
-    """The connections in a store, past any service."""
+    """Direct access to the connections in a store."""
 
     def __init__(self, store: RecordStore, app: str, path: Path) -> None:
         self._store = store
@@ -70,8 +70,8 @@ class Records:
         assert record is not None
         return decode(self._envelope, record)
 
-    async def let_be_idle(self, user: str, **changes: float | None) -> None:
-        """Let the pair of somebody be 70 days old."""
+    async def make_idle(self, user: str, **changes: float | None) -> None:
+        """Make a user's token pair 70 days old."""
         record = await self.read(user)
         assert record.tokens is not None
         old = issued(record, record.tokens.obtained_at - 70 * DAY)
@@ -80,27 +80,27 @@ class Records:
 
 @pytest.fixture
 async def records(zoomgate: Harness, store: RecordStore, environ: dict[str, str]) -> Records:
-    """The connections in that store."""
+    """The connections in the service's store."""
     (app,) = await store.apps()
     return Records(store, app, Path(environ.get("ZOOMGATE_KEYS", zoomgate.data_dir / "keys.json")))
 
 
-async def test_services_keep_everybody_alive_together(
+async def test_several_services_refresh_each_idle_grant_once(
     zoomgate: Harness, records: Records, environ: dict[str, str]
 ) -> None:
-    """Three services find three idle grants again and again: Zoom is asked once for each, dated by an earlier release or not."""
+    """Three services find three idle grants repeatedly, one without a due date as stored by an earlier release."""
     async with (
         serving(zoomgate.simulator, zoomgate.data_dir, environ) as second,
         serving(zoomgate.simulator, zoomgate.data_dir, environ) as third,
     ):
-        await records.let_be_idle(MONICA)
-        await records.let_be_idle(OMAR)
-        await records.let_be_idle(BASIL, due_at=None)
-        while [(await records.read(user)).generation for user in PEOPLE] != [2, 2, 2]:
+        await records.make_idle(MONICA)
+        await records.make_idle(OMAR)
+        await records.make_idle(BASIL, due_at=None)
+        while [(await records.read(user)).generation for user in USERS] != [2, 2, 2]:
             await asyncio.sleep(0.05)
         for harness in (zoomgate, second, third):
             await harness.call(harness.auth.GetToken, auth.GetTokenRequest(user_email=MONICA))
-        for user in PEOPLE:
+        for user in USERS:
             record = await records.read(user)
             assert record.state is State.ACTIVE
             assert record.due_at is not None
@@ -109,12 +109,11 @@ async def test_services_keep_everybody_alive_together(
     assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
-async def test_the_metrics_tell(zoomgate: Harness, records: Records) -> None:
-    """Who was refreshed ahead of need is counted by its reason."""
-    await records.let_be_idle(MONICA)
+async def test_proactive_refreshes_are_counted_by_reason(zoomgate: Harness, records: Records) -> None:
+    await records.make_idle(MONICA)
     async with aiohttp.ClientSession() as session:
-        shown = ""
-        while 'zoomgate_proactive_refreshes_total{reason="idle"} 1.0' not in shown:
-            async with session.get(f"{zoomgate.http_url}/metrics") as answer:
-                shown = await answer.text()
-    assert 'zoomgate_proactive_refreshes_total{reason="in_use"} 0.0' in shown
+        metrics = ""
+        while 'zoomgate_proactive_refreshes_total{reason="idle"} 1.0' not in metrics:
+            async with session.get(f"{zoomgate.http_url}/metrics") as response:
+                metrics = await response.text()
+    assert 'zoomgate_proactive_refreshes_total{reason="in_use"} 0.0' in metrics

@@ -1,4 +1,4 @@
-"""ProxyService as its callers see it, with a bare socket looking at what was sent."""
+"""Tests of the ProxyService RPCs, some with a raw socket in place of Zoom that records the bytes sent."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ ME = b'{"id":"u-Monica-7Yc1","email":"monica@example.com","account_id":"a"}'
 
 @pytest.fixture
 async def upstream(tmp_path: Path) -> AsyncIterator[tuple[Harness, RawUpstream]]:
-    """A service with a connected user whose API is a bare socket."""
+    """Run a service with a connected user and a raw socket in place of Zoom's API."""
     async with raw_upstream() as raw, running(tmp_path / "data", zoom_api_url=raw.url) as zoomgate:
         raw.answers = [answer("200 OK", ME), OK]
         await zoomgate.connect()
@@ -26,27 +26,29 @@ async def upstream(tmp_path: Path) -> AsyncIterator[tuple[Harness, RawUpstream]]
         yield zoomgate, raw
 
 
-def get(url: str, **fields: object) -> pb.GetRequest:
+def get_request(url: str, **fields: object) -> pb.GetRequest:
     return ParseDict(fields | {"url": url, "user_email": MONICA}, pb.GetRequest())
 
 
-async def test_a_call_is_forwarded_and_its_answer_unchanged(zoomgate: Harness) -> None:
-    """Status, headers and body come back as Zoom sent them, and as JSON where that is asked for."""
+async def test_call_is_forwarded_and_response_returned_unchanged(zoomgate: Harness) -> None:
+    """Status, headers and body are those of Zoom; the body is also returned as JSON if requested."""
     await zoomgate.connect()
     response = (
-        await zoomgate.call(zoomgate.proxy.Get, get("https://api.zoom.us/v2/users/me", parse_json=True))
+        await zoomgate.call(
+            zoomgate.proxy.Get, get_request("https://api.zoom.us/v2/users/me", parse_json=True)
+        )
     ).response
     assert response.status == 200
     assert response.json.struct_value["email"] == MONICA
     assert b'"monica@example.com"' in response.body
     assert "x-zm-trackingid" in {header.name for header in response.headers}
-    missing = (await zoomgate.call(zoomgate.proxy.Get, get("/meetings/123"))).response
+    missing = (await zoomgate.call(zoomgate.proxy.Get, get_request("/meetings/123"))).response
     assert missing.status == 404
     assert not missing.HasField("json")
 
 
-async def test_bodies_are_sent_as_given(upstream: tuple[Harness, RawUpstream]) -> None:
-    """A JSON value and raw bytes arrive as they are, with their content type; DELETE has none."""
+async def test_bodies_are_sent_unchanged(upstream: tuple[Harness, RawUpstream]) -> None:
+    """JSON values and raw bytes are sent with their content type; DELETE has no body."""
     zoomgate, raw = upstream
     as_json = ParseDict(
         {"user_email": MONICA, "url": "/users/me/meetings", "json": {"topic": "x", "n": 3, "f": 1.5}},
@@ -85,19 +87,18 @@ ACCEPTED = [
 
 
 @pytest.mark.parametrize(("url", "query", "sent"), ACCEPTED)
-async def test_accepted_targets_arrive_byte_by_byte(
+async def test_accepted_target_is_sent_byte_for_byte(
     upstream: tuple[Harness, RawUpstream], url: str, query: list[dict[str, str]], sent: str
 ) -> None:
-    """What passed the check is what Zoom gets."""
     zoomgate, raw = upstream
-    await zoomgate.call(zoomgate.proxy.Get, get(url, query=query))
+    await zoomgate.call(zoomgate.proxy.Get, get_request(url, query=query))
     assert raw.lines() == [f"GET {sent} HTTP/1.1"]
 
 
-async def test_everything_wrong_is_told_at_once(upstream: tuple[Harness, RawUpstream]) -> None:
-    """Target, query, headers and body are all checked before the request is refused."""
+async def test_all_violations_are_reported_at_once(upstream: tuple[Harness, RawUpstream]) -> None:
+    """Target, query, headers and body are all validated before the request is rejected."""
     zoomgate, _ = upstream
-    wrong = ParseDict(
+    invalid = ParseDict(
         {
             "user_email": "x",
             "url": "users",
@@ -109,9 +110,9 @@ async def test_everything_wrong_is_told_at_once(upstream: tuple[Harness, RawUpst
         },
         pb.PostRequest(),
     )
-    refusal = await zoomgate.refusal(zoomgate.proxy.Post, wrong)
-    assert refusal.short == ("INVALID_ARGUMENT", "INVALID_PATH")
-    assert set(refusal.violations) == {
+    error = await zoomgate.refusal(zoomgate.proxy.Post, invalid)
+    assert error.short == ("INVALID_ARGUMENT", "INVALID_PATH")
+    assert set(error.violations) == {
         "user_email",
         "url",
         "query[0].name",
@@ -129,8 +130,8 @@ async def test_everything_wrong_is_told_at_once(upstream: tuple[Harness, RawUpst
     assert set((await zoomgate.refusal(zoomgate.proxy.Post, large)).violations) == {"raw"}
 
 
-async def test_paths_are_limited_by_the_callers_policy(zoomgate: Harness) -> None:
-    """A caller gets the paths of its row; the answer is the same whether the user is connected or not."""
+async def test_paths_are_limited_by_caller_policy(zoomgate: Harness) -> None:
+    """The error does not depend on whether the user is connected."""
     allowed = pb.GetRequest(user_email=OMAR, url="/users/me")
     other = pb.GetRequest(user_email=OMAR, url="/users/me/settings")
     assert (await zoomgate.refusal(zoomgate.proxy.Get, allowed, "narrow")).reason == "ZOOM_NOT_CONNECTED"
@@ -141,22 +142,25 @@ async def test_paths_are_limited_by_the_callers_policy(zoomgate: Harness) -> Non
     assert (await zoomgate.call(zoomgate.proxy.Get, allowed, "narrow")).response.status == 200
 
 
-async def test_cookies_and_foreign_redirects_stay_here(upstream: tuple[Harness, RawUpstream]) -> None:
-    """A cookie of Zoom's is not kept for the next user; a redirect is data, and a foreign address in it is hidden."""
+async def test_cookies_and_foreign_redirect_targets_are_not_returned(
+    upstream: tuple[Harness, RawUpstream],
+) -> None:
+    """Cookies are not stored for later calls. Redirects are returned but not followed, without foreign addresses."""
     zoomgate, raw = upstream
     raw.answers = [answer("302 Found", b"", "Location: https://evil.com/x", "Set-Cookie: a=b"), OK]
-    response = (await zoomgate.call(zoomgate.proxy.Get, get("/users/me"))).response
+    response = (await zoomgate.call(zoomgate.proxy.Get, get_request("/users/me"))).response
     assert response.status == 302
     assert not {"location", "set-cookie"} & {header.name for header in response.headers}
-    await zoomgate.call(zoomgate.proxy.Get, get("/users/me"))
+    await zoomgate.call(zoomgate.proxy.Get, get_request("/users/me"))
     assert b"cookie" not in raw.requests[-1].lower()
     assert len(raw.requests) == 2
 
 
-async def test_writes_are_never_sent_twice(upstream: tuple[Harness, RawUpstream]) -> None:
-    """When the connection dies, PUT, DELETE and POST were sent once and their outcome is told as unknown."""
+async def test_write_is_not_sent_again_if_the_connection_is_lost(
+    upstream: tuple[Harness, RawUpstream],
+) -> None:
     zoomgate, raw = upstream
-    await zoomgate.call(zoomgate.proxy.Get, get("/users/me"))
+    await zoomgate.call(zoomgate.proxy.Get, get_request("/users/me"))
     raw.requests.clear()
     raw.answers = [CUT]
     for method, request in (
@@ -165,14 +169,14 @@ async def test_writes_are_never_sent_twice(upstream: tuple[Harness, RawUpstream]
         (zoomgate.proxy.Post, pb.PostRequest(user_email=MONICA, url="/x", raw=b"{}")),
         (zoomgate.proxy.Patch, pb.PatchRequest(user_email=MONICA, url="/x", raw=b"{}")),
     ):
-        refusal = await zoomgate.refusal(method, request)
-        assert refusal.short == ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")
-        assert "ServerDisconnected" not in refusal.message
+        error = await zoomgate.refusal(method, request)
+        assert error.short == ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")
+        assert "ServerDisconnected" not in error.message
     assert [line.split()[0] for line in raw.lines()] == ["PUT", "DELETE", "POST", "PATCH"]
 
 
 @pytest.mark.parametrize(
-    "bytes_sent",
+    "response",
     [
         b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
@@ -181,23 +185,24 @@ async def test_writes_are_never_sent_twice(upstream: tuple[Harness, RawUpstream]
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
     ],
 )
-async def test_line_noise_is_an_unavailable_zoom(
-    upstream: tuple[Harness, RawUpstream], bytes_sent: bytes
+async def test_malformed_http_response_is_an_error(
+    upstream: tuple[Harness, RawUpstream], response: bytes
 ) -> None:
-    """Answers that are none never become data, and no library text reaches the caller."""
+    """The error contains no text of the HTTP library."""
     zoomgate, raw = upstream
+    raw.answers = [response, CUT]
+    error = await zoomgate.refusal(zoomgate.proxy.Get, get_request("/users/me"), seconds=1.5)
+    assert error.code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+    assert "aiohttp" not in error.message
 
-    raw.answers = [bytes_sent, CUT]
-    refusal = await zoomgate.refusal(zoomgate.proxy.Get, get("/users/me"), seconds=1.5)
-    assert refusal.code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
-    assert "aiohttp" not in refusal.message
 
-
-async def test_a_compressed_bomb_is_not_inflated(upstream: tuple[Harness, RawUpstream]) -> None:
-    """A small answer that grows beyond the limit is refused, and says how large it may be."""
+async def test_response_that_exceeds_the_limit_when_decompressed_is_rejected(
+    upstream: tuple[Harness, RawUpstream],
+) -> None:
+    """The error states the limit."""
     zoomgate, raw = upstream
     bomb = gzip.compress(b"0" * (client.MAX_RESPONSE_BYTES + 1))
     raw.answers = [answer("200 OK", bomb, "Content-Encoding: gzip"), CUT]
-    refusal = await zoomgate.refusal(zoomgate.proxy.Get, get("/users/me"))
-    assert refusal.short == ("RESOURCE_EXHAUSTED", "ZOOM_RESPONSE_TOO_LARGE")
-    assert refusal.metadata == {"limit_bytes": str(client.MAX_RESPONSE_BYTES)}
+    error = await zoomgate.refusal(zoomgate.proxy.Get, get_request("/users/me"))
+    assert error.short == ("RESOURCE_EXHAUSTED", "ZOOM_RESPONSE_TOO_LARGE")
+    assert error.metadata == {"limit_bytes": str(client.MAX_RESPONSE_BYTES)}

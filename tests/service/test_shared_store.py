@@ -1,4 +1,4 @@
-"""Two services on one store, a SQLite file or a MongoDB database: what one changes the other does not go on using."""
+"""Two services on one store, a SQLite file or a MongoDB database: neither continues to use what the other has changed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,50 +27,56 @@ TOKEN = auth.GetTokenRequest(user_email=MONICA)
 
 @dataclass
 class Gate:
-    """Holds Zoom's answers to refreshes while it is not open."""
+    """Delays Zoom's responses to refreshes while it is closed.
 
-    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    Attributes:
+        responded: Set when Zoom has responded.
+        open: Set while responses are passed on.
+    """
+
+    responded: asyncio.Event = field(default_factory=asyncio.Event)
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """Open at first; to be asked for before the services."""
-    made, real = Gate(), OAuthClient.refresh
-    made.open.set()
+    """An open gate. A test must request this fixture before those of the services."""
+    gate, original = Gate(), OAuthClient.refresh
+    gate.open.set()
 
     async def refresh(self: OAuthClient, refresh_token: str) -> Any:
-        outcome = await real(self, refresh_token)
-        made.answered.set()
-        await made.open.wait()
+        outcome = await original(self, refresh_token)
+        gate.responded.set()
+        await gate.open.wait()
         return outcome
 
     monkeypatch.setattr(OAuthClient, "refresh", refresh)
-    return made
+    return gate
 
 
 @pytest.fixture
 def environ(store_environ: dict[str, str]) -> dict[str, str]:
-    """What leads both services to one store."""
+    """The environment with which both services use one store."""
     return {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"} | store_environ
 
 
 @pytest.fixture
 async def zoomgate(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Harness]:
-    """A service."""
+    """The first service."""
     async with running(tmp_path / "data", environ=environ) as first:
         yield first
 
 
 @pytest.fixture
 async def other(zoomgate: Harness, environ: dict[str, str]) -> AsyncIterator[Harness]:
-    """A second service on the store of the first."""
+    """The second service, on the store of the first."""
     async with serving(zoomgate.simulator, zoomgate.data_dir, environ) as second:
         yield second
 
 
-async def test_a_disconnect_ends_the_other_services_token(zoomgate: Harness, other: Harness) -> None:
-    """What one service ends the other stops handing out within moments, although it had the token in memory."""
+async def test_disconnect_removes_the_token_from_the_cache_of_the_other_service(
+    zoomgate: Harness, other: Harness
+) -> None:
     await zoomgate.connect()
     await other.call(other.auth.GetToken, TOKEN)
     await zoomgate.call(zoomgate.auth.DeleteConnection, auth.DeleteConnectionRequest(user_email=MONICA))
@@ -80,48 +86,51 @@ async def test_a_disconnect_ends_the_other_services_token(zoomgate: Harness, oth
     assert (await other.refusal(other.auth.GetToken, TOKEN)).reason == "ZOOM_NOT_CONNECTED"
 
 
-async def test_a_token_that_was_refreshed_before_the_disconnect_serves_nobody_after_it(
+async def test_token_refreshed_before_a_disconnect_is_not_cached_after_it(
     zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A refresh whose last step, tidying the journal, takes longer than others' changes are told does not bring its token into memory."""
+    """The last step of the refresh, deleting the journal entry, takes longer than the change feed reports a change."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.01)
-    monkeypatch.setattr(change_feed, "OVERLAP_SECONDS", 0.0)  # for short: an end is told once
+    monkeypatch.setattr(change_feed, "OVERLAP_SECONDS", 0.0)  # so that a disconnect is reported only once
     monkeypatch.setattr(change_feed, "DEEP_SECONDS", 1e6)
     monkeypatch.setattr(access_tokens, "CHANGE_VISIBILITY_SECONDS", 0.0)
     await zoomgate.connect()
-    stored, tidied = asyncio.Event(), asyncio.Event()
-    forget = TokenJournal.delete
+    stored, may_delete = asyncio.Event(), asyncio.Event()
+    delete = TokenJournal.delete
 
-    async def forgetting(self: TokenJournal, entry_id: str) -> None:
+    async def delayed_delete(self: TokenJournal, entry_id: str) -> None:
         stored.set()
-        await tidied.wait()
-        await forget(self, entry_id)
+        await may_delete.wait()
+        await delete(self, entry_id)
 
-    monkeypatch.setattr(TokenJournal, "delete", forgetting)
+    monkeypatch.setattr(TokenJournal, "delete", delayed_delete)
     refresh = asyncio.create_task(
         other.call(other.auth.RefreshToken, auth.RefreshTokenRequest(user_email=MONICA))
     )
     await stored.wait()
     await zoomgate.call(zoomgate.auth.DeleteConnection, auth.DeleteConnectionRequest(user_email=MONICA))
-    told, follow = 0, ConnectionRepository.changes
+    polls, changes = 0, ConnectionRepository.changes
 
-    async def telling(self: ConnectionRepository, since: float, limit: int) -> tuple[list[Change], float]:
-        nonlocal told
-        found = await follow(self, since, limit)
-        told += 1
-        return found
+    async def counted_changes(
+        self: ConnectionRepository, since: float, limit: int
+    ) -> tuple[list[Change], float]:
+        nonlocal polls
+        result = await changes(self, since, limit)
+        polls += 1
+        return result
 
-    monkeypatch.setattr(ConnectionRepository, "changes", telling)
-    while told < 5:
+    monkeypatch.setattr(ConnectionRepository, "changes", counted_changes)
+    while polls < 5:
         await asyncio.sleep(0.01)
-    tidied.set()
+    may_delete.set()
     with pytest.raises(grpc.aio.AioRpcError):
         await refresh
     assert (await other.refusal(other.auth.GetToken, TOKEN)).reason == "ZOOM_NOT_CONNECTED"
 
 
-async def test_a_refresh_elsewhere_costs_no_second_one(zoomgate: Harness, other: Harness) -> None:
-    """A token that another service replaced is refused by Zoom; the newer one is read and used, without a refresh."""
+async def test_token_refreshed_by_the_other_service_is_read_instead_of_refreshed_again(
+    zoomgate: Harness, other: Harness
+) -> None:
     await zoomgate.connect()
     me = proxy.GetRequest(user_email=MONICA, url="/users/me")
     await other.call(other.proxy.Get, me)
@@ -130,64 +139,63 @@ async def test_a_refresh_elsewhere_costs_no_second_one(zoomgate: Harness, other:
     assert zoomgate.stat("token.refresh_token.issued") == 1
 
 
-async def test_a_token_that_was_replaced_twice_is_no_end_of_the_consent(
+async def test_token_replaced_twice_during_a_call_does_not_require_consent(
     zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When another service replaces also the token that a refused call is repeated with, the caller is to come back, not the person."""
+    """The other service also replaces the token of the retried call; the caller receives REFRESH_IN_PROGRESS."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 1e6)
     me = proxy.GetRequest(user_email=MONICA, url="/users/me")
     await zoomgate.connect()
     await other.call(other.proxy.Get, me)
     refresh = auth.RefreshTokenRequest(user_email=MONICA)
-    real, sent = ZoomClient.send, 0
+    original, sent = ZoomClient.send, 0
 
-    async def send(self: ZoomClient, *arguments: Any, **named: Any) -> Any:
+    async def send(self: ZoomClient, *arguments: Any, **options: Any) -> Any:
         nonlocal sent
         sent += 1
         if sent <= 2:
             await zoomgate.call(zoomgate.auth.RefreshToken, refresh)
-        return await real(self, *arguments, **named)
+        return await original(self, *arguments, **options)
 
     monkeypatch.setattr(ZoomClient, "send", send)
-    refusal = await other.refusal(other.proxy.Get, me)
-    assert (refusal.short, sent) == (("UNAVAILABLE", "REFRESH_IN_PROGRESS"), 2)
-    assert refusal.retry_after
+    failure = await other.refusal(other.proxy.Get, me)
+    assert (failure.short, sent) == (("UNAVAILABLE", "REFRESH_IN_PROGRESS"), 2)
+    assert failure.retry_after
     assert (await other.call(other.proxy.Get, me)).response.status == 200
 
 
-async def test_a_token_that_is_just_being_replaced_is_no_end_of_the_consent(
+async def test_token_being_refreshed_during_a_call_does_not_require_consent(
     gate: Gate, zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same while the other service has Zoom's answer, which ended the token at Zoom, and the store does not have it yet."""
+    """The other service has Zoom's response, which invalidated the token at Zoom, and the store does not have the new token yet."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 1e6)
     me = proxy.GetRequest(user_email=MONICA, url="/users/me")
     await zoomgate.connect()
     await other.call(other.proxy.Get, me)
     refresh = auth.RefreshTokenRequest(user_email=MONICA)
-    send, sent, refreshing = ZoomClient.send, 0, list[asyncio.Task[Any]]()
+    original, sent, refreshes = ZoomClient.send, 0, list[asyncio.Task[Any]]()
 
-    async def send_late(self: ZoomClient, *arguments: Any, **named: Any) -> Any:
+    async def send(self: ZoomClient, *arguments: Any, **options: Any) -> Any:
         nonlocal sent
         sent += 1
         if sent == 1:
             await zoomgate.call(zoomgate.auth.RefreshToken, refresh)
             gate.open.clear()
-            gate.answered.clear()
+            gate.responded.clear()
         if sent == 2:
-            refreshing.append(asyncio.create_task(zoomgate.call(zoomgate.auth.RefreshToken, refresh)))
-            await gate.answered.wait()
-        return await send(self, *arguments, **named)
+            refreshes.append(asyncio.create_task(zoomgate.call(zoomgate.auth.RefreshToken, refresh)))
+            await gate.responded.wait()
+        return await original(self, *arguments, **options)
 
-    monkeypatch.setattr(ZoomClient, "send", send_late)
-    refusal = await other.refusal(other.proxy.Get, me)
-    assert (refusal.short, sent) == (("UNAVAILABLE", "REFRESH_IN_PROGRESS"), 2)
+    monkeypatch.setattr(ZoomClient, "send", send)
+    failure = await other.refusal(other.proxy.Get, me)
+    assert (failure.short, sent) == (("UNAVAILABLE", "REFRESH_IN_PROGRESS"), 2)
     gate.open.set()
-    await refreshing[0]
+    await refreshes[0]
     assert (await other.call(other.proxy.Get, me)).response.status == 200
 
 
-async def test_two_services_refresh_once(zoomgate: Harness, other: Harness) -> None:
-    """Calls to both services with an expired token cost one refresh, and none fails."""
+async def test_two_services_refresh_an_expired_token_once(zoomgate: Harness, other: Harness) -> None:
     await zoomgate.connect()
     create = meetings.CreateMeetingRequest(user_email=MONICA)
     zoomgate.simulator.zoom.expire(MONICA)
@@ -196,21 +204,22 @@ async def test_two_services_refresh_once(zoomgate: Harness, other: Harness) -> N
         for harness in (zoomgate, other)
         for _ in range(20)
     ]
-    answers = await asyncio.gather(*calls)
-    assert len({answer.meeting.id for answer in answers}) == 40
+    responses = await asyncio.gather(*calls)
+    assert len({response.meeting.id for response in responses}) == 40
     assert zoomgate.stat("token.refresh_token.issued") == 1
 
 
-async def test_page_tokens_and_links_work_at_either(zoomgate: Harness, other: Harness) -> None:
-    """No state lives in one process: a page token and an authorization of one service are the other's as well."""
+async def test_page_tokens_and_authorization_links_work_at_both_services(
+    zoomgate: Harness, other: Harness
+) -> None:
     await zoomgate.connect()
-    first = await zoomgate.call(
+    first_page = await zoomgate.call(
         zoomgate.auth.ListConnections, auth.ListConnectionsRequest(page_size=1), "admin"
     )
-    rest = auth.ListConnectionsRequest(page_size=1, page_token=first.next_page_token)
-    assert not (await other.call(other.auth.ListConnections, rest, "admin")).connections
-    begun = await zoomgate.begin()
-    start = other.http_url + URL(begun.authorization_url).raw_path_qs
+    next_page = auth.ListConnectionsRequest(page_size=1, page_token=first_page.next_page_token)
+    assert not (await other.call(other.auth.ListConnections, next_page, "admin")).connections
+    authorization = await zoomgate.begin()
+    start_url = other.http_url + URL(authorization.authorization_url).raw_path_qs
     async with browser() as session:
-        action, _ = await consent_form(session, start)
+        action, _ = await consent_form(session, start_url)
         assert action.startswith(zoomgate.simulator.url)

@@ -1,4 +1,4 @@
-"""What a service does with tokens that a process which was killed left in the journal."""
+"""Journal recovery: how a service processes tokens that a killed process left in the journal."""
 
 import asyncio
 import time
@@ -33,33 +33,33 @@ STATE = connection_pb2.Connection.State
 
 
 def issued(zoom: Simulator, user: str = MONICA) -> TokenPair:
-    """Tokens that Zoom issued to a process which was killed then."""
+    """Return tokens issued by Zoom and not stored anywhere."""
     code = zoom.zoom.issue_code(zoom.zoom.users[user], REDIRECT)
     return pair(zoom, zoom.zoom.exchange(code, REDIRECT, ""))
 
 
-def pair(zoom: Simulator, answer: dict[str, Any]) -> TokenPair:
-    """A pair as it goes into the journal."""
+def pair(zoom: Simulator, response: dict[str, Any]) -> TokenPair:
+    """Return the token pair of a token response."""
     now = zoom.zoom.wall()
-    access, refresh = answer["access_token"], answer["refresh_token"]
-    return TokenPair(access, refresh, "bearer", answer["scope"], "", now + answer["expires_in"], now)
+    access, refresh = response["access_token"], response["refresh_token"]
+    return TokenPair(access, refresh, "bearer", response["scope"], "", now + response["expires_in"], now)
 
 
 def entry(tokens: TokenPair, user: str = MONICA, **fields: Any) -> Entry:
-    """An entry of a consent to a record that was not there."""
-    given: dict[str, Any] = {"grant": "", "generation": 0, "initiated_by": "key|service"} | fields
-    return Entry("ab" * 16, given.pop("origin", Origin.CONSENT), user, tokens=tokens, **given)
+    """Return the journal entry of a consent; by default of a user without a record."""
+    attributes: dict[str, Any] = {"grant": "", "generation": 0, "initiated_by": "key|service"} | fields
+    return Entry("ab" * 16, attributes.pop("origin", Origin.CONSENT), user, tokens=tokens, **attributes)
 
 
-async def leave(zoom: Simulator, data_dir: Path, left: Entry) -> None:
-    """Leave an entry as a process does that is killed."""
-    async with journal(zoom, data_dir) as dead:
-        assert await dead.append(left)
+async def write_journal(zoom: Simulator, data_dir: Path, new_entry: Entry) -> None:
+    """Write a journal entry as a process that was then killed."""
+    async with journal(zoom, data_dir) as killed:
+        assert await killed.append(new_entry)
 
 
 @asynccontextmanager
 async def journal(zoom: Simulator, data_dir: Path) -> AsyncIterator[TokenJournal]:
-    """The journal of another process."""
+    """Open the journal as another process."""
     opened = TokenJournal(
         data_dir / "journal",
         app=f"loopback|{zoom.options.client_id}",
@@ -73,7 +73,7 @@ async def journal(zoom: Simulator, data_dir: Path) -> AsyncIterator[TokenJournal
 
 @asynccontextmanager
 async def stopped(data_dir: Path, *, connected: bool = False) -> AsyncIterator[Simulator]:
-    """A Zoom, and a data folder whose service is not running."""
+    """Run a simulated Zoom, with the data folder of a stopped service."""
     async with Simulator(SimulatorOptions(port=0)) as zoom:
         async with serving(zoom, data_dir) as service:
             if connected:
@@ -81,50 +81,47 @@ async def stopped(data_dir: Path, *, connected: bool = False) -> AsyncIterator[S
         yield zoom
 
 
-async def settled(service: Harness) -> None:
+async def wait_until_empty(service: Harness) -> None:
     """Wait until the journal is empty."""
     async with asyncio.timeout(SECONDS):
         while list((service.data_dir / "journal").glob("*.entry")):
             await asyncio.sleep(0.01)
 
 
-async def shown(service: Harness, user: str = MONICA) -> Any:
-    """The connection of a user."""
-    wanted = pb.GetConnectionRequest(user_email=user)
-    return (await service.call(service.auth.GetConnection, wanted, "admin")).connection
+async def get_connection(service: Harness, user: str = MONICA) -> Any:
+    """Return a user's connection."""
+    request = pb.GetConnectionRequest(user_email=user)
+    return (await service.call(service.auth.GetConnection, request, "admin")).connection
 
 
 @pytest.mark.parametrize("origin", [Origin.CONSENT, Origin.IMPORT])
-async def test_a_consent_whose_process_was_killed_is_stored_at_the_next_start(
-    tmp_path: Path, origin: Origin
-) -> None:
-    """What Zoom issued for a code or for a token that was brought becomes the connection it was meant for."""
+async def test_journaled_consent_or_import_is_stored_after_restart(tmp_path: Path, origin: Origin) -> None:
     async with stopped(tmp_path) as zoom:
         tokens = issued(zoom)
-        await leave(zoom, tmp_path, entry(tokens, origin=origin))
+        await write_journal(zoom, tmp_path, entry(tokens, origin=origin))
         async with serving(zoom, tmp_path) as service:
-            await settled(service)
-            connection = await shown(service)
+            await wait_until_empty(service)
+            connection = await get_connection(service)
             token = (await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))).token
     assert (connection.state, connection.generation) == (STATE.STATE_ACTIVE, 1)
     assert token.access_token == tokens.access_token
 
 
-async def test_a_refresh_whose_process_was_killed_is_stored_at_the_next_start(tmp_path: Path) -> None:
-    """What Zoom issued for the stored refresh token becomes its next generation, and the person need not consent."""
+async def test_journaled_refresh_is_stored_as_the_next_generation(tmp_path: Path) -> None:
+    """The user does not have to consent again."""
     async with stopped(tmp_path, connected=True) as zoom:
         record = await stored(tmp_path, zoom)
         tokens = pair(zoom, zoom.zoom.refresh(zoom.zoom.grants[MONICA].refresh_token))
         refresh = Entry("cd" * 16, Origin.REFRESH, MONICA, record.grant, record.generation, tokens)
-        await leave(zoom, tmp_path, refresh)
+        await write_journal(zoom, tmp_path, refresh)
         async with serving(zoom, tmp_path) as service:
-            await settled(service)
+            await wait_until_empty(service)
             token = (await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))).token
     assert (token.generation, token.access_token) == (2, tokens.access_token)
 
 
 async def stored(data_dir: Path, zoom: Simulator) -> ConnectionRecord:
-    """The record of a user, as the store has it."""
+    """Read a user's record from the store."""
     app = f"loopback|{zoom.options.client_id}"
     store = await SqliteStore.open(data_dir / "zoomgate.db", time.time)
     record, _ = await store.get(RecordKey(app, Kind.USER, MONICA))
@@ -133,58 +130,60 @@ async def stored(data_dir: Path, zoom: Simulator) -> ConnectionRecord:
     return connection_record.decode(Envelope(app=app, keys=key_file.load(data_dir / "keys.json")), record)
 
 
-async def test_tokens_that_lay_long_are_renewed_first(tmp_path: Path) -> None:
-    """When the access token has expired in the journal, the refresh token is spent for a new pair, which is in the journal before that."""
+async def test_expired_journal_entry_is_refreshed_first(tmp_path: Path) -> None:
+    """The new pair is journaled before its user is verified."""
     async with stopped(tmp_path) as zoom:
         tokens = issued(zoom)
         zoom.zoom.expire(MONICA)
-        await leave(zoom, tmp_path, entry(replace(tokens, access_expire_at=0.0)))
+        await write_journal(zoom, tmp_path, entry(replace(tokens, access_expire_at=0.0)))
         async with serving(zoom, tmp_path) as service:
-            await settled(service)
-            assert (await shown(service)).state == STATE.STATE_ACTIVE
+            await wait_until_empty(service)
+            assert (await get_connection(service)).state == STATE.STATE_ACTIVE
         assert zoom.zoom.grants[MONICA].used_refresh_tokens == [tokens.refresh_token]
 
 
-async def test_tokens_that_are_stored_already_are_not_renewed(tmp_path: Path) -> None:
-    """A process was killed between the store's confirmation and the journal's: an hour later the stored token must not be spent for it."""
+async def test_entry_whose_tokens_are_already_stored_is_not_refreshed(tmp_path: Path) -> None:
+    """The process was killed after the store's confirmation and before the journal entry was deleted."""
     async with stopped(tmp_path) as zoom:
-        left = entry(issued(zoom))
-        await leave(zoom, tmp_path, left)
+        original = entry(issued(zoom))
+        await write_journal(zoom, tmp_path, original)
         async with serving(zoom, tmp_path) as service:
-            await settled(service)
+            await wait_until_empty(service)
         zoom.zoom.expire(MONICA)
-        await leave(zoom, tmp_path, replace(left, tokens=replace(left.tokens, access_expire_at=0.0)))
+        await write_journal(
+            zoom, tmp_path, replace(original, tokens=replace(original.tokens, access_expire_at=0.0))
+        )
         async with serving(zoom, tmp_path, environ={"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}) as service:
-            await settled(service)
+            await wait_until_empty(service)
             assert zoom.zoom.grants[MONICA].used_refresh_tokens == []
             await service.call(service.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
 
 
 @pytest.mark.parametrize("expired", [False, True])
-async def test_a_newer_consent_stays(tmp_path: Path, expired: bool) -> None:
-    """An entry from before a consent that was stored meanwhile is forgotten without a word to Zoom: to revoke it could end the consent."""
+async def test_newer_consent_takes_precedence_over_a_journal_entry(tmp_path: Path, expired: bool) -> None:
+    """The entry is deleted without a call to Zoom, since revoking its tokens could end the newer grant."""
     async with stopped(tmp_path) as zoom:
         early = issued(zoom)
         async with serving(zoom, tmp_path) as service:
             await service.connect(MONICA)
-        await leave(zoom, tmp_path, entry(replace(early, access_expire_at=0.0) if expired else early))
-        asked = dict(zoom.zoom.counters)
+        await write_journal(zoom, tmp_path, entry(replace(early, access_expire_at=0.0) if expired else early))
+        counters = dict(zoom.zoom.counters)
         async with serving(zoom, tmp_path) as service:
-            await settled(service)
-            connection = await shown(service)
+            await wait_until_empty(service)
+            connection = await get_connection(service)
             assert (connection.state, connection.generation) == (STATE.STATE_ACTIVE, 1)
             await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
-        assert dict(zoom.zoom.counters) == asked
+        assert dict(zoom.zoom.counters) == counters
 
 
-async def test_a_renewal_outlives_the_service_that_is_stopped(
+async def test_refresh_of_an_entry_during_shutdown_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What Zoom answers to the renewal of an entry while the service is stopped is stored, or in the journal for the next one."""
+    """The issued pair is stored, or remains in the journal for the next process."""
     draining, real_refresh, real_drain = asyncio.Event(), OAuthClient.refresh, Refresher.drain
 
     async def refresh(self: OAuthClient, refresh_token: str) -> TokenOutcome:
-        asked.set()
+        refresh_called.set()
         outcome = await real_refresh(self, refresh_token)
         await draining.wait()
         return outcome
@@ -196,25 +195,25 @@ async def test_a_renewal_outlives_the_service_that_is_stopped(
     async with stopped(tmp_path) as zoom:
         tokens = issued(zoom)
         zoom.zoom.expire(MONICA)
-        await leave(zoom, tmp_path, entry(replace(tokens, access_expire_at=0.0)))
-        asked = asyncio.Event()
+        await write_journal(zoom, tmp_path, entry(replace(tokens, access_expire_at=0.0)))
+        refresh_called = asyncio.Event()
         with monkeypatch.context() as patch:
             patch.setattr(OAuthClient, "refresh", refresh)
             patch.setattr(Refresher, "drain", drain)
             async with serving(zoom, tmp_path):
-                await asked.wait()
+                await refresh_called.wait()
         async with serving(zoom, tmp_path) as service:
-            await settled(service)
-            assert (await shown(service)).state == STATE.STATE_ACTIVE
+            await wait_until_empty(service)
+            assert (await get_connection(service)).state == STATE.STATE_ACTIVE
         assert zoom.zoom.counters["token.refresh_token.refused"] == 0
 
 
-async def test_tokens_of_somebody_else_are_not_stored(tmp_path: Path) -> None:
-    """An entry whose tokens are another person's connects nobody, and they are revoked."""
+async def test_entry_with_another_users_tokens_is_revoked(tmp_path: Path) -> None:
+    """Neither user is connected."""
     async with stopped(tmp_path) as zoom:
-        await leave(zoom, tmp_path, entry(issued(zoom, OMAR)))
+        await write_journal(zoom, tmp_path, entry(issued(zoom, OMAR)))
         async with serving(zoom, tmp_path) as service:
-            await settled(service)
+            await wait_until_empty(service)
             refusal = await service.refusal(
                 service.auth.GetConnection, pb.GetConnectionRequest(user_email=MONICA), "admin"
             )
@@ -222,30 +221,30 @@ async def test_tokens_of_somebody_else_are_not_stored(tmp_path: Path) -> None:
         assert zoom.zoom.counters["revoke.known"]
 
 
-async def test_a_token_that_was_brought_survives_a_zoom_that_does_not_say_whose_it_is(tmp_path: Path) -> None:
-    """RequestToken spends the token; if Zoom then fails, the caller is told not to send it again, and the connection comes by itself."""
+async def test_supplied_token_is_stored_later_if_zoom_cannot_confirm_its_user(tmp_path: Path) -> None:
+    """RequestToken fails after using the token, so the caller must not send it again."""
     async with running(tmp_path) as service:
         zoom = service.simulator.zoom
-        brought = issued(service.simulator).refresh_token
+        supplied = issued(service.simulator).refresh_token
         service.simulator.faults.add(Fault("users_me", "status", status=503))
-        wanted = pb.RequestTokenRequest(user_email=MONICA, refresh_token=brought)
-        refusal = await service.refusal(service.auth.RequestToken, wanted)
+        request = pb.RequestTokenRequest(user_email=MONICA, refresh_token=supplied)
+        refusal = await service.refusal(service.auth.RequestToken, request)
         assert refusal.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
         assert "do not send this token again" in refusal.message
-        await settled(service)
-        assert (await shown(service)).state == STATE.STATE_ACTIVE
+        await wait_until_empty(service)
+        assert (await get_connection(service)).state == STATE.STATE_ACTIVE
         assert zoom.counters["revoke.known"] == 0
 
 
-async def test_a_damaged_entry_stops_no_start(tmp_path: Path) -> None:
-    """A file that cannot be opened is counted and left; the rest is stored."""
+async def test_damaged_entry_does_not_prevent_startup(tmp_path: Path) -> None:
+    """The damaged file is preserved, and other entries are stored."""
     async with stopped(tmp_path) as zoom:
         damaged = tmp_path / "journal" / f"{'0' * 32}.entry"
         damaged.write_bytes(b"\x01broken")
-        await leave(zoom, tmp_path, entry(issued(zoom)))
+        await write_journal(zoom, tmp_path, entry(issued(zoom)))
         async with serving(zoom, tmp_path) as service:
             async with asyncio.timeout(SECONDS):
                 while len(list(damaged.parent.glob("*.entry"))) > 1:
                     await asyncio.sleep(0.01)
-            assert (await shown(service)).state == STATE.STATE_ACTIVE
+            assert (await get_connection(service)).state == STATE.STATE_ACTIVE
     assert damaged.read_bytes() == b"\x01broken"

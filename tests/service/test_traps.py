@@ -1,4 +1,4 @@
-"""Three traps of grpc.aio, over a real port: what the stages around every handler keep from callers."""
+"""Tests of the pipeline stages over a real port: errors of handlers and problems of grpc.aio must not reach callers."""
 
 import asyncio
 import io
@@ -23,11 +23,11 @@ from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import Metrics
 
 
-class Misbehaving(auth_service_pb2_grpc.AuthServiceServicer):
-    """A servicer whose methods go wrong in the ways of the traps."""
+class FailingAuthService(auth_service_pb2_grpc.AuthServiceServicer):
+    """A servicer whose methods fail in different ways."""
 
     async def ListConnections(self, request: Any, context: Any) -> Any:
-        """Wait for a task that somebody else cancels."""
+        """Wait for a task that is canceled."""
 
         async def forever() -> None:
             await asyncio.Event().wait()
@@ -37,115 +37,114 @@ class Misbehaving(auth_service_pb2_grpc.AuthServiceServicer):
         await task
 
     async def GetConnection(self, request: Any, context: Any) -> Any:
-        """Fail with a secret in the text."""
+        """Raise an exception whose text contains a secret."""
         raise RuntimeError("no route to mongodb://user:hunter2@host with refresh_token=hunter2")
 
     async def CheckToken(self, request: Any, context: Any) -> Any:
-        """Do what is asked."""
+        """Succeed."""
         return pb.CheckTokenResponse(expired=True)
 
     async def DeleteConnection(self, request: Any, context: Any) -> Any:
-        """Refuse more fields than a status can carry."""
+        """Report more violations than fit into a status."""
         raise InvalidRequest([FieldViolation(f"field[{index}]", "x" * 400) for index in range(500)])
 
 
 @pytest.fixture
 async def channel() -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to the misbehaving servicer behind the real stages."""
-    keys = CallerKeys([StaticKey(digest(key_of(who.name)), who) for who in (ADMIN, service("service"))])
+    """Return a channel to the failing servicer behind the real stages."""
+    keys = CallerKeys(
+        [StaticKey(digest(key_of(caller.name)), caller) for caller in (ADMIN, service("service"))]
+    )
     stages = [
         AccessLog(Metrics("0", ["AuthService.ListConnections"])),
         Status(),
         Authentication(keys=keys, anonymous=None, clock=SystemClock(), audit=lambda _event: None),
     ]
     server = grpc.aio.server()
-    auth_service_pb2_grpc.add_AuthServiceServicer_to_server(Misbehaving(), Pipeline(server, stages).registrar)
+    auth_service_pb2_grpc.add_AuthServiceServicer_to_server(
+        FailingAuthService(), Pipeline(server, stages).registrar
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as opened:
-        yield opened
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
     await server.stop(None)
 
 
-async def refusal_of(call: Any) -> Refusal:
-    with pytest.raises(grpc.aio.AioRpcError) as error:
+async def error_of(call: Any) -> Refusal:
+    with pytest.raises(grpc.aio.AioRpcError) as exc_info:
         await call
-    return Refusal.of(error.value)
+    return Refusal.of(exc_info.value)
 
 
-async def test_a_leaked_cancellation_ends_the_call(channel: grpc.aio.Channel) -> None:
-    """A caller without a deadline gets UNAVAILABLE when the work is cancelled underneath, and does not hang."""
+async def test_leaked_cancellation_is_unavailable(channel: grpc.aio.Channel) -> None:
+    """A caller without a deadline receives UNAVAILABLE instead of waiting forever."""
     stub = auth_service_pb2_grpc.AuthServiceStub(channel)
     async with asyncio.timeout(10):
-        refusal = await refusal_of(
-            stub.ListConnections(pb.ListConnectionsRequest(), metadata=metadata("admin"))
-        )
-    assert refusal.short == ("UNAVAILABLE", "SHUTTING_DOWN")
+        error = await error_of(stub.ListConnections(pb.ListConnectionsRequest(), metadata=metadata("admin")))
+    assert error.short == ("UNAVAILABLE", "SHUTTING_DOWN")
 
 
-async def test_the_text_of_an_exception_stays_here(channel: grpc.aio.Channel) -> None:
-    """What nobody foresaw is INTERNAL with a fixed text and the request id."""
+async def test_text_of_unexpected_exception_is_not_returned(channel: grpc.aio.Channel) -> None:
+    """An unexpected exception is INTERNAL with a fixed message and the request ID."""
     stub = auth_service_pb2_grpc.AuthServiceStub(channel)
-    wanted = pb.GetConnectionRequest(user_email="monica@example.com")
+    request = pb.GetConnectionRequest(user_email="monica@example.com")
     entries = (*metadata("admin"), ("x-request-id", "find-me"))
-    refusal = await refusal_of(stub.GetConnection(wanted, metadata=entries, timeout=5))
-    assert refusal.short == ("INTERNAL", "INTERNAL")
-    assert refusal.message == "Something went wrong inside Zoomgate"
-    assert refusal.metadata == {"request_id": "find-me"}
+    error = await error_of(stub.GetConnection(request, metadata=entries, timeout=5))
+    assert error.short == ("INTERNAL", "INTERNAL")
+    assert error.message == "Internal error; see the server log for this request_id"
+    assert error.metadata == {"request_id": "find-me"}
 
 
-async def test_undecodable_requests_are_refused_by_us(channel: grpc.aio.Channel) -> None:
-    """Garbage and invalid UTF-8 are INVALID_ARGUMENT in our words."""
+async def test_malformed_request_is_invalid_argument(channel: grpc.aio.Channel) -> None:
+    """Malformed bytes and invalid UTF-8 are rejected with an error of Zoomgate."""
     raw = channel.unary_unary("/zoomgate.v1.AuthService/GetConnection")
     for garbage in (b"\xff\xff", b"\x0a\x02\xc3\x28"):
-        refusal = await refusal_of(raw(garbage, metadata=metadata("admin"), timeout=5))
-        assert refusal.short == ("INVALID_ARGUMENT", "MALFORMED_REQUEST")
-        assert refusal.metadata == {"type": "zoomgate.v1.GetConnectionRequest"}
-        assert "protobuf" not in refusal.message.lower()
+        error = await error_of(raw(garbage, metadata=metadata("admin"), timeout=5))
+        assert error.short == ("INVALID_ARGUMENT", "MALFORMED_REQUEST")
+        assert error.metadata == {"type": "zoomgate.v1.GetConnectionRequest"}
+        assert "protobuf" not in error.message.lower()
 
 
-async def test_failures_bring_the_request_id_back(channel: grpc.aio.Channel) -> None:
-    """The trailing metadata of a failed call has the id, beside the details of the status."""
+async def test_failed_call_returns_the_request_id(channel: grpc.aio.Channel) -> None:
+    """The trailing metadata of a failed call contains both the request ID and the status details."""
     stub = auth_service_pb2_grpc.AuthServiceStub(channel)
     for entries in (metadata("admin"), ()):
-        with pytest.raises(grpc.aio.AioRpcError) as error:
+        with pytest.raises(grpc.aio.AioRpcError) as exc_info:
             await stub.GetConnection(
                 pb.GetConnectionRequest(user_email="monica@example.com"),
                 metadata=(*entries, ("x-request-id", "find-me")),
                 timeout=5,
             )
-        assert ("x-request-id", "find-me") in tuple(error.value.trailing_metadata())
-        assert Refusal.of(error.value).reason
+        assert ("x-request-id", "find-me") in tuple(exc_info.value.trailing_metadata())
+        assert Refusal.of(exc_info.value).reason
 
 
-async def test_a_log_that_cannot_be_written_fails_no_call(
+async def test_call_succeeds_if_the_log_cannot_be_written(
     channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the log's pipe closed or its disk full, callers get their answers."""
-
-    class Gone(io.StringIO):
+    class ClosedPipe(io.StringIO):
         def write(self, _text: str) -> int:
             raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr(logs._access, "out", logs._Lines(Gone()))
+    monkeypatch.setattr(logs._access, "out", logs._Lines(ClosedPipe()))
     stub = auth_service_pb2_grpc.AuthServiceStub(channel)
-    answer = await stub.CheckToken(
+    response = await stub.CheckToken(
         pb.CheckTokenRequest(user_email="monica@example.com"), metadata=metadata("service"), timeout=5
     )
-    assert answer.expired
+    assert response.expired
 
 
-async def test_statuses_fit_into_what_clients_take(channel: grpc.aio.Channel) -> None:
-    """Very many violations are cut with a note instead of exhausting the client's header limit."""
+async def test_status_is_truncated_to_the_header_limit_of_clients(channel: grpc.aio.Channel) -> None:
+    """A last violation states how many were omitted."""
     stub = auth_service_pb2_grpc.AuthServiceStub(channel)
-    wanted = pb.DeleteConnectionRequest(user_email="monica@example.com")
-    refusal = await refusal_of(stub.DeleteConnection(wanted, metadata=metadata("admin"), timeout=5))
-    assert refusal.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
-    assert "…" in refusal.violations
+    request = pb.DeleteConnectionRequest(user_email="monica@example.com")
+    error = await error_of(stub.DeleteConnection(request, metadata=metadata("admin"), timeout=5))
+    assert error.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert "…" in error.violations
 
 
-async def test_a_method_without_a_policy_row_is_refused(channel: grpc.aio.Channel) -> None:
-    """What the policy does not name is closed, to everybody."""
+async def test_method_without_a_policy_is_rejected(channel: grpc.aio.Channel) -> None:
     handler = grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
     keys = CallerKeys([StaticKey(digest(key_of("admin")), ADMIN)])
     stages = [
@@ -158,7 +157,7 @@ async def test_a_method_without_a_policy_row_is_refused(channel: grpc.aio.Channe
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as opened:
-        refusal = await refusal_of(opened.unary_unary("/zoomgate.v1.NewService/New")(b"", timeout=5))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as new_channel:
+        error = await error_of(new_channel.unary_unary("/zoomgate.v1.NewService/New")(b"", timeout=5))
     await server.stop(None)
-    assert refusal.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
+    assert error.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")

@@ -1,4 +1,4 @@
-"""Watching connections through a port, over both stores: what happens to a connection is told, and nothing is left out."""
+"""Watches of connections over gRPC, with both stores."""
 
 import asyncio
 import time
@@ -29,30 +29,30 @@ Response = pb.WatchConnectionsResponse
 
 @pytest.fixture
 def environ(store_environ: dict[str, str]) -> dict[str, str]:
-    """What leads services to one store; tokens may be refreshed at any time."""
+    """Settings with a shared store and without a limit on forced refreshes."""
     return {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"} | store_environ
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look for changes more often than once a second."""
+def _short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poll for changes more often than once a second."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.02)
     monkeypatch.setattr(watchers, "PAUSE_SECONDS", 0.02)
 
 
 @pytest.fixture
 async def zoomgate(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Harness]:
-    """A service."""
+    """A running service."""
     async with running(tmp_path / "data", environ=environ) as started:
         yield started
 
 
 class Watch:
-    """A watch and what it told.
+    """A watch with its latest event.
 
     Attributes:
-        token: The last resume token.
-        last: Type and user of the last event.
+        token: The latest resume token.
+        last: The type and user of the latest event.
     """
 
     def __init__(self, call: Any) -> None:
@@ -61,43 +61,43 @@ class Watch:
         self.last = ("", "")
 
     async def event(self) -> Response:
-        """The next event."""
+        """Return the next event."""
         async with asyncio.timeout(SECONDS):
             event = await self._call.read()
         assert isinstance(event, Response), f"the watch ended: {await self._call.code()}"
         assert event.resume_token
-        self.token, self.last = event.resume_token, told(event)
+        self.token, self.last = event.resume_token, type_and_user(event)
         return event
 
     async def next(self) -> tuple[str, str]:
-        """Type and user of the next event."""
-        return told(await self.event())
+        """Return the type and user of the next event."""
+        return type_and_user(await self.event())
 
-    async def until_caught_up(self) -> list[tuple[str, str]]:
-        """Everything up to the next SYNCED."""
+    async def until_synced(self) -> list[tuple[str, str]]:
+        """Return the type and user of all events before the next SYNCED."""
         events = []
         while (event := await self.next()) != ("SYNCED", ""):
             events.append(event)
         return events
 
-    async def end(self) -> Refusal:
-        """How the watch ends, whatever is told before."""
+    async def error(self) -> Refusal:
+        """Read all remaining events and return the error that ends the watch."""
         try:
             async with asyncio.timeout(SECONDS):
                 while True:
                     event = await self._call.read()
                     self.token = event.resume_token
-                    self.last = told(event)
+                    self.last = type_and_user(event)
         except grpc.aio.AioRpcError as error:
             return Refusal.of(error)
 
     async def cancel(self) -> None:
-        """Leave."""
+        """Cancel the call."""
         self._call.cancel()
 
 
-def told(event: Response) -> tuple[str, str]:
-    """Type and user of an event."""
+def type_and_user(event: Response) -> tuple[str, str]:
+    """Return the type and user of an event."""
     return Response.Type.Name(event.type).removeprefix("TYPE_"), event.connection.user_email
 
 
@@ -105,7 +105,7 @@ def told(event: Response) -> tuple[str, str]:
 async def watching(
     zoomgate: Harness, users: Iterable[str] = (), token: str = "", caller: str = "admin"
 ) -> AsyncIterator[Watch]:
-    """Watch."""
+    """Start a watch and cancel it at the end."""
     request = pb.WatchConnectionsRequest(user_emails=users, resume_token=token)
     watch = Watch(zoomgate.auth.WatchConnections(request, metadata=metadata(caller)))
     try:
@@ -115,162 +115,162 @@ async def watching(
 
 
 async def refresh(zoomgate: Harness, user: str = MONICA) -> int:
-    """Refresh somebody's token; gives its generation."""
-    answer = await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=user))
-    return int(answer.token.generation)
+    """Refresh a user's token and return its generation."""
+    response = await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=user))
+    return int(response.token.generation)
 
 
 async def disconnect(zoomgate: Harness, user: str = MONICA) -> None:
-    """End somebody's connection."""
+    """Disconnect a user."""
     await zoomgate.call(zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=user))
 
 
-async def test_the_life_of_a_connection_is_told(zoomgate: Harness) -> None:
-    """Who is there first, then a consent, a refresh, the end, and a new beginning, each once and without a secret."""
+async def test_watch_reports_the_life_of_a_connection(zoomgate: Harness) -> None:
+    """Existing connections come first, then one event each for a consent, a refresh, a disconnect, and a new consent."""
     await zoomgate.connect(OMAR)
     async with watching(zoomgate) as watch:
-        assert await watch.until_caught_up() == [("INITIAL", OMAR)]
+        assert await watch.until_synced() == [("INITIAL", OMAR)]
         await zoomgate.connect()
         created = await watch.event()
-        assert told(created) == ("CREATED", MONICA)
+        assert type_and_user(created) == ("CREATED", MONICA)
         assert created.connection.state == Connection.STATE_ACTIVE
         assert created.connection.scopes
         generation = await refresh(zoomgate)
-        changed = await watch.event()
-        assert (told(changed), changed.connection.generation) == (("UPDATED", MONICA), generation)
+        updated = await watch.event()
+        assert (type_and_user(updated), updated.connection.generation) == (("UPDATED", MONICA), generation)
         await disconnect(zoomgate)
-        ended = await watch.event()
-        assert told(ended) == ("DELETED", MONICA)
-        assert ended.connection.state == Connection.STATE_DISCONNECTED
+        deleted = await watch.event()
+        assert type_and_user(deleted) == ("DELETED", MONICA)
+        assert deleted.connection.state == Connection.STATE_DISCONNECTED
         await zoomgate.connect()
         assert await watch.next() == ("CREATED", MONICA)
 
 
-async def test_a_change_while_an_earlier_one_is_read_is_no_beginning(
+async def test_change_during_a_slow_read_is_reported_as_updated(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever was told that a connection exists hears that it changed, however often it does while the store is slow to show it."""
+    """A connection already reported is never reported as created again, however often it changes while the store is slow."""
     await zoomgate.connect()
     async with watching(zoomgate) as watch:
-        assert await watch.until_caught_up() == [("INITIAL", MONICA)]
+        assert await watch.until_synced() == [("INITIAL", MONICA)]
         read, changes = ConnectionRepository.read_readable, ConnectionRepository.changes
-        reading, shown, looks = asyncio.Event(), asyncio.Event(), 0
+        reading, proceed, polls = asyncio.Event(), asyncio.Event(), 0
 
-        async def slow(self: ConnectionRepository, user_email: str) -> Any:
-            found = await read(self, user_email)
+        async def slow_read(self: ConnectionRepository, user_email: str) -> Any:
+            record = await read(self, user_email)
             reading.set()
-            await shown.wait()
-            return found
+            await proceed.wait()
+            return record
 
-        async def counted(self: ConnectionRepository, since: float, limit: int) -> Any:
-            nonlocal looks
-            found = await changes(self, since, limit)
-            looks += 1
-            return found
+        async def counted_changes(self: ConnectionRepository, since: float, limit: int) -> Any:
+            nonlocal polls
+            result = await changes(self, since, limit)
+            polls += 1
+            return result
 
-        monkeypatch.setattr(ConnectionRepository, "read_readable", slow)
+        monkeypatch.setattr(ConnectionRepository, "read_readable", slow_read)
         await refresh(zoomgate)
         await reading.wait()
         generation = await refresh(zoomgate)
-        monkeypatch.setattr(ConnectionRepository, "changes", counted)
-        while looks < 2:  # the first may have begun before the second refresh was stored
+        monkeypatch.setattr(ConnectionRepository, "changes", counted_changes)
+        while polls < 2:  # the first poll may have started before the second refresh was stored
             await asyncio.sleep(0.01)
-        shown.set()
-        changed = await watch.event()
-        while changed.connection.generation < generation:
-            assert told(changed) == ("UPDATED", MONICA)
-            changed = await watch.event()
-        assert told(changed) == ("UPDATED", MONICA)
+        proceed.set()
+        updated = await watch.event()
+        while updated.connection.generation < generation:
+            assert type_and_user(updated) == ("UPDATED", MONICA)
+            updated = await watch.event()
+        assert type_and_user(updated) == ("UPDATED", MONICA)
 
 
-async def test_a_change_that_one_watch_has_early_is_told_at_another(
+async def test_change_read_early_for_one_watch_is_sent_to_another(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slow store may show to whoever waits for one change the next one already; who came in between hears of it all the same."""
+    """A slow read for one change may already return the next change. A watch that started in between must receive that change too."""
     await zoomgate.connect()
     async with watching(zoomgate) as first:
-        await first.until_caught_up()
+        await first.until_synced()
     async with watching(zoomgate, token=first.token) as slow:
-        await slow.until_caught_up()  # and so the log has the consent already
+        await slow.until_synced()  # so the log already contains the consent
         read, changes = ConnectionRepository.read_readable, ConnectionRepository.changes
-        reading, shown, looking = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        reading, proceed, poll_allowed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-        async def late(self: ConnectionRepository, user_email: str) -> Any:
+        async def late_read(self: ConnectionRepository, user_email: str) -> Any:
             reading.set()
-            await shown.wait()
+            await proceed.wait()
             return await read(self, user_email)
 
-        async def open_looks(self: ConnectionRepository, since: float, limit: int) -> Any:
-            while not looking.is_set():
-                waits.set()
-                await looking.wait()
+        async def gated_changes(self: ConnectionRepository, since: float, limit: int) -> Any:
+            while not poll_allowed.is_set():
+                poll_blocked.set()
+                await poll_allowed.wait()
             return await changes(self, since, limit)
 
-        waits = asyncio.Event()
-        monkeypatch.setattr(ConnectionRepository, "read_readable", late)
-        monkeypatch.setattr(ConnectionRepository, "changes", open_looks)
-        await waits.wait()
+        poll_blocked = asyncio.Event()
+        monkeypatch.setattr(ConnectionRepository, "read_readable", late_read)
+        monkeypatch.setattr(ConnectionRepository, "changes", gated_changes)
+        await poll_blocked.wait()
         await refresh(zoomgate)
-        looking.set()
+        poll_allowed.set()
         await reading.wait()
         async with watching(zoomgate) as other:
-            assert await other.until_caught_up() == [("INITIAL", MONICA)]
-            looking.clear()
+            assert await other.until_synced() == [("INITIAL", MONICA)]
+            poll_allowed.clear()
             generation = await refresh(zoomgate)
-            shown.set()
+            proceed.set()
             while (await slow.event()).connection.generation < generation:
                 pass
-            looking.set()
+            poll_allowed.set()
             while (await other.event()).connection.generation < generation:
                 pass
 
 
-async def test_other_processes_changes_are_told(zoomgate: Harness, environ: dict[str, str]) -> None:
-    """Whichever process changes a connection, whoever watches at another one hears of it."""
+async def test_watch_reports_changes_by_other_processes(zoomgate: Harness, environ: dict[str, str]) -> None:
     async with (
         serving(zoomgate.simulator, zoomgate.data_dir, environ) as other,
         watching(other, [MONICA], caller="service") as watch,
     ):
-        assert await watch.until_caught_up() == []
+        assert await watch.until_synced() == []
         await zoomgate.connect()
         assert await watch.next() == ("CREATED", MONICA)
         await disconnect(zoomgate)
         assert await watch.next() == ("DELETED", MONICA)
 
 
-async def test_nothing_is_left_out_between_two_watches(zoomgate: Harness) -> None:
-    """Whoever comes back with a token hears of everything in between, ended connections included, and gets no snapshot."""
+async def test_resumed_watch_misses_no_event(zoomgate: Harness) -> None:
+    """It reports every change since the token, including disconnects, and sends no initial events."""
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
     async with watching(zoomgate) as watch:
-        assert await watch.until_caught_up() == [("INITIAL", MONICA), ("INITIAL", OMAR)]
+        assert await watch.until_synced() == [("INITIAL", MONICA), ("INITIAL", OMAR)]
         token = watch.token
     generation = await refresh(zoomgate)
     await disconnect(zoomgate, OMAR)
     async with watching(zoomgate, token=token) as watch:
         events = {}
-        while told(event := await watch.event()) != ("SYNCED", ""):
+        while type_and_user(event := await watch.event()) != ("SYNCED", ""):
             events[event.connection.user_email] = event
         assert events[MONICA].connection.generation == generation
-        assert told(events[OMAR]) == ("DELETED", OMAR)
-        assert "INITIAL" not in {told(event)[0] for event in events.values()}
+        assert type_and_user(events[OMAR]) == ("DELETED", OMAR)
+        assert "INITIAL" not in {type_and_user(event)[0] for event in events.values()}
 
 
-async def test_a_restart_loses_nothing(zoomgate: Harness, environ: dict[str, str], tmp_path: Path) -> None:
-    """A token is good at another process, and at one that started after the change."""
+async def test_resume_at_a_process_started_later_misses_no_event(
+    zoomgate: Harness, environ: dict[str, str], tmp_path: Path
+) -> None:
     async with watching(zoomgate) as watch:
-        await watch.until_caught_up()
+        await watch.until_synced()
         token = watch.token
     await zoomgate.connect()
     async with (
         serving(zoomgate.simulator, zoomgate.data_dir, environ) as other,
         watching(other, token=token) as watch,
     ):
-        assert await watch.until_caught_up() == [("CREATED", MONICA)]
+        assert await watch.until_synced() == [("CREATED", MONICA)]
 
 
-async def test_a_snapshot_goes_on_where_it_ended(zoomgate: Harness) -> None:
-    """A watch that breaks off in the snapshot goes on behind the last one told, and hears of changes before that."""
+async def test_interrupted_snapshot_resumes_after_the_last_user(zoomgate: Harness) -> None:
+    """Changes to users before that position are reported too."""
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
     async with watching(zoomgate) as watch:
@@ -278,51 +278,51 @@ async def test_a_snapshot_goes_on_where_it_ended(zoomgate: Harness) -> None:
         token = watch.token
     await disconnect(zoomgate)
     async with watching(zoomgate, token=token) as watch:
-        events = await watch.until_caught_up()
+        events = await watch.until_synced()
         assert events[0] == ("INITIAL", OMAR)
         assert ("DELETED", MONICA) in events
 
 
-async def test_what_the_log_has_forgotten_comes_from_the_store(
+async def test_changes_trimmed_from_the_log_are_read_from_the_store(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A token of long ago is answered by the store, a few at a time, and the watch then goes on as any other."""
+    """An old token is served from the store in pages, and the watch then continues with live changes."""
     monkeypatch.setattr(watchers, "CHANGES_PAGE", 1)
     async with watching(zoomgate) as watch:
-        await watch.until_caught_up()
+        await watch.until_synced()
         token = watch.token
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
     monkeypatch.setattr(change_feed.ChangeFeed, "resume", lambda *_: False)
     async with watching(zoomgate, token=token) as watch:
-        assert set(await watch.until_caught_up()) == {("CREATED", MONICA), ("CREATED", OMAR)}
+        assert set(await watch.until_synced()) == {("CREATED", MONICA), ("CREATED", OMAR)}
         await disconnect(zoomgate)
         assert await watch.next() == ("DELETED", MONICA)
 
 
-async def test_a_token_is_worth_something_to_its_caller_alone(zoomgate: Harness) -> None:
-    """With another caller, other users, or a changed letter it is refused, and so is a page token."""
+async def test_resume_token_is_bound_to_caller_and_users(zoomgate: Harness) -> None:
+    """It is rejected with another caller, with other users, or if it was modified."""
     async with watching(zoomgate, [MONICA], caller="service") as watch:
-        await watch.until_caught_up()
+        await watch.until_synced()
         token = watch.token
 
-    async def refused(users: Iterable[str], token: str, caller: str) -> str:
+    async def rejection(users: Iterable[str], token: str, caller: str) -> str:
         request = pb.WatchConnectionsRequest(user_emails=users, resume_token=token)
         return (await zoomgate.refusal(zoomgate.auth.WatchConnections, request, caller)).reason
 
-    assert await refused([MONICA], token, "admin") == "INVALID_RESUME_TOKEN"
-    assert await refused([OMAR], token, "service") == "INVALID_RESUME_TOKEN"
-    assert await refused([], token, "service") == "INVALID_RESUME_TOKEN"
-    assert await refused([MONICA], token[:-2] + "zz", "service") == "INVALID_RESUME_TOKEN"
+    assert await rejection([MONICA], token, "admin") == "INVALID_RESUME_TOKEN"
+    assert await rejection([OMAR], token, "service") == "INVALID_RESUME_TOKEN"
+    assert await rejection([], token, "service") == "INVALID_RESUME_TOKEN"
+    assert await rejection([MONICA], token[:-2] + "zz", "service") == "INVALID_RESUME_TOKEN"
 
 
 @pytest.mark.parametrize("days", [30, -1])
-async def test_a_token_of_another_time_says_what_to_do(
+async def test_token_outside_the_retention_time_is_rejected(
     zoomgate: Harness, days: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A token that is older than ended connections are kept, or of the future, is OUT_OF_RANGE: begin again without one."""
+    """A token older than the retention of tombstones, or from the future, is OUT_OF_RANGE, and the message says what to do."""
     async with watching(zoomgate) as watch:
-        await watch.until_caught_up()
+        await watch.until_synced()
         token = watch.token
     monkeypatch.setattr(watchers, "TOMBSTONE_SECONDS", 0.0 if days > 0 else 1e9)
     if days < 0:
@@ -333,8 +333,8 @@ async def test_a_token_of_another_time_says_what_to_do(
     assert "watch again without one" in refusal.message
 
 
-async def test_a_drain_ends_a_watch_with_its_last_token(environ: dict[str, str], tmp_path: Path) -> None:
-    """Everything was told, the last event has a token that goes on elsewhere, and the status says that the server stops."""
+async def test_drained_watch_can_be_resumed_elsewhere(environ: dict[str, str], tmp_path: Path) -> None:
+    """The watch ends with SYNCED and SHUTTING_DOWN, and its last token is valid at another process."""
     async with running(tmp_path / "data", environ=environ) as first:
         async with AsyncExitStack() as stack:
             async with serving(first.simulator, first.data_dir, environ) as second:
@@ -343,44 +343,44 @@ async def test_a_drain_ends_a_watch_with_its_last_token(environ: dict[str, str],
                     pb.WatchConnectionsRequest(), metadata=metadata("admin")
                 )
                 watch = Watch(call)
-                await watch.until_caught_up()
-                ending = asyncio.create_task(watch.end())
-            refusal = await ending
+                await watch.until_synced()
+                error = asyncio.create_task(watch.error())
+            refusal = await error
         assert refusal.short == ("UNAVAILABLE", "SHUTTING_DOWN")
         assert refusal.retry_after is not None
         assert watch.last == ("SYNCED", "")
         await first.connect()
-        async with watching(first, token=watch.token) as again:
-            assert await again.until_caught_up() == [("CREATED", MONICA)]
+        async with watching(first, token=watch.token) as resumed:
+            assert await resumed.until_synced() == [("CREATED", MONICA)]
 
 
-async def test_a_silent_watch_gives_young_tokens(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nothing changes, a watch says so now and then."""
+async def test_idle_watch_renews_its_resume_token(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing changes, a watch sends SYNCED with a new token from time to time."""
     monkeypatch.setattr(watchers, "IDLE_SECONDS", 0.05)
     async with watching(zoomgate) as watch:
-        await watch.until_caught_up()
+        await watch.until_synced()
         first = watch.token
-        assert await watch.until_caught_up() == []
+        assert await watch.until_synced() == []
         assert watch.token != first
 
 
-async def test_a_watch_may_last(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time that other calls have at most does not end it."""
+async def test_watch_has_no_maximum_duration(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The maximum duration of other calls does not apply to it."""
     monkeypatch.setattr("zoomgate_server.rpc.middleware.authentication.DEFAULT_SECONDS", -1.0)
     monkeypatch.setattr("zoomgate_server.rpc.middleware.authentication.MAX_SECONDS", -1.0)
     async with watching(zoomgate) as watch:
-        await watch.until_caught_up()
+        await watch.until_synced()
         monkeypatch.undo()
         await zoomgate.connect()
         assert await watch.next() == ("CREATED", MONICA)
 
 
-async def test_services_hear_of_their_users_alone(zoomgate: Harness) -> None:
-    """Without names a service is told of the users of its row; named others are refused, existing or not."""
+async def test_watch_is_limited_to_the_users_of_the_caller(zoomgate: Harness) -> None:
+    """Without names, a service receives events of the users it may see. Naming other users is rejected."""
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
     async with watching(zoomgate, caller="omars") as watch:
-        assert await watch.until_caught_up() == [("INITIAL", OMAR)]
+        assert await watch.until_synced() == [("INITIAL", OMAR)]
         await refresh(zoomgate, MONICA)
         await refresh(zoomgate, OMAR)
         assert await watch.next() == ("UPDATED", OMAR)
@@ -390,35 +390,35 @@ async def test_services_hear_of_their_users_alone(zoomgate: Harness) -> None:
     assert refusal.reason == "CALLER_NOT_ALLOWED"
 
 
-async def test_too_many_are_told_to_come_later(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process serves so many watches; one more hears when to come again, and may come once another has left."""
+async def test_watches_above_the_limit_are_rejected(
+    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new watch is accepted once another one has ended."""
     monkeypatch.setattr(watchers, "MAX_WATCHES", 1)
     request = pb.WatchConnectionsRequest()
     async with watching(zoomgate) as watch:
-        await watch.until_caught_up()
+        await watch.until_synced()
         refusal = await zoomgate.refusal(zoomgate.auth.WatchConnections, request, "admin")
         assert refusal.short == ("RESOURCE_EXHAUSTED", "SERVER_OVERLOADED")
         assert refusal.metadata == {"limit": "watches"}
-    await until_there_is_a_place(zoomgate)
+    await wait_until_accepted(zoomgate)
 
 
-async def until_there_is_a_place(zoomgate: Harness) -> None:
-    """Wait until the service takes another watch."""
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
+async def wait_until_accepted(zoomgate: Harness) -> None:
+    """Wait until the service accepts another watch."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
         try:
             await zoomgate.call(zoomgate.auth.WatchConnections, pb.WatchConnectionsRequest(), "admin")
         except grpc.aio.AioRpcError:
             await asyncio.sleep(0.02)
         else:
             return
-    raise AssertionError("the place was never free again")
+    raise AssertionError("the service never accepted another watch")
 
 
-async def test_a_watch_that_nobody_reads_loses_its_place(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A caller that takes no bytes of its events, and keeps its connection, does not keep others out for ever."""
+async def test_unread_watch_is_ended(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller that keeps its connection open but reads no events does not block other watches forever."""
     monkeypatch.setattr(watchers, "MAX_WATCHES", 1)
     monkeypatch.setattr(pipeline, "UNREAD_SECONDS", 0.1)
     await zoomgate.connect()
@@ -431,48 +431,46 @@ async def test_a_watch_that_nobody_reads_loses_its_place(
             http2.frame(http2.DATA, http2.END_STREAM, 1, http2.message(b"")),
         )
         async for kind, _, stream, _ in bare.frames():
-            if (kind, stream) == (http2.HEADERS, 1):  # the watch has begun
+            if (kind, stream) == (http2.HEADERS, 1):  # the watch has started
                 break
-        await until_there_is_a_place(zoomgate)
+        await wait_until_accepted(zoomgate)
 
 
 @pytest.mark.parametrize(
-    ("found", "names", "reason"),
+    ("principal", "names", "reason"),
     [
         (None, [], "CALLER_UNAUTHENTICATED"),
         (service("omars", methods=frozenset({"AuthService.GetToken"})), [], "CALLER_NOT_ALLOWED"),
         (service("omars", users=UserPatterns(addresses=frozenset({MONICA}))), [OMAR], "CALLER_NOT_ALLOWED"),
     ],
-    ids=["key gone", "method gone", "user gone"],
+    ids=["key removed", "method removed", "user removed"],
 )
-async def test_a_caller_that_loses_its_rights_hears_no_more(
+async def test_watch_ends_when_the_caller_loses_access(
     zoomgate: Harness,
     monkeypatch: pytest.MonkeyPatch,
-    found: Principal | None,
+    principal: Principal | None,
     names: list[str],
     reason: str,
 ) -> None:
-    """Who may watch is decided anew for every event: a key that is gone or a row that became narrower ends the watch before it."""
+    """Access is checked before every event, so that the event after the change of the policy is not sent."""
     await zoomgate.connect(OMAR)
     async with watching(zoomgate, names, caller="omars") as watch:
-        assert await watch.until_caught_up() == [("INITIAL", OMAR)]
-        ending = asyncio.create_task(watch.end())
+        assert await watch.until_synced() == [("INITIAL", OMAR)]
+        error = asyncio.create_task(watch.error())
         bearer = service("service")
         monkeypatch.setattr(
-            CallerKeys, "bearer", lambda _, key: found if key.endswith(key_of("omars")) else bearer
+            CallerKeys, "bearer", lambda _, key: principal if key.endswith(key_of("omars")) else bearer
         )
         await refresh(zoomgate, OMAR)
-        assert (await ending).reason == reason
+        assert (await error).reason == reason
         assert watch.last == ("SYNCED", "")
 
 
-async def test_a_store_that_fails_for_a_while_ends_no_watch(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What changed before, during and after an outage is told once the store answers again."""
+async def test_watch_survives_a_store_outage(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changes before, during and after an outage are reported once the store is available again."""
     await zoomgate.connect()
     async with watching(zoomgate) as watch:
-        assert await watch.until_caught_up() == [("INITIAL", MONICA)]
+        assert await watch.until_synced() == [("INITIAL", MONICA)]
         failed = asyncio.Event()
 
         async def fail(*_: Any) -> Any:
@@ -490,13 +488,13 @@ async def test_a_store_that_fails_for_a_while_ends_no_watch(
         assert {await watch.next(), await watch.next()} == {("CREATED", OMAR), ("DELETED", MONICA)}
 
 
-async def test_a_defect_in_a_look_for_changes_ends_no_watch(
+async def test_watch_survives_an_unexpected_error_in_a_poll(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It costs a pause; who comes back to a watch meanwhile is told to come later, and does not wait for ever."""
+    """Polling restarts after a pause. A watch resumed in the meantime is rejected with STORE_UNAVAILABLE instead of waiting forever."""
     monkeypatch.setattr(background_tasks, "FIRST_PAUSE_SECONDS", 0.02)
     async with watching(zoomgate) as watch:
-        await watch.until_caught_up()
+        await watch.until_synced()
         failed = asyncio.Event()
 
         async def fail(*_: Any) -> Any:
@@ -505,18 +503,17 @@ async def test_a_defect_in_a_look_for_changes_ends_no_watch(
 
         monkeypatch.setattr(ConnectionRepository, "changes", fail)
         await failed.wait()
-        again = pb.WatchConnectionsRequest(resume_token=watch.token)
-        refusal = await zoomgate.refusal(zoomgate.auth.WatchConnections, again, "admin")
+        resume = pb.WatchConnectionsRequest(resume_token=watch.token)
+        refusal = await zoomgate.refusal(zoomgate.auth.WatchConnections, resume, "admin")
         assert refusal.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
         await zoomgate.connect()
         monkeypatch.undo()
         assert await watch.next() == ("CREATED", MONICA)
 
 
-async def test_a_store_that_fails_at_the_beginning_is_told(
+async def test_new_watch_fails_if_the_store_is_unavailable(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever begins to watch while the store fails hears so at once."""
 
     async def fail(*_: Any, **__: Any) -> Any:
         raise StoreError("injected")
@@ -526,12 +523,12 @@ async def test_a_store_that_fails_at_the_beginning_is_told(
     assert refusal.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
 
 
-async def test_a_store_that_fails_when_somebody_comes_back_is_told(
+async def test_resumed_watch_fails_if_the_store_is_unavailable(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever comes back with a token while the store fails hears so at once too, and goes on later."""
+    """The same token is valid once the store is available again."""
     async with watching(zoomgate) as watch:
-        await watch.until_caught_up()
+        await watch.until_synced()
         token = watch.token
 
     async def fail(*_: Any, **__: Any) -> Any:
@@ -544,16 +541,16 @@ async def test_a_store_that_fails_when_somebody_comes_back_is_told(
     assert refusal.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
     await zoomgate.connect()
     async with watching(zoomgate, token=token) as watch:
-        assert await watch.until_caught_up() == [("CREATED", MONICA)]
+        assert await watch.until_synced() == [("CREATED", MONICA)]
 
 
-async def test_rights_that_are_lost_while_the_store_fails_are_lost(
+async def test_access_is_checked_after_a_delayed_read(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether a caller may be told is decided when the store has answered, however long that took."""
+    """A caller that loses access while the store is unavailable receives no event after the outage."""
     await zoomgate.connect(OMAR)
     async with watching(zoomgate, caller="omars") as watch:
-        assert await watch.until_caught_up() == [("INITIAL", OMAR)]
+        assert await watch.until_synced() == [("INITIAL", OMAR)]
         failed = asyncio.Event()
 
         async def fail(*_: Any) -> Any:
@@ -568,5 +565,5 @@ async def test_rights_that_are_lost_while_the_store_fails_are_lost(
             monkeypatch.setattr(
                 CallerKeys, "bearer", lambda _, key: None if key.endswith(key_of("omars")) else bearer
             )
-        assert (await watch.end()).reason == "CALLER_UNAUTHENTICATED"
+        assert (await watch.error()).reason == "CALLER_UNAUTHENTICATED"
         assert watch.last == ("SYNCED", "")

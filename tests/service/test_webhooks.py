@@ -1,4 +1,4 @@
-"""What Zoom tells by webhooks, and what somebody else would like to tell."""
+"""Webhooks: events from Zoom, and requests that are not from Zoom."""
 
 import asyncio
 import gzip
@@ -24,41 +24,41 @@ from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.connections.disconnection import Disconnector
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, StoreError
 from zoomgate_server.storage.sqlite import SqliteStore
-from zoomgate_server.web import webhook_endpoint as reading
-from zoomgate_server.webhooks import receiver as taking
+from zoomgate_server.web import webhook_endpoint
+from zoomgate_server.webhooks import receiver
 
 HOUR = 3600.0
 
 
 @pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Zoom is not asked to come again because this machine is slow."""
-    monkeypatch.setattr(taking, "SETTLE_SECONDS", SECONDS)
-    monkeypatch.setattr(reading, "READ_SECONDS", SECONDS)
+def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prevent timeouts on slow machines."""
+    monkeypatch.setattr(receiver, "SETTLE_SECONDS", SECONDS)
+    monkeypatch.setattr(webhook_endpoint, "READ_SECONDS", SECONDS)
 
 
 @pytest.fixture
 def environ(store_environ: dict[str, str]) -> dict[str, str]:
-    """Settings with the secret, and with a store of either kind."""
+    """Settings with the webhook secret, for each store."""
     return ENVIRON | store_environ
 
 
 @pytest.fixture
 async def stored(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Harness]:
-    """A service that listens, on either store."""
+    """A service that accepts webhooks, for each store."""
     async with running(tmp_path / "data", environ=environ) as harness:
         yield harness
 
 
 @pytest.fixture
 async def zoomgate(tmp_path: Path) -> AsyncIterator[Harness]:
-    """A service that listens."""
+    """A service that accepts webhooks, with the default store."""
     async with running(tmp_path / "data", environ=ENVIRON) as harness:
         yield harness
 
 
-class Lines:
-    """The log of this test."""
+class LogLines:
+    """The log lines of a test."""
 
     def __init__(self, log: io.StringIO) -> None:
         self._log = log
@@ -66,41 +66,41 @@ class Lines:
 
     @property
     def text(self) -> str:
-        """What was logged since the test began."""
+        """The text logged since the test started."""
         return self._log.getvalue()[self._start :]
 
     def of(self, event: str) -> list[dict[str, Any]]:
-        """The lines of an event."""
+        """Return the lines with an event name."""
         return [row for row in map(json.loads, self.text.splitlines()) if row["event"] == event]
 
 
 def audited(service: Harness, action: str) -> list[dict[str, Any]]:
-    """The audit trail's lines of an action."""
+    """Return the lines of the audit trail with an action."""
     rows = map(json.loads, (service.data_dir / "audit.jsonl").read_text(encoding="utf-8").splitlines())
     return [row for row in rows if row["action"] == action]
 
 
 @pytest.fixture
-def lines(log: io.StringIO) -> Lines:
-    """The log of this test."""
-    return Lines(log)
+def lines(log: io.StringIO) -> LogLines:
+    """The log lines of this test."""
+    return LogLines(log)
 
 
-async def show(zoomgate: Harness, user: str = MONICA) -> Connection:
-    answer = await zoomgate.call(zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=user))
-    found: Connection = answer.connection
-    return found
+async def get_connection(zoomgate: Harness, user: str = MONICA) -> Connection:
+    response = await zoomgate.call(zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=user))
+    connection: Connection = response.connection
+    return connection
 
 
 async def outcomes(zoomgate: Harness) -> dict[str, int]:
-    """What was counted, without zeros."""
+    """Return the nonzero counters of webhook outcomes."""
     async with aiohttp.ClientSession() as session, session.get(f"{zoomgate.http_url}/metrics") as page:
         text = await page.text()
     rows = [row.split() for row in text.splitlines() if row.startswith("zoomgate_webhooks_total{")]
     return {name.split('"')[1]: int(float(count)) for name, count in rows if float(count)}
 
 
-# -- what Zoom tells -----------------------------------------------------------------------------------------
+# -- events --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -112,52 +112,51 @@ async def outcomes(zoomgate: Harness) -> dict[str, int]:
         ("user.disassociated", Connection.CAUSE_USER_DISASSOCIATED, True),
     ],
 )
-async def test_who_is_gone_at_zoom_is_disconnected(
+async def test_event_disconnects_the_user(
     zoomgate: Harness, event: str, cause: "Connection.Cause.ValueType", revoked: bool
 ) -> None:
-    """The connection ends at once, says why, and serves nothing; what might live on at Zoom is revoked there. Others stay."""
+    """The user is disconnected at once with a cause. Tokens that might remain valid at Zoom are revoked. Other users are unaffected."""
     await zoomgate.connect(MONICA)
     await zoomgate.connect(OMAR)
     await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
-    told = app_deauthorized(MONICA) if event == "app_deauthorized" else about_user(event, MONICA)
-    assert await send(zoomgate.http_url, told) == (204, b"")
-    refused = await zoomgate.refusal(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
-    assert refused.reason == "ZOOM_NOT_CONNECTED"
-    ended = await show(zoomgate)
-    assert (ended.state, ended.cause) == (Connection.STATE_DISCONNECTED, cause)
-    assert (await show(zoomgate, OMAR)).state == Connection.STATE_ACTIVE
+    body = app_deauthorized(MONICA) if event == "app_deauthorized" else about_user(event, MONICA)
+    assert await send(zoomgate.http_url, body) == (204, b"")
+    refusal = await zoomgate.refusal(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
+    assert refusal.reason == "ZOOM_NOT_CONNECTED"
+    connection = await get_connection(zoomgate)
+    assert (connection.state, connection.cause) == (Connection.STATE_DISCONNECTED, cause)
+    assert (await get_connection(zoomgate, OMAR)).state == Connection.STATE_ACTIVE
     while revoked and zoomgate.stat("revoke.known") < 2:
         await asyncio.sleep(0.005)
     assert zoomgate.stat("revoke.known") == (2 if revoked else 0)
     await zoomgate.connect(MONICA)
-    assert (await show(zoomgate)).state == Connection.STATE_ACTIVE
+    assert (await get_connection(zoomgate)).state == Connection.STATE_ACTIVE
 
 
-async def test_the_tokens_are_out_of_the_store_when_zoom_hears(stored: Harness) -> None:
-    """On either store: the answer comes after the tombstone."""
+async def test_tombstone_is_stored_before_the_response(stored: Harness) -> None:
     await stored.connect()
     assert (await send(stored.http_url, app_deauthorized(MONICA)))[0] == 204
-    assert (await show(stored)).cause == Connection.CAUSE_APP_DEAUTHORIZED
-    assert await outcomes(stored) == {"ended": 1}
+    assert (await get_connection(stored)).cause == Connection.CAUSE_APP_DEAUTHORIZED
+    assert await outcomes(stored) == {"disconnected": 1}
 
 
-async def test_an_event_that_comes_again_does_nothing(stored: Harness) -> None:
-    """Not while nothing has changed, not after a new consent, and not if it is signed anew."""
+async def test_repeated_event_has_no_effect(stored: Harness) -> None:
+    """This also applies after a new consent, and if the repeated event has a new signature."""
     await stored.connect()
     event = app_deauthorized(MONICA)
     assert (await send(stored.http_url, event))[0] == 204
     assert (await send(stored.http_url, event, time.time() + 10))[0] == 204
     await stored.connect()
     assert (await send(stored.http_url, event))[0] == 204
-    assert (await show(stored)).state == Connection.STATE_ACTIVE
-    assert await outcomes(stored) == {"ended": 1, "duplicate": 2}
-    told = audited(stored, "connection.disconnected")
-    assert [(row["user"], row["outcome"], row["principal"]) for row in told] == [(MONICA, "ok", "zoom")]
+    assert (await get_connection(stored)).state == Connection.STATE_ACTIVE
+    assert await outcomes(stored) == {"disconnected": 1, "duplicate": 2}
+    rows = audited(stored, "connection.disconnected")
+    assert [(row["user"], row["outcome"], row["principal"]) for row in rows] == [(MONICA, "ok", "zoom")]
 
 
 @pytest.mark.parametrize("event", ["app_deauthorized", "user.deactivated"])
-async def test_an_event_older_than_the_consent_is_ignored(stored: Harness, event: str) -> None:
-    """Who removed the app and connected again before the event came stays connected: Zoom repeats for 85 minutes."""
+async def test_event_older_than_the_consent_is_ignored(stored: Harness, event: str) -> None:
+    """A user who reconnected before a late event arrives stays connected, since Zoom retries for 85 minutes."""
     await stored.connect()
     before = time.time() - 1.4 * HOUR
     old = (
@@ -165,95 +164,96 @@ async def test_an_event_older_than_the_consent_is_ignored(stored: Harness, event
     )
     assert (await send(stored.http_url, old, before))[0] == 204
     assert (await send(stored.http_url, old))[0] == 204
-    assert (await show(stored)).state == Connection.STATE_ACTIVE
+    assert (await get_connection(stored)).state == Connection.STATE_ACTIVE
     assert await outcomes(stored) == {"older_than_consent": 1, "duplicate": 1}
 
 
 @pytest.mark.parametrize("kind", [str, float], ids=["text", "number"])
-async def test_milliseconds_may_be_written_in_any_way(
+async def test_milliseconds_may_be_text_or_number(
     zoomgate: Harness, kind: Callable[[int], str | float]
 ) -> None:
-    """Zoom writes some of them as text: an event from before the consent is ignored, one from after it ends the connection."""
+    """Zoom sends some times as text. Either form is compared with the time of the consent."""
     await zoomgate.connect()
     before = kind(int((time.time() - HOUR) * 1000))
-    told = app_deauthorized(MONICA, deauthorization_time=None, event_ts=before)
-    assert (await send(zoomgate.http_url, told))[0] == 204
+    event = app_deauthorized(MONICA, deauthorization_time=None, event_ts=before)
+    assert (await send(zoomgate.http_url, event))[0] == 204
     assert await outcomes(zoomgate) == {"older_than_consent": 1}
     after = kind(int((time.time() + 60) * 1000))
-    told = app_deauthorized(MONICA, deauthorization_time=None, event_ts=after)
-    assert (await send(zoomgate.http_url, told, time.time() - HOUR))[0] == 204
-    assert await outcomes(zoomgate) == {"older_than_consent": 1, "ended": 1}
+    event = app_deauthorized(MONICA, deauthorization_time=None, event_ts=after)
+    assert (await send(zoomgate.http_url, event, time.time() - HOUR))[0] == 204
+    assert await outcomes(zoomgate) == {"older_than_consent": 1, "disconnected": 1}
 
 
-async def test_whom_nobody_knows_is_no_mistake(zoomgate: Harness) -> None:
-    """An event about somebody unknown, or whose connection has ended, is taken."""
+async def test_event_about_an_unconnected_user_is_accepted(zoomgate: Harness) -> None:
+    """The user may be unknown or already disconnected."""
     await zoomgate.connect()
     await zoomgate.call(zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=MONICA))
     for event in (
-        app_deauthorized("u-nobody"),
+        app_deauthorized("u-unknown"),
         app_deauthorized(MONICA),
         about_user("user.deleted", "\x00é"),
     ):
         assert await send(zoomgate.http_url, event) == (204, b"")
     assert await outcomes(zoomgate) == {"not_connected": 3}
-    assert (await show(zoomgate)).cause == Connection.CAUSE_REVOKED
+    assert (await get_connection(zoomgate)).cause == Connection.CAUSE_REVOKED
 
 
-async def test_other_events_are_taken_and_ignored(zoomgate: Harness) -> None:
-    """Whatever else the app is subscribed to changes nothing."""
+async def test_other_events_are_accepted_and_ignored(zoomgate: Harness) -> None:
     await zoomgate.connect()
     for name in ("meeting.started", "user.updated", "", "x" * 1000):
         assert await send(zoomgate.http_url, about_user(name, MONICA)) == (204, b"")
-    assert (await show(zoomgate)).state == Connection.STATE_ACTIVE
+    assert (await get_connection(zoomgate)).state == Connection.STATE_ACTIVE
     assert await outcomes(zoomgate) == {"ignored": 4}
 
 
-async def test_who_has_to_consent_again_is_disconnected_too(zoomgate: Harness) -> None:
-    """A connection that Zoom has refused already still held tokens."""
+async def test_event_disconnects_a_user_who_must_consent_again(zoomgate: Harness) -> None:
+    """Such a connection still contains tokens, although Zoom has already rejected them."""
     await zoomgate.connect()
     zoomgate.simulator.zoom.revoke_grant(zoomgate.simulator.zoom.grants[MONICA])
     await zoomgate.refusal(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
-    assert (await show(zoomgate)).state == Connection.STATE_REAUTH_REQUIRED
+    assert (await get_connection(zoomgate)).state == Connection.STATE_REAUTH_REQUIRED
     await send(zoomgate.http_url, app_deauthorized(MONICA))
-    assert (await show(zoomgate)).state == Connection.STATE_DISCONNECTED
+    assert (await get_connection(zoomgate)).state == Connection.STATE_DISCONNECTED
 
 
-async def test_two_services_that_hear_at_once_end_it_once(stored: Harness, environ: dict[str, str]) -> None:
-    """Both answer that it is taken, one of them ends the connection, and neither serves the token any more."""
+async def test_concurrent_events_at_two_services_disconnect_once(
+    stored: Harness, environ: dict[str, str]
+) -> None:
+    """Both services accept the event, one of them disconnects the user, and neither returns the token from then on."""
     async with serving(stored.simulator, stored.data_dir, environ) as other:
         for number in range(3):
             await stored.connect()
             for each in (stored, other):
                 await each.call(each.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
             event = app_deauthorized(MONICA)
-            answers = await asyncio.gather(
+            responses = await asyncio.gather(
                 *(send(each.http_url, event) for each in (stored, other) for _ in range(3))
             )
-            assert {status for status, _ in answers} == {204}, number
+            assert {status for status, _ in responses} == {204}, number
             for each in (stored, other):
                 while True:
                     request = pb.GetTokenRequest(user_email=MONICA)
                     try:
                         await each.call(each.auth.GetToken, request)
-                    except grpc.aio.AioRpcError:  # the refusal below says which
+                    except grpc.aio.AioRpcError:  # the error is checked below
                         break
                     await asyncio.sleep(0.01)
                 assert (await each.refusal(each.auth.GetToken, request)).reason == "ZOOM_NOT_CONNECTED"
-        ended = [(await outcomes(each)).get("ended", 0) for each in (stored, other)]
-        assert sum(ended) == 3
-        # services over one file have one folder, and so one trail
+        counts = [(await outcomes(each)).get("disconnected", 0) for each in (stored, other)]
+        assert sum(counts) == 3
+        # services that share a SQLite file share their folder and therefore the audit trail
         folders = {each.data_dir: each for each in (stored, other)}.values()
         assert sum(len(audited(each, "connection.disconnected")) for each in folders) == 3
 
 
-# -- a store that fails --------------------------------------------------------------------------------------
+# -- store failures ------------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
 async def failing(
     monkeypatch: pytest.MonkeyPatch, method: str, *, after: bool = False
 ) -> AsyncIterator[None]:
-    """Let a method of the SQLite store fail, before or after it took effect."""
+    """Make a method of the SQLite store fail, before or after it has taken effect."""
     real = getattr(SqliteStore, method)
 
     async def fails(self: SqliteStore, *arguments: Any, **named: Any) -> Any:
@@ -267,69 +267,67 @@ async def failing(
 
 
 @pytest.mark.parametrize("method", ["get", "find", "put"])
-async def test_a_store_that_is_down_makes_zoom_come_again(
+async def test_store_failure_makes_zoom_retry(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """Zoom hears 503, which it repeats, and the repeated event ends the connection."""
+    """The response is 503, and the retried event disconnects the user."""
     await zoomgate.connect()
     event = app_deauthorized(MONICA)
     at = time.time()
     async with failing(monkeypatch, method):
         assert (await send(zoomgate.http_url, event, at))[0] == 503
-    assert (await show(zoomgate)).state == Connection.STATE_ACTIVE
+    assert (await get_connection(zoomgate)).state == Connection.STATE_ACTIVE
     assert (await send(zoomgate.http_url, event, at))[0] == 204
-    assert (await show(zoomgate)).cause == Connection.CAUSE_APP_DEAUTHORIZED
-    assert await outcomes(zoomgate) == {"store_unavailable": 1, "ended": 1}
+    assert (await get_connection(zoomgate)).cause == Connection.CAUSE_APP_DEAUTHORIZED
+    assert await outcomes(zoomgate) == {"store_unavailable": 1, "disconnected": 1}
 
 
-async def test_an_end_that_was_stored_without_an_answer_is_noticed(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The store took the tombstone and did not confirm it: it is looked for, told in the audit trail, and the token is not served."""
+async def test_unconfirmed_tombstone_is_detected(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the write of the tombstone succeeded but was not confirmed, the disconnect is audited and the token is not returned."""
     await zoomgate.connect()
     await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
     async with failing(monkeypatch, "put", after=True):
         assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 204
-    refused = await zoomgate.refusal(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
-    assert refused.reason == "ZOOM_NOT_CONNECTED"
-    assert (await show(zoomgate)).cause == Connection.CAUSE_APP_DEAUTHORIZED
-    assert await outcomes(zoomgate) == {"ended": 1}
+    refusal = await zoomgate.refusal(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
+    assert refusal.reason == "ZOOM_NOT_CONNECTED"
+    assert (await get_connection(zoomgate)).cause == Connection.CAUSE_APP_DEAUTHORIZED
+    assert await outcomes(zoomgate) == {"disconnected": 1}
     assert len(audited(zoomgate, "connection.disconnected")) == 1
 
 
-async def test_an_end_that_was_stored_before_an_outage_stays(
+async def test_tombstone_stored_before_an_outage_remains(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store took the tombstone and failed then altogether: Zoom comes again, and finds it done."""
+    """The store fails after the write of the tombstone. Zoom's retry then has nothing left to do."""
     await zoomgate.connect()
     event = app_deauthorized(MONICA)
     put, get = SqliteStore.put, SqliteStore.get
     failed = False
 
-    async def fails_after(self: SqliteStore, record: Record, if_rev: int) -> int | None:
+    async def put_then_fail(self: SqliteStore, record: Record, if_rev: int) -> int | None:
         nonlocal failed
         failed = True
         await put(self, record, if_rev)
         raise StoreError("injected")
 
-    async def fails_then(self: SqliteStore, key: RecordKey) -> tuple[Record | None, float]:
+    async def get_or_fail(self: SqliteStore, key: RecordKey) -> tuple[Record | None, float]:
         if failed:
             raise StoreError("injected")
         return await get(self, key)
 
     with monkeypatch.context() as patch:
-        patch.setattr(SqliteStore, "put", fails_after)
-        patch.setattr(SqliteStore, "get", fails_then)
+        patch.setattr(SqliteStore, "put", put_then_fail)
+        patch.setattr(SqliteStore, "get", get_or_fail)
         assert (await send(zoomgate.http_url, event))[0] == 503
     assert (await send(zoomgate.http_url, event))[0] == 204
-    assert (await show(zoomgate)).cause == Connection.CAUSE_APP_DEAUTHORIZED
+    assert (await get_connection(zoomgate)).cause == Connection.CAUSE_APP_DEAUTHORIZED
     assert await outcomes(zoomgate) == {"store_unavailable": 1, "not_connected": 1}
 
 
-async def test_a_store_that_is_slow_does_not_keep_zoom_waiting(
+async def test_slow_store_does_not_delay_the_response(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Zoom is told to come again before its 3 seconds are over; the end goes on, and is there when it does."""
+    """The response is 503 before Zoom's timeout of 3 seconds. The disconnect continues in the background."""
     await zoomgate.connect()
     gate = asyncio.Event()
     real = SqliteStore.put
@@ -338,43 +336,41 @@ async def test_a_store_that_is_slow_does_not_keep_zoom_waiting(
         await gate.wait()
         return await real(self, record, if_rev)
 
-    monkeypatch.setattr(taking, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(receiver, "SETTLE_SECONDS", 0.05)
     event = app_deauthorized(MONICA)
     with monkeypatch.context() as patch:
         patch.setattr(SqliteStore, "put", slow)
         assert (await send(zoomgate.http_url, event))[0] == 503
         gate.set()
-        while (await show(zoomgate)).state == Connection.STATE_ACTIVE:
+        while (await get_connection(zoomgate)).state == Connection.STATE_ACTIVE:
             await asyncio.sleep(0.005)
-    monkeypatch.setattr(taking, "SETTLE_SECONDS", SECONDS)
+    monkeypatch.setattr(receiver, "SETTLE_SECONDS", SECONDS)
     assert (await send(zoomgate.http_url, event))[0] == 204
 
 
-async def test_a_connection_that_cannot_be_opened_makes_zoom_come_again(
-    zoomgate: Harness, lines: Lines
-) -> None:
-    """A missing key may be put back; the log names the record and not the person."""
+async def test_undecryptable_connection_makes_zoom_retry(zoomgate: Harness, lines: LogLines) -> None:
+    """A missing key may be restored before the retry. The log contains the record key, not the user."""
     await zoomgate.connect()
     store = await SqliteStore.open(zoomgate.data_dir / "zoomgate.db", time.time)
-    found, _ = await store.find("loopback|zoomgate-dev", "u-Monica-7Yc1")
-    assert found is not None
-    broken = found.value[:-1] + bytes([found.value[-1] ^ 1])
+    record, _ = await store.find("loopback|zoomgate-dev", "u-Monica-7Yc1")
+    assert record is not None
+    corrupt = record.value[:-1] + bytes([record.value[-1] ^ 1])
     await store.put(
-        Record(**{name: getattr(found, name) for name in found.__slots__} | {"value": broken}), found.rev
+        Record(**{name: getattr(record, name) for name in record.__slots__} | {"value": corrupt}), record.rev
     )
     await store.close()
     assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 503
     assert await outcomes(zoomgate) == {"record_error": 1}
-    (told,) = lines.of("webhook.record_error")
-    assert told["record"].startswith("user/")
-    assert not told.keys() & {"user", "zoom_user_id"}
+    (line,) = lines.of("webhook.record_error")
+    assert line["record"].startswith("user/")
+    assert not line.keys() & {"user", "zoom_user_id"}
 
 
-# -- the challenge -------------------------------------------------------------------------------------------
+# -- URL validation ------------------------------------------------------------------------------------------
 
 
-async def test_the_challenge_is_answered(zoomgate: Harness) -> None:
-    """Zoom gets its token back, and the proof that we know the secret."""
+async def test_validation_response_proves_the_secret(zoomgate: Harness) -> None:
+    """The response contains Zoom's token and its HMAC under the secret."""
     status, body = await send(zoomgate.http_url, challenge("qgg8vlvZRS6UYooatFL8Aw"))
     proof = hmac.new(SECRET.encode(), b"qgg8vlvZRS6UYooatFL8Aw", hashlib.sha256).hexdigest()
     assert (status, json.loads(body)) == (
@@ -384,8 +380,8 @@ async def test_the_challenge_is_answered(zoomgate: Harness) -> None:
     assert await outcomes(zoomgate) == {"validated": 1}
 
 
-async def test_the_challenge_signs_nothing_for_strangers(zoomgate: Harness) -> None:
-    """No answer without a signature, and none that could be the signature of an event."""
+async def test_validation_cannot_be_used_to_forge_signatures(zoomgate: Harness) -> None:
+    """The challenge must be signed itself, and its token must not be the signed text of an event."""
     now = time.time()
     event = json.dumps(app_deauthorized(MONICA))
     assert (await send(zoomgate.http_url, challenge("abc"), secret="another"))[0] == 401
@@ -397,8 +393,8 @@ async def test_the_challenge_signs_nothing_for_strangers(zoomgate: Harness) -> N
     assert (await send(zoomgate.http_url, challenge("abc"), now - 290))[0] == 200
 
 
-async def test_a_new_secret_takes_over_without_a_gap(tmp_path: Path) -> None:
-    """With two secrets an event of either is believed, and a challenge is answered with the one that signed it."""
+async def test_secret_can_be_rotated_without_rejecting_events(tmp_path: Path) -> None:
+    """With two secrets, events signed with either are accepted, and a challenge is answered with the secret that signed it."""
     both = {"ZOOMGATE_WEBHOOK_SECRET": f"new-hunter2@ {SECRET}"}
     async with running(tmp_path / "data", environ=both) as zoomgate:
         for secret in ("new-hunter2@", SECRET):
@@ -407,17 +403,17 @@ async def test_a_new_secret_takes_over_without_a_gap(tmp_path: Path) -> None:
             proof = hmac.new(secret.encode(), b"abc", hashlib.sha256).hexdigest()
             assert (status, json.loads(body)["encryptedToken"]) == (200, proof)
             assert (await send(zoomgate.http_url, app_deauthorized(MONICA), secret=secret))[0] == 204
-            assert (await show(zoomgate)).state == Connection.STATE_DISCONNECTED
+            assert (await get_connection(zoomgate)).state == Connection.STATE_DISCONNECTED
         assert (await send(zoomgate.http_url, app_deauthorized(MONICA), secret="old"))[0] == 401
 
 
-# -- what is refused -----------------------------------------------------------------------------------------
+# -- rejections ----------------------------------------------------------------------------------------------
 
 DEAUTHORIZED = json.dumps(app_deauthorized(MONICA)).encode()
 
 
 @pytest.mark.parametrize(
-    ("body", "changed", "status", "outcome"),
+    ("body", "changed_headers", "status", "outcome"),
     [
         (DEAUTHORIZED, {"x-zm-signature": None}, 401, "rejected_signature"),
         (DEAUTHORIZED, {"x-zm-request-timestamp": None}, 401, "rejected_signature"),
@@ -469,21 +465,21 @@ DEAUTHORIZED = json.dumps(app_deauthorized(MONICA)).encode()
         (json.dumps(app_deauthorized(MONICA, client_id=None)).encode(), {}, 403, "rejected_other_app"),
     ],
 )
-async def test_what_is_no_event_of_ours_is_refused(
-    zoomgate: Harness, body: bytes, changed: dict[str, str | None], status: int, outcome: str
+async def test_invalid_event_is_rejected(
+    zoomgate: Harness, body: bytes, changed_headers: dict[str, str | None], status: int, outcome: str
 ) -> None:
-    """Garbage gets 4xx, which nobody repeats, and changes nothing; the next event is taken."""
+    """The response is 4xx, which Zoom does not retry, and nothing is changed. The next valid event is accepted."""
     await zoomgate.connect()
-    sent = {name: value for name, value in (headers(body) | changed).items() if value is not None}
+    sent = {name: value for name, value in (headers(body) | changed_headers).items() if value is not None}
     async with aiohttp.ClientSession() as session:
         url = f"{zoomgate.http_url}/webhooks/zoom"
         try:
-            async with session.post(url, data=body, headers=sent, allow_redirects=False) as answer:
-                assert answer.status == status
+            async with session.post(url, data=body, headers=sent, allow_redirects=False) as response:
+                assert response.status == status
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-            assert status == 413  # what came after the answer was not read
+            assert status == 413  # the server closed the connection without reading the whole body
     assert await outcomes(zoomgate) == {outcome: 1}
-    assert (await show(zoomgate)).state == Connection.STATE_ACTIVE
+    assert (await get_connection(zoomgate)).state == Connection.STATE_ACTIVE
     assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 204
 
 
@@ -498,88 +494,88 @@ async def test_what_is_no_event_of_ours_is_refused(
         {"deauthorization_time": None, "event_ts": True},
     ],
 )
-async def test_an_event_with_an_odd_time_is_as_old_as_its_signature(
+async def test_event_with_an_invalid_time_uses_the_time_of_its_signature(
     zoomgate: Harness, event: dict[str, Any]
 ) -> None:
-    """A time that cannot be read crashes nothing, and the connection ends."""
     await zoomgate.connect()
     assert (await send(zoomgate.http_url, app_deauthorized(MONICA, **event), time.time() + 5))[0] == 204
-    assert (await show(zoomgate)).state == Connection.STATE_DISCONNECTED
+    assert (await get_connection(zoomgate)).state == Connection.STATE_DISCONNECTED
 
 
-async def test_old_events_and_those_of_the_future_are_refused(zoomgate: Harness) -> None:
-    """An event is accepted for two hours, so that what somebody recorded is worth nothing later."""
+async def test_old_and_future_events_are_rejected(zoomgate: Harness) -> None:
+    """An event is accepted for two hours, which limits replay attacks."""
     await zoomgate.connect()
     now = time.time()
     for at in (now - 2 * HOUR - 10, now + 310, 0):
         assert (await send(zoomgate.http_url, app_deauthorized(MONICA), at))[0] == 401
-    assert (await show(zoomgate)).state == Connection.STATE_ACTIVE
+    assert (await get_connection(zoomgate)).state == Connection.STATE_ACTIVE
     assert (await send(zoomgate.http_url, app_deauthorized(MONICA), now - 2 * HOUR + 30))[0] == 204
-    assert (await show(zoomgate)).state == Connection.STATE_DISCONNECTED
+    assert (await get_connection(zoomgate)).state == Connection.STATE_DISCONNECTED
 
 
-async def test_doubled_headers_are_refused(zoomgate: Harness) -> None:
-    """Of two signatures or times none is believed."""
+async def test_repeated_headers_are_rejected(zoomgate: Harness) -> None:
     await zoomgate.connect()
-    mine = headers(DEAUTHORIZED)
+    valid = headers(DEAUTHORIZED)
     for name in ("x-zm-signature", "x-zm-request-timestamp"):
-        sent = [*mine.items(), (name, mine[name])]
+        sent = [*valid.items(), (name, valid[name])]
         async with (
             aiohttp.ClientSession() as session,
-            session.post(f"{zoomgate.http_url}/webhooks/zoom", data=DEAUTHORIZED, headers=sent) as answer,
+            session.post(f"{zoomgate.http_url}/webhooks/zoom", data=DEAUTHORIZED, headers=sent) as response,
         ):
-            assert answer.status == 401
-    assert (await show(zoomgate)).state == Connection.STATE_ACTIVE
+            assert response.status == 401
+    assert (await get_connection(zoomgate)).state == Connection.STATE_ACTIVE
 
 
-async def raw(
-    zoomgate: Harness, head: bytes, more: bytes = b""
+async def open_request(
+    zoomgate: Harness, head: bytes, body_start: bytes = b""
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Send bytes to the HTTP server, the headers of an event among them, and leave the connection open."""
+    """Send the headers and the start of the body of an event, and leave the connection open."""
     host, _, port = zoomgate.http_url.removeprefix("http://").rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    named = b"".join(b"%s: %s\r\n" % (name.encode(), value.encode()) for name, value in headers(b"x").items())
-    writer.write(b"POST /webhooks/zoom HTTP/1.1\r\nHost: x\r\n" + named + head + b"\r\n" + more)
+    event_headers = b"".join(
+        b"%s: %s\r\n" % (name.encode(), value.encode()) for name, value in headers(b"x").items()
+    )
+    writer.write(b"POST /webhooks/zoom HTTP/1.1\r\nHost: x\r\n" + event_headers + head + b"\r\n" + body_start)
     await writer.drain()
     return reader, writer
 
 
-async def test_a_huge_body_is_not_read(zoomgate: Harness) -> None:
-    """Who announces a gigabyte, or sends one in pieces without saying so, is refused after 64 KiB and cut off."""
-    reader, writer = await raw(zoomgate, b"Content-Length: 1073741824\r\n")
+async def test_oversized_body_is_not_read(zoomgate: Harness) -> None:
+    """A body is rejected by its Content-Length, or after 64 KiB if it is chunked, and the connection is closed."""
+    reader, writer = await open_request(zoomgate, b"Content-Length: 1073741824\r\n")
     assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
     writer.close()
-    reader, writer = await raw(zoomgate, b"Transfer-Encoding: chunked\r\n")
+    reader, writer = await open_request(zoomgate, b"Transfer-Encoding: chunked\r\n")
 
-    async def pour() -> None:
-        for _ in range(1024):  # far more than the buffers on the way hold
+    async def send_chunks() -> None:
+        for _ in range(1024):  # far more than the network buffers hold
             writer.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
             await writer.drain()
 
     with pytest.raises(ConnectionError):
-        await pour()
+        await send_chunks()
     writer.close()
     assert await outcomes(zoomgate) == {"rejected_too_large": 2}
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x"])
-async def test_nothing_is_unpacked(zoomgate: Harness, encoding: str) -> None:
-    """What says that it is compressed is taken as the bytes that came: a bomb stays as small as it is."""
+async def test_compressed_bodies_are_not_decompressed(zoomgate: Harness, encoding: str) -> None:
+    """A decompression bomb has no effect, because the body is processed exactly as sent."""
     bomb = gzip.compress(bytes(32 << 20))
     assert len(bomb) < 64 * 1024
     assert (await send(zoomgate.http_url, bomb, Content_Encoding=encoding))[0] == 400
-    event = json.dumps(app_deauthorized("u-nobody")).encode()
-    packed = gzip.compress(event)
+    event = json.dumps(app_deauthorized("u-unknown")).encode()
+    compressed = gzip.compress(event)
     sent = headers(event) | {"Content-Encoding": encoding}
     async with (
         aiohttp.ClientSession() as session,
-        session.post(f"{zoomgate.http_url}/webhooks/zoom", data=packed, headers=sent) as answer,
+        session.post(f"{zoomgate.http_url}/webhooks/zoom", data=compressed, headers=sent) as response,
     ):
-        assert answer.status == 401  # the signature is of what was packed
+        assert response.status == 401  # the signature covers the uncompressed event
 
 
-async def test_a_defect_makes_zoom_come_again(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever goes wrong is told as 500, which Zoom repeats, and not as a page for people."""
+async def test_unexpected_error_makes_zoom_retry(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The response is 500, which Zoom retries, and not a redirect to an error page."""
 
     async def fails(*_: Any) -> None:
         raise RuntimeError("injected")
@@ -590,21 +586,21 @@ async def test_a_defect_makes_zoom_come_again(zoomgate: Harness, monkeypatch: py
         patch.setattr(Disconnector, "disconnect_by_zoom", fails)
         assert await send(zoomgate.http_url, event) == (500, b"")
     assert (await send(zoomgate.http_url, event))[0] == 204
-    assert (await show(zoomgate)).state == Connection.STATE_DISCONNECTED
+    assert (await get_connection(zoomgate)).state == Connection.STATE_DISCONNECTED
 
 
-async def test_a_body_that_drips_is_cut(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who does not send what they announced is refused in time, and the connection is closed."""
-    monkeypatch.setattr(reading, "READ_SECONDS", 0.05)
-    reader, writer = await raw(zoomgate, b"Content-Length: 500\r\n", b"{")
+async def test_slow_body_times_out(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body shorter than its Content-Length is rejected in time, and the connection is closed."""
+    monkeypatch.setattr(webhook_endpoint, "READ_SECONDS", 0.05)
+    reader, writer = await open_request(zoomgate, b"Content-Length: 500\r\n", b"{")
     assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
-    await reader.read()  # to its end
+    await reader.read()  # until the server closes the connection
     writer.close()
     assert await outcomes(zoomgate) == {"rejected_timeout": 1}
 
 
 @pytest.mark.parametrize(
-    ("head", "more"),
+    ("head", "body_start"),
     [
         (b"Content-Length: 500\r\n", b"{"),
         (b"Transfer-Encoding: chunked\r\n", b"5\r\n{"),
@@ -612,22 +608,24 @@ async def test_a_body_that_drips_is_cut(zoomgate: Harness, monkeypatch: pytest.M
     ids=["length", "chunks"],
 )
 @pytest.mark.parametrize("signed", [True, False])
-async def test_a_body_that_is_cut_off_is_no_defect(
-    zoomgate: Harness, lines: Lines, head: bytes, more: bytes, signed: bool
+async def test_incomplete_body_is_counted_as_rejected(
+    zoomgate: Harness, lines: LogLines, head: bytes, body_start: bytes, signed: bool
 ) -> None:
-    """Who leaves in the middle is one more who is refused: they are counted so, and fill no log with traces."""
-    _, writer = await raw(zoomgate, head + (b"" if signed else b"x-zm-signature: twice\r\n"), more)
+    """A sender that disconnects early does not cause tracebacks in the log."""
+    _, writer = await open_request(
+        zoomgate, head + (b"" if signed else b"x-zm-signature: twice\r\n"), body_start
+    )
     writer.close()
     async with asyncio.timeout(20):
-        while not (counted := await outcomes(zoomgate)):
+        while not (counts := await outcomes(zoomgate)):
             await asyncio.sleep(0.005)
-    assert counted == {"rejected_incomplete" if signed else "rejected_signature": 1}
+    assert counts == {"rejected_incomplete" if signed else "rejected_signature": 1}
     assert not lines.of("http.failed")
 
 
-async def test_what_is_no_http_fills_no_log(zoomgate: Harness, lines: Lines) -> None:
-    """Whoever sends chunks that are none is answered 400, and leaves no trace of a defect behind."""
-    reader, writer = await raw(zoomgate, b"Transfer-Encoding: chunked\r\n", b"zz\r\n{}\r\n")
+async def test_malformed_http_is_not_logged(zoomgate: Harness, lines: LogLines) -> None:
+    """Malformed chunks are answered with 400 and cause no warning or error in the log."""
+    reader, writer = await open_request(zoomgate, b"Transfer-Encoding: chunked\r\n", b"zz\r\n{}\r\n")
     assert b" 400 " in await reader.readline()
     await reader.read()
     writer.close()
@@ -636,78 +634,77 @@ async def test_what_is_no_http_fills_no_log(zoomgate: Harness, lines: Lines) -> 
     ]
 
 
-async def test_many_refusals_are_counted_and_few_are_told(zoomgate: Harness, lines: Lines) -> None:
-    """A flood of garbage fills neither the log nor the audit trail, and no line has anything of what was sent."""
+async def test_rejections_are_counted_but_rate_limited_in_logs(zoomgate: Harness, lines: LogLines) -> None:
+    """A flood of invalid events fills neither the log nor the audit trail, and no line contains data from the requests."""
     for number in range(50):
         assert (await send(zoomgate.http_url, {"event": f"x{number}"}, secret="wrong-secret"))[0] == 401
     assert await outcomes(zoomgate) == {"rejected_signature": 50}
-    told = audited(zoomgate, "webhook.rejected")
-    assert [row["outcome"] for row in told] == ["rejected_signature"] * 30
+    rows = audited(zoomgate, "webhook.rejected")
+    assert [row["outcome"] for row in rows] == ["rejected_signature"] * 30
     assert len(lines.of("webhook.rejected")) == 10
     assert "wrong-secret" not in lines.text
     assert "v0=" not in lines.text
 
 
-async def test_without_a_secret_nothing_is_listened_to(tmp_path: Path, lines: Lines) -> None:
-    """The path is unknown then, and the start says how to change that."""
+async def test_webhooks_are_disabled_without_a_secret(tmp_path: Path, lines: LogLines) -> None:
+    """The path returns 404, and the log names the setting that enables webhooks."""
     async with running(tmp_path / "data") as zoomgate:
         assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 404
         assert (await send(zoomgate.http_url, app_deauthorized(MONICA), secret=""))[0] == 404
-    (told,) = lines.of("webhooks.disabled")
-    assert told["set"] == "ZOOMGATE_WEBHOOK_SECRET"
+    (line,) = lines.of("webhooks.disabled")
+    assert line["set"] == "ZOOMGATE_WEBHOOK_SECRET"
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD"])
-async def test_other_methods_are_refused(zoomgate: Harness, method: str) -> None:
-    """Events are posted."""
+async def test_methods_other_than_post_are_rejected(zoomgate: Harness, method: str) -> None:
     async with (
         aiohttp.ClientSession() as session,
-        session.request(method, f"{zoomgate.http_url}/webhooks/zoom") as answer,
+        session.request(method, f"{zoomgate.http_url}/webhooks/zoom") as response,
     ):
-        assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+        assert (response.status, response.headers["Allow"]) == (405, "POST")
 
 
-# -- what is remembered --------------------------------------------------------------------------------------
+# -- processed events ----------------------------------------------------------------------------------------
 
 
-async def test_what_was_dealt_with_is_forgotten_in_time(zoomgate: Harness) -> None:
-    """One sealed record an event, with a digest for its name, that may be deleted after three hours."""
+async def test_processed_event_is_remembered_for_three_hours(zoomgate: Harness) -> None:
+    """Each event has one encrypted record, named by a digest, which may be deleted after three hours."""
     await zoomgate.connect()
     event = json.dumps(app_deauthorized(MONICA)).encode()
     await send(zoomgate.http_url, event)
     store = await SqliteStore.open(zoomgate.data_dir / "zoomgate.db", time.time)
     key = RecordKey("loopback|zoomgate-dev", Kind.WEBHOOK, hashlib.sha256(event).hexdigest())
-    found, now = await store.get(key)
+    record, now = await store.get(key)
     await store.close()
-    assert found is not None
-    assert found.key_id
-    assert b"Monica" not in found.value
-    assert found.expire_at is not None
-    assert now < found.expire_at <= now + 3 * HOUR
+    assert record is not None
+    assert record.key_id
+    assert b"Monica" not in record.value
+    assert record.expire_at is not None
+    assert now < record.expire_at <= now + 3 * HOUR
 
 
 # -- with the simulated Zoom ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
-async def told(tmp_path: Path) -> AsyncIterator[Harness]:
-    """A service to which the simulated Zoom tells what happens."""
+async def subscribed(tmp_path: Path) -> AsyncIterator[Harness]:
+    """A service to which the simulated Zoom sends its events."""
     options = SimulatorOptions(port=0, webhook_secret=SECRET)
     async with running(tmp_path / "data", environ=ENVIRON, simulator=options) as harness:
         harness.simulator.webhooks.url = f"{harness.http_url}/webhooks/zoom"
         yield harness
 
 
-async def happen(zoomgate: Harness, event: str, user: str = "") -> None:
+async def trigger(zoomgate: Harness, event: str, user: str = "") -> None:
     async with (
         aiohttp.ClientSession() as session,
-        session.post(f"{zoomgate.simulator.url}/_sim/event", json={"event": event, "user": user}) as answer,
+        session.post(f"{zoomgate.simulator.url}/_sim/event", json={"event": event, "user": user}) as response,
     ):
-        assert (await answer.json())["told"]
+        assert (await response.json())["told"]
 
 
-async def answers(zoomgate: Harness, count: int) -> list[str]:
-    """What the service answered to the latest event, once there is so much."""
+async def responses(zoomgate: Harness, count: int) -> list[str]:
+    """Return the service's responses to the latest event once there are at least `count`."""
     while True:
         latest = zoomgate.simulator.webhooks.latest()
         if latest and len(latest[0].responses) >= count:
@@ -715,25 +712,27 @@ async def answers(zoomgate: Harness, count: int) -> list[str]:
         await asyncio.sleep(0.005)
 
 
-async def test_zoom_tells_the_service(told: Harness) -> None:
-    """A challenge is proved, and an app that was removed at Zoom is disconnected here."""
-    await told.connect()
-    await happen(told, "endpoint.url_validation")
-    assert await answers(told, 1) == ["200, validated"]
-    await happen(told, "app_deauthorized", MONICA)
-    assert await answers(told, 1) == ["204, accepted"]
-    assert (await show(told)).cause == Connection.CAUSE_APP_DEAUTHORIZED
+async def test_events_of_the_simulator_are_accepted(subscribed: Harness) -> None:
+    """The endpoint passes the validation, and removing the app at Zoom disconnects the user."""
+    await subscribed.connect()
+    await trigger(subscribed, "endpoint.url_validation")
+    assert await responses(subscribed, 1) == ["200, validated"]
+    await trigger(subscribed, "app_deauthorized", MONICA)
+    assert await responses(subscribed, 1) == ["204, accepted"]
+    assert (await get_connection(subscribed)).cause == Connection.CAUSE_APP_DEAUTHORIZED
 
 
-async def test_what_the_store_missed_comes_again(told: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five minutes later Zoom tells it once more, and then it holds; who has connected meanwhile stays connected."""
-    for connects_again in (False, True):
-        await told.connect()
+async def test_event_is_retried_after_a_store_failure(
+    subscribed: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zoom retries after five minutes, and the user is disconnected unless they have reconnected in the meantime."""
+    for reconnects in (False, True):
+        await subscribed.connect()
         async with failing(monkeypatch, "find"):
-            await happen(told, "app_deauthorized", MONICA)
-            assert await answers(told, 1) == ["503, not accepted"]
-        if connects_again:
-            await told.connect()
-        told.simulator.zoom.wall.advance(300)
-        assert await answers(told, 2) == ["503, not accepted", "204, accepted"]
-        assert ((await show(told)).state == Connection.STATE_ACTIVE) == connects_again
+            await trigger(subscribed, "app_deauthorized", MONICA)
+            assert await responses(subscribed, 1) == ["503, not accepted"]
+        if reconnects:
+            await subscribed.connect()
+        subscribed.simulator.zoom.wall.advance(300)
+        assert await responses(subscribed, 2) == ["503, not accepted", "204, accepted"]
+        assert ((await get_connection(subscribed)).state == Connection.STATE_ACTIVE) == reconnects

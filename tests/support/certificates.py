@@ -1,4 +1,4 @@
-"""Certificates for the tests, made when they are needed."""
+"""Self-signed certificates for the tests."""
 
 import os
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,14 @@ from cryptography.hazmat.primitives.serialization import (
 def write_pair(
     folder: Path, *, begins: int = -1, ends: int = 30, passphrase: bytes = b""
 ) -> tuple[Path, Path, bytes]:
-    """Write a self-signed pair for this machine, valid between two days from now; gives the paths and the certificate."""
+    """Write a self-signed certificate for localhost and its key, and return their paths and the certificate.
+
+    Args:
+        folder: The folder for the files.
+        begins: The start of the validity, in days from now.
+        ends: The end of the validity, in days from now.
+        passphrase: The passphrase of the key, or empty for none.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "zoomgate")])
     now = datetime.now(UTC)
@@ -45,8 +52,8 @@ def write_pair(
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Put a file in the place of another at once, as tools that renew certificates do."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_bytes(content)
-    fresh.chmod(0o600)
-    os.replace(fresh, path)  # noqa: PTH105 - said as it is
+    """Replace a file atomically, as certificate renewal tools do."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_bytes(content)
+    temporary.chmod(0o600)
+    os.replace(temporary, path)  # noqa: PTH105 - the explicit name of the operation

@@ -1,4 +1,4 @@
-"""The whole service in this process: real ports, a real store in a folder, and the simulated Zoom."""
+"""The complete service in this process: real ports, a real store in a folder, and the simulated Zoom."""
 
 import html
 import re
@@ -33,19 +33,19 @@ MONICA, OMAR, BASIL = "monica@example.com", "omar@example.com", "basil@example.c
 SECONDS = 20.0
 
 
-def service(name: str, **rights: Any) -> Principal:
-    """A service that may act for everybody unless told otherwise."""
-    given: dict[str, Any] = {
+def service(name: str, **overrides: Any) -> Principal:
+    """Return a service that may act for all users, with changed permissions if given."""
+    permissions: dict[str, Any] = {
         "users": UserPatterns(everyone=True),
         "access_tokens": True,
         "refresh_tokens": True,
         "proxy_paths": ("/**",),
-    } | rights
-    return Principal(name=name, roles=frozenset({Role.SERVICE}), subject=name, **given)
+    } | overrides
+    return Principal(name=name, roles=frozenset({Role.SERVICE}), subject=name, **permissions)
 
 
 def member(email: str) -> Principal:
-    """A member."""
+    """Return a member."""
     return Principal(name=email.partition("@")[0], roles=frozenset({Role.MEMBER}), email=email, subject=email)
 
 
@@ -66,16 +66,16 @@ CALLERS = {
     "omar": member(OMAR),
     "admin": ADMIN,
 }
-"""Every caller of the tests by name; the key of a caller is `key_of(name)`."""
+"""All callers of the tests by name; the key of a caller is `key_of(name)`."""
 
 
 def key_of(name: str) -> str:
-    """The key of a caller of the tests."""
+    """Return the key of a test caller."""
     return f"zgk_test-key-of-{name}-0123456789"
 
 
 def metadata(caller: str = "service", member_token: str = "") -> tuple[tuple[str, str], ...]:
-    """Metadata with the credential of a caller, and of a member that it forwards."""
+    """Return metadata with the credential of a caller, and optionally of a member that it forwards."""
     entries = [("authorization", f"Bearer {key_of(caller)}")] if caller else []
     if member_token:
         entries.append(("zoomgate-member-token", key_of(member_token)))
@@ -83,7 +83,7 @@ def metadata(caller: str = "service", member_token: str = "") -> tuple[tuple[str
 
 
 def issued(record: ConnectionRecord, then: float) -> ConnectionRecord:
-    """Give a connection as it would be if its pair had been issued at a time. The access token lives for an hour."""
+    """Return the connection as if its token pair had been issued at this time, with an access token lifetime of one hour."""
     assert record.tokens is not None
     pair = replace(record.tokens, obtained_at=then, access_expire_at=then + 3600.0)
     return replace(
@@ -102,9 +102,9 @@ class Harness:
     Attributes:
         simulator: The simulated Zoom.
         grpc_address: HOST:PORT.
-        http_url: Base address of the HTTP front.
-        channel: To the service.
-        data_dir: Where its store is.
+        http_url: Base URL of the HTTP server.
+        channel: A channel to the service.
+        data_dir: The service's data folder.
     """
 
     simulator: Simulator
@@ -129,7 +129,7 @@ class Harness:
         member_token: str = "",
         seconds: float = SECONDS,
     ) -> Any:
-        """Call an RPC; of a stream its first answer."""
+        """Call an RPC; for a stream, return the first response."""
         call = method(request, metadata=metadata(caller, member_token), timeout=seconds)
         if not isinstance(call, grpc.aio.UnaryStreamCall):
             return await call
@@ -146,15 +146,15 @@ class Harness:
         member_token: str = "",
         seconds: float = SECONDS,
     ) -> "Refusal":
-        """Call an RPC that must fail, and tell how."""
+        """Call an RPC that must fail, and return the failure."""
         try:
-            answer = await self.call(method, request, caller, member_token, seconds)
+            response = await self.call(method, request, caller, member_token, seconds)
         except grpc.aio.AioRpcError as error:
             return Refusal.of(error)
-        raise AssertionError(f"the call succeeded: {answer}")
+        raise AssertionError(f"the call succeeded: {response}")
 
     async def begin(self, user: str = MONICA, caller: str = "service", **fields: Any) -> Any:
-        """Begin an authorization."""
+        """Start an authorization."""
         return await self.call(
             self.auth.BeginAuthorization,
             auth.BeginAuthorizationRequest(user_email=user, **fields),
@@ -162,20 +162,20 @@ class Harness:
         )
 
     async def connect(self, user: str = MONICA, caller: str = "service", **fields: Any) -> None:
-        """Connect a person in a browser."""
-        begun = await self.begin(user, caller, **fields)
+        """Connect a user in a browser."""
+        authorization = await self.begin(user, caller, **fields)
         async with browser() as session:
-            page = await consent(session, begun.authorization_url, user)
+            page = await consent(session, authorization.authorization_url, user)
         assert page.url.query.get("outcome", "connected") == "connected", page.url
 
     def stat(self, name: str) -> int:
-        """A counter of the simulator."""
+        """Return a counter of the simulator."""
         return self.simulator.zoom.counters[name]
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """How a call failed."""
+    """The status of a failed call."""
 
     code: grpc.StatusCode
     reason: str
@@ -187,16 +187,16 @@ class Refusal:
 
     @classmethod
     def of(cls, error: grpc.aio.AioRpcError) -> "Refusal":
-        """Read the status of a failed call."""
+        """Parse the status of a failed call."""
         info, bad, retry = (
             error_details_pb2.ErrorInfo(),
             error_details_pb2.BadRequest(),
             error_details_pb2.RetryInfo(),
         )
         status = rpc_status.from_call(error)
-        kinds = []
+        detail_types = []
         for detail in status.details if status is not None else ():
-            kinds.append(detail.type_url.rpartition(".")[2])
+            detail_types.append(detail.type_url.rpartition(".")[2])
             for message in (info, bad, retry):
                 if detail.Is(message.DESCRIPTOR):
                     detail.Unpack(message)
@@ -206,13 +206,15 @@ class Refusal:
             message=error.details() or "",
             metadata=dict(info.metadata),
             violations={row.field: row.description for row in bad.field_violations},
-            retry_after=retry.retry_delay.ToTimedelta().total_seconds() if "RetryInfo" in kinds else None,
-            details=tuple(kinds),
+            retry_after=retry.retry_delay.ToTimedelta().total_seconds()
+            if "RetryInfo" in detail_types
+            else None,
+            details=tuple(detail_types),
         )
 
     @property
     def short(self) -> tuple[str, str]:
-        """Code and reason."""
+        """The code and reason."""
         return self.code.name, self.reason
 
 
@@ -227,7 +229,7 @@ async def running(
     zoom_api_url: str = "",
     options: Sequence[tuple[str, Any]] = (),
 ) -> AsyncIterator[Harness]:
-    """Run simulator and service on free ports."""
+    """Run a simulator and a service on free ports."""
     async with (
         Simulator(simulator or SimulatorOptions(port=0)) as zoom,
         serving(zoom, data_dir, environ, callers, anonymous, zoom_api_url, options) as harness,
@@ -245,7 +247,7 @@ async def serving(
     zoom_api_url: str = "",
     options: Sequence[tuple[str, Any]] = (),
 ) -> AsyncIterator[Harness]:
-    """Run one service on free ports, with a simulator that others may share."""
+    """Run a service on free ports with an existing simulator."""
     loaded = settings.load(
         {
             "ZOOMGATE_LISTEN": "127.0.0.1:0",
@@ -258,7 +260,7 @@ async def serving(
         }
         | (environ or {})
     )
-    keys = [StaticKey(digest(key_of(name)), who) for name, who in (callers or CALLERS).items()]
+    keys = [StaticKey(digest(key_of(name)), principal) for name, principal in (callers or CALLERS).items()]
     async with (
         lifecycle.run(loaded, extra_keys=keys, anonymous=anonymous) as started,
         grpc.aio.insecure_channel(started.grpc, options=list(options)) as channel,
@@ -267,22 +269,22 @@ async def serving(
 
 
 def browser() -> aiohttp.ClientSession:
-    """A browser: it keeps cookies."""
+    """Return a browser session with cookies."""
     return aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
 
 
 def hidden_fields(page: str) -> dict[str, str]:
-    """The hidden fields of a form."""
-    found = re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', page)
-    return {html.unescape(name): html.unescape(value) for name, value in found}
+    """Return the hidden fields of a form."""
+    fields = re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', page)
+    return {html.unescape(name): html.unescape(value) for name, value in fields}
 
 
 async def consent_form(session: aiohttp.ClientSession, url: str) -> tuple[str, dict[str, str]]:
-    """Open an authorization link up to Zoom's consent page: where its form goes, and its hidden fields."""
+    """Open an authorization link up to Zoom's consent page; return the form's target and its hidden fields."""
     async with session.get(url) as first:
-        onward = re.search(r'href="(/oauth/continue[^"]+)"', await first.text())
-    if onward:
-        url = str(first.url.join(URL(html.unescape(onward.group(1)), encoded=True)))
+        match = re.search(r'href="(/oauth/continue[^"]+)"', await first.text())
+    if match:
+        url = str(first.url.join(URL(html.unescape(match.group(1)), encoded=True)))
     async with session.get(url) as page:
         text = await page.text()
         assert page.status == 200, text
@@ -292,7 +294,7 @@ async def consent_form(session: aiohttp.ClientSession, url: str) -> tuple[str, d
 async def consent(
     session: aiohttp.ClientSession, url: str, user: str, decision: str = "allow"
 ) -> aiohttp.ClientResponse:
-    """Open an authorization link, choose a user and decide; gives the last page."""
+    """Open an authorization link, choose a user, and allow or deny; return the last page."""
     action, fields = await consent_form(session, url)
     async with session.post(action, data=fields | {"user": user, "decision": decision}) as last:
         await last.read()

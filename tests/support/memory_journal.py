@@ -1,23 +1,23 @@
-"""A journal in memory, for tests that are about something else."""
+"""An in-memory journal for tests that do not concern the journal."""
 
 from zoomgate_server.connections.token_journal import Entry
 
 
 class MemoryJournal:
-    """Keeps entries until they are forgotten.
+    """A journal that stores its entries in memory.
 
     Attributes:
-        kept: What it keeps, by id.
+        entries: The entries that have not been deleted, by ID.
     """
 
     def __init__(self) -> None:
-        self.kept: dict[str, Entry] = {}
+        self.entries: dict[str, Entry] = {}
 
     async def append(self, entry: Entry) -> bool:
-        """Keep an entry."""
-        self.kept[entry.entry_id] = entry
+        """Store an entry."""
+        self.entries[entry.entry_id] = entry
         return True
 
     async def delete(self, entry_id: str) -> None:
-        """Drop an entry."""
-        self.kept.pop(entry_id, None)
+        """Delete an entry."""
+        self.entries.pop(entry_id, None)

@@ -1,4 +1,4 @@
-"""What a process of the service does with a store, without its ports: refreshing connections against a token endpoint that rotates."""
+"""A service process without ports: it refreshes connections in a store, using a token endpoint that rotates refresh tokens."""
 
 import time
 from typing import Any
@@ -15,11 +15,11 @@ from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import Issued, Rejected, TokenOutcome
 
 OLD, NEW = "0a0a0a0a", "0b0b0b0b"
-"""Ids of two keys."""
+"""The ids of two keys."""
 
 
 def ring(primary: str) -> KeyRing:
-    """A ring of both keys."""
+    """Return a key ring with both keys."""
     return KeyRing(
         [
             Key(key_id, bytes.fromhex(key_id) + bytes(range(start, start + 28)), key_id == primary)
@@ -29,11 +29,11 @@ def ring(primary: str) -> KeyRing:
 
 
 class RotatingZoom:
-    """A token endpoint: every refresh token works once.
+    """A token endpoint at which every refresh token can be used once.
 
     Attributes:
-        living: The refresh tokens that work.
-        calls: How many were spent or refused.
+        living: The valid refresh tokens.
+        calls: The number of refresh requests, including rejected ones.
     """
 
     def __init__(self) -> None:
@@ -41,28 +41,28 @@ class RotatingZoom:
         self.calls = 0
 
     def issue(self, user: str) -> TokenPair:
-        """Give a first pair."""
+        """Return a first token pair."""
         self.living.add(f"{user}-r0")
         now = time.time()
         return TokenPair(f"{user}-a0", f"{user}-r0", "bearer", "s", "", now, now)
 
     async def spend(self, token: str) -> TokenOutcome:
-        """Rotate."""
+        """Exchange a refresh token for a new pair."""
         self.calls += 1
         if token not in self.living:
             return Rejected("invalid_grant")
         self.living.remove(token)
         user, _, number = token.rpartition("-r")
-        following = int(number) + 1
-        self.living.add(f"{user}-r{following}")
-        return Issued(f"{user}-a{following}", f"{user}-r{following}", "bearer", "s", "", 3600.0)
+        next_number = int(number) + 1
+        self.living.add(f"{user}-r{next_number}")
+        return Issued(f"{user}-a{next_number}", f"{user}-r{next_number}", "bearer", "s", "", 3600.0)
 
 
 class Process:
-    """A process: `envelope` may be of another release.
+    """A service process; `envelope` may be that of another release.
 
     Attributes:
-        connections: The connections as this process reads and writes them.
+        connections: The process's connection repository.
     """
 
     def __init__(self, app: str, store: RecordStore, envelope: Any, zoom: RotatingZoom) -> None:
@@ -72,7 +72,7 @@ class Process:
         self._zoom = zoom
         self._refresher = Refresher(
             connections=self.connections,
-            spend=zoom.spend,
+            exchange=zoom.spend,
             discard=lambda _: None,
             journal=MemoryJournal(),
             clock=SystemClock(),
@@ -83,7 +83,7 @@ class Process:
         )
 
     async def connect(self, user: str) -> None:
-        """Store a first pair."""
+        """Store a first token pair."""
         now = time.time()
         record = ConnectionRecord(
             user_email=user,
@@ -100,15 +100,15 @@ class Process:
         assert await self.connections.write(record)
 
     async def refresh(self, user: str) -> ConnectionRecord:
-        """Refresh, and give what is stored then."""
-        seen, _ = await self.connections.read(user)
-        assert seen is not None
+        """Refresh a connection, and return the stored record."""
+        record, _ = await self.connections.read(user)
+        assert record is not None
         return await self._refresher.refresh(
-            user, seen_generation=seen.generation, deadline=time.monotonic() + 30, forced=True
+            user, seen_generation=record.generation, deadline=time.monotonic() + 30, forced=True
         )
 
     async def holds_living_token(self, user: str) -> bool:
-        """Whether the stored refresh token is the one that Zoom takes."""
+        """Return whether the stored refresh token is valid."""
         record, _ = await self.connections.read(user)
         assert record is not None
         assert record.tokens is not None

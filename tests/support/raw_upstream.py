@@ -1,4 +1,4 @@
-"""An HTTP server on a bare socket: it shows what was really sent, and answers whatever bytes it is told."""
+"""An HTTP server on a raw socket: it records the exact bytes of requests and sends scripted bytes as responses."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 CUT = b""
-"""Tells the server to end the connection without an answer."""
+"""Makes the server close the connection without a response."""
 
 
 @dataclass(frozen=True)
 class Endless:
-    """An answer that never ends.
+    """A response that never ends.
 
     Attributes:
-        head: What it begins with.
-        part: What comes then, again and again; nothing at all makes the answer stop there.
+        head: The bytes sent first.
+        part: The bytes sent repeatedly after that; if empty, the response stalls.
         pause: Seconds between two parts.
     """
 
@@ -26,20 +26,20 @@ class Endless:
 
 
 def answer(status: str, body: bytes, *headers: str) -> bytes:
-    """An HTTP answer with a body of JSON."""
+    """Return an HTTP response with a JSON body."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Content-Type: application/json", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 class RawUpstream:
-    """Reads requests and gives scripted answers.
+    """Reads requests and sends scripted responses.
 
     Attributes:
-        requests: Every request, byte by byte.
-        answers: What to answer next; the last one stays.
-        open: While it is not set, requests wait for their answers.
-        connections: How many were accepted.
-        close_after_answer: End each connection after its first answer.
+        requests: The exact bytes of every request.
+        answers: The next responses; the last one is repeated.
+        open: While not set, requests wait for their responses.
+        connections: The number of accepted connections.
+        close_after_answer: Whether to close each connection after its first response.
     """
 
     def __init__(self) -> None:
@@ -53,11 +53,11 @@ class RawUpstream:
 
     @property
     def url(self) -> str:
-        """Base address of the API."""
+        """Base URL of the API."""
         return f"http://127.0.0.1:{self.port}/v2"
 
     def lines(self) -> list[str]:
-        """The request lines."""
+        """Return the request lines."""
         return [request.split(b"\r\n", 1)[0].decode("latin-1") for request in self.requests]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -73,12 +73,12 @@ class RawUpstream:
                 body = await reader.readexactly(length)
                 self.requests.append(head + body)
                 await self.open.wait()
-                given = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-                if isinstance(given, Endless):
-                    await _go_on(given, reader, writer)
-                if not given or isinstance(given, Endless):
+                response = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+                if isinstance(response, Endless):
+                    await _send_endlessly(response, reader, writer)
+                if not response or isinstance(response, Endless):
                     return
-                writer.write(given)
+                writer.write(response)
                 await writer.drain()
                 if self.close_after_answer:
                     return
@@ -88,21 +88,23 @@ class RawUpstream:
             writer.close()
 
 
-async def _go_on(answer: Endless, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer until the other side has had enough."""
-    writer.write(answer.head)
-    while answer.part:
-        writer.write(answer.part)
+async def _send_endlessly(
+    response: Endless, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Send the response until the client closes the connection."""
+    writer.write(response.head)
+    while response.part:
+        writer.write(response.part)
         await writer.drain()
-        if answer.pause:
+        if response.pause:
             with suppress(TimeoutError):
-                await asyncio.wait_for(reader.read(1), answer.pause)
+                await asyncio.wait_for(reader.read(1), response.pause)
     await reader.read()
 
 
 @asynccontextmanager
 async def raw_upstream() -> AsyncIterator[RawUpstream]:
-    """Run a raw upstream on a free port."""
+    """Run a raw upstream server on a free port."""
     upstream = RawUpstream()
     server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
     upstream.port = server.sockets[0].getsockname()[1]

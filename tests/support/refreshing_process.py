@@ -1,6 +1,6 @@
-"""Refreshes people again and again with the old key, as a program: `python -m support.refreshing_process STORE USER…`.
+"""Program that refreshes users continuously with the old key: `python -m support.refreshing_process STORE USER…`.
 
-It goes on until its standard input ends: however slow the machine is, it writes for as long as somebody needs it.
+It runs until its standard input is closed, so that it writes for as long as a test needs it, however slow the machine is.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from zoomgate_server.storage.sqlite import SqliteStore
 
 
 async def main(path: Path, users: list[str]) -> None:
-    """Say when it begins, and in the end which refresh tokens live."""
+    """Print `ready` at the start, and the valid refresh tokens at the end."""
     store = await SqliteStore.open(path, time.time)
     zoom = RotatingZoom()
     process = Process("app", store, Envelope(app="app", keys=ring(OLD)), zoom)

@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks connections in the ways that matter to a store."""
+"""A TCP proxy that simulates the connection failures that a store must handle."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,14 +7,14 @@ from enum import Enum
 
 
 class Way(Enum):
-    """What happens to requests.
+    """How requests are handled.
 
     Attributes:
-        FORWARD: They arrive, and so do their answers.
-        CUT: They do not arrive; the connection ends.
-        LOSE: They arrive; the connection ends instead of their answers.
-        STALL: They wait until the way changes.
-        SLOW: They arrive `SLOW_SECONDS` later.
+        FORWARD: Requests and responses are forwarded.
+        CUT: Requests are not forwarded; the connection is closed.
+        LOSE: Requests are forwarded; the connection is closed instead of forwarding the responses.
+        STALL: Requests wait until the mode changes.
+        SLOW: Requests are forwarded after `SLOW_SECONDS`.
     """
 
     FORWARD = "forward"
@@ -28,31 +28,27 @@ SLOW_SECONDS = 0.2
 
 
 class TcpProxy:
-    """Forwards connections. Use `proxying`.
-
-    Args:
-        host: Where to.
-        port: Where to.
+    """Forwards connections to a host and port. Use `proxying` to create it.
 
     Attributes:
-        port: Where it listens, on 127.0.0.1.
-        stalled: How many requests wait.
+        port: The port that it listens on, on 127.0.0.1.
+        stalled: The number of waiting requests.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self._target = host, port
-        self._way = Way.FORWARD
-        self._moved = asyncio.Event()
+        self._mode = Way.FORWARD
+        self._mode_changed = asyncio.Event()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._closed = False
         self.stalled = 0
         self.port = 0
 
-    def turn(self, way: Way) -> None:
-        """Change what happens to every request from now on, and to those that wait."""
-        self._way = way
-        self._moved.set()
-        self._moved = asyncio.Event()
+    def turn(self, mode: Way) -> None:
+        """Change how all waiting and later requests are handled."""
+        self._mode = mode
+        self._mode_changed.set()
+        self._mode_changed = asyncio.Event()
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one connection."""
@@ -61,60 +57,62 @@ class TcpProxy:
             return
         task = asyncio.create_task(self._forward(reader, writer))
         self._connections[task] = writer
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._on_closed)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _on_closed(self, task: asyncio.Task[None]) -> None:
         self._connections.pop(task).close()
         if not task.cancelled():
-            task.exception()  # either side went away
+            task.exception()  # retrieve it: either side may have closed the connection
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        back, onward = await asyncio.open_connection(*self._target)
-        answers = asyncio.create_task(self._answers(back, writer))
+        upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
+        responses = asyncio.create_task(self._forward_responses(upstream_reader, writer))
         try:
             while data := await reader.read(65536):
-                if self._way is Way.STALL:
+                if self._mode is Way.STALL:
                     self.stalled += 1
-                    while self._way is Way.STALL:
-                        await self._moved.wait()
+                    while self._mode is Way.STALL:
+                        await self._mode_changed.wait()
                     self.stalled -= 1
-                if self._way is Way.SLOW:
+                if self._mode is Way.SLOW:
                     await asyncio.sleep(SLOW_SECONDS)
-                if self._way is Way.CUT:
+                if self._mode is Way.CUT:
                     break
-                onward.write(data)
-                await onward.drain()
-                if self._way is Way.LOSE:
-                    await answers  # they end with the first
+                upstream_writer.write(data)
+                await upstream_writer.drain()
+                if self._mode is Way.LOSE:
+                    await responses  # ends with the first response
                     break
         finally:
-            onward.close()  # first: what follows may be cancelled
-            answers.cancel()
-            await asyncio.gather(answers, return_exceptions=True)
-            await _end(onward)
+            upstream_writer.close()  # first, since the following may be cancelled
+            responses.cancel()
+            await asyncio.gather(responses, return_exceptions=True)
+            await _close(upstream_writer)
 
-    async def _answers(self, back: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await back.read(65536):
-            if self._way is Way.LOSE:
+    async def _forward_responses(
+        self, upstream_reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while data := await upstream_reader.read(65536):
+            if self._mode is Way.LOSE:
                 break
             writer.write(data)
             await writer.drain()
         writer.close()
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         self._closed = True
         writers = list(self._connections.values())
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
         for writer in writers:
-            await _end(writer)
-        for _ in range(5):  # those that were accepted just now arrive a few turns of the loop later
+            await _close(writer)
+        for _ in range(5):  # connections accepted just now arrive a few loop iterations later
             await asyncio.sleep(0)
 
 
-async def _end(writer: asyncio.StreamWriter) -> None:
+async def _close(writer: asyncio.StreamWriter) -> None:
     writer.close()
     with suppress(OSError):
         await writer.wait_closed()

@@ -1,4 +1,4 @@
-"""Tools beside Python that some tests need: required in CI, elsewhere their absence skips the test and says so."""
+"""External tools that some tests need: required in CI; elsewhere a missing tool skips the test."""
 
 import os
 import shutil
@@ -9,11 +9,11 @@ IN_CI = os.environ.get("CI") == "true"
 
 
 def require(tool: str, hint: str) -> str:
-    """Give the path of a tool, or skip the test; in CI fail instead."""
-    found = shutil.which(tool)
-    if found is None:
+    """Return the path of a tool; if it is missing, skip the test, or fail it in CI."""
+    path = shutil.which(tool)
+    if path is None:
         unavailable(f"{tool} is not installed: {hint}")
-    return str(found)
+    return str(path)
 
 
 def unavailable(reason: str) -> None:

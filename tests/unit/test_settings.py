@@ -1,4 +1,4 @@
-"""Settings: where they come from, and what is refused."""
+"""Tests of the sources, validation, and error messages of settings."""
 
 from pathlib import Path
 
@@ -11,20 +11,20 @@ APP = {"ZOOMGATE_CLIENT_ID": "app", "ZOOMGATE_CLIENT_SECRET": "hush"}
 
 
 def problems(environ: dict[str, str], overrides: dict[str, str] | None = None) -> tuple[str, ...]:
-    """What is wrong with settings that must be refused."""
+    """Return the problems of settings that must be rejected."""
     with pytest.raises(SettingsError) as error:
         settings.load(environ, overrides)
     return error.value.problems
 
 
 def problem(environ: dict[str, str]) -> str:
-    """The one thing that is wrong."""
+    """Return the only problem of settings that must be rejected."""
     (only,) = problems(environ)
     return only
 
 
 def load_file(path: Path, text: str, environ: dict[str, str] | None = None) -> Settings:
-    """Load settings from a file."""
+    """Load settings from a file with the given text."""
     path.write_text(text, encoding="utf-8")
     return settings.load({"ZOOMGATE_CONFIG": str(path)} | (environ or {}))
 
@@ -33,8 +33,7 @@ def secrets_of(loaded: Settings) -> list[str]:
     return [secret.reveal() for secret in loaded.client_secrets]
 
 
-def test_nothing_set_gives_the_defaults() -> None:
-    """An empty environment is a usable one."""
+def test_empty_environment_yields_the_defaults() -> None:
     loaded = settings.load({"PATH": "/usr/bin"})
     assert (str(loaded.listen), str(loaded.http_listen)) == ("127.0.0.1:50051", "127.0.0.1:8080")
     assert (loaded.data_dir, loaded.store_path, loaded.keys_path) == (
@@ -51,8 +50,8 @@ def test_nothing_set_gives_the_defaults() -> None:
     assert (loaded.client_id, loaded.client_secrets, loaded.callers_path) == ("", (), None)
 
 
-def test_options_beat_the_environment_which_beats_the_file(tmp_path: Path) -> None:
-    """Each source gives way to the one above it, and an empty value counts as none."""
+def test_options_override_the_environment_which_overrides_the_file(tmp_path: Path) -> None:
+    """An empty value counts as unset."""
     file = tmp_path / "zoomgate.toml"
     file.write_text('listen = "127.0.0.1:1"\nhttp_listen = "127.0.0.1:2"\ndata_dir = "file"\n')
     loaded = settings.load(
@@ -67,8 +66,8 @@ def test_options_beat_the_environment_which_beats_the_file(tmp_path: Path) -> No
     assert (loaded.listen.port, loaded.http_listen.port, loaded.data_dir) == (5, 4, Path("file"))
 
 
-def test_a_toml_file_may_hold_every_kind_of_value(tmp_path: Path) -> None:
-    """Strings, whole numbers, booleans and the table of places are read."""
+def test_toml_file_accepts_all_value_types(tmp_path: Path) -> None:
+    """Strings, whole numbers, booleans, and the table of redirect targets are accepted."""
     loaded = load_file(
         tmp_path / "z.toml",
         'drain_seconds = 5\nreflection = false\nstore = "sqlite:////srv/z.db"\n'
@@ -78,8 +77,8 @@ def test_a_toml_file_may_hold_every_kind_of_value(tmp_path: Path) -> None:
     assert loaded.return_to == {"a": "https://a.example/x", "b": "http://localhost:3000/y"}
 
 
-def test_mistakes_in_the_file_name_file_and_line(tmp_path: Path) -> None:
-    """Whoever has to correct the file is told where, everything at once, and a value from elsewhere is not blamed on it."""
+def test_problems_in_the_file_have_file_and_line(tmp_path: Path) -> None:
+    """All problems are reported at once, and a value from another source is not attributed to the file."""
     file = tmp_path / "z.toml"
     with pytest.raises(SettingsError) as error:
         load_file(
@@ -88,29 +87,28 @@ def test_mistakes_in_the_file_name_file_and_line(tmp_path: Path) -> None:
             '[return_to]\nx = "ftp://y"\n',
             {"ZOOMGATE_LOG_LEVEL": "louder"},
         )
-    found = "\n".join(error.value.problems)
-    assert f"ZOOMGATE_CONFIG names {file}, where lisen (line 1) is no setting: did you mean listen?" in found
-    assert f"ZOOMGATE_LISTEN ({file}:3) is '0.0.0.0:1'" in found
-    assert f"ZOOMGATE_DRAIN_SECONDS ({file}:4) must be" in found
-    assert f"ZOOMGATE_RETURN_TO ({file}:6) has 'x'" in found
-    assert "ZOOMGATE_LOG_LEVEL is 'louder'" in found
+    text = "\n".join(error.value.problems)
+    assert f"unknown setting lisen in {file}:1; did you mean listen?" in text
+    assert f"ZOOMGATE_LISTEN ({file}:3) is '0.0.0.0:1'" in text
+    assert f"ZOOMGATE_DRAIN_SECONDS ({file}:4) must be" in text
+    assert f"ZOOMGATE_RETURN_TO ({file}:6) has 'x'" in text
+    assert "ZOOMGATE_LOG_LEVEL must be one of debug, info, warning, error, not 'louder'" in text
     assert len(error.value.problems) == 5
 
 
 @pytest.mark.parametrize("text", ["listen = ", "\x00", "a = 1\na = 2"])
-def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, text: str) -> None:
-    """The sentence names setting and file."""
-    with pytest.raises(SettingsError, match=r"ZOOMGATE_CONFIG names .*z\.toml, which is no TOML"):
+def test_invalid_toml_is_rejected(tmp_path: Path, text: str) -> None:
+    """The message names the setting and the file."""
+    with pytest.raises(SettingsError, match=r"ZOOMGATE_CONFIG names .*z\.toml, which is not valid TOML"):
         load_file(tmp_path / "z.toml", text)
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    """A file that is named must be there."""
+def test_missing_file_is_rejected(tmp_path: Path) -> None:
     assert "cannot be read" in problem({"ZOOMGATE_CONFIG": str(tmp_path / "none.toml")})
 
 
-def test_a_velo_configuration_is_understood(tmp_path: Path) -> None:
-    """The files of the Velo package give client id, redirect URI and secret."""
+def test_velo_configuration_is_read(tmp_path: Path) -> None:
+    """Client ID, redirect URI and client secret are read from the files of the Velo package."""
     (tmp_path / "velo-zoom-integration-client-secret").write_text("hush\n")
     loaded = load_file(
         tmp_path / "config.json",
@@ -131,14 +129,14 @@ def test_a_velo_configuration_is_understood(tmp_path: Path) -> None:
         '{"zoom": {"clientId": null, "redirectUri": "https://a/b"}}',
     ],
 )
-def test_another_json_file_is_refused(tmp_path: Path, text: str) -> None:
-    """What is no Velo configuration is told so, and what one looks like."""
-    with pytest.raises(SettingsError, match=r'must hold \{"zoom": \{"clientId"'):
+def test_other_json_files_are_rejected(tmp_path: Path, text: str) -> None:
+    """The message shows the expected format."""
+    with pytest.raises(SettingsError, match=r'must contain \{"zoom": \{"clientId"'):
         load_file(tmp_path / "config.json", text)
 
 
-def test_what_kubernetes_says_of_a_service_of_this_name_is_no_mistake() -> None:
-    """In a cluster with services called zoomgate and zoomgate-http the server starts; a port that a person set is a mistake still."""
+def test_kubernetes_service_variables_are_ignored() -> None:
+    """With services named zoomgate and zoomgate-http the server starts; a port that a user set is still rejected."""
     for name, port in (("ZOOMGATE", "50051"), ("ZOOMGATE_HTTP", "8080")):
         link = f"{name}_PORT_{port}_TCP"
         environ = {
@@ -152,18 +150,18 @@ def test_what_kubernetes_says_of_a_service_of_this_name_is_no_mistake() -> None:
             f"{link}_ADDR": "10.0.0.11",
         }
         settings.load(environ)
-        assert "is no setting" in problem({f"{name}_PORT": port})
+        assert "unknown setting" in problem({f"{name}_PORT": port})
 
 
-def test_unknown_variables_are_mistakes() -> None:
-    """A typing mistake is not ignored, and the setting that was meant is named."""
-    assert problem({"ZOOMGATE_LISTN": "x"}) == "ZOOMGATE_LISTN is no setting: did you mean ZOOMGATE_LISTEN?"
-    assert problem({"ZOOMGATE_QQQQQQ": "x"}) == "ZOOMGATE_QQQQQQ is no setting"
+def test_unknown_variables_are_rejected() -> None:
+    """The message suggests the setting with the most similar name."""
+    assert problem({"ZOOMGATE_LISTN": "x"}) == "unknown setting ZOOMGATE_LISTN; did you mean ZOOMGATE_LISTEN?"
+    assert problem({"ZOOMGATE_QQQQQQ": "x"}) == "unknown setting ZOOMGATE_QQQQQQ"
     settings.load({"ZOOMGATE_SERVER": "x", "ZOOMGATE_KEY": "y"})
 
 
-def test_webhook_secrets_come_newest_first_from_one_place(tmp_path: Path) -> None:
-    """The environment wins over a file in the folder of secrets; neither is fine; what cannot be a secret is a mistake."""
+def test_webhook_secrets_are_read_newest_first_from_one_source(tmp_path: Path) -> None:
+    """The environment takes precedence over the secrets folder; both are optional; an invalid secret is rejected."""
 
     def secrets(environ: dict[str, str]) -> list[str]:
         return [secret.reveal() for secret in settings.load(APP | environ).webhook_secrets]
@@ -183,9 +181,9 @@ def test_webhook_secrets_come_newest_first_from_one_place(tmp_path: Path) -> Non
     "name",
     ["ZOOMGATE_TLS_CLIENT_CA"],
 )
-def test_what_is_not_built_is_refused(name: str) -> None:
-    """A setting that does nothing yet does not look as if it did."""
-    assert problem({name: "x"}) == f"{name} is not supported in this version: leave it out"
+def test_unsupported_settings_are_rejected(name: str) -> None:
+    """A setting without effect is not silently ignored."""
+    assert problem({name: "x"}) == f"{name} is not supported yet; leave it out"
 
 
 @pytest.mark.parametrize(
@@ -197,8 +195,8 @@ def test_what_is_not_built_is_refused(name: str) -> None:
         "z.db",
     ],
 )
-def test_other_stores_are_refused(store: str) -> None:
-    """Only a SQLite file and a MongoDB database are stores, and an address with a password is not repeated."""
+def test_other_stores_are_rejected(store: str) -> None:
+    """Only SQLite files and MongoDB databases are accepted, and a URL with a password is not repeated."""
     text = problem({"ZOOMGATE_STORE": store})
     assert text.startswith("ZOOMGATE_STORE ")
     assert "hunter2" not in text
@@ -209,16 +207,15 @@ def test_other_stores_are_refused(store: str) -> None:
     "address",
     ["0.0.0.0:50051", "[::]:50051", ":50051", "192.0.2.1:50051", "no-such-host.invalid:1", "[fe80::1]:5"],
 )
-def test_other_machines_cannot_be_let_in(name: str, address: str) -> None:
-    """Without TLS a listener outside loopback does not start."""
+def test_listening_beyond_loopback_without_tls_is_rejected(name: str, address: str) -> None:
     text = problem({name: address})
     assert text.startswith(f"{name} is {address!r}")
     assert "127.0.0.1" in text
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:50051", "[::1]:0", "127.9.9.9:65535"])
-def test_this_machine_is_let_in(address: str) -> None:
-    """Every spelling of loopback is one, and port 0 may be asked for."""
+def test_listening_on_loopback_is_accepted(address: str) -> None:
+    """All spellings of loopback addresses and port 0 are accepted."""
     assert str(settings.load({"ZOOMGATE_LISTEN": address}).listen) == address
 
 
@@ -245,48 +242,46 @@ def test_this_machine_is_let_in(address: str) -> None:
         "[x::1]:1",
     ],
 )
-def test_an_address_needs_host_and_port(text: str) -> None:
-    """What is no HOST:PORT is no address."""
+def test_address_requires_host_and_port(text: str) -> None:
     with pytest.raises(ValueError, match="HOST:PORT"):
         Address.parse(text)
 
 
 @pytest.mark.parametrize("name", ["ZOOMGATE_LISTEN", "ZOOMGATE_HTTP_LISTEN"])
-def test_a_url_to_listen_on_is_told_what_to_write(name: str) -> None:
-    """The mistake is named for what it is, and not as a port that is in use."""
-    assert problem({name: "http://localhost:1"}).startswith(
-        f"{name} is 'http://localhost:1': write HOST:PORT, such as 127.0.0.1:"
-    )
+def test_url_as_listen_address_is_rejected(name: str) -> None:
+    """The problem is not reported as a port in use."""
+    text = problem({name: "http://localhost:1"})
+    assert text.startswith(f"{name} must be HOST:PORT, such as 127.0.0.1:")
+    assert text.endswith("not 'http://localhost:1'")
 
 
-def test_client_secrets_come_newest_first_from_one_place(tmp_path: Path) -> None:
-    """The environment, a file or a folder gives one or more secrets; two places at once are a mistake."""
+def test_client_secrets_are_read_newest_first_from_one_source(tmp_path: Path) -> None:
+    """The environment, a file, or a folder provides one or more secrets; two sources at once are rejected."""
     file = tmp_path / "secret"
     file.write_text("new\nold\n")
-    named = {"ZOOMGATE_CLIENT_ID": "app", "ZOOMGATE_CLIENT_SECRET_FILE": str(file)}
-    assert secrets_of(settings.load(named)) == ["new", "old"]
+    from_file = {"ZOOMGATE_CLIENT_ID": "app", "ZOOMGATE_CLIENT_SECRET_FILE": str(file)}
+    assert secrets_of(settings.load(from_file)) == ["new", "old"]
     assert secrets_of(settings.load(APP | {"ZOOMGATE_CLIENT_SECRET": "new old\n"})) == ["new", "old"]
-    assert "cannot be combined" in problem(named | APP)
+    assert "cannot be combined" in problem(from_file | APP)
 
 
-def test_client_id_and_secret_belong_together(tmp_path: Path) -> None:
-    """One without the other is a mistake, said once: it is no wish for the simulated Zoom."""
+def test_client_id_and_secret_require_each_other(tmp_path: Path) -> None:
+    """One without the other is reported once; it does not select the simulated Zoom."""
     assert "ZOOMGATE_CLIENT_SECRET is required" in problem({"ZOOMGATE_CLIENT_ID": "app"})
     assert "ZOOMGATE_CLIENT_ID is required" in problem({"ZOOMGATE_CLIENT_SECRET": "hush"})
     (tmp_path / "empty").write_text("\n")
     for name in ("empty", "none"):
-        found = problems({"ZOOMGATE_CLIENT_ID": "app", "ZOOMGATE_CLIENT_SECRET_FILE": str(tmp_path / name)})
-        assert [text.partition(" leads to")[0] for text in found] == ["ZOOMGATE_CLIENT_SECRET_FILE"]
+        texts = problems({"ZOOMGATE_CLIENT_ID": "app", "ZOOMGATE_CLIENT_SECRET_FILE": str(tmp_path / name)})
+        assert [text.partition(" refers to")[0] for text in texts] == ["ZOOMGATE_CLIENT_SECRET_FILE"]
 
 
 @pytest.mark.parametrize("client_id", ["a b", "a:b", "a\n", "ä", "x" * 129])
-def test_a_client_id_must_look_like_one(client_id: str) -> None:
-    """What Zoom could not have given is refused at the start, before the first person's consent fails."""
+def test_malformed_client_id_is_rejected(client_id: str) -> None:
+    """A client ID that Zoom cannot have issued is rejected at startup, before the first consent fails."""
     assert "ZOOMGATE_CLIENT_ID" in problem(APP | {"ZOOMGATE_CLIENT_ID": client_id})
 
 
-def test_a_secret_is_not_repeated_in_the_mistake_about_it() -> None:
-    """A damaged secret is refused without being shown."""
+def test_error_about_a_secret_does_not_contain_it() -> None:
     text = problem(APP | {"ZOOMGATE_CLIENT_SECRET": "hunter2é"})
     assert "ZOOMGATE_CLIENT_SECRET has characters" in text
     assert "hunter2" not in text
@@ -310,27 +305,26 @@ def test_a_secret_is_not_repeated_in_the_mistake_about_it() -> None:
         "zoom.us",
     ],
 )
-def test_zoom_is_reached_through_https(name: str, url: str) -> None:
-    """A token is not sent in the clear, nor to an address that is no plain base address."""
+def test_zoom_urls_require_https(name: str, url: str) -> None:
+    """Tokens are not sent unencrypted, nor to a URL that is not a plain base URL."""
     assert problem({name: url}).startswith(f"{name} ")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8090/v2", "http://localhost:1/v2", "http://[::1]:1/v2"])
-def test_a_zoom_on_this_machine_needs_no_https(url: str) -> None:
-    """The simulated Zoom has no TLS; a slash at the end does not matter."""
+def test_zoom_url_on_loopback_accepts_http(url: str) -> None:
+    """The simulated Zoom has no TLS; a trailing slash is ignored."""
     assert settings.load({"ZOOMGATE_ZOOM_API_URL": f"{url}/"}).zoom_api_url == url
 
 
 @pytest.mark.parametrize(
     "url", ["http://site.example/cb", "https://site.example/cb#x", "https://site.example", "cb"]
 )
-def test_a_redirect_uri_that_zoom_would_refuse_is_refused(url: str) -> None:
-    """A full https address is asked for."""
+def test_redirect_uri_must_be_a_full_https_url(url: str) -> None:
     assert problem({"ZOOMGATE_REDIRECT_URI": url}).startswith("ZOOMGATE_REDIRECT_URI must be")
 
 
-def test_a_browser_is_sent_to_named_places_only(tmp_path: Path) -> None:
-    """Places have a name and a safe address."""
+def test_redirect_targets_are_validated(tmp_path: Path) -> None:
+    """Redirect targets have a name and a safe URL."""
     good = {"ZOOMGATE_RETURN_TO": "a=https://a.example/x?y=1, b=http://127.0.0.1:3000/"}
     assert settings.load(good).return_to == {"a": "https://a.example/x?y=1", "b": "http://127.0.0.1:3000/"}
     for bad in ("https://a.example", "a=http://a.example/", "a=javascript:alert(1)", "=https://a.example/"):
@@ -358,15 +352,14 @@ def test_a_browser_is_sent_to_named_places_only(tmp_path: Path) -> None:
         ("ZOOMGATE_REFLECTION", ["true", "yes"]),
     ],
 )
-def test_values_outside_their_range_are_refused(name: str, wrong: list[str]) -> None:
-    """Every refusal names the setting, and nothing is clamped in silence."""
+def test_values_outside_their_range_are_rejected(name: str, wrong: list[str]) -> None:
+    """The message names the setting; no value is silently clamped."""
     for value in wrong:
         assert problem({name: value}).startswith(f"{name} ")
 
 
-def test_all_mistakes_are_told_at_once() -> None:
-    """Nobody has to start the service once per mistake."""
-    found = problems(
+def test_all_problems_are_reported_at_once() -> None:
+    texts = problems(
         {
             "ZOOMGATE_LISTN": "x",
             "ZOOMGATE_LISTEN": "0.0.0.0:1",
@@ -377,8 +370,8 @@ def test_all_mistakes_are_told_at_once() -> None:
         },
         {"ZOOMGATE_LOG_LEVEL": "loud"},
     )
-    assert len(found) == 7
-    assert all("\n" not in text for text in found)
+    assert len(texts) == 7
+    assert all("\n" not in text for text in texts)
 
 
 BEHIND_A_PROXY = {
@@ -387,8 +380,8 @@ BEHIND_A_PROXY = {
 }
 
 
-def test_other_machines_are_let_in_over_tls_and_through_proxies() -> None:
-    """GRPC needs certificate and key, HTTP an https address and the proxies in front; the redirect URI follows the address."""
+def test_listening_beyond_loopback_is_accepted_with_tls_and_proxies() -> None:
+    """The gRPC server requires TLS; the HTTP server requires an https public URL, from which the redirect URI follows, and proxies."""
     loaded = settings.load(
         BEHIND_A_PROXY
         | {
@@ -422,9 +415,9 @@ def test_other_machines_are_let_in_over_tls_and_through_proxies() -> None:
         ({"ZOOMGATE_PUBLIC_URL": "zoomgate.example.com"}, "ZOOMGATE_PUBLIC_URL", "write https://"),
         ({"ZOOMGATE_PUBLIC_URL": "https://x.example/path"}, "ZOOMGATE_PUBLIC_URL", "write https://"),
         ({"ZOOMGATE_PUBLIC_URL": "https://u:p@x.example"}, "ZOOMGATE_PUBLIC_URL", "write https://"),
-        ({"ZOOMGATE_TRUSTED_PROXIES": "proxy.example"}, "ZOOMGATE_TRUSTED_PROXIES", "write addresses"),
-        ({"ZOOMGATE_TRUSTED_PROXIES": "10.0.0.1/8"}, "ZOOMGATE_TRUSTED_PROXIES", "write addresses"),
-        ({"ZOOMGATE_TRUSTED_PROXIES": "0.0.0.0/0"}, "ZOOMGATE_TRUSTED_PROXIES", "everybody"),
+        ({"ZOOMGATE_TRUSTED_PROXIES": "proxy.example"}, "ZOOMGATE_TRUSTED_PROXIES", "write IP addresses"),
+        ({"ZOOMGATE_TRUSTED_PROXIES": "10.0.0.1/8"}, "ZOOMGATE_TRUSTED_PROXIES", "write IP addresses"),
+        ({"ZOOMGATE_TRUSTED_PROXIES": "0.0.0.0/0"}, "ZOOMGATE_TRUSTED_PROXIES", "covers all addresses"),
         (
             {"ZOOMGATE_REDIRECT_URI": "https://other.example/oauth/callback"},
             "ZOOMGATE_REDIRECT_URI",
@@ -432,19 +425,19 @@ def test_other_machines_are_let_in_over_tls_and_through_proxies() -> None:
         ),
     ],
 )
-def test_a_front_that_cannot_be_right_is_refused(changed: dict[str, str], name: str, text: str) -> None:
-    """The setting is named, and what to write instead."""
-    found = problem(BEHIND_A_PROXY | changed)
-    assert found.startswith(name)
-    assert text in found
+def test_inconsistent_network_settings_are_rejected(changed: dict[str, str], name: str, text: str) -> None:
+    """The message names the setting and what to write instead."""
+    message = problem(BEHIND_A_PROXY | changed)
+    assert message.startswith(name)
+    assert text in message
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [("NAME", " "), ("NAME", "x" * 61), ("COLOR", "red"), ("COLOR", "#fff"), ("COLOR", "#0b5cff;}")],
 )
-def test_a_brand_that_cannot_be_shown_is_refused(name: str, value: str) -> None:
-    """Name and colour have rules, and the sentence says them."""
-    assert problem({f"ZOOMGATE_BRAND_{name}": value}).startswith(
-        f"ZOOMGATE_BRAND_{name} is {value!r}: it must"
-    )
+def test_invalid_brand_is_rejected(name: str, value: str) -> None:
+    """The message states the rule."""
+    message = problem({f"ZOOMGATE_BRAND_{name}": value})
+    assert message.startswith(f"ZOOMGATE_BRAND_{name} must")
+    assert message.endswith(f", not {value!r}")

@@ -1,1 +1,1 @@
-"""Composition of the service: stores, clients of Zoom, servers, worker processes."""
+"""Assembly of the service: stores, Zoom clients, servers, and worker processes."""

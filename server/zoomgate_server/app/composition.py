@@ -1,4 +1,4 @@
-"""The composition root: builds the domain from settings, a store and a key ring."""
+"""Composition root: the domain objects, built from settings, a store, and a key ring."""
 
 import asyncio
 import random
@@ -42,15 +42,14 @@ from zoomgate_server.webhooks.receiver import WebhookReceiver
 from zoomgate_server.webhooks.seen_events import SeenEvents
 
 REFRESH_DRAIN_SECONDS = 40.0
-"""How long running refreshes get to store what Zoom answered; a call to Zoom's token endpoint takes 35 seconds at most."""
-
+"""How long running refreshes have to store the tokens issued by Zoom. A call to Zoom's token endpoint takes at most 35 seconds."""
 
 _log = logs.get("zoomgate.app")
 
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """Everything that the servers use."""
+    """The domain objects that the servers use."""
 
     audit: AuditTrail
     authorizations: Authorizations
@@ -73,35 +72,35 @@ class Components:
         cls,
         settings: Settings,
         store: RecordStore,
-        key_ring: KeyRing,
+        loaded_key_ring: KeyRing,
         clock: SystemClock,
         metrics: Metrics,
         stack: AsyncExitStack,
     ) -> "Components":
-        """Put the domain together. Clients that are opened are closed by the stack."""
+        """Build the domain objects; the exit stack closes the clients and files that are opened."""
         app = settings.app
-        ring = ReloadingKeyRing(settings.keys_path, key_ring, clock, metrics.key_ring_reloaded)
-        envelope = Envelope(app=app, keys=ring)
+        key_ring = ReloadingKeyRing(settings.keys_path, loaded_key_ring, clock, metrics.key_ring_reloaded)
+        envelope = Envelope(app=app, keys=key_ring)
         await key_check.verify(store, envelope)
         audit = _audit_trail(
             settings, await shared_secret.obtain(store, envelope, FINGERPRINT_SECRET), clock, metrics
         )
         stack.callback(audit.close)
         page_tokens = PageTokens(await shared_secret.obtain(store, envelope, "page-tokens"))
-        connection_store = ConnectionRepository(
+        connections = ConnectionRepository(
             app=app, store=store, envelope=envelope, clock=clock, on_read=metrics.store_read
         )
         zoom, oauth = await start_clients(settings, clock, stack)
-        journal = TokenJournal(settings.data_dir / "journal", app=app, ring=ring, observer=metrics)
+        journal = TokenJournal(settings.data_dir / "journal", app=app, ring=key_ring, observer=metrics)
         stack.push_async_callback(journal.close)
         await journal.prepare()
         cache = TokenCache()
         disconnector = Disconnector(
-            connections=connection_store, cache=cache, oauth=oauth, clock=clock, audit=audit
+            connections=connections, cache=cache, oauth=oauth, clock=clock, audit=audit
         )
         refresher = Refresher(
-            connections=connection_store,
-            spend=oauth.refresh,
+            connections=connections,
+            exchange=oauth.refresh,
             discard=disconnector.revoke_unused,
             journal=journal,
             clock=clock,
@@ -110,32 +109,30 @@ class Components:
             forced_interval=settings.forced_refresh_seconds,
             max_refreshes=settings.max_refreshes_per_hour,
         )
-        connections = AccessTokens(
-            connections=connection_store,
+        access_tokens = AccessTokens(
+            connections=connections,
             refresher=refresher,
             cache=cache,
             clock=clock,
             metrics=metrics,
         )
-        zoom_calls = ZoomCalls(access_tokens=connections, zoom=zoom, clock=clock)
-        change_feed = ChangeFeed(
-            connections=connection_store, clock=clock, on_change=connections.drop_changed
-        )
+        zoom_calls = ZoomCalls(access_tokens=access_tokens, zoom=zoom, clock=clock)
+        change_feed = ChangeFeed(connections=connections, clock=clock, on_change=access_tokens.drop_changed)
         account_linker = AccountLinker(
-            connections=connection_store,
+            connections=connections,
             journal=journal,
             cache=cache,
             oauth=oauth,
             zoom=zoom,
-            discard=disconnector.revoke_unused,
+            revoke_unused=disconnector.revoke_unused,
             audit=audit,
         )
         authorizations = Authorizations(
             authorizations=AuthorizationRepository(app=app, store=store, envelope=envelope),
-            connections=connection_store,
+            connections=connections,
             account_linker=account_linker,
             oauth=oauth,
-            discard=disconnector.revoke_unused,
+            revoke_unused=disconnector.revoke_unused,
             clock=clock,
             audit=audit,
             redirect_uri=settings.redirect_uri,
@@ -144,38 +141,38 @@ class Components:
             max_pending_per_caller=settings.max_pending_per_caller,
         )
         defaults = settings.meeting_defaults
-        chance = random.Random()  # noqa: S311 - it spreads work over time and keeps no secret
+        rng = random.Random()  # noqa: S311 - for jitter only, not for secrets
         return cls(
             audit=audit,
             authorizations=authorizations,
-            access_tokens=connections,
+            access_tokens=access_tokens,
             change_feed=change_feed,
             disconnector=disconnector,
-            connection_counts=ConnectionCountGauge(connection_store, clock, metrics),
+            connection_counts=ConnectionCountGauge(connections, clock, metrics),
             refresher=refresher,
             journal_recovery=JournalRecovery(
                 journal=journal, refresher=refresher, account_linker=account_linker, metrics=metrics
             ),
-            key_ring=ring,
+            key_ring=key_ring,
             webhooks=WebhookReceiver(
                 secrets=settings.webhook_secrets,
                 client_id=settings.client_id,
                 disconnector=disconnector,
                 events=SeenEvents(app=app, store=store, envelope=envelope),
-                now=connection_store.now,
+                now=connections.now,
                 clock=clock,
                 count=metrics.webhook,
                 audit=audit,
             ),
             proactive_refresh=ProactiveRefresh(
-                connections=connection_store,
+                connections=connections,
                 refresher=refresher,
                 cache=cache,
-                keep=connections.cache,
+                cache_token=access_tokens.cache,
                 clock=clock,
                 metrics=metrics,
                 per_minute=settings.proactive_refreshes_per_minute,
-                chance=chance,
+                chance=rng,
             ),
             retention=RetentionPolicy(
                 app=app,
@@ -185,12 +182,12 @@ class Components:
                 reauth_days=settings.reauth_retention_days,
                 audit=audit,
                 on_pruned=metrics.pruned,
-                chance=chance,
+                chance=rng,
             ),
             auth=AuthService(
                 authorizations=authorizations,
-                connections=connections,
-                queries=ConnectionQueries(connection_store),
+                connections=access_tokens,
+                queries=ConnectionQueries(connections),
                 disconnector=disconnector,
                 watches=Watchers(feed=change_feed, metrics=metrics),
                 page_tokens=page_tokens,
@@ -209,22 +206,24 @@ class Components:
         )
 
     def background_tasks(self) -> dict[str, background_tasks.TaskFactory]:
-        """Name what goes on beside the calls."""
+        """Return the background tasks by name."""
         return {
             "changes": self.change_feed.run,
             "revocations": self.disconnector.retry_revocations,
             "journal": self.journal_recovery.run,
-            "ages": self.refresher.watch,
+            "ages": self.refresher.report_pending_age,
             "keys": self.key_ring.follow,
             "audit": self.audit.flush_suppressed,
-            "reaping": self.retention.run,
+            "retention": self.retention.run,
             **self.proactive_refresh.background_tasks(),
         }
 
     async def drain(self) -> None:
-        """Wait for what no call owns: a token that Zoom answered must be stored before the store closes."""
-        work = (self.refresher, self.authorizations, self.journal_recovery)
-        if not all(await asyncio.gather(*(part.drain(REFRESH_DRAIN_SECONDS) for part in work))):
+        """Wait for work that no call owns: tokens issued by Zoom must be stored before the store closes."""
+        components = (self.refresher, self.authorizations, self.journal_recovery)
+        if not all(
+            await asyncio.gather(*(component.drain(REFRESH_DRAIN_SECONDS) for component in components))
+        ):
             _log.error("drain.incomplete", refreshes=self.refresher.running)
         await self.disconnector.drain(5.0)
         await self.retention.drain()
@@ -237,5 +236,5 @@ def _audit_trail(settings: Settings, key: bytes, clock: SystemClock, metrics: Me
         return AuditTrail(settings.audit_path, key=key, clock=clock, on_lost=metrics.audit_failed)
     except OSError as error:
         raise StartError(
-            f"ZOOMGATE_AUDIT: {settings.audit_path} cannot be written ({error.strerror}): name a file that can, or set it to log"
+            f"ZOOMGATE_AUDIT: cannot write to {settings.audit_path} ({error.strerror}); set a writable file, or log"
         ) from None

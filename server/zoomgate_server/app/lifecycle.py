@@ -1,4 +1,4 @@
-"""The composition root: builds everything, and owns start, drain and stop."""
+"""Lifecycle of one serving process: start, drain, and stop."""
 
 import asyncio
 import contextlib
@@ -48,33 +48,33 @@ async def serve(
     anonymous: Principal | None = None,
     extra_keys: Sequence[StaticKey] = (),
     shared_metrics: Path | None = None,
-    others_serve: bool = False,
+    peers_serving: bool = False,
 ) -> None:
     """Run the service until SIGTERM or SIGINT, then drain.
 
     Args:
-        settings: Everything that can be set.
-        announce: Called once health says SERVING.
-        anonymous: Who calls without a credential are from; for the bundled simulator only.
-        extra_keys: Keys beside those of the callers file.
-        shared_metrics: Set for one of several processes: they share the ports, and their metrics are in this folder.
-        others_serve: Whether some of those serve already. The ports are taken last then, so that nobody is led to a process that cannot
-            serve yet, and the store is waited for as long as it takes. Else they are taken first, and probes are answered meanwhile.
+        announce: Called once the health service reports SERVING.
+        anonymous: The principal of callers without a credential; for the bundled simulator only.
+        extra_keys: Caller keys in addition to those of the callers file.
+        shared_metrics: Folder of the metrics that several processes share. If set, the processes also share the ports.
+        peers_serving: Whether other workers of this service are already serving. If so, the ports are bound last, so that no
+            connection reaches a process that cannot serve yet, and there is no limit on the wait for the store. Otherwise the
+            ports are bound first, and probes are served during startup.
 
     Raises:
-        StartError: It cannot start.
+        StartError: The service cannot start.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
     try:
         async with run(
             settings,
             anonymous=anonymous,
             extra_keys=extra_keys,
             shared_metrics=shared_metrics,
-            others_serve=others_serve,
+            peers_serving=peers_serving,
             stop=stop,
         ) as started:
             announce(started)
@@ -90,10 +90,10 @@ async def run(
     anonymous: Principal | None = None,
     extra_keys: Sequence[StaticKey] = (),
     shared_metrics: Path | None = None,
-    others_serve: bool = False,
+    peers_serving: bool = False,
     stop: asyncio.Event | None = None,
 ) -> AsyncIterator[Started]:
-    """Run the service as long as the context lasts; see `serve`. `stop` ends the waiting for a store that cannot be reached."""
+    """Run the service within the context; see `serve`. Setting `stop` cancels the wait for an unreachable store."""
     clock = SystemClock()
     metrics = Metrics(
         version("zoomgate-server"),
@@ -109,70 +109,74 @@ async def run(
             secure=(settings.public_url or settings.redirect_uri).startswith("https://"),
             trusted_proxies=settings.trusted_proxies,
             pages=Pages(brand_name=settings.brand_name, brand_color=settings.brand_color),
-            hears_events=bool(settings.webhook_secrets),
+            webhooks_enabled=bool(settings.webhook_secrets),
         )
 
-        async def take_ports() -> Started:
+        async def bind_ports() -> Started:
             grpc_port = rpc_server.bind(server, str(settings.listen), settings.tls)
             listener = stack.enter_context(listeners.listen(settings.http_listen, shared=shared))
             await web.start(listener)
             stack.push_async_callback(web.stop)
             http_port = listener.getsockname()[1]
             return Started(
-                _shown(settings.listen.host, grpc_port), _shown(settings.http_listen.host, http_port)
+                _format_address(settings.listen.host, grpc_port),
+                _format_address(settings.http_listen.host, http_port),
             )
 
-        # first: a taken one must be noticed before anything is written
+        # bind first: a port in use must be detected before anything is written
         started = (
-            Started(str(settings.listen), str(settings.http_listen)) if others_serve else await take_ports()
+            Started(str(settings.listen), str(settings.http_listen)) if peers_serving else await bind_ports()
         )
-        if others_serve:
+        if peers_serving:
             settings = replace(settings, store_wait_seconds=math.inf)
         if not settings.redirect_uri:
             settings = replace(settings, redirect_uri=f"http://{started.http}/oauth/callback")
-        ring_is_new = not os.access(settings.keys_path, os.F_OK)
+        is_new_key_ring = not os.access(settings.keys_path, os.F_OK)
         store, key_ring = await open_store(settings, stack, stop or asyncio.Event())
         web.set_ready("starting")
         store = InstrumentedStore(store, metrics.store_error)
         try:
-            parts = await Components.build(settings, store, key_ring, clock, metrics, stack)
+            components = await Components.build(settings, store, key_ring, clock, metrics, stack)
         except (ZoomgateError, StoreError) as error:
             raise StartError(str(error)) from None
-        if ring_is_new:
+        if is_new_key_ring:
             details = {"key_id": key_ring.primary_id, "file": str(settings.keys_path)}
-            parts.audit(
+            components.audit(
                 AuditEvent.unattended("keys.created", "ok", "", principal="zoomgate", details=details)
             )
-        # first is outermost: the log sees the final status, and refusals of the authentication are ordinary errors
+        # outermost first: the access log sees the final status, including that of failed authentication
         pipeline = Pipeline(
             server,
             [
                 AccessLog(metrics),
                 Status(),
-                Authentication(keys=CallerKeys(keys), anonymous=anonymous, clock=clock, audit=parts.audit),
+                Authentication(
+                    keys=CallerKeys(keys), anonymous=anonymous, clock=clock, audit=components.audit
+                ),
             ],
         )
         health = health_aio.HealthServicer()
         rpc_server.register(
             pipeline,
-            auth=parts.auth,
-            meetings=parts.meetings,
-            proxy=parts.proxy,
+            auth=components.auth,
+            meetings=components.meetings,
+            proxy=components.proxy,
             health=health,
             reflected=settings.reflection,
         )
-        stack.push_async_callback(parts.drain)  # after the HTTP server: a callback may still bring a code
-        if others_serve:
-            await take_ports()
+        # runs after the HTTP server has stopped, since a callback may still deliver a code
+        stack.push_async_callback(components.drain)
+        if peers_serving:
+            await bind_ports()
         stack.push_async_callback(web.stop)
-        web.open(parts.authorizations, parts.webhooks, parts.connection_counts.update)
-        stack.enter_context(background_tasks.supervised(parts.background_tasks()))
+        web.open(components.authorizations, components.webhooks, components.connection_counts.update)
+        stack.enter_context(background_tasks.supervised(components.background_tasks()))
         await server.start()
         stack.push_async_callback(
-            _stop_serving, server, health, web, parts.change_feed, settings.drain_seconds
+            _stop_serving, server, health, web, components.change_feed, settings.drain_seconds
         )
         await rpc_server.set_health(health, health_pb2.HealthCheckResponse.SERVING)
-        if not parts.webhooks.is_enabled:
+        if not components.webhooks.is_enabled:
             _log.info("webhooks.disabled", set="ZOOMGATE_WEBHOOK_SECRET")
         web.set_ready()
         _log.info("service.started", grpc=started.grpc, http=started.http, callers=len(keys))
@@ -188,12 +192,12 @@ async def _stop_serving(
     change_feed: ChangeFeed,
     seconds: float,
 ) -> None:
-    """Say that no new calls are wanted, and let the running ones end."""
+    """Stop accepting calls, and wait for the running calls to finish."""
     web.set_ready("draining")
     await health.enter_graceful_shutdown()
-    change_feed.close()  # watches would not end by themselves
+    change_feed.close()  # watch streams do not end by themselves
     await server.stop(seconds)
 
 
-def _shown(host: str, port: int) -> str:
+def _format_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,7 +1,7 @@
-"""The ports that the service listens on: taken by nobody else when it starts, and shared by its own processes alone.
+"""The service's ports: exclusive to the service, and shared only by its own processes.
 
-A process that serves alone takes its ports without SO_REUSEPORT. Where several share them, a socket that is bound and never listens
-keeps each port: it lets in sockets of the same user with SO_REUSEPORT, and keeps out everybody else, also while no process is up.
+A single process binds its ports without SO_REUSEPORT. With several workers, each port is reserved by a socket that is bound but never
+listens. It admits sockets of the same user that set SO_REUSEPORT and excludes all others, even while no worker is running.
 """
 
 import contextlib
@@ -15,14 +15,14 @@ _WILDCARDS = {"", "0.0.0.0", "::"}  # noqa: S104 - recognized, not bound
 
 
 def listen(address: Address, *, shared: bool = False) -> socket.socket:
-    """Listen for HTTP.
+    """Return a listening socket for HTTP.
 
     Args:
-        address: Where; port 0 picks a free one.
-        shared: Whether other processes of this service listen there, too.
+        address: The address to listen on; port 0 picks a free port.
+        shared: Whether other processes of this service listen on the same port.
 
     Raises:
-        StartError: The port cannot be had.
+        StartError: The port cannot be bound.
     """
     try:
         family = _http_family(address)
@@ -32,7 +32,7 @@ def listen(address: Address, *, shared: bool = False) -> socket.socket:
             if shared:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listener.bind((address.host, address.port))
-            listener.listen(128)  # else another process could bind it as well, up to the moment it listens
+            listener.listen(128)  # until it listens, another process could bind the port too
         except BaseException:
             listener.close()
             raise
@@ -43,13 +43,13 @@ def listen(address: Address, *, shared: bool = False) -> socket.socket:
 
 @contextlib.contextmanager
 def reserved(grpc: Address, http: Address) -> Iterator[tuple[Address, Address]]:
-    """Keep both ports for the processes of this service as long as the context lasts; gives the addresses with the ports found.
+    """Reserve both ports for the processes of this service; yield the addresses with the actual ports.
 
     Raises:
-        StartError: A port is in use, also by somebody who would share it, or this system cannot share ports.
+        StartError: A port is in use, even by a process that would share it, or the system cannot share ports.
     """
     if not hasattr(socket, "SO_REUSEPORT"):
-        raise StartError("ZOOMGATE_WORKERS: this system does not let processes share a port: set it to 1")
+        raise StartError("ZOOMGATE_WORKERS: this system cannot share ports between processes; set it to 1")
     with contextlib.ExitStack() as stack:
         grpc_port = _reserve("ZOOMGATE_LISTEN", grpc, _grpc_hosts, stack)
         http_port = _reserve(
@@ -64,44 +64,47 @@ def _reserve(
     hosts: Callable[[Address], Sequence[tuple[socket.AddressFamily, str]]],
     stack: contextlib.ExitStack,
 ) -> int:
-    """Reserve a port at every address that a host name stands for, and give it."""
+    """Reserve a port at every address of a host name, and return the port."""
     port = address.port
     try:
         for family, host in hosts(address):
-            keeper = stack.enter_context(_keeper(family, host, port))
-            port = keeper.getsockname()[1]
+            holder = stack.enter_context(_holder(family, host, port))
+            port = holder.getsockname()[1]
     except OSError as error:
         raise _cannot_listen(name, address, error) from None
     return port
 
 
-def _keeper(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-    """Bind a socket with SO_REUSEPORT to a port that nobody listens on."""
-    keeper = socket.socket(family, socket.SOCK_STREAM)
+def _holder(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    """Return a socket that is bound with SO_REUSEPORT to a port on which no process listens."""
+    holder = socket.socket(family, socket.SOCK_STREAM)
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # as a server that shares with nobody would: only that fails if somebody listens who would share
+            # without SO_REUSEPORT, so that binding also fails if a process that would share the port listens
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             probe.listen(1)
-            for each in (probe, keeper):
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            # for connections that a service of one process has ended a moment ago; said any longer it would let others in who say so
-            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            keeper.bind((host, probe.getsockname()[1]))  # before the probe lets go: nobody comes between
-            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+            for reusing in (probe, holder):
+                reusing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            # needed while closed connections of a previous service are in TIME_WAIT; reset below, because it would also admit
+            # other sockets that set SO_REUSEADDR
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind(
+                (host, probe.getsockname()[1])
+            )  # while the probe still holds the port, so that no other process can bind it in between
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except BaseException:
-        keeper.close()
+        holder.close()
         raise
-    return keeper
+    return holder
 
 
 def _grpc_hosts(address: Address) -> Sequence[tuple[socket.AddressFamily, str]]:
-    """Name what gRPC listens on: all that a name stands for, and both families at once for every address of the machine."""
+    """Return the addresses that gRPC listens on: all addresses of a host name, and both IP families for a wildcard."""
     if address.host in _WILDCARDS:
-        return [(socket.AF_INET6, "::")] if _has_ipv6() else [(socket.AF_INET, "0.0.0.0")]  # noqa: S104 - as was set
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    hosts = list(dict.fromkeys((family, str(place[0])) for family, _, _, _, place in found))
+        return [(socket.AF_INET6, "::")] if _has_ipv6() else [(socket.AF_INET, "0.0.0.0")]  # noqa: S104 - as configured
+    resolved = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    hosts = list(dict.fromkeys((family, str(sockaddr[0])) for family, _, _, _, sockaddr in resolved))
     return [row for row in hosts if row[0] is not socket.AF_INET6 or _has_ipv6()] or hosts
 
 
@@ -110,7 +113,7 @@ def _http_family(address: Address) -> socket.AddressFamily:
 
 
 def _has_ipv6() -> bool:
-    """Whether this machine has IPv6 addresses; names may stand for some all the same."""
+    """Return whether this machine has IPv6; host names may resolve to IPv6 addresses even if it has none."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
             probe.bind(("::1", 0))
@@ -120,4 +123,4 @@ def _has_ipv6() -> bool:
 
 
 def _cannot_listen(name: str, address: Address, error: OSError) -> StartError:
-    return StartError(f"{name}: {address} cannot be listened on ({error.strerror}): choose another port")
+    return StartError(f"{name}: cannot listen on {address} ({error.strerror}); choose another port")

@@ -1,4 +1,4 @@
-"""How the service comes to its store and its key ring, and waits for a database that cannot be reached yet."""
+"""Opening of the store and the key ring, including the wait for a database that is not reachable yet."""
 
 import asyncio
 import contextlib
@@ -18,54 +18,53 @@ from zoomgate_server.storage.sqlite import SqliteStore
 from zoomgate_server.telemetry import logs
 
 MIN_STORE_PAUSE, MAX_STORE_PAUSE = 0.5, 5.0
-"""Pauses, in seconds, between two tries to reach a store at the start: each twice as long as the one before."""
+"""Bounds of the delay, in seconds, between attempts to reach a store at startup. The delay doubles with each attempt."""
 
 _T = TypeVar("_T")
 _log = logs.get("zoomgate.app")
 
 
 class StoppedWaiting(Exception):
-    """The service was told to stop while it waited for its store."""
+    """The service was stopped while it waited for its store."""
 
 
 async def open_store(
     settings: Settings, stack: AsyncExitStack, stop: asyncio.Event
 ) -> tuple[RecordStore, KeyRing]:
-    """Open store and key ring; what was made for a start that fails is taken away again.
+    """Open the store and the key ring. A failed start removes the files that it created.
 
     Args:
-        settings: Which store, and which ring.
         stack: Closes the store.
-        stop: Set when the service is to stop; ends the waiting for a store that cannot be reached.
+        stop: Cancels the wait for an unreachable store once it is set.
 
     Raises:
-        StartError: It cannot be opened.
+        StartError: The store or the key ring cannot be opened.
         StoppedWaiting: `stop` was set.
     """
     if settings.store_uri is not None:
         return await _open_mongodb(settings, settings.store_uri, stack, stop)
-    made: list[Path] = []
+    created: list[Path] = []
     try:
         for folder in {settings.data_dir, settings.store_path.parent}:
             if not folder.exists():
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                made.append(folder)
-        fresh = not settings.store_path.exists()
-        if fresh and settings.keys_are_default and not settings.keys_path.exists():
-            with contextlib.suppress(key_file.KeyFileExistsError):  # another process was first
+                created.append(folder)
+        is_new = not settings.store_path.exists()
+        if is_new and settings.keys_are_default and not settings.keys_path.exists():
+            with contextlib.suppress(key_file.KeyFileExistsError):  # another process created it first
                 key_file.create(settings.keys_path)
-                made.append(settings.keys_path)
+                created.append(settings.keys_path)
         key_ring = key_file.load(settings.keys_path)
         store = await SqliteStore.open(settings.store_path, SystemClock().wall)
     except (key_file.KeyFileError, StoreOpenError, OSError) as error:
-        if settings.keys_path in made and settings.store_path.exists():
-            made.clear()  # somebody started at the same time, and seals with this ring
-        for path in reversed(made):
+        if settings.keys_path in created and settings.store_path.exists():
+            created.clear()  # a process that started at the same time already uses this ring
+        for path in reversed(created):
             with contextlib.suppress(OSError):
                 path.rmdir() if path.is_dir() else path.unlink()
         if isinstance(error, OSError):
             raise StartError(
-                f"ZOOMGATE_DATA_DIR: {settings.data_dir} cannot be made or used ({error.strerror}): check its owner and mode"
+                f"ZOOMGATE_DATA_DIR: cannot create or use {settings.data_dir} ({error.strerror}); check its owner and mode"
             ) from None
         raise StartError(str(error)) from None
     stack.push_async_callback(store.close)
@@ -75,9 +74,9 @@ async def open_store(
 async def _open_mongodb(
     settings: Settings, uri: Secret, stack: AsyncExitStack, stop: asyncio.Event
 ) -> tuple[RecordStore, KeyRing]:
-    """Open a MongoDB database, and the key ring: no ring is made for a store that others may use already.
+    """Open a MongoDB database and the key ring. No ring is created, since other processes may already use the store.
 
-    A database that cannot be reached is tried again for a while: services often start together with it.
+    An unreachable database is retried for `store_wait_seconds`, since services and their databases often start together.
     """
     from zoomgate_server.storage.mongodb import MongoStore  # noqa: PLC0415 - not needed with SQLite
 
@@ -93,44 +92,42 @@ async def _open_mongodb(
 async def _with_retries(
     open_store: Callable[[], Coroutine[Any, Any, RecordStore]], seconds: float, stop: asyncio.Event
 ) -> RecordStore:
-    """Open a store, again and again while it cannot be reached.
+    """Open a store, retrying while it is unreachable.
 
     Args:
-        open_store: Opens it.
-        seconds: No try begins later than so long after the first.
-        stop: Set when the service is to stop.
+        seconds: No attempt starts later than this many seconds after the first one.
 
     Raises:
-        StoreOpenError: It cannot be used, or could not be reached in that time.
+        StoreOpenError: The store cannot be used, or was not reachable in time.
         StoppedWaiting: `stop` was set.
     """
     loop = asyncio.get_running_loop()
-    until, pause = loop.time() + seconds, MIN_STORE_PAUSE
+    deadline, pause = loop.time() + seconds, MIN_STORE_PAUSE
     while True:
         opening = asyncio.create_task(open_store())
         try:
-            return await _unless(stop, opening)
+            return await _await_unless_stopped(stop, opening)
         except StoreUnreachableError as error:
-            if loop.time() + pause > until:
+            if loop.time() + pause > deadline:
                 raise
             _log.warning("store.unreachable", problem=str(error), retry_in=pause)
-        await _unless(stop, asyncio.create_task(asyncio.sleep(pause)))
+        await _await_unless_stopped(stop, asyncio.create_task(asyncio.sleep(pause)))
         pause = min(2 * pause, MAX_STORE_PAUSE)
 
 
-async def _unless(stop: asyncio.Event, work: asyncio.Task[_T]) -> _T:
-    """Wait for work, or give it up when the service is to stop.
+async def _await_unless_stopped(stop: asyncio.Event, awaited: asyncio.Task[_T]) -> _T:
+    """Await a task, or cancel it when the service is stopped.
 
     Raises:
         StoppedWaiting: `stop` was set.
     """
     stopped = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
+        await asyncio.wait({awaited, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not awaited.done():
             raise StoppedWaiting
-        return work.result()
+        return awaited.result()
     finally:
-        for task in (work, stopped):
+        for task in (awaited, stopped):
             task.cancel()
-        await asyncio.wait({work, stopped})
+        await asyncio.wait({awaited, stopped})

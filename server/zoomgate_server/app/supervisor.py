@@ -1,9 +1,9 @@
-"""Several processes that serve together: this one takes the ports, starts the others, and starts again what ends.
+"""Supervisor of worker processes that serve the same ports: reserves the ports, and starts and restarts the workers.
 
-The processes that serve are called workers. They are programs of their own (`zoomgate worker`), not forks: each has its event loop, its
-gRPC server and its clients, and nothing of gRPC's is in this process. A worker is told over its standard input what to serve; that pipe
-stays open, and its end tells the worker that this process is gone. Over its standard output the worker says once that it serves, or why it
-cannot.
+Workers are separate programs (`zoomgate worker`), not forks. Each has its own event loop, gRPC server, and Zoom clients; the supervisor
+loads no gRPC code. The supervisor sends a worker its configuration over the worker's standard input. That pipe stays open while the
+supervisor runs; when it closes, the worker drains and exits. A worker reports once, over its standard output, that it is ready or why it
+is not.
 """
 
 import asyncio
@@ -29,56 +29,57 @@ from zoomgate_server.startup import Started, StartError
 from zoomgate_server.telemetry import logs, metrics
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""Variable that tells a worker where the metrics of all are; the name is prometheus_client's."""
+"""Environment variable with the metrics folder that the workers share; the name is defined by prometheus_client."""
 
-FAILED_STARTS = 5
-"""Starts in a row that a worker may fail at before the whole service ends."""
+MAX_FAILED_STARTS = 5
+"""The number of consecutive failed starts of a worker after which the service exits."""
 
-LEAST_PAUSE, MOST_PAUSE = 0.1, 30.0
-"""Seconds between a worker's end and the next start; doubled from one to the other while workers keep ending soon."""
+MIN_RESTART_DELAY, MAX_RESTART_DELAY = 0.1, 30.0
+"""Bounds of the delay, in seconds, before a worker is restarted. The delay doubles while workers keep exiting early."""
 
 STEADY_SECONDS = 60.0
-"""A worker that served for so long did not end soon."""
+"""The exit of a worker counts as early if it ran for less than this."""
 
 _log = logs.get("zoomgate.workers")
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """What a worker serves.
+    """Configuration of a worker.
 
     Attributes:
-        settings: With the ports that were found.
-        anonymous: Who calls without a credential are from, or None.
-        keys: Keys beside those of the callers file: SHA-256 as 64 hex digits, and whose it is.
-        others_serve: Whether other workers serve while this one starts.
+        settings: The settings, with the actual port numbers.
+        anonymous: The principal of callers without a credential, or None.
+        keys: Caller keys in addition to those of the callers file: the SHA-256 as 64 hex digits, and the principal.
+        peers_serving: Whether other workers are serving while this one starts.
     """
 
     settings: Settings
     anonymous: Principal | None
     keys: Sequence[tuple[str, Principal]]
-    others_serve: bool = False
+    peers_serving: bool = False
 
     @classmethod
     def receive(cls, source: BinaryIO) -> "WorkerConfig":
-        """Read what the process that started this one wants.
+        """Read the configuration that the supervisor sends.
 
         Raises:
-            StartError: There is nothing of that kind.
+            StartError: The input is not a worker configuration.
         """
         try:
-            found = pickle.load(source)  # noqa: S301 - from the process that started this one, over a pipe that only both have
-        except Exception:  # noqa: BLE001 - damaged ones raise anything
-            found = None
-        if not isinstance(found, WorkerConfig):
-            raise StartError("This command is started by `zoomgate serve --workers`, not by people: use that")
-        return found
+            config = pickle.load(source)  # noqa: S301 - sent by the supervisor over a private pipe
+        except Exception:  # noqa: BLE001 - invalid pickles raise any exception
+            config = None
+        if not isinstance(config, WorkerConfig):
+            raise StartError("zoomgate worker is an internal command; run `zoomgate serve --workers` instead")
+        return config
 
 
 class ReadySignal:
-    """What a worker says to the process that started it, once, on the standard output that it was started with.
+    """The one message from a worker to its supervisor, sent over the worker's original standard output.
 
-    From then on what a library prints goes to the log: nobody reads the pipe after the word, and it would be full at some time.
+    Standard output is then redirected to the log: the supervisor stops reading the pipe after the message, so library output
+    would eventually fill it.
     """
 
     def __init__(self) -> None:
@@ -86,7 +87,7 @@ class ReadySignal:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def notify_ready(self, problem: str | None) -> None:
-        """Say that it serves now, or why it cannot. If the one who started it is gone there is nobody to tell."""
+        """Report that the worker is ready, or why it cannot start. Does nothing if the supervisor has exited."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self._pipe, orjson.dumps({"problem": problem}) + b"\n")
 
@@ -98,86 +99,88 @@ async def supervise(
     anonymous: Principal | None = None,
     keys: Sequence[tuple[str, Principal]] = (),
 ) -> None:
-    """Serve with `settings.workers` processes until SIGTERM or SIGINT, then let them drain.
+    """Serve with `settings.workers` processes until SIGTERM or SIGINT, then drain them.
 
     Args:
-        settings: Everything that can be set.
         announce: Called once all workers serve.
-        anonymous: See `Assignment`.
-        keys: See `Assignment`.
+        anonymous: See `WorkerConfig`.
+        keys: See `WorkerConfig`.
 
     Raises:
-        StartError: The service cannot start, or a worker that ended could not be started again.
+        StartError: The service cannot start, or a worker could not be restarted.
     """
     with (
         listeners.reserved(settings.listen, settings.http_listen) as (grpc, http),
         tempfile.TemporaryDirectory(prefix="zoomgate-metrics-", ignore_cleanup_errors=True) as folder,
     ):
-        assignment = WorkerConfig(replace(settings, listen=grpc, http_listen=http), anonymous, tuple(keys))
-        await _Workers(assignment, Path(folder), announce).run()
+        config = WorkerConfig(replace(settings, listen=grpc, http_listen=http), anonymous, tuple(keys))
+        await _Workers(config, Path(folder), announce).run()
 
 
 class _Workers:
-    """The workers and what is known of them; they are numbered from 1.
+    """The worker processes, numbered from 1, and their state.
 
     Args:
-        assignment: What each of them serves.
-        folder: Of their metrics.
-        announce: Called once all of them serve.
+        folder: The folder of the workers' metrics.
+        announce: Called once all workers serve.
     """
 
-    def __init__(self, assignment: WorkerConfig, folder: Path, announce: Callable[[Started], None]) -> None:
-        self._assignment = assignment
-        self._count = assignment.settings.workers
+    def __init__(self, config: WorkerConfig, folder: Path, announce: Callable[[Started], None]) -> None:
+        self._config = config
+        self._count = config.settings.workers
         self._folder = folder
         self._announce = announce
         self._processes: dict[int, Process] = {}
         self._serving: set[int] = set()
         self._announced = False
-        self._first = asyncio.Event()
+        self._first_is_ready = asyncio.Event()
         self._stop = asyncio.Event()
         self._problem: str | None = None
 
     async def run(self) -> None:
-        """Keep all of them running until a signal, then wait for their end."""
+        """Keep all workers running until a signal arrives, then wait for them to exit."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end)
+            loop.add_signal_handler(number, self._stop_workers)
         await asyncio.gather(*(self._restart_loop(number) for number in range(1, self._count + 1)))
         if self._problem is not None:
             raise StartError(self._problem)
 
-    def _end(self, problem: str | None = None) -> None:
-        """Tell all workers to drain; more signals change nothing, since a worker that drains may have an answer of Zoom's to store."""
+    def _stop_workers(self, problem: str | None = None) -> None:
+        """Drain all workers. Later signals do not interrupt this: a draining worker may hold tokens that it has not stored yet."""
         self._problem = self._problem or problem
         self._stop.set()
-        self._first.set()
+        self._first_is_ready.set()
         for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
 
     async def _restart_loop(self, number: int) -> None:
-        """Run a worker, and another one in its place whenever it ends."""
-        if number > 1:  # in an empty folder the first makes store and keys, and says alone what is wrong
-            await self._first.wait()
-        failed, soon = 0, 0
+        """Run a worker, and restart it whenever it exits."""
+        if number > 1:  # the first worker creates the store and keys, and reports problems only once
+            await self._first_is_ready.wait()
+        failed_starts, early_exits = 0, 0
         while not self._stop.is_set():
-            began = time.monotonic()
+            start_time = time.monotonic()
             problem = await self._run_one(number)
             if self._stop.is_set():
                 return
-            failed = 0 if problem is None else failed + 1
-            if problem is not None and (failed == FAILED_STARTS or not self._announced):
-                again = f"A worker could not be started again, {failed} times in a row: "
-                self._end((again if self._announced else "") + problem)
+            failed_starts = 0 if problem is None else failed_starts + 1
+            if problem is not None and (failed_starts == MAX_FAILED_STARTS or not self._announced):
+                context = f"a worker failed to start {failed_starts} times in a row: "
+                self._stop_workers((context if self._announced else "") + problem)
                 return
-            soon = soon + 1 if problem is not None or time.monotonic() - began < STEADY_SECONDS else 0
-            pause = min(MOST_PAUSE, LEAST_PAUSE * 2 ** min(soon, 20))
+            early_exits = (
+                early_exits + 1
+                if problem is not None or time.monotonic() - start_time < STEADY_SECONDS
+                else 0
+            )
+            delay = min(MAX_RESTART_DELAY, MIN_RESTART_DELAY * 2 ** min(early_exits, 20))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), pause)
+                await asyncio.wait_for(self._stop.wait(), delay)
 
     async def _run_one(self, number: int) -> str | None:
-        """Run one process to its end; gives why it did not come to serve, or None if it did."""
+        """Run one process until it exits. Return why it never became ready, or None if it did."""
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -188,10 +191,10 @@ class _Workers:
                 stdin=PIPE,
                 stdout=PIPE,
                 env=os.environ | {METRICS_FOLDER: str(self._folder)},
-                start_new_session=True,  # Ctrl-C is for this process; it tells the workers
+                start_new_session=True,  # only the supervisor receives Ctrl-C; it then stops the workers
             )
         except OSError as error:
-            return f"A worker process cannot be started ({error.strerror}): make room for it and start again"
+            return f"cannot start a worker process ({error.strerror}); free some resources and start again"
         self._processes[number] = process
         _log.info("worker.started", worker=number, pid=process.pid)
         if self._stop.is_set():
@@ -199,7 +202,7 @@ class _Workers:
         try:
             problem = await self._await_ready(process)
             if problem is None:
-                self._is_ready(number)
+                self._mark_ready(number)
             code = await process.wait()
         finally:
             del self._processes[number]
@@ -209,46 +212,44 @@ class _Workers:
         return (
             problem
             if problem != ""
-            else f"A worker ended before it could serve ({_end_of(code)}): see its log"
+            else f"a worker exited before it could serve ({_exit_status(code)}); see its log"
         )
 
     async def _await_ready(self, process: Process) -> str | None:
-        """Tell a worker what to serve and wait for its word: None once it serves, empty if it ended without one."""
-        assert process.stdin is not None  # noqa: S101 - as it was started
-        assert process.stdout is not None  # noqa: S101 - as it was started
+        """Send a worker its configuration and wait for its message. Return None once it is ready, or an empty string if it exits first."""
+        assert process.stdin is not None  # noqa: S101 - started with a pipe
+        assert process.stdout is not None  # noqa: S101 - started with a pipe
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            assignment = replace(self._assignment, others_serve=bool(self._serving))
-            process.stdin.write(pickle.dumps(assignment))
+            config = replace(self._config, peers_serving=bool(self._serving))
+            process.stdin.write(pickle.dumps(config))
             await process.stdin.drain()
         while line := await process.stdout.readline():
-            with contextlib.suppress(
-                orjson.JSONDecodeError, KeyError, TypeError
-            ):  # a library printed something
+            with contextlib.suppress(orjson.JSONDecodeError, KeyError, TypeError):  # output of a library
                 problem: str | None = orjson.loads(line)["problem"]
                 return problem
         return ""
 
-    def _is_ready(self, number: int) -> None:
-        self._first.set()
+    def _mark_ready(self, number: int) -> None:
+        self._first_is_ready.set()
         self._serving.add(number)
         if len(self._serving) == self._count and not self._announced and not self._stop.is_set():
             self._announced = True
-            settings = self._assignment.settings
+            settings = self._config.settings
             self._announce(Started(str(settings.listen), str(settings.http_listen)))
 
     def _log_exit(self, number: int, pid: int, code: int, *, served: bool) -> None:
         if code == 0 or (self._stop.is_set() and not served):
             _log.info("worker.exited", worker=number, pid=pid)
             return
-        _log.warning("worker.died", worker=number, pid=pid, exit=_end_of(code))
+        _log.warning("worker.died", worker=number, pid=pid, exit=_exit_status(code))
         if self._stop.is_set():
             self._problem = (
-                self._problem or f"A worker was not done when it ended ({_end_of(code)}): see its log"
+                self._problem or f"a worker exited before it was drained ({_exit_status(code)}); see its log"
             )
 
 
-def _end_of(code: int) -> str:
-    """Say how a process ended."""
+def _exit_status(code: int) -> str:
+    """Describe how a process exited."""
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -1,4 +1,4 @@
-"""The clients of Zoom as the settings want them, for the service and for commands that call Zoom themselves."""
+"""Creation of the Zoom clients, for the service and for commands that call Zoom themselves."""
 
 from contextlib import AsyncExitStack
 from importlib.metadata import version
@@ -12,13 +12,7 @@ from zoomgate_server.zoom.oauth import OAuthClient
 async def start_clients(
     settings: Settings, clock: Clock, stack: AsyncExitStack
 ) -> tuple[ZoomClient, OAuthClient]:
-    """Start the client of Zoom's API and that of its OAuth endpoints.
-
-    Args:
-        settings: Where Zoom is, and as which app.
-        clock: Time.
-        stack: Closes them.
-    """
+    """Start the clients of Zoom's REST API and of its OAuth endpoints; the exit stack closes them."""
     user_agent = f"zoomgate/{version('zoomgate-server')}"
     zoom = ZoomClient(api_url=settings.zoom_api_url, user_agent=user_agent)
     oauth = OAuthClient(

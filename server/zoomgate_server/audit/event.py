@@ -11,21 +11,21 @@ _NO_DETAILS: Mapping[str, str | int] = MappingProxyType({})
 
 
 class AuditEvent(NamedTuple):
-    """One decision that matters later: who did what for whom, and how it ended.
+    """An event of the audit trail: who did what for which user, and with what outcome.
 
     Attributes:
-        action: Dotted name, one of `audit.ACTIONS`.
-        outcome: `ok` or the reason of the refusal.
-        principal: Name of the caller, or `browser` and `zoomgate` where no caller is involved.
-        on_behalf_of: Name of the member, or empty.
-        user_email: Whom it is about, or empty.
-        request_id: The call's id, or empty.
-        role: What the caller is, or empty.
+        action: The dotted name, one of `audit.ACTIONS`.
+        outcome: `ok`, or the reason of the rejection or failure.
+        principal: The name of the caller; `browser` or `zoomgate` if no caller is involved.
+        on_behalf_of: The name of the member, or empty.
+        user_email: The user concerned, or empty.
+        request_id: The request id of the call, or empty.
+        role: The role of the caller, or empty.
         method: `Service.Method` of the call, or empty.
-        generation: Of the tokens that it is about, or 0.
-        access_token: The access token that it is about; a fingerprint of it is written.
-        refresh_token: The refresh token, likewise.
-        details: More facts, free of secrets.
+        generation: The generation of the tokens concerned, or 0.
+        access_token: The access token concerned. Only its fingerprint is written.
+        refresh_token: The refresh token concerned. Only its fingerprint is written.
+        details: Additional facts; must not contain secrets.
     """
 
     action: str
@@ -51,7 +51,7 @@ class AuditEvent(NamedTuple):
         principal: str = "browser",
         details: Mapping[str, str | int] = _NO_DETAILS,
     ) -> "AuditEvent":
-        """Describe something that no call did."""
+        """Return an event that was not caused by a call."""
         return cls(action, outcome, principal, "", user_email, "", details=details)
 
     @classmethod
@@ -67,7 +67,7 @@ class AuditEvent(NamedTuple):
         refresh_token: str = "",
         details: Mapping[str, str | int] = _NO_DETAILS,
     ) -> "AuditEvent":
-        """Describe something that a call did. What is empty is left out."""
+        """Return an event caused by a call. Empty tokens are omitted."""
         principal = call.principal
         member = principal.on_behalf_of
         return cls(
@@ -86,7 +86,7 @@ class AuditEvent(NamedTuple):
         )
 
     def with_tokens(self, generation: int, access_token: str, refresh_token: str) -> "AuditEvent":
-        """Add the tokens that it is about; an empty one is left out."""
+        """Return a copy with the tokens concerned. Empty tokens are omitted."""
         return self._replace(
             generation=generation,
             access_token=Secret(access_token) if access_token else None,
@@ -95,4 +95,4 @@ class AuditEvent(NamedTuple):
 
 
 AuditSink = Callable[[AuditEvent], None]
-"""Hears of events. It returns when the line is written."""
+"""A receiver of audit events. It returns after the line is written."""

@@ -1,10 +1,10 @@
-"""The audit trail: one line of JSON for each decision that matters later, written before its answer is sent.
+"""The audit trail: a JSON line for each security-relevant event, written before the response is sent.
 
-Every line is one `write` to a file that is opened for appending, so that several processes write to the same file and none of them tears
-a line of another. A line is in the kernel's hands then: it survives the end of the process, not of the machine.
+Each line is a single `write` to a file opened for appending. Several processes can therefore share the file without interleaving their
+lines. A written line survives a crash of the process, but it is not synced to disk and may be lost if the machine crashes.
 
-Tokens never get there. A fingerprint takes their place: an HMAC under a secret of the store, by which a token that was found somewhere can
-be looked up, and from which nothing can be learnt without the store and its keys.
+Tokens are never written. They are represented by fingerprints: an HMAC under a secret kept in the store. A leaked token can be looked up
+by its fingerprint, but a fingerprint reveals nothing about a token without the store and its keys.
 """
 
 import asyncio
@@ -26,117 +26,116 @@ from zoomgate_server.errors import AuditUnavailable
 from zoomgate_server.telemetry import logs
 
 FINGERPRINT_SECRET = "audit-fingerprints"
-"""Name of the secret of the store under which fingerprints are made."""
+"""The name of the secret in the store that is the HMAC key of the fingerprints."""
 
 FINGERPRINT_DIGITS = 16
 REJECTIONS_PER_MINUTE = 30
-"""Lines about refusals of one kind and caller in a minute; what is above is counted."""
+"""The maximum number of lines per minute about rejections of one kind and caller. Further rejections are only counted."""
 
 FILE_CHECK_INTERVAL = 0.1
-"""How long lines may go to a file that has lost its name. Each look costs more than a line."""
+"""How often to check whether the file was renamed or removed. A check costs more than writing a line."""
 
 WINDOW_SECONDS = 60.0
 ACTIONS: Mapping[str, str] = {
-    "token.returned": "a caller gets an access token, and a refresh token if it may see those",
-    "authorization.started": "a caller gets a link with which a person can consent",
-    "authorization.rejected": "a consent, or a refresh token that a caller brought, led to nothing: declined, refused by Zoom,"
-    " or brought by somebody else than who began",
-    "connection.stored": "tokens of a consent or an import are stored, or turned out to be somebody else's",
-    "connection.relinked": "tokens of a consent went to the connection of the person who really consented",
-    "connection.unlinked": "a connection ended since its Zoom user is connected under another address now",
-    "connection.refreshed": "a refresh token was spent, and Zoom gave new tokens",
-    "connection.reauth_required": "Zoom does not take the tokens any more: the person has to consent again",
-    "connection.disconnected": "a caller ended a connection, or Zoom said that it has ended",
-    "connection.expired": "a connection that had needed a consent for too long was ended",
-    "connection.pruned": "the record of a connection that had ended was deleted, its time being over",
-    "call.rejected": "a call was refused: unknown caller, not allowed, foreign state, forbidden path or header",
-    "webhook.rejected": "an event that Zoom is said to have sent was not taken: wrong signature, stale, malformed",
-    "keys.created": "a key ring was made",
-    "keys.added": "a key was added to the ring, which opens and does not seal yet",
-    "keys.promoted": "another key seals from now on",
-    "keys.reencrypted": "records were sealed anew",
-    "keys.retired": "a key was taken out of the ring",
-    "callers.added": "a caller got a key",
-    "store.backed_up": "the store was copied",
-    "store.restored": "a backup was written into the store",
-    "store.upgraded": "the store was brought to a newer version of the record format",
+    "token.returned": "an access token was returned to a caller, with the refresh token if the caller may read refresh tokens",
+    "authorization.started": "a link with which a user can consent was returned to a caller",
+    "authorization.rejected": "a consent, or a refresh token sent by a caller, was rejected: declined by the user, rejected by Zoom,"
+    " or completed by a different browser or caller",
+    "connection.stored": "the tokens of a consent or an import were stored, or turned out to belong to another user",
+    "connection.relinked": "the tokens of a consent were stored as the connection of the user who actually consented",
+    "connection.unlinked": "an address was disconnected because its Zoom user is now connected under another address",
+    "connection.refreshed": "a refresh token was exchanged for new tokens",
+    "connection.reauth_required": "Zoom no longer accepts the tokens; the user must consent again",
+    "connection.disconnected": "a user was disconnected by a caller or by an event from Zoom",
+    "connection.expired": "a user was disconnected after needing a new consent for too long",
+    "connection.pruned": "the record of a disconnected user was deleted after its retention period",
+    "call.rejected": "a call was rejected: unknown caller, not allowed, state of another caller, forbidden path or header",
+    "webhook.rejected": "a webhook was rejected: wrong signature, too old, malformed",
+    "keys.created": "a key ring was created",
+    "keys.added": "a key was added to the key ring; until it is promoted, it is used only for decryption",
+    "keys.promoted": "a key became the primary key",
+    "keys.reencrypted": "records were re-encrypted under the primary key",
+    "keys.retired": "a key was removed from the key ring",
+    "callers.added": "a key was issued to a caller",
+    "store.backed_up": "the store was backed up",
+    "store.restored": "a backup was restored into the store",
+    "store.upgraded": "the store was upgraded to a newer record format",
 }
-"""Every action there is, and what a line with it tells."""
+"""All actions with their meanings."""
 
 LIMITED = frozenset({"call.rejected", "authorization.rejected", "webhook.rejected"})
-"""Actions that somebody without any right can bring about as often as he likes."""
+"""Actions that any unauthenticated client can cause without limit; their lines are rate limited."""
 
 _log = logs.get("zoomgate.audit")
 
 
 @lru_cache(maxsize=4096)
 def fingerprint(key: bytes, token: str) -> str:
-    """Give the fingerprint of a token: 16 hex digits of its HMAC-SHA256.
+    """Return the fingerprint of a token: the first 16 hex digits of its HMAC-SHA256.
 
-    The last ones are remembered: the same token is often given many times, and making it anew costs a tenth of the whole call.
+    Results are cached, because the same token is often returned many times and computing the HMAC takes a tenth of the whole call.
     """
     return hmac.digest(key, token.encode("utf-8", "replace"), "sha256").hex()[:FINGERPRINT_DIGITS]
 
 
 class AuditTrail:
-    """Writes events.
+    """Writer of audit events.
 
     Args:
-        path: The file, made with mode 0600 when it is not there; None for lines among those of the log.
-        key: Under which fingerprints are made.
-        clock: Time, for the limit on refusals and for looks at the file's name.
+        path: The file, created with mode 0600 if it does not exist; None to write to the log.
+        key: The HMAC key of the fingerprints.
         on_lost: Called for each line that could not be written.
 
     Raises:
-        OSError: The file cannot be opened for writing, or is none.
+        OSError: The file cannot be opened for writing, or is not a file.
     """
 
     def __init__(self, path: Path | None, *, key: bytes, clock: Clock, on_lost: Callable[[], None]) -> None:
-        self._out: _Out = _Log() if path is None else _File(path, clock)
+        self._output: _Output = _Log() if path is None else _File(path, clock)
         self._key = key
         self._limit = _Limit(clock)
         self._on_lost = on_lost
 
     def __call__(self, event: AuditEvent) -> None:
-        """Write an event that has happened or is refused in any case; if that fails, its line goes to the log as an error."""
+        """Write an event that does not depend on being recorded; if writing fails, log its line as an error."""
         if event.action in LIMITED:
-            for kind, left_out in self._limit.over():
-                self._write_or_log(_suppressed_event(kind, left_out))
-            if not self._limit.take(event):
+            for kind, suppressed in self._limit.pop_finished():
+                self._write_or_log(_suppressed_event(kind, suppressed))
+            if not self._limit.allows(event):
                 return
         self._write_or_log(event)
 
     def require(self, event: AuditEvent) -> None:
-        """Write an event that must not happen without its line.
+        """Write an event that must not take effect unless it is recorded.
 
         Raises:
             AuditUnavailable: The line could not be written.
         """
         try:
-            self._out.write(self._fields(event))
+            self._output.write(self._fields(event))
         except OSError as error:
             self._lost(error, event._replace(outcome="AUDIT_UNAVAILABLE"))
             raise AuditUnavailable(
-                "The audit trail cannot be written, and no token is handed out without its line: an operator has to look",
+                "The audit trail cannot be written, so no token is returned; an operator must fix this",
                 retry_after=5.0,
             ) from None
 
     async def flush_suppressed(self) -> None:
-        """Write once a minute how many refusals have no line of their own; runs until cancelled."""
+        """Write the number of suppressed rejections once a minute, until canceled."""
         while True:
             await asyncio.sleep(WINDOW_SECONDS)
-            for kind, left_out in self._limit.over():
-                self._write_or_log(_suppressed_event(kind, left_out))
+            for kind, suppressed in self._limit.pop_finished():
+                self._write_or_log(_suppressed_event(kind, suppressed))
 
     def close(self) -> None:
-        """Write how many refusals have no line of their own, and end."""
-        for kind, left_out in self._limit.all():
-            self._write_or_log(_suppressed_event(kind, left_out))
-        self._out.close()
+        """Write the number of suppressed rejections and close the file."""
+        for kind, suppressed in self._limit.pop_all():
+            self._write_or_log(_suppressed_event(kind, suppressed))
+        self._output.close()
 
     def _write_or_log(self, event: AuditEvent) -> None:
         try:
-            self._out.write(self._fields(event))
+            self._output.write(self._fields(event))
         except OSError as error:
             self._lost(error, event)
 
@@ -147,7 +146,7 @@ class AuditTrail:
         )
 
     def _fields(self, event: AuditEvent) -> dict[str, Any]:
-        """Lay a line out. All its values were checked where they came in, but for the details."""
+        """Return the fields of a line. Only the details are escaped here; all other values were validated on input."""
         fields: dict[str, Any] = {
             "time": _now(),
             "action": event.action,
@@ -183,60 +182,60 @@ def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-class _Out(Protocol):
-    """Where lines go."""
+class _Output(Protocol):
+    """A destination of lines."""
 
     def write(self, fields: dict[str, Any]) -> None:
         """Write a line.
 
         Raises:
-            OSError: It is not written, or not whole.
+            OSError: The line was not written completely.
         """
         ...
 
     def close(self) -> None:
-        """End."""
+        """Release the destination."""
         ...
 
 
 class _Log:
-    """The log of the process, whatever its level is; a line that the log loses is lost."""
+    """The log of the process as destination, regardless of the log level. Lines that the log loses are lost."""
 
     def write(self, fields: dict[str, Any]) -> None:
-        """Write a line."""
+        """Write a line to the log."""
         logs.write_line({"source": "zoomgate.audit", "event": "audit", "level": "info"} | fields)
 
     def close(self) -> None:
-        """Nothing: the log belongs to the process."""
+        """Do nothing, because the log belongs to the process."""
 
 
 class _File:
-    """A file that others append to as well, and that may be renamed or removed at any moment."""
+    """A file to which other processes also append, and which may be renamed or removed at any time."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
         self._clock = clock
-        self._look_again = 0.0
+        self._next_check = 0.0
         self._descriptor = -1
-        self._mark = (0, 0)
-        self._torn = False
+        self._identity = (0, 0)
+        self._incomplete = False
         self._open()
 
     def write(self, fields: dict[str, Any]) -> None:
-        """Write a line to the file that has the name, or had it a moment ago.
+        """Write a line to the file at the path, or to the file that was there up to `FILE_CHECK_INTERVAL` seconds ago.
 
         Raises:
-            OSError: It is not written, or not whole.
+            OSError: The line was not written completely.
         """
         line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
-        if self._clock.monotonic() >= self._look_again:
-            self._look()
-        if self._torn:
-            line = b"\n" + line  # the rest of a line must not take this one with it
+        if self._clock.monotonic() >= self._next_check:
+            self._reopen_if_moved()
+        if self._incomplete:
+            line = b"\n" + line  # keeps this line separate from the incomplete one
         if os.write(self._descriptor, line) != len(line):
-            self._torn = True
+            self._incomplete = True
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._torn = False
+        self._incomplete = False
 
     def close(self) -> None:
         """Close the file."""
@@ -244,40 +243,40 @@ class _File:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _look(self) -> None:
+    def _reopen_if_moved(self) -> None:
         try:
-            found = self._path.stat()
-            moved = (found.st_dev, found.st_ino) != self._mark
+            status = self._path.stat()
+            moved = (status.st_dev, status.st_ino) != self._identity
         except FileNotFoundError:
             moved = True
         if moved:
             self._open()
-        self._look_again = self._clock.monotonic() + FILE_CHECK_INTERVAL
+        self._next_check = self._clock.monotonic() + FILE_CHECK_INTERVAL
 
     def _open(self) -> None:
-        # a pipe without a reader would keep the whole process waiting
+        # without O_NONBLOCK, opening a pipe that has no reader would block the whole process
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-        fresh = os.open(self._path, flags, 0o600)
+        descriptor = os.open(self._path, flags, 0o600)
         try:
-            found = os.fstat(fresh)
-            if not (stat.S_ISREG(found.st_mode) or stat.S_ISCHR(found.st_mode)):
-                raise OSError(errno.EINVAL, "it is no file")
-            self._give_away(fresh, found)
+            status = os.fstat(descriptor)
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISCHR(status.st_mode)):
+                raise OSError(errno.EINVAL, "not a file")
+            self._match_folder_owner(descriptor, status)
         except OSError:
-            os.close(fresh)
+            os.close(descriptor)
             raise
         self.close()
-        self._descriptor, self._mark, self._torn = fresh, (found.st_dev, found.st_ino), False
+        self._descriptor, self._identity, self._incomplete = descriptor, (status.st_dev, status.st_ino), False
 
-    def _give_away(self, fresh: int, found: os.stat_result) -> None:
-        """Let a file that root has just made belong to who has the folder: else the service could not write to it."""
+    def _match_folder_owner(self, descriptor: int, status: os.stat_result) -> None:
+        """Change the owner of a file just created by root to the folder's owner, so that the service can write to it."""
         folder = self._path.parent.stat()
-        if os.geteuid() == 0 and found.st_uid == 0 and found.st_size == 0 and folder.st_uid != 0:
-            os.fchown(fresh, folder.st_uid, folder.st_gid)
+        if os.geteuid() == 0 and status.st_uid == 0 and status.st_size == 0 and folder.st_uid != 0:
+            os.fchown(descriptor, folder.st_uid, folder.st_gid)
 
 
 class _Kind(NamedTuple):
-    """What refusals that are counted together have in common."""
+    """The fields that rejections counted together have in common."""
 
     action: str
     outcome: str
@@ -287,17 +286,18 @@ class _Kind(NamedTuple):
 
 
 class _Limit:
-    """Lets so many refusals of a kind through in a minute, and counts the others.
+    """Rate limit of rejections: a number of each kind per minute is written, and the others are counted.
 
-    Callers and members come from a file and outcomes from a list, so there are never many kinds; one is forgotten with its minute.
+    The number of kinds is bounded, because callers and members come from a file and outcomes from a fixed list. A kind is discarded after
+    its minute.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._windows: dict[_Kind, list[Any]] = {}  # when it began, lines written, lines left out
+        self._windows: dict[_Kind, list[Any]] = {}  # start time, lines written, lines suppressed
 
-    def take(self, event: AuditEvent) -> bool:
-        """Tell whether an event gets a line."""
+    def allows(self, event: AuditEvent) -> bool:
+        """Count an event, and return whether it gets its own line."""
         kind = _Kind(event.action, event.outcome, event.principal, event.on_behalf_of, event.role)
         window = self._windows.get(kind)
         if window is None:
@@ -306,18 +306,18 @@ class _Limit:
         window[1 if written else 2] += 1
         return written
 
-    def over(self) -> list[tuple[_Kind, int]]:
-        """Give what was left out in minutes that are over, once."""
+    def pop_finished(self) -> list[tuple[_Kind, int]]:
+        """Remove the windows older than a minute, and return how many events each suppressed, if any."""
         before = self._clock.monotonic() - WINDOW_SECONDS
-        return self._end([kind for kind, window in self._windows.items() if window[0] <= before])
+        return self._pop([kind for kind, window in self._windows.items() if window[0] <= before])
 
-    def all(self) -> list[tuple[_Kind, int]]:
-        """Give everything that was left out, once."""
-        return self._end(list(self._windows))
+    def pop_all(self) -> list[tuple[_Kind, int]]:
+        """Remove all windows, and return how many events each suppressed, if any."""
+        return self._pop(list(self._windows))
 
-    def _end(self, kinds: list[_Kind]) -> list[tuple[_Kind, int]]:
-        ended = [(kind, self._windows.pop(kind)[2]) for kind in kinds]
-        return [(kind, left_out) for kind, left_out in ended if left_out]
+    def _pop(self, kinds: list[_Kind]) -> list[tuple[_Kind, int]]:
+        counts = [(kind, self._windows.pop(kind)[2]) for kind in kinds]
+        return [(kind, suppressed) for kind, suppressed in counts if suppressed]
 
 
 def _suppressed_event(kind: _Kind, count: int) -> AuditEvent:

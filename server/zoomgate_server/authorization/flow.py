@@ -1,7 +1,8 @@
-"""How people connect: an authorization is begun, the person consents at Zoom, and what comes back is exchanged and stored.
+"""The consent flow: an authorization is started, the user consents at Zoom, and the returned code is exchanged and stored.
 
-Three things are compared before anything is stored: the state is one that we made, unused and young; whoever brings it back is who
-began (a caller by its identity, a browser by its cookie); and the Zoom user who consented has the e-mail address that was asked for.
+Three checks precede storing: the state was issued here, is unused and has not expired; it is returned by the caller or
+browser that started the authorization (matched by the caller's identity or the browser's cookie); and the Zoom user who consented has the
+requested email address.
 """
 
 import asyncio
@@ -47,7 +48,7 @@ _log = logs.get("zoomgate.authorizations")
 
 @dataclass(frozen=True, slots=True)
 class StartedAuthorization:
-    """An authorization that somebody has to carry to a browser."""
+    """A started authorization, to be continued in the user's browser."""
 
     authorization_url: str = field(repr=False)
     state: str = field(repr=False)
@@ -56,12 +57,12 @@ class StartedAuthorization:
 
 @dataclass(frozen=True, slots=True)
 class CompletedAuthorization:
-    """An authorization that ended well.
+    """A successful authorization.
 
     Attributes:
-        user_email: Who is connected.
-        options: What `begin` was given, as JSON.
-        connection: The connection as it was stored.
+        user_email: The connected user.
+        options: The options passed to `begin`, as JSON.
+        connection: The connection as stored.
     """
 
     user_email: str
@@ -71,19 +72,19 @@ class CompletedAuthorization:
 
 @dataclass(frozen=True, slots=True)
 class BrowserStart:
-    """Where a browser goes to consent."""
+    """The Zoom URL to which a browser is redirected for the consent."""
 
     zoom_url: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class BrowserResult:
-    """How a consent in a browser ended, and where the browser goes.
+    """The outcome of a consent in a browser, and where the browser is redirected.
 
     Attributes:
-        location: A configured place with a ticket, or None for our own page.
-        view: What lets this browser, and no other, see there whom it was about; empty if that could not be kept.
-        failure: Why nothing was connected, or None.
+        location: A configured return URL with a ticket, or None for the service's own result page.
+        view: Token that lets only this browser see the user of the result; empty if the view could not be stored.
+        failure: Why no connection was created, or None.
     """
 
     location: str | None = field(repr=False)
@@ -93,11 +94,11 @@ class BrowserResult:
 
 @dataclass(frozen=True, slots=True)
 class BrowserView:
-    """What a browser may see of the consent that it went through.
+    """The details of a consent that its browser may display.
 
     Attributes:
-        user_email: Whom it was for.
-        scopes: What is granted now; empty without a connection that works.
+        user_email: The user who was to be connected.
+        scopes: The granted scopes; empty without an active connection.
     """
 
     user_email: str
@@ -105,20 +106,13 @@ class BrowserView:
 
 
 class Authorizations:
-    """Begins and completes authorizations.
+    """Starts and completes authorizations.
 
     Args:
-        authorizations: Where states and tickets are.
-        connections: Where the connections are.
-        adoption: Stores what Zoom issued.
-        oauth: Exchanges codes.
-        discard: Ends a token pair that must not be kept.
-        clock: Time.
-        audit: Hears of every decision that matters.
-        redirect_uri: What is registered at Zoom. If its path is `/oauth/callback` it is taken for this service's own callback.
-        return_to: The places that a browser may be sent back to, by name.
-        max_pending_per_user: Open authorizations of one user in this process.
-        max_pending_per_caller: Open authorizations of one caller in this process.
+        redirect_uri: The redirect URI registered at Zoom. The path `/oauth/callback` identifies the service's own callback.
+        return_to: URLs to which a browser may be redirected afterwards, by name.
+        max_pending_per_user: Limit of pending authorizations per user in this process.
+        max_pending_per_caller: Limit of pending authorizations per caller in this process.
     """
 
     def __init__(
@@ -128,7 +122,7 @@ class Authorizations:
         connections: ConnectionRepository,
         account_linker: AccountLinker,
         oauth: OAuthClient,
-        discard: Callable[[TokenPair], None],
+        revoke_unused: Callable[[TokenPair], None],
         clock: Clock,
         audit: AuditSink,
         redirect_uri: str,
@@ -140,7 +134,7 @@ class Authorizations:
         self._connections = connections
         self._account_linker = account_linker
         self._oauth = oauth
-        self._discard = discard
+        self._revoke_unused = revoke_unused
         self._clock = clock
         self._audit = audit
         self._return_to = dict(return_to)
@@ -153,11 +147,11 @@ class Authorizations:
     async def begin(
         self, call: Call, user_email: str, options: bytes, return_to: str
     ) -> StartedAuthorization:
-        """Make a state and give the address that the person opens.
+        """Create a state, and return it with the URL for the user to open.
 
         Raises:
-            InvalidRequest: `return_to` names no configured place, or Zoom does not redirect to this service.
-            ServerOverloaded: Too many authorizations of this caller or user are open.
+            InvalidRequest: `return_to` is not a configured name, or Zoom does not redirect to this service.
+            ServerOverloaded: The caller or the user has too many pending authorizations.
             StoreUnavailable: The state could not be stored.
         """
         self._check_return_to(return_to)
@@ -191,21 +185,21 @@ class Authorizations:
         return StartedAuthorization(url, state, now + STATE_SECONDS)
 
     async def peek_user(self, ticket: str) -> str:
-        """Say whom a link is for. Nothing is used up, so that a preview of the link does no harm.
+        """Return the user of a link without consuming it, so that link previews do no harm.
 
         Raises:
             InvalidState: The ticket is unknown, used or expired.
-            StoreUnavailable: The store fails.
+            StoreUnavailable: The store failed.
         """
         pending, _ = await self._find_for_browser(ticket)
         return pending.user_email
 
     async def start_in_browser(self, ticket: str, cookie: str) -> BrowserStart:
-        """Send a browser on to Zoom, bound to its cookie. Opening the link twice is fine; nothing is used up.
+        """Return the Zoom URL for a browser, bound to its cookie. A link can be opened repeatedly; nothing is consumed.
 
         Raises:
             InvalidState: The ticket is unknown, used or expired.
-            StoreUnavailable: The store fails.
+            StoreUnavailable: The store failed.
         """
         pending, key = await self._find_for_browser(ticket)
         state = f"{ticket}.{binding_of(key, ticket, cookie)}"
@@ -217,9 +211,11 @@ class Authorizations:
         """Exchange a code that Zoom sent to the caller's own page.
 
         Raises:
-            InvalidState: The state is unknown, used, expired, begun by somebody else, or bound to a browser.
-            CodeRefused, IdentityMismatch, AppCredentialsRejected, ZoomRateLimited, ZoomUnavailable, ZoomOutcomeUnknown,
-            ZoomBadResponse, StoreUnavailable: As they say.
+            InvalidState: The state is unknown, used, expired, started by another caller, or bound to a browser.
+            CodeRefused: Zoom rejected the code.
+            IdentityMismatch: Another Zoom user consented.
+            AppCredentialsRejected, ZoomRateLimited, ZoomUnavailable, ZoomOutcomeUnknown, ZoomBadResponse: The call to Zoom failed.
+            StoreUnavailable: The store failed.
         """
         pending = await self._find(state, "authorization")
         if pending.browser_key is not None or pending.initiated_by != call.principal.identity:
@@ -234,10 +230,11 @@ class Authorizations:
         return CompletedAuthorization(pending.user_email, pending.options, record)
 
     async def redeem(self, call: Call, ticket: str) -> CompletedAuthorization:
-        """Give the result of an authorization that the callback completed, once, to the caller who began it.
+        """Return the result of an authorization that the callback completed, once, to the caller that started it.
 
         Raises:
-            InvalidState, StoreUnavailable: As they say.
+            InvalidState: The ticket is unknown, used, expired, or was issued to another caller.
+            StoreUnavailable: The store failed.
         """
         pending = await self._find(ticket, "ticket")
         if pending.initiated_by != call.principal.identity:
@@ -255,17 +252,17 @@ class Authorizations:
         return CompletedAuthorization(pending.user_email, pending.options, record)
 
     async def callback(self, state: str, code: str, cookie: str) -> BrowserResult:
-        """Take what Zoom sent to our own callback.
+        """Process a redirect from Zoom to the service's own callback.
 
         Args:
-            state: As it came back.
-            code: As it came back, or empty when the person declined.
+            state: The returned state.
+            code: The returned code, or empty if the user declined.
             cookie: The browser's cookie, or empty.
 
         Raises:
-            InvalidState: Unknown, expired, used (`cause` is USED then), or opened in another browser than the one that started
-                (OTHER_BROWSER).
-            StoreUnavailable: The store fails; the state is not used up.
+            InvalidState: The state is unknown or expired, already used (cause USED), or returned by a browser other than the one that
+                started the authorization (cause OTHER_BROWSER).
+            StoreUnavailable: The store failed; the state remains usable.
         """
         ticket, _, binding = state.partition(".")
         pending, key = await self._find_for_browser(ticket)
@@ -278,7 +275,7 @@ class Authorizations:
             if not code:
                 self._audit(AuditEvent.unattended("authorization.rejected", "DECLINED", pending.user_email))
                 raise CodeRefused(
-                    "The authorization was declined at Zoom: begin again if that was a mistake",
+                    "The user declined the authorization at Zoom. If that was a mistake, begin a new authorization",
                     metadata={"zoom_code": "access_denied"},
                 )
             await self._exchange(
@@ -289,31 +286,31 @@ class Authorizations:
             return BrowserResult(None, view, failure)
 
     async def result_view(self, view: str, cookie: str) -> BrowserView:
-        """Show a browser what it went through, for 10 minutes.
+        """Return the result for the browser in which the user consented. It is available for 10 minutes.
 
         Raises:
-            InvalidState: The view is unknown, expired, or of another browser.
-            StoreUnavailable: The store fails.
+            InvalidState: The view is unknown, expired, or belongs to another browser.
+            StoreUnavailable: The store failed.
         """
         name, _, binding = view.partition(".")
-        kept = await self._find(name, "view")
-        if kept.browser_key is None or not is_bound(kept.browser_key, name, cookie, binding):
+        result = await self._find(name, "view")
+        if result.browser_key is None or not is_bound(result.browser_key, name, cookie, binding):
             raise _invalid_state(cause="OTHER_BROWSER")
         try:
-            record, _ = await self._connections.read(kept.user_email)
+            record, _ = await self._connections.read(result.user_email)
         except StoreError:
             raise store_unavailable() from None
         if record is None or record.state is not State.ACTIVE or record.tokens is None:
-            return BrowserView(kept.user_email, ())
-        return BrowserView(kept.user_email, tuple(record.tokens.scopes))
+            return BrowserView(result.user_email, ())
+        return BrowserView(result.user_email, tuple(record.tokens.scopes))
 
     async def create_token(
         self, call: Call, user_email: str, code: str, *, state: str, code_verifier: str
     ) -> ConnectionRecord:
-        """Exchange a code that the caller received by itself.
+        """Exchange a code that the caller obtained on its own.
 
         Raises:
-            InvalidState: A state was given that is not this caller's for this user.
+            InvalidState: A state was passed that does not belong to this caller and user.
             ZoomgateError: As `complete`.
         """
         if state:
@@ -334,10 +331,10 @@ class Authorizations:
         )
 
     async def request_token(self, call: Call, user_email: str, refresh_token: str) -> ConnectionRecord:
-        """Spend a refresh token that the caller brings and store the result.
+        """Exchange a refresh token that the caller supplies, and store the result.
 
         Raises:
-            ReauthRequired: Zoom refuses the token.
+            ReauthRequired: Zoom rejected the token.
             ZoomgateError: As `complete`.
         """
         return await self._run_shielded(
@@ -345,10 +342,10 @@ class Authorizations:
         )
 
     async def drain(self, seconds: float) -> bool:
-        """Wait until what Zoom answered is stored, for at most so many seconds. False if something is not."""
+        """Wait at most `seconds` until all issued tokens are stored. Return whether they are."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=seconds)
-        return all(task.done() for task in self._tasks)  # one that has just ended may be in the set still
+        return all(task.done() for task in self._tasks)  # a finished task may not have left the set yet
 
     # -- how ---------------------------------------------------------------------------------------------
 
@@ -356,42 +353,45 @@ class Authorizations:
         if not return_to:
             return
         if self._start_url is None:
-            problem = "only works when Zoom redirects to this service's own /oauth/callback: leave it out"
+            problem = "requires that Zoom redirects to this service's own /oauth/callback; leave it out"
         elif return_to not in self._return_to:
             known = ", ".join(sorted(self._return_to)) or "none is configured"
-            problem = f"names no configured place: send one of ZOOMGATE_RETURN_TO ({known}), or leave it out"
+            problem = f"is not a configured name; send one from ZOOMGATE_RETURN_TO ({known}), or leave it out"
         else:
             return
         raise InvalidRequest([FieldViolation("return_to", problem)])
 
     async def _find(self, state: str, kind: str) -> PendingAuthorization:
-        pending = await self._look_up(state)
+        pending = await self._read(state)
         if pending is None or pending.kind != kind:
             raise _invalid_state()
         return pending
 
     async def _find_for_browser(self, state: str) -> tuple[PendingAuthorization, bytes]:
-        """Find an authorization that a browser may complete, and its key; a person is told whether it was used, callers are not."""
-        pending = await self._look_up(state)
+        """Return an authorization that a browser may complete, and its key.
+
+        Users in a browser, unlike callers, learn whether a link was already used.
+        """
+        pending = await self._read(state)
         if pending is not None and pending.kind == "used":
             raise _invalid_state(cause="USED")
         if pending is None or pending.kind != "authorization" or pending.browser_key is None:
             raise _invalid_state()
         return pending, pending.browser_key
 
-    async def _look_up(self, state: str) -> PendingAuthorization | None:
+    async def _read(self, state: str) -> PendingAuthorization | None:
         try:
             return await self._authorizations.find(state)
         except StoreError:
             raise store_unavailable() from None
 
     async def _consume(self, state: str, pending: PendingAuthorization, *, cause: str = "") -> None:
-        """Use a state up: whoever does is the only one to go on. `cause` is told to all others."""
+        """Mark a state as used, so that only one caller continues. All others receive InvalidState with this `cause`."""
         try:
-            taken = await self._authorizations.consume(state, pending)
+            is_consumed = await self._authorizations.consume(state, pending)
         except StoreError:
             raise store_unavailable() from None
-        if not taken:
+        if not is_consumed:
             raise _invalid_state(cause)
 
     async def _exchange(
@@ -416,22 +416,22 @@ class Authorizations:
         initiated_by: str,
         call: Call | None,
     ) -> ConnectionRecord:
-        replaced = await self._account_linker.prepare(user_email)
+        previous = await self._account_linker.prepare(user_email)
         started = self._connections.now()
         outcome = await self._oauth.exchange_code(code, code_verifier=verifier or None)
         if isinstance(outcome, Rejected):
-            if call is None:  # a call has its own line about that
+            if call is None:  # calls are audited by their own event
                 self._audit(AuditEvent.unattended("authorization.rejected", "CODE_REFUSED", user_email))
             raise CodeRefused(
-                "Zoom refused the authorization code (used, older than 5 minutes, or made for another app): begin again",
+                "Zoom rejected the authorization code (used, older than 5 minutes, or issued to another app); begin a new authorization",
                 metadata={"zoom_code": outcome.code},
             )
         if isinstance(outcome, BadResponse) and outcome.issued is not None:
-            self._discard(token_pair(outcome.issued, started))
+            self._revoke_unused(token_pair(outcome.issued, started))
         tokens = token_pair(issued_by(outcome), started)
         return await self._account_linker.link(
             tokens,
-            replaced,
+            previous,
             origin=Origin.CONSENT,
             user_email=user_email,
             owner=owner,
@@ -440,7 +440,7 @@ class Authorizations:
         )
 
     async def _import(self, call: Call, user_email: str, refresh_token: str) -> ConnectionRecord:
-        replaced = await self._account_linker.prepare(user_email)
+        previous = await self._account_linker.prepare(user_email)
         started = self._connections.now()
         outcome = await self._oauth.refresh(refresh_token)
         if isinstance(outcome, Rejected):
@@ -448,14 +448,14 @@ class Authorizations:
                 AuditEvent.for_call(call, "authorization.rejected", "ZOOM_REAUTH_REQUIRED", user_email)
             )
             raise ReauthRequired(
-                "Zoom refuses this refresh token: let the person consent again",
+                "Zoom rejected this refresh token; ask the user to consent again",
                 metadata={"cause": Cause.REJECTED.value, "zoom_code": outcome.code},
             )
         issued = issued_by(outcome)
         tokens = token_pair(replace(issued, refresh_token=issued.refresh_token or refresh_token), started)
         return await self._account_linker.link(
             tokens,
-            replaced,
+            previous,
             origin=Origin.IMPORT,
             user_email=user_email,
             owner=_owner(call),
@@ -464,7 +464,7 @@ class Authorizations:
         )
 
     async def _save_result_view(self, pending: PendingAuthorization, cookie: str) -> str:
-        """Keep for 10 minutes whom this browser connects; without the store the page says less, and that is all."""
+        """Store the user of this result for 10 minutes. If the store fails, the result page only shows less."""
         if pending.browser_key is None:
             return ""
         name = secrets.token_urlsafe(32)
@@ -485,9 +485,9 @@ class Authorizations:
         return f"{name}.{binding_of(pending.browser_key, name, cookie)}"
 
     async def _return_redirect(self, pending: PendingAuthorization) -> str | None:
-        """Make the ticket for the place that the browser goes back to."""
-        place = self._return_to.get(pending.return_to)
-        if place is None:
+        """Return the return URL with a new ticket, or None if there is no return URL."""
+        return_url = self._return_to.get(pending.return_to)
+        if return_url is None:
             return None
         ticket = secrets.token_urlsafe(32)
         try:
@@ -504,12 +504,12 @@ class Authorizations:
             )
         except StoreError:
             raise store_unavailable() from None
-        separator = "&" if urlsplit(place).query else "?"
-        return f"{place}{separator}{urlencode({'ticket': ticket})}"
+        separator = "&" if urlsplit(return_url).query else "?"
+        return f"{return_url}{separator}{urlencode({'ticket': ticket})}"
 
-    async def _run_shielded(self, work: Coroutine[Any, Any, ConnectionRecord]) -> ConnectionRecord:
-        """Run work that must end even if its caller leaves: a code and a refresh token work once."""
-        task = asyncio.get_running_loop().create_task(work, context=contextvars.copy_context())
+    async def _run_shielded(self, coroutine: Coroutine[Any, Any, ConnectionRecord]) -> ConnectionRecord:
+        """Run a coroutine to completion even if the call is cancelled: a code or refresh token can be used only once."""
+        task = asyncio.get_running_loop().create_task(coroutine, context=contextvars.copy_context())
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
         return await asyncio.shield(task)
@@ -517,17 +517,17 @@ class Authorizations:
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever waited has it; if nobody does, it is no mistake
+            task.exception()  # a waiting call has received it; without one, suppress asyncio's warning
 
 
 def _owner(call: Call) -> str | None:
-    """The member that a connection made by this call belongs to, if a member is behind it."""
+    """Return the identity of the member on whose behalf a call is made, which owns the new connection, or None."""
     member = call.principal.member
     return None if member is None else member.identity
 
 
 def _invalid_state(cause: str = "") -> InvalidState:
     return InvalidState(
-        "This authorization is unknown, was used, has expired, or belongs to somebody else: begin again",
+        "This authorization is unknown, already used, expired, or belongs to another caller; begin a new authorization",
         metadata={"cause": cause} if cause else {},
     )

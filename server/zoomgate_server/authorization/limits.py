@@ -6,13 +6,15 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.errors import ServerOverloaded
 
 STATE_SECONDS = 600.0
-"""How long a person may take to consent, and a page to redeem its ticket."""
+"""How long a user has for the consent, and a page for redeeming its ticket."""
 
 
 class PendingLimits:
-    """Counts the authorizations that this process began and that can still be completed.
+    """Limits on the authorizations that this process started and that can still be completed.
 
-    Completed ones count until they would have expired: the limit is on beginning, so that a flood of links fills no store.
+    Completed authorizations count until they would have expired: the limit applies to starting them, so that a flood of links cannot
+        fill the
+    store.
     """
 
     def __init__(self, clock: Clock, *, per_user: int, per_caller: int) -> None:
@@ -20,10 +22,10 @@ class PendingLimits:
         self._per_user = per_user
         self._per_caller = per_caller
         self._started: dict[tuple[str, str], deque[float]] = {}
-        self._looked_at = clock.monotonic()
+        self._cleaned_at = clock.monotonic()
 
     def add(self, caller: str, user_email: str) -> None:
-        """Count one more.
+        """Count one more authorization.
 
         Raises:
             ServerOverloaded: A limit is reached.
@@ -36,7 +38,7 @@ class PendingLimits:
                 times.popleft()
             if len(times) >= limit:
                 raise ServerOverloaded(
-                    f"Too many authorizations of this {key[0]} are open (at most {limit} in 10 minutes)",
+                    f"too many pending authorizations for this {key[0]} (at most {limit} in 10 minutes); retry later",
                     metadata={"limit": f"pending_authorizations_per_{key[0]}"},
                     retry_after=times[0] + STATE_SECONDS - now,
                 )
@@ -44,10 +46,10 @@ class PendingLimits:
             self._started.setdefault(key, deque()).append(now)
 
     def _clean(self, now: float) -> None:
-        """Forget, once a while, whoever began nothing lately."""
-        if now - self._looked_at < STATE_SECONDS:
+        """Periodically discard the entries of callers and users without recent authorizations."""
+        if now - self._cleaned_at < STATE_SECONDS:
             return
-        self._looked_at = now
+        self._cleaned_at = now
         self._started = {
             key: times for key, times in self._started.items() if times and times[-1] > now - STATE_SECONDS
         }

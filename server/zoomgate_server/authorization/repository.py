@@ -1,4 +1,4 @@
-"""Pending authorizations and tickets in a record store: found by a secret string, used once."""
+"""Pending authorizations and tickets in a record store, found by a secret string and used once."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,14 +10,12 @@ from zoomgate_server.storage.record_store import Kind, RecordKey, RecordStore, S
 
 
 class AuthorizationRepository:
-    """Keeps states and tickets of one Zoom app. The store sees their digests only.
+    """Pending authorizations and tickets of one Zoom app. The store contains only digests of the secret strings.
 
     Every method raises `StoreError` when the store fails.
 
     Args:
-        app: OAuth origin and client id.
-        store: Where the records are.
-        vault: Opens and seals them.
+        app: OAuth origin and client ID.
     """
 
     def __init__(self, *, app: str, store: RecordStore, envelope: Envelope) -> None:
@@ -26,16 +24,16 @@ class AuthorizationRepository:
         self._envelope = envelope
 
     async def create(self, state: str, build: Callable[[float], PendingAuthorization]) -> float:
-        """Keep what `build` makes of the store's clock, under a new secret string, and give that clock."""
+        """Store the result of `build` under a new secret string. `build` receives the store's clock, which is also returned."""
         key = self._key(state)
         _, now = await self._store.get(key)
         rev = await self._store.put(pending_authorization.encode(self._envelope, key.subject, build(now)), 0)
         if rev is None:
-            raise StoreError("a random state was taken already")
+            raise StoreError("a random state is already in use")
         return now
 
     async def find(self, state: str) -> PendingAuthorization | None:
-        """Give what is kept under a secret string, or None if there is nothing or it has expired."""
+        """Return the entry of a secret string, or None if there is none or it has expired."""
         record, now = await self._store.get(self._key(state))
         if record is None:
             return None
@@ -43,7 +41,7 @@ class AuthorizationRepository:
         return pending if now < pending.expire_at else None
 
     async def consume(self, state: str, pending: PendingAuthorization) -> bool:
-        """Use it up. True for exactly one of all who try; until it expires, what is found then says that it was used."""
+        """Mark an entry as used. Return True for exactly one caller; until the entry expires, `find` returns it with the kind `used`."""
         key = self._key(state)
         used = replace(pending, kind="used", code_verifier="", options=b"{}", browser_key=None)
         record = pending_authorization.encode(self._envelope, key.subject, used)

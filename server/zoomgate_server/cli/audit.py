@@ -1,4 +1,4 @@
-"""`zoomgate audit`: who did what, from the audit trail."""
+"""The command `zoomgate audit`."""
 
 import asyncio
 import glob
@@ -27,72 +27,74 @@ from zoomgate_server.storage.record_store import StoreError, StoreOpenError
 from zoomgate_server.telemetry.logs import plain
 
 MAX_LINE = 64 * 1024
-"""Bytes of a line that are looked at; no line of ours has a tenth of it."""
+"""The number of bytes of a line that are read. Valid lines are less than a tenth of this."""
 
-_LOG_BEGINNING = b'{"source":"'
+_LOG_LINE_START = b'{"source":"'
 
 MAX_TOKEN = 64 * 1024
-_ROWS = 200
-"""Rows that are laid out together."""
+_BATCH_SIZE = 200
+"""The number of rows whose column widths are computed together."""
 
-_SPAN = re.compile(r"(\d{1,6})([smhd])")
-_MARK = re.compile(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}")
+_DURATION = re.compile(r"(\d{1,6})([smhd])")
+_FINGERPRINT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_BEGINNING = b'{"time":"'
-_PACKED = (".bz2", ".lz4", ".xz", ".zip", ".zst")
+_LINE_START = b'{"time":"'
+_UNSUPPORTED_COMPRESSION = (".bz2", ".lz4", ".xz", ".zip", ".zst")
 
 
 @click.group()
 def audit() -> None:
-    """Look into the audit trail.
+    """Search the audit trail.
 
     Example: zoomgate audit show --user monica@example.com --since 24h
     """
 
 
-def _moment(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+def _parse_time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
     if value is None:
         return None
-    span = _SPAN.fullmatch(value)
+    duration = _DURATION.fullmatch(value)
     try:
-        if span:
-            return datetime.now(UTC) - timedelta(**{_UNITS[span.group(2)]: int(span.group(1))})
+        if duration:
+            return datetime.now(UTC) - timedelta(**{_UNITS[duration.group(2)]: int(duration.group(1))})
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is not None:
             return moment.astimezone(UTC)
     except (ValueError, OverflowError):
         pass
     raise click.BadParameter(
-        f"is {plain(value)!r}: write how long ago (30m, 24h, 7d), or a time with its zone such as 2030-01-07T09:00:00Z"
+        f"{plain(value)!r} is not a time; use a duration (30m, 24h, 7d), or a time with a time zone such as 2030-01-07T09:00:00Z"
     )
 
 
-def _mark(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    if value is None or _MARK.fullmatch(value.lower()):
+def _parse_fingerprint(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None or _FINGERPRINT.fullmatch(value.lower()):
         return value and value.lower()
     raise click.BadParameter(
-        f"is no fingerprint: write the {FINGERPRINT_DIGITS} hex digits that `zoomgate audit fingerprint` prints"
-    )  # without what was given: it may be the token
+        f"not a fingerprint; use the {FINGERPRINT_DIGITS} hex digits that `zoomgate audit fingerprint` prints"
+    )  # the value is not repeated, since it may be a token
 
 
 @audit.command()
-@click.option("--user", type=UserEmail(), help="Only about this person, an e-mail address.")
-@click.option("--principal", metavar="NAME", help="Only what this caller did.")
+@click.option("--user", type=UserEmail(), help="Only lines about this user's email address.")
+@click.option("--principal", metavar="NAME", help="Only lines of this caller.")
 @click.option(
     "--action",
     metavar="ACTION",
-    help="Only this action, such as token.returned, or a beginning such as keys.",
+    help="Only this action, such as token.returned, or this group of actions, such as keys.",
 )
-@click.option("--since", metavar="TIME", callback=_moment, help="Not before TIME: 24h, or 2030-01-07T09:00Z.")
-@click.option("--until", metavar="TIME", callback=_moment, help="Before TIME.")
+@click.option(
+    "--since", metavar="TIME", callback=_parse_time, help="Only lines since TIME: 24h, or 2030-01-07T09:00Z."
+)
+@click.option("--until", metavar="TIME", callback=_parse_time, help="Only lines before TIME.")
 @click.option(
     "--fingerprint",
-    "mark",
+    "token_fingerprint",
     metavar="HEX",
-    callback=_mark,
-    help="Only about the token with this fingerprint.",
+    callback=_parse_fingerprint,
+    help="Only lines about the token with this fingerprint.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the lines as they are.")
+@click.option("--json", "as_json", is_flag=True, help="Print the original JSON lines.")
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def show(
     user: str | None,
@@ -100,158 +102,176 @@ def show(
     action: str | None,
     since: datetime | None,
     until: datetime | None,
-    mark: str | None,
+    token_fingerprint: str | None,
     as_json: bool,
     files: tuple[Path, ...],
 ) -> None:
-    """Show what the trail tells, oldest first.
+    """Show lines of the audit trail, oldest first.
 
-    Read is the file that the settings name (ZOOMGATE_AUDIT) with what a rotation made of it beside it (audit.jsonl.1, audit.jsonl.2.gz,
-    audit.jsonl-20300107), or FILES in their order. A line that is damaged is named on standard error and left out. Exit code 3 if nothing
-    is found, 1 if a file could not be read to its end.
+    Reads FILES in the given order. Without FILES, reads the configured file (ZOOMGATE_AUDIT) and its rotated files in the same folder
+    (audit.jsonl.1, audit.jsonl.2.gz, audit.jsonl-20300107). Damaged lines are skipped and reported on standard error. The exit code is 3
+    if no line matches, and 1 if a file could not be read completely.
 
     Example: zoomgate audit show --action token.returned --since 24h
     """
-    if action is not None and not any(_is_within(known, action) for known in ACTIONS):
-        raise click.BadParameter(f"{plain(action)!r} is none of {', '.join(ACTIONS)}", param_hint="--action")
-    wanted = _Wanted(user, principal, action, since, until, mark)
-    unread: list[str] = []
-    found = (
-        line for file in files or _trail(since) for line in _lines(file, unread) if wanted.has(line.fields)
+    if action is not None and not any(_matches_action(known, action) for known in ACTIONS):
+        raise click.BadParameter(
+            f"{plain(action)!r} is not one of {', '.join(ACTIONS)}", param_hint="--action"
+        )
+    selected = _Filter(user, principal, action, since, until, token_fingerprint)
+    errors: list[str] = []
+    matches = (
+        line
+        for file in files or _trail_files(since)
+        for line in _lines(file, errors)
+        if selected.matches(line.fields)
     )
     table, count = Table("TIME", "ACTION", "OUTCOME", "BY", "FOR", "USER", "MORE"), 0
-    while rows := list(islice(found, _ROWS)):
+    while rows := list(islice(matches, _BATCH_SIZE)):
         count += len(rows)
         if as_json:
             click.echo(b"\n".join(line.text for line in rows))
         else:
             table.add([_row(line.fields) for line in rows])
-    if unread:
-        fail("\n".join(unread))
+    if errors:
+        fail("\n".join(errors))
     if not count:
-        note("nothing of that kind is in the trail")
+        note("no matching lines in the audit trail")
         raise SystemExit(NOT_FOUND)
 
 
 @audit.command("fingerprint")
 def fingerprint_() -> None:
-    """Read a token from standard input and print the fingerprint that the trail has for it.
+    """Print the audit fingerprint of a token read from standard input.
 
-    The fingerprint needs the store and the key ring. It is made whether the token is ours or not: `zoomgate audit show --fingerprint` says
-    whether it was ever given to somebody. Where the store serves several Zoom apps, there is one line for each.
+    Requires the store and the key ring. A fingerprint is printed for any token; use `zoomgate audit show --fingerprint` to find out
+    whether this service has issued it. If the store serves several Zoom apps, one fingerprint per app is printed.
 
     Example: zoomgate audit fingerprint < found-token.txt
     """
-    # what is no UTF-8, such as a file in UTF-16, is no token either
+    # input that is not UTF-8, such as a UTF-16 file, cannot be a token
     token = sys.stdin.buffer.read(MAX_TOKEN).decode("utf-8", "replace").strip()
     if not token or len(token.split()) != 1 or not token.isprintable() or "\ufffd" in token:
         fail(
-            "Standard input has no token, or several, or something else: give one, as in `zoomgate audit fingerprint < file`"
+            "Standard input does not contain exactly one token; pass one, as in `zoomgate audit fingerprint < file`"
         )
     loaded = load_settings("run this where the service runs")
     try:
-        marks = asyncio.run(_fingerprints(loaded, token))
+        fingerprints = asyncio.run(_fingerprints(loaded, token))
     except (StoreOpenError, key_file.KeyFileError) as error:
         fail(str(error))
     except StoreError as error:
-        fail(f"The store failed ({error}): run this again")
+        fail(f"The store failed ({error}); run this command again")
     except ZoomgateError as error:
         fail(error.message)
-    if not marks:
-        fail("No service of this version has run on this store yet, so there are no fingerprints", NOT_FOUND)
-    for mark in marks:
-        click.echo(mark)
+    if not fingerprints:
+        fail("This store has no fingerprints yet; start the service on it once", NOT_FOUND)
+    for each in fingerprints:
+        click.echo(each)
 
 
 async def _fingerprints(loaded: Settings, token: str) -> list[str]:
-    """Give the fingerprint of a token for each app of the store."""
+    """Return the fingerprint of a token for each app of the store."""
     ring = key_file.load(loaded.keys_path)
-    marks = []
+    fingerprints = []
     async with opened(loaded) as store:
         for app in await store.apps():
             key = await shared_secret.find(store, Envelope(app=app, keys=ring), FINGERPRINT_SECRET)
             if key is not None:
-                marks.append(fingerprint(key, token))
-    return marks
+                fingerprints.append(fingerprint(key, token))
+    return fingerprints
 
 
 class _Line(NamedTuple):
-    """A line of the trail, as text and as what it says."""
+    """A line of the trail as text and as parsed fields."""
 
     text: bytes
     fields: Mapping[str, Any]
 
 
-class _Wanted(NamedTuple):
-    """Which lines are shown."""
+class _Filter(NamedTuple):
+    """The conditions that a line must meet to be shown."""
 
     user: str | None
     principal: str | None
     action: str | None
     since: datetime | None
     until: datetime | None
-    mark: str | None
+    token_fingerprint: str | None
 
-    def has(self, fields: Mapping[str, Any]) -> bool:
-        """Tell whether a line is wanted."""
+    def matches(self, fields: Mapping[str, Any]) -> bool:
+        """Return whether a line meets all conditions."""
         time = _time(fields)
         return (
             (self.user is None or fields.get("user") == self.user)
             and (self.principal is None or fields.get("principal") == self.principal)
-            and (self.action is None or _is_within(fields["action"], self.action))
+            and (self.action is None or _matches_action(fields["action"], self.action))
             and (self.since is None or time >= self.since)
             and (self.until is None or time < self.until)
             and (
-                self.mark is None
-                or self.mark in (fields.get("access_fingerprint"), fields.get("refresh_fingerprint"))
+                self.token_fingerprint is None
+                or self.token_fingerprint
+                in (fields.get("access_fingerprint"), fields.get("refresh_fingerprint"))
             )
         )
 
 
-def _is_within(action: str, wanted: str) -> bool:
-    return action == wanted or action.startswith(f"{wanted.rstrip('.')}.")
+def _matches_action(action: str, pattern: str) -> bool:
+    return action == pattern or action.startswith(f"{pattern.rstrip('.')}.")
 
 
-def _trail(since: datetime | None) -> Iterator[Path]:
-    """Give the files of the trail, the oldest first, without those that end before a time."""
-    path = load_settings("name the files: zoomgate audit show FILE").audit_path
+def _trail_files(since: datetime | None) -> Iterator[Path]:
+    """Return the files of the trail, oldest first, without those last changed before a time."""
+    path = load_settings("pass the files: zoomgate audit show FILE").audit_path
     if path is None:
-        fail('ZOOMGATE_AUDIT is log: the trail is among the lines of the log, with "event":"audit"')
+        fail(
+            'ZOOMGATE_AUDIT is set to log, so the trail is written to the log with "event":"audit"; pass the log files as FILES'
+        )
     name = glob.escape(path.name)
     rotated = [*path.parent.glob(f"{name}.*"), *path.parent.glob(f"{name}-*")]
     known = [(file.stat().st_mtime, file) for file in {path, *rotated} if file.is_file()]
     if not known:
-        fail(f"There is no {path}: name yours in ZOOMGATE_AUDIT or ZOOMGATE_DATA_DIR", NOT_FOUND)
+        fail(f"{path} does not exist; set ZOOMGATE_AUDIT or ZOOMGATE_DATA_DIR", NOT_FOUND)
     for changed, file in sorted(known, key=lambda row: (row[1] == path, *row)):
         if since is None or changed >= since.timestamp():
             yield file
 
 
-def _lines(file: Path, unread: list[str]) -> Iterator[_Line]:
-    """Read a file line by line, and name what is damaged; what is wrong with one that cannot be read to its end goes into `unread`."""
-    if file.suffix in _PACKED:
-        unread.append(f"{file} is packed in a way that is not read here: unpack it, and give it as FILE")
+def _lines(file: Path, errors: list[str]) -> Iterator[_Line]:
+    """Yield the lines of a file and report damaged ones.
+
+    Args:
+        errors: Receives a message if the file cannot be read completely.
+    """
+    if file.suffix in _UNSUPPORTED_COMPRESSION:
+        errors.append(f"{file} has an unsupported compression format; decompress it and pass it as FILE")
         return
     try:
         with cast("BinaryIO", gzip.open(file) if file.suffix == ".gz" else file.open("rb")) as source:
-            for number, text in _texts(source):
-                line = _understood(text)
-                if line is None and _is_of_the_log(text):
+            for number, text in _numbered_lines(source):
+                line = _parse(text)
+                if line is None and _is_other_log_line(text):
                     continue
                 if line is None or line.text != text:
-                    left = "left out" if line is None else "read from where a line begins in it"
-                    note(f"zoomgate: {file}:{number} is damaged, and was {left}")
+                    result = (
+                        "and was skipped" if line is None else "but contains a complete line, which is used"
+                    )
+                    note(f"zoomgate: {file}:{number} is damaged {result}")
                 if line is not None:
                     yield line
     except OSError as error:
-        what = f"({error.strerror}): run this as its owner" if error.strerror else f"to its end ({error})"
-        unread.append(f"{file} cannot be read {what}")
+        problem = (
+            f"cannot be read ({error.strerror}); run this command as its owner"
+            if error.strerror
+            else f"cannot be read completely ({error})"
+        )
+        errors.append(f"{file} {problem}")
     except (EOFError, zlib.error) as error:
-        unread.append(f"{file} cannot be read to its end ({error})")
+        errors.append(f"{file} cannot be read completely ({error})")
 
 
-def _texts(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Give the lines that are not empty, with their numbers; of one that is too long, as much as is looked at."""
+def _numbered_lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield the non-empty lines with their numbers; longer lines are truncated to `MAX_LINE` bytes."""
     number = 0
     while text := source.readline(MAX_LINE):
         number += 1
@@ -262,22 +282,25 @@ def _texts(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
             yield number, text.rstrip(b"\n")
 
 
-def _understood(text: bytes) -> _Line | None:
-    """Read a line. Where another process had no room for the whole of its line, ours comes behind the rest of that."""
-    for begin in sorted({0, max(0, text.rfind(_BEGINNING))}):
+def _parse(text: bytes) -> _Line | None:
+    """Return a parsed line, or None.
+
+    If the disk was full, another process may have written an incomplete line without a newline, so a complete line may follow it.
+    """
+    for start in sorted({0, max(0, text.rfind(_LINE_START))}):
         try:
-            fields = json.loads(text[begin:])
+            fields = json.loads(text[start:])
             _time(fields)
         except (ValueError, TypeError, KeyError, RecursionError):
             continue
         if isinstance(fields.get("action"), str):
-            return _Line(text[begin:], fields)
+            return _Line(text[start:], fields)
     return None
 
 
-def _is_of_the_log(text: bytes) -> bool:
-    """Tell whether a line is one of the log, among which the trail is with ZOOMGATE_AUDIT=log, and none of the trail's."""
-    if not text.startswith(_LOG_BEGINNING):
+def _is_other_log_line(text: bytes) -> bool:
+    """Return whether a line is an ordinary log line, as they occur in the same file with ZOOMGATE_AUDIT=log."""
+    if not text.startswith(_LOG_LINE_START):
         return False
     try:
         fields = json.loads(text)
@@ -289,19 +312,19 @@ def _is_of_the_log(text: bytes) -> bool:
 def _time(fields: Mapping[str, Any]) -> datetime:
     moment = datetime.fromisoformat(fields["time"])
     if moment.tzinfo is None:
-        raise ValueError("a time without its zone")
+        raise ValueError("time has no time zone")
     if not MINYEAR < moment.year < MAXYEAR:
-        raise ValueError("a time that other zones do not have")
+        raise ValueError("time cannot be converted to other time zones")
     return moment
 
 
 def _row(fields: Mapping[str, Any]) -> tuple[str, ...]:
     by = str(fields.get("principal", "")) or "(unknown)"
-    more = {"generation": fields.get("generation"), "method": fields.get("method")}
+    extra = {"generation": fields.get("generation"), "method": fields.get("method")}
     details = fields.get("details")
-    more |= details if isinstance(details, dict) else {}
-    more["token"] = fields.get("access_fingerprint")
-    more["request"] = fields.get("request_id")
+    extra |= details if isinstance(details, dict) else {}
+    extra["token"] = fields.get("access_fingerprint")
+    extra["request"] = fields.get("request_id")
     return (
         f"{_time(fields).astimezone():%Y-%m-%d %H:%M:%S}",
         fields["action"],
@@ -309,5 +332,5 @@ def _row(fields: Mapping[str, Any]) -> tuple[str, ...]:
         by,
         str(fields.get("on_behalf_of", "")),
         str(fields.get("user", "")),
-        " ".join(f"{name}={value}" for name, value in more.items() if value not in (None, "")),
+        " ".join(f"{name}={value}" for name, value in extra.items() if value not in (None, "")),
     )

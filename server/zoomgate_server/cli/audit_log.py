@@ -1,4 +1,4 @@
-"""The audit trail for commands that change keys, callers or the store."""
+"""Audit trail of commands that change keys, callers or the store."""
 
 import os
 import pwd
@@ -14,15 +14,15 @@ from zoomgate_server.telemetry.logs import plain
 
 
 class AuditLog:
-    """The trail of the settings, opened before a command changes anything: what cannot be told is not done.
+    """The configured audit trail, opened before a command changes anything, so that unauditable changes are not made.
 
-    Where the folder of the trail's file does not exist yet, no service has ever run there, and a command that works on no store writes
-    nothing. A store may be another machine's as well: who works on it leaves the line here.
+    If the folder of the file does not exist, no service has run on this machine, and a command that does not access a store writes
+    nothing. A command that accesses a store always writes its line on this machine, even if the store is shared with other machines.
 
     Args:
-        loaded: The settings, or None where a command works without any.
-        key: Under which fingerprints of tokens are made, for a command that tells of tokens.
-        store: Whether the command works on a store, which is there.
+        loaded: The settings; None for a command that works without settings.
+        key: The HMAC key of the fingerprints, for commands that record tokens.
+        store: Whether the command works on an existing store.
     """
 
     def __init__(self, loaded: Settings | None, key: bytes = b"", *, store: bool = False) -> None:
@@ -36,8 +36,8 @@ class AuditLog:
             self._trail = AuditTrail(self._path, key=key, clock=SystemClock(), on_lost=lambda: None)
         except OSError as error:
             fail(
-                f"ZOOMGATE_AUDIT: {self._path} cannot be written ({error.strerror}), so nothing was changed:"
-                " run this as the service's user, or name a file that can"
+                f"ZOOMGATE_AUDIT: cannot write to {self._path} ({error.strerror}), so nothing was changed;"
+                " run this command as the service's user, or set ZOOMGATE_AUDIT to a writable file"
             )
 
     def __enter__(self) -> "AuditLog":
@@ -50,22 +50,23 @@ class AuditLog:
             self._trail.close()
 
     def record(self, action: str, outcome: str = "ok", **details: str | int) -> None:
-        """Write what was done; the command ends with a failure if that is not possible any more."""
+        """Write a completed action; exit with an error if that fails."""
         self.forward(AuditEvent(action, outcome, "", "", "", "", details=details))
 
     def forward(self, event: AuditEvent) -> None:
-        """Write what was done, by who runs the command; it ends with a failure if that is not possible any more."""
+        """Write an event with the operator as its principal; exit with an error if that fails."""
         if not self.try_record(event):
             fail(
-                f"{event.action} was done, and {self._path} does not tell so: make room, and note it yourself"
+                f"{event.action} succeeded but could not be written to {self._path};"
+                " free some disk space and record it manually"
             )
 
     def try_record(self, event: AuditEvent) -> bool:
-        """Write what was done, by who runs the command; False if the line could only go to the log."""
+        """Write an event with the operator as its principal; return False if it could only be logged."""
         try:
             if self._trail is not None:
                 self._trail.require(
-                    event._replace(principal=_user(), on_behalf_of=_behind(), role="operator")
+                    event._replace(principal=_user(), on_behalf_of=_sudo_user(), role="operator")
                 )
         except AuditUnavailable:
             return False
@@ -73,13 +74,13 @@ class AuditLog:
 
 
 def _user() -> str:
-    """Give who runs the command, by the name that the system has for it."""
+    """Return the system user that runs the command, or its uid if it has no name."""
     try:
         return plain(pwd.getpwuid(os.geteuid()).pw_name)
     except KeyError:
         return f"uid {os.geteuid()}"
 
 
-def _behind() -> str:
-    """Give who became another user by sudo."""
+def _sudo_user() -> str:
+    """Return the user that called sudo, or an empty string."""
     return plain(os.environ.get("SUDO_USER", ""))[:64]

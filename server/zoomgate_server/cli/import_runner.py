@@ -230,7 +230,7 @@ async def _importer(
         cache=cache,
         oauth=oauth,
         zoom=zoom,
-        discard=disconnector.revoke_unused,
+        revoke_unused=disconnector.revoke_unused,
         audit=audit,
     )
     return Importer(

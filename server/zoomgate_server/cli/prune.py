@@ -119,7 +119,7 @@ def _retention(store: RecordStore, envelope: Envelope, reauth_days: int, audit: 
 
 
 async def _all(retention: RetentionPolicy) -> AsyncIterator[Overdue]:
-    async for overdue in retention.find_waiting():
+    async for overdue in retention.find_overdue_reauth():
         yield overdue
     async for overdue in retention.find_expired():
         yield overdue

@@ -71,7 +71,7 @@ async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str],
     try:
         await simulator.start()
     except OSError as error:
-        fail(f"--simulator-listen: {listen} cannot be listened on ({error.strerror}): choose another port")
+        fail(f"--simulator-listen: cannot listen on {listen} ({error.strerror}); choose another port")
     try:
         loaded = load(
             overrides
@@ -139,9 +139,7 @@ def _keys(
     except CallerKeyError as error:
         fail(str(error))
     except OSError as error:
-        fail(
-            f"ZOOMGATE_DATA_DIR: {folder} cannot be made or used ({error.strerror}): check its owner and mode"
-        )
+        fail(f"ZOOMGATE_DATA_DIR: cannot create or use {folder} ({error.strerror}); check its owner and mode")
     try:
         yield keys, {folder / name: who for name, who in files.items() if folder / name in made}
     except StartError:

@@ -63,7 +63,7 @@ async def _work(
             anonymous=assignment.anonymous,
             extra_keys=[StaticKey(sha256, whose) for sha256, whose in assignment.keys],
             shared_metrics=folder,
-            others_serve=assignment.others_serve,
+            peers_serving=assignment.peers_serving,
         )
     finally:
         if alone:

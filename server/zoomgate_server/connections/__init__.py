@@ -1,1 +1,1 @@
-"""Connections: records, tokens, refresh, account linking, disconnection, retention."""
+"""Connections: records, access tokens, refresh, account linking, disconnection and retention."""

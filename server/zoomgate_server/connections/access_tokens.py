@@ -1,4 +1,4 @@
-"""The life of a connection after the consent: used and shown."""
+"""Valid access tokens for callers and for calls to Zoom's API."""
 
 import asyncio
 import contextvars
@@ -32,20 +32,20 @@ from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import Metrics
 
 REFRESH_BEFORE_SECONDS = 120.0
-"""Calls to Zoom refresh a token that is valid for less than this: later than that a call could outlive its token, earlier a refresh
-could end a token that others still use."""
+"""Calls to Zoom's API refresh a token whose remaining lifetime is shorter. With a smaller value, a token could expire during a call; with a
+larger one, a refresh could invalidate a token that others still use."""
 
 RESPONSE_MARGIN = 0.2
-"""Kept of a caller's deadline for the way back."""
+"""Part of a caller's deadline that is reserved for sending the response."""
 
 CLOCK_SKEW_TOLERANCE = 60.0
-"""By so much the store's clock may differ from one read to the next; a token of a later time shows that the clock was set back."""
+"""Maximum difference of the store's clock between two reads. A token issued further in the future shows that the clock was set back."""
 
 CHANGE_VISIBILITY_SECONDS = 5.0
-"""How old a record may be that is taken into memory unread: what happened to it since is still told by the next look."""
+"""Maximum age of a record that is cached without reading it again: the next poll of the change feed still covers later changes."""
 
 MAX_ROLLED_BACK = 10_000
-"""Users of whom this process remembers that it has told of a store that was set back."""
+"""Maximum number of users for whom this process remembers that it has logged a store rollback."""
 
 _KEEP_CURRENT_TOKEN_ON = (
     AppCredentialsRejected,
@@ -56,17 +56,15 @@ _KEEP_CURRENT_TOKEN_ON = (
     ZoomRateLimited,
     ZoomUnavailable,
 )
-"""Failures of a refresh that leave the token before in use for as long as it is valid."""
+"""Refresh failures after which the current token is used for as long as it is valid."""
 
 _log = logs.get("zoomgate.connections")
 
 
 class AccessToken(NamedTuple):
-    """A token as it is handed to a caller.
+    """A token as returned to a caller.
 
     Attributes:
-        tokens: The pair.
-        generation: Which pair of the user it is.
         remaining: Seconds until the access token expires.
     """
 
@@ -76,20 +74,12 @@ class AccessToken(NamedTuple):
 
 
 def work_deadline(call: Call) -> float:
-    """Reading of the monotonic clock until which work for this call makes sense."""
+    """Return the reading of the monotonic clock at which work for this call must stop."""
     return call.deadline - RESPONSE_MARGIN
 
 
 class AccessTokens:
-    """Uses and shows connections.
-
-    Args:
-        connections: Where the records are.
-        refresher: Refreshes tokens.
-        cache: Tokens in memory.
-        clock: Time.
-        metrics: Counts stores that were set back.
-    """
+    """The access tokens of all users, cached and refreshed as needed."""
 
     def __init__(
         self,
@@ -111,24 +101,24 @@ class AccessTokens:
     # -- tokens ------------------------------------------------------------------------------------------
 
     async def get_token(self, call: Call, user_email: str, min_validity: float) -> AccessToken:
-        """Give a token that is valid for at least `min_validity` seconds, refreshed if need be.
+        """Return a token that is valid for at least `min_validity` seconds, refreshing it if needed.
 
         Raises:
-            CallerNotAllowed, NotConnected, ReauthRequired, StoreUnavailable, and what `Refresher.refresh` raises.
+            CallerNotAllowed: The connection belongs to another member.
+            ZoomgateError: As raised by `Refresher.refresh`.
         """
         return self._issue_to_caller(user_email, await self._token(call, user_email, min_validity))
 
     async def refresh_token(self, call: Call, user_email: str, expected: str) -> AccessToken:
-        """Refresh the stored token although it is valid still.
+        """Refresh the stored token even if it is still valid.
 
         Args:
-            call: Who asks.
-            user_email: Whose token.
-            expected: The refresh token that must be the stored one, or empty.
+            expected: If not empty, the refresh token that must be the stored one.
 
         Raises:
-            InvalidRequest: `expected` is not the stored one.
-            CallerNotAllowed, and what `Refresher.refresh` raises.
+            InvalidRequest: `expected` is not the stored refresh token.
+            CallerNotAllowed: The connection belongs to another member.
+            ZoomgateError: As raised by `Refresher.refresh`.
         """
         current = await self._read(user_email)
         check_owner(call, current.owner)
@@ -137,7 +127,7 @@ class AccessTokens:
                 [
                     FieldViolation(
                         "refresh_token",
-                        "is not the one that is stored: leave it out to refresh the stored one",
+                        "is not the stored refresh token; leave it empty to refresh the stored one",
                     )
                 ]
             )
@@ -147,69 +137,73 @@ class AccessTokens:
         return self._issue_to_caller(user_email, await self._cache_refreshed(call, user_email, record))
 
     async def peek(self, call: Call, user_email: str) -> AccessToken:
-        """Give the stored token as it is, expired or not, without calling Zoom."""
+        """Return the stored token, expired or not, without calling Zoom."""
         current = await self._read(user_email)
         check_owner(call, current.owner)
         self._cache.note_issued(user_email)
         return AccessToken(current.tokens, current.generation, current.expires - self._clock.monotonic())
 
     def issued_to_caller(self, user_email: str, record: ConnectionRecord) -> AccessToken:
-        """Give the token of a record that was just stored."""
+        """Return the token of a record that was just stored."""
         return self._issue_to_caller(user_email, self._cache_token(user_email, record))
 
     def cache(self, user_email: str, record: ConnectionRecord) -> None:
-        """Put the token of a record into memory, unless that was written too long ago: see `_take`."""
+        """Cache the token of a record, unless the record is too old for that; see `_cache_refreshed`."""
         if self._is_covered_by_change_feed(record):
             self._cache_token(user_email, record)
 
     async def for_call(self, call: Call, user_email: str) -> CachedToken:
-        """Give a token for a call of Zoom's API, refreshed if it is valid for less than two minutes.
+        """Return a token for a call to Zoom's API, refreshing it if its remaining lifetime is less than two minutes.
 
         Raises:
-            CallerNotAllowed, and what `Refresher.refresh` raises.
+            CallerNotAllowed: The connection belongs to another member.
+            ZoomgateError: As raised by `Refresher.refresh`.
         """
-        return await self._token(call, user_email, 0.0, comfortable=REFRESH_BEFORE_SECONDS)
+        return await self._token(call, user_email, 0.0, preferred_validity=REFRESH_BEFORE_SECONDS)
 
-    async def after_rejection(self, call: Call, user_email: str, refused: CachedToken) -> CachedToken:
-        """Find a better token than the one that Zoom refused: a newer one in the store, or else a refreshed one."""
+    async def after_rejection(self, call: Call, user_email: str, rejected: CachedToken) -> CachedToken:
+        """Return a newer token than the one that Zoom rejected, from the store if it has one, otherwise by a refresh."""
         current = await self._read(user_email)
-        if current.generation > refused.generation:
+        if current.generation > rejected.generation:
             return current
         record = await self._refresher.refresh(
-            user_email, seen_generation=refused.generation, deadline=work_deadline(call), forced=True
+            user_email, seen_generation=rejected.generation, deadline=work_deadline(call), forced=True
         )
         return await self._cache_refreshed(call, user_email, record)
 
-    async def is_being_replaced(self, user_email: str, refused: CachedToken) -> bool:
-        """Tell whether somebody has renewed the token that Zoom refused, or is about to: either ends it at Zoom before it is read here."""
+    async def is_being_replaced(self, user_email: str, rejected: CachedToken) -> bool:
+        """Return whether the rejected token was replaced or is being refreshed.
+
+        A refresh invalidates the token at Zoom before the new one can be read here.
+        """
         record, now = await self._record(user_email)
         if record is None:
             return False
-        return record.generation > refused.generation or (
+        return record.generation > rejected.generation or (
             record.lease is not None and record.lease.until > now
         )
 
     def drop_changed(self, change: Change) -> None:
-        """Drop the cached token of a connection that changed, unless it comes from that change."""
+        """Drop the cached token of a changed connection, unless the token comes from that change."""
         self._cache.drop(change.key.subject, unless_rev=change.rev)
 
-    # -- how ---------------------------------------------------------------------------------------------
+    # -- internals ---------------------------------------------------------------------------------------
 
     async def _token(
-        self, call: Call, user_email: str, min_validity: float, *, comfortable: float = 0.0
+        self, call: Call, user_email: str, min_validity: float, *, preferred_validity: float = 0.0
     ) -> CachedToken:
-        """Give a token that is valid for `min_validity` seconds.
+        """Return a token that is valid for `min_validity` seconds.
 
-        One that is valid for less than `comfortable` seconds is refreshed too, but serves if the refresh fails.
+        A token whose remaining lifetime is less than `preferred_validity` seconds is refreshed too, but is returned if the refresh fails.
         """
         now = self._clock.monotonic()
         token = self._cache.get(user_email)
-        if token is None or token.expires - now <= max(min_validity, comfortable):
+        if token is None or token.expires - now <= max(min_validity, preferred_validity):
             token = await self._read_together(call, user_email)
             now = self._clock.monotonic()
         check_owner(call, token.owner)
-        if token.expires - now > max(min_validity, comfortable):
-            if comfortable:
+        if token.expires - now > max(min_validity, preferred_validity):
+            if preferred_validity:
                 self._cache.note_use(user_email)
             return token
         try:
@@ -223,34 +217,35 @@ class AccessTokens:
         return await self._cache_refreshed(call, user_email, record)
 
     async def _read_together(self, call: Call, user_email: str) -> CachedToken:
-        """Read the user's token as `_read` does; callers who come while somebody reads it share what that gives.
+        """Read the user's token as `_read` does, sharing the read among concurrent callers.
 
         Raises:
-            StoreUnavailable: The store did not answer in the call's time.
+            StoreUnavailable: The store did not respond before the call's deadline.
         """
-        reading = self._reads.get(user_email)
-        if reading is None:
-            reading = asyncio.get_running_loop().create_task(
+        pending_read = self._reads.get(user_email)
+        if pending_read is None:
+            pending_read = asyncio.get_running_loop().create_task(
                 self._read(user_email), context=contextvars.Context()
             )
-            self._reads[user_email] = reading
-            reading.add_done_callback(functools.partial(self._reading_ended, user_email))
+            self._reads[user_email] = pending_read
+            pending_read.add_done_callback(functools.partial(self._on_read_done, user_email))
         try:
             async with asyncio.timeout(max(0.0, work_deadline(call) - self._clock.monotonic())):
-                return await asyncio.shield(reading)
+                return await asyncio.shield(pending_read)
         except TimeoutError:
             raise store_unavailable() from None
 
-    def _reading_ended(self, user_email: str, reading: asyncio.Task[CachedToken]) -> None:
+    def _on_read_done(self, user_email: str, pending_read: asyncio.Task[CachedToken]) -> None:
         del self._reads[user_email]
-        if not reading.cancelled():
-            reading.exception()  # whoever waited has it; if nobody does any more, it is no mistake
+        if not pending_read.cancelled():
+            pending_read.exception()  # marks it as retrieved, since all callers may be gone
 
     async def _read(self, user_email: str) -> CachedToken:
-        """Read the user's token from the store and keep it in memory.
+        """Read the user's token from the store and cache it.
 
-        If the store was set back, to a backup for instance, the token that is in memory counts. If there is none, the one that was read
-        counts as expired: its access token is not handed out, and its refresh token is tried as soon as somebody needs a token.
+        After a store rollback, such as a restored backup, the cached token takes precedence. If only a later generation is known and its
+        token is no longer cached, the token from the store counts as expired: its access token is not returned to callers, and its refresh
+        token is tried as soon as a token is needed.
         """
         before = self._cache.seen(user_email)
         record, _ = await self._record(user_email)
@@ -265,7 +260,7 @@ class AccessTokens:
         return self._cache_token(user_email, record)
 
     def _detect_rollback(self, user_email: str, read: Seen, before: Seen) -> None:
-        """Notice a store that is behind what this process had seen before it asked: a backup was restored, or a write was lost."""
+        """Count and log a record that precedes what this process had seen before the read: a backup was restored, or a write was lost."""
         if not read.precedes(before):
             self._rolled_back.discard(user_email)
             return
@@ -285,24 +280,24 @@ class AccessTokens:
             raise store_unavailable() from None
 
     async def _cache_refreshed(self, call: Call, user_email: str, record: ConnectionRecord) -> CachedToken:
-        """Put the token of a refresh into memory.
+        """Cache the token of a refresh.
 
-        Between the commit and this moment the connection may have ended. Others' changes are told for a while
-        (`change_feed.OVERLAP_SECONDS`), so a record that was written lately may be taken as it is; an older one is read again, or its
-        token could serve until it expires.
+        The user may have been disconnected since the commit. The change feed reports changes again for a while
+        (`change_feed.OVERLAP_SECONDS`), so a recently written record can be cached as it is. An older record is read again, because its
+        token could otherwise be used until it expires.
         """
         if not self._is_covered_by_change_feed(record):
             return await self._read_together(call, user_email)
         return self._cache_token(user_email, record)
 
     def _is_covered_by_change_feed(self, record: ConnectionRecord) -> bool:
-        """Tell whether what happened to a connection since its record was written is still told."""
+        """Return whether the change feed still covers all changes since the record was written."""
         return self._connections.now() - record.update_time <= CHANGE_VISIBILITY_SECONDS
 
     def _cache_token(self, user_email: str, record: ConnectionRecord) -> CachedToken:
-        """Put the token of a record into memory, its expiry on the monotonic clock, and give what counts (see `_read`).
+        """Cache the token of a record, with its expiry on the monotonic clock, and return the token to use (see `_read`).
 
-        If the store's clock was set back since it was issued, nobody can tell how long it is valid, so it counts as expired.
+        If the store's clock was set back since the token was issued, its remaining lifetime is unknown, so it counts as expired.
         """
         tokens = record.tokens
         if tokens is None:
@@ -316,13 +311,13 @@ class AccessTokens:
             owner=record.owner,
             expires=self._clock.monotonic() + valid,
         )
-        kept, seen = self._cache.put(user_email, token), self._cache.seen(user_email)
-        if kept is not None or seen is None:
-            return kept or token
+        cached, seen = self._cache.put(user_email, token), self._cache.seen(user_email)
+        if cached is not None or seen is None:
+            return cached or token
         return replace(token, seen=seen, expires=min(token.expires, self._clock.monotonic()))
 
     def _issue_to_caller(self, user_email: str, token: CachedToken) -> AccessToken:
-        """Give a token to a caller; the service tells the audit trail who got whose."""
+        """Return a token to a caller. The RPC service records this in the audit trail."""
         self._cache.note_issued(user_email)
         return AccessToken(token.tokens, token.generation, max(0.0, token.expires - self._clock.monotonic()))
 

@@ -1,6 +1,7 @@
-"""Tokens that Zoom issued for a code or for a refresh token that a caller brought: whose are they, and into which record do they go?
+"""Account linking: verifying whose tokens these are and storing them as that user's connection.
 
-They exist nowhere else, so they are in the journal until a record has them or it is clear that nobody should.
+The tokens come from an authorization code or from a refresh token that a caller supplied. Nothing else holds a copy of them, so they stay
+in the journal until a record contains them or it is certain that they must be discarded.
 """
 
 import asyncio
@@ -45,13 +46,13 @@ from zoomgate_server.zoom.token_outcome import (
 )
 
 VERIFICATION_TIMEOUT = 15.0
-"""How long reading back who consented may take."""
+"""Seconds allowed for reading the consenting user's profile from Zoom."""
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
-"""Pauses between two tries to reach a store that fails: each twice as long as the one before."""
+"""Backoff between attempts to reach a failing store; doubles after each attempt."""
 
 SUPERSEDED = "SUPERSEDED"
-"""Outcome, in the audit trail, of tokens that were given up since a later consent or an end came first."""
+"""Audit outcome of tokens that were discarded because a later consent or a disconnect came first."""
 
 _RECORD_ERRORS = (KeyUnavailable, RecordVersionUnsupported)
 _TRANSIENT_ZOOM_ERRORS = (ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown, AppCredentialsRejected)
@@ -59,17 +60,7 @@ _log = logs.get("zoomgate.account_linking")
 
 
 class AccountLinker:
-    """Stores tokens as connections.
-
-    Args:
-        connections: Where the connections are.
-        journal: Keeps tokens until a connection has them.
-        cache: Tokens in memory.
-        oauth: Renews tokens that lay in the journal for too long.
-        zoom: Says whose tokens they are.
-        discard: Ends a token pair that must not be kept.
-        audit: Hears of every decision that matters.
-    """
+    """Verification and storage of token pairs from consents and imports."""
 
     def __init__(
         self,
@@ -79,7 +70,7 @@ class AccountLinker:
         cache: TokenCache,
         oauth: OAuthClient,
         zoom: ZoomClient,
-        discard: Callable[[TokenPair], None],
+        revoke_unused: Callable[[TokenPair], None],
         audit: AuditSink,
     ) -> None:
         self._connections = connections
@@ -87,25 +78,29 @@ class AccountLinker:
         self._cache = cache
         self._oauth = oauth
         self._zoom = zoom
-        self._discard = discard
+        self._revoke_unused = revoke_unused
         self._audit = audit
 
     async def prepare(self, user_email: str) -> Replaceable:
-        """Find out before a code or a refresh token is spent that the store and the key of the user's record are at hand.
+        """Read the state that a new token pair will replace.
+
+        Call this before exchanging a code or refresh token, so that an unavailable store or key does not cost the user a one-time token.
 
         Raises:
-            StoreUnavailable, KeyUnavailable, RecordVersionUnsupported: They are not.
+            StoreUnavailable: The store failed.
+            KeyUnavailable: The key of the user's record is not in the key ring.
+            RecordVersionUnsupported: A newer release wrote the user's record.
         """
         try:
-            replaced, _ = await self._connections.read_replaceable(user_email)
+            previous, _ = await self._connections.read_replaceable(user_email)
         except StoreError:
             raise store_unavailable() from None
-        return replaced
+        return previous
 
     async def link(
         self,
         tokens: TokenPair,
-        replaced: Replaceable,
+        previous: Replaceable,
         *,
         origin: Origin,
         user_email: str,
@@ -113,106 +108,113 @@ class AccountLinker:
         initiated_by: str,
         call: Call | None,
     ) -> ConnectionRecord:
-        """Find out whose tokens these are, and store them if they are the user's.
+        """Verify that Zoom issued the tokens to this user, and store them as the user's connection.
 
         Args:
-            tokens: What Zoom issued.
-            replaced: What `prepare` found before that.
-            origin: What brought them.
-            user_email: Whose they are to be.
-            owner: The member whose connection it becomes, or None.
-            begun_by: Identity of the caller who began it.
-            call: The call that brought them, or None for a browser.
+            previous: The result of `prepare` before the tokens were issued.
+            owner: Identity of the member that will own the connection, or None.
+            initiated_by: Identity of the caller that started the authorization or import.
+            call: The current call, or None if a browser completed the authorization.
 
         Raises:
-            IdentityMismatch: They are somebody else's.
-            ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown: Zoom does not say whose they are. Tokens that a caller brought are
-                stored later then; a person who consented can do so again.
-            ZoomBadResponse, KeyUnavailable, RecordVersionUnsupported: As they say.
+            IdentityMismatch: Zoom issued the tokens to another user.
+            ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown: Zoom did not confirm whose tokens these are. Imported tokens stay in the
+                journal and are stored later; the tokens of a consent are revoked, since the user can consent again.
+            ZoomBadResponse: Zoom's description of the user is unusable.
+            KeyUnavailable: The key of the user's record is not in the key ring.
+            RecordVersionUnsupported: A newer release wrote the user's record.
         """
         entry = Entry(
             entry_id=uuid4().hex,
             origin=origin,
             user_email=user_email,
-            grant=replaced.record.grant if replaced.record else "",
-            generation=replaced.generation,
+            grant=previous.record.grant if previous.record else "",
+            generation=previous.generation,
             tokens=tokens,
             owner=owner,
             initiated_by=initiated_by,
         )
-        record = await self._link(entry, call, fenced=False)
+        record = await self._link(entry, call, unless_superseded=False)
         if record is None:
-            raise AssertionError("only what is fenced can be superseded")
+            raise AssertionError("a link without a superseded check returned no record")
         return record
 
     async def link_imported(
         self,
         tokens: TokenPair,
-        replaced: Replaceable,
+        previous: Replaceable,
         *,
         entry_id: str,
         user_email: str,
         initiated_by: str,
         issued_now: bool,
     ) -> ConnectionRecord | None:
-        """Store a pair that is imported from a file, unless the person consented or was disconnected meanwhile.
+        """Store a token pair from an import file, unless the user consented or was disconnected in the meantime.
 
-        A connection that it takes the place of keeps its owner.
+        An existing active connection keeps its owner.
 
         Args:
-            tokens: The pair.
-            replaced: What `prepare` found before.
-            entry_id: As in `Entry`; the same every time that this row is imported.
-            user_email: Whose they are to be.
-            begun_by: Who imports.
-            issued_now: Whether Zoom issued them for a token of the file, so that they exist nowhere else. Others are left alone if they
-                are not the user's.
+            previous: The result of `prepare` before the tokens were issued or read.
+            entry_id: As in `Entry`; must be the same each time this row is imported.
+            initiated_by: Identity of the importing user.
+            issued_now: Whether Zoom issued the pair during this import, so that no other copy exists. Other pairs are not revoked if they
+                belong to another user.
 
         Returns:
-            The connection, or None if another one came in between, which stays.
+            The connection, or None if a newer consent or a disconnect took precedence.
 
         Raises:
-            ZoomgateError: As `adopt`. ZoomBadResponse has the `http_status` of Zoom's answer.
+            ZoomgateError: As `link`. ZoomBadResponse carries the `http_status` of Zoom's response.
         """
-        record = replaced.record
+        record = previous.record
         entry = Entry(
             entry_id=entry_id,
             origin=Origin.IMPORT,
             user_email=user_email,
             grant=record.grant if record else "",
-            generation=replaced.generation,
+            generation=previous.generation,
             tokens=tokens,
             owner=record.owner if record and record.state is not State.DISCONNECTED else None,
             initiated_by=initiated_by,
         )
         if issued_now:
-            return await self._link(entry, None, fenced=True, found=replaced)
-        person = await self._zoom_user_of(tokens)
-        if person.email != user_email:
-            raise IdentityMismatch("These tokens are of a Zoom user with another e-mail address")
-        stored = await self._store(entry, person, fenced=True, found=replaced)
+            return await self._link(entry, None, unless_superseded=True, prefetched=previous)
+        zoom_user = await self._zoom_user_of(tokens)
+        if zoom_user.email != user_email:
+            raise IdentityMismatch("Zoom issued these tokens to a user with a different email address")
+        stored = await self._store(entry, zoom_user, unless_superseded=True, prefetched=previous)
         if stored is not None and stored.was_committed(entry.entry_id):
-            self._audit(_stored_event(None, "ok", entry, _generation(stored, entry), resumed=True))
+            self._audit(_stored_event(None, "ok", entry, _stored_generation(stored, entry), resumed=True))
         return stored
 
     async def _link(
-        self, entry: Entry, call: Call | None, *, fenced: bool, found: Replaceable | None = None
+        self,
+        entry: Entry,
+        call: Call | None,
+        *,
+        unless_superseded: bool,
+        prefetched: Replaceable | None = None,
     ) -> ConnectionRecord | None:
-        """Keep tokens in the journal until they are stored, or it is clear that nobody should have them; the rest as in `_store`."""
-        kept = await self._journal.append(entry)
+        """Journal the tokens and store them as in `_store`.
+
+        The journal entry is deleted once the tokens are stored or discarded, and released for a later attempt if a retry can succeed.
+        """
+        is_journaled = await self._journal.append(entry)
         try:
-            record = await self._verify_and_store(entry, call, fenced=fenced, found=found)
+            record = await self._verify_and_store(
+                entry, call, unless_superseded=unless_superseded, prefetched=prefetched
+            )
         except (*_RECORD_ERRORS, *_TRANSIENT_ZOOM_ERRORS) as error:
-            passing = entry.origin is Origin.IMPORT or isinstance(error, _RECORD_ERRORS)
-            if not (kept and passing):
+            is_retryable = entry.origin is Origin.IMPORT or isinstance(error, _RECORD_ERRORS)
+            if not (is_journaled and is_retryable):
                 await self._discard_entry(entry)
                 raise
             await self._journal.release(entry.entry_id)
             if isinstance(error, _RECORD_ERRORS):
                 raise
             raise ZoomUnavailable(
-                "Zoom took the refresh token and does not say just now whose it is: the connection appears once it does;"
-                " do not send this token again",
+                "Zoom accepted the refresh token but cannot confirm its user at the moment. The connection will appear once"
+                " Zoom does; do not send this token again",
                 retry_after=5.0,
             ) from None
         except IdentityMismatch:
@@ -225,18 +227,18 @@ class AccountLinker:
         return record
 
     async def resume(self, entry: Entry) -> bool:
-        """Go on with tokens that a process which died left in the journal, or that wait there for Zoom or for a key.
+        """Store tokens from a journal entry that was left by a crashed process or deferred because Zoom or a key was unavailable.
 
         Returns:
-            Whether they are settled: stored, or of no use any more. Else they wait on.
+            Whether the entry is settled: its tokens are stored or discarded. Otherwise it stays in the journal.
         """
         try:
             current, _ = await self._connections.read_replaceable(entry.user_email)
-            # Zoom is not asked then: it could end what is stored, or the newer consent
+            # Do not refresh the entry's tokens in these two cases: that could invalidate the stored tokens or the newer consent.
             if current.record is not None and current.record.was_committed(entry.entry_id):
-                # who was killed may not have told so: twice is better than never
+                # The crashed process may not have written its audit event; a duplicate is better than none.
                 self._audit(
-                    _stored_event(None, "ok", entry, _generation(current.record, entry), resumed=True)
+                    _stored_event(None, "ok", entry, _stored_generation(current.record, entry), resumed=True)
                 )
                 await self._journal.delete(entry.entry_id)
                 return True
@@ -245,7 +247,7 @@ class AccountLinker:
                 await self._journal.delete(entry.entry_id)
                 return True
             entry = await self._renew_if_stale(entry)
-            await self._verify_and_store(entry, None, fenced=True)
+            await self._verify_and_store(entry, None, unless_superseded=True)
         except (StoreError, *_RECORD_ERRORS, *_TRANSIENT_ZOOM_ERRORS) as error:
             _log.warning(
                 "account_linking.deferred",
@@ -264,7 +266,7 @@ class AccountLinker:
                 entry=entry.entry_id,
                 error=type(error).__name__,
             )
-            if isinstance(error, ReauthRequired):  # dead tokens; to revoke them could end what is alive
+            if isinstance(error, ReauthRequired):  # revoking invalid tokens could end a valid grant
                 await self._journal.delete(entry.entry_id)
             else:
                 await self._discard_entry(entry)
@@ -273,71 +275,84 @@ class AccountLinker:
         return True
 
     async def _discard_entry(self, entry: Entry) -> None:
-        """Give tokens up for which there is no record to go into."""
-        self._discard(entry.tokens)
+        """Revoke the tokens of an entry that no record will contain, and delete the entry."""
+        self._revoke_unused(entry.tokens)
         await self._journal.delete(entry.entry_id)
 
     async def _renew_if_stale(self, entry: Entry) -> Entry:
-        """Give an entry whose access token can be asked whose it is; an old one is renewed first."""
+        """Return the entry, first refreshing its access token if that is too old to verify the user."""
         now = self._connections.now()
         if entry.tokens.access_expire_at - now > VERIFICATION_TIMEOUT:
             return entry
         outcome = await self._oauth.refresh(entry.tokens.refresh_token)
         if isinstance(outcome, Rejected):
             raise ReauthRequired(
-                "Zoom refuses a refresh token of the journal", metadata={"cause": Cause.REJECTED.value}
+                "Zoom rejected a refresh token from the journal", metadata={"cause": Cause.REJECTED.value}
             )
         issued = issued_by(outcome)
         tokens = token_pair(
             replace(issued, refresh_token=issued.refresh_token or entry.tokens.refresh_token), now
         )
         renewed = replace(entry, tokens=tokens)
-        await self._journal.append(renewed)  # in the place of the spent ones
+        await self._journal.append(renewed)  # replaces the used tokens
         return renewed
 
     async def _verify_and_store(
-        self, entry: Entry, call: Call | None, *, fenced: bool, found: Replaceable | None = None
+        self,
+        entry: Entry,
+        call: Call | None,
+        *,
+        unless_superseded: bool,
+        prefetched: Replaceable | None = None,
     ) -> ConnectionRecord | None:
-        """Find out whose tokens these are and store them; None if the record took another way meanwhile (see `_store`)."""
-        person = await self._zoom_user_of(entry.tokens)
-        if person.email != entry.user_email:
-            await self._relink_to_actual_user(entry, person)
-            self._audit(_stored_event(call, "IDENTITY_MISMATCH", entry, entry.generation, resumed=fenced))
-            raise IdentityMismatch(
-                "The person who consented at Zoom has another e-mail address than the user that was asked for"
+        """Verify whose tokens these are and store them. Return None if they were superseded (see `_store`)."""
+        zoom_user = await self._zoom_user_of(entry.tokens)
+        if zoom_user.email != entry.user_email:
+            await self._relink_to_actual_user(entry, zoom_user)
+            self._audit(
+                _stored_event(call, "IDENTITY_MISMATCH", entry, entry.generation, resumed=unless_superseded)
             )
-        record = await self._store(entry, person, fenced=fenced, found=found)
+            raise IdentityMismatch(
+                "The Zoom user who consented has a different email address than the requested user"
+            )
+        record = await self._store(
+            entry, zoom_user, unless_superseded=unless_superseded, prefetched=prefetched
+        )
         if record is not None and record.was_committed(entry.entry_id):
-            self._audit(_stored_event(call, "ok", entry, _generation(record, entry), resumed=fenced))
+            self._audit(
+                _stored_event(call, "ok", entry, _stored_generation(record, entry), resumed=unless_superseded)
+            )
         else:
-            self._audit(_stored_event(call, SUPERSEDED, entry, 0, resumed=fenced))
+            self._audit(_stored_event(call, SUPERSEDED, entry, 0, resumed=unless_superseded))
         return record
 
     async def _zoom_user_of(self, tokens: TokenPair) -> "_ZoomUser":
-        """Ask Zoom who consented."""
+        """Read the Zoom user to whom an access token was issued."""
         response = await self._zoom.send(
             endpoints.current_user(), tokens.access_token, timeout=VERIFICATION_TIMEOUT
         )
         if response.status == 429 or response.status >= 500:
-            raise ZoomUnavailable("Zoom could not say who consented just now: begin again", retry_after=2.0)
+            raise ZoomUnavailable(
+                "Zoom could not identify the consenting user; begin a new authorization", retry_after=2.0
+            )
         if response.status != 200:
             raise ZoomBadResponse(
-                "Zoom did not say who consented: the app needs the scope user:read:user",
+                "Zoom did not identify the consenting user; add the scope user:read:user to the app",
                 metadata={"http_status": str(response.status)},
             )
         return _parse_zoom_user(response.body)
 
-    async def _relink_to_actual_user(self, entry: Entry, person: "_ZoomUser") -> None:
-        """Somebody else consented: keep the pair if a connection of that person needs it, else revoke it.
+    async def _relink_to_actual_user(self, entry: Entry, zoom_user: "_ZoomUser") -> None:
+        """Store the pair in the connection of the Zoom user who actually consented, or revoke it if that user has none.
 
-        If that person is connected already, under whatever address, this consent has ended their stored tokens (Zoom's code 4741), so the
-        new pair belongs there.
+        A new consent invalidates the tokens that are stored for this user under any address (Zoom's code 4741), so the existing
+        connection needs the new pair.
         """
-        record = await self._connection_of(person)
+        record = await self._connection_of(zoom_user)
         if record is None:
-            self._discard(entry.tokens)
+            self._revoke_unused(entry.tokens)
             return
-        theirs = replace(
+        relinked = replace(
             entry,
             user_email=record.user_email,
             grant=record.grant,
@@ -345,7 +360,7 @@ class AccountLinker:
             owner=record.owner,
             initiated_by=record.initiated_by,
         )
-        stored = await self._store(theirs, person, fenced=True)
+        stored = await self._store(relinked, zoom_user, unless_superseded=True)
         if stored is None or not stored.was_committed(entry.entry_id):
             return
         event = AuditEvent.unattended(
@@ -355,47 +370,52 @@ class AccountLinker:
             principal="zoomgate",
             details=_origin_details(entry),
         )
-        self._audit(_with_tokens(event, entry.tokens, _generation(stored, entry)))
+        self._audit(_with_tokens(event, entry.tokens, _stored_generation(stored, entry)))
 
-    async def _connection_of(self, person: "_ZoomUser") -> ConnectionRecord | None:
-        """Find the connection that a Zoom user has; goes on until the store has answered, since the tokens exist nowhere else."""
+    async def _connection_of(self, zoom_user: "_ZoomUser") -> ConnectionRecord | None:
+        """Return the connection of a Zoom user, retrying until the store responds, since no other copy of the tokens exists."""
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                record, _ = await self._connections.find(person.user_id)
+                record, _ = await self._connections.find(zoom_user.user_id)
                 return record
             except StoreError:
-                pause = await _wait_for_store(person.email, pause)
+                pause = await _wait_for_store(zoom_user.email, pause)
             except RecordUnreadable:
                 return None
 
     async def _store(
-        self, entry: Entry, person: "_ZoomUser", *, fenced: bool, found: Replaceable | None = None
+        self,
+        entry: Entry,
+        zoom_user: "_ZoomUser",
+        *,
+        unless_superseded: bool,
+        prefetched: Replaceable | None = None,
     ) -> ConnectionRecord | None:
-        """Write the connection; goes on until the store has taken it, since the tokens exist nowhere else.
+        """Write the connection, retrying until the store accepts it, since no other copy of the tokens exists.
 
         Args:
-            entry: The tokens.
-            person: Whose they are.
-            fenced: Whether the record may have moved on long ago, as for an entry that was found in the journal: then a consent or an
-                end that came after the tokens stays, and the answer is None.
-            found: What was read a moment ago, to spare the first read; None reads.
+            unless_superseded: Return None, and write nothing, if a consent or disconnect happened after the tokens were requested. Set for
+                entries from the journal, whose record may have changed long ago.
+            prefetched: The result of a recent read, which replaces the first read here; None reads the store.
         """
         grant = uuid4().hex
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                if found is None:
+                if prefetched is None:
                     current, now = await self._connections.read_replaceable(entry.user_email)
                 else:
-                    current, now, found = found, self._connections.now(), None
+                    current, now, prefetched = prefetched, self._connections.now(), None
                 if current.record is not None and current.record.was_committed(entry.entry_id):
                     return current.record
-                if fenced and self._is_superseded(current, entry):
+                if unless_superseded and self._is_superseded(current, entry):
                     return None
-                if current.record is not None and _is_later(current.record, entry):
+                if current.record is not None and _has_newer_consent(current.record, entry):
                     return current.record
-                seen = self._cache.seen(entry.user_email)  # more than is stored if the store was set back
+                seen = self._cache.seen(
+                    entry.user_email
+                )  # newer than the stored record if the store was rolled back
                 record = ConnectionRecord(
                     user_email=entry.user_email,
                     rev=current.rev,
@@ -411,8 +431,8 @@ class AccountLinker:
                     access_expire_at=entry.tokens.access_expire_at,
                     tokens=entry.tokens,
                     owner=entry.owner,
-                    zoom_user_id=person.user_id,
-                    zoom_account_id=person.account_id,
+                    zoom_user_id=zoom_user.user_id,
+                    zoom_account_id=zoom_user.account_id,
                     initiated_by=entry.initiated_by,
                     due_at=schedule.due_at(entry.user_email, entry.tokens, now),
                 )
@@ -420,21 +440,24 @@ class AccountLinker:
                 if rev is not None:
                     self._cache.drop(entry.user_email)
                     return replace(record, rev=rev)
-            except ZoomUserTaken as taken:
-                await self._unlink_previous_address(taken.subject)
+            except ZoomUserTaken as conflict:
+                await self._unlink_previous_address(conflict.subject)
             except StoreError:
                 pause = await _wait_for_store(entry.user_email, pause)
 
     def _is_superseded(self, current: Replaceable, entry: Entry) -> bool:
-        """Tell whether an entry came too late; tokens of a connection that was ended are ended too."""
+        """Return whether the user consented or was disconnected after the tokens of an entry were requested.
+
+        After a disconnect the tokens are revoked. After a newer consent that is unnecessary, since Zoom has already invalidated them.
+        """
         if not _was_replaced(current, entry):
             return False
         if current.record is not None and current.record.state is State.DISCONNECTED:
-            self._discard(entry.tokens)  # else they ended with the newer consent
+            self._revoke_unused(entry.tokens)
         return True
 
     async def _unlink_previous_address(self, user_email: str) -> None:
-        """End the connection that the same Zoom user has under an earlier address; goes on until the store has answered, as `_store`."""
+        """Disconnect the same Zoom user's connection under an earlier address, retrying like `_store`."""
         tombstone: ConnectionRecord | None = None
         generation, pause = 0, FIRST_PAUSE_SECONDS
         while True:
@@ -442,12 +465,12 @@ class AccountLinker:
                 current, now = await self._connections.read_replaceable(user_email)
                 record = current.record
                 if tombstone is not None and record == replace(tombstone, rev=current.rev):
-                    break  # the store had taken it, and could not say so
+                    break  # an unconfirmed write had succeeded
                 if current.rev == 0 or (record is not None and record.state is State.DISCONNECTED):
                     return
                 generation = 0 if record is None else record.generation
                 tombstone = make_tombstone(
-                    record or _is_unreadable(user_email, current, now), now, revoke=False
+                    record or _placeholder_for_unreadable(user_email, current, now), now, revoke=False
                 )
                 if await self._connections.write(tombstone) is not None:
                     break
@@ -459,20 +482,20 @@ class AccountLinker:
 
 
 async def _wait_for_store(user_email: str, pause: float) -> float:
-    """Wait before a store that failed is asked again; gives the pause after that."""
+    """Sleep before the next attempt at a failing store, and return the pause after that."""
     _log.warning("account_linking.store_failed", user=user_email)
     await asyncio.sleep(pause)
     return min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
-def _is_unreadable(user_email: str, found: Replaceable, now: float) -> ConnectionRecord:
-    """What is known of a connection whose record cannot be opened: nothing but that it is in the way."""
+def _placeholder_for_unreadable(user_email: str, current: Replaceable, now: float) -> ConnectionRecord:
+    """Return a stand-in for a record that cannot be opened, to be turned into a tombstone."""
     return ConnectionRecord(
         user_email=user_email,
-        rev=found.rev,
+        rev=current.rev,
         state=State.ACTIVE,
         grant=uuid4().hex,
-        generation=found.generation,
+        generation=current.generation,
         create_time=now,
         consent_time=now,
         update_time=now,
@@ -482,7 +505,7 @@ def _is_unreadable(user_email: str, found: Replaceable, now: float) -> Connectio
 
 @dataclass(frozen=True, slots=True)
 class _ZoomUser:
-    """Who consented, as Zoom says."""
+    """The consenting user as reported by Zoom."""
 
     email: str
     user_id: str
@@ -490,7 +513,7 @@ class _ZoomUser:
 
 
 def token_pair(issued: Issued, started: float) -> TokenPair:
-    """Give the pair that Zoom issued to a request which began at a time of the store's clock."""
+    """Return the pair that Zoom issued; `started` is when the request began, by the store's clock."""
     return TokenPair(
         access_token=issued.access_token,
         refresh_token=issued.refresh_token or "",
@@ -503,33 +526,35 @@ def token_pair(issued: Issued, started: float) -> TokenPair:
 
 
 def _parse_zoom_user(body: bytes) -> _ZoomUser:
-    """Read Zoom's description of a user.
+    """Parse Zoom's description of a user.
 
     Raises:
-        ZoomBadResponse: It lacks what identifies a person.
+        ZoomBadResponse: The email address or the user ID is missing or malformed.
     """
     try:
         data = orjson.loads(body)
-        person = _ZoomUser(data["email"].lower(), data["id"], data.get("account_id") or "")
+        zoom_user = _ZoomUser(data["email"].lower(), data["id"], data.get("account_id") or "")
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        person = _ZoomUser("", "", "")
+        zoom_user = _ZoomUser("", "", "")
     if not all(
         isinstance(value, str) and len(value) <= 512
-        for value in (person.email, person.user_id, person.account_id)
+        for value in (zoom_user.email, zoom_user.user_id, zoom_user.account_id)
     ):
-        person = _ZoomUser("", "", "")
-    if not person.email or not person.user_id:
-        raise ZoomBadResponse("Zoom did not say who consented", metadata={"length": str(len(body))})
-    return person
+        zoom_user = _ZoomUser("", "", "")
+    if not zoom_user.email or not zoom_user.user_id:
+        raise ZoomBadResponse(
+            "Zoom did not identify the consenting user", metadata={"length": str(len(body))}
+        )
+    return zoom_user
 
 
-def _generation(record: ConnectionRecord, entry: Entry) -> int:
-    """Give the generation that a connection has by the tokens of an entry; 0 if it has later ones by now."""
+def _stored_generation(record: ConnectionRecord, entry: Entry) -> int:
+    """Return the connection's generation if the entry's tokens are its current ones, otherwise 0."""
     return record.generation if record.commit_id == entry.entry_id else 0
 
 
 def _was_replaced(current: Replaceable, entry: Entry) -> bool:
-    """Tell whether somebody consented or ended the connection after the tokens of an entry were asked for."""
+    """Return whether the user consented or was disconnected after the tokens of an entry were requested."""
     if current.record is None:
         return False
     if current.record.state is State.DISCONNECTED:
@@ -537,8 +562,8 @@ def _was_replaced(current: Replaceable, entry: Entry) -> bool:
     return current.record.grant != entry.grant
 
 
-def _is_later(record: ConnectionRecord, entry: Entry) -> bool:
-    """Tell whether a consent that was stored meanwhile is the later one: at Zoom it has ended the tokens of the entry."""
+def _has_newer_consent(record: ConnectionRecord, entry: Entry) -> bool:
+    """Return whether the record's consent is newer than the entry's; at Zoom it has invalidated the entry's tokens."""
     tokens = record.tokens
     return (
         tokens is not None and record.grant != entry.grant and tokens.obtained_at > entry.tokens.obtained_at
@@ -546,14 +571,14 @@ def _is_later(record: ConnectionRecord, entry: Entry) -> bool:
 
 
 def _create_time(current: ConnectionRecord | None, now: float) -> float:
-    """When the person first connected: a connection that was ended begins anew."""
+    """Return when the user first connected; connecting after a disconnect starts over."""
     return now if current is None or current.state is State.DISCONNECTED else current.create_time
 
 
 def _stored_event(
     call: Call | None, outcome: str, entry: Entry, generation: int, *, resumed: bool
 ) -> AuditEvent:
-    """Describe what became of tokens that a call, a browser, or the journal brought."""
+    """Build the audit event for tokens of a call, a browser or the journal."""
     details = _origin_details(entry)
     if call is not None:
         event = AuditEvent.for_call(call, "connection.stored", outcome, entry.user_email, details=details)

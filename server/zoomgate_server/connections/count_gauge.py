@@ -1,4 +1,4 @@
-"""How many people are connected, for the metrics: counted in the store, and not too often."""
+"""Metric of the number of connections, counted in the store at a limited rate."""
 
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.repository import ConnectionRepository
@@ -7,19 +7,13 @@ from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import Metrics
 
 COUNT_SECONDS = 15.0
-"""Least time between two counts: the store looks at every record for one."""
+"""Minimum interval between two counts, since a count scans all records."""
 
 _log = logs.get("zoomgate.metrics")
 
 
 class ConnectionCountGauge:
-    """Counts the connections of all processes by their state.
-
-    Args:
-        connections: Where they are.
-        clock: Time.
-        metrics: Gets the numbers.
-    """
+    """Gauge of the connections in the store, by state."""
 
     def __init__(self, connections: ConnectionRepository, clock: Clock, metrics: Metrics) -> None:
         self._connections = connections
@@ -28,7 +22,7 @@ class ConnectionCountGauge:
         self._next = clock.monotonic()
 
     async def update(self) -> None:
-        """Count again unless that was done a moment ago. If the store fails, the numbers stay as they are."""
+        """Count again, unless the last count is recent. If the store fails, the metric keeps its values."""
         if self._clock.monotonic() < self._next:
             return
         self._next = self._clock.monotonic() + COUNT_SECONDS

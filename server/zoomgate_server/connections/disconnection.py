@@ -1,4 +1,4 @@
-"""How connections end: first here, then at Zoom."""
+"""Disconnection: ending a connection locally, then revoking its tokens at Zoom."""
 
 import asyncio
 import contextlib
@@ -22,28 +22,29 @@ from zoomgate_server.telemetry import logs
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import Revoked
 
-REVOKE_RESPONSE_SECONDS = 0.2
-"""Kept of a caller's deadline for the way back."""
+RESPONSE_MARGIN = 0.2
+"""Seconds of the caller's deadline that are reserved for returning the response."""
 
-REVOKE_SECONDS = 24 * 3600.0
-"""How long a disconnected user's tokens are kept, sealed and never served, while Zoom has not confirmed that they are revoked."""
+REVOCATION_RETENTION_SECONDS = 24 * 3600.0
+"""How long the tokens of a disconnected user are retained, sealed and never served, until Zoom confirms their revocation."""
 
-REVOKE_PATIENCE_SECONDS = 3.0
-"""How long a caller who ends a connection waits for Zoom's confirmation; it goes on without the caller."""
+REVOCATION_WAIT_SECONDS = 3.0
+"""How long a disconnecting caller waits for Zoom's confirmation; the revocation continues without the caller."""
 
 TOMBSTONE_SECONDS = 30 * 24 * 3600.0
-"""How long a disconnected user's record stays, so that late writers find that the grant is gone."""
+"""How long a tombstone is retained, so that late writers detect that the grant has ended."""
 
 RETRY_INTERVAL = 30.0
-"""Pause between two looks for tokens that are still to be revoked."""
+"""Pause between attempts to revoke the remaining tokens."""
 
-MAX_WRITE_ATTEMPTS = 3
-"""So many revocations in a row that Zoom did not confirm end the asking of one look; the next one asks about those behind them."""
+MAX_CONSECUTIVE_FAILURES = 3
+"""Consecutive unconfirmed revocations after which a pass stops calling Zoom; the next pass starts with the users after them."""
 
-_GRANT_MAY_LIVE = frozenset({Cause.USER_DEACTIVATED, Cause.USER_DISASSOCIATED})
-"""The person's account may be activated again, or goes on elsewhere: without a revocation a grant that nobody keeps might live on.
+_GRANT_MAY_SURVIVE = frozenset({Cause.USER_DEACTIVATED, Cause.USER_DISASSOCIATED})
+"""Causes after which the grant may still be valid at Zoom: the account can be reactivated, or it continues elsewhere.
 
-Who removed the app has ended it already, and who was deleted has none.
+Without a revocation, a grant that no record contains could then remain valid. Removing the app already ends the grant, and a deleted user
+has none.
 """
 
 _T = TypeVar("_T")
@@ -51,7 +52,7 @@ _log = logs.get("zoomgate.disconnection")
 
 
 class ZoomDisconnectOutcome(StrEnum):
-    """What became of the news that a connection ended at Zoom."""
+    """Outcome of a disconnect that Zoom reported."""
 
     DISCONNECTED = "disconnected"
     NOT_CONNECTED = "not_connected"
@@ -59,15 +60,7 @@ class ZoomDisconnectOutcome(StrEnum):
 
 
 class Disconnector:
-    """Ends connections, and revokes at Zoom what is not needed any more.
-
-    Args:
-        connections: Where the records are.
-        cache: Tokens in memory.
-        oauth: Revokes tokens.
-        clock: Time.
-        audit: Hears of every decision that matters.
-    """
+    """Disconnection of users, and revocation of tokens that are no longer needed."""
 
     def __init__(
         self,
@@ -84,39 +77,38 @@ class Disconnector:
         self._clock = clock
         self._audit = audit
         self._running: set[asyncio.Task[Any]] = set()
-        self._asked_up_to = ""
+        self._resume_after = ""
 
     async def disconnect(self, call: Call, user_email: str) -> ConnectionRecord:
-        """End a connection: first here, then at Zoom.
+        """Disconnect a user locally, then revoke the tokens at Zoom.
 
-        The tokens are kept sealed and unserved until Zoom has confirmed that they are revoked, for at most 24 hours.
+        The tokens are retained, sealed and never served, for at most 24 hours, until Zoom confirms that they are revoked.
 
         Raises:
-            ConnectionNotFound: There is nothing to end.
-            CallerNotAllowed: It belongs to another member.
+            ConnectionNotFound: The user has no connection.
+            CallerNotAllowed: The connection belongs to another member.
+            StoreUnavailable: The store failed; the disconnect may or may not have been stored.
         """
-        # a caller who leaves does not cut off the end from its line in the audit trail, nor from its revocation
-        ended, revocation = await asyncio.shield(self.in_background(self._disconnect(call, user_email)))
-        patience = min(
-            REVOKE_PATIENCE_SECONDS, call.deadline - REVOKE_RESPONSE_SECONDS - self._clock.monotonic()
+        # A cancelled call must prevent neither the audit event nor the revocation.
+        disconnected, revocation = await asyncio.shield(
+            self.run_in_background(self._disconnect(call, user_email))
         )
-        await asyncio.wait({revocation}, timeout=max(0.0, patience))
-        return ended
+        timeout = min(REVOCATION_WAIT_SECONDS, call.deadline - RESPONSE_MARGIN - self._clock.monotonic())
+        await asyncio.wait({revocation}, timeout=max(0.0, timeout))
+        return disconnected
 
     async def disconnect_by_zoom(
         self, zoom_user_id: str, cause: Cause, happened_at: float
     ) -> ZoomDisconnectOutcome:
-        """End the connection of a Zoom user who removed the app or is gone. Its tokens are erased at once.
+        """Disconnect a Zoom user who removed the app or no longer exists, and erase the tokens at once.
 
-        A refresh that runs finds the tombstone and stores nothing. A consent that came after `happened_at` stays.
+        A running refresh finds the tombstone and stores nothing. A consent later than `happened_at` is not affected.
 
         Args:
-            zoom_user_id: Zoom's id of the person.
-            cause: What happened.
-            happened_at: When, in seconds since 1970.
+            happened_at: Time of the event in seconds since 1970.
 
         Raises:
-            StoreError: The store failed: it may have taken the end or not.
+            StoreError: The store failed; the disconnect may or may not have been stored.
             RecordFault: The connection cannot be opened.
         """
         while True:
@@ -126,25 +118,25 @@ class Disconnector:
             if happened_at <= record.consent_time:
                 return ZoomDisconnectOutcome.OLDER_THAN_CONSENT
             tombstone = replace(make_tombstone(record, now, revoke=False), cause=cause)
-            told = AuditEvent.unattended(
+            event = AuditEvent.unattended(
                 "connection.disconnected",
                 "ok",
                 record.user_email,
                 principal="zoom",
                 details={"cause": cause.value},
             )._replace(generation=record.generation)
-            if await self._write(tombstone, told) is not None:
+            if await self._write(tombstone, event) is not None:
                 break
         self._cache.drop(record.user_email)
-        self._audit(told)
+        self._audit(event)
         _log.info("connection.disconnected_by_zoom", user=record.user_email, cause=cause.value)
-        if cause in _GRANT_MAY_LIVE and record.tokens is not None:
+        if cause in _GRANT_MAY_SURVIVE and record.tokens is not None:
             for pair in (record.tokens, *record.alternate_pairs):
                 self.revoke_unused(pair)
         return ZoomDisconnectOutcome.DISCONNECTED
 
     async def retry_revocations(self) -> None:
-        """Revoke what could not be revoked when its connection was ended; runs until cancelled."""
+        """Retry revocations that Zoom did not confirm; runs until cancelled."""
         while True:
             await asyncio.sleep(RETRY_INTERVAL)
             try:
@@ -153,25 +145,25 @@ class Disconnector:
                 _log.warning("revocations.retry_failed", error=type(error).__name__)
 
     def revoke_unused(self, tokens: TokenPair) -> None:
-        """End a token pair that no record keeps, best effort."""
-        self.in_background(self._revoke_pair(tokens))
+        """Revoke a token pair that no record contains, in the background and without a retry."""
+        self.run_in_background(self._revoke_pair(tokens))
 
-    def in_background(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-        """Run something that no call owns; `drain` waits for it."""
-        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+    def run_in_background(self, coroutine: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Run a coroutine independently of any call; `drain` waits for it."""
+        task = asyncio.get_running_loop().create_task(coroutine, context=contextvars.Context())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
 
     async def drain(self, seconds: float) -> None:
-        """Wait for what is under way, for at most so many seconds; revocations that are left are found again at the next start."""
+        """Wait at most `seconds` for running background work; the remaining revocations are retried after the next start."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._running:  # an end goes on with its revocation
+                while self._running:  # a disconnect starts a revocation when it is done
                     await asyncio.wait(set(self._running))
 
     async def _disconnect(self, call: Call, user_email: str) -> tuple[ConnectionRecord, asyncio.Task[Any]]:
-        """End a connection here, and begin to revoke its tokens."""
+        """Disconnect a user locally, and start revoking the tokens."""
         while True:
             try:
                 record, now = await self._connections.read(user_email)
@@ -181,37 +173,38 @@ class Disconnector:
                 raise ConnectionNotFound("This user has no connection")
             check_owner(call, record.owner)
             tombstone = make_tombstone(record, now, revoke=True)
-            told = AuditEvent.for_call(
+            event = AuditEvent.for_call(
                 call, "connection.disconnected", "ok", user_email, generation=record.generation
             )
             try:
-                rev = await self._write(tombstone, told)
+                rev = await self._write(tombstone, event)
             except StoreError:
                 raise store_unavailable() from None
             if rev is not None:
                 break
         self._cache.drop(user_email)
-        self._audit(told)
-        ended = replace(tombstone, rev=rev)
-        return ended, self.in_background(self._revoke(ended))
+        self._audit(event)
+        disconnected = replace(tombstone, rev=rev)
+        return disconnected, self.run_in_background(self._revoke(disconnected))
 
-    async def _write(self, tombstone: ConnectionRecord, told: AuditEvent) -> int | None:
-        """Write a tombstone; None if somebody else wrote meanwhile.
+    async def _write(self, tombstone: ConnectionRecord, event: AuditEvent) -> int | None:
+        """Write a tombstone. Return None if the record was changed in the meantime.
 
         Raises:
-            StoreError: It may have been written or not. The audit trail has been told that: a repetition finds nothing to end.
+            StoreError: The tombstone may or may not have been written. The audit event for this case is written here, because a retry of
+                the call would find no connection.
         """
         try:
             return await self._connections.write(tombstone)
         except StoreError:
             rev = await self._rev_of(tombstone)
             if rev is None:
-                self._audit(told._replace(outcome="STORE_UNAVAILABLE"))
+                self._audit(event._replace(outcome="STORE_UNAVAILABLE"))
                 raise
             return rev
 
     async def _rev_of(self, tombstone: ConnectionRecord) -> int | None:
-        """Give the revision of a tombstone whose write the store did not confirm, if it is stored."""
+        """Return the revision of a tombstone whose write was not confirmed, or None if it is not stored."""
         try:
             record, _ = await self._connections.read(tombstone.user_email)
         except StoreError:
@@ -219,53 +212,53 @@ class Disconnector:
         return record.rev if record is not None and record == replace(tombstone, rev=record.rev) else None
 
     async def _retry_revocations_once(self) -> None:
-        """Erase what was kept for long enough, and ask Zoom about the rest as long as it confirms something."""
-        behind, self._asked_up_to = self._asked_up_to, ""
-        after, asked, in_vain = "", "", 0
+        """Erase tokens whose retention is over; revoke the others until too many revocations in a row fail."""
+        resume_after, self._resume_after = self._resume_after, ""
+        after, last_attempted, failures = "", "", 0
         while True:
             records = await self._connections.page(
                 states=[State.DISCONNECTED.value], due_before=self._connections.now(), after=after, limit=100
             )
             for record in records:
-                ended = self._connections.open_readable(record)
-                if ended is None:
+                tombstone = self._connections.open_readable(record)
+                if tombstone is None:
                     continue
-                if self._is_abandoned(ended):
-                    await self._erase(ended)
-                elif in_vain == MAX_WRITE_ATTEMPTS:
-                    self._asked_up_to = asked
-                elif ended.user_email > behind:
-                    asked = ended.user_email
-                    in_vain = 0 if await self._revoke(ended) else in_vain + 1
+                if self._is_retention_over(tombstone):
+                    await self._erase(tombstone)
+                elif failures == MAX_CONSECUTIVE_FAILURES:
+                    self._resume_after = last_attempted
+                elif tombstone.user_email > resume_after:
+                    last_attempted = tombstone.user_email
+                    failures = 0 if await self._revoke(tombstone) else failures + 1
             if len(records) < 100:
                 return
             after = records[-1].key.subject
 
-    def _is_abandoned(self, ended: ConnectionRecord) -> bool:
-        """Tell whether a tombstone's tokens were kept for as long as they may be."""
-        return ended.revoke_until is not None and self._connections.now() >= ended.revoke_until
+    def _is_retention_over(self, tombstone: ConnectionRecord) -> bool:
+        """Return whether a tombstone's tokens have been retained for the maximum time."""
+        return tombstone.revoke_until is not None and self._connections.now() >= tombstone.revoke_until
 
-    async def _revoke(self, ended: ConnectionRecord) -> bool:
-        """Revoke a tombstone's tokens at Zoom and, once that is confirmed, erase them. False if it is not."""
-        if ended.revoking is None:
+    async def _revoke(self, tombstone: ConnectionRecord) -> bool:
+        """Revoke a tombstone's tokens at Zoom and erase them once confirmed. Return whether that succeeded."""
+        if tombstone.revoking is None:
             return True
-        for pair in (ended.revoking, *ended.alternate_pairs):  # any of them may be the one that lives
+        for pair in (tombstone.revoking, *tombstone.alternate_pairs):  # any of them may be the valid pair
             if not await self._revoke_pair(pair):
                 return False
-        await self._erase(ended)
+        await self._erase(tombstone)
         return True
 
-    async def _erase(self, ended: ConnectionRecord) -> None:
+    async def _erase(self, tombstone: ConnectionRecord) -> None:
         """Erase a tombstone's tokens."""
         try:
             await self._connections.write(
-                replace(ended, revoking=None, alternate_pairs=(), revoke_until=None, due_at=None)
+                replace(tombstone, revoking=None, alternate_pairs=(), revoke_until=None, due_at=None)
             )
         except StoreError:
-            _log.warning("revocation.not_recorded", user=ended.user_email)
+            _log.warning("revocation.not_recorded", user=tombstone.user_email)
 
     async def _revoke_pair(self, pair: TokenPair) -> bool:
-        """Revoke both tokens; true once Zoom confirmed."""
+        """Revoke both tokens of a pair. Return whether Zoom confirmed it."""
         outcomes = [
             await self._oauth.revoke(token) for token in (pair.access_token, pair.refresh_token) if token
         ]
@@ -273,12 +266,11 @@ class Disconnector:
 
 
 def make_tombstone(record: ConnectionRecord, now: float, *, revoke: bool) -> ConnectionRecord:
-    """The ended form of a connection: nothing in it is served any more.
+    """Return the tombstone of a connection.
 
     Args:
-        record: The connection.
-        now: The store's clock.
-        revoke: Keep the tokens, sealed, until they are revoked at Zoom; those beside them too, since any may be the living ones.
+        now: The time by the store's clock.
+        revoke: Retain the tokens, sealed, until they are revoked at Zoom, including alternate pairs, any of which may be the valid one.
     """
     return replace(
         record,
@@ -295,7 +287,7 @@ def make_tombstone(record: ConnectionRecord, now: float, *, revoke: bool) -> Con
         update_time=now,
         access_expire_at=None,
         revoking=record.tokens if revoke else None,
-        revoke_until=now + REVOKE_SECONDS if revoke else None,
+        revoke_until=now + REVOCATION_RETENTION_SECONDS if revoke else None,
         due_at=now if revoke else None,
         expire_at=now + TOMBSTONE_SECONDS,
     )

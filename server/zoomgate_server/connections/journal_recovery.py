@@ -1,4 +1,4 @@
-"""Goes on with what processes that died left in the journal of this machine."""
+"""Recovery of token pairs that crashed processes left in the journal of this machine."""
 
 import asyncio
 
@@ -9,20 +9,13 @@ from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import Metrics
 
 POLL_INTERVAL = 5.0
-"""Pause between two looks; another process that shares the folder may have died since."""
+"""Pause between polls; another process that shares the folder may have crashed in the meantime."""
 
 _log = logs.get("zoomgate.journal_recovery")
 
 
 class JournalRecovery:
-    """Hands entries of the journal to whoever can store their tokens.
-
-    Args:
-        journal: Where they are.
-        refresher: Stores those of refreshes.
-        adoption: Stores those of consents and imports.
-        metrics: Counts them.
-    """
+    """Passes journal entries to the component that stores their tokens."""
 
     def __init__(
         self, *, journal: TokenJournal, refresher: Refresher, account_linker: AccountLinker, metrics: Metrics
@@ -34,7 +27,7 @@ class JournalRecovery:
         self._resuming: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Look now and then; runs until cancelled, and leaves to `drain` what it is about then."""
+        """Poll the journal; runs until cancelled, and leaves the entry in progress to `drain`."""
         while True:
             for entry in await self._journal.claim():
                 self._resuming = asyncio.create_task(self._resume(entry), name="resume")
@@ -42,7 +35,7 @@ class JournalRecovery:
             await asyncio.sleep(POLL_INTERVAL)
 
     async def drain(self, seconds: float) -> bool:
-        """Wait until the entry under way is dealt with, for at most so many seconds: its token may be spent. False if it is not."""
+        """Wait at most `seconds` for the entry in progress, whose refresh token may already be used. Return whether it is done."""
         if self._resuming is None:
             return True
         await asyncio.wait({self._resuming}, timeout=seconds)
@@ -51,12 +44,12 @@ class JournalRecovery:
     async def _resume(self, entry: Entry) -> None:
         _log.info("journal.recovery_started", entry=entry.entry_id, origin=entry.origin.value)
         try:
-            await self._hand_over(entry)
-        except Exception:  # noqa: BLE001 - no entry may keep those behind it from the store; this one stays, and stays ours
+            await self._dispatch(entry)
+        except Exception:  # noqa: BLE001 - one entry must not block the others; this one stays in the journal, held by this process
             _log.exception("journal.recovery_failed", entry=entry.entry_id, origin=entry.origin.value)
 
-    async def _hand_over(self, entry: Entry) -> None:
+    async def _dispatch(self, entry: Entry) -> None:
         if entry.origin is Origin.REFRESH:
-            self._refresher.resume(entry)  # which counts it when it is done
+            self._refresher.resume(entry)  # the refresher counts the entry once it is stored
         elif await self._account_linker.resume(entry):
             self._metrics.journal_replayed()

@@ -1,4 +1,4 @@
-"""Which member a connection belongs to."""
+"""Ownership check of connections."""
 
 from zoomgate_server.call_context import Call
 from zoomgate_server.errors import CallerNotAllowed
@@ -6,10 +6,13 @@ from zoomgate_server.identity import Role
 
 
 def check_owner(call: Call, owner: str | None) -> None:
-    """Keep a member off a connection that belongs to somebody who had the same address before.
+    """Reject a member whose identity is not the connection's owner, such as a new member with a reassigned email address.
 
-    A connection that a service began has no owner; a member with a static key may use it, since the operator who made the key
-    vouches for its address.
+    A connection that was initiated by a service has no owner. A member with a static key may use it, because the operator who created
+    the key vouches for its email address.
+
+    Raises:
+        CallerNotAllowed: The connection belongs to another member.
     """
     member = call.principal.member
     if member is None or Role.MEMBER not in member.roles or owner == member.identity:

@@ -1,4 +1,4 @@
-"""Reads of connections for callers."""
+"""Queries of connections on behalf of callers."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ class ConnectionPage:
     """A page of connections.
 
     Attributes:
-        connections: In the order of their addresses.
-        after: Address behind which the next page begins, or None at the end.
+        connections: Ordered by email address.
+        after: Email address after which the next page starts, or None on the last page.
     """
 
     connections: tuple[ConnectionRecord, ...]
@@ -25,17 +25,17 @@ class ConnectionPage:
 
 
 class ConnectionQueries:
-    """Gets and lists connections."""
+    """Get and list queries, with the checks of ownership and allowed users."""
 
     def __init__(self, connections: ConnectionRepository) -> None:
         self._connections = connections
 
     async def get(self, call: Call, user_email: str) -> ConnectionRecord:
-        """Show a connection.
+        """Return a connection.
 
         Raises:
-            ConnectionNotFound: There is none.
-            CallerNotAllowed: It belongs to another member.
+            ConnectionNotFound: The user has no connection.
+            CallerNotAllowed: The connection belongs to another member.
         """
         record, _ = await self._read(user_email)
         if record is None:
@@ -44,30 +44,29 @@ class ConnectionQueries:
         return record
 
     async def page(self, call: Call, states: Collection[State], after: str, limit: int) -> ConnectionPage:
-        """List connections in the order of their addresses, those of the caller's users alone.
+        """Return a page of the connections of the caller's users, ordered by email address.
 
-        One whose record cannot be opened is left out, with a line in the log: `get` says what is wrong with it.
+        A connection whose record cannot be opened is logged and omitted; `get` reports the reason.
 
         Args:
-            call: Who asks.
-            states: Only these; empty for all but ended ones.
-            after: Addresses behind this one.
-            limit: 1 to 1000 records are read; fewer may be given.
+            states: The states to include; empty for all but disconnected ones.
+            after: Email address after which the page starts.
+            limit: Number of records to read, 1 to 1000. The page may contain fewer connections.
         """
-        wanted = states or (State.ACTIVE, State.REAUTH_REQUIRED)
+        included_states = states or (State.ACTIVE, State.REAUTH_REQUIRED)
         try:
             records = await self._connections.page(
-                states=[state.value for state in wanted], after=after, limit=limit
+                states=[state.value for state in included_states], after=after, limit=limit
             )
         except StoreError:
             raise store_unavailable() from None
-        seen = (
+        opened = (
             self._connections.open_readable(record)
             for record in records
             if call.principal.oversees(record.key.subject)
         )
-        found = tuple(connection for connection in seen if connection is not None)
-        return ConnectionPage(found, records[-1].key.subject if len(records) == limit else None)
+        connections = tuple(connection for connection in opened if connection is not None)
+        return ConnectionPage(connections, records[-1].key.subject if len(records) == limit else None)
 
     async def _read(self, user_email: str) -> tuple[ConnectionRecord | None, float]:
         try:

@@ -1,4 +1,4 @@
-"""Connections in a record store: the store's bytes on one side, opened records on the other."""
+"""Repository of connections, which encrypts and decrypts the records of a store."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -16,12 +16,12 @@ _log = logs.get("zoomgate.connections")
 
 @dataclass(frozen=True, slots=True)
 class Replaceable:
-    """What a new consent replaces.
+    """The stored connection that a new consent replaces.
 
     Attributes:
-        record: The connection, or None if there is none or it cannot be opened.
-        rev: Revision to replace; 0 if there is nothing.
-        generation: The newest generation that was stored, or a larger number if it cannot be told.
+        record: The connection, or None if the user has none or its record is damaged.
+        rev: Revision to replace; 0 if there is no record.
+        generation: The latest stored generation, or a larger number if the record is damaged.
     """
 
     record: ConnectionRecord | None
@@ -30,16 +30,13 @@ class Replaceable:
 
 
 class ConnectionRepository:
-    """Reads and writes connections of one Zoom app.
+    """Repository of the connections of one Zoom app.
 
     Every method raises `StoreError` when the store fails, and `RecordFault` when a record cannot be opened.
 
     Args:
-        app: OAuth origin and client id.
-        store: Where the records are.
-        vault: Opens and seals them.
-        clock: Carries the store's time from one read to the next.
-        on_read: Hears of every record that is read for a call.
+        app: OAuth origin and client ID.
+        on_read: Called for every record that is read for a call.
     """
 
     def __init__(
@@ -53,7 +50,7 @@ class ConnectionRepository:
         self._ahead = clock.wall() - clock.monotonic()
 
     def now(self) -> float:
-        """The store's time in seconds since 1970, reckoned from the latest read; this machine's wall clock plays no part in it."""
+        """Return the store's time in seconds since 1970, extrapolated from the latest read by the monotonic clock, not the wall clock."""
         return self._clock.monotonic() + self._ahead
 
     async def read(self, user_email: str) -> tuple[ConnectionRecord | None, float]:
@@ -64,21 +61,21 @@ class ConnectionRepository:
         return (None if record is None else self.open(record)), now
 
     async def find(self, zoom_user_id: str) -> tuple[ConnectionRecord | None, float]:
-        """Read the connection of a Zoom user, unless it has ended, and the store's clock."""
+        """Read the connection of a Zoom user, unless it is disconnected, and the store's clock."""
         record, now = await self._store.find(self._app, zoom_user_id)
         self._ahead = now - self._clock.monotonic()
         return (None if record is None else self.open(record)), now
 
     async def read_readable(self, user_email: str) -> ConnectionRecord | None:
-        """Read a user's connection as it is for somebody who is told of many: None if there is none, or it cannot be opened."""
+        """Read a user's connection for a stream of several connections. Return None if there is none or it cannot be opened."""
         self._on_read()
         record, _ = await self._store.get(self._key(user_email))
         return None if record is None else self.open_readable(record)
 
     async def read_replaceable(self, user_email: str) -> tuple[Replaceable, float]:
-        """Read a user's connection for replacing it by a new consent, and the store's clock.
+        """Read the connection that a new consent of the user replaces, and the store's clock.
 
-        A damaged record is replaceable, one whose key or version is unknown is not: somebody can read it still.
+        A damaged record is replaceable. A record with an unknown key or version is not, because another process may be able to read it.
         """
         record, now = await self._store.get(self._key(user_email))
         self._ahead = now - self._clock.monotonic()
@@ -91,7 +88,7 @@ class ConnectionRepository:
         return Replaceable(opened, record.rev, opened.generation), now
 
     async def write(self, connection: ConnectionRecord) -> int | None:
-        """Write a connection if its revision is still `connection.rev` (0: if there is none).
+        """Write a connection if its revision is still `connection.rev`, which is 0 if there must be no record yet.
 
         Returns:
             The new revision, or None on conflict.
@@ -101,7 +98,7 @@ class ConnectionRepository:
         """
         sealed = connection_record.encode(self._envelope, connection)
         if connection.update_time != connection.read_update_time:
-            # the clock was read a while ago, before Zoom was asked perhaps: who follows the changes must not be past that moment already
+            # `update_time` may be from before a call to Zoom, and readers of the change feed may have read past it already
             sealed = replace(sealed, changed_at=max(sealed.changed_at, self.now()))
         return await self._store.put(sealed, connection.rev)
 
@@ -113,7 +110,7 @@ class ConnectionRepository:
         after: str = "",
         limit: int,
     ) -> list[Record]:
-        """Read sealed connections in the order of their addresses; `open` opens them one by one."""
+        """Return sealed connections ordered by email address; `open` opens them one by one."""
         return list(
             await self._store.page(
                 self._app, Kind.USER, states=states, due_before=due_before, after=after, limit=limit
@@ -125,7 +122,7 @@ class ConnectionRepository:
         return connection_record.decode(self._envelope, record)
 
     def open_readable(self, record: Record) -> ConnectionRecord | None:
-        """Open one of several records; one that cannot be opened is told in the log, and holds up nobody behind it."""
+        """Open one of several records. Log one that cannot be opened and return None, so that the others can be processed."""
         try:
             return self.open(record)
         except RecordFault as error:
@@ -133,14 +130,14 @@ class ConnectionRepository:
             return None
 
     async def count_by_state(self) -> dict[str, int]:
-        """Count the connections by their state."""
+        """Return the number of connections by state."""
         return await self._store.count(self._app, Kind.USER, Column.STATE)
 
     async def changes(self, since: float, limit: int | None = None) -> tuple[list[Change], float]:
-        """List the connections that changed since a time of the store's clock, and read that clock; see `RecordStore.changes`."""
-        found, now = await self._store.changes(self._app, Kind.USER, since, limit=limit)
+        """Return the connections that changed since a time of the store's clock, and that clock; see `RecordStore.changes`."""
+        changes, now = await self._store.changes(self._app, Kind.USER, since, limit=limit)
         self._ahead = now - self._clock.monotonic()
-        return list(found), now
+        return list(changes), now
 
     def _key(self, user_email: str) -> RecordKey:
         return RecordKey(self._app, Kind.USER, user_email)

@@ -1,7 +1,7 @@
-"""Takes away what nobody needs any more: connections that have waited for a new consent for too long, and records whose time is over.
+"""Retention: deletion of expired records, and disconnection of users who have needed to re-consent for too long.
 
-What is removed is found by the columns of the store and believed only if the sealed part agrees; it is removed only if nobody wrote it
-since it was read, so that a consent which comes at the same moment stays.
+Candidates are selected by the store's columns and confirmed against the sealed part of the record. A record is only deleted if it has not
+been written since it was read, so that a concurrent consent is preserved.
 """
 
 import asyncio
@@ -21,35 +21,34 @@ from zoomgate_server.telemetry import logs
 
 REAUTH_REQUIRED, DISCONNECTED = "reauth_required", "disconnected"
 EXPIRING = (Kind.STATE, Kind.REQUEST, Kind.WEBHOOK)
-"""Kinds of records that are worth nothing once they have expired. MongoDB deletes them by itself, later."""
+"""Kinds of records that have no use once they have expired. MongoDB also deletes them by itself, later."""
 
 DAY_SECONDS = 24 * 3600.0
 PAGE_SIZE = 200
-"""Records that are read at a time."""
+"""Records read at a time."""
 
 EXPIRED_POLL_INTERVAL = 60.0
-"""Between two looks for what has expired; half as much to one and a half, by chance."""
+"""Seconds between scans for expired records, randomized by 50 % in either direction."""
 
 REAUTH_POLL_INTERVAL = 3600.0
-"""Between two looks for connections that wait for a consent: all that do so are looked at."""
+"""Seconds between scans for connections that have needed a new consent for too long; each reads all `REAUTH_REQUIRED` connections."""
 
 MAX_PER_PASS = 1000
-"""Records that one look takes away; the next one goes on."""
+"""Records deleted in one pass; the next pass continues."""
 
 _log = logs.get("zoomgate.retention")
 
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """A record whose time is over.
+    """A record whose retention is over.
 
     Attributes:
-        kind: `reauth_required` for a connection that is to be ended; `disconnected`, `state`, `request` and `webhook` for what is to be
-            deleted.
-        record: As it is stored.
-        since: When its time was over, in seconds since 1970 by the store's clock; of a connection that is to be ended, when it began to
-            wait for a consent.
-        connection: The connection that it holds, if it is one.
+        kind: `reauth_required` for a connection to disconnect; `disconnected`, `state`, `request` and `webhook` for records to delete.
+        record: The record as stored.
+        since: When its retention ended, in seconds since 1970 by the store's clock; for a connection to disconnect, when it became
+            `REAUTH_REQUIRED`.
+        connection: The opened connection, or None for records of other kinds.
     """
 
     kind: str
@@ -59,25 +58,21 @@ class Overdue:
 
     @property
     def user_email(self) -> str:
-        """Whose connection it is; empty if it is none."""
+        """The user of the connection; empty for other records."""
         return "" if self.connection is None else self.connection.user_email
 
 
 class RetentionPolicy:
-    """Finds and takes away what is overdue of one Zoom app.
+    """Deletion of the overdue records of one Zoom app.
 
     Args:
-        app: OAuth origin and client id.
-        store: Where the records are.
-        vault: Opens and seals them.
-        clock: Time.
-        reauth_days: After how many days a connection that waits for a consent is ended; 0 for never.
-        audit: Hears of every connection that is ended or deleted.
-        on_pruned: Hears the kind of everything that is taken away.
-        chance: Spreads looks over time.
+        app: OAuth origin and client ID.
+        reauth_days: Days after which a `REAUTH_REQUIRED` connection is disconnected; 0 for never.
+        on_pruned: Called with the kind of each pruned record.
+        chance: Randomizes the time of scans.
 
     Attributes:
-        unreadable: Connections that were found and stay, since they cannot be opened.
+        unreadable: Number of selected connections that were left in place because they cannot be opened.
     """
 
     def __init__(
@@ -101,23 +96,23 @@ class RetentionPolicy:
         self._audit = audit
         self._on_pruned = on_pruned
         self._chance = chance
-        self._taking: asyncio.Task[bool] | None = None
+        self._pruning: asyncio.Task[bool] | None = None
 
     async def run(self) -> None:
-        """Look now and then; runs until cancelled."""
+        """Prune periodically; runs until cancelled."""
         next_reauth = self._clock.monotonic()
         while True:
             await asyncio.sleep(EXPIRED_POLL_INTERVAL * self._chance.uniform(0.5, 1.5))
             try:
                 await self._prune_all(self.find_expired())
                 if self._clock.monotonic() >= next_reauth:
-                    await self._prune_all(self.find_waiting())
+                    await self._prune_all(self.find_overdue_reauth())
                     next_reauth = self._clock.monotonic() + REAUTH_POLL_INTERVAL
             except StoreError:
                 _log.warning("retention.store_failed")
 
-    async def find_waiting(self) -> AsyncIterator[Overdue]:
-        """Find the connections that have waited for a consent for too long.
+    async def find_overdue_reauth(self) -> AsyncIterator[Overdue]:
+        """Yield the connections that have needed a new consent for too long.
 
         Raises:
             StoreError: The store failed.
@@ -125,7 +120,7 @@ class RetentionPolicy:
         if not self._reauth_seconds:
             return
         before = await self._now() - self._reauth_seconds
-        async for record in self._pages(Kind.USER, states=[State.REAUTH_REQUIRED.value]):
+        async for record in self._scan(Kind.USER, states=[State.REAUTH_REQUIRED.value]):
             if record.changed_at > before:
                 continue
             connection = self._open(record)
@@ -133,52 +128,52 @@ class RetentionPolicy:
                 yield Overdue(REAUTH_REQUIRED, record, connection.update_time, connection)
 
     async def find_expired(self) -> AsyncIterator[Overdue]:
-        """Find the records that have expired, ended connections among them.
+        """Yield the expired records, including tombstones.
 
         Raises:
             StoreError: The store failed.
         """
         now = await self._now()
         for kind in EXPIRING:
-            async for record in self._pages(kind, expire_before=now):
+            async for record in self._scan(kind, expire_before=now):
                 yield Overdue(kind.value, record, record.expire_at or 0.0)
-        async for record in self._pages(Kind.USER, states=[State.DISCONNECTED.value], expire_before=now):
+        async for record in self._scan(Kind.USER, states=[State.DISCONNECTED.value], expire_before=now):
             connection = self._open(record)
             if connection is not None and connection.state is State.DISCONNECTED:
                 yield Overdue(DISCONNECTED, record, record.expire_at or 0.0, connection)
 
     async def prune(self, overdue: Overdue) -> bool:
-        """Take one away unless somebody wrote it since it was found. False if somebody did.
+        """Prune one record unless it was written since it was found. Return whether it was pruned.
 
-        Whoever is cancelled meanwhile leaves to `drain` what was begun: nothing goes without its line in the audit trail.
+        A cancelled call leaves the operation running, and `drain` waits for it, so that every change has its audit event.
 
-        A connection that waits for a consent becomes an ended one. Zoom is not asked to revoke anything: it has refused every refresh
-        token in the record, and the access token has expired long ago.
+        A `REAUTH_REQUIRED` connection becomes a tombstone. Nothing is revoked at Zoom: Zoom has rejected every refresh token in the
+        record, and the access token has long expired.
 
         Raises:
             StoreError: The store failed.
         """
-        self._taking = asyncio.create_task(self._delete(overdue))
-        return await asyncio.shield(self._taking)
+        self._pruning = asyncio.create_task(self._delete(overdue))
+        return await asyncio.shield(self._pruning)
 
     async def drain(self) -> None:
-        """Wait until what was begun is done and told."""
-        if self._taking is not None:
-            await asyncio.wait({self._taking})
+        """Wait until the running operation is done and audited."""
+        if self._pruning is not None:
+            await asyncio.wait({self._pruning})
 
     async def _delete(self, overdue: Overdue) -> bool:
-        record, left = overdue.record, None
+        record, replacement = overdue.record, None
         if overdue.kind == REAUTH_REQUIRED and overdue.connection is not None:
-            ended = make_tombstone(overdue.connection, await self._now(), revoke=False)
-            left = connection_record.encode(self._envelope, ended)
+            tombstone = make_tombstone(overdue.connection, await self._now(), revoke=False)
+            replacement = connection_record.encode(self._envelope, tombstone)
         try:
             done = (
                 await self._store.delete(record.key, record.rev)
-                if left is None
-                else await self._store.put(left, record.rev) is not None
+                if replacement is None
+                else await self._store.put(replacement, record.rev) is not None
             )
         except StoreError:
-            done = await self._is_done(overdue, left)
+            done = await self._is_done(overdue, replacement)
             if not done:
                 raise
         if done:
@@ -186,17 +181,21 @@ class RetentionPolicy:
             self._audit_outcome(overdue, "ok")
         return done
 
-    async def _is_done(self, overdue: Overdue, left: Record | None) -> bool:
-        """Tell whether the store has done what it did not confirm: it would not be found again, and have no line."""
+    async def _is_done(self, overdue: Overdue, replacement: Record | None) -> bool:
+        """Return whether an unconfirmed change was stored. The record would not be found again, and its audit event would be missing."""
         try:
-            found, _ = await self._store.get(overdue.record.key)
+            stored, _ = await self._store.get(overdue.record.key)
         except StoreError:
             self._audit_outcome(overdue, "STORE_UNAVAILABLE")
             raise
-        return found is None if left is None else found is not None and found.value == left.value
+        return (
+            stored is None
+            if replacement is None
+            else stored is not None and stored.value == replacement.value
+        )
 
     def _audit_outcome(self, overdue: Overdue, outcome: str) -> None:
-        """Tell the audit trail of a connection that was taken away, or may have been."""
+        """Audit a connection that was pruned, or may have been."""
         if overdue.connection is None:
             return
         name, user = "zoomgate", overdue.user_email
@@ -206,15 +205,15 @@ class RetentionPolicy:
             event = AuditEvent.unattended("connection.pruned", outcome, user, principal=name)
         self._audit(event._replace(generation=overdue.connection.generation))
 
-    async def _prune_all(self, found: AsyncIterator[Overdue]) -> None:
+    async def _prune_all(self, candidates: AsyncIterator[Overdue]) -> None:
         count = 0
-        async for overdue in found:
+        async for overdue in candidates:
             await self.prune(overdue)
             count += 1
             if count == MAX_PER_PASS:
                 return
 
-    async def _pages(
+    async def _scan(
         self, kind: Kind, *, states: list[str] | None = None, expire_before: float | None = None
     ) -> AsyncIterator[Record]:
         after = ""

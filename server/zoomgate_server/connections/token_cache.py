@@ -1,4 +1,4 @@
-"""Access tokens in memory, so that the hot path needs no store and no cipher."""
+"""In-memory cache of access tokens, so that most calls need neither the store nor decryption."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -8,12 +8,10 @@ from zoomgate_server.connections.token_pair import TokenPair
 
 
 class Seen(NamedTuple):
-    """How far a user's connection had come when this process saw it last.
+    """The version of a user's connection that this process saw last.
 
     Attributes:
-        grant: The consent.
-        generation: Which pair of the user it was.
-        consent_time: When the person consented, by the store's clock.
+        consent_time: When the user consented, by the store's clock.
     """
 
     grant: str
@@ -21,7 +19,7 @@ class Seen(NamedTuple):
     consent_time: float
 
     def precedes(self, other: "Seen") -> bool:
-        """Tell whether this is an earlier state than another; a later consent may begin at a lower generation, in a store set back."""
+        """Return whether this version is older than `other`. After a store rollback, a later consent may have a lower generation."""
         return self.generation < other.generation and (
             self.grant == other.grant or self.consent_time <= other.consent_time
         )
@@ -29,13 +27,12 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CachedToken:
-    """A token that this process may use.
+    """A token pair in the cache.
 
     Attributes:
-        tokens: The pair.
-        seen: The consent it comes from, and which pair of the user it is.
-        rev: Revision of the record it was read from.
-        owner: The identity that the connection belongs to, or None.
+        seen: The version of the connection that the pair belongs to.
+        rev: Revision of the record that the pair was read from.
+        owner: Identity of the member that the connection belongs to, or None.
         expires: Reading of the monotonic clock at which the access token expires.
     """
 
@@ -47,17 +44,18 @@ class CachedToken:
 
     @property
     def generation(self) -> int:
-        """Which pair of the user it is."""
+        """The generation of the pair."""
         return self.seen.generation
 
 
 class TokenCache:
-    """The tokens of the users who called lately, and how far the connections of others had come.
+    """Cache of recently used tokens, and of the last seen versions of further connections.
 
-    Nothing older than what was here once comes back: not from a slow reader, not from a store that was set back.
+    The cache never returns to an older version of a connection, neither because of a slow read nor after a store rollback.
 
     Args:
-        capacity: Tokens at most, and as many users of whom only that is known; who was put in first goes first.
+        capacity: Maximum number of tokens, and of further users of whom only the last seen version is known. The entry added first is
+            evicted first.
     """
 
     def __init__(self, capacity: int = 100_000) -> None:
@@ -65,42 +63,42 @@ class TokenCache:
         self._tokens: OrderedDict[str, CachedToken] = OrderedDict()
         self._without_token: OrderedDict[str, Seen] = OrderedDict()
         self._used: set[str] = set()
-        self._handed_out: set[str] = set()
+        self._issued_to_callers: set[str] = set()
 
     def get(self, user_email: str) -> CachedToken | None:
-        """Give the user's token, valid or not, if there is one."""
+        """Return the user's token, valid or not, or None."""
         return self._tokens.get(user_email)
 
     def note_use(self, user_email: str) -> None:
-        """Note that a call of this process used the user's token."""
+        """Record that a call by this process used the user's token."""
         self._used.add(user_email)
 
     def note_issued(self, user_email: str) -> None:
-        """Note that somebody outside has the user's token."""
-        self._handed_out.add(user_email)
+        """Record that the user's token was returned to a caller."""
+        self._issued_to_callers.add(user_email)
 
     def in_use(self) -> list[tuple[str, CachedToken]]:
-        """List the tokens, with whose they are, that calls of this process have used and that nobody outside has."""
+        """Return users and their tokens that calls by this process have used and that were not returned to a caller."""
         return [
             (user_email, self._tokens[user_email])
-            for user_email in self._used - self._handed_out
+            for user_email in self._used - self._issued_to_callers
             if user_email in self._tokens
         ]
 
     def is_in_use(self, user_email: str, token: CachedToken) -> bool:
-        """Tell whether a token of that list would be in it still."""
-        return self._tokens.get(user_email) is token and user_email not in self._handed_out
+        """Return whether a token from `in_use` is still cached and was not returned to a caller since."""
+        return self._tokens.get(user_email) is token and user_email not in self._issued_to_callers
 
     def seen(self, user_email: str) -> Seen | None:
-        """Say how far the user's connection had come, if that is known."""
-        kept = self._tokens.get(user_email)
-        return self._without_token.get(user_email) if kept is None else kept.seen
+        """Return the last seen version of the user's connection, if known."""
+        cached = self._tokens.get(user_email)
+        return self._without_token.get(user_email) if cached is None else cached.seen
 
     def put(self, user_email: str, token: CachedToken) -> CachedToken | None:
-        """Keep a token unless a newer one was here.
+        """Store a token unless a newer one has been seen.
 
         Returns:
-            What counts: the token, or the newer one; None if that is gone.
+            The token to use: the given one, or the newer one. None if a newer one has been seen but is no longer cached.
         """
         seen = self.seen(user_email)
         if seen is not None and token.seen.precedes(seen):
@@ -108,23 +106,23 @@ class TokenCache:
         self._without_token.pop(user_email, None)
         if seen != token.seen:
             self._used.discard(user_email)
-            self._handed_out.discard(user_email)
+            self._issued_to_callers.discard(user_email)
         self._tokens[user_email] = token
         self._tokens.move_to_end(user_email)
         if len(self._tokens) > self._capacity:
-            self._remember(*self._tokens.popitem(last=False))
+            self._store_version(*self._tokens.popitem(last=False))
         return token
 
     def drop(self, user_email: str, *, unless_rev: int | None = None) -> None:
-        """Forget the user's token, unless it comes from this revision of the record."""
-        kept = self._tokens.get(user_email)
-        if kept is not None and kept.rev != unless_rev:
-            self._remember(user_email, self._tokens.pop(user_email))
+        """Remove the user's token, unless it comes from the revision `unless_rev` of the record."""
+        cached = self._tokens.get(user_email)
+        if cached is not None and cached.rev != unless_rev:
+            self._store_version(user_email, self._tokens.pop(user_email))
 
-    def _remember(self, user_email: str, token: CachedToken) -> None:
-        """Remember of a token that goes how far the connection had come."""
+    def _store_version(self, user_email: str, token: CachedToken) -> None:
+        """Store the version of a removed token."""
         self._used.discard(user_email)
         self._without_token[user_email] = token.seen
         if len(self._without_token) > self._capacity:
-            forgotten, _ = self._without_token.popitem(last=False)
-            self._handed_out.discard(forgotten)
+            evicted, _ = self._without_token.popitem(last=False)
+            self._issued_to_callers.discard(evicted)

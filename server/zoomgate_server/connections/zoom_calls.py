@@ -1,4 +1,4 @@
-"""Calls of Zoom's API with a user's token."""
+"""Calls to Zoom's API with a user's access token."""
 
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
@@ -12,7 +12,7 @@ from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
 
 
 class ZoomCalls:
-    """Calls Zoom's API on a user's behalf, and repeats a call once whose token Zoom rejected."""
+    """Client of Zoom's API on users' behalf. It retries a call once if Zoom rejected the token."""
 
     def __init__(self, *, access_tokens: AccessTokens, zoom: ZoomClient, clock: Clock) -> None:
         self._access_tokens = access_tokens
@@ -20,18 +20,19 @@ class ZoomCalls:
         self._clock = clock
 
     async def send(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
-        """Call Zoom's API with the user's token and give any complete answer.
+        """Call Zoom's API with the user's token and return any complete response.
 
-        An answer of 401 with one of Zoom's token codes was refused before it was processed: the record is read again, the token
-        refreshed at most once, and the request repeated once.
+        Zoom rejects a call with a 401 and a token code before processing it. In this case, the record is read again, the token is
+        refreshed at most once, and the request is retried once.
 
         Raises:
-            ZoomRateLimited: Zoom answered 429.
+            ZoomRateLimited: Zoom responded with 429.
             ScopeMissing: The consent does not cover the call.
-            ReauthRequired: Zoom refuses the token even after a refresh.
-            RefreshInProgress: So it does, and somebody renews the token again meanwhile.
-            ZoomUnavailable, ZoomOutcomeUnknown, ZoomResponseTooLarge, DeadlineTooShort: As `ZoomClient.send`.
-            CallerNotAllowed, and what `Refresher.refresh` raises.
+            ReauthRequired: Zoom rejected the token even after a refresh.
+            RefreshInProgress: Zoom rejected the token even after a refresh, and another refresh of the token is running or has finished.
+            ZoomUnavailable, ZoomOutcomeUnknown, ZoomResponseTooLarge, DeadlineTooShort: As for `ZoomClient.send`.
+            CallerNotAllowed: The connection belongs to another member.
+            ZoomgateError: As raised by `Refresher.refresh`.
         """
         token = await self._access_tokens.for_call(call, user_email)
         response = await self._send(call, request, token)
@@ -43,11 +44,11 @@ class ZoomCalls:
             if zoom_errors.is_token_rejected(response):
                 if await self._access_tokens.is_being_replaced(user_email, token):
                     raise RefreshInProgress(
-                        "The user's token was renewed again during this call: call again in a moment",
+                        "The user's token was refreshed again during this call; retry in a moment",
                         retry_after=1.0,
                     )
                 raise ReauthRequired(
-                    "Zoom refuses this user's token although it was just renewed: let the person consent again",
+                    "Zoom rejected this user's token although it was just refreshed; have the user consent again",
                     metadata={"cause": Cause.REJECTED.value, "http_status": "401"},
                 )
         if response.status == 429:
@@ -55,16 +56,16 @@ class ZoomCalls:
         scopes = zoom_errors.missing_scopes(response)
         if scopes is not None:
             raise ScopeMissing(
-                "The user's consent does not cover this call: add the scope to the Zoom app and let the person consent again",
+                "The user's consent does not cover this call; add the scopes to the Zoom app and have the user consent again",
                 metadata={"scopes": " ".join(scopes), "http_status": str(response.status)},
             )
         return response
 
     async def send_typed(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
-        """Call Zoom's API as `send` does and give the answer if it is a success.
+        """Call Zoom's API as `send` does and return a successful response.
 
         Raises:
-            ZoomgateError: What Zoom's refusal means (`zoom/errors.py` has the table).
+            ZoomgateError: The error for Zoom's response; `zoom/errors.py` has the table.
         """
         response = await self.send(call, user_email, request)
         if 200 <= response.status < 300:

@@ -1,6 +1,6 @@
-"""The callers file: who may call, with which static key, and what they may do.
+"""The callers file: the callers, their static keys and their policies.
 
-A row that is not understood refuses the whole file: a typing mistake must not let somebody in, or keep somebody out unnoticed.
+An invalid entry invalidates the whole file, so that a typing mistake can neither grant nor deny access unnoticed.
 """
 
 import re
@@ -35,10 +35,10 @@ _DOMAIN = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)+", re.ASCII)
 
 
 class CallersError(Exception):
-    """The callers file cannot be used.
+    """The callers file is invalid.
 
     Args:
-        problems: One sentence each, with the line where it can be told.
+        problems: One sentence each, with the line number where it is known.
     """
 
     def __init__(self, problems: Collection[str]) -> None:
@@ -51,8 +51,8 @@ class Caller:
     """A caller and the digest of its key.
 
     Attributes:
-        key_sha256: SHA-256 of the key, 64 lower-case hex digits.
-        principal: What it may do.
+        key_sha256: The SHA-256 of the key: 64 lower-case hex digits.
+        principal: The caller's identity and policy.
     """
 
     key_sha256: str
@@ -64,17 +64,17 @@ def load(path: Path, methods: Collection[str]) -> tuple[Caller, ...]:
 
     Args:
         path: The file.
-        methods: Every name that `methods` may hold, such as `AuthService.GetToken`.
+        methods: The method names that the key `methods` may contain, such as `AuthService.GetToken`.
 
     Raises:
-        CallersError: With everything that is wrong.
+        CallersError: The file is missing, unreadable, writable by other users, or invalid. Contains all problems.
     """
     try:
         if stat.S_IMODE(path.stat().st_mode) & 0o022:
-            raise CallersError([f"{path} can be changed by other users: run chmod go-w on it"])
+            raise CallersError([f"{path} is writable by other users; run chmod go-w on it"])
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise CallersError([f"{path} does not exist: make it with `zoomgate callers add`"]) from None
+        raise CallersError([f"{path} does not exist; create it with `zoomgate callers add`"]) from None
     except OSError as error:
         raise CallersError([f"{path} cannot be read ({error.strerror})"]) from None
     except UnicodeDecodeError:
@@ -83,43 +83,47 @@ def load(path: Path, methods: Collection[str]) -> tuple[Caller, ...]:
 
 
 def parse(text: str, name: str, methods: Collection[str]) -> tuple[Caller, ...]:
-    """Read the text of a callers file; `name` stands in the messages."""
+    """Parse the text of a callers file. `name` is the file name for error messages.
+
+    Raises:
+        CallersError: The text is invalid. Contains all problems.
+    """
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise CallersError([f"{name} is no TOML: {error}"]) from None
+        raise CallersError([f"{name} is not valid TOML: {error}"]) from None
     lines = _Lines(text)
     problems = [
-        f"{name}:{lines.of_key(0, key)}: {key} is not known here: write [[callers]] tables only"
+        f"{name}:{lines.of_key(0, key)}: unknown key {key}; only [[callers]] tables are allowed"
         for key in content
         if key != "callers"
     ]
     rows = content.get("callers", [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise CallersError([*problems, f"{name}: callers must be [[callers]] tables"])
-    found: list[Caller] = []
-    taken: set[tuple[str, str]] = set()
+        raise CallersError([*problems, f"{name}: callers must be written as [[callers]] tables"])
+    callers: list[Caller] = []
+    used_values: set[tuple[str, str]] = set()
     for number, row in enumerate(rows, start=1):
-        reader = _Row(row, name, lines, number, methods)
-        caller = reader.read()
+        parser = _Row(row, name, lines, number, methods)
+        caller = parser.read()
         for key, problem in (
-            ("name", "is taken by another caller"),
-            ("key_sha256", "is another caller's key"),
+            ("name", "is already used by another caller"),
+            ("key_sha256", "is the key of another caller"),
         ):
-            if (value := (key, str(row.get(key, "")))) in taken:
-                reader.refuse(key, f"{problem}: give each its own")
+            if (value := (key, str(row.get(key, "")))) in used_values:
+                parser.add_problem(key, f"{problem}; use a different one for each caller")
             elif value[1]:
-                taken.add(value)
-        problems.extend(reader.problems)
+                used_values.add(value)
+        problems.extend(parser.problems)
         if caller is not None:
-            found.append(caller)
+            callers.append(caller)
     if problems:
         raise CallersError(problems)
-    return tuple(found)
+    return tuple(callers)
 
 
 class _Lines:
-    """Finds the lines of tables and keys, for messages."""
+    """The line numbers of tables and keys, for error messages."""
 
     def __init__(self, text: str) -> None:
         self._lines = text.splitlines()
@@ -130,7 +134,7 @@ class _Lines:
         ]
 
     def of_key(self, table: int, key: str) -> int:
-        """Line of a key in the n-th table (0: before the first), or of the table itself."""
+        """Return the line of a key in the n-th table (0: before the first table), or the first line of the table if it lacks the key."""
         starts = [1, *self._tables]
         if table >= len(starts):
             return 1
@@ -142,7 +146,7 @@ class _Lines:
 
 
 class _Row:
-    """Reads one row and collects what is wrong with it."""
+    """Parser of one [[callers]] table that collects its problems."""
 
     def __init__(
         self, row: Mapping[str, Any], file: str, lines: _Lines, number: int, methods: Collection[str]
@@ -154,27 +158,31 @@ class _Row:
         self._methods = methods
         self.problems: list[str] = []
 
-    def refuse(self, key: str, problem: str) -> None:
-        """Note a problem with a key."""
+    def add_problem(self, key: str, problem: str) -> None:
+        """Record a problem with a key."""
         self.problems.append(f"{self._file}:{self._lines.of_key(self._number, key)}: {key} {problem}")
 
     def read(self) -> Caller | None:
-        """Give the caller, or None with `problems` filled."""
+        """Return the caller, or None if there are `problems`."""
         for key in sorted(set(self._row) - _KEYS):
-            self.refuse(key, f"is not known: use {', '.join(sorted(_KEYS))}")
-        name = self._text("name", _NAME, "must be 1 to 63 of a-z 0-9 . _ -")
+            self.add_problem(key, f"is not a known key; use {', '.join(sorted(_KEYS))}")
+        name = self._text(
+            "name",
+            _NAME,
+            "must be 1 to 63 characters of a-z 0-9 . _ - and start with a letter or digit",
+        )
         digest = self._text("key_sha256", _DIGEST, "must be 64 lower-case hex digits: the SHA-256 of the key")
         role = self._role()
         email = self._email(role)
         if role is not None and role is not Role.SERVICE:
             for key in _SERVICE_ONLY:
                 if key in self._row:
-                    self.refuse(key, "is for services only: leave it out")
+                    self.add_problem(key, "is for services only; remove it")
         principal = Principal(
             name=name,
             roles=frozenset() if role is None else frozenset({role}),
             users=self._users(),
-            methods=self._granted_methods(),
+            methods=self._allowed_methods(),
             email=email,
             issuer="key",
             subject=email or name,
@@ -187,7 +195,7 @@ class _Row:
     def _text(self, key: str, pattern: re.Pattern[str], rule: str) -> str:
         value = self._row.get(key)
         if not isinstance(value, str) or not pattern.fullmatch(value):
-            self.refuse(key, rule)
+            self.add_problem(key, rule)
             return ""
         return value
 
@@ -195,7 +203,7 @@ class _Row:
         value = self._row.get("role")
         if value in list(Role):
             return Role(value)
-        self.refuse("role", "must be service, member or admin")
+        self.add_problem("role", "must be service, member or admin")
         return None
 
     def _email(self, role: Role | None) -> str | None:
@@ -203,17 +211,17 @@ class _Row:
         if role is Role.MEMBER:
             problem = addresses.problem(value) if isinstance(value, str) else "is required for members"
             if problem is not None:
-                self.refuse("email", problem)
+                self.add_problem("email", problem)
                 return None
             return str(value)
         if value is not None:
-            self.refuse("email", "is for members only: leave it out")
+            self.add_problem("email", "is for members only; remove it")
         return None
 
     def _flag(self, key: str) -> bool:
         value = self._row.get(key, False)
         if not isinstance(value, bool):
-            self.refuse(key, "must be true or false")
+            self.add_problem(key, "must be true or false")
             return False
         return value
 
@@ -222,7 +230,7 @@ class _Row:
         if value is None:
             return None
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            self.refuse(key, "must be a list of strings")
+            self.add_problem(key, "must be a list of strings")
             return None
         return value
 
@@ -236,14 +244,16 @@ class _Row:
             elif addresses.is_canonical(pattern):
                 exact.add(pattern)
             else:
-                self.refuse("users", f'has {pattern!r}: write an address in lower case, "*@domain" or "*"')
+                self.add_problem(
+                    "users", f'contains {pattern!r}; use a lower-case address, "*@domain" or "*"'
+                )
         return UserPatterns(everyone, frozenset(exact), frozenset(domains))
 
-    def _granted_methods(self) -> frozenset[str] | None:
+    def _allowed_methods(self) -> frozenset[str] | None:
         patterns = self._strings("methods")
         if patterns is None:
             return None
-        granted: set[str] = set()
+        allowed: set[str] = set()
         for pattern in patterns:
             service = pattern.removesuffix(".*")
             matching = {
@@ -252,19 +262,19 @@ class _Row:
                 if method == pattern or (service != pattern and method.partition(".")[0] == service)
             }
             if not matching:
-                self.refuse(
+                self.add_problem(
                     "methods",
-                    f'has {pattern!r}: write a method such as "AuthService.GetToken", or "AuthService.*"',
+                    f'contains {pattern!r}; use a method such as "AuthService.GetToken", or "AuthService.*"',
                 )
-            granted |= matching
-        return frozenset(granted)
+            allowed |= matching
+        return frozenset(allowed)
 
     def _proxy_paths(self) -> tuple[str, ...]:
         patterns = self._strings("proxy_paths") or []
         for pattern in patterns:
             if not _PROXY_PATH.fullmatch(pattern) or "**" in pattern.split("/")[1:-1]:
-                self.refuse(
+                self.add_problem(
                     "proxy_paths",
-                    f'has {pattern!r}: write a path such as "/users/me/**", with ** at the end only',
+                    f'contains {pattern!r}; use a path such as "/users/me/**", with ** only at the end',
                 )
         return tuple(patterns)

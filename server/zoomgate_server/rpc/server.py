@@ -32,7 +32,7 @@ SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_metadata_size", 8 * 1024),
     ("grpc.max_concurrent_streams", 100),
-    # else streams that have ended count until they are cleaned up, and calls of a client that keeps to the limit are reset
+    # disabled because it also counts finished streams that are not cleaned up yet, and so resets calls of clients within the limit
     ("grpc.http.overload_protection", 0),
     ("grpc.max_connection_age_ms", 30 * 60_000),
     ("grpc.max_connection_age_grace_ms", 60_000),
@@ -53,19 +53,23 @@ _SERVICES = tuple(
     )
 )
 METHODS = tuple(method.full_name for service in _SERVICES for method in service.methods)
-"""Full names of all RPCs."""
+"""The full names of all RPCs."""
 
 _log = logs.get("zoomgate.app")
 
 
 def new_server(*, shared_port: bool) -> grpc.aio.Server:
-    """Make a server. `shared_port` lets several processes listen on its port."""
-    # off for a process that serves alone, else two unrelated servers share a port in silence
+    """Create a server.
+
+    Args:
+        shared_port: Whether other processes may listen on the same port.
+    """
+    # disabled unless needed, because two unrelated servers would otherwise share a port unnoticed
     return grpc.aio.server(options=[*SERVER_OPTIONS, ("grpc.so_reuseport", int(shared_port))])
 
 
 def caller_keys(path: Path | None) -> list[StaticKey]:
-    """Read the keys of the callers file.
+    """Return the keys in the callers file, or none without a file.
 
     Raises:
         StartError: The file is invalid.
@@ -73,14 +77,18 @@ def caller_keys(path: Path | None) -> list[StaticKey]:
     if path is None:
         return []
     try:
-        found = callers_file.load(path, access_policy.CALLABLE_METHODS)
+        callers = callers_file.load(path, access_policy.CALLABLE_METHODS)
     except callers_file.CallersError as error:
         raise StartError("\n".join(f"ZOOMGATE_CALLERS: {problem}" for problem in error.problems)) from None
-    return [StaticKey(caller.key_sha256, caller.principal) for caller in found]
+    return [StaticKey(caller.key_sha256, caller.principal) for caller in callers]
 
 
 def bind(server: grpc.aio.Server, address: str, certificate: tuple[Path, Path] | None) -> int:
-    """Take the gRPC port. Who connects waits until the server starts: to clients it is a server that is not there yet."""
+    """Bind the gRPC port, and return its number. Clients that connect before the server starts wait until then.
+
+    Raises:
+        StartError: The address cannot be bound, or the certificate is invalid.
+    """
     credentials = _tls_credentials(certificate)
     try:
         if credentials is not None:
@@ -88,28 +96,28 @@ def bind(server: grpc.aio.Server, address: str, certificate: tuple[Path, Path] |
         return server.add_insecure_port(address)
     except RuntimeError:
         raise StartError(
-            f"ZOOMGATE_LISTEN: {address} cannot be listened on (in use, or not permitted): choose another port"
+            f"ZOOMGATE_LISTEN: cannot listen on {address} (in use, or not permitted); choose another port"
         ) from None
 
 
 def _tls_credentials(certificate: tuple[Path, Path] | None) -> grpc.ServerCredentials | None:
-    """Give credentials that follow the files of the certificate, or None without TLS."""
+    """Return credentials that are reloaded when the certificate files change, or None without TLS."""
     if certificate is None:
         return None
     try:
-        pair = tls.ReloadingCertificate(*certificate, on_change=_log_certificate)
+        certificate_files = tls.ReloadingCertificate(*certificate, on_change=_log_certificate)
     except tls.TlsError as error:
         raise StartError(str(error)) from None
 
-    def configuration(found: tls.CertificatePair) -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration([(found.key, found.chain)])
+    def configuration(pair: tls.CertificatePair) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)])
 
     def changed() -> grpc.ServerCertificateConfiguration | None:
-        found = pair.changed()
-        return None if found is None else configuration(found)
+        pair = certificate_files.changed()
+        return None if pair is None else configuration(pair)
 
-    # None, which keeps the pair, is missing from the type of the callback
-    return grpc.dynamic_ssl_server_credentials(configuration(pair.current), changed)  # type: ignore[arg-type]
+    # the declared type of the callback lacks None, which means that the pair is unchanged
+    return grpc.dynamic_ssl_server_credentials(configuration(certificate_files.current), changed)  # type: ignore[arg-type]
 
 
 def _log_certificate(problem: str | None) -> None:
@@ -128,7 +136,7 @@ def register(
     health: "health_aio.HealthServicer",
     reflected: bool,
 ) -> None:
-    """Add the services to a server. `reflected` adds gRPC reflection."""
+    """Add the services to a server, including gRPC reflection if `reflected` is true."""
     registrar = pipeline.registrar
     auth_service_pb2_grpc.add_AuthServiceServicer_to_server(auth, registrar)
     meetings_service_pb2_grpc.add_MeetingsServiceServicer_to_server(meetings, registrar)
@@ -144,6 +152,6 @@ def register(
 async def set_health(
     health: "health_aio.HealthServicer", status: "health_pb2.HealthCheckResponse.ServingStatus.ValueType"
 ) -> None:
-    """Set the health of the server and of each of its services."""
+    """Set the health status of the server and of each of its services."""
     for name in ("", *(service.full_name for service in _SERVICES)):
         await health.set(name, status)

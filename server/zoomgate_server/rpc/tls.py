@@ -1,4 +1,4 @@
-"""The certificate of the gRPC server: read, checked, and read again when its files change."""
+"""The TLS certificate of the gRPC server, which is validated and reloaded when its files change."""
 
 import os
 import stat
@@ -12,24 +12,25 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 MAX_BYTES = 256 * 1024
-"""Of a file; a chain of certificates needs a few thousand."""
+"""The maximum size of a file. A certificate chain needs a few thousand bytes."""
 
 RETRY_SECONDS = 10.0
-"""How long a pair that could not be used is left alone while its files stay as they are."""
+"""The delay before an unusable pair is read again if its files have not changed."""
 
 
 class TlsError(Exception):
-    """Certificate or key cannot be used. The text is one sentence with the setting, without the key."""
+    """The certificate or key cannot be used. The message is one sentence that names the setting and never contains the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class CertificatePair:
-    """A certificate with its chain, and its key, as PEM.
+    """A certificate chain and its private key in PEM format.
 
     Attributes:
-        chain: The server's certificate first.
-        names: Host names and addresses that it is for.
-        not_after: When it expires.
+        key: The private key.
+        chain: The certificate chain, starting with the server's own certificate.
+        names: The host names and addresses for which the certificate is valid.
+        not_after: When the certificate expires.
     """
 
     key: bytes
@@ -42,58 +43,59 @@ class CertificatePair:
 
 
 def load(cert_path: Path, key_path: Path, now: datetime | None = None) -> CertificatePair:
-    """Read and check a pair.
+    """Read and validate a certificate and its key.
 
     Raises:
-        TlsError: A file cannot be read or holds something else, the two do not belong together, the key is open to everybody or has a
-            passphrase, or the certificate is not valid now.
+        TlsError: A file cannot be read or parsed; the key does not match the certificate, is accessible to all users or has a passphrase;
+            or the certificate is expired or not valid yet.
     """
     chain, _ = _read("ZOOMGATE_TLS_CERT", cert_path)
     key, key_mode = _read("ZOOMGATE_TLS_KEY", key_path)
     if key_mode & 0o007:
-        raise TlsError(f"ZOOMGATE_TLS_KEY: {key_path} is open to everybody: run chmod o-rwx on it")
+        raise TlsError(f"ZOOMGATE_TLS_KEY: {key_path} is accessible to all users; run chmod o-rwx on it")
     try:
         certificate = x509.load_pem_x509_certificates(chain)[0]
     except ValueError:
         raise TlsError(
-            f"ZOOMGATE_TLS_CERT: {cert_path} holds no PEM certificate: give the chain, the server's own first"
+            f"ZOOMGATE_TLS_CERT: {cert_path} contains no PEM certificate; specify a chain that starts with the server's certificate"
         ) from None
     try:
         private = load_pem_private_key(key, password=None)
     except TypeError:
-        raise TlsError(f"ZOOMGATE_TLS_KEY: {key_path} has a passphrase: give it without one") from None
-    except Exception:  # noqa: BLE001 - the library has many; its words could quote the file
-        raise TlsError(f"ZOOMGATE_TLS_KEY: {key_path} holds no PEM private key") from None
+        raise TlsError(f"ZOOMGATE_TLS_KEY: {key_path} has a passphrase; specify a key without one") from None
+    except Exception:  # noqa: BLE001 - the library raises many types, whose texts could quote the file
+        raise TlsError(f"ZOOMGATE_TLS_KEY: {key_path} contains no PEM private key") from None
     if _public(private.public_key()) != _public(certificate.public_key()):
         raise TlsError(
-            f"ZOOMGATE_TLS_KEY: {key_path} is not the key of {cert_path}: give the pair that belongs together"
+            f"ZOOMGATE_TLS_KEY: {key_path} is not the key of {cert_path}; specify a matching certificate and key"
         )
-    moment = now or datetime.now(UTC)
-    if moment >= certificate.not_valid_after_utc:
+    now_utc = now or datetime.now(UTC)
+    if now_utc >= certificate.not_valid_after_utc:
         raise TlsError(
-            f"ZOOMGATE_TLS_CERT: {cert_path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}: renew it"
+            f"ZOOMGATE_TLS_CERT: {cert_path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; renew it"
         )
-    if moment < certificate.not_valid_before_utc:
+    if now_utc < certificate.not_valid_before_utc:
         raise TlsError(
-            f"ZOOMGATE_TLS_CERT: {cert_path} is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on: look at the clock"
+            f"ZOOMGATE_TLS_CERT: {cert_path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; check the clock"
         )
     return CertificatePair(key, chain, _names(certificate), certificate.not_valid_after_utc)
 
 
 class ReloadingCertificate:
-    """A pair that follows its files. Safe to ask from any thread, at every handshake.
+    """A certificate and key that are reloaded when their files change. Thread-safe, and cheap enough to call at every handshake.
 
-    A changed pair that cannot be used leaves the one before in place: files are often written one after the other. It is tried again
-    after a while even if they stay as they are: it may have become valid, or readable.
+    If a changed pair cannot be used, the previous one remains in use, because the two files are often written one after the other. An
+    unusable pair is read again after `RETRY_SECONDS` even if its files have not changed, since it may have become valid or readable.
 
     Args:
-        cert_path: Where the certificate is.
-        key_path: Where its key is.
-        on_change: Called with None after a new pair was taken, or with why it was not, once per change of the files and per reason.
-        now: The time.
+        cert_path: The certificate file.
+        key_path: The key file.
+        on_change: Called with None after a new pair was loaded, or with the reason why it could not be used. A reason is reported once per
+            change of the files.
+        now: Returns the current time.
 
     Raises:
-        TlsError: The pair cannot be used at the start.
+        TlsError: The initial pair cannot be used.
     """
 
     def __init__(
@@ -107,61 +109,63 @@ class ReloadingCertificate:
         self._on_change = on_change
         self._now = now
         self._lock = threading.Lock()
-        self._seen = self._marks()
+        self._last_file_states = self._file_states()
         self._retry_at: datetime | None = None
         self._problem = ""
         self.current = load(cert_path, key_path, now())
 
     def changed(self) -> CertificatePair | None:
-        """Give a new pair if the files hold one since the last time, else None."""
-        marks = self._marks()
-        if not self._is_due(marks):
+        """Return the new pair if the files have changed since the last call, or None."""
+        file_states = self._file_states()
+        if not self._is_due(file_states):
             return None
         with self._lock:
-            if not self._is_due(marks):
+            if not self._is_due(file_states):
                 return None
             now = self._now()
             try:
-                fresh = load(*self._paths, now)
+                pair = load(*self._paths, now)
             except TlsError as error:
-                if marks != self._seen or str(error) != self._problem:
+                if file_states != self._last_file_states or str(error) != self._problem:
                     self._on_change(str(error))
-                self._seen, self._problem = marks, str(error)
+                self._last_file_states, self._problem = file_states, str(error)
                 self._retry_at = now + timedelta(seconds=RETRY_SECONDS)
                 return None
-            self._seen, self._problem, self._retry_at = marks, "", None
-            if fresh == self.current:
+            self._last_file_states, self._problem, self._retry_at = file_states, "", None
+            if pair == self.current:
                 return None
-            self.current = fresh
+            self.current = pair
             self._on_change(None)
-            return fresh
+            return pair
 
-    def _is_due(self, marks: tuple[object, ...]) -> bool:
-        return marks != self._seen or (self._retry_at is not None and self._now() >= self._retry_at)
+    def _is_due(self, file_states: tuple[object, ...]) -> bool:
+        return file_states != self._last_file_states or (
+            self._retry_at is not None and self._now() >= self._retry_at
+        )
 
-    def _marks(self) -> tuple[object, ...]:
-        return tuple(_mark(path) for path in self._paths)
+    def _file_states(self) -> tuple[object, ...]:
+        return tuple(_file_state(path) for path in self._paths)
 
 
-def _mark(path: Path) -> object:
+def _file_state(path: Path) -> object:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode
+    return status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode
 
 
 def _read(setting: str, path: Path) -> tuple[bytes, int]:
-    """Give content and mode of one and the same file: the path may lead to another at any time."""
+    """Return the content and mode of a file, both read from the same open file, because the path may be replaced at any time."""
     try:
         with path.open("rb") as file:
-            found = os.fstat(file.fileno())
-            if found.st_size > MAX_BYTES:
-                raise TlsError(f"{setting}: {path} is larger than {MAX_BYTES} bytes: give a PEM file")
-            return file.read(MAX_BYTES), stat.S_IMODE(found.st_mode)
+            status = os.fstat(file.fileno())
+            if status.st_size > MAX_BYTES:
+                raise TlsError(f"{setting}: {path} is larger than {MAX_BYTES} bytes; specify a PEM file")
+            return file.read(MAX_BYTES), stat.S_IMODE(status.st_mode)
     except OSError as error:
         raise TlsError(
-            f"{setting}: {path} cannot be read ({error.strerror}): check path, owner and mode"
+            f"{setting}: {path} cannot be read ({error.strerror}); check its path, owner and mode"
         ) from None
 
 
@@ -172,10 +176,10 @@ def _public(key: object) -> bytes:
 
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:
     try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
         return ()
     return (
-        *found.get_values_for_type(x509.DNSName),
-        *(str(address) for address in found.get_values_for_type(x509.IPAddress)),
+        *names.get_values_for_type(x509.DNSName),
+        *(str(address) for address in names.get_values_for_type(x509.IPAddress)),
     )

@@ -1,4 +1,4 @@
-"""What goes on beside the calls."""
+"""Supervision of background tasks."""
 
 import asyncio
 import contextlib
@@ -8,33 +8,33 @@ from typing import Any
 from zoomgate_server.telemetry import logs
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
-"""Pauses before a work that ended by a defect is begun again: each twice as long as the one before."""
+"""The first and the longest pause before a failed task is restarted. Each pause is twice as long as the previous one."""
 
 TaskFactory = Callable[[], Coroutine[Any, Any, None]]
-"""Begins something that goes on until it is cancelled."""
+"""Returns a coroutine that runs until it is canceled."""
 
 _log = logs.get("zoomgate.app")
 
 
 @contextlib.contextmanager
-def supervised(works: Mapping[str, TaskFactory]) -> Iterator[None]:
-    """Run works, each under its name, as long as the context lasts. One that ends by a defect is begun again."""
-    tasks = [asyncio.create_task(_keep_running(name, work), name=name) for name, work in works.items()]
+def supervised(tasks: Mapping[str, TaskFactory]) -> Iterator[None]:
+    """Run named background tasks while the context is open. A task that raises an exception is restarted after a pause."""
+    running = [asyncio.create_task(_keep_running(name, task), name=name) for name, task in tasks.items()]
     try:
         yield
     finally:
-        for task in tasks:
+        for task in running:
             task.cancel()
 
 
-async def _keep_running(name: str, work: TaskFactory) -> None:
+async def _keep_running(name: str, start: TaskFactory) -> None:
     clock, pause = asyncio.get_running_loop().time, FIRST_PAUSE_SECONDS
     while True:
-        begun = clock()
+        started_at = clock()
         try:
-            await work()
-        except Exception:  # noqa: BLE001 - what one record brings about may not end what all others need
-            if clock() - begun > LONGEST_PAUSE_SECONDS:
+            await start()
+        except Exception:  # noqa: BLE001 - an error caused by one record must not stop the task for all others
+            if clock() - started_at > LONGEST_PAUSE_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
             _log.exception("background_task.failed", task=name, retry_in=pause)
             await asyncio.sleep(pause)

@@ -1,7 +1,7 @@
-"""Structured logs in which nothing secret and nothing that a terminal obeys appears.
+"""Structured logging that masks secrets and escapes control characters.
 
-Lines are JSON, or for people when they go to a terminal. Lines of libraries (gRPC, aiohttp, asyncio) take the same way: aiohttp's server,
-for one, quotes request lines with their codes when they are too long.
+Lines are JSON, or human-readable on a terminal. Log records of libraries (gRPC, aiohttp, asyncio) are processed in the same way, because
+they can contain secrets too: aiohttp's server, for example, quotes overlong request lines including authorization codes.
 """
 
 import logging
@@ -49,33 +49,33 @@ EventDict = MutableMapping[str, Any]
 
 
 def get(name: str) -> Any:
-    """Give a logger that stays cheap: what is below the level is dropped before anything is made of it."""
+    """Return a logger. Events below the configured level are dropped before they are formatted."""
     return structlog.get_logger(source=name)
 
 
 class _Lines:
-    """Writes lines to a stream that may be gone: a full disk or a closed pipe must not fail what is being logged."""
+    """A writer that ignores errors of its stream, since a full disk or a closed pipe must not fail the logged operation."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._bytes: BinaryIO | None = getattr(out, "buffer", None)
 
     def write(self, text: str) -> None:
-        """Write, or lose the line."""
-        try:  # not contextlib.suppress: every call comes by here
+        """Write a text. If the stream fails, the text is lost."""
+        try:  # contextlib.suppress would be slower, and this runs for every call
             self._out.write(text)
         except (OSError, ValueError):
             pass
 
     def flush(self) -> None:
-        """Flush, or lose what was buffered."""
+        """Flush the stream. If it fails, the buffered text is lost."""
         try:
             self._out.flush()
         except (OSError, ValueError):
             pass
 
     def write_json(self, event: EventDict) -> None:
-        """Write a line of JSON, past the text layer where the stream has bytes below it."""
+        """Write a line of JSON, directly to the underlying binary stream if there is one."""
         line = orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE)
         try:
             if self._bytes is None:
@@ -89,28 +89,30 @@ class _Lines:
 
 
 class _Access:
-    """Where lines about calls go; set by `configure`."""
+    """The destination, minimum level and format of access log lines, set by `configure`."""
 
     def __init__(self) -> None:
         self.out = _Lines(sys.stderr)
-        self.least = logging.CRITICAL
+        self.min_level = logging.CRITICAL
         self.render: Callable[[Any, str, EventDict], str] | None = None
 
 
 def write_call(event: EventDict, level: str) -> None:
-    """Write the line about one call: every call pays for it, so it takes the short way.
+    """Write the access log line of a call. For speed, values are neither masked nor escaped.
 
-    Its values are not redacted and not escaped here. They must be ones that were checked before: names, codes, numbers, canonical
-    addresses, valid request ids.
+    All values must be validated before: names, codes, numbers, addresses in canonical form and valid request IDs.
     """
-    if _access.least <= _LEVELS[level]:
+    if _access.min_level <= _LEVELS[level]:
         event["level"] = level
         event["time"] = datetime.now(UTC)
         write_line(event)
 
 
 def write_line(event: EventDict) -> None:
-    """Write a line as it is, whatever its level: of values that were checked before, its level and time included."""
+    """Write an event without masking or escaping, regardless of its level.
+
+    The event must include `level` and `time`, and all its values must be validated before.
+    """
     if _access.render is None:
         _access.out.write_json(event)
     else:
@@ -119,21 +121,21 @@ def write_line(event: EventDict) -> None:
 
 
 _processors: list[Callable[[Any, str, EventDict], Any]] = []
-"""One list for ever: a logger keeps the one that it first saw, and must follow when format or level change."""
+"""The processors of all loggers. Loggers cache this list, so a change of format or level must modify it in place."""
 
 
 def configure(level: str, log_format: str, stream: TextIO | None = None) -> None:
-    """Send every line, our own and the libraries', to a stream (standard error by default).
+    """Configure logging of this process, including its libraries.
 
     Args:
-        level: The least level that is written: `debug`, `info`, `warning` or `error`.
-        log_format: `json`: one object a line. `console`: for people.
-        stream: Where lines go.
+        level: The minimum level: `debug`, `info`, `warning` or `error`.
+        log_format: `json` for one JSON object per line, or `console` for human-readable lines.
+        stream: The destination. Defaults to standard error.
     """
     out = _Lines(stream or sys.stderr)
     _access.out = out
     _access.render = None if log_format == "json" else _renderer(log_format)
-    _access.least = _LEVELS[level]
+    _access.min_level = _LEVELS[level]
     _processors[:] = [
         _at_least(_LEVELS[level]),
         structlog.processors.add_log_level,
@@ -144,7 +146,7 @@ def configure(level: str, log_format: str, stream: TextIO | None = None) -> None
     ]
     structlog.configure(
         processors=_processors,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),  # the processors choose
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),  # the processors filter by level
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", out)),
         cache_logger_on_first_use=True,
     )
@@ -156,23 +158,23 @@ def configure(level: str, log_format: str, stream: TextIO | None = None) -> None
 
 
 def _at_least(level: int) -> Callable[[Any, str, EventDict], EventDict]:
-    """Give what lets lines of a level and above it through."""
+    """Return a processor that drops events below a level."""
 
-    def choose(_logger: Any, method: str, event: EventDict) -> EventDict:
+    def drop_below(_logger: Any, method: str, event: EventDict) -> EventDict:
         if _LEVELS[method] < level:
             raise structlog.DropEvent
         return event
 
-    return choose
+    return drop_below
 
 
 def redact(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Mask what is secret by its key or its shape, and escape control and bidirectional characters."""
+    """Mask values with a secret's key or the shape of a credential, and escape control and bidirectional characters."""
     return {key: _clean(key, value, 0) for key, value in event.items()}
 
 
 def plain(text: str) -> str:
-    """Escape what a terminal could obey, mask what looks like a credential, and cut what is too long."""
+    """Escape control characters, mask text that looks like a credential, and truncate long text."""
     if _HARMLESS.fullmatch(text):
         return text
     if len(text) > _MAX_TEXT:
@@ -183,7 +185,7 @@ def plain(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Escape what a terminal could obey: control, format and separator characters, line ends included."""
+    """Escape characters that a terminal could interpret: control, format and separator characters, including line breaks."""
     if _CLEAN.fullmatch(text):
         return text
     return "".join(
@@ -234,18 +236,18 @@ def _renderer(log_format: str) -> Callable[[Any, str, EventDict], str]:
     return structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(),
         exception_formatter=structlog.dev.plain_traceback,
-        timestamp_key="time",  # in front, and as people write it
+        timestamp_key="time",  # shows the time first and in a readable format
     )
 
 
 class _LibraryHandler(logging.Handler):
-    """Hands lines of the standard library's logging to ours."""
+    """A handler that passes records of the standard library's logging to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line."""
+        """Log a record."""
         try:
             message = record.getMessage()
-        except Exception:  # noqa: BLE001 - arguments that do not fit the format are their author's mistake, not the caller's
+        except Exception:  # noqa: BLE001 - a mismatch between format and arguments in a library must not fail the caller
             message = str(record.msg)
         fields: dict[str, Any] = {"source": record.name}
         if record.exc_info and record.exc_info[0] is not None:

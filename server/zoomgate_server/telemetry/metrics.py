@@ -1,4 +1,4 @@
-"""What can be counted. Label values come from closed sets, so that nobody can fill the memory from outside."""
+"""Prometheus metrics. All label values come from fixed sets, so that callers cannot create an unlimited number of time series."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -54,7 +54,8 @@ WEBHOOK_OUTCOMES = (
     "rejected_other_app",
 )
 ALARMING_CODES = ("INTERNAL", "UNKNOWN", "DATA_LOSS")
-"""Codes of calls that an operator has to see. They are shown from the start: what is first shown with 1 has not grown, to Prometheus."""
+"""Status codes that indicate a problem for the operator. Their counters are exported with 0 from the start, because Prometheus does not see
+an increase if a counter first appears with 1."""
 
 CONNECTION_STATES = ("ACTIVE", "REAUTH_REQUIRED", "DISCONNECTED")
 PROACTIVE_REFRESH_REASONS = ("in_use", "idle")
@@ -65,7 +66,7 @@ _REFRESH_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0)
 
 
 class RpcMetrics:
-    """What is counted of one RPC; kept by whoever serves it, so that a call looks nothing up."""
+    """The metrics of one RPC method, with label lookups done in advance."""
 
     def __init__(self, method: str, calls: Counter, seconds: Histogram) -> None:
         self._method = method
@@ -74,7 +75,7 @@ class RpcMetrics:
         self._seconds = seconds.labels(method)
 
     def observe(self, code: str, seconds: float) -> None:
-        """Count one call that ended with a status code's name."""
+        """Count a completed call with the name of its status code and its duration in seconds."""
         child = self._by_code.get(code)
         if child is None:
             child = self._by_code[code] = self._calls.labels(self._method, code)
@@ -83,104 +84,109 @@ class RpcMetrics:
 
 
 class Metrics:
-    """The service's metrics, in a registry of their own.
+    """The metrics of the service, in a separate registry.
 
-    Where several processes serve, what happens is added up over all of them, and what is the case is shown as the method that sets it
-    says: a sum, the largest, or the newest value.
+    With several worker processes, counters and histograms are summed over all of them. The docstring of the method that sets a gauge states
+    how its values are combined: the sum, the maximum or the most recent value.
 
     Args:
-        version: Of the service.
-        methods: Full names of the RPCs that are counted by name; others are `other`.
-        shared: Folder with the values of all processes that serve together; see `share`. None for a process that serves alone.
+        version: The version of the service.
+        methods: The RPCs that are counted by name, such as `AuthService.GetToken`. All others are counted as `other`.
+        shared: The folder with the metrics of all workers; see `share`. None for a single process.
     """
 
     def __init__(self, version: str, methods: Iterable[str], shared: Path | None = None) -> None:
         self.registry = CollectorRegistry()
         self._methods = frozenset(methods)
         self._shared = shared
-        self._calls = self._counter("zoomgate_rpc", "RPCs that ended.", "method", "code")
+        self._calls = self._counter("zoomgate_rpc", "Completed RPCs.", "method", "code")
         self._seconds = Histogram(
             "zoomgate_rpc_seconds", "Duration of RPCs.", ("method",), buckets=_SECONDS, registry=self.registry
         )
         self._http = self._counter("zoomgate_http_requests", "HTTP requests.", "route", "status_class")
-        self._webhooks = self._counter("zoomgate_webhooks", "Events of Zoom's, by outcome.", "outcome")
+        self._webhooks = self._counter(
+            "zoomgate_webhooks", "Webhook events from Zoom, by outcome.", "outcome"
+        )
         self._refreshes = self._counter(
             "zoomgate_refreshes", "Attempts to refresh a token, by outcome.", "outcome"
         )
         self._refresh_seconds = Histogram(
             "zoomgate_refresh_seconds",
-            "Duration of attempts to refresh a token, all waiting included.",
+            "Duration of attempts to refresh a token, including all waiting.",
             buckets=_REFRESH_SECONDS,
             registry=self.registry,
         )
         self._outcomes_lost = self._counter(
             "zoomgate_refresh_outcomes_lost",
-            "Refreshes sent whose answer never came: the person may have to consent.",
+            "Refresh requests to Zoom whose response was lost. The user may need to consent again.",
         )
-        self._spares = self._counter(
+        self._alternate_pairs = self._counter(
             "zoomgate_alternate_pairs_kept",
-            "Refresh tokens kept beside the newest, in case that one was never taken.",
+            "Refreshed token pairs stored as alternate pairs because another process had refreshed the same user.",
         )
-        self._generation_back = self._counter(
-            "zoomgate_store_rollbacks_detected", "Reads of a connection that was older than one read before."
+        self._store_rollbacks = self._counter(
+            "zoomgate_store_rollbacks_detected",
+            "Reads that returned an older generation of a connection than an earlier read.",
         )
-        self._breaker = self._gauge(
+        self._circuit_breaker = self._gauge(
             "zoomgate_token_endpoint_circuit_breaker_open",
-            "1 while refreshes are held back since Zoom's token endpoint fails.",
+            "1 while refreshes are suspended because Zoom's token endpoint fails, otherwise 0.",
             "livemax",
         )
         self._pending_age = self._gauge(
             "zoomgate_oldest_pending_attempt_seconds",
-            "Age of the oldest refresh that was sent to Zoom and whose outcome is not in the store yet.",
+            "Age of the oldest refresh request sent to Zoom whose outcome is not stored yet.",
             "livemax",
         )
         self._journal_entries = self._gauge(
             "zoomgate_journal_entries",
-            "Answers of Zoom's in the journal that the store has not confirmed.",
+            "Journal entries that are being written to the store.",
             "livesum",
         )
-        self._journal_written = self._counter("zoomgate_journal_writes", "Answers written to the journal.")
+        self._journal_written = self._counter(
+            "zoomgate_journal_writes", "Token pairs written to the journal."
+        )
         self._journal_failed = self._counter(
-            "zoomgate_journal_failures", "Answers that the journal did not take."
+            "zoomgate_journal_failures", "Token pairs that could not be written to the journal."
         )
         self._journal_replayed = self._counter(
-            "zoomgate_journal_replays", "Answers that were brought from the journal to the store."
+            "zoomgate_journal_replays", "Journal entries that were recovered."
         )
-        self._journal_damaged = self._counter(
-            "zoomgate_journal_corrupt_entries", "Entries of the journal that cannot be read."
+        self._journal_corrupt = self._counter(
+            "zoomgate_journal_corrupt_entries", "Journal entries that cannot be read."
         )
         self._store = self._counter("zoomgate_store_reads", "Records read from the store.")
-        self._store_errors = self._counter("zoomgate_store_errors", "Calls of the store that failed.")
+        self._store_errors = self._counter("zoomgate_store_errors", "Failed calls of the store.")
         self._connections = self._gauge(
             "zoomgate_connections", "Connections in the store, by state.", "livemostrecent", "state"
         )
-        self._watches = self._gauge(
-            "zoomgate_watches", "Callers who are told of connections as they change.", "livesum"
-        )
+        self._watches = self._gauge("zoomgate_watches", "Active WatchConnections streams.", "livesum")
         self._watch_events = self._counter(
-            "zoomgate_watch_events", "Events that were told to those who watch connections.", "type"
+            "zoomgate_watch_events", "Events sent to WatchConnections streams, by type.", "type"
         )
-        self._key_rings = self._counter(
-            "zoomgate_key_ring_reloads", "Changes of the key ring that were taken over."
+        self._key_ring_reloads = self._counter(
+            "zoomgate_key_ring_reloads", "Changes of the key ring that were loaded."
         )
         self._audit_failures = self._counter(
-            "zoomgate_audit_failures", "Lines that the audit trail did not take."
+            "zoomgate_audit_failures", "Audit trail lines that could not be written."
         )
-        self._proactive_refresh = self._counter(
+        self._proactive_refreshes = self._counter(
             "zoomgate_proactive_refreshes",
-            "Tokens that were refreshed ahead of their need, by reason.",
+            "Tokens refreshed ahead of need, by reason.",
             "reason",
         )
-        self._upkeep_due = self._gauge(
-            "zoomgate_proactive_refreshes_due", "Idle connections that are due for a refresh.", "livemax"
-        )
-        self._upkeep_oldest_due = self._gauge(
-            "zoomgate_proactive_refresh_max_overdue_seconds",
-            "For how long the idle connection has been due that is so for longest.",
+        self._proactive_refreshes_due = self._gauge(
+            "zoomgate_proactive_refreshes_due",
+            "Idle connections that are due for a proactive refresh.",
             "livemax",
         )
-        self._reaped = self._counter(
-            "zoomgate_pruned_records", "Records that were removed or ended, by kind.", "kind"
+        self._proactive_refresh_max_overdue = self._gauge(
+            "zoomgate_proactive_refresh_max_overdue_seconds",
+            "Seconds since the longest-overdue idle connection became due.",
+            "livemax",
+        )
+        self._pruned = self._counter(
+            "zoomgate_pruned_records", "Records deleted or expired by retention, by kind.", "kind"
         )
         build = self._gauge("zoomgate_build_info", "The running version.", "livemax", "version")
         build.labels(version).set(1)
@@ -189,20 +195,20 @@ class Metrics:
         for outcome in WEBHOOK_OUTCOMES:
             self._webhooks.labels(outcome)
         for reason in PROACTIVE_REFRESH_REASONS:
-            self._proactive_refresh.labels(reason)
+            self._proactive_refreshes.labels(reason)
         for kind in PRUNED_KINDS:
-            self._reaped.labels(kind)
+            self._pruned.labels(kind)
         self._events = {kind: self._watch_events.labels(kind) for kind in WATCH_EVENTS}
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, over_processes: str, *labels: str) -> Gauge:
-        """Make a gauge; `over_processes` is prometheus_client's word for how it is told for several processes, dead ones left out."""
-        return Gauge(name, text, labels, registry=self.registry, multiprocess_mode=over_processes)  # type: ignore[arg-type]
+    def _gauge(self, name: str, text: str, multiprocess_mode: str, *labels: str) -> Gauge:
+        """Create a gauge. `multiprocess_mode` states how prometheus_client combines the values of the live processes."""
+        return Gauge(name, text, labels, registry=self.registry, multiprocess_mode=multiprocess_mode)  # type: ignore[arg-type]
 
     def rpc(self, method: str) -> RpcMetrics:
-        """Give what counts one RPC."""
+        """Return the metrics of an RPC method."""
         return RpcMetrics(method if method in self._methods else OTHER, self._calls, self._seconds)
 
     def http_request(self, route: str, status: int) -> None:
@@ -210,123 +216,126 @@ class Metrics:
         self._http.labels(route if route in HTTP_ROUTES else OTHER, f"{status // 100}xx").inc()
 
     def webhook(self, outcome: str) -> None:
-        """Count an event of Zoom's."""
+        """Count a webhook event."""
         self._webhooks.labels(outcome if outcome in WEBHOOK_OUTCOMES else OTHER).inc()
 
     def refreshes(self, outcome: str) -> None:
-        """Count an attempt to refresh."""
+        """Count an attempt to refresh a token."""
         self._refreshes.labels(outcome if outcome in REFRESH_OUTCOMES else OTHER).inc()
 
     def refresh_seconds(self, seconds: float) -> None:
-        """Note how long an attempt to refresh took from its start to its outcome, in seconds."""
+        """Record the duration of an attempt to refresh a token, from its start to its outcome, in seconds."""
         self._refresh_seconds.observe(seconds)
 
     def outcome_lost(self) -> None:
-        """Count a refresh token that was sent and whose answer never came."""
+        """Count a refresh request to Zoom whose response was lost."""
         self._outcomes_lost.inc()
 
     def alternate_pair_kept(self) -> None:
-        """Count a refresh token that is kept beside the newest one."""
-        self._spares.inc()
+        """Count a refreshed token pair that was stored as an alternate pair."""
+        self._alternate_pairs.inc()
 
     def store_rollback_detected(self) -> None:
-        """Count a read that gave an older generation of a connection than this process had seen: a store was set back."""
-        self._generation_back.inc()
+        """Count a read that returned an older generation of a connection than this process has seen: the store was rolled back."""
+        self._store_rollbacks.inc()
 
-    def circuit_breaker_open(self, open: bool) -> None:  # noqa: A002 - reads well where it is called
-        """Say whether this process holds refreshes back. Over several processes: 1 if any does."""
-        self._breaker.set(int(open))
+    def circuit_breaker_open(self, open: bool) -> None:  # noqa: A002 - the natural name
+        """Set whether this process suspends refreshes. With several processes: 1 if any of them does."""
+        self._circuit_breaker.set(int(open))
 
     def pending_age(self, seconds: float) -> None:
-        """Say how many seconds ago the oldest attempt was sent that this process goes on with, 0 if there is none.
+        """Set the age in seconds of the oldest refresh request that this process is processing, or 0 if there is none.
 
-        Over several processes: the largest.
+        With several processes: the maximum.
         """
         self._pending_age.set(seconds)
 
     def journal_entries(self, count: int) -> None:
-        """Say how many entries of the journal this process owns; over several processes they are added up."""
+        """Set the number of journal entries that this process owns. With several processes: the sum."""
         self._journal_entries.set(count)
 
     def journal_written(self) -> None:
-        """Count an answer that is in the journal, durably."""
+        """Count a token pair that was durably written to the journal."""
         self._journal_written.inc()
 
     def journal_failed(self) -> None:
-        """Count an answer that the journal did not take."""
+        """Count a token pair that could not be written to the journal."""
         self._journal_failed.inc()
 
     def journal_replayed(self) -> None:
-        """Count an entry of the journal whose answer came to the store after all, or was no longer needed there."""
+        """Count a recovered journal entry: its token pair was written to the store or was no longer needed there."""
         self._journal_replayed.inc()
 
     def journal_damaged(self) -> None:
-        """Count an entry of the journal that cannot be read."""
-        self._journal_damaged.inc()
+        """Count a journal entry that cannot be read."""
+        self._journal_corrupt.inc()
 
     def store_read(self) -> None:
-        """Count a record that was read for a call."""
+        """Count a record that was read from the store for a call."""
         self._store.inc()
 
     def store_error(self) -> None:
-        """Count a call of the store that failed."""
+        """Count a failed call of the store."""
         self._store_errors.inc()
 
     def connections(self, by_state: Mapping[str, int]) -> None:
-        """Say how many connections there are in the store. Every process counts the same ones: the newest count is shown."""
+        """Set the number of connections in the store by state.
+
+        With several processes: the most recent value, since all of them count the same records.
+        """
         for state in CONNECTION_STATES:
             self._connections.labels(state).set(by_state.get(state, 0))
 
     def watches(self, count: int) -> None:
-        """Say how many watch connections; over several processes they are added up."""
+        """Set the number of active watches. With several processes: the sum."""
         self._watches.set(count)
 
     def watch_event(self, kind: str) -> None:
-        """Count an event of one of `WATCH_EVENTS`."""
+        """Count a watch event of a type in `WATCH_EVENTS`."""
         self._events[kind].inc()
 
     def key_ring_reloaded(self) -> None:
-        """Count a change of the key ring that this process took over."""
-        self._key_rings.inc()
+        """Count a change of the key ring that this process loaded."""
+        self._key_ring_reloads.inc()
 
     def audit_failed(self) -> None:
-        """Count a line that the audit trail did not take."""
+        """Count an audit trail line that could not be written."""
         self._audit_failures.inc()
 
     def proactive_refresh(self, reason: str) -> None:
-        """Count a token that was refreshed ahead of its need, for one of `UPKEEP_REASONS`."""
-        self._proactive_refresh.labels(reason if reason in PROACTIVE_REFRESH_REASONS else OTHER).inc()
+        """Count a proactive refresh with a reason in `PROACTIVE_REFRESH_REASONS`."""
+        self._proactive_refreshes.labels(reason if reason in PROACTIVE_REFRESH_REASONS else OTHER).inc()
 
     def proactive_refreshes_due(self, count: int) -> None:
-        """Say how many idle connections are due still, of those that this process found. Over several processes: the largest."""
-        self._upkeep_due.set(count)
+        """Set the number of idle connections that this process found due and has not refreshed yet. With several processes: the maximum."""
+        self._proactive_refreshes_due.set(count)
 
     def proactive_refresh_max_overdue(self, seconds: float) -> None:
-        """Say for how many seconds the oldest of them had been due when they were looked for. Over several processes: the largest."""
-        self._upkeep_oldest_due.set(seconds)
+        """Set for how many seconds the longest-overdue idle connection was due at the last scan. With several processes: the maximum."""
+        self._proactive_refresh_max_overdue.set(seconds)
 
     def pruned(self, kind: str) -> None:
-        """Count a record that was removed or ended since its time is over, of one of `REAPED_KINDS`."""
-        self._reaped.labels(kind if kind in PRUNED_KINDS else OTHER).inc()
+        """Count a record of a kind in `PRUNED_KINDS` that was deleted, or a connection that was disconnected, after its retention time."""
+        self._pruned.labels(kind if kind in PRUNED_KINDS else OTHER).inc()
 
     def render(self) -> bytes:
-        """Give everything in Prometheus' text format, added up over all processes that serve together."""
+        """Return all metrics in the Prometheus text format, combined over all workers."""
         if self._shared is None:
             return generate_latest(self.registry)
-        everybody = CollectorRegistry()
-        MultiProcessCollector(everybody, str(self._shared))  # type: ignore[no-untyped-call]
-        return generate_latest(everybody)
+        combined = CollectorRegistry()
+        MultiProcessCollector(combined, str(self._shared))  # type: ignore[no-untyped-call]
+        return generate_latest(combined)
 
 
 def share(number: int) -> None:
-    """Keep the metrics of this process in files of the folder in PROMETHEUS_MULTIPROC_DIR; to be called before there are any.
+    """Store the metrics of this process in files in the folder PROMETHEUS_MULTIPROC_DIR. Must be called before any metric is created.
 
     Args:
-        number: Of this process among those that serve together. One that follows a dead one under its number goes on with its counters.
+        number: The number of this worker. A worker that replaces a terminated one with the same number continues its counters.
     """
     values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
 
 
 def drop_gauges(number: int, folder: Path) -> None:
-    """Leave out what a process that ended said was the case; what it counted stays in the sums."""
+    """Remove the gauges of a terminated worker. Its counters stay in the sums."""
     mark_process_dead(number, str(folder))  # type: ignore[no-untyped-call]

@@ -1,18 +1,30 @@
-"""What happens to connections, as every process learns it: one reader of the store's changes, and whoever follows it.
+"""The change feed: one reader per process polls the store for changed connections, and all subscriptions share what it finds.
 
-What can be missed by asking for `changed_at >= since`, and why nothing is:
+Reading changes
+    Every record has a time `changed_at`, taken from the store's clock just before the record is written. A poll reads all records with
+    `changed_at >= since`. If `since` were the time of the previous poll, changes would be missed for three reasons:
 
-* A change is in the store a while after its time was taken. The store's clock is read up to `LATE_SECONDS` before (a write waits for a
-  slot, for a lock, for a majority; `ConnectionStore.write` takes the time just before it), so each look reaches back `OVERLAP_SECONDS`, and
-  every `DEEP_SECONDS` one reaches back `LATE_SECONDS` behind the one of its kind before it. Whoever comes back with a time reaches back
-  `RETURN_SECONDS` behind that, which covers both.
-* A look that fails moves nothing: the next one begins where the last that succeeded ended.
-* The clock of a store is set back, or another server with a slower one takes over: a look begins at the earlier of both times, and where
-  that cannot be known yet, the look after the one that noticed it does.
+    * Late writes. A write can wait for a slot, a lock or a majority, so a change can become visible up to `LATE_SECONDS` after its
+      `changed_at`. Every poll therefore starts `OVERLAP_SECONDS` before the previous poll. In addition, every `DEEP_SECONDS` a deep poll
+      starts `LATE_SECONDS` before the previous deep poll.
+    * Failed polls. A failed poll changes no state, so the next poll starts at the same time.
+    * Clock jumps. The store's clock can be set back, or a server with a slower clock can take over. A poll therefore starts from the
+      earlier of the current store time and the time of the previous poll. The jump is detected only once the poll has returned, so that
+      poll may still have started too late. The next poll is then a deep poll that starts early enough.
 
-So most changes are seen several times. The log keeps one entry per connection, for the latest revision that was seen, numbered in the order
-in which the process saw them: a revision that is in the log is no news. Followers hold a number alone. One that comes back so late that its
-entries are gone asks the store.
+The log
+    Because polls overlap, most changes are read several times. The log removes the duplicates: it holds one entry per connection, for
+    the latest revision that was seen. A revision that is already in the log is ignored. Entries are numbered in the order in which this
+    process first saw them.
+
+Subscriptions
+    A subscription stores only the number of the last entry delivered to it, so a slow subscriber needs no more memory. If entries after
+    that number have been trimmed from the log, the subscriber reads the missed changes from the store instead.
+
+Resuming
+    Entry numbers are valid in one process only. A client that resumes, possibly at another process, passes a watermark instead: a time
+    of the store's clock up to which it has received everything. It is then sent all changes since `RETURN_SECONDS` before that
+    watermark. This covers late writes (`LATE_SECONDS`) and the interval until a deep poll finds them (`DEEP_SECONDS`).
 """
 
 import asyncio
@@ -30,51 +42,51 @@ from zoomgate_server.storage.record_store import Change, Record, StoreError
 from zoomgate_server.telemetry import logs
 
 POLL_INTERVAL = 1.0
-"""Pause between two looks at what other processes changed."""
+"""The pause between two polls for changes by other processes."""
 
-ASKED_SECONDS = 0.1
-"""Pause before a look that somebody waits for."""
+REQUESTED_POLL_DELAY = 0.1
+"""The minimum pause before a poll that a caller waits for."""
 
 OVERLAP_SECONDS = 10.0
-"""How far back each look reaches: clocks and writes of others may lag."""
+"""How far each poll reaches back before the previous one, since clocks and writes of other processes may lag."""
 
 LATE_SECONDS = 60.0
-"""How much later than its time a change is in the store at most. A process that was stopped in between may be later still; the bounds of
-the stores, 5 to 15 seconds for one write, are well below."""
+"""The maximum time between a change's `changed_at` and its visibility in the store. The write timeouts of the stores, 5 to 15 seconds, are
+well below. Only a process that was suspended in between can exceed it."""
 
 DEEP_SECONDS = 10.0
-"""Pause between two looks that reach back that far."""
+"""The interval between deep polls, which reach back `LATE_SECONDS`."""
 
 ROLLBACK_SECONDS = 1.0
-"""By how much a clock counts as set back; what is less is the way to the store and back."""
+"""The minimum difference at which the store's clock counts as set back. Smaller differences are network latency."""
 
 RETURN_SECONDS = 90.0
-"""How far back somebody reaches who comes back with a time: what was late may have been looked for `DEEP_SECONDS` later still."""
+"""How far before its watermark a resuming client is sent changes: `LATE_SECONDS`, plus `DEEP_SECONDS` until a deep poll, and a margin."""
 
 START_SECONDS = 300.0
-"""How far back the first look reaches: whoever comes back after a restart is served from the log then."""
+"""How far back the first poll reaches, so that clients resuming after a restart are served from the log."""
 
 LOG_ENTRIES = 10_000
-"""Connections in the log. What changed within the reach of a look stays even if it is more."""
+"""The maximum number of connections in the log. Changes that a poll may read again are retained beyond this limit."""
 
 PAGE_SIZE = 5_000
-"""Changes that are read at a time."""
+"""The number of changes read from the store at a time."""
 
-LOADS = 8
-"""Records that are read for followers at a time."""
+MAX_CONCURRENT_READS = 8
+"""The maximum number of concurrent reads of records for subscribers."""
 
 _log = logs.get("zoomgate.connections")
 
 
 @dataclass(slots=True, eq=False)
 class Snapshot:
-    """A connection as followers are shown it, without secrets.
+    """The visible state of a connection at some time, without secrets.
 
     Attributes:
-        record: The connection; None if there is none, or it cannot be opened.
-        since: Number of the entry with which it became what it is.
-        created_since: Number of the entry with which it got its `create_time`.
-        read_at: When the store had shown it first, by `ChangeFeed`'s count of such moments.
+        record: The connection; None if it does not exist or cannot be decrypted.
+        since: The number of the entry with which the connection got this state.
+        created_since: The number of the entry with which the connection got its `create_time`.
+        read_at: The tick of `ChangeFeed` after the store first returned this state.
     """
 
     record: ConnectionRecord | None
@@ -85,60 +97,60 @@ class Snapshot:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """The latest change of one connection.
+    """The latest change of a connection.
 
     Attributes:
-        change: What the store told.
-        number: Its place in the log.
-        before: The store's clock at the look before the one that found it: everything that could be seen then has a smaller number.
-        seen: The store's clock at the look that found it.
-        newest: False once the connection has changed again.
-        earlier: What it was at an entry before, if somebody looked.
-        previous: The entry before, if that was being read when this one came.
-        content: What it is, once somebody has looked.
-        loading: Reads it.
+        change: The change as read from the store.
+        number: The position in the log.
+        previous_poll_at: The store time of the poll before the one that found the change. Everything visible then has a smaller number.
+        found_at: The store time of the poll that found the change.
+        is_latest: False once the connection has changed again.
+        earlier_snapshot: The snapshot of an earlier entry, if one was loaded.
+        previous_entry: The previous entry, if it was still being loaded when this one was added.
+        snapshot: The state of the connection, once it has been loaded.
+        loading: The task that loads the snapshot.
     """
 
     change: Change
     number: int
-    before: float
-    seen: float
-    newest: bool = True
-    earlier: Snapshot | None = None
-    previous: "Entry | None" = field(default=None, repr=False)
-    content: Snapshot | None = None
+    previous_poll_at: float
+    found_at: float
+    is_latest: bool = True
+    earlier_snapshot: Snapshot | None = None
+    previous_entry: "Entry | None" = field(default=None, repr=False)
+    snapshot: Snapshot | None = None
     loading: asyncio.Task[Snapshot] | None = field(default=None, repr=False)
 
     @property
     def subject(self) -> str:
-        """Whose connection it is."""
+        """The email address of the connection's user."""
         return self.change.key.subject
 
 
 class Subscription:
-    """Somebody who waits for changes of some connections. Made by `ChangeFeed.follow`.
+    """A subscription to the changes of some connections, created by `ChangeFeed.subscribe`.
 
-    However slow it is, it holds no more than this.
+    Its size does not depend on how slowly the subscriber reads.
 
     Attributes:
-        wants: Tells whose changes it waits for.
-        names: The same as a set, or None if they are not known by name.
-        number: It has been given everything up to here; only meaningful while it is behind.
-        mark: The store's clock up to which it has been given everything.
-        behind: Whether something waits for it.
-        joined: Number of the latest entry when it joined.
-        floor: Of entries up to that it wants those that changed at this time or later.
-        given_from: It is given what it wants of the entries behind this number.
-        reads_from: What it reads from the store itself is read later than this, by `ChangeFeed`'s count of moments.
+        wants: Returns whether a user's changes are subscribed to.
+        names: The users subscribed to; None if they are known only by `wants`.
+        number: All entries up to this number have been delivered. Meaningful only while the subscription is behind.
+        high_watermark: All changes visible in the store at this store time have been delivered.
+        behind: Whether undelivered entries exist.
+        joined: The number of the latest entry when the subscription was created.
+        low_watermark: Of the entries up to `joined`, only those changed at or after this time are delivered.
+        delivered_from: Entries after this number are delivered from the log.
+        reads_from: Whatever the subscriber reads from the store itself is read after this tick of `ChangeFeed`.
     """
 
     __slots__ = (
         "_woken",
         "behind",
-        "floor",
-        "given_from",
+        "delivered_from",
+        "high_watermark",
         "joined",
-        "mark",
+        "low_watermark",
         "names",
         "number",
         "reads_from",
@@ -148,33 +160,34 @@ class Subscription:
     def __init__(self, wants: Callable[[str], bool], names: frozenset[str] | None) -> None:
         self.wants = wants
         self.names = names
-        self.number = self.joined = self.given_from = self.reads_from = 0
-        self.mark = 0.0
-        self.floor = float("-inf")
+        self.number = self.joined = self.delivered_from = self.reads_from = 0
+        self.high_watermark = 0.0
+        self.low_watermark = float("-inf")
         self.behind = False
         self._woken = asyncio.Event()
 
     def wants_entry(self, entry: Entry) -> bool:
-        """Tell whether it is to be given an entry."""
-        if entry.number <= self.joined and entry.change.changed_at < self.floor:
+        """Return whether an entry is to be delivered."""
+        if entry.number <= self.joined and entry.change.changed_at < self.low_watermark:
             return False
-        return entry.newest and self.wants(entry.subject)
+        return entry.is_latest and self.wants(entry.subject)
 
-    def has_delivered(self, content: Snapshot, before: int) -> bool:
-        """Tell whether it has had a content, having been given everything up to a number.
+    def has_delivered(self, snapshot: Snapshot, before: int) -> bool:
+        """Return whether a snapshot has been delivered if all entries up to the number `before` have been.
 
-        What is read for an entry may be later already: then it is not known to one that came between the entry and the reading.
+        The snapshot loaded for an entry may already contain a later change. A subscription created between that entry and the load
+        has not received it.
         """
-        if content.since > before:
+        if snapshot.since > before:
             return False
-        return content.since > self.given_from or content.read_at < self.reads_from
+        return snapshot.since > self.delivered_from or snapshot.read_at < self.reads_from
 
     def wake(self) -> None:
-        """End its waiting."""
+        """Wake the subscriber if it is waiting."""
         self._woken.set()
 
     async def wait(self, seconds: float) -> bool:
-        """Wait until something changes or the feed closes, for at most so many seconds; False if nothing did."""
+        """Wait until something changes or the feed closes; return False on timeout."""
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
@@ -185,16 +198,14 @@ class Subscription:
 
 
 class ChangeFeed:
-    """Reads the store's changes once a second for everybody in this process.
+    """Reader of the store's changes for all subscriptions of this process.
 
     Args:
-        connections: Where the records are.
-        clock: Time.
-        on_change: Hears of every change at every look that finds it: whoever was slow gets it again.
+        on_change: Called for every change in every poll that returns it. Because polls overlap, the same change is passed several times.
 
     Attributes:
-        closing: True once the process drains: nothing new is told then.
-        mark: The store's clock at the latest look.
+        closing: True once the process drains; nothing is delivered from then on.
+        high_watermark: The store time of the latest poll.
     """
 
     def __init__(
@@ -206,36 +217,36 @@ class ChangeFeed:
         self._log: dict[str, Entry] = {}
         self._order: list[Entry] = []
         self._number = 0
-        self._moment = 0
-        self._forgotten = 0
+        self._tick = 0
+        self._trimmed = 0
         self._covers = float("inf")
-        self._looked_at = self._deep_at = float("-inf")
-        self._deep_mark = 0.0
+        self._polled_at = self._deep_at = float("-inf")
+        self._deep_watermark = 0.0
         self._repeated: deque[tuple[float, float]] = deque(maxlen=16)
-        self._begun = False
-        self._asked = asyncio.Event()
+        self._has_polled = False
+        self._poll_requested = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
-        self._looked_for: list[asyncio.Future[None]] = []
+        self._polled_for: list[asyncio.Future[None]] = []
         self._by_name: dict[str, set[Subscription]] = {}
-        self._wide: set[Subscription] = set()
-        self._loads = asyncio.Semaphore(LOADS)
+        self._unnamed: set[Subscription] = set()
+        self._reads = asyncio.Semaphore(MAX_CONCURRENT_READS)
         self.closing = False
-        self.mark = connections.now()
+        self.high_watermark = connections.now()
 
     @property
     def subscriptions(self) -> Iterator[Subscription]:
-        """Everybody who follows; somebody with several names comes several times."""
-        yield from self._wide
-        for followers in self._by_name.values():
-            yield from followers
+        """All subscriptions. A subscription with several names occurs several times."""
+        yield from self._unnamed
+        for subscriptions in self._by_name.values():
+            yield from subscriptions
 
     @property
-    def kept(self) -> int:
-        """How many connections are in the log."""
+    def entry_count(self) -> int:
+        """The number of connections in the log."""
         return len(self._log)
 
     async def run(self) -> None:
-        """Look for changes until cancelled."""
+        """Poll for changes until canceled."""
         while True:
             try:
                 await self.poll()
@@ -243,281 +254,292 @@ class ChangeFeed:
                 _log.warning("change_feed.store_failed")
                 await asyncio.sleep(POLL_INTERVAL)
                 continue
-            await asyncio.sleep(min(ASKED_SECONDS, POLL_INTERVAL))
+            await asyncio.sleep(min(REQUESTED_POLL_DELAY, POLL_INTERVAL))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_INTERVAL - ASKED_SECONDS):
-                    await self._asked.wait()
+                async with asyncio.timeout(POLL_INTERVAL - REQUESTED_POLL_DELAY):
+                    await self._poll_requested.wait()
 
-    async def started(self) -> None:
-        """Wait until the store was looked at once, or the process drains.
+    async def wait_until_started(self) -> None:
+        """Wait until the first poll has succeeded or the process drains.
 
         Raises:
             StoreError: The store failed.
         """
-        if not self._begun:
+        if not self._has_polled:
             await self.catch_up()
 
     async def catch_up(self) -> None:
-        """Wait until everything is in the log that is in the store now, or the process drains.
+        """Wait until everything that is now visible in the store is in the log, or the process drains.
 
         Raises:
             StoreError: The store failed.
         """
         if not self.closing:
-            looked = asyncio.get_running_loop().create_future()
-            self._waiting.append(looked)
-            self._asked.set()
-            await looked
+            polled = asyncio.get_running_loop().create_future()
+            self._waiting.append(polled)
+            self._poll_requested.set()
+            await polled
 
     def close(self) -> None:
-        """Tell all followers that the process drains."""
+        """Notify all subscriptions that the process drains."""
         self.closing = True
-        _end([*self._waiting, *self._looked_for])
-        for follower in self.subscriptions:
-            follower.wake()
+        _complete([*self._waiting, *self._polled_for])
+        for subscription in self.subscriptions:
+            subscription.wake()
 
     async def poll(self) -> None:
-        """Look once for changes.
+        """Poll for changes once.
 
         Raises:
-            StoreError: The store failed; nothing is lost, the next look begins at the same time.
+            StoreError: The store failed. No change is lost, because the next poll starts at the same time.
         """
-        self._looked_for, self._waiting = self._waiting, []
-        self._asked.clear()
+        self._polled_for, self._waiting = self._waiting, []
+        self._poll_requested.clear()
         try:
             await self._poll()
-        except Exception:  # a defect too: nobody may wait for ever for a look that is over
-            for looked in self._looked_for:
-                if not looked.done():
-                    looked.set_exception(StoreError("the store did not tell what changed"))
+        except Exception:  # also unexpected errors, so that no caller waits forever for this poll
+            for polled in self._polled_for:
+                if not polled.done():
+                    polled.set_exception(StoreError("the changes could not be read"))
             raise
-        _end(self._looked_for)
+        _complete(self._polled_for)
 
     async def _poll(self) -> None:
-        now, before = self._connections.now(), self.mark
-        first, deep = not self._begun, self._clock.monotonic() - self._deep_at >= DEEP_SECONDS
+        now, before = self._connections.now(), self.high_watermark
+        first, deep = not self._has_polled, self._clock.monotonic() - self._deep_at >= DEEP_SECONDS
         if first:
-            reach, before = min(before, now) - START_SECONDS, float("-inf")
+            since, before = min(before, now) - START_SECONDS, float("-inf")
         elif deep:
-            reach = min(self._deep_mark, now) - LATE_SECONDS
+            since = min(self._deep_watermark, now) - LATE_SECONDS
         else:
-            reach = min(before, now) - OVERLAP_SECONDS
-        mark: float | None = None
-        looked_at = self._clock.monotonic()
-        async for changes, store_now in self.changes_since(reach):
-            if mark is None:
-                mark = store_now
+            since = min(before, now) - OVERLAP_SECONDS
+        watermark: float | None = None
+        polled_at = self._clock.monotonic()
+        async for changes, store_now in self.changes_since(since):
+            if watermark is None:
+                watermark = store_now
             for change in changes:
                 self._on_change(change)
-                self._note(change, before, mark)
-        if mark is None:
-            raise AssertionError("there is always a page")
+                self._record(change, before, watermark)
+        if watermark is None:
+            raise AssertionError("changes_since yields at least one page")
         if first:
-            self._covers = reach
+            self._covers = since
         if first or deep:
-            self._deep_at, self._deep_mark = looked_at, mark
-        if mark < before:  # the clock was set back: what the log knows by its times may be incomplete
+            self._deep_at, self._deep_watermark = polled_at, watermark
+        if watermark < before:  # the clock was set back, so entries selected by time may be incomplete
             self._covers = max(self._covers, before)
-        # whatever the clock did: changes since the look before are not older than this
-        passed = looked_at - self._looked_at
-        earliest = mark - passed
+        # regardless of clock jumps, changes since the previous poll are not older than this
+        elapsed = polled_at - self._polled_at
+        earliest = watermark - elapsed
         if earliest < before - ROLLBACK_SECONDS:
-            # so this look may have begun behind them, and the next one must not
-            self._deep_at, self._deep_mark = float("-inf"), min(self._deep_mark, earliest)
-            self._repeated.append((earliest, before + passed))
-        self.mark, self._looked_at, self._begun = mark, looked_at, True
-        self._trim(mark - RETURN_SECONDS)
+            # this poll may have started too late, so force a deep poll that starts early enough
+            self._deep_at, self._deep_watermark = float("-inf"), min(self._deep_watermark, earliest)
+            self._repeated.append((earliest, before + elapsed))
+        self.high_watermark, self._polled_at, self._has_polled = watermark, polled_at, True
+        self._trim(watermark - RETURN_SECONDS)
 
     async def changes_since(
         self, since: float, page: int = PAGE_SIZE
     ) -> AsyncIterator[tuple[list[Change], float]]:
-        """Read everything that changed since a time, oldest first and `page` at a time, each with the store's clock before.
+        """Yield all changes since a time, oldest first, in pages, each with the store time before it was read.
 
         Raises:
             StoreError: The store failed.
         """
-        limit, told = page, dict[str, int]()
+        limit, yielded = page, dict[str, int]()
         while True:
             changes, now = await self._connections.changes(since, limit)
-            yield [change for change in changes if told.get(change.key.subject) != change.rev], now
+            yield [change for change in changes if yielded.get(change.key.subject) != change.rev], now
             if len(changes) < limit:
                 return
             last = changes[-1].changed_at
-            limit = page if last > since else 2 * limit  # else all of them are of one moment
-            told = {change.key.subject: change.rev for change in changes if change.changed_at == last}
+            limit = (
+                page if last > since else 2 * limit
+            )  # a page with a single time would otherwise repeat forever
+            yielded = {change.key.subject: change.rev for change in changes if change.changed_at == last}
             since = last
 
     @contextlib.contextmanager
     def subscribe(self, wants: Callable[[str], bool], names: Collection[str]) -> Iterator[Subscription]:
-        """Follow the changes of some connections from now on.
+        """Subscribe to the changes of some connections from now on.
 
         Args:
-            wants: Tells whose.
-            names: The same by name, or empty if they are not known by name.
+            wants: Returns whether a user's changes are subscribed to.
+            names: The same users by name; empty if they are not known by name.
         """
-        follower = Subscription(wants, frozenset(names) or None)
-        follower.joined = self._number
-        self.skip(follower)
-        for name in follower.names or ():
-            self._by_name.setdefault(name, set()).add(follower)
-        if follower.names is None:
-            self._wide.add(follower)
+        subscription = Subscription(wants, frozenset(names) or None)
+        subscription.joined = self._number
+        self.skip(subscription)
+        for name in subscription.names or ():
+            self._by_name.setdefault(name, set()).add(subscription)
+        if subscription.names is None:
+            self._unnamed.add(subscription)
         try:
-            yield follower
+            yield subscription
         finally:
-            self._wide.discard(follower)
-            for name in follower.names or ():
-                self._by_name[name].discard(follower)
+            self._unnamed.discard(subscription)
+            for name in subscription.names or ():
+                self._by_name[name].discard(subscription)
                 if not self._by_name[name]:
                     del self._by_name[name]
 
-    def safe_watermark(self, mark: float) -> float:
-        """Say up to when somebody was told everything who was told everything up to a time.
+    def safe_watermark(self, watermark: float) -> float:
+        """Return the store time up to which a client with this watermark has certainly received everything.
 
-        That is earlier if the clock went through that time twice, as far as this process knows.
+        It is earlier than the watermark if this process has seen the store's clock pass that time twice.
         """
-        return min([mark, *(begin for begin, end in self._repeated if begin < mark <= end)])
+        return min([watermark, *(begin for begin, end in self._repeated if begin < watermark <= end)])
 
-    def resume(self, follower: Subscription, since: float) -> bool:
-        """Let somebody who follows be given everything since a time; False if the log does not reach back that far."""
+    def resume(self, subscription: Subscription, since: float) -> bool:
+        """Deliver everything since a store time to a subscription; return False if the log does not reach back that far."""
         if since <= self._covers:
             return False
-        follower.floor = since
-        place = bisect_left(self._order, since, key=lambda entry: entry.seen)
+        subscription.low_watermark = since
+        place = bisect_left(self._order, since, key=lambda entry: entry.found_at)
         if place < len(self._order):
-            follower.behind, follower.number = True, self._order[place].number - 1
-            follower.given_from = follower.number
-            follower.wake()
+            subscription.behind, subscription.number = True, self._order[place].number - 1
+            subscription.delivered_from = subscription.number
+            subscription.wake()
         return True
 
-    def take(self, follower: Subscription, limit: int) -> list[Entry] | None:
-        """Give the next entries that somebody waits for, oldest first; None if the log has forgotten some of them.
+    def take(self, subscription: Subscription, limit: int) -> list[Entry] | None:
+        """Return the next undelivered entries, oldest first; None if some of them have been trimmed from the log.
 
-        The follower has then been given everything up to its `number`, and up to its `mark`.
+        If the list is empty, everything up to the subscription's `number` and `high_watermark` has been delivered.
         """
-        if not follower.behind:
-            follower.number, follower.mark = self._number, self.mark
+        if not subscription.behind:
+            subscription.number, subscription.high_watermark = self._number, self.high_watermark
             return []
-        if follower.number < self._forgotten:
-            self.skip(follower)
+        if subscription.number < self._trimmed:
+            self.skip(subscription)
             return None
-        names, found = follower.names, list[Entry]()
-        if names is not None and len(names) < self._number - follower.number:
+        names, entries = subscription.names, list[Entry]()
+        if names is not None and len(names) < self._number - subscription.number:
             known = (self._log.get(name) for name in names)
-            waiting: Iterator[Entry] = iter(
-                sorted((entry for entry in known if entry and entry.number > follower.number), key=_number_of)
+            candidates: Iterator[Entry] = iter(
+                sorted(
+                    (entry for entry in known if entry and entry.number > subscription.number), key=_number_of
+                )
             )
         else:
-            start = bisect_right(self._order, follower.number, key=_number_of)
-            waiting = (self._order[place] for place in range(start, len(self._order)))
-        for entry in waiting:
-            if len(found) == limit:
-                return found
-            if follower.wants_entry(entry):
-                found.append(entry)
-        follower.behind = False
-        if not found:
-            follower.number, follower.mark = self._number, self.mark
-        return found
+            start = bisect_right(self._order, subscription.number, key=_number_of)
+            candidates = (self._order[place] for place in range(start, len(self._order)))
+        for entry in candidates:
+            if len(entries) == limit:
+                return entries
+            if subscription.wants_entry(entry):
+                entries.append(entry)
+        subscription.behind = False
+        if not entries:
+            subscription.number, subscription.high_watermark = self._number, self.high_watermark
+        return entries
 
-    def skip(self, follower: Subscription) -> None:
-        """Let somebody go on with what changes from now on, since it asks the store for the rest."""
-        follower.behind, follower.number, follower.mark = False, self._number, self.mark
-        follower.given_from, follower.reads_from = self._number, self._now()
+    def skip(self, subscription: Subscription) -> None:
+        """Continue a subscription with changes from now on, because the subscriber reads earlier ones from the store."""
+        subscription.behind, subscription.number = False, self._number
+        subscription.high_watermark = self.high_watermark
+        subscription.delivered_from, subscription.reads_from = self._number, self._next_tick()
 
-    async def content(self, entry: Entry) -> Snapshot:
-        """Give a changed connection as it is now. It is read once, however many want it.
+    async def snapshot(self, entry: Entry) -> Snapshot:
+        """Return the current state of a changed connection. It is read once for all subscriptions.
 
         Raises:
             StoreError: The store failed.
         """
-        if entry.content is not None:
-            return entry.content
+        if entry.snapshot is not None:
+            return entry.snapshot
         if entry.loading is None:
             entry.loading = asyncio.get_running_loop().create_task(
                 self._load(entry), context=contextvars.Context()
             )
-            entry.loading.add_done_callback(lambda task: _loaded(entry, task))
+            entry.loading.add_done_callback(lambda task: _store_snapshot(entry, task))
         return await asyncio.shield(entry.loading)
 
     async def read(self, user_email: str) -> ConnectionRecord | None:
-        """Read a connection for one who follows, without secrets; None if there is none, or it cannot be opened.
+        """Return the visible part of a connection; None if it does not exist or cannot be decrypted.
 
         Raises:
             StoreError: The store failed.
         """
-        async with self._loads:
+        async with self._reads:
             record = await self._connections.read_readable(user_email)
-        return None if record is None else is_visible(record)
+        return None if record is None else visible_part(record)
 
     async def page(self, states: Collection[str], after: str, limit: int) -> list[Record]:
-        """Read sealed connections in the order of their addresses.
+        """Return a page of encrypted connections, ordered by email address.
 
         Raises:
             StoreError: The store failed.
         """
-        async with self._loads:
+        async with self._reads:
             return await self._connections.page(states=states, after=after, limit=limit)
 
-    async def opened(self, record: Record) -> ConnectionRecord | None:
-        """Open one of a page, without secrets; None if it cannot be opened."""
+    async def open(self, record: Record) -> ConnectionRecord | None:
+        """Return the visible part of an encrypted connection; None if it cannot be decrypted."""
         opened = self._connections.open_readable(record)
-        return None if opened is None else is_visible(opened)
+        return None if opened is None else visible_part(opened)
 
     async def _load(self, entry: Entry) -> Snapshot:
-        earlier = entry.earlier if entry.previous is None else await self.content(entry.previous)
+        earlier = (
+            entry.earlier_snapshot
+            if entry.previous_entry is None
+            else await self.snapshot(entry.previous_entry)
+        )
         record = await self.read(entry.subject)
         if earlier is not None and earlier.record == record:
             return earlier
         created_since = _created_since(record, earlier, entry.number)
-        return Snapshot(record, entry.number, created_since, self._now())
+        return Snapshot(record, entry.number, created_since, self._next_tick())
 
-    def _now(self) -> int:
-        """Count a moment: none is the same as another."""
-        self._moment += 1
-        return self._moment
+    def _next_tick(self) -> int:
+        """Return a new tick of a counter that orders reads and subscriptions."""
+        self._tick += 1
+        return self._tick
 
-    def _note(self, change: Change, before: float, seen: float) -> None:
-        """Put a change into the log unless it is there already, and wake whoever waits for it."""
+    def _record(self, change: Change, previous_poll_at: float, found_at: float) -> None:
+        """Add a change to the log unless it is already there, and wake the subscriptions concerned."""
         subject = change.key.subject
         known = self._log.get(subject)
         if known is not None and known.change.rev == change.rev:
             return
         self._number += 1
-        entry = Entry(change, self._number, before, seen)
+        entry = Entry(change, self._number, previous_poll_at, found_at)
         if known is not None:
-            known.newest = False
-            entry.earlier = known.content or known.earlier
-            entry.previous = known if known.loading else known.previous
+            known.is_latest = False
+            entry.earlier_snapshot = known.snapshot or known.earlier_snapshot
+            entry.previous_entry = known if known.loading else known.previous_entry
         self._log[subject] = entry
         self._order.append(entry)
-        for follower in self._by_name.get(subject, ()):
-            self._wake(follower, entry)
-        for follower in self._wide:
-            if not follower.behind and follower.wants(subject):
-                self._wake(follower, entry)
+        for subscription in self._by_name.get(subject, ()):
+            self._wake(subscription, entry)
+        for subscription in self._unnamed:
+            if not subscription.behind and subscription.wants(subject):
+                self._wake(subscription, entry)
 
-    def _wake(self, follower: Subscription, entry: Entry) -> None:
-        if not follower.behind:
-            follower.behind, follower.number = True, entry.number - 1
-        follower.wake()
+    def _wake(self, subscription: Subscription, entry: Entry) -> None:
+        if not subscription.behind:
+            subscription.behind, subscription.number = True, entry.number - 1
+        subscription.wake()
 
-    def _trim(self, reach: float) -> None:
-        """Forget the oldest entries that are more than the log keeps, except what a look may find again."""
+    def _trim(self, since: float) -> None:
+        """Delete the oldest entries above `LOG_ENTRIES`, except those changed at or after `since`, which a poll may read again."""
         for entry in self._order:
             if len(self._log) <= LOG_ENTRIES:
                 break
-            if self._log.get(entry.subject) is not entry or entry.change.changed_at >= reach:
+            if self._log.get(entry.subject) is not entry or entry.change.changed_at >= since:
                 continue
             del self._log[entry.subject]
-            self._forgotten = max(self._forgotten, entry.number)  # one that stayed till now may be older
-            self._covers = max(self._covers, entry.seen)
+            self._trimmed = max(
+                self._trimmed, entry.number
+            )  # an entry retained by an earlier trim may have a smaller number
+            self._covers = max(self._covers, entry.found_at)
         if len(self._order) > 2 * len(self._log) + PAGE_SIZE:
             self._order = [entry for entry in self._order if self._log.get(entry.subject) is entry]
 
 
-def is_visible(record: ConnectionRecord) -> ConnectionRecord:
-    """Give a connection as it is shown: two that differ in nothing visible are equal then, and no secret is in it."""
+def visible_part(record: ConnectionRecord) -> ConnectionRecord:
+    """Return the visible part of a connection, without secrets. Connections that differ only in hidden fields become equal."""
     tokens = record.tokens
     return replace(
         record,
@@ -541,10 +563,10 @@ def is_visible(record: ConnectionRecord) -> ConnectionRecord:
     )
 
 
-def _end(waiting: list[asyncio.Future[None]]) -> None:
-    for looked in waiting:
-        if not looked.done():
-            looked.set_result(None)
+def _complete(waiting: list[asyncio.Future[None]]) -> None:
+    for polled in waiting:
+        if not polled.done():
+            polled.set_result(None)
 
 
 def _created_since(record: ConnectionRecord | None, earlier: Snapshot | None, number: int) -> int:
@@ -557,7 +579,9 @@ def _number_of(entry: Entry) -> int:
     return entry.number
 
 
-def _loaded(entry: Entry, task: asyncio.Task[Snapshot]) -> None:
+def _store_snapshot(entry: Entry, task: asyncio.Task[Snapshot]) -> None:
     entry.loading = None
-    if not task.cancelled() and task.exception() is None:  # else whoever waited has it, and reads again
-        entry.content, entry.previous = task.result(), None
+    if (
+        not task.cancelled() and task.exception() is None
+    ):  # a failure is raised to the waiting callers, which retry
+        entry.snapshot, entry.previous_entry = task.result(), None

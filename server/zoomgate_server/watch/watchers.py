@@ -1,4 +1,4 @@
-"""Telling callers of connections as they change."""
+"""Watches: streams of connection changes for callers."""
 
 import asyncio
 from collections import deque
@@ -28,32 +28,32 @@ from zoomgate_server.watch.change_feed import (
 )
 
 MAX_WATCHES = 20_000
-"""Watches that one process serves at a time."""
+"""The maximum number of active watches per process."""
 
 IDLE_SECONDS = 60.0
-"""How long a watch is silent at most: then it says that nothing was left out, so that the caller's resume token stays young."""
+"""The maximum time without an event. A `SYNCED` event is then sent, so that the caller's resume token does not expire."""
 
 BATCH = 64
-"""Entries of the log that a watch holds at a time."""
+"""The maximum number of log entries that a watch holds at a time."""
 
 SNAPSHOT_PAGE = 50
-"""Sealed connections that a watch holds at a time."""
+"""The maximum number of encrypted connections that a watch holds at a time."""
 
 CHANGES_PAGE = 200
-"""Changes that a watch holds at a time while it reads from the store what the log has forgotten."""
+"""The maximum number of changes that a watch holds at a time while it reads trimmed changes from the store."""
 
 MAX_READ = 1000
-"""Connections of which a watch remembers that they were told from the store; more may come twice."""
+"""The maximum number of connections remembered as sent from the store. Beyond this, an event may be sent twice."""
 
 PAUSE_SECONDS = 1.0
-"""Pause before a store that failed is asked again."""
+"""The pause before a retry after the store failed."""
 
-_SHOWN = (State.ACTIVE.value, State.REAUTH_REQUIRED.value)
+_EXISTING_STATES = (State.ACTIVE.value, State.REAUTH_REQUIRED.value)
 _T = TypeVar("_T")
 
 
 class EventType(StrEnum):
-    """What happened; the contract says what each means."""
+    """The type of an event, as documented for `WatchConnectionsResponse.Type`."""
 
     INITIAL = "INITIAL"
     CREATED = "CREATED"
@@ -64,25 +64,25 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far somebody was told.
+    """The position of a watch, from which it can be resumed.
 
     Attributes:
-        mark: Time of the store's clock: everything that could be seen in the store then was told.
-        after: The address up to which the snapshot was told, or None once it is complete.
+        watermark: The store time up to which all visible changes have been sent.
+        after: The last email address sent in the initial snapshot; None once the snapshot is complete.
     """
 
-    mark: float
+    watermark: float
     after: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What is told.
+    """An event of a watch.
 
     Attributes:
-        type: What happened.
-        record: The connection, without secrets; None for `CAUGHT_UP`.
-        position: Where to go on behind this event.
+        type: The type of the event.
+        record: The connection, without secrets; None for `SYNCED`.
+        position: The position from which to resume after this event.
     """
 
     type: EventType
@@ -91,12 +91,7 @@ class Event:
 
 
 class Watchers:
-    """Serves those who watch connections.
-
-    Args:
-        feed: Knows what changes.
-        metrics: Counts watches and events.
-    """
+    """Service that runs the watches of all callers."""
 
     def __init__(self, *, feed: ChangeFeed, metrics: Metrics) -> None:
         self._feed = feed
@@ -107,56 +102,59 @@ class Watchers:
         self,
         *,
         names: Collection[str],
-        sees: Callable[[str], bool],
+        is_visible: Callable[[str], bool],
         permit: Callable[[str], bool],
         position: Position | None,
     ) -> AsyncIterator[Event]:
-        """Tell of connections until the caller leaves.
+        """Yield events about connections until the caller cancels.
 
         Args:
-            names: Whose; empty for everybody whom the caller sees.
-            sees: Tells whom the caller saw when the watch began.
-            permit: Decides anew whether the caller may be told of a user; raises if it may no longer call at all.
-            position: Where to go on; None to begin with what exists.
+            names: The users to watch; empty for all users that the caller may see.
+            is_visible: Returns whether the caller could see a user when the watch started.
+            permit: Called before each event to check whether the caller may still see a user. Raises if the caller may no longer call.
+            position: The position to resume from; None to start with the existing connections.
 
         Raises:
-            ResumeTokenExpired: Not everything since the position is known any more.
-            ServerOverloaded: Too many watch.
-            StoreUnavailable: The store failed before anything was told; later failures are waited out.
-            CallerNotAllowed, CallerUnauthenticated: The caller may not watch, or not any more.
-            ShuttingDown: The process drains; the position of the last event is good.
+            ResumeTokenExpired: The changes since the position are no longer completely available.
+            ServerOverloaded: Too many watches are active.
+            StoreUnavailable: The store failed before the first event. Later failures are retried.
+            CallerNotAllowed: The caller may not watch these users, or may no longer do so.
+            CallerUnauthenticated: The caller's credential is no longer valid.
+            ShuttingDown: The process drains. The watch can be resumed from the position of the last event.
         """
         feed = self._feed
         if self._running >= MAX_WATCHES:
             raise ServerOverloaded(
-                "Too many watch already: watch again later", metadata={"limit": "watches"}, retry_after=5.0
+                "Too many active watches; retry later", metadata={"limit": "watches"}, retry_after=5.0
             )
         self._running += 1
         self._metrics.watches(self._running)
         try:
-            await self._until(feed.started())
+            await self._wait_for(feed.wait_until_started())
             if position is not None:
-                _check_age(position, feed.mark)
-            with feed.subscribe(frozenset(names).__contains__ if names else sees, names) as follower:
+                _check_age(position, feed.high_watermark)
+            with feed.subscribe(
+                frozenset(names).__contains__ if names else is_visible, names
+            ) as subscription:
                 if position is not None:
-                    await self._until(feed.catch_up())
-                    position = replace(position, mark=feed.safe_watermark(position.mark))
-                async for event in _Watch(feed, follower, permit, position).events():
+                    await self._wait_for(feed.catch_up())
+                    position = replace(position, watermark=feed.safe_watermark(position.watermark))
+                async for event in _Watch(feed, subscription, permit, position).events():
                     self._metrics.watch_event(event.type)
                     yield event
         finally:
             self._running -= 1
             self._metrics.watches(self._running)
 
-    async def _until(self, look: Awaitable[None]) -> None:
-        """Wait for a look at the store, before anything is told.
+    async def _wait_for(self, poll: Awaitable[None]) -> None:
+        """Wait for a poll of the store before the first event is sent.
 
         Raises:
             StoreUnavailable: The store failed.
             ShuttingDown: The process drains.
         """
         try:
-            await look
+            await poll
         except StoreError:
             raise store_unavailable() from None
         if self._feed.closing:
@@ -164,77 +162,72 @@ class Watchers:
 
 
 class _Watch:
-    """One watch; what it holds does not grow, however slowly its events are read.
-
-    Args:
-        feed: Knows what changes.
-        follower: Follows it for this watch.
-        permit: Decides anew.
-        position: Where to go on, or None.
-    """
+    """A single watch. Its memory use does not grow, however slowly its events are read."""
 
     def __init__(
         self,
         feed: ChangeFeed,
-        follower: Subscription,
+        subscription: Subscription,
         permit: Callable[[str], bool],
         position: Position | None,
     ) -> None:
         self._feed = feed
-        self._follower = follower
+        self._subscription = subscription
         self._permit = permit
-        self._told = False
-        self._read: dict[str, ConnectionRecord] = {}
-        self._lost = position is not None and not feed.resume(follower, position.mark - RETURN_SECONDS)
-        self._position = position or Position(follower.mark, "")
+        self._has_sent = False
+        self._sent_from_store: dict[str, ConnectionRecord] = {}
+        self._must_read_store = position is not None and not feed.resume(
+            subscription, position.watermark - RETURN_SECONDS
+        )
+        self._position = position or Position(subscription.high_watermark, "")
 
     async def events(self) -> AsyncIterator[Event]:
-        """Give events until the process drains."""
+        """Yield events until the process drains."""
         if self._position.after is not None:
             async for event in self._snapshot(self._position.after):
                 yield event
-            self._position = Position(self._position.mark)
-        due = True
+            self._position = Position(self._position.watermark)
+        sync_due = True
         while True:
-            if self._lost:
-                async for event in self._catch_up():
+            if self._must_read_store:
+                async for event in self._catch_up_from_store():
                     yield event
-                self._lost, due = False, True
-            follower = self._follower
-            before = follower.number
-            entries = self._feed.take(follower, BATCH)
+                self._must_read_store, sync_due = False, True
+            subscription = self._subscription
+            before = subscription.number
+            entries = self._feed.take(subscription, BATCH)
             if entries is None:
-                self._lost = True
+                self._must_read_store = True
                 continue
             for entry in entries:
-                told = await self._event_of(entry, before)
+                entry_event = await self._event_of(entry, before)
                 before = entry.number
-                if told is not None:
-                    yield told
+                if entry_event is not None:
+                    yield entry_event
             if entries:
-                follower.number = before  # what woke it meanwhile comes behind
+                subscription.number = before  # entries added in the meantime have larger numbers
                 continue
-            self._position = Position(follower.mark)
-            if due or self._feed.closing:
+            self._position = Position(subscription.high_watermark)
+            if sync_due or self._feed.closing:
                 self._permit("")
                 yield self._event(EventType.SYNCED, None)
             self._check_open()
-            due = not follower.behind and not await follower.wait(IDLE_SECONDS)
-            if due:
-                self._read.clear()
+            sync_due = not subscription.behind and not await subscription.wait(IDLE_SECONDS)
+            if sync_due:
+                self._sent_from_store.clear()
 
     async def _snapshot(self, after: str) -> AsyncIterator[Event]:
-        """Tell what exists behind an address."""
-        mark = self._position.mark
+        """Yield the existing connections whose email addresses sort after `after`."""
+        watermark = self._position.watermark
         async for subject, read in self._existing(after):
-            if self._follower.wants(subject):
+            if self._subscription.wants(subject):
                 record = await self._retry(read)
                 if (
                     self._is_permitted(subject)
                     and record is not None
                     and record.state is not State.DISCONNECTED
                 ):
-                    self._position = Position(mark, subject)
+                    self._position = Position(watermark, subject)
                     self._record_read(record)
                     yield self._event(EventType.INITIAL, record)
             self._check_open()
@@ -242,46 +235,47 @@ class _Watch:
     async def _existing(
         self, after: str
     ) -> AsyncIterator[tuple[str, Callable[[], Awaitable[ConnectionRecord | None]]]]:
-        """Name the connections behind an address in the order of their addresses, each with what reads it."""
-        names = self._follower.names
+        """Yield the email addresses after `after` in order, each with a function that reads the connection."""
+        names = self._subscription.names
         if names is not None:
             for name in sorted(name for name in names if name > after):
                 yield name, lambda name=name: self._feed.read(name)  # type: ignore[misc]
             return
         while True:
             page = deque(
-                await self._retry(lambda after=after: self._feed.page(_SHOWN, after, SNAPSHOT_PAGE))  # type: ignore[misc]
+                await self._retry(lambda after=after: self._feed.page(_EXISTING_STATES, after, SNAPSHOT_PAGE))  # type: ignore[misc]
             )
-            whole = len(page) == SNAPSHOT_PAGE
+            full = len(page) == SNAPSHOT_PAGE
             while page:
                 record = page.popleft()
                 after = record.key.subject
-                yield after, lambda record=record: self._feed.opened(record)  # type: ignore[misc]
-            if not whole:
+                yield after, lambda record=record: self._feed.open(record)  # type: ignore[misc]
+            if not full:
                 return
 
-    async def _catch_up(self) -> AsyncIterator[Event]:
-        """Tell from the store what changed since the position: the log does not know it any more."""
-        told = self._position.mark
+    async def _catch_up_from_store(self) -> AsyncIterator[Event]:
+        """Yield the changes since the position from the store, because the log no longer has all of them."""
+        synced_at = self._position.watermark
         while True:
             end: float | None = None
             try:
                 async for changes, now in self._feed.changes_since(
-                    self._position.mark - RETURN_SECONDS, CHANGES_PAGE
+                    self._position.watermark - RETURN_SECONDS, CHANGES_PAGE
                 ):
                     end = now if end is None else end
                     for change in changes:
                         subject = change.key.subject
-                        mark = min(change.changed_at + RETURN_SECONDS, end)  # what is left changed no earlier
-                        if self._follower.wants(subject):
+                        # the remaining changes are not older than this one
+                        watermark = min(change.changed_at + RETURN_SECONDS, end)
+                        if self._subscription.wants(subject):
                             record = await self._retry(
                                 lambda subject=subject: self._feed.read(subject)  # type: ignore[misc]
                             )
-                            self._position = Position(max(self._position.mark, mark))
+                            self._position = Position(max(self._position.watermark, watermark))
                             if self._is_permitted(subject) and record is not None:
                                 self._record_read(record)
-                                yield self._event(_type_of(record, told), record)
-                        self._position = Position(max(self._position.mark, mark))
+                                yield self._event(_type_of(record, synced_at), record)
+                        self._position = Position(max(self._position.watermark, watermark))
                         self._check_open()
             except StoreError:
                 await self._pause()
@@ -289,61 +283,67 @@ class _Watch:
                 return
 
     async def _event_of(self, entry: Entry, before: int) -> Event | None:
-        """Make an entry of the log an event, or None if the caller may not know it, or does since an entry up to `before`."""
-        content = await self._retry(lambda: self._feed.content(entry))
-        if not self._is_permitted(entry.subject):  # now, however long the store took
+        """Return the event of a log entry.
+
+        Returns None if the caller may not see it, or has already received this state with an entry up to `before` or from the store.
+        """
+        snapshot = await self._retry(lambda: self._feed.snapshot(entry))
+        if not self._is_permitted(entry.subject):  # checked after the read, which may have taken long
             return None
-        if entry.number > self._follower.joined:
-            self._position = Position(entry.before)
-        if content.record is None or self._follower.has_delivered(content, before):
+        if entry.number > self._subscription.joined:
+            self._position = Position(entry.previous_poll_at)
+        if snapshot.record is None or self._subscription.has_delivered(snapshot, before):
             return None
-        read = self._read.pop(entry.subject, None)
-        if read == content.record:
+        sent = self._sent_from_store.pop(entry.subject, None)
+        if sent == snapshot.record:
             return None
-        known = content.created_since <= before or (
-            read is not None and read.create_time == content.record.create_time
+        is_known = snapshot.created_since <= before or (
+            sent is not None and sent.create_time == snapshot.record.create_time
         )
         return self._event(
-            _type_of(content.record, float("inf") if known else self._position.mark), content.record
+            _type_of(snapshot.record, float("inf") if is_known else self._position.watermark), snapshot.record
         )
 
     def _record_read(self, record: ConnectionRecord) -> None:
-        """Remember of what was read from the store that the log may bring it once more; of as many as may be."""
-        if record.update_time >= self._follower.mark - OVERLAP_SECONDS and len(self._read) < MAX_READ:
-            self._read[record.user_email] = record
+        """Remember a connection sent from the store if the log may contain it too, up to `MAX_READ` connections."""
+        if (
+            record.update_time >= self._subscription.high_watermark - OVERLAP_SECONDS
+            and len(self._sent_from_store) < MAX_READ
+        ):
+            self._sent_from_store[record.user_email] = record
 
     def _event(self, kind: EventType, record: ConnectionRecord | None) -> Event:
-        self._told = True
+        self._has_sent = True
         return Event(kind, record, self._position)
 
     def _is_permitted(self, subject: str) -> bool:
-        """Decide anew whether the caller may be told of a user.
+        """Return whether the caller may still see a user.
 
         Raises:
-            CallerNotAllowed: It named that user and may not be told any more.
-            CallerNotAllowed, CallerUnauthenticated: It may not call any more.
+            CallerNotAllowed: The caller may no longer call this method, or may no longer see a user that it named.
+            CallerUnauthenticated: The caller's credential is no longer valid.
         """
         if self._permit(subject):
             return True
-        if self._follower.names is not None:
-            raise CallerNotAllowed("This caller may not do this")
+        if self._subscription.names is not None:
+            raise CallerNotAllowed("The caller does not have permission for this call")
         return False
 
-    async def _retry(self, work: Callable[[], Awaitable[_T]]) -> _T:
-        """Ask the store, again and again once the caller was told something: it need not come back for a store that fails."""
+    async def _retry(self, operation: Callable[[], Awaitable[_T]]) -> _T:
+        """Run a store operation, retrying it indefinitely once an event has been sent, so that outages do not end the watch."""
         while True:
             try:
-                return await work()
+                return await operation()
             except StoreError:
                 await self._pause()
 
     async def _pause(self) -> None:
-        """Wait before the store is asked again.
+        """Wait before retrying a store operation.
 
         Raises:
-            StoreUnavailable: The caller was told nothing yet.
+            StoreUnavailable: No event has been sent yet.
         """
-        if not self._told:
+        if not self._has_sent:
             raise store_unavailable() from None
         self._check_open()
         await asyncio.sleep(PAUSE_SECONDS)
@@ -353,22 +353,26 @@ class _Watch:
             raise _shutting_down()
 
 
-def _type_of(record: ConnectionRecord, mark: float) -> EventType:
-    """Say what happened to a connection of which somebody was told at a time of the store's clock."""
+def _type_of(record: ConnectionRecord, synced_at: float) -> EventType:
+    """Return the event type of a connection for a caller that was up to date at a store time."""
     if record.state is State.DISCONNECTED:
         return EventType.DELETED
-    return EventType.CREATED if record.create_time >= mark - OVERLAP_SECONDS else EventType.UPDATED
+    return EventType.CREATED if record.create_time >= synced_at - OVERLAP_SECONDS else EventType.UPDATED
 
 
 def _check_age(position: Position, now: float) -> None:
-    """Refuse a position of which not everything is known: ended connections are gone, or the store's clock was set back."""
-    if not -LATE_SECONDS <= now - position.mark <= TOMBSTONE_SECONDS - RETURN_SECONDS:
+    """Reject a position from which changes may be missing.
+
+    Raises:
+        ResumeTokenExpired: Tombstones of that time may have been deleted, or the store's clock was set back.
+    """
+    if not -LATE_SECONDS <= now - position.watermark <= TOMBSTONE_SECONDS - RETURN_SECONDS:
         raise ResumeTokenExpired(
-            "The resume token is older than what is remembered: watch again without one, and take whoever does not come for disconnected"
+            "The resume token has expired; watch again without one, and treat users missing from the initial events as disconnected"
         )
 
 
 def _shutting_down() -> ShuttingDown:
     return ShuttingDown(
-        "This server is shutting down: watch again with the last resume token", retry_after=1.0
+        "This server is shutting down; watch again with the last resume token", retry_after=1.0
     )

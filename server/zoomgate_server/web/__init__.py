@@ -1,1 +1,1 @@
-"""The HTTP front: what browsers and monitoring see."""
+"""HTTP server for browsers, webhooks and monitoring."""

@@ -1,7 +1,7 @@
-"""The pages that a person sees before and after Zoom.
+"""Pages shown to a user before and after consenting at Zoom.
 
-They are plain HTML without scripts and third-party content. What happened is told by an outcome from a closed set; besides, a page shows
-the address that the consent is for and what was granted, escaped, and only to the browser that holds the link or the cookie.
+The pages are plain HTML without scripts or third-party content. The result page shows one of a closed set of outcomes. The user's email
+address and the granted scopes are escaped, and shown only to the browser that has the link or the cookie.
 """
 
 import hashlib
@@ -10,18 +10,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 
-from zoomgate_server.web.scopes import in_words
+from zoomgate_server.web.scopes import describe_scopes
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a page says. `{app}` stands for the name of the app.
+    """The text of a result page. `{app}` is replaced by the name of the app.
 
     Attributes:
-        status: HTTP status.
-        title: What happened, in a few words.
-        text: What it means.
-        next: What to do next.
+        status: The HTTP status.
+        title: What happened.
+        text: What it means for the user.
+        next: What the user can do next.
     """
 
     status: int
@@ -30,72 +30,72 @@ class Outcome:
     next: str
 
 
-_NEW_LINK = "Go back to where you got the link and ask for a new one."
+_NEW_LINK = "Go back to where you got the link and request a new one."
 
 OUTCOMES = {
     "connected": Outcome(
         200,
         "You are connected",
-        "{app} can now act for you at Zoom.",
+        "{app} can now use your Zoom account.",
         "You can close this page.",
     ),
     "declined": Outcome(
         200,
         "You are not connected",
-        "The request was declined at Zoom, so {app} got no access and nothing was stored.",
-        f"If that was a mistake: {_NEW_LINK[0].lower()}{_NEW_LINK[1:]}",
+        "The request was declined at Zoom. {app} has no access, and nothing was stored.",
+        f"Declined by mistake? {_NEW_LINK}",
     ),
     "link_expired": Outcome(
         400,
         "This link no longer works",
-        "A link works for 10 minutes, and this one is older, or was not copied whole. Nothing was changed.",
+        "Links are valid for 10 minutes. This one has expired or was not copied completely. Nothing was changed.",
         _NEW_LINK,
     ),
     "link_used": Outcome(
         400,
-        "This link was used already",
-        "A link works once. If it was you who used it, the page that opened then says how it ended. Nothing was changed now.",
+        "This link has already been used",
+        "Each link works only once. If you used it yourself, the page that opened then shows the result. Nothing was changed this time.",
         _NEW_LINK,
     ),
     "other_browser": Outcome(
         400,
-        "This is another browser",
-        "The connection was begun in another browser, or cookies are switched off here. So that nobody can finish what somebody else"
-        " began, it stops here. Nothing was changed.",
-        "Open the link in the browser that you want to use for all of it, and allow cookies of this page.",
+        "Please use the same browser",
+        "You started in another browser, or this browser blocks cookies. For your security, finish in the browser in which you started."
+        " Nothing was changed.",
+        "Open the link again in the browser you want to use, and allow cookies for this site.",
     ),
     "other_user": Outcome(
         409,
-        "Another Zoom account was used",
-        "You are signed in to Zoom with an account that has another address than the one that was asked for. Nothing was connected.",
-        "Sign out of Zoom, ask for a new link, and sign in with the right account.",
+        "You used a different Zoom account",
+        "The Zoom account you signed in with has a different email address. Nothing was connected.",
+        "Sign out of Zoom, request a new link, and sign in with the right account.",
     ),
     "code_refused": Outcome(
         400,
         "Zoom did not confirm the connection",
-        "Zoom refused the code that it had sent, most often since too much time went by. An earlier connection is untouched.",
+        "This usually means that too much time passed after you signed in to Zoom. If you were already connected, you still are.",
         _NEW_LINK,
     ),
     "try_later": Outcome(
         503,
         "Please try again in a moment",
-        "Zoom or this service could not be reached. Nothing was lost.",
+        "Zoom or this service is temporarily unavailable. Nothing was lost.",
         f"Wait a minute. {_NEW_LINK}",
     ),
     "misconfigured": Outcome(
         500,
         "{app} is not set up correctly",
-        "Zoom refused the app itself, not you. There is nothing that you can do here.",
-        "Tell whoever runs {app}.",
+        "Zoom rejected the app's configuration. The problem is not with your account.",
+        "Contact the administrator of {app}.",
     ),
     "bad_request": Outcome(
         400,
-        "This address is not complete",
-        "Something is missing in the address, or appears twice.",
-        "Open the link again exactly as you got it.",
+        "This address is incomplete",
+        "Part of the address is missing or appears twice.",
+        "Open the link again exactly as you received it.",
     ),
 }
-"""Every outcome that a page can tell, by the name in its address."""
+"""All outcomes, by the name used in the URL of the result page."""
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -126,11 +126,11 @@ footer{width:100%;max-width:32rem;margin-top:1.25rem;color:var(--soft);font-size
 
 
 class Pages:
-    """Makes the pages in the colours of one organisation.
+    """Renderer of the pages with the name and color of one brand.
 
     Args:
-        brand_name: Whose app it is, as people know it.
-        brand_color: #rrggbb; text on it is black or white, whichever reads better.
+        brand_name: The name by which users know the app.
+        brand_color: #rrggbb. Text on it is black or white, whichever has the higher contrast.
     """
 
     def __init__(self, *, brand_name: str, brand_color: str) -> None:
@@ -144,56 +144,51 @@ class Pages:
             )
         }
 
-    def start(self, user_email: str, way: str) -> str:
-        """Give the page before Zoom: who asks, for whom, and what comes next.
-
-        Args:
-            user_email: Whom the consent is for.
-            way: The address that leads on to Zoom.
-        """
+    def start(self, user_email: str, continue_url: str) -> str:
+        """Return the page shown before the user continues to Zoom."""
         return self._page(
             f"Connect Zoom to {self._app}?",
-            f"<p>{_strong(self._app)} asks to use the Zoom account of {_strong(user_email)}.</p>"
-            "<p>Next you sign in at Zoom with that address. Zoom shows what the app may do, and you allow it or decline.</p>"
-            f'<p><a class="go" href="{escape(way)}">Continue to Zoom</a></p>'
-            "<h2>Is that not your address, or did you not ask for this?</h2>"
-            "<p>Then close this page. Nothing has happened yet, and nothing will.</p>",
+            f"<p>{_strong(self._app)} wants to access the Zoom account of {_strong(user_email)}.</p>"
+            "<p>Next, sign in to Zoom with this address. Zoom shows what access the app requests, and you can allow or decline it.</p>"
+            f'<p><a class="go" href="{escape(continue_url)}">Continue to Zoom</a></p>'
+            "<h2>Not your address, or not expecting this?</h2>"
+            "<p>Close this page. No access has been granted.</p>",
         )
 
     def result(self, outcome: Outcome, user_email: str = "", scopes: Iterable[str] = ()) -> str:
-        """Give the page of an outcome.
+        """Return the result page of an outcome.
 
         Args:
-            outcome: What happened.
-            user_email: Whom the consent was for, if this browser may know.
-            scopes: What was granted.
+            outcome: The outcome to show.
+            user_email: The user of the link; empty if this browser must not see it.
+            scopes: The granted scopes.
         """
-        parts = [f"<p>{self._words(outcome.text)}</p>"]
+        parts = [f"<p>{self._text(outcome.text)}</p>"]
         if user_email and outcome.status == 200:
-            who = "Connected" if scopes else "Asked for"
-            parts.append(f"<p>{who}: {_strong(user_email)}</p>")
+            label = "Connected" if scopes else "Requested for"
+            parts.append(f"<p>{label}: {_strong(user_email)}</p>")
         elif user_email:
             parts.append(f"<p>The link was for {_strong(user_email)}.</p>")
-        parts.append(f"<p>{self._words(outcome.next)}</p>")
+        parts.append(f"<p>{self._text(outcome.next)}</p>")
         if scopes:
             parts.append(self._granted(scopes))
         if outcome is OUTCOMES["connected"]:
             parts.append(
-                "<h2>To end it</h2>"
-                f"<p>Disconnect in {escape(self._app)}, or remove the app at Zoom: in the App Marketplace under Manage, Added Apps.</p>"
+                "<h2>To disconnect later</h2>"
+                f"<p>Disconnect in {escape(self._app)}, or remove the app in the Zoom App Marketplace under Manage, Added Apps.</p>"
             )
         return self._page(outcome.title.format(app=self._app), "".join(parts))
 
     def _granted(self, scopes: Iterable[str]) -> str:
-        told, others = in_words(scopes)
-        items = "".join(f"<li>{escape(text)}</li>" for text in told)
+        sentences, others = describe_scopes(scopes)
+        items = "".join(f"<li>{escape(text)}</li>" for text in sentences)
         if not others:
-            return f"<h2>{escape(self._app)} may</h2><ul>{items}</ul>"
+            return f"<h2>{escape(self._app)} can</h2><ul>{items}</ul>"
         rest = "".join(f"<li><code>{escape(scope)}</code></li>" for scope in others)
-        more = f"<p>and, in Zoom's own words:</p><ul>{rest}</ul>" if told else f"<ul>{rest}</ul>"
-        return f"<h2>{escape(self._app)} may</h2>{f'<ul>{items}</ul>' if told else ''}{more}"
+        more = f"<p>Other Zoom permissions:</p><ul>{rest}</ul>" if sentences else f"<ul>{rest}</ul>"
+        return f"<h2>{escape(self._app)} can</h2>{f'<ul>{items}</ul>' if sentences else ''}{more}"
 
-    def _words(self, text: str) -> str:
+    def _text(self, text: str) -> str:
         return escape(text).replace("{app}", escape(self._app))
 
     def _page(self, title: str, body: str) -> str:
@@ -202,16 +197,16 @@ class Pages:
             '<meta name="viewport" content="width=device-width,initial-scale=1">'
             f"<title>{escape(title)}</title><style>{self._style}</style></head>"
             f'<body><main><p class="app">{escape(self._app)}</p><h1>{escape(title)}</h1>{body}</main>'
-            f"<footer>Your Zoom password is never seen by {escape(self._app)}; it stays with Zoom.</footer></body></html>"
+            f"<footer>{escape(self._app)} never sees your Zoom password. You enter it only at Zoom.</footer></body></html>"
         )
 
 
 _EQUAL_LUMINANCE = 0.179
-"""Where black and white text read equally well on a colour: both have a contrast of 4.58 then, more than AA asks for."""
+"""The luminance of a color on which black and white text have the same contrast: 4.58, above the 4.5 that WCAG AA requires."""
 
 
 def _luminance(color: str) -> float:
-    """Give the relative luminance of #rrggbb (https://www.w3.org/TR/WCAG22/#dfn-relative-luminance)."""
+    """Return the relative luminance of #rrggbb (https://www.w3.org/TR/WCAG22/#dfn-relative-luminance)."""
     channels = [int(color[index : index + 2], 16) / 255 for index in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -1,7 +1,7 @@
-"""Zoom's scopes in words.
+"""Descriptions of Zoom scopes for users.
 
-Names are those of https://developers.zoom.us/docs/integrations/oauth-scopes/ and, with more colons, of
-https://developers.zoom.us/docs/integrations/oauth-scopes-granular/.
+Classic scopes are listed at https://developers.zoom.us/docs/integrations/oauth-scopes/. Granular scopes, which contain more colons, are
+listed at https://developers.zoom.us/docs/integrations/oauth-scopes-granular/.
 """
 
 from collections.abc import Iterable
@@ -30,22 +30,22 @@ _ACTIONS = {
 _ORDER = ("See", "Create", "Change", "Delete")
 
 
-def in_words(scopes: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Give sentences about what scopes allow, each once, and the scopes that there are no words for.
+def describe_scopes(scopes: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return one sentence per permission, without duplicates, and the scopes that have no description.
 
-    A scope for more than the person (`:admin`, `:master`) has no words here: it says more than these sentences.
+    Scopes that reach beyond the user's own data (`:admin`, `:master`) are not described, because the sentences would understate them.
     """
     sentences: dict[str, None] = {}
     others: list[str] = []
     for scope in scopes:
         parts = scope.split(":")
-        thing = _OBJECTS.get(parts[0])
+        noun = _OBJECTS.get(parts[0])
         action = _ACTIONS.get(parts[1]) if len(parts) > 1 else None
-        if thing is None or action is None or parts[-1] in {"admin", "master"}:
+        if noun is None or action is None or parts[-1] in {"admin", "master"}:
             others.append(scope)
         else:
-            sentences[action.format(thing)] = None
+            sentences[action.format(noun)] = None
     for sentence in [text for text in sentences if text.startswith("Create and change")]:
         sentences.pop(sentence.replace("Create and change", "Change"), None)
-    told = sorted(sentences, key=lambda text: (text.rpartition("your ")[2], _ORDER.index(text.split()[0])))
-    return tuple(told), tuple(others)
+    ordered = sorted(sentences, key=lambda text: (text.rpartition("your ")[2], _ORDER.index(text.split()[0])))
+    return tuple(ordered), tuple(others)

@@ -1,4 +1,4 @@
-"""The HTTP server: consent in the browser, health, metrics."""
+"""HTTP server for the consent pages, webhooks, health checks and metrics."""
 
 import asyncio
 import logging
@@ -25,18 +25,18 @@ from zoomgate_server.errors import (
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.web.pages import OUTCOMES, Pages
-from zoomgate_server.web.webhook_endpoint import handle as answer_webhook
+from zoomgate_server.web.webhook_endpoint import handle as handle_webhook
 from zoomgate_server.webhooks.receiver import PATH as WEBHOOKS
 from zoomgate_server.webhooks.receiver import WebhookReceiver
 
 MAX_REQUEST_LINE = 8 * 1024
-"""Bytes of a request line; codes and states together need far less."""
+"""The maximum size of a request line in bytes. A code and a state together need far less."""
 
 MAX_PARAMETER = 2048
-"""Characters of one query parameter."""
+"""The maximum length of a query parameter in characters."""
 
 OPEN_SECONDS = 10.0
-"""How long pages about consents wait for a service that is starting: a code that Zoom sends back comes once."""
+"""How long the consent pages wait while the service is starting. Zoom delivers a code only once, so failing at once would lose it."""
 
 _COOKIE = "zoomgate-browser"
 _COOKIE_SECONDS = 900
@@ -47,7 +47,7 @@ _ERRORS = (
     (IdentityMismatch, "other_user"),
     (CodeRefused, "code_refused"),
     (AppCredentialsRejected, "misconfigured"),
-    (ZoomBadResponse, "misconfigured"),  # a scope is missing most often; to try again does not help
+    (ZoomBadResponse, "misconfigured"),  # usually a missing scope, so retrying does not help
 )
 _INVALID_STATES = {"OTHER_BROWSER": "other_browser", "USED": "link_used"}
 _DENIALS = {
@@ -58,16 +58,16 @@ _DENIALS = {
     "unauthorized_client": "misconfigured",
     "unsupported_response_type": "misconfigured",
 }
-"""What an `error` at the callback is told as (RFC 6749, section 4.1.2.1); any other is that the person declined."""
+"""The outcome of each `error` parameter of the callback (RFC 6749, section 4.1.2.1). Any other error means that the user declined."""
 
 _log = logs.get("zoomgate.web")
 
 
-class _Malformed(logging.Filter):
-    """Keeps what is no HTTP out of the log: it is its sender's mistake, and anybody may send as much of it as he likes."""
+class _MalformedRequestFilter(logging.Filter):
+    """Filter that removes aiohttp's errors about malformed HTTP, with which any sender could flood the log."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a line of aiohttp's is about anything else."""
+        """Return whether a record is about anything other than malformed HTTP."""
         if record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError):
             return True
         _log.debug("http.malformed", problem=type(record.exc_info[1]).__name__)
@@ -75,22 +75,20 @@ class _Malformed(logging.Filter):
 
 
 _server_log = logging.getLogger("aiohttp.server.zoomgate")
-_server_log.addFilter(_Malformed())
+_server_log.addFilter(_MalformedRequestFilter())
 
 
 class WebServer:
-    """Serves what browsers open and Zoom calls: the `/oauth/` pages, `/healthz`, `/readyz`, `/metrics`, `/webhooks/zoom`.
+    """HTTP server for the `/oauth/` pages, `/healthz`, `/readyz`, `/metrics` and `/webhooks/zoom`.
 
-    It may start before the store is there: `/healthz` answers from then on, and `/readyz` says what is waited for.
+    The server can start before the store is available. `/healthz` then succeeds at once, and `/readyz` reports what is missing.
 
     Args:
-        metrics: What `/metrics` shows; requests are counted there too.
-        pages: What people see.
-        hears_events: Whether there is a secret for Zoom's events; else their path is unknown.
-        secure: Whether browsers come over https: the cookie then is `Secure` and has the `__Host-` prefix, and browsers are told to stay
-            with https (HSTS).
-        trusted_proxies: Networks of the proxies in front. Where there are any, pages are for browsers that come through them, and metrics
-            for those who do not.
+        metrics: The metrics served at `/metrics`; HTTP requests are counted there too.
+        webhooks_enabled: Whether a webhook secret is configured. Without one, `/webhooks/zoom` returns 404.
+        secure: Whether browsers use https. If so, the cookie is `Secure` with the `__Host-` prefix, and HSTS is enabled.
+        trusted_proxies: The networks of the reverse proxies. If any are configured, the `/oauth/` pages are served only through them,
+            and `/metrics` only to clients that connect directly.
     """
 
     def __init__(
@@ -98,13 +96,13 @@ class WebServer:
         *,
         metrics: Metrics,
         pages: Pages,
-        hears_events: bool,
+        webhooks_enabled: bool,
         secure: bool,
         trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
     ) -> None:
         self._metrics = metrics
         self._pages = pages
-        self._hears_events = hears_events
+        self._webhooks_enabled = webhooks_enabled
         self._secure = secure
         self._authorizations: Authorizations | None = None
         self._webhooks: WebhookReceiver | None = None
@@ -116,7 +114,7 @@ class WebServer:
         self._runner: web.AppRunner | None = None
 
     async def start(self, listener: socket.socket) -> None:
-        """Serve on a bound socket."""
+        """Start serving on a bound socket."""
         app = web.Application(middlewares=[self._middleware], client_max_size=64 * 1024)
         app.router.add_get("/oauth/start", self._start_page, allow_head=False)
         app.router.add_get("/oauth/continue", self._start_consent, allow_head=False)
@@ -125,18 +123,18 @@ class WebServer:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._render_metrics)
-        if self._hears_events:
+        if self._webhooks_enabled:
             app.router.add_post(WEBHOOKS, self._webhook)
         runner = web.AppRunner(
             app,
-            access_log=None,  # its request lines would have codes in them
+            access_log=None,  # its request lines would contain authorization codes
             logger=_server_log,
             handle_signals=False,
             max_line_size=MAX_REQUEST_LINE,
             max_field_size=MAX_REQUEST_LINE,
             shutdown_timeout=5.0,
-            auto_decompress=False,  # a few bytes may stand for very many, and signatures are of what was sent
-            lingering_time=0.0,  # else a body that was refused is read on, as fast as it comes
+            auto_decompress=False,  # prevents decompression bombs, and signatures cover the bytes as sent
+            lingering_time=0.0,  # otherwise aiohttp continues to read a rejected body
         )
         await runner.setup()
         self._runner = runner
@@ -148,24 +146,22 @@ class WebServer:
         webhooks: WebhookReceiver,
         before_metrics: Callable[[], Awaitable[None]],
     ) -> None:
-        """Serve pages about consents, and take Zoom's events, from now on.
+        """Start serving the consent pages and webhooks.
 
         Args:
-            authorizations: Begins and completes.
-            webhooks: Takes events.
-            before_metrics: Brings up to date what is not counted as it happens.
+            before_metrics: Called before each scrape to update gauges that are not maintained continuously.
         """
         self._authorizations = authorizations
         self._webhooks = webhooks
         self._before_metrics = before_metrics
         self._opened.set()
 
-    def set_ready(self, why_not: str = "") -> None:
-        """Let `/readyz` say that calls can be served, or why not: one word."""
-        self._not_ready = why_not
+    def set_ready(self, not_ready_reason: str = "") -> None:
+        """Set what `/readyz` reports: ready if the reason is empty, otherwise the one-word reason."""
+        self._not_ready = not_ready_reason
 
     async def stop(self) -> None:
-        """Finish what is being served and stop listening. Idempotent."""
+        """Stop listening and finish the requests in progress. Idempotent."""
         self._opened.set()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -175,17 +171,17 @@ class WebServer:
     async def _middleware(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Count, log without the query, add the security headers, and let no exception text out."""
+        """Count and log each request without its query, add the security headers, and hide exception texts."""
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "other"
         try:
             response = self._reject_by_path(request) or await handler(request)
-        except web.HTTPException as answer:
-            allowed = {"Allow": answer.headers["Allow"]} if "Allow" in answer.headers else None
-            response = web.Response(status=answer.status, text=answer.reason, headers=allowed)
-        except Exception:  # noqa: BLE001 - the last resort; the text goes to the log alone
+        except web.HTTPException as error:
+            allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+            response = web.Response(status=error.status, text=error.reason, headers=allowed)
+        except Exception:  # noqa: BLE001 - last resort; the text is only logged
             _log.exception("http.failed", route=route)
-            # Zoom repeats an event after 5xx, and after nothing else
+            # Zoom retries a webhook only after a 5xx status or no response
             response = web.Response(status=500) if route == WEBHOOKS else _redirect("try_later")
         response.headers.update(self._pages.headers)
         if self._secure:
@@ -201,7 +197,10 @@ class WebServer:
         return response
 
     def _reject_by_path(self, request: web.Request) -> web.Response | None:
-        """Refuse pages around the proxies, over plain http through them, and metrics through them; None if all is well."""
+        """Return an error response if the path must not be served to this client, or None.
+
+        With proxies, the pages are rejected if requested directly or over plain http, and the metrics if requested through a proxy.
+        """
         if not self._proxies:
             return None
         proxied = self._is_proxy(request.remote)
@@ -209,16 +208,16 @@ class WebServer:
             return web.Response(status=404) if proxied and request.path == "/metrics" else None
         if not proxied:
             _log.warning("http.proxy_bypassed", client=request.remote)
-            return web.Response(status=403, text="This page is served through its proxy only.\n")
-        # every proxy on the way may have added one, and so may the browser
+            return web.Response(status=403, text="This page is available only through the reverse proxy.\n")
+        # each proxy may have added a header or a value, and so may the client
         schemes = ",".join(request.headers.getall("X-Forwarded-Proto", ["https"])).lower().split(",")
         if self._secure and any(scheme.strip() != "https" for scheme in schemes):
             _log.warning("http.insecure_forwarded_request")
-            return web.Response(status=403, text="This page is served over https only.\n")
+            return web.Response(status=403, text="This page is available only over https.\n")
         return None
 
     def _client(self, request: web.Request) -> str:
-        """Say where a request comes from: the last address in the chain that is no proxy of ours."""
+        """Return the client address: the last address in the forwarding chain that is not a trusted proxy."""
         chain = [part.strip() for part in ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")]
         client = request.remote or ""
         while self._is_proxy(client) and chain and chain[-1]:
@@ -227,14 +226,14 @@ class WebServer:
 
     def _is_proxy(self, address: str | None) -> bool:
         try:
-            found = ip_address(address or "")
+            parsed = ip_address(address or "")
         except ValueError:
             return False
-        mapped = getattr(found, "ipv4_mapped", None) or found
+        mapped = getattr(parsed, "ipv4_mapped", None) or parsed
         return any(mapped in network for network in self._proxies)
 
     async def _start_page(self, request: web.Request) -> web.StreamResponse:
-        """Say who asks for whose account, before anything happens."""
+        """Return the page that names the app and the user, before anything is changed."""
         ticket = _single(request, "ticket")
         if not ticket:
             return _redirect("bad_request")
@@ -242,11 +241,11 @@ class WebServer:
             user_email = await (await self._when_open()).peek_user(ticket)
         except ZoomgateError as error:
             return _redirect(_outcome(error))
-        way = f"/oauth/continue?{urlencode({'ticket': ticket})}"
-        return web.Response(text=self._pages.start(user_email, way), content_type="text/html")
+        continue_url = f"/oauth/continue?{urlencode({'ticket': ticket})}"
+        return web.Response(text=self._pages.start(user_email, continue_url), content_type="text/html")
 
     async def _start_consent(self, request: web.Request) -> web.StreamResponse:
-        """Send the person on to Zoom, with a cookie that ties what comes back to this browser."""
+        """Redirect the user to Zoom and set the cookie that binds the callback to this browser."""
         ticket = _single(request, "ticket")
         if not ticket:
             return _redirect("bad_request")
@@ -268,24 +267,24 @@ class WebServer:
         return response
 
     async def _callback(self, request: web.Request) -> web.StreamResponse:
-        """Take what Zoom sends back, then go to a clean address, so that no code stays in the history."""
+        """Process Zoom's redirect, then redirect to a URL without the code to keep it out of the browser history."""
         state = _single(request, "state")
         code = _single(request, "code", required=False)
         error = _single(request, "error", required=False)
         if state is None or code is None or error is None or bool(code) == bool(error):
             return _redirect("bad_request")
         try:
-            done = await (await self._when_open()).callback(state, code, self._browser_cookie(request))
+            result = await (await self._when_open()).callback(state, code, self._browser_cookie(request))
         except ZoomgateError as failure:
             _log.info("oauth.callback_failed", reason=type(failure).__name__)
             return _redirect(_outcome(failure))
-        if done.failure is not None:
-            _log.info("oauth.callback_failed", reason=type(done.failure).__name__)
-            outcome = _DENIALS.get(error, "declined") if error else _outcome(done.failure)
-            return _redirect(outcome, done.view)
-        if done.location is not None:
-            return web.Response(status=303, headers={"Location": done.location})
-        return _redirect("connected", done.view)
+        if result.failure is not None:
+            _log.info("oauth.callback_failed", reason=type(result.failure).__name__)
+            outcome = _DENIALS.get(error, "declined") if error else _outcome(result.failure)
+            return _redirect(outcome, result.view)
+        if result.location is not None:
+            return web.Response(status=303, headers={"Location": result.location})
+        return _redirect("connected", result.view)
 
     async def _result(self, request: web.Request) -> web.StreamResponse:
         name = request.query.get("outcome", "")
@@ -294,17 +293,17 @@ class WebServer:
         user_email, scopes = "", tuple[str, ...]()
         if view and cookie:
             try:
-                shown = await (await self._when_open()).result_view(view, cookie)
-                user_email, scopes = shown.user_email, shown.scopes if name == "connected" else ()
+                details = await (await self._when_open()).result_view(view, cookie)
+                user_email, scopes = details.user_email, details.scopes if name == "connected" else ()
             except ZoomgateError:
-                pass  # the page says less then
+                pass  # the page is shown without user and scopes
         page = self._pages.result(outcome, user_email, scopes)
         return web.Response(status=outcome.status, text=page, content_type="text/html")
 
     async def _webhook(self, request: web.Request) -> web.StreamResponse:
         if self._webhooks is None:
-            return web.Response(status=503)  # Zoom comes again
-        return await answer_webhook(self._webhooks, request, self._client(request))
+            return web.Response(status=503)  # Zoom retries
+        return await handle_webhook(self._webhooks, request, self._client(request))
 
     async def _healthz(self, _request: web.Request) -> web.StreamResponse:
         return web.Response(text="ok\n")
@@ -322,28 +321,28 @@ class WebServer:
         )
 
     async def _when_open(self) -> Authorizations:
-        """Give what begins and completes consents.
+        """Return the authorization flow, waiting up to `OPEN_SECONDS` while the service is starting.
 
         Raises:
-            StoreUnavailable: The service is not that far yet.
+            StoreUnavailable: The service is still starting.
         """
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 await self._opened.wait()
         except TimeoutError:
-            pass  # told below
+            pass  # reported below
         if self._authorizations is None:
-            raise StoreUnavailable("Zoomgate is starting: try again in a moment")
+            raise StoreUnavailable("Zoomgate is starting; retry in a moment")
         return self._authorizations
 
     def _browser_cookie(self, request: web.Request) -> str:
-        """Give this browser's cookie, or an empty string if it has none of ours."""
+        """Return the browser's cookie, or an empty string if it is missing or malformed."""
         value = request.cookies.get(self._cookie, "")
         return value if _COOKIE_VALUE.fullmatch(value) else ""
 
 
 def _single(request: web.Request, name: str, *, required: bool = True) -> str | None:
-    """Give a query parameter that appears at most once and is not too long; None if it breaks a rule, empty if it is absent."""
+    """Return a query parameter; empty if it is optional and absent, None if it is missing, empty, repeated or too long."""
     values = request.query.getall(name, [])
     if not values and not required:
         return ""
@@ -359,6 +358,6 @@ def _outcome(error: ZoomgateError) -> str:
 
 
 def _redirect(outcome: str, view: str = "") -> web.Response:
-    """Go to the page of an outcome."""
+    """Return a redirect to the result page of an outcome."""
     query = {"outcome": outcome} | ({"view": view} if view else {})
     return web.Response(status=303, headers={"Location": f"/oauth/result?{urlencode(query)}"})

@@ -1,4 +1,4 @@
-"""How an event of Zoom's is read: bounded in size and time, and only if its headers can be right."""
+"""HTTP endpoint for Zoom webhooks, with limits on body size and read time."""
 
 import asyncio
 import contextlib
@@ -8,19 +8,17 @@ from aiohttp import web
 from zoomgate_server.webhooks.receiver import MAX_BODY, Rejection, WebhookReceiver, WebhookRejected
 
 READ_SECONDS = 1.5
-"""How long a body may take to come; Zoom waits for 3 seconds in all."""
+"""The maximum time to read a body; Zoom waits 3 seconds in total for the response."""
 
-REFUSED_SECONDS = 0.1
-"""How long the body of one that is refused by its headers may take: a sender that still writes may miss the answer."""
+DISCARD_SECONDS = 0.1
+"""The maximum time to read the body of a request rejected by its headers. A sender that is still writing might miss the response."""
 
 
 async def handle(webhooks: WebhookReceiver, request: web.Request, client: str) -> web.Response:
-    """Take an event, or refuse it.
+    """Return the response to a webhook request.
 
     Args:
-        webhooks: Decides.
-        request: With the event.
-        client: Where it comes from, for the log.
+        client: The address of the sender, for the log.
     """
     headers = request.headers
     try:
@@ -29,35 +27,35 @@ async def handle(webhooks: WebhookReceiver, request: web.Request, client: str) -
             headers.getall("x-zm-request-timestamp", []),
             headers.getall("x-zm-signature", []),
         )
-    except WebhookRejected as refused:
+    except WebhookRejected as rejection:
         with contextlib.suppress(WebhookRejected):
-            await _body(request, REFUSED_SECONDS)
-        return _reject(webhooks, refused, client)
+            await _read_body(request, DISCARD_SECONDS)
+        return _reject(webhooks, rejection, client)
     try:
-        taken = await webhooks.receive(stamp, await _body(request, READ_SECONDS))
-    except WebhookRejected as refused:
-        return _reject(webhooks, refused, client)
-    return web.Response(status=taken.status, body=taken.body, content_type="application/json")
+        result = await webhooks.receive(stamp, await _read_body(request, READ_SECONDS))
+    except WebhookRejected as rejection:
+        return _reject(webhooks, rejection, client)
+    return web.Response(status=result.status, body=result.body, content_type="application/json")
 
 
-def _reject(webhooks: WebhookReceiver, refused: WebhookRejected, client: str) -> web.Response:
-    webhooks.rejected(refused.why, client)
-    return web.Response(status=refused.status, text="Refused.\n")
+def _reject(webhooks: WebhookReceiver, rejection: WebhookRejected, client: str) -> web.Response:
+    webhooks.record_rejection(rejection.reason, client)
+    return web.Response(status=rejection.status, text="Rejected.\n")
 
 
-async def _body(request: web.Request, seconds: float) -> bytes:
-    """Read the body, which may take so long.
+async def _read_body(request: web.Request, max_seconds: float) -> bytes:
+    """Return the request body, read within `max_seconds`.
 
     Raises:
-        WebhookRefused: It is too large, comes too slowly, or not to its end.
+        WebhookRejected: The body is too large, too slow, or incomplete.
     """
     if (request.content_length or 0) > MAX_BODY:
         raise WebhookRejected(Rejection.TOO_LARGE)
     body = bytearray()
     try:
-        async with asyncio.timeout(seconds):
-            while part := await request.content.readany():
-                body += part
+        async with asyncio.timeout(max_seconds):
+            while chunk := await request.content.readany():
+                body += chunk
                 if len(body) > MAX_BODY:
                     raise WebhookRejected(Rejection.TOO_LARGE)
     except TimeoutError:

@@ -1,1 +1,1 @@
-"""Events that Zoom sends."""
+"""Webhooks that Zoom sends."""

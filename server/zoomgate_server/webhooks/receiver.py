@@ -1,8 +1,8 @@
-"""What Zoom tells by webhooks: who is believed, and what becomes of it.
+"""Verification and processing of Zoom webhooks.
 
-Zoom signs every event (https://developers.zoom.us/docs/api/webhooks/#verify-with-zooms-header). Nothing of a body is looked at before its
-signature holds. Zoom repeats what was answered with 5xx or not at all, 5, 25 and 85 minutes later, and nothing else: so a failing store
-is told as 5xx, and what will never be right as 4xx.
+Zoom signs every event (https://developers.zoom.us/docs/api/webhooks/#verify-with-zooms-header). A body is parsed only after its signature
+has been verified. Zoom retries an event 5, 25 and 85 minutes later, but only after a 5xx status or no response. Store failures therefore
+return 5xx, and events that can never succeed return 4xx.
 """
 
 import asyncio
@@ -30,31 +30,31 @@ from zoomgate_server.webhooks.seen_events import SeenEvents
 PATH = "/webhooks/zoom"
 
 MAX_BODY = 64 * 1024
-"""Bytes of an event; Zoom's have a few hundred."""
+"""The maximum size of an event in bytes. Zoom's events have a few hundred."""
 
 ACCEPTED_SECONDS = 2 * 3600.0
-"""How old an event may be: Zoom repeats until 85 minutes later, perhaps with the first time."""
+"""The maximum age of an event. Zoom retries for 85 minutes, possibly with the original timestamp."""
 
 AHEAD_SECONDS = 300.0
-"""How far ahead of ours Zoom's clock may be."""
+"""The maximum time that Zoom's clock may be ahead of the store's clock."""
 
 VALIDATION_SECONDS = 300.0
-"""How old a challenge may be. Zoom sends a new one every time."""
+"""The maximum age of a URL validation challenge. Zoom sends a new challenge for each validation."""
 
 SETTLE_SECONDS = 1.0
-"""How long the store may take until Zoom is asked to come again; Zoom waits for 3 seconds in all."""
+"""How long to wait for the store before returning 503. Zoom waits 3 seconds in total for the response."""
 
-TOLD_REFUSALS, TOLD_SECONDS = 10, 60.0
-"""How many refusals are told in so many seconds. All are counted."""
+MAX_LOGGED_REJECTIONS, LOG_WINDOW_SECONDS = 10, 60.0
+"""The maximum number of rejections logged per window. All of them are counted in the metrics."""
 
 _SIGNATURE = re.compile(r"v0=[0-9a-f]{64}", re.ASCII)
 _TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
 _MILLISECONDS = re.compile(r"[0-9]{11,15}", re.ASCII)
-"""As text; its digits could be those of a date, too."""
+"""A timestamp in milliseconds as text. It must be tried before ISO formats, because its digits could also parse as a date."""
 
 _PLAIN_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 _JSON = re.compile(r"application/json\s*(;.*)?", re.ASCII | re.IGNORECASE)
-_LONGEST_ID = 512
+_MAX_ID_LENGTH = 512
 _CAUSES = {
     "app_deauthorized": Cause.APP_DEAUTHORIZED,
     "user.deleted": Cause.USER_DELETED,
@@ -65,7 +65,7 @@ _log = logs.get("zoomgate.webhooks")
 
 
 class Rejection(StrEnum):
-    """Why an event is not taken, as metrics and audit say it."""
+    """The reason for rejecting an event, as used in metrics and the audit trail."""
 
     CONTENT_TYPE = "rejected_content_type"
     SIGNATURE = "rejected_signature"
@@ -90,26 +90,22 @@ _STATUSES = {
 
 
 class WebhookRejected(Exception):
-    """An event is not taken, and never will be.
+    """An event was rejected permanently; retrying it does not help."""
 
-    Args:
-        why: The reason.
-    """
-
-    def __init__(self, why: Rejection) -> None:
-        super().__init__(why.value)
-        self.why = why
-        self.status = _STATUSES[why]
+    def __init__(self, reason: Rejection) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+        self.status = _STATUSES[reason]
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What the headers of an event claim.
+    """The signature headers of an event, not yet verified.
 
     Attributes:
-        text: When it was signed, as it was written.
-        time: The same, in seconds since 1970.
-        signature: As `v0=` and 64 hex digits.
+        text: The timestamp exactly as sent; the signature covers this text.
+        time: The timestamp in seconds since 1970.
+        signature: `v0=` and 64 hex digits.
     """
 
     text: str
@@ -119,33 +115,28 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class WebhookResponse:
-    """What Zoom is told.
+    """The HTTP response to Zoom.
 
     Attributes:
         status: 200, 204 or 503.
-        body: JSON, or nothing.
+        body: JSON, or empty.
     """
 
     status: int
     body: bytes = b""
 
 
-_TAKEN = WebhookResponse(204)
-_COME_AGAIN = WebhookResponse(503)
+_ACCEPTED = WebhookResponse(204)
+_RETRY_LATER = WebhookResponse(503)
 
 
 class WebhookReceiver:
-    """Takes Zoom's events.
+    """Receiver of Zoom's events, which disconnects the users that they concern.
 
     Args:
-        secrets: Zoom's webhook secret tokens, newest first; without one nothing is listened to.
-        client_id: Of the app.
-        endings: Ends connections.
-        events: Remembers what was dealt with.
-        now: The store's clock, in seconds since 1970.
-        clock: Time.
-        count: Hears of the outcome of every event.
-        audit: Hears of refusals.
+        secrets: Zoom's webhook secret tokens, newest first; empty to disable webhooks.
+        now: Returns the store's time in seconds since 1970.
+        count: Called with the outcome of every event.
     """
 
     def __init__(
@@ -168,24 +159,23 @@ class WebhookReceiver:
         self._clock = clock
         self._count = count
         self._audit = audit
-        self._told_since = -math.inf
-        self._told = self._left_out = 0
+        self._window_start = -math.inf
+        self._logged = self._suppressed = 0
 
     @property
     def is_enabled(self) -> bool:
-        """Whether there is a secret to check signatures with."""
+        """Whether a secret for verifying signatures is configured."""
         return bool(self._keys)
 
     def stamp(self, content_type: str, timestamps: Sequence[str], signatures: Sequence[str]) -> Stamp:
-        """Read the headers, before anything is read of the body.
+        """Check the headers of an event before its body is read.
 
         Args:
-            content_type: Of the body.
-            timestamps: Values of `x-zm-request-timestamp`.
-            signatures: Values of `x-zm-signature`.
+            timestamps: All values of `x-zm-request-timestamp`.
+            signatures: All values of `x-zm-signature`.
 
         Raises:
-            WebhookRefused: They cannot be those of an event of Zoom's, or it is too old.
+            WebhookRejected: A header is missing, repeated or malformed, or the timestamp is out of range.
         """
         if len(timestamps) != 1 or len(signatures) != 1:
             raise WebhookRejected(Rejection.SIGNATURE)
@@ -199,17 +189,16 @@ class WebhookReceiver:
         return Stamp(text, float(text), signature)
 
     async def receive(self, stamp: Stamp, body: bytes) -> WebhookResponse:
-        """Check an event and do what follows from it.
+        """Verify an event and process it.
 
         Args:
-            stamp: Its headers.
-            body: Its bytes as they came, `MAX_BODY` at most.
+            body: The body exactly as sent, at most `MAX_BODY` bytes.
 
         Raises:
-            WebhookRefused: It is not taken.
+            WebhookRejected: The signature is wrong, or the event is malformed, stale, or for another app.
         """
-        key = self._signed_with(stamp, body)
-        event = _parsed(body)
+        key = self._signing_key(stamp, body)
+        event = _parse(body)
         name, payload = event.get("event"), event.get("payload")
         if not isinstance(name, str) or not isinstance(payload, dict):
             raise WebhookRejected(Rejection.MALFORMED)
@@ -220,43 +209,48 @@ class WebhookReceiver:
         cause = _CAUSES.get(name)
         if cause is None:
             self._count("ignored")
-            return _TAKEN
+            return _ACCEPTED
         zoom_user_id = _zoom_user_id(name, payload)
         happened_at = _happened_at(event, payload, stamp.time)
-        # whoever is cut off from the answer, the end goes on
-        work = self._disconnector.in_background(self._disconnect(body, zoom_user_id, cause, happened_at))
-        await asyncio.wait({work}, timeout=SETTLE_SECONDS)
-        if work.done():
-            outcome = work.result()
+        # in the background, so that it also completes if Zoom closes the connection
+        task = self._disconnector.run_in_background(self._disconnect(body, zoom_user_id, cause, happened_at))
+        await asyncio.wait({task}, timeout=SETTLE_SECONDS)
+        if task.done():
+            outcome = task.result()
         else:
-            _log.warning("webhook.store_failed", error="no answer in time")
+            _log.warning("webhook.store_failed", error="timeout")
             outcome = "store_unavailable"
         self._count(outcome)
-        return _COME_AGAIN if outcome in ("store_unavailable", "record_error") else _TAKEN
+        return _RETRY_LATER if outcome in ("store_unavailable", "record_error") else _ACCEPTED
 
-    def rejected(self, why: Rejection, client: str) -> None:
-        """Count a refusal, and tell of it unless many were told already.
+    def record_rejection(self, reason: Rejection, client: str) -> None:
+        """Count and audit a rejected event, and log it unless many were logged recently.
 
         Args:
-            why: The reason.
-            client: Where it came from.
+            client: The address of the sender.
         """
-        self._count(why.value)
+        self._count(reason.value)
         self._audit(
-            AuditEvent.unattended("webhook.rejected", why.value, "", principal="", details={"client": client})
+            AuditEvent.unattended(
+                "webhook.rejected", reason.value, "", principal="", details={"client": client}
+            )
         )
         now = self._clock.monotonic()
-        if now - self._told_since >= TOLD_SECONDS:
-            self._told_since, self._told = now, 0
-        if self._told >= TOLD_REFUSALS:
-            self._left_out += 1
+        if now - self._window_start >= LOG_WINDOW_SECONDS:
+            self._window_start, self._logged = now, 0
+        if self._logged >= MAX_LOGGED_REJECTIONS:
+            self._suppressed += 1
             return
-        self._told += 1
-        left_out, self._left_out = self._left_out, 0
-        _log.warning("webhook.rejected", reason=why.value, client=client, suppressed=left_out)
+        self._logged += 1
+        suppressed, self._suppressed = self._suppressed, 0
+        _log.warning("webhook.rejected", reason=reason.value, client=client, suppressed=suppressed)
 
-    def _signed_with(self, stamp: Stamp, body: bytes) -> bytes:
-        """Give the secret that an event is signed with."""
+    def _signing_key(self, stamp: Stamp, body: bytes) -> bytes:
+        """Return the secret with which an event was signed.
+
+        Raises:
+            WebhookRejected: No secret matches the signature.
+        """
         message = b"v0:%s:%s" % (stamp.text.encode(), body)
         for key in self._keys:
             expected = "v0=" + hmac.digest(key, message, "sha256").hex()
@@ -265,10 +259,10 @@ class WebhookReceiver:
         raise WebhookRejected(Rejection.SIGNATURE)
 
     def _validate_url(self, stamp: Stamp, payload: Mapping[str, Any], key: bytes) -> WebhookResponse:
-        """Answer the challenge by which Zoom finds out that this is ours.
+        """Return the response to the challenge by which Zoom validates the endpoint.
 
-        The answer is a signature of whatever was sent. So it is given to who can sign already, and to nothing that could be part of a
-        signed event: that has colons.
+        The response contains a signature of a text chosen by the sender. The request must therefore be signed itself, and the text
+        must not contain a colon, because the text that is signed for an event always does.
         """
         if abs(self._now() - stamp.time) > VALIDATION_SECONDS:
             raise WebhookRejected(Rejection.STALE)
@@ -280,11 +274,11 @@ class WebhookReceiver:
         return WebhookResponse(200, orjson.dumps({"plainToken": plain, "encryptedToken": encrypted}))
 
     async def _disconnect(self, body: bytes, zoom_user_id: str, cause: Cause, happened_at: float) -> str:
-        """End the connection, once for every event; gives the outcome for the metrics."""
+        """Disconnect the user once per event, and return the outcome for the metrics."""
         try:
             if await self._events.has(body):
                 return "duplicate"
-            ended = await self._disconnector.disconnect_by_zoom(zoom_user_id, cause, happened_at)
+            outcome = await self._disconnector.disconnect_by_zoom(zoom_user_id, cause, happened_at)
         except StoreError as error:
             _log.warning("webhook.store_failed", error=type(error).__name__)
             return "store_unavailable"
@@ -294,12 +288,12 @@ class WebhookReceiver:
         try:
             await self._events.add(body)
         except StoreError:
-            pass  # what is done is done; if it comes again, it finds nothing to do
-        return ended.value
+            pass  # the user is disconnected; a retried event has no further effect
+        return outcome.value
 
 
-def _parsed(body: bytes) -> dict[str, Any]:
-    """Read signed JSON; the parser has limits of its own for what is nested."""
+def _parse(body: bytes) -> dict[str, Any]:
+    """Return the parsed JSON of an event; orjson limits the nesting depth."""
     try:
         event = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -310,18 +304,21 @@ def _parsed(body: bytes) -> dict[str, Any]:
 
 
 def _zoom_user_id(name: str, payload: Mapping[str, Any]) -> str:
-    """Say whom an event is about."""
-    about = payload.get("object")
-    found = about.get("id") if isinstance(about, dict) else None
+    """Return the Zoom user id that an event concerns."""
+    user = payload.get("object")
+    user_id = user.get("id") if isinstance(user, dict) else None
     if name == "app_deauthorized":
-        found = payload.get("user_id")
-    if not isinstance(found, str) or not 0 < len(found) <= _LONGEST_ID:
+        user_id = payload.get("user_id")
+    if not isinstance(user_id, str) or not 0 < len(user_id) <= _MAX_ID_LENGTH:
         raise WebhookRejected(Rejection.MALFORMED)
-    return found
+    return user_id
 
 
 def _happened_at(event: Mapping[str, Any], payload: Mapping[str, Any], signed_at: float) -> float:
-    """Say when it happened, in seconds since 1970: a repeated event may be signed anew, but what happened did so before."""
+    """Return when the event happened, in seconds since 1970.
+
+    The event's own time is preferred, because Zoom may sign a retried event with a later time.
+    """
     for value in (payload.get("deauthorization_time"), event.get("event_ts"), payload.get("event_ts")):
         if isinstance(value, str) and _MILLISECONDS.fullmatch(value):
             return int(value) / 1000

@@ -1,1 +1,1 @@
-"""Speaking to Zoom: OAuth and the REST API."""
+"""Access to Zoom: OAuth and the REST API."""

@@ -1,6 +1,6 @@
-"""Reading an answer's body without trusting its size or its end.
+"""Reading of response bodies with a size limit and a check that they are complete.
 
-Bodies are decompressed here and not by aiohttp, which gives what there is of a compressed body that was cut short as if it were whole.
+Bodies are decompressed here and not by aiohttp, which returns a truncated compressed body as if it were complete.
 """
 
 import zlib
@@ -8,22 +8,22 @@ import zlib
 import aiohttp
 
 ACCEPT_ENCODING = "gzip, deflate"
-"""What sessions whose answers are read here must ask for; they must not decompress by themselves."""
+"""The `Accept-Encoding` of sessions whose responses are read here; these sessions must set `auto_decompress=False`."""
 
 _GZIP_OR_ZLIB = 47
 _RAW_DEFLATE = -15
 
 
 class BodyTooLarge(Exception):
-    """The body, decompressed, is larger than the limit."""
+    """The decompressed body exceeds the limit."""
 
 
 async def read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """Read a body of at most `limit` bytes, decompressed.
+    """Read and decompress a body of at most `limit` bytes.
 
     Raises:
-        BodyTooLarge: There is more; the rest was not read.
-        aiohttp.ClientError, TimeoutError: It did not arrive whole.
+        BodyTooLarge: The body exceeds the limit; the rest was not read.
+        aiohttp.ClientError, TimeoutError: The body did not arrive completely.
     """
     encoding = response.headers.get("Content-Encoding")
     body = await _read(response.content, limit)
@@ -36,31 +36,31 @@ async def _read(content: aiohttp.StreamReader, limit: int) -> bytes:
         if len(first) > limit:
             raise BodyTooLarge
         return first
-    parts, size = [first], len(first)
+    chunks, size = [first], len(first)
     while size <= limit:
-        part = await content.readany()
-        if not part and content.at_eof():
-            return b"".join(parts)
-        parts.append(part)
-        size += len(part)
+        chunk = await content.readany()
+        if not chunk and content.at_eof():
+            return b"".join(chunks)
+        chunks.append(chunk)
+        size += len(chunk)
     raise BodyTooLarge
 
 
 def _decompressed(body: bytes, encoding: str, limit: int) -> bytes:
-    """Decompress a whole body, never beyond the limit."""
+    """Decompress a complete body, never beyond the limit."""
     if encoding == "identity":
         return body
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise aiohttp.ClientPayloadError("an encoding that nobody asked for")
-    # what servers call deflate is mostly zlib's format (RFC 9110, section 8.4.1.2), which tells by its first byte
+        raise aiohttp.ClientPayloadError("unexpected content encoding")
+    # "deflate" means zlib's format (RFC 9110, section 8.4.1.2), but some servers send raw deflate; the first byte distinguishes them
     raw = encoding == "deflate" and body[0] & 0x0F != 8
     decoder = zlib.decompressobj(_RAW_DEFLATE if raw else _GZIP_OR_ZLIB)
     try:
-        plain = decoder.decompress(body, limit + 1)
+        decompressed = decoder.decompress(body, limit + 1)
     except zlib.error:
-        raise aiohttp.ClientPayloadError("not compressed as it says") from None
-    if len(plain) > limit:
+        raise aiohttp.ClientPayloadError("the body does not match its content encoding") from None
+    if len(decompressed) > limit:
         raise BodyTooLarge
     if not decoder.eof or decoder.unused_data:
-        raise aiohttp.ClientPayloadError("compressed data that was cut short or goes on")
-    return plain
+        raise aiohttp.ClientPayloadError("truncated compressed data, or trailing data")
+    return decompressed

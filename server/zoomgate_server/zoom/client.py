@@ -1,4 +1,4 @@
-"""Calls Zoom's REST API over one pool of connections to one pinned origin."""
+"""Client of Zoom's REST API: one connection pool to one pinned origin."""
 
 import math
 
@@ -19,15 +19,17 @@ from zoomgate_server.zoom.resolver import PublicResolver, is_loopback_host
 
 MAX_RESPONSE_BYTES = 8 * 1024 * 1024
 MIN_SECONDS = 0.3
-"""Less time than this is no use to a call."""
+"""Minimum seconds for a call; a call with less time left is not sent."""
 
 _CONNECT_SECONDS = 5.0
 _CONNECT_SHARE = 0.8
-"""Of a call's time: connecting gives up before the call does, so that a write that was never sent is told as such."""
+"""The share of a call's time for connecting. Connecting must time out before the call does, so that a write that was never
+sent is reported as such.
+"""
 
 _READS = frozenset({"GET", "HEAD"})
-_RESENT_BY_AIOHTTP = frozenset({"PUT", "DELETE"})
-_PASSED_ON = frozenset(
+_RETRIED_BY_AIOHTTP = frozenset({"PUT", "DELETE"})
+_FORWARDED_HEADERS = frozenset(
     {
         "content-type",
         "content-language",
@@ -47,12 +49,12 @@ _PASSED_ON = frozenset(
 
 
 class ZoomClient:
-    """Sends requests with a user's token. `start` belongs to the event loop that uses it.
+    """Sends requests with a user's access token. `start` must run in the event loop that uses the client.
 
     Args:
-        api_url: The API's base address, such as `https://api.zoom.us/v2`; no request leaves its origin and path.
-        user_agent: Names this service to Zoom.
-        max_response_bytes: Bodies above this, decompressed, are refused.
+        api_url: The base URL of the API, such as `https://api.zoom.us/v2`; no request leaves its origin and path.
+        user_agent: The `User-Agent` header.
+        max_response_bytes: The limit for decompressed response bodies.
     """
 
     def __init__(
@@ -68,14 +70,14 @@ class ZoomClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
-        """Open the pool."""
+        """Open the connection pool."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0,  # the number of calls is limited where calls come in
+                limit=0,  # the gRPC server limits the number of concurrent calls
                 resolver=None if self._loopback else PublicResolver(),
                 ttl_dns_cache=60,
             ),
-            cookie_jar=aiohttp.DummyCookieJar(),  # a cookie set for one user must not reach the next
+            cookie_jar=aiohttp.DummyCookieJar(),  # a cookie set for one user must not be sent for another
             headers={
                 "User-Agent": self._user_agent,
                 "Accept": "application/json",
@@ -87,35 +89,34 @@ class ZoomClient:
         )
 
     async def close(self) -> None:
-        """Close the pool."""
+        """Close the connection pool."""
         if self._session is not None:
             await self._session.close()
             self._session = None
 
     async def send(self, request: ZoomRequest, access_token: str, *, timeout: float) -> ZoomResponse:
-        """Send a request and give any complete answer, whatever its status. Redirects are not followed.
+        """Send a request and return any complete response, whatever its status. Redirects are not followed.
 
         Args:
-            request: What to send; its target was checked.
-            access_token: The user's.
-            timeout: Seconds for all of it.
+            request: The request; its target must have been validated.
+            timeout: Seconds for the whole call.
 
         Raises:
             DeadlineTooShort: Less than 0.3 seconds are left; nothing was sent.
-            ZoomUnavailable: Nothing was sent, or a read got no complete answer.
-            ZoomOutcomeUnknown: A write was sent and got no complete answer.
-            ZoomResponseTooLarge: The body is over the limit.
+            ZoomUnavailable: Nothing was sent, or a read received no complete response.
+            ZoomOutcomeUnknown: A write was sent and received no complete response.
+            ZoomResponseTooLarge: The response body exceeds the limit.
         """
         if self._session is None:
             raise RuntimeError("the client is not started")
         if timeout < MIN_SECONDS:
-            raise DeadlineTooShort("Too little of the deadline is left to call Zoom: nothing was sent")
+            raise DeadlineTooShort("not enough time left before the deadline to call Zoom; nothing was sent")
         headers = {"Authorization": f"Bearer {access_token}"}
         if request.content_type is not None:
             headers["Content-Type"] = request.content_type
         for name, value in request.headers:
             if not is_allowed_header(name):
-                raise ValueError("a header that callers may not set came through")
+                raise ValueError("callers may not set this header")
             headers[name] = value
         try:
             async with (
@@ -128,78 +129,78 @@ class ZoomClient:
                     timeout=aiohttp.ClientTimeout(
                         total=timeout,
                         connect=min(_CONNECT_SECONDS, timeout * _CONNECT_SHARE),
-                        ceil_threshold=math.inf,  # else aiohttp rounds long times up, and the caller's deadline comes first
+                        ceil_threshold=math.inf,  # otherwise aiohttp rounds long timeouts up, beyond the caller's deadline
                     ),
-                    middlewares=(_send_once,) if request.method in _RESENT_BY_AIOHTTP else None,
+                    middlewares=(_prevent_resend,) if request.method in _RETRIED_BY_AIOHTTP else None,
                 ) as response
             ):
                 body = await bounded_body.read(response, self._limit)
                 return ZoomResponse(response.status, self._headers(response), body)
         except bounded_body.BodyTooLarge:
             raise ZoomResponseTooLarge(
-                f"Zoom's answer is larger than {self._limit} bytes",
+                f"Zoom's response is larger than {self._limit} bytes",
                 metadata={"limit_bytes": str(self._limit)},
             ) from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             raise unavailable() from None
         except (aiohttp.ClientError, TimeoutError, OSError):
-            raise no_answer(request) from None
+            raise response_lost(request) from None
 
     def _url(self, request: ZoomRequest) -> URL:
-        """Build the address byte by byte, and look once more that it stays where it belongs."""
+        """Build the URL byte by byte, and verify again that it stays below the pinned base URL."""
         target = request.target
         raw = f"{self._base}{target.path}?{target.query}" if target.query else self._base + target.path
         url = URL(raw, encoded=True)
         if url.origin() != self._origin or not url.raw_path.startswith(self._base_path):
-            raise ValueError("a checked path left the pinned origin")
+            raise ValueError("the URL is not below the pinned base URL")
         return url
 
     def _headers(self, response: aiohttp.ClientResponse) -> tuple[tuple[str, str], ...]:
-        """Pick what callers may see; a redirect to elsewhere stays hidden."""
-        kept = []
+        """Return the headers that callers may see, without redirects to other origins."""
+        forwarded = []
         for name, value in response.headers.items():
             lower = name.lower()
-            if lower in _PASSED_ON and (lower != "location" or self._is_ours(value)):
-                kept.append((lower, value if value.isascii() else _without_surrogates(value)))
-        return tuple(kept)
+            if lower in _FORWARDED_HEADERS and (lower != "location" or self._is_same_origin(value)):
+                forwarded.append((lower, value if value.isascii() else _without_surrogates(value)))
+        return tuple(forwarded)
 
-    def _is_ours(self, location: str) -> bool:
+    def _is_same_origin(self, location: str) -> bool:
         return location.startswith(f"{self._origin}/") or (
             location.startswith("/") and not location.startswith("//")
         )
 
 
 def _without_surrogates(value: str) -> str:
-    """Make text of a header whose bytes are no UTF-8: aiohttp escapes those bytes as characters that cannot be encoded again."""
+    """Replace the bytes of a header that are not UTF-8. aiohttp escapes them as surrogates, which cannot be encoded."""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-class _LostError(aiohttp.ClientError):
-    """The connection ended after something may have been sent."""
+class _ConnectionLostError(aiohttp.ClientError):
+    """The connection was lost after the request may have been sent."""
 
 
-async def _send_once(request: aiohttp.ClientRequest, handler: ClientHandlerType) -> aiohttp.ClientResponse:
-    """Keep aiohttp from sending a PUT or DELETE again when the connection dies: Zoom may have acted on the first."""
+async def _prevent_resend(
+    request: aiohttp.ClientRequest, handler: ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Prevent aiohttp from resending a PUT or DELETE after a lost connection: Zoom may have processed the first request."""
     try:
         return await handler(request)
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise _LostError from error
+        raise _ConnectionLostError from error
 
 
 def unavailable(**metadata: str) -> ZoomUnavailable:
-    """The error for a call that changed nothing at Zoom."""
-    return ZoomUnavailable(
-        "Zoom cannot be reached: call again in a moment", metadata=metadata, retry_after=2.0
-    )
+    """Return the error for a call that changed nothing at Zoom."""
+    return ZoomUnavailable("Zoom cannot be reached; retry in a moment", metadata=metadata, retry_after=2.0)
 
 
-def no_answer(request: ZoomRequest, **metadata: str) -> ZoomgateError:
-    """The error for a request that was sent and has no usable answer."""
+def response_lost(request: ZoomRequest, **metadata: str) -> ZoomgateError:
+    """Return the error for a request that was sent and received no usable response."""
     if request.method in _READS:
         return unavailable(**metadata)
     return ZoomOutcomeUnknown(
-        "Zoom's answer was lost, and the call may have taken effect: look before you repeat it",
+        "Zoom's response was lost, and the call may have taken effect; check before retrying",
         metadata=metadata,
     )

@@ -1,4 +1,4 @@
-"""The calls of Zoom's REST API that the service makes by itself (https://developers.zoom.us/docs/api/meetings/)."""
+"""The calls of Zoom's REST API that the service itself makes (https://developers.zoom.us/docs/api/meetings/)."""
 
 from zoomgate_server.zoom.request import Target, ZoomRequest
 from zoomgate_server.zoom.urls import encode_query
@@ -7,19 +7,19 @@ _JSON = "application/json"
 
 
 def current_user() -> ZoomRequest:
-    """Who the token belongs to."""
+    """Return a request for the owner of the token."""
     return ZoomRequest("GET", Target("/users/me"))
 
 
 def create_meeting(body: bytes) -> ZoomRequest:
-    """Schedule a meeting of the user; Zoom answers 201 with the meeting."""
+    """Return a request that creates a meeting of the user; Zoom responds with 201 and the meeting."""
     return ZoomRequest("POST", Target("/users/me/meetings"), body=body, content_type=_JSON)
 
 
 def get_meeting(
     meeting_id: int, *, occurrence_id: str = "", show_previous_occurrences: bool | None = None
 ) -> ZoomRequest:
-    """Read a meeting; Zoom answers 200 with it."""
+    """Return a request for a meeting; Zoom responds with 200 and the meeting."""
     query = []
     if occurrence_id:
         query.append(("occurrence_id", occurrence_id))
@@ -35,7 +35,7 @@ def delete_meeting(
     schedule_for_reminder: bool | None = None,
     cancel_meeting_reminder: bool | None = None,
 ) -> ZoomRequest:
-    """Delete a meeting, or one occurrence of it; Zoom answers 204."""
+    """Return a request that deletes a meeting or one of its occurrences; Zoom responds with 204."""
     query = []
     if occurrence_id:
         query.append(("occurrence_id", occurrence_id))

@@ -1,6 +1,6 @@
-"""What Zoom's refusals mean, by HTTP status and Zoom's own code.
+"""Mapping of Zoom's error responses to Zoomgate errors, by HTTP status and Zoom's error code.
 
-Zoom's code is independent of the status, so both are looked at (https://developers.zoom.us/docs/api/errors/).
+Zoom's error code is independent of the status, so both are checked (https://developers.zoom.us/docs/api/errors/).
 """
 
 import re
@@ -24,21 +24,21 @@ from zoomgate_server.errors import (
     ZoomRefusedPermission,
 )
 from zoomgate_server.zoom import retry_after
-from zoomgate_server.zoom.client import no_answer
+from zoomgate_server.zoom.client import response_lost
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
 
-MAX_WORDS = 300
-"""Characters of Zoom's own message that are passed on."""
+MAX_MESSAGE = 300
+"""Maximum number of characters of Zoom's own message that callers receive."""
 
 _MAX_ERROR_BODY = 64 * 1024
 _TOKEN_CODE = 124
-_MEETING_MISSING = 3001
+_MEETING_NOT_FOUND = 3001
 _SCOPE_CODES = frozenset({4700, 4711})
 _SCOPES = re.compile(r"does not contain scopes?:?\s*\[([^\]]{0,2000})\]", re.IGNORECASE)
 _SCOPE = re.compile(r"[A-Za-z0-9_:]{1,100}", re.ASCII)
-_REFUSALS: dict[int, Callable[..., ZoomgateError]] = {
+_ERROR_CLASSES: dict[int, Callable[..., ZoomgateError]] = {
     400: ZoomRefusedArguments,
-    401: ZoomRefusedPermission,  # with any code but the token's: another token would not help
+    401: ZoomRefusedPermission,  # any code other than 124: another token would not help
     403: ZoomRefusedPermission,
     404: ZoomRefusedNotFound,
     409: ZoomRefusedConflict,
@@ -46,14 +46,14 @@ _REFUSALS: dict[int, Callable[..., ZoomgateError]] = {
 
 
 def is_token_rejected(response: ZoomResponse) -> bool:
-    """Tell whether Zoom refused the access token itself: 401 with code 124, before it processed anything."""
+    """Return whether Zoom rejected the access token itself: 401 with code 124. Zoom then did not process the call."""
     return response.status == 401 and _parse(response).get("code") == _TOKEN_CODE
 
 
 def missing_scopes(response: ZoomResponse) -> tuple[str, ...] | None:
-    """Give the scopes that Zoom asks for if the consent lacks them, else None.
+    """Return the scopes that the user's consent lacks, or None if that is not the error.
 
-    The code is 4711 or 4700 and the status 400 or 401, depending on whom one asks; the text decides.
+    The code is 4711 or 4700 and the status 400 or 401, depending on the endpoint, so the message text decides.
     """
     if response.status not in (400, 401, 403):
         return None
@@ -61,29 +61,29 @@ def missing_scopes(response: ZoomResponse) -> tuple[str, ...] | None:
     code, message = error.get("code"), error.get("message")
     if not isinstance(code, int) or code not in _SCOPE_CODES or not isinstance(message, str):
         return None
-    found = _SCOPES.search(message)
-    return tuple(_SCOPE.findall(found.group(1)))[:20] if found else None
+    match = _SCOPES.search(message)
+    return tuple(_SCOPE.findall(match.group(1)))[:20] if match else None
 
 
 def rate_limited(response: ZoomResponse, wall: Callable[[], float] = time.time) -> ZoomRateLimited:
-    """The error for a 429."""
-    asked = response.header("retry-after")
+    """Return the error for a 429 response."""
+    delay = response.header("retry-after")
     metadata = {"http_status": "429"}
-    if asked:
-        metadata["retry_after"] = plain(asked, 64)
+    if delay:
+        metadata["retry_after"] = sanitize(delay, 64)
     if limit_type := response.header("x-ratelimit-type"):
-        metadata["limit_type"] = plain(limit_type, 32)
+        metadata["limit_type"] = sanitize(limit_type, 32)
     return ZoomRateLimited(
-        "Zoom's rate limit is reached: call again later",
+        "Zoom's rate limit was reached; retry later",
         metadata=metadata,
-        retry_after=retry_after.parse(asked, wall),
+        retry_after=retry_after.parse(delay, wall),
     )
 
 
 def typed_failure(request: ZoomRequest, response: ZoomResponse) -> ZoomgateError:
-    """Say what an answer that is no success means for a typed call."""
+    """Return the error of a typed call for an unsuccessful response."""
     if response.status >= 500 or (response.status >= 400 and _is_html(response)):
-        return no_answer(request, http_status=str(response.status))
+        return response_lost(request, http_status=str(response.status))
     error = _parse(response)
     code, message = error.get("code"), error.get("message")
     metadata = {"http_status": str(response.status)}
@@ -91,56 +91,59 @@ def typed_failure(request: ZoomRequest, response: ZoomResponse) -> ZoomgateError
         metadata["zoom_code"] = str(code)
     if response.status < 400 or not isinstance(code, int):
         return ZoomBadResponse(
-            "Zoom's answer cannot be understood", metadata={**metadata, "length": str(len(response.body))}
+            "Zoom's response could not be parsed", metadata={**metadata, "length": str(len(response.body))}
         )
-    words = plain(message, MAX_WORDS) if isinstance(message, str) else ""
-    if response.status == 404 and code == _MEETING_MISSING:
-        return MeetingNotFound("Zoom knows no such meeting of this user: check its number", metadata=metadata)
+    text = sanitize(message, MAX_MESSAGE) if isinstance(message, str) else ""
+    if response.status == 404 and code == _MEETING_NOT_FOUND:
+        return MeetingNotFound(
+            "the user has no such meeting at Zoom; check the meeting id", metadata=metadata
+        )
     scopes = missing_scopes(response)
     if scopes is not None:
         return ScopeMissing(
-            "The consent does not cover this call", metadata={**metadata, "scopes": " ".join(scopes)}
+            "the user's consent does not cover this call", metadata={**metadata, "scopes": " ".join(scopes)}
         )
     if response.status == 401 and code == _TOKEN_CODE:
         return ReauthRequired(
-            "Zoom refuses this user's token: let the person consent again",
+            "Zoom rejected the user's token; ask the user to consent again",
             metadata={**metadata, "cause": "REJECTED"},
         )
-    refusal = _REFUSALS.get(response.status, ZoomRefusedArguments)
-    return refusal(
-        f"Zoom refused: {words}{_details(error)}" if words else "Zoom refused the call", metadata=metadata
+    error_class = _ERROR_CLASSES.get(response.status, ZoomRefusedArguments)
+    return error_class(
+        f"Zoom rejected the request: {text}{_details(error)}" if text else "Zoom rejected the request",
+        metadata=metadata,
     )
 
 
 def _is_html(response: ZoomResponse) -> bool:
-    """Tell whether something between Zoom's API and us answered: the API itself writes no pages."""
+    """Return whether an intermediary produced the response: Zoom's API itself never responds with HTML."""
     return response.header("content-type").strip().lower().startswith("text/html")
 
 
-def plain(text: str, limit: int) -> str:
-    """Make foreign text harmless: no control, format or separator characters, and not too long."""
-    kept = "".join(
+def sanitize(text: str, limit: int) -> str:
+    """Sanitize foreign text: remove control, format and separator characters, and truncate it."""
+    printable = "".join(
         character if unicodedata.category(character)[0] != "C" and character not in "\u2028\u2029" else " "
         for character in text[: 2 * limit]
     )
-    return " ".join(kept.split())[:limit]
+    return " ".join(printable.split())[:limit]
 
 
 def _details(error: dict[str, Any]) -> str:
-    """Zoom's list of wrong fields, if it sent one."""
+    """Return Zoom's list of invalid fields, or an empty string."""
     rows = error.get("errors")
     if not isinstance(rows, list):
         return ""
-    found = [
-        f"{plain(row['field'], 60)}: {plain(row['message'], 120)}"
+    problems = [
+        f"{sanitize(row['field'], 60)}: {sanitize(row['message'], 120)}"
         for row in rows[:5]
         if isinstance(row, dict) and isinstance(row.get("field"), str) and isinstance(row.get("message"), str)
     ]
-    return f" ({'; '.join(found)})" if found else ""
+    return f" ({'; '.join(problems)})" if problems else ""
 
 
 def _parse(response: ZoomResponse) -> dict[str, Any]:
-    """Read an error body; anything that is none gives an empty dictionary."""
+    """Parse an error body; return an empty dictionary if it is not a JSON object."""
     if len(response.body) > _MAX_ERROR_BODY:
         return {}
     try:

@@ -1,7 +1,7 @@
-"""Zoom's OAuth endpoints.
+"""Client of Zoom's OAuth endpoints.
 
-Token requests go over connections that are used once: a kept-alive one that dies would look the same as an answer that was lost. What
-came back is classified only by a fully read answer, since HTTP clients make up a status for line noise.
+Every token request uses a new connection: a kept-alive connection that the server has closed looks like a lost response. An
+outcome is derived only from a complete response, since HTTP clients report a status even for malformed responses.
 """
 
 from base64 import b64encode
@@ -31,7 +31,7 @@ from zoomgate_server.zoom.token_outcome import (
 
 CONNECT_SECONDS = 5.0
 TOTAL_SECONDS = 30.0
-"""Long on purpose: to give up on a refresh that Zoom processes is to lose its answer."""
+"""Deliberately long: if a refresh is aborted while Zoom processes it, the new tokens are lost."""
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_TOKEN = 8 * 1024
@@ -42,26 +42,26 @@ DEFAULT_EXPIRES_IN = 3600.0
 ZOOM_API_HOSTS = frozenset(
     {"api.zoom.us", *(f"api-{region}.zoom.us" for region in ("us", "au", "ca", "eu", "in", "sa", "sg", "uk"))}
 )
-"""Hosts that a token answer may name (https://developers.zoom.us/changelog/platform/regional-cluster-api-url-updates/)."""
+"""API hosts that a token response may contain (https://developers.zoom.us/changelog/platform/regional-cluster-api-url-updates/)."""
 
-_OUR_ERRORS = frozenset({"invalid_client", "unauthorized_client", "unsupported_grant_type"})
-_OUR_CODES = frozenset({"4702", "4704", "4705", "4706", "4709", "4717"})
-_REFUSED_ERRORS = frozenset({"invalid_grant"})
-_REFUSED_CODES = frozenset({"4711", "4733", "4734", "4735", "4737", "4738", "4740", "4741"})
-_REFUSED_REASON = "invalid token"
+_APP_ERRORS = frozenset({"invalid_client", "unauthorized_client", "unsupported_grant_type"})
+_APP_CODES = frozenset({"4702", "4704", "4705", "4706", "4709", "4717"})
+_REJECTED_ERRORS = frozenset({"invalid_grant"})
+_REJECTED_CODES = frozenset({"4711", "4733", "4734", "4735", "4737", "4738", "4740", "4741"})
+_REJECTED_REASON = "invalid token"
 
 
 class OAuthClient:
-    """Sends people to Zoom and exchanges what they bring back.
+    """Builds authorization URLs, and exchanges, refreshes, and revokes tokens.
 
     Args:
-        oauth_url: Base address, such as `https://zoom.us/oauth`.
-        api_url: The configured API address; a token answer may name it.
-        client_id: The Zoom app.
-        client_secrets: Its secrets, newest first: an older one is tried when Zoom refuses a newer one.
-        redirect_uri: Exactly what is registered at Zoom.
-        user_agent: Names this service to Zoom.
-        wall: Seconds since 1970.
+        oauth_url: The base URL, such as `https://zoom.us/oauth`.
+        api_url: The configured API URL, which token responses may contain.
+        client_id: The client ID of the Zoom app.
+        client_secrets: The client secrets, newest first. An older one is used if Zoom rejects a newer one.
+        redirect_uri: The redirect URI exactly as registered at Zoom.
+        user_agent: The `User-Agent` header.
+        wall: Returns the seconds since 1970.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class OAuthClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
-        """Make the session."""
+        """Open the session."""
         loopback = is_loopback_host(urlsplit(self._base).hostname or "")
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
@@ -109,7 +109,7 @@ class OAuthClient:
             self._session = None
 
     def authorize_url(self, state: str, code_challenge: str) -> str:
-        """Give the address at which the person consents."""
+        """Return the URL at which the user consents."""
         query = urlencode(
             {
                 "response_type": "code",
@@ -123,16 +123,17 @@ class OAuthClient:
         return f"{self._base}/authorize?{query}"
 
     async def exchange_code(self, code: str, *, code_verifier: str | None) -> TokenOutcome:
-        """Exchange an authorization code, which works once and for 5 minutes."""
+        """Exchange an authorization code, which is valid once and for 5 minutes."""
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": self._redirect_uri}
         if code_verifier is not None:
             form["code_verifier"] = code_verifier
         return await self._token(form)
 
     async def refresh(self, refresh_token: str) -> TokenOutcome:
-        """Spend a refresh token.
+        """Exchange a refresh token for new tokens.
 
-        What Zoom issues for it counts even with a foreign address, which nothing follows: the old one is spent.
+        Issued tokens are returned even if the response contains an unknown `api_url`, which is dropped, since the old refresh token is no
+        longer valid.
         """
         outcome = await self._token({"grant_type": "refresh_token", "refresh_token": refresh_token})
         if isinstance(outcome, BadResponse) and outcome.issued is not None:
@@ -140,40 +141,40 @@ class OAuthClient:
         return outcome
 
     async def revoke(self, token: str) -> RevokeOutcome:
-        """Revoke an access or refresh token. A token that Zoom does not know is revoked (RFC 7009, section 2.2)."""
+        """Revoke an access or refresh token. A token that Zoom does not know counts as revoked (RFC 7009, section 2.2)."""
         outcome: RevokeOutcome = AppRejected("no client secret")
         for secret in self._secrets:
-            answer = await self._post("revoke", {"token": token}, secret)
-            if isinstance(answer, NotSent | Unknown):
-                return answer
-            status, _, body = answer
-            verdict = None if status == 200 else _verdict(status, _object(body))
-            if verdict is None or isinstance(verdict, Rejected):
+            result = await self._post("revoke", {"token": token}, secret)
+            if isinstance(result, NotSent | Unknown):
+                return result
+            status, _, body = result
+            error = None if status == 200 else _classify_error(status, _json_object(body))
+            if error is None or isinstance(error, Rejected):
                 return Revoked()
-            if not isinstance(verdict, AppRejected):
+            if not isinstance(error, AppRejected):
                 return Unknown(f"HTTP {status}")
-            outcome = verdict
+            outcome = error
         return outcome
 
     async def _token(self, form: Mapping[str, str]) -> TokenOutcome:
         outcome: TokenOutcome = AppRejected("no client secret")
         for secret in self._secrets:
-            answer = await self._post("token", form, secret)
-            if isinstance(answer, NotSent | Unknown):
-                return answer
-            status, headers, body = answer
+            result = await self._post("token", form, secret)
+            if isinstance(result, NotSent | Unknown):
+                return result
+            status, headers, body = result
             outcome = classify(status, headers, body, api_origin=self._api_origin, wall=self._wall)
             if not isinstance(outcome, AppRejected) or outcome.code != "invalid_client":
-                return outcome  # else nothing was spent, and an older secret may still be the right one
+                return outcome  # otherwise the grant was not used, and an older secret may still be valid
         return outcome
 
     async def _post(
         self, endpoint: str, form: Mapping[str, str], secret: str
     ) -> tuple[int, Mapping[str, str], bytes] | NotSent | Unknown:
-        """Send a form and read the whole answer."""
+        """Send a form and read the complete response."""
         if self._session is None:
             raise RuntimeError("the client is not started")
-        if self._session.closed:  # somebody who was not waited for any longer goes on while the process ends
+        if self._session.closed:  # a call that outlived the drain may still be running
             return NotSent("the client was closed")
         try:
             async with self._session.post(
@@ -198,41 +199,43 @@ def classify(
     api_origin: str,
     wall: Callable[[], float],
 ) -> TokenOutcome:
-    """Say what a complete answer of the token endpoint means. Total: it never raises.
+    """Classify a complete response of the token endpoint. Never raises.
 
-    Only the exact patterns that Zoom documents give `Refused` (https://developers.zoom.us/docs/integrations/oauth-error-messages/).
+    Only the exact patterns that Zoom documents yield `Rejected` (https://developers.zoom.us/docs/integrations/oauth-error-messages/).
     """
     if status == 429:
         return Throttled(retry_after.parse(headers.get("Retry-After", ""), wall))
-    answer = _object(body)
+    response = _json_object(body)
     if status == 200:
-        return Unknown("no JSON object") if answer is None else _issued(answer, api_origin)
-    return _verdict(status, answer)
+        return Unknown("no JSON object") if response is None else _parse_issued(response, api_origin)
+    return _classify_error(status, response)
 
 
-def _verdict(status: int, answer: Mapping[str, Any] | None) -> Rejected | AppRejected | Throttled | Unknown:
-    """Say what an answer that is no success means. Only a JSON object with a 4xx is Zoom's own word about the request."""
+def _classify_error(
+    status: int, response: Mapping[str, Any] | None
+) -> Rejected | AppRejected | Throttled | Unknown:
+    """Classify an unsuccessful response. Only a JSON object with a 4xx status is Zoom's own statement about the request."""
     if 300 <= status < 400:
         return AppRejected(f"redirect {status}")
-    if not 400 <= status < 500 or answer is None:
+    if not 400 <= status < 500 or response is None:
         return Unknown(f"HTTP {status}")
-    error, reason, code = _texts(answer)
-    if error in _OUR_ERRORS or code in _OUR_CODES:
+    error, reason, code = _error_fields(response)
+    if error in _APP_ERRORS or code in _APP_CODES:
         return AppRejected("invalid_client" if code in ("4702", "4704") else error or code)
     if status in (400, 401) and (
-        error in _REFUSED_ERRORS or code in _REFUSED_CODES or reason.lower().startswith(_REFUSED_REASON)
+        error in _REJECTED_ERRORS or code in _REJECTED_CODES or reason.lower().startswith(_REJECTED_REASON)
     ):
         return Rejected(code or error, reason[:200])
     return Throttled(retry_after.DEFAULT_SECONDS)
 
 
-def _texts(answer: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Give OAuth's error, Zoom's reason and Zoom's numeric code."""
+def _error_fields(response: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return OAuth's error, Zoom's reason, and Zoom's numeric code."""
     error, reason = (
-        answer.get("error"),
-        answer.get("reason") or answer.get("message") or answer.get("errorMessage"),
+        response.get("error"),
+        response.get("reason") or response.get("message") or response.get("errorMessage"),
     )
-    code = answer.get("code", answer.get("errorCode"))
+    code = response.get("code", response.get("errorCode"))
     return (
         error if isinstance(error, str) else "",
         reason if isinstance(reason, str) else "",
@@ -240,18 +243,18 @@ def _texts(answer: Mapping[str, Any]) -> tuple[str, str, str]:
     )
 
 
-def _issued(answer: Mapping[str, Any], api_origin: str) -> TokenOutcome:
-    access, refresh = answer.get("access_token"), answer.get("refresh_token")
-    kind, scope, api_url = (
-        answer.get("token_type", "bearer"),
-        answer.get("scope", ""),
-        answer.get("api_url", ""),
+def _parse_issued(response: Mapping[str, Any], api_origin: str) -> TokenOutcome:
+    access, refresh = response.get("access_token"), response.get("refresh_token")
+    token_type, scope, api_url = (
+        response.get("token_type", "bearer"),
+        response.get("scope", ""),
+        response.get("api_url", ""),
     )
     if not isinstance(access, str) or not is_token(access):
         return Unknown("no access token")
     if refresh is not None and refresh != "" and not is_token(refresh):
-        return Unknown("a refresh token that is none")
-    if not isinstance(kind, str) or kind.lower() != "bearer":
+        return Unknown("an invalid refresh token")
+    if not isinstance(token_type, str) or token_type.lower() != "bearer":
         return BadResponse("not a bearer token")
     issued = Issued(
         access_token=access,
@@ -259,15 +262,15 @@ def _issued(answer: Mapping[str, Any], api_origin: str) -> TokenOutcome:
         token_type="bearer",
         scope=scope[:16_384] if isinstance(scope, str) else "",
         api_url="",
-        expires_in=_expires_in(answer.get("expires_in")),
+        expires_in=_expires_in(response.get("expires_in")),
     )
     if not isinstance(api_url, str) or not _is_known_api(api_url, api_origin):
-        return BadResponse("a foreign api_url", issued)
+        return BadResponse("an unknown api_url", issued)
     return replace(issued, api_url=api_url)
 
 
 def is_token(value: object) -> bool:
-    """Tell whether something may be a token: 1 to 8,192 visible ASCII characters."""
+    """Return whether a value may be a token: 1 to 8,192 visible ASCII characters."""
     return (
         isinstance(value, str)
         and 1 <= len(value) <= MAX_TOKEN
@@ -299,7 +302,7 @@ def _origin(url: str) -> str:
 
 
 def _expires_in(value: object) -> float:
-    """Clamp the lifetime: an answer without a usable one counts as Zoom's usual hour."""
+    """Limit the token lifetime; a missing or invalid value counts as one hour, which is Zoom's usual lifetime."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -307,9 +310,9 @@ def _expires_in(value: object) -> float:
     return float(min(max(value, MIN_EXPIRES_IN), MAX_EXPIRES_IN))
 
 
-def _object(body: bytes) -> Mapping[str, Any] | None:
+def _json_object(body: bytes) -> Mapping[str, Any] | None:
     try:
-        answer = orjson.loads(body)
+        response = orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
-    return answer if isinstance(answer, dict) else None
+    return response if isinstance(response, dict) else None

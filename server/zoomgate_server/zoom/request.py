@@ -1,14 +1,14 @@
-"""A call of Zoom's REST API, and what came back."""
+"""Requests to Zoom's REST API, and their responses."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a call goes, below the API's base address.
+    """The target of a request, below the API's base URL.
 
     Attributes:
-        path: Encoded path that begins with a slash; checked by `urls.parse_target` or made by `endpoints`.
+        path: Encoded path that begins with a slash; validated by `urls.parse_target` or built by `endpoints`.
         query: Encoded query without the question mark, or empty.
     """
 
@@ -18,14 +18,13 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class ZoomRequest:
-    """A call to make.
+    """A request to Zoom's REST API.
 
     Attributes:
         method: GET, POST, PUT, PATCH or DELETE.
-        target: Where it goes.
-        headers: Beside those that the client sets; names from `ALLOWED_HEADERS`.
-        body: What is sent, or None.
-        content_type: The body's type, or None without a body.
+        headers: Headers in addition to those of the client; names from `ALLOWED_HEADERS`.
+        body: The request body, or None.
+        content_type: The content type of the body, or None without a body.
     """
 
     method: str
@@ -37,12 +36,11 @@ class ZoomRequest:
 
 @dataclass(frozen=True, slots=True)
 class ZoomResponse:
-    """A complete answer.
+    """A complete response.
 
     Attributes:
-        status: HTTP status.
-        headers: Those that may be of use to callers, names in lower case.
-        body: Decompressed.
+        headers: The headers that are useful to callers, with lower-case names.
+        body: The decompressed body.
     """
 
     status: int
@@ -50,16 +48,16 @@ class ZoomResponse:
     body: bytes = field(repr=False)
 
     def header(self, name: str) -> str:
-        """Give a header by its lower-case name, or an empty string."""
+        """Return a header by its lower-case name, or an empty string."""
         return next((value for key, value in self.headers if key == name), "")
 
 
 ALLOWED_HEADERS = frozenset(
     {"accept", "accept-language", "if-match", "if-none-match", "if-modified-since", "x-zm-trackingid"}
 )
-"""Headers that callers may set, in lower case. Everything that frames, routes or authenticates the request is ours."""
+"""Headers that callers may set, in lower case. Headers that frame, route or authenticate the request are set by the client only."""
 
 
 def is_allowed_header(name: str) -> bool:
-    """Tell whether callers may set a header. Letters outside ASCII never count as ASCII's: the Kelvin sign has `k` as its lower case."""
+    """Return whether callers may set a header. Non-ASCII names are never allowed: the Kelvin sign, for example, lower-cases to `k`."""
     return name.isascii() and name.lower() in ALLOWED_HEADERS

@@ -1,4 +1,4 @@
-"""Name resolution that does not lead into our own network."""
+"""Name resolution that rejects addresses in internal networks."""
 
 import ipaddress
 import socket
@@ -8,9 +8,9 @@ from aiohttp.resolver import ThreadedResolver
 
 
 class PublicResolver(AbstractResolver):
-    """Resolves names as the system does and refuses answers that are not public addresses.
+    """Resolves names as the system does and rejects results that are not public addresses.
 
-    Whoever can answer for a public name with an inner address could otherwise make this service send a user's token there.
+    Otherwise an attacker who controls the DNS of a public name could direct a user's token to an internal address.
     """
 
     def __init__(self) -> None:
@@ -22,28 +22,28 @@ class PublicResolver(AbstractResolver):
         """Resolve a name.
 
         Raises:
-            OSError: There is no answer, or one of them is not public.
+            OSError: The name does not resolve, or one of its addresses is not public.
         """
-        found = await self._system.resolve(host, port, family)
-        for result in found:
+        results = await self._system.resolve(host, port, family)
+        for result in results:
             if not is_public(result["host"]):
                 raise OSError(None, "the name resolves to an address that is not public")
-        return found
+        return results
 
     async def close(self) -> None:
-        """Let go of the resolver."""
+        """Close the resolver."""
         await self._system.close()
 
 
 def is_public(address: str) -> bool:
-    """Tell whether an IP address is one of the public Internet's; mapped IPv4 addresses count as what they map to."""
+    """Return whether an IP address is public; an IPv4-mapped address counts as its IPv4 address."""
     ip = ipaddress.ip_address(address)
     mapped = getattr(ip, "ipv4_mapped", None)
     return (mapped or ip).is_global and not (mapped or ip).is_multicast
 
 
 def is_loopback_host(host: str) -> bool:
-    """Tell whether a configured host is this machine by its very name."""
+    """Return whether a configured host is `localhost` or a loopback address, without resolving it."""
     if host == "localhost":
         return True
     try:

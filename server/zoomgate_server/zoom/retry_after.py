@@ -1,4 +1,4 @@
-"""How long Zoom wants us to wait."""
+"""Parsing of Zoom's `Retry-After` values."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -7,32 +7,32 @@ from email.utils import parsedate_to_datetime
 MIN_SECONDS = 1.0
 MAX_SECONDS = 3600.0
 DEFAULT_SECONDS = 2.0
-"""Where Zoom says nothing: its per-second limits are over by then."""
+"""The delay if Zoom sends none; it exceeds the period of Zoom's per-second limits."""
 
 
 def parse(value: str, wall: Callable[[], float]) -> float:
-    """Read a `Retry-After` value: seconds, an HTTP date, or the ISO date that Zoom sends with daily limits.
+    """Parse a `Retry-After` value: seconds, an HTTP date, or the ISO date that Zoom sends with daily limits.
 
-    Total: anything else counts as absent. The result lies between 1 second and 1 hour.
+    Never raises; an invalid value counts as absent. The result is between 1 second and 1 hour.
     """
     text = value.strip()[:64]
     seconds = DEFAULT_SECONDS
     if text.isascii() and text.isdigit():
         seconds = float(text)
     elif text:
-        when = _date(text)
-        if when is not None:
-            seconds = when.timestamp() - wall()
+        date = _date(text)
+        if date is not None:
+            seconds = date.timestamp() - wall()
     return min(max(seconds, MIN_SECONDS), MAX_SECONDS)
 
 
 def _date(text: str) -> datetime | None:
-    for read in (datetime.fromisoformat, parsedate_to_datetime):
+    for parse_date in (datetime.fromisoformat, parsedate_to_datetime):
         try:
-            when = read(text)
-            when = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
-            when.timestamp()
+            date = parse_date(text)
+            date = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+            date.timestamp()
         except (ValueError, TypeError, IndexError, OverflowError):
             continue
-        return when
+        return date
     return None

@@ -1,6 +1,7 @@
-"""What a request to Zoom's token endpoint can come to.
+"""The possible outcomes of a request to Zoom's token endpoint.
 
-The distinction that matters is whether Zoom may have spent the refresh token: only a fully read answer says that it did or refused.
+The important distinction is whether Zoom may have exchanged the refresh token, which invalidates it. Only a complete response proves
+that the token was exchanged or rejected.
 """
 
 from dataclasses import dataclass, field
@@ -19,11 +20,10 @@ class Issued:
     """Zoom issued tokens.
 
     Attributes:
-        access_token: Opaque.
-        refresh_token: The next one, or None where Zoom sent none (RFC 6749, section 6: the old one stays).
+        refresh_token: The next refresh token, or None if Zoom sent none; the old one then stays valid (RFC 6749, section 6).
         token_type: `bearer`.
         scope: Granted scopes, separated by spaces.
-        api_url: API address that Zoom named, or empty.
+        api_url: The API URL in the response, or empty.
         expires_in: Seconds, between 60 and 86,400.
     """
 
@@ -37,11 +37,11 @@ class Issued:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Zoom refused this code or refresh token for good.
+    """Zoom permanently rejected this authorization code or refresh token.
 
     Attributes:
-        code: Zoom's numeric code or OAuth's error name.
-        reason: Zoom's words, at most 200 characters, or empty.
+        code: Zoom's numeric code, or OAuth's error name.
+        reason: Zoom's own message, at most 200 characters, or empty.
     """
 
     code: str
@@ -50,14 +50,14 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class AppRejected:
-    """Zoom refused our own credentials, redirect URI or address; no user is affected."""
+    """Zoom rejected the app's credentials, redirect URI or OAuth URL; no user is affected."""
 
     code: str
 
 
 @dataclass(frozen=True, slots=True)
 class Throttled:
-    """Zoom asked for patience, in seconds; nothing was spent."""
+    """Zoom is rate limiting token requests; the grant was not used. `retry_after` is in seconds."""
 
     retry_after: float
 
@@ -71,19 +71,18 @@ class NotSent:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """The answer was lost or is not one of the token endpoint's: Zoom may have acted."""
+    """The response was lost, or did not come from the token endpoint; Zoom may have processed the request."""
 
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class BadResponse:
-    """Zoom issued something that must not be used, such as a token for a foreign address.
+    """Zoom issued something that must not be used, such as a token for an unknown API URL.
 
     Attributes:
-        detail: What is wrong with it.
-        issued: The tokens where they are whole and only the address is foreign, without that address: they are alive, so they are
-            either revoked or kept.
+        detail: The problem.
+        issued: The tokens, without the API URL, if only the API URL is the problem. They are valid, so they must be revoked or stored.
     """
 
     detail: str
@@ -95,33 +94,37 @@ TokenOutcome = Issued | Rejected | AppRejected | Throttled | NotSent | Unknown |
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """Zoom confirmed that the token is dead."""
+    """Zoom confirmed that the token is revoked."""
 
 
 RevokeOutcome = Revoked | NotSent | Unknown | AppRejected
 
 
 def issued_by(outcome: TokenOutcome) -> Issued:
-    """Give what Zoom issued, or raise what else it means."""
+    """Return the issued tokens, or raise the error of any other outcome."""
     match outcome:
         case Issued():
             return outcome
         case AppRejected(code):
             raise AppCredentialsRejected(
-                "Zoom refuses this service's own client id, secret or redirect URI: an operator has to check them",
+                "Zoom rejected this service's client ID, secret or redirect URI; an operator must check them",
                 metadata={"zoom_code": code},
             )
         case Throttled(retry_after):
             raise ZoomRateLimited(
-                "Zoom asks for fewer token requests", metadata={"http_status": "429"}, retry_after=retry_after
+                "Zoom is rate limiting token requests",
+                metadata={"http_status": "429"},
+                retry_after=retry_after,
             )
         case NotSent():
-            raise ZoomUnavailable("Zoom's token endpoint could not be reached: try again", retry_after=2.0)
+            raise ZoomUnavailable(
+                "Zoom's token endpoint could not be reached; retry in a moment", retry_after=2.0
+            )
         case Rejected():
-            raise ZoomBadResponse("Zoom refused the request")
+            raise ZoomBadResponse("Zoom rejected the request")
         case BadResponse():
             raise ZoomBadResponse(
-                "Zoom's token answer is of a kind that is not accepted, so nothing was connected: report it, an operator has to look"
+                "Zoom's token response is invalid and nothing was connected; report this to the operator"
             )
         case _:
-            raise ZoomOutcomeUnknown("Zoom's answer was lost or could not be understood: begin again")
+            raise ZoomOutcomeUnknown("Zoom's response was lost or could not be parsed; start again")

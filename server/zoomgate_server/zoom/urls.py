@@ -1,7 +1,7 @@
-"""Which paths of Zoom's API callers may name, decided on the raw string.
+"""Validation of the Zoom API paths that callers may request, on the raw string.
 
-URL libraries repair what they read: they decode, collapse dot segments, drop control characters and swap hosts. So nothing of a caller's
-reaches one before it passed an allow-list here, and what passed is sent byte by byte.
+URL libraries normalize their input: they decode, collapse dot segments, drop control characters, and change hosts. Therefore a caller's
+URL must pass an allowlist here before it reaches a URL library, and an accepted URL is sent byte by byte.
 """
 
 import re
@@ -12,12 +12,12 @@ from zoomgate_server.errors import CallerNotAllowed, FieldViolation, InvalidPath
 from zoomgate_server.zoom.request import Target
 
 MAX_PATH = 2048
-"""Characters of a path."""
+"""Maximum number of characters of a path."""
 
 MAX_SEGMENTS = 64
 MAX_PARAMETERS = 100
 MAX_QUERY = 8192
-"""Characters of the encoded query."""
+"""Maximum number of characters of the encoded query."""
 
 MAX_NAME = 128
 MAX_VALUE = 4096
@@ -25,156 +25,161 @@ MAX_MEETING_ID = 10**12
 MAX_UUID = 64
 
 ZOOM_API_URL = "https://api.zoom.us/v2"
-"""Callers may always write this address; it stands for the configured one."""
+"""Callers may always use this base URL; it stands for the configured one."""
 
 _PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)+", re.ASCII)
 _QUERY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?\[\]-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 _UUID = re.compile(r"[A-Za-z0-9+/=_-]+", re.ASCII)
-_UUID_OF_ZOOM = re.compile(r"[A-Za-z0-9+/_-]{22}==", re.ASCII)
-"""16 bytes in Base64, as Zoom writes them."""
+_ZOOM_UUID = re.compile(r"[A-Za-z0-9+/_-]{22}==", re.ASCII)
+"""16 bytes in Base64, as Zoom formats them."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SEPARATOR = re.compile(r"[&;]")
-"""Some servers split queries at semicolons too."""
+"""Some servers also split queries at semicolons."""
 
 _SECRET_PARAMETERS = frozenset({"access_token", "api_key"})
 _UNENCODED = "-._~"
 
 
 def parse_target(url: str, query: Sequence[tuple[str, str]] = (), *, api_url: str = ZOOM_API_URL) -> Target:
-    """Check a path or full address and a query, and give what to send.
+    """Validate a path or full URL and a query, and return the target to send.
 
     Args:
         url: `/users/me?x=y` or `https://api.zoom.us/v2/users/me?x=y`.
-        query: More parameters, not encoded.
-        api_url: The configured API address, accepted beside Zoom's own.
+        query: Further parameters, not encoded.
+        api_url: The configured API URL, accepted in addition to Zoom's own.
 
     Raises:
-        InvalidPath: With every violation, in the fields `url` and `query[i].…`.
-        InvalidRequest: Only parameters in `query` are wrong.
-        CallerNotAllowed: The path is none that callers may use.
+        InvalidPath: The URL is invalid; lists all violations, of the fields `url` and `query[i].…`.
+        InvalidRequest: Only parameters in `query` are invalid.
+        CallerNotAllowed: Callers may not use this path.
     """
     in_url: list[FieldViolation] = []
-    path, inline = _split(url, api_url, in_url)
+    path, inline_query = _split(url, api_url, in_url)
     _check_path(path, in_url)
-    _check_inline_query(inline, in_url)
+    _check_inline_query(inline_query, in_url)
     in_query = _query_violations(query)
     encoded = ""
     if not in_query and not in_url:
-        encoded = "&".join(part for part in (inline, encode_query(query)) if part)
+        encoded = "&".join(part for part in (inline_query, encode_query(query)) if part)
         if len(encoded) > MAX_QUERY:
             in_query.append(
                 FieldViolation(
-                    "query", f"has {len(encoded)} characters when encoded: send at most {MAX_QUERY}"
+                    "query", f"has {len(encoded)} characters when encoded; send at most {MAX_QUERY}"
                 )
             )
         if encoded.count("&") + 1 > MAX_PARAMETERS:
             in_query.append(
-                FieldViolation("query", f"has more than {MAX_PARAMETERS} parameters: send at most that many")
+                FieldViolation(
+                    "query", f"has more than {MAX_PARAMETERS} parameters; send at most {MAX_PARAMETERS}"
+                )
             )
     if in_url:
         raise InvalidPath([*in_url, *in_query])
     if in_query:
         raise InvalidRequest(in_query)
     if _is_oauth(path):
-        raise CallerNotAllowed("The proxy does not forward to Zoom's OAuth endpoints")
+        raise CallerNotAllowed("the proxy does not forward requests to Zoom's OAuth endpoints")
     return Target(path, encoded)
 
 
 def encode_query(query: Sequence[tuple[str, str]]) -> str:
-    """Encode parameters; every character that is not unreserved is escaped."""
+    """Encode parameters; all characters except the unreserved ones are escaped."""
     return "&".join(
         f"{quote(name, safe=_UNENCODED)}={quote(value, safe=_UNENCODED)}" for name, value in query
     )
 
 
 def decode(path: str) -> str:
-    """Decode an accepted path until nothing is left to decode."""
+    """Decode an accepted path repeatedly until it no longer changes."""
     while (decoded := unquote(path, errors="replace")) != path:
         path = decoded
     return path
 
 
 def proxy_path_allowed(patterns: Sequence[str], path: str) -> bool:
-    """Tell whether a path is covered by one of the patterns.
+    """Return whether one of the patterns matches a path.
 
-    A pattern is a path whose segments are literal, `*` for exactly one segment, or, at the end, `**` for any number of them.
+    The segments of a pattern are literals, `*` for exactly one segment, or, at the end, `**` for any number of segments.
     """
     segments = [decode(segment) for segment in path.split("/")[1:]]
-    return any(_covers(pattern.split("/")[1:], segments) for pattern in patterns)
+    return any(_pattern_matches(pattern.split("/")[1:], segments) for pattern in patterns)
 
 
 def _is_oauth(path: str) -> bool:
-    """Tell whether a server could read an accepted path as one below `/oauth`: decoded, without slashes in front and `;` parameters."""
+    """Return whether a server could interpret an accepted path as one below `/oauth`.
+
+    The path is decoded, and leading slashes and `;` parameters are ignored.
+    """
     return decode(path).lstrip("/").partition("/")[0].partition(";")[0].lower() == "oauth"
 
 
-def _covers(pattern: Sequence[str], segments: Sequence[str]) -> bool:
+def _pattern_matches(pattern: Sequence[str], segments: Sequence[str]) -> bool:
     if pattern and pattern[-1] == "**":
         fixed = pattern[:-1]
-        return len(segments) >= len(fixed) and _matches(fixed, segments[: len(fixed)])
-    return len(segments) == len(pattern) and _matches(pattern, segments)
+        return len(segments) >= len(fixed) and _segments_match(fixed, segments[: len(fixed)])
+    return len(segments) == len(pattern) and _segments_match(pattern, segments)
 
 
-def _matches(pattern: Sequence[str], segments: Sequence[str]) -> bool:
+def _segments_match(pattern: Sequence[str], segments: Sequence[str]) -> bool:
     return all(part in ("*", segment) for part, segment in zip(pattern, segments, strict=True))
 
 
 def meeting_id_problem(meeting_id: int) -> str | None:
-    """Say why a number is no meeting id and what to send instead, or None if it may be one.
+    """Return why a number is not a meeting id and what to send instead, or None if it is valid.
 
     Zoom documents ids as int64 with more than ten digits (https://developers.zoom.us/docs/api/meetings/).
     """
     if 1 <= meeting_id <= MAX_MEETING_ID:
         return None
-    return f"must be 1 to {MAX_MEETING_ID}: send the meeting's numeric id, without spaces or dashes"
+    return f"must be 1 to {MAX_MEETING_ID}; send the meeting's numeric id, without spaces or dashes"
 
 
 def uuid_problem(uuid: str) -> str | None:
-    """Say why a string is no meeting UUID and what to send instead, or None if it may be one."""
+    """Return why a string is not a meeting UUID and what to send instead, or None if it is valid."""
     if 1 <= len(uuid) <= MAX_UUID and _UUID.fullmatch(uuid):
         return None
-    return f"must be 1 to {MAX_UUID} characters of the Base64 alphabet: send the UUID as Zoom gave it, not encoded"
+    return f"must be 1 to {MAX_UUID} characters of the Base64 alphabet; send the UUID as returned by Zoom, not encoded"
 
 
 def encode_uuid(uuid: str) -> str:
-    """Encode a meeting UUID as a path segment: twice where Zoom asks for it, when it begins with `/` or contains `//`."""
+    """Encode a meeting UUID as a path segment. Zoom requires double encoding if it begins with `/` or contains `//`."""
     encoded = quote(uuid, safe="")
     return quote(encoded, safe="") if uuid.startswith("/") or "//" in uuid else encoded
 
 
 def _split(url: str, api_url: str, violations: list[FieldViolation]) -> tuple[str, str]:
-    """Take the origin and base path off a full address, and split off the query."""
+    """Remove the origin and base path of a full URL, and split off the query."""
     for base in (ZOOM_API_URL, api_url):
         if url.startswith(base + "/"):
             url = url[len(base) :]
             break
     if "#" in url:
-        _refuse(violations, "must not have a fragment: leave out # and what follows")
+        _add(violations, "must not have a fragment; leave it out")
         url = url.partition("#")[0]
     path, _, query = url.partition("?")
     return path, query
 
 
-def _refuse(violations: list[FieldViolation], description: str) -> None:
+def _add(violations: list[FieldViolation], description: str) -> None:
     violations.append(FieldViolation("url", description))
 
 
 def _check_path(path: str, violations: list[FieldViolation]) -> None:
-    """Note the first rule that a path breaks."""
+    """Add the first violation of a path."""
     if not path:
-        _refuse(violations, "is required: send a path such as /users/me")
+        _add(violations, "is required; send a path such as /users/me")
     elif len(path) > MAX_PATH:
-        _refuse(violations, f"has a path of {len(path)} characters: send at most {MAX_PATH}")
+        _add(violations, f"has a path of {len(path)} characters; send at most {MAX_PATH}")
     elif not path.startswith("/"):
-        _refuse(
+        _add(
             violations,
-            f"must be a path that begins with / or an address below {ZOOM_API_URL}/: send one such as /users/me",
+            f"must be a path that begins with /, or a URL below {ZOOM_API_URL}/; send a path such as /users/me",
         )
     elif not _PATH.fullmatch(path):
-        _refuse(
+        _add(
             violations,
-            "has a character that a path cannot have, or a % without two hex digits: escape it, in ASCII alone",
+            "has a character that is not allowed in a path, or a % without two hex digits; escape it, and use ASCII only",
         )
     else:
         _check_segments(path, violations)
@@ -183,56 +188,52 @@ def _check_path(path: str, violations: list[FieldViolation]) -> None:
 def _check_segments(path: str, violations: list[FieldViolation]) -> None:
     segments = path.split("/")[1:]
     if len(segments) > MAX_SEGMENTS:
-        _refuse(violations, f"has {len(segments)} segments: send at most {MAX_SEGMENTS}")
+        _add(violations, f"has {len(segments)} segments; send at most {MAX_SEGMENTS}")
         return
     for position, segment in enumerate(segments):
         if not segment and position < len(segments) - 1:
-            _refuse(violations, "has an empty segment (//): send single slashes")
+            _add(violations, "has an empty segment (//); send single slashes")
         elif not segment and len(segments) == 1:
-            _refuse(violations, "names nothing: send a path such as /users/me")
+            _add(violations, "is empty; send a path such as /users/me")
         elif (problem := _segment_problem(segment)) is not None:
-            _refuse(violations, problem)
+            _add(violations, problem)
         else:
             continue
         return
 
 
 def _segment_problem(segment: str) -> str | None:
-    """Say what is wrong with a segment, however often somebody may decode it."""
+    """Return what is wrong with a segment, at any level of repeated decoding."""
     raw = segment
     encoded_uuid = _is_encoded_uuid(segment)
     while True:
         if raw.partition(";")[0] in (".", ".."):
-            return "has a dot segment (. or ..): send the path that you mean"
+            return "has a dot segment (. or ..); send the resolved path"
         if _CONTROL.search(raw):
-            return "has an escaped control character: leave it out"
+            return "has an escaped control character; leave it out"
         if raw is not segment and not encoded_uuid and ("/" in raw or "\\" in raw):
-            return "has an escaped slash or backslash: leave it out; only a meeting UUID may have one, and then encoded twice"
+            return "has an escaped slash or backslash; leave it out, except in a meeting UUID, which must be encoded twice"
         if not raw.isascii():
-            return "has escaped characters outside ASCII, which Zoom's paths do not have: leave them out"
+            return "has escaped non-ASCII characters, which Zoom's paths never contain; leave them out"
         decoded = unquote(raw, errors="replace")
         if decoded == raw:
             break
         raw = decoded
     if "%25" in segment and not encoded_uuid:
-        return "is escaped twice: escape once; only a meeting UUID with a slash is escaped twice"
+        return "is escaped twice; escape it once, except for a meeting UUID with a slash"
     return None
 
 
 def _is_encoded_uuid(segment: str) -> bool:
-    """Tell whether a segment is a meeting UUID with slashes that was encoded exactly twice.
+    """Return whether a segment is a meeting UUID with slashes that was encoded exactly twice.
 
-    Zoom asks for that when it begins with `/` or contains `//`. A single slash inside one of Zoom's usual length may come the same way:
-    encoded once, it could not be told from a path that is meant to be split.
+    Zoom requires double encoding if the UUID begins with `/` or contains `//`. A single slash within a UUID of Zoom's usual length may be
+    encoded twice too: encoded once, it could not be distinguished from a path separator.
     """
     uuid = unquote(unquote(segment))
     return (
         uuid_problem(uuid) is None
-        and (
-            uuid.startswith("/")
-            or "//" in uuid
-            or ("/" in uuid and _UUID_OF_ZOOM.fullmatch(uuid) is not None)
-        )
+        and (uuid.startswith("/") or "//" in uuid or ("/" in uuid and _ZOOM_UUID.fullmatch(uuid) is not None))
         and quote(quote(uuid, safe=""), safe="").lower() == segment.lower()
     )
 
@@ -241,29 +242,29 @@ def _check_inline_query(query: str, violations: list[FieldViolation]) -> None:
     if not query:
         return
     if len(query) > MAX_QUERY or not _QUERY.fullmatch(query):
-        _refuse(
+        _add(
             violations,
-            f"has a query with more than {MAX_QUERY} characters, with one that must be escaped, or with a % without two hex digits:"
-            " use the query field, which is encoded for you",
+            f"has a query with more than {MAX_QUERY} characters, an unescaped reserved character, or a % without two hex digits;"
+            " use the query field, which is encoded automatically",
         )
         return
     for part in _SEPARATOR.split(query):
         name, _, value = part.partition("=")
         decoded = decode(name.replace("+", " "))
         if decoded.strip().lower() in _SECRET_PARAMETERS:
-            _refuse(
+            _add(
                 violations,
-                f"must not have the parameter {decoded.strip().lower()}: leave it out, the user's token is sent for you",
+                f"must not have the parameter {decoded.strip().lower()}; leave it out, the user's token is sent automatically",
             )
         elif _CONTROL.search(decoded) or _CONTROL.search(decode(value)):
-            _refuse(violations, "has an escaped control character in its query: leave it out")
+            _add(violations, "has an escaped control character in its query; leave it out")
 
 
 def _query_violations(query: Sequence[tuple[str, str]]) -> list[FieldViolation]:
     violations: list[FieldViolation] = []
     if len(query) > MAX_PARAMETERS:
         violations.append(
-            FieldViolation("query", f"has {len(query)} parameters: send at most {MAX_PARAMETERS}")
+            FieldViolation("query", f"has {len(query)} parameters; send at most {MAX_PARAMETERS}")
         )
         return violations
     for index, (name, value) in enumerate(query):
@@ -272,27 +273,27 @@ def _query_violations(query: Sequence[tuple[str, str]]) -> list[FieldViolation]:
             violations.append(
                 FieldViolation(
                     f"{field}.name",
-                    f"is empty, too long or has control characters: send 1 to {MAX_NAME} characters without them",
+                    f"is empty, too long, or has control characters; send 1 to {MAX_NAME} characters without them",
                 )
             )
         elif name.strip().lower() in _SECRET_PARAMETERS:
             violations.append(
                 FieldViolation(
                     f"{field}.name",
-                    "must not be access_token or api_key: leave it out, the user's token is sent for you",
+                    "must not be access_token or api_key; leave it out, the user's token is sent automatically",
                 )
             )
         if len(value) > MAX_VALUE or _CONTROL.search(value):
             violations.append(
                 FieldViolation(
                     f"{field}.value",
-                    f"is too long or has control characters: send at most {MAX_VALUE} characters without them",
+                    f"is too long or has control characters; send at most {MAX_VALUE} characters without them",
                 )
             )
     return violations
 
 
 def origin_of(url: str) -> str:
-    """Give scheme, host and port of a configured address."""
+    """Return the scheme, host, and port of a configured URL."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"

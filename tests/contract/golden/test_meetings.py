@@ -1,4 +1,4 @@
-"""Meetings as Zoom sends them, and as callers get them."""
+"""Tests of the conversion of Zoom's meetings against stored examples."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ CASES = sorted((Path(__file__).parent / "meetings").glob("*.zoom.json"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda path: path.name.partition(".")[0])
-def test_a_meeting_is_mapped_as_expected(case: Path, request: pytest.FixtureRequest) -> None:
-    """Zoom's JSON becomes the expected message; what the contract does not know is kept."""
+def test_meeting_is_converted_as_expected(case: Path, request: pytest.FixtureRequest) -> None:
+    """Unknown fields are preserved."""
     meeting = meeting_mapping.meeting(case.read_bytes())
-    shown = json_format.MessageToJson(meeting, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+    actual = json_format.MessageToJson(meeting, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
     expected = case.with_name(case.name.replace(".zoom.", ".meeting."))
     if request.config.getoption("--regenerate"):
-        expected.write_text(shown)
-    assert shown == expected.read_text()
+        expected.write_text(actual)
+    assert actual == expected.read_text()
 
 
 @pytest.mark.parametrize(
@@ -40,14 +40,14 @@ def test_a_meeting_is_mapped_as_expected(case: Path, request: pytest.FixtureRequ
         b"[" * 100_000,
     ],
 )
-def test_what_is_no_meeting_is_a_bad_response(body: bytes) -> None:
-    """Garbage of any kind is one error, which does not show it."""
+def test_invalid_meeting_is_a_bad_response(body: bytes) -> None:
+    """The error does not contain the body."""
     with pytest.raises(ZoomBadResponse) as error:
         meeting_mapping.meeting(body)
     assert error.value.metadata == {"length": str(len(body))}
 
 
-def test_what_nests_too_deep_is_kept_as_text() -> None:
-    """A receiver could not parse it otherwise."""
+def test_deeply_nested_value_is_stored_as_text() -> None:
+    """Otherwise receivers could not parse the message."""
     meeting = meeting_mapping.meeting(b'{"id": 1, "x": ' + b"[" * 60 + b"]" * 60 + b"}")
     assert meeting_mapping.pb.Meeting.FromString(meeting.SerializeToString()) == meeting

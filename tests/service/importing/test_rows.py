@@ -280,7 +280,7 @@ def test_an_app_that_may_not_ask_whose_tokens_are(place: Place, zoom: RunningSim
     place.write("ZoomUsers.csv", as_csv(people))
     zoom.add_fault("users_me", "status", status=403, times=-1)
     said = place.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=1)
-    assert "the app needs the scope user:read:user" in said.err
+    assert "add the scope user:read:user to the app" in said.err
     assert zoom.counters()["token.refresh_token.issued"] == 1
 
 

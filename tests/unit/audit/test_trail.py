@@ -1,4 +1,4 @@
-"""The sink of the audit trail, where a service cannot show it: several processes, a file of root's, fingerprints."""
+"""The writer of the audit trail: several processes, rotation, file ownership, rate limit and fingerprints."""
 
 import json
 import os
@@ -28,14 +28,14 @@ for number in range(int(sys.argv[3])):
 """
 
 
-def test_two_processes_write_ten_thousand_whole_lines(tmp_path: Path) -> None:
-    """Lines of two processes that write at once are all there, each in the order of its process, and none is broken."""
+def test_concurrent_processes_write_complete_lines(tmp_path: Path) -> None:
+    """All lines of two processes that write at the same time are complete and in the order of their process."""
     path = tmp_path / "audit.jsonl"
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, path, name, "5000"], stdin=subprocess.PIPE)
         for name in ("one", "two")
     ]
-    for writer in writers:  # both are at the line before they are let go
+    for writer in writers:  # both wait until they have started
         assert writer.stdin is not None
         writer.stdin.write(b"go\ngo\n")
         writer.stdin.flush()
@@ -49,8 +49,8 @@ def test_two_processes_write_ten_thousand_whole_lines(tmp_path: Path) -> None:
     assert len(lines) == 10_000
 
 
-def test_no_line_is_lost_while_the_file_is_rotated(tmp_path: Path) -> None:
-    """Two processes write on while their file is renamed again and again: every line is in one of the files, whole and once."""
+def test_rotation_loses_no_line(tmp_path: Path) -> None:
+    """While two processes write and their file is renamed repeatedly, every line is in exactly one of the files."""
     path = tmp_path / "audit.jsonl"
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, path, name, "20000"], stdin=subprocess.PIPE)
@@ -65,7 +65,7 @@ def test_no_line_is_lost_while_the_file_is_rotated(tmp_path: Path) -> None:
         if path.exists() and path.stat().st_size:
             path.rename(tmp_path / f"audit.jsonl.{rotated}")
             rotated += 1
-            if rotated == 1:  # until then they wait at half of their lines
+            if rotated == 1:  # until then, the writers wait after half of their lines
                 for writer in writers:
                     assert writer.stdin is not None
                     writer.stdin.write(b"go\n")
@@ -74,13 +74,13 @@ def test_no_line_is_lost_while_the_file_is_rotated(tmp_path: Path) -> None:
         writer.communicate()
         assert writer.returncode == 0
     texts = [text for file in tmp_path.iterdir() for text in file.read_text().splitlines()]
-    told = Counter((line["principal"], line["request_id"]) for line in map(json.loads, texts))
+    counts = Counter((line["principal"], line["request_id"]) for line in map(json.loads, texts))
     assert rotated
-    assert set(told.values()) == {1}
-    assert len(told) == 40_000
+    assert set(counts.values()) == {1}
+    assert len(counts) == 40_000
 
 
-TO_THE_LOG = """
+LOG_WRITER = """
 from zoomgate_server.telemetry import logs
 from zoomgate_server.audit.trail import AuditTrail
 from zoomgate_server.clock import SystemClock
@@ -91,76 +91,77 @@ trail.require(AuditEvent("token.returned", "ok", "calendar", "", "monica@example
 """
 
 
-def test_lines_go_to_the_log_whatever_its_level() -> None:
-    """With ZOOMGATE_AUDIT=log a line is on standard error although only errors are, with its fingerprints whole."""
-    done = subprocess.run([sys.executable, "-c", TO_THE_LOG], capture_output=True, check=True)
-    line = json.loads(done.stderr)
+def test_lines_are_logged_at_any_log_level() -> None:
+    """With ZOOMGATE_AUDIT=log, lines are written to standard error even at level error, with complete fingerprints."""
+    result = subprocess.run([sys.executable, "-c", LOG_WRITER], capture_output=True, check=True)
+    line = json.loads(result.stderr)
     assert (line["event"], line["action"], line["user"]) == ("audit", "token.returned", "monica@example.com")
     assert line["access_fingerprint"] == fingerprint(bytes(32), "access")
     assert line["refresh_fingerprint"] == fingerprint(bytes(32), "refresh")
 
 
-class Clock(SystemClock):
-    """A clock that stands until it is told to go on."""
+class ManualClock(SystemClock):
+    """A clock that changes only when a test sets it."""
 
-    reading = 1000.0
+    now = 1000.0
 
     def monotonic(self) -> float:
-        return self.reading
+        return self.now
 
 
-def test_a_renamed_file_is_left_within_a_tenth_of_a_second(tmp_path: Path) -> None:
-    """Until then its lines go where they went before; then a new file is made, and none is lost."""
-    clock, path, old = Clock(), tmp_path / "audit.jsonl", tmp_path / "audit.jsonl.1"
+def test_rename_is_detected_within_a_tenth_of_a_second(tmp_path: Path) -> None:
+    """Until then, lines are written to the renamed file. Then a new file is created, and no line is lost."""
+    clock, path, old = ManualClock(), tmp_path / "audit.jsonl", tmp_path / "audit.jsonl.1"
     trail = AuditTrail(path, key=b"", clock=clock, on_lost=pytest.fail)
     for number in range(4):
         if number == 1:
             path.rename(old)
-        clock.reading += 0.04
+        clock.now += 0.04
         trail(AuditEvent("keys.added", "ok", "root", "", "", str(number)))
     trail.close()
-    told = [
+    request_ids = [
         [json.loads(line)["request_id"] for line in file.read_text().splitlines()] for file in (old, path)
     ]
-    assert told == [["0", "1", "2"], ["3"]]
+    assert request_ids == [["0", "1", "2"], ["3"]]
 
 
-def test_what_a_minute_left_out_is_told_after_it(tmp_path: Path) -> None:
-    """The next refusal of any kind, or the end, brings a line with how many more there were; then lines are written again."""
-    clock, path = Clock(), tmp_path / "audit.jsonl"
+def test_number_of_suppressed_rejections_is_written(tmp_path: Path) -> None:
+    """The number is written with the next rejection after the minute, or when the trail is closed. Then rejections are written again."""
+    clock, path = ManualClock(), tmp_path / "audit.jsonl"
     trail = AuditTrail(path, key=b"", clock=clock, on_lost=pytest.fail)
 
-    def refuse(caller: str, times: int) -> None:
+    def reject(caller: str, times: int) -> None:
         for _ in range(times):
             trail(AuditEvent("call.rejected", "CALLER_NOT_ALLOWED", caller, "", "", ""))
 
-    refuse("calendar", REJECTIONS_PER_MINUTE + 5)
-    refuse("booking", 1)
-    clock.reading += WINDOW_SECONDS
-    refuse("booking", 1)
-    refuse("calendar", REJECTIONS_PER_MINUTE + 2)
+    reject("calendar", REJECTIONS_PER_MINUTE + 5)
+    reject("booking", 1)
+    clock.now += WINDOW_SECONDS
+    reject("booking", 1)
+    reject("calendar", REJECTIONS_PER_MINUTE + 2)
     trail.close()
-    told = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(line["principal"], line["details"]) for line in told if "details" in line] == [
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["principal"], line["details"]) for line in lines if "details" in line] == [
         ("calendar", {"suppressed": 5}),
         ("calendar", {"suppressed": 2}),
     ]
-    assert len(told) == 2 * REJECTIONS_PER_MINUTE + 2 + 2
+    assert len(lines) == 2 * REJECTIONS_PER_MINUTE + 2 + 2
 
 
-def test_a_file_that_root_makes_belongs_to_the_folders_owner(tmp_path: Path) -> None:
-    """A command that root runs first does not lock the service out of its trail."""
+def test_file_created_by_root_belongs_to_the_folder_owner(tmp_path: Path) -> None:
+    """If root runs the first command, the service can still write to the trail."""
     if os.geteuid() != 0:
-        pytest.skip("only root can give files away")
+        pytest.skip("only root can change the owner of a file")
     os.chown(tmp_path, 12_345, 12_346)
     path = tmp_path / "audit.jsonl"
     AuditTrail(path, key=b"", clock=SystemClock(), on_lost=lambda: None).close()
-    found = path.stat()
-    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (12_345, 12_346, 0o600)
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (12_345, 12_346, 0o600)
 
 
-def test_a_fingerprint_is_one_of_its_key() -> None:
-    """It is the same for the same token and key, and another one for each other."""
-    marks = {fingerprint(key, token) for key in (b"a" * 32, b"b" * 32) for token in ("t1", "t2", "t\udcff")}
-    assert len(marks) == 6
-    assert fingerprint(b"a" * 32, "t1") in marks
+def test_fingerprint_depends_on_token_and_key() -> None:
+    """The same token and key have the same fingerprint; others have different fingerprints."""
+    keys, tokens = (b"a" * 32, b"b" * 32), ("t1", "t2", "t\udcff")
+    fingerprints = {fingerprint(key, token) for key in keys for token in tokens}
+    assert len(fingerprints) == 6
+    assert fingerprint(b"a" * 32, "t1") in fingerprints

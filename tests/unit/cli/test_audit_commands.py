@@ -1,4 +1,4 @@
-"""`zoomgate audit`, and the lines of commands that change something."""
+"""The command `zoomgate audit`, and the audit lines of commands that make changes."""
 
 import gzip
 import json
@@ -20,16 +20,16 @@ OLD, NEW = "2020-01-07T09:00:00.123Z", "2020-01-08T09:00:00.123Z"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in; the data folder in it is the one of the settings."""
+    """Change to an empty folder, with `data` as the configured data folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOOMGATE_DATA_DIR", "data")
     monkeypatch.delenv("SUDO_USER", raising=False)
     return tmp_path
 
 
-def line(when: str = OLD, action: str = "token.returned", user: str = MONICA, **fields: Any) -> str:
+def line(time: str = OLD, action: str = "token.returned", user: str = MONICA, **fields: Any) -> str:
     return json.dumps(
-        {"time": when, "action": action, "outcome": "ok", "principal": "calendar", "user": user} | fields,
+        {"time": time, "action": action, "outcome": "ok", "principal": "calendar", "user": user} | fields,
         separators=(",", ":"),
     )
 
@@ -42,15 +42,15 @@ def write(*texts: str, name: str = "audit.jsonl") -> Path:
     return path
 
 
-def shown(*arguments: str) -> list[dict[str, Any]]:
+def show(*arguments: str) -> list[dict[str, Any]]:
     return [json.loads(text) for text in done(zoomgate("audit", "show", "--json", *arguments)).splitlines()]
 
 
 class TestShow:
     """`zoomgate audit show`."""
 
-    def test_lines_are_chosen(self) -> None:
-        """By person, caller, action or its beginning, time and fingerprint, each alone and together."""
+    def test_filters(self) -> None:
+        """Lines can be filtered by user, caller, action or group of actions, time and fingerprint, also in combination."""
         write(
             line(OLD, access_fingerprint="aa" * 8),
             line(NEW, user=OMAR, refresh_fingerprint="bb" * 8),
@@ -68,33 +68,33 @@ class TestShow:
             (["--fingerprint", "AA" * 8], 1),
             (["--fingerprint", "bb" * 8, "--user", OMAR], 1),
         ):
-            assert len(shown(*arguments)) == count, arguments
+            assert len(show(*arguments)) == count, arguments
 
-    def test_nothing_found_is_an_answer(self) -> None:
-        """Nothing of that kind exits with 3, and so does a trail that is not there."""
-        assert "There is no data/audit.jsonl" in refused(zoomgate("audit", "show"), 3)
+    def test_no_match_has_its_own_exit_code(self) -> None:
+        """The exit code is 3 if no line matches, or if the trail does not exist."""
+        assert "data/audit.jsonl does not exist" in refused(zoomgate("audit", "show"), 3)
         write(line())
-        assert "nothing of that kind" in refused(zoomgate("audit", "show", "--user", OMAR), 3)
+        assert "no matching lines" in refused(zoomgate("audit", "show", "--user", OMAR), 3)
 
-    def test_lines_are_for_people_unless_told_otherwise(self) -> None:
-        """The table has who, what, about whom and the rest; what a terminal would obey is escaped."""
+    def test_default_output_is_a_table(self) -> None:
+        """Terminal control characters are escaped."""
         write(line(details={"file": "x\x1b[31m"}, generation=7, request_id="r1"), line(principal=""))
-        said = done(zoomgate("audit", "show"))
-        assert said.splitlines()[0].split() == ["TIME", "ACTION", "OUTCOME", "BY", "FOR", "USER", "MORE"]
-        assert "generation=7 file=x\\x1b[31m request=r1" in said
-        assert "(unknown)" in said
+        output = done(zoomgate("audit", "show"))
+        assert output.splitlines()[0].split() == ["TIME", "ACTION", "OUTCOME", "BY", "FOR", "USER", "MORE"]
+        assert "generation=7 file=x\\x1b[31m request=r1" in output
+        assert "(unknown)" in output
 
-    def test_rotated_files_are_read_the_oldest_first(self) -> None:
-        """What logrotate made of the file, compressed or not, comes before it, in the order of their last changes."""
+    def test_rotated_files_are_read_oldest_first(self) -> None:
+        """Rotated files, compressed or not, are read before the current file, in the order of their modification times."""
         for age, name in ((3, "audit.jsonl.2.gz"), (2, "audit.jsonl-20300107"), (1, "audit.jsonl.1")):
             path = write(line("2090-01-01T00:00:00Z", request_id=name), name=name)
             os.utime(path, (time.time() - age * 86_400,) * 2)
         write(line("2090-01-01T00:00:00Z", request_id="now"))
         write(line(request_id="other"), name="other.jsonl")
         names = ["audit.jsonl.2.gz", "audit.jsonl-20300107", "audit.jsonl.1", "now"]
-        assert [found["request_id"] for found in shown()] == names
-        assert [found["request_id"] for found in shown("--since", "36h")] == names[2:]
-        assert [found["request_id"] for found in shown("data/other.jsonl", "data/audit.jsonl.1")] == [
+        assert [row["request_id"] for row in show()] == names
+        assert [row["request_id"] for row in show("--since", "36h")] == names[2:]
+        assert [row["request_id"] for row in show("data/other.jsonl", "data/audit.jsonl.1")] == [
             "other",
             "audit.jsonl.1",
         ]
@@ -103,7 +103,7 @@ class TestShow:
         "damage",
         [
             '{"time":"2020-01-07T09:0',
-            "no line",
+            "not a line",
             "[]",
             "null",
             "\x00" * 100,
@@ -118,85 +118,85 @@ class TestShow:
         ],
         ids=lambda text: text[:12].strip("\x00") or "zeros",
     )
-    def test_a_damaged_line_is_named_and_left_out(self, damage: str) -> None:
-        """The lines around it are shown, and standard error has file and number."""
+    def test_damaged_line_is_reported_and_skipped(self, damage: str) -> None:
+        """The lines around it are shown, and standard error has the file and line number."""
         write(line(request_id="1"), damage, line(request_id="3"))
         result = zoomgate("audit", "show", "--json")
         assert [json.loads(text)["request_id"] for text in done(result).splitlines()] == ["1", "3"]
-        assert "data/audit.jsonl:2 is damaged, and was left out" in result.stderr
+        assert "data/audit.jsonl:2 is damaged and was skipped" in result.stderr
         assert len(done(zoomgate("audit", "show")).splitlines()) == 3
 
-    @pytest.mark.parametrize("what", ["cut", "changed", "no gzip"])
-    def test_a_file_that_cannot_be_read_to_its_end_holds_up_no_other(self, what: str) -> None:
-        """What it had before, and what the later ones have, is shown; the end names it, and is a failure rather than "not found"."""
+    @pytest.mark.parametrize("damage", ["truncated", "overwritten", "not gzip"])
+    def test_unreadable_file_does_not_stop_the_others(self, damage: str) -> None:
+        """Its readable lines and those of later files are shown. The command fails and names the file, instead of "not found"."""
         lines = [
             line(request_id=str(number), details={"noise": os.urandom(99).hex()}) for number in range(900)
         ]
         path = write(*lines, name="audit.jsonl.1.gz")
-        whole = path.read_bytes()
-        broken = {
-            "cut": whole[:-200],
-            "changed": whole[:-200] + b"\xff" * 200,
-            "no gzip": b"x" * 200,
-        }[what]
-        path.write_bytes(broken)
+        content = path.read_bytes()
+        damaged = {
+            "truncated": content[:-200],
+            "overwritten": content[:-200] + b"\xff" * 200,
+            "not gzip": b"x" * 200,
+        }[damage]
+        path.write_bytes(damaged)
         os.utime(path, (1.0, 1.0))
         write(line(request_id="later"))
         result = zoomgate("audit", "show", "--json")
-        found = [json.loads(text)["request_id"] for text in result.stdout.splitlines()]
-        assert found[-1] == "later"
-        assert found[:-1] == [str(number) for number in range(len(found) - 1)]
-        assert (len(found) > 1) == (what != "no gzip")
+        request_ids = [json.loads(text)["request_id"] for text in result.stdout.splitlines()]
+        assert request_ids[-1] == "later"
+        assert request_ids[:-1] == [str(number) for number in range(len(request_ids) - 1)]
+        assert (len(request_ids) > 1) == (damage != "not gzip")
         assert result.exit_code == 1
         assert "data/audit.jsonl.1.gz cannot be read" in result.stderr
         assert "Traceback" not in result.stderr
-        nothing = zoomgate("audit", "show", "--user", "nobody@example.com")
-        assert nothing.exit_code == 1
+        no_match = zoomgate("audit", "show", "--user", "unknown@example.com")
+        assert no_match.exit_code == 1
 
-    def test_a_file_that_is_packed_otherwise_is_named(self) -> None:
-        """What logrotate packed with another program is not read as lines: it is said, and what to do."""
+    def test_unsupported_compression_is_reported(self) -> None:
+        """A file compressed with another program is not read as lines. The error says what to do."""
         write(line(request_id="old"), name="audit.jsonl.2.xz")
         write(line(request_id="new"))
         result = zoomgate("audit", "show", "--json")
         assert [json.loads(text)["request_id"] for text in result.stdout.splitlines()] == ["new"]
-        assert "audit.jsonl.2.xz is packed in a way that is not read here: unpack it" in result.stderr
+        assert "audit.jsonl.2.xz has an unsupported compression format; decompress it" in result.stderr
         assert result.exit_code == 1
 
-    def test_lines_are_counted_as_an_editor_does(self) -> None:
-        """An empty line, as a line behind one without room may leave it, has a number too."""
+    def test_empty_lines_count_for_line_numbers(self) -> None:
+        """An empty line can be written after an incomplete line when the disk was full."""
         write(line(), "", "damaged", line())
         assert "data/audit.jsonl:3 is damaged" in zoomgate("audit", "show").stderr
 
-    def test_a_name_with_brackets_is_a_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A file whose name looks like a pattern has its rotated files beside it all the same."""
+    def test_file_name_is_not_a_glob_pattern(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The rotated files of a file with brackets in its name are found."""
         monkeypatch.setenv("ZOOMGATE_AUDIT", "data/trail[1]")
         write(line(request_id="old"), name="trail[1].1")
         write(line(request_id="new"), name="trail[1]")
-        assert [found["request_id"] for found in shown()] == ["old", "new"]
+        assert [row["request_id"] for row in show()] == ["old", "new"]
 
-    def test_a_line_behind_a_torn_one_is_found(self) -> None:
-        """A whole line that follows the rest of one for which there was no room is shown, and the place is named."""
-        write(line(request_id="1"), line(request_id="torn")[:50] + line(request_id="2"))
+    def test_complete_line_after_an_incomplete_one_is_shown(self) -> None:
+        """If an incomplete line is followed by a complete one without a newline, the complete one is shown and the damage reported."""
+        write(line(request_id="1"), line(request_id="incomplete")[:50] + line(request_id="2"))
         result = zoomgate("audit", "show", "--json")
         assert [json.loads(text)["request_id"] for text in done(result).splitlines()] == ["1", "2"]
         assert "data/audit.jsonl:2 is damaged" in result.stderr
 
-    def test_the_trail_is_found_in_a_log(self) -> None:
-        """Of the lines of a log those of the trail are shown; the others are no damage."""
-        told = {"source": "zoomgate.audit", "event": "audit", "level": "info"} | json.loads(line())
+    def test_audit_lines_are_found_in_a_log(self) -> None:
+        """Other log lines are ignored and not reported as damaged."""
+        audit_line = {"source": "zoomgate.audit", "event": "audit", "level": "info"} | json.loads(line())
         others = [{"source": "zoomgate.access", "event": "rpc", "time": OLD}, {"source": "x", "event": "y"}]
         write(
-            *(json.dumps(each, separators=(",", ":")) for each in [others[0], told, others[1]]),
+            *(json.dumps(each, separators=(",", ":")) for each in [others[0], audit_line, others[1]]),
             '{"source":"cut',
         )
         result = zoomgate("audit", "show", "--json", "data/audit.jsonl")
-        assert [json.loads(text) for text in done(result).splitlines()] == [told]
-        assert result.stderr == "zoomgate: data/audit.jsonl:4 is damaged, and was left out\n"
+        assert [json.loads(text) for text in done(result).splitlines()] == [audit_line]
+        assert result.stderr == "zoomgate: data/audit.jsonl:4 is damaged and was skipped\n"
 
-    def test_a_trail_in_the_log_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """With ZOOMGATE_AUDIT=log there is no file to read, and that is said."""
+    def test_trail_in_the_log_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With ZOOMGATE_AUDIT=log there is no file to read, and the error explains this."""
         monkeypatch.setenv("ZOOMGATE_AUDIT", "log")
-        assert "among the lines of the log" in refused(zoomgate("audit", "show"))
+        assert "the trail is written to the log" in refused(zoomgate("audit", "show"))
 
     @pytest.mark.parametrize(
         "arguments",
@@ -207,52 +207,52 @@ class TestShow:
             ["--user", "Monica@example.com"],
             ["--user", "monica"],
             ["--fingerprint", "9f2c4e6a"],
-            ["--fingerprint", "a token that was found"],
+            ["--fingerprint", "a leaked token"],
             ["missing.jsonl"],
         ],
     )
-    def test_wrong_usage_is_said(self, arguments: list[str]) -> None:
-        """What no line can have is not searched for: "not found" would be taken for an answer. Nor is a file that is not there."""
+    def test_invalid_arguments_are_rejected(self, arguments: list[str]) -> None:
+        """Values that no line can have, and missing files, are usage errors, because "not found" would be misleading."""
         write(line())
         refused(zoomgate("audit", "show", *arguments), 2)
 
-    def test_a_token_in_place_of_a_fingerprint_is_not_repeated(self) -> None:
-        """Who gives the token itself is told what to write, and terminal and shell logs do not get the token from us."""
-        said = refused(zoomgate("audit", "show", "--fingerprint", "eyJzdiI6IjAwMDAwMiJ9"), 2)
-        assert "zoomgate audit fingerprint" in said
-        assert "eyJ" not in said
+    def test_token_passed_as_fingerprint_is_not_printed(self) -> None:
+        """The error explains what to pass and does not repeat the token, which could end up in logs."""
+        output = refused(zoomgate("audit", "show", "--fingerprint", "eyJzdiI6IjAwMDAwMiJ9"), 2)
+        assert "zoomgate audit fingerprint" in output
+        assert "eyJ" not in output
 
 
 class TestFingerprint:
     """`zoomgate audit fingerprint`."""
 
-    async def test_a_token_that_was_found_leads_to_who_got_it(self) -> None:
-        """The fingerprint of a token, made after a rotation of the keys, finds the line of its hand-out; that of another finds none."""
+    async def test_fingerprint_finds_the_lines_of_a_token(self) -> None:
+        """The fingerprint is the same after a key rotation. The fingerprint of an unknown token matches no line."""
         async with running(Path("data")) as service:
             await service.connect()
             token = (await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))).token
         done(await command("keys", "rotate", "--now"))
         for secret in (token.access_token, token.refresh_token):
-            mark = done(await command("audit", "fingerprint", answer=f"{secret}\n")).strip()
-            found = await command("audit", "show", "--json", "--fingerprint", mark)
-            actions = [json.loads(text)["action"] for text in done(found).splitlines()]
+            fingerprint = done(await command("audit", "fingerprint", answer=f"{secret}\n")).strip()
+            result = await command("audit", "show", "--json", "--fingerprint", fingerprint)
+            actions = [json.loads(text)["action"] for text in done(result).splitlines()]
             assert actions == ["connection.stored", "token.returned"]
         other = done(await command("audit", "fingerprint", answer="another-token")).strip()
         refused(await command("audit", "show", "--fingerprint", other), 3)
 
     @pytest.mark.parametrize(
-        "answer",
+        "stdin",
         ["", " \n", "two tokens", "tok\x00en", b"\xfftoken", "token".encode("utf-16")],
-        ids=["none", "blank", "two", "control characters", "no UTF-8", "UTF-16"],
+        ids=["empty", "blank", "two tokens", "control characters", "not UTF-8", "UTF-16"],
     )
-    def test_one_token_is_read(self, answer: str | bytes) -> None:
-        """None and several are refused, and what is no text as well: "not found" would be taken for an answer."""
+    def test_input_must_be_one_token(self, stdin: str | bytes) -> None:
+        """Other input is rejected, because the fingerprint would match no line and "not found" would be misleading."""
         assert "`zoomgate audit fingerprint < file`" in refused(
-            zoomgate("audit", "fingerprint", answer=answer)
+            zoomgate("audit", "fingerprint", answer=stdin)
         )
 
-    def test_a_store_that_is_not_there_is_named(self) -> None:
-        """Without ring or store there are no fingerprints; none is made."""
+    def test_missing_store_is_reported(self) -> None:
+        """Without a key ring or a store the command fails, and does not create a store."""
         refused(zoomgate("audit", "fingerprint", answer="token"))
         done(zoomgate("keys", "new"))
         assert "There is no store" in refused(zoomgate("audit", "fingerprint", answer="token"))
@@ -262,8 +262,8 @@ class TestFingerprint:
 class TestCommands:
     """Commands that change keys, callers or the store."""
 
-    async def test_what_they_did_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Each has its line, under the user of the machine and who called sudo, as the page shows it, and without a secret."""
+    async def test_commands_are_audited(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each command writes a line with the system user and the user that called sudo, as in docs/audit.md, without secrets."""
         monkeypatch.setenv("SUDO_USER", "alice")
         Path("data").mkdir()
         done(await command("keys", "new"))
@@ -280,8 +280,8 @@ class TestCommands:
             path.unlink()
         done(await command("store", "restore", "copy.db"))
         done(await command("store", "upgrade"))
-        lines = [told for told in shown() if told["role"] == "operator"]
-        assert [told["action"] for told in lines] == [
+        lines = [row for row in show() if row["role"] == "operator"]
+        assert [row["action"] for row in lines] == [
             "keys.created",
             "keys.added",
             "keys.promoted",
@@ -293,56 +293,56 @@ class TestCommands:
             "store.restored",
             "store.upgraded",
         ]
-        assert {(told["on_behalf_of"], told["outcome"]) for told in lines} == {("alice", "ok")}
-        assert all(told["principal"] for told in lines)
+        assert {(row["on_behalf_of"], row["outcome"]) for row in lines} == {("alice", "ok")}
+        assert all(row["principal"] for row in lines)
         text = Path("data/audit.jsonl").read_text()
         assert key not in text
         assert "secret" not in text
         page = (Path(__file__).parents[3] / "docs/audit.md").read_text()
-        examples = {told["action"]: told for told in map(json.loads, _examples(page))}
-        for told in lines:
-            assert list(examples[told["action"]]) == list(told)
-            assert list(examples[told["action"]]["details"]) == list(told["details"])
+        examples = {row["action"]: row for row in map(json.loads, _examples(page))}
+        for row in lines:
+            assert list(examples[row["action"]]) == list(row)
+            assert list(examples[row["action"]]["details"]) == list(row["details"])
 
-    def test_a_trail_that_cannot_be_written_stops_them(self) -> None:
-        """Nothing is changed, and no key printed, where the line could not follow."""
+    def test_unwritable_trail_prevents_changes(self) -> None:
+        """If the trail cannot be opened, nothing is changed and no key is printed."""
         Path("data/audit.jsonl").mkdir(parents=True)
         for arguments in (["keys", "new"], ["callers", "add", "calendar", "--role", "service"]):
             assert "nothing was changed" in refused(zoomgate(*arguments))
         assert not Path("data/keys.json").exists()
         assert not Path("callers.toml").exists()
 
-    def test_a_line_that_finds_no_room_is_a_failure(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What was done is said, with what to do, and a key that nobody can trace is not printed."""
+    def test_full_disk_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The error names the completed action and says what to do. A key without an audit line is not printed."""
         monkeypatch.setenv("ZOOMGATE_AUDIT", "/dev/full")
-        said = refused(zoomgate("callers", "add", "calendar", "--role", "service"))
-        assert "callers.added was done, and /dev/full does not tell so" in said
+        output = refused(zoomgate("callers", "add", "calendar", "--role", "service"))
+        assert "callers.added succeeded but could not be written to /dev/full" in output
 
-    def test_without_a_data_folder_there_is_nothing_to_tell(self) -> None:
-        """A key ring that is made before there is a service leaves no folder behind."""
+    def test_no_line_is_written_without_a_data_folder(self) -> None:
+        """Creating a key ring before the service has run does not create the data folder."""
         done(zoomgate("keys", "new", "elsewhere.json"))
         assert not Path("data").exists()
 
-    async def test_a_restore_on_a_new_machine_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The first command of a new machine makes the data folder, and has its line there; a backup that is not there makes none."""
+    async def test_restore_on_a_new_machine_is_audited(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The restore creates the data folder and writes its line there. A missing backup does not create the folder."""
         async with running(Path("data")) as service:
             await service.connect()
         done(await command("store", "backup", "copy.db"))
-        monkeypatch.setenv("ZOOMGATE_DATA_DIR", "fresh")
+        monkeypatch.setenv("ZOOMGATE_DATA_DIR", "new")
         monkeypatch.setenv("ZOOMGATE_KEYS", "data/keys.json")
         refused(await command("store", "restore", "missing.db"))
-        assert not Path("fresh").exists()
+        assert not Path("new").exists()
         done(await command("store", "restore", "copy.db"))
-        assert [told["action"] for told in shown()] == ["store.restored"]
+        assert [row["action"] for row in show()] == ["store.restored"]
 
-    def test_the_log_gets_the_line_where_the_settings_say_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_trail_can_be_written_to_the_log(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """With ZOOMGATE_AUDIT=log nothing is written to the data folder."""
         monkeypatch.setenv("ZOOMGATE_AUDIT", "log")
         done(zoomgate("keys", "new"))
         assert not Path("data/audit.jsonl").exists()
 
-    def test_a_user_without_a_name_has_a_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """In a container whose user the system does not know, the number stands for the name."""
+    def test_system_user_without_a_name_is_recorded_by_uid(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In a container, the uid may have no name."""
         Path("data").mkdir()
         monkeypatch.setattr(os, "geteuid", lambda: 987_654)
         trail = audit_log.AuditLog(None)

@@ -151,13 +151,13 @@ class TestCallersAdd:
         [
             (["Calendar", "--role", "service"], "name must be"),
             (['a"\nrole = "admin', "--role", "service"], "name must be"),
-            (["taken", "--role", "service"], "name is taken by another caller"),
+            (["taken", "--role", "service"], "name is already used by another caller"),
             (["a", "--role", "member"], "email is required"),
             (["a", "--role", "member", "--email", 'x@example.com"'], "email has a domain"),
             (["a", "--role", "admin", "--access-tokens"], "access_tokens is for services only"),
-            (["a", "--role", "service", "--users", "*@*"], "users has '*@*'"),
-            (["a", "--role", "service", "--users", "\udcff"], "users has"),
-            (["a", "--role", "service", "--methods", "Nope.*"], "methods has 'Nope.*'"),
+            (["a", "--role", "service", "--users", "*@*"], "users contains '*@*'"),
+            (["a", "--role", "service", "--users", "\udcff"], "users contains"),
+            (["a", "--role", "service", "--methods", "Nope.*"], "methods contains 'Nope.*'"),
         ],
     )
     def test_a_row_that_the_service_would_refuse_is_not_written(

@@ -292,7 +292,7 @@ def test_a_taken_port_is_said_and_nothing_is_left_behind(tmp_path: Path, taken: 
         result = ended(tmp_path, *RUN, taken, f"127.0.0.1:{other.getsockname()[1]}")
     assert result.returncode == 1
     assert result.stdout == ""
-    assert "cannot be listened on" in result.stderr
+    assert "cannot listen on" in result.stderr
     assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
 

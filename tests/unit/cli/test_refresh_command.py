@@ -86,7 +86,7 @@ async def test_everybody_is_refreshed_and_failures_are_told(harness: Harness) ->
     assert await generations(harness) == [2, 1, 2]
     shown = await command("connections", "show", MONICA, environ=environ(harness))
     assert re.search(
-        r"^last error +Zoom refused the refresh token \((now|.+ ago)\)$", done(shown), re.MULTILINE
+        r"^last error +Zoom rejected the refresh token \((now|.+ ago)\)$", done(shown), re.MULTILINE
     )
     second = await refresh(harness, "--all", "--since", begun)
     assert done(second) == ""
@@ -139,7 +139,7 @@ async def test_an_app_that_zoom_refuses_stops_it(harness: Harness) -> None:
     harness.simulator.zoom.options = SimulatorOptions(port=0, client_secret="another-secret")
     found = await refresh(harness, "--all", "--rate", "100")
     assert found.exit_code == 1
-    assert "client id or secret" in found.stderr
+    assert "client ID or secret" in found.stderr
     assert "stopped: 0 refreshed" in found.stderr
     assert "--since" in found.stderr
     assert await generations(harness) == [1, 1, 1]

@@ -221,7 +221,7 @@ async def test_the_list_has_ended_connections_where_a_condition_speaks_of_them(
         ("state=alive", "reauth_required"),
         ("cause=boredom", "outcome_lost"),
         ("user=*", "address"),
-        ("user=*@Example.com", "lower case: send *@example.com"),
+        ("user=*@Example.com", "lower case; send *@example.com"),
         ("consented-before=yesterday", "2030-01-07T09:00:00Z"),
         ("consented-before=2030-01-07T09:00:00", "zone"),
     ],

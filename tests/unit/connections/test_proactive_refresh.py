@@ -1,4 +1,4 @@
-"""Refreshes ahead of need: whom they are for, whom not, and when they wait."""
+"""Proactive refresh: which tokens are refreshed, which are skipped, and when refreshes pause."""
 
 import asyncio
 import random
@@ -26,19 +26,19 @@ from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, NotSent
 MONICA, OMAR = "monica@example.com", "omar@example.com"
 
 
-def history(live: Callable[[SeededLoop, RecordStore, Zoom], Any]) -> Any:
-    """Run something on a loop with virtual time, over a store and a Zoom of its own."""
-    loop, zoom = SeededLoop(random.Random(1)), Zoom()  # noqa: S311 - it only has to be the same every time
+def run_simulation(scenario: Callable[[SeededLoop, RecordStore, Zoom], Any]) -> Any:
+    """Run a scenario on a loop with virtual time, over its own store and Zoom."""
+    loop, zoom = SeededLoop(random.Random(1)), Zoom()  # noqa: S311 - only reproducibility matters
     store = MemoryStore(Clock(loop).wall)
     try:
-        loop.run(live(loop, store, zoom))
-        assert not loop.complaints
+        loop.run(scenario(loop, store, zoom))
+        assert not loop.unhandled_errors
     finally:
-        loop.end()
+        loop.abandon()
 
 
-def test_the_day_is_the_users_own() -> None:
-    """A pair is due 45 to 60 days after it was issued: always the same day for one user, and many days for many users."""
+def test_due_day_is_stable_per_user_and_spread_over_users() -> None:
+    """A pair is due 45 to 60 days after it was issued, always on the same day for one user."""
     pair = TokenPair("a", "r", "bearer", "s", "", HOUR, 0.0)
     days = [schedule.due_at(f"user{number}@example.com", pair, 0.0) or 0.0 for number in range(3000)]
     assert days == [schedule.due_at(f"user{number}@example.com", pair, 0.0) for number in range(3000)]
@@ -48,10 +48,10 @@ def test_the_day_is_the_users_own() -> None:
     assert schedule.due_at(MONICA, replace(pair, refresh_token=""), 0.0) is None
 
 
-def test_idle_grants_are_refreshed_before_they_die() -> None:
-    """A grant that nobody uses is refreshed when it is due and not before; its next date is as far away again."""
+def test_idle_grants_are_refreshed_when_due() -> None:
+    """A grant is not refreshed before it is due, and its next due date is as far away again."""
 
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         await connect(process, zoom, MONICA, age=0.0)
         await connect(process, zoom, OMAR, age=61 * DAY)
@@ -61,13 +61,13 @@ def test_idle_grants_are_refreshed_before_they_die() -> None:
         record = await stored(process, OMAR)
         assert record.due_at is not None
         assert record.tokens is not None
-        assert record.tokens.refresh_token == zoom.living[OMAR]
+        assert record.tokens.refresh_token == zoom.valid[OMAR]
         assert 44.9 * DAY < record.due_at - process.store.now() < 60 * DAY
         assert process.metric("zoomgate_proactive_refreshes_total", reason="idle") == 1
         assert process.metric("zoomgate_proactive_refreshes_due") == 0
         await process.stop()
 
-    history(live)
+    run_simulation(scenario)
 
 
 @pytest.mark.parametrize(
@@ -75,27 +75,27 @@ def test_idle_grants_are_refreshed_before_they_die() -> None:
     [
         {"state": State.REAUTH_REQUIRED},
         {"state": State.DISCONNECTED},
-        {"lease": Lease("somebody", 1, EPOCH + 60.0)},
+        {"lease": Lease("another process", 1, EPOCH + 60.0)},
         {"tokens": TokenPair("a", "", "bearer", "s", "", 0.0, 0.0)},
     ],
-    ids=["needs a consent", "ended", "leased", "has no refresh token"],
+    ids=["needs consent", "disconnected", "leased", "no refresh token"],
 )
-def test_who_cannot_be_refreshed_is_left_alone(fields: dict[str, Any]) -> None:
-    """Neither a connection that needs a consent or has ended nor one that somebody else refreshes just now costs a call of Zoom."""
+def test_unrefreshable_connection_is_skipped(fields: dict[str, Any]) -> None:
+    """A connection that needs a consent, is disconnected, or is leased by another process causes no call to Zoom."""
 
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         await connect(process, zoom, MONICA, age=70 * DAY, **fields)
         await process.proactive_refresh.refresh_idle()
-        assert not zoom.asked
+        assert not zoom.requests
 
-    history(live)
+    run_simulation(scenario)
 
 
-def test_records_without_a_date_get_one() -> None:
-    """What an earlier release stored is dated and refreshed if it is due; a date that it left behind is put right without a refresh."""
+def test_missing_or_outdated_due_date_is_corrected() -> None:
+    """A due connection of an earlier release is refreshed; one that is not due only gets a new date."""
 
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         await connect(process, zoom, MONICA, age=70 * DAY, due_at=None)
         await connect(process, zoom, OMAR, age=DAY, due_at=EPOCH - DAY)
@@ -108,13 +108,13 @@ def test_records_without_a_date_get_one() -> None:
             assert record.due_at == schedule.due_at(user, record.tokens, process.store.now())
         await process.stop()
 
-    history(live)
+    run_simulation(scenario)
 
 
-def test_a_pair_of_the_future_does_not_die() -> None:
-    """A clock that was two months ahead when a token was issued put its date behind its death: it is refreshed once the clock is right."""
+def test_pair_with_future_issue_time_is_refreshed() -> None:
+    """A due date that was computed by a clock two months ahead would be after the token's expiry at Zoom."""
 
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         await connect(process, zoom, MONICA, age=-60 * DAY)
         await connect(process, zoom, OMAR, age=-10 * DAY)
@@ -126,89 +126,87 @@ def test_a_pair_of_the_future_does_not_die() -> None:
         assert record.due_at < process.store.now() + 60 * DAY
         await process.stop()
 
-    history(live)
+    run_simulation(scenario)
 
 
 def test_tokens_in_use_are_refreshed_before_they_expire() -> None:
-    """Who calls all the time never waits for a refresh; who has not called since the latest one is not refreshed again."""
+    """A frequent caller never waits for a refresh; a token that was not used since its latest refresh is not refreshed again."""
 
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         await connect(process, zoom, MONICA, age=0.0)
         await connect(process, zoom, OMAR, age=0.0)
         process.start()
         await process.use(OMAR)
         for _ in range(24 * 6):
-            asked = loop.time()
+            called_at = loop.time()
             await process.use(MONICA)
-            assert loop.time() == asked, "a caller waited"
+            assert loop.time() == called_at, "the caller had to wait"
             await asyncio.sleep(600.0)
         assert 24 <= zoom.calls[MONICA] <= 27
         assert zoom.calls[OMAR] == 1
-        assert process.metric("zoomgate_proactive_refreshes_total", reason="in_use") == len(zoom.asked)
+        assert process.metric("zoomgate_proactive_refreshes_total", reason="in_use") == len(zoom.requests)
         await process.stop()
 
-    history(live)
+    run_simulation(scenario)
 
 
-def test_a_token_that_was_handed_out_lives_to_its_end() -> None:
-    """Whoever got a token relies on it until it expires: the service alone does not end it earlier."""
+def test_token_returned_to_a_caller_is_not_refreshed_early() -> None:
+    """The caller relies on the token until it expires."""
 
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         await connect(process, zoom, MONICA, age=HOUR - 200.0)
         await connect(process, zoom, OMAR, age=HOUR - 200.0)
         for user in (MONICA, OMAR):
             await process.use(user)
-        await process.hand_out(MONICA)
+        await process.return_token(MONICA)
         process.start()
         await asyncio.sleep(199.0)
         assert zoom.calls == {OMAR: 1}
         await process.stop()
 
-    history(live)
+    run_simulation(scenario)
 
 
-def test_a_token_that_is_handed_out_while_it_waits_for_its_turn_lives_to_its_end() -> None:
-    """Many are due, and a look takes a while: whoever gets a token meanwhile relies on it as well."""
-
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+def test_token_returned_while_waiting_for_a_slot_is_not_refreshed() -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom, per_minute=1)
         await connect(process, zoom, MONICA, age=HOUR - 200.0)
         await connect(process, zoom, OMAR, age=HOUR - 200.0)
         for user in (MONICA, OMAR):
             await process.use(user)
             await process.use(user)
-        look = loop.create_task(process.proactive_refresh.refresh_used())
-        while not zoom.asked:
+        poll = loop.create_task(process.proactive_refresh.refresh_used())
+        while not zoom.requests:
             await asyncio.sleep(1.0)
-        ((_, first),) = zoom.asked
+        ((_, first),) = zoom.requests
         second = OMAR if first == MONICA else MONICA
-        await process.hand_out(second)
-        await look
+        await process.return_token(second)
+        await poll
         assert zoom.calls == {first: 1}
 
-    history(live)
+    run_simulation(scenario)
 
 
-def test_a_token_of_a_connection_that_ended_meanwhile_does_not_come_back() -> None:
-    """A refresh whose last step takes longer than the end of a connection is told brings no token into memory that is served then."""
+def test_token_of_a_connection_deleted_during_the_refresh_is_not_served() -> None:
+    """The last step of the refresh takes longer than the change feed needs to report the disconnect."""
 
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         await connect(process, zoom, MONICA, age=HOUR - 200.0)
         await process.use(MONICA)
         await process.use(MONICA)
-        forget = process.journal.delete
+        delete = process.journal.delete
 
-        async def forgetting(entry_id: str) -> None:
+        async def delete_slowly(entry_id: str) -> None:
             record, now = await process.store.read(MONICA)
             assert record is not None
             assert await process.store.write(make_tombstone(record, now, revoke=False))
             await asyncio.sleep(80.0)
-            await forget(entry_id)
+            await delete(entry_id)
 
-        process.journal.delete = forgetting  # type: ignore[method-assign]
+        process.journal.delete = delete_slowly  # type: ignore[method-assign]
         process.start()
         await asyncio.sleep(300.0)
         assert zoom.calls == {MONICA: 1}
@@ -216,37 +214,35 @@ def test_a_token_of_a_connection_that_ended_meanwhile_does_not_come_back() -> No
             await process.use(MONICA)
         await process.stop()
 
-    history(live)
+    run_simulation(scenario)
 
 
-def test_a_defect_lets_nobody_elses_grant_die() -> None:
-    """What nobody thought of costs a pause, not the upkeep of everybody until the next start."""
-
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+def test_unexpected_exception_does_not_stop_proactive_refresh() -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         await connect(process, zoom, MONICA, age=70 * DAY)
-        page, defects = store.page, 3
+        page, remaining_failures = store.page, 3
 
-        async def paging(*arguments: Any, **named: Any) -> Any:
-            nonlocal defects
-            if defects:
-                defects -= 1
-                raise RuntimeError("a defect")
+        async def failing_page(*arguments: Any, **named: Any) -> Any:
+            nonlocal remaining_failures
+            if remaining_failures:
+                remaining_failures -= 1
+                raise RuntimeError("injected")
             return await page(*arguments, **named)
 
-        store.page = paging  # type: ignore[method-assign]
+        store.page = failing_page  # type: ignore[method-assign]
         process.start()
         await asyncio.sleep(3 * HOUR)
         assert zoom.calls == {MONICA: 1}
         await process.stop()
 
-    history(live)
+    run_simulation(scenario)
 
 
 def test_short_lived_tokens_are_left_to_calls() -> None:
-    """Tokens that live for minutes would be refreshed all the time."""
+    """Tokens with a lifetime of minutes would be refreshed constantly."""
 
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         await connect(process, zoom, MONICA, age=HOUR - 200.0)
         record = await stored(process, MONICA)
@@ -256,17 +252,19 @@ def test_short_lived_tokens_are_left_to_calls() -> None:
         await process.use(MONICA)
         await process.use(MONICA)
         await process.proactive_refresh.refresh_used()
-        assert not zoom.asked
+        assert not zoom.requests
 
-    history(live)
+    run_simulation(scenario)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_two_processes_refresh_once(seed: int) -> None:
-    """However many processes find the same grants due, and the same token in use, at the same moment, each is refreshed once."""
+def test_two_processes_refresh_each_token_once(seed: int) -> None:
+    """Both processes find the same due grants and the same expiring token at the same time."""
 
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
-        processes = [Process(loop, store, zoom, seed=seed) for _ in range(2)]  # one seed: they move in step
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+        processes = [
+            Process(loop, store, zoom, seed=seed) for _ in range(2)
+        ]  # the same seed, so both poll at the same times
         for number in range(20):
             await connect(processes[0], zoom, f"user{number}@example.com", age=70 * DAY)
         await connect(processes[0], zoom, MONICA, age=HOUR - 200.0)
@@ -280,13 +278,11 @@ def test_two_processes_refresh_once(seed: int) -> None:
         for process in processes:
             await process.stop()
 
-    history(live)
+    run_simulation(scenario)
 
 
-def test_after_an_outage_there_is_no_storm() -> None:
-    """However many are due at once, a process begins no more of them in a minute than it may."""
-
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+def test_backlog_is_refreshed_at_the_configured_rate() -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom, per_minute=30)
         for number in range(300):
             await connect(process, zoom, f"user{number}@example.com", age=80 * DAY)
@@ -297,46 +293,46 @@ def test_after_an_outage_there_is_no_storm() -> None:
         await asyncio.sleep(1200.0)
         assert set(zoom.calls.values()) == {1}
         assert len(zoom.calls) == 300
-        minutes = Counter(int(when // 60) for when, _ in zoom.asked)
+        minutes = Counter(int(when // 60) for when, _ in zoom.requests)
         assert max(minutes.values()) <= 31
         assert process.metric("zoomgate_proactive_refreshes_due") == 0
         await process.stop()
 
-    history(live)
+    run_simulation(scenario)
 
 
 @pytest.mark.parametrize(
     "outage",
     [NotSent("down"), AppRejected("4702"), BadResponse("not a bearer token")],
-    ids=["down", "refuses the app", "answers what nobody understands"],
+    ids=["unreachable", "app rejected", "unreadable response"],
 )
-def test_an_unwell_zoom_is_left_in_peace(outage: TokenOutcome) -> None:
-    """While Zoom fails for everybody it hears of the upkeep every quarter of an hour, once; afterwards all goes on by itself."""
+def test_refreshes_pause_while_zoom_fails_and_resume_afterwards(outage: TokenOutcome) -> None:
+    """During the outage Zoom is called about once in 15 minutes."""
 
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         for number in range(100):
             await connect(process, zoom, f"user{number}@example.com", age=70 * DAY)
         zoom.outage = outage
         process.start()
         await asyncio.sleep(DAY)
-        assert len(zoom.asked) < 150
+        assert len(zoom.requests) < 150
         for number in range(100):
             assert (await stored(process, f"user{number}@example.com")).state is State.ACTIVE
         zoom.outage = None
-        zoom.asked.clear()
+        zoom.requests.clear()
         await asyncio.sleep(3 * HOUR)
         assert set(zoom.calls.values()) == {1}
         assert len(zoom.calls) == 100
         await process.stop()
 
-    history(live)
+    run_simulation(scenario)
 
 
-def test_a_zoom_that_refuses_everybody_is_not_believed_for_long() -> None:
-    """Hundreds who are refused one after another are rather Zoom's mistake: few have to consent again until it is over."""
+def test_refreshes_pause_after_many_consecutive_rejections() -> None:
+    """Hundreds of consecutive rejections indicate an error at Zoom; few users should have to re-consent."""
 
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         users = [f"user{number}@example.com" for number in range(1000)]
         for user in users:
@@ -345,80 +341,76 @@ def test_a_zoom_that_refuses_everybody_is_not_believed_for_long() -> None:
         process.start()
         await asyncio.sleep(2 * HOUR)
         zoom.outage = None
-        refused = len(zoom.calls)
-        assert refused < 250
+        rejected = len(zoom.calls)
+        assert rejected < 250
         await asyncio.sleep(2 * HOUR)
         states = Counter([(await stored(process, user)).state for user in users])
-        assert states == {State.ACTIVE: 1000 - refused, State.REAUTH_REQUIRED: refused}
+        assert states == {State.ACTIVE: 1000 - rejected, State.REAUTH_REQUIRED: rejected}
         assert len(zoom.calls) == 1000
         await process.stop()
 
-    history(live)
+    run_simulation(scenario)
 
 
-def test_a_store_that_fails_costs_no_token() -> None:
-    """While the store fails nothing is refreshed, and the upkeep goes on when it is back."""
-
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+def test_no_token_is_used_while_the_store_fails() -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         faulty = FaultyStore(store)
         process = Process(loop, faulty, zoom)
         await connect(process, zoom, MONICA, age=70 * DAY)
         faulty.fail("put", 3)
         process.start()
         await asyncio.sleep(1800.0)
-        assert not zoom.asked
+        assert not zoom.requests
         await asyncio.sleep(6 * HOUR)
         assert zoom.calls == {MONICA: 1}
         await process.stop()
 
-    history(live)
+    run_simulation(scenario)
 
 
-def test_one_that_fails_by_itself_holds_up_nobody() -> None:
-    """A connection that cannot be opened, or whose refresh fails in a way of its own, is left for an hour; the others come."""
+def test_failing_connection_does_not_block_the_others() -> None:
+    """An unreadable connection, or one whose refresh fails for its own reason, is skipped for an hour."""
 
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         for user in ("a@example.com", MONICA, OMAR, "z@example.com"):
             await connect(process, zoom, user, age=70 * DAY)
         sealed = (await process.store.page(limit=1))[0]
         await store.put(replace(sealed, value=b"\x02"), sealed.rev)
 
-        async def crash(user: str, **_: Any) -> ConnectionRecord:
+        async def failing_refresh(user: str, **_: Any) -> ConnectionRecord:
             if user == OMAR:
-                raise RuntimeError("a defect")
+                raise RuntimeError("injected")
             if user == MONICA:
-                raise RefreshInProgress("busy")
+                raise RefreshInProgress("injected")
             return await refresh(user, **_)
 
-        refresh, process.refresher.refresh = process.refresher.refresh, crash  # type: ignore[method-assign]
+        refresh, process.refresher.refresh = process.refresher.refresh, failing_refresh  # type: ignore[method-assign]
         await process.proactive_refresh.refresh_idle()
         assert zoom.calls == {"z@example.com": 1}
 
-    history(live)
+    run_simulation(scenario)
 
 
-def test_a_drain_waits_for_what_was_begun() -> None:
-    """A process that stops in the middle of a refresh ahead of need stores what Zoom answers."""
-
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+def test_drain_waits_for_a_running_refresh() -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         await connect(process, zoom, MONICA, age=70 * DAY)
         process.start()
-        while not zoom.asked:
+        while not zoom.requests:
             await asyncio.sleep(0.1)
         await process.stop()
         record = await stored(process, MONICA)
         assert record.tokens is not None
-        assert record.tokens.refresh_token == zoom.living[MONICA]
+        assert record.tokens.refresh_token == zoom.valid[MONICA]
 
-    history(live)
+    run_simulation(scenario)
 
 
-def test_a_forced_refresh_is_not_used_up() -> None:
-    """A refresh ahead of need forces nothing: a person who wants a new token a minute later gets one."""
+def test_proactive_refresh_does_not_count_as_forced_refresh() -> None:
+    """A user can still force a refresh one minute later."""
 
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         await connect(process, zoom, MONICA, age=70 * DAY)
         await process.proactive_refresh.refresh_idle()
@@ -426,23 +418,21 @@ def test_a_forced_refresh_is_not_used_up() -> None:
         call = Call("r", ADMIN, loop.time() + 60.0, MONICA)
         assert (await process.connections.refresh_token(call, MONICA, "")).generation == 3
 
-    history(live)
+    run_simulation(scenario)
 
 
-def test_it_can_be_turned_off() -> None:
-    """With 0 a minute nothing goes on."""
-
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+def test_zero_refreshes_per_minute_disables_proactive_refresh() -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         assert not Process(loop, store, zoom, per_minute=0).proactive_refresh.background_tasks()
 
-    history(live)
+    run_simulation(scenario)
 
 
-def test_a_look_is_worth_its_price() -> None:
-    """A backlog that is larger than one look goes on behind where that one ended."""
+def test_poll_continues_after_the_previous_one() -> None:
+    """A backlog larger than one poll is processed across several polls."""
     assert proactive_refresh.MAX_DUE % proactive_refresh.PAGE_SIZE == 0
 
-    async def live(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
+    async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(proactive_refresh, "MAX_DUE", 10)
@@ -453,4 +443,4 @@ def test_a_look_is_worth_its_price() -> None:
                 await process.proactive_refresh.refresh_idle()
                 assert len(zoom.calls) == expected
 
-    history(live)
+    run_simulation(scenario)

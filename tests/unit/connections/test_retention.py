@@ -1,4 +1,4 @@
-"""What is taken away when its time is over, and what stays."""
+"""Retention: what is deleted or disconnected, and what is preserved."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore, StoreError
 
-VAULT = Envelope(app="app", keys=KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)]))
+ENVELOPE = Envelope(app="app", keys=KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)]))
 NOW = time.time()
 DAY = 24 * 3600.0
 MONICA = "monica@example.com"
@@ -27,7 +27,7 @@ PAIR = TokenPair("a", "r", "bearer", "", "", NOW, NOW)
 
 
 def connection(state: State, expire_at: float | None = None, age: float = 0.0) -> ConnectionRecord:
-    """A connection that has been in a state for so many seconds."""
+    """Return a connection whose state last changed `age` seconds ago."""
     return ConnectionRecord(
         user_email=MONICA,
         state=state,
@@ -45,8 +45,8 @@ def connection(state: State, expire_at: float | None = None, age: float = 0.0) -
     )
 
 
-class Reaping:
-    """A reaper over a store in memory, with what it said."""
+class RetentionSetup:
+    """A retention policy over a memory store, with its recorded audit events and counts."""
 
     def __init__(self, reauth_days: int = 90) -> None:
         self._reauth_days = reauth_days
@@ -55,24 +55,24 @@ class Reaping:
         self.use(MemoryStore(time.time))
 
     def use(self, store: RecordStore) -> None:
-        """Work on another store."""
+        """Use another store."""
         self.store = store
         self.retention = RetentionPolicy(
             app="app",
             store=store,
-            envelope=VAULT,
+            envelope=ENVELOPE,
             clock=SystemClock(),
             reauth_days=self._reauth_days,
             audit=self.audited.append,
             on_pruned=lambda kind: self.counted.update([kind]),
-            chance=random.Random(1),  # noqa: S311 - it only has to be the same every time
+            chance=random.Random(1),  # noqa: S311 - only reproducibility matters
         )
 
     async def find(self) -> list[Overdue]:
-        found = [overdue async for overdue in self.retention.find_waiting()]
-        return found + [overdue async for overdue in self.retention.find_expired()]
+        overdue_reauth = [overdue async for overdue in self.retention.find_overdue_reauth()]
+        return overdue_reauth + [overdue async for overdue in self.retention.find_expired()]
 
-    async def reap(self) -> None:
+    async def prune_all(self) -> None:
         for overdue in await self.find():
             await self.retention.prune(overdue)
 
@@ -81,203 +81,208 @@ class Reaping:
 
 
 @pytest.mark.parametrize(
-    ("record", "stays"),
+    ("record", "is_preserved"),
     [
-        (encode(VAULT, connection(State.DISCONNECTED, NOW - 1)), False),
-        (encode(VAULT, connection(State.DISCONNECTED, NOW + DAY)), True),
-        (encode(VAULT, connection(State.ACTIVE)), True),
-        (replace(encode(VAULT, connection(State.ACTIVE)), expire_at=NOW - 1), True),
+        (encode(ENVELOPE, connection(State.DISCONNECTED, NOW - 1)), False),
+        (encode(ENVELOPE, connection(State.DISCONNECTED, NOW + DAY)), True),
+        (encode(ENVELOPE, connection(State.ACTIVE)), True),
+        (replace(encode(ENVELOPE, connection(State.ACTIVE)), expire_at=NOW - 1), True),
         (
             replace(
-                encode(VAULT, connection(State.ACTIVE)), expire_at=NOW - 1, state=State.DISCONNECTED.value
+                encode(ENVELOPE, connection(State.ACTIVE)), expire_at=NOW - 1, state=State.DISCONNECTED.value
             ),
             True,
         ),
-        (replace(encode(VAULT, connection(State.DISCONNECTED, NOW - 1)), value=b"\x02"), True),
+        (replace(encode(ENVELOPE, connection(State.DISCONNECTED, NOW - 1)), value=b"\x02"), True),
     ],
-    ids=["ended long ago", "ended lately", "active", "active, a column changed", "state forged", "damaged"],
+    ids=[
+        "expired tombstone",
+        "recent tombstone",
+        "active",
+        "active, modified column",
+        "forged state",
+        "damaged",
+    ],
 )
-async def test_what_ended_long_ago_is_deleted_and_nothing_else(record: Record, stays: bool) -> None:
-    """The columns that anybody can write who can write the database delete nothing that is sealed as active."""
-    reaping = Reaping()
-    await reaping.store.put(record, 0)
-    await reaping.reap()
-    assert (await reaping.stored(record) is not None) == stays
-    assert reaping.counted == ({} if stays else {"disconnected": 1})
-    assert [event.action for event in reaping.audited] == ([] if stays else ["connection.pruned"])
+async def test_only_expired_tombstones_are_deleted(record: Record, is_preserved: bool) -> None:
+    """A record sealed as active is preserved even if its database columns say otherwise."""
+    setup = RetentionSetup()
+    await setup.store.put(record, 0)
+    await setup.prune_all()
+    assert (await setup.stored(record) is not None) == is_preserved
+    assert setup.counted == ({} if is_preserved else {"disconnected": 1})
+    assert [event.action for event in setup.audited] == ([] if is_preserved else ["connection.pruned"])
 
 
-async def test_who_never_came_back_is_ended() -> None:
-    """A connection that has needed a consent for 90 days becomes an ended one: no token stays, and nothing is to be revoked."""
-    reaping = Reaping()
-    record = encode(VAULT, connection(State.REAUTH_REQUIRED, age=91 * DAY))
-    await reaping.store.put(record, 0)
-    await reaping.reap()
-    left = await reaping.stored(record)
-    assert left is not None
-    ended = decode(VAULT, left)
-    assert (ended.state, ended.tokens, ended.alternate_pairs, ended.revoking) == (
+async def test_connection_needing_consent_for_90_days_is_disconnected() -> None:
+    """The tombstone contains no tokens and nothing to revoke."""
+    setup = RetentionSetup()
+    record = encode(ENVELOPE, connection(State.REAUTH_REQUIRED, age=91 * DAY))
+    await setup.store.put(record, 0)
+    await setup.prune_all()
+    remaining = await setup.stored(record)
+    assert remaining is not None
+    tombstone = decode(ENVELOPE, remaining)
+    assert (tombstone.state, tombstone.tokens, tombstone.alternate_pairs, tombstone.revoking) == (
         State.DISCONNECTED,
         None,
         (),
         None,
     )
-    assert ended.due_at is None
-    assert ended.expire_at is not None
-    assert ended.generation == 2
-    assert ended.update_time > NOW - DAY, "other processes would not hear of it"
-    assert reaping.counted == {"reauth_required": 1}
-    told = AuditEvent.unattended("connection.expired", "ok", MONICA, principal="zoomgate")
-    assert reaping.audited == [told._replace(generation=1)]
-    assert not await reaping.find(), "it is a young one among those that ended"
+    assert tombstone.due_at is None
+    assert tombstone.expire_at is not None
+    assert tombstone.generation == 2
+    assert tombstone.update_time > NOW - DAY, "the change feed would miss the change"
+    assert setup.counted == {"reauth_required": 1}
+    event = AuditEvent.unattended("connection.expired", "ok", MONICA, principal="zoomgate")
+    assert setup.audited == [event._replace(generation=1)]
+    assert not await setup.find(), "a new tombstone is not expired"
 
 
 @pytest.mark.parametrize(
     ("days", "record"),
     [
-        (90, encode(VAULT, connection(State.REAUTH_REQUIRED, age=89 * DAY))),
-        (0, encode(VAULT, connection(State.REAUTH_REQUIRED, age=900 * DAY))),
-        (1, encode(VAULT, connection(State.ACTIVE, age=900 * DAY))),
-        (90, replace(encode(VAULT, connection(State.REAUTH_REQUIRED)), changed_at=1.0)),
-        (90, replace(encode(VAULT, connection(State.ACTIVE, age=900 * DAY)), state="REAUTH_REQUIRED")),
+        (90, encode(ENVELOPE, connection(State.REAUTH_REQUIRED, age=89 * DAY))),
+        (0, encode(ENVELOPE, connection(State.REAUTH_REQUIRED, age=900 * DAY))),
+        (1, encode(ENVELOPE, connection(State.ACTIVE, age=900 * DAY))),
+        (90, replace(encode(ENVELOPE, connection(State.REAUTH_REQUIRED)), changed_at=1.0)),
+        (90, replace(encode(ENVELOPE, connection(State.ACTIVE, age=900 * DAY)), state="REAUTH_REQUIRED")),
     ],
-    ids=["not yet", "never", "works", "a column was changed", "state forged"],
+    ids=["not yet due", "disabled", "active", "modified column", "forged state"],
 )
-async def test_who_may_come_back_is_not_ended(days: int, record: Record) -> None:
-    """Neither before its time nor by a column that anybody wrote is a connection ended; with 0 days none ever is."""
-    reaping = Reaping(days)
-    await reaping.store.put(record, 0)
-    await reaping.reap()
-    left = await reaping.stored(record)
-    assert left is not None
-    assert left.value == record.value
-    assert not reaping.audited
+async def test_connection_is_not_disconnected_early_or_by_a_modified_column(
+    days: int, record: Record
+) -> None:
+    """With 0 days, no connection is disconnected."""
+    setup = RetentionSetup(days)
+    await setup.store.put(record, 0)
+    await setup.prune_all()
+    remaining = await setup.stored(record)
+    assert remaining is not None
+    assert remaining.value == record.value
+    assert not setup.audited
 
 
 @pytest.mark.parametrize("state", [State.REAUTH_REQUIRED, State.DISCONNECTED])
-async def test_a_consent_at_the_same_moment_stays(state: State) -> None:
-    """What was found is taken away only as it was found: who consents in between is connected, and nobody says otherwise."""
-    reaping = Reaping()
-    record = encode(VAULT, connection(state, NOW - 1, age=91 * DAY))
-    rev = await reaping.store.put(record, 0)
+async def test_concurrent_consent_is_preserved(state: State) -> None:
+    """A record is only pruned at the revision at which it was found."""
+    setup = RetentionSetup()
+    record = encode(ENVELOPE, connection(state, NOW - 1, age=91 * DAY))
+    rev = await setup.store.put(record, 0)
     assert rev is not None
-    (overdue,) = await reaping.find()
+    (overdue,) = await setup.find()
     consented = replace(connection(State.ACTIVE), grant="g2", generation=2)
-    assert await reaping.store.put(encode(VAULT, consented), rev)
-    assert not await reaping.retention.prune(overdue)
-    left = await reaping.stored(record)
-    assert left is not None
-    assert decode(VAULT, left).grant == "g2"
-    assert not reaping.audited
-    assert not reaping.counted
+    assert await setup.store.put(encode(ENVELOPE, consented), rev)
+    assert not await setup.retention.prune(overdue)
+    remaining = await setup.stored(record)
+    assert remaining is not None
+    assert decode(ENVELOPE, remaining).grant == "g2"
+    assert not setup.audited
+    assert not setup.counted
 
 
 @pytest.mark.parametrize("kind", EXPIRING)
-async def test_what_has_expired_is_deleted(kind: Kind) -> None:
-    """States, requests and webhooks go when they have expired, however many there are, and not before."""
-    reaping = Reaping()
+async def test_only_expired_records_of_the_app_are_deleted(kind: Kind) -> None:
+    setup = RetentionSetup()
     for number in range(450):
         key = RecordKey("app", kind, f"{number:03}")
-        await reaping.store.put(Record(key=key, value=b"x", expire_at=NOW + (-1 if number % 2 else DAY)), 0)
+        await setup.store.put(Record(key=key, value=b"x", expire_at=NOW + (-1 if number % 2 else DAY)), 0)
     other = RecordKey("another app", kind, "1")
-    await reaping.store.put(Record(key=other, value=b"x", expire_at=NOW - 1), 0)
-    await reaping.reap()
-    left = await reaping.store.page("app", kind, limit=1000)
-    assert [record.key.subject for record in left] == [f"{number:03}" for number in range(0, 450, 2)]
-    assert (await reaping.store.get(other))[0] is not None
-    assert reaping.counted == {kind.value: 225}
+    await setup.store.put(Record(key=other, value=b"x", expire_at=NOW - 1), 0)
+    await setup.prune_all()
+    remaining = await setup.store.page("app", kind, limit=1000)
+    assert [record.key.subject for record in remaining] == [f"{number:03}" for number in range(0, 450, 2)]
+    assert (await setup.store.get(other))[0] is not None
+    assert setup.counted == {kind.value: 225}
 
 
-class UnsureStore(MemoryStore):
-    """A store that takes a write or delete of a connection and then waits, or says that it failed.
+class UnconfirmedStore(MemoryStore):
+    """A store that applies a write or delete of a connection, and then blocks or reports a failure.
 
     Attributes:
-        taken: Set once it has done so.
-        go_on: What it waits for.
-        fails: Whether it says that it failed.
-        silent: Whether it cannot be read from then on.
+        applied: Set once a change has been applied.
+        resume: Ends the block.
+        fails: Whether the change reports a failure.
+        unreadable: Whether reads fail from then on.
     """
 
     def __init__(self) -> None:
         super().__init__(time.time)
-        self.taken, self.go_on = asyncio.Event(), asyncio.Event()
-        self.fails = self.silent = False
+        self.applied, self.resume = asyncio.Event(), asyncio.Event()
+        self.fails = self.unreadable = False
 
     async def put(self, record: Record, if_rev: int) -> int | None:
-        """Write."""
         rev = await super().put(record, if_rev)
-        await self._answer(waits=if_rev != 0)
+        await self._block_or_fail(blocks=if_rev != 0)
         return rev
 
     async def delete(self, key: RecordKey, if_rev: int) -> bool:
-        """Delete."""
         done = await super().delete(key, if_rev)
-        await self._answer(waits=True)
+        await self._block_or_fail(blocks=True)
         return done
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
-        """Read."""
-        if self.silent and self.taken.is_set():
+        if self.unreadable and self.applied.is_set():
             raise StoreError("injected")
         return await super().get(key)
 
-    async def _answer(self, *, waits: bool) -> None:
-        if not waits:
+    async def _block_or_fail(self, *, blocks: bool) -> None:
+        if not blocks:
             return
-        self.taken.set()
+        self.applied.set()
         if self.fails:
             raise StoreError("injected")
-        await self.go_on.wait()
+        await self.resume.wait()
 
 
-ENDS = pytest.mark.parametrize(
+BOTH_OPERATIONS = pytest.mark.parametrize(
     ("state", "action"),
     [(State.REAUTH_REQUIRED, "connection.expired"), (State.DISCONNECTED, "connection.pruned")],
 )
 
 
-@ENDS
-async def test_who_is_stopped_tells_what_was_begun(state: State, action: str) -> None:
-    """A service or a command that ends while the store is asked to take a connection away writes its line."""
-    reaping, store = Reaping(), UnsureStore()
-    reaping.use(store)
-    assert await store.put(encode(VAULT, connection(state, NOW - 1, age=91 * DAY)), 0)
-    (overdue,) = await reaping.find()
-    work = asyncio.create_task(reaping.retention.prune(overdue))
-    await store.taken.wait()
+@BOTH_OPERATIONS
+async def test_cancelled_prune_is_audited(state: State, action: str) -> None:
+    """The service or command stops while the store is processing the change."""
+    setup, store = RetentionSetup(), UnconfirmedStore()
+    setup.use(store)
+    assert await store.put(encode(ENVELOPE, connection(state, NOW - 1, age=91 * DAY)), 0)
+    (overdue,) = await setup.find()
+    work = asyncio.create_task(setup.retention.prune(overdue))
+    await store.applied.wait()
     work.cancel()
     await asyncio.wait({work})
-    store.go_on.set()
-    await reaping.retention.drain()
-    assert [(event.action, event.outcome) for event in reaping.audited] == [(action, "ok")]
+    store.resume.set()
+    await setup.retention.drain()
+    assert [(event.action, event.outcome) for event in setup.audited] == [(action, "ok")]
 
 
-@ENDS
+@BOTH_OPERATIONS
 @pytest.mark.parametrize("readable", [True, False])
-async def test_what_the_store_did_not_confirm_is_told(state: State, action: str, readable: bool) -> None:
-    """It is not found again, so it is looked for at once; where that fails too, the line says that it may have happened."""
-    reaping, store = Reaping(), UnsureStore()
-    reaping.use(store)
-    assert await store.put(encode(VAULT, connection(state, NOW - 1, age=91 * DAY)), 0)
-    (overdue,) = await reaping.find()
-    store.fails, store.silent = True, not readable
+async def test_unconfirmed_change_is_audited(state: State, action: str, readable: bool) -> None:
+    """If the store cannot be read either, the audit event says that the change may have happened."""
+    setup, store = RetentionSetup(), UnconfirmedStore()
+    setup.use(store)
+    assert await store.put(encode(ENVELOPE, connection(state, NOW - 1, age=91 * DAY)), 0)
+    (overdue,) = await setup.find()
+    store.fails, store.unreadable = True, not readable
     if readable:
-        assert await reaping.retention.prune(overdue)
+        assert await setup.retention.prune(overdue)
     else:
         with pytest.raises(StoreError):
-            await reaping.retention.prune(overdue)
+            await setup.retention.prune(overdue)
     outcome = "ok" if readable else "STORE_UNAVAILABLE"
-    assert [(event.action, event.outcome) for event in reaping.audited] == [(action, outcome)]
+    assert [(event.action, event.outcome) for event in setup.audited] == [(action, outcome)]
 
 
-async def test_what_the_store_refused_is_not_told() -> None:
-    """A store that takes no writes brings no line each minute."""
-    reaping = Reaping()
-    faulty = FaultyStore(reaping.store)
-    reaping.use(faulty)
-    assert await reaping.store.put(encode(VAULT, connection(State.REAUTH_REQUIRED, age=91 * DAY)), 0)
-    (overdue,) = await reaping.find()
+async def test_failed_change_is_not_audited() -> None:
+    """Otherwise a read-only store would cause an audit event per minute."""
+    setup = RetentionSetup()
+    faulty = FaultyStore(setup.store)
+    setup.use(faulty)
+    assert await setup.store.put(encode(ENVELOPE, connection(State.REAUTH_REQUIRED, age=91 * DAY)), 0)
+    (overdue,) = await setup.find()
     faulty.fail("put", 1)
     with pytest.raises(StoreError):
-        await reaping.retention.prune(overdue)
-    assert not reaping.audited
+        await setup.retention.prune(overdue)
+    assert not setup.audited

@@ -1,4 +1,4 @@
-"""What is in memory never goes back, whatever comes from the store and in whichever order."""
+"""Tests of the token cache, which never returns to an older version, whatever is read from the store and in whichever order."""
 
 from zoomgate_server.connections.token_cache import CachedToken, Seen, TokenCache
 from zoomgate_server.connections.token_pair import TokenPair
@@ -11,16 +11,15 @@ def token(generation: int, grant: str = "g", consent_time: float = 1.0, rev: int
     return CachedToken(pair, Seen(grant, generation, consent_time), rev, None, 3600.0)
 
 
-def test_the_newest_counts() -> None:
-    """Who comes late with an older token gets the newer one."""
+def test_older_token_does_not_replace_a_newer_one() -> None:
     cache, newest = TokenCache(), token(5)
     assert cache.put(USER, newest) is newest
     assert cache.put(USER, token(4)) is newest
     assert cache.get(USER) is newest
 
 
-def test_what_was_dropped_or_pushed_out_is_no_less_known() -> None:
-    """An older token does not come back after the newer one is gone; one of the same generation or a newer one does."""
+def test_older_token_is_not_cached_after_the_newer_one_was_dropped_or_evicted() -> None:
+    """A token of the same generation or a newer one is."""
     cache = TokenCache(capacity=1)
     cache.put(USER, token(5))
     cache.drop(USER)
@@ -34,17 +33,16 @@ def test_what_was_dropped_or_pushed_out_is_no_less_known() -> None:
     assert cache.put(USER, token(6)) is not None
 
 
-def test_a_later_consent_may_begin_again() -> None:
-    """A store that lost the connection counts from one: the later consent is used, an earlier one is not."""
+def test_later_consent_with_a_lower_generation_is_cached() -> None:
+    """A store that lost the connection counts generations from one again. An earlier consent is not cached."""
     cache = TokenCache()
     cache.put(USER, token(5, "g2", 20.0))
     assert cache.put(USER, token(4, "g1", 10.0)) is cache.get(USER)
-    again = token(1, "g3", 30.0)
-    assert cache.put(USER, again) is again
+    later = token(1, "g3", 30.0)
+    assert cache.put(USER, later) is later
 
 
-def test_memory_is_bounded() -> None:
-    """So many tokens are kept, and of so many more users how far they had come."""
+def test_capacity_limits_tokens_and_further_seen_versions() -> None:
     cache = TokenCache(capacity=2)
     users = [f"user-{number}@example.com" for number in range(5)]
     for user in users:
@@ -53,8 +51,8 @@ def test_memory_is_bounded() -> None:
     assert [cache.seen(user) is not None for user in users] == [False, True, True, True, True]
 
 
-def test_a_revision_that_is_the_tokens_own_drops_nothing() -> None:
-    """Hearing of the write that the token came from changes nothing."""
+def test_drop_keeps_a_token_of_the_excepted_revision() -> None:
+    """The change event of the write that the token came from has no effect."""
     cache = TokenCache()
     cache.put(USER, token(5, rev=7))
     cache.drop(USER, unless_rev=7)
@@ -63,8 +61,8 @@ def test_a_revision_that_is_the_tokens_own_drops_nothing() -> None:
     assert cache.get(USER) is None
 
 
-def test_what_is_in_use_is_known_per_pair() -> None:
-    """A token is in use once a call used it and as long as nobody outside has it; the next pair begins anew, what was dropped is none."""
+def test_use_is_recorded_per_pair() -> None:
+    """A token is in use once a call used it, unless it was returned to a caller. Use is reset by the next pair and by a drop."""
     cache = TokenCache()
     cache.put(USER, token(1))
     assert cache.in_use() == []
@@ -75,7 +73,7 @@ def test_what_is_in_use_is_known_per_pair() -> None:
     cache.drop(USER)
     cache.put(USER, token(1))
     cache.note_use(USER)
-    assert cache.in_use() == [], "whoever has it has it still"
+    assert cache.in_use() == [], "the caller still has the token"
     cache.put(USER, token(2))
     assert cache.in_use() == []
     cache.note_use(USER)
@@ -84,8 +82,7 @@ def test_what_is_in_use_is_known_per_pair() -> None:
     assert cache.in_use() == []
 
 
-def test_who_is_forgotten_is_forgotten_everywhere() -> None:
-    """What is known of the use of tokens takes no more memory than the tokens themselves."""
+def test_eviction_also_removes_recorded_use() -> None:
     cache = TokenCache(capacity=2)
     for number in range(10):
         user = f"user{number}@example.com"
@@ -93,4 +90,4 @@ def test_who_is_forgotten_is_forgotten_everywhere() -> None:
         cache.note_use(user)
         cache.note_issued(user)
     assert len(cache._used) == 2
-    assert len(cache._handed_out) == 4
+    assert len(cache._issued_to_callers) == 4

@@ -1,4 +1,4 @@
-"""The callers file: what a row gives, and that a row that is not understood lets nobody in."""
+"""Tests of the callers file: valid entries, and rejection of invalid files."""
 
 from pathlib import Path
 
@@ -19,20 +19,20 @@ def parse(text: str) -> tuple[Caller, ...]:
 
 
 def problems(text: str) -> tuple[str, ...]:
-    """What is wrong with a file that must be refused."""
+    """Return the problems of an invalid file."""
     with pytest.raises(CallersError) as error:
         parse(text)
     return error.value.problems
 
 
 def problem(text: str) -> str:
-    """The one thing that is wrong."""
+    """Return the only problem of an invalid file."""
     (only,) = problems(text)
     return only
 
 
-def test_a_row_gives_what_it_says() -> None:
-    """Every key of a service's row reaches the principal; method patterns are expanded."""
+def test_all_keys_of_an_entry_are_read() -> None:
+    """Method patterns are expanded to method names."""
     (caller,) = parse(
         SERVICE
         + """
@@ -42,28 +42,39 @@ access_tokens = true
 proxy_paths = ["/users/me/**", "/meetings/*"]
 """
     )
-    who = caller.principal
-    assert (caller.key_sha256, who.name, who.roles) == (DIGEST, "calendar", frozenset({Role.SERVICE}))
-    assert who.users == UserPatterns(False, frozenset({"omar@other.example"}), frozenset({"example.com"}))
-    assert who.methods is not None
-    assert "AuthService.GetToken" in who.methods
-    assert {name.partition(".")[0] for name in who.methods} == {"MeetingsService", "AuthService"}
-    assert len([name for name in who.methods if name.startswith("AuthService.")]) == 1
-    assert (who.access_tokens, who.refresh_tokens) == (True, False)
-    assert who.proxy_paths == ("/users/me/**", "/meetings/*")
+    principal = caller.principal
+    assert (caller.key_sha256, principal.name, principal.roles) == (
+        DIGEST,
+        "calendar",
+        frozenset({Role.SERVICE}),
+    )
+    assert principal.users == UserPatterns(
+        False, frozenset({"omar@other.example"}), frozenset({"example.com"})
+    )
+    assert principal.methods is not None
+    assert "AuthService.GetToken" in principal.methods
+    assert {name.partition(".")[0] for name in principal.methods} == {"MeetingsService", "AuthService"}
+    assert len([name for name in principal.methods if name.startswith("AuthService.")]) == 1
+    assert (principal.access_tokens, principal.refresh_tokens) == (True, False)
+    assert principal.proxy_paths == ("/users/me/**", "/meetings/*")
 
 
-def test_a_short_row_gives_little() -> None:
-    """What a row does not grant is not granted: no users, no tokens, no proxy."""
+def test_minimal_entry_grants_no_optional_permissions() -> None:
+    """The defaults are no users, no tokens and no proxy paths."""
     (caller,) = parse(SERVICE)
-    who = caller.principal
-    assert who.users == UserPatterns()
-    assert not who.users.matches("monica@example.com")
-    assert (who.methods, who.access_tokens, who.refresh_tokens, who.proxy_paths) == (None, False, False, ())
+    principal = caller.principal
+    assert principal.users == UserPatterns()
+    assert not principal.users.matches("monica@example.com")
+    assert (principal.methods, principal.access_tokens, principal.refresh_tokens, principal.proxy_paths) == (
+        None,
+        False,
+        False,
+        (),
+    )
 
 
-def test_members_and_administrators_have_rows_of_their_own() -> None:
-    """A member has an address; an administrator has nothing but its role."""
+def test_member_and_administrator_entries_are_read() -> None:
+    """A member has an address; an administrator has none."""
     member, admin = parse(
         f'[[callers]]\nname="monica"\nrole="member"\nkey_sha256="{DIGEST}"\nemail="monica@example.com"\n'
         f'[[callers]]\nname="ops"\nrole="admin"\nkey_sha256="{OTHER}"\n'
@@ -72,38 +83,36 @@ def test_members_and_administrators_have_rows_of_their_own() -> None:
     assert (admin.principal.roles, admin.principal.email) == (frozenset({Role.ADMIN}), None)
 
 
-def test_a_file_without_rows_lets_nobody_in() -> None:
-    """No caller is no mistake, and no permission either."""
-    assert parse("# nobody yet\n") == ()
+def test_file_without_entries_has_no_callers() -> None:
+    assert parse("# no callers\n") == ()
 
 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("acces_tokens = true", "acces_tokens is not known"),
+        ("acces_tokens = true", "acces_tokens is not a known key"),
         ('access_tokens = "yes"', "access_tokens must be true or false"),
         ("refresh_tokens = 1", "refresh_tokens must be true or false"),
         ('users = "*"', "users must be a list of strings"),
         ("users = [1]", "users must be a list of strings"),
-        ('users = ["Monica@example.com"]', "users has 'Monica@example.com'"),
-        ('users = ["*@Example.com"]', "users has '*@Example.com'"),
-        ('users = ["*example.com"]', "users has '*example.com'"),
-        ('users = ["monica@*"]', "users has 'monica@*'"),
-        ('users = [""]', "users has ''"),
-        ('methods = ["AuthService.GetTokens"]', "methods has 'AuthService.GetTokens'"),
-        ('methods = ["*"]', "methods has '*'"),
-        ('methods = ["AuthService"]', "methods has 'AuthService'"),
-        ('methods = [".*"]', "methods has '.*'"),
-        ('methods = ["Auth.*"]', "methods has 'Auth.*'"),
-        ('proxy_paths = ["users/me"]', "proxy_paths has 'users/me'"),
-        ('proxy_paths = ["/**/me"]', "proxy_paths has '/**/me'"),
-        ('proxy_paths = ["/users/m*"]', "proxy_paths has '/users/m*'"),
-        ('proxy_paths = ["/users?x=y"]', "proxy_paths has '/users?x=y'"),
+        ('users = ["Monica@example.com"]', "users contains 'Monica@example.com'"),
+        ('users = ["*@Example.com"]', "users contains '*@Example.com'"),
+        ('users = ["*example.com"]', "users contains '*example.com'"),
+        ('users = ["monica@*"]', "users contains 'monica@*'"),
+        ('users = [""]', "users contains ''"),
+        ('methods = ["AuthService.GetTokens"]', "methods contains 'AuthService.GetTokens'"),
+        ('methods = ["*"]', "methods contains '*'"),
+        ('methods = ["AuthService"]', "methods contains 'AuthService'"),
+        ('methods = [".*"]', "methods contains '.*'"),
+        ('methods = ["Auth.*"]', "methods contains 'Auth.*'"),
+        ('proxy_paths = ["users/me"]', "proxy_paths contains 'users/me'"),
+        ('proxy_paths = ["/**/me"]', "proxy_paths contains '/**/me'"),
+        ('proxy_paths = ["/users/m*"]', "proxy_paths contains '/users/m*'"),
+        ('proxy_paths = ["/users?x=y"]', "proxy_paths contains '/users?x=y'"),
         ('email = "monica@example.com"', "email is for members only"),
     ],
 )
-def test_a_wrong_key_refuses_the_file_with_line_and_reason(line: str, reason: str) -> None:
-    """One sentence with file, line and reason."""
+def test_invalid_key_is_reported_with_its_line(line: str, reason: str) -> None:
     assert problem(f"# first\n{SERVICE}\n{line}\n").startswith(f"callers.toml:7: {reason}")
 
 
@@ -133,37 +142,35 @@ def test_a_wrong_key_refuses_the_file_with_line_and_reason(line: str, reason: st
         ),
     ],
 )
-def test_a_row_must_be_complete_and_fit_its_role(row: str, reason: str) -> None:
-    """A row without name, role, key or a member's address, or with rights of another role, is refused."""
+def test_incomplete_entry_or_key_of_another_role_is_rejected(row: str, reason: str) -> None:
     assert problem(f"[[callers]]\n{row}\n").startswith(f"callers.toml{reason}")
 
 
-def test_names_and_keys_are_unique() -> None:
-    """Two rows share neither name nor key, even if one of them is wrong otherwise."""
-    found = problems(SERVICE.replace('"service"', '"servant"') + SERVICE)
-    assert [text.partition(" ")[0] for text in found] == [
+def test_duplicate_names_and_keys_are_rejected() -> None:
+    """Duplicates are reported even if one of the entries has other problems."""
+    messages = problems(SERVICE.replace('"service"', '"servant"') + SERVICE)
+    assert [text.partition(" ")[0] for text in messages] == [
         "callers.toml:3:",
         "callers.toml:6:",
         "callers.toml:8:",
     ]
 
 
-def test_all_mistakes_are_told_at_once() -> None:
-    """Every row is read to its end."""
-    found = problems(
+def test_all_problems_are_reported_at_once() -> None:
+    messages = problems(
         'caller = 1\n[[callers]]\nname = "A"\nrole = "x"\nkey_sha256 = "y"\n[[callers]]\nname = "b"\nfoo = 1\n'
     )
-    assert [text.split(":")[1] for text in found] == ["1", "3", "5", "4", "8", "6", "6"]
+    assert [text.split(":")[1] for text in messages] == ["1", "3", "5", "4", "8", "6", "6"]
 
 
 @pytest.mark.parametrize("text", ["[[callers]", "callers = 1", 'callers = ["a"]', "[callers]\nname = 'a'"])
-def test_what_is_no_list_of_callers_is_refused(text: str) -> None:
-    """Neither broken TOML nor another shape is taken for an empty list."""
+def test_file_without_caller_tables_is_rejected(text: str) -> None:
+    """Invalid TOML and other structures are not treated as an empty list of callers."""
     assert "callers.toml" in problem(text)
 
 
-def test_a_file_that_others_can_change_is_refused(tmp_path: Path) -> None:
-    """Whoever can write the file can let himself in; reading it is harmless."""
+def test_file_writable_by_other_users_is_rejected(tmp_path: Path) -> None:
+    """A file that other users can only read is accepted, since it contains no keys."""
     file = tmp_path / "callers.toml"
     file.write_text(SERVICE)
     for mode in (0o620, 0o602, 0o666):
@@ -174,8 +181,8 @@ def test_a_file_that_others_can_change_is_refused(tmp_path: Path) -> None:
     assert len(callers_file.load(file, CALLABLE_METHODS)) == 1
 
 
-def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    """A missing file, a folder and foreign bytes are told in one sentence."""
+def test_unreadable_file_is_rejected(tmp_path: Path) -> None:
+    """A missing file, a folder and invalid UTF-8 are reported as one problem."""
     (tmp_path / "latin").write_bytes(b'name = "\xe9"\n')
     for name in ("none", ".", "latin"):
         with pytest.raises(CallersError) as error:
@@ -183,7 +190,6 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         assert len(error.value.problems) == 1
 
 
-def test_a_file_that_is_not_there_says_how_it_is_made(tmp_path: Path) -> None:
-    """The first start without one tells the command."""
-    with pytest.raises(CallersError, match="does not exist: make it with `zoomgate callers add`"):
+def test_error_for_missing_file_names_the_command_to_create_it(tmp_path: Path) -> None:
+    with pytest.raises(CallersError, match="does not exist; create it with `zoomgate callers add`"):
         callers_file.load(tmp_path / "callers.toml", CALLABLE_METHODS)

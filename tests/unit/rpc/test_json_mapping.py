@@ -1,4 +1,4 @@
-"""JSON and messages, for all inputs."""
+"""Property tests of the conversion between JSON and messages."""
 
 import math
 
@@ -41,8 +41,8 @@ JSON = st.recursive(
 
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(st.dictionaries(KEYS, JSON, max_size=8))
-def test_any_object_becomes_a_message_that_keeps_everything(data: dict[str, object]) -> None:
-    """No JSON of Zoom's raises, the message can be sent, and every key is in a field or among the additional ones."""
+def test_json_object_is_converted_without_loss(data: dict[str, object]) -> None:
+    """Any JSON object becomes a valid message, and every key is in a field or in `additional_fields`."""
     message = meeting_pb2.Meeting(**PLAN.fields(data))
     assert meeting_pb2.Meeting.FromString(message.SerializeToString()) == message
     for key, value in data.items():
@@ -57,8 +57,8 @@ def test_any_object_becomes_a_message_that_keeps_everything(data: dict[str, obje
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(JSON)
-def test_values_come_back(data: object) -> None:
-    """JSON within a Value's means passes through it unchanged."""
+def test_json_value_round_trips_through_a_value(data: object) -> None:
+    """JSON is unchanged unless it contains numbers that a Value cannot represent exactly."""
     try:
         value = json_value.value_of(data)
     except RecursionError:
@@ -89,15 +89,14 @@ DETAILS = st.builds(
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(DETAILS)
-def test_details_come_back_as_the_meeting(fields: dict[str, object]) -> None:
-    """What goes to Zoom in its words comes back as what was asked for."""
-    asked = meeting_pb2.MeetingDetails(**fields)
+def test_meeting_details_round_trip_through_zoom_json(fields: dict[str, object]) -> None:
+    details = meeting_pb2.MeetingDetails(**fields)
     violations: list[FieldViolation] = []
-    sent = meeting_mapping.details(asked, "d", violations)
+    sent = meeting_mapping.details(details, "d", violations)
     assert violations == []
     meeting = meeting_mapping.meeting(orjson.dumps({"id": 1, **sent}))
     for name in ("topic", "duration_minutes", "settings", "recurrence", "start_time"):
-        assert getattr(meeting, name) == getattr(asked, name)
+        assert getattr(meeting, name) == getattr(details, name)
     assert not meeting.HasField("additional_fields")
 
 

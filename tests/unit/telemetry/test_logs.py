@@ -1,4 +1,4 @@
-"""Log lines: nothing secret, nothing that a terminal obeys."""
+"""Tests of masking and escaping in log lines."""
 
 import io
 import logging
@@ -37,18 +37,18 @@ NESTED = st.recursive(
 )
 
 
-def line(**fields: object) -> str:
+def log_line(**fields: object) -> str:
     return orjson.dumps(logs.redact(None, "info", dict(fields)), default=str).decode()
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(SECRET_KEYS), NESTED, st.lists(st.sampled_from(["x", "data", "inner"]), max_size=4))
-def test_what_stands_under_a_secret_key_is_masked(key: str, value: object, path: list[str]) -> None:
-    """However deep it is nested, a value under a secret's name does not show."""
+def test_value_of_a_secret_key_is_masked(key: str, value: object, path: list[str]) -> None:
+    """Values are masked at any nesting depth."""
     nested: object = {key: value}
     for name in path:
         nested = [{name: nested}]
-    assert CANARY not in line(fields=nested)
+    assert CANARY not in log_line(fields=nested)
 
 
 @pytest.mark.parametrize(
@@ -65,43 +65,39 @@ def test_what_stands_under_a_secret_key_is_masked(key: str, value: object, path:
         f"bad request line GET /oauth/callback?%63ode={CANARY} HTTP/1.1",
     ],
 )
-def test_what_looks_like_a_credential_is_masked(text: str) -> None:
-    """Credentials in free text do not show."""
-    assert CANARY not in line(event=text)
+def test_credential_in_text_is_masked(text: str) -> None:
+    assert CANARY not in log_line(event=text)
 
 
-def test_control_and_direction_characters_are_escaped() -> None:
-    """A line is one line, and no terminal obeys it."""
-    shown = line(event="a\nb\x1b[31m\u202e\u2028\x7f\u200b")
-    assert not any(character in shown for character in "\n\x1b\u202e\u2028\x7f\u200b")
+def test_control_and_bidirectional_characters_are_escaped() -> None:
+    text = log_line(event="a\nb\x1b[31m\u202e\u2028\x7f\u200b")
+    assert not any(character in text for character in "\n\x1b\u202e\u2028\x7f\u200b")
 
 
-def test_numbers_under_a_secret_key_are_masked() -> None:
-    """A passcode of digits is a secret, too; numbers elsewhere show."""
-    assert "471100" not in line(password=471100)
-    assert "471100" in line(ms=471100)
+def test_number_of_a_secret_key_is_masked() -> None:
+    """A numeric passcode is a secret too. Other numbers are not masked."""
+    assert "471100" not in log_line(password=471100)
+    assert "471100" in log_line(ms=471100)
 
 
 def test_any_value_can_be_logged() -> None:
-    """Numbers that JSON's writer refuses do not fail the caller who logs them."""
-    assert line(n=2**70)
-    assert line(n=10**5000)
+    """Integers that orjson cannot encode do not raise an error."""
+    assert log_line(n=2**70)
+    assert log_line(n=10**5000)
 
 
-def test_library_lines_with_wrong_arguments_fail_nobody() -> None:
-    """A library's mistake in a format stays its own."""
+def test_library_record_with_mismatched_arguments_raises_no_error() -> None:
     record = logging.LogRecord("grpc", logging.ERROR, "", 1, "%d", ("text",), None)
     logs._LibraryHandler().emit(record)
 
 
-def test_lines_of_libraries_take_the_same_way() -> None:
-    """What aiohttp or gRPC log is redacted, too."""
+def test_library_records_are_masked() -> None:
     out = io.StringIO()
     handler = logs._LibraryHandler()
     record = logging.LogRecord(
         "aiohttp.server", logging.ERROR, "", 1, "bad line GET /?code=%s", (CANARY,), None
     )
-    kept = structlog.get_config()
+    saved_config = structlog.get_config()
     structlog.configure(
         processors=[logs.redact, structlog.processors.JSONRenderer()],
         logger_factory=structlog.WriteLoggerFactory(file=out),
@@ -110,12 +106,12 @@ def test_lines_of_libraries_take_the_same_way() -> None:
     try:
         handler.emit(record)
     finally:
-        structlog.configure(**kept)
+        structlog.configure(**saved_config)
     assert "aiohttp.server" in out.getvalue()
     assert CANARY not in out.getvalue()
 
 
-FOR_PEOPLE = """
+CONSOLE_LOGGING = """
 from zoomgate_server.telemetry import logs
 logs.configure("info", "console")
 logs.get("zoomgate.app").info("service.started")
@@ -123,16 +119,18 @@ logs.write_call({"event": "rpc", "status": "OK"}, "info")
 """
 
 
-def test_lines_for_people_begin_with_the_time() -> None:
-    """Those of calls too, in a form that people write."""
-    done = subprocess.run([sys.executable, "-c", FOR_PEOPLE], capture_output=True, text=True, check=True)
-    started, call = done.stderr.splitlines()
-    for said, event in ((started, "service.started"), (call, "rpc")):
-        assert re.match(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\S* \[info +\] {event}", said), said
-        assert "datetime" not in said
+def test_console_line_starts_with_the_time() -> None:
+    """This also holds for access log lines."""
+    process = subprocess.run(
+        [sys.executable, "-c", CONSOLE_LOGGING], capture_output=True, text=True, check=True
+    )
+    started, call = process.stderr.splitlines()
+    for text, event in ((started, "service.started"), (call, "rpc")):
+        assert re.match(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\S* \[info +\] {event}", text), text
+        assert "datetime" not in text
 
 
-THE_LEVEL_CHANGES = """
+LEVEL_CHANGES = """
 from zoomgate_server.telemetry import logs
 log = logs.get("zoomgate.app")
 for level in ("warning", "info", "error"):
@@ -142,12 +140,12 @@ for level in ("warning", "info", "error"):
 """
 
 
-def test_loggers_follow_when_the_level_changes() -> None:
-    """Those too that have written a line before."""
-    done = subprocess.run(
-        [sys.executable, "-c", THE_LEVEL_CHANGES], capture_output=True, text=True, check=True
+def test_loggers_use_a_changed_level() -> None:
+    """This also holds for loggers that have already written a line."""
+    process = subprocess.run(
+        [sys.executable, "-c", LEVEL_CHANGES], capture_output=True, text=True, check=True
     )
-    assert [orjson.loads(line)["event"] for line in done.stderr.splitlines()] == [
+    assert [orjson.loads(line)["event"] for line in process.stderr.splitlines()] == [
         "warning while warning",
         "info while info",
         "warning while info",

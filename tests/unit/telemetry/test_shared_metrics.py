@@ -1,4 +1,4 @@
-"""Metrics of several processes in one folder, as `/metrics` tells them."""
+"""Tests of metrics that are combined over several processes."""
 
 import os
 import subprocess
@@ -9,25 +9,26 @@ from zoomgate_server.telemetry import metrics
 from zoomgate_server.telemetry.metrics import Metrics
 
 
-def process(folder: Path, number: int, *said: str) -> None:
-    """Run a process with that number which says things and ends."""
+def run_worker(folder: Path, number: int, *calls: str) -> None:
+    """Run a worker that calls methods of its metrics, and wait until it exits."""
     code = (
         f"from pathlib import Path; from zoomgate_server.telemetry import metrics; metrics.share({number});"
-        f"told = metrics.Metrics('1', [], Path({str(folder)!r}));" + ";".join(f"told.{call}" for call in said)
+        f"worker_metrics = metrics.Metrics('1', [], Path({str(folder)!r}));"
+        + ";".join(f"worker_metrics.{call}" for call in calls)
     )
     environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
     subprocess.run([sys.executable, "-c", code], env=environ, check=True)
 
 
-def shown(folder: Path, name: str) -> str | None:
-    """The value of a metric over all processes."""
+def metric_value(folder: Path, name: str) -> str | None:
+    """Return the value of a metric over all processes."""
     lines = Metrics("1", [], folder).render().decode().splitlines()
     return next((line.rpartition(" ")[2] for line in lines if line.startswith(f"{name} ")), None)
 
 
-def test_gauges_are_told_as_they_are_meant(tmp_path: Path) -> None:
-    """What belongs to each process is added up, of states the worst is told, and what all of them see is told once."""
-    process(
+def test_gauges_are_combined_over_processes(tmp_path: Path) -> None:
+    """Each gauge is combined with its own method: the sum, the maximum or the most recent value."""
+    run_worker(
         tmp_path,
         1,
         "journal_entries(2)",
@@ -35,7 +36,7 @@ def test_gauges_are_told_as_they_are_meant(tmp_path: Path) -> None:
         "circuit_breaker_open(True)",
         "connections({'ACTIVE': 5})",
     )
-    process(
+    run_worker(
         tmp_path,
         2,
         "journal_entries(3)",
@@ -43,15 +44,15 @@ def test_gauges_are_told_as_they_are_meant(tmp_path: Path) -> None:
         "circuit_breaker_open(False)",
         "connections({'ACTIVE': 4})",
     )
-    assert shown(tmp_path, "zoomgate_journal_entries") == "5.0"
-    assert shown(tmp_path, "zoomgate_oldest_pending_attempt_seconds") == "7.0"
-    assert shown(tmp_path, "zoomgate_token_endpoint_circuit_breaker_open") == "1.0"
-    assert shown(tmp_path, 'zoomgate_connections{state="ACTIVE"}') == "4.0"
+    assert metric_value(tmp_path, "zoomgate_journal_entries") == "5.0"
+    assert metric_value(tmp_path, "zoomgate_oldest_pending_attempt_seconds") == "7.0"
+    assert metric_value(tmp_path, "zoomgate_token_endpoint_circuit_breaker_open") == "1.0"
+    assert metric_value(tmp_path, 'zoomgate_connections{state="ACTIVE"}') == "4.0"
 
 
-def test_counters_outlive_their_process_and_gauges_do_not(tmp_path: Path) -> None:
-    """What a process that ended had counted stays in the sum, also when another one takes its number; what it said was the case goes."""
-    process(
+def test_counters_of_terminated_worker_remain_but_gauges_are_removed(tmp_path: Path) -> None:
+    """The counters also remain when another worker reuses the number."""
+    run_worker(
         tmp_path,
         1,
         "store_error()",
@@ -60,11 +61,11 @@ def test_counters_outlive_their_process_and_gauges_do_not(tmp_path: Path) -> Non
         "journal_entries(2)",
         "circuit_breaker_open(True)",
     )
-    process(tmp_path, 2, "store_error()", "refresh_seconds(0.4)", "journal_entries(3)")
+    run_worker(tmp_path, 2, "store_error()", "refresh_seconds(0.4)", "journal_entries(3)")
     metrics.drop_gauges(1, tmp_path)
-    assert shown(tmp_path, "zoomgate_journal_entries") == "3.0"
-    assert shown(tmp_path, "zoomgate_token_endpoint_circuit_breaker_open") == "0.0"
-    process(tmp_path, 1, "store_error()")
-    assert shown(tmp_path, "zoomgate_store_errors_total") == "4.0"
-    assert shown(tmp_path, "zoomgate_refresh_seconds_count") == "2.0"
-    assert shown(tmp_path, "zoomgate_journal_entries") == "3.0"
+    assert metric_value(tmp_path, "zoomgate_journal_entries") == "3.0"
+    assert metric_value(tmp_path, "zoomgate_token_endpoint_circuit_breaker_open") == "0.0"
+    run_worker(tmp_path, 1, "store_error()")
+    assert metric_value(tmp_path, "zoomgate_store_errors_total") == "4.0"
+    assert metric_value(tmp_path, "zoomgate_refresh_seconds_count") == "2.0"
+    assert metric_value(tmp_path, "zoomgate_journal_entries") == "3.0"

@@ -1,4 +1,4 @@
-"""What the API client really sends, and what it makes of answers that are none."""
+"""Tests of the requests that the API client sends, and of its handling of invalid responses."""
 
 import gzip
 import socket
@@ -41,8 +41,8 @@ def request(method: str, path: str = "/users/me") -> ZoomRequest:
     return ZoomRequest(method, Target(path))
 
 
-async def test_a_request_is_exactly_this(zoom: ZoomClient, upstream: RawUpstream) -> None:
-    """Our own headers and the caller's allowed ones are sent, the caller's `accept` instead of ours, and nothing else."""
+async def test_request_line_headers_and_body_are_exact(zoom: ZoomClient, upstream: RawUpstream) -> None:
+    """Only the client's own headers and the caller's allowed headers are sent; the caller's `accept` replaces the client's."""
     sent = ZoomRequest(
         "POST",
         Target("/users/me/meetings", "a=%20b"),
@@ -55,9 +55,9 @@ async def test_a_request_is_exactly_this(zoom: ZoomClient, upstream: RawUpstream
     line, *headers = head.decode().split("\r\n")
     assert line == "POST /v2/users/me/meetings?a=%20b HTTP/1.1"
     assert body == b"{}"
-    names = dict(header.split(": ", 1) for header in headers)
-    assert names.pop("Accept-Encoding")
-    assert {name.lower(): value for name, value in names.items()} == {
+    remaining = dict(header.split(": ", 1) for header in headers)
+    assert remaining.pop("Accept-Encoding")
+    assert {name.lower(): value for name, value in remaining.items()} == {
         "host": f"127.0.0.1:{upstream.port}",
         "user-agent": "zoomgate/test",
         "accept": "text/plain",
@@ -68,8 +68,8 @@ async def test_a_request_is_exactly_this(zoom: ZoomClient, upstream: RawUpstream
     }
 
 
-async def test_encoded_paths_arrive_byte_by_byte(zoom: ZoomClient, upstream: RawUpstream) -> None:
-    """No library decodes, joins or repairs a path on the way."""
+async def test_encoded_paths_are_sent_unchanged(zoom: ZoomClient, upstream: RawUpstream) -> None:
+    """No library decodes, joins, or normalizes a path."""
     for path in (
         "/past_meetings/%252Fa%253D%253D",
         "/users/a%40b%2Bc",
@@ -86,8 +86,10 @@ async def test_encoded_paths_arrive_byte_by_byte(zoom: ZoomClient, upstream: Raw
 
 
 @pytest.mark.parametrize("path", ["@evil.com/", ".evil.com/", ":80/x", "x", "//["])
-async def test_an_unchecked_path_is_not_sent(zoom: ZoomClient, upstream: RawUpstream, path: str) -> None:
-    """Should a path come here that was not checked, it stays below the pinned base or is an error of ours."""
+async def test_unvalidated_path_is_not_sent_elsewhere(
+    zoom: ZoomClient, upstream: RawUpstream, path: str
+) -> None:
+    """A path that was not validated stays below the pinned base URL or raises an error."""
     with suppress(ValueError):
         await zoom.send(request("GET", path), TOKEN, timeout=5)
     assert all(line.startswith("GET /v2/") for line in upstream.lines())
@@ -95,14 +97,14 @@ async def test_an_unchecked_path_is_not_sent(zoom: ZoomClient, upstream: RawUpst
 
 @pytest.mark.parametrize("name", ["Host", "Authorization", "Cookie", "Content-Length", "Transfer-Encoding"])
 async def test_forged_headers_are_not_sent(zoom: ZoomClient, upstream: RawUpstream, name: str) -> None:
-    """A header outside the allow-list is an error of ours, whoever let it through."""
+    """A header outside the allowlist raises an error."""
     with pytest.raises(ValueError, match="may not set"):
         await zoom.send(ZoomRequest("GET", Target("/x"), headers=((name, "x"),)), TOKEN, timeout=5)
     assert upstream.requests == []
 
 
-async def test_headers_of_answers_are_picked(zoom: ZoomClient, upstream: RawUpstream) -> None:
-    """Callers see what is of use, in text that can be encoded again; cookies and foreign redirects are dropped."""
+async def test_response_headers_are_filtered(zoom: ZoomClient, upstream: RawUpstream) -> None:
+    """Callers receive useful headers as valid text; cookies and redirects to other origins are dropped."""
     upstream.answers = [
         b"HTTP/1.1 302 x\r\nContent-Length: 0\r\nX-Zm-TrackingId: a\xffb\r\nSet-Cookie: s=1\r\nLocation: https://u:p@x/\r\n\r\n",
         f"HTTP/1.1 307 x\r\nContent-Length: 0\r\nLocation: http://127.0.0.1:{upstream.port}/v2/y\r\n\r\n".encode(),
@@ -117,8 +119,8 @@ async def test_headers_of_answers_are_picked(zoom: ZoomClient, upstream: RawUpst
     assert all(b"\r\nCookie" not in sent for sent in upstream.requests)
 
 
-async def test_connections_are_kept(zoom: ZoomClient, upstream: RawUpstream) -> None:
-    """Complete answers, with and without a body, leave the connection for the next call."""
+async def test_connections_are_reused(zoom: ZoomClient, upstream: RawUpstream) -> None:
+    """After a complete response, with or without a body, the connection is reused."""
     upstream.answers = [b"HTTP/1.1 204 No Content\r\n\r\n", OK, CUT]
     assert (await zoom.send(request("DELETE"), TOKEN, timeout=5)).status == 204
     assert (await zoom.send(request("GET"), TOKEN, timeout=5)).body == b"{}"
@@ -127,8 +129,10 @@ async def test_connections_are_kept(zoom: ZoomClient, upstream: RawUpstream) -> 
 
 @pytest.mark.parametrize("method", WRITES)
 @pytest.mark.parametrize("warm", [False, True])
-async def test_a_write_is_sent_once(zoom: ZoomClient, upstream: RawUpstream, method: str, warm: bool) -> None:
-    """When the connection dies after a write, on a new or a kept connection, its outcome is unknown and it is not sent again."""
+async def test_write_is_sent_only_once(
+    zoom: ZoomClient, upstream: RawUpstream, method: str, warm: bool
+) -> None:
+    """If the connection is lost after a write, on a new or a reused connection, the outcome is unknown and the write is not resent."""
     if warm:
         await zoom.send(request("GET"), TOKEN, timeout=5)
         upstream.requests.clear()
@@ -140,24 +144,24 @@ async def test_a_write_is_sent_once(zoom: ZoomClient, upstream: RawUpstream, met
     assert len(upstream.requests) == 1
 
 
-BROKEN = {
+MALFORMED = {
     "cut length": b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\n{",
     "cut chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{",
     "bad chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{\r\n",
     "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-    "no HTTP": b"\x16\x03\x01\x02 hello\r\n\r\n",
+    "not HTTP": b"\x16\x03\x01\x02 hello\r\n\r\n",
     "long header": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
-    "no gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
+    "invalid gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
 }
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-@pytest.mark.parametrize("name", BROKEN)
-async def test_broken_answers_are_lost_answers(
+@pytest.mark.parametrize("name", MALFORMED)
+async def test_malformed_response_counts_as_lost(
     zoom: ZoomClient, upstream: RawUpstream, method: str, name: str
 ) -> None:
-    """Line noise is no answer, least of all one of status 400: a read may be repeated, a write may have taken effect."""
-    upstream.answers = [BROKEN[name]]
+    """Malformed bytes are never a response with status 400: a read may be retried, a write may have taken effect."""
+    upstream.answers = [MALFORMED[name]]
     upstream.close_after_answer = True
     with pytest.raises(ZoomUnavailable if method == "GET" else ZoomOutcomeUnknown) as lost:
         await zoom.send(request(method), TOKEN, timeout=5)
@@ -165,8 +169,8 @@ async def test_broken_answers_are_lost_answers(
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
-async def test_what_was_not_sent_is_told_as_such(method: str) -> None:
-    """A refused connection changed nothing at Zoom, whatever the method."""
+async def test_refused_connection_is_reported_as_unavailable(method: str) -> None:
+    """After a refused connection the outcome is known, whatever the method."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         client = ZoomClient(api_url=f"http://127.0.0.1:{unused.getsockname()[1]}/v2", user_agent="x")
@@ -177,8 +181,8 @@ async def test_what_was_not_sent_is_told_as_such(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
-async def test_a_connection_that_hangs_is_not_an_unknown_outcome(method: str) -> None:
-    """Connecting gives up before the call's time is over: nothing was sent, and that is what is told."""
+async def test_connect_timeout_is_not_an_unknown_outcome(method: str) -> None:
+    """Connecting times out before the call does, so the call is reported as not sent."""
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -195,16 +199,16 @@ async def test_a_connection_that_hangs_is_not_an_unknown_outcome(method: str) ->
             other.close()
 
 
-async def test_too_little_time_sends_nothing(zoom: ZoomClient, upstream: RawUpstream) -> None:
-    """Less than 0.3 seconds is not enough to start."""
+async def test_call_with_too_little_time_is_not_sent(zoom: ZoomClient, upstream: RawUpstream) -> None:
+    """A call needs at least 0.3 seconds."""
     for seconds in (0.299, 0.0, -5.0):
         with pytest.raises(DeadlineTooShort):
             await zoom.send(request("POST"), TOKEN, timeout=seconds)
     assert upstream.connections == 0
 
 
-async def test_answers_have_a_limit(zoom: ZoomClient, upstream: RawUpstream) -> None:
-    """A body of exactly the limit is given, one byte more is refused, whether its length is stated or not."""
+async def test_response_body_has_a_limit(zoom: ZoomClient, upstream: RawUpstream) -> None:
+    """A body of exactly the limit is returned; one more byte is rejected, with or without a Content-Length."""
     for size, headers in ((100_000, b"Content-Length: 100000"), (100_001, b"Content-Length: 100001")):
         upstream.answers = [b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n" + b"x" * size]
         if size == 100_000:
@@ -220,8 +224,8 @@ async def test_answers_have_a_limit(zoom: ZoomClient, upstream: RawUpstream) -> 
         await zoom.send(request("GET"), TOKEN, timeout=5)
 
 
-async def test_a_bomb_is_not_inflated(zoom: ZoomClient, upstream: RawUpstream) -> None:
-    """Reading stops at the limit: 20 MB of zeros behind 20 KB cost a fraction of that."""
+async def test_decompression_stops_at_the_limit(zoom: ZoomClient, upstream: RawUpstream) -> None:
+    """Decompression stops at the limit: 20 MB of zeros, compressed to 20 KB, use a fraction of that memory."""
     bomb = gzip.compress(b"0" * 20_000_000)
     upstream.answers = [
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb) + bomb
@@ -234,8 +238,8 @@ async def test_a_bomb_is_not_inflated(zoom: ZoomClient, upstream: RawUpstream) -
     assert peak < 5_000_000
 
 
-def test_flags_are_sent_only_when_they_are_set() -> None:
-    """A parameter that the caller left out leaves Zoom its default."""
+def test_omitted_flags_are_not_sent() -> None:
+    """For an omitted parameter, Zoom's default applies."""
     assert endpoints.get_meeting(1).target == Target("/meetings/1", "")
     assert endpoints.get_meeting(1, occurrence_id="a b", show_previous_occurrences=False).target == Target(
         "/meetings/1", "occurrence_id=a%20b&show_previous_occurrences=false"

@@ -1,4 +1,4 @@
-"""What Zoom's refusals become."""
+"""Tests of the mapping of Zoom's error responses."""
 
 import orjson
 import pytest
@@ -57,10 +57,10 @@ TABLE: list[tuple[int, object, type[ZoomgateError], str]] = [
 
 
 @pytest.mark.parametrize(("status", "body", "expected", "zoom_code"), TABLE)
-def test_a_refusal_is_read_by_status_and_code(
+def test_error_depends_on_status_and_code(
     status: int, body: object, expected: type[ZoomgateError], zoom_code: str
 ) -> None:
-    """Each row of the table; status and Zoom's code are always told, the body never."""
+    """The metadata always has the status and Zoom's code, never the body."""
     failure = errors.typed_failure(POST, response(status, body))
     assert type(failure) is expected
     assert failure.metadata["http_status"] == str(status)
@@ -70,15 +70,15 @@ def test_a_refusal_is_read_by_status_and_code(
 @pytest.mark.parametrize(
     ("status", "content_type"), [(500, "application/json"), (502, "text/html"), (403, "Text/HTML; charset=x")]
 )
-def test_intermediaries_are_not_zoom(status: int, content_type: str) -> None:
-    """5xx and pages say nothing about the call: a read may be repeated, a write may have taken effect."""
-    answer = response(status, {"code": 3001}, ("content-type", content_type))
-    assert type(errors.typed_failure(GET, answer)) is ZoomUnavailable
-    assert type(errors.typed_failure(POST, answer)) is ZoomOutcomeUnknown
+def test_responses_of_intermediaries_are_not_zoom_errors(status: int, content_type: str) -> None:
+    """Responses with 5xx or HTML leave the outcome open: a read may be retried, a write may have taken effect."""
+    error_response = response(status, {"code": 3001}, ("content-type", content_type))
+    assert type(errors.typed_failure(GET, error_response)) is ZoomUnavailable
+    assert type(errors.typed_failure(POST, error_response)) is ZoomOutcomeUnknown
 
 
-def test_missing_scopes_are_named() -> None:
-    """The scopes that Zoom asks for reach the caller as plain names."""
+def test_missing_scopes_are_listed() -> None:
+    """The metadata lists the missing scopes as plain names."""
     failure = errors.typed_failure(GET, response(400, {"code": 4711, "message": SCOPES}))
     assert failure.metadata["scopes"] == "meeting:read:meeting meeting:read"
     assert errors.missing_scopes(response(400, {"code": 300, "message": SCOPES})) is None
@@ -86,7 +86,7 @@ def test_missing_scopes_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "refused"),
+    ("status", "body", "rejected"),
     [
         (401, {"code": 124}, True),
         (401, {"code": 4711}, False),
@@ -95,23 +95,23 @@ def test_missing_scopes_are_named() -> None:
         (401, b"", False),
     ],
 )
-def test_a_refused_token_is_told_from_other_refusals(status: int, body: object, refused: bool) -> None:
-    """Only 401 with the token's code says that the call was not processed because of the token."""
-    assert errors.is_token_rejected(response(status, body)) is refused
+def test_rejected_token_is_distinguished_from_other_errors(status: int, body: object, rejected: bool) -> None:
+    """Only 401 with the token error code means that the call was not processed."""
+    assert errors.is_token_rejected(response(status, body)) is rejected
 
 
-def test_zooms_words_are_made_harmless() -> None:
-    """Control, bidi, zero-width and separator characters go; the text is short; wrong fields are named."""
-    words = "a\r\n\x1b[31mb\u202ec\u200bd\u2028e" + "x" * 500
+def test_zoom_messages_are_sanitized() -> None:
+    """Control, bidi, zero-width and separator characters are removed, the text is truncated, and invalid fields are listed."""
+    message = "a\r\n\x1b[31mb\u202ec\u200bd\u2028e" + "x" * 500
     failure = errors.typed_failure(
         GET,
         response(
-            400, {"code": 300, "message": words, "errors": [{"field": "top\nic", "message": "y"}, 7, {}]}
+            400, {"code": 300, "message": message, "errors": [{"field": "top\nic", "message": "y"}, 7, {}]}
         ),
     )
-    assert failure.message.startswith("Zoom refused: a [31mb c d e")
+    assert failure.message.startswith("Zoom rejected the request: a [31mb c d e")
     assert failure.message.endswith(" (top ic: y)")
-    assert len(failure.message) < errors.MAX_WORDS + 100
+    assert len(failure.message) < errors.MAX_MESSAGE + 100
     assert failure.message.isprintable()
 
 
@@ -129,10 +129,10 @@ def test_zooms_words_are_made_harmless() -> None:
         ((("retry-after", "x" * 500),), 2.0, {"retry_after": "x" * 64}),
     ],
 )
-def test_rate_limits_carry_what_zoom_said(
+def test_rate_limit_error_has_delay_and_metadata(
     headers: tuple[tuple[str, str], ...], seconds: float, metadata: dict[str, str]
 ) -> None:
-    """The waiting time is bounded; the full value and the kind of limit are in the metadata, harmless and short."""
+    """The delay is bounded; the metadata has the original value and the kind of limit, sanitized and truncated."""
     limited = errors.rate_limited(ZoomResponse(429, headers, b""), wall=lambda: 1_900_000_000.0)
     assert limited.retry_after == seconds
     assert limited.metadata == {"http_status": "429"} | metadata

@@ -1,4 +1,4 @@
-"""What the token endpoint's answers mean: only a fully read refusal of Zoom's is one."""
+"""Tests of the classification of token responses."""
 
 import orjson
 import pytest
@@ -69,19 +69,18 @@ CASES: list[tuple[int, object, type]] = [
 
 
 @pytest.mark.parametrize(("status", "body", "expected"), CASES)
-def test_answers_have_their_stated_meaning(status: int, body: object, expected: type) -> None:
-    """Each row of the table of answers."""
+def test_response_is_classified(status: int, body: object, expected: type) -> None:
     assert type(classify(status, body)) is expected
 
 
 @given(st.integers(100, 599), st.binary(max_size=60))
-def test_classifying_is_total_and_noise_is_no_refusal(status: int, body: bytes) -> None:
-    """No answer raises, and bytes that are no refusal of Zoom's never end a connection."""
+def test_classification_never_raises_and_noise_is_not_a_rejection(status: int, body: bytes) -> None:
+    """No response raises, and arbitrary bytes never count as a rejection, which would end a connection."""
     assert not isinstance(classify(status, body), Rejected)
 
 
 @pytest.mark.parametrize(
-    ("given_seconds", "kept"),
+    ("expires_in", "expected"),
     [
         (3599, 3599),
         ("3600", 3600),
@@ -94,11 +93,11 @@ def test_classifying_is_total_and_noise_is_no_refusal(status: int, body: bytes) 
         ([], 3600),
     ],
 )
-def test_lifetimes_are_clamped(given_seconds: object, kept: float) -> None:
-    """A missing or absurd lifetime counts as something between a minute and a day."""
-    issued = classify(200, ISSUED | {"expires_in": given_seconds})
+def test_lifetimes_are_clamped(expires_in: object, expected: float) -> None:
+    """A missing or invalid lifetime is replaced by one between a minute and a day."""
+    issued = classify(200, ISSUED | {"expires_in": expires_in})
     assert isinstance(issued, Issued)
-    assert issued.expires_in == kept
+    assert issued.expires_in == expected
 
 
 @pytest.mark.parametrize(
@@ -117,18 +116,17 @@ def test_lifetimes_are_clamped(given_seconds: object, kept: float) -> None:
         ("tomorrow", 2.0),
     ],
 )
-def test_waiting_times_are_read_and_bounded(value: str, seconds: float) -> None:
-    """Seconds, HTTP dates and ISO dates are read; the rest counts as absent; all lie between a second and an hour."""
+def test_retry_after_is_parsed_and_bounded(value: str, seconds: float) -> None:
+    """Seconds, HTTP dates and ISO dates are parsed; other values count as absent; all results are between a second and an hour."""
     assert retry_after.parse(value, lambda: 1_900_000_000.0) == seconds
 
 
 @given(st.text(max_size=80))
-def test_reading_a_waiting_time_is_total(value: str) -> None:
-    """No header raises."""
+def test_parsing_retry_after_never_raises(value: str) -> None:
     assert 1.0 <= retry_after.parse(value, lambda: 0.0) <= 3600.0
 
 
-def test_outcomes_show_no_token() -> None:
-    """What Zoom issued stays out of logs and tracebacks."""
+def test_repr_of_outcome_has_no_token() -> None:
+    """Issued tokens must not appear in logs and tracebacks."""
     issued = classify(200, ISSUED | {"access_token": "canary-access", "refresh_token": "canary-refresh"})
     assert "canary" not in repr(issued)

@@ -1,4 +1,4 @@
-"""What the OAuth client really sends, and when it says that nothing was spent."""
+"""Tests of the requests that the OAuth client sends, and of the outcomes that it returns."""
 
 import asyncio
 import base64
@@ -25,7 +25,7 @@ from zoomgate_server.zoom.token_outcome import (
 ISSUED = orjson.dumps({"access_token": "a", "refresh_token": "r", "token_type": "bearer", "expires_in": 3599})
 
 
-def answer(status: int, body: bytes, *headers: bytes) -> bytes:
+def response(status: int, body: bytes, *headers: bytes) -> bytes:
     lines = [b"HTTP/1.1 %d x" % status, b"Content-Length: %d" % len(body), *headers]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
@@ -50,23 +50,21 @@ async def upstream() -> AsyncIterator[RawUpstream]:
 
 @pytest.fixture
 async def oauth(upstream: RawUpstream) -> AsyncIterator[OAuthClient]:
-    opened = client(upstream.url, "new", "old")
-    await opened.start()
-    yield opened
-    await opened.close()
+    oauth_client = client(upstream.url, "new", "old")
+    await oauth_client.start()
+    yield oauth_client
+    await oauth_client.close()
 
 
-def secret_of(request: bytes) -> str:
-    """The Basic credential of a request."""
+def basic_credential(request: bytes) -> str:
+    """Return the Basic credential of a request."""
     line = next(line for line in request.split(b"\r\n") if line.startswith(b"Authorization: Basic "))
     return base64.b64decode(line.rpartition(b" ")[2]).decode()
 
 
-async def test_secrets_go_into_the_header_and_the_rest_into_the_body(
-    oauth: OAuthClient, upstream: RawUpstream
-) -> None:
-    """Nothing secret is in the address, and the client's own secret not in the form."""
-    upstream.answers = [answer(200, ISSUED)]
+async def test_client_secret_is_sent_only_in_the_header(oauth: OAuthClient, upstream: RawUpstream) -> None:
+    """No secret is in the URL, and the client secret is not in the form."""
+    upstream.answers = [response(200, ISSUED)]
     assert isinstance(await oauth.exchange_code("c&=", code_verifier="v"), Issued)
     assert isinstance(await oauth.refresh("r1"), Issued)
     assert isinstance(await oauth.revoke("t"), Revoked)
@@ -86,12 +84,12 @@ async def test_secrets_go_into_the_header_and_the_rest_into_the_body(
         {"grant_type": ["refresh_token"], "refresh_token": ["r1"]},
         {"token": ["t"]},
     ]
-    assert {secret_of(sent) for sent in upstream.requests} == {"app:new"}
+    assert {basic_credential(sent) for sent in upstream.requests} == {"app:new"}
 
 
-async def test_a_connection_is_used_once(oauth: OAuthClient, upstream: RawUpstream) -> None:
-    """A dead kept-alive connection cannot be taken for a lost answer, since there is none."""
-    upstream.answers = [answer(200, ISSUED, b"Connection: keep-alive", b"Set-Cookie: a=b")]
+async def test_connections_are_not_reused(oauth: OAuthClient, upstream: RawUpstream) -> None:
+    """A closed kept-alive connection would be indistinguishable from a lost response."""
+    upstream.answers = [response(200, ISSUED, b"Connection: keep-alive", b"Set-Cookie: a=b")]
     for _ in range(3):
         await oauth.refresh("r")
     assert upstream.connections == 3
@@ -99,17 +97,17 @@ async def test_a_connection_is_used_once(oauth: OAuthClient, upstream: RawUpstre
 
 
 @pytest.mark.parametrize(
-    "refusal", [b'{"error":"invalid_client"}', b'{"code":4702}', b'{"errorCode":"4704"}'], ids=repr
+    "error", [b'{"error":"invalid_client"}', b'{"code":4702}', b'{"errorCode":"4704"}'], ids=repr
 )
-async def test_an_older_secret_is_tried_when_zoom_refuses_the_newer(
-    oauth: OAuthClient, upstream: RawUpstream, refusal: bytes
+async def test_older_secret_is_used_if_zoom_rejects_the_newer(
+    oauth: OAuthClient, upstream: RawUpstream, error: bytes
 ) -> None:
-    """While a secret is rotated either works, for tokens and revocations; nothing was spent by the refused try."""
+    """During a rotation both secrets work, for tokens and revocations; a rejected attempt does not use the refresh token."""
     for call in (oauth.refresh("r"), oauth.revoke("t")):
-        upstream.answers = [answer(401, refusal), answer(200, ISSUED)]
+        upstream.answers = [response(401, error), response(200, ISSUED)]
         assert isinstance(await call, Issued | Revoked)
-    assert [secret_of(sent) for sent in upstream.requests] == ["app:new", "app:old"] * 2
-    upstream.answers = [answer(401, refusal)]
+    assert [basic_credential(sent) for sent in upstream.requests] == ["app:new", "app:old"] * 2
+    upstream.answers = [response(401, error)]
     assert await oauth.refresh("r") == AppRejected("invalid_client")
 
 
@@ -117,39 +115,39 @@ async def test_an_older_secret_is_tried_when_zoom_refuses_the_newer(
     ("sent", "outcome"),
     [
         (CUT, Unknown),
-        (answer(200, ISSUED)[:-1], Unknown),
-        (answer(400, b'{"error":"invalid_grant"}')[:-1], Unknown),
+        (response(200, ISSUED)[:-1], Unknown),
+        (response(400, b'{"error":"invalid_grant"}')[:-1], Unknown),
         (b"\x16\x03 noise\r\n\r\n", Unknown),
         (b"HTTP/1.1 400 x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}", Unknown),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", Unknown),
-        (answer(200, b'{"x":"' + b"x" * MAX_BODY_BYTES + b'"}'), Unknown),
-        (answer(500, b'{"error":"invalid_client"}'), Unknown),
-        (answer(201, ISSUED), Unknown),
-        (answer(302, b"", b"Location: /v2/elsewhere"), AppRejected),
-        (answer(307, b"", b"Location: /v2/elsewhere"), AppRejected),
-        (answer(429, b"", b"Retry-After: 9"), Throttled),
-        (answer(400, b'{"error":"invalid_grant"}'), Rejected),
+        (response(200, b'{"x":"' + b"x" * MAX_BODY_BYTES + b'"}'), Unknown),
+        (response(500, b'{"error":"invalid_client"}'), Unknown),
+        (response(201, ISSUED), Unknown),
+        (response(302, b"", b"Location: /v2/elsewhere"), AppRejected),
+        (response(307, b"", b"Location: /v2/elsewhere"), AppRejected),
+        (response(429, b"", b"Retry-After: 9"), Throttled),
+        (response(400, b'{"error":"invalid_grant"}'), Rejected),
     ],
 )
-async def test_a_token_is_asked_for_once(upstream: RawUpstream, sent: bytes, outcome: type) -> None:
-    """Only a fully read answer is one; nothing is sent again or elsewhere, and no outcome shows a secret."""
+async def test_token_request_is_sent_only_once(upstream: RawUpstream, sent: bytes, outcome: type) -> None:
+    """Only a complete response counts; no request is resent or redirected, and no outcome shows a secret."""
     upstream.answers = [sent]
     upstream.close_after_answer = True
     oauth = client(upstream.url)
     await oauth.start()
-    got = await oauth.refresh("canary-refresh")
+    result = await oauth.refresh("canary-refresh")
     await oauth.close()
-    assert type(got) is outcome
-    assert "canary" not in repr(got)
+    assert type(result) is outcome
+    assert "canary" not in repr(result)
     assert len(upstream.requests) == 1
 
 
-async def test_a_late_answer_counts_and_a_later_one_is_lost(
+async def test_late_response_counts_until_the_timeout(
     oauth: OAuthClient, upstream: RawUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Zoom has half a minute for an answer, since to hang up is to lose it; a lease covers that, and what comes after is lost."""
+    """Zoom has 30 seconds to respond, since aborting would lose the tokens. The lease is longer than that."""
     assert TOTAL_SECONDS == 30.0 < protocol.CALL_SECONDS
-    upstream.answers = [answer(200, ISSUED)]
+    upstream.answers = [response(200, ISSUED)]
     upstream.open.clear()
     late = asyncio.create_task(oauth.refresh("r"))
     while not upstream.requests:
@@ -157,17 +155,17 @@ async def test_a_late_answer_counts_and_a_later_one_is_lost(
     upstream.open.set()
     assert isinstance(await late, Issued)
     upstream.open.clear()
-    later = asyncio.create_task(oauth.refresh("r"))
+    too_late = asyncio.create_task(oauth.refresh("r"))
     while len(upstream.requests) < 2:
         await asyncio.sleep(0)
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(loop, "time", lambda now=loop.time: now() + TOTAL_SECONDS + 1.0)
-    assert isinstance(await later, Unknown)
+    assert isinstance(await too_late, Unknown)
     assert len(upstream.requests) == 2
 
 
-async def test_a_refused_connection_spent_nothing() -> None:
-    """NotSent is said only of connections that never came to be."""
+async def test_refused_connection_is_reported_as_not_sent() -> None:
+    """`NotSent` is returned only if no connection was established."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         oauth = client(f"http://127.0.0.1:{unused.getsockname()[1]}/oauth")
@@ -193,16 +191,16 @@ async def test_a_refused_connection_spent_nothing() -> None:
         (301, b"", AppRejected),
     ],
 )
-async def test_a_token_is_revoked_once_zoom_says_so(
+async def test_token_is_revoked_only_if_zoom_confirms_it(
     oauth: OAuthClient, upstream: RawUpstream, status: int, body: bytes, outcome: type
 ) -> None:
-    """Success and "no such token" mean revoked; everything else leaves it to be tried again."""
-    upstream.answers = [answer(status, body)]
+    """Success and "invalid token" mean revoked; all other responses leave the revocation to be retried."""
+    upstream.answers = [response(status, body)]
     assert type(await oauth.revoke("t")) is outcome
 
 
-def test_the_consent_address_is_encoded() -> None:
-    """Everything that varies is a parameter of its own; the challenge's method is always named."""
+def test_authorize_url_is_encoded() -> None:
+    """Every value is a separate parameter, and the challenge method is always sent."""
     parts = urlsplit(client("https://zoom.us/oauth/").authorize_url("s&t", "ch"))
     assert f"{parts.scheme}://{parts.netloc}{parts.path}" == "https://zoom.us/oauth/authorize"
     assert parse_qs(parts.query) == {

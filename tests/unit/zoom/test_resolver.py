@@ -1,4 +1,4 @@
-"""Names that lead into our own network are not followed."""
+"""Tests of the resolver's rejection of internal addresses."""
 
 import pytest
 
@@ -22,13 +22,12 @@ from zoomgate_server.zoom.resolver import PublicResolver, is_loopback_host, is_p
         ("224.0.0.1", False),
     ],
 )
-def test_public_addresses_are_told_from_inner_ones(address: str, public: bool) -> None:
-    """Loopback, private, link-local, mapped and multicast addresses are not public."""
+def test_only_global_unicast_addresses_are_public(address: str, public: bool) -> None:
     assert is_public(address) is public
 
 
-async def test_an_inner_answer_is_refused() -> None:
-    """A name that resolves to this machine is an error of the look-up: nothing is connected."""
+async def test_name_with_an_internal_address_is_rejected() -> None:
+    """A name that resolves to this machine fails to resolve, so no connection is made."""
     resolver = PublicResolver()
     with pytest.raises(OSError, match="not public"):
         await resolver.resolve("localhost", 443)
@@ -47,6 +46,6 @@ async def test_an_inner_answer_is_refused() -> None:
         ("", False),
     ],
 )
-def test_loopback_is_told_by_the_name(host: str, loopback: bool) -> None:
-    """Only a name that is this machine's switches the check off."""
+def test_loopback_is_recognized_by_name(host: str, loopback: bool) -> None:
+    """The check is disabled only if the configured host itself is a loopback name or address."""
     assert is_loopback_host(host) is loopback

@@ -1,4 +1,4 @@
-"""Whatever Zoom answers, it is read without failing, and only its own refusals end an authorization."""
+"""Property tests: any response of Zoom is handled without exceptions, and only Zoom's own rejections end an authorization."""
 
 import orjson
 from hypothesis import given, settings
@@ -9,14 +9,14 @@ from zoomgate_server.zoom import errors, oauth
 from zoomgate_server.zoom.request import Target, ZoomRequest, ZoomResponse
 from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, Issued, Rejected, Throttled
 
-WORDS = st.sampled_from(
+STRINGS = st.sampled_from(
     ["invalid_grant", "invalid_client", "invalid_request", "Invalid Token!", "4741", "4702", "bearer", "", "\u202e\x00",
      "https://api.zoom.us", "https://evil.com", "http://[", "does not contain scopes:[a:b, c]", "success"]
 )  # fmt: skip
 NUMBERS = st.sampled_from([124, 300, 429, 3001, 4700, 4702, 4711, 4717, 4733, 4741, 0, -1, 2**53, 1.5, 3600])
 VALUES = st.recursive(
-    st.one_of(st.none(), st.booleans(), NUMBERS, WORDS, st.text(max_size=20)),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(WORDS, inner, max_size=3)),
+    st.one_of(st.none(), st.booleans(), NUMBERS, STRINGS, st.text(max_size=20)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(STRINGS, inner, max_size=3)),
     max_leaves=6,
 )
 KEYS = st.sampled_from(
@@ -32,8 +32,8 @@ STATUSES = st.one_of(
 
 @settings(max_examples=1000)
 @given(STATUSES, HEADERS, BODIES)
-def test_every_token_answer_has_one_meaning(status: int, headers: dict[str, str], body: bytes) -> None:
-    """Classifying never fails; each outcome needs the status that goes with it; what is issued is bounded and usable."""
+def test_any_token_response_is_classified(status: int, headers: dict[str, str], body: bytes) -> None:
+    """Classification never raises, each outcome requires a matching status, and issued tokens are bounded and usable."""
     outcome = oauth.classify(status, headers, body, api_origin="https://api.zoom.us", wall=lambda: 0.0)
     match outcome:
         case Issued():
@@ -57,10 +57,10 @@ def test_every_token_answer_has_one_meaning(status: int, headers: dict[str, str]
 
 @settings(max_examples=1000)
 @given(st.sampled_from(["GET", "POST", "DELETE"]), STATUSES, st.text(max_size=20), BODIES)
-def test_every_refusal_becomes_an_error_of_ours(
+def test_any_error_response_becomes_a_zoomgate_error(
     method: str, status: int, content_type: str, body: bytes
 ) -> None:
-    """Reading a refusal never fails; its text is short and printable; a write is never called safe to repeat."""
+    """The message is short and printable, and a write is never reported as safe to retry."""
     response = ZoomResponse(status, (("content-type", content_type),), body)
     failure = errors.typed_failure(ZoomRequest(method, Target("/x")), response)
     assert isinstance(failure, ZoomgateError)
@@ -77,8 +77,8 @@ def test_every_refusal_becomes_an_error_of_ours(
 
 
 @given(st.dictionaries(st.sampled_from(["retry-after", "x-ratelimit-type"]), st.text(max_size=90)))
-def test_every_rate_limit_is_bounded(headers: dict[str, str]) -> None:
-    """No header makes a waiting time that is not between a second and an hour, or metadata that is long or unprintable."""
+def test_rate_limit_errors_are_bounded(headers: dict[str, str]) -> None:
+    """For any headers, the delay is between a second and an hour, and the metadata is short and printable."""
     limited = errors.rate_limited(ZoomResponse(429, tuple(headers.items()), b""), wall=lambda: 0.0)
     assert limited.retry_after is not None
     assert 1.0 <= limited.retry_after <= 3600.0

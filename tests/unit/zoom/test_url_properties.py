@@ -1,4 +1,4 @@
-"""Whatever a caller names: what is accepted stays below the pinned address, however often somebody decodes it."""
+"""Property tests: an accepted target stays below the pinned base URL, however often it is decoded."""
 
 from urllib.parse import unquote
 
@@ -27,7 +27,7 @@ QUERIES = st.lists(st.tuples(st.text(max_size=12), st.text(max_size=12)), max_si
 
 
 def decodings(text: str) -> set[str]:
-    """A text and everything that repeated decoding makes of it."""
+    """Return a text and all results of decoding it repeatedly."""
     seen = {text}
     while (text := unquote(text, errors="replace")) not in seen:
         seen.add(text)
@@ -37,7 +37,7 @@ def decodings(text: str) -> set[str]:
 @settings(max_examples=1500, deadline=None, derandomize=True)
 @given(TARGETS, QUERIES)
 def test_accepted_targets_stay_below_the_base(url: str, query: list[tuple[str, str]]) -> None:
-    """An accepted target has the pinned origin and base path, no dot segments in any decoding, and arrives as it was checked."""
+    """An accepted target has the pinned origin and base path, no dot segments at any level of decoding, and is sent unchanged."""
     try:
         target = urls.parse_target(url, query)
     except (InvalidRequest, CallerNotAllowed):
@@ -55,8 +55,8 @@ def test_accepted_targets_stay_below_the_base(url: str, query: list[tuple[str, s
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.text(alphabet="ABCDEFabc0123456789+/=_-", min_size=1, max_size=64))
-def test_meeting_uuids_survive_the_way(uuid: str) -> None:
-    """An encoded UUID is one segment that the proxy accepts and that decodes to the UUID again."""
+def test_encoded_meeting_uuids_round_trip(uuid: str) -> None:
+    """An encoded UUID is a single segment that the proxy accepts and that decodes to the same UUID."""
     encoded = urls.encode_uuid(uuid)
     assert "/" not in encoded
     once = unquote(encoded)
@@ -66,8 +66,8 @@ def test_meeting_uuids_survive_the_way(uuid: str) -> None:
 
 
 @given(st.lists(st.sampled_from(["users", "me", "*", "x"]), min_size=1, max_size=4), st.booleans())
-def test_patterns_cover_segment_by_segment(segments: list[str], everything_below: bool) -> None:
-    """A literal pattern covers itself, `*` one segment, `**` any number at the end, and nothing else."""
+def test_patterns_match_by_segment(segments: list[str], everything_below: bool) -> None:
+    """A literal matches itself, `*` one segment, `**` any number of segments at the end."""
     path = "/" + "/".join("q" if segment == "*" else segment for segment in segments)
     pattern = "/" + "/".join(segments) + ("/**" if everything_below else "")
     assert urls.proxy_path_allowed([pattern], path)

@@ -1,4 +1,4 @@
-"""Which targets are accepted, and what callers are told about the others."""
+"""Tests of the validation and encoding of targets."""
 
 import pytest
 
@@ -25,8 +25,8 @@ UUID = "4444AAAiA/AAiAiAiiAiii=="
         ),
     ],
 )
-def test_paths_and_full_addresses_are_accepted(url: str, api_url: str, path: str) -> None:
-    """Zoom's own and the configured address stand for the same thing; the path stays as it was written."""
+def test_paths_and_full_urls_are_accepted(url: str, api_url: str, path: str) -> None:
+    """Zoom's own and the configured base URL are equivalent; the path is not changed."""
     assert urls.parse_target(url, api_url=api_url) == Target(path)
 
 
@@ -41,8 +41,8 @@ def test_paths_and_full_addresses_are_accepted(url: str, api_url: str, path: str
         "https://u:p@api.zoom.us/v2/users",
     ],
 )
-def test_other_addresses_are_refused(url: str) -> None:
-    """An address is accepted with exactly the pinned scheme, host, port and base path."""
+def test_other_urls_are_rejected(url: str) -> None:
+    """A full URL must have exactly the pinned scheme, host, port, and base path."""
     with pytest.raises(InvalidPath):
         urls.parse_target(url)
 
@@ -66,8 +66,8 @@ def test_other_addresses_are_refused(url: str) -> None:
         "/users/%7f",
     ],
 )
-def test_escapes_cannot_hide_anything(url: str) -> None:
-    """However often it is decoded, a segment stays one; a meeting UUID with slashes is the one exception, encoded exactly twice."""
+def test_misleading_escapes_are_rejected(url: str) -> None:
+    """A segment stays a single segment at any level of decoding, except a meeting UUID with slashes that is encoded exactly twice."""
     with pytest.raises(InvalidPath):
         urls.parse_target(url)
 
@@ -76,14 +76,14 @@ def test_escapes_cannot_hide_anything(url: str) -> None:
     "url",
     ["/oauth", "/oauth/token", "/OAuth/token", "/%6Fauth", "/oauth;x=1/token", "/%252Foauth%252Ftoken"],
 )
-def test_oauth_paths_are_denied_in_every_spelling(url: str) -> None:
-    """What some server could read as a path below /oauth is not forwarded."""
+def test_oauth_paths_are_denied_in_all_spellings(url: str) -> None:
+    """Paths that any server could interpret as below /oauth are not forwarded."""
     with pytest.raises(CallerNotAllowed):
         urls.parse_target(url)
 
 
 def test_limits_are_inclusive() -> None:
-    """Exactly 2048 characters, 64 segments, 100 parameters and 8192 characters of query are accepted, one more is not."""
+    """Exactly 2048 characters, 64 segments, 100 parameters and 8192 query characters are accepted, one more is not."""
     urls.parse_target("/" + "a" * (urls.MAX_PATH - 1))
     urls.parse_target("/a" * urls.MAX_SEGMENTS)
     urls.parse_target("/x?" + "a=b&" * 49 + "a=b", [("a", "b")] * 50)
@@ -96,34 +96,33 @@ def test_limits_are_inclusive() -> None:
         with pytest.raises(InvalidPath):
             urls.parse_target(url)
     for query in ([("a", "b")] * 51, [("a", "ü" * 1400)]):
-        with pytest.raises(InvalidRequest) as refused:
+        with pytest.raises(InvalidRequest) as rejected:
             urls.parse_target("/x?" + "a=b&" * 49 + "a=b", query)
-        assert [violation.field for violation in refused.value.violations] == ["query"]
+        assert [violation.field for violation in rejected.value.violations] == ["query"]
 
 
 @pytest.mark.parametrize(
     "name", ["access_token", "ACCESS_TOKEN", "api_key", "%61ccess_token", "%2561ccess_token"]
 )
 @pytest.mark.parametrize("before", ["", "a=1&", "a=1;"])
-def test_credentials_in_a_query_are_refused(before: str, name: str) -> None:
-    """A token cannot be slipped in, whatever separates or escapes it."""
+def test_credentials_in_a_query_are_rejected(before: str, name: str) -> None:
+    """Neither separators nor escapes hide a token parameter."""
     with pytest.raises(InvalidPath):
         urls.parse_target(f"/users/me?{before}{name}=x")
 
 
-def test_parameters_are_encoded_so_that_they_stay_values() -> None:
-    """Nothing in a parameter can end it, begin another, or become a fragment."""
+def test_parameters_are_encoded() -> None:
+    """A value cannot end its parameter, start another one, or become a fragment."""
     assert (
         urls.parse_target("/x?a=b", [("c", "&d=e#f;g h/ü%")]).query
         == "a=b&c=%26d%3De%23f%3Bg%20h%2F%C3%BC%25"
     )
 
 
-def test_everything_wrong_is_told_at_once() -> None:
-    """Target and query are both checked, each violation says the rule and what to do."""
-    with pytest.raises(InvalidPath) as refused:
+def test_all_violations_are_reported_at_once() -> None:
+    with pytest.raises(InvalidPath) as rejected:
         urls.parse_target("users#x", [("", ""), ("a", "\n")])
-    assert [violation.field for violation in refused.value.violations] == [
+    assert [violation.field for violation in rejected.value.violations] == [
         "url",
         "url",
         "query[0].name",
@@ -132,12 +131,11 @@ def test_everything_wrong_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("meeting_id", "fine"),
+    ("meeting_id", "is_valid"),
     [(1, True), (10**12, True), (0, False), (-1, False), (10**12 + 1, False), (2**63 - 1, False)],
 )
-def test_meeting_ids_have_a_range(meeting_id: int, fine: bool) -> None:
-    """Only 1 to 10^12 may be a meeting's id."""
-    assert (urls.meeting_id_problem(meeting_id) is None) is fine
+def test_meeting_ids_have_a_range(meeting_id: int, is_valid: bool) -> None:
+    assert (urls.meeting_id_problem(meeting_id) is None) is is_valid
 
 
 @pytest.mark.parametrize(
@@ -149,15 +147,15 @@ def test_meeting_ids_have_a_range(meeting_id: int, fine: bool) -> None:
         (UUID, "4444AAAiA%2FAAiAiAiiAiii%3D%3D"),
     ],
 )
-def test_uuids_are_encoded_as_zoom_asks(uuid: str, encoded: str) -> None:
-    """Twice where one begins with a slash or has two in a row, else once."""
+def test_uuids_are_encoded_as_zoom_requires(uuid: str, encoded: str) -> None:
+    """UUIDs that begin with a slash or contain two in a row are encoded twice, others once."""
     assert urls.uuid_problem(uuid) is None
     assert urls.encode_uuid(uuid) == encoded
 
 
 @pytest.mark.parametrize("uuid", ["", "a" * 65, "a b", "a%2Fb", "../x", "a\n", "ä", "a?b"])
-def test_other_text_is_no_uuid(uuid: str) -> None:
-    """Only the Base64 alphabet, at most 64 characters."""
+def test_other_text_is_not_a_uuid(uuid: str) -> None:
+    """A UUID has at most 64 characters of the Base64 alphabet."""
     assert urls.uuid_problem(uuid) is not None
 
 
@@ -179,6 +177,6 @@ def test_other_text_is_no_uuid(uuid: str) -> None:
         ("/users/a@b.c", "/users/a%40b.c", True),
     ],
 )
-def test_patterns_are_compared_by_segments(pattern: str, path: str, allowed: bool) -> None:
-    """A pattern is no regular expression, and escapes do not get around it."""
+def test_patterns_match_by_segments(pattern: str, path: str, allowed: bool) -> None:
+    """A pattern is not a regular expression, and escapes do not bypass it."""
     assert urls.proxy_path_allowed([pattern], path) is allowed

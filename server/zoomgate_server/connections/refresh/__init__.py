@@ -1,1 +1,1 @@
-"""The refresh protocol: a pure core that decides, and the driver that performs what it asks for."""
+"""Token refresh: the I/O-free protocol, the refresher that runs it, the circuit breaker and the schedule."""

@@ -1,6 +1,7 @@
-"""Keeps everybody from asking Zoom's token endpoint in vain: while it refuses the app itself, asks for patience, or does not answer.
+"""Circuit breaker for Zoom's token endpoint.
 
-It is the app's, not a user's: none of these outcomes says anything about a user, and none changes a record.
+It opens when Zoom rejects the app's credentials, rate limits the app or does not respond. It applies to the app as a whole: none of these
+outcomes is specific to a user, and none changes a record.
 """
 
 from collections.abc import Callable
@@ -17,43 +18,41 @@ from zoomgate_server.zoom.token_outcome import (
     Unknown,
 )
 
-OUR_FAULTS, OUR_FAULT_SECONDS = 3, 30.0
-"""So many refusals of our own credentials in a row stop refreshes for so long. It lasts until somebody corrects the secret."""
+MAX_APP_REJECTIONS, APP_REJECTION_PAUSE_SECONDS = 3, 30.0
+"""Consecutive rejections of the app's credentials that open the breaker, and for how long. They persist until the secret is corrected."""
 
-THROTTLINGS, LONGEST_THROTTLE_SECONDS = 2, 900.0
-"""So many requests for patience in a row stop refreshes for as long as Zoom says, and at most so long. One alone may be about one user."""
+MAX_THROTTLED, MAX_THROTTLED_PAUSE_SECONDS = 2, 900.0
+"""Consecutive 429 responses that open the breaker, and the upper bound of the requested pause. A single one may concern one user only."""
 
-SILENCES, SILENCE_SECONDS = 5, 10.0
-"""So many lost or failed requests in a row stop refreshes for so long."""
+MAX_UNREACHABLE, UNREACHABLE_PAUSE_SECONDS = 5, 10.0
+"""Consecutive failed requests or lost responses that open the breaker, and for how long."""
 
-
-PROBE_SECONDS = 10.0
-"""Between two refreshes that find out whether Zoom answers again, as long as none of them has found out."""
+PROBE_INTERVAL_SECONDS = 10.0
+"""Interval between two probes for as long as no probe has had an outcome."""
 
 
 class CircuitBreaker:
-    """Counts what cannot be any user's fault, and opens when it comes in a row.
+    """Counts consecutive failures that no user can cause, and opens at a limit.
 
-    When its time is over, one refresh at a time finds out whether all is well again: a success lets everybody go on, the next outcome of
-    the same kind opens it for as long as before.
+    Once the pause is over, one refresh at a time is let through as a probe. A success closes the breaker; another failure of the same kind
+    opens it again for the same time.
 
     Args:
-        clock: Time.
-        on_change: Hears when it opens and when it closes.
+        on_change: Called with True when the breaker opens and with False when it closes.
     """
 
     def __init__(self, clock: Clock, on_change: Callable[[bool], None]) -> None:
         self._clock = clock
         self._on_change = on_change
         self._kind: type[TokenOutcome] | None = None
-        self._in_a_row = 0
+        self._consecutive = 0
         self._outcome: NotSent | Unknown | Throttled | AppRejected | None = None
         self._until = 0.0
 
     def open_for(self) -> tuple[NotSent | Unknown | Throttled | AppRejected, float] | None:
-        """Say why nothing should be asked now, and for how many seconds still, or None if whoever asks may go on.
+        """Return the outcome that opened the breaker and the remaining seconds, or None if the caller may send a request.
 
-        Whoever may go on after its time holds back the others for as long as an answer may be due.
+        A None after the pause makes the caller's request a probe: the breaker stays open for other callers while its response may be due.
         """
         if self._outcome is None:
             return None
@@ -61,21 +60,22 @@ class CircuitBreaker:
         remaining = self._until - now
         if remaining > 0:
             return self._outcome, remaining
-        self._until = now + PROBE_SECONDS
+        self._until = now + PROBE_INTERVAL_SECONDS
         return None
 
     def record(self, outcome: TokenOutcome) -> None:
-        """Learn how a request ended."""
+        """Record the outcome of a request."""
         match outcome:
-            case Issued() | Rejected() | BadResponse():  # Zoom dealt with a user: all is well with the app
-                self._kind, self._in_a_row = None, 0
+            case Issued() | Rejected() | BadResponse():
+                # Zoom processed a user's token, so the app itself works
+                self._kind, self._consecutive = None, 0
                 self._close()
             case AppRejected():
-                self._count(outcome, AppRejected, OUR_FAULTS, OUR_FAULT_SECONDS)
+                self._count(outcome, AppRejected, MAX_APP_REJECTIONS, APP_REJECTION_PAUSE_SECONDS)
             case Throttled(retry_after):
-                self._count(outcome, Throttled, THROTTLINGS, min(retry_after, LONGEST_THROTTLE_SECONDS))
+                self._count(outcome, Throttled, MAX_THROTTLED, min(retry_after, MAX_THROTTLED_PAUSE_SECONDS))
             case NotSent() | Unknown():
-                self._count(outcome, Unknown, SILENCES, SILENCE_SECONDS)
+                self._count(outcome, Unknown, MAX_UNREACHABLE, UNREACHABLE_PAUSE_SECONDS)
 
     def _count(
         self,
@@ -84,9 +84,9 @@ class CircuitBreaker:
         limit: int,
         seconds: float,
     ) -> None:
-        self._in_a_row = self._in_a_row + 1 if self._kind is kind else 1
+        self._consecutive = self._consecutive + 1 if self._kind is kind else 1
         self._kind = kind
-        if self._in_a_row >= limit:
+        if self._consecutive >= limit:
             self._until = max(self._until, self._clock.monotonic() + seconds)
             if self._outcome is None:
                 self._on_change(True)

@@ -1,19 +1,19 @@
-"""The refresh protocol as a generator over effects.
+"""The refresh protocol, as a generator over effects.
 
-`refresh()` performs no I/O. It yields effects, receives their results, and ends with a `Verdict`; a store that fails is thrown into it
-as `StoreError`. So whoever drives it decides about time, order and failure: `driver.py` with the real world, tests with any history
-they like.
+`refresh()` performs no I/O. It yields effects, receives their results and returns a `Verdict`; a store failure is thrown into it as
+`StoreError`. The driver therefore controls time, order and failures: `refresher.py` performs the effects in production, and the model
+tests drive the protocol through arbitrary histories.
 
-What the protocol keeps (Zoom's refresh tokens work once: whoever loses the answer loses the user):
+A refresh token of Zoom works once, so a lost response means a lost authorization. The protocol therefore guarantees:
 
-* A refresh token is spent only after a write that proves that the store takes writes: the lease.
-* What Zoom answered goes into the journal, on this machine's disk, before the store is asked to take it: whoever finds the journal of
-  a process that died goes on with `resume()`.
-* A success is fenced by generation and grant, never by the lease: who comes late may hold the only living token. It is stored as the
-  next generation, or kept as a spare beside it, or given up because a newer consent or a disconnect replaced the whole grant.
-* A refusal is a weak signal: it may only mean that somebody else was first. It is believed only if generation, grant and epoch are
-  still ours, every candidate in the record was refused, and no other attempt is in doubt.
-* Outages, throttling and faults of our own credentials change no user's state.
+* A refresh token is exchanged only after a confirmed write, the lease, has shown that the store accepts writes.
+* Tokens that Zoom issued are appended to the journal on the local disk before they are written to the store. A process that finds the
+  journal of a crashed process continues with `resume()`.
+* A success is fenced by generation and grant, never by the lease, because a late attempt may hold the only valid token. Its tokens are
+  stored as the next generation or as an alternate pair, or are dropped because a newer consent or a disconnect replaced the whole grant.
+* A rejection is a weak signal: another attempt may simply have been first. It is accepted only if generation, grant and epoch are
+  unchanged, every candidate in the record was rejected, and the outcome of no other attempt is in doubt.
+* Outages, rate limiting and rejected app credentials never change a user's state.
 """
 
 from collections.abc import Generator
@@ -37,35 +37,35 @@ from zoomgate_server.zoom.token_outcome import (
 )
 
 LEASE_SECONDS = 90.0
-"""How long an attempt keeps others from starting one."""
+"""How long a lease prevents other attempts for the same user."""
 
 CALL_SECONDS = 35.0
-"""What one call to the token endpoint may take, connection included."""
+"""Maximum duration of one call to the token endpoint, including the connection setup."""
 
 MARGIN_SECONDS = 5.0
-"""Kept free at the end of a lease."""
+"""Safety margin at the end of a lease, in which no call to Zoom may be running."""
 
 GRACE_SECONDS = 180.0
-"""How long an attempt without a known outcome keeps a refusal from being believed."""
+"""How long an attempt with an unknown outcome prevents a rejection from being accepted."""
 
-DOUBT_SECONDS = 10.0
-"""Pause after a refusal that is not believed yet: until then nobody spends the same token again, in no process."""
+IN_DOUBT_PAUSE_SECONDS = 10.0
+"""Pause after a rejection that cannot be accepted yet. Until then, no process sends the same token again."""
 
 UNKNOWN_RETRIES = 2
-"""How often the same token is tried again after an answer was lost. It costs nothing: if the answer is really gone, the new token is
-gone with it and the old one is all there is."""
+"""Retries with the same token after a lost response. A retry risks nothing: if the response is really lost, so is the new token, and the
+old one is all that is left."""
 
 UNKNOWN_PAUSE_SECONDS = 2.0
-"""Pause before such a repetition, so that the first request is not still being processed."""
+"""Pause before such a retry, so that Zoom is no longer processing the first request."""
 
 MAX_ALTERNATE_PAIRS = 3
 MAX_PENDING = 16
-"""How many attempts without a known outcome a record remembers. Leases are 90 seconds apart, so an older one is past any doubt."""
+"""Maximum number of attempts with an unknown outcome in a record. Leases are 90 seconds apart, so older attempts are no longer in doubt."""
 
 MAX_PREVIOUS_COMMIT_IDS = 8
 RATE_LIMIT_WINDOW_SECONDS = 3600.0
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
-"""Pauses between tries to write what Zoom answered while the store fails: each twice as long as the one before."""
+MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS = 0.05, 2.0
+"""Exponential backoff for storing issued tokens while the store fails."""
 
 _RATE_LIMIT_REASON = "SERVER_OVERLOADED"
 _SCOPE_CODES = frozenset({"4711"})
@@ -74,53 +74,57 @@ _REVOKED_CODES = frozenset({"4735", "4737", "4738", "4741"})
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Read the user's record. Answer: `Snapshot`."""
+    """Read the user's record. Result: a `Snapshot`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A record as it was read, the store's clock then, and the monotonic clock just before."""
+    """A record as read from the store.
+
+    Attributes:
+        store_now: The store's clock at the time of the read.
+        monotonic: The monotonic clock just before the read.
+    """
 
     record: ConnectionRecord | None
     store_now: float
     monotonic: float
 
     def time_at(self, monotonic: float) -> float:
-        """Tell the store's time at a moment of the monotonic clock."""
+        """Return the store's time at a reading of the monotonic clock."""
         return self.store_now + max(0.0, monotonic - self.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """Write the record if its revision is still `record.rev`. Answer: the new revision, or None on conflict."""
+    """Write the record if its revision is still `record.rev`. Result: the new revision, or None on conflict."""
 
     record: ConnectionRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """Read the monotonic clock. Answer: seconds."""
+    """Read the monotonic clock. Result: seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExchangeRefreshToken:
-    """Send a refresh token to Zoom. Answer: a `TokenOutcome`."""
+    """Send a refresh token to Zoom. Result: a `TokenOutcome`."""
 
     refresh_token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedTokens:
-    """Tokens that Zoom issued for a record, and all that is needed to store them there.
+    """Tokens that Zoom issued for a record, with everything that is needed to store them there.
 
     Attributes:
-        user_email: Whose they are.
-        attempt_id: The attempt that got them.
-        grant: The grant of the record whose token was spent.
-        generation: Its generation.
-        epoch: The attempt's epoch.
-        tokens: What Zoom issued.
-        seen_generation: The next generation is above this one too: in a store that was set back somebody may have seen a later one.
+        attempt_id: The attempt that received the tokens.
+        grant: The grant of the record whose refresh token was exchanged.
+        generation: The generation of that record.
+        epoch: The lease epoch of the attempt.
+        seen_generation: The next generation is also greater than this one. After a store rollback, a caller may have seen a later
+            generation than that of the record.
     """
 
     user_email: str
@@ -134,37 +138,37 @@ class IssuedTokens:
 
 @dataclass(frozen=True, slots=True)
 class AppendJournal:
-    """Put tokens into the journal, durably. Answer: None; a journal that fails leaves the tokens to this process alone."""
+    """Append tokens to the journal durably. If the journal fails, only this process holds the tokens. Result: None."""
 
     issued: IssuedTokens
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteJournal:
-    """Take tokens out of the journal: the store has them, or nobody needs them any more. Answer: None."""
+    """Delete tokens from the journal because the store has them or they are no longer needed. Result: None."""
 
     issued: IssuedTokens
 
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """Wait. Answer: None."""
+    """Wait. Result: None."""
 
     seconds: float
 
 
 Effect = Read | Put | Now | ExchangeRefreshToken | AppendJournal | DeleteJournal | Sleep
-Answer = Snapshot | int | float | TokenOutcome | None
+EffectResult = Snapshot | int | float | TokenOutcome | None
 
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """The record has a token for the asker.
+    """The record contains the token to use.
 
     Attributes:
-        record: As it is stored.
-        refreshed: This attempt got tokens, rather than somebody else.
-        spared: They are kept beside those of somebody else who was faster.
+        record: The record as stored.
+        refreshed: Whether this attempt obtained tokens, rather than another attempt.
+        alternate_pair_kept: Whether the tokens are stored as an alternate pair because another attempt was faster.
     """
 
     record: ConnectionRecord
@@ -174,40 +178,40 @@ class Refreshed:
 
 @dataclass(frozen=True, slots=True)
 class NotRefreshable:
-    """There is nothing to refresh: no record, disconnected, or consent is needed."""
+    """There is nothing to refresh: the user has no connection, is disconnected or has to consent again."""
 
     record: ConnectionRecord | None
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseHeld:
-    """Another holder has the lease, or the outcome of an attempt is in doubt. Ask again in `retry_after` seconds."""
+    """Another attempt holds the lease, or the outcome of an attempt is in doubt. Retry in `retry_after` seconds."""
 
     retry_after: float
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Zoom gave no new token and the user's state is as before; `outcome` says why."""
+    """Zoom issued no token, and the user's state is unchanged; `outcome` is the reason."""
 
     outcome: NotSent | Unknown | Throttled | AppRejected | BadResponse
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimited:
-    """The user's refreshes of the last hour reached the limit."""
+    """The user reached the limit of refreshes per hour."""
 
     retry_after: float
 
 
 @dataclass(frozen=True, slots=True)
 class StoreFailed:
-    """The store failed before anything was spent."""
+    """The store failed before a refresh token was exchanged, or while a rejection was being recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
-    """A newer consent or a disconnect replaced the grant while Zoom answered; `tokens` belong to nobody now."""
+    """A newer consent or a disconnect replaced the grant during the call to Zoom; `tokens` belong to no connection."""
 
     tokens: TokenPair
     record: ConnectionRecord | None
@@ -218,15 +222,14 @@ Verdict = Refreshed | NotRefreshable | LeaseHeld | Failed | RateLimited | StoreF
 
 @dataclass(frozen=True, slots=True)
 class RefreshRequest:
-    """What somebody wants, and who they are.
+    """A request for a newer token than the caller has seen.
 
     Attributes:
-        user_email: Whose token.
-        seen_generation: The generation that was not good enough; a newer one ends the attempt.
-        attempt_id: Unique per attempt: names the lease's holder and recognises its own commit.
-        forced: Refresh even though the token is valid still: limited to one per `forced_interval`.
+        seen_generation: The generation to replace. If the record already has a newer one, there is nothing to do.
+        attempt_id: Unique per attempt. It identifies the holder of the lease, and the attempt's own commit.
+        forced: Whether to refresh a token that is still valid; limited to one such refresh per `forced_interval`.
         forced_interval: Seconds.
-        max_refreshes: Refreshes of one user in an hour.
+        max_refreshes: Maximum number of refreshes per user and hour.
     """
 
     user_email: str
@@ -237,96 +240,98 @@ class RefreshRequest:
     max_refreshes: int
 
 
-Protocol = Generator[Effect, Answer, Verdict]
+Protocol = Generator[Effect, EffectResult, Verdict]
 
 
 def refresh(request: RefreshRequest) -> Protocol:
-    """Refresh one user's token. See the module's description for what is kept.
+    """Refresh one user's token with the guarantees listed in the module's docstring.
 
     Yields:
-        Effects. `Put` may be answered by throwing `StoreError`, then its outcome is unknown; so may `Read`.
+        Effects. The driver may throw `StoreError` for `Read` and `Put`, and `RecordFault` for a record that cannot be opened. The outcome
+        of a failed `Put` is unknown.
 
     Returns:
         The verdict.
     """
     acquired = yield from _acquire(request)
-    if not isinstance(acquired, _Held):
+    if not isinstance(acquired, _AcquiredLease):
         return acquired
-    held = acquired
-    candidates = _candidates(held.record)
-    lost_answer = False
-    refused: Rejected | None = None
+    lease = acquired
+    candidates = _candidates(lease.record)
+    response_lost = False
+    rejection: Rejected | None = None
     for candidate in candidates:
         outcome: TokenOutcome = Unknown("not tried")
-        for attempt in range(1 + UNKNOWN_RETRIES):
-            if attempt:
+        for retry in range(1 + UNKNOWN_RETRIES):
+            if retry:
                 yield Sleep(UNKNOWN_PAUSE_SECONDS)
             now = yield from _now()
-            if now - held.read.monotonic > LEASE_SECONDS - CALL_SECONDS - MARGIN_SECONDS:
-                error = _last_error(Unknown("no time left in the lease"), held.time_at(now))
-                yield from _release(held, error, lost_answer=lost_answer)
+            if now - lease.snapshot.monotonic > LEASE_SECONDS - CALL_SECONDS - MARGIN_SECONDS:
+                error = _last_error(Unknown("the lease would expire during the call"), lease.time_at(now))
+                yield from _release(lease, error, response_lost=response_lost)
                 return LeaseHeld(retry_after=1.0)
             outcome = yield from _exchange(candidate)
             if not isinstance(outcome, Unknown):
                 break
-            lost_answer = True
+            response_lost = True
         if isinstance(outcome, Issued):
-            won = _issued_tokens(request, held, candidate, outcome, now)
-            yield AppendJournal(won)
-            return (yield from _commit(won, replace(held.read, record=held.record), request.max_refreshes))
+            issued = _issued_tokens(request, lease, candidate, outcome, now)
+            yield AppendJournal(issued)
+            current = replace(lease.snapshot, record=lease.record)
+            return (yield from _commit(issued, current, request.max_refreshes))
         if not isinstance(outcome, Rejected):
-            yield from _release(held, _last_error(outcome, held.time_at(now)), lost_answer=lost_answer)
+            yield from _release(lease, _last_error(outcome, lease.time_at(now)), response_lost=response_lost)
             return Failed(outcome)
-        refused = outcome
-    return (yield from _reject(request, held, candidates, refused, lost_answer=lost_answer))
+        rejection = outcome
+    return (yield from _handle_rejection(request, lease, candidates, rejection, response_lost=response_lost))
 
 
 def resume(issued: IssuedTokens, max_refreshes: int) -> Protocol:
-    """Store tokens that the journal of a process that died holds.
+    """Store tokens from the journal of a crashed process.
 
     Returns:
-        `Usable` or `Superseded`: it goes on until the store has answered.
+        `Refreshed` or `Superseded`, since the write is retried until the store responds.
     """
     return (yield from _commit(issued, None, max_refreshes))
 
 
-def _read() -> Generator[Effect, Answer, Snapshot]:
+def _read() -> Generator[Effect, EffectResult, Snapshot]:
     return cast("Snapshot", (yield Read()))
 
 
-def _put(record: ConnectionRecord) -> Generator[Effect, Answer, int | None]:
+def _put(record: ConnectionRecord) -> Generator[Effect, EffectResult, int | None]:
     return cast("int | None", (yield Put(record)))
 
 
-def _now() -> Generator[Effect, Answer, float]:
+def _now() -> Generator[Effect, EffectResult, float]:
     return cast("float", (yield Now()))
 
 
-def _exchange(refresh_token: str) -> Generator[Effect, Answer, TokenOutcome]:
+def _exchange(refresh_token: str) -> Generator[Effect, EffectResult, TokenOutcome]:
     return cast("TokenOutcome", (yield ExchangeRefreshToken(refresh_token)))
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
-    """The lease as it was written, and the reading that it was written on."""
+class _AcquiredLease:
+    """The record with the lease as written, and the snapshot on which the write was based."""
 
     record: ConnectionRecord
-    read: Snapshot
+    snapshot: Snapshot
 
     def time_at(self, monotonic: float) -> float:
-        """Tell the store's time at a moment of the monotonic clock."""
-        return self.read.time_at(monotonic)
+        """Return the store's time at a reading of the monotonic clock."""
+        return self.snapshot.time_at(monotonic)
 
 
 def _candidates(record: ConnectionRecord) -> tuple[str, ...]:
-    """The refresh tokens to try: the record's own first, then spares, newest first."""
+    """Return the refresh tokens to try: the current one first, then those of alternate pairs, newest first."""
     pairs = (record.tokens, *record.alternate_pairs) if record.tokens is not None else record.alternate_pairs
     return tuple(dict.fromkeys(pair.refresh_token for pair in pairs if pair.refresh_token))
 
 
-def _acquire(want: RefreshRequest) -> Generator[Effect, Answer, _Held | Verdict]:
-    """Write the lease, or find out why there is nothing to do."""
-    before: Snapshot | None = None
+def _acquire(request: RefreshRequest) -> Generator[Effect, EffectResult, _AcquiredLease | Verdict]:
+    """Write the lease, or return the verdict if there is nothing to refresh."""
+    previous: Snapshot | None = None
     while True:
         try:
             snapshot = yield from _read()
@@ -335,59 +340,65 @@ def _acquire(want: RefreshRequest) -> Generator[Effect, Answer, _Held | Verdict]
         record, now = snapshot.record, snapshot.store_now
         if record is None:
             return NotRefreshable(None)
-        if before is not None and record.lease is not None and record.lease.holder == want.attempt_id:
-            return _Held(record, before)  # the store wrote it, and took its own repetition for a conflict
-        before = snapshot
-        refusal = _not_refreshable(want, record, now)
-        if isinstance(refusal, RateLimited):
+        if previous is not None and record.lease is not None and record.lease.holder == request.attempt_id:
+            # the lease was written, and the driver's own retry of that write was reported as a conflict
+            return _AcquiredLease(record, previous)
+        previous = snapshot
+        verdict = _not_refreshable(request, record, now)
+        if isinstance(verdict, RateLimited):
             yield from _record_rate_limit(record, now)
-        if refusal is not None:
-            return refusal
+        if verdict is not None:
+            return verdict
         leased = replace(
             record,
             epoch=record.epoch + 1,
-            lease=Lease(holder=want.attempt_id, epoch=record.epoch + 1, until=now + LEASE_SECONDS),
+            lease=Lease(holder=request.attempt_id, epoch=record.epoch + 1, until=now + LEASE_SECONDS),
             pending=(*record.pending, Attempt(epoch=record.epoch + 1, at=now))[-MAX_PENDING:],
         )
         try:
             rev = yield from _put(leased)
         except StoreError:
-            return StoreFailed()  # it may have been written: the lease then ends by itself
+            return StoreFailed()  # the lease may have been written; it then expires by itself
         if rev is not None:
-            return _Held(replace(leased, rev=rev), snapshot)
+            return _AcquiredLease(replace(leased, rev=rev), snapshot)
 
 
-def _not_refreshable(want: RefreshRequest, record: ConnectionRecord, now: float) -> Verdict | None:
-    """Say why this attempt must not spend a token, or None if it may."""
+def _not_refreshable(request: RefreshRequest, record: ConnectionRecord, now: float) -> Verdict | None:
+    """Return the verdict if this attempt must not exchange a token, or None if it may."""
     if record.state is not State.ACTIVE or not _candidates(record):
         return NotRefreshable(record)
-    if record.generation > want.seen_generation:
+    if record.generation > request.seen_generation:
         return Refreshed(record, refreshed=False)
-    # a time is reckoned from before its reading, and so ahead by as long as the store took: it counts as now
+    # The time of a refresh is estimated from a clock reading before the store's read, so it may be ahead of the store's clock
+    # by the duration of that read. Such a time counts as now.
     refreshes = [
         min(time, now)
         for time in record.recent_refreshes
         if now - RATE_LIMIT_WINDOW_SECONDS < time <= now + LEASE_SECONDS
     ]
-    behind = (
-        record.generation < want.seen_generation
-    )  # the store was set back: its token is none that was seen
-    if want.forced and not behind and refreshes and now - refreshes[-1] < want.forced_interval:
+    # After a store rollback the caller has not seen the record's token, so the limit of forced refreshes does not apply.
+    rolled_back = record.generation < request.seen_generation
+    if request.forced and not rolled_back and refreshes and now - refreshes[-1] < request.forced_interval:
         return Refreshed(record, refreshed=False)
     lease = record.lease
     if lease is not None and now < lease.until <= now + 2 * LEASE_SECONDS:
         return LeaseHeld(retry_after=min(lease.until - now, 2.0))
-    if len(refreshes) >= want.max_refreshes:
+    if len(refreshes) >= request.max_refreshes:
         return RateLimited(retry_after=RATE_LIMIT_WINDOW_SECONDS - (now - refreshes[0]))
     return None
 
 
-def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect, Answer, None]:
-    """Let the record say that the limit was reached. Best effort, and once: who goes on asking causes no more writes."""
+def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect, EffectResult, None]:
+    """Record in the connection that the limit was reached.
+
+    Best effort, and written only once: callers that keep retrying cause no further writes.
+    """
     if record.last_error is not None and record.last_error.reason == _RATE_LIMIT_REASON:
         return
     error = LastError(
-        reason=_RATE_LIMIT_REASON, message="The token was refreshed as often as an hour allows", time=now
+        reason=_RATE_LIMIT_REASON,
+        message="The user's limit of token refreshes per hour was reached",
+        time=now,
     )
     try:
         yield from _put(replace(record, last_error=error, update_time=now))
@@ -396,7 +407,10 @@ def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect
 
 
 def _in_doubt(record: ConnectionRecord, epoch: int, now: float) -> tuple[Attempt, ...]:
-    """Give the attempts beside that of an epoch that may still bring tokens. One of the future is of a clock that was wrong."""
+    """Return the attempts of other epochs that may still deliver tokens.
+
+    An attempt further in the future than the grace period does not count, because its time came from a wrong clock.
+    """
     return tuple(
         attempt
         for attempt in record.pending
@@ -404,16 +418,19 @@ def _in_doubt(record: ConnectionRecord, epoch: int, now: float) -> tuple[Attempt
     )
 
 
-def _without_attempt(record: ConnectionRecord, epoch: int, *, lost_answer: bool = False) -> ConnectionRecord:
-    """The record after the attempt of an epoch has ended: its lease is gone, and so is its mark.
+def _without_attempt(
+    record: ConnectionRecord, epoch: int, *, response_lost: bool = False
+) -> ConnectionRecord:
+    """Return the record without the lease and the pending attempt of an epoch.
 
-    If an answer of Zoom's was lost, the mark stays as one that is past its time: it delays no verdict, and says why a refusal comes.
+    If a response of Zoom was lost, the attempt stays in the record, with a time beyond the grace period. It no longer delays a verdict,
+    but explains a later rejection.
     """
     lease = record.lease
     pending = tuple(attempt for attempt in record.pending if attempt.epoch != epoch)
-    if lost_answer:
-        marks = (mark for mark in record.pending if mark.epoch == epoch)
-        pending = (*(replace(mark, at=mark.at - GRACE_SECONDS) for mark in marks), *pending)
+    if response_lost:
+        lost = (attempt for attempt in record.pending if attempt.epoch == epoch)
+        pending = (*(replace(attempt, at=attempt.at - GRACE_SECONDS) for attempt in lost), *pending)
     return replace(
         record, lease=None if lease is not None and lease.epoch == epoch else lease, pending=pending
     )
@@ -422,29 +439,35 @@ def _without_attempt(record: ConnectionRecord, epoch: int, *, lost_answer: bool 
 def _last_error(
     outcome: NotSent | Unknown | Throttled | AppRejected | BadResponse | Rejected, now: float
 ) -> LastError:
-    """Describe a failed refresh for the people who look at the connection."""
+    """Return the description of a failed refresh that is shown with the connection."""
     match outcome:
         case Throttled():
-            reason, message = "ZOOM_RATE_LIMITED", "Zoom asked for fewer refreshes"
+            reason, message = "ZOOM_RATE_LIMITED", "Zoom is rate limiting token requests"
         case AppRejected():
-            reason, message = "APP_CREDENTIALS_REJECTED", "Zoom refused the app's own credentials"
+            reason, message = "APP_CREDENTIALS_REJECTED", "Zoom rejected the app's own credentials"
         case BadResponse():
-            reason, message = "ZOOM_BAD_RESPONSE", "Zoom's answer to the refresh could not be understood"
+            reason, message = "ZOOM_BAD_RESPONSE", "Zoom's response to the token refresh is invalid"
         case Rejected():
-            reason, message = "ZOOM_REAUTH_REQUIRED", "Zoom refused the refresh token"
+            reason, message = "ZOOM_REAUTH_REQUIRED", "Zoom rejected the refresh token"
         case _:
-            reason, message = "ZOOM_UNAVAILABLE", "Zoom could not be reached or its answer was lost"
+            reason, message = "ZOOM_UNAVAILABLE", "Zoom could not be reached or its response was lost"
     return LastError(reason=reason, message=message, time=now)
 
 
-def _release(held: _Held, error: LastError, *, lost_answer: bool) -> Generator[Effect, Answer, None]:
-    """Give the lease back and note the error. Best effort: a lease also ends by itself."""
-    record: ConnectionRecord | None = held.record
+def _release(
+    lease: _AcquiredLease, error: LastError, *, response_lost: bool
+) -> Generator[Effect, EffectResult, None]:
+    """Release the lease and record the error. Best effort, since a lease also expires by itself."""
+    record: ConnectionRecord | None = lease.record
     for _ in range(3):
-        if record is None or record.grant != held.record.grant or record.generation != held.record.generation:
+        if (
+            record is None
+            or record.grant != lease.record.grant
+            or record.generation != lease.record.generation
+        ):
             return
         try:
-            released = _without_attempt(record, held.record.epoch, lost_answer=lost_answer)
+            released = _without_attempt(record, lease.record.epoch, response_lost=response_lost)
             rev = yield from _put(replace(released, last_error=error, update_time=error.time))
             if rev is not None:
                 return
@@ -455,104 +478,104 @@ def _release(held: _Held, error: LastError, *, lost_answer: bool) -> Generator[E
 
 
 def _issued_tokens(
-    want: RefreshRequest, held: _Held, spent: str, issued: Issued, asked_at: float
+    request: RefreshRequest, lease: _AcquiredLease, refresh_token: str, response: Issued, requested_at: float
 ) -> IssuedTokens:
-    """What Zoom issued, ready to be stored."""
-    obtained_at = held.time_at(asked_at)
+    """Return the tokens of Zoom's response in the form in which they are stored."""
+    obtained_at = lease.time_at(requested_at)
     tokens = TokenPair(
-        access_token=issued.access_token,
-        refresh_token=issued.refresh_token or spent,
-        token_type=issued.token_type,
-        scope=issued.scope,
-        api_url=issued.api_url,
-        access_expire_at=obtained_at + issued.expires_in,
+        access_token=response.access_token,
+        refresh_token=response.refresh_token or refresh_token,
+        token_type=response.token_type,
+        scope=response.scope,
+        api_url=response.api_url,
+        access_expire_at=obtained_at + response.expires_in,
         obtained_at=obtained_at,
     )
     return IssuedTokens(
-        user_email=want.user_email,
-        attempt_id=want.attempt_id,
-        grant=held.record.grant,
-        generation=held.record.generation,
-        epoch=held.record.epoch,
+        user_email=request.user_email,
+        attempt_id=request.attempt_id,
+        grant=lease.record.grant,
+        generation=lease.record.generation,
+        epoch=lease.record.epoch,
         tokens=tokens,
-        seen_generation=want.seen_generation,
+        seen_generation=request.seen_generation,
     )
 
 
 def _commit(
-    won: IssuedTokens, known: Snapshot | None, max_refreshes: int
-) -> Generator[Effect, Answer, Verdict]:
-    """Store what Zoom issued. Goes on until the store has taken it or the grant is gone: the tokens exist nowhere else.
+    issued: IssuedTokens, current: Snapshot | None, max_refreshes: int
+) -> Generator[Effect, EffectResult, Verdict]:
+    """Store issued tokens, retrying until the store has accepted them or the grant is gone: they exist nowhere else.
 
     Args:
-        won: The tokens.
-        known: The record as it is known to be; None to read it first.
-        max_refreshes: How many times of refreshes the record remembers.
+        current: The record as last written; None to read it first.
+        max_refreshes: Maximum number of refresh times in the record.
     """
-    pause = FIRST_PAUSE_SECONDS
+    pause = MIN_RETRY_PAUSE_SECONDS
     while True:
         try:
-            snapshot = known or (yield from _read())
-            known = None  # whatever happens next, only what is in the store then decides
-            verdict = yield from _commit_once(won, snapshot, max_refreshes)
+            snapshot = current or (yield from _read())
+            current = None  # every retry reads the record again
+            verdict = yield from _commit_once(issued, snapshot, max_refreshes)
             if verdict is not None:
-                yield DeleteJournal(won)
+                yield DeleteJournal(issued)
                 return verdict
         except (StoreError, RecordFault):
             yield Sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            pause = min(2 * pause, MAX_RETRY_PAUSE_SECONDS)
 
 
 def _commit_once(
-    won: IssuedTokens, snapshot: Snapshot, max_refreshes: int
-) -> Generator[Effect, Answer, Verdict | None]:
-    """Write the tokens where the record says that they belong. None if somebody else wrote meanwhile."""
+    issued: IssuedTokens, snapshot: Snapshot, max_refreshes: int
+) -> Generator[Effect, EffectResult, Verdict | None]:
+    """Write the tokens to the record, as its next generation or as an alternate pair. Return None on conflict."""
     record = snapshot.record
-    if record is None or record.grant != won.grant or record.state is State.DISCONNECTED:
-        return Superseded(won.tokens, record)
-    if record.was_committed(won.attempt_id):
+    if record is None or record.grant != issued.grant or record.state is State.DISCONNECTED:
+        return Superseded(issued.tokens, record)
+    if record.was_committed(issued.attempt_id):
         return Refreshed(record, refreshed=True)
     now = snapshot.time_at((yield from _now()))
-    overtaken = record.generation != won.generation
-    if overtaken:  # the same grant moved on without us: either token may be the living one, so both are kept
-        alternate_pairs = (won.tokens, *record.alternate_pairs)[:MAX_ALTERNATE_PAIRS]
-        settled = _without_attempt(record, won.epoch)
-        written = replace(
-            settled,
+    generation_changed = record.generation != issued.generation
+    if generation_changed:
+        # another attempt refreshed the same grant meanwhile; either pair may be the valid one, so both are stored
+        alternate_pairs = (issued.tokens, *record.alternate_pairs)[:MAX_ALTERNATE_PAIRS]
+        released = _without_attempt(record, issued.epoch)
+        updated = replace(
+            released,
             state=State.ACTIVE,
             cause=None,
             last_error=None,
             alternate_pairs=alternate_pairs,
-            previous_commit_ids=_commit_ids(won.attempt_id, record),
+            previous_commit_ids=_commit_ids(issued.attempt_id, record),
             update_time=now,
         )
     else:
-        written = _next_generation(won, record, now, max_refreshes)
-    rev = yield from _put(written)
+        updated = _next_generation(issued, record, now, max_refreshes)
+    rev = yield from _put(updated)
     return (
         None
         if rev is None
-        else Refreshed(replace(written, rev=rev), refreshed=True, alternate_pair_kept=overtaken)
+        else Refreshed(replace(updated, rev=rev), refreshed=True, alternate_pair_kept=generation_changed)
     )
 
 
 def _next_generation(
-    won: IssuedTokens, record: ConnectionRecord, now: float, max_refreshes: int
+    issued: IssuedTokens, record: ConnectionRecord, now: float, max_refreshes: int
 ) -> ConnectionRecord:
-    """The record with new tokens as its next generation, written now."""
-    tokens = won.tokens
+    """Return the record with the issued tokens as its next generation, updated now."""
+    tokens = issued.tokens
     recent = tuple(time for time in record.recent_refreshes if now - RATE_LIMIT_WINDOW_SECONDS < time)
     return replace(
         record,
         state=State.ACTIVE,
         cause=None,
         last_error=None,
-        generation=max(record.generation, won.seen_generation) + 1,
+        generation=max(record.generation, issued.seen_generation) + 1,
         tokens=tokens,
         alternate_pairs=(),
         lease=None,
-        pending=_in_doubt(record, won.epoch, now),
-        commit_id=won.attempt_id,
+        pending=_in_doubt(record, issued.epoch, now),
+        commit_id=issued.attempt_id,
         previous_commit_ids=_commit_ids(record.commit_id, record),
         recent_refreshes=(*recent, now)[-max(max_refreshes, 1) :],
         refresh_time=tokens.obtained_at,
@@ -563,69 +586,78 @@ def _next_generation(
 
 
 def _commit_ids(commit_id: str, record: ConnectionRecord) -> tuple[str, ...]:
-    """The commits that a record remembers beside its latest: an entry of the journal may tell of one again much later."""
+    """Return the ids of the latest commits. They identify journal entries that are replayed long after their commit."""
     return (commit_id, *record.previous_commit_ids)[:MAX_PREVIOUS_COMMIT_IDS]
 
 
-def _reject(
-    want: RefreshRequest, held: _Held, tried: tuple[str, ...], refused: Rejected | None, *, lost_answer: bool
-) -> Generator[Effect, Answer, Verdict]:
-    """Every candidate was refused: decide what that means, and write it down."""
-    epoch = held.record.epoch
+def _handle_rejection(
+    request: RefreshRequest,
+    lease: _AcquiredLease,
+    candidates: tuple[str, ...],
+    rejection: Rejected | None,
+    *,
+    response_lost: bool,
+) -> Generator[Effect, EffectResult, Verdict]:
+    """Decide whether the rejection of every candidate can be accepted, and record the result."""
+    epoch = lease.record.epoch
     while True:
         try:
             snapshot = yield from _read()
             record, now = snapshot.record, snapshot.store_now
             if record is None or record.state is not State.ACTIVE:
                 return NotRefreshable(record)
-            cleared = _without_attempt(record, epoch, lost_answer=lost_answer)
-            ours = (
-                record.generation == held.record.generation
-                and record.grant == held.record.grant
+            released = _without_attempt(record, epoch, response_lost=response_lost)
+            unchanged = (
+                record.generation == lease.record.generation
+                and record.grant == lease.record.grant
                 and record.epoch == epoch
             )
-            doubts = _in_doubt(record, epoch, now)
+            in_doubt = _in_doubt(record, epoch, now)
             verdict: Verdict
-            if not ours:
-                written, verdict = cleared, _after_stale_verdict(want, record)
-            elif any(candidate not in tried for candidate in _candidates(record)):
-                written, verdict = cleared, LeaseHeld(retry_after=2.0)
-            elif doubts:
-                until = min(now + DOUBT_SECONDS, max(attempt.at for attempt in doubts) + GRACE_SECONDS)
-                written = replace(cleared, lease=Lease(holder=want.attempt_id, epoch=epoch, until=until))
+            if not unchanged:
+                updated, verdict = released, _verdict_after_concurrent_change(request, record)
+            elif any(candidate not in candidates for candidate in _candidates(record)):
+                updated, verdict = released, LeaseHeld(retry_after=2.0)
+            elif in_doubt:
+                until = min(
+                    now + IN_DOUBT_PAUSE_SECONDS, max(attempt.at for attempt in in_doubt) + GRACE_SECONDS
+                )
+                updated = replace(released, lease=Lease(holder=request.attempt_id, epoch=epoch, until=until))
                 verdict = LeaseHeld(retry_after=until - now)
             else:
-                error = None if refused is None else _last_error(refused, now)
-                cause = _cause(refused, lost_answer=bool(cleared.pending))
-                written = replace(
-                    cleared,
+                error = None if rejection is None else _last_error(rejection, now)
+                cause = _cause(rejection, response_lost=bool(released.pending))
+                updated = replace(
+                    released,
                     state=State.REAUTH_REQUIRED,
                     cause=cause,
                     last_error=error,
                     update_time=now,
                     pending=(),
                 )
-                verdict = NotRefreshable(written)
-            rev = yield from _put(written)
+                verdict = NotRefreshable(updated)
+            rev = yield from _put(updated)
         except StoreError:
             return StoreFailed()
         if rev is not None:
             return verdict
 
 
-def _after_stale_verdict(want: RefreshRequest, record: ConnectionRecord) -> Refreshed | LeaseHeld:
-    """The record moved on while we were refused: its newer token serves the asker, if there is one."""
-    if record.generation > want.seen_generation:
+def _verdict_after_concurrent_change(
+    request: RefreshRequest, record: ConnectionRecord
+) -> Refreshed | LeaseHeld:
+    """Return the verdict on a rejection if the record changed meanwhile: its token, if that is newer, or a retry."""
+    if record.generation > request.seen_generation:
         return Refreshed(record, refreshed=False)
     return LeaseHeld(retry_after=1.0)
 
 
-def _cause(refused: Rejected | None, *, lost_answer: bool) -> Cause:
-    """Say why the person has to consent again."""
-    if lost_answer:
+def _cause(rejection: Rejected | None, *, response_lost: bool) -> Cause:
+    """Return why the user has to consent again."""
+    if response_lost:
         return Cause.OUTCOME_LOST
-    if refused is not None and refused.code in _SCOPE_CODES:
+    if rejection is not None and rejection.code in _SCOPE_CODES:
         return Cause.SCOPE
-    if refused is not None and refused.code in _REVOKED_CODES:
+    if rejection is not None and rejection.code in _REVOKED_CODES:
         return Cause.REVOKED
     return Cause.REJECTED

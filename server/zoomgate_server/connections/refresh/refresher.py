@@ -1,7 +1,7 @@
-"""Runs the refresh protocol: one attempt per user at a time, owned by the service and not by who asked for it.
+"""Execution of the refresh protocol: one attempt per user at a time, owned by the service rather than by its callers.
 
-Callers wait for an attempt as long as their own deadline allows. When they leave, when they are cancelled, when the server drains:
-the attempt goes on, since an answer of Zoom that nobody takes would lose the user.
+Callers wait for an attempt until their own deadline. An attempt continues when its callers are cancelled or time out and while the server
+drains, because dropping a response of Zoom would lose the user's authorization.
 """
 
 import asyncio
@@ -38,36 +38,38 @@ from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, NotSent, Throttled, TokenOutcome
 
 POLL_INTERVAL = 0.25
-"""Longest pause between two looks whether somebody else's lease has ended."""
+"""Maximum pause between two checks whether the lease of another process has been released."""
 
 AGE_SECONDS = 1.0
-"""Pause between two looks at how old the oldest attempt is."""
+"""Interval between two reports of the age of the oldest attempt."""
 
 _log = logs.get("zoomgate.refresh")
 
 
 class _InFlightRefresh:
-    """One running attempt.
+    """A running attempt.
 
-    `result` is what callers wait for. It is settled when the attempt ends, or before that when Zoom has answered and the store does
-    not take the answer: callers then hear of the store at once, while the attempt keeps trying.
-
-    `resumed` tells that it stores what a process which died had won. `waiting` is how many callers wait for it. `sent_at` is the
-    reading of the monotonic clock when a refresh token was first sent, None before that; `spent` tells whether Zoom has been heard, and
-    `won` is what it issued.
+    Attributes:
+        result: What callers wait for. It is set when the attempt finishes, or earlier if Zoom has responded and the store fails: callers
+            then receive StoreUnavailable at once, while the attempt keeps retrying.
+        waiting: Number of callers that wait for the attempt.
+        resumed: Whether the attempt stores the tokens of a crashed process.
+        pending_since: Reading of the monotonic clock when a refresh token was first sent, or when a resumed attempt started; None before.
+        called_zoom: Whether a call to Zoom has completed, with any outcome.
+        issued: The tokens that Zoom issued, if any.
     """
 
     def __init__(self, result: "asyncio.Future[ConnectionRecord]") -> None:
         self.result = result
         self.waiting = 0
         self.resumed = False
-        self.sent_at: float | None = None
-        self.spent = False
-        self.won: TokenPair | None = None
+        self.pending_since: float | None = None
+        self.called_zoom = False
+        self.issued: TokenPair | None = None
 
     @classmethod
-    def begin(cls) -> "_InFlightRefresh":
-        """An attempt whose result is open."""
+    def create(cls) -> "_InFlightRefresh":
+        """Return an attempt without a result."""
         return cls(asyncio.get_running_loop().create_future())
 
     def succeed(self, record: ConnectionRecord) -> None:
@@ -77,29 +79,24 @@ class _InFlightRefresh:
     def fail(self, error: BaseException) -> None:
         if not self.result.done():
             self.result.set_exception(error)
-            self.result.exception()  # nobody may be waiting any more, and that is no mistake
+            self.result.exception()  # marks it as retrieved, since all callers may be gone
 
 
 class Refresher:
     """Refreshes users' tokens.
 
     Args:
-        connections: Where the records are.
-        spend: Sends a refresh token to Zoom and never raises.
-        discard: Ends a token pair that no record keeps.
-        journal: Keeps what Zoom answered until the store has it.
-        clock: Time.
-        metrics: Counts outcomes.
-        audit: Hears of refresh tokens that were spent.
+        exchange: Sends a refresh token to Zoom; must not raise.
+        discard: Revokes a token pair that is not stored in any record.
         forced_interval: Seconds between two forced refreshes of one user.
-        max_refreshes: Refreshes of one user in an hour.
+        max_refreshes: Maximum number of refreshes per user and hour.
     """
 
     def __init__(
         self,
         *,
         connections: ConnectionRepository,
-        spend: Callable[[str], Awaitable[TokenOutcome]],
+        exchange: Callable[[str], Awaitable[TokenOutcome]],
         discard: Callable[[TokenPair], None],
         journal: TokenJournal,
         clock: Clock,
@@ -109,7 +106,7 @@ class Refresher:
         max_refreshes: int,
     ) -> None:
         self._connections = connections
-        self._spend = spend
+        self._exchange = exchange
         self._discard = discard
         self._journal = journal
         self._breaker = CircuitBreaker(clock, self._report_circuit_breaker)
@@ -118,52 +115,51 @@ class Refresher:
         self._audit = audit
         self._forced_interval = forced_interval
         self._max_refreshes = max_refreshes
-        self._flights: dict[str, _InFlightRefresh] = {}
+        self._in_flight: dict[str, _InFlightRefresh] = {}
         self._tasks: dict[asyncio.Task[None], _InFlightRefresh] = {}
         self._draining = False
 
     async def refresh(
         self, user_email: str, *, seen_generation: int, deadline: float, forced: bool = False
     ) -> ConnectionRecord:
-        """Give a record whose token is better than the one of `seen_generation`.
+        """Return a record with a newer token than `seen_generation`, refreshing it if needed.
 
         Args:
-            user_email: Whose token.
-            seen_generation: The generation that is not good enough.
+            seen_generation: The generation to replace.
             deadline: Reading of the monotonic clock until which the caller waits.
-            forced: Refresh although the token is valid still. Within `forced_interval` of the refresh before, the record of that
-                one is given instead.
+            forced: Whether to refresh a token that is still valid. Within `forced_interval` of the previous refresh, the record of that
+                refresh is returned instead.
 
         Raises:
-            NotConnected: There is no connection.
-            ReauthRequired: The person has to consent again.
-            RefreshInProgress: The deadline came first, or somebody else holds the lease; the attempt goes on.
+            NotConnected: The user has no connection.
+            ReauthRequired: The user has to consent again.
+            RefreshInProgress: The deadline passed or another process holds the lease; a running attempt continues.
             ServerOverloaded: The user's limit of refreshes is reached.
-            StoreUnavailable: The store failed; a token that Zoom answered is kept and written as soon as the store is back.
-            ZoomUnavailable: Zoom could not be reached; the stored token is as it was.
-            ZoomRateLimited: Zoom asked for fewer refreshes.
-            ZoomBadResponse: Zoom's answer could not be understood.
-            AppCredentialsRejected: Zoom refused our own credentials.
+            StoreUnavailable: The store failed. Tokens that Zoom has issued are retained and stored once the store is available again.
+            ZoomUnavailable: Zoom could not be reached; the stored token is unchanged.
+            ZoomRateLimited: Zoom is rate limiting token requests.
+            ZoomBadResponse: Zoom's response is invalid.
+            AppCredentialsRejected: Zoom rejected the app's own credentials.
         """
         while True:
-            joined = self._flights.get(user_email)
+            joined = self._in_flight.get(user_email)
             if joined is None:
                 self._check_breaker()
-            flight = joined or self._start(user_email, seen_generation, forced=forced)
-            flight.waiting += 1
+            in_flight = joined or self._start(user_email, seen_generation, forced=forced)
+            in_flight.waiting += 1
             try:
                 async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
-                    record = await asyncio.shield(flight.result)
+                    record = await asyncio.shield(in_flight.result)
             except TimeoutError:
                 raise _in_progress(1.0) from None
             finally:
-                flight.waiting -= 1
+                in_flight.waiting -= 1
             if joined is None or record.generation > seen_generation:
-                return record  # else the attempt that was joined had been begun for an older token
+                return record  # otherwise, the joined attempt was started for an older token
 
     def resume(self, entry: Entry) -> None:
-        """Store tokens that a process which died left in the journal; it goes on in the background until the store has answered."""
-        won = refresh_protocol.IssuedTokens(
+        """Store tokens from the journal of a crashed process in the background, retrying until the store responds."""
+        issued = refresh_protocol.IssuedTokens(
             user_email=entry.user_email,
             attempt_id=entry.entry_id,
             grant=entry.grant,
@@ -171,38 +167,43 @@ class Refresher:
             epoch=entry.epoch,
             tokens=entry.tokens,
         )
-        _log.info("refresh.resumed", user=won.user_email, attempt=won.attempt_id)
-        flight = _InFlightRefresh.begin()
-        flight.resumed, flight.sent_at, flight.won = True, self._clock.monotonic(), won.tokens
-        self._start_task(self._resume(won, flight), flight)
+        _log.info("refresh.resumed", user=issued.user_email, attempt=issued.attempt_id)
+        in_flight = _InFlightRefresh.create()
+        in_flight.resumed, in_flight.pending_since = True, self._clock.monotonic()
+        in_flight.issued = issued.tokens
+        self._start_task(self._resume(issued, in_flight), in_flight)
 
     @property
     def running(self) -> int:
-        """How many attempts are running."""
+        """The number of running attempts."""
         return sum(not task.done() for task in self._tasks)
 
-    async def watch(self) -> None:
-        """Tell the metrics every second how old the oldest attempt is whose outcome is open; runs until cancelled."""
+    async def report_pending_age(self) -> None:
+        """Report the age of the oldest attempt without an outcome every second, until cancelled."""
         while True:
             now = self._clock.monotonic()
-            sent = [flight.sent_at for flight in self._tasks.values() if flight.sent_at is not None]
+            sent = [
+                in_flight.pending_since
+                for in_flight in self._tasks.values()
+                if in_flight.pending_since is not None
+            ]
             self._metrics.pending_age(now - min(sent, default=now))
             await asyncio.sleep(AGE_SECONDS)
 
     async def drain(self, seconds: float) -> bool:
-        """Wait until every running attempt has ended, for at most so many seconds. False if some did not.
+        """Wait until all running attempts have finished, for at most `seconds`, and return whether they have.
 
-        None asks Zoom a second time from now on, as after a lost answer: that could take longer than anybody waits here.
+        From now on, no attempt calls Zoom a second time, as after a lost response: that could take longer than the drain.
         """
         self._draining = True
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=seconds)
-        return not self.running  # one that has just ended may be in the set still
+        return not self.running  # a finished task may not have been removed from the set yet
 
     def _start(self, user_email: str, seen_generation: int, *, forced: bool) -> _InFlightRefresh:
-        """Begin an attempt that belongs to nobody's call: its context is empty, and the set keeps it alive."""
-        flight = _InFlightRefresh.begin()
-        want = refresh_protocol.RefreshRequest(
+        """Start an attempt that is independent of the caller: its context is empty, and `_tasks` keeps it alive."""
+        in_flight = _InFlightRefresh.create()
+        request = refresh_protocol.RefreshRequest(
             user_email=user_email,
             seen_generation=seen_generation,
             attempt_id=secrets.token_hex(16),
@@ -210,84 +211,99 @@ class Refresher:
             forced_interval=self._forced_interval,
             max_refreshes=self._max_refreshes,
         )
-        self._flights[user_email] = flight
-        self._start_task(self._run_until_settled(want, flight), flight)
-        return flight
+        self._in_flight[user_email] = in_flight
+        self._start_task(self._run_until_settled(request, in_flight), in_flight)
+        return in_flight
 
-    def _start_task(self, work: Coroutine[Any, Any, None], flight: _InFlightRefresh) -> None:
-        task = asyncio.get_running_loop().create_task(work, name="refresh", context=contextvars.Context())
-        self._tasks[task] = flight
+    def _start_task(self, coroutine: Coroutine[Any, Any, None], in_flight: _InFlightRefresh) -> None:
+        task = asyncio.get_running_loop().create_task(
+            coroutine, name="refresh", context=contextvars.Context()
+        )
+        self._tasks[task] = in_flight
         task.add_done_callback(self._tasks.pop)
 
     async def _run_until_settled(
-        self, want: refresh_protocol.RefreshRequest, flight: _InFlightRefresh
+        self, request: refresh_protocol.RefreshRequest, in_flight: _InFlightRefresh
     ) -> None:
-        """Try until there is a verdict that helps, or nobody waits any more: one of many callers looks whether a lease has ended."""
+        """Repeat the protocol while another process holds the lease and callers wait.
+
+        One attempt polls the lease, however many callers wait for it.
+        """
         try:
             while True:
-                verdict = await self._attempt(
-                    refresh_protocol.refresh(want), want.user_email, want.attempt_id, flight
+                verdict = await self._run_attempt(
+                    refresh_protocol.refresh(request), request.user_email, request.attempt_id, in_flight
                 )
                 if verdict is None:
                     return
-                if not isinstance(verdict, refresh_protocol.LeaseHeld) or not flight.waiting:
+                if not isinstance(verdict, refresh_protocol.LeaseHeld) or not in_flight.waiting:
                     break
                 await asyncio.sleep(min(verdict.retry_after, POLL_INTERVAL))
-                want = replace(want, attempt_id=secrets.token_hex(16))
-            self._conclude(want.user_email, want.attempt_id, verdict, flight)
+                request = replace(request, attempt_id=secrets.token_hex(16))
+            self._conclude(request.user_email, request.attempt_id, verdict, in_flight)
         finally:
-            if self._flights.get(want.user_email) is flight:
-                del self._flights[want.user_email]
+            if self._in_flight.get(request.user_email) is in_flight:
+                del self._in_flight[request.user_email]
 
-    async def _resume(self, won: refresh_protocol.IssuedTokens, flight: _InFlightRefresh) -> None:
-        protocol = refresh_protocol.resume(won, self._max_refreshes)
-        verdict = await self._attempt(protocol, won.user_email, won.attempt_id, flight)
+    async def _resume(self, issued: refresh_protocol.IssuedTokens, in_flight: _InFlightRefresh) -> None:
+        protocol = refresh_protocol.resume(issued, self._max_refreshes)
+        verdict = await self._run_attempt(protocol, issued.user_email, issued.attempt_id, in_flight)
         if verdict is not None:
-            self._conclude(won.user_email, won.attempt_id, verdict, flight)
+            self._conclude(issued.user_email, issued.attempt_id, verdict, in_flight)
 
-    async def _attempt(
-        self, protocol: refresh_protocol.Protocol, user_email: str, attempt_id: str, flight: _InFlightRefresh
+    async def _run_attempt(
+        self,
+        protocol: refresh_protocol.Protocol,
+        user_email: str,
+        attempt_id: str,
+        in_flight: _InFlightRefresh,
     ) -> refresh_protocol.Verdict | None:
-        """Run the protocol once; None if it could not go on, which the waiters know then."""
+        """Run the protocol once. Return None if a record cannot be opened; waiting callers then receive that error."""
         started = self._clock.monotonic()
         try:
-            verdict = await self._run(protocol, user_email, attempt_id, flight)
+            verdict = await self._drive(protocol, user_email, attempt_id, in_flight)
         except RecordFault as error:
             self._metrics.refreshes("record_error")
-            flight.fail(error)
+            in_flight.fail(error)
             return None
         except BaseException as error:
             _log.exception("refresh.crashed", user=user_email, attempt=attempt_id)
-            flight.fail(error if isinstance(error, Exception) else RuntimeError("the refresh was torn down"))
+            in_flight.fail(
+                error if isinstance(error, Exception) else RuntimeError("the refresh was cancelled")
+            )
             raise
-        if flight.spent:
+        if in_flight.called_zoom:
             self._metrics.refresh_seconds(self._clock.monotonic() - started)
         return verdict
 
-    async def _run(
-        self, protocol: refresh_protocol.Protocol, user_email: str, attempt_id: str, flight: _InFlightRefresh
+    async def _drive(
+        self,
+        protocol: refresh_protocol.Protocol,
+        user_email: str,
+        attempt_id: str,
+        in_flight: _InFlightRefresh,
     ) -> refresh_protocol.Verdict:
-        """Perform the effects that the core asks for, one after another."""
-        answer: refresh_protocol.Answer = None
+        """Perform the effects of the protocol one after another."""
+        result: refresh_protocol.EffectResult = None
         failure: Exception | None = None
         while True:
             try:
-                effect = protocol.send(answer) if failure is None else protocol.throw(failure)
+                effect = protocol.send(result) if failure is None else protocol.throw(failure)
             except StopIteration as end:
                 verdict: refresh_protocol.Verdict = end.value
                 return verdict
-            answer, failure = None, None
+            result, failure = None, None
             try:
-                answer = await self._perform(user_email, effect, flight)
+                result = await self._perform(user_email, effect, in_flight)
             except (StoreError, RecordFault) as error:
                 failure = error
-                if flight.spent and isinstance(effect, refresh_protocol.Put):
+                if in_flight.called_zoom and isinstance(effect, refresh_protocol.Put):
                     _log.warning("refresh.store_failed", user=user_email, attempt=attempt_id)
-                    flight.fail(store_unavailable())
+                    in_flight.fail(store_unavailable())
 
     async def _perform(
-        self, user_email: str, effect: refresh_protocol.Effect, flight: _InFlightRefresh
-    ) -> refresh_protocol.Answer:
+        self, user_email: str, effect: refresh_protocol.Effect, in_flight: _InFlightRefresh
+    ) -> refresh_protocol.EffectResult:
         match effect:
             case refresh_protocol.Read():
                 before = self._clock.monotonic()
@@ -297,31 +313,31 @@ class Refresher:
                 return await self._connections.write(record)
             case refresh_protocol.Now():
                 return self._clock.monotonic()
-            case refresh_protocol.ExchangeRefreshToken() if self._draining and flight.spent:
-                return NotSent("the service ends")
+            case refresh_protocol.ExchangeRefreshToken() if self._draining and in_flight.called_zoom:
+                return NotSent("the service is shutting down")
             case refresh_protocol.ExchangeRefreshToken(refresh_token):
-                if flight.sent_at is None:
-                    flight.sent_at = self._clock.monotonic()
-                outcome = await self._spend(refresh_token)
-                flight.spent = True
+                if in_flight.pending_since is None:
+                    in_flight.pending_since = self._clock.monotonic()
+                outcome = await self._exchange(refresh_token)
+                in_flight.called_zoom = True
                 self._breaker.record(outcome)
                 return outcome
-            case refresh_protocol.AppendJournal(won):
-                flight.won = won.tokens
-                await self._journal.append(_entry(won))
+            case refresh_protocol.AppendJournal(issued):
+                in_flight.issued = issued.tokens
+                await self._journal.append(_entry(issued))
                 return None
-            case refresh_protocol.DeleteJournal(won):
-                await self._journal.delete(won.attempt_id)
+            case refresh_protocol.DeleteJournal(issued):
+                await self._journal.delete(issued.attempt_id)
                 return None
             case refresh_protocol.Sleep(seconds):
                 await asyncio.sleep(seconds)
                 return None
 
     def _check_breaker(self) -> None:
-        """Raise what Zoom would say again, while the breaker is open."""
-        closed = self._breaker.open_for()
-        if closed is not None:
-            outcome, seconds = closed
+        """Raise the error of the outcome that opened the circuit breaker, if it is open."""
+        opened = self._breaker.open_for()
+        if opened is not None:
+            outcome, seconds = opened
             self._metrics.refreshes("circuit_breaker_open")
             raise _failure(outcome, retry_after=seconds)[1]
 
@@ -333,14 +349,14 @@ class Refresher:
             _log.info("refresh.circuit_breaker_closed")
 
     def _conclude(
-        self, user_email: str, attempt_id: str, verdict: refresh_protocol.Verdict, flight: _InFlightRefresh
+        self, user_email: str, attempt_id: str, verdict: refresh_protocol.Verdict, in_flight: _InFlightRefresh
     ) -> None:
-        """Tell the waiters, count, and log one line."""
+        """Set the result for waiting callers, and record it in metrics, log and audit trail."""
         outcome, result = _interpret(verdict)
         self._metrics.refreshes(outcome)
         if outcome == "alternate_pair_kept":
             self._metrics.alternate_pair_kept()
-        if flight.resumed:
+        if in_flight.resumed:
             self._metrics.journal_replayed()
         _log.info("refresh.finished", user=user_email, attempt=attempt_id, outcome=outcome)
         if isinstance(verdict, refresh_protocol.Superseded) and (
@@ -348,27 +364,27 @@ class Refresher:
         ):
             self._discard(verdict.tokens)
         if (
-            flight.spent
+            in_flight.called_zoom
             and isinstance(result, ReauthRequired)
             and result.metadata["cause"] == Cause.OUTCOME_LOST
         ):
             self._metrics.outcome_lost()
-        if flight.spent or flight.resumed:
-            self._audit_outcome(user_email, attempt_id, verdict, flight.won)
+        if in_flight.called_zoom or in_flight.resumed:
+            self._audit_outcome(user_email, attempt_id, verdict, in_flight.issued)
         if isinstance(result, ConnectionRecord):
-            flight.succeed(result)
+            in_flight.succeed(result)
         else:
-            flight.fail(result)
+            in_flight.fail(result)
 
     def _audit_outcome(
-        self, user_email: str, attempt_id: str, verdict: refresh_protocol.Verdict, won: TokenPair | None
+        self, user_email: str, attempt_id: str, verdict: refresh_protocol.Verdict, issued: TokenPair | None
     ) -> None:
-        """Tell the audit trail what became of a refresh token that was spent, and of what Zoom issued for it."""
-        tokens = won
+        """Record in the audit trail the outcome of an exchanged refresh token and the tokens that Zoom issued for it."""
+        tokens = issued
         match verdict:
             case refresh_protocol.Refreshed(record, refreshed=True):
                 action, outcome = "connection.refreshed", "ok"
-                # else somebody was faster, or went on from there since: the record speaks of later tokens
+                # otherwise, another attempt was faster or has refreshed since, and the record's generation is that of other tokens
                 generation = record.generation if record.commit_id == attempt_id else 0
             case refresh_protocol.Superseded():
                 action, outcome, generation = "connection.refreshed", "SUPERSEDED", 0
@@ -387,39 +403,39 @@ class Refresher:
         )
 
 
-def _entry(won: refresh_protocol.IssuedTokens) -> Entry:
-    """The form in which the journal keeps what a refresh won."""
+def _entry(issued: refresh_protocol.IssuedTokens) -> Entry:
+    """Return the journal entry for issued tokens."""
     return Entry(
-        entry_id=won.attempt_id,
+        entry_id=issued.attempt_id,
         origin=Origin.REFRESH,
-        user_email=won.user_email,
-        grant=won.grant,
-        generation=won.generation,
-        tokens=won.tokens,
-        epoch=won.epoch,
+        user_email=issued.user_email,
+        grant=issued.grant,
+        generation=issued.generation,
+        tokens=issued.tokens,
+        epoch=issued.epoch,
     )
 
 
 def _in_progress(retry_after: float) -> RefreshInProgress:
     return RefreshInProgress(
-        "The user's token is being refreshed: call again in a moment", retry_after=max(1.0, retry_after)
+        "The user's token is being refreshed; retry in a moment", retry_after=max(1.0, retry_after)
     )
 
 
 def reauth_required(record: ConnectionRecord) -> ReauthRequired:
-    """The error for a user who has to consent again."""
+    """Return the error for a user who has to consent again."""
     cause = record.cause.value if record.cause is not None else "REJECTED"
     return ReauthRequired(
-        "Zoom no longer accepts this user's authorization: call BeginAuthorization and let the person consent again",
+        "Zoom no longer accepts this user's authorization; call BeginAuthorization and have the user consent again",
         metadata={"cause": cause},
     )
 
 
 def _interpret(verdict: refresh_protocol.Verdict) -> tuple[str, ConnectionRecord | Exception]:
-    """Turn a verdict into a metric label and what waiters get."""
+    """Return the metric label of a verdict, and the record or error for waiting callers."""
     match verdict:
-        case refresh_protocol.Refreshed(record, refreshed, spared):
-            if spared:
+        case refresh_protocol.Refreshed(record, refreshed, alternate_pair_kept):
+            if alternate_pair_kept:
                 return "alternate_pair_kept", record
             return ("refreshed" if refreshed else "not_needed"), record
         case refresh_protocol.NotRefreshable(record):
@@ -430,7 +446,7 @@ def _interpret(verdict: refresh_protocol.Verdict) -> tuple[str, ConnectionRecord
             return "lease_held", _in_progress(retry_after)
         case refresh_protocol.RateLimited(retry_after):
             return "rate_limited", ServerOverloaded(
-                "This user's token was refreshed too often in the last hour",
+                "The user's limit of token refreshes per hour is reached; retry later",
                 metadata={"limit": "refreshes_per_hour"},
                 retry_after=retry_after,
             )
@@ -445,25 +461,23 @@ def _interpret(verdict: refresh_protocol.Verdict) -> tuple[str, ConnectionRecord
 
 
 def _failure(outcome: TokenOutcome, *, retry_after: float | None = None) -> tuple[str, ZoomgateError]:
-    """Give the metric label and the error of an attempt that got no tokens; `retry_after` is better known than by the outcome."""
+    """Return the metric label and the error for an outcome without tokens; `retry_after` overrides that of the outcome."""
     match outcome:
-        case Throttled(patience):
+        case Throttled(suggested):
             return "zoom_rate_limited", ZoomRateLimited(
-                "Zoom asks for fewer token refreshes",
+                "Zoom is rate limiting token requests; retry later",
                 metadata={"http_status": "429"},
-                retry_after=retry_after or patience,
+                retry_after=retry_after or suggested,
             )
         case AppRejected(code):
             return "app_credentials_rejected", AppCredentialsRejected(
-                "Zoom refuses this service's own client id or secret: an operator has to check them",
+                "Zoom rejected this service's client ID or secret; an operator has to check them",
                 metadata={"zoom_code": code},
             )
         case BadResponse():
-            return "bad_response", ZoomBadResponse(
-                "Zoom's answer to the token refresh could not be understood"
-            )
+            return "bad_response", ZoomBadResponse("Zoom's response to the token refresh is invalid")
         case _:
             return "zoom_unavailable", ZoomUnavailable(
-                "Zoom's token endpoint could not be reached: call again in a moment",
+                "Zoom's token endpoint could not be reached; retry in a moment",
                 retry_after=retry_after or 2.0,
             )

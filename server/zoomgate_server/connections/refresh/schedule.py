@@ -1,7 +1,7 @@
-"""When the grant of somebody who is idle is refreshed, so that it does not die.
+"""Due dates of proactive refreshes, which keep the grants of idle users valid.
 
-Zoom lets a refresh token die when it was not used for about 90 days, and reserves the right to change that number. So a pair is renewed
-after 45 to 60 days: everybody at a day of their own, since many may have consented, or been imported, on the same one.
+Zoom expires a refresh token that has not been used for about 90 days, and reserves the right to change that number. A pair is therefore
+refreshed after 45 to 60 days. The day depends on the user, because many users may have consented, or been imported, on the same day.
 """
 
 from hashlib import blake2b
@@ -9,25 +9,25 @@ from hashlib import blake2b
 from zoomgate_server.connections.token_pair import TokenPair
 
 EARLIEST_SECONDS = 45 * 24 * 3600.0
-"""How old an unused pair becomes at least before it is renewed for its own sake."""
+"""Minimum age of an unused pair at which it is refreshed proactively."""
 
 SPREAD_SECONDS = 15 * 24 * 3600.0
-"""How much older at most, by the user."""
+"""Range, above the minimum age, over which the users' due dates are spread."""
 
 AHEAD_SECONDS = 15 * 24 * 3600.0
-"""How far the store's clock may have been ahead when a pair was issued. By more than that Zoom could let it die before its time."""
+"""Tolerance for a store clock that was ahead when a pair was issued. With more, Zoom could expire the pair before its due date."""
 
 LATEST_SECONDS = EARLIEST_SECONDS + SPREAD_SECONDS + AHEAD_SECONDS
-"""No pair is due later than so long from now; one that is has its date from a clock that was wrong."""
+"""Maximum time until a due date. A later due date was computed from a wrong clock."""
 
 
 def due_at(user_email: str, tokens: TokenPair, now: float) -> float | None:
-    """Say when a pair that nobody uses is renewed, or None if it cannot be.
+    """Return when an unused pair is to be refreshed, or None if it has no refresh token.
+
+    A pair issued in the future is due at once, because its age is unknown.
 
     Args:
-        user_email: Whose it is.
-        tokens: The pair.
-        now: The store's clock. A pair of the future is due at once: nobody knows how old it is.
+        now: The store's clock, in seconds since 1970.
 
     Returns:
         Seconds since 1970 by the store's clock.

@@ -1,1 +1,1 @@
-"""What happens around every call: log, status, authentication."""
+"""The stages around every call: access log, error status, authentication."""

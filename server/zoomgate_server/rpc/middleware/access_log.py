@@ -1,4 +1,4 @@
-"""One line and two metrics per call."""
+"""The access log: one log line and two metrics per call."""
 
 import asyncio
 import random
@@ -20,18 +20,14 @@ _QUIET = ("/grpc.health.", "/grpc.reflection.")
 
 
 class AccessLog:
-    """The outermost stage: gives the call its id and tells how it ended.
-
-    Args:
-        metrics: Where calls are counted.
-    """
+    """The outermost stage, which assigns the request ID and records the outcome of each call."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def wrap(self, method: Method, respond: Respond) -> Respond:
-        """Put the log line around a method."""
-        counted = self._metrics.rpc(method.name)
+        """Add the access log to a method."""
+        method_metrics = self._metrics.rpc(method.name)
         name = method.name
         quiet = method.path.startswith(_QUIET)
 
@@ -42,16 +38,16 @@ class AccessLog:
             request_id = _request_id(metadata)
             current_request_id.set(request_id)
             context.set_trailing_metadata(((REQUEST_ID, request_id),))
-            ended = ""
+            canceled = ""
             try:
                 response = await respond(request, context)
             except asyncio.CancelledError:
-                ended = "CANCELLED"
+                canceled = "CANCELLED"
                 raise
             finally:
                 seconds = time.perf_counter() - started
-                code = ended or _code(context)
-                counted.observe(code, seconds)
+                code = canceled or _code(context)
+                method_metrics.observe(code, seconds)
                 if not quiet:
                     _write(name, code, request_id, seconds)
             return response
@@ -81,7 +77,7 @@ def _write(name: str, code: str, request_id: str, seconds: float) -> None:
 
 
 def _code(context: Context) -> str:
-    """Name the status that the call ends with; grpc.aio has none yet where a call succeeds."""
+    """Return the name of the call's status code. grpc.aio has not set one yet if the call succeeds."""
     code = context.code()
     if code is None or code == 0:
         return "OK"
@@ -89,7 +85,7 @@ def _code(context: Context) -> str:
 
 
 def _request_id(metadata: Iterable[tuple[str, Any]]) -> str:
-    """Take over the caller's id if it is harmless, or make one."""
+    """Return the caller's request ID if it is valid, or a new one."""
     for key, value in metadata:
         if key == REQUEST_ID:
             return value if isinstance(value, str) and _VALID.fullmatch(value) else _new_id()

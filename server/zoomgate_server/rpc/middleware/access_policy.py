@@ -1,4 +1,4 @@
-"""Who may call what: one row per RPC, decided before anything is looked up."""
+"""The access policy: one entry per RPC, checked before any data is read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ _S, _M, _A = Role.SERVICE, Role.MEMBER, Role.ADMIN
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A row.
+    """The access policy of an RPC.
 
     Attributes:
-        roles: Who may call.
-        user_field: The request's field that names the user or several, or empty where the call is about nobody or anybody.
-        access_tokens: Whether the caller must be one who may see access tokens.
+        roles: The roles that may call the RPC.
+        user_field: The request field with the user or users to authorize, or empty if there is none.
+        access_tokens: Whether the caller needs permission to read access tokens.
     """
 
     roles: frozenset[Role]
@@ -30,7 +30,9 @@ def _row(*roles: Role, user_field: str = "user_email", access_tokens: bool = Fal
 
 METHOD_POLICY: Mapping[str, Policy] = {
     "/zoomgate.v1.AuthService/BeginAuthorization": _row(_S, _M),
-    "/zoomgate.v1.AuthService/CompleteAuthorization": _row(_S, _M, user_field=""),  # bound to who began it
+    "/zoomgate.v1.AuthService/CompleteAuthorization": _row(
+        _S, _M, user_field=""
+    ),  # the state is bound to the caller that started the authorization
     "/zoomgate.v1.AuthService/CreateToken": _row(_S, _M),
     "/zoomgate.v1.AuthService/GetToken": _row(_S, access_tokens=True),
     "/zoomgate.v1.AuthService/RefreshToken": _row(_S, access_tokens=True),
@@ -38,15 +40,15 @@ METHOD_POLICY: Mapping[str, Policy] = {
     "/zoomgate.v1.AuthService/CheckToken": _row(_S, _M),
     "/zoomgate.v1.AuthService/ValidateUser": _row(
         _S, _M, user_field=""
-    ),  # tells nothing but whether two addresses are one
+    ),  # reveals only whether two addresses are equal
     "/zoomgate.v1.AuthService/GetConnection": _row(_S, _M, _A),
     "/zoomgate.v1.AuthService/ListConnections": _row(
         _S, _A, user_field=""
-    ),  # services get their users' alone
+    ),  # services receive only their own users
     "/zoomgate.v1.AuthService/DeleteConnection": _row(_S, _M, _A),
     "/zoomgate.v1.AuthService/WatchConnections": _row(
         _S, _A, user_field="user_emails"
-    ),  # without any: services get their users' alone
+    ),  # if empty, services receive only their own users
     "/zoomgate.v1.MeetingsService/CreateMeeting": _row(_S, _M),
     "/zoomgate.v1.MeetingsService/GetMeeting": _row(_S, _M),
     "/zoomgate.v1.MeetingsService/DeleteMeeting": _row(_S, _M),
@@ -58,7 +60,7 @@ METHOD_POLICY: Mapping[str, Policy] = {
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _row(_S, _M, _A, user_field=""),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _row(_S, _M, _A, user_field=""),
 }
-"""Every RPC that needs a credential. One without a row is refused."""
+"""All RPCs that require a credential. An RPC without an entry is rejected."""
 
 OPEN_METHODS = frozenset(
     {
@@ -67,71 +69,75 @@ OPEN_METHODS = frozenset(
         "/grpc.health.v1.Health/List",
     }
 )
-"""RPCs that need no credential."""
+"""RPCs that require no credential."""
 
 
 def method_name(path: str) -> str:
-    """Give `Service.Method` of `/package.Service/Method`."""
+    """Return `Service.Method` for a path `/package.Service/Method`."""
     service, _, method = path.removeprefix("/").partition("/")
     return f"{service.rpartition('.')[2]}.{method}"
 
 
 CALLABLE_METHODS = frozenset(method_name(path) for path in METHOD_POLICY if path.startswith("/zoomgate."))
-"""What a caller's `methods` may name."""
+"""The method names that the key `methods` of a caller may contain."""
 
 
 def check_method(principal: Principal, path: str) -> Policy:
-    """Decide whether a caller may call a method at all.
+    """Check that a caller may call a method, and return the method's policy.
 
     Raises:
-        CallerNotAllowed: It may not, or the member that it forwards may not.
+        CallerNotAllowed: The caller, or the member that it forwards, may not call the method.
     """
     policy = METHOD_POLICY.get(path)
     name = method_name(path)
     if policy is None:
-        raise _refused(name)
+        raise _not_allowed(name)
     for party in _parties(principal):
-        if not policy.roles & party.roles or not (party.methods is None or _granted(party.methods, path)):
-            raise _refused(name)
+        if not policy.roles & party.roles or not (
+            party.methods is None or _lists_method(party.methods, path)
+        ):
+            raise _not_allowed(name)
     if policy.access_tokens and (not principal.access_tokens or principal.on_behalf_of is not None):
-        raise _refused(name)
+        raise _not_allowed(name)
     return policy
 
 
 def check_user(principal: Principal, path: str, user_email: str) -> None:
-    """Decide whether a caller may act for a user, given by a canonical address.
+    """Check that a caller may act for a user, named by an address in canonical form.
 
-    Nothing is looked up, so the answer is the same whether the user exists or not.
+    No data is read, so the result does not depend on whether the user exists.
 
     Raises:
-        CallerNotAllowed: It may not, or the member that it forwards may not.
+        CallerNotAllowed: The caller, or the member that it forwards, may not act for the user.
     """
     if not may_act_for(principal, path, user_email):
-        raise _refused(path)
+        raise _not_allowed(path)
 
 
 def may_act_for(principal: Principal, path: str, user_email: str) -> bool:
-    """Tell whether a caller, and the member that it forwards, may act for a user."""
+    """Return whether a caller, and the member that it forwards, may act for a user."""
     policy = METHOD_POLICY[path]
     for party in _parties(principal):
-        usable = policy.roles & party.roles
+        common_roles = policy.roles & party.roles
         if not (
-            (_S in usable and party.users.matches(user_email))
-            or (_M in usable and party.email == user_email)
-            or _A in usable
+            (_S in common_roles and party.users.matches(user_email))
+            or (_M in common_roles and party.email == user_email)
+            or _A in common_roles
         ):
             return False
     return True
 
 
-def _granted(methods: frozenset[str], path: str) -> bool:
+def _lists_method(methods: frozenset[str], path: str) -> bool:
     return method_name(path) in methods or not path.startswith("/zoomgate.")
 
 
 def _parties(principal: Principal) -> tuple[Principal, ...]:
-    """Everybody whose policy binds the call: the caller, and the member whose credential it forwards."""
+    """Return the principals whose policies apply to the call: the caller, and the member whose credential it forwards."""
     return (principal,) if principal.on_behalf_of is None else (principal, principal.on_behalf_of)
 
 
-def _refused(path: str) -> CallerNotAllowed:
-    return CallerNotAllowed("This caller may not do this", metadata={"method": method_name(path)})
+def _not_allowed(path: str) -> CallerNotAllowed:
+    return CallerNotAllowed(
+        "The caller does not have permission for this call", metadata={"method": method_name(path)}
+    )

@@ -1,7 +1,7 @@
-"""Turns failures into gRPC statuses: the one table from our errors to code, reason and details.
+"""Conversion of errors to gRPC statuses: code, reason and details.
 
-This stage is also where two traps of grpc.aio end. A handler that lets `CancelledError` out although its call was not cancelled would
-send no status at all, and the caller would wait for ever; and the text of an unhandled exception would be sent to the caller.
+This stage also works around two problems of grpc.aio. If a handler raises `CancelledError` although its call was not canceled, grpc.aio
+sends no status and the caller waits forever. If a handler raises any other exception, grpc.aio sends its text to the caller.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from zoomgate_server.telemetry import logs
 DOMAIN = "zoomgate"
 MAX_MESSAGE = 1024
 MAX_DETAILS = 4096
-"""Bytes, the message's as gRPC sends it. Clients take 8 KiB of headers by default, and these two are most of them."""
+"""Limits in bytes, for the message after gRPC's percent-encoding. Together they stay below the default header limit of clients, 8 KiB."""
 
 _MAX_INFO = 1024
 _MAX_REPEATED = 512
-"""Bytes of the metadata of ErrorInfo, and of a message that a detail repeats."""
+"""Limits in bytes of the ErrorInfo metadata, and of the message where a detail repeats it."""
 
 _C = grpc.StatusCode
 _R = ErrorReason
@@ -71,18 +71,18 @@ MAPPING: Mapping[type[errors.ZoomgateError], tuple[grpc.StatusCode, "ErrorReason
     errors.ShuttingDown: (_C.UNAVAILABLE, _R.ERROR_REASON_SHUTTING_DOWN),
     errors.Unexpected: (_C.INTERNAL, _R.ERROR_REASON_INTERNAL),
 }
-"""Every error class has exactly one row."""
+"""The gRPC code and reason of every error class."""
 
 _log = logs.get("zoomgate.status")
 
 
 class Status:
-    """The stage that answers failures."""
+    """The stage that converts exceptions to gRPC statuses."""
 
     def wrap(self, method: Method, respond: Respond) -> Respond:
-        """Catch everything that a call can raise."""
+        """Convert the exceptions of a method to gRPC statuses."""
 
-        async def answer(request: Any, context: Context) -> Any:
+        async def convert(request: Any, context: Context) -> Any:
             try:
                 return await respond(request, context)
             except errors.ZoomgateError as error:
@@ -92,19 +92,17 @@ class Status:
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
-                    raise  # the caller left; there is nobody to answer
-                failure = errors.ShuttingDown(
-                    "The work for this call was given up: call again", retry_after=1.0
-                )
+                    raise  # the caller canceled the call
+                failure = errors.ShuttingDown("The call was aborted by the server; retry", retry_after=1.0)
                 _log.warning("rpc.abandoned", method=method.name, request_id=current_request_id.get(""))
             except StoreError:
                 failure = errors.StoreUnavailable(
-                    "The token store does not answer: call again in a moment", retry_after=1.0
+                    "The token store is unavailable; retry in a moment", retry_after=1.0
                 )
-            except Exception:  # noqa: BLE001 - the last resort; the text goes to the log alone
+            except Exception:  # noqa: BLE001 - the text is logged but must not reach the caller
                 _log.exception("rpc.failed", method=method.name, request_id=current_request_id.get(""))
                 failure = errors.Unexpected(
-                    "Something went wrong inside Zoomgate",
+                    "Internal error; see the server log for this request_id",
                     metadata={"request_id": current_request_id.get("")},
                 )
             if failure.internal:
@@ -116,22 +114,22 @@ class Status:
                 )
             status = status_of(failure)
             current_rejection.set(reason_of(failure))
-            answered = rpc_status.to_status(status)
-            # what an abort is given replaces what the call's trailing metadata had: the request id must not get lost
-            trailing = (*(context.trailing_metadata() or ()), *answered.trailing_metadata)
-            await context.abort(answered.code, answered.details, trailing)
+            converted = rpc_status.to_status(status)
+            # abort replaces the trailing metadata, which contains the request ID
+            trailing = (*(context.trailing_metadata() or ()), *converted.trailing_metadata)
+            await context.abort(converted.code, converted.details, trailing)
             return None
 
-        return answer
+        return convert
 
 
 def reason_of(error: errors.ZoomgateError) -> str:
-    """Give an error's word of the vocabulary."""
+    """Return an error's ErrorReason without the `ERROR_REASON_` prefix."""
     return _R.Name(MAPPING[type(error)][1]).removeprefix("ERROR_REASON_")
 
 
 def status_of(error: errors.ZoomgateError) -> status_pb2.Status:
-    """Build the status of an error, details included."""
+    """Return the status of an error, including its details."""
     code, name = MAPPING[type(error)][0], reason_of(error)
     message = _clipped(error.message, MAX_MESSAGE)
     repeated = _clipped(error.message, _MAX_REPEATED)
@@ -159,39 +157,42 @@ def status_of(error: errors.ZoomgateError) -> status_pb2.Status:
     return status_pb2.Status(code=code.value[0], message=message, details=packed)
 
 
-def _metadata(facts: Mapping[str, str]) -> dict[str, str]:
-    """Keep the facts that fit."""
-    kept: dict[str, str] = {}
-    left = _MAX_INFO
-    for key, value in facts.items():
+def _metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata entries that fit into the size limit."""
+    result: dict[str, str] = {}
+    remaining = _MAX_INFO
+    for key, value in metadata.items():
         text = _clipped(value, 500)
-        left -= len(key.encode()) + len(text.encode()) + 8
-        if text and left >= 0:
-            kept[key] = text
-    return kept
+        remaining -= len(key.encode()) + len(text.encode()) + 8
+        if text and remaining >= 0:
+            result[key] = text
+    return result
 
 
 def _clipped(text: str, limit: int) -> str:
-    """Cut a text so that it takes at most `limit` bytes as gRPC sends a message: what is not ASCII takes three for each of its own."""
+    """Truncate a text to `limit` bytes after gRPC's percent-encoding, which turns each byte outside ASCII into three."""
     if text.isascii():
         return text[:limit]
-    taken = 0
+    size = 0
     for index, character in enumerate(text):
-        taken += 1 if character.isascii() else 3 * len(character.encode("utf-8", "replace"))
-        if taken > limit:
+        size += 1 if character.isascii() else 3 * len(character.encode("utf-8", "replace"))
+        if size > limit:
             return text[:index]
     return text
 
 
 def _bad_request(error: errors.InvalidRequest) -> error_details_pb2.BadRequest:
-    """List the violations, as many as fit."""
-    listed = error_details_pb2.BadRequest()
+    """Return the violations that fit into the size limit."""
+    bad_request = error_details_pb2.BadRequest()
     for index, violation in enumerate(error.violations):
-        row = listed.field_violations.add()
-        row.field, row.description = _clipped(violation.field, 200), _clipped(violation.description, 500)
-        if listed.ByteSize() > MAX_DETAILS - _MAX_INFO - 512:
-            row.field = "…"
+        violation_pb = bad_request.field_violations.add()
+        violation_pb.field, violation_pb.description = (
+            _clipped(violation.field, 200),
+            _clipped(violation.description, 500),
+        )
+        if bad_request.ByteSize() > MAX_DETAILS - _MAX_INFO - 512:
+            violation_pb.field = "…"
             more = len(error.violations) - index
-            row.description = f"{more} more fields are wrong: send the named ones right first"
+            violation_pb.description = f"{more} more fields are invalid; correct the listed fields first"
             break
-    return listed
+    return bad_request

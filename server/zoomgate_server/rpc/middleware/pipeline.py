@@ -1,8 +1,8 @@
-"""Wraps every handler of the server in the same stages, once per method.
+"""The pipeline of stages around every RPC handler.
 
-gRPC's own interceptors are asked on every call, asynchronously, which costs a tenth of the time of a short call. Here handlers are wrapped
-when they are registered: `Pipeline.registrar` stands for the server towards generated code. The pipeline also takes over the decoding of
-requests, so that garbage is refused by us, in our words, after the caller was checked.
+gRPC interceptors are looked up asynchronously on every call, which takes a tenth of the time of a short call. This pipeline wraps the
+handlers once, when generated code registers them through `Pipeline.registrar`. It also leaves the decoding of requests to the stages, so
+that malformed requests are rejected after the caller is authenticated, with an error of Zoomgate instead of gRPC.
 """
 
 import asyncio
@@ -18,7 +18,8 @@ from zoomgate_server.errors import ServerOverloaded
 
 Context = Any  # grpc.aio.ServicerContext is generic in the messages, which differ per method
 Respond = Callable[[Any, Context], Awaitable[Any]]
-"""Serves a call: takes the request (or its iterator) and the context, gives the response, or writes a stream and gives None."""
+"""Handles a call: accepts the request (or an iterator of requests) and the context, and returns the response, or writes a stream and
+returns None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,8 @@ class Method:
 
     Attributes:
         path: `/package.Service/Method`.
-        decode: Turns bytes into a request, or None where requests stay as they are.
-        streams: Whether requests or responses are streams.
+        decode: Decodes a request from bytes. None if the handler receives requests that are already decoded.
+        streams: Whether the requests or responses are streamed.
     """
 
     path: str
@@ -43,25 +44,24 @@ class Method:
 
     @property
     def request_type(self) -> str:
-        """Full name of the request's message, or empty where generated code does not tell."""
+        """The full name of the request message, or empty if it cannot be determined."""
         message = getattr(self.decode, "__self__", None)
         return getattr(getattr(message, "DESCRIPTOR", None), "full_name", "")
 
 
 class Stage(Protocol):
-    """Something that happens around a call."""
+    """A stage of the pipeline."""
 
     def wrap(self, method: Method, respond: Respond) -> Respond:
-        """Put this stage around `respond`; called once per method."""
+        """Return `respond` wrapped in this stage. Called once per method."""
         ...
 
 
 class Pipeline:
-    """Puts stages around every handler that is registered through it.
+    """Wrapper of every registered handler in a sequence of stages.
 
     Args:
-        server: Serves the wrapped handlers.
-        stages: Outermost first.
+        stages: The stages, outermost first.
     """
 
     def __init__(self, server: grpc.aio.Server, stages: Sequence[Stage]) -> None:
@@ -70,14 +70,14 @@ class Pipeline:
 
     @property
     def registrar(self) -> Any:
-        """What generated `add_…Servicer_to_server` functions take for the server."""
+        """The object to pass to the generated `add_…Servicer_to_server` functions as the server."""
         return self
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
-        """Nothing: the same handlers come by name through `add_registered_method_handlers`."""
+        """Do nothing, because generated code also registers the same handlers with `add_registered_method_handlers`."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Wrap and serve the handlers of a service."""
+        """Wrap the handlers of a service and add them to the server."""
         wrapped = {
             f"/{service}/{name}": self._wrap(f"/{service}/{name}", handler)
             for name, handler in handlers.items()
@@ -104,7 +104,7 @@ class Pipeline:
             return grpc.unary_stream_rpc_method_handler(
                 respond, request_deserializer=None, response_serializer=handler.response_serializer
             )
-        raise TypeError(f"{path}: client streams are not served")
+        raise TypeError(f"{path}: client streaming is not supported")
 
     def _compose(self, method: Method, respond: Respond) -> Respond:
         for stage in self._stages:
@@ -113,28 +113,30 @@ class Pipeline:
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    """Finds a wrapped handler by its path."""
+    """The wrapped handlers by path."""
 
     def __init__(self, handlers: Mapping[str, Any]) -> None:
         self._handlers = handlers
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """Give the handler of a method, or None."""
+        """Return the handler of a method, or None."""
         return self._handlers.get(handler_call_details.method)
 
 
 UNREAD_SECONDS = 60.0
-"""How long a message of a stream waits for its caller to read. The handler ends then, and frees what it holds; gRPC keeps that one message
-and the status behind it until the caller reads on or its connection ends."""
+"""The time that a stream waits for the caller to read a message. Then the handler returns and releases its resources. gRPC retains the
+unread message and the status until the caller reads them or the connection is closed."""
 
 
 def _streamed(behavior: Callable[[Any, Context], Any]) -> Respond:
-    """Turn a handler that yields its responses into one that writes them."""
+    """Convert a handler that yields its responses into one that writes them."""
 
     async def respond(request: Any, context: Context) -> None:
         responses = behavior(request, context)
         if isinstance(responses, AsyncGenerator):
-            async with aclosing(responses):  # else it would go on until the caller has the status
+            async with aclosing(
+                responses
+            ):  # otherwise the generator would run until the caller has received the status
                 async for response in responses:
                     await _write(context, response)
         else:
@@ -147,14 +149,14 @@ async def _write(context: Context, response: Any) -> None:
     """Write a message of a stream.
 
     Raises:
-        ServerOverloaded: Nobody reads it.
+        ServerOverloaded: The caller did not read the message in time.
     """
     try:
         async with asyncio.timeout(UNREAD_SECONDS):
             await context.write(response)
     except TimeoutError:
         raise ServerOverloaded(
-            f"Nothing of the stream was read for {UNREAD_SECONDS:.0f} seconds: read faster",
+            f"The stream was not read for {UNREAD_SECONDS:.0f} seconds; read messages faster",
             metadata={"limit": "unread_seconds"},
             retry_after=1.0,
         ) from None

@@ -1,1 +1,1 @@
-"""Thin servicers: read the request, make one domain call, write the response."""
+"""The gRPC services: each RPC validates the request, makes one call to the domain and builds the response."""

@@ -1,4 +1,4 @@
-"""Connections and tokens as the contract shows them."""
+"""Conversion of connections and tokens to protobuf messages."""
 
 import math
 from collections.abc import Collection
@@ -29,7 +29,7 @@ _CAUSES = {
 
 
 def timestamp(seconds: float | None) -> Timestamp | None:
-    """Give a time, in seconds since 1970, as a Timestamp with milliseconds."""
+    """Return a time in seconds since 1970 as a Timestamp with millisecond precision."""
     if seconds is None:
         return None
     whole = math.floor(seconds)
@@ -37,7 +37,7 @@ def timestamp(seconds: float | None) -> Timestamp | None:
 
 
 def connection(record: ConnectionRecord) -> connection_pb2.Connection:
-    """Show a connection; nothing secret is in it."""
+    """Return a connection as a message without secrets."""
     return connection_pb2.Connection(
         user_email=record.user_email,
         state=_STATES[record.state],
@@ -57,30 +57,30 @@ def connection(record: ConnectionRecord) -> connection_pb2.Connection:
 
 
 def states(numbers: Collection[connection_pb2.Connection.State.ValueType]) -> tuple[State, ...]:
-    """Give the states of a filter.
+    """Return the states for a filter of enum numbers.
 
     Raises:
-        KeyError: One is unknown or unspecified.
+        KeyError: A number is unknown or unspecified.
     """
     return tuple(_STATES_BY_NUMBER[number] for number in numbers)
 
 
-def token(given: AccessToken, now: float, *, refresh_token: bool) -> auth_service_pb2.Token:
-    """Show a token to a caller who may see it.
+def token(access_token: AccessToken, now: float, *, refresh_token: bool) -> auth_service_pb2.Token:
+    """Return a token as a message.
 
     Args:
-        given: The token.
-        now: Seconds since 1970, as the caller's clock should have it.
-        refresh_token: Whether the caller may see the refresh token too.
+        access_token: The token.
+        now: The current time in seconds since 1970, from which the expiry time is computed.
+        refresh_token: Whether to include the refresh token.
     """
     return auth_service_pb2.Token(
-        access_token=given.tokens.access_token,
+        access_token=access_token.tokens.access_token,
         token_type="bearer",
-        expires_in=max(0, int(given.remaining)),
-        expire_time=timestamp(now + given.remaining),
-        scope=given.tokens.scope,
-        generation=given.generation,
-        refresh_token=given.tokens.refresh_token if refresh_token else "",
+        expires_in=max(0, int(access_token.remaining)),
+        expire_time=timestamp(now + access_token.remaining),
+        scope=access_token.tokens.scope,
+        generation=access_token.generation,
+        refresh_token=access_token.tokens.refresh_token if refresh_token else "",
     )
 
 

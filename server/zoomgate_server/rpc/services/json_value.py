@@ -1,7 +1,7 @@
-"""JSON and protobuf's `Value`, converted by hand: faster than the library's way, and bounded.
+"""Conversion between JSON and protobuf's `Value`, faster than protobuf's own conversion and with a limited depth.
 
-A `Value` keeps numbers as doubles, so integers above 2^53 cannot pass exactly, and receivers cannot parse messages that nest deeper than
-100 levels, which is about 33 levels of a `Value`.
+A `Value` stores numbers as doubles, which cannot represent all integers above 2^53. Receivers cannot parse messages nested deeper than 100
+levels, which correspond to about 33 levels of a `Value`.
 """
 
 import math
@@ -14,19 +14,19 @@ from zoomgate_server.errors import FieldViolation, InvalidRequest
 
 MAX_EXACT = 2**53
 MAX_DEPTH = 30
-"""Levels of nesting that every receiver can parse."""
+"""The maximum nesting depth that every receiver can parse."""
 
 MAX_PARSED_BYTES = 1024 * 1024
-"""Larger bodies are given as bytes alone."""
+"""Larger bodies are not parsed and are returned as bytes only."""
 
 TooDeep = RecursionError
 
 
 def value_of(data: Any, depth: int = MAX_DEPTH) -> struct_pb2.Value:
-    """Turn parsed JSON into a `Value`. Integers above 2^53 become the nearest double.
+    """Return parsed JSON as a `Value`. Integers above 2^53 become the nearest double.
 
     Raises:
-        RecursionError: It nests deeper than `depth`.
+        RecursionError: The JSON is nested deeper than `depth`.
     """
     if data is None:
         return struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
@@ -46,12 +46,12 @@ def value_of(data: Any, depth: int = MAX_DEPTH) -> struct_pb2.Value:
 
 
 def struct_of(data: dict[str, Any], depth: int = MAX_DEPTH) -> struct_pb2.Struct:
-    """Turn a JSON object into a `Struct`, as `value_of` does."""
+    """Return a JSON object as a `Struct`; see `value_of`."""
     return struct_pb2.Struct(fields={key: value_of(item, depth - 1) for key, item in data.items()})
 
 
 def parse(body: bytes) -> struct_pb2.Value | None:
-    """Give a body as a `Value` if it is JSON that is not too large and not too deep, else None."""
+    """Return a body as a `Value`, or None if it is not JSON, too large or nested too deep."""
     if not body or len(body) > MAX_PARSED_BYTES:
         return None
     try:
@@ -61,26 +61,26 @@ def parse(body: bytes) -> struct_pb2.Value | None:
 
 
 def plain(value: struct_pb2.Value, *, field: str = "", max_depth: int = MAX_DEPTH) -> Any:
-    """Turn a `Value` into what JSON is made from. Whole numbers become integers.
+    """Return a `Value` as a Python object that can be encoded as JSON. Whole numbers become integers.
 
     Args:
         value: The value.
-        field: Path of the value, for violations.
-        max_depth: Levels of nesting.
+        field: The path of the value in the request, for violations.
+        max_depth: The maximum nesting depth.
 
     Raises:
-        InvalidRequest: A number is not finite or above 2^53, a value is unset, or it nests too deep.
+        InvalidRequest: A number is not finite, an integer is above 2^53, a value is unset, or the value is nested too deep.
     """
     return _plain(value, field, max_depth, max_depth)
 
 
 def plain_struct(struct: struct_pb2.Struct, *, field: str = "", max_depth: int = MAX_DEPTH) -> dict[str, Any]:
-    """Turn a `Struct` into a JSON object, as `plain` does."""
+    """Return a `Struct` as a dictionary; see `plain`."""
     return _plain_struct(struct, field, max_depth, max_depth)
 
 
-def _plain(value: struct_pb2.Value, field: str, left: int, most: int) -> Any:
-    """Turn a `Value` into what JSON is made from, of which `left` of `most` levels of nesting are left."""
+def _plain(value: struct_pb2.Value, field: str, remaining: int, max_depth: int) -> Any:
+    """Return a `Value` as a Python object. `remaining` of `max_depth` levels of nesting are still allowed."""
     match value.WhichOneof("kind"):
         case "null_value":
             return None
@@ -91,40 +91,46 @@ def _plain(value: struct_pb2.Value, field: str, left: int, most: int) -> Any:
         case "number_value":
             return _number(value.number_value, field)
         case "struct_value":
-            return _plain_struct(value.struct_value, field, left, most)
+            return _plain_struct(value.struct_value, field, remaining, max_depth)
         case "list_value":
-            _check_depth(field, left, most)
+            _check_depth(field, remaining, max_depth)
             return [
-                _plain(item, f"{field}[{index}]", left - 1, most)
+                _plain(item, f"{field}[{index}]", remaining - 1, max_depth)
                 for index, item in enumerate(value.list_value.values)
             ]
         case _:
             raise _violation(
-                field, "has a value of no kind: send null, a boolean, a number, a string, an object or a list"
+                field,
+                "contains an unset value; send null, a boolean, a number, a string, an object or a list",
             )
 
 
-def _plain_struct(struct: struct_pb2.Struct, field: str, left: int, most: int) -> dict[str, Any]:
-    _check_depth(field, left, most)
-    return {key: _plain(item, f"{field}.{key[:64]}", left - 1, most) for key, item in struct.fields.items()}
+def _plain_struct(struct: struct_pb2.Struct, field: str, remaining: int, max_depth: int) -> dict[str, Any]:
+    _check_depth(field, remaining, max_depth)
+    return {
+        key: _plain(item, f"{field}.{key[:64]}", remaining - 1, max_depth)
+        for key, item in struct.fields.items()
+    }
 
 
 def _number(number: float, field: str) -> int | float:
     if not math.isfinite(number):
-        raise _violation(field, "has a number that is not finite: JSON has none; send a string or null")
+        raise _violation(
+            field, "contains a number that is not finite, which JSON does not support; send a string or null"
+        )
     if number.is_integer():
         if abs(number) > MAX_EXACT:
             raise _violation(
                 field,
-                "has an integer above 2^53, which cannot pass exactly: send it as a string, or the body in raw",
+                "contains an integer above 2^53, which would lose precision; send it as a string, or send the body in raw",
             )
         return int(number)
     return number
 
 
-def _check_depth(field: str, left: int, most: int) -> None:
-    if left <= 0:
-        raise _violation(field, f"nests too deep: send at most {most} levels")
+def _check_depth(field: str, remaining: int, max_depth: int) -> None:
+    if remaining <= 0:
+        raise _violation(field, f"is nested too deep; send at most {max_depth} levels")
 
 
 def _violation(field: str, description: str) -> InvalidRequest:

@@ -1,4 +1,4 @@
-"""Zoom's meetings and ours: the table of names, words and numbers (https://developers.zoom.us/docs/api/meetings/)."""
+"""Conversion of meetings between Zoom's JSON and protobuf messages (https://developers.zoom.us/docs/api/meetings/)."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from zoomgate_server.errors import FieldViolation, ZoomBadResponse
 from zoomgate_server.rpc.services.json_mapping import Conventions, Plan
 
 
-def _numbers(enum: Any, prefix: str, **words: int | str) -> dict[int, int | str]:
-    """Pair the numbers of an enum with Zoom's words or numbers, by the names behind the prefix."""
+def _numbers(enum: Any, prefix: str, **values: int | str) -> dict[int, int | str]:
+    """Return a mapping from the numbers of an enum to Zoom's values, given by value name without the prefix."""
     wrapper: EnumTypeWrapper = enum
-    return {wrapper.Value(f"{prefix}_{name}"): word for name, word in words.items()}
+    return {wrapper.Value(f"{prefix}_{name}"): value for name, value in values.items()}
 
 
 _Settings = pb.MeetingSettings
@@ -87,30 +87,30 @@ CONVENTIONS = Conventions(
         ),
     },
 )
-"""Everything in which Zoom's JSON differs from the contract."""
+"""All differences between Zoom's JSON and the messages."""
 
 _MEETING = Plan(pb.Meeting.DESCRIPTOR, CONVENTIONS)
 _DETAILS = Plan(pb.MeetingDetails.DESCRIPTOR, CONVENTIONS)
 
 
 def meeting(body: bytes) -> pb.Meeting:
-    """Read Zoom's description of a meeting.
+    """Parse a meeting in a response of Zoom.
 
     Raises:
-        ZoomBadResponse: It is no JSON object with the number of a meeting.
+        ZoomBadResponse: The body is not a JSON object with a meeting ID.
     """
     try:
         data = orjson.loads(body)
-        found = pb.Meeting(**_MEETING.fields(data)) if data.__class__ is dict else None
+        parsed = pb.Meeting(**_MEETING.fields(data)) if data.__class__ is dict else None
     except (orjson.JSONDecodeError, RecursionError, ValueError, TypeError):
-        found = None
-    if found is None or found.id <= 0:
+        parsed = None
+    if parsed is None or parsed.id <= 0:
         raise ZoomBadResponse(
-            "Zoom's description of the meeting cannot be understood", metadata={"length": str(len(body))}
+            "Zoom's response could not be parsed as a meeting", metadata={"length": str(len(body))}
         )
-    return found
+    return parsed
 
 
 def details(message: pb.MeetingDetails, path: str, violations: list[FieldViolation]) -> dict[str, Any]:
-    """Give what Zoom takes for a meeting's details; enums must be known ones."""
+    """Return a meeting's details as JSON for Zoom. All enum values must be known."""
     return _DETAILS.json(message, path, violations)

@@ -1,4 +1,4 @@
-"""What callers may ask of a meeting (https://developers.zoom.us/docs/api/meetings/). Everything wrong is found at once."""
+"""Validation of meeting requests, which reports all violations at once (https://developers.zoom.us/docs/api/meetings/)."""
 
 import re
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.zoom.urls import meeting_id_problem
 
 MAX_TEXT = 2048
-"""Characters of a string without a limit of its own."""
+"""The maximum number of characters of a string without an entry in `_LIMITS`."""
 
 _LIMITS = {
     "topic": 200,
@@ -34,7 +34,7 @@ _LIMITS = {
     "key": 64,
     "CustomKey.value": 256,
 }
-"""Characters by the name of the field, or by message and field where messages differ."""
+"""The maximum number of characters by field name, or by `Message.field` where messages differ."""
 
 _LISTS = {
     "tracking_fields": 50,
@@ -55,15 +55,17 @@ _LISTS = {
     "weekly_days": 7,
     "SignLanguageInterpretation.interpreters": 20,
 }
-"""Entries, by the same names."""
+"""The maximum number of entries of repeated fields, by the same kind of name."""
 
 _SEPARATED = frozenset({"alternative_hosts", "authentication_domains", "interpreter_languages"})
 _MULTILINE = frozenset({"agenda", "audio_conference_info"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL_EXCEPT_NEWLINES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _PASSWORD = re.compile(r"[A-Za-z0-9@*_-]{0,10}", re.ASCII)
 _OCCURRENCE = re.compile(r"[0-9]{1,20}", re.ASCII)
-_LOCAL = re.compile(r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d", re.ASCII)  # Pythons differ about 24 o'clock
+_LOCAL = re.compile(
+    r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d", re.ASCII
+)  # whether hour 24 is accepted depends on the Python version
 _YEAR_10000 = 253_402_300_800
 _INTERVALS = {
     pb.Recurrence.TYPE_DAILY: 99,
@@ -72,97 +74,108 @@ _INTERVALS = {
 }
 
 
-def check_target(request: Any, wrong: Violations) -> None:
-    """Check what names a meeting: user, number, occurrence."""
-    wrong.user_email(request.user_email)
+def check_target(request: Any, violations: Violations) -> None:
+    """Validate the fields that identify a meeting: user, meeting ID and occurrence ID."""
+    violations.user_email(request.user_email)
     problem = meeting_id_problem(request.meeting_id)
     if problem is not None:
-        wrong.add("meeting_id", problem)
+        violations.add("meeting_id", problem)
     if request.occurrence_id and not _OCCURRENCE.fullmatch(request.occurrence_id):
-        wrong.add("occurrence_id", "must be up to 20 digits: send it as the meeting's occurrences tell it")
+        violations.add(
+            "occurrence_id",
+            "must be at most 20 digits; send the occurrence_id from the meeting's occurrences",
+        )
 
 
-def check_details(details: pb.MeetingDetails, path: str, wrong: Violations) -> None:
-    """Check a meeting's details."""
-    _check_fields(details, path, wrong)
+def check_details(details: pb.MeetingDetails, path: str, violations: Violations) -> None:
+    """Validate a meeting's details."""
+    _check_fields(details, path, violations)
     if details.HasField("duration_minutes") and not 1 <= details.duration_minutes <= 1440:
-        wrong.add(f"{path}.duration_minutes", f"is {details.duration_minutes}: send 1 to 1440 minutes")
+        violations.add(f"{path}.duration_minutes", f"is {details.duration_minutes}; send 1 to 1440 minutes")
     if details.HasField("password") and not _PASSWORD.fullmatch(details.password):
-        wrong.add(f"{path}.password", "is not accepted: send at most 10 characters of a-z A-Z 0-9 @ - _ *")
+        violations.add(f"{path}.password", "is invalid; send at most 10 characters of a-z A-Z 0-9 @ - _ *")
     if details.HasField("timezone") and details.timezone not in _timezones():
-        wrong.add(f"{path}.timezone", "must be an IANA time zone: send one such as Europe/Berlin")
-    _check_start(details, path, wrong)
+        violations.add(f"{path}.timezone", "must be an IANA time zone; send a name such as Europe/Berlin")
+    _check_start(details, path, violations)
     if details.type == pb.MEETING_TYPE_PERSONAL_ROOM:
-        wrong.add(
+        violations.add(
             f"{path}.type",
-            "is only told by Zoom: send another type, with settings.use_pmi for the personal room",
+            "can only be returned by Zoom; send another type, and set settings.use_pmi to use the personal room",
         )
     if details.type == pb.MEETING_TYPE_INSTANT and details.schedule_for:
-        wrong.add(f"{path}.schedule_for", "does not go with an instant meeting: leave one of them out")
+        violations.add(
+            f"{path}.schedule_for",
+            "cannot be combined with MEETING_TYPE_INSTANT; omit it or send another type",
+        )
     if details.type == pb.MEETING_TYPE_RECURRING_FIXED_TIME and not details.HasField("recurrence"):
-        wrong.add(
-            f"{path}.recurrence", "is required by MEETING_TYPE_RECURRING_FIXED_TIME: say how it repeats"
+        violations.add(
+            f"{path}.recurrence",
+            "is required for MEETING_TYPE_RECURRING_FIXED_TIME; send how the meeting repeats",
         )
     if details.HasField("recurrence"):
-        _check_recurrence(details.recurrence, f"{path}.recurrence", wrong)
+        _check_recurrence(details.recurrence, f"{path}.recurrence", violations)
     if details.settings.HasField("jbh_time") and details.settings.jbh_time not in (0, 5, 10, 15):
-        wrong.add(f"{path}.settings.jbh_time", f"is {details.settings.jbh_time}: send 0, 5, 10 or 15 minutes")
+        violations.add(
+            f"{path}.settings.jbh_time", f"is {details.settings.jbh_time}; send 0, 5, 10 or 15 minutes"
+        )
     for index, tracking in enumerate(details.tracking_fields):
         if not tracking.field:
-            wrong.add(
-                f"{path}.tracking_fields[{index}].field", "is required: send the label of the tracking field"
+            violations.add(
+                f"{path}.tracking_fields[{index}].field", "is required; send the label of the tracking field"
             )
 
 
-def _check_fields(message: Message, path: str, wrong: Violations) -> None:
-    """Check what goes for every field by its kind: lengths, characters, enum numbers."""
+def _check_fields(message: Message, path: str, violations: Violations) -> None:
+    """Validate the length, characters or enum number of every field."""
     for field, value in message.ListFields():
         name = f"{path}.{field.name}"
         if field.name == ADDITIONAL:
             continue
-        if field.is_repeated and len(value) > (most := _limit(_LISTS, message, field.name, 100)):
-            wrong.add(name, f"has {len(value)} entries: send at most {most}")
+        if field.is_repeated and len(value) > (limit := _limit(_LISTS, message, field.name, 100)):
+            violations.add(name, f"has {len(value)} entries; send at most {limit}")
             continue
         for index, item in enumerate(value if field.is_repeated else (value,)):
-            at = f"{name}[{index}]" if field.is_repeated else name
+            item_path = f"{name}[{index}]" if field.is_repeated else name
             if isinstance(item, str):
-                _check_text(field.name, item, _limit(_LIMITS, message, field.name, MAX_TEXT), at, wrong)
+                _check_text(
+                    field.name, item, _limit(_LIMITS, message, field.name, MAX_TEXT), item_path, violations
+                )
             elif field.enum_type is not None:
-                _check_enum(field.enum_type, item, at, wrong)
+                _check_enum(field.enum_type, item, item_path, violations)
             elif isinstance(item, Timestamp):
-                _check_time(item, at, wrong)
+                _check_time(item, item_path, violations)
             elif isinstance(item, Message):
-                _check_fields(item, at, wrong)
+                _check_fields(item, item_path, violations)
 
 
 def _limit(limits: Mapping[str, int], message: Message, name: str, default: int) -> int:
-    """Give the limit of a field."""
+    """Return the limit of a field."""
     return limits.get(f"{message.DESCRIPTOR.name}.{name}", limits.get(name, default))
 
 
-def _check_text(name: str, text: str, limit: int, path: str, wrong: Violations) -> None:
+def _check_text(name: str, text: str, limit: int, path: str, violations: Violations) -> None:
     if len(text) > limit:
-        wrong.add(path, f"has {len(text)} characters: send at most {limit}")
-    elif (_CONTROL_BUT_LINES if name in _MULTILINE else _CONTROL).search(text):
-        wrong.add(path, "has control or text direction characters: leave them out")
+        violations.add(path, f"has {len(text)} characters; send at most {limit}")
+    elif (_CONTROL_EXCEPT_NEWLINES if name in _MULTILINE else _CONTROL).search(text):
+        violations.add(path, "contains control or text direction characters; remove them")
     elif name in _SEPARATED and ("," in text or ";" in text):
-        wrong.add(path, "has a comma or semicolon: send each entry by itself")
+        violations.add(path, "contains a comma or semicolon; send each value as a separate entry")
 
 
-def _check_enum(descriptor: EnumDescriptor, number: int, path: str, wrong: Violations) -> None:
+def _check_enum(descriptor: EnumDescriptor, number: int, path: str, violations: Violations) -> None:
     if number not in descriptor.values_by_number:
         names = ", ".join(value.name for value in descriptor.values if value.number)
-        wrong.add(path, f"is {number}, which is no value of the enum: send one of {names}")
+        violations.add(path, f"is {number}, which is not a value of the enum; send one of {names}")
 
 
-def _check_time(time: Timestamp, path: str, wrong: Violations) -> None:
+def _check_time(time: Timestamp, path: str, violations: Violations) -> None:
     if not 0 <= time.seconds < _YEAR_10000:
-        wrong.add(path, "lies outside the years 1970 to 9999: send a time in between")
+        violations.add(path, "is outside the years 1970 to 9999; send a time within them")
     elif time.nanos:
-        wrong.add(path, "has a fraction of a second, which Zoom does not keep: send whole seconds")
+        violations.add(path, "has fractional seconds, which Zoom does not store; send whole seconds")
 
 
-def _check_start(details: pb.MeetingDetails, path: str, wrong: Violations) -> None:
+def _check_start(details: pb.MeetingDetails, path: str, violations: Violations) -> None:
     if details.WhichOneof("start") != "local_start_time":
         return
     try:
@@ -170,40 +183,41 @@ def _check_start(details: pb.MeetingDetails, path: str, wrong: Violations) -> No
             raise ValueError
         datetime.fromisoformat(details.local_start_time)
     except ValueError:
-        wrong.add(
+        violations.add(
             f"{path}.local_start_time",
-            "must be a date and time that exist, without a zone: send one such as 2026-11-24T09:00:00",
+            "must be an existing date and time without a time zone; send a value such as 2026-11-24T09:00:00",
         )
 
 
-def _check_recurrence(recurrence: pb.Recurrence, path: str, wrong: Violations) -> None:
-    most = _INTERVALS.get(recurrence.type)
+def _check_recurrence(recurrence: pb.Recurrence, path: str, violations: Violations) -> None:
+    max_interval = _INTERVALS.get(recurrence.type)
     if recurrence.type == pb.Recurrence.TYPE_UNSPECIFIED:
-        wrong.add(f"{path}.type", "is required: send TYPE_DAILY, TYPE_WEEKLY or TYPE_MONTHLY")
+        violations.add(f"{path}.type", "is required; send TYPE_DAILY, TYPE_WEEKLY or TYPE_MONTHLY")
     if (
-        most is not None
+        max_interval is not None
         and recurrence.HasField("repeat_interval")
-        and not 1 <= recurrence.repeat_interval <= most
+        and not 1 <= recurrence.repeat_interval <= max_interval
     ):
-        wrong.add(
-            f"{path}.repeat_interval", f"is {recurrence.repeat_interval}: send 1 to {most} with this type"
+        violations.add(
+            f"{path}.repeat_interval",
+            f"is {recurrence.repeat_interval}; send 1 to {max_interval} with this type",
         )
     if recurrence.HasField("monthly_day") and not 1 <= recurrence.monthly_day <= 31:
-        wrong.add(f"{path}.monthly_day", f"is {recurrence.monthly_day}: send 1 to 31")
+        violations.add(f"{path}.monthly_day", f"is {recurrence.monthly_day}; send 1 to 31")
     if recurrence.HasField("monthly_week_day") and not 1 <= recurrence.monthly_week_day <= 7:
-        wrong.add(
-            f"{path}.monthly_week_day", f"is {recurrence.monthly_week_day}: send 1 (Sunday) to 7 (Saturday)"
+        violations.add(
+            f"{path}.monthly_week_day", f"is {recurrence.monthly_week_day}; send 1 (Sunday) to 7 (Saturday)"
         )
     if recurrence.HasField("end_times") and not 0 <= recurrence.end_times <= 60:
-        wrong.add(f"{path}.end_times", f"is {recurrence.end_times}: send 1 to 60, or 0 for no end")
+        violations.add(f"{path}.end_times", f"is {recurrence.end_times}; send 1 to 60, or 0 for no end")
     if recurrence.HasField("monthly_week") and recurrence.monthly_week not in (-1, 1, 2, 3, 4):
-        wrong.add(
-            f"{path}.monthly_week", f"is {recurrence.monthly_week}: send 1 to 4, or -1 for the last week"
+        violations.add(
+            f"{path}.monthly_week", f"is {recurrence.monthly_week}; send 1 to 4, or -1 for the last week"
         )
     if any(not 1 <= day <= 7 for day in recurrence.weekly_days):
-        wrong.add(f"{path}.weekly_days", "has a number that is no day: send 1 (Sunday) to 7 (Saturday)")
+        violations.add(f"{path}.weekly_days", "contains an invalid day; send 1 (Sunday) to 7 (Saturday)")
     if recurrence.HasField("end_times") and recurrence.HasField("end_time"):
-        wrong.add(f"{path}.end_time", "does not go with end_times: send one of them")
+        violations.add(f"{path}.end_time", "cannot be combined with end_times; send only one of them")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""MeetingsService: schedules meetings in a user's name."""
+"""The MeetingsService RPCs."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,21 +19,21 @@ from zoomgate_server.zoom.urls import MAX_MEETING_ID
 
 
 class ZoomCalls(Protocol):
-    """What this service needs of the domain."""
+    """The part of the domain that MeetingsService uses."""
 
     async def send_typed(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
-        """Call Zoom's API with a user's token and give a successful answer."""
+        """Call Zoom's API with a user's token and return the response, which is always successful."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class MeetingDefaults:
-    """What a meeting gets that its creator left out.
+    """Default values of the properties that a new meeting does not specify.
 
     Attributes:
         topic: At most 200 characters.
         duration_minutes: 1 to 1440.
-        timezone: IANA name.
+        timezone: An IANA time zone name.
     """
 
     topic: str
@@ -42,33 +42,32 @@ class MeetingDefaults:
 
 
 class MeetingsService(MeetingsServiceServicer):
-    """Checks, calls Zoom, and maps what comes back.
-
-    Args:
-        zoom_calls: Calls Zoom in a user's name.
-        defaults: For what a creator left out.
-    """
+    """MeetingsService: creates, returns and deletes meetings on a user's behalf."""
 
     def __init__(self, *, zoom_calls: ZoomCalls, defaults: MeetingDefaults) -> None:
         self._zoom_calls = zoom_calls
         self._defaults = defaults
 
     async def CreateMeeting(self, request: pb.CreateMeetingRequest, context: Any) -> pb.CreateMeetingResponse:
-        wrong = Violations()
-        wrong.user_email(request.user_email)
+        violations = Violations()
+        violations.user_email(request.user_email)
         if request.request_id:
-            wrong.add("request_id", "does nothing in this version: leave it empty")
-        meeting_validation.check_details(request.meeting_details, "meeting_details", wrong)
-        found: list[FieldViolation] = []
-        details = {} if wrong else meeting_mapping.details(request.meeting_details, "meeting_details", found)
-        for violation in found:
-            wrong.add(violation.field, violation.description)
-        wrong.raise_if_any()
+            violations.add("request_id", "is not supported yet; leave it empty")
+        meeting_validation.check_details(request.meeting_details, "meeting_details", violations)
+        mapping_violations: list[FieldViolation] = []
+        details = (
+            {}
+            if violations
+            else meeting_mapping.details(request.meeting_details, "meeting_details", mapping_violations)
+        )
+        for violation in mapping_violations:
+            violations.add(violation.field, violation.description)
+        violations.raise_if_any()
         body = orjson.dumps(self._with_defaults(details))
-        answer = await self._zoom_calls.send_typed(
+        response = await self._zoom_calls.send_typed(
             current_call.get(), request.user_email, endpoints.create_meeting(body)
         )
-        return pb.CreateMeetingResponse(meeting=meeting_mapping.meeting(answer.body))
+        return pb.CreateMeetingResponse(meeting=meeting_mapping.meeting(response.body))
 
     async def GetMeeting(self, request: pb.GetMeetingRequest, context: Any) -> pb.GetMeetingResponse:
         if (
@@ -80,24 +79,24 @@ class MeetingsService(MeetingsServiceServicer):
         zoom_request = endpoints.get_meeting(
             request.meeting_id,
             occurrence_id=request.occurrence_id,
-            show_previous_occurrences=_given(request, "show_previous_occurrences"),
+            show_previous_occurrences=_optional_flag(request, "show_previous_occurrences"),
         )
-        answer = await self._zoom_calls.send_typed(current_call.get(), request.user_email, zoom_request)
-        return pb.GetMeetingResponse(meeting=meeting_mapping.meeting(answer.body))
+        response = await self._zoom_calls.send_typed(current_call.get(), request.user_email, zoom_request)
+        return pb.GetMeetingResponse(meeting=meeting_mapping.meeting(response.body))
 
     async def DeleteMeeting(self, request: pb.DeleteMeetingRequest, context: Any) -> pb.DeleteMeetingResponse:
         _check_target(request)
         zoom_request = endpoints.delete_meeting(
             request.meeting_id,
             occurrence_id=request.occurrence_id,
-            schedule_for_reminder=_given(request, "schedule_for_reminder"),
-            cancel_meeting_reminder=_given(request, "cancel_meeting_reminder"),
+            schedule_for_reminder=_optional_flag(request, "schedule_for_reminder"),
+            cancel_meeting_reminder=_optional_flag(request, "cancel_meeting_reminder"),
         )
-        answer = await self._zoom_calls.send_typed(current_call.get(), request.user_email, zoom_request)
-        return pb.DeleteMeetingResponse(status=answer.status)
+        response = await self._zoom_calls.send_typed(current_call.get(), request.user_email, zoom_request)
+        return pb.DeleteMeetingResponse(status=response.status)
 
     def _with_defaults(self, details: dict[str, Any]) -> dict[str, Any]:
-        """Fill what is absent."""
+        """Return a meeting's details with defaults for absent properties."""
         kinds = meeting_mapping.CONVENTIONS.enums["MeetingType"]
         return {
             "topic": self._defaults.topic,
@@ -109,17 +108,17 @@ class MeetingsService(MeetingsServiceServicer):
 
 
 def _check_target(request: pb.GetMeetingRequest | pb.DeleteMeetingRequest) -> None:
-    """Refuse a request that names no meeting.
+    """Validate the fields that identify a meeting.
 
     Raises:
-        InvalidRequest: With all violations.
+        InvalidRequest: Fields are invalid. Contains all violations.
     """
-    wrong = Violations()
-    meeting_validation.check_target(request, wrong)
-    wrong.raise_if_any()
+    violations = Violations()
+    meeting_validation.check_target(request, violations)
+    violations.raise_if_any()
 
 
-def _given(request: Any, field: str) -> bool | None:
-    """Give an optional flag, or None where it is absent."""
+def _optional_flag(request: Any, field: str) -> bool | None:
+    """Return an optional flag, or None if it is absent."""
     value: bool | None = getattr(request, field) if request.HasField(field) else None
     return value

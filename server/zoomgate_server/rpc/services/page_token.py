@@ -1,4 +1,4 @@
-"""Page tokens: opaque to callers, and worth something only in the call that gave them."""
+"""Page tokens: opaque to callers, and valid only for the same caller and filters."""
 
 import hashlib
 import hmac
@@ -12,25 +12,30 @@ _MAC_BYTES = 16
 
 
 class PageTokens:
-    """Makes page tokens and reads them back.
+    """Creation and verification of page tokens.
 
     Args:
-        key: 32 random bytes; every process that serves the same callers must have the same.
+        key: 32 random bytes, which must be the same in all processes that serve the same callers.
     """
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     def make(self, after: str, *bound_to: str) -> str:
-        """Make the token for the page behind `after`, bound to who asks and what is asked."""
+        """Return the token of the page that starts after the key `after`.
+
+        Args:
+            after: The key.
+            bound_to: The caller and filters for which the token is valid.
+        """
         payload = after.encode()
         return urlsafe_b64encode(self._mac(payload, bound_to) + payload).rstrip(b"=").decode()
 
     def read(self, token: str, *bound_to: str) -> str:
-        """Give what `make` was given; an empty token is the first page.
+        """Return the key in a token, or an empty string for an empty token, which denotes the first page.
 
         Raises:
-            InvalidPageToken: It was not made by this service for this caller and these filters.
+            InvalidPageToken: The token was not issued by this service for this caller and these filters.
         """
         if not token:
             return ""
@@ -49,7 +54,7 @@ class PageTokens:
             [
                 FieldViolation(
                     "page_token",
-                    "was not given by this call with these filters: send the next_page_token of the page before, or leave it empty",
+                    "was not returned by this RPC for these filters; send the next_page_token of the previous page, or leave it empty",
                 )
             ]
         )

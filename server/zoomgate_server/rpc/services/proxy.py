@@ -1,4 +1,4 @@
-"""ProxyService: forwards one call of Zoom's REST API."""
+"""The ProxyService RPCs."""
 
 from typing import Any, Protocol
 
@@ -21,19 +21,18 @@ _JSON_TYPES = ("application/json", "application/problem+json")
 
 
 class ZoomCalls(Protocol):
-    """What this service needs of the domain."""
+    """The part of the domain that ProxyService uses."""
 
     async def send(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
-        """Call Zoom's API with a user's token and give any complete answer."""
+        """Call Zoom's API with a user's token and return any complete response, whatever its status."""
         ...
 
 
 class ProxyService(ProxyServiceServicer):
-    """Checks what is to be sent, and sends it.
+    """ProxyService: forwards calls of Zoom's REST API.
 
     Args:
-        zoom_calls: Calls Zoom in a user's name.
-        api_url: The configured API address, which callers may write in full.
+        api_url: The configured base URL of Zoom's API, which is also accepted as the prefix of a request's URL.
     """
 
     def __init__(self, *, zoom_calls: ZoomCalls, api_url: str) -> None:
@@ -62,62 +61,68 @@ class ProxyService(ProxyServiceServicer):
         return _response(response, parse_json=request.parse_json)
 
     def _zoom_request(self, method: str, request: Any, call: Call) -> ZoomRequest:
-        """Check everything at once.
+        """Validate a request and return the call to send to Zoom.
 
         Raises:
-            InvalidPath, HeaderNotAllowed, InvalidRequest: With all violations.
+            InvalidPath: The path is invalid. Contains all violations, also those of other fields.
+            HeaderNotAllowed: A header is not allowed. Contains all violations, also those of other fields.
+            InvalidRequest: Other fields are invalid. Contains all violations.
             CallerNotAllowed: The caller may not use this path.
         """
-        wrong: list[FieldViolation] = []
+        violations: list[FieldViolation] = []
         problem = addresses.problem(request.user_email)
         if problem is not None:
-            wrong.append(FieldViolation("user_email", problem))
-        target, path_is_wrong = self._target(request, wrong)
+            violations.append(FieldViolation("user_email", problem))
+        target, path_is_invalid = self._target(request, violations)
         headers = [(header.name, header.value) for header in request.headers]
-        forbidden, wrong_headers = proxy_validation.check_headers(headers) if headers else ([], [])
-        wrong += forbidden + wrong_headers
-        body, content_type = _body(request, wrong) if method in ("POST", "PATCH", "PUT") else (None, None)
+        forbidden, header_violations = proxy_validation.check_headers(headers) if headers else ([], [])
+        violations += forbidden + header_violations
+        body, content_type = (
+            _body(request, violations) if method in ("POST", "PATCH", "PUT") else (None, None)
+        )
         if getattr(request, "request_id", ""):
-            wrong.append(FieldViolation("request_id", "does nothing in this version: leave it empty"))
-        if path_is_wrong:
-            raise InvalidPath(wrong)
+            violations.append(FieldViolation("request_id", "is not supported yet; leave it empty"))
+        if path_is_invalid:
+            raise InvalidPath(violations)
         if forbidden:
-            raise HeaderNotAllowed(wrong)
-        if wrong:
-            raise InvalidRequest(wrong)
+            raise HeaderNotAllowed(violations)
+        if violations:
+            raise InvalidRequest(violations)
         if not proxy_path_allowed(call.principal.proxy_paths, target.path):
-            raise CallerNotAllowed("This caller may not use this path through the proxy")
+            raise CallerNotAllowed("The caller may not use this path through the proxy")
         return ZoomRequest(method, target, tuple(headers), body, content_type)
 
-    def _target(self, request: Any, wrong: list[FieldViolation]) -> tuple[Target, bool]:
-        """Give the target, or note what is wrong with it and tell whether that is the path."""
+    def _target(self, request: Any, violations: list[FieldViolation]) -> tuple[Target, bool]:
+        """Return the target and whether its path is invalid. Records violations."""
         query = [(parameter.name, parameter.value) for parameter in request.query]
         try:
             return parse_target(request.url, query, api_url=self._api_url), False
         except InvalidRequest as invalid:
-            wrong.extend(invalid.violations)
+            violations.extend(invalid.violations)
             return Target("/"), isinstance(invalid, InvalidPath)
 
 
-def _body(request: Any, wrong: list[FieldViolation]) -> tuple[bytes | None, str | None]:
-    """Give body and content type of a request that may have one, noting what is wrong."""
+def _body(request: Any, violations: list[FieldViolation]) -> tuple[bytes | None, str | None]:
+    """Return the body and content type of a request, if any. Records violations."""
     match request.WhichOneof("body"):
         case "raw":
-            return request.raw, proxy_validation.check_raw(request.raw, request.content_type, wrong)
+            return request.raw, proxy_validation.check_raw(request.raw, request.content_type, violations)
         case "json":
             if request.content_type:
-                wrong.append(FieldViolation("content_type", "only goes with raw: leave it out with json"))
-            return proxy_validation.json_body(request.json, wrong), proxy_validation.JSON_TYPE
+                violations.append(
+                    FieldViolation("content_type", "is only allowed with raw; omit it with json")
+                )
+            return proxy_validation.json_body(request.json, violations), proxy_validation.JSON_TYPE
         case _:
             if request.content_type:
-                wrong.append(
-                    FieldViolation("content_type", "only goes with raw: leave it out without a body")
+                violations.append(
+                    FieldViolation("content_type", "is only allowed with raw; omit it without a body")
                 )
             return None, None
 
 
 def _response(response: ZoomResponse, *, parse_json: bool) -> pb.ZoomResponse:
-    answer = pb.ZoomResponse(
+    message = pb.ZoomResponse(
         status=response.status,
         headers=[pb.Header(name=name, value=value) for name, value in response.headers],
         body=response.body,
@@ -125,5 +130,5 @@ def _response(response: ZoomResponse, *, parse_json: bool) -> pb.ZoomResponse:
     if parse_json and response.header("content-type").partition(";")[0].strip().lower() in _JSON_TYPES:
         parsed = json_value.parse(response.body)
         if parsed is not None:
-            answer.json.CopyFrom(parsed)
-    return answer
+            message.json.CopyFrom(parsed)
+    return message

@@ -1,4 +1,4 @@
-"""What callers may send through the proxy beside the target: headers and bodies."""
+"""Validation of the headers and bodies of proxy requests."""
 
 import re
 from collections.abc import Sequence
@@ -23,16 +23,18 @@ _CONTENT_TYPE = re.compile(
 
 
 def check_headers(headers: Sequence[tuple[str, str]]) -> tuple[list[FieldViolation], list[FieldViolation]]:
-    """Check headers.
+    """Validate headers.
 
     Returns:
-        The violations of headers that callers may not set, and all other violations.
+        The violations for headers that callers may not set, and all other violations.
     """
     forbidden: list[FieldViolation] = []
-    wrong: list[FieldViolation] = []
+    violations: list[FieldViolation] = []
     if len(headers) > MAX_HEADERS:
-        wrong.append(FieldViolation("headers", f"has {len(headers)} entries: send at most {MAX_HEADERS}"))
-        return forbidden, wrong
+        violations.append(
+            FieldViolation("headers", f"has {len(headers)} entries; send at most {MAX_HEADERS}")
+        )
+        return forbidden, violations
     seen: set[str] = set()
     for index, (name, value) in enumerate(headers):
         lower = name.lower()
@@ -40,43 +42,45 @@ def check_headers(headers: Sequence[tuple[str, str]]) -> tuple[list[FieldViolati
             allowed = ", ".join(sorted(ALLOWED_HEADERS))
             forbidden.append(
                 FieldViolation(
-                    f"headers[{index}].name", f"is a header that callers may not set: send only {allowed}"
+                    f"headers[{index}].name", f"is a header that callers may not set; send only {allowed}"
                 )
             )
         elif lower in seen:
-            wrong.append(FieldViolation(f"headers[{index}].name", "appears twice: send each header once"))
+            violations.append(
+                FieldViolation(f"headers[{index}].name", "is a duplicate; send each header once")
+            )
         seen.add(lower)
         if len(value) > MAX_HEADER_VALUE or not _HEADER_VALUE.fullmatch(value):
-            wrong.append(
+            violations.append(
                 FieldViolation(
                     f"headers[{index}].value",
-                    f"must be at most {MAX_HEADER_VALUE} characters of visible ASCII, space and tab: leave out everything else",
+                    f"must be at most {MAX_HEADER_VALUE} characters of printable ASCII and tab; remove all other characters",
                 )
             )
-    return forbidden, wrong
+    return forbidden, violations
 
 
-def json_body(value: struct_pb2.Value, wrong: list[FieldViolation]) -> bytes:
-    """Encode a `json` body, noting what is wrong with it."""
+def json_body(value: struct_pb2.Value, violations: list[FieldViolation]) -> bytes:
+    """Return a `json` body as bytes. Records violations."""
     try:
         body = orjson.dumps(json_value.plain(value, field="json"))
     except InvalidRequest as invalid:
-        wrong.extend(invalid.violations)
+        violations.extend(invalid.violations)
         return b""
     if len(body) > MAX_BODY:
-        wrong.append(FieldViolation("json", f"has {len(body)} bytes as JSON: send at most {MAX_BODY}"))
+        violations.append(FieldViolation("json", f"has {len(body)} bytes as JSON; send at most {MAX_BODY}"))
     return body
 
 
-def check_raw(body: bytes, content_type: str, wrong: list[FieldViolation]) -> str:
-    """Check a `raw` body and give its content type."""
+def check_raw(body: bytes, content_type: str, violations: list[FieldViolation]) -> str:
+    """Validate a `raw` body and return its content type. Records violations."""
     if len(body) > MAX_BODY:
-        wrong.append(FieldViolation("raw", f"has {len(body)} bytes: send at most {MAX_BODY}"))
+        violations.append(FieldViolation("raw", f"has {len(body)} bytes; send at most {MAX_BODY}"))
     if content_type and not _CONTENT_TYPE.fullmatch(content_type):
-        wrong.append(
+        violations.append(
             FieldViolation(
                 "content_type",
-                "is not accepted: send application/json, application/x-www-form-urlencoded or text/plain, or leave it out for JSON",
+                "is not supported; send application/json, application/x-www-form-urlencoded or text/plain, or omit it for JSON",
             )
         )
     return content_type or JSON_TYPE

@@ -1,4 +1,4 @@
-"""Resume tokens: where a watch goes on. Opaque to callers, and worth something only to the caller with the users it was given for."""
+"""Resume tokens: positions at which a watch resumes. Opaque to callers, and valid only for the same caller and users."""
 
 import hashlib
 from collections.abc import Collection
@@ -11,41 +11,40 @@ _PURPOSE = "WatchConnections"
 
 
 class ResumeTokens:
-    """Makes the resume tokens of one watch and reads them back.
+    """Creation and verification of the resume tokens of a watch.
 
     Args:
-        page_tokens: Puts its seal on them.
-        identity: Of the caller.
-        user_emails: Whom the caller watches; the order does not matter.
+        identity: The identity of the caller.
+        user_emails: The watched users, in any order.
     """
 
     def __init__(self, page_tokens: PageTokens, identity: str, user_emails: Collection[str]) -> None:
         self._page_tokens = page_tokens
-        whose = hashlib.sha256("\n".join(sorted(set(user_emails))).encode()).hexdigest()
-        self._bound_to = (_PURPOSE, identity, whose)
+        users_digest = hashlib.sha256("\n".join(sorted(set(user_emails))).encode()).hexdigest()
+        self._bound_to = (_PURPOSE, identity, users_digest)
 
     def make(self, position: Position) -> str:
-        """Make the token of a position."""
+        """Return the token of a position."""
         after = "" if position.after is None else f" {position.after}"
-        return self._page_tokens.make(f"{position.mark!r}{after}", *self._bound_to)
+        return self._page_tokens.make(f"{position.watermark!r}{after}", *self._bound_to)
 
     def read(self, token: str) -> Position | None:
-        """Give what `make` was given, or None for an empty token.
+        """Return the position in a token, or None for an empty token.
 
         Raises:
-            InvalidResumeToken: It was not made by this service for this caller and these users.
+            InvalidResumeToken: The token was not issued by this service to this caller for these users.
         """
         if not token:
             return None
         try:
-            mark, space, after = self._page_tokens.read(token, *self._bound_to).partition(" ")
+            watermark, space, after = self._page_tokens.read(token, *self._bound_to).partition(" ")
         except InvalidPageToken:
             raise InvalidResumeToken(
                 [
                     FieldViolation(
                         "resume_token",
-                        "was not given to this caller with these user_emails: send the one of the last event, or leave it empty",
+                        "was not issued to this caller for these user_emails; send the resume_token of the last event, or leave it empty",
                     )
                 ]
             ) from None
-        return Position(float(mark), after if space else None)
+        return Position(float(watermark), after if space else None)

@@ -1,43 +1,43 @@
-"""Collects everything that is wrong with a request, so that callers hear of it at once."""
+"""Collection of all violations of a request, so that callers receive them at once."""
 
 from zoomgate_server import user_email as addresses
 from zoomgate_server.errors import FieldViolation, InvalidRequest
 
 
 class Violations:
-    """The wrong fields of one request, in the order in which they were found.
+    """The violations of a request, in the order in which they were found.
 
-    Every description names the rule and what to send instead.
+    Every description states the rule and what to send instead.
     """
 
     def __init__(self) -> None:
-        self._found: list[FieldViolation] = []
+        self._violations: list[FieldViolation] = []
 
     def __bool__(self) -> bool:
-        return bool(self._found)
+        return bool(self._violations)
 
     def add(self, field: str, description: str) -> None:
-        """Note a wrong field."""
-        self._found.append(FieldViolation(field, description))
+        """Add a violation."""
+        self._violations.append(FieldViolation(field, description))
 
     def user_email(self, value: str, field: str = "user_email") -> None:
-        """Check a required address for its canonical form."""
+        """Check that a required address is in canonical form."""
         problem = addresses.problem(value)
         if problem is not None:
             self.add(field, problem)
 
     def text(self, field: str, value: str, *, limit: int, required: bool = False) -> None:
-        """Check the length of a text, in characters."""
+        """Check the length of a text. `limit` is the maximum number of characters."""
         if required and not value:
-            self.add(field, f"is required: send 1 to {limit} characters")
+            self.add(field, f"is required; send 1 to {limit} characters")
         elif len(value) > limit:
-            self.add(field, f"has {len(value)} characters: send at most {limit}")
+            self.add(field, f"has {len(value)} characters; send at most {limit}")
 
     def raise_if_any(self) -> None:
-        """Refuse the request if anything was found.
+        """Reject the request if there are violations.
 
         Raises:
-            InvalidRequest: With all violations.
+            InvalidRequest: There are violations. Contains all of them.
         """
-        if self._found:
-            raise InvalidRequest(self._found)
+        if self._violations:
+            raise InvalidRequest(self._violations)

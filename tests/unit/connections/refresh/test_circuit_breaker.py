@@ -1,12 +1,12 @@
-"""The breaker: when nothing more is asked of the token endpoint, and when it is again."""
+"""Tests of the circuit breaker for Zoom's token endpoint."""
 
 from zoomgate_server.connections.refresh.circuit_breaker import (
-    LONGEST_THROTTLE_SECONDS,
-    OUR_FAULT_SECONDS,
-    OUR_FAULTS,
-    PROBE_SECONDS,
-    SILENCES,
-    THROTTLINGS,
+    APP_REJECTION_PAUSE_SECONDS,
+    MAX_APP_REJECTIONS,
+    MAX_THROTTLED,
+    MAX_THROTTLED_PAUSE_SECONDS,
+    MAX_UNREACHABLE,
+    PROBE_INTERVAL_SECONDS,
     CircuitBreaker,
 )
 from zoomgate_server.zoom.token_outcome import (
@@ -22,8 +22,8 @@ from zoomgate_server.zoom.token_outcome import (
 ISSUED = Issued("a", "r", "bearer", "", "", 3600.0)
 
 
-class StandingClock:
-    """A clock that moves when told."""
+class ManualClock:
+    """A clock that a test sets."""
 
     now = 0.0
 
@@ -35,71 +35,68 @@ class StandingClock:
 
 
 class World:
-    """A breaker, its clock, and what it said."""
+    """A circuit breaker with its clock and its reported changes."""
 
     def __init__(self) -> None:
-        self.clock = StandingClock()
-        self.said: list[bool] = []
-        self.breaker = CircuitBreaker(self.clock, self.said.append)
+        self.clock = ManualClock()
+        self.changes: list[bool] = []
+        self.breaker = CircuitBreaker(self.clock, self.changes.append)
 
-    def note(self, outcome: TokenOutcome, times: int = 1) -> None:
+    def record(self, outcome: TokenOutcome, times: int = 1) -> None:
         for _ in range(times):
             self.breaker.record(outcome)
 
 
-def test_our_own_fault_in_a_row_opens_it_and_a_success_closes_it() -> None:
-    """Refusals of the app's credentials open it for everybody; after its time one more refusal does so at once, and a success ends it."""
+def test_consecutive_app_rejections_open_the_breaker_and_a_success_closes_it() -> None:
+    """After the pause, a single further rejection opens the breaker again."""
     world = World()
-    world.note(AppRejected("invalid_client"), OUR_FAULTS - 1)
+    world.record(AppRejected("invalid_client"), MAX_APP_REJECTIONS - 1)
     assert world.breaker.open_for() is None
-    world.note(AppRejected("invalid_client"))
-    assert world.breaker.open_for() == (AppRejected("invalid_client"), OUR_FAULT_SECONDS)
-    world.clock.now += OUR_FAULT_SECONDS
+    world.record(AppRejected("invalid_client"))
+    assert world.breaker.open_for() == (AppRejected("invalid_client"), APP_REJECTION_PAUSE_SECONDS)
+    world.clock.now += APP_REJECTION_PAUSE_SECONDS
     assert world.breaker.open_for() is None
-    world.note(AppRejected("invalid_client"))
+    world.record(AppRejected("invalid_client"))
     assert world.breaker.open_for() is not None
-    world.note(ISSUED)
+    world.record(ISSUED)
     assert world.breaker.open_for() is None
-    assert world.said == [True, False]
+    assert world.changes == [True, False]
 
 
-def test_users_who_are_refused_say_nothing_about_the_app() -> None:
-    """However many users are refused, nobody else waits; and a refusal in between starts the count anew."""
+def test_rejected_users_never_open_the_breaker_and_reset_the_count() -> None:
     world = World()
-    world.note(Rejected("invalid_grant"), 100)
-    world.note(Unknown("lost"), SILENCES - 1)
-    world.note(Rejected("invalid_grant"))
-    world.note(NotSent("lost"), SILENCES - 1)
+    world.record(Rejected("invalid_grant"), 100)
+    world.record(Unknown("lost"), MAX_UNREACHABLE - 1)
+    world.record(Rejected("invalid_grant"))
+    world.record(NotSent("lost"), MAX_UNREACHABLE - 1)
     assert world.breaker.open_for() is None
-    assert world.said == []
+    assert world.changes == []
 
 
-def test_patience_is_kept_for_as_long_as_zoom_asks_within_reason() -> None:
-    """One request for patience may be one user's; the second in a row holds everybody for its time, 15 minutes at most."""
+def test_second_429_in_a_row_opens_the_breaker_for_at_most_15_minutes() -> None:
     world = World()
-    world.note(Throttled(86_400.0), THROTTLINGS - 1)
+    world.record(Throttled(86_400.0), MAX_THROTTLED - 1)
     assert world.breaker.open_for() is None
-    world.note(Throttled(86_400.0))
-    assert world.breaker.open_for() == (Throttled(86_400.0), LONGEST_THROTTLE_SECONDS)
+    world.record(Throttled(86_400.0))
+    assert world.breaker.open_for() == (Throttled(86_400.0), MAX_THROTTLED_PAUSE_SECONDS)
 
 
-def test_silence_opens_it_too() -> None:
-    """Requests that fail or whose answers are lost, in a row, stop further ones for a while."""
+def test_consecutive_failed_requests_and_lost_responses_open_the_breaker() -> None:
     world = World()
-    world.note(Unknown("lost"), SILENCES - 1)
-    world.note(NotSent("refused"))
+    world.record(Unknown("lost"), MAX_UNREACHABLE - 1)
+    world.record(NotSent("connection refused"))
     assert world.breaker.open_for() is not None
 
 
-def test_after_its_time_one_at_a_time_finds_out() -> None:
-    """Who comes first after the pause may ask Zoom; everybody else waits until that one knows, or long enough for another try."""
+def test_one_probe_at_a_time_is_allowed_after_the_pause() -> None:
+    """Other callers wait until the probe has an outcome, or until the next probe is due."""
     world = World()
-    world.note(Unknown("lost"), SILENCES)
+    world.record(Unknown("lost"), MAX_UNREACHABLE)
     for _ in range(3):
-        waiting = world.breaker.open_for()
-        assert waiting is not None
-        world.clock.now += waiting[1]
+        opened = world.breaker.open_for()
+        assert opened is not None
+        world.clock.now += opened[1]
         assert world.breaker.open_for() is None
-        assert world.breaker.open_for() == (Unknown("lost"), PROBE_SECONDS)
-    world.note(ISSUED)
+        assert world.breaker.open_for() == (Unknown("lost"), PROBE_INTERVAL_SECONDS)
+    world.record(ISSUED)
     assert [world.breaker.open_for() for _ in range(3)] == [None, None, None]

@@ -1,4 +1,4 @@
-"""The refresh as the service runs it: single flight, callers who leave, stores that fail."""
+"""Tests of the refresher: single flight, cancelled callers, failing stores, leases and audit records."""
 
 import asyncio
 import contextvars
@@ -43,36 +43,36 @@ USER = "monica@example.com"
 
 
 class Zoom:
-    """A token endpoint: rotates one refresh token, and waits where a test wants it to."""
+    """A token endpoint for one user, whose responses a test can delay."""
 
     def __init__(self) -> None:
-        self.living = "r1"
+        self.valid = "r1"
         self.calls = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self.down = False
-        self.lost = False
-        self.seen_context: list[str] = []
+        self.loses_responses = False
+        self.contexts: list[str] = []
 
-    async def spend(self, token: str) -> TokenOutcome:
+    async def exchange(self, token: str) -> TokenOutcome:
         self.calls += 1
-        self.seen_context.append(WHO.get())
+        self.contexts.append(CALLER.get())
         await self.gate.wait()
         if self.down:
             return NotSent("injected")
-        if self.lost:
+        if self.loses_responses:
             return Unknown("injected")
-        if token != self.living:
+        if token != self.valid:
             return Rejected("invalid_grant")
-        self.living = f"r{self.calls + 1}"
-        return Issued(f"a{self.calls + 1}", self.living, "bearer", "s", "", 3600.0)
+        self.valid = f"r{self.calls + 1}"
+        return Issued(f"a{self.calls + 1}", self.valid, "bearer", "s", "", 3600.0)
 
 
-WHO: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
+CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="none")
 
 
 class World:
-    """A refresher with its store and Zoom."""
+    """A refresher with its store, journal and Zoom."""
 
     def __init__(self, store: FaultyStore, folder: Path, max_refreshes: int = 100) -> None:
         self.store = store
@@ -91,7 +91,7 @@ class World:
         self.journal = TokenJournal(folder, app="app", ring=ring, observer=Metrics("0", []))
         self.refresher = Refresher(
             connections=self.connections,
-            spend=self.zoom.spend,
+            exchange=self.zoom.exchange,
             discard=self.discarded.append,
             journal=self.journal,
             clock=SystemClock(),
@@ -107,8 +107,8 @@ class World:
         deadline = time.monotonic() + seconds
         return await self.refresher.refresh(USER, seen_generation=seen, deadline=deadline, forced=forced)
 
-    def told(self) -> list[tuple[str, str, int, str]]:
-        """Action, outcome, generation and refresh token of each line of the audit trail: whatever Zoom issued is in one."""
+    def audited_tokens(self) -> list[tuple[str, str, int, str]]:
+        """Return action, outcome, generation and refresh token of each audit event with tokens."""
         return [
             (event.action, event.outcome, event.generation, event.refresh_token.reveal())
             for event in self.audited
@@ -121,7 +121,7 @@ class World:
         return record
 
 
-async def make(folder: Path, max_refreshes: int = 100) -> World:
+async def create_world(folder: Path, max_refreshes: int = 100) -> World:
     world = World(FaultyStore(MemoryStore(time.time)), folder / "journal", max_refreshes)
     assert await world.journal.prepare()
     now = time.time()
@@ -144,33 +144,31 @@ async def make(folder: Path, max_refreshes: int = 100) -> World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    """A connected user whose token has to be refreshed."""
-    made = await make(tmp_path)
-    yield made
-    await made.journal.close()
+    """A world with a connected user whose token must be refreshed."""
+    world = await create_world(tmp_path)
+    yield world
+    await world.journal.close()
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those who wait look again at once."""
+def no_poll_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poll leases without a pause."""
     monkeypatch.setattr(refresher, "POLL_INTERVAL", 0.0)
 
 
 async def until(condition: object) -> None:
-    """Let others run until something holds."""
+    """Run other tasks until a condition holds."""
     while not condition():  # type: ignore[operator]
         await asyncio.sleep(0)
 
 
-async def test_a_thousand_callers_cost_one_refresh(world: World) -> None:
-    """Everybody gets the same new generation from one call of Zoom."""
+async def test_thousand_concurrent_callers_share_one_refresh(world: World) -> None:
     records = await asyncio.gather(*(world.refresh() for _ in range(1000)))
     assert {record.generation for record in records} == {2}
     assert world.zoom.calls == 1
 
 
-async def test_a_refresh_outlives_every_caller(world: World) -> None:
-    """When all callers are cancelled, the answer is stored all the same."""
+async def test_issued_tokens_are_stored_after_all_callers_were_cancelled(world: World) -> None:
     world.zoom.gate.clear()
     callers = [asyncio.create_task(world.refresh()) for _ in range(5)]
     await until(lambda: world.zoom.calls)
@@ -182,8 +180,8 @@ async def test_a_refresh_outlives_every_caller(world: World) -> None:
     assert (await world.stored()).generation == 2
 
 
-async def test_a_short_deadline_gets_an_answer_and_the_refresh_goes_on(world: World) -> None:
-    """A caller with little time hears REFRESH_IN_PROGRESS; the next one finds the result."""
+async def test_refresh_continues_after_the_deadline_of_its_caller(world: World) -> None:
+    """The caller receives REFRESH_IN_PROGRESS, and the next caller the result."""
     world.zoom.gate.clear()
     with pytest.raises(RefreshInProgress):
         await world.refresh(seconds=0.01)
@@ -192,16 +190,17 @@ async def test_a_short_deadline_gets_an_answer_and_the_refresh_goes_on(world: Wo
     assert world.zoom.calls == 1
 
 
-async def test_the_first_callers_context_stays_its_own(world: World) -> None:
-    """The attempt belongs to nobody: what the first caller's task knows is not what it runs with."""
-    WHO.set("the first caller")
+async def test_attempt_does_not_inherit_the_context_of_its_first_caller(world: World) -> None:
+    CALLER.set("the first caller")
     await world.refresh()
-    assert world.zoom.seen_context == ["nobody"]
+    assert world.zoom.contexts == ["none"]
 
 
 @pytest.mark.parametrize("after_effect", [False, True])
-async def test_an_answer_survives_a_store_that_fails(world: World, after_effect: bool) -> None:
-    """If the store fails between Zoom's answer and the write, callers hear of the store, and the token is written once it is back."""
+async def test_issued_tokens_are_stored_once_a_failing_store_recovers(
+    world: World, after_effect: bool
+) -> None:
+    """If the store fails after Zoom's response, callers receive STORE_UNAVAILABLE at once."""
     world.zoom.gate.clear()
     caller = asyncio.create_task(world.refresh())
     await until(lambda: world.zoom.calls)
@@ -216,12 +215,12 @@ async def test_an_answer_survives_a_store_that_fails(world: World, after_effect:
     stored = await world.stored()
     assert stored.generation == 2
     assert stored.tokens is not None
-    assert stored.tokens.refresh_token == world.zoom.living
+    assert stored.tokens.refresh_token == world.zoom.valid
     assert world.zoom.calls == 1
 
 
-async def test_nothing_is_spent_while_the_store_is_down(world: World) -> None:
-    """If the lease cannot be written, no refresh token leaves."""
+async def test_no_refresh_token_is_sent_while_the_store_is_down(world: World) -> None:
+    """Without a lease, Zoom is not called."""
     world.store.fail("put", 1)
     with pytest.raises(StoreUnavailable):
         await world.refresh()
@@ -231,65 +230,67 @@ async def test_nothing_is_spent_while_the_store_is_down(world: World) -> None:
     assert world.zoom.calls == 0
 
 
-async def test_a_consent_meanwhile_wins(world: World) -> None:
-    """A new consent that comes while Zoom answers stays; the late token is dropped and not revoked, since that could end the new grant."""
+async def test_consent_during_a_refresh_takes_precedence(world: World) -> None:
+    """The late tokens are dropped but not revoked, because a revocation could end the new grant."""
     world.zoom.gate.clear()
     caller = asyncio.create_task(world.refresh())
     await until(lambda: world.zoom.calls)
     before = await world.stored()
-    fresh = TokenPair("a9", "r9", "bearer", "s", "", time.time() + 3600, time.time())
+    new_tokens = TokenPair("a9", "r9", "bearer", "s", "", time.time() + 3600, time.time())
     await world.connections.write(
-        replace(before, grant="g2", generation=5, tokens=fresh, lease=None, pending=())
+        replace(before, grant="g2", generation=5, tokens=new_tokens, lease=None, pending=())
     )
     world.zoom.gate.set()
     assert (await caller).generation == 5
     stored = await world.stored()
-    assert (stored.grant, stored.generation, stored.tokens) == ("g2", 5, fresh)
+    assert (stored.grant, stored.generation, stored.tokens) == ("g2", 5, new_tokens)
     assert world.discarded == []
-    assert world.told() == [("connection.refreshed", "SUPERSEDED", 0, world.zoom.living)]
+    assert world.audited_tokens() == [("connection.refreshed", "SUPERSEDED", 0, world.zoom.valid)]
 
 
-async def test_a_disconnect_meanwhile_wins_and_the_token_is_revoked(world: World) -> None:
-    """A user who was disconnected while Zoom answered stays so, and the late pair is handed over for revoking."""
+async def test_disconnect_during_a_refresh_takes_precedence_and_late_tokens_are_revoked(
+    world: World,
+) -> None:
     world.zoom.gate.clear()
     caller = asyncio.create_task(world.refresh())
     await until(lambda: world.zoom.calls)
     before = await world.stored()
-    gone = replace(before, state=State.DISCONNECTED, generation=3, tokens=None, lease=None, pending=())
-    await world.connections.write(gone)
+    disconnected = replace(
+        before, state=State.DISCONNECTED, generation=3, tokens=None, lease=None, pending=()
+    )
+    await world.connections.write(disconnected)
     world.zoom.gate.set()
     with pytest.raises(Exception, match="not connected"):
         await caller
     assert (await world.stored()).state is State.DISCONNECTED
-    assert [pair.refresh_token for pair in world.discarded] == [world.zoom.living]
-    assert world.told() == [("connection.refreshed", "SUPERSEDED", 0, world.zoom.living)]
+    assert [pair.refresh_token for pair in world.discarded] == [world.zoom.valid]
+    assert world.audited_tokens() == [("connection.refreshed", "SUPERSEDED", 0, world.zoom.valid)]
 
 
-async def test_another_holders_lease_is_waited_for(world: World) -> None:
-    """While another process has the lease nobody here spends; when its result is there, it serves."""
+async def test_result_of_another_process_is_awaited_while_it_holds_the_lease(world: World) -> None:
+    """This process does not call Zoom meanwhile."""
     record = await world.stored()
-    held = replace(record, epoch=1, lease=Lease("somebody", 1, time.time() + 60))
-    await world.connections.write(held)
+    leased = replace(record, epoch=1, lease=Lease("other", 1, time.time() + 60))
+    await world.connections.write(leased)
     with pytest.raises(RefreshInProgress):
         await world.refresh(seconds=0.3)
     assert world.zoom.calls == 0
     waiting = asyncio.create_task(world.refresh())
     await until(lambda: world.refresher.running)
-    done = replace(await world.stored(), lease=None, generation=2)
-    await world.connections.write(done)
+    refreshed = replace(await world.stored(), lease=None, generation=2)
+    await world.connections.write(refreshed)
     assert (await waiting).generation == 2
     assert world.zoom.calls == 0
 
 
-async def test_an_expired_lease_does_not_block(world: World) -> None:
-    """A holder that died leaves a lease that ends by itself."""
+async def test_expired_lease_of_a_crashed_process_does_not_block(world: World) -> None:
     record = await world.stored()
-    await world.connections.write(replace(record, epoch=1, lease=Lease("dead", 1, time.time() - 1)))
+    await world.connections.write(replace(record, epoch=1, lease=Lease("crashed", 1, time.time() - 1)))
     assert (await world.refresh()).generation == 2
 
 
-async def test_a_refusal_ends_in_consent_and_an_outage_does_not(world: World) -> None:
-    """A refused token asks for consent; a Zoom that cannot be reached changes nothing but the last error."""
+async def test_rejected_token_requires_consent_and_an_outage_does_not(world: World) -> None:
+    """An outage changes only the last error."""
     world.zoom.down = True
     with pytest.raises(ZoomUnavailable):
         await world.refresh()
@@ -297,32 +298,31 @@ async def test_a_refusal_ends_in_consent_and_an_outage_does_not(world: World) ->
     assert (stored.state, stored.lease, stored.pending) == (State.ACTIVE, None, ())
     assert stored.last_error is not None
     world.zoom.down = False
-    world.zoom.living = "another"
-    with pytest.raises(ReauthRequired) as refused:
+    world.zoom.valid = "another"
+    with pytest.raises(ReauthRequired) as rejected:
         await world.refresh()
-    assert refused.value.metadata["cause"] == "REJECTED"
+    assert rejected.value.metadata["cause"] == "REJECTED"
     calls = world.zoom.calls
     with pytest.raises(ReauthRequired):
         await world.refresh()
     assert world.zoom.calls == calls
 
 
-async def test_a_storm_of_refreshes_is_stopped(tmp_path: Path) -> None:
-    """At most so many refreshes of one user in an hour."""
-    world = await make(tmp_path, max_refreshes=3)
+async def test_refreshes_per_user_and_hour_are_limited(tmp_path: Path) -> None:
+    world = await create_world(tmp_path, max_refreshes=3)
     for seen in range(1, 4):
         await world.refresh(seen=seen)
-    with pytest.raises(ServerOverloaded) as stopped:
+    with pytest.raises(ServerOverloaded) as limited:
         await world.refresh(seen=4)
-    assert stopped.value.retry_after is not None
+    assert limited.value.retry_after is not None
     assert world.zoom.calls == 3
     await world.journal.close()
 
 
-async def test_refreshes_are_counted_though_the_store_is_slow_to_be_read(
+async def test_refreshes_are_counted_when_the_store_is_slow_to_read(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The time of a refresh is reckoned from before its reading, and may be ahead of the store's clock: it counts all the same."""
+    """The recorded time of a refresh can be ahead of the store's clock by the duration of the read; the refresh still counts."""
     get = world.store.get
 
     async def slow(key: RecordKey) -> tuple[Record | None, float]:
@@ -336,15 +336,15 @@ async def test_refreshes_are_counted_though_the_store_is_slow_to_be_read(
     assert world.zoom.calls == 1
 
 
-async def test_a_late_answer_heals_a_verdict_and_is_counted(world: World) -> None:
-    """Tokens that come after their grant moved on and was refused make it active again, leave no error, and count as kept spares."""
-    refused = LastError("ZOOM_REAUTH_REQUIRED", "Zoom refused the refresh token", time.time())
+async def test_late_tokens_reactivate_a_rejected_grant_as_alternate_pair(world: World) -> None:
+    """The last error is cleared, and the metric counts an alternate pair."""
+    error = LastError("ZOOM_REAUTH_REQUIRED", "Zoom rejected the refresh token", time.time())
     await world.connections.write(
         replace(
             await world.stored(),
             state=State.REAUTH_REQUIRED,
             cause=Cause.REJECTED,
-            last_error=refused,
+            last_error=error,
             generation=2,
         )
     )
@@ -355,11 +355,11 @@ async def test_a_late_answer_heals_a_verdict_and_is_counted(world: World) -> Non
     assert (stored.state, stored.cause, stored.last_error) == (State.ACTIVE, None, None)
     assert stored.alternate_pairs == (late,)
     assert b"\nzoomgate_alternate_pairs_kept_total 1.0\n" in world.metrics.render()
-    assert world.told() == [("connection.refreshed", "ok", 0, "r5")]
+    assert world.audited_tokens() == [("connection.refreshed", "ok", 0, "r5")]
 
 
-async def test_a_late_answer_that_was_stored_and_replaced_is_told_as_itself(world: World) -> None:
-    """What the journal holds of a process that was killed is told with its own tokens, and not with those of a later refresh."""
+async def test_resumed_entry_that_was_already_stored_is_audited_with_its_own_tokens(world: World) -> None:
+    """The audit event does not contain the tokens of a later refresh."""
     first = await world.refresh()
     await world.refresh(seen=2)
     assert first.tokens is not None
@@ -367,27 +367,27 @@ async def test_a_late_answer_that_was_stored_and_replaced_is_told_as_itself(worl
     world.refresher.resume(Entry(first.commit_id, Origin.REFRESH, USER, "g1", 1, first.tokens))
     assert await world.refresher.drain(10)
     assert (await world.stored()).generation == 3
-    assert world.told() == [("connection.refreshed", "ok", 0, first.tokens.refresh_token)]
+    assert world.audited_tokens() == [("connection.refreshed", "ok", 0, first.tokens.refresh_token)]
 
 
-async def test_a_refusal_in_doubt_is_not_asked_for_again_and_again(world: World, impatient: None) -> None:
-    """While somebody else may still bring the living token, a refusal changes nothing, and those who wait cost one call of Zoom."""
-    doubt = Attempt(epoch=1, at=time.time())
-    await world.connections.write(replace(await world.stored(), epoch=1, pending=(doubt,)))
-    world.zoom.living = "what the other one got"
+async def test_rejection_in_doubt_costs_one_call_to_zoom(world: World, no_poll_interval: None) -> None:
+    """While another attempt may still deliver the valid token, a rejection does not change the state."""
+    in_doubt = Attempt(epoch=1, at=time.time())
+    await world.connections.write(replace(await world.stored(), epoch=1, pending=(in_doubt,)))
+    world.zoom.valid = "issued to the other attempt"
     for _ in range(3):
         with pytest.raises(RefreshInProgress):
             await world.refresh(seconds=0.1)
     assert await world.refresher.drain(10)
     stored = await world.stored()
-    assert (stored.state, stored.generation, stored.pending) == (State.ACTIVE, 1, (doubt,))
+    assert (stored.state, stored.generation, stored.pending) == (State.ACTIVE, 1, (in_doubt,))
     assert world.zoom.calls == 1
 
 
-async def test_nothing_is_sent_again_once_the_service_drains(world: World) -> None:
-    """After a lost answer Zoom is not asked again while the service ends: that could take longer than the service waits."""
+async def test_lost_response_is_not_retried_during_a_drain(world: World) -> None:
+    """A retry could take longer than the drain."""
     world.zoom.gate.clear()
-    world.zoom.lost = True
+    world.zoom.loses_responses = True
     caller = asyncio.create_task(world.refresh())
     await until(lambda: world.zoom.calls)
     drained = asyncio.create_task(world.refresher.drain(60))
@@ -402,10 +402,13 @@ async def test_nothing_is_sent_again_once_the_service_drains(world: World) -> No
     assert world.zoom.calls == 1
 
 
-def test_no_effect_shows_a_token() -> None:
-    """What is printed of an effect, in a traceback for instance, holds no token."""
+def test_repr_of_effects_contains_no_token() -> None:
     tokens = TokenPair("canary-a", "canary-r", "bearer", "", "", 0.0, 0.0)
-    won = protocol.IssuedTokens(USER, "attempt", "grant", 1, 1, tokens)
+    issued = protocol.IssuedTokens(USER, "attempt", "grant", 1, 1, tokens)
     assert "canary" not in repr(
-        (protocol.ExchangeRefreshToken("canary-r"), protocol.AppendJournal(won), protocol.DeleteJournal(won))
+        (
+            protocol.ExchangeRefreshToken("canary-r"),
+            protocol.AppendJournal(issued),
+            protocol.DeleteJournal(issued),
+        )
     )
