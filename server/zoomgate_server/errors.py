@@ -140,7 +140,7 @@ class RecordUnreadable(RecordFault):
 
 
 class RecordVersionUnsupported(RecordFault):
-    """The record was written by a newer version of Zoomgate."""
+    """The record has a format version that this release does not read."""
 
 
 class KeyUnavailable(RecordFault):

@@ -1,4 +1,4 @@
-"""A look beneath the vault: what is on the disk, and what happens when somebody changes it."""
+"""Encryption at rest: what is on the disk, and how changes to it are detected."""
 
 import time
 from dataclasses import replace
@@ -29,7 +29,7 @@ def ring(*ids: str, primary: str) -> KeyRing:
 
 
 def connection(user: str = MONICA, **fields: object) -> ConnectionRecord:
-    plain = ConnectionRecord(
+    default = ConnectionRecord(
         user_email=user,
         state=State.ACTIVE,
         grant="g",
@@ -43,15 +43,15 @@ def connection(user: str = MONICA, **fields: object) -> ConnectionRecord:
         zoom_account_id="a",
         owner="key|x",
     )
-    return replace(plain, **fields)  # type: ignore[arg-type]
+    return replace(default, **fields)  # type: ignore[arg-type]
 
 
-async def test_the_disk_holds_no_secret(zoomgate: Harness) -> None:
-    """No token, code verifier or option is readable in any file of the data folder, but the key file has the key alone."""
-    begun = await zoomgate.begin(options={"note": "options-are-sealed-too"})
+async def test_no_secret_is_stored_in_plaintext(zoomgate: Harness) -> None:
+    """No file of the data folder contains a token, state or option in plaintext."""
+    started = await zoomgate.begin(options={"note": "options-are-sealed-too"})
     await zoomgate.connect()
     token = (await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))).token
-    secrets = [token.access_token, token.refresh_token, begun.state, "options-are-sealed-too"]
+    secrets = [token.access_token, token.refresh_token, started.state, "options-are-sealed-too"]
     files = [path for path in zoomgate.data_dir.iterdir() if path.is_file()]
     assert any(path.name.endswith("-wal") for path in files)
     for path in files:
@@ -59,16 +59,15 @@ async def test_the_disk_holds_no_secret(zoomgate: Harness) -> None:
         assert not [secret for secret in secrets if secret.encode() in content], path.name
 
 
-def test_a_connection_comes_back_as_it_was() -> None:
-    """Sealing and opening gives the same connection."""
+def test_decoding_returns_the_encoded_connection() -> None:
     envelope = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
-    plain = connection(alternate_pairs=(PAIR,), revoking=PAIR, due_at=5.0)
-    assert connection_record.decode(envelope, connection_record.encode(envelope, plain)) == plain
+    original = connection(alternate_pairs=(PAIR,), revoking=PAIR, due_at=5.0)
+    assert connection_record.decode(envelope, connection_record.encode(envelope, original)) == original
 
 
 @pytest.mark.parametrize("position", range(0, 400, 7))
-def test_a_flipped_bit_is_noticed(position: int) -> None:
-    """A changed byte anywhere in the sealed part, or in grant and generation, makes the record unreadable, never absent."""
+def test_changed_byte_makes_the_record_unreadable(position: int) -> None:
+    """A changed byte in the sealed part never makes the record look absent."""
     envelope = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
     record = connection_record.encode(envelope, connection())
     sealed_from = 5 + int.from_bytes(record.value[1:5], "big")
@@ -79,32 +78,31 @@ def test_a_flipped_bit_is_noticed(position: int) -> None:
         connection_record.decode(envelope, replace(record, value=bytes(changed)))
 
 
-def test_records_cannot_be_moved_cut_or_relabelled() -> None:
-    """Another user's value, a shortened one, changed columns and a newer version raise, each in its way."""
+def test_moved_truncated_or_relabeled_record_is_rejected() -> None:
+    """A newer format version is reported as such, anything else as corruption."""
     envelope = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
     record = connection_record.encode(envelope, connection())
     other = connection_record.encode(envelope, connection(OMAR))
-    wrong = [
+    changed_records = [
         replace(record, value=other.value),
         replace(record, value=b""),
         replace(record, value=record.value[:-1]),
         replace(record, value=record.value[:3]),
-        replace(record, value=b"\x01" + b"\xff" * 40),
+        replace(record, value=b"\x03" + b"\xff" * 40),
         replace(record, state=State.DISCONNECTED.value),
-        replace(record, zoom_user_id="somebody-else"),
+        replace(record, zoom_user_id="other-user"),
         replace(record, key=RecordKey("other-app", Kind.USER, MONICA)),
         replace(record, value=record.value.replace(b'"generation":3', b'"generation":4')),
     ]
-    for changed in wrong:
+    for changed in changed_records:
         with pytest.raises(RecordUnreadable) as error:
             connection_record.decode(envelope, changed)
         assert "secret" not in str(error.value)
     with pytest.raises(RecordVersionUnsupported):
-        connection_record.decode(envelope, replace(record, value=b"\x03" + record.value[1:]))
+        connection_record.decode(envelope, replace(record, value=b"\x04" + record.value[1:]))
 
 
-def test_keys_rotate_and_a_missing_one_is_named() -> None:
-    """An older key still opens, the primary seals, and a ring without the key names it."""
+def test_old_key_opens_primary_key_seals_and_missing_key_is_reported() -> None:
     old = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
     both = Envelope(app="app", keys=ring("0a0a0a0a", "0b0b0b0b", primary="0b0b0b0b"))
     new = Envelope(app="app", keys=ring("0b0b0b0b", primary="0b0b0b0b"))
@@ -116,8 +114,8 @@ def test_keys_rotate_and_a_missing_one_is_named() -> None:
     assert error.value.metadata["key_id"] == "0a0a0a0a"
 
 
-async def test_the_canary_proves_the_ring() -> None:
-    """A ring that made the canary may start, another may not, and neither may one that lacks the key of a record."""
+async def test_key_check_rejects_a_key_ring_that_does_not_fit() -> None:
+    """The ring must open the key check. Without a key check, it must contain the keys of the stored records."""
     store = MemoryStore(time.time)
     right = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
     await key_check.verify(store, right)
@@ -128,15 +126,15 @@ async def test_the_canary_proves_the_ring() -> None:
     with pytest.raises(RecordUnreadable):
         await key_check.verify(store, Envelope(app="app", keys=same_id))
     await store.put(connection_record.encode(right, connection()), 0)
-    found, _ = await store.get(RecordKey("app", Kind.KEY_CHECK, "canary"))
-    assert found is not None
-    await store.delete(found.key, found.rev)
+    stored, _ = await store.get(RecordKey("app", Kind.KEY_CHECK, "key_check"))
+    assert stored is not None
+    await store.delete(stored.key, stored.rev)
     with pytest.raises(KeyUnavailable):
         await key_check.verify(store, Envelope(app="app", keys=ring("0b0b0b0b", primary="0b0b0b0b")))
 
 
-async def test_a_tampered_record_is_told_and_healed_by_consent(tmp_path: Path) -> None:
-    """Somebody who changes a row gets DATA_LOSS for that user alone; a new consent replaces it with a later generation."""
+async def test_tampered_record_is_reported_and_replaced_by_a_new_consent(tmp_path: Path) -> None:
+    """Calls for this user fail with DATA_LOSS, other users are not affected, and the new consent has a later generation."""
     async with running(tmp_path / "data") as zoomgate:
         await zoomgate.connect()
         await zoomgate.connect(OMAR)
@@ -149,28 +147,28 @@ async def test_a_tampered_record_is_told_and_healed_by_consent(tmp_path: Path) -
     await store.put(replace(mine, value=other.value), mine.rev)
     await store.close()
     async with running(tmp_path / "data") as zoomgate:
-        wanted = pb.GetConnectionRequest(user_email=MONICA)
-        refusal: Refusal = await zoomgate.refusal(zoomgate.auth.GetConnection, wanted)
+        request = pb.GetConnectionRequest(user_email=MONICA)
+        refusal: Refusal = await zoomgate.refusal(zoomgate.auth.GetConnection, request)
         assert refusal.short == ("DATA_LOSS", "RECORD_UNREADABLE")
         assert refusal.metadata["record"].startswith("user/")
         await zoomgate.call(zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=OMAR))
         await zoomgate.connect()
-        healed = await zoomgate.call(zoomgate.auth.GetConnection, wanted)
-        assert healed.connection.generation > 1
+        replaced = await zoomgate.call(zoomgate.auth.GetConnection, request)
+        assert replaced.connection.generation > 1
 
 
-def test_secrets_do_not_show_in_reprs() -> None:
-    """Tokens and keys stay out of tracebacks and logs."""
-    shown = repr(
+def test_repr_contains_no_secrets() -> None:
+    """Tracebacks and logs may contain a repr."""
+    text = repr(
         [
             PAIR,
             connection(revoking=PAIR, alternate_pairs=(PAIR,)),
             Key("0a0a0a0a", b"0123456789abcdef" * 2, True),
         ]
     )
-    assert "secret'" not in shown.replace("secret=", "")
-    assert "access-secret" not in shown
-    assert "0123456789abcdef" not in shown
+    assert "secret'" not in text.replace("secret=", "")
+    assert "access-secret" not in text
+    assert "0123456789abcdef" not in text
 
 
 @pytest.mark.parametrize(
@@ -185,14 +183,14 @@ def test_secrets_do_not_show_in_reprs() -> None:
         [Key("A", bytes(range(32)), primary=True)],
     ],
 )
-def test_unusable_rings_are_refused(keys: list[Key]) -> None:
-    """A ring needs exactly one primary, distinct ids, and keys of 32 random bytes."""
+def test_invalid_key_ring_is_rejected(keys: list[Key]) -> None:
+    """A key ring needs exactly one primary key, distinct and well-formed IDs, and keys of 32 random bytes."""
     with pytest.raises(ValueError, match=r"\w"):
         KeyRing(keys)
 
 
-def test_key_files_are_made_once_and_read_back(tmp_path: Path) -> None:
-    """A new key file has mode 0600 and is never overwritten; an open or broken one is refused with a remedy."""
+def test_key_file_is_private_and_never_overwritten(tmp_path: Path) -> None:
+    """A missing or malformed file, or one that other users can read, is rejected with a remedy."""
     path = tmp_path / "keys.json"
     key_id = key_file.create(path)
     assert key_file.load(path).primary_id == key_id

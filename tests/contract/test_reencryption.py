@@ -1,4 +1,4 @@
-"""Sealing everything anew while others work on the same store."""
+"""Re-encryption of a store that other processes use."""
 
 import json
 import subprocess
@@ -26,18 +26,18 @@ USERS = [f"user-{number}@example.com" for number in range(25)]
 
 @pytest.fixture(params=["memory", "sqlite"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RecordStore]:
-    """Each implementation."""
-    made: RecordStore = (
+    """Return a store of each implementation."""
+    created: RecordStore = (
         MemoryStore(time.time)
         if request.param == "memory"
         else await SqliteStore.open(tmp_path / "store.db", time.time)
     )
-    yield made
-    await made.close()
+    yield created
+    await created.close()
 
 
 async def fill(store: RecordStore, zoom: RotatingZoom, apps: tuple[str, ...] = ("app",)) -> Process:
-    """Connect everybody with the old key, beside a canary and a shared secret."""
+    """Store the key check, a shared secret and a connection for every user under the old key."""
     for app in apps:
         envelope = Envelope(app=app, keys=ring(OLD))
         await key_check.verify(store, envelope)
@@ -48,31 +48,31 @@ async def fill(store: RecordStore, zoom: RotatingZoom, apps: tuple[str, ...] = (
     return process
 
 
-def nothing(_: int) -> None:
-    """Progress that nobody looks at."""
+def ignore_progress(_: int) -> None:
+    """Discard a progress report."""
 
 
-async def left(store: RecordStore, key_id: str) -> int:
-    return (await key_usage.sealed_with(store, key_id, nothing)).total()
+async def count_sealed_with(store: RecordStore, key_id: str) -> int:
+    return (await key_usage.sealed_with(store, key_id, ignore_progress)).total()
 
 
-class Interrupted:
-    """Lets somebody else write just before a write."""
+class StoreWithConcurrentWrites:
+    """Runs a concurrent operation before each write."""
 
-    def __init__(self, store: RecordStore, meanwhile: Callable[[Record], Awaitable[None]]) -> None:
+    def __init__(self, store: RecordStore, before_put: Callable[[Record], Awaitable[None]]) -> None:
         self._store = store
-        self._meanwhile = meanwhile
+        self._before_put = before_put
 
     async def put(self, record: Record, if_rev: int) -> int | None:
-        await self._meanwhile(record)
+        await self._before_put(record)
         return await self._store.put(record, if_rev)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)
 
 
-async def test_everything_is_sealed_anew_and_nothing_else_changes(store: RecordStore) -> None:
-    """Records of every kind and every app end under the new key, with columns, generation and contents as they were."""
+async def test_every_record_is_reencrypted_and_otherwise_unchanged(store: RecordStore) -> None:
+    """This includes all kinds and apps. Columns, generation and content stay the same."""
     await fill(store, RotatingZoom(), ("app", "other-app"))
     before = {
         record.key: record
@@ -80,41 +80,41 @@ async def test_everything_is_sealed_anew_and_nothing_else_changes(store: RecordS
         async for page in pages(store, app)
         for record in page
     }
-    done = []
-    swept = await reencrypt(store, ring(NEW), done.append)
-    assert (swept.reencrypted, swept.current, swept.failed) == (len(before), 0, {})
-    assert sum(done) == len(before) == 2 * (len(USERS) + 2)
-    assert await left(store, OLD) == 0
+    progress = []
+    result = await reencrypt(store, ring(NEW), progress.append)
+    assert (result.reencrypted, result.current, result.failed) == (len(before), 0, {})
+    assert sum(progress) == len(before) == 2 * (len(USERS) + 2)
+    assert await count_sealed_with(store, OLD) == 0
     assert set(await key_usage.by_key(store)) == {NEW}
     for app in await store.apps():
         envelope = Envelope(app=app, keys=ring(NEW))
         async for page in pages(store, app):
             for record in page:
-                was = before[record.key]
+                original = before[record.key]
                 assert replace(record, value=b"", rev=0, key_id="") == replace(
-                    was, value=b"", rev=0, key_id=""
+                    original, value=b"", rev=0, key_id=""
                 )
-                assert envelope.open(record) == envelope.open(was)
-    again = await reencrypt(store, ring(NEW), nothing)
-    assert (again.reencrypted, again.current) == (0, len(before))
+                assert envelope.open(record) == envelope.open(original)
+    repeated = await reencrypt(store, ring(NEW), ignore_progress)
+    assert (repeated.reencrypted, repeated.current) == (0, len(before))
 
 
-async def test_a_refresh_that_is_faster_wins(store: RecordStore) -> None:
-    """A refresh between the sweep's read and its write stays: the sweep reads again, and every living token is kept."""
+async def test_concurrent_refresh_is_not_overwritten(store: RecordStore) -> None:
+    """After a refresh between read and write, the record is read again, and the valid token is retained."""
     zoom = RotatingZoom()
     process = await fill(store, zoom)
-    faster: set[str] = set()
+    refreshed: set[str] = set()
 
     async def refresh(record: Record) -> None:
         user = record.key.subject
-        if record.key.kind is Kind.USER and user not in faster:
-            faster.add(user)
+        if record.key.kind is Kind.USER and user not in refreshed:
+            refreshed.add(user)
             await process.refresh(user)
 
-    swept = await reencrypt(Interrupted(store, refresh), ring(NEW), nothing)
-    assert not swept.failed
-    assert faster == set(USERS)
-    assert await left(store, OLD) == 0
+    result = await reencrypt(StoreWithConcurrentWrites(store, refresh), ring(NEW), ignore_progress)
+    assert not result.failed
+    assert refreshed == set(USERS)
+    assert await count_sealed_with(store, OLD) == 0
     reader = Process("app", store, Envelope(app="app", keys=ring(NEW)), zoom)
     for user in USERS:
         record, _ = await reader.connections.read(user)
@@ -123,25 +123,24 @@ async def test_a_refresh_that_is_faster_wins(store: RecordStore) -> None:
         assert await reader.holds_living_token(user)
 
 
-async def test_a_record_that_goes_away_meanwhile_stays_away(store: RecordStore) -> None:
-    """A state that is used up between read and write is not brought back."""
+async def test_concurrently_deleted_record_is_not_recreated(store: RecordStore) -> None:
     envelope = Envelope(app="app", keys=ring(OLD))
     key = RecordKey("app", Kind.STATE, "s")
     value = envelope.seal(key, grant="", generation=0, header={}, secret={})
     await store.put(Record(key=key, value=value, key_id=OLD), 0)
 
-    async def use_up(record: Record) -> None:
-        found, _ = await store.get(key)
-        if found is not None:
-            await store.delete(key, found.rev)
+    async def delete(record: Record) -> None:
+        stored, _ = await store.get(key)
+        if stored is not None:
+            await store.delete(key, stored.rev)
 
-    await reencrypt(Interrupted(store, use_up), ring(NEW), nothing)
+    await reencrypt(StoreWithConcurrentWrites(store, delete), ring(NEW), ignore_progress)
     assert (await store.get(key))[0] is None
 
 
 @pytest.mark.parametrize("after_effect", [False, True])
-async def test_a_sweep_goes_on_where_the_store_failed(store: RecordStore, after_effect: bool) -> None:
-    """A store that fails ends the sweep; the next one skips what is done, and nothing is lost."""
+async def test_next_run_continues_after_a_store_failure(store: RecordStore, after_effect: bool) -> None:
+    """Records that are already re-encrypted are skipped, and no token is lost."""
     zoom = RotatingZoom()
     await fill(store, zoom)
     faulty = FaultyStore(store)
@@ -151,52 +150,51 @@ async def test_a_sweep_goes_on_where_the_store_failed(store: RecordStore, after_
 
     with pytest.raises(StoreError):
         await reencrypt(faulty, ring(NEW), fail_later)
-    done = (await key_usage.by_key(store))[NEW].total()
-    assert 0 < done < len(USERS) + 2
-    swept = await reencrypt(store, ring(NEW), nothing)
-    assert swept.current >= done
-    assert await left(store, OLD) == 0
+    reencrypted = (await key_usage.by_key(store))[NEW].total()
+    assert 0 < reencrypted < len(USERS) + 2
+    result = await reencrypt(store, ring(NEW), ignore_progress)
+    assert result.current >= reencrypted
+    assert await count_sealed_with(store, OLD) == 0
     reader = Process("app", store, Envelope(app="app", keys=ring(NEW)), zoom)
     assert all([await reader.holds_living_token(user) for user in USERS])
 
 
-async def test_what_cannot_be_opened_is_told_and_left(store: RecordStore) -> None:
-    """A damaged record and one of a missing key neither stop the sweep nor are they changed."""
+async def test_unreadable_records_are_reported_and_unchanged(store: RecordStore) -> None:
+    """A corrupt record and a record under a missing key do not prevent the re-encryption of the others."""
     await fill(store, RotatingZoom())
-    stranger = KeyRing([Key("0c0c0c0c", bytes(range(32)), primary=True)])
-    damaged, _ = await store.get(RecordKey("app", Kind.USER, USERS[3]))
+    other_ring = KeyRing([Key("0c0c0c0c", bytes(range(32)), primary=True)])
+    corrupt, _ = await store.get(RecordKey("app", Kind.USER, USERS[3]))
     foreign, _ = await store.get(RecordKey("app", Kind.USER, USERS[7]))
-    assert damaged is not None
+    assert corrupt is not None
     assert foreign is not None
-    await store.put(replace(damaged, value=damaged.value[:-1] + b"x"), damaged.rev)
-    value = Envelope(app="app", keys=stranger).seal(
+    await store.put(replace(corrupt, value=corrupt.value[:-1] + b"x"), corrupt.rev)
+    value = Envelope(app="app", keys=other_ring).seal(
         foreign.key, grant="g", generation=1, header={}, secret={}
     )
     await store.put(replace(foreign, value=value, key_id="0c0c0c0c"), foreign.rev)
-    before = [(await store.get(record.key))[0] for record in (damaged, foreign)]
-    swept = await reencrypt(store, ring(NEW), nothing)
-    assert len(swept.failed) == 2
-    assert any("not in the key ring" in why for why in swept.failed.values())
-    assert [(await store.get(record.key))[0] for record in (damaged, foreign)] == before
-    assert swept.reencrypted == len(USERS)
+    before = [(await store.get(record.key))[0] for record in (corrupt, foreign)]
+    result = await reencrypt(store, ring(NEW), ignore_progress)
+    assert len(result.failed) == 2
+    assert any("not in the key ring" in error for error in result.failed.values())
+    assert [(await store.get(record.key))[0] for record in (corrupt, foreign)] == before
+    assert result.reencrypted == len(USERS)
 
 
-async def test_a_key_is_found_by_the_bytes_of_records(store: RecordStore) -> None:
-    """A column that says another key does not hide the one that really sealed a record."""
+async def test_sealing_key_is_found_in_the_value_despite_a_wrong_column(store: RecordStore) -> None:
     await fill(store, RotatingZoom())
-    await reencrypt(store, ring(NEW), nothing)
+    await reencrypt(store, ring(NEW), ignore_progress)
     record, _ = await store.get(RecordKey("app", Kind.USER, USERS[0]))
     assert record is not None
     envelope = Envelope(app="app", keys=ring(OLD))
     value = envelope.seal(record.key, grant="g", generation=9, header={}, secret={})
     await store.put(replace(record, value=value), record.rev)
-    assert await key_usage.sealed_with(store, OLD, nothing) == {"user": 1}
-    await reencrypt(store, ring(NEW), nothing)
-    assert await key_usage.sealed_with(store, OLD, nothing) == {}
+    assert await key_usage.sealed_with(store, OLD, ignore_progress) == {"user": 1}
+    await reencrypt(store, ring(NEW), ignore_progress)
+    assert await key_usage.sealed_with(store, OLD, ignore_progress) == {}
 
 
-async def test_a_sweep_beside_another_process_loses_nothing(tmp_path: Path) -> None:
-    """While another process refreshes everybody again and again with the old key, sweeps keep every token that Zoom gave it."""
+async def test_reencryption_loses_no_token_of_another_process(tmp_path: Path) -> None:
+    """The other process refreshes all users continuously with the old key."""
     path = tmp_path / "store.db"
     store = await SqliteStore.open(path, time.time)
     await fill(store, RotatingZoom())
@@ -209,17 +207,17 @@ async def test_a_sweep_beside_another_process_loses_nothing(tmp_path: Path) -> N
     )
     assert worker.stdout is not None
     assert worker.stdout.readline() == "ready\n"
-    beside = 0
-    while beside < 10:  # sweeps that had something to do, since the other process had written meanwhile
+    effective_runs = 0
+    while effective_runs < 10:  # runs that found records written by the other process
         assert worker.poll() is None
-        done = await reencrypt(store, ring(NEW), nothing)
-        assert not done.failed
-        beside += done.reencrypted > 0
+        result = await reencrypt(store, ring(NEW), ignore_progress)
+        assert not result.failed
+        effective_runs += result.reencrypted > 0
     output, _ = worker.communicate()
     assert worker.returncode == 0
     living = set(json.loads(output.splitlines()[-1]))
-    await reencrypt(store, ring(NEW), nothing)
-    assert await left(store, OLD) == 0
+    await reencrypt(store, ring(NEW), ignore_progress)
+    assert await count_sealed_with(store, OLD) == 0
     zoom = RotatingZoom()
     zoom.living = living
     reader = Process("app", store, Envelope(app="app", keys=ring(NEW)), zoom)

@@ -4,7 +4,7 @@ import pytest
 
 from crash.cluster import Kept
 from crash.table import TABLE, Table
-from service.importing.conftest import place, zoom  # noqa: F401 - fixtures of test_import
+from service.importing.conftest import workspace, zoom  # noqa: F401 - fixtures of test_import
 from support.mongodb import MongoServer
 
 

@@ -1,8 +1,7 @@
-"""`zoomgate` as the command starts it, killed at a point of an import: `python -m crash.killed_import TRACE POINT NUMBER import …`.
+"""The `zoomgate` command, killed at a point of an import: `python -m crash.killed_import TRACE POINT NUMBER import …`.
 
-The process kills itself when it passes POINT for the NUMBERth time; `any` is every point, else rows come one by one.
-TRACE gets a line for each point that is passed.
-The product knows nothing of this: its own methods are wrapped, none is replaced.
+The process kills itself when it reaches POINT for the NUMBERth time. The point `any` matches every point; with other points, rows are
+imported one at a time. Each point that is reached is recorded in the file TRACE. The methods of the product are wrapped, not replaced.
 """
 
 import os
@@ -23,94 +22,98 @@ from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.oauth import OAuthClient
 
 POINTS = (
-    "after_prepare",  # the store was read, and nothing was done
-    "after_spend",  # Zoom's answer is in the memory of this process alone
-    "after_keep",  # the journal is synced
-    "after_whose",  # Zoom has said whose the tokens are
-    "after_commit",  # the store has them, and so has the journal
-    "after_forget",  # all is done, and nobody was told
-    "half_noted",  # the result is cut off in its middle
-    "after_note",  # the result is written
+    "after_prepare",  # the record has been read from the store
+    "after_exchange",  # Zoom's response exists only in the memory of this process
+    "after_journal_append",  # the journal has been synced
+    "after_verification",  # Zoom has confirmed the user of the tokens
+    "after_commit",  # the tokens are in the store and in the journal
+    "after_journal_delete",  # the row is complete, but has no result yet
+    "during_result",  # the result has been written partially
+    "after_result",  # the result has been written
 )
 
 
 class Points:
-    """The points that are passed."""
+    """A recorder of points that kills the process at one of them."""
 
     def __init__(self, trace: Path, point: str, number: int) -> None:
         self._trace = os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._point = point
-        self._left = number
+        self._remaining = number
 
-    def counts(self, point: str) -> bool:
-        """Whether the process is to be killed at this one."""
+    def should_kill(self, point: str) -> bool:
+        """Count a point, and return whether the process must be killed there."""
         if self._point in (point, "any"):
-            self._left -= 1
-            return self._left == 0
+            self._remaining -= 1
+            return self._remaining == 0
         return False
 
-    def passed(self, point: str, who: str = "") -> None:
-        """Write a point down, and end there if it is the one."""
-        os.write(self._trace, f"{os.getpid()} {point} {who}\n".encode())
-        if self.counts(point):
+    def reach(self, point: str, subject: str = "") -> None:
+        """Record a point, and kill the process if it is the configured one."""
+        os.write(self._trace, f"{os.getpid()} {point} {subject}\n".encode())
+        if self.should_kill(point):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def watch(points: Points) -> None:
-    """Wrap what an import does."""
+def instrument(points: Points) -> None:
+    """Wrap the methods that an import calls."""
     prepare, refresh, send = AccountLinker.prepare, OAuthClient.refresh, ZoomClient.send
-    keep, forget, write, put = (
+    append, delete, write, put = (
         TokenJournal.append,
         TokenJournal.delete,
         ConnectionRepository.write,
         Results._write,
     )
 
-    async def preparing(self: AccountLinker, user_email: str) -> Any:
-        found = await prepare(self, user_email)
-        points.passed("after_prepare", user_email)
-        return found
+    async def traced_prepare(self: AccountLinker, user_email: str) -> Any:
+        replaceable = await prepare(self, user_email)
+        points.reach("after_prepare", user_email)
+        return replaceable
 
-    async def refreshing(self: OAuthClient, refresh_token: str) -> Any:
-        points.passed("sent", refresh_token)
+    async def traced_refresh(self: OAuthClient, refresh_token: str) -> Any:
+        points.reach("sent", refresh_token)
         outcome = await refresh(self, refresh_token)
-        points.passed("after_spend", refresh_token)
+        points.reach("after_exchange", refresh_token)
         return outcome
 
-    async def sending(self: ZoomClient, *arguments: Any, **options: Any) -> Any:
-        answer = await send(self, *arguments, **options)
-        points.passed("after_whose")
-        return answer
+    async def traced_send(self: ZoomClient, *arguments: Any, **options: Any) -> Any:
+        response = await send(self, *arguments, **options)
+        points.reach("after_verification")
+        return response
 
-    async def keeping(self: TokenJournal, entry: Entry) -> bool:
-        kept = await keep(self, entry)
-        points.passed("after_keep", entry.user_email)
-        return kept
+    async def traced_append(self: TokenJournal, entry: Entry) -> bool:
+        appended = await append(self, entry)
+        points.reach("after_journal_append", entry.user_email)
+        return appended
 
-    async def forgetting(self: TokenJournal, entry_id: str) -> None:
-        await forget(self, entry_id)
-        points.passed("after_forget")
+    async def traced_delete(self: TokenJournal, entry_id: str) -> None:
+        await delete(self, entry_id)
+        points.reach("after_journal_delete")
 
-    async def writing(self: ConnectionRepository, connection: Any) -> int | None:
+    async def traced_write(self: ConnectionRepository, connection: Any) -> int | None:
         rev = await write(self, connection)
-        points.passed("after_commit", connection.user_email)
+        points.reach("after_commit", connection.user_email)
         return rev
 
-    def noting(self: Results, entry: dict[str, Any]) -> None:
-        if "row" in entry and points.counts("half_noted"):
+    def traced_result(self: Results, entry: dict[str, Any]) -> None:
+        if "row" in entry and points.should_kill("during_result"):
             self._file.write(orjson.dumps(entry)[:20])
             os.kill(os.getpid(), signal.SIGKILL)
         put(self, entry)
         if "row" in entry:
-            points.passed("after_note", entry["user"])
+            points.reach("after_result", entry["user"])
 
-    AccountLinker.prepare, OAuthClient.refresh, ZoomClient.send = preparing, refreshing, sending  # type: ignore[method-assign]
-    TokenJournal.append, TokenJournal.delete, ConnectionRepository.write = keeping, forgetting, writing  # type: ignore[method-assign]
-    Results._write = noting  # type: ignore[method-assign]
+    AccountLinker.prepare, OAuthClient.refresh, ZoomClient.send = traced_prepare, traced_refresh, traced_send  # type: ignore[method-assign]
+    TokenJournal.append, TokenJournal.delete, ConnectionRepository.write = (
+        traced_append,
+        traced_delete,
+        traced_write,
+    )  # type: ignore[method-assign]
+    Results._write = traced_result  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
     trace, point, number = sys.argv.pop(1), sys.argv.pop(1), sys.argv.pop(1)
-    watch(Points(Path(trace), point, int(number)))
-    run.AT_ONCE = run.AT_ONCE if point == "any" else 1
+    instrument(Points(Path(trace), point, int(number)))
+    run.MAX_CONCURRENT_ROWS = run.MAX_CONCURRENT_ROWS if point == "any" else 1
     main()

@@ -1,4 +1,4 @@
-"""An import that is killed, at any row and at any step of it, goes on where it was."""
+"""Resumption of imports that were killed at any row and any step."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ import pytest
 
 from crash.killed_import import POINTS
 from service.importing.conftest import USERS
-from service.importing.exports import Person, Place, as_csv, consented
+from service.importing.exports import ExportedUser, Workspace, as_csv, exported_user
 from support.harness import serving
 from support.mongodb import MongoServer
 from zoom_simulator.testing import RunningSimulator
@@ -25,97 +25,106 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 IMPORT = ("import", "velo-users", "ZoomUsers.csv", "--rate", "1000", "--json")
 
 
-def killed(place: Place, point: str, number: int) -> bool:
-    """Import, killed at a point; False if it came to its end instead."""
-    command = [sys.executable, "-m", "crash.killed_import", str(place.folder / "trace"), point, str(number)]
-    environ = place.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+def killed(workspace: Workspace, point: str, number: int) -> bool:
+    """Run an import that kills itself at a point; return False if it finished instead."""
+    command = [
+        sys.executable,
+        "-m",
+        "crash.killed_import",
+        str(workspace.folder / "trace"),
+        point,
+        str(number),
+    ]
+    environ = workspace.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.run(
-        [*command, *IMPORT], cwd=place.folder, env=environ, capture_output=True, text=True, check=False
+        [*command, *IMPORT], cwd=workspace.folder, env=environ, capture_output=True, text=True, check=False
     )
     assert process.returncode in (0, 1, -9), process.stderr
     return process.returncode == -9
 
 
-def exposed(place: Place, people: Iterable[Person]) -> set[str]:
-    """Whose refresh token was sent to Zoom by a process that was killed before the answer was in the journal."""
-    of = {person.refresh: person.user for person in people}
+def interrupted_exchanges(workspace: Workspace, users: Iterable[ExportedUser]) -> set[str]:
+    """Return the users whose refresh token was sent by a process that was killed before the response was journaled."""
+    emails = {user.refresh: user.email for user in users}
     sent: dict[tuple[str, str], int] = {}
-    for line in (place.folder / "trace").read_text().splitlines():
-        process, point, who = line.split(" ")
+    for line in (workspace.folder / "trace").read_text().splitlines():
+        process, point, subject = line.split(" ")
         if point == "sent":
-            sent[process, of[who]] = 1
-        elif point in ("after_keep", "after_note"):
-            sent.pop((process, who), None)
+            sent[process, emails[subject]] = 1
+        elif point in ("after_journal_append", "after_result"):
+            sent.pop((process, subject), None)
     return {user for _, user in sent}
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_at_every_row(point: str, place: Place, zoom: RunningSimulator) -> None:
-    """However often it is killed, every row ends stored, and no token is spent twice; only what Zoom told a dying process is lost."""
-    people = [consented(zoom, user.email, expired=number != 1) for number, user in enumerate(USERS[:4])]
-    place.write("ZoomUsers.csv", as_csv(people))
+def test_import_killed_at_every_row_resumes(point: str, workspace: Workspace, zoom: RunningSimulator) -> None:
+    """All rows are stored in the end, and no refresh token is used twice; only responses to a killed process are lost."""
+    users = [exported_user(zoom, user.email, expired=number != 1) for number, user in enumerate(USERS[:4])]
+    workspace.write("ZoomUsers.csv", as_csv(users))
     deaths = 0
-    # from the second time on a row is done first, else it would never end
-    while killed(place, point, min(deaths, 1) + 1):
+    # from the second run on, one row completes first; otherwise the loop would not terminate
+    while killed(workspace, point, min(deaths, 1) + 1):
         deaths += 1
         assert deaths < 10
     assert deaths > 0
-    counts = place.run(*IMPORT, code=int(point == "after_spend")).counts
-    lost = {entry["user"] for entry in place.results("ZoomUsers.csv") if entry["verdict"] == "consent"}
-    assert lost == (exposed(place, people) if point == "after_spend" else set())
-    assert counts["stored"] == len(people) - len(lost)
+    counts = workspace.run(*IMPORT, code=int(point == "after_exchange")).counts
+    lost = {entry["user"] for entry in workspace.results("ZoomUsers.csv") if entry["verdict"] == "consent"}
+    assert lost == (interrupted_exchanges(workspace, users) if point == "after_exchange" else set())
+    assert counts["stored"] == len(users) - len(lost)
     assert bool(zoom.counters().get("token.refresh_token.refused", 0)) == bool(lost)
     assert zoom.counters()["token.refresh_token.issued"] == 3
 
 
-@pytest.mark.parametrize("kept", ["SQLite", "MongoDB"])
-def test_killed_anywhere(
-    kept: str, place: Place, zoom: RunningSimulator, request: pytest.FixtureRequest
+@pytest.mark.parametrize("kind", ["SQLite", "MongoDB"])
+def test_import_killed_anywhere_resumes(
+    kind: str, workspace: Workspace, zoom: RunningSimulator, request: pytest.FixtureRequest
 ) -> None:
-    """With many rows under way: whoever is lost had a refresh under way whose answer no journal had yet, and nobody else is."""
-    if kept == "MongoDB":
+    """With concurrent rows, only users whose refresh response was not yet journaled must consent."""
+    if kind == "MongoDB":
         server: MongoServer = request.getfixturevalue("mongodb")
-        place = Place(place.folder, place.environ | {"ZOOMGATE_STORE": server.new_database()})
-        place.run("keys", "new")
-    people = [consented(zoom, user.email, expired=number % 3 > 0) for number, user in enumerate(USERS)]
-    place.write("ZoomUsers.csv", as_csv(people))
-    chance = random.Random(7)  # noqa: S311 - the same every time
+        workspace = Workspace(workspace.folder, workspace.environ | {"ZOOMGATE_STORE": server.new_database()})
+        workspace.run("keys", "new")
+    users = [exported_user(zoom, user.email, expired=number % 3 > 0) for number, user in enumerate(USERS)]
+    workspace.write("ZoomUsers.csv", as_csv(users))
+    chance = random.Random(7)  # noqa: S311 - reproducible
     deaths = 0
-    while killed(place, "any", chance.randrange(20, 160)):
+    while killed(workspace, "any", chance.randrange(20, 160)):
         deaths += 1
         assert deaths < 40
     assert deaths > 2
-    verdicts = place.verdicts("ZoomUsers.csv")
-    assert len(verdicts) == len(people)
-    lost = {entry["user"] for entry in place.results("ZoomUsers.csv") if entry["verdict"] == "consent"}
-    assert lost <= exposed(place, people)
-    assert verdicts.count("stored") == len(people) - len(lost)
-    assert not list((place.folder / "data/journal").glob("*.entry"))
+    statuses = workspace.statuses("ZoomUsers.csv")
+    assert len(statuses) == len(users)
+    lost = {entry["user"] for entry in workspace.results("ZoomUsers.csv") if entry["verdict"] == "consent"}
+    assert lost <= interrupted_exchanges(workspace, users)
+    assert statuses.count("stored") == len(users) - len(lost)
+    assert not list((workspace.folder / "data/journal").glob("*.entry"))
 
 
-async def test_killed_beside_a_running_service(place: Place, zoom: RunningSimulator) -> None:
-    """The service stores what the journal has, and the next run takes that for its own work, whoever comes first."""
-    people = [consented(zoom, user.email) for user in USERS[:3]]
-    place.write("ZoomUsers.csv", as_csv(people))
-    async with serving(zoom._simulator, place.folder / "data") as service:
-        assert await asyncio.to_thread(killed, place, "after_keep", 1)
-        counts = (await asyncio.to_thread(place.run, *IMPORT)).counts
+async def test_import_killed_beside_a_running_service_resumes(
+    workspace: Workspace, zoom: RunningSimulator
+) -> None:
+    """The service or the next run stores the journaled tokens, and the next run counts the row as stored in both cases."""
+    users = [exported_user(zoom, user.email) for user in USERS[:3]]
+    workspace.write("ZoomUsers.csv", as_csv(users))
+    async with serving(zoom._simulator, workspace.folder / "data") as service:
+        assert await asyncio.to_thread(killed, workspace, "after_journal_append", 1)
+        counts = (await asyncio.to_thread(workspace.run, *IMPORT)).counts
         assert counts["stored"] == 3
-        for person in people:
-            await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=person.user))
+        for user in users:
+            await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=user.email))
     assert zoom.counters().get("token.refresh_token.refused", 0) == 0
 
 
-async def test_a_store_that_takes_nothing_for_a_while(place: Place, zoom: RunningSimulator) -> None:
-    """What Zoom issued meanwhile is kept, and stored by the same run."""
-    people = [consented(zoom, user.email) for user in USERS[:3]]
-    place.write("ZoomUsers.csv", as_csv(people))
-    zoom.add_fault("users_me", "delay", seconds=20.0)  # until the store takes nothing
-    running = asyncio.create_task(asyncio.to_thread(place.run, *IMPORT))
+async def test_import_waits_for_an_unavailable_store(workspace: Workspace, zoom: RunningSimulator) -> None:
+    """Tokens that Zoom issues meanwhile are stored by the same run."""
+    users = [exported_user(zoom, user.email) for user in USERS[:3]]
+    workspace.write("ZoomUsers.csv", as_csv(users))
+    zoom.add_fault("users_me", "delay", seconds=20.0)  # until the store is locked
+    running = asyncio.create_task(asyncio.to_thread(workspace.run, *IMPORT))
     while not zoom.counters().get("faults.delay") and not running.done():
         await asyncio.sleep(0.02)
     with contextlib.closing(
-        sqlite3.connect(place.folder / "data/zoomgate.db", isolation_level=None)
+        sqlite3.connect(workspace.folder / "data/zoomgate.db", isolation_level=None)
     ) as other:
         other.execute("BEGIN IMMEDIATE")
         zoom.clear_faults()

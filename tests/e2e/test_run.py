@@ -1,4 +1,4 @@
-"""The product as a stranger meets it: `make run`, a browser, grpcurl."""
+"""First use of the product: `make run`, a browser, grpcurl."""
 
 import asyncio
 import json
@@ -35,23 +35,23 @@ GRPCURL_HINT = "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest"
 def started(
     command: list[str], folder: Path, **environ: str
 ) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
-    """Start the service and wait for its ready line."""
+    """Start the service and wait for its ready line; yield the process and its gRPC and HTTP addresses."""
     settings = {name: value for name, value in os.environ.items() if not name.startswith("ZOOMGATE_")}
     process = subprocess.Popen(
         command, cwd=folder, env=settings | environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
-        seen = ""
+        output = ""
         for line in process.stdout:
-            seen += line
+            output += line
             ready = re.fullmatch(r"zoomgate: ready grpc=(\S+) http=(\S+)\n", line)
             if ready:
                 yield process, ready.group(1), ready.group(2)
                 break
         else:
             raise AssertionError(
-                f"it did not start: {seen} {process.stderr.read() if process.stderr else ''}"
+                f"the service did not start: {output} {process.stderr.read() if process.stderr else ''}"
             )
     finally:
         if process.poll() is None:
@@ -59,15 +59,15 @@ def started(
         process.communicate(timeout=60)
 
 
-def stopped(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Ask the service to stop, and give exit code and what it printed since."""
+def stop(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Stop the service; return its exit code and the rest of its output."""
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
 
 
-def anywhere(folder: Path) -> list[str]:
-    """Options that keep a test off the default ports and folder."""
+def isolated_options(folder: Path) -> list[str]:
+    """Return options that avoid the default ports and data folder."""
     return [
         "--listen=127.0.0.1:0",
         "--http-listen=127.0.0.1:0",
@@ -76,62 +76,62 @@ def anywhere(folder: Path) -> list[str]:
     ]
 
 
-def guide_of(process: subprocess.Popen[str]) -> str:
-    """Read what a service that is ready prints to its end."""
+def read_guide(process: subprocess.Popen[str]) -> str:
+    """Read the rest of the guide that a started service prints."""
     assert process.stdout is not None
     guide = ""
-    while "Stop with Ctrl-C" not in guide:
+    while "Press Ctrl+C to stop" not in guide:
         line = process.stdout.readline()
-        assert line, f"it ended: {guide}"
+        assert line, f"the output ended: {guide}"
         guide += line
     return guide
 
 
-def simulator_of(guide: str) -> str:
-    """Where the simulated Zoom listens: HOST:PORT."""
-    (address,) = re.findall(r"look inside: http://(\S+)/_sim/", guide)
+def simulator_address(guide: str) -> str:
+    """Return the address of the simulated Zoom in the guide."""
+    (address,) = re.findall(r"overview page: http://(\S+)/_sim/", guide)
     return str(address)
 
 
 def grpcurl(command: str, address: str) -> Any:
-    """Run a documented command against the running service and give its JSON."""
+    """Run a documented command with the running service, and return its output."""
     words = [word.replace("127.0.0.1:50051", address) for word in shlex.split(command)]
-    found = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
-    ended = found.returncode == 0 or ("-max-time" in words and "DeadlineExceeded" in found.stderr)
-    assert ended, f"{words}: {found.stderr}"
-    return found.stdout
+    result = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+    succeeded = result.returncode == 0 or ("-max-time" in words and "DeadlineExceeded" in result.stderr)
+    assert succeeded, f"{words}: {result.stderr}"
+    return result.stdout
 
 
-async def test_the_documented_commands_do_the_main_job(tmp_path: Path) -> None:
-    """Every command of docs/grpcurl.md works, in order, on what `make run` starts."""
+async def test_documented_grpcurl_commands_work(tmp_path: Path) -> None:
+    """The commands of docs/grpcurl.md are run in order, with the service that `make run` starts."""
     require("grpcurl", GRPCURL_HINT)
     require("make", "apt-get install make")
     commands = re.findall(r"```sh\n(grpcurl .+)\n```", (ROOT / "docs/grpcurl.md").read_text())
     assert len(commands) >= 12
-    arguments = " ".join(anywhere(tmp_path))
+    arguments = " ".join(isolated_options(tmp_path))
     python = f"PYTHON={sys.executable}"
     with started(["make", "--no-print-directory", "run", python, f"ARGS={arguments}"], ROOT) as (
         process,
         address,
         _,
     ):
-        assert "grpcurl -plaintext" in guide_of(process)
+        assert "grpcurl -plaintext" in read_guide(process)
         meeting_id = ""
         for command in commands:
-            answer = grpcurl(command.replace("MEETING_ID", meeting_id), address)
+            output = grpcurl(command.replace("MEETING_ID", meeting_id), address)
             if command.endswith("BeginAuthorization"):
                 async with browser() as session:
-                    page = await consent(session, json.loads(answer)["authorization_url"], MONICA)
+                    page = await consent(session, json.loads(output)["authorization_url"], MONICA)
                     assert page.url.query["outcome"] == "connected"
             elif command.endswith("CreateMeeting"):
-                meeting_id = json.loads(answer)["meeting"]["id"]
+                meeting_id = json.loads(output)["meeting"]["id"]
             elif command.endswith("ProxyService/Get"):
-                assert json.loads(answer)["response"]["json"]["email"] == MONICA
+                assert json.loads(output)["response"]["json"]["email"] == MONICA
             elif command.endswith("WatchConnections"):
-                assert "TYPE_INITIAL" in answer
-                assert "TYPE_SYNCED" in answer
+                assert "TYPE_INITIAL" in output
+                assert "TYPE_SYNCED" in output
             elif command.endswith("ListConnections"):
-                assert [row["user_email"] for row in json.loads(answer)["connections"]] == [MONICA]
+                assert [row["user_email"] for row in json.loads(output)["connections"]] == [MONICA]
         listed = subprocess.run(
             [ZOOMGATE, "connections", "list", "--server", address, "--state", "disconnected", "--json"],
             capture_output=True,
@@ -140,25 +140,27 @@ async def test_the_documented_commands_do_the_main_job(tmp_path: Path) -> None:
             timeout=30,
         )
         assert json.loads(listed.stdout)["userEmail"] == MONICA
-        code, _, _ = stopped(process)
-        assert code == -signal.SIGTERM  # of make itself, which passes the signal on and waits
+        code, _, _ = stop(process)
+        assert code == -signal.SIGTERM  # the exit code of make, which forwards the signal and waits
 
 
-async def test_sigterm_lets_a_call_in_flight_finish(tmp_path: Path) -> None:
-    """A refresh that is running when SIGTERM comes ends well for its caller, and then the process exits with 0."""
-    wanted = pb.RefreshTokenRequest(user_email=MONICA)
-    with started([ZOOMGATE, "run", *anywhere(tmp_path)], tmp_path) as (process, address, _):
-        simulator = f"http://{simulator_of(guide_of(process))}"
+async def test_calls_in_progress_complete_on_sigterm(tmp_path: Path) -> None:
+    """A refresh in progress succeeds, and then the process exits with 0."""
+    request = pb.RefreshTokenRequest(user_email=MONICA)
+    with started([ZOOMGATE, "run", *isolated_options(tmp_path)], tmp_path) as (process, address, _):
+        simulator = f"http://{simulator_address(read_guide(process))}"
         async with grpc.aio.insecure_channel(address) as channel, browser() as session:
             auth = AuthServiceStub(channel)
-            begun = await auth.BeginAuthorization(pb.BeginAuthorizationRequest(user_email=MONICA), timeout=10)
-            await consent(session, begun.authorization_url, MONICA)
+            authorization = await auth.BeginAuthorization(
+                pb.BeginAuthorizationRequest(user_email=MONICA), timeout=10
+            )
+            await consent(session, authorization.authorization_url, MONICA)
             fault = {"endpoint": "token", "kind": "delay", "seconds": 1.0, "times": 1}
-            async with session.post(f"{simulator}/_sim/fault", json=fault) as answer:
-                assert answer.status == 200
-            call = auth.RefreshToken(wanted, timeout=20)
+            async with session.post(f"{simulator}/_sim/fault", json=fault) as response:
+                assert response.status == 200
+            call = auth.RefreshToken(request, timeout=20)
             await call.wait_for_connection()
-            while await running_calls(session, simulator) == 0:  # the fault was taken: the refresh is at Zoom
+            while await injected_delays(session, simulator) == 0:  # until the refresh has reached Zoom
                 await asyncio.sleep(0.01)
             process.send_signal(signal.SIGTERM)
             assert (await call).token.generation == 2
@@ -167,47 +169,49 @@ async def test_sigterm_lets_a_call_in_flight_finish(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_the_app_is_removed_at_the_simulated_zoom(tmp_path: Path, workers: int) -> None:
-    """The command of the guide ends the connection at the service too, and the page of the simulated Zoom says that it was told."""
-    options = [*anywhere(tmp_path), f"--workers={workers}"]
+async def test_removing_the_app_at_zoom_disconnects_the_user(tmp_path: Path, workers: int) -> None:
+    """The command from the guide triggers a webhook, and the overview page of the simulated Zoom shows the response."""
+    options = [*isolated_options(tmp_path), f"--workers={workers}"]
     show = pb.GetConnectionRequest(user_email=MONICA)
     with started([ZOOMGATE, "run", *options], tmp_path) as (process, address, _):
-        guide = guide_of(process)
-        simulator = simulator_of(guide)
+        guide = read_guide(process)
+        simulator = simulator_address(guide)
         command = [ZOOMGATE, "simulator", "event", "app_deauthorized", MONICA, "--at", simulator]
         assert " ".join(command[1:]) in guide
         async with grpc.aio.insecure_channel(address) as channel, browser() as session:
             auth = AuthServiceStub(channel)
-            begun = await auth.BeginAuthorization(pb.BeginAuthorizationRequest(user_email=MONICA), timeout=10)
-            await consent(session, begun.authorization_url, MONICA)
-            done = await asyncio.to_thread(
+            authorization = await auth.BeginAuthorization(
+                pb.BeginAuthorizationRequest(user_email=MONICA), timeout=10
+            )
+            await consent(session, authorization.authorization_url, MONICA)
+            result = await asyncio.to_thread(
                 subprocess.run, command, capture_output=True, text=True, timeout=30
             )
-            assert done.stderr == "triggered app_deauthorized; webhook queued\n"
+            assert result.stderr == "triggered app_deauthorized; webhook queued\n"
             while "204, accepted" not in await page(session, f"http://{simulator}/_sim/"):
                 await asyncio.sleep(0.05)
-            found = (await auth.GetConnection(show, timeout=10)).connection
-            assert found.cause == Connection.CAUSE_APP_DEAUTHORIZED
-        assert stopped(process)[0] == 0
+            connection = (await auth.GetConnection(show, timeout=10)).connection
+            assert connection.cause == Connection.CAUSE_APP_DEAUTHORIZED
+        assert stop(process)[0] == 0
 
 
 async def page(session: aiohttp.ClientSession, url: str) -> str:
-    """The text of a page."""
-    async with session.get(url) as answer:
-        return await answer.text()
+    """Return the text of a page."""
+    async with session.get(url) as response:
+        return await response.text()
 
 
-async def running_calls(session: aiohttp.ClientSession, simulator: str) -> int:
-    """How many faults of the simulator were taken."""
-    async with session.get(f"{simulator}/_sim/stats") as answer:
-        taken: int = (await answer.json())["counters"].get("faults.delay", 0)
-        return taken
+async def injected_delays(session: aiohttp.ClientSession, simulator: str) -> int:
+    """Return the number of delays that the simulator has injected."""
+    async with session.get(f"{simulator}/_sim/stats") as response:
+        count: int = (await response.json())["counters"].get("faults.delay", 0)
+        return count
 
 
-def refused(folder: Path, *options: str, **environ: str) -> str:
-    """Start a service that must refuse, and give the sentence."""
+def start_error(folder: Path, *options: str, **environ: str) -> str:
+    """Start a service that must fail to start; return its error message."""
     settings = {name: value for name, value in os.environ.items() if not name.startswith("ZOOMGATE_")}
-    found = subprocess.run(
+    result = subprocess.run(
         [ZOOMGATE, *options],
         cwd=folder,
         env=settings | environ,
@@ -216,49 +220,51 @@ def refused(folder: Path, *options: str, **environ: str) -> str:
         check=False,
         timeout=60,
     )
-    assert found.returncode == 1, found.stderr
-    assert "Traceback" not in found.stderr
-    assert found.stdout == ""
-    return found.stderr
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    return result.stderr
 
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_taken_port_is_told_and_nothing_is_made(tmp_path: Path) -> None:
-    """A port that somebody has refuses the start before anything is written."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        for option in (
-            f"--listen=127.0.0.1:{port}",
-            f"--http-listen=127.0.0.1:{port}",
-            f"--simulator-listen=127.0.0.1:{port}",
+def test_port_in_use_prevents_a_start(tmp_path: Path) -> None:
+    """No store is created."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        for option, problem in (
+            (f"--listen=127.0.0.1:{port}", "cannot listen on"),
+            (f"--http-listen=127.0.0.1:{port}", "cannot listen on"),
+            (f"--simulator-listen=127.0.0.1:{port}", "cannot listen on"),
         ):
             options = [
-                other for other in anywhere(tmp_path) if not other.startswith(option.partition("=")[0] + "=")
+                each
+                for each in isolated_options(tmp_path)
+                if not each.startswith(option.partition("=")[0] + "=")
             ]
-            assert "cannot listen on" in refused(tmp_path, "run", *options, option)
+            assert problem in start_error(tmp_path, "run", *options, option)
     assert not (tmp_path / "data" / "zoomgate.db").exists()
 
 
 def test_two_services_cannot_share_a_port(tmp_path: Path) -> None:
-    """The second service on a port is refused instead of sharing it in silence."""
-    with started([ZOOMGATE, "run", *anywhere(tmp_path)], tmp_path) as (_, address, _):
-        options = [option for option in anywhere(tmp_path / "b") if not option.startswith("--listen")]
-        assert "cannot listen on" in refused(tmp_path, "run", *options, f"--listen={address}")
+    """The second service fails to start instead of silently sharing the port."""
+    with started([ZOOMGATE, "run", *isolated_options(tmp_path)], tmp_path) as (_, address, _):
+        options = [option for option in isolated_options(tmp_path / "b") if not option.startswith("--listen")]
+        assert "cannot listen on" in start_error(tmp_path, "run", *options, f"--listen={address}")
 
 
-def test_services_may_start_on_an_empty_folder_at_once(tmp_path: Path) -> None:
-    """Three services that start together on one folder that is not there yet all come up, with one key."""
+def test_services_can_start_concurrently_with_one_new_data_folder(tmp_path: Path) -> None:
+    """Three services share a data folder that does not exist yet, and use the same key."""
     processes = [
         subprocess.Popen(
             [
                 ZOOMGATE,
                 "run",
-                *anywhere(tmp_path)[:2],
+                *isolated_options(tmp_path)[:2],
                 "--simulator-listen=127.0.0.1:0",
                 "--data-dir=shared",
             ],
@@ -275,69 +281,68 @@ def test_services_may_start_on_an_empty_folder_at_once(tmp_path: Path) -> None:
             assert process.stderr is not None
             assert process.stdout.readline().startswith("zoomgate: ready"), process.stderr.read()
     finally:
-        assert [stopped(process)[0] for process in processes] == [0, 0, 0]
+        assert [stop(process)[0] for process in processes] == [0, 0, 0]
     assert not [path for path in (tmp_path / "shared").iterdir() if path.name.startswith(".")]
 
 
-def test_a_listener_for_others_is_refused(tmp_path: Path) -> None:
-    """Without TLS nothing listens beyond this machine, and beside the simulated Zoom nothing does at all."""
+def test_non_loopback_addresses_are_rejected(tmp_path: Path) -> None:
+    """Without TLS or with the simulated Zoom, the service listens only on loopback addresses."""
     for address in ("0.0.0.0:0", "[::]:0", ":0"):
         for name in ("ZOOMGATE_LISTEN", "ZOOMGATE_HTTP_LISTEN"):
-            text = refused(tmp_path, "run", *anywhere(tmp_path)[2:], **{name: address})
+            text = start_error(tmp_path, "run", *isolated_options(tmp_path)[2:], **{name: address})
             assert name in text
     assert files(tmp_path) == {}
 
 
-def test_serving_needs_an_app_and_callers(tmp_path: Path) -> None:
-    """Without a client id or callers there is nothing to serve, and nobody."""
-    assert "ZOOMGATE_CLIENT_ID" in refused(tmp_path, "serve")
+def test_serve_requires_an_app_and_callers(tmp_path: Path) -> None:
+    assert "ZOOMGATE_CLIENT_ID" in start_error(tmp_path, "serve")
     app = {"ZOOMGATE_CLIENT_ID": "x", "ZOOMGATE_CLIENT_SECRET": "y"}
-    assert "ZOOMGATE_CALLERS" in refused(tmp_path, "serve", **app)
+    assert "ZOOMGATE_CALLERS" in start_error(tmp_path, "serve", **app)
     assert files(tmp_path) == {}
 
 
-def test_a_wrong_or_missing_key_is_told_and_changes_nothing(tmp_path: Path) -> None:
-    """A store whose key is gone or another one refuses the start and stays as it is."""
-    options = anywhere(tmp_path)
+def test_wrong_or_missing_encryption_key_prevents_a_start(tmp_path: Path) -> None:
+    """The store does not change."""
+    options = isolated_options(tmp_path)
     with started([ZOOMGATE, "run", *options], tmp_path):
         pass
     keys = tmp_path / "data" / "keys.json"
     right = keys.read_bytes()
     keys.unlink()
     before = files(tmp_path)
-    assert "does not exist" in refused(tmp_path, "run", *options)
+    assert "does not exist" in start_error(tmp_path, "run", *options)
     assert files(tmp_path) == before
     subprocess.run([ZOOMGATE, "keys", "new", str(keys)], check=True, capture_output=True)
     store = (tmp_path / "data" / "zoomgate.db").read_bytes()
-    assert "key ring" in refused(tmp_path, "run", *options)
+    assert "key ring" in start_error(tmp_path, "run", *options)
     assert len((tmp_path / "data" / "zoomgate.db").read_bytes()) == len(store)
     keys.write_bytes(right)
     with started([ZOOMGATE, "run", *options], tmp_path):
         pass
 
 
-def test_an_unusable_folder_is_told(tmp_path: Path) -> None:
-    """A data folder that cannot be made refuses the start in one sentence."""
+def test_unusable_data_folder_is_reported(tmp_path: Path) -> None:
+    """The error message is one line."""
     (tmp_path / "data").write_text("a file, not a folder")
-    text = refused(tmp_path, "run", *anywhere(tmp_path))
+    text = start_error(tmp_path, "run", *isolated_options(tmp_path))
     assert "ZOOMGATE_DATA_DIR" in text
     assert len(text.strip().splitlines()) == 1
 
 
-def test_a_full_disk_is_told_and_nothing_is_left(tmp_path: Path) -> None:
-    """If the store cannot be written, the start is refused in one sentence and takes away what it had made."""
-    limited = f"ulimit -f 8; exec {shlex.quote(ZOOMGATE)} run {' '.join(anywhere(tmp_path))}"  # 4 KiB a file
-    found = subprocess.run(
+def test_full_disk_prevents_a_start_and_leaves_no_files(tmp_path: Path) -> None:
+    """The error message is one line, and created files are deleted."""
+    limited = f"ulimit -f 8; exec {shlex.quote(ZOOMGATE)} run {' '.join(isolated_options(tmp_path))}"  # 4 KiB per file
+    result = subprocess.run(
         ["sh", "-c", limited], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )
-    assert found.returncode == 1
-    assert "cannot be written" in found.stderr
-    assert len(found.stderr.strip().splitlines()) == 1, found.stderr
+    assert result.returncode == 1
+    assert "cannot be written" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
     assert files(tmp_path) == {}
 
 
-def test_the_simulator_runs_alone(tmp_path: Path) -> None:
-    """`zoomgate simulator` says where it listens and where to look inside, and ends with 0."""
+def test_simulator_runs_without_the_service(tmp_path: Path) -> None:
+    """It prints its address and its overview page, and exits with 0."""
     process = subprocess.Popen(
         [ZOOMGATE, "simulator", "--listen", "127.0.0.1:0"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
@@ -346,5 +351,5 @@ def test_the_simulator_runs_alone(tmp_path: Path) -> None:
     assert process.stdout.readline() == f"zoom_simulator: overview page: http://{address}/_sim/\n"
     with urllib.request.urlopen(f"http://{address}/_sim/", timeout=10) as page:
         assert page.status == 200
-    code, _, _ = stopped(process)
+    code, _, _ = stop(process)
     assert code == 0

@@ -171,10 +171,10 @@ class WatchedJournal(TokenJournal):
 
     journaled: set[str]
 
-    def _write_due(self) -> None:
-        batch = list(self._due)
-        super()._write_due()
-        self.journaled.update(due.entry.tokens.refresh_token for due in batch if due.kept)
+    def _write_queued(self) -> None:
+        batch = list(self._queue)
+        super()._write_queued()
+        self.journaled.update(write.entry.tokens.refresh_token for write in batch if write.durable)
 
 
 class World:
@@ -369,7 +369,7 @@ class World:
         """Kill the process, and start another one at once or after its leases have expired."""
         now = self.loop.time()
         self.loop.abandon()
-        self.journal._let_go()
+        self.journal._release_all()
         self.zoom.delivered.clear()
         self._start_process(now + self.chance.choice((0.0, LONG_PAUSE)))
 
@@ -416,6 +416,6 @@ def _run(world: World, run: Callable[[World], object]) -> str:
         errors = world.loop.unhandled_errors
         world.check(not errors, f"unhandled asyncio errors: {errors}")
         world.loop.abandon()
-        world.journal._let_go()
+        world.journal._release_all()
         world.journal._executor.shutdown()
     return world.violation

@@ -104,7 +104,7 @@ async def test_start_fails_if_the_file_is_not_writable(
     assert checked.returncode == 1
     failed = [line for line in checked.stdout.splitlines() if line.startswith("FAIL") and "Zoom" not in line]
     assert failed
-    assert all("check " in line or "make it the service's" in line for line in failed), failed
+    assert all("check " in line or "make the service's user its owner" in line for line in failed), failed
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == names
     if file is not None:
         store.chmod(0o600)

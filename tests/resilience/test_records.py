@@ -20,7 +20,7 @@ from zoomgate_server.storage.record_store import Kind, Record
 from zoomgate_server.watch import change_feed
 
 DAMAGED = ("DATA_LOSS", "RECORD_UNREADABLE")
-FROM_THE_FUTURE = ("INTERNAL", "RECORD_VERSION")
+UNSUPPORTED_VERSION = ("INTERNAL", "RECORD_VERSION")
 KEY_MISSING = ("INTERNAL", "KEY_UNAVAILABLE")
 
 
@@ -83,7 +83,7 @@ FAULTS = (
     ),
     Fault("flipped bit in the tag", of_value(lambda value: flipped(value, -1))),
     Fault("version 0", of_value(lambda value: b"\0" + value[1:])),
-    Fault("version 1 instead of 2", of_value(lambda value: b"\1" + value[1:])),
+    Fault("version 2", of_value(lambda value: b"\2" + value[1:]), UNSUPPORTED_VERSION),
     Fault("generation", of_value(in_header(b'"generation":1', b'"generation":2'))),
     Fault("lease", of_value(in_header(b'"lease":null', b'"lease":1234'))),
     Fault("cause", of_value(in_header(b'"cause":null', b'"cause":true'))),
@@ -93,8 +93,8 @@ FAULTS = (
     Fault("no state", lambda mine, _: replace(mine, state="")),
     Fault("another Zoom user", lambda mine, _: replace(mine, zoom_user_id="other")),
     Fault("no Zoom user", lambda mine, _: replace(mine, zoom_user_id=None)),
-    Fault("version 3", of_value(lambda value: b"\3" + value[1:]), FROM_THE_FUTURE),
-    Fault("version 255", of_value(lambda value: b"\xff" + value[1:]), FROM_THE_FUTURE),
+    Fault("version 4", of_value(lambda value: b"\4" + value[1:]), UNSUPPORTED_VERSION),
+    Fault("version 255", of_value(lambda value: b"\xff" + value[1:]), UNSUPPORTED_VERSION),
     Fault("key", of_value(lambda value: flipped(value, header_end(value) + 1)), KEY_MISSING),
 )
 

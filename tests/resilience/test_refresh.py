@@ -72,7 +72,6 @@ async def change(place: Place, how: Callable[[ConnectionRecord], ConnectionRecor
     """Change Monica's record as another process would."""
     envelope = Envelope(app=APP, keys=key_file.load(place.folder.parent / "keys.json"))
     stored = await place.record(MONICA)
-    envelope.version = envelope.open(stored).version
     changed = how(connection_record.decode(envelope, stored))
     await place.put(connection_record.encode(envelope, changed))
     return changed

@@ -1,4 +1,4 @@
-"""Running commands in this process."""
+"""Execution of commands in the test process."""
 
 import asyncio
 
@@ -8,17 +8,17 @@ from zoomgate_server.cli import cli
 
 
 def zoomgate(*arguments: str, environ: dict[str, str] | None = None, answer: str | bytes = "") -> Result:
-    """Run a command."""
+    """Run a command with `answer` as its standard input."""
     return CliRunner().invoke(cli, arguments, env=environ, input=answer)
 
 
 async def command(*arguments: str, environ: dict[str, str] | None = None, answer: str = "") -> Result:
-    """Run a command beside the service of the test."""
+    """Run a command in a thread, while the event loop continues to serve."""
     return await asyncio.to_thread(zoomgate, *arguments, environ=environ, answer=answer)
 
 
 def refused(result: Result, code: int = 1) -> str:
-    """The sentences of a command that must fail as intended, without a traceback."""
+    """Assert that a command failed with an exit code and without a traceback; return its error messages."""
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == code, result.output
     assert not result.stdout
@@ -27,6 +27,6 @@ def refused(result: Result, code: int = 1) -> str:
 
 
 def done(result: Result) -> str:
-    """What a command that must succeed prints on standard output."""
+    """Assert that a command succeeded; return its standard output."""
     assert result.exit_code == 0, result.output
     return result.stdout

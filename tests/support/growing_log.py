@@ -1,4 +1,4 @@
-"""Files that a process writes to while a test reads them."""
+"""Readers for log files that a process is still writing."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def whole_lines(file: Path) -> list[str]:
-    """The lines of a file up to now, without one that is not whole yet."""
+    """Return the lines of a file without an incomplete last line."""
     return file.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
 
 
 def events(file: Path, name: str) -> list[dict[str, Any]]:
-    """The lines of a service's log that are about an event; what is no JSON there is left out."""
+    """Return the entries of a service's log with an event name, ignoring lines that are not JSON."""
     rows = (json.loads(line) for line in whole_lines(file) if line.startswith("{"))
     return [row for row in rows if row["event"] == name]

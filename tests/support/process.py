@@ -1,7 +1,6 @@
 """A service process without ports: it refreshes connections in a store, using a token endpoint that rotates refresh tokens."""
 
 import time
-from typing import Any
 
 from support.memory_journal import MemoryJournal
 from zoomgate_server.clock import SystemClock
@@ -10,6 +9,7 @@ from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Key, KeyRing
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.record_store import RecordStore
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import Issued, Rejected, TokenOutcome
@@ -59,13 +59,13 @@ class RotatingZoom:
 
 
 class Process:
-    """A service process; `envelope` may be that of another release.
+    """A service process.
 
     Attributes:
         connections: The process's connection repository.
     """
 
-    def __init__(self, app: str, store: RecordStore, envelope: Any, zoom: RotatingZoom) -> None:
+    def __init__(self, app: str, store: RecordStore, envelope: Envelope, zoom: RotatingZoom) -> None:
         self.connections = ConnectionRepository(
             app=app, store=store, envelope=envelope, clock=SystemClock(), on_read=lambda: None
         )

@@ -1,14 +1,17 @@
-"""What a terminal gets of a command that runs on it."""
+"""Output of commands that run on a pseudoterminal."""
 
 import os
 
 
-def shown(terminal: int) -> bytes:
-    """Read a terminal until nobody writes to it any more. Its buffer is small: who reads only in the end lets the command wait for ever."""
+def read_output(terminal: int) -> bytes:
+    """Read a terminal until its other side is closed.
+
+    Call this while the command runs: once the small buffer of the terminal is full, the command blocks.
+    """
     text = b""
     try:
         while part := os.read(terminal, 4096):
             text += part
-    except OSError:  # how Linux says that the other side is closed
+    except OSError:  # Linux reports a closed other side as an error
         pass
     return text

@@ -59,7 +59,6 @@ ACTIONS: Mapping[str, str] = {
     "callers.added": "a key was issued to a caller",
     "store.backed_up": "the store was backed up",
     "store.restored": "a backup was restored into the store",
-    "store.upgraded": "the store was upgraded to a newer record format",
 }
 """All actions with their meanings."""
 

@@ -1,4 +1,4 @@
-"""What is stored about an authorization that was begun, and about the ticket of one that was completed."""
+"""Pending authorizations, tickets and result views as stored, and their codec."""
 
 import hashlib
 from base64 import b64decode, b64encode
@@ -19,21 +19,21 @@ _KINDS: dict[str, AuthorizationKind] = {
 
 @dataclass(frozen=True, slots=True)
 class PendingAuthorization:
-    """Something that can be brought back once.
+    """An authorization, or the ticket or result view of a completed one, stored under a secret string.
 
     Attributes:
-        kind: `authorization`: a person may consent. `ticket`: the person has, and the caller may ask for the result. `view`: the person's
-            browser may show how it ended. `used`: nothing can be done with it any more.
-        user_email: Who shall connect.
-        code_verifier: For PKCE (RFC 7636).
-        options: What the caller wants back, as JSON.
-        begun_by: Identity of the caller who began; only that one may complete.
+        kind: `authorization`: the user may consent. `ticket`: the user has consented, and the caller may fetch the result. `view`: the
+            user's browser may display the result. `used`: already consumed.
+        user_email: The user to connect.
+        code_verifier: The PKCE code verifier (RFC 7636).
+        options: What the caller wants to get back, as JSON.
+        initiated_by: Identity of the caller that started the authorization. Only this caller may complete it.
         owner: Identity of the member that the connection will belong to, or None.
-        browser_key: Binds the state to a browser's cookie; None where the caller completes by itself.
-        return_to: Name of the place that the browser goes to afterwards, or empty.
-        create_at: Seconds since 1970 by the store's clock.
-        expire_at: From then on it is worth nothing.
-        rev: Revision it was read at.
+        browser_key: Binds the state to a browser's cookie. None if the caller completes the authorization itself.
+        return_to: Name of the page to which the browser is redirected afterwards, or empty.
+        create_at: In seconds since 1970 by the store's clock.
+        expire_at: The end of its validity, by the same clock.
+        rev: The revision that was read.
     """
 
     kind: AuthorizationKind
@@ -50,7 +50,7 @@ class PendingAuthorization:
 
 
 def subject_for(state: str) -> str:
-    """Name the record of a secret string, so that who reads the database cannot use it."""
+    """Return the record subject for a secret string. A digest, so that read access to the database does not reveal the string."""
     return hashlib.sha256(state.encode()).hexdigest()
 
 
@@ -67,7 +67,7 @@ def encode(envelope: Envelope, subject: str, pending: PendingAuthorization) -> R
             "user_email": pending.user_email,
             "code_verifier": pending.code_verifier,
             "options": pending.options.decode(),
-            "begun_by": pending.initiated_by,
+            "initiated_by": pending.initiated_by,
             "owner": pending.owner,
             "browser_key": None if pending.browser_key is None else b64encode(pending.browser_key).decode(),
             "return_to": pending.return_to,
@@ -87,7 +87,7 @@ def decode(envelope: Envelope, record: Record) -> PendingAuthorization:
     """Open a pending authorization.
 
     Raises:
-        RecordFault: As `Vault.open`.
+        RecordFault: The record cannot be opened, as for `Envelope.open`.
     """
     opened = envelope.open(record)
     secret = opened.secret
@@ -97,7 +97,7 @@ def decode(envelope: Envelope, record: Record) -> PendingAuthorization:
             user_email=secret["user_email"],
             code_verifier=secret["code_verifier"],
             options=secret["options"].encode(),
-            initiated_by=secret["begun_by"],
+            initiated_by=secret["initiated_by"],
             owner=secret["owner"],
             browser_key=None if secret["browser_key"] is None else b64decode(secret["browser_key"]),
             return_to=secret["return_to"],

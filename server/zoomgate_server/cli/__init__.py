@@ -1,4 +1,4 @@
-"""The `zoomgate` command. Commands are imported when they run, so that help and completion come at once."""
+"""The `zoomgate` command line. Commands are imported only when they run, which keeps help and completion fast."""
 
 import difflib
 import errno
@@ -17,60 +17,68 @@ _COMMANDS = {
     "run": (
         "zoomgate_server.cli.run",
         "run",
-        "Start everything on this machine: service, store and simulated Zoom.",
+        "Start the service, its store and a simulated Zoom on this machine.",
     ),
-    "serve": ("zoomgate_server.cli.serve", "serve", "Start the service from its settings."),
+    "serve": ("zoomgate_server.cli.serve", "serve", "Start the service."),
     "simulator": (
         "zoomgate_server.cli.simulator",
         "simulator",
-        "Start the simulated Zoom alone, or work its switches.",
+        "Start the simulated Zoom without the service, or control it.",
     ),
-    "connect": ("zoomgate_server.cli.connect", "connect", "Let a person consent at Zoom."),
+    "connect": (
+        "zoomgate_server.cli.connect",
+        "connect",
+        "Connect a user: print the consent link, and wait.",
+    ),
     "connections": (
         "zoomgate_server.cli.connections",
         "connections",
-        "List, show, watch, refresh and end people's connections.",
+        "List, show, watch, refresh and revoke connections.",
     ),
-    "meetings": ("zoomgate_server.cli.meetings", "meetings", "Schedule, show and delete meetings."),
-    "proxy": ("zoomgate_server.cli.proxy", "proxy", "Call Zoom's REST API for somebody."),
-    "token": ("zoomgate_server.cli.token", "token", "Check or get a person's access token."),
-    "callers": ("zoomgate_server.cli.callers", "callers", "Manage who may call."),
-    "keys": ("zoomgate_server.cli.keys", "keys", "Manage the key ring."),
-    "store": ("zoomgate_server.cli.store", "store", "Back up, restore and upgrade the store."),
-    "audit": ("zoomgate_server.cli.audit", "audit", "Look into the audit trail."),
-    "prune": ("zoomgate_server.cli.prune", "prune", "Take away what nobody needs any more."),
+    "meetings": ("zoomgate_server.cli.meetings", "meetings", "Create, show and delete meetings."),
+    "proxy": ("zoomgate_server.cli.proxy", "proxy", "Call Zoom's REST API on a user's behalf."),
+    "token": ("zoomgate_server.cli.token", "token", "Check or print a user's access token."),
+    "callers": ("zoomgate_server.cli.callers", "callers", "Manage callers."),
+    "keys": ("zoomgate_server.cli.keys", "keys", "Manage the encryption keys."),
+    "store": ("zoomgate_server.cli.store", "store", "Back up and restore the store."),
+    "audit": ("zoomgate_server.cli.audit", "audit", "Search the audit trail."),
+    "prune": (
+        "zoomgate_server.cli.prune",
+        "prune",
+        "Delete expired records, and disconnect users who have needed to re-consent for too long.",
+    ),
     "import": (
         "zoomgate_server.cli.import_",
         "import_",
-        "Bring in the tokens that other software kept.",
+        "Import tokens from another system.",
     ),
     "doctor": (
         "zoomgate_server.cli.doctor",
         "doctor",
-        "Check settings, store, audit trail, keys, callers and Zoom.",
+        "Check the configuration and the environment of the service.",
     ),
     "completion": (
         "zoomgate_server.cli.completion",
         "completion",
-        "Let the shell complete commands and options.",
+        "Print a shell completion script.",
     ),
 }
 
-_NOT_FOR_PEOPLE = {"worker": ("zoomgate_server.cli.worker", "worker", "")}
+_HIDDEN_COMMANDS = {"worker": ("zoomgate_server.cli.worker", "worker", "")}
 
 
 class _LazyGroup(click.Group):
-    """Knows names and help of its commands without importing them."""
+    """A command group that lists names and summaries of its commands without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = _COMMANDS.get(cmd_name) or _NOT_FOR_PEOPLE.get(cmd_name)
+        entry = _COMMANDS.get(cmd_name) or _HIDDEN_COMMANDS.get(cmd_name)
         if entry is None:
-            near = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
-            if near and not ctx.resilient_parsing:
-                ctx.fail(f"No such command '{cmd_name}'. Did you mean '{near[0]}'?")
+            suggestions = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
+            if suggestions and not ctx.resilient_parsing:
+                ctx.fail(f"No such command '{cmd_name}'. Did you mean '{suggestions[0]}'?")
             return None
         module, name, _ = entry
         command: click.Command = getattr(importlib.import_module(module), name)
@@ -99,36 +107,36 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
     help="Show the version.",
 )
 def cli() -> None:
-    """Zoomgate keeps people's Zoom authorizations and calls Zoom for your services.
+    """Manage users' Zoom authorizations and call Zoom for your services.
 
-    Exit codes: 0 success, 1 failure, 2 wrong usage, 3 not found, 4 not allowed, 5 service not reachable, 6 the person has to consent.
+    Exit codes: 0 success, 1 failure, 2 invalid usage, 3 not found, 4 not allowed, 5 service unreachable, 6 the user must consent.
 
     Example: zoomgate run
     """
 
 
 _OPTIONS = (
-    ("--listen", "ZOOMGATE_LISTEN", "HOST:PORT of the gRPC server."),
-    ("--http-listen", "ZOOMGATE_HTTP_LISTEN", "HOST:PORT of the HTTP server."),
-    ("--data-dir", "ZOOMGATE_DATA_DIR", "Folder of store and key ring."),
-    ("--store", "ZOOMGATE_STORE", "The store, as sqlite:///PATH."),
-    ("--config", "ZOOMGATE_CONFIG", "TOML file with settings, or a Velo config.json."),
+    ("--listen", "ZOOMGATE_LISTEN", "Address (HOST:PORT) of the gRPC server."),
+    ("--http-listen", "ZOOMGATE_HTTP_LISTEN", "Address (HOST:PORT) of the HTTP server."),
+    ("--data-dir", "ZOOMGATE_DATA_DIR", "Folder of the store and the key ring."),
+    ("--store", "ZOOMGATE_STORE", "URI of the store, such as sqlite:///PATH."),
+    ("--config", "ZOOMGATE_CONFIG", "TOML file of settings, or a Velo config.json."),
     ("--callers", "ZOOMGATE_CALLERS", "TOML file of the callers."),
-    ("--workers", "ZOOMGATE_WORKERS", "How many processes serve."),
-    ("--log-level", "ZOOMGATE_LOG_LEVEL", "debug, info, warning or error."),
-    ("--log-format", "ZOOMGATE_LOG_FORMAT", "json or console."),
+    ("--workers", "ZOOMGATE_WORKERS", "Number of processes."),
+    ("--log-level", "ZOOMGATE_LOG_LEVEL", "Minimum log level: debug, info, warning or error."),
+    ("--log-format", "ZOOMGATE_LOG_FORMAT", "Log format: json or console."),
 )
 
 
 def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that stand for settings; the command gets those that were given as `overrides`."""
+    """Add the options that override settings; the command receives those that were set as `overrides`."""
     names = {option.lstrip("-").replace("-", "_"): setting for option, setting, _ in _OPTIONS}
 
     @functools.wraps(command)
     def collect(**values: Any) -> Any:
         overrides = {setting: values.pop(name) for name, setting in names.items()}
-        given = {name: value for name, value in overrides.items() if value is not None}
-        return command(overrides=given, **values)
+        specified = {name: value for name, value in overrides.items() if value is not None}
+        return command(overrides=specified, **values)
 
     wrapped: Callable[..., Any] = collect
     for option, setting, text in reversed(_OPTIONS):
@@ -137,7 +145,7 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def main() -> None:
-    """Run the command line. What the terminal has no letters for is printed as escapes."""
+    """Run the command line. Characters that the output encoding cannot represent are escaped."""
     _open_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -146,15 +154,15 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        click.echo(f"zoomgate: not everything could be written ({error.strerror}): make room", err=True)
+        click.echo(f"zoomgate: output is incomplete ({error.strerror}); free some disk space", err=True)
         raise SystemExit(1) from None
 
 
 def _open_standard_streams() -> None:
-    """Put the empty device in the place of streams that were closed by whoever started this, as some supervisors do.
+    """Open the null device in place of standard streams that the parent process closed, as some supervisors do.
 
-    Without them reading and printing would fail, and sockets would get the numbers of the streams.
+    Otherwise reads and writes would fail, and sockets would get the file descriptors of the standard streams.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - for as long as we run
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - stays open until the process exits

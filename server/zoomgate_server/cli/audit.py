@@ -18,7 +18,7 @@ import click
 from zoomgate_server.audit.trail import ACTIONS, FINGERPRINT_DIGITS, FINGERPRINT_SECRET, fingerprint
 from zoomgate_server.cli.option_types import UserEmail
 from zoomgate_server.cli.output import NOT_FOUND, Table, fail, load_settings, note
-from zoomgate_server.cli.store_access import opened
+from zoomgate_server.cli.store_access import open_store
 from zoomgate_server.encryption import key_file, shared_secret
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import ZoomgateError
@@ -174,7 +174,7 @@ async def _fingerprints(loaded: Settings, token: str) -> list[str]:
     """Return the fingerprint of a token for each app of the store."""
     ring = key_file.load(loaded.keys_path)
     fingerprints = []
-    async with opened(loaded) as store:
+    async with open_store(loaded) as store:
         for app in await store.apps():
             key = await shared_secret.find(store, Envelope(app=app, keys=ring), FINGERPRINT_SECRET)
             if key is not None:

@@ -1,4 +1,4 @@
-"""`zoomgate callers`: who may call."""
+"""Command `zoomgate callers`, which manages the callers file."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ from zoomgate_server.telemetry.logs import plain
 
 @click.group()
 def callers() -> None:
-    """Manage who may call.
+    """Manage callers.
 
     Example: zoomgate callers add calendar --role service --users '*@example.com' --access-tokens
     """
@@ -29,27 +29,29 @@ def callers() -> None:
 @callers.command()
 @click.argument("name")
 @click.option(
-    "--role", type=click.Choice(["service", "member", "admin"]), required=True, help="What the caller is."
+    "--role", type=click.Choice(["service", "member", "admin"]), required=True, help="The caller's role."
 )
-@click.option("--users", multiple=True, help="For services: an address, '*@domain' or '*'. May be repeated.")
+@click.option(
+    "--users", multiple=True, help="For services: a user's email address, '*@domain' or '*'. Repeatable."
+)
 @click.option(
     "--methods",
     multiple=True,
-    help="Only these, such as 'MeetingsService.*'. May be repeated. Default: all of the role.",
+    help="An allowed method, such as 'MeetingsService.*'. Repeatable. Default: all methods of the role.",
 )
-@click.option("--email", help="For members: their address.")
-@click.option("--access-tokens", is_flag=True, help="For services: may see access tokens.")
-@click.option("--refresh-tokens", is_flag=True, help="For services: may see refresh tokens.")
+@click.option("--email", help="For members: the member's email address.")
+@click.option("--access-tokens", is_flag=True, help="For services: permission to receive access tokens.")
+@click.option("--refresh-tokens", is_flag=True, help="For services: permission to receive refresh tokens.")
 @click.option(
     "--proxy-path",
     "proxy_paths",
     multiple=True,
-    help="For services: a path such as '/users/me/**'. May be repeated.",
+    help="For services: an allowed path of Zoom's API, such as '/users/me/**'. Repeatable.",
 )
 @click.option(
     "--file",
     "path",
-    help="The callers file. Default: where ZOOMGATE_CALLERS says, or callers.toml.",
+    help="The callers file. Default: ZOOMGATE_CALLERS, or callers.toml.",
 )
 def add(
     name: str,
@@ -62,7 +64,7 @@ def add(
     proxy_paths: tuple[str, ...],
     path: str | None,
 ) -> None:
-    """Make a key for a caller, add its row to the callers file, and print the key, once.
+    """Add a caller to the callers file and print its new key, which is shown only once.
 
     Example: zoomgate callers add calendar --role service --users '*@example.com'
     """
@@ -76,30 +78,30 @@ def add(
             row.append(f"{field} = [{listed}]")
     if email:
         row.append(f'email = "{_quoted(email)}"')
-    for field, given in (("access_tokens", access_tokens), ("refresh_tokens", refresh_tokens)):
-        if given:
+    for field, enabled in (("access_tokens", access_tokens), ("refresh_tokens", refresh_tokens)):
+        if enabled:
             row.append(f"{field} = true")
     try:
-        with AuditLog(loaded) as audited, _alone(file):
-            before = file.read_text(encoding="utf-8") if file.exists() else ""
-            text = f"{before.rstrip()}\n\n" if before.strip() else ""
+        with AuditLog(loaded) as audit_log, _locked(file):
+            previous = file.read_text(encoding="utf-8") if file.exists() else ""
+            text = f"{previous.rstrip()}\n\n" if previous.strip() else ""
             text += "\n".join(row) + "\n"
             callers_file.parse(text, str(file), CALLABLE_METHODS)
             _replace(file, text)
-            audited.record("callers.added", caller=name, role=role, users=" ".join(users), file=str(file))
+            audit_log.record("callers.added", caller=name, role=role, users=" ".join(users), file=str(file))
     except callers_file.CallersError as error:
         fail("\n".join(error.problems))
     except UnicodeDecodeError:
-        fail(f"{file} is not UTF-8: correct it, or name another file with --file")
+        fail(f"{file} is not valid UTF-8; correct it, or choose another file with --file")
     except OSError as error:
-        fail(f"{file} cannot be written ({error.strerror}): name another file with --file")
+        fail(f"{file} cannot be written ({error.strerror}); choose another file with --file")
     click.echo(key)
     click.echo(
-        f"zoomgate: {name} was added to {plain(str(file))}; this key is shown once, restart the service to let it in",
+        f"zoomgate: {name} was added to {plain(str(file))}; save the key, which is shown only once, and restart the service",
         err=True,
     )
     if role == "service" and not users:
-        click.echo(f"zoomgate: {name} may act for nobody yet: add users to its row", err=True)
+        click.echo(f"zoomgate: {name} has no users yet; add users to its entry", err=True)
 
 
 def _quoted(text: str) -> str:
@@ -108,11 +110,11 @@ def _quoted(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Keep other commands from changing a file meanwhile: two at once would lose the row of one."""
-    folder = os.open(file.resolve().parent, os.O_RDONLY)  # the file itself is replaced
+def _locked(file: Path) -> Iterator[None]:
+    """Lock a file against changes by other commands; otherwise one of two concurrent changes would be lost."""
+    folder = os.open(file.resolve().parent, os.O_RDONLY)  # the folder is locked because the file is replaced
     try:
-        with contextlib.suppress(OSError):  # some network file systems lock no folders
+        with contextlib.suppress(OSError):  # some network file systems do not support locks on folders
             fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
@@ -120,9 +122,9 @@ def _alone(file: Path) -> Iterator[None]:
 
 
 def _replace(file: Path, text: str) -> None:
-    """Write a file whole or not at all: a new one readable by its owner alone, another with the owner and mode that it had."""
-    file = file.resolve()  # a link stays a link
-    before = file.stat() if file.exists() else None
+    """Replace a file atomically. An existing file keeps its owner and mode; a new file has mode 0600."""
+    file = file.resolve()  # replace the target of a symbolic link, not the link
+    previous = file.stat() if file.exists() else None
     with NamedTemporaryFile(
         "w", dir=file.parent, prefix=f".{file.name}.", delete=False, encoding="utf-8"
     ) as temporary:
@@ -130,10 +132,10 @@ def _replace(file: Path, text: str) -> None:
             temporary.write(text)
             temporary.flush()
             os.fsync(temporary.fileno())
-            if before is not None:
-                if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
-                    os.chown(temporary.name, before.st_uid, before.st_gid)
-                Path(temporary.name).chmod(stat.S_IMODE(before.st_mode))
+            if previous is not None:
+                if (previous.st_uid, previous.st_gid) != (os.geteuid(), os.getegid()):
+                    os.chown(temporary.name, previous.st_uid, previous.st_gid)
+                Path(temporary.name).chmod(stat.S_IMODE(previous.st_mode))
             Path(temporary.name).replace(file)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):

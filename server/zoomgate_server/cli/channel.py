@@ -1,4 +1,4 @@
-"""The running service, as the commands that use it see it: where it is, who calls, and what its refusals mean for a shell."""
+"""The connection of commands to the running service: address, credentials, and exit codes of errors."""
 
 import functools
 import os
@@ -36,73 +36,73 @@ _EXIT_CODES: tuple[tuple[type[errors.ZoomgateError], int], ...] = (
 
 
 def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say where the service is, and as `client` a client of it.
+    """Add the options that locate the service and identify the caller; the command receives a connected `client`.
 
-    What the service refuses becomes a sentence and an exit code. `as_json` tells whether the answer is wanted as JSON.
+    Errors of the service become a message and an exit code. The command also receives `as_json`, which selects JSON output.
     """
 
     @functools.wraps(command)
-    def connected(server: str, key_file: str | None, ca_file: str | None, **values: Any) -> Any:
+    def with_client(server: str, key_file: str | None, ca_file: str | None, **values: Any) -> Any:
         with _open(server, key_file, ca_file) as client:
             try:
                 return command(client=client, **values)
             except errors.ZoomgateError as error:
                 fail(_sentence(error, server, values.get("user") or "USER"), _exit_code(error))
             except UnicodeEncodeError:
-                fail("An argument is not UTF-8, which no text for Zoom can be: write it in UTF-8", USAGE)
+                fail("an argument is not valid UTF-8; encode it as UTF-8", USAGE)
 
-    wrapped: Callable[..., Any] = connected
+    wrapped: Callable[..., Any] = with_client
     for option in (
         click.option(
-            "--json", "as_json", is_flag=True, help="Print JSON as the contract has it, one document a line."
+            "--json", "as_json", is_flag=True, help="Print the API's messages as JSON, one document per line."
         ),
         click.option(
             "--ca-file",
             envvar="ZOOMGATE_CA_FILE",
             type=click.Path(dir_okay=False),
-            help="PEM of the authority that signed the server's certificate. [ZOOMGATE_CA_FILE]",
+            help="PEM file of the CA that signed the server's certificate. [ZOOMGATE_CA_FILE]",
         ),
         click.option(
             "--key-file",
             type=click.Path(dir_okay=False),
-            help="File with the caller's key. Default: ZOOMGATE_KEY, or .zoomgate/caller.key.",
+            help="File that contains the caller's key. Default: ZOOMGATE_KEY, or .zoomgate/caller.key.",
         ),
         click.option(
             "--server",
             envvar="ZOOMGATE_SERVER",
             default="127.0.0.1:50051",
             show_default=True,
-            help="HOST:PORT. Addresses other than this machine's are spoken to over TLS. [ZOOMGATE_SERVER]",
+            help="Address (HOST:PORT) of the service. TLS is used for other machines. [ZOOMGATE_SERVER]",
         ),
     ):
         wrapped = option(wrapped)
     return wrapped
 
 
-def again(*arguments: str) -> str:
-    """Give the command line that goes on where this one stopped, with the options that said where the service is, who calls, how fast."""
+def resume_command(*arguments: str) -> str:
+    """Return a command line with these arguments that repeats the current options for service, caller, rate and output."""
     context = click.get_current_context()
-    said = [
+    options = [
         word
         for name in ("server", "key_file", "ca_file", "rate")
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
         for word in (f"--{name.replace('_', '-')}", str(context.params[name]))
     ]
-    return shlex.join(("zoomgate", *arguments, *said, *(["--json"] if context.params["as_json"] else [])))
+    return shlex.join(("zoomgate", *arguments, *options, *(["--json"] if context.params["as_json"] else [])))
 
 
 def user_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the argument USER, an e-mail address."""
+    """Add the argument USER, an email address."""
     return click.argument("user", type=UserEmail())(command)
 
 
 def optional_user_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the argument USER, which may be left out."""
+    """Add the optional argument USER."""
     return click.argument("user", required=False, type=UserEmail())(command)
 
 
 def user_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the arguments USER, of which there may be any number."""
+    """Add the argument USER, which may be repeated or omitted."""
     return click.argument("users", metavar="[USER]...", nargs=-1, type=UserEmail())(command)
 
 
@@ -111,8 +111,8 @@ def _open(server: str, key_file: str | None, ca_file: str | None) -> Client:
         address = Address.parse(server)
     except ValueError:
         address = None
-    if address is None or address.host in {"", "0.0.0.0", "::"}:  # noqa: S104 - refused, not bound
-        fail(f"--server is {server!r}: write HOST:PORT, such as 127.0.0.1:50051", USAGE)
+    if address is None or address.host in {"", "0.0.0.0", "::"}:  # noqa: S104 - rejected, not bound
+        fail(f"invalid --server {server!r}; use HOST:PORT, such as 127.0.0.1:50051", USAGE)
     roots = None
     if ca_file is not None:
         try:
@@ -123,21 +123,22 @@ def _open(server: str, key_file: str | None, ca_file: str | None) -> Client:
 
 
 def _key(key_file: str | None) -> str:
-    given = os.environ.get("ZOOMGATE_KEY", "").strip()
-    kept = Path(os.environ.get("ZOOMGATE_DATA_DIR") or ".zoomgate") / caller_key.CALLER_KEY_FILE
-    if key_file is None and given:
-        if not caller_key.is_key(given):
-            fail("ZOOMGATE_KEY holds no key: it must be one line of visible ASCII characters", USAGE)
-        return given
+    key = os.environ.get("ZOOMGATE_KEY", "").strip()
+    default_file = Path(os.environ.get("ZOOMGATE_DATA_DIR") or ".zoomgate") / caller_key.CALLER_KEY_FILE
+    if key_file is None and key:
+        if not caller_key.is_key(key):
+            fail("ZOOMGATE_KEY does not contain a key; a key is one line of visible ASCII characters", USAGE)
+        return key
     try:
-        return caller_key.read(kept if key_file is None else Path(key_file))
+        return caller_key.read(default_file if key_file is None else Path(key_file))
     except FileNotFoundError as error:
         if key_file is None:
-            return ""  # the caller `dev` needs none
+            return ""  # the caller `dev` needs no key
         fail(f"--key-file: {key_file} cannot be read ({error.strerror})", USAGE)
     except OSError as error:
         fail(
-            f"{key_file or kept} cannot be read ({error.strerror}): name another file with --key-file", USAGE
+            f"{key_file or default_file} cannot be read ({error.strerror}); choose another file with --key-file",
+            USAGE,
         )
     except caller_key.CallerKeyError as error:
         fail(str(error), USAGE)
@@ -150,28 +151,30 @@ def _exit_code(error: errors.ZoomgateError) -> int:
 
 
 def _sentence(error: errors.ZoomgateError, server: str, user: str) -> str:
-    if isinstance(error, errors.ServiceUnavailable) and not error.reason:  # nobody of ours said so
+    if (
+        isinstance(error, errors.ServiceUnavailable) and not error.reason
+    ):  # reported by gRPC and not by the service
         return (
-            f"The service on {server} cannot be reached: start it with `zoomgate run`, or name it with --server"
+            f"the service at {server} cannot be reached; start it with `zoomgate run`, or set its address with --server"
             f" ({error.message})"
         )
     if isinstance(error, errors.DeadlineExceeded) and not error.reason:
         return (
-            f"The service on {server} did not answer in time: what was asked may have been done, so look before you repeat a change;"
-            " its log says what keeps it"
+            f"the service at {server} did not respond in time, and a change may have taken effect; check before you repeat it,"
+            " and see the log of the service for the cause"
         )
     text = f"{error.code().name}: {error.message}"
     if isinstance(error, errors.Unauthenticated):
-        return f"{text}; name the file of your key with --key-file, or set ZOOMGATE_KEY"
+        return f"{text}; set the file of your key with --key-file, or set ZOOMGATE_KEY"
     if isinstance(error, errors.NotAllowed) and error.reason == "CALLER_NOT_ALLOWED":
-        return f"{text}; its row in the callers file says what it may: ask the operator to widen it"
+        return f"{text}; to grant more, the operator changes the caller's entry in the callers file"
     if isinstance(error, errors.ConsentRequired):
         if error.code() is grpc.StatusCode.NOT_FOUND:
-            return (
-                f"{text}; `zoomgate connections list` shows who has one, `zoomgate connect {user}` makes one"
-            )
-        return f"{text} (here: `zoomgate connect {user}`)"
+            return f"{text}; list connections with `zoomgate connections list`, or connect the user with `zoomgate connect {user}`"
+        return f"{text} (run `zoomgate connect {user}`)"
     lines = [
-        f"{row.field}: {row.description}" for row in error.field_violations if row.description not in text
+        f"{violation.field}: {violation.description}"
+        for violation in error.field_violations
+        if violation.description not in text
     ]
     return "\n".join([text, *lines])

@@ -8,7 +8,7 @@ import click
 from zoomgate import Client, NotConnected
 from zoomgate_server.cli.channel import calls_service, user_argument
 from zoomgate_server.cli.connections import print_connection
-from zoomgate_server.cli.output import document, fail, note
+from zoomgate_server.cli.output import fail, note, print_json
 
 
 @click.command()
@@ -41,7 +41,7 @@ def connect(client: Client, as_json: bool, user: str, no_browser: bool, wait: in
             "the service returned a link that is not a valid web URL; check its redirect URI with `zoomgate doctor`"
         )
     if wait == 0 and as_json:
-        document(started)
+        print_json(started)
         return
     click.echo(link, err=as_json)
     if wait == 0:

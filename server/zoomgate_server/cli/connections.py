@@ -1,4 +1,4 @@
-"""`zoomgate connections`: people's connections, through the running service."""
+"""Command `zoomgate connections`, which manages connections through the running service."""
 
 import json
 from collections.abc import Callable
@@ -16,24 +16,32 @@ from zoomgate_server.cli.bulk import where_filter
 from zoomgate_server.cli.bulk.executor import Failure, Pace
 from zoomgate_server.cli.bulk.where_filter import STATES, Condition, matches, moment, where_option
 from zoomgate_server.cli.channel import (
-    again,
     calls_service,
     optional_user_argument,
+    resume_command,
     user_argument,
     user_arguments,
 )
 from zoomgate_server.cli.option_types import Rate
-from zoomgate_server.cli.output import FAILURE, Table, document, facts, how_far, note, when
+from zoomgate_server.cli.output import (
+    FAILURE,
+    Table,
+    local_time,
+    note,
+    print_fields,
+    print_json,
+    relative_time,
+)
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.telemetry.logs import escape, plain
 
 _ROWS = 500
-"""Rows that are laid out together."""
+"""Rows that are formatted and printed together."""
 
 
 @click.group()
 def connections() -> None:
-    """List, show, watch, refresh and end people's connections.
+    """List, show, watch, refresh and revoke connections.
 
     Example: zoomgate connections list
     """
@@ -45,33 +53,33 @@ def connections() -> None:
     "states",
     multiple=True,
     type=click.Choice(STATES),
-    help="Only these.",
+    help="State of the connections to list. Repeatable.",
 )
 @where_option
 @calls_service
 def list_(client: Client, as_json: bool, states: tuple[str, ...], where: tuple[Condition, ...]) -> None:
-    """List connections; ended ones only when asked for, by --state or by a --where of state or cause.
+    """List connections. Disconnected users are listed only with --state, or with a --where filter on state or cause.
 
     Example: zoomgate connections list --state reauth_required --where 'user=*@example.com'
     """
     if not states and where_filter.includes_disconnected(where):
         states = STATES
-    wanted = [Connection.State.Value(f"STATE_{state.upper()}") for state in states]
-    found = (each for each in client.connections(states=wanted) if matches(where, each))
+    values = [Connection.State.Value(f"STATE_{state.upper()}") for state in states]
+    selected = (each for each in client.connections(states=values) if matches(where, each))
     if as_json:
-        for connection in found:
-            document(connection)
+        for connection in selected:
+            print_json(connection)
         return
-    table, count = Table("USER", "STATE", "CONSENTED", "ACCESS UNTIL", "SCOPES"), 0
-    while rows := list(islice(found, _ROWS)):
+    table, count = Table("USER", "STATE", "CONSENTED", "TOKEN EXPIRES", "SCOPES"), 0
+    while rows := list(islice(selected, _ROWS)):
         count += len(rows)
         table.add(
             [
                 (
                     connection.user_email,
-                    state_words(connection),
-                    how_far(connection.consent_time),
-                    how_far(connection.access_expire_time),
+                    state_text(connection),
+                    relative_time(connection.consent_time),
+                    relative_time(connection.access_expire_time),
                     str(len(connection.scopes)),
                 )
                 for connection in rows
@@ -79,14 +87,14 @@ def list_(client: Client, as_json: bool, states: tuple[str, ...], where: tuple[C
         )
     note(f"{count} connection{'' if count == 1 else 's'}")
     if not count and not states and not where:
-        note("connect somebody with `zoomgate connect USER`")
+        note("connect a user with `zoomgate connect USER`")
 
 
 @connections.command()
 @user_argument
 @calls_service
 def show(client: Client, as_json: bool, user: str) -> None:
-    """Show the connection of USER, an e-mail address.
+    """Show the connection of USER (an email address).
 
     Example: zoomgate connections show monica@example.com
     """
@@ -95,58 +103,60 @@ def show(client: Client, as_json: bool, user: str) -> None:
 
 @connections.command()
 @user_argument
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
 @calls_service
 def delete(client: Client, as_json: bool, user: str, yes: bool) -> None:
-    """End the connection of USER and revoke its tokens at Zoom.
+    """Disconnect USER and revoke the user's tokens at Zoom.
 
     Example: zoomgate connections delete monica@example.com --yes
     """
     if not yes:
-        click.confirm(f"End the connection of {plain(user)}?", abort=True, err=True)
+        click.confirm(f"Disconnect {plain(user)}?", abort=True, err=True)
     print_connection(client.auth.delete_connection(user_email=user).connection, as_json=as_json)
 
 
 @connections.command()
 @user_arguments
 @click.option(
-    "--resume-token", default="", help="Go on behind the event that had this token, without a snapshot."
+    "--resume-token",
+    default="",
+    help="Token of the last event received; resumes after it without a snapshot.",
 )
 @calls_service
 def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: str) -> None:
-    """Show what happens to connections, as it happens: of each USER, or of everybody.
+    """Watch the connections of each USER, or of all users, and print changes as they happen.
 
-    First come those that exist. When the service restarts, the command goes on where it was. Ctrl-C ends it.
+    The existing connections are printed first. When the service restarts, the watch resumes without gaps. Press Ctrl+C to stop.
 
-    The caller is an administrator, or a service for the users of its row.
+    The caller must be an administrator, or a service, which can watch only the users of its entry in the callers file.
 
     Example: zoomgate connections watch
     """
-    token, waiting = resume_token, False
+    token, is_synced = resume_token, False
     try:
         for event in client.watch(users, resume_token=resume_token):
             if as_json:
-                document(event)
+                print_json(event)
             elif event.HasField("connection"):
                 click.echo(_event_line(event))
-            elif not waiting:
-                waiting = True
-                note("that is all so far; waiting for changes, Ctrl-C ends this")
-            token = event.resume_token  # once it is printed
+            elif not is_synced:
+                is_synced = True
+                note("all existing connections are listed; waiting for changes (Ctrl+C to stop)")
+            token = event.resume_token  # set only after the event was printed
     except KeyboardInterrupt:
-        where = ("--resume-token", token) if token else ()
-        note(f"go on with: {again('connections', 'watch', *users, *where)}")
+        position = ("--resume-token", token) if token else ()
+        note(f"Continue with: {resume_command('connections', 'watch', *users, *position)}")
 
 
 def _event_line(event: WatchConnectionsResponse) -> str:
-    """Say an event in one line."""
+    """Format an event as one line."""
     connection = event.connection
-    moment = datetime.fromtimestamp(connection.update_time.seconds, UTC).astimezone()
+    time = datetime.fromtimestamp(connection.update_time.seconds, UTC).astimezone()
     kind = WatchConnectionsResponse.Type.Name(event.type).removeprefix("TYPE_").lower()
-    return f"{moment:%Y-%m-%d %H:%M:%S}  {kind.ljust(8)}  {escape(connection.user_email)}  {escape(state_words(connection))}"
+    return f"{time:%Y-%m-%d %H:%M:%S}  {kind.ljust(8)}  {escape(connection.user_email)}  {escape(state_text(connection))}"
 
 
-def _moment(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+def _parse_time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
     try:
         return None if value is None else moment(value)
     except ValueError as error:
@@ -155,121 +165,122 @@ def _moment(_context: click.Context, _parameter: click.Parameter, value: str | N
 
 @connections.command()
 @optional_user_argument
-@click.option("--all", "everybody", is_flag=True, help="Everybody whose connection is active.")
+@click.option("--all", "all_users", is_flag=True, help="All users with an active connection.")
 @click.option(
     "--rate",
     type=Rate(0.1, 100),
     default=5,
     show_default=True,
     metavar="N",
-    help="With --all: refreshes a second, at most. They come one after another.",
+    help="With --all: maximum refreshes per second. They run one after another.",
 )
 @click.option(
     "--since",
     metavar="TIME",
-    callback=_moment,
-    help="With --all: leave out whose token was issued at TIME (2030-01-07T09:00:00Z) or later, to go on where a run ended.",
+    callback=_parse_time,
+    help="With --all: skip tokens issued at or after TIME (such as 2030-01-07T09:00:00Z), to resume an interrupted run.",
 )
 @calls_service
 def refresh(
-    client: Client, as_json: bool, user: str | None, everybody: bool, rate: float, since: datetime | None
+    client: Client, as_json: bool, user: str | None, all_users: bool, rate: float, since: datetime | None
 ) -> None:
-    """Refresh the token of USER at Zoom, or with --all everybody's.
+    """Refresh the token of USER at Zoom, or the tokens of all users with --all.
 
-    For a key that leaked, since the refresh token before is worth nothing afterwards, and for a backup that was restored, to see who has to
-    consent again. No token is printed. The service refreshes a user once a minute when told to: a younger token counts as fresh.
+    Use it after an encryption key has leaked, since a refresh invalidates the previous refresh token, and after a backup was restored, to
+    find the users who must consent again. No token is printed. The service refreshes a user's token at most once a minute on request; a
+    more recent token is not refreshed again.
 
-    The caller is a service that may see access tokens (access_tokens = true in its row), with the methods ListConnections, GetConnection
-    and RefreshToken of AuthService; --all is everybody in the users of its row.
+    The caller must be a service with access_tokens = true in its entry in the callers file, and with the methods ListConnections,
+    GetConnection and RefreshToken of AuthService. --all refreshes the users of its entry.
 
-    With --all each failure is a line, and the end says how many there were; the exit code is then 1. Run it again with --since.
+    With --all, each failure is printed on its own line, followed by the counts. If a refresh failed, the exit code is 1; run the command
+    again with --since.
 
     Example: zoomgate connections refresh --all --rate 5
     """
-    if everybody == (user is not None):
-        raise click.UsageError("name one USER, or give --all")
+    if all_users == (user is not None):
+        raise click.UsageError("specify either USER or --all")
     if user is None:
-        _refresh_everybody(client, rate, since, as_json=as_json)
+        _refresh_all(client, rate, since, as_json=as_json)
         return
     if since is not None:
-        raise click.UsageError("--since goes with --all")
-    before = client.auth.get_connection(user_email=user).connection
-    if client.auth.refresh_token(user_email=user).token.generation == before.generation:
-        note("fresh already: it was refreshed less than a minute ago")
+        raise click.UsageError("--since requires --all")
+    previous = client.auth.get_connection(user_email=user).connection
+    if client.auth.refresh_token(user_email=user).token.generation == previous.generation:
+        note("not refreshed; the token was refreshed less than a minute ago")
     print_connection(client.auth.get_connection(user_email=user).connection, as_json=as_json)
 
 
 @connections.command()
 @where_option
-@click.option("--all", "everybody", is_flag=True, help="Everybody: for an app that is given up.")
+@click.option("--all", "all_users", is_flag=True, help="All users, such as when the app is retired.")
 @click.option(
     "--rate",
     type=Rate(0.1, 100),
     default=5,
     show_default=True,
     metavar="N",
-    help="Connections a second, at most. They come one after another.",
+    help="Maximum disconnections per second. They run one after another.",
 )
-@click.option("--dry-run", is_flag=True, help="Only list whom it would be.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="List the users without disconnecting them.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
 @calls_service
 def revoke(
     client: Client,
     as_json: bool,
     where: tuple[Condition, ...],
-    everybody: bool,
+    all_users: bool,
     rate: float,
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """End many connections and revoke their tokens at Zoom: those of which every --where is true, or --all.
+    """Disconnect the users who match every --where filter, or all users with --all, and revoke their tokens at Zoom.
 
-    The caller is an administrator, or a service for the users of its row with the methods ListConnections, GetConnection and
-    DeleteConnection of AuthService. It first counts them and asks, and looks at each again before it ends it. Each failure is a line, the
-    end says how many there were, and the exit code is then 1; a run that was stopped goes on when it is begun again.
+    The caller must be an administrator, or a service with the methods ListConnections, GetConnection and DeleteConnection of AuthService,
+    which can disconnect only the users of its entry in the callers file. The command counts the users and asks for confirmation. Before
+    it disconnects a user, it checks the filters again. Each failure is printed on its own line, followed by the counts. If a
+    disconnection failed, the exit code is 1. To continue an interrupted run, run the command again.
 
     Example: zoomgate connections revoke --where 'user=*@example.com' --where refreshed-before=2030-01-07T09:00:00Z
     """
-    if everybody == bool(where):
-        raise click.UsageError("say whose with --where, or give --all")
+    if all_users == bool(where):
+        raise click.UsageError("specify either --where or --all")
     if dry_run:
         total = 0
         for connection in bulk_revoke.connected(client, where):
             total += 1
             if as_json:
-                document(connection)
+                print_json(connection)
             else:
-                click.echo(f"{escape(connection.user_email)}  {state_words(connection)}")
-        note(f"{total} would be ended")
+                click.echo(f"{escape(connection.user_email)}  {state_text(connection)}")
+        note(f"{total} would be disconnected")
         return
     total = sum(1 for _ in bulk_revoke.connected(client, where))
     if total and not yes:
-        click.confirm(f"End {total} connection{'' if total == 1 else 's'}?", abort=True, err=True)
+        click.confirm(f"Disconnect {total} user{'' if total == 1 else 's'}?", abort=True, err=True)
     count = bulk_revoke.Count()
 
     def run() -> None:
-        with progress("ending", total, "connections") as advance:
+        with progress("disconnecting", total, "users") as advance:
             bulk_revoke.revoke_all(
                 client,
                 where,
                 pace=Pace(rate),
                 count=count,
-                failed=lambda failure: _print_failure(failure, as_json=as_json),
+                on_failure=lambda failure: _print_failure(failure, as_json=as_json),
                 advance=advance,
             )
 
-    _say_in_the_end(run, count, lambda stopped: _say_how_many(count, stopped=stopped, as_json=as_json))
+    _run_and_report(run, count, lambda stopped: _report_revoked(count, stopped=stopped, as_json=as_json))
 
 
-def _say_in_the_end(
-    run: Callable[[], None], count: bulk_refresh.Count | bulk_revoke.Count, say: Callable[[bool], None]
+def _run_and_report(
+    run: Callable[[], None], count: bulk_refresh.Count | bulk_revoke.Count, report: Callable[[bool], None]
 ) -> None:
-    """Do something with many connections, and say how far it got, however it ends.
+    """Run a bulk operation and report its counts, also if it is interrupted or fails.
 
     Args:
-        run: Does it.
-        count: Told of each connection.
-        say: Told whether it was stopped before its end.
+        report: Prints the counts; its argument is whether the operation stopped early.
     """
     stopped = False
     try:
@@ -277,34 +288,39 @@ def _say_in_the_end(
     except KeyboardInterrupt:
         stopped = True
     except errors.ZoomgateError:
-        say(True)
+        report(True)
         raise
-    say(stopped)
+    report(stopped)
     if stopped or count.failed:
         raise SystemExit(FAILURE)
 
 
-def _say_how_many(count: bulk_revoke.Count, *, stopped: bool, as_json: bool) -> None:
+def _report_revoked(count: bulk_revoke.Count, *, stopped: bool, as_json: bool) -> None:
     if as_json:
-        shown = {"ended": count.revoked, "skipped": count.skipped, "failed": count.failed, "stopped": stopped}
-        click.echo(json.dumps(shown))
+        fields = {
+            "ended": count.revoked,
+            "skipped": count.skipped,
+            "failed": count.failed,
+            "stopped": stopped,
+        }
+        click.echo(json.dumps(fields))
     note(
-        f"{'stopped: ' if stopped else ''}{count.revoked} ended, {count.skipped} had ended or changed, {count.failed} failed"
+        f"{'stopped: ' if stopped else ''}{count.revoked} disconnected, {count.skipped} skipped, {count.failed} failed"
     )
     if stopped or count.failed:
-        note("begin it again for those that are left")
+        note("run the command again for the remaining users")
 
 
 def _print_failure(failure: Failure, *, as_json: bool) -> None:
     if as_json:
-        shown = {"userEmail": failure.user_email, "reason": failure.reason, "message": failure.message}
-        click.echo(json.dumps(shown))
+        fields = {"userEmail": failure.user_email, "reason": failure.reason, "message": failure.message}
+        click.echo(json.dumps(fields))
     else:
         click.echo(f"{escape(failure.user_email)}  {escape(failure.reason)}  {plain(failure.message)}")
 
 
-def _refresh_everybody(client: Client, rate: float, since: datetime | None, *, as_json: bool) -> None:
-    begun, count = datetime.now(UTC), bulk_refresh.Count()
+def _refresh_all(client: Client, rate: float, since: datetime | None, *, as_json: bool) -> None:
+    started, count = datetime.now(UTC), bulk_refresh.Count()
 
     def run() -> None:
         total = sum(bulk_refresh.is_due(connection, since) for connection in bulk_refresh.active(client))
@@ -314,52 +330,54 @@ def _refresh_everybody(client: Client, rate: float, since: datetime | None, *, a
                 since=since,
                 pace=Pace(rate),
                 count=count,
-                failed=lambda failure: _print_failure(failure, as_json=as_json),
+                on_failure=lambda failure: _print_failure(failure, as_json=as_json),
                 advance=advance,
             )
 
-    _say_in_the_end(
-        run, count, lambda stopped: _say_how_far(count, since or begun, stopped=stopped, as_json=as_json)
+    _run_and_report(
+        run,
+        count,
+        lambda stopped: _report_refreshed(count, since or started, stopped=stopped, as_json=as_json),
     )
 
 
-def _say_how_far(count: bulk_refresh.Count, since: datetime, *, stopped: bool, as_json: bool) -> None:
+def _report_refreshed(count: bulk_refresh.Count, since: datetime, *, stopped: bool, as_json: bool) -> None:
     if as_json:
-        shown = {
+        fields = {
             "refreshed": count.refreshed,
             "alreadyFresh": count.not_needed,
             "skipped": count.skipped,
             "failed": count.failed,
             "stopped": stopped,
         }
-        click.echo(json.dumps(shown))
+        click.echo(json.dumps(fields))
     note(
-        f"{'stopped: ' if stopped else ''}{count.refreshed} refreshed, {count.not_needed} fresh already, {count.skipped} left out, "
+        f"{'stopped: ' if stopped else ''}{count.refreshed} refreshed, {count.not_needed} already fresh, {count.skipped} skipped, "
         f"{count.failed} failed"
     )
     if stopped or count.failed:
         note(
-            f"go on with: {again('connections', 'refresh', '--all', '--since', f'{since:%Y-%m-%dT%H:%M:%SZ}')}"
+            f"Continue with: {resume_command('connections', 'refresh', '--all', '--since', f'{since:%Y-%m-%dT%H:%M:%SZ}')}"
         )
 
 
 def print_connection(connection: Connection, *, as_json: bool) -> None:
-    """Print all that is known about a connection."""
+    """Print all details of a connection."""
     if as_json:
-        document(connection)
+        print_json(connection)
         return
-    facts(
+    print_fields(
         {
             "user": connection.user_email,
-            "state": state_words(connection),
+            "state": state_text(connection),
             "Zoom user": connection.zoom_user_id,
             "Zoom account": connection.zoom_account_id,
             "scopes": " ".join(connection.scopes),
-            "first connected": when(connection.create_time),
-            "consented": when(connection.consent_time),
-            "refreshed": when(connection.refresh_time),
-            "access until": when(connection.access_expire_time),
-            "next refresh": when(connection.next_refresh_time),
+            "first connected": local_time(connection.create_time),
+            "consented": local_time(connection.consent_time),
+            "refreshed": local_time(connection.refresh_time),
+            "token expires": local_time(connection.access_expire_time),
+            "next refresh": local_time(connection.next_refresh_time),
             "generation": str(connection.generation),
             "last error": _last_error(connection.last_error),
         }
@@ -367,12 +385,12 @@ def print_connection(connection: Connection, *, as_json: bool) -> None:
 
 
 def _last_error(error: Connection.LastError) -> str:
-    """Say what went wrong and when; empty if nothing did."""
-    return f"{error.message} ({how_far(error.time)})" if error.message else ""
+    """Format the latest error and its time; empty if there is none."""
+    return f"{error.message} ({relative_time(error.time)})" if error.message else ""
 
 
-def state_words(connection: Connection) -> str:
-    """Say a state, and why it is so."""
+def state_text(connection: Connection) -> str:
+    """Format the state of a connection and its cause."""
     state = Connection.State.Name(connection.state).removeprefix("STATE_").lower().replace("_", " ")
     if not connection.cause:
         return state

@@ -1,4 +1,4 @@
-"""`zoomgate doctor`: what is wrong, and what to do about it."""
+"""Command `zoomgate doctor`, which finds configuration problems and suggests fixes."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ import orjson
 
 from zoomgate_server import settings
 from zoomgate_server.cli import setting_options
-from zoomgate_server.cli.output import log_beside
+from zoomgate_server.cli.output import log_warnings_to_stderr
 from zoomgate_server.encryption import key_check, key_file
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RecordFault
@@ -35,12 +35,11 @@ MIN_CERTIFICATE_DAYS = 14
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line.
+    """The result of one check.
 
     Attributes:
-        check: What was looked at.
         result: `ok`, `warning` or `failure`.
-        text: What was found, and the remedy.
+        text: The result in words, and how to fix a problem.
     """
 
     check: str
@@ -49,10 +48,12 @@ class Finding:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @setting_options
 def doctor(overrides: Mapping[str, str], as_json: bool) -> None:
-    """Check settings, store, audit trail, keys, callers, Zoom and the clock; changes nothing. Exit code 1 if something fails.
+    """Check settings, store, audit trail, keys, callers, access to Zoom and the clock, without changing anything.
+
+    The exit code is 1 if a check fails.
 
     Example: zoomgate doctor
     """
@@ -74,15 +75,15 @@ def _findings(overrides: Mapping[str, str]) -> Iterator[Finding]:
         for problem in error.problems:
             yield Finding("settings", FAILURE, problem)
         return
-    log_beside(loaded)
-    yield Finding("settings", OK, "understood")
+    log_warnings_to_stderr(loaded)
+    yield Finding("settings", OK, "valid")
     yield _app(loaded)
-    if loaded.store_uri is None or loaded.data_dir.exists():  # with MongoDB nothing needs it
+    if loaded.store_uri is None or loaded.data_dir.exists():  # optional with MongoDB
         yield _data(loaded.data_dir)
-    store, found = _store(loaded)
+    store, contents = _store(loaded)
     yield store
     yield _audit(loaded.audit_path, loaded.data_dir)
-    yield _keys(loaded, found)
+    yield _keys(loaded, contents)
     yield _callers(loaded)
     if loaded.tls is not None:
         yield _tls(*loaded.tls)
@@ -94,56 +95,60 @@ def _findings(overrides: Mapping[str, str]) -> Iterator[Finding]:
 
 def _app(loaded: settings.Settings) -> Finding:
     if loaded.client_id:
-        return Finding("Zoom app", OK, f"client id and {len(loaded.client_secrets)} secret(s) are set")
+        return Finding("Zoom app", OK, f"client ID and {len(loaded.client_secrets)} secret(s) are set")
     return Finding(
         "Zoom app",
         WARNING,
-        "no client id: `zoomgate run` uses the simulated Zoom, `zoomgate serve` needs ZOOMGATE_CLIENT_ID",
+        "no client ID; `zoomgate run` uses the simulated Zoom, `zoomgate serve` requires ZOOMGATE_CLIENT_ID",
     )
 
 
 def _data(folder: Path) -> Finding:
     if _is_missing(folder):
-        return Finding("data folder", WARNING, f"{folder} does not exist yet: the first start makes it")
+        return Finding("data folder", WARNING, f"{folder} does not exist yet; the first start creates it")
     if not os.access(folder, os.W_OK | os.X_OK):
-        return Finding("data folder", FAILURE, f"{folder} cannot be written: check its owner and mode")
+        return Finding("data folder", FAILURE, f"{folder} is not writable; check its owner and mode")
     if stat.S_IMODE(folder.stat().st_mode) & 0o077:
-        return Finding("data folder", WARNING, f"{folder} is open to other users: run chmod 700 on it")
+        return Finding(
+            "data folder", WARNING, f"{folder} is accessible to other users; run `chmod 700` on it"
+        )
     return Finding("data folder", OK, str(folder))
 
 
 def _audit(path: Path | None, data_dir: Path) -> Finding:
     if path is None:
-        return Finding("audit trail", OK, "among the lines of the log")
+        return Finding("audit trail", OK, "written to the log")
     if _is_missing(path):
         folder = path.parent
         if not os.access(folder, os.W_OK | os.X_OK) and not (folder == data_dir and _is_missing(folder)):
-            remedy = "check owner and mode of its folder" if folder.is_dir() else "make its folder"
-            return Finding("audit trail", FAILURE, f"{path} cannot be made: {remedy}, or name another file")
-        return Finding("audit trail", OK, f"{path}, made by the first line")
+            remedy = "check owner and mode of its folder" if folder.is_dir() else "create its folder"
+            return Finding("audit trail", FAILURE, f"{path} cannot be created; {remedy}, or set another file")
+        return Finding("audit trail", OK, f"{path} (the first event creates it)")
     if not os.access(path, os.W_OK) or path.is_dir():
         return Finding(
-            "audit trail", FAILURE, f"{path} cannot be written: make it the service's, or name another file"
+            "audit trail",
+            FAILURE,
+            f"{path} is not writable; make the service's user its owner, or set another file",
         )
     return Finding("audit trail", OK, str(path))
 
 
 def _store(loaded: settings.Settings) -> tuple[Finding, Examined | None]:
-    """Look at the store; gives what is in it, too, if that can be told."""
+    """Check the store; also return a summary of its contents if it can be read."""
     if loaded.store_uri is None and _is_missing(loaded.store_path):
-        text = f"{loaded.store_path} does not exist yet: the first start makes it"
+        text = f"{loaded.store_path} does not exist yet; the first start creates it"
         return Finding("store", WARNING, text), None
     try:
-        found = _examined(loaded)
+        contents = _examined(loaded)
     except StoreOpenError as error:
         return Finding("store", FAILURE, str(error)), None
     if loaded.store_uri is None and not os.access(loaded.store_path, os.W_OK):
-        text = f"{loaded.store_path} cannot be written: check its owner and mode"
-        return Finding("store", FAILURE, text), found
-    if loaded.store_uri is not None and not found.replicated:
-        text = f"{found.shown} is a single server: with its disk every connection is lost"
-        return Finding("store", WARNING, text), found
-    return Finding("store", OK, f"{found.shown}, {found.users} connection record(s)"), found
+        text = f"{loaded.store_path} is not writable; check its owner and mode"
+        return Finding("store", FAILURE, text), contents
+    if loaded.store_uri is not None and not contents.replicated:
+        text = f"{contents.shown} is a single server; if its disk fails, all connections are lost"
+        return Finding("store", WARNING, text), contents
+    return Finding("store", OK, f"{contents.shown}, {contents.users} connection record(s)"), contents
 
 
 def _examined(loaded: settings.Settings) -> Examined:
@@ -155,7 +160,7 @@ def _examined(loaded: settings.Settings) -> Examined:
 
 
 def _is_missing(path: Path) -> bool:
-    """Tell whether nothing is there; what may not be looked at is no such case, and reading it then says why."""
+    """Return whether a path does not exist; False if access is denied, since opening the path then reports the cause."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -165,43 +170,51 @@ def _is_missing(path: Path) -> bool:
     return False
 
 
-def _keys(loaded: settings.Settings, found: Examined | None) -> Finding:
-    makes = loaded.store_uri is None and loaded.keys_are_default and _is_missing(loaded.store_path)
-    if makes and _is_missing(loaded.keys_path):
+def _keys(loaded: settings.Settings, contents: Examined | None) -> Finding:
+    is_created_at_start = (
+        loaded.store_uri is None and loaded.keys_are_default and _is_missing(loaded.store_path)
+    )
+    if is_created_at_start and _is_missing(loaded.keys_path):
         return Finding(
-            "key ring", WARNING, f"{loaded.keys_path} does not exist yet: the first start makes it"
+            "key ring", WARNING, f"{loaded.keys_path} does not exist yet; the first start creates it"
         )
     try:
         ring = key_file.load(loaded.keys_path)
     except key_file.KeyFileError as error:
         return Finding("key ring", FAILURE, str(error))
-    text = f"{len(ring.ids)} key(s), {ring.primary_id} seals"
-    if found is None:
+    text = f"{len(ring.ids)} key(s), primary key {ring.primary_id}"
+    if contents is None:
         return Finding("key ring", OK, text)
-    # without a client id `zoomgate run` takes the simulated Zoom's, which is none of the settings
-    mine = {loaded.app} & set(found.sealed) if loaded.client_id else set(found.sealed)
+    # without a client ID, `zoomgate run` uses the app of the simulated Zoom, which the settings do not name
+    apps = {loaded.app} & set(contents.sealed) if loaded.client_id else set(contents.sealed)
     try:
-        for app in sorted(mine):
-            key_check.check(found.sealed[app], Envelope(app=app, keys=ring))
+        for app in sorted(apps):
+            key_check.check(contents.sealed[app], Envelope(app=app, keys=ring))
     except RecordFault as error:
         return Finding("key ring", FAILURE, f"{error.message} (ZOOMGATE_KEYS is {loaded.keys_path})")
-    if not mine:
-        return Finding("key ring", OK, f"{text}; the store has nothing of this app yet")
-    return Finding("key ring", OK, f"{text}; it opens the store")
+    if not apps:
+        return Finding("key ring", OK, f"{text}; the store has no records of this app yet")
+    return Finding("key ring", OK, f"{text}; matches the store")
 
 
 def _callers(loaded: settings.Settings) -> Finding:
     if loaded.callers_path is None:
         return Finding(
-            "callers", WARNING, "none: `zoomgate serve` needs ZOOMGATE_CALLERS (see `zoomgate callers add`)"
+            "callers",
+            WARNING,
+            "no callers file; `zoomgate serve` requires ZOOMGATE_CALLERS (see `zoomgate callers add`)",
         )
     try:
-        found = callers_file.load(loaded.callers_path, CALLABLE_METHODS)
+        principals = callers_file.load(loaded.callers_path, CALLABLE_METHODS)
     except callers_file.CallersError as error:
         return Finding("callers", FAILURE, "; ".join(error.problems))
-    if not found:
-        return Finding("callers", WARNING, "the file has none, so nobody gets in: see `zoomgate callers add`")
-    return Finding("callers", OK, f"{len(found)} caller(s)")
+    if not principals:
+        return Finding(
+            "callers",
+            WARNING,
+            "the callers file is empty, so every call is rejected; add callers with `zoomgate callers add`",
+        )
+    return Finding("callers", OK, f"{len(principals)} caller(s)")
 
 
 def _tls(cert: Path, key: Path) -> Finding:
@@ -210,10 +223,10 @@ def _tls(cert: Path, key: Path) -> Finding:
     except tls.TlsError as error:
         return Finding("TLS", FAILURE, str(error))
     days = (pair.not_after - datetime.now(UTC)).days
-    names = ", ".join(pair.names) or "no name: clients refuse it, make one with a subject alternative name"
+    names = ", ".join(pair.names) or "no name, so clients reject it (it needs a subject alternative name)"
     if days < MIN_CERTIFICATE_DAYS or not pair.names:
         return Finding(
-            "TLS", WARNING, f"the certificate is valid for {days} more days, for {names}: renew it"
+            "TLS", WARNING, f"the certificate is valid for {days} more days, for {names}; renew it"
         )
     return Finding("TLS", OK, f"the certificate is valid for {days} more days, for {names}")
 
@@ -224,12 +237,14 @@ def _redirect(loaded: settings.Settings) -> Finding:
         return Finding(
             "redirect URI",
             WARNING if loaded.client_id else OK,
-            f"{own} (not set: the HTTP server's own address; set ZOOMGATE_PUBLIC_URL to what browsers see)",
+            f"{own} (default from the address of the HTTP server; set ZOOMGATE_PUBLIC_URL to the address that browsers use)",
         )
     parts = urlsplit(loaded.redirect_uri)
     if loaded.client_id and parts.scheme == "http":
         return Finding(
-            "redirect URI", WARNING, f"{loaded.redirect_uri}: fine for trying; Zoom wants https in production"
+            "redirect URI",
+            WARNING,
+            f"{loaded.redirect_uri} is suitable for testing only; Zoom requires https in production",
         )
     return Finding("redirect URI", OK, loaded.redirect_uri)
 
@@ -239,11 +254,11 @@ def _webhooks(loaded: settings.Settings) -> Finding:
         return Finding(
             "webhooks",
             WARNING if loaded.client_id else OK,
-            "no secret, so that Zoom's events are not listened to: set ZOOMGATE_WEBHOOK_SECRET to hear at once of who removes the app",
+            "no secret, so Zoom's events are not received; set ZOOMGATE_WEBHOOK_SECRET to be notified when users remove the app",
         )
-    where = (loaded.public_url or f"http://{loaded.http_listen}") + "/webhooks/zoom"
+    url = (loaded.public_url or f"http://{loaded.http_listen}") + "/webhooks/zoom"
     return Finding(
-        "webhooks", OK, f"{len(loaded.webhook_secrets)} secret(s) are set; Zoom's events go to {where}"
+        "webhooks", OK, f"{len(loaded.webhook_secrets)} secret(s) are set; endpoint for Zoom's events: {url}"
     )
 
 
@@ -252,34 +267,36 @@ def _zoom(oauth_url: str) -> Iterator[Finding]:
     try:
         with build_opener(ProxyHandler({})).open(
             request, timeout=3
-        ) as answer:  # the service goes through no proxy either
-            date = answer.headers["Date"]
+        ) as response:  # the service does not use a proxy either
+            date = response.headers["Date"]
     except HTTPError as error:
-        date = error.headers["Date"]  # any answer shows that it is there
-    except (OSError, HTTPException, ValueError):  # unreachable, no HTTP, or no host name
+        date = error.headers["Date"]  # any response shows that Zoom is reachable
+    except (OSError, HTTPException, ValueError):  # unreachable, not HTTP, or invalid host name
         yield Finding(
             "Zoom",
             FAILURE,
-            f"{oauth_url} cannot be reached: check network, DNS and certificates of this machine",
+            f"{oauth_url} cannot be reached; check the network, DNS and CA certificates of this machine",
         )
         return
-    yield Finding("Zoom", OK, f"{oauth_url} answers")
+    yield Finding("Zoom", OK, f"{oauth_url} is reachable")
     yield _clock(date)
 
 
 def _clock(date: str | None) -> Finding:
-    """Compare this machine's clock with the one that Zoom answers by, which is right to the second."""
+    """Compare this machine's clock with the Date header of a response of Zoom, which has a resolution of a second."""
     try:
-        off = (datetime.now(UTC) - parsedate_to_datetime(date or "")).total_seconds()
-    except (ValueError, TypeError):  # none, or one without a zone
-        return Finding(
-            "clock", WARNING, "Zoom's answer has no date to compare with: look at this machine's clock"
-        )
-    if abs(off) > MAX_CLOCK_SECONDS:
-        ahead = "ahead of" if off > 0 else "behind"
+        offset = (datetime.now(UTC) - parsedate_to_datetime(date or "")).total_seconds()
+    except (ValueError, TypeError):  # no date, or a date without a time zone
         return Finding(
             "clock",
             WARNING,
-            f"{abs(off):.0f} seconds {ahead} Zoom's: let NTP set it, or the times in answers and links are wrong",
+            "Zoom's response has no date to compare with; check this machine's clock yourself",
         )
-    return Finding("clock", OK, "agrees with Zoom's")
+    if abs(offset) > MAX_CLOCK_SECONDS:
+        direction = "ahead of" if offset > 0 else "behind"
+        return Finding(
+            "clock",
+            WARNING,
+            f"{abs(offset):.0f} seconds {direction} Zoom's clock, so times in responses and links are wrong; synchronize it with NTP",
+        )
+    return Finding("clock", OK, "in sync with Zoom")

@@ -1,4 +1,4 @@
-"""`zoomgate import`: bring in the tokens that other software kept."""
+"""Command `zoomgate import`, which imports tokens from another system."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,27 +11,28 @@ from zoomgate_server.cli.option_types import Rate
 
 @click.group("import")
 def import_() -> None:
-    """Bring in the tokens that other software kept, so that people need not consent again.
+    """Import tokens from another system, so that users need not consent again.
 
-    Works on the store of the settings, beside a running service or without one. Zoom is asked of each row whose its tokens are, and a row
-    that is somebody else's is refused. A refresh token, which works once, is spent only where the access token does not work any more.
+    The command writes to the configured store; the service may run meanwhile. For each row, Zoom is queried for the user to whom the
+    tokens belong, and a row with another user's tokens is refused. A refresh token works once; it is used only if the access token has
+    expired.
 
-    Interrupted in whatever way, an import goes on where it was when it is run again. Exit code 1: rows were refused or are undone; 5: Zoom
-    does not answer. There is no export: docs/importing.md says why, and what to do instead.
+    To resume an interrupted import, run the same command again. Exit codes: 1 if rows are refused, undone or need consent, 5 if Zoom does
+    not respond. There is no export; docs/importing.md explains the reasons and the alternatives.
 
     Example: zoomgate import velo-users ZoomUsers.csv --dry-run
     """
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add what all formats take."""
+    """Add the options and arguments of all formats."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
         click.option(
             "--results",
             metavar="PATH",
             type=click.Path(path_type=Path, dir_okay=False),
-            help="Where it is written what became of each row, with mode 0600. Default: FILE.results.jsonl.",
+            help="File for the result of each row, created with mode 0600. Default: FILE.results.jsonl.",
         ),
         click.option(
             "--rate",
@@ -39,15 +40,15 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             default=20,
             show_default=True,
             metavar="N",
-            help="Rows a second, at most. Each asks Zoom once or twice.",
+            help="Maximum rows per second. Each row takes one or two calls to Zoom.",
         ),
         click.option(
-            "--replace", is_flag=True, help="Let a row that is newer than the person's connection replace it."
+            "--replace", is_flag=True, help="Replace existing connections that are older than their row."
         ),
         click.option(
             "--dry-run",
             is_flag=True,
-            help="Read and check FILE alone: nothing is sent, stored or written, and no settings are needed.",
+            help="Only validate FILE. Nothing is sent, stored or written, and no settings are needed.",
         ),
         click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False)),
     ):
@@ -62,14 +63,14 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     default="userEmail",
     show_default=True,
     metavar="NAME",
-    help="The column with the person's e-mail address.",
+    help="Name of the column that contains the user's email address.",
 )
 def velo_users(user_column: str, **options: Any) -> None:
-    """Import FILE, the collection ZoomUsers of Wix Velo's Zoom package, as CSV or JSON.
+    """Import FILE, an export of the collection ZoomUsers of Wix Velo's Zoom package, as CSV or JSON.
 
     Example: zoomgate import velo-users ZoomUsers.csv --user-column userEmail
     """
-    from zoomgate_server.importing import formats  # noqa: PLC0415 - see the module of `zoomgate`
+    from zoomgate_server.importing import formats  # noqa: PLC0415 - keeps help and completion fast
 
     _import(lambda file: formats.velo_users(file, user_column), **options)
 
@@ -81,16 +82,16 @@ def velo_users(user_column: str, **options: Any) -> None:
     default="end_user.email",
     show_default=True,
     metavar="NAME",
-    help="The field with the person's e-mail address, such as connection_id.",
+    help="Name of the field that contains the user's email address, such as connection_id.",
 )
 def nango(user_field: str, **options: Any) -> None:
-    """Import FILE, connections with credentials as Nango's API gives them, in a JSON list or one after another.
+    """Import FILE, connections with credentials as returned by Nango's API, in a JSON array or as a sequence of objects.
 
-    Stop Nango first: it refreshes by itself, and the refresh tokens in FILE are worth nothing afterwards.
+    Stop Nango first. Otherwise it refreshes tokens on its own, which makes the refresh tokens in FILE invalid.
 
     Example: zoomgate import nango connections.json --user-field connection_id
     """
-    from zoomgate_server.importing import formats  # noqa: PLC0415 - see the module of `zoomgate`
+    from zoomgate_server.importing import formats  # noqa: PLC0415 - keeps help and completion fast
 
     _import(lambda file: formats.nango(file, user_field), **options)
 
@@ -98,13 +99,13 @@ def nango(user_field: str, **options: Any) -> None:
 @import_.command("jsonl")
 @_options
 def jsonl(**options: Any) -> None:
-    """Import FILE, a JSON object a line.
+    """Import FILE, one JSON object per line.
 
-    It has user_email and refresh_token and, where they are known, access_token, expires_at, updated_at and scope.
+    Required fields are user_email and refresh_token. Optional fields are access_token, expires_at, updated_at and scope.
 
     Example: zoomgate import jsonl tokens.jsonl
     """
-    from zoomgate_server.importing import formats  # noqa: PLC0415 - see the module of `zoomgate`
+    from zoomgate_server.importing import formats  # noqa: PLC0415 - keeps help and completion fast
 
     _import(formats.json_lines, **options)
 
@@ -119,9 +120,9 @@ def _import(
     results: Path | None,
     as_json: bool,
 ) -> None:
-    from zoomgate_server.cli import import_runner  # noqa: PLC0415 - see the module of `zoomgate`
+    from zoomgate_server.cli import import_runner  # noqa: PLC0415 - keeps help and completion fast
 
     if dry_run:
-        import_runner.look(source(file), as_json=as_json)
+        import_runner.validate_file(source(file), as_json=as_json)
     else:
         import_runner.import_file(source(file), results, rate=rate, replace=replace, as_json=as_json)

@@ -1,4 +1,4 @@
-"""Importing files of tokens into the store of the settings, for `zoomgate import`."""
+"""Import of token files into the configured store, for `zoomgate import`."""
 
 import asyncio
 import contextlib
@@ -49,105 +49,107 @@ from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 
 REVOKE_SECONDS = 10.0
-"""How long the end waits for Zoom to confirm that tokens of other people are revoked."""
+"""How long the command waits at its end for Zoom to confirm the revocation of other users' tokens."""
 
-_SHOWN = 10
-"""Rows with a flaw that a dry run tells."""
+_MAX_LISTED = 10
+"""Invalid rows that a dry run lists."""
 
 _NOT_DONE = (RowStatus.REFUSED, RowStatus.CONSENT, RowStatus.UNDONE)
 
-_AFTERWARDS = {
-    "velo-users": "in Wix the collection ZoomUsers and the secret velo-zoom-integration-client-secret",
-    "nango": "in Nango the connections, which it would go on refreshing",
-    "jsonl": "the tokens where they came from",
+_CLEANUP = {
+    "velo-users": "the collection ZoomUsers and the secret velo-zoom-integration-client-secret in Wix",
+    "nango": "the connections in Nango, which would otherwise continue to refresh them",
+    "jsonl": "the tokens in the system they came from",
 }
 
 
-def look(source: Source, *, as_json: bool) -> None:
-    """Read and check a file alone, and tell what is in it."""
-    _say_who_reads(source.path)
-    with _giving_way() as giving_way:
-        found = _scanned(source, giving_way)
+def validate_file(source: Source, *, as_json: bool) -> None:
+    """Validate a file without importing it, and print a summary."""
+    _warn_if_readable_by_others(source.path)
+    with _duplicate_index() as duplicates:
+        summary = _scanned(source, duplicates)
     sentence = (
-        f"{found.rows} row(s): {found.counts['usable']} to import, {found.counts['superseded']} older than another row of the same"
-        f" person, {found.counts['refused']} refused. {found.unspent} access token(s) are valid still; of the others the refresh token"
-        " will be spent. Nothing was sent, stored or written."
+        f"{summary.rows} row(s): {summary.counts['usable']} to import, {summary.counts['superseded']} superseded by newer rows of the same"
+        f" user, {summary.counts['refused']} refused. {summary.valid_access_tokens} access token(s) are still valid; for the other rows,"
+        " the refresh token will be used. Nothing was sent, stored or written."
     )
     fields = {
-        "rows": found.rows,
-        "usable": found.counts["usable"],
-        "superseded": found.counts["superseded"],
-        "refused": found.counts["refused"],
-        "validAccessTokens": found.unspent,
-        "misreadTimes": found.misread,
+        "rows": summary.rows,
+        "usable": summary.counts["usable"],
+        "superseded": summary.counts["superseded"],
+        "refused": summary.counts["refused"],
+        "validAccessTokens": summary.valid_access_tokens,
+        "misreadTimes": summary.invalid_times,
     }
     click.echo(json.dumps(fields) if as_json else sentence)
-    _say_misread(found)
-    for flaw in found.flaws:
-        note(f"line {flaw.line}: {flaw.user_email or 'somebody'}: {flaw.reason}")
-    if found.counts["refused"] > len(found.flaws):
-        note(f"and {found.counts['refused'] - len(found.flaws)} more")
-    if found.counts["refused"]:
+    _warn_about_unreadable_times(summary)
+    for row in summary.invalid_rows:
+        note(f"line {row.line}: {row.user_email or 'unknown user'}: {row.reason}")
+    if summary.counts["refused"] > len(summary.invalid_rows):
+        note(f"and {summary.counts['refused'] - len(summary.invalid_rows)} more")
+    if summary.counts["refused"]:
         raise SystemExit(FAILURE)
 
 
-def import_file(source: Source, place: Path | None, *, rate: float, replace: bool, as_json: bool) -> None:
-    """Import a file, and tell what became of it.
+def import_file(
+    source: Source, results_path: Path | None, *, rate: float, replace: bool, as_json: bool
+) -> None:
+    """Import a file, and print a summary of the results.
 
     Args:
-        source: The file.
-        place: Where the results are to be, or None for beside the file.
-        rate: Rows a second.
+        results_path: None for a file in the same folder as the export.
+        rate: The maximum number of rows per second.
         replace: Whether newer rows replace connections.
-        as_json: Print one JSON object.
     """
     loaded = load_settings("run this where the service runs, with its settings")
     if not loaded.client_id or not loaded.client_secrets:
         fail(
-            "ZOOMGATE_CLIENT_ID and ZOOMGATE_CLIENT_SECRET are required: the app to which the people consented"
+            "ZOOMGATE_CLIENT_ID and ZOOMGATE_CLIENT_SECRET are required; set them to the app that the users authorized"
         )
-    _refuse_root(loaded.data_dir)
-    _say_who_reads(source.path)
-    place = place or source.path.with_name(f"{source.path.name}.results.jsonl")
-    with contextlib.suppress(OSError):  # there are none yet, or `Results` says what is wrong
-        if place.samefile(source.path):
-            fail(f"--results: {place} is the export itself: name another place", USAGE)
-    with _giving_way() as giving_way:
-        found = _scanned(source, giving_way)
-        _say_misread(found)
-        about = {
+    _reject_root(loaded.data_dir)
+    _warn_if_readable_by_others(source.path)
+    results_path = results_path or source.path.with_name(f"{source.path.name}.results.jsonl")
+    with contextlib.suppress(OSError):  # the file does not exist, or `Results` reports the error
+        if results_path.samefile(source.path):
+            fail(f"--results: {results_path} is the export itself; choose another file", USAGE)
+    with _duplicate_index() as duplicates:
+        summary = _scanned(source, duplicates)
+        _warn_about_unreadable_times(summary)
+        header = {
             "format": source.name,
             "user": source.user_field,
             "app": loaded.app,
-            "sha256": found.digest,
-            "rows": found.rows,
+            "sha256": summary.digest,
+            "rows": summary.rows,
         }
-        with _alone(source.path):
-            results = _opened(place, about)
+        with _locked(source.path):
+            results = _opened(results_path, header)
             try:
-                left = found.rows - results.noted + len(results.undone)
-                stop = _run(_import(loaded, source, giving_way, results, left, rate=rate, replace=replace))
+                remaining = summary.rows - results.last_row + len(results.undone)
+                stop = _run(
+                    _import(loaded, source, duplicates, results, remaining, rate=rate, replace=replace)
+                )
             finally:
                 _close(results)
-    _tell(source, place, found.rows, results, stop, as_json=as_json)
+    _report(source, results_path, summary.rows, results, stop, as_json=as_json)
 
 
 @contextlib.contextmanager
-def _alone(export: Path) -> Iterator[None]:
-    """Keep others from importing a file meanwhile: Zoom would take each token from one of them, and refuse it to the other."""
+def _locked(export: Path) -> Iterator[None]:
+    """Lock a file against concurrent imports, in which Zoom would accept each refresh token from only one of them."""
     with export.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            fail(f"Another import reads {export} just now: wait until it has ended", USAGE)
-        except OSError:  # some network file systems lock nothing
+            fail(f"another import of {export} is running; wait until it has finished", USAGE)
+        except OSError:  # some network file systems do not support locks
             pass
         yield
 
 
-def _opened(place: Path, about: dict[str, Any]) -> Results:
+def _opened(path: Path, header: dict[str, Any]) -> Results:
     try:
-        return Results.open(place, about)
+        return Results.open(path, header)
     except ResultsProblem as error:
         fail(str(error), USAGE)
 
@@ -162,53 +164,60 @@ def _close(results: Results) -> None:
 async def _import(
     loaded: Settings,
     source: Source,
-    giving_way: DuplicateIndex,
+    duplicates: DuplicateIndex,
     results: Results,
-    left: int,
+    remaining: int,
     *,
     rate: float,
     replace: bool,
 ) -> Stop:
-    """Import what has no result yet."""
-    stop, asked = Stop(), asyncio.Event()
+    """Import the rows that have no final result yet."""
+    stop, interrupted = Stop(), asyncio.Event()
 
-    def ask() -> None:
-        asked.set()
-        stop.request(StopReason.ASKED)
+    def interrupt() -> None:
+        interrupted.set()
+        stop.request(StopReason.INTERRUPTED)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, ask)
+        asyncio.get_running_loop().add_signal_handler(number, interrupt)
     pace = Pace(rate, SystemClock(), stop)
     async with AsyncExitStack() as stack:
-        importer = await _importer(loaded, stack, asked, pace, stop, replace=replace)
+        importer = await _importer(loaded, stack, interrupted, pace, stop, replace=replace)
         await importer.recover()
-        with progress("importing", left, "rows") as advance:
-            await run(source, importer, giving_way, results, pace, stop, advance)
+        with progress("importing", remaining, "rows") as advance:
+            await run(source, importer, duplicates, results, pace, stop, advance)
     return stop
 
 
 async def _importer(
-    loaded: Settings, stack: AsyncExitStack, asked: asyncio.Event, pace: Pace, stop: Stop, *, replace: bool
+    loaded: Settings,
+    stack: AsyncExitStack,
+    interrupted: asyncio.Event,
+    pace: Pace,
+    stop: Stop,
+    *,
+    replace: bool,
 ) -> Importer:
-    """Put together what brings rows in; a store that is not there yet is made, as the service makes it at its first start.
+    """Create the importer and its collaborators. A missing store is created, as at the first start of the service.
 
     Raises:
-        StartError, StoppedWaiting, ZoomgateError, StoreError: It cannot be done.
+        StartError, ZoomgateError, StoreError: The import cannot start.
+        StoppedWaiting: The command was interrupted before the store was reachable.
     """
     clock, metrics, cache = SystemClock(), Metrics(version("zoomgate-server"), []), TokenCache()
     app = loaded.app
-    store, key_ring = await open_store(loaded, stack, asked)
+    store, key_ring = await open_store(loaded, stack, interrupted)
     ring = ReloadingKeyRing(loaded.keys_path, key_ring, clock)
     envelope = Envelope(app=app, keys=ring)
     await key_check.verify(store, envelope)
     fingerprints = await shared_secret.obtain(store, envelope, FINGERPRINT_SECRET)
-    audited = stack.enter_context(AuditLog(loaded, key=fingerprints))
+    audit_log = stack.enter_context(AuditLog(loaded, key=fingerprints))
 
     def audit(event: AuditEvent) -> None:
-        if not audited.try_record(event):
+        if not audit_log.try_record(event):
             stop.request(
-                StopReason.FAULT,
-                f"{loaded.audit_path} cannot be written, and has no line of who was stored last: make room",
+                StopReason.FATAL_ERROR,
+                f"{loaded.audit_path} cannot be written and does not contain the users imported last; free some disk space",
             )
 
     connections = ConnectionRepository(
@@ -216,11 +225,11 @@ async def _importer(
     )
     zoom, oauth = await start_clients(loaded, clock, stack)
     folder = loaded.data_dir / "journal"
-    journal = TokenJournal(folder, app=app, ring=ring, observer=_JournalWatch(folder, stop))
+    journal = TokenJournal(folder, app=app, ring=ring, observer=_StopOnJournalFailure(folder, stop))
     stack.push_async_callback(journal.close)
     if not await journal.prepare():
         raise StartError(
-            f"{loaded.data_dir} cannot be written: what Zoom issues must be on a disk before the store has it"
+            f"{loaded.data_dir} is not writable; tokens that Zoom issues must be journaled there before they are stored"
         )
     disconnector = Disconnector(connections=connections, cache=cache, oauth=oauth, clock=clock, audit=audit)
     stack.push_async_callback(disconnector.drain, REVOKE_SECONDS)
@@ -245,12 +254,10 @@ async def _importer(
     )
 
 
-class _JournalWatch:
-    """Ends an import whose journal cannot be written: each further row would have its new tokens in the memory of this process alone.
+class _StopOnJournalFailure:
+    """A journal observer that stops the import if the journal cannot be written.
 
-    Args:
-        folder: Of the journal.
-        stop: Told.
+    Otherwise the tokens issued for further rows would exist only in the memory of this process.
     """
 
     def __init__(self, folder: Path, stop: Stop) -> None:
@@ -258,100 +265,105 @@ class _JournalWatch:
         self._stop = stop
 
     def journal_entries(self, count: int) -> None:
-        """Nothing: nobody asks an import how many there are."""
+        """Ignore the count; an import has no metrics."""
 
     def journal_written(self) -> None:
-        """Nothing."""
+        """Ignore successful writes."""
 
     def journal_damaged(self) -> None:
-        """Nothing: the log has it."""
+        """Ignore corrupt entries, which the log reports."""
 
     def journal_failed(self) -> None:
-        """Begin no other row."""
+        """Start no further row."""
         self._stop.request(
-            StopReason.FAULT,
-            f"{self._folder} cannot be written: make room, for what Zoom issues has to be on a disk at once",
+            StopReason.FATAL_ERROR,
+            f"{self._folder} cannot be written; free some disk space, since tokens that Zoom issues must be journaled at once",
         )
 
 
-def _run(work: Coroutine[Any, Any, Stop]) -> Stop:
-    """Run an import, or end with why it could not begin."""
+def _run(import_task: Coroutine[Any, Any, Stop]) -> Stop:
+    """Run an import; exit with an error message if it cannot start."""
     try:
-        return event_loop.run(work)
+        return event_loop.run(import_task)
     except StoppedWaiting:
-        fail("The store could not be reached yet: nothing was imported")
+        fail("stopped before the store could be reached; nothing was imported")
     except (StartError, StoreError) as error:
         fail(str(error))
     except ZoomgateError as error:
         fail(error.message)
 
 
-def _giving_way() -> contextlib.closing[DuplicateIndex]:
+def _duplicate_index() -> contextlib.closing[DuplicateIndex]:
     return contextlib.closing(DuplicateIndex())
 
 
-def _scanned(source: Source, giving_way: DuplicateIndex) -> Scan:
+def _scanned(source: Source, duplicates: DuplicateIndex) -> Scan:
     try:
-        return scan(source, giving_way, time.time(), _SHOWN)
+        return scan(source, duplicates, time.time(), _MAX_LISTED)
     except FileProblem as error:
         fail(f"{source.path}: {error}", USAGE)
     except sqlite3.Error as error:
         fail(
-            f"The folder for temporary files cannot be used ({error}): make room, or name another one with SQLITE_TMPDIR"
+            f"the folder for temporary files cannot be used ({error}); free some disk space, or set another folder with SQLITE_TMPDIR"
         )
 
 
-def _refuse_root(data_dir: Path) -> None:
-    """Refuse to work as root on another user's data folder: what an import makes there, the service could not open."""
+def _reject_root(data_dir: Path) -> None:
+    """Exit if root imports into another user's data folder, since the service could not open the files created there."""
     try:
         owner = data_dir.stat().st_uid
     except OSError:
-        return  # it is not there yet, or who opens the store says what is wrong
+        return  # the folder does not exist, or opening the store reports the error
     if os.geteuid() == 0 and owner != 0:
         fail(
-            f"{data_dir} is the folder of user {owner}, and files of root in it stop the service: run this as that user"
+            f"{data_dir} belongs to user {owner}, and files of root in it would prevent the service from starting; run this as that user"
         )
 
 
-def _say_who_reads(path: Path) -> None:
+def _warn_if_readable_by_others(path: Path) -> None:
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        note(f"others on this machine can read the tokens in {path}: chmod 600 it")
+        note(f"other users of this machine can read the tokens in {path}; run `chmod 600` on it")
 
 
-def _say_misread(found: Scan) -> None:
-    if found.misread:
+def _warn_about_unreadable_times(summary: Scan) -> None:
+    if summary.invalid_times:
         note(
-            f"{found.misread} row(s) have a time that cannot be read, and count as without one: of several rows of a person the last one"
-            " is then taken, and no access token as valid. Write times as 2030-01-07T10:00:00Z"
+            f"{summary.invalid_times} row(s) have an invalid time, which is ignored: their access tokens count as expired, and of several"
+            " rows of a user, the last one is imported; write times as 2030-01-07T10:00:00Z"
         )
 
 
-def _tell(source: Source, place: Path, rows: int, results: Results, stop: Stop, *, as_json: bool) -> None:
-    """Tell what became of the rows, and what is to be done next."""
-    counts = {verdict.value: results.counts[verdict] for verdict in RowStatus}
-    left = rows - results.noted
+def _report(
+    source: Source, results_path: Path, rows: int, results: Results, stop: Stop, *, as_json: bool
+) -> None:
+    """Print a summary of the results and the next steps, and set the exit code."""
+    counts = {status.value: results.counts[status] for status in RowStatus}
+    remaining = rows - results.last_row
     if as_json:
-        click.echo(json.dumps({"rows": rows, **counts, "left": left, "results": str(place)}))
+        click.echo(json.dumps({"rows": rows, **counts, "left": remaining, "results": str(results_path)}))
     else:
-        said = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none done"
+        listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none processed"
         click.echo(
-            f"{rows} row(s): {said}{f', {left} left' if left else ''}. What became of each is in {place}."
+            f"{rows} row(s): {listed}{f', {remaining} remaining' if remaining else ''}. The result of each row is in {results_path}."
         )
     if stop.problem:
         note(f"zoomgate: {stop.problem}")
     if counts[RowStatus.CONSENT]:
         note(
-            f"{counts[RowStatus.CONSENT]} of them have to consent: send each the link of `zoomgate connect USER`"
+            f"{counts[RowStatus.CONSENT]} user(s) must consent; send each of them the link that `zoomgate connect USER` prints"
         )
     if counts[RowStatus.REFUSED]:
         note(
-            f"{counts[RowStatus.REFUSED]} row(s) refused: {place} says why; a corrected file is imported with other results (--results)"
+            f"{counts[RowStatus.REFUSED]} row(s) were refused; see {results_path} for the reasons, and import the corrected file with"
+            " another results file (--results)"
         )
-    if left or results.undone:
-        note("run the same command again: it goes on where this one ended, and spends no token twice")
+    if remaining or results.undone:
+        note("run the same command again to continue; no refresh token is used twice")
     else:
-        note(f"when nobody is missed, delete {source.path}, {place}, and {_AFTERWARDS[source.name]}")
-    if stop.why is StopReason.SILENCE:
+        note(
+            f"once all users are connected, delete {source.path}, {results_path}, and {_CLEANUP[source.name]}"
+        )
+    if stop.reason is StopReason.NO_RESPONSE:
         raise SystemExit(UNREACHABLE)
-    if left or any(results.counts[verdict] for verdict in _NOT_DONE):
+    if remaining or any(results.counts[status] for status in _NOT_DONE):
         raise SystemExit(FAILURE)

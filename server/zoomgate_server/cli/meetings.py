@@ -1,4 +1,4 @@
-"""`zoomgate meetings`: people's meetings, through the running service."""
+"""Command `zoomgate meetings`, which manages users' meetings through the running service."""
 
 from datetime import datetime
 from typing import Any
@@ -9,13 +9,13 @@ from google.protobuf import json_format
 from zoomgate import Client
 from zoomgate.v1.meeting_pb2 import Meeting, MeetingDetails
 from zoomgate_server.cli.channel import calls_service, user_argument
-from zoomgate_server.cli.output import USAGE, document, facts, fail, note, when
+from zoomgate_server.cli.output import USAGE, fail, local_time, note, print_fields, print_json
 from zoomgate_server.telemetry.logs import plain
 
 
 @click.group()
 def meetings() -> None:
-    """Schedule, show and delete meetings.
+    """Create, show and delete meetings.
 
     Example: zoomgate meetings create monica@example.com --topic "Weekly review"
     """
@@ -23,46 +23,47 @@ def meetings() -> None:
 
 @meetings.command()
 @user_argument
-@click.option("--topic", help="What it is about.")
-@click.option("--agenda", help="More about it.")
+@click.option("--topic", help="The topic of the meeting.")
+@click.option("--agenda", help="The agenda of the meeting.")
 @click.option(
     "--start",
     metavar="TIME",
-    help="2030-01-07T09:00:00Z, or without a zone to be read in --timezone. Default: now.",
+    help="The start, such as 2030-01-07T09:00:00Z; a time without a zone is in --timezone. Default: now.",
 )
-@click.option("--timezone", help="A name of the tz database, such as Europe/Berlin.")
-@click.option("--duration", type=int, metavar="MINUTES", help="How long it takes.")
-@click.option("--password", help="What attendees have to enter.")
+@click.option("--timezone", help="The time zone as a name of the tz database, such as Europe/Berlin.")
+@click.option("--duration", type=int, metavar="MINUTES", help="The duration of the meeting.")
+@click.option("--password", help="The password that attendees must enter.")
 @click.option(
     "--details",
     type=click.File("rb"),
     metavar="FILE",
-    help="MeetingDetails of the contract as JSON, - for standard input; the other options win over it.",
+    help="JSON file with a MeetingDetails message of the API, or - for standard input. Other options override it.",
 )
 @calls_service
-def create(client: Client, as_json: bool, user: str, details: Any, start: str | None, **given: Any) -> None:
-    """Schedule a meeting of USER. What is left out gets the service's defaults.
+def create(client: Client, as_json: bool, user: str, details: Any, start: str | None, **fields: Any) -> None:
+    """Create a meeting of USER. Omitted options get the defaults of the service.
 
     Example: zoomgate meetings create monica@example.com --topic Review --start 2030-01-07T09:00:00Z --duration 45
     """
-    wanted = MeetingDetails()
+    meeting_details = MeetingDetails()
     if details is not None:
         try:
-            json_format.Parse(details.read(), wanted)
+            json_format.Parse(details.read(), meeting_details)
         except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
-            fail(f"--details: {error}; see MeetingDetails in the contract", USAGE)
-    given["duration_minutes"] = given.pop("duration")
-    for name, value in given.items():
+            fail(f"--details: {error}; see MeetingDetails in the API", USAGE)
+    fields["duration_minutes"] = fields.pop("duration")
+    for name, value in fields.items():
         if value is not None:
             try:
-                setattr(wanted, name, value)
+                setattr(meeting_details, name, value)
             except UnicodeEncodeError:
                 raise
             except ValueError:
                 fail(f"--{name.removesuffix('_minutes')} is out of range", USAGE)
     if start is not None:
-        _set_start(wanted, start)
-    _print(client.meetings.create_meeting(user_email=user, meeting_details=wanted).meeting, as_json=as_json)
+        _set_start(meeting_details, start)
+    response = client.meetings.create_meeting(user_email=user, meeting_details=meeting_details)
+    _print(response.meeting, as_json=as_json)
 
 
 @meetings.command()
@@ -70,7 +71,7 @@ def create(client: Client, as_json: bool, user: str, details: Any, start: str | 
 @click.argument("meeting_id", type=int, metavar="ID")
 @calls_service
 def get(client: Client, as_json: bool, user: str, meeting_id: int) -> None:
-    """Show the meeting ID of USER.
+    """Show the meeting of USER with the given ID.
 
     Example: zoomgate meetings get monica@example.com 85746065432
     """
@@ -80,57 +81,62 @@ def get(client: Client, as_json: bool, user: str, meeting_id: int) -> None:
 @meetings.command()
 @user_argument
 @click.argument("meeting_id", type=int, metavar="ID")
-@click.option("--occurrence", default="", metavar="ID", help="Only this occurrence of a recurring meeting.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--occurrence",
+    default="",
+    metavar="ID",
+    help="The occurrence of a recurring meeting to delete. Default: the whole meeting.",
+)
+@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
 @calls_service
 def delete(client: Client, as_json: bool, user: str, meeting_id: int, occurrence: str, yes: bool) -> None:
-    """Delete the meeting ID of USER.
+    """Delete the meeting of USER with the given ID.
 
     Example: zoomgate meetings delete monica@example.com 85746065432 --yes
     """
     if not yes:
-        click.confirm(f"Delete the meeting {meeting_id} of {plain(user)}?", abort=True, err=True)
-    answer = client.meetings.delete_meeting(
+        click.confirm(f"Delete meeting {meeting_id} of {plain(user)}?", abort=True, err=True)
+    response = client.meetings.delete_meeting(
         user_email=user, meeting_id=_id(meeting_id), occurrence_id=occurrence
     )
     if as_json:
-        document(answer)
+        print_json(response)
     else:
-        note(f"deleted the meeting {meeting_id}")
+        note(f"deleted meeting {meeting_id}")
 
 
 def _id(number: int) -> int:
     if not -(2**63) <= number < 2**63:
-        fail(f"{number} is no meeting id: it has 9 to 11 digits, as in the meeting's link", USAGE)
+        fail(f"invalid meeting ID {number}; use the 9 to 11 digits in the link of the meeting", USAGE)
     return number
 
 
-def _set_start(wanted: MeetingDetails, text: str) -> None:
+def _set_start(details: MeetingDetails, text: str) -> None:
     try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            wanted.local_start_time = moment.isoformat(timespec="seconds")
+        start = datetime.fromisoformat(text)
+        if start.tzinfo is None:
+            details.local_start_time = start.isoformat(timespec="seconds")
         else:
-            wanted.start_time.FromDatetime(moment)
-    except (ValueError, OverflowError):  # no time, or one outside the years 1 to 9999 of UTC
+            details.start_time.FromDatetime(start)
+    except (ValueError, OverflowError):  # not a time, or outside the years 1 to 9999 in UTC
         fail(
-            f"--start is {text!r}: write 2030-01-07T09:00:00Z, or without the Z to be read in --timezone",
+            f"invalid --start {text!r}; use 2030-01-07T09:00:00Z, or omit the Z for a time in --timezone",
             USAGE,
         )
 
 
 def _print(meeting: Meeting, *, as_json: bool) -> None:
     if as_json:
-        document(meeting)
+        print_json(meeting)
         return
-    facts(
+    print_fields(
         {
             "id": str(meeting.id),
             "topic": meeting.topic,
             "agenda": meeting.agenda,
-            "starts": when(meeting.start_time),
+            "starts": local_time(meeting.start_time),
             "time zone": meeting.timezone,
-            "takes": f"{meeting.duration_minutes} minutes" if meeting.duration_minutes else "",
+            "duration": f"{meeting.duration_minutes} minutes" if meeting.duration_minutes else "",
             "occurrences": str(len(meeting.occurrences) or ""),
             "join": meeting.join_url,
             "password": meeting.password,

@@ -1,4 +1,4 @@
-"""Types of command-line arguments and options."""
+"""Types of command-line options and arguments."""
 
 import math
 from typing import Any
@@ -10,10 +10,10 @@ from zoomgate_server.telemetry.logs import plain
 
 
 class UserEmail(click.types.StringParamType):
-    """The address of a user in its canonical form. Others are refused, never repaired."""
+    """A user's email address in canonical form. Other spellings are rejected, not corrected."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read it."""
+        """Parse and validate the value."""
         address = super().convert(value, param, ctx)
         problem = addresses.problem(address)
         if problem is not None:
@@ -22,11 +22,11 @@ class UserEmail(click.types.StringParamType):
 
 
 class Rate(click.FloatRange):
-    """A number within limits. What is no number has no place in any range, and click takes it for being in every one."""
+    """A number in a range. NaN is rejected here, since click accepts it for every range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read it."""
+        """Parse and validate the value."""
         rate = super().convert(value, param, ctx)
         if math.isnan(rate):
-            self.fail(f"{value} is no number: write one such as {self.max:g}", param, ctx)
+            self.fail(f"{value} is not a number; use a number such as {self.max:g}", param, ctx)
         return rate

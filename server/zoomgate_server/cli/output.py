@@ -1,4 +1,4 @@
-"""What commands print: plain for machines, pleasant on a terminal, and never something that a terminal obeys."""
+"""Output of commands: machine-readable, styled on a terminal, and without terminal control sequences from data."""
 
 import os
 import sys
@@ -20,53 +20,53 @@ _UNITS = (("year", 31_536_000), ("day", 86_400), ("hour", 3600), ("minute", 60),
 
 
 def fail(message: str, code: int = FAILURE) -> NoReturn:
-    """End with one sentence on standard error."""
+    """Print a message on standard error and exit."""
     for line in message.splitlines():
         click.echo(f"zoomgate: {plain(line)}", err=True)
     raise SystemExit(code)
 
 
 def note(text: str) -> None:
-    """Say something to the person at the keyboard that is no part of the answer: on standard error."""
+    """Print a message for the user of the command, on standard error, since it is not part of the output."""
     click.echo(plain(text), err=True)
 
 
-def load_settings(instead: str) -> settings.Settings:
-    """Read the settings for a command that works on what they name, and set up the logs, or end with what is wrong.
+def load_settings(alternative: str) -> settings.Settings:
+    """Read the settings and configure the logs; exit with all problems if the settings are invalid.
 
     Args:
-        instead: What to do if the settings cannot be put right now, as the end of a sentence.
+        alternative: What to do if the settings cannot be corrected, as an imperative clause for the error message.
     """
     try:
         loaded = settings.load(os.environ)
     except settings.SettingsError as error:
-        fail("\n".join([*error.problems, f"The settings cannot be used: correct them, or {instead}"]))
-    log_beside(loaded)
+        fail("\n".join([*error.problems, f"the settings are invalid; correct them, or {alternative}"]))
+    log_warnings_to_stderr(loaded)
     return loaded
 
 
-def log_beside(loaded: settings.Settings) -> None:
-    """Send lines of the log that matter to standard error: on standard output is what the command was asked for, and nothing else."""
+def log_warnings_to_stderr(loaded: settings.Settings) -> None:
+    """Log warnings and errors to standard error, since standard output contains only the output of the command."""
     logs.configure("warning", loaded.log_format)
 
 
 def settings_if_any() -> settings.Settings | None:
-    """Read the settings for a command that does without them where they cannot be used."""
+    """Return the settings, or None if they are invalid, for commands to which they are optional."""
     try:
         return settings.load(os.environ)
     except settings.SettingsError:
         return None
 
 
-def document(message: Any) -> None:
-    """Print a message of the contract as one line of JSON."""
+def print_json(message: Any) -> None:
+    """Print a message of the API as one line of JSON."""
     from google.protobuf import json_format  # noqa: PLC0415 - not needed for tables
 
     click.echo(json_format.MessageToJson(message, indent=None))
 
 
-def facts(rows: Mapping[str, str]) -> None:
-    """Print names and values, one a line; what is empty is left out."""
+def print_fields(rows: Mapping[str, str]) -> None:
+    """Print names and values, one pair per line, omitting empty values."""
     shown = {name: value for name, value in rows.items() if value}
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
@@ -74,30 +74,26 @@ def facts(rows: Mapping[str, str]) -> None:
 
 
 def emphasis(text: str) -> str:
-    """Make text bold on a terminal that wants it (NO_COLOR is set to say that it does not)."""
+    """Return text in bold if standard output is a terminal and NO_COLOR is not set."""
     return text if os.environ.get("NO_COLOR") or not sys.stdout.isatty() else click.style(text, bold=True)
 
 
 class Table:
-    """A table that is printed while it comes in: its columns grow, what was printed stays, and nothing is kept.
-
-    Args:
-        titles: Of the columns.
-    """
+    """A table that is printed in batches without buffering; columns widen with later batches."""
 
     def __init__(self, *titles: str) -> None:
         self._titles = titles
         self._widths = [len(title) for title in titles]
-        self._begun = False
+        self._header_printed = False
 
     def add(self, rows: Sequence[Sequence[str]]) -> None:
-        """Print rows, as wide as the widest of them and all before."""
+        """Print rows, with columns as wide as their widest cell so far."""
         clean = [[escape(cell) for cell in row] for row in rows]
         for row in clean:
             for column, cell in enumerate(row):
                 self._widths[column] = max(self._widths[column], _width(cell))
-        if clean and not self._begun:
-            self._begun = True
+        if clean and not self._header_printed:
+            self._header_printed = True
             click.echo(emphasis(self._line(self._titles)))
         if clean:
             click.echo("\n".join(self._line(row) for row in clean))
@@ -118,23 +114,23 @@ def _width(text: str) -> int:
     )
 
 
-def when(time: Any, now: datetime | None = None) -> str:
-    """Give a Timestamp as people say it: the local time, and how far away it is; empty if it is not set."""
+def local_time(time: Any, now: datetime | None = None) -> str:
+    """Format a Timestamp as local time with its distance from now; empty if it is not set."""
     if not time.seconds:
         return ""
     moment = datetime.fromtimestamp(time.seconds, UTC)
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S} ({distance(moment, now or datetime.now(UTC))})"
 
 
-def how_far(time: Any, now: datetime | None = None) -> str:
-    """Give a Timestamp as `in 5 minutes` or `2 hours ago`; empty if it is not set."""
+def relative_time(time: Any, now: datetime | None = None) -> str:
+    """Format a Timestamp relative to now, such as `in 5 minutes` or `2 hours ago`; empty if it is not set."""
     return (
         distance(datetime.fromtimestamp(time.seconds, UTC), now or datetime.now(UTC)) if time.seconds else ""
     )
 
 
 def distance(moment: datetime, now: datetime) -> str:
-    """Say how far a moment is from now, in its largest unit, rounded down."""
+    """Format the distance of a time from now in the largest applicable unit, rounded down."""
     seconds = int((moment - now).total_seconds())
     for unit, size in _UNITS:
         count = abs(seconds) // size

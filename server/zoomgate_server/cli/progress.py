@@ -1,4 +1,4 @@
-"""How far long work is, on standard error: a bar on a terminal, elsewhere a line now and then."""
+"""Progress of long operations on standard error: a bar on a terminal, otherwise periodic lines."""
 
 import contextlib
 import sys
@@ -8,42 +8,42 @@ from collections.abc import Callable, Iterator
 from zoomgate_server.cli.output import note
 
 LINE_SECONDS = 5.0
-"""Between two lines."""
+"""The interval between two lines."""
 
 
 @contextlib.contextmanager
-def progress(work: str, total: int, things: str = "records") -> Iterator[Callable[[int], None]]:
-    """Show work on records; gives what is to be told how many more are done.
+def progress(operation: str, total: int, unit: str = "records") -> Iterator[Callable[[int], None]]:
+    """Show the progress of an operation; yield a function to call with the number of newly processed items.
 
     Args:
-        work: What is done, as `re-sealing`.
-        total: How many records there are, about.
-        things: What they are, if they are no records.
+        operation: The operation as a participle, such as `re-encrypting`.
+        total: The approximate number of items.
+        unit: The plural noun for the items.
     """
     if sys.stderr.isatty():
-        with _bar(work, total, things) as advance:
+        with _bar(operation, total, unit) as advance:
             yield advance
         return
-    begun = said = time.monotonic()
+    started = printed = time.monotonic()
     done = 0
 
     def count(more: int) -> None:
-        nonlocal done, said
+        nonlocal done, printed
         done += more
         now = time.monotonic()
-        if now - said >= LINE_SECONDS:
-            said = now
-            note(f"zoomgate: {work}: {done} of {total} {things}, {done / (now - begun):.0f} {things}/s")
+        if now - printed >= LINE_SECONDS:
+            printed = now
+            note(f"zoomgate: {operation}: {done} of {total} {unit}, {done / (now - started):.0f} {unit}/s")
 
     yield count
 
 
 @contextlib.contextmanager
-def _bar(work: str, total: int, things: str) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console  # noqa: PLC0415 - slow to import, and not needed elsewhere
+def _bar(operation: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console  # noqa: PLC0415 - slow to import, and used only here
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
-    speed = TextColumn(f"{{task.fields[rate]:.0f}} {things}/s")
+    speed = TextColumn(f"{{task.fields[rate]:.0f}} {unit}/s")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -51,15 +51,15 @@ def _bar(work: str, total: int, things: str) -> Iterator[Callable[[int], None]]:
         speed,
         TimeRemainingColumn(),
     )
-    begun, done = time.monotonic(), 0
-    # what is printed meanwhile goes above the bar on a terminal, and stays out of it where standard output leads elsewhere
+    started, done = time.monotonic(), 0
+    # other output is redirected above the bar only if it goes to the same terminal
     shared = sys.stdout.isatty()
-    with Progress(*columns, console=Console(stderr=True), redirect_stdout=shared) as shown:
-        task = shown.add_task(work, total=total, rate=0.0)
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=shared) as bar:
+        task = bar.add_task(operation, total=total, rate=0.0)
 
         def advance(more: int) -> None:
             nonlocal done
             done += more
-            shown.update(task, completed=done, rate=done / max(time.monotonic() - begun, 1e-9))
+            bar.update(task, completed=done, rate=done / max(time.monotonic() - started, 1e-9))
 
         yield advance

@@ -1,4 +1,4 @@
-"""`zoomgate proxy`: any call of Zoom's REST API, through the running service."""
+"""Command `zoomgate proxy`, which calls Zoom's REST API through the running service."""
 
 import json
 import os
@@ -11,15 +11,16 @@ import click
 from zoomgate import Client
 from zoomgate.v1.proxy_service_pb2 import ZoomResponse
 from zoomgate_server.cli.channel import calls_service, user_argument
-from zoomgate_server.cli.output import FAILURE, USAGE, document, fail, note
+from zoomgate_server.cli.output import FAILURE, USAGE, fail, note, print_json
 from zoomgate_server.telemetry.logs import escape
 
 
 @click.group()
 def proxy() -> None:
-    """Call Zoom's REST API for somebody.
+    """Call Zoom's REST API on a user's behalf.
 
-    What Zoom answers goes to standard output as it came; on a terminal JSON is laid out. The exit code is 1 for a status of 400 and above.
+    The body of Zoom's response is written to standard output unchanged; on a terminal, JSON is indented. The exit code is 1 if the HTTP
+    status is 400 or above.
 
     Example: zoomgate proxy get monica@example.com /users/me
     """
@@ -27,14 +28,14 @@ def proxy() -> None:
 
 def _target(command: Any) -> Any:
     for option in (
-        click.option("-i", "--include", is_flag=True, help="Print status and headers before the body."),
+        click.option("-i", "--include", is_flag=True, help="Print the status and headers before the body."),
         click.option(
             "-H",
             "--header",
             "headers",
             multiple=True,
             metavar="NAME:VALUE",
-            help="Send a header; may be repeated.",
+            help="A header to send. Repeatable.",
         ),
         click.option(
             "-q",
@@ -42,7 +43,7 @@ def _target(command: Any) -> Any:
             "pairs",
             multiple=True,
             metavar="NAME=VALUE",
-            help="Add to the query; may be repeated.",
+            help="A query parameter. Repeatable.",
         ),
     ):
         command = option(command)
@@ -52,14 +53,17 @@ def _target(command: Any) -> Any:
 def _body(command: Any) -> Any:
     for option in (
         click.option(
-            "--content-type", default="application/json", show_default=True, help="What the data is."
+            "--content-type",
+            default="application/json",
+            show_default=True,
+            help="The content type of the data.",
         ),
         click.option(
             "-d",
             "--data",
             default=None,
             metavar="TEXT",
-            help="The body: text, @FILE, or - for standard input.",
+            help="The body: a text, @FILE, or - for standard input.",
         ),
     ):
         command = option(command)
@@ -69,59 +73,59 @@ def _body(command: Any) -> Any:
 @proxy.command()
 @_target
 @calls_service
-def get(client: Client, **given: Any) -> None:
-    """Send a GET for USER to URL, a path of Zoom's API.
+def get(client: Client, **arguments: Any) -> None:
+    """Send a GET request to URL (a path of Zoom's API) for USER.
 
     Example: zoomgate proxy get monica@example.com /users/me/meetings -q page_size=30
     """
-    _call(client.proxy.get, **given)
+    _call(client.proxy.get, **arguments)
 
 
 @proxy.command()
 @_target
 @calls_service
-def delete(client: Client, **given: Any) -> None:
-    """Send a DELETE for USER to URL, a path of Zoom's API.
+def delete(client: Client, **arguments: Any) -> None:
+    """Send a DELETE request to URL (a path of Zoom's API) for USER.
 
     Example: zoomgate proxy delete monica@example.com /meetings/85746065432
     """
-    _call(client.proxy.delete, **given)
+    _call(client.proxy.delete, **arguments)
 
 
 @proxy.command()
 @_target
 @_body
 @calls_service
-def post(client: Client, **given: Any) -> None:
-    """Send a POST for USER to URL, a path of Zoom's API.
+def post(client: Client, **arguments: Any) -> None:
+    """Send a POST request to URL (a path of Zoom's API) for USER.
 
     Example: zoomgate proxy post monica@example.com /users/me/meetings -d '{"topic": "Review", "type": 1}'
     """
-    _call(client.proxy.post, **given)
+    _call(client.proxy.post, **arguments)
 
 
 @proxy.command()
 @_target
 @_body
 @calls_service
-def patch(client: Client, **given: Any) -> None:
-    """Send a PATCH for USER to URL, a path of Zoom's API.
+def patch(client: Client, **arguments: Any) -> None:
+    """Send a PATCH request to URL (a path of Zoom's API) for USER.
 
     Example: zoomgate proxy patch monica@example.com /meetings/85746065432 -d @changes.json
     """
-    _call(client.proxy.patch, **given)
+    _call(client.proxy.patch, **arguments)
 
 
 @proxy.command()
 @_target
 @_body
 @calls_service
-def put(client: Client, **given: Any) -> None:
-    """Send a PUT for USER to URL, a path of Zoom's API.
+def put(client: Client, **arguments: Any) -> None:
+    """Send a PUT request to URL (a path of Zoom's API) for USER.
 
     Example: zoomgate proxy put monica@example.com /meetings/85746065432/status -d '{"action": "end"}'
     """
-    _call(client.proxy.put, **given)
+    _call(client.proxy.put, **arguments)
 
 
 def _call(
@@ -152,7 +156,7 @@ def _call(
 def _pair(option: str, text: str, separator: str) -> dict[str, str]:
     name, found, value = text.partition(separator)
     if not found or not name:
-        fail(f"{option} is {text!r}: write NAME{separator}VALUE", USAGE)
+        fail(f"invalid {option} {text!r}; use NAME{separator}VALUE", USAGE)
     return {"name": name, "value": value.strip() if separator == ":" else value}
 
 
@@ -160,7 +164,7 @@ def _data(text: str) -> bytes:
     if text == "-":
         return sys.stdin.buffer.read()
     if not text.startswith("@"):
-        return os.fsencode(text)  # the bytes that were given, whatever they are
+        return os.fsencode(text)  # the bytes of the argument, even if they are not valid UTF-8
     try:
         return Path(text[1:]).read_bytes()
     except OSError as error:
@@ -169,7 +173,7 @@ def _data(text: str) -> bytes:
 
 def _print(response: ZoomResponse, *, include: bool, as_json: bool) -> None:
     if as_json:
-        document(response)
+        print_json(response)
     else:
         if include:
             click.echo(f"HTTP {response.status}")
@@ -177,16 +181,16 @@ def _print(response: ZoomResponse, *, include: bool, as_json: bool) -> None:
                 click.echo(escape(f"{header.name}: {header.value}"))
             click.echo()
         if sys.stdout.isatty():
-            click.echo(_for_people(response.body), nl=bool(response.body))
+            click.echo(_formatted(response.body), nl=bool(response.body))
         else:
             sys.stdout.buffer.write(response.body)
             sys.stdout.buffer.flush()
     if response.status >= 400:
-        note(f"Zoom answered {response.status}")
+        note(f"Zoom returned HTTP status {response.status}")
         raise SystemExit(FAILURE)
 
 
-def _for_people(body: bytes) -> str:
+def _formatted(body: bytes) -> str:
     try:
         text = json.dumps(json.loads(body), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):

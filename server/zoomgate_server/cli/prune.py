@@ -1,4 +1,4 @@
-"""`zoomgate prune`: taking away what nobody needs any more, beside a running service or without one."""
+"""Command `zoomgate prune`, which applies the retention rules now; the service may run meanwhile."""
 
 import asyncio
 import contextlib
@@ -17,12 +17,12 @@ from zoomgate_server.audit.event import AuditSink
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.output import Table, distance, fail, load_settings
 from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.store_access import is_there, opened
+from zoomgate_server.cli.store_access import exists, open_store
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.retention import Overdue, RetentionPolicy
 from zoomgate_server.encryption import key_check, key_file
 from zoomgate_server.encryption.cipher import KeyRing
-from zoomgate_server.encryption.envelope import OLDEST, Envelope
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.settings import Settings
 from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreOpenError
@@ -30,28 +30,28 @@ from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreO
 
 @dataclass(slots=True)
 class _Outcome:
-    """What was found.
+    """The result of pruning.
 
     Attributes:
-        gone: What was taken away, or would be.
-        kept: How many were written by somebody else meanwhile, and stay.
-        unreadable: How many connections stay since they cannot be opened.
+        pruned: The records that were pruned; with --dry-run, those that would be.
+        kept: The number of records that were modified concurrently and therefore kept.
+        unreadable: The number of connections that cannot be decrypted and were therefore kept.
     """
 
-    gone: list[Overdue] = field(default_factory=list)
+    pruned: list[Overdue] = field(default_factory=list)
     kept: int = 0
     unreadable: int = 0
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Say what would go, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="List what would be pruned, without changing anything.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def prune(dry_run: bool, as_json: bool) -> None:
-    """Take away now what the service takes away by itself: what nobody needs any more.
+    """Delete expired records, and disconnect users who have needed to re-consent for too long.
 
-    Connections that have needed a new consent for more than ZOOMGATE_REAUTH_RETENTION_DAYS are ended. Ended connections are deleted after
-    30 days, pending authorizations and the like once they have expired. Services may run meanwhile. Each connection that goes has a
-    line in the audit trail.
+    The service does the same periodically, and may run meanwhile. Users who have needed to consent again for more than
+    ZOOMGATE_REAUTH_RETENTION_DAYS are disconnected. The records of disconnected users are deleted after 30 days. Pending authorizations
+    and other temporary records are deleted once they have expired. The audit trail records each pruned connection.
 
     Example: zoomgate prune --dry-run
     """
@@ -60,48 +60,47 @@ def prune(dry_run: bool, as_json: bool) -> None:
         ring = key_file.load(loaded.keys_path)
     except key_file.KeyFileError as error:
         fail(str(error))
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
-        with contextlib.nullcontext() if dry_run else AuditLog(loaded, store=is_there(loaded)) as audited:
-            outcome = asyncio.run(_prune(loaded, ring, audited))
+        with contextlib.nullcontext() if dry_run else AuditLog(loaded, store=exists(loaded)) as audit_log:
+            outcome = asyncio.run(_prune(loaded, ring, audit_log))
     except StoreOpenError as error:
         fail(str(error))
     except StoreError as error:
-        fail(f"The store failed ({error}): run this again, it goes on where it stopped")
+        fail(f"the store failed ({error}); run this again to continue")
     except ZoomgateError as error:
         fail(error.message)
     if as_json:
-        click.echo(json.dumps(_fields(outcome, dry_run=dry_run, seconds=time.monotonic() - begun)))
+        click.echo(json.dumps(_fields(outcome, dry_run=dry_run, seconds=time.monotonic() - started)))
     else:
-        _show(outcome, dry_run=dry_run)
+        _print(outcome, dry_run=dry_run)
 
 
-async def _prune(loaded: Settings, ring: KeyRing, audited: AuditLog | None) -> _Outcome:
+async def _prune(loaded: Settings, ring: KeyRing, audit_log: AuditLog | None) -> _Outcome:
     outcome = _Outcome()
-    async with opened(loaded) as store:
+    async with open_store(loaded) as store:
         for app in await store.apps():
             envelope = Envelope(app=app, keys=ring)
-            envelope.version = OLDEST
-            mark, _ = await store.get(key_check.key_of(app))
-            if mark is not None:
-                envelope.open(mark)  # the vault follows its version
-            audit = (lambda _: None) if audited is None else audited.forward
+            stored_check, _ = await store.get(key_check.key_of(app))
+            if stored_check is not None:
+                envelope.open(stored_check)  # fails unless the key ring fits the store
+            audit = (lambda _: None) if audit_log is None else audit_log.forward
             retention = _retention(store, envelope, loaded.reauth_retention_days, audit)
-            found = [overdue async for overdue in _all(retention)]
+            found = [overdue async for overdue in _find_overdue(retention)]
             outcome.unreadable += retention.unreadable
-            if audited is None:
-                outcome.gone += found
+            if audit_log is None:
+                outcome.pruned += found
                 continue
-            with progress("reaping", len(found)) as advance:
+            with progress("pruning", len(found)) as advance:
                 try:
                     for overdue in found:
                         if await retention.prune(overdue):
-                            outcome.gone.append(overdue)
+                            outcome.pruned.append(overdue)
                         else:
                             outcome.kept += 1
                         advance(1)
                 finally:
-                    await retention.drain()  # Ctrl-C does not come between what goes and its line
+                    await retention.drain()  # on Ctrl+C, the audit event of a pruned record is still written
     return outcome
 
 
@@ -114,11 +113,11 @@ def _retention(store: RecordStore, envelope: Envelope, reauth_days: int, audit: 
         reauth_days=reauth_days,
         audit=audit,
         on_pruned=lambda _: None,
-        chance=random.Random(),  # noqa: S311 - it keeps no secret
+        chance=random.Random(),  # noqa: S311 - not used for secrets
     )
 
 
-async def _all(retention: RetentionPolicy) -> AsyncIterator[Overdue]:
+async def _find_overdue(retention: RetentionPolicy) -> AsyncIterator[Overdue]:
     async for overdue in retention.find_overdue_reauth():
         yield overdue
     async for overdue in retention.find_expired():
@@ -128,14 +127,14 @@ async def _all(retention: RetentionPolicy) -> AsyncIterator[Overdue]:
 def _fields(outcome: _Outcome, *, dry_run: bool, seconds: float) -> dict[str, Any]:
     return {
         "dryRun": dry_run,
-        "pruned": dict(sorted(Counter(overdue.kind for overdue in outcome.gone).items())),
+        "pruned": dict(sorted(Counter(overdue.kind for overdue in outcome.pruned).items())),
         "connections": [
             {
                 "userEmail": overdue.user_email,
                 "kind": overdue.kind,
                 "since": datetime.fromtimestamp(overdue.since, UTC).isoformat(timespec="seconds"),
             }
-            for overdue in outcome.gone
+            for overdue in outcome.pruned
             if overdue.user_email
         ],
         "kept": outcome.kept,
@@ -144,7 +143,7 @@ def _fields(outcome: _Outcome, *, dry_run: bool, seconds: float) -> dict[str, An
     }
 
 
-def _show(outcome: _Outcome, *, dry_run: bool) -> None:
+def _print(outcome: _Outcome, *, dry_run: bool) -> None:
     now = datetime.now(UTC)
     Table("USER", "WAS", "SINCE").add(
         [
@@ -153,15 +152,18 @@ def _show(outcome: _Outcome, *, dry_run: bool) -> None:
                 overdue.kind,
                 distance(datetime.fromtimestamp(overdue.since, UTC), now),
             )
-            for overdue in outcome.gone
+            for overdue in outcome.pruned
             if overdue.user_email
         ]
     )
-    counts = Counter(overdue.kind for overdue in outcome.gone)
+    counts = Counter(overdue.kind for overdue in outcome.pruned)
     listed = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "nothing"
-    sentence = f"{'Would go' if dry_run else 'Gone'}: {listed}."
+    sentence = f"{'Would be pruned' if dry_run else 'Pruned'}: {listed}."
     if outcome.kept:
-        sentence += f" {outcome.kept} record(s) were written meanwhile and stay."
+        sentence += f" {outcome.kept} record(s) were kept because they were modified meanwhile."
     if outcome.unreadable:
-        sentence += f" {outcome.unreadable} connection(s) cannot be opened and stay: `zoomgate keys list` shows which key is missing."
+        sentence += (
+            f" {outcome.unreadable} connection(s) were kept because they cannot be decrypted;"
+            " `zoomgate keys list` shows the missing key."
+        )
     click.echo(sentence)

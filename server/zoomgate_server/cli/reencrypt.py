@@ -1,4 +1,4 @@
-"""Sealing the records of the store anew, for `keys rotate`, `keys reencrypt` and `store upgrade`."""
+"""Re-encryption of the store, for `keys rotate` and `keys reencrypt`."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from typing import Any
 
 from zoomgate_server.cli.output import fail
 from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.store_access import NoStoreError, opened
+from zoomgate_server.cli.store_access import NoStoreError, open_store
 from zoomgate_server.encryption import key_usage
 from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.encryption.reencryption import reencrypt
@@ -15,17 +15,17 @@ from zoomgate_server.settings import Settings
 from zoomgate_server.storage import scan
 from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreOpenError
 
-_SHOWN = 3
-"""Names of records that a sentence lists."""
+_MAX_LISTED = 3
+"""How many record names an error message lists."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a sweep came to.
+class Summary:
+    """The result of a re-encryption.
 
     Attributes:
-        sentence: For people.
-        fields: For programs.
+        sentence: The result as text.
+        fields: The result as JSON.
         problem: What is left to do, or empty.
     """
 
@@ -34,62 +34,53 @@ class Outcome:
     problem: str = ""
 
 
-def reencrypt_store(loaded: Settings, ring: KeyRing, *, must_exist: bool = True) -> Outcome:
-    """Sweep the store of the settings, showing progress, or end with why not.
+def reencrypt_store(loaded: Settings, ring: KeyRing, *, must_exist: bool = True) -> Summary:
+    """Re-encrypt the store of the settings and display progress. Exits the program if the store fails.
 
     Args:
-        loaded: The settings.
-        ring: The key ring.
-        must_exist: Whether it is a failure if there is no store.
+        must_exist: Whether a missing store is a failure.
     """
     try:
-        return asyncio.run(_sweep_opened(loaded, ring))
+        return asyncio.run(_open_and_reencrypt(loaded, ring))
     except NoStoreError as error:
         if must_exist:
             fail(str(error))
-        return Outcome("There is no store yet, so no record was sealed anew.")
+        return Summary("There is no store yet, so no record was re-encrypted.")
     except StoreOpenError as error:
         fail(str(error))
     except StoreError as error:
-        fail(
-            f"The store failed ({error}): run `zoomgate keys reencrypt`, which goes on where this one stopped"
-        )
+        fail(f"The store failed ({error}); run `zoomgate keys reencrypt` to continue where this run stopped")
 
 
-async def _sweep_opened(loaded: Settings, ring: KeyRing) -> Outcome:
-    async with opened(loaded) as store:
-        return await reencrypted(store, ring)
+async def _open_and_reencrypt(loaded: Settings, ring: KeyRing) -> Summary:
+    async with open_store(loaded) as store:
+        return await _reencrypt(store, ring)
 
 
-async def reencrypted(store: RecordStore, ring: KeyRing) -> Outcome:
-    """Sweep an open store, showing progress.
-
-    Raises:
-        StoreError: The store failed.
-    """
-    begun = time.monotonic()
-    with progress("sealing anew", await scan.total(store)) as advance:
-        done = await reencrypt(store, ring, advance)
-    seconds = time.monotonic() - begun
-    left = {
-        key_id: sum(counted.values())
-        for key_id, counted in (await key_usage.by_key(store)).items()
+async def _reencrypt(store: RecordStore, ring: KeyRing) -> Summary:
+    started = time.monotonic()
+    with progress("re-encrypting", await scan.total(store)) as advance:
+        result = await reencrypt(store, ring, advance)
+    seconds = time.monotonic() - started
+    other_keys = {
+        key_id: sum(counts.values())
+        for key_id, counts in (await key_usage.by_key(store)).items()
         if key_id not in ("", ring.primary_id)
     }
-    rate = (done.reencrypted + done.current) / max(seconds, 1e-9)
+    rate = (result.reencrypted + result.current) / max(seconds, 1e-9)
     problem = ""
-    if done.failed:
-        names = ", ".join(f"{name} ({why})" for name, why in list(done.failed.items())[:_SHOWN])
-        problem = f"{len(done.failed)} record(s) cannot be opened and were left as they are: {names}"
-    elif left:
-        problem = f"{sum(left.values())} record(s) came in meanwhile under another key: run `zoomgate keys reencrypt` once more"
-    return Outcome(
-        f"{done.reencrypted} record(s) were sealed anew, {done.current} needed nothing ({rate:.0f} records/s).",
+    if result.failed:
+        names = ", ".join(f"{name} ({error})" for name, error in list(result.failed.items())[:_MAX_LISTED])
+        problem = f"{len(result.failed)} record(s) cannot be opened and are unchanged: {names}"
+    elif other_keys:
+        problem = f"{sum(other_keys.values())} record(s) were written under another key meanwhile; run `zoomgate keys reencrypt` again"
+    return Summary(
+        f"Re-encrypted {result.reencrypted} record(s); {result.current} were current already ({rate:.0f} records/s).",
         {
-            "reencrypted": done.reencrypted,
-            "current": done.current,
-            "failed": len(done.failed),
-            "otherKeys": left,
+            "reencrypted": result.reencrypted,
+            "current": result.current,
+            "failed": len(result.failed),
+            "otherKeys": other_keys,
             "seconds": round(seconds, 3),
             "recordsPerSecond": round(rate, 1),
         },

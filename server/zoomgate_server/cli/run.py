@@ -1,4 +1,4 @@
-"""`zoomgate run`: everything for one person on one machine."""
+"""Command `zoomgate run`, which starts everything for development on one machine."""
 
 import contextlib
 import os
@@ -23,18 +23,21 @@ from zoomgate_server.identity import Principal, Role, UserPatterns
 from zoomgate_server.startup import Started, StartError
 
 MEMBER = "monica@example.com"
-"""Whom the printed commands are about: somebody with an account at the simulated Zoom."""
+"""The user in the printed commands, who has an account at the simulated Zoom."""
 
 
 @click.command()
 @click.option(
-    "--simulator-listen", default="127.0.0.1:8090", show_default=True, help="HOST:PORT of the simulated Zoom."
+    "--simulator-listen",
+    default="127.0.0.1:8090",
+    show_default=True,
+    help="Address (HOST:PORT) of the simulated Zoom.",
 )
 @setting_options
 def run(overrides: Mapping[str, str], simulator_listen: str) -> None:
-    """Start everything on this machine: service, store and simulated Zoom.
+    """Start the service, its store and a simulated Zoom on this machine.
 
-    With ZOOMGATE_CLIENT_ID set, the real Zoom is used and no simulator is started.
+    If ZOOMGATE_CLIENT_ID is set, the service uses the real Zoom and no simulator is started.
 
     Example: zoomgate run
     """
@@ -43,28 +46,31 @@ def run(overrides: Mapping[str, str], simulator_listen: str) -> None:
     if loaded.client_id:
         run_forever(_with_zoom(loaded), loaded)
     else:
-        for name, where in (("ZOOMGATE_LISTEN", loaded.listen), ("ZOOMGATE_HTTP_LISTEN", loaded.http_listen)):
-            if not where.is_loopback:
+        for name, address in (
+            ("ZOOMGATE_LISTEN", loaded.listen),
+            ("ZOOMGATE_HTTP_LISTEN", loaded.http_listen),
+        ):
+            if not address.is_loopback:
                 fail(
-                    f"{name} is {where}, and beside the simulated Zoom calls need no key:"
-                    " listen on 127.0.0.1, or set ZOOMGATE_CLIENT_ID for the real one"
+                    f"{name} is {address}, but with the simulated Zoom, calls need no key;"
+                    " listen on 127.0.0.1, or set ZOOMGATE_CLIENT_ID to use the real Zoom"
                 )
         run_forever(_with_simulator(dict(overrides), environ, simulator_listen), loaded)
 
 
 async def _with_zoom(loaded: settings.Settings) -> None:
-    """Serve with the real Zoom; the caller key is in a file."""
-    with _keys(loaded, {CALLER_KEY_FILE: _dev()}) as (keys, made):
+    """Serve with the real Zoom; calls need the key in the caller key file."""
+    with _keys(loaded, {CALLER_KEY_FILE: _dev()}) as (keys, created):
 
         def announce(started: Started) -> None:
-            _tell(loaded, made)
+            _audit_created_keys(loaded, created)
             _announce(started, loaded, None)
 
         await serve_with(loaded, announce=announce, keys=keys)
 
 
 async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str], listen: str) -> None:
-    """Serve with the simulated Zoom; a call without a credential is the caller `dev`'s."""
+    """Serve with the simulated Zoom; calls without credentials are attributed to the caller `dev`."""
     address = simulator_address("--simulator-listen", listen)
     secret = secrets.token_urlsafe(32)
     simulator = Simulator(SimulatorOptions(host=address.host, port=address.port, webhook_secret=secret))
@@ -91,16 +97,16 @@ async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str],
             subject=MEMBER,
         )
         files = {MEMBER_KEY_FILE: member}
-        # from a start with the real Zoom; the commands send it
-        with contextlib.suppress(OSError):  # what cannot be looked at is told with the keys
+        # a previous start with the real Zoom left this key, which the commands send
+        with contextlib.suppress(OSError):  # `_keys` reports an inaccessible folder
             if (loaded.data_dir / CALLER_KEY_FILE).exists():
                 files[CALLER_KEY_FILE] = _dev()
 
-        with _keys(loaded, files) as (keys, made):
+        with _keys(loaded, files) as (keys, created):
 
             def announce(started: Started) -> None:
                 simulator.webhooks.url = f"http://{started.http}/webhooks/zoom"
-                _tell(loaded, made)
+                _audit_created_keys(loaded, created)
                 _announce(started, loaded, simulator)
 
             await serve_with(
@@ -114,7 +120,7 @@ async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str],
 
 
 def _dev() -> Principal:
-    """The caller of one's own machine: everything but what belongs to members."""
+    """Return the caller for local development, with all rights except those of members."""
     return Principal(
         name="dev",
         roles=frozenset({Role.SERVICE, Role.ADMIN}),
@@ -130,51 +136,63 @@ def _dev() -> Principal:
 def _keys(
     loaded: settings.Settings, files: Mapping[str, Principal]
 ) -> Iterator[tuple[list[tuple[str, Principal]], Mapping[Path, Principal]]]:
-    """Give the keys that are kept in the data folder, made if need be, and which were made; a start that fails leaves none behind."""
+    """Read the keys in the data folder, creating missing ones; yield all keys and those that were created.
+
+    If the start fails, the created files are deleted.
+    """
     folder = loaded.data_dir
     try:
-        made = [path for path in (folder, *(folder / name for name in files)) if not path.exists()]
+        created = [path for path in (folder, *(folder / name for name in files)) if not path.exists()]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        keys = [(digest(obtain(folder / name)), who) for name, who in files.items()]
+        keys = [(digest(obtain(folder / name)), principal) for name, principal in files.items()]
     except CallerKeyError as error:
         fail(str(error))
     except OSError as error:
         fail(f"ZOOMGATE_DATA_DIR: cannot create or use {folder} ({error.strerror}); check its owner and mode")
     try:
-        yield keys, {folder / name: who for name, who in files.items() if folder / name in made}
+        yield (
+            keys,
+            {folder / name: principal for name, principal in files.items() if folder / name in created},
+        )
     except StartError:
-        for path in reversed(made):
+        for path in reversed(created):
             with contextlib.suppress(OSError):
                 path.rmdir() if path.is_dir() else path.unlink()
         raise
 
 
-def _tell(loaded: settings.Settings, made: Mapping[Path, Principal]) -> None:
-    """Tell the audit trail who got a key, if anybody did."""
-    if not made:
+def _audit_created_keys(loaded: settings.Settings, created: Mapping[Path, Principal]) -> None:
+    """Record in the audit trail the callers for which keys were created."""
+    if not created:
         return
-    with AuditLog(loaded) as audited:
-        for file, who in made.items():
-            users = "*" if who.users.everyone else who.email or ""
-            audited.record("callers.added", caller=who.name, role=who.role_names, users=users, file=str(file))
+    with AuditLog(loaded) as audit_log:
+        for file, principal in created.items():
+            users = "*" if principal.users.everyone else principal.email or ""
+            audit_log.record(
+                "callers.added",
+                caller=principal.name,
+                role=principal.role_names,
+                users=users,
+                file=str(file),
+            )
 
 
 def _announce(started: Started, loaded: settings.Settings, simulator: Simulator | None) -> None:
-    """Say that it runs and what to try next."""
+    """Print the ready line and the commands to try next."""
     ready(started)
     click.echo(_guide(started, loaded, simulator), color=None)
     sys.stdout.flush()
 
 
 def _command() -> str:
-    """Give the name by which a shell in this folder finds this command."""
-    called = Path(sys.argv[0])
-    return "zoomgate" if called.name != "zoomgate" or shutil.which("zoomgate") else shlex.quote(str(called))
+    """Return the name or path under which a shell in this folder finds the command."""
+    program = Path(sys.argv[0])
+    return "zoomgate" if program.name != "zoomgate" or shutil.which("zoomgate") else shlex.quote(str(program))
 
 
 def _guide(started: Started, loaded: settings.Settings, simulator: Simulator | None) -> str:
     data_dir = loaded.data_dir
-    # what signed the certificate is not known here; its own chain is enough where it signed itself
+    # the issuing CA is unknown here; the certificate file is sufficient as CA file if the certificate is self-signed
     tls = "" if loaded.tls is None else f"-cacert {shlex.quote(str(loaded.tls[0]))}"
     auth = (
         ""
@@ -191,9 +209,9 @@ def _guide(started: Started, loaded: settings.Settings, simulator: Simulator | N
     call = f"grpcurl {tls or '-plaintext'}{auth}"
     service = f"{started.grpc} zoomgate.v1"
     zoom = (
-        f"{simulator.url} (simulated, no account needed)\n             look inside: {simulator.page_url}"
+        f"{simulator.url} (simulated, no account needed)\n             overview page: {simulator.page_url}"
         if simulator
-        else "the real one"
+        else "the real Zoom"
     )
     head = f"""
 Zoomgate is running.
@@ -205,28 +223,30 @@ Zoomgate is running.
     simulated = simulator.url.removeprefix("http://") if simulator else ""
     member_key = f"$(cat {shlex.quote(str(data_dir / MEMBER_KEY_FILE))})"
     member = f"""
-Remove the app at Zoom as {MEMBER}: the connection ends.
+Remove the app at Zoom as {MEMBER}, which disconnects the user:
   {zoomgate} simulator event app_deauthorized {MEMBER} --at {simulated}
 
-Call as the member {MEMBER} instead of the caller dev (acts for itself only):
+Call as the member {MEMBER}, who can act only for herself, instead of the caller dev:
   grpcurl {tls or "-plaintext"} -H "authorization: Bearer {member_key}" -d '{{"userEmail": "{MEMBER}"}}' \\
     {service}.AuthService/ValidateUser
 """
     return f"""{head}
-Connect a person: run this, open authorization_url in a browser, continue to Zoom, choose {user} and allow.
+What to try next:
+
+Connect a user: run this command, open authorization_url in a browser, continue to Zoom, choose {user} and allow access.
   {call} -d '{{"userEmail": "{user}"}}' {service}.AuthService/BeginAuthorization
-or let the command do that, and wait:
+Or open the browser and wait for the consent with one command:
   {zoomgate} connect {user} {options}
 
-Then, in that person's name:
+Then call Zoom on the user's behalf:
   {call} -d '{{"userEmail": "{user}", "meetingDetails": {{"topic": "First meeting"}}}}' {service}.MeetingsService/CreateMeeting
   {call} -d '{{"userEmail": "{user}", "meetingId": MEETING_ID}}' {service}.MeetingsService/GetMeeting
   {call} -d '{{"userEmail": "{user}", "meetingId": MEETING_ID}}' {service}.MeetingsService/DeleteMeeting
   {call} -d '{{"userEmail": "{user}", "url": "/users/me", "parseJson": true}}' {service}.ProxyService/Get
 
-Look around:
+List services and connections:
   {call} {started.grpc} list
   {zoomgate} connections list {options}
 {member if simulator else ""}
-Stop with Ctrl-C.
+Press Ctrl+C to stop.
 """

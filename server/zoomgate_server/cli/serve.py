@@ -1,4 +1,4 @@
-"""`zoomgate serve`: the service, from its settings."""
+"""Command `zoomgate serve`, which starts the service."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from zoomgate_server.telemetry import logs
 @click.command()
 @setting_options
 def serve(overrides: Mapping[str, str]) -> None:
-    """Start the service from its settings. Every caller needs a key (zoomgate callers add).
+    """Start the service. Every caller needs a key (`zoomgate callers add`).
 
     Example: ZOOMGATE_CONFIG=zoomgate.toml zoomgate serve
     """
@@ -27,11 +27,11 @@ def serve(overrides: Mapping[str, str]) -> None:
     missing = []
     if not loaded.client_id:
         missing.append(
-            "ZOOMGATE_CLIENT_ID is required: set it to your Zoom app's client id, or try everything without one with `zoomgate run`"
+            "ZOOMGATE_CLIENT_ID is required; set it to the client ID of your Zoom app, or run `zoomgate run` to use a simulated Zoom"
         )
     if loaded.callers_path is None:
         missing.append(
-            "ZOOMGATE_CALLERS is required: make the file with `zoomgate callers add NAME --role service --users '*'`"
+            "ZOOMGATE_CALLERS is required; create the file with `zoomgate callers add NAME --role service --users '*'`"
         )
     if missing:
         fail("\n".join(missing))
@@ -39,7 +39,7 @@ def serve(overrides: Mapping[str, str]) -> None:
 
 
 def load(overrides: Mapping[str, str], environ: Mapping[str, str] | None = None) -> settings.Settings:
-    """Read the settings and set up the logs, or end with everything that is wrong."""
+    """Read the settings and configure the logs; exit with all problems if the settings are invalid."""
     try:
         loaded = settings.load(
             os.environ if environ is None else environ, overrides, terminal=sys.stderr.isatty()
@@ -57,37 +57,36 @@ async def serve_with(
     anonymous: Principal | None = None,
     keys: Sequence[tuple[str, Principal]] = (),
 ) -> None:
-    """Serve in this process, or in as many others as the settings say.
+    """Serve in this process, or in worker processes if the settings request several.
 
     Args:
-        loaded: The settings.
-        announce: Called once everything serves.
-        anonymous: Who calls without a credential are from, or None.
-        keys: Keys beside those of the callers file: SHA-256 as 64 hex digits, and whose it is.
+        announce: Called once all servers accept calls.
+        anonymous: The principal of calls without credentials; None rejects such calls.
+        keys: Keys in addition to the callers file: the SHA-256 as 64 hex digits, and the principal.
 
     Raises:
-        StartError: It cannot start.
+        StartError: The service cannot start.
     """
     if loaded.workers > 1:
-        from zoomgate_server.app import supervisor  # noqa: PLC0415 - one of both is needed
+        from zoomgate_server.app import supervisor  # noqa: PLC0415 - needed only with workers
 
         await supervisor.supervise(loaded, announce=announce, anonymous=anonymous, keys=keys)
         return
-    from zoomgate_server.app import lifecycle  # noqa: PLC0415 - with workers this process stays free of gRPC
-    from zoomgate_server.rpc.middleware.authentication import StaticKey  # noqa: PLC0415 - the same
+    from zoomgate_server.app import lifecycle  # noqa: PLC0415 - with workers, this process does not load gRPC
+    from zoomgate_server.rpc.middleware.authentication import StaticKey  # noqa: PLC0415 - as above
 
-    extra = [StaticKey(sha256, whose) for sha256, whose in keys]
+    extra = [StaticKey(sha256, principal) for sha256, principal in keys]
     await lifecycle.serve(loaded, announce=announce, anonymous=anonymous, extra_keys=extra)
 
 
 def ready(started: Started) -> None:
-    """Print the line that programs wait for."""
+    """Print the ready line, which supervising programs wait for."""
     click.echo(f"zoomgate: ready grpc={started.grpc} http={started.http}")
     sys.stdout.flush()
 
 
 def run_forever(service: Coroutine[Any, Any, None], loaded: settings.Settings) -> None:
-    """Run a service until it ends, or end with why it cannot start."""
+    """Run the service until it stops; exit with an error message if it cannot start."""
     try:
         (event_loop.run if loaded.workers == 1 else asyncio.run)(service)
     except StartError as error:

@@ -11,7 +11,7 @@ import orjson
 
 from zoom_simulator.faults import ENDPOINTS, KINDS
 from zoom_simulator.webhooks import EVENTS
-from zoomgate_server.cli.output import UNREACHABLE, USAGE, facts, fail, note
+from zoomgate_server.cli.output import UNREACHABLE, USAGE, fail, note, print_fields
 from zoomgate_server.settings import Address
 from zoomgate_server.telemetry.logs import plain
 
@@ -101,7 +101,7 @@ def stats(at: str, as_json: bool) -> None:
         _print(response, as_json=True, text="")
         return
     counters = response.pop("counters")
-    facts({name: str(value) for name, value in (response | counters).items()})
+    print_fields({name: str(value) for name, value in (response | counters).items()})
 
 
 def _call(

@@ -1,4 +1,4 @@
-"""`zoomgate store`: backup, restore and upgrade of what is stored."""
+"""`zoomgate store`: backup and restore of the store."""
 
 import asyncio
 import json
@@ -11,24 +11,21 @@ import click
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.output import fail, load_settings, note
 from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.reencrypt import Outcome, reencrypted
-from zoomgate_server.cli.store_access import file_of, is_there, opened
+from zoomgate_server.cli.store_access import exists, file_of, open_store
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.encryption import key_check, key_file, key_usage
-from zoomgate_server.encryption.cipher import KeyRing
-from zoomgate_server.encryption.envelope import NEWEST, Envelope
+from zoomgate_server.encryption import key_file, key_usage
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.settings import Settings
 from zoomgate_server.storage import backup as backups
 from zoomgate_server.storage import scan
-from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreOpenError
+from zoomgate_server.storage.record_store import StoreError, StoreOpenError
 
 _T = TypeVar("_T")
 
 
 @click.group()
 def store() -> None:
-    """Back up, restore and upgrade the store.
+    """Back up and restore the store.
 
     Example: zoomgate store backup /backups/zoomgate-monday.db
     """
@@ -38,19 +35,20 @@ def store() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def backup(file: Path, as_json: bool) -> None:
-    """Copy the store to FILE, beside a running service; FILE must not exist and gets mode 0600.
+    """Copy the store to FILE while the service is running. FILE must not exist; it is created with mode 0600.
 
-    The copy is verified before the command says that it is done. The keys are not in it: without a copy of the key ring it opens nothing.
+    The copy is verified before the command succeeds. It does not contain the keys: without a copy of the key ring, it cannot be decrypted.
 
     Example: zoomgate store backup /backups/zoomgate-monday.db
     """
     loaded = load_settings("run this where the service runs")
-    with AuditLog(loaded, store=is_there(loaded)) as audited:
+    with AuditLog(loaded, store=exists(loaded)) as audit:
         records = _run(_backup(loaded, file))
-        audited.record("store.backed_up", file=str(file), records=records)
-    _say(
+        audit.record("store.backed_up", file=str(file), records=records)
+    _print(
         as_json,
-        f"{file} holds {records} record(s), verified. The keys are not in it: keep a copy of {loaded.keys_path} too, in another place.",
+        f"Copied {records} record(s) to {file} and verified them. The keys are not included: keep a copy of {loaded.keys_path} in another"
+        " place.",
         {"file": str(file), "records": records},
     )
 
@@ -59,59 +57,32 @@ def backup(file: Path, as_json: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def restore(file: Path, as_json: bool) -> None:
-    """Write the records of the backup FILE into the store, which must be empty or not there. Stop the service first.
+    """Restore the backup FILE into the store, which must be empty or missing. Stop the service first.
 
-    People whose tokens were refreshed since the backup have to consent again at their next use; nobody else notices.
+    Users whose tokens were refreshed since the backup must consent again at their next use. Other users are not affected.
 
     Example: zoomgate store restore /backups/zoomgate-monday.db
     """
     loaded = load_settings("run this where the service runs")
-    with AuditLog(loaded, store=file.exists()) as audited:
-        records, used = _run(_restore(loaded, file))
-        audited.record("store.restored", file=str(file), records=records)
-    lacking = sorted(set(used) - _ids(loaded.keys_path) - {""})
-    _say(
+    with AuditLog(loaded, store=file.exists()) as audit:
+        records, used_keys = _run(_restore(loaded, file))
+        audit.record("store.restored", file=str(file), records=records)
+    missing = sorted(set(used_keys) - _ids(loaded.keys_path) - {""})
+    _print(
         as_json,
-        f"The store holds {records} record(s) of {file}.",
-        {"file": str(file), "records": records, "missingKeys": lacking},
+        f"Restored {records} record(s) from {file}.",
+        {"file": str(file), "records": records, "missingKeys": missing},
     )
-    if lacking:
+    if missing:
         fail(
-            f"{loaded.keys_path} lacks what opens them, key {', '.join(lacking)}: the keys are in no backup, put back your copy of the ring"
+            f"{loaded.keys_path} lacks key {', '.join(missing)}, which encrypted restored records; backups contain no keys, so restore your"
+            " copy of the key ring"
         )
-
-
-@store.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def upgrade(as_json: bool) -> None:
-    """Bring the store to the newest version of the record format, beside running services.
-
-    Afterwards no release starts on it that does not read that version, and going back needs a backup: upgrade once every process runs this
-    release and you mean to stay. What is done is skipped, so an interrupted upgrade is simply run again.
-
-    Example: zoomgate store upgrade
-    """
-    loaded = load_settings("run this where the service runs")
-    try:
-        ring = key_file.load(loaded.keys_path)
-    except key_file.KeyFileError as error:
-        fail(str(error))
-    with AuditLog(loaded, store=is_there(loaded)) as audited:
-        upgraded, outcome = _run(_upgrade(loaded, ring))
-        audited.record("store.upgraded", "incomplete" if outcome.problem else "ok", version=NEWEST)
-    before = "is of" if not upgraded else "was brought to"
-    _say(
-        as_json,
-        f"The store {before} version {NEWEST}. {outcome.sentence}",
-        {"version": NEWEST, "upgraded": upgraded, **outcome.fields},
-    )
-    if outcome.problem:
-        fail(outcome.problem)
 
 
 async def _backup(loaded: Settings, file: Path) -> int:
     path = file_of(loaded)
-    async with opened(loaded) as source:
+    async with open_store(loaded) as source:
         if path is not None:
             with progress("copying", backups.count(path)) as advance:
                 return await asyncio.to_thread(backups.copy_file, path, file, advance)
@@ -126,36 +97,24 @@ async def _restore(loaded: Settings, file: Path) -> tuple[int, list[str]]:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             records = await asyncio.to_thread(backups.copy_file, file, path, advance)
         else:
-            async with opened(loaded) as target:
+            async with open_store(loaded) as target:
                 records = await backups.restore_records(file, target, SystemClock().wall, advance)
-    async with opened(loaded) as target:
+    async with open_store(loaded) as target:
         return records, list(await key_usage.by_key(target))
 
 
-async def _upgrade(loaded: Settings, ring: KeyRing) -> tuple[bool, Outcome]:
-    async with opened(loaded) as found:
-        return await _upgrade_canaries(found, ring), await reencrypted(found, ring)
-
-
-async def _upgrade_canaries(found: RecordStore, ring: KeyRing) -> bool:
-    done = [await key_check.upgrade(found, Envelope(app=app, keys=ring)) for app in await found.apps()]
-    if any(done):
-        note(f"zoomgate: version {NEWEST} is written from now on; records of older versions are sealed anew")
-    return any(done)
-
-
-def _run(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run work on the store, or end with why it failed."""
+def _run(operation: Coroutine[Any, Any, _T]) -> _T:
+    """Run an operation on the store. Exits the program with an error message if it fails."""
     try:
-        return asyncio.run(work)
+        return asyncio.run(operation)
     except (StoreOpenError, backups.BackupError) as error:
         fail(str(error))
     except StoreError as error:
-        fail(f"The store failed ({error}): run this again")
+        fail(f"The store failed ({error}); run this again")
     except ZoomgateError as error:
         fail(error.message)
     except OSError as error:
-        fail(f"The folder of the store cannot be made ({error.strerror}): check ZOOMGATE_STORE")
+        fail(f"The folder of the store cannot be created ({error.strerror}); check ZOOMGATE_STORE")
 
 
 def _ids(path: Path) -> frozenset[str]:
@@ -166,5 +125,5 @@ def _ids(path: Path) -> frozenset[str]:
         return frozenset()
 
 
-def _say(as_json: bool, sentence: str, fields: dict[str, Any]) -> None:
+def _print(as_json: bool, sentence: str, fields: dict[str, Any]) -> None:
     click.echo(json.dumps(fields) if as_json else sentence)

@@ -1,4 +1,4 @@
-"""The store that the settings name, for a command that works on it beside the service or without one."""
+"""The store of the settings, for commands that use it with or without a running service."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -11,26 +11,26 @@ from zoomgate_server.storage.sqlite import SqliteStore
 
 
 class NoStoreError(StoreOpenError):
-    """There is no store yet."""
+    """The store does not exist yet."""
 
 
 def file_of(loaded: Settings) -> Path | None:
-    """Give the file of the store, or None if it is kept elsewhere."""
+    """Return the store's file, or None if the store is a database server."""
     return loaded.store_path if loaded.store_uri is None else None
 
 
-def is_there(loaded: Settings) -> bool:
-    """Tell whether there is a store; one in a database counts as such until it is opened."""
+def exists(loaded: Settings) -> bool:
+    """Return whether the store exists. A database server counts as existing until it is opened."""
     return loaded.store_uri is not None or loaded.store_path.exists()
 
 
 @contextlib.asynccontextmanager
-async def opened(loaded: Settings) -> AsyncIterator[RecordStore]:
-    """Open the store; none is made.
+async def open_store(loaded: Settings) -> AsyncIterator[RecordStore]:
+    """Open the store. It is not created if it does not exist.
 
     Raises:
-        NoStoreError: There is none.
-        StoreOpenError: It cannot be used.
+        NoStoreError: The store does not exist.
+        StoreOpenError: The store cannot be used.
     """
     store: RecordStore
     if loaded.store_uri is not None:
@@ -41,7 +41,7 @@ async def opened(loaded: Settings) -> AsyncIterator[RecordStore]:
         store = await SqliteStore.open(loaded.store_path, SystemClock().wall)
     else:
         raise NoStoreError(
-            f"There is no store at {loaded.store_path}: name yours in ZOOMGATE_STORE or ZOOMGATE_DATA_DIR"
+            f"There is no store at {loaded.store_path}; name yours in ZOOMGATE_STORE or ZOOMGATE_DATA_DIR"
         )
     try:
         yield store

@@ -1,15 +1,15 @@
-"""`zoomgate token`: a person's access token, through the running service."""
+"""Command `zoomgate token`, which checks or prints a user's access token through the running service."""
 
 import click
 
 from zoomgate import Client
 from zoomgate_server.cli.channel import calls_service, user_argument
-from zoomgate_server.cli.output import FAILURE, document, facts, when
+from zoomgate_server.cli.output import FAILURE, local_time, print_fields, print_json
 
 
 @click.group()
 def token() -> None:
-    """Check a person's access token, or get it.
+    """Check or print a user's access token.
 
     Example: zoomgate token check monica@example.com
     """
@@ -19,18 +19,20 @@ def token() -> None:
 @user_argument
 @calls_service
 def check(client: Client, as_json: bool, user: str) -> None:
-    """Tell whether the stored access token of USER is expired: exit code 0 if it is valid, 1 if not.
+    """Check whether the stored access token of USER has expired. The exit code is 0 if it is valid, and 1 otherwise.
 
-    An expired one is no problem: the next call refreshes it.
+    The next call refreshes an expired token.
 
     Example: zoomgate token check monica@example.com
     """
-    answer = client.auth.check_token(user_email=user)
+    response = client.auth.check_token(user_email=user)
     if as_json:
-        document(answer)
+        print_json(response)
     else:
-        facts({"token": "expired" if answer.expired else "valid", "until": when(answer.expire_time)})
-    if answer.expired:
+        print_fields(
+            {"token": "expired" if response.expired else "valid", "until": local_time(response.expire_time)}
+        )
+    if response.expired:
         raise SystemExit(FAILURE)
 
 
@@ -42,16 +44,16 @@ def check(client: Client, as_json: bool, user: str) -> None:
     default=60,
     show_default=True,
     metavar="SECONDS",
-    help="How long it has to be valid at least; it is refreshed if need be.",
+    help="The minimum remaining lifetime; the token is refreshed if it would expire earlier.",
 )
 @calls_service
 def get(client: Client, as_json: bool, user: str, min_validity: int) -> None:
-    """Print an access token of USER: a secret that lets its holder act as USER for up to an hour.
+    """Print an access token of USER. It is a secret: its holder can act as USER at Zoom for up to an hour.
 
     Example: curl -H "Authorization: Bearer $(zoomgate token get monica@example.com)" https://api.zoom.us/v2/users/me
     """
-    answer = client.auth.get_token(user_email=user, min_validity={"seconds": min_validity})
+    response = client.auth.get_token(user_email=user, min_validity={"seconds": min_validity})
     if as_json:
-        document(answer.token)
+        print_json(response.token)
     else:
-        click.echo(answer.token.access_token)
+        click.echo(response.token.access_token)

@@ -1,4 +1,4 @@
-"""`zoomgate worker`: one of several processes that serve together. `zoomgate serve` and `zoomgate run` start it."""
+"""Command `zoomgate worker`, one of several worker processes; `zoomgate serve` and `zoomgate run` start it."""
 
 import asyncio
 import os
@@ -23,48 +23,50 @@ _log = logs.get("zoomgate.workers")
 @click.command(hidden=True)
 @click.argument("number", type=int)
 def worker(number: int) -> None:
-    """Serve together with others; started by `zoomgate serve`, not by people."""
-    word = worker_supervisor.ReadySignal()
+    """Run a worker process. `zoomgate serve` and `zoomgate run` start it; do not start it yourself."""
+    ready_signal = worker_supervisor.ReadySignal()
     try:
-        assignment = worker_supervisor.WorkerConfig.receive(sys.stdin.buffer)
+        config = worker_supervisor.WorkerConfig.receive(sys.stdin.buffer)
     except StartError as error:
         fail(str(error))
-    logs.configure(assignment.settings.log_level, assignment.settings.log_format)
+    logs.configure(config.settings.log_level, config.settings.log_format)
     metrics.share(number)
     try:
-        event_loop.run(_work(assignment, word, Path(os.environ[worker_supervisor.METRICS_FOLDER])))
+        event_loop.run(_serve(config, ready_signal, Path(os.environ[worker_supervisor.METRICS_FOLDER])))
     except StartError as error:
-        word.notify_ready(str(error))
+        ready_signal.notify_ready(str(error))
         raise SystemExit(1) from None
-    # everything is done, and a second signal would only make it look as if it were not
+    # the shutdown is complete; a second signal would only make the exit status look like a failure
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-async def _work(
-    assignment: worker_supervisor.WorkerConfig, word: worker_supervisor.ReadySignal, folder: Path
+async def _serve(
+    config: worker_supervisor.WorkerConfig, ready_signal: worker_supervisor.ReadySignal, folder: Path
 ) -> None:
-    """Serve until a signal, or until the process that started this one is gone."""
+    """Serve until a signal arrives or the parent process exits."""
     loop = asyncio.get_running_loop()
     supervisor = sys.stdin.fileno()
-    alone = False
+    supervisor_lost = False
 
-    def supervisor_gone() -> None:
-        nonlocal alone
-        alone = True
+    def on_supervisor_exit() -> None:
+        nonlocal supervisor_lost
+        supervisor_lost = True
         loop.remove_reader(supervisor)
         _log.warning("worker.supervisor_lost")
         signal.raise_signal(signal.SIGTERM)
 
-    loop.add_reader(supervisor, supervisor_gone)  # nothing more comes from there but the end
+    loop.add_reader(
+        supervisor, on_supervisor_exit
+    )  # after the config, only end-of-file is expected on this pipe
     try:
         await lifecycle.serve(
-            assignment.settings,
-            announce=lambda _: word.notify_ready(None),
-            anonymous=assignment.anonymous,
-            extra_keys=[StaticKey(sha256, whose) for sha256, whose in assignment.keys],
+            config.settings,
+            announce=lambda _: ready_signal.notify_ready(None),
+            anonymous=config.anonymous,
+            extra_keys=[StaticKey(sha256, principal) for sha256, principal in config.keys],
             shared_metrics=folder,
-            peers_serving=assignment.peers_serving,
+            peers_serving=config.peers_serving,
         )
     finally:
-        if alone:
+        if supervisor_lost:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,17 +1,18 @@
-"""What is stored about a connection, and how it becomes a record and back."""
+"""Connections as stored, and their codec."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from zoomgate_server.connections import token_pair
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.envelope import Envelope, key_id_of, unreadable
 from zoomgate_server.storage.record_store import TOMBSTONE_STATE, Kind, Record, RecordKey
 
 
 class State(StrEnum):
-    """Whether Zoomgate can act for the person."""
+    """Whether Zoomgate can act for the user."""
 
     ACTIVE = "ACTIVE"
     REAUTH_REQUIRED = "REAUTH_REQUIRED"
@@ -19,7 +20,7 @@ class State(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why consent is needed again, or why the connection ended."""
+    """Why a new consent is required, or why the user was disconnected."""
 
     REJECTED = "REJECTED"
     OUTCOME_LOST = "OUTCOME_LOST"
@@ -31,18 +32,18 @@ class Cause(StrEnum):
     USER_DISASSOCIATED = "USER_DISASSOCIATED"
 
 
-_KINDS_OF_REVOKED = frozenset(
+_REVOCATION_CAUSES = frozenset(
     {Cause.APP_DEAUTHORIZED, Cause.USER_DELETED, Cause.USER_DEACTIVATED, Cause.USER_DISASSOCIATED}
 )
-"""Stored as REVOKED, with a field beside it that says which: releases that know none of them can read the record."""
+"""Stored as REVOKED, with the specific cause in a field of its own. A release that does not know the specific cause reads REVOKED."""
 
 
 @dataclass(frozen=True, slots=True)
 class LastError:
-    """The latest failure of a refresh.
+    """The latest refresh failure.
 
     Attributes:
-        reason: A name of the error vocabulary, without its prefix.
+        reason: An `ErrorReason` name without its prefix.
         message: One sentence, at most 200 characters.
         time: Seconds since 1970.
     """
@@ -54,7 +55,7 @@ class LastError:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Who may refresh, and until when by the store's clock."""
+    """The right of one process to refresh the tokens, until a time of the store's clock."""
 
     holder: str
     epoch: int
@@ -63,7 +64,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A refresh that was begun at a time of the store's clock and whose outcome is not known yet."""
+    """A refresh that was started at a time of the store's clock and whose outcome is not known yet."""
 
     epoch: int
     at: float
@@ -73,38 +74,39 @@ class Attempt:
 class ConnectionRecord:
     """A connection.
 
-    Times are seconds since 1970 by the store's clock.
+    Times are in seconds since 1970 by the store's clock.
 
     Attributes:
-        user_email: Whose it is, in canonical form.
-        rev: Revision it was read at; 0 for one that is not stored yet.
-        read_update_time: `update_time` as it was read: another one now is a visible change. None for one that is not stored yet.
-        state: Whether it can be used.
-        cause: Why not, or None.
-        grant: The consent that it comes from.
-        generation: Counts stored token pairs.
-        epoch: Counts attempts to refresh.
-        lease: Who may refresh now, or None.
-        pending: Attempts without a known outcome.
-        commit_id: The attempt that stored the current pair, so that it recognises its own write.
-        earlier_commits: Attempts before it whose pairs this grant had, newest first; a few.
-        recent_refreshes: When the refreshes of the last hour were.
-        create_time: When the person first connected.
-        consent_time: When they last consented, or when a pair was last brought in.
+        user_email: The user's email address in canonical form.
+        rev: The revision that was read. 0 for a new connection.
+        read_update_time: The stored `update_time` when the connection was read; a different `update_time` on write is a visible change.
+            None for a new connection.
+        state: Whether the connection can be used.
+        cause: Why it cannot be used, or None.
+        grant: ID of the consent that the tokens come from.
+        generation: Number of token pairs stored so far.
+        epoch: Lease epoch: number of refresh attempts so far.
+        lease: The current lease, or None.
+        pending: Refresh attempts whose outcome is not known yet.
+        commit_id: ID of the attempt that stored the current pair, by which that attempt recognizes its own write.
+        previous_commit_ids: Commit IDs of earlier pairs of this grant, latest first. Only a few are retained.
+        recent_refreshes: Times of the refreshes of the last hour.
+        create_time: When the user first connected.
+        consent_time: When the user last consented, or when tokens were last imported.
         update_time: When anything visible last changed.
         refresh_time: When the current pair was issued.
-        access_expire_at: When its access token expires, or None without a pair.
-        last_error: The latest failure, or None after a success.
+        access_expire_at: When the access token of the current pair expires. None without a pair.
+        last_error: The latest refresh failure. None after a success.
         tokens: The current pair, or None.
-        spares: Pairs beside it that may be the living one, newest first.
-        owner: Identity of the member it belongs to, or None.
-        zoom_user_id: Zoom's id of the person.
-        zoom_account_id: Zoom's id of the person's account.
-        begun_by: Identity of the caller who began the consent.
-        revoking: The pair of an ended connection, until Zoom has confirmed that it is revoked.
-        revoke_until: When to give that up.
-        due_at: When somebody should look at the record again: at a connection that works so that its grant does not die of idleness, at
-            an ended one to revoke its pair. None of one that an earlier release stored.
+        alternate_pairs: Other pairs that may be the valid one, latest first.
+        owner: Identity of the member that the connection belongs to, or None.
+        zoom_user_id: Zoom's user ID.
+        zoom_account_id: Zoom's account ID of the user.
+        initiated_by: Identity of the caller that started the authorization.
+        revoking: The pair of a disconnected user, until Zoom has confirmed its revocation.
+        revoke_until: When to stop trying to revoke that pair.
+        due_at: When the record needs attention next: an active connection for a proactive refresh, a tombstone for the revocation of its
+            pair. None if it needs none.
         expire_at: When the record may be deleted.
     """
 
@@ -139,45 +141,42 @@ class ConnectionRecord:
     expire_at: float | None = None
 
     def was_committed(self, commit_id: str) -> bool:
-        """Tell whether its current pair, or one that this grant had lately, was stored by an attempt."""
+        """Return whether an attempt stored the current pair or one of the previous pairs of this grant."""
         return commit_id in (self.commit_id, *self.previous_commit_ids)
 
 
 def encode(envelope: Envelope, connection: ConnectionRecord) -> Record:
-    """Seal a connection. Everything that decides who may use it, the state included, is in the sealed part."""
+    """Seal a connection. The sealed part contains everything that decides who may use the connection, including the state."""
     key = RecordKey(envelope.app, Kind.USER, connection.user_email)
-    cause = connection.cause
-    kind_of_revoked = {"kind_of_revoked": cause} if cause in _KINDS_OF_REVOKED else {}
     value = envelope.seal(
         key,
         grant=connection.grant,
         generation=connection.generation,
         header={
-            "epoch": connection.epoch,
-            "lease": None if connection.lease is None else asdict(connection.lease),
-            "pending": [[attempt.epoch, attempt.at] for attempt in connection.pending],
+            "lease_epoch": connection.epoch,
+            "lease": None if connection.lease is None else _lease_to_fields(connection.lease),
+            "pending_attempts": [_attempt_to_fields(attempt) for attempt in connection.pending],
             "commit_id": connection.commit_id,
-            "earlier_commits": connection.previous_commit_ids,
-            "recent_refreshes": connection.recent_refreshes,
+            "previous_commit_ids": connection.previous_commit_ids,
+            "recent_refresh_times": connection.recent_refreshes,
             "create_time": connection.create_time,
             "consent_time": connection.consent_time,
             "update_time": connection.update_time,
             "refresh_time": connection.refresh_time,
             "access_expire_at": connection.access_expire_at,
-            "cause": Cause.REVOKED if kind_of_revoked else cause,
-            **kind_of_revoked,
-            "last_error": None if connection.last_error is None else asdict(connection.last_error),
+            **_cause_to_fields(connection.cause),
+            "last_error": None if connection.last_error is None else _error_to_fields(connection.last_error),
             "revoke_until": connection.revoke_until,
         },
         secret={
             "state": connection.state,
-            "tokens": _from_pair(connection.tokens),
-            "spares": [_from_pair(pair) for pair in connection.alternate_pairs],
+            "tokens": _pair_to_fields(connection.tokens),
+            "alternate_pairs": [token_pair.to_fields(pair) for pair in connection.alternate_pairs],
             "owner": connection.owner,
             "zoom_user_id": connection.zoom_user_id,
             "zoom_account_id": connection.zoom_account_id,
-            "begun_by": connection.initiated_by,
-            "revoking": _from_pair(connection.revoking),
+            "initiated_by": connection.initiated_by,
+            "pair_to_revoke": _pair_to_fields(connection.revoking),
         },
     )
     return Record(
@@ -197,8 +196,8 @@ def decode(envelope: Envelope, record: Record) -> ConnectionRecord:
     """Open a connection.
 
     Raises:
-        RecordUnreadable: It is damaged, or its clear columns disagree with what was sealed.
-        RecordVersionUnsupported, KeyUnavailable: As `Vault.open`.
+        RecordUnreadable: The value is corrupt, or the record's columns disagree with the sealed part.
+        RecordVersionUnsupported, KeyUnavailable: As for `Envelope.open`.
     """
     opened = envelope.open(record)
     header, secret = opened.header, opened.secret
@@ -210,26 +209,26 @@ def decode(envelope: Envelope, record: Record) -> ConnectionRecord:
             state=State(secret["state"]),
             grant=opened.grant,
             generation=opened.generation,
-            cause=_cause(header),
-            epoch=header["epoch"],
-            lease=None if header["lease"] is None else Lease(**header["lease"]),
-            pending=tuple(Attempt(epoch, at) for epoch, at in header["pending"]),
+            cause=_cause_from_fields(header),
+            epoch=header["lease_epoch"],
+            lease=None if header["lease"] is None else _lease_from_fields(header["lease"]),
+            pending=tuple(map(_attempt_from_fields, header["pending_attempts"])),
             commit_id=header["commit_id"],
-            previous_commit_ids=tuple(header.get("earlier_commits", ())),  # records of 0.1.0 have none
-            recent_refreshes=tuple(header["recent_refreshes"]),
+            previous_commit_ids=tuple(header["previous_commit_ids"]),
+            recent_refreshes=tuple(header["recent_refresh_times"]),
             create_time=header["create_time"],
-            consent_time=header.get("consent_time", header["create_time"]),  # records of 0.1.0 have none
+            consent_time=header["consent_time"],
             update_time=header["update_time"],
             refresh_time=header["refresh_time"],
             access_expire_at=header["access_expire_at"],
-            last_error=None if header["last_error"] is None else LastError(**header["last_error"]),
-            tokens=_to_pair(secret["tokens"]),
-            alternate_pairs=tuple(TokenPair(**pair) for pair in secret["spares"]),
+            last_error=None if header["last_error"] is None else _error_from_fields(header["last_error"]),
+            tokens=_pair_from_fields(secret["tokens"]),
+            alternate_pairs=tuple(map(token_pair.from_fields, secret["alternate_pairs"])),
             owner=secret["owner"],
             zoom_user_id=secret["zoom_user_id"],
             zoom_account_id=secret["zoom_account_id"],
-            initiated_by=secret["begun_by"],
-            revoking=_to_pair(secret["revoking"]),
+            initiated_by=secret["initiated_by"],
+            revoking=_pair_from_fields(secret["pair_to_revoke"]),
             revoke_until=header["revoke_until"],
             due_at=record.due_at,
             expire_at=record.expire_at,
@@ -241,17 +240,45 @@ def decode(envelope: Envelope, record: Record) -> ConnectionRecord:
     return connection
 
 
-def _cause(header: Mapping[str, Any]) -> Cause | None:
-    """Read the cause; a kind of REVOKED that a later release added is REVOKED."""
-    kind = header.get("kind_of_revoked")
-    if kind in _KINDS_OF_REVOKED:
-        return Cause(kind)
-    return None if header["cause"] is None else Cause(header["cause"])
+def _lease_to_fields(lease: Lease) -> dict[str, Any]:
+    return {"holder": lease.holder, "epoch": lease.epoch, "expire_at": lease.until}
 
 
-def _from_pair(pair: TokenPair | None) -> dict[str, Any] | None:
-    return None if pair is None else asdict(pair)
+def _lease_from_fields(fields: Mapping[str, Any]) -> Lease:
+    return Lease(holder=fields["holder"], epoch=fields["epoch"], until=fields["expire_at"])
 
 
-def _to_pair(fields: dict[str, Any] | None) -> TokenPair | None:
-    return None if fields is None else TokenPair(**fields)
+def _attempt_to_fields(attempt: Attempt) -> dict[str, Any]:
+    return {"epoch": attempt.epoch, "started_at": attempt.at}
+
+
+def _attempt_from_fields(fields: Mapping[str, Any]) -> Attempt:
+    return Attempt(epoch=fields["epoch"], at=fields["started_at"])
+
+
+def _cause_to_fields(cause: Cause | None) -> dict[str, Any]:
+    specific = cause in _REVOCATION_CAUSES
+    return {"cause": Cause.REVOKED if specific else cause, "revocation_cause": cause if specific else None}
+
+
+def _cause_from_fields(fields: Mapping[str, Any]) -> Cause | None:
+    """Read the cause. A specific cause that a later release added reads as REVOKED."""
+    if fields["revocation_cause"] in _REVOCATION_CAUSES:
+        return Cause(fields["revocation_cause"])
+    return None if fields["cause"] is None else Cause(fields["cause"])
+
+
+def _error_to_fields(error: LastError) -> dict[str, Any]:
+    return {"reason": error.reason, "message": error.message, "time": error.time}
+
+
+def _error_from_fields(fields: Mapping[str, Any]) -> LastError:
+    return LastError(reason=fields["reason"], message=fields["message"], time=fields["time"])
+
+
+def _pair_to_fields(pair: TokenPair | None) -> dict[str, Any] | None:
+    return None if pair is None else token_pair.to_fields(pair)
+
+
+def _pair_from_fields(fields: Mapping[str, Any] | None) -> TokenPair | None:
+    return None if fields is None else token_pair.from_fields(fields)

@@ -1,11 +1,14 @@
-"""What Zoom's token endpoint answered, on this machine's disk until the store has it.
+"""The token journal: a local, synced file of token pairs that Zoom issued and the store has not acknowledged yet.
 
-Between Zoom's answer and the first write that the store confirms, tokens exist in one process alone. An entry of the journal is written
-and synced in that gap, so that a process killed there loses nothing: the next one on this machine finds the entry and stores it.
+Between Zoom's response and the first acknowledged write to the store, new tokens exist in the memory of one process only. A journal
+entry is written and synced in this gap, so a killed process loses no tokens: the next process on this machine finds the entry and stores
+its tokens.
 
-One file an entry, sealed, for its owner alone. Whoever writes one holds a lock on it (flock) for as long as it lives; a file without a
-holder belongs to a process that died, and who gets its lock goes on with it. So processes that share a folder never take each other's
-entries. The folder has to be on a disk of this machine.
+Each entry is a sealed file of its own, with mode 0600. The process that writes an entry holds a lock on its file (flock) until it exits.
+A file without a lock belongs to a process that has exited; the process that acquires its lock continues with it. So processes may share a
+folder without claiming each other's entries. The folder must be on a local disk.
+
+A file is `format (1 byte) | sealed part`. The sealed part is bound to the Zoom app and the entry ID.
 """
 
 import asyncio
@@ -15,9 +18,9 @@ import fcntl
 import os
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -25,21 +28,23 @@ from typing import Any, Protocol, TypeVar
 import orjson
 
 from zoomgate_server import private_file
+from zoomgate_server.connections import token_pair
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Ring, associated_data
-from zoomgate_server.errors import KeyUnavailable, RecordUnreadable
+from zoomgate_server.encryption.envelope import FORMAT, unsupported
+from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
 from zoomgate_server.telemetry import logs
 
-_PURPOSE = "zoomgate/journal/v1"
+_PURPOSE = "zoomgate/journal/v3"
 _SUFFIX = ".entry"
-_MAX_BYTES = 128 * 1024  # an answer of Zoom's has 64 KiB at most, an entry a little more
+_MAX_BYTES = 128 * 1024  # Zoom's response has at most 64 KiB, and an entry is slightly larger
 _NAME_DIGITS = 32
 _T = TypeVar("_T")
 _log = logs.get("zoomgate.journal")
 
 
 class Origin(StrEnum):
-    """What brought the tokens."""
+    """Where the tokens come from."""
 
     REFRESH = "refresh"
     CONSENT = "consent"
@@ -48,18 +53,18 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Tokens that are on their way into the store.
+    """Tokens that are not stored yet.
 
     Attributes:
-        entry_id: 32 hex digits; the commit id of the write that stores them.
-        origin: A refresh of a record, a code that a consent brought, or a refresh token that a caller brought.
-        user_email: Whose record.
-        grant: The record's grant when the tokens were asked for; empty without a record.
-        generation: The record's generation then; 0 without a record.
-        tokens: What Zoom issued.
-        epoch: The attempt's epoch; for a refresh.
-        owner: As in `ConnectionRecord`; unless it is a refresh.
-        begun_by: As in `ConnectionRecord`; unless it is a refresh.
+        entry_id: 32 hex digits; the commit ID of the write that stores the tokens.
+        origin: A refresh of a stored connection, a consent, or an imported refresh token.
+        user_email: The user whose connection stores the tokens.
+        grant: The connection's grant when the tokens were requested. Empty without a connection.
+        generation: The connection's generation at that time. 0 without a connection.
+        tokens: The pair as Zoom issued it.
+        epoch: Lease epoch of the attempt. Only for a refresh.
+        owner: As in `ConnectionRecord`. Not for a refresh.
+        initiated_by: As in `ConnectionRecord`. Not for a refresh.
     """
 
     entry_id: str
@@ -74,50 +79,85 @@ class Entry:
 
 
 @dataclass(slots=True)
-class _Due:
-    """An entry that is to be written.
+class _Write:
+    """An entry to be written.
 
-    `named` once its file has its name, `kept` once that is durable. The descriptor is that of the file, which has the draft's name first.
+    Attributes:
+        descriptor: The open file. The file has the draft's name first.
+        renamed: Whether the file has its final name.
+        durable: Whether that name is synced.
     """
 
     entry: Entry
     draft: Path
     path: Path
     descriptor: int = -1
-    named: bool = False
-    kept: bool = False
+    renamed: bool = False
+    durable: bool = False
+
+
+def to_fields(entry: Entry) -> dict[str, Any]:
+    """Return the stored form of an entry."""
+    return {
+        "entry_id": entry.entry_id,
+        "origin": entry.origin.value,
+        "user_email": entry.user_email,
+        "grant": entry.grant,
+        "generation": entry.generation,
+        "tokens": token_pair.to_fields(entry.tokens),
+        "lease_epoch": entry.epoch,
+        "owner": entry.owner,
+        "initiated_by": entry.initiated_by,
+    }
+
+
+def from_fields(fields: Mapping[str, Any]) -> Entry:
+    """Read an entry from its stored form.
+
+    Raises:
+        KeyError, TypeError, ValueError: These are not the fields of an entry.
+    """
+    return Entry(
+        entry_id=fields["entry_id"],
+        origin=Origin(fields["origin"]),
+        user_email=fields["user_email"],
+        grant=fields["grant"],
+        generation=fields["generation"],
+        tokens=token_pair.from_fields(fields["tokens"]),
+        epoch=fields["lease_epoch"],
+        owner=fields["owner"],
+        initiated_by=fields["initiated_by"],
+    )
 
 
 class Observer(Protocol):
-    """Counts what happens to the journal."""
+    """Metrics of the journal."""
 
     def journal_entries(self, count: int) -> None:
-        """So many entries are held."""
+        """Set the number of entries that this process holds."""
         ...
 
     def journal_written(self) -> None:
-        """An entry was written."""
+        """Count a written entry."""
         ...
 
     def journal_failed(self) -> None:
-        """An entry could not be written: its tokens are in the memory of this process alone."""
+        """Count an entry that could not be written: its tokens are in the memory of this process only."""
         ...
 
     def journal_damaged(self) -> None:
-        """A file was found that cannot be opened."""
+        """Count a file that cannot be opened."""
         ...
 
 
 class TokenJournal:
-    """Keeps entries in one folder.
+    """The token journal in one folder.
 
-    What fails is logged and counted, and never stops whoever brings tokens: the store may take them all the same.
+    Failures are logged and counted but never interrupt the caller, since the store may still accept the tokens.
 
     Args:
-        folder: Where; made with mode 0700 if it is not there.
-        app: OAuth origin and client id; entries of another app are not opened.
-        ring: Seals and opens.
-        observer: Counts.
+        folder: Created with mode 0700 if it does not exist.
+        app: OAuth origin and client ID. Entries of other apps are not opened.
     """
 
     def __init__(self, folder: Path, *, app: str, ring: Ring, observer: Observer) -> None:
@@ -125,60 +165,61 @@ class TokenJournal:
         self._app = app
         self._ring = ring
         self._observer = observer
-        self._due: deque[_Due] = deque()
+        self._queue: deque[_Write] = deque()
         self._held: dict[str, int] = {}
-        self._damaged: set[str] = set()
+        self._unreadable: set[str] = set()
         self._closed = False
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
 
     async def prepare(self) -> bool:
-        """Make the folder, and find out whether it can be written; what was warned of when it cannot is in the log."""
+        """Create the folder and return whether it is writable. Logs a warning if it is not."""
         return await self._run(self._prepare)
 
     async def append(self, entry: Entry) -> bool:
-        """Write an entry durably, in the place of one with its id. False if that failed; nothing of it was left behind then.
+        """Write an entry durably, replacing one with the same ID. Return False, leaving no file behind, if that failed.
 
-        Those that come while others are written are written together, and wait for the folder once.
+        Entries that arrive during a write are written together, with one sync of the folder.
         """
         name = entry.entry_id
-        due = _Due(entry, self._folder / f".{name}-{secrets.token_hex(4)}", self._folder / f"{name}{_SUFFIX}")
-        self._due.append(due)
-        await self._run(self._write_due)
-        (self._observer.journal_written if due.kept else self._observer.journal_failed)()
+        draft = self._folder / f".{name}-{secrets.token_hex(4)}"
+        write = _Write(entry, draft, self._folder / f"{name}{_SUFFIX}")
+        self._queue.append(write)
+        await self._run(self._write_queued)
+        (self._observer.journal_written if write.durable else self._observer.journal_failed)()
         self._observer.journal_entries(len(self._held))
-        return due.kept
+        return write.durable
 
     async def delete(self, entry_id: str) -> None:
-        """Delete an entry that this process holds; unknown ones are no mistake. A file that stays will be found again."""
+        """Delete an entry that this process holds; other IDs are ignored. An entry that cannot be deleted will be claimed again."""
         await self._run(self._delete_file, entry_id)
         self._observer.journal_entries(len(self._held))
 
     async def release(self, entry_id: str) -> None:
-        """Let go of an entry that this process holds, so that it is claimed again, by whoever comes first."""
+        """Release an entry that this process holds, so that any process can claim it."""
         await self._run(self._release, entry_id)
         self._observer.journal_entries(len(self._held))
 
     def has(self, entry_id: str) -> bool:
-        """Tell whether there is an entry, whoever holds it."""
+        """Return whether an entry exists, no matter which process holds it."""
         return (self._folder / f"{entry_id}{_SUFFIX}").exists()
 
     async def claim(self) -> list[Entry]:
-        """Take over the entries of processes that died. They stay on disk until they are forgotten."""
+        """Claim and return the entries of processes that have exited. They stay on disk until they are deleted."""
         claimed = await self._run(self._claim)
         self._observer.journal_entries(len(self._held))
         return claimed
 
     async def close(self) -> None:
-        """Let go of what is held: entries that are left belong to whoever claims them next. Idempotent."""
+        """Release all entries, so that other processes can claim them. Idempotent."""
         if not self._closed:
             self._closed = True
-            await self._run(self._let_go)
+            await self._run(self._release_all)
             self._executor.shutdown(wait=True)
 
-    async def _run(self, work: Callable[..., _T], *arguments: Any) -> _T:
-        """Run work on a thread of the journal. A caller that leaves does not stop it."""
+    async def _run(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        """Run a function on the journal's thread. It continues if the caller is cancelled."""
         return await asyncio.shield(
-            asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+            asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
         )
 
     def _prepare(self) -> bool:
@@ -192,57 +233,57 @@ class TokenJournal:
                 "journal.unavailable",
                 folder=str(self._folder),
                 error=error.strerror,
-                consequence="tokens that Zoom issued are lost if this process is killed before the store has them",
+                consequence="tokens that Zoom issued are lost if this process is killed before they are stored",
             )
             return False
         return True
 
-    def _write_due(self) -> None:
-        """Write all that is due, step by step for all of it: the disk then has less to wait for."""
-        group = [self._due.popleft() for _ in range(len(self._due))]
-        for step in (self._draft, self._sync, self._name):
-            group = [due for due in group if self._succeeds(step, due)]
+    def _write_queued(self) -> None:
+        """Write all queued entries, each step for all of them, so that the disk can combine the syncs."""
+        writes = [self._queue.popleft() for _ in range(len(self._queue))]
+        for step in (self._draft, self._sync, self._rename):
+            writes = [write for write in writes if self._succeeds(step, write)]
         try:
-            if group:
+            if writes:
                 private_file.sync_folder(self._folder)
         except OSError as error:
-            for due in group:
-                self._abandon(due, error)
+            for write in writes:
+                self._abandon(write, error)
             return
-        for due in group:
-            self._release(due.entry.entry_id)  # the file that was in its place
-            self._held[due.entry.entry_id] = due.descriptor
-            due.kept = True
+        for write in writes:
+            self._release(write.entry.entry_id)  # the replaced file
+            self._held[write.entry.entry_id] = write.descriptor
+            write.durable = True
 
-    def _succeeds(self, step: Callable[[_Due], None], due: _Due) -> bool:
+    def _succeeds(self, step: Callable[[_Write], None], write: _Write) -> bool:
         try:
-            step(due)
+            step(write)
         except OSError as error:
-            self._abandon(due, error)
+            self._abandon(write, error)
             return False
         return True
 
-    def _draft(self, due: _Due) -> None:
-        entry = due.entry
-        content = self._ring.seal(orjson.dumps(asdict(entry)), self._associated(entry.entry_id))
-        due.descriptor = os.open(due.draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        fcntl.flock(due.descriptor, fcntl.LOCK_EX)  # before it has the name by which others find it
-        _write_whole(due.descriptor, content)
+    def _draft(self, write: _Write) -> None:
+        entry = write.entry
+        sealed = self._ring.seal(orjson.dumps(to_fields(entry)), self._associated(entry.entry_id))
+        write.descriptor = os.open(write.draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        fcntl.flock(write.descriptor, fcntl.LOCK_EX)  # before the file has its final name
+        _write_whole(write.descriptor, bytes((FORMAT,)) + sealed)
 
-    def _sync(self, due: _Due) -> None:
-        os.fsync(due.descriptor)
+    def _sync(self, write: _Write) -> None:
+        os.fsync(write.descriptor)
 
-    def _name(self, due: _Due) -> None:
-        due.draft.rename(due.path)
-        due.named = True
+    def _rename(self, write: _Write) -> None:
+        write.draft.rename(write.path)
+        write.renamed = True
 
-    def _abandon(self, due: _Due, error: OSError) -> None:
-        _log.error("journal.write_failed", entry=due.entry.entry_id, error=error.strerror)
-        for path in (due.draft, due.path) if due.named else (due.draft,):
+    def _abandon(self, write: _Write, error: OSError) -> None:
+        _log.error("journal.write_failed", entry=write.entry.entry_id, error=error.strerror)
+        for path in (write.draft, write.path) if write.renamed else (write.draft,):
             with contextlib.suppress(OSError):
                 path.unlink()
-        if due.descriptor >= 0:
-            os.close(due.descriptor)  # after the file is gone: nobody may find it without a holder
+        if write.descriptor >= 0:
+            os.close(write.descriptor)  # after the file is deleted, so that no process can claim it
 
     def _delete_file(self, entry_id: str) -> None:
         descriptor = self._held.pop(entry_id, None)
@@ -253,7 +294,7 @@ class TokenJournal:
         except OSError as error:
             _log.error("journal.delete_failed", entry=entry_id, error=error.strerror)
         finally:
-            os.close(descriptor)  # after the file is gone: nobody may find it without a holder
+            os.close(descriptor)  # after the file is deleted, so that no process can claim it
 
     def _release(self, entry_id: str) -> None:
         descriptor = self._held.pop(entry_id, None)
@@ -265,50 +306,53 @@ class TokenJournal:
             names = sorted(path.name for path in self._folder.iterdir() if path.suffix == _SUFFIX)
         except OSError:
             return []
-        found = (self._claim_one(self._folder / name) for name in names)
-        return [entry for entry in found if entry is not None]
+        entries = (self._claim_one(self._folder / name) for name in names)
+        return [entry for entry in entries if entry is not None]
 
     def _claim_one(self, path: Path) -> Entry | None:
-        """Take one file over, if nobody holds it and it can be opened."""
+        """Claim one file, unless another process holds it or it cannot be opened."""
         name = path.name.removesuffix(_SUFFIX)
         if name in self._held:
             return None
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except OSError:
-            return None  # its holder has just finished
+            return None  # deleted by the process that held it
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_nlink:
                 entry = self._open(name, os.read(descriptor, _MAX_BYTES))
                 self._held[name], descriptor = descriptor, -1
-                self._damaged.discard(name)
+                self._unreadable.discard(name)
                 return entry
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):  # else its holder lives
-                self._report_damaged(name, "it cannot be read")
+            if error.errno not in (errno.EAGAIN, errno.EACCES):  # these mean that its process is running
+                self._report_unreadable(name, "it cannot be read")
         except KeyUnavailable as error:
-            self._report_damaged(name, f"key {error.metadata.get('key_id', '')} is not in the key ring")
+            self._report_unreadable(name, f"key {error.metadata.get('key_id', '')} is not in the key ring")
+        except RecordVersionUnsupported as error:
+            self._report_unreadable(name, error.message)
         except (RecordUnreadable, ValueError, TypeError, KeyError):
-            self._report_damaged(name, "it is damaged, or belongs to another Zoom app")
+            self._report_unreadable(name, "it is corrupt, or belongs to another Zoom app")
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
         return None
 
     def _open(self, name: str, content: bytes) -> Entry:
-        fields = orjson.loads(self._ring.open(content, self._associated(name)))
-        fields["origin"] = Origin(fields["origin"])
-        fields["tokens"] = TokenPair(**fields["tokens"])
-        return Entry(**fields)
+        if not content:
+            raise RecordUnreadable("A journal entry is empty")
+        if content[0] != FORMAT:
+            raise unsupported(content[0], f"journal/{name[:_NAME_DIGITS]}")
+        return from_fields(orjson.loads(self._ring.open(content[1:], self._associated(name))))
 
-    def _report_damaged(self, name: str, why: str) -> None:
-        if name not in self._damaged:
-            self._damaged.add(name)
+    def _report_unreadable(self, name: str, reason: str) -> None:
+        if name not in self._unreadable:
+            self._unreadable.add(name)
             self._observer.journal_damaged()
-            _log.error("journal.entry_unreadable", entry=name[:_NAME_DIGITS], reason=why)
+            _log.error("journal.entry_unreadable", entry=name[:_NAME_DIGITS], reason=reason)
 
-    def _let_go(self) -> None:
+    def _release_all(self) -> None:
         while self._held:
             os.close(self._held.popitem()[1])
 
@@ -317,7 +361,7 @@ class TokenJournal:
 
 
 def _write_whole(descriptor: int, content: bytes) -> None:
-    """Write everything: on a disk that is about to be full the system may take a part, and say so by a number alone."""
+    """Write all of the content. On an almost full disk, `os.write` may write a part and return its length without an error."""
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

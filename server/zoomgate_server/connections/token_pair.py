@@ -1,20 +1,22 @@
-"""A token pair as Zoom issued it."""
+"""Token pairs as Zoom issued them, and their stored form."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class TokenPair:
-    """An access token and the refresh token that renews it. The repr shows neither.
+    """An access token and the refresh token issued with it. The repr shows neither.
 
     Attributes:
-        access_token: Bearer token for Zoom's API; opaque.
-        refresh_token: Works once; empty if Zoom gave none.
+        access_token: Opaque bearer token for Zoom's API.
+        refresh_token: Works once. Empty if Zoom issued none.
         token_type: `bearer`.
-        scope: The granted scopes, separated by spaces, as Zoom wrote them.
-        api_url: The API address that Zoom named with the token, or empty.
+        scope: The granted scopes, separated by spaces, as Zoom sent them.
+        api_url: The API address that Zoom returned with the token, or empty.
         access_expire_at: When the access token expires, in seconds since 1970 by the store's clock.
-        obtained_at: When it was asked for, by the same clock.
+        obtained_at: When the request for the pair was sent, by the same clock.
     """
 
     access_token: str = field(repr=False)
@@ -27,5 +29,35 @@ class TokenPair:
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """The granted scopes, one by one."""
+        """The granted scopes."""
         return tuple(self.scope.split())
+
+
+def to_fields(pair: TokenPair) -> dict[str, Any]:
+    """Return the stored form of a token pair."""
+    return {
+        "access_token": pair.access_token,
+        "refresh_token": pair.refresh_token,
+        "token_type": pair.token_type,
+        "scope": pair.scope,
+        "api_url": pair.api_url,
+        "access_expire_at": pair.access_expire_at,
+        "obtained_at": pair.obtained_at,
+    }
+
+
+def from_fields(fields: Mapping[str, Any]) -> TokenPair:
+    """Read a token pair from its stored form.
+
+    Raises:
+        KeyError, TypeError: A field is missing, or this is not a mapping.
+    """
+    return TokenPair(
+        access_token=fields["access_token"],
+        refresh_token=fields["refresh_token"],
+        token_type=fields["token_type"],
+        scope=fields["scope"],
+        api_url=fields["api_url"],
+        access_expire_at=fields["access_expire_at"],
+        obtained_at=fields["obtained_at"],
+    )

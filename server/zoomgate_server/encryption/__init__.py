@@ -1,1 +1,1 @@
-"""Encryption at rest: cipher, envelope, key ring."""
+"""Encryption at rest: cipher, record envelope and key ring."""

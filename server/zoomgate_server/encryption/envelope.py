@@ -1,8 +1,8 @@
-"""Turns what we know into a stored value and back; the only place that sees both forms.
+"""Encryption and decryption of record values.
 
-A value is `version (1 byte) | length of the header (4 bytes) | header (JSON) | sealed part`. The header is readable without a key, the
-sealed part is bound to app, kind, subject, grant and generation, and repeats the last three inside. In version 2 it is bound to every byte
-of the header as well (docs/adr/0007-record-format-2.md). What cannot be opened raises; it is never taken for absent.
+A value is `format (1 byte) | header length (4 bytes) | header (JSON) | sealed part`. The header is readable without a key. The sealed part
+is bound to the Zoom app, to the record's app, kind and subject, and to every byte of the header, and it repeats subject, grant and
+generation (docs/adr/0007-record-format.md). A value that cannot be opened raises an error and is never treated as absent.
 """
 
 import hashlib
@@ -16,56 +16,50 @@ from zoomgate_server.encryption.cipher import KEY_ID_BYTES, Ring, associated_dat
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
 from zoomgate_server.storage.record_store import Record, RecordKey
 
-OLDEST, NEWEST = 1, 2
-"""The versions of the format that are read, and may be written."""
+FORMAT = 3
+"""The only supported version of the record format: the first byte of every record and of every journal entry."""
 
 _LENGTH_BYTES = 4
+_PURPOSE = "zoomgate/record/v3"
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An opened value.
+    """The content of a record value.
 
     Attributes:
-        grant: The consent that it belongs to.
-        generation: Which token pair of the user it holds.
-        header: What is readable without a key; before version 2 only grant and generation in it are authentic.
-        secret: What was sealed.
-        version: Of the format.
+        grant: The consent that the value belongs to.
+        generation: Number of the token pair.
+        header: The fields that are readable without a key.
+        secret: The fields that were encrypted.
     """
 
     grant: str
     generation: int
     header: Mapping[str, Any]
     secret: Mapping[str, Any] = field(repr=False)
-    version: int
 
 
 class Envelope:
-    """Seals and opens values.
+    """Seals and opens the record values of one Zoom app.
 
     Args:
-        app: OAuth origin and client id; every key of a record must carry it.
+        app: OAuth origin and client ID. Must equal the `app` of every record key.
         keys: The key ring.
-
-    Attributes:
-        version: Which version of the format is written. The store decides, by its canary: see `canary.prove`. A process that opens a
-            newer value follows, since then the store was upgraded while the process ran.
     """
 
     def __init__(self, *, app: str, keys: Ring) -> None:
         self.app = app
-        self.version = NEWEST
         self._keys = keys
 
     @property
     def key_id(self) -> str:
-        """Id of the key that seals now. What sealed a value that is there already says `key_id_of`."""
+        """ID of the primary key. For the key that sealed a stored value, see `key_id_of`."""
         return self._keys.primary_id
 
     @property
     def key_ids(self) -> frozenset[str]:
-        """Ids of the keys that open."""
+        """IDs of all keys in the ring."""
         return self._keys.ids
 
     def seal(
@@ -77,32 +71,29 @@ class Envelope:
         header: Mapping[str, Any],
         secret: Mapping[str, Any],
     ) -> bytes:
-        """Give the value of a record. Header and secret hold JSON's types alone."""
+        """Return the value of a record. Header and secret may contain JSON types only."""
         clear = orjson.dumps({**header, "grant": grant, "generation": generation})
         inside = orjson.dumps(
             {"subject": key.subject, "grant": grant, "generation": generation, "secret": secret}
         )
-        version = self.version
-        sealed = self._keys.seal(inside, self._associated(version, key, grant, generation, clear))
-        return bytes((version,)) + len(clear).to_bytes(_LENGTH_BYTES, "big") + clear + sealed
+        sealed = self._keys.seal(inside, self._associated(key, clear))
+        return bytes((FORMAT,)) + len(clear).to_bytes(_LENGTH_BYTES, "big") + clear + sealed
 
     def open(self, record: Record) -> Opened:
         """Open the value of a record.
 
         Raises:
-            RecordUnreadable: It is damaged or belongs to another record.
-            RecordVersionUnsupported: A newer version wrote it.
-            KeyUnavailable: The key that sealed it is not in the ring.
+            RecordUnreadable: The value is corrupt or belongs to another record.
+            RecordVersionUnsupported: The value has another format version.
+            KeyUnavailable: The key that sealed the value is not in the ring.
         """
-        version, clear, sealed = _parts(record)
+        clear, sealed = _parts(record)
         try:
             header = orjson.loads(clear)
             grant, generation = header.pop("grant"), header.pop("generation")
             if not isinstance(grant, str) or not isinstance(generation, int):
                 raise unreadable(record.key)
-            inside = orjson.loads(
-                self._keys.open(sealed, self._associated(version, record.key, grant, generation, clear))
-            )
+            inside = orjson.loads(self._keys.open(sealed, self._associated(record.key, clear)))
         except KeyUnavailable as error:
             raise KeyUnavailable(
                 error.message, metadata={**error.metadata, "record": name_of(record.key)}
@@ -115,54 +106,67 @@ class Envelope:
             generation,
         ):
             raise unreadable(record.key)
-        self.version = max(self.version, version)
-        return Opened(grant, generation, header, inside["secret"], version)
+        return Opened(grant, generation, header, inside["secret"])
 
-    def _associated(self, version: int, key: RecordKey, grant: str, generation: int, clear: bytes) -> bytes:
-        bound = (f"zoomgate/record/v{version}", self.app, key.app, key.kind.value, key.subject)
-        return associated_data(*bound, grant, generation) if version == 1 else associated_data(*bound, clear)
+    def _associated(self, key: RecordKey, clear: bytes) -> bytes:
+        return associated_data(_PURPOSE, self.app, key.app, key.kind.value, key.subject, clear)
 
 
-def _parts(record: Record) -> tuple[int, bytes, bytes]:
-    """Take a value apart: version, header and sealed part.
+def require_supported(record: Record) -> None:
+    """Check the format version of a record.
 
     Raises:
-        RecordUnreadable: It is empty, or of a version that never was.
-        RecordVersionUnsupported: A newer version wrote it.
+        RecordUnreadable: The value is empty, or zeroed.
+        RecordVersionUnsupported: The value has another format version.
     """
-    value = record.value
-    if not value or value[0] < OLDEST:
+    if (
+        not record.value or record.value[0] == 0
+    ):  # no release wrote format 0, but a lost disk page reads as zeros
         raise unreadable(record.key)
-    if value[0] > NEWEST:
-        raise RecordVersionUnsupported(
-            "A newer version of Zoomgate wrote a stored record: upgrade this one",
-            metadata={"version": str(value[0]), "record": name_of(record.key)},
-        )
+    if record.value[0] != FORMAT:
+        raise unsupported(record.value[0], name_of(record.key))
+
+
+def _parts(record: Record) -> tuple[bytes, bytes]:
+    """Split a value into header and sealed part. Raises like `require_supported`."""
+    require_supported(record)
     start = 1 + _LENGTH_BYTES
-    end = start + int.from_bytes(value[1:start], "big")
-    return value[0], value[start:end], value[end:]
-
-
-def version_of(value: bytes) -> int:
-    """Give the version of the format that a value is written in; 0 for an empty one."""
-    return value[0] if value else 0
+    end = start + int.from_bytes(record.value[1:start], "big")
+    return record.value[start:end], record.value[end:]
 
 
 def key_id_of(value: bytes) -> str:
-    """Give the id of the key that sealed a value, or an empty string if it cannot be told."""
+    """Return the ID of the key that sealed a value, or an empty string if it cannot be determined."""
     start = 1 + _LENGTH_BYTES
     end = start + int.from_bytes(value[1:start], "big")
     return sealing_key(value[end : end + 1 + KEY_ID_BYTES]) or ""
 
 
 def name_of(key: RecordKey) -> str:
-    """Name a record for operators without naming the person."""
+    """Return a name of a record for operators that does not identify the user."""
     return f"{key.kind.value}/{hashlib.sha256(key.subject.encode()).hexdigest()[:8]}"
 
 
 def unreadable(key: RecordKey) -> RecordUnreadable:
-    """The error for a record that cannot be opened."""
+    """Return the error for a record that cannot be opened."""
     return RecordUnreadable(
-        "A stored record is damaged or was tampered with; a new consent of the user replaces it",
+        "A stored record is corrupt or was tampered with; a new consent of the user replaces it",
         metadata={"record": name_of(key)},
+    )
+
+
+def unsupported(version: int, name: str) -> RecordVersionUnsupported:
+    """Return the error for a record or journal entry of another format version.
+
+    Args:
+        name: Name of the record or journal entry for operators.
+    """
+    remedy = (
+        "Upgrade this server to the release that wrote the record"
+        if version > FORMAT
+        else f"Format {version} was only used before the first release; start with an empty store and journal"
+    )
+    return RecordVersionUnsupported(
+        f"Record format {version} is not supported; this release reads format {FORMAT}. {remedy}",
+        metadata={"version": str(version), "record": name},
     )

@@ -1,12 +1,11 @@
-"""A record that proves at the start that the key ring opens what is stored, and says which version of the format is written.
+"""The key check: a record that proves at startup that the key ring fits the store.
 
-Without it a wrong key would come to light user by user, or, worse, be taken for users who have to consent again. And a process of an
-older release would start, and then fail for the users whose records a newer one wrote.
+Without it, a wrong key would be noticed user by user only, or even be mistaken for users who need to consent again.
 """
 
 from dataclasses import replace
 
-from zoomgate_server.encryption.envelope import NEWEST, OLDEST, Envelope, key_id_of
+from zoomgate_server.encryption.envelope import Envelope, key_id_of, require_supported
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable
 from zoomgate_server.storage.record_store import (
     KEY_CHECK,
@@ -19,49 +18,46 @@ from zoomgate_server.storage.record_store import (
     Sealed,
 )
 
-_SECRET = {"canary": "sings"}
+_SECRET = {"purpose": "key_check"}
 
 
 def key_of(app: str) -> RecordKey:
-    """Name the canary of an app."""
+    """Return the record key of an app's key check."""
     return RecordKey(app, Kind.KEY_CHECK, KEY_CHECK)
 
 
 def check(sealed: Sealed, envelope: Envelope) -> None:
-    """Check that the key ring opens what is stored. The vault then writes the canary's version.
+    """Check that the key ring opens the stored records.
 
     Raises:
-        KeyUnavailable: A key that sealed something in the store is not in the ring.
-        RecordUnreadable: The canary is damaged, or a key with the right id is the wrong key.
-        RecordVersionUnsupported: A newer version wrote the canary.
+        KeyUnavailable: A key that sealed stored records is not in the ring.
+        RecordUnreadable: The key check is corrupt, or the ring holds another secret under the same key ID.
+        RecordVersionUnsupported: The key check has another format version.
     """
     if sealed.key_check is not None:
         try:
-            envelope.version = envelope.open(sealed.key_check).version
+            envelope.open(sealed.key_check)
         except RecordUnreadable as error:
             raise RecordUnreadable(
-                "The key ring does not open the store's test record: either that is damaged, or a key of the ring has the right id and is"
-                " another key; put the key file back that the store was made with",
+                "The key ring does not open the store's key check: either the key check is corrupt, or the ring holds another key under the"
+                " same ID; restore the key file that the store was created with",
                 metadata=error.metadata,
             ) from None
-    unknown = sorted(
-        sealed.key_ids - envelope.key_ids - {""}
-    )  # that of a damaged record fails for its user alone
+    # An empty ID belongs to a corrupt record, which fails for its own user only.
+    unknown = sorted(sealed.key_ids - envelope.key_ids - {""})
     if unknown:
         raise KeyUnavailable(
-            f"The store has records that were sealed with {', '.join(unknown)}, which is not in the key ring: put the key file back"
-            " that has it",
+            f"The store has records that were sealed with {', '.join(unknown)}, which is not in the key ring; restore the key file that"
+            " contains it",
             metadata={"key_id": ",".join(unknown)},
         )
 
 
 async def verify(store: RecordStore, envelope: Envelope) -> Record:
-    """Open the canary, or put one into a store that has none and whose records the ring can open. The vault then writes its version.
-
-    A store without a record gets the newest version; one that lost its canary keeps the oldest, which every release reads.
+    """Check that the key ring opens the store, and create the key check if it is missing.
 
     Raises:
-        RecordFault: As `check`.
+        RecordFault: As for `check`; also if the key check is missing and the stored records have another format version.
         StoreError: The store failed.
     """
     key = key_of(envelope.app)
@@ -73,25 +69,11 @@ async def verify(store: RecordStore, envelope: Envelope) -> Record:
         check(Sealed(record, frozenset(used)), envelope)
         if record is not None:
             return record
-        envelope.version = OLDEST if used else NEWEST
+        for kind in KEYED:
+            for sample in await store.page(envelope.app, kind, limit=1):
+                require_supported(sample)
         value = envelope.seal(key, grant="", generation=0, header={}, secret=_SECRET)
-        made = Record(key=key, value=value, key_id=key_id_of(value), changed_at=now)
-        rev = await store.put(made, 0)
+        created = Record(key=key, value=value, key_id=key_id_of(value), changed_at=now)
+        rev = await store.put(created, 0)
         if rev is not None:
-            return replace(made, rev=rev)
-
-
-async def upgrade(store: RecordStore, envelope: Envelope) -> bool:
-    """Let the newest version be written from now on. Releases that do not read it refuse to start afterwards. False if it is so already.
-
-    Raises:
-        RecordFault, StoreError: As `prove`.
-    """
-    while True:
-        record = await verify(store, envelope)
-        if envelope.version == NEWEST:
-            return False
-        envelope.version = NEWEST
-        value = envelope.seal(record.key, grant="", generation=0, header={}, secret=_SECRET)
-        if await store.put(replace(record, value=value, key_id=key_id_of(value)), record.rev) is not None:
-            return True
+            return replace(created, rev=rev)

@@ -1,7 +1,7 @@
-"""The key ring as a file: JSON, readable by its owner alone.
+"""The key ring file: JSON, readable by its owner only.
 
-`{"keys": [{"id": "5e884898", "secret": "<32 bytes, base64>", "state": "primary"}, …]}`, oldest first; state is `primary` or `decrypt`. The
-file is changed under a lock and by a rename, so it is whole at every moment and two who change it lose nothing.
+`{"keys": [{"id": "5e884898", "secret": "<32 bytes, base64>", "state": "primary"}, …]}`, oldest first; `state` is `primary` or `decrypt`.
+The file is changed under a lock and by a rename, so readers never find a partial file, and concurrent changes are not lost.
 """
 
 import contextlib
@@ -23,67 +23,70 @@ _Rows = list[dict[str, Any]]
 
 
 class KeyFileError(Exception):
-    """The key file cannot be used. The text is one sentence for the operator, without key material."""
+    """The key file cannot be used. The text is a sentence for the operator and contains no key material."""
 
 
 class KeyFileExistsError(KeyFileError):
-    """There is a key file already."""
+    """A key file exists already."""
 
 
 class KeyFileChangedError(KeyFileError):
-    """Somebody else changed the ring between reading and writing."""
+    """Another process changed the key file between reading and writing."""
 
 
 def load(path: Path) -> KeyRing:
     """Read a key ring.
 
     Raises:
-        KeyFileError: The file is missing, readable by others, or not a key ring.
+        KeyFileError: The file is missing, readable by other users, or not a key ring.
     """
     return _ring(path, _rows(path))
 
 
 def create(path: Path) -> str:
-    """Write a ring of one new key, mode 0600, durably, and give the key's id.
+    """Create a key ring file with one new key, durably and with mode 0600, and return the key's ID.
 
     Raises:
-        KeyFileExistsError: There is one already; it was left as it is.
-        KeyFileError: It cannot be written; nothing was left behind.
+        KeyFileExistsError: The file exists already. It is unchanged.
+        KeyFileError: The file cannot be written. No file is left behind.
     """
     row = _new_row("primary", ())
     try:
         private_file.create(path, _content([row]))
     except FileExistsError:
-        raise KeyFileExistsError(f"The key file {path} exists already: it is never overwritten") from None
+        raise KeyFileExistsError(
+            f"The key file {path} exists already and is never overwritten; name another file"
+        ) from None
     except OSError as error:
-        raise KeyFileError(f"The key file {path} cannot be written ({error.strerror})") from None
+        raise KeyFileError(
+            f"The key file {path} cannot be written ({error.strerror}); check the folder and its mode"
+        ) from None
     return str(row["id"])
 
 
 def next_key(ring: KeyRing) -> str | None:
-    """Give the id of the newest key that is newer than the primary, or None if the primary is the newest."""
+    """Return the ID of the newest key, or None if that is the primary key."""
     newest = ring.keys[-1]
     return None if newest.primary else newest.key_id
 
 
 def add(path: Path, expected: KeyRing) -> str:
-    """Append a new key that only opens, and give its id.
+    """Append a new key that only opens, and return its ID.
 
     Args:
-        path: The file.
-        expected: The ring that the decision was made on.
+        expected: The ring on which the decision was based.
 
     Raises:
-        KeyFileChangedError: The file holds another ring by now; it was left as it is.
-        KeyFileError: The file cannot be used or written; it was left as it was.
+        KeyFileChangedError: The file holds another ring by now. It is unchanged.
+        KeyFileError: The file cannot be used or written. It is unchanged.
     """
-    made = _new_row("decrypt", [key.key_id for key in expected.keys])
-    _change(path, expected, lambda rows: [*rows, made])
-    return str(made["id"])
+    created = _new_row("decrypt", [key.key_id for key in expected.keys])
+    _change(path, expected, lambda rows: [*rows, created])
+    return str(created["id"])
 
 
 def promote(path: Path, expected: KeyRing, key_id: str) -> None:
-    """Make a key of the ring the one that seals; the one before opens from then on. Raises as `add`."""
+    """Make a key the primary key. The previous primary key only opens from then on. Raises like `add`."""
     _change(
         path,
         expected,
@@ -92,7 +95,7 @@ def promote(path: Path, expected: KeyRing, key_id: str) -> None:
 
 
 def remove(path: Path, expected: KeyRing, key_id: str) -> None:
-    """Take a key out of the ring. What it sealed opens no more. Raises as `add`, and `KeyFileError` for the primary."""
+    """Remove a key. Records that it sealed can no longer be opened. Raises like `add`, and `KeyFileError` for the primary key."""
     _change(path, expected, lambda rows: [row for row in rows if row["id"] != key_id])
 
 
@@ -101,7 +104,7 @@ def _change(path: Path, expected: KeyRing, change: Callable[[_Rows], _Rows]) -> 
         rows = _rows(path)
         if _ring(path, rows).keys != expected.keys:
             raise KeyFileChangedError(
-                f"The key file {path} was changed by somebody else just now: look at it with `zoomgate keys list`, and run this again"
+                f"The key file {path} was just changed by another process; check it with `zoomgate keys list`, and run this again"
             )
         after = change(rows)
         _ring(path, after)
@@ -109,19 +112,21 @@ def _change(path: Path, expected: KeyRing, change: Callable[[_Rows], _Rows]) -> 
             private_file.replace(path, _content(after))
         except OSError as error:
             raise KeyFileError(
-                f"The key file {path} cannot be written ({error.strerror}): run this as its owner, on the machine where it is kept"
+                f"The key file {path} cannot be written ({error.strerror}); run this as its owner, on the machine where it is stored"
             ) from None
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep others from changing the file. The lock is the folder's: the file itself is another one after each change."""
-    import fcntl  # noqa: PLC0415 - the service itself runs where there is none
+    """Exclude concurrent changes. The folder is locked, since each change replaces the file."""
+    import fcntl  # noqa: PLC0415 - the service also runs on systems without fcntl
 
     try:
         folder = os.open(path.resolve().parent, os.O_RDONLY)
     except OSError as error:
-        raise KeyFileError(f"The folder of the key file {path} cannot be opened ({error.strerror})") from None
+        raise KeyFileError(
+            f"The folder of the key file {path} cannot be opened ({error.strerror}); check its owner and mode"
+        ) from None
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         yield
@@ -135,20 +140,20 @@ def _rows(path: Path) -> _Rows:
         content = path.read_bytes()
     except FileNotFoundError:
         raise KeyFileError(
-            f"The key file {path} does not exist: restore it, or make a new one with `zoomgate keys new` if nothing is stored yet"
+            f"The key file {path} does not exist; restore it, or create one with `zoomgate keys new` if the store is empty"
         ) from None
     except OSError as error:
         raise KeyFileError(
-            f"The key file {path} cannot be read ({error.strerror}): check its owner and mode"
+            f"The key file {path} cannot be read ({error.strerror}); check its owner and mode"
         ) from None
     if stat.S_IMODE(mode) & 0o077:
-        raise KeyFileError(f"The key file {path} is open to other users: run chmod 600 on it")
+        raise KeyFileError(f"The key file {path} is accessible to other users; run chmod 600 on it")
     try:
         if len(content) > _MAX_BYTES:
             raise ValueError
         return list(orjson.loads(content)["keys"])
     except (ValueError, KeyError, TypeError):
-        raise _no_ring(path) from None
+        raise _not_a_ring(path) from None
 
 
 def _ring(path: Path, rows: _Rows) -> KeyRing:
@@ -165,16 +170,16 @@ def _ring(path: Path, rows: _Rows) -> KeyRing:
     except KeyRingError as error:
         raise KeyFileError(f"The key file {path} cannot be used: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise _no_ring(path) from None
+        raise _not_a_ring(path) from None
 
 
-def _no_ring(path: Path) -> KeyFileError:
-    return KeyFileError(f"The key file {path} is no key ring: restore it from your backup")
+def _not_a_ring(path: Path) -> KeyFileError:
+    return KeyFileError(f"The key file {path} is not a key ring; restore it from your backup")
 
 
-def _new_row(state: str, taken: Sequence[str]) -> dict[str, Any]:
+def _new_row(state: str, existing_ids: Sequence[str]) -> dict[str, Any]:
     key_id = secrets.token_hex(KEY_ID_BYTES)
-    while key_id in taken:
+    while key_id in existing_ids:
         key_id = secrets.token_hex(KEY_ID_BYTES)
     return {"id": key_id, "secret": b64encode(secrets.token_bytes(KEY_BYTES)).decode(), "state": state}
 

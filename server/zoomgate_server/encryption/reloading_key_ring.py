@@ -1,4 +1,4 @@
-"""A key ring that follows its file, so that keys are rotated without a restart."""
+"""A key ring that reloads its file, so that keys can be rotated without a restart."""
 
 import asyncio
 import threading
@@ -12,22 +12,21 @@ from zoomgate_server.errors import KeyUnavailable
 from zoomgate_server.telemetry import logs
 
 POLL_INTERVAL = 2.0
-"""The longest that a ring in use seals with a key of yesterday: so often, at most, it looks at its file."""
+"""Seconds between two checks of the file: how long a service may still seal with the previous primary key."""
 
 _log = logs.get("zoomgate.keys")
 
 
 class ReloadingKeyRing:
-    """Seals and opens as `KeyRing`, with the keys that its file holds now. Safe to use from any thread.
+    """A `KeyRing` with the current keys of its file. Safe to use from any thread.
 
-    It looks at the file when it is used and the last look was a while ago, and before it says that it lacks a key. A file that holds no
-    ring, another secret under an id that is known, or no key of the ring before leaves that in place and a warning in the log.
+    The file is checked on use, at most once per poll interval, and before a key is reported as missing. The previous ring stays in
+    use, and a warning is logged, if the file is not a key ring, has another secret under a known ID, or shares no key with the
+    previous ring.
 
     Args:
-        path: The file.
-        ring: What it held when the service started.
-        clock: Time.
-        on_reload: Called after another ring was taken.
+        ring: The content of the file at startup.
+        on_reload: Called after another ring was loaded.
     """
 
     def __init__(
@@ -38,94 +37,100 @@ class ReloadingKeyRing:
         self._clock = clock
         self._on_reload = on_reload
         self._lock = threading.Lock()
-        self._seen: object = None
+        self._loaded_version: object = None
         self._problem = ""
-        self._look_again = clock.monotonic()
+        self._next_check = clock.monotonic()
 
     @property
     def primary_id(self) -> str:
-        """Id of the key that seals, in hex."""
+        """ID of the primary key, in hex."""
         return self._current().primary_id
 
     @property
     def ids(self) -> frozenset[str]:
-        """Ids of all keys, in hex."""
+        """IDs of all keys, in hex."""
         return self._current().ids
 
     def seal(self, plaintext: bytes, associated: bytes) -> bytes:
-        """Seal bytes; `open` needs the same associated bytes."""
+        """Encrypt bytes under the primary key. `open` requires the same associated data."""
         return self._current().seal(plaintext, associated)
 
     def open(self, blob: bytes, associated: bytes) -> bytes:
-        """Open what `seal` made.
+        """Decrypt a sealed blob.
 
         Raises:
-            KeyUnavailable: The key that sealed it is not in the ring, nor in the file.
-            RecordUnreadable: It is damaged, was sealed for something else, or is no sealed blob.
+            KeyUnavailable: The key that sealed the blob is neither in the ring nor in the file.
+            RecordUnreadable: The blob is corrupt or was sealed with other associated data.
         """
         ring = self._current()
         try:
             return ring.open(blob, associated)
         except KeyUnavailable:
-            self._look()
+            self._reload()
             if self._ring is ring:
                 raise
             return self._ring.open(blob, associated)
 
     async def follow(self) -> None:
-        """Look although nobody needs a key, so that no step of a rotation is missed; runs until cancelled."""
+        """Check the file even if no key is used, so that no step of a rotation is missed. Runs until cancelled."""
         while True:
             self._current()
             await asyncio.sleep(POLL_INTERVAL)
 
     def _current(self) -> KeyRing:
-        if self._clock.monotonic() >= self._look_again:
-            self._look()
+        if self._clock.monotonic() >= self._next_check:
+            self._reload()
         return self._ring
 
-    def _look(self) -> None:
-        """Read the file if it changed, or if it could not be used the last time."""
+    def _reload(self) -> None:
+        """Load the file if it has changed, or if it could not be used the last time."""
         with self._lock:
-            self._look_alone()
+            self._reload_locked()
 
-    def _look_alone(self) -> None:
-        mark, due = self._mark(), self._clock.monotonic() >= self._look_again
+    def _reload_locked(self) -> None:
+        version, due = self._file_version(), self._clock.monotonic() >= self._next_check
         if due:
-            self._look_again = self._clock.monotonic() + POLL_INTERVAL
-        if mark == self._seen and not (self._problem and due):
+            self._next_check = self._clock.monotonic() + POLL_INTERVAL
+        if version == self._loaded_version and not (self._problem and due):
             return
-        self._seen = mark
+        self._loaded_version = version
         try:
-            fresh = key_file.load(self._path)
-            self._compare(fresh)
+            loaded = key_file.load(self._path)
+            self._check_successor(loaded)
         except key_file.KeyFileError as error:
             if str(error) != self._problem:
                 _log.warning("key_ring.reload_failed", problem=str(error), keys=sorted(self._ring.ids))
             self._problem = str(error)
             return
         self._problem = ""
-        if fresh.keys == self._ring.keys:
+        if loaded.keys == self._ring.keys:
             return
-        self._ring = fresh
-        _log.info("key_ring.reloaded", primary=fresh.primary_id, keys=sorted(fresh.ids))
+        self._ring = loaded
+        _log.info("key_ring.reloaded", primary=loaded.primary_id, keys=sorted(loaded.ids))
         self._on_reload()
 
-    def _compare(self, fresh: KeyRing) -> None:
+    def _check_successor(self, loaded: KeyRing) -> None:
+        """Check that a ring may replace the one in use.
+
+        Raises:
+            KeyFileError: The ring has another secret under a known ID, or shares no key with the ring in use.
+        """
         known = {key.key_id: key.secret for key in self._ring.keys}
-        for key in fresh.keys:
+        for key in loaded.keys:
             if known.get(key.key_id, key.secret) != key.secret:
                 raise key_file.KeyFileError(
-                    f"The key file {self._path} holds another key under the id {key.key_id}: restore it from your backup"
+                    f"The key file {self._path} has another key under the ID {key.key_id}; restore the file from your backup"
                 )
-        if not known.keys() & fresh.ids:  # a rotation keeps one from each step to the next
+        if not known.keys() & loaded.ids:  # consecutive steps of a rotation always share a key
             raise key_file.KeyFileError(
-                f"The key file {self._path} holds no key of the ring in use, as if it were another installation's: put the right one"
-                " back, or restart if it is the right one"
+                f"The key file {self._path} has none of the keys in use and may belong to another installation; restore the right"
+                " file, or restart the service if this is the right one"
             )
 
-    def _mark(self) -> object:
+    def _file_version(self) -> object:
+        """Return a value that changes whenever the file changes."""
         try:
-            found = self._path.stat()
+            status = self._path.stat()
         except OSError:
-            return "gone"
-        return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode, found.st_uid
+            return "missing"
+        return status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode, status.st_uid

@@ -1,4 +1,4 @@
-"""Secrets that all processes of one store share, made by whoever comes first."""
+"""Random secrets that all processes of one store share."""
 
 import secrets
 from base64 import b64decode, b64encode
@@ -8,10 +8,10 @@ from zoomgate_server.storage.record_store import Kind, Record, RecordKey, Record
 
 
 async def obtain(store: RecordStore, envelope: Envelope, name: str) -> bytes:
-    """Give 32 random bytes that stay the same under this name.
+    """Return the 32 random bytes stored under a name, creating them if needed.
 
     Raises:
-        RecordFault: As `Vault.open`.
+        RecordFault: The stored secret cannot be opened, as for `Envelope.open`.
         StoreError: The store failed.
     """
     key = RecordKey(envelope.app, Kind.META, name)
@@ -25,10 +25,10 @@ async def obtain(store: RecordStore, envelope: Envelope, name: str) -> bytes:
 
 
 async def find(store: RecordStore, envelope: Envelope, name: str) -> bytes | None:
-    """Give the bytes that are under a name, or None if nobody has needed them yet.
+    """Return the bytes stored under a name, or None if they have not been created yet.
 
     Raises:
-        RecordUnreadable, RecordVersionUnsupported, KeyUnavailable: As `Vault.open`.
+        RecordFault: The stored secret cannot be opened, as for `Envelope.open`.
         StoreError: The store failed.
     """
     record, _ = await store.get(RecordKey(envelope.app, Kind.META, name))

@@ -1,1 +1,1 @@
-"""Moving in: tokens that other software kept, row by row, from a file into the store."""
+"""Import of tokens from another system, row by row, from a file into the store."""

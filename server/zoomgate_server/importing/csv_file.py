@@ -1,4 +1,4 @@
-"""Records of a CSV file (RFC 4180), of which one that is damaged takes no other along."""
+"""Parser for CSV files (RFC 4180) in which a malformed record does not affect other records."""
 
 import csv
 import io
@@ -8,24 +8,23 @@ from typing import TextIO
 from zoomgate_server.importing.problems import FileProblem
 from zoomgate_server.importing.text import MAX_ROW, Lines
 
-TOO_LONG = f"it is longer than {MAX_ROW} characters"
-_UNCLOSED = "a quotation mark in it is not closed"
-_NO_RECORD = "it is no CSV"
+TOO_LONG = f"the row is longer than {MAX_ROW} characters"
+_UNCLOSED = "the row has an unclosed quotation mark"
+_NOT_CSV = "the row is not valid CSV"
 
 Record = tuple[int, list[str] | str]
-"""The line at which a record begins, and its fields or why it has none."""
+"""The number of a record's first line, and its fields or an error message."""
 
 
 def records(text: TextIO, delimiter: str, fields: int) -> Iterator[Record]:
-    """Give the records behind the header.
+    """Yield the records after the header.
 
     Args:
-        text: Behind its first line.
-        delimiter: Between two fields.
-        fields: How many a record has.
+        text: The file, positioned after its first line.
+        fields: The required number of fields per record.
     """
     lines = Lines(text)
-    while (first := lines.take()) is not None:
+    while (first := lines.read()) is not None:
         number, line = first
         if line is None:
             yield number + 1, TOO_LONG
@@ -34,37 +33,37 @@ def records(text: TextIO, delimiter: str, fields: int) -> Iterator[Record]:
 
 
 def header(text: TextIO, delimiters: str) -> Iterator[tuple[str, list[str]]]:
-    """Give the first line, taken apart at one delimiter after another.
+    """Yield each delimiter with the fields into which it splits the first line.
 
     Raises:
-        FileProblem: All lines are one.
+        FileProblem: The lines end with carriage returns only.
     """
     line = text.readline(MAX_ROW).rstrip("\r\n")
     if "\r" in line:
         raise FileProblem(
-            "Its lines end with carriage returns alone: save it with line ends of Unix or Windows"
+            "the lines end with carriage returns only; save the file with Unix or Windows line endings"
         )
     for delimiter in delimiters:
         yield delimiter, [name.strip() for name in _parsed(line, delimiter) or [line]]
 
 
 def _record(lines: Lines, line: str, delimiter: str, fields: int) -> list[str] | str:
-    """Take a record apart that begins with a line. A quoted field may have line ends in it."""
+    """Parse the record that starts with a line, reading further lines while a quoted field is open."""
     more: list[tuple[int, str | None]] = []
-    whole, is_open = line, line.count('"') % 2
-    while is_open and len(whole) < MAX_ROW and (following := lines.take()) is not None:
+    record, is_open = line, line.count('"') % 2
+    while is_open and len(record) < MAX_ROW and (following := lines.read()) is not None:
         more.append(following)
         if following[1] is None:
             break
-        whole += "\n" + following[1]
+        record += "\n" + following[1]
         is_open ^= following[1].count('"') % 2
-    found = None if is_open else _parsed(whole, delimiter)
-    if found is not None and len(found) == fields:
-        return found
-    lines.give_back(more)  # else a quotation mark that is not closed takes the rows behind it along
+    values = None if is_open else _parsed(record, delimiter)
+    if values is not None and len(values) == fields:
+        return values
+    lines.push_back(more)  # otherwise an unclosed quotation mark would consume the rows that follow
     if more or is_open:
         return _UNCLOSED
-    return _NO_RECORD if found is None else f"it has {len(found)} fields, and the header has {fields}"
+    return _NOT_CSV if values is None else f"the row has {len(values)} fields, but the header has {fields}"
 
 
 def _parsed(record: str, delimiter: str) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""The kinds of files that can be imported, each read into rows."""
+"""Readers for the supported import formats."""
 
 import json
 import re
@@ -9,15 +9,15 @@ from typing import Any, TextIO
 
 from zoomgate_server.importing import csv_file, json_file
 from zoomgate_server.importing.problems import FileProblem
-from zoomgate_server.importing.rows import InvalidRow, Row, checked, lifetime, misread, moment
+from zoomgate_server.importing.rows import InvalidRow, Row, is_invalid_time, lifetime, parse_time, validated
 from zoomgate_server.importing.text import MAX_ROW, Lines, opened
 
 _DELIMITERS = ",;\t"
 _VELO_COLUMNS = ("refresh_token", "access_token", "expires_in", "_updatedDate", "scope")
-_SHOWN_NAME = re.compile(r"[A-Za-z_ .-]{1,30}")
-_NO_OBJECT = f"it is no JSON object of at most {MAX_ROW} characters"
+_SAFE_NAME = re.compile(r"[A-Za-z_ .-]{1,30}")
+_NOT_AN_OBJECT = f"the line is not a JSON object of at most {MAX_ROW} characters"
 LINE_KEYS = frozenset({"user_email", "access_token", "refresh_token", "scope", "expires_at", "updated_at"})
-"""Fields of a line of our own format."""
+"""The fields of a line in the format `jsonl`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,9 @@ class Source:
     """A file to import.
 
     Attributes:
-        name: Of its format, as the command has it.
-        path: Where it is.
-        user_field: Which column or field has the e-mail address; empty where the format says so.
-        read: Gives its rows from the beginning, as often as it is called.
+        name: The name of the format, as in the command line.
+        user_field: The column or field with the email address; empty if the format defines it.
+        read: Returns an iterator over all rows; can be called repeatedly.
     """
 
     name: str
@@ -38,11 +37,10 @@ class Source:
 
 
 def velo_users(path: Path, user_column: str) -> Source:
-    """The collection `ZoomUsers` of Velo's Zoom package, as CSV or JSON.
+    """Return a source for an export of the collection `ZoomUsers` of Velo's Zoom package, as CSV or JSON.
 
     Args:
-        path: Where it is.
-        user_column: Which column has the e-mail address.
+        user_column: The column or field that contains the user's email address.
     """
 
     def read() -> Iterator[Row | InvalidRow]:
@@ -55,11 +53,10 @@ def velo_users(path: Path, user_column: str) -> Source:
 
 
 def nango(path: Path, user_field: str) -> Source:
-    """Connections as Nango's API gives them one by one, in a JSON list or one after another.
+    """Return a source for connections as returned by Nango's API, in a JSON array or as a sequence of objects.
 
     Args:
-        path: Where it is.
-        user_field: Which field has the e-mail address; a dot leads into an object.
+        user_field: The path of the field that contains the user's email address; dots separate nested fields.
     """
 
     def read() -> Iterator[Row | InvalidRow]:
@@ -70,7 +67,7 @@ def nango(path: Path, user_field: str) -> Source:
 
 
 def json_lines(path: Path) -> Source:
-    """Our own format: a JSON object a line."""
+    """Return a source for Zoomgate's own format, one JSON object per line."""
 
     def read() -> Iterator[Row | InvalidRow]:
         with opened(path) as text:
@@ -86,35 +83,37 @@ def _velo_records(text: TextIO, user_column: str) -> Iterator[Row | InvalidRow]:
         if isinstance(fields, str):
             yield InvalidRow(number, line, "", fields)
         else:
-            found = {name: fields[index] for name, index in columns.items()}
-            yield _velo_row(number, line, fields[user], found)
+            values = {name: fields[index] for name, index in columns.items()}
+            yield _velo_row(number, line, fields[user], values)
 
 
 def _velo_header(text: TextIO, user_column: str) -> tuple[str, list[str], int]:
-    """Give the delimiter, the plain names of the columns, and which of them has the address."""
-    shown: list[str] = []
+    """Return the delimiter, the normalized column names, and the index of the column with the email address."""
+    longest: list[str] = []
     for delimiter, names in csv_file.header(text, _DELIMITERS):
-        plain = [_plain(name) for name in names]
-        wanted = names.index(user_column) if user_column in names else None
-        if wanted is None and plain.count(_plain(user_column)) == 1:
-            wanted = plain.index(_plain(user_column))
-        if wanted is not None and "refreshtoken" in plain:
-            _see_each_once(names, plain, user_column)
-            return delimiter, plain, wanted
-        shown = names if len(names) > len(shown) else shown
+        normalized = [_normalized(name) for name in names]
+        user = names.index(user_column) if user_column in names else None
+        if user is None and normalized.count(_normalized(user_column)) == 1:
+            user = normalized.index(_normalized(user_column))
+        if user is not None and "refreshtoken" in normalized:
+            _reject_duplicate_columns(names, normalized, user_column)
+            return delimiter, normalized, user
+        longest = names if len(names) > len(longest) else longest
     raise FileProblem(
-        f"The first line has to name the columns refresh_token and {user_column} (choose another with --user-column);"
-        f" it names {_listed(shown)}"
+        f"the first line must contain the columns refresh_token and {user_column} (set another one with --user-column);"
+        f" it contains {_listed(longest)}"
     )
 
 
-def _see_each_once(names: Sequence[str], plain: Sequence[str], user_column: str) -> None:
-    """Refuse a header in which it is not clear which of two columns is meant."""
-    twice = [name for name in _VELO_COLUMNS if plain.count(_plain(name)) > 1]
+def _reject_duplicate_columns(names: Sequence[str], normalized: Sequence[str], user_column: str) -> None:
+    """Raise an error if the header contains a required column more than once."""
+    duplicates = [name for name in _VELO_COLUMNS if normalized.count(_normalized(name)) > 1]
     if names.count(user_column) > 1:
-        twice.append(user_column)
-    if twice:
-        raise FileProblem(f"The first line names {twice[0]} more than once: leave one of the columns out")
+        duplicates.append(user_column)
+    if duplicates:
+        raise FileProblem(
+            f"the first line contains {duplicates[0]} more than once; remove one of the columns"
+        )
 
 
 def _velo_objects(text: TextIO, user_column: str) -> Iterator[Row | InvalidRow]:
@@ -124,7 +123,7 @@ def _velo_objects(text: TextIO, user_column: str) -> Iterator[Row | InvalidRow]:
             continue
         item = value.get("data", value)
         if not isinstance(item, dict):
-            yield InvalidRow(number, line, "", "it has no fields")
+            yield InvalidRow(number, line, "", "the object has no fields")
             continue
         user = item.get(user_column)
         if user is None:
@@ -132,25 +131,25 @@ def _velo_objects(text: TextIO, user_column: str) -> Iterator[Row | InvalidRow]:
                 number,
                 line,
                 "",
-                f"it has no field {user_column} (choose another with --user-column); it has {_listed(item)}",
+                f"the field {user_column} is missing (set another one with --user-column); the fields are {_listed(item)}",
             )
             continue
-        yield _velo_row(number, line, user, {_plain(name): given for name, given in item.items()})
+        yield _velo_row(number, line, user, {_normalized(name): field for name, field in item.items()})
 
 
-def _velo_row(number: int, line: int, user: object, found: Mapping[str, object]) -> Row | InvalidRow:
-    given = found.get("updateddate")
-    updated = moment(given)
-    return checked(
+def _velo_row(number: int, line: int, user: object, fields: Mapping[str, object]) -> Row | InvalidRow:
+    updated_date = fields.get("updateddate")
+    updated = parse_time(updated_date)
+    return validated(
         number,
         line,
         user=user,
-        access_token=found.get("accesstoken"),
-        refresh_token=found.get("refreshtoken"),
-        scope=found.get("scope"),
-        expires=updated + lifetime(found.get("expiresin")) if updated else 0.0,
+        access_token=fields.get("accesstoken"),
+        refresh_token=fields.get("refreshtoken"),
+        scope=fields.get("scope"),
+        expires=updated + lifetime(fields.get("expiresin")) if updated else 0.0,
         updated=updated,
-        misread=misread(given, updated),
+        has_invalid_time=is_invalid_time(updated_date, updated),
     )
 
 
@@ -165,19 +164,19 @@ def _nango_objects(text: TextIO, user_field: str) -> Iterator[Row | InvalidRow]:
                 number,
                 line,
                 "",
-                "it has no credentials: ask Nango for each connection by itself, its list leaves them out",
+                "the connection has no credentials; get each connection from Nango individually, since its list omits them",
             )
             continue
         user = _at(value, user_field)
         if user is None:
             yield InvalidRow(
-                number, line, "", f"it has no field {user_field} (choose another with --user-field)"
+                number, line, "", f"the field {user_field} is missing (set another one with --user-field)"
             )
             continue
         raw = credentials.get("raw")
         times = (credentials.get("expires_at"), value.get("last_fetched_at") or value.get("updated_at"))
-        expires, updated = map(moment, times)
-        yield checked(
+        expires, updated = map(parse_time, times)
+        yield validated(
             number,
             line,
             user=user,
@@ -186,20 +185,20 @@ def _nango_objects(text: TextIO, user_field: str) -> Iterator[Row | InvalidRow]:
             scope=raw.get("scope") if isinstance(raw, dict) else "",
             expires=expires,
             updated=updated,
-            misread=any(map(misread, times, (expires, updated))),
+            has_invalid_time=any(map(is_invalid_time, times, (expires, updated))),
         )
 
 
 def _line_objects(text: TextIO) -> Iterator[Row | InvalidRow]:
     lines, number = Lines(text), 0
-    while (taken := lines.take()) is not None:
-        line, content = taken
+    while (numbered := lines.read()) is not None:
+        line, content = numbered
         if content is not None and not content.strip():
             continue
         number += 1
         value = _object(content)
         if value is None:
-            yield InvalidRow(number, line, "", _NO_OBJECT)
+            yield InvalidRow(number, line, "", _NOT_AN_OBJECT)
             continue
         unknown = value.keys() - LINE_KEYS
         if unknown:
@@ -208,12 +207,12 @@ def _line_objects(text: TextIO) -> Iterator[Row | InvalidRow]:
                 number,
                 line,
                 "",
-                f"it has fields that are not known, beside {known}: {_listed(sorted(unknown))}",
+                f"the object has unknown fields: {_listed(sorted(unknown))}; the known fields are {known}",
             )
             continue
         times = (value.get("expires_at"), value.get("updated_at"))
-        expires, updated = map(moment, times)
-        yield checked(
+        expires, updated = map(parse_time, times)
+        yield validated(
             number,
             line,
             user=value.get("user_email"),
@@ -222,7 +221,7 @@ def _line_objects(text: TextIO) -> Iterator[Row | InvalidRow]:
             scope=value.get("scope"),
             expires=expires,
             updated=updated,
-            misread=any(map(misread, times, (expires, updated))),
+            has_invalid_time=any(map(is_invalid_time, times, (expires, updated))),
         )
 
 
@@ -235,18 +234,18 @@ def _object(line: str | None) -> dict[str, Any] | None:
 
 
 def _at(value: Mapping[str, Any], field: str) -> object:
-    found: object = value
+    current: object = value
     for name in field.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
+        current = current.get(name) if isinstance(current, Mapping) else None
+    return current
 
 
-def _plain(name: str) -> str:
-    """Give a name without what exports change about it: `_updatedDate` may come as `Updated Date`."""
+def _normalized(name: str) -> str:
+    """Return a column name in lower case without punctuation, since exports may write `_updatedDate` as `Updated Date`."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:
-    """List names that are names for sure: where there is no header, the first line has tokens in it."""
-    shown = [name if _SHOWN_NAME.fullmatch(name) else "…" for name in list(names)[:20]]
-    return ", ".join(shown) or "nothing"
+    """List names, masking any that might be data: without a header, the first line contains tokens."""
+    masked = [name if _SAFE_NAME.fullmatch(name) else "…" for name in list(names)[:20]]
+    return ", ".join(masked) or "none"

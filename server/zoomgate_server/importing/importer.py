@@ -1,8 +1,9 @@
-"""Brings rows into the store, one person each.
+"""Import of single rows into the store.
 
-A row whose access token is valid costs Zoom one question, whose it is, and nothing is spent. Else its refresh token is spent, which works
-once: what Zoom issues for it is in the journal before anything else happens. The id under which it is stored is made from the refresh
-token, so that a row which is done, but of which nobody was told, is recognised and never spent twice.
+If the access token of a row is still valid, Zoom is queried once for the user it belongs to, and the token pair is stored unchanged.
+Otherwise the refresh token, which works once, is exchanged, and the token pair that Zoom issues is written to the journal before anything
+else. The commit ID of a row is derived from its refresh token. An imported row whose result was not written is therefore recognized, and
+its refresh token is never used twice.
 """
 
 import asyncio
@@ -35,49 +36,43 @@ from zoomgate_server.zoom.oauth import DEFAULT_EXPIRES_IN, OAuthClient
 from zoomgate_server.zoom.token_outcome import Issued, Rejected, Unknown, issued_by
 
 INITIATED_BY = "import"
-"""As whose the consents of imported connections count."""
+"""The recorded initiator of imported connections."""
 
-TRIES = 5
-FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 1.0, 30.0
-"""Pauses after a try that Zoom did not answer: each twice as long as the one before, or as long as Zoom asks, up to the most."""
+MAX_ATTEMPTS = 5
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
+"""Pauses after failed attempts. Each is twice as long as the previous one, or as long as Zoom requests if longer, up to the maximum."""
 
-ENOUGH_UNDONE = 3
-"""So many rows after one another for which all tries were in vain: the import stops, since every other row would wait as long."""
+MAX_CONSECUTIVE_UNDONE = 3
+"""The import stops after this many consecutive rows whose attempts all failed, since further rows would wait just as long."""
 
-ENOUGH_STRANGERS = 3
-"""So many rows with somebody else's tokens, before the first with its own: the import stops, since the addresses may all be wrong."""
+MAX_INITIAL_MISMATCHES = 3
+"""The import stops after this many rows with another user's tokens before any row matched, since all addresses may be wrong."""
 
-STORE_SECONDS = 60.0
-"""How long a pair may wait for a store that fails; what Zoom issued is in the journal then."""
+STORE_TIMEOUT_SECONDS = 60.0
+"""How long a token pair may wait for a failing store; newly issued pairs are in the journal meanwhile."""
 
-_PASSING = (ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown, StoreUnavailable)
-_STOPPING = (AppCredentialsRejected, KeyUnavailable, RecordVersionUnsupported)
+_RETRYABLE = (ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown, StoreUnavailable)
+_FATAL = (AppCredentialsRejected, KeyUnavailable, RecordVersionUnsupported)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a row."""
+    """The result of importing a row."""
 
     status: RowStatus
     reason: str = ""
 
 
 class Importer:
-    """Brings rows into the store.
+    """An importer of rows into the store.
 
     Args:
-        connections: Where connections are.
-        adoption: Stores pairs as connections.
-        oauth: Spends refresh tokens.
-        journal: What it holds is on the way into the store already.
-        secret: Makes the ids of rows; the same for all processes of one store.
-        pace: Waits as long as Zoom asks.
-        stop: Told when no other row should be begun.
-        replace: Whether a row that is newer than the person's connection replaces it.
+        secret: The key for deriving commit IDs; the same for all processes of one store.
+        replace: Whether a row that is newer than the user's connection replaces it.
 
     Attributes:
-        proven: Whether the tokens of some row turned out to be that person's. Before, rows are better brought one by one: an app that may
-            not ask whose tokens are, or the wrong column of addresses, would spend the tokens of several people for nothing.
+        proven: Whether the tokens of a row have been verified to belong to its user. Until then, rows should be imported one at a time:
+            an app without the scope to identify users, or a wrong address column, would waste the refresh tokens of several users.
     """
 
     def __init__(
@@ -101,12 +96,12 @@ class Importer:
         self._stop = stop
         self._replace = replace
         self._recovering = asyncio.Lock()
-        self._silences = 0
-        self._strangers = 0
+        self._consecutive_undone = 0
+        self._mismatches = 0
         self.proven = False
 
     async def recover(self) -> None:
-        """Go on with what an import or a consent that was killed left in the journal. Refreshes are left to the service."""
+        """Link token pairs that a killed import or consent left in the journal. Entries of refreshes are left to the service."""
         async with self._recovering:
             for entry in await self._journal.claim():
                 if entry.origin is Origin.REFRESH:
@@ -115,55 +110,54 @@ class Importer:
                     await self._account_linker.resume(entry)
 
     async def import_row(self, row: Row) -> Outcome:
-        """Bring one row in. Whatever happens ends in an outcome; what every other row would meet, too, is told to `Stop`."""
-        lost, problem = False, ""
-        for number in range(TRIES):
-            await self._pace.patience()
-            if number and self._stop.why is not None:
+        """Import one row. All errors become outcomes; an error that would affect every row also stops the import."""
+        response_lost, problem = False, ""
+        for number in range(MAX_ATTEMPTS):
+            await self._pace.wait_while_held()
+            if number and self._stop.reason is not None:
                 break
             try:
-                outcome = await self._try(row, lost=lost)
-            except _PASSING as error:
-                lost = lost or isinstance(error, ZoomOutcomeUnknown)
+                outcome = await self._attempt(row, response_lost=response_lost)
+            except _RETRYABLE as error:
+                response_lost = response_lost or isinstance(error, ZoomOutcomeUnknown)
                 problem = error.message
                 pause = max(FIRST_PAUSE_SECONDS * 2**number, error.retry_after or 0.0)
-                self._pace.hold(min(pause, MOST_PAUSE_SECONDS))
-            except _STOPPING as error:
-                self._stop.request(StopReason.FAULT, error.message)
+                self._pace.hold(min(pause, LONGEST_PAUSE_SECONDS))
+            except _FATAL as error:
+                self._stop.request(StopReason.FATAL_ERROR, error.message)
                 return Outcome(RowStatus.UNDONE, error.message)
             except ZoomgateError as error:
-                if not self.proven and not self._strangers:  # nobody's tokens were any use yet
-                    self._stop.request(StopReason.FAULT, error.message)
+                if not self.proven and not self._mismatches:  # no row has succeeded so far
+                    self._stop.request(StopReason.FATAL_ERROR, error.message)
                 return Outcome(RowStatus.REFUSED, error.message)
             else:
-                self._silences = 0
+                self._consecutive_undone = 0
                 return outcome
-        self._silences += 1
-        if self._silences >= ENOUGH_UNDONE:
-            self._stop.request(StopReason.SILENCE, problem)
+        self._consecutive_undone += 1
+        if self._consecutive_undone >= MAX_CONSECUTIVE_UNDONE:
+            self._stop.request(StopReason.NO_RESPONSE, problem)
         return Outcome(RowStatus.UNDONE, problem)
 
-    async def _try(self, row: Row, *, lost: bool) -> Outcome:
-        """Try once.
+    async def _attempt(self, row: Row, *, response_lost: bool) -> Outcome:
+        """Try once to import a row.
 
         Args:
-            row: The row.
-            lost: Whether its refresh token was sent, and the answer never came.
+            response_lost: Whether the refresh token was sent in an earlier attempt without a response.
 
         Raises:
-            ZoomgateError: It did not work.
+            ZoomgateError: The attempt failed.
         """
         entry_id = hmac.digest(self._secret, row.refresh_token.encode(), "sha256").hex()[:32]
-        kept = self._journal.has(entry_id)
-        if kept:
+        is_journaled = self._journal.has(entry_id)
+        if is_journaled:
             await self.recover()
         replaced = await self._account_linker.prepare(row.user_email)
-        settled = self._settled(row, replaced.record, entry_id)
-        if settled is not None:
-            return settled
-        if kept and self._journal.has(entry_id):
+        decided = self._decide_from_record(row, replaced.record, entry_id)
+        if decided is not None:
+            return decided
+        if is_journaled and self._journal.has(entry_id):
             raise ZoomUnavailable(
-                "its tokens are in the journal, and Zoom does not say just now whose they are",
+                "the tokens are in the journal, and Zoom cannot confirm their user at the moment",
                 retry_after=2.0,
             )
         now = self._connections.now()
@@ -176,19 +170,19 @@ class Importer:
             except ZoomBadResponse as error:
                 if error.metadata.get("http_status") != "401":
                     raise
-        return await self._spend(row, replaced, entry_id, lost=lost)
+        return await self._exchange(row, replaced, entry_id, response_lost=response_lost)
 
-    def _settled(self, row: Row, record: ConnectionRecord | None, entry_id: str) -> Outcome | None:
-        """Say what became of a row for which nothing has to be done."""
+    def _decide_from_record(self, row: Row, record: ConnectionRecord | None, entry_id: str) -> Outcome | None:
+        """Return the outcome of a row that the user's current record decides, or None if the row must be imported."""
         if record is None:
             return None
         if record.was_committed(entry_id):
             if record.state is State.REAUTH_REQUIRED:
                 return Outcome(
                     RowStatus.CONSENT,
-                    "it was stored by an earlier run, and Zoom has refused its tokens since",
+                    "an earlier run stored the tokens, but Zoom has since rejected them",
                 )
-            return Outcome(RowStatus.STORED, "by an earlier run")
+            return Outcome(RowStatus.STORED, "stored by an earlier run")
         if record.state is State.REAUTH_REQUIRED:
             return None
         is_newer = row.updated_at > (
@@ -196,69 +190,75 @@ class Importer:
         )
         if is_newer and self._replace:
             return None
-        what = "was disconnected here" if record.state is State.DISCONNECTED else "is connected already"
-        hint = ", and the row is newer: --replace takes it" if is_newer else ""
-        return Outcome(RowStatus.SKIPPED, f"the person {what}{hint}")
+        state = "was disconnected here" if record.state is State.DISCONNECTED else "is already connected"
+        hint = ", but the row is newer; use --replace to import it" if is_newer else ""
+        return Outcome(RowStatus.SKIPPED, f"the user {state}{hint}")
 
-    async def _spend(self, row: Row, replaced: Replaceable, entry_id: str, *, lost: bool) -> Outcome:
-        """Spend the refresh token of a row, and store what Zoom issues for it."""
+    async def _exchange(
+        self, row: Row, replaced: Replaceable, entry_id: str, *, response_lost: bool
+    ) -> Outcome:
+        """Exchange the refresh token of a row, and store the token pair that Zoom issues."""
         started = self._connections.now()
         outcome = await self._oauth.refresh(row.refresh_token)
         if isinstance(outcome, Rejected):
-            return await self._refused(row, entry_id, outcome, lost=lost)
+            return await self._rejected(row, entry_id, outcome, response_lost=response_lost)
         if isinstance(outcome, Unknown):
-            raise ZoomOutcomeUnknown(
-                "Zoom's answer for its refresh token was lost or could not be understood"
-            )
+            raise ZoomOutcomeUnknown("Zoom's response to the refresh token was lost or invalid")
         issued: Issued = issued_by(outcome)
         tokens = token_pair(replace(issued, refresh_token=issued.refresh_token or row.refresh_token), started)
         return await self._store(row, replaced, tokens, entry_id, issued_now=True)
 
-    async def _refused(self, row: Row, entry_id: str, refused: Rejected, *, lost: bool) -> Outcome:
-        """Say what a refusal means: somebody else may have brought this very row in meanwhile."""
+    async def _rejected(
+        self, row: Row, entry_id: str, rejection: Rejected, *, response_lost: bool
+    ) -> Outcome:
+        """Return the outcome of a rejected refresh token; another process may have imported the same row meanwhile."""
         record = (await self._account_linker.prepare(row.user_email)).record
         if record is not None and record.was_committed(entry_id):
-            return Outcome(RowStatus.STORED, "by another run")
+            return Outcome(RowStatus.STORED, "stored by another run")
         if self._journal.has(entry_id):
-            raise ZoomUnavailable("its tokens are in the journal of another process", retry_after=2.0)
-        why = (
-            "Zoom's answer for its refresh token was lost, and Zoom takes it no more"
-            if lost
-            else f"Zoom refuses its refresh token ({refused.code}): it was used since the export, or has ended"
+            raise ZoomUnavailable("the tokens are in the journal of another process", retry_after=2.0)
+        reason = (
+            "Zoom's response to the refresh token was lost, and Zoom no longer accepts the token"
+            if response_lost
+            else f"Zoom rejected the refresh token ({rejection.code}); it was used after the export, revoked, or has expired"
         )
-        return Outcome(RowStatus.CONSENT, why)
+        return Outcome(RowStatus.CONSENT, reason)
 
     async def _store(
         self, row: Row, replaced: Replaceable, tokens: TokenPair, entry_id: str, *, issued_now: bool
     ) -> Outcome:
         try:
-            record = await self._adopted(row, replaced, tokens, entry_id, issued_now=issued_now)
+            record = await self._link(row, replaced, tokens, entry_id, issued_now=issued_now)
         except IdentityMismatch:
-            self._met_stranger()
-            rest = (
-                "were spent, and Zoom was asked to revoke them: the person has to consent"
+            self._count_mismatch()
+            consequence = (
+                "they were exchanged and are being revoked, so the user must consent again"
                 if issued_now
-                else "were left alone"
+                else "they were not used"
             )
             return Outcome(
-                RowStatus.REFUSED, f"its tokens are of a Zoom user with another e-mail address, and {rest}"
+                RowStatus.REFUSED,
+                f"the tokens belong to a Zoom user with another email address; {consequence}",
             )
         self.proven = True
         if record is None:
-            return Outcome(RowStatus.SKIPPED, "the person consented or was disconnected here meanwhile")
-        return Outcome(RowStatus.STORED, "its refresh token was spent" if issued_now else "")
+            return Outcome(RowStatus.SKIPPED, "the user meanwhile consented or was disconnected here")
+        return Outcome(RowStatus.STORED, "the refresh token was exchanged" if issued_now else "")
 
-    async def _adopted(
+    async def _link(
         self, row: Row, replaced: Replaceable, tokens: TokenPair, entry_id: str, *, issued_now: bool
     ) -> ConnectionRecord | None:
-        """Store a pair. One that is neither in the store nor in the journal, as with a full disk, is tried until it is in one of them.
+        """Link a token pair to the user. A newly issued pair is retried until it is either in the store or in the journal.
+
+        It is in neither if, for example, the store fails while the disk is full.
 
         Raises:
-            ZoomgateError: As `adopt_row`; StoreUnavailable if it is in the journal, or was not spent.
+            ZoomgateError: As for `AccountLinker.link_imported`.
+            StoreUnavailable: The store failed, and the pair is in the journal or was not newly issued.
         """
         while True:
             try:
-                async with asyncio.timeout(STORE_SECONDS):
+                async with asyncio.timeout(STORE_TIMEOUT_SECONDS):
                     return await self._account_linker.link_imported(
                         tokens,
                         replaced,
@@ -273,12 +273,12 @@ class Importer:
                 await self._journal.release(entry_id)
                 raise store_unavailable() from None
 
-    def _met_stranger(self) -> None:
-        """Note that tokens are of somebody else; when so are those of the first rows, it is the addresses that are wrong."""
-        self._strangers += 1
-        if not self.proven and self._strangers >= ENOUGH_STRANGERS:
+    def _count_mismatch(self) -> None:
+        """Count a row with another user's tokens; if all the first rows mismatch, stop, since their addresses are probably wrong."""
+        self._mismatches += 1
+        if not self.proven and self._mismatches >= MAX_INITIAL_MISMATCHES:
             self._stop.request(
-                StopReason.FAULT,
-                f"the tokens of the first {self._strangers} rows are of Zoom users with other addresses, so the import stopped before it"
-                " spends more: see whether the addresses in the file are those of the people's Zoom accounts",
+                StopReason.FATAL_ERROR,
+                f"the tokens of the first {self._mismatches} rows belong to Zoom users with other addresses, so the import stopped before"
+                " using more tokens; check that the file contains the email addresses of the users' Zoom accounts",
             )

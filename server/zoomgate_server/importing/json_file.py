@@ -1,4 +1,4 @@
-"""Objects of a JSON file, one by one: of a list, of a list within an object, or one after another."""
+"""Streaming parser for the objects of a JSON file: of an array, of an array within an object, or a sequence of objects."""
 
 import json
 import re
@@ -8,36 +8,35 @@ from typing import Any, TextIO
 from zoomgate_server.importing.problems import FileProblem
 from zoomgate_server.importing.text import MAX_ROW
 
-CUT_OFF = "the file ends here, and its list does not: it was cut off"
-_NO_OBJECT = f"it is no JSON object of at most {MAX_ROW} characters, or it is cut off"
+TRUNCATED = "the file is truncated; it ends here, before the end of its array"
+_NOT_AN_OBJECT = f"the entry is not a JSON object of at most {MAX_ROW} characters, or it is truncated"
 
 _CHUNK = 256 * 1024
-_BETWEEN = re.compile(r"[\s,]*")
+_SEPARATORS = re.compile(r"[\s,]*")
 _NEXT_OBJECT = re.compile(
     r"(?:\}\s*+,?\s*+|\n[ \t\r]*+)(?=\{)"
-)  # possessive: blanks without end take no time
+)  # possessive, so long runs of blanks cause no backtracking
 _LIST = re.compile(r'"(?:_?items|dataItems|connections)"\s*:\s*\[')
 _ACCESS_TOKEN = re.compile(r'"access_?token"', re.IGNORECASE)
 
 Value = tuple[int, dict[str, Any] | str]
-"""The line at which an object begins, and the object or why it is none."""
+"""The number of an object's first line, and the object or an error message."""
 
 
 def objects(text: TextIO, lists: re.Pattern[str] = _LIST) -> Iterator[Value]:
-    """Give the objects. One that is damaged takes no other along.
+    """Yield the objects. A malformed object does not affect other objects.
 
     Args:
-        text: From its beginning.
-        lists: Finds the beginning of the list, where it is within an object.
+        lists: Matches the start of the array if it is within an object.
 
     Raises:
-        FileProblem: It begins with neither a list nor an object.
+        FileProblem: The file starts with neither an array nor an object.
     """
     return _Objects(text).all(lists)
 
 
 class _Objects:
-    """Reads on as far as it must."""
+    """A parser that buffers no more of the file than it needs."""
 
     def __init__(self, text: TextIO) -> None:
         self._text = text
@@ -48,26 +47,26 @@ class _Objects:
         self._decoder = json.JSONDecoder()
 
     def all(self, lists: re.Pattern[str]) -> Iterator[Value]:
-        """Give everything."""
-        within = self._enter(lists)
+        """Yield all objects of the file."""
+        in_list = self._enter(lists)
         while True:
-            self._advance(_BETWEEN)
+            self._advance(_SEPARATORS)
             if self._at == len(self._buffer) and not self._fill():
                 break
             if self._at == len(self._buffer):
                 continue
-            if within and self._buffer[self._at] == "]":
+            if in_list and self._buffer[self._at] == "]":
                 return
             yield self._object()
-        if within:
-            yield self._line, CUT_OFF
+        if in_list:
+            yield self._line, TRUNCATED
 
     def _enter(self, lists: re.Pattern[str]) -> bool:
-        """Go to the first object; whether it is in a list."""
-        self._advance(_BETWEEN)
+        """Move to the first object; return whether it is in an array."""
+        self._advance(_SEPARATORS)
         first = self._buffer[self._at : self._at + 1]
         if first not in ("[", "{"):
-            raise FileProblem("The file is no JSON: it has to begin with [ or {")
+            raise FileProblem("the file is not JSON; it must start with [ or {")
         if first == "[":
             self._at += 1
             return True
@@ -79,7 +78,7 @@ class _Objects:
         return True
 
     def _object(self) -> Value:
-        """Read one value."""
+        """Parse one value."""
         line = self._line
         while True:
             try:
@@ -89,13 +88,13 @@ class _Objects:
             if end:
                 fits = end - self._at <= MAX_ROW
                 self._move(end)
-                return line, value if fits and isinstance(value, dict) else _NO_OBJECT
+                return line, value if fits and isinstance(value, dict) else _NOT_AN_OBJECT
             if len(self._buffer) - self._at > MAX_ROW or not self._fill():
                 self._skip()
-                return line, _NO_OBJECT
+                return line, _NOT_AN_OBJECT
 
     def _skip(self) -> None:
-        """Go to where the next object seems to begin."""
+        """Skip to the next likely start of an object."""
         self._move(self._at + 1)
         while (found := _NEXT_OBJECT.search(self._buffer, self._at)) is None:
             self._move(max(self._at, len(self._buffer) - MAX_ROW // 8))
@@ -105,7 +104,7 @@ class _Objects:
         self._move(found.end())
 
     def _fill(self) -> bool:
-        """Read more; whether there was more."""
+        """Read more text into the buffer; return whether there was any."""
         more = "" if self._ended else self._text.read(_CHUNK)
         self._ended = not more
         if more:

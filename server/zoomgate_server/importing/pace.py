@@ -1,38 +1,36 @@
-"""How fast rows are begun, and how long everybody waits when Zoom asks for patience."""
+"""The rate at which rows are started, and pauses that apply to all rows."""
 
 from zoomgate_server.clock import Clock
 from zoomgate_server.importing.stop import Stop
 
 
 class Pace:
-    """Keeps what is begun apart.
+    """A rate limiter for rows. All waits end when the import stops.
 
     Args:
-        rate: How many a second may begin.
-        clock: Time.
-        stop: Ends all waiting.
+        rate: The maximum number of rows per second.
     """
 
     def __init__(self, rate: float, clock: Clock, stop: Stop) -> None:
-        self._apart = 1 / rate
+        self._interval = 1 / rate
         self._clock = clock
         self._stop = stop
         self._next = self._held_until = clock.monotonic()
 
     async def wait(self) -> None:
-        """Wait until the next one may begin."""
+        """Wait until the next row may start."""
         now = self._clock.monotonic()
-        at = max(self._next, now - self._apart)  # who comes late may catch up with one
-        self._next = at + self._apart
+        at = max(self._next, now - self._interval)  # after a late start, one row may start early to catch up
+        self._next = at + self._interval
         if at > now:
             await self._stop.sleep(at - now)
-        await self.patience()
+        await self.wait_while_held()
 
-    async def patience(self) -> None:
-        """Wait as long as nothing may be sent."""
-        while self._stop.why is None and (left := self._held_until - self._clock.monotonic()) > 0:
-            await self._stop.sleep(left)
+    async def wait_while_held(self) -> None:
+        """Wait for the end of the current pause, if any."""
+        while self._stop.reason is None and (remaining := self._held_until - self._clock.monotonic()) > 0:
+            await self._stop.sleep(remaining)
 
     def hold(self, seconds: float) -> None:
-        """Let nothing be sent for so many seconds."""
+        """Pause all requests for this many seconds."""
         self._held_until = max(self._held_until, self._clock.monotonic() + seconds)

@@ -1,9 +1,9 @@
-"""Why nothing can be imported."""
+"""Errors that prevent an import."""
 
 
 class FileProblem(Exception):
-    """A file that cannot be imported as a whole. The text is one sentence for the operator, and holds nothing of its content."""
+    """A file that cannot be imported at all. The message is one sentence for the operator and contains no data from the file."""
 
 
 class ResultsProblem(Exception):
-    """A file of results that cannot be used. The text is one sentence for the operator."""
+    """A results file that cannot be used. The message is one sentence for the operator."""

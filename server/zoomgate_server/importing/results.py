@@ -1,7 +1,7 @@
-"""What became of each row: a file to read afterwards, and to go on with after an interruption.
+"""The results file, which reports the result of each row and allows an interrupted import to resume.
 
-It has a line a row, in the order of the rows, so that its end says how far the import came. A row that is left undone has one, too, and
-gets another one once it is done.
+It has one line per row in the order of the rows, so its last line shows how far the import has progressed. An undone row has a line, too,
+and gets another one when a later run completes it.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ import orjson
 
 from zoomgate_server.importing.problems import ResultsProblem
 
-_LONGEST = 64 * 1024
+_MAX_LINE = 64 * 1024
 _ROW = b'{"row":'
 
 
 class RowStatus(StrEnum):
-    """What became of a row.
+    """The status of a processed row.
 
     Attributes:
-        STORED: The person is connected.
-        SKIPPED: The person is connected already, or was disconnected here.
-        SUPERSEDED: Another row of the same person is newer.
-        REFUSED: The row is damaged, or its tokens are not the person's.
-        CONSENT: Zoom refuses its refresh token: the person has to consent.
-        UNDONE: Zoom or the store did not say; the next run tries again.
+        STORED: The user is connected.
+        SKIPPED: The user was already connected, or was disconnected here.
+        SUPERSEDED: Another row of the same user is newer.
+        REFUSED: The row is malformed, or its tokens belong to another user.
+        CONSENT: Zoom rejected the refresh token; the user must consent.
+        UNDONE: Zoom or the store did not respond; the next run tries again.
     """
 
     STORED = "stored"
@@ -44,14 +44,13 @@ class RowStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a row, without anything secret.
+    """The result of a row, without secrets.
 
     Attributes:
-        row: Which one, from 1.
-        line: Where it begins.
-        user: Its address, or empty if that is none.
-        verdict: What became of it.
-        reason: Why, or empty.
+        row: The number of the row, from 1.
+        line: The number of its first line, from 1.
+        user: The email address of the row, or empty if it is invalid.
+        reason: The reason for the status; may be empty.
     """
 
     row: int
@@ -62,31 +61,30 @@ class Result:
 
 
 class Results:
-    """The file of results. Use `open`.
+    """The results file; create instances with `open`.
 
     Attributes:
-        counts: How many rows came to what, over all runs.
-        noted: The last row that has a line; all before it have one as well.
-        undone: Rows that were left undone.
+        counts: The number of rows by status, over all runs.
+        last_row: The number of the last row that has a result; all previous rows have one, too.
+        undone: The numbers of undone rows.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
         self._file = file
         self.counts: Counter[str] = Counter()
-        self.noted = 0
+        self.last_row = 0
         self.undone: set[int] = set()
 
     @classmethod
-    def open(cls, path: Path, about: dict[str, Any]) -> "Results":
-        """Make the file with mode 0600, or go on with one of the same import.
+    def open(cls, path: Path, header: dict[str, Any]) -> "Results":
+        """Create the file with mode 0600, or open the file of the same import to append to it.
 
         Args:
-            path: Where.
-            about: What says which import it is.
+            header: Identifies the import; it is written as the first line.
 
         Raises:
-            ResultsProblem: It is in use, of another import, or cannot be written.
+            ResultsProblem: The file is in use, belongs to another import, or cannot be written.
         """
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -94,27 +92,27 @@ class Results:
             raise _not_writable(path, error) from None
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise ResultsProblem(f"{path} is a pipe or a device: name a file with --results")
+            raise ResultsProblem(f"{path} is a pipe or a device; choose a regular file with --results")
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(os.fdopen(descriptor, "r+b", buffering=0))
             results = cls(path, file)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                results._read(about)
+                results._read(header)
             except BlockingIOError:
                 raise ResultsProblem(
-                    f"Another import writes {path} just now: wait until it has ended"
+                    f"another import is writing to {path}; wait until it has finished"
                 ) from None
             except OSError as error:
                 raise _not_writable(path, error) from None
-            stack.pop_all()  # it stays open
+            stack.pop_all()  # keep the file open
         return results
 
     def add(self, result: Result) -> None:
-        """Write a line. It is the system's then: killing this process does not take it back.
+        """Write a line without buffering, so that it survives if this process is killed.
 
         Raises:
-            ResultsProblem: It cannot be written any more.
+            ResultsProblem: The file cannot be written.
         """
         self._write(
             {
@@ -128,10 +126,10 @@ class Results:
         self._count(result.row, result.status)
 
     def close(self) -> None:
-        """Bring everything to the disk.
+        """Sync the file to disk and close it.
 
         Raises:
-            ResultsProblem: That failed.
+            ResultsProblem: The sync failed.
         """
         with self._file:
             try:
@@ -139,50 +137,52 @@ class Results:
             except OSError as error:
                 raise _not_writable(self._path, error) from None
 
-    def _read(self, about: dict[str, Any]) -> None:
-        """Find out how far it came, and cut off a line that was not written to its end. What is no file of results stays as it is."""
-        whole = 0
+    def _read(self, header: dict[str, Any]) -> None:
+        """Read existing results and truncate an incomplete last line. A file that is not a results file is left unchanged."""
+        complete = 0
         with os.fdopen(os.dup(self._file.fileno()), "rb") as lines:
-            while line := lines.readline(_LONGEST):
+            while line := lines.readline(_MAX_LINE):
                 if not line.endswith(b"\n"):
-                    expected = _ROW if whole else _line(about)
+                    expected = _ROW if complete else _line(header)
                     if not expected.startswith(line[: len(expected)]):
-                        raise self._foreign()
+                        raise self._not_results()
                     break
                 try:
                     entry = orjson.loads(line)
-                    if whole:
+                    if complete:
                         self._count(int(entry["row"]), RowStatus(entry["verdict"]))
-                    elif entry != about:
-                        raise self._of_another_import() if entry.keys() == about.keys() else self._foreign()
+                    elif entry != header:
+                        raise (
+                            self._of_another_import()
+                            if entry.keys() == header.keys()
+                            else self._not_results()
+                        )
                 except (ValueError, KeyError, TypeError, AttributeError):
-                    raise self._foreign() from None
-                whole += len(line)
-        if whole == 0:
+                    raise self._not_results() from None
+                complete += len(line)
+        if complete == 0:
             os.fchmod(self._file.fileno(), 0o600)
-        self._file.truncate(whole)
-        self._file.seek(whole)
-        if whole == 0:
-            self._write(about)
+        self._file.truncate(complete)
+        self._file.seek(complete)
+        if complete == 0:
+            self._write(header)
 
     def _of_another_import(self) -> ResultsProblem:
         return ResultsProblem(
-            f"{self._path} has the results of another file or of other options: name another place with --results, or delete it to"
-            " begin anew"
+            f"{self._path} contains the results of another file or of other options; choose another file with --results, or delete it to"
+            " start over"
         )
 
-    def _foreign(self) -> ResultsProblem:
-        return ResultsProblem(
-            f"{self._path} has something else in it than results: name another place with --results"
-        )
+    def _not_results(self) -> ResultsProblem:
+        return ResultsProblem(f"{self._path} is not a results file; choose another file with --results")
 
-    def _count(self, row: int, verdict: RowStatus) -> None:
-        if row <= self.noted:
+    def _count(self, row: int, status: RowStatus) -> None:
+        if row <= self.last_row:
             self.counts[RowStatus.UNDONE] -= 1
             self.undone.discard(row)
-        self.noted = max(self.noted, row)
-        self.counts[verdict] += 1
-        if verdict is RowStatus.UNDONE:
+        self.last_row = max(self.last_row, row)
+        self.counts[status] += 1
+        if status is RowStatus.UNDONE:
             self.undone.add(row)
 
     def _write(self, entry: dict[str, Any]) -> None:
@@ -200,5 +200,5 @@ def _line(entry: dict[str, Any]) -> bytes:
 
 def _not_writable(path: Path, error: OSError) -> ResultsProblem:
     return ResultsProblem(
-        f"{path} cannot be written ({error.strerror}): see to that, or name another place with --results"
+        f"{path} cannot be written ({error.strerror}); fix the cause, or choose another file with --results"
     )

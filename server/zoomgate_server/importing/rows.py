@@ -1,4 +1,4 @@
-"""One row of a file with tokens, checked, or what is wrong with it."""
+"""Validated rows of an import file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,28 +8,28 @@ from zoomgate_server import user_email
 from zoomgate_server.zoom.oauth import DEFAULT_EXPIRES_IN, MAX_EXPIRES_IN, MIN_EXPIRES_IN, is_token
 
 LATEST = 253_402_300_000.0
-"""Times after the year 9999 are none, in seconds since 1970."""
+"""The end of the year 9999 in seconds since 1970; later times are invalid."""
 
 _MILLISECONDS = 100_000_000_000.0
-"""Numbers above this are milliseconds since 1970, and not seconds: as seconds they would be after the year 5138."""
+"""Larger numbers are taken as milliseconds since 1970; as seconds, they would be after the year 5138."""
 
 _MAX_SCOPE = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Somebody's token pair.
+    """A user's token pair.
 
     Attributes:
-        number: Which row of the file it is, from 1.
-        line: Where it begins, from 1.
-        user_email: Whose it is said to be, in canonical form.
-        access_token: Opaque; empty if there is none.
+        number: The number of the row in the file, from 1.
+        line: The number of its first line, from 1.
+        user_email: The user's address according to the file, in canonical form.
+        access_token: May be empty.
         refresh_token: Works once.
-        scope: What was granted, separated by spaces, or empty.
-        access_expire_at: When the access token expires, in seconds since 1970; 0 if that is not known.
-        updated_at: When the pair was written, in seconds since 1970; 0 if that is not known.
-        misread: Whether it has a time that cannot be read and counts as unknown.
+        scope: The granted scopes, separated by spaces; may be empty.
+        access_expire_at: When the access token expires, in seconds since 1970; 0 if unknown.
+        updated_at: When the pair was last updated, in seconds since 1970; 0 if unknown.
+        has_invalid_time: Whether the row has a time that cannot be parsed and counts as unknown.
     """
 
     number: int
@@ -40,18 +40,18 @@ class Row:
     scope: str
     access_expire_at: float
     updated_at: float
-    misread: bool = False
+    has_invalid_time: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class InvalidRow:
-    """A row that cannot be used.
+    """A row that cannot be imported.
 
     Attributes:
-        number: Which row of the file it is, from 1.
-        line: Where it begins, from 1.
-        user_email: Whose it is said to be, if that is an address; empty otherwise, since then it may be anything.
-        reason: Why, in words that hold nothing of the row.
+        number: The number of the row in the file, from 1.
+        line: The number of its first line, from 1.
+        user_email: The address of the row; empty if it is invalid, since an invalid value may be any data, such as a token.
+        reason: The reason, without data from the row.
     """
 
     number: int
@@ -60,7 +60,7 @@ class InvalidRow:
     reason: str
 
 
-def checked(
+def validated(
     number: int,
     line: int,
     *,
@@ -70,20 +70,24 @@ def checked(
     scope: object,
     expires: float,
     updated: float,
-    misread: bool,
+    has_invalid_time: bool,
 ) -> Row | InvalidRow:
-    """Make a row of what a file says, or say why it is none. Addresses are refused if they are not canonical, never repaired."""
+    """Return a validated row, or the reason why it is invalid. Addresses must be canonical; others are rejected, not corrected."""
     if not isinstance(user, str):
-        return InvalidRow(number, line, "", "it has no e-mail address")
+        return InvalidRow(number, line, "", "the email address is missing")
     problem = user_email.problem(user)
     if problem is not None:
-        return InvalidRow(number, line, "", f"its e-mail address {problem.partition(':')[0]}")
+        return InvalidRow(number, line, "", f"the email address {problem.partition(':')[0]}")
     if not refresh_token:
-        return InvalidRow(number, line, user, "it has no refresh token")
+        return InvalidRow(number, line, user, "the refresh token is missing")
     if not is_token(refresh_token):
-        return InvalidRow(number, line, user, "its refresh token is none: cut off, or in another encoding")
+        return InvalidRow(
+            number, line, user, "the refresh token is invalid; it is truncated or in another encoding"
+        )
     if access_token and not is_token(access_token):
-        return InvalidRow(number, line, user, "its access token is none: cut off, or in another encoding")
+        return InvalidRow(
+            number, line, user, "the access token is invalid; it is truncated or in another encoding"
+        )
     return Row(
         number,
         line,
@@ -93,12 +97,15 @@ def checked(
         scope if isinstance(scope, str) and len(scope) <= _MAX_SCOPE and scope.isprintable() else "",
         expires,
         updated,
-        misread,
+        has_invalid_time,
     )
 
 
-def moment(value: object) -> float:
-    """Read a time: ISO 8601 (UTC if it says no zone), seconds or milliseconds since 1970, or Wix's `{"$date": …}`; 0 if it is none."""
+def parse_time(value: object) -> float:
+    """Parse a time into seconds since 1970; return 0 if it is invalid.
+
+    Accepted are ISO 8601 (UTC if it has no zone), seconds or milliseconds since 1970, and Wix's `{"$date": …}`.
+    """
     if isinstance(value, Mapping):
         value = value.get("$date")
     if isinstance(value, bool):
@@ -117,13 +124,17 @@ def moment(value: object) -> float:
     return seconds if 0 < seconds < LATEST else 0.0
 
 
-def misread(value: object, seconds: float) -> bool:
-    """Tell whether a value says a time, of which `moment` gave no seconds."""
+def is_invalid_time(value: object, seconds: float) -> bool:
+    """Return whether a value is set although `parse_time` returned 0 for it.
+
+    Args:
+        seconds: The result of `parse_time`.
+    """
     return not seconds and value not in (None, "")
 
 
 def lifetime(value: object) -> float:
-    """Read for how many seconds an access token was issued; Zoom's usual hour if that is not said."""
+    """Parse the lifetime of an access token in seconds; the default is Zoom's usual one hour."""
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 10:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""The first look at a file: how many rows it has, and which of them give way to a newer one of the same person."""
+"""First pass over an import file, which counts rows and finds rows superseded by newer rows of the same user."""
 
 import hashlib
 import sqlite3
@@ -13,39 +13,40 @@ from zoomgate_server.importing.rows import InvalidRow, Row
 
 _BATCH = 1000
 _CACHE_KIB = 4096
-_GIVING_WAY = """
-SELECT number, winner FROM (
-  SELECT number, FIRST_VALUE(number) OVER (PARTITION BY user ORDER BY updated DESC, number DESC) AS winner
+_SUPERSEDED = """
+SELECT number, newest FROM (
+  SELECT number, FIRST_VALUE(number) OVER (PARTITION BY user ORDER BY updated DESC, number DESC) AS newest
   FROM seen WHERE user IN (SELECT user FROM seen GROUP BY user HAVING COUNT(*) > 1)
-) WHERE number <> winner ORDER BY number
+) WHERE number <> newest ORDER BY number
 """
 
 
 @dataclass(slots=True)
 class Scan:
-    """What a file holds.
+    """A summary of a file.
 
     Attributes:
-        digest: SHA-256 of the file, in hex.
-        rows: How many there are, those with a flaw included.
-        unspent: How many have an access token that is valid still.
-        misread: How many have a time that cannot be read.
-        counts: How many there are of a kind: `usable`, `superseded`, `refused`.
-        flaws: The first rows that cannot be used.
+        digest: The SHA-256 of the file, in hex.
+        rows: The number of rows, including invalid ones.
+        valid_access_tokens: The number of rows with an access token that is still valid.
+        invalid_times: The number of rows with a time that cannot be parsed.
+        counts: The number of rows by category: `usable`, `superseded`, `refused`.
+        invalid_rows: The first invalid rows.
     """
 
     digest: str
     rows: int = 0
-    unspent: int = 0
-    misread: int = 0
+    valid_access_tokens: int = 0
+    invalid_times: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    flaws: list[InvalidRow] = field(default_factory=list)
+    invalid_rows: list[InvalidRow] = field(default_factory=list)
 
 
 class DuplicateIndex:
-    """Which rows give way to a newer one. Kept on disk, in a file that has no name: a row takes no memory.
+    """An index of rows that are superseded by newer rows of the same user.
 
-    Of a person there is a digest in it and no address.
+    It is stored in an unnamed temporary file, so memory use does not grow with the number of rows. The file contains digests of addresses
+    instead of the addresses.
     """
 
     def __init__(self) -> None:
@@ -57,25 +58,25 @@ class DuplicateIndex:
         self._batch: list[tuple[int, bytes, float]] = []
 
     def add(self, row: Row) -> None:
-        """Take a row into account."""
+        """Add a row to the index."""
         user = hashlib.blake2b(row.user_email.encode(), digest_size=16).digest()
         self._batch.append((row.number, user, row.updated_at))
         if len(self._batch) == _BATCH:
             self._flush()
 
     def finish(self) -> int:
-        """Compare all rows; gives how many give way."""
+        """Find the superseded rows and return their number."""
         self._flush()
-        self._table.execute(f"CREATE TABLE giving_way AS {_GIVING_WAY}")
-        (count,) = self._table.execute("SELECT COUNT(*) FROM giving_way").fetchone()
+        self._table.execute(f"CREATE TABLE superseded AS {_SUPERSEDED}")
+        (count,) = self._table.execute("SELECT COUNT(*) FROM superseded").fetchone()
         return int(count)
 
     def rows(self) -> Iterator[tuple[int, int]]:
-        """Give the numbers of the rows that give way, in order, each with the number of the row that it gives way to."""
-        return iter(self._table.execute("SELECT number, winner FROM giving_way ORDER BY rowid"))
+        """Yield the numbers of superseded rows in ascending order, each with the number of the user's newest row."""
+        return iter(self._table.execute("SELECT number, newest FROM superseded ORDER BY rowid"))
 
     def close(self) -> None:
-        """Forget everything."""
+        """Delete the index."""
         self._table.close()
 
     def _flush(self) -> None:
@@ -83,39 +84,38 @@ class DuplicateIndex:
         self._batch.clear()
 
 
-def scan(source: Source, giving_way: DuplicateIndex, now: float, shown: int) -> Scan:
-    """Read a file once.
+def scan(source: Source, duplicates: DuplicateIndex, now: float, max_invalid_rows: int) -> Scan:
+    """Read a file once, and return a summary.
 
     Args:
-        source: The file.
-        giving_way: Told of every row.
-        now: Seconds since 1970.
-        shown: How many flaws to keep.
+        duplicates: Receives every valid row.
+        now: The current time in seconds since 1970.
+        max_invalid_rows: The maximum number of invalid rows in the summary.
 
     Raises:
-        FileProblem: It cannot be imported as a whole.
+        FileProblem: The file cannot be imported at all.
     """
     if not source.path.is_file():
         raise FileProblem(
-            "It is a pipe or a device, and is read more than once: save it as a file with mode 0600 first"
+            "it is a pipe or a device, which cannot be read twice; save it as a file with mode 0600 first"
         )
-    found = Scan(_digest(source.path))
+    summary = Scan(_digest(source.path))
     for row in source.read():
-        found.rows += 1
+        summary.rows += 1
         if isinstance(row, InvalidRow):
-            found.counts["refused"] += 1
-            if len(found.flaws) < shown:
-                found.flaws.append(row)
+            summary.counts["refused"] += 1
+            if len(summary.invalid_rows) < max_invalid_rows:
+                summary.invalid_rows.append(row)
         else:
-            giving_way.add(row)
-            found.counts["usable"] += 1
-            found.misread += row.misread
-            found.unspent += bool(row.access_token) and row.access_expire_at > now
-    if not found.rows:
-        raise FileProblem("There is no row in the file: export it again")
-    found.counts["superseded"] = giving_way.finish()
-    found.counts["usable"] -= found.counts["superseded"]
-    return found
+            duplicates.add(row)
+            summary.counts["usable"] += 1
+            summary.invalid_times += row.has_invalid_time
+            summary.valid_access_tokens += bool(row.access_token) and row.access_expire_at > now
+    if not summary.rows:
+        raise FileProblem("the file contains no rows; export it again")
+    summary.counts["superseded"] = duplicates.finish()
+    summary.counts["usable"] -= summary.counts["superseded"]
+    return summary
 
 
 def _digest(path: Path) -> str:
@@ -123,4 +123,4 @@ def _digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise FileProblem(f"The file cannot be read ({error.strerror}): name the export") from None
+        raise FileProblem(f"the file cannot be read ({error.strerror}); check its path and mode") from None

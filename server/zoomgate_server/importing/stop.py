@@ -1,4 +1,4 @@
-"""Whether an import goes on."""
+"""Early termination of an import."""
 
 import asyncio
 import contextlib
@@ -6,39 +6,39 @@ from enum import Enum
 
 
 class StopReason(Enum):
-    """Why an import ends before its last row.
+    """The reason why an import stops before its last row.
 
     Attributes:
-        ASKED: Somebody wants it to.
-        SILENCE: Zoom or the store answers nobody.
-        FAULT: Every other row would fail in the same way.
+        INTERRUPTED: The user interrupted the import.
+        NO_RESPONSE: Zoom or the store does not respond.
+        FATAL_ERROR: Every further row would fail in the same way.
     """
 
-    ASKED = "asked"
-    SILENCE = "silence"
-    FAULT = "fault"
+    INTERRUPTED = "interrupted"
+    NO_RESPONSE = "no_response"
+    FATAL_ERROR = "fatal_error"
 
 
 class Stop:
-    """Ends an import after the rows that are under way.
+    """A request to stop the import after the rows in progress.
 
     Attributes:
-        why: None while it goes on.
-        problem: What to do about it, or empty.
+        reason: None while the import continues.
+        problem: The error message; may be empty.
     """
 
     def __init__(self) -> None:
-        self.why: StopReason | None = None
+        self.reason: StopReason | None = None
         self.problem = ""
         self._event = asyncio.Event()
 
-    def request(self, why: StopReason, problem: str = "") -> None:
-        """End it. Who comes first says why."""
-        if self.why is None:
-            self.why, self.problem = why, problem
+    def request(self, reason: StopReason, problem: str = "") -> None:
+        """Stop the import. Only the first request determines the reason."""
+        if self.reason is None:
+            self.reason, self.problem = reason, problem
             self._event.set()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait so many seconds, or until it ends."""
+        """Sleep for this many seconds, or until the import stops."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._event.wait(), seconds)

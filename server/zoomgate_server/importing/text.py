@@ -1,4 +1,4 @@
-"""The text of a file, in pieces of bounded size, whatever it is encoded in."""
+"""Text files in supported encodings, read in pieces of bounded size."""
 
 import codecs
 import contextlib
@@ -9,55 +9,56 @@ from typing import TextIO
 from zoomgate_server.importing.problems import FileProblem
 
 MAX_ROW = 64 * 1024
-"""Characters of a row; a token has at most 8,192."""
+"""The maximum number of characters in a row; a token has at most 8,192."""
 
-_BEGINNING = 64
+_PREFIX_BYTES = 64
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[TextIO]:
-    """Open a file of UTF-8, with or without a byte order mark, or of UTF-16 with one.
+    """Open a file in UTF-8, with or without a byte order mark, or in UTF-16 with a byte order mark.
 
-    Bytes that are none become U+FFFD, which no token and no address has: so the rows that have them are refused, and no others.
+    Invalid bytes become U+FFFD, which is not valid in tokens and addresses, so only the rows that contain them are refused.
 
     Raises:
-        FileProblem: It cannot be read, is empty, or is neither.
+        FileProblem: The file cannot be read, is empty, or is in another encoding.
     """
     try:
         with path.open("rb") as file:
-            beginning = file.read(_BEGINNING)
-        encoding = _encoding(beginning)
+            prefix = file.read(_PREFIX_BYTES)
+        encoding = _encoding(prefix)
         with path.open(encoding=encoding, errors="replace", newline="\n") as text:
             yield text
     except OSError as error:
-        raise FileProblem(f"The file cannot be read ({error.strerror}): name the export") from None
+        raise FileProblem(f"the file cannot be read ({error.strerror}); check its path and mode") from None
 
 
-def _encoding(beginning: bytes) -> str:
-    if not beginning.strip():
-        raise FileProblem("The file is empty: export it again")
-    if beginning.startswith(_WIDE):
+def _encoding(prefix: bytes) -> str:
+    if not prefix.strip():
+        raise FileProblem("the file is empty; export it again")
+    if prefix.startswith(_WIDE):
         return "utf-16"
-    if b"\0" in beginning:
-        raise FileProblem(
-            "The file is no text in UTF-8, nor in UTF-16 with a byte order mark: save it as UTF-8"
-        )
+    if b"\0" in prefix:
+        raise FileProblem("the file is neither UTF-8 nor UTF-16 with a byte order mark; save it as UTF-8")
     return "utf-8-sig"
 
 
 class Lines:
-    """The lines of a text, which can be given back."""
+    """A line reader with pushback."""
 
     def __init__(self, text: TextIO) -> None:
         self._text = text
         self._number = 0
-        self._back: list[tuple[int, str | None]] = []
+        self._pushed_back: list[tuple[int, str | None]] = []
 
-    def take(self) -> tuple[int, str | None] | None:
-        """Give the number of the next line, from 1, and the line without its end; None for one that is longer than a row may be."""
-        if self._back:
-            return self._back.pop()
+    def read(self) -> tuple[int, str | None] | None:
+        """Return the number of the next line, from 1, and its text without the line ending; None at the end of the file.
+
+        The text is None if the line is longer than MAX_ROW.
+        """
+        if self._pushed_back:
+            return self._pushed_back.pop()
         line = self._text.readline(MAX_ROW + 1)
         if not line:
             return None
@@ -68,6 +69,6 @@ class Lines:
             return self._number, None
         return self._number, line.rstrip("\r\n")
 
-    def give_back(self, lines: list[tuple[int, str | None]]) -> None:
-        """Put lines back, to be taken again."""
-        self._back.extend(reversed(lines))
+    def push_back(self, lines: list[tuple[int, str | None]]) -> None:
+        """Push lines back, so that they are read again."""
+        self._pushed_back.extend(reversed(lines))

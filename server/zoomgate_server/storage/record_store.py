@@ -19,7 +19,7 @@ class Kind(StrEnum):
     STATE = "state"
     REQUEST = "request"
     WEBHOOK = "webhook"
-    KEY_CHECK = "canary"
+    KEY_CHECK = "key_check"
     META = "meta"
 
 
@@ -30,8 +30,8 @@ class Column(StrEnum):
     KEY_ID = "key_id"
 
 
-KEY_CHECK = "canary"
-"""Subject of the record by which a start proves its key ring: see `canary.prove`."""
+KEY_CHECK = "key_check"
+"""Subject of the key check; see `key_check.verify`."""
 
 TOMBSTONE_STATE = "DISCONNECTED"
 """Records in this state are exempt from the uniqueness of `zoom_user_id`."""

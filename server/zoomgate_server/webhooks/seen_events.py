@@ -1,23 +1,22 @@
-"""Events of Zoom's that were dealt with, so that one that comes again does nothing."""
+"""Webhook events that were processed, so that a repeated event has no effect."""
 
 import hashlib
 
 from zoomgate_server.encryption.envelope import Envelope, key_id_of
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore
 
-REMEMBERED_SECONDS = 3 * 3600.0
-"""How long an event is remembered: longer than one that is repeated is accepted."""
+RETENTION_SECONDS = 3 * 3600.0
+"""How long a processed event is stored. Longer than a repeated event is accepted."""
 
 
 class SeenEvents:
-    """Remembers the events of one Zoom app by their digests.
+    """Repository of the processed events of one Zoom app, by their digests.
 
     Every method raises `StoreError` when the store fails.
 
     Args:
-        app: OAuth origin and client id.
-        store: Where the records are.
-        vault: Seals them. There is nothing in them; so they are like all others when keys are replaced.
+        app: OAuth origin and client ID.
+        envelope: Seals the records. Their content is empty, but sealed records are re-encrypted like all others.
     """
 
     def __init__(self, *, app: str, store: RecordStore, envelope: Envelope) -> None:
@@ -26,16 +25,16 @@ class SeenEvents:
         self._envelope = envelope
 
     async def has(self, body: bytes) -> bool:
-        """Tell whether an event was dealt with; its name and time are part of the body."""
+        """Return whether an event was processed. The body identifies the event: it contains its name and time."""
         record, now = await self._store.get(self._key(body))
         return record is not None and (record.expire_at is None or now < record.expire_at)
 
     async def add(self, body: bytes) -> None:
-        """Note that an event was dealt with. Of several processes at once it does not matter which one does."""
+        """Record that an event was processed. If several processes do so at the same time, any of their writes will do."""
         key = self._key(body)
         found, now = await self._store.get(key)
         value = self._envelope.seal(key, grant="", generation=0, header={}, secret={})
-        record = Record(key=key, value=value, key_id=key_id_of(value), expire_at=now + REMEMBERED_SECONDS)
+        record = Record(key=key, value=value, key_id=key_id_of(value), expire_at=now + RETENTION_SECONDS)
         await self._store.put(record, 0 if found is None else found.rev)
 
     def _key(self, body: bytes) -> RecordKey:

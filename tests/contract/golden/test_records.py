@@ -1,60 +1,79 @@
-"""Records of every version of the format, as they were stored once."""
+"""Golden records and a golden journal entry, as this format was first written."""
 
 import json
 from base64 import b64decode, b64encode
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from zoomgate_server.authorization import pending
 from zoomgate_server.connections import record as connection_record
+from zoomgate_server.connections.token_journal import TokenJournal
 from zoomgate_server.encryption.cipher import Key, KeyRing
-from zoomgate_server.encryption.envelope import Envelope, key_id_of, version_of
+from zoomgate_server.encryption.envelope import FORMAT, Envelope, key_id_of
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 
-FOLDER = Path(__file__).parent / "records"
-FILES = sorted(FOLDER.glob("v*/*.json"))
-VAULT = Envelope(
-    app="zoom.us|golden-app", keys=KeyRing([Key("901de001", bytes(range(100, 132)), primary=True)])
-)
+FOLDER = Path(__file__).parent / "records" / f"v{FORMAT}"
+JOURNAL_ENTRY = FOLDER / "journal_entry.json"
+RECORDS = sorted(path for path in FOLDER.glob("*.json") if path != JOURNAL_ENTRY)
+APP = "zoom.us|golden-app"
+RING = KeyRing([Key("901de001", bytes(range(100, 132)), primary=True)])
+ENVELOPE = Envelope(app=APP, keys=RING)
 
 
 def opened(record: Record) -> Any:
-    """What a record opens to, as JSON."""
+    """Return the decrypted content of a record as JSON."""
     match record.key.kind:
         case Kind.USER:
-            connection = connection_record.decode(VAULT, record)
-            return asdict(
-                replace(connection, read_update_time=None)
-            )  # says how it was read, and is not stored
+            connection = connection_record.decode(ENVELOPE, record)
+            # `read_update_time` depends on how the record was read and is not stored.
+            return asdict(replace(connection, read_update_time=None))
         case Kind.STATE:
-            found = pending.decode(VAULT, record)
-            key = b64encode(found.browser_key or b"").decode()
-            return asdict(found) | {"options": found.options.decode(), "browser_key": key}
+            authorization = pending.decode(ENVELOPE, record)
+            key = b64encode(authorization.browser_key or b"").decode()
+            return asdict(authorization) | {"options": authorization.options.decode(), "browser_key": key}
         case _:
-            return VAULT.open(record).secret
+            return ENVELOPE.open(record).secret
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
-def test_what_was_stored_once_opens_for_ever(file: Path) -> None:
-    """A record of any version opens to what it opened to when it was made; what came later has its default."""
+@pytest.mark.parametrize("file", RECORDS, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_golden_record_opens_to_its_original_content(file: Path) -> None:
+    """A field that was added later has its default."""
     golden = json.loads(file.read_text())
     fields = golden["record"]
-    name = RecordKey(fields.pop("app"), Kind(fields.pop("kind")), fields.pop("subject"))
-    record = Record(key=name, value=b64decode(fields.pop("value")), **fields)
-    assert version_of(record.value) == int(file.parent.name.removeprefix("v"))
+    key = RecordKey(fields.pop("app"), Kind(fields.pop("kind")), fields.pop("subject"))
+    record = Record(key=key, value=b64decode(fields.pop("value")), **fields)
+    assert record.value[0] == FORMAT
     assert key_id_of(record.value) == record.key_id == "901de001"
-    found = json.loads(json.dumps(opened(record)))
-    assert {name: found[name] for name in golden["opened"]} == golden["opened"]
-    assert not any(found[name] for name in found.keys() - golden["opened"].keys())
+    content = json.loads(json.dumps(opened(record)))
+    assert {name: content[name] for name in golden["opened"]} == golden["opened"]
+    assert not any(content[name] for name in content.keys() - golden["opened"].keys())
 
 
-def test_every_version_has_its_records() -> None:
-    """Connections in each state, a begun authorization, the canary and a shared secret."""
-    names = {"active", "reauth", "tombstone", "state", "canary", "secret"}
-    assert {folder.name: {file.stem for file in folder.iterdir()} for folder in FOLDER.glob("v*")} == {
-        "v1": names,
-        "v2": names,
+async def test_golden_journal_entry_opens_to_its_original_content(tmp_path: Path) -> None:
+    """A field that was added later has its default."""
+    golden = json.loads(JOURNAL_ENTRY.read_text())
+    content = b64decode(golden["file"])
+    assert content[0] == FORMAT
+    (tmp_path / f"{golden['opened']['entry_id']}.entry").write_bytes(content)
+    journal = TokenJournal(tmp_path, app=APP, ring=RING, observer=MagicMock())
+    (entry,) = map(asdict, await journal.claim())
+    assert {name: entry[name] for name in golden["opened"]} == golden["opened"]
+    assert not any(entry[name] for name in entry.keys() - golden["opened"].keys())
+    await journal.close()
+
+
+def test_golden_records_cover_every_kind() -> None:
+    """They include a connection in each state."""
+    connections = {"active", "reauth", "tombstone"}
+    assert {file.stem for file in RECORDS} == connections | {
+        "authorization",
+        "key_check",
+        "seen_event",
+        "shared_secret",
     }
+    kinds = {json.loads(file.read_text())["record"]["kind"] for file in RECORDS}
+    assert kinds == {Kind.USER, Kind.STATE, Kind.KEY_CHECK, Kind.META, Kind.WEBHOOK}

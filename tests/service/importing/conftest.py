@@ -1,4 +1,4 @@
-"""What every test of this folder uses."""
+"""Shared fixtures of the import tests."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.importing.exports import Place
+from service.importing.exports import Workspace
 from zoom_simulator import SimulatorOptions
 from zoom_simulator.options import DEFAULT_USERS, SimulatedUser
 from zoom_simulator.testing import RunningSimulator
@@ -18,15 +18,15 @@ TOKEN = re.compile(r"sim-[ar]t-\w+")
 
 @pytest.fixture
 def zoom() -> Iterator[RunningSimulator]:
-    """A simulated Zoom with 80 people, and those of other tests."""
+    """A simulated Zoom with 80 additional users."""
     with simulated(SimulatorOptions(port=0, users=(*USERS, *DEFAULT_USERS))) as running:
         yield running
 
 
 @pytest.fixture
-def place(tmp_path: Path, zoom: RunningSimulator) -> Iterator[Place]:
-    """An empty folder to work in. No token stays there in the clear but in the exports."""
-    yield Place.of(tmp_path, zoom)
+def workspace(tmp_path: Path, zoom: RunningSimulator) -> Iterator[Workspace]:
+    """An empty workspace; after the test, only the exports may contain tokens in plain text."""
+    yield Workspace.of(tmp_path, zoom)
     for path in tmp_path.rglob("*"):
         if path.is_file() and path.suffix not in (".csv", ".json", ".txt") and path.name != "trace":
             assert not TOKEN.search(path.read_bytes().decode("latin-1")), path

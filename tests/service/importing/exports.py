@@ -1,4 +1,4 @@
-"""People who consented elsewhere: a simulated Zoom that knows their tokens, and the files in which these come."""
+"""Users who authorized the app in another system, their exports, and a workspace for running imports."""
 
 import csv
 import io
@@ -29,27 +29,27 @@ SCOPE = "user:read:user meeting:write:meeting"
 
 
 @dataclass(frozen=True)
-class Person:
-    """Somebody's row.
+class ExportedUser:
+    """The tokens of a user in another system.
 
     Attributes:
-        user: Address.
-        access: Access token.
-        refresh: Refresh token.
-        updated: Seconds since 1970.
+        email: The email address.
+        access: The access token.
+        refresh: The refresh token.
+        updated: When the tokens were last updated, in seconds since 1970.
     """
 
-    user: str
+    email: str
     access: str
     refresh: str
     updated: float = field(default_factory=time.time)
 
     @property
     def velo(self) -> dict[str, Any]:
-        """The item of the collection `ZoomUsers`."""
+        """The user's item in the collection `ZoomUsers`."""
         return {
             "_id": "7b1c",
-            "userEmail": self.user,
+            "userEmail": self.email,
             "access_token": self.access,
             "expires_in": 3600,
             "scope": SCOPE,
@@ -60,9 +60,9 @@ class Person:
 
     @property
     def line(self) -> dict[str, Any]:
-        """The line of our own format."""
+        """The user's line in the format `jsonl`."""
         return {
-            "user_email": self.user,
+            "user_email": self.email,
             "access_token": self.access,
             "refresh_token": self.refresh,
             "scope": SCOPE,
@@ -72,14 +72,14 @@ class Person:
 
     @property
     def nango(self) -> dict[str, Any]:
-        """The connection as Nango gives it."""
+        """The user's connection as returned by Nango."""
         return {
             "id": 1,
-            "connection_id": f"c-{self.user}",
+            "connection_id": f"c-{self.email}",
             "provider": "zoom",
             "provider_config_key": "zoom",
             "updated_at": iso(self.updated),
-            "end_user": {"id": "u1", "email": self.user},
+            "end_user": {"id": "u1", "email": self.email},
             "credentials": {
                 "type": "OAUTH2",
                 "access_token": self.access,
@@ -91,48 +91,43 @@ class Person:
 
 
 def iso(time: float) -> str:
-    """Write a time as JavaScript does."""
+    """Format a time as JavaScript does."""
     return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def consented(zoom: RunningSimulator, user: str, *, expired: bool = True) -> Person:
-    """Let somebody consent, and give what the other software kept."""
-    tokens = zoom.connect(user)
-    person = Person(user, tokens.access_token, tokens.refresh_token)
-    return aged(zoom, person) if expired else person
+def exported_user(zoom: RunningSimulator, email: str, *, expired: bool = True) -> ExportedUser:
+    """Let a user consent in the simulated Zoom, and return the tokens as in the other system."""
+    tokens = zoom.connect(email)
+    user = ExportedUser(email, tokens.access_token, tokens.refresh_token)
+    return with_expired_access_token(zoom, user) if expired else user
 
 
-def aged(zoom: RunningSimulator, person: Person) -> Person:
-    """Let the access token of somebody expire."""
-    zoom.expire(person.user)
-    return replace(person, updated=time.time() - 7200)
+def with_expired_access_token(zoom: RunningSimulator, user: ExportedUser) -> ExportedUser:
+    """Expire the access token of a user, and return the user with an older update time."""
+    zoom.expire(user.email)
+    return replace(user, updated=time.time() - 7200)
 
 
-def as_csv(people: Iterable[Person], columns: Iterable[str] = COLUMNS, delimiter: str = ",") -> str:
-    """The collection as a CSV file."""
+def as_csv(users: Iterable[ExportedUser], columns: Iterable[str] = COLUMNS, delimiter: str = ",") -> str:
+    """Return the collection `ZoomUsers` as a CSV file."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, delimiter=delimiter, extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(person.velo for person in people)
+    writer.writerows(user.velo for user in users)
     return text.getvalue()
 
 
 @dataclass(frozen=True)
-class Place:
-    """A folder in which `zoomgate` is run as a process of its own, with settings that lead to a simulated Zoom.
-
-    Attributes:
-        folder: Where it is run.
-        environ: Its environment.
-    """
+class Workspace:
+    """A working folder for running `zoomgate` as a process, with settings for a simulated Zoom."""
 
     folder: Path
     environ: dict[str, str]
 
     @classmethod
-    def of(cls, folder: Path, zoom: RunningSimulator, **settings: str) -> "Place":
-        """Give a place; `settings` are more of them."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("ZOOMGATE_")}
+    def of(cls, folder: Path, zoom: RunningSimulator, **settings: str) -> "Workspace":
+        """Return a workspace with additional settings."""
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("ZOOMGATE_")}
         environ = {
             "ZOOMGATE_DATA_DIR": str(folder / "data"),
             "ZOOMGATE_CLIENT_ID": zoom.client_id,
@@ -140,18 +135,18 @@ class Place:
             "ZOOMGATE_ZOOM_API_URL": zoom.api_url,
             "ZOOMGATE_ZOOM_OAUTH_URL": zoom.oauth_url,
         }
-        return cls(folder, kept | environ | settings)
+        return cls(folder, inherited | environ | settings)
 
     def write(self, name: str, content: str | bytes) -> Path:
-        """Write an export as its owner keeps it."""
+        """Write an export that only its owner can read."""
         path = self.folder / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         path.chmod(0o600)
         return path
 
-    def run(self, *arguments: str, code: int = 0, module: str = "zoomgate_server") -> "Ran":
-        """Run `zoomgate`, or what starts it in another way."""
-        found = subprocess.run(
+    def run(self, *arguments: str, code: int = 0, module: str = "zoomgate_server") -> "CommandOutput":
+        """Run `zoomgate` or a module that starts it; assert the exit code, and that no token or traceback is printed."""
+        process = subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=self.folder,
             env=self.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
@@ -160,31 +155,31 @@ class Place:
             timeout=100,
             check=False,
         )
-        assert found.returncode == code, (found.returncode, found.stdout, found.stderr)
-        assert "Traceback" not in found.stderr, found.stderr
-        assert "sim-" not in found.stdout + found.stderr, "a token was printed"
-        return Ran(found.stdout, found.stderr)
+        assert process.returncode == code, (process.returncode, process.stdout, process.stderr)
+        assert "Traceback" not in process.stderr, process.stderr
+        assert "sim-" not in process.stdout + process.stderr, "a token was printed"
+        return CommandOutput(process.stdout, process.stderr)
 
     def results(self, name: str) -> list[dict[str, Any]]:
-        """What became of each row, in the order in which that was noted."""
+        """Return the entries of the results file, in the order in which they were written."""
         text = (self.folder / f"{name}.results.jsonl").read_text(encoding="utf-8")
         return [json.loads(line) for line in text.splitlines()[1:]]
 
-    def verdicts(self, name: str) -> list[str]:
-        """What became of each row in the end, in the order of the rows."""
+    def statuses(self, name: str) -> list[str]:
+        """Return the latest status of each row, in the order of the rows."""
         latest = {entry["row"]: entry["verdict"] for entry in self.results(name)}
         return [latest[row] for row in sorted(latest)]
 
 
 @dataclass(frozen=True)
-class Ran:
-    """What a command printed."""
+class CommandOutput:
+    """The output of a command."""
 
     out: str
     err: str
 
     @property
     def counts(self) -> dict[str, Any]:
-        """The JSON object."""
-        found: dict[str, Any] = json.loads(self.out)
-        return found
+        """The counts, which the command prints as a JSON object."""
+        counts: dict[str, Any] = json.loads(self.out)
+        return counts

@@ -1,7 +1,6 @@
-"""`zoomgate` as the command starts it, on a disk that becomes full: `python -m service.importing.full WHAT NUMBER import …`.
+"""The `zoomgate` command with a disk that becomes full: `python -m service.importing.full FILES NUMBER import …`.
 
-From the NUMBERth line or entry of WHAT on, which is `results`, `audit` or `journal`, the system takes no more of it.
-The product knows nothing of this: its own methods are wrapped, none is replaced.
+From the NUMBERth write to FILES (`results`, `audit` or `journal`) on, writes fail. The methods of the product are wrapped, not replaced.
 """
 
 import contextlib
@@ -18,17 +17,17 @@ from zoomgate_server.importing.results import Results
 
 
 class Disk:
-    """Has room for so many more writes of one kind."""
+    """A disk with space for a limited number of writes."""
 
-    def __init__(self, left: int) -> None:
-        self._left = left
+    def __init__(self, writes: int) -> None:
+        self._remaining = writes
 
     @contextlib.contextmanager
     def write(self) -> Iterator[None]:
-        """Let no file grow any more, as long as this lasts, once there is no room."""
-        self._left -= 1
+        """Count a write; if the disk is full, prevent all files from growing within the block."""
+        self._remaining -= 1
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        if self._left < 0:
+        if self._remaining < 0:
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
         try:
             yield
@@ -36,31 +35,31 @@ class Disk:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def fill(disk: Disk, what: str) -> None:
-    """Let one kind of files go to a disk."""
+def limit_writes(disk: Disk, files: str) -> None:
+    """Direct the writes to `results`, `audit` or `journal` to a disk."""
     put, require, draft = Results._write, AuditTrail.require, TokenJournal._draft
 
-    def noting(self: Results, entry: dict[str, Any]) -> None:
+    def write_result(self: Results, entry: dict[str, Any]) -> None:
         with disk.write():
             put(self, entry)
 
-    def telling(self: AuditTrail, event: AuditEvent) -> None:
+    def write_event(self: AuditTrail, event: AuditEvent) -> None:
         with disk.write():
             require(self, event)
 
-    def drafting(self: TokenJournal, due: Any) -> None:
+    def write_entry(self: TokenJournal, due: Any) -> None:
         with disk.write():
             draft(self, due)
 
-    if what == "results":
-        Results._write = noting  # type: ignore[method-assign]
-    elif what == "audit":
-        AuditTrail.require = telling  # type: ignore[method-assign]
+    if files == "results":
+        Results._write = write_result  # type: ignore[method-assign]
+    elif files == "audit":
+        AuditTrail.require = write_event  # type: ignore[method-assign]
     else:
-        TokenJournal._draft = drafting  # type: ignore[method-assign]
+        TokenJournal._draft = write_entry  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
-    what, number = sys.argv.pop(1), sys.argv.pop(1)
-    fill(Disk(int(number)), what)
+    files, number = sys.argv.pop(1), sys.argv.pop(1)
+    limit_writes(Disk(int(number)), files)
     main()

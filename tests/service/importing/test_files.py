@@ -1,4 +1,4 @@
-"""Files that are not as they should be: each row is judged by itself, by its line, and the rest goes on."""
+"""Import files in all formats; an invalid row is reported with its line and does not affect other rows."""
 
 import contextlib
 import json
@@ -9,25 +9,27 @@ from pathlib import Path
 
 import pytest
 
-from service.importing.exports import Person, as_csv
+from service.importing.exports import ExportedUser, as_csv
 from zoomgate_server.importing import formats
 from zoomgate_server.importing.problems import FileProblem
-from zoomgate_server.importing.rows import InvalidRow, Row, moment
+from zoomgate_server.importing.rows import InvalidRow, Row, parse_time
 from zoomgate_server.importing.scan import DuplicateIndex, scan
 
 NOW = time.time()
-PEOPLE = [Person(f"p{number}@example.com", f"access-{number}", f"refresh-{number}") for number in range(4)]
-CSV = as_csv(PEOPLE)
+USERS = [
+    ExportedUser(f"p{number}@example.com", f"access-{number}", f"refresh-{number}") for number in range(4)
+]
+CSV = as_csv(USERS)
 HEADER, *RECORDS = CSV.splitlines(keepends=True)
-OBJECTS = [json.dumps(person.velo) for person in PEOPLE]
-LINES = [json.dumps(person.line) for person in PEOPLE]
+OBJECTS = [json.dumps(user.velo) for user in USERS]
+LINES = [json.dumps(user.line) for user in USERS]
 GOOD = ["p0@example.com", "p1@example.com", "p2@example.com", "p3@example.com"]
 
 Read = Callable[[bytes | str], tuple[list[str], dict[int, str]]]
 
 
 def reader(tmp_path: Path, make: Callable[[Path], formats.Source]) -> Read:
-    """Give what reads a file: whose rows are good, and the flaws by their line."""
+    """Return a function that reads a file; it returns the addresses of the valid rows, and the errors by line."""
 
     def read(content: bytes | str) -> tuple[list[str], dict[int, str]]:
         path = tmp_path / "export"
@@ -42,19 +44,19 @@ def reader(tmp_path: Path, make: Callable[[Path], formats.Source]) -> Read:
 
 @pytest.fixture
 def velo(tmp_path: Path) -> Read:
-    """Reads the collection `ZoomUsers`."""
+    """A reader for the collection `ZoomUsers`."""
     return reader(tmp_path, lambda path: formats.velo_users(path, "userEmail"))
 
 
 @pytest.fixture
 def lines(tmp_path: Path) -> Read:
-    """Reads our own format."""
+    """A reader for the format `jsonl`."""
     return reader(tmp_path, formats.json_lines)
 
 
 @pytest.fixture
 def nango(tmp_path: Path) -> Read:
-    """Reads Nango's connections."""
+    """A reader for connections of Nango."""
     return reader(tmp_path, lambda path: formats.nango(path, "end_user.email"))
 
 
@@ -66,200 +68,200 @@ def nango(tmp_path: Path) -> Read:
         b"\xef\xbb\xbf" + CSV.encode(),
         CSV.encode("utf-16"),
         b"\xfe\xff" + CSV.encode("utf-16-be"),
-        as_csv(PEOPLE, delimiter=";"),
-        as_csv(PEOPLE, delimiter="\t"),
+        as_csv(USERS, delimiter=";"),
+        as_csv(USERS, delimiter="\t"),
         CSV.replace("_updatedDate", "Updated Date").replace("refresh_token", "Refresh Token"),
         CSV + "\r\n\r\n",
         f"[{','.join(OBJECTS)}]",
         "\ufeff[\r\n" + ",\r\n".join(OBJECTS) + "\r\n]\r\n",
         f"[{','.join(OBJECTS)}]".encode("utf-16"),
         "\n".join(OBJECTS),
-        json.dumps({"items": [person.velo for person in PEOPLE], "totalCount": 4}, indent=4),
-        json.dumps({"_items": [person.velo for person in PEOPLE], "_totalCount": 4}),
-        json.dumps({"paging": {"count": 4}, "dataItems": [{"id": "1", "data": p.velo} for p in PEOPLE]}),
+        json.dumps({"items": [user.velo for user in USERS], "totalCount": 4}, indent=4),
+        json.dumps({"_items": [user.velo for user in USERS], "_totalCount": 4}),
+        json.dumps({"paging": {"count": 4}, "dataItems": [{"id": "1", "data": u.velo} for u in USERS]}),
     ],
     ids=[
-        "as it is",
-        "unix line ends",
+        "unchanged",
+        "unix line endings",
         "byte order mark",
         "utf-16 little",
         "utf-16 big",
         "semicolons",
         "tabs",
-        "names as shown",
+        "display names",
         "blank lines",
-        "json in a line",
+        "json on one line",
         "json with byte order mark",
         "json in utf-16",
-        "objects one by one",
-        "items of a query",
-        "a query as it is",
-        "items of the data api",
+        "sequence of objects",
+        "query items",
+        "query result",
+        "data api items",
     ],
 )
-def test_the_ways_in_which_an_export_comes(content: bytes | str, velo: Read) -> None:
-    """All of them are the same rows."""
+def test_all_forms_of_an_export_yield_the_same_rows(content: bytes | str, velo: Read) -> None:
     assert velo(content) == (GOOD, {})
 
 
-CSV_FLAWS: dict[str, tuple[str | bytes, int, str]] = {
-    "cut off": (RECORDS[1][:30] + "\r\n", 3, "fields, and the header has 8"),
-    "a field too many": (RECORDS[1].rstrip() + ",more\r\n", 3, "it has 9 fields"),
-    "an open quotation mark": (
+INVALID_RECORDS: dict[str, tuple[str | bytes, int, str]] = {
+    "truncated": (RECORDS[1][:30] + "\r\n", 3, "fields, but the header has 8"),
+    "extra field": (RECORDS[1].rstrip() + ",more\r\n", 3, "the row has 9 fields"),
+    "unclosed quotation mark": (
         '7b1c,"' + RECORDS[1].partition(",")[2],
         3,
-        "a quotation mark in it is not closed",
+        "the row has an unclosed quotation mark",
     ),
-    "a stray quotation mark": (RECORDS[1].replace("refresh-1", 'ref"resh-1"x"'), 3, "not closed"),
-    "a line of ten megabytes": (RECORDS[1].replace("access-1", "a" * 10_000_000), 3, "longer than 65536"),
-    "bytes of another encoding": (
+    "stray quotation mark": (RECORDS[1].replace("refresh-1", 'ref"resh-1"x"'), 3, "unclosed"),
+    "line of 10 MB": (RECORDS[1].replace("access-1", "a" * 10_000_000), 3, "longer than 65536"),
+    "other encoding": (
         RECORDS[1].replace("refresh-1", "refresh-ü").encode("latin-1"),
         3,
         "in another encoding",
     ),
-    "an address in capitals": (
+    "address in capitals": (
         RECORDS[1].replace("p1@", "P1@"),
         3,
-        "its e-mail address must be in lower case",
+        "the email address must be in lower case",
     ),
-    "an address of another script": (RECORDS[1].replace("p1@", "þ1@"), 3, "outside visible ASCII"),
-    "no address": (RECORDS[1].replace("p1@example.com", ""), 3, "its e-mail address is required"),
-    "no refresh token": (RECORDS[1].replace("refresh-1", ""), 3, "it has no refresh token"),
-    "a token with a blank": (RECORDS[1].replace("refresh-1", "refresh 1"), 3, "its refresh token is none"),
-    "a token that is too long": (RECORDS[1].replace("refresh-1", "r" * 9000), 3, "its refresh token is none"),
-    "an access token that is none": (
+    "address in another script": (RECORDS[1].replace("p1@", "þ1@"), 3, "outside visible ASCII"),
+    "missing address": (RECORDS[1].replace("p1@example.com", ""), 3, "the email address is required"),
+    "missing refresh token": (RECORDS[1].replace("refresh-1", ""), 3, "the refresh token is missing"),
+    "token with a space": (RECORDS[1].replace("refresh-1", "refresh 1"), 3, "the refresh token is invalid"),
+    "token too long": (RECORDS[1].replace("refresh-1", "r" * 9000), 3, "the refresh token is invalid"),
+    "invalid access token": (
         RECORDS[1].replace("access-1", "acc\u00e9s"),
         3,
-        "its access token is none",
+        "the access token is invalid",
     ),
-    "zeros": (RECORDS[1].replace("refresh-1", "refresh\0"), 3, "its refresh token is none"),
+    "null bytes": (RECORDS[1].replace("refresh-1", "refresh\0"), 3, "the refresh token is invalid"),
 }
 
 
-@pytest.mark.parametrize("name", CSV_FLAWS)
-def test_a_damaged_record_takes_no_other_along(name: str, velo: Read) -> None:
-    """The rows before and behind it are read."""
-    damaged, line, reason = CSV_FLAWS[name]
-    damaged = damaged if isinstance(damaged, bytes) else damaged.encode()
-    good, flaws = velo(
-        b"".join([HEADER.encode(), RECORDS[0].encode(), damaged, RECORDS[2].encode(), RECORDS[3].encode()])
+@pytest.mark.parametrize("name", INVALID_RECORDS)
+def test_invalid_record_does_not_affect_other_records(name: str, velo: Read) -> None:
+    invalid, line, reason = INVALID_RECORDS[name]
+    invalid = invalid if isinstance(invalid, bytes) else invalid.encode()
+    good, errors = velo(
+        b"".join([HEADER.encode(), RECORDS[0].encode(), invalid, RECORDS[2].encode(), RECORDS[3].encode()])
     )
     assert good == [GOOD[0], *GOOD[2:]]
-    assert list(flaws) == [line]
-    assert reason in flaws[line]
+    assert list(errors) == [line]
+    assert reason in errors[line]
 
 
-def test_a_quoted_field_may_have_line_ends(velo: Read) -> None:
-    """As a column that somebody added may; the lines behind it are counted right."""
-    note = Person("p9@example.com", "access-9", "refresh-9").velo | {"_id": 'a "quoted"\nnote,\n'}
+def test_quoted_field_may_contain_line_endings(velo: Read) -> None:
+    """Line numbers of the rows that follow are correct."""
+    note = ExportedUser("p9@example.com", "access-9", "refresh-9").velo | {"_id": 'a "quoted"\nnote,\n'}
     fields = ",".join(f'"{str(value).replace(chr(34), chr(34) * 2)}"' for value in note.values())
-    good, flaws = velo(HEADER + fields + "\r\n" + "x,y\r\n" + RECORDS[0])
+    good, errors = velo(HEADER + fields + "\r\n" + "x,y\r\n" + RECORDS[0])
     assert good == ["p9@example.com", "p0@example.com"]
-    assert list(flaws) == [5]
+    assert list(errors) == [5]
 
 
-JSON_FLAWS: dict[str, tuple[str, str]] = {
-    "no json": ('{"userEmail": p1}', "it is no JSON object"),
-    "an open string": ('{"userEmail": "p1', "it is no JSON object"),
-    "an open object": ('{"userEmail": "p1@example.com"', "it is no JSON object"),
-    "a number": ("17", "it is no JSON object"),
-    "ten megabytes": (json.dumps(PEOPLE[1].velo | {"more": "m" * 10_000_000}), "it is no JSON object"),
-    "depth": ('{"a":' * 100_000 + "1" + "}" * 100_000, "it is no JSON object"),
-    "blanks without end": ('{"userEmail": }' + " " * 300_000, "it is no JSON object"),
-    "no address": (json.dumps({"refresh_token": "r", "Owner": "x"}), "it has no field userEmail"),
-    "a token that is a number": (
-        json.dumps(PEOPLE[1].velo | {"refresh_token": 17}),
-        "its refresh token is none",
+INVALID_OBJECTS: dict[str, tuple[str, str]] = {
+    "not json": ('{"userEmail": p1}', "not a JSON object"),
+    "unclosed string": ('{"userEmail": "p1', "not a JSON object"),
+    "unclosed object": ('{"userEmail": "p1@example.com"', "not a JSON object"),
+    "number": ("17", "not a JSON object"),
+    "object of 10 MB": (json.dumps(USERS[1].velo | {"more": "m" * 10_000_000}), "not a JSON object"),
+    "deep nesting": ('{"a":' * 100_000 + "1" + "}" * 100_000, "not a JSON object"),
+    "many blanks": ('{"userEmail": }' + " " * 300_000, "not a JSON object"),
+    "missing address": (
+        json.dumps({"refresh_token": "r", "Owner": "x"}),
+        "the field userEmail is missing",
+    ),
+    "numeric token": (
+        json.dumps(USERS[1].velo | {"refresh_token": 17}),
+        "the refresh token is invalid",
     ),
 }
 
 
-@pytest.mark.parametrize("name", JSON_FLAWS)
-def test_a_damaged_object_takes_no_other_along(name: str, velo: Read) -> None:
-    """The objects before and behind it are read."""
-    damaged, reason = JSON_FLAWS[name]
-    good, flaws = velo("[\n" + ",\n".join([OBJECTS[0], damaged, OBJECTS[2], OBJECTS[3]]) + "\n]")
+@pytest.mark.parametrize("name", INVALID_OBJECTS)
+def test_invalid_object_does_not_affect_other_objects(name: str, velo: Read) -> None:
+    invalid, reason = INVALID_OBJECTS[name]
+    good, errors = velo("[\n" + ",\n".join([OBJECTS[0], invalid, OBJECTS[2], OBJECTS[3]]) + "\n]")
     assert good == [GOOD[0], *GOOD[2:]]
-    assert list(flaws) == [3]
-    assert reason in flaws[3]
+    assert list(errors) == [3]
+    assert reason in errors[3]
 
 
-def test_a_list_that_was_cut_off(velo: Read) -> None:
-    """What is there is read, and that there was more is said."""
-    good, flaws = velo("[\n" + ",\n".join(OBJECTS)[:-20])
+def test_truncated_list_is_read_and_reported(velo: Read) -> None:
+    good, errors = velo("[\n" + ",\n".join(OBJECTS)[:-20])
     assert good == GOOD[:3]
-    assert "was cut off" in flaws[5]
-    good, flaws = velo("[\n" + ",\n".join(OBJECTS))
+    assert "is truncated" in errors[5]
+    good, errors = velo("[\n" + ",\n".join(OBJECTS))
     assert good == GOOD
-    assert "it was cut off" in flaws[5]
+    assert "the file is truncated" in errors[5]
 
 
-def test_lines_of_our_own_format(lines: Read) -> None:
-    """Each line is judged by itself; a field that is not known is refused, since it may be one that was meant otherwise."""
-    wrong = json.dumps(PEOPLE[1].line | {"acess_token": "a"})
-    good, flaws = lines("\n".join([LINES[0], wrong, "{", "x" * 10_000_000, "[1]", LINES[2], LINES[3][:-9]]))
+def test_jsonl_lines_are_validated_independently(lines: Read) -> None:
+    """Unknown fields are rejected, since they may be misspelled."""
+    misspelled = json.dumps(USERS[1].line | {"acess_token": "a"})
+    good, errors = lines(
+        "\n".join([LINES[0], misspelled, "{", "x" * 10_000_000, "[1]", LINES[2], LINES[3][:-9]])
+    )
     assert good == [GOOD[0], GOOD[2]]
-    assert list(flaws) == [2, 3, 4, 5, 7]
-    assert flaws[2].endswith(": acess_token")
+    assert list(errors) == [2, 3, 4, 5, 7]
+    assert errors[2].startswith("the object has unknown fields: acess_token; ")
 
 
-def test_the_documented_line(lines: Read) -> None:
-    """The example of docs/importing.md is a row, and it has every field that there is."""
+def test_documented_line_is_valid_and_complete(lines: Read) -> None:
+    """The example in docs/importing.md contains every field."""
     page = (Path(__file__).parents[3] / "docs/importing.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^```json\n(.+)\n```$", page, re.MULTILINE)
     assert lines(line.replace("…", "opaque")) == (["monica@example.com"], {})
     assert json.loads(line).keys() == formats.LINE_KEYS
 
 
-def test_nango_with_the_address_elsewhere(nango: Read) -> None:
-    """Which field was looked for is said, and how to name another one."""
-    anonymous = PEOPLE[0].nango | {"end_user": None}
-    good, flaws = nango(json.dumps([anonymous, PEOPLE[1].nango]))
+def test_nango_connection_without_the_address_field(nango: Read) -> None:
+    """The error names the field and the option that selects another one."""
+    anonymous = USERS[0].nango | {"end_user": None}
+    good, errors = nango(json.dumps([anonymous, USERS[1].nango]))
     assert good == [GOOD[1]]
-    assert flaws[1] == "it has no field end_user.email (choose another with --user-field)"
+    assert errors[1] == "the field end_user.email is missing (set another one with --user-field)"
 
 
-def test_nango_without_credentials(nango: Read) -> None:
-    """Nango's list of connections leaves them out: what to do is said."""
-    listed = PEOPLE[0].nango
+def test_nango_connection_without_credentials(nango: Read) -> None:
+    """Nango's list of connections omits them; the error explains how to get them."""
+    listed = USERS[0].nango
     del listed["credentials"]
-    good, flaws = nango(json.dumps({"connections": [listed, PEOPLE[1].nango]}))
+    good, errors = nango(json.dumps({"connections": [listed, USERS[1].nango]}))
     assert good == [GOOD[1]]
-    assert "ask Nango for each connection by itself" in flaws[1]
+    assert "get each connection from Nango individually" in errors[1]
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("", "The file is empty"),
-        (" \n", "The file is empty"),
-        (HEADER, "no row in the file: export it again"),
-        ("[]", "no row in the file: export it again"),
-        (CSV.replace("\r\n", "\r"), "save it with line ends of Unix or Windows"),
+        ("", "the file is empty"),
+        (" \n", "the file is empty"),
+        (HEADER, "the file contains no rows; export it again"),
+        ("[]", "the file contains no rows; export it again"),
+        (CSV.replace("\r\n", "\r"), "save the file with Unix or Windows line endings"),
         (CSV.encode("utf-16-le"), "save it as UTF-8"),
         (
             CSV.replace("userEmail", "owner"),
-            "(choose another with --user-column); it names _id, owner, access_token, expires_in, scope, refresh_token, token_type,",
+            "(set another one with --user-column); it contains _id, owner, access_token, expires_in, scope, refresh_token, token_type,",
         ),
-        ("".join(RECORDS), "it names …, …"),
-        (CSV.replace("token_type", "Refresh Token"), "names refresh_token more than once"),
-        (CSV.replace("_id", "userEmail"), "names userEmail more than once"),
-        ("name\nMonica\n", "it names name"),
+        ("".join(RECORDS), "it contains …, …"),
+        (CSV.replace("token_type", "Refresh Token"), "contains refresh_token more than once"),
+        (CSV.replace("_id", "userEmail"), "contains userEmail more than once"),
+        ("name\nMonica\n", "it contains name"),
     ],
 )
-def test_a_file_that_is_none(content: bytes | str, sentence: str, tmp_path: Path) -> None:
-    """One sentence says why, and holds nothing that may be a token."""
+def test_unusable_file_is_rejected(content: bytes | str, sentence: str, tmp_path: Path) -> None:
+    """The error message contains no tokens."""
     path = tmp_path / "export"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with contextlib.closing(DuplicateIndex()) as giving_way, pytest.raises(FileProblem) as problem:
-        scan(formats.velo_users(path, "userEmail"), giving_way, NOW, 10)
+    with contextlib.closing(DuplicateIndex()) as duplicates, pytest.raises(FileProblem) as problem:
+        scan(formats.velo_users(path, "userEmail"), duplicates, NOW, 10)
     assert sentence in str(problem.value)
     assert "refresh-" not in str(problem.value)
 
 
-def test_what_is_not_json(lines: Read, nango: Read) -> None:
-    """A CSV file given as JSON is refused as a whole, or line by line."""
-    with pytest.raises(FileProblem, match="no JSON"):
+def test_csv_file_is_rejected_by_json_formats(lines: Read, nango: Read) -> None:
+    with pytest.raises(FileProblem, match="not JSON"):
         nango(CSV)
     assert lines(CSV)[0] == []
 
@@ -283,50 +285,57 @@ def test_what_is_not_json(lines: Read, nango: Read) -> None:
         (None, 0.0),
     ],
 )
-def test_times(value: object, seconds: float) -> None:
-    """A time that is none counts as unknown: the refresh token is spent then."""
-    assert moment(value) == seconds
+def test_times_are_parsed(value: object, seconds: float) -> None:
+    """An invalid time counts as unknown, so the refresh token is used."""
+    assert parse_time(value) == seconds
 
 
-def test_times_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
-    """A spreadsheet may have rewritten them; times that are not there at all are no mistake."""
+def test_invalid_times_are_counted(tmp_path: Path) -> None:
+    """A spreadsheet may have reformatted them; missing times do not count as invalid."""
     path = tmp_path / "export"
-    seen = []
+    counts = []
     for make, rows in (
         (
             lambda: formats.velo_users(path, "userEmail"),
-            [p.velo | {"_updatedDate": "1/5/2026 9:00"} for p in PEOPLE],
+            [u.velo | {"_updatedDate": "1/5/2026 9:00"} for u in USERS],
         ),
-        (lambda: formats.json_lines(path), [p.line | {"expires_at": "05.01.2026 09:00"} for p in PEOPLE]),
+        (lambda: formats.json_lines(path), [u.line | {"expires_at": "05.01.2026 09:00"} for u in USERS]),
         (
             lambda: formats.nango(path, "end_user.email"),
-            [p.nango | {"updated_at": "Jan 5, 2026"} for p in PEOPLE],
+            [u.nango | {"updated_at": "Jan 5, 2026"} for u in USERS],
         ),
-        (lambda: formats.velo_users(path, "userEmail"), [p.velo | {"_updatedDate": ""} for p in PEOPLE]),
-        (lambda: formats.velo_users(path, "userEmail"), [p.velo for p in PEOPLE]),
+        (lambda: formats.velo_users(path, "userEmail"), [u.velo | {"_updatedDate": ""} for u in USERS]),
+        (lambda: formats.velo_users(path, "userEmail"), [u.velo for u in USERS]),
     ):
         path.write_text("\n".join(json.dumps(row) for row in rows))
-        giving_way = DuplicateIndex()
-        seen.append(scan(make(), giving_way, NOW, 10).misread)
-        giving_way.close()
-    assert seen == [4, 4, 4, 0, 0]
+        duplicates = DuplicateIndex()
+        counts.append(scan(make(), duplicates, NOW, 10).invalid_times)
+        duplicates.close()
+    assert counts == [4, 4, 4, 0, 0]
 
 
-def test_the_newest_row_of_a_person_wins(tmp_path: Path) -> None:
-    """Whatever their number and order; rows with a flaw take no part."""
+def test_newest_row_of_a_user_supersedes_the_others(tmp_path: Path) -> None:
+    """Their number and order do not matter, and invalid rows are ignored."""
     rows = [
-        Person("a@example.com", "a", f"r{number}", NOW - age)
+        ExportedUser("a@example.com", "a", f"r{number}", NOW - age)
         for number, age in enumerate((50, 10, 30, 10, 90))
     ]
     path = tmp_path / "export"
-    path.write_text(as_csv([*rows, Person("b@example.com", "a", "r"), Person("a@example.com", "a", "", NOW)]))
-    giving_way = DuplicateIndex()
-    found = scan(formats.velo_users(path, "userEmail"), giving_way, NOW, 10)
-    assert list(giving_way.rows()) == [(1, 4), (2, 4), (3, 4), (5, 4)]
-    assert (found.rows, found.counts["usable"], found.counts["superseded"], found.counts["refused"]) == (
+    path.write_text(
+        as_csv([*rows, ExportedUser("b@example.com", "a", "r"), ExportedUser("a@example.com", "a", "", NOW)])
+    )
+    duplicates = DuplicateIndex()
+    summary = scan(formats.velo_users(path, "userEmail"), duplicates, NOW, 10)
+    assert list(duplicates.rows()) == [(1, 4), (2, 4), (3, 4), (5, 4)]
+    assert (
+        summary.rows,
+        summary.counts["usable"],
+        summary.counts["superseded"],
+        summary.counts["refused"],
+    ) == (
         7,
         2,
         4,
         1,
     )
-    giving_way.close()
+    duplicates.close()

@@ -1,4 +1,4 @@
-"""What becomes of the rows of an export: `zoomgate import` as a process of its own, against the simulated Zoom."""
+"""Results of imported rows: `zoomgate import` as a process, with the simulated Zoom."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from service.importing.conftest import TOKEN, USERS
-from service.importing.exports import Place, as_csv, consented, iso
+from service.importing.exports import Workspace, as_csv, exported_user, iso
 from support.harness import MONICA, serving
 from support.mongodb import MongoServer
 from zoom_simulator.testing import RunningSimulator
@@ -37,169 +37,177 @@ FAST = ("--rate", "1000")
 HURRIED = "service.importing.hurried"
 
 
-def velo(place: Place, *options: str, code: int = 0, module: str = "zoomgate_server") -> dict[str, int]:
-    """Import ZoomUsers.csv; gives the counts."""
-    counts = place.run(
+def velo(
+    workspace: Workspace, *options: str, code: int = 0, module: str = "zoomgate_server"
+) -> dict[str, int]:
+    """Import ZoomUsers.csv, and return the counts."""
+    output = workspace.run(
         "import", "velo-users", "ZoomUsers.csv", "--json", *FAST, *options, code=code, module=module
     )
-    found: dict[str, int] = counts.counts
-    return found
+    counts: dict[str, int] = output.counts
+    return counts
 
 
 @pytest.fixture(params=["SQLite", "MongoDB"])
-def either(request: pytest.FixtureRequest, place: Place) -> Place:
-    """A place whose store is one or the other."""
+def any_store(request: pytest.FixtureRequest, workspace: Workspace) -> Workspace:
+    """A workspace with each kind of store."""
     if request.param == "SQLite":
-        return place
+        return workspace
     server: MongoServer = request.getfixturevalue("mongodb")
     environ = {"ZOOMGATE_STORE": server.new_database("directConnection=true")}
-    moved = Place(place.folder, place.environ | environ)
-    moved.run("keys", "new")
-    return moved
+    with_mongodb = Workspace(workspace.folder, workspace.environ | environ)
+    with_mongodb.run("keys", "new")
+    return with_mongodb
 
 
-async def test_everybody_comes_along_beside_a_running_service(either: Place, zoom: RunningSimulator) -> None:
-    """Valid access tokens are not renewed, expired ones are; the running service serves everybody, and refreshes them."""
-    people = [consented(zoom, user.email, expired=number % 2 > 0) for number, user in enumerate(USERS[:6])]
-    either.write("ZoomUsers.csv", as_csv(people))
+async def test_import_while_a_service_is_running(any_store: Workspace, zoom: RunningSimulator) -> None:
+    """Only expired access tokens are refreshed by the import; the running service then serves and refreshes all users."""
+    users = [exported_user(zoom, user.email, expired=number % 2 > 0) for number, user in enumerate(USERS[:6])]
+    any_store.write("ZoomUsers.csv", as_csv(users))
     settings = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
-    settings |= {key: value for key, value in either.environ.items() if key == "ZOOMGATE_STORE"}
-    async with serving(zoom._simulator, either.folder / "data", settings) as service:
-        counts = await asyncio.to_thread(velo, either)
+    settings |= {key: value for key, value in any_store.environ.items() if key == "ZOOMGATE_STORE"}
+    async with serving(zoom._simulator, any_store.folder / "data", settings) as service:
+        counts = await asyncio.to_thread(velo, any_store)
         assert (counts["stored"], counts["rows"]) == (6, 6)
         assert zoom.counters()["token.refresh_token.issued"] == 3
-        for person in people:
+        for user in users:
             connection = (
-                await service.call(
-                    service.auth.GetConnection, pb.GetConnectionRequest(user_email=person.user)
-                )
+                await service.call(service.auth.GetConnection, pb.GetConnectionRequest(user_email=user.email))
             ).connection
             assert connection.state == Connection.STATE_ACTIVE
             assert "user:read:user" in connection.scopes
-            await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=person.user))
-            await service.call(service.auth.RefreshToken, pb.RefreshTokenRequest(user_email=person.user))
+            await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=user.email))
+            await service.call(service.auth.RefreshToken, pb.RefreshTokenRequest(user_email=user.email))
     assert zoom.counters().get("token.refresh_token.refused", 0) == 0
 
 
-async def test_a_store_is_made_where_there_is_none(place: Place, zoom: RunningSimulator) -> None:
-    """Import before the first start: the service then finds everybody. Results and journal are for their owner alone."""
-    people = [consented(zoom, user.email) for user in USERS[:3]]
-    place.write("ZoomUsers.csv", as_csv(people))
-    said = place.run("import", "velo-users", "ZoomUsers.csv")
-    assert said.out == "3 row(s): 3 stored. What became of each is in ZoomUsers.csv.results.jsonl.\n"
-    assert (
-        "delete ZoomUsers.csv, ZoomUsers.csv.results.jsonl, and in Wix the collection ZoomUsers" in said.err
+async def test_missing_store_is_created(workspace: Workspace, zoom: RunningSimulator) -> None:
+    """A service that starts after the import serves all users; only the owner can read the results."""
+    users = [exported_user(zoom, user.email) for user in USERS[:3]]
+    workspace.write("ZoomUsers.csv", as_csv(users))
+    output = workspace.run("import", "velo-users", "ZoomUsers.csv")
+    assert output.out == "3 row(s): 3 stored. The result of each row is in ZoomUsers.csv.results.jsonl.\n"
+    assert "delete ZoomUsers.csv, ZoomUsers.csv.results.jsonl, and the collection ZoomUsers" in output.err
+    assert stat.S_IMODE((workspace.folder / "ZoomUsers.csv.results.jsonl").stat().st_mode) == 0o600
+    async with serving(zoom._simulator, workspace.folder / "data") as service:
+        for user in users:
+            await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=user.email))
+
+
+def test_all_formats_are_imported(workspace: Workspace, zoom: RunningSimulator) -> None:
+    """The files are Velo's collection as JSON with Wix's dates, Nango's connections with two address fields, and JSON lines."""
+    users = [exported_user(zoom, user.email, expired=False) for user in USERS[:8]]
+    items = [user.velo | {"_updatedDate": {"$date": iso(user.updated)}} for user in users[:2]]
+    workspace.write("ZoomUsers.json", json.dumps(items, indent=2))
+    workspace.write("nango.json", json.dumps({"connections": [user.nango for user in users[2:4]]}))
+    workspace.write(
+        "ids.json", "\n".join(json.dumps(u.nango | {"connection_id": u.email}) for u in users[4:6])
     )
-    assert stat.S_IMODE((place.folder / "ZoomUsers.csv.results.jsonl").stat().st_mode) == 0o600
-    async with serving(zoom._simulator, place.folder / "data") as service:
-        for person in people:
-            await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=person.user))
-
-
-def test_the_formats(place: Place, zoom: RunningSimulator) -> None:
-    """Velo's collection as JSON with Wix's dates, Nango's connections by either field, and our own lines."""
-    people = [consented(zoom, user.email, expired=False) for user in USERS[:8]]
-    items = [person.velo | {"_updatedDate": {"$date": iso(person.updated)}} for person in people[:2]]
-    place.write("ZoomUsers.json", json.dumps(items, indent=2))
-    place.write("nango.json", json.dumps({"connections": [person.nango for person in people[2:4]]}))
-    place.write("ids.json", "\n".join(json.dumps(p.nango | {"connection_id": p.user}) for p in people[4:6]))
-    place.write("tokens.txt", "\n".join(json.dumps(person.line) for person in people[6:8]))
+    workspace.write("tokens.txt", "\n".join(json.dumps(user.line) for user in users[6:8]))
     for arguments in (
         ("velo-users", "ZoomUsers.json"),
         ("nango", "nango.json"),
         ("nango", "ids.json", "--user-field", "connection_id"),
         ("jsonl", "tokens.txt"),
     ):
-        assert place.run("import", *arguments, *FAST, "--json").counts["stored"] == 2, arguments
+        assert workspace.run("import", *arguments, *FAST, "--json").counts["stored"] == 2, arguments
     assert zoom.counters() == {"api.me": 8}
 
 
-def test_tokens_of_somebody_else(place: Place, zoom: RunningSimulator) -> None:
-    """They are never stored. Those that need not be spent stay as they are; others are revoked, since nobody else has them any more."""
-    valid, old = consented(zoom, FIRST, expired=False), consented(zoom, SECOND)
-    rows = [replace(valid, user="a@example.com"), replace(old, user="b@example.com")]
-    place.write("ZoomUsers.csv", as_csv(rows))
-    assert velo(place, code=1)["refused"] == 2
-    said = place.run("import", "velo-users", "ZoomUsers.csv", code=1)
-    assert "2 row(s) refused: ZoomUsers.csv.results.jsonl says why" in said.err
-    reasons = [entry["reason"] for entry in place.results("ZoomUsers.csv")]
-    assert reasons[0].endswith("and were left alone")
-    assert reasons[1].endswith("were spent, and Zoom was asked to revoke them: the person has to consent")
+def test_tokens_of_another_user_are_refused(workspace: Workspace, zoom: RunningSimulator) -> None:
+    """Valid access tokens are left unused; exchanged tokens are revoked, since no other system has them."""
+    valid, old = exported_user(zoom, FIRST, expired=False), exported_user(zoom, SECOND)
+    rows = [replace(valid, email="a@example.com"), replace(old, email="b@example.com")]
+    workspace.write("ZoomUsers.csv", as_csv(rows))
+    assert velo(workspace, code=1)["refused"] == 2
+    output = workspace.run("import", "velo-users", "ZoomUsers.csv", code=1)
+    assert "2 row(s) were refused; see ZoomUsers.csv.results.jsonl for the reasons" in output.err
+    reasons = [entry["reason"] for entry in workspace.results("ZoomUsers.csv")]
+    assert reasons[0].endswith("they were not used")
+    assert reasons[1].endswith("they were exchanged and are being revoked, so the user must consent again")
     assert zoom.counters()["revoke.known"] >= 1
-    place.write("ZoomUsers.csv", as_csv([valid]))
-    assert velo(place, "--results", "again")["stored"] == 1
+    workspace.write("ZoomUsers.csv", as_csv([valid]))
+    assert velo(workspace, "--results", "again")["stored"] == 1
 
 
-def test_tokens_that_zoom_does_not_revoke_in_time(place: Place, zoom: RunningSimulator) -> None:
-    """The import ends all the same, and nothing is said that did not happen."""
-    place.write("ZoomUsers.csv", as_csv([replace(consented(zoom, FIRST), user=SECOND)]))
+def test_slow_revocation_does_not_block_the_import(workspace: Workspace, zoom: RunningSimulator) -> None:
+    """The result does not claim that the tokens have been revoked."""
+    workspace.write("ZoomUsers.csv", as_csv([replace(exported_user(zoom, FIRST), email=SECOND)]))
     zoom.add_fault("revoke", "delay", times=-1, seconds=60.0)
-    said = place.run("import", "velo-users", "ZoomUsers.csv", code=1, module=HURRIED)
-    assert "1 refused" in said.out
-    assert "exception" not in said.err
-    (entry,) = place.results("ZoomUsers.csv")
-    assert "Zoom was asked to revoke them" in entry["reason"]
+    output = workspace.run("import", "velo-users", "ZoomUsers.csv", code=1, module=HURRIED)
+    assert "1 refused" in output.out
+    assert "exception" not in output.err
+    (entry,) = workspace.results("ZoomUsers.csv")
+    assert "are being revoked" in entry["reason"]
     assert "revoke.known" not in zoom.counters()
 
 
-def test_tokens_that_zoom_refuses(place: Place, zoom: RunningSimulator) -> None:
-    """A refresh token that was used since the export, and one of another app, mean that the person has to consent; the rest goes on."""
-    used = consented(zoom, FIRST)
-    consented(zoom, FIRST)
-    foreign = replace(used, user=SECOND, refresh="sim-rt-of-another-app", access="")
-    place.write("ZoomUsers.csv", as_csv([used, foreign, consented(zoom, THIRD)]))
-    counts = velo(place, code=1)
-    assert place.verdicts("ZoomUsers.csv") == ["consent", "consent", "stored"]
+def test_rejected_refresh_tokens_require_consent(workspace: Workspace, zoom: RunningSimulator) -> None:
+    """Examples are a refresh token used after the export and one of another app; other rows are not affected."""
+    used = exported_user(zoom, FIRST)
+    exported_user(zoom, FIRST)
+    foreign = replace(used, email=SECOND, refresh="sim-rt-of-another-app", access="")
+    workspace.write("ZoomUsers.csv", as_csv([used, foreign, exported_user(zoom, THIRD)]))
+    counts = velo(workspace, code=1)
+    assert workspace.statuses("ZoomUsers.csv") == ["consent", "consent", "stored"]
     assert counts["consent"] == 2
-    assert "it was used since the export, or has ended" in place.results("ZoomUsers.csv")[0]["reason"]
+    assert (
+        "it was used after the export, revoked, or has expired"
+        in workspace.results("ZoomUsers.csv")[0]["reason"]
+    )
 
 
-async def test_who_is_connected_already(place: Place, zoom: RunningSimulator) -> None:
-    """Such a row is skipped, and so is one of somebody who was disconnected here; --replace takes it if it is newer."""
-    before = [consented(zoom, user) for user in (FIRST, SECOND)]
-    place.write("ZoomUsers.csv", as_csv(before))
-    velo(place)
-    async with serving(zoom._simulator, place.folder / "data") as service:
+async def test_connected_and_disconnected_users_are_skipped(
+    workspace: Workspace, zoom: RunningSimulator
+) -> None:
+    """--replace imports their rows if these are newer."""
+    before = [exported_user(zoom, user) for user in (FIRST, SECOND)]
+    workspace.write("ZoomUsers.csv", as_csv(before))
+    velo(workspace)
+    async with serving(zoom._simulator, workspace.folder / "data") as service:
         await service.call(
             service.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=SECOND), "admin"
         )
-    older = [replace(person, refresh="sim-rt-older") for person in before]
-    place.write("ZoomUsers.csv", as_csv(older))
-    assert velo(place, "--results", "older", "--replace")["skipped"] == 2
+    older = [replace(user, refresh="sim-rt-older") for user in before]
+    workspace.write("ZoomUsers.csv", as_csv(older))
+    assert velo(workspace, "--results", "older", "--replace")["skipped"] == 2
     newer = [
-        replace(consented(zoom, user, expired=False), updated=time.time() + 300) for user in (FIRST, SECOND)
+        replace(exported_user(zoom, user, expired=False), updated=time.time() + 300)
+        for user in (FIRST, SECOND)
     ]
-    place.write("ZoomUsers.csv", as_csv(newer))
-    assert velo(place, "--results", "newer")["skipped"] == 2
-    reasons = (place.folder / "newer").read_text()
-    assert "is connected already, and the row is newer: --replace takes it" in reasons
-    assert "was disconnected here, and the row is newer" in reasons
-    assert velo(place, "--results", "taken", "--replace")["stored"] == 2
-    async with serving(zoom._simulator, place.folder / "data") as service:
+    workspace.write("ZoomUsers.csv", as_csv(newer))
+    assert velo(workspace, "--results", "newer")["skipped"] == 2
+    reasons = (workspace.folder / "newer").read_text()
+    assert "is already connected, but the row is newer; use --replace to import it" in reasons
+    assert "was disconnected here, but the row is newer" in reasons
+    assert velo(workspace, "--results", "replaced", "--replace")["stored"] == 2
+    async with serving(zoom._simulator, workspace.folder / "data") as service:
         for user in (FIRST, SECOND):
             await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=user))
 
 
-async def test_tokens_that_were_stored_and_have_ended_since(place: Place, zoom: RunningSimulator) -> None:
-    """A valid access token beside another app's refresh token is found out by the first refresh; the row is no stored one then."""
-    foreign = replace(consented(zoom, FIRST, expired=False), refresh="sim-rt-of-another-app")
-    place.write("ZoomUsers.csv", as_csv([foreign]))
-    assert velo(place)["stored"] == 1
-    async with serving(zoom._simulator, place.folder / "data") as service:
+async def test_stored_tokens_that_zoom_has_since_rejected_require_consent(
+    workspace: Workspace, zoom: RunningSimulator
+) -> None:
+    """A refresh token of another app is stored with a valid access token and rejected by the first refresh."""
+    foreign = replace(exported_user(zoom, FIRST, expired=False), refresh="sim-rt-of-another-app")
+    workspace.write("ZoomUsers.csv", as_csv([foreign]))
+    assert velo(workspace)["stored"] == 1
+    async with serving(zoom._simulator, workspace.folder / "data") as service:
         refusal = await service.refusal(service.auth.RefreshToken, pb.RefreshTokenRequest(user_email=FIRST))
         assert refusal.short[1] == "ZOOM_REAUTH_REQUIRED"
-    assert velo(place, "--results", "again", code=1)["consent"] == 1
-    assert "Zoom has refused its tokens since" in (place.folder / "again").read_text()
+    assert velo(workspace, "--results", "again", code=1)["consent"] == 1
+    assert "Zoom has since rejected them" in (workspace.folder / "again").read_text()
 
 
-async def test_a_connection_keeps_its_owner(place: Place, zoom: RunningSimulator) -> None:
-    """A member's connection that a newer row replaces stays that member's: an import gives nobody a right. The audit trail has it."""
+async def test_replaced_connection_keeps_its_owner(workspace: Workspace, zoom: RunningSimulator) -> None:
+    """An import grants no rights on a member's connection, and is recorded in the audit trail."""
 
     async def owner() -> str | None:
         clock = SystemClock()
-        store = await SqliteStore.open(place.folder / "data/zoomgate.db", clock.wall)
+        store = await SqliteStore.open(workspace.folder / "data/zoomgate.db", clock.wall)
         app = f"loopback|{zoom.client_id}"
-        envelope = Envelope(app=app, keys=key_file.load(place.folder / "data/keys.json"))
+        envelope = Envelope(app=app, keys=key_file.load(workspace.folder / "data/keys.json"))
         connections = ConnectionRepository(
             app=app, store=store, envelope=envelope, clock=clock, on_read=lambda: None
         )
@@ -209,239 +217,241 @@ async def test_a_connection_keeps_its_owner(place: Place, zoom: RunningSimulator
         assert (record.initiated_by == "import") == (record.generation > 1)
         return record.owner
 
-    async with serving(zoom._simulator, place.folder / "data") as service:
+    async with serving(zoom._simulator, workspace.folder / "data") as service:
         await service.connect(MONICA, "monica")
     before = await owner()
     assert before
-    newer = replace(consented(zoom, MONICA, expired=False), updated=time.time() + 300)
-    place.write("ZoomUsers.csv", as_csv([newer]))
-    assert velo(place, "--replace")["stored"] == 1
+    newer = replace(exported_user(zoom, MONICA, expired=False), updated=time.time() + 300)
+    workspace.write("ZoomUsers.csv", as_csv([newer]))
+    assert velo(workspace, "--replace")["stored"] == 1
     assert await owner() == before
-    trail = (place.folder / "data/audit.jsonl").read_text(encoding="utf-8")
-    (row,) = (line for line in map(json.loads, trail.splitlines()) if line["role"] == "operator")
-    assert (row["action"], row["outcome"], row["user"]) == ("connection.stored", "ok", MONICA)
-    assert (row["generation"], row["details"]["origin"]) == (2, "import")
-    assert re.fullmatch(r"[0-9a-f]{16}", row["refresh_fingerprint"])
+    trail = (workspace.folder / "data/audit.jsonl").read_text(encoding="utf-8")
+    (event,) = (line for line in map(json.loads, trail.splitlines()) if line["role"] == "operator")
+    assert (event["action"], event["outcome"], event["user"]) == ("connection.stored", "ok", MONICA)
+    assert (event["generation"], event["details"]["origin"]) == (2, "import")
+    assert re.fullmatch(r"[0-9a-f]{16}", event["refresh_fingerprint"])
     assert newer.refresh not in trail
 
 
-def test_two_rows_for_one_person(place: Place, zoom: RunningSimulator) -> None:
-    """The newest is imported, wherever it is in the file; without dates the last one is. The others are never sent."""
-    old = replace(consented(zoom, FIRST), updated=time.time() - 9000)
-    new = consented(zoom, FIRST)
-    undated = [replace(consented(zoom, SECOND), updated=0.0) for _ in range(2)]
-    place.write("ZoomUsers.csv", as_csv([new, old, *undated]))
-    assert velo(place)["superseded"] == 2
-    assert place.verdicts("ZoomUsers.csv") == ["stored", "superseded", "superseded", "stored"]
-    assert place.results("ZoomUsers.csv")[1]["reason"] == "row 1 of the same person is newer"
+def test_only_the_newest_row_of_a_user_is_imported(workspace: Workspace, zoom: RunningSimulator) -> None:
+    """Without dates, the last row counts as the newest; tokens of other rows are never sent to Zoom."""
+    old = replace(exported_user(zoom, FIRST), updated=time.time() - 9000)
+    new = exported_user(zoom, FIRST)
+    undated = [replace(exported_user(zoom, SECOND), updated=0.0) for _ in range(2)]
+    workspace.write("ZoomUsers.csv", as_csv([new, old, *undated]))
+    assert velo(workspace)["superseded"] == 2
+    assert workspace.statuses("ZoomUsers.csv") == ["stored", "superseded", "superseded", "stored"]
+    assert workspace.results("ZoomUsers.csv")[1]["reason"] == "row 1 of the same user is newer"
     assert zoom.counters().get("token.refresh_token.refused", 0) == 0
 
 
 @pytest.mark.parametrize("kind", ["rate_limit_qps", "status", "cut_before"])
 @pytest.mark.parametrize("endpoint", ["token", "users_me"])
-def test_a_zoom_that_fails_for_a_while(
-    endpoint: str, kind: str, place: Place, zoom: RunningSimulator
+def test_temporary_zoom_failures_are_retried(
+    endpoint: str, kind: str, workspace: Workspace, zoom: RunningSimulator
 ) -> None:
-    """The rows wait, and are stored by the same run."""
-    people = [consented(zoom, user.email) for user in USERS[:4]]
-    place.write("ZoomUsers.csv", as_csv(people))
+    users = [exported_user(zoom, user.email) for user in USERS[:4]]
+    workspace.write("ZoomUsers.csv", as_csv(users))
     zoom.add_fault(endpoint, kind, times=3)
-    assert velo(place, module=HURRIED)["stored"] == 4
+    assert velo(workspace, module=HURRIED)["stored"] == 4
 
 
 @pytest.mark.parametrize("endpoint", ["token", "users_me"])
-def test_a_zoom_that_is_gone(endpoint: str, place: Place, zoom: RunningSimulator) -> None:
-    """The import stops with exit code 5 after a few rows; the same command goes on, and spends nothing twice."""
-    people = [consented(zoom, user.email) for user in USERS[:6]]
-    place.write("ZoomUsers.csv", as_csv(people))
+def test_zoom_outage_stops_the_import(endpoint: str, workspace: Workspace, zoom: RunningSimulator) -> None:
+    """The exit code is 5; running the same command again completes the import, and no refresh token is used twice."""
+    users = [exported_user(zoom, user.email) for user in USERS[:6]]
+    workspace.write("ZoomUsers.csv", as_csv(users))
     zoom.add_fault(endpoint, "status", times=-1)
-    said = place.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=5, module=HURRIED)
-    assert "3 undone" in said.out
-    assert "3 left" in said.out
-    assert "run the same command again" in said.err
+    output = workspace.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=5, module=HURRIED)
+    assert "3 undone" in output.out
+    assert "3 remaining" in output.out
+    assert "run the same command again" in output.err
     zoom.clear_faults()
-    assert velo(place, module=HURRIED)["stored"] == 6
+    assert velo(workspace, module=HURRIED)["stored"] == 6
     assert zoom.counters().get("token.refresh_token.refused", 0) == 0
 
 
-def test_an_answer_that_is_lost(place: Place, zoom: RunningSimulator) -> None:
-    """Zoom has spent the token, and its answer never came: the result says so, and nobody else is affected."""
-    people = [consented(zoom, user.email) for user in USERS[:2]]
-    place.write("ZoomUsers.csv", as_csv(people))
+def test_lost_token_response_is_reported(workspace: Workspace, zoom: RunningSimulator) -> None:
+    """The refresh token has been used, so the user must consent; other users are not affected."""
+    users = [exported_user(zoom, user.email) for user in USERS[:2]]
+    workspace.write("ZoomUsers.csv", as_csv(users))
     zoom.add_fault("token", "cut_after")
-    velo(place, code=1, module=HURRIED)
-    assert place.verdicts("ZoomUsers.csv") == ["consent", "stored"]
-    assert "was lost" in place.results("ZoomUsers.csv")[0]["reason"]
+    velo(workspace, code=1, module=HURRIED)
+    assert workspace.statuses("ZoomUsers.csv") == ["consent", "stored"]
+    assert "was lost" in workspace.results("ZoomUsers.csv")[0]["reason"]
 
 
-def test_an_app_that_may_not_ask_whose_tokens_are(place: Place, zoom: RunningSimulator) -> None:
-    """Without the scope for it not one row can be tied to a person: the first shows it, and no other token is spent."""
-    people = [consented(zoom, user.email) for user in USERS[:6]]
-    place.write("ZoomUsers.csv", as_csv(people))
+def test_missing_scope_to_identify_users_stops_at_the_first_row(
+    workspace: Workspace, zoom: RunningSimulator
+) -> None:
+    users = [exported_user(zoom, user.email) for user in USERS[:6]]
+    workspace.write("ZoomUsers.csv", as_csv(users))
     zoom.add_fault("users_me", "status", status=403, times=-1)
-    said = place.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=1)
-    assert "add the scope user:read:user to the app" in said.err
+    output = workspace.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=1)
+    assert "add the scope user:read:user to the app" in output.err
     assert zoom.counters()["token.refresh_token.issued"] == 1
 
 
-def test_an_app_that_zoom_refuses(place: Place, zoom: RunningSimulator) -> None:
-    """With a wrong client secret nothing is spent and nothing but the first row is tried."""
-    place.write("ZoomUsers.csv", as_csv([consented(zoom, user.email) for user in USERS[:3]]))
-    wrong = Place(place.folder, place.environ | {"ZOOMGATE_CLIENT_SECRET": "wrong"})
-    said = wrong.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=1)
-    assert "client id, secret or redirect URI" in said.err
-    assert velo(place)["stored"] == 3
+def test_rejected_app_credentials_stop_at_the_first_row(workspace: Workspace, zoom: RunningSimulator) -> None:
+    """No refresh token is used."""
+    workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, user.email) for user in USERS[:3]]))
+    wrong = Workspace(workspace.folder, workspace.environ | {"ZOOMGATE_CLIENT_SECRET": "wrong"})
+    output = wrong.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=1)
+    assert "client id, secret or redirect URI" in output.err
+    assert velo(workspace)["stored"] == 3
 
 
-def test_interrupted_from_the_keyboard(place: Place, zoom: RunningSimulator) -> None:
-    """SIGINT lets the rows under way end, says how to go on, and exits with 1; the same command does the rest."""
-    place.write("ZoomUsers.csv", as_csv([consented(zoom, user.email) for user in USERS]))
+def test_interrupted_import_can_be_continued(workspace: Workspace, zoom: RunningSimulator) -> None:
+    """On SIGINT, the rows in progress complete, and the exit code is 1; the same command imports the remaining rows."""
+    workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, user.email) for user in USERS]))
     process = subprocess.Popen(
-        # slow, so that most of them are left however late the signal comes
+        # slow, so that most rows remain even if the signal arrives late
         [sys.executable, "-m", "zoomgate_server", "import", "velo-users", "ZoomUsers.csv", "--rate", "2"],
-        cwd=place.folder,
-        env=place.environ,
+        cwd=workspace.folder,
+        env=workspace.environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    results = place.folder / "ZoomUsers.csv.results.jsonl"
+    results = workspace.folder / "ZoomUsers.csv.results.jsonl"
     while not results.exists() or len(results.read_text().splitlines()) < 4:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1, err
-    assert " left. " in out
+    assert " remaining. " in out
     assert "Traceback" not in err
     assert "run the same command again" in err
-    assert velo(place)["stored"] == len(USERS)
+    assert velo(workspace)["stored"] == len(USERS)
     assert zoom.counters().get("token.refresh_token.refused", 0) == 0
 
 
-def test_the_results_of_another_import(place: Place, zoom: RunningSimulator) -> None:
-    """They are not overwritten: the file that was changed is another one."""
-    people = [consented(zoom, user.email) for user in USERS[:2]]
-    place.write("ZoomUsers.csv", as_csv(people[:1]))
-    velo(place)
-    place.write("ZoomUsers.csv", as_csv(people))
-    said = place.run("import", "velo-users", "ZoomUsers.csv", code=2)
-    assert "has the results of another file" in said.err
-    place.write("mine.txt", "my notes\n")
-    place.run("import", "velo-users", "ZoomUsers.csv", "--results", "mine.txt", code=2)
-    assert (place.folder / "mine.txt").read_text() == "my notes\n"
-    assert velo(place, "--results", "more")["stored"] == 2
+def test_results_of_another_file_are_not_overwritten(workspace: Workspace, zoom: RunningSimulator) -> None:
+    """A changed export counts as another file."""
+    users = [exported_user(zoom, user.email) for user in USERS[:2]]
+    workspace.write("ZoomUsers.csv", as_csv(users[:1]))
+    velo(workspace)
+    workspace.write("ZoomUsers.csv", as_csv(users))
+    output = workspace.run("import", "velo-users", "ZoomUsers.csv", code=2)
+    assert "contains the results of another file" in output.err
+    workspace.write("mine.txt", "my notes\n")
+    workspace.run("import", "velo-users", "ZoomUsers.csv", "--results", "mine.txt", code=2)
+    assert (workspace.folder / "mine.txt").read_text() == "my notes\n"
+    assert velo(workspace, "--results", "more")["stored"] == 2
 
 
 @pytest.mark.parametrize(
     "content", ["my notes", '{"zoom": {"clientId": "c"}}', "x" * 200_000, "\0" * 200_000]
 )
-def test_a_file_that_holds_something_else_than_results(
-    content: str, place: Place, zoom: RunningSimulator
+def test_file_that_is_not_a_results_file_is_not_overwritten(
+    content: str, workspace: Workspace, zoom: RunningSimulator
 ) -> None:
-    """It stays as it is, even without a line end, and nobody is told to delete it."""
-    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)]))
-    place.write("mine.txt", content)
-    said = place.run("import", "velo-users", "ZoomUsers.csv", "--results", "mine.txt", code=2)
-    assert "mine.txt has something else in it than results: name another place with --results" in said.err
-    assert "delete" not in said.err
-    assert (place.folder / "mine.txt").read_text() == content
+    """The error message does not suggest deleting it."""
+    workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
+    workspace.write("mine.txt", content)
+    output = workspace.run("import", "velo-users", "ZoomUsers.csv", "--results", "mine.txt", code=2)
+    assert "mine.txt is not a results file; choose another file with --results" in output.err
+    assert "delete" not in output.err
+    assert (workspace.folder / "mine.txt").read_text() == content
 
 
-def test_the_export_as_the_place_of_the_results(place: Place, zoom: RunningSimulator) -> None:
-    """It is the only thing that the people have: it stays as it is."""
-    export = place.write("tokens.txt", json.dumps(consented(zoom, FIRST).line))
+def test_results_must_not_overwrite_the_export(workspace: Workspace, zoom: RunningSimulator) -> None:
+    export = workspace.write("tokens.txt", json.dumps(exported_user(zoom, FIRST).line))
     before = export.read_text()
-    said = place.run("import", "jsonl", "tokens.txt", "--results", "tokens.txt", code=2)
-    assert "is the export itself: name another place" in said.err
+    output = workspace.run("import", "jsonl", "tokens.txt", "--results", "tokens.txt", code=2)
+    assert "is the export itself; choose another file" in output.err
     assert export.read_text() == before
 
 
 @pytest.mark.parametrize("name", ["/dev/full", "/dev/zero", "pipe", "missing/results", "r" * 300])
-def test_results_that_cannot_be_a_file(name: str, place: Place, zoom: RunningSimulator) -> None:
-    """They are refused before anything is sent."""
-    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)]))
-    os.mkfifo(place.folder / "pipe")
-    said = place.run("import", "velo-users", "ZoomUsers.csv", "--results", name, code=2)
-    assert "with --results" in said.err
+def test_unusable_results_path_is_rejected(name: str, workspace: Workspace, zoom: RunningSimulator) -> None:
+    """Nothing is sent to Zoom."""
+    workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
+    os.mkfifo(workspace.folder / "pipe")
+    output = workspace.run("import", "velo-users", "ZoomUsers.csv", "--results", name, code=2)
+    assert "with --results" in output.err
     assert zoom.counters() == {}
 
 
-def test_results_that_others_could_read(place: Place, zoom: RunningSimulator) -> None:
-    """A file that was there, and empty, is for its owner alone once there are addresses in it."""
-    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)]))
-    place.write("ZoomUsers.csv.results.jsonl", "").chmod(0o644)
-    velo(place)
-    assert stat.S_IMODE((place.folder / "ZoomUsers.csv.results.jsonl").stat().st_mode) == 0o600
+def test_existing_empty_results_file_gets_mode_0600(workspace: Workspace, zoom: RunningSimulator) -> None:
+    workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
+    workspace.write("ZoomUsers.csv.results.jsonl", "").chmod(0o644)
+    velo(workspace)
+    assert stat.S_IMODE((workspace.folder / "ZoomUsers.csv.results.jsonl").stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("held", ["ZoomUsers.csv", "results"])
-def test_two_imports_at_once(held: str, place: Place, zoom: RunningSimulator) -> None:
-    """Neither of one file nor into the same results: one of them would hear from Zoom that the tokens were used."""
-    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)]))
-    place.write("results", "")
-    with (place.folder / held).open("r+b") as other:
+@pytest.mark.parametrize("locked", ["ZoomUsers.csv", "results"])
+def test_concurrent_imports_are_rejected(locked: str, workspace: Workspace, zoom: RunningSimulator) -> None:
+    """Two imports can share neither the export nor the results file."""
+    workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
+    workspace.write("results", "")
+    with (workspace.folder / locked).open("r+b") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        said = place.run("import", "velo-users", "ZoomUsers.csv", "--results", "results", code=2)
-    assert "Another import" in said.err
+        output = workspace.run("import", "velo-users", "ZoomUsers.csv", "--results", "results", code=2)
+    assert "another import" in output.err
     assert zoom.counters() == {}
-    assert velo(place, "--results", "results")["stored"] == 1
+    assert velo(workspace, "--results", "results")["stored"] == 1
 
 
-def test_a_rate_that_is_no_number(place: Place, zoom: RunningSimulator) -> None:
-    """It would be no limit at all."""
-    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)]))
+def test_rate_must_be_a_number(workspace: Workspace, zoom: RunningSimulator) -> None:
+    workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
     assert (
-        "nan is no number" in place.run("import", "velo-users", "ZoomUsers.csv", "--rate", "nan", code=2).err
+        "nan is not a number"
+        in workspace.run("import", "velo-users", "ZoomUsers.csv", "--rate", "nan", code=2).err
     )
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can work in the folders of others")
-def test_root_in_the_folder_of_the_service(place: Place, zoom: RunningSimulator) -> None:
-    """Nothing is made there that the service, which is another user, could not open."""
-    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)]))
-    (place.folder / "data").mkdir(mode=0o700)
-    os.chown(place.folder / "data", 65534, 65534)
-    said = place.run("import", "velo-users", "ZoomUsers.csv", code=1)
-    assert "is the folder of user 65534" in said.err
-    assert "run this as that user" in said.err
-    assert not list((place.folder / "data").iterdir())
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can access the folders of other users")
+def test_root_cannot_import_into_another_users_data_folder(
+    workspace: Workspace, zoom: RunningSimulator
+) -> None:
+    """The service could not open the files of root."""
+    workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
+    (workspace.folder / "data").mkdir(mode=0o700)
+    os.chown(workspace.folder / "data", 65534, 65534)
+    output = workspace.run("import", "velo-users", "ZoomUsers.csv", code=1)
+    assert "belongs to user 65534" in output.err
+    assert "run this as that user" in output.err
+    assert not list((workspace.folder / "data").iterdir())
     assert zoom.counters() == {}
 
 
-def test_an_export_that_is_no_file(place: Place) -> None:
-    """What can be read only once is refused at once, instead of waiting for a second writer for ever."""
-    os.mkfifo(place.folder / "pipe")
+def test_export_must_be_a_regular_file(workspace: Workspace) -> None:
+    """A pipe is rejected immediately, since the second read would block."""
+    os.mkfifo(workspace.folder / "pipe")
     for name in ("pipe", "/dev/zero"):
-        said = place.run("import", "jsonl", name, "--dry-run", code=2)
-        assert "is read more than once: save it as a file" in said.err
+        output = workspace.run("import", "jsonl", name, "--dry-run", code=2)
+        assert "cannot be read twice; save it as a file" in output.err
 
 
-@pytest.mark.parametrize("what", ["results", "audit", "journal"])
-def test_a_disk_that_becomes_full(what: str, place: Place, zoom: RunningSimulator) -> None:
-    """No other row is begun, those under way are stored, and the same command does the rest: no token is spent twice."""
-    people = [consented(zoom, user.email) for user in USERS[:40]]
-    place.write("ZoomUsers.csv", as_csv(people))
-    said = place.run(
-        what, "4", "import", "velo-users", "ZoomUsers.csv", *FAST, code=1, module="service.importing.full"
+@pytest.mark.parametrize("files", ["results", "audit", "journal"])
+def test_full_disk_stops_the_import(files: str, workspace: Workspace, zoom: RunningSimulator) -> None:
+    """Rows in progress are stored, and the same command imports the remaining rows; no refresh token is used twice."""
+    users = [exported_user(zoom, user.email) for user in USERS[:40]]
+    workspace.write("ZoomUsers.csv", as_csv(users))
+    output = workspace.run(
+        files, "4", "import", "velo-users", "ZoomUsers.csv", *FAST, code=1, module="service.importing.full"
     )
-    assert "cannot be written" in said.err
-    assert "run the same command again" in said.err
-    assert velo(place)["stored"] == len(people)
-    assert zoom.counters()["token.refresh_token.issued"] == len(people)
+    assert "cannot be written" in output.err
+    assert "run the same command again" in output.err
+    assert velo(workspace)["stored"] == len(users)
+    assert zoom.counters()["token.refresh_token.issued"] == len(users)
     assert zoom.counters().get("token.refresh_token.refused", 0) == 0
 
 
-async def test_neither_journal_nor_store_for_a_while(place: Place, zoom: RunningSimulator) -> None:
-    """What Zoom issued is in the memory of the import alone then, which goes on until the store has it."""
-    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)]))
-    zoom.add_fault("token", "delay", seconds=20.0)  # until both are away
-    running = asyncio.create_task(asyncio.to_thread(velo, place, module=HURRIED))
+async def test_import_retries_while_journal_and_store_are_unavailable(
+    workspace: Workspace, zoom: RunningSimulator
+) -> None:
+    """The issued tokens exist only in the memory of the import until the store is available again."""
+    workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
+    zoom.add_fault("token", "delay", seconds=20.0)  # until both are unavailable
+    running = asyncio.create_task(asyncio.to_thread(velo, workspace, module=HURRIED))
     while not zoom.counters().get("faults.delay") and not running.done():
         await asyncio.sleep(0.02)
-    (place.folder / "data/journal").rmdir()
+    (workspace.folder / "data/journal").rmdir()
     with contextlib.closing(
-        sqlite3.connect(place.folder / "data/zoomgate.db", isolation_level=None)
+        sqlite3.connect(workspace.folder / "data/zoomgate.db", isolation_level=None)
     ) as other:
         other.execute("BEGIN IMMEDIATE")
         zoom.clear_faults()
@@ -451,22 +461,26 @@ async def test_neither_journal_nor_store_for_a_while(place: Place, zoom: Running
     assert zoom.counters()["token.refresh_token.issued"] == 1
 
 
-def test_addresses_that_are_all_wrong(place: Place, zoom: RunningSimulator) -> None:
-    """The wrong column costs three people a consent and not everybody: the import stops, and says where to look."""
-    people = [consented(zoom, user.email) for user in USERS[:6]]
-    place.write("ZoomUsers.csv", as_csv(replace(p, user=f"not-{p.user}") for p in people))
-    said = place.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=1)
-    assert "see whether the addresses in the file are those of the people's Zoom accounts" in said.err
-    assert place.verdicts("ZoomUsers.csv") == ["refused"] * 3
+def test_wrong_addresses_stop_the_import_after_three_rows(
+    workspace: Workspace, zoom: RunningSimulator
+) -> None:
+    """A wrong address column therefore costs at most three users a new consent."""
+    users = [exported_user(zoom, user.email) for user in USERS[:6]]
+    workspace.write("ZoomUsers.csv", as_csv(replace(u, email=f"not-{u.email}") for u in users))
+    output = workspace.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=1)
+    assert "check that the file contains the email addresses of the users' Zoom accounts" in output.err
+    assert workspace.statuses("ZoomUsers.csv") == ["refused"] * 3
     assert zoom.counters()["token.refresh_token.issued"] == 3
-    place.write("ZoomUsers.csv", as_csv(people))
-    assert velo(place, "--results", "right", code=1)["stored"] == 3
+    workspace.write("ZoomUsers.csv", as_csv(users))
+    assert velo(workspace, "--results", "right", code=1)["stored"] == 3
 
 
-def test_a_dry_run_touches_nothing(tmp_path: Path, place: Place, zoom: RunningSimulator) -> None:
-    """It needs no settings, asks nobody, and writes nothing."""
-    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST), consented(zoom, SECOND, expired=False)]))
-    bare = Place(place.folder, {"PATH": place.environ["PATH"]})
+def test_dry_run_has_no_side_effects(tmp_path: Path, workspace: Workspace, zoom: RunningSimulator) -> None:
+    """It needs no settings, does not call Zoom, and writes no files."""
+    workspace.write(
+        "ZoomUsers.csv", as_csv([exported_user(zoom, FIRST), exported_user(zoom, SECOND, expired=False)])
+    )
+    bare = Workspace(workspace.folder, {"PATH": workspace.environ["PATH"]})
     counts = bare.run("import", "velo-users", "ZoomUsers.csv", "--dry-run", "--json").counts
     assert counts == {
         "rows": 2,
@@ -480,14 +494,13 @@ def test_a_dry_run_touches_nothing(tmp_path: Path, place: Place, zoom: RunningSi
     assert zoom.counters() == {}
 
 
-def test_others_who_can_read_the_export(place: Place, zoom: RunningSimulator) -> None:
-    """The tokens are theirs, too: that is said."""
-    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)])).chmod(0o644)
-    assert "chmod 600" in place.run("import", "velo-users", "ZoomUsers.csv", "--dry-run").err
+def test_export_readable_by_others_causes_a_warning(workspace: Workspace, zoom: RunningSimulator) -> None:
+    workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)])).chmod(0o644)
+    assert "chmod 600" in workspace.run("import", "velo-users", "ZoomUsers.csv", "--dry-run").err
 
 
-def test_nothing_is_kept_in_the_clear(place: Place, zoom: RunningSimulator) -> None:
-    """Neither store, journal nor results hold a token, whatever the columns are taken for."""
-    place.write("ZoomUsers.csv", as_csv([consented(zoom, FIRST)]))
-    velo(place, "--user-column", "refresh_token", code=1)
-    assert not TOKEN.search((place.folder / "ZoomUsers.csv.results.jsonl").read_text())
+def test_results_contain_no_tokens(workspace: Workspace, zoom: RunningSimulator) -> None:
+    """This holds even if the address column contains tokens."""
+    workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
+    velo(workspace, "--user-column", "refresh_token", code=1)
+    assert not TOKEN.search((workspace.folder / "ZoomUsers.csv.results.jsonl").read_text())

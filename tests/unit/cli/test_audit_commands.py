@@ -279,7 +279,6 @@ class TestCommands:
         for path in Path("data").glob("zoomgate.db*"):
             path.unlink()
         done(await command("store", "restore", "copy.db"))
-        done(await command("store", "upgrade"))
         lines = [row for row in show() if row["role"] == "operator"]
         assert [row["action"] for row in lines] == [
             "keys.created",
@@ -291,7 +290,6 @@ class TestCommands:
             "callers.added",
             "store.backed_up",
             "store.restored",
-            "store.upgraded",
         ]
         assert {(row["on_behalf_of"], row["outcome"]) for row in lines} == {("alice", "ok")}
         assert all(row["principal"] for row in lines)

@@ -1,4 +1,4 @@
-"""`zoomgate keys rotate`, `sweep` and `retire`, beside a running service and without one."""
+"""`zoomgate keys rotate`, `reencrypt`, `retire` and `list`, with and without a running service."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ OFTEN = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0", "ZOOMGATE_MAX_REFRESHES_PER_HOU
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in; the data folder in it is the one of the settings."""
+    """Return an empty working directory, with settings for a data folder in it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOOMGATE_DATA_DIR", "data")
     return tmp_path
@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 async def service(folder: Path) -> AsyncIterator[Harness]:
-    """A service with two connected people, that refreshes whenever it is asked."""
+    """Run a service with two connected users and without limits on forced refreshes."""
     async with running(Path("data"), environ=OFTEN) as harness:
         await harness.connect(MONICA)
         await harness.connect(OMAR)
@@ -46,53 +46,55 @@ def ring() -> "key_file.KeyRing":
     return key_file.load(Path("data/keys.json"))
 
 
-def settle() -> None:
-    """Let the last change of the ring be a minute ago."""
-    long_ago = time.time() - 60
-    os.utime("data/keys.json", (long_ago, long_ago))
+def age_key_file() -> None:
+    """Set the last change of the key ring to a minute ago."""
+    minute_ago = time.time() - 60
+    os.utime("data/keys.json", (minute_ago, minute_ago))
 
 
 async def refresh(harness: Harness, user: str) -> None:
     await harness.call(harness.auth.RefreshToken, pb.RefreshTokenRequest(user_email=user))
 
 
-async def sealed_by() -> dict[str, int]:
+async def records_by_key() -> dict[str, int]:
     store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
-    found = {key_id: counted.total() for key_id, counted in (await key_usage.by_key(store)).items()}
+    counts = {key_id: by_kind.total() for key_id, by_kind in (await key_usage.by_key(store)).items()}
     await store.close()
-    return found
+    return counts
 
 
 class TestRotate:
     """`zoomgate keys rotate`."""
 
-    async def test_keys_are_rotated_under_a_running_service(self, service: Harness) -> None:
-        """Add, let seal, retire: each step says what it did, the service needs no restart, and everybody goes on."""
+    async def test_keys_are_rotated_while_the_service_is_running(self, service: Harness) -> None:
+        """Every step reports what it did, and all users can be refreshed after each step without a restart."""
         old = ring().primary_id
-        said = done(await command("keys", "rotate"))
+        output = done(await command("keys", "rotate"))
         new = key_file.next_key(ring())
         assert new is not None
-        assert said.startswith(f"Key {new} was added and opens; {old} still seals. Next: ")
+        assert output.startswith(
+            f"Added key {new}, which only decrypts; {old} is still the primary key. Next: "
+        )
         await refresh(service, MONICA)
-        assert set(await sealed_by()) == {old}
-        assert "changed just now" in refused(await command("keys", "rotate"))
-        settle()
-        said = done(await command("keys", "rotate"))
-        assert said.startswith(f"Key {new} seals now, {old} only opens. ")
-        assert f"zoomgate keys retire {old}" in said
-        assert set(await sealed_by()) == {new}
+        assert set(await records_by_key()) == {old}
+        assert "was just changed" in refused(await command("keys", "rotate"))
+        age_key_file()
+        output = done(await command("keys", "rotate"))
+        assert output.startswith(f"{new} is the primary key now; {old} only decrypts. ")
+        assert f"zoomgate keys retire {old}" in output
+        assert set(await records_by_key()) == {new}
         for user in (MONICA, OMAR):
             await refresh(service, user)
-        settle()
-        assert f"{old} is no longer in" in done(await command("keys", "retire", old))
+        age_key_file()
+        assert f"Removed key {old} from" in done(await command("keys", "retire", old))
         for user in (MONICA, OMAR):
             await refresh(service, user)
         await service.connect(BASIL)
-        assert set(await sealed_by()) == {new}
+        assert set(await records_by_key()) == {new}
         assert [key.key_id for key in ring().keys] == [new]
 
-    async def test_all_at_once_for_one_machine(self, folder: Path) -> None:
-        """With --now a stopped service finds the new key, the old one and all records under the new one."""
+    async def test_all_steps_at_once_with_a_stopped_service(self, folder: Path) -> None:
+        """With `--now`, the service later starts with both keys and with every record encrypted under the new one."""
         async with running(Path("data"), environ=OFTEN) as harness:
             await harness.connect(MONICA)
         old = ring().primary_id
@@ -101,23 +103,23 @@ class TestRotate:
         assert (fields["failed"], fields["otherKeys"]) == (0, {})
         assert fields["reencrypted"] > 2
         assert fields["recordsPerSecond"] > 0
-        assert set(await sealed_by()) == {fields["seals"]}
-        settle()
+        assert set(await records_by_key()) == {fields["seals"]}
+        age_key_file()
         done(await command("keys", "retire", old, "--json"))
         async with running(Path("data"), environ=OFTEN) as harness:
             shown = await harness.call(harness.auth.GetConnection, pb.GetConnectionRequest(user_email=MONICA))
             assert shown.connection.generation == 1
 
-    def test_a_ring_without_a_store_rotates_alone(self) -> None:
-        """Before the first start there is nothing to seal anew, and no store is made."""
+    def test_key_ring_without_a_store_is_rotated(self) -> None:
+        """Before the first start there is nothing to re-encrypt, and no store is created."""
         done(zoomgate("keys", "new"))
         assert "There is no store yet" in done(zoomgate("keys", "rotate", "--now"))
         assert {path.name for path in Path("data").iterdir()} == {"keys.json", "audit.jsonl"}
 
-    def test_of_rotations_at_once_one_is_carried_out(self, folder: Path) -> None:
-        """One key is added; who comes second is told to come back, and does not let seal what others do not know yet."""
+    def test_only_one_of_several_concurrent_rotations_succeeds(self, folder: Path) -> None:
+        """One key is added. The other commands fail with a request to retry, so none promotes a key that services have not loaded."""
         old = done(zoomgate("keys", "new")).strip()
-        settle()
+        age_key_file()
         processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "zoomgate_server", "keys", "rotate", "--json"],
@@ -133,29 +135,28 @@ class TestRotate:
         assert sum("run this again" in err for _, err in results) == 3
 
 
-class TestSweep:
+class TestReencrypt:
     """`zoomgate keys reencrypt`."""
 
-    async def test_only_what_needs_it_is_sealed_anew(self, service: Harness) -> None:
-        """A second sweep finds nothing to do."""
+    async def test_records_under_the_primary_key_are_skipped(self, service: Harness) -> None:
         done(await command("keys", "rotate", "--now"))
         fields = json.loads(done(await command("keys", "reencrypt", "--json")))
         assert (fields["reencrypted"], fields["failed"]) == (0, 0)
-        assert "were sealed anew" in done(await command("keys", "reencrypt"))
+        assert "Re-encrypted 0 record(s)" in done(await command("keys", "reencrypt"))
 
-    async def test_progress_is_said_line_by_line(
+    async def test_progress_is_reported_as_lines_without_a_terminal(
         self, service: Harness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Where standard error is no terminal, a line now and then has what is done, how much there is, and the rate."""
+        """Each line on standard error has the number of processed records, the total, and the rate."""
         monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
         result = await command("keys", "rotate", "--now", "--json")
         total = json.loads(done(result))["reencrypted"]
         assert re.search(
-            rf"^zoomgate: sealing anew: {total} of {total} records, \d+ records/s$", result.stderr, re.M
+            rf"^zoomgate: re-encrypting: {total} of {total} records, \d+ records/s$", result.stderr, re.M
         )
 
-    async def test_progress_is_a_bar_on_a_terminal(self, service: Harness) -> None:
-        """The bar is on standard error; standard output has the answer alone, for a program behind a pipe."""
+    async def test_progress_is_displayed_as_a_bar_on_a_terminal(self, service: Harness) -> None:
+        """The bar is written to standard error, so a pipe receives the result only."""
         ours, theirs = pty.openpty()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "zoomgate_server", "keys", "reencrypt", "--json"),
@@ -164,33 +165,33 @@ class TestSweep:
             env={**os.environ, "TERM": "xterm"},
         )
         os.close(theirs)
-        screen, (answer, _) = await asyncio.gather(
-            asyncio.to_thread(terminal.shown, ours), process.communicate()
+        screen, (output, _) = await asyncio.gather(
+            asyncio.to_thread(terminal.read_output, ours), process.communicate()
         )
         os.close(ours)
         shown = screen.decode()
-        total = json.loads(answer)["current"]
+        total = json.loads(output)["current"]
         assert f"{total}/{total}" in re.sub(r"\x1b\[[0-9;?]*\w", "", shown)
         assert "records/s" in shown
 
-    async def test_what_cannot_be_opened_ends_in_failure_and_stays(self, service: Harness) -> None:
-        """The answer tells the rest, and standard error names the record, not the person."""
+    async def test_corrupt_record_fails_the_command_and_is_unchanged(self, service: Harness) -> None:
+        """Standard error names the record, but not the user."""
         store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
         app = (await store.apps())[0]
         record = next(row for row in await store.page(app, key_usage.Kind.USER, limit=1))
-        damaged = record.value[:-1] + bytes((record.value[-1] ^ 1,))
-        await store.put(record.__class__(record.key, damaged, key_id=record.key_id), record.rev)
+        corrupt = record.value[:-1] + bytes((record.value[-1] ^ 1,))
+        await store.put(record.__class__(record.key, corrupt, key_id=record.key_id), record.rev)
         result = await command("keys", "rotate", "--now")
         assert result.exit_code == 1
-        assert "1 record(s) cannot be opened and were left as they are: user/" in result.stderr
+        assert "1 record(s) cannot be opened and are unchanged: user/" in result.stderr
         assert MONICA not in result.output
-        found, _ = await store.get(record.key)
-        assert found is not None
-        assert found.value == damaged
+        stored, _ = await store.get(record.key)
+        assert stored is not None
+        assert stored.value == corrupt
         await store.close()
 
-    def test_without_a_store_there_is_nothing_to_sweep(self) -> None:
-        """That is a failure with a remedy, since the settings may name the wrong place."""
+    def test_missing_store_is_a_failure(self) -> None:
+        """The message says what to do, since the settings may name the wrong store."""
         done(zoomgate("keys", "new"))
         assert "name yours in ZOOMGATE_STORE" in refused(zoomgate("keys", "reencrypt"))
 
@@ -198,8 +199,8 @@ class TestSweep:
 class TestRetire:
     """`zoomgate keys retire`."""
 
-    async def test_a_key_in_use_stays(self, service: Harness) -> None:
-        """It is said how many of what it sealed, tombstones, states, canary and shared secrets included."""
+    async def test_key_of_stored_records_is_not_retired(self, service: Harness) -> None:
+        """The message counts the records of each kind, including tombstones, pending authorizations, key check and shared secrets."""
         await service.begin(BASIL)
         await service.call(
             service.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=OMAR), "admin"
@@ -207,54 +208,53 @@ class TestRetire:
         old = ring().primary_id
         added = key_file.add(Path("data/keys.json"), ring())
         key_file.promote(Path("data/keys.json"), ring(), added)
-        settle()
+        age_key_file()
         text = refused(await command("keys", "retire", old))
-        for what in (
+        for item in (
             "2 record(s) of kind user",
             "record(s) of kind state",
-            "1 record(s) of kind canary",
+            "1 record(s) of kind key_check",
             "2 record(s) of kind meta",
         ):
-            assert what in text
+            assert item in text
         assert "zoomgate keys reencrypt" in text
         assert old in ring().ids
 
-    async def test_a_key_of_the_journal_stays(self, service: Harness) -> None:
-        """A file of the journal holds the only copy of a token: its first bytes say which key it needs."""
+    async def test_key_of_a_journal_entry_is_not_retired(self, service: Harness) -> None:
+        """A journal entry may hold the only copy of a token. Its first bytes contain the key ID."""
         old = ring().primary_id
         done(await command("keys", "rotate", "--now"))
-        settle()
+        age_key_file()
         journal = Path("data/journal")
         journal.mkdir(exist_ok=True)
-        (journal / "1").write_bytes(b"\x01" + bytes.fromhex(old) + b"sealed")
-        (journal / "2").write_bytes(b"\x01" + bytes.fromhex(ring().primary_id) + b"sealed")
-        (journal / "torn").write_bytes(b"\x01")
-        assert "1 file(s) in the journal" in refused(await command("keys", "retire", old))
+        (journal / "1").write_bytes(b"\x03\x01" + bytes.fromhex(old) + b"sealed")
+        (journal / "2").write_bytes(b"\x03\x01" + bytes.fromhex(ring().primary_id) + b"sealed")
+        (journal / "truncated").write_bytes(b"\x03\x01")
+        assert "1 journal file(s)" in refused(await command("keys", "retire", old))
         (journal / "1").unlink()
-        (journal / "3").write_bytes(b"\x07 of another form")
-        assert "does not say which key" in refused(await command("keys", "retire", old))
+        (journal / "3").write_bytes(b"\x07 another format")
+        assert "has an unknown format" in refused(await command("keys", "retire", old))
         (journal / "3").unlink()
         done(await command("keys", "retire", old))
 
-    async def test_a_ring_that_changed_just_now_loses_no_key(self, service: Harness) -> None:
-        """A service may seal with the ring before for a few seconds still."""
+    async def test_no_key_is_retired_right_after_a_change(self, service: Harness) -> None:
+        """A service may use the previous key ring for a few more seconds."""
         old = ring().primary_id
         done(await command("keys", "rotate", "--now"))
-        assert "was changed just now" in refused(await command("keys", "retire", old))
+        assert "was just changed" in refused(await command("keys", "retire", old))
         assert old in ring().ids
 
-    async def test_what_cannot_be_counted_keeps_its_key(self, service: Harness) -> None:
-        """Where there is no store, or not the right one, nothing says that the key is free."""
+    async def test_no_key_is_retired_without_a_readable_store(self, service: Harness) -> None:
+        """A missing or wrong store does not prove that the key is unused."""
         old = ring().primary_id
         done(await command("keys", "rotate", "--now"))
-        settle()
+        age_key_file()
         text = refused(await command("keys", "retire", old, environ={"ZOOMGATE_STORE": "sqlite:///none.db"}))
-        assert "cannot be told what it sealed" in text
+        assert "its use cannot be determined" in text
         assert old in ring().ids
         assert not Path("none.db").exists()
 
-    def test_the_key_that_seals_and_one_that_is_not_there(self) -> None:
-        """Neither can be taken out."""
+    def test_primary_key_and_unknown_key_are_not_retired(self) -> None:
         key_id = done(zoomgate("keys", "new")).strip()
         assert "keys rotate" in refused(zoomgate("keys", "retire", key_id))
         assert "keys list" in refused(zoomgate("keys", "retire", "00000000"))
@@ -264,31 +264,31 @@ class TestList:
     """`zoomgate keys list` with a store."""
 
     async def test_records_are_counted_by_key(self, service: Harness) -> None:
-        """Each key has its number, the next one says so, and a missing one is listed."""
+        """The next primary key is marked, and a key that is missing from the file is listed."""
         old = ring().primary_id
         done(await command("keys", "rotate"))
         new = key_file.next_key(ring())
         rows = [json.loads(row) for row in done(await command("keys", "list", "--json")).splitlines()]
         assert [(row["keyId"], row["seals"]) for row in rows] == [(old, True), (new, False)]
-        assert rows[0]["records"] == (await sealed_by())[old] > 0
+        assert rows[0]["records"] == (await records_by_key())[old] > 0
         assert rows[1]["records"] == 0
-        assert "opens, seals next" in done(await command("keys", "list"))
-        settle()
+        assert "next primary" in done(await command("keys", "list"))
+        age_key_file()
         done(await command("keys", "rotate"))
         key_file.create(Path("other.json"))
-        missing = done(await command("keys", "list", "other.json"))
-        assert f"{new}  missing: restore it" in missing
+        output = done(await command("keys", "list", "other.json"))
+        assert f"{new}  missing: restore it" in output
 
-    async def test_a_store_that_cannot_be_read_costs_the_numbers_alone(self, service: Harness) -> None:
-        """The keys are listed, and standard error says why they are not counted."""
+    async def test_unreadable_store_only_removes_the_counts(self, service: Harness) -> None:
+        """The keys are listed, and standard error explains why the records are not counted."""
         Path("broken.db").write_text("no database" * 100)
         result = await command("keys", "list", environ={"ZOOMGATE_STORE": "sqlite:///broken.db"})
         assert ring().primary_id in done(result)
-        assert "cannot be counted" in result.stderr
+        assert "records cannot be counted" in result.stderr
 
 
-async def test_the_wrong_order_harms_nobody(folder: Path) -> None:
-    """A peer without the key that seals elsewhere answers KEY_UNAVAILABLE, spends and changes nothing, and works once it has it."""
+async def test_missing_primary_key_on_one_machine_loses_no_token(folder: Path) -> None:
+    """The machine responds with KEY_UNAVAILABLE, uses no refresh token, changes nothing, and recovers when it receives the key."""
     async with running(Path("data"), environ=OFTEN) as first:
         await first.connect(MONICA)
         await first.connect(OMAR)
@@ -301,7 +301,7 @@ async def test_the_wrong_order_harms_nobody(folder: Path) -> None:
             await refresh(first, MONICA)
             store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
             before = [await store.page(app, key_usage.Kind.USER, limit=9) for app in await store.apps()]
-            spent = first.stat("token.refresh_token.issued")
+            issued = first.stat("token.refresh_token.issued")
             for method, request, caller in (
                 (peer.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA), "service"),
                 (peer.auth.GetConnection, pb.GetConnectionRequest(user_email=OMAR), "service"),
@@ -316,7 +316,7 @@ async def test_the_wrong_order_harms_nobody(folder: Path) -> None:
             assert [
                 await store.page(app, key_usage.Kind.USER, limit=9) for app in await store.apps()
             ] == before
-            assert first.stat("token.refresh_token.issued") == spent
+            assert first.stat("token.refresh_token.issued") == issued
             await store.close()
             shutil.copy("data/keys.json", "peer.new")
             Path("peer.new").replace("peer.json")

@@ -1,4 +1,4 @@
-"""Keys, backup, restore and upgrade of a store in MongoDB."""
+"""Key rotation, backup and restore of a store in MongoDB."""
 
 import json
 import os
@@ -16,15 +16,15 @@ from zoomgate_server.encryption import key_file
 from zoomgate_server.storage.sqlite import SqliteStore
 
 
-async def use(service: Harness) -> None:
+async def refresh_all(service: Harness) -> None:
     for user in (MONICA, OMAR):
         await service.call(service.auth.RefreshToken, pb.RefreshTokenRequest(user_email=user))
 
 
-async def test_a_file_that_was_the_store_once_is_not_counted(
+async def test_leftover_sqlite_store_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mongodb: MongoServer
 ) -> None:
-    """What is left of an SQLite store in the data folder does not make a key of the database look free, nor is it restored to."""
+    """A leftover SQLite store in the data folder is neither used to decide whether a key may be retired nor restored to."""
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     ring = Path("data/keys.json")
@@ -33,28 +33,30 @@ async def test_a_file_that_was_the_store_once_is_not_counted(
     store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
     await store.close()
     before = Path("data/zoomgate.db").read_bytes()
-    place = {"ZOOMGATE_STORE": mongodb.new_database()}
+    store_settings = {"ZOOMGATE_STORE": mongodb.new_database()}
     async with (
         Simulator(SimulatorOptions(port=0)) as zoom,
-        serving(zoom, Path("data"), environ=place) as service,
+        serving(zoom, Path("data"), environ=store_settings) as service,
     ):
         await service.connect(MONICA)
         old = key_file.load(ring).primary_id
         added = key_file.add(ring, key_file.load(ring))
         key_file.promote(ring, key_file.load(ring), added)
-        long_ago = time.time() - 60
-        os.utime(ring, (long_ago, long_ago))
-        assert "record(s) of kind user" in refused(await command("keys", "retire", old, environ=place))
-        done(await command("store", "backup", "backup.db", environ=place))
-    place = {"ZOOMGATE_STORE": mongodb.new_database()}
-    done(await command("store", "restore", "backup.db", environ=place))
+        minute_ago = time.time() - 60
+        os.utime(ring, (minute_ago, minute_ago))
+        assert "record(s) of kind user" in refused(
+            await command("keys", "retire", old, environ=store_settings)
+        )
+        done(await command("store", "backup", "backup.db", environ=store_settings))
+    store_settings = {"ZOOMGATE_STORE": mongodb.new_database()}
+    done(await command("store", "restore", "backup.db", environ=store_settings))
     assert Path("data/zoomgate.db").read_bytes() == before
 
 
-async def test_keys_and_backups_work_as_with_a_file(
+async def test_key_rotation_and_backup_work_as_with_sqlite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mongodb: MongoServer
 ) -> None:
-    """Rotate, retire, back up, restore into an empty database: everybody works, and no SQLite file is made but the backup."""
+    """After rotation, retirement, backup and restore, all users can be refreshed. The backup is the only SQLite file."""
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     ring = Path("data/keys.json")
@@ -63,22 +65,21 @@ async def test_keys_and_backups_work_as_with_a_file(
     monkeypatch.setenv("ZOOMGATE_DATA_DIR", "data")
     often = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
     async with Simulator(SimulatorOptions(port=0)) as zoom:
-        here = often | {"ZOOMGATE_STORE": os.environ["ZOOMGATE_STORE"]}
-        async with serving(zoom, Path("data"), environ=here) as service:
+        original = often | {"ZOOMGATE_STORE": os.environ["ZOOMGATE_STORE"]}
+        async with serving(zoom, Path("data"), environ=original) as service:
             for user in (MONICA, OMAR):
                 await service.connect(user)
             old = key_file.load(ring).primary_id
             done(await command("keys", "rotate", "--now"))
-            await use(service)
+            await refresh_all(service)
             assert json.loads(done(await command("keys", "reencrypt", "--json")))["otherKeys"] == {}
-            long_ago = time.time() - 60
-            os.utime(ring, (long_ago, long_ago))
+            minute_ago = time.time() - 60
+            os.utime(ring, (minute_ago, minute_ago))
             done(await command("keys", "retire", old))
             done(await command("store", "backup", "backup.db"))
             assert "not empty" in refused(await command("store", "restore", "backup.db"))
-        there = {"ZOOMGATE_STORE": mongodb.new_database()}
-        done(await command("store", "restore", "backup.db", environ=there))
-        done(await command("store", "upgrade", environ=there))
-        async with serving(zoom, Path("data"), environ=often | there) as service:
-            await use(service)
+        restored = {"ZOOMGATE_STORE": mongodb.new_database()}
+        done(await command("store", "restore", "backup.db", environ=restored))
+        async with serving(zoom, Path("data"), environ=often | restored) as service:
+            await refresh_all(service)
     assert [path.name for path in tmp_path.rglob("*.db*")] == ["backup.db"]

@@ -1,4 +1,4 @@
-"""The command as a process: what it imports, what it prints, what it leaves behind."""
+"""The command as a process: its imports, output and files."""
 
 import contextlib
 import json
@@ -24,15 +24,15 @@ SECONDS = 30
 
 
 def clean_environment(environ: dict[str, str] | None = None) -> dict[str, str]:
-    """The environment of the tests without anybody's settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ZOOMGATE_")}
-    return kept | (environ or {})
+    """Return the environment of the tests without Zoomgate's settings, plus `environ`."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ZOOMGATE_")}
+    return inherited | (environ or {})
 
 
-def ended(
+def run(
     folder: Path, *arguments: str, environ: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command to completion."""
     return subprocess.run(
         [sys.executable, "-m", "zoomgate_server", *arguments],
         cwd=folder,
@@ -48,7 +48,7 @@ def ended(
 def started(
     folder: Path, *arguments: str, environ: dict[str, str] | None = None, command: str = ""
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a command that goes on until it is told to stop: as a module, or by the path of the script."""
+    """Start a command that runs until it is stopped, as a module or by the path of its script."""
     with subprocess.Popen(
         [*([command] if command else [sys.executable, "-m", "zoomgate_server"]), *arguments],
         cwd=folder,
@@ -65,27 +65,26 @@ def started(
 
 
 def read_until(process: subprocess.Popen[str], pattern: str) -> str:
-    """What a process prints up to the line that matches."""
+    """Read the output of a process up to a line that matches."""
     assert process.stdout is not None
     text, end = "", time.monotonic() + SECONDS
     while not re.search(pattern, text, re.MULTILINE):
         ready, _, _ = select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))
         chunk = os.read(process.stdout.fileno(), 65536).decode() if ready else ""
-        assert chunk, f"it never printed {pattern}: {text}"
+        assert chunk, f"the process did not print {pattern}: {text}"
         text += chunk
     return text
 
 
 def stop(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM) -> tuple[str, str]:
-    """End a process, and give the rest of what it printed."""
+    """Stop a process, and return the rest of its output."""
     process.send_signal(number)
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     return out, err
 
 
-def test_help_comes_without_the_heavy_imports() -> None:
-    """The help of the command loads neither gRPC nor aiohttp nor the rest of the service."""
+def test_help_loads_no_heavy_modules() -> None:
     code = (
         "import sys; from zoomgate_server.cli import cli; cli(['--help'], standalone_mode=False);"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & {'grpc', 'aiohttp', 'google', 'rich', 'structlog',"
@@ -95,19 +94,18 @@ def test_help_comes_without_the_heavy_imports() -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
-def test_the_module_is_the_command(tmp_path: Path) -> None:
-    """`python -m zoomgate_server --help` lists every command."""
-    result = ended(tmp_path, "--help")
+def test_module_can_be_run_as_the_command(tmp_path: Path) -> None:
+    result = run(tmp_path, "--help")
     assert result.returncode == 0
     for name in ("run", "serve", "simulator", "connections", "callers", "keys", "doctor"):
         assert re.search(rf"^  {name} ", result.stdout, re.MULTILINE)
-    assert re.fullmatch(r"zoomgate \d+\.\d+\.\d+\S*\n", ended(tmp_path, "--version").stdout)
+    assert re.fullmatch(r"zoomgate \d+\.\d+\.\d+\S*\n", run(tmp_path, "--version").stdout)
 
 
-def test_run_starts_everything_and_says_what_to_try(tmp_path: Path) -> None:
-    """The ready line comes first, the commands to paste after it, and a member's key is kept for its owner alone."""
+def test_run_starts_everything_and_prints_a_guide(tmp_path: Path) -> None:
+    """The ready line is first; the guide refers to the file with the member's key, which only its owner can read."""
     with started(tmp_path, *RUN, "--data-dir", "my data") as process:
-        text = read_until(process, r"^Stop with")
+        text = read_until(process, r"to stop\.$")
         rest, log = stop(process, signal.SIGINT)
     ready, _, guide = text.partition("\n")
     address = re.fullmatch(r"zoomgate: ready grpc=(127\.0\.0\.1:\d+) http=127\.0\.0\.1:\d+", ready)
@@ -122,7 +120,7 @@ def test_run_starts_everything_and_says_what_to_try(tmp_path: Path) -> None:
     ):
         assert call in guide
     assert address[1] in guide
-    assert re.search(r"^  Zoom +(\S+) \(simulated.*\n +look inside: \1/_sim/$", text, re.MULTILINE)
+    assert re.search(r"^  Zoom +(\S+) \(simulated.*\n +overview page: \1/_sim/$", text, re.MULTILINE)
     assert "'my data/member.key'" in guide
     key = (tmp_path / "my data" / "member.key").read_text()
     assert stat.S_IMODE((tmp_path / "my data" / "member.key").stat().st_mode) == 0o600
@@ -131,31 +129,31 @@ def test_run_starts_everything_and_says_what_to_try(tmp_path: Path) -> None:
     assert "\x1b" not in text
 
 
-def test_run_prints_commands_that_work_as_they_are(tmp_path: Path) -> None:
-    """Also where a shell does not find `zoomgate` by its name, and with a key of the real Zoom left in the data folder."""
+def test_printed_commands_work_unchanged(tmp_path: Path) -> None:
+    """This includes a shell without `zoomgate` on its PATH, and a caller key that a start with the real Zoom left in the data folder."""
     command = str(Path(sys.executable).with_name("zoomgate"))
     bare = {"PATH": "/usr/bin:/bin"}
     with started(
         tmp_path, "run", *FREE, "--data-dir", "data", environ=ZOOM | bare, command=command
     ) as process:
-        with_zoom = listing(read_until(process, r"^Stop with"))
+        with_zoom = list_command(read_until(process, r"to stop\.$"))
         assert with_zoom.startswith(f"{command} ")
         assert shell(tmp_path, with_zoom, bare) == 0
         stop(process)
     with started(tmp_path, *RUN, "--data-dir", "data", environ=bare, command=command) as process:
-        simulated = listing(read_until(process, r"^Stop with"))
+        simulated = list_command(read_until(process, r"to stop\.$"))
         assert shell(tmp_path, simulated, bare | {"ZOOMGATE_DATA_DIR": "data"}) == 0
         stop(process)
 
 
-def listing(guide: str) -> str:
-    """The printed command that lists connections."""
+def list_command(guide: str) -> str:
+    """Return the printed command that lists connections."""
     (line,) = [line.strip() for line in guide.splitlines() if "connections list" in line]
     return line
 
 
 def shell(folder: Path, line: str, environ: dict[str, str]) -> int:
-    """Run a line as somebody pastes it, and give its exit code."""
+    """Run a line in a shell, and return its exit code."""
     return subprocess.run(
         ["sh", "-c", line],
         cwd=folder,
@@ -167,18 +165,18 @@ def shell(folder: Path, line: str, environ: dict[str, str]) -> int:
     ).returncode
 
 
-def test_run_with_a_zoom_app_lets_nobody_in_without_a_key(tmp_path: Path) -> None:
-    """With real Zoom settings a caller key is made, the printed commands use it, and a call without it is refused."""
+def test_run_with_a_zoom_app_requires_a_key(tmp_path: Path) -> None:
+    """A caller key is created, and the printed commands use it."""
     with started(tmp_path, "run", *FREE, environ=ZOOM) as process:
-        text = read_until(process, r"^Stop with")
+        text = read_until(process, r"to stop\.$")
         address = re.search(r"grpc=(\S+)", text)
         assert address is not None
-        inside = ended(tmp_path, "connections", "list", "--json", "--server", address[1])
-        outside = ended(tmp_path.parent, "connections", "list", "--server", address[1])
+        with_key = run(tmp_path, "connections", "list", "--json", "--server", address[1])
+        without_key = run(tmp_path.parent, "connections", "list", "--server", address[1])
         rest, log = stop(process)
     key = (tmp_path / ".zoomgate" / "caller.key").read_text()
-    told = map(json.loads, (tmp_path / ".zoomgate" / "audit.jsonl").read_text().splitlines())
-    (added,) = [line for line in told if line["action"] == "callers.added"]
+    audit_trail = map(json.loads, (tmp_path / ".zoomgate" / "audit.jsonl").read_text().splitlines())
+    (added,) = [event for event in audit_trail if event["action"] == "callers.added"]
     assert added["details"] == {
         "caller": "dev",
         "role": "admin+service",
@@ -189,25 +187,23 @@ def test_run_with_a_zoom_app_lets_nobody_in_without_a_key(tmp_path: Path) -> Non
     assert "simulated" not in text
     assert key not in text + rest + log
     assert "hush" not in text + rest + log
-    assert (inside.returncode, inside.stdout) == (0, "")
-    assert outside.returncode == 4
+    assert (with_key.returncode, with_key.stdout) == (0, "")
+    assert without_key.returncode == 4
 
 
-def test_callers_may_be_added_at_once(tmp_path: Path) -> None:
-    """Each command waits for the others that change the file, so that no row is lost."""
+def test_concurrently_added_callers_are_all_stored(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        adding = [
+        processes = [
             stack.enter_context(started(tmp_path, "callers", "add", f"caller{number}", "--role", "admin"))
             for number in range(8)
         ]
-        assert [process.wait(SECONDS) for process in adding] == [0] * 8
+        assert [process.wait(SECONDS) for process in processes] == [0] * 8
     assert (tmp_path / "callers.toml").read_text().count("[[callers]]") == 8
 
 
-def test_a_full_disk_is_said(tmp_path: Path) -> None:
-    """Where the output finds no room, a sentence says so."""
+def test_output_to_a_full_disk_is_reported(tmp_path: Path) -> None:
     with Path("/dev/full").open("w", encoding="utf-8") as full:
-        found = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", "zoomgate_server", "doctor"],
             cwd=tmp_path,
             env=clean_environment(),
@@ -217,12 +213,12 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
             timeout=SECONDS,
             check=False,
         )
-    assert found.returncode == 1
-    assert found.stderr == "zoomgate: not everything could be written (No space left on device): make room\n"
+    assert result.returncode == 1
+    assert result.stderr == "zoomgate: output is incomplete (No space left on device); free some disk space\n"
 
 
-def test_streams_may_be_closed(tmp_path: Path) -> None:
-    """Whoever starts the command without standard streams gets the same end, and no traceback."""
+def test_standard_streams_may_be_closed(tmp_path: Path) -> None:
+    """The exit code is the same as with open streams, and there is no traceback."""
     command = shlex.join([sys.executable, "-m", "zoomgate_server"])
     for arguments, streams, code in (
         ("doctor", "<&- >&-", 0),
@@ -232,7 +228,7 @@ def test_streams_may_be_closed(tmp_path: Path) -> None:
         ("proxy post monica@example.com /users/me/meetings -d - --server 127.0.0.1:1", "<&-", 5),
         ("meetings create monica@example.com --details -", "<&-", 2),
     ):
-        found = subprocess.run(  # noqa: S602 - a shell alone closes streams
+        result = subprocess.run(  # noqa: S602 - only a shell can close streams
             f"{command} {arguments} {streams}",
             shell=True,
             cwd=tmp_path,
@@ -242,72 +238,79 @@ def test_streams_may_be_closed(tmp_path: Path) -> None:
             timeout=SECONDS,
             check=False,
         )
-        assert (found.returncode, "Traceback" in found.stderr) == (code, False), (arguments, found.stderr)
+        assert (result.returncode, "Traceback" in result.stderr) == (code, False), (
+            arguments,
+            result.stderr,
+        )
 
 
-def test_run_starts_several_processes(tmp_path: Path) -> None:
-    """With workers everything is said once, and calls without a key are the caller's of this machine as well."""
+def test_run_starts_several_workers(tmp_path: Path) -> None:
+    """The output is printed once, and calls without a key are accepted."""
     with started(tmp_path, *RUN, "--workers", "2") as process:
-        text = read_until(process, r"^Stop with")
+        text = read_until(process, r"to stop\.$")
         address = re.search(r"grpc=(\S+)", text)
         assert address is not None
-        listed = [ended(tmp_path, "connections", "list", "--json", "--server", address[1]) for _ in range(2)]
+        results = [run(tmp_path, "connections", "list", "--json", "--server", address[1]) for _ in range(2)]
         stop(process, signal.SIGINT)
     assert text.count("zoomgate: ready") == 1
-    assert [result.returncode for result in listed] == [0, 0]
+    assert [result.returncode for result in results] == [0, 0]
 
 
 @pytest.mark.parametrize("content", ["", "zgk_short", "secret"])
-def test_a_damaged_key_is_no_key(tmp_path: Path, content: str) -> None:
-    """An empty or foreign key file would let in whoever guesses it: the start is refused, in one sentence."""
+def test_invalid_key_file_prevents_a_start(tmp_path: Path, content: str) -> None:
+    """A key that is empty or not generated by Zoomgate could be guessed."""
     (tmp_path / ".zoomgate").mkdir()
     file = tmp_path / ".zoomgate" / "caller.key"
     file.write_text(content)
     file.chmod(0o600)
-    result = ended(tmp_path, "run", *FREE, environ=ZOOM)
+    result = run(tmp_path, "run", *FREE, environ=ZOOM)
     assert result.returncode == 1
     assert result.stderr == (
-        "zoomgate: .zoomgate/caller.key holds no key: delete it, and the next start makes a new one\n"
+        "zoomgate: .zoomgate/caller.key does not contain a key; delete it, and the next start creates a new one\n"
     )
     assert list((tmp_path / ".zoomgate").iterdir()) == [file]
 
 
-def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
-    """A key file that is open to other users does not count."""
+def test_key_file_that_others_can_read_is_rejected(tmp_path: Path) -> None:
     (tmp_path / ".zoomgate").mkdir()
     file = tmp_path / ".zoomgate" / "caller.key"
     file.write_text(f"zgk_{'a' * 43}")
     file.chmod(0o644)
-    result = ended(tmp_path, "run", *FREE, environ=ZOOM)
+    result = run(tmp_path, "run", *FREE, environ=ZOOM)
     assert result.returncode == 1
-    assert "open to other users" in result.stderr
+    assert "is accessible to other users" in result.stderr
 
 
-@pytest.mark.parametrize("taken", ["--listen", "--http-listen", "--simulator-listen"])
-def test_a_taken_port_is_said_and_nothing_is_left_behind(tmp_path: Path, taken: str) -> None:
-    """One sentence with the setting, exit code 1, and no file or folder made."""
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ("--listen", "cannot listen on"),
+        ("--http-listen", "cannot listen on"),
+        ("--simulator-listen", "cannot listen on"),
+    ],
+)
+def test_port_in_use_is_reported_and_no_files_remain(tmp_path: Path, option: str, problem: str) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        result = ended(tmp_path, *RUN, taken, f"127.0.0.1:{other.getsockname()[1]}")
+        result = run(tmp_path, *RUN, option, f"127.0.0.1:{other.getsockname()[1]}")
     assert result.returncode == 1
     assert result.stdout == ""
-    assert "cannot listen on" in result.stderr
+    assert problem in result.stderr
     assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_log_level_that_was_set_counts(tmp_path: Path) -> None:
-    """`run` does not decide about the level over the head of the environment."""
+def test_run_uses_the_configured_log_level(tmp_path: Path) -> None:
     with started(tmp_path, *RUN, environ={"ZOOMGATE_LOG_LEVEL": "error"}) as process:
-        read_until(process, r"^Stop with")
+        read_until(process, r"to stop\.$")
         _, log = stop(process)
     assert log == ""
 
 
-def test_serve_needs_no_folder_but_its_own(tmp_path: Path) -> None:
-    """The service starts from a TOML file alone, prints its line, and ends with 0 on SIGTERM."""
-    assert ended(tmp_path, "callers", "add", "ops", "--role", "admin").returncode == 0
+def test_serve_creates_only_its_data_folder(tmp_path: Path) -> None:
+    """The service starts with only a TOML file, prints the ready line, and exits with 0 on SIGTERM."""
+    assert run(tmp_path, "callers", "add", "ops", "--role", "admin").returncode == 0
     (tmp_path / "z.toml").write_text(
         'listen = "127.0.0.1:0"\nhttp_listen = "127.0.0.1:0"\ndata_dir = "data"\ncallers = "callers.toml"\n'
         'client_id = "app"\nclient_secret = "hush"\n'
@@ -318,10 +321,10 @@ def test_serve_needs_no_folder_but_its_own(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["callers.toml", "data", "z.toml"]
 
 
-def test_serve_lists_what_is_wrong_in_the_callers_file(tmp_path: Path) -> None:
-    """A callers file that is not understood refuses the start, with line and reason, and changes nothing."""
+def test_serve_lists_all_problems_of_the_callers_file(tmp_path: Path) -> None:
+    """The start fails with lines and reasons, and changes no files."""
     (tmp_path / "callers.toml").write_text('[[callers]]\nname = "A"\nrole = "x"\n')
-    result = ended(tmp_path, "serve", *FREE, environ=ZOOM | {"ZOOMGATE_CALLERS": "callers.toml"})
+    result = run(tmp_path, "serve", *FREE, environ=ZOOM | {"ZOOMGATE_CALLERS": "callers.toml"})
     assert result.returncode == 1
     assert [line.partition(" must")[0] for line in result.stderr.splitlines()] == [
         "zoomgate: ZOOMGATE_CALLERS: callers.toml:2: name",
@@ -331,8 +334,7 @@ def test_serve_lists_what_is_wrong_in_the_callers_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["callers.toml"]
 
 
-def test_the_simulator_runs_alone(tmp_path: Path) -> None:
-    """The simulated Zoom says where it is, and stops when told."""
+def test_simulator_runs_without_the_service(tmp_path: Path) -> None:
     with started(tmp_path, "simulator", "--listen", "127.0.0.1:0") as process:
         read_until(process, r"^zoom_simulator: ready http=127\.0\.0\.1:\d+$")
         stop(process)

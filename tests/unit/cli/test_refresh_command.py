@@ -1,4 +1,4 @@
-"""`zoomgate connections refresh`: everybody's tokens, through a running service."""
+"""`zoomgate connections refresh` with a running service."""
 
 import asyncio
 import json
@@ -26,8 +26,8 @@ from zoomgate_server.cli.bulk import executor
 from zoomgate_server.cli.bulk import refresh as bulk_refresh
 from zoomgate_server.identity import UserPatterns
 
-EVERYBODY = (BASIL, MONICA, OMAR)
-"""In the order in which the service lists them."""
+USERS = (BASIL, MONICA, OMAR)
+"""All users, in the order in which the service lists them."""
 
 CALLERS = {
     "service": service("service"),
@@ -47,9 +47,9 @@ CALLERS = {
 
 @pytest.fixture
 async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
-    """A service to which everybody is connected."""
+    """A service with all users connected."""
     async with running(tmp_path / "data", callers=CALLERS) as started:
-        for user in EVERYBODY:
+        for user in USERS:
             await started.connect(user)
         yield started
 
@@ -63,40 +63,40 @@ async def refresh(harness: Harness, *arguments: str, caller: str = "operator") -
 
 
 async def generations(harness: Harness) -> list[int]:
-    shown = [
+    responses = [
         await harness.call(harness.auth.GetConnection, pb.GetConnectionRequest(user_email=user))
-        for user in EVERYBODY
+        for user in USERS
     ]
-    return [answer.connection.generation for answer in shown]
+    return [response.connection.generation for response in responses]
 
 
-def end_grant(harness: Harness, user: str) -> None:
+def revoke_grant(harness: Harness, user: str) -> None:
     harness.simulator.zoom.revoke_grant(harness.simulator.zoom.grants[user])
 
 
-async def test_everybody_is_refreshed_and_failures_are_told(harness: Harness) -> None:
-    """One line a failure, a sum, exit code 1; a second run leaves out who was refreshed, and says that nothing is left to do."""
-    end_grant(harness, MONICA)
-    begun = datetime.now(UTC).isoformat()
+async def test_all_users_are_refreshed_and_failures_are_reported(harness: Harness) -> None:
+    """Each failure is one line, followed by the counts, and the exit code is 1; a second run with --since skips refreshed users."""
+    revoke_grant(harness, MONICA)
+    started_at = datetime.now(UTC).isoformat()
     first = await refresh(harness, "--all", "--rate", "100")
     assert first.exit_code == 1
     assert re.fullmatch(rf"{MONICA}  ZOOM_REAUTH_REQUIRED  .*consent again\n", first.stdout)
-    assert "2 refreshed, 0 fresh already, 0 left out, 1 failed" in first.stderr
-    assert re.search(r"go on with: zoomgate connections refresh --all --since 20\S+Z", first.stderr)
+    assert "2 refreshed, 0 already fresh, 0 skipped, 1 failed" in first.stderr
+    assert re.search(r"Continue with: zoomgate connections refresh --all --since 20\S+Z", first.stderr)
     assert await generations(harness) == [2, 1, 2]
     shown = await command("connections", "show", MONICA, environ=environ(harness))
     assert re.search(
         r"^last error +Zoom rejected the refresh token \((now|.+ ago)\)$", done(shown), re.MULTILINE
     )
-    second = await refresh(harness, "--all", "--since", begun)
+    second = await refresh(harness, "--all", "--since", started_at)
     assert done(second) == ""
-    assert "0 refreshed, 0 fresh already, 2 left out, 0 failed" in second.stderr
+    assert "0 refreshed, 0 already fresh, 2 skipped, 0 failed" in second.stderr
     assert harness.stat("token.refresh_token.issued") == 2
 
 
-async def test_programs_get_json_and_no_token(harness: Harness) -> None:
-    """A document a failure, then one with the sums; a token that is younger than a minute counts as fresh."""
-    end_grant(harness, OMAR)
+async def test_json_output_contains_no_token(harness: Harness) -> None:
+    """There is one document per failure, followed by one with the counts; a token less than a minute old counts as fresh."""
+    revoke_grant(harness, OMAR)
     first = await refresh(harness, "--all", "--rate", "100", "--json")
     failure, sums = (json.loads(line) for line in first.stdout.splitlines())
     assert (failure["userEmail"], failure["reason"]) == (OMAR, "ZOOM_REAUTH_REQUIRED")
@@ -108,74 +108,72 @@ async def test_programs_get_json_and_no_token(harness: Harness) -> None:
 
 
 async def test_one_user_is_refreshed(harness: Harness) -> None:
-    """The connection is shown as it is then; once more within a minute it is said to be fresh."""
+    """The updated connection is printed; a second refresh within a minute is not needed."""
     first = await refresh(harness, OMAR)
     assert re.search(r"^generation +2$", done(first), re.MULTILINE)
     assert re.search(r"^next refresh +20\S+ \S+ \(in 5\d minutes\)$", first.stdout, re.MULTILINE)
-    assert "fresh already" not in first.stderr
+    assert "not refreshed" not in first.stderr
     second = await refresh(harness, OMAR, "--json")
     assert json.loads(done(second))["generation"] == "2"
-    assert "fresh already" in second.stderr
+    assert "not refreshed; the token was refreshed less than a minute ago" in second.stderr
 
 
 async def test_only_the_callers_users_are_refreshed(harness: Harness) -> None:
-    """Who may act for one user refreshes that one alone."""
     done(await refresh(harness, "--all", caller="narrow"))
     assert await generations(harness) == [1, 1, 2]
 
 
 @pytest.mark.parametrize("caller", ["blind", "admin"])
-async def test_a_caller_without_the_right_is_stopped_at_the_first(harness: Harness, caller: str) -> None:
-    """Exit code 4 before anything is sent to Zoom, and nobody counts as failed."""
-    found = await refresh(harness, "--all", caller=caller)
-    assert found.exit_code == 4
-    assert "stopped: 0 refreshed, 0 fresh already, 0 left out, 0 failed" in found.stderr
-    assert "PERMISSION_DENIED" in found.stderr
+async def test_caller_without_permission_is_stopped_at_the_first_user(harness: Harness, caller: str) -> None:
+    """The exit code is 4, nothing is sent to Zoom, and no user counts as failed."""
+    result = await refresh(harness, "--all", caller=caller)
+    assert result.exit_code == 4
+    assert "stopped: 0 refreshed, 0 already fresh, 0 skipped, 0 failed" in result.stderr
+    assert "PERMISSION_DENIED" in result.stderr
     assert harness.stat("token.refresh_token.issued") == 0
 
 
-async def test_an_app_that_zoom_refuses_stops_it(harness: Harness) -> None:
-    """When Zoom refuses the app's own secret nobody can be refreshed: the first refusal ends it, and Zoom is asked once."""
+async def test_rejected_app_credentials_stop_the_run(harness: Harness) -> None:
+    """The first rejection stops the run, since it would apply to all users; Zoom is called once."""
     harness.simulator.zoom.options = SimulatorOptions(port=0, client_secret="another-secret")
-    found = await refresh(harness, "--all", "--rate", "100")
-    assert found.exit_code == 1
-    assert "client ID or secret" in found.stderr
-    assert "stopped: 0 refreshed" in found.stderr
-    assert "--since" in found.stderr
+    result = await refresh(harness, "--all", "--rate", "100")
+    assert result.exit_code == 1
+    assert "client ID or secret" in result.stderr
+    assert "stopped: 0 refreshed" in result.stderr
+    assert "--since" in result.stderr
     assert await generations(harness) == [1, 1, 1]
 
 
-async def test_a_service_that_is_not_there_is_told(harness: Harness) -> None:
-    """Exit code 5."""
+async def test_unreachable_service_is_reported(harness: Harness) -> None:
     environment = environ(harness) | {"ZOOMGATE_SERVER": "127.0.0.1:1"}
-    found = await command("connections", "refresh", "--all", environ=environment)
-    assert found.exit_code == 5
-    assert "cannot be reached" in found.stderr
+    result = await command("connections", "refresh", "--all", environ=environment)
+    assert result.exit_code == 5
+    assert "cannot be reached" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ((), "name one USER, or give --all"),
-        ((MONICA, "--all"), "name one USER, or give --all"),
-        ((MONICA, "--since", "2030-01-07T09:00:00Z"), "--since goes with --all"),
-        (("--all", "--since", "2030-01-07T09:00:00"), "with its zone"),
+        ((), "specify either USER or --all"),
+        ((MONICA, "--all"), "specify either USER or --all"),
+        ((MONICA, "--since", "2030-01-07T09:00:00Z"), "--since requires --all"),
+        (("--all", "--since", "2030-01-07T09:00:00"), "with a time zone"),
         (("--all", "--since", "yesterday"), "2030-01-07T09:00:00Z"),
         (("--all", "--rate", "0"), "--rate"),
         (("--all", "--rate", "nan"), "--rate"),
         (("nobody",), "USER"),
     ],
 )
-async def test_wrong_usage_is_refused(harness: Harness, arguments: tuple[str, ...], text: str) -> None:
-    """Exit code 2, and what to write instead."""
-    found = await refresh(harness, *arguments)
-    assert found.exit_code == 2
-    assert text in found.stderr
+async def test_invalid_usage_is_rejected(harness: Harness, arguments: tuple[str, ...], text: str) -> None:
+    """The exit code is 2, and the message explains the correct usage."""
+    result = await refresh(harness, *arguments)
+    assert result.exit_code == 2
+    assert text in result.stderr
     assert await generations(harness) == [1, 1, 1]
 
 
 class Time:
-    """A clock that goes on only while somebody sleeps."""
+    """A clock that advances only in `sleep`."""
 
     now = 0.0
 
@@ -187,26 +185,26 @@ class Time:
 
 
 async def refreshed_at(harness: Harness, rate: float) -> tuple[Time, list[executor.Failure]]:
-    """Refresh everybody beside a clock of the test's."""
+    """Refresh all users with a simulated clock."""
     time, failures = Time(), []  # type: ignore[var-annotated]
 
-    def work() -> None:
+    def refresh_all() -> None:
         with Client(harness.grpc_address, key=key_of("operator")) as client:
             bulk_refresh.refresh_all(
                 client,
                 since=None,
                 pace=executor.Pace(rate, time.read, time.sleep),
                 count=bulk_refresh.Count(),
-                failed=failures.append,
+                on_failure=failures.append,
                 advance=lambda _: None,
             )
 
-    await asyncio.to_thread(work)
+    await asyncio.to_thread(refresh_all)
     return time, failures
 
 
-async def test_the_rate_is_kept(harness: Harness) -> None:
-    """Between the starts of two refreshes lies the time that the rate says, however fast they are."""
+async def test_rate_limits_the_refreshes(harness: Harness) -> None:
+    """The rate determines the time between the starts of two refreshes, regardless of their duration."""
     time, failures = await refreshed_at(harness, 0.5)
     assert (time.now, failures) == (4.0, [])
     assert await generations(harness) == [2, 2, 2]
@@ -215,9 +213,13 @@ async def test_the_rate_is_kept(harness: Harness) -> None:
 @pytest.mark.parametrize(
     ("kind", "reason"), [("rate_limit_daily", "ZOOM_RATE_LIMITED"), ("status", "ZOOM_UNAVAILABLE")]
 )
-async def test_a_trouble_of_everybodys_slows_it_down(harness: Harness, kind: str, reason: str) -> None:
-    """When Zoom asks for patience or fails, the next refresh waits as long as the refusal says, a minute at most; others then succeed."""
-    times = 1 if kind == "rate_limit_daily" else 12  # the client asks 4 times, the service Zoom 3 times
+async def test_failures_that_affect_all_users_delay_the_next_refresh(
+    harness: Harness, kind: str, reason: str
+) -> None:
+    """If Zoom limits the rate or fails, the next refresh waits for the retry delay, at most a minute; later refreshes succeed."""
+    times = (
+        1 if kind == "rate_limit_daily" else 12
+    )  # 4 attempts of the client with 3 attempts of the service each
     harness.simulator.faults.add(Fault("token", kind, times=times))
     time, failures = await refreshed_at(harness, 5)
     assert [(failure.user_email, failure.reason) for failure in failures][:1] == [(BASIL, reason)]
@@ -226,9 +228,9 @@ async def test_a_trouble_of_everybodys_slows_it_down(harness: Harness, kind: str
         assert await generations(harness) == [1, 2, 2]
 
 
-async def test_an_interruption_says_how_far_it_got(harness: Harness) -> None:
-    """SIGINT ends it between two users, with the sums and the command that goes on; the exit code is 1."""
-    end_grant(harness, BASIL)
+async def test_interruption_prints_counts_and_how_to_continue(harness: Harness) -> None:
+    """SIGINT stops the run between two users; the exit code is 1."""
+    revoke_grant(harness, BASIL)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "zoomgate_server", "connections", "refresh", "--all", "--rate", "0.1"),
         stdout=subprocess.PIPE,
@@ -238,26 +240,30 @@ async def test_an_interruption_says_how_far_it_got(harness: Harness) -> None:
     assert process.stdout is not None
     assert (await process.stdout.readline()).startswith(BASIL.encode())
     process.send_signal(signal.SIGINT)
-    _, said = await process.communicate()
+    _, messages = await process.communicate()
     assert process.returncode == 1
-    assert b"stopped: 0 refreshed, 0 fresh already, 0 left out, 1 failed" in said
-    assert re.search(rb"go on with: zoomgate connections refresh --all --since 20\S+Z --rate 0.1\n", said)
+    assert b"stopped: 0 refreshed, 0 already fresh, 0 skipped, 1 failed" in messages
+    assert re.search(
+        rb"Continue with: zoomgate connections refresh --all --since 20\S+Z --rate 0.1\n", messages
+    )
     assert await generations(harness) == [1, 1, 1]
 
 
-async def test_a_terminal_gets_a_bar_and_a_file_the_failures(harness: Harness) -> None:
-    """The bar is on standard error; what is printed meanwhile goes where standard output leads."""
-    end_grant(harness, MONICA)
-    ours, theirs = pty.openpty()
+async def test_progress_bar_is_separate_from_redirected_failures(harness: Harness) -> None:
+    """The bar is on standard error, which is a terminal; failures go to standard output, which is redirected."""
+    revoke_grant(harness, MONICA)
+    controller, terminal_side = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "zoomgate_server", "connections", "refresh", "--all", "--rate", "100"),
         stdout=subprocess.PIPE,
-        stderr=theirs,
+        stderr=terminal_side,
         env=os.environ | environ(harness),
     )
-    os.close(theirs)
-    bar, (failures, _) = await asyncio.gather(asyncio.to_thread(terminal.shown, ours), process.communicate())
-    os.close(ours)
+    os.close(terminal_side)
+    bar, (failures, _) = await asyncio.gather(
+        asyncio.to_thread(terminal.read_output, controller), process.communicate()
+    )
+    os.close(controller)
     assert failures.startswith(MONICA.encode() + b"  ZOOM_REAUTH_REQUIRED")
     assert failures.count(b"\n") == 1
     assert b"3/3" in bar

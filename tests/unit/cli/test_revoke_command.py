@@ -1,4 +1,4 @@
-"""`zoomgate connections revoke`: many connections ended, through a running service; `list --where` shows which."""
+"""`zoomgate connections revoke` and `list --where` with a running service."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from zoomgate_server.cli.bulk.executor import Pace
 from zoomgate_server.cli.bulk.where_filter import FIELDS, Condition
 from zoomgate_server.identity import UserPatterns
 
-EVERYBODY = (BASIL, MONICA, OMAR)
+USERS = (BASIL, MONICA, OMAR)
 CALLERS = {
     "service": service("service"),
     "narrow": service("narrow", users=UserPatterns(addresses=frozenset({OMAR}))),
@@ -35,9 +35,9 @@ CALLERS = {
 
 @pytest.fixture
 async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
-    """A service to which everybody is connected."""
+    """A service with all users connected."""
     async with running(tmp_path / "data", callers=CALLERS) as started:
-        for user in EVERYBODY:
+        for user in USERS:
             await started.connect(user)
         yield started
 
@@ -47,29 +47,29 @@ def environ(harness: Harness, caller: str = "admin") -> dict[str, str]:
 
 
 async def revoke(harness: Harness, *arguments: str, caller: str = "admin", answer: str = "") -> Result:
-    given = ("connections", "revoke", "--rate", "100", *arguments)
-    return await command(*given, environ=environ(harness, caller), answer=answer)
+    words = ("connections", "revoke", "--rate", "100", *arguments)
+    return await command(*words, environ=environ(harness, caller), answer=answer)
 
 
 async def states(harness: Harness) -> str:
-    """A letter for everybody: A is active, D disconnected."""
-    shown = [
+    """Return one letter per user: A for active, D for disconnected."""
+    responses = [
         await harness.call(harness.auth.GetConnection, pb.GetConnectionRequest(user_email=user))
-        for user in EVERYBODY
+        for user in USERS
     ]
-    return "".join(Connection.State.Name(answer.connection.state)[6] for answer in shown)
+    return "".join(Connection.State.Name(response.connection.state)[6] for response in responses)
 
 
-async def test_those_of_whom_it_is_true_are_ended_and_revoked(harness: Harness) -> None:
-    """Every condition must hold; Zoom takes nothing more of those who were ended, and the others go on."""
+async def test_matching_users_are_disconnected_and_revoked(harness: Harness) -> None:
+    """Every condition must match; Zoom revokes the tokens of disconnected users, and other users are not affected."""
     before = datetime.now(UTC).isoformat()
-    chosen = ("--where", f"user={MONICA}", "--where", "state=active")
-    found = await revoke(harness, *chosen, "--yes")
-    assert done(found) == ""
-    assert "1 ended, 0 had ended or changed, 0 failed" in found.stderr
+    filters = ("--where", f"user={MONICA}", "--where", "state=active")
+    result = await revoke(harness, *filters, "--yes")
+    assert done(result) == ""
+    assert "1 disconnected, 0 skipped, 0 failed" in result.stderr
     assert await states(harness) == "ADA"
     grant = harness.simulator.zoom.grants[MONICA]
-    while not grant.revoked:  # the service does not wait for Zoom's confirmation for long
+    while not grant.revoked:  # the service waits only briefly for Zoom's confirmation
         await asyncio.sleep(0.01)
     assert not harness.simulator.zoom.grants[OMAR].revoked
     done(
@@ -80,40 +80,40 @@ async def test_those_of_whom_it_is_true_are_ended_and_revoked(harness: Harness) 
     assert await states(harness) == "DDD"
 
 
-async def test_nothing_is_ended_before_somebody_says_yes(harness: Harness) -> None:
-    """The question says how many, unless there are none; a dry run names them; without --where or --all nobody is meant."""
-    found = await revoke(harness, "--all", answer="n\n")
-    assert "End 3 connections?" in found.output
-    assert found.exit_code == 1
+async def test_confirmation_is_required(harness: Harness) -> None:
+    """The prompt contains the number of users and is skipped if there are none; --dry-run lists them; --where or --all is required."""
+    result = await revoke(harness, "--all", answer="n\n")
+    assert "Disconnect 3 users?" in result.output
+    assert result.exit_code == 1
     listed = await revoke(harness, "--where", "scope=user:read:user", "--dry-run")
-    assert [line.split()[0] for line in done(listed).splitlines()] == list(EVERYBODY)
-    assert "3 would be ended" in listed.stderr
-    nobody = await revoke(harness, "--where", "user=nobody@example.com")
-    assert done(nobody) == ""
-    assert nobody.stderr == "0 ended, 0 had ended or changed, 0 failed\n"
+    assert [line.split()[0] for line in done(listed).splitlines()] == list(USERS)
+    assert "3 would be disconnected" in listed.stderr
+    unmatched = await revoke(harness, "--where", "user=unknown@example.com")
+    assert done(unmatched) == ""
+    assert unmatched.stderr == "0 disconnected, 0 skipped, 0 failed\n"
     assert "--where" in refused(await revoke(harness, "--yes"), 2)
     assert "--where" in refused(await revoke(harness, "--yes", "--all", "--where", f"user={OMAR}"), 2)
     assert await states(harness) == "AAA"
 
 
-async def test_a_service_ends_those_of_its_users_alone(harness: Harness) -> None:
-    """--all is everybody whom the caller may see; JSON has the sums."""
-    found = await revoke(harness, "--all", "--yes", "--json", caller="narrow")
-    assert json.loads(done(found)) == {"ended": 1, "skipped": 0, "failed": 0, "stopped": False}
+async def test_service_disconnects_only_its_own_users(harness: Harness) -> None:
+    """--all means all users that the caller may access; the JSON output contains the counts."""
+    result = await revoke(harness, "--all", "--yes", "--json", caller="narrow")
+    assert json.loads(done(result)) == {"ended": 1, "skipped": 0, "failed": 0, "stopped": False}
     assert await states(harness) == "AAD"
 
 
-async def test_a_caller_without_the_right_is_stopped_at_the_first(harness: Harness) -> None:
-    """Exit code 4, and nobody counts as failed."""
-    found = await revoke(harness, "--all", "--yes", caller="blind")
-    assert found.exit_code == 4
-    assert "stopped: 0 ended, 0 had ended or changed, 0 failed" in found.stderr
+async def test_caller_without_permission_is_stopped_at_the_first_user(harness: Harness) -> None:
+    """The exit code is 4, and no user counts as failed."""
+    result = await revoke(harness, "--all", "--yes", caller="blind")
+    assert result.exit_code == 4
+    assert "stopped: 0 disconnected, 0 skipped, 0 failed" in result.stderr
     assert await states(harness) == "AAA"
 
 
-async def test_an_interruption_says_how_far_it_got_and_a_second_run_goes_on(harness: Harness) -> None:
-    """SIGINT lets the one under way end and counts it, however late its answer comes; the next run finds those that are left."""
-    harness.simulator.faults.add(Fault("revoke", "delay", seconds=0.5))  # the answer waits for Zoom's
+async def test_interrupted_run_prints_counts_and_can_be_continued(harness: Harness) -> None:
+    """On SIGINT, the current disconnection completes and is counted, however late the response; the next run continues."""
+    harness.simulator.faults.add(Fault("revoke", "delay", seconds=0.5))  # delays the service's response
     process = await asyncio.create_subprocess_exec(
         *(
             sys.executable,
@@ -133,24 +133,24 @@ async def test_an_interruption_says_how_far_it_got_and_a_second_run_goes_on(harn
     while await states(harness) != "DAA":
         await asyncio.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, said = await process.communicate()
+    _, messages = await process.communicate()
     assert process.returncode == 1
-    assert b"stopped: 1 ended, 0 had ended or changed, 0 failed" in said
-    assert "2 ended, 0 had ended or changed, 0 failed" in (await revoke(harness, "--all", "--yes")).stderr
+    assert b"stopped: 1 disconnected, 0 skipped, 0 failed" in messages
+    assert "2 disconnected, 0 skipped, 0 failed" in (await revoke(harness, "--all", "--yes")).stderr
     assert await states(harness) == "DDD"
 
 
-async def test_who_consents_anew_before_it_is_their_turn_stays(harness: Harness) -> None:
-    """The conditions hold of what is ended, not of what was listed minutes before."""
+async def test_user_who_consents_again_meanwhile_stays_connected(harness: Harness) -> None:
+    """The conditions are checked again before each disconnection."""
     before = datetime.now(UTC).isoformat()
     loop, count = asyncio.get_running_loop(), bulk_revoke.Count()
-    begun = asyncio.Event()
+    paused = asyncio.Event()
 
     def pause(_seconds: float) -> None:
-        loop.call_soon_threadsafe(begun.set)
-        asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result()
+        loop.call_soon_threadsafe(paused.set)
+        asyncio.run_coroutine_threadsafe(resume.wait(), loop).result()
 
-    go_on = asyncio.Event()
+    resume = asyncio.Event()
     conditions = tuple(
         Condition(name, FIELDS[name](value))
         for name, value in (("consented-before", before), ("user", "*@example.com"))
@@ -163,53 +163,50 @@ async def test_who_consents_anew_before_it_is_their_turn_stays(harness: Harness)
                 conditions,
                 pace=Pace(1e-6, sleep=pause),
                 count=count,
-                failed=pytest.fail,
+                on_failure=pytest.fail,
                 advance=lambda _: None,
             )
 
-    work = asyncio.create_task(asyncio.to_thread(run))
-    await begun.wait()
+    task = asyncio.create_task(asyncio.to_thread(run))
+    await paused.wait()
     await harness.connect(MONICA)
-    go_on.set()
-    await work
+    resume.set()
+    await task
     assert (count.revoked, count.skipped) == (2, 1)
     assert await states(harness) == "DAD"
 
 
-async def test_the_list_takes_the_same_conditions(harness: Harness) -> None:
-    """What `list --where` shows is what `revoke --where` would end."""
+async def test_list_accepts_the_same_filters(harness: Harness) -> None:
     account = harness.simulator.zoom.users[OMAR].account_id
     for where, expected in {
         f"user={OMAR}": [OMAR],
-        "user=*@example.com": list(EVERYBODY),
+        "user=*@example.com": list(USERS),
         "user=*@elsewhere.example": [],
         f"account={account}": [
-            user for user in EVERYBODY if harness.simulator.zoom.users[user].account_id == account
+            user for user in USERS if harness.simulator.zoom.users[user].account_id == account
         ],
         "scope=no:such:scope": [],
         "state=reauth_required": [],
         "cause=rejected": [],
         "refreshed-before=2020-01-01T00:00:00Z": [],
-        "refreshed-before=9000-01-01T00:00:00Z": list(EVERYBODY),
+        "refreshed-before=9000-01-01T00:00:00Z": list(USERS),
     }.items():
-        shown = done(
+        listed = done(
             await command("connections", "list", "--json", "--where", where, environ=environ(harness))
         )
-        assert [json.loads(line)["userEmail"] for line in shown.splitlines()] == expected, where
+        assert [json.loads(line)["userEmail"] for line in listed.splitlines()] == expected, where
 
 
 @pytest.mark.parametrize("where", ["state=disconnected", "cause=revoked"])
-async def test_the_list_has_ended_connections_where_a_condition_speaks_of_them(
-    harness: Harness, where: str
-) -> None:
-    """Without --state they are left out otherwise; revoke has nothing to end there."""
+async def test_state_and_cause_filters_include_disconnected_users(harness: Harness, where: str) -> None:
+    """Other filters exclude them unless --state is set, and `revoke` does not disconnect them again."""
     await harness.call(harness.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=OMAR))
     listed = ("connections", "list", "--json", "--where")
     shown = done(await command(*listed, where, environ=environ(harness)))
     assert [json.loads(line)["userEmail"] for line in shown.splitlines()] == [OMAR]
     others = done(await command(*listed, "user=*@example.com", environ=environ(harness)))
     assert [json.loads(line)["userEmail"] for line in others.splitlines()] == [BASIL, MONICA]
-    assert "0 would be ended" in (await revoke(harness, "--where", where, "--dry-run")).stderr
+    assert "0 would be disconnected" in (await revoke(harness, "--where", where, "--dry-run")).stderr
 
 
 @pytest.mark.parametrize(
@@ -226,6 +223,6 @@ async def test_the_list_has_ended_connections_where_a_condition_speaks_of_them(
         ("consented-before=2030-01-07T09:00:00", "zone"),
     ],
 )
-def test_what_is_no_condition_is_refused_before_anything_happens(where: str, word: str) -> None:
-    """The sentence says how to write one."""
+def test_invalid_filter_is_rejected(where: str, word: str) -> None:
+    """The message explains the format."""
     assert word in refused(zoomgate("connections", "revoke", "--where", where, "--yes"), 2)

@@ -1,4 +1,4 @@
-"""The commands that call the service: each in a process of its own, against a running one."""
+"""Commands that call a running service, each in its own process."""
 
 import asyncio
 import contextlib
@@ -32,14 +32,14 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
 
 
 def environ(harness: Harness, caller: str = "service", **more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ZOOMGATE_")}
-    return kept | {"ZOOMGATE_SERVER": harness.grpc_address, "ZOOMGATE_KEY": key_of(caller)} | more
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ZOOMGATE_")}
+    return inherited | {"ZOOMGATE_SERVER": harness.grpc_address, "ZOOMGATE_KEY": key_of(caller)} | more
 
 
 async def zoomgate(
-    harness: Harness, *arguments: str, given: bytes = b"", caller: str = "service", code: int = 0
+    harness: Harness, *arguments: str, stdin: bytes = b"", caller: str = "service", code: int = 0
 ) -> tuple[bytes, str]:
-    """Run a command that must end with a code: what it printed on standard output and error."""
+    """Run a command that must exit with a code; return its standard output and standard error."""
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
         *arguments,
@@ -48,26 +48,26 @@ async def zoomgate(
         stderr=subprocess.PIPE,
         env=environ(harness, caller),
     )
-    output, errors = await process.communicate(given)
+    output, errors = await process.communicate(stdin)
     assert process.returncode == code, (output, errors)
     assert b"Traceback" not in errors
     return output, errors.decode()
 
 
 async def on_terminal(harness: Harness, *arguments: str, encoding: str = "utf-8", **more: str) -> str:
-    """Run a command with a terminal as its standard output, and give what the terminal got."""
-    ours, theirs = pty.openpty()
+    """Run a command with a terminal as its standard output, and return that output."""
+    controller, terminal_side = pty.openpty()
     process = await asyncio.create_subprocess_exec(
-        *COMMAND, *arguments, stdout=theirs, stderr=subprocess.PIPE, env=environ(harness, **more)
+        *COMMAND, *arguments, stdout=terminal_side, stderr=subprocess.PIPE, env=environ(harness, **more)
     )
-    os.close(theirs)
-    text, _ = await asyncio.gather(asyncio.to_thread(terminal.shown, ours), process.communicate())
-    os.close(ours)
+    os.close(terminal_side)
+    text, _ = await asyncio.gather(asyncio.to_thread(terminal.read_output, controller), process.communicate())
+    os.close(controller)
     return text.decode(encoding)
 
 
-async def test_a_person_is_connected_from_the_terminal(harness: Harness) -> None:
-    """The link comes first; after the consent the command says who is connected and with which scopes."""
+async def test_user_is_connected_from_the_terminal(harness: Harness) -> None:
+    """The link is printed first, and the connection after the consent."""
     process = await asyncio.create_subprocess_exec(
         *COMMAND, "connect", BASIL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ(harness)
     )
@@ -82,8 +82,8 @@ async def test_a_person_is_connected_from_the_terminal(harness: Harness) -> None
     assert b"waiting until" in errors
 
 
-async def test_a_link_can_be_had_without_waiting(harness: Harness) -> None:
-    """With --wait 0 the link alone is printed, or the contract's JSON that it is in."""
+async def test_link_is_printed_without_waiting(harness: Harness) -> None:
+    """With --wait 0, only the link is printed, or the response as JSON."""
     output, errors = await zoomgate(harness, "connect", BASIL, "--wait", "0")
     assert output.startswith(b"http://127.0.0.1:")
     assert not errors
@@ -95,24 +95,24 @@ async def test_a_link_can_be_had_without_waiting(harness: Harness) -> None:
 
 
 class Silent(AuthServiceServicer):
-    """A service whose answer does not come in time, as the caller's gRPC tells it."""
+    """A service that fails with the error that gRPC reports for a missing response."""
 
     async def GetConnection(self, request: pb.GetConnectionRequest, context: Any) -> pb.GetConnectionResponse:
-        """Give no answer."""
+        """Fail with DEADLINE_EXCEEDED."""
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
 
 
-async def test_a_service_that_does_not_answer_is_told_apart_from_none(harness: Harness) -> None:
-    """The exit code is that of a service that cannot be reached, and the sentence says what to do."""
-    async with serving_instead(Silent()) as address:
+async def test_missing_response_has_its_own_message(harness: Harness) -> None:
+    """The exit code is the same as for an unreachable service."""
+    async with serving(Silent()) as address:
         _, errors = await zoomgate(harness, "connections", "show", MONICA, "--server", address, code=5)
-    assert f"The service on {address} did not answer in time" in errors
-    assert "look before you repeat" in errors
+    assert f"the service at {address} did not respond in time" in errors
+    assert "check before you repeat it" in errors
 
 
 @contextlib.asynccontextmanager
-async def serving_instead(servicer: AuthServiceServicer) -> AsyncIterator[str]:
-    """Serve something else than Zoomgate; gives its address."""
+async def serving(servicer: AuthServiceServicer) -> AsyncIterator[str]:
+    """Serve a servicer in place of Zoomgate; yield its address."""
     server = grpc.aio.server()
     add_AuthServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -123,46 +123,46 @@ async def serving_instead(servicer: AuthServiceServicer) -> AsyncIterator[str]:
         await server.stop(None)
 
 
-class Liar(AuthServiceServicer):
-    """A service that gives a link with what a terminal obeys."""
+class MaliciousService(AuthServiceServicer):
+    """A service that returns a link with terminal control sequences."""
 
     async def GetConnection(self, request: pb.GetConnectionRequest, context: Any) -> pb.GetConnectionResponse:
-        """Know nobody."""
+        """Return an empty connection."""
         return pb.GetConnectionResponse()
 
     async def BeginAuthorization(
         self, request: pb.BeginAuthorizationRequest, context: Any
     ) -> pb.BeginAuthorizationResponse:
-        """Begin with a link that would retitle the terminal."""
+        """Return a link that would change the title of the terminal."""
         return pb.BeginAuthorizationResponse(authorization_url=f"https://a.example/{ESC}]0;title\x07")
 
 
-async def test_a_link_that_a_terminal_would_obey_is_not_printed(harness: Harness) -> None:
-    """A web address has nothing but visible ASCII."""
-    async with serving_instead(Liar()) as address:
+async def test_link_with_control_sequences_is_not_printed(harness: Harness) -> None:
+    """A valid URL contains only visible ASCII characters."""
+    async with serving(MaliciousService()) as address:
         output, errors = await zoomgate(harness, "connect", BASIL, "--wait", "0", "--server", address, code=1)
     assert not output
     assert "not a valid web URL" in errors
 
 
-async def test_meetings_are_scheduled_shown_and_deleted(harness: Harness) -> None:
-    """Options and a document from standard input become the meeting; the answer is for people or the contract's JSON."""
+async def test_meetings_are_created_shown_and_deleted(harness: Harness) -> None:
+    """Options override the details from standard input; the output is text or JSON."""
     details = b'{"topic": "From the file", "durationMinutes": 30, "settings": {"waitingRoom": true}}'
     output, _ = await zoomgate(
         harness,
         *("meetings", "create", MONICA, "--details", "-", "--topic", "Review"),
         *("--start", "2030-01-07T09:00:00", "--timezone", "Europe/Berlin", "--json"),
-        given=details,
+        stdin=details,
     )
     meeting = json.loads(output)
     assert (meeting["topic"], meeting["durationMinutes"]) == ("Review", 30)
     assert meeting["startTime"] == "2030-01-07T08:00:00Z"
     assert meeting["settings"]["waitingRoom"] is True
-    shown, _ = await zoomgate(harness, "meetings", "get", MONICA, meeting["id"])
-    assert "topic" in shown.decode()
-    assert meeting["joinUrl"] in shown.decode()
+    text, _ = await zoomgate(harness, "meetings", "get", MONICA, meeting["id"])
+    assert "topic" in text.decode()
+    assert meeting["joinUrl"] in text.decode()
     _, errors = await zoomgate(harness, "meetings", "delete", MONICA, meeting["id"], "--yes")
-    assert "deleted the meeting" in errors
+    assert "deleted meeting" in errors
     _, errors = await zoomgate(harness, "meetings", "get", MONICA, meeting["id"], code=3)
     assert "NOT_FOUND" in errors
 
@@ -171,23 +171,23 @@ async def test_meetings_are_scheduled_shown_and_deleted(harness: Harness) -> Non
     ("arguments", "text"),
     [
         (("--details", "-"), "--details: "),
-        (("--start", "tomorrow"), "write 2030-01-07T09:00:00Z"),
-        (("--start", "2030-02-30T09:00:00Z"), "write 2030-01-07T09:00:00Z"),
-        (("--start", "0001-01-01T00:00:00+14:00"), "write 2030-01-07T09:00:00Z"),
-        (("--topic", "\udcff"), "is not UTF-8"),
+        (("--start", "tomorrow"), "use 2030-01-07T09:00:00Z"),
+        (("--start", "2030-02-30T09:00:00Z"), "use 2030-01-07T09:00:00Z"),
+        (("--start", "0001-01-01T00:00:00+14:00"), "use 2030-01-07T09:00:00Z"),
+        (("--topic", "\udcff"), "is not valid UTF-8"),
         (("--duration", "99999999999"), "--duration is out of range"),
         (("--duration", "-1"), "meeting_details.duration_minutes"),
         (("--timezone", "Mars/Olympus"), "meeting_details.timezone"),
     ],
 )
-async def test_wrong_meetings_are_refused(harness: Harness, arguments: tuple[str, ...], text: str) -> None:
-    """Exit code 2, and a sentence that names the option or the field."""
-    _, errors = await zoomgate(harness, "meetings", "create", MONICA, *arguments, given=b"{", code=2)
+async def test_invalid_meetings_are_rejected(harness: Harness, arguments: tuple[str, ...], text: str) -> None:
+    """The exit code is 2, and the message names the option or the field."""
+    _, errors = await zoomgate(harness, "meetings", "create", MONICA, *arguments, stdin=b"{", code=2)
     assert text in errors
 
 
 async def test_requests_are_forwarded(harness: Harness, tmp_path: Path) -> None:
-    """Query, headers and data from text, a file or standard input reach Zoom; its answer comes back byte by byte."""
+    """Query, headers and data from text, a file or standard input reach Zoom; the response is printed byte by byte."""
     output, _ = await zoomgate(harness, "proxy", "get", MONICA, "/users/me", "-H", "accept: application/json")
     assert json.loads(output)["email"] == MONICA
     (tmp_path / "body.json").write_text('{"topic": "From a file"}')
@@ -196,16 +196,16 @@ async def test_requests_are_forwarded(harness: Harness, tmp_path: Path) -> None:
     )
     meeting = json.loads(created)
     path = f"/meetings/{meeting['id']}"
-    await zoomgate(harness, "proxy", "patch", MONICA, path, "-d", "-", given=b'{"topic": "Renamed"}')
+    await zoomgate(harness, "proxy", "patch", MONICA, path, "-d", "-", stdin=b'{"topic": "Renamed"}')
     _, errors = await zoomgate(harness, "proxy", "patch", MONICA, path, "-d", "\udcff", code=1)
-    assert "Zoom answered 400" in errors  # a byte that is no UTF-8 got there
-    answer, _ = await zoomgate(harness, "proxy", "get", MONICA, path, "--json")
-    assert json.loads(answer)["json"]["topic"] == "Renamed"
+    assert "Zoom returned HTTP status 400" in errors  # Zoom received the byte that is not valid UTF-8
+    response, _ = await zoomgate(harness, "proxy", "get", MONICA, path, "--json")
+    assert json.loads(response)["json"]["topic"] == "Renamed"
     included, _ = await zoomgate(harness, "proxy", "delete", MONICA, path, "-i")
     assert included.startswith(b"HTTP 204\n")
-    lost, errors = await zoomgate(harness, "proxy", "get", MONICA, path, code=1)
-    assert json.loads(lost)["code"] == 3001
-    assert "Zoom answered 404" in errors
+    not_found, errors = await zoomgate(harness, "proxy", "get", MONICA, path, code=1)
+    assert json.loads(not_found)["code"] == 3001
+    assert "Zoom returned HTTP status 404" in errors
 
 
 @pytest.mark.parametrize(
@@ -213,20 +213,20 @@ async def test_requests_are_forwarded(harness: Harness, tmp_path: Path) -> None:
     [
         (("https://evil.example/",), "url"),
         (("/users/me", "-q", "x"), "NAME=VALUE"),
-        (("/users/me", "-q", "x=\udcff"), "is not UTF-8"),
-        (("/users/\udcff",), "is not UTF-8"),
+        (("/users/me", "-q", "x=\udcff"), "is not valid UTF-8"),
+        (("/users/\udcff",), "is not valid UTF-8"),
         (("/users/me", "-H", "x"), "NAME:VALUE"),
         (("/users/me", "-H", "Authorization: x"), "headers[0].name: is a header that callers may not set"),
     ],
 )
-async def test_wrong_requests_are_refused(harness: Harness, arguments: tuple[str, ...], text: str) -> None:
-    """Exit code 2, and a sentence that says what to write."""
+async def test_invalid_requests_are_rejected(harness: Harness, arguments: tuple[str, ...], text: str) -> None:
+    """The exit code is 2, and the message names the problem."""
     _, errors = await zoomgate(harness, "proxy", "get", MONICA, *arguments, code=2)
     assert text in errors
 
 
-async def test_a_terminal_obeys_nothing_that_zoom_says(tmp_path: Path) -> None:
-    """Escape sequences in bodies, JSON or not, and in headers are shown as text."""
+async def test_control_sequences_from_zoom_are_escaped_on_terminals(tmp_path: Path) -> None:
+    """This applies to headers and to bodies, whether JSON or not."""
     evil = b'{"topic": "\\u001b[31mred\\u202e"}'
     raw = b"\x1b]0;title\x07\x1b[2J"
     async with raw_upstream() as upstream, running(tmp_path, zoom_api_url=upstream.url) as harness:
@@ -237,19 +237,19 @@ async def test_a_terminal_obeys_nothing_that_zoom_says(tmp_path: Path) -> None:
         await harness.connect()
         for body, escaped in ((evil, "\\u001b[31mred\\u202e"), (raw, "\\x1b]0;title")):
             upstream.answers = [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body]
-            shown = await on_terminal(harness, "proxy", "get", MONICA, "/users/me", "-i")
-            assert ESC not in shown
-            assert escaped in shown
+            text = await on_terminal(harness, "proxy", "get", MONICA, "/users/me", "-i")
+            assert ESC not in text
+            assert escaped in text
             piped, _ = await zoomgate(harness, "proxy", "get", MONICA, "/users/me")
             assert piped == body
 
 
-async def test_who_answers_may_be_no_simulator(harness: Harness) -> None:
-    """Another server's JSON counts as no simulator, with exit code 5."""
+async def test_other_servers_are_not_taken_for_a_simulator(harness: Harness) -> None:
+    """The exit code is 5, as for an unreachable simulator."""
     async with raw_upstream() as upstream:
         for command in ("stats", "expire"):
-            for given in (b"[]", b"{}", b"1"):
-                upstream.answers = [answer("200 OK", given)]
+            for body in (b"[]", b"{}", b"1"):
+                upstream.answers = [answer("200 OK", body)]
                 upstream.close_after_answer = True
                 _, errors = await zoomgate(
                     harness, "simulator", command, "--at", f"127.0.0.1:{upstream.port}", code=5
@@ -257,8 +257,7 @@ async def test_who_answers_may_be_no_simulator(harness: Harness) -> None:
                 assert "no simulator is running" in errors
 
 
-async def test_letters_that_a_terminal_lacks_are_escaped(harness: Harness) -> None:
-    """A terminal that is not of UTF-8 gets the rest as it is."""
+async def test_characters_outside_the_encoding_of_a_terminal_are_escaped(harness: Harness) -> None:
     await zoomgate(harness, "proxy", "post", MONICA, "/users/me/meetings", "-d", '{"topic": "Café 日本"}')
     text = await on_terminal(
         harness, "proxy", "get", MONICA, "/users/me/meetings", PYTHONIOENCODING="latin-1", encoding="latin-1"
@@ -266,16 +265,16 @@ async def test_letters_that_a_terminal_lacks_are_escaped(harness: Harness) -> No
     assert "Café \\u65e5\\u672c" in text
 
 
-async def test_people_get_emphasis_where_they_want_it(harness: Harness) -> None:
-    """A terminal gets bold titles, none with NO_COLOR; a pipe gets plain text."""
+async def test_output_is_styled_only_on_terminals(harness: Harness) -> None:
+    """NO_COLOR disables styling on terminals, too."""
     assert f"{ESC}[1mUSER" in await on_terminal(harness, "connections", "list")
     assert ESC not in await on_terminal(harness, "connections", "list", NO_COLOR="1")
     piped, _ = await zoomgate(harness, "connections", "list")
     assert ESC.encode() not in piped
 
 
-async def test_tokens_are_checked_and_given(harness: Harness) -> None:
-    """The exit code tells whether the token is valid; the token is printed alone, to those who may see it."""
+async def test_tokens_are_checked_and_printed(harness: Harness) -> None:
+    """`check` sets the exit code; `get` prints only the token, if the caller may receive tokens."""
     output, _ = await zoomgate(harness, "token", "check", MONICA)
     assert output.startswith(b"token  valid")
     token, _ = await zoomgate(harness, "token", "get", MONICA)
@@ -287,19 +286,19 @@ async def test_tokens_are_checked_and_given(harness: Harness) -> None:
     assert f"zoomgate connect {BASIL}" in errors
 
 
-async def test_shells_complete_commands(harness: Harness) -> None:
-    """The printed script asks the command itself, which knows its commands and theirs."""
+async def test_shell_completion_completes_commands(harness: Harness) -> None:
+    """The printed script is valid, and the command returns completions for commands and subcommands."""
     script, _ = await zoomgate(harness, "completion", "bash")
     assert b"_ZOOMGATE_COMPLETE=bash_complete" in script
-    found = subprocess.run(
+    result = subprocess.run(
         ["bash", "-c", f"{script.decode()}\ncomplete -p zoomgate"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert found.returncode == 0, found.stderr
+    assert result.returncode == 0, result.stderr
     for words, expected in (("zoomgate conne", "plain,connections"), ("zoomgate proxy p", "plain,patch")):
-        answer = subprocess.run(
+        completions = subprocess.run(
             [str(Path(sys.executable).with_name("zoomgate"))],
             env=os.environ
             | {
@@ -311,14 +310,14 @@ async def test_shells_complete_commands(harness: Harness) -> None:
             text=True,
             check=True,
         )
-        assert expected in answer.stdout.splitlines()
+        assert expected in completions.stdout.splitlines()
 
 
-async def test_the_simulators_switches_are_worked(harness: Harness) -> None:
-    """A fault shows in the next call, `off` ends it, tokens expire, events happen, and what was counted is told."""
+async def test_simulator_is_controlled_by_commands(harness: Harness) -> None:
+    """Faults, expired tokens, events and statistics are available; invalid arguments are rejected."""
     at = ("--at", harness.simulator.url.removeprefix("http://"))
-    _, said = await zoomgate(harness, "simulator", "fault", "users_me", "status", "--times", "-1", *at)
-    assert said == "injecting status at users_me without limit\n"
+    _, message = await zoomgate(harness, "simulator", "fault", "users_me", "status", "--times", "-1", *at)
+    assert message == "injecting status at users_me without limit\n"
     failed, _ = await zoomgate(harness, "proxy", "get", MONICA, "/users/me", "-i", code=1)
     assert failed.startswith(b"HTTP 503\n")
     await zoomgate(harness, "simulator", "fault", "off", *at)
@@ -326,23 +325,20 @@ async def test_the_simulators_switches_are_worked(harness: Harness) -> None:
     expired, _ = await zoomgate(harness, "simulator", "expire", MONICA, "--json", *at)
     assert json.loads(expired) == {"expired": 1}
     await zoomgate(harness, "proxy", "get", MONICA, "/users/me")
-    _, said = await zoomgate(harness, "simulator", "event", "user.disassociated", MONICA, *at)
+    _, message = await zoomgate(harness, "simulator", "event", "user.disassociated", MONICA, *at)
     assert (
-        said == "triggered user.disassociated; no webhook sent, because the simulator has no --webhook-url\n"
+        message
+        == "triggered user.disassociated; no webhook sent, because the simulator has no --webhook-url\n"
     )
-    _, refused = await zoomgate(
-        harness, "simulator", "event", "user.deleted", "nobody@x.example", *at, code=2
-    )
-    assert "user is unknown" in refused
-    told, _ = await zoomgate(harness, "simulator", "stats", *at)
-    assert "token.refresh_token.issued" in told.decode()
-    _, refused = await zoomgate(
-        harness, "simulator", "fault", "token", "delay", "--seconds", "-1", *at, code=2
-    )
-    assert "seconds" in refused
-    _, refused = await zoomgate(harness, "simulator", "fault", "token", *at, code=2)
-    assert "one of delay" in refused
-    _, nobody = await zoomgate(harness, "simulator", "stats", "--at", "127.0.0.1:1", code=5)
-    assert "zoomgate simulator" in nobody
-    _, elsewhere = await zoomgate(harness, "simulator", "stats", "--at", "192.0.2.1:1", code=2)
-    assert "127.0.0.1:PORT" in elsewhere
+    _, error = await zoomgate(harness, "simulator", "event", "user.deleted", "unknown@x.example", *at, code=2)
+    assert "user is unknown" in error
+    stats, _ = await zoomgate(harness, "simulator", "stats", *at)
+    assert "token.refresh_token.issued" in stats.decode()
+    _, error = await zoomgate(harness, "simulator", "fault", "token", "delay", "--seconds", "-1", *at, code=2)
+    assert "seconds" in error
+    _, error = await zoomgate(harness, "simulator", "fault", "token", *at, code=2)
+    assert "one of delay" in error
+    _, error = await zoomgate(harness, "simulator", "stats", "--at", "127.0.0.1:1", code=5)
+    assert "zoomgate simulator" in error
+    _, error = await zoomgate(harness, "simulator", "stats", "--at", "192.0.2.1:1", code=2)
+    assert "127.0.0.1:PORT" in error

@@ -1,4 +1,4 @@
-"""`zoomgate connections watch`, through a running service."""
+"""`zoomgate connections watch` with a running service."""
 
 import asyncio
 import io
@@ -21,7 +21,7 @@ ZOOMGATE = str(Path(sys.executable).with_name("zoomgate"))
 
 
 async def watched(harness: Harness, arguments: Sequence[str], lines: int) -> tuple[int, list[str], str]:
-    """Watch until so many lines were printed, connect somebody meanwhile, and press Ctrl-C; gives exit code, lines and messages."""
+    """Watch while a user connects, and send SIGINT after some lines; return the exit code, the lines and the messages."""
     command = [ZOOMGATE, "connections", "watch", "--server", harness.grpc_address, *arguments]
     environ = os.environ | {"ZOOMGATE_KEY": key_of("service")}
     process = await asyncio.create_subprocess_exec(
@@ -40,24 +40,23 @@ async def watched(harness: Harness, arguments: Sequence[str], lines: int) -> tup
 
 
 @pytest.mark.parametrize(
-    "users", [(), (MONICA,), (MONICA, "o'brien@example.com")], ids=["everybody", "one", "quoted"]
+    "users", [(), (MONICA,), (MONICA, "o'brien@example.com")], ids=["all", "one", "quoted"]
 )
-async def test_what_happens_is_shown_until_ctrl_c(tmp_path: Path, users: tuple[str, ...]) -> None:
-    """A line for each event; Ctrl-C ends it cleanly and says how to go on."""
+async def test_events_are_printed_until_interrupted(tmp_path: Path, users: tuple[str, ...]) -> None:
+    """Each event is one line; an interruption exits with 0 and prints the command to continue."""
     async with running(tmp_path / "data") as harness:
         code, printed, messages = await watched(harness, users, 1)
         assert code == 0
         assert MONICA in printed[0]
         assert "active" in printed[0]
-        _, _, go_on = messages.partition("go on with: ")
-        words = shlex.split(go_on)
-        where = words.index("--resume-token")
-        assert words[:where] == ["zoomgate", "connections", "watch", *users]
-        assert words[where + 2 :] == ["--server", harness.grpc_address]
+        _, _, resume_command = messages.partition("Continue with: ")
+        words = shlex.split(resume_command)
+        index = words.index("--resume-token")
+        assert words[:index] == ["zoomgate", "connections", "watch", *users]
+        assert words[index + 2 :] == ["--server", harness.grpc_address]
 
 
-async def test_events_are_json_for_programs(tmp_path: Path) -> None:
-    """With --json each event is a document of the contract."""
+async def test_events_can_be_printed_as_json(tmp_path: Path) -> None:
     async with running(tmp_path / "data") as harness:
         code, printed, messages = await watched(harness, ["--json"], 2)
         assert messages.strip().endswith("--json")
@@ -67,8 +66,7 @@ async def test_events_are_json_for_programs(tmp_path: Path) -> None:
         assert MONICA in {event.get("connection", {}).get("userEmail") for event in events}
 
 
-async def test_before_anything_was_told_it_says_to_begin_again(tmp_path: Path) -> None:
-    """Without a token there is none in the command that goes on."""
+async def test_resume_command_has_no_token_before_the_first_event(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.setblocking(False)
         address = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -83,13 +81,13 @@ async def test_before_anything_was_told_it_says_to_begin_again(tmp_path: Path) -
                 process.send_signal(signal.SIGINT)
                 _, messages = await process.communicate()
     assert process.returncode == 0
-    assert messages.decode().strip() == f"go on with: zoomgate connections watch --server {address}"
+    assert messages.decode().strip() == f"Continue with: zoomgate connections watch --server {address}"
 
 
-async def test_an_event_that_was_not_printed_comes_again(
+async def test_event_that_was_not_printed_is_sent_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C in the middle of a line leaves its event to the next run."""
+    """An interruption while a line is printed does not advance the resume token."""
 
     class Interrupted(io.StringIO):
         def write(self, _: str) -> int:
@@ -102,5 +100,5 @@ async def test_an_event_that_was_not_printed_comes_again(
         await asyncio.to_thread(
             cli, ["connections", "watch", "--server", harness.grpc_address], standalone_mode=False
         )
-    said = f"go on with: zoomgate connections watch --server {harness.grpc_address}"
-    assert capsys.readouterr().err.strip() == said
+    expected = f"Continue with: zoomgate connections watch --server {harness.grpc_address}"
+    assert capsys.readouterr().err.strip() == expected

@@ -376,7 +376,7 @@ def test_failing_connection_does_not_block_the_others() -> None:
         for user in ("a@example.com", MONICA, OMAR, "z@example.com"):
             await connect(process, zoom, user, age=70 * DAY)
         sealed = (await process.store.page(limit=1))[0]
-        await store.put(replace(sealed, value=b"\x02"), sealed.rev)
+        await store.put(replace(sealed, value=b"\x03"), sealed.rev)
 
         async def failing_refresh(user: str, **_: Any) -> ConnectionRecord:
             if user == OMAR:

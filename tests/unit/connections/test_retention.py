@@ -93,7 +93,7 @@ class RetentionSetup:
             ),
             True,
         ),
-        (replace(encode(ENVELOPE, connection(State.DISCONNECTED, NOW - 1)), value=b"\x02"), True),
+        (replace(encode(ENVELOPE, connection(State.DISCONNECTED, NOW - 1)), value=b"\x03"), True),
     ],
     ids=[
         "expired tombstone",

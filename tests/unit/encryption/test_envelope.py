@@ -1,4 +1,4 @@
-"""Sealing and opening, for all inputs."""
+"""Properties of sealing and opening blobs."""
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +12,8 @@ PARTS = st.lists(st.one_of(st.text(max_size=8), st.integers(0, 10**12)), max_siz
 
 
 @given(st.binary(max_size=300), st.binary(max_size=60))
-def test_what_was_sealed_opens(plaintext: bytes, associated: bytes) -> None:
-    """Opening gives back what was sealed, and no two blobs are alike."""
+def test_sealed_blob_opens_to_its_plaintext(plaintext: bytes, associated: bytes) -> None:
+    """Sealing the same plaintext again yields another blob."""
     blob = RING.seal(plaintext, associated)
     assert RING.open(blob, associated) == plaintext
     assert RING.seal(plaintext, associated) != blob
@@ -21,8 +21,8 @@ def test_what_was_sealed_opens(plaintext: bytes, associated: bytes) -> None:
 
 @settings(max_examples=300)
 @given(st.binary(min_size=1, max_size=60), st.binary(max_size=20), st.data())
-def test_any_changed_bit_is_noticed(plaintext: bytes, associated: bytes, data: st.DataObject) -> None:
-    """One flipped bit anywhere in the blob or its associated data makes it unreadable."""
+def test_any_flipped_bit_is_detected(plaintext: bytes, associated: bytes, data: st.DataObject) -> None:
+    """Changed associated data is detected, too."""
     blob = bytearray(RING.seal(plaintext, associated))
     bit = data.draw(st.integers(0, 8 * len(blob) - 1))
     blob[bit // 8] ^= 1 << bit % 8
@@ -33,14 +33,15 @@ def test_any_changed_bit_is_noticed(plaintext: bytes, associated: bytes, data: s
 
 
 @given(st.binary(max_size=80))
-def test_opening_is_total(blob: bytes) -> None:
-    """What is no blob raises our errors and nothing else."""
+def test_arbitrary_bytes_raise_documented_errors_only(blob: bytes) -> None:
     with pytest.raises((RecordUnreadable, KeyUnavailable)):
         RING.open(blob, b"")
 
 
 @given(PARTS, PARTS)
-def test_different_parts_are_different_data(one: list[str | int], other: list[str | int]) -> None:
-    """("ab", "c") and ("a", "bc") are not the same."""
+def test_different_parts_yield_different_associated_data(
+    one: list[str | int], other: list[str | int]
+) -> None:
+    """For example, ("ab", "c") and ("a", "bc") differ."""
     same = [str(part) for part in one] == [str(part) for part in other]
     assert (associated_data(*one) == associated_data(*other)) is same

@@ -1,4 +1,4 @@
-"""Changing the key file: whole at every moment, nothing lost, nothing weak let in."""
+"""Changes of the key file: atomicity, concurrency and validation."""
 
 import os
 import stat
@@ -24,13 +24,13 @@ def write(path: Path, rows: list[dict[str, str]]) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A ring of one key."""
+    """Return the path of a key ring with one key."""
     key_file.create(tmp_path / "keys.json")
     return tmp_path / "keys.json"
 
 
-def test_a_key_is_added_let_seal_and_taken_out(path: Path) -> None:
-    """The order of the file is the age of the keys; each step changes what it says and nothing else."""
+def test_key_is_added_promoted_and_removed(path: Path) -> None:
+    """Keys are in order of age, and each step changes nothing else."""
     first = key_file.load(path)
     assert key_file.next_key(first) is None
     added = key_file.add(path, first)
@@ -46,8 +46,8 @@ def test_a_key_is_added_let_seal_and_taken_out(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_the_file_keeps_its_mode_and_a_link_stays_a_link(path: Path, tmp_path: Path) -> None:
-    """A stricter mode is not widened, and the file behind a link is the one that changes."""
+def test_change_preserves_file_mode_and_symbolic_links(path: Path, tmp_path: Path) -> None:
+    """A stricter mode is not widened, and the target of a link is changed."""
     path.chmod(0o400)
     link = tmp_path / "link.json"
     link.symlink_to(path.name)
@@ -57,15 +57,15 @@ def test_the_file_keeps_its_mode_and_a_link_stays_a_link(path: Path, tmp_path: P
     assert added in key_file.load(path).ids
 
 
-def test_a_decision_on_an_older_ring_is_not_carried_out(path: Path) -> None:
-    """Who read the ring before somebody else changed it is refused, and the file stays as the other one left it."""
-    read = key_file.load(path)
-    key_file.add(path, read)
+def test_change_based_on_an_outdated_ring_is_rejected(path: Path) -> None:
+    """The file stays as the concurrent change left it."""
+    outdated = key_file.load(path)
+    key_file.add(path, outdated)
     before = path.read_bytes()
     for change in (
-        lambda: key_file.add(path, read),
-        lambda: key_file.promote(path, read, read.primary_id),
-        lambda: key_file.remove(path, read, read.primary_id),
+        lambda: key_file.add(path, outdated),
+        lambda: key_file.promote(path, outdated, outdated.primary_id),
+        lambda: key_file.remove(path, outdated, outdated.primary_id),
     ):
         with pytest.raises(key_file.KeyFileChangedError, match="run this again"):
             change()
@@ -87,8 +87,8 @@ for _ in range(10):
 """
 
 
-def test_two_at_once_lose_no_key(path: Path) -> None:
-    """Two processes that add keys at the same time end with all of them, and the file is a ring whenever it is read."""
+def test_concurrent_additions_lose_no_key(path: Path) -> None:
+    """Two processes add keys. The file is a valid key ring whenever it is read."""
     adders = [
         subprocess.Popen([sys.executable, "-c", ADDER, str(path)], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -101,22 +101,21 @@ def test_two_at_once_lose_no_key(path: Path) -> None:
     assert set(added) < key_file.load(path).ids
 
 
-def test_a_write_that_fails_leaves_the_ring_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is full, or an owner who may not be given the file, costs nothing but the attempt."""
+def test_failed_write_leaves_the_file_unchanged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No temporary file remains."""
     before, ring = path.read_bytes(), key_file.load(path)
 
-    def full(_: object) -> None:
+    def fail(_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(key_file.KeyFileError, match="No space left"):
         key_file.add(path, ring)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_the_primary_cannot_be_taken_out(path: Path) -> None:
-    """A ring without a key that seals is never written."""
+def test_primary_key_cannot_be_removed(path: Path) -> None:
     ring = key_file.load(path)
     with pytest.raises(key_file.KeyFileError, match="0 keys are primary"):
         key_file.remove(path, ring, ring.primary_id)
@@ -129,7 +128,7 @@ GOOD, OTHER = bytes(range(32)), bytes(range(1, 33))
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        ([row("0a0a0a0a", GOOD, "primary"), row("0a0a0a0a", OTHER, "decrypt")], "share an id"),
+        ([row("0a0a0a0a", GOOD, "primary"), row("0a0a0a0a", OTHER, "decrypt")], "share an ID"),
         ([row("0a0a0a0a", bytes(32), "primary")], "not random"),
         ([row("0a0a0a0a", GOOD[:31], "primary")], "31 bytes"),
         ([row("0a0a0a0a", GOOD, "decrypt")], "0 keys are primary"),
@@ -137,17 +136,17 @@ GOOD, OTHER = bytes(range(32)), bytes(range(1, 33))
         ([], "0 keys are primary"),
     ],
 )
-def test_a_weak_or_ambiguous_ring_is_refused_and_not_changed(
+def test_weak_or_ambiguous_key_ring_is_rejected_and_unchanged(
     tmp_path: Path, rows: list[dict[str, str]], reason: str
 ) -> None:
-    """Neither is it loaded, nor is a key added to it, nor does the message hold a key."""
+    """It can be neither loaded nor changed, and the message contains no key."""
     path = tmp_path / "keys.json"
     write(path, rows)
     before = path.read_bytes()
     key_file.create(tmp_path / "other.json")
     with pytest.raises(key_file.KeyFileError, match=reason):
         key_file.load(path)
-    with pytest.raises(key_file.KeyFileError, match=reason) as refused:
+    with pytest.raises(key_file.KeyFileError, match=reason) as rejected:
         key_file.add(path, key_file.load(tmp_path / "other.json"))
     assert path.read_bytes() == before
-    assert not [entry for entry in rows if entry["secret"] in str(refused.value)]
+    assert not [entry for entry in rows if entry["secret"] in str(rejected.value)]

@@ -1,4 +1,4 @@
-"""A ring that follows its file while a service runs."""
+"""Reloading of the key ring file at runtime."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from zoomgate_server.errors import KeyUnavailable
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock controlled by the test."""
 
     now = 100.0
 
@@ -26,12 +26,12 @@ class Clock:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A ring of one key."""
+    """Return the path of a key ring with one key."""
     key_file.create(tmp_path / "keys.json")
     return tmp_path / "keys.json"
 
 
-def follow(path: Path, reloads: list[None] | None = None) -> tuple[ReloadingKeyRing, Clock]:
+def reloading_ring(path: Path, reloads: list[None] | None = None) -> tuple[ReloadingKeyRing, Clock]:
     clock = Clock()
     ring = ReloadingKeyRing(
         path, key_file.load(path), clock, lambda: None if reloads is None else reloads.append(None)
@@ -40,9 +40,9 @@ def follow(path: Path, reloads: list[None] | None = None) -> tuple[ReloadingKeyR
     return ring, clock
 
 
-def test_a_new_primary_seals_within_seconds(path: Path) -> None:
-    """The ring looks at its file when it is used, at most every few seconds; what the old key sealed opens still."""
-    ring, clock = follow(path)
+def test_new_primary_key_is_used_after_the_poll_interval(path: Path) -> None:
+    """Blobs that the previous primary key sealed still open."""
+    ring, clock = reloading_ring(path)
     old = ring.seal(b"text", b"a")
     added = key_file.add(path, key_file.load(path))
     key_file.promote(path, key_file.load(path), added)
@@ -53,10 +53,10 @@ def test_a_new_primary_seals_within_seconds(path: Path) -> None:
     assert key_file.load(path).open(ring.seal(b"new", b"a"), b"a") == b"new"
 
 
-def test_whoever_wants_to_know_hears_of_a_new_ring(path: Path) -> None:
-    """Once per change of the keys, and not when the file was merely touched."""
+def test_callback_is_called_once_per_change_of_the_keys(path: Path) -> None:
+    """Rewriting the file with the same content does not count as a change."""
     reloads: list[None] = []
-    ring, clock = follow(path, reloads)
+    ring, clock = reloading_ring(path, reloads)
     path.write_bytes(path.read_bytes())
     clock.now += POLL_INTERVAL
     assert ring.primary_id in ring.ids
@@ -68,35 +68,35 @@ def test_whoever_wants_to_know_hears_of_a_new_ring(path: Path) -> None:
     assert len(reloads) == 1
 
 
-def test_an_unknown_key_is_looked_for_at_once(path: Path) -> None:
-    """Before a key is said to be missing, the file is read, however short ago that was."""
-    ring, _ = follow(path)
+def test_unknown_key_triggers_an_immediate_reload(path: Path) -> None:
+    """The poll interval does not delay this reload."""
+    ring, _ = reloading_ring(path)
     added = key_file.add(path, key_file.load(path))
     key_file.promote(path, key_file.load(path), added)
     assert ring.open(key_file.load(path).seal(b"text", b"a"), b"a") == b"text"
     assert ring.ids == key_file.load(path).ids
 
 
-def test_who_looks_second_does_not_miss_the_new_key(path: Path) -> None:
-    """If another thread takes the new ring between the attempt to open and the look at the file, the new ring opens."""
+def test_reload_by_another_thread_during_open_is_used(path: Path) -> None:
+    """The other thread reloads the file after the failed attempt to open and before this thread checks the file."""
 
-    class Overtaken(KeyRing):
+    class OutdatedKeyRing(KeyRing):
         def open(self, blob: bytes, associated: bytes) -> bytes:
             clock.now += POLL_INTERVAL
             assert ring.primary_id == added  # the other thread
             return super().open(blob, associated)
 
     clock = Clock()
-    ring = ReloadingKeyRing(path, Overtaken(key_file.load(path).keys), clock)
+    ring = ReloadingKeyRing(path, OutdatedKeyRing(key_file.load(path).keys), clock)
     assert ring.ids
     added = key_file.add(path, key_file.load(path))
     key_file.promote(path, key_file.load(path), added)
     assert ring.open(key_file.load(path).seal(b"text", b"a"), b"a") == b"text"
 
 
-def test_a_key_that_is_nowhere_is_unavailable(path: Path, tmp_path: Path) -> None:
-    """The error names its id."""
-    ring, _ = follow(path)
+def test_key_missing_from_the_file_is_unavailable(path: Path, tmp_path: Path) -> None:
+    """The error contains the key ID."""
+    ring, _ = reloading_ring(path)
     key_file.create(tmp_path / "other.json")
     other = key_file.load(tmp_path / "other.json")
     with pytest.raises(KeyUnavailable) as missing:
@@ -104,21 +104,23 @@ def test_a_key_that_is_nowhere_is_unavailable(path: Path, tmp_path: Path) -> Non
     assert missing.value.metadata["key_id"] == other.primary_id
 
 
-@pytest.mark.parametrize("damage", ["gone", "torn", "open to others", "another secret", "another ring"])
-def test_a_file_that_cannot_be_used_leaves_the_ring_in_place(
-    path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "fault", ["missing", "truncated", "readable by others", "another secret", "another ring"]
+)
+def test_unusable_file_leaves_the_previous_ring_in_use(
+    path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ring before goes on, one warning without a key is logged, and the file is taken again once it is right."""
+    """One warning without a key is logged, and the file is reloaded once it is correct again."""
     log = CapturingLogger()
     monkeypatch.setattr(reloading_key_ring, "_log", log)
-    ring, clock = follow(path)
-    whole, mine = path.read_bytes(), ring.primary_id
-    match damage:
-        case "gone":
+    ring, clock = reloading_ring(path)
+    content, key_id = path.read_bytes(), ring.primary_id
+    match fault:
+        case "missing":
             path.unlink()
-        case "torn":
-            path.write_bytes(whole[:40])
-        case "open to others":
+        case "truncated":
+            path.write_bytes(content[:40])
+        case "readable by others":
             path.chmod(0o644)
         case "another ring":
             path.unlink()
@@ -127,14 +129,14 @@ def test_a_file_that_cannot_be_used_leaves_the_ring_in_place(
             path.unlink()
             key_file.create(path)
             path.write_bytes(
-                path.read_bytes().replace(key_file.load(path).primary_id.encode(), mine.encode())
+                path.read_bytes().replace(key_file.load(path).primary_id.encode(), key_id.encode())
             )
     for _ in range(3):
         clock.now += POLL_INTERVAL
         assert ring.open(ring.seal(b"text", b"a"), b"a") == b"text"
     assert [(call.method_name, call.args) for call in log.calls] == [("warning", ("key_ring.reload_failed",))]
-    assert not [row["secret"] for row in json.loads(whole)["keys"] if row["secret"] in str(log.calls)]
-    path.write_bytes(whole)
+    assert not [row["secret"] for row in json.loads(content)["keys"] if row["secret"] in str(log.calls)]
+    path.write_bytes(content)
     path.chmod(0o600)
     added = key_file.add(path, key_file.load(path))
     clock.now += POLL_INTERVAL

@@ -1,4 +1,4 @@
-"""Doing the same with many connections through a running service: one after another, at a rate, and on past single failures."""
+"""Sequential, rate-limited execution of one operation on many connections; single failures do not stop it."""
 
 import contextlib
 import signal
@@ -12,19 +12,18 @@ from zoomgate import errors
 from zoomgate.v1.connection_pb2 import Connection
 
 LONGEST_PAUSE_SECONDS = 60.0
-"""How long one refusal may hold the next refresh back; Zoom's daily limit would do so until tomorrow."""
+"""The longest pause after a failure that affects all users; Zoom's daily limit requests a delay until the next day."""
 
 _GLOBAL_FAILURES = frozenset({"STORE_UNAVAILABLE", "ZOOM_RATE_LIMITED", "ZOOM_UNAVAILABLE"})
-"""Reasons that are no user's own: the next one would be refused as well before the pause is over."""
+"""Reasons that affect all users: until the retry delay has passed, the next call would fail as well."""
 
 
 class Pace:
-    """Keeps calls apart.
+    """A rate limiter for calls.
 
     Args:
-        rate: Calls a second, at most.
-        now: Reads a monotonic clock.
-        sleep: Waits so many seconds.
+        rate: The maximum number of calls per second.
+        now: Returns the time of a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -33,31 +32,31 @@ class Pace:
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._apart = 1 / rate
+        self._interval = 1 / rate
         self._now = now
         self._sleep = sleep
         self._next = now()
 
     def wait(self) -> None:
-        """Wait until the next call may begin."""
-        left = self._next - self._now()
-        if left > 0:
-            self._sleep(left)
-        self._next = max(self._next, self._now()) + self._apart
+        """Wait until the next call may start."""
+        remaining = self._next - self._now()
+        if remaining > 0:
+            self._sleep(remaining)
+        self._next = max(self._next, self._now()) + self._interval
 
     def hold(self, seconds: float) -> None:
-        """Let no call begin for so many seconds."""
+        """Start no call for this many seconds."""
         self._next = max(self._next, self._now() + seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A connection with which it could not be done.
+    """A failed operation on one connection.
 
     Attributes:
-        user_email: Whose it is.
-        reason: From the error vocabulary, or the name of a gRPC code.
-        message: What to do about it.
+        user_email: The user of the connection.
+        reason: An ErrorReason, or the name of a gRPC status code.
+        message: The error message.
     """
 
     user_email: str
@@ -67,70 +66,70 @@ class Failure:
 
 def for_each(
     connections: Iterable[Connection],
-    act: Callable[[Connection], None],
+    operation: Callable[[Connection], None],
     *,
     pace: Pace,
-    failed: Callable[[Failure], None],
+    on_failure: Callable[[Failure], None],
     advance: Callable[[int], None],
 ) -> None:
-    """Do something with every connection. Nothing is kept but a page of them.
+    """Run an operation on every connection. At most one page of connections is held in memory.
 
-    Ctrl-C lets the one that is under way end, and be counted; a second one does not wait for it.
+    The first Ctrl+C lets the current operation finish and be counted; a second one interrupts it.
 
     Args:
-        connections: With which.
-        act: Does it with one.
-        pace: How fast.
-        failed: Told of each with which it could not be done.
-        advance: Told of every one.
+        on_failure: Called for every connection whose operation failed.
+        advance: Called with 1 after every connection.
 
     Raises:
-        ZoomgateError: It can be done with none now: the service is not there, this caller may not do it, or Zoom refuses the app.
-        KeyboardInterrupt: Somebody pressed Ctrl-C.
+        ZoomgateError: Every call would fail: the service is unreachable, the caller is not allowed, or Zoom rejects the app.
+        KeyboardInterrupt: Ctrl+C was pressed.
     """
     for connection in connections:
         pace.wait()
-        with _undivided():
+        with _interrupt_deferred():
             try:
-                act(connection)
+                operation(connection)
             except errors.ZoomgateError as error:
-                if _ends_it(error):
+                if _affects_all(error):
                     raise
-                failed(Failure(connection.user_email, error.reason or error.code().name, error.message))
+                on_failure(Failure(connection.user_email, error.reason or error.code().name, error.message))
                 if error.reason in _GLOBAL_FAILURES:
                     pace.hold(min(error.retry_delay or 0.0, LONGEST_PAUSE_SECONDS))
             advance(1)
 
 
 @contextlib.contextmanager
-def _undivided() -> Iterator[None]:
-    """Keep the first Ctrl-C until this is done: a call that is cut off may have been carried out, and nobody would count it.
+def _interrupt_deferred() -> Iterator[None]:
+    """Defer the first Ctrl+C to the end of the block, since an interrupted call may have taken effect without being counted.
 
     Raises:
-        KeyboardInterrupt: Somebody pressed Ctrl-C meanwhile.
+        KeyboardInterrupt: Ctrl+C was pressed within the block.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+    previous = signal.getsignal(signal.SIGINT)
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or previous is not signal.default_int_handler
+    ):
         yield
         return
-    pressed = False
+    interrupted = False
 
-    def keep(_number: int, _frame: FrameType | None) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, before)
+    def defer(_number: int, _frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.signal(signal.SIGINT, previous)
 
-    signal.signal(signal.SIGINT, keep)
+    signal.signal(signal.SIGINT, defer)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
+        signal.signal(signal.SIGINT, previous)
+    if interrupted:
         raise KeyboardInterrupt
 
 
-def _ends_it(error: errors.ZoomgateError) -> bool:
-    """Tell whether the next call would fail in the same way, whoever it is for."""
+def _affects_all(error: errors.ZoomgateError) -> bool:
+    """Return whether the next call would fail in the same way for any user."""
     if isinstance(error, errors.NotAllowed | errors.Unauthenticated):
         return True
     if isinstance(error, errors.ServiceUnavailable) and not error.reason:

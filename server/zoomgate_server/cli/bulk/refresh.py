@@ -1,4 +1,4 @@
-"""Refreshing the tokens of everybody who is connected, for `zoomgate connections refresh --all`."""
+"""Refresh of the tokens of all connected users, for `zoomgate connections refresh --all`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from zoomgate_server.cli.bulk.where_filter import is_before
 
 @dataclass(slots=True)
 class Count:
-    """How far it got.
+    """Counts of processed connections.
 
     Attributes:
         refreshed: Tokens that were refreshed.
-        fresh: Tokens that somebody had refreshed less than a minute before.
-        skipped: Connections that needed nothing: refreshed since the time that was given, or ended meanwhile.
-        failed: Tokens that were not refreshed.
+        not_needed: Tokens that had already been refreshed less than a minute before.
+        skipped: Connections that were refreshed at or after `since`, or disconnected meanwhile.
+        failed: Tokens that could not be refreshed.
     """
 
     refreshed: int = 0
@@ -28,12 +28,12 @@ class Count:
 
 
 def is_due(connection: Connection, since: datetime | None) -> bool:
-    """Tell whether the token of a connection was issued before a time; with None each one is due."""
+    """Return whether the token of a connection was issued before a time; None means that all are due."""
     return since is None or is_before(connection.refresh_time, since)
 
 
 def active(client: Client) -> Iterator[Connection]:
-    """Go through the connections that can be refreshed, page by page."""
+    """Yield the active connections, which are those that can be refreshed, loading them page by page."""
     return client.connections(states=[Connection.STATE_ACTIVE])
 
 
@@ -43,21 +43,18 @@ def refresh_all(
     since: datetime | None,
     pace: Pace,
     count: Count,
-    failed: Callable[[Failure], None],
+    on_failure: Callable[[Failure], None],
     advance: Callable[[int], None],
 ) -> None:
-    """Refresh the token of everybody who is connected, one after another. Nothing is kept but a page of connections.
+    """Refresh the tokens of all active connections, one after another. At most one page of connections is held in memory.
 
     Args:
-        client: Of the service.
-        since: Leave out whose token was issued at this time or later.
-        pace: How fast.
-        count: Told of each connection.
-        failed: Told of each token that was not refreshed.
-        advance: Told of every connection that was due.
+        since: Skip connections whose token was issued at or after this time.
+        count: Updated for each connection.
+        advance: Called with 1 for every connection that was due.
 
     Raises:
-        ZoomgateError: No token can be refreshed now: the service is not there, this caller may not do it, or Zoom refuses the app.
+        ZoomgateError: No token can be refreshed: the service is unreachable, the caller is not allowed, or Zoom rejects the app.
     """
 
     def due() -> Iterator[Connection]:
@@ -78,8 +75,8 @@ def refresh_all(
         else:
             count.refreshed += 1
 
-    def not_refreshed(failure: Failure) -> None:
+    def record_failure(failure: Failure) -> None:
         count.failed += 1
-        failed(failure)
+        on_failure(failure)
 
-    for_each(due(), refresh, pace=pace, failed=not_refreshed, advance=advance)
+    for_each(due(), refresh, pace=pace, on_failure=record_failure, advance=advance)

@@ -1,4 +1,4 @@
-"""Ending many connections, for `zoomgate connections revoke`."""
+"""Disconnection of many users, for `zoomgate connections revoke`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from zoomgate_server.cli.bulk.where_filter import Condition, matches
 
 @dataclass(slots=True)
 class Count:
-    """How far it got.
+    """Counts of processed connections.
 
     Attributes:
-        ended: Connections that were ended.
-        skipped: Connections that somebody else ended meanwhile, or of which a condition is not true any more.
-        failed: Connections that were not ended.
+        revoked: Connections that were disconnected.
+        skipped: Connections that were disconnected by another caller meanwhile, or no longer match a condition.
+        failed: Connections that could not be disconnected.
     """
 
     revoked: int = 0
@@ -25,7 +25,7 @@ class Count:
 
 
 def connected(client: Client, where: tuple[Condition, ...]) -> Iterator[Connection]:
-    """Go through the connections that have not ended and of which every condition is true, page by page."""
+    """Yield the connections that are not disconnected and match every condition, loading them page by page."""
     return (connection for connection in client.connections() if matches(where, connection))
 
 
@@ -35,26 +35,23 @@ def revoke_all(
     *,
     pace: Pace,
     count: Count,
-    failed: Callable[[Failure], None],
+    on_failure: Callable[[Failure], None],
     advance: Callable[[int], None],
 ) -> None:
-    """End all connections of which every condition is true, one after another.
+    """Disconnect the users of all matching connections, one after another.
 
-    A page of them is read long before the last of it has its turn, so each is looked at again: whoever has consented anew stays.
+    A page may be outdated by the time its last connection is processed. Each connection is therefore read and matched again
+    before it is deleted, so that a user who has meanwhile consented again stays connected.
 
     Args:
-        client: Of the service.
-        where: The conditions.
-        pace: How fast.
-        count: Told of each connection.
-        failed: Told of each that was not ended.
-        advance: Told of each.
+        count: Updated for each connection.
+        advance: Called with 1 for every connection.
 
     Raises:
-        ZoomgateError: None can be ended now: the service is not there, or this caller may not do it.
+        ZoomgateError: No user can be disconnected: the service is unreachable, or the caller is not allowed.
     """
 
-    def end(connection: Connection) -> None:
+    def disconnect(connection: Connection) -> None:
         user_email = connection.user_email
         try:
             if where and not matches(where, client.auth.get_connection(user_email=user_email).connection):
@@ -66,8 +63,8 @@ def revoke_all(
         else:
             count.revoked += 1
 
-    def not_ended(failure: Failure) -> None:
+    def record_failure(failure: Failure) -> None:
         count.failed += 1
-        failed(failure)
+        on_failure(failure)
 
-    for_each(connected(client, where), end, pace=pace, failed=not_ended, advance=advance)
+    for_each(connected(client, where), disconnect, pace=pace, on_failure=record_failure, advance=advance)

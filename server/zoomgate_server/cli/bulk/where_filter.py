@@ -1,4 +1,4 @@
-"""Which connections a command is about: what `--where` says."""
+"""The `--where` option, which filters connections."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,11 +15,11 @@ Test = Callable[[Connection], bool]
 
 
 class Condition(NamedTuple):
-    """What somebody wrote behind --where.
+    """A filter from one --where option.
 
     Attributes:
-        name: What it is about, of `FIELDS`.
-        test: Tells whether it is true of a connection.
+        name: A name in `FIELDS`.
+        test: Returns whether a connection matches.
     """
 
     name: str
@@ -31,22 +31,24 @@ CAUSES = tuple(name.removeprefix("CAUSE_").lower() for name in Connection.Cause.
 
 
 def moment(text: str) -> datetime:
-    """Read a time that was written with its zone.
+    """Parse a time with a time zone.
 
     Raises:
-        ValueError: It is none; the text says how to write one.
+        ValueError: The text is not such a time; the message explains the format.
     """
     try:
-        read = datetime.fromisoformat(text)
-        if read.tzinfo is not None:
-            return read.astimezone(UTC)
+        parsed = datetime.fromisoformat(text)
+        if parsed.tzinfo is not None:
+            return parsed.astimezone(UTC)
     except (ValueError, OverflowError):
         pass
-    raise ValueError(f"{plain(text)!r} is no time: write it with its zone, such as 2030-01-07T09:00:00Z")
+    raise ValueError(
+        f"{plain(text)!r} is not a time; use a time with a time zone, such as 2030-01-07T09:00:00Z"
+    )
 
 
 def is_before(time: Timestamp, limit: datetime) -> bool:
-    """Tell whether something happened before a time."""
+    """Return whether a timestamp is before a time, compared in milliseconds."""
     return time.ToNanoseconds() < int(limit.timestamp() * 1000) * 1_000_000
 
 
@@ -64,7 +66,7 @@ def _cause(value: str) -> Test:
 
 def _one_of(value: str, known: tuple[str, ...], read: Callable[[Connection], str]) -> Test:
     if value.lower() not in known:
-        raise ValueError(f"{plain(value)!r} is not known: write one of {', '.join(known)}")
+        raise ValueError(f"unknown value {plain(value)!r}; use one of {', '.join(known)}")
     return lambda connection: read(connection).lower() == value.lower()
 
 
@@ -73,7 +75,7 @@ def _user(value: str) -> Test:
     problem = addresses.problem(f"x@{domain}" if start == "*" else value)
     if problem:
         problem = problem.replace(f"x@{domain.lower()}", f"*@{domain.lower()}")
-        raise ValueError(f"{plain(value)!r} is neither an address nor *@domain: {problem}")
+        raise ValueError(f"{plain(value)!r} is neither an email address nor *@domain: {problem}")
     if start == "*":
         return lambda connection: connection.user_email.rpartition("@")[2] == domain
     return lambda connection: connection.user_email == value
@@ -113,13 +115,13 @@ def _parsed(
 ) -> tuple[Condition, ...]:
     conditions = []
     for value in values:
-        name, sign, wanted = value.partition("=")
-        if not sign or not wanted or name not in FIELDS:
+        name, separator, operand = value.partition("=")
+        if not separator or not operand or name not in FIELDS:
             raise click.BadParameter(
-                f"{plain(value)!r} is no condition: write NAME=VALUE, where NAME is one of {', '.join(FIELDS)}"
+                f"{plain(value)!r} is not a valid filter; use NAME=VALUE, where NAME is one of {', '.join(FIELDS)}"
             )
         try:
-            conditions.append(Condition(name, FIELDS[name](wanted)))
+            conditions.append(Condition(name, FIELDS[name](operand)))
         except ValueError as error:
             raise click.BadParameter(f"{name}: {error}") from None
     return tuple(conditions)
@@ -131,16 +133,16 @@ where_option = click.option(
     multiple=True,
     metavar="NAME=VALUE",
     callback=_parsed,
-    help="Only connections of which this is true; several must all be. NAME is user (an address, or *@domain), state, cause, account"
-    " (Zoom's id), scope, consented-before or refreshed-before (a time, 2030-01-07T09:00:00Z).",
+    help="Filter connections; repeat to combine (all filters must match). NAME is user (an email address or *@domain), state, cause,"
+    " account (the Zoom account ID), scope, consented-before or refreshed-before (a time such as 2030-01-07T09:00:00Z).",
 )
 
 
 def matches(where: tuple[Condition, ...], connection: Connection) -> bool:
-    """Tell whether every condition is true of a connection."""
+    """Return whether a connection matches every condition."""
     return all(condition.test(connection) for condition in where)
 
 
 def includes_disconnected(where: tuple[Condition, ...]) -> bool:
-    """Tell whether conditions speak of what ended connections have."""
+    """Return whether a condition filters by state or cause, which may select disconnected users."""
     return any(condition.name in ("state", "cause") for condition in where)

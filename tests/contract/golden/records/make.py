@@ -1,18 +1,18 @@
-"""Makes the records of a version of the format: `PYTHONPATH=tests python tests/contract/golden/records/make.py v3`.
+"""Creates the golden records and the golden journal entry of the current format.
 
-A folder that is there already is never written anew: it says what was stored once and has to open for ever. Nonces are random, so the
-bytes of two runs differ.
+Run `PYTHONPATH=tests python tests/contract/golden/records/make.py`. An existing folder is never overwritten, since its files must remain
+readable. Nonces are random, so every run produces different bytes.
 """
 
 import asyncio
 import json
-import sys
+import tempfile
 from base64 import b64encode
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
-from support import version_1
 from zoomgate_server.authorization import pending
 from zoomgate_server.authorization.pending import PendingAuthorization
 from zoomgate_server.connections import record as connection_record
@@ -24,12 +24,14 @@ from zoomgate_server.connections.record import (
     Lease,
     State,
 )
+from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption import key_check, shared_secret
 from zoomgate_server.encryption.cipher import Key, KeyRing
-from zoomgate_server.encryption.envelope import Envelope
+from zoomgate_server.encryption.envelope import FORMAT, Envelope
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
+from zoomgate_server.webhooks.seen_events import SeenEvents
 
 APP = "zoom.us|golden-app"
 NOW = 1_790_000_000.0
@@ -47,7 +49,7 @@ ACTIVE = ConnectionRecord(
     state=State.ACTIVE,
     grant="0123456789abcdef",
     generation=7,
-    create_time=NOW - 1000.5,
+    create_time=NOW - 2000.5,
     consent_time=NOW - 1000.5,
     update_time=NOW,
     refresh_time=NOW,
@@ -55,6 +57,7 @@ ACTIVE = ConnectionRecord(
     lease=Lease("holder-1", 9, NOW + 90),
     pending=(Attempt(8, NOW - 30), Attempt(9, NOW)),
     commit_id="commit-7",
+    previous_commit_ids=("commit-6", "commit-5"),
     recent_refreshes=(NOW - 60, NOW),
     access_expire_at=NOW + 3600,
     tokens=pair(1),
@@ -76,14 +79,14 @@ CONNECTIONS = {
         lease=None,
         pending=(),
         alternate_pairs=(),
-        last_error=LastError("ZOOM_REAUTH_REQUIRED", "Zoom refused the refresh token", NOW),
+        last_error=LastError("ZOOM_REAUTH_REQUIRED", "Zoom rejected the refresh token", NOW),
     ),
     "tombstone": replace(
         ACTIVE,
         user_email="basil@example.com",
         zoom_user_id="zoom-user-3",
         state=State.DISCONNECTED,
-        cause=Cause.REVOKED,
+        cause=Cause.APP_DEAUTHORIZED,
         lease=None,
         pending=(),
         alternate_pairs=(),
@@ -94,7 +97,7 @@ CONNECTIONS = {
         expire_at=NOW + 30 * 86_400,
     ),
 }
-STATE = PendingAuthorization(
+AUTHORIZATION = PendingAuthorization(
     kind="authorization",
     user_email="monica@example.com",
     code_verifier="verifier-verifier-verifier-verifier-verifier",
@@ -106,54 +109,75 @@ STATE = PendingAuthorization(
     create_at=NOW,
     expire_at=NOW + 600,
 )
+ENTRY = Entry(
+    entry_id="0123456789abcdef" * 2,
+    origin=Origin.CONSENT,
+    user_email="monica@example.com",
+    grant="0123456789abcdef",
+    generation=7,
+    tokens=pair(5),
+    epoch=9,
+    owner="key|monica",
+    initiated_by="key|calendar",
+)
 
 
 def columns(record: Record) -> dict[str, Any]:
-    """A record as JSON."""
+    """Return a record as JSON."""
     fields = asdict(record) | {"value": b64encode(record.value).decode()}
     return fields.pop("key") | fields
 
 
-async def records(envelope: Envelope) -> dict[str, tuple[Record, Any]]:
-    """Every kind of record by its name, with what it opens to."""
-    store = MemoryStore(lambda: NOW)
-    prove = key_check.verify if isinstance(envelope, Envelope) else version_1.prove
-    await prove(store, envelope)
+async def records() -> dict[str, tuple[Record, Any]]:
+    """Return a record of every kind by name, with its decrypted content as JSON."""
+    store, envelope = MemoryStore(lambda: NOW), Envelope(app=APP, keys=RING)
+    stored_check = await key_check.verify(store, envelope)
     secret = await shared_secret.obtain(store, envelope, "page-tokens")
-    mark, _ = await store.get(RecordKey(APP, Kind.KEY_CHECK, "canary"))
-    meta, _ = await store.get(RecordKey(APP, Kind.META, "page-tokens"))
-    assert mark is not None
-    assert meta is not None
-    subject = pending.subject_for("a-secret-state")
-    state = pending.encode(envelope, subject, STATE)
+    stored_secret, _ = await store.get(RecordKey(APP, Kind.META, "page-tokens"))
+    await SeenEvents(app=APP, store=store, envelope=envelope).add(b"event")
+    (event,) = await store.page(APP, Kind.WEBHOOK, limit=1)
+    assert stored_secret is not None
+    authorization = pending.encode(envelope, pending.subject_for("a-secret-state"), AUTHORIZATION)
     return {
         **{
-            name: (connection_record.encode(envelope, found), asdict(found))
-            for name, found in CONNECTIONS.items()
+            name: (connection_record.encode(envelope, connection), asdict(connection))
+            for name, connection in CONNECTIONS.items()
         },
-        "state": (
-            state,
-            asdict(STATE)
+        "authorization": (
+            authorization,
+            asdict(AUTHORIZATION)
             | {
-                "options": STATE.options.decode(),
-                "browser_key": b64encode(STATE.browser_key or b"").decode(),
+                "options": AUTHORIZATION.options.decode(),
+                "browser_key": b64encode(AUTHORIZATION.browser_key or b"").decode(),
             },
         ),
-        "canary": (mark, {"canary": "sings"}),
-        "secret": (meta, {"bytes": b64encode(secret).decode()}),
+        "key_check": (stored_check, {"purpose": "key_check"}),
+        "shared_secret": (stored_secret, {"bytes": b64encode(secret).decode()}),
+        "seen_event": (event, {}),
     }
 
 
-async def make(version: int) -> None:
-    """Write the folder of a version."""
-    folder = Path(__file__).parent / f"v{version}"
+async def journal_entry() -> bytes:
+    """Return the file of a journal entry."""
+    with tempfile.TemporaryDirectory() as folder:
+        journal = TokenJournal(Path(folder), app=APP, ring=RING, observer=MagicMock())
+        assert await journal.append(ENTRY)
+        (file,) = Path(folder).iterdir()
+        content = file.read_bytes()
+        await journal.close()
+    return content
+
+
+async def make() -> None:
+    """Write the folder of the current format."""
+    folder = Path(__file__).parent / f"v{FORMAT}"
     folder.mkdir()
-    envelope = version_1.Vault(app=APP, keys=RING) if version == 1 else Envelope(app=APP, keys=RING)
-    for name, (record, opened) in (await records(envelope)).items():
-        assert record.value[0] == version
+    for name, (record, opened) in (await records()).items():
         text = json.dumps({"record": columns(record), "opened": opened}, indent=2)
         (folder / f"{name}.json").write_text(text + "\n")
+    entry = {"file": b64encode(await journal_entry()).decode(), "opened": asdict(ENTRY)}
+    (folder / "journal_entry.json").write_text(json.dumps(entry, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    asyncio.run(make(int(sys.argv[1].removeprefix("v"))))
+    asyncio.run(make())

@@ -115,9 +115,9 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "RECORD_UNREADABLE", "domain": "zoomgate", "metadata": {"record": "user/9b74c989"}}
     """
     ERROR_REASON_RECORD_VERSION: _ErrorReason.ValueType  # 18
-    """INTERNAL. The record was written by a newer version of Zoomgate. Upgrade this server.
+    """INTERNAL. The record has a format version that this server does not support. Upgrade the server.
 
-    Example: {"reason": "RECORD_VERSION", "domain": "zoomgate", "metadata": {"version": "2"}}
+    Example: {"reason": "RECORD_VERSION", "domain": "zoomgate", "metadata": {"version": "4"}}
     """
     ERROR_REASON_KEY_UNAVAILABLE: _ErrorReason.ValueType  # 19
     """INTERNAL. The key that encrypts the record is not in the key ring.
@@ -297,9 +297,9 @@ ERROR_REASON_RECORD_UNREADABLE: ErrorReason.ValueType  # 17
 Example: {"reason": "RECORD_UNREADABLE", "domain": "zoomgate", "metadata": {"record": "user/9b74c989"}}
 """
 ERROR_REASON_RECORD_VERSION: ErrorReason.ValueType  # 18
-"""INTERNAL. The record was written by a newer version of Zoomgate. Upgrade this server.
+"""INTERNAL. The record has a format version that this server does not support. Upgrade the server.
 
-Example: {"reason": "RECORD_VERSION", "domain": "zoomgate", "metadata": {"version": "2"}}
+Example: {"reason": "RECORD_VERSION", "domain": "zoomgate", "metadata": {"version": "4"}}
 """
 ERROR_REASON_KEY_UNAVAILABLE: ErrorReason.ValueType  # 19
 """INTERNAL. The key that encrypts the record is not in the key ring.
