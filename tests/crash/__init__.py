@@ -1,1 +1,1 @@
-"""Faults of real processes: they are killed, stopped and drained at named points, their store breaks, and no token may be lost."""
+"""Crash tests with real processes, which are killed, paused and drained at named points, and with failing stores."""

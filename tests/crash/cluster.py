@@ -1,4 +1,4 @@
-"""Server processes over one store and one simulated Zoom that rotates strictly, and what is known of everybody's tokens from outside."""
+"""Server processes that share a store and a simulated Zoom, which accepts each refresh token once."""
 
 import asyncio
 import json
@@ -37,15 +37,15 @@ from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.mongodb import MongoStore
 from zoomgate_server.storage.sqlite import SqliteStore
 
-SECONDS = 40.0
-"""Bound of everything that is waited for."""
+TIMEOUT_SECONDS = 40.0
+"""Timeout of every wait."""
 
 TESTS = Path(__file__).parents[1]
 OK = ("OK", "")
-REFRESHING = ("UNAVAILABLE", "REFRESH_IN_PROGRESS")
-STORE = ("UNAVAILABLE", "STORE_UNAVAILABLE")
-GONE = ("UNAVAILABLE", "")
-LATE = ("DEADLINE_EXCEEDED", "")
+REFRESH_IN_PROGRESS = ("UNAVAILABLE", "REFRESH_IN_PROGRESS")
+STORE_UNAVAILABLE = ("UNAVAILABLE", "STORE_UNAVAILABLE")
+UNAVAILABLE = ("UNAVAILABLE", "")
+DEADLINE_EXCEEDED = ("DEADLINE_EXCEEDED", "")
 NOT_CONNECTED = ("FAILED_PRECONDITION", "ZOOM_NOT_CONNECTED")
 REAUTH = ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED")
 
@@ -59,50 +59,50 @@ access_tokens = true
 refresh_tokens = true
 """
 
-Answer = tuple[str, str]
-"""Code and reason of a call."""
+CallStatus = tuple[str, str]
+"""Status code and error reason of a call."""
 
 
-class Kept(StrEnum):
-    """What the processes share.
+class StoreKind(StrEnum):
+    """The store of the processes.
 
     Attributes:
-        SQLITE: The data folder: file of the store and journal.
-        MONGODB: A database alone; each process has a data folder of its own.
+        SQLITE: All processes share one data folder, with the database file and the token journal.
+        MONGODB: All processes share a database; each has its own data folder.
     """
 
     SQLITE = "SQLite"
     MONGODB = "MongoDB"
 
 
-async def until(what: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    end = time.monotonic() + SECONDS
-    while not what():
-        assert time.monotonic() < end, "it never came"
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "timed out waiting for a condition"
         await asyncio.sleep(0.02)
 
 
-def people(names: Iterable[str]) -> tuple[SimulatedUser, ...]:
-    """People with an account at the simulated Zoom."""
+def simulated_users(names: Iterable[str]) -> tuple[SimulatedUser, ...]:
+    """Return users of the simulated Zoom, with addresses at example.com."""
     return tuple(SimulatedUser(f"{name}@example.com") for name in names)
 
 
-async def until_async(what: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until something holds that takes a look at the store."""
-    end = time.monotonic() + SECONDS
-    while not await what():
-        assert time.monotonic() < end, "it never came"
+async def until_async(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until an asynchronous condition holds."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not await condition():
+        assert time.monotonic() < deadline, "timed out waiting for a condition"
         await asyncio.sleep(0.05)
 
 
 @dataclass
 class Server:
-    """A service in a process of its own, or in several.
+    """A service in its own process, with worker processes if it was started with several workers.
 
     Attributes:
-        process: The one that was started.
-        folder: What it passes and where it waits (`launcher.py`), and its log.
+        process: The service process, or the supervisor of the workers.
+        folder: Contains the log, and the plan and the trace of `launcher.py`.
         grpc: HOST:PORT.
         http: HOST:PORT.
     """
@@ -114,73 +114,75 @@ class Server:
     _channels: AsyncExitStack = field(default_factory=AsyncExitStack)
     _stub: Any = None
 
-    async def call(self, method: str, request: Any, seconds: float = SECONDS) -> Answer:
-        """Call an RPC of the AuthService and tell how it ended."""
+    async def call(self, method: str, request: Any, seconds: float = TIMEOUT_SECONDS) -> CallStatus:
+        """Call an RPC of the AuthService and return its status."""
         if self._stub is None:
             options = [("grpc.use_local_subchannel_pool", 1)]
             channel = await self._channels.enter_async_context(
                 grpc.aio.insecure_channel(self.grpc, options=options)
             )
             self._stub = AuthServiceStub(channel)
-        return await _answer(getattr(self._stub, method), request, seconds)
+        return await _call_status(getattr(self._stub, method), request, seconds)
 
-    async def call_apart(self, method: str, request: Any, seconds: float = SECONDS) -> Answer:
-        """Call over a connection of its own, so that the kernel chooses the worker."""
+    async def call_on_new_connection(
+        self, method: str, request: Any, seconds: float = TIMEOUT_SECONDS
+    ) -> CallStatus:
+        """Call over a new TCP connection, so that the kernel chooses the worker."""
         options = [("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.insecure_channel(self.grpc, options=options) as channel:
-            return await _answer(getattr(AuthServiceStub(channel), method), request, seconds)
+            return await _call_status(getattr(AuthServiceStub(channel), method), request, seconds)
 
-    async def token(self, user: str, seconds: float = SECONDS) -> Answer:
-        """Ask for somebody's access token."""
+    async def token(self, user: str, seconds: float = TIMEOUT_SECONDS) -> CallStatus:
+        """Request a user's access token."""
         return await self.call("GetToken", auth.GetTokenRequest(user_email=user), seconds)
 
-    async def create_meeting(self, user: str) -> Answer:
-        """Use somebody's token at Zoom."""
+    async def create_meeting(self, user: str) -> CallStatus:
+        """Create a meeting, which uses the user's access token at Zoom."""
         async with grpc.aio.insecure_channel(self.grpc) as channel:
             request = CreateMeetingRequest(user_email=user)
-            return await _answer(MeetingsServiceStub(channel).CreateMeeting, request, SECONDS)
+            return await _call_status(MeetingsServiceStub(channel).CreateMeeting, request, TIMEOUT_SECONDS)
 
-    async def tokens(self, users: Iterable[str], seconds: float = SECONDS) -> dict[str, Answer]:
-        """Ask for several at once."""
-        named = list(users)
+    async def tokens(self, users: Iterable[str], seconds: float = TIMEOUT_SECONDS) -> dict[str, CallStatus]:
+        """Request the access tokens of several users concurrently."""
+        emails = list(users)
         return dict(
-            zip(named, await asyncio.gather(*(self.token(user, seconds) for user in named)), strict=True)
+            zip(emails, await asyncio.gather(*(self.token(user, seconds) for user in emails)), strict=True)
         )
 
     def plan(self, points: dict[str, str]) -> None:
-        """Say whose tokens wait where from now on."""
-        plan_in(self.folder, points)
+        """Replace the plan: the points at which the operations of users pause."""
+        write_plan(self.folder, points)
 
     def trace(self) -> list[tuple[int, str, str]]:
-        """Process id, user and point of everything that was passed."""
+        """Return process ID, user and point of every entry of the trace."""
         rows = (line.split() for line in whole_lines(self.folder / "trace"))
         return [(int(pid), user, point) for pid, user, point in rows]
 
     async def reached(self, points: dict[str, str]) -> None:
-        """Wait until everybody of a plan is where it says."""
-        wanted = set(points.items())
-        await until(lambda: wanted <= {(user, point) for _, user, point in self.trace()})
+        """Wait until every user of a plan has reached its point."""
+        expected = set(points.items())
+        await until(lambda: expected <= {(user, point) for _, user, point in self.trace()})
 
     def log(self, event: str) -> list[dict[str, Any]]:
-        """The log lines of an event up to now."""
+        """Return the log entries with an event name that have been written so far."""
         return events(self.folder / "log", event)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process."""
         self.process.send_signal(number)
 
-    async def ended(self) -> int:
-        """Wait for its end, and give its exit code."""
-        return await asyncio.to_thread(self.process.wait, SECONDS)
+    async def wait(self) -> int:
+        """Wait until the process exits, and return its exit code."""
+        return await asyncio.to_thread(self.process.wait, TIMEOUT_SECONDS)
 
     async def close(self) -> None:
-        """End it however it is."""
+        """Stop the process, even if it is paused or does not respond."""
         if self.process.poll() is None:
             self.plan({})
             self.send(signal.SIGCONT)
             self.send(signal.SIGTERM)
         try:
-            await self.ended()
+            await self.wait()
         finally:
             if self.process.poll() is None:
                 self.process.kill()
@@ -190,7 +192,7 @@ class Server:
             self.process.stdout.close()
 
 
-async def _answer(method: Any, request: Any, seconds: float) -> Answer:
+async def _call_status(method: Any, request: Any, seconds: float) -> CallStatus:
     try:
         await method(request, metadata=metadata(), timeout=seconds)
     except grpc.aio.AioRpcError as error:
@@ -198,25 +200,29 @@ async def _answer(method: Any, request: Any, seconds: float) -> Answer:
     return OK
 
 
-def plan_in(folder: Path, points: dict[str, str]) -> None:
-    """Write a plan, at once for who reads it meanwhile."""
+def write_plan(folder: Path, points: dict[str, str]) -> None:
+    """Replace a plan atomically."""
     new = folder / "plan.new"
     new.write_text(json.dumps(points))
     new.rename(folder / "plan.json")
 
 
 class Cluster:
-    """Processes over one store and one simulated Zoom. Use `cluster`.
+    """Server processes that share a store and a simulated Zoom. Create instances with `cluster`.
 
     Attributes:
-        zoom: The simulated Zoom.
-        connections: What the store holds, read and written from outside.
+        connections: Reads and writes the store directly, without a server.
     """
 
     def __init__(
-        self, kept: Kept, folder: Path, zoom: Simulator, connections: ConnectionRepository, store_uri: str
+        self,
+        store_kind: StoreKind,
+        folder: Path,
+        zoom: Simulator,
+        connections: ConnectionRepository,
+        store_uri: str,
     ) -> None:
-        self.kept = kept
+        self.store_kind = store_kind
         self.zoom = zoom
         self.connections = connections
         self._folder = folder
@@ -235,23 +241,20 @@ class Cluster:
         listen: str = "127.0.0.1:0",
         environ: dict[str, str] | None = None,
     ) -> Server:
-        """Start a service; one of an earlier name finds what that left in its data folder.
+        """Start a service and wait until it is ready.
 
         Args:
-            name: Of its data folder, unless all share one.
-            plan: Where whose tokens wait.
-            store_uri: Reaches the MongoDB database another way.
-            workers: How many processes.
-            listen: Its gRPC address.
-            environ: More settings.
+            name: With MongoDB, selects the data folder; a later service with the same name uses the same folder.
+            plan: The points at which the operations of users pause, by email address.
+            store_uri: Another address of the MongoDB database, such as that of a proxy.
         """
         folder = self._folder / f"{name}-{len(self._servers)}"
         folder.mkdir()
-        plan_in(folder, plan or {})
+        write_plan(folder, plan or {})
         (folder / "trace").touch()
-        data = self._folder / (name if self.kept is Kept.MONGODB else "data")
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("ZOOMGATE_")}
-        settings = kept | {
+        data = self._folder / (name if self.store_kind is StoreKind.MONGODB else "data")
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("ZOOMGATE_")}
+        settings = inherited | {
             "PYTHONPATH": str(TESTS),
             "ZOOMGATE_LISTEN": listen,
             "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0",
@@ -266,7 +269,7 @@ class Cluster:
             **ENVIRON,
             **(environ or {}),
         }
-        if self.kept is Kept.MONGODB:
+        if self.store_kind is StoreKind.MONGODB:
             settings["ZOOMGATE_STORE"] = store_uri or self._uri
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(
@@ -287,21 +290,25 @@ class Cluster:
         return server
 
     async def close(self) -> None:
-        """End all processes; none has logged a token."""
+        """Stop all processes, and check that none has logged a token."""
         await asyncio.gather(*(server.close() for server in self._servers))
         for server in self._servers:
             assert not re.search("sim-[ar]t-", (server.folder / "log").read_text())
 
-    # -- people ------------------------------------------------------------------------------------------
+    # -- users -------------------------------------------------------------------------------------------
 
-    def code(self, user: str, back: str) -> str:
-        """Let a person consent at Zoom, which sends the browser back to an address with this code."""
-        return self.zoom.zoom.issue_code(self.zoom.zoom.users[user], back)
+    def code(self, user: str, redirect_uri: str) -> str:
+        """Return the authorization code of a new consent of a user."""
+        return self.zoom.zoom.issue_code(self.zoom.zoom.users[user], redirect_uri)
 
     def grant(self, user: str, *, expired: bool = True) -> TokenPair:
-        """Let a person consent at Zoom; the pair's access token is expired, unless told otherwise, and its refresh token lives."""
-        back = "http://127.0.0.1/back"
-        issued = self.zoom.zoom.exchange(self.code(user, back), back, "")
+        """Return the token pair of a new consent of a user.
+
+        Args:
+            expired: Whether the access token is expired at Zoom. The pair's own expiry time is in the past in any case.
+        """
+        redirect_uri = "http://127.0.0.1/back"
+        issued = self.zoom.zoom.exchange(self.code(user, redirect_uri), redirect_uri, "")
         if expired:
             self.zoom.zoom.expire(user)
         past = time.time() - 3600
@@ -310,7 +317,7 @@ class Cluster:
         )
 
     async def connect(self, users: Iterable[str], *, expired: bool = True) -> None:
-        """Give people a connection whose access token is expired; without `expired` only the record says so, and Zoom takes it."""
+        """Store active connections whose access tokens are expired; with `expired=False` Zoom still accepts them."""
         for user in users:
             tokens = self.grant(user, expired=expired)
             past = tokens.obtained_at
@@ -331,60 +338,62 @@ class Cluster:
             assert await self.connections.write(record)
 
     async def record(self, user: str) -> ConnectionRecord | None:
-        """What the store holds about a person."""
+        """Return the stored record of a user."""
         record, _ = await self.connections.read(user)
         return record
 
-    async def shown(self, user: str) -> str:
-        """The state of a connection, and the cause of one that needs a new consent."""
+    async def state(self, user: str) -> str:
+        """Return the state of a connection, followed by its cause if there is one, or "none" without a record."""
         record = await self.record(user)
         if record is None:
             return "none"
         return record.state.value + (f" {record.cause.value}" if record.cause else "")
 
-    def audited(self) -> list[dict[str, Any]]:
-        """The lines of the audit trails of all data folders."""
+    def audit_events(self) -> list[dict[str, Any]]:
+        """Return the entries of the audit logs of all data folders."""
         files = self._folder.glob("*/audit.jsonl")
         return [json.loads(line) for file in files for line in whole_lines(file)]
 
-    def journals(self) -> list[Path]:
-        """What is in the journals of all data folders."""
+    def journal_entries(self) -> list[Path]:
+        """Return the entry files of the token journals of all data folders."""
         return list(self._folder.glob("*/journal/*.entry"))
 
     async def lost(self, users: Iterable[str]) -> set[str]:
-        """Those whose living refresh token the store does not hold: Zoom takes nothing from us for them any more."""
-        found = set()
+        """Return the users whose valid refresh token is not in the store, so that they have to consent again."""
+        lost = set()
         for user in users:
             record = await self.record(user)
             pairs = () if record is None else filter(None, (record.tokens, *record.alternate_pairs))
             if self.zoom.zoom.grants[user].refresh_token not in {pair.refresh_token for pair in pairs}:
-                found.add(user)
-        return found
+                lost.add(user)
+        return lost
 
-    def answers(self, user: str) -> int:
-        """How many refreshes of somebody Zoom answered with tokens."""
+    def refreshes(self, user: str) -> int:
+        """Return the number of refreshes for which Zoom issued tokens to a user."""
         return self.zoom.zoom.grants[user].generation - 1
 
     @property
-    def refusals(self) -> int:
-        """How many refresh tokens Zoom refused."""
+    def rejections(self) -> int:
+        """The number of refresh tokens that Zoom rejected."""
         return self.zoom.zoom.counters["token.refresh_token.refused"]
 
 
 @asynccontextmanager
 async def cluster(
-    kept: Kept, folder: Path, names: Iterable[str], store_uri: str = ""
+    store_kind: StoreKind, folder: Path, names: Iterable[str], store_uri: str = ""
 ) -> AsyncIterator[Cluster]:
-    """Run a simulated Zoom for people with some names, and prepare a store that is empty yet."""
+    """Run a simulated Zoom with some users, and create an empty store."""
     async with AsyncExitStack() as stack:
-        zoom = await stack.enter_async_context(Simulator(SimulatorOptions(port=0, users=people(names))))
+        zoom = await stack.enter_async_context(
+            Simulator(SimulatorOptions(port=0, users=simulated_users(names)))
+        )
         (folder / "data").mkdir(mode=0o700)
         key_file.create(folder / "keys.json")
         (folder / "callers.toml").write_text(CALLERS, encoding="utf-8")
         (folder / "callers.toml").chmod(0o600)
         store = (
             await MongoStore.open(store_uri)
-            if kept is Kept.MONGODB
+            if store_kind is StoreKind.MONGODB
             else await SqliteStore.open(folder / "data" / "zoomgate.db", time.time)
         )
         stack.push_async_callback(store.close)
@@ -394,6 +403,6 @@ async def cluster(
         connections = ConnectionRepository(
             app=app, store=store, envelope=envelope, clock=SystemClock(), on_read=lambda: None
         )
-        running = Cluster(kept, folder, zoom, connections, store_uri)
+        running = Cluster(store_kind, folder, zoom, connections, store_uri)
         stack.push_async_callback(running.close)
         yield running

@@ -1,44 +1,44 @@
-"""What every test of this folder uses, and the table of what they found."""
+"""Fixtures of the crash tests, and the table of their results."""
 
 import pytest
 
-from crash.cluster import Kept
+from crash.cluster import StoreKind
 from crash.table import TABLE, Table
 from service.importing.conftest import workspace, zoom  # noqa: F401 - fixtures of test_import
 from support.mongodb import MongoServer
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin an empty table."""
+    """Create the empty table of results."""
     config.stash[TABLE] = Table()
 
 
 @pytest.fixture
 def table(pytestconfig: pytest.Config) -> Table:
-    """Where a test writes down what it found."""
+    """Return the table to which tests add their results."""
     return pytestconfig.stash[TABLE]
 
 
-@pytest.fixture(params=Kept)
-def kept(request: pytest.FixtureRequest) -> Kept:
-    """Where the connections are."""
-    chosen: Kept = request.param
-    return chosen
+@pytest.fixture(params=StoreKind)
+def store_kind(request: pytest.FixtureRequest) -> StoreKind:
+    """Run the test with each kind of store."""
+    kind: StoreKind = request.param
+    return kind
 
 
 @pytest.fixture
-def store_uri(kept: Kept, request: pytest.FixtureRequest) -> str:
-    """The address of a database that nobody uses, if one is needed."""
-    if kept is Kept.SQLITE:
+def store_uri(store_kind: StoreKind, request: pytest.FixtureRequest) -> str:
+    """Return the address of a new MongoDB database, or an empty string for SQLite."""
+    if store_kind is StoreKind.SQLITE:
         return ""
     server: MongoServer = request.getfixturevalue("mongodb")
     return server.new_database("directConnection=true")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Show the table."""
+    """Print the table of results."""
     lines = config.stash[TABLE].lines()
     if lines:
-        terminalreporter.section("faults of processes and their store")
+        terminalreporter.section("faults of processes and stores")
         for line in lines:
             terminalreporter.write_line(line)

@@ -24,11 +24,11 @@ from zoomgate_server.zoom.oauth import OAuthClient
 POINTS = (
     "after_prepare",  # the record has been read from the store
     "after_exchange",  # Zoom's response exists only in the memory of this process
-    "after_journal_append",  # the journal has been synced
+    "after_journal",  # the journal has been synced
     "after_verification",  # Zoom has confirmed the user of the tokens
     "after_commit",  # the tokens are in the store and in the journal
     "after_journal_delete",  # the row is complete, but has no result yet
-    "during_result",  # the result has been written partially
+    "partial_result",  # the result has been written partially
     "after_result",  # the result has been written
 )
 
@@ -83,7 +83,7 @@ def instrument(points: Points) -> None:
 
     async def traced_append(self: TokenJournal, entry: Entry) -> bool:
         appended = await append(self, entry)
-        points.reach("after_journal_append", entry.user_email)
+        points.reach("after_journal", entry.user_email)
         return appended
 
     async def traced_delete(self: TokenJournal, entry_id: str) -> None:
@@ -96,7 +96,7 @@ def instrument(points: Points) -> None:
         return rev
 
     def traced_result(self: Results, entry: dict[str, Any]) -> None:
-        if "row" in entry and points.should_kill("during_result"):
+        if "row" in entry and points.should_kill("partial_result"):
             self._file.write(orjson.dumps(entry)[:20])
             os.kill(os.getpid(), signal.SIGKILL)
         put(self, entry)

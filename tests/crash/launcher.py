@@ -1,15 +1,18 @@
-"""The service exactly as the command starts it, which waits at named points of a refresh: `python -m crash.launcher FOLDER serve …`.
+"""The `zoomgate` command with operations that pause at named points: `python -m crash.launcher FOLDER serve …`.
 
-FOLDER has two files. `plan.json` says at which point whose tokens wait: `{"monica@example.com": "after_keep"}`; they go on once the plan
-no longer says so. In `trace` the process writes a line for every point that anybody's tokens pass: process id, user, point. Workers, which
-`serve --workers` starts, do the same in the same folder. The product knows nothing of this: its own methods are wrapped, none is replaced.
+FOLDER contains two files. `plan.json` lists the point at which the operations of each user pause, such as
+`{"monica@example.com": "after_journal"}`. They continue when the plan no longer lists that point. For every point that is reached, the
+process appends a line to `trace`: process ID, user, point. The workers that `serve --workers` starts use the same folder.
 
-The points of a refresh are in `POINTS`. A consent and a token that a caller brings have `after_spend`, `after_keep` and `after_commit`.
+The product contains no code for these tests: its methods are wrapped, not replaced.
 
-Only one refresh waits, not the process: what else it has to do goes on, so that one process can be killed at all points at once.
+`POINTS` lists the points of a refresh. Consents and refresh tokens imported by callers have only `after_exchange`, `after_journal` and
+`after_commit`.
 
-Nobody wants to wait for the leases of 90 seconds that are shipped, so the times of the protocol and of the stores are shorter here, in the
-same order. With `UPKEEP_LOOKS` in the environment the upkeep looks all the time, too.
+A point pauses one operation, not the process, so that one process can be killed at all points at once.
+
+The lease of 90 seconds would make the tests too slow, so the timeouts of the protocol and of the stores are shortened, in the same order.
+With `PROACTIVE_REFRESH_POLLS` in the environment, proactive refresh also polls more often.
 """
 
 import asyncio
@@ -28,63 +31,59 @@ from zoomgate_server.connections.token_journal import Entry, Origin, TokenJourna
 from zoomgate_server.storage import mongodb, sqlite
 
 POINTS = (
-    "before_read",  # nothing was done
-    "after_lease",  # the store has the lease
-    "before_spend",  # the lease was found long enough, and Zoom is asked next
-    "after_spend",  # Zoom's answer is in the memory of this process alone
-    "after_keep",  # the journal is synced
-    "before_commit",  # the store is asked to take it next
-    "after_commit",  # the store has it, and so has the journal
-    "after_forget",  # all is done, and nobody was told
+    "before_read",  # nothing has been done
+    "after_lease",  # the lease is in the store
+    "before_exchange",  # the remaining lease time is sufficient; the call to Zoom follows
+    "after_exchange",  # Zoom's response is only in the memory of this process
+    "after_journal",  # the journal entry is synced to disk
+    "before_commit",  # the write to the store follows
+    "after_commit",  # the token pair is in the store and still in the journal
+    "after_journal_delete",  # the journal entry is deleted; the caller has no response yet
 )
 LEASE_SECONDS, CALL_SECONDS, MARGIN_SECONDS, GRACE_SECONDS = 2.5, 0.5, 0.5, 5.0
-LOOK_SECONDS = 0.2
-UPKEEP_LOOKS = "UPKEEP_LOOKS"
+POLL_SECONDS = 0.2
+PROACTIVE_REFRESH_POLLS = "PROACTIVE_REFRESH_POLLS"
 BUSY_SECONDS, SELECT_SECONDS, SOCKET_SECONDS, OPERATION_SECONDS = 1.0, 2.0, 3.0, 4.0
 
 
 class Points:
-    """The points that are passed.
-
-    Args:
-        folder: Of `plan.json` and `trace`.
-    """
+    """The plan and the trace of a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._plan = folder / "plan.json"
         self._trace = os.open(folder / "trace", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     async def passed(self, user: str, point: str) -> None:
-        """Write a point down, and wait there as long as the plan says so."""
+        """Append a point to the trace, and pause for as long as the plan lists it."""
         os.write(self._trace, f"{os.getpid()} {user} {point}\n".encode())
         while json.loads(self._plan.read_bytes()).get(user) == point:
             await asyncio.sleep(0.02)
 
 
-def hurry() -> None:
-    """Shorten the times of the protocol and of the stores."""
+def shorten_timeouts() -> None:
+    """Shorten the timeouts of the refresh protocol and of the stores, and some poll intervals."""
     protocol.LEASE_SECONDS, protocol.CALL_SECONDS, protocol.MARGIN_SECONDS = (
         LEASE_SECONDS,
         CALL_SECONDS,
         MARGIN_SECONDS,
     )
     protocol.GRACE_SECONDS = GRACE_SECONDS
-    journal_recovery.POLL_INTERVAL = LOOK_SECONDS
+    journal_recovery.POLL_INTERVAL = POLL_SECONDS
     sqlite.BUSY_SECONDS = BUSY_SECONDS
     mongodb.SELECT_SECONDS, mongodb.SOCKET_SECONDS = SELECT_SECONDS, SOCKET_SECONDS
     mongodb.OPERATION_SECONDS = OPERATION_SECONDS
-    if UPKEEP_LOOKS in os.environ:
+    if PROACTIVE_REFRESH_POLLS in os.environ:
         proactive_refresh.FIRST_POLL_DELAY = proactive_refresh.USED_POLL_INTERVAL = (
             proactive_refresh.IDLE_POLL_INTERVAL
-        ) = LOOK_SECONDS
+        ) = POLL_SECONDS
 
 
-def watch_refreshes(points: Points) -> None:
-    """Pass the points around the effects of refreshes."""
+def trace_refreshes(points: Points) -> None:
+    """Wrap the effects of refreshes with the points of `POINTS`."""
     perform = Refresher._perform
     seen: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
-    async def performing(
+    async def traced_perform(
         self: Refresher, user: str, effect: protocol.Effect, flight: Any
     ) -> protocol.EffectResult:
         done = seen.setdefault(flight, set())
@@ -98,63 +97,65 @@ def watch_refreshes(points: Points) -> None:
             case protocol.Read() if not done:
                 await passed("before_read")
             case protocol.ExchangeRefreshToken():
-                await passed("before_spend")
-            case protocol.Put() if "after_keep" in done:
+                await passed("before_exchange")
+            case protocol.Put() if "after_journal" in done:
                 await passed("before_commit")
-        answer = await perform(self, user, effect, flight)
+        result = await perform(self, user, effect, flight)
         match effect:
-            case protocol.Put(record) if "before_spend" not in done and record.lease is not None and answer:
+            case protocol.Put(record) if (
+                "before_exchange" not in done and record.lease is not None and result
+            ):
                 await passed("after_lease")
-            case protocol.Put() if "after_keep" in done and answer:
+            case protocol.Put() if "after_journal" in done and result:
                 await passed("after_commit")
             case protocol.ExchangeRefreshToken():
-                await passed("after_spend")
+                await passed("after_exchange")
             case protocol.AppendJournal():
-                await passed("after_keep")
+                await passed("after_journal")
             case protocol.DeleteJournal():
-                await passed("after_forget")
-        return answer
+                await passed("after_journal_delete")
+        return result
 
-    Refresher._perform = performing  # type: ignore[method-assign]
+    Refresher._perform = traced_perform  # type: ignore[method-assign]
 
 
-def watch_adoptions(points: Points) -> None:
-    """Pass the points around what the journal does for consents and for tokens that callers bring."""
-    keep, forget = TokenJournal.append, TokenJournal.delete
+def trace_account_linking(points: Points) -> None:
+    """Wrap the journal writes of consents and of imported refresh tokens with points."""
+    append, delete = TokenJournal.append, TokenJournal.delete
     users: dict[str, str] = {}
 
-    async def keeping(self: TokenJournal, entry: Entry) -> bool:
+    async def traced_append(self: TokenJournal, entry: Entry) -> bool:
         if entry.origin is Origin.REFRESH:
-            return await keep(self, entry)
+            return await append(self, entry)
         users[entry.entry_id] = entry.user_email
-        await points.passed(entry.user_email, "after_spend")
-        kept = await keep(self, entry)
-        await points.passed(entry.user_email, "after_keep")
-        return kept
+        await points.passed(entry.user_email, "after_exchange")
+        appended = await append(self, entry)
+        await points.passed(entry.user_email, "after_journal")
+        return appended
 
-    async def forgetting(self: TokenJournal, entry_id: str) -> None:
+    async def traced_delete(self: TokenJournal, entry_id: str) -> None:
         if entry_id in users:
             await points.passed(users.pop(entry_id), "after_commit")
-        await forget(self, entry_id)
+        await delete(self, entry_id)
 
-    TokenJournal.append, TokenJournal.delete = keeping, forgetting  # type: ignore[method-assign]
+    TokenJournal.append, TokenJournal.delete = traced_append, traced_delete  # type: ignore[method-assign]
 
 
-def watch_workers(folder: str) -> None:
-    """Start workers with this program too."""
+def trace_workers(folder: str) -> None:
+    """Start the workers with this program instead of `zoomgate_server`."""
     start = asyncio.create_subprocess_exec
 
-    def starting(*command: Any, **options: Any) -> Any:
+    def start_traced(*command: Any, **options: Any) -> Any:
         at = command.index("zoomgate_server")
         return start(*command[:at], "crash.launcher", folder, *command[at + 1 :], **options)
 
-    asyncio.create_subprocess_exec = starting
+    asyncio.create_subprocess_exec = start_traced
 
 
 if __name__ == "__main__":
-    watched = sys.argv.pop(1)
-    hurry()
-    watch_refreshes(Points(Path(watched)))
-    watch_adoptions(Points(Path(watched)))
-    watch_workers(watched)
+    trace_folder = sys.argv.pop(1)
+    shorten_timeouts()
+    trace_refreshes(Points(Path(trace_folder)))
+    trace_account_linking(Points(Path(trace_folder)))
+    trace_workers(trace_folder)
     main()

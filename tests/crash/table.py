@@ -1,4 +1,4 @@
-"""What the faults cost, fault by fault: shown when the tests have ended."""
+"""Table of lost tokens and failed calls by fault, printed after the tests."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ import pytest
 
 @dataclass
 class Row:
-    """What one fault cost with one store.
+    """Results of one fault with one kind of store.
 
     Attributes:
-        runs: People whose refresh it met.
-        losses: Those who have to consent again.
-        expected: How many of them had to be lost, since Zoom's answer was in the memory of the killed process alone.
-        failed: Calls that failed until everything was settled.
+        runs: Number of users whose operations the fault interrupted.
+        losses: Number of users who have to consent again.
+        expected: Number of unavoidable losses: Zoom's response was only in the memory of the killed process.
+        failed: Number of calls that failed before the connections settled.
     """
 
     runs: int = 0
@@ -23,22 +23,22 @@ class Row:
 
 
 class Table:
-    """Rows by fault and store.
+    """Rows by fault and kind of store.
 
     Attributes:
-        notes: Sentences below it.
+        notes: Sentences printed below the table.
     """
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], Row] = {}
         self.notes: list[str] = []
 
-    def row(self, fault: str, kept: str) -> Row:
-        """The row of a fault with a store; made if it is not there."""
-        return self._rows.setdefault((fault, kept), Row())
+    def row(self, fault: str, store: str) -> Row:
+        """Return the row of a fault with a kind of store, creating it if needed."""
+        return self._rows.setdefault((fault, store), Row())
 
     def lines(self) -> list[str]:
-        """The table as text; nothing if no test wrote to it."""
+        """Return the lines of the table; without rows, return only the notes."""
         if not self._rows:
             return self.notes
         width = max(len(fault) for fault, _ in self._rows)
@@ -46,8 +46,8 @@ class Table:
         return [
             head,
             *(
-                f"{fault:{width}}  {kept:7}  {row.runs:4}  {row.losses:6}  {row.expected:8}  {row.failed:12}"
-                for (fault, kept), row in self._rows.items()
+                f"{fault:{width}}  {store:7}  {row.runs:4}  {row.losses:6}  {row.expected:8}  {row.failed:12}"
+                for (fault, store), row in self._rows.items()
             ),
             *self.notes,
         ]

@@ -51,7 +51,7 @@ def interrupted_exchanges(workspace: Workspace, users: Iterable[ExportedUser]) -
         process, point, subject = line.split(" ")
         if point == "sent":
             sent[process, emails[subject]] = 1
-        elif point in ("after_journal_append", "after_result"):
+        elif point in ("after_journal", "after_result"):
             sent.pop((process, subject), None)
     return {user for _, user in sent}
 
@@ -107,7 +107,7 @@ async def test_import_killed_beside_a_running_service_resumes(
     users = [exported_user(zoom, user.email) for user in USERS[:3]]
     workspace.write("ZoomUsers.csv", as_csv(users))
     async with serving(zoom._simulator, workspace.folder / "data") as service:
-        assert await asyncio.to_thread(killed, workspace, "after_journal_append", 1)
+        assert await asyncio.to_thread(killed, workspace, "after_journal", 1)
         counts = (await asyncio.to_thread(workspace.run, *IMPORT)).counts
         assert counts["stored"] == 3
         for user in users:

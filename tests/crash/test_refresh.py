@@ -1,6 +1,6 @@
-"""A process is killed, stopped or drained while it refreshes; others over the same store are asked for the same tokens meanwhile.
+"""Processes that are killed, paused or drained while they refresh, while other processes with the same store serve the same users.
 
-Each person waits at another point of the refresh (`launcher.POINTS`), so that one process is met at all of them.
+The refresh of each user pauses at a different point (`launcher.POINTS`), so that one process is interrupted at all of them at once.
 """
 
 import asyncio
@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from crash.cluster import (
-    GONE,
-    LATE,
+    DEADLINE_EXCEEDED,
     NOT_CONNECTED,
     OK,
     REAUTH,
-    REFRESHING,
-    SECONDS,
-    Answer,
+    REFRESH_IN_PROGRESS,
+    TIMEOUT_SECONDS,
+    UNAVAILABLE,
+    CallStatus,
     Cluster,
-    Kept,
     Server,
+    StoreKind,
     cluster,
     until,
 )
@@ -35,18 +35,18 @@ NAMES = {point: point.replace("_", "-") for point in POINTS}
 PLAN = {f"{name}@example.com": point for point, name in NAMES.items()}
 USERS = {point: user for user, point in PLAN.items()}
 LOST = "REAUTH_REQUIRED OUTCOME_LOST"
-ASKED_SECONDS = 1.5
-"""Deadline of those who ask while the first process waits: shorter than its lease."""
+CALL_TIMEOUT_SECONDS = 1.5
+"""Deadline of the calls to other servers while the refreshes of the first are paused: shorter than its lease."""
 
-UNASKED = ("after_lease", "before_spend")
-"""The store has the lease, and Zoom was not asked."""
+NOT_SENT = ("after_lease", "before_exchange")
+"""Points at which the lease is in the store and the refresh token has not been sent to Zoom."""
 
-UNSTORED = ("after_spend", "after_keep", "before_commit")
-"""Zoom has rotated the token, and the store does not know."""
+ROTATED_NOT_STORED = ("after_exchange", "after_journal", "before_commit")
+"""Points at which Zoom has rotated the token and the new pair is not in the store."""
 
 
-async def trio(running: Cluster) -> tuple[Server, Server, Server]:
-    """Three processes, the first of which waits at every point; everybody's token is expired."""
+async def start_three_servers(running: Cluster) -> tuple[Server, Server, Server]:
+    """Start three servers and connect users with expired tokens; the refreshes of the first server pause, one at each point."""
     first, second, third = await asyncio.gather(
         running.start("first", PLAN), running.start("second"), running.start("third")
     )
@@ -54,192 +54,206 @@ async def trio(running: Cluster) -> tuple[Server, Server, Server]:
     return first, second, third
 
 
-async def ask_meanwhile(*servers: Server) -> list[Answer]:
-    """Ask others for everybody's token: none says that a person has to consent again, and none has a token that Zoom did not give it."""
-    asked = await asyncio.gather(*(server.tokens(PLAN, ASKED_SECONDS) for server in servers))
-    for answers in asked:
-        assert set(answers.values()) <= {OK, REFRESHING, LATE}
-        assert OK not in {answers[USERS[point]] for point in UNSTORED}
-    return [answer for answers in asked for answer in answers.values()]
+async def call_while_paused(*servers: Server) -> list[CallStatus]:
+    """Call other servers for all users while the refreshes of the first server are paused, and return the statuses.
+
+    No server requires a new consent, and none returns a token that Zoom issued only to the first server.
+    """
+    responses = await asyncio.gather(*(server.tokens(PLAN, CALL_TIMEOUT_SECONDS) for server in servers))
+    for statuses in responses:
+        assert set(statuses.values()) <= {OK, REFRESH_IN_PROGRESS, DEADLINE_EXCEEDED}
+        assert OK not in {statuses[USERS[point]] for point in ROTATED_NOT_STORED}
+    return [status for statuses in responses for status in statuses.values()]
 
 
 async def settle(
-    running: Cluster, servers: list[Server], expected: dict[str, str], *, heals: bool = False
-) -> list[Answer]:
-    """Ask for everybody's token until the store shows what is expected and the answers say so; gives all answers.
+    running: Cluster, servers: list[Server], expected: dict[str, str], *, allow_reauth: bool = False
+) -> list[CallStatus]:
+    """Call the servers in turn until every connection has its expected state, in the store and in the responses. Return all statuses.
 
     Args:
-        running: The processes.
-        servers: Those that are asked in turn.
-        expected: State and cause by user.
-        heals: A person may have to consent again in between.
+        expected: State and cause by user, as returned by `Cluster.state`.
+        allow_reauth: Whether a user who is expected to be active may temporarily need to consent again.
     """
-    answers: list[Answer] = []
-    open_ = set(expected)
-    end = asyncio.get_running_loop().time() + SECONDS
-    while open_:
-        assert asyncio.get_running_loop().time() < end, {user: await running.shown(user) for user in open_}
+    statuses: list[CallStatus] = []
+    unsettled = set(expected)
+    deadline = asyncio.get_running_loop().time() + TIMEOUT_SECONDS
+    while unsettled:
+        assert asyncio.get_running_loop().time() < deadline, {
+            user: await running.state(user) for user in unsettled
+        }
         servers = [*servers[1:], servers[0]]
-        asked = await servers[0].tokens(sorted(open_), 5.0)
-        answers += asked.values()
-        for user, answer in asked.items():
-            assert answer in (OK, REFRESHING, LATE, REAUTH), (user, answer)
-            if expected[user] == "ACTIVE" and not heals:
-                assert answer != REAUTH, user
-            wanted = OK if expected[user] == "ACTIVE" else REAUTH
-            if answer == wanted and await running.shown(user) == expected[user]:
-                open_.discard(user)
-    return answers
+        responses = await servers[0].tokens(sorted(unsettled), 5.0)
+        statuses += responses.values()
+        for user, status in responses.items():
+            assert status in (OK, REFRESH_IN_PROGRESS, DEADLINE_EXCEEDED, REAUTH), (user, status)
+            if expected[user] == "ACTIVE" and not allow_reauth:
+                assert status != REAUTH, user
+            final = OK if expected[user] == "ACTIVE" else REAUTH
+            if status == final and await running.state(user) == expected[user]:
+                unsettled.discard(user)
+    return statuses
 
 
-async def leased(running: Cluster) -> dict[str, float]:
-    """When those who have a lease got it, by the store's clock."""
-    found = {}
-    for point in (*UNASKED, *UNSTORED):
+async def lease_times(running: Cluster) -> dict[str, float]:
+    """Return when the leases were acquired, by point and in seconds of the store's clock."""
+    times = {}
+    for point in (*NOT_SENT, *ROTATED_NOT_STORED):
         record = await running.record(USERS[point])
         assert record is not None
         (attempt,) = record.pending
-        found[point] = attempt.at
-    return found
+        times[point] = attempt.at
+    return times
 
 
-async def check_times(running: Cluster, since: dict[str, float], lost: tuple[str, ...]) -> None:
-    """Nobody else spent a token before the lease was over, nor said that it was lost before the attempt was past its time."""
-    for point in UNASKED:
+async def check_waiting_times(running: Cluster, leased_at: dict[str, float], lost: tuple[str, ...]) -> None:
+    """Check that no other process used a token during the lease, or reported one as lost before the grace period was over."""
+    for point in NOT_SENT:
         record = await running.record(USERS[point])
         assert record is not None
-        assert record.refresh_time - since[point] >= LEASE_SECONDS
+        assert record.refresh_time - leased_at[point] >= LEASE_SECONDS
     for point in lost:
         record = await running.record(USERS[point])
         assert record is not None
-        assert record.update_time - since[point] >= GRACE_SECONDS
+        assert record.update_time - leased_at[point] >= GRACE_SECONDS
 
 
-async def note(
+async def check_and_record(
     table: Table,
     fault: str,
     running: Cluster,
-    answers: Sequence[Answer | BaseException],
+    statuses: Sequence[CallStatus | BaseException],
     expected: set[str],
 ) -> None:
-    """Check that nobody else was lost and that Zoom rotated everybody's token once, and write it down."""
+    """Check that only the expected users lost their tokens and that Zoom rotated each token once; add the results to the table."""
     lost = await running.lost(PLAN)
-    row = table.row(fault, running.kept)
+    row = table.row(fault, running.store_kind)
     row.runs += len(PLAN)
     row.losses += len(lost)
     row.expected += len(expected)
-    row.failed += sum(answer != OK for answer in answers)
+    row.failed += sum(status != OK for status in statuses)
     assert lost == expected
-    assert {user: running.answers(user) for user in PLAN} == dict.fromkeys(PLAN, 1)
+    assert {user: running.refreshes(user) for user in PLAN} == dict.fromkeys(PLAN, 1)
 
 
-async def test_killed(kept: Kept, store_uri: str, tmp_path: Path, table: Table) -> None:
-    """Killed before Zoom is asked or after the journal is synced, nobody is lost; in between, the one answer in its memory is.
+async def test_kill_during_refresh_loses_only_tokens_held_in_memory(
+    store_kind: StoreKind, store_uri: str, tmp_path: Path, table: Table
+) -> None:
+    """The only loss is the token pair that Zoom has issued and that is not in the journal yet.
 
-    With a shared data folder any other process finds the journal, else the next one on the same folder.
+    With a shared data folder, any other process recovers the journal; otherwise, the next process with the same folder does.
     """
-    async with cluster(kept, tmp_path, NAMES.values(), store_uri) as running:
-        first, second, third = await trio(running)
+    async with cluster(store_kind, tmp_path, NAMES.values(), store_uri) as running:
+        first, second, third = await start_three_servers(running)
         calls = asyncio.create_task(first.tokens(PLAN))
         await first.reached(PLAN)
-        since = await leased(running)
-        answers = await ask_meanwhile(second, third)
+        leased_at = await lease_times(running)
+        statuses = await call_while_paused(second, third)
         first.send(signal.SIGKILL)
-        assert await first.ended() == -signal.SIGKILL
-        torn = list((await calls).values())
-        assert set(torn) == {GONE}
+        assert await first.wait() == -signal.SIGKILL
+        interrupted = list((await calls).values())
+        assert set(interrupted) == {UNAVAILABLE}
         others = [second, third]
-        if kept is Kept.MONGODB:
+        if store_kind is StoreKind.MONGODB:
             others.append(await running.start("first"))
-        expected = dict.fromkeys(PLAN, "ACTIVE") | {USERS["after_spend"]: LOST}
-        answers += await settle(running, others, expected, heals=kept is Kept.MONGODB)
-        await check_times(running, since, ("after_spend",))
-        await note(table, "SIGKILL", running, torn + answers, {USERS["after_spend"]})
-        refused = running.refusals
+        expected = dict.fromkeys(PLAN, "ACTIVE") | {USERS["after_exchange"]: LOST}
+        statuses += await settle(running, others, expected, allow_reauth=store_kind is StoreKind.MONGODB)
+        await check_waiting_times(running, leased_at, ("after_exchange",))
+        await check_and_record(table, "SIGKILL", running, interrupted + statuses, {USERS["after_exchange"]})
+        rejections = running.rejections
         for server in others:
-            assert await server.token(USERS["after_spend"]) == REAUTH
-        assert running.refusals == refused
+            assert await server.token(USERS["after_exchange"]) == REAUTH
+        assert running.rejections == rejections
 
 
-async def test_stopped(kept: Kept, store_uri: str, tmp_path: Path, table: Table) -> None:
-    """Stopped for longer than lease and grace together, others may think that a token is lost; once it goes on, nobody is."""
-    async with cluster(kept, tmp_path, NAMES.values(), store_uri) as running:
-        first, second, third = await trio(running)
+async def test_paused_process_recovers_all_tokens_after_it_resumes(
+    store_kind: StoreKind, store_uri: str, tmp_path: Path, table: Table
+) -> None:
+    """During a pause longer than lease and grace period together, other processes may report tokens as lost."""
+    async with cluster(store_kind, tmp_path, NAMES.values(), store_uri) as running:
+        first, second, third = await start_three_servers(running)
         calls = asyncio.create_task(first.tokens(PLAN))
         await first.reached(PLAN)
-        since = await leased(running)
+        leased_at = await lease_times(running)
         first.send(signal.SIGSTOP)
-        answers = await ask_meanwhile(second, third)
-        unaware = dict.fromkeys(PLAN, "ACTIVE") | {USERS[point]: LOST for point in UNSTORED}
-        answers += await settle(running, [second, third], unaware)
-        await check_times(running, since, UNSTORED)
+        statuses = await call_while_paused(second, third)
+        expected = dict.fromkeys(PLAN, "ACTIVE") | {USERS[point]: LOST for point in ROTATED_NOT_STORED}
+        statuses += await settle(running, [second, third], expected)
+        await check_waiting_times(running, leased_at, ROTATED_NOT_STORED)
         first.plan({})
         first.send(signal.SIGCONT)
-        torn = list((await calls).values())
-        assert set(torn) == {OK}
-        answers += await settle(running, [second, third, first], dict.fromkeys(PLAN, "ACTIVE"))
-        await note(table, "SIGSTOP, SIGCONT", running, torn + answers, set())
+        interrupted = list((await calls).values())
+        assert set(interrupted) == {OK}
+        statuses += await settle(running, [second, third, first], dict.fromkeys(PLAN, "ACTIVE"))
+        await check_and_record(table, "SIGSTOP, SIGCONT", running, interrupted + statuses, set())
 
 
-async def test_drained(kept: Kept, store_uri: str, tmp_path: Path, table: Table) -> None:
-    """After SIGTERM it stays until what it began is stored, though nobody waits for it any more, and ends with 0."""
-    async with cluster(kept, tmp_path, NAMES.values(), store_uri) as running:
-        first, second, third = await trio(running)
+async def test_drain_waits_until_refreshes_are_stored(
+    store_kind: StoreKind, store_uri: str, tmp_path: Path, table: Table
+) -> None:
+    """The process exits with 0 after all new token pairs are stored, even if all callers have cancelled."""
+    async with cluster(store_kind, tmp_path, NAMES.values(), store_uri) as running:
+        first, second, third = await start_three_servers(running)
         calls = [asyncio.create_task(first.token(user)) for user in PLAN]
         await first.reached(PLAN)
         for call in calls:
             call.cancel()
-        torn = await asyncio.gather(*calls, return_exceptions=True)
-        assert OK not in torn
+        interrupted = await asyncio.gather(*calls, return_exceptions=True)
+        assert OK not in interrupted
         first.send(signal.SIGTERM)
         await until(lambda: first.log("service.draining") != [])
-        answers = await ask_meanwhile(second, third)
+        statuses = await call_while_paused(second, third)
         assert first.process.poll() is None
         first.plan({})
-        assert await first.ended() == 0
+        assert await first.wait() == 0
         assert first.log("service.stopped")
-        answers += await settle(running, [second, third], dict.fromkeys(PLAN, "ACTIVE"))
-        await note(table, "SIGTERM", running, [*torn, *answers], set())
+        statuses += await settle(running, [second, third], dict.fromkeys(PLAN, "ACTIVE"))
+        await check_and_record(table, "SIGTERM", running, [*interrupted, *statuses], set())
 
 
-async def test_killed_twice(kept: Kept, store_uri: str, tmp_path: Path, table: Table) -> None:
-    """Who dies while it stores what it found in the journal of another leaves that to the next."""
-    user = USERS["after_keep"]
-    async with cluster(kept, tmp_path, NAMES.values(), store_uri) as running:
-        first = await running.start("first", {user: "after_keep"})
+async def test_kill_during_journal_recovery_loses_no_token(
+    store_kind: StoreKind, store_uri: str, tmp_path: Path, table: Table
+) -> None:
+    user = USERS["after_journal"]
+    async with cluster(store_kind, tmp_path, NAMES.values(), store_uri) as running:
+        first = await running.start("first", {user: "after_journal"})
         await running.connect([user])
         call = asyncio.create_task(first.token(user))
-        await first.reached({user: "after_keep"})
+        await first.reached({user: "after_journal"})
         first.send(signal.SIGKILL)
-        answers = [await call]
-        heir = await running.start("first", {user: "before_read"})
-        await heir.reached({user: "before_read"})
-        assert heir.log("refresh.resumed")
-        heir.send(signal.SIGKILL)
-        assert await heir.ended() == -signal.SIGKILL
-        answers += await settle(running, [await running.start("first")], {user: "ACTIVE"}, heals=True)
+        statuses = [await call]
+        recovering = await running.start("first", {user: "before_read"})
+        await recovering.reached({user: "before_read"})
+        assert recovering.log("refresh.resumed")
+        recovering.send(signal.SIGKILL)
+        assert await recovering.wait() == -signal.SIGKILL
+        statuses += await settle(running, [await running.start("first")], {user: "ACTIVE"}, allow_reauth=True)
         assert await running.lost([user]) == set()
-        assert running.answers(user) == 1
-        row = table.row("SIGKILL, and of who resumes", kept)
-        row.runs, row.failed = 1, sum(answer != OK for answer in answers)
+        assert running.refreshes(user) == 1
+        row = table.row("SIGKILL, also during recovery", store_kind)
+        row.runs, row.failed = 1, sum(status != OK for status in statuses)
 
 
-async def test_replaced(kept: Kept, store_uri: str, tmp_path: Path) -> None:
-    """Who is disconnected, or consents again, while Zoom's answer waits for its commit stays so, from the journal too."""
-    killed, going = (
-        {f"{kind}-{way}@example.com": "after_keep" for kind in ("ended", "consented")}
-        for way in ("killed", "going")
+async def test_disconnection_or_new_consent_before_the_commit_of_a_refresh_is_kept(
+    store_kind: StoreKind, store_uri: str, tmp_path: Path
+) -> None:
+    """Neither the refreshing process nor journal recovery overwrites the change."""
+    killed_users, paused_users = (
+        {f"{change}-{process}@example.com": "after_journal" for change in ("disconnected", "consented")}
+        for process in ("killed", "paused")
     )
-    names = [user.partition("@")[0] for user in killed | going]
-    async with cluster(kept, tmp_path, names, store_uri) as running:
+    names = [user.partition("@")[0] for user in killed_users | paused_users]
+    async with cluster(store_kind, tmp_path, names, store_uri) as running:
         first, second, third = await asyncio.gather(
-            running.start("first", killed), running.start("second", going), running.start("third")
+            running.start("first", killed_users),
+            running.start("second", paused_users),
+            running.start("third"),
         )
-        await running.connect(killed | going)
-        calls = asyncio.gather(first.tokens(killed), second.tokens(going))
-        await asyncio.gather(first.reached(killed), second.reached(going))
-        for user in killed | going:
-            if user.startswith("ended"):
+        await running.connect(killed_users | paused_users)
+        calls = asyncio.gather(first.tokens(killed_users), second.tokens(paused_users))
+        await asyncio.gather(first.reached(killed_users), second.reached(paused_users))
+        for user in killed_users | paused_users:
+            if user.startswith("disconnected"):
                 request = auth.DeleteConnectionRequest(user_email=user)
                 assert await third.call("DeleteConnection", request) == OK
             else:
@@ -247,17 +261,17 @@ async def test_replaced(kept: Kept, store_uri: str, tmp_path: Path) -> None:
                 request = auth.CreateTokenRequest(user_email=user, code=code)
                 assert await third.call("CreateToken", request) == OK
         entries = list(tmp_path.glob("*/journal/*.entry"))
-        assert len(entries) == len(killed | going)
+        assert len(entries) == len(killed_users | paused_users)
         first.send(signal.SIGKILL)
         second.plan({})
         await calls
-        await first.ended()
+        await first.wait()
         first = await running.start("first")
         await until(lambda: not any(entry.exists() for entry in entries))
-        for user in killed | going:
-            here = user.startswith("consented")
-            assert await running.shown(user) == ("ACTIVE" if here else "DISCONNECTED REVOKED")
-            assert running.zoom.zoom.grants[user].revoked is not here
-            assert not here or await running.lost([user]) == set()
+        for user in killed_users | paused_users:
+            is_active = user.startswith("consented")
+            assert await running.state(user) == ("ACTIVE" if is_active else "DISCONNECTED REVOKED")
+            assert running.zoom.zoom.grants[user].revoked is not is_active
+            assert not is_active or await running.lost([user]) == set()
             for server in (first, second, third):
-                assert await server.token(user) == (OK if here else NOT_CONNECTED)
+                assert await server.token(user) == (OK if is_active else NOT_CONNECTED)

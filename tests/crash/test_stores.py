@@ -9,7 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from crash.cluster import LATE, OK, REFRESHING, STORE, Answer, Cluster, Kept, Server, cluster, until_async
+from crash.cluster import (
+    DEADLINE_EXCEEDED,
+    OK,
+    REFRESH_IN_PROGRESS,
+    STORE_UNAVAILABLE,
+    CallStatus,
+    Cluster,
+    Server,
+    StoreKind,
+    cluster,
+    until_async,
+)
 from crash.table import Table
 from support.mongodb import MongoServer, OwnServer
 from support.tcp_proxy import Way, proxying
@@ -27,33 +38,35 @@ async def fail_between_answer_and_commit(
     *,
     fail: Callable[[], Awaitable[None]],
     heal: Callable[[], Awaitable[None]],
-) -> list[Answer]:
+) -> list[CallStatus]:
     """Let the store fail after the journal is synced, and come back once a caller has been told; gives all answers."""
     call = asyncio.create_task(server.token(user))
-    await server.reached({user: "after_keep"})
+    await server.reached({user: "after_journal"})
     await fail()
     server.plan({})
     answers = [await call]
-    assert answers == [STORE]
+    assert answers == [STORE_UNAVAILABLE]
     answers.append(await server.token(user, 2.0))
-    assert answers[-1] in (STORE, REFRESHING, LATE)
+    assert answers[-1] in (STORE_UNAVAILABLE, REFRESH_IN_PROGRESS, DEADLINE_EXCEEDED)
     await heal()
 
     async def stored() -> bool:
         return (await server.token(user)) == OK
 
     await until_async(stored)
-    assert await running.shown(user) == "ACTIVE"
+    assert await running.state(user) == "ACTIVE"
     record = await running.record(user)
     assert record is not None
     assert record.generation == 2
-    assert running.answers(user) == 1
+    assert running.refreshes(user) == 1
     return answers
 
 
-async def note(table: Table, fault: str, running: Cluster, users: list[str], answers: list[Answer]) -> None:
+async def note(
+    table: Table, fault: str, running: Cluster, users: list[str], answers: list[CallStatus]
+) -> None:
     """Check that nobody was lost, and write it down."""
-    row = table.row(fault, running.kept)
+    row = table.row(fault, running.store_kind)
     row.runs += len(users)
     row.failed += sum(answer != OK for answer in answers)
     lost = await running.lost(users)
@@ -67,13 +80,13 @@ async def test_commit_over_a_broken_connection(mongodb: MongoServer, tmp_path: P
     names = [way.value for way in WAYS.values()]
     async with AsyncExitStack() as stack:
         proxies = {user: await stack.enter_async_context(proxying(mongodb.address)) for user in WAYS}
-        running = await stack.enter_async_context(cluster(Kept.MONGODB, tmp_path, names, uri))
+        running = await stack.enter_async_context(cluster(StoreKind.MONGODB, tmp_path, names, uri))
         host, port = mongodb.address
         servers = await asyncio.gather(
             *(
                 running.start(
                     way.value,
-                    {user: "after_keep"},
+                    {user: "after_journal"},
                     store_uri=uri.replace(f"{host}:{port}", f"127.0.0.1:{proxies[user].port}"),
                 )
                 for user, way in WAYS.items()
@@ -81,7 +94,7 @@ async def test_commit_over_a_broken_connection(mongodb: MongoServer, tmp_path: P
         )
         await running.connect(WAYS)
 
-        async def meet(user: str, server: Server) -> list[Answer]:
+        async def meet(user: str, server: Server) -> list[CallStatus]:
             async def fail() -> None:
                 proxies[user].turn(WAYS[user])
 
@@ -93,7 +106,7 @@ async def test_commit_over_a_broken_connection(mongodb: MongoServer, tmp_path: P
         met = await asyncio.gather(*(meet(user, server) for user, server in zip(WAYS, servers, strict=True)))
         for (user, way), answers in zip(WAYS.items(), met, strict=True):
             await note(table, f"store at commit: {way.value}", running, [user], answers)
-        assert running.refusals == 0
+        assert running.rejections == 0
 
 
 async def test_database_killed_at_the_commit(tmp_path: Path, table: Table) -> None:
@@ -103,8 +116,8 @@ async def test_database_killed_at_the_commit(tmp_path: Path, table: Table) -> No
     await asyncio.to_thread(database.start)
     try:
         uri = database.new_database("directConnection=true")
-        async with cluster(Kept.MONGODB, tmp_path, ["monica"], uri) as running:
-            server = await running.start("first", {MONICA: "after_keep"})
+        async with cluster(StoreKind.MONGODB, tmp_path, ["monica"], uri) as running:
+            server = await running.start("first", {MONICA: "after_journal"})
             await running.connect([MONICA])
 
             async def fail() -> None:
@@ -121,8 +134,8 @@ async def test_database_killed_at_the_commit(tmp_path: Path, table: Table) -> No
 
 async def test_file_is_locked(tmp_path: Path, table: Table) -> None:
     """A SQLite file that somebody else locks at the commit for longer than anybody waits for it."""
-    async with cluster(Kept.SQLITE, tmp_path, ["monica"]) as running:
-        server = await running.start("first", {MONICA: "after_keep"})
+    async with cluster(StoreKind.SQLITE, tmp_path, ["monica"]) as running:
+        server = await running.start("first", {MONICA: "after_journal"})
         await running.connect([MONICA])
         with contextlib.closing(
             sqlite3.connect(tmp_path / "data" / "zoomgate.db", isolation_level=None)
@@ -146,7 +159,7 @@ async def test_slow_store_delays_all_calls_and_fails_none(
     host, port = mongodb.address
     async with (
         proxying(mongodb.address) as proxy,
-        cluster(Kept.MONGODB, tmp_path, ["monica"], uri) as running,
+        cluster(StoreKind.MONGODB, tmp_path, ["monica"], uri) as running,
     ):
         behind = uri.replace(f"{host}:{port}", f"127.0.0.1:{proxy.port}")
         servers = await asyncio.gather(
@@ -156,7 +169,7 @@ async def test_slow_store_delays_all_calls_and_fails_none(
         proxy.turn(Way.SLOW)
         answers = await asyncio.gather(*(server.token(MONICA) for server in servers for _ in range(10)))
         assert set(answers) == {OK}
-        assert running.answers(MONICA) == 1
-        assert running.refusals == 0
+        assert running.refreshes(MONICA) == 1
+        assert running.rejections == 0
         await note(table, "store slow", running, [MONICA], answers)
         proxy.turn(Way.FORWARD)

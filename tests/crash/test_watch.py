@@ -1,4 +1,4 @@
-"""Watching through a server that is killed again and again while connections change: nothing is left out."""
+"""A client's watch of a server that is killed repeatedly while connections change."""
 
 import asyncio
 import random
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from crash.cluster import Cluster, Kept, cluster, until
+from crash.cluster import Cluster, StoreKind, cluster, until
 from crash.table import Table
 from support.harness import key_of
 from zoomgate import AsyncClient
@@ -23,55 +23,55 @@ from zoomgate_server.rpc.services import connection_mapping
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 KILLS, SEED = 20, 20_261_125
-PEOPLE = [f"person{number}" for number in range(60)]
-USERS = [f"{name}@example.com" for name in PEOPLE]
+NAMES = [f"user{number}" for number in range(60)]
+USERS = [f"{name}@example.com" for name in NAMES]
 
-Shown = tuple[int, int, str]
+ConnectionVersion = tuple[int, int, str]
 """Generation, `update_time` in milliseconds and state of a connection."""
 
 
 def free_port() -> int:
-    """A port for a server that is started several times."""
+    """Return an unused port for a server that is started several times."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-class Ledger:
-    """What a client was told.
+class ReceivedEvents:
+    """The events that a client has received.
 
     Attributes:
-        latest: The last that it heard of everybody.
-        seen: How often it heard what.
+        latest: The latest version of each connection, by user.
+        received: How often each version of a connection was received.
     """
 
     def __init__(self) -> None:
-        self.latest: dict[str, Shown] = {}
-        self.seen: Counter[tuple[str, Shown]] = Counter()
+        self.latest: dict[str, ConnectionVersion] = {}
+        self.received: Counter[tuple[str, ConnectionVersion]] = Counter()
 
     async def follow(self, client: AsyncClient) -> None:
         """Watch until cancelled."""
-        async with aclosing(client.watch()) as events:
-            async for event in events:
+        async with aclosing(client.watch()) as watch:
+            async for event in watch:
                 if event.type != Event.TYPE_SYNCED:
                     connection = event.connection
-                    shown = (
+                    version = (
                         connection.generation,
                         connection.update_time.ToMilliseconds(),
                         State(list(State)[connection.state - 1]).value,
                     )
-                    self.latest[connection.user_email] = shown
-                    self.seen[connection.user_email, shown] += 1
+                    self.latest[connection.user_email] = version
+                    self.received[connection.user_email, version] += 1
 
 
 async def change(running: Cluster, user: str, rng: random.Random) -> None:
-    """Change somebody's connection as a process of the service would."""
+    """Update, delete or recreate a connection directly in the store, as a service process would."""
     while True:
         record, now = await running.connections.read(user)
         assert record is not None
-        ended = record.state is State.DISCONNECTED
-        if not ended and rng.random() < 0.1:
+        deleted = record.state is State.DISCONNECTED
+        if not deleted and rng.random() < 0.1:
             written = make_tombstone(record, now, revoke=False)
         else:
             written = replace(
@@ -79,7 +79,7 @@ async def change(running: Cluster, user: str, rng: random.Random) -> None:
                 state=State.ACTIVE,
                 cause=None,
                 generation=record.generation + 1,
-                create_time=now if ended else record.create_time,
+                create_time=now if deleted else record.create_time,
                 update_time=now,
                 expire_at=None,
             )
@@ -87,8 +87,8 @@ async def change(running: Cluster, user: str, rng: random.Random) -> None:
             return
 
 
-async def stored(running: Cluster, user: str) -> Shown:
-    """What the store holds of somebody."""
+async def stored(running: Cluster, user: str) -> ConnectionVersion:
+    """Return the version of a connection in the store."""
     record, _ = await running.connections.read(user)
     assert record is not None
     updated = connection_mapping.timestamp(record.update_time)
@@ -96,38 +96,38 @@ async def stored(running: Cluster, user: str) -> Shown:
     return record.generation, updated.ToMilliseconds(), record.state.value
 
 
-async def test_a_server_that_is_killed_leaves_nothing_out(
-    kept: Kept, store_uri: str, tmp_path: Path, table: Table
+async def test_client_misses_no_change_when_the_server_is_killed(
+    store_kind: StoreKind, store_uri: str, tmp_path: Path, table: Table
 ) -> None:
-    """Twenty times a server is killed while connections change, before, during and after; the client hears the last of everybody."""
-    rng, ledger = random.Random(SEED), Ledger()  # noqa: S311 - the same every time
-    async with cluster(kept, tmp_path, PEOPLE, store_uri) as running:
+    """In each of 20 rounds, connections change before, during and after the restart of the server."""
+    rng, events = random.Random(SEED), ReceivedEvents()  # noqa: S311 - a fixed seed makes the test reproducible
+    async with cluster(store_kind, tmp_path, NAMES, store_uri) as running:
         await running.connect(USERS)
         listen = f"127.0.0.1:{free_port()}"
         server = await running.start("one", listen=listen)
         options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
         async with AsyncClient(listen, key=key_of("service"), options=options) as client:
-            watching = asyncio.create_task(ledger.follow(client))
-            await until(lambda: len(ledger.latest) == len(USERS))
+            watching = asyncio.create_task(events.follow(client))
+            await until(lambda: len(events.latest) == len(USERS))
             changes = 0
             for number in range(KILLS):
-                touched = rng.sample(USERS, 12)
-                for place, user in enumerate(touched):
-                    if place == 4:
+                changed = rng.sample(USERS, 12)
+                for position, user in enumerate(changed):
+                    if position == 4:
                         server.send(signal.SIGKILL)
-                        await server.ended()
-                    if place == 8:
+                        await server.wait()
+                    if position == 8:
                         starting = asyncio.create_task(running.start(f"one-{number}", listen=listen))
                     await change(running, user, rng)
                     changes += 1
                 server = await starting
-                expected = {user: await stored(running, user) for user in touched}
-                await until(lambda expected=expected: expected.items() <= ledger.latest.items())  # type: ignore[misc]
+                expected = {user: await stored(running, user) for user in changed}
+                await until(lambda expected=expected: expected.items() <= events.latest.items())  # type: ignore[misc]
             assert not watching.done()
             watching.cancel()
-        assert {user: await stored(running, user) for user in USERS} == ledger.latest
-    repeated = sum(ledger.seen.values()) - len(ledger.seen)
-    told = sum(ledger.seen.values())
+        assert {user: await stored(running, user) for user in USERS} == events.latest
+    received = sum(events.received.values())
+    repeated = received - len(events.received)
     table.notes.append(
-        f"a watch over {kept}: {KILLS} kills, {changes} changes, {told} events, {repeated} of them repeated, 0 missed"
+        f"a watch with {store_kind}: {KILLS} kills, {changes} changes, {received} events, {repeated} of them repeated, 0 missed"
     )

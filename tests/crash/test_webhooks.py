@@ -1,4 +1,4 @@
-"""Two processes hear from Zoom that people are gone whom one of them refreshes, each at another point of the refresh."""
+"""Deauthorization webhooks for users whose connections another request is refreshing, at every point of the refresh."""
 
 import asyncio
 import signal
@@ -6,67 +6,74 @@ from pathlib import Path
 
 import pytest
 
-from crash.cluster import NOT_CONNECTED, Cluster, Kept, Server, cluster, until, until_async
+from crash.cluster import NOT_CONNECTED, Cluster, Server, StoreKind, cluster, until, until_async
 from crash.test_refresh import NAMES, PLAN
 from support.zoom_events import app_deauthorized, send
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-ENDED = "DISCONNECTED APP_DEAUTHORIZED"
+DEAUTHORIZED = "DISCONNECTED APP_DEAUTHORIZED"
 
 
-async def everybody_is_gone(running: Cluster, *servers: Server) -> None:
-    """Tell all processes of everybody at once, twice: every answer is that it is taken, and one process each has ended a connection."""
+async def deauthorize_all(running: Cluster, *servers: Server) -> None:
+    """Send a deauthorization of every user to every process, twice and all at once.
+
+    Every request is accepted, and each connection is disconnected exactly once.
+    """
     users = running.zoom.zoom.users
     events = [app_deauthorized(users[user].user_id) for user in PLAN]
-    told = [send(f"http://{server.http}", event) for event in events for server in servers for _ in range(2)]
-    assert {answer[0] for answer in await asyncio.gather(*told)} == {204}
-    assert {user: await running.shown(user) for user in PLAN} == dict.fromkeys(PLAN, ENDED)
-    audited = [row["user"] for row in running.audited() if row["principal"] == "zoom"]
-    assert sorted(audited) == sorted(PLAN)
+    requests = [
+        send(f"http://{server.http}", event) for event in events for server in servers for _ in range(2)
+    ]
+    assert {status for status, _ in await asyncio.gather(*requests)} == {204}
+    assert {user: await running.state(user) for user in PLAN} == dict.fromkeys(PLAN, DEAUTHORIZED)
+    disconnected = [row["user"] for row in running.audit_events() if row["principal"] == "zoom"]
+    assert sorted(disconnected) == sorted(PLAN)
 
 
-async def nobody_is_back(running: Cluster, *servers: Server) -> None:
-    """No process has a token for anybody, in memory not for longer than changes take to be heard, and no record or journal holds one."""
+async def check_no_tokens_left(running: Cluster, *servers: Server) -> None:
+    """Check that no record or journal contains a token, and that no process returns one after it has read the changes."""
     for server in servers:
 
-        async def ended(server: Server = server) -> bool:
+        async def all_disconnected(server: Server = server) -> bool:
             return set((await server.tokens(PLAN)).values()) == {NOT_CONNECTED}
 
-        await until_async(ended)
+        await until_async(all_disconnected)
     for user in PLAN:
-        assert await running.shown(user) == ENDED
+        assert await running.state(user) == DEAUTHORIZED
         record = await running.record(user)
         assert record is not None
         assert (record.tokens, record.alternate_pairs, record.revoking) == (None, (), None)
-    await until(lambda: not running.journals())
+    await until(lambda: not running.journal_entries())
 
 
-async def test_a_refresh_that_goes_on_brings_nobody_back(kept: Kept, tmp_path: Path, store_uri: str) -> None:
-    """Whatever Zoom answers it later, the process that refreshed has nothing to store."""
-    async with cluster(kept, tmp_path, NAMES.values(), store_uri) as running:
-        first, second = await asyncio.gather(running.start("first", PLAN), running.start("second"))
-        await running.connect(PLAN)
-        asking = asyncio.create_task(first.tokens(PLAN))
-        await first.reached(PLAN)
-        await everybody_is_gone(running, first, second)
-        first.plan({})
-        await asking
-        await nobody_is_back(running, first, second)
-
-
-async def test_a_process_that_is_killed_brings_nobody_back(
-    kept: Kept, tmp_path: Path, store_uri: str
+async def test_running_refresh_does_not_restore_deauthorized_connections(
+    store_kind: StoreKind, tmp_path: Path, store_uri: str
 ) -> None:
-    """What the next process finds in its journal is of no use any more."""
-    async with cluster(kept, tmp_path, NAMES.values(), store_uri) as running:
+    """The refreshing process does not store the tokens that Zoom issues afterwards."""
+    async with cluster(store_kind, tmp_path, NAMES.values(), store_uri) as running:
         first, second = await asyncio.gather(running.start("first", PLAN), running.start("second"))
         await running.connect(PLAN)
-        asking = asyncio.create_task(first.tokens(PLAN))
+        calls = asyncio.create_task(first.tokens(PLAN))
         await first.reached(PLAN)
-        await everybody_is_gone(running, first, second)
+        await deauthorize_all(running, first, second)
+        first.plan({})
+        await calls
+        await check_no_tokens_left(running, first, second)
+
+
+async def test_journal_of_a_killed_process_does_not_restore_deauthorized_connections(
+    store_kind: StoreKind, tmp_path: Path, store_uri: str
+) -> None:
+    """The next process discards the tokens in the journal."""
+    async with cluster(store_kind, tmp_path, NAMES.values(), store_uri) as running:
+        first, second = await asyncio.gather(running.start("first", PLAN), running.start("second"))
+        await running.connect(PLAN)
+        calls = asyncio.create_task(first.tokens(PLAN))
+        await first.reached(PLAN)
+        await deauthorize_all(running, first, second)
         first.send(signal.SIGKILL)
-        await first.ended()
-        await asking
+        await first.wait()
+        await calls
         third = await running.start("first")
-        await nobody_is_back(running, second, third)
+        await check_no_tokens_left(running, second, third)

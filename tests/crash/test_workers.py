@@ -1,4 +1,4 @@
-"""`serve --workers 4` over SQLite: workers are killed while they refresh fifty people at once."""
+"""`serve --workers 4` with SQLite, with workers that are killed while they refresh 50 users at once."""
 
 import asyncio
 import os
@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from crash.cluster import (
-    GONE,
-    LATE,
+    DEADLINE_EXCEEDED,
     OK,
     REAUTH,
-    REFRESHING,
-    SECONDS,
-    STORE,
-    Answer,
+    REFRESH_IN_PROGRESS,
+    STORE_UNAVAILABLE,
+    TIMEOUT_SECONDS,
+    UNAVAILABLE,
+    CallStatus,
     Cluster,
-    Kept,
     Server,
+    StoreKind,
     cluster,
     until,
 )
@@ -31,92 +31,107 @@ from zoomgate.v1 import auth_service_pb2 as auth
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 SEED = 20_260_802
-HELD = [f"held{number}@example.com" for number in range(50)]
-FREE = [f"free{number}@example.com" for number in range(50)]
+PAUSED = [f"paused{number}@example.com" for number in range(50)]
+RUNNING = [f"running{number}@example.com" for number in range(50)]
 
 
-async def settle(server: Server, users: Iterable[str]) -> dict[str, list[Answer]]:
-    """Ask for everybody's token, each call over a connection of its own, until there is one or a new consent is needed."""
+async def settle(server: Server, users: Iterable[str]) -> dict[str, list[CallStatus]]:
+    """Request each user's token, with a new TCP connection for each call, until there is one or a new consent is needed."""
 
-    async def ask(user: str) -> list[Answer]:
-        answers: list[Answer] = []
-        end = asyncio.get_running_loop().time() + SECONDS
-        while not answers or answers[-1] not in (OK, REAUTH):
-            assert asyncio.get_running_loop().time() < end, (user, answers)
-            if answers:
+    async def call_until_final(user: str) -> list[CallStatus]:
+        statuses: list[CallStatus] = []
+        deadline = asyncio.get_running_loop().time() + TIMEOUT_SECONDS
+        while not statuses or statuses[-1] not in (OK, REAUTH):
+            assert asyncio.get_running_loop().time() < deadline, (user, statuses)
+            if statuses:
                 await asyncio.sleep(0.2)
-            answers.append(await server.call_apart("GetToken", auth.GetTokenRequest(user_email=user)))
-            assert answers[-1] in (OK, REAUTH, REFRESHING, GONE, LATE, STORE), (user, answers)
-        return answers
+            statuses.append(
+                await server.call_on_new_connection("GetToken", auth.GetTokenRequest(user_email=user))
+            )
+            assert statuses[-1] in (
+                OK,
+                REAUTH,
+                REFRESH_IN_PROGRESS,
+                UNAVAILABLE,
+                DEADLINE_EXCEEDED,
+                STORE_UNAVAILABLE,
+            ), (user, statuses)
+        return statuses
 
-    named = list(users)
-    return dict(zip(named, await asyncio.gather(*map(ask, named)), strict=True))
+    emails = list(users)
+    return dict(zip(emails, await asyncio.gather(*map(call_until_final, emails)), strict=True))
 
 
 def workers(server: Server) -> list[int]:
-    """Process ids of the workers that serve now."""
+    """Return the process IDs of the running workers."""
     newest = {row["worker"]: row["pid"] for row in server.log("worker.started")}
     return [int(newest[number]) for number in sorted(newest)]
 
 
-def in_memory(server: Server, killed: set[int], users: list[str]) -> set[str]:
-    """Those of whom a killed worker asked Zoom, whose answer no process synced, and whom no process found in the journal."""
+def unavoidable_losses(server: Server, killed: set[int], users: list[str]) -> set[str]:
+    """Return the users whose token a killed worker sent to Zoom, without a journal entry of Zoom's response and without a recovery."""
     trace = server.trace()
-    asked = {user for pid, user, point in trace if point == "before_spend" and pid in killed}
-    kept = {user for _, user, point in trace if point == "after_keep"}
-    found = {str(row["user"]) for row in server.log("refresh.resumed")}
-    return {user for user in users if user in asked and user not in kept | found}
+    sent = {user for pid, user, point in trace if point == "before_exchange" and pid in killed}
+    journaled = {user for _, user, point in trace if point == "after_journal"}
+    recovered = {str(row["user"]) for row in server.log("refresh.resumed")}
+    return {user for user in users if user in sent and user not in journaled | recovered}
 
 
-async def note(row: Row, running: Cluster, answers: dict[str, list[Answer]], expected: set[str]) -> None:
-    """Check that those who had to be lost were, and that nobody else has to consent again; write it down."""
-    lost = await running.lost(answers)
-    row.runs, row.losses, row.expected = len(answers), len(lost), len(expected)
-    row.failed = sum(answer != OK for given in answers.values() for answer in given)
+async def check_and_record(
+    row: Row, running: Cluster, statuses: dict[str, list[CallStatus]], expected: set[str]
+) -> None:
+    """Check that only the expected users have to consent again; fill in the row."""
+    lost = await running.lost(statuses)
+    row.runs, row.losses, row.expected = len(statuses), len(lost), len(expected)
+    row.failed = sum(status != OK for user_statuses in statuses.values() for status in user_statuses)
     assert lost == expected
-    assert lost == {user for user, given in answers.items() if given[-1] == REAUTH}
-    assert {user: running.answers(user) for user in answers} == dict.fromkeys(answers, 1)
+    assert lost == {user for user, user_statuses in statuses.items() if user_statuses[-1] == REAUTH}
+    assert {user: running.refreshes(user) for user in statuses} == dict.fromkeys(statuses, 1)
 
 
-async def test_killed_while_they_refresh(tmp_path: Path, table: Table) -> None:
-    """Those are lost, and nobody else, whose answer was in the memory of a killed worker and not in the journal yet.
+async def test_killed_workers_lose_only_tokens_held_in_memory(tmp_path: Path, table: Table) -> None:
+    """A token pair is lost only if it was in the memory of a killed worker and not in the journal yet.
 
-    First everybody waits somewhere, so that it is known who that is; then nobody waits, and workers are killed as they come.
+    First, all refreshes pause at known points, so that the expected losses are known. Then, workers are killed while refreshes run freely.
     """
-    chance = random.Random(SEED)  # noqa: S311 - the same every time
-    plan = {user: chance.choice(POINTS) for user in HELD}
-    names = [user.partition("@")[0] for user in (*HELD, *FREE)]
-    async with cluster(Kept.SQLITE, tmp_path, names) as running:
+    rng = random.Random(SEED)  # noqa: S311 - a fixed seed makes the test reproducible
+    plan = {user: rng.choice(POINTS) for user in PAUSED}
+    names = [user.partition("@")[0] for user in (*PAUSED, *RUNNING)]
+    async with cluster(StoreKind.SQLITE, tmp_path, names) as running:
         server = await running.start("all", plan, workers=4)
-        await running.connect(HELD)
-        calls = asyncio.create_task(settle(server, HELD))
+        await running.connect(PAUSED)
+        calls = asyncio.create_task(settle(server, PAUSED))
         await server.reached(plan)
-        doomed = chance.sample(workers(server), 2)
-        in_doubt = {
+        killed_workers = rng.sample(workers(server), 2)
+        expected_losses = {
             user
             for pid, user, point in server.trace()
-            if pid in doomed and point == plan[user] == "after_spend"
+            if pid in killed_workers and point == plan[user] == "after_exchange"
         }
-        for pid in doomed:
+        for pid in killed_workers:
             os.kill(pid, signal.SIGKILL)
         await until(lambda: len(server.log("worker.died")) == 2)
         server.plan({})
-        row = table.row("SIGKILL of 2 of 4 workers, all wait", running.kept)
-        await note(row, running, await calls, in_doubt)
+        row = table.row("SIGKILL of 2 of 4 workers, all refreshes paused", running.store_kind)
+        await check_and_record(row, running, await calls, expected_losses)
 
-        await running.connect(FREE)
-        known = len(server.trace())
-        calls = asyncio.create_task(settle(server, FREE))
+        await running.connect(RUNNING)
+        traced = len(server.trace())
+        calls = asyncio.create_task(settle(server, RUNNING))
         killed = []
-        for share in (20, 120, 220):
-            await until(lambda share=share: len(server.trace()) >= known + share)  # type: ignore[misc]
-            pid = chance.choice(workers(server))
+        for count in (20, 120, 220):
+            await until(lambda count=count: len(server.trace()) >= traced + count)  # type: ignore[misc]
+            pid = rng.choice(workers(server))
             killed.append(pid)
             os.kill(pid, signal.SIGKILL)
-        given = await calls
-        expected = in_memory(server, set(killed), FREE)
-        await note(table.row("SIGKILL of workers as they come", running.kept), running, given, expected)
-        again = await settle(server, [user for user in (*HELD, *FREE) if user not in in_doubt | expected])
-        assert {answer for answers in again.values() for answer in answers} == {OK}
+        statuses = await calls
+        expected = unavoidable_losses(server, set(killed), RUNNING)
+        await check_and_record(
+            table.row("SIGKILL of workers during refreshes", running.store_kind), running, statuses, expected
+        )
+        later = await settle(
+            server, [user for user in (*PAUSED, *RUNNING) if user not in expected_losses | expected]
+        )
+        assert {status for user_statuses in later.values() for status in user_statuses} == {OK}
         server.send(signal.SIGTERM)
-        assert await server.ended() == 0
+        assert await server.wait() == 0
