@@ -1,4 +1,4 @@
-"""What every record store must do: one suite, every implementation."""
+"""The contract of record stores, tested with every implementation."""
 
 import asyncio
 import json
@@ -32,37 +32,37 @@ from zoomgate_server.storage.sqlite import SqliteStore
 APP = "zoom.us|client"
 
 
-async def make(kind: str, place: str) -> RecordStore:
-    """Make a store; another implementation is another line."""
+async def open_store(kind: str, location: str) -> RecordStore:
+    """Open a store of the given implementation."""
     match kind:
         case "memory":
             return MemoryStore(time.time)
         case "sqlite":
-            return await SqliteStore.open(Path(place), time.time)
+            return await SqliteStore.open(Path(location), time.time)
         case "mongodb-motor":
-            return await MongoStore.open(place, Driver.MOTOR)
+            return await MongoStore.open(location, Driver.MOTOR)
         case "mongodb-pymongo":
-            return await MongoStore.open(place, Driver.PYMONGO)
-        case "counted":
+            return await MongoStore.open(location, Driver.PYMONGO)
+        case "instrumented":
             return InstrumentedStore(MemoryStore(time.time), lambda: None)
     raise AssertionError(kind)
 
 
-def new_place(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
-    """A place where nothing is stored yet: a file, or an address."""
+def new_location(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """Return the path or address of a store that does not exist yet."""
     if kind.startswith("mongodb"):
         server: MongoServer = request.getfixturevalue("mongodb")
         return server.new_database()
     return str(folder / "store.db")
 
 
-STORES = ["memory", "counted", "sqlite", "mongodb-motor", "mongodb-pymongo"]
+STORES = ["memory", "instrumented", "sqlite", "mongodb-motor", "mongodb-pymongo"]
 
 
 @pytest.fixture(params=STORES)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RecordStore]:
-    """Each implementation."""
-    opened = await make(request.param, new_place(request.param, request, tmp_path))
+    """A store of each implementation."""
+    opened = await open_store(request.param, new_location(request.param, request, tmp_path))
     yield opened
     await opened.close()
 
@@ -75,8 +75,8 @@ def record(subject: str = "monica@example.com", value: bytes = b"v", **columns: 
     return replace(Record(key=key(subject), value=value), **columns)  # type: ignore[arg-type]
 
 
-async def test_what_was_put_is_read_back(store: RecordStore) -> None:
-    """Every column and every byte comes back, with a revision and the store's clock."""
+async def test_written_record_is_read_back(store: RecordStore) -> None:
+    """`get` returns every column and every byte, with a revision and the store's clock."""
     written = record(
         value=bytes(range(256)),
         state="ACTIVE",
@@ -95,15 +95,15 @@ async def test_what_was_put_is_read_back(store: RecordStore) -> None:
     assert abs(now - before) < 60
 
 
-async def test_what_is_absent_is_none(store: RecordStore) -> None:
+async def test_absent_record_is_none(store: RecordStore) -> None:
     """A record of another app, kind or subject is another record."""
     await store.put(record(), 0)
     for other in (key("omar@example.com"), key(kind=Kind.STATE), key(app="zoom.us|other")):
         assert (await store.get(other))[0] is None
 
 
-async def test_a_put_needs_the_current_revision(store: RecordStore) -> None:
-    """A stale, missing or superfluous revision writes nothing."""
+async def test_put_requires_the_current_revision(store: RecordStore) -> None:
+    """With a stale, missing or superfluous revision, nothing is written."""
     assert await store.put(record(), 1) is None
     rev = await store.put(record(value=b"1"), 0)
     assert rev is not None
@@ -117,8 +117,8 @@ async def test_a_put_needs_the_current_revision(store: RecordStore) -> None:
     assert found.value == b"2"
 
 
-async def test_a_delete_needs_the_current_revision(store: RecordStore) -> None:
-    """Only the current revision deletes, and only once."""
+async def test_delete_requires_the_current_revision(store: RecordStore) -> None:
+    """A delete with any other revision, or a second delete, has no effect."""
     rev = await store.put(record(), 0)
     assert rev is not None
     assert not await store.delete(key(), rev + 1)
@@ -128,8 +128,8 @@ async def test_a_delete_needs_the_current_revision(store: RecordStore) -> None:
     assert (await store.get(key()))[0] is None
 
 
-async def test_a_revision_never_comes_back(store: RecordStore) -> None:
-    """After a delete a new record has a new revision, so that who read the old one cannot write over it."""
+async def test_revision_is_never_reused(store: RecordStore) -> None:
+    """A record that is recreated after a delete has a new revision, so that a writer with the old one cannot overwrite it."""
     first = await store.put(record(), 0)
     assert first is not None
     await store.delete(key(), first)
@@ -139,8 +139,8 @@ async def test_a_revision_never_comes_back(store: RecordStore) -> None:
     assert await store.put(record(value=b"x"), first) is None
 
 
-async def test_one_of_many_writers_wins(store: RecordStore) -> None:
-    """Of writers with one revision exactly one succeeds, at the first insert and later."""
+async def test_one_of_many_concurrent_writers_succeeds(store: RecordStore) -> None:
+    """Exactly one of several writers with the same revision succeeds, on the first insert and on later updates."""
     for _ in range(2):
         found, _ = await store.get(key())
         rev = found.rev if found else 0
@@ -148,14 +148,14 @@ async def test_one_of_many_writers_wins(store: RecordStore) -> None:
         assert sum(result is not None for result in written) == 1
 
 
-async def test_a_zoom_user_has_one_living_record(store: RecordStore) -> None:
-    """A second record of the same Zoom user is refused and names the first; tombstones and other apps do not count."""
+async def test_zoom_user_has_one_live_record(store: RecordStore) -> None:
+    """A second record of a Zoom user is rejected with the subject of the first. Tombstones and other apps are exempt."""
     rev = await store.put(record(zoom_user_id="z1", state="ACTIVE"), 0)
     assert rev is not None
     second = record("omar@example.com", zoom_user_id="z1", state="ACTIVE")
-    with pytest.raises(ZoomUserTaken) as taken:
+    with pytest.raises(ZoomUserTaken) as error:
         await store.put(second, 0)
-    assert taken.value.subject == "monica@example.com"
+    assert error.value.subject == "monica@example.com"
     assert (await store.get(second.key))[0] is None
     await store.put(replace(second, key=key("omar@example.com", app="zoom.us|other")), 0)
     await store.put(replace(second, state=TOMBSTONE_STATE), 0)
@@ -164,13 +164,13 @@ async def test_a_zoom_user_has_one_living_record(store: RecordStore) -> None:
         assert await store.put(record(f"none-{index}@example.com"), 0)
 
 
-async def test_a_zoom_user_leads_to_the_living_record(store: RecordStore) -> None:
-    """Tombstones, other users, other apps and records of nobody are not found; the record comes whole, with the store's clock."""
+async def test_find_returns_the_live_record_of_a_zoom_user(store: RecordStore) -> None:
+    """Tombstones and records of other Zoom users, of other apps or without a Zoom user do not match."""
     before = time.time()
     for name, columns in (
-        ("gone@example.com", {"zoom_user_id": "z1", "state": TOMBSTONE_STATE}),
+        ("disconnected@example.com", {"zoom_user_id": "z1", "state": TOMBSTONE_STATE}),
         ("omar@example.com", {"zoom_user_id": "z2", "state": "ACTIVE"}),
-        ("nobody@example.com", {}),
+        ("unlinked@example.com", {}),
     ):
         await store.put(record(name, **columns), 0)
     await store.put(record(zoom_user_id="z1", state="ACTIVE", key=key(app="zoom.us|other")), 0)
@@ -189,18 +189,18 @@ async def test_a_zoom_user_leads_to_the_living_record(store: RecordStore) -> Non
     assert (await store.find(APP, "z1"))[0] is None
 
 
-async def test_pages_follow_the_order_of_subjects(store: RecordStore) -> None:
-    """Pages are ordered by code point, start behind `after`, and filters hold."""
+async def test_pages_are_ordered_by_subject(store: RecordStore) -> None:
+    """Subjects are compared by code point. Pages start after `after` and respect the filters."""
     names = ["a@x.com", "b@x.com", "ab@x.com", "B", "ä", "\uff21", "\U0001f600"]
     for index, name in enumerate(names):
         state = "ACTIVE" if index % 2 else "REAUTH_REQUIRED"
         await store.put(record(name, state=state, due_at=float(index), expire_at=float(10 - index)), 0)
     await store.put(record("zz", state="ACTIVE"), 0)
-    everything = await store.page(APP, Kind.USER, limit=1000)
-    assert [found.key.subject for found in everything] == sorted([*names, "zz"])
+    all_records = await store.page(APP, Kind.USER, limit=1000)
+    assert [found.key.subject for found in all_records] == sorted([*names, "zz"])
     first = await store.page(APP, Kind.USER, limit=2)
     rest = await store.page(APP, Kind.USER, after=first[-1].key.subject, limit=1000)
-    assert [*first, *rest] == list(everything)
+    assert [*first, *rest] == list(all_records)
     active = await store.page(APP, Kind.USER, states=["ACTIVE"], limit=10)
     assert {found.key.subject for found in active} == {"b@x.com", "B", "\uff21", "zz"}
     due = await store.page(APP, Kind.USER, states=["ACTIVE"], due_before=3.0, limit=10)
@@ -211,7 +211,7 @@ async def test_pages_follow_the_order_of_subjects(store: RecordStore) -> None:
 
 
 async def test_records_are_counted_by_a_column(store: RecordStore) -> None:
-    """Counts go by app, kind and value."""
+    """`count` considers one app and one kind, and groups by value."""
     for index in range(5):
         await store.put(record(f"u{index}", state="ACTIVE" if index else "GONE", key_id=f"k{index % 2}"), 0)
     assert await store.count(APP, Kind.USER, Column.STATE) == {"ACTIVE": 4, "GONE": 1}
@@ -219,8 +219,8 @@ async def test_records_are_counted_by_a_column(store: RecordStore) -> None:
     assert await store.count("other", Kind.USER, Column.STATE) == {}
 
 
-async def test_the_apps_with_records_are_named(store: RecordStore) -> None:
-    """In order, each once, and only while it has a record."""
+async def test_apps_with_records_are_listed(store: RecordStore) -> None:
+    """Apps are sorted and unique, and are listed only while they have a record."""
     assert list(await store.apps()) == []
     for app in ("zoom.us|b", "zoom.us|a"):
         for kind in (Kind.USER, Kind.STATE):
@@ -233,8 +233,8 @@ async def test_the_apps_with_records_are_named(store: RecordStore) -> None:
     assert list(await store.apps()) == ["zoom.us|a"]
 
 
-async def test_changes_are_listed_once_each(store: RecordStore) -> None:
-    """What changed since a time comes oldest first, every record with its latest revision."""
+async def test_each_change_is_listed_once(store: RecordStore) -> None:
+    """Changes since a time are listed oldest first, each record with its latest revision."""
     revs = {}
     for name, changed_at in (("a", 5.0), ("b", 3.0), ("c", 1.0)):
         revs[name] = await store.put(record(name, state="ACTIVE", changed_at=changed_at), 0)
@@ -249,8 +249,8 @@ async def test_changes_are_listed_once_each(store: RecordStore) -> None:
     assert abs(now - time.time()) < 60
 
 
-async def test_changes_come_in_parts(store: RecordStore) -> None:
-    """A limit gives the oldest; less than it is given only when there is no more."""
+async def test_changes_are_limited_to_the_oldest(store: RecordStore) -> None:
+    """Fewer changes than the limit are returned only if there are no more."""
     for number in range(5):
         await store.put(record(f"u{number}", changed_at=float(number)), 0)
     for limit, expected in ((2, ["u1", "u2"]), (4, ["u1", "u2", "u3", "u4"]), (9, ["u1", "u2", "u3", "u4"])):
@@ -258,17 +258,16 @@ async def test_changes_come_in_parts(store: RecordStore) -> None:
         assert [change.key.subject for change in changes] == expected
 
 
-async def test_closing_twice_is_fine(store: RecordStore) -> None:
-    """Close is idempotent."""
+async def test_close_is_idempotent(store: RecordStore) -> None:
     await store.close()
     await store.close()
 
 
 @pytest.mark.parametrize("kind", STORES)
-def test_any_history_equals_a_dictionary(
+def test_any_sequence_of_writes_matches_a_dictionary(
     kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whatever sequence of puts and deletes runs, the store holds what a dictionary with revisions holds."""
+    """After any sequence of puts and deletes, the store has the same content as a dictionary with revisions."""
     steps = st.lists(
         st.tuples(st.sampled_from(["put", "stale", "delete"]), st.integers(0, 3), st.binary(max_size=8)),
         max_size=25,
@@ -277,10 +276,10 @@ def test_any_history_equals_a_dictionary(
     @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(steps)
     def check(history: list[tuple[str, int, bytes]]) -> None:
-        asyncio.run(play(history, new_place(kind, request, tmp_path_factory.mktemp("history"))))
+        asyncio.run(replay(history, new_location(kind, request, tmp_path_factory.mktemp("history"))))
 
-    async def play(history: list[tuple[str, int, bytes]], place: str) -> None:
-        store = await make(kind, place)
+    async def replay(history: list[tuple[str, int, bytes]], location: str) -> None:
+        store = await open_store(kind, location)
         model: dict[str, tuple[int, bytes]] = {}
         try:
             for action, number, value in history:
@@ -327,8 +326,8 @@ asyncio.run(main())
 """
 
 
-async def test_processes_share_a_file_without_losing_writes(tmp_path: Path) -> None:
-    """Two processes that count in one record end at exactly the sum."""
+async def test_processes_share_a_file_without_lost_updates(tmp_path: Path) -> None:
+    """Two processes that increment one counter reach exactly the sum of their increments."""
     path = tmp_path / "shared.db"
     processes = [
         subprocess.Popen([sys.executable, "-c", COUNTER, str(path), "60"], stdout=subprocess.PIPE)
@@ -344,8 +343,8 @@ async def test_processes_share_a_file_without_losing_writes(tmp_path: Path) -> N
     assert found.value == b"120"
 
 
-async def test_processes_may_make_the_file_at_the_same_time(tmp_path: Path) -> None:
-    """Several processes that start on an empty folder at once all come up, and none takes the file away from the others."""
+async def test_processes_can_create_the_file_concurrently(tmp_path: Path) -> None:
+    """Several processes that start in an empty folder at once all succeed, and none deletes the file of the others."""
     for number in range(3):
         path = tmp_path / f"new-{number}.db"
         processes = [subprocess.Popen([sys.executable, "-c", COUNTER, str(path), "2"]) for _ in range(6)]

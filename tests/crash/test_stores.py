@@ -1,4 +1,4 @@
-"""The store fails just when a process holds what Zoom answered: the process keeps it until the store is back, and so does its journal."""
+"""Store failures after Zoom has issued a token pair: the process and its journal retain the pair until the store recovers."""
 
 import asyncio
 import contextlib
@@ -27,11 +27,11 @@ from support.tcp_proxy import Way, proxying
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-WAYS = {f"{way.value}@example.com": way for way in (Way.CUT, Way.LOSE, Way.STALL)}
+PROXY_FAULTS = {f"{way.value}@example.com": way for way in (Way.CUT, Way.LOSE, Way.STALL)}
 MONICA = "monica@example.com"
 
 
-async def fail_between_answer_and_commit(
+async def fail_between_response_and_commit(
     running: Cluster,
     server: Server,
     user: str,
@@ -39,7 +39,7 @@ async def fail_between_answer_and_commit(
     fail: Callable[[], Awaitable[None]],
     heal: Callable[[], Awaitable[None]],
 ) -> list[CallStatus]:
-    """Let the store fail after the journal is synced, and come back once a caller has been told; gives all answers."""
+    """Make the store fail after the journal is synced, and recover after a call has failed. Return the results of all calls."""
     call = asyncio.create_task(server.token(user))
     await server.reached({user: "after_journal"})
     await fail()
@@ -62,10 +62,10 @@ async def fail_between_answer_and_commit(
     return answers
 
 
-async def note(
+async def record_result(
     table: Table, fault: str, running: Cluster, users: list[str], answers: list[CallStatus]
 ) -> None:
-    """Check that nobody was lost, and write it down."""
+    """Check that no user has to consent again, and add the result to the table."""
     row = table.row(fault, running.store_kind)
     row.runs += len(users)
     row.failed += sum(answer != OK for answer in answers)
@@ -74,12 +74,12 @@ async def note(
     assert lost == set()
 
 
-async def test_connection_breaks(mongodb: MongoServer, tmp_path: Path, table: Table) -> None:
-    """Requests that do not arrive, whose answers are lost, or that stall, at the commit: one generation, stored once they go through."""
+async def test_commit_over_a_broken_connection(mongodb: MongoServer, tmp_path: Path, table: Table) -> None:
+    """The commit does not arrive, loses its response, or stalls. Once the connection works again, one new generation is stored."""
     uri = mongodb.new_database("directConnection=true")
-    names = [way.value for way in WAYS.values()]
+    names = [way.value for way in PROXY_FAULTS.values()]
     async with AsyncExitStack() as stack:
-        proxies = {user: await stack.enter_async_context(proxying(mongodb.address)) for user in WAYS}
+        proxies = {user: await stack.enter_async_context(proxying(mongodb.address)) for user in PROXY_FAULTS}
         running = await stack.enter_async_context(cluster(StoreKind.MONGODB, tmp_path, names, uri))
         host, port = mongodb.address
         servers = await asyncio.gather(
@@ -89,28 +89,30 @@ async def test_connection_breaks(mongodb: MongoServer, tmp_path: Path, table: Ta
                     {user: "after_journal"},
                     store_uri=uri.replace(f"{host}:{port}", f"127.0.0.1:{proxies[user].port}"),
                 )
-                for user, way in WAYS.items()
+                for user, way in PROXY_FAULTS.items()
             )
         )
-        await running.connect(WAYS)
+        await running.connect(PROXY_FAULTS)
 
-        async def meet(user: str, server: Server) -> list[CallStatus]:
+        async def inject_fault(user: str, server: Server) -> list[CallStatus]:
             async def fail() -> None:
-                proxies[user].turn(WAYS[user])
+                proxies[user].turn(PROXY_FAULTS[user])
 
             async def heal() -> None:
                 proxies[user].turn(Way.FORWARD)
 
-            return await fail_between_answer_and_commit(running, server, user, fail=fail, heal=heal)
+            return await fail_between_response_and_commit(running, server, user, fail=fail, heal=heal)
 
-        met = await asyncio.gather(*(meet(user, server) for user, server in zip(WAYS, servers, strict=True)))
-        for (user, way), answers in zip(WAYS.items(), met, strict=True):
-            await note(table, f"store at commit: {way.value}", running, [user], answers)
+        results = await asyncio.gather(
+            *(inject_fault(user, server) for user, server in zip(PROXY_FAULTS, servers, strict=True))
+        )
+        for (user, way), answers in zip(PROXY_FAULTS.items(), results, strict=True):
+            await record_result(table, f"store at commit: {way.value}", running, [user], answers)
         assert running.rejections == 0
 
 
-async def test_database_is_killed(tmp_path: Path, table: Table) -> None:
-    """A database that is killed at the commit and started again a while later."""
+async def test_database_killed_at_the_commit(tmp_path: Path, table: Table) -> None:
+    """The database is killed at the commit and restarted later."""
     (tmp_path / "mongodb").mkdir()
     database = OwnServer(tmp_path / "mongodb")
     await asyncio.to_thread(database.start)
@@ -126,14 +128,14 @@ async def test_database_is_killed(tmp_path: Path, table: Table) -> None:
             async def heal() -> None:
                 await asyncio.to_thread(database.start)
 
-            answers = await fail_between_answer_and_commit(running, server, MONICA, fail=fail, heal=heal)
-            await note(table, "store at commit: killed, started", running, [MONICA], answers)
+            answers = await fail_between_response_and_commit(running, server, MONICA, fail=fail, heal=heal)
+            await record_result(table, "store at commit: killed, started", running, [MONICA], answers)
     finally:
         database.close()
 
 
-async def test_file_is_locked(tmp_path: Path, table: Table) -> None:
-    """A SQLite file that somebody else locks at the commit for longer than anybody waits for it."""
+async def test_file_locked_at_the_commit(tmp_path: Path, table: Table) -> None:
+    """Another process locks the SQLite file at the commit for longer than the busy timeout."""
     async with cluster(StoreKind.SQLITE, tmp_path, ["monica"]) as running:
         server = await running.start("first", {MONICA: "after_journal"})
         await running.connect([MONICA])
@@ -147,21 +149,23 @@ async def test_file_is_locked(tmp_path: Path, table: Table) -> None:
             async def heal() -> None:
                 other.execute("ROLLBACK")
 
-            answers = await fail_between_answer_and_commit(running, server, MONICA, fail=fail, heal=heal)
-        await note(table, "store at commit: locked", running, [MONICA], answers)
+            answers = await fail_between_response_and_commit(running, server, MONICA, fail=fail, heal=heal)
+        await record_result(table, "store at commit: locked", running, [MONICA], answers)
 
 
-async def test_slow(mongodb: MongoServer, tmp_path: Path, table: Table) -> None:
-    """A store that takes its time delays everybody and fails nobody, and there is one refresh for all of them."""
+async def test_slow_store_delays_all_calls_and_fails_none(
+    mongodb: MongoServer, tmp_path: Path, table: Table
+) -> None:
+    """All concurrent calls share one refresh."""
     uri = mongodb.new_database("directConnection=true")
     host, port = mongodb.address
     async with (
         proxying(mongodb.address) as proxy,
         cluster(StoreKind.MONGODB, tmp_path, ["monica"], uri) as running,
     ):
-        behind = uri.replace(f"{host}:{port}", f"127.0.0.1:{proxy.port}")
+        proxied_uri = uri.replace(f"{host}:{port}", f"127.0.0.1:{proxy.port}")
         servers = await asyncio.gather(
-            *(running.start(name, store_uri=behind) for name in ("first", "second", "third"))
+            *(running.start(name, store_uri=proxied_uri) for name in ("first", "second", "third"))
         )
         await running.connect([MONICA])
         proxy.turn(Way.SLOW)
@@ -169,5 +173,5 @@ async def test_slow(mongodb: MongoServer, tmp_path: Path, table: Table) -> None:
         assert set(answers) == {OK}
         assert running.refreshes(MONICA) == 1
         assert running.rejections == 0
-        await note(table, "store slow", running, [MONICA], answers)
+        await record_result(table, "store slow", running, [MONICA], answers)
         proxy.turn(Way.FORWARD)

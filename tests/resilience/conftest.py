@@ -1,4 +1,4 @@
-"""A service over a SQLite file or a MongoDB database, and the store as somebody else sees it."""
+"""A service with an SQLite or a MongoDB store, and direct access to that store."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,14 +12,14 @@ from zoomgate_server.encryption import key_file
 
 @pytest.fixture(params=["sqlite", "mongodb"])
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
-    """Where the records are."""
+    """The store of the service, for each store type."""
     key_file.create(tmp_path / "keys.json")
     environ = {"ZOOMGATE_KEYS": str(tmp_path / "keys.json"), "ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
     if request.param == "mongodb":
         environ["ZOOMGATE_STORE"] = request.getfixturevalue("mongodb_uri")
-    made = Place(tmp_path / "data", environ)
-    yield made
-    await made.close()
+    created = Place(tmp_path / "data", environ)
+    yield created
+    await created.close()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A store that fails under a running service: what was answered by Zoom survives, valid tokens are served, callers hear of the store."""
+"""A store that fails under a running service: issued tokens survive, valid tokens are served, other calls report the store."""
 
 import asyncio
 import resource
@@ -17,7 +17,7 @@ from pymongo import MongoClient
 
 from resilience.place import APP, Place
 from support.harness import MONICA, OMAR, Harness, Refusal, running, serving
-from support.mongodb import MongoServer, OwnServer, failing
+from support.mongodb import MongoServer, OwnServer, failing_commands
 from support.tcp_proxy import Way, proxying
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as auth
@@ -46,8 +46,8 @@ only_mongodb = pytest.mark.parametrize("place", ["mongodb"], indirect=True)
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short times for what runs out here."""
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the timeouts that expire in these tests."""
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
     for name in ("SELECT_SECONDS", "CONNECT_SECONDS"):
         monkeypatch.setattr(mongodb_store, name, 0.3)
@@ -55,40 +55,45 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Gate:
-    """Holds Zoom's answer to a refresh until the test lets it go."""
+    """Holds back Zoom's response to a refresh.
 
-    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    Attributes:
+        responded: Set when Zoom has responded.
+        open: Set by the test to pass the response to the service.
+    """
+
+    responded: asyncio.Event = field(default_factory=asyncio.Event)
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """Zoom has answered a refresh, and the service does not know yet; to be asked for before the service."""
-    made, real = Gate(), OAuthClient.refresh
+    """Hold back Zoom's responses to refreshes. Must be requested before the service."""
+    created, real = Gate(), OAuthClient.refresh
 
     async def refresh(self: OAuthClient, refresh_token: str) -> TokenOutcome:
         outcome = await real(self, refresh_token)
-        made.answered.set()
-        await made.open.wait()
+        created.responded.set()
+        await created.open.wait()
         return outcome
 
     monkeypatch.setattr(OAuthClient, "refresh", refresh)
-    return made
+    return created
 
 
 async def refresh(zoomgate: Harness, user: str = MONICA) -> auth.Token:
-    """Refresh a person's token."""
+    """Refresh the token of a user."""
     request = auth.RefreshTokenRequest(user_email=user)
     return (await zoomgate.call(zoomgate.auth.RefreshToken, request)).token
 
 
 async def token(zoomgate: Harness, user: str = MONICA) -> auth.Token:
-    """Get a person's token."""
+    """Return the token of a user."""
     return (await zoomgate.call(zoomgate.auth.GetToken, auth.GetTokenRequest(user_email=user))).token
 
 
-async def must_be_unavailable(zoomgate: Harness) -> None:
-    """Whoever needs the store hears of it, with a delay to come back after; nothing is spent; the token in memory is served."""
+async def assert_store_unavailable(zoomgate: Harness) -> None:
+    """Check that refreshes fail with a retry delay, no refresh token is used, and the cached token is returned."""
     issued = zoomgate.stat("token.refresh_token.issued")
     for user in (MONICA, OMAR):
         refusal = await zoomgate.refusal(
@@ -101,8 +106,8 @@ async def must_be_unavailable(zoomgate: Harness) -> None:
 
 
 @pytest.fixture
-async def people(zoomgate: Harness) -> Harness:
-    """The service with two people, and the token of one in memory."""
+async def service(zoomgate: Harness) -> Harness:
+    """The service with two connected users, and a cached token of Monica."""
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
     await token(zoomgate)
@@ -110,32 +115,32 @@ async def people(zoomgate: Harness) -> Harness:
 
 
 @only_sqlite
-async def test_a_file_that_somebody_holds_locked(people: Harness, place: Place) -> None:
-    """Reads go on, writes fail after their time, and all is well once the lock is gone."""
+async def test_locked_file_fails_writes_only(service: Harness, place: Place) -> None:
+    """Reads succeed and writes time out. After the lock is released, writes succeed."""
     with closing(sqlite3.connect(place.file, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        await must_be_unavailable(people)
-        await people.call(people.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
+        await assert_store_unavailable(service)
+        await service.call(service.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
         other.execute("ROLLBACK")
-    assert (await refresh(people)).generation == 2
+    assert (await refresh(service)).generation == 2
 
 
 @only_sqlite
 @pytest.mark.parametrize("replaced", [False, True])
-async def test_a_file_that_is_gone(people: Harness, place: Place, replaced: bool) -> None:
-    """Nothing is written into a file that nobody will find again; when the right one is back, it goes on."""
-    elsewhere = place.file.with_name("elsewhere.db")
-    place.file.rename(elsewhere)
+async def test_missing_or_replaced_file_is_detected(service: Harness, place: Place, replaced: bool) -> None:
+    """Nothing is written to a file that is no longer at its path. The service resumes when the original file is back."""
+    moved = place.file.with_name("moved.db")
+    place.file.rename(moved)
     if replaced:
-        place.file.write_bytes(elsewhere.read_bytes())
-    await must_be_unavailable(people)
-    elsewhere.replace(place.file)
-    assert (await refresh(people)).generation == 2
+        place.file.write_bytes(moved.read_bytes())
+    await assert_store_unavailable(service)
+    moved.replace(place.file)
+    assert (await refresh(service)).generation == 2
 
 
 @contextmanager
-def no_room_beyond(limit: int) -> Iterator[None]:
-    """No file of this process grows beyond so many bytes."""
+def file_size_limit(limit: int) -> Iterator[None]:
+    """Prevent files of this process from growing beyond a number of bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
@@ -145,33 +150,33 @@ def no_room_beyond(limit: int) -> Iterator[None]:
 
 
 @only_sqlite
-async def test_a_disk_that_is_full_when_zoom_has_answered(gate: Gate, people: Harness, place: Place) -> None:
-    """Callers hear of the store, the answer is in the journal, and it is stored once there is room."""
+async def test_full_disk_after_zoom_has_issued_tokens(gate: Gate, service: Harness, place: Place) -> None:
+    """Calls fail with STORE_UNAVAILABLE. The token pair is in the journal, and is stored once there is space."""
     request = auth.RefreshTokenRequest(user_email=MONICA)
-    waiting = asyncio.create_task(people.refusal(people.auth.RefreshToken, request))
-    await gate.answered.wait()
-    log = place.file.with_name("zoomgate.db-wal")
-    with no_room_beyond(log.stat().st_size):
+    waiting = asyncio.create_task(service.refusal(service.auth.RefreshToken, request))
+    await gate.responded.wait()
+    wal = place.file.with_name("zoomgate.db-wal")
+    with file_size_limit(wal.stat().st_size):
         gate.open.set()
         assert (await waiting).short == STORE
         assert len(list((place.folder / "journal").glob("*.entry"))) == 1
-        assert (await people.refusal(people.auth.RefreshToken, request)).short == STORE
+        assert (await service.refusal(service.auth.RefreshToken, request)).short == STORE
     while list((place.folder / "journal").glob("*.entry")):
         await asyncio.sleep(0.01)
-    assert (await refresh(people)).generation == 3
-    assert people.stat("token.refresh_token.refused") == 0
+    assert (await refresh(service)).generation == 3
+    assert service.stat("token.refresh_token.refused") == 0
 
 
 @only_sqlite
-async def test_a_page_that_is_damaged(place: Place) -> None:
-    """The start checks the file, refuses in one sentence, and leaves it as it is."""
+async def test_damaged_file_fails_the_start(place: Place) -> None:
+    """The start fails with a one-line error and does not change the file."""
     async with running(place.folder, environ=place.environ) as zoomgate:
         await zoomgate.connect()
     content = bytearray(place.file.read_bytes())
     pages = len(content) // 4096
     content[4096 : 4096 * pages] = b"\xa5" * (4096 * (pages - 1))
     place.file.write_bytes(content)
-    with pytest.raises(StartError, match="damaged: restore it from your backup") as error:
+    with pytest.raises(StartError, match="damaged; restore it from a backup") as error:
         async with running(place.folder, environ=place.environ):
             pass
     assert "\n" not in str(error.value)
@@ -179,12 +184,12 @@ async def test_a_page_that_is_damaged(place: Place) -> None:
 
 
 @only_sqlite
-@pytest.mark.parametrize("linked", [False, True], ids=["there", "linked"])
-async def test_a_network_file_system_is_refused(
+@pytest.mark.parametrize("linked", [False, True], ids=["direct", "symlink"])
+async def test_network_file_system_is_rejected(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
 ) -> None:
-    """In one sentence, and nothing is left there; also where its name has a blank, and where only a link leads to it."""
-    share = tmp_path / "their share"
+    """No file is created there. The mount point contains a space, and the file may be a symbolic link to it."""
+    share = tmp_path / "network share"
     mounts = tmp_path / "mounts"
     mounts.write_text(
         f"/dev/sda1 / ext4 rw 0 0\nnas:/x {str(share).replace(' ', chr(92) + '040')} nfs4 rw 0 0\n"
@@ -195,96 +200,98 @@ async def test_a_network_file_system_is_refused(
         for each in (folder, share):
             each.mkdir(mode=0o700)
         (folder / "zoomgate.db").symlink_to(share / "zoomgate.db")
-    with pytest.raises(StartError, match="network file system, where SQLite loses data: use a local disk"):
+    with pytest.raises(StartError, match="network file system, where SQLite loses data; use a local disk"):
         async with running(folder, environ=place.environ):
             pass
     assert not (share / "zoomgate.db").exists()
     assert share.exists() is linked
 
 
-async def test_a_tombstone_that_went_too_early(gate: Gate, people: Harness, place: Place) -> None:
-    """A late answer of Zoom brings nobody back whose record is gone altogether: its tokens are revoked."""
+async def test_late_response_without_a_tombstone_does_not_reconnect_the_user(
+    gate: Gate, service: Harness, place: Place
+) -> None:
+    """If the record no longer exists when Zoom responds to a refresh, the issued tokens are revoked."""
     request = auth.RefreshTokenRequest(user_email=MONICA)
-    waiting = asyncio.create_task(people.refusal(people.auth.RefreshToken, request))
-    await gate.answered.wait()
-    await people.call(people.auth.DeleteConnection, auth.DeleteConnectionRequest(user_email=MONICA))
+    waiting = asyncio.create_task(service.refusal(service.auth.RefreshToken, request))
+    await gate.responded.wait()
+    await service.call(service.auth.DeleteConnection, auth.DeleteConnectionRequest(user_email=MONICA))
     store = await place.store()
-    while True:  # the service writes to it as well, once the revocation is done
+    while True:  # the service also writes the tombstone when the revocation is done
         tombstone = await place.record(MONICA)
         if await store.delete(tombstone.key, tombstone.rev):
             break
-    revoked = people.stat("revoke.known") + people.stat("revoke.unknown")
+    revoked = service.stat("revoke.known") + service.stat("revoke.unknown")
     gate.open.set()
     assert (await waiting).short == NOT_CONNECTED
-    while people.stat("revoke.known") + people.stat("revoke.unknown") < revoked + 2:
+    while service.stat("revoke.known") + service.stat("revoke.unknown") < revoked + 2:
         await asyncio.sleep(0.01)
     assert (await store.get(RecordKey(APP, Kind.USER, MONICA)))[0] is None
-    await people.connect()
-    assert (await token(people)).generation > 1
+    await service.connect()
+    assert (await token(service)).generation > 1
 
 
 @only_mongodb
-async def test_a_collection_that_is_dropped(people: Harness, place: Place) -> None:
-    """People are not connected then, and can be again; the indexes are back after the next start."""
+async def test_dropped_collection_disconnects_all_users(service: Harness, place: Place) -> None:
+    """Users can consent again, and the next start recreates the indexes."""
     with MongoClient(place.uri) as client:
         records = client.get_default_database()[RECORDS]
         before = set(records.index_information())
         records.drop()
         for user in (MONICA, OMAR):
-            wanted = auth.GetConnectionRequest(user_email=user)
-            assert (await people.refusal(people.auth.GetConnection, wanted)).short == NOT_FOUND
-        await people.connect()
-        assert (await refresh(people)).generation > 1
+            request = auth.GetConnectionRequest(user_email=user)
+            assert (await service.refusal(service.auth.GetConnection, request)).short == NOT_FOUND
+        await service.connect()
+        assert (await refresh(service)).generation > 1
         async with running(place.folder.with_name("next"), environ=place.environ):
             assert set(records.index_information()) == before
 
 
 @only_mongodb
-async def test_an_index_that_is_missing(people: Harness, place: Place) -> None:
-    """Costs time and nothing else, and the next start makes it again."""
+async def test_missing_indexes_are_recreated_at_the_next_start(service: Harness, place: Place) -> None:
+    """Without its indexes, the store is slower but returns the same results."""
     with MongoClient(place.uri) as client:
         records = client.get_default_database()[RECORDS]
         before = set(records.index_information())
         records.drop_indexes()
-        assert (await refresh(people)).generation == 2
-        listed = await people.call(people.auth.ListConnections, auth.ListConnectionsRequest(), "admin")
-        assert [shown.user_email for shown in listed.connections] == [MONICA, OMAR]
+        assert (await refresh(service)).generation == 2
+        listed = await service.call(service.auth.ListConnections, auth.ListConnectionsRequest(), "admin")
+        assert [connection.user_email for connection in listed.connections] == [MONICA, OMAR]
         async with running(place.folder.with_name("next"), environ=place.environ):
             assert set(records.index_information()) == before
 
 
-REFUSALS: tuple[tuple[str, dict[str, Any]], ...] = (
+WRITE_FAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("no majority", {"writeConcernError": {"code": 64, "errmsg": "x", "errInfo": {"wtimeout": True}}}),
-    ("no right", {"errorCode": 13}),
+    ("missing privilege", {"errorCode": 13}),
     ("stepped down", {"errorCode": 189}),
     ("no primary", {"errorCode": 10107}),
     ("shutting down", {"errorCode": 91}),
     ("connection lost", {"closeConnection": True}),
 )
-"""Ways in which a database that is there does not take a write; the server of the tests has no replicas: its own switch plays them."""
+"""Ways in which a reachable database fails a write. The test server has no replicas, so fail points simulate them."""
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
+def faulty_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
     """A server whose commands can be made to fail."""
-    server = OwnServer(tmp_path_factory.mktemp("lab"), "--enable-test-commands")
+    server = OwnServer(tmp_path_factory.mktemp("faulty_server"), "--enable-test-commands")
     server.start()
     yield server
     server.close()
 
 
-@pytest.mark.parametrize("refusal", [row[1] for row in REFUSALS], ids=[row[0] for row in REFUSALS])
-async def test_a_database_that_takes_no_writes_when_zoom_has_answered(
-    lab: OwnServer, tmp_path: Path, gate: Gate, refusal: dict[str, Any]
+@pytest.mark.parametrize("fault", [row[1] for row in WRITE_FAULTS], ids=[row[0] for row in WRITE_FAULTS])
+async def test_failing_database_after_zoom_has_issued_tokens(
+    faulty_server: OwnServer, tmp_path: Path, gate: Gate, fault: dict[str, Any]
 ) -> None:
-    """A write that was not confirmed is no success, even if it took effect: it is tried until it is, and nothing is spent meanwhile."""
+    """An unconfirmed write is retried until it is confirmed, even if it took effect. Meanwhile no refresh token is used."""
     key_file.create(tmp_path / "keys.json")
     environ = {
         "ZOOMGATE_KEYS": str(tmp_path / "keys.json"),
-        "ZOOMGATE_STORE": lab.new_database(),
+        "ZOOMGATE_STORE": faulty_server.new_database(),
         "ZOOMGATE_FORCED_REFRESH_SECONDS": "0",
     }
-    point: dict[str, Any] = {"configureFailPoint": "failCommand"}
+    fail_point: dict[str, Any] = {"configureFailPoint": "failCommand"}
     writes = ["insert", "update", "delete", "findAndModify"]
     async with running(tmp_path / "data", environ=environ) as zoomgate:
         await zoomgate.connect()
@@ -292,33 +299,32 @@ async def test_a_database_that_takes_no_writes_when_zoom_has_answered(
         await token(zoomgate)
         request = auth.RefreshTokenRequest(user_email=MONICA)
         waiting = asyncio.create_task(zoomgate.refusal(zoomgate.auth.RefreshToken, request))
-        await gate.answered.wait()
-        with MongoClient(lab.uri) as client:
-            client.admin.command(point | {"mode": "alwaysOn", "data": {"failCommands": writes} | refusal})
+        await gate.responded.wait()
+        with MongoClient(faulty_server.uri) as client:
+            client.admin.command(fail_point | {"mode": "alwaysOn", "data": {"failCommands": writes} | fault})
             try:
                 gate.open.set()
                 assert (await waiting).short == STORE
                 journal = tmp_path / "data" / "journal"
                 assert len(list(journal.glob("*.entry"))) == 1
-                await must_be_unavailable(zoomgate)
+                await assert_store_unavailable(zoomgate)
             finally:
-                client.admin.command(point | {"mode": "off"})
+                client.admin.command(fail_point | {"mode": "off"})
         while list(journal.glob("*.entry")):
             await asyncio.sleep(0.01)
         assert (await refresh(zoomgate)).generation == 3
         assert (await token(zoomgate, OMAR)).generation == 1
-        if (
-            "writeConcernError" not in refusal
-        ):  # that of a lease took effect, so the next refresh comes when it has ended
+        # with a write concern error, Omar's lease took effect: the next refresh would have to wait until it expires
+        if "writeConcernError" not in fault:
             assert (await refresh(zoomgate, OMAR)).generation == 2
         assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
-async def test_all_connections_to_the_database_are_in_use(
+async def test_exhausted_connection_pool_fails_calls_in_time(
     mongodb: MongoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call that finds no free connection is told in time, while those that have one wait for the database, and are served in the end."""
-    monkeypatch.setattr(mongodb_store, "POOL", 1)
+    """A call without a free connection fails in time. A call with a connection waits for the database and succeeds."""
+    monkeypatch.setattr(mongodb_store, "POOL_SIZE", 1)
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 1e6)
     key_file.create(tmp_path / "keys.json")
     database = mongodb.new_database()
@@ -329,7 +335,7 @@ async def test_all_connections_to_the_database_are_in_use(
     async with proxying(mongodb.address) as proxy:
         uri = f"mongodb://127.0.0.1:{proxy.port}/{database.rpartition('/')[2]}?directConnection=true"
         async with running(tmp_path / "data", environ=keys | {"ZOOMGATE_STORE": uri}) as zoomgate:
-            for _ in range(2):  # behind what a start looks at
+            for _ in range(2):  # after the reads of the start
                 await zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
             monkeypatch.setattr(mongodb_store, "WAIT_SECONDS", 0.1)
             proxy.turn(Way.STALL)
@@ -339,8 +345,8 @@ async def test_all_connections_to_the_database_are_in_use(
                 )
                 for user in (MONICA, OMAR)
             ]
-            (told,), (waiting,) = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-            error = told.exception()
+            (failed,), (waiting,) = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            error = failed.exception()
             assert isinstance(error, grpc.aio.AioRpcError)
             assert Refusal.of(error).short == STORE
             proxy.turn(Way.FORWARD)
@@ -348,36 +354,36 @@ async def test_all_connections_to_the_database_are_in_use(
 
 
 @pytest.mark.parametrize("hours", [1, -1])
-async def test_a_store_whose_clock_jumps(
+async def test_refresh_survives_a_jump_of_the_store_clock(
     gate: Gate, place: Place, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
-    """An hour forth or back, as when another server takes over, in the middle of a refresh: nobody is lost, and refreshes go on."""
-    ahead = 0.0
+    """If the clock jumps by an hour during a refresh, as in a failover, the connection survives and refreshes continue."""
+    offset = 0.0
     seconds, wall = mongodb_store._seconds, SystemClock.wall
-    monkeypatch.setattr(mongodb_store, "_seconds", lambda date: seconds(date) + ahead)
+    monkeypatch.setattr(mongodb_store, "_seconds", lambda date: seconds(date) + offset)
 
-    class Jumping(SystemClock):
+    class JumpingClock(SystemClock):
         def wall(self) -> float:
-            return wall(self) + ahead
+            return wall(self) + offset
 
-    monkeypatch.setattr(stores, "SystemClock", Jumping)
+    monkeypatch.setattr(stores, "SystemClock", JumpingClock)
     async with running(place.folder, environ=place.environ) as zoomgate:
         await zoomgate.connect()
         waiting = asyncio.create_task(refresh(zoomgate))
-        await gate.answered.wait()
-        ahead = hours * 3600.0
+        await gate.responded.wait()
+        offset = hours * 3600.0
         gate.open.set()
         assert (await waiting).generation == 2
         assert (await token(zoomgate)).access_token
         assert (await refresh(zoomgate)).generation >= 3
-        ahead = 0.0
+        offset = 0.0
         before = (await token(zoomgate)).generation
         assert (await refresh(zoomgate)).generation > before
         assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
-async def test_a_journal_with_damaged_files(place: Place) -> None:
-    """What cannot be opened is counted and left; what is whole and in the store already changes nothing, and holds up nobody."""
+async def test_damaged_journal_entries_are_counted_and_retained(place: Place) -> None:
+    """An intact entry whose tokens are already stored changes nothing and is deleted. Neither kind of entry blocks the service."""
     ring = key_file.load(Path(place.environ["ZOOMGATE_KEYS"]))
     envelope = Envelope(app=APP, keys=ring)
     folder = place.folder / "journal"
@@ -399,8 +405,8 @@ async def test_a_journal_with_damaged_files(place: Place) -> None:
             after.tokens,
             after.epoch,
         )
-        for each in (entry, replace(entry, entry_id="b" * 32), replace(entry, entry_id="c" * 32)):
-            assert await journal.append(each)
+        for copy in (entry, replace(entry, entry_id="b" * 32), replace(entry, entry_id="c" * 32)):
+            assert await journal.append(copy)
         await journal.close()
         damaged = {folder / f"{letter * 32}.entry" for letter in "bc"}
         for path, length in zip(sorted(damaged), (100, 0), strict=True):
@@ -419,10 +425,10 @@ async def test_a_journal_with_damaged_files(place: Place) -> None:
             assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
-async def test_a_database_that_is_killed_when_zoom_has_answered(
+async def test_killed_database_after_zoom_has_issued_tokens(
     tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tokens in memory are served, everybody else hears of the store, and what Zoom answered is stored once it is back."""
+    """Cached tokens are served, other calls fail, and the issued tokens are stored once the database is restarted."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.05)
     server = OwnServer(tmp_path)
     await asyncio.to_thread(server.start)
@@ -439,11 +445,11 @@ async def test_a_database_that_is_killed_when_zoom_has_answered(
             first = await token(zoomgate)
             request = auth.RefreshTokenRequest(user_email=MONICA)
             waiting = asyncio.create_task(zoomgate.refusal(zoomgate.auth.RefreshToken, request))
-            await gate.answered.wait()
+            await gate.responded.wait()
             server.kill()
             gate.open.set()
             assert (await waiting).short == STORE
-            await must_be_unavailable(zoomgate)
+            await assert_store_unavailable(zoomgate)
             await asyncio.to_thread(server.start)
             while (await token(zoomgate)).access_token == first.access_token:
                 await asyncio.sleep(0.05)
@@ -459,14 +465,14 @@ async def test_a_database_that_is_killed_when_zoom_has_answered(
     [
         {"errorCode": 10107},
         {"closeConnection": True},
-        {"writeConcernError": {"code": 64, "errmsg": "late", "errInfo": {"wtimeout": True}}},
+        {"writeConcernError": {"code": 64, "errmsg": "timeout", "errInfo": {"wtimeout": True}}},
     ],
     ids=["stepped down", "connection closed", "no majority"],
 )
-async def test_a_primary_that_fails_when_zoom_has_answered(
+async def test_failing_primary_after_zoom_has_issued_tokens(
     tmp_path: Path, gate: Gate, fault: dict[str, Any]
 ) -> None:
-    """Callers hear of the store until it takes writes again; whether the write had its effect or not, it is one generation."""
+    """Calls fail until writes succeed again. Whether or not the failed write took effect, the token pair is stored once."""
     server = OwnServer(tmp_path, "--enable-test-commands")
     await asyncio.to_thread(server.start)
     key_file.create(tmp_path / "keys.json")
@@ -480,17 +486,15 @@ async def test_a_primary_that_fails_when_zoom_has_answered(
         async with running(tmp_path / "data", environ=environ) as zoomgate:
             await zoomgate.connect()
             waiting = asyncio.create_task(zoomgate.refusal(zoomgate.auth.RefreshToken, request))
-            await gate.answered.wait()
-            with failing(server, "alwaysOn", ["insert", "update", "findAndModify"], **fault):
+            await gate.responded.wait()
+            with failing_commands(server, "alwaysOn", ["insert", "update", "findAndModify"], **fault):
                 gate.open.set()
                 assert (await waiting).short == STORE
                 assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, request)).short == STORE
             while list((tmp_path / "data" / "journal").glob("*.entry")):
                 await asyncio.sleep(0.01)
-            assert (await token(zoomgate)).generation in (
-                1,
-                2,
-            )  # the first one is valid, and may be in memory still
+            # the first token is still valid and may still be cached
+            assert (await token(zoomgate)).generation in (1, 2)
             assert zoomgate.stat("token.refresh_token.issued") == 1
             assert (await refresh(zoomgate)).generation == 3
             assert zoomgate.stat("token.refresh_token.refused") == 0

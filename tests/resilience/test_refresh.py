@@ -1,4 +1,4 @@
-"""What the faults of a refresh lead to, as callers, Zoom and the store see it: the same over a file and over a database."""
+"""Faults during a refresh, as observed by callers, Zoom and the store, with each store type."""
 
 import asyncio
 import re
@@ -33,43 +33,43 @@ REAUTH = ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED")
 STORE = ("UNAVAILABLE", "STORE_UNAVAILABLE")
 ZOOM = ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
 IN_PROGRESS = ("UNAVAILABLE", "REFRESH_IN_PROGRESS")
-WANTED = pb.RefreshTokenRequest(user_email=MONICA)
+REFRESH_REQUEST = pb.RefreshTokenRequest(user_email=MONICA)
 DAY = 24 * 3600.0
-CROWD = tuple(f"person{number}@example.com" for number in range(500))
+MANY_USERS = tuple(f"user{number}@example.com" for number in range(500))
 
 
 async def refresh(zoomgate: Harness) -> pb.Token:
     """Refresh Monica's token."""
-    return (await zoomgate.call(zoomgate.auth.RefreshToken, WANTED)).token
+    return (await zoomgate.call(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).token
 
 
 async def token(zoomgate: Harness, user: str = MONICA, seconds: int = 0) -> pb.Token:
-    """Get a token that is valid for so many seconds."""
-    wanted = pb.GetTokenRequest(user_email=user)
-    wanted.min_validity.seconds = seconds
-    return (await zoomgate.call(zoomgate.auth.GetToken, wanted, seconds=60.0)).token
+    """Return a token that is valid for at least a number of seconds."""
+    request = pb.GetTokenRequest(user_email=user)
+    request.min_validity.seconds = seconds
+    return (await zoomgate.call(zoomgate.auth.GetToken, request, seconds=60.0)).token
 
 
 async def state(zoomgate: Harness, user: str = MONICA) -> str:
-    """The state that is shown of a person's connection."""
-    shown = await zoomgate.call(zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=user))
-    return Connection.State.Name(shown.connection.state).removeprefix("STATE_")
+    """Return the state of a user's connection."""
+    response = await zoomgate.call(zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=user))
+    return Connection.State.Name(response.connection.state).removeprefix("STATE_")
 
 
 async def metric(zoomgate: Harness, name: str) -> float:
-    """The value of a metric; 0 if it is not there."""
+    """Return the value of a metric, or 0 if it does not exist."""
     async with aiohttp.ClientSession() as session, session.get(f"{zoomgate.http_url}/metrics") as page:
-        found = re.search(rf"^{re.escape(name)} (\S+)$", await page.text(), re.MULTILINE)
-    return float(found[1]) if found else 0.0
+        match = re.search(rf"^{re.escape(name)} (\S+)$", await page.text(), re.MULTILINE)
+    return float(match[1]) if match else 0.0
 
 
-def asked(zoomgate: Harness) -> int:
-    """How many refresh tokens reached Zoom."""
+def refresh_calls(zoomgate: Harness) -> int:
+    """Return how many refresh calls Zoom has received."""
     return zoomgate.stat("token.refresh_token.issued") + zoomgate.stat("token.refresh_token.refused")
 
 
 async def change(place: Place, how: Callable[[ConnectionRecord], ConnectionRecord]) -> ConnectionRecord:
-    """Change Monica's record as another process does."""
+    """Change Monica's record as another process would."""
     envelope = Envelope(app=APP, keys=key_file.load(place.folder.parent / "keys.json"))
     stored = await place.record(MONICA)
     changed = how(connection_record.decode(envelope, stored))
@@ -77,135 +77,136 @@ async def change(place: Place, how: Callable[[ConnectionRecord], ConnectionRecor
     return changed
 
 
-async def left_by_the_dead(zoomgate: Harness, place: Place) -> None:
-    """Zoom has rotated the token for a process that was killed then: its mark stays, its lease is over."""
+async def simulate_killed_process(zoomgate: Harness, place: Place) -> None:
+    """Leave the record of a process that was killed after Zoom rotated its token: a pending attempt, and no lease."""
     grant = zoomgate.simulator.zoom.grants[MONICA]
     zoomgate.simulator.zoom.refresh(grant.refresh_token)
-    mark = PendingAttempt(epoch=1, started_at=time.time())
-    await change(place, lambda record: replace(record, epoch=1, pending_attempts=(mark,)))
+    attempt = PendingAttempt(epoch=1, started_at=time.time())
+    await change(place, lambda record: replace(record, epoch=1, pending_attempts=(attempt,)))
 
 
-async def test_a_thousand_calls_at_once_cost_one_refresh(place: Place) -> None:
-    """All get the same new token from one call of Zoom, and the store has it as one generation."""
+async def test_thousand_concurrent_calls_share_one_refresh(place: Place) -> None:
+    """All calls return the same new token. Zoom receives one call, and one generation is stored."""
     options = SimulatorOptions(port=0, access_token_seconds=90)
     async with running(place.folder, simulator=options, environ=place.environ) as zoomgate:
         await zoomgate.connect()
         zoomgate.simulator.zoom.options = SimulatorOptions(port=0)
-        answers = await asyncio.gather(*(token(zoomgate, seconds=300) for _ in range(1000)))
-        assert len({answer.access_token for answer in answers}) == 1
-        assert {answer.generation for answer in answers} == {2}
-        assert asked(zoomgate) == 1
+        tokens = await asyncio.gather(*(token(zoomgate, seconds=300) for _ in range(1000)))
+        assert len({returned.access_token for returned in tokens}) == 1
+        assert {returned.generation for returned in tokens} == {2}
+        assert refresh_calls(zoomgate) == 1
 
 
-async def test_five_hundred_people_at_once_are_all_served(place: Place) -> None:
-    """When everybody's token ends at the same time each costs one refresh, and nobody is turned away."""
-    users = (*DEFAULT_USERS, *(SimulatedUser(email) for email in CROWD))
+async def test_five_hundred_concurrent_users_are_served(place: Place) -> None:
+    """If the tokens of all users expire at the same time, each is refreshed once, and no call is rejected."""
+    users = (*DEFAULT_USERS, *(SimulatedUser(email) for email in MANY_USERS))
     short = SimulatorOptions(port=0, users=users, access_token_seconds=90)
     async with running(place.folder, simulator=short, environ=place.environ) as zoomgate:
         zoom = zoomgate.simulator.zoom
 
-        async def bring(user: str) -> None:
+        async def import_tokens(user: str) -> None:
             code = zoom.issue_code(zoom.users[user], "http://127.0.0.1/x")
-            brought = zoom.exchange(code, "http://127.0.0.1/x", "")["refresh_token"]
-            request = pb.RequestTokenRequest(user_email=user, refresh_token=brought)
+            refresh_token = zoom.exchange(code, "http://127.0.0.1/x", "")["refresh_token"]
+            request = pb.RequestTokenRequest(user_email=user, refresh_token=refresh_token)
             await zoomgate.call(zoomgate.auth.RequestToken, request, seconds=60.0)
 
-        await asyncio.gather(*map(bring, CROWD))
+        await asyncio.gather(*map(import_tokens, MANY_USERS))
         zoom.options = replace(short, access_token_seconds=3600)
-        before = asked(zoomgate)
-        answers = await asyncio.gather(*(token(zoomgate, user, seconds=300) for user in CROWD))
-        assert {answer.generation for answer in answers} == {2}
-        assert asked(zoomgate) - before == len(CROWD)
+        before = refresh_calls(zoomgate)
+        tokens = await asyncio.gather(*(token(zoomgate, user, seconds=300) for user in MANY_USERS))
+        assert {returned.generation for returned in tokens} == {2}
+        assert refresh_calls(zoomgate) - before == len(MANY_USERS)
 
 
-async def test_a_tolerant_zoom_makes_good_for_who_was_killed_with_its_answer(place: Place) -> None:
-    """The token before the newest works once more, so the next process gets a new one, and the person notices nothing."""
+async def test_tolerant_zoom_recovers_the_loss_of_a_killed_process(place: Place) -> None:
+    """If Zoom accepts the previous refresh token once more, the next process receives a new pair without another consent."""
     options = SimulatorOptions(port=0, tolerance=1)
     async with running(place.folder, simulator=options, environ=place.environ) as zoomgate:
         await zoomgate.connect()
-        await left_by_the_dead(zoomgate, place)
+        await simulate_killed_process(zoomgate, place)
         assert (await refresh(zoomgate)).generation == 2
         assert await state(zoomgate) == "ACTIVE"
 
 
-async def test_a_refusal_in_doubt_is_no_verdict_and_costs_one_call(
+async def test_ambiguous_rejection_is_not_final_and_costs_one_call(
     zoomgate: Harness, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the killed one could still be about to store the answer, callers hear that it goes on, and the record stays as it is."""
-    monkeypatch.setattr(access_tokens, "RESPONSE_MARGIN", 9.5)  # of ten: the answer has time for its way back
+    """While the killed process could still store its result, calls fail with REFRESH_IN_PROGRESS and the record is unchanged."""
+    # 9.5 of the 10 seconds of each call, so that the response arrives before the deadline
+    monkeypatch.setattr(access_tokens, "RESPONSE_MARGIN", 9.5)
     await zoomgate.connect()
-    await left_by_the_dead(zoomgate, place)
+    await simulate_killed_process(zoomgate, place)
     for _ in range(3):
-        refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, WANTED, seconds=10.0)
+        refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH_REQUEST, seconds=10.0)
         assert refusal.short == IN_PROGRESS
         assert refusal.retry_after
     assert await state(zoomgate) == "ACTIVE"
-    assert asked(zoomgate) == 1
+    assert refresh_calls(zoomgate) == 1
     aged = await change(
         place,
         lambda record: replace(record, lease=None, pending_attempts=(PendingAttempt(1, time.time() - 3600),)),
     )
-    refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, WANTED)
+    refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH_REQUEST)
     assert (*refusal.short, refusal.metadata["cause"]) == (*REAUTH, "OUTCOME_LOST")
     assert aged.generation == 1
     for _ in range(3):
-        assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, WANTED)).short == REAUTH
-    assert asked(zoomgate) == 2
+        assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == REAUTH
+    assert refresh_calls(zoomgate) == 2
 
 
-async def test_answers_that_are_lost_are_asked_for_thrice_and_told_of_in_the_end(zoomgate: Harness) -> None:
-    """A strict Zoom whose answers are lost is asked 1 + 2 times; its later refusal means that the outcome was lost, counted once."""
+async def test_lost_responses_are_retried_twice_and_then_reported(zoomgate: Harness) -> None:
+    """A refresh is retried twice. A strict Zoom then rejects the token, which is reported as OUTCOME_LOST and counted once."""
     await zoomgate.connect()
     zoomgate.simulator.faults.add(Fault("token", "cut_after", times=3))
-    assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, WANTED)).short == ZOOM
-    assert asked(zoomgate) == 3
+    assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == ZOOM
+    assert refresh_calls(zoomgate) == 3
     assert await state(zoomgate) == "ACTIVE"
     for _ in range(2):
-        refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, WANTED)
+        refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH_REQUEST)
         assert (*refusal.short, refusal.metadata["cause"]) == (*REAUTH, "OUTCOME_LOST")
-    assert asked(zoomgate) == 4
+    assert refresh_calls(zoomgate) == 4
     assert await metric(zoomgate, "zoomgate_refresh_outcomes_lost_total") == 1
 
 
-async def test_a_refusal_without_doubt_is_believed_at_once(zoomgate: Harness) -> None:
-    """It costs one call, and is counted once however many ask afterwards."""
+async def test_unambiguous_rejection_is_final(zoomgate: Harness) -> None:
+    """It costs one call and is counted once, regardless of later calls."""
     await zoomgate.connect()
     zoomgate.simulator.zoom.revoke_grant(zoomgate.simulator.zoom.grants[MONICA])
     for _ in range(3):
-        assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, WANTED)).short == REAUTH
-    assert asked(zoomgate) == 1
+        assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == REAUTH
+    assert refresh_calls(zoomgate) == 1
     assert await metric(zoomgate, 'zoomgate_refreshes_total{outcome="reauth_required"}') == 1
     assert await state(zoomgate) == "REAUTH_REQUIRED"
 
 
 @pytest.mark.parametrize("sent", [True, False])
-async def test_a_zoom_that_rotates_nothing_is_fine(
+async def test_refresh_token_that_is_not_rotated_is_reused(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, sent: bool
 ) -> None:
-    """If the answer has the same refresh token, or none, the old one stays and is used again for the generation after it."""
+    """If the response has the same refresh token or none, the old one is used again for the next generation."""
     await zoomgate.connect()
     zoom = zoomgate.simulator.zoom
     real = zoom.refresh
 
-    def keep(brought: str) -> dict[str, Any]:
-        answer = real(brought) | {"refresh_token": brought}
+    def refresh_without_rotation(refresh_token: str) -> dict[str, Any]:
+        response = real(refresh_token) | {"refresh_token": refresh_token}
         grant = zoom.grants[MONICA]
-        grant.refresh_token, grant.used_refresh_tokens = brought, []
+        grant.refresh_token, grant.used_refresh_tokens = refresh_token, []
         if not sent:
-            del answer["refresh_token"]
-        return answer
+            del response["refresh_token"]
+        return response
 
-    monkeypatch.setattr(zoom, "refresh", keep)
+    monkeypatch.setattr(zoom, "refresh", refresh_without_rotation)
     assert [(await refresh(zoomgate)).generation for _ in range(3)] == [2, 3, 4]
     assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
 @pytest.mark.parametrize("after_effect", [False, True])
 @pytest.mark.parametrize("which", ["lease", "commit"])
-async def test_a_write_that_fails_spends_and_loses_nothing(
+async def test_failed_write_loses_no_token(
     zoomgate: Harness, place: Place, monkeypatch: pytest.MonkeyPatch, which: str, after_effect: bool
 ) -> None:
-    """A lease whose write fails keeps Zoom from being asked; a commit that fails is one generation all the same."""
+    """If the write of a lease fails, Zoom is not called. If the commit fails, the new pair is still stored, as one generation."""
     monkeypatch.setattr(protocol, "LEASE_SECONDS", 1.0)
     monkeypatch.setattr(protocol, "CALL_SECONDS", 0.5)
     monkeypatch.setattr(protocol, "MARGIN_SECONDS", 0.0)
@@ -221,24 +222,24 @@ async def test_a_write_that_fails_spends_and_loses_nothing(
         return await real(self, connection)
 
     monkeypatch.setattr(ConnectionRepository, "write", write)
-    assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, WANTED)).short == STORE
-    assert asked(zoomgate) == (0 if which == "lease" else 1)
+    assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == STORE
+    assert refresh_calls(zoomgate) == (0 if which == "lease" else 1)
     generation = 2
     if which == "commit":
         while not await metric(zoomgate, 'zoomgate_refreshes_total{outcome="refreshed"}'):
             await asyncio.sleep(0.01)
         generation = 3
     assert (await refresh(zoomgate)).generation == generation
-    assert asked(zoomgate) == generation - 1
+    assert refresh_calls(zoomgate) == generation - 1
 
 
 @pytest.mark.parametrize("step", [-DAY, -300.0, 300.0, DAY])
-async def test_a_clock_that_jumps_during_a_refresh_loses_nothing(
+async def test_clock_jump_during_a_refresh_loses_no_token(
     place: Place, monkeypatch: pytest.MonkeyPatch, step: float
 ) -> None:
-    """The answer is stored, the next refresh works, and no token is handed out as valid for longer than Zoom issued it for.
+    """The issued pair is stored, the next refresh succeeds, and no token is returned as valid beyond its lifetime at Zoom.
 
-    A database has a clock of its own, so there this machine's does not matter at all; with a file it is the store's.
+    A database has its own clock, so only with a file does the clock of this machine matter.
     """
     offset, real_wall, real_refresh = [0.0], SystemClock.wall, OAuthClient.refresh
 
@@ -254,27 +255,27 @@ async def test_a_clock_that_jumps_during_a_refresh_loses_nothing(
         assert (await refresh(zoomgate)).generation == 2
         monkeypatch.setattr(OAuthClient, "refresh", real_refresh)
         async with serving(zoomgate.simulator, place.folder, place.environ) as other:
-            given = await token(other)
-            assert given.generation == (2 if place.uri or step == 300.0 else 3)
-            assert given.access_token in zoomgate.simulator.zoom.access_tokens
-            assert (await refresh(other)).generation == given.generation + 1
+            returned = await token(other)
+            assert returned.generation == (2 if place.uri or step == 300.0 else 3)
+            assert returned.access_token in zoomgate.simulator.zoom.access_tokens
+            assert (await refresh(other)).generation == returned.generation + 1
         assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
 @pytest.mark.parametrize("later_first", [False, True])
-async def test_two_first_consents_make_one_connection(
+async def test_two_first_consents_create_one_connection(
     zoomgate: Harness, place: Place, monkeypatch: pytest.MonkeyPatch, later_first: bool
 ) -> None:
-    """Two processes that are about to store a person's first consent leave one record, with the later consent's living token."""
+    """Two processes that store the first consent of a user concurrently leave one record, with a token that is still valid."""
     real, arrived = ConnectionRepository.write, asyncio.Event()
-    go_on = {"earlier": asyncio.Event(), "later": asyncio.Event()}
-    waiting = list(go_on)
+    release = {"earlier": asyncio.Event(), "later": asyncio.Event()}
+    waiting = list(release)
 
     async def write(self: ConnectionRepository, connection: ConnectionRecord) -> int | None:
         if waiting:
             name = waiting.pop(0)
             arrived.set()
-            await go_on[name].wait()
+            await release[name].wait()
         return await real(self, connection)
 
     monkeypatch.setattr(ConnectionRepository, "write", write)
@@ -285,11 +286,11 @@ async def test_two_first_consents_make_one_connection(
             consents[name] = asyncio.create_task(service.connect())
             await arrived.wait()
         for name in ("later", "earlier") if later_first else ("earlier", "later"):
-            go_on[name].set()
+            release[name].set()
             await consents[name]
         for service in (zoomgate, other):
             request = pb.ListConnectionsRequest()
-            (shown,) = (await service.call(service.auth.ListConnections, request, "admin")).connections
-            assert (shown.user_email, shown.state) == (MONICA, Connection.STATE_ACTIVE)
+            (connection,) = (await service.call(service.auth.ListConnections, request, "admin")).connections
+            assert (connection.user_email, connection.state) == (MONICA, Connection.STATE_ACTIVE)
             access = (await token(service)).access_token
             assert not zoomgate.simulator.zoom.access_tokens[access].grant.revoked

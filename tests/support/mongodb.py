@@ -1,4 +1,4 @@
-"""A MongoDB-compatible server for the tests: SecantusDB in a process of its own, or whatever ZOOMGATE_TEST_MONGODB_URI names."""
+"""A MongoDB-compatible server for tests: a SecantusDB process, or the server at ZOOMGATE_TEST_MONGODB_URI."""
 
 import os
 import signal
@@ -23,24 +23,24 @@ START_SECONDS = 30.0
 
 
 class MongoServer:
-    """A server that is there already.
+    """A server that is already running.
 
     Args:
-        uri: Its address without a database: `mongodb://HOST:PORT/` and what follows a `?`.
+        uri: Its address without a database: `mongodb://HOST:PORT/`, optionally with a query.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
 
     def new_database(self, options: str = "") -> str:
-        """The address of a database that nobody uses, with more options: `name=value`, separated by `&`."""
+        """Return the address of an unused database, with additional options as `name=value`, separated by `&`."""
         before, _, query = self.uri.partition("?")
-        given = "&".join(filter(None, (query, options)))
-        return f"{before.rstrip('/')}/zoomgate-test-{uuid4().hex}{f'?{given}' if given else ''}"
+        all_options = "&".join(filter(None, (query, options)))
+        return f"{before.rstrip('/')}/zoomgate-test-{uuid4().hex}{f'?{all_options}' if all_options else ''}"
 
     @property
     def address(self) -> tuple[str, int]:
-        """Its first host and port."""
+        """The first host and port of the address."""
         host, _, port = urlsplit(self.uri).netloc.rpartition("@")[2].partition(",")[0].partition(":")
         return host, int(port or 27017)
 
@@ -53,11 +53,11 @@ class MongoServer:
 
 
 class OwnServer(MongoServer):
-    """A server of our own, on a free port.
+    """A server process on a free port.
 
     Args:
-        folder: Where it keeps its data.
-        options: More options of its command line.
+        folder: Folder of its data and log.
+        options: Additional command line options.
     """
 
     def __init__(self, folder: Path, *options: str) -> None:
@@ -70,10 +70,10 @@ class OwnServer(MongoServer):
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it listens."""
+        """Start the server, and wait until it listens."""
         if not SERVER.exists():
             unavailable("the MongoDB-compatible server is not installed: pip install --group test")
-        (self._folder / "empty.toml").touch()  # else it looks for a configuration in the home folder
+        (self._folder / "empty.toml").touch()  # otherwise it reads a configuration in the home folder
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -102,14 +102,14 @@ class OwnServer(MongoServer):
         unavailable(f"the MongoDB-compatible server did not start: {log_text[-2000:]}")
 
     def kill(self) -> None:
-        """Kill it at once; its data stays."""
-        self._end(signal.SIGKILL)
+        """Kill the server. Its data remains."""
+        self._stop(signal.SIGKILL)
 
     def close(self) -> None:
-        """Stop it."""
-        self._end(signal.SIGTERM)
+        """Stop the server."""
+        self._stop(signal.SIGTERM)
 
-    def _end(self, number: signal.Signals) -> None:
+    def _stop(self, number: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(number)
@@ -121,20 +121,20 @@ class OwnServer(MongoServer):
 
 
 @contextmanager
-def failing(server: MongoServer, mode: Any, commands: list[str], **data: Any) -> Iterator[None]:
-    """Make commands fail, by MongoDB's own switch for tests."""
-    point = {"configureFailPoint": "failCommand", "mode": mode}
+def failing_commands(server: MongoServer, mode: Any, commands: list[str], **data: Any) -> Iterator[None]:
+    """Make commands fail, using MongoDB's fail points (`configureFailPoint`)."""
+    fail_point = {"configureFailPoint": "failCommand", "mode": mode}
     with MongoClient(server.uri) as client:
-        client.admin.command(point | {"data": {"failCommands": commands} | data})
+        client.admin.command(fail_point | {"data": {"failCommands": commands} | data})
         try:
             yield
         finally:
-            client.admin.command(point | {"mode": "off"})
+            client.admin.command(fail_point | {"mode": "off"})
 
 
 @pytest.fixture(scope="session")
 def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
-    """One server for all tests; each takes a database of its own."""
+    """One server for all tests. Each test uses a separate database."""
     uri = os.environ.get("ZOOMGATE_TEST_MONGODB_URI")
     server = MongoServer(uri) if uri else OwnServer(tmp_path_factory.mktemp("mongodb"))
     if isinstance(server, OwnServer):
@@ -145,5 +145,5 @@ def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
 
 @pytest.fixture
 def mongodb_uri(mongodb: MongoServer) -> str:
-    """The address of a database that nobody uses."""
+    """The address of an unused database."""
     return mongodb.new_database()

@@ -1,1 +1,1 @@
-"""Records in a store: one contract, three implementations."""
+"""Record stores: one interface, and implementations for memory, SQLite and MongoDB."""

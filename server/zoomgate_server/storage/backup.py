@@ -1,6 +1,6 @@
-"""Copies of a store in a file: made beside a running service, verified before they count, never written over anything.
+"""Backup and restore of a store. A backup can be made while the service runs, is verified, and never overwrites a file.
 
-A backup is an SQLite store of its own, whole in one file. What it holds is sealed as in the store; the keys are not in it.
+A backup is an SQLite store in a single file. Its records are encrypted as in the original store. It does not contain the keys.
 """
 
 import os
@@ -23,54 +23,53 @@ from zoomgate_server.storage.sqlite import (
 )
 
 _PAGES = 1000
-"""Of a database, that are copied between two looks at the progress."""
+"""Database pages copied between two progress reports."""
 
 _ATTEMPTS = 5
-_BESIDE = ("-wal", "-shm", "-journal")
+_COMPANION_SUFFIXES = ("-wal", "-shm", "-journal")
 
 
 class BackupError(Exception):
-    """A backup cannot be made or restored. The text is one sentence for the operator; nothing was left behind."""
+    """A backup cannot be made or restored. The message is one sentence for the operator. No incomplete file is left behind."""
 
 
 def count(path: Path) -> int:
     """Count the records of an SQLite store or a backup.
 
     Raises:
-        BackupError: It is none that this release can read.
+        BackupError: The file is not a store that this release can read.
     """
     with _readable(path) as connection:
-        found: int = connection.execute("SELECT count(*) FROM record").fetchone()[0]
-    return found
+        records: int = connection.execute("SELECT count(*) FROM record").fetchone()[0]
+    return records
 
 
 def copy_file(source: Path, target: Path, on_records: Callable[[int], None]) -> int:
-    """Copy an SQLite store or a backup as it is at one moment, whoever writes meanwhile, and give the number of its records.
+    """Copy a consistent snapshot of an SQLite store or a backup, and return the number of records. Other processes may write meanwhile.
 
-    Copying the file itself would lose what is committed and still in the log beside it.
+    Copying the file itself would lose transactions that are committed but still in the write-ahead log beside it.
 
     Args:
-        source: The store, or a backup.
-        target: Where the copy goes; it gets mode 0600.
-        on_records: Told how many more records are done, about.
+        target: Path of the copy, which is created with mode 0600.
+        on_records: Called with the approximate number of additional records that are done.
 
     Raises:
-        BackupError: The source is no store that this release can read, the target exists, or it cannot be written or verified.
+        BackupError: The source is not a store that this release can read, the target exists, or it cannot be written or verified.
     """
     with _draft(target) as draft, _readable(source) as connection:
         os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        connection.execute("BEGIN")  # one moment, held to the end
+        connection.execute("BEGIN")  # one snapshot for the count and the copy
         records: int = connection.execute("SELECT count(*) FROM record").fetchone()[0]
-        told = 0
+        reported = 0
 
-        def tell(_: int, left: int, pages: int) -> None:
-            nonlocal told
-            done = records - records * left // max(pages, 1)
-            on_records(done - told)
-            told = done
+        def report_progress(_: int, remaining: int, pages: int) -> None:
+            nonlocal reported
+            done = records - records * remaining // max(pages, 1)
+            on_records(done - reported)
+            reported = done
 
         with closing(sqlite3.connect(draft, isolation_level=None)) as copy:
-            connection.backup(copy, pages=_PAGES, progress=tell)
+            connection.backup(copy, pages=_PAGES, progress=report_progress)
         _finish(draft, records)
     return records
 
@@ -78,13 +77,14 @@ def copy_file(source: Path, target: Path, on_records: Callable[[int], None]) -> 
 async def copy_records(
     source: RecordStore, target: Path, wall: Callable[[], float], on_records: Callable[[int], None]
 ) -> int:
-    """Copy any store record by record, and give their number. Each is as it was at some moment while the copy was made.
+    """Copy a store of any type record by record, and return the number of records.
+
+    The copy is not a snapshot: each record is copied as it was at some moment during the copy.
 
     Args:
-        source: The store.
-        target: Where the copy goes; it gets mode 0600.
-        wall: Seconds since 1970.
-        on_records: Told how many more records are done.
+        target: Path of the copy, which is created with mode 0600.
+        wall: A clock, in seconds since 1970.
+        on_records: Called with the number of additional records that are done.
 
     Raises:
         BackupError: The target exists, or it cannot be written or verified.
@@ -104,16 +104,15 @@ async def copy_records(
 async def restore_records(
     backup: Path, target: RecordStore, wall: Callable[[], float], on_records: Callable[[int], None]
 ) -> int:
-    """Write the records of a backup into an empty store, and give their number.
+    """Write the records of a backup into an empty store, and return the number of records.
 
     Args:
-        backup: What `copy_file` or `copy_records` made; it stays as it is.
-        target: The store.
-        wall: Seconds since 1970.
-        on_records: Told how many more records are done.
+        backup: A file made by `copy_file` or `copy_records`. It is not changed.
+        wall: A clock, in seconds since 1970.
+        on_records: Called with the number of additional records that are done.
 
     Raises:
-        BackupError: The file is no backup that this release can read, or the store is not empty.
+        BackupError: The file is not a backup that this release can read, or the store is not empty.
         StoreError: The store failed.
     """
     if await target.apps():
@@ -139,67 +138,70 @@ async def _fill(target: RecordStore, source: RecordStore, on_records: Callable[[
 
 
 async def _copy(target: RecordStore, source: RecordStore, record: Record) -> None:
-    """Copy a record. If its Zoom user belonged to another record when that one was copied, that one is copied again first."""
+    """Copy a record. If another record had the same Zoom user when it was copied, update that copy from the source first."""
     latest: Record | None = record
     for _ in range(_ATTEMPTS):
         try:
             if latest is not None and await target.put(latest, 0) is None:
                 raise _not_empty()
-        except ZoomUserTaken as taken:
-            other = replace(record.key, subject=taken.subject)
+        except ZoomUserTaken as conflict:
+            other = replace(record.key, subject=conflict.subject)
             outdated, _ = await target.get(other)
-            fresh, _ = await source.get(other)
-            if outdated is not None and fresh is None:
+            current, _ = await source.get(other)
+            if outdated is not None and current is None:
                 await target.delete(other, outdated.rev)
-            elif outdated is not None and fresh is not None:
-                await target.put(fresh, outdated.rev)
+            elif outdated is not None and current is not None:
+                await target.put(current, outdated.rev)
             latest, _ = await source.get(record.key)
         else:
             return
-    raise BackupError("Two records of the store claim one Zoom user again and again: try once more")
+    raise BackupError(
+        "Two records of the store repeatedly claimed the same Zoom user during the copy; run the command again"
+    )
 
 
 def _not_empty() -> BackupError:
     return BackupError(
-        "The store is not empty, and a backup is restored into an empty one only: name another in ZOOMGATE_STORE, or move this one away"
+        "The store is not empty, but a backup can only be restored into an empty store; set ZOOMGATE_STORE to another store,"
+        " or move this one away"
     )
 
 
 @contextmanager
 def _draft(target: Path) -> Iterator[Path]:
-    """Give a path beside the target; what is there in the end becomes the target, durably, unless something is there already."""
+    """Yield a temporary path, and durably publish the file written there as the target. An existing file is never overwritten."""
     if target.exists() or target.is_symlink():
-        raise BackupError(f"{target} exists already and is never overwritten: name another file")
-    for suffix in _BESIDE:
-        beside = target.with_name(target.name + suffix)
-        if beside.exists():  # SQLite would take it for the log of the new file
-            raise BackupError(f"{beside} is left over from a store that was here: move it away")
+        raise BackupError(f"{target} already exists and is never overwritten; specify another file")
+    for suffix in _COMPANION_SUFFIXES:
+        companion = target.with_name(target.name + suffix)
+        if companion.exists():  # SQLite would treat it as the log of the new file
+            raise BackupError(f"{companion} is left over from an earlier store; move it away")
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         yield draft
         os.link(draft, target)
         private_file.sync_folder(target.parent)
     except FileExistsError:
-        raise BackupError(f"{target} exists already and is never overwritten: name another file") from None
+        raise BackupError(f"{target} already exists and is never overwritten; specify another file") from None
     except (StoreOpenError, sqlite3.Error, OSError) as error:
-        why = getattr(error, "sqlite_errorname", None) or getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "sqlite_errorname", None) or getattr(error, "strerror", None) or str(error)
         raise BackupError(
-            f"{target} could not be written ({why}): check its folder and the room on the disk"
+            f"{target} could not be written ({reason}); check its folder and the free disk space"
         ) from None
     finally:
-        for suffix in ("", *_BESIDE):
+        for suffix in ("", *_COMPANION_SUFFIXES):
             draft.with_name(draft.name + suffix).unlink(missing_ok=True)
 
 
 def _finish(draft: Path, records: int) -> None:
-    """Make a copy one file without a log, and look whether it is whole."""
+    """Turn a copy into a single file without a log, verify it, and sync it to disk."""
     with closing(sqlite3.connect(draft, isolation_level=None)) as copy:
         copy.execute("PRAGMA journal_mode = DELETE")
-        whole = copy.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
-        found = copy.execute("SELECT count(*) FROM record").fetchone()[0]
-    if not whole or found != records:
+        intact = copy.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+        copied = copy.execute("SELECT count(*) FROM record").fetchone()[0]
+    if not intact or copied != records:
         raise BackupError(
-            f"The copy is not whole ({found} of {records} records): look at the disk of the store"
+            f"The copy is damaged or incomplete ({copied} of {records} records); check the disks of the store and of the copy"
         )
     descriptor = os.open(draft, os.O_RDONLY)
     try:
@@ -212,20 +214,22 @@ def _finish(draft: Path, records: int) -> None:
 def _readable(path: Path) -> Iterator[sqlite3.Connection]:
     """Open an SQLite store or a backup for reading."""
     if not path.is_file():
-        raise BackupError(f"{path} does not exist: name a file that is there")
+        raise BackupError(f"{path} does not exist; specify an existing file")
     try:
-        # not mode=ro, which leaves an empty log behind where nobody else has the file open
+        # not mode=ro, which leaves an empty log behind if no other process has the file open
         connection = sqlite3.connect(
             f"{path.resolve().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=BUSY_SECONDS
         )
         with closing(connection):
             connection.execute("PRAGMA query_only = ON")
             if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-                raise BackupError(f"{path} is no store of Zoomgate: name another file")
+                raise BackupError(f"{path} is not a Zoomgate store; specify another file")
             if connection.execute("PRAGMA user_version").fetchone()[0] > SCHEMA_VERSION:
-                raise BackupError(f"{path} was written by a newer version of Zoomgate: upgrade this one")
+                raise BackupError(
+                    f"{path} was written by a newer version of Zoomgate; upgrade this installation"
+                )
             yield connection
     except sqlite3.Error as error:
         raise BackupError(
-            f"{path} cannot be read ({error.sqlite_errorname}): check its owner and mode, or take another backup"
+            f"{path} cannot be read ({error.sqlite_errorname}); check its owner and mode, or use another backup"
         ) from None

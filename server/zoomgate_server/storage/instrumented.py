@@ -1,4 +1,4 @@
-"""A store that tells of its failures."""
+"""A record store that reports its failures."""
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
@@ -17,11 +17,10 @@ _T = TypeVar("_T")
 
 
 class InstrumentedStore:
-    """Hands every call on to another store.
+    """A wrapper that forwards every call to another store.
 
     Args:
-        store: Keeps the records.
-        on_error: Hears of every call that raised `StoreError`.
+        on_error: Called for every call that raised `StoreError`.
     """
 
     def __init__(self, store: RecordStore, on_error: Callable[[], None]) -> None:
@@ -30,15 +29,15 @@ class InstrumentedStore:
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
         """Read one record and the store's clock."""
-        return await self._counted(self._store.get(key))
+        return await self._report_errors(self._store.get(key))
 
     async def put(self, record: Record, if_rev: int) -> int | None:
         """Write a record durably if its revision is still `if_rev`."""
-        return await self._counted(self._store.put(record, if_rev))
+        return await self._report_errors(self._store.put(record, if_rev))
 
     async def delete(self, key: RecordKey, if_rev: int) -> bool:
         """Delete a record if its revision is still `if_rev`."""
-        return await self._counted(self._store.delete(key, if_rev))
+        return await self._report_errors(self._store.delete(key, if_rev))
 
     async def page(
         self,
@@ -52,7 +51,7 @@ class InstrumentedStore:
         limit: int,
     ) -> Sequence[Record]:
         """Read records in the order of their subjects."""
-        return await self._counted(
+        return await self._report_errors(
             self._store.page(
                 app,
                 kind,
@@ -65,30 +64,30 @@ class InstrumentedStore:
         )
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Read the living record of a Zoom user and the store's clock."""
-        return await self._counted(self._store.find(app, zoom_user_id))
+        """Read the live record of a Zoom user and the store's clock."""
+        return await self._report_errors(self._store.find(app, zoom_user_id))
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
         """Count the records of a kind by the values of a column."""
-        return await self._counted(self._store.count(app, kind, by))
+        return await self._report_errors(self._store.count(app, kind, by))
 
     async def apps(self) -> Sequence[str]:
-        """Name the apps that have records."""
-        return await self._counted(self._store.apps())
+        """List the apps that have records."""
+        return await self._report_errors(self._store.apps())
 
     async def changes(
         self, app: str, kind: Kind, since: float, *, limit: int | None = None
     ) -> tuple[Sequence[Change], float]:
-        """List what changed, and read the store's clock."""
-        return await self._counted(self._store.changes(app, kind, since, limit=limit))
+        """List changed records, and read the store's clock."""
+        return await self._report_errors(self._store.changes(app, kind, since, limit=limit))
 
     async def close(self) -> None:
-        """Close the other store."""
+        """Close the underlying store."""
         await self._store.close()
 
-    async def _counted(self, work: Awaitable[_T]) -> _T:
+    async def _report_errors(self, operation: Awaitable[_T]) -> _T:
         try:
-            return await work
+            return await operation
         except StoreError:
             self._on_error()
             raise

@@ -1,4 +1,4 @@
-"""A record store in memory: for tests, and the plainest reading of the contract."""
+"""An in-memory record store, for tests and as the simplest implementation of the interface."""
 
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -17,7 +17,7 @@ from zoomgate_server.storage.record_store import (
 
 
 class MemoryStore:
-    """Keeps records in a dictionary.
+    """A record store in a dictionary.
 
     Args:
         wall: The store's clock, in seconds since 1970.
@@ -63,7 +63,7 @@ class MemoryStore:
         limit: int,
     ) -> list[Record]:
         """Read records in the order of their subjects."""
-        found = [
+        records = [
             record
             for key, record in self._records.items()
             if key.app == app
@@ -73,10 +73,10 @@ class MemoryStore:
             and (due_before is None or (record.due_at is not None and record.due_at < due_before))
             and (expire_before is None or (record.expire_at is not None and record.expire_at < expire_before))
         ]
-        return sorted(found, key=lambda record: record.key.subject)[:limit]
+        return sorted(records, key=lambda record: record.key.subject)[:limit]
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Read the living record of a Zoom user and the clock."""
+        """Read the live record of a Zoom user and the clock."""
         for record in self._records.values():
             if (
                 record.key.app == app
@@ -97,22 +97,22 @@ class MemoryStore:
         )
 
     async def apps(self) -> list[str]:
-        """Name the apps that have records."""
+        """List the apps that have records."""
         return sorted({key.app for key in self._records})
 
     async def changes(
         self, app: str, kind: Kind, since: float, *, limit: int | None = None
     ) -> tuple[list[Change], float]:
-        """List what changed."""
-        found = [
+        """List changed records, and read the clock."""
+        changes = [
             Change(key, record.rev, record.state, record.changed_at)
             for key, record in self._records.items()
             if key.app == app and key.kind is kind and record.changed_at >= since
         ]
-        return sorted(found, key=lambda change: change.changed_at)[:limit], self._wall()
+        return sorted(changes, key=lambda change: change.changed_at)[:limit], self._wall()
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no resources to release."""
 
     def _rev_of(self, key: RecordKey) -> int:
         record = self._records.get(key)

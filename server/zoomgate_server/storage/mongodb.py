@@ -1,9 +1,9 @@
-"""A record store in a MongoDB database: shared by every process of every machine.
+"""A record store in a MongoDB database, shared by all processes on all machines.
 
-One document is one record, and every write is a compare-and-set of one document: no transactions, no upserts. What was answered is on
-disk on a majority of the replica set and cannot be rolled back; what is read is such a state too. The calls are those that motor's
-`AsyncIOMotorClient` and PyMongo's `AsyncMongoClient` share; `connect`, `_settled` and `_close` know the rest
-(docs/adr/0006-motor-and-pymongo.md).
+One document is one record, and every write is a compare-and-set of one document, without transactions or upserts. A confirmed write is
+on the disks of a majority of the replica set and cannot be rolled back. Reads return such states only. The store uses the methods that
+motor's `AsyncIOMotorClient` and PyMongo's `AsyncMongoClient` have in common. Only `connect`, `_await_if_needed` and `_close` handle their
+differences (docs/adr/0006-motor-and-pymongo.md).
 """
 
 import asyncio
@@ -53,38 +53,38 @@ from zoomgate_server.telemetry import logs
 
 SCHEMA_VERSION = 1
 RECORDS, META = "zoomgate_records", "zoomgate_meta"
-"""The two collections. `META` has one document, `schema`: the version, and how many starts there were."""
+"""The two collections. `META` has one document, `schema`, with the schema version and the number of starts."""
 
-POOL = 32
-"""Operations at a time in one process, and connections in its pool."""
+POOL_SIZE = 32
+"""Maximum number of concurrent operations in one process, and of connections in its pool."""
 
 WAIT_SECONDS = 2.0
-"""How long an operation waits for one of them to end."""
+"""How long an operation waits while all connections are in use."""
 
 SELECT_SECONDS = 3.0
-"""How long it waits for a primary: what the store does not answer in this time, it does not answer."""
+"""How long an operation waits for a primary. If there is none by then, the operation fails."""
 
 CONNECT_SECONDS = 2.0
 MAJORITY_SECONDS = 5.0
 """How long a write waits for the majority."""
 
 SOCKET_SECONDS = 6.0
-"""Longer than the wait for the majority, so that the server's own answer comes first."""
+"""Longer than the wait for the majority, so that the server's own response arrives first."""
 
 OPERATION_SECONDS = 8.0
-"""How long a caller waits in all; the operation itself goes on, as the driver repeats what a lost connection interrupted."""
+"""How long a caller waits in total. The operation itself continues, since the driver retries it after a lost connection."""
 
 TTL_GRACE_SECONDS = 3600
-"""How long after its `expire_at` the database may delete a record: never early, whatever its clock does."""
+"""How long after `expire_at` the database deletes a record. The margin prevents early deletion if its clock is wrong."""
 
 _ADDRESS = re.compile(
-    # an @ behind the first slash means that a password has a slash: the rest of it must not be taken for a name
+    # an @ after the first slash means that the password contains a slash: the rest of the password must not be used as the name
     r"(?P<scheme>mongodb(\+srv)?)://[^/]+/(?P<database>[A-Za-z0-9_-]{1,63})(\?(?P<query>[^@]*))?"
 )
 _LAST_DATE = 253402300799.0  # the end of the year 9999
 _CLAIM_ATTEMPTS = 3
 _NO_REV = -1
-"""Revision of a document whose own is missing or damaged: it is replaced as long as that is so."""
+"""Revision returned for a document without a valid revision. A write with it replaces the document only while it is in that state."""
 
 _UNAUTHORIZED, _WRONG_PASSWORD = frozenset({13, 31}), frozenset({18, 11, 334})
 _INDEXES = (
@@ -101,141 +101,144 @@ _log = logs.get("store")
 
 
 class Driver(StrEnum):
-    """Whose client is used."""
+    """The driver that provides the client."""
 
     MOTOR = "motor"
     PYMONGO = "pymongo"
 
 
 def connect(uri: str, driver: Driver = Driver.MOTOR) -> Any:
-    """Make a client; only this, `_settled` and `_close` know whose it is.
+    """Create a client. Only this function, `_await_if_needed` and `_close` depend on the driver.
 
     Args:
-        uri: A MongoDB address. What it says of pool size and times is overridden.
-        driver: Whose client.
+        uri: A MongoDB address. Its pool size and timeouts are overridden.
 
     Raises:
-        StoreOpenError: The driver does not understand the address.
+        StoreOpenError: The driver rejects the address.
     """
     options: dict[str, Any] = {
         "serverSelectionTimeoutMS": int(SELECT_SECONDS * 1000),
         "connectTimeoutMS": int(CONNECT_SECONDS * 1000),
         "socketTimeoutMS": int(SOCKET_SECONDS * 1000),
         "waitQueueTimeoutMS": int(WAIT_SECONDS * 1000),
-        "maxPoolSize": POOL,
+        "maxPoolSize": POOL_SIZE,
         "appname": "zoomgate",
     }
-    # each is imported only where it is used: both take a while
+    # imported only when used, since importing either driver is slow
     if driver is Driver.MOTOR:
         from motor.motor_asyncio import AsyncIOMotorClient as Client  # noqa: PLC0415
     else:
         from pymongo import AsyncMongoClient as Client  # type: ignore[assignment]  # noqa: PLC0415
     try:
         with warnings.catch_warnings():
-            # they are about options that it does not know, and may quote their values
+            # the driver warns about unknown options, and may quote their values
             warnings.simplefilter("error", UserWarning)
             return Client(uri, **options)
     except (PyMongoError, UserWarning, ValueError, TypeError, OSError):
         raise StoreOpenError(
-            f"The store {_shown(uri)} has an address that the MongoDB driver does not understand or cannot resolve: check its"
-            " hosts and options, and that user and password are percent-encoded"
+            f"The address of the store {_redacted(uri)} is invalid or cannot be resolved; check its hosts and options, and that user and"
+            " password are percent-encoded"
         ) from None
 
 
 async def examine(uri: str, driver: Driver = Driver.MOTOR) -> Examined:
-    """Look at a database without changing anything.
+    """Inspect a database without changing it.
 
     Raises:
-        StoreOpenError: It cannot be used.
+        StoreOpenError: The database cannot be used.
     """
-    database = _database(uri)
+    database = _database_name(uri)
     client = connect(uri, driver)
     try:
         hello = await client.admin.command("hello")
-        found = _in_database(client, database)
-        _check_version(await found[META].find_one({"_id": "schema"}), _shown(uri))
-        users = await found[RECORDS].count_documents({"kind": Kind.USER.value})
+        handle = _in_database(client, database)
+        _check_version(await handle[META].find_one({"_id": "schema"}), _redacted(uri))
+        users = await handle[RECORDS].count_documents({"kind": Kind.USER.value})
         store = MongoStore(client, database, has_now=False)
-        sealed = {app: await _sealed(store, app) for app in await store.apps()}
+        sealed = {app: await _read_sealed(store, app) for app in await store.apps()}
     except StoreError as error:
-        raise StoreOpenError(f"The store {_shown(uri)} cannot be read: {error}") from None
+        raise StoreOpenError(
+            f"The store {_redacted(uri)} cannot be read ({error}); check the server and the privileges of its user"
+        ) from None
     except PyMongoError as error:
-        raise StoreOpenError(_explain(_shown(uri), error)) from None
+        raise StoreOpenError(_open_error_text(_redacted(uri), error)) from None
     finally:
         await _close(client)
-    return Examined(_shown(uri), users, sealed, _is_replicated(hello))
+    return Examined(_redacted(uri), users, sealed, _is_replicated(hello))
 
 
-async def _sealed(store: "MongoStore", app: str) -> Sealed:
-    canary, _ = await store.get(RecordKey(app, Kind.KEY_CHECK, KEY_CHECK))
-    counted = [await store.count(app, kind, Column.KEY_ID) for kind in KEYED]
-    return Sealed(canary, frozenset[str]().union(*counted))
+async def _read_sealed(store: "MongoStore", app: str) -> Sealed:
+    key_check, _ = await store.get(RecordKey(app, Kind.KEY_CHECK, KEY_CHECK))
+    counts = [await store.count(app, kind, Column.KEY_ID) for kind in KEYED]
+    return Sealed(key_check, frozenset[str]().union(*counts))
 
 
 class MongoStore:
-    """Keeps records in one database. Use `open`.
+    """A record store in one database. Create it with `open`.
 
     Args:
-        client: A client of either driver; it is closed with the store.
+        client: A client of either driver. It is closed with the store.
         database: Name of the database.
-        has_now: Whether the server knows `$$NOW` in an aggregation; else its clock is read by `hello`.
+        has_now: Whether the server supports `$$NOW` in an aggregation. If not, its clock is read with `hello`.
     """
 
     def __init__(self, client: Any, database: str, *, has_now: bool) -> None:
         self._client = client
         self._records = _in_database(client, database)[RECORDS]
-        # why a write was refused is told by the latest state, which need not be a majority's yet
+        # for the cause of a rejected write: the conflicting document may not have reached a majority yet
         self._latest = self._records.with_options(read_concern=ReadConcern("local"))
         self._has_now = has_now
-        self._slots = asyncio.Semaphore(POOL)
+        self._slots = asyncio.Semaphore(POOL_SIZE)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     @classmethod
     async def open(cls, uri: str, driver: Driver = Driver.MOTOR) -> "MongoStore":
-        """Connect, prove that writes reach a majority, and make the indexes that are missing.
+        """Connect, verify that writes reach a majority, and create missing indexes.
 
         Raises:
-            StoreNotReachedError: The database cannot be reached, or no majority of it.
-            StoreOpenError: The address forbids what the store needs, the database cannot be written, or a newer version of Zoomgate
-                uses it.
+            StoreUnreachableError: The database, or a majority of its replica set, cannot be reached.
+            StoreOpenError: The address has an option that the store does not allow, the database cannot be written, or it was written
+                by a newer version of Zoomgate.
         """
-        database, shown = _database(uri), _shown(uri)
+        database, address = _database_name(uri), _redacted(uri)
         client = connect(uri, driver)
         try:
             hello = await client.admin.command("hello")
             if not _is_replicated(hello):
-                # its majority is one disk
-                _log.warning("store.standalone", store=shown)
-            found = _in_database(client, database)
-            await _prove_writes(found, shown)
-            await found[RECORDS].create_indexes(list(_INDEXES))
-            deletes = await _make_ttl_index(found[RECORDS])
-            has_now = await _knows_now(found[META])
+                # its majority is a single disk
+                _log.warning("store.standalone", store=address)
+            handle = _in_database(client, database)
+            await _verify_writes(handle, address)
+            await handle[RECORDS].create_indexes(list(_INDEXES))
+            has_ttl = await _create_ttl_index(handle[RECORDS])
+            has_now = await _supports_now(handle[META])
         except PyMongoError as error:
             await _close(client)
-            passing = isinstance(error, ConnectionFailure | WTimeoutError)
-            raise (StoreUnreachableError if passing else StoreOpenError)(_explain(shown, error)) from None
+            transient = isinstance(error, ConnectionFailure | WTimeoutError)
+            raise (StoreUnreachableError if transient else StoreOpenError)(
+                _open_error_text(address, error)
+            ) from None
         except BaseException:
             await _close(client)
             raise
         _log.info(
             "store.opened",
-            store=shown,
+            store=address,
             driver=driver.value,
             clock="$$NOW" if has_now else "hello",
-            expired="deleted by the database and the service" if deletes else "deleted by the service",
+            expired="deleted by the database and the service" if has_ttl else "deleted by the service",
         )
         return cls(client, database, has_now=has_now)
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
-        """Read one record and the database's clock: one round trip if there is a record, else two."""
+        """Read one record and the database's clock: one round trip if the record exists, otherwise two."""
         name = _id(key)
         return await self._run(lambda: self._read({"_id": name}, key))
 
     async def put(self, record: Record, if_rev: int) -> int | None:
         """Write a record to a majority if its revision is still `if_rev`."""
-        # random, so that one never comes back, not even after a delete, and without a second write for a counter
+        # random, so that a revision is never reused, not even after a delete, without a second write for a counter
         rev = secrets.randbits(62) + 1
         document = _document(record, rev)
         return await self._run(lambda: self._put(document, if_rev))
@@ -262,36 +265,36 @@ class MongoStore:
         limit: int,
     ) -> list[Record]:
         """Read records in the order of their subjects."""
-        wanted: dict[str, Any] = {
+        query: dict[str, Any] = {
             "app": _text(app),
             "kind": kind.value,
             "subject": {"$gt": _text(after)},
         }
         if states:
-            wanted["state"] = {"$in": [_text(state) for state in states]}
+            query["state"] = {"$in": [_text(state) for state in states]}
         if due_before is not None:
-            wanted["due_at"] = {"$lt": float(due_before)}
+            query["due_at"] = {"$lt": float(due_before)}
         if expire_before is not None:
-            wanted["expire_at"] = {"$lt": float(expire_before)}
+            query["expire_at"] = {"$lt": float(expire_before)}
 
         async def read() -> list[Record]:
-            most = limit
+            fetch_limit = limit
             while True:
-                cursor = self._records.find(wanted, sort=[("subject", ASCENDING)], limit=most)
+                cursor = self._records.find(query, sort=[("subject", ASCENDING)], limit=fetch_limit)
                 documents = await cursor.to_list(None)
-                found = [
+                records = [
                     _record(RecordKey(app, kind, document["subject"]), document)
                     for document in documents
-                    if isinstance(document.get("subject"), str)  # an array of texts is found as well
+                    if isinstance(document.get("subject"), str)  # the query matches arrays of strings as well
                 ]
-                if len(documents) < most or len(found) == limit:
-                    return found
-                most = limit + len(documents) - len(found)
+                if len(documents) < fetch_limit or len(records) == limit:
+                    return records
+                fetch_limit = limit + len(documents) - len(records)
 
         return await self._run(read)
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Read the living record of a Zoom user and the database's clock."""
+        """Read the live record of a Zoom user and the database's clock."""
         claim = _claim(app, zoom_user_id)
         return await self._run(lambda: self._read({"zoom_user_claim": claim}, None))
 
@@ -304,20 +307,20 @@ class MongoStore:
         ]
 
         async def read() -> dict[str, int]:
-            cursor = await _settled(self._records.aggregate(stages))
-            found: dict[str, int] = {}
+            cursor = await _await_if_needed(self._records.aggregate(stages))
+            counts: dict[str, int] = {}
             for row in await cursor.to_list(None):
                 value = row["_id"] if isinstance(row["_id"], str) else ""
-                found[value] = found.get(value, 0) + row["records"]
-            return found
+                counts[value] = counts.get(value, 0) + row["records"]
+            return counts
 
         return await self._run(read)
 
     async def apps(self) -> list[str]:
-        """Name the apps that have records."""
+        """List the apps that have records."""
 
         async def read() -> list[str]:
-            cursor = await _settled(self._records.aggregate([{"$group": {"_id": "$app"}}]))
+            cursor = await _await_if_needed(self._records.aggregate([{"$group": {"_id": "$app"}}]))
             return sorted(row["_id"] for row in await cursor.to_list(None) if isinstance(row["_id"], str))
 
         return await self._run(read)
@@ -325,8 +328,8 @@ class MongoStore:
     async def changes(
         self, app: str, kind: Kind, since: float, *, limit: int | None = None
     ) -> tuple[list[Change], float]:
-        """List what changed."""
-        wanted = {
+        """List changed records, and read the database's clock."""
+        query = {
             "app": _text(app),
             "kind": kind.value,
             "changed_at": {"$gte": float(since)},
@@ -334,26 +337,26 @@ class MongoStore:
 
         async def read() -> tuple[list[Change], float]:
             now = await self._clock()
-            most = limit or 0
+            fetch_limit = limit or 0
             while True:
                 cursor = self._records.find(
-                    wanted, {"value": 0}, sort=[("changed_at", ASCENDING)], limit=most
+                    query, {"value": 0}, sort=[("changed_at", ASCENDING)], limit=fetch_limit
                 )
                 documents = await cursor.to_list(None)
-                found: dict[RecordKey, Change] = {}
-                for document in documents:  # one that changes meanwhile may come twice
+                changes: dict[RecordKey, Change] = {}
+                for document in documents:  # a document that changes meanwhile may be returned twice
                     key = _key(document)
                     if key is not None:
                         record = _record(key, document)
-                        found[key] = Change(key, record.rev, record.state, record.changed_at)
-                if limit is None or len(documents) < most or len(found) >= limit:
-                    return sorted(found.values(), key=lambda change: change.changed_at), now
-                most += len(documents) - len(found)
+                        changes[key] = Change(key, record.rev, record.state, record.changed_at)
+                if limit is None or len(documents) < fetch_limit or len(changes) >= limit:
+                    return sorted(changes.values(), key=lambda change: change.changed_at), now
+                fetch_limit += len(documents) - len(changes)
 
         return await self._run(read)
 
     async def close(self) -> None:
-        """Finish what is running, as far as MongoDB lets it, and close the client."""
+        """Wait a limited time for running operations, and close the client."""
         if self._closed:
             return
         self._closed = True
@@ -361,37 +364,36 @@ class MongoStore:
             await asyncio.wait(self._tasks, timeout=OPERATION_SECONDS)
         await _close(self._client)
 
-    async def _run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        """Run an operation in a task of its own: a caller that leaves neither tears a write nor costs the connection."""
+    async def _run(self, operation: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Run an operation in a separate task, so that cancelling the caller neither interrupts a write nor costs the connection."""
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await self._slots.acquire()
         except TimeoutError:
-            raise StoreError("MongoDB is too slow: all connections are in use") from None
+            raise StoreError("MongoDB is too slow; all connections are in use") from None
         if self._closed:
             self._slots.release()
             raise StoreError("the store is closed")
-        task = asyncio.create_task(_guarded(work), context=Context())
+        task = asyncio.create_task(_translate_errors(operation), context=Context())
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._on_done)
         try:
             async with asyncio.timeout(OPERATION_SECONDS):
                 return await asyncio.shield(task)
         except TimeoutError:
-            raise StoreError("MongoDB did not answer in time") from None
+            raise StoreError("MongoDB did not respond in time") from None
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         self._slots.release()
         if not task.cancelled():
-            task.exception()  # else one that nobody waits for any more is reported as forgotten
+            task.exception()  # otherwise asyncio logs it as never retrieved if the caller was cancelled
 
-    async def _read(self, wanted: dict[str, str], key: RecordKey | None) -> tuple[Record | None, float]:
-        """Read the one record that a filter matches, and the clock.
+    async def _read(self, query: dict[str, str], key: RecordKey | None) -> tuple[Record | None, float]:
+        """Read the record that a query matches, and the clock.
 
         Args:
-            wanted: The filter.
-            key: Whose record it must be; None for the one that the document says, if it is where it belongs.
+            key: The expected key of the record. None uses the key in the document, provided that it matches the document's `_id`.
         """
 
         def record(document: dict[str, Any] | None) -> Record | None:
@@ -400,8 +402,10 @@ class MongoStore:
 
         if not self._has_now:
             now = await self._clock()
-            return record(await self._records.find_one(wanted)), now
-        cursor = await _settled(self._records.aggregate([{"$match": wanted}, {"$set": {"now": "$$NOW"}}]))
+            return record(await self._records.find_one(query)), now
+        cursor = await _await_if_needed(
+            self._records.aggregate([{"$match": query}, {"$set": {"now": "$$NOW"}}])
+        )
         for document in await cursor.to_list(None):
             return record(document), _seconds(document["now"])
         return None, await self._clock()
@@ -421,32 +425,36 @@ class MongoStore:
                 holder = await self._latest.find_one({"zoom_user_claim": claim}, {"subject": 1})
                 if holder is not None:
                     raise ZoomUserTaken(str(holder.get("subject", ""))) from None
-                # whoever was in the way is gone already
-        raise StoreError("MongoDB kept refusing a record whose key is free")
+                # the conflicting record has been deleted meanwhile
+        raise StoreError(
+            "MongoDB repeatedly rejected a record as a duplicate, but there is no conflicting record"
+        )
 
     async def _clock(self) -> float:
         return _seconds((await self._client.admin.command("hello"))["localTime"])
 
 
-async def _guarded(work: Callable[[], Awaitable[_T]]) -> _T:
-    """Turn the driver's failures into ours: their texts name hosts and values."""
+async def _translate_errors(operation: Callable[[], Awaitable[_T]]) -> _T:
+    """Run an operation, and replace errors of the driver, whose messages contain hosts and values, by `StoreError`."""
     try:
-        return await work()
+        return await operation()
     except WTimeoutError:
         raise StoreError("MongoDB did not confirm a write by a majority in time") from None
     except OperationFailure as error:
-        raise StoreError(f"MongoDB refused ({type(error).__name__}, code {error.code})") from None
+        raise StoreError(
+            f"MongoDB rejected the operation ({type(error).__name__}, code {error.code})"
+        ) from None
     except (PyMongoError, BSONError, OSError) as error:
         raise StoreError(f"MongoDB failed ({type(error).__name__})") from None
 
 
-async def _settled(answer: Any) -> Any:
-    """Give the answer of `aggregate`, which only PyMongo's client wants awaited."""
-    return await answer if inspect.isawaitable(answer) else answer
+async def _await_if_needed(result: Any) -> Any:
+    """Return the cursor of `aggregate`, which must be awaited with PyMongo's client only."""
+    return await result if inspect.isawaitable(result) else result
 
 
 async def _close(client: Any) -> None:
-    """Close a client of either driver. Motor's would keep the event loop waiting: it says goodbye to the server first."""
+    """Close a client of either driver. Motor's `close` ends its sessions at the server first and would block the event loop."""
     if inspect.iscoroutinefunction(client.close):
         await client.close()
     else:
@@ -456,43 +464,45 @@ async def _close(client: Any) -> None:
 # -- addresses -------------------------------------------------------------------------------------------
 
 
-def _shown(uri: str) -> str:
-    """The address without users, hosts and options."""
-    found = _ADDRESS.fullmatch(uri)
-    return f"{found['scheme']}://…/{found['database']}" if found else "mongodb://…"
+def _redacted(uri: str) -> str:
+    """Return the address without credentials, hosts and options."""
+    match = _ADDRESS.fullmatch(uri)
+    return f"{match['scheme']}://…/{match['database']}" if match else "mongodb://…"
 
 
-def _database(uri: str) -> str:
-    """Give the name of the database, if the address leaves the store what it needs.
+def _database_name(uri: str) -> str:
+    """Return the name of the database in an address.
 
     Raises:
-        StoreOpenError: It does not.
+        StoreOpenError: The address has no valid database name, or an option that weakens reads or writes.
     """
-    found, shown = _ADDRESS.fullmatch(uri), _shown(uri)
-    if found is None:
+    match, address = _ADDRESS.fullmatch(uri), _redacted(uri)
+    if match is None:
         raise StoreOpenError(
-            f"The store {shown} names no database that can be used: write mongodb://HOSTS/zoomgate, or another name of letters,"
-            " digits, _ and -, with user and password percent-encoded"
+            f"The address of the store {address} has no valid database name; use mongodb://HOSTS/zoomgate or another name of letters,"
+            " digits, _ and -, and percent-encode user and password"
         )
-    for part in re.split("[&;]", found["query"] or ""):
+    for part in re.split("[&;]", match["query"] or ""):
         name, _, text = (unquote_plus(piece).strip().lower() for piece in part.partition("="))
         if name == "w" and re.fullmatch(r"\+?0*[01]", text):
             raise StoreOpenError(
-                f"The store {shown} has an address with w={text}, by which stored tokens get lost: leave w out"
+                f"The address of the store {address} sets w={text}, which can lose stored tokens; remove w"
             )
         if name == "retrywrites" and text != "true":
-            raise StoreOpenError(f"The store {shown} has an address that turns off retryWrites: leave it out")
+            raise StoreOpenError(
+                f"The address of the store {address} disables retryWrites; remove the option"
+            )
         if name == "readpreference" and text != "primary":
             raise StoreOpenError(
-                f"The store {shown} has an address with a readPreference other than primary, which reads old tokens: leave it out"
+                f"The address of the store {address} sets a readPreference other than primary, which can return old tokens; remove it"
             )
-    return found["database"]
+    return match["database"]
 
 
 def _in_database(client: Any, database: str) -> Any:
     return client.get_database(
         database,
-        # what is damaged is read as something else, which fits no sealed value, instead of failing everything that is read with it
+        # decode damaged values to other values, with which decryption fails, instead of failing the whole query
         codec_options=CodecOptions(
             unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO
         ),
@@ -509,31 +519,34 @@ def _is_replicated(hello: dict[str, Any]) -> bool:
     return "setName" in hello or hello.get("msg") == "isdbgrid"
 
 
-def _check_version(schema: dict[str, Any] | None, shown: str) -> None:
+def _check_version(schema: dict[str, Any] | None, address: str) -> None:
     version = SCHEMA_VERSION if schema is None else schema.get("version")
     if not isinstance(version, int):
-        raise StoreOpenError(f"The store {shown} is damaged: restore it from your backup")
+        raise StoreOpenError(f"The store {address} is damaged; restore it from a backup")
     if version > SCHEMA_VERSION:
         raise StoreOpenError(
-            f"The store {shown} was written by a newer version of Zoomgate: upgrade this one"
+            f"The store {address} was written by a newer version of Zoomgate; upgrade this installation"
         )
 
 
-async def _prove_writes(database: Any, shown: str) -> None:
-    """Write the version, and show that a write reaches a majority."""
+async def _verify_writes(database: Any, address: str) -> None:
+    """Write the schema version, and verify that a write reaches a majority."""
     meta = database[META].with_options(read_concern=ReadConcern("local"))
     schema = await meta.find_one({"_id": "schema"})
-    _check_version(schema, shown)
+    _check_version(schema, address)
     if schema is None:
         try:
             await meta.insert_one({"_id": "schema", "version": SCHEMA_VERSION, "starts": 0})
         except DuplicateKeyError:
-            pass  # another process starts as well
+            pass  # another process is starting at the same time
     await meta.update_one({"_id": "schema"}, {"$inc": {"starts": 1}})
 
 
-async def _make_ttl_index(records: Any) -> bool:
-    """Let the database delete what has expired. False if it has no such index: the service deletes as well."""
+async def _create_ttl_index(records: Any) -> bool:
+    """Create the index by which the database deletes expired records, which the service deletes as well.
+
+    Return False if the server does not support such indexes.
+    """
     try:
         await records.create_indexes([_TTL_INDEX])
     except OperationFailure:
@@ -541,55 +554,59 @@ async def _make_ttl_index(records: Any) -> bool:
     return True
 
 
-async def _knows_now(meta: Any) -> bool:
+async def _supports_now(meta: Any) -> bool:
     try:
-        cursor = await _settled(meta.aggregate([{"$match": {"_id": "schema"}}, {"$set": {"now": "$$NOW"}}]))
+        cursor = await _await_if_needed(
+            meta.aggregate([{"$match": {"_id": "schema"}}, {"$set": {"now": "$$NOW"}}])
+        )
         rows = await cursor.to_list(None)
     except OperationFailure:
         return False
     return bool(rows) and isinstance(rows[0].get("now"), datetime)
 
 
-def _explain(shown: str, error: PyMongoError) -> str:
+def _open_error_text(address: str, error: PyMongoError) -> str:
     match error:
         case WTimeoutError():
-            return f"The store {shown} did not confirm a write by a majority in {MAJORITY_SECONDS:.0f} seconds: check its replica set"
+            return f"The store {address} did not confirm a write by a majority in {MAJORITY_SECONDS:.0f} seconds; check its replica set"
         case ServerSelectionTimeoutError():
             return (
-                f"The store {shown} could not be reached in {SELECT_SECONDS:.0f} seconds, or has no primary:"
-                " check its address, its TLS and the network"
+                f"The store {address} could not be reached in {SELECT_SECONDS:.0f} seconds, or has no primary;"
+                " check its address, its TLS settings and the network"
             )
         case OperationFailure() if error.code in _WRONG_PASSWORD:
-            return f"The store {shown} refuses user and password: check both, and authSource"
+            return f"The store {address} rejects user and password; check both, and authSource"
         case OperationFailure() if error.code in _UNAUTHORIZED:
-            return (
-                f"The store {shown} gives its user too few rights: grant the role readWrite on that database"
-            )
+            return f"The store {address} does not grant its user the required privileges; grant the role readWrite on that database"
         case OperationFailure():
-            return f"The store {shown} cannot be used (MongoDB refused, code {error.code}): look at the code in MongoDB's documentation"
+            return f"The store {address} cannot be used (MongoDB error {error.code}); see the error codes in MongoDB's documentation"
         case ConfigurationError():
-            return f"The store {shown} is of a version or kind that the MongoDB driver cannot use: MongoDB 4.2 or newer is needed"
+            return f"The store {address} is of a version or type that the MongoDB driver does not support; use MongoDB 4.2 or newer"
         case _:
-            return f"The store {shown} cannot be used ({type(error).__name__}): check that it is up and can be written"
+            return f"The store {address} cannot be used ({type(error).__name__}); check that it is running and writable"
 
 
 # -- documents -------------------------------------------------------------------------------------------
 
 
 def _text(value: str) -> str:
-    """Let strings through and nothing else: an object in a filter would be an operator."""
+    """Return a value unchanged if it is a string. In a query, an object would be an operator.
+
+    Raises:
+        TypeError: The value is not a string.
+    """
     if not isinstance(value, str):
         raise TypeError("a key must be a string")
     return value
 
 
 def _id(key: RecordKey) -> str:
-    """The name of a document. It is a string, since not every compatible server finds objects by its index."""
+    """Return the `_id` of a document. It is a string, because not every compatible server uses the index to look up objects."""
     return f"{Kind(key.kind).value}:{len(_text(key.app))}:{key.app}:{_text(key.subject)}"
 
 
 def _claim(app: str, zoom_user_id: str) -> str:
-    """What the living record of a Zoom user has in `zoom_user_claim`."""
+    """Return the `zoom_user_claim` of the live record of a Zoom user."""
     return f"{len(_text(app))}:{app}:{_text(zoom_user_id)}"
 
 
@@ -608,7 +625,7 @@ def _document(record: Record, rev: int) -> dict[str, Any]:
     if record.zoom_user_id is not None:
         document["zoom_user_id"] = _text(record.zoom_user_id)
         if record.state != TOMBSTONE_STATE:
-            # one field, since a sparse index of several takes in every document that has one of them
+            # a single field: a sparse index of several fields includes documents that have only one of them
             document["zoom_user_claim"] = _claim(record.key.app, record.zoom_user_id)
     if record.due_at is not None:
         document["due_at"] = float(record.due_at)
@@ -619,7 +636,7 @@ def _document(record: Record, rev: int) -> dict[str, Any]:
 
 
 def _key(document: dict[str, Any]) -> RecordKey | None:
-    """Give the key of a document by its fields, or None if its name is another's: it is somewhere it does not belong."""
+    """Return the key in the fields of a document, or None if the `_id` belongs to another key: the document is then misplaced."""
     app, kind, subject = (document.get(name) for name in ("app", "kind", "subject"))
     if not isinstance(app, str) or kind not in list(Kind) or not isinstance(subject, str):
         return None
@@ -628,17 +645,17 @@ def _key(document: dict[str, Any]) -> RecordKey | None:
 
 
 def _at(name: str, rev: int) -> dict[str, Any]:
-    """Name a document at a revision, for a filter."""
+    """Return a query for a document at a revision."""
     if rev == _NO_REV:
         return {"_id": name, "rev": {"$not": {"$type": ["int", "long"], "$gt": 0}}}
     return {"_id": name, "rev": int(rev)}
 
 
 def _record(key: RecordKey, document: dict[str, Any]) -> Record:
-    """Read the document of a key.
+    """Convert the document of a key.
 
-    A field that somebody else wrote with another type counts as empty, and so does the value of a document that says it is another
-    record: what is sealed then does not open.
+    A field of an unexpected type counts as empty, and so does the value of a document whose fields contain another key. Decryption then
+    fails if the value or an authenticated field is affected.
     """
 
     def column(name: str, kind: type | tuple[type, ...], absent: Any) -> Any:

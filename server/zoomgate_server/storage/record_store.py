@@ -1,8 +1,8 @@
-"""The contract of every record store.
+"""The interface of all record stores.
 
-A store is dumb on purpose: it keeps bytes under a key and compares one revision number. Whatever has to be decided (generation,
-grant, lease, candidates, expiry) is decided by the core on what it read; the core then writes with `if_rev` and reads again on
-conflict. A store sees sealed bytes only, so plaintext cannot reach it.
+A store is deliberately simple: it stores bytes under a key and compares one revision number. All decisions (generation, grant, lease,
+alternate pairs, expiry) are made by the core on the records that it has read. The core then writes with `if_rev`, and reads again on
+conflict. A store receives encrypted bytes only, so no plaintext can reach the database.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Protocol
 
 
 class Kind(StrEnum):
-    """What a record is about."""
+    """The kind of a record."""
 
     USER = "user"
     ACCOUNT = "account"
@@ -24,7 +24,7 @@ class Kind(StrEnum):
 
 
 class Column(StrEnum):
-    """Clear columns that records can be counted by."""
+    """Unencrypted columns by which records can be counted."""
 
     STATE = "state"
     KEY_ID = "key_id"
@@ -34,21 +34,21 @@ KEY_CHECK = "key_check"
 """Subject of the key check; see `key_check.verify`."""
 
 TOMBSTONE_STATE = "DISCONNECTED"
-"""Records in this state do not take part in the uniqueness of `zoom_user_id`."""
+"""Records in this state are exempt from the uniqueness of `zoom_user_id`."""
 
 
 KEYED = (Kind.USER, Kind.STATE)
-"""Kinds whose records have to be opened by the key ring of every process."""
+"""Kinds whose records every process must be able to decrypt with its key ring."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordKey:
-    """Names a record.
+    """The identity of a record.
 
     Attributes:
-        app: OAuth origin and client id, so that two Zoom apps can share a database. At most 512 characters.
-        kind: What the record is about.
-        subject: Whom or what it is about, unique within app and kind. At most 512 characters.
+        app: OAuth origin and client ID, so that two Zoom apps can share a database. At most 512 characters.
+        kind: The kind of the record.
+        subject: Identifies the record within its app and kind. At most 512 characters.
     """
 
     app: str
@@ -58,22 +58,22 @@ class RecordKey:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A stored record: one opaque value and the columns that stores may filter, count and clean up by.
+    """A stored record: one opaque value, and the columns by which stores may filter, count and expire records.
 
     Times are seconds since 1970 by the store's clock.
 
     Attributes:
-        key: Its name.
-        value: Opaque bytes, at most 64 KiB: never interpreted, compared or changed by a store.
-        rev: Revision, never 0. Ignored on the way in; a store never gives the same revision twice for one key, not even after a
-            delete. One that was damaged reads as another number, at which the record can be replaced.
-        state: State of a connection, else empty.
-        key_id: Id of the key that sealed the value, else empty.
-        zoom_user_id: Unique per app among records that are no tombstones; None takes no part.
-        changed_at: When something visible last changed; `changes` goes by it.
-        due_at: When somebody should look at the record again, or None.
-        expire_at: When the record may be cleaned up, or None. Readers decide about expiry themselves: a store may still return
-            an expired record and need not.
+        key: The identity of the record.
+        value: Opaque bytes, at most 64 KiB. A store never interprets, compares or changes them.
+        rev: The revision, never 0 in a stored record. Writes ignore it. A store never assigns the same revision to a key twice, not
+            even after a delete. A damaged revision is read as a substitute number, with which the record can be replaced.
+        state: State of a connection, otherwise empty.
+        key_id: ID of the key that encrypted the value, otherwise empty.
+        zoom_user_id: Unique per app among records that are not tombstones. None is exempt.
+        changed_at: When a visible property last changed. `changes` selects by this time.
+        due_at: When the record is next due for processing, or None.
+        expire_at: When the record may be deleted, or None. Readers must check the expiry themselves: a store may or may not still
+            return an expired record.
     """
 
     key: RecordKey
@@ -89,7 +89,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A record that changed: enough to drop it from a cache."""
+    """A changed record, with enough information to remove it from a cache."""
 
     key: RecordKey
     rev: int
@@ -99,11 +99,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """By what the records of one app are sealed.
+    """The encryption keys that the records of one app use.
 
     Attributes:
-        canary: The record by which a start proves its key ring, or None.
-        key_ids: Ids of the keys that sealed connections and pending authorizations.
+        key_check: The key check record, or None.
+        key_ids: IDs of the keys that encrypted connections and pending authorizations.
     """
 
     key_check: Record | None
@@ -112,13 +112,13 @@ class Sealed:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What a store looks like to somebody who changes nothing.
+    """The result of a read-only inspection of a store.
 
     Attributes:
-        shown: Its path, or its address without users, hosts and options.
-        users: How many records of connections there are.
-        sealed: The apps that have records, and by what those are sealed.
-        replicated: Whether the loss of one disk is no loss.
+        shown: The path, or the address without credentials, hosts and options.
+        users: The number of connection records.
+        sealed: The encryption keys in use, by app.
+        replicated: Whether the data survives the loss of one disk.
     """
 
     shown: str
@@ -128,22 +128,22 @@ class Examined:
 
 
 class StoreError(Exception):
-    """The store failed. The outcome of a write is unknown. The text is free of secrets, addresses included."""
+    """The store failed. The outcome of a write is unknown. The message contains no secrets and no addresses."""
 
 
 class StoreOpenError(Exception):
-    """The store cannot be used. The text is one sentence for the operator, free of secrets."""
+    """The store cannot be used. The message is one sentence for the operator, without secrets."""
 
 
 class StoreUnreachableError(StoreOpenError):
-    """The store could not be reached just now: the same try may succeed later."""
+    """The store is currently unreachable. A retry may succeed."""
 
 
 class ZoomUserTaken(Exception):
-    """A put was refused since another live record of the app has the same `zoom_user_id`.
+    """A put was rejected because another live record of the app has the same `zoom_user_id`.
 
     Args:
-        subject: The subject of that record.
+        subject: The subject of the other record.
     """
 
     def __init__(self, subject: str) -> None:
@@ -152,17 +152,17 @@ class ZoomUserTaken(Exception):
 
 
 class RecordStore(Protocol):
-    """Keeps records. Every method raises `StoreError` when the store fails."""
+    """Storage of records. Every method raises `StoreError` if the store fails."""
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
         """Read one record and the store's clock, in seconds since 1970."""
         ...
 
     async def put(self, record: Record, if_rev: int) -> int | None:
-        """Write a record durably if its revision is still `if_rev`; 0 means that there must be none.
+        """Write a record durably if its revision is still `if_rev`. 0 means that the record must not exist.
 
         Returns:
-            The new revision, or None on conflict: nothing was written then.
+            The new revision, or None on conflict. On conflict, nothing was written.
 
         Raises:
             ZoomUserTaken: Another live record of the app has this `zoom_user_id`; nothing was written.
@@ -170,7 +170,7 @@ class RecordStore(Protocol):
         ...
 
     async def delete(self, key: RecordKey, if_rev: int) -> bool:
-        """Delete a record if its revision is still `if_rev`. False on conflict and when there is none."""
+        """Delete a record if its revision is still `if_rev`. Return False on conflict, or if there is no record."""
         ...
 
     async def page(
@@ -184,44 +184,42 @@ class RecordStore(Protocol):
         after: str = "",
         limit: int,
     ) -> Sequence[Record]:
-        """Read `limit` records (1 to 1000), or fewer if there are no more, in the order of their subjects, starting behind subject `after`.
+        """Read a page of records in the order of their subjects. A page is shorter than `limit` only if there are no more records.
 
         Args:
-            app: Of this app.
-            kind: Of this kind.
-            states: In one of these states; empty for any.
-            due_before: With a `due_at` before this time; None for any.
-            expire_before: With an `expire_at` before this time; None for any.
-            after: Subjects that sort behind this one, by code point.
-            limit: How many at most.
+            states: Return records in one of these states. Empty for any state.
+            due_before: Return records whose `due_at` is earlier. None disables the filter.
+            expire_before: Return records whose `expire_at` is earlier. None disables the filter.
+            after: Return records whose subjects are greater, compared by code point.
+            limit: Maximum number of records, 1 to 1000.
         """
         ...
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Read the record of an app that has this `zoom_user_id` and is no tombstone, and the store's clock."""
+        """Read the record of an app that has this `zoom_user_id` and is not a tombstone, and the store's clock."""
         ...
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
-        """Count the records of a kind by the values of a column; a value that is no text counts as the empty one."""
+        """Count the records of a kind by the values of a column. A value that is not text counts as empty."""
         ...
 
     async def apps(self) -> Sequence[str]:
-        """Name the apps that have records, in order."""
+        """List the apps that have records, in order."""
         ...
 
     async def changes(
         self, app: str, kind: Kind, since: float, *, limit: int | None = None
     ) -> tuple[Sequence[Change], float]:
-        """List what has `changed_at >= since`, oldest first and every record at most once, and read the store's clock before.
+        """List the records with `changed_at >= since`, oldest first and each at most once.
+
+        Also return the store's clock as it was before the records were read.
 
         Args:
-            app: Of this app.
-            kind: Of this kind.
-            since: A time of the store's clock.
-            limit: How many, about; fewer are given only if there are no more. None for all.
+            since: Seconds since 1970 by the store's clock.
+            limit: Approximate maximum. Fewer changes are returned only if there are no more. None returns all.
         """
         ...
 
     async def close(self) -> None:
-        """Finish what is running and let go of the store. Idempotent."""
+        """Wait for running operations and close the store. Idempotent."""
         ...

@@ -1,45 +1,43 @@
-"""Going through all records of a store, whoever works on it meanwhile."""
+"""Scans of all records of a store that other processes may be using."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from zoomgate_server.storage.record_store import Column, Kind, Record, RecordStore
 
-PAGE = 200
-"""Records that are read at a time."""
+PAGE_SIZE = 200
+"""Records read in one request."""
 
-TOGETHER = 16
-"""Records that are worked on at a time: a database far away answers so many in the time of one."""
+CONCURRENCY = 16
+"""Records processed at the same time, which hides the latency of a remote database."""
 
 
 async def pages(store: RecordStore, app: str) -> AsyncIterator[Sequence[Record]]:
     """Read every record of an app, page by page."""
     for kind in Kind:
         after = ""
-        while page := await store.page(app, kind, after=after, limit=PAGE):
+        while page := await store.page(app, kind, after=after, limit=PAGE_SIZE):
             yield page
             after = page[-1].key.subject
 
 
 async def each(
-    page: Sequence[Record], work: Callable[[Record], Awaitable[None]], on_records: Callable[[int], None]
+    page: Sequence[Record], process: Callable[[Record], Awaitable[None]], on_records: Callable[[int], None]
 ) -> None:
-    """Do work on every record of a page. A failure is raised when what runs beside it has ended.
+    """Process every record of a page. A failure is raised after the records processed at the same time are done.
 
     Args:
-        page: The records.
-        work: What to do with one.
-        on_records: Told how many more are done.
+        on_records: Called with the number of additional records that are done.
     """
-    for start in range(0, len(page), TOGETHER):
-        part = page[start : start + TOGETHER]
-        for result in await asyncio.gather(*map(work, part), return_exceptions=True):
+    for start in range(0, len(page), CONCURRENCY):
+        batch = page[start : start + CONCURRENCY]
+        for result in await asyncio.gather(*map(process, batch), return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
-        on_records(len(part))
+        on_records(len(batch))
 
 
 async def total(store: RecordStore) -> int:
     """Count all records."""
-    counted = [await store.count(app, kind, Column.KEY_ID) for app in await store.apps() for kind in Kind]
-    return sum(sum(by_key.values()) for by_key in counted)
+    counts = [await store.count(app, kind, Column.KEY_ID) for app in await store.apps() for kind in Kind]
+    return sum(sum(by_key.values()) for by_key in counts)

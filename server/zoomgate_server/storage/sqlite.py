@@ -1,7 +1,7 @@
-"""A record store in one SQLite file: durable, and shared by every process of one machine.
+"""A record store in one SQLite file, durable and shared by all processes of one machine.
 
-All statements run on one thread of their own, so the event loop never waits for a disk. The file is in WAL mode with `synchronous=FULL`:
-a write that was answered survives a power failure (https://www.sqlite.org/pragma.html#pragma_synchronous).
+All statements run on a dedicated thread, so the event loop never waits for a disk. The file is in WAL mode with `synchronous=FULL`: a
+confirmed write survives a power failure (https://www.sqlite.org/pragma.html#pragma_synchronous).
 """
 
 import asyncio
@@ -33,19 +33,19 @@ from zoomgate_server.storage.record_store import (
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x5A474154
-"""Marks the file as ours (`ZGAT`), see https://www.sqlite.org/pragma.html#pragma_application_id."""
+"""Marks the file as a Zoomgate store (`ZGAT`), see https://www.sqlite.org/pragma.html#pragma_application_id."""
 
 BUSY_SECONDS = 5.0
-"""How long a statement waits for another process that writes."""
+"""How long a statement waits for the write lock of another process."""
 
 WAIT_SECONDS = 5.0
-"""How long an operation waits for those before it: what has not begun by then is given up."""
+"""How long an operation waits for earlier operations. If it has not started by then, it fails."""
 
 MOUNTS = Path("/proc/mounts")
-"""Where the system lists its file systems, see proc_pid_mounts(5)."""
+"""Where the system lists mounted file systems, see proc_pid_mounts(5)."""
 
-FEW = 1000
-"""Records that are due, or have expired, are looked for by their index up to this many; SQLite itself would read all records."""
+MAX_INDEX_RECORDS = 1000
+"""Due or expired records are read through their index only if there are fewer than this. SQLite itself would always read all records."""
 
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "fuse.glusterfs"}
@@ -74,45 +74,45 @@ SELECT subject, rev, state, changed_at FROM record
 WHERE app = ? AND changed_at >= ? AND kind = ? AND typeof(changed_at) = 'real' AND typeof(subject) = 'text'
 ORDER BY changed_at LIMIT ?
 """
-"""What somebody else wrote with another type sorts behind every number and text, so it would be found each time."""
+"""The type conditions skip damaged rows. SQLite sorts text and BLOBs after all numbers, so their `changed_at` would match every time."""
 
 _OF_ZOOM_USER = f"""
 SELECT kind, {_COLUMNS} FROM record
 WHERE app = ? AND zoom_user_id = ? AND state <> '{TOMBSTONE_STATE}'
-"""  # noqa: S608 - constants; the state is one too, else SQLite does not use the index
+"""  # noqa: S608 - constants; with the state as a parameter, SQLite would not use the index
 
 _T = TypeVar("_T")
 
 
 def examine(path: Path) -> Examined:
-    """Look at a file without changing anything, or making anything beside it.
+    """Inspect a store without changing its file or creating files beside it.
 
     Raises:
-        StoreOpenError: It cannot be used.
+        StoreOpenError: The file cannot be read or is not a Zoomgate store.
     """
     try:
-        # without a log beside it nobody has the file open, and SQLite would leave an empty log behind
+        # without a log beside it, no process has the file open, and SQLite would leave an empty log behind
         mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)) as connection:
             connection.text_factory = _text
             if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
                 raise StoreOpenError(
-                    f"The store {path} is a database of another program: name another file in ZOOMGATE_STORE"
+                    f"The store {path} is a database of another program; set ZOOMGATE_STORE to another file"
                 )
             _check_version(connection, path)
             users = connection.execute("SELECT count(*) FROM record WHERE kind = 'user'").fetchone()[0]
             apps = [app for (app,) in connection.execute("SELECT DISTINCT app FROM record")]
-            sealed = {app: _sealed(connection, app) for app in apps}
+            sealed = {app: _read_sealed(connection, app) for app in apps}
     except sqlite3.Error as error:
         raise StoreOpenError(
-            f"The store {path} cannot be read ({_name_of(error)}): check its owner, or restore it from your backup"
+            f"The store {path} cannot be read ({_error_name(error)}); check its owner, or restore it from a backup"
         ) from None
     except OSError as error:
-        raise StoreOpenError(f"The store {path} cannot be read ({error.strerror}): check its owner") from None
+        raise StoreOpenError(f"The store {path} cannot be read ({error.strerror}); check its owner") from None
     return Examined(str(path), users, sealed)
 
 
-def _sealed(connection: sqlite3.Connection, app: str) -> Sealed:
+def _read_sealed(connection: sqlite3.Connection, app: str) -> Sealed:
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM record WHERE app = ? AND kind = ? AND subject = ?",  # noqa: S608 - constants
         (app, Kind.KEY_CHECK.value, KEY_CHECK),
@@ -128,13 +128,12 @@ def _sealed(connection: sqlite3.Connection, app: str) -> Sealed:
 
 
 class SqliteStore:
-    """Keeps records in one file. Use `open`.
+    """A record store in one file. Create it with `open`.
 
     Args:
-        path: The file.
         connection: An open connection that belongs to the thread of `executor`.
-        executor: Runs every statement.
-        wall: The store's clock: this machine's.
+        executor: Runs all statements.
+        wall: The clock of this machine, which is the store's clock.
     """
 
     def __init__(
@@ -153,11 +152,11 @@ class SqliteStore:
 
     @classmethod
     async def open(cls, path: Path, wall: Callable[[], float]) -> "SqliteStore":
-        """Open the file, or make it with mode 0600.
+        """Open the file, creating it with mode 0600 if needed.
 
         Raises:
-            StoreOpenError: It is no store of ours, is damaged, from a newer version, on a network file system, or cannot be
-                written. A file that was made by this call is gone again.
+            StoreOpenError: The file is not a Zoomgate store, is damaged, was written by a newer version, is on a network file system,
+                or cannot be written. A file created by this call is deleted again.
         """
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         try:
@@ -223,9 +222,9 @@ class SqliteStore:
 
         def read() -> list[Record]:
             index = ""
-            if due_before is not None and self._are_few("due", app, kind, due_before):
+            if due_before is not None and self._selects_few("due", app, kind, due_before):
                 index = "INDEXED BY record_due"
-            elif expire_before is not None and self._are_few("expire", app, kind, expire_before):
+            elif expire_before is not None and self._selects_few("expire", app, kind, expire_before):
                 index = "INDEXED BY record_expire"
             statement = f"SELECT {_COLUMNS} FROM record {index} WHERE {where} ORDER BY subject LIMIT ?"  # noqa: S608 - constants
             rows = self._connection.execute(statement, (*values, *numbers, limit)).fetchall()
@@ -234,7 +233,7 @@ class SqliteStore:
         return await self._run(read)
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Read the living record of a Zoom user and the clock."""
+        """Read the live record of a Zoom user and the clock."""
 
         def read() -> tuple[Record | None, float]:
             row = self._connection.execute(_OF_ZOOM_USER, (app, zoom_user_id)).fetchone()
@@ -251,16 +250,16 @@ class SqliteStore:
                 f"SELECT {column}, count(*) FROM record WHERE app = ? AND kind = ? GROUP BY {column}",  # noqa: S608 - constants
                 (app, kind.value),
             )
-            found: dict[str, int] = {}
+            counts: dict[str, int] = {}
             for value, records in rows:
                 text = value if isinstance(value, str) else ""
-                found[text] = found.get(text, 0) + records
-            return found
+                counts[text] = counts.get(text, 0) + records
+            return counts
 
         return await self._run(read)
 
     async def apps(self) -> list[str]:
-        """Name the apps that have records."""
+        """List the apps that have records."""
 
         def read() -> list[str]:
             rows = self._connection.execute("SELECT DISTINCT app FROM record ORDER BY app")
@@ -271,12 +270,12 @@ class SqliteStore:
     async def changes(
         self, app: str, kind: Kind, since: float, *, limit: int | None = None
     ) -> tuple[list[Change], float]:
-        """List what changed."""
+        """List changed records, and read the clock."""
 
         def read() -> tuple[list[Change], float]:
             now = self._wall()
-            most = -1 if limit is None else limit
-            rows = self._connection.execute(_CHANGES, (app, since, kind.value, most)).fetchall()
+            max_rows = -1 if limit is None else limit
+            rows = self._connection.execute(_CHANGES, (app, since, kind.value, max_rows)).fetchall()
             return [
                 Change(RecordKey(app, kind, subject), rev, state, changed_at)
                 for subject, rev, state, changed_at in rows
@@ -285,7 +284,7 @@ class SqliteStore:
         return await self._run(read)
 
     async def close(self) -> None:
-        """Finish what is running, fold the log into the file, and let go of it."""
+        """Wait for running operations, merge the log into the file, and close it."""
         if self._closed:
             return
         self._closed = True
@@ -293,54 +292,56 @@ class SqliteStore:
         await asyncio.shield(loop.run_in_executor(self._executor, self._connection.close))
         self._executor.shutdown(wait=True)
 
-    async def _run(self, work: Callable[[], _T]) -> _T:
-        """Run work on the store's thread. A caller that leaves does not stop it."""
+    async def _run(self, operation: Callable[[], _T]) -> _T:
+        """Run an operation on the store's thread. Cancelling the caller does not stop it."""
         if self._closed:
             raise StoreError("the store is closed")
-        queued = self._executor.submit(self._guarded, work)
+        queued = self._executor.submit(self._translate_errors, operation)
         done = asyncio.wrap_future(queued)
-        done.add_done_callback(_hear)
+        done.add_done_callback(_retrieve_exception)
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 return await asyncio.shield(done)
         except TimeoutError:
             if queued.cancel():
-                raise StoreError("SQLite is too slow: others wait for its file already") from None
-        return await asyncio.shield(done)  # it has begun, and ends by itself
+                raise StoreError(
+                    "SQLite is too slow; earlier operations are still waiting for its file"
+                ) from None
+        return await asyncio.shield(done)  # it has started and ends on its own
 
-    def _guarded(self, work: Callable[[], _T]) -> _T:
-        """Turn SQLite's failures into ours: their texts could name paths and values."""
+    def _translate_errors(self, operation: Callable[[], _T]) -> _T:
+        """Run an operation, and replace errors of SQLite, whose messages may contain paths and values, by `StoreError`."""
         try:
             if self._path.stat().st_ino != self._inode:
-                raise StoreError("the store's file was replaced while it was open: restart the service")
-            return work()
+                raise StoreError("the store's file was replaced while it was open; restart the service")
+            return operation()
         except sqlite3.Error as error:
-            raise StoreError(f"SQLite failed ({_name_of(error)})") from None
+            raise StoreError(f"SQLite failed ({_error_name(error)})") from None
         except FileNotFoundError:
-            raise StoreError("the store's file was deleted while it was open: restart the service") from None
+            raise StoreError("the store's file was deleted while it was open; restart the service") from None
         except OSError:
-            raise StoreError("the store's file cannot be reached") from None
+            raise StoreError("the store's file is not accessible") from None
 
-    def _transact(self, work: Callable[[], _T]) -> _T:
-        """Run work in one transaction that takes the write lock at its start."""
+    def _transact(self, operation: Callable[[], _T]) -> _T:
+        """Run an operation in one transaction that acquires the write lock at its start."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            result = work()
+            result = operation()
             self._connection.execute("COMMIT")
         except BaseException:
-            if self._connection.in_transaction:  # after some failures SQLite has rolled back itself
+            if self._connection.in_transaction:  # SQLite itself rolls back after some errors
                 self._connection.execute("ROLLBACK")
             raise
         return result
 
-    def _are_few(self, what: str, app: str, kind: Kind, before: float) -> bool:
-        """Tell whether an index finds so few records that they are sorted faster than all records are read in their order."""
-        found = self._connection.execute(
-            f"SELECT count(*) FROM (SELECT 1 FROM record INDEXED BY record_{what}"  # noqa: S608 - constants
-            f" WHERE app = ? AND kind = ? AND {what}_at < ? LIMIT ?)",
-            (app, kind.value, before, FEW),
+    def _selects_few(self, column: str, app: str, kind: Kind, before: float) -> bool:
+        """Return whether an index selects so few records that sorting them is faster than reading all records in order."""
+        row = self._connection.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM record INDEXED BY record_{column}"  # noqa: S608 - constants
+            f" WHERE app = ? AND kind = ? AND {column}_at < ? LIMIT ?)",
+            (app, kind.value, before, MAX_INDEX_RECORDS),
         ).fetchone()
-        return bool(found[0] < FEW)
+        return bool(row[0] < MAX_INDEX_RECORDS)
 
     def _put(self, record: Record, if_rev: int) -> int | None:
         key = record.key
@@ -351,12 +352,12 @@ class SqliteStore:
         if (0 if row is None else row[0]) != if_rev:
             return None
         if record.zoom_user_id is not None and record.state != TOMBSTONE_STATE:
-            taken = self._connection.execute(
+            other = self._connection.execute(
                 "SELECT subject FROM record WHERE app = ? AND zoom_user_id = ? AND state <> ? AND (kind <> ? OR subject <> ?)",
                 (key.app, record.zoom_user_id, TOMBSTONE_STATE, key.kind.value, key.subject),
             ).fetchone()
-            if taken is not None:
-                raise ZoomUserTaken(taken[0])
+            if other is not None:
+                raise ZoomUserTaken(other[0])
         rev: int = self._connection.execute("UPDATE revision SET last = last + 1 RETURNING last").fetchone()[
             0
         ]
@@ -380,7 +381,7 @@ class SqliteStore:
 
 
 def _record(app: str, kind: Kind, row: tuple[Any, ...]) -> Record:
-    """Read a row. A column that somebody else wrote with another type counts as empty: what is sealed then does not open."""
+    """Convert a row. A column of an unexpected type counts as empty; decryption then fails if the column is an authenticated one."""
     subject, value, rev, state, key_id, zoom_user_id, changed_at, due_at, expire_at = row
     return Record(
         key=RecordKey(app, kind, subject),
@@ -395,50 +396,48 @@ def _record(app: str, kind: Kind, row: tuple[Any, ...]) -> Record:
     )
 
 
-def _hear(done: "asyncio.Future[_T]") -> None:
-    """Take note of a failure, even if who asked has left: else it is in the log as one that nobody has heard of."""
+def _retrieve_exception(done: "asyncio.Future[_T]") -> None:
+    """Mark a failure as retrieved even if its caller was cancelled. Otherwise asyncio logs it as never retrieved."""
     if not done.cancelled():
         done.exception()
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Open or make the file; runs on the store's thread."""
+    """Open or create the file. Runs on the store's thread."""
     if _file_system(path) in _NETWORK_FILE_SYSTEMS:
         raise StoreOpenError(
-            f"The store {path} is on a network file system, where SQLite loses data: use a local disk"
+            f"The store {path} is on a network file system, where SQLite loses data; use a local disk"
         )
-    made = False
+    created = False
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        made = True
+        created = True
     except FileExistsError:
-        if not os.access(
-            path, os.R_OK | os.W_OK
-        ):  # SQLite would open it for reading, and leave a log beside it
+        if not os.access(path, os.R_OK | os.W_OK):  # SQLite would open it read-only and leave a log beside it
             raise StoreOpenError(_not_writable(path)) from None
     except OSError as error:
         raise StoreOpenError(
-            f"The store {path} cannot be made ({error.strerror}): check that its folder exists and can be written"
+            f"The store {path} cannot be created ({error.strerror}); check that its folder exists and is writable"
         ) from None
     connection: sqlite3.Connection | None = None
     try:
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=64)
         connection.text_factory = _text
-        _prepare_patiently(connection, path)
+        _prepare_with_retries(connection, path)
     except (sqlite3.Error, StoreOpenError) as error:
         if connection is not None:
             connection.close()
-        if made and not _is_busy(error):  # somebody who has it locked uses it
+        if created and not _is_busy(error):  # a process that has locked it is using it
             for leftover in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
                 leftover.unlink(missing_ok=True)
         if isinstance(error, StoreOpenError):
             raise
-        raise StoreOpenError(_explain(path, error)) from None
+        raise StoreOpenError(_open_error_text(path, error)) from None
     return connection
 
 
-def _prepare_patiently(connection: sqlite3.Connection, path: Path) -> None:
-    """Prepare the file, waiting for another process that does the same: SQLite itself does not wait while the journal mode changes."""
+def _prepare_with_retries(connection: sqlite3.Connection, path: Path) -> None:
+    """Prepare the file, and retry while another process does the same. SQLite itself does not wait while the journal mode changes."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -452,23 +451,22 @@ def _prepare_patiently(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _is_busy(error: Exception) -> bool:
-    """Tell whether another process had the file locked."""
+    """Return whether the file was locked by another process."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Check that the file is ours and whole, and that it takes writes."""
+    """Check that the file is an intact, writable Zoomgate store. Create the schema in an empty file."""
     empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-    application_id = connection.execute("PRAGMA application_id").fetchone()[
-        0
-    ]  # after it: both are written at once
+    # must be read second: schema and application ID are committed together, possibly by another process
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     if application_id != APPLICATION_ID and not empty:
         raise StoreOpenError(
-            f"The store {path} is a database of another program: name another file in ZOOMGATE_STORE"
+            f"The store {path} is a database of another program; set ZOOMGATE_STORE to another file"
         )
     _check_version(connection, path)
     if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-        raise StoreOpenError(f"The store {path} is damaged: restore it from your backup")
+        raise StoreOpenError(f"The store {path} is damaged; restore it from a backup")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("BEGIN IMMEDIATE")
@@ -486,42 +484,44 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _not_writable(path: Path) -> str:
-    return f"The store {path} cannot be written: check the owner and mode of the file and its folder"
+    return f"The store {path} cannot be written; check the owner and mode of the file and its folder"
 
 
 def _check_version(connection: sqlite3.Connection, path: Path) -> None:
     if connection.execute("PRAGMA user_version").fetchone()[0] > SCHEMA_VERSION:
-        raise StoreOpenError(f"The store {path} was written by a newer version of Zoomgate: upgrade this one")
+        raise StoreOpenError(
+            f"The store {path} was written by a newer version of Zoomgate; upgrade this installation"
+        )
 
 
-def _explain(path: Path, error: sqlite3.Error) -> str:
+def _open_error_text(path: Path, error: sqlite3.Error) -> str:
     match getattr(error, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
-            return f"The store {path} is no database or is damaged: restore it from your backup"
+            return f"The store {path} is not a database or is damaged; restore it from a backup"
         case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
-            return (
-                f"The store {path} cannot be written (the disk is full or failing): make room and start again"
-            )
+            return f"The store {path} cannot be written (the disk is full or failing); free some space or check the disk, then start again"
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return _not_writable(path)
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return f"The store {path} is locked by another process: stop that one, or wait until it is done"
+            return (
+                f"The store {path} is locked by another process; stop that process, or wait until it is done"
+            )
         case _:
-            return f"The store {path} cannot be opened ({_name_of(error)}): look at the name in SQLite's documentation"
+            return f"The store {path} cannot be opened ({_error_name(error)}); see the result codes in SQLite's documentation"
 
 
-def _name_of(error: sqlite3.Error) -> str:
-    """Name an error: its text could hold paths and values. Those that Python's own code raises have no name of SQLite's."""
+def _error_name(error: sqlite3.Error) -> str:
+    """Return the name of an error, since its message may contain paths and values. Errors raised by Python itself have no SQLite name."""
     return getattr(error, "sqlite_errorname", type(error).__name__)
 
 
 def _text(raw: bytes) -> str:
-    """Decode text: what is damaged is read as other text, which then fits no sealed value, instead of failing the whole query."""
+    """Decode text. Damaged text is decoded to other text, with which decryption fails, instead of failing the whole query."""
     return raw.decode("utf-8", "replace")
 
 
 def _file_system(path: Path) -> str:
-    """Name the file system that a file is on, or give an empty string where that cannot be told."""
+    """Return the type of the file system of a path, or an empty string if it is unknown."""
     try:
         mounts = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
         folder = str(path.resolve().parent)
@@ -532,7 +532,9 @@ def _file_system(path: Path) -> str:
         fields = line.split()
         if len(fields) < 3:
             continue
-        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1])  # blanks and the like
+        point = re.sub(
+            r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1]
+        )  # octal escapes of spaces and similar
         if len(point) >= len(best) and (folder == point or folder.startswith(point.rstrip("/") + "/")):
             best, kind = point, fields[2]
     return kind

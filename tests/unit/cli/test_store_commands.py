@@ -205,7 +205,7 @@ class TestRestore:
         assert "cannot be read" in refused(zoomgate("store", "restore", "text.db"))
         with closing(sqlite3.connect("other.db")) as other:
             other.execute("CREATE TABLE t (x)")
-        assert "no store of Zoomgate" in refused(zoomgate("store", "restore", "other.db"))
+        assert "not a Zoomgate store" in refused(zoomgate("store", "restore", "other.db"))
         assert not Path("data/zoomgate.db").exists()
 
     async def test_corrupt_backup_is_rejected(self, service: Harness) -> None:
