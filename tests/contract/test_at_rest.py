@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import MONICA, OMAR, Harness, Refusal, running
+from support.harness import MONICA, OMAR, Harness, RpcError, running
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import ConnectionRecord, State
@@ -48,7 +48,7 @@ def connection(user: str = MONICA, **fields: object) -> ConnectionRecord:
 
 async def test_no_secret_is_stored_in_plaintext(zoomgate: Harness) -> None:
     """No file of the data folder contains a token, state or option in plaintext."""
-    started = await zoomgate.begin(options={"note": "options-are-sealed-too"})
+    started = await zoomgate.begin_authorization(options={"note": "options-are-sealed-too"})
     await zoomgate.connect()
     token = (await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))).token
     secrets = [token.access_token, token.refresh_token, started.state, "options-are-sealed-too"]
@@ -148,7 +148,7 @@ async def test_tampered_record_is_reported_and_replaced_by_a_new_consent(tmp_pat
     await store.close()
     async with running(tmp_path / "data") as zoomgate:
         request = pb.GetConnectionRequest(user_email=MONICA)
-        refusal: Refusal = await zoomgate.refusal(zoomgate.auth.GetConnection, request)
+        refusal: RpcError = await zoomgate.error_of(zoomgate.auth.GetConnection, request)
         assert refusal.short == ("DATA_LOSS", "RECORD_UNREADABLE")
         assert refusal.metadata["record"].startswith("user/")
         await zoomgate.call(zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=OMAR))

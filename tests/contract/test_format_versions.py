@@ -7,7 +7,6 @@ from base64 import b64decode
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 from structlog.testing import capture_logs
@@ -28,6 +27,7 @@ from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersi
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 from zoomgate_server.storage.sqlite import SqliteStore
+from zoomgate_server.telemetry.metrics import Metrics
 
 RING = KeyRing([Key("0a0a0a0a", bytes(range(32)), primary=True)])
 USER = "monica@example.com"
@@ -100,14 +100,14 @@ async def test_journal_entry_of_another_version_is_rejected_and_retained(
     file = tmp_path / f"{golden['opened']['entry_id']}.entry"
     content = of_version(version, b64decode(golden["file"]))
     file.write_bytes(content)
-    observer = MagicMock()
-    journal = TokenJournal(tmp_path, app=GOLDEN_APP, key_ring=GOLDEN_RING, observer=observer)
+    metrics = Metrics("1", [])
+    journal = TokenJournal(tmp_path, app=GOLDEN_APP, key_ring=GOLDEN_RING, observer=metrics)
     with capture_logs() as logs:
         assert await journal.claim() == []
     await journal.close()
     (line,) = [line for line in logs if line["event"] == "journal.entry_unreadable"]
     assert line["reason"] == UNSUPPORTED[version]
-    assert observer.journal_entry_corrupt.call_count == 1
+    assert metrics.registry.get_sample_value("zoomgate_journal_corrupt_entries_total") == 1
     assert file.read_bytes() == content
 
 
@@ -181,9 +181,9 @@ async def test_callers_receive_record_version_for_that_user_only(tmp_path: Path)
             (zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=USER)),
             (zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=USER)),
         ):
-            assert (await zoomgate.refusal(method, request)).short == ("INTERNAL", "RECORD_VERSION")
+            assert (await zoomgate.error_of(method, request)).short == ("INTERNAL", "RECORD_VERSION")
         async with browser() as session:
-            page = await consent(session, (await zoomgate.begin(USER)).authorization_url, USER)
+            page = await consent(session, (await zoomgate.begin_authorization(USER)).authorization_url, USER)
         assert page.url.query["outcome"] == "try_later"
         assert (await store.get(mine.key))[0] == before
         await store.close()

@@ -219,7 +219,7 @@ async def test_reencryption_loses_no_token_of_another_process(tmp_path: Path) ->
     await reencrypt(store, ring(NEW), ignore_progress)
     assert await count_sealed_with(store, OLD) == 0
     zoom = RotatingZoom()
-    zoom.living = living
+    zoom.valid_tokens = living
     reader = Process("app", store, Envelope(app="app", keys=ring(NEW)), zoom)
     for user in USERS:
         record, _ = await reader.connections.read(user)

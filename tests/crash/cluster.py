@@ -19,7 +19,7 @@ from uuid import uuid4
 import grpc.aio
 
 from support.growing_log import events, whole_lines
-from support.harness import Refusal, key_of, metadata
+from support.harness import RpcError, caller_key, metadata
 from support.zoom_events import ENVIRON
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.options import SimulatedUser
@@ -53,7 +53,7 @@ CALLERS = f"""
 [[callers]]
 name = "service"
 role = "service"
-key_sha256 = "{digest(key_of("service"))}"
+key_sha256 = "{digest(caller_key("service"))}"
 users = ["*"]
 access_tokens = true
 refresh_tokens = true
@@ -196,7 +196,7 @@ async def _call_status(method: Any, request: Any, seconds: float) -> CallStatus:
     try:
         await method(request, metadata=metadata(), timeout=seconds)
     except grpc.aio.AioRpcError as error:
-        return Refusal.of(error).short
+        return RpcError.of(error).short
     return OK
 
 

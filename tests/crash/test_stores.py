@@ -23,11 +23,11 @@ from crash.cluster import (
 )
 from crash.table import Table
 from support.mongodb import MongoServer, OwnServer
-from support.tcp_proxy import Way, proxying
+from support.tcp_proxy import Mode, tcp_proxy
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-PROXY_FAULTS = {f"{way.value}@example.com": way for way in (Way.CUT, Way.LOSE, Way.STALL)}
+PROXY_FAULTS = {f"{way.value}@example.com": way for way in (Mode.CUT, Mode.LOSE, Mode.STALL)}
 MONICA = "monica@example.com"
 
 
@@ -79,7 +79,7 @@ async def test_commit_over_a_broken_connection(mongodb: MongoServer, tmp_path: P
     uri = mongodb.new_database("directConnection=true")
     names = [way.value for way in PROXY_FAULTS.values()]
     async with AsyncExitStack() as stack:
-        proxies = {user: await stack.enter_async_context(proxying(mongodb.address)) for user in PROXY_FAULTS}
+        proxies = {user: await stack.enter_async_context(tcp_proxy(mongodb.address)) for user in PROXY_FAULTS}
         running = await stack.enter_async_context(cluster(StoreKind.MONGODB, tmp_path, names, uri))
         host, port = mongodb.address
         servers = await asyncio.gather(
@@ -96,10 +96,10 @@ async def test_commit_over_a_broken_connection(mongodb: MongoServer, tmp_path: P
 
         async def inject_fault(user: str, server: Server) -> list[CallStatus]:
             async def fail() -> None:
-                proxies[user].turn(PROXY_FAULTS[user])
+                proxies[user].set_mode(PROXY_FAULTS[user])
 
             async def heal() -> None:
-                proxies[user].turn(Way.FORWARD)
+                proxies[user].set_mode(Mode.FORWARD)
 
             return await fail_between_response_and_commit(running, server, user, fail=fail, heal=heal)
 
@@ -160,7 +160,7 @@ async def test_slow_store_delays_all_calls_and_fails_none(
     uri = mongodb.new_database("directConnection=true")
     host, port = mongodb.address
     async with (
-        proxying(mongodb.address) as proxy,
+        tcp_proxy(mongodb.address) as proxy,
         cluster(StoreKind.MONGODB, tmp_path, ["monica"], uri) as running,
     ):
         proxied_uri = uri.replace(f"{host}:{port}", f"127.0.0.1:{proxy.port}")
@@ -168,10 +168,10 @@ async def test_slow_store_delays_all_calls_and_fails_none(
             *(running.start(name, store_uri=proxied_uri) for name in ("first", "second", "third"))
         )
         await running.connect([MONICA])
-        proxy.turn(Way.SLOW)
+        proxy.set_mode(Mode.SLOW)
         answers = await asyncio.gather(*(server.token(MONICA) for server in servers for _ in range(10)))
         assert set(answers) == {OK}
         assert running.refreshes(MONICA) == 1
         assert running.rejections == 0
         await record_result(table, "store slow", running, [MONICA], answers)
-        proxy.turn(Way.FORWARD)
+        proxy.set_mode(Mode.FORWARD)

@@ -13,7 +13,7 @@ import pytest
 
 from crash.cluster import Cluster, StoreKind, cluster, until
 from crash.table import Table
-from support.harness import key_of
+from support.harness import caller_key
 from zoomgate import AsyncClient
 from zoomgate.v1.auth_service_pb2 import WatchConnectionsResponse as Event
 from zoomgate_server.connections.disconnection import make_tombstone
@@ -106,7 +106,7 @@ async def test_client_misses_no_change_when_the_server_is_killed(
         listen = f"127.0.0.1:{free_port()}"
         server = await running.start("one", listen=listen)
         options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
-        async with AsyncClient(listen, key=key_of("service"), options=options) as client:
+        async with AsyncClient(listen, key=caller_key("service"), options=options) as client:
             watching = asyncio.create_task(events.follow(client))
             await until(lambda: len(events.latest) == len(USERS))
             changes = 0

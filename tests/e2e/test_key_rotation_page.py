@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from support.command_line import command, done
-from support.harness import MONICA, OMAR, key_of, serving
+from support.command_line import command, stdout_of
+from support.harness import MONICA, OMAR, caller_key, serving
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.encryption import key_file
@@ -45,7 +45,7 @@ async def test_documented_commands_succeed_in_order(tmp_path: Path, monkeypatch:
         minute_ago = time.time() - 60
         os.utime(ring, (minute_ago, minute_ago))
         line = line.replace("/backups/", f"{tmp_path}/backups/").replace("a6e9cc2c", first_key)
-        return done(await command(*line.split()[1:]))
+        return stdout_of(await command(*line.split()[1:]))
 
     async def refresh_all(harness: Any) -> None:
         for user in (MONICA, OMAR):
@@ -57,7 +57,7 @@ async def test_documented_commands_succeed_in_order(tmp_path: Path, monkeypatch:
                 await service.connect(user)
             first_key = key_file.load(ring).primary_id
             monkeypatch.setenv("ZOOMGATE_SERVER", service.grpc_address)
-            monkeypatch.setenv("ZOOMGATE_KEY", key_of("service"))
+            monkeypatch.setenv("ZOOMGATE_KEY", caller_key("service"))
             for line in lines[:8]:
                 await run(line)
                 if "backup" not in line:

@@ -14,7 +14,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from support.harness import MONICA, SECONDS, browser, consent, key_of, metadata
+from support.harness import MONICA, SECONDS, browser, caller_key, consent, metadata
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
@@ -31,7 +31,7 @@ CALLERS = f"""
 [[callers]]
 name = "service"
 role = "service"
-key_sha256 = "{digest(key_of("service"))}"
+key_sha256 = "{digest(caller_key("service"))}"
 users = ["*"]
 access_tokens = true
 proxy_paths = ["/**"]

@@ -22,7 +22,7 @@ import pytest
 
 from support.certificates import write_pair
 from support.growing_log import events
-from support.harness import CALLERS, MONICA, Harness, consent, key_of, metadata
+from support.harness import CALLERS, MONICA, Harness, caller_key, consent, metadata
 from support.mongodb import OwnServer
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
@@ -130,7 +130,7 @@ def environment(zoom: Simulator, folder: Path, workers: int) -> dict[str, str]:
     ):
         assert name in CALLERS
         rows.append(
-            f'[[callers]]\nname = "{name}"\nrole = "{role}"\nkey_sha256 = "{digest(key_of(name))}"\n{rights}\n'
+            f'[[callers]]\nname = "{name}"\nrole = "{role}"\nkey_sha256 = "{digest(caller_key(name))}"\n{rights}\n'
         )
     (folder / "callers.toml").write_text("".join(rows))
     (folder / "callers.toml").chmod(0o600)
@@ -190,7 +190,7 @@ def service(zoom: Simulator, tmp_path: Path) -> Iterator[Service]:
 async def connect(service: Service) -> str:
     """Consent as Monica in a browser; return the outcome."""
     async with service.connection() as harness, browser() as session:
-        started = await harness.begin()
+        started = await harness.begin_authorization()
         page = await consent(session, started.authorization_url, MONICA)
         assert MONICA in await page.text()
         return page.url.query.get("outcome", "")
@@ -277,7 +277,7 @@ async def test_watch_resumes_at_any_worker(zoom: Simulator, tmp_path: Path) -> N
 
     with serving(zoom, tmp_path, 4, ZOOMGATE_FORCED_REFRESH_SECONDS="0") as service:
         await connect(service)
-        async with AsyncClient(service.grpc, key=key_of("admin")) as client:
+        async with AsyncClient(service.grpc, key=caller_key("admin")) as client:
             watching = asyncio.create_task(follow(client))
             await until(lambda: generation == 1)
             for pid in service.workers().values():
@@ -564,7 +564,7 @@ async def test_host_names_and_wildcards_are_shared(zoom: Simulator, tmp_path: Pa
         port = service.grpc.rpartition(":")[2]
         for address in ("127.0.0.1", "localhost"):
             async with AsyncClient(
-                f"{address}:{port}", key=key_of("service"), root_certificates=pem
+                f"{address}:{port}", key=caller_key("service"), root_certificates=pem
             ) as client:
                 with pytest.raises(errors.NotConnected):
                     await client.auth.get_token(user_email=MONICA)

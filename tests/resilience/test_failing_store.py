@@ -16,9 +16,9 @@ import pytest
 from pymongo import MongoClient
 
 from resilience.place import APP, Place
-from support.harness import MONICA, OMAR, Harness, Refusal, running, serving
+from support.harness import MONICA, OMAR, Harness, RpcError, running, serving
 from support.mongodb import MongoServer, OwnServer, failing_commands
-from support.tcp_proxy import Way, proxying
+from support.tcp_proxy import Mode, tcp_proxy
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server.app import stores
@@ -96,7 +96,7 @@ async def assert_store_unavailable(zoomgate: Harness) -> None:
     """Check that refreshes fail with a retry delay, no refresh token is used, and the cached token is returned."""
     issued = zoomgate.stat("token.refresh_token.issued")
     for user in (MONICA, OMAR):
-        refusal = await zoomgate.refusal(
+        refusal = await zoomgate.error_of(
             zoomgate.auth.RefreshToken, auth.RefreshTokenRequest(user_email=user)
         )
         assert refusal.short == STORE
@@ -153,14 +153,14 @@ def file_size_limit(limit: int) -> Iterator[None]:
 async def test_full_disk_after_zoom_has_issued_tokens(gate: Gate, service: Harness, place: Place) -> None:
     """Calls fail with STORE_UNAVAILABLE. The token pair is in the journal, and is stored once there is space."""
     request = auth.RefreshTokenRequest(user_email=MONICA)
-    waiting = asyncio.create_task(service.refusal(service.auth.RefreshToken, request))
+    waiting = asyncio.create_task(service.error_of(service.auth.RefreshToken, request))
     await gate.responded.wait()
     wal = place.file.with_name("zoomgate.db-wal")
     with file_size_limit(wal.stat().st_size):
         gate.open.set()
         assert (await waiting).short == STORE
         assert len(list((place.folder / "journal").glob("*.entry"))) == 1
-        assert (await service.refusal(service.auth.RefreshToken, request)).short == STORE
+        assert (await service.error_of(service.auth.RefreshToken, request)).short == STORE
     while list((place.folder / "journal").glob("*.entry")):
         await asyncio.sleep(0.01)
     assert (await refresh(service)).generation == 3
@@ -212,7 +212,7 @@ async def test_late_response_without_a_tombstone_does_not_reconnect_the_user(
 ) -> None:
     """If the record no longer exists when Zoom responds to a refresh, the issued tokens are revoked."""
     request = auth.RefreshTokenRequest(user_email=MONICA)
-    waiting = asyncio.create_task(service.refusal(service.auth.RefreshToken, request))
+    waiting = asyncio.create_task(service.error_of(service.auth.RefreshToken, request))
     await gate.responded.wait()
     await service.call(service.auth.DeleteConnection, auth.DeleteConnectionRequest(user_email=MONICA))
     store = await place.store()
@@ -239,7 +239,7 @@ async def test_dropped_collection_disconnects_all_users(service: Harness, place:
         records.drop()
         for user in (MONICA, OMAR):
             request = auth.GetConnectionRequest(user_email=user)
-            assert (await service.refusal(service.auth.GetConnection, request)).short == NOT_FOUND
+            assert (await service.error_of(service.auth.GetConnection, request)).short == NOT_FOUND
         await service.connect()
         assert (await refresh(service)).generation > 1
         async with running(place.folder.with_name("next"), environ=place.environ):
@@ -298,7 +298,7 @@ async def test_failing_database_after_zoom_has_issued_tokens(
         await zoomgate.connect(OMAR)
         await token(zoomgate)
         request = auth.RefreshTokenRequest(user_email=MONICA)
-        waiting = asyncio.create_task(zoomgate.refusal(zoomgate.auth.RefreshToken, request))
+        waiting = asyncio.create_task(zoomgate.error_of(zoomgate.auth.RefreshToken, request))
         await gate.responded.wait()
         with MongoClient(faulty_server.uri) as client:
             client.admin.command(fail_point | {"mode": "alwaysOn", "data": {"failCommands": writes} | fault})
@@ -332,13 +332,13 @@ async def test_exhausted_connection_pool_fails_calls_in_time(
     async with running(tmp_path / "data", environ=keys | {"ZOOMGATE_STORE": database}) as first:
         await first.connect()
         await first.connect(OMAR)
-    async with proxying(mongodb.address) as proxy:
+    async with tcp_proxy(mongodb.address) as proxy:
         uri = f"mongodb://127.0.0.1:{proxy.port}/{database.rpartition('/')[2]}?directConnection=true"
         async with running(tmp_path / "data", environ=keys | {"ZOOMGATE_STORE": uri}) as zoomgate:
             for _ in range(2):  # after the reads of the start
                 await zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
             monkeypatch.setattr(mongodb_store, "WAIT_SECONDS", 0.1)
-            proxy.turn(Way.STALL)
+            proxy.set_mode(Mode.STALL)
             calls = [
                 asyncio.create_task(
                     zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=user))
@@ -348,8 +348,8 @@ async def test_exhausted_connection_pool_fails_calls_in_time(
             (failed,), (waiting,) = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
             error = failed.exception()
             assert isinstance(error, grpc.aio.AioRpcError)
-            assert Refusal.of(error).short == STORE
-            proxy.turn(Way.FORWARD)
+            assert RpcError.of(error).short == STORE
+            proxy.set_mode(Mode.FORWARD)
             assert (await waiting).connection.user_email in (MONICA, OMAR)
 
 
@@ -444,7 +444,7 @@ async def test_killed_database_after_zoom_has_issued_tokens(
             await zoomgate.connect(OMAR)
             first = await token(zoomgate)
             request = auth.RefreshTokenRequest(user_email=MONICA)
-            waiting = asyncio.create_task(zoomgate.refusal(zoomgate.auth.RefreshToken, request))
+            waiting = asyncio.create_task(zoomgate.error_of(zoomgate.auth.RefreshToken, request))
             await gate.responded.wait()
             server.kill()
             gate.open.set()
@@ -485,12 +485,12 @@ async def test_failing_primary_after_zoom_has_issued_tokens(
     try:
         async with running(tmp_path / "data", environ=environ) as zoomgate:
             await zoomgate.connect()
-            waiting = asyncio.create_task(zoomgate.refusal(zoomgate.auth.RefreshToken, request))
+            waiting = asyncio.create_task(zoomgate.error_of(zoomgate.auth.RefreshToken, request))
             await gate.responded.wait()
             with failing_commands(server, "alwaysOn", ["insert", "update", "findAndModify"], **fault):
                 gate.open.set()
                 assert (await waiting).short == STORE
-                assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, request)).short == STORE
+                assert (await zoomgate.error_of(zoomgate.auth.RefreshToken, request)).short == STORE
             while list((tmp_path / "data" / "journal").glob("*.entry")):
                 await asyncio.sleep(0.01)
             # the first token is still valid and may still be cached

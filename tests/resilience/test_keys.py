@@ -60,7 +60,7 @@ async def test_service_without_the_primary_key_of_another_recovers_with_it(
                 (peer.auth.GetToken, auth.GetTokenRequest(user_email=MONICA)),
                 (peer.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA)),
             ):
-                refusal = await peer.refusal(method, peer_request)
+                refusal = await peer.error_of(method, peer_request)
                 assert refusal.short == ("INTERNAL", "KEY_UNAVAILABLE")
                 assert refusal.metadata["key_id"] == added
             assert await place.record(MONICA) == before

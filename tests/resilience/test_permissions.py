@@ -11,7 +11,7 @@ from pymongo import MongoClient
 
 from support.harness import MONICA, OMAR, Harness, running
 from support.mongodb import OwnServer
-from support.tcp_proxy import Way, proxying
+from support.tcp_proxy import Mode, tcp_proxy
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server.encryption import key_file
 from zoomgate_server.startup import StartError
@@ -151,7 +151,7 @@ async def test_database_user_without_write_privileges(tmp_path: Path, guarded: O
         "ZOOMGATE_FORCED_REFRESH_SECONDS": "0",
     }
     try:
-        async with proxying(guarded.address) as proxy:
+        async with tcp_proxy(guarded.address) as proxy:
             host = f"127.0.0.1:{proxy.port}/zoomgate?directConnection=true"
             for user, password, reason in (
                 (
@@ -179,16 +179,16 @@ async def test_database_user_without_write_privileges(tmp_path: Path, guarded: O
 
                     for role, writable in (("read", False), ("readWrite", True)):
                         await asyncio.to_thread(grant, role)
-                        proxy.turn(Way.CUT)
-                        assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, refresh)).short == STORE
-                        proxy.turn(Way.FORWARD)
+                        proxy.set_mode(Mode.CUT)
+                        assert (await zoomgate.error_of(zoomgate.auth.RefreshToken, refresh)).short == STORE
+                        proxy.set_mode(Mode.FORWARD)
                         while not await is_readable(zoomgate):
                             await asyncio.sleep(0.01)
                         if not writable:
-                            refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, refresh)
+                            refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, refresh)
                             assert refusal.short == STORE
                             begin = auth.BeginAuthorizationRequest(user_email=OMAR)
-                            refusal = await zoomgate.refusal(zoomgate.auth.BeginAuthorization, begin)
+                            refusal = await zoomgate.error_of(zoomgate.auth.BeginAuthorization, begin)
                             assert refusal.short == STORE
                             cached = await zoomgate.call(
                                 zoomgate.auth.GetToken, auth.GetTokenRequest(user_email=MONICA)

@@ -134,7 +134,7 @@ async def assert_calls_fail(zoomgate: Harness, error: tuple[str, str]) -> None:
         (zoomgate.auth.DeleteConnection, auth.DeleteConnectionRequest(user_email=MONICA), "admin"),
     )
     for method, request, caller in calls:
-        refusal = await zoomgate.refusal(method, request, caller)
+        refusal = await zoomgate.error_of(method, request, caller)
         assert refusal.short == error, method
         assert refusal.metadata["record"].startswith("user/")
         assert "sim-" not in refusal.message
@@ -162,7 +162,7 @@ async def assert_reported_and_unchanged(zoomgate: Harness, place: Place, error: 
         assert (await place.record(MONICA)).state == "ACTIVE"
         return
     async with browser() as session:
-        page = await consent(session, (await zoomgate.begin()).authorization_url, MONICA)
+        page = await consent(session, (await zoomgate.begin_authorization()).authorization_url, MONICA)
     assert page.url.query["outcome"] == "try_later"
     assert await place.record(MONICA) == before
 

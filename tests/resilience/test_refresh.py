@@ -20,7 +20,7 @@ from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections import access_tokens
 from zoomgate_server.connections import record as connection_record
-from zoomgate_server.connections.record import PendingAttempt, ConnectionRecord
+from zoomgate_server.connections.record import ConnectionRecord, PendingAttempt
 from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.encryption import key_file
@@ -137,7 +137,7 @@ async def test_ambiguous_rejection_is_not_final_and_costs_one_call(
     await zoomgate.connect()
     await simulate_killed_process(zoomgate, place)
     for _ in range(3):
-        refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH_REQUEST, seconds=10.0)
+        refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST, seconds=10.0)
         assert refusal.short == IN_PROGRESS
         assert refusal.retry_after
     assert await state(zoomgate) == "ACTIVE"
@@ -146,11 +146,11 @@ async def test_ambiguous_rejection_is_not_final_and_costs_one_call(
         place,
         lambda record: replace(record, lease=None, pending_attempts=(PendingAttempt(1, time.time() - 3600),)),
     )
-    refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH_REQUEST)
+    refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)
     assert (*refusal.short, refusal.metadata["cause"]) == (*REAUTH, "OUTCOME_LOST")
     assert aged.generation == 1
     for _ in range(3):
-        assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == REAUTH
+        assert (await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == REAUTH
     assert refresh_calls(zoomgate) == 2
 
 
@@ -158,11 +158,11 @@ async def test_lost_responses_are_retried_twice_and_then_reported(zoomgate: Harn
     """A refresh is retried twice. A strict Zoom then rejects the token, which is reported as OUTCOME_LOST and counted once."""
     await zoomgate.connect()
     zoomgate.simulator.faults.add(Fault("token", "cut_after", times=3))
-    assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == ZOOM
+    assert (await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == ZOOM
     assert refresh_calls(zoomgate) == 3
     assert await state(zoomgate) == "ACTIVE"
     for _ in range(2):
-        refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH_REQUEST)
+        refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)
         assert (*refusal.short, refusal.metadata["cause"]) == (*REAUTH, "OUTCOME_LOST")
     assert refresh_calls(zoomgate) == 4
     assert await metric(zoomgate, "zoomgate_refresh_outcomes_lost_total") == 1
@@ -173,7 +173,7 @@ async def test_unambiguous_rejection_is_final(zoomgate: Harness) -> None:
     await zoomgate.connect()
     zoomgate.simulator.zoom.revoke_grant(zoomgate.simulator.zoom.grants[MONICA])
     for _ in range(3):
-        assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == REAUTH
+        assert (await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == REAUTH
     assert refresh_calls(zoomgate) == 1
     assert await metric(zoomgate, 'zoomgate_refreshes_total{outcome="reauth_required"}') == 1
     assert await state(zoomgate) == "REAUTH_REQUIRED"
@@ -222,7 +222,7 @@ async def test_failed_write_loses_no_token(
         return await real(self, connection)
 
     monkeypatch.setattr(ConnectionRepository, "write", write)
-    assert (await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == STORE
+    assert (await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == STORE
     assert refresh_calls(zoomgate) == (0 if which == "lease" else 1)
     generation = 2
     if which == "commit":

@@ -40,7 +40,7 @@ async def token(harness: Harness, user: str = MONICA, seconds: int = 0) -> pb.To
 async def error_of(harness: Harness, method: str = "RefreshToken") -> tuple[str, str, str]:
     """Return the error of a call for Monica: code, reason and cause."""
     request = getattr(pb, f"{method}Request")(user_email=MONICA)
-    refusal = await harness.refusal(getattr(harness.auth, method), request)
+    refusal = await harness.error_of(getattr(harness.auth, method), request)
     return *refusal.short, refusal.metadata["cause"]
 
 

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 
 from support.harness import MONICA, running
 from support.mongodb import MongoServer, OwnServer
-from support.tcp_proxy import Way, proxying
+from support.tcp_proxy import Mode, tcp_proxy
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server import settings
 from zoomgate_server.app import lifecycle, stores
@@ -184,8 +184,8 @@ async def test_unresponsive_database_does_not_delay_the_stop(
     for name in ("SELECT_SECONDS", "CONNECT_SECONDS"):
         monkeypatch.setattr(mongodb_store, name, 600.0)  # the attempt does not end by itself
     stop = asyncio.Event()
-    async with proxying(mongodb.address) as proxy:
-        proxy.turn(Way.STALL)
+    async with tcp_proxy(mongodb.address) as proxy:
+        proxy.set_mode(Mode.STALL)
         uri = f"mongodb://127.0.0.1:{proxy.port}/zoomgate?directConnection=true"
         environ = environ_with_store_wait(tmp_path, uri, 60) | {"ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0"}
         with capture_logs() as lines:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
-from support.harness import Harness, Refusal
+from support.harness import Harness, RpcError
 
 REMEDY = re.compile(
     r"[:;,] (?:or )?(?:send|set|leave (?:(?:it|them|one of them) )?out|leave (?:it|them) empty|remove|omit|correct|use|escape|say|begin"
@@ -37,12 +37,12 @@ class Row:
     code: str = "INVALID_ARGUMENT"
     caller: str = "service"
 
-    async def refusal(self, zoomgate: Harness) -> Refusal:
+    async def refusal(self, zoomgate: Harness) -> RpcError:
         """Make the call, which must fail, and return the failure."""
         service, _, method = self.method.partition(".")
         call = zoomgate.channel.unary_unary(f"/zoomgate.v1.{service}/{method}")
         sent = self.request if isinstance(self.request, bytes) else self.request.SerializeToString()
-        return await zoomgate.refusal(call, sent, self.caller)
+        return await zoomgate.error_of(call, sent, self.caller)
 
 
 def fields(*names: str) -> frozenset[str]:
@@ -50,7 +50,7 @@ def fields(*names: str) -> frozenset[str]:
     return frozenset(names)
 
 
-def without_remedy(refusals: Iterable[Refusal]) -> list[str]:
+def without_remedy(refusals: Iterable[RpcError]) -> list[str]:
     """Return the texts of INVALID_ARGUMENT failures that do not say what to send instead."""
     return [
         text

@@ -13,7 +13,7 @@ import pytest_asyncio
 from security import fields, headers_and_bodies, targets
 from security.row import Row, without_remedy
 from support.harness import MONICA, Harness, metadata, running
-from support.raw_upstream import OK, RawUpstream, answer, raw_upstream
+from support.raw_upstream import OK, RawUpstream, http_response, raw_upstream
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
@@ -32,7 +32,7 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
         raw_upstream() as raw,
         running(tmp_path_factory.mktemp("data"), zoom_api_url=raw.url) as zoomgate,
     ):
-        raw.answers = [answer("200 OK", b'{"id":"u","email":"monica@example.com"}'), OK]
+        raw.responses = [http_response("200 OK", b'{"id":"u","email":"monica@example.com"}'), OK]
         await zoomgate.connect()
         raw.requests.clear()
         yield zoomgate, raw
@@ -66,7 +66,7 @@ async def test_violations_that_do_not_fit_are_counted(service: Service) -> None:
     """Violations that do not fit are counted, with an instruction."""
     zoomgate, _ = service
     many = targets.parameters(*[("", "\x00")] * 100)
-    refusal = await zoomgate.refusal(zoomgate.proxy.Get, targets.call("Get", "/users/me", query=many))
+    refusal = await zoomgate.error_of(zoomgate.proxy.Get, targets.call("Get", "/users/me", query=many))
     assert refusal.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
     assert "more fields are invalid" in refusal.violations["…"]
     assert without_remedy([refusal]) == []
@@ -82,7 +82,7 @@ async def test_rejected_user_names_are_not_retained(service: Service, address: s
     zoomgate, _ = service
     tracemalloc.start()
     for number in range(20):
-        await zoomgate.refusal(zoomgate.auth.GetToken, auth.GetTokenRequest(user_email=f"{number}{address}"))
+        await zoomgate.error_of(zoomgate.auth.GetToken, auth.GetTokenRequest(user_email=f"{number}{address}"))
     gc.collect()
     allocated, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -92,7 +92,7 @@ async def test_rejected_user_names_are_not_retained(service: Service, address: s
 async def test_unknown_fields_are_ignored(service: Service) -> None:
     """Fields of a later version of the contract have no effect at any level."""
     zoomgate, raw = service
-    raw.answers = [OK]
+    raw.responses = [OK]
     later = b"\xfa\xff\xff\xff\x0f\x01x\xc0\x3e\x01"
     sent = proxy.GetRequest(user_email=MONICA, url="/users/me").SerializeToString() + later
     await zoomgate.call(zoomgate.channel.unary_unary("/zoomgate.v1.ProxyService/Get"), sent)
@@ -133,7 +133,7 @@ async def test_raw_bodies_are_sent_unchanged(service: Service) -> None:
 async def test_largest_accepted_values_are_sent_unchanged(service: Service) -> None:
     """The largest id, the last second of the year 9999, and the longest topic are sent unchanged."""
     zoomgate, raw = service
-    raw.answers = [answer("200 OK", b'{"id":1}')]
+    raw.responses = [http_response("200 OK", b'{"id":1}')]
     await zoomgate.call(
         zoomgate.meetings.GetMeeting, meetings.GetMeetingRequest(user_email=MONICA, meeting_id=10**12)
     )
@@ -148,7 +148,7 @@ async def test_largest_accepted_values_are_sent_unchanged(service: Service) -> N
 async def test_flood_of_invalid_requests_does_not_affect_the_service(service: Service) -> None:
     """All invalid requests at once are rejected, and the next call succeeds."""
     zoomgate, raw = service
-    raw.answers = [OK]
+    raw.responses = [OK]
     small = [row for row in ROWS if len(repr(row.request)) < 10_000]
     refusals = await asyncio.gather(*(row.refusal(zoomgate) for row in small))
     assert [refusal.short for refusal in refusals] == [(row.code, row.reason) for row in small]

@@ -12,13 +12,13 @@ from yarl import URL
 
 from security.memory import allocations_of
 from security.row import without_remedy
-from support.harness import MONICA, OMAR, Harness, Refusal, browser, consent_form, running
-from support.raw_upstream import Endless, RawUpstream, answer, raw_upstream
+from support.harness import MONICA, OMAR, Harness, RpcError, browser, consent_form, running
+from support.raw_upstream import Endless, RawUpstream, http_response, raw_upstream
 from zoomgate.v1 import auth_service_pb2 as auth
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ME = answer("200 OK", b'{"id":"u","email":"monica@example.com","account_id":"a"}')
+ME = http_response("200 OK", b'{"id":"u","email":"monica@example.com","account_id":"a"}')
 TOKENS = {"access_token": "a-token", "refresh_token": "r-token", "token_type": "bearer", "expires_in": 3600}
 
 LOST, BAD = ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN"), ("INTERNAL", "ZOOM_BAD_RESPONSE")
@@ -28,12 +28,12 @@ RATE_LIMITED = ("RESOURCE_EXHAUSTED", "ZOOM_RATE_LIMITED")
 
 def tokens(**changes: object) -> bytes:
     """Return a token response."""
-    return answer("200 OK", json.dumps(TOKENS | changes).encode())
+    return http_response("200 OK", json.dumps(TOKENS | changes).encode())
 
 
 def error(status: str, **fields: object) -> bytes:
     """Return an error response of the token endpoint."""
-    return answer(status, json.dumps(fields).encode())
+    return http_response(status, json.dumps(fields).encode())
 
 
 EXCHANGES = {
@@ -46,19 +46,22 @@ EXCHANGES = {
     "a refresh token with a null byte": (tokens(refresh_token="r\x00"), LOST),
     "a refresh token that is a number": (tokens(refresh_token=7), LOST),
     "another token type": (tokens(token_type="mac"), BAD),
-    "a list": (answer("200 OK", b"[]"), LOST),
-    "truncated JSON": (answer("200 OK", b'{"access_token":"a'), LOST),
-    "an HTML page": (answer("200 OK", b"<html></html>"), LOST),
-    "an empty body": (answer("200 OK", b""), LOST),
-    "deeply nested JSON": (answer("200 OK", b"[" * 60_000), LOST),
-    "invalid UTF-8": (answer("200 OK", b'{"access_token":"\xff"}'), LOST),
+    "a list": (http_response("200 OK", b"[]"), LOST),
+    "truncated JSON": (http_response("200 OK", b'{"access_token":"a'), LOST),
+    "an HTML page": (http_response("200 OK", b"<html></html>"), LOST),
+    "an empty body": (http_response("200 OK", b""), LOST),
+    "deeply nested JSON": (http_response("200 OK", b"[" * 60_000), LOST),
+    "invalid UTF-8": (http_response("200 OK", b'{"access_token":"\xff"}'), LOST),
     "not HTTP": (b"\x16\x03\x01 hello\r\n\r\n", LOST),
     "a truncated body": (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", LOST),
     "a truncated gzip body": (
-        answer("200 OK", gzip.compress(tokens())[:-9], "Content-Encoding: gzip"),
+        http_response("200 OK", gzip.compress(tokens())[:-9], "Content-Encoding: gzip"),
         LOST,
     ),
-    "a gzip bomb": (answer("200 OK", gzip.compress(bytes(50_000_000)), "Content-Encoding: gzip"), LOST),
+    "a gzip bomb": (
+        http_response("200 OK", gzip.compress(bytes(50_000_000)), "Content-Encoding: gzip"),
+        LOST,
+    ),
     "endless chunks": (
         Endless(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1000\r\n" + bytes(4096) + b"\r\n"
@@ -74,8 +77,11 @@ EXCHANGES = {
         APP_ERROR,
     ),
     "a wrong secret": (error("401 Unauthorized", error="invalid_client"), APP_ERROR),
-    "a redirect": (answer("302 Found", b"", "Location: https://evil.com/oauth/token"), APP_ERROR),
-    "too many requests": (answer("429 Too Many Requests", b"", "Retry-After: 9999999999"), RATE_LIMITED),
+    "a redirect": (http_response("302 Found", b"", "Location: https://evil.com/oauth/token"), APP_ERROR),
+    "too many requests": (
+        http_response("429 Too Many Requests", b"", "Retry-After: 9999999999"),
+        RATE_LIMITED,
+    ),
 }
 """Responses of the token endpoint to a code, and the resulting error for the caller."""
 
@@ -128,12 +134,12 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
             yield zoomgate, oauth, api
 
 
-async def complete(zoomgate: Harness, code: str = "c") -> Refusal:
+async def complete(zoomgate: Harness, code: str = "c") -> RpcError:
     """Start an authorization and complete it with a code, which must fail; verify that the state works only once."""
-    started = await zoomgate.begin()
+    started = await zoomgate.begin_authorization()
     request = auth.CompleteAuthorizationRequest(code=code, state=started.state)
-    refusal = await zoomgate.refusal(zoomgate.auth.CompleteAuthorization, request)
-    repeated = await zoomgate.refusal(zoomgate.auth.CompleteAuthorization, request)
+    refusal = await zoomgate.error_of(zoomgate.auth.CompleteAuthorization, request)
+    repeated = await zoomgate.error_of(zoomgate.auth.CompleteAuthorization, request)
     assert repeated.short == ("INVALID_ARGUMENT", "INVALID_STATE"), "the state was accepted twice"
     return refusal
 
@@ -148,7 +154,7 @@ async def test_invalid_token_response_connects_nobody(site: Site, name: str) -> 
     """Nothing is stored, no foreign host is called, and the state is consumed."""
     zoomgate, oauth, api = site
     response, expected = EXCHANGES[name]
-    oauth.answers, api.answers = [response], [ME]
+    oauth.responses, api.responses = [response], [ME]
     oauth.requests.clear()
     api.requests.clear()
     with allocations_of(16):
@@ -166,8 +172,8 @@ async def test_only_the_requested_user_is_connected(site: Site, name: str) -> No
     """If Zoom reports another user or none, the tokens are revoked and nothing is stored."""
     zoomgate, oauth, api = site
     body, expected = USER_RESPONSES[name]
-    oauth.answers = [tokens(), answer("200 OK", b"{}")]
-    api.answers = [answer("200 OK", body)]
+    oauth.responses = [tokens(), http_response("200 OK", b"{}")]
+    api.responses = [http_response("200 OK", body)]
     oauth.requests.clear()
     assert (await complete(zoomgate)).short == expected
     assert not await connected(zoomgate)
@@ -181,7 +187,7 @@ async def test_only_the_requested_user_is_connected(site: Site, name: str) -> No
 async def test_consent_with_a_foreign_api_url_is_rejected_and_revoked(site: Site, name: str) -> None:
     """The host is neither called nor repeated in the error."""
     zoomgate, oauth, api = site
-    oauth.answers = [tokens(api_url=FOREIGN_APIS[name]), answer("200 OK", b"{}")]
+    oauth.responses = [tokens(api_url=FOREIGN_APIS[name]), http_response("200 OK", b"{}")]
     oauth.requests.clear()
     api.requests.clear()
     refusal = await complete(zoomgate)
@@ -204,8 +210,8 @@ async def test_refresh_with_a_foreign_api_url_stores_the_tokens(tmp_path: Path) 
     async with raw_upstream() as oauth, raw_upstream() as api:
         environ = {"ZOOMGATE_ZOOM_OAUTH_URL": f"http://127.0.0.1:{oauth.port}/oauth"}
         async with running(tmp_path, environ=environ, zoom_api_url=api.url) as zoomgate:
-            oauth.close_after_answer, api.answers = True, [ME]
-            oauth.answers = [
+            oauth.close_after_answer, api.responses = True, [ME]
+            oauth.responses = [
                 tokens(access_token="first", api_url="https://evil.com"),
                 tokens(access_token="second", refresh_token="next", api_url="https://evil.com"),
             ]
@@ -235,10 +241,10 @@ async def test_forged_state_is_rejected_before_any_call_to_zoom(site: Site, name
     """The error is the same as for the state of another caller."""
     zoomgate, oauth, _ = site
     oauth.requests.clear()
-    started = await zoomgate.begin(OMAR)
+    started = await zoomgate.begin_authorization(OMAR)
     forged = STATES[name]
     refusals = [
-        await zoomgate.refusal(zoomgate.auth.CompleteAuthorization, request, caller)
+        await zoomgate.error_of(zoomgate.auth.CompleteAuthorization, request, caller)
         for caller, request in (
             ("service", auth.CompleteAuthorizationRequest(code="c", state=forged)),
             ("service", auth.CompleteAuthorizationRequest(ticket=forged)),
@@ -249,7 +255,7 @@ async def test_forged_state_is_rejected_before_any_call_to_zoom(site: Site, name
         )
     ]
     refusals.append(
-        await zoomgate.refusal(
+        await zoomgate.error_of(
             zoomgate.auth.CreateToken,
             auth.CreateTokenRequest(user_email=MONICA, code="c", state=started.state),
         )
@@ -262,12 +268,12 @@ async def test_forged_state_is_rejected_before_any_call_to_zoom(site: Site, name
 
 async def test_concurrent_calls_with_one_state_exchange_the_code_once(site: Site) -> None:
     zoomgate, oauth, api = site
-    oauth.answers, api.answers = [error("400 Bad Request", code=4734)], [ME]
+    oauth.responses, api.responses = [error("400 Bad Request", code=4734)], [ME]
     oauth.requests.clear()
-    started = await zoomgate.begin()
+    started = await zoomgate.begin_authorization()
     request = auth.CompleteAuthorizationRequest(code="c", state=started.state)
     refusals = await asyncio.gather(
-        *(zoomgate.refusal(zoomgate.auth.CompleteAuthorization, request) for _ in range(20))
+        *(zoomgate.error_of(zoomgate.auth.CompleteAuthorization, request) for _ in range(20))
     )
     assert sorted(refusal.reason for refusal in refusals) == ["CODE_REFUSED"] + ["INVALID_STATE"] * 19
     assert len(oauth.requests) == 1
@@ -275,7 +281,7 @@ async def test_concurrent_calls_with_one_state_exchange_the_code_once(site: Site
 
 async def test_special_characters_in_a_code_do_not_change_the_form(site: Site) -> None:
     zoomgate, oauth, _ = site
-    oauth.answers = [error("400 Bad Request", code=4734)]
+    oauth.responses = [error("400 Bad Request", code=4734)]
     oauth.requests.clear()
     await complete(zoomgate, "c&redirect_uri=https://evil.com\r\nX: y\x00ü")
     head, _, form = oauth.requests[0].partition(b"\r\n\r\n")
@@ -289,13 +295,13 @@ async def test_pending_authorizations_per_caller_are_limited(tmp_path: Path) -> 
     """Other callers are not affected."""
     async with running(tmp_path, environ={"ZOOMGATE_MAX_PENDING_PER_CALLER": "5"}) as zoomgate:
         for number in range(5):
-            await zoomgate.begin(f"u{number}@example.com")
+            await zoomgate.begin_authorization(f"u{number}@example.com")
         for number in range(5, 50):
             request = auth.BeginAuthorizationRequest(user_email=f"u{number}@example.com")
-            refusal = await zoomgate.refusal(zoomgate.auth.BeginAuthorization, request)
+            refusal = await zoomgate.error_of(zoomgate.auth.BeginAuthorization, request)
             assert refusal.short == ("RESOURCE_EXHAUSTED", "SERVER_OVERLOADED")
             assert refusal.metadata["limit"] == "pending_authorizations_per_caller"
-        await zoomgate.begin(MONICA, "monica")
+        await zoomgate.begin_authorization(MONICA, "monica")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -354,7 +360,7 @@ async def test_malformed_url_shows_a_page_without_its_content(front: Harness, na
 
 async def callback_of(front: Harness, session: object, user: str = MONICA) -> URL:
     """Consent, and return the URL of the redirect with code and state."""
-    started = await front.begin(user)
+    started = await front.begin_authorization(user)
     action, fields = await consent_form(session, started.authorization_url)  # type: ignore[arg-type]
     async with session.post(  # type: ignore[attr-defined]
         action, data=fields | {"user": user, "decision": "allow"}, allow_redirects=False

@@ -9,7 +9,7 @@ import grpc.aio
 import pytest
 
 from support.certificates import replace_file, write_pair
-from support.harness import MONICA, Harness, key_of, running
+from support.harness import MONICA, Harness, caller_key, running
 from zoomgate import AsyncClient, Client, errors
 from zoomgate_server.rpc import tls
 from zoomgate_server.startup import StartError
@@ -30,18 +30,20 @@ async def test_client_must_trust_the_certificate(tmp_path: Path) -> None:
     """A client that does not trust the certificate or uses plaintext cannot connect."""
     cert, key, pem = write_pair(tmp_path)
     async with running(tmp_path / "data", environ=tls_settings(cert, key)) as harness:
-        async with AsyncClient(harness.grpc_address, key=key_of("service"), root_certificates=pem) as client:
+        async with AsyncClient(
+            harness.grpc_address, key=caller_key("service"), root_certificates=pem
+        ) as client:
             with pytest.raises(errors.NotConnected):
                 await client.auth.get_token(user_email=MONICA)
         with (
-            Client(harness.grpc_address, key=key_of("service"), root_certificates=pem) as blocking,
+            Client(harness.grpc_address, key=caller_key("service"), root_certificates=pem) as blocking,
             pytest.raises(errors.NotConnected),
         ):
             await asyncio.to_thread(blocking.auth.get_token, user_email=MONICA)
         other = write_pair(tmp_path / "data")[2]
         for options in ({"root_certificates": other}, {"tls": True}, {"tls": False}):
             async with AsyncClient(
-                harness.grpc_address, key=key_of("service"), **options
+                harness.grpc_address, key=caller_key("service"), **options
             ) as untrusting_client:
                 with pytest.raises(errors.ServiceUnavailable):
                     await untrusting_client.auth.check_token(user_email=MONICA, timeout=5)
@@ -70,7 +72,7 @@ async def test_replacing_the_certificate_does_not_affect_open_connections(tmp_pa
     cert, key, pem = write_pair(tmp_path)
     async with (
         running(tmp_path / "data", environ=tls_settings(cert, key)) as harness,
-        AsyncClient(harness.grpc_address, key=key_of("service"), root_certificates=pem) as client,
+        AsyncClient(harness.grpc_address, key=caller_key("service"), root_certificates=pem) as client,
     ):
         for _ in range(2):
             with pytest.raises(errors.NotConnected):

@@ -15,8 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from security import http2
 from security.http2 import Connection
 from security.memory import peak_of
-from support.harness import MONICA, Harness, Refusal, metadata, running
-from support.raw_upstream import OK, Endless, RawUpstream, answer, raw_upstream
+from support.harness import MONICA, Harness, RpcError, metadata, running
+from support.raw_upstream import OK, Endless, RawUpstream, http_response, raw_upstream
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -55,7 +55,7 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
         raw_upstream() as raw,
         running(tmp_path_factory.mktemp("data"), zoom_api_url=raw.url) as zoomgate,
     ):
-        raw.answers = [answer("200 OK", b'{"id":"u","email":"monica@example.com"}'), OK]
+        raw.responses = [http_response("200 OK", b'{"id":"u","email":"monica@example.com"}'), OK]
         await zoomgate.connect()
         raw.requests.clear()
         yield zoomgate, raw
@@ -310,7 +310,7 @@ async def test_unknown_methods_are_not_implemented(service: Service, path: str) 
     """Unknown methods are UNIMPLEMENTED, with and without a credential."""
     zoomgate, _ = service
     for caller in ("service", ""):
-        refusal = await zoomgate.refusal(zoomgate.channel.unary_unary(path), b"", caller)
+        refusal = await zoomgate.error_of(zoomgate.channel.unary_unary(path), b"", caller)
         assert refusal.code is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -329,7 +329,7 @@ def slow_call(timeout: str) -> bytes:
 async def test_call_of_a_slow_reader_ends_at_its_deadline(service: Service) -> None:
     """A response of megabytes that the client does not read is dropped at the deadline."""
     zoomgate, raw = service
-    raw.answers = [answer("200 OK", b"x" * 4_000_000), OK]
+    raw.responses = [http_response("200 OK", b"x" * 4_000_000), OK]
     async with asyncio.timeout(20), http2.connection(zoomgate.grpc_address) as raw_connection:
         await raw_connection.send(slow_call("2S"))
         assert await raw_connection.until_stream_ends() is not None
@@ -346,9 +346,9 @@ async def test_call_without_time_is_not_sent_to_zoom(service: Service, timeout: 
         await raw_connection.send(slow_call(timeout))
         assert await raw_connection.until_stream_ends() is not None
     request = proxy.GetRequest(user_email=MONICA, url="/users/me")
-    refusal = await zoomgate.refusal(zoomgate.proxy.Get, request, seconds=0.001)
+    refusal = await zoomgate.error_of(zoomgate.proxy.Get, request, seconds=0.001)
     assert refusal.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    refusal = await zoomgate.refusal(zoomgate.proxy.Get, request, seconds=0.4)
+    refusal = await zoomgate.error_of(zoomgate.proxy.Get, request, seconds=0.4)
     assert refusal.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert raw.requests == []
 
@@ -360,13 +360,13 @@ async def test_every_call_has_a_time_limit(
     """Without a deadline, or with a distant one, the server's own limit applies. It is shortened here from half a minute or more."""
     zoomgate, raw = service
     monkeypatch.setattr(authentication, limit, 2.0)
-    raw.answers = [Endless(b"HTTP/1.1 200 OK\r\n"), OK]
+    raw.responses = [Endless(b"HTTP/1.1 200 OK\r\n"), OK]
     async with asyncio.timeout(20):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await zoomgate.proxy.Get(
                 proxy.GetRequest(user_email=MONICA, url="/users/me"), metadata=metadata(), timeout=seconds
             )
-    assert Refusal.of(error.value).short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
+    assert RpcError.of(error.value).short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
     raw.requests.clear()
 
 
@@ -380,7 +380,7 @@ async def test_calls_beyond_the_stream_limit_all_succeed(service: Service) -> No
 async def test_calls_waiting_for_zoom_do_not_block_others(service: Service) -> None:
     """While hundreds of calls wait for Zoom, other calls succeed and health is SERVING; then all calls succeed."""
     zoomgate, raw = service
-    raw.answers = [OK]
+    raw.responses = [OK]
     raw.open.clear()
     request = proxy.GetRequest(user_email=MONICA, url="/users/me")
     channels = [

@@ -12,8 +12,8 @@ import pytest_asyncio
 from google.protobuf.json_format import MessageToJson
 
 from security.memory import allocations_of
-from support.harness import MONICA, Harness, Refusal, running
-from support.raw_upstream import OK, Endless, RawUpstream, answer, raw_upstream
+from support.harness import MONICA, Harness, RpcError, running
+from support.raw_upstream import OK, Endless, RawUpstream, http_response, raw_upstream
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
@@ -62,15 +62,20 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
     "an HTML error page": (html_page("502 Bad Gateway"), status(502), UNAVAILABLE, UNKNOWN),
     "an HTML page with status 200": (html_page("200 OK"), status(200), BAD, BAD),
     "an HTML page with status 404": (html_page("404 Not Found"), status(404), UNAVAILABLE, UNKNOWN),
-    "an error without a body": (answer("500 Internal Server Error", b""), status(500), UNAVAILABLE, UNKNOWN),
-    "an unknown status": (answer("799 What", b"{}"), status(799), UNAVAILABLE, UNKNOWN),
+    "an error without a body": (
+        http_response("500 Internal Server Error", b""),
+        status(500),
+        UNAVAILABLE,
+        UNKNOWN,
+    ),
+    "an unknown status": (http_response("799 What", b"{}"), status(799), UNAVAILABLE, UNKNOWN),
     "an invalid status": (
         b"HTTP/1.1 99999 OK\r\nContent-Length: 2\r\n\r\n{}",
         UNAVAILABLE,
         UNAVAILABLE,
         UNKNOWN,
     ),
-    "truncated JSON": (answer("200 OK", b'{"id":1,"topic":"x'), status(200), BAD, BAD),
+    "truncated JSON": (http_response("200 OK", b'{"id":1,"topic":"x'), status(200), BAD, BAD),
     "a body shorter than its length": (LENGTH + b'100\r\n\r\n{"id":1}', UNAVAILABLE, UNAVAILABLE, UNKNOWN),
     "a truncated chunk": (CHUNKED + b'64\r\n{"id":1}', UNAVAILABLE, UNAVAILABLE, UNKNOWN),
     "a chunk with an invalid length": (CHUNKED + b'zz\r\n{"id":1}\r\n', UNAVAILABLE, UNAVAILABLE, UNKNOWN),
@@ -83,60 +88,67 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
         UNAVAILABLE,
         UNKNOWN,
     ),
-    "invalid UTF-8": (answer("200 OK", b'{"id":1,"topic":"\xff\xfe"}'), status(200), BAD, BAD),
-    "a lone surrogate": (answer("200 OK", b'{"id":1,"topic":"\\ud800"}'), status(200), BAD, BAD),
-    "NaN": (answer("200 OK", b'{"id":NaN}'), status(200), BAD, BAD),
-    "infinity": (answer("200 OK", b'{"id":1,"x":1e999}'), status(200), BAD, BAD),
-    "an id of 70 bits": (answer("200 OK", b'{"id":1180591620717411303424}'), status(200), BAD, BAD),
+    "invalid UTF-8": (http_response("200 OK", b'{"id":1,"topic":"\xff\xfe"}'), status(200), BAD, BAD),
+    "a lone surrogate": (http_response("200 OK", b'{"id":1,"topic":"\\ud800"}'), status(200), BAD, BAD),
+    "NaN": (http_response("200 OK", b'{"id":NaN}'), status(200), BAD, BAD),
+    "infinity": (http_response("200 OK", b'{"id":1,"x":1e999}'), status(200), BAD, BAD),
+    "an id of 70 bits": (http_response("200 OK", b'{"id":1180591620717411303424}'), status(200), BAD, BAD),
     "an id of 63 bits": (
-        answer("200 OK", b'{"id":9223372036854775807}'),
+        http_response("200 OK", b'{"id":9223372036854775807}'),
         status(200),
         ("OK", "9223372036854775807"),
         ("OK", "9223372036854775807"),
     ),
-    "a negative id": (answer("200 OK", b'{"id":-1}'), status(200), BAD, BAD),
-    "an id with a fraction": (answer("200 OK", b'{"id":1.5}'), status(200), BAD, BAD),
-    "an id as text": (answer("200 OK", b'{"id":"1"}'), status(200), BAD, BAD),
-    "an id as boolean": (answer("200 OK", b'{"id":true}'), status(200), BAD, BAD),
-    "5000 digits": (answer("200 OK", b'{"id":' + b"1" * 5000 + b"}"), status(200), BAD, BAD),
-    "5000 digits elsewhere": (answer("200 OK", b'{"id":1,"x":' + b"1" * 5000 + b"}"), status(200), BAD, BAD),
-    "100 000 levels": (answer("200 OK", b"[" * 100_000 + b"]" * 100_000), status(200), BAD, BAD),
+    "a negative id": (http_response("200 OK", b'{"id":-1}'), status(200), BAD, BAD),
+    "an id with a fraction": (http_response("200 OK", b'{"id":1.5}'), status(200), BAD, BAD),
+    "an id as text": (http_response("200 OK", b'{"id":"1"}'), status(200), BAD, BAD),
+    "an id as boolean": (http_response("200 OK", b'{"id":true}'), status(200), BAD, BAD),
+    "5000 digits": (http_response("200 OK", b'{"id":' + b"1" * 5000 + b"}"), status(200), BAD, BAD),
+    "5000 digits elsewhere": (
+        http_response("200 OK", b'{"id":1,"x":' + b"1" * 5000 + b"}"),
+        status(200),
+        BAD,
+        BAD,
+    ),
+    "100 000 levels": (http_response("200 OK", b"[" * 100_000 + b"]" * 100_000), status(200), BAD, BAD),
     "100 levels": (
-        answer("200 OK", b'{"id":1,"x":' + b"[" * 100 + b"]" * 100 + b"}"),
+        http_response("200 OK", b'{"id":1,"x":' + b"[" * 100 + b"]" * 100 + b"}"),
         status(200),
         MEETING,
         MEETING,
     ),
-    "an array instead of an object": (answer("200 OK", b'[{"id":1}]'), status(200), BAD, BAD),
-    "null": (answer("200 OK", b"null"), status(200), BAD, BAD),
+    "an array instead of an object": (http_response("200 OK", b'[{"id":1}]'), status(200), BAD, BAD),
+    "null": (http_response("200 OK", b"null"), status(200), BAD, BAD),
     "fields with wrong types": (
-        answer("200 OK", b'{"id":1,"topic":[],"settings":"x","occurrences":{},"start_time":7,"type":[]}'),
+        http_response(
+            "200 OK", b'{"id":1,"topic":[],"settings":"x","occurrences":{},"start_time":7,"type":[]}'
+        ),
         status(200),
         MEETING,
         MEETING,
     ),
     "invalid times": (
-        answer("200 OK", b'{"id":1,"start_time":"2026-02-30T00:00:00Z","created_at":"99999-01-01"}'),
+        http_response("200 OK", b'{"id":1,"start_time":"2026-02-30T00:00:00Z","created_at":"99999-01-01"}'),
         status(200),
         MEETING,
         MEETING,
     ),
-    "an empty body": (answer("200 OK", b""), status(200), BAD, BAD),
+    "an empty body": (http_response("200 OK", b""), status(200), BAD, BAD),
     "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", status(204), BAD, BAD),
     "a redirect to another host": (
-        answer("302 Found", b"", "Location: https://evil.com/x?token=y"),
+        http_response("302 Found", b"", "Location: https://evil.com/x?token=y"),
         status(302),
         BAD,
         BAD,
     ),
     "a redirect that keeps the body": (
-        answer("307 Temporary Redirect", b"", "Location: http://169.254.169.254/"),
+        http_response("307 Temporary Redirect", b"", "Location: http://169.254.169.254/"),
         status(307),
         BAD,
         BAD,
     ),
     "a permanent redirect to plain http": (
-        answer("301 Moved", b"", "Location: http://api.zoom.us/v2/users/me"),
+        http_response("301 Moved", b"", "Location: http://api.zoom.us/v2/users/me"),
         status(301),
         BAD,
         BAD,
@@ -161,73 +173,73 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
         UNKNOWN,
     ),
     "5 times 100-continue": (
-        b"HTTP/1.1 100 Continue\r\n\r\n" * 5 + answer("200 OK", b'{"id":1}'),
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 5 + http_response("200 OK", b'{"id":1}'),
         status(200),
         MEETING,
         MEETING,
     ),
     "uncompressed bytes declared as gzip": (
-        answer("200 OK", b"abcd", "Content-Encoding: gzip"),
+        http_response("200 OK", b"abcd", "Content-Encoding: gzip"),
         UNAVAILABLE,
         UNAVAILABLE,
         UNKNOWN,
     ),
     "truncated gzip": (
-        answer("200 OK", gzip.compress(b'{"id":1}' * 100)[:-20], "Content-Encoding: gzip"),
+        http_response("200 OK", gzip.compress(b'{"id":1}' * 100)[:-20], "Content-Encoding: gzip"),
         UNAVAILABLE,
         UNAVAILABLE,
         UNKNOWN,
     ),
     "data after gzip": (
-        answer("200 OK", gzip.compress(b'{"id":1}') + b"x", "Content-Encoding: gzip"),
+        http_response("200 OK", gzip.compress(b'{"id":1}') + b"x", "Content-Encoding: gzip"),
         UNAVAILABLE,
         UNAVAILABLE,
         UNKNOWN,
     ),
     "an unsupported encoding": (
-        answer("200 OK", b'{"id":1}', "Content-Encoding: br"),
+        http_response("200 OK", b'{"id":1}', "Content-Encoding: br"),
         UNAVAILABLE,
         UNAVAILABLE,
         UNKNOWN,
     ),
     "two encodings": (
-        answer("200 OK", gzip.compress(b'{"id":1}'), "Content-Encoding: gzip, gzip"),
+        http_response("200 OK", gzip.compress(b'{"id":1}'), "Content-Encoding: gzip, gzip"),
         UNAVAILABLE,
         UNAVAILABLE,
         UNKNOWN,
     ),
     "valid gzip": (
-        answer("200 OK", gzip.compress(b'{"id":1}' + b" " * 100_000), "Content-Encoding: GZIP"),
+        http_response("200 OK", gzip.compress(b'{"id":1}' + b" " * 100_000), "Content-Encoding: GZIP"),
         status(200),
         MEETING,
         MEETING,
     ),
     "raw deflate": (
-        answer("200 OK", zlib.compress(b'{"id":1}', wbits=-15), "Content-Encoding: deflate"),
+        http_response("200 OK", zlib.compress(b'{"id":1}', wbits=-15), "Content-Encoding: deflate"),
         status(200),
         MEETING,
         MEETING,
     ),
     "an empty body declared as gzip": (
-        answer("200 OK", b"", "Content-Encoding: gzip"),
+        http_response("200 OK", b"", "Content-Encoding: gzip"),
         status(200),
         BAD,
         BAD,
     ),
     "a gzip bomb": (
-        answer("200 OK", compressed_zeros(200, 31), "Content-Encoding: gzip"),
+        http_response("200 OK", compressed_zeros(200, 31), "Content-Encoding: gzip"),
         LARGE,
         LARGE,
         LARGE,
     ),
     "a zlib bomb": (
-        answer("200 OK", compressed_zeros(200, 15), "Content-Encoding: deflate"),
+        http_response("200 OK", compressed_zeros(200, 15), "Content-Encoding: deflate"),
         LARGE,
         LARGE,
         LARGE,
     ),
     "a gzip bomb with status 404": (
-        answer("404 Not Found", compressed_zeros(200, 31), "Content-Encoding: gzip"),
+        http_response("404 Not Found", compressed_zeros(200, 31), "Content-Encoding: gzip"),
         LARGE,
         LARGE,
         LARGE,
@@ -296,7 +308,7 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
         raw_upstream() as raw,
         running(tmp_path_factory.mktemp("data"), zoom_api_url=raw.url) as zoomgate,
     ):
-        raw.answers = [answer("200 OK", b'{"id":"u","email":"monica@example.com"}'), OK]
+        raw.responses = [http_response("200 OK", b'{"id":"u","email":"monica@example.com"}'), OK]
         await zoomgate.connect()
         yield zoomgate, raw
 
@@ -306,7 +318,7 @@ async def outcome(zoomgate: Harness, method: Any, request: Any) -> Outcome:
     try:
         result = await zoomgate.call(method, request)
     except grpc.aio.AioRpcError as error:
-        refusal = Refusal.of(error)
+        refusal = RpcError.of(error)
         assert not [word for word in ("aiohttp", "Error", "Traceback", "evil.com") if word in refusal.message]
         return refusal.short
     MessageToJson(result)  # must not fail, since grpcurl shows JSON
@@ -318,7 +330,7 @@ async def test_response_has_its_outcome(service: Service, monkeypatch: pytest.Mo
     """The proxy returns complete responses as data; typed calls parse or reject them; incomplete responses fail, with little memory."""
     zoomgate, raw = service
     response, *expected = RESPONSES[name]
-    raw.answers = [response]
+    raw.responses = [response]
     # only for responses that the client treats as incomplete; otherwise it would reuse the closed connection
     raw.close_after_answer = (
         expected[0] == UNAVAILABLE and isinstance(response, bytes) and b"Content-Encoding" not in response
@@ -335,7 +347,7 @@ async def test_response_has_its_outcome(service: Service, monkeypatch: pytest.Mo
     monkeypatch.undo()
     assert outcomes == expected
     assert sorted(line.split()[0] for line in raw.lines()) == ["GET", "GET", "POST"]
-    raw.answers, raw.close_after_answer = [answer("200 OK", b'{"id":1}')], False
+    raw.responses, raw.close_after_answer = [http_response("200 OK", b'{"id":1}')], False
     assert await outcome(zoomgate, zoomgate.meetings.GetMeeting, READ) == MEETING
 
 
@@ -346,9 +358,9 @@ async def test_missing_response_is_reported_before_the_deadline(
     # more than 0.2 seconds, for slow machines, and less than aiohttp would round up for one of these deadlines
     monkeypatch.setattr(access_tokens, "RESPONSE_MARGIN", 0.7)
     zoomgate, raw = service
-    raw.answers = [Endless(b"")]
+    raw.responses = [Endless(b"")]
     calls = [
-        zoomgate.refusal(zoomgate.meetings.CreateMeeting, WRITE, seconds=seconds)
+        zoomgate.error_of(zoomgate.meetings.CreateMeeting, WRITE, seconds=seconds)
         for seconds in (5.8, 6.0, 6.2, 6.4, 6.6)
     ]
     assert {refusal.short for refusal in await asyncio.gather(*calls)} == {UNKNOWN}
@@ -378,9 +390,9 @@ async def test_any_retry_after_yields_a_bounded_delay(service: Service, name: st
     zoomgate, raw = service
     value, minimum, maximum = RETRY_AFTER[name]
     lines = f"HTTP/1.1 429 Too Many Requests\r\nRetry-After: {value}\r\nContent-Length: 2\r\n\r\n{{}}"
-    raw.answers = [lines.replace("\x7f", "~").encode()]
+    raw.responses = [lines.replace("\x7f", "~").encode()]
     for method, request in ((zoomgate.proxy.Get, GET), (zoomgate.meetings.CreateMeeting, WRITE)):
-        refusal = await zoomgate.refusal(method, request)
+        refusal = await zoomgate.error_of(method, request)
         assert refusal.short == ("RESOURCE_EXHAUSTED", "ZOOM_RATE_LIMITED")
         assert refusal.retry_after is not None
         assert minimum <= refusal.retry_after <= maximum
@@ -391,7 +403,9 @@ async def test_redirects_and_cookies_are_not_followed(service: Service) -> None:
     """Redirects are not followed, other origins are hidden, and cookies are not sent with the next call."""
     zoomgate, raw = service
     for location in ("https://evil.com/x", "//evil.com/x", "http://127.0.0.1:1/x", "javascript:x", "/v2/ok"):
-        raw.answers = [answer("307 Temporary Redirect", b"", f"Location: {location}", "Set-Cookie: a=b")]
+        raw.responses = [
+            http_response("307 Temporary Redirect", b"", f"Location: {location}", "Set-Cookie: a=b")
+        ]
         raw.requests.clear()
         response = (await zoomgate.call(zoomgate.proxy.Get, GET)).response
         headers = {header.name: header.value for header in response.headers}
@@ -404,17 +418,17 @@ async def test_redirects_and_cookies_are_not_followed(service: Service) -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        OK + answer("200 OK", b'{"id":666}'),
-        b"HTTP/1.1 204 No Content\r\n\r\n" + answer("200 OK", b'{"id":666}'),
-        answer("204 No Content", b'{"id":666}'),
-        answer("304 Not Modified", b'{"id":666}'),
+        OK + http_response("200 OK", b'{"id":666}'),
+        b"HTTP/1.1 204 No Content\r\n\r\n" + http_response("200 OK", b'{"id":666}'),
+        http_response("204 No Content", b'{"id":666}'),
+        http_response("304 Not Modified", b'{"id":666}'),
     ],
     ids=["two responses", "two responses, one empty", "no content with a body", "not modified with a body"],
 )
 async def test_surplus_response_bytes_are_discarded(service: Service, first: bytes) -> None:
     """Bytes after a response are not used as the response of the next call."""
     zoomgate, raw = service
-    raw.answers = [first, answer("200 OK", b'{"id":1}')]
+    raw.responses = [first, http_response("200 OK", b'{"id":1}')]
     await outcome(zoomgate, zoomgate.proxy.Get, GET)
     for _ in range(3):
         assert await outcome(zoomgate, zoomgate.meetings.GetMeeting, READ) == MEETING
@@ -423,13 +437,13 @@ async def test_surplus_response_bytes_are_discarded(service: Service, first: byt
 async def test_token_that_is_always_rejected_is_retried_once(service: Service) -> None:
     """Repeated 401 responses cause one refresh and one retry."""
     zoomgate, raw = service
-    raw.answers = [answer("401 Unauthorized", b'{"code":124,"message":"Invalid access token."}')]
+    raw.responses = [http_response("401 Unauthorized", b'{"code":124,"message":"Invalid access token."}')]
     raw.requests.clear()
-    refusal = await zoomgate.refusal(zoomgate.proxy.Get, GET)
+    refusal = await zoomgate.error_of(zoomgate.proxy.Get, GET)
     assert refusal.short == ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED")
     assert len(raw.requests) == 2
     assert zoomgate.stat("token.refresh_token.issued") == 1
-    raw.answers = [OK]
+    raw.responses = [OK]
 
 
 async def test_largest_response_is_returned_completely(service: Service) -> None:
@@ -441,9 +455,9 @@ async def test_largest_response_is_returned_completely(service: Service) -> None
     ) as channel:
         get = ProxyServiceStub(channel).Get
         for response in (
-            answer("200 OK", body),
-            answer("200 OK", gzip.compress(body), "Content-Encoding: gzip"),
+            http_response("200 OK", body),
+            http_response("200 OK", gzip.compress(body), "Content-Encoding: gzip"),
         ):
-            raw.answers = [response]
+            raw.responses = [response]
             assert (await zoomgate.call(get, GET)).response.body == body
-    raw.answers = [OK]
+    raw.responses = [OK]

@@ -139,7 +139,7 @@ async def test_life_of_a_connection_is_audited(tmp_path: Path) -> None:
             refreshed["access_fingerprint"] == returned["access_fingerprint"] != stored["access_fingerprint"]
         )
         zoomgate.simulator.zoom.revoke_grant(zoomgate.simulator.zoom.grants[MONICA])
-        await zoomgate.refusal(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
+        await zoomgate.error_of(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
         reauth = await last_line(zoomgate, "connection.reauth_required")
         assert (reauth["outcome"], reauth["user"]) == ("REVOKED", MONICA)
         await zoomgate.call(
@@ -155,7 +155,7 @@ async def test_life_of_a_connection_is_audited(tmp_path: Path) -> None:
 
 async def test_failed_consents_are_audited(zoomgate: Harness) -> None:
     """A consent may be declined, completed in another browser, or given by a different user, whose tokens are then relinked."""
-    authorization = await zoomgate.begin()
+    authorization = await zoomgate.begin_authorization()
     async with browser() as session:
         await consent(session, authorization.authorization_url, MONICA, "deny")
     assert await last_line(zoomgate, "authorization.rejected") == {
@@ -167,7 +167,7 @@ async def test_failed_consents_are_audited(zoomgate: Harness) -> None:
         "user": MONICA,
         "method": "",
     }
-    authorization = await zoomgate.begin()
+    authorization = await zoomgate.begin_authorization()
     async with browser() as first, browser() as other:
         action, fields = await consent_form(first, authorization.authorization_url)
         async with first.post(
@@ -177,7 +177,7 @@ async def test_failed_consents_are_audited(zoomgate: Harness) -> None:
         async with other.get(callback):
             assert (await last_line(zoomgate, "authorization.rejected"))["outcome"] == "OTHER_BROWSER"
     await zoomgate.connect(OMAR)
-    authorization = await zoomgate.begin(MONICA)
+    authorization = await zoomgate.begin_authorization(MONICA)
     async with browser() as session:
         await consent(session, authorization.authorization_url, OMAR)
     mismatch = await last_line(zoomgate, "connection.stored")
@@ -190,7 +190,7 @@ async def test_failed_consents_are_audited(zoomgate: Harness) -> None:
 async def test_refresh_token_rejected_by_zoom_is_audited(zoomgate: Harness) -> None:
     """The line names the caller that sent the token."""
     request = pb.RequestTokenRequest(user_email=OMAR, refresh_token="sim-rt-never-issued")
-    await zoomgate.refusal(zoomgate.auth.RequestToken, request)
+    await zoomgate.error_of(zoomgate.auth.RequestToken, request)
     line = await last_line(zoomgate, "authorization.rejected")
     assert (line["outcome"], line["principal"], line["user"]) == ("ZOOM_REAUTH_REQUIRED", "service", OMAR)
 
@@ -199,9 +199,9 @@ async def test_state_of_another_caller_is_audited(tmp_path: Path) -> None:
     """The line names the caller that sent the state, and the user of the consent."""
     page = {"ZOOMGATE_REDIRECT_URI": "http://127.0.0.1/done"}
     async with running(tmp_path / "data", environ=page) as zoomgate:
-        state = (await zoomgate.begin(caller="blind")).state
+        state = (await zoomgate.begin_authorization(caller="blind")).state
         request = pb.CompleteAuthorizationRequest(code="code-of-another-user", state=state)
-        await zoomgate.refusal(zoomgate.auth.CompleteAuthorization, request)
+        await zoomgate.error_of(zoomgate.auth.CompleteAuthorization, request)
         line = await last_line(zoomgate, "authorization.rejected")
         assert (line["outcome"], line["principal"], line["user"]) == ("OTHER_CALLER", "service", MONICA)
         line = await last_line(zoomgate, "call.rejected")
@@ -327,7 +327,7 @@ async def test_rejected_calls_are_audited(zoomgate: Harness) -> None:
         ),
     ]
     for method, request, caller, forwarded, reason, name in cases:
-        assert (await zoomgate.refusal(method, request, caller, forwarded)).reason == reason
+        assert (await zoomgate.error_of(method, request, caller, forwarded)).reason == reason
         line = await last_line(zoomgate, "call.rejected")
         assert (line["outcome"], line["principal"]) == (reason, name)
         assert line["details"]["peer"].startswith("ipv4:127.0.0.1:")
@@ -358,7 +358,7 @@ async def test_lines_have_common_fields_and_no_secrets(tmp_path: Path) -> None:
         )
         await zoomgate.auth.GetToken(get_token(), metadata=metadata, timeout=10)
         await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
-        await zoomgate.refusal(zoomgate.auth.GetToken, get_token(), "unknown")
+        await zoomgate.error_of(zoomgate.auth.GetToken, get_token(), "unknown")
         tokens = [token for grant in zoomgate.simulator.zoom.access_tokens for token in (grant,)]
     text = (tmp_path / "data/audit.jsonl").read_text()
     assert not SECRETS.search(text)
@@ -376,8 +376,8 @@ async def test_lines_have_common_fields_and_no_secrets(tmp_path: Path) -> None:
 async def test_rejections_are_rate_limited(tmp_path: Path) -> None:
     """Of 200 unknown keys, 30 have a line, and one line has the number of the others. Rejections of another caller are unaffected."""
     async with running(tmp_path / "data") as zoomgate:
-        floods = [zoomgate.refusal(zoomgate.auth.GetToken, get_token(), "unknown") for _ in range(200)]
-        await asyncio.gather(*floods, zoomgate.refusal(zoomgate.auth.GetToken, get_token(), "narrow"))
+        floods = [zoomgate.error_of(zoomgate.auth.GetToken, get_token(), "unknown") for _ in range(200)]
+        await asyncio.gather(*floods, zoomgate.error_of(zoomgate.auth.GetToken, get_token(), "narrow"))
     rows = lines(tmp_path / "data", "call.rejected")
     unknown = [line for line in rows if line["outcome"] == "CALLER_UNAUTHENTICATED"]
     assert len(rows) - len(unknown) == 1
@@ -398,14 +398,14 @@ async def test_full_disk_blocks_tokens_if_auditing_is_required(tmp_path: Path, r
             if required == "off":
                 await zoomgate.call(zoomgate.auth.GetToken, get_token())
             else:
-                refusal = await zoomgate.refusal(zoomgate.auth.GetToken, get_token())
+                refusal = await zoomgate.error_of(zoomgate.auth.GetToken, get_token())
                 assert refusal.short == ("UNAVAILABLE", "AUDIT_UNAVAILABLE")
                 assert refusal.retry_after
             proxied = await zoomgate.call(
                 zoomgate.proxy.Get, proxy_pb.GetRequest(user_email=MONICA, url="/users/me")
             )
             assert proxied.response.status == 200
-            assert (await zoomgate.refusal(zoomgate.auth.GetToken, get_token(), "unknown")).code is (
+            assert (await zoomgate.error_of(zoomgate.auth.GetToken, get_token(), "unknown")).code is (
                 grpc.StatusCode.UNAUTHENTICATED
             )
         finally:
@@ -428,7 +428,7 @@ async def test_refreshed_token_is_stored_although_it_cannot_be_audited(tmp_path:
         tmp_path / "data", environ=UNLIMITED_REFRESHES | {"ZOOMGATE_AUDIT": "/dev/full"}
     ) as zoomgate:
         await zoomgate.connect()
-        refusal = await zoomgate.refusal(
+        refusal = await zoomgate.error_of(
             zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA)
         )
         assert refusal.reason == "AUDIT_UNAVAILABLE"
@@ -460,7 +460,7 @@ async def test_missing_folder_blocks_tokens(tmp_path: Path) -> None:
     async with running(tmp_path / "data", environ=environ) as zoomgate:
         await zoomgate.connect()
         (tmp_path / "trail").rename(tmp_path / "away")
-        assert (await zoomgate.refusal(zoomgate.auth.GetToken, get_token())).reason == "AUDIT_UNAVAILABLE"
+        assert (await zoomgate.error_of(zoomgate.auth.GetToken, get_token())).reason == "AUDIT_UNAVAILABLE"
         (tmp_path / "trail").mkdir()
         await zoomgate.call(zoomgate.auth.GetToken, get_token())
 
@@ -495,11 +495,11 @@ async def test_documented_examples_match_the_written_lines(tmp_path: Path) -> No
         refresh = pb.RefreshTokenRequest(user_email=OMAR)
         await zoomgate.call(zoomgate.auth.RefreshToken, refresh)
         zoomgate.simulator.zoom.revoke_grant(zoomgate.simulator.zoom.grants[OMAR])
-        await zoomgate.refusal(zoomgate.auth.RefreshToken, refresh)
+        await zoomgate.error_of(zoomgate.auth.RefreshToken, refresh)
         await zoomgate.call(
             zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=OMAR), "admin"
         )
-        await zoomgate.refusal(zoomgate.auth.GetToken, get_token(), "unknown")
+        await zoomgate.error_of(zoomgate.auth.GetToken, get_token(), "unknown")
     written = {line["action"]: line for line in lines(tmp_path / "data")}
     for action, line in written.items():
         assert list(examples[action]) == list(line), action

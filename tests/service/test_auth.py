@@ -14,7 +14,7 @@ from support.harness import (
     OMAR,
     SECONDS,
     Harness,
-    Refusal,
+    RpcError,
     browser,
     consent,
     consent_form,
@@ -73,14 +73,14 @@ async def test_refresh_token_is_only_returned_if_the_policy_allows(zoomgate: Har
 
 async def test_missing_connection_is_reported(zoomgate: Harness) -> None:
     """Token calls fail with FAILED_PRECONDITION, connection calls with NOT_FOUND."""
-    refusal = await zoomgate.refusal(zoomgate.auth.GetToken, token_request())
+    refusal = await zoomgate.error_of(zoomgate.auth.GetToken, token_request())
     assert refusal.short == ("FAILED_PRECONDITION", "ZOOM_NOT_CONNECTED")
     assert "PreconditionFailure" in refusal.details
     for method, request in (
         (zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=MONICA)),
         (zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=MONICA)),
     ):
-        refusal = await zoomgate.refusal(method, request)
+        refusal = await zoomgate.error_of(method, request)
         assert refusal.short == ("NOT_FOUND", "ZOOM_NOT_CONNECTED")
 
 
@@ -127,7 +127,7 @@ async def test_forced_refreshes_are_limited_to_one_per_minute(zoomgate: Harness)
 async def test_refresh_token_other_than_the_stored_one_is_rejected(zoomgate: Harness) -> None:
     """The error names the field, and no token is used."""
     await zoomgate.connect()
-    refusal = await zoomgate.refusal(
+    refusal = await zoomgate.error_of(
         zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA, refresh_token="sim-rt-other")
     )
     assert refusal.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
@@ -138,7 +138,7 @@ async def test_refresh_token_other_than_the_stored_one_is_rejected(zoomgate: Har
 async def test_revoked_grant_requires_consent_and_consent_restores_it(zoomgate: Harness) -> None:
     await zoomgate.connect()
     zoomgate.simulator.zoom.revoke_grant(zoomgate.simulator.zoom.grants[MONICA])
-    refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
+    refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
     assert refusal.short == ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED")
     assert refusal.metadata["cause"] == "REVOKED"
     response = await zoomgate.call(zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=MONICA))
@@ -153,7 +153,7 @@ async def test_token_endpoint_outage_keeps_the_connection(zoomgate: Harness, kin
     """5xx, HTML, incomplete JSON and interrupted connections are reported as UNAVAILABLE."""
     await zoomgate.connect()
     zoomgate.simulator.faults.add(Fault("token", kind, times=-1, status=503))
-    refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
+    refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
     assert refusal.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
     assert refusal.retry_after is not None
     zoomgate.simulator.faults.clear()
@@ -166,7 +166,7 @@ async def test_lost_response_requires_consent_if_zoom_rejects_the_previous_token
     """The cause is OUTCOME_LOST."""
     await zoomgate.connect()
     zoomgate.simulator.faults.add(Fault("token", "cut_after"))
-    refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
+    refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
     assert (refusal.reason, refusal.metadata["cause"]) == ("ZOOM_REAUTH_REQUIRED", "OUTCOME_LOST")
 
 
@@ -185,7 +185,7 @@ async def test_rejected_client_secret_keeps_the_connection(zoomgate: Harness) ->
     await zoomgate.connect()
     right = zoomgate.simulator.zoom.options
     zoomgate.simulator.zoom.options = SimulatorOptions(port=0, client_secret="rotated-secret-value")
-    refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
+    refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
     assert refusal.short == ("INTERNAL", "APP_CREDENTIALS_REJECTED")
     zoomgate.simulator.zoom.options = right
     assert (
@@ -197,7 +197,7 @@ async def test_rate_limited_refresh_returns_a_retry_delay(zoomgate: Harness) -> 
     """The delay is at most an hour."""
     await zoomgate.connect()
     zoomgate.simulator.faults.add(Fault("token", "rate_limit_daily"))
-    refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
+    refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
     assert refusal.short == ("RESOURCE_EXHAUSTED", "ZOOM_RATE_LIMITED")
     assert refusal.retry_after is not None
     assert 1 <= refusal.retry_after <= 3600
@@ -211,9 +211,11 @@ async def test_delete_disconnects_and_revokes_the_tokens(zoomgate: Harness) -> N
     tombstone = (await zoomgate.call(zoomgate.auth.DeleteConnection, request, "admin")).connection
     assert tombstone.state == Connection.STATE_DISCONNECTED
     assert zoomgate.simulator.zoom.access_tokens == {}
-    refusal = await zoomgate.refusal(zoomgate.auth.GetToken, token_request())
+    refusal = await zoomgate.error_of(zoomgate.auth.GetToken, token_request())
     assert refusal.reason == "ZOOM_NOT_CONNECTED"
-    assert (await zoomgate.refusal(zoomgate.auth.DeleteConnection, request)).code is grpc.StatusCode.NOT_FOUND
+    assert (
+        await zoomgate.error_of(zoomgate.auth.DeleteConnection, request)
+    ).code is grpc.StatusCode.NOT_FOUND
     await zoomgate.connect()
     assert (
         await zoomgate.call(zoomgate.auth.GetToken, token_request())
@@ -232,7 +234,7 @@ async def test_connections_are_listed_in_pages(zoomgate: Harness) -> None:
     last = await zoomgate.call(zoomgate.auth.ListConnections, rest, "admin")
     assert [connection.user_email for connection in last.connections] == [OMAR]
     assert last.next_page_token == ""
-    refusal = await zoomgate.refusal(zoomgate.auth.ListConnections, rest, "service")
+    refusal = await zoomgate.error_of(zoomgate.auth.ListConnections, rest, "service")
     assert refusal.short == ("INVALID_ARGUMENT", "INVALID_PAGE_TOKEN")
     visible = await zoomgate.call(zoomgate.auth.ListConnections, pb.ListConnectionsRequest(), "narrow")
     assert [connection.user_email for connection in visible.connections] == [OMAR]
@@ -275,7 +277,7 @@ async def test_check_token_by_facts_and_by_user(zoomgate: Harness) -> None:
     await zoomgate.connect()
     stored = await zoomgate.call(zoomgate.auth.CheckToken, pb.CheckTokenRequest(user_email=MONICA), "monica")
     assert not stored.expired
-    assert (await zoomgate.refusal(zoomgate.auth.CheckToken, pb.CheckTokenRequest())).violations.keys() == {
+    assert (await zoomgate.error_of(zoomgate.auth.CheckToken, pb.CheckTokenRequest())).violations.keys() == {
         "subject"
     }
 
@@ -283,28 +285,28 @@ async def test_check_token_by_facts_and_by_user(zoomgate: Harness) -> None:
 async def test_authorization_is_completed_by_the_callers_own_page(zoomgate: Harness) -> None:
     """CompleteAuthorization returns the options of BeginAuthorization."""
     async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
-        started = await service.begin(options={"page": "/book", "n": 3})
+        started = await service.begin_authorization(options={"page": "/book", "n": 3})
         code, state = await code_for(service, started.authorization_url)
         assert state == started.state
         request = pb.CompleteAuthorizationRequest(code=code, state=state)
-        other_caller = await service.refusal(service.auth.CompleteAuthorization, request, "blind")
+        other_caller = await service.error_of(service.auth.CompleteAuthorization, request, "blind")
         assert other_caller.short == ("INVALID_ARGUMENT", "INVALID_STATE")
         completed = await service.call(service.auth.CompleteAuthorization, request)
         assert (completed.user_email, completed.connection.state) == (MONICA, Connection.STATE_ACTIVE)
         assert dict(completed.options) == {"page": "/book", "n": 3}
-        repeated = await service.refusal(service.auth.CompleteAuthorization, request)
+        repeated = await service.error_of(service.auth.CompleteAuthorization, request)
         assert repeated.short == ("INVALID_ARGUMENT", "INVALID_STATE")
 
 
 async def test_used_code_is_rejected_and_keeps_the_connection(zoomgate: Harness) -> None:
     async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
-        first = await service.begin()
+        first = await service.begin_authorization()
         code, state = await code_for(service, first.authorization_url)
         await service.call(
             service.auth.CompleteAuthorization, pb.CompleteAuthorizationRequest(code=code, state=state)
         )
-        second = await service.begin()
-        refusal = await service.refusal(
+        second = await service.begin_authorization()
+        refusal = await service.error_of(
             service.auth.CompleteAuthorization, pb.CompleteAuthorizationRequest(code=code, state=second.state)
         )
         assert refusal.short == ("INVALID_ARGUMENT", "CODE_REFUSED")
@@ -315,7 +317,7 @@ async def test_create_token_from_a_callers_code(zoomgate: Harness) -> None:
     """A service receives the token; a service without token access and a member receive only the success flag."""
     async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
         for caller, returns_token in (("service", True), ("blind", False), ("monica", False)):
-            started = await service.begin(caller=caller)
+            started = await service.begin_authorization(caller=caller)
             code, state = await code_for(service, started.authorization_url)
             response = await service.call(
                 service.auth.CreateToken,
@@ -327,13 +329,13 @@ async def test_create_token_from_a_callers_code(zoomgate: Harness) -> None:
 
 async def test_consent_of_another_user_is_rejected_and_revoked(zoomgate: Harness) -> None:
     async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
-        started = await service.begin()
+        started = await service.begin_authorization()
         code, state = await code_for(service, started.authorization_url, OMAR)
-        refusal = await service.refusal(
+        refusal = await service.error_of(
             service.auth.CompleteAuthorization, pb.CompleteAuthorizationRequest(code=code, state=state)
         )
         assert refusal.short == ("FAILED_PRECONDITION", "IDENTITY_MISMATCH")
-        missing = await service.refusal(
+        missing = await service.error_of(
             service.auth.GetConnection, pb.GetConnectionRequest(user_email=MONICA)
         )
         assert missing.code is grpc.StatusCode.NOT_FOUND
@@ -364,14 +366,14 @@ async def test_mistaken_consent_of_a_connected_user_updates_that_users_connectio
     monkeypatch.setattr(ConnectionRepository, "find", failing_find)
     async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
         for requested in (OMAR, MONICA):
-            started = await service.begin(requested)
+            started = await service.begin_authorization(requested)
             code, state = await code_for(service, started.authorization_url, OMAR)
             request = pb.CompleteAuthorizationRequest(code=code, state=state)
             if requested == OMAR:
                 await service.call(service.auth.CompleteAuthorization, request)
             else:
                 assert (
-                    await service.refusal(service.auth.CompleteAuthorization, request)
+                    await service.error_of(service.auth.CompleteAuthorization, request)
                 ).reason == "IDENTITY_MISMATCH"
         token = (await service.call(service.auth.GetToken, token_request(OMAR))).token
         assert token.generation == 2
@@ -386,7 +388,7 @@ async def test_request_token_imports_a_refresh_token(zoomgate: Harness) -> None:
     supplied = zoom.exchange(code, "http://127.0.0.1/x", "")["refresh_token"]
     request = pb.RequestTokenRequest(user_email=MONICA, refresh_token=supplied)
     assert (await zoomgate.call(zoomgate.auth.RequestToken, request)).token.generation == 1
-    refusal = await zoomgate.refusal(zoomgate.auth.RequestToken, request)
+    refusal = await zoomgate.error_of(zoomgate.auth.RequestToken, request)
     assert refusal.short == ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED")
     assert (await zoomgate.call(zoomgate.auth.GetToken, token_request())).token.generation == 1
 
@@ -394,12 +396,12 @@ async def test_request_token_imports_a_refresh_token(zoomgate: Harness) -> None:
 async def test_pending_authorizations_per_user_are_limited(tmp_path: Path) -> None:
     async with running(tmp_path, environ={"ZOOMGATE_MAX_PENDING_PER_USER": "2"}) as zoomgate:
         for _ in range(2):
-            await zoomgate.begin()
+            await zoomgate.begin_authorization()
         request = pb.BeginAuthorizationRequest(user_email=MONICA)
-        refusal = await zoomgate.refusal(zoomgate.auth.BeginAuthorization, request)
+        refusal = await zoomgate.error_of(zoomgate.auth.BeginAuthorization, request)
         assert refusal.short == ("RESOURCE_EXHAUSTED", "SERVER_OVERLOADED")
         assert refusal.retry_after
-        await zoomgate.begin(OMAR)
+        await zoomgate.begin_authorization(OMAR)
 
 
 async def test_all_invalid_fields_are_reported_together(zoomgate: Harness) -> None:
@@ -430,19 +432,19 @@ async def test_all_invalid_fields_are_reported_together(zoomgate: Harness) -> No
         ),
     ]
     for method, request, fields in cases:
-        refusal: Refusal = await zoomgate.refusal(method, request)
+        refusal: RpcError = await zoomgate.error_of(method, request)
         assert refusal.short == ("INVALID_ARGUMENT", "INVALID_FIELD"), request
         assert set(refusal.violations) == fields, request
     longest = pb.GetTokenRequest(user_email=MONICA)
     longest.min_validity.seconds = 601
-    assert set((await zoomgate.refusal(zoomgate.auth.GetToken, longest)).violations) == {"min_validity"}
+    assert set((await zoomgate.error_of(zoomgate.auth.GetToken, longest)).violations) == {"min_validity"}
 
 
 async def test_declined_consent_stores_nothing(zoomgate: Harness) -> None:
     """The link is consumed."""
-    started = await zoomgate.begin()
+    started = await zoomgate.begin_authorization()
     async with browser() as session:
         page = await consent(session, started.authorization_url, MONICA, "decline")
         assert page.url.query["outcome"] == "declined"
-    refusal = await zoomgate.refusal(zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=MONICA))
+    refusal = await zoomgate.error_of(zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=MONICA))
     assert refusal.reason == "ZOOM_NOT_CONNECTED"

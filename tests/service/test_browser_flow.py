@@ -70,7 +70,7 @@ async def test_unknown_state_is_an_expired_link(zoomgate: Harness, path: str) ->
 
 async def test_callback_in_another_browser_is_rejected(zoomgate: Harness) -> None:
     """The original browser can still use the callback URL."""
-    started = await zoomgate.begin()
+    started = await zoomgate.begin_authorization()
     async with browser() as own_browser, browser() as other:
         callback_url = await callback_location(zoomgate, own_browser, started.authorization_url)
         async with other.get(callback_url) as page:
@@ -86,7 +86,7 @@ async def test_callback_in_another_browser_is_rejected(zoomgate: Harness) -> Non
 
 async def test_callback_works_once(zoomgate: Harness) -> None:
     """Of several concurrent requests, one succeeds."""
-    started = await zoomgate.begin()
+    started = await zoomgate.begin_authorization()
     async with browser() as session:
         callback_url = await callback_location(zoomgate, session, started.authorization_url)
 
@@ -100,7 +100,7 @@ async def test_callback_works_once(zoomgate: Harness) -> None:
 
 
 async def test_link_preview_does_not_consume_the_link(zoomgate: Harness) -> None:
-    started = await zoomgate.begin()
+    started = await zoomgate.begin_authorization()
     async with browser() as preview, preview.get(started.authorization_url) as page:
         assert page.status == 200
     async with browser() as session:
@@ -110,7 +110,7 @@ async def test_link_preview_does_not_consume_the_link(zoomgate: Harness) -> None
 
 async def test_consent_of_another_zoom_user_is_rejected(zoomgate: Harness) -> None:
     """The page explains the mismatch, and nothing is stored."""
-    started = await zoomgate.begin(MONICA)
+    started = await zoomgate.begin_authorization(MONICA)
     async with browser() as session:
         page = await consent(session, started.authorization_url, OMAR)
         assert (page.status, page.url.query["outcome"]) == (409, "other_user")
@@ -119,7 +119,7 @@ async def test_consent_of_another_zoom_user_is_rejected(zoomgate: Harness) -> No
 
 
 async def test_zoom_outage_shows_a_retry_page(zoomgate: Harness) -> None:
-    started = await zoomgate.begin()
+    started = await zoomgate.begin_authorization()
     zoomgate.simulator.faults.add(Fault("token", "status"))
     async with browser() as session:
         page = await consent(session, started.authorization_url, MONICA)
@@ -134,7 +134,7 @@ async def test_failed_user_lookup_distinguishes_outage_from_missing_scope(
     zoomgate: Harness, status: int, outcome: str
 ) -> None:
     """Retrying helps after an outage, but not if the app lacks a scope; nothing is stored."""
-    started = await zoomgate.begin()
+    started = await zoomgate.begin_authorization()
     zoomgate.simulator.faults.add(Fault("users_me", "status", status=status))
     async with browser() as session:
         page = await consent(session, started.authorization_url, MONICA)
@@ -155,7 +155,7 @@ async def test_failed_user_lookup_distinguishes_outage_from_missing_scope(
 )
 async def test_callback_error_is_reported_by_its_kind(zoomgate: Harness, error: str, outcome: str) -> None:
     """Declined consents, outages and configuration errors lead to different pages."""
-    started = await zoomgate.begin()
+    started = await zoomgate.begin_authorization()
     continue_url = started.authorization_url.replace("/oauth/start", "/oauth/continue")
     async with browser() as session:
         async with session.get(continue_url, allow_redirects=False) as redirect:
@@ -168,7 +168,7 @@ async def test_callback_error_is_reported_by_its_kind(zoomgate: Harness, error: 
 
 async def test_pages_contain_no_code_and_set_security_headers(zoomgate: Harness) -> None:
     """The final URL contains no code; every page forbids caching, framing, scripts and referrers."""
-    started = await zoomgate.begin()
+    started = await zoomgate.begin_authorization()
     async with browser() as session:
         page = await consent(session, started.authorization_url, MONICA)
     assert set(page.url.query) == {"outcome", "view"}
@@ -185,7 +185,7 @@ async def test_pages_contain_no_code_and_set_security_headers(zoomgate: Harness)
 
 async def test_browser_cookie_is_http_only_and_same_site(zoomgate: Harness) -> None:
     """With HTTPS it is also Secure and has the __Host- prefix."""
-    started = await zoomgate.begin()
+    started = await zoomgate.begin_authorization()
     continue_url = started.authorization_url.replace("/oauth/start", "/oauth/continue")
     async with browser() as session, session.get(continue_url, allow_redirects=False) as page:
         cookie = page.headers["Set-Cookie"]
@@ -194,7 +194,7 @@ async def test_browser_cookie_is_http_only_and_same_site(zoomgate: Harness) -> N
         assert "SameSite=Lax" in cookie
     https = {"ZOOMGATE_REDIRECT_URI": "https://zoomgate.example/oauth/callback"}
     async with running(zoomgate.data_dir / "https", environ=https) as secure:
-        started = await secure.begin()
+        started = await secure.begin_authorization()
         assert started.authorization_url.startswith("https://zoomgate.example/oauth/start?")
         start = secure.http_url + URL(started.authorization_url).raw_path_qs.replace("start", "continue")
         async with browser() as session, session.get(start, allow_redirects=False) as page:
@@ -207,7 +207,7 @@ async def test_return_to_receives_a_one_time_ticket(zoomgate: Harness) -> None:
     """The ticket gives user, options and connection only to the caller that started the authorization."""
     environ = {"ZOOMGATE_RETURN_TO": "shop=http://127.0.0.1:9/connected?from=zoom"}
     async with running(zoomgate.data_dir / "return-to", environ=environ) as service:
-        started = await service.begin(return_to="shop", options={"cart": 7})
+        started = await service.begin_authorization(return_to="shop", options={"cart": 7})
         async with browser() as session:
             callback_url = await callback_location(service, session, started.authorization_url)
             async with session.get(callback_url, allow_redirects=False) as response:
@@ -215,13 +215,13 @@ async def test_return_to_receives_a_one_time_ticket(zoomgate: Harness) -> None:
         assert return_url.host == "127.0.0.1"
         assert return_url.query["from"] == "zoom"
         request = pb.CompleteAuthorizationRequest(ticket=return_url.query["ticket"])
-        other_caller = await service.refusal(service.auth.CompleteAuthorization, request, "blind")
+        other_caller = await service.error_of(service.auth.CompleteAuthorization, request, "blind")
         assert other_caller.reason == "INVALID_STATE"
         completed = await service.call(service.auth.CompleteAuthorization, request)
         assert (completed.user_email, dict(completed.options)) == (MONICA, {"cart": 7})
         assert completed.connection.state == Connection.STATE_ACTIVE
-        assert (await service.refusal(service.auth.CompleteAuthorization, request)).reason == "INVALID_STATE"
-        unknown = await service.refusal(
+        assert (await service.error_of(service.auth.CompleteAuthorization, request)).reason == "INVALID_STATE"
+        unknown = await service.error_of(
             service.auth.BeginAuthorization,
             pb.BeginAuthorizationRequest(user_email=MONICA, return_to="https://evil.example"),
         )
@@ -244,7 +244,7 @@ async def test_health_and_metrics_endpoints(zoomgate: Harness) -> None:
 
 async def test_start_page_names_the_user(zoomgate: Harness) -> None:
     """Opening the page consumes nothing and sets no cookie."""
-    started = await zoomgate.begin()
+    started = await zoomgate.begin_authorization()
     for _ in range(2):
         async with browser() as session, session.get(started.authorization_url) as page:
             text = await page.text()
@@ -255,14 +255,14 @@ async def test_start_page_names_the_user(zoomgate: Harness) -> None:
 
 async def test_result_page_shows_details_only_in_the_consenting_browser(zoomgate: Harness) -> None:
     """It names the user and the granted rights; another browser with the same URL sees neither."""
-    started = await zoomgate.begin()
+    started = await zoomgate.begin_authorization()
     async with browser() as own_browser, browser() as other:
         completed = await consent(own_browser, started.authorization_url, MONICA)
         text = await completed.text()
         assert MONICA in text
         assert "<li>Create and change your meetings</li>" in text
         assert "<li>Change your meetings</li>" not in text
-        await consent_form(other, (await zoomgate.begin(OMAR)).authorization_url)
+        await consent_form(other, (await zoomgate.begin_authorization(OMAR)).authorization_url)
         for session in (other, browser()):
             async with session, session.get(completed.url) as page:
                 assert page.status == 200
@@ -272,7 +272,7 @@ async def test_result_page_shows_details_only_in_the_consenting_browser(zoomgate
 async def test_failure_page_names_the_requested_user(zoomgate: Harness) -> None:
     """It does not name the user who consented, and lists no rights."""
     async with browser() as session:
-        page = await consent(session, (await zoomgate.begin(MONICA)).authorization_url, OMAR)
+        page = await consent(session, (await zoomgate.begin_authorization(MONICA)).authorization_url, OMAR)
         text = await page.text()
     assert MONICA in text
     assert OMAR not in text
@@ -283,7 +283,7 @@ async def test_pages_use_the_configured_brand(zoomgate: Harness) -> None:
     """The brand name is always rendered as text."""
     brand = {"ZOOMGATE_BRAND_NAME": "A & B <script>", "ZOOMGATE_BRAND_COLOR": "#FFCC00"}
     async with running(zoomgate.data_dir / "brand", environ=brand) as branded:
-        started = await branded.begin()
+        started = await branded.begin_authorization()
         async with browser() as session, session.get(started.authorization_url) as page:
             text = await page.text()
     assert "A &amp; B &lt;script&gt;" in text
@@ -293,7 +293,7 @@ async def test_pages_use_the_configured_brand(zoomgate: Harness) -> None:
 
 async def test_requests_are_counted_by_page(zoomgate: Harness) -> None:
     """The metrics show how many users continue from the first page and how many return."""
-    started = await zoomgate.begin()
+    started = await zoomgate.begin_authorization()
     async with browser() as session:
         await consent(session, started.authorization_url, MONICA)
         async with session.get(f"{zoomgate.http_url}/metrics") as response:

@@ -8,7 +8,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from support.harness import CALLERS, MONICA, OMAR, Harness, Refusal, key_of, metadata, running
+from support.harness import CALLERS, MONICA, OMAR, Harness, RpcError, caller_key, metadata, running
 from zoomgate.v1 import auth_service_pb2, meetings_service_pb2, proxy_service_pb2
 from zoomgate_server.rpc.middleware.access_policy import METHOD_POLICY
 
@@ -81,7 +81,7 @@ async def test_role_may_call_exactly_its_rpcs(zoomgate: Harness, name: str, call
     try:
         await zoomgate.call(stub_method(zoomgate, name), new_request(name), caller)
     except grpc.aio.AioRpcError as error:
-        code, reason = Refusal.of(error).short
+        code, reason = RpcError.of(error).short
     rejected = (code, reason) == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
     assert rejected is (role not in ALLOWED_ROLES[name])
 
@@ -98,9 +98,9 @@ async def test_role_may_call_exactly_its_rpcs(zoomgate: Harness, name: str, call
 )
 async def test_member_may_act_only_for_itself(zoomgate: Harness, name: str) -> None:
     """The error does not depend on whether the other user is connected."""
-    before = await zoomgate.refusal(stub_method(zoomgate, name), new_request(name, OMAR), "monica")
+    before = await zoomgate.error_of(stub_method(zoomgate, name), new_request(name, OMAR), "monica")
     await zoomgate.connect(OMAR)
-    after = await zoomgate.refusal(stub_method(zoomgate, name), new_request(name, OMAR), "monica")
+    after = await zoomgate.error_of(stub_method(zoomgate, name), new_request(name, OMAR), "monica")
     assert before == after
     assert before.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
 
@@ -111,26 +111,26 @@ async def test_policy_of_forwarded_member_applies_too(zoomgate: Harness) -> None
     request = auth_service_pb2.GetConnectionRequest(user_email=MONICA)
     await zoomgate.call(zoomgate.auth.GetConnection, request, "service", "monica")
     for caller, forwarded in (("service", "omar"), ("narrow", "monica"), ("admin", "monica")):
-        error = await zoomgate.refusal(zoomgate.auth.GetConnection, request, caller, forwarded)
+        error = await zoomgate.error_of(zoomgate.auth.GetConnection, request, caller, forwarded)
         assert error.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED"), (caller, forwarded)
     token = auth_service_pb2.GetTokenRequest(user_email=MONICA)
-    error = await zoomgate.refusal(zoomgate.auth.GetToken, token, "service", "monica")
+    error = await zoomgate.error_of(zoomgate.auth.GetToken, token, "service", "monica")
     assert error.reason == "CALLER_NOT_ALLOWED"
-    error = await zoomgate.refusal(zoomgate.auth.GetConnection, request, "service", "service")
+    error = await zoomgate.error_of(zoomgate.auth.GetConnection, request, "service", "service")
     assert error.short == ("UNAUTHENTICATED", "CALLER_UNAUTHENTICATED")
 
 
 async def test_access_token_requires_permission(zoomgate: Harness) -> None:
     request = auth_service_pb2.GetTokenRequest(user_email=MONICA)
-    assert (await zoomgate.refusal(zoomgate.auth.GetToken, request, "blind")).reason == "CALLER_NOT_ALLOWED"
+    assert (await zoomgate.error_of(zoomgate.auth.GetToken, request, "blind")).reason == "CALLER_NOT_ALLOWED"
 
 
 async def test_service_is_limited_to_its_users_and_methods(zoomgate: Harness) -> None:
     token = auth_service_pb2.GetTokenRequest(user_email=MONICA)
-    assert (await zoomgate.refusal(zoomgate.auth.GetToken, token, "narrow")).reason == "CALLER_NOT_ALLOWED"
+    assert (await zoomgate.error_of(zoomgate.auth.GetToken, token, "narrow")).reason == "CALLER_NOT_ALLOWED"
     connection = auth_service_pb2.GetConnectionRequest(user_email=OMAR)
     assert (
-        await zoomgate.refusal(zoomgate.auth.GetConnection, connection, "narrow")
+        await zoomgate.error_of(zoomgate.auth.GetConnection, connection, "narrow")
     ).reason == "CALLER_NOT_ALLOWED"
 
 
@@ -150,7 +150,7 @@ async def test_member_cannot_access_connection_of_another_member(zoomgate: Harne
         await second.connect(MONICA, "monica")
         request = auth_service_pb2.GetConnectionRequest(user_email=MONICA)
         await second.call(second.auth.GetConnection, request, "monica")
-        error = await second.refusal(second.auth.GetConnection, request, "impostor")
+        error = await second.error_of(second.auth.GetConnection, request, "impostor")
         assert error.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
 
 
@@ -160,14 +160,17 @@ async def test_member_cannot_access_connection_of_another_member(zoomgate: Harne
         (),
         (("authorization", "Basic abc"),),
         (("authorization", "Bearer  two-spaces-0123456789"),),
-        (("authorization", f"Bearer {key_of('service')} "),),
-        (("authorization", f"Bearer {key_of('service')}x"),),
-        (("authorization", key_of("service")),),
+        (("authorization", f"Bearer {caller_key('service')} "),),
+        (("authorization", f"Bearer {caller_key('service')}x"),),
+        (("authorization", caller_key("service")),),
         (("authorization", ""),),
-        (("authorization", f"Bearer {key_of('service')}"), ("authorization", f"Bearer {key_of('service')}")),
+        (
+            ("authorization", f"Bearer {caller_key('service')}"),
+            ("authorization", f"Bearer {caller_key('service')}"),
+        ),
         (("authorization", "Bearer "),),
         (*metadata(), ("zoomgate-member-token", "x")),
-        (*metadata("service", "monica"), ("zoomgate-member-token", key_of("monica"))),
+        (*metadata("service", "monica"), ("zoomgate-member-token", caller_key("monica"))),
     ],
 )
 async def test_malformed_credential_is_rejected(
@@ -178,7 +181,7 @@ async def test_malformed_credential_is_rejected(
         await zoomgate.auth.ListConnections(
             auth_service_pb2.ListConnectionsRequest(), metadata=entries, timeout=5
         )
-    error = Refusal.of(exc_info.value)
+    error = RpcError.of(exc_info.value)
     assert error.short == ("UNAUTHENTICATED", "CALLER_UNAUTHENTICATED")
     assert error.message == "The credential is missing or invalid"
     assert error.details == ("ErrorInfo",)
@@ -195,7 +198,7 @@ async def test_credential_and_policy_are_checked_before_the_encoding(zoomgate: H
         for garbage in (b"\xff\xff\xff", b"\x0a\x02\xc3\x28"):
             with pytest.raises(grpc.aio.AioRpcError) as exc_info:
                 await raw(garbage, metadata=metadata(caller), timeout=5)
-            error = Refusal.of(exc_info.value)
+            error = RpcError.of(exc_info.value)
             assert error.code.name == code
             if code == "INVALID_ARGUMENT":
                 assert error.reason == "MALFORMED_REQUEST"
@@ -225,7 +228,7 @@ async def test_health_needs_no_credential_but_reflection_does(zoomgate: Harness)
     assert "zoomgate.v1.ProxyService" in await service_names(metadata("monica"))
     with pytest.raises(grpc.aio.AioRpcError) as exc_info:
         await service_names(())
-    assert Refusal.of(exc_info.value).short == ("UNAUTHENTICATED", "CALLER_UNAUTHENTICATED")
+    assert RpcError.of(exc_info.value).short == ("UNAUTHENTICATED", "CALLER_UNAUTHENTICATED")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from security import http2
-from support.harness import MONICA, OMAR, Harness, key_of, running, serving
+from support.harness import MONICA, OMAR, Harness, caller_key, running, serving
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate import AsyncClient, Client, errors
@@ -30,7 +30,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
 
 @pytest.fixture
 async def client(harness: Harness) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(harness.grpc_address, key=key_of("service")) as opened:
+    async with AsyncClient(harness.grpc_address, key=caller_key("service")) as opened:
         yield opened
 
 
@@ -97,13 +97,13 @@ async def test_cancelled_task_raises_cancelled_error(harness: Harness, client: A
 
 async def test_closing_a_client_fails_its_calls_and_watches(harness: Harness) -> None:
     """They fail with `ZoomgateError`; the waiting tasks are not cancelled."""
-    client = AsyncClient(harness.grpc_address, key=key_of("service"))
+    client = AsyncClient(harness.grpc_address, key=caller_key("service"))
     watch = client.watch()
     assert (await anext(watch)).type == WatchConnectionsResponse.TYPE_SYNCED
 
     with socket.create_server(("127.0.0.1", 0)) as unresponsive:
         unresponsive.setblocking(False)
-        second_client = AsyncClient(f"127.0.0.1:{unresponsive.getsockname()[1]}", key=key_of("service"))
+        second_client = AsyncClient(f"127.0.0.1:{unresponsive.getsockname()[1]}", key=caller_key("service"))
         tasks = [
             asyncio.ensure_future(anext(watch)),
             asyncio.ensure_future(second_client.auth.get_token(user_email=MONICA)),
@@ -143,7 +143,7 @@ async def test_no_safe_call_fails_while_a_server_stops(tmp_path: Path) -> None:
                     await client.proxy.get(user_email=MONICA, url="/users/me")
                     completed += 1
 
-            async with AsyncClient(addresses, key=key_of("service"), options=balanced) as client:
+            async with AsyncClient(addresses, key=caller_key("service"), options=balanced) as client:
                 callers = [asyncio.create_task(call_repeatedly(client)) for _ in range(16)]
                 while completed < 100 and not any(task.done() for task in callers):
                     await asyncio.sleep(0)
@@ -181,7 +181,7 @@ def test_async_client_requires_a_running_event_loop() -> None:
 
 async def test_blocking_client_is_thread_safe(harness: Harness) -> None:
     await harness.connect()
-    with Client(harness.grpc_address, key=key_of("service")) as client:
+    with Client(harness.grpc_address, key=caller_key("service")) as client:
         tokens = await asyncio.gather(
             *(asyncio.to_thread(client.auth.get_token, user_email=MONICA) for _ in range(8))
         )
@@ -221,9 +221,9 @@ async def test_watch_resumes_after_a_server_restart(tmp_path: Path) -> None:
             address = first.grpc_address
             options = [("grpc.max_reconnect_backoff_ms", 200)]
             client = await stack.enter_async_context(
-                AsyncClient(address, key=key_of("service"), options=options)
+                AsyncClient(address, key=caller_key("service"), options=options)
             )
-            blocking = stack.enter_context(Client(address, key=key_of("service"), options=options))
+            blocking = stack.enter_context(Client(address, key=caller_key("service"), options=options))
             awaited = await stack.enter_async_context(aclosing(client.watch()))
             iterated = blocking.watch()
             stack.callback(iterated.close)
@@ -303,6 +303,6 @@ async def test_watch_that_fails_before_the_first_event_is_not_resumed(harness: H
     async with AsyncClient(harness.grpc_address, key="zgk_unknown") as unauthenticated:
         with pytest.raises(errors.Unauthenticated):
             await anext(unauthenticated.watch())
-    async with AsyncClient(harness.grpc_address, key=key_of("service")) as client:
+    async with AsyncClient(harness.grpc_address, key=caller_key("service")) as client:
         with pytest.raises(errors.InvalidRequest):
             await anext(client.watch(resume_token="x"))

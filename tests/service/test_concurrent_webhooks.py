@@ -99,7 +99,7 @@ async def test_refresh_does_not_reconnect_a_user(tmp_path: Path) -> None:
             connection = (await zoomgate.call(zoomgate.auth.GetConnection, get_connection)).connection
             assert connection.state == Connection.STATE_DISCONNECTED, number
             assert connection.cause == Connection.CAUSE_APP_DEAUTHORIZED, number
-            refusal = await zoomgate.refusal(zoomgate.auth.RefreshToken, refresh)
+            refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, refresh)
             assert refusal.reason == "ZOOM_NOT_CONNECTED", number
         assert number >= 8
         await send(zoomgate.http_url, app_deauthorized(MONICA))

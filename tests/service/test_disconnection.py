@@ -167,10 +167,10 @@ async def test_unconfirmed_disconnect_is_audited(
             await zoomgate.call(zoomgate.auth.DeleteConnection, DELETE_MONICA, "admin")
             assert zoomgate.simulator.zoom.grants[MONICA].revoked
         else:
-            refusal = await zoomgate.refusal(zoomgate.auth.DeleteConnection, DELETE_MONICA, "admin")
+            refusal = await zoomgate.error_of(zoomgate.auth.DeleteConnection, DELETE_MONICA, "admin")
             assert refusal.reason == "STORE_UNAVAILABLE"
     assert (
-        await zoomgate.refusal(zoomgate.auth.DeleteConnection, DELETE_MONICA, "admin")
+        await zoomgate.error_of(zoomgate.auth.DeleteConnection, DELETE_MONICA, "admin")
     ).code.name == "NOT_FOUND"
     outcome = "ok" if readable else "STORE_UNAVAILABLE"
     assert [(line["principal"], line["outcome"]) for line in audit_events(zoomgate)] == [("admin", outcome)]

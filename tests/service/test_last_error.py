@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from support.harness import MONICA, Harness, running, serving
-from support.raw_upstream import answer, raw_upstream
+from support.raw_upstream import http_response, raw_upstream
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
@@ -57,7 +57,7 @@ async def test_last_error_is_set_by_a_failure_and_cleared_by_a_success(
         options = zoomgate.simulator.zoom.options
         before = await get_connection(zoomgate)
         failure(zoomgate)
-        error = await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH)
+        error = await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH)
         failed = await get_connection(zoomgate)
         assert error.reason == reason_of(failed) == reason
         assert failed.last_error.message
@@ -76,10 +76,10 @@ async def test_invalid_token_response_is_the_last_error(tmp_path: Path) -> None:
     async with Simulator(SimulatorOptions(port=0)) as zoom, raw_upstream() as upstream:
         async with serving(zoom, tmp_path / "data") as zoomgate:
             await zoomgate.connect()
-        upstream.answers = [answer("200 OK", b'{"access_token": "a", "token_type": "mac"}')]
+        upstream.responses = [http_response("200 OK", b'{"access_token": "a", "token_type": "mac"}')]
         environ = NO_REFRESH_INTERVAL | {"ZOOMGATE_ZOOM_OAUTH_URL": upstream.url}
         async with serving(zoom, tmp_path / "data", environ=environ) as zoomgate:
-            error = await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH)
+            error = await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH)
             failed = await get_connection(zoomgate)
             assert error.reason == reason_of(failed) == "ZOOM_BAD_RESPONSE"
             assert failed.state == Connection.STATE_ACTIVE
@@ -102,7 +102,7 @@ async def test_rejection_is_the_last_error_until_the_user_consents(
     """The connection has a reason, a cause and no next refresh time until then."""
     await zoomgate.connect()
     failure(zoomgate)
-    error = await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH)
+    error = await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH)
     failed = await get_connection(zoomgate)
     assert error.reason == reason_of(failed) == "ZOOM_REAUTH_REQUIRED"
     assert error.metadata["cause"] == cause
@@ -123,7 +123,7 @@ async def test_reached_refresh_limit_is_written_once(tmp_path: Path) -> None:
             await zoomgate.call(zoomgate.auth.RefreshToken, REFRESH)
         connections = []
         for _ in range(2):
-            error = await zoomgate.refusal(zoomgate.auth.RefreshToken, REFRESH)
+            error = await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH)
             failed = await get_connection(zoomgate)
             assert error.reason == reason_of(failed) == "SERVER_OVERLOADED"
             connections.append(failed)

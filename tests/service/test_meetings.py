@@ -42,7 +42,7 @@ async def test_meeting_is_created_returned_and_deleted(zoomgate: Harness) -> Non
     assert (await zoomgate.call(zoomgate.meetings.GetMeeting, target)).meeting == created
     deletion = pb.DeleteMeetingRequest(user_email=MONICA, meeting_id=created.id, schedule_for_reminder=False)
     assert (await zoomgate.call(zoomgate.meetings.DeleteMeeting, deletion)).status == 204
-    error = await zoomgate.refusal(zoomgate.meetings.GetMeeting, target)
+    error = await zoomgate.error_of(zoomgate.meetings.GetMeeting, target)
     assert error.short == ("NOT_FOUND", "MEETING_NOT_FOUND")
     assert error.metadata == {"http_status": "404", "zoom_code": "3001"}
 
@@ -86,7 +86,7 @@ async def test_additional_fields_are_sent_to_zoom_and_returned(zoomgate: Harness
     invalid = create_request(
         additional_fields={"topic": "x"}, settings={"additional_fields": {"waiting_room": True}}
     )
-    error = await zoomgate.refusal(zoomgate.meetings.CreateMeeting, invalid)
+    error = await zoomgate.error_of(zoomgate.meetings.CreateMeeting, invalid)
     assert set(error.violations) == {
         "meeting_details.additional_fields.topic",
         "meeting_details.settings.additional_fields.waiting_room",
@@ -95,7 +95,9 @@ async def test_additional_fields_are_sent_to_zoom_and_returned(zoomgate: Harness
 
 async def test_rejection_by_zoom_carries_its_message_and_code(zoomgate: Harness) -> None:
     await zoomgate.connect(BASIL)
-    error = await zoomgate.refusal(zoomgate.meetings.CreateMeeting, pb.CreateMeetingRequest(user_email=BASIL))
+    error = await zoomgate.error_of(
+        zoomgate.meetings.CreateMeeting, pb.CreateMeetingRequest(user_email=BASIL)
+    )
     assert error.short == ("INVALID_ARGUMENT", "ZOOM_REFUSED")
     assert error.metadata == {"http_status": "400", "zoom_code": "3161"}
     assert "does not allow you to host" in error.message
@@ -104,7 +106,7 @@ async def test_rejection_by_zoom_carries_its_message_and_code(zoomgate: Harness)
 async def test_missing_scope_is_named_in_the_error(zoomgate: Harness) -> None:
     await zoomgate.connect()
     zoomgate.simulator.zoom.grants[MONICA].scope = "user:read:user"
-    error = await zoomgate.refusal(zoomgate.meetings.CreateMeeting, create_request())
+    error = await zoomgate.error_of(zoomgate.meetings.CreateMeeting, create_request())
     assert error.short == ("FAILED_PRECONDITION", "ZOOM_SCOPE_MISSING")
     assert "meeting:write:meeting" in error.metadata["scopes"]
 
@@ -125,7 +127,7 @@ async def test_permanently_rejected_token_is_refreshed_once_per_minute(zoomgate:
     zoomgate.simulator.zoom.authenticate = lambda _token: "Invalid access token."  # type: ignore[method-assign]
     target = pb.GetMeetingRequest(user_email=MONICA, meeting_id=1)
     for _ in range(3):
-        error = await zoomgate.refusal(zoomgate.meetings.GetMeeting, target)
+        error = await zoomgate.error_of(zoomgate.meetings.GetMeeting, target)
         assert error.reason == "ZOOM_REAUTH_REQUIRED"
     assert zoomgate.stat("token.refresh_token.issued") == 1
 
@@ -152,8 +154,8 @@ async def test_failure_of_zoom_returns_the_documented_error(
     await zoomgate.connect()
     zoomgate.simulator.faults.add(Fault("meetings", kind, times=-1, status=502))
     target = pb.GetMeetingRequest(user_email=MONICA, meeting_id=1)
-    assert (await zoomgate.refusal(zoomgate.meetings.GetMeeting, target)).short == read
-    assert (await zoomgate.refusal(zoomgate.meetings.CreateMeeting, create_request())).short == write
+    assert (await zoomgate.error_of(zoomgate.meetings.GetMeeting, target)).short == read
+    assert (await zoomgate.error_of(zoomgate.meetings.CreateMeeting, create_request())).short == write
 
 
 async def test_all_invalid_details_are_reported_at_once(zoomgate: Harness) -> None:
@@ -180,7 +182,7 @@ async def test_all_invalid_details_are_reported_at_once(zoomgate: Harness) -> No
     )
     request.meeting_details.settings.approval_type = 99  # type: ignore[assignment]
     request.request_id = "1"
-    error = await zoomgate.refusal(zoomgate.meetings.CreateMeeting, request)
+    error = await zoomgate.error_of(zoomgate.meetings.CreateMeeting, request)
     assert error.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
     assert set(error.violations) == {
         "request_id",
@@ -218,6 +220,6 @@ async def test_invalid_meeting_id_is_rejected(zoomgate: Harness, meeting_id: int
             pb.DeleteMeetingRequest(user_email=MONICA, meeting_id=meeting_id, occurrence_id="x"),
         ),
     ):
-        error = await zoomgate.refusal(method, request)
+        error = await zoomgate.error_of(method, request)
         assert error.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
         assert "meeting_id" in error.violations

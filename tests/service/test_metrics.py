@@ -11,7 +11,7 @@ from support.harness import MONICA, SECONDS, Harness, running, serving
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connections.count_gauge import COUNT_SECONDS, ConnectionCountGauge
+from zoomgate_server.connections.count_gauge import COUNT_INTERVAL, ConnectionCountGauge
 from zoomgate_server.connections.refresh import refresher
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.encryption.cipher import Key, KeyRing
@@ -39,7 +39,7 @@ async def test_store_errors_are_counted(zoomgate: Harness) -> None:
     assert await metric_value(zoomgate, active) == 1
     before = await metric_value(zoomgate, "zoomgate_store_errors_total")
     Path(zoomgate.data_dir / "zoomgate.db").unlink()
-    error = await zoomgate.refusal(
+    error = await zoomgate.error_of(
         zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA), "admin"
     )
     assert error.reason == "STORE_UNAVAILABLE"
@@ -68,7 +68,7 @@ async def test_age_of_pending_refresh_is_exported(tmp_path: Path, monkeypatch: p
         await response_released.wait()
         return outcome
 
-    monkeypatch.setattr(refresher, "AGE_SECONDS", 0.05)
+    monkeypatch.setattr(refresher, "AGE_REPORT_INTERVAL", 0.05)
     monkeypatch.setattr(OAuthClient, "refresh", refresh)
     age = "zoomgate_oldest_pending_attempt_seconds"
     async with running(tmp_path) as zoomgate, asyncio.timeout(SECONDS):
@@ -107,7 +107,7 @@ async def test_connections_are_counted_at_most_every_15_seconds() -> None:
     )
     gauge = ConnectionCountGauge(connections, clock, metrics)
     counts = []
-    for step in (0.0, COUNT_SECONDS - 1, 1.0):
+    for step in (0.0, COUNT_INTERVAL - 1, 1.0):
         clock.now += step
         await gauge.update()
         match = re.search(

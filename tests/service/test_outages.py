@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from support.harness import Harness, Refusal, running, serving
+from support.harness import Harness, RpcError, running, serving
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoom_simulator.options import DEFAULT_USERS, SimulatedUser
@@ -23,8 +23,8 @@ OPTIONS = SimulatorOptions(port=0, users=(*DEFAULT_USERS, *(SimulatedUser(email)
 NO_REFRESH_INTERVAL = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
 
 
-async def failed_refresh(zoomgate: Harness, user: str) -> Refusal:
-    return await zoomgate.refusal(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=user))
+async def failed_refresh(zoomgate: Harness, user: str) -> RpcError:
+    return await zoomgate.error_of(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=user))
 
 
 async def refresh(zoomgate: Harness, user: str) -> int:

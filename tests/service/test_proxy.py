@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.json_format import ParseDict
 
 from support.harness import MONICA, OMAR, Harness, running
-from support.raw_upstream import CUT, OK, RawUpstream, answer, raw_upstream
+from support.raw_upstream import CUT, OK, RawUpstream, http_response, raw_upstream
 from zoomgate.v1 import proxy_service_pb2 as pb
 from zoomgate_server.zoom import client
 
@@ -20,7 +20,7 @@ ME = b'{"id":"u-Monica-7Yc1","email":"monica@example.com","account_id":"a"}'
 async def upstream(tmp_path: Path) -> AsyncIterator[tuple[Harness, RawUpstream]]:
     """Run a service with a connected user and a raw socket in place of Zoom's API."""
     async with raw_upstream() as raw, running(tmp_path / "data", zoom_api_url=raw.url) as zoomgate:
-        raw.answers = [answer("200 OK", ME), OK]
+        raw.responses = [http_response("200 OK", ME), OK]
         await zoomgate.connect()
         raw.requests.clear()
         yield zoomgate, raw
@@ -110,7 +110,7 @@ async def test_all_violations_are_reported_at_once(upstream: tuple[Harness, RawU
         },
         pb.PostRequest(),
     )
-    error = await zoomgate.refusal(zoomgate.proxy.Post, invalid)
+    error = await zoomgate.error_of(zoomgate.proxy.Post, invalid)
     assert error.short == ("INVALID_ARGUMENT", "INVALID_PATH")
     assert set(error.violations) == {
         "user_email",
@@ -125,19 +125,19 @@ async def test_all_violations_are_reported_at_once(upstream: tuple[Harness, RawU
     multipart = pb.PostRequest(
         user_email=MONICA, url="/x", raw=b"x", content_type="multipart/form-data; boundary=x"
     )
-    assert set((await zoomgate.refusal(zoomgate.proxy.Post, multipart)).violations) == {"content_type"}
+    assert set((await zoomgate.error_of(zoomgate.proxy.Post, multipart)).violations) == {"content_type"}
     large = pb.PostRequest(user_email=MONICA, url="/x", raw=b"x" * (1024 * 1024 + 1))
-    assert set((await zoomgate.refusal(zoomgate.proxy.Post, large)).violations) == {"raw"}
+    assert set((await zoomgate.error_of(zoomgate.proxy.Post, large)).violations) == {"raw"}
 
 
 async def test_paths_are_limited_by_caller_policy(zoomgate: Harness) -> None:
     """The error does not depend on whether the user is connected."""
     allowed = pb.GetRequest(user_email=OMAR, url="/users/me")
     other = pb.GetRequest(user_email=OMAR, url="/users/me/settings")
-    assert (await zoomgate.refusal(zoomgate.proxy.Get, allowed, "narrow")).reason == "ZOOM_NOT_CONNECTED"
-    before = await zoomgate.refusal(zoomgate.proxy.Get, other, "narrow")
+    assert (await zoomgate.error_of(zoomgate.proxy.Get, allowed, "narrow")).reason == "ZOOM_NOT_CONNECTED"
+    before = await zoomgate.error_of(zoomgate.proxy.Get, other, "narrow")
     await zoomgate.connect(OMAR)
-    assert before == await zoomgate.refusal(zoomgate.proxy.Get, other, "narrow")
+    assert before == await zoomgate.error_of(zoomgate.proxy.Get, other, "narrow")
     assert before.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
     assert (await zoomgate.call(zoomgate.proxy.Get, allowed, "narrow")).response.status == 200
 
@@ -147,7 +147,7 @@ async def test_cookies_and_foreign_redirect_targets_are_not_returned(
 ) -> None:
     """Cookies are not stored for later calls. Redirects are returned but not followed, without foreign addresses."""
     zoomgate, raw = upstream
-    raw.answers = [answer("302 Found", b"", "Location: https://evil.com/x", "Set-Cookie: a=b"), OK]
+    raw.responses = [http_response("302 Found", b"", "Location: https://evil.com/x", "Set-Cookie: a=b"), OK]
     response = (await zoomgate.call(zoomgate.proxy.Get, get_request("/users/me"))).response
     assert response.status == 302
     assert not {"location", "set-cookie"} & {header.name for header in response.headers}
@@ -162,14 +162,14 @@ async def test_write_is_not_sent_again_if_the_connection_is_lost(
     zoomgate, raw = upstream
     await zoomgate.call(zoomgate.proxy.Get, get_request("/users/me"))
     raw.requests.clear()
-    raw.answers = [CUT]
+    raw.responses = [CUT]
     for method, request in (
         (zoomgate.proxy.Put, pb.PutRequest(user_email=MONICA, url="/x", raw=b"{}")),
         (zoomgate.proxy.Delete, pb.DeleteRequest(user_email=MONICA, url="/x")),
         (zoomgate.proxy.Post, pb.PostRequest(user_email=MONICA, url="/x", raw=b"{}")),
         (zoomgate.proxy.Patch, pb.PatchRequest(user_email=MONICA, url="/x", raw=b"{}")),
     ):
-        error = await zoomgate.refusal(method, request)
+        error = await zoomgate.error_of(method, request)
         assert error.short == ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")
         assert "ServerDisconnected" not in error.message
     assert [line.split()[0] for line in raw.lines()] == ["PUT", "DELETE", "POST", "PATCH"]
@@ -190,8 +190,8 @@ async def test_malformed_http_response_is_an_error(
 ) -> None:
     """The error contains no text of the HTTP library."""
     zoomgate, raw = upstream
-    raw.answers = [response, CUT]
-    error = await zoomgate.refusal(zoomgate.proxy.Get, get_request("/users/me"), seconds=1.5)
+    raw.responses = [response, CUT]
+    error = await zoomgate.error_of(zoomgate.proxy.Get, get_request("/users/me"), seconds=1.5)
     assert error.code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
     assert "aiohttp" not in error.message
 
@@ -202,7 +202,7 @@ async def test_response_that_exceeds_the_limit_when_decompressed_is_rejected(
     """The error states the limit."""
     zoomgate, raw = upstream
     bomb = gzip.compress(b"0" * (client.MAX_RESPONSE_BYTES + 1))
-    raw.answers = [answer("200 OK", bomb, "Content-Encoding: gzip"), CUT]
-    error = await zoomgate.refusal(zoomgate.proxy.Get, get_request("/users/me"))
+    raw.responses = [http_response("200 OK", bomb, "Content-Encoding: gzip"), CUT]
+    error = await zoomgate.error_of(zoomgate.proxy.Get, get_request("/users/me"))
     assert error.short == ("RESOURCE_EXHAUSTED", "ZOOM_RESPONSE_TOO_LARGE")
     assert error.metadata == {"limit_bytes": str(client.MAX_RESPONSE_BYTES)}

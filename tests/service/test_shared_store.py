@@ -83,7 +83,7 @@ async def test_disconnect_removes_the_token_from_the_cache_of_the_other_service(
     async with asyncio.timeout(SECONDS):
         while await other.auth.GetToken(TOKEN, metadata=metadata()).code() is grpc.StatusCode.OK:
             await asyncio.sleep(0.01)
-    assert (await other.refusal(other.auth.GetToken, TOKEN)).reason == "ZOOM_NOT_CONNECTED"
+    assert (await other.error_of(other.auth.GetToken, TOKEN)).reason == "ZOOM_NOT_CONNECTED"
 
 
 async def test_token_refreshed_before_a_disconnect_is_not_cached_after_it(
@@ -125,7 +125,7 @@ async def test_token_refreshed_before_a_disconnect_is_not_cached_after_it(
     may_delete.set()
     with pytest.raises(grpc.aio.AioRpcError):
         await refresh
-    assert (await other.refusal(other.auth.GetToken, TOKEN)).reason == "ZOOM_NOT_CONNECTED"
+    assert (await other.error_of(other.auth.GetToken, TOKEN)).reason == "ZOOM_NOT_CONNECTED"
 
 
 async def test_token_refreshed_by_the_other_service_is_read_instead_of_refreshed_again(
@@ -158,7 +158,7 @@ async def test_token_replaced_twice_during_a_call_does_not_require_consent(
         return await original(self, *arguments, **options)
 
     monkeypatch.setattr(ZoomClient, "send", send)
-    failure = await other.refusal(other.proxy.Get, me)
+    failure = await other.error_of(other.proxy.Get, me)
     assert (failure.short, sent) == (("UNAVAILABLE", "REFRESH_IN_PROGRESS"), 2)
     assert failure.retry_after
     assert (await other.call(other.proxy.Get, me)).response.status == 200
@@ -188,7 +188,7 @@ async def test_token_being_refreshed_during_a_call_does_not_require_consent(
         return await original(self, *arguments, **options)
 
     monkeypatch.setattr(ZoomClient, "send", send)
-    failure = await other.refusal(other.proxy.Get, me)
+    failure = await other.error_of(other.proxy.Get, me)
     assert (failure.short, sent) == (("UNAVAILABLE", "REFRESH_IN_PROGRESS"), 2)
     gate.open.set()
     await refreshes[0]
@@ -218,7 +218,7 @@ async def test_page_tokens_and_authorization_links_work_at_both_services(
     )
     next_page = auth.ListConnectionsRequest(page_size=1, page_token=first_page.next_page_token)
     assert not (await other.call(other.auth.ListConnections, next_page, "admin")).connections
-    authorization = await zoomgate.begin()
+    authorization = await zoomgate.begin_authorization()
     start_url = other.http_url + URL(authorization.authorization_url).raw_path_qs
     async with browser() as session:
         action, _ = await consent_form(session, start_url)

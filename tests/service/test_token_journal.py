@@ -214,7 +214,7 @@ async def test_entry_with_another_users_tokens_is_revoked(tmp_path: Path) -> Non
         await write_journal(zoom, tmp_path, entry(issued(zoom, OMAR)))
         async with serving(zoom, tmp_path) as service:
             await wait_until_empty(service)
-            refusal = await service.refusal(
+            refusal = await service.error_of(
                 service.auth.GetConnection, pb.GetConnectionRequest(user_email=MONICA), "admin"
             )
             assert refusal.code.name == "NOT_FOUND"
@@ -228,7 +228,7 @@ async def test_supplied_token_is_stored_later_if_zoom_cannot_confirm_its_user(tm
         supplied = issued(service.simulator).refresh_token
         service.simulator.faults.add(Fault("users_me", "status", status=503))
         request = pb.RequestTokenRequest(user_email=MONICA, refresh_token=supplied)
-        refusal = await service.refusal(service.auth.RequestToken, request)
+        refusal = await service.error_of(service.auth.RequestToken, request)
         assert refusal.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
         assert "do not send this token again" in refusal.message
         await wait_until_empty(service)

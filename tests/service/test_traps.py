@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from support.harness import ADMIN, Refusal, key_of, metadata, service
+from support.harness import ADMIN, RpcError, caller_key, metadata, service
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import auth_service_pb2_grpc
 from zoomgate_server.cli.caller_key import digest
@@ -53,7 +53,7 @@ class FailingAuthService(auth_service_pb2_grpc.AuthServiceServicer):
 async def channel() -> AsyncIterator[grpc.aio.Channel]:
     """Return a channel to the failing servicer behind the real stages."""
     keys = CallerKeys(
-        [StaticKey(digest(key_of(caller.name)), caller) for caller in (ADMIN, service("service"))]
+        [StaticKey(digest(caller_key(caller.name)), caller) for caller in (ADMIN, service("service"))]
     )
     stages = [
         AccessLog(Metrics("0", ["AuthService.ListConnections"])),
@@ -71,10 +71,10 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
     await server.stop(None)
 
 
-async def error_of(call: Any) -> Refusal:
+async def error_of(call: Any) -> RpcError:
     with pytest.raises(grpc.aio.AioRpcError) as exc_info:
         await call
-    return Refusal.of(exc_info.value)
+    return RpcError.of(exc_info.value)
 
 
 async def test_leaked_cancellation_is_unavailable(channel: grpc.aio.Channel) -> None:
@@ -117,7 +117,7 @@ async def test_failed_call_returns_the_request_id(channel: grpc.aio.Channel) -> 
                 timeout=5,
             )
         assert ("x-request-id", "find-me") in tuple(exc_info.value.trailing_metadata())
-        assert Refusal.of(exc_info.value).reason
+        assert RpcError.of(exc_info.value).reason
 
 
 async def test_call_succeeds_if_the_log_cannot_be_written(
@@ -146,7 +146,7 @@ async def test_status_is_truncated_to_the_header_limit_of_clients(channel: grpc.
 
 async def test_method_without_a_policy_is_rejected(channel: grpc.aio.Channel) -> None:
     handler = grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
-    keys = CallerKeys([StaticKey(digest(key_of("admin")), ADMIN)])
+    keys = CallerKeys([StaticKey(digest(caller_key("admin")), ADMIN)])
     stages = [
         Status(),
         Authentication(keys=keys, anonymous=ADMIN, clock=SystemClock(), audit=lambda _event: None),

@@ -36,7 +36,7 @@ ACCEPTED = ["monica@example.com", "a+b@example.com", "o'hara@xn--mller-kva.examp
 
 @pytest.mark.parametrize("address", REJECTED)
 async def test_noncanonical_address_is_rejected_with_a_remedy(zoomgate: Harness, address: str) -> None:
-    refusal = await zoomgate.refusal(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=address))
+    refusal = await zoomgate.error_of(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=address))
     assert refusal.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
     assert "send" in refusal.violations["user_email"] or ":" in refusal.violations["user_email"]
 
@@ -44,7 +44,7 @@ async def test_noncanonical_address_is_rejected_with_a_remedy(zoomgate: Harness,
 @pytest.mark.parametrize("address", ACCEPTED)
 async def test_canonical_address_is_accepted(zoomgate: Harness, address: str) -> None:
     """This includes dollar signs and dots."""
-    refusal = await zoomgate.refusal(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=address))
+    refusal = await zoomgate.error_of(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=address))
     assert refusal.reason == "ZOOM_NOT_CONNECTED"
 
 

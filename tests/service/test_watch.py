@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 
 from security import http2
-from support.harness import MONICA, OMAR, Harness, Refusal, key_of, metadata, running, service, serving
+from support.harness import MONICA, OMAR, Harness, RpcError, caller_key, metadata, running, service, serving
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.connection_pb2 import Connection
@@ -80,7 +80,7 @@ class Watch:
             events.append(event)
         return events
 
-    async def error(self) -> Refusal:
+    async def error(self) -> RpcError:
         """Read all remaining events and return the error that ends the watch."""
         try:
             async with asyncio.timeout(SECONDS):
@@ -89,7 +89,7 @@ class Watch:
                     self.token = event.resume_token
                     self.last = type_and_user(event)
         except grpc.aio.AioRpcError as error:
-            return Refusal.of(error)
+            return RpcError.of(error)
 
     async def cancel(self) -> None:
         """Cancel the call."""
@@ -308,7 +308,7 @@ async def test_resume_token_is_bound_to_caller_and_users(zoomgate: Harness) -> N
 
     async def rejection(users: Iterable[str], token: str, caller: str) -> str:
         request = pb.WatchConnectionsRequest(user_emails=users, resume_token=token)
-        return (await zoomgate.refusal(zoomgate.auth.WatchConnections, request, caller)).reason
+        return (await zoomgate.error_of(zoomgate.auth.WatchConnections, request, caller)).reason
 
     assert await rejection([MONICA], token, "admin") == "INVALID_RESUME_TOKEN"
     assert await rejection([OMAR], token, "service") == "INVALID_RESUME_TOKEN"
@@ -328,7 +328,7 @@ async def test_token_outside_the_retention_time_is_rejected(
     if days < 0:
         monkeypatch.setattr(watchers, "LATE_SECONDS", -1e9)
     request = pb.WatchConnectionsRequest(resume_token=token)
-    refusal = await zoomgate.refusal(zoomgate.auth.WatchConnections, request, "admin")
+    refusal = await zoomgate.error_of(zoomgate.auth.WatchConnections, request, "admin")
     assert refusal.short == ("OUT_OF_RANGE", "RESUME_TOKEN_EXPIRED")
     assert "watch again without one" in refusal.message
 
@@ -384,7 +384,7 @@ async def test_watch_is_limited_to_the_users_of_the_caller(zoomgate: Harness) ->
         await refresh(zoomgate, MONICA)
         await refresh(zoomgate, OMAR)
         assert await watch.next() == ("UPDATED", OMAR)
-    refusal = await zoomgate.refusal(
+    refusal = await zoomgate.error_of(
         zoomgate.auth.WatchConnections, pb.WatchConnectionsRequest(user_emails=[OMAR, MONICA]), "omars"
     )
     assert refusal.reason == "CALLER_NOT_ALLOWED"
@@ -398,7 +398,7 @@ async def test_watches_above_the_limit_are_rejected(
     request = pb.WatchConnectionsRequest()
     async with watching(zoomgate) as watch:
         await watch.until_synced()
-        refusal = await zoomgate.refusal(zoomgate.auth.WatchConnections, request, "admin")
+        refusal = await zoomgate.error_of(zoomgate.auth.WatchConnections, request, "admin")
         assert refusal.short == ("RESOURCE_EXHAUSTED", "SERVER_OVERLOADED")
         assert refusal.metadata == {"limit": "watches"}
     await wait_until_accepted(zoomgate)
@@ -459,7 +459,7 @@ async def test_watch_ends_when_the_caller_loses_access(
         error = asyncio.create_task(watch.error())
         bearer = service("service")
         monkeypatch.setattr(
-            CallerKeys, "bearer", lambda _, key: principal if key.endswith(key_of("omars")) else bearer
+            CallerKeys, "bearer", lambda _, key: principal if key.endswith(caller_key("omars")) else bearer
         )
         await refresh(zoomgate, OMAR)
         assert (await error).reason == reason
@@ -504,7 +504,7 @@ async def test_watch_survives_an_unexpected_error_in_a_poll(
         monkeypatch.setattr(ConnectionRepository, "changes", fail)
         await failed.wait()
         resume = pb.WatchConnectionsRequest(resume_token=watch.token)
-        refusal = await zoomgate.refusal(zoomgate.auth.WatchConnections, resume, "admin")
+        refusal = await zoomgate.error_of(zoomgate.auth.WatchConnections, resume, "admin")
         assert refusal.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
         await zoomgate.connect()
         monkeypatch.undo()
@@ -519,7 +519,7 @@ async def test_new_watch_fails_if_the_store_is_unavailable(
         raise StoreError("injected")
 
     monkeypatch.setattr(ConnectionRepository, "page", fail)
-    refusal = await zoomgate.refusal(zoomgate.auth.WatchConnections, pb.WatchConnectionsRequest(), "admin")
+    refusal = await zoomgate.error_of(zoomgate.auth.WatchConnections, pb.WatchConnectionsRequest(), "admin")
     assert refusal.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
 
 
@@ -537,7 +537,7 @@ async def test_resumed_watch_fails_if_the_store_is_unavailable(
     request = pb.WatchConnectionsRequest(resume_token=token)
     with monkeypatch.context() as patch:
         patch.setattr(ConnectionRepository, "changes", fail)
-        refusal = await zoomgate.refusal(zoomgate.auth.WatchConnections, request, "admin")
+        refusal = await zoomgate.error_of(zoomgate.auth.WatchConnections, request, "admin")
     assert refusal.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
     await zoomgate.connect()
     async with watching(zoomgate, token=token) as watch:
@@ -563,7 +563,7 @@ async def test_access_is_checked_after_a_delayed_read(
             await failed.wait()
             bearer = service("service")
             monkeypatch.setattr(
-                CallerKeys, "bearer", lambda _, key: None if key.endswith(key_of("omars")) else bearer
+                CallerKeys, "bearer", lambda _, key: None if key.endswith(caller_key("omars")) else bearer
             )
         assert (await watch.error()).reason == "CALLER_UNAUTHENTICATED"
         assert watch.last == ("SYNCED", "")

@@ -121,7 +121,7 @@ async def test_event_disconnects_the_user(
     await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
     body = app_deauthorized(MONICA) if event == "app_deauthorized" else about_user(event, MONICA)
     assert await send(zoomgate.http_url, body) == (204, b"")
-    refusal = await zoomgate.refusal(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
+    refusal = await zoomgate.error_of(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
     assert refusal.reason == "ZOOM_NOT_CONNECTED"
     connection = await get_connection(zoomgate)
     assert (connection.state, connection.cause) == (Connection.STATE_DISCONNECTED, cause)
@@ -210,7 +210,7 @@ async def test_event_disconnects_a_user_who_must_consent_again(zoomgate: Harness
     """Such a connection still contains tokens, although Zoom has already rejected them."""
     await zoomgate.connect()
     zoomgate.simulator.zoom.revoke_grant(zoomgate.simulator.zoom.grants[MONICA])
-    await zoomgate.refusal(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
+    await zoomgate.error_of(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
     assert (await get_connection(zoomgate)).state == Connection.STATE_REAUTH_REQUIRED
     await send(zoomgate.http_url, app_deauthorized(MONICA))
     assert (await get_connection(zoomgate)).state == Connection.STATE_DISCONNECTED
@@ -238,7 +238,7 @@ async def test_concurrent_events_at_two_services_disconnect_once(
                     except grpc.aio.AioRpcError:  # the error is checked below
                         break
                     await asyncio.sleep(0.01)
-                assert (await each.refusal(each.auth.GetToken, request)).reason == "ZOOM_NOT_CONNECTED"
+                assert (await each.error_of(each.auth.GetToken, request)).reason == "ZOOM_NOT_CONNECTED"
         counts = [(await outcomes(each)).get("disconnected", 0) for each in (stored, other)]
         assert sum(counts) == 3
         # services that share a SQLite file share their folder and therefore the audit trail
@@ -288,7 +288,7 @@ async def test_unconfirmed_tombstone_is_detected(zoomgate: Harness, monkeypatch:
     await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
     async with failing(monkeypatch, "put", after=True):
         assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 204
-    refusal = await zoomgate.refusal(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
+    refusal = await zoomgate.error_of(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
     assert refusal.reason == "ZOOM_NOT_CONNECTED"
     assert (await get_connection(zoomgate)).cause == Connection.CAUSE_APP_DEAUTHORIZED
     assert await outcomes(zoomgate) == {"disconnected": 1}

@@ -7,17 +7,17 @@ from click.testing import CliRunner, Result
 from zoomgate_server.cli import cli
 
 
-def zoomgate(*arguments: str, environ: dict[str, str] | None = None, answer: str | bytes = "") -> Result:
-    """Run a command with `answer` as its standard input."""
-    return CliRunner().invoke(cli, arguments, env=environ, input=answer)
+def zoomgate(*arguments: str, environ: dict[str, str] | None = None, stdin: str | bytes = "") -> Result:
+    """Run a command with `stdin` as its standard input."""
+    return CliRunner().invoke(cli, arguments, env=environ, input=stdin)
 
 
-async def command(*arguments: str, environ: dict[str, str] | None = None, answer: str = "") -> Result:
+async def command(*arguments: str, environ: dict[str, str] | None = None, stdin: str = "") -> Result:
     """Run a command in a thread, while the event loop continues to serve."""
-    return await asyncio.to_thread(zoomgate, *arguments, environ=environ, answer=answer)
+    return await asyncio.to_thread(zoomgate, *arguments, environ=environ, stdin=stdin)
 
 
-def refused(result: Result, code: int = 1) -> str:
+def stderr_of(result: Result, code: int = 1) -> str:
     """Assert that a command failed with an exit code and without a traceback; return its error messages."""
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == code, result.output
@@ -26,7 +26,7 @@ def refused(result: Result, code: int = 1) -> str:
     return result.stderr
 
 
-def done(result: Result) -> str:
+def stdout_of(result: Result) -> str:
     """Assert that a command succeeded; return its standard output."""
     assert result.exit_code == 0, result.output
     return result.stdout

@@ -69,16 +69,16 @@ CALLERS = {
 """All callers of the tests by name; the key of a caller is `key_of(name)`."""
 
 
-def key_of(name: str) -> str:
+def caller_key(name: str) -> str:
     """Return the key of a test caller."""
     return f"zgk_test-key-of-{name}-0123456789"
 
 
 def metadata(caller: str = "service", member_token: str = "") -> tuple[tuple[str, str], ...]:
     """Return metadata with the credential of a caller, and optionally of a member that it forwards."""
-    entries = [("authorization", f"Bearer {key_of(caller)}")] if caller else []
+    entries = [("authorization", f"Bearer {caller_key(caller)}")] if caller else []
     if member_token:
-        entries.append(("zoomgate-member-token", key_of(member_token)))
+        entries.append(("zoomgate-member-token", caller_key(member_token)))
     return tuple(entries)
 
 
@@ -138,22 +138,22 @@ class Harness:
         finally:
             call.cancel()
 
-    async def refusal(
+    async def error_of(
         self,
         method: Any,
         request: Any,
         caller: str = "service",
         member_token: str = "",
         seconds: float = SECONDS,
-    ) -> "Refusal":
+    ) -> "RpcError":
         """Call an RPC that must fail, and return the failure."""
         try:
             response = await self.call(method, request, caller, member_token, seconds)
         except grpc.aio.AioRpcError as error:
-            return Refusal.of(error)
+            return RpcError.of(error)
         raise AssertionError(f"the call succeeded: {response}")
 
-    async def begin(self, user: str = MONICA, caller: str = "service", **fields: Any) -> Any:
+    async def begin_authorization(self, user: str = MONICA, caller: str = "service", **fields: Any) -> Any:
         """Start an authorization."""
         return await self.call(
             self.auth.BeginAuthorization,
@@ -163,7 +163,7 @@ class Harness:
 
     async def connect(self, user: str = MONICA, caller: str = "service", **fields: Any) -> None:
         """Connect a user in a browser."""
-        authorization = await self.begin(user, caller, **fields)
+        authorization = await self.begin_authorization(user, caller, **fields)
         async with browser() as session:
             page = await consent(session, authorization.authorization_url, user)
         assert page.url.query.get("outcome", "connected") == "connected", page.url
@@ -174,7 +174,7 @@ class Harness:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RpcError:
     """The status of a failed call."""
 
     code: grpc.StatusCode
@@ -186,7 +186,7 @@ class Refusal:
     details: tuple[str, ...]
 
     @classmethod
-    def of(cls, error: grpc.aio.AioRpcError) -> "Refusal":
+    def of(cls, error: grpc.aio.AioRpcError) -> "RpcError":
         """Parse the status of a failed call."""
         info, bad, retry = (
             error_details_pb2.ErrorInfo(),
@@ -260,7 +260,9 @@ async def serving(
         }
         | (environ or {})
     )
-    keys = [StaticKey(digest(key_of(name)), principal) for name, principal in (callers or CALLERS).items()]
+    keys = [
+        StaticKey(digest(caller_key(name)), principal) for name, principal in (callers or CALLERS).items()
+    ]
     async with (
         lifecycle.run(loaded, extra_keys=keys, anonymous=anonymous) as started,
         grpc.aio.insecure_channel(started.grpc, options=list(options)) as channel,

@@ -37,24 +37,24 @@ class RotatingZoom:
     """
 
     def __init__(self) -> None:
-        self.living: set[str] = set()
+        self.valid_tokens: set[str] = set()
         self.calls = 0
 
     def issue(self, user: str) -> TokenPair:
         """Return a first token pair."""
-        self.living.add(f"{user}-r0")
+        self.valid_tokens.add(f"{user}-r0")
         now = time.time()
         return TokenPair(f"{user}-a0", f"{user}-r0", "bearer", "s", "", now, now)
 
-    async def spend(self, token: str) -> TokenOutcome:
+    async def exchange(self, token: str) -> TokenOutcome:
         """Exchange a refresh token for a new pair."""
         self.calls += 1
-        if token not in self.living:
+        if token not in self.valid_tokens:
             return Rejected("invalid_grant")
-        self.living.remove(token)
+        self.valid_tokens.remove(token)
         user, _, number = token.rpartition("-r")
         next_number = int(number) + 1
-        self.living.add(f"{user}-r{next_number}")
+        self.valid_tokens.add(f"{user}-r{next_number}")
         return Issued(f"{user}-a{next_number}", f"{user}-r{next_number}", "bearer", "s", "", 3600.0)
 
 
@@ -72,7 +72,7 @@ class Process:
         self._zoom = zoom
         self._refresher = Refresher(
             connections=self.connections,
-            exchange=zoom.spend,
+            exchange=zoom.exchange,
             revoke_unused=lambda _: None,
             journal=MemoryJournal(),
             clock=SystemClock(),
@@ -112,4 +112,4 @@ class Process:
         record, _ = await self.connections.read(user)
         assert record is not None
         assert record.tokens is not None
-        return record.tokens.refresh_token in self._zoom.living
+        return record.tokens.refresh_token in self._zoom.valid_tokens

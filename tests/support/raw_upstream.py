@@ -25,7 +25,7 @@ class Endless:
     pause: float = 0.0
 
 
-def answer(status: str, body: bytes, *headers: str) -> bytes:
+def http_response(status: str, body: bytes, *headers: str) -> bytes:
     """Return an HTTP response with a JSON body."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Content-Type: application/json", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
@@ -44,7 +44,7 @@ class RawUpstream:
 
     def __init__(self) -> None:
         self.requests: list[bytes] = []
-        self.answers: list[bytes | Endless] = [OK]
+        self.responses: list[bytes | Endless] = [OK]
         self.open = asyncio.Event()
         self.open.set()
         self.connections = 0
@@ -73,7 +73,7 @@ class RawUpstream:
                 body = await reader.readexactly(length)
                 self.requests.append(head + body)
                 await self.open.wait()
-                response = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+                response = self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
                 if isinstance(response, Endless):
                     await _send_endlessly(response, reader, writer)
                 if not response or isinstance(response, Endless):

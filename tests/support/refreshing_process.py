@@ -28,7 +28,7 @@ async def main(path: Path, users: list[str]) -> None:
         for user in users:
             await process.refresh(user)
     await store.close()
-    sys.stdout.write(json.dumps(sorted(zoom.living)) + "\n")
+    sys.stdout.write(json.dumps(sorted(zoom.valid_tokens)) + "\n")
 
 
 asyncio.run(main(Path(sys.argv[1]), sys.argv[2:]))

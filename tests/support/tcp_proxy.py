@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from enum import Enum
 
 
-class Way(Enum):
+class Mode(Enum):
     """How requests are handled.
 
     Attributes:
@@ -37,14 +37,14 @@ class TcpProxy:
 
     def __init__(self, host: str, port: int) -> None:
         self._target = host, port
-        self._mode = Way.FORWARD
+        self._mode = Mode.FORWARD
         self._mode_changed = asyncio.Event()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._closed = False
         self.stalled = 0
         self.port = 0
 
-    def turn(self, mode: Way) -> None:
+    def set_mode(self, mode: Mode) -> None:
         """Change how all waiting and later requests are handled."""
         self._mode = mode
         self._mode_changed.set()
@@ -69,18 +69,18 @@ class TcpProxy:
         responses = asyncio.create_task(self._forward_responses(upstream_reader, writer))
         try:
             while data := await reader.read(65536):
-                if self._mode is Way.STALL:
+                if self._mode is Mode.STALL:
                     self.stalled += 1
-                    while self._mode is Way.STALL:
+                    while self._mode is Mode.STALL:
                         await self._mode_changed.wait()
                     self.stalled -= 1
-                if self._mode is Way.SLOW:
+                if self._mode is Mode.SLOW:
                     await asyncio.sleep(SLOW_SECONDS)
-                if self._mode is Way.CUT:
+                if self._mode is Mode.CUT:
                     break
                 upstream_writer.write(data)
                 await upstream_writer.drain()
-                if self._mode is Way.LOSE:
+                if self._mode is Mode.LOSE:
                     await responses  # ends with the first response
                     break
         finally:
@@ -93,7 +93,7 @@ class TcpProxy:
         self, upstream_reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         while data := await upstream_reader.read(65536):
-            if self._mode is Way.LOSE:
+            if self._mode is Mode.LOSE:
                 break
             writer.write(data)
             await writer.drain()
@@ -119,7 +119,7 @@ async def _close(writer: asyncio.StreamWriter) -> None:
 
 
 @asynccontextmanager
-async def proxying(address: tuple[str, int]) -> AsyncIterator[TcpProxy]:
+async def tcp_proxy(address: tuple[str, int]) -> AsyncIterator[TcpProxy]:
     """Run a proxy in front of an address."""
     proxy = TcpProxy(*address)
     server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)

@@ -25,7 +25,7 @@ from zoomgate_server.errors import RecordFault
 from zoomgate_server.rpc import callers_file, tls
 from zoomgate_server.rpc.middleware.access_policy import CALLABLE_METHODS
 from zoomgate_server.storage import sqlite
-from zoomgate_server.storage.record_store import Examined, StoreOpenError
+from zoomgate_server.storage.record_store import StoreInspection, StoreOpenError
 from zoomgate_server.telemetry.logs import plain
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
@@ -133,7 +133,7 @@ def _audit(path: Path | None, data_dir: Path) -> Finding:
     return Finding("audit trail", OK, str(path))
 
 
-def _store(loaded: settings.Settings) -> tuple[Finding, Examined | None]:
+def _store(loaded: settings.Settings) -> tuple[Finding, StoreInspection | None]:
     """Check the store; also return a summary of its contents if it can be read."""
     if loaded.store_uri is None and _is_missing(loaded.store_path):
         text = f"{loaded.store_path} does not exist yet; the first start creates it"
@@ -151,7 +151,7 @@ def _store(loaded: settings.Settings) -> tuple[Finding, Examined | None]:
     return Finding("store", OK, f"{contents.shown}, {contents.users} connection record(s)"), contents
 
 
-def _examined(loaded: settings.Settings) -> Examined:
+def _examined(loaded: settings.Settings) -> StoreInspection:
     if loaded.store_uri is None:
         return sqlite.examine(loaded.store_path)
     from zoomgate_server.storage import mongodb  # noqa: PLC0415 - its driver is not needed with SQLite
@@ -170,7 +170,7 @@ def _is_missing(path: Path) -> bool:
     return False
 
 
-def _keys(loaded: settings.Settings, contents: Examined | None) -> Finding:
+def _keys(loaded: settings.Settings, contents: StoreInspection | None) -> Finding:
     is_created_at_start = (
         loaded.store_uri is None and loaded.keys_are_default and _is_missing(loaded.store_path)
     )

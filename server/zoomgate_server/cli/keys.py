@@ -270,7 +270,7 @@ def _count_sealed_with(loaded: settings.Settings, key_id: str) -> Counter[str]:
 
     async def count() -> Counter[str]:
         async with open_store(loaded) as store:
-            with progress("scanning records", await scan.total(store)) as advance:
+            with progress("scanning records", await scan.count_records(store)) as advance:
                 return await key_usage.sealed_with(store, key_id, advance)
 
     try:

@@ -59,7 +59,7 @@ async def _open_and_reencrypt(loaded: Settings, ring: KeyRing) -> Summary:
 
 async def _reencrypt(store: RecordStore, ring: KeyRing) -> Summary:
     started = time.monotonic()
-    with progress("re-encrypting", await scan.total(store)) as advance:
+    with progress("re-encrypting", await scan.count_records(store)) as advance:
         result = await reencrypt(store, ring, advance)
     seconds = time.monotonic() - started
     other_keys = {

@@ -86,7 +86,7 @@ async def _backup(loaded: Settings, file: Path) -> int:
         if path is not None:
             with progress("copying", backups.count(path)) as advance:
                 return await asyncio.to_thread(backups.copy_file, path, file, advance)
-        with progress("copying", await scan.total(source)) as advance:
+        with progress("copying", await scan.count_records(source)) as advance:
             return await backups.copy_records(source, file, SystemClock().wall, advance)
 
 

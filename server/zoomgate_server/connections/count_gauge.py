@@ -6,7 +6,7 @@ from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import Metrics
 
-COUNT_SECONDS = 15.0
+COUNT_INTERVAL = 15.0
 """Minimum interval between two counts, since a count scans all records."""
 
 _log = logs.get("zoomgate.metrics")
@@ -25,7 +25,7 @@ class ConnectionCountGauge:
         """Count again, unless the last count is recent. If the store fails, the metric keeps its values."""
         if self._clock.monotonic() < self._next:
             return
-        self._next = self._clock.monotonic() + COUNT_SECONDS
+        self._next = self._clock.monotonic() + COUNT_INTERVAL
         try:
             self._metrics.connections(await self._connections.count_by_state())
         except StoreError:

@@ -11,7 +11,7 @@ from zoomgate_server.encryption.cipher import Ring
 from zoomgate_server.encryption.envelope import Envelope, key_id_of, name_of
 from zoomgate_server.errors import RecordFault
 from zoomgate_server.storage.record_store import Record, RecordStore
-from zoomgate_server.storage.scan import each, pages
+from zoomgate_server.storage.scan import pages, process_each
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ async def reencrypt(store: RecordStore, keys: Ring, on_records: Callable[[int], 
             await _reencrypt_record(store, envelope, record, result)
 
         async for page in pages(store, app):
-            await each(page, reencrypt_record, on_records)
+            await process_each(page, reencrypt_record, on_records)
     return result
 
 

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from zoomgate_server import private_file
 from zoomgate_server.storage.record_store import Record, RecordStore, StoreOpenError, ZoomUserTaken
-from zoomgate_server.storage.scan import each, pages, total
+from zoomgate_server.storage.scan import count_records, pages, process_each
 from zoomgate_server.storage.sqlite import (
     APPLICATION_ID,
     BUSY_SECONDS,
@@ -94,7 +94,7 @@ async def copy_records(
         copy = await SqliteStore.open(draft, wall)
         try:
             await _fill(copy, source, on_records)
-            records = await total(copy)
+            records = await count_records(copy)
         finally:
             await copy.close()
         _finish(draft, records)
@@ -123,7 +123,7 @@ async def restore_records(
         source = await SqliteStore.open(copy, wall)
         try:
             await _fill(target, source, on_records)
-            return await total(source)
+            return await count_records(source)
         finally:
             await source.close()
 
@@ -134,7 +134,7 @@ async def _fill(target: RecordStore, source: RecordStore, on_records: Callable[[
 
     for app in await source.apps():
         async for page in pages(source, app):
-            await each(page, copy, on_records)
+            await process_each(page, copy, on_records)
 
 
 async def _copy(target: RecordStore, source: RecordStore, record: Record) -> None:

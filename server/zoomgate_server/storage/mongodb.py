@@ -39,12 +39,12 @@ from zoomgate_server.storage.record_store import (
     TOMBSTONE_STATE,
     Change,
     Column,
-    Examined,
     Kind,
     Record,
     RecordKey,
     Sealed,
     StoreError,
+    StoreInspection,
     StoreOpenError,
     StoreUnreachableError,
     ZoomUserTaken,
@@ -141,7 +141,7 @@ def connect(uri: str, driver: Driver = Driver.MOTOR) -> Any:
         ) from None
 
 
-async def examine(uri: str, driver: Driver = Driver.MOTOR) -> Examined:
+async def examine(uri: str, driver: Driver = Driver.MOTOR) -> StoreInspection:
     """Inspect a database without changing it.
 
     Raises:
@@ -164,7 +164,7 @@ async def examine(uri: str, driver: Driver = Driver.MOTOR) -> Examined:
         raise StoreOpenError(_open_error_text(_redacted(uri), error)) from None
     finally:
         await _close(client)
-    return Examined(_redacted(uri), users, sealed, _is_replicated(hello))
+    return StoreInspection(_redacted(uri), users, sealed, _is_replicated(hello))
 
 
 async def _read_sealed(store: "MongoStore", app: str) -> Sealed:

@@ -111,7 +111,7 @@ class Sealed:
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class StoreInspection:
     """The result of a read-only inspection of a store.
 
     Attributes:

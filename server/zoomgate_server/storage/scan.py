@@ -21,7 +21,7 @@ async def pages(store: RecordStore, app: str) -> AsyncIterator[Sequence[Record]]
             after = page[-1].key.subject
 
 
-async def each(
+async def process_each(
     page: Sequence[Record], process: Callable[[Record], Awaitable[None]], on_records: Callable[[int], None]
 ) -> None:
     """Process every record of a page. A failure is raised after the records processed at the same time are done.
@@ -37,7 +37,7 @@ async def each(
         on_records(len(batch))
 
 
-async def total(store: RecordStore) -> int:
+async def count_records(store: RecordStore) -> int:
     """Count all records."""
     counts = [await store.count(app, kind, Column.KEY_ID) for app in await store.apps() for kind in Kind]
     return sum(sum(by_key.values()) for by_key in counts)

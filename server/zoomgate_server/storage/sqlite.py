@@ -21,12 +21,12 @@ from zoomgate_server.storage.record_store import (
     TOMBSTONE_STATE,
     Change,
     Column,
-    Examined,
     Kind,
     Record,
     RecordKey,
     Sealed,
     StoreError,
+    StoreInspection,
     StoreOpenError,
     ZoomUserTaken,
 )
@@ -84,7 +84,7 @@ WHERE app = ? AND zoom_user_id = ? AND state <> '{TOMBSTONE_STATE}'
 _T = TypeVar("_T")
 
 
-def examine(path: Path) -> Examined:
+def examine(path: Path) -> StoreInspection:
     """Inspect a store without changing its file or creating files beside it.
 
     Raises:
@@ -109,7 +109,7 @@ def examine(path: Path) -> Examined:
         ) from None
     except OSError as error:
         raise StoreOpenError(f"The store {path} cannot be read ({error.strerror}); check its owner") from None
-    return Examined(str(path), users, sealed)
+    return StoreInspection(str(path), users, sealed)
 
 
 def _read_sealed(connection: sqlite3.Connection, app: str) -> Sealed:

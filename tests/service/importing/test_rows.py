@@ -194,7 +194,7 @@ async def test_stored_tokens_that_zoom_has_since_rejected_require_consent(
     workspace.write("ZoomUsers.csv", as_csv([foreign]))
     assert velo(workspace)["stored"] == 1
     async with serving(zoom._simulator, workspace.folder / "data") as service:
-        refusal = await service.refusal(service.auth.RefreshToken, pb.RefreshTokenRequest(user_email=FIRST))
+        refusal = await service.error_of(service.auth.RefreshToken, pb.RefreshTokenRequest(user_email=FIRST))
         assert refusal.short[1] == "ZOOM_REAUTH_REQUIRED"
     assert velo(workspace, "--results", "again", code=1)["consent"] == 1
     assert "Zoom has since rejected them" in (workspace.folder / "again").read_text()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.command_line import command, done, refused, zoomgate
+from support.command_line import command, stderr_of, stdout_of, zoomgate
 from support.harness import MONICA, OMAR, running
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.cli import audit_log
@@ -43,7 +43,9 @@ def write(*texts: str, name: str = "audit.jsonl") -> Path:
 
 
 def show(*arguments: str) -> list[dict[str, Any]]:
-    return [json.loads(text) for text in done(zoomgate("audit", "show", "--json", *arguments)).splitlines()]
+    return [
+        json.loads(text) for text in stdout_of(zoomgate("audit", "show", "--json", *arguments)).splitlines()
+    ]
 
 
 class TestShow:
@@ -72,14 +74,14 @@ class TestShow:
 
     def test_no_match_has_its_own_exit_code(self) -> None:
         """The exit code is 3 if no line matches, or if the trail does not exist."""
-        assert "data/audit.jsonl does not exist" in refused(zoomgate("audit", "show"), 3)
+        assert "data/audit.jsonl does not exist" in stderr_of(zoomgate("audit", "show"), 3)
         write(line())
-        assert "no matching lines" in refused(zoomgate("audit", "show", "--user", OMAR), 3)
+        assert "no matching lines" in stderr_of(zoomgate("audit", "show", "--user", OMAR), 3)
 
     def test_default_output_is_a_table(self) -> None:
         """Terminal control characters are escaped."""
         write(line(details={"file": "x\x1b[31m"}, generation=7, request_id="r1"), line(principal=""))
-        output = done(zoomgate("audit", "show"))
+        output = stdout_of(zoomgate("audit", "show"))
         assert output.splitlines()[0].split() == ["TIME", "ACTION", "OUTCOME", "BY", "FOR", "USER", "MORE"]
         assert "generation=7 file=x\\x1b[31m request=r1" in output
         assert "(unknown)" in output
@@ -122,9 +124,9 @@ class TestShow:
         """The lines around it are shown, and standard error has the file and line number."""
         write(line(request_id="1"), damage, line(request_id="3"))
         result = zoomgate("audit", "show", "--json")
-        assert [json.loads(text)["request_id"] for text in done(result).splitlines()] == ["1", "3"]
+        assert [json.loads(text)["request_id"] for text in stdout_of(result).splitlines()] == ["1", "3"]
         assert "data/audit.jsonl:2 is damaged and was skipped" in result.stderr
-        assert len(done(zoomgate("audit", "show")).splitlines()) == 3
+        assert len(stdout_of(zoomgate("audit", "show")).splitlines()) == 3
 
     @pytest.mark.parametrize("damage", ["truncated", "overwritten", "not gzip"])
     def test_unreadable_file_does_not_stop_the_others(self, damage: str) -> None:
@@ -178,7 +180,7 @@ class TestShow:
         """If an incomplete line is followed by a complete one without a newline, the complete one is shown and the damage reported."""
         write(line(request_id="1"), line(request_id="incomplete")[:50] + line(request_id="2"))
         result = zoomgate("audit", "show", "--json")
-        assert [json.loads(text)["request_id"] for text in done(result).splitlines()] == ["1", "2"]
+        assert [json.loads(text)["request_id"] for text in stdout_of(result).splitlines()] == ["1", "2"]
         assert "data/audit.jsonl:2 is damaged" in result.stderr
 
     def test_audit_lines_are_found_in_a_log(self) -> None:
@@ -190,13 +192,13 @@ class TestShow:
             '{"source":"cut',
         )
         result = zoomgate("audit", "show", "--json", "data/audit.jsonl")
-        assert [json.loads(text) for text in done(result).splitlines()] == [audit_line]
+        assert [json.loads(text) for text in stdout_of(result).splitlines()] == [audit_line]
         assert result.stderr == "zoomgate: data/audit.jsonl:4 is damaged and was skipped\n"
 
     def test_trail_in_the_log_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """With ZOOMGATE_AUDIT=log there is no file to read, and the error explains this."""
         monkeypatch.setenv("ZOOMGATE_AUDIT", "log")
-        assert "the trail is written to the log" in refused(zoomgate("audit", "show"))
+        assert "the trail is written to the log" in stderr_of(zoomgate("audit", "show"))
 
     @pytest.mark.parametrize(
         "arguments",
@@ -214,11 +216,11 @@ class TestShow:
     def test_invalid_arguments_are_rejected(self, arguments: list[str]) -> None:
         """Values that no line can have, and missing files, are usage errors, because "not found" would be misleading."""
         write(line())
-        refused(zoomgate("audit", "show", *arguments), 2)
+        stderr_of(zoomgate("audit", "show", *arguments), 2)
 
     def test_token_passed_as_fingerprint_is_not_printed(self) -> None:
         """The error explains what to pass and does not repeat the token, which could end up in logs."""
-        output = refused(zoomgate("audit", "show", "--fingerprint", "eyJzdiI6IjAwMDAwMiJ9"), 2)
+        output = stderr_of(zoomgate("audit", "show", "--fingerprint", "eyJzdiI6IjAwMDAwMiJ9"), 2)
         assert "zoomgate audit fingerprint" in output
         assert "eyJ" not in output
 
@@ -231,14 +233,14 @@ class TestFingerprint:
         async with running(Path("data")) as service:
             await service.connect()
             token = (await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))).token
-        done(await command("keys", "rotate", "--now"))
+        stdout_of(await command("keys", "rotate", "--now"))
         for secret in (token.access_token, token.refresh_token):
-            fingerprint = done(await command("audit", "fingerprint", answer=f"{secret}\n")).strip()
+            fingerprint = stdout_of(await command("audit", "fingerprint", stdin=f"{secret}\n")).strip()
             result = await command("audit", "show", "--json", "--fingerprint", fingerprint)
-            actions = [json.loads(text)["action"] for text in done(result).splitlines()]
+            actions = [json.loads(text)["action"] for text in stdout_of(result).splitlines()]
             assert actions == ["connection.stored", "token.returned"]
-        other = done(await command("audit", "fingerprint", answer="another-token")).strip()
-        refused(await command("audit", "show", "--fingerprint", other), 3)
+        other = stdout_of(await command("audit", "fingerprint", stdin="another-token")).strip()
+        stderr_of(await command("audit", "show", "--fingerprint", other), 3)
 
     @pytest.mark.parametrize(
         "stdin",
@@ -247,15 +249,15 @@ class TestFingerprint:
     )
     def test_input_must_be_one_token(self, stdin: str | bytes) -> None:
         """Other input is rejected, because the fingerprint would match no line and "not found" would be misleading."""
-        assert "`zoomgate audit fingerprint < file`" in refused(
-            zoomgate("audit", "fingerprint", answer=stdin)
+        assert "`zoomgate audit fingerprint < file`" in stderr_of(
+            zoomgate("audit", "fingerprint", stdin=stdin)
         )
 
     def test_missing_store_is_reported(self) -> None:
         """Without a key ring or a store the command fails, and does not create a store."""
-        refused(zoomgate("audit", "fingerprint", answer="token"))
-        done(zoomgate("keys", "new"))
-        assert "There is no store" in refused(zoomgate("audit", "fingerprint", answer="token"))
+        stderr_of(zoomgate("audit", "fingerprint", stdin="token"))
+        stdout_of(zoomgate("keys", "new"))
+        assert "There is no store" in stderr_of(zoomgate("audit", "fingerprint", stdin="token"))
         assert not Path("data/zoomgate.db").exists()
 
 
@@ -266,19 +268,21 @@ class TestCommands:
         """Each command writes a line with the system user and the user that called sudo, as in docs/audit.md, without secrets."""
         monkeypatch.setenv("SUDO_USER", "alice")
         Path("data").mkdir()
-        done(await command("keys", "new"))
+        stdout_of(await command("keys", "new"))
         first = key_file.load(Path("data/keys.json")).primary_id
         async with running(Path("data")) as service:
             await service.connect()
-        done(await command("keys", "rotate", "--now"))
+        stdout_of(await command("keys", "rotate", "--now"))
         os.utime("data/keys.json", (time.time() - 60,) * 2)
-        done(await command("keys", "reencrypt"))
-        done(await command("keys", "retire", first))
-        key = done(await command("callers", "add", "calendar", "--role", "service", "--users", "*")).strip()
-        done(await command("store", "backup", "copy.db"))
+        stdout_of(await command("keys", "reencrypt"))
+        stdout_of(await command("keys", "retire", first))
+        key = stdout_of(
+            await command("callers", "add", "calendar", "--role", "service", "--users", "*")
+        ).strip()
+        stdout_of(await command("store", "backup", "copy.db"))
         for path in Path("data").glob("zoomgate.db*"):
             path.unlink()
-        done(await command("store", "restore", "copy.db"))
+        stdout_of(await command("store", "restore", "copy.db"))
         lines = [row for row in show() if row["role"] == "operator"]
         assert [row["action"] for row in lines] == [
             "keys.created",
@@ -306,37 +310,37 @@ class TestCommands:
         """If the trail cannot be opened, nothing is changed and no key is printed."""
         Path("data/audit.jsonl").mkdir(parents=True)
         for arguments in (["keys", "new"], ["callers", "add", "calendar", "--role", "service"]):
-            assert "nothing was changed" in refused(zoomgate(*arguments))
+            assert "nothing was changed" in stderr_of(zoomgate(*arguments))
         assert not Path("data/keys.json").exists()
         assert not Path("callers.toml").exists()
 
     def test_full_disk_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The error names the completed action and says what to do. A key without an audit line is not printed."""
         monkeypatch.setenv("ZOOMGATE_AUDIT", "/dev/full")
-        output = refused(zoomgate("callers", "add", "calendar", "--role", "service"))
+        output = stderr_of(zoomgate("callers", "add", "calendar", "--role", "service"))
         assert "callers.added succeeded but could not be written to /dev/full" in output
 
     def test_no_line_is_written_without_a_data_folder(self) -> None:
         """Creating a key ring before the service has run does not create the data folder."""
-        done(zoomgate("keys", "new", "elsewhere.json"))
+        stdout_of(zoomgate("keys", "new", "elsewhere.json"))
         assert not Path("data").exists()
 
     async def test_restore_on_a_new_machine_is_audited(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The restore creates the data folder and writes its line there. A missing backup does not create the folder."""
         async with running(Path("data")) as service:
             await service.connect()
-        done(await command("store", "backup", "copy.db"))
+        stdout_of(await command("store", "backup", "copy.db"))
         monkeypatch.setenv("ZOOMGATE_DATA_DIR", "new")
         monkeypatch.setenv("ZOOMGATE_KEYS", "data/keys.json")
-        refused(await command("store", "restore", "missing.db"))
+        stderr_of(await command("store", "restore", "missing.db"))
         assert not Path("new").exists()
-        done(await command("store", "restore", "copy.db"))
+        stdout_of(await command("store", "restore", "copy.db"))
         assert [row["action"] for row in show()] == ["store.restored"]
 
     def test_trail_can_be_written_to_the_log(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """With ZOOMGATE_AUDIT=log nothing is written to the data folder."""
         monkeypatch.setenv("ZOOMGATE_AUDIT", "log")
-        done(zoomgate("keys", "new"))
+        stdout_of(zoomgate("keys", "new"))
         assert not Path("data/audit.jsonl").exists()
 
     def test_system_user_without_a_name_is_recorded_by_uid(self, monkeypatch: pytest.MonkeyPatch) -> None:

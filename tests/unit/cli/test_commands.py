@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from support.command_line import command, done, refused, zoomgate
-from support.harness import MONICA, OMAR, Harness, key_of, running
-from support.raw_upstream import answer, raw_upstream
+from support.command_line import command, stderr_of, stdout_of, zoomgate
+from support.harness import MONICA, OMAR, Harness, caller_key, running
+from support.raw_upstream import http_response, raw_upstream
 from zoomgate_server.encryption import key_file
 from zoomgate_server.identity import Role
 from zoomgate_server.rpc import callers_file
@@ -66,13 +66,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command_has_an_example(command: str) -> None:
-    text = done(zoomgate(*command.split(), "--help"))
+    text = stdout_of(zoomgate(*command.split(), "--help"))
     assert f"zoomgate {command.split(maxsplit=1)[0]}" in text
     assert "Example: " in text
 
 
 def test_help_of_setting_options_names_the_settings() -> None:
-    text = done(zoomgate("serve", "--help"))
+    text = stdout_of(zoomgate("serve", "--help"))
     for option, setting in (("--listen", "LISTEN"), ("--http-listen", "HTTP_LISTEN"), ("--store", "STORE")):
         assert option in text
         assert f"[ZOOMGATE_{setting}]" in " ".join(text.split())
@@ -83,7 +83,7 @@ class TestCallersAdd:
 
     def test_key_is_printed_and_only_its_digest_is_stored(self, folder: Path) -> None:
         """Standard output contains only the key; the file has mode 0600."""
-        key = done(
+        key = stdout_of(
             zoomgate(
                 "callers",
                 "add",
@@ -112,8 +112,8 @@ class TestCallersAdd:
         file = folder / "own.toml"
         file.write_text("# ours\n")
         file.chmod(0o640)
-        done(zoomgate("callers", "add", "ops", "--role", "admin", "--file", "own.toml"))
-        done(
+        stdout_of(zoomgate("callers", "add", "ops", "--role", "admin", "--file", "own.toml"))
+        stdout_of(
             zoomgate("callers", "add", "monica", "--role", "member", "--email", MONICA, "--file", "own.toml")
         )
         assert file.read_text().startswith("# ours\n")
@@ -126,19 +126,19 @@ class TestCallersAdd:
         (folder / "real").mkdir()
         (folder / "real" / "callers.toml").touch()
         (folder / "callers.toml").symlink_to("real/callers.toml")
-        done(zoomgate("callers", "add", "ops", "--role", "admin"))
+        stdout_of(zoomgate("callers", "add", "ops", "--role", "admin"))
         assert (folder / "callers.toml").is_symlink()
         assert "ops" in (folder / "real" / "callers.toml").read_text()
 
     def test_default_file_comes_from_the_settings(self, folder: Path) -> None:
         """The environment and the settings file are both read."""
         (folder / "z.toml").write_text('callers = "from-file.toml"\n')
-        done(
+        stdout_of(
             zoomgate("callers", "add", "a", "--role", "admin", environ={"ZOOMGATE_CALLERS": "from-env.toml"})
         )
-        done(zoomgate("callers", "add", "a", "--role", "admin", environ={"ZOOMGATE_CONFIG": "z.toml"}))
+        stdout_of(zoomgate("callers", "add", "a", "--role", "admin", environ={"ZOOMGATE_CONFIG": "z.toml"}))
         assert {"from-env.toml", "from-file.toml"} <= {path.name for path in folder.iterdir()}
-        text = refused(zoomgate("callers", "add", "a", "--role", "admin", environ={"ZOOMGATE_LISTN": "x"}))
+        text = stderr_of(zoomgate("callers", "add", "a", "--role", "admin", environ={"ZOOMGATE_LISTN": "x"}))
         assert "name the file with --file" in text
 
     def test_service_without_users_causes_a_warning(self) -> None:
@@ -161,23 +161,23 @@ class TestCallersAdd:
     )
     def test_invalid_entry_is_not_written(self, folder: Path, arguments: Sequence[str], reason: str) -> None:
         """The file does not change, and no key is printed."""
-        done(zoomgate("callers", "add", "taken", "--role", "admin"))
+        stdout_of(zoomgate("callers", "add", "taken", "--role", "admin"))
         before = (folder / "callers.toml").read_bytes()
-        assert reason in refused(zoomgate("callers", "add", *arguments))
+        assert reason in stderr_of(zoomgate("callers", "add", *arguments))
         assert (folder / "callers.toml").read_bytes() == before
         assert len(list(folder.iterdir())) == 1
 
     def test_invalid_file_is_not_changed(self, folder: Path) -> None:
         (folder / "callers.toml").write_bytes(b"\xff")
-        assert "not valid UTF-8" in refused(zoomgate("callers", "add", "a", "--role", "admin"))
+        assert "not valid UTF-8" in stderr_of(zoomgate("callers", "add", "a", "--role", "admin"))
         (folder / "callers.toml").write_text("callers = []\n")
-        assert "callers.toml" in refused(zoomgate("callers", "add", "a", "--role", "admin"))
-        assert "cannot be written" in refused(
+        assert "callers.toml" in stderr_of(zoomgate("callers", "add", "a", "--role", "admin"))
+        assert "cannot be written" in stderr_of(
             zoomgate("callers", "add", "a", "--role", "admin", "--file", "no/such/folder.toml")
         )
 
     def test_unknown_role_is_a_usage_error(self) -> None:
-        assert "root" in refused(zoomgate("callers", "add", "a", "--role", "root"), 2)
+        assert "root" in stderr_of(zoomgate("callers", "add", "a", "--role", "root"), 2)
 
 
 class TestKeysNew:
@@ -185,7 +185,7 @@ class TestKeysNew:
 
     def test_only_the_key_id_is_printed(self, folder: Path) -> None:
         """The key ring is written to the file with mode 0600."""
-        key_id = done(zoomgate("keys", "new", "safe/keys.json")).strip()
+        key_id = stdout_of(zoomgate("keys", "new", "safe/keys.json")).strip()
         file = folder / "safe" / "keys.json"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert key_file.load(file).primary_id == key_id
@@ -201,13 +201,13 @@ class TestKeysNew:
     def test_default_path_comes_from_the_settings(
         self, folder: Path, environ: dict[str, str], expected: str
     ) -> None:
-        done(zoomgate("keys", "new", environ=environ))
+        stdout_of(zoomgate("keys", "new", environ=environ))
         assert (folder / expected).is_file()
 
     def test_existing_key_ring_is_never_overwritten(self, folder: Path) -> None:
-        done(zoomgate("keys", "new", "keys.json"))
+        stdout_of(zoomgate("keys", "new", "keys.json"))
         before = (folder / "keys.json").read_bytes()
-        assert "never overwritten" in refused(zoomgate("keys", "new", "keys.json"))
+        assert "never overwritten" in stderr_of(zoomgate("keys", "new", "keys.json"))
         assert (folder / "keys.json").read_bytes() == before
 
 
@@ -215,7 +215,7 @@ class TestDoctor:
     """`zoomgate doctor`."""
 
     def test_empty_folder_passes_and_stays_empty(self, folder: Path) -> None:
-        text = done(zoomgate("doctor"))
+        text = stdout_of(zoomgate("doctor"))
         assert "FAIL" not in text
         assert list(folder.iterdir()) == []
 
@@ -257,7 +257,7 @@ class TestDoctor:
 
     async def test_all_checks_pass_with_a_running_service(self, zoomgate: Harness, folder: Path) -> None:
         """The data folder does not change."""
-        done(await command("callers", "add", "ops", "--role", "admin"))
+        stdout_of(await command("callers", "add", "ops", "--role", "admin"))
         before = sorted(path.name for path in zoomgate.data_dir.iterdir())
         result = await command(
             "doctor",
@@ -273,8 +273,8 @@ class TestDoctor:
             },
         )
         events = "2 secret(s) are set; endpoint for Zoom's events: https://zoom.example.com/webhooks/zoom"
-        assert events in done(result)
-        assert {line.split()[0] for line in done(result).splitlines()} == {"ok"}
+        assert events in stdout_of(result)
+        assert {line.split()[0] for line in stdout_of(result).splitlines()} == {"ok"}
         assert sorted(path.name for path in zoomgate.data_dir.iterdir()) == before
         assert "hush" not in result.output
 
@@ -292,7 +292,7 @@ class TestDoctor:
         async with running(folder / "data"):
             pass
         before = sorted(path.name for path in (folder / "data").iterdir())
-        done(await command("doctor", "--data-dir", "data"))
+        stdout_of(await command("doctor", "--data-dir", "data"))
         assert sorted(path.name for path in (folder / "data").iterdir()) == before
 
     @pytest.mark.parametrize("kind", ["sqlite", "mongodb"])
@@ -342,7 +342,7 @@ class TestDoctor:
         results = {row["check"]: row["result"] for row in map(json.loads, result.stdout.splitlines())}
         assert result.exit_code == 1
         assert (results["data folder"], results["store"], results["key ring"]) == ("failure",) * 3
-        assert "ZOOMGATE_DATA_DIR" in refused(
+        assert "ZOOMGATE_DATA_DIR" in stderr_of(
             zoomgate("run", "--data-dir", name, "--simulator-listen", "127.0.0.1:0"), 1
         )
 
@@ -354,9 +354,9 @@ class TestDoctor:
 
     async def test_invalid_responses_are_reported(self) -> None:
         """Data that is not HTTP counts as unreachable, and a date without a time zone as missing."""
-        dateless = answer("200 OK", b"", "Date: Tue, 24 Nov 2026 21:09:00 -0000")
+        dateless = http_response("200 OK", b"", "Date: Tue, 24 Nov 2026 21:09:00 -0000")
         async with raw_upstream() as upstream:
-            upstream.answers = [b"SSH-2.0-noise\r\n\r\n", dateless]
+            upstream.responses = [b"SSH-2.0-noise\r\n\r\n", dateless]
             upstream.close_after_answer = True
             url = f"http://127.0.0.1:{upstream.port}/oauth"
             for code, text in ((1, "cannot be reached"), (0, "has no date to compare with")):
@@ -372,8 +372,8 @@ async def client(service: Harness, caller: str, *arguments: str, answer: str = "
         *arguments,
         "--server",
         service.grpc_address,
-        environ={"ZOOMGATE_KEY": key_of(caller)},
-        answer=answer,
+        environ={"ZOOMGATE_KEY": caller_key(caller)},
+        stdin=answer,
     )
 
 
@@ -382,59 +382,59 @@ class TestConnections:
 
     async def test_connections_are_listed(self, zoomgate: Harness) -> None:
         """The output is a table or one JSON document per line, and can be filtered by state."""
-        assert done(await client(zoomgate, "admin", "list", "--json")) == ""
+        assert stdout_of(await client(zoomgate, "admin", "list", "--json")) == ""
         await zoomgate.connect(MONICA)
         await zoomgate.connect(OMAR)
-        table = done(await client(zoomgate, "admin", "list"))
+        table = stdout_of(await client(zoomgate, "admin", "list"))
         assert [line.split()[:2] for line in table.splitlines()[1:]] == [[MONICA, "active"], [OMAR, "active"]]
-        rows = done(await client(zoomgate, "admin", "list", "--json")).splitlines()
+        rows = stdout_of(await client(zoomgate, "admin", "list", "--json")).splitlines()
         assert [json.loads(row)["userEmail"] for row in rows] == [MONICA, OMAR]
-        assert done(await client(zoomgate, "admin", "list", "--json", "--state", "disconnected")) == ""
+        assert stdout_of(await client(zoomgate, "admin", "list", "--json", "--state", "disconnected")) == ""
 
     async def test_connection_is_shown_and_deleted(self, zoomgate: Harness) -> None:
         """The output contains no token; deletion requires a confirmation or --yes."""
         await zoomgate.connect(MONICA)
-        shown = done(await client(zoomgate, "admin", "show", MONICA))
+        shown = stdout_of(await client(zoomgate, "admin", "show", MONICA))
         assert MONICA in shown
         assert "sim-" not in shown
-        declined = await client(zoomgate, "admin", "delete", MONICA, answer="n\n")
+        declined = await client(zoomgate, "admin", "delete", MONICA, stdin="n\n")
         assert declined.exit_code == 1
         assert (
-            json.loads(done(await client(zoomgate, "admin", "show", MONICA, "--json")))["state"]
+            json.loads(stdout_of(await client(zoomgate, "admin", "show", MONICA, "--json")))["state"]
             == "STATE_ACTIVE"
         )
-        deleted = done(await client(zoomgate, "admin", "delete", MONICA, "--yes", "--json"))
+        deleted = stdout_of(await client(zoomgate, "admin", "delete", MONICA, "--yes", "--json"))
         assert json.loads(deleted)["state"] == "STATE_DISCONNECTED"
 
     async def test_failures_have_exit_codes_and_next_steps(self, zoomgate: Harness) -> None:
         """Exit codes are 2 for invalid usage, 3 for not found, 4 for not allowed or unauthenticated, 5 for unreachable."""
-        missing = refused(await client(zoomgate, "admin", "show", MONICA), 3)
+        missing = stderr_of(await client(zoomgate, "admin", "show", MONICA), 3)
         assert "NOT_FOUND" in missing
         assert f"`zoomgate connect {MONICA}`" in missing
-        forbidden = refused(await client(zoomgate, "omar", "show", MONICA), 4)
+        forbidden = stderr_of(await client(zoomgate, "omar", "show", MONICA), 4)
         assert "PERMISSION_DENIED" in forbidden
         assert "callers file" in forbidden
-        assert "--key-file" in refused(await client(zoomgate, "unknown", "list"), 4)
-        assert "--key-file" in refused(
+        assert "--key-file" in stderr_of(await client(zoomgate, "unknown", "list"), 4)
+        assert "--key-file" in stderr_of(
             await command("connections", "list", "--server", zoomgate.grpc_address), 4
         )
-        unreachable = refused(await command("connections", "list", "--server", "127.0.0.1:1"), 5)
+        unreachable = stderr_of(await command("connections", "list", "--server", "127.0.0.1:1"), 5)
         assert unreachable.startswith("zoomgate: the service at 127.0.0.1:1 cannot be reached; start it with")
-        assert "lower case" in refused(await client(zoomgate, "admin", "show", "Monica@example.com"), 2)
+        assert "lower case" in stderr_of(await client(zoomgate, "admin", "show", "Monica@example.com"), 2)
 
     async def test_sources_of_the_key_have_precedence(self, zoomgate: Harness, folder: Path) -> None:
         """The order is --key-file, ZOOMGATE_KEY, caller.key in the data folder."""
-        (folder / "key").write_text(key_of("admin") + "\n")
+        (folder / "key").write_text(caller_key("admin") + "\n")
         assert (await client(zoomgate, "unknown", "list", "--key-file", "key")).exit_code == 0
         (folder / ".zoomgate").mkdir()
-        (folder / ".zoomgate" / "caller.key").write_text(key_of("admin"))
+        (folder / ".zoomgate" / "caller.key").write_text(caller_key("admin"))
         arguments = ("connections", "list", "--server", zoomgate.grpc_address)
         assert (await command(*arguments)).exit_code == 0
         assert (await client(zoomgate, "unknown", "list")).exit_code == 4
 
     def test_invalid_server_address_is_rejected(self) -> None:
         for server in ("localhost", "0.0.0.0:50051", "[::]:50051", ":50051", "http://localhost:1"):
-            assert "use HOST:PORT" in refused(zoomgate("connections", "list", "--server", server), 2)
+            assert "use HOST:PORT" in stderr_of(zoomgate("connections", "list", "--server", server), 2)
 
     @pytest.mark.parametrize("key", ["two words", "ключ", "a\nb"])
     def test_invalid_key_is_rejected_without_repeating_it(self, folder: Path, key: str) -> None:
@@ -444,20 +444,20 @@ class TestConnections:
             zoomgate(*arguments, environ={"ZOOMGATE_KEY": key}),
             zoomgate(*arguments, "--key-file", "key"),
         ):
-            text = refused(result, 2)
+            text = stderr_of(result, 2)
             assert "does not contain a key" in text
             assert key not in text
-        assert "cannot be read" in refused(zoomgate(*arguments, "--key-file", "none"), 2)
+        assert "cannot be read" in stderr_of(zoomgate(*arguments, "--key-file", "none"), 2)
 
 
 def test_mistyped_command_gets_a_suggestion() -> None:
-    assert "Did you mean 'connect'?" in refused(zoomgate("conect", MONICA), 2)
-    assert "Did you mean" not in refused(zoomgate("qqq"), 2)
+    assert "Did you mean 'connect'?" in stderr_of(zoomgate("conect", MONICA), 2)
+    assert "Did you mean" not in stderr_of(zoomgate("qqq"), 2)
 
 
 def test_serve_lists_all_missing_settings(folder: Path) -> None:
     """Nothing is written to disk."""
-    text = refused(zoomgate("serve"))
+    text = stderr_of(zoomgate("serve"))
     assert "ZOOMGATE_CLIENT_ID is required" in text
     assert "ZOOMGATE_CALLERS is required" in text
     assert list(folder.iterdir()) == []
@@ -465,7 +465,7 @@ def test_serve_lists_all_missing_settings(folder: Path) -> None:
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:8090", "192.0.2.1:8090", "8090", "127.0.0.1:99999"])
 def test_simulator_rejects_addresses_that_other_machines_can_reach(folder: Path, listen: str) -> None:
-    assert "must not be reachable from other machines" in refused(
+    assert "must not be reachable from other machines" in stderr_of(
         zoomgate("simulator", "--listen", listen), 2
     )
 
@@ -474,11 +474,11 @@ def test_simulator_rejects_addresses_that_other_machines_can_reach(folder: Path,
     "url", ["nowhere", "ftp://127.0.0.1/x", "http://127.0.0.1:1", "http://u:p@127.0.0.1/x"]
 )
 def test_simulator_rejects_invalid_webhook_urls(folder: Path, url: str) -> None:
-    assert "use http://127.0.0.1:PORT/PATH" in refused(zoomgate("simulator", "--webhook-url", url), 2)
+    assert "use http://127.0.0.1:PORT/PATH" in stderr_of(zoomgate("simulator", "--webhook-url", url), 2)
 
 
 def test_added_caller_survives_a_round_trip_through_toml(folder: Path) -> None:
-    done(zoomgate("callers", "add", "a.b-c_d", "--role", "service", "--users", "o'hara@example.com"))
+    stdout_of(zoomgate("callers", "add", "a.b-c_d", "--role", "service", "--users", "o'hara@example.com"))
     (row,) = tomllib.loads((folder / "callers.toml").read_text())["callers"]
     assert (row["name"], row["users"]) == ("a.b-c_d", ["o'hara@example.com"])
 
@@ -488,12 +488,12 @@ class TestKeysList:
 
     def test_keys_are_listed_by_id(self, folder: Path) -> None:
         """The IDs and the use of the keys are printed, but never the keys."""
-        key_id = done(zoomgate("keys", "new", "ring.json")).strip()
+        key_id = stdout_of(zoomgate("keys", "new", "ring.json")).strip()
         secrets = re.findall(r"[A-Za-z0-9+/_=-]{40,}", (folder / "ring.json").read_text())
         assert secrets
-        table = done(zoomgate("keys", "list", "ring.json"))
+        table = stdout_of(zoomgate("keys", "list", "ring.json"))
         assert table.split() == ["KEY", "USE", key_id, "primary"]
-        document = done(zoomgate("keys", "list", "ring.json", "--json"))
+        document = stdout_of(zoomgate("keys", "list", "ring.json", "--json"))
         assert json.loads(document) == {"keyId": key_id, "seals": True}
         assert not any(secret in table + document for secret in secrets)
-        refused(zoomgate("keys", "list", "none.json"))
+        stderr_of(zoomgate("keys", "list", "none.json"))

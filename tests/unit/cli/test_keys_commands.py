@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from support import terminal
-from support.command_line import command, done, refused, zoomgate
+from support.command_line import command, stderr_of, stdout_of, zoomgate
 from support.harness import BASIL, MONICA, OMAR, Harness, browser, consent, running, serving
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.cli import progress
@@ -69,7 +69,7 @@ class TestRotate:
     async def test_keys_are_rotated_while_the_service_is_running(self, service: Harness) -> None:
         """Every step reports what it did, and all users can be refreshed after each step without a restart."""
         old = ring().primary_id
-        output = done(await command("keys", "rotate"))
+        output = stdout_of(await command("keys", "rotate"))
         new = key_file.next_key(ring())
         assert new is not None
         assert output.startswith(
@@ -77,16 +77,16 @@ class TestRotate:
         )
         await refresh(service, MONICA)
         assert set(await records_by_key()) == {old}
-        assert "was just changed" in refused(await command("keys", "rotate"))
+        assert "was just changed" in stderr_of(await command("keys", "rotate"))
         age_key_file()
-        output = done(await command("keys", "rotate"))
+        output = stdout_of(await command("keys", "rotate"))
         assert output.startswith(f"{new} is the primary key now; {old} only decrypts. ")
         assert f"zoomgate keys retire {old}" in output
         assert set(await records_by_key()) == {new}
         for user in (MONICA, OMAR):
             await refresh(service, user)
         age_key_file()
-        assert f"Removed key {old} from" in done(await command("keys", "retire", old))
+        assert f"Removed key {old} from" in stdout_of(await command("keys", "retire", old))
         for user in (MONICA, OMAR):
             await refresh(service, user)
         await service.connect(BASIL)
@@ -98,27 +98,27 @@ class TestRotate:
         async with running(Path("data"), environ=OFTEN) as harness:
             await harness.connect(MONICA)
         old = ring().primary_id
-        fields = json.loads(done(await command("keys", "rotate", "--now", "--json")))
+        fields = json.loads(stdout_of(await command("keys", "rotate", "--now", "--json")))
         assert fields["step"] == "promoted"
         assert (fields["failed"], fields["otherKeys"]) == (0, {})
         assert fields["reencrypted"] > 2
         assert fields["recordsPerSecond"] > 0
         assert set(await records_by_key()) == {fields["seals"]}
         age_key_file()
-        done(await command("keys", "retire", old, "--json"))
+        stdout_of(await command("keys", "retire", old, "--json"))
         async with running(Path("data"), environ=OFTEN) as harness:
             shown = await harness.call(harness.auth.GetConnection, pb.GetConnectionRequest(user_email=MONICA))
             assert shown.connection.generation == 1
 
     def test_key_ring_without_a_store_is_rotated(self) -> None:
         """Before the first start there is nothing to re-encrypt, and no store is created."""
-        done(zoomgate("keys", "new"))
-        assert "There is no store yet" in done(zoomgate("keys", "rotate", "--now"))
+        stdout_of(zoomgate("keys", "new"))
+        assert "There is no store yet" in stdout_of(zoomgate("keys", "rotate", "--now"))
         assert {path.name for path in Path("data").iterdir()} == {"keys.json", "audit.jsonl"}
 
     def test_only_one_of_several_concurrent_rotations_succeeds(self, folder: Path) -> None:
         """One key is added. The other commands fail with a request to retry, so none promotes a key that services have not loaded."""
-        old = done(zoomgate("keys", "new")).strip()
+        old = stdout_of(zoomgate("keys", "new")).strip()
         age_key_file()
         processes = [
             subprocess.Popen(
@@ -139,10 +139,10 @@ class TestReencrypt:
     """`zoomgate keys reencrypt`."""
 
     async def test_records_under_the_primary_key_are_skipped(self, service: Harness) -> None:
-        done(await command("keys", "rotate", "--now"))
-        fields = json.loads(done(await command("keys", "reencrypt", "--json")))
+        stdout_of(await command("keys", "rotate", "--now"))
+        fields = json.loads(stdout_of(await command("keys", "reencrypt", "--json")))
         assert (fields["reencrypted"], fields["failed"]) == (0, 0)
-        assert "Re-encrypted 0 record(s)" in done(await command("keys", "reencrypt"))
+        assert "Re-encrypted 0 record(s)" in stdout_of(await command("keys", "reencrypt"))
 
     async def test_progress_is_reported_as_lines_without_a_terminal(
         self, service: Harness, monkeypatch: pytest.MonkeyPatch
@@ -150,7 +150,7 @@ class TestReencrypt:
         """Each line on standard error has the number of processed records, the total, and the rate."""
         monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
         result = await command("keys", "rotate", "--now", "--json")
-        total = json.loads(done(result))["reencrypted"]
+        total = json.loads(stdout_of(result))["reencrypted"]
         assert re.search(
             rf"^zoomgate: re-encrypting: {total} of {total} records, \d+ records/s$", result.stderr, re.M
         )
@@ -192,8 +192,8 @@ class TestReencrypt:
 
     def test_missing_store_is_a_failure(self) -> None:
         """The message says what to do, since the settings may name the wrong store."""
-        done(zoomgate("keys", "new"))
-        assert "name yours in ZOOMGATE_STORE" in refused(zoomgate("keys", "reencrypt"))
+        stdout_of(zoomgate("keys", "new"))
+        assert "name yours in ZOOMGATE_STORE" in stderr_of(zoomgate("keys", "reencrypt"))
 
 
 class TestRetire:
@@ -201,7 +201,7 @@ class TestRetire:
 
     async def test_key_of_stored_records_is_not_retired(self, service: Harness) -> None:
         """The message counts the records of each kind, including tombstones, pending authorizations, key check and shared secrets."""
-        await service.begin(BASIL)
+        await service.begin_authorization(BASIL)
         await service.call(
             service.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=OMAR), "admin"
         )
@@ -209,7 +209,7 @@ class TestRetire:
         added = key_file.add(Path("data/keys.json"), ring())
         key_file.promote(Path("data/keys.json"), ring(), added)
         age_key_file()
-        text = refused(await command("keys", "retire", old))
+        text = stderr_of(await command("keys", "retire", old))
         for item in (
             "2 record(s) of kind user",
             "record(s) of kind state",
@@ -223,41 +223,43 @@ class TestRetire:
     async def test_key_of_a_journal_entry_is_not_retired(self, service: Harness) -> None:
         """A journal entry may hold the only copy of a token. Its first bytes contain the key ID."""
         old = ring().primary_id
-        done(await command("keys", "rotate", "--now"))
+        stdout_of(await command("keys", "rotate", "--now"))
         age_key_file()
         journal = Path("data/journal")
         journal.mkdir(exist_ok=True)
         (journal / "1").write_bytes(b"\x03\x01" + bytes.fromhex(old) + b"sealed")
         (journal / "2").write_bytes(b"\x03\x01" + bytes.fromhex(ring().primary_id) + b"sealed")
         (journal / "truncated").write_bytes(b"\x03\x01")
-        assert "1 journal file(s)" in refused(await command("keys", "retire", old))
+        assert "1 journal file(s)" in stderr_of(await command("keys", "retire", old))
         (journal / "1").unlink()
         (journal / "3").write_bytes(b"\x07 another format")
-        assert "has an unknown format" in refused(await command("keys", "retire", old))
+        assert "has an unknown format" in stderr_of(await command("keys", "retire", old))
         (journal / "3").unlink()
-        done(await command("keys", "retire", old))
+        stdout_of(await command("keys", "retire", old))
 
     async def test_no_key_is_retired_right_after_a_change(self, service: Harness) -> None:
         """A service may use the previous key ring for a few more seconds."""
         old = ring().primary_id
-        done(await command("keys", "rotate", "--now"))
-        assert "was just changed" in refused(await command("keys", "retire", old))
+        stdout_of(await command("keys", "rotate", "--now"))
+        assert "was just changed" in stderr_of(await command("keys", "retire", old))
         assert old in ring().ids
 
     async def test_no_key_is_retired_without_a_readable_store(self, service: Harness) -> None:
         """A missing or wrong store does not prove that the key is unused."""
         old = ring().primary_id
-        done(await command("keys", "rotate", "--now"))
+        stdout_of(await command("keys", "rotate", "--now"))
         age_key_file()
-        text = refused(await command("keys", "retire", old, environ={"ZOOMGATE_STORE": "sqlite:///none.db"}))
+        text = stderr_of(
+            await command("keys", "retire", old, environ={"ZOOMGATE_STORE": "sqlite:///none.db"})
+        )
         assert "its use cannot be determined" in text
         assert old in ring().ids
         assert not Path("none.db").exists()
 
     def test_primary_key_and_unknown_key_are_not_retired(self) -> None:
-        key_id = done(zoomgate("keys", "new")).strip()
-        assert "keys rotate" in refused(zoomgate("keys", "retire", key_id))
-        assert "keys list" in refused(zoomgate("keys", "retire", "00000000"))
+        key_id = stdout_of(zoomgate("keys", "new")).strip()
+        assert "keys rotate" in stderr_of(zoomgate("keys", "retire", key_id))
+        assert "keys list" in stderr_of(zoomgate("keys", "retire", "00000000"))
 
 
 class TestList:
@@ -266,24 +268,24 @@ class TestList:
     async def test_records_are_counted_by_key(self, service: Harness) -> None:
         """The next primary key is marked, and a key that is missing from the file is listed."""
         old = ring().primary_id
-        done(await command("keys", "rotate"))
+        stdout_of(await command("keys", "rotate"))
         new = key_file.next_key(ring())
-        rows = [json.loads(row) for row in done(await command("keys", "list", "--json")).splitlines()]
+        rows = [json.loads(row) for row in stdout_of(await command("keys", "list", "--json")).splitlines()]
         assert [(row["keyId"], row["seals"]) for row in rows] == [(old, True), (new, False)]
         assert rows[0]["records"] == (await records_by_key())[old] > 0
         assert rows[1]["records"] == 0
-        assert "next primary" in done(await command("keys", "list"))
+        assert "next primary" in stdout_of(await command("keys", "list"))
         age_key_file()
-        done(await command("keys", "rotate"))
+        stdout_of(await command("keys", "rotate"))
         key_file.create(Path("other.json"))
-        output = done(await command("keys", "list", "other.json"))
+        output = stdout_of(await command("keys", "list", "other.json"))
         assert f"{new}  missing: restore it" in output
 
     async def test_unreadable_store_only_removes_the_counts(self, service: Harness) -> None:
         """The keys are listed, and standard error explains why the records are not counted."""
         Path("broken.db").write_text("no database" * 100)
         result = await command("keys", "list", environ={"ZOOMGATE_STORE": "sqlite:///broken.db"})
-        assert ring().primary_id in done(result)
+        assert ring().primary_id in stdout_of(result)
         assert "records cannot be counted" in result.stderr
 
 
@@ -297,7 +299,7 @@ async def test_missing_primary_key_on_one_machine_loses_no_token(folder: Path) -
         async with serving(first.simulator, Path("data"), environ=peer_settings) as peer:
             added = key_file.add(Path("data/keys.json"), ring())
             key_file.promote(Path("data/keys.json"), ring(), added)
-            done(await command("keys", "reencrypt"))
+            stdout_of(await command("keys", "reencrypt"))
             await refresh(first, MONICA)
             store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
             before = [await store.page(app, key_usage.Kind.USER, limit=9) for app in await store.apps()]
@@ -307,11 +309,11 @@ async def test_missing_primary_key_on_one_machine_loses_no_token(folder: Path) -
                 (peer.auth.GetConnection, pb.GetConnectionRequest(user_email=OMAR), "service"),
                 (peer.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=OMAR), "admin"),
             ):
-                refusal = await peer.refusal(method, request, caller)
+                refusal = await peer.error_of(method, request, caller)
                 assert refusal.short == ("INTERNAL", "KEY_UNAVAILABLE")
                 assert refusal.metadata["key_id"] == added
             async with browser() as session:
-                page = await consent(session, (await peer.begin(OMAR)).authorization_url, OMAR)
+                page = await consent(session, (await peer.begin_authorization(OMAR)).authorization_url, OMAR)
             assert page.url.query["outcome"] == "try_later"
             assert [
                 await store.page(app, key_usage.Kind.USER, limit=9) for app in await store.apps()

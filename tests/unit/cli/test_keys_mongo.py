@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.command_line import command, done, refused
+from support.command_line import command, stderr_of, stdout_of
 from support.harness import MONICA, OMAR, Harness, serving
 from support.mongodb import MongoServer
 from zoom_simulator import Simulator, SimulatorOptions
@@ -44,12 +44,12 @@ async def test_leftover_sqlite_store_is_ignored(
         key_file.promote(ring, key_file.load(ring), added)
         minute_ago = time.time() - 60
         os.utime(ring, (minute_ago, minute_ago))
-        assert "record(s) of kind user" in refused(
+        assert "record(s) of kind user" in stderr_of(
             await command("keys", "retire", old, environ=store_settings)
         )
-        done(await command("store", "backup", "backup.db", environ=store_settings))
+        stdout_of(await command("store", "backup", "backup.db", environ=store_settings))
     store_settings = {"ZOOMGATE_STORE": mongodb.new_database()}
-    done(await command("store", "restore", "backup.db", environ=store_settings))
+    stdout_of(await command("store", "restore", "backup.db", environ=store_settings))
     assert Path("data/zoomgate.db").read_bytes() == before
 
 
@@ -70,16 +70,16 @@ async def test_key_rotation_and_backup_work_as_with_sqlite(
             for user in (MONICA, OMAR):
                 await service.connect(user)
             old = key_file.load(ring).primary_id
-            done(await command("keys", "rotate", "--now"))
+            stdout_of(await command("keys", "rotate", "--now"))
             await refresh_all(service)
-            assert json.loads(done(await command("keys", "reencrypt", "--json")))["otherKeys"] == {}
+            assert json.loads(stdout_of(await command("keys", "reencrypt", "--json")))["otherKeys"] == {}
             minute_ago = time.time() - 60
             os.utime(ring, (minute_ago, minute_ago))
-            done(await command("keys", "retire", old))
-            done(await command("store", "backup", "backup.db"))
-            assert "not empty" in refused(await command("store", "restore", "backup.db"))
+            stdout_of(await command("keys", "retire", old))
+            stdout_of(await command("store", "backup", "backup.db"))
+            assert "not empty" in stderr_of(await command("store", "restore", "backup.db"))
         restored = {"ZOOMGATE_STORE": mongodb.new_database()}
-        done(await command("store", "restore", "backup.db", environ=restored))
+        stdout_of(await command("store", "restore", "backup.db", environ=restored))
         async with serving(zoom, Path("data"), environ=often | restored) as service:
             await refresh_all(service)
     assert [path.name for path in tmp_path.rglob("*.db*")] == ["backup.db"]

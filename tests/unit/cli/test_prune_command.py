@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support.command_line import command, done, refused, zoomgate
+from support.command_line import command, stderr_of, stdout_of, zoomgate
 from support.harness import MONICA, OMAR, Harness, running
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
@@ -68,13 +68,13 @@ async def _all_records() -> dict[RecordKey, Record]:
 async def test_dry_run_reports_what_would_be_pruned_and_changes_nothing(service: Harness) -> None:
     """It lists every connection and counts other records; a subsequent run without --dry-run prunes exactly these."""
     before = await _all_records()
-    planned = json.loads(done(await command("prune", "--dry-run", "--json")))
+    planned = json.loads(stdout_of(await command("prune", "--dry-run", "--json")))
     assert await _all_records() == before
     assert planned["dryRun"] is True
     assert planned["pruned"] == {"reauth_required": 1, "request": 1, "state": 1}
     assert [row["userEmail"] for row in planned["connections"]] == [MONICA]
     result = await command("prune", "--json")
-    pruned = json.loads(done(result))
+    pruned = json.loads(stdout_of(result))
     audit_trail = [json.loads(line) for line in Path("data/audit.jsonl").read_text().splitlines()]
     expired_events = [event for event in audit_trail if event["action"] == "connection.expired"]
     assert [(event["user"], event["role"]) for event in expired_events] == [(MONICA, "operator")]
@@ -89,23 +89,23 @@ async def test_dry_run_reports_what_would_be_pruned_and_changes_nothing(service:
 
 async def test_running_service_applies_the_changes(service: Harness) -> None:
     """A disconnected user can consent again, and other users are not affected."""
-    output = done(await command("prune"))
+    output = stdout_of(await command("prune"))
     assert "monica@example.com  reauth_required  100 days ago" in output
     assert output.endswith("Pruned: 1 reauth_required, 1 request, 1 state.\n")
     request = pb.GetTokenRequest(user_email=MONICA)
-    assert (await service.refusal(service.auth.GetToken, request)).reason == "ZOOM_NOT_CONNECTED"
+    assert (await service.error_of(service.auth.GetToken, request)).reason == "ZOOM_NOT_CONNECTED"
     await service.connect(MONICA)
     await service.call(service.auth.GetToken, request)
     omar = await service.call(service.auth.GetConnection, pb.GetConnectionRequest(user_email=OMAR))
     assert omar.connection.state == Connection.STATE_ACTIVE
-    assert done(await command("prune")) == "Pruned: nothing.\n"
+    assert stdout_of(await command("prune")) == "Pruned: nothing.\n"
 
 
 async def test_nothing_is_pruned_with_a_missing_key(service: Harness) -> None:
     Path("data/keys.json").unlink()
-    done(zoomgate("keys", "new"))
+    stdout_of(zoomgate("keys", "new"))
     before = await _all_records()
-    assert "key" in refused(await command("prune"))
+    assert "key" in stderr_of(await command("prune"))
     assert await _all_records() == before
 
 
@@ -133,7 +133,7 @@ def test_interruption_does_not_lose_the_audit_event(monkeypatch: pytest.MonkeyPa
         patch.setattr(SqliteStore, "put", interrupted)
         assert zoomgate("prune").exit_code == 1
     assert [line["user"] for line in _audit_events("connection.expired")] == [MONICA]
-    done(zoomgate("prune"))
+    stdout_of(zoomgate("prune"))
     assert [line["user"] for line in _audit_events("connection.expired")] == [MONICA, OMAR]
 
 
@@ -144,9 +144,9 @@ async def test_audit_events_are_written_without_a_local_service(
     monkeypatch.setenv("ZOOMGATE_STORE", f"sqlite:///{Path('data/zoomgate.db').resolve()}")
     monkeypatch.setenv("ZOOMGATE_KEYS", "data/keys.json")
     monkeypatch.setenv("ZOOMGATE_DATA_DIR", "elsewhere")
-    done(await command("prune", "--dry-run"))
+    stdout_of(await command("prune", "--dry-run"))
     assert not Path("elsewhere").exists()
-    done(await command("prune"))
+    stdout_of(await command("prune"))
     assert [line["user"] for line in _audit_events("connection.expired", "elsewhere")] == [MONICA]
     assert Path("elsewhere").stat().st_mode & 0o777 == 0o700
 
@@ -157,6 +157,6 @@ def _audit_events(action: str, folder: str = "data") -> list[dict[str, Any]]:
 
 
 def test_missing_store_is_reported_and_not_created() -> None:
-    done(zoomgate("keys", "new"))
-    assert "There is no store" in refused(zoomgate("prune"))
+    stdout_of(zoomgate("keys", "new"))
+    assert "There is no store" in stderr_of(zoomgate("prune"))
     assert sorted(path.name for path in Path("data").iterdir()) == ["audit.jsonl", "keys.json"]

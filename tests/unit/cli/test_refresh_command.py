@@ -16,8 +16,8 @@ import pytest
 from click.testing import Result
 
 from support import terminal
-from support.command_line import command, done
-from support.harness import ADMIN, BASIL, MONICA, OMAR, Harness, key_of, running, service
+from support.command_line import command, stdout_of
+from support.harness import ADMIN, BASIL, MONICA, OMAR, Harness, caller_key, running, service
 from zoom_simulator import SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate import Client
@@ -55,7 +55,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
 
 
 def environ(harness: Harness, caller: str = "operator") -> dict[str, str]:
-    return {"ZOOMGATE_SERVER": harness.grpc_address, "ZOOMGATE_KEY": key_of(caller)}
+    return {"ZOOMGATE_SERVER": harness.grpc_address, "ZOOMGATE_KEY": caller_key(caller)}
 
 
 async def refresh(harness: Harness, *arguments: str, caller: str = "operator") -> Result:
@@ -86,10 +86,10 @@ async def test_all_users_are_refreshed_and_failures_are_reported(harness: Harnes
     assert await generations(harness) == [2, 1, 2]
     shown = await command("connections", "show", MONICA, environ=environ(harness))
     assert re.search(
-        r"^last error +Zoom rejected the refresh token \((now|.+ ago)\)$", done(shown), re.MULTILINE
+        r"^last error +Zoom rejected the refresh token \((now|.+ ago)\)$", stdout_of(shown), re.MULTILINE
     )
     second = await refresh(harness, "--all", "--since", started_at)
-    assert done(second) == ""
+    assert stdout_of(second) == ""
     assert "0 refreshed, 0 already fresh, 2 skipped, 0 failed" in second.stderr
     assert harness.stat("token.refresh_token.issued") == 2
 
@@ -101,7 +101,7 @@ async def test_json_output_contains_no_token(harness: Harness) -> None:
     failure, sums = (json.loads(line) for line in first.stdout.splitlines())
     assert (failure["userEmail"], failure["reason"]) == (OMAR, "ZOOM_REAUTH_REQUIRED")
     assert sums == {"refreshed": 2, "alreadyFresh": 0, "skipped": 0, "failed": 1, "stopped": False}
-    second = done(await refresh(harness, "--all", "--rate", "100", "--json"))
+    second = stdout_of(await refresh(harness, "--all", "--rate", "100", "--json"))
     assert json.loads(second)["alreadyFresh"] == 2
     assert "sim-" not in first.output + second
     assert harness.stat("token.refresh_token.issued") == 2
@@ -110,16 +110,16 @@ async def test_json_output_contains_no_token(harness: Harness) -> None:
 async def test_one_user_is_refreshed(harness: Harness) -> None:
     """The updated connection is printed; a second refresh within a minute is not needed."""
     first = await refresh(harness, OMAR)
-    assert re.search(r"^generation +2$", done(first), re.MULTILINE)
+    assert re.search(r"^generation +2$", stdout_of(first), re.MULTILINE)
     assert re.search(r"^next refresh +20\S+ \S+ \(in 5\d minutes\)$", first.stdout, re.MULTILINE)
     assert "not refreshed" not in first.stderr
     second = await refresh(harness, OMAR, "--json")
-    assert json.loads(done(second))["generation"] == "2"
+    assert json.loads(stdout_of(second))["generation"] == "2"
     assert "not refreshed; the token was refreshed less than a minute ago" in second.stderr
 
 
 async def test_only_the_callers_users_are_refreshed(harness: Harness) -> None:
-    done(await refresh(harness, "--all", caller="narrow"))
+    stdout_of(await refresh(harness, "--all", caller="narrow"))
     assert await generations(harness) == [1, 1, 2]
 
 
@@ -189,7 +189,7 @@ async def refreshed_at(harness: Harness, rate: float) -> tuple[Time, list[execut
     time, failures = Time(), []  # type: ignore[var-annotated]
 
     def refresh_all() -> None:
-        with Client(harness.grpc_address, key=key_of("operator")) as client:
+        with Client(harness.grpc_address, key=caller_key("operator")) as client:
             bulk_refresh.refresh_all(
                 client,
                 since=None,

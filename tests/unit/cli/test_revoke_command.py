@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from support.command_line import command, done, refused, zoomgate
-from support.harness import ADMIN, BASIL, MONICA, OMAR, Harness, key_of, running, service
+from support.command_line import command, stderr_of, stdout_of, zoomgate
+from support.harness import ADMIN, BASIL, MONICA, OMAR, Harness, caller_key, running, service
 from zoom_simulator.faults import Fault
 from zoomgate import Client
 from zoomgate.v1 import auth_service_pb2 as pb
@@ -43,12 +43,12 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
 
 
 def environ(harness: Harness, caller: str = "admin") -> dict[str, str]:
-    return {"ZOOMGATE_SERVER": harness.grpc_address, "ZOOMGATE_KEY": key_of(caller)}
+    return {"ZOOMGATE_SERVER": harness.grpc_address, "ZOOMGATE_KEY": caller_key(caller)}
 
 
 async def revoke(harness: Harness, *arguments: str, caller: str = "admin", answer: str = "") -> Result:
     words = ("connections", "revoke", "--rate", "100", *arguments)
-    return await command(*words, environ=environ(harness, caller), answer=answer)
+    return await command(*words, environ=environ(harness, caller), stdin=answer)
 
 
 async def states(harness: Harness) -> str:
@@ -65,14 +65,14 @@ async def test_matching_users_are_disconnected_and_revoked(harness: Harness) -> 
     before = datetime.now(UTC).isoformat()
     filters = ("--where", f"user={MONICA}", "--where", "state=active")
     result = await revoke(harness, *filters, "--yes")
-    assert done(result) == ""
+    assert stdout_of(result) == ""
     assert "1 disconnected, 0 skipped, 0 failed" in result.stderr
     assert await states(harness) == "ADA"
     grant = harness.simulator.zoom.grants[MONICA]
     while not grant.revoked:  # the service waits only briefly for Zoom's confirmation
         await asyncio.sleep(0.01)
     assert not harness.simulator.zoom.grants[OMAR].revoked
-    done(
+    stdout_of(
         await revoke(
             harness, "--where", f"consented-before={before}", "--where", "user=*@example.com", "--yes"
         )
@@ -82,24 +82,24 @@ async def test_matching_users_are_disconnected_and_revoked(harness: Harness) -> 
 
 async def test_confirmation_is_required(harness: Harness) -> None:
     """The prompt contains the number of users and is skipped if there are none; --dry-run lists them; --where or --all is required."""
-    result = await revoke(harness, "--all", answer="n\n")
+    result = await revoke(harness, "--all", stdin="n\n")
     assert "Disconnect 3 users?" in result.output
     assert result.exit_code == 1
     listed = await revoke(harness, "--where", "scope=user:read:user", "--dry-run")
-    assert [line.split()[0] for line in done(listed).splitlines()] == list(USERS)
+    assert [line.split()[0] for line in stdout_of(listed).splitlines()] == list(USERS)
     assert "3 would be disconnected" in listed.stderr
     unmatched = await revoke(harness, "--where", "user=unknown@example.com")
-    assert done(unmatched) == ""
+    assert stdout_of(unmatched) == ""
     assert unmatched.stderr == "0 disconnected, 0 skipped, 0 failed\n"
-    assert "--where" in refused(await revoke(harness, "--yes"), 2)
-    assert "--where" in refused(await revoke(harness, "--yes", "--all", "--where", f"user={OMAR}"), 2)
+    assert "--where" in stderr_of(await revoke(harness, "--yes"), 2)
+    assert "--where" in stderr_of(await revoke(harness, "--yes", "--all", "--where", f"user={OMAR}"), 2)
     assert await states(harness) == "AAA"
 
 
 async def test_service_disconnects_only_its_own_users(harness: Harness) -> None:
     """--all means all users that the caller may access; the JSON output contains the counts."""
     result = await revoke(harness, "--all", "--yes", "--json", caller="narrow")
-    assert json.loads(done(result)) == {"ended": 1, "skipped": 0, "failed": 0, "stopped": False}
+    assert json.loads(stdout_of(result)) == {"ended": 1, "skipped": 0, "failed": 0, "stopped": False}
     assert await states(harness) == "AAD"
 
 
@@ -157,7 +157,7 @@ async def test_user_who_consents_again_meanwhile_stays_connected(harness: Harnes
     )
 
     def run() -> None:
-        with Client(harness.grpc_address, key=key_of("admin")) as client:
+        with Client(harness.grpc_address, key=caller_key("admin")) as client:
             bulk_revoke.revoke_all(
                 client,
                 conditions,
@@ -191,7 +191,7 @@ async def test_list_accepts_the_same_filters(harness: Harness) -> None:
         "refreshed-before=2020-01-01T00:00:00Z": [],
         "refreshed-before=9000-01-01T00:00:00Z": list(USERS),
     }.items():
-        listed = done(
+        listed = stdout_of(
             await command("connections", "list", "--json", "--where", where, environ=environ(harness))
         )
         assert [json.loads(line)["userEmail"] for line in listed.splitlines()] == expected, where
@@ -202,9 +202,9 @@ async def test_state_and_cause_filters_include_disconnected_users(harness: Harne
     """Other filters exclude them unless --state is set, and `revoke` does not disconnect them again."""
     await harness.call(harness.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=OMAR))
     listed = ("connections", "list", "--json", "--where")
-    shown = done(await command(*listed, where, environ=environ(harness)))
+    shown = stdout_of(await command(*listed, where, environ=environ(harness)))
     assert [json.loads(line)["userEmail"] for line in shown.splitlines()] == [OMAR]
-    others = done(await command(*listed, "user=*@example.com", environ=environ(harness)))
+    others = stdout_of(await command(*listed, "user=*@example.com", environ=environ(harness)))
     assert [json.loads(line)["userEmail"] for line in others.splitlines()] == [BASIL, MONICA]
     assert "0 would be disconnected" in (await revoke(harness, "--where", where, "--dry-run")).stderr
 
@@ -225,4 +225,4 @@ async def test_state_and_cause_filters_include_disconnected_users(harness: Harne
 )
 def test_invalid_filter_is_rejected(where: str, word: str) -> None:
     """The message explains the format."""
-    assert word in refused(zoomgate("connections", "revoke", "--where", where, "--yes"), 2)
+    assert word in stderr_of(zoomgate("connections", "revoke", "--where", where, "--yes"), 2)

@@ -15,8 +15,8 @@ import grpc.aio
 import pytest
 
 from support import terminal
-from support.harness import BASIL, MONICA, Harness, browser, consent, key_of, running
-from support.raw_upstream import answer, raw_upstream
+from support.harness import BASIL, MONICA, Harness, browser, caller_key, consent, running
+from support.raw_upstream import http_response, raw_upstream
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
 
@@ -33,7 +33,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
 
 def environ(harness: Harness, caller: str = "service", **more: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ZOOMGATE_")}
-    return inherited | {"ZOOMGATE_SERVER": harness.grpc_address, "ZOOMGATE_KEY": key_of(caller)} | more
+    return inherited | {"ZOOMGATE_SERVER": harness.grpc_address, "ZOOMGATE_KEY": caller_key(caller)} | more
 
 
 async def zoomgate(
@@ -230,13 +230,13 @@ async def test_control_sequences_from_zoom_are_escaped_on_terminals(tmp_path: Pa
     evil = b'{"topic": "\\u001b[31mred\\u202e"}'
     raw = b"\x1b]0;title\x07\x1b[2J"
     async with raw_upstream() as upstream, running(tmp_path, zoom_api_url=upstream.url) as harness:
-        upstream.answers = [
+        upstream.responses = [
             b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"id":"u","account_id":"a","email":"monica@example.com"}'
             + b" " * 44
         ]
         await harness.connect()
         for body, escaped in ((evil, "\\u001b[31mred\\u202e"), (raw, "\\x1b]0;title")):
-            upstream.answers = [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body]
+            upstream.responses = [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body]
             text = await on_terminal(harness, "proxy", "get", MONICA, "/users/me", "-i")
             assert ESC not in text
             assert escaped in text
@@ -249,7 +249,7 @@ async def test_other_servers_are_not_taken_for_a_simulator(harness: Harness) -> 
     async with raw_upstream() as upstream:
         for command in ("stats", "expire"):
             for body in (b"[]", b"{}", b"1"):
-                upstream.answers = [answer("200 OK", body)]
+                upstream.responses = [http_response("200 OK", body)]
                 upstream.close_after_answer = True
                 _, errors = await zoomgate(
                     harness, "simulator", command, "--at", f"127.0.0.1:{upstream.port}", code=5

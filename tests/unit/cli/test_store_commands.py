@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from support.command_line import command, done, refused, zoomgate
+from support.command_line import command, stderr_of, stdout_of, zoomgate
 from support.harness import MONICA, OMAR, Harness, running, serving
 from support.process import NEW, OLD, Process, RotatingZoom, ring
 from zoom_simulator import Simulator, SimulatorOptions
@@ -73,7 +73,7 @@ class TestBackup:
 
     async def test_running_service_is_backed_up(self, service: Harness) -> None:
         """The backup is one file with mode 0600, contains all commits, and does not disturb the service."""
-        output = done(await command("store", "backup", "backup.db"))
+        output = stdout_of(await command("store", "backup", "backup.db"))
         assert "verified" in output
         assert "The keys are not included" in output
         assert stat.S_IMODE(Path("backup.db").stat().st_mode) == 0o600
@@ -87,7 +87,7 @@ class TestBackup:
         """The latest commits are in the log file next to the database file."""
         await refresh(service, MONICA)
         shutil.copy("data/zoomgate.db", "copied.db")
-        done(await command("store", "backup", "backup.db"))
+        stdout_of(await command("store", "backup", "backup.db"))
         with closing(sqlite3.connect("file:copied.db?immutable=1", uri=True)) as copied:
             tables = copied.execute("SELECT count(*) FROM sqlite_master WHERE name = 'record'").fetchone()[0]
             users = (
@@ -104,17 +104,17 @@ class TestBackup:
         """This includes the store itself. No temporary file remains."""
         Path("backup.db").write_text("mine")
         for target in ("backup.db", "data/zoomgate.db"):
-            assert "never overwritten" in refused(await command("store", "backup", target))
+            assert "never overwritten" in stderr_of(await command("store", "backup", target))
         assert Path("backup.db").read_text() == "mine"
-        assert "could not be written" in refused(await command("store", "backup", "none/backup.db"))
+        assert "could not be written" in stderr_of(await command("store", "backup", "none/backup.db"))
         Path("dangling").symlink_to("elsewhere")
-        assert "never overwritten" in refused(await command("store", "backup", "dangling"))
+        assert "never overwritten" in stderr_of(await command("store", "backup", "dangling"))
         assert sorted(path.name for path in Path().iterdir()) == ["backup.db", "dangling", "data"]
 
     async def test_backup_contains_neither_keys_nor_plaintext_tokens(self, service: Harness) -> None:
         """Its records cannot be opened with another key ring."""
         token = (await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))).token
-        fields = json.loads(done(await command("store", "backup", "backup.db", "--json")))
+        fields = json.loads(stdout_of(await command("store", "backup", "backup.db", "--json")))
         assert fields["records"] == len(await contents(Path("backup.db")))
         content = Path("backup.db").read_bytes()
         keys = json.loads(Path("data/keys.json").read_text())["keys"]
@@ -127,11 +127,11 @@ class TestBackup:
                 envelope.open(record)
 
     def test_missing_or_foreign_store_is_not_backed_up(self) -> None:
-        assert "There is no store" in refused(zoomgate("store", "backup", "backup.db"))
+        assert "There is no store" in stderr_of(zoomgate("store", "backup", "backup.db"))
         Path("data").mkdir()
         with closing(sqlite3.connect("data/zoomgate.db")) as other:
             other.execute("CREATE TABLE t (x)")
-        assert "another program" in refused(zoomgate("store", "backup", "backup.db"))
+        assert "another program" in stderr_of(zoomgate("store", "backup", "backup.db"))
         assert not Path("backup.db").exists()
 
 
@@ -145,17 +145,17 @@ class TestRestore:
             async with serving(zoom, Path("data"), environ=OFTEN) as before:
                 await before.connect(MONICA)
                 await before.connect(OMAR)
-                done(await command("store", "backup", "backup.db"))
+                stdout_of(await command("store", "backup", "backup.db"))
                 await refresh(before, MONICA)
             delete_store()
-            assert "Restored" in done(await command("store", "restore", "backup.db"))
+            assert "Restored" in stdout_of(await command("store", "restore", "backup.db"))
             async with serving(zoom, Path("data"), environ=OFTEN) as after:
                 await refresh(after, OMAR)
                 request = pb.RefreshTokenRequest(user_email=MONICA)
                 if tolerance:
                     await after.call(after.auth.RefreshToken, request)
                 else:
-                    refusal = await after.refusal(after.auth.RefreshToken, request)
+                    refusal = await after.error_of(after.auth.RefreshToken, request)
                     assert refusal.short == ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED")
                     assert refusal.metadata["cause"] == "REJECTED"
                 await refresh(after, OMAR)
@@ -164,14 +164,14 @@ class TestRestore:
 
     async def test_backup_is_restored_into_an_empty_store_only(self, service: Harness) -> None:
         """A store with records is unchanged. An empty store receives all records, under their original keys."""
-        done(await command("store", "backup", "backup.db"))
+        stdout_of(await command("store", "backup", "backup.db"))
         await refresh(service, MONICA)
         before = await contents(Path("data/zoomgate.db"))
-        assert "not empty" in refused(await command("store", "restore", "backup.db"))
+        assert "not empty" in stderr_of(await command("store", "restore", "backup.db"))
         assert await contents(Path("data/zoomgate.db")) == before
         elsewhere = {"ZOOMGATE_STORE": "sqlite:///empty.db"}
         await (await SqliteStore.open(Path("empty.db"), time.time)).close()
-        done(await command("store", "restore", "backup.db", environ=elsewhere))
+        stdout_of(await command("store", "restore", "backup.db", environ=elsewhere))
         expected = [(record.key, record.value, record.key_id) for record in await contents(Path("backup.db"))]
         assert [
             (record.key, record.value, record.key_id) for record in await contents(Path("empty.db"))
@@ -179,7 +179,7 @@ class TestRestore:
 
     async def test_missing_keys_are_reported(self, service: Harness) -> None:
         """The records are restored, but the exit code is 1."""
-        done(await command("store", "backup", "backup.db"))
+        stdout_of(await command("store", "backup", "backup.db"))
         used = key_file.load(Path("data/keys.json")).primary_id
         key_file.create(Path("other.json"))
         environ = {"ZOOMGATE_STORE": "sqlite:///restored.db", "ZOOMGATE_KEYS": "other.json"}
@@ -190,33 +190,33 @@ class TestRestore:
 
     async def test_leftover_log_file_prevents_the_restore(self, service: Harness) -> None:
         """SQLite would apply it to the restored file."""
-        done(await command("store", "backup", "backup.db"))
+        stdout_of(await command("store", "backup", "backup.db"))
         environ = {"ZOOMGATE_STORE": "sqlite:///restored.db"}
         Path("restored.db-wal").write_bytes(Path("data/zoomgate.db-wal").read_bytes())
-        assert "restored.db-wal is left over" in refused(
+        assert "restored.db-wal is left over" in stderr_of(
             await command("store", "restore", "backup.db", environ=environ)
         )
         assert not Path("restored.db").exists()
 
     def test_missing_or_foreign_backup_is_rejected(self) -> None:
         """No store is created."""
-        assert "does not exist" in refused(zoomgate("store", "restore", "none.db"))
+        assert "does not exist" in stderr_of(zoomgate("store", "restore", "none.db"))
         Path("text.db").write_text("no database" * 100)
-        assert "cannot be read" in refused(zoomgate("store", "restore", "text.db"))
+        assert "cannot be read" in stderr_of(zoomgate("store", "restore", "text.db"))
         with closing(sqlite3.connect("other.db")) as other:
             other.execute("CREATE TABLE t (x)")
-        assert "not a Zoomgate store" in refused(zoomgate("store", "restore", "other.db"))
+        assert "not a Zoomgate store" in stderr_of(zoomgate("store", "restore", "other.db"))
         assert not Path("data/zoomgate.db").exists()
 
     async def test_corrupt_backup_is_rejected(self, service: Harness) -> None:
         """An overwritten page is detected before the store is created."""
-        done(await command("store", "backup", "backup.db"))
+        stdout_of(await command("store", "backup", "backup.db"))
         content = bytearray(Path("backup.db").read_bytes())
         content[-3000:] = os.urandom(3000)
         content[4096:4196] = os.urandom(100)
         Path("damaged.db").write_bytes(content)
         environ = {"ZOOMGATE_STORE": "sqlite:///restored.db"}
-        refused(await command("store", "restore", "damaged.db", environ=environ))
+        stderr_of(await command("store", "restore", "damaged.db", environ=environ))
         assert not Path("restored.db").exists()
 
 

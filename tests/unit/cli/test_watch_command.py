@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import MONICA, Harness, key_of, running
+from support.harness import MONICA, Harness, caller_key, running
 from zoomgate_server.cli import cli
 
 ZOOMGATE = str(Path(sys.executable).with_name("zoomgate"))
@@ -23,7 +23,7 @@ ZOOMGATE = str(Path(sys.executable).with_name("zoomgate"))
 async def watched(harness: Harness, arguments: Sequence[str], lines: int) -> tuple[int, list[str], str]:
     """Watch while a user connects, and send SIGINT after some lines; return the exit code, the lines and the messages."""
     command = [ZOOMGATE, "connections", "watch", "--server", harness.grpc_address, *arguments]
-    environ = os.environ | {"ZOOMGATE_KEY": key_of("service")}
+    environ = os.environ | {"ZOOMGATE_KEY": caller_key("service")}
     process = await asyncio.create_subprocess_exec(
         *command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -72,7 +72,7 @@ async def test_resume_command_has_no_token_before_the_first_event(tmp_path: Path
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         process = await asyncio.create_subprocess_exec(
             *(ZOOMGATE, "connections", "watch", "--server", address),
-            env=os.environ | {"ZOOMGATE_KEY": key_of("service")},
+            env=os.environ | {"ZOOMGATE_KEY": caller_key("service")},
             stderr=subprocess.PIPE,
         )
         async with asyncio.timeout(60):
@@ -95,7 +95,7 @@ async def test_event_that_was_not_printed_is_sent_again(
 
     async with running(tmp_path / "data") as harness:
         await harness.connect()
-        monkeypatch.setenv("ZOOMGATE_KEY", key_of("service"))
+        monkeypatch.setenv("ZOOMGATE_KEY", caller_key("service"))
         monkeypatch.setattr(sys, "stdout", Interrupted())
         await asyncio.to_thread(
             cli, ["connections", "watch", "--server", harness.grpc_address], standalone_mode=False

@@ -17,7 +17,7 @@ from pymongo import MongoClient
 from structlog.testing import capture_logs
 
 from support.mongodb import MongoServer, OwnServer, failing_commands
-from support.tcp_proxy import TcpProxy, Way, proxying
+from support.tcp_proxy import Mode, TcpProxy, tcp_proxy
 from zoomgate_server.storage import mongodb as mongodb_store
 from zoomgate_server.storage.mongodb import META, RECORDS, Driver, MongoStore, examine
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, StoreError, StoreOpenError
@@ -302,7 +302,7 @@ async def test_rejected_operations_are_store_errors(
 @pytest.fixture
 async def proxy(mongodb: MongoServer) -> AsyncIterator[TcpProxy]:
     """A proxy in front of the server."""
-    async with proxying(mongodb.address) as running:
+    async with tcp_proxy(mongodb.address) as running:
         yield running
 
 
@@ -344,11 +344,11 @@ async def test_connection_lost_before_a_write_leaves_the_record_unchanged(
     """The request did not arrive. The store reconnects by itself, and the old revision is still current."""
     rev = await store.put(RECORD, 0)
     assert rev is not None
-    proxy.turn(Way.CUT)
+    proxy.set_mode(Mode.CUT)
     await store_error_text(store.put(replace(RECORD, value=b"2"), rev))
     await store_error_text(store.get(KEY))
     await store_error_text(store.changes("app", Kind.USER, 0.0))
-    proxy.turn(Way.FORWARD)
+    proxy.set_mode(Mode.FORWARD)
     assert (await read_when_available(store)).value == b"1"
     assert await store.put(replace(RECORD, value=b"2"), rev) is not None
 
@@ -359,9 +359,9 @@ async def test_connection_lost_after_a_write_raises_although_it_succeeded(
     """A write whose response was lost raises an error, has taken effect, and is not repeated."""
     rev = await store.put(RECORD, 0)
     assert rev is not None
-    proxy.turn(Way.LOSE)
+    proxy.set_mode(Mode.LOSE)
     await store_error_text(store.put(replace(RECORD, value=b"2"), rev))
-    proxy.turn(Way.FORWARD)
+    proxy.set_mode(Mode.FORWARD)
     found = await read_when_available(store)
     assert found.value == b"2"
     assert found.rev != rev
@@ -371,9 +371,9 @@ async def test_connection_lost_after_a_write_raises_although_it_succeeded(
 async def test_stalled_database_raises_store_errors(store: MongoStore, proxy: TcpProxy) -> None:
     """Calls fail while the database does not respond, and succeed as soon as it responds again."""
     assert await store.put(RECORD, 0)
-    proxy.turn(Way.STALL)
+    proxy.set_mode(Mode.STALL)
     await store_error_text(store.get(KEY))
-    proxy.turn(Way.FORWARD)
+    proxy.set_mode(Mode.FORWARD)
     assert (await read_when_available(store)).value == b"1"
 
 
@@ -382,7 +382,7 @@ async def test_cancelled_write_completes(store: MongoStore, proxy: TcpProxy) -> 
     assert await store.put(RECORD, 0)
     found, _ = await store.get(KEY)
     assert found is not None
-    proxy.turn(Way.STALL)
+    proxy.set_mode(Mode.STALL)
     writing = asyncio.create_task(store.put(replace(RECORD, value=b"2"), found.rev))
     while not store._tasks:
         await asyncio.sleep(0)
@@ -390,7 +390,7 @@ async def test_cancelled_write_completes(store: MongoStore, proxy: TcpProxy) -> 
     with pytest.raises(asyncio.CancelledError):
         await writing
     (running,) = store._tasks
-    proxy.turn(Way.FORWARD)
+    proxy.set_mode(Mode.FORWARD)
     assert await running
     assert (await read_when_available(store)).value == b"2"
 
@@ -405,11 +405,11 @@ async def test_exhausted_pool_raises_store_error(
         f"mongodb://127.0.0.1:{proxy.port}/{mongodb.new_database().rpartition('/')[2]}?directConnection=true"
     )
     store = await MongoStore.open(uri)
-    proxy.turn(Way.STALL)
+    proxy.set_mode(Mode.STALL)
     waiting = [asyncio.create_task(store.get(KEY)) for _ in range(2)]
     await asyncio.sleep(0)
     assert "all connections are in use" in await store_error_text(store.get(KEY))
-    proxy.turn(Way.FORWARD)
+    proxy.set_mode(Mode.FORWARD)
     assert [record for record, _ in await asyncio.gather(*waiting)] == [None, None]
     await store.close()
 
@@ -496,9 +496,9 @@ async def test_closed_store_raises_store_errors(mongodb_uri: str) -> None:
 
 async def test_close_does_not_block_the_event_loop(store: MongoStore, proxy: TcpProxy) -> None:
     """The event loop runs while a store that does not respond is closed."""
-    proxy.turn(Way.STALL)
+    proxy.set_mode(Mode.STALL)
     closing_down = asyncio.create_task(store.close())
     while not proxy.stalled:
         await asyncio.sleep(0)
-    proxy.turn(Way.FORWARD)
+    proxy.set_mode(Mode.FORWARD)
     await closing_down

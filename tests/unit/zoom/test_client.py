@@ -105,7 +105,7 @@ async def test_forged_headers_are_not_sent(zoom: ZoomClient, upstream: RawUpstre
 
 async def test_response_headers_are_filtered(zoom: ZoomClient, upstream: RawUpstream) -> None:
     """Callers receive useful headers as valid text; cookies and redirects to other origins are dropped."""
-    upstream.answers = [
+    upstream.responses = [
         b"HTTP/1.1 302 x\r\nContent-Length: 0\r\nX-Zm-TrackingId: a\xffb\r\nSet-Cookie: s=1\r\nLocation: https://u:p@x/\r\n\r\n",
         f"HTTP/1.1 307 x\r\nContent-Length: 0\r\nLocation: http://127.0.0.1:{upstream.port}/v2/y\r\n\r\n".encode(),
         b"HTTP/1.1 301 x\r\nContent-Length: 0\r\nLocation: //evil.com/x\r\n\r\n",
@@ -121,7 +121,7 @@ async def test_response_headers_are_filtered(zoom: ZoomClient, upstream: RawUpst
 
 async def test_connections_are_reused(zoom: ZoomClient, upstream: RawUpstream) -> None:
     """After a complete response, with or without a body, the connection is reused."""
-    upstream.answers = [b"HTTP/1.1 204 No Content\r\n\r\n", OK, CUT]
+    upstream.responses = [b"HTTP/1.1 204 No Content\r\n\r\n", OK, CUT]
     assert (await zoom.send(request("DELETE"), TOKEN, timeout=5)).status == 204
     assert (await zoom.send(request("GET"), TOKEN, timeout=5)).body == b"{}"
     assert upstream.connections == 1
@@ -136,7 +136,7 @@ async def test_write_is_sent_only_once(
     if warm:
         await zoom.send(request("GET"), TOKEN, timeout=5)
         upstream.requests.clear()
-    upstream.answers = [CUT]
+    upstream.responses = [CUT]
     with pytest.raises(ZoomOutcomeUnknown) as lost:
         await zoom.send(request(method), TOKEN, timeout=5)
     assert TOKEN not in repr(lost.value)
@@ -161,7 +161,7 @@ async def test_malformed_response_counts_as_lost(
     zoom: ZoomClient, upstream: RawUpstream, method: str, name: str
 ) -> None:
     """Malformed bytes are never a response with status 400: a read may be retried, a write may have taken effect."""
-    upstream.answers = [MALFORMED[name]]
+    upstream.responses = [MALFORMED[name]]
     upstream.close_after_answer = True
     with pytest.raises(ZoomUnavailable if method == "GET" else ZoomOutcomeUnknown) as lost:
         await zoom.send(request(method), TOKEN, timeout=5)
@@ -210,13 +210,13 @@ async def test_call_with_too_little_time_is_not_sent(zoom: ZoomClient, upstream:
 async def test_response_body_has_a_limit(zoom: ZoomClient, upstream: RawUpstream) -> None:
     """A body of exactly the limit is returned; one more byte is rejected, with or without a Content-Length."""
     for size, headers in ((100_000, b"Content-Length: 100000"), (100_001, b"Content-Length: 100001")):
-        upstream.answers = [b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n" + b"x" * size]
+        upstream.responses = [b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n" + b"x" * size]
         if size == 100_000:
             assert len((await zoom.send(request("GET"), TOKEN, timeout=5)).body) == size
         else:
             with pytest.raises(ZoomResponseTooLarge):
                 await zoom.send(request("GET"), TOKEN, timeout=5)
-    upstream.answers = [
+    upstream.responses = [
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         + (b"2710\r\n" + b"x" * 10_000 + b"\r\n") * 20
     ]
@@ -227,7 +227,7 @@ async def test_response_body_has_a_limit(zoom: ZoomClient, upstream: RawUpstream
 async def test_decompression_stops_at_the_limit(zoom: ZoomClient, upstream: RawUpstream) -> None:
     """Decompression stops at the limit: 20 MB of zeros, compressed to 20 KB, use a fraction of that memory."""
     bomb = gzip.compress(b"0" * 20_000_000)
-    upstream.answers = [
+    upstream.responses = [
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb) + bomb
     ]
     tracemalloc.start()

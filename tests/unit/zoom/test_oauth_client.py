@@ -64,7 +64,7 @@ def basic_credential(request: bytes) -> str:
 
 async def test_client_secret_is_sent_only_in_the_header(oauth: OAuthClient, upstream: RawUpstream) -> None:
     """No secret is in the URL, and the client secret is not in the form."""
-    upstream.answers = [response(200, ISSUED)]
+    upstream.responses = [response(200, ISSUED)]
     assert isinstance(await oauth.exchange_code("c&=", code_verifier="v"), Issued)
     assert isinstance(await oauth.refresh("r1"), Issued)
     assert isinstance(await oauth.revoke("t"), Revoked)
@@ -89,7 +89,7 @@ async def test_client_secret_is_sent_only_in_the_header(oauth: OAuthClient, upst
 
 async def test_connections_are_not_reused(oauth: OAuthClient, upstream: RawUpstream) -> None:
     """A closed kept-alive connection would be indistinguishable from a lost response."""
-    upstream.answers = [response(200, ISSUED, b"Connection: keep-alive", b"Set-Cookie: a=b")]
+    upstream.responses = [response(200, ISSUED, b"Connection: keep-alive", b"Set-Cookie: a=b")]
     for _ in range(3):
         await oauth.refresh("r")
     assert upstream.connections == 3
@@ -104,10 +104,10 @@ async def test_older_secret_is_used_if_zoom_rejects_the_newer(
 ) -> None:
     """During a rotation both secrets work, for tokens and revocations; a rejected attempt does not use the refresh token."""
     for call in (oauth.refresh("r"), oauth.revoke("t")):
-        upstream.answers = [response(401, error), response(200, ISSUED)]
+        upstream.responses = [response(401, error), response(200, ISSUED)]
         assert isinstance(await call, Issued | Revoked)
     assert [basic_credential(sent) for sent in upstream.requests] == ["app:new", "app:old"] * 2
-    upstream.answers = [response(401, error)]
+    upstream.responses = [response(401, error)]
     assert await oauth.refresh("r") == AppRejected("invalid_client")
 
 
@@ -131,7 +131,7 @@ async def test_older_secret_is_used_if_zoom_rejects_the_newer(
 )
 async def test_token_request_is_sent_only_once(upstream: RawUpstream, sent: bytes, outcome: type) -> None:
     """Only a complete response counts; no request is resent or redirected, and no outcome shows a secret."""
-    upstream.answers = [sent]
+    upstream.responses = [sent]
     upstream.close_after_answer = True
     oauth = client(upstream.url)
     await oauth.start()
@@ -147,7 +147,7 @@ async def test_late_response_counts_until_the_timeout(
 ) -> None:
     """Zoom has 30 seconds to respond, since aborting would lose the tokens. The lease is longer than that."""
     assert TOTAL_SECONDS == 30.0 < protocol.CALL_SECONDS
-    upstream.answers = [response(200, ISSUED)]
+    upstream.responses = [response(200, ISSUED)]
     upstream.open.clear()
     late = asyncio.create_task(oauth.refresh("r"))
     while not upstream.requests:
@@ -195,7 +195,7 @@ async def test_token_is_revoked_only_if_zoom_confirms_it(
     oauth: OAuthClient, upstream: RawUpstream, status: int, body: bytes, outcome: type
 ) -> None:
     """Success and "invalid token" mean revoked; all other responses leave the revocation to be retried."""
-    upstream.answers = [response(status, body)]
+    upstream.responses = [response(status, body)]
     assert type(await oauth.revoke("t")) is outcome
 
 

@@ -21,11 +21,11 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from zoomgate_server.connections.record import (
-    PendingAttempt,
     Cause,
     ConnectionRecord,
     LastError,
     Lease,
+    PendingAttempt,
     State,
 )
 from zoomgate_server.connections.refresh import schedule

@@ -40,7 +40,7 @@ from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, NotSent
 POLL_INTERVAL = 0.25
 """Maximum pause between two checks whether the lease of another process has been released."""
 
-AGE_SECONDS = 1.0
+AGE_REPORT_INTERVAL = 1.0
 """Interval between two reports of the age of the oldest attempt."""
 
 _log = logs.get("zoomgate.refresh")
@@ -188,7 +188,7 @@ class Refresher:
                 if in_flight.pending_since is not None
             ]
             self._metrics.pending_age(now - min(sent, default=now))
-            await asyncio.sleep(AGE_SECONDS)
+            await asyncio.sleep(AGE_REPORT_INTERVAL)
 
     async def drain(self, seconds: float) -> bool:
         """Wait until all running attempts have finished, for at most `seconds`, and return whether they have.

@@ -17,11 +17,11 @@ from zoomgate_server.authorization import pending
 from zoomgate_server.authorization.pending import PendingAuthorization
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import (
-    PendingAttempt,
     Cause,
     ConnectionRecord,
     LastError,
     Lease,
+    PendingAttempt,
     State,
 )
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal

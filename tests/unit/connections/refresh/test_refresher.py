@@ -13,11 +13,11 @@ from support.faulty_store import FaultyStore
 from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.record import (
-    PendingAttempt,
     Cause,
     ConnectionRecord,
     LastError,
     Lease,
+    PendingAttempt,
     State,
 )
 from zoomgate_server.connections.refresh import protocol, refresher
