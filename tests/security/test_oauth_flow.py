@@ -130,7 +130,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
         async with running(
             tmp_path_factory.mktemp("data"), environ=environ, zoom_api_url=api.url
         ) as zoomgate:
-            oauth.close_after_answer = True
+            oauth.close_after_response = True
             yield zoomgate, oauth, api
 
 
@@ -210,7 +210,7 @@ async def test_refresh_with_a_foreign_api_url_stores_the_tokens(tmp_path: Path) 
     async with raw_upstream() as oauth, raw_upstream() as api:
         environ = {"ZOOMGATE_ZOOM_OAUTH_URL": f"http://127.0.0.1:{oauth.port}/oauth"}
         async with running(tmp_path, environ=environ, zoom_api_url=api.url) as zoomgate:
-            oauth.close_after_answer, api.responses = True, [ME]
+            oauth.close_after_response, api.responses = True, [ME]
             oauth.responses = [
                 tokens(access_token="first", api_url="https://evil.com"),
                 tokens(access_token="second", refresh_token="next", api_url="https://evil.com"),

@@ -332,7 +332,7 @@ async def test_response_has_its_outcome(service: Service, monkeypatch: pytest.Mo
     response, *expected = RESPONSES[name]
     raw.responses = [response]
     # only for responses that the client treats as incomplete; otherwise it would reuse the closed connection
-    raw.close_after_answer = (
+    raw.close_after_response = (
         expected[0] == UNAVAILABLE and isinstance(response, bytes) and b"Content-Encoding" not in response
     )
     raw.requests.clear()
@@ -347,7 +347,7 @@ async def test_response_has_its_outcome(service: Service, monkeypatch: pytest.Mo
     monkeypatch.undo()
     assert outcomes == expected
     assert sorted(line.split()[0] for line in raw.lines()) == ["GET", "GET", "POST"]
-    raw.responses, raw.close_after_answer = [http_response("200 OK", b'{"id":1}')], False
+    raw.responses, raw.close_after_response = [http_response("200 OK", b'{"id":1}')], False
     assert await outcome(zoomgate, zoomgate.meetings.GetMeeting, READ) == MEETING
 
 

@@ -39,7 +39,7 @@ class RawUpstream:
         answers: The next responses; the last one is repeated.
         open: While not set, requests wait for their responses.
         connections: The number of accepted connections.
-        close_after_answer: Whether to close each connection after its first response.
+        close_after_response: Whether to close each connection after its first response.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class RawUpstream:
         self.open = asyncio.Event()
         self.open.set()
         self.connections = 0
-        self.close_after_answer = False
+        self.close_after_response = False
         self.port = 0
 
     @property
@@ -80,7 +80,7 @@ class RawUpstream:
                     return
                 writer.write(response)
                 await writer.drain()
-                if self.close_after_answer:
+                if self.close_after_response:
                     return
         except (asyncio.IncompleteReadError, ConnectionError):
             pass

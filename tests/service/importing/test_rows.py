@@ -297,7 +297,7 @@ def test_rejected_app_credentials_stop_at_the_first_row(workspace: Workspace, zo
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, user.email) for user in USERS[:3]]))
     wrong = Workspace(workspace.folder, workspace.environ | {"ZOOMGATE_CLIENT_SECRET": "wrong"})
     output = wrong.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=1)
-    assert "client id, secret or redirect URI" in output.err
+    assert "client ID, secret or redirect URI" in output.err
     assert velo(workspace)["stored"] == 3
 
 

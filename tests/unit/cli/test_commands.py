@@ -357,7 +357,7 @@ class TestDoctor:
         dateless = http_response("200 OK", b"", "Date: Tue, 24 Nov 2026 21:09:00 -0000")
         async with raw_upstream() as upstream:
             upstream.responses = [b"SSH-2.0-noise\r\n\r\n", dateless]
-            upstream.close_after_answer = True
+            upstream.close_after_response = True
             url = f"http://127.0.0.1:{upstream.port}/oauth"
             for code, text in ((1, "cannot be reached"), (0, "has no date to compare with")):
                 result = await command("doctor", environ=APP | {"ZOOMGATE_ZOOM_OAUTH_URL": url})
@@ -365,7 +365,7 @@ class TestDoctor:
                 assert text in result.stdout
 
 
-async def client(service: Harness, caller: str, *arguments: str, answer: str = "") -> Result:
+async def client(service: Harness, caller: str, *arguments: str, stdin: str = "") -> Result:
     """Run a `connections` command against the service of the test."""
     return await command(
         "connections",
@@ -373,7 +373,7 @@ async def client(service: Harness, caller: str, *arguments: str, answer: str = "
         "--server",
         service.grpc_address,
         environ={"ZOOMGATE_KEY": caller_key(caller)},
-        stdin=answer,
+        stdin=stdin,
     )
 
 

@@ -46,9 +46,9 @@ def environ(harness: Harness, caller: str = "admin") -> dict[str, str]:
     return {"ZOOMGATE_SERVER": harness.grpc_address, "ZOOMGATE_KEY": caller_key(caller)}
 
 
-async def revoke(harness: Harness, *arguments: str, caller: str = "admin", answer: str = "") -> Result:
+async def revoke(harness: Harness, *arguments: str, caller: str = "admin", stdin: str = "") -> Result:
     words = ("connections", "revoke", "--rate", "100", *arguments)
-    return await command(*words, environ=environ(harness, caller), stdin=answer)
+    return await command(*words, environ=environ(harness, caller), stdin=stdin)
 
 
 async def states(harness: Harness) -> str:

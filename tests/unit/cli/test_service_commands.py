@@ -250,7 +250,7 @@ async def test_other_servers_are_not_taken_for_a_simulator(harness: Harness) -> 
         for command in ("stats", "expire"):
             for body in (b"[]", b"{}", b"1"):
                 upstream.responses = [http_response("200 OK", body)]
-                upstream.close_after_answer = True
+                upstream.close_after_response = True
                 _, errors = await zoomgate(
                     harness, "simulator", command, "--at", f"127.0.0.1:{upstream.port}", code=5
                 )

@@ -162,7 +162,7 @@ async def test_malformed_response_counts_as_lost(
 ) -> None:
     """Malformed bytes are never a response with status 400: a read may be retried, a write may have taken effect."""
     upstream.responses = [MALFORMED[name]]
-    upstream.close_after_answer = True
+    upstream.close_after_response = True
     with pytest.raises(ZoomUnavailable if method == "GET" else ZoomOutcomeUnknown) as lost:
         await zoom.send(request(method), TOKEN, timeout=5)
     assert TOKEN not in str(lost.value)

@@ -132,7 +132,7 @@ async def test_older_secret_is_used_if_zoom_rejects_the_newer(
 async def test_token_request_is_sent_only_once(upstream: RawUpstream, sent: bytes, outcome: type) -> None:
     """Only a complete response counts; no request is resent or redirected, and no outcome shows a secret."""
     upstream.responses = [sent]
-    upstream.close_after_answer = True
+    upstream.close_after_response = True
     oauth = client(upstream.url)
     await oauth.start()
     result = await oauth.refresh("canary-refresh")
