@@ -300,7 +300,7 @@ async def _stored() -> list[str]:
     note("connection", connection_record.encode(envelope, sample(ConnectionRecord)))
     note("authorization", pending.encode(envelope, "subject", sample(PendingAuthorization)))
     with tempfile.TemporaryDirectory() as folder:
-        journal = TokenJournal(Path(folder), app=APP, ring=ring, observer=MagicMock())
+        journal = TokenJournal(Path(folder), app=APP, key_ring=ring, observer=MagicMock())
         await journal.append(sample(Entry))
         await journal.close()
         note("journal")

@@ -249,7 +249,7 @@ async def test_store_of_another_key_ring_is_rejected(
     other = key_file.load(path)
     path.write_bytes(path.read_bytes().replace(other.primary_id.encode(), _primary_id(original).encode()))
     text, _ = await start_error(tmp_path, environ)
-    assert "damaged" in text
+    assert "corrupt" in text
     path.write_bytes(original)
     async with running(tmp_path / "data", environ=environ) as zoomgate:
         await zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))

@@ -8,7 +8,7 @@ from zoomgate_server.cli import cli
 
 
 def zoomgate(*arguments: str, environ: dict[str, str] | None = None, stdin: str | bytes = "") -> Result:
-    """Run a command with `stdin` as its standard input."""
+    """Run a command with the given standard input."""
     return CliRunner().invoke(cli, arguments, env=environ, input=stdin)
 
 
