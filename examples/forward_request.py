@@ -18,7 +18,7 @@ def pages(zoomgate: Client, user_email: str, url: str) -> Iterator[dict[str, Any
             query.append({"name": "next_page_token", "value": token})
         response = zoomgate.proxy.get(user_email=user_email, url=url, query=query).response
         page = json.loads(response.body)
-        if response.status != 200:  # error responses of Zoom do not raise an exception
+        if response.status != 200:  # Zoom error responses do not raise an exception
             sys.exit(f"Zoom responded with {response.status}: {page.get('message')}")
         yield page
         token = page.get("next_page_token", "")

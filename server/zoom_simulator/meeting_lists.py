@@ -12,7 +12,7 @@ from zoom_simulator import meeting_rules
 TYPES = ("scheduled", "live", "upcoming", "upcoming_meetings", "previous_meetings")
 _SIX_MONTHS = timedelta(days=183)
 _ID_LIFETIME = timedelta(days=30)
-"""A meeting id that is not used for this long expires."""
+"""A meeting ID that is not used for this long expires."""
 
 _LIST_FIELDS = (
     "agenda",

@@ -10,7 +10,7 @@ from zoom_simulator.randomness import Randomness
 
 @dataclass(slots=True)
 class Meeting:
-    """A meeting: its owner's user id, and the body that Zoom would return."""
+    """A meeting: its owner's user ID, and the body that Zoom would return."""
 
     owner: str
     body: dict[str, Any]
@@ -31,7 +31,7 @@ def new_meeting(
     Args:
         body: The request body, already validated by `meeting_rules.violations`.
         user: The owner.
-        number: The meeting id.
+        number: The meeting ID.
         now: Current time in seconds since 1970.
         random: Source of the UUID and passwords.
         allow_past_start: Preserve a start time in the past; by default it becomes the current time, as at Zoom.

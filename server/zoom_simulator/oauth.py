@@ -123,7 +123,7 @@ class OAuthEndpoints:
             client_id = secret = ""
         options = self._state.options
         if scheme.lower() != "basic" or client_id != options.client_id:
-            log_reason(f"no HTTP Basic credentials for client id {options.client_id}")
+            log_reason(f"no HTTP Basic credentials for client ID {options.client_id}")
             raise TokenError(400, "invalid_client", "Invalid client_id or client_secret", 4702)
         if not hmac.compare_digest(secret.encode(), options.client_secret.encode()):
             log_reason("wrong client secret")

@@ -31,7 +31,7 @@ class SimulatedUser:
 
     Attributes:
         email: The email address; unique.
-        user_id: Zoom's user id; derived from the email address if empty.
+        user_id: Zoom's user ID; derived from the email address if empty.
         account_id: Zoom's account id.
         timezone: IANA name of the default time zone of the user's meetings.
         licensed: Whether the user can schedule meetings; if not, scheduling fails with code 3161.

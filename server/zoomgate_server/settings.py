@@ -71,7 +71,7 @@ SETTINGS = (
     Setting("ZOOMGATE_DATA_DIR", ".zoomgate", "folder of the store and the key ring; created with mode 0700"),
     Setting(
         "ZOOMGATE_STORE",
-        "sqlite:///…/zoomgate.db in the data folder",
+        "sqlite:///…/zoomgate.db in the data directory",
         "URL of the store: `sqlite:///` and the path of a file, or `mongodb://…/database`",
         secret=True,
     ),
@@ -80,7 +80,9 @@ SETTINGS = (
         "30",
         "time to wait for MongoDB at startup, in seconds; 0 to 3600, 0 for a single attempt",
     ),
-    Setting("ZOOMGATE_KEYS", "keys.json in the data folder", "key ring file, created by `zoomgate keys new`"),
+    Setting(
+        "ZOOMGATE_KEYS", "keys.json in the data directory", "key ring file, created by `zoomgate keys new`"
+    ),
     Setting("ZOOMGATE_CLIENT_ID", "", "client ID of the Zoom app"),
     Setting(
         "ZOOMGATE_CLIENT_SECRET",
@@ -126,7 +128,7 @@ SETTINGS = (
     Setting("ZOOMGATE_LOG_FORMAT", "json, console on a terminal", "format of log lines: `json` or `console`"),
     Setting(
         "ZOOMGATE_AUDIT",
-        "audit.jsonl in the data folder",
+        "audit.jsonl in the data directory",
         "file of the audit trail, or `log` to write it to the log",
     ),
     Setting(
@@ -360,9 +362,9 @@ class _Reader:
         multiline = ("ZOOMGATE_CLIENT_SECRET", "ZOOMGATE_WEBHOOK_SECRET")
         for setting in SETTINGS:
             if setting.planned and setting.name in self._values:
-                self._add_problem(setting.name, "is not supported yet; leave it out")
+                self._add_problem(setting.name, "is not supported yet; omit it")
             if setting.name not in multiline and not self._values.get(setting.name, "").isprintable():
-                self._add_problem(setting.name, "has non-printable characters; leave them out")
+                self._add_problem(setting.name, "has non-printable characters; omit them")
                 self._values[setting.name] = "".join(filter(str.isprintable, self._values[setting.name]))
 
     def read(self) -> Settings:
@@ -477,7 +479,7 @@ class _Reader:
             elif isinstance(value, bool | str | int):
                 values[setting] = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
             else:
-                self._add_problem(setting, "must be a string, a whole number, true, or false")
+                self._add_problem(setting, "must be a string, an integer, true, or false")
         return values
 
     def _velo(self, content: bytes, path: str) -> dict[str, str]:
@@ -658,7 +660,7 @@ class _Reader:
         elif public_url and parts.path == "/oauth/callback" and not text.startswith(f"{public_url}/"):
             self._add_problem(
                 "ZOOMGATE_REDIRECT_URI",
-                f"has another host than ZOOMGATE_PUBLIC_URL; write {public_url}/oauth/callback, or leave it out",
+                f"has another host than ZOOMGATE_PUBLIC_URL; write {public_url}/oauth/callback, or omit it",
             )
         return text
 
@@ -703,7 +705,7 @@ class _Reader:
             default,
             _whole_number,
             lambda value: minimum <= value <= maximum,
-            f"must be a whole number from {minimum} to {maximum}",
+            f"must be an integer from {minimum} to {maximum}",
         )
 
     def _meeting_defaults(self) -> MeetingDefaults:
@@ -769,7 +771,7 @@ def _line(text: str, key: str) -> int:
 def _whole_number(text: str) -> int:
     """Parse digits; `int` alone would also accept `6_0`."""
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise ValueError("not a whole number")
+        raise ValueError("not an integer")
     return int(text)
 
 

@@ -47,7 +47,7 @@ def connection(user: str = MONICA, **fields: object) -> ConnectionRecord:
 
 
 async def test_no_secret_is_stored_in_plaintext(zoomgate: Harness) -> None:
-    """No file of the data folder contains a token, state or option in plaintext."""
+    """No file of the data directory contains a token, state or option in plaintext."""
     started = await zoomgate.begin_authorization(options={"note": "options-are-sealed-too"})
     await zoomgate.connect()
     token = (await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))).token

@@ -67,8 +67,8 @@ class StoreKind(StrEnum):
     """The store of the processes.
 
     Attributes:
-        SQLITE: All processes share one data folder, with the database file and the token journal.
-        MONGODB: All processes share a database; each has its own data folder.
+        SQLITE: All processes share one data directory, with the database file and the token journal.
+        MONGODB: All processes share a database; each has its own data directory.
     """
 
     SQLITE = "SQLite"
@@ -244,7 +244,7 @@ class Cluster:
         """Start a service and wait until it is ready.
 
         Args:
-            name: With MongoDB, selects the data folder; a later service with the same name uses the same folder.
+            name: With MongoDB, selects the data directory; a later service with the same name uses the same folder.
             plan: The points at which the operations of users pause, by email address.
             store_uri: Another address of the MongoDB database, such as that of a proxy.
         """

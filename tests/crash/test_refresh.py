@@ -141,7 +141,7 @@ async def test_kill_during_refresh_loses_only_tokens_held_in_memory(
 ) -> None:
     """The only loss is the token pair that Zoom has issued and that is not in the journal yet.
 
-    With a shared data folder, any other process recovers the journal; otherwise, the next process with the same folder does.
+    With a shared data directory, any other process recovers the journal; otherwise, the next process with the same folder does.
     """
     async with cluster(store_kind, tmp_path, NAMES.values(), store_uri) as running:
         first, second, third = await start_three_servers(running)

@@ -67,7 +67,7 @@ def stop(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 def isolated_options(folder: Path) -> list[str]:
-    """Return options that avoid the default ports and data folder."""
+    """Return options that avoid the default ports and data directory."""
     return [
         "--listen=127.0.0.1:0",
         "--http-listen=127.0.0.1:0",
@@ -258,7 +258,7 @@ def test_two_services_cannot_share_a_port(tmp_path: Path) -> None:
 
 
 def test_services_can_start_concurrently_with_one_new_data_folder(tmp_path: Path) -> None:
-    """Three services share a data folder that does not exist yet, and use the same key."""
+    """Three services share a data directory that does not exist yet, and use the same key."""
     processes = [
         subprocess.Popen(
             [

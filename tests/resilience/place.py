@@ -21,7 +21,7 @@ class Place:
     """Direct access to the store of a service.
 
     Attributes:
-        folder: The data folder of the service.
+        folder: The data directory of the service.
         environ: Settings of all services that use the store.
     """
 
@@ -40,7 +40,7 @@ class Place:
         return self.folder / "zoomgate.db"
 
     def elsewhere(self) -> dict[str, str]:
-        """Return settings of a service with another data folder and the same store."""
+        """Return settings of a service with another data directory and the same store."""
         return self.environ if self.uri else self.environ | {"ZOOMGATE_STORE": f"sqlite:///{self.file}"}
 
     async def store(self) -> RecordStore:

@@ -188,7 +188,7 @@ USERS = [
 
 NUMBERS = [
     *(
-        Row(f"the meeting id {number}, {method}", f"MeetingsService.{method}", request, fields("meeting_id"))
+        Row(f"the meeting ID {number}, {method}", f"MeetingsService.{method}", request, fields("meeting_id"))
         for number in (0, -1, 10**12 + 1, 2**53 + 1, 2**63 - 1, -(2**63))
         for method, request in (
             ("GetMeeting", meetings.GetMeetingRequest(user_email=MONICA, meeting_id=number)),
@@ -196,7 +196,7 @@ NUMBERS = [
         )
     ),
     Row(
-        "a meeting id as text",
+        "a meeting ID as text",
         "MeetingsService.GetMeeting",
         meetings.GetMeetingRequest(user_email=MONICA).SerializeToString() + b"\x12\x07123 456",
         fields("meeting_id"),
@@ -568,7 +568,7 @@ MEETINGS = [
         for description, (request, field) in _MEETINGS.items()
     ),
     Row(
-        "a reserved request id, CreateMeeting",
+        "a reserved request ID, CreateMeeting",
         "MeetingsService.CreateMeeting",
         meetings.CreateMeetingRequest(user_email=MONICA, request_id="not-a-uuid"),
         fields("request_id"),

@@ -192,5 +192,5 @@ ROWS = [
         fields(),
         "MALFORMED_REQUEST",
     ),
-    Row("a reserved request id", "ProxyService.Post", post(request_id="x"), fields("request_id")),
+    Row("a reserved request ID", "ProxyService.Post", post(request_id="x"), fields("request_id")),
 ]

@@ -113,7 +113,7 @@ USER_RESPONSES = {
     ),
     "an HTML page": (b"<html></html>", BAD),
 }
-"""Responses of Zoom's API about the consenting user, and the resulting error for the caller."""
+"""The response of Zoom's API about the consenting user, and the resulting error for the caller."""
 
 Site = tuple[Harness, RawUpstream, RawUpstream]
 

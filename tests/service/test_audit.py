@@ -44,7 +44,7 @@ def _check_before_each_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lines(data_dir: Path, action: str = "") -> list[dict[str, Any]]:
-    """Return the lines of the audit trail of a data folder, optionally of one action."""
+    """Return the lines of the audit trail of a data directory, optionally of one action."""
     text = (data_dir / "audit.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
     return [line for line in rows if action in ("", line["action"])]
@@ -55,7 +55,7 @@ def get_token(user: str = MONICA) -> pb.GetTokenRequest:
 
 
 async def last_line(zoomgate: Harness, action: str) -> dict[str, Any]:
-    """Return the newest line of an action, without time and request id."""
+    """Return the newest line of an action, without time and request ID."""
     line = lines(zoomgate.data_dir, action)[-1]
     return {key: value for key, value in line.items() if key not in ("time", "request_id")}
 
@@ -349,7 +349,7 @@ async def test_call_on_behalf_of_a_member_is_audited_with_both(zoomgate: Harness
 
 
 async def test_lines_have_common_fields_and_no_secrets(tmp_path: Path) -> None:
-    """Every line starts with the same fields, including a time and the request id, and contains no secret."""
+    """Every line starts with the same fields, including a time and the request ID, and contains no secret."""
     async with running(tmp_path / "data", environ=UNLIMITED_REFRESHES) as zoomgate:
         await zoomgate.connect()
         metadata = (

@@ -1,4 +1,4 @@
-"""Recovery of journal entries that a killed process left, by the next process on the same data folder."""
+"""Recovery of journal entries that a killed process left, by the next process on the same data directory."""
 
 import asyncio
 import json

@@ -73,7 +73,7 @@ async def journal(zoom: Simulator, data_dir: Path) -> AsyncIterator[TokenJournal
 
 @asynccontextmanager
 async def stopped(data_dir: Path, *, connected: bool = False) -> AsyncIterator[Simulator]:
-    """Run a simulated Zoom, with the data folder of a stopped service."""
+    """Run a simulated Zoom, with the data directory of a stopped service."""
     async with Simulator(SimulatorOptions(port=0)) as zoom:
         async with serving(zoom, data_dir) as service:
             if connected:

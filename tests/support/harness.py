@@ -104,7 +104,7 @@ class Harness:
         grpc_address: HOST:PORT.
         http_url: Base URL of the HTTP server.
         channel: A channel to the service.
-        data_dir: The service's data folder.
+        data_dir: The service's data directory.
     """
 
     simulator: Simulator

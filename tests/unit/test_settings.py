@@ -183,7 +183,7 @@ def test_webhook_secrets_are_read_newest_first_from_one_source(tmp_path: Path) -
 )
 def test_unsupported_settings_are_rejected(name: str) -> None:
     """A setting without effect is not silently ignored."""
-    assert problem({name: "x"}) == f"{name} is not supported yet; leave it out"
+    assert problem({name: "x"}) == f"{name} is not supported yet; omit it"
 
 
 @pytest.mark.parametrize(

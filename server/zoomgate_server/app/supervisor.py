@@ -191,7 +191,7 @@ class _Workers:
                 stdin=PIPE,
                 stdout=PIPE,
                 env=os.environ | {METRICS_FOLDER: str(self._folder)},
-                start_new_session=True,  # only the supervisor receives Ctrl-C; it then stops the workers
+                start_new_session=True,  # only the supervisor receives Ctrl+C; it then stops the workers
             )
         except OSError as error:
             return f"cannot start a worker process ({error.strerror}); free some resources and start again"

@@ -19,7 +19,7 @@ class AuditEvent(NamedTuple):
         principal: The name of the caller; `browser` or `zoomgate` if no caller is involved.
         on_behalf_of: The name of the member, or empty.
         user_email: The user concerned, or empty.
-        request_id: The request id of the call, or empty.
+        request_id: The request ID of the call, or empty.
         role: The role of the caller, or empty.
         method: `Service.Method` of the call, or empty.
         generation: The generation of the tokens concerned, or 0.

@@ -353,10 +353,10 @@ class Authorizations:
         if not return_to:
             return
         if self._start_url is None:
-            problem = "requires that Zoom redirects to this service's own /oauth/callback; leave it out"
+            problem = "requires that Zoom redirects to this service's own /oauth/callback; omit it"
         elif return_to not in self._return_to:
             known = ", ".join(sorted(self._return_to)) or "none is configured"
-            problem = f"is not a configured name; send one from ZOOMGATE_RETURN_TO ({known}), or leave it out"
+            problem = f"is not a configured name; send one from ZOOMGATE_RETURN_TO ({known}), or omit it"
         else:
             return
         raise InvalidRequest([FieldViolation("return_to", problem)])

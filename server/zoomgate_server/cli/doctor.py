@@ -105,14 +105,14 @@ def _app(loaded: settings.Settings) -> Finding:
 
 def _data(folder: Path) -> Finding:
     if _is_missing(folder):
-        return Finding("data folder", WARNING, f"{folder} does not exist yet; the first start creates it")
+        return Finding("data directory", WARNING, f"{folder} does not exist yet; the first start creates it")
     if not os.access(folder, os.W_OK | os.X_OK):
-        return Finding("data folder", FAILURE, f"{folder} is not writable; check its owner and mode")
+        return Finding("data directory", FAILURE, f"{folder} is not writable; check its owner and mode")
     if stat.S_IMODE(folder.stat().st_mode) & 0o077:
         return Finding(
-            "data folder", WARNING, f"{folder} is accessible to other users; run `chmod 700` on it"
+            "data directory", WARNING, f"{folder} is accessible to other users; run `chmod 700` on it"
         )
-    return Finding("data folder", OK, str(folder))
+    return Finding("data directory", OK, str(folder))
 
 
 def _audit(path: Path | None, data_dir: Path) -> Finding:
@@ -283,7 +283,7 @@ def _zoom(oauth_url: str) -> Iterator[Finding]:
 
 
 def _clock(date: str | None) -> Finding:
-    """Compare this machine's clock with the Date header of a response of Zoom, which has a resolution of a second."""
+    """Compare this machine's clock with the Date header of a Zoom response, which has a resolution of a second."""
     try:
         offset = (datetime.now(UTC) - parsedate_to_datetime(date or "")).total_seconds()
     except (ValueError, TypeError):  # no date, or a date without a time zone

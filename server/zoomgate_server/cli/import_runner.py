@@ -309,7 +309,7 @@ def _scanned(source: Source, duplicates: DuplicateIndex) -> Scan:
 
 
 def _reject_root(data_dir: Path) -> None:
-    """Exit if root imports into another user's data folder, since the service could not open the files created there."""
+    """Exit if root imports into another user's data directory, since the service could not open the files created there."""
     try:
         owner = data_dir.stat().st_uid
     except OSError:

@@ -37,7 +37,7 @@ def keys() -> None:
 def new(path: str | None) -> None:
     """Create a key ring with one new key in PATH and print the key's ID.
 
-    PATH defaults to the setting ZOOMGATE_KEYS, or else to keys.json in the data folder.
+    PATH defaults to the setting ZOOMGATE_KEYS, or else to keys.json in the data directory.
 
     An existing file is never overwritten. Keep a copy in a safe place: without the key ring, every stored token is lost.
 
@@ -63,7 +63,7 @@ def new(path: str | None) -> None:
 def list_(path: str | None, as_json: bool) -> None:
     """List the keys in PATH, with their use and the number of records that each key encrypted. The keys themselves are not shown.
 
-    PATH defaults to the setting ZOOMGATE_KEYS, or else to keys.json in the data folder. The oldest key is listed first. A key that
+    PATH defaults to the setting ZOOMGATE_KEYS, or else to keys.json in the data directory. The oldest key is listed first. A key that
     encrypted records but is not in the key ring is listed as missing.
 
     Example: zoomgate keys list
@@ -113,7 +113,7 @@ def rotate(path: str | None, now: bool, as_json: bool) -> None:
     becomes the primary key, and every record is re-encrypted. Then remove the old key with `zoomgate keys retire`. No restart is needed:
     services reload the file automatically.
 
-    PATH defaults to the setting ZOOMGATE_KEYS, or else to keys.json in the data folder.
+    PATH defaults to the setting ZOOMGATE_KEYS, or else to keys.json in the data directory.
 
     Example: zoomgate keys rotate
     """
@@ -167,7 +167,7 @@ def reencrypt_(path: str | None, as_json: bool) -> None:
 
     Services may keep running. Records that are already re-encrypted are skipped, so an interrupted run can simply be repeated.
 
-    PATH defaults to the setting ZOOMGATE_KEYS, or else to keys.json in the data folder.
+    PATH defaults to the setting ZOOMGATE_KEYS, or else to keys.json in the data directory.
 
     Example: zoomgate keys reencrypt
     """
@@ -189,7 +189,7 @@ def retire(key_id: str, path: str | None, as_json: bool) -> None:
 
     Earlier backups remain encrypted with the key: keep a copy of the key ring for as long as you keep them, but in another place.
 
-    PATH defaults to the setting ZOOMGATE_KEYS, or else to keys.json in the data folder.
+    PATH defaults to the setting ZOOMGATE_KEYS, or else to keys.json in the data directory.
 
     Example: zoomgate keys retire 5e884898
     """

@@ -136,7 +136,7 @@ def _dev() -> Principal:
 def _keys(
     loaded: settings.Settings, files: Mapping[str, Principal]
 ) -> Iterator[tuple[list[tuple[str, Principal]], Mapping[Path, Principal]]]:
-    """Read the keys in the data folder, creating missing ones; yield all keys and those that were created.
+    """Read the keys in the data directory, creating missing ones; yield all keys and those that were created.
 
     If the start fails, the created files are deleted.
     """

@@ -1,6 +1,6 @@
 """AES-256-GCM encryption under the primary key of a key ring.
 
-A sealed blob is `0x01 | key id (4 bytes) | nonce (12 bytes) | ciphertext and tag`. Nonces are random, so at most 2^32 blobs may be
+A sealed blob is `0x01 | key ID (4 bytes) | nonce (12 bytes) | ciphertext and tag`. Nonces are random, so at most 2^32 blobs may be
 sealed under one key (NIST SP 800-38D, section 8.3).
 """
 

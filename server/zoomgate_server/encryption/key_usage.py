@@ -13,7 +13,7 @@ from zoomgate_server.storage.record_store import Column, Kind, RecordStore
 from zoomgate_server.storage.scan import pages
 
 JOURNAL = "journal"
-"""The folder of the token journal in the data folder. Its files start with the record format and a sealed blob."""
+"""The folder of the token journal in the data directory. Its files start with the record format and a sealed blob."""
 
 
 class UnknownFileError(Exception):

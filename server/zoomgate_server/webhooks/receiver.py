@@ -304,7 +304,7 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 
 def _zoom_user_id(name: str, payload: Mapping[str, Any]) -> str:
-    """Return the Zoom user id that an event concerns."""
+    """Return the Zoom user ID that an event concerns."""
     user = payload.get("object")
     user_id = user.get("id") if isinstance(user, dict) else None
     if name == "app_deauthorized":

@@ -96,7 +96,7 @@ def error_for(request: ZoomRequest, response: ZoomResponse) -> ZoomgateError:
     text = sanitize(message, MAX_MESSAGE) if isinstance(message, str) else ""
     if response.status == 404 and code == _MEETING_NOT_FOUND:
         return MeetingNotFound(
-            "the user has no such meeting at Zoom; check the meeting id", metadata=metadata
+            "the user has no such meeting at Zoom; check the meeting ID", metadata=metadata
         )
     scopes = missing_scopes(response)
     if scopes is not None:

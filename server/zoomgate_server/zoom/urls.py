@@ -126,7 +126,7 @@ def _segments_match(pattern: Sequence[str], segments: Sequence[str]) -> bool:
 
 
 def meeting_id_problem(meeting_id: int) -> str | None:
-    """Return why a number is not a meeting id and what to send instead, or None if it is valid.
+    """Return why a number is not a meeting ID and what to send instead, or None if it is valid.
 
     Zoom documents ids as int64 with more than ten digits (https://developers.zoom.us/docs/api/meetings/).
     """
@@ -155,7 +155,7 @@ def _split(url: str, api_url: str, violations: list[FieldViolation]) -> tuple[st
             url = url[len(base) :]
             break
     if "#" in url:
-        _add(violations, "must not have a fragment; leave it out")
+        _add(violations, "must not have a fragment; omit it")
         url = url.partition("#")[0]
     path, _, query = url.partition("?")
     return path, query
@@ -210,11 +210,11 @@ def _segment_problem(segment: str) -> str | None:
         if raw.partition(";")[0] in (".", ".."):
             return "has a dot segment (. or ..); send the resolved path"
         if _CONTROL.search(raw):
-            return "has an escaped control character; leave it out"
+            return "has an escaped control character; omit it"
         if raw is not segment and not encoded_uuid and ("/" in raw or "\\" in raw):
-            return "has an escaped slash or backslash; leave it out, except in a meeting UUID, which must be encoded twice"
+            return "has an escaped slash or backslash; omit it, except in a meeting UUID, which must be encoded twice"
         if not raw.isascii():
-            return "has escaped non-ASCII characters, which Zoom's paths never contain; leave them out"
+            return "has escaped non-ASCII characters, which Zoom's paths never contain; omit them"
         decoded = unquote(raw, errors="replace")
         if decoded == raw:
             break
@@ -254,10 +254,10 @@ def _check_inline_query(query: str, violations: list[FieldViolation]) -> None:
         if decoded.strip().lower() in _SECRET_PARAMETERS:
             _add(
                 violations,
-                f"must not have the parameter {decoded.strip().lower()}; leave it out, the user's token is sent automatically",
+                f"must not have the parameter {decoded.strip().lower()}; omit it, the user's token is sent automatically",
             )
         elif _CONTROL.search(decoded) or _CONTROL.search(decode(value)):
-            _add(violations, "has an escaped control character in its query; leave it out")
+            _add(violations, "has an escaped control character in its query; omit it")
 
 
 def _query_violations(query: Sequence[tuple[str, str]]) -> list[FieldViolation]:
@@ -280,7 +280,7 @@ def _query_violations(query: Sequence[tuple[str, str]]) -> list[FieldViolation]:
             violations.append(
                 FieldViolation(
                     f"{field}.name",
-                    "must not be access_token or api_key; leave it out, the user's token is sent automatically",
+                    "must not be access_token or api_key; omit it, the user's token is sent automatically",
                 )
             )
         if len(value) > MAX_VALUE or _CONTROL.search(value):

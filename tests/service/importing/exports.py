@@ -119,7 +119,7 @@ def as_csv(users: Iterable[ExportedUser], columns: Iterable[str] = COLUMNS, deli
 
 @dataclass(frozen=True)
 class Workspace:
-    """A working folder for running `zoomgate` as a process, with settings for a simulated Zoom."""
+    """A working directory for running `zoomgate` as a process, with settings for a simulated Zoom."""
 
     folder: Path
     environ: dict[str, str]

@@ -20,7 +20,7 @@ OLD, NEW = "2020-01-07T09:00:00.123Z", "2020-01-08T09:00:00.123Z"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Change to an empty folder, with `data` as the configured data folder."""
+    """Change to an empty folder, with `data` as the configured data directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOOMGATE_DATA_DIR", "data")
     monkeypatch.delenv("SUDO_USER", raising=False)
@@ -321,12 +321,12 @@ class TestCommands:
         assert "callers.added succeeded but could not be written to /dev/full" in output
 
     def test_no_line_is_written_without_a_data_folder(self) -> None:
-        """Creating a key ring before the service has run does not create the data folder."""
+        """Creating a key ring before the service has run does not create the data directory."""
         stdout_of(zoomgate("keys", "new", "elsewhere.json"))
         assert not Path("data").exists()
 
     async def test_restore_on_a_new_machine_is_audited(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The restore creates the data folder and writes its line there. A missing backup does not create the folder."""
+        """The restore creates the data directory and writes its line there. A missing backup does not create the folder."""
         async with running(Path("data")) as service:
             await service.connect()
         stdout_of(await command("store", "backup", "copy.db"))
@@ -338,7 +338,7 @@ class TestCommands:
         assert [row["action"] for row in show()] == ["store.restored"]
 
     def test_trail_can_be_written_to_the_log(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """With ZOOMGATE_AUDIT=log nothing is written to the data folder."""
+        """With ZOOMGATE_AUDIT=log nothing is written to the data directory."""
         monkeypatch.setenv("ZOOMGATE_AUDIT", "log")
         stdout_of(zoomgate("keys", "new"))
         assert not Path("data/audit.jsonl").exists()

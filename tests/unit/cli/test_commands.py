@@ -59,7 +59,7 @@ APP = {"ZOOMGATE_CLIENT_ID": "app", "ZOOMGATE_CLIENT_SECRET": "hush"}
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Change into an empty working folder."""
+    """Change into an empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -243,20 +243,20 @@ class TestDoctor:
             "key ring",
             "callers",
         }
-        assert findings["data folder"]["result"] == "warning"
+        assert findings["data directory"]["result"] == "warning"
         assert "chmod 600" in findings["key ring"]["text"]
         assert "callers.toml:2" in findings["callers"]["text"]
 
     @pytest.mark.parametrize("missing", ["elsewhere/audit.jsonl", "callers.toml/audit.jsonl"])
     def test_audit_file_in_a_missing_folder_is_a_failure(self, folder: Path, missing: str) -> None:
-        """The service creates the data folder, but no other folder."""
+        """The service creates the data directory, but no other folder."""
         (folder / "callers.toml").touch()
         result = zoomgate("doctor", environ={"ZOOMGATE_AUDIT": missing})
         assert result.exit_code == 1
         assert f"{missing} cannot be created; create its folder" in result.stdout
 
     async def test_all_checks_pass_with_a_running_service(self, zoomgate: Harness, folder: Path) -> None:
-        """The data folder does not change."""
+        """The data directory does not change."""
         stdout_of(await command("callers", "add", "ops", "--role", "admin"))
         before = sorted(path.name for path in zoomgate.data_dir.iterdir())
         result = await command(
@@ -341,7 +341,7 @@ class TestDoctor:
         result = zoomgate("doctor", "--json", "--data-dir", name)
         results = {row["check"]: row["result"] for row in map(json.loads, result.stdout.splitlines())}
         assert result.exit_code == 1
-        assert (results["data folder"], results["store"], results["key ring"]) == ("failure",) * 3
+        assert (results["data directory"], results["store"], results["key ring"]) == ("failure",) * 3
         assert "ZOOMGATE_DATA_DIR" in stderr_of(
             zoomgate("run", "--data-dir", name, "--simulator-listen", "127.0.0.1:0"), 1
         )
@@ -423,7 +423,7 @@ class TestConnections:
         assert "lower case" in stderr_of(await client(zoomgate, "admin", "show", "Monica@example.com"), 2)
 
     async def test_sources_of_the_key_have_precedence(self, zoomgate: Harness, folder: Path) -> None:
-        """The order is --key-file, ZOOMGATE_KEY, caller.key in the data folder."""
+        """The order is --key-file, ZOOMGATE_KEY, caller.key in the data directory."""
         (folder / "key").write_text(caller_key("admin") + "\n")
         assert (await client(zoomgate, "unknown", "list", "--key-file", "key")).exit_code == 0
         (folder / ".zoomgate").mkdir()

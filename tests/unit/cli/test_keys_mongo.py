@@ -24,7 +24,7 @@ async def refresh_all(service: Harness) -> None:
 async def test_leftover_sqlite_store_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mongodb: MongoServer
 ) -> None:
-    """A leftover SQLite store in the data folder is neither used to decide whether a key may be retired nor restored to."""
+    """A leftover SQLite store in the data directory is neither used to decide whether a key may be retired nor restored to."""
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     ring = Path("data/keys.json")

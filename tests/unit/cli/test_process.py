@@ -130,7 +130,7 @@ def test_run_starts_everything_and_prints_a_guide(tmp_path: Path) -> None:
 
 
 def test_printed_commands_work_unchanged(tmp_path: Path) -> None:
-    """This includes a shell without `zoomgate` on its PATH, and a caller key that a start with the real Zoom left in the data folder."""
+    """This includes a shell without `zoomgate` on its PATH, and a caller key that a start with the real Zoom left in the data directory."""
     command = str(Path(sys.executable).with_name("zoomgate"))
     bare = {"PATH": "/usr/bin:/bin"}
     with started(

@@ -26,7 +26,7 @@ DAY = 24 * 3600.0
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Change into an empty working folder that contains the configured data folder."""
+    """Change into an empty working directory that contains the configured data directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOOMGATE_DATA_DIR", "data")
     return tmp_path

@@ -96,7 +96,7 @@ def credentials(
         tls = root_certificates is not None or not is_local(target)
     if not tls:
         if root_certificates is not None:
-            raise ValueError("root_certificates cannot be combined with tls=False; leave one of them out")
+            raise ValueError("root_certificates cannot be combined with tls=False; omit one of them")
         return None
     return grpc.ssl_channel_credentials(root_certificates)
 

@@ -86,7 +86,7 @@ class Meetings(_Service):
 
 
 class Proxy(_Service):
-    """Requests to any part of Zoom's REST API. 4xx and 5xx responses of Zoom raise no exception; check `response.status`."""
+    """Requests to any part of Zoom's REST API. 4xx and 5xx responses raise no exception; check `response.status`."""
 
     _descriptor, _method, _stream = _PROXY, Method, Stream
 

@@ -433,7 +433,7 @@ def _without_attempt(
 ) -> ConnectionRecord:
     """Return the record without the lease and the pending attempt of an epoch.
 
-    If a response of Zoom was lost, the attempt stays in the record, with a time beyond the grace period. It no longer delays a verdict,
+    If a Zoom response was lost, the attempt stays in the record, with a time beyond the grace period. It no longer delays a verdict,
     but explains a later rejection.
     """
     lease = record.lease

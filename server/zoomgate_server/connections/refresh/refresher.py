@@ -1,7 +1,7 @@
 """Execution of the refresh protocol: one attempt per user at a time, owned by the service rather than by its callers.
 
 Callers wait for an attempt until their own deadline. An attempt continues when its callers are cancelled or time out and while the server
-drains, because dropping a response of Zoom would lose the user's authorization.
+drains, because dropping a Zoom response would lose the user's authorization.
 """
 
 import asyncio

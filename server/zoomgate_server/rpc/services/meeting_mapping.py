@@ -94,7 +94,7 @@ _DETAILS = Plan(pb.MeetingDetails.DESCRIPTOR, CONVENTIONS)
 
 
 def meeting(body: bytes) -> pb.Meeting:
-    """Parse a meeting in a response of Zoom.
+    """Parse a meeting in a Zoom response.
 
     Raises:
         ZoomBadResponse: The body is not a JSON object with a meeting ID.

@@ -65,7 +65,7 @@ Global___Header: typing_extensions.TypeAlias = Header
 
 @typing.final
 class ZoomResponse(google.protobuf.message.Message):
-    """A response of Zoom."""
+    """A Zoom response."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -28,7 +28,7 @@ if _version_not_supported:
 class ProxyServiceStub(object):
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
-    Any complete response of Zoom is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
+    Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
     status. There are two exceptions. On a 401 with one of Zoom's token error codes, the token is refreshed and the request repeated, once.
     A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
@@ -82,7 +82,7 @@ class ProxyServiceStub(object):
 class ProxyServiceServicer(object):
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
-    Any complete response of Zoom is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
+    Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
     status. There are two exceptions. On a 401 with one of Zoom's token error codes, the token is refreshed and the request repeated, once.
     A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
@@ -218,7 +218,7 @@ def add_ProxyServiceServicer_to_server(servicer, server):
 class ProxyService(object):
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
-    Any complete response of Zoom is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
+    Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
     status. There are two exceptions. On a 401 with one of Zoom's token error codes, the token is refreshed and the request repeated, once.
     A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 

@@ -108,7 +108,7 @@ _ProxyServicePutType = typing_extensions.TypeVar(
 class ProxyServiceStub(typing.Generic[_ProxyServiceGetType, _ProxyServiceDeleteType, _ProxyServicePostType, _ProxyServicePatchType, _ProxyServicePutType]):
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
-    Any complete response of Zoom is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
+    Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
     status. There are two exceptions. On a 401 with one of Zoom's token error codes, the token is refreshed and the request repeated, once.
     A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
@@ -264,7 +264,7 @@ ProxyServiceAsyncStub: typing_extensions.TypeAlias = ProxyServiceStub[
 class ProxyServiceServicer(metaclass=abc.ABCMeta):
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
-    Any complete response of Zoom is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
+    Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
     status. There are two exceptions. On a 401 with one of Zoom's token error codes, the token is refreshed and the request repeated, once.
     A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
