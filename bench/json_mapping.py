@@ -14,7 +14,7 @@ CALLS = 2000
 
 def rounds(count: int) -> list[tuple[float, float]]:
     """Return the microseconds of both mappings per round: ours and protobuf's. Parsing the JSON is not included."""
-    plan = json_mapping.Plan(meeting_pb2.Meeting.DESCRIPTOR, meeting_mapping.CONVENTIONS)
+    plan = json_mapping.MessageConverter(meeting_pb2.Meeting.DESCRIPTOR, meeting_mapping.CONVENTIONS)
     data = orjson.loads(BODY)
     protobuf_data = json_format.MessageToDict(meeting_mapping.meeting(BODY), preserving_proto_field_name=True)
 

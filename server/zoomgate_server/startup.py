@@ -8,7 +8,7 @@ class StartError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class ServiceAddresses:
     """The addresses of the service, as HOST:PORT."""
 
     grpc: str

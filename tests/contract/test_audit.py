@@ -28,7 +28,7 @@ COMMON_FIELDS = [
     "method",
     "request_id",
 ]
-EVENT_FUNCTIONS = {"for_call", "unattended", "record", "try_record", "AuditEvent"}
+EVENT_FUNCTIONS = {"for_call", "without_call", "record", "try_record", "AuditEvent"}
 
 
 def actions_in_source() -> set[str]:

@@ -204,8 +204,8 @@ async def test_slow_client_does_not_let_the_log_grow(
 ) -> None:
     """The client then receives the latest state of each user once."""
     monkeypatch.setattr(change_feed, "LOG_ENTRIES", log_entries)
-    monkeypatch.setattr(change_feed, "RETURN_SECONDS", 5.0)
-    monkeypatch.setattr(watchers, "RETURN_SECONDS", 5.0)
+    monkeypatch.setattr(change_feed, "RESUME_OVERLAP_SECONDS", 5.0)
+    monkeypatch.setattr(watchers, "RESUME_OVERLAP_SECONDS", 5.0)
     world = World()
     await world.sync()
     users = [f"p{number:03}@example.com" for number in range(200)]

@@ -69,7 +69,7 @@ def _around(interruption: Interruption, real: Callable[..., Awaitable[Any]]) -> 
 @pytest.fixture(autouse=True)
 def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prevent timeouts on slow machines."""
-    monkeypatch.setattr(receiver, "SETTLE_SECONDS", SECONDS)
+    monkeypatch.setattr(receiver, "STORE_TIMEOUT_SECONDS", SECONDS)
 
 
 @asynccontextmanager

@@ -92,7 +92,7 @@ async def test_token_refreshed_before_a_disconnect_is_not_cached_after_it(
     """The last step of the refresh, deleting the journal entry, takes longer than the change feed reports a change."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.01)
     monkeypatch.setattr(change_feed, "OVERLAP_SECONDS", 0.0)  # so that a disconnect is reported only once
-    monkeypatch.setattr(change_feed, "DEEP_SECONDS", 1e6)
+    monkeypatch.setattr(change_feed, "FULL_POLL_INTERVAL", 1e6)
     monkeypatch.setattr(access_tokens, "CHANGE_VISIBILITY_SECONDS", 0.0)
     await zoomgate.connect()
     stored, may_delete = asyncio.Event(), asyncio.Event()

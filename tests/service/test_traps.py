@@ -17,7 +17,7 @@ from zoomgate_server.clock import SystemClock
 from zoomgate_server.errors import FieldViolation, InvalidRequest
 from zoomgate_server.rpc.middleware.access_log import AccessLog
 from zoomgate_server.rpc.middleware.authentication import Authentication, CallerKeys, StaticKey
-from zoomgate_server.rpc.middleware.error_status import Status
+from zoomgate_server.rpc.middleware.error_status import ErrorStatus
 from zoomgate_server.rpc.middleware.pipeline import Pipeline
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import Metrics
@@ -57,7 +57,7 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
     )
     stages = [
         AccessLog(Metrics("0", ["AuthService.ListConnections"])),
-        Status(),
+        ErrorStatus(),
         Authentication(keys=keys, anonymous=None, clock=SystemClock(), audit=lambda _event: None),
     ]
     server = grpc.aio.server()
@@ -148,7 +148,7 @@ async def test_method_without_a_policy_is_rejected(channel: grpc.aio.Channel) ->
     handler = grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
     keys = CallerKeys([StaticKey(digest(caller_key("admin")), ADMIN)])
     stages = [
-        Status(),
+        ErrorStatus(),
         Authentication(keys=keys, anonymous=ADMIN, clock=SystemClock(), audit=lambda _event: None),
     ]
     server = grpc.aio.server()

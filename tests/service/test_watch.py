@@ -326,7 +326,7 @@ async def test_token_outside_the_retention_time_is_rejected(
         token = watch.token
     monkeypatch.setattr(watchers, "TOMBSTONE_SECONDS", 0.0 if days > 0 else 1e9)
     if days < 0:
-        monkeypatch.setattr(watchers, "LATE_SECONDS", -1e9)
+        monkeypatch.setattr(watchers, "MAX_VISIBILITY_DELAY", -1e9)
     request = pb.WatchConnectionsRequest(resume_token=token)
     refusal = await zoomgate.error_of(zoomgate.auth.WatchConnections, request, "admin")
     assert refusal.short == ("OUT_OF_RANGE", "RESUME_TOKEN_EXPIRED")
@@ -420,7 +420,7 @@ async def wait_until_accepted(zoomgate: Harness) -> None:
 async def test_unread_watch_is_ended(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller that keeps its connection open but reads no events does not block other watches forever."""
     monkeypatch.setattr(watchers, "MAX_WATCHES", 1)
-    monkeypatch.setattr(pipeline, "UNREAD_SECONDS", 0.1)
+    monkeypatch.setattr(pipeline, "WRITE_TIMEOUT_SECONDS", 0.1)
     await zoomgate.connect()
     headers = http2.request_headers("/zoomgate.v1.AuthService/WatchConnections", metadata("admin"))
     async with http2.connection(zoomgate.grpc_address) as bare:

@@ -33,7 +33,7 @@ HOUR = 3600.0
 @pytest.fixture(autouse=True)
 def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prevent timeouts on slow machines."""
-    monkeypatch.setattr(receiver, "SETTLE_SECONDS", SECONDS)
+    monkeypatch.setattr(receiver, "STORE_TIMEOUT_SECONDS", SECONDS)
     monkeypatch.setattr(webhook_endpoint, "READ_SECONDS", SECONDS)
 
 
@@ -336,7 +336,7 @@ async def test_slow_store_does_not_delay_the_response(
         await gate.wait()
         return await real(self, record, if_rev)
 
-    monkeypatch.setattr(receiver, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(receiver, "STORE_TIMEOUT_SECONDS", 0.05)
     event = app_deauthorized(MONICA)
     with monkeypatch.context() as patch:
         patch.setattr(SqliteStore, "put", slow)
@@ -344,7 +344,7 @@ async def test_slow_store_does_not_delay_the_response(
         gate.set()
         while (await get_connection(zoomgate)).state == Connection.STATE_ACTIVE:
             await asyncio.sleep(0.005)
-    monkeypatch.setattr(receiver, "SETTLE_SECONDS", SECONDS)
+    monkeypatch.setattr(receiver, "STORE_TIMEOUT_SECONDS", SECONDS)
     assert (await send(zoomgate.http_url, event))[0] == 204
 
 

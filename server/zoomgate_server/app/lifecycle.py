@@ -26,10 +26,10 @@ from zoomgate_server.identity import Principal
 from zoomgate_server.rpc import server as rpc_server
 from zoomgate_server.rpc.middleware.access_log import AccessLog
 from zoomgate_server.rpc.middleware.authentication import Authentication, CallerKeys, StaticKey
-from zoomgate_server.rpc.middleware.error_status import Status
+from zoomgate_server.rpc.middleware.error_status import ErrorStatus
 from zoomgate_server.rpc.middleware.pipeline import Pipeline
 from zoomgate_server.settings import Settings
-from zoomgate_server.startup import Started, StartError
+from zoomgate_server.startup import ServiceAddresses, StartError
 from zoomgate_server.storage.instrumented import InstrumentedStore
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import background_tasks, logs
@@ -44,7 +44,7 @@ _log = logs.get("zoomgate.app")
 async def serve(
     settings: Settings,
     *,
-    announce: Callable[[Started], None],
+    announce: Callable[[ServiceAddresses], None],
     anonymous: Principal | None = None,
     extra_keys: Sequence[StaticKey] = (),
     shared_metrics: Path | None = None,
@@ -92,7 +92,7 @@ async def run(
     shared_metrics: Path | None = None,
     peers_serving: bool = False,
     stop: asyncio.Event | None = None,
-) -> AsyncIterator[Started]:
+) -> AsyncIterator[ServiceAddresses]:
     """Run the service within the context; see `serve`. Setting `stop` cancels the wait for an unreachable store."""
     clock = SystemClock()
     metrics = Metrics(
@@ -112,20 +112,22 @@ async def run(
             webhooks_enabled=bool(settings.webhook_secrets),
         )
 
-        async def bind_ports() -> Started:
+        async def bind_ports() -> ServiceAddresses:
             grpc_port = rpc_server.bind(server, str(settings.listen), settings.tls)
             listener = stack.enter_context(listeners.listen(settings.http_listen, shared=shared))
             await web.start(listener)
             stack.push_async_callback(web.stop)
             http_port = listener.getsockname()[1]
-            return Started(
+            return ServiceAddresses(
                 _format_address(settings.listen.host, grpc_port),
                 _format_address(settings.http_listen.host, http_port),
             )
 
         # bind first: a port in use must be detected before anything is written
         started = (
-            Started(str(settings.listen), str(settings.http_listen)) if peers_serving else await bind_ports()
+            ServiceAddresses(str(settings.listen), str(settings.http_listen))
+            if peers_serving
+            else await bind_ports()
         )
         if peers_serving:
             settings = replace(settings, store_wait_seconds=math.inf)
@@ -142,14 +144,14 @@ async def run(
         if is_new_key_ring:
             details = {"key_id": key_ring.primary_id, "file": str(settings.keys_path)}
             components.audit(
-                AuditEvent.unattended("keys.created", "ok", "", principal="zoomgate", details=details)
+                AuditEvent.without_call("keys.created", "ok", "", principal="zoomgate", details=details)
             )
         # outermost first: the access log sees the final status, including that of failed authentication
         pipeline = Pipeline(
             server,
             [
                 AccessLog(metrics),
-                Status(),
+                ErrorStatus(),
                 Authentication(
                     keys=CallerKeys(keys), anonymous=anonymous, clock=clock, audit=components.audit
                 ),

@@ -25,7 +25,7 @@ import orjson
 from zoomgate_server.app import listeners
 from zoomgate_server.identity import Principal
 from zoomgate_server.settings import Settings
-from zoomgate_server.startup import Started, StartError
+from zoomgate_server.startup import ServiceAddresses, StartError
 from zoomgate_server.telemetry import logs, metrics
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -95,7 +95,7 @@ class ReadySignal:
 async def supervise(
     settings: Settings,
     *,
-    announce: Callable[[Started], None],
+    announce: Callable[[ServiceAddresses], None],
     anonymous: Principal | None = None,
     keys: Sequence[tuple[str, Principal]] = (),
 ) -> None:
@@ -125,7 +125,9 @@ class _Workers:
         announce: Called once all workers serve.
     """
 
-    def __init__(self, config: WorkerConfig, folder: Path, announce: Callable[[Started], None]) -> None:
+    def __init__(
+        self, config: WorkerConfig, folder: Path, announce: Callable[[ServiceAddresses], None]
+    ) -> None:
         self._config = config
         self._count = config.settings.workers
         self._folder = folder
@@ -235,7 +237,7 @@ class _Workers:
         if len(self._serving) == self._count and not self._announced and not self._stop.is_set():
             self._announced = True
             settings = self._config.settings
-            self._announce(Started(str(settings.listen), str(settings.http_listen)))
+            self._announce(ServiceAddresses(str(settings.listen), str(settings.http_listen)))
 
     def _log_exit(self, number: int, pid: int, code: int, *, served: bool) -> None:
         if code == 0 or (self._stop.is_set() and not served):

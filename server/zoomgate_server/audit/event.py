@@ -42,7 +42,7 @@ class AuditEvent(NamedTuple):
     details: Mapping[str, str | int] = _NO_DETAILS
 
     @classmethod
-    def unattended(
+    def without_call(
         cls,
         action: str,
         outcome: str,

@@ -267,13 +267,15 @@ class Authorizations:
         ticket, _, binding = state.partition(".")
         pending, key = await self._find_for_browser(ticket)
         if not is_bound(key, ticket, cookie, binding):
-            self._audit(AuditEvent.unattended("authorization.rejected", "OTHER_BROWSER", pending.user_email))
+            self._audit(
+                AuditEvent.without_call("authorization.rejected", "OTHER_BROWSER", pending.user_email)
+            )
             raise _invalid_state(cause="OTHER_BROWSER")
         await self._consume(ticket, pending, cause="USED")
         view = await self._save_result_view(pending, cookie)
         try:
             if not code:
-                self._audit(AuditEvent.unattended("authorization.rejected", "DECLINED", pending.user_email))
+                self._audit(AuditEvent.without_call("authorization.rejected", "DECLINED", pending.user_email))
                 raise CodeRefused(
                     "The user declined the authorization at Zoom. If that was a mistake, begin a new authorization",
                     metadata={"zoom_code": "access_denied"},
@@ -421,7 +423,7 @@ class Authorizations:
         outcome = await self._oauth.exchange_code(code, code_verifier=verifier or None)
         if isinstance(outcome, Rejected):
             if call is None:  # calls are audited by their own event
-                self._audit(AuditEvent.unattended("authorization.rejected", "CODE_REFUSED", user_email))
+                self._audit(AuditEvent.without_call("authorization.rejected", "CODE_REFUSED", user_email))
             raise CodeRefused(
                 "Zoom rejected the authorization code (used, older than 5 minutes, or issued to another app); begin a new authorization",
                 metadata={"zoom_code": outcome.code},

@@ -13,7 +13,7 @@ from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.cli.bulk import refresh as bulk_refresh
 from zoomgate_server.cli.bulk import revoke as bulk_revoke
 from zoomgate_server.cli.bulk import where_filter
-from zoomgate_server.cli.bulk.executor import Failure, Pace
+from zoomgate_server.cli.bulk.executor import Failure, RateLimiter
 from zoomgate_server.cli.bulk.where_filter import STATES, Condition, matches, moment, where_option
 from zoomgate_server.cli.channel import (
     calls_service,
@@ -265,7 +265,7 @@ def revoke(
             bulk_revoke.revoke_all(
                 client,
                 where,
-                pace=Pace(rate),
+                pace=RateLimiter(rate),
                 count=count,
                 on_failure=lambda failure: _print_failure(failure, as_json=as_json),
                 advance=advance,
@@ -328,7 +328,7 @@ def _refresh_all(client: Client, rate: float, since: datetime | None, *, as_json
             bulk_refresh.refresh_all(
                 client,
                 since=since,
-                pace=Pace(rate),
+                pace=RateLimiter(rate),
                 count=count,
                 on_failure=lambda failure: _print_failure(failure, as_json=as_json),
                 advance=advance,

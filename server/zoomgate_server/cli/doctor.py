@@ -34,7 +34,7 @@ MIN_CERTIFICATE_DAYS = 14
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """The result of one check.
 
     Attributes:
@@ -68,15 +68,15 @@ def doctor(overrides: Mapping[str, str], as_json: bool) -> None:
     raise SystemExit(1 if failed else 0)
 
 
-def _findings(overrides: Mapping[str, str]) -> Iterator[Finding]:
+def _findings(overrides: Mapping[str, str]) -> Iterator[CheckResult]:
     try:
         loaded = settings.load(os.environ, overrides)
     except settings.SettingsError as error:
         for problem in error.problems:
-            yield Finding("settings", FAILURE, problem)
+            yield CheckResult("settings", FAILURE, problem)
         return
     log_warnings_to_stderr(loaded)
-    yield Finding("settings", OK, "valid")
+    yield CheckResult("settings", OK, "valid")
     yield _app(loaded)
     if loaded.store_uri is None or loaded.data_dir.exists():  # optional with MongoDB
         yield _data(loaded.data_dir)
@@ -93,62 +93,66 @@ def _findings(overrides: Mapping[str, str]) -> Iterator[Finding]:
         yield from _zoom(loaded.zoom_oauth_url)
 
 
-def _app(loaded: settings.Settings) -> Finding:
+def _app(loaded: settings.Settings) -> CheckResult:
     if loaded.client_id:
-        return Finding("Zoom app", OK, f"client ID and {len(loaded.client_secrets)} secret(s) are set")
-    return Finding(
+        return CheckResult("Zoom app", OK, f"client ID and {len(loaded.client_secrets)} secret(s) are set")
+    return CheckResult(
         "Zoom app",
         WARNING,
         "no client ID; `zoomgate run` uses the simulated Zoom, `zoomgate serve` requires ZOOMGATE_CLIENT_ID",
     )
 
 
-def _data(folder: Path) -> Finding:
+def _data(folder: Path) -> CheckResult:
     if _is_missing(folder):
-        return Finding("data directory", WARNING, f"{folder} does not exist yet; the first start creates it")
+        return CheckResult(
+            "data directory", WARNING, f"{folder} does not exist yet; the first start creates it"
+        )
     if not os.access(folder, os.W_OK | os.X_OK):
-        return Finding("data directory", FAILURE, f"{folder} is not writable; check its owner and mode")
+        return CheckResult("data directory", FAILURE, f"{folder} is not writable; check its owner and mode")
     if stat.S_IMODE(folder.stat().st_mode) & 0o077:
-        return Finding(
+        return CheckResult(
             "data directory", WARNING, f"{folder} is accessible to other users; run `chmod 700` on it"
         )
-    return Finding("data directory", OK, str(folder))
+    return CheckResult("data directory", OK, str(folder))
 
 
-def _audit(path: Path | None, data_dir: Path) -> Finding:
+def _audit(path: Path | None, data_dir: Path) -> CheckResult:
     if path is None:
-        return Finding("audit trail", OK, "written to the log")
+        return CheckResult("audit trail", OK, "written to the log")
     if _is_missing(path):
         folder = path.parent
         if not os.access(folder, os.W_OK | os.X_OK) and not (folder == data_dir and _is_missing(folder)):
             remedy = "check owner and mode of its folder" if folder.is_dir() else "create its folder"
-            return Finding("audit trail", FAILURE, f"{path} cannot be created; {remedy}, or set another file")
-        return Finding("audit trail", OK, f"{path} (the first event creates it)")
+            return CheckResult(
+                "audit trail", FAILURE, f"{path} cannot be created; {remedy}, or set another file"
+            )
+        return CheckResult("audit trail", OK, f"{path} (the first event creates it)")
     if not os.access(path, os.W_OK) or path.is_dir():
-        return Finding(
+        return CheckResult(
             "audit trail",
             FAILURE,
             f"{path} is not writable; make the service's user its owner, or set another file",
         )
-    return Finding("audit trail", OK, str(path))
+    return CheckResult("audit trail", OK, str(path))
 
 
-def _store(loaded: settings.Settings) -> tuple[Finding, StoreInspection | None]:
+def _store(loaded: settings.Settings) -> tuple[CheckResult, StoreInspection | None]:
     """Check the store; also return a summary of its contents if it can be read."""
     if loaded.store_uri is None and _is_missing(loaded.store_path):
         text = f"{loaded.store_path} does not exist yet; the first start creates it"
-        return Finding("store", WARNING, text), None
+        return CheckResult("store", WARNING, text), None
     try:
         contents = _examined(loaded)
     except StoreOpenError as error:
-        return Finding("store", FAILURE, str(error)), None
+        return CheckResult("store", FAILURE, str(error)), None
     if loaded.store_uri is None and not os.access(loaded.store_path, os.W_OK):
         text = f"{loaded.store_path} is not writable; check its owner and mode"
-        return Finding("store", FAILURE, text), contents
+        return CheckResult("store", FAILURE, text), contents
     if loaded.store_uri is not None and not contents.replicated:
-        text = f"{contents.shown} is a single server; if its disk fails, all connections are lost"
-        return Finding("store", WARNING, text), contents
-    return Finding("store", OK, f"{contents.shown}, {contents.users} connection record(s)"), contents
+        text = f"{contents.location} is a single server; if its disk fails, all connections are lost"
+        return CheckResult("store", WARNING, text), contents
+    return CheckResult("store", OK, f"{contents.location}, {contents.users} connection record(s)"), contents
 
 
 def _examined(loaded: settings.Settings) -> StoreInspection:
@@ -170,36 +174,36 @@ def _is_missing(path: Path) -> bool:
     return False
 
 
-def _keys(loaded: settings.Settings, contents: StoreInspection | None) -> Finding:
+def _keys(loaded: settings.Settings, contents: StoreInspection | None) -> CheckResult:
     is_created_at_start = (
         loaded.store_uri is None and loaded.keys_are_default and _is_missing(loaded.store_path)
     )
     if is_created_at_start and _is_missing(loaded.keys_path):
-        return Finding(
+        return CheckResult(
             "key ring", WARNING, f"{loaded.keys_path} does not exist yet; the first start creates it"
         )
     try:
         ring = key_file.load(loaded.keys_path)
     except key_file.KeyFileError as error:
-        return Finding("key ring", FAILURE, str(error))
+        return CheckResult("key ring", FAILURE, str(error))
     text = f"{len(ring.ids)} key(s), primary key {ring.primary_id}"
     if contents is None:
-        return Finding("key ring", OK, text)
+        return CheckResult("key ring", OK, text)
     # without a client ID, `zoomgate run` uses the app of the simulated Zoom, which the settings do not name
-    apps = {loaded.app} & set(contents.sealed) if loaded.client_id else set(contents.sealed)
+    apps = {loaded.app} & set(contents.key_usage) if loaded.client_id else set(contents.key_usage)
     try:
         for app in sorted(apps):
-            key_check.check(contents.sealed[app], Envelope(app=app, keys=ring))
+            key_check.check(contents.key_usage[app], Envelope(app=app, keys=ring))
     except RecordFault as error:
-        return Finding("key ring", FAILURE, f"{error.message} (ZOOMGATE_KEYS is {loaded.keys_path})")
+        return CheckResult("key ring", FAILURE, f"{error.message} (ZOOMGATE_KEYS is {loaded.keys_path})")
     if not apps:
-        return Finding("key ring", OK, f"{text}; the store has no records of this app yet")
-    return Finding("key ring", OK, f"{text}; matches the store")
+        return CheckResult("key ring", OK, f"{text}; the store has no records of this app yet")
+    return CheckResult("key ring", OK, f"{text}; matches the store")
 
 
-def _callers(loaded: settings.Settings) -> Finding:
+def _callers(loaded: settings.Settings) -> CheckResult:
     if loaded.callers_path is None:
-        return Finding(
+        return CheckResult(
             "callers",
             WARNING,
             "no callers file; `zoomgate serve` requires ZOOMGATE_CALLERS (see `zoomgate callers add`)",
@@ -207,62 +211,62 @@ def _callers(loaded: settings.Settings) -> Finding:
     try:
         principals = callers_file.load(loaded.callers_path, CALLABLE_METHODS)
     except callers_file.CallersError as error:
-        return Finding("callers", FAILURE, "; ".join(error.problems))
+        return CheckResult("callers", FAILURE, "; ".join(error.problems))
     if not principals:
-        return Finding(
+        return CheckResult(
             "callers",
             WARNING,
             "the callers file is empty, so every call is rejected; add callers with `zoomgate callers add`",
         )
-    return Finding("callers", OK, f"{len(principals)} caller(s)")
+    return CheckResult("callers", OK, f"{len(principals)} caller(s)")
 
 
-def _tls(cert: Path, key: Path) -> Finding:
+def _tls(cert: Path, key: Path) -> CheckResult:
     try:
         pair = tls.load(cert, key)
     except tls.TlsError as error:
-        return Finding("TLS", FAILURE, str(error))
+        return CheckResult("TLS", FAILURE, str(error))
     days = (pair.not_after - datetime.now(UTC)).days
     names = ", ".join(pair.names) or "no name, so clients reject it (it needs a subject alternative name)"
     if days < MIN_CERTIFICATE_DAYS or not pair.names:
-        return Finding(
+        return CheckResult(
             "TLS", WARNING, f"the certificate is valid for {days} more days, for {names}; renew it"
         )
-    return Finding("TLS", OK, f"the certificate is valid for {days} more days, for {names}")
+    return CheckResult("TLS", OK, f"the certificate is valid for {days} more days, for {names}")
 
 
-def _redirect(loaded: settings.Settings) -> Finding:
+def _redirect(loaded: settings.Settings) -> CheckResult:
     if not loaded.redirect_uri:
         own = f"http://{loaded.http_listen}/oauth/callback"
-        return Finding(
+        return CheckResult(
             "redirect URI",
             WARNING if loaded.client_id else OK,
             f"{own} (default from the address of the HTTP server; set ZOOMGATE_PUBLIC_URL to the address that browsers use)",
         )
     parts = urlsplit(loaded.redirect_uri)
     if loaded.client_id and parts.scheme == "http":
-        return Finding(
+        return CheckResult(
             "redirect URI",
             WARNING,
             f"{loaded.redirect_uri} is suitable for testing only; Zoom requires https in production",
         )
-    return Finding("redirect URI", OK, loaded.redirect_uri)
+    return CheckResult("redirect URI", OK, loaded.redirect_uri)
 
 
-def _webhooks(loaded: settings.Settings) -> Finding:
+def _webhooks(loaded: settings.Settings) -> CheckResult:
     if not loaded.webhook_secrets:
-        return Finding(
+        return CheckResult(
             "webhooks",
             WARNING if loaded.client_id else OK,
             "no secret, so Zoom's events are not received; set ZOOMGATE_WEBHOOK_SECRET to be notified when users remove the app",
         )
     url = (loaded.public_url or f"http://{loaded.http_listen}") + "/webhooks/zoom"
-    return Finding(
+    return CheckResult(
         "webhooks", OK, f"{len(loaded.webhook_secrets)} secret(s) are set; endpoint for Zoom's events: {url}"
     )
 
 
-def _zoom(oauth_url: str) -> Iterator[Finding]:
+def _zoom(oauth_url: str) -> Iterator[CheckResult]:
     request = Request(f"{oauth_url}/token", method="HEAD")  # noqa: S310 - a checked setting
     try:
         with build_opener(ProxyHandler({})).open(
@@ -272,31 +276,31 @@ def _zoom(oauth_url: str) -> Iterator[Finding]:
     except HTTPError as error:
         date = error.headers["Date"]  # any response shows that Zoom is reachable
     except (OSError, HTTPException, ValueError):  # unreachable, not HTTP, or invalid host name
-        yield Finding(
+        yield CheckResult(
             "Zoom",
             FAILURE,
             f"{oauth_url} cannot be reached; check the network, DNS and CA certificates of this machine",
         )
         return
-    yield Finding("Zoom", OK, f"{oauth_url} is reachable")
+    yield CheckResult("Zoom", OK, f"{oauth_url} is reachable")
     yield _clock(date)
 
 
-def _clock(date: str | None) -> Finding:
+def _clock(date: str | None) -> CheckResult:
     """Compare this machine's clock with the Date header of a Zoom response, which has a resolution of a second."""
     try:
         offset = (datetime.now(UTC) - parsedate_to_datetime(date or "")).total_seconds()
     except (ValueError, TypeError):  # no date, or a date without a time zone
-        return Finding(
+        return CheckResult(
             "clock",
             WARNING,
             "Zoom's response has no date to compare with; check this machine's clock yourself",
         )
     if abs(offset) > MAX_CLOCK_SECONDS:
         direction = "ahead of" if offset > 0 else "behind"
-        return Finding(
+        return CheckResult(
             "clock",
             WARNING,
             f"{abs(offset):.0f} seconds {direction} Zoom's clock, so times in responses and links are wrong; synchronize it with NTP",
         )
-    return Finding("clock", OK, "in sync with Zoom")
+    return CheckResult("clock", OK, "in sync with Zoom")

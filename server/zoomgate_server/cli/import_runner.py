@@ -35,14 +35,14 @@ from zoomgate_server.encryption import key_check, shared_secret
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.encryption.reloading_key_ring import ReloadingKeyRing
 from zoomgate_server.errors import ZoomgateError
+from zoomgate_server.importing.errors import ImportFileError, ResultsFileError
 from zoomgate_server.importing.formats import Source
 from zoomgate_server.importing.importer import Importer
-from zoomgate_server.importing.pace import Pace
-from zoomgate_server.importing.problems import FileProblem, ResultsProblem
+from zoomgate_server.importing.rate_limiter import RateLimiter
 from zoomgate_server.importing.results import Results, RowStatus
 from zoomgate_server.importing.run import run
 from zoomgate_server.importing.scan import DuplicateIndex, Scan, scan
-from zoomgate_server.importing.stop import Stop, StopReason
+from zoomgate_server.importing.stop import StopReason, StopSignal
 from zoomgate_server.settings import Settings
 from zoomgate_server.startup import StartError
 from zoomgate_server.storage.record_store import StoreError
@@ -150,14 +150,14 @@ def _locked(export: Path) -> Iterator[None]:
 def _opened(path: Path, header: dict[str, Any]) -> Results:
     try:
         return Results.open(path, header)
-    except ResultsProblem as error:
+    except ResultsFileError as error:
         fail(str(error), USAGE)
 
 
 def _close(results: Results) -> None:
     try:
         results.close()
-    except ResultsProblem as error:
+    except ResultsFileError as error:
         fail(str(error))
 
 
@@ -170,9 +170,9 @@ async def _import(
     *,
     rate: float,
     replace: bool,
-) -> Stop:
+) -> StopSignal:
     """Import the rows that have no final result yet."""
-    stop, interrupted = Stop(), asyncio.Event()
+    stop, interrupted = StopSignal(), asyncio.Event()
 
     def interrupt() -> None:
         interrupted.set()
@@ -180,7 +180,7 @@ async def _import(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, interrupt)
-    pace = Pace(rate, SystemClock(), stop)
+    pace = RateLimiter(rate, SystemClock(), stop)
     async with AsyncExitStack() as stack:
         importer = await _importer(loaded, stack, interrupted, pace, stop, replace=replace)
         await importer.recover()
@@ -193,8 +193,8 @@ async def _importer(
     loaded: Settings,
     stack: AsyncExitStack,
     interrupted: asyncio.Event,
-    pace: Pace,
-    stop: Stop,
+    pace: RateLimiter,
+    stop: StopSignal,
     *,
     replace: bool,
 ) -> Importer:
@@ -260,7 +260,7 @@ class _StopOnJournalFailure:
     Otherwise the tokens issued for further rows would exist only in the memory of this process.
     """
 
-    def __init__(self, folder: Path, stop: Stop) -> None:
+    def __init__(self, folder: Path, stop: StopSignal) -> None:
         self._folder = folder
         self._stop = stop
 
@@ -281,7 +281,7 @@ class _StopOnJournalFailure:
         )
 
 
-def _run(import_task: Coroutine[Any, Any, Stop]) -> Stop:
+def _run(import_task: Coroutine[Any, Any, StopSignal]) -> StopSignal:
     """Run an import; exit with an error message if it cannot start."""
     try:
         return event_loop.run(import_task)
@@ -300,7 +300,7 @@ def _duplicate_index() -> contextlib.closing[DuplicateIndex]:
 def _scanned(source: Source, duplicates: DuplicateIndex) -> Scan:
     try:
         return scan(source, duplicates, time.time(), _MAX_LISTED)
-    except FileProblem as error:
+    except ImportFileError as error:
         fail(f"{source.path}: {error}", USAGE)
     except sqlite3.Error as error:
         fail(
@@ -334,7 +334,7 @@ def _warn_about_unreadable_times(summary: Scan) -> None:
 
 
 def _report(
-    source: Source, results_path: Path, rows: int, results: Results, stop: Stop, *, as_json: bool
+    source: Source, results_path: Path, rows: int, results: Results, stop: StopSignal, *, as_json: bool
 ) -> None:
     """Print a summary of the results and the next steps, and set the exit code."""
     counts = {status.value: results.counts[status] for status in RowStatus}

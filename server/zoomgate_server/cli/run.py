@@ -20,7 +20,7 @@ from zoomgate_server.cli.output import fail
 from zoomgate_server.cli.serve import load, ready, run_forever, serve_with
 from zoomgate_server.cli.simulator import simulator_address
 from zoomgate_server.identity import Principal, Role, UserPatterns
-from zoomgate_server.startup import Started, StartError
+from zoomgate_server.startup import ServiceAddresses, StartError
 
 MEMBER = "monica@example.com"
 """The user in the printed commands, who has an account at the simulated Zoom."""
@@ -62,7 +62,7 @@ async def _with_zoom(loaded: settings.Settings) -> None:
     """Serve with the real Zoom; calls need the key in the caller key file."""
     with _keys(loaded, {CALLER_KEY_FILE: _dev()}) as (keys, created):
 
-        def announce(started: Started) -> None:
+        def announce(started: ServiceAddresses) -> None:
             _audit_created_keys(loaded, created)
             _announce(started, loaded, None)
 
@@ -104,7 +104,7 @@ async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str],
 
         with _keys(loaded, files) as (keys, created):
 
-            def announce(started: Started) -> None:
+            def announce(started: ServiceAddresses) -> None:
                 simulator.webhooks.url = f"http://{started.http}/webhooks/zoom"
                 _audit_created_keys(loaded, created)
                 _announce(started, loaded, simulator)
@@ -177,7 +177,7 @@ def _audit_created_keys(loaded: settings.Settings, created: Mapping[Path, Princi
             )
 
 
-def _announce(started: Started, loaded: settings.Settings, simulator: Simulator | None) -> None:
+def _announce(started: ServiceAddresses, loaded: settings.Settings, simulator: Simulator | None) -> None:
     """Print the ready line and the commands to try next."""
     ready(started)
     click.echo(_guide(started, loaded, simulator), color=None)
@@ -190,7 +190,7 @@ def _command() -> str:
     return "zoomgate" if program.name != "zoomgate" or shutil.which("zoomgate") else shlex.quote(str(program))
 
 
-def _guide(started: Started, loaded: settings.Settings, simulator: Simulator | None) -> str:
+def _guide(started: ServiceAddresses, loaded: settings.Settings, simulator: Simulator | None) -> str:
     data_dir = loaded.data_dir
     # the issuing CA is unknown here; the certificate file is sufficient as CA file if the certificate is self-signed
     tls = "" if loaded.tls is None else f"-cacert {shlex.quote(str(loaded.tls[0]))}"

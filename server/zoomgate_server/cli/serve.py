@@ -12,7 +12,7 @@ from zoomgate_server import settings
 from zoomgate_server.cli import event_loop, setting_options
 from zoomgate_server.cli.output import fail
 from zoomgate_server.identity import Principal
-from zoomgate_server.startup import Started, StartError
+from zoomgate_server.startup import ServiceAddresses, StartError
 from zoomgate_server.telemetry import logs
 
 
@@ -53,7 +53,7 @@ def load(overrides: Mapping[str, str], environ: Mapping[str, str] | None = None)
 async def serve_with(
     loaded: settings.Settings,
     *,
-    announce: Callable[[Started], None],
+    announce: Callable[[ServiceAddresses], None],
     anonymous: Principal | None = None,
     keys: Sequence[tuple[str, Principal]] = (),
 ) -> None:
@@ -79,7 +79,7 @@ async def serve_with(
     await lifecycle.serve(loaded, announce=announce, anonymous=anonymous, extra_keys=extra)
 
 
-def ready(started: Started) -> None:
+def ready(started: ServiceAddresses) -> None:
     """Print the ready line, which supervising programs wait for."""
     click.echo(f"zoomgate: ready grpc={started.grpc} http={started.http}")
     sys.stdout.flush()

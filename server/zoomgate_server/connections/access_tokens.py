@@ -12,7 +12,7 @@ from zoomgate_server.connections.ownership import check_owner
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.refresh.refresher import Refresher, reauth_required
 from zoomgate_server.connections.repository import ConnectionRepository
-from zoomgate_server.connections.token_cache import CachedToken, Seen, TokenCache
+from zoomgate_server.connections.token_cache import CachedToken, ConnectionVersion, TokenCache
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
     AppCredentialsRejected,
@@ -259,7 +259,7 @@ class AccessTokens:
             self._detect_rollback(user_email, _seen(record), before)
         return self._cache_token(user_email, record)
 
-    def _detect_rollback(self, user_email: str, read: Seen, before: Seen) -> None:
+    def _detect_rollback(self, user_email: str, read: ConnectionVersion, before: ConnectionVersion) -> None:
         """Count and log a record that precedes what this process had seen before the read: a backup was restored, or a write was lost."""
         if not read.precedes(before):
             self._rolled_back.discard(user_email)
@@ -322,5 +322,5 @@ class AccessTokens:
         return AccessToken(token.tokens, token.generation, max(0.0, token.expires - self._clock.monotonic()))
 
 
-def _seen(record: ConnectionRecord) -> Seen:
-    return Seen(record.grant, record.generation, record.consent_time)
+def _seen(record: ConnectionRecord) -> ConnectionVersion:
+    return ConnectionVersion(record.grant, record.generation, record.consent_time)

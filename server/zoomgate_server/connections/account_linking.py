@@ -363,7 +363,7 @@ class AccountLinker:
         stored = await self._store(relinked, zoom_user, unless_superseded=True)
         if stored is None or not stored.was_committed(entry.entry_id):
             return
-        event = AuditEvent.unattended(
+        event = AuditEvent.without_call(
             "connection.relinked",
             "ok",
             stored.user_email,
@@ -477,7 +477,7 @@ class AccountLinker:
             except StoreError:
                 pause = await _wait_for_store(user_email, pause)
         self._cache.drop(user_email)
-        event = AuditEvent.unattended("connection.unlinked", "ok", user_email, principal="zoomgate")
+        event = AuditEvent.without_call("connection.unlinked", "ok", user_email, principal="zoomgate")
         self._audit(event._replace(generation=generation))
 
 
@@ -583,7 +583,7 @@ def _stored_event(
     if call is not None:
         event = AuditEvent.for_call(call, "connection.stored", outcome, entry.user_email, details=details)
     else:
-        event = AuditEvent.unattended(
+        event = AuditEvent.without_call(
             "connection.stored",
             outcome,
             entry.user_email,

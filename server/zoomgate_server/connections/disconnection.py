@@ -118,7 +118,7 @@ class Disconnector:
             if happened_at <= record.consent_time:
                 return ZoomDisconnectOutcome.OLDER_THAN_CONSENT
             tombstone = replace(make_tombstone(record, now, revoke=False), cause=cause)
-            event = AuditEvent.unattended(
+            event = AuditEvent.without_call(
                 "connection.disconnected",
                 "ok",
                 record.user_email,

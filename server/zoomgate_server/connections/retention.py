@@ -200,9 +200,9 @@ class RetentionPolicy:
             return
         name, user = "zoomgate", overdue.user_email
         if overdue.kind == REAUTH_REQUIRED:
-            event = AuditEvent.unattended("connection.expired", outcome, user, principal=name)
+            event = AuditEvent.without_call("connection.expired", outcome, user, principal=name)
         else:
-            event = AuditEvent.unattended("connection.pruned", outcome, user, principal=name)
+            event = AuditEvent.without_call("connection.pruned", outcome, user, principal=name)
         self._audit(event._replace(generation=overdue.connection.generation))
 
     async def _prune_all(self, candidates: AsyncIterator[Overdue]) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from zoomgate_server.connections.token_pair import TokenPair
 
 
-class Seen(NamedTuple):
+class ConnectionVersion(NamedTuple):
     """The version of a user's connection that this process saw last.
 
     Attributes:
@@ -18,7 +18,7 @@ class Seen(NamedTuple):
     generation: int
     consent_time: float
 
-    def precedes(self, other: "Seen") -> bool:
+    def precedes(self, other: "ConnectionVersion") -> bool:
         """Return whether this version is older than `other`. After a store rollback, a later consent may have a lower generation."""
         return self.generation < other.generation and (
             self.grant == other.grant or self.consent_time <= other.consent_time
@@ -37,7 +37,7 @@ class CachedToken:
     """
 
     tokens: TokenPair = field(repr=False)
-    seen: Seen
+    seen: ConnectionVersion
     rev: int
     owner: str | None
     expires: float
@@ -61,7 +61,7 @@ class TokenCache:
     def __init__(self, capacity: int = 100_000) -> None:
         self._capacity = capacity
         self._tokens: OrderedDict[str, CachedToken] = OrderedDict()
-        self._without_token: OrderedDict[str, Seen] = OrderedDict()
+        self._without_token: OrderedDict[str, ConnectionVersion] = OrderedDict()
         self._used: set[str] = set()
         self._issued_to_callers: set[str] = set()
 
@@ -89,7 +89,7 @@ class TokenCache:
         """Return whether a token from `in_use` is still cached and was not returned to a caller since."""
         return self._tokens.get(user_email) is token and user_email not in self._issued_to_callers
 
-    def seen(self, user_email: str) -> Seen | None:
+    def seen(self, user_email: str) -> ConnectionVersion | None:
         """Return the last seen version of the user's connection, if known."""
         cached = self._tokens.get(user_email)
         return self._without_token.get(user_email) if cached is None else cached.seen

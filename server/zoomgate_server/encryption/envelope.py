@@ -24,7 +24,7 @@ _PURPOSE = "zoomgate/record/v3"
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class DecryptedValue:
     """The content of a record value.
 
     Attributes:
@@ -79,7 +79,7 @@ class Envelope:
         sealed = self._keys.seal(inside, self._associated(key, clear))
         return bytes((FORMAT,)) + len(clear).to_bytes(_LENGTH_BYTES, "big") + clear + sealed
 
-    def open(self, record: Record) -> Opened:
+    def open(self, record: Record) -> DecryptedValue:
         """Open the value of a record.
 
         Raises:
@@ -106,7 +106,7 @@ class Envelope:
             generation,
         ):
             raise unreadable(record.key)
-        return Opened(grant, generation, header, inside["secret"])
+        return DecryptedValue(grant, generation, header, inside["secret"])
 
     def _associated(self, key: RecordKey, clear: bytes) -> bytes:
         return associated_data(_PURPOSE, self.app, key.app, key.kind.value, key.subject, clear)

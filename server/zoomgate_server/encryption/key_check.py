@@ -8,14 +8,14 @@ from dataclasses import replace
 from zoomgate_server.encryption.envelope import Envelope, key_id_of, require_supported
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable
 from zoomgate_server.storage.record_store import (
+    ENCRYPTED_KINDS,
     KEY_CHECK,
-    KEYED,
     Column,
+    KeyUsage,
     Kind,
     Record,
     RecordKey,
     RecordStore,
-    Sealed,
 )
 
 _SECRET = {"purpose": "key_check"}
@@ -26,7 +26,7 @@ def key_of(app: str) -> RecordKey:
     return RecordKey(app, Kind.KEY_CHECK, KEY_CHECK)
 
 
-def check(sealed: Sealed, envelope: Envelope) -> None:
+def check(sealed: KeyUsage, envelope: Envelope) -> None:
     """Check that the key ring opens the stored records.
 
     Raises:
@@ -64,12 +64,12 @@ async def verify(store: RecordStore, envelope: Envelope) -> Record:
     while True:
         record, now = await store.get(key)
         used: set[str] = set()
-        for kind in KEYED:
+        for kind in ENCRYPTED_KINDS:
             used |= set(await store.count(envelope.app, kind, Column.KEY_ID))
-        check(Sealed(record, frozenset(used)), envelope)
+        check(KeyUsage(record, frozenset(used)), envelope)
         if record is not None:
             return record
-        for kind in KEYED:
+        for kind in ENCRYPTED_KINDS:
             for sample in await store.page(envelope.app, kind, limit=1):
                 require_supported(sample)
         value = envelope.seal(key, grant="", generation=0, header={}, secret=_SECRET)

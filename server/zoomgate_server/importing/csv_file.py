@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 from typing import TextIO
 
-from zoomgate_server.importing.problems import FileProblem
+from zoomgate_server.importing.errors import ImportFileError
 from zoomgate_server.importing.text import MAX_ROW, Lines
 
 TOO_LONG = f"the row is longer than {MAX_ROW} characters"
@@ -40,7 +40,7 @@ def header(text: TextIO, delimiters: str) -> Iterator[tuple[str, list[str]]]:
     """
     line = text.readline(MAX_ROW).rstrip("\r\n")
     if "\r" in line:
-        raise FileProblem(
+        raise ImportFileError(
             "the lines end with carriage returns only; save the file with Unix or Windows line endings"
         )
     for delimiter in delimiters:

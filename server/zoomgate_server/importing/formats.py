@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from zoomgate_server.importing import csv_file, json_file
-from zoomgate_server.importing.problems import FileProblem
+from zoomgate_server.importing.errors import ImportFileError
 from zoomgate_server.importing.rows import InvalidRow, Row, is_invalid_time, lifetime, parse_time, validated
 from zoomgate_server.importing.text import MAX_ROW, Lines, opened
 
@@ -99,7 +99,7 @@ def _velo_header(text: TextIO, user_column: str) -> tuple[str, list[str], int]:
             _reject_duplicate_columns(names, normalized, user_column)
             return delimiter, normalized, user
         longest = names if len(names) > len(longest) else longest
-    raise FileProblem(
+    raise ImportFileError(
         f"the first line must contain the columns refresh_token and {user_column} (set another one with --user-column);"
         f" it contains {_listed(longest)}"
     )
@@ -111,7 +111,7 @@ def _reject_duplicate_columns(names: Sequence[str], normalized: Sequence[str], u
     if names.count(user_column) > 1:
         duplicates.append(user_column)
     if duplicates:
-        raise FileProblem(
+        raise ImportFileError(
             f"the first line contains {duplicates[0]} more than once; remove one of the columns"
         )
 

@@ -28,10 +28,10 @@ from zoomgate_server.errors import (
     ZoomUnavailable,
     store_unavailable,
 )
-from zoomgate_server.importing.pace import Pace
+from zoomgate_server.importing.rate_limiter import RateLimiter
 from zoomgate_server.importing.results import RowStatus
 from zoomgate_server.importing.rows import Row
-from zoomgate_server.importing.stop import Stop, StopReason
+from zoomgate_server.importing.stop import StopReason, StopSignal
 from zoomgate_server.zoom.oauth import DEFAULT_EXPIRES_IN, OAuthClient
 from zoomgate_server.zoom.token_outcome import Issued, Rejected, Unknown, issued_or_raise
 
@@ -83,8 +83,8 @@ class Importer:
         oauth: OAuthClient,
         journal: TokenJournal,
         secret: bytes,
-        pace: Pace,
-        stop: Stop,
+        pace: RateLimiter,
+        stop: StopSignal,
         replace: bool,
     ) -> None:
         self._connections = connections

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from zoomgate_server.importing.problems import FileProblem
+from zoomgate_server.importing.errors import ImportFileError
 from zoomgate_server.importing.text import MAX_ROW
 
 TRUNCATED = "the file is truncated; it ends here, before the end of its array"
@@ -66,7 +66,7 @@ class _Objects:
         self._advance(_SEPARATORS)
         first = self._buffer[self._at : self._at + 1]
         if first not in ("[", "{"):
-            raise FileProblem("the file is not JSON; it must start with [ or {")
+            raise ImportFileError("the file is not JSON; it must start with [ or {")
         if first == "[":
             self._at += 1
             return True

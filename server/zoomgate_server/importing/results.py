@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from zoomgate_server.importing.problems import ResultsProblem
+from zoomgate_server.importing.errors import ResultsFileError
 
 _MAX_LINE = 64 * 1024
 _ROW = b'{"row":'
@@ -92,7 +92,7 @@ class Results:
             raise _not_writable(path, error) from None
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise ResultsProblem(f"{path} is a pipe or a device; choose a regular file with --results")
+            raise ResultsFileError(f"{path} is a pipe or a device; choose a regular file with --results")
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(os.fdopen(descriptor, "r+b", buffering=0))
             results = cls(path, file)
@@ -100,7 +100,7 @@ class Results:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 results._read(header)
             except BlockingIOError:
-                raise ResultsProblem(
+                raise ResultsFileError(
                     f"another import is writing to {path}; wait until it has finished"
                 ) from None
             except OSError as error:
@@ -167,14 +167,14 @@ class Results:
         if complete == 0:
             self._write(header)
 
-    def _of_another_import(self) -> ResultsProblem:
-        return ResultsProblem(
+    def _of_another_import(self) -> ResultsFileError:
+        return ResultsFileError(
             f"{self._path} contains the results of another file or of other options; choose another file with --results, or delete it to"
             " start over"
         )
 
-    def _not_results(self) -> ResultsProblem:
-        return ResultsProblem(f"{self._path} is not a results file; choose another file with --results")
+    def _not_results(self) -> ResultsFileError:
+        return ResultsFileError(f"{self._path} is not a results file; choose another file with --results")
 
     def _count(self, row: int, status: RowStatus) -> None:
         if row <= self.last_row:
@@ -198,7 +198,7 @@ def _line(entry: dict[str, Any]) -> bytes:
     return orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _not_writable(path: Path, error: OSError) -> ResultsProblem:
-    return ResultsProblem(
+def _not_writable(path: Path, error: OSError) -> ResultsFileError:
+    return ResultsFileError(
         f"{path} cannot be written ({error.strerror}); fix the cause, or choose another file with --results"
     )

@@ -4,14 +4,14 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from zoomgate_server.importing.errors import ImportFileError, ResultsFileError
 from zoomgate_server.importing.formats import Source
 from zoomgate_server.importing.importer import Importer, Outcome
-from zoomgate_server.importing.pace import Pace
-from zoomgate_server.importing.problems import FileProblem, ResultsProblem
+from zoomgate_server.importing.rate_limiter import RateLimiter
 from zoomgate_server.importing.results import Result, Results, RowStatus
 from zoomgate_server.importing.rows import InvalidRow, Row
 from zoomgate_server.importing.scan import DuplicateIndex
-from zoomgate_server.importing.stop import Stop, StopReason
+from zoomgate_server.importing.stop import StopReason, StopSignal
 
 MAX_CONCURRENT_ROWS = 32
 
@@ -21,8 +21,8 @@ async def run(
     importer: Importer,
     duplicates: DuplicateIndex,
     results: Results,
-    pace: Pace,
-    stop: Stop,
+    pace: RateLimiter,
+    stop: StopSignal,
     advance: Callable[[int], None],
 ) -> None:
     """Import the rows of a file that have no result yet or are undone.
@@ -53,7 +53,7 @@ async def run(
                 await record_first()
         while in_progress:
             await record_first()
-    except (FileProblem, ResultsProblem) as problem:
+    except (ImportFileError, ResultsFileError) as problem:
         stop.request(StopReason.FATAL_ERROR, str(problem))
     finally:
         if in_progress:  # tokens that Zoom issues must be stored even if the results are not written

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from zoomgate_server.importing.errors import ImportFileError
 from zoomgate_server.importing.formats import Source
-from zoomgate_server.importing.problems import FileProblem
 from zoomgate_server.importing.rows import InvalidRow, Row
 
 _BATCH = 1000
@@ -96,7 +96,7 @@ def scan(source: Source, duplicates: DuplicateIndex, now: float, max_invalid_row
         FileProblem: The file cannot be imported at all.
     """
     if not source.path.is_file():
-        raise FileProblem(
+        raise ImportFileError(
             "it is a pipe or a device, which cannot be read twice; save it as a file with mode 0600 first"
         )
     summary = Scan(_digest(source.path))
@@ -112,7 +112,7 @@ def scan(source: Source, duplicates: DuplicateIndex, now: float, max_invalid_row
             summary.invalid_times += row.has_invalid_time
             summary.valid_access_tokens += bool(row.access_token) and row.access_expire_at > now
     if not summary.rows:
-        raise FileProblem("the file contains no rows; export it again")
+        raise ImportFileError("the file contains no rows; export it again")
     summary.counts["superseded"] = duplicates.finish()
     summary.counts["usable"] -= summary.counts["superseded"]
     return summary
@@ -123,4 +123,6 @@ def _digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise FileProblem(f"the file cannot be read ({error.strerror}); check its path and mode") from None
+        raise ImportFileError(
+            f"the file cannot be read ({error.strerror}); check its path and mode"
+        ) from None

@@ -19,7 +19,7 @@ class StopReason(Enum):
     FATAL_ERROR = "fatal_error"
 
 
-class Stop:
+class StopSignal:
     """A request to stop the import after the rows in progress.
 
     Attributes:

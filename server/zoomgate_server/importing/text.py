@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from zoomgate_server.importing.problems import FileProblem
+from zoomgate_server.importing.errors import ImportFileError
 
 MAX_ROW = 64 * 1024
 """The maximum number of characters in a row; a token has at most 8,192."""
@@ -31,16 +31,18 @@ def opened(path: Path) -> Iterator[TextIO]:
         with path.open(encoding=encoding, errors="replace", newline="\n") as text:
             yield text
     except OSError as error:
-        raise FileProblem(f"the file cannot be read ({error.strerror}); check its path and mode") from None
+        raise ImportFileError(
+            f"the file cannot be read ({error.strerror}); check its path and mode"
+        ) from None
 
 
 def _encoding(prefix: bytes) -> str:
     if not prefix.strip():
-        raise FileProblem("the file is empty; export it again")
+        raise ImportFileError("the file is empty; export it again")
     if prefix.startswith(_WIDE):
         return "utf-16"
     if b"\0" in prefix:
-        raise FileProblem("the file is neither UTF-8 nor UTF-16 with a byte order mark; save it as UTF-8")
+        raise ImportFileError("the file is neither UTF-8 nor UTF-16 with a byte order mark; save it as UTF-8")
     return "utf-8-sig"
 
 

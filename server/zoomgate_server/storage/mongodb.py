@@ -34,15 +34,15 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from zoomgate_server.storage.record_store import (
+    ENCRYPTED_KINDS,
     KEY_CHECK,
-    KEYED,
     TOMBSTONE_STATE,
     Change,
     Column,
+    KeyUsage,
     Kind,
     Record,
     RecordKey,
-    Sealed,
     StoreError,
     StoreInspection,
     StoreOpenError,
@@ -167,10 +167,10 @@ async def examine(uri: str, driver: Driver = Driver.MOTOR) -> StoreInspection:
     return StoreInspection(_redacted(uri), users, sealed, _is_replicated(hello))
 
 
-async def _read_sealed(store: "MongoStore", app: str) -> Sealed:
+async def _read_sealed(store: "MongoStore", app: str) -> KeyUsage:
     key_check, _ = await store.get(RecordKey(app, Kind.KEY_CHECK, KEY_CHECK))
-    counts = [await store.count(app, kind, Column.KEY_ID) for kind in KEYED]
-    return Sealed(key_check, frozenset[str]().union(*counts))
+    counts = [await store.count(app, kind, Column.KEY_ID) for kind in ENCRYPTED_KINDS]
+    return KeyUsage(key_check, frozenset[str]().union(*counts))
 
 
 class MongoStore:

@@ -37,7 +37,7 @@ TOMBSTONE_STATE = "DISCONNECTED"
 """Records in this state are exempt from the uniqueness of `zoom_user_id`."""
 
 
-KEYED = (Kind.USER, Kind.STATE)
+ENCRYPTED_KINDS = (Kind.USER, Kind.STATE)
 """Kinds whose records every process must be able to decrypt with its key ring."""
 
 
@@ -98,7 +98,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class KeyUsage:
     """The encryption keys that the records of one app use.
 
     Attributes:
@@ -121,9 +121,9 @@ class StoreInspection:
         replicated: Whether the data survives the loss of one disk.
     """
 
-    shown: str
+    location: str
     users: int
-    sealed: Mapping[str, Sealed]
+    key_usage: Mapping[str, KeyUsage]
     replicated: bool = False
 
 

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zoomgate_server.storage.record_store import (
+    ENCRYPTED_KINDS,
     KEY_CHECK,
-    KEYED,
     TOMBSTONE_STATE,
     Change,
     Column,
+    KeyUsage,
     Kind,
     Record,
     RecordKey,
-    Sealed,
     StoreError,
     StoreInspection,
     StoreOpenError,
@@ -112,16 +112,16 @@ def examine(path: Path) -> StoreInspection:
     return StoreInspection(str(path), users, sealed)
 
 
-def _read_sealed(connection: sqlite3.Connection, app: str) -> Sealed:
+def _read_sealed(connection: sqlite3.Connection, app: str) -> KeyUsage:
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM record WHERE app = ? AND kind = ? AND subject = ?",  # noqa: S608 - constants
         (app, Kind.KEY_CHECK.value, KEY_CHECK),
     ).fetchone()
     ids = connection.execute(
-        f"SELECT DISTINCT key_id FROM record WHERE app = ? AND kind IN ({','.join('?' * len(KEYED))})",  # noqa: S608 - constants
-        (app, *KEYED),
+        f"SELECT DISTINCT key_id FROM record WHERE app = ? AND kind IN ({','.join('?' * len(ENCRYPTED_KINDS))})",  # noqa: S608 - constants
+        (app, *ENCRYPTED_KINDS),
     )
-    return Sealed(
+    return KeyUsage(
         None if row is None else _record(app, Kind.KEY_CHECK, row),
         frozenset(key_id for (key_id,) in ids if isinstance(key_id, str)),
     )

@@ -50,17 +50,17 @@ REQUESTED_POLL_DELAY = 0.1
 OVERLAP_SECONDS = 10.0
 """How far each poll reaches back before the previous one, since clocks and writes of other processes may lag."""
 
-LATE_SECONDS = 60.0
+MAX_VISIBILITY_DELAY = 60.0
 """The maximum time between a change's `changed_at` and its visibility in the store. The write timeouts of the stores, 5 to 15 seconds, are
 well below. Only a process that was suspended in between can exceed it."""
 
-DEEP_SECONDS = 10.0
+FULL_POLL_INTERVAL = 10.0
 """The interval between deep polls, which reach back `LATE_SECONDS`."""
 
 ROLLBACK_SECONDS = 1.0
 """The minimum difference at which the store's clock counts as set back. Smaller differences are network latency."""
 
-RETURN_SECONDS = 90.0
+RESUME_OVERLAP_SECONDS = 90.0
 """How far before its watermark a resuming client is sent changes: `LATE_SECONDS`, plus `DEEP_SECONDS` until a deep poll, and a margin."""
 
 START_SECONDS = 300.0
@@ -151,15 +151,15 @@ class Subscription:
         "high_watermark",
         "joined",
         "low_watermark",
-        "names",
+        "matches_user",
         "number",
         "reads_from",
-        "wants",
+        "user_emails",
     )
 
     def __init__(self, wants: Callable[[str], bool], names: frozenset[str] | None) -> None:
-        self.wants = wants
-        self.names = names
+        self.matches_user = wants
+        self.user_emails = names
         self.number = self.joined = self.delivered_from = self.reads_from = 0
         self.high_watermark = 0.0
         self.low_watermark = float("-inf")
@@ -170,7 +170,7 @@ class Subscription:
         """Return whether an entry is to be delivered."""
         if entry.number <= self.joined and entry.change.changed_at < self.low_watermark:
             return False
-        return entry.is_latest and self.wants(entry.subject)
+        return entry.is_latest and self.matches_user(entry.subject)
 
     def has_delivered(self, snapshot: Snapshot, before: int) -> bool:
         """Return whether a snapshot has been delivered if all entries up to the number `before` have been.
@@ -306,11 +306,11 @@ class ChangeFeed:
 
     async def _poll(self) -> None:
         now, before = self._connections.now(), self.high_watermark
-        first, deep = not self._has_polled, self._clock.monotonic() - self._deep_at >= DEEP_SECONDS
+        first, deep = not self._has_polled, self._clock.monotonic() - self._deep_at >= FULL_POLL_INTERVAL
         if first:
             since, before = min(before, now) - START_SECONDS, float("-inf")
         elif deep:
-            since = min(self._deep_watermark, now) - LATE_SECONDS
+            since = min(self._deep_watermark, now) - MAX_VISIBILITY_DELAY
         else:
             since = min(before, now) - OVERLAP_SECONDS
         watermark: float | None = None
@@ -337,7 +337,7 @@ class ChangeFeed:
             self._deep_at, self._deep_watermark = float("-inf"), min(self._deep_watermark, earliest)
             self._repeated.append((earliest, before + elapsed))
         self.high_watermark, self._polled_at, self._has_polled = watermark, polled_at, True
-        self._trim(watermark - RETURN_SECONDS)
+        self._trim(watermark - RESUME_OVERLAP_SECONDS)
 
     async def changes_since(
         self, since: float, page: int = PAGE_SIZE
@@ -371,15 +371,15 @@ class ChangeFeed:
         subscription = Subscription(wants, frozenset(names) or None)
         subscription.joined = self._number
         self.skip(subscription)
-        for name in subscription.names or ():
+        for name in subscription.user_emails or ():
             self._by_name.setdefault(name, set()).add(subscription)
-        if subscription.names is None:
+        if subscription.user_emails is None:
             self._unnamed.add(subscription)
         try:
             yield subscription
         finally:
             self._unnamed.discard(subscription)
-            for name in subscription.names or ():
+            for name in subscription.user_emails or ():
                 self._by_name[name].discard(subscription)
                 if not self._by_name[name]:
                     del self._by_name[name]
@@ -414,7 +414,7 @@ class ChangeFeed:
         if subscription.number < self._trimmed:
             self.skip(subscription)
             return None
-        names, entries = subscription.names, list[Entry]()
+        names, entries = subscription.user_emails, list[Entry]()
         if names is not None and len(names) < self._number - subscription.number:
             known = (self._log.get(name) for name in names)
             candidates: Iterator[Entry] = iter(
@@ -514,7 +514,7 @@ class ChangeFeed:
         for subscription in self._by_name.get(subject, ()):
             self._wake(subscription, entry)
         for subscription in self._unnamed:
-            if not subscription.behind and subscription.wants(subject):
+            if not subscription.behind and subscription.matches_user(subject):
                 self._wake(subscription, entry)
 
     def _wake(self, subscription: Subscription, entry: Entry) -> None:

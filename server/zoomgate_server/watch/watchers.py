@@ -19,9 +19,9 @@ from zoomgate_server.errors import (
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.watch.change_feed import (
-    LATE_SECONDS,
+    MAX_VISIBILITY_DELAY,
     OVERLAP_SECONDS,
-    RETURN_SECONDS,
+    RESUME_OVERLAP_SECONDS,
     ChangeFeed,
     Entry,
     Subscription,
@@ -177,7 +177,7 @@ class _Watch:
         self._has_sent = False
         self._sent_from_store: dict[str, ConnectionRecord] = {}
         self._must_read_store = position is not None and not feed.resume(
-            subscription, position.watermark - RETURN_SECONDS
+            subscription, position.watermark - RESUME_OVERLAP_SECONDS
         )
         self._position = position or Position(subscription.high_watermark, "")
 
@@ -220,7 +220,7 @@ class _Watch:
         """Yield the existing connections whose email addresses sort after `after`."""
         watermark = self._position.watermark
         async for subject, read in self._existing(after):
-            if self._subscription.wants(subject):
+            if self._subscription.matches_user(subject):
                 record = await self._retry(read)
                 if (
                     self._is_permitted(subject)
@@ -236,7 +236,7 @@ class _Watch:
         self, after: str
     ) -> AsyncIterator[tuple[str, Callable[[], Awaitable[ConnectionRecord | None]]]]:
         """Yield the email addresses after `after` in order, each with a function that reads the connection."""
-        names = self._subscription.names
+        names = self._subscription.user_emails
         if names is not None:
             for name in sorted(name for name in names if name > after):
                 yield name, lambda name=name: self._feed.read(name)  # type: ignore[misc]
@@ -260,14 +260,14 @@ class _Watch:
             end: float | None = None
             try:
                 async for changes, now in self._feed.changes_since(
-                    self._position.watermark - RETURN_SECONDS, CHANGES_PAGE
+                    self._position.watermark - RESUME_OVERLAP_SECONDS, CHANGES_PAGE
                 ):
                     end = now if end is None else end
                     for change in changes:
                         subject = change.key.subject
                         # the remaining changes are not older than this one
-                        watermark = min(change.changed_at + RETURN_SECONDS, end)
-                        if self._subscription.wants(subject):
+                        watermark = min(change.changed_at + RESUME_OVERLAP_SECONDS, end)
+                        if self._subscription.matches_user(subject):
                             record = await self._retry(
                                 lambda subject=subject: self._feed.read(subject)  # type: ignore[misc]
                             )
@@ -325,7 +325,7 @@ class _Watch:
         """
         if self._permit(subject):
             return True
-        if self._subscription.names is not None:
+        if self._subscription.user_emails is not None:
             raise CallerNotAllowed("The caller does not have permission for this call")
         return False
 
@@ -366,7 +366,7 @@ def _check_age(position: Position, now: float) -> None:
     Raises:
         ResumeTokenExpired: Tombstones of that time may have been deleted, or the store's clock was set back.
     """
-    if not -LATE_SECONDS <= now - position.watermark <= TOMBSTONE_SECONDS - RETURN_SECONDS:
+    if not -MAX_VISIBILITY_DELAY <= now - position.watermark <= TOMBSTONE_SECONDS - RESUME_OVERLAP_SECONDS:
         raise ResumeTokenExpired(
             "The resume token has expired; watch again without one, and treat users missing from the initial events as disconnected"
         )

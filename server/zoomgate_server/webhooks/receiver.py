@@ -41,7 +41,7 @@ AHEAD_SECONDS = 300.0
 VALIDATION_SECONDS = 300.0
 """The maximum age of a URL validation challenge. Zoom sends a new challenge for each validation."""
 
-SETTLE_SECONDS = 1.0
+STORE_TIMEOUT_SECONDS = 1.0
 """How long to wait for the store before returning 503. Zoom waits 3 seconds in total for the response."""
 
 MAX_LOGGED_REJECTIONS, LOG_WINDOW_SECONDS = 10, 60.0
@@ -99,7 +99,7 @@ class WebhookRejected(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class SignatureHeaders:
     """The signature headers of an event, not yet verified.
 
     Attributes:
@@ -167,7 +167,9 @@ class WebhookReceiver:
         """Whether a secret for verifying signatures is configured."""
         return bool(self._keys)
 
-    def stamp(self, content_type: str, timestamps: Sequence[str], signatures: Sequence[str]) -> Stamp:
+    def stamp(
+        self, content_type: str, timestamps: Sequence[str], signatures: Sequence[str]
+    ) -> SignatureHeaders:
         """Check the headers of an event before its body is read.
 
         Args:
@@ -186,9 +188,9 @@ class WebhookReceiver:
             raise WebhookRejected(Rejection.STALE)
         if not _JSON.fullmatch(content_type):
             raise WebhookRejected(Rejection.CONTENT_TYPE)
-        return Stamp(text, float(text), signature)
+        return SignatureHeaders(text, float(text), signature)
 
-    async def receive(self, stamp: Stamp, body: bytes) -> WebhookResponse:
+    async def receive(self, stamp: SignatureHeaders, body: bytes) -> WebhookResponse:
         """Verify an event and process it.
 
         Args:
@@ -214,7 +216,7 @@ class WebhookReceiver:
         happened_at = _happened_at(event, payload, stamp.time)
         # in the background, so that it also completes if Zoom closes the connection
         task = self._disconnector.run_in_background(self._disconnect(body, zoom_user_id, cause, happened_at))
-        await asyncio.wait({task}, timeout=SETTLE_SECONDS)
+        await asyncio.wait({task}, timeout=STORE_TIMEOUT_SECONDS)
         if task.done():
             outcome = task.result()
         else:
@@ -231,7 +233,7 @@ class WebhookReceiver:
         """
         self._count(reason.value)
         self._audit(
-            AuditEvent.unattended(
+            AuditEvent.without_call(
                 "webhook.rejected", reason.value, "", principal="", details={"client": client}
             )
         )
@@ -245,7 +247,7 @@ class WebhookReceiver:
         suppressed, self._suppressed = self._suppressed, 0
         _log.warning("webhook.rejected", reason=reason.value, client=client, suppressed=suppressed)
 
-    def _signing_key(self, stamp: Stamp, body: bytes) -> bytes:
+    def _signing_key(self, stamp: SignatureHeaders, body: bytes) -> bytes:
         """Return the secret with which an event was signed.
 
         Raises:
@@ -258,7 +260,9 @@ class WebhookReceiver:
                 return key
         raise WebhookRejected(Rejection.SIGNATURE)
 
-    def _validate_url(self, stamp: Stamp, payload: Mapping[str, Any], key: bytes) -> WebhookResponse:
+    def _validate_url(
+        self, stamp: SignatureHeaders, payload: Mapping[str, Any], key: bytes
+    ) -> WebhookResponse:
         """Return the response to the challenge by which Zoom validates the endpoint.
 
         The response contains a signature of a text chosen by the sender. The request must therefore be signed itself, and the text

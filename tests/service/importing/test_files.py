@@ -11,7 +11,7 @@ import pytest
 
 from service.importing.exports import ExportedUser, as_csv
 from zoomgate_server.importing import formats
-from zoomgate_server.importing.problems import FileProblem
+from zoomgate_server.importing.errors import ImportFileError
 from zoomgate_server.importing.rows import InvalidRow, Row, parse_time
 from zoomgate_server.importing.scan import DuplicateIndex, scan
 
@@ -254,14 +254,14 @@ def test_unusable_file_is_rejected(content: bytes | str, sentence: str, tmp_path
     """The error message contains no tokens."""
     path = tmp_path / "export"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with contextlib.closing(DuplicateIndex()) as duplicates, pytest.raises(FileProblem) as problem:
+    with contextlib.closing(DuplicateIndex()) as duplicates, pytest.raises(ImportFileError) as problem:
         scan(formats.velo_users(path, "userEmail"), duplicates, NOW, 10)
     assert sentence in str(problem.value)
     assert "refresh-" not in str(problem.value)
 
 
 def test_csv_file_is_rejected_by_json_formats(lines: Read, nango: Read) -> None:
-    with pytest.raises(FileProblem, match="not JSON"):
+    with pytest.raises(ImportFileError, match="not JSON"):
         nango(CSV)
     assert lines(CSV)[0] == []
 

@@ -193,7 +193,7 @@ async def refreshed_at(harness: Harness, rate: float) -> tuple[Time, list[execut
             bulk_refresh.refresh_all(
                 client,
                 since=None,
-                pace=executor.Pace(rate, time.read, time.sleep),
+                pace=executor.RateLimiter(rate, time.read, time.sleep),
                 count=bulk_refresh.Count(),
                 on_failure=failures.append,
                 advance=lambda _: None,

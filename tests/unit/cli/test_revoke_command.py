@@ -20,7 +20,7 @@ from zoomgate import Client
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.cli.bulk import revoke as bulk_revoke
-from zoomgate_server.cli.bulk.executor import Pace
+from zoomgate_server.cli.bulk.executor import RateLimiter
 from zoomgate_server.cli.bulk.where_filter import FIELDS, Condition
 from zoomgate_server.identity import UserPatterns
 
@@ -161,7 +161,7 @@ async def test_user_who_consents_again_meanwhile_stays_connected(harness: Harnes
             bulk_revoke.revoke_all(
                 client,
                 conditions,
-                pace=Pace(1e-6, sleep=pause),
+                pace=RateLimiter(1e-6, sleep=pause),
                 count=count,
                 on_failure=pytest.fail,
                 advance=lambda _: None,

@@ -134,7 +134,7 @@ async def test_connection_needing_consent_for_90_days_is_disconnected() -> None:
     assert tombstone.generation == 2
     assert tombstone.update_time > NOW - DAY, "the change feed would miss the change"
     assert setup.counted == {"reauth_required": 1}
-    event = AuditEvent.unattended("connection.expired", "ok", MONICA, principal="zoomgate")
+    event = AuditEvent.without_call("connection.expired", "ok", MONICA, principal="zoomgate")
     assert setup.audited == [event._replace(generation=1)]
     assert not await setup.find(), "a new tombstone is not expired"
 

@@ -1,6 +1,6 @@
 """Tests of the token cache, which never returns to an older version, whatever is read from the store and in whichever order."""
 
-from zoomgate_server.connections.token_cache import CachedToken, Seen, TokenCache
+from zoomgate_server.connections.token_cache import CachedToken, ConnectionVersion, TokenCache
 from zoomgate_server.connections.token_pair import TokenPair
 
 USER = "monica@example.com"
@@ -8,7 +8,7 @@ USER = "monica@example.com"
 
 def token(generation: int, grant: str = "g", consent_time: float = 1.0, rev: int = 1) -> CachedToken:
     pair = TokenPair(f"a{generation}", f"r{generation}", "bearer", "s", "", 3600.0, 0.0)
-    return CachedToken(pair, Seen(grant, generation, consent_time), rev, None, 3600.0)
+    return CachedToken(pair, ConnectionVersion(grant, generation, consent_time), rev, None, 3600.0)
 
 
 def test_older_token_does_not_replace_a_newer_one() -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from zoomgate.v1 import meeting_pb2
 from zoomgate_server.errors import FieldViolation
 from zoomgate_server.rpc.services import json_value, meeting_mapping
-from zoomgate_server.rpc.services.json_mapping import Plan
+from zoomgate_server.rpc.services.json_mapping import MessageConverter
 
-PLAN = Plan(meeting_pb2.Meeting.DESCRIPTOR, meeting_mapping.CONVENTIONS)
+PLAN = MessageConverter(meeting_pb2.Meeting.DESCRIPTOR, meeting_mapping.CONVENTIONS)
 KEYS = st.one_of(
     st.sampled_from(
         [

@@ -18,7 +18,7 @@ _GLOBAL_FAILURES = frozenset({"STORE_UNAVAILABLE", "ZOOM_RATE_LIMITED", "ZOOM_UN
 """Reasons that affect all users: until the retry delay has passed, the next call would fail as well."""
 
 
-class Pace:
+class RateLimiter:
     """A rate limiter for calls.
 
     Args:
@@ -68,7 +68,7 @@ def for_each(
     connections: Iterable[Connection],
     operation: Callable[[Connection], None],
     *,
-    pace: Pace,
+    pace: RateLimiter,
     on_failure: Callable[[Failure], None],
     advance: Callable[[int], None],
 ) -> None:

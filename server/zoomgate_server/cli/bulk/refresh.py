@@ -6,7 +6,7 @@ from datetime import datetime
 
 from zoomgate import Client, errors
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.cli.bulk.executor import Failure, Pace, for_each
+from zoomgate_server.cli.bulk.executor import Failure, RateLimiter, for_each
 from zoomgate_server.cli.bulk.where_filter import is_before
 
 
@@ -41,7 +41,7 @@ def refresh_all(
     client: Client,
     *,
     since: datetime | None,
-    pace: Pace,
+    pace: RateLimiter,
     count: Count,
     on_failure: Callable[[Failure], None],
     advance: Callable[[int], None],

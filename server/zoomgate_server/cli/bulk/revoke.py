@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from zoomgate import Client, errors
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.cli.bulk.executor import Failure, Pace, for_each
+from zoomgate_server.cli.bulk.executor import Failure, RateLimiter, for_each
 from zoomgate_server.cli.bulk.where_filter import Condition, matches
 
 
@@ -33,7 +33,7 @@ def revoke_all(
     client: Client,
     where: tuple[Condition, ...],
     *,
-    pace: Pace,
+    pace: RateLimiter,
     count: Count,
     on_failure: Callable[[Failure], None],
     advance: Callable[[int], None],

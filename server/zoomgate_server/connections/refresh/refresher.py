@@ -393,7 +393,7 @@ class Refresher:
                 outcome = record.cause.value if record.cause is not None else Cause.REJECTED.value
             case _:
                 return
-        event = AuditEvent.unattended(
+        event = AuditEvent.without_call(
             action, outcome, user_email, principal="zoomgate", details={"attempt": attempt_id}
         )
         self._audit(

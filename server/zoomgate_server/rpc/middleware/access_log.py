@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from zoomgate_server.call_context import current_call, current_metadata, current_rejection, current_request_id
-from zoomgate_server.rpc.middleware.pipeline import Context, Method, Respond
+from zoomgate_server.rpc.middleware.pipeline import Context, Handler, Method
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import ALARMING_CODES, Metrics
 
@@ -25,7 +25,7 @@ class AccessLog:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def wrap(self, method: Method, respond: Respond) -> Respond:
+    def wrap(self, method: Method, respond: Handler) -> Handler:
         """Add the access log to a method."""
         method_metrics = self._metrics.rpc(method.name)
         name = method.name

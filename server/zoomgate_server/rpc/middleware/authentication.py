@@ -33,7 +33,7 @@ from zoomgate_server.errors import (
 from zoomgate_server.identity import Principal, Role
 from zoomgate_server.rpc.middleware import access_policy
 from zoomgate_server.rpc.middleware.error_status import reason_of
-from zoomgate_server.rpc.middleware.pipeline import Context, Method, Respond
+from zoomgate_server.rpc.middleware.pipeline import Context, Handler, Method
 from zoomgate_server.user_email import is_canonical
 
 AUTHORIZATION = "authorization"
@@ -109,7 +109,7 @@ class Authentication:
         self._clock = clock
         self._audit = audit
 
-    def wrap(self, method: Method, respond: Respond) -> Respond:
+    def wrap(self, method: Method, respond: Handler) -> Handler:
         """Add the checks to a method."""
         path, decode, name = method.path, method.decode, method.name
         if path in access_policy.OPEN_METHODS:

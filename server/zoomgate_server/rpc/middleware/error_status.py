@@ -16,7 +16,7 @@ from grpc_status import rpc_status
 from zoomgate.v1.error_reason_pb2 import ErrorReason
 from zoomgate_server import errors
 from zoomgate_server.call_context import current_rejection, current_request_id
-from zoomgate_server.rpc.middleware.pipeline import Context, Method, Respond
+from zoomgate_server.rpc.middleware.pipeline import Context, Handler, Method
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
 
@@ -76,10 +76,10 @@ MAPPING: Mapping[type[errors.ZoomgateError], tuple[grpc.StatusCode, "ErrorReason
 _log = logs.get("zoomgate.status")
 
 
-class Status:
+class ErrorStatus:
     """The stage that converts exceptions to gRPC statuses."""
 
-    def wrap(self, method: Method, respond: Respond) -> Respond:
+    def wrap(self, method: Method, respond: Handler) -> Handler:
         """Convert the exceptions of a method to gRPC statuses."""
 
         async def convert(request: Any, context: Context) -> Any:

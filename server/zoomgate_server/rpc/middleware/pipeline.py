@@ -17,7 +17,7 @@ import grpc.aio
 from zoomgate_server.errors import ServerOverloaded
 
 Context = Any  # grpc.aio.ServicerContext is generic in the messages, which differ per method
-Respond = Callable[[Any, Context], Awaitable[Any]]
+Handler = Callable[[Any, Context], Awaitable[Any]]
 """Handles a call: accepts the request (or an iterator of requests) and the context, and returns the response, or writes a stream and
 returns None."""
 
@@ -52,7 +52,7 @@ class Method:
 class Stage(Protocol):
     """A stage of the pipeline."""
 
-    def wrap(self, method: Method, respond: Respond) -> Respond:
+    def wrap(self, method: Method, respond: Handler) -> Handler:
         """Return `respond` wrapped in this stage. Called once per method."""
         ...
 
@@ -106,7 +106,7 @@ class Pipeline:
             )
         raise TypeError(f"{path}: client streaming is not supported")
 
-    def _compose(self, method: Method, respond: Respond) -> Respond:
+    def _compose(self, method: Method, respond: Handler) -> Handler:
         for stage in self._stages:
             respond = stage.wrap(method, respond)
         return respond
@@ -123,12 +123,12 @@ class _Handlers(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
 
-UNREAD_SECONDS = 60.0
+WRITE_TIMEOUT_SECONDS = 60.0
 """The time that a stream waits for the caller to read a message. Then the handler returns and releases its resources. gRPC retains the
 unread message and the status until the caller reads them or the connection is closed."""
 
 
-def _streamed(behavior: Callable[[Any, Context], Any]) -> Respond:
+def _streamed(behavior: Callable[[Any, Context], Any]) -> Handler:
     """Convert a handler that yields its responses into one that writes them."""
 
     async def respond(request: Any, context: Context) -> None:
@@ -152,11 +152,11 @@ async def _write(context: Context, response: Any) -> None:
         ServerOverloaded: The caller did not read the message in time.
     """
     try:
-        async with asyncio.timeout(UNREAD_SECONDS):
+        async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
             await context.write(response)
     except TimeoutError:
         raise ServerOverloaded(
-            f"The stream was not read for {UNREAD_SECONDS:.0f} seconds; read messages faster",
+            f"The stream was not read for {WRITE_TIMEOUT_SECONDS:.0f} seconds; read messages faster",
             metadata={"limit": "unread_seconds"},
             retry_after=1.0,
         ) from None

@@ -34,7 +34,7 @@ class _Mismatch(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Conventions:
+class MappingRules:
     """The differences between Zoom's JSON and the messages. Fields are named `Message.field`, or `Outer.Inner.field` in nested messages.
 
     Attributes:
@@ -52,13 +52,13 @@ _In = Callable[[Any], Any]
 _Out = Callable[[Any], Any]
 
 
-class Plan:
+class MessageConverter:
     """The conversion plan of a message type."""
 
-    def __init__(self, descriptor: Descriptor, conventions: Conventions) -> None:
+    def __init__(self, descriptor: Descriptor, conventions: MappingRules) -> None:
         self._package = descriptor.file.package
         self._incoming: dict[str, tuple[str, type, _In | None]] = {}
-        self._outgoing: dict[str, tuple[str, _Out | None, Plan | None]] = {}
+        self._outgoing: dict[str, tuple[str, _Out | None, MessageConverter | None]] = {}
         self._has_additional = ADDITIONAL in descriptor.fields_by_name
         for field in descriptor.fields:
             if field.name == ADDITIONAL:
@@ -154,13 +154,17 @@ class Plan:
     def _short(self, descriptor: Descriptor | EnumDescriptor) -> str:
         return descriptor.full_name.removeprefix(f"{self._package}.")
 
-    def _nested(self, field: FieldDescriptor, conventions: Conventions) -> "Plan | None":
+    def _nested(self, field: FieldDescriptor, conventions: MappingRules) -> "MessageConverter | None":
         if field.message_type is None or field.message_type.full_name == _TIMESTAMP:
             return None
-        return Plan(field.message_type, conventions)
+        return MessageConverter(field.message_type, conventions)
 
     def _reader(
-        self, field: FieldDescriptor, separator: str | None, nested: "Plan | None", conventions: Conventions
+        self,
+        field: FieldDescriptor,
+        separator: str | None,
+        nested: "MessageConverter | None",
+        conventions: MappingRules,
     ) -> tuple[type, _In | None]:
         """Return the expected type of a field's JSON value, and its conversion function, if any."""
         if separator is not None:
@@ -185,7 +189,11 @@ class Plan:
         raise TypeError(f"{field.full_name} has an unsupported type")
 
     def _writer(
-        self, field: FieldDescriptor, separator: str | None, nested: "Plan | None", conventions: Conventions
+        self,
+        field: FieldDescriptor,
+        separator: str | None,
+        nested: "MessageConverter | None",
+        conventions: MappingRules,
     ) -> _Out | None:
         """Return the conversion function from a field's value to JSON, or None if the value is used unchanged."""
         if separator is not None:

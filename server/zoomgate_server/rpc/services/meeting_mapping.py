@@ -7,7 +7,7 @@ from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from zoomgate.v1 import meeting_pb2 as pb
 from zoomgate_server.errors import FieldViolation, ZoomBadResponse
-from zoomgate_server.rpc.services.json_mapping import Conventions, Plan
+from zoomgate_server.rpc.services.json_mapping import MappingRules, MessageConverter
 
 
 def _numbers(enum: Any, prefix: str, **values: int | str) -> dict[int, int | str]:
@@ -17,7 +17,7 @@ def _numbers(enum: Any, prefix: str, **values: int | str) -> dict[int, int | str
 
 
 _Settings = pb.MeetingSettings
-CONVENTIONS = Conventions(
+CONVENTIONS = MappingRules(
     names={
         "Meeting.create_time": "created_at",
         "Meeting.duration_minutes": "duration",
@@ -89,8 +89,8 @@ CONVENTIONS = Conventions(
 )
 """All differences between Zoom's JSON and the messages."""
 
-_MEETING = Plan(pb.Meeting.DESCRIPTOR, CONVENTIONS)
-_DETAILS = Plan(pb.MeetingDetails.DESCRIPTOR, CONVENTIONS)
+_MEETING = MessageConverter(pb.Meeting.DESCRIPTOR, CONVENTIONS)
+_DETAILS = MessageConverter(pb.MeetingDetails.DESCRIPTOR, CONVENTIONS)
 
 
 def meeting(body: bytes) -> pb.Meeting:

@@ -1,17 +1,17 @@
 """The rate at which rows are started, and pauses that apply to all rows."""
 
 from zoomgate_server.clock import Clock
-from zoomgate_server.importing.stop import Stop
+from zoomgate_server.importing.stop import StopSignal
 
 
-class Pace:
+class RateLimiter:
     """A rate limiter for rows. All waits end when the import stops.
 
     Args:
         rate: The maximum number of rows per second.
     """
 
-    def __init__(self, rate: float, clock: Clock, stop: Stop) -> None:
+    def __init__(self, rate: float, clock: Clock, stop: StopSignal) -> None:
         self._interval = 1 / rate
         self._clock = clock
         self._stop = stop
