@@ -204,7 +204,7 @@ class World:
         self.refresher: refresher.Refresher = self.shell.Refresher(
             connections=self._connections(SlowStore(self, self.faulty, self.chance)),
             exchange=self.zoom.exchange,
-            discard=lambda _: self.check(False, "a pair was discarded"),
+            revoke_unused=lambda _: self.check(False, "a pair was discarded"),
             journal=self.journal if self.folder else _NoJournal(),
             clock=self.clock,
             metrics=_METRICS,
