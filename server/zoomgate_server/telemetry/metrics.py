@@ -156,7 +156,7 @@ class Metrics:
             "zoomgate_journal_corrupt_entries", "Journal entries that cannot be read."
         )
         self._store = self._counter("zoomgate_store_reads", "Records read from the store.")
-        self._store_errors = self._counter("zoomgate_store_errors", "Failed calls of the store.")
+        self._store_errors = self._counter("zoomgate_store_errors", "Failed store calls.")
         self._connections = self._gauge(
             "zoomgate_connections", "Connections in the store, by state.", "livemostrecent", "state"
         )

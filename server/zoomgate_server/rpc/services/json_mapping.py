@@ -216,7 +216,7 @@ def additional(extra: Mapping[str, Any]) -> Struct:
 
 
 def _fill(target: Value, value: Any, depth: int) -> None:
-    """Store parsed JSON in a `Value`: large integers as strings of digits, and values nested too deep as JSON text."""
+    """Store parsed JSON in a `Value`: large integers as strings of digits, and values nested too deeply as JSON text."""
     kind = value.__class__
     if kind is str:
         target.string_value = value

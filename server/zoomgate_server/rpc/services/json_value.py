@@ -51,7 +51,7 @@ def struct_of(data: dict[str, Any], depth: int = MAX_DEPTH) -> struct_pb2.Struct
 
 
 def parse(body: bytes) -> struct_pb2.Value | None:
-    """Return a body as a `Value`, or None if the body is not JSON, too large or nested too deep."""
+    """Return a body as a `Value`, or None if the body is not JSON, too large or nested too deeply."""
     if not body or len(body) > MAX_PARSED_BYTES:
         return None
     try:
@@ -69,7 +69,7 @@ def plain(value: struct_pb2.Value, *, field: str = "", max_depth: int = MAX_DEPT
         max_depth: The maximum nesting depth.
 
     Raises:
-        InvalidRequest: A number is not finite, an integer is above 2^53, a value is unset, or the value is nested too deep.
+        InvalidRequest: A number is not finite, an integer is above 2^53, a value is unset, or the value is nested too deeply.
     """
     return _plain(value, field, max_depth, max_depth)
 
@@ -130,7 +130,7 @@ def _number(number: float, field: str) -> int | float:
 
 def _check_depth(field: str, remaining: int, max_depth: int) -> None:
     if remaining <= 0:
-        raise _violation(field, f"is nested too deep; send at most {max_depth} levels")
+        raise _violation(field, f"is nested too deeply; send at most {max_depth} levels")
 
 
 def _violation(field: str, description: str) -> InvalidRequest:

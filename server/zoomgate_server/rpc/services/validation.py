@@ -7,7 +7,7 @@ from zoomgate_server.errors import FieldViolation, InvalidRequest
 class Violations:
     """The violations of a request, in the order of detection.
 
-    Every description states the rule and what to send instead.
+    Every description states the rule and the correction.
     """
 
     def __init__(self) -> None:
