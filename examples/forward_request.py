@@ -1,4 +1,4 @@
-"""Call a part of Zoom's API that has no RPC of its own: list all meetings of a user."""
+"""Call a part of Zoom's API without a dedicated RPC: list all meetings of a user."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from zoomgate import Client
 
 
 def pages(zoomgate: Client, user_email: str, url: str) -> Iterator[dict[str, Any]]:
-    """Yield the pages of a Zoom list, following `next_page_token`."""
+    """Yield the pages of a Zoom list by following `next_page_token`."""
     token = ""
     while True:
         query = [{"name": "page_size", "value": "300"}]

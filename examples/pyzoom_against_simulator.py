@@ -1,4 +1,4 @@
-"""Use pyzoom, a third-party client library, with the simulated Zoom.
+"""Use pyzoom, a third-party client library, with the Zoom simulator.
 
 Run `pip install pyzoom`, then `python examples/pyzoom_against_simulator.py API_URL ACCESS_TOKEN` (see docs/simulator.md).
 """

@@ -1,7 +1,7 @@
-"""A web application with a "Connect Zoom" button, as on a site that used the Velo package.
+"""A web application with a "Connect Zoom" button, similar to a site that used the Velo package.
 
-Zoom redirects the browser to `/connected`, which passes the code and state to CompleteAuthorization. A real site would use its own
-sign-in; here, users only enter their email address.
+Zoom redirects the browser to `/connected`, which passes the code and state to CompleteAuthorization. In place of a real
+sign-in, users only enter their email address.
 """
 
 import os
@@ -26,7 +26,7 @@ def page(body: str, status: int = 200) -> web.Response:
 
 
 def session(request: web.Request) -> dict[str, str] | None:
-    """Return the session of the browser, or None if it is not signed in."""
+    """Return the browser's session, or None if the user is not signed in."""
     return request.app[SESSIONS].get(request.cookies.get("session", ""))
 
 
@@ -74,7 +74,7 @@ async def connect(request: web.Request) -> web.StreamResponse:
 
 
 async def connected(request: web.Request) -> web.StreamResponse:
-    """Complete the authorization, but only in the browser in which it was started."""
+    """Complete the authorization in the browser that started it; reject other browsers."""
     user_session = session(request)
     state = request.query.get("state", "")
     if user_session is None or not secrets.compare_digest(

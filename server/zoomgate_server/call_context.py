@@ -16,7 +16,7 @@ class Call(NamedTuple):
     Attributes:
         request_id: 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
         principal: The caller.
-        deadline: The time on the monotonic clock, in seconds, after which the caller no longer waits for the response.
+        deadline: The deadline of the call, in seconds on the monotonic clock.
         user_email: The user for whom the caller is authorized to act, or empty if the call does not name exactly one user.
         method: `Service.Method`.
     """
@@ -29,17 +29,17 @@ class Call(NamedTuple):
 
 
 current_call: ContextVar[Call] = ContextVar("current_call")
-"""The call of the current task. Set once the caller is authenticated and authorized."""
+"""The call that the current task serves. Set after the caller is authenticated and authorized."""
 
 current_access_check: ContextVar[Callable[[str], bool]] = ContextVar("current_access_check")
-"""Re-checks the authorization of the current stream's caller: returns whether it may see a user, and raises if it may no longer call
-the method."""
+"""Function that checks the current stream's authorization again. Returns whether the caller may see a user, and raises an error if the
+caller may no longer call the method."""
 
 current_request_id: ContextVar[str] = ContextVar("current_request_id")
-"""The request ID of the current call. Set first, before any other processing."""
+"""The request ID of the current call. Set before any other processing."""
 
 current_metadata: ContextVar[Iterable[tuple[str, str | bytes]]] = ContextVar("current_metadata", default=())
-"""The metadata of the current call, cached because reading it from gRPC is expensive."""
+"""The metadata of the current call, cached because reading metadata from gRPC is expensive."""
 
 current_rejection: ContextVar[str] = ContextVar("current_rejection")
-"""The error reason of the current call, if it failed."""
+"""The error reason of the current call, if the call failed."""

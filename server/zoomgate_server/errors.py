@@ -1,7 +1,8 @@
 """The errors of the service, independent of gRPC and HTTP.
 
 `rpc/middleware/error_status.py` maps each class to the gRPC status that callers receive. Callers can read an error's message and metadata;
-details for the operator only go into `internal`. None of them may contain a token, an authorization code, a key or a secret.
+details for operators belong in `internal`. Neither the message, the metadata nor `internal` may contain a token, an authorization code, a
+key or a secret.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ class FieldViolation:
 
     Attributes:
         field: The path of the field in the request, such as `meeting_details.topic` or `query[3].name`.
-        description: The violated rule and what to send instead, as one sentence without its subject.
+        description: The violated rule and the correction, as a sentence without a subject, such as `must be true or false`.
     """
 
     field: str
@@ -22,10 +23,10 @@ class FieldViolation:
 
 
 class ZoomgateError(Exception):
-    """Base class of the errors that are reported to callers.
+    """Base class of all errors that callers can receive.
 
     Args:
-        message: The public message: one sentence, at most 1 KiB.
+        message: The public message: one sentence of at most 1 KiB.
         metadata: Public, machine-readable details. Returned as the metadata of `ErrorInfo`.
         retry_after: The delay in seconds before a retry, or None if the error does not suggest one.
         internal: Details for the log only. Must not contain secrets.
@@ -55,7 +56,7 @@ class CallerNotAllowed(ZoomgateError):
 
 
 class InvalidRequest(ZoomgateError):
-    """Fields of the request are invalid. Lists all of them."""
+    """One or more fields of the request are invalid. `violations` lists all of them."""
 
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
         self.violations = tuple(violations)
@@ -84,7 +85,7 @@ class InvalidResumeToken(InvalidRequest):
 
 
 class ResumeTokenExpired(ZoomgateError):
-    """The resume token is too old, since tombstones are retained for 30 days only, or is ahead of the store's clock."""
+    """The resume token is older than 30 days, the retention time of tombstones, or lies ahead of the store's current time."""
 
 
 class MalformedRequest(ZoomgateError):
@@ -92,7 +93,7 @@ class MalformedRequest(ZoomgateError):
 
 
 class InvalidState(ZoomgateError):
-    """The state or ticket is unknown, used or expired, or belongs to another caller."""
+    """The state or ticket is unknown, used or expired, or belongs to a different caller."""
 
 
 class CodeRefused(ZoomgateError):
@@ -104,7 +105,7 @@ class IdentityMismatch(ZoomgateError):
 
 
 class NotConnected(ZoomgateError):
-    """The user has no connection, which the call requires."""
+    """The call requires a connection, and the user has none."""
 
 
 class ConnectionNotFound(ZoomgateError):
@@ -128,7 +129,7 @@ class StoreUnavailable(ZoomgateError):
 
 
 class AuditUnavailable(ZoomgateError):
-    """The audit trail cannot be written, so an operation that must be recorded, such as returning a token, is not performed."""
+    """The audit trail cannot be written. Operations that must be recorded, such as returning a token, are not performed."""
 
 
 class RecordFault(ZoomgateError):
@@ -140,7 +141,7 @@ class RecordUnreadable(RecordFault):
 
 
 class RecordVersionUnsupported(RecordFault):
-    """The record has a format version that this release does not read."""
+    """The record has a format version that this release does not support."""
 
 
 class KeyUnavailable(RecordFault):
@@ -204,11 +205,11 @@ class ShuttingDown(ZoomgateError):
 
 
 class Unexpected(ZoomgateError):
-    """An unexpected failure. Its message is fixed, so that no internal details reach the caller."""
+    """An unexpected failure. The message is fixed to avoid disclosing internal details."""
 
 
 def store_unavailable() -> StoreUnavailable:
-    """Return the error for a store that fails."""
+    """Return the error for an unavailable store."""
     return StoreUnavailable("The token store is unavailable; retry in a moment", retry_after=1.0)
 
 

@@ -69,7 +69,7 @@ class Principal:
 
     @property
     def identity(self) -> str:
-        """`issuer|subject`, followed by `>` and the identity of the forwarded member, if any. Consents are bound to it."""
+        """`issuer|subject`, followed by `>` and the identity of the forwarded member, if any. Consents are bound to this string."""
         own = f"{self.issuer}|{self.subject}"
         return own if self.on_behalf_of is None else f"{own}>{self.on_behalf_of.identity}"
 
@@ -79,7 +79,7 @@ class Principal:
 
     @property
     def member(self) -> "Principal | None":
-        """The member who makes the call: the member whose credential is forwarded, or the caller itself if it is a member."""
+        """The member who makes the call: the forwarded member, or the caller if the caller is a member."""
         if self.on_behalf_of is not None:
             return self.on_behalf_of
         return self if Role.MEMBER in self.roles else None

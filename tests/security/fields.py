@@ -1,4 +1,4 @@
-"""Invalid names, numbers, times and texts in requests."""
+"""Requests with invalid names, numbers, times and strings."""
 
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
@@ -58,7 +58,7 @@ def begin_with_options(**values: object) -> auth.BeginAuthorizationRequest:
 
 
 def nested_list(levels: int) -> object:
-    """Return lists nested to a depth."""
+    """Return lists nested `levels` deep."""
     return None if levels == 0 else [nested_list(levels - 1)]
 
 
@@ -68,7 +68,7 @@ def create_request(**values: object) -> meetings.CreateMeetingRequest:
 
 
 def merged(base: Message, more: Message) -> Message:
-    """Return a request with additional fields that JSON cannot express."""
+    """Return a request with fields that JSON cannot represent."""
     base.MergeFrom(more)
     return base
 
@@ -121,7 +121,7 @@ _REQUESTS = {
     "ProxyService.Patch": proxy.PatchRequest(user_email=BAD_ADDRESS, url="/users/me"),
     "ProxyService.Put": proxy.PutRequest(user_email=BAD_ADDRESS, url="/users/me"),
 }
-"""Every RPC that names a user, with an invalid address."""
+"""A request of every RPC that names a user, with an invalid address."""
 
 USERS = [
     *(
@@ -376,7 +376,7 @@ TEXTS = [
         )
         for description, token in (
             ("too long", "t" * 8193),
-            ("not the stored one", "t"),
+            ("not the stored token", "t"),
             ("not ASCII", "ü\x00"),
         )
     ),
@@ -449,7 +449,7 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
     "an unknown type": (create_request(type=99), "type"),
     "a negative type": (create_request(type=-1), "type"),
     "a series without a recurrence": (create_request(type="MEETING_TYPE_RECURRING_FIXED_TIME"), "recurrence"),
-    "an instant meeting for another user": (
+    "an instant meeting for a different user": (
         create_request(type="MEETING_TYPE_INSTANT", schedule_for="x@example.com"),
         "schedule_for",
     ),
@@ -531,15 +531,15 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
         "tracking_fields[0].field",
     ),
     "too many tracking fields": (create_request(tracking_fields=[{"field": "x"}] * 51), "tracking_fields"),
-    "an additional field that has its own field": (
+    "an additional field that duplicates a field of the message": (
         create_request(additional_fields={"topic": "x"}),
         "additional_fields.topic",
     ),
-    "an additional field with a Zoom field name that has its own field": (
+    "an additional field with the Zoom name of a message field": (
         create_request(additional_fields={"duration": 60}),
         "additional_fields.duration",
     ),
-    "a nested additional field that has its own field": (
+    "a nested additional field that duplicates a field of the message": (
         create_request(settings={"additional_fields": {"waiting_room": True}}),
         "settings.additional_fields.waiting_room",
     ),

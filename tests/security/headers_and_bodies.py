@@ -41,7 +41,7 @@ FORBIDDEN = [
     "",
     "a" * 1_000_000,
 ]
-"""Headers that frame, route or authenticate a request, and names that resemble allowed ones."""
+"""Headers that frame, route or authenticate a request, and names that resemble allowed names."""
 
 VALUES = {
     "a line break": "a\r\nHost: evil.com",
@@ -74,7 +74,7 @@ def post(**more: object) -> pb.PostRequest:
 
 
 def nested_json(levels: int) -> bytes:
-    """Return a request whose `json` is lists nested to a depth; encoded by hand, since libraries reject it."""
+    """Return a request with lists in `json` that are nested `levels` deep. Encoded manually, because libraries reject the message."""
     value = b""
     for _ in range(levels):
         for tag in (0x0A, 0x32):  # ListValue.values, Value.list_value
@@ -116,7 +116,7 @@ ROWS = [
         for description, value in VALUES.items()
     ),
     Row(
-        "a header twice, in two spellings",
+        "a duplicate header in a different case",
         "ProxyService.Get",
         call("Get", "/users/me", headers=headers(("accept", "a"), ("Accept", "b"))),
         fields("headers[1].name"),
@@ -149,7 +149,7 @@ ROWS = [
         fields("content_type"),
     ),
     Row(
-        "a body of one byte more than the limit",
+        "a body one byte above the limit",
         "ProxyService.Post",
         post(raw=b"x" * (1024 * 1024 + 1)),
         fields("raw"),

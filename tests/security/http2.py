@@ -1,4 +1,4 @@
-"""A minimal HTTP/2 client (RFC 9113, RFC 7541) that can send invalid frames and shows raw frames."""
+"""A minimal HTTP/2 client (RFC 9113, RFC 7541) that can send invalid frames and returns raw frames."""
 
 import asyncio
 import struct
@@ -9,7 +9,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 INITIAL_WINDOW_SIZE = 4
-"""A setting: how many bytes per stream the receiver accepts before it sends a WINDOW_UPDATE."""
+"""Setting for the number of bytes per stream that the receiver accepts before sending a WINDOW_UPDATE."""
 
 
 def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"", *, length: int = -1) -> bytes:
@@ -57,7 +57,7 @@ class Connection:
         self._writer = writer
 
     async def send(self, *parts: bytes) -> None:
-        """Send bytes; ignore a connection that the server has already closed."""
+        """Send bytes. Do nothing if the server has already closed the connection."""
         try:
             for part in parts:
                 self._writer.write(part)
@@ -80,14 +80,14 @@ class Connection:
         return [kind async for kind, _, _, _ in self.frames()]
 
     async def until_stream_ends(self, stream: int = 1) -> int | None:
-        """Wait until a stream ends; return the kind of the last frame, or None if the connection was closed."""
+        """Wait until a stream ends, and return the kind of the last frame, or None if the connection was closed."""
         async for kind, flags, number, _ in self.frames():
             if number == stream and (kind == RST_STREAM or (kind in (DATA, HEADERS) and flags & END_STREAM)):
                 return kind
         return None
 
     async def read_some(self) -> bytes:
-        """Return received bytes; empty if the server closed the connection."""
+        """Return received bytes, or nothing if the server closed the connection."""
         try:
             return await self._reader.read(65_536)
         except ConnectionError:

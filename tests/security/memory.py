@@ -12,9 +12,9 @@ _STATUS = Path("/proc/self/status")
 
 @contextmanager
 def peak_of(megabytes: int) -> Iterator[None]:
-    """Fail if the process uses more memory than this within the context, as counted by Linux, including C libraries.
+    """Fail if the process uses more than `megabytes` of memory within the context. Includes C libraries; measured by Linux.
 
-    Both ends of every connection are in this process, so the limit includes the memory of the test itself. Does nothing on other systems.
+    Client and server run in this process, so the limit includes the memory of the test itself. On other systems, nothing is checked.
     """
     if not _RESET.exists():
         yield
@@ -28,7 +28,7 @@ def peak_of(megabytes: int) -> Iterator[None]:
 
 @contextmanager
 def allocations_of(megabytes: int) -> Iterator[None]:
-    """Fail if Python has more than this allocated at any time within the context."""
+    """Fail if Python's allocations exceed `megabytes` at any time within the context."""
     tracemalloc.start()
     try:
         yield

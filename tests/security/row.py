@@ -1,4 +1,4 @@
-"""Table rows for calls that must be rejected."""
+"""Test cases for calls that must be rejected."""
 
 import re
 from collections.abc import Iterable
@@ -12,12 +12,12 @@ REMEDY = re.compile(
     r"[:;,] (?:or )?(?:send|set|leave (?:(?:it|them|one of them) )?out|leave (?:it|them) empty|remove|omit|correct|use|escape|say|begin"
     r"|start|retry|check)\b"
 )
-"""Matches the instruction that follows the rule in a message."""
+"""Pattern of the instruction after the rule in a message."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A call that must be rejected.
+    """A call that must be rejected, and the expected error.
 
     Attributes:
         name: A description of the error.
@@ -37,8 +37,8 @@ class Row:
     code: str = "INVALID_ARGUMENT"
     caller: str = "service"
 
-    async def refusal(self, zoomgate: Harness) -> RpcError:
-        """Make the call, which must fail, and return the failure."""
+    async def error(self, zoomgate: Harness) -> RpcError:
+        """Make the call and return the error. Fail if the call succeeds."""
         service, _, method = self.method.partition(".")
         call = zoomgate.channel.unary_unary(f"/zoomgate.v1.{service}/{method}")
         sent = self.request if isinstance(self.request, bytes) else self.request.SerializeToString()
@@ -46,16 +46,16 @@ class Row:
 
 
 def fields(*names: str) -> frozenset[str]:
-    """Return the names of the fields with violations."""
+    """Return a set of field names."""
     return frozenset(names)
 
 
-def without_remedy(refusals: Iterable[RpcError]) -> list[str]:
-    """Return the texts of INVALID_ARGUMENT failures that do not say what to send instead."""
+def without_remedy(errors: Iterable[RpcError]) -> list[str]:
+    """Return the messages of INVALID_ARGUMENT errors that contain no corrective instruction."""
     return [
         text
-        for refusal in refusals
-        if refusal.code.name == "INVALID_ARGUMENT"
-        for text in (*refusal.violations.values(), refusal.message)
+        for error in errors
+        if error.code.name == "INVALID_ARGUMENT"
+        for text in (*error.violations.values(), error.message)
         if REMEDY.search(text) is None
     ]

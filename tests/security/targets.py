@@ -17,8 +17,8 @@ REQUESTS = {
 INVALID_PATHS = {
     "an empty path": "",
     "only a slash": "/",
-    "another host": "https://evil.com/",
-    "another host without a scheme": "//evil.com/x",
+    "a different host": "https://evil.com/",
+    "a different host without a scheme": "//evil.com/x",
     "three slashes": "///evil.com",
     "a backslash for the second slash": "/\\evil.com",
     "two backslashes": "\\\\evil.com",
@@ -31,7 +31,7 @@ INVALID_PATHS = {
     "a domain that would extend the base URL": ".evil.com/",
     "a port that would extend the base URL": ":80/",
     "no leading slash": "users/me",
-    "Zoom's host as a prefix of another": "https://api.zoom.us.evil.com/v2/users/me",
+    "Zoom's host as a prefix of a different host": "https://api.zoom.us.evil.com/v2/users/me",
     "Zoom's host with an explicit port": "https://api.zoom.us:443/v2/users/me",
     "Zoom's host in upper case": "HTTPS://API.ZOOM.US/v2/users/me",
     "Zoom's host over plain http": "http://api.zoom.us/v2/users/me",
@@ -117,7 +117,7 @@ ROWS = [
         for name, url in INVALID_PATHS.items()
     ),
     *(
-        Row(f"another host, {method}", f"ProxyService.{method}", request, fields("url"), "INVALID_PATH")
+        Row(f"a different host, {method}", f"ProxyService.{method}", request, fields("url"), "INVALID_PATH")
         for method, request in ((method, call(method, "//evil.com/x")) for method in REQUESTS)
     ),
     *(
@@ -126,7 +126,7 @@ ROWS = [
     ),
     *(
         Row(
-            f"a path that the caller's row does not allow, {url}",
+            f"a path that the caller's policy does not allow, {url}",
             "ProxyService.Get",
             pb.GetRequest(user_email=OMAR, url=url),
             fields(),

@@ -1,4 +1,4 @@
-"""Tests with invalid requests: each is rejected with its code, reason and fields, and causes no request to Zoom."""
+"""Tests for invalid requests: each request is rejected with the expected code, reason and fields, and nothing is sent to Zoom."""
 
 import asyncio
 import gc
@@ -27,7 +27,7 @@ Service = tuple[Harness, RawUpstream]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """A service with a connected user, whose Zoom API is a raw server. All rows share it, since none may change it."""
+    """Run a service with a connected user and a raw server in place of Zoom's API. Shared by all rows, since no row changes the service."""
     async with (
         raw_upstream() as raw,
         running(tmp_path_factory.mktemp("data"), zoom_api_url=raw.url) as zoomgate,
@@ -40,36 +40,36 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name[:80])
 async def test_invalid_request_is_rejected_without_calling_zoom(service: Service, row: Row) -> None:
-    """The failure names exactly the invalid fields; neither Zoom's API nor its OAuth endpoints receive a request."""
+    """The error lists exactly the invalid fields; neither Zoom's API nor the OAuth endpoints receive a request."""
     zoomgate, raw = service
     raw.requests.clear()
     before = dict(zoomgate.simulator.zoom.counters)
-    refusal = await row.refusal(zoomgate)
-    assert refusal.short == (row.code, row.reason), refusal
-    assert set(refusal.violations) == row.fields
-    assert not row.fields or refusal.message.partition(": ")[0] in row.fields
+    error = await row.error(zoomgate)
+    assert error.short == (row.code, row.reason), error
+    assert set(error.violations) == row.fields
+    assert not row.fields or error.message.partition(": ")[0] in row.fields
     assert raw.requests == []
     assert dict(zoomgate.simulator.zoom.counters) == before
 
 
-async def test_every_rejection_says_what_to_send_instead(service: Service) -> None:
-    """Every violation and message of an INVALID_ARGUMENT has an instruction and contains no library names."""
+async def test_every_rejection_contains_an_instruction(service: Service) -> None:
+    """Every violation and message of an INVALID_ARGUMENT error contains an instruction and no library names."""
     zoomgate, _ = service
-    refusals = [await row.refusal(zoomgate) for row in ROWS if row.code == "INVALID_ARGUMENT"]
-    assert len(refusals) > 300
-    assert without_remedy(refusals) == []
-    text = " ".join(refusal.message for refusal in refusals).lower()
+    errors = [await row.error(zoomgate) for row in ROWS if row.code == "INVALID_ARGUMENT"]
+    assert len(errors) > 300
+    assert without_remedy(errors) == []
+    text = " ".join(error.message for error in errors).lower()
     assert not [word for word in ("traceback", "exception", "python", "protobuf", "aiohttp") if word in text]
 
 
 async def test_violations_that_do_not_fit_are_counted(service: Service) -> None:
-    """Violations that do not fit are counted, with an instruction."""
+    """The number of omitted violations is reported, with an instruction."""
     zoomgate, _ = service
     many = targets.parameters(*[("", "\x00")] * 100)
-    refusal = await zoomgate.error_of(zoomgate.proxy.Get, targets.call("Get", "/users/me", query=many))
-    assert refusal.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
-    assert "more fields are invalid" in refusal.violations["…"]
-    assert without_remedy([refusal]) == []
+    error = await zoomgate.error_of(zoomgate.proxy.Get, targets.call("Get", "/users/me", query=many))
+    assert error.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert "more fields are invalid" in error.violations["…"]
+    assert without_remedy([error]) == []
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ async def test_violations_that_do_not_fit_are_counted(service: Service) -> None:
     ids=["long domain", "long local part"],
 )
 async def test_rejected_user_names_are_not_retained(service: Service, address: str) -> None:
-    """Rejected user names of a megabyte each do not remain in memory."""
+    """Rejected user names of one megabyte each are not retained in memory."""
     zoomgate, _ = service
     tracemalloc.start()
     for number in range(20):
@@ -90,7 +90,7 @@ async def test_rejected_user_names_are_not_retained(service: Service, address: s
 
 
 async def test_unknown_fields_are_ignored(service: Service) -> None:
-    """Fields of a later version of the contract have no effect at any level."""
+    """Fields of a later API version have no effect at any nesting level."""
     zoomgate, raw = service
     raw.responses = [OK]
     later = b"\xfa\xff\xff\xff\x0f\x01x\xc0\x3e\x01"
@@ -122,7 +122,7 @@ async def test_metadata_does_not_redirect_a_call(service: Service) -> None:
 
 
 async def test_raw_bodies_are_sent_unchanged(service: Service) -> None:
-    """Bytes in `raw` are neither parsed nor changed, even if they are declared as JSON and are invalid."""
+    """Bytes in `raw` are neither parsed nor changed, even if declared as JSON and invalid."""
     zoomgate, raw = service
     for body in (b"{not json", b"\xff\x00", b"[" * 1_000_000, b"NaN"):
         request = proxy.PostRequest(user_email=MONICA, url="/x", raw=body, content_type="application/json")
@@ -131,7 +131,7 @@ async def test_raw_bodies_are_sent_unchanged(service: Service) -> None:
 
 
 async def test_largest_accepted_values_are_sent_unchanged(service: Service) -> None:
-    """The largest id, the last second of the year 9999, and the longest topic are sent unchanged."""
+    """The largest ID, the last second of the year 9999, and the longest topic are sent unchanged."""
     zoomgate, raw = service
     raw.responses = [http_response("200 OK", b'{"id":1}')]
     await zoomgate.call(
@@ -146,12 +146,12 @@ async def test_largest_accepted_values_are_sent_unchanged(service: Service) -> N
 
 
 async def test_flood_of_invalid_requests_does_not_affect_the_service(service: Service) -> None:
-    """All invalid requests at once are rejected, and the next call succeeds."""
+    """All invalid requests, sent concurrently, are rejected, and the next call succeeds."""
     zoomgate, raw = service
     raw.responses = [OK]
     small = [row for row in ROWS if len(repr(row.request)) < 10_000]
-    refusals = await asyncio.gather(*(row.refusal(zoomgate) for row in small))
-    assert [refusal.short for refusal in refusals] == [(row.code, row.reason) for row in small]
+    errors = await asyncio.gather(*(row.error(zoomgate) for row in small))
+    assert [error.short for error in errors] == [(row.code, row.reason) for row in small]
     assert raw.requests == []
     request = proxy.GetRequest(user_email=MONICA, url="/users/me")
     assert (await zoomgate.call(zoomgate.proxy.Get, request)).response.status == 200

@@ -1,4 +1,4 @@
-"""Tests of gRPC over TLS and of the replacement of certificates."""
+"""Tests for gRPC over TLS and the replacement of certificates."""
 
 import asyncio
 import ssl
@@ -125,7 +125,7 @@ def test_representation_of_pair_does_not_contain_the_key(tmp_path: Path) -> None
 
 
 def test_certificate_is_loaded_once_it_becomes_valid(tmp_path: Path) -> None:
-    """A certificate that is not valid yet is reported once, retried, and loaded later without a change of its files."""
+    """A certificate that is not yet valid is reported once and retried. Loading it later requires no change of the files."""
     cert, key, first = write_pair(tmp_path)
     reports: list[str | None] = []
     time = datetime.now(UTC)
@@ -145,7 +145,7 @@ def test_certificate_is_loaded_once_it_becomes_valid(tmp_path: Path) -> None:
 
 
 class DeletedWhileRead(type(Path())):  # type: ignore[misc] - the class of paths on this platform
-    """A path whose file is deleted while it is read."""
+    """A path that is deleted while the file is read."""
 
     def open(self, *arguments: object, **options: object) -> object:  # type: ignore[override]
         """Open the file, then delete its directory entry."""
@@ -155,7 +155,7 @@ class DeletedWhileRead(type(Path())):  # type: ignore[misc] - the class of paths
 
 
 def test_key_may_be_replaced_while_it_is_read(tmp_path: Path) -> None:
-    """The mode is that of the opened file, not that of the file that the path refers to afterwards."""
+    """The permissions are read from the opened file, even if the path later refers to a different file."""
     cert, key, _ = write_pair(tmp_path)
     assert tls.load(cert, DeletedWhileRead(key)).names == ("localhost", "127.0.0.1")
 

@@ -1,4 +1,4 @@
-"""Tests with invalid or excessive traffic at the gRPC port: other clients must still be served."""
+"""Tests for invalid and excessive traffic at the gRPC port. Other clients must not be affected."""
 
 import asyncio
 import resource
@@ -40,7 +40,7 @@ CHECK.facts.update_time.seconds = 1_700_000_000
 
 @pytest.fixture(scope="module", autouse=True)
 def _files() -> Iterator[None]:
-    """Raise the limit of open files: both ends of many connections are in this process."""
+    """Raise the limit of open files, because this process contains both ends of many connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
@@ -50,7 +50,7 @@ def _files() -> Iterator[None]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """A service with a connected user, whose Zoom API is a raw server. A test on one connection must not affect the others."""
+    """Run a service with a connected user and a raw server in place of Zoom's API. Tests must not affect connections of other tests."""
     async with (
         raw_upstream() as raw,
         running(tmp_path_factory.mktemp("data"), zoom_api_url=raw.url) as zoomgate,
@@ -92,7 +92,7 @@ INVALID_TRAFFIC = {
     "a WINDOW_UPDATE of zero": START + http2.frame(8, payload=b"\0\0\0\0"),
     "a flood of PINGs": START + http2.frame(http2.PING, payload=b"12345678") * 3000,
 }
-"""Traffic that no valid client sends; the server closes the connection."""
+"""Invalid traffic after which the server closes the connection."""
 
 INVALID_MESSAGES = {
     "a message above the limit": http2.message(b"abc", length=2**32 - 1),
@@ -100,7 +100,7 @@ INVALID_MESSAGES = {
     "a message with an invalid compressed flag": http2.message(b"abc", compressed=1),
     "an unknown flag": http2.message(b"abc", compressed=7),
 }
-"""Invalid messages; the server ends the call. If gRPC is already waiting for the message, it leaves a call with an unknown flag open."""
+"""Invalid messages after which the server ends the call. After an unknown flag, gRPC may leave the call open."""
 
 
 @pytest.mark.parametrize("name", INVALID_TRAFFIC)
@@ -115,7 +115,7 @@ async def test_invalid_http2_closes_only_its_connection(service: Service, name: 
 
 @pytest.mark.parametrize("name", INVALID_MESSAGES)
 async def test_invalid_message_ends_its_call(service: Service, name: str) -> None:
-    """The call fails at its deadline at the latest."""
+    """The call fails no later than its deadline."""
     zoomgate, raw = service
     async with asyncio.timeout(20), http2.connection(zoomgate.grpc_address) as raw_connection:
         opened = http2.frame(http2.HEADERS, http2.END_HEADERS, 1, BLOCK_WITH_TIMEOUT)
@@ -163,7 +163,7 @@ async def invalid_streams(raw_connection: Connection) -> None:
 
 
 async def settings_flood(raw_connection: Connection) -> None:
-    """Change the settings very often."""
+    """Send many SETTINGS frames."""
     await raw_connection.send(
         START, *[http2.settings((http2.INITIAL_WINDOW_SIZE, size)) for size in range(3000)]
     )
@@ -171,7 +171,7 @@ async def settings_flood(raw_connection: Connection) -> None:
 
 
 async def reset_flood(raw_connection: Connection) -> None:
-    """Start and immediately cancel very many calls."""
+    """Start and immediately cancel a large number of calls."""
     await raw_connection.send(START)
     for stream in range(1, 6001, 2):
         await raw_connection.send(
@@ -223,7 +223,7 @@ ATTACKS: dict[str, tuple[Callable[[Connection], Coroutine[Any, Any, None]], int,
     "endless headers": (endless_headers, 1, 160),
     "header table growth": (header_table_growth, 1, 64),
 }
-"""The attack, the number of concurrent connections, and the limit of additional memory in megabytes."""
+"""For each attack: the function, the number of concurrent connections, and the maximum additional memory in megabytes."""
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -283,7 +283,7 @@ async def test_compressed_message_is_not_inflated_beyond_the_limit(service: Serv
     ids=["2000 entries", "an entry of 20 KB", "a credential of 100 KB"],
 )
 async def test_too_much_metadata_is_rejected(service: Service, extra: list[tuple[str, str]]) -> None:
-    """Metadata above the limit fails with RESOURCE_EXHAUSTED before it is read."""
+    """Calls with metadata above the limit fail with RESOURCE_EXHAUSTED before the metadata is read."""
     zoomgate, _ = service
     async with grpc.aio.insecure_channel(zoomgate.grpc_address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as error:
@@ -310,12 +310,12 @@ async def test_unknown_methods_are_not_implemented(service: Service, path: str) 
     """Unknown methods are UNIMPLEMENTED, with and without a credential."""
     zoomgate, _ = service
     for caller in ("service", ""):
-        refusal = await zoomgate.error_of(zoomgate.channel.unary_unary(path), b"", caller)
-        assert refusal.code is grpc.StatusCode.UNIMPLEMENTED
+        error = await zoomgate.error_of(zoomgate.channel.unary_unary(path), b"", caller)
+        assert error.code is grpc.StatusCode.UNIMPLEMENTED
 
 
 def slow_call(timeout: str) -> bytes:
-    """Return a call of the proxy by a client that reads no response data."""
+    """Return a proxy call of a client that reads no response data."""
     headers = http2.request_headers("/zoomgate.v1.ProxyService/Get", metadata(), timeout)
     request = proxy.GetRequest(user_email=MONICA, url="/users/me").SerializeToString()
     return (
@@ -346,10 +346,10 @@ async def test_call_without_time_is_not_sent_to_zoom(service: Service, timeout: 
         await raw_connection.send(slow_call(timeout))
         assert await raw_connection.until_stream_ends() is not None
     request = proxy.GetRequest(user_email=MONICA, url="/users/me")
-    refusal = await zoomgate.error_of(zoomgate.proxy.Get, request, seconds=0.001)
-    assert refusal.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    refusal = await zoomgate.error_of(zoomgate.proxy.Get, request, seconds=0.4)
-    assert refusal.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    error = await zoomgate.error_of(zoomgate.proxy.Get, request, seconds=0.001)
+    assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    error = await zoomgate.error_of(zoomgate.proxy.Get, request, seconds=0.4)
+    assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert raw.requests == []
 
 
@@ -357,7 +357,7 @@ async def test_call_without_time_is_not_sent_to_zoom(service: Service, timeout: 
 async def test_every_call_has_a_time_limit(
     service: Service, monkeypatch: pytest.MonkeyPatch, limit: str, seconds: float | None
 ) -> None:
-    """Without a deadline, or with a distant one, the server's own limit applies. It is shortened here from half a minute or more."""
+    """Without a deadline, or with a distant deadline, the server's limit applies. The test shortens the limit from 30 seconds or more."""
     zoomgate, raw = service
     monkeypatch.setattr(authentication, limit, 2.0)
     raw.responses = [Endless(b"HTTP/1.1 200 OK\r\n"), OK]
@@ -371,14 +371,14 @@ async def test_every_call_has_a_time_limit(
 
 
 async def test_calls_beyond_the_stream_limit_all_succeed(service: Service) -> None:
-    """A thousand concurrent calls over one connection are queued; none is reset."""
+    """A thousand concurrent calls over one connection are queued and not reset."""
     zoomgate, _ = service
     responses = await asyncio.gather(*(zoomgate.call(zoomgate.auth.CheckToken, CHECK) for _ in range(1000)))
     assert all(response.expired for response in responses)
 
 
 async def test_calls_waiting_for_zoom_do_not_block_others(service: Service) -> None:
-    """While hundreds of calls wait for Zoom, other calls succeed and health is SERVING; then all calls succeed."""
+    """While hundreds of calls wait for Zoom, other calls succeed and the health status is SERVING. Finally, all calls succeed."""
     zoomgate, raw = service
     raw.responses = [OK]
     raw.open.clear()

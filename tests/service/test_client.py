@@ -1,4 +1,4 @@
-"""Tests of both clients with a real service, over the network."""
+"""Tests for both clients with a real service, over the network."""
 
 import asyncio
 import os
@@ -53,7 +53,7 @@ async def test_user_connects_and_manages_a_meeting(harness: Harness, client: Asy
 
 
 async def test_wait_for_connection_ignores_refreshes(harness: Harness, client: AsyncClient) -> None:
-    """For a connected user, only a newer consent ends the wait."""
+    """For a connected user, the wait ends only after a newer consent."""
     await harness.connect()
     before = (await client.auth.get_connection(user_email=MONICA)).connection
     await client.auth.refresh_token(user_email=MONICA)
@@ -86,7 +86,7 @@ async def test_connections_iterates_over_all_connections(harness: Harness, clien
     assert [connection.user_email async for connection in client.connections()] == [MONICA, OMAR]
 
 
-async def test_cancelled_task_raises_cancelled_error(harness: Harness, client: AsyncClient) -> None:
+async def test_canceled_task_raises_cancelled_error(harness: Harness, client: AsyncClient) -> None:
     """The cancellation of a task is not converted to an error of the service, and the call is not retried."""
     call = asyncio.create_task(client.auth.get_token(user_email=MONICA))
     await asyncio.sleep(0)
@@ -96,7 +96,7 @@ async def test_cancelled_task_raises_cancelled_error(harness: Harness, client: A
 
 
 async def test_closing_a_client_fails_its_calls_and_watches(harness: Harness) -> None:
-    """They fail with `ZoomgateError`; the waiting tasks are not cancelled."""
+    """Calls and watches fail with `ZoomgateError`; the waiting tasks are not canceled."""
     client = AsyncClient(harness.grpc_address, key=caller_key("service"))
     watch = client.watch()
     assert (await anext(watch)).type == WatchConnectionsResponse.TYPE_SYNCED
@@ -127,7 +127,7 @@ async def test_unreachable_service_raises_service_unavailable() -> None:
 
 
 async def test_no_safe_call_fails_while_a_server_stops(tmp_path: Path) -> None:
-    """One of two servers stops under load and cancels all of its calls. Every call that is safe to retry succeeds."""
+    """One of two servers stops under load and cancels all calls. Every call that is safe to retry succeeds."""
     async with Simulator(SimulatorOptions(port=0)) as zoom, AsyncExitStack() as servers:
         first = await servers.enter_async_context(serving(zoom, tmp_path, {"ZOOMGATE_DRAIN_SECONDS": "0"}))
         await first.connect()
@@ -148,7 +148,7 @@ async def test_no_safe_call_fails_while_a_server_stops(tmp_path: Path) -> None:
                 while completed < 100 and not any(task.done() for task in callers):
                     await asyncio.sleep(0)
                 zoom.faults.add(Fault("users_me", "delay", times=16, seconds=0.5))
-                # then all calls wait for Zoom, half of them on each server
+                # then all calls wait for Zoom, half of the calls on each server
                 while zoom.zoom.counters["faults.delay"] < 16:
                     await asyncio.sleep(0)
                 await servers.aclose()
@@ -159,7 +159,7 @@ async def test_no_safe_call_fails_while_a_server_stops(tmp_path: Path) -> None:
                 await asyncio.gather(*callers)
 
 
-async def test_async_client_rejects_calls_from_another_event_loop(
+async def test_async_client_rejects_calls_from_a_different_event_loop(
     harness: Harness, client: AsyncClient
 ) -> None:
     """The call raises an exception instead of blocking forever."""
@@ -170,7 +170,7 @@ async def test_async_client_rejects_calls_from_another_event_loop(
     def run_in_new_loop() -> None:
         asyncio.run(get_token())
 
-    with pytest.raises(RuntimeError, match="another event loop"):
+    with pytest.raises(RuntimeError, match="a different event loop"):
         await asyncio.to_thread(run_in_new_loop)
 
 
@@ -193,7 +193,7 @@ async def test_blocking_client_is_thread_safe(harness: Harness) -> None:
 
 
 def test_client_created_before_a_fork_is_rejected_in_the_child() -> None:
-    """The error message states the remedy."""
+    """The error message states how to fix the problem."""
     with Client("127.0.0.1:1") as client:
         read, write = os.pipe()
         child = os.fork()
@@ -240,11 +240,11 @@ async def test_watch_resumes_after_a_server_restart(tmp_path: Path) -> None:
 
 
 class StreamResetProxy:
-    """A server that can reset streams, as a proxy does when its upstream server has stopped. It sends one event for each request.
+    """A server that sends one event per request and can reset streams, like a proxy without an upstream server.
 
     Attributes:
         resume_tokens: The resume tokens of the requests.
-        reset: Resets the latest stream.
+        reset: Function that resets the latest stream.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Tests of the MeetingsService RPCs."""
+"""Tests for the MeetingsService RPCs."""
 
 import pytest
 from google.protobuf.json_format import ParseDict
@@ -78,7 +78,7 @@ async def test_local_start_time_uses_its_time_zone(zoomgate: Harness) -> None:
 
 
 async def test_additional_fields_are_sent_to_zoom_and_returned(zoomgate: Harness) -> None:
-    """Known fields are rejected in `additional_fields`."""
+    """Zoom fields that the API defines are rejected in `additional_fields`."""
     await zoomgate.connect()
     request = create_request(additional_fields={"brand_new": {"x": 1}})
     meeting = (await zoomgate.call(zoomgate.meetings.CreateMeeting, request)).meeting
@@ -112,7 +112,7 @@ async def test_missing_scope_is_named_in_the_error(zoomgate: Harness) -> None:
 
 
 async def test_expired_access_token_is_refreshed_and_the_call_retried(zoomgate: Harness) -> None:
-    """A 401 causes one refresh and one retry, and the meeting is created only once."""
+    """A 401 response causes one refresh and one retry; the meeting is created only once."""
     await zoomgate.connect()
     await zoomgate.call(zoomgate.meetings.CreateMeeting, create_request())
     zoomgate.simulator.zoom.expire(MONICA)
@@ -122,7 +122,7 @@ async def test_expired_access_token_is_refreshed_and_the_call_retried(zoomgate: 
 
 
 async def test_permanently_rejected_token_is_refreshed_once_per_minute(zoomgate: Harness) -> None:
-    """If Zoom rejects every token, not every call causes a refresh."""
+    """Calls do not cause a refresh each while Zoom rejects every token."""
     await zoomgate.connect()
     zoomgate.simulator.zoom.authenticate = lambda _token: "Invalid access token."  # type: ignore[method-assign]
     target = pb.GetMeetingRequest(user_email=MONICA, meeting_id=1)
@@ -158,7 +158,7 @@ async def test_failure_of_zoom_returns_the_documented_error(
     assert (await zoomgate.error_of(zoomgate.meetings.CreateMeeting, create_request())).short == write
 
 
-async def test_all_invalid_details_are_reported_at_once(zoomgate: Harness) -> None:
+async def test_all_invalid_details_are_reported_together(zoomgate: Harness) -> None:
     """Every invalid field has a violation, and nothing is sent to Zoom."""
     await zoomgate.connect()
     request = create_request(

@@ -1,4 +1,4 @@
-"""Tests of the store and refresh metrics."""
+"""Tests for the store and refresh metrics."""
 
 import asyncio
 import re
@@ -33,7 +33,7 @@ async def metric_value(zoomgate: Harness, name: str) -> float:
 
 
 async def test_store_errors_are_counted(zoomgate: Harness) -> None:
-    """While the store fails, metrics are still exported, with the last count of connections."""
+    """While the store fails, metrics are exported with the last known number of connections."""
     await zoomgate.connect()
     active = 'zoomgate_connections{state="ACTIVE"}'
     assert await metric_value(zoomgate, active) == 1
@@ -60,7 +60,7 @@ async def test_concurrent_calls_for_one_user_share_store_reads(tmp_path: Path) -
 
 
 async def test_age_of_pending_refresh_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The age increases until Zoom responds, and is 0 again once the outcome is stored."""
+    """The age increases until Zoom responds, and returns to 0 after the outcome is stored."""
     response_released, real_refresh = asyncio.Event(), OAuthClient.refresh
 
     async def refresh(self: OAuthClient, refresh_token: str) -> TokenOutcome:

@@ -1,4 +1,4 @@
-"""Tests of the ProxyService RPCs, some with a raw socket in place of Zoom that records the bytes sent."""
+"""Tests for the ProxyService RPCs. In some tests, a raw socket replaces Zoom and records the bytes sent."""
 
 import gzip
 import json
@@ -31,7 +31,7 @@ def get_request(url: str, **fields: object) -> pb.GetRequest:
 
 
 async def test_call_is_forwarded_and_response_returned_unchanged(zoomgate: Harness) -> None:
-    """Status, headers and body are those of Zoom; the body is also returned as JSON if requested."""
+    """Status, headers and body are returned unchanged; the body is also returned as JSON if requested."""
     await zoomgate.connect()
     response = (
         await zoomgate.call(
@@ -95,7 +95,7 @@ async def test_accepted_target_is_sent_byte_for_byte(
     assert raw.lines() == [f"GET {sent} HTTP/1.1"]
 
 
-async def test_all_violations_are_reported_at_once(upstream: tuple[Harness, RawUpstream]) -> None:
+async def test_all_violations_are_reported_together(upstream: tuple[Harness, RawUpstream]) -> None:
     """Target, query, headers and body are all validated before the request is rejected."""
     zoomgate, _ = upstream
     invalid = ParseDict(
@@ -145,7 +145,7 @@ async def test_paths_are_limited_by_caller_policy(zoomgate: Harness) -> None:
 async def test_cookies_and_foreign_redirect_targets_are_not_returned(
     upstream: tuple[Harness, RawUpstream],
 ) -> None:
-    """Cookies are not stored for later calls. Redirects are returned but not followed, without foreign addresses."""
+    """Cookies are not stored for later calls. Redirects are not followed, and are returned without foreign addresses."""
     zoomgate, raw = upstream
     raw.responses = [http_response("302 Found", b"", "Location: https://evil.com/x", "Set-Cookie: a=b"), OK]
     response = (await zoomgate.call(zoomgate.proxy.Get, get_request("/users/me"))).response

@@ -1,4 +1,4 @@
-"""Tests of the pipeline stages over a real port: errors of handlers and problems of grpc.aio must not reach callers."""
+"""Tests for the pipeline stages over a real port. Callers must be protected from handler errors and known problems of grpc.aio."""
 
 import asyncio
 import io
@@ -45,7 +45,7 @@ class FailingAuthService(auth_service_pb2_grpc.AuthServiceServicer):
         return pb.CheckTokenResponse(expired=True)
 
     async def DeleteConnection(self, request: Any, context: Any) -> Any:
-        """Report more violations than fit into a status."""
+        """Raise an error with more violations than fit into a status."""
         raise InvalidRequest([FieldViolation(f"field[{index}]", "x" * 400) for index in range(500)])
 
 
@@ -97,7 +97,7 @@ async def test_text_of_unexpected_exception_is_not_returned(channel: grpc.aio.Ch
 
 
 async def test_malformed_request_is_invalid_argument(channel: grpc.aio.Channel) -> None:
-    """Malformed bytes and invalid UTF-8 are rejected with an error of Zoomgate."""
+    """Malformed bytes and invalid UTF-8 are rejected with a Zoomgate error."""
     raw = channel.unary_unary("/zoomgate.v1.AuthService/GetConnection")
     for garbage in (b"\xff\xff", b"\x0a\x02\xc3\x28"):
         error = await error_of(raw(garbage, metadata=metadata("admin"), timeout=5))
@@ -136,7 +136,7 @@ async def test_call_succeeds_if_the_log_cannot_be_written(
 
 
 async def test_status_is_truncated_to_the_header_limit_of_clients(channel: grpc.aio.Channel) -> None:
-    """A last violation states how many were omitted."""
+    """The last violation states the number of omitted violations."""
     stub = auth_service_pb2_grpc.AuthServiceStub(channel)
     request = pb.DeleteConnectionRequest(user_email="monica@example.com")
     error = await error_of(stub.DeleteConnection(request, metadata=metadata("admin"), timeout=5))

@@ -1,6 +1,6 @@
 """The callers file: the callers, their static keys and their policies.
 
-An invalid entry invalidates the whole file, so that a typing mistake can neither grant nor deny access unnoticed.
+A single invalid entry invalidates the whole file. Otherwise, a typing mistake could grant or deny access unnoticed.
 """
 
 import re
@@ -35,10 +35,10 @@ _DOMAIN = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)+", re.ASCII)
 
 
 class CallersError(Exception):
-    """The callers file is invalid.
+    """An error for an invalid callers file.
 
     Args:
-        problems: One sentence each, with the line number where it is known.
+        problems: All problems, one sentence each, with the line number if it is known.
     """
 
     def __init__(self, problems: Collection[str]) -> None:
@@ -63,11 +63,11 @@ def load(path: Path, methods: Collection[str]) -> tuple[Caller, ...]:
     """Read a callers file.
 
     Args:
-        path: The file.
+        path: The path of the file.
         methods: The method names that the key `methods` may contain, such as `AuthService.GetToken`.
 
     Raises:
-        CallersError: The file is missing, unreadable, writable by other users, or invalid. Contains all problems.
+        CallersError: The file is missing, unreadable, writable by other users, or invalid. `problems` lists all problems.
     """
     try:
         if stat.S_IMODE(path.stat().st_mode) & 0o022:
@@ -83,10 +83,10 @@ def load(path: Path, methods: Collection[str]) -> tuple[Caller, ...]:
 
 
 def parse(text: str, name: str, methods: Collection[str]) -> tuple[Caller, ...]:
-    """Parse the text of a callers file. `name` is the file name for error messages.
+    """Parse the content of a callers file. Error messages refer to the file as `name`.
 
     Raises:
-        CallersError: The text is invalid. Contains all problems.
+        CallersError: The text is invalid. `problems` lists all problems.
     """
     try:
         content = tomllib.loads(text)
@@ -98,20 +98,20 @@ def parse(text: str, name: str, methods: Collection[str]) -> tuple[Caller, ...]:
         for key in content
         if key != "callers"
     ]
-    rows = content.get("callers", [])
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    entries = content.get("callers", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise CallersError([*problems, f"{name}: callers must be written as [[callers]] tables"])
     callers: list[Caller] = []
     used_values: set[tuple[str, str]] = set()
-    for number, row in enumerate(rows, start=1):
-        parser = _Row(row, name, lines, number, methods)
+    for number, entry in enumerate(entries, start=1):
+        parser = _EntryParser(entry, name, lines, number, methods)
         caller = parser.read()
         for key, problem in (
-            ("name", "is already used by another caller"),
-            ("key_sha256", "is the key of another caller"),
+            ("name", "is already used by a different caller"),
+            ("key_sha256", "is the key of a different caller"),
         ):
-            if (value := (key, str(row.get(key, "")))) in used_values:
-                parser.add_problem(key, f"{problem}; use a different one for each caller")
+            if (value := (key, str(entry.get(key, "")))) in used_values:
+                parser.add_problem(key, f"{problem}; use a unique value for each caller")
             elif value[1]:
                 used_values.add(value)
         problems.extend(parser.problems)
@@ -123,7 +123,7 @@ def parse(text: str, name: str, methods: Collection[str]) -> tuple[Caller, ...]:
 
 
 class _Lines:
-    """The line numbers of tables and keys, for error messages."""
+    """Line numbers of tables and keys, for error messages."""
 
     def __init__(self, text: str) -> None:
         self._lines = text.splitlines()
@@ -134,7 +134,7 @@ class _Lines:
         ]
 
     def of_key(self, table: int, key: str) -> int:
-        """Return the line of a key in the n-th table (0: before the first table), or the first line of the table if it lacks the key."""
+        """Return the line of a key in the n-th table (0: before the first table), or the table's first line if the key is missing."""
         starts = [1, *self._tables]
         if table >= len(starts):
             return 1
@@ -145,13 +145,13 @@ class _Lines:
         return starts[table]
 
 
-class _Row:
-    """Parser of one [[callers]] table that collects its problems."""
+class _EntryParser:
+    """A parser of one [[callers]] table that collects all problems."""
 
     def __init__(
-        self, row: Mapping[str, Any], file: str, lines: _Lines, number: int, methods: Collection[str]
+        self, entry: Mapping[str, Any], file: str, lines: _Lines, number: int, methods: Collection[str]
     ) -> None:
-        self._row = row
+        self._entry = entry
         self._file = file
         self._lines = lines
         self._number = number
@@ -164,7 +164,7 @@ class _Row:
 
     def read(self) -> Caller | None:
         """Return the caller, or None if there are `problems`."""
-        for key in sorted(set(self._row) - _KEYS):
+        for key in sorted(set(self._entry) - _KEYS):
             self.add_problem(key, f"is not a known key; use {', '.join(sorted(_KEYS))}")
         name = self._text(
             "name",
@@ -176,8 +176,8 @@ class _Row:
         email = self._email(role)
         if role is not None and role is not Role.SERVICE:
             for key in _SERVICE_ONLY:
-                if key in self._row:
-                    self.add_problem(key, "is for services only; remove it")
+                if key in self._entry:
+                    self.add_problem(key, "is for services only; remove the key")
         principal = Principal(
             name=name,
             roles=frozenset() if role is None else frozenset({role}),
@@ -193,21 +193,21 @@ class _Row:
         return None if self.problems else Caller(digest, principal)
 
     def _text(self, key: str, pattern: re.Pattern[str], rule: str) -> str:
-        value = self._row.get(key)
+        value = self._entry.get(key)
         if not isinstance(value, str) or not pattern.fullmatch(value):
             self.add_problem(key, rule)
             return ""
         return value
 
     def _role(self) -> Role | None:
-        value = self._row.get("role")
+        value = self._entry.get("role")
         if value in list(Role):
             return Role(value)
         self.add_problem("role", "must be service, member or admin")
         return None
 
     def _email(self, role: Role | None) -> str | None:
-        value = self._row.get("email")
+        value = self._entry.get("email")
         if role is Role.MEMBER:
             problem = addresses.problem(value) if isinstance(value, str) else "is required for members"
             if problem is not None:
@@ -215,18 +215,18 @@ class _Row:
                 return None
             return str(value)
         if value is not None:
-            self.add_problem("email", "is for members only; remove it")
+            self.add_problem("email", "is for members only; remove the key")
         return None
 
     def _flag(self, key: str) -> bool:
-        value = self._row.get(key, False)
+        value = self._entry.get(key, False)
         if not isinstance(value, bool):
             self.add_problem(key, "must be true or false")
             return False
         return value
 
     def _strings(self, key: str) -> list[str] | None:
-        value = self._row.get(key)
+        value = self._entry.get(key)
         if value is None:
             return None
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):

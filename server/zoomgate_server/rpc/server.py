@@ -32,7 +32,7 @@ SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_metadata_size", 8 * 1024),
     ("grpc.max_concurrent_streams", 100),
-    # disabled because it also counts finished streams that are not cleaned up yet, and so resets calls of clients within the limit
+    # disabled because finished streams are counted until cleaned up, so calls of clients within the limit would be reset
     ("grpc.http.overload_protection", 0),
     ("grpc.max_connection_age_ms", 30 * 60_000),
     ("grpc.max_connection_age_grace_ms", 60_000),
@@ -62,14 +62,14 @@ def new_server(*, shared_port: bool) -> grpc.aio.Server:
     """Create a server.
 
     Args:
-        shared_port: Whether other processes may listen on the same port.
+        shared_port: Whether other processes can listen on the same port.
     """
-    # disabled unless needed, because two unrelated servers would otherwise share a port unnoticed
+    # disabled unless needed; otherwise, two unrelated servers could share a port unnoticed
     return grpc.aio.server(options=[*SERVER_OPTIONS, ("grpc.so_reuseport", int(shared_port))])
 
 
 def caller_keys(path: Path | None) -> list[StaticKey]:
-    """Return the keys in the callers file, or none without a file.
+    """Return the keys in the callers file, or no keys if there is no file.
 
     Raises:
         StartError: The file is invalid.
@@ -84,7 +84,7 @@ def caller_keys(path: Path | None) -> list[StaticKey]:
 
 
 def bind(server: grpc.aio.Server, address: str, certificate: tuple[Path, Path] | None) -> int:
-    """Bind the gRPC port, and return its number. Clients that connect before the server starts wait until then.
+    """Bind the gRPC port and return the port number. Clients can connect before the server starts; their calls wait.
 
     Raises:
         StartError: The address cannot be bound, or the certificate is invalid.
@@ -116,7 +116,7 @@ def _tls_credentials(certificate: tuple[Path, Path] | None) -> grpc.ServerCreden
         pair = certificate_files.changed()
         return None if pair is None else configuration(pair)
 
-    # the declared type of the callback lacks None, which means that the pair is unchanged
+    # the stubs do not declare None, which means "unchanged"
     return grpc.dynamic_ssl_server_credentials(configuration(certificate_files.current), changed)  # type: ignore[arg-type]
 
 
@@ -136,7 +136,7 @@ def register(
     health: "health_aio.HealthServicer",
     enable_reflection: bool,
 ) -> None:
-    """Add the services to a server, including gRPC reflection if `enable_reflection` is true."""
+    """Add the services to a server, optionally with gRPC reflection."""
     registrar = pipeline.registrar
     auth_service_pb2_grpc.add_AuthServiceServicer_to_server(auth, registrar)
     meetings_service_pb2_grpc.add_MeetingsServiceServicer_to_server(meetings, registrar)
@@ -152,6 +152,6 @@ def register(
 async def set_health(
     health: "health_aio.HealthServicer", status: "health_pb2.HealthCheckResponse.ServingStatus.ValueType"
 ) -> None:
-    """Set the health status of the server and of each of its services."""
+    """Set the health status of the server and of each service."""
     for name in ("", *(service.full_name for service in _SERVICES)):
         await health.set(name, status)

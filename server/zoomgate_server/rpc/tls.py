@@ -1,4 +1,4 @@
-"""The TLS certificate of the gRPC server, which is validated and reloaded when its files change."""
+"""Loading, validation and automatic reloading of the gRPC server's TLS certificate."""
 
 import os
 import stat
@@ -12,14 +12,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 MAX_BYTES = 256 * 1024
-"""The maximum size of a file. A certificate chain needs a few thousand bytes."""
+"""Maximum size of a certificate or key file. A certificate chain usually takes a few thousand bytes."""
 
 RETRY_SECONDS = 10.0
-"""The delay before an unusable pair is read again if its files have not changed."""
+"""Delay before an unusable pair with unchanged files is read again."""
 
 
 class TlsError(Exception):
-    """The certificate or key cannot be used. The message is one sentence that names the setting and never contains the key."""
+    """An error for an unusable certificate or key. The message names the setting and never contains the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class CertificatePair:
         key: The private key.
         chain: The certificate chain, starting with the server's own certificate.
         names: The host names and addresses for which the certificate is valid.
-        not_after: When the certificate expires.
+        not_after: The expiry time of the certificate.
     """
 
     key: bytes
@@ -62,8 +62,10 @@ def load(cert_path: Path, key_path: Path, now: datetime | None = None) -> Certif
     try:
         private = load_pem_private_key(key, password=None)
     except TypeError:
-        raise TlsError(f"ZOOMGATE_TLS_KEY: {key_path} has a passphrase; specify a key without one") from None
-    except Exception:  # noqa: BLE001 - the library raises many types, whose texts could quote the file
+        raise TlsError(
+            f"ZOOMGATE_TLS_KEY: {key_path} has a passphrase; specify a key without a passphrase"
+        ) from None
+    except Exception:  # noqa: BLE001 - the library raises many types, and their texts could quote the file
         raise TlsError(f"ZOOMGATE_TLS_KEY: {key_path} contains no PEM private key") from None
     if _public(private.public_key()) != _public(certificate.public_key()):
         raise TlsError(
@@ -72,7 +74,7 @@ def load(cert_path: Path, key_path: Path, now: datetime | None = None) -> Certif
     now_utc = now or datetime.now(UTC)
     if now_utc >= certificate.not_valid_after_utc:
         raise TlsError(
-            f"ZOOMGATE_TLS_CERT: {cert_path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; renew it"
+            f"ZOOMGATE_TLS_CERT: {cert_path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; renew the certificate"
         )
     if now_utc < certificate.not_valid_before_utc:
         raise TlsError(
@@ -82,17 +84,17 @@ def load(cert_path: Path, key_path: Path, now: datetime | None = None) -> Certif
 
 
 class ReloadingCertificate:
-    """A certificate and key that are reloaded when their files change. Thread-safe, and cheap enough to call at every handshake.
+    """A certificate and key that are reloaded when their files change. Thread-safe, and fast enough to be called on every handshake.
 
-    If a changed pair cannot be used, the previous one remains in use, because the two files are often written one after the other. An
-    unusable pair is read again after `RETRY_SECONDS` even if its files have not changed, since it may have become valid or readable.
+    If a changed pair is unusable, the previous pair remains in use, because the two files are often written one after the other.
+    An unusable pair with unchanged files is read again after `RETRY_SECONDS`, since it may have become valid or readable.
 
     Args:
         cert_path: The certificate file.
         key_path: The key file.
-        on_change: Called with None after a new pair was loaded, or with the reason why it could not be used. A reason is reported once per
+        on_change: Called with None after a new pair was loaded, or with the reason why the pair is unusable. A reason is reported once per
             change of the files.
-        now: Returns the current time.
+        now: Function that returns the current time.
 
     Raises:
         TlsError: The initial pair cannot be used.
@@ -156,7 +158,7 @@ def _file_state(path: Path) -> object:
 
 
 def _read(setting: str, path: Path) -> tuple[bytes, int]:
-    """Return the content and mode of a file, both read from the same open file, because the path may be replaced at any time."""
+    """Return a file's content and mode. Both are read from the same file descriptor, since the path may be replaced at any time."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
@@ -165,7 +167,7 @@ def _read(setting: str, path: Path) -> tuple[bytes, int]:
             return file.read(MAX_BYTES), stat.S_IMODE(status.st_mode)
     except OSError as error:
         raise TlsError(
-            f"{setting}: {path} cannot be read ({error.strerror}); check its path, owner and mode"
+            f"{setting}: {path} cannot be read ({error.strerror}); check its path, owner and permissions"
         ) from None
 
 

@@ -1,7 +1,7 @@
 """Structured logging that masks secrets and escapes control characters.
 
 Lines are JSON, or human-readable on a terminal. Log records of libraries (gRPC, aiohttp, asyncio) are processed in the same way, because
-they can contain secrets too: aiohttp's server, for example, quotes overlong request lines including authorization codes.
+they can also contain secrets. For example, aiohttp's server quotes overlong request lines, including authorization codes.
 """
 
 import logging
@@ -49,33 +49,33 @@ EventDict = MutableMapping[str, Any]
 
 
 def get(name: str) -> Any:
-    """Return a logger. Events below the configured level are dropped before they are formatted."""
+    """Return a logger. Events below the configured level are dropped before formatting."""
     return structlog.get_logger(source=name)
 
 
 class _Lines:
-    """A writer that ignores errors of its stream, since a full disk or a closed pipe must not fail the logged operation."""
+    """A writer that ignores stream errors. A full disk or a closed pipe must not fail the logged operation."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._bytes: BinaryIO | None = getattr(out, "buffer", None)
 
     def write(self, text: str) -> None:
-        """Write a text. If the stream fails, the text is lost."""
-        try:  # contextlib.suppress would be slower, and this runs for every call
+        """Write text. If the stream fails, the text is lost."""
+        try:  # faster than contextlib.suppress; runs on every call
             self._out.write(text)
         except (OSError, ValueError):
             pass
 
     def flush(self) -> None:
-        """Flush the stream. If it fails, the buffered text is lost."""
+        """Flush the stream. If flushing fails, the buffered text is lost."""
         try:
             self._out.flush()
         except (OSError, ValueError):
             pass
 
     def write_json(self, event: EventDict) -> None:
-        """Write a line of JSON, directly to the underlying binary stream if there is one."""
+        """Write a line of JSON, if possible directly to the underlying binary stream."""
         line = orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE)
         try:
             if self._bytes is None:
@@ -100,7 +100,7 @@ class _Access:
 def write_call(event: EventDict, level: str) -> None:
     """Write the access log line of a call. For speed, values are neither masked nor escaped.
 
-    All values must be validated before: names, codes, numbers, addresses in canonical form and valid request IDs.
+    All values must already be validated: names, codes, numbers, canonical addresses and valid request IDs.
     """
     if _access.min_level <= _LEVELS[level]:
         event["level"] = level
@@ -109,9 +109,9 @@ def write_call(event: EventDict, level: str) -> None:
 
 
 def write_line(event: EventDict) -> None:
-    """Write an event without masking or escaping, regardless of its level.
+    """Write an event without masking or escaping, regardless of the level.
 
-    The event must include `level` and `time`, and all its values must be validated before.
+    The event must include `level` and `time`, and all values must already be validated.
     """
     if _access.render is None:
         _access.out.write_json(event)
@@ -121,11 +121,11 @@ def write_line(event: EventDict) -> None:
 
 
 _processors: list[Callable[[Any, str, EventDict], Any]] = []
-"""The processors of all loggers. Loggers cache this list, so a change of format or level must modify it in place."""
+"""The processors of all loggers. Loggers cache this list, so `configure` modifies the list in place."""
 
 
 def configure(level: str, log_format: str, stream: TextIO | None = None) -> None:
-    """Configure logging of this process, including its libraries.
+    """Configure logging of this process, including libraries.
 
     Args:
         level: The minimum level: `debug`, `info`, `warning` or `error`.
@@ -169,12 +169,12 @@ def _at_least(level: int) -> Callable[[Any, str, EventDict], EventDict]:
 
 
 def redact(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Mask values with a secret's key or the shape of a credential, and escape control and bidirectional characters."""
+    """Mask secrets by key and by pattern, and escape control and bidirectional characters."""
     return {key: _clean(key, value, 0) for key, value in event.items()}
 
 
 def plain(text: str) -> str:
-    """Escape control characters, mask text that looks like a credential, and truncate long text."""
+    """Escape control characters, mask credentials, and truncate long text."""
     if _HARMLESS.fullmatch(text):
         return text
     if len(text) > _MAX_TEXT:
@@ -236,18 +236,18 @@ def _renderer(log_format: str) -> Callable[[Any, str, EventDict], str]:
     return structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(),
         exception_formatter=structlog.dev.plain_traceback,
-        timestamp_key="time",  # shows the time first and in a readable format
+        timestamp_key="time",  # time first, in a readable format
     )
 
 
 class _LibraryHandler(logging.Handler):
-    """A handler that passes records of the standard library's logging to structlog."""
+    """A standard logging handler that forwards records to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log a record."""
         try:
             message = record.getMessage()
-        except Exception:  # noqa: BLE001 - a mismatch between format and arguments in a library must not fail the caller
+        except Exception:  # noqa: BLE001 - a library's mismatch between format and arguments must not fail its caller
             message = str(record.msg)
         fields: dict[str, Any] = {"source": record.name}
         if record.exc_info and record.exc_info[0] is not None:

@@ -1,4 +1,4 @@
-"""Prometheus metrics. All label values come from fixed sets, so that callers cannot create an unlimited number of time series."""
+"""Prometheus metrics. All label values come from fixed sets, which limits the number of time series."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -54,8 +54,8 @@ WEBHOOK_OUTCOMES = (
     "rejected_other_app",
 )
 ALARMING_CODES = ("INTERNAL", "UNKNOWN", "DATA_LOSS")
-"""Status codes that indicate a problem for the operator. Their counters are exported with 0 from the start, because Prometheus does not see
-an increase if a counter first appears with 1."""
+"""Status codes that indicate an operational problem. The counters for these codes are initialized to 0, because Prometheus does not detect
+an increase when a counter first appears with the value 1."""
 
 CONNECTION_STATES = ("ACTIVE", "REAUTH_REQUIRED", "DISCONNECTED")
 PROACTIVE_REFRESH_REASONS = ("in_use", "idle")
@@ -66,7 +66,7 @@ _REFRESH_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0)
 
 
 class RpcMetrics:
-    """The metrics of one RPC method, with label lookups done in advance."""
+    """The metrics of one RPC method, with precomputed label lookups."""
 
     def __init__(self, method: str, calls: Counter, seconds: Histogram) -> None:
         self._method = method
@@ -86,13 +86,13 @@ class RpcMetrics:
 class Metrics:
     """The metrics of the service, in a separate registry.
 
-    With several worker processes, counters and histograms are summed over all of them. The docstring of the method that sets a gauge states
-    how its values are combined: the sum, the maximum or the most recent value.
+    With several worker processes, counters and histograms are summed over all workers. The docstring of each method that sets a gauge
+    states how the values are combined: the sum, the maximum or the most recent value.
 
     Args:
         version: The version of the service.
         methods: The RPCs that are counted by name, such as `AuthService.GetToken`. All others are counted as `other`.
-        shared: The folder with the metrics of all workers; see `share`. None for a single process.
+        shared: The directory with the metrics of all workers; see `share`. None for a single process.
     """
 
     def __init__(self, version: str, methods: Iterable[str], shared: Path | None = None) -> None:
@@ -122,7 +122,7 @@ class Metrics:
         )
         self._alternate_pairs = self._counter(
             "zoomgate_alternate_pairs_kept",
-            "Refreshed token pairs stored as alternate pairs because another process had refreshed the same user.",
+            "Refreshed token pairs stored as alternate pairs because a different process had refreshed the same user.",
         )
         self._store_rollbacks = self._counter(
             "zoomgate_store_rollbacks_detected",
@@ -156,7 +156,7 @@ class Metrics:
             "zoomgate_journal_corrupt_entries", "Journal entries that cannot be read."
         )
         self._store = self._counter("zoomgate_store_reads", "Records read from the store.")
-        self._store_errors = self._counter("zoomgate_store_errors", "Failed calls of the store.")
+        self._store_errors = self._counter("zoomgate_store_errors", "Failed store calls.")
         self._connections = self._gauge(
             "zoomgate_connections", "Connections in the store, by state.", "livemostrecent", "state"
         )
@@ -239,12 +239,12 @@ class Metrics:
         """Count a read that returned an older generation of a connection than this process has seen: the store was rolled back."""
         self._store_rollbacks.inc()
 
-    def circuit_breaker_open(self, open: bool) -> None:  # noqa: A002 - the natural name
-        """Set whether this process suspends refreshes. With several processes: 1 if any of them does."""
+    def circuit_breaker_open(self, open: bool) -> None:  # noqa: A002 - the most readable parameter name
+        """Set whether this process suspends refreshes. With several processes: 1 if refreshes are suspended in any process."""
         self._circuit_breaker.set(int(open))
 
     def pending_age(self, seconds: float) -> None:
-        """Set the age in seconds of the oldest refresh request that this process is processing, or 0 if there is none.
+        """Set the age in seconds of the oldest refresh request that this process is processing, or 0 if no request is pending.
 
         With several processes: the maximum.
         """
@@ -263,7 +263,7 @@ class Metrics:
         self._journal_failed.inc()
 
     def journal_replayed(self) -> None:
-        """Count a recovered journal entry: its token pair was written to the store or was no longer needed there."""
+        """Count a recovered journal entry whose token pair was written to the store or is no longer needed."""
         self._journal_replayed.inc()
 
     def journal_entry_corrupt(self) -> None:
@@ -281,7 +281,7 @@ class Metrics:
     def connections(self, by_state: Mapping[str, int]) -> None:
         """Set the number of connections in the store by state.
 
-        With several processes: the most recent value, since all of them count the same records.
+        With several processes: the most recent value, since all processes count the same records.
         """
         for state in CONNECTION_STATES:
             self._connections.labels(state).set(by_state.get(state, 0))
@@ -307,15 +307,18 @@ class Metrics:
         self._proactive_refreshes.labels(reason if reason in PROACTIVE_REFRESH_REASONS else OTHER).inc()
 
     def proactive_refreshes_due(self, count: int) -> None:
-        """Set the number of idle connections that this process found due and has not refreshed yet. With several processes: the maximum."""
+        """Set the number of idle connections that are due for a refresh in this process. With several processes: the maximum."""
         self._proactive_refreshes_due.set(count)
 
     def proactive_refresh_max_overdue(self, seconds: float) -> None:
-        """Set for how many seconds the longest-overdue idle connection was due at the last scan. With several processes: the maximum."""
+        """Set the number of seconds for which the longest-overdue idle connection had been due at the last scan.
+
+        With several processes: the maximum.
+        """
         self._proactive_refresh_max_overdue.set(seconds)
 
     def pruned(self, kind: str) -> None:
-        """Count a record of a kind in `PRUNED_KINDS` that was deleted, or a connection that was disconnected, after its retention time."""
+        """Count a record of a kind in `PRUNED_KINDS` that retention deleted or disconnected."""
         self._pruned.labels(kind if kind in PRUNED_KINDS else OTHER).inc()
 
     def render(self) -> bytes:
@@ -328,14 +331,14 @@ class Metrics:
 
 
 def share(number: int) -> None:
-    """Store the metrics of this process in files in the folder PROMETHEUS_MULTIPROC_DIR. Must be called before any metric is created.
+    """Store the metrics of this process in files in the directory PROMETHEUS_MULTIPROC_DIR. Call this before creating any metric.
 
     Args:
-        number: The number of this worker. A worker that replaces a terminated one with the same number continues its counters.
+        number: The number of this worker. A replacement worker with the same number continues the counters of the terminated worker.
     """
     values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
 
 
-def drop_gauges(number: int, folder: Path) -> None:
-    """Remove the gauges of a terminated worker. Its counters stay in the sums."""
-    mark_process_dead(number, str(folder))  # type: ignore[no-untyped-call]
+def drop_gauges(number: int, directory: Path) -> None:
+    """Remove the gauges of a terminated worker. The sums continue to include the worker's counters."""
+    mark_process_dead(number, str(directory))  # type: ignore[no-untyped-call]

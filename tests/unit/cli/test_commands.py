@@ -150,7 +150,7 @@ class TestCallersAdd:
         [
             (["Calendar", "--role", "service"], "name must be"),
             (['a"\nrole = "admin', "--role", "service"], "name must be"),
-            (["taken", "--role", "service"], "name is already used by another caller"),
+            (["taken", "--role", "service"], "name is already used by a different caller"),
             (["a", "--role", "member"], "email is required"),
             (["a", "--role", "member", "--email", 'x@example.com"'], "email has a domain"),
             (["a", "--role", "admin", "--access-tokens"], "access_tokens is for services only"),

@@ -1,4 +1,4 @@
-"""Tests of the blocking client on a grpcio-testing channel: requests, exceptions and retries."""
+"""Tests for requests, exceptions and retries of the blocking client, on a grpcio-testing channel."""
 
 import pickle
 import socket
@@ -145,7 +145,7 @@ def test_exception_class_follows_reason_or_code(
 def test_exception_contains_all_error_details(
     client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
 ) -> None:
-    """The details survive pickling."""
+    """Pickling preserves the details."""
     bad_request = error_details_pb2.BadRequest(
         field_violations=[error_details_pb2.BadRequest.FieldViolation(field="a.b", description="send c")]
     )
@@ -156,7 +156,7 @@ def test_exception_contains_all_error_details(
     )
     respond(channel, GET_TOKEN, code=grpc.StatusCode.INVALID_ARGUMENT, details="m", trailers=trailers)
     raised = call.exception()
-    for error in (raised, pickle.loads(pickle.dumps(raised))):  # noqa: S301 - our own bytes
+    for error in (raised, pickle.loads(pickle.dumps(raised))):  # noqa: S301 - bytes created by this test
         assert isinstance(error, errors.InvalidRequest)
         assert error.retry_delay == 2.5
         assert error.field_violations == (errors.FieldViolation("a.b", "send c"),)
@@ -190,7 +190,7 @@ def test_status_without_valid_zoomgate_details_has_no_reason(
     assert error.http_status is None
 
 
-def test_cancelled_safe_call_is_retried_at_most_twice(
+def test_canceled_safe_call_is_retried_at_most_twice(
     client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
 ) -> None:
     """All attempts use the same request ID."""
@@ -205,10 +205,10 @@ def test_cancelled_safe_call_is_retried_at_most_twice(
     assert call.exception().code() is grpc.StatusCode.CANCELLED
 
 
-def test_cancelled_write_is_not_retried(
+def test_canceled_write_is_not_retried(
     client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
 ) -> None:
-    """The meeting may already exist when its call is cancelled."""
+    """The meeting may already exist when its call is canceled."""
     call = pool.submit(client.meetings.create_meeting, user_email="x")
     respond(channel, CREATE, code=grpc.StatusCode.CANCELLED)
     assert call.exception().code() is grpc.StatusCode.CANCELLED
@@ -217,7 +217,7 @@ def test_cancelled_write_is_not_retried(
 def test_call_is_not_retried_after_its_timeout(
     client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
 ) -> None:
-    """The timeout covers all attempts together."""
+    """The timeout is the time limit for all attempts together."""
     call = pool.submit(client.auth.get_token, user_email="x", timeout=0.04)
     respond(channel, GET_TOKEN, code=grpc.StatusCode.CANCELLED)
     assert isinstance(call.exception(), zoomgate.ZoomgateError)
@@ -249,7 +249,7 @@ def test_wait_for_connection_returns_only_a_newer_consent(
     pool: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A missing connection, an inactive connection and an older consent do not count. Any other failure is raised."""
+    """A missing connection, an inactive connection and an older consent do not end the wait. Other failures are raised."""
     monkeypatch.setattr("zoomgate.client._POLL_SECONDS", 0.01)
 
     def connection_response(seconds: int, state: str = "STATE_ACTIVE") -> auth.GetConnectionResponse:
@@ -331,7 +331,7 @@ def test_only_local_targets_default_to_plaintext(target: str, plain: bool) -> No
     assert (_channel.credentials(target, None, None) is None) is plain
     assert _channel.credentials(target, None, False) is None
     assert _channel.credentials(target, b"pem", None) is not None
-    with pytest.raises(ValueError, match="leave one"):
+    with pytest.raises(ValueError, match="omit one"):
         _channel.credentials(target, b"pem", False)
 
 
@@ -376,7 +376,7 @@ def test_grpc_retries_exactly_the_rpcs_documented_as_safe() -> None:
 
 
 def test_reconnect_backoff_is_limited_to_five_seconds() -> None:
-    """The default of gRPC is two minutes. Callers can override the limit."""
+    """The default in gRPC is two minutes. Callers can override the limit."""
     from zoomgate import _channel  # noqa: PLC0415
 
     option = "grpc.max_reconnect_backoff_ms"

@@ -1,4 +1,4 @@
-"""Tests of the callers file: valid entries, and rejection of invalid files."""
+"""Tests for the callers file: valid entries, and rejection of invalid files."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ proxy_paths = ["/users/me/**", "/meetings/*"]
 
 
 def test_minimal_entry_grants_no_optional_permissions() -> None:
-    """The defaults are no users, no tokens and no proxy paths."""
+    """By default, an entry grants access to no users, no tokens and no proxy paths."""
     (caller,) = parse(SERVICE)
     principal = caller.principal
     assert principal.users == UserPatterns()
@@ -117,7 +117,7 @@ def test_invalid_key_is_reported_with_its_line(line: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "reason"),
+    ("entry", "reason"),
     [
         (f'role="service"\nkey_sha256="{DIGEST}"', ":1: name must be"),
         (f'name="Calendar"\nrole="service"\nkey_sha256="{DIGEST}"', ":2: name must be"),
@@ -142,12 +142,12 @@ def test_invalid_key_is_reported_with_its_line(line: str, reason: str) -> None:
         ),
     ],
 )
-def test_incomplete_entry_or_key_of_another_role_is_rejected(row: str, reason: str) -> None:
-    assert problem(f"[[callers]]\n{row}\n").startswith(f"callers.toml{reason}")
+def test_incomplete_entry_or_key_of_another_role_is_rejected(entry: str, reason: str) -> None:
+    assert problem(f"[[callers]]\n{entry}\n").startswith(f"callers.toml{reason}")
 
 
 def test_duplicate_names_and_keys_are_rejected() -> None:
-    """Duplicates are reported even if one of the entries has other problems."""
+    """Duplicates are reported even if an entry has other problems."""
     messages = problems(SERVICE.replace('"service"', '"servant"') + SERVICE)
     assert [text.partition(" ")[0] for text in messages] == [
         "callers.toml:3:",
@@ -156,7 +156,7 @@ def test_duplicate_names_and_keys_are_rejected() -> None:
     ]
 
 
-def test_all_problems_are_reported_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     messages = problems(
         'caller = 1\n[[callers]]\nname = "A"\nrole = "x"\nkey_sha256 = "y"\n[[callers]]\nname = "b"\nfoo = 1\n'
     )
@@ -170,7 +170,7 @@ def test_file_without_caller_tables_is_rejected(text: str) -> None:
 
 
 def test_file_writable_by_other_users_is_rejected(tmp_path: Path) -> None:
-    """A file that other users can only read is accepted, since it contains no keys."""
+    """Other users may read the file, since it contains no keys."""
     file = tmp_path / "callers.toml"
     file.write_text(SERVICE)
     for mode in (0o620, 0o602, 0o666):
@@ -182,7 +182,7 @@ def test_file_writable_by_other_users_is_rejected(tmp_path: Path) -> None:
 
 
 def test_unreadable_file_is_rejected(tmp_path: Path) -> None:
-    """A missing file, a folder and invalid UTF-8 are reported as one problem."""
+    """A missing file, a directory and invalid UTF-8 are each reported as one problem."""
     (tmp_path / "latin").write_bytes(b'name = "\xe9"\n')
     for name in ("none", ".", "latin"):
         with pytest.raises(CallersError) as error:

@@ -1,4 +1,4 @@
-"""Tests of masking and escaping in log lines."""
+"""Tests for masking and escaping in log lines."""
 
 import io
 import logging
@@ -44,7 +44,7 @@ def log_line(**fields: object) -> str:
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(SECRET_KEYS), NESTED, st.lists(st.sampled_from(["x", "data", "inner"]), max_size=4))
 def test_value_of_a_secret_key_is_masked(key: str, value: object, path: list[str]) -> None:
-    """Values are masked at any nesting depth."""
+    """Values are masked at every nesting depth."""
     nested: object = {key: value}
     for name in path:
         nested = [{name: nested}]
@@ -120,7 +120,7 @@ logs.write_call({"event": "rpc", "status": "OK"}, "info")
 
 
 def test_console_line_starts_with_the_time() -> None:
-    """This also holds for access log lines."""
+    """Access log lines also start with the time."""
     process = subprocess.run(
         [sys.executable, "-c", CONSOLE_LOGGING], capture_output=True, text=True, check=True
     )
@@ -141,7 +141,7 @@ for level in ("warning", "info", "error"):
 
 
 def test_loggers_use_a_changed_level() -> None:
-    """This also holds for loggers that have already written a line."""
+    """Loggers that have already written a line also use the new level."""
     process = subprocess.run(
         [sys.executable, "-c", LEVEL_CHANGES], capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""Tests of metrics that are combined over several processes."""
+"""Tests for metrics that are combined over several processes."""
 
 import os
 import subprocess
@@ -9,25 +9,25 @@ from zoomgate_server.telemetry import metrics
 from zoomgate_server.telemetry.metrics import Metrics
 
 
-def run_worker(folder: Path, number: int, *calls: str) -> None:
-    """Run a worker that calls methods of its metrics, and wait until it exits."""
+def run_worker(directory: Path, number: int, *calls: str) -> None:
+    """Run a worker that calls methods of the metrics, and wait until the worker exits."""
     code = (
         f"from pathlib import Path; from zoomgate_server.telemetry import metrics; metrics.share({number});"
-        f"worker_metrics = metrics.Metrics('1', [], Path({str(folder)!r}));"
+        f"worker_metrics = metrics.Metrics('1', [], Path({str(directory)!r}));"
         + ";".join(f"worker_metrics.{call}" for call in calls)
     )
-    environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(directory)}
     subprocess.run([sys.executable, "-c", code], env=environ, check=True)
 
 
-def metric_value(folder: Path, name: str) -> str | None:
+def metric_value(directory: Path, name: str) -> str | None:
     """Return the value of a metric over all processes."""
-    lines = Metrics("1", [], folder).render().decode().splitlines()
+    lines = Metrics("1", [], directory).render().decode().splitlines()
     return next((line.rpartition(" ")[2] for line in lines if line.startswith(f"{name} ")), None)
 
 
 def test_gauges_are_combined_over_processes(tmp_path: Path) -> None:
-    """Each gauge is combined with its own method: the sum, the maximum or the most recent value."""
+    """Gauges are combined to the sum, the maximum or the most recent value, depending on the gauge."""
     run_worker(
         tmp_path,
         1,
@@ -51,7 +51,7 @@ def test_gauges_are_combined_over_processes(tmp_path: Path) -> None:
 
 
 def test_counters_of_terminated_worker_remain_but_gauges_are_removed(tmp_path: Path) -> None:
-    """The counters also remain when another worker reuses the number."""
+    """The counters also remain when a new worker reuses the number."""
     run_worker(
         tmp_path,
         1,

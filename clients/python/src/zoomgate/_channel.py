@@ -16,15 +16,15 @@ MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 """Maximum size of a response. Proxy responses can exceed gRPC's default of 4 MiB."""
 
 KEEPALIVE_SECONDS = 330
-"""Interval of keepalive pings during a call. Servers close connections that send pings more often than every 300 seconds."""
+"""Interval of keepalive pings during a call. Servers close connections with ping intervals below 300 seconds."""
 
 RECONNECT_SECONDS = 5
 """Maximum delay between connection attempts. gRPC's default grows to two minutes, which would delay recovery after an outage."""
 
 RETRY_FAILURE_BUDGET = 50
-"""Number of calls that may fail at the same time and still be retried.
+"""Number of concurrent failures after which calls are no longer retried.
 
-When one of several servers stops, all of its calls fail at once and are retried on the other servers.
+When one of several servers stops, all calls on that server fail at the same time and are retried on the other servers.
 """
 
 SERVICES: tuple[ServiceDescriptor, ...] = (
@@ -105,17 +105,17 @@ def check_key(key: str) -> None:
     """Check that a key can be sent as metadata. An empty key is valid.
 
     Raises:
-        ValueError: The key is longer than 4096 characters or contains anything but visible ASCII characters. The message does not contain
+        ValueError: The key is longer than 4096 characters or contains other than visible ASCII characters. The message does not contain
             the key.
     """
     if key and not _KEY.fullmatch(key):
         raise ValueError(
-            "key must be 1 to 4096 visible ASCII characters, without spaces or line breaks; strip it"
+            "key must be 1 to 4096 visible ASCII characters, without spaces or line breaks; remove all other characters"
         )
 
 
 def is_local(target: str) -> bool:
-    """Return whether all addresses of a target are on this machine."""
+    """Return whether a target consists of loopback addresses only."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True
     hosts = re.sub(r"^(?:dns:(?://[^/]*/)?|ipv4:|ipv6:)", "", target).split(",")

@@ -19,7 +19,7 @@ Metadata = Sequence[tuple[str, str | bytes]]
 _REQUEST_ID = "x-request-id"
 _MAX_RETRIES = 2
 _RETRY_DELAY = 0.05
-"""Seconds before a cancelled call is retried. Leaves a stopping server time to announce the shutdown on the connection (GOAWAY)."""
+"""Delay in seconds before a canceled call is retried. Gives a stopping server time to announce the shutdown (GOAWAY)."""
 
 
 class Session:
@@ -79,7 +79,7 @@ class _BaseMethod(Generic[Request, Response]):
         return request
 
     def _should_retry(self, error: ZoomgateError, attempts: int) -> bool:
-        """Return whether to retry a call that a stopping server cancelled. gRPC itself does not retry CANCELLED."""
+        """Return whether to retry a call that a stopping server canceled. gRPC itself does not retry CANCELLED."""
         return (
             error.code() is grpc.StatusCode.CANCELLED
             and self._retry_safe
@@ -88,9 +88,9 @@ class _BaseMethod(Generic[Request, Response]):
         )
 
     def _closed_error(self, request_id: str) -> ZoomgateError | None:
-        """Return the error for a call that was cancelled because its client was closed.
+        """Return the error for a call that was canceled because its client was closed.
 
-        Return None if the task was cancelled, which gRPC reports in the same way.
+        Return None if the task was canceled; gRPC reports both cases in the same way.
         """
         task = asyncio.current_task()
         if not self._session.closed or (task is not None and task.cancelling()):
@@ -116,7 +116,7 @@ class Method(_BaseMethod[Request, Response]):
 
         Args:
             request: The request message. If None, it is built from `fields`.
-            timeout: The timeout in seconds, including retries. None for the client's default.
+            timeout: The timeout in seconds, including retries. Defaults to the client's timeout.
             metadata: Additional metadata. An `x-request-id` entry replaces the generated request ID.
             fields: The fields of the request. Nested messages may be passed as dictionaries.
 
@@ -145,7 +145,7 @@ class Method(_BaseMethod[Request, Response]):
 
 
 class AsyncMethod(_BaseMethod[Request, Response]):
-    """A unary RPC to await, in the event loop in which its client was created."""
+    """An awaitable unary RPC. Bound to the event loop in which the client was created."""
 
     __slots__ = ()
 
@@ -158,23 +158,23 @@ class AsyncMethod(_BaseMethod[Request, Response]):
         metadata: Metadata = (),
         **fields: Any,
     ) -> Response:
-        """Call the RPC. If the awaiting task is cancelled, the call is cancelled on the server as well.
+        """Call the RPC. If the awaiting task is canceled, the call is canceled on the server as well.
 
         Args:
             request: The request message. If None, it is built from `fields`.
-            timeout: The timeout in seconds, including retries. None for the client's default.
+            timeout: The timeout in seconds, including retries. Defaults to the client's timeout.
             metadata: Additional metadata. An `x-request-id` entry replaces the generated request ID.
             fields: The fields of the request. Nested messages may be passed as dictionaries.
 
         Raises:
             ZoomgateError: The call failed; see `zoomgate.errors`.
             TypeError, ValueError: The fields do not match the request type. Nothing was sent.
-            RuntimeError: The client is closed, or was created before a fork or in another event loop. Nothing was sent.
+            RuntimeError: The client is closed, or was created before a fork or in a different event loop. Nothing was sent.
         """
         message = self._message(request, fields)
         session = self._session
         if asyncio.get_running_loop() is not session.loop:
-            raise RuntimeError("this client was created in another event loop; create one in each loop")
+            raise RuntimeError("this client was created in a different event loop; create one in each loop")
         entries, request_id = session.metadata(metadata)
         remaining = session.timeout if timeout is None else timeout
         deadline = time.monotonic() + remaining
@@ -197,7 +197,7 @@ class AsyncMethod(_BaseMethod[Request, Response]):
 
 
 class Stream(_BaseMethod[Request, Response]):
-    """A server-streaming RPC. Iterating blocks until the next response arrives."""
+    """A blocking server-streaming RPC."""
 
     __slots__ = ()
 
@@ -210,7 +210,7 @@ class Stream(_BaseMethod[Request, Response]):
         metadata: Metadata = (),
         **fields: Any,
     ) -> Generator[Response, None, None]:
-        """Return an iterator over the responses. The call starts with the first iteration and is cancelled when the iterator is closed.
+        """Return an iterator over the responses. The call starts with the first iteration and is canceled when the iterator is closed.
 
         Args:
             request: The request message. If None, it is built from `fields`.
@@ -240,7 +240,7 @@ class Stream(_BaseMethod[Request, Response]):
 
 
 class AsyncStream(_BaseMethod[Request, Response]):
-    """A server-streaming RPC to iterate with `async for`, in the event loop in which its client was created."""
+    """An asynchronous server-streaming RPC. Bound to the event loop in which the client was created."""
 
     __slots__ = ()
 
@@ -253,9 +253,9 @@ class AsyncStream(_BaseMethod[Request, Response]):
         metadata: Metadata = (),
         **fields: Any,
     ) -> AsyncGenerator[Response, None]:
-        """Return an asynchronous iterator over the responses, as `Stream` does.
+        """Return an asynchronous iterator over the responses. The call starts with the first iteration.
 
-        If the iterating task is cancelled, the call is cancelled on the server as well.
+        If the iterating task is canceled, the call is canceled on the server as well.
 
         Args:
             request: The request message. If None, it is built from `fields`.
@@ -266,11 +266,11 @@ class AsyncStream(_BaseMethod[Request, Response]):
         Raises:
             ZoomgateError: The call failed; raised during iteration. See `zoomgate.errors`.
             TypeError, ValueError: The fields do not match the request type. Nothing was sent.
-            RuntimeError: The client is closed, or was created before a fork or in another event loop. Nothing was sent.
+            RuntimeError: The client is closed, or was created before a fork or in a different event loop. Nothing was sent.
         """
         message = self._message(request, fields)
         if asyncio.get_running_loop() is not self._session.loop:
-            raise RuntimeError("this client was created in another event loop; create one in each loop")
+            raise RuntimeError("this client was created in a different event loop; create one in each loop")
         entries, request_id = self._session.metadata(metadata)
         return self._responses(message, timeout, entries, request_id)
 

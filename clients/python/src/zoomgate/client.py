@@ -36,10 +36,10 @@ class _BaseClient:
 
 
 class Client(_BaseClient):
-    """A blocking client of the service. Create one and reuse it; it is thread-safe.
+    """A blocking client of the service. Thread-safe; create one client and reuse it.
 
-    After a fork, the child process must create its own client because gRPC's threads do not survive a fork. Using the parent's client
-    raises `RuntimeError`.
+    A client cannot be used after a fork, because gRPC's threads exist only in the parent process. Create a new client in each child
+    process. Using the parent's client in a child process raises `RuntimeError`.
 
     Attributes:
         auth: Authorizations and tokens of users.
@@ -63,13 +63,13 @@ class Client(_BaseClient):
         Args:
             target: HOST:PORT, or any name that gRPC resolves, such as `dns:///zoomgate:50051`.
             key: The caller's key, as printed by `zoomgate callers add`. Sent with every call.
-            root_certificates: The PEM certificates of the authority that signed the server's certificate. Defaults to those shipped with
-                gRPC.
-            tls: Whether to use TLS. Defaults to True, except for addresses of this machine without `root_certificates`. For other
-                addresses, False sends the key in plaintext; use it only if the network itself is encrypted, as in a service mesh.
+            root_certificates: The PEM certificates of the certificate authority that signed the server's certificate. Defaults to the
+                certificates shipped with gRPC.
+            tls: Whether to use TLS. Defaults to True, except for loopback addresses without `root_certificates`. For other addresses,
+                False sends the key in plaintext; use False only if the network itself is encrypted, as in a service mesh.
             timeout: The default timeout of a call in seconds.
-            options: gRPC channel options, which override the client's own.
-            channel: An existing channel to use. The client does not close it, and ignores `target`, `tls`, `root_certificates` and
+            options: gRPC channel options. They override the options that the client sets.
+            channel: An existing channel to use. The client does not close the channel, and ignores `target`, `tls`, `root_certificates` and
                 `options`.
 
         Raises:
@@ -122,7 +122,7 @@ class Client(_BaseClient):
                 event, without a snapshot.
 
         Yields:
-            Events with a type, the connection (unset for TYPE_SYNCED), and the token that resumes the watch after the event.
+            Events with a type, the connection (unset for TYPE_SYNCED), and a token for resuming the watch after the event.
 
         Raises:
             ResumeTokenExpired: The token is older than 30 days. Start a new watch without a token.
@@ -146,12 +146,12 @@ class Client(_BaseClient):
 
         Args:
             user_email: The user's email address.
-            after: The user's connection before the URL was sent, if there was one. The method then waits for a newer consent.
+            after: The user's connection before the URL was sent, if any. If set, the method waits for a newer consent.
             timeout: The maximum time to wait in seconds. Authorization URLs are valid for 600 seconds.
 
         Raises:
             TimeoutError: The user did not consent in time.
-            ZoomgateError: Reading the connection failed for any reason other than a missing connection.
+            ZoomgateError: The connection could not be read for a reason other than NOT_FOUND.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -184,10 +184,10 @@ class Client(_BaseClient):
 
 
 class AsyncClient(_BaseClient):
-    """An asyncio client of the service. Create one in a coroutine and reuse it.
+    """An asyncio client of the service. Create one client in a coroutine and reuse it.
 
-    The client is bound to the event loop and the process in which it was created; calls from elsewhere raise `RuntimeError`. gRPC supports
-    only one event loop per process.
+    The client is bound to the event loop and the process in which it was created. Calls from any other loop or
+    process raise `RuntimeError`. gRPC supports only one event loop per process.
 
     Attributes:
         auth: Authorizations and tokens of users.
@@ -304,10 +304,10 @@ class AsyncClient(_BaseClient):
 
 
 class _WatchPosition:
-    """The position at which a watch resumes, and the backoff before it does.
+    """The position from which a watch is resumed, and the backoff between attempts.
 
     Attributes:
-        token: The last resume token.
+        token: The latest resume token.
     """
 
     def __init__(self, token: str) -> None:
@@ -316,14 +316,14 @@ class _WatchPosition:
         self._backoff = _INITIAL_BACKOFF
 
     def advance(self, event: WatchConnectionsResponse) -> None:
-        """Move past an event."""
+        """Record the position after an event."""
         self.token, self._received, self._backoff = event.resume_token, True, _INITIAL_BACKOFF
 
     def backoff_after(self, error: ZoomgateError, *, closed: bool) -> float:
-        """Return the number of seconds to wait before resuming. Re-raise the error if resuming cannot succeed.
+        """Return the delay in seconds before the watch is resumed. Re-raise the error if resuming cannot succeed.
 
-        A stopping server may end a stream with CANCELLED. A proxy that lost its server resets the stream, which gRPC reports as INTERNAL
-        or UNKNOWN without a reason. An overloaded server returns a retry delay.
+        A stopping server may end a stream with CANCELLED. A proxy without an upstream server resets the stream; gRPC reports a reset as
+        INTERNAL or UNKNOWN without a reason. An overloaded server returns a retry delay.
         """
         stream_reset = not error.reason and error.code() in (
             grpc.StatusCode.INTERNAL,
@@ -338,7 +338,7 @@ class _WatchPosition:
 
 
 def _is_new(connection: Connection, after: Connection | None) -> bool:
-    """Return whether a connection is active and results from a newer consent than `after`. Refreshes do not count."""
+    """Return whether a connection is active and results from a newer consent than `after`. Ignores refreshes."""
     if connection.state != Connection.STATE_ACTIVE:
         return False
     return after is None or connection.consent_time.ToNanoseconds() > after.consent_time.ToNanoseconds()

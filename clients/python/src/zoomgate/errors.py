@@ -1,7 +1,7 @@
 """Exceptions raised by failed calls.
 
-Every exception is a `ZoomgateError`; the subclass indicates how the caller can react. All of them are also `grpc.RpcError`s with `code()`
-and `details()`, so existing gRPC error handling keeps working.
+Every exception is a `ZoomgateError`; the subclass indicates how the caller can react. Every exception is also a `grpc.RpcError` with
+`code()` and `details()`, so existing gRPC error handling continues to work.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class FieldViolation:
 
     Attributes:
         field: The path of the field in the request, such as `meeting_details.topic`.
-        description: The violated rule and what to send instead.
+        description: The violated rule and the correction.
     """
 
     field: str
@@ -38,7 +38,7 @@ class ZoomgateError(grpc.RpcError):
             for example after a connection failure, an exceeded deadline or a call of an unknown method.
         message: A human-readable sentence. Contains no secrets; may quote Zoom.
         metadata: Additional facts, such as `user_email` or `cause`. See `ErrorReason` in the proto files.
-        retry_delay: The number of seconds to wait before retrying, or None if the service returned no delay.
+        retry_delay: The number of seconds to wait before retrying, or None if the response contains no delay.
         field_violations: All invalid fields of the request.
         request_id: The ID of the call, which also appears in the service's log.
         http_status: Zoom's HTTP status, or None if Zoom sent no response.
@@ -97,19 +97,19 @@ class ZoomgateError(grpc.RpcError):
 
 
 class InvalidRequest(ZoomgateError):
-    """The service or Zoom rejected the request as invalid; `field_violations` lists the invalid fields. Do not retry it unchanged."""
+    """The service or Zoom rejected the request as invalid; `field_violations` lists the invalid fields. Do not retry without changes."""
 
 
 class Unauthenticated(ZoomgateError):
-    """The key is missing, malformed or unknown. Only the service's log states which."""
+    """The key is missing, malformed or unknown. The exact cause appears only in the service's log."""
 
 
 class NotAllowed(ZoomgateError):
-    """The caller is not allowed to make this call, or Zoom does not allow it for the user (reason `ZOOM_REFUSED`)."""
+    """The caller may not make this call, or Zoom does not allow the call for the user (reason `ZOOM_REFUSED`)."""
 
 
 class NotFound(ZoomgateError):
-    """The meeting or another requested Zoom resource does not exist."""
+    """The requested meeting or other Zoom resource does not exist."""
 
 
 class ConsentRequired(ZoomgateError):
@@ -129,7 +129,7 @@ class ScopeMissing(ConsentRequired):
 
 
 class RateLimited(ZoomgateError):
-    """A limit of Zoom or of the service is reached. The call had no effect; retry it after `retry_delay` seconds."""
+    """A limit of Zoom or of the service is reached. The call had no effect; retry after `retry_delay` seconds."""
 
 
 class ServiceUnavailable(ZoomgateError):
@@ -151,7 +151,7 @@ class DeadlineExceeded(ZoomgateError):
 
 
 class OutcomeUnknown(ZoomgateError):
-    """A write was sent to Zoom, but the response was lost. Check whether it took effect before retrying."""
+    """A write was sent to Zoom, but the response was lost. Before retrying, check whether the write took effect."""
 
 
 _BY_REASON: Mapping[str, type[ZoomgateError]] = {
@@ -178,7 +178,7 @@ def from_rpc_error(error: Any, request_id: str = "") -> ZoomgateError:
 
     Args:
         error: A `grpc.RpcError` that is also a `grpc.Call`, or a `grpc.aio.AioRpcError`.
-        request_id: The request ID that was sent. Used if the trailing metadata contains none.
+        request_id: The request ID that was sent. Used if the trailing metadata contains no request ID.
     """
     code: grpc.StatusCode = error.code()
     trailers: dict[str, Any] = dict(error.trailing_metadata() or ())
@@ -202,7 +202,8 @@ def from_rpc_error(error: Any, request_id: str = "") -> ZoomgateError:
         metadata=dict(info.metadata),
         retry_delay=delay,
         field_violations=tuple(
-            FieldViolation(row.field, row.description) for row in bad_request.field_violations
+            FieldViolation(violation.field, violation.description)
+            for violation in bad_request.field_violations
         ),
         request_id=trailers.get(_REQUEST_ID, request_id),
     )
@@ -218,7 +219,7 @@ def _status(details: bytes | None) -> status_pb2.Status:
 
 
 def _unpack(detail: Any, message: Message) -> bool:
-    """Parse a detail into `message`. Return False if it has another type or is malformed."""
+    """Parse a detail into `message`, and return whether parsing succeeded. Return False for other types and malformed details."""
     try:
         return bool(detail.Unpack(message))
     except DecodeError:

@@ -47,17 +47,17 @@ class Auth(_Service):
     _descriptor, _method, _stream = _AUTH, Method, Stream
 
     begin_authorization: Method[auth.BeginAuthorizationRequest, auth.BeginAuthorizationResponse]
-    """Start an authorization and return the URL at which the user consents. The URL works once and expires after 10 minutes."""
+    """Start an authorization and return the consent URL, which can be used for one authorization and expires after 10 minutes."""
     complete_authorization: Method[auth.CompleteAuthorizationRequest, auth.CompleteAuthorizationResponse]
     """Complete an authorization with the code and state, or the ticket, from the browser's redirect. Never retried."""
     create_token: Method[auth.CreateTokenRequest, auth.CreateTokenResponse]
-    """Exchange an authorization code that the caller received on its own redirect URL. Never retried."""
+    """Exchange an authorization code from the caller's own redirect URL. Never retried."""
     get_token: Method[auth.GetTokenRequest, auth.GetTokenResponse]
     """Return an access token that is valid for at least `min_validity` (default 60 seconds, at most 10 minutes)."""
     refresh_token: Method[auth.RefreshTokenRequest, auth.RefreshTokenResponse]
-    """Refresh the stored token even if it is still valid."""
+    """Refresh the stored token, even if still valid."""
     request_token: Method[auth.RequestTokenRequest, auth.RequestTokenResponse]
-    """Exchange a refresh token obtained elsewhere, and store the new tokens. Never retried."""
+    """Exchange a refresh token obtained outside Zoomgate, and store the new tokens. Never retried."""
     check_token: Method[auth.CheckTokenRequest, auth.CheckTokenResponse]
     """Return whether a token has expired: a token described by `facts`, or the stored token of `user_email`."""
     validate_user: Method[auth.ValidateUserRequest, auth.ValidateUserResponse]
@@ -67,7 +67,7 @@ class Auth(_Service):
     list_connections: Method[auth.ListConnectionsRequest, auth.ListConnectionsResponse]
     """Return one page of connections. `Client.connections` iterates over all pages."""
     delete_connection: Method[auth.DeleteConnectionRequest, auth.DeleteConnectionResponse]
-    """Disconnect a user and revoke the tokens at Zoom. Raises `NotConnected` if the user is not connected."""
+    """Disconnect a user and revoke the tokens with Zoom. Raises `NotConnected` if the user is not connected."""
     watch_connections: Stream[auth.WatchConnectionsRequest, auth.WatchConnectionsResponse]
     """Stream connections as they change. Unlike `Client.watch`, an interrupted stream is not resumed."""
 
@@ -80,9 +80,9 @@ class Meetings(_Service):
     create_meeting: Method[meetings.CreateMeetingRequest, meetings.CreateMeetingResponse]
     """Create a meeting. Never retried automatically: after `OutcomeUnknown`, check whether the meeting exists."""
     get_meeting: Method[meetings.GetMeetingRequest, meetings.GetMeetingResponse]
-    """Return a meeting. Raises `NotFound`."""
+    """Return a meeting. Raises `NotFound` if there is none."""
     delete_meeting: Method[meetings.DeleteMeetingRequest, meetings.DeleteMeetingResponse]
-    """Delete a meeting or one of its occurrences. Raises `NotFound`."""
+    """Delete a meeting or one of its occurrences. Raises `NotFound` if the meeting does not exist."""
 
 
 class Proxy(_Service):

@@ -20,7 +20,7 @@ _QUIET = ("/grpc.health.", "/grpc.reflection.")
 
 
 class AccessLog:
-    """The outermost stage, which assigns the request ID and records the outcome of each call."""
+    """The outermost stage: assigns request IDs and records the outcome of each call."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -77,7 +77,7 @@ def _write(name: str, code: str, request_id: str, seconds: float) -> None:
 
 
 def _code(context: Context) -> str:
-    """Return the name of the call's status code. grpc.aio has not set one yet if the call succeeds."""
+    """Return the name of the call's status code: OK if grpc.aio has not set a code yet."""
     code = context.code()
     if code is None or code == 0:
         return "OK"
@@ -85,7 +85,7 @@ def _code(context: Context) -> str:
 
 
 def _request_id(metadata: Iterable[tuple[str, Any]]) -> str:
-    """Return the caller's request ID if it is valid, or a new one."""
+    """Return the caller's request ID if valid, otherwise a new ID."""
     for key, value in metadata:
         if key == REQUEST_ID:
             return value if isinstance(value, str) and _VALID.fullmatch(value) else _new_id()

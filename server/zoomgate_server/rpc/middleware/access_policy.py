@@ -15,7 +15,7 @@ class Policy:
 
     Attributes:
         roles: The roles that may call the RPC.
-        user_field: The request field with the user or users to authorize, or empty if there is none.
+        user_field: The request field with the email addresses to check; empty if the RPC has none.
         access_tokens: Whether the caller needs permission to read access tokens.
     """
 
@@ -24,43 +24,43 @@ class Policy:
     access_tokens: bool = False
 
 
-def _row(*roles: Role, user_field: str = "user_email", access_tokens: bool = False) -> Policy:
+def _policy(*roles: Role, user_field: str = "user_email", access_tokens: bool = False) -> Policy:
     return Policy(frozenset(roles), user_field, access_tokens)
 
 
 METHOD_POLICY: Mapping[str, Policy] = {
-    "/zoomgate.v1.AuthService/BeginAuthorization": _row(_S, _M),
-    "/zoomgate.v1.AuthService/CompleteAuthorization": _row(
+    "/zoomgate.v1.AuthService/BeginAuthorization": _policy(_S, _M),
+    "/zoomgate.v1.AuthService/CompleteAuthorization": _policy(
         _S, _M, user_field=""
     ),  # the state is bound to the caller that started the authorization
-    "/zoomgate.v1.AuthService/CreateToken": _row(_S, _M),
-    "/zoomgate.v1.AuthService/GetToken": _row(_S, access_tokens=True),
-    "/zoomgate.v1.AuthService/RefreshToken": _row(_S, access_tokens=True),
-    "/zoomgate.v1.AuthService/RequestToken": _row(_S, access_tokens=True),
-    "/zoomgate.v1.AuthService/CheckToken": _row(_S, _M),
-    "/zoomgate.v1.AuthService/ValidateUser": _row(
+    "/zoomgate.v1.AuthService/CreateToken": _policy(_S, _M),
+    "/zoomgate.v1.AuthService/GetToken": _policy(_S, access_tokens=True),
+    "/zoomgate.v1.AuthService/RefreshToken": _policy(_S, access_tokens=True),
+    "/zoomgate.v1.AuthService/RequestToken": _policy(_S, access_tokens=True),
+    "/zoomgate.v1.AuthService/CheckToken": _policy(_S, _M),
+    "/zoomgate.v1.AuthService/ValidateUser": _policy(
         _S, _M, user_field=""
     ),  # reveals only whether two addresses are equal
-    "/zoomgate.v1.AuthService/GetConnection": _row(_S, _M, _A),
-    "/zoomgate.v1.AuthService/ListConnections": _row(
+    "/zoomgate.v1.AuthService/GetConnection": _policy(_S, _M, _A),
+    "/zoomgate.v1.AuthService/ListConnections": _policy(
         _S, _A, user_field=""
     ),  # services receive only their own users
-    "/zoomgate.v1.AuthService/DeleteConnection": _row(_S, _M, _A),
-    "/zoomgate.v1.AuthService/WatchConnections": _row(
+    "/zoomgate.v1.AuthService/DeleteConnection": _policy(_S, _M, _A),
+    "/zoomgate.v1.AuthService/WatchConnections": _policy(
         _S, _A, user_field="user_emails"
     ),  # if empty, services receive only their own users
-    "/zoomgate.v1.MeetingsService/CreateMeeting": _row(_S, _M),
-    "/zoomgate.v1.MeetingsService/GetMeeting": _row(_S, _M),
-    "/zoomgate.v1.MeetingsService/DeleteMeeting": _row(_S, _M),
-    "/zoomgate.v1.ProxyService/Get": _row(_S),
-    "/zoomgate.v1.ProxyService/Delete": _row(_S),
-    "/zoomgate.v1.ProxyService/Post": _row(_S),
-    "/zoomgate.v1.ProxyService/Patch": _row(_S),
-    "/zoomgate.v1.ProxyService/Put": _row(_S),
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _row(_S, _M, _A, user_field=""),
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _row(_S, _M, _A, user_field=""),
+    "/zoomgate.v1.MeetingsService/CreateMeeting": _policy(_S, _M),
+    "/zoomgate.v1.MeetingsService/GetMeeting": _policy(_S, _M),
+    "/zoomgate.v1.MeetingsService/DeleteMeeting": _policy(_S, _M),
+    "/zoomgate.v1.ProxyService/Get": _policy(_S),
+    "/zoomgate.v1.ProxyService/Delete": _policy(_S),
+    "/zoomgate.v1.ProxyService/Post": _policy(_S),
+    "/zoomgate.v1.ProxyService/Patch": _policy(_S),
+    "/zoomgate.v1.ProxyService/Put": _policy(_S),
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _policy(_S, _M, _A, user_field=""),
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _policy(_S, _M, _A, user_field=""),
 }
-"""All RPCs that require a credential. An RPC without an entry is rejected."""
+"""The policy of each RPC that requires credentials. An RPC in neither this table nor OPEN_METHODS is rejected."""
 
 OPEN_METHODS = frozenset(
     {
@@ -69,7 +69,7 @@ OPEN_METHODS = frozenset(
         "/grpc.health.v1.Health/List",
     }
 )
-"""RPCs that require no credential."""
+"""The RPCs that require no credential."""
 
 
 def method_name(path: str) -> str:
@@ -86,7 +86,7 @@ def check_method(principal: Principal, path: str) -> Policy:
     """Check that a caller may call a method, and return the method's policy.
 
     Raises:
-        CallerNotAllowed: The caller, or the member that it forwards, may not call the method.
+        CallerNotAllowed: The caller, or the member on whose behalf it calls, may not call the method.
     """
     policy = METHOD_POLICY.get(path)
     name = method_name(path)
@@ -103,19 +103,19 @@ def check_method(principal: Principal, path: str) -> Policy:
 
 
 def check_user(principal: Principal, path: str, user_email: str) -> None:
-    """Check that a caller may act for a user, named by an address in canonical form.
+    """Check that a caller may act for a user with the given canonical address.
 
     No data is read, so the result does not depend on whether the user exists.
 
     Raises:
-        CallerNotAllowed: The caller, or the member that it forwards, may not act for the user.
+        CallerNotAllowed: The caller, or the member on whose behalf it calls, may not act for the user.
     """
     if not may_act_for(principal, path, user_email):
         raise _not_allowed(path)
 
 
 def may_act_for(principal: Principal, path: str, user_email: str) -> bool:
-    """Return whether a caller, and the member that it forwards, may act for a user."""
+    """Return whether a caller, and the member on whose behalf it calls, may act for a user."""
     policy = METHOD_POLICY[path]
     for party in _parties(principal):
         common_roles = policy.roles & party.roles
@@ -133,7 +133,7 @@ def _lists_method(methods: frozenset[str], path: str) -> bool:
 
 
 def _parties(principal: Principal) -> tuple[Principal, ...]:
-    """Return the principals whose policies apply to the call: the caller, and the member whose credential it forwards."""
+    """Return the principals whose policies apply to the call: the caller, and the member on whose behalf it calls, if any."""
     return (principal,) if principal.on_behalf_of is None else (principal, principal.on_behalf_of)
 
 

@@ -1,7 +1,7 @@
 """Authentication and authorization of calls.
 
-The checks run in this order: credential, method, encoding of the request, user named in the request. The services validate all other
-fields. They also reject addresses that are not in canonical form, so this module ignores such addresses; no connection is stored under one.
+Checks run in this order: credential, method, encoding of the request, and users named in the request. The services validate all other
+fields. Addresses that are not in canonical form are skipped here, because the services reject them and no connection is stored under them.
 """
 
 import functools
@@ -39,16 +39,16 @@ from zoomgate_server.user_email import is_canonical
 AUTHORIZATION = "authorization"
 MEMBER_TOKEN = "zoomgate-member-token"
 DEFAULT_SECONDS = 30.0
-"""The time limit for calls without a deadline."""
+"""Time limit of calls without a deadline."""
 
 MAX_SECONDS = 60.0
-"""The maximum time limit of a call that is not a stream."""
+"""Maximum time limit of unary calls."""
 
 MAX_USERS = 1000
-"""The maximum number of users that a request may name."""
+"""Maximum number of users in a request."""
 
 AUDITED_REJECTIONS = (CallerNotAllowed, CodeRefused, HeaderNotAllowed, InvalidPath, InvalidState)
-"""Errors raised after authentication that are written to the audit trail, because they indicate attempts at unauthorized access."""
+"""Errors after authentication that are audited because they may indicate attempts at unauthorized access."""
 
 _BEARER = re.compile(r"[Bb]earer ([A-Za-z0-9._~+/=-]{16,512})", re.ASCII)
 _KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}", re.ASCII)
@@ -56,7 +56,7 @@ _KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class StaticKey:
-    """A static key of a caller. Only its SHA-256 is stored.
+    """A static key of a caller. Only the SHA-256 of the key is stored.
 
     Attributes:
         sha256: The SHA-256 of the key: 64 lower-case hex digits.
@@ -75,13 +75,13 @@ class CallerKeys:
         self._accepted: dict[str, Principal] = {}
 
     def find(self, key: str) -> Principal | None:
-        """Return the caller with a key, or None. The lookup compares digests, so its timing reveals nothing about the keys."""
+        """Return the caller with a key, or None. Only digests are compared, so timing reveals nothing about the keys."""
         return self._keys.get(hashlib.sha256(key.encode()).digest())
 
     def bearer(self, credential: str) -> Principal | None:
-        """Return the caller that a bearer credential authenticates, or None.
+        """Return the caller with a bearer credential, or None.
 
-        Accepted credentials are cached in memory, at most two spellings (`Bearer`, `bearer`) of each key, so that each is hashed only once.
+        Accepted credentials are cached, so that each spelling (`Bearer`, `bearer`) of a key is hashed only once.
         """
         cached = self._accepted.get(credential)
         if cached is not None:
@@ -94,10 +94,10 @@ class CallerKeys:
 
 
 class Authentication:
-    """The innermost stage, which rejects unauthenticated and unauthorized calls.
+    """The innermost stage: rejects unauthenticated and unauthorized calls.
 
     Args:
-        anonymous: The principal of calls without a credential. If None, such calls are rejected.
+        anonymous: The principal of calls without a credential. None rejects calls without a credential.
         audit: Receives an event for every rejected call.
     """
 
@@ -153,7 +153,7 @@ class Authentication:
         return check
 
     def _recheck(self, credentials: list[Any], members: list[Any], path: str, user_email: str) -> bool:
-        """Check the credential and policy of a running stream's caller again, and return whether it may see a user.
+        """Check the credential and policy of a running stream again, and return whether the caller may see a user.
 
         Raises:
             CallerUnauthenticated: The credential is no longer valid.
@@ -182,7 +182,7 @@ class Authentication:
         return principal
 
     def _with_member(self, principal: Principal, members: list[Any]) -> Principal:
-        """Return the principal with the member whose credential it forwards."""
+        """Return the principal, including the member on whose behalf it calls, if any."""
         if len(members) > 1 or not isinstance(members[0], str) or not _KEY.fullmatch(members[0]):
             raise _unauthenticated("malformed member token")
         member = self._keys.find(members[0])
@@ -217,7 +217,7 @@ class Authentication:
 
 
 def _credentials(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[list[Any], list[Any]]:
-    """Return the caller's credentials and those of the members that it forwards."""
+    """Return the values of the caller's credential entries, and of the forwarded member tokens."""
     credentials, members = [], []
     for key, value in metadata:
         if key == AUTHORIZATION:
@@ -237,7 +237,7 @@ def _decoded(method: Method, request: Any) -> Any:
         return request
     try:
         return method.decode(request)
-    except Exception:  # noqa: BLE001 - protobuf runtimes raise different exceptions, and their texts must not reach callers
+    except Exception:  # noqa: BLE001 - protobuf runtimes raise different exceptions, and callers must not receive the texts
         raise MalformedRequest(
             "The request could not be parsed; check that your stubs match the server's proto files, and that no value is nested"
             " deeper than 30 levels",
@@ -246,7 +246,7 @@ def _decoded(method: Method, request: Any) -> Any:
 
 
 def _users(message: Any, field: str) -> list[str]:
-    """Return the addresses in canonical form that a request names. The services reject other addresses, and too many of them."""
+    """Return the canonical addresses in a request field. The services reject all other addresses and excess entries."""
     if not field:
         return []
     named = getattr(message, field)

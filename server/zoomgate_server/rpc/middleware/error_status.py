@@ -1,7 +1,7 @@
 """Conversion of errors to gRPC statuses: code, reason and details.
 
 This stage also works around two problems of grpc.aio. If a handler raises `CancelledError` although its call was not canceled, grpc.aio
-sends no status and the caller waits forever. If a handler raises any other exception, grpc.aio sends its text to the caller.
+sends no status and the caller waits forever. If a handler raises any other exception, grpc.aio sends the exception text to the caller.
 """
 
 import asyncio
@@ -22,12 +22,16 @@ from zoomgate_server.telemetry import logs
 
 DOMAIN = "zoomgate"
 MAX_MESSAGE = 1024
+"""Maximum size of a message in bytes, after gRPC's percent-encoding."""
+
 MAX_DETAILS = 4096
-"""Limits in bytes, for the message after gRPC's percent-encoding. Together they stay below the default header limit of clients, 8 KiB."""
+"""Maximum size of the details in bytes. Together with the message below 8 KiB, the default header limit of clients."""
 
 _MAX_INFO = 1024
+"""Maximum size of the ErrorInfo metadata in bytes."""
+
 _MAX_REPEATED = 512
-"""Limits in bytes of the ErrorInfo metadata, and of the message where a detail repeats it."""
+"""Maximum size in bytes of the message when repeated in a detail."""
 
 _C = grpc.StatusCode
 _R = ErrorReason
@@ -77,7 +81,7 @@ _log = logs.get("zoomgate.status")
 
 
 class ErrorStatus:
-    """The stage that converts exceptions to gRPC statuses."""
+    """A stage that converts exceptions to gRPC statuses."""
 
     def wrap(self, method: Method, respond: Handler) -> Handler:
         """Convert the exceptions of a method to gRPC statuses."""
@@ -99,7 +103,7 @@ class ErrorStatus:
                 failure = errors.StoreUnavailable(
                     "The token store is unavailable; retry in a moment", retry_after=1.0
                 )
-            except Exception:  # noqa: BLE001 - the text is logged but must not reach the caller
+            except Exception:  # noqa: BLE001 - the text is logged, but must not be sent to the caller
                 _log.exception("rpc.failed", method=method.name, request_id=current_request_id.get(""))
                 failure = errors.Unexpected(
                     "Internal error; see the server log for this request_id",
@@ -170,7 +174,7 @@ def _metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _clipped(text: str, limit: int) -> str:
-    """Truncate a text to `limit` bytes after gRPC's percent-encoding, which turns each byte outside ASCII into three."""
+    """Truncate text to at most `limit` bytes after percent-encoding, where each non-ASCII byte takes three bytes."""
     if text.isascii():
         return text[:limit]
     size = 0

@@ -1,1 +1,1 @@
-"""The gRPC services: each RPC validates the request, makes one call to the domain and builds the response."""
+"""The gRPC services. Each RPC validates the request, makes one call to the domain and builds the response."""

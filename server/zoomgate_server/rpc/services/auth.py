@@ -47,10 +47,10 @@ EMAIL_MISMATCH = "Email addresses do not match"
 
 
 class AuthService(AuthServiceServicer):
-    """AuthService: authorizations, tokens and connections. Validates requests; the domain classes make all decisions.
+    """The AuthService: authorizations, tokens and connections. Only validates requests and builds responses.
 
     Args:
-        audit: Receives an event before a token is returned. If it raises an error, the token is not returned.
+        audit: Function that records an audit event. Called before a token is returned; if recording fails, no token is returned.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class AuthService(AuthServiceServicer):
         if request.code_verifier and request.state:
             violations.add(
                 "code_verifier",
-                "cannot be combined with state; send only state, because Zoomgate stores the code verifier with it",
+                "cannot be combined with state; send only state, because Zoomgate stores the code verifier with the state",
             )
         violations.raise_if_any()
         call = current_call.get()
@@ -290,7 +290,7 @@ class AuthService(AuthServiceServicer):
             )
 
     def _token(self, call: Call, user_email: str, token: AccessToken) -> pb.Token:
-        """Return a token after recording its return in the audit trail."""
+        """Record the return of a token in the audit trail, and return the token as a message."""
         with_refresh_token = call.principal.refresh_tokens
         tokens = token.tokens
         self._audit(
@@ -308,7 +308,7 @@ class AuthService(AuthServiceServicer):
 
 
 def _options(request: pb.BeginAuthorizationRequest, violations: Violations) -> bytes:
-    """Return the options as JSON, and record violations."""
+    """Return the options as JSON. Adds violations to `violations`."""
     if not request.HasField("options"):
         return b"{}"
     if request.options.ByteSize() > 4 * MAX_OPTIONS_BYTES:

@@ -57,7 +57,7 @@ def connection(record: ConnectionRecord) -> connection_pb2.Connection:
 
 
 def states(numbers: Collection[connection_pb2.Connection.State.ValueType]) -> tuple[State, ...]:
-    """Return the states for a filter of enum numbers.
+    """Return the connection states with the given enum numbers.
 
     Raises:
         KeyError: A number is unknown or unspecified.
@@ -70,7 +70,7 @@ def token(access_token: AccessToken, now: float, *, refresh_token: bool) -> auth
 
     Args:
         access_token: The token.
-        now: The current time in seconds since 1970, from which the expiry time is computed.
+        now: The current time in seconds since 1970, used to compute `expires_in`.
         refresh_token: Whether to include the refresh token.
     """
     return auth_service_pb2.Token(

@@ -1,7 +1,7 @@
 """Conversion between JSON and protobuf's `Value`, faster than protobuf's own conversion and with a limited depth.
 
-A `Value` stores numbers as doubles, which cannot represent all integers above 2^53. Receivers cannot parse messages nested deeper than 100
-levels, which correspond to about 33 levels of a `Value`.
+A `Value` stores numbers as doubles, which cannot represent all integers above 2^53. Protobuf parsers reject messages nested deeper than 100
+levels, which corresponds to about 33 levels of a `Value`.
 """
 
 import math
@@ -14,10 +14,10 @@ from zoomgate_server.errors import FieldViolation, InvalidRequest
 
 MAX_EXACT = 2**53
 MAX_DEPTH = 30
-"""The maximum nesting depth that every receiver can parse."""
+"""Maximum nesting depth of a `Value` that every protobuf parser accepts."""
 
 MAX_PARSED_BYTES = 1024 * 1024
-"""Larger bodies are not parsed and are returned as bytes only."""
+"""Maximum size in bytes of a body to parse. Larger bodies are returned as bytes only."""
 
 TooDeep = RecursionError
 
@@ -51,7 +51,7 @@ def struct_of(data: dict[str, Any], depth: int = MAX_DEPTH) -> struct_pb2.Struct
 
 
 def parse(body: bytes) -> struct_pb2.Value | None:
-    """Return a body as a `Value`, or None if it is not JSON, too large or nested too deep."""
+    """Return a body as a `Value`, or None if the body is not JSON, too large or nested too deeply."""
     if not body or len(body) > MAX_PARSED_BYTES:
         return None
     try:
@@ -69,7 +69,7 @@ def plain(value: struct_pb2.Value, *, field: str = "", max_depth: int = MAX_DEPT
         max_depth: The maximum nesting depth.
 
     Raises:
-        InvalidRequest: A number is not finite, an integer is above 2^53, a value is unset, or the value is nested too deep.
+        InvalidRequest: A number is not finite, an integer is above 2^53, a value is unset, or the value is nested too deeply.
     """
     return _plain(value, field, max_depth, max_depth)
 
@@ -80,7 +80,7 @@ def plain_struct(struct: struct_pb2.Struct, *, field: str = "", max_depth: int =
 
 
 def _plain(value: struct_pb2.Value, field: str, remaining: int, max_depth: int) -> Any:
-    """Return a `Value` as a Python object. `remaining` of `max_depth` levels of nesting are still allowed."""
+    """Return a `Value` as a Python object, nested at most `remaining` more levels deep."""
     match value.WhichOneof("kind"):
         case "null_value":
             return None
@@ -130,7 +130,7 @@ def _number(number: float, field: str) -> int | float:
 
 def _check_depth(field: str, remaining: int, max_depth: int) -> None:
     if remaining <= 0:
-        raise _violation(field, f"is nested too deep; send at most {max_depth} levels")
+        raise _violation(field, f"is nested too deeply; send at most {max_depth} levels")
 
 
 def _violation(field: str, description: str) -> InvalidRequest:

@@ -11,7 +11,7 @@ from zoomgate_server.rpc.services.json_mapping import MappingRules, MessageConve
 
 
 def _numbers(enum: Any, prefix: str, **values: int | str) -> dict[int, int | str]:
-    """Return a mapping from the numbers of an enum to Zoom's values, given by value name without the prefix."""
+    """Return a mapping from enum numbers to Zoom's values. Keyword names are enum names without the prefix."""
     wrapper: EnumTypeWrapper = enum
     return {wrapper.Value(f"{prefix}_{name}"): value for name, value in values.items()}
 

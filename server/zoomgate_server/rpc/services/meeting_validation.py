@@ -1,4 +1,4 @@
-"""Validation of meeting requests, which reports all violations at once (https://developers.zoom.us/docs/api/meetings/)."""
+"""Validation of meeting requests. Reports all violations of a request (https://developers.zoom.us/docs/api/meetings/)."""
 
 import re
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.zoom.urls import meeting_id_problem
 
 MAX_TEXT = 2048
-"""The maximum number of characters of a string without an entry in `_LIMITS`."""
+"""Maximum number of characters of a string without an entry in `_LIMITS`."""
 
 _LIMITS = {
     "topic": 200,
@@ -34,7 +34,7 @@ _LIMITS = {
     "key": 64,
     "CustomKey.value": 256,
 }
-"""The maximum number of characters by field name, or by `Message.field` where messages differ."""
+"""Maximum number of characters by field name, or by `Message.field` where messages differ."""
 
 _LISTS = {
     "tracking_fields": 50,
@@ -55,7 +55,7 @@ _LISTS = {
     "weekly_days": 7,
     "SignLanguageInterpretation.interpreters": 20,
 }
-"""The maximum number of entries of repeated fields, by the same kind of name."""
+"""Maximum number of entries of repeated fields, by field name or `Message.field`."""
 
 _SEPARATED = frozenset({"alternative_hosts", "authentication_domains", "interpreter_languages"})
 _MULTILINE = frozenset({"agenda", "audio_conference_info"})
@@ -65,7 +65,7 @@ _PASSWORD = re.compile(r"[A-Za-z0-9@*_-]{0,10}", re.ASCII)
 _OCCURRENCE = re.compile(r"[0-9]{1,20}", re.ASCII)
 _LOCAL = re.compile(
     r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d", re.ASCII
-)  # whether hour 24 is accepted depends on the Python version
+)  # the acceptance of hour 24 depends on the Python version
 _YEAR_10000 = 253_402_300_800
 _INTERVALS = {
     pb.Recurrence.TYPE_DAILY: 99,
@@ -100,17 +100,17 @@ def check_details(details: pb.MeetingDetails, path: str, violations: Violations)
     if details.type == pb.MEETING_TYPE_PERSONAL_ROOM:
         violations.add(
             f"{path}.type",
-            "can only be returned by Zoom; send another type, and set settings.use_pmi to use the personal room",
+            "can only be returned by Zoom; send a different type, and set settings.use_pmi to use the personal room",
         )
     if details.type == pb.MEETING_TYPE_INSTANT and details.schedule_for:
         violations.add(
             f"{path}.schedule_for",
-            "cannot be combined with MEETING_TYPE_INSTANT; omit it or send another type",
+            "cannot be combined with MEETING_TYPE_INSTANT; omit it or send a different type",
         )
     if details.type == pb.MEETING_TYPE_RECURRING_FIXED_TIME and not details.HasField("recurrence"):
         violations.add(
             f"{path}.recurrence",
-            "is required for MEETING_TYPE_RECURRING_FIXED_TIME; send how the meeting repeats",
+            "is required for MEETING_TYPE_RECURRING_FIXED_TIME; set the recurrence of the meeting",
         )
     if details.HasField("recurrence"):
         _check_recurrence(details.recurrence, f"{path}.recurrence", violations)
@@ -126,7 +126,7 @@ def check_details(details: pb.MeetingDetails, path: str, violations: Violations)
 
 
 def _check_fields(message: Message, path: str, violations: Violations) -> None:
-    """Validate the length, characters or enum number of every field."""
+    """Validate the lengths, characters and enum numbers of all fields."""
     for field, value in message.ListFields():
         name = f"{path}.{field.name}"
         if field.name == ADDITIONAL:
@@ -157,7 +157,7 @@ def _check_text(name: str, text: str, limit: int, path: str, violations: Violati
     if len(text) > limit:
         violations.add(path, f"has {len(text)} characters; send at most {limit}")
     elif (_CONTROL_EXCEPT_NEWLINES if name in _MULTILINE else _CONTROL).search(text):
-        violations.add(path, "contains control or text direction characters; remove them")
+        violations.add(path, "contains control or text direction characters; remove these characters")
     elif name in _SEPARATED and ("," in text or ";" in text):
         violations.add(path, "contains a comma or semicolon; send each value as a separate entry")
 
@@ -170,7 +170,7 @@ def _check_enum(descriptor: EnumDescriptor, number: int, path: str, violations: 
 
 def _check_time(time: Timestamp, path: str, violations: Violations) -> None:
     if not 0 <= time.seconds < _YEAR_10000:
-        violations.add(path, "is outside the years 1970 to 9999; send a time within them")
+        violations.add(path, "is outside the years 1970 to 9999; send a time in this range")
     elif time.nanos:
         violations.add(path, "has fractional seconds, which Zoom does not store; send whole seconds")
 

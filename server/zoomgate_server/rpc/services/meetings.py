@@ -22,13 +22,13 @@ class ZoomCalls(Protocol):
     """The part of the domain that MeetingsService uses."""
 
     async def send_typed(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
-        """Call Zoom's API with a user's token and return the response, which is always successful."""
+        """Call Zoom's API with a user's token and return the successful response."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class MeetingDefaults:
-    """Default values of the properties that a new meeting does not specify.
+    """Default properties of new meetings.
 
     Attributes:
         topic: At most 200 characters.
@@ -42,7 +42,7 @@ class MeetingDefaults:
 
 
 class MeetingsService(MeetingsServiceServicer):
-    """MeetingsService: creates, returns and deletes meetings on a user's behalf."""
+    """The MeetingsService: meetings of Zoom users."""
 
     def __init__(self, *, zoom_calls: ZoomCalls, defaults: MeetingDefaults) -> None:
         self._zoom_calls = zoom_calls
@@ -96,7 +96,7 @@ class MeetingsService(MeetingsServiceServicer):
         return pb.DeleteMeetingResponse(status=response.status)
 
     def _with_defaults(self, details: dict[str, Any]) -> dict[str, Any]:
-        """Return a meeting's details with defaults for absent properties."""
+        """Return a meeting's details, with defaults for unset properties."""
         kinds = meeting_mapping.CONVENTIONS.enums["MeetingType"]
         return {
             "topic": self._defaults.topic,
@@ -111,7 +111,7 @@ def _check_target(request: pb.GetMeetingRequest | pb.DeleteMeetingRequest) -> No
     """Validate the fields that identify a meeting.
 
     Raises:
-        InvalidRequest: Fields are invalid. Contains all violations.
+        InvalidRequest: Fields are invalid. `violations` lists all of them.
     """
     violations = Violations()
     meeting_validation.check_target(request, violations)
@@ -119,6 +119,6 @@ def _check_target(request: pb.GetMeetingRequest | pb.DeleteMeetingRequest) -> No
 
 
 def _optional_flag(request: Any, field: str) -> bool | None:
-    """Return an optional flag, or None if it is absent."""
+    """Return an optional flag, or None if unset."""
     value: bool | None = getattr(request, field) if request.HasField(field) else None
     return value

@@ -12,27 +12,27 @@ _MAC_BYTES = 16
 
 
 class PageTokens:
-    """Creation and verification of page tokens.
+    """A creator and verifier of page tokens.
 
     Args:
-        key: 32 random bytes, which must be the same in all processes that serve the same callers.
+        key: 32 random bytes. Must be identical in all processes that serve the same callers.
     """
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     def make(self, after: str, *bound_to: str) -> str:
-        """Return the token of the page that starts after the key `after`.
+        """Return the token of the page after the key `after`.
 
         Args:
-            after: The key.
+            after: The last key of the current page.
             bound_to: The caller and filters for which the token is valid.
         """
         payload = after.encode()
         return urlsafe_b64encode(self._mac(payload, bound_to) + payload).rstrip(b"=").decode()
 
     def read(self, token: str, *bound_to: str) -> str:
-        """Return the key in a token, or an empty string for an empty token, which denotes the first page.
+        """Return the key in a token. An empty token denotes the first page and returns an empty string.
 
         Raises:
             InvalidPageToken: The token was not issued by this service for this caller and these filters.

@@ -24,15 +24,15 @@ class ZoomCalls(Protocol):
     """The part of the domain that ProxyService uses."""
 
     async def send(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
-        """Call Zoom's API with a user's token and return any complete response, whatever its status."""
+        """Call Zoom's API with a user's token and return any complete response, regardless of status."""
         ...
 
 
 class ProxyService(ProxyServiceServicer):
-    """ProxyService: forwards calls of Zoom's REST API.
+    """The ProxyService: forwarding of calls to Zoom's REST API.
 
     Args:
-        api_url: The configured base URL of Zoom's API, which is also accepted as the prefix of a request's URL.
+        api_url: The configured base URL of Zoom's API. Requests may also contain it as a prefix of their URL.
     """
 
     def __init__(self, *, zoom_calls: ZoomCalls, api_url: str) -> None:
@@ -64,9 +64,9 @@ class ProxyService(ProxyServiceServicer):
         """Validate a request and return the call to send to Zoom.
 
         Raises:
-            InvalidPath: The path is invalid. Contains all violations, also those of other fields.
-            HeaderNotAllowed: A header is not allowed. Contains all violations, also those of other fields.
-            InvalidRequest: Other fields are invalid. Contains all violations.
+            InvalidPath: The path is invalid. `violations` also lists those of other fields.
+            HeaderNotAllowed: A header is not allowed. `violations` also lists those of other fields.
+            InvalidRequest: Other fields are invalid. `violations` lists all of them.
             CallerNotAllowed: The caller may not use this path.
         """
         violations: list[FieldViolation] = []
@@ -93,7 +93,7 @@ class ProxyService(ProxyServiceServicer):
         return ZoomRequest(method, target, tuple(headers), body, content_type)
 
     def _target(self, request: Any, violations: list[FieldViolation]) -> tuple[Target, bool]:
-        """Return the target and whether its path is invalid. Records violations."""
+        """Return the target, and whether the path is invalid. Adds violations to `violations`."""
         query = [(parameter.name, parameter.value) for parameter in request.query]
         try:
             return parse_target(request.url, query, api_url=self._api_url), False
@@ -103,7 +103,7 @@ class ProxyService(ProxyServiceServicer):
 
 
 def _body(request: Any, violations: list[FieldViolation]) -> tuple[bytes | None, str | None]:
-    """Return the body and content type of a request, if any. Records violations."""
+    """Return the body and the content type of a request, if any. Adds violations to `violations`."""
     match request.WhichOneof("body"):
         case "raw":
             return request.raw, proxy_validation.check_raw(request.raw, request.content_type, violations)

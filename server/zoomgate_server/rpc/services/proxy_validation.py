@@ -26,7 +26,7 @@ def check_headers(headers: Sequence[tuple[str, str]]) -> tuple[list[FieldViolati
     """Validate headers.
 
     Returns:
-        The violations for headers that callers may not set, and all other violations.
+        Two lists: the violations for headers that callers may not set, and all other violations.
     """
     forbidden: list[FieldViolation] = []
     violations: list[FieldViolation] = []
@@ -61,7 +61,7 @@ def check_headers(headers: Sequence[tuple[str, str]]) -> tuple[list[FieldViolati
 
 
 def json_body(value: struct_pb2.Value, violations: list[FieldViolation]) -> bytes:
-    """Return a `json` body as bytes. Records violations."""
+    """Return a `json` body as bytes. Adds violations to `violations`."""
     try:
         body = orjson.dumps(json_value.plain(value, field="json"))
     except InvalidRequest as invalid:
@@ -73,7 +73,7 @@ def json_body(value: struct_pb2.Value, violations: list[FieldViolation]) -> byte
 
 
 def check_raw(body: bytes, content_type: str, violations: list[FieldViolation]) -> str:
-    """Validate a `raw` body and return its content type. Records violations."""
+    """Validate a `raw` body and return the content type. Adds violations to `violations`."""
     if len(body) > MAX_BODY:
         violations.append(FieldViolation("raw", f"has {len(body)} bytes; send at most {MAX_BODY}"))
     if content_type and not _CONTENT_TYPE.fullmatch(content_type):

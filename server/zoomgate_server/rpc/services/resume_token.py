@@ -1,4 +1,4 @@
-"""Resume tokens: positions at which a watch resumes. Opaque to callers, and valid only for the same caller and users."""
+"""Resume tokens: positions from which a watch can be resumed. Opaque to callers, and valid only for the same caller and users."""
 
 import hashlib
 from collections.abc import Collection
@@ -11,7 +11,7 @@ _PURPOSE = "WatchConnections"
 
 
 class ResumeTokens:
-    """Creation and verification of the resume tokens of a watch.
+    """A creator and verifier of the resume tokens of a watch.
 
     Args:
         identity: The identity of the caller.
@@ -24,12 +24,12 @@ class ResumeTokens:
         self._bound_to = (_PURPOSE, identity, users_digest)
 
     def make(self, position: Position) -> str:
-        """Return the token of a position."""
+        """Return the resume token for a position."""
         after = "" if position.after is None else f" {position.after}"
         return self._page_tokens.make(f"{position.watermark!r}{after}", *self._bound_to)
 
     def read(self, token: str) -> Position | None:
-        """Return the position in a token, or None for an empty token.
+        """Return the position in a resume token, or None for an empty token.
 
         Raises:
             InvalidResumeToken: The token was not issued by this service to this caller for these users.

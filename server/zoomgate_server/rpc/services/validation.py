@@ -1,13 +1,13 @@
-"""Collection of all violations of a request, so that callers receive them at once."""
+"""Collection of all violations of a request, to be reported in one error."""
 
 from zoomgate_server import user_email as addresses
 from zoomgate_server.errors import FieldViolation, InvalidRequest
 
 
 class Violations:
-    """The violations of a request, in the order in which they were found.
+    """The violations of a request, in the order of detection.
 
-    Every description states the rule and what to send instead.
+    Every description states the rule and the correction.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Violations:
             self.add(field, problem)
 
     def text(self, field: str, value: str, *, limit: int, required: bool = False) -> None:
-        """Check the length of a text. `limit` is the maximum number of characters."""
+        """Check the length of a string. `limit` is the maximum number of characters."""
         if required and not value:
             self.add(field, f"is required; send 1 to {limit} characters")
         elif len(value) > limit:
@@ -37,7 +37,7 @@ class Violations:
         """Reject the request if there are violations.
 
         Raises:
-            InvalidRequest: There are violations. Contains all of them.
+            InvalidRequest: There are violations.
         """
         if self._violations:
             raise InvalidRequest(self._violations)

@@ -45,7 +45,7 @@ class Token(google.protobuf.message.Message):
     scope: builtins.str
     """The granted scopes, separated by spaces, as returned by Zoom."""
     generation: builtins.int
-    """The number of the token pair within this user's connection. It only grows."""
+    """The number of the token pair within this user's connection. Increases with every new token pair."""
     refresh_token: builtins.str
     """The refresh token. Secret. Empty unless the caller's policy has `refresh_tokens = true`."""
     @property
@@ -111,7 +111,7 @@ class BeginAuthorizationResponse(google.protobuf.message.Message):
     STATE_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     authorization_url: builtins.str
-    """The URL that the user opens in a browser. It works only once; protect it like a password reset link."""
+    """The URL that the user opens in a browser. It can complete one authorization. Keep it secret."""
     state: builtins.str
     """The identifier of this authorization. Zoom's redirect to a page of the caller returns it in the `state` parameter."""
     @property
@@ -301,7 +301,7 @@ class RefreshTokenRequest(google.protobuf.message.Message):
     user_email: builtins.str
     """Required. The user's email address."""
     refresh_token: builtins.str
-    """The refresh token that the caller expects to be stored. If set, the call fails when a different one is stored. At most 8 KiB."""
+    """The refresh token that the caller expects to be stored. If set, the call fails if a different refresh token is stored. At most 8 KiB."""
     def __init__(
         self,
         *,
@@ -344,7 +344,7 @@ class RequestTokenRequest(google.protobuf.message.Message):
     user_email: builtins.str
     """Required. The email address of the user to whom the token belongs."""
     refresh_token: builtins.str
-    """Required. The refresh token. This call uses it up. At most 8 KiB."""
+    """Required. The refresh token. It cannot be used again after this call. At most 8 KiB."""
     def __init__(
         self,
         *,
@@ -669,15 +669,15 @@ class WatchConnectionsResponse(google.protobuf.message.Message):
         TYPE_INITIAL: WatchConnectionsResponse._Type.ValueType  # 1
         """The connection existed when the watch started. The snapshot does not contain disconnected users."""
         TYPE_CREATED: WatchConnectionsResponse._Type.ValueType  # 2
-        """The user connected for the first time, or again after a disconnect."""
+        """The user connected for the first time, or again after a disconnection."""
         TYPE_UPDATED: WatchConnectionsResponse._Type.ValueType  # 3
-        """Anything else about the connection changed. Treat it as TYPE_CREATED if no earlier event named this connection."""
+        """Any other property of the connection changed. Treat it as TYPE_CREATED if no earlier event named this connection."""
         TYPE_DELETED: WatchConnectionsResponse._Type.ValueType  # 4
         """The user was disconnected: the state of the connection is STATE_DISCONNECTED."""
         TYPE_SYNCED: WatchConnectionsResponse._Type.ValueType  # 5
-        """All changes so far have been sent. Carries no connection. Sent after the snapshot, after a resumed stream has delivered everything
-        that was stored when the call arrived, once a minute while nothing changes, and as the last event when the server drains. Store
-        its `resume_token`.
+        """All changes so far have been sent; `connection` is unset. Sent after the snapshot, after a resumed stream has delivered all changes
+        that were stored when the call arrived, once a minute while nothing changes, and as the last event before the server shuts down.
+        Store the `resume_token` of this event.
         """
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper):
@@ -688,15 +688,15 @@ class WatchConnectionsResponse(google.protobuf.message.Message):
     TYPE_INITIAL: WatchConnectionsResponse.Type.ValueType  # 1
     """The connection existed when the watch started. The snapshot does not contain disconnected users."""
     TYPE_CREATED: WatchConnectionsResponse.Type.ValueType  # 2
-    """The user connected for the first time, or again after a disconnect."""
+    """The user connected for the first time, or again after a disconnection."""
     TYPE_UPDATED: WatchConnectionsResponse.Type.ValueType  # 3
-    """Anything else about the connection changed. Treat it as TYPE_CREATED if no earlier event named this connection."""
+    """Any other property of the connection changed. Treat it as TYPE_CREATED if no earlier event named this connection."""
     TYPE_DELETED: WatchConnectionsResponse.Type.ValueType  # 4
     """The user was disconnected: the state of the connection is STATE_DISCONNECTED."""
     TYPE_SYNCED: WatchConnectionsResponse.Type.ValueType  # 5
-    """All changes so far have been sent. Carries no connection. Sent after the snapshot, after a resumed stream has delivered everything
-    that was stored when the call arrived, once a minute while nothing changes, and as the last event when the server drains. Store
-    its `resume_token`.
+    """All changes so far have been sent; `connection` is unset. Sent after the snapshot, after a resumed stream has delivered all changes
+    that were stored when the call arrived, once a minute while nothing changes, and as the last event before the server shuts down.
+    Store the `resume_token` of this event.
     """
 
     TYPE_FIELD_NUMBER: builtins.int

@@ -227,7 +227,7 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
     - PERMISSION_DENIED / CALLER_NOT_ALLOWED
     - INVALID_ARGUMENT / INVALID_FIELD or MALFORMED_REQUEST
-    - UNAVAILABLE / SHUTTING_DOWN, while the server drains
+    - UNAVAILABLE / SHUTTING_DOWN, while the server is shutting down
     - INTERNAL / INTERNAL
 
     RPCs that read or write the store can also fail with:
@@ -238,7 +238,7 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     RPCs that return a token can also fail with UNAVAILABLE / AUDIT_UNAVAILABLE, because the audit entry is written before the token is
     returned.
 
-    The comments of the RPCs list only additional errors.
+    The RPC comments list only errors in addition to these.
     """
 
     @typing.overload
@@ -357,13 +357,13 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     """
 
     CompleteAuthorization: _AuthServiceCompleteAuthorizationType
-    """Completes an authorization with the parameters of the browser's redirect: either `code` and `state`, which Zoom's redirect to the
-    caller's own page carries, or the `ticket` that Zoomgate's callback appended to the `return_to` URL.
+    """Completes an authorization. Accepts either the `code` and `state` of Zoom's redirect to the caller's own page, or the `ticket` that
+    Zoomgate's callback appended to the `return_to` URL.
 
     Authorization: only the caller that started the authorization.
 
     Errors:
-    - INVALID_ARGUMENT / INVALID_STATE: the state or ticket is unknown, used or expired, or belongs to another caller.
+    - INVALID_ARGUMENT / INVALID_STATE: the state or ticket is unknown, used or expired, or belongs to a different caller.
     - INVALID_ARGUMENT / CODE_REFUSED: Zoom rejected the authorization code.
     - FAILED_PRECONDITION / IDENTITY_MISMATCH: a different Zoom user consented.
     - INTERNAL / APP_CREDENTIALS_REJECTED: Zoom rejected the client ID or secret of this service.
@@ -388,14 +388,14 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     """
 
     GetToken: _AuthServiceGetTokenType
-    """Returns an access token that is valid for at least `min_validity`, refreshing it at Zoom if needed.
+    """Returns an access token that is valid for at least `min_validity`, refreshing it with Zoom if needed.
 
     Authorization: services whose policy allows access tokens, for users that they may act for.
 
     Errors:
     - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED: the user never connected or was disconnected.
     - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: the user must consent again.
-    - UNAVAILABLE / REFRESH_IN_PROGRESS: another refresh of this user is running, or its outcome is not known yet.
+    - UNAVAILABLE / REFRESH_IN_PROGRESS: a refresh of this user is running, or the outcome of the last refresh is unknown.
     - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx.
     - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
     - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: a limit of this service is reached.
@@ -406,11 +406,11 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     """
 
     RefreshToken: _AuthServiceRefreshTokenType
-    """Refreshes the stored token at Zoom even if it is still valid.
+    """Refreshes the stored token with Zoom even if the token is still valid.
 
     A user's token is force-refreshed at most once a minute; further calls within that minute return the token of the previous refresh.
 
-    Authorization: as for GetToken.
+    Authorization: same as GetToken.
 
     Errors:
     - The errors of GetToken.
@@ -423,7 +423,7 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     """Exchanges a refresh token obtained outside Zoomgate, and stores the new tokens as the user's connection. The tokens must belong
     to the Zoom user with the address `user_email`.
 
-    Authorization: as for GetToken.
+    Authorization: same as GetToken.
 
     Errors:
     - The errors of CompleteAuthorization, except INVALID_STATE.
@@ -477,10 +477,10 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     """
 
     DeleteConnection: _AuthServiceDeleteConnectionType
-    """Disconnects a user: stops using the stored tokens at once, then revokes them at Zoom. While Zoom cannot be reached, revocation is
-    retried in the background for at most 24 hours.
+    """Disconnects a user: stops using the stored tokens immediately, then revokes them with Zoom. While Zoom cannot be reached, revocation
+    is retried in the background for at most 24 hours.
 
-    Authorization: as for GetConnection.
+    Authorization: same as GetConnection.
 
     Errors:
     - NOT_FOUND / ZOOM_NOT_CONNECTED: the user is not connected.
@@ -491,9 +491,9 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     WatchConnections: _AuthServiceWatchConnectionsType
     """Streams connections as they change: first the existing connections, then every change, until the caller cancels the stream.
 
-    Intermediate states of a connection may be coalesced; its latest state is always delivered. An event may be delivered more than once,
+    Intermediate states of a connection may be coalesced; the latest state is always delivered. An event may be delivered more than once,
     especially after the stream was resumed; a duplicate has the same `generation` and `update_time`. Events arrive about one second after
-    the change. The caller's deadline applies, however long. Without a deadline the stream has no time limit, but the server closes its
+    the change. The caller's deadline applies, regardless of its length. Without a deadline the stream has no time limit. The server closes
     network connections after about 30 minutes, so callers must be able to resume.
 
     Authorization: administrators, for all users; services, for users that they may act for. Permissions are checked again for every
@@ -503,7 +503,7 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     - INVALID_ARGUMENT / INVALID_RESUME_TOKEN: the resume token was not issued to this caller for the same `user_emails`.
     - OUT_OF_RANGE / RESUME_TOKEN_EXPIRED: the resume token is too old.
     - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: too many watches are active.
-    - UNAVAILABLE / SHUTTING_DOWN: the server drains; sent after the last event.
+    - UNAVAILABLE / SHUTTING_DOWN: the server is shutting down; sent after the last event.
 
     Retries: safe, with the `resume_token` of the last event.
     """
@@ -569,7 +569,7 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
     - PERMISSION_DENIED / CALLER_NOT_ALLOWED
     - INVALID_ARGUMENT / INVALID_FIELD or MALFORMED_REQUEST
-    - UNAVAILABLE / SHUTTING_DOWN, while the server drains
+    - UNAVAILABLE / SHUTTING_DOWN, while the server is shutting down
     - INTERNAL / INTERNAL
 
     RPCs that read or write the store can also fail with:
@@ -580,7 +580,7 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
     RPCs that return a token can also fail with UNAVAILABLE / AUDIT_UNAVAILABLE, because the audit entry is written before the token is
     returned.
 
-    The comments of the RPCs list only additional errors.
+    The RPC comments list only errors in addition to these.
     """
 
     @abc.abstractmethod
@@ -605,13 +605,13 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.CompleteAuthorizationRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.CompleteAuthorizationResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.CompleteAuthorizationResponse]]:
-        """Completes an authorization with the parameters of the browser's redirect: either `code` and `state`, which Zoom's redirect to the
-        caller's own page carries, or the `ticket` that Zoomgate's callback appended to the `return_to` URL.
+        """Completes an authorization. Accepts either the `code` and `state` of Zoom's redirect to the caller's own page, or the `ticket` that
+        Zoomgate's callback appended to the `return_to` URL.
 
         Authorization: only the caller that started the authorization.
 
         Errors:
-        - INVALID_ARGUMENT / INVALID_STATE: the state or ticket is unknown, used or expired, or belongs to another caller.
+        - INVALID_ARGUMENT / INVALID_STATE: the state or ticket is unknown, used or expired, or belongs to a different caller.
         - INVALID_ARGUMENT / CODE_REFUSED: Zoom rejected the authorization code.
         - FAILED_PRECONDITION / IDENTITY_MISMATCH: a different Zoom user consented.
         - INTERNAL / APP_CREDENTIALS_REJECTED: Zoom rejected the client ID or secret of this service.
@@ -646,14 +646,14 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.GetTokenRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.GetTokenResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.GetTokenResponse]]:
-        """Returns an access token that is valid for at least `min_validity`, refreshing it at Zoom if needed.
+        """Returns an access token that is valid for at least `min_validity`, refreshing it with Zoom if needed.
 
         Authorization: services whose policy allows access tokens, for users that they may act for.
 
         Errors:
         - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED: the user never connected or was disconnected.
         - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: the user must consent again.
-        - UNAVAILABLE / REFRESH_IN_PROGRESS: another refresh of this user is running, or its outcome is not known yet.
+        - UNAVAILABLE / REFRESH_IN_PROGRESS: a refresh of this user is running, or the outcome of the last refresh is unknown.
         - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx.
         - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
         - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: a limit of this service is reached.
@@ -669,11 +669,11 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.RefreshTokenRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.RefreshTokenResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.RefreshTokenResponse]]:
-        """Refreshes the stored token at Zoom even if it is still valid.
+        """Refreshes the stored token with Zoom even if the token is still valid.
 
         A user's token is force-refreshed at most once a minute; further calls within that minute return the token of the previous refresh.
 
-        Authorization: as for GetToken.
+        Authorization: same as GetToken.
 
         Errors:
         - The errors of GetToken.
@@ -691,7 +691,7 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         """Exchanges a refresh token obtained outside Zoomgate, and stores the new tokens as the user's connection. The tokens must belong
         to the Zoom user with the address `user_email`.
 
-        Authorization: as for GetToken.
+        Authorization: same as GetToken.
 
         Errors:
         - The errors of CompleteAuthorization, except INVALID_STATE.
@@ -770,10 +770,10 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.DeleteConnectionRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.DeleteConnectionResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.DeleteConnectionResponse]]:
-        """Disconnects a user: stops using the stored tokens at once, then revokes them at Zoom. While Zoom cannot be reached, revocation is
-        retried in the background for at most 24 hours.
+        """Disconnects a user: stops using the stored tokens immediately, then revokes them with Zoom. While Zoom cannot be reached, revocation
+        is retried in the background for at most 24 hours.
 
-        Authorization: as for GetConnection.
+        Authorization: same as GetConnection.
 
         Errors:
         - NOT_FOUND / ZOOM_NOT_CONNECTED: the user is not connected.
@@ -789,9 +789,9 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[zoomgate.v1.auth_service_pb2.WatchConnectionsResponse], collections.abc.AsyncIterator[zoomgate.v1.auth_service_pb2.WatchConnectionsResponse]]:
         """Streams connections as they change: first the existing connections, then every change, until the caller cancels the stream.
 
-        Intermediate states of a connection may be coalesced; its latest state is always delivered. An event may be delivered more than once,
+        Intermediate states of a connection may be coalesced; the latest state is always delivered. An event may be delivered more than once,
         especially after the stream was resumed; a duplicate has the same `generation` and `update_time`. Events arrive about one second after
-        the change. The caller's deadline applies, however long. Without a deadline the stream has no time limit, but the server closes its
+        the change. The caller's deadline applies, regardless of its length. Without a deadline the stream has no time limit. The server closes
         network connections after about 30 minutes, so callers must be able to resume.
 
         Authorization: administrators, for all users; services, for users that they may act for. Permissions are checked again for every
@@ -801,7 +801,7 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         - INVALID_ARGUMENT / INVALID_RESUME_TOKEN: the resume token was not issued to this caller for the same `user_emails`.
         - OUT_OF_RANGE / RESUME_TOKEN_EXPIRED: the resume token is too old.
         - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: too many watches are active.
-        - UNAVAILABLE / SHUTTING_DOWN: the server drains; sent after the last event.
+        - UNAVAILABLE / SHUTTING_DOWN: the server is shutting down; sent after the last event.
 
         Retries: safe, with the `resume_token` of the last event.
         """

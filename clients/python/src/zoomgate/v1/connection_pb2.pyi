@@ -40,7 +40,7 @@ class Connection(google.protobuf.message.Message):
         STATE_REAUTH_REQUIRED: Connection._State.ValueType  # 2
         """Zoom rejected every stored refresh token, so the user must consent again. `cause` gives the reason."""
         STATE_DISCONNECTED: Connection._State.ValueType  # 3
-        """The user was disconnected. The connection is no longer used."""
+        """The user was disconnected."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """The state of a connection."""
@@ -52,7 +52,7 @@ class Connection(google.protobuf.message.Message):
     STATE_REAUTH_REQUIRED: Connection.State.ValueType  # 2
     """Zoom rejected every stored refresh token, so the user must consent again. `cause` gives the reason."""
     STATE_DISCONNECTED: Connection.State.ValueType  # 3
-    """The user was disconnected. The connection is no longer used."""
+    """The user was disconnected."""
 
     class _Cause:
         ValueType = typing.NewType("ValueType", builtins.int)
@@ -65,9 +65,9 @@ class Connection(google.protobuf.message.Message):
         CAUSE_REJECTED: Connection._Cause.ValueType  # 1
         """Zoom rejected the refresh token."""
         CAUSE_OUTCOME_LOST: Connection._Cause.ValueType  # 2
-        """The response to a refresh request was lost, and Zoom has rejected the refresh token since then."""
+        """The response to a refresh request was lost, and Zoom has since rejected the refresh token."""
         CAUSE_REVOKED: Connection._Cause.ValueType  # 3
-        """The authorization was revoked: by a caller of Zoomgate, or at Zoom by the user or an administrator."""
+        """The authorization was revoked: by a caller of Zoomgate, or in Zoom by the user or an administrator."""
         CAUSE_SCOPE: Connection._Cause.ValueType  # 4
         """The user's consent does not include scopes that the app needs."""
         CAUSE_APP_DEAUTHORIZED: Connection._Cause.ValueType  # 5
@@ -77,7 +77,7 @@ class Connection(google.protobuf.message.Message):
         CAUSE_USER_DEACTIVATED: Connection._Cause.ValueType  # 7
         """Zoom reported that the user was deactivated."""
         CAUSE_USER_DISASSOCIATED: Connection._Cause.ValueType  # 8
-        """Zoom reported that the user was removed from the Zoom account to which they belonged."""
+        """Zoom reported that the user was removed from their Zoom account."""
 
     class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
         """The reason why a user must consent again or was disconnected."""
@@ -87,9 +87,9 @@ class Connection(google.protobuf.message.Message):
     CAUSE_REJECTED: Connection.Cause.ValueType  # 1
     """Zoom rejected the refresh token."""
     CAUSE_OUTCOME_LOST: Connection.Cause.ValueType  # 2
-    """The response to a refresh request was lost, and Zoom has rejected the refresh token since then."""
+    """The response to a refresh request was lost, and Zoom has since rejected the refresh token."""
     CAUSE_REVOKED: Connection.Cause.ValueType  # 3
-    """The authorization was revoked: by a caller of Zoomgate, or at Zoom by the user or an administrator."""
+    """The authorization was revoked: by a caller of Zoomgate, or in Zoom by the user or an administrator."""
     CAUSE_SCOPE: Connection.Cause.ValueType  # 4
     """The user's consent does not include scopes that the app needs."""
     CAUSE_APP_DEAUTHORIZED: Connection.Cause.ValueType  # 5
@@ -99,7 +99,7 @@ class Connection(google.protobuf.message.Message):
     CAUSE_USER_DEACTIVATED: Connection.Cause.ValueType  # 7
     """Zoom reported that the user was deactivated."""
     CAUSE_USER_DISASSOCIATED: Connection.Cause.ValueType  # 8
-    """Zoom reported that the user was removed from the Zoom account to which they belonged."""
+    """Zoom reported that the user was removed from their Zoom account."""
 
     @typing.final
     class LastError(google.protobuf.message.Message):
@@ -151,7 +151,7 @@ class Connection(google.protobuf.message.Message):
     zoom_account_id: builtins.str
     """The ID of the user's Zoom account."""
     generation: builtins.int
-    """The number of the current token pair within this user's connection. It only grows."""
+    """The number of the current token pair within this user's connection. Increases with every new token pair."""
     cause: Global___Connection.Cause.ValueType
     """The reason why the state is not STATE_ACTIVE. Unspecified while the state is STATE_ACTIVE."""
     @property
@@ -184,7 +184,7 @@ class Connection(google.protobuf.message.Message):
 
     @property
     def next_refresh_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """The time from which a call to Zoom first refreshes the access token: two minutes before `access_expire_time`. The service may refresh
+        """The time after which calls to Zoom refresh the access token first: two minutes before `access_expire_time`. The service may refresh
         a token that is in use up to three minutes earlier. May be in the past if no call has been made since. Unset unless the state is
         STATE_ACTIVE.
         """

@@ -30,25 +30,25 @@ class _MeetingTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     MEETING_TYPE_UNSPECIFIED: _MeetingType.ValueType  # 0
     """Unspecified. When creating a meeting, defaults to MEETING_TYPE_SCHEDULED."""
     MEETING_TYPE_INSTANT: _MeetingType.ValueType  # 1
-    """A meeting that starts as soon as it is created (Zoom's 1)."""
+    """A meeting that starts as soon as it is created. Zoom API value: 1."""
     MEETING_TYPE_SCHEDULED: _MeetingType.ValueType  # 2
-    """A single meeting at a fixed time (Zoom's 2)."""
+    """A single meeting at a fixed time. Zoom API value: 2."""
     MEETING_TYPE_RECURRING_NO_FIXED_TIME: _MeetingType.ValueType  # 3
-    """A recurring meeting without a fixed time (Zoom's 3)."""
+    """A recurring meeting without a fixed time. Zoom API value: 3."""
     MEETING_TYPE_PERSONAL_ROOM: _MeetingType.ValueType  # 4
-    """Output only. A meeting in the host's personal meeting room (Zoom's 4)."""
+    """Output only. A meeting in the host's personal meeting room. Zoom API value: 4."""
     MEETING_TYPE_RECURRING_FIXED_TIME: _MeetingType.ValueType  # 5
-    """A recurring meeting at fixed times (Zoom's 8). Requires `recurrence`."""
+    """A recurring meeting at fixed times. Zoom API value: 8. Requires `recurrence`."""
     MEETING_TYPE_SCREEN_SHARE_ONLY: _MeetingType.ValueType  # 6
-    """A meeting for screen sharing only (Zoom's 10)."""
+    """A meeting for screen sharing only. Zoom API value: 10."""
 
 class MeetingType(_MeetingType, metaclass=_MeetingTypeEnumTypeWrapper):
     """Field names follow Zoom's names where protobuf conventions allow (https://developers.zoom.us/docs/api/meetings/). Zoom's numeric and
     string constants are enums; its delimited strings are repeated fields.
 
-    Zoom fields that have no field in these messages, or a different type or value, are stored in `additional_fields` under Zoom's name.
-    Integers above 2^53 are stored there as decimal strings, because a Struct cannot represent them, and values nested deeper than 20 levels
-    as JSON strings. In requests, a key of `additional_fields` is passed on to Zoom unchanged; a key that has a field of its own is rejected.
+    Zoom fields that these messages do not define, or whose type or value does not match, are stored in `additional_fields` under Zoom's name.
+    There, integers above 2^53 are stored as decimal strings, because a Struct cannot represent them, and values nested deeper than 20 levels
+    as JSON strings. In requests, keys of `additional_fields` are passed to Zoom unchanged; keys that these messages define are rejected.
 
     The type of a meeting.
     """
@@ -56,17 +56,17 @@ class MeetingType(_MeetingType, metaclass=_MeetingTypeEnumTypeWrapper):
 MEETING_TYPE_UNSPECIFIED: MeetingType.ValueType  # 0
 """Unspecified. When creating a meeting, defaults to MEETING_TYPE_SCHEDULED."""
 MEETING_TYPE_INSTANT: MeetingType.ValueType  # 1
-"""A meeting that starts as soon as it is created (Zoom's 1)."""
+"""A meeting that starts as soon as it is created. Zoom API value: 1."""
 MEETING_TYPE_SCHEDULED: MeetingType.ValueType  # 2
-"""A single meeting at a fixed time (Zoom's 2)."""
+"""A single meeting at a fixed time. Zoom API value: 2."""
 MEETING_TYPE_RECURRING_NO_FIXED_TIME: MeetingType.ValueType  # 3
-"""A recurring meeting without a fixed time (Zoom's 3)."""
+"""A recurring meeting without a fixed time. Zoom API value: 3."""
 MEETING_TYPE_PERSONAL_ROOM: MeetingType.ValueType  # 4
-"""Output only. A meeting in the host's personal meeting room (Zoom's 4)."""
+"""Output only. A meeting in the host's personal meeting room. Zoom API value: 4."""
 MEETING_TYPE_RECURRING_FIXED_TIME: MeetingType.ValueType  # 5
-"""A recurring meeting at fixed times (Zoom's 8). Requires `recurrence`."""
+"""A recurring meeting at fixed times. Zoom API value: 8. Requires `recurrence`."""
 MEETING_TYPE_SCREEN_SHARE_ONLY: MeetingType.ValueType  # 6
-"""A meeting for screen sharing only (Zoom's 10)."""
+"""A meeting for screen sharing only. Zoom API value: 10."""
 Global___MeetingType: typing_extensions.TypeAlias = MeetingType
 
 class _MeetingStatus:
@@ -102,7 +102,7 @@ class _CreationSourceEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     CREATION_SOURCE_UNSPECIFIED: _CreationSource.ValueType  # 0
     """Unspecified."""
     CREATION_SOURCE_OTHER: _CreationSource.ValueType  # 1
-    """Another source."""
+    """Any other source."""
     CREATION_SOURCE_OPEN_API: _CreationSource.ValueType  # 2
     """Zoom's API."""
     CREATION_SOURCE_WEB_PORTAL: _CreationSource.ValueType  # 3
@@ -114,7 +114,7 @@ class CreationSource(_CreationSource, metaclass=_CreationSourceEnumTypeWrapper):
 CREATION_SOURCE_UNSPECIFIED: CreationSource.ValueType  # 0
 """Unspecified."""
 CREATION_SOURCE_OTHER: CreationSource.ValueType  # 1
-"""Another source."""
+"""Any other source."""
 CREATION_SOURCE_OPEN_API: CreationSource.ValueType  # 2
 """Zoom's API."""
 CREATION_SOURCE_WEB_PORTAL: CreationSource.ValueType  # 3
@@ -167,7 +167,7 @@ class MeetingDetails(google.protobuf.message.Message):
     """Whether the meeting is only prescheduled. For MEETING_TYPE_SCHEDULED and MEETING_TYPE_RECURRING_NO_FIXED_TIME. Defaults to false."""
     schedule_for: builtins.str
     """The email address or Zoom user ID of the user for whom the meeting is scheduled. That user must have granted the scheduling privilege.
-    Not for instant meetings.
+    Cannot be combined with MEETING_TYPE_INSTANT.
     """
     template_id: builtins.str
     """The ID of a Zoom meeting template."""
@@ -189,7 +189,7 @@ class MeetingDetails(google.protobuf.message.Message):
 
     @property
     def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-        """Additional Zoom fields, passed on unchanged."""
+        """Additional Zoom fields, passed to Zoom unchanged."""
 
     def __init__(
         self,
@@ -406,11 +406,11 @@ class Recurrence(google.protobuf.message.Message):
         TYPE_UNSPECIFIED: Recurrence._Type.ValueType  # 0
         """Unspecified."""
         TYPE_DAILY: Recurrence._Type.ValueType  # 1
-        """Repeats in days (Zoom's 1)."""
+        """Repeats in days. Zoom API value: 1."""
         TYPE_WEEKLY: Recurrence._Type.ValueType  # 2
-        """Repeats in weeks (Zoom's 2)."""
+        """Repeats in weeks. Zoom API value: 2."""
         TYPE_MONTHLY: Recurrence._Type.ValueType  # 3
-        """Repeats in months (Zoom's 3)."""
+        """Repeats in months. Zoom API value: 3."""
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper):
         """The unit of repetition."""
@@ -418,11 +418,11 @@ class Recurrence(google.protobuf.message.Message):
     TYPE_UNSPECIFIED: Recurrence.Type.ValueType  # 0
     """Unspecified."""
     TYPE_DAILY: Recurrence.Type.ValueType  # 1
-    """Repeats in days (Zoom's 1)."""
+    """Repeats in days. Zoom API value: 1."""
     TYPE_WEEKLY: Recurrence.Type.ValueType  # 2
-    """Repeats in weeks (Zoom's 2)."""
+    """Repeats in weeks. Zoom API value: 2."""
     TYPE_MONTHLY: Recurrence.Type.ValueType  # 3
-    """Repeats in months (Zoom's 3)."""
+    """Repeats in months. Zoom API value: 3."""
 
     TYPE_FIELD_NUMBER: builtins.int
     REPEAT_INTERVAL_FIELD_NUMBER: builtins.int
@@ -596,11 +596,11 @@ class MeetingSettings(google.protobuf.message.Message):
         APPROVAL_TYPE_UNSPECIFIED: MeetingSettings._ApprovalType.ValueType  # 0
         """Unspecified. Zoom's default applies."""
         APPROVAL_TYPE_AUTOMATIC: MeetingSettings._ApprovalType.ValueType  # 1
-        """Registrations are approved automatically (Zoom's 0)."""
+        """Registrations are approved automatically. Zoom API value: 0."""
         APPROVAL_TYPE_MANUAL: MeetingSettings._ApprovalType.ValueType  # 2
-        """The host approves registrations (Zoom's 1)."""
+        """The host approves registrations. Zoom API value: 1."""
         APPROVAL_TYPE_NONE: MeetingSettings._ApprovalType.ValueType  # 3
-        """No registration is required (Zoom's 2)."""
+        """No registration is required. Zoom API value: 2."""
 
     class ApprovalType(_ApprovalType, metaclass=_ApprovalTypeEnumTypeWrapper):
         """The way in which registrations are approved."""
@@ -608,11 +608,11 @@ class MeetingSettings(google.protobuf.message.Message):
     APPROVAL_TYPE_UNSPECIFIED: MeetingSettings.ApprovalType.ValueType  # 0
     """Unspecified. Zoom's default applies."""
     APPROVAL_TYPE_AUTOMATIC: MeetingSettings.ApprovalType.ValueType  # 1
-    """Registrations are approved automatically (Zoom's 0)."""
+    """Registrations are approved automatically. Zoom API value: 0."""
     APPROVAL_TYPE_MANUAL: MeetingSettings.ApprovalType.ValueType  # 2
-    """The host approves registrations (Zoom's 1)."""
+    """The host approves registrations. Zoom API value: 1."""
     APPROVAL_TYPE_NONE: MeetingSettings.ApprovalType.ValueType  # 3
-    """No registration is required (Zoom's 2)."""
+    """No registration is required. Zoom API value: 2."""
 
     class _RegistrationType:
         ValueType = typing.NewType("ValueType", builtins.int)
@@ -623,11 +623,11 @@ class MeetingSettings(google.protobuf.message.Message):
         REGISTRATION_TYPE_UNSPECIFIED: MeetingSettings._RegistrationType.ValueType  # 0
         """Unspecified. Zoom's default applies."""
         REGISTRATION_TYPE_ALL_OCCURRENCES: MeetingSettings._RegistrationType.ValueType  # 1
-        """Participants register once for all occurrences (Zoom's 1)."""
+        """Participants register once for all occurrences. Zoom API value: 1."""
         REGISTRATION_TYPE_EACH_OCCURRENCE: MeetingSettings._RegistrationType.ValueType  # 2
-        """Participants register for each occurrence separately (Zoom's 2)."""
+        """Participants register for each occurrence separately. Zoom API value: 2."""
         REGISTRATION_TYPE_CHOSEN_OCCURRENCES: MeetingSettings._RegistrationType.ValueType  # 3
-        """Participants register once and choose the occurrences (Zoom's 3)."""
+        """Participants register once and choose the occurrences. Zoom API value: 3."""
 
     class RegistrationType(_RegistrationType, metaclass=_RegistrationTypeEnumTypeWrapper):
         """The occurrences of a recurring meeting that a registration covers."""
@@ -635,11 +635,11 @@ class MeetingSettings(google.protobuf.message.Message):
     REGISTRATION_TYPE_UNSPECIFIED: MeetingSettings.RegistrationType.ValueType  # 0
     """Unspecified. Zoom's default applies."""
     REGISTRATION_TYPE_ALL_OCCURRENCES: MeetingSettings.RegistrationType.ValueType  # 1
-    """Participants register once for all occurrences (Zoom's 1)."""
+    """Participants register once for all occurrences. Zoom API value: 1."""
     REGISTRATION_TYPE_EACH_OCCURRENCE: MeetingSettings.RegistrationType.ValueType  # 2
-    """Participants register for each occurrence separately (Zoom's 2)."""
+    """Participants register for each occurrence separately. Zoom API value: 2."""
     REGISTRATION_TYPE_CHOSEN_OCCURRENCES: MeetingSettings.RegistrationType.ValueType  # 3
-    """Participants register once and choose the occurrences (Zoom's 3)."""
+    """Participants register once and choose the occurrences. Zoom API value: 3."""
 
     class _Audio:
         ValueType = typing.NewType("ValueType", builtins.int)
@@ -650,13 +650,13 @@ class MeetingSettings(google.protobuf.message.Message):
         AUDIO_UNSPECIFIED: MeetingSettings._Audio.ValueType  # 0
         """Unspecified. Zoom's default applies."""
         AUDIO_BOTH: MeetingSettings._Audio.ValueType  # 1
-        """Telephone and computer audio (Zoom's `both`)."""
+        """Telephone and computer audio. Zoom API value: `both`."""
         AUDIO_TELEPHONY: MeetingSettings._Audio.ValueType  # 2
-        """Telephone only (Zoom's `telephony`)."""
+        """Telephone only. Zoom API value: `telephony`."""
         AUDIO_VOIP: MeetingSettings._Audio.ValueType  # 3
-        """Computer audio only (Zoom's `voip`)."""
+        """Computer audio only. Zoom API value: `voip`."""
         AUDIO_THIRD_PARTY: MeetingSettings._Audio.ValueType  # 4
-        """A third-party audio provider (Zoom's `thirdParty`)."""
+        """A third-party audio provider. Zoom API value: `thirdParty`."""
 
     class Audio(_Audio, metaclass=_AudioEnumTypeWrapper):
         """The ways in which participants can join the audio."""
@@ -664,13 +664,13 @@ class MeetingSettings(google.protobuf.message.Message):
     AUDIO_UNSPECIFIED: MeetingSettings.Audio.ValueType  # 0
     """Unspecified. Zoom's default applies."""
     AUDIO_BOTH: MeetingSettings.Audio.ValueType  # 1
-    """Telephone and computer audio (Zoom's `both`)."""
+    """Telephone and computer audio. Zoom API value: `both`."""
     AUDIO_TELEPHONY: MeetingSettings.Audio.ValueType  # 2
-    """Telephone only (Zoom's `telephony`)."""
+    """Telephone only. Zoom API value: `telephony`."""
     AUDIO_VOIP: MeetingSettings.Audio.ValueType  # 3
-    """Computer audio only (Zoom's `voip`)."""
+    """Computer audio only. Zoom API value: `voip`."""
     AUDIO_THIRD_PARTY: MeetingSettings.Audio.ValueType  # 4
-    """A third-party audio provider (Zoom's `thirdParty`)."""
+    """A third-party audio provider. Zoom API value: `thirdParty`."""
 
     class _AutoRecording:
         ValueType = typing.NewType("ValueType", builtins.int)
@@ -681,11 +681,11 @@ class MeetingSettings(google.protobuf.message.Message):
         AUTO_RECORDING_UNSPECIFIED: MeetingSettings._AutoRecording.ValueType  # 0
         """Unspecified. Zoom's default applies."""
         AUTO_RECORDING_LOCAL: MeetingSettings._AutoRecording.ValueType  # 1
-        """The host's computer (Zoom's `local`)."""
+        """The host's computer. Zoom API value: `local`."""
         AUTO_RECORDING_CLOUD: MeetingSettings._AutoRecording.ValueType  # 2
-        """Zoom's cloud (Zoom's `cloud`)."""
+        """Zoom's cloud. Zoom API value: `cloud`."""
         AUTO_RECORDING_NONE: MeetingSettings._AutoRecording.ValueType  # 3
-        """No automatic recording (Zoom's `none`)."""
+        """No automatic recording. Zoom API value: `none`."""
 
     class AutoRecording(_AutoRecording, metaclass=_AutoRecordingEnumTypeWrapper):
         """The location of automatic recordings."""
@@ -693,11 +693,11 @@ class MeetingSettings(google.protobuf.message.Message):
     AUTO_RECORDING_UNSPECIFIED: MeetingSettings.AutoRecording.ValueType  # 0
     """Unspecified. Zoom's default applies."""
     AUTO_RECORDING_LOCAL: MeetingSettings.AutoRecording.ValueType  # 1
-    """The host's computer (Zoom's `local`)."""
+    """The host's computer. Zoom API value: `local`."""
     AUTO_RECORDING_CLOUD: MeetingSettings.AutoRecording.ValueType  # 2
-    """Zoom's cloud (Zoom's `cloud`)."""
+    """Zoom's cloud. Zoom API value: `cloud`."""
     AUTO_RECORDING_NONE: MeetingSettings.AutoRecording.ValueType  # 3
-    """No automatic recording (Zoom's `none`)."""
+    """No automatic recording. Zoom API value: `none`."""
 
     class _EncryptionType:
         ValueType = typing.NewType("ValueType", builtins.int)
@@ -708,9 +708,9 @@ class MeetingSettings(google.protobuf.message.Message):
         ENCRYPTION_TYPE_UNSPECIFIED: MeetingSettings._EncryptionType.ValueType  # 0
         """Unspecified. Zoom's default applies."""
         ENCRYPTION_TYPE_ENHANCED: MeetingSettings._EncryptionType.ValueType  # 1
-        """Enhanced encryption, with keys stored in Zoom's cloud (Zoom's `enhanced_encryption`)."""
+        """Enhanced encryption, with keys stored in Zoom's cloud. Zoom API value: `enhanced_encryption`."""
         ENCRYPTION_TYPE_END_TO_END: MeetingSettings._EncryptionType.ValueType  # 2
-        """End-to-end encryption, with keys stored on the participants' devices (Zoom's `e2ee`)."""
+        """End-to-end encryption, with keys stored on the participants' devices. Zoom API value: `e2ee`."""
 
     class EncryptionType(_EncryptionType, metaclass=_EncryptionTypeEnumTypeWrapper):
         """The encryption of a meeting."""
@@ -718,9 +718,9 @@ class MeetingSettings(google.protobuf.message.Message):
     ENCRYPTION_TYPE_UNSPECIFIED: MeetingSettings.EncryptionType.ValueType  # 0
     """Unspecified. Zoom's default applies."""
     ENCRYPTION_TYPE_ENHANCED: MeetingSettings.EncryptionType.ValueType  # 1
-    """Enhanced encryption, with keys stored in Zoom's cloud (Zoom's `enhanced_encryption`)."""
+    """Enhanced encryption, with keys stored in Zoom's cloud. Zoom API value: `enhanced_encryption`."""
     ENCRYPTION_TYPE_END_TO_END: MeetingSettings.EncryptionType.ValueType  # 2
-    """End-to-end encryption, with keys stored on the participants' devices (Zoom's `e2ee`)."""
+    """End-to-end encryption, with keys stored on the participants' devices. Zoom API value: `e2ee`."""
 
     class _CalendarType:
         ValueType = typing.NewType("ValueType", builtins.int)
@@ -731,9 +731,9 @@ class MeetingSettings(google.protobuf.message.Message):
         CALENDAR_TYPE_UNSPECIFIED: MeetingSettings._CalendarType.ValueType  # 0
         """Unspecified. Zoom's default applies."""
         CALENDAR_TYPE_OUTLOOK: MeetingSettings._CalendarType.ValueType  # 1
-        """Outlook (Zoom's 1)."""
+        """Outlook. Zoom API value: 1."""
         CALENDAR_TYPE_GOOGLE: MeetingSettings._CalendarType.ValueType  # 2
-        """Google Calendar (Zoom's 2)."""
+        """Google Calendar. Zoom API value: 2."""
 
     class CalendarType(_CalendarType, metaclass=_CalendarTypeEnumTypeWrapper):
         """The calendar integration of a meeting."""
@@ -741,9 +741,9 @@ class MeetingSettings(google.protobuf.message.Message):
     CALENDAR_TYPE_UNSPECIFIED: MeetingSettings.CalendarType.ValueType  # 0
     """Unspecified. Zoom's default applies."""
     CALENDAR_TYPE_OUTLOOK: MeetingSettings.CalendarType.ValueType  # 1
-    """Outlook (Zoom's 1)."""
+    """Outlook. Zoom API value: 1."""
     CALENDAR_TYPE_GOOGLE: MeetingSettings.CalendarType.ValueType  # 2
-    """Google Calendar (Zoom's 2)."""
+    """Google Calendar. Zoom API value: 2."""
 
     @typing.final
     class WaitingRoomOptions(google.protobuf.message.Message):
@@ -760,9 +760,9 @@ class MeetingSettings(google.protobuf.message.Message):
             MODE_UNSPECIFIED: MeetingSettings.WaitingRoomOptions._Mode.ValueType  # 0
             """Unspecified."""
             MODE_FOLLOW_SETTING: MeetingSettings.WaitingRoomOptions._Mode.ValueType  # 1
-            """The account's rules apply (Zoom's `follow_setting`)."""
+            """The account's rules apply. Zoom API value: `follow_setting`."""
             MODE_CUSTOM: MeetingSettings.WaitingRoomOptions._Mode.ValueType  # 2
-            """The rules of this meeting apply (Zoom's `custom`)."""
+            """The rules of this meeting apply. Zoom API value: `custom`."""
 
         class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
             """The source of the waiting room rules."""
@@ -770,9 +770,9 @@ class MeetingSettings(google.protobuf.message.Message):
         MODE_UNSPECIFIED: MeetingSettings.WaitingRoomOptions.Mode.ValueType  # 0
         """Unspecified."""
         MODE_FOLLOW_SETTING: MeetingSettings.WaitingRoomOptions.Mode.ValueType  # 1
-        """The account's rules apply (Zoom's `follow_setting`)."""
+        """The account's rules apply. Zoom API value: `follow_setting`."""
         MODE_CUSTOM: MeetingSettings.WaitingRoomOptions.Mode.ValueType  # 2
-        """The rules of this meeting apply (Zoom's `custom`)."""
+        """The rules of this meeting apply. Zoom API value: `custom`."""
 
         MODE_FIELD_NUMBER: builtins.int
         WHO_GOES_TO_WAITING_ROOM_FIELD_NUMBER: builtins.int
@@ -811,9 +811,9 @@ class MeetingSettings(google.protobuf.message.Message):
             METHOD_UNSPECIFIED: MeetingSettings.CountryRestriction._Method.ValueType  # 0
             """Unspecified."""
             METHOD_APPROVE: MeetingSettings.CountryRestriction._Method.ValueType  # 1
-            """Only the countries in `approved_list` are allowed (Zoom's `approve`)."""
+            """Only the countries in `approved_list` are allowed. Zoom API value: `approve`."""
             METHOD_DENY: MeetingSettings.CountryRestriction._Method.ValueType  # 2
-            """All countries except those in `denied_list` are allowed (Zoom's `deny`)."""
+            """All countries except those in `denied_list` are allowed. Zoom API value: `deny`."""
 
         class Method(_Method, metaclass=_MethodEnumTypeWrapper):
             """The kind of restriction."""
@@ -821,9 +821,9 @@ class MeetingSettings(google.protobuf.message.Message):
         METHOD_UNSPECIFIED: MeetingSettings.CountryRestriction.Method.ValueType  # 0
         """Unspecified."""
         METHOD_APPROVE: MeetingSettings.CountryRestriction.Method.ValueType  # 1
-        """Only the countries in `approved_list` are allowed (Zoom's `approve`)."""
+        """Only the countries in `approved_list` are allowed. Zoom API value: `approve`."""
         METHOD_DENY: MeetingSettings.CountryRestriction.Method.ValueType  # 2
-        """All countries except those in `denied_list` are allowed (Zoom's `deny`)."""
+        """All countries except those in `denied_list` are allowed. Zoom API value: `deny`."""
 
         ENABLE_FIELD_NUMBER: builtins.int
         METHOD_FIELD_NUMBER: builtins.int

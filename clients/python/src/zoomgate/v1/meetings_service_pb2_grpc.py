@@ -40,7 +40,7 @@ class MeetingsServiceStub(object):
     - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
     - ZOOM_REFUSED, with the code that depends on Zoom's HTTP status (see ErrorReason)
 
-    The comments of the RPCs list only additional errors.
+    The RPC comments list only errors in addition to these.
     """
 
     def __init__(self, channel):
@@ -81,7 +81,7 @@ class MeetingsServiceServicer(object):
     - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
     - ZOOM_REFUSED, with the code that depends on Zoom's HTTP status (see ErrorReason)
 
-    The comments of the RPCs list only additional errors.
+    The RPC comments list only errors in addition to these.
     """
 
     def CreateMeeting(self, request, context):
@@ -168,7 +168,7 @@ class MeetingsService(object):
     - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
     - ZOOM_REFUSED, with the code that depends on Zoom's HTTP status (see ErrorReason)
 
-    The comments of the RPCs list only additional errors.
+    The RPC comments list only errors in addition to these.
     """
 
     @staticmethod

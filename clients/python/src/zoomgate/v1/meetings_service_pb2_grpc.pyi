@@ -88,7 +88,7 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
     - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
     - ZOOM_REFUSED, with the code that depends on Zoom's HTTP status (see ErrorReason)
 
-    The comments of the RPCs list only additional errors.
+    The RPC comments list only errors in addition to these.
     """
 
     @typing.overload
@@ -187,7 +187,7 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
     - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
     - ZOOM_REFUSED, with the code that depends on Zoom's HTTP status (see ErrorReason)
 
-    The comments of the RPCs list only additional errors.
+    The RPC comments list only errors in addition to these.
     """
 
     @abc.abstractmethod

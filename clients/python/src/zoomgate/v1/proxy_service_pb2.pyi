@@ -84,7 +84,7 @@ class ZoomResponse(google.protobuf.message.Message):
     @property
     def json(self) -> google.protobuf.struct_pb2.Value:
         """The body parsed as JSON, if `parse_json` was set and the body is JSON. Numbers are doubles, so integers above 2^53 lose digits here;
-        `body` has all digits.
+        `body` contains all digits.
         """
 
     def __init__(

@@ -29,7 +29,7 @@ class ProxyServiceStub(object):
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
     Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
-    status. There are two exceptions. On a 401 with one of Zoom's token error codes, the token is refreshed and the request repeated, once.
+    status. There are two exceptions. After a 401 with one of Zoom's token error codes, the token is refreshed and the request is retried once.
     A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
     Every RPC can fail with:
@@ -43,7 +43,7 @@ class ProxyServiceStub(object):
     - DATA_LOSS / RECORD_UNREADABLE
     - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
 
-    The comments of the RPCs list only additional errors.
+    The RPC comments list only errors in addition to these.
     """
 
     def __init__(self, channel):
@@ -83,7 +83,7 @@ class ProxyServiceServicer(object):
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
     Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
-    status. There are two exceptions. On a 401 with one of Zoom's token error codes, the token is refreshed and the request repeated, once.
+    status. There are two exceptions. After a 401 with one of Zoom's token error codes, the token is refreshed and the request is retried once.
     A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
     Every RPC can fail with:
@@ -97,7 +97,7 @@ class ProxyServiceServicer(object):
     - DATA_LOSS / RECORD_UNREADABLE
     - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
 
-    The comments of the RPCs list only additional errors.
+    The RPC comments list only errors in addition to these.
     """
 
     def Get(self, request, context):
@@ -219,7 +219,7 @@ class ProxyService(object):
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
     Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
-    status. There are two exceptions. On a 401 with one of Zoom's token error codes, the token is refreshed and the request repeated, once.
+    status. There are two exceptions. After a 401 with one of Zoom's token error codes, the token is refreshed and the request is retried once.
     A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
     Every RPC can fail with:
@@ -233,7 +233,7 @@ class ProxyService(object):
     - DATA_LOSS / RECORD_UNREADABLE
     - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
 
-    The comments of the RPCs list only additional errors.
+    The RPC comments list only errors in addition to these.
     """
 
     @staticmethod

@@ -109,7 +109,7 @@ class ProxyServiceStub(typing.Generic[_ProxyServiceGetType, _ProxyServiceDeleteT
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
     Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
-    status. There are two exceptions. On a 401 with one of Zoom's token error codes, the token is refreshed and the request repeated, once.
+    status. There are two exceptions. After a 401 with one of Zoom's token error codes, the token is refreshed and the request is retried once.
     A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
     Every RPC can fail with:
@@ -123,7 +123,7 @@ class ProxyServiceStub(typing.Generic[_ProxyServiceGetType, _ProxyServiceDeleteT
     - DATA_LOSS / RECORD_UNREADABLE
     - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
 
-    The comments of the RPCs list only additional errors.
+    The RPC comments list only errors in addition to these.
     """
 
     @typing.overload
@@ -265,7 +265,7 @@ class ProxyServiceServicer(metaclass=abc.ABCMeta):
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
     Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
-    status. There are two exceptions. On a 401 with one of Zoom's token error codes, the token is refreshed and the request repeated, once.
+    status. There are two exceptions. After a 401 with one of Zoom's token error codes, the token is refreshed and the request is retried once.
     A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
     Every RPC can fail with:
@@ -279,7 +279,7 @@ class ProxyServiceServicer(metaclass=abc.ABCMeta):
     - DATA_LOSS / RECORD_UNREADABLE
     - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
 
-    The comments of the RPCs list only additional errors.
+    The RPC comments list only errors in addition to these.
     """
 
     @abc.abstractmethod
