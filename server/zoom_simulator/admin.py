@@ -20,7 +20,7 @@ _NO_GRANT = "user has no active grant; connect the user first"
 
 
 class AdminEndpoints:
-    """Handlers of `/_sim/…`: the overview page, and JSON."""
+    """Handlers of `/_sim/…`: the overview page and the JSON endpoints."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class AdminEndpoints:
     async def event(self, request: web.Request) -> web.StreamResponse:
         """Apply `event` to `user` and send the webhook.
 
-        The overview page submits a form and is redirected to itself.
+        A form of the overview page is redirected back to the page.
         """
         form = request.content_type == "application/x-www-form-urlencoded"
         if form and request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":

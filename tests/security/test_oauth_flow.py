@@ -1,4 +1,4 @@
-"""Responses to consents that are forged, repeated, malformed or belong to another user."""
+"""Tests for forged, repeated and malformed consents, and for consents of different users."""
 
 import asyncio
 import gzip
@@ -135,7 +135,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
 
 
 async def complete(zoomgate: Harness, code: str = "c") -> RpcError:
-    """Start an authorization and complete it with a code, which must fail; verify that the state works only once."""
+    """Start an authorization and complete it with a code, which must fail; verify that the state cannot be used again."""
     started = await zoomgate.begin_authorization()
     request = auth.CompleteAuthorizationRequest(code=code, state=started.state)
     refusal = await zoomgate.error_of(zoomgate.auth.CompleteAuthorization, request)
@@ -150,7 +150,7 @@ async def connected(zoomgate: Harness) -> bool:
 
 
 @pytest.mark.parametrize("name", EXCHANGES)
-async def test_invalid_token_response_connects_nobody(site: Site, name: str) -> None:
+async def test_invalid_token_response_creates_no_connection(site: Site, name: str) -> None:
     """Nothing is stored, no foreign host is called, and the state is consumed."""
     zoomgate, oauth, api = site
     response, expected = EXCHANGES[name]
@@ -169,7 +169,7 @@ async def test_invalid_token_response_connects_nobody(site: Site, name: str) -> 
 
 @pytest.mark.parametrize("name", USER_RESPONSES)
 async def test_only_the_requested_user_is_connected(site: Site, name: str) -> None:
-    """If Zoom reports another user or none, the tokens are revoked and nothing is stored."""
+    """If Zoom reports a different user or none, the tokens are revoked and nothing is stored."""
     zoomgate, oauth, api = site
     body, expected = USER_RESPONSES[name]
     oauth.responses = [tokens(), http_response("200 OK", b"{}")]
@@ -238,7 +238,7 @@ STATES = {
 
 @pytest.mark.parametrize("name", STATES)
 async def test_forged_state_is_rejected_before_any_call_to_zoom(site: Site, name: str) -> None:
-    """The error is the same as for the state of another caller."""
+    """The error is the same as for the state of a different caller."""
     zoomgate, oauth, _ = site
     oauth.requests.clear()
     started = await zoomgate.begin_authorization(OMAR)
@@ -359,7 +359,7 @@ async def test_malformed_url_shows_a_page_without_its_content(front: Harness, na
 
 
 async def callback_of(front: Harness, session: object, user: str = MONICA) -> URL:
-    """Consent, and return the URL of the redirect with code and state."""
+    """Grant consent, and return the URL of the redirect with code and state."""
     started = await front.begin_authorization(user)
     action, fields = await consent_form(session, started.authorization_url)  # type: ignore[arg-type]
     async with session.post(  # type: ignore[attr-defined]
@@ -392,7 +392,7 @@ async def test_forged_binding_is_rejected_and_the_link_still_works(front: Harnes
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "a" * 43, "a" * 44, "a" * 5000, "../../x"])
-async def test_callback_with_another_cookie_is_rejected(front: Harness, cookie: str) -> None:
+async def test_callback_with_a_different_cookie_is_rejected(front: Harness, cookie: str) -> None:
     """Nothing is stored, and the original browser can still use the callback URL."""
     async with browser() as own_browser, browser() as other:
         callback_url = await callback_of(front, own_browser)

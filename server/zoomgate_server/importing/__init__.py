@@ -1,1 +1,1 @@
-"""Import of tokens from another system, row by row, from a file into the store."""
+"""Import of tokens of another system from a file into the store, row by row."""
