@@ -95,7 +95,7 @@ class AdminEndpoints:
         """
         form = request.content_type == "application/x-www-form-urlencoded"
         if form and request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
-            return _bad_request("the form was submitted from another site")
+            return _bad_request("the form was submitted from a different site")
         body = dict(await request.post()) if form else await _json(request)
         name, email = body.get("event"), str(body.get("user", ""))
         if name not in EVENTS:

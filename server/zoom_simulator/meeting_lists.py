@@ -47,7 +47,7 @@ class Filter:
 
     Attributes:
         kind: The list type, one of `TYPES`.
-        begin: The earliest start time of the listed meetings.
+        begin: The start of the range of start times, inclusive.
         end: The end of the range of start times, exclusive.
         now: The current time.
     """

@@ -122,7 +122,7 @@ class SimulatorOptions:
         tolerance: Number of used refresh tokens that are accepted once more: 0 (like Zoom's current tokens) or 1 (like older tokens).
         whole_grant_revoke: Whether the revocation of any token revokes the user's whole grant.
         seed: Seed for reproducible IDs, tokens and passwords; None for random values.
-        frozen_clock: Time in seconds since 1970 at which the clock is frozen until it is advanced; None lets the clock run.
+        frozen_clock: Time in seconds since 1970 at which the clock is frozen until it is advanced; None if the clock runs.
         webhook_url: The URL that receives events; if empty, no events are sent.
         webhook_secret: The app's secret token for signing events. The default value is public.
     """

@@ -276,7 +276,7 @@ def _meeting(meeting: Meeting) -> tuple[str, ...]:
 
 
 def _table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, omitted: int) -> str:
-    """Return a table whose cells are HTML.
+    """Return a table with HTML in its cells.
 
     The ARIA roles are explicit because the narrow layout changes `display`, which removes the implicit roles.
     """

@@ -149,7 +149,7 @@ class ZoomState:
         """
         stored = self.codes.pop(code, None)
         if stored is None:
-            log_reason("the code is unknown or already used; each code works once")
+            log_reason("the code is unknown or already used; a code can be used only once")
             raise TokenError(400, "invalid_grant", "Invalid authorization code", 4734)
         log_reason("code exchanged", user=stored.user.email)
         if self.wall() >= stored.expires:

@@ -45,7 +45,7 @@ EXCHANGES = {
     "an access token that is an object": (tokens(access_token={}), LOST),
     "a refresh token with a null byte": (tokens(refresh_token="r\x00"), LOST),
     "a refresh token that is a number": (tokens(refresh_token=7), LOST),
-    "another token type": (tokens(token_type="mac"), BAD),
+    "different token type": (tokens(token_type="mac"), BAD),
     "a list": (http_response("200 OK", b"[]"), LOST),
     "truncated JSON": (http_response("200 OK", b'{"access_token":"a'), LOST),
     "an HTML page": (http_response("200 OK", b"<html></html>"), LOST),
@@ -70,7 +70,7 @@ EXCHANGES = {
     ),
     "an outage": (error("503 Unavailable"), LOST),
     "a used code": (error("400 Bad Request", reason="Invalid authorization code", code=4734), REJECTED),
-    "a code of another app": (error("400 Bad Request", code=4733), REJECTED),
+    "a code of a different app": (error("400 Bad Request", code=4733), REJECTED),
     "invalid_grant": (error("400 Bad Request", error="invalid_grant"), REJECTED),
     "a redirect URI mismatch": (
         error("400 Bad Request", reason="Redirect URI mismatch", code=4709),
@@ -120,7 +120,7 @@ Site = tuple[Harness, RawUpstream, RawUpstream]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    """A service whose codes are sent to a page of the caller, with raw sockets in place of Zoom's OAuth server and API."""
+    """A service that sends codes to a page of the caller, with raw sockets in place of Zoom's OAuth server and API."""
     async with raw_upstream() as oauth, raw_upstream() as api:
         environ = {
             "ZOOMGATE_REDIRECT_URI": "http://127.0.0.1:9/zoom-done",

@@ -142,7 +142,7 @@ class Authorizations:
         self._pending = PendingLimits(clock, per_user=max_pending_per_user, per_caller=max_pending_per_caller)
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    # -- begin -------------------------------------------------------------------------------------------
+    # -- start -------------------------------------------------------------------------------------------
 
     async def begin(
         self, call: Call, user_email: str, options: bytes, return_to: str
@@ -522,7 +522,7 @@ class Authorizations:
 
 
 def _owner(call: Call) -> str | None:
-    """Return the identity of the member on whose behalf the call is made, or None. This member owns the new connection."""
+    """Return the identity of the member that the caller acts for, or None. This member owns the new connection."""
     member = call.principal.member
     return None if member is None else member.identity
 

@@ -1,1 +1,1 @@
-"""Import of tokens of another system from a file into the store, row by row."""
+"""Import of another system's tokens from a file into the store, row by row."""

@@ -217,9 +217,9 @@ class Importer:
         """Return the outcome of a rejected refresh token; another process may have imported the same row in the meantime."""
         record = (await self._account_linker.prepare(row.user_email)).record
         if record is not None and record.was_committed(entry_id):
-            return Outcome(RowStatus.STORED, "stored by another run")
+            return Outcome(RowStatus.STORED, "stored by a concurrent run")
         if self._journal.has(entry_id):
-            raise ZoomUnavailable("the tokens are in the journal of another process", retry_after=2.0)
+            raise ZoomUnavailable("the tokens are in the journal of a different process", retry_after=2.0)
         reason = (
             "Zoom's response to the refresh token was lost, and Zoom no longer accepts the token"
             if response_lost

@@ -15,7 +15,7 @@ _CHUNK = 256 * 1024
 _SEPARATORS = re.compile(r"[\s,]*")
 _NEXT_OBJECT = re.compile(
     r"(?:\}\s*+,?\s*+|\n[ \t\r]*+)(?=\{)"
-)  # possessive, so long runs of blanks cause no backtracking
+)  # possessive quantifiers avoid backtracking in long runs of blanks
 _LIST = re.compile(r'"(?:_?items|dataItems|connections)"\s*:\s*\[')
 _ACCESS_TOKEN = re.compile(r'"access_?token"', re.IGNORECASE)
 

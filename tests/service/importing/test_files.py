@@ -123,7 +123,7 @@ INVALID_RECORDS: dict[str, tuple[str | bytes, int, str]] = {
         3,
         "the email address must be in lower case",
     ),
-    "address in another script": (RECORDS[1].replace("p1@", "þ1@"), 3, "outside visible ASCII"),
+    "address in non-Latin script": (RECORDS[1].replace("p1@", "þ1@"), 3, "outside visible ASCII"),
     "missing address": (RECORDS[1].replace("p1@example.com", ""), 3, "the email address is required"),
     "missing refresh token": (RECORDS[1].replace("refresh-1", ""), 3, "the refresh token is missing"),
     "token with a space": (RECORDS[1].replace("refresh-1", "refresh 1"), 3, "the refresh token is invalid"),

@@ -90,7 +90,7 @@ async def app() -> AsyncIterator[App]:
 
 @pytest.fixture
 async def client(clock: Clock, app: App) -> AsyncIterator[Client]:
-    """A client whose user has consented."""
+    """A client with a user who has consented."""
     async with (
         Simulator(SimulatorOptions(port=0, webhook_url=app.url), wall=clock) as simulator,
         aiohttp.ClientSession() as session,
@@ -219,7 +219,7 @@ async def test_url_validation_checks_the_response(client: Client, app: App) -> N
 
 
 async def test_button_on_the_page_triggers_an_event(client: Client, app: App) -> None:
-    """The browser returns to the list of webhooks; a form from another site is rejected."""
+    """The browser returns to the list of webhooks; a form from a different site is rejected."""
     page_url = f"{client.simulator.url}/_sim/"
     async with client.session.get(page_url) as response:
         page = await response.text()
@@ -257,7 +257,7 @@ async def test_invalid_event_is_rejected(client: Client, app: App, body: dict[st
 
 
 async def test_event_without_webhook_url_is_applied_but_not_sent(client: Client, app: App) -> None:
-    """The response contains `told: false`. A reset also deletes pending retries."""
+    """The response reports that no event was sent. A reset also deletes pending retries."""
     app.statuses = [503]
     await client.sim("event", event="user.disassociated", user=MONICA)
     await responses(client, 1)
