@@ -158,7 +158,7 @@ class Importer:
             return decided
         if is_journaled and self._journal.has(entry_id):
             raise ZoomUnavailable(
-                "the tokens are in the journal, and Zoom cannot confirm their user at the moment",
+                "the tokens are in the journal, but Zoom cannot currently confirm which user they belong to",
                 retry_after=2.0,
             )
         now = self._connections.now()

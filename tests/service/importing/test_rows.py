@@ -426,7 +426,7 @@ def test_export_must_be_a_regular_file(workspace: Workspace) -> None:
     os.mkfifo(workspace.folder / "pipe")
     for name in ("pipe", "/dev/zero"):
         output = workspace.run("import", "jsonl", name, "--dry-run", code=2)
-        assert "cannot be read twice; save it as a file" in output.err
+        assert "cannot be read twice; save it as a regular file" in output.err
 
 
 @pytest.mark.parametrize("files", ["results", "audit", "journal"])
