@@ -1,6 +1,6 @@
-"""A simulated Zoom for development and tests: consent, rotating tokens, meetings, and fault injection.
+"""Zoom simulator for development and tests: consent, rotating tokens, meetings, and fault injection.
 
-It stores everything in memory, knows no real accounts, and serves plain HTTP on the local machine.
+The state is stored in memory, no real accounts are involved, and the server uses plain HTTP on the local machine.
 """
 
 from zoom_simulator.options import DEFAULT_USERS, SeededMeeting, SimulatedUser, SimulatorOptions

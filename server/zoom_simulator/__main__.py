@@ -31,7 +31,7 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(
         prog="zoom_simulator",
-        description="A simulated Zoom for development and tests on this machine.",
+        description="Zoom simulator for development and tests on the local machine.",
     )
     parser.add_argument("--listen", default="127.0.0.1:8090", help=start_options.LISTEN_HELP)
     parser.add_argument(
@@ -39,7 +39,7 @@ def main() -> int:
         type=int,
         choices=(0, 1),
         default=0,
-        help="How many used refresh tokens are accepted once more.",
+        help="Number of used refresh tokens that are accepted once more.",
     )
     parser.add_argument(
         "--access-token-seconds", type=int, default=3600, help="Lifetime of an access token, in seconds."
@@ -79,7 +79,8 @@ def main() -> int:
         asyncio.run(run(options))
     except OSError as error:
         return _fail(
-            f"cannot listen on {arguments.listen} ({error.strerror}); choose another port with --listen", 1
+            f"cannot listen on {arguments.listen} ({error.strerror}); choose a different port with --listen",
+            1,
         )
     return 0
 

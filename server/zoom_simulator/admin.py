@@ -20,7 +20,7 @@ _NO_GRANT = "user has no active grant; connect the user first"
 
 
 class AdminEndpoints:
-    """Handlers of `/_sim/…`: the overview page, and JSON."""
+    """Handlers of `/_sim/…`: the overview page and the JSON endpoints."""
 
     def __init__(
         self,
@@ -91,11 +91,11 @@ class AdminEndpoints:
     async def event(self, request: web.Request) -> web.StreamResponse:
         """Apply `event` to `user` and send the webhook.
 
-        The overview page submits a form and is redirected to itself.
+        A form of the overview page is redirected back to the page.
         """
         form = request.content_type == "application/x-www-form-urlencoded"
         if form and request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
-            return _bad_request("the form was submitted from another site")
+            return _bad_request("the form was submitted from a different site")
         body = dict(await request.post()) if form else await _json(request)
         name, email = body.get("event"), str(body.get("user", ""))
         if name not in EVENTS:

@@ -60,7 +60,7 @@ class ApiEndpoints:
     def with_authorization(
         self, name: str, endpoint: Endpoint
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """Wrap an endpoint with the check of token and scope, and convert `ApiError` to a response."""
+        """Wrap an endpoint: check the token and its scope, and convert `ApiError` to a response."""
 
         async def serve(request: web.Request) -> web.StreamResponse:
             headers = {"x-zm-trackingid": f"v=2.0;sim;rid={self._state.random.octets(6).hex()}"}
@@ -194,14 +194,14 @@ class ApiEndpoints:
         return web.json_response({"invitation": text, "sip_links": []})
 
     async def unknown(self, _request: web.Request) -> web.StreamResponse:
-        """Reject a call of an unknown endpoint."""
+        """Reject a call to an unknown endpoint."""
         self._state.counters["api.unknown"] += 1
-        log_reason("the simulated Zoom has no endpoint with this method and path; the token was not checked")
+        log_reason("the simulator has no endpoint with this method and path; the token was not checked")
         return web.json_response(
             {"code": 2300, "message": "This API endpoint is not recognized."}, status=404
         )
 
-    # -- helpers ---------------------------------------------------------------------------------------------
+    # -- internals -------------------------------------------------------------------------------------------
 
     def _grant(self, request: web.Request, name: str) -> Grant:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -217,27 +217,27 @@ class ApiEndpoints:
                 400,
                 4711,
                 f"Invalid access token, does not contain scopes:[{', '.join(_SCOPES[name])}].",
-                reason=f"missing scope: the grant has none of {', '.join(_SCOPES[name])}",
+                reason=f"missing scope: the grant contains none of {', '.join(_SCOPES[name])}",
             )
         return grant
 
     def _only_me(self, request: web.Request) -> None:
-        """Reject user ids and email addresses; user-level apps must use `me`."""
+        """Reject user IDs and email addresses; user-level apps must use `me`."""
         if request.match_info["user"] != "me":
             raise ApiError(
                 400,
                 4700,
                 "Invalid access token, does not contain scopes:[meeting:write:meeting:admin].",
-                reason="the path names a user; user-level apps must use /users/me",
+                reason="the path contains a user ID or address; user-level apps must use /users/me",
             )
 
     def _meeting(self, request: web.Request, grant: Grant, *, deleted: bool = False) -> Meeting:
         text = request.match_info["id"]
         meeting = self._state.meetings.get(_number(text, "meetingId", maximum=2**63 - 1))
         if meeting is None:
-            reason = "no meeting has this number"
+            reason = "no meeting has this ID"
         elif meeting.owner != grant.user.user_id:
-            reason = "the meeting belongs to another user"
+            reason = "the meeting belongs to a different user"
         elif meeting.deleted is not deleted:
             reason = "the meeting is deleted" if meeting.deleted else "the meeting is not deleted"
         else:
@@ -287,7 +287,7 @@ class ApiEndpoints:
 
 
 def _description(meeting: Meeting, occurrence: Mapping[str, Any] | None = None) -> str:
-    """Return a readable name of a meeting or of one occurrence, for the request log."""
+    """Return a readable name of a meeting or an occurrence for the request log."""
     name = f"meeting {meeting.body['id']}"
     return name if occurrence is None else f"occurrence {occurrence['occurrence_id']} of {name}"
 
@@ -295,7 +295,7 @@ def _description(meeting: Meeting, occurrence: Mapping[str, Any] | None = None) 
 def _number(text: str, field: str, *, minimum: int = 0, maximum: int) -> int:
     """Parse a number from a path or query.
 
-    A number above `maximum` is reduced to `maximum`; one below `minimum` is rejected.
+    A number above `maximum` is reduced to `maximum`; a number below `minimum` is rejected.
     """
     if not text.isascii() or not text.isdigit() or len(text) > 19 or int(text) < minimum:
         raise ApiError(400, 300, "Validation Failed.", [{"field": field, "message": "Invalid field."}])

@@ -8,11 +8,11 @@ FIRST, LAST = 0.0, 4_102_444_800.0
 
 
 class Clock:
-    """The simulator's time in seconds since 1970. It only moves forward.
+    """The simulator's clock, in seconds since 1970, which only moves forward.
 
     Args:
         source: The underlying clock.
-        frozen_at: If given, the clock is frozen at this time until it is advanced.
+        frozen_at: If set, the clock is frozen at this time until it is advanced.
     """
 
     def __init__(self, source: Callable[[], float], frozen_at: float | None = None) -> None:
@@ -52,11 +52,11 @@ def parse(text: str) -> float:
     """Parse a timestamp such as `2026-01-01T00:00:00Z`.
 
     Raises:
-        ValueError: The text is not a timestamp, has no `Z` or UTC offset, or is not between 1970 and 2100.
+        ValueError: The text is not a timestamp, contains no `Z` or UTC offset, or is not between 1970 and 2100.
     """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
-        raise ValueError("the timestamp has no time zone; append Z")
+        raise ValueError("the timestamp contains no time zone; append Z")
     seconds = moment.timestamp()
     if not FIRST <= seconds <= LAST:
         raise ValueError("the timestamp is not between 1970 and 2100")

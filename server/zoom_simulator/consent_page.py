@@ -1,4 +1,4 @@
-"""The consent page of the simulated Zoom."""
+"""The consent page of the simulator."""
 
 from collections.abc import Sequence
 from html import escape
@@ -20,7 +20,7 @@ def page(users: Sequence[SimulatedUser], scopes: Sequence[str], hidden: dict[str
     )
     scope_items = "".join(f"<li><code>{escaped(scope)}</code></li>" for scope in scopes)
     return document(
-        f"Simulated Zoom: allow {app}?",
+        f"Zoom simulator: allow {app}?",
         f"<h1>Allow the app <q>{escaped(app)}</q> to use a Zoom account?</h1>"
         f'<form method="post"><fieldset><legend>Select your Zoom account</legend>{choices}</fieldset>'
         f"<h2>The app requests</h2><ul>{scope_items}</ul>{fields}"

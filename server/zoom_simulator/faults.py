@@ -25,20 +25,20 @@ KINDS = (
 )
 ENDPOINTS = ("any", "token", "revoke", "users_me", "meetings")
 MAX_DELAY_SECONDS = 600.0
-"""In seconds; a longer delay is assumed to be a typo."""
+"""Maximum delay in seconds. A longer delay is assumed to be a mistake."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(slots=True)
 class Fault:
-    """One injected fault.
+    """An injected fault.
 
     Attributes:
         endpoint: The affected endpoint, one of `ENDPOINTS`.
         kind: The fault, one of `KINDS`.
-        times: How many more requests it affects, 1 to 1,000,000; -1 for no limit.
-        status: HTTP status. For `status` and `html`: 400 to 599. For `redirect`: 300 to 399, any other value means 302.
+        times: Number of further requests that are affected, 1 to 1,000,000; -1 for no limit.
+        status: HTTP status. For `status` and `html`: 400 to 599. For `redirect`: 300 to 399; other values are replaced by 302.
         seconds: For `delay`: 0 to 600, in real time. Clearing the faults ends the delay early.
         location: For `redirect`: a URL of at most 2000 printable characters.
 
@@ -73,8 +73,8 @@ class Faults:
     """The active faults, applied in the order in which they were added.
 
     Args:
-        counters: Counts the injected faults by kind.
-        wall: Current time in seconds since 1970.
+        counters: Counters of injected faults by kind.
+        wall: Function that returns the current time in seconds since 1970.
     """
 
     def __init__(self, counters: Counter[str], wall: Callable[[], float]) -> None:
@@ -98,7 +98,7 @@ class Faults:
         self._cleared = asyncio.Event()
 
     async def apply(self, endpoint: str, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Handle a request, injecting the next fault for its endpoint if there is one."""
+        """Handle a request, injecting the next fault for the endpoint, if any."""
         fault = self._next_for(endpoint)
         if fault is None:
             return await handler(request)
@@ -150,7 +150,7 @@ class Faults:
 
 
 def _is_integer_in_range(value: object, minimum: int, maximum: int) -> bool:
-    """Return whether a value is an integer within a range; booleans are not."""
+    """Return whether a value is an integer within a range. Booleans are not integers."""
     return type(value) is int and minimum <= value <= maximum
 
 

@@ -12,7 +12,7 @@ from zoom_simulator import meeting_rules
 TYPES = ("scheduled", "live", "upcoming", "upcoming_meetings", "previous_meetings")
 _SIX_MONTHS = timedelta(days=183)
 _ID_LIFETIME = timedelta(days=30)
-"""A meeting ID that is not used for this long expires."""
+"""Time after which an unused meeting ID expires."""
 
 _LIST_FIELDS = (
     "agenda",
@@ -30,7 +30,7 @@ _LIST_FIELDS = (
 
 
 class InvalidQuery(Exception):
-    """A query parameter of a meeting list is invalid.
+    """An error for an invalid query parameter of a meeting list.
 
     Attributes:
         field: The name of the parameter.
@@ -47,8 +47,8 @@ class Filter:
 
     Attributes:
         kind: The list type, one of `TYPES`.
-        begin: Only meetings that start at this time or later.
-        end: Only meetings that start before this time.
+        begin: The start of the range of start times, inclusive.
+        end: The end of the range of start times, exclusive.
         now: The current time.
     """
 
@@ -79,7 +79,7 @@ class Filter:
         return cls(kind, begin, end, datetime.fromtimestamp(now, UTC))
 
     def matches(self, body: Mapping[str, Any]) -> bool:
-        """Return whether the list contains a meeting. Instant meetings are never listed."""
+        """Return whether a meeting is listed. Instant meetings are never listed."""
         if body["type"] == 1:
             return False
         if self.kind == "live" and body["status"] != "started":
@@ -103,7 +103,7 @@ class Filter:
 
 
 def list_row(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a meeting that lists contain."""
+    """Return the fields of a meeting that a meeting list contains."""
     return {name: body[name] for name in _LIST_FIELDS if name in body}
 
 

@@ -1,4 +1,4 @@
-"""Meetings as Zoom returns them: creation and updates."""
+"""Creation and update of meetings in Zoom's format."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from zoom_simulator.randomness import Randomness
 
 @dataclass(slots=True)
 class Meeting:
-    """A meeting: its owner's user ID, and the body that Zoom would return."""
+    """A meeting: the owner's user ID, and the response body."""
 
     owner: str
     body: dict[str, Any]
@@ -34,7 +34,7 @@ def new_meeting(
         number: The meeting ID.
         now: Current time in seconds since 1970.
         random: Source of the UUID and passwords.
-        allow_past_start: Preserve a start time in the past; by default it becomes the current time, as at Zoom.
+        allow_past_start: Preserve a start time in the past. By default, it is replaced by the current time, as in Zoom.
     """
     kind, duration = body.get("type", 2), body.get("duration", 60)
     password = body.get("password", f"{number % 899_999 + 100_000}")
@@ -77,8 +77,8 @@ def update_meeting(
 ) -> None:
     """Update a meeting, or one of its occurrences, in place.
 
-    The body must have been validated by `meeting_rules.violations`. Of an occurrence, only the start time and the duration can be
-    updated. `zone` is the owner's time zone, `now` is in seconds since 1970.
+    The body must have been validated by `meeting_rules.violations`. For an occurrence, only the start time and the duration can be
+    updated. `zone` is the owner's time zone. `now` is in seconds since 1970.
     """
     start = body.get("start_time")
     if start is not None:
@@ -100,7 +100,7 @@ def _writable_fields(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _uuid(random: Randomness) -> str:
-    """Return a random meeting UUID. As at Zoom, it may contain slashes, even at the start."""
+    """Return a random meeting UUID. As in Zoom, a UUID may contain slashes, even at the start."""
     return random.octets(16).hex().upper()[:22].replace("A", "/", 1) + "=="
 
 

@@ -16,7 +16,7 @@ _NONCE_COOKIE = "simulator-consent"
 _HIDDEN_FIELDS = frozenset(
     {"client_id", "redirect_uri", "response_type", "state", "code_challenge", "code_challenge_method"}
 )
-"""Query parameters that the consent form submits again. The user is selected on the page instead."""
+"""Query parameters that the consent form also submits. The user is not among them, but selected on the page."""
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -38,7 +38,7 @@ class OAuthEndpoints:
         }
         options = self._state.options
         page = consent_page.page(list(self._state.users.values()), options.scopes, hidden, options.client_id)
-        log_reason("showed the consent page")
+        log_reason("returned the consent page")
         response = web.Response(text=page, content_type="text/html", headers=pages.SECURITY_HEADERS)
         response.set_cookie(_NONCE_COOKIE, nonce, max_age=900, httponly=True, samesite="Strict")
         return response
@@ -64,7 +64,7 @@ class OAuthEndpoints:
         return web.Response(status=302, headers={"Location": self.consent(user, form)})
 
     def consent(self, user: SimulatedUser, form: dict[str, str]) -> str:
-        """Record a consent and return the redirect URL with its code."""
+        """Record a consent, and return the redirect URL with the authorization code."""
         log_reason("consent granted: the browser is redirected to the app with a code", user=user.email)
         self._state.counters["oauth.consents"] += 1
         code = self._state.issue_code(
@@ -89,7 +89,7 @@ class OAuthEndpoints:
         return web.json_response(issued, headers={"Cache-Control": "no-store"})
 
     async def revoke(self, request: web.Request) -> web.StreamResponse:
-        """Revoke a token; revoking an unknown token succeeds."""
+        """Revoke a token. Revoking an unknown token also succeeds."""
         form = await request.post()
         try:
             self._authenticate(request)
@@ -130,9 +130,9 @@ class OAuthEndpoints:
             raise TokenError(400, "invalid_client", "Invalid client_id or client_secret", 4704)
 
     def _invalid_request(self, query: dict[str, str]) -> web.Response | None:
-        """Return the error response for an invalid authorization request, or None.
+        """Return an error response if the authorization request is invalid, or None.
 
-        As at Zoom, the error is not redirected to the app.
+        As in Zoom, the error is not redirected to the app.
         """
         if query.get("client_id") != self._state.options.client_id:
             log_reason(f"client_id is not {self._state.options.client_id}")

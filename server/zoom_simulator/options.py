@@ -20,24 +20,24 @@ GRANULAR_SCOPES = (
 """The scopes that a consent grants by default (https://developers.zoom.us/docs/integrations/oauth-scopes-granular/)."""
 
 LOOPBACK_REDIRECTS = "*loopback*"
-"""Placeholder in `redirect_uris` that allows any http URL of this machine."""
+"""Placeholder in `redirect_uris` that allows any http URL with a loopback host."""
 
 _MAX_TEXT_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedUser:
-    """A user of the simulated Zoom.
+    """A user of the simulator.
 
     Attributes:
         email: The email address; unique.
         user_id: Zoom's user ID; derived from the email address if empty.
-        account_id: Zoom's account id.
+        account_id: Zoom's account ID.
         timezone: IANA name of the default time zone of the user's meetings.
         licensed: Whether the user can schedule meetings; if not, scheduling fails with code 3161.
 
     Raises:
-        ValueError: A field is invalid; the message starts with its name and states what is allowed.
+        ValueError: A field is invalid; the message starts with the name of the field and states the allowed values.
     """
 
     email: str
@@ -84,7 +84,7 @@ class SeededMeeting:
 
     Attributes:
         owner: Email address of the owner.
-        fields: The body of a request that creates a meeting. It may contain `id`, and a start time in the past is preserved.
+        fields: The body of a request that creates a meeting. The body may contain `id`, and a start time in the past is preserved.
     """
 
     owner: str
@@ -111,20 +111,20 @@ class SimulatorOptions:
     Attributes:
         host: The address to listen on.
         port: The port to listen on; 0 selects a free port.
-        client_id: Client id of the registered app. The value is public, since this is not the real Zoom.
-        client_secret: The app's client secret; public as well.
-        redirect_uris: The allowed redirect URIs, compared exactly. `LOOPBACK_REDIRECTS` allows any on this machine.
+        client_id: Client ID of the registered app. The value is public.
+        client_secret: The app's client secret. The default value is public.
+        redirect_uris: The allowed redirect URIs, compared exactly. `LOOPBACK_REDIRECTS` allows any URI with a loopback host.
         scopes: The scopes that a consent grants.
         users: The users at startup.
         meetings: The meetings at startup.
         access_token_seconds: Lifetime of an access token.
-        refresh_token_seconds: Lifetime of an unused refresh token. Zoom documents "about 90 days", and that it may change.
-        tolerance: How many used refresh tokens are accepted once more: 0 (like Zoom's current tokens) or 1 (like its older ones).
+        refresh_token_seconds: Lifetime of an unused refresh token. Zoom documents "about 90 days", subject to change.
+        tolerance: Number of used refresh tokens that are accepted once more: 0 (like Zoom's current tokens) or 1 (like older tokens).
         whole_grant_revoke: Whether the revocation of any token revokes the user's whole grant.
-        seed: Makes ids, tokens and passwords reproducible; None makes them random.
-        frozen_clock: Time in seconds since 1970 at which the clock is frozen until it is advanced; None lets the clock run.
+        seed: Seed for reproducible IDs, tokens and passwords; None for random values.
+        frozen_clock: Time in seconds since 1970 at which the clock is frozen until it is advanced; None if the clock runs.
         webhook_url: The URL that receives events; if empty, no events are sent.
-        webhook_secret: The app's secret token, with which events are signed. The default value is public.
+        webhook_secret: The app's secret token for signing events. The default value is public.
     """
 
     host: str = "127.0.0.1"

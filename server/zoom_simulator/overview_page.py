@@ -1,4 +1,4 @@
-"""The overview page: state of the simulated Zoom and the latest requests with their reasons."""
+"""The overview page: the state of the simulator, and the latest requests with their reasons."""
 
 import json
 import shlex
@@ -17,10 +17,10 @@ from zoom_simulator.state import AccessToken, ZoomState
 from zoom_simulator.webhooks import VALIDATION, Webhooks
 
 MAX_ROWS = 200
-"""Maximum number of users, meetings and faults shown."""
+"""Maximum number of rows in a table of users, meetings or faults."""
 
 _VISIBLE_CHARACTERS = 4
-"""How many of a token's last characters are shown."""
+"""Number of last characters of a token that are shown."""
 
 _NONE = "-"
 
@@ -30,9 +30,9 @@ class _Section:
     """A section of the page.
 
     Attributes:
-        anchor: Its fragment identifier.
-        count: Number of items shown in the navigation.
-        content: HTML.
+        anchor: Fragment identifier of the section.
+        count: Number of items, shown in the navigation.
+        content: HTML of the section.
     """
 
     name: str
@@ -59,8 +59,8 @@ def page(state: ZoomState, faults: Sequence[Fault], log: RequestLog, webhooks: W
     )
     clock_state = "is frozen" if state.wall.frozen else "is running"
     return document(
-        "Simulated Zoom overview",
-        f"<h1>Simulated Zoom overview</h1>"
+        "Zoom simulator overview",
+        f"<h1>Zoom simulator overview</h1>"
         f"<p>The simulated time is <strong>{clock.text(state.wall())}</strong>; the clock {clock_state}. Advance it:</p>"
         f"{_curl(f'{url}/_sim/clock', advance=3600)}"
         f'<nav aria-label="On this page">{links}<a href="/_sim/">Reload</a></nav>{rendered}',
@@ -69,7 +69,7 @@ def page(state: ZoomState, faults: Sequence[Fault], log: RequestLog, webhooks: W
 
 
 def masked(token: str) -> str:
-    """Return the last characters of a token, enough to distinguish it from others but not to use it."""
+    """Return the last characters of a token: enough to recognize the token, but not to use it."""
     return f"…{token[-_VISIBLE_CHARACTERS:]}" if len(token) > 4 * _VISIBLE_CHARACTERS else "…"
 
 
@@ -132,7 +132,7 @@ def _users(state: ZoomState, url: str) -> _Section:
     if not state.grants:
         content += (
             "<p>No user is connected. Open your app's authorization URL in a browser,"
-            " or grant consent without one and take the code from the response:</p>"
+            " or grant consent without a browser and use the code in the response:</p>"
             + _curl(f"{url}/_sim/authorize", user=next(iter(users)), redirect_uri="http://127.0.0.1/")
         )
     return _Section("Users", "users", len(users), content)
@@ -192,12 +192,12 @@ def _events(webhooks: Webhooks, url: str) -> _Section:
         content = "<p>No webhook URL. Start with <code>--webhook-url</code> to receive events.</p>"
     elif not deliveries:
         content = (
-            f"<p>Events are sent to <code>{escaped(webhooks.url)}</code>. Validate that it knows the secret:</p>"
+            f"<p>Events are sent to <code>{escaped(webhooks.url)}</code>. Validate that the receiver knows the secret:</p>"
             + _curl(f"{url}/_sim/event", event=VALIDATION)
         )
     else:
         content = _table(
-            f"Events sent to {escaped(webhooks.url)}, latest first; after 5xx or no response, retried up to three times",
+            f"Events sent to {escaped(webhooks.url)}, newest first; after 5xx or no response, retried up to three times",
             ("Event", "User", "Responses", "Next attempt"),
             (
                 (
@@ -219,7 +219,7 @@ def _requests(log: RequestLog, url: str) -> _Section:
         content = "<p>No requests yet. Send one without a token:</p>" + _curl(f"{url}/v2/users/me")
     else:
         content = _table(
-            f"At most {MAX_ENTRIES} requests, latest first, with the time of the simulator's clock; requests to /_sim/ are not shown",
+            f"At most {MAX_ENTRIES} requests, newest first, with the time of the simulator's clock; requests to /_sim/ are not shown",
             ("Time", "Request", "Status", "Reason", "User"),
             (_request(entry) for entry in entries),
             omitted=log.received - len(entries),
@@ -252,7 +252,7 @@ def _meetings(state: ZoomState, url: str) -> _Section:
         )
     else:
         content = _table(
-            "Latest first",
+            "Newest first",
             ("ID", "Topic", "Host", "Start", "State"),
             (_meeting(meeting) for meeting in islice(reversed(meetings.values()), MAX_ROWS)),
             omitted=len(meetings) - MAX_ROWS,
@@ -272,13 +272,13 @@ def _meeting(meeting: Meeting) -> tuple[str, ...]:
     return str(body["id"]), _isolated(body["topic"]), _email(body["host_email"]), start, state
 
 
-# -- helpers -----------------------------------------------------------------------------------------------
+# -- internals ---------------------------------------------------------------------------------------------
 
 
 def _table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, omitted: int) -> str:
-    """Return a table whose cells are HTML.
+    """Return a table with HTML in its cells.
 
-    The ARIA roles are explicit because the narrow layout changes `display`, which removes the implicit ones.
+    The ARIA roles are explicit because the narrow layout changes `display`, which removes the implicit roles.
     """
     header_cells = "".join(f'<th scope="col" role="columnheader">{column}</th>' for column in columns)
     body_rows = "".join(
@@ -297,12 +297,12 @@ def _table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], 
 
 
 def _isolated(text: str) -> str:
-    """Return untrusted text for HTML, with its text direction isolated."""
+    """Return untrusted text as HTML with an isolated text direction."""
     return f"<bdi>{escaped(text)}</bdi>" if text else ""
 
 
 def _email(email: str) -> str:
-    """Return an email address for HTML, with enough width for a typical one on one line."""
+    """Return an email address as HTML, wide enough for a typical address on one line."""
     return f'<bdi class="who">{escaped(email)}</bdi>' if email else ""
 
 

@@ -56,20 +56,20 @@ def document(title: str, content: str, *, wide: bool = False) -> str:
 
     Args:
         title: The window title, as plain text.
-        content: HTML below the note at the top.
+        content: HTML of the page below the note at the top.
         wide: Use the wide layout for tables.
     """
     css_class = ' class="wide"' if wide else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escaped(title)}</title><style>{_STYLE}</style></head><body><main{css_class}>"
-        '<p class="note">Simulated Zoom on your own machine; no real account is involved</p>'
+        '<p class="note">Zoom simulator on the local machine; no real account is involved</p>'
         f"{content}</main></body></html>"
     )
 
 
 def escaped(text: str) -> str:
-    r"""Escape untrusted text for HTML; unprintable and bidirectional control characters become `\u202e` and the like."""
+    r"""Escape untrusted text for HTML; unprintable and bidirectional control characters become escapes such as `\u202e`."""
     return escape(
         "".join(character if character.isprintable() else f"\\u{ord(character):04x}" for character in text)
     )

@@ -1,4 +1,4 @@
-"""The source of tokens, codes and ids."""
+"""The source of tokens, codes and IDs."""
 
 import random
 import secrets
@@ -6,10 +6,10 @@ from base64 import urlsafe_b64encode
 
 
 class Randomness:
-    """A cryptographically secure source, or a reproducible one if a seed is given.
+    """A source of random values: cryptographically secure without a seed, reproducible with a seed.
 
     Args:
-        seed: Makes the values reproducible and therefore predictable. Use it in tests only.
+        seed: Seed for reproducible values. They are predictable, so use a seed only in tests.
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -25,7 +25,7 @@ class Randomness:
         return urlsafe_b64encode(self.octets(count)).rstrip(b"=").decode()
 
     def reset(self) -> None:
-        """Restart the sequence if there is a seed."""
+        """Restart the sequence of a seeded source."""
         self._seeded = self._generator()
 
     def _generator(self) -> random.Random | None:

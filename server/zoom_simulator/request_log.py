@@ -1,4 +1,4 @@
-"""Log of the latest requests, with their results and the reasons."""
+"""Log of the latest requests, with their results and reasons."""
 
 import re
 from collections import deque
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from aiohttp import web
 
 MAX_ENTRIES = 100
-"""How many requests are retained."""
+"""Maximum number of retained requests."""
 
 _MAX_TEXT_LENGTH = 300
-"""In characters; longer paths and reasons are truncated."""
+"""Maximum length of paths and reasons in characters; longer ones are truncated."""
 
 _LOGGED_PARAMETERS = frozenset(
     {
@@ -27,10 +27,10 @@ _LOGGED_PARAMETERS = frozenset(
         "type",
     }
 )
-"""Parameters that are logged with their values; of all others only the name is logged."""
+"""Parameters that are logged with their values. Of other parameters, only the name is logged."""
 
 _TOKEN_PATTERN = re.compile(r"[\w-]{28,}(?=[\w-]{4})")
-"""Matches codes and tokens; nothing else in Zoom's paths is this long."""
+"""Pattern for codes and tokens. Nothing else in Zoom's paths is this long."""
 
 _ADMIN_PATH = "/_sim"
 
@@ -42,8 +42,8 @@ class Outcome:
     """The explanation of the current request's result.
 
     Attributes:
-        reason: A sentence without a full stop that explains the result to a developer; contains no secrets.
-        user: Email address of the account concerned, if known.
+        reason: Explanation of the result for a developer, as a sentence without a period. It contains no secrets.
+        user: Email address of the affected account, if known.
         cut: Whether the connection was closed instead of sending a response.
     """
 
@@ -56,11 +56,11 @@ _current: ContextVar[Outcome | None] = ContextVar("outcome", default=None)
 
 
 def log_reason(reason: str, *, user: str | None = None) -> None:
-    """Set the reason for the result of the current request; the last call wins.
+    """Set the reason for the result of the current request, replacing an earlier reason.
 
     Args:
         reason: See `Outcome`.
-        user: See `Outcome`; None leaves the current value.
+        user: See `Outcome`; None retains the current value.
     """
     outcome = _current.get()
     if outcome is not None:  # tests in the same process call the state outside of a request
@@ -69,7 +69,7 @@ def log_reason(reason: str, *, user: str | None = None) -> None:
 
 
 def current_reason() -> str:
-    """Return the reason that is set for the current request."""
+    """Return the reason of the current request."""
     outcome = _current.get()
     return outcome.reason if outcome is not None else ""
 
@@ -86,11 +86,11 @@ class Entry:
     """A logged request.
 
     Attributes:
-        time: Time of the response by the simulator's clock, in seconds since 1970.
+        time: Time of the response on the simulator's clock, in seconds since 1970.
         method: HTTP method.
         path: Path and query, without codes, tokens and states.
-        user: Email address of the account concerned; empty if unknown.
-        status: HTTP status; None if the connection was closed instead.
+        user: Email address of the affected account; empty if unknown.
+        status: HTTP status; None if the connection was closed without a response.
         reason: Explanation of the result.
     """
 
@@ -103,10 +103,10 @@ class Entry:
 
 
 class RequestLog:
-    """The latest requests, at most `MAX_ENTRIES`. Requests to the admin API are not logged.
+    """A log of the latest requests, at most `MAX_ENTRIES`. Requests to the admin API are not logged.
 
     Attributes:
-        received: Number of requests since the start.
+        received: Number of requests since the start or the last reset.
     """
 
     def __init__(self, wall: Callable[[], float]) -> None:
@@ -115,7 +115,7 @@ class RequestLog:
         self.received = 0
 
     def latest(self) -> list[Entry]:
-        """Return the logged requests, latest first."""
+        """Return the logged requests, newest first."""
         return list(reversed(self._entries))
 
     def clear(self) -> None:
@@ -133,7 +133,7 @@ class RequestLog:
         try:
             response = await handler(request)
         except web.HTTPException as rejection:
-            # raised by aiohttp itself: unknown path, wrong method, body too large
+            # raised by aiohttp: unknown path, wrong method, body too large
             self._add(request, rejection.status, outcome, _rejection_reason(request, rejection))
             raise
         except Exception as error:
@@ -182,7 +182,7 @@ def _truncated(text: str) -> str:
 def _rejection_reason(request: web.Request, rejection: web.HTTPException) -> str:
     match rejection:
         case web.HTTPNotFound():
-            return "the simulated Zoom has no such path; it serves /oauth/… and /v2/…"
+            return "the simulator does not serve this path; it serves /oauth/… and /v2/…"
         case web.HTTPMethodNotAllowed():
             allowed = ", ".join(sorted(rejection.allowed_methods))
             return f"this path accepts {allowed}, not {request.method}"

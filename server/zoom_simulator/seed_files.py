@@ -1,4 +1,4 @@
-"""Parsing of seed files, which define the users and meetings at startup."""
+"""Parser for seed files, which define the users and meetings at startup."""
 
 import difflib
 import re
@@ -44,10 +44,10 @@ _EXAMPLES = {
 
 
 class SeedFileError(Exception):
-    """A seed file is invalid.
+    """An error for an invalid seed file.
 
     Attributes:
-        problems: One sentence per problem, with file, line, field and correction.
+        problems: One message per problem, with file, line, field and correction.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -67,13 +67,13 @@ def load(path: Path) -> Seed:
     """Read and parse a seed file.
 
     Raises:
-        SeedFileError: The file cannot be read or is invalid; lists all problems.
+        SeedFileError: The file cannot be read or is invalid. The error lists all problems.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SeedFileError(
-            [f"{path} cannot be read ({error.strerror}); check the path and its permissions"]
+            [f"{path} cannot be read ({error.strerror}); check its path and permissions"]
         ) from None
     except UnicodeDecodeError:
         raise SeedFileError([f"{path} is not UTF-8; save it as UTF-8"]) from None
@@ -84,7 +84,7 @@ def parse(text: str, name: str) -> Seed:
     """Parse the text of a seed file; `name` is the file name in error messages.
 
     Raises:
-        SeedFileError: The text is invalid; lists all problems.
+        SeedFileError: The text is invalid. The error lists all problems.
     """
     try:
         content = tomllib.loads(text)
@@ -94,7 +94,7 @@ def parse(text: str, name: str) -> Seed:
 
 
 class _Reader:
-    """Validates one file and collects its problems."""
+    """A validator of a seed file, which collects all problems."""
 
     def __init__(self, text: str, name: str) -> None:
         self._name = name
@@ -136,7 +136,7 @@ class _Reader:
         for key in ("email", "user_id"):
             if (key, getattr(user, key)) in self._used_values:
                 line = self._lines.line_of((number,), key)
-                self._add_problem(line, f"{path}.{key} belongs to another user; choose a unique value")
+                self._add_problem(line, f"{path}.{key} belongs to a different user; use a unique value")
             self._used_values.add((key, getattr(user, key)))
         return user
 
@@ -192,7 +192,7 @@ class _Reader:
 
 
 class _Lines:
-    """Finds the line numbers of tables and keys, for error messages."""
+    """The line numbers of tables and keys, for error messages."""
 
     def __init__(self, text: str) -> None:
         self._lines = text.splitlines()
@@ -209,7 +209,7 @@ class _Lines:
     def line_of(self, table: tuple[int, ...], key: str) -> int:
         """Return the line of a key in a table, or of the table itself if the key is absent.
 
-        For a table in an inline array, the line of its user is returned.
+        For a table in an inline array, return the line of the user.
         """
         while table not in self._starts:
             table = table[:-1]

@@ -20,16 +20,16 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Simulator:
-    """A simulated Zoom that listens on this machine, as an async context manager.
+    """A Zoom simulator that listens on the local machine, as an async context manager.
 
     Args:
-        wall: The underlying clock, in seconds since 1970. The simulator's clock follows it unless the options freeze it.
+        wall: The underlying clock, in seconds since 1970. The simulator's clock follows the underlying clock unless it is frozen.
 
     Attributes:
         zoom: The simulated state, for tests in the same process.
         faults: The active faults, for tests in the same process.
         log: The latest requests.
-        webhooks: The webhook sender.
+        webhooks: The sender of webhook events.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Simulator:
         await self.webhooks.start()
 
     async def stop(self) -> None:
-        """Stop the server and the webhooks; the state is retained."""
+        """Stop the server and the webhook sender. The state is retained."""
         await self.webhooks.stop()
         if self._runner is not None:
             await self._runner.cleanup()

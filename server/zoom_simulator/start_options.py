@@ -10,7 +10,7 @@ from zoom_simulator.options import SimulatorOptions
 
 LISTEN_HELP = "Loopback HOST:PORT to listen on; port 0 selects a free port."
 SEED_HELP = (
-    "Make ids, tokens and passwords reproducible: the same seed and requests yield the same responses."
+    "Make IDs, tokens and passwords reproducible: the same seed and requests yield the same responses."
 )
 CLOCK_HELP = (
     "Freeze the clock at this time, such as 2026-01-01T00:00:00Z, until POST /_sim/clock advances it."
@@ -21,7 +21,7 @@ MAX_SEED = 2**63 - 1
 
 
 class InvalidOption(Exception):
-    """A command-line option is invalid. The message has one line per problem, each with the option and a correction."""
+    """An error for an invalid command-line option. The message contains a line with option and correction for each problem."""
 
 
 def parse_listen_address(option: str, text: str) -> tuple[str, int]:
@@ -30,7 +30,7 @@ def parse_listen_address(option: str, text: str) -> tuple[str, int]:
     Only loopback addresses are accepted, because the simulator has no TLS and its secrets are public.
 
     Raises:
-        InvalidOption: The text is not HOST:PORT of this machine.
+        InvalidOption: The text is not HOST:PORT with a loopback address.
     """
     match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]+)):([0-9]{1,5})", text)
     if match is None or int(match[3]) > 65_535 or not _is_loopback(match[1] or match[2]):

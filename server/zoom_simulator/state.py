@@ -18,10 +18,10 @@ CODE_SECONDS = 300.0
 """Lifetime of an authorization code (https://developers.zoom.us/docs/integrations/oauth-error-messages/, 4733)."""
 
 RETAINED_TOKENS = 10
-"""How many used refresh tokens per grant, and how many revoked grants per user, are distinguished from unknown ones."""
+"""Number of used refresh tokens per grant, and of revoked grants per user, that are remembered for specific errors."""
 
 _RETAINED_ACCESS_TOKENS = 200
-"""How many invalid access tokens are distinguished from unknown ones, to explain in the request log why they are rejected."""
+"""Number of invalid access tokens that are remembered to log why they are rejected."""
 
 _MEETING_ID_BASE = 81_234_567_890
 
@@ -54,12 +54,12 @@ class Grant:
     Attributes:
         scope: The granted scopes, separated by spaces.
         refresh_token: The valid refresh token.
-        expires: When the refresh token expires if it is not used.
+        expires: Expiry time of the refresh token if it is not used, in seconds since 1970.
         generation: Number of refresh tokens issued so far. All but `refresh_token` have been used.
-        used_refresh_tokens: The used refresh tokens that are still recognized, latest first.
-        access_tokens: The access tokens that have not been replaced by newer ones.
-        revoked: Whether none of its tokens is valid any more.
-        previous: Earlier grants of the same user, latest first.
+        used_refresh_tokens: The used refresh tokens that are still recognized, newest first.
+        access_tokens: The access tokens that have not been replaced by a refresh.
+        revoked: Whether all tokens of the grant are invalid.
+        previous: Earlier grants of the same user, newest first.
     """
 
     user: SimulatedUser
@@ -82,10 +82,10 @@ class AccessToken:
 
 
 class ZoomState:
-    """The state of the simulated Zoom.
+    """The state of the simulator.
 
     Args:
-        wall: The underlying clock, in seconds since 1970. The simulator's clock follows it unless the options freeze it.
+        wall: The underlying clock, in seconds since 1970. The simulator's clock follows the underlying clock unless it is frozen.
     """
 
     def __init__(self, options: SimulatorOptions, wall: Callable[[], float]) -> None:
@@ -149,7 +149,7 @@ class ZoomState:
         """
         stored = self.codes.pop(code, None)
         if stored is None:
-            log_reason("the code is unknown or already used; each code works once")
+            log_reason("the code is unknown or already used; a code can be used only once")
             raise TokenError(400, "invalid_grant", "Invalid authorization code", 4734)
         log_reason("code exchanged", user=stored.user.email)
         if self.wall() >= stored.expires:
@@ -188,7 +188,7 @@ class ZoomState:
         grant = self.refresh_tokens.get(token)
         if grant is None:
             log_reason(
-                "unknown refresh token: it was never issued, or it was used so long ago that its record is deleted"
+                "unknown refresh token: it was never issued, or it was used so long ago that it is no longer remembered"
             )
             raise TokenError(400, "invalid_grant", "Invalid Token!")
         log_reason("", user=grant.user.email)
@@ -199,7 +199,7 @@ class ZoomState:
             log_reason("refresh token belongs to a revoked grant")
             raise TokenError(400, "invalid_grant", "Invalid Token!", 4735)
         if token != grant.refresh_token and token not in grant.used_refresh_tokens[: self.options.tolerance]:
-            log_reason("refresh token was already used (rotation); each one works once")
+            log_reason("refresh token was already used (rotation); a refresh token can be used only once")
             raise TokenError(400, "invalid_grant", "Invalid Token!")
         if self.wall() >= grant.expires:
             log_reason("refresh token expired: it was not used in time")
@@ -217,7 +217,7 @@ class ZoomState:
         return issued
 
     def revoke(self, token: str) -> bool:
-        """Revoke a token, or its whole grant, and return whether the token was known."""
+        """Revoke a token or the whole grant, and return whether the token was known."""
         access_token = self.access_tokens.pop(token, None)
         grant = access_token.grant if access_token is not None else self.refresh_tokens.get(token)
         if grant is None:
@@ -237,9 +237,9 @@ class ZoomState:
         self._invalidate_access_tokens(grant, "access token belongs to a revoked grant")
 
     def apply_event(self, event: str, user: SimulatedUser) -> bool:
-        """Apply the effects of an event at Zoom.
+        """Apply the effects of a Zoom event to a user.
 
-        Returns False if the app is to be removed but has no active grant of the user.
+        Return False if the event removes the app, but the user has no active grant.
         """
         grant = self.grants.get(user.email)
         if event == "app_deauthorized" and (grant is None or grant.revoked):
@@ -277,7 +277,7 @@ class ZoomState:
         return access_token.grant
 
     def rename(self, email: str, new_email: str) -> SimulatedUser:
-        """Change a user's email address; id, grants and meetings are retained.
+        """Change a user's email address. ID, grants and meetings are retained.
 
         Raises:
             KeyError: No user has this address.
@@ -324,7 +324,9 @@ class ZoomState:
 
     def _invalidate_access_tokens(self, grant: Grant, reason: str) -> None:
         for token in grant.access_tokens:
-            if self.access_tokens.pop(token, None) is not None:  # otherwise it was revoked individually
+            if (
+                self.access_tokens.pop(token, None) is not None
+            ):  # otherwise, the token was revoked individually
                 self._record_invalid_access_token(token, grant, reason)
         grant.access_tokens.clear()
 
@@ -334,17 +336,17 @@ class ZoomState:
             del self._invalid_access_tokens[next(iter(self._invalid_access_tokens))]
 
     def _delete_refresh_tokens(self, tokens: list[str]) -> None:
-        """Delete refresh tokens that are rejected anyway. From then on, Zoom's response for unknown tokens applies."""
+        """Delete refresh tokens that are no longer accepted. From then on, they are rejected as unknown."""
         for token in tokens:
             self.refresh_tokens.pop(token, None)
 
     # -- meetings ----------------------------------------------------------------------------------------
 
     def schedule(self, user: SimulatedUser, body: dict[str, Any], *, seeded: bool = False) -> Meeting:
-        """Create a meeting with an unused 11-digit id.
+        """Create a meeting with an unused 11-digit ID.
 
-        The body must have been validated by `meeting_rules.violations`. A seeded meeting, which exists at startup, may specify its id, and
-        its start time may be in the past.
+        The body must have been validated by `meeting_rules.violations`. A seeded meeting, which exists at startup, may specify an ID and
+        a start time in the past.
         """
         number = body.get("id") if seeded else None
         if number is None:

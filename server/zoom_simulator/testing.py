@@ -1,4 +1,4 @@
-"""The simulator as a test fixture, running in its own thread.
+"""The simulator as a test fixture, in its own thread.
 
 @pytest.fixture
 def zoom():
@@ -29,7 +29,7 @@ class Tokens:
 
     Attributes:
         access_token: Valid for `SimulatorOptions.access_token_seconds`.
-        refresh_token: Valid for one use, as at Zoom.
+        refresh_token: Single-use, as in Zoom.
     """
 
     access_token: str = field(repr=False)
@@ -39,14 +39,14 @@ class Tokens:
 class RunningSimulator:
     """A running simulator.
 
-    Its methods may be called from any thread and return when they have taken effect.
+    The methods may be called from any thread. They return after the operation is complete.
 
     Attributes:
         url: Base URL.
         api_url: Base URL of the REST API, `…/v2`.
         oauth_url: Base URL of the OAuth endpoints, `…/oauth`.
-        client_id: Client id of the registered app.
-        client_secret: Client secret of the app; public, as all of the simulator's secrets.
+        client_id: Client ID of the registered app.
+        client_secret: Client secret of the app. The default value is public.
     """
 
     def __init__(self, simulator: Simulator, loop: asyncio.AbstractEventLoop) -> None:
@@ -79,7 +79,7 @@ class RunningSimulator:
 
         Raises:
             KeyError: No user has this email address.
-            ValueError: The event is unknown, or the app is to be removed but has no active grant of the user.
+            ValueError: The event is unknown, or the event removes the app, but the user has no active grant.
         """
 
         def trigger() -> None:
@@ -124,7 +124,7 @@ class RunningSimulator:
         self._run_in_loop(self._simulator.reset)
 
     def _run_in_loop(self, action: Callable[[], _T]) -> _T:
-        """Run an action in the simulator's thread, not interleaved with its other work."""
+        """Run an action in the simulator's event loop, without interleaving requests."""
 
         async def run() -> _T:
             return action()
@@ -134,10 +134,10 @@ class RunningSimulator:
 
 @contextmanager
 def running(options: SimulatorOptions | None = None) -> Iterator[RunningSimulator]:
-    """Run a simulator on this machine for the duration of the context.
+    """Run a simulator on the local machine for the duration of the context.
 
     Args:
-        options: Port 0 selects a free port, which is also the default without options.
+        options: The options; by default, a free port is selected. Port 0 also selects a free port.
 
     Raises:
         OSError: The address cannot be used.

@@ -1,4 +1,4 @@
-"""Webhooks of the simulated Zoom: signed events, with retries like Zoom's."""
+"""Webhooks of the simulator: signed events, with the retries of Zoom."""
 
 import asyncio
 import hashlib
@@ -21,16 +21,16 @@ USER_EVENTS = ("user.deleted", "user.deactivated", "user.disassociated")
 EVENTS = (APP_REMOVED, *USER_EVENTS, VALIDATION)
 
 RETRY_DELAYS = (300.0, 1200.0, 3600.0)
-"""In seconds; after 5xx or no response, an event is retried with these delays (https://developers.zoom.us/docs/api/webhooks/#retry)."""
+"""Delays in seconds of the retries after a 5xx status or no response (https://developers.zoom.us/docs/api/webhooks/#retry)."""
 
 RESPONSE_TIMEOUT = 3.0
 """Time limit for the app's response, in seconds."""
 
 MAX_RESPONSE_BYTES = 10_000
-"""How much of a response body is read."""
+"""Maximum number of bytes that are read from a response body."""
 
 RETAINED_DELIVERIES = 50
-"""How many deliveries are retained."""
+"""Maximum number of retained deliveries."""
 
 _POLL_INTERVAL = 0.1
 """Seconds between two checks for due deliveries; polling is needed because the clock can be advanced at any time."""
@@ -41,11 +41,11 @@ class Delivery:
     """An event and its delivery attempts.
 
     Attributes:
-        user: Email address of the user concerned, or empty.
+        user: Email address of the affected user, or empty.
         body: The request body.
         stamp: Time of the signature, in seconds since 1970; the same for all attempts.
-        responses: Readable results of the attempts so far, latest last.
-        due: Time of the next attempt by the simulator's clock; None if there is none.
+        responses: Readable results of the previous attempts, oldest first.
+        due: Time of the next attempt on the simulator's clock; None if no further attempt is made.
     """
 
     event: str
@@ -59,7 +59,7 @@ class Delivery:
 class Webhooks:
     """The sender of webhook events, as a background task.
 
-    Timestamps in events come from the underlying clock, not from the frozen or advanced one, because receivers compare them with their own.
+    Event timestamps come from the underlying clock and not from the simulator's clock, because receivers compare them with their own clock.
 
     Attributes:
         url: The URL that receives events; if empty, no events are sent.
@@ -75,7 +75,7 @@ class Webhooks:
         self._wake = asyncio.Event()
 
     def latest(self) -> list[Delivery]:
-        """Return the retained deliveries, latest first."""
+        """Return the retained deliveries, newest first."""
         return list(reversed(self._deliveries))
 
     def clear(self) -> None:
@@ -87,7 +87,7 @@ class Webhooks:
 
         Args:
             event: One of `EVENTS`.
-            user: The user concerned; None for a validation.
+            user: The affected user; None for a validation.
         """
         if not self.url:
             return False
@@ -151,12 +151,12 @@ class Webhooks:
             outcome = f"no response: {type(error).__name__}"
         delivery.responses.append(outcome)
         attempts = len(delivery.responses)
-        # a challenge is not retried: Zoom sends a new one days later
+        # a challenge is not retried, since Zoom sends a new challenge days later
         retry = retry and delivery.event != VALIDATION and attempts <= len(RETRY_DELAYS)
         delivery.due = sent_at + RETRY_DELAYS[attempts - 1] if retry else None
 
     def _evaluate_response(self, delivery: Delivery, status: int, body: bytes) -> str:
-        """Return a readable verdict on a response."""
+        """Return a readable result for a response."""
         if delivery.event != VALIDATION:
             return f"{status}, accepted" if status in (200, 204) else f"{status}, not accepted"
         plain = orjson.loads(delivery.body)["payload"]["plainToken"]

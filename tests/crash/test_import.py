@@ -68,7 +68,9 @@ def test_import_killed_at_every_row_resumes(point: str, workspace: Workspace, zo
         assert deaths < 10
     assert deaths > 0
     counts = workspace.run(*IMPORT, code=int(point == "after_exchange")).counts
-    lost = {entry["user"] for entry in workspace.results("ZoomUsers.csv") if entry["verdict"] == "consent"}
+    lost = {
+        entry["user"] for entry in workspace.results("ZoomUsers.csv") if entry["status"] == "reauth_required"
+    }
     assert lost == (interrupted_exchanges(workspace, users) if point == "after_exchange" else set())
     assert counts["stored"] == len(users) - len(lost)
     assert bool(zoom.counters().get("token.refresh_token.refused", 0)) == bool(lost)
@@ -94,7 +96,9 @@ def test_import_killed_anywhere_resumes(
     assert deaths > 2
     statuses = workspace.statuses("ZoomUsers.csv")
     assert len(statuses) == len(users)
-    lost = {entry["user"] for entry in workspace.results("ZoomUsers.csv") if entry["verdict"] == "consent"}
+    lost = {
+        entry["user"] for entry in workspace.results("ZoomUsers.csv") if entry["status"] == "reauth_required"
+    }
     assert lost <= interrupted_exchanges(workspace, users)
     assert statuses.count("stored") == len(users) - len(lost)
     assert not list((workspace.folder / "data/journal").glob("*.entry"))

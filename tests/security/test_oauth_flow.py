@@ -1,4 +1,4 @@
-"""Responses to consents that are forged, repeated, malformed or belong to another user."""
+"""Tests for forged, repeated and malformed consents, and for consents of different users."""
 
 import asyncio
 import gzip
@@ -45,7 +45,7 @@ EXCHANGES = {
     "an access token that is an object": (tokens(access_token={}), LOST),
     "a refresh token with a null byte": (tokens(refresh_token="r\x00"), LOST),
     "a refresh token that is a number": (tokens(refresh_token=7), LOST),
-    "another token type": (tokens(token_type="mac"), BAD),
+    "different token type": (tokens(token_type="mac"), BAD),
     "a list": (http_response("200 OK", b"[]"), LOST),
     "truncated JSON": (http_response("200 OK", b'{"access_token":"a'), LOST),
     "an HTML page": (http_response("200 OK", b"<html></html>"), LOST),
@@ -70,7 +70,7 @@ EXCHANGES = {
     ),
     "an outage": (error("503 Unavailable"), LOST),
     "a used code": (error("400 Bad Request", reason="Invalid authorization code", code=4734), REJECTED),
-    "a code of another app": (error("400 Bad Request", code=4733), REJECTED),
+    "a code of a different app": (error("400 Bad Request", code=4733), REJECTED),
     "invalid_grant": (error("400 Bad Request", error="invalid_grant"), REJECTED),
     "a redirect URI mismatch": (
         error("400 Bad Request", reason="Redirect URI mismatch", code=4709),
@@ -120,7 +120,7 @@ Site = tuple[Harness, RawUpstream, RawUpstream]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    """A service whose codes are sent to a page of the caller, with raw sockets in place of Zoom's OAuth server and API."""
+    """A service that sends codes to a page of the caller, with raw sockets in place of Zoom's OAuth server and API."""
     async with raw_upstream() as oauth, raw_upstream() as api:
         environ = {
             "ZOOMGATE_REDIRECT_URI": "http://127.0.0.1:9/zoom-done",
@@ -135,7 +135,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
 
 
 async def complete(zoomgate: Harness, code: str = "c") -> RpcError:
-    """Start an authorization and complete it with a code, which must fail; verify that the state works only once."""
+    """Start an authorization and complete it with a code, which must fail; verify that the state cannot be used again."""
     started = await zoomgate.begin_authorization()
     request = auth.CompleteAuthorizationRequest(code=code, state=started.state)
     refusal = await zoomgate.error_of(zoomgate.auth.CompleteAuthorization, request)
@@ -150,7 +150,7 @@ async def connected(zoomgate: Harness) -> bool:
 
 
 @pytest.mark.parametrize("name", EXCHANGES)
-async def test_invalid_token_response_connects_nobody(site: Site, name: str) -> None:
+async def test_invalid_token_response_creates_no_connection(site: Site, name: str) -> None:
     """Nothing is stored, no foreign host is called, and the state is consumed."""
     zoomgate, oauth, api = site
     response, expected = EXCHANGES[name]
@@ -169,7 +169,7 @@ async def test_invalid_token_response_connects_nobody(site: Site, name: str) -> 
 
 @pytest.mark.parametrize("name", USER_RESPONSES)
 async def test_only_the_requested_user_is_connected(site: Site, name: str) -> None:
-    """If Zoom reports another user or none, the tokens are revoked and nothing is stored."""
+    """If Zoom reports a different user or none, the tokens are revoked and nothing is stored."""
     zoomgate, oauth, api = site
     body, expected = USER_RESPONSES[name]
     oauth.responses = [tokens(), http_response("200 OK", b"{}")]
@@ -238,7 +238,7 @@ STATES = {
 
 @pytest.mark.parametrize("name", STATES)
 async def test_forged_state_is_rejected_before_any_call_to_zoom(site: Site, name: str) -> None:
-    """The error is the same as for the state of another caller."""
+    """The error is the same as for the state of a different caller."""
     zoomgate, oauth, _ = site
     oauth.requests.clear()
     started = await zoomgate.begin_authorization(OMAR)
@@ -359,7 +359,7 @@ async def test_malformed_url_shows_a_page_without_its_content(front: Harness, na
 
 
 async def callback_of(front: Harness, session: object, user: str = MONICA) -> URL:
-    """Consent, and return the URL of the redirect with code and state."""
+    """Grant consent, and return the URL of the redirect with code and state."""
     started = await front.begin_authorization(user)
     action, fields = await consent_form(session, started.authorization_url)  # type: ignore[arg-type]
     async with session.post(  # type: ignore[attr-defined]
@@ -392,7 +392,7 @@ async def test_forged_binding_is_rejected_and_the_link_still_works(front: Harnes
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "a" * 43, "a" * 44, "a" * 5000, "../../x"])
-async def test_callback_with_another_cookie_is_rejected(front: Harness, cookie: str) -> None:
+async def test_callback_with_a_different_cookie_is_rejected(front: Harness, cookie: str) -> None:
     """Nothing is stored, and the original browser can still use the callback URL."""
     async with browser() as own_browser, browser() as other:
         callback_url = await callback_of(front, own_browser)

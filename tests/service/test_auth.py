@@ -1,4 +1,4 @@
-"""AuthService as seen by its callers."""
+"""Tests for AuthService."""
 
 import asyncio
 from pathlib import Path
@@ -38,7 +38,7 @@ def token_request(user: str = MONICA) -> pb.GetTokenRequest:
 
 
 async def code_for(zoomgate: Harness, authorization_url: str, user: str = MONICA) -> tuple[str, str]:
-    """Consent, and return the code and state that the caller's page receives."""
+    """Grant consent, and return the code and state that the caller's page receives."""
     async with browser() as session:
         action, fields = await consent_form(session, authorization_url)
         async with session.post(
@@ -115,7 +115,7 @@ async def test_refresh_continues_after_the_deadline_of_its_caller(zoomgate: Harn
 
 
 async def test_forced_refreshes_are_limited_to_one_per_minute(zoomgate: Harness) -> None:
-    """The second call within the interval receives the token of the first."""
+    """The second call within the interval receives the token of the first call."""
     await zoomgate.connect()
     request = pb.RefreshTokenRequest(user_email=MONICA)
     first = await zoomgate.call(zoomgate.auth.RefreshToken, request)
@@ -149,7 +149,7 @@ async def test_revoked_grant_requires_consent_and_consent_restores_it(zoomgate: 
 
 
 @pytest.mark.parametrize("kind", ["status", "html", "garbage", "cut_before"])
-async def test_token_endpoint_outage_keeps_the_connection(zoomgate: Harness, kind: str) -> None:
+async def test_token_endpoint_outage_retains_the_connection(zoomgate: Harness, kind: str) -> None:
     """5xx, HTML, incomplete JSON and interrupted connections are reported as UNAVAILABLE."""
     await zoomgate.connect()
     zoomgate.simulator.faults.add(Fault("token", kind, times=-1, status=503))
@@ -180,7 +180,7 @@ async def test_lost_response_is_recovered_if_zoom_accepts_the_previous_token(zoo
         assert response.token.generation == 2
 
 
-async def test_rejected_client_secret_keeps_the_connection(zoomgate: Harness) -> None:
+async def test_rejected_client_secret_retains_the_connection(zoomgate: Harness) -> None:
     """The call fails with INTERNAL."""
     await zoomgate.connect()
     right = zoomgate.simulator.zoom.options
@@ -194,7 +194,7 @@ async def test_rejected_client_secret_keeps_the_connection(zoomgate: Harness) ->
 
 
 async def test_rate_limited_refresh_returns_a_retry_delay(zoomgate: Harness) -> None:
-    """The delay is at most an hour."""
+    """The delay is at most one hour."""
     await zoomgate.connect()
     zoomgate.simulator.faults.add(Fault("token", "rate_limit_daily"))
     refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
@@ -223,7 +223,7 @@ async def test_delete_disconnects_and_revokes_the_tokens(zoomgate: Harness) -> N
 
 
 async def test_connections_are_listed_in_pages(zoomgate: Harness) -> None:
-    """Page tokens are bound to filter and caller; services see only their own users."""
+    """Page tokens are bound to filter and caller; services can list only their own users."""
     for user in (MONICA, OMAR, BASIL):
         await zoomgate.connect(user)
     first = await zoomgate.call(
@@ -255,7 +255,7 @@ async def test_connections_are_listed_in_pages(zoomgate: Harness) -> None:
 async def test_validate_user_compares_the_member_with_the_user(
     zoomgate: Harness, caller: str, forwarded: str, user: str, valid: bool, reason: str
 ) -> None:
-    """The reasons are the same as in Velo."""
+    """The reasons are the same as in Velo's package."""
     response = await zoomgate.call(
         zoomgate.auth.ValidateUser, pb.ValidateUserRequest(user_email=user), caller, forwarded
     )
@@ -298,7 +298,7 @@ async def test_authorization_is_completed_by_the_callers_own_page(zoomgate: Harn
         assert repeated.short == ("INVALID_ARGUMENT", "INVALID_STATE")
 
 
-async def test_used_code_is_rejected_and_keeps_the_connection(zoomgate: Harness) -> None:
+async def test_used_code_is_rejected_and_retains_the_connection(zoomgate: Harness) -> None:
     async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
         first = await service.begin_authorization()
         code, state = await code_for(service, first.authorization_url)
@@ -327,7 +327,7 @@ async def test_create_token_from_a_callers_code(zoomgate: Harness) -> None:
             assert (response.success, response.HasField("token")) == (True, returns_token)
 
 
-async def test_consent_of_another_user_is_rejected_and_revoked(zoomgate: Harness) -> None:
+async def test_consent_of_a_different_user_is_rejected_and_revoked(zoomgate: Harness) -> None:
     async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
         started = await service.begin_authorization()
         code, state = await code_for(service, started.authorization_url, OMAR)
@@ -348,9 +348,9 @@ async def test_consent_of_another_user_is_rejected_and_revoked(zoomgate: Harness
 async def test_mistaken_consent_of_a_connected_user_updates_that_users_connection(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, failures: int
 ) -> None:
-    """The consent invalidates the user's earlier tokens at Zoom, so the new ones must be stored.
+    """The consent invalidates the user's earlier tokens, so the new tokens must be stored.
 
-    A store failure at that moment must not lose them either.
+    The new tokens must not be lost if the store fails.
     """
     find, remaining_failures = ConnectionRepository.find, failures
 
@@ -441,7 +441,7 @@ async def test_all_invalid_fields_are_reported_together(zoomgate: Harness) -> No
 
 
 async def test_declined_consent_stores_nothing(zoomgate: Harness) -> None:
-    """The link is consumed."""
+    """The link cannot be used again."""
     started = await zoomgate.begin_authorization()
     async with browser() as session:
         page = await consent(session, started.authorization_url, MONICA, "decline")

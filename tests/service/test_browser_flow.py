@@ -1,4 +1,4 @@
-"""The consent flow in the user's browser, and attempts to misuse it."""
+"""Tests for the consent flow in the user's browser, including misuse."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ async def outcome_of(zoomgate: Harness, path: str) -> tuple[int, str]:
 
 
 async def callback_location(zoomgate: Harness, session: object, url: str, user: str = MONICA) -> URL:
-    """Consent, and return the URL of Zoom's redirect without following it."""
+    """Grant consent, and return the URL of Zoom's redirect without following the redirect."""
     action, fields = await consent_form(session, url)  # type: ignore[arg-type]
     async with session.post(  # type: ignore[attr-defined]
         action, data=fields | {"user": user, "decision": "allow"}, allow_redirects=False
@@ -62,13 +62,13 @@ async def test_malformed_parameters_show_an_error_page(zoomgate: Harness, path: 
         "/oauth/callback?state=%3Cscript%3E&error=access_denied&error_description=%3Cscript%3E",
     ],
 )
-async def test_unknown_state_is_an_expired_link(zoomgate: Harness, path: str) -> None:
+async def test_unknown_state_shows_the_expired_link_page(zoomgate: Harness, path: str) -> None:
     """The state is rejected before any call to Zoom."""
     assert await outcome_of(zoomgate, path) == (400, "link_expired")
     assert zoomgate.stat("token.authorization_code.refused") == 0
 
 
-async def test_callback_in_another_browser_is_rejected(zoomgate: Harness) -> None:
+async def test_callback_in_a_different_browser_is_rejected(zoomgate: Harness) -> None:
     """The original browser can still use the callback URL."""
     started = await zoomgate.begin_authorization()
     async with browser() as own_browser, browser() as other:
@@ -84,7 +84,7 @@ async def test_callback_in_another_browser_is_rejected(zoomgate: Harness) -> Non
     assert await is_connected(zoomgate)
 
 
-async def test_callback_works_once(zoomgate: Harness) -> None:
+async def test_callback_is_single_use(zoomgate: Harness) -> None:
     """Of several concurrent requests, one succeeds."""
     started = await zoomgate.begin_authorization()
     async with browser() as session:
@@ -108,7 +108,7 @@ async def test_link_preview_does_not_consume_the_link(zoomgate: Harness) -> None
         assert page.url.query["outcome"] == "connected"
 
 
-async def test_consent_of_another_zoom_user_is_rejected(zoomgate: Harness) -> None:
+async def test_consent_of_a_different_zoom_user_is_rejected(zoomgate: Harness) -> None:
     """The page explains the mismatch, and nothing is stored."""
     started = await zoomgate.begin_authorization(MONICA)
     async with browser() as session:
@@ -204,7 +204,7 @@ async def test_browser_cookie_is_http_only_and_same_site(zoomgate: Harness) -> N
 
 
 async def test_return_to_receives_a_one_time_ticket(zoomgate: Harness) -> None:
-    """The ticket gives user, options and connection only to the caller that started the authorization."""
+    """Only the caller that started the authorization can redeem the ticket for user, options and connection."""
     environ = {"ZOOMGATE_RETURN_TO": "shop=http://127.0.0.1:9/connected?from=zoom"}
     async with running(zoomgate.data_dir / "return-to", environ=environ) as service:
         started = await service.begin_authorization(return_to="shop", options={"cart": 7})
@@ -229,7 +229,7 @@ async def test_return_to_receives_a_one_time_ticket(zoomgate: Harness) -> None:
 
 
 async def test_health_and_metrics_endpoints(zoomgate: Harness) -> None:
-    """Metrics use closed label sets."""
+    """Metrics use a fixed set of label values."""
     async with browser() as session:
         for path, text in (("/healthz", "ok"), ("/readyz", "ready")):
             async with session.get(zoomgate.http_url + path) as page:
@@ -243,7 +243,7 @@ async def test_health_and_metrics_endpoints(zoomgate: Harness) -> None:
 
 
 async def test_start_page_names_the_user(zoomgate: Harness) -> None:
-    """Opening the page consumes nothing and sets no cookie."""
+    """The page consumes no state and sets no cookie."""
     started = await zoomgate.begin_authorization()
     for _ in range(2):
         async with browser() as session, session.get(started.authorization_url) as page:
@@ -254,7 +254,7 @@ async def test_start_page_names_the_user(zoomgate: Harness) -> None:
 
 
 async def test_result_page_shows_details_only_in_the_consenting_browser(zoomgate: Harness) -> None:
-    """It names the user and the granted rights; another browser with the same URL sees neither."""
+    """The page contains the user and the granted rights; in a different browser, the page contains neither."""
     started = await zoomgate.begin_authorization()
     async with browser() as own_browser, browser() as other:
         completed = await consent(own_browser, started.authorization_url, MONICA)
@@ -270,7 +270,7 @@ async def test_result_page_shows_details_only_in_the_consenting_browser(zoomgate
 
 
 async def test_failure_page_names_the_requested_user(zoomgate: Harness) -> None:
-    """It does not name the user who consented, and lists no rights."""
+    """The page does not name the user who consented, and lists no rights."""
     async with browser() as session:
         page = await consent(session, (await zoomgate.begin_authorization(MONICA)).authorization_url, OMAR)
         text = await page.text()

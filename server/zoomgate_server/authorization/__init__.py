@@ -1,1 +1,1 @@
-"""The consent flow: pending authorizations, their limits and their binding to a browser."""
+"""The consent flow: pending authorizations, their limits, and their binding to a browser."""

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 
 def start_url_of(redirect_uri: str) -> str | None:
-    """Return the URL of the service's start page, or None if the redirect URI is not the service's own callback."""
+    """Return the URL of the service's start page, or None if the service does not receive the redirect from Zoom itself."""
     parts = urlsplit(redirect_uri)
     if parts.path != "/oauth/callback" or parts.query:
         return None
@@ -20,12 +20,12 @@ def challenge_of(verifier: str) -> str:
 
 
 def is_bound(key: bytes, name: str, cookie: str, binding: str) -> bool:
-    """Return whether a state or view belongs to the browser with this cookie. The binding may be arbitrary text."""
+    """Return whether a state or view belongs to the browser with this cookie. The binding is untrusted text."""
     expected = binding_of(key, name, cookie)
     return bool(cookie) and hmac.compare_digest(expected.encode(), binding.encode("utf-8", "replace"))
 
 
 def binding_of(key: bytes, ticket: str, cookie: str) -> str:
-    """Return the binding of a ticket to a browser's cookie, so that no other browser can use the ticket's state."""
+    """Return the binding of a ticket to a browser's cookie, which prevents other browsers from using the ticket's state."""
     digest = hmac.digest(key, f"{len(ticket)}:{ticket}{cookie}".encode(), "sha256")
     return urlsafe_b64encode(digest).rstrip(b"=").decode()

@@ -1,8 +1,8 @@
-"""The consent flow: an authorization is started, the user consents at Zoom, and the returned code is exchanged and stored.
+"""The consent flow: an authorization is started, the user consents in Zoom, and the returned code is exchanged for tokens.
 
-Three checks precede storing: the state was issued here, is unused and has not expired; it is returned by the caller or
-browser that started the authorization (matched by the caller's identity or the browser's cookie); and the Zoom user who consented has the
-requested email address.
+Before the tokens are stored, three checks are made: the state was issued by this service, is unused and has not expired; the caller or
+browser that returns the state also started the authorization (by the caller's identity or the browser's cookie); and the Zoom user who
+consented has the requested email address.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ _log = logs.get("zoomgate.authorizations")
 
 @dataclass(frozen=True, slots=True)
 class StartedAuthorization:
-    """A started authorization, to be continued in the user's browser."""
+    """A started authorization, which the user completes in a browser."""
 
     authorization_url: str = field(repr=False)
     state: str = field(repr=False)
@@ -62,7 +62,7 @@ class CompletedAuthorization:
     Attributes:
         user_email: The connected user.
         options: The options passed to `begin`, as JSON.
-        connection: The connection as stored.
+        connection: The stored connection.
     """
 
     user_email: str
@@ -72,19 +72,19 @@ class CompletedAuthorization:
 
 @dataclass(frozen=True, slots=True)
 class BrowserStart:
-    """The Zoom URL to which a browser is redirected for the consent."""
+    """The Zoom URL to which the browser is redirected for consent."""
 
     zoom_url: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class BrowserResult:
-    """The outcome of a consent in a browser, and where the browser is redirected.
+    """The outcome of a consent in a browser, and the next page.
 
     Attributes:
-        location: A configured return URL with a ticket, or None for the service's own result page.
-        view: Token that lets only this browser see the user of the result; empty if the view could not be stored.
-        failure: Why no connection was created, or None.
+        location: The configured return URL with a ticket, or None for the service's own result page.
+        view: Token with which only this browser can read the result; empty if it could not be stored.
+        failure: The error that prevented the connection, or None.
     """
 
     location: str | None = field(repr=False)
@@ -97,7 +97,7 @@ class BrowserView:
     """The details of a consent that its browser may display.
 
     Attributes:
-        user_email: The user who was to be connected.
+        user_email: The user to connect.
         scopes: The granted scopes; empty without an active connection.
     """
 
@@ -106,11 +106,11 @@ class BrowserView:
 
 
 class Authorizations:
-    """Starts and completes authorizations.
+    """The operations of the consent flow, for calls and for browsers.
 
     Args:
-        redirect_uri: The redirect URI registered at Zoom. The path `/oauth/callback` identifies the service's own callback.
-        return_to: URLs to which a browser may be redirected afterwards, by name.
+        redirect_uri: The redirect URI registered with Zoom. The path `/oauth/callback` identifies the service's own callback.
+        return_to: URLs to which the browser may be redirected after the consent, by name.
         max_pending_per_user: Limit of pending authorizations per user in this process.
         max_pending_per_caller: Limit of pending authorizations per caller in this process.
     """
@@ -142,12 +142,12 @@ class Authorizations:
         self._pending = PendingLimits(clock, per_user=max_pending_per_user, per_caller=max_pending_per_caller)
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    # -- begin -------------------------------------------------------------------------------------------
+    # -- start -------------------------------------------------------------------------------------------
 
     async def begin(
         self, call: Call, user_email: str, options: bytes, return_to: str
     ) -> StartedAuthorization:
-        """Create a state, and return it with the URL for the user to open.
+        """Start an authorization, and return the state and the URL that the user opens.
 
         Raises:
             InvalidRequest: `return_to` is not a configured name, or Zoom does not redirect to this service.
@@ -185,7 +185,7 @@ class Authorizations:
         return StartedAuthorization(url, state, now + STATE_SECONDS)
 
     async def peek_user(self, ticket: str) -> str:
-        """Return the user of a link without consuming it, so that link previews do no harm.
+        """Return the user of a link without consuming the link, so that link previews do not invalidate the link.
 
         Raises:
             InvalidState: The ticket is unknown, used or expired.
@@ -195,7 +195,7 @@ class Authorizations:
         return pending.user_email
 
     async def start_in_browser(self, ticket: str, cookie: str) -> BrowserStart:
-        """Return the Zoom URL for a browser, bound to its cookie. A link can be opened repeatedly; nothing is consumed.
+        """Return the Zoom URL for a browser, bound to the browser's cookie. The link is not consumed and can be opened repeatedly.
 
         Raises:
             InvalidState: The ticket is unknown, used or expired.
@@ -211,9 +211,9 @@ class Authorizations:
         """Exchange a code that Zoom sent to the caller's own page.
 
         Raises:
-            InvalidState: The state is unknown, used, expired, started by another caller, or bound to a browser.
+            InvalidState: The state is unknown, used, expired, issued to a different caller, or bound to a browser.
             CodeRefused: Zoom rejected the code.
-            IdentityMismatch: Another Zoom user consented.
+            IdentityMismatch: A different Zoom user consented.
             AppCredentialsRejected, ZoomRateLimited, ZoomUnavailable, ZoomOutcomeUnknown, ZoomBadResponse: The call to Zoom failed.
             StoreUnavailable: The store failed.
         """
@@ -230,10 +230,10 @@ class Authorizations:
         return CompletedAuthorization(pending.user_email, pending.options, record)
 
     async def redeem(self, call: Call, ticket: str) -> CompletedAuthorization:
-        """Return the result of an authorization that the callback completed, once, to the caller that started it.
+        """Return the result of an authorization that the callback completed. The ticket is single-use.
 
         Raises:
-            InvalidState: The ticket is unknown, used, expired, or was issued to another caller.
+            InvalidState: The ticket is unknown, used, expired, or was issued to a different caller.
             StoreUnavailable: The store failed.
         """
         pending = await self._find(ticket, "ticket")
@@ -260,8 +260,7 @@ class Authorizations:
             cookie: The browser's cookie, or empty.
 
         Raises:
-            InvalidState: The state is unknown or expired, already used (cause USED), or returned by a browser other than the one that
-                started the authorization (cause OTHER_BROWSER).
+            InvalidState: The state is unknown, expired, already used (cause USED), or bound to a different browser (cause OTHER_BROWSER).
             StoreUnavailable: The store failed; the state remains usable.
         """
         ticket, _, binding = state.partition(".")
@@ -277,7 +276,7 @@ class Authorizations:
             if not code:
                 self._audit(AuditEvent.without_call("authorization.rejected", "DECLINED", pending.user_email))
                 raise CodeRefused(
-                    "The user declined the authorization at Zoom. If that was a mistake, begin a new authorization",
+                    "The user declined the authorization in Zoom; if that was a mistake, start a new authorization",
                     metadata={"zoom_code": "access_denied"},
                 )
             await self._exchange(
@@ -288,10 +287,10 @@ class Authorizations:
             return BrowserResult(None, view, failure)
 
     async def result_view(self, view: str, cookie: str) -> BrowserView:
-        """Return the result for the browser in which the user consented. It is available for 10 minutes.
+        """Return the result for the browser in which the user consented. The result is available for 10 minutes.
 
         Raises:
-            InvalidState: The view is unknown, expired, or belongs to another browser.
+            InvalidState: The view is unknown, expired, or belongs to a different browser.
             StoreUnavailable: The store failed.
         """
         name, _, binding = view.partition(".")
@@ -309,11 +308,11 @@ class Authorizations:
     async def create_token(
         self, call: Call, user_email: str, code: str, *, state: str, code_verifier: str
     ) -> ConnectionRecord:
-        """Exchange a code that the caller obtained on its own.
+        """Exchange a code that the caller obtained itself.
 
         Raises:
-            InvalidState: A state was passed that does not belong to this caller and user.
-            ZoomgateError: As `complete`.
+            InvalidState: A state was passed, but it does not belong to this caller and user.
+            ZoomgateError: See `complete`.
         """
         if state:
             pending = await self._find(state, "authorization")
@@ -333,29 +332,29 @@ class Authorizations:
         )
 
     async def request_token(self, call: Call, user_email: str, refresh_token: str) -> ConnectionRecord:
-        """Exchange a refresh token that the caller supplies, and store the result.
+        """Exchange a refresh token of the caller, and store the new token pair.
 
         Raises:
             ReauthRequired: Zoom rejected the token.
-            ZoomgateError: As `complete`.
+            ZoomgateError: See `complete`.
         """
         return await self._run_shielded(
             self._import(call, user_email, refresh_token),
         )
 
     async def drain(self, seconds: float) -> bool:
-        """Wait at most `seconds` until all issued tokens are stored. Return whether they are."""
+        """Wait at most `seconds` until all issued tokens are stored. Return True if all of them were stored."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=seconds)
-        return all(task.done() for task in self._tasks)  # a finished task may not have left the set yet
+        return all(task.done() for task in self._tasks)  # a finished task may still be in the set
 
-    # -- how ---------------------------------------------------------------------------------------------
+    # -- internals ---------------------------------------------------------------------------------------
 
     def _check_return_to(self, return_to: str) -> None:
         if not return_to:
             return
         if self._start_url is None:
-            problem = "requires that Zoom redirects to this service's own /oauth/callback; omit it"
+            problem = "is only supported if Zoom redirects to this service's own /oauth/callback; omit it"
         elif return_to not in self._return_to:
             known = ", ".join(sorted(self._return_to)) or "none is configured"
             problem = f"is not a configured name; send one from ZOOMGATE_RETURN_TO ({known}), or omit it"
@@ -370,9 +369,9 @@ class Authorizations:
         return pending
 
     async def _find_for_browser(self, state: str) -> tuple[PendingAuthorization, bytes]:
-        """Return an authorization that a browser may complete, and its key.
+        """Return an authorization that a browser may complete, and the key of the browser binding.
 
-        Users in a browser, unlike callers, learn whether a link was already used.
+        For an already used link, the error has the cause USED. Callers do not receive this cause.
         """
         pending = await self._read(state)
         if pending is not None and pending.kind == "used":
@@ -388,7 +387,7 @@ class Authorizations:
             raise store_unavailable() from None
 
     async def _consume(self, state: str, pending: PendingAuthorization, *, cause: str = "") -> None:
-        """Mark a state as used, so that only one caller continues. All others receive InvalidState with this `cause`."""
+        """Mark a state as used. If it was already used, raise InvalidState with this `cause`."""
         try:
             is_consumed = await self._authorizations.consume(state, pending)
         except StoreError:
@@ -422,10 +421,10 @@ class Authorizations:
         started = self._connections.now()
         outcome = await self._oauth.exchange_code(code, code_verifier=verifier or None)
         if isinstance(outcome, Rejected):
-            if call is None:  # calls are audited by their own event
+            if call is None:  # a call has its own audit event
                 self._audit(AuditEvent.without_call("authorization.rejected", "CODE_REFUSED", user_email))
             raise CodeRefused(
-                "Zoom rejected the authorization code (used, older than 5 minutes, or issued to another app); begin a new authorization",
+                "Zoom rejected the authorization code (used, older than 5 minutes, or for a different app); start a new authorization",
                 metadata={"zoom_code": outcome.code},
             )
         if isinstance(outcome, BadResponse) and outcome.issued is not None:
@@ -466,7 +465,7 @@ class Authorizations:
         )
 
     async def _save_result_view(self, pending: PendingAuthorization, cookie: str) -> str:
-        """Store the user of this result for 10 minutes. If the store fails, the result page only shows less."""
+        """Store the user of this result for 10 minutes. If the store fails, the result page omits the user's details."""
         if pending.browser_key is None:
             return ""
         name = secrets.token_urlsafe(32)
@@ -510,7 +509,7 @@ class Authorizations:
         return f"{return_url}{separator}{urlencode({'ticket': ticket})}"
 
     async def _run_shielded(self, coroutine: Coroutine[Any, Any, ConnectionRecord]) -> ConnectionRecord:
-        """Run a coroutine to completion even if the call is cancelled: a code or refresh token can be used only once."""
+        """Run a coroutine to completion even if the call is canceled: a code or refresh token can be used only once."""
         task = asyncio.get_running_loop().create_task(coroutine, context=contextvars.copy_context())
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
@@ -519,17 +518,17 @@ class Authorizations:
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # a waiting call has received it; without one, suppress asyncio's warning
+            task.exception()  # retrieve the exception, to suppress asyncio's warning if no call is waiting
 
 
 def _owner(call: Call) -> str | None:
-    """Return the identity of the member on whose behalf a call is made, which owns the new connection, or None."""
+    """Return the identity of the member that the caller acts for, or None. This member owns the new connection."""
     member = call.principal.member
     return None if member is None else member.identity
 
 
 def _invalid_state(cause: str = "") -> InvalidState:
     return InvalidState(
-        "This authorization is unknown, already used, expired, or belongs to another caller; begin a new authorization",
+        "This authorization is unknown, already used, expired, or belongs to a different caller; start a new authorization",
         metadata={"cause": cause} if cause else {},
     )

@@ -6,15 +6,13 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.errors import ServerOverloaded
 
 STATE_SECONDS = 600.0
-"""How long a user has for the consent, and a page for redeeming its ticket."""
+"""Maximum time for a user to consent, and for a page to redeem the ticket."""
 
 
 class PendingLimits:
-    """Limits on the authorizations that this process started and that can still be completed.
+    """Limits on the pending authorizations that this process started.
 
-    Completed authorizations count until they would have expired: the limit applies to starting them, so that a flood of links cannot
-        fill the
-    store.
+    A completed authorization is counted until its expiry time, because the limits also prevent a flood of links from filling the store.
     """
 
     def __init__(self, clock: Clock, *, per_user: int, per_caller: int) -> None:
@@ -25,7 +23,7 @@ class PendingLimits:
         self._cleaned_at = clock.monotonic()
 
     def add(self, caller: str, user_email: str) -> None:
-        """Count one more authorization.
+        """Add a pending authorization.
 
         Raises:
             ServerOverloaded: A limit is reached.

@@ -19,21 +19,21 @@ _KINDS: dict[str, AuthorizationKind] = {
 
 @dataclass(frozen=True, slots=True)
 class PendingAuthorization:
-    """An authorization, or the ticket or result view of a completed one, stored under a secret string.
+    """A pending authorization, or the ticket or result view of a completed authorization, stored under a secret string.
 
     Attributes:
-        kind: `authorization`: the user may consent. `ticket`: the user has consented, and the caller may fetch the result. `view`: the
+        kind: `authorization`: the user may consent. `ticket`: the user has consented, and the caller may redeem the ticket. `view`: the
             user's browser may display the result. `used`: already consumed.
         user_email: The user to connect.
         code_verifier: The PKCE code verifier (RFC 7636).
-        options: What the caller wants to get back, as JSON.
+        options: The caller's options, returned with the result, as JSON.
         initiated_by: Identity of the caller that started the authorization. Only this caller may complete it.
-        owner: Identity of the member that the connection will belong to, or None.
-        browser_key: Binds the state to a browser's cookie. None if the caller completes the authorization itself.
+        owner: Identity of the member who will own the connection, or None.
+        browser_key: Key that binds the state to a browser's cookie. None if the caller completes the authorization itself.
         return_to: Name of the page to which the browser is redirected afterwards, or empty.
-        create_at: In seconds since 1970 by the store's clock.
-        expire_at: The end of its validity, by the same clock.
-        rev: The revision that was read.
+        create_at: Creation time, in seconds since 1970 on the store's clock.
+        expire_at: Expiry time, on the same clock.
+        rev: Revision of the record when it was read; 0 if it is not stored yet.
     """
 
     kind: AuthorizationKind
@@ -50,12 +50,12 @@ class PendingAuthorization:
 
 
 def subject_for(state: str) -> str:
-    """Return the record subject for a secret string. A digest, so that read access to the database does not reveal the string."""
+    """Return the record subject for a secret string: a digest, so that read access to the database does not reveal the string."""
     return hashlib.sha256(state.encode()).hexdigest()
 
 
 def encode(envelope: Envelope, subject: str, pending: PendingAuthorization) -> Record:
-    """Seal a pending authorization."""
+    """Encrypt a pending authorization."""
     key = RecordKey(envelope.app, Kind.STATE, subject)
     value = envelope.seal(
         key,
@@ -84,10 +84,10 @@ def encode(envelope: Envelope, subject: str, pending: PendingAuthorization) -> R
 
 
 def decode(envelope: Envelope, record: Record) -> PendingAuthorization:
-    """Open a pending authorization.
+    """Decrypt a pending authorization.
 
     Raises:
-        RecordFault: The record cannot be opened, as for `Envelope.open`.
+        RecordFault: The record cannot be decrypted; see `Envelope.open`.
     """
     opened = envelope.open(record)
     secret = opened.secret

@@ -1,4 +1,4 @@
-"""Pending authorizations and tickets in a record store, found by a secret string and used once."""
+"""Pending authorizations and tickets in a record store, identified by single-use secret strings."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +10,7 @@ from zoomgate_server.storage.record_store import Kind, RecordKey, RecordStore, S
 
 
 class AuthorizationRepository:
-    """Pending authorizations and tickets of one Zoom app. The store contains only digests of the secret strings.
+    """A repository of the pending authorizations and tickets of a Zoom app. The store contains only digests of the secret strings.
 
     Every method raises `StoreError` when the store fails.
 
@@ -24,7 +24,7 @@ class AuthorizationRepository:
         self._envelope = envelope
 
     async def create(self, state: str, build: Callable[[float], PendingAuthorization]) -> float:
-        """Store the result of `build` under a new secret string. `build` receives the store's clock, which is also returned."""
+        """Store the result of `build` under a new secret string. `build` receives the store's current time, which is also returned."""
         key = self._key(state)
         _, now = await self._store.get(key)
         rev = await self._store.put(pending_authorization.encode(self._envelope, key.subject, build(now)), 0)
@@ -33,7 +33,7 @@ class AuthorizationRepository:
         return now
 
     async def find(self, state: str) -> PendingAuthorization | None:
-        """Return the entry of a secret string, or None if there is none or it has expired."""
+        """Return the entry of a secret string, or None if the entry does not exist or has expired."""
         record, now = await self._store.get(self._key(state))
         if record is None:
             return None
@@ -41,7 +41,7 @@ class AuthorizationRepository:
         return pending if now < pending.expire_at else None
 
     async def consume(self, state: str, pending: PendingAuthorization) -> bool:
-        """Mark an entry as used. Return True for exactly one caller; until the entry expires, `find` returns it with the kind `used`."""
+        """Mark an entry as used, and return True only for the first caller. Until it expires, the entry is retained with kind `used`."""
         key = self._key(state)
         used = replace(pending, kind="used", code_verifier="", options=b"{}", browser_key=None)
         record = pending_authorization.encode(self._envelope, key.subject, used)

@@ -14,11 +14,11 @@ def import_() -> None:
     """Import tokens from another system, so that users need not consent again.
 
     The command writes to the configured store; the service may run meanwhile. For each row, Zoom is queried for the user to whom the
-    tokens belong, and a row with another user's tokens is refused. A refresh token works once; it is used only if the access token has
-    expired.
+    tokens belong, and a row with another user's tokens is rejected. Refresh tokens are single-use, and are
+    used only if the access token has expired.
 
-    To resume an interrupted import, run the same command again. Exit codes: 1 if rows are refused, undone or need consent, 5 if Zoom does
-    not respond. There is no export; docs/importing.md explains the reasons and the alternatives.
+    To resume an interrupted import, run the same command again. Exit codes: 1 if rows are rejected, incomplete or require
+    consent, 5 if Zoom does not respond. There is no export; docs/importing.md explains the reasons and the alternatives.
 
     Example: zoomgate import velo-users ZoomUsers.csv --dry-run
     """

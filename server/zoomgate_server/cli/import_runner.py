@@ -54,7 +54,7 @@ REVOKE_SECONDS = 10.0
 _MAX_LISTED = 10
 """Invalid rows that a dry run lists."""
 
-_NOT_DONE = (RowStatus.REFUSED, RowStatus.CONSENT, RowStatus.UNDONE)
+_NOT_DONE = (RowStatus.REJECTED, RowStatus.REAUTH_REQUIRED, RowStatus.INCOMPLETE)
 
 _CLEANUP = {
     "velo-users": "the collection ZoomUsers and the secret velo-zoom-integration-client-secret in Wix",
@@ -70,14 +70,14 @@ def validate_file(source: Source, *, as_json: bool) -> None:
         summary = _scanned(source, duplicates)
     sentence = (
         f"{summary.rows} row(s): {summary.counts['usable']} to import, {summary.counts['superseded']} superseded by newer rows of the same"
-        f" user, {summary.counts['refused']} refused. {summary.valid_access_tokens} access token(s) are still valid; for the other rows,"
+        f" user, {summary.counts['rejected']} rejected. {summary.valid_access_tokens} access token(s) are still valid; for the other rows,"
         " the refresh token will be used. Nothing was sent, stored or written."
     )
     fields = {
         "rows": summary.rows,
         "usable": summary.counts["usable"],
         "superseded": summary.counts["superseded"],
-        "refused": summary.counts["refused"],
+        "rejected": summary.counts["rejected"],
         "validAccessTokens": summary.valid_access_tokens,
         "misreadTimes": summary.invalid_times,
     }
@@ -85,9 +85,9 @@ def validate_file(source: Source, *, as_json: bool) -> None:
     _warn_about_unreadable_times(summary)
     for row in summary.invalid_rows:
         note(f"line {row.line}: {row.user_email or 'unknown user'}: {row.reason}")
-    if summary.counts["refused"] > len(summary.invalid_rows):
-        note(f"and {summary.counts['refused'] - len(summary.invalid_rows)} more")
-    if summary.counts["refused"]:
+    if summary.counts["rejected"] > len(summary.invalid_rows):
+        note(f"and {summary.counts['rejected'] - len(summary.invalid_rows)} more")
+    if summary.counts["rejected"]:
         raise SystemExit(FAILURE)
 
 
@@ -125,7 +125,7 @@ def import_file(
         with _locked(source.path):
             results = _opened(results_path, header)
             try:
-                remaining = summary.rows - results.last_row + len(results.undone)
+                remaining = summary.rows - results.last_row + len(results.incomplete)
                 stop = _run(
                     _import(loaded, source, duplicates, results, remaining, rate=rate, replace=replace)
                 )
@@ -348,16 +348,16 @@ def _report(
         )
     if stop.problem:
         note(f"zoomgate: {stop.problem}")
-    if counts[RowStatus.CONSENT]:
+    if counts[RowStatus.REAUTH_REQUIRED]:
         note(
-            f"{counts[RowStatus.CONSENT]} user(s) must consent; send each of them the link that `zoomgate connect USER` prints"
+            f"{counts[RowStatus.REAUTH_REQUIRED]} user(s) must consent; send each of them the link that `zoomgate connect USER` prints"
         )
-    if counts[RowStatus.REFUSED]:
+    if counts[RowStatus.REJECTED]:
         note(
-            f"{counts[RowStatus.REFUSED]} row(s) were refused; see {results_path} for the reasons, and import the corrected file with"
+            f"{counts[RowStatus.REJECTED]} row(s) were rejected; see {results_path} for the reasons, and import the corrected file with"
             " another results file (--results)"
         )
-    if remaining or results.undone:
+    if remaining or results.incomplete:
         note("run the same command again to continue; no refresh token is used twice")
     else:
         note(

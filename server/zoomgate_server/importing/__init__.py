@@ -1,1 +1,1 @@
-"""Import of tokens from another system, row by row, from a file into the store."""
+"""Import of another system's tokens from a file into the store, row by row."""

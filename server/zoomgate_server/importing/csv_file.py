@@ -13,7 +13,7 @@ _UNCLOSED = "the row has an unclosed quotation mark"
 _NOT_CSV = "the row is not valid CSV"
 
 Record = tuple[int, list[str] | str]
-"""The number of a record's first line, and its fields or an error message."""
+"""The number of a record's first line, and the record's fields or an error message."""
 
 
 def records(text: TextIO, delimiter: str, fields: int) -> Iterator[Record]:
@@ -36,7 +36,7 @@ def header(text: TextIO, delimiters: str) -> Iterator[tuple[str, list[str]]]:
     """Yield each delimiter with the fields into which it splits the first line.
 
     Raises:
-        FileProblem: The lines end with carriage returns only.
+        ImportFileError: The lines end with carriage returns only.
     """
     line = text.readline(MAX_ROW).rstrip("\r\n")
     if "\r" in line:
@@ -60,7 +60,7 @@ def _record(lines: Lines, line: str, delimiter: str, fields: int) -> list[str] |
     values = None if is_open else _parsed(record, delimiter)
     if values is not None and len(values) == fields:
         return values
-    lines.push_back(more)  # otherwise an unclosed quotation mark would consume the rows that follow
+    lines.push_back(more)  # otherwise an unclosed quotation mark would consume the following rows
     if more or is_open:
         return _UNCLOSED
     return _NOT_CSV if values is None else f"the row has {len(values)} fields, but the header has {fields}"

@@ -26,8 +26,8 @@ class Source:
 
     Attributes:
         name: The name of the format, as in the command line.
-        user_field: The column or field with the email address; empty if the format defines it.
-        read: Returns an iterator over all rows; can be called repeatedly.
+        user_field: The column or field with the email address; empty if the format has a fixed field.
+        read: Function that returns an iterator over all rows. It can be called repeatedly.
     """
 
     name: str
@@ -100,7 +100,7 @@ def _velo_header(text: TextIO, user_column: str) -> tuple[str, list[str], int]:
             return delimiter, normalized, user
         longest = names if len(names) > len(longest) else longest
     raise ImportFileError(
-        f"the first line must contain the columns refresh_token and {user_column} (set another one with --user-column);"
+        f"the first line must contain the columns refresh_token and {user_column} (to use a different column, set --user-column);"
         f" it contains {_listed(longest)}"
     )
 
@@ -131,7 +131,7 @@ def _velo_objects(text: TextIO, user_column: str) -> Iterator[Row | InvalidRow]:
                 number,
                 line,
                 "",
-                f"the field {user_column} is missing (set another one with --user-column); the fields are {_listed(item)}",
+                f"the field {user_column} is missing (to use a different field, set --user-column); the fields are {_listed(item)}",
             )
             continue
         yield _velo_row(number, line, user, {_normalized(name): field for name, field in item.items()})
@@ -164,13 +164,16 @@ def _nango_objects(text: TextIO, user_field: str) -> Iterator[Row | InvalidRow]:
                 number,
                 line,
                 "",
-                "the connection has no credentials; get each connection from Nango individually, since its list omits them",
+                "the connection has no credentials; get each connection from Nango individually, since its list omits credentials",
             )
             continue
         user = _at(value, user_field)
         if user is None:
             yield InvalidRow(
-                number, line, "", f"the field {user_field} is missing (set another one with --user-field)"
+                number,
+                line,
+                "",
+                f"the field {user_field} is missing (to use a different field, set --user-field)",
             )
             continue
         raw = credentials.get("raw")
@@ -241,11 +244,11 @@ def _at(value: Mapping[str, Any], field: str) -> object:
 
 
 def _normalized(name: str) -> str:
-    """Return a column name in lower case without punctuation, since exports may write `_updatedDate` as `Updated Date`."""
+    """Return a column name in lower case without punctuation, since an export may contain `Updated Date` for `_updatedDate`."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:
-    """List names, masking any that might be data: without a header, the first line contains tokens."""
+    """Return the names as a list, masking names that might be data: without a header, the first line contains tokens."""
     masked = [name if _SAFE_NAME.fullmatch(name) else "…" for name in list(names)[:20]]
     return ", ".join(masked) or "none"

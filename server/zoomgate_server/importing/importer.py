@@ -1,9 +1,9 @@
 """Import of single rows into the store.
 
-If the access token of a row is still valid, Zoom is queried once for the user it belongs to, and the token pair is stored unchanged.
-Otherwise the refresh token, which works once, is exchanged, and the token pair that Zoom issues is written to the journal before anything
-else. The commit ID of a row is derived from its refresh token. An imported row whose result was not written is therefore recognized, and
-its refresh token is never used twice.
+If the access token of a row is still valid, Zoom is queried once for the user of the token, and the token pair is stored unchanged.
+Otherwise the single-use refresh token is exchanged, and the new token pair is first written to the journal. The commit ID of a row is
+derived from the row's refresh token. Therefore an imported row is recognized even if the result was not written, and no refresh token is
+used twice.
 """
 
 import asyncio
@@ -40,16 +40,16 @@ INITIATED_BY = "import"
 
 MAX_ATTEMPTS = 5
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
-"""Pauses after failed attempts. Each is twice as long as the previous one, or as long as Zoom requests if longer, up to the maximum."""
+"""Pauses after failed attempts. Each pause is twice the previous one, or the time that Zoom requests if longer, up to the maximum."""
 
-MAX_CONSECUTIVE_UNDONE = 3
-"""The import stops after this many consecutive rows whose attempts all failed, since further rows would wait just as long."""
+MAX_CONSECUTIVE_INCOMPLETE = 3
+"""Number of consecutive incomplete rows after which the import stops, since further rows would fail after the same pauses."""
 
 MAX_INITIAL_MISMATCHES = 3
-"""The import stops after this many rows with another user's tokens before any row matched, since all addresses may be wrong."""
+"""Number of initial rows with tokens of other users after which the import stops, since all addresses may be wrong."""
 
 STORE_TIMEOUT_SECONDS = 60.0
-"""How long a token pair may wait for a failing store; newly issued pairs are in the journal meanwhile."""
+"""Maximum time for which storing a token pair is retried; during this time, newly issued pairs are in the journal."""
 
 _RETRYABLE = (ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown, StoreUnavailable)
 _FATAL = (AppCredentialsRejected, KeyUnavailable, RecordVersionUnsupported)
@@ -68,11 +68,12 @@ class Importer:
 
     Args:
         secret: The key for deriving commit IDs; the same for all processes of one store.
-        replace: Whether a row that is newer than the user's connection replaces it.
+        replace: Whether a newer row replaces the user's connection.
 
     Attributes:
         proven: Whether the tokens of a row have been verified to belong to its user. Until then, rows should be imported one at a time:
-            an app without the scope to identify users, or a wrong address column, would waste the refresh tokens of several users.
+            otherwise, if the app lacks the scope to identify users or the address column is wrong, the refresh tokens of several users
+            would be lost.
     """
 
     def __init__(
@@ -96,12 +97,12 @@ class Importer:
         self._stop = stop
         self._replace = replace
         self._recovering = asyncio.Lock()
-        self._consecutive_undone = 0
+        self._consecutive_incomplete = 0
         self._mismatches = 0
         self.proven = False
 
     async def recover(self) -> None:
-        """Link token pairs that a killed import or consent left in the journal. Entries of refreshes are left to the service."""
+        """Link token pairs that a killed import or consent left in the journal. Entries of refreshes are processed by the service."""
         async with self._recovering:
             for entry in await self._journal.claim():
                 if entry.origin is Origin.REFRESH:
@@ -110,7 +111,7 @@ class Importer:
                     await self._account_linker.resume(entry)
 
     async def import_row(self, row: Row) -> Outcome:
-        """Import one row. All errors become outcomes; an error that would affect every row also stops the import."""
+        """Import one row. Errors are returned as outcomes; an error that would affect every row also stops the import."""
         response_lost, problem = False, ""
         for number in range(MAX_ATTEMPTS):
             await self._pace.wait_while_held()
@@ -125,24 +126,24 @@ class Importer:
                 self._pace.hold(min(pause, LONGEST_PAUSE_SECONDS))
             except _FATAL as error:
                 self._stop.request(StopReason.FATAL_ERROR, error.message)
-                return Outcome(RowStatus.UNDONE, error.message)
+                return Outcome(RowStatus.INCOMPLETE, error.message)
             except ZoomgateError as error:
                 if not self.proven and not self._mismatches:  # no row has succeeded so far
                     self._stop.request(StopReason.FATAL_ERROR, error.message)
-                return Outcome(RowStatus.REFUSED, error.message)
+                return Outcome(RowStatus.REJECTED, error.message)
             else:
-                self._consecutive_undone = 0
+                self._consecutive_incomplete = 0
                 return outcome
-        self._consecutive_undone += 1
-        if self._consecutive_undone >= MAX_CONSECUTIVE_UNDONE:
+        self._consecutive_incomplete += 1
+        if self._consecutive_incomplete >= MAX_CONSECUTIVE_INCOMPLETE:
             self._stop.request(StopReason.NO_RESPONSE, problem)
-        return Outcome(RowStatus.UNDONE, problem)
+        return Outcome(RowStatus.INCOMPLETE, problem)
 
     async def _attempt(self, row: Row, *, response_lost: bool) -> Outcome:
         """Try once to import a row.
 
         Args:
-            response_lost: Whether the refresh token was sent in an earlier attempt without a response.
+            response_lost: Whether an earlier attempt sent the refresh token and received no response.
 
         Raises:
             ZoomgateError: The attempt failed.
@@ -157,7 +158,7 @@ class Importer:
             return decided
         if is_journaled and self._journal.has(entry_id):
             raise ZoomUnavailable(
-                "the tokens are in the journal, and Zoom cannot confirm their user at the moment",
+                "the tokens are in the journal, but Zoom cannot currently confirm which user they belong to",
                 retry_after=2.0,
             )
         now = self._connections.now()
@@ -173,13 +174,13 @@ class Importer:
         return await self._exchange(row, replaced, entry_id, response_lost=response_lost)
 
     def _decide_from_record(self, row: Row, record: ConnectionRecord | None, entry_id: str) -> Outcome | None:
-        """Return the outcome of a row that the user's current record decides, or None if the row must be imported."""
+        """Return the outcome of a row according to the user's current record, or None if the row must be imported."""
         if record is None:
             return None
         if record.was_committed(entry_id):
             if record.state is State.REAUTH_REQUIRED:
                 return Outcome(
-                    RowStatus.CONSENT,
+                    RowStatus.REAUTH_REQUIRED,
                     "an earlier run stored the tokens, but Zoom has since rejected them",
                 )
             return Outcome(RowStatus.STORED, "stored by an earlier run")
@@ -190,7 +191,9 @@ class Importer:
         )
         if is_newer and self._replace:
             return None
-        state = "was disconnected here" if record.state is State.DISCONNECTED else "is already connected"
+        state = (
+            "was disconnected in Zoomgate" if record.state is State.DISCONNECTED else "is already connected"
+        )
         hint = ", but the row is newer; use --replace to import it" if is_newer else ""
         return Outcome(RowStatus.SKIPPED, f"the user {state}{hint}")
 
@@ -211,18 +214,18 @@ class Importer:
     async def _rejected(
         self, row: Row, entry_id: str, rejection: Rejected, *, response_lost: bool
     ) -> Outcome:
-        """Return the outcome of a rejected refresh token; another process may have imported the same row meanwhile."""
+        """Return the outcome of a rejected refresh token; another process may have imported the same row in the meantime."""
         record = (await self._account_linker.prepare(row.user_email)).record
         if record is not None and record.was_committed(entry_id):
-            return Outcome(RowStatus.STORED, "stored by another run")
+            return Outcome(RowStatus.STORED, "stored by a concurrent run")
         if self._journal.has(entry_id):
-            raise ZoomUnavailable("the tokens are in the journal of another process", retry_after=2.0)
+            raise ZoomUnavailable("the tokens are in the journal of a different process", retry_after=2.0)
         reason = (
             "Zoom's response to the refresh token was lost, and Zoom no longer accepts the token"
             if response_lost
             else f"Zoom rejected the refresh token ({rejection.code}); it was used after the export, revoked, or has expired"
         )
-        return Outcome(RowStatus.CONSENT, reason)
+        return Outcome(RowStatus.REAUTH_REQUIRED, reason)
 
     async def _store(
         self, row: Row, replaced: PreviousConnection, tokens: TokenPair, entry_id: str, *, issued_now: bool
@@ -232,28 +235,30 @@ class Importer:
         except IdentityMismatch:
             self._count_mismatch()
             consequence = (
-                "they were exchanged and are being revoked, so the user must consent again"
+                "the tokens were exchanged and are being revoked, so the user must consent again"
                 if issued_now
-                else "they were not used"
+                else "the tokens were not used"
             )
             return Outcome(
-                RowStatus.REFUSED,
-                f"the tokens belong to a Zoom user with another email address; {consequence}",
+                RowStatus.REJECTED,
+                f"the tokens belong to a Zoom user with a different email address; {consequence}",
             )
         self.proven = True
         if record is None:
-            return Outcome(RowStatus.SKIPPED, "the user meanwhile consented or was disconnected here")
+            return Outcome(
+                RowStatus.SKIPPED, "the user consented or was disconnected in Zoomgate during the import"
+            )
         return Outcome(RowStatus.STORED, "the refresh token was exchanged" if issued_now else "")
 
     async def _link(
         self, row: Row, replaced: PreviousConnection, tokens: TokenPair, entry_id: str, *, issued_now: bool
     ) -> ConnectionRecord | None:
-        """Link a token pair to the user. A newly issued pair is retried until it is either in the store or in the journal.
+        """Link a token pair to the user. For a newly issued pair, retry until the pair is in the store or in the journal.
 
-        It is in neither if, for example, the store fails while the disk is full.
+        The pair is in neither if, for example, the store fails while the disk is full.
 
         Raises:
-            ZoomgateError: As for `AccountLinker.link_imported`.
+            ZoomgateError: See `AccountLinker.link_imported`.
             StoreUnavailable: The store failed, and the pair is in the journal or was not newly issued.
         """
         while True:
@@ -274,11 +279,11 @@ class Importer:
                 raise store_unavailable() from None
 
     def _count_mismatch(self) -> None:
-        """Count a row with another user's tokens; if all the first rows mismatch, stop, since their addresses are probably wrong."""
+        """Count a row with tokens of another user, and stop the import if the first rows are all mismatches."""
         self._mismatches += 1
         if not self.proven and self._mismatches >= MAX_INITIAL_MISMATCHES:
             self._stop.request(
                 StopReason.FATAL_ERROR,
-                f"the tokens of the first {self._mismatches} rows belong to Zoom users with other addresses, so the import stopped before"
+                f"the tokens of the first {self._mismatches} rows belong to Zoom users with different addresses; the import stopped before"
                 " using more tokens; check that the file contains the email addresses of the users' Zoom accounts",
             )

@@ -1,4 +1,4 @@
-"""Streaming parser for the objects of a JSON file: of an array, of an array within an object, or a sequence of objects."""
+"""Streaming parser for a JSON array of objects, an array within an object, or a sequence of objects."""
 
 import json
 import re
@@ -8,35 +8,35 @@ from typing import Any, TextIO
 from zoomgate_server.importing.errors import ImportFileError
 from zoomgate_server.importing.text import MAX_ROW
 
-TRUNCATED = "the file is truncated; it ends here, before the end of its array"
+TRUNCATED = "the file is truncated; it ends before the end of the array"
 _NOT_AN_OBJECT = f"the entry is not a JSON object of at most {MAX_ROW} characters, or it is truncated"
 
 _CHUNK = 256 * 1024
 _SEPARATORS = re.compile(r"[\s,]*")
 _NEXT_OBJECT = re.compile(
     r"(?:\}\s*+,?\s*+|\n[ \t\r]*+)(?=\{)"
-)  # possessive, so long runs of blanks cause no backtracking
+)  # possessive quantifiers avoid backtracking in long runs of blanks
 _LIST = re.compile(r'"(?:_?items|dataItems|connections)"\s*:\s*\[')
 _ACCESS_TOKEN = re.compile(r'"access_?token"', re.IGNORECASE)
 
 Value = tuple[int, dict[str, Any] | str]
-"""The number of an object's first line, and the object or an error message."""
+"""The number of the first line of an object, and the object or an error message."""
 
 
 def objects(text: TextIO, lists: re.Pattern[str] = _LIST) -> Iterator[Value]:
     """Yield the objects. A malformed object does not affect other objects.
 
     Args:
-        lists: Matches the start of the array if it is within an object.
+        lists: Pattern for the start of an array within an object.
 
     Raises:
-        FileProblem: The file starts with neither an array nor an object.
+        ImportFileError: The file starts with neither an array nor an object.
     """
     return _Objects(text).all(lists)
 
 
 class _Objects:
-    """A parser that buffers no more of the file than it needs."""
+    """A parser that buffers only part of the file."""
 
     def __init__(self, text: TextIO) -> None:
         self._text = text
@@ -62,7 +62,7 @@ class _Objects:
             yield self._line, TRUNCATED
 
     def _enter(self, lists: re.Pattern[str]) -> bool:
-        """Move to the first object; return whether it is in an array."""
+        """Move to the first object, and return whether the objects are in an array."""
         self._advance(_SEPARATORS)
         first = self._buffer[self._at : self._at + 1]
         if first not in ("[", "{"):
@@ -104,7 +104,7 @@ class _Objects:
         self._move(found.end())
 
     def _fill(self) -> bool:
-        """Read more text into the buffer; return whether there was any."""
+        """Read more text into the buffer, and return False at the end of the file."""
         more = "" if self._ended else self._text.read(_CHUNK)
         self._ended = not more
         if more:

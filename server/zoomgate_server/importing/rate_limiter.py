@@ -1,4 +1,4 @@
-"""The rate at which rows are started, and pauses that apply to all rows."""
+"""Rate limiter for rows, with pauses that apply to all rows."""
 
 from zoomgate_server.clock import Clock
 from zoomgate_server.importing.stop import StopSignal
@@ -20,7 +20,9 @@ class RateLimiter:
     async def wait(self) -> None:
         """Wait until the next row may start."""
         now = self._clock.monotonic()
-        at = max(self._next, now - self._interval)  # after a late start, one row may start early to catch up
+        at = max(
+            self._next, now - self._interval
+        )  # after a delay, one row may start early to make up for the lost time
         self._next = at + self._interval
         if at > now:
             await self._stop.sleep(at - now)
@@ -32,5 +34,5 @@ class RateLimiter:
             await self._stop.sleep(remaining)
 
     def hold(self, seconds: float) -> None:
-        """Pause all requests for this many seconds."""
+        """Pause all rows for this number of seconds."""
         self._held_until = max(self._held_until, self._clock.monotonic() + seconds)

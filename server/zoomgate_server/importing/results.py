@@ -1,7 +1,7 @@
 """The results file, which reports the result of each row and allows an interrupted import to resume.
 
-It has one line per row in the order of the rows, so its last line shows how far the import has progressed. An undone row has a line, too,
-and gets another one when a later run completes it.
+The file contains one line per row in the order of the rows, so the last line shows the progress of the import. An incomplete row also has a
+line; when a later run completes the row, a second line is added.
 """
 
 import contextlib
@@ -27,19 +27,19 @@ class RowStatus(StrEnum):
 
     Attributes:
         STORED: The user is connected.
-        SKIPPED: The user was already connected, or was disconnected here.
+        SKIPPED: The user was already connected, or was disconnected in Zoomgate.
         SUPERSEDED: Another row of the same user is newer.
-        REFUSED: The row is malformed, or its tokens belong to another user.
-        CONSENT: Zoom rejected the refresh token; the user must consent.
-        UNDONE: Zoom or the store did not respond; the next run tries again.
+        REJECTED: The row is malformed, or its tokens belong to a different user.
+        REAUTH_REQUIRED: Zoom rejected the refresh token; the user must consent again.
+        INCOMPLETE: Zoom or the store did not respond; the next run retries the row.
     """
 
     STORED = "stored"
     SKIPPED = "skipped"
     SUPERSEDED = "superseded"
-    REFUSED = "refused"
-    CONSENT = "consent"
-    UNDONE = "undone"
+    REJECTED = "rejected"
+    REAUTH_REQUIRED = "reauth_required"
+    INCOMPLETE = "incomplete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Result:
 
     Attributes:
         row: The number of the row, from 1.
-        line: The number of its first line, from 1.
+        line: The number of the row's first line, from 1.
         user: The email address of the row, or empty if it is invalid.
         reason: The reason for the status; may be empty.
     """
@@ -65,8 +65,8 @@ class Results:
 
     Attributes:
         counts: The number of rows by status, over all runs.
-        last_row: The number of the last row that has a result; all previous rows have one, too.
-        undone: The numbers of undone rows.
+        last_row: The number of the last row with a result; all previous rows also have a result.
+        incomplete: The numbers of incomplete rows.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
@@ -74,17 +74,17 @@ class Results:
         self._file = file
         self.counts: Counter[str] = Counter()
         self.last_row = 0
-        self.undone: set[int] = set()
+        self.incomplete: set[int] = set()
 
     @classmethod
     def open(cls, path: Path, header: dict[str, Any]) -> "Results":
         """Create the file with mode 0600, or open the file of the same import to append to it.
 
         Args:
-            header: Identifies the import; it is written as the first line.
+            header: The first line of the file, which identifies the import.
 
         Raises:
-            ResultsProblem: The file is in use, belongs to another import, or cannot be written.
+            ResultsFileError: The file is in use, belongs to a different import, or cannot be written.
         """
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -92,7 +92,7 @@ class Results:
             raise _not_writable(path, error) from None
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise ResultsFileError(f"{path} is a pipe or a device; choose a regular file with --results")
+            raise ResultsFileError(f"{path} is a pipe or a device; set a regular file with --results")
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(os.fdopen(descriptor, "r+b", buffering=0))
             results = cls(path, file)
@@ -101,7 +101,7 @@ class Results:
                 results._read(header)
             except BlockingIOError:
                 raise ResultsFileError(
-                    f"another import is writing to {path}; wait until it has finished"
+                    f"another import is writing to {path}; wait until the other import has finished"
                 ) from None
             except OSError as error:
                 raise _not_writable(path, error) from None
@@ -109,17 +109,17 @@ class Results:
         return results
 
     def add(self, result: Result) -> None:
-        """Write a line without buffering, so that it survives if this process is killed.
+        """Write a line without buffering, so that the line is not lost if this process is killed.
 
         Raises:
-            ResultsProblem: The file cannot be written.
+            ResultsFileError: The file cannot be written.
         """
         self._write(
             {
                 "row": result.row,
                 "line": result.line,
                 "user": result.user,
-                "verdict": result.status,
+                "status": result.status,
                 "reason": result.reason,
             }
         )
@@ -129,7 +129,7 @@ class Results:
         """Sync the file to disk and close it.
 
         Raises:
-            ResultsProblem: The sync failed.
+            ResultsFileError: The sync failed.
         """
         with self._file:
             try:
@@ -150,7 +150,7 @@ class Results:
                 try:
                     entry = orjson.loads(line)
                     if complete:
-                        self._count(int(entry["row"]), RowStatus(entry["verdict"]))
+                        self._count(int(entry["row"]), RowStatus(entry["status"]))
                     elif entry != header:
                         raise (
                             self._of_another_import()
@@ -169,21 +169,21 @@ class Results:
 
     def _of_another_import(self) -> ResultsFileError:
         return ResultsFileError(
-            f"{self._path} contains the results of another file or of other options; choose another file with --results, or delete it to"
-            " start over"
+            f"{self._path} belongs to an import of a different file or with different options; set a different results file with --results,"
+            " or delete this one to start over"
         )
 
     def _not_results(self) -> ResultsFileError:
-        return ResultsFileError(f"{self._path} is not a results file; choose another file with --results")
+        return ResultsFileError(f"{self._path} is not a results file; set a different file with --results")
 
     def _count(self, row: int, status: RowStatus) -> None:
         if row <= self.last_row:
-            self.counts[RowStatus.UNDONE] -= 1
-            self.undone.discard(row)
+            self.counts[RowStatus.INCOMPLETE] -= 1
+            self.incomplete.discard(row)
         self.last_row = max(self.last_row, row)
         self.counts[status] += 1
-        if status is RowStatus.UNDONE:
-            self.undone.add(row)
+        if status is RowStatus.INCOMPLETE:
+            self.incomplete.add(row)
 
     def _write(self, entry: dict[str, Any]) -> None:
         rest = memoryview(_line(entry))
@@ -200,5 +200,5 @@ def _line(entry: dict[str, Any]) -> bytes:
 
 def _not_writable(path: Path, error: OSError) -> ResultsFileError:
     return ResultsFileError(
-        f"{path} cannot be written ({error.strerror}); fix the cause, or choose another file with --results"
+        f"{path} cannot be written ({error.strerror}); fix the cause, or set a different file with --results"
     )

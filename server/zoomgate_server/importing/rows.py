@@ -8,10 +8,10 @@ from zoomgate_server import user_email
 from zoomgate_server.zoom.oauth import DEFAULT_EXPIRES_IN, MAX_EXPIRES_IN, MIN_EXPIRES_IN, is_token
 
 LATEST = 253_402_300_000.0
-"""The end of the year 9999 in seconds since 1970; later times are invalid."""
+"""Upper limit of valid times: the end of the year 9999, in seconds since 1970."""
 
 _MILLISECONDS = 100_000_000_000.0
-"""Larger numbers are taken as milliseconds since 1970; as seconds, they would be after the year 5138."""
+"""Limit above which a number is parsed as milliseconds since 1970. In seconds, it is the year 5138."""
 
 _MAX_SCOPE = 16_384
 
@@ -22,14 +22,14 @@ class Row:
 
     Attributes:
         number: The number of the row in the file, from 1.
-        line: The number of its first line, from 1.
+        line: The number of the row's first line, from 1.
         user_email: The user's address according to the file, in canonical form.
         access_token: May be empty.
-        refresh_token: Works once.
+        refresh_token: Single-use.
         scope: The granted scopes, separated by spaces; may be empty.
-        access_expire_at: When the access token expires, in seconds since 1970; 0 if unknown.
-        updated_at: When the pair was last updated, in seconds since 1970; 0 if unknown.
-        has_invalid_time: Whether the row has a time that cannot be parsed and counts as unknown.
+        access_expire_at: Expiry time of the access token, in seconds since 1970; 0 if unknown.
+        updated_at: Time of the last update of the pair, in seconds since 1970; 0 if unknown.
+        has_invalid_time: Whether the row contains a time that cannot be parsed and is treated as unknown.
     """
 
     number: int
@@ -49,8 +49,8 @@ class InvalidRow:
 
     Attributes:
         number: The number of the row in the file, from 1.
-        line: The number of its first line, from 1.
-        user_email: The address of the row; empty if it is invalid, since an invalid value may be any data, such as a token.
+        line: The number of the row's first line, from 1.
+        user_email: The address of the row; empty if the address is invalid, since an invalid value may be any data, such as a token.
         reason: The reason, without data from the row.
     """
 
@@ -72,7 +72,7 @@ def validated(
     updated: float,
     has_invalid_time: bool,
 ) -> Row | InvalidRow:
-    """Return a validated row, or the reason why it is invalid. Addresses must be canonical; others are rejected, not corrected."""
+    """Return a validated row, or an invalid row with the reason. Non-canonical addresses are rejected, not corrected."""
     if not isinstance(user, str):
         return InvalidRow(number, line, "", "the email address is missing")
     problem = user_email.problem(user)
@@ -82,11 +82,11 @@ def validated(
         return InvalidRow(number, line, user, "the refresh token is missing")
     if not is_token(refresh_token):
         return InvalidRow(
-            number, line, user, "the refresh token is invalid; it is truncated or in another encoding"
+            number, line, user, "the refresh token is invalid; it is truncated or in an unsupported encoding"
         )
     if access_token and not is_token(access_token):
         return InvalidRow(
-            number, line, user, "the access token is invalid; it is truncated or in another encoding"
+            number, line, user, "the access token is invalid; it is truncated or in an unsupported encoding"
         )
     return Row(
         number,
@@ -102,9 +102,9 @@ def validated(
 
 
 def parse_time(value: object) -> float:
-    """Parse a time into seconds since 1970; return 0 if it is invalid.
+    """Parse a time into seconds since 1970; return 0 if the time is invalid.
 
-    Accepted are ISO 8601 (UTC if it has no zone), seconds or milliseconds since 1970, and Wix's `{"$date": …}`.
+    Accepts ISO 8601 (UTC if there is no time zone), seconds or milliseconds since 1970, and Wix's `{"$date": …}`.
     """
     if isinstance(value, Mapping):
         value = value.get("$date")
@@ -134,7 +134,7 @@ def is_invalid_time(value: object, seconds: float) -> bool:
 
 
 def lifetime(value: object) -> float:
-    """Parse the lifetime of an access token in seconds; the default is Zoom's usual one hour."""
+    """Parse the lifetime of an access token in seconds; the default is one hour, as usual for Zoom."""
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 10:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float):

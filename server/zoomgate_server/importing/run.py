@@ -1,4 +1,4 @@
-"""Import of all rows of a file, several at a time, with results in the order of the rows."""
+"""Concurrent import of all rows of a file, with results in the order of the rows."""
 
 import asyncio
 from collections import deque
@@ -25,7 +25,7 @@ async def run(
     stop: StopSignal,
     advance: Callable[[int], None],
 ) -> None:
-    """Import the rows of a file that have no result yet or are undone.
+    """Import the rows of a file that have no result or are incomplete.
 
     Args:
         advance: Called with 1 for every completed row.
@@ -56,24 +56,24 @@ async def run(
     except (ImportFileError, ResultsFileError) as problem:
         stop.request(StopReason.FATAL_ERROR, str(problem))
     finally:
-        if in_progress:  # tokens that Zoom issues must be stored even if the results are not written
+        if in_progress:  # tokens issued by Zoom must be stored even if the results are not written
             await asyncio.wait([task for _, task in in_progress])
 
 
 def _remaining_rows(
     source: Source, duplicates: DuplicateIndex, results: Results
 ) -> Iterator[tuple[Row | InvalidRow, Outcome | None]]:
-    """Yield the rows without a final result, each with its outcome if that is known without calling Zoom."""
-    last_row, undone = results.last_row, frozenset(results.undone)
+    """Yield the rows without a final result, each with the outcome if it is known without a call to Zoom."""
+    last_row, incomplete = results.last_row, frozenset(results.incomplete)
     superseded_rows = duplicates.rows()
     superseded, newest = next(superseded_rows, (0, 0))
     for row in source.read():
         while superseded and superseded < row.number:
             superseded, newest = next(superseded_rows, (0, 0))
-        if row.number <= last_row and row.number not in undone:
+        if row.number <= last_row and row.number not in incomplete:
             continue
         if isinstance(row, InvalidRow):
-            yield row, Outcome(RowStatus.REFUSED, row.reason)
+            yield row, Outcome(RowStatus.REJECTED, row.reason)
         elif row.number == superseded:
             yield row, Outcome(RowStatus.SUPERSEDED, f"row {newest} of the same user is newer")
         else:

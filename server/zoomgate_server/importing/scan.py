@@ -1,4 +1,4 @@
-"""First pass over an import file, which counts rows and finds rows superseded by newer rows of the same user."""
+"""First pass over an import file: the number of rows, and the rows superseded by newer rows of the same user."""
 
 import hashlib
 import sqlite3
@@ -30,7 +30,7 @@ class Scan:
         rows: The number of rows, including invalid ones.
         valid_access_tokens: The number of rows with an access token that is still valid.
         invalid_times: The number of rows with a time that cannot be parsed.
-        counts: The number of rows by category: `usable`, `superseded`, `refused`.
+        counts: The number of rows by category: `usable`, `superseded`, `rejected`.
         invalid_rows: The first invalid rows.
     """
 
@@ -45,8 +45,8 @@ class Scan:
 class DuplicateIndex:
     """An index of rows that are superseded by newer rows of the same user.
 
-    It is stored in an unnamed temporary file, so memory use does not grow with the number of rows. The file contains digests of addresses
-    instead of the addresses.
+    The index is stored in an unnamed temporary file, so memory use does not grow with the number of rows. The file contains digests of the
+    addresses instead of the addresses.
     """
 
     def __init__(self) -> None:
@@ -85,25 +85,25 @@ class DuplicateIndex:
 
 
 def scan(source: Source, duplicates: DuplicateIndex, now: float, max_invalid_rows: int) -> Scan:
-    """Read a file once, and return a summary.
+    """Read a file, and return a summary.
 
     Args:
-        duplicates: Receives every valid row.
+        duplicates: Index to which every valid row is added.
         now: The current time in seconds since 1970.
         max_invalid_rows: The maximum number of invalid rows in the summary.
 
     Raises:
-        FileProblem: The file cannot be imported at all.
+        ImportFileError: The file cannot be imported.
     """
     if not source.path.is_file():
         raise ImportFileError(
-            "it is a pipe or a device, which cannot be read twice; save it as a file with mode 0600 first"
+            "the file is a pipe or a device, which cannot be read twice; save it as a regular file with mode 0600"
         )
     summary = Scan(_digest(source.path))
     for row in source.read():
         summary.rows += 1
         if isinstance(row, InvalidRow):
-            summary.counts["refused"] += 1
+            summary.counts["rejected"] += 1
             if len(summary.invalid_rows) < max_invalid_rows:
                 summary.invalid_rows.append(row)
         else:
@@ -124,5 +124,5 @@ def _digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ImportFileError(
-            f"the file cannot be read ({error.strerror}); check its path and mode"
+            f"the file cannot be read ({error.strerror}); check its path and permissions"
         ) from None

@@ -23,7 +23,7 @@ class StopSignal:
     """A request to stop the import after the rows in progress.
 
     Attributes:
-        reason: None while the import continues.
+        reason: The reason to stop; None while the import continues.
         problem: The error message; may be empty.
     """
 
@@ -39,6 +39,6 @@ class StopSignal:
             self._event.set()
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep for this many seconds, or until the import stops."""
+        """Sleep for this number of seconds, or until the import stops."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._event.wait(), seconds)

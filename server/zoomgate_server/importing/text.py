@@ -19,10 +19,10 @@ _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def opened(path: Path) -> Iterator[TextIO]:
     """Open a file in UTF-8, with or without a byte order mark, or in UTF-16 with a byte order mark.
 
-    Invalid bytes become U+FFFD, which is not valid in tokens and addresses, so only the rows that contain them are refused.
+    Invalid bytes become U+FFFD, which is not valid in tokens and addresses, so only the affected rows are rejected.
 
     Raises:
-        FileProblem: The file cannot be read, is empty, or is in another encoding.
+        ImportFileError: The file cannot be read, is empty, or is in an unsupported encoding.
     """
     try:
         with path.open("rb") as file:
@@ -32,7 +32,7 @@ def opened(path: Path) -> Iterator[TextIO]:
             yield text
     except OSError as error:
         raise ImportFileError(
-            f"the file cannot be read ({error.strerror}); check its path and mode"
+            f"the file cannot be read ({error.strerror}); check its path and permissions"
         ) from None
 
 
@@ -55,9 +55,9 @@ class Lines:
         self._pushed_back: list[tuple[int, str | None]] = []
 
     def read(self) -> tuple[int, str | None] | None:
-        """Return the number of the next line, from 1, and its text without the line ending; None at the end of the file.
+        """Return the number of the next line, from 1, and the text without the line ending; None at the end of the file.
 
-        The text is None if the line is longer than MAX_ROW.
+        For a line longer than MAX_ROW, the text is None.
         """
         if self._pushed_back:
             return self._pushed_back.pop()
@@ -72,5 +72,5 @@ class Lines:
         return self._number, line.rstrip("\r\n")
 
     def push_back(self, lines: list[tuple[int, str | None]]) -> None:
-        """Push lines back, so that they are read again."""
+        """Push lines back, so that the next calls of `read` return them again."""
         self._pushed_back.extend(reversed(lines))

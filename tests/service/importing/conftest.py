@@ -1,4 +1,4 @@
-"""Shared fixtures of the import tests."""
+"""Fixtures for tests of imports."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ TOKEN = re.compile(r"sim-[ar]t-\w+")
 
 @pytest.fixture
 def zoom() -> Iterator[RunningSimulator]:
-    """A simulated Zoom with 80 additional users."""
+    """A Zoom simulator with 80 additional users."""
     with simulated(SimulatorOptions(port=0, users=(*USERS, *DEFAULT_USERS))) as running:
         yield running
 

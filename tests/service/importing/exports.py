@@ -1,4 +1,4 @@
-"""Users who authorized the app in another system, their exports, and a workspace for running imports."""
+"""Users of another system, exports of their tokens, and a workspace for running imports."""
 
 import csv
 import io
@@ -36,7 +36,7 @@ class ExportedUser:
         email: The email address.
         access: The access token.
         refresh: The refresh token.
-        updated: When the tokens were last updated, in seconds since 1970.
+        updated: Time of the last update of the tokens, in seconds since 1970.
     """
 
     email: str
@@ -96,7 +96,7 @@ def iso(time: float) -> str:
 
 
 def exported_user(zoom: RunningSimulator, email: str, *, expired: bool = True) -> ExportedUser:
-    """Let a user consent in the simulated Zoom, and return the tokens as in the other system."""
+    """Grant consent for a user in the Zoom simulator, and return the tokens as stored by the other system."""
     tokens = zoom.connect(email)
     user = ExportedUser(email, tokens.access_token, tokens.refresh_token)
     return with_expired_access_token(zoom, user) if expired else user
@@ -119,7 +119,7 @@ def as_csv(users: Iterable[ExportedUser], columns: Iterable[str] = COLUMNS, deli
 
 @dataclass(frozen=True)
 class Workspace:
-    """A working directory for running `zoomgate` as a process, with settings for a simulated Zoom."""
+    """A working directory for running `zoomgate` as a process, with settings for a Zoom simulator."""
 
     folder: Path
     environ: dict[str, str]
@@ -145,7 +145,7 @@ class Workspace:
         return path
 
     def run(self, *arguments: str, code: int = 0, module: str = "zoomgate_server") -> "CommandOutput":
-        """Run `zoomgate` or a module that starts it; assert the exit code, and that no token or traceback is printed."""
+        """Run `zoomgate` or a module that starts it; assert the exit code, and the absence of tokens and tracebacks in the output."""
         process = subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=self.folder,
@@ -167,7 +167,7 @@ class Workspace:
 
     def statuses(self, name: str) -> list[str]:
         """Return the latest status of each row, in the order of the rows."""
-        latest = {entry["row"]: entry["verdict"] for entry in self.results(name)}
+        latest = {entry["row"]: entry["status"] for entry in self.results(name)}
         return [latest[row] for row in sorted(latest)]
 
 
@@ -180,6 +180,6 @@ class CommandOutput:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """The counts, which the command prints as a JSON object."""
+        """The counts that the command prints as a JSON object."""
         counts: dict[str, Any] = json.loads(self.out)
         return counts

@@ -1,6 +1,7 @@
-"""The `zoomgate` command with a disk that becomes full: `python -m service.importing.full FILES NUMBER import …`.
+"""The `zoomgate` command on a disk that becomes full: `python -m service.importing.full FILES NUMBER import …`.
 
-From the NUMBERth write to FILES (`results`, `audit` or `journal`) on, writes fail. The methods of the product are wrapped, not replaced.
+Writes to FILES (`results`, `audit` or `journal`) fail, starting with the NUMBERth write. The methods of the product are wrapped, not
+replaced.
 """
 
 import contextlib
@@ -36,7 +37,7 @@ class Disk:
 
 
 def limit_writes(disk: Disk, files: str) -> None:
-    """Direct the writes to `results`, `audit` or `journal` to a disk."""
+    """Count the writes to `results`, `audit` or `journal` as writes to a disk."""
     put, require, draft = Results._write, AuditTrail.require, TokenJournal._draft
 
     def write_result(self: Results, entry: dict[str, Any]) -> None:

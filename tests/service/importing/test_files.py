@@ -1,4 +1,4 @@
-"""Import files in all formats; an invalid row is reported with its line and does not affect other rows."""
+"""Tests for reading import files in all formats."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ Read = Callable[[bytes | str], tuple[list[str], dict[int, str]]]
 
 
 def reader(tmp_path: Path, make: Callable[[Path], formats.Source]) -> Read:
-    """Return a function that reads a file; it returns the addresses of the valid rows, and the errors by line."""
+    """Return a function that reads a file and returns the addresses of the valid rows and the errors by line."""
 
     def read(content: bytes | str) -> tuple[list[str], dict[int, str]]:
         path = tmp_path / "export"
@@ -116,14 +116,14 @@ INVALID_RECORDS: dict[str, tuple[str | bytes, int, str]] = {
     "other encoding": (
         RECORDS[1].replace("refresh-1", "refresh-ü").encode("latin-1"),
         3,
-        "in another encoding",
+        "in an unsupported encoding",
     ),
     "address in capitals": (
         RECORDS[1].replace("p1@", "P1@"),
         3,
         "the email address must be in lower case",
     ),
-    "address in another script": (RECORDS[1].replace("p1@", "þ1@"), 3, "outside visible ASCII"),
+    "address in non-Latin script": (RECORDS[1].replace("p1@", "þ1@"), 3, "outside visible ASCII"),
     "missing address": (RECORDS[1].replace("p1@example.com", ""), 3, "the email address is required"),
     "missing refresh token": (RECORDS[1].replace("refresh-1", ""), 3, "the refresh token is missing"),
     "token with a space": (RECORDS[1].replace("refresh-1", "refresh 1"), 3, "the refresh token is invalid"),
@@ -150,7 +150,7 @@ def test_invalid_record_does_not_affect_other_records(name: str, velo: Read) -> 
 
 
 def test_quoted_field_may_contain_line_endings(velo: Read) -> None:
-    """Line numbers of the rows that follow are correct."""
+    """The line numbers of the following rows are correct."""
     note = ExportedUser("p9@example.com", "access-9", "refresh-9").velo | {"_id": 'a "quoted"\nnote,\n'}
     fields = ",".join(f'"{str(value).replace(chr(34), chr(34) * 2)}"' for value in note.values())
     good, errors = velo(HEADER + fields + "\r\n" + "x,y\r\n" + RECORDS[0])
@@ -215,15 +215,15 @@ def test_documented_line_is_valid_and_complete(lines: Read) -> None:
 
 
 def test_nango_connection_without_the_address_field(nango: Read) -> None:
-    """The error names the field and the option that selects another one."""
+    """The error names the field and the option that selects a different field."""
     anonymous = USERS[0].nango | {"end_user": None}
     good, errors = nango(json.dumps([anonymous, USERS[1].nango]))
     assert good == [GOOD[1]]
-    assert errors[1] == "the field end_user.email is missing (set another one with --user-field)"
+    assert errors[1] == "the field end_user.email is missing (to use a different field, set --user-field)"
 
 
 def test_nango_connection_without_credentials(nango: Read) -> None:
-    """Nango's list of connections omits them; the error explains how to get them."""
+    """Nango's list of connections omits credentials; the error explains how to get them."""
     listed = USERS[0].nango
     del listed["credentials"]
     good, errors = nango(json.dumps({"connections": [listed, USERS[1].nango]}))
@@ -242,7 +242,7 @@ def test_nango_connection_without_credentials(nango: Read) -> None:
         (CSV.encode("utf-16-le"), "save it as UTF-8"),
         (
             CSV.replace("userEmail", "owner"),
-            "(set another one with --user-column); it contains _id, owner, access_token, expires_in, scope, refresh_token, token_type,",
+            "(to use a different column, set --user-column); it contains _id, owner, access_token, expires_in, scope, refresh_token,",
         ),
         ("".join(RECORDS), "it contains …, …"),
         (CSV.replace("token_type", "Refresh Token"), "contains refresh_token more than once"),
@@ -286,12 +286,12 @@ def test_csv_file_is_rejected_by_json_formats(lines: Read, nango: Read) -> None:
     ],
 )
 def test_times_are_parsed(value: object, seconds: float) -> None:
-    """An invalid time counts as unknown, so the refresh token is used."""
+    """An invalid time is treated as unknown, so the refresh token is used."""
     assert parse_time(value) == seconds
 
 
 def test_invalid_times_are_counted(tmp_path: Path) -> None:
-    """A spreadsheet may have reformatted them; missing times do not count as invalid."""
+    """A spreadsheet may have reformatted the times. Missing times are not counted."""
     path = tmp_path / "export"
     counts = []
     for make, rows in (
@@ -315,7 +315,7 @@ def test_invalid_times_are_counted(tmp_path: Path) -> None:
 
 
 def test_newest_row_of_a_user_supersedes_the_others(tmp_path: Path) -> None:
-    """Their number and order do not matter, and invalid rows are ignored."""
+    """The number and order of the rows do not matter, and invalid rows are ignored."""
     rows = [
         ExportedUser("a@example.com", "a", f"r{number}", NOW - age)
         for number, age in enumerate((50, 10, 30, 10, 90))
@@ -331,7 +331,7 @@ def test_newest_row_of_a_user_supersedes_the_others(tmp_path: Path) -> None:
         summary.rows,
         summary.counts["usable"],
         summary.counts["superseded"],
-        summary.counts["refused"],
+        summary.counts["rejected"],
     ) == (
         7,
         2,

@@ -1,4 +1,4 @@
-"""Results of imported rows: `zoomgate import` as a process, with the simulated Zoom."""
+"""Tests for `zoomgate import` as a process, with the Zoom simulator."""
 
 import asyncio
 import contextlib
@@ -114,17 +114,19 @@ def test_all_formats_are_imported(workspace: Workspace, zoom: RunningSimulator) 
     assert zoom.counters() == {"api.me": 8}
 
 
-def test_tokens_of_another_user_are_refused(workspace: Workspace, zoom: RunningSimulator) -> None:
+def test_tokens_of_a_different_user_are_rejected(workspace: Workspace, zoom: RunningSimulator) -> None:
     """Valid access tokens are left unused; exchanged tokens are revoked, since no other system has them."""
     valid, old = exported_user(zoom, FIRST, expired=False), exported_user(zoom, SECOND)
     rows = [replace(valid, email="a@example.com"), replace(old, email="b@example.com")]
     workspace.write("ZoomUsers.csv", as_csv(rows))
-    assert velo(workspace, code=1)["refused"] == 2
+    assert velo(workspace, code=1)["rejected"] == 2
     output = workspace.run("import", "velo-users", "ZoomUsers.csv", code=1)
-    assert "2 row(s) were refused; see ZoomUsers.csv.results.jsonl for the reasons" in output.err
+    assert "2 row(s) were rejected; see ZoomUsers.csv.results.jsonl for the reasons" in output.err
     reasons = [entry["reason"] for entry in workspace.results("ZoomUsers.csv")]
-    assert reasons[0].endswith("they were not used")
-    assert reasons[1].endswith("they were exchanged and are being revoked, so the user must consent again")
+    assert reasons[0].endswith("; the tokens were not used")
+    assert reasons[1].endswith(
+        "; the tokens were exchanged and are being revoked, so the user must consent again"
+    )
     assert zoom.counters()["revoke.known"] >= 1
     workspace.write("ZoomUsers.csv", as_csv([valid]))
     assert velo(workspace, "--results", "again")["stored"] == 1
@@ -135,7 +137,7 @@ def test_slow_revocation_does_not_block_the_import(workspace: Workspace, zoom: R
     workspace.write("ZoomUsers.csv", as_csv([replace(exported_user(zoom, FIRST), email=SECOND)]))
     zoom.add_fault("revoke", "delay", times=-1, seconds=60.0)
     output = workspace.run("import", "velo-users", "ZoomUsers.csv", code=1, module=HURRIED)
-    assert "1 refused" in output.out
+    assert "1 rejected" in output.out
     assert "exception" not in output.err
     (entry,) = workspace.results("ZoomUsers.csv")
     assert "are being revoked" in entry["reason"]
@@ -143,14 +145,14 @@ def test_slow_revocation_does_not_block_the_import(workspace: Workspace, zoom: R
 
 
 def test_rejected_refresh_tokens_require_consent(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """Examples are a refresh token used after the export and one of another app; other rows are not affected."""
+    """The refresh tokens are used after the export or belong to a different app; other rows are not affected."""
     used = exported_user(zoom, FIRST)
     exported_user(zoom, FIRST)
     foreign = replace(used, email=SECOND, refresh="sim-rt-of-another-app", access="")
     workspace.write("ZoomUsers.csv", as_csv([used, foreign, exported_user(zoom, THIRD)]))
     counts = velo(workspace, code=1)
-    assert workspace.statuses("ZoomUsers.csv") == ["consent", "consent", "stored"]
-    assert counts["consent"] == 2
+    assert workspace.statuses("ZoomUsers.csv") == ["reauth_required", "reauth_required", "stored"]
+    assert counts["reauth_required"] == 2
     assert (
         "it was used after the export, revoked, or has expired"
         in workspace.results("ZoomUsers.csv")[0]["reason"]
@@ -160,7 +162,7 @@ def test_rejected_refresh_tokens_require_consent(workspace: Workspace, zoom: Run
 async def test_connected_and_disconnected_users_are_skipped(
     workspace: Workspace, zoom: RunningSimulator
 ) -> None:
-    """--replace imports their rows if these are newer."""
+    """The option --replace imports the rows that are newer than the connection."""
     before = [exported_user(zoom, user) for user in (FIRST, SECOND)]
     workspace.write("ZoomUsers.csv", as_csv(before))
     velo(workspace)
@@ -179,7 +181,7 @@ async def test_connected_and_disconnected_users_are_skipped(
     assert velo(workspace, "--results", "newer")["skipped"] == 2
     reasons = (workspace.folder / "newer").read_text()
     assert "is already connected, but the row is newer; use --replace to import it" in reasons
-    assert "was disconnected here, but the row is newer" in reasons
+    assert "was disconnected in Zoomgate, but the row is newer" in reasons
     assert velo(workspace, "--results", "replaced", "--replace")["stored"] == 2
     async with serving(zoom._simulator, workspace.folder / "data") as service:
         for user in (FIRST, SECOND):
@@ -189,19 +191,19 @@ async def test_connected_and_disconnected_users_are_skipped(
 async def test_stored_tokens_that_zoom_has_since_rejected_require_consent(
     workspace: Workspace, zoom: RunningSimulator
 ) -> None:
-    """A refresh token of another app is stored with a valid access token and rejected by the first refresh."""
+    """A refresh token of a different app is stored with a valid access token and rejected by the first refresh."""
     foreign = replace(exported_user(zoom, FIRST, expired=False), refresh="sim-rt-of-another-app")
     workspace.write("ZoomUsers.csv", as_csv([foreign]))
     assert velo(workspace)["stored"] == 1
     async with serving(zoom._simulator, workspace.folder / "data") as service:
         refusal = await service.error_of(service.auth.RefreshToken, pb.RefreshTokenRequest(user_email=FIRST))
         assert refusal.short[1] == "ZOOM_REAUTH_REQUIRED"
-    assert velo(workspace, "--results", "again", code=1)["consent"] == 1
+    assert velo(workspace, "--results", "again", code=1)["reauth_required"] == 1
     assert "Zoom has since rejected them" in (workspace.folder / "again").read_text()
 
 
-async def test_replaced_connection_keeps_its_owner(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """An import grants no rights on a member's connection, and is recorded in the audit trail."""
+async def test_replaced_connection_retains_its_owner(workspace: Workspace, zoom: RunningSimulator) -> None:
+    """An import does not change the owner of a member's connection, and is recorded in the audit trail."""
 
     async def owner() -> str | None:
         clock = SystemClock()
@@ -234,7 +236,7 @@ async def test_replaced_connection_keeps_its_owner(workspace: Workspace, zoom: R
 
 
 def test_only_the_newest_row_of_a_user_is_imported(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """Without dates, the last row counts as the newest; tokens of other rows are never sent to Zoom."""
+    """Without dates, the last row is treated as the newest; tokens of other rows are never sent to Zoom."""
     old = replace(exported_user(zoom, FIRST), updated=time.time() - 9000)
     new = exported_user(zoom, FIRST)
     undated = [replace(exported_user(zoom, SECOND), updated=0.0) for _ in range(2)]
@@ -263,7 +265,7 @@ def test_zoom_outage_stops_the_import(endpoint: str, workspace: Workspace, zoom:
     workspace.write("ZoomUsers.csv", as_csv(users))
     zoom.add_fault(endpoint, "status", times=-1)
     output = workspace.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=5, module=HURRIED)
-    assert "3 undone" in output.out
+    assert "3 incomplete" in output.out
     assert "3 remaining" in output.out
     assert "run the same command again" in output.err
     zoom.clear_faults()
@@ -277,7 +279,7 @@ def test_lost_token_response_is_reported(workspace: Workspace, zoom: RunningSimu
     workspace.write("ZoomUsers.csv", as_csv(users))
     zoom.add_fault("token", "cut_after")
     velo(workspace, code=1, module=HURRIED)
-    assert workspace.statuses("ZoomUsers.csv") == ["consent", "stored"]
+    assert workspace.statuses("ZoomUsers.csv") == ["reauth_required", "stored"]
     assert "was lost" in workspace.results("ZoomUsers.csv")[0]["reason"]
 
 
@@ -301,7 +303,7 @@ def test_rejected_app_credentials_stop_at_the_first_row(workspace: Workspace, zo
     assert velo(workspace)["stored"] == 3
 
 
-def test_interrupted_import_can_be_continued(workspace: Workspace, zoom: RunningSimulator) -> None:
+def test_interrupted_import_can_be_resumed(workspace: Workspace, zoom: RunningSimulator) -> None:
     """On SIGINT, the rows in progress complete, and the exit code is 1; the same command imports the remaining rows."""
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, user.email) for user in USERS]))
     process = subprocess.Popen(
@@ -327,14 +329,16 @@ def test_interrupted_import_can_be_continued(workspace: Workspace, zoom: Running
     assert zoom.counters().get("token.refresh_token.refused", 0) == 0
 
 
-def test_results_of_another_file_are_not_overwritten(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """A changed export counts as another file."""
+def test_results_of_a_different_file_are_not_overwritten(
+    workspace: Workspace, zoom: RunningSimulator
+) -> None:
+    """A changed export is treated as a different file."""
     users = [exported_user(zoom, user.email) for user in USERS[:2]]
     workspace.write("ZoomUsers.csv", as_csv(users[:1]))
     velo(workspace)
     workspace.write("ZoomUsers.csv", as_csv(users))
     output = workspace.run("import", "velo-users", "ZoomUsers.csv", code=2)
-    assert "contains the results of another file" in output.err
+    assert "belongs to an import of a different file" in output.err
     workspace.write("mine.txt", "my notes\n")
     workspace.run("import", "velo-users", "ZoomUsers.csv", "--results", "mine.txt", code=2)
     assert (workspace.folder / "mine.txt").read_text() == "my notes\n"
@@ -347,11 +351,11 @@ def test_results_of_another_file_are_not_overwritten(workspace: Workspace, zoom:
 def test_file_that_is_not_a_results_file_is_not_overwritten(
     content: str, workspace: Workspace, zoom: RunningSimulator
 ) -> None:
-    """The error message does not suggest deleting it."""
+    """The error message does not suggest deleting the file."""
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
     workspace.write("mine.txt", content)
     output = workspace.run("import", "velo-users", "ZoomUsers.csv", "--results", "mine.txt", code=2)
-    assert "mine.txt is not a results file; choose another file with --results" in output.err
+    assert "mine.txt is not a results file; set a different file with --results" in output.err
     assert "delete" not in output.err
     assert (workspace.folder / "mine.txt").read_text() == content
 
@@ -383,7 +387,7 @@ def test_existing_empty_results_file_gets_mode_0600(workspace: Workspace, zoom: 
 
 @pytest.mark.parametrize("locked", ["ZoomUsers.csv", "results"])
 def test_concurrent_imports_are_rejected(locked: str, workspace: Workspace, zoom: RunningSimulator) -> None:
-    """Two imports can share neither the export nor the results file."""
+    """Two concurrent imports can share neither the export nor the results file."""
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
     workspace.write("results", "")
     with (workspace.folder / locked).open("r+b") as other:
@@ -402,11 +406,11 @@ def test_rate_must_be_a_number(workspace: Workspace, zoom: RunningSimulator) -> 
     )
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can access the folders of other users")
-def test_root_cannot_import_into_another_users_data_folder(
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can access the directories of other users")
+def test_root_cannot_import_into_the_data_directory_of_a_different_user(
     workspace: Workspace, zoom: RunningSimulator
 ) -> None:
-    """The service could not open the files of root."""
+    """The service could not open files that root creates."""
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
     (workspace.folder / "data").mkdir(mode=0o700)
     os.chown(workspace.folder / "data", 65534, 65534)
@@ -422,12 +426,12 @@ def test_export_must_be_a_regular_file(workspace: Workspace) -> None:
     os.mkfifo(workspace.folder / "pipe")
     for name in ("pipe", "/dev/zero"):
         output = workspace.run("import", "jsonl", name, "--dry-run", code=2)
-        assert "cannot be read twice; save it as a file" in output.err
+        assert "cannot be read twice; save it as a regular file" in output.err
 
 
 @pytest.mark.parametrize("files", ["results", "audit", "journal"])
 def test_full_disk_stops_the_import(files: str, workspace: Workspace, zoom: RunningSimulator) -> None:
-    """Rows in progress are stored, and the same command imports the remaining rows; no refresh token is used twice."""
+    """Rows in progress are stored. The same command then imports the remaining rows, and no refresh token is used twice."""
     users = [exported_user(zoom, user.email) for user in USERS[:40]]
     workspace.write("ZoomUsers.csv", as_csv(users))
     output = workspace.run(
@@ -445,7 +449,7 @@ async def test_import_retries_while_journal_and_store_are_unavailable(
 ) -> None:
     """The issued tokens exist only in the memory of the import until the store is available again."""
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
-    zoom.add_fault("token", "delay", seconds=20.0)  # until both are unavailable
+    zoom.add_fault("token", "delay", seconds=20.0)  # until the journal and the store are unavailable
     running = asyncio.create_task(asyncio.to_thread(velo, workspace, module=HURRIED))
     while not zoom.counters().get("faults.delay") and not running.done():
         await asyncio.sleep(0.02)
@@ -464,19 +468,19 @@ async def test_import_retries_while_journal_and_store_are_unavailable(
 def test_wrong_addresses_stop_the_import_after_three_rows(
     workspace: Workspace, zoom: RunningSimulator
 ) -> None:
-    """A wrong address column therefore costs at most three users a new consent."""
+    """With a wrong address column, at most three users have to consent again."""
     users = [exported_user(zoom, user.email) for user in USERS[:6]]
     workspace.write("ZoomUsers.csv", as_csv(replace(u, email=f"not-{u.email}") for u in users))
     output = workspace.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=1)
     assert "check that the file contains the email addresses of the users' Zoom accounts" in output.err
-    assert workspace.statuses("ZoomUsers.csv") == ["refused"] * 3
+    assert workspace.statuses("ZoomUsers.csv") == ["rejected"] * 3
     assert zoom.counters()["token.refresh_token.issued"] == 3
     workspace.write("ZoomUsers.csv", as_csv(users))
     assert velo(workspace, "--results", "right", code=1)["stored"] == 3
 
 
 def test_dry_run_has_no_side_effects(tmp_path: Path, workspace: Workspace, zoom: RunningSimulator) -> None:
-    """It needs no settings, does not call Zoom, and writes no files."""
+    """A dry run needs no settings, does not call Zoom, and writes no files."""
     workspace.write(
         "ZoomUsers.csv", as_csv([exported_user(zoom, FIRST), exported_user(zoom, SECOND, expired=False)])
     )
@@ -486,7 +490,7 @@ def test_dry_run_has_no_side_effects(tmp_path: Path, workspace: Workspace, zoom:
         "rows": 2,
         "usable": 2,
         "superseded": 0,
-        "refused": 0,
+        "rejected": 0,
         "validAccessTokens": 1,
         "misreadTimes": 0,
     }
@@ -500,7 +504,7 @@ def test_export_readable_by_others_causes_a_warning(workspace: Workspace, zoom: 
 
 
 def test_results_contain_no_tokens(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """This holds even if the address column contains tokens."""
+    """Tokens in the address column are not written either."""
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
     velo(workspace, "--user-column", "refresh_token", code=1)
     assert not TOKEN.search((workspace.folder / "ZoomUsers.csv.results.jsonl").read_text())

@@ -1,4 +1,4 @@
-"""Fixtures of the simulator tests."""
+"""Fixtures for tests of the simulator."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""Reproducible responses with a seed and a frozen clock."""
+"""Tests for reproducible responses with a seed and a frozen clock."""
 
 import asyncio
 import re
@@ -77,7 +77,7 @@ async def responses_of(url: str) -> list[tuple[int, dict[str, str], bytes]]:
 
 
 async def test_same_seed_and_clock_give_identical_responses() -> None:
-    """Statuses, headers and bodies are identical; another seed gives different ones."""
+    """Statuses, headers and bodies are identical; a different seed gives different responses."""
     async with (
         simulator_process(*FIXED) as one,
         simulator_process(*FIXED) as two,
@@ -126,7 +126,7 @@ async def test_values_are_random_without_a_seed() -> None:
 
 
 async def test_clock_can_be_advanced_and_reset(client: Client, clock: Clock) -> None:
-    """It advances by seconds or to a time, tokens expire by it, and a reset undoes the advances."""
+    """The clock advances by seconds or to a time, tokens expire on the clock, and a reset undoes the advances."""
     await client.consent()
     assert await client.sim("clock", advance=3599.5) == {"now": "2030-03-17T18:46:39Z", "stands": False}
     assert (await client.api("GET", "/users/me"))[0] == 200
@@ -175,7 +175,7 @@ async def test_invalid_and_past_times_are_rejected(client: Client, body: dict[st
     ],
 )
 def test_invalid_option_exits_with_code_2(options: tuple[str, ...], message: str) -> None:
-    """The message is one line with a correction."""
+    """The error is one line and contains a correction."""
     result = subprocess.run(
         [sys.executable, "-m", "zoom_simulator", *options], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""Fault injection and the admin API below `/_sim/`."""
+"""Tests for fault injection and the admin API below `/_sim/`."""
 
 import asyncio
 from typing import Any
@@ -38,7 +38,7 @@ async def test_invalid_fault_is_rejected(client: Client, fault: dict[str, Any], 
 
 
 async def test_clearing_faults_releases_delayed_requests(client: Client) -> None:
-    """The overview page reports it."""
+    """The overview page shows that the delay ended early."""
     await client.consent()
     await client.sim("fault", endpoint="users_me", kind="delay", seconds=600)
     delayed = asyncio.create_task(client.api("GET", "/users/me"))
@@ -51,7 +51,7 @@ async def test_clearing_faults_releases_delayed_requests(client: Client) -> None
         assert "responded when the fault was cleared" in await page.text()
 
 
-async def test_redirect_uses_the_given_status_or_302(client: Client) -> None:
+async def test_redirect_uses_the_configured_status_or_302(client: Client) -> None:
     for status_field, status in ({"status": 307}, 307), ({}, 302):
         await client.sim("fault", endpoint="users_me", kind="redirect", **status_field)
         url = f"{client.simulator.api_url}/users/me"
@@ -83,7 +83,7 @@ async def test_consent_without_a_browser_is_validated_like_the_page(
 
 
 async def test_used_refresh_tokens_are_deleted_beyond_a_limit(client: Client) -> None:
-    """The latest token always works."""
+    """The latest refresh token is always accepted."""
     zoom = client.simulator.zoom
     for _ in range(RETAINED_TOKENS + 3):
         issued = await client.consent()

@@ -1,4 +1,4 @@
-"""Filtering of meeting lists, and occurrences of recurring meetings."""
+"""Tests for the filters of meeting lists, and for occurrences of recurring meetings."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ async def topics(client: Client, query: str = "") -> list[str]:
 
 @pytest.fixture
 async def calendar(client: Client, clock: Clock) -> Client:
-    """A user with meetings of 40 days ago, 2 days ago, tomorrow and next year, an instant one, and one without fixed times."""
+    """A user with meetings of 40 days ago, 2 days ago, tomorrow and next year, an instant meeting, and a meeting without fixed times."""
     await client.consent()
     clock.now -= 40 * DAY  # 2030-02-05
     await client.api("POST", "/users/me/meetings", topic="long ago")
@@ -132,7 +132,7 @@ async def test_unknown_occurrence_is_not_found(
 
 
 async def test_updates_have_the_documented_scope(series: tuple[Client, str, list[dict[str, Any]]]) -> None:
-    """A past start becomes the current time, a series retains its occurrences, and only start and duration of an occurrence change."""
+    """A past start is replaced by the current time, a series retains its occurrences, and an occurrence changes only start and duration."""
     client, path, occurrences = series
     one = f"{path}?occurrence_id={occurrences[1]['occurrence_id']}"
     assert (await client.api("PATCH", one, agenda="A", settings={"audio": "voip"}, duration=15))[0] == 204

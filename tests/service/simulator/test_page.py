@@ -1,4 +1,4 @@
-"""The overview page at `/_sim/`, and the reasons that it shows for responses."""
+"""Tests for the overview page at `/_sim/`, and for the reasons in the request log."""
 
 import io
 import re
@@ -50,7 +50,7 @@ async def connected(client: Client) -> Client:
 
 
 async def test_fresh_page_lists_users_and_next_commands(client: Client) -> None:
-    """Each empty section shows a command."""
+    """Each empty section shows an example command."""
     page = await overview(client)
     assert [row[0] for row in rows(page, "users")] == [MONICA, OMAR, BASIL]
     assert [row[3] for row in rows(page, "users")] == ["yes", "yes", "no: cannot schedule"]
@@ -70,7 +70,7 @@ async def test_page_without_users_shows_how_to_create_one() -> None:
 
 
 async def test_page_shows_connections_meetings_and_faults(client: Client, clock: Clock) -> None:
-    """Expired and revoked tokens are marked as such."""
+    """Expired and revoked tokens are marked."""
     issued = await client.consent()
     _, issued = await client.refresh(issued["refresh_token"])
     client.access = issued["access_token"]
@@ -102,7 +102,7 @@ async def test_page_shows_connections_meetings_and_faults(client: Client, clock:
 
 
 async def test_page_shows_recurring_and_deleted_meetings(connected: Client) -> None:
-    """A series shows how many of its occurrences remain."""
+    """A series is shown with the number of remaining occurrences."""
     body = {"type": 8, "start_time": "2031-07-01T09:00:00Z", "recurrence": {"type": 1, "end_times": 3}}
     _, series = await connected.api("POST", "/users/me/meetings", **body)
     occurrence = series["occurrences"][0]["occurrence_id"]
@@ -118,7 +118,7 @@ async def test_page_shows_recurring_and_deleted_meetings(connected: Client) -> N
 
 
 async def test_page_contains_no_secret(client: Client) -> None:
-    """Tokens, codes, meeting passwords and links are masked, also where a request contained them."""
+    """Tokens, codes, meeting passwords and links are masked, including those from requests."""
     first = await client.consent()
     _, second = await client.refresh(first["refresh_token"])
     client.access = second["access_token"]
@@ -152,7 +152,7 @@ async def test_page_contains_no_secret(client: Client) -> None:
     assert not re.search(r"sim-[ar]t-[\w-]", page)
 
 
-async def test_page_shows_harmless_query_parameters(connected: Client) -> None:
+async def test_page_shows_values_of_nonsecret_query_parameters(connected: Client) -> None:
     await connected.api("GET", "/users/me/meetings?type=upcoming&page_size=5&from=2030-03-18")
     _, request, status, reason, user = await latest_request(connected)
     assert request == "GET /v2/users/me/meetings?type=upcoming&page_size=5&from=2030-03-18"
@@ -257,7 +257,7 @@ async def test_reasons_of_token_requests_and_calls(client: Client, clock: Clock)
     await client.refresh(first["refresh_token"])
     assert (await latest_request(client))[2:] == [
         "400",
-        "refresh token was already used (rotation); each one works once",
+        "refresh token was already used (rotation); a refresh token can be used only once",
         MONICA,
     ]
     await client.api("GET", "/users/me")
@@ -340,7 +340,7 @@ async def test_reasons_of_consent_page_requests(client: Client) -> None:
     assert (await latest_request(client))[1:4] == [
         "GET /oauth/authorize?client_id=zoomgate-dev&response_type=code&redirect_uri=…&state=…",
         "200",
-        "showed the consent page",
+        "returned the consent page",
     ]
     async with client.session.get(url, params=query | {"redirect_uri": "https://evil.example/"}):
         assert await latest_reason(client) == "redirect_uri is not registered"
@@ -380,7 +380,7 @@ async def test_reasons_of_injected_faults(client: Client, kind: str) -> None:
     ("method", "path", "status", "reason"),
     [
         ("GET", "/v2/no/such/endpoint", "404", "has no endpoint with this method and path"),
-        ("GET", "/oauth2/token", "404", "has no such path; it serves /oauth/… and /v2/…"),
+        ("GET", "/oauth2/token", "404", "does not serve this path; it serves /oauth/… and /v2/…"),
         ("GET", "/oauth/token", "405", "this path accepts POST, not GET"),
         ("GET", "/v2/users/me", "401", "no access token; send"),
         ("POST", "/oauth/revoke", "400", "no HTTP Basic credentials"),
@@ -429,12 +429,12 @@ async def test_reasons_of_meeting_calls(connected: Client) -> None:
             {},
             "the meeting has no such occurrence, or the occurrence is deleted",
         ),
-        ("GET", "/meetings/1", {}, "no meeting has this number"),
+        ("GET", "/meetings/1", {}, "no meeting has this ID"),
         (
             "GET",
             "/users/omar@example.com/meetings",
             {},
-            "the path names a user; user-level apps must use /users/me",
+            "the path contains a user ID or address; user-level apps must use /users/me",
         ),
         (
             "POST",
@@ -450,11 +450,11 @@ async def test_reasons_of_meeting_calls(connected: Client) -> None:
     await client.api("GET", path)
     assert (
         await latest_reason(client)
-        == "missing scope: the grant has none of meeting:read:meeting, meeting:read"
+        == "missing scope: the grant contains none of meeting:read:meeting, meeting:read"
     )
     await client.consent(user=OMAR)
     await client.api("GET", path)
-    assert (await latest_request(client))[3:] == ["the meeting belongs to another user", OMAR]
+    assert (await latest_request(client))[3:] == ["the meeting belongs to a different user", OMAR]
     await client.consent(user=BASIL)
     await client.api("POST", "/users/me/meetings", topic="T")
     assert (await latest_request(client))[2:] == ["400", f"meeting rejected: {BASIL} has no license", BASIL]

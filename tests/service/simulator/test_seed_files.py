@@ -1,4 +1,4 @@
-"""Seed files with users and meetings."""
+"""Tests for seed files with users and meetings."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ licensed = false
 
 
 async def test_seeded_users_and_meetings_exist_at_startup_and_after_reset() -> None:
-    """They replace the default users, and meetings in the past retain their start."""
+    """Seeded users replace the default users, and meetings in the past retain their start."""
     seed = seed_files.parse(VALID, "seed.toml")
     options = SimulatorOptions(port=0, users=seed.users, meetings=seed.meetings)
     async with Simulator(options) as simulator, aiohttp.ClientSession() as session:
@@ -82,7 +82,10 @@ MEETING = USER + "[[users.meetings]]\n"
         ("[[users]]\nemail = 'invalid'", ["2: users[1].email must be an email address"]),
         (
             f"{USER}{USER}",
-            ["4: users[2].email belongs to another user", "3: users[2].user_id belongs to another user"],
+            [
+                "4: users[2].email belongs to a different user",
+                "3: users[2].user_id belongs to a different user",
+            ],
         ),
         (f"{USER}fist_name = 'A'", ["3: unknown key users[1].fist_name; use first_name"]),
         (f"{USER}colour = 'red'", ["3: unknown key users[1].colour; use one of email, user_id"]),
@@ -133,7 +136,7 @@ def test_problems_name_line_field_and_correction(text: str, problems: list[str])
 def test_invalid_file_prevents_startup(
     tmp_path: Path, command: list[str], content: bytes | None, message: str
 ) -> None:
-    """Both commands exit with code 2 and an explanation."""
+    """Both commands print an explanation and exit with code 2."""
     if content is not None:
         (tmp_path / "seed.toml").write_bytes(content)
     result = subprocess.run(
@@ -153,6 +156,6 @@ def test_invalid_file_prevents_startup(
     "user", [{}, {"email": 5}, {"email": "x"}, {"email": "a@b.example", "timezone": "Mars"}, {"name": "A"}]
 )
 async def test_invalid_user_is_rejected(client: Client, user: dict[str, object]) -> None:
-    """A valid user without an id gets one."""
+    """A valid user without an ID receives one."""
     assert "error" in await client.sim("users", **user)
     assert (await client.sim("users", email="c@d.example"))["user_id"].startswith("u-")

@@ -1,4 +1,4 @@
-"""Behavior of the simulated Zoom."""
+"""Tests for the behavior of the simulator."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from support.zoom_app import MONICA, REDIRECT_URI, Client, Clock
 from zoom_simulator import Simulator, SimulatorOptions
 
 
-async def test_refresh_token_rotates_and_works_once(client: Client) -> None:
+async def test_refresh_token_rotates_and_is_single_use(client: Client) -> None:
     """Each refresh also invalidates the previous access token."""
     first = await client.consent()
     status, second = await client.refresh(first["refresh_token"])
@@ -56,8 +56,10 @@ async def test_new_consent_revokes_previous_tokens(client: Client) -> None:
     assert (await client.api("GET", "/users/me"))[0] == 401
 
 
-async def test_code_works_once_within_five_minutes_for_its_redirect_uri(client: Client, clock: Clock) -> None:
-    """A code with the wrong code verifier is rejected as well."""
+async def test_code_is_single_use_and_bound_to_five_minutes_and_redirect_uri(
+    client: Client, clock: Clock
+) -> None:
+    """A code with the wrong code verifier is also rejected."""
     zoom = client.simulator.zoom
     user = zoom.users[MONICA]
     used = zoom.issue_code(user, REDIRECT_URI)
@@ -186,8 +188,8 @@ async def test_user_in_the_authorization_url_is_ignored(client: Client) -> None:
         assert page.status == 400
 
 
-async def test_fault_affects_its_endpoint_the_given_number_of_times(client: Client) -> None:
-    """The counters include it."""
+async def test_fault_affects_its_endpoint_the_configured_number_of_times(client: Client) -> None:
+    """The counters include injected faults."""
     issued = await client.consent()
     await client.sim("fault", endpoint="users_me", kind="rate_limit_daily", times=1)
     async with client.session.get(

@@ -1,4 +1,4 @@
-"""The simulator as a test fixture, from plain functions and with a third-party client library."""
+"""Tests for the simulator as a fixture, called from synchronous tests and by a third-party client library."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def get_status(zoom: RunningSimulator, path: str, token: str) -> int:
 
 
 def test_fixture_controls_the_simulator(zoom: RunningSimulator) -> None:
-    """Consent, expiry, the clock, faults and reset are method calls."""
+    """Consent, expiry, the clock, faults and reset are methods of the fixture."""
     token = zoom.connect(MONICA).access_token
     assert get_status(zoom, "/users/me", token) == 200
     zoom.add_fault("users_me", "status", status=502)
@@ -73,7 +73,7 @@ def test_repr_contains_no_token(zoom: RunningSimulator) -> None:
 
 
 def test_several_simulators_run_independently() -> None:
-    """Each has its own port and state; with the same seed they issue the same tokens."""
+    """Simulators have separate ports and states. With the same seed, they issue the same tokens."""
     options = SimulatorOptions(port=0, seed=7, frozen_clock=1_900_000_000.0)
     with running(options) as one, running(options) as other:
         assert one.url != other.url
@@ -130,7 +130,7 @@ def curl(command: str, zoom: RunningSimulator) -> str:
 
 
 def test_documented_commands_work(zoom: RunningSimulator) -> None:
-    """Runs every curl command of docs/simulator.md for a connected user."""
+    """Every curl command of docs/simulator.md is run for a connected user."""
     zoom.connect(MONICA)
     commands = re.findall(r"^curl .+$", (ROOT / "docs/simulator.md").read_text(), re.MULTILINE)
     responses = [json.loads(curl(command, zoom)) for command in commands]
@@ -140,7 +140,7 @@ def test_documented_commands_work(zoom: RunningSimulator) -> None:
 
 
 def test_commands_on_the_overview_page_work(zoom: RunningSimulator) -> None:
-    """Runs the commands for the clock, adding and clearing a fault, consent and meetings."""
+    """The commands advance the clock, add and clear a fault, grant consent and create meetings."""
 
     def page_commands() -> list[str]:
         with urllib.request.urlopen(f"{zoom.url}/_sim/", timeout=10) as response:

@@ -1,4 +1,4 @@
-"""Webhooks of the simulated Zoom, and their retries."""
+"""Tests for webhooks of the simulator."""
 
 import asyncio
 import hashlib
@@ -26,10 +26,10 @@ class App:
     Attributes:
         events: Headers and body of each received event.
         statuses: Statuses of the next responses; 204 when the list is empty.
-        secret: The secret with which it responds to a challenge.
-        in_chunks: Whether it sends that response in two chunks.
-        may_respond: Cleared to hold responses back.
-        url: The URL on which it listens.
+        secret: The secret for responses to challenges.
+        in_chunks: Whether the response to a challenge is sent in two chunks.
+        may_respond: Event that is cleared to delay responses.
+        url: The URL of the app.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class App:
         return web.Response(status=self.statuses.pop(0) if self.statuses else 204)
 
     async def _respond_in_chunks(self, request: web.Request, response: web.Response) -> web.StreamResponse:
-        """Send the start of a response, and the rest 50 ms later."""
+        """Send the first part of a response, and the rest 50 ms later."""
         payload = response.body
         assert isinstance(payload, bytes)
         chunked = web.StreamResponse(headers={"Content-Type": "application/json"})
@@ -90,7 +90,7 @@ async def app() -> AsyncIterator[App]:
 
 @pytest.fixture
 async def client(clock: Clock, app: App) -> AsyncIterator[Client]:
-    """A client whose user has consented."""
+    """A client with a user who has consented."""
     async with (
         Simulator(SimulatorOptions(port=0, webhook_url=app.url), wall=clock) as simulator,
         aiohttp.ClientSession() as session,
@@ -101,7 +101,7 @@ async def client(clock: Clock, app: App) -> AsyncIterator[Client]:
 
 
 async def responses(client: Client, count: int, event: str = "") -> list[str]:
-    """Wait for a number of responses to the latest event, or to the latest event of a name, and return them."""
+    """Wait for a number of responses to the latest event, optionally of a name, and return the responses."""
     while True:
         async with client.session.get(f"{client.simulator.url}/_sim/webhooks") as page:
             result = [row for row in await page.json() if event in ("", row["event"])]
@@ -154,13 +154,13 @@ async def test_user_events_are_sent_and_applied(client: Client, app: App, clock:
 async def test_server_errors_are_retried_with_zooms_delays(
     client: Client, app: App, clock: Clock, status: int
 ) -> None:
-    """The retries come after 5, 20 and 60 minutes with the same signature, and then stop."""
+    """The event is retried after 5, 20 and 60 minutes with the same signature."""
     app.statuses = [status] * 4
     await client.sim("event", event="app_deauthorized", user=MONICA)
     assert await responses(client, 1) == [f"{status}, not accepted"]
     for count, minutes in enumerate((5, 20, 60), 2):
         clock.now += minutes * MINUTE - 1
-        await client.sim("event", event="endpoint.url_validation")  # shows that the other event was not due
+        await client.sim("event", event="endpoint.url_validation")  # proves that the other event was not due
         await responses(client, 1)
         assert sum(b"deauthorized" in body for _, body in app.events) == count - 1
         client.simulator.zoom.wall.advance(1.0)
@@ -219,7 +219,7 @@ async def test_url_validation_checks_the_response(client: Client, app: App) -> N
 
 
 async def test_button_on_the_page_triggers_an_event(client: Client, app: App) -> None:
-    """The browser returns to the list of webhooks; a form from another site is rejected."""
+    """The browser returns to the list of webhooks; a form from a different site is rejected."""
     page_url = f"{client.simulator.url}/_sim/"
     async with client.session.get(page_url) as response:
         page = await response.text()
@@ -257,7 +257,7 @@ async def test_invalid_event_is_rejected(client: Client, app: App, body: dict[st
 
 
 async def test_event_without_webhook_url_is_applied_but_not_sent(client: Client, app: App) -> None:
-    """The response reports it. A reset also deletes pending retries."""
+    """The response reports that no event was sent. A reset also deletes pending retries."""
     app.statuses = [503]
     await client.sim("event", event="user.disassociated", user=MONICA)
     await responses(client, 1)
@@ -270,7 +270,7 @@ async def test_event_without_webhook_url_is_applied_but_not_sent(client: Client,
 
 
 def test_fixture_triggers_events() -> None:
-    """It works from another thread, and raises errors for invalid arguments."""
+    """The fixture works from other threads, and raises errors for invalid arguments."""
     with testing.running(SimulatorOptions(port=0)) as zoom:
         zoom.connect(MONICA)
         zoom.trigger_event("app_deauthorized", MONICA)
