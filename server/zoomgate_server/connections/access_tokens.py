@@ -42,7 +42,7 @@ CLOCK_SKEW_TOLERANCE = 60.0
 """Maximum inaccuracy in seconds of the estimated store time. A token issued further in the future shows that the clock was set back."""
 
 CHANGE_VISIBILITY_SECONDS = 5.0
-"""Maximum age in seconds of a record that is cached without being read again. The next poll of the change feed still covers later changes."""
+"""Maximum age in seconds of a record that is cached without a second read. The next poll of the change feed covers later changes."""
 
 MAX_ROLLED_BACK = 10_000
 """Maximum number of users for whom a logged store rollback is remembered."""

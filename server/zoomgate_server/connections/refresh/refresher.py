@@ -179,7 +179,7 @@ class Refresher:
         return sum(not task.done() for task in self._tasks)
 
     async def report_pending_age(self) -> None:
-        """Report the age of the oldest attempt without an outcome every second, until cancelled."""
+        """Report the age of the oldest attempt without an outcome every second, until canceled."""
         while True:
             now = self._clock.monotonic()
             sent = [

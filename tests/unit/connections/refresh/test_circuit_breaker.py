@@ -1,4 +1,4 @@
-"""Tests of the circuit breaker for Zoom's token endpoint."""
+"""Tests for the circuit breaker for Zoom's token endpoint."""
 
 from zoomgate_server.connections.refresh.circuit_breaker import (
     APP_REJECTION_PAUSE_SECONDS,
@@ -23,7 +23,7 @@ ISSUED = Issued("a", "r", "bearer", "", "", 3600.0)
 
 
 class ManualClock:
-    """A clock that a test sets."""
+    """A manually controlled clock."""
 
     now = 0.0
 
