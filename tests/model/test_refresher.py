@@ -20,7 +20,7 @@ HISTORIES = 1_000
 HISTORIES_PER_MUTANT = 200
 
 
-def test_invariants_hold_when_callers_cancel_and_the_process_drains_or_is_killed(tmp_path: Path) -> None:
+def test_invariants_hold_when_callers_cancel_and_the_process_shuts_down_or_is_killed(tmp_path: Path) -> None:
     for seed in range(HISTORIES):
         problem = shell.run_with_drain(seed)
         assert not problem, f"drain, seed {seed}: {problem}"

@@ -73,9 +73,8 @@ class OwnServer(MongoServer):
         """Start the server, and wait until it listens."""
         if not SERVER.exists():
             unavailable("the MongoDB-compatible server is not installed: pip install --group test")
-        (
-            self._folder / "empty.toml"
-        ).touch()  # prevents the server from reading a configuration file in the home directory
+        # without this file, the server reads a configuration file from the home directory
+        (self._folder / "empty.toml").touch()
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [

@@ -39,7 +39,10 @@ RESPONSE_MARGIN = 0.2
 """Seconds of a caller's deadline that are reserved for returning the response."""
 
 CLOCK_SKEW_TOLERANCE = 60.0
-"""Maximum inaccuracy in seconds of the estimated store time. A token issued further in the future shows that the clock was set back."""
+"""Tolerated deviation in seconds between two readings of the store's clock.
+
+A token with an issue time further in the future shows that the clock was set back.
+"""
 
 CHANGE_VISIBILITY_SECONDS = 5.0
 """Maximum age in seconds of a record that is cached without a second read. The next poll of the change feed covers later changes."""
@@ -74,7 +77,7 @@ class AccessToken(NamedTuple):
 
 
 def work_deadline(call: Call) -> float:
-    """Return the reading of the monotonic clock at which work for this call must stop."""
+    """Return the reading of the monotonic clock by which work for this call must be finished."""
     return call.deadline - RESPONSE_MARGIN
 
 
@@ -105,7 +108,7 @@ class AccessTokens:
 
         Raises:
             CallerNotAllowed: The connection belongs to a different member.
-            ZoomgateError: As raised by `Refresher.refresh`.
+            ZoomgateError: See `Refresher.refresh`.
         """
         return self._issue_to_caller(user_email, await self._token(call, user_email, min_validity))
 
@@ -118,7 +121,7 @@ class AccessTokens:
         Raises:
             InvalidRequest: `expected` is not the stored refresh token.
             CallerNotAllowed: The connection belongs to a different member.
-            ZoomgateError: As raised by `Refresher.refresh`.
+            ZoomgateError: See `Refresher.refresh`.
         """
         current = await self._read(user_email)
         check_owner(call, current.owner)
@@ -157,7 +160,7 @@ class AccessTokens:
 
         Raises:
             CallerNotAllowed: The connection belongs to a different member.
-            ZoomgateError: As raised by `Refresher.refresh`.
+            ZoomgateError: See `Refresher.refresh`.
         """
         return await self._token(call, user_email, 0.0, preferred_validity=REFRESH_BEFORE_SECONDS)
 
@@ -184,7 +187,7 @@ class AccessTokens:
         )
 
     def drop_changed(self, change: Change) -> None:
-        """Drop the cached token of a changed connection, unless the token was cached from the same revision."""
+        """Drop the cached token of a changed connection, unless the token was read from this revision."""
         self._cache.drop(change.key.subject, unless_rev=change.rev)
 
     # -- internals ---------------------------------------------------------------------------------------
@@ -320,7 +323,7 @@ class AccessTokens:
         return replace(token, seen=seen, expires=min(token.expires, self._clock.monotonic()))
 
     def _issue_to_caller(self, user_email: str, token: CachedToken) -> AccessToken:
-        """Return a token to a caller. The RPC service records this in the audit trail."""
+        """Return a token to a caller. The RPC service writes the audit event."""
         self._cache.note_issued(user_email)
         return AccessToken(token.tokens, token.generation, max(0.0, token.expires - self._clock.monotonic()))
 

@@ -227,7 +227,7 @@ class AccountLinker:
         return record
 
     async def resume(self, entry: Entry) -> bool:
-        """Store tokens from a journal entry that was left by a crashed process or deferred because Zoom or a key was unavailable.
+        """Store tokens from a journal entry that a crashed process left or that was deferred.
 
         Returns:
             True if processing is complete: the tokens are stored or discarded. False if the entry stays in the journal.
@@ -266,7 +266,7 @@ class AccountLinker:
                 entry=entry.entry_id,
                 error=type(error).__name__,
             )
-            if isinstance(error, ReauthRequired):  # revoking invalid tokens could end a valid grant
+            if isinstance(error, ReauthRequired):  # revoking invalid tokens could invalidate a valid grant
                 await self._journal.delete(entry.entry_id)
             else:
                 await self._discard_entry(entry)
@@ -275,7 +275,7 @@ class AccountLinker:
         return True
 
     async def _discard_entry(self, entry: Entry) -> None:
-        """Revoke the tokens of an entry that no record will contain, and delete the entry."""
+        """Revoke the tokens of an entry that will not be stored, and delete the entry."""
         self._revoke_unused(entry.tokens)
         await self._journal.delete(entry.entry_id)
 
@@ -294,7 +294,7 @@ class AccountLinker:
             replace(issued, refresh_token=issued.refresh_token or entry.tokens.refresh_token), now
         )
         renewed = replace(entry, tokens=tokens)
-        await self._journal.append(renewed)  # replaces the used tokens
+        await self._journal.append(renewed)  # replaces the entry with the exchanged token
         return renewed
 
     async def _verify_and_store(
@@ -345,7 +345,7 @@ class AccountLinker:
     async def _relink_to_actual_user(self, entry: Entry, zoom_user: "_ZoomUser") -> None:
         """Store the pair in the connection of the Zoom user who actually consented. Revoke the pair if there is no connection.
 
-        A new consent invalidates the tokens that are stored for this user under any address (Zoom's code 4741), so the existing
+        A new consent invalidates the tokens that are stored for this user under any address (Zoom error code 4741), so the existing
         connection needs the new pair.
         """
         record = await self._connection_of(zoom_user)
@@ -402,7 +402,7 @@ class AccountLinker:
         Args:
             unless_superseded: Return None, and write nothing, if a consent or disconnection happened after the tokens were requested. Set
                 for entries from the journal, whose record may have changed long ago.
-            prefetched: The result of a recent read, which replaces the first read here; None reads the store.
+            prefetched: The result of a recent read, used instead of the first read; None to read the store.
         """
         grant = uuid4().hex
         pause = FIRST_PAUSE_SECONDS
@@ -471,7 +471,7 @@ class AccountLinker:
                 current, now = await self._connections.read_previous(user_email)
                 record = current.record
                 if tombstone is not None and record == replace(tombstone, rev=current.rev):
-                    break  # an unconfirmed write had succeeded
+                    break  # an unconfirmed write succeeded
                 if current.rev == 0 or (record is not None and record.state is State.DISCONNECTED):
                     return
                 generation = 0 if record is None else record.generation
@@ -559,7 +559,7 @@ def _parse_zoom_user(body: bytes) -> _ZoomUser:
 
 
 def _stored_generation(record: ConnectionRecord, entry: Entry) -> int:
-    """Return the connection's generation if the entry's tokens are its current ones, otherwise 0."""
+    """Return the connection's generation if the entry's tokens are the current tokens, otherwise 0."""
     return record.generation if record.commit_id == entry.entry_id else 0
 
 
@@ -588,7 +588,7 @@ def _create_time(current: ConnectionRecord | None, now: float) -> float:
 def _stored_event(
     call: Call | None, outcome: str, entry: Entry, generation: int, *, resumed: bool
 ) -> AuditEvent:
-    """Build the audit event for tokens of a call, a browser or the journal."""
+    """Return the audit event for tokens from a call, a browser or the journal."""
     details = _origin_details(entry)
     if call is not None:
         event = AuditEvent.for_call(call, "connection.stored", outcome, entry.user_email, details=details)

@@ -1,4 +1,4 @@
-"""Disconnection of users: the connection is deleted locally, then the tokens are revoked with Zoom."""
+"""Disconnection of users: a tombstone replaces the connection, then the tokens are revoked with Zoom."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ TOMBSTONE_SECONDS = 30 * 24 * 3600.0
 """Time to retain a tombstone, so that late writers detect the disconnection."""
 
 RETRY_INTERVAL = 30.0
-"""Pause between attempts to revoke the remaining tokens."""
+"""Seconds between attempts to revoke the remaining tokens."""
 
 MAX_CONSECUTIVE_FAILURES = 3
 """Number of consecutive unconfirmed revocations after which a pass stops calling Zoom. The next pass starts with the following users."""
@@ -86,7 +86,7 @@ class Disconnector:
 
         Raises:
             ConnectionNotFound: The user has no connection.
-            CallerNotAllowed: The connection belongs to another member.
+            CallerNotAllowed: The connection belongs to a different member.
             StoreUnavailable: The store failed; the disconnection may or may not have been stored.
         """
         # A canceled call must prevent neither the audit event nor the revocation.

@@ -82,7 +82,7 @@ PAGE_SIZE = 200
 """Number of connections per page of a scan."""
 
 PAGE_PAUSE_SECONDS = 1.0
-"""Pause between pages of a scan of all connections."""
+"""Seconds between pages of a scan of all connections."""
 
 _GLOBAL_FAILURES = (
     AppCredentialsRejected,
@@ -155,11 +155,11 @@ class ProactiveRefresh:
     async def refresh_used(self) -> None:
         """Refresh tokens that are about to expire and that calls of this process have used.
 
-        Tokens that were returned to a caller are skipped, because Zoom may invalidate the caller's copy when it issues the next token.
+        Tokens that were returned to a caller are skipped, because Zoom may invalidate the caller's copy when issuing the next token.
 
         Raises:
             StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: Further refreshes would fail too.
-            ReauthRequired: Zoom rejected many refresh tokens in a row.
+            ReauthRequired: Zoom rejected many consecutive refresh tokens.
         """
         for number, (user_email, token) in enumerate(self._cache.in_use(), 1):
             if number % 1000 == 0:
@@ -174,7 +174,7 @@ class ProactiveRefresh:
                 self._cache_token(user_email, record)
 
     def _expires_soon(self, token: CachedToken) -> bool:
-        """Return whether it is time to refresh a token.
+        """Return whether a token is close enough to its expiry to be refreshed.
 
         An expired token is refreshed by the next call only, so that an outage is not followed by a burst of refreshes.
         """
@@ -191,7 +191,7 @@ class ProactiveRefresh:
         Raises:
             StoreError, StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: Further refreshes would
                 fail too.
-            ReauthRequired: Zoom rejected many refresh tokens in a row.
+            ReauthRequired: Zoom rejected many consecutive refresh tokens.
         """
         due = await self._find_due()
         self._rng.shuffle(due)  # concurrent processes start with different grants
@@ -231,11 +231,11 @@ class ProactiveRefresh:
         if record is None or record.state is not State.ACTIVE or record.tokens is None:
             return
         due_at = schedule.due_at(user_email, record.tokens, now)
-        if due_at is None or due_at > now:  # an earlier release refreshed it without updating the date
+        if due_at is None or due_at > now:  # an earlier release refreshed the token without updating the date
             await self._connections.write(replace(record, due_at=due_at))
             return
         if record.lease is not None and now < record.lease.expire_at <= now + 2 * LEASE_SECONDS:
-            return  # another process is refreshing it
+            return  # another process is refreshing the token
         await self._wait_for_slot()
         if await self._refresh(user_email, record.generation, "idle") is not None:
             self._cache.drop(user_email)
@@ -298,7 +298,7 @@ class ProactiveRefresh:
         Raises:
             StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: The failure affects all
                 connections.
-            ReauthRequired: Zoom rejected many refresh tokens in a row, which indicates a failure that affects all connections.
+            ReauthRequired: Zoom rejected many consecutive refresh tokens, which indicates a failure that affects all connections.
         """
         deadline, started = self._clock.monotonic() + REFRESH_WAIT_SECONDS, self._connections.now()
         try:
@@ -313,7 +313,7 @@ class ProactiveRefresh:
             return None
         except NotConnected:
             return None
-        except Exception as error:  # noqa: BLE001 - the refresher logs its defects; one connection must not block the others
+        except Exception as error:  # noqa: BLE001 - the refresher logs unexpected errors; one connection must not block the others
             self._defer(user_email, reason, error)
             return None
         self._rejections_in_a_row = 0

@@ -32,7 +32,7 @@ class ZoomCalls:
             RefreshInProgress: Zoom rejected the token even after a refresh, and another refresh of the token is running or has finished.
             ZoomUnavailable, ZoomOutcomeUnknown, ZoomResponseTooLarge, DeadlineTooShort: See `ZoomClient.send`.
             CallerNotAllowed: The connection belongs to a different member.
-            ZoomgateError: As raised by `Refresher.refresh`.
+            ZoomgateError: See `Refresher.refresh`.
         """
         token = await self._access_tokens.for_call(call, user_email)
         response = await self._send(call, request, token)

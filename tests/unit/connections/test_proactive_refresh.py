@@ -27,7 +27,7 @@ MONICA, OMAR = "monica@example.com", "omar@example.com"
 
 
 def run_simulation(scenario: Callable[[SeededLoop, RecordStore, Zoom], Any]) -> Any:
-    """Run a scenario on a loop with virtual time, with a new store and a new Zoom."""
+    """Run a scenario on an event loop with virtual time, with a new store and Zoom simulator."""
     loop, zoom = SeededLoop(random.Random(1)), Zoom()  # noqa: S311 - only reproducibility matters
     store = MemoryStore(Clock(loop).wall)
     try:
@@ -407,7 +407,7 @@ def test_drain_waits_for_a_running_refresh() -> None:
     run_simulation(scenario)
 
 
-def test_proactive_refresh_does_not_count_as_forced_refresh() -> None:
+def test_proactive_refresh_is_not_treated_as_forced_refresh() -> None:
     """A user can still force a refresh one minute later."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:

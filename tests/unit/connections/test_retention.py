@@ -101,7 +101,7 @@ class RetentionSetup:
         "active",
         "active, modified column",
         "forged state",
-        "damaged",
+        "corrupt",
     ],
 )
 async def test_only_expired_tombstones_are_deleted(record: Record, is_preserved: bool) -> None:

@@ -42,7 +42,7 @@ def test_later_consent_with_a_lower_generation_is_cached() -> None:
     assert cache.put(USER, later) is later
 
 
-def test_capacity_limits_tokens_and_further_seen_versions() -> None:
+def test_capacity_limits_tokens_and_other_seen_versions() -> None:
     cache = TokenCache(capacity=2)
     users = [f"user-{number}@example.com" for number in range(5)]
     for user in users:

@@ -79,7 +79,7 @@ class _InFlightRefresh:
     def fail(self, error: BaseException) -> None:
         if not self.result.done():
             self.result.set_exception(error)
-            self.result.exception()  # marks it as retrieved, since all callers may be gone
+            self.result.exception()  # marks the exception as retrieved, since all callers may have been canceled
 
 
 class Refresher:
@@ -155,7 +155,7 @@ class Refresher:
             finally:
                 in_flight.waiting -= 1
             if joined is None or record.generation > seen_generation:
-                return record  # otherwise, the joined attempt was started for an older token
+                return record  # a joined attempt may have been started for an older token
 
     def resume(self, entry: Entry) -> None:
         """Store tokens from the journal of a crashed process in the background, retrying until the store responds."""
@@ -334,7 +334,7 @@ class Refresher:
                 return None
 
     def _check_breaker(self) -> None:
-        """Raise the error of the outcome that opened the circuit breaker, if it is open."""
+        """If the circuit breaker is open, raise the error of the outcome that opened it."""
         opened = self._breaker.open_for()
         if opened is not None:
             outcome, seconds = opened
@@ -351,7 +351,7 @@ class Refresher:
     def _conclude(
         self, user_email: str, attempt_id: str, verdict: refresh_protocol.Verdict, in_flight: _InFlightRefresh
     ) -> None:
-        """Set the result for waiting callers, and record it in metrics, log and audit trail."""
+        """Set the result for waiting callers, and record the result in metrics, log and audit trail."""
         outcome, result = _interpret(verdict)
         self._metrics.refreshes(outcome)
         if outcome == "alternate_pair_kept":
@@ -461,7 +461,7 @@ def _interpret(verdict: refresh_protocol.Verdict) -> tuple[str, ConnectionRecord
 
 
 def _failure(outcome: TokenOutcome, *, retry_after: float | None = None) -> tuple[str, ZoomgateError]:
-    """Return the metric label and the error for an outcome without tokens; `retry_after` overrides that of the outcome."""
+    """Return the metric label and the error for an outcome without tokens; `retry_after` overrides the outcome's value."""
     match outcome:
         case Throttled(suggested):
             return "zoom_rate_limited", ZoomRateLimited(

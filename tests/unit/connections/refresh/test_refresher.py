@@ -220,7 +220,7 @@ async def test_issued_tokens_are_stored_once_a_failing_store_recovers(
 
 
 async def test_no_refresh_token_is_sent_while_the_store_is_down(world: World) -> None:
-    """Without a lease, Zoom is not called."""
+    """Zoom is not called without a lease."""
     world.store.fail("put", 1)
     with pytest.raises(StoreUnavailable):
         await world.refresh()
