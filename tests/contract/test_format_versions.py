@@ -163,7 +163,7 @@ async def test_record_of_another_version_fails_for_its_user_only(
     assert list(result.failed.values()) == [UNSUPPORTED[version]]
     assert (await setup.record(), setup.zoom.calls) == (before, calls)
     await setup.process.refresh("omar@example.com")
-    assert await setup.process.holds_living_token("omar@example.com")
+    assert await setup.process.has_valid_token("omar@example.com")
 
 
 async def test_callers_receive_record_version_for_that_user_only(tmp_path: Path) -> None:

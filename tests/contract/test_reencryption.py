@@ -120,7 +120,7 @@ async def test_concurrent_refresh_is_not_overwritten(store: RecordStore) -> None
         record, _ = await reader.connections.read(user)
         assert record is not None
         assert record.generation == 2
-        assert await reader.holds_living_token(user)
+        assert await reader.has_valid_token(user)
 
 
 async def test_concurrently_deleted_record_is_not_recreated(store: RecordStore) -> None:
@@ -156,7 +156,7 @@ async def test_next_run_continues_after_a_store_failure(store: RecordStore, afte
     assert result.current >= reencrypted
     assert await count_sealed_with(store, OLD) == 0
     reader = Process("app", store, Envelope(app="app", keys=ring(NEW)), zoom)
-    assert all([await reader.holds_living_token(user) for user in USERS])
+    assert all([await reader.has_valid_token(user) for user in USERS])
 
 
 async def test_unreadable_records_are_reported_and_unchanged(store: RecordStore) -> None:
@@ -225,5 +225,5 @@ async def test_reencryption_loses_no_token_of_another_process(tmp_path: Path) ->
         record, _ = await reader.connections.read(user)
         assert record is not None
         assert record.generation > 1
-        assert await reader.holds_living_token(user)
+        assert await reader.has_valid_token(user)
     await store.close()

@@ -1,1 +1,1 @@
-"""Model tests of the refresh protocol, the refresher, proactive refresh and the change feed, in simulated worlds."""
+"""Model tests for the refresh protocol, the refresher, proactive refresh and the change feed, in simulated worlds."""

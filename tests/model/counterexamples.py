@@ -1,4 +1,4 @@
-"""Counterexamples: the shortest known history for each mutant, and those that once broke the protocol itself.
+"""Counterexamples: the shortest known history for each mutant, and histories that exposed bugs of the shipped protocol.
 
 `make soak` prints new histories in this form. Histories are never removed.
 """
@@ -6,7 +6,7 @@
 from model.world import History
 
 BY_MUTANT: dict[str, History] = {
-    "success_fenced_by_lease": [
+    "success_checked_against_lease": [
         ("world", False, True),
         ("request",),
         ("run", 0, 3),
@@ -14,7 +14,7 @@ BY_MUTANT: dict[str, History] = {
         ("time", 300.0),
         ("crash", 1),
     ],
-    "rejection_accepted_at_once": [
+    "rejection_accepted_immediately": [
         ("world", False, False),
         ("consent",),
         ("request",),
@@ -75,7 +75,7 @@ BY_MUTANT: dict[str, History] = {
         ("request",),
         ("run", 1, 4),
     ],
-    "future_attempt_in_doubt": [
+    "future_attempt_not_ignored": [
         ("world", False, False),
         ("request",),
         ("run", 2, 3),

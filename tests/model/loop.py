@@ -1,7 +1,7 @@
 """An event loop with virtual time, in which a seed decides which of the ready tasks runs next.
 
-Time stands still while a callback is ready, and otherwise advances to the next timer. There is no I/O, and work for a thread is done within
-the loop. Therefore one seed determines one history, which takes milliseconds.
+Time advances to the next timer only if no callback is ready. There is no I/O, and functions for executor threads run within the loop.
+Therefore a seed determines the whole history, and a history takes milliseconds.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from typing import Any
 
 
 class Deadlock(AssertionError):
-    """All tasks wait, and no timer is left."""
+    """Deadlock of the loop: all tasks wait, and no timer is left."""
 
 
 class Killed(Exception):
-    """The process was killed at the requested step."""
+    """Simulated kill of the process at the requested step."""
 
 
 class _Handle:
@@ -45,11 +45,11 @@ class _Handle:
 class SeededLoop(asyncio.AbstractEventLoop):
     """Event loop for one history. Methods that are not implemented raise NotImplementedError.
 
-    Callbacks that one step makes ready keep their order, as asyncio guarantees for the callbacks of a future. Callbacks of different steps
-    are interleaved by the seed.
+    Callbacks that become ready in the same step run in order, as asyncio guarantees for the callbacks of a future. The seed determines the
+    interleaving of callbacks of different steps.
 
     Args:
-        chance: Source of all scheduling decisions.
+        rng: Source of all scheduling decisions.
         now: The initial time, in seconds.
 
     Attributes:
@@ -57,10 +57,10 @@ class SeededLoop(asyncio.AbstractEventLoop):
         unhandled_errors: Errors that asyncio would have logged because no code retrieved them.
     """
 
-    def __init__(self, chance: random.Random, now: float = 0.0) -> None:
+    def __init__(self, rng: random.Random, now: float = 0.0) -> None:
         self.steps = 0
         self.unhandled_errors: list[str] = []
-        self._chance = chance
+        self._rng = rng
         self._now = now
         self._ready: list[deque[_Handle]] = []
         self._made_ready: deque[_Handle] | None = None
@@ -96,7 +96,7 @@ class SeededLoop(asyncio.AbstractEventLoop):
         self._timers.clear()
 
     def at_step(self, step: int, action: Callable[[], object]) -> None:
-        """Call `action` just before a step."""
+        """Schedule a call of `action` just before a step."""
         self._at_step.setdefault(step, []).append(action)
 
     def _step(self) -> None:
@@ -108,7 +108,7 @@ class SeededLoop(asyncio.AbstractEventLoop):
         while not self._ready:
             self._advance_time()
         self.steps += 1
-        index = self._chance.randrange(len(self._ready))
+        index = self._rng.randrange(len(self._ready))
         group = self._ready[index]
         handle = group.popleft()
         if not group:
@@ -155,7 +155,7 @@ class SeededLoop(asyncio.AbstractEventLoop):
 
     def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> Any:
         handle = _Handle(callback, args, context)
-        heapq.heappush(self._timers, (when, self._chance.random(), next(self._numbers), handle))
+        heapq.heappush(self._timers, (when, self._rng.random(), next(self._numbers), handle))
         return handle
 
     def create_future(self) -> "asyncio.Future[Any]":
@@ -165,7 +165,7 @@ class SeededLoop(asyncio.AbstractEventLoop):
         return asyncio.Task(coro, loop=self, **options)
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
-        """Run the work of a thread as a separate step and set its result."""
+        """Run the function as a separate step, instead of in a thread, and return a future with its result."""
         future = self.create_future()
 
         def work() -> None:

@@ -1,7 +1,7 @@
 """Mutants of the refresh protocol and the refresher: the shipped code with one mistake each, which the model tests must detect.
 
-A mutant is the source of a module with one piece of it replaced. The piece must occur exactly once, so a mutant that no longer matches
-its module is noticed.
+A mutant is the source of a module with one piece of text replaced. The piece must occur exactly once, so that a mutant that no longer
+matches its module causes an error.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from zoomgate_server.connections.refresh import protocol, refresher
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One mistake.
+    """A mutant with one mistake.
 
     Attributes:
-        name: What is wrong.
-        original: The source text of the shipped module.
-        replacement: The source text of the mutant.
+        name: Description of the mistake.
+        original: The replaced source text of the shipped module.
+        replacement: The text that replaces `original`.
         of: The mutated module.
     """
 
@@ -37,7 +37,7 @@ class Mutant:
         if source.count(self.original) != 1:
             raise LookupError(f"mutant {self.name!r} no longer matches {self.of.__name__}; update its text")
         module = ModuleType(f"{self.of.__name__}_{self.name}")
-        # dataclasses look up their own module by name, and the shipped module serves as well
+        # dataclasses look up their module by name; the shipped module has the required names
         module.__dict__["__name__"] = self.of.__name__
         code = compile(source.replace(self.original, self.replacement), f"<mutant {self.name}>", "exec")
         exec(code, module.__dict__)  # noqa: S102 - our own source
@@ -47,7 +47,7 @@ class Mutant:
 _SUPERSEDED = "if record is None or record.grant != issued.grant or record.state is State.DISCONNECTED:"
 MUTANTS = (
     Mutant(
-        "success_fenced_by_lease",
+        "success_checked_against_lease",
         _SUPERSEDED,
         "lease = None if record is None else record.lease\n"
         "    if record is None or record.grant != issued.grant or record.state is State.DISCONNECTED or (\n"
@@ -56,7 +56,7 @@ MUTANTS = (
         "    ):",
     ),
     Mutant(
-        "rejection_accepted_at_once",
+        "rejection_accepted_immediately",
         "            if not unchanged:\n"
         "                updated, verdict = released, _verdict_after_concurrent_change(request, record)\n"
         "            elif any(candidate not in candidates for candidate in _candidates(record)):\n"
@@ -102,7 +102,7 @@ MUTANTS = (
         "if False",
     ),
     Mutant(
-        "future_attempt_in_doubt",
+        "future_attempt_not_ignored",
         "abs(now - attempt.started_at) < GRACE_SECONDS",
         "now - attempt.started_at < GRACE_SECONDS",
     ),
@@ -133,7 +133,7 @@ REFRESHER_MUTANTS = (
         refresher,
     ),
     Mutant(
-        "attempt_cancelled_with_its_first_caller",
+        "attempt_canceled_with_its_first_caller",
         "        self._tasks[task] = in_flight\n",
         "        self._tasks[task] = in_flight\n"
         "        caller = asyncio.current_task()\n"
@@ -166,7 +166,7 @@ REFRESHER_MUTANTS = (
         refresher,
     ),
     Mutant(
-        "in_flight_attempt_dropped_at_once",
+        "in_flight_attempt_dropped_immediately",
         "        self._in_flight[user_email] = in_flight\n",
         "        self._in_flight[user_email] = in_flight\n"
         "        asyncio.get_running_loop().call_soon(self._in_flight.pop, user_email, None)\n",

@@ -1,4 +1,7 @@
-"""A simulated world for proactive refresh: processes on one store, and a Zoom that expires idle grants, on the loop of `model.loop`."""
+"""A simulated world for proactive refresh: processes with one store, and a Zoom simulator that expires idle grants.
+
+The world runs on the event loop of `model.loop`.
+"""
 
 import asyncio
 import contextlib
@@ -39,7 +42,7 @@ ADMIN = Principal(name="admin", roles=frozenset({Role.ADMIN}))
 
 
 class Clock:
-    """A clock that shows the time of a loop."""
+    """A clock with the time of an event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -56,8 +59,8 @@ class Zoom:
 
     Attributes:
         valid: The valid refresh token of each user.
-        requests: Time and user of each request, by the loop's time.
-        expired: The users whose refresh token had expired when it was sent.
+        requests: Time on the loop's clock and user of each request.
+        expired: Users whose expired refresh token was sent.
         reused: Number of requests with a refresh token that had been exchanged before.
         outage: The outcome of all requests, or None to process them.
     """
@@ -111,7 +114,7 @@ class Api:
 
 
 class Process:
-    """A process of the service on a store, without its listeners."""
+    """A process of the service, without listeners."""
 
     def __init__(
         self, loop: SeededLoop, store: RecordStore, zoom: Zoom, *, per_minute: int = 60, seed: int = 1

@@ -1,6 +1,6 @@
-"""A simulated world for the refresher: one process, its store, its journal and a strict Zoom, on the event loop of `model.loop`.
+"""A simulated world for the refresher: one process, its store, its journal and a Zoom simulator, on the event loop of `model.loop`.
 
-A seed determines one history: callers with various deadlines that are cancelled at arbitrary steps; a store that is slow and fails before
+A seed determines one history: callers with various deadlines that are canceled at arbitrary steps; a store that is slow and fails before
 or after its writes take effect; a Zoom that is slow, rate limits or is unreachable. A history ends with a drain at an arbitrary time, or
 the process is killed at an arbitrary step and another process resumes its journal.
 """
@@ -60,11 +60,11 @@ _CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default=
 
 
 class EndlessLoop(AssertionError):
-    """A task runs for ever within one step of the loop."""
+    """Endless loop of a task within one step of the event loop."""
 
 
 class Clock:
-    """The loop's time. It detects a task that reads the time for ever within one step."""
+    """The loop's clock, which detects a task that reads the time endlessly within one step."""
 
     def __init__(self, loop: SeededLoop) -> None:
         self._loop = loop
@@ -78,7 +78,7 @@ class Clock:
             self._step, self._reads = self._loop.steps, 0
         self._reads += 1
         if self._reads > _MAX_CLOCK_READS_PER_STEP:
-            raise EndlessLoop("a task reads the clock for ever within one step")
+            raise EndlessLoop("a task reads the clock endlessly within one step")
         return self._loop.time()
 
 
@@ -90,14 +90,14 @@ class Zoom:
         delivered: The latest refresh token of each user that the process received, if any.
     """
 
-    def __init__(self, world: "World", chance: random.Random) -> None:
+    def __init__(self, world: "World", rng: random.Random) -> None:
         self.valid = {user: f"{user} 1" for user in USERS}
         self.delivered: dict[str, str] = {}
         self._world = world
-        self._chance = chance
+        self._rng = rng
         self._numbers = Counter(dict.fromkeys(USERS, 1))
         self._calls: Counter[str] = Counter()
-        self._failing = chance.random() < 0.3
+        self._failing = rng.random() < 0.3
 
     async def exchange(self, token: str) -> TokenOutcome:
         """Respond after a delay, and check that a user has only one call at a time."""
@@ -106,9 +106,9 @@ class Zoom:
         self._calls[user] += 1
         self._world.check(self._calls[user] == 1, f"two concurrent calls to Zoom for {user}")
         try:
-            await asyncio.sleep(self._chance.choice((0.0, 0.1, 3.0, 14.0)))
+            await asyncio.sleep(self._rng.choice((0.0, 0.1, 3.0, 14.0)))
             outcome = self._respond(user, token)
-            await asyncio.sleep(self._chance.choice((0.0, 0.1, 3.0, 14.0)))
+            await asyncio.sleep(self._rng.choice((0.0, 0.1, 3.0, 14.0)))
         finally:
             self._calls[user] -= 1
         if isinstance(outcome, Issued):
@@ -120,8 +120,8 @@ class Zoom:
         self._failing = False
 
     def _respond(self, user: str, token: str) -> TokenOutcome:
-        if self._failing and self._chance.random() < 0.4:
-            return self._chance.choice((NotSent("injected"), Unknown("injected"), Throttled(5.0)))
+        if self._failing and self._rng.random() < 0.4:
+            return self._rng.choice((NotSent("injected"), Unknown("injected"), Throttled(5.0)))
         if token != self.valid[user]:
             return Rejected("invalid_grant")
         self._numbers[user] += 1
@@ -130,12 +130,12 @@ class Zoom:
 
 
 class SlowStore:
-    """A store with a delay before and after each call takes effect, which detects two concurrent attempts of one user."""
+    """A store that delays each call before and after its effect, and detects concurrent attempts for one user."""
 
-    def __init__(self, world: "World", store: FaultyStore, chance: random.Random) -> None:
+    def __init__(self, world: "World", store: FaultyStore, rng: random.Random) -> None:
         self._world = world
         self._store = store
-        self._chance = chance
+        self._rng = rng
         self._calls: Counter[str] = Counter()
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
@@ -154,11 +154,11 @@ class SlowStore:
         self._calls[user] += 1
         self._world.check(self._calls[user] == 1, f"two concurrent attempts for {user}")
         try:
-            await asyncio.sleep(self._chance.choice((0.0, 0.0, 0.01, 1.0)))
+            await asyncio.sleep(self._rng.choice((0.0, 0.0, 0.01, 1.0)))
             try:
                 yield
             finally:
-                await asyncio.sleep(self._chance.choice((0.0, 0.0, 0.01, 1.0)))
+                await asyncio.sleep(self._rng.choice((0.0, 0.0, 0.01, 1.0)))
         finally:
             self._calls[user] -= 1
 
@@ -167,7 +167,7 @@ class SlowStore:
 
 
 class WatchedJournal(TokenJournal):
-    """A journal that records which refresh tokens were on the disk."""
+    """A journal that records the refresh tokens that were written to the disk."""
 
     journaled: set[str]
 
@@ -178,10 +178,10 @@ class WatchedJournal(TokenJournal):
 
 
 class World:
-    """The state of one history. Store, Zoom and the journal's folder outlive a killed process."""
+    """The state of one history. The store, Zoom and the journal's directory survive a kill of the process."""
 
     def __init__(self, seed: int, shell: ModuleType, folder: Path | None) -> None:
-        self.chance = random.Random(seed)  # noqa: S311 - deterministic on purpose
+        self.rng = random.Random(seed)  # noqa: S311 - deterministic on purpose
         self.shell = shell
         self.folder = folder
         self.journaled: set[str] = set()
@@ -189,20 +189,20 @@ class World:
         self.drained = False
         self.memory = MemoryStore(lambda: EPOCH + self.loop.time())
         self.faulty = FaultyStore(self.memory)
-        self.zoom = Zoom(self, self.chance)
+        self.zoom = Zoom(self, self.rng)
         self.seen = dict.fromkeys(USERS, 1)
         self.callers: list[asyncio.Task[None]] = []
         self._start_process(0.0)
 
     def _start_process(self, now: float) -> None:
         self.drained = False
-        self.loop = SeededLoop(self.chance, now)
+        self.loop = SeededLoop(self.rng, now)
         self.clock = Clock(self.loop)
         folder = self.folder or Path("/nowhere")
         self.journal = WatchedJournal(folder, app="app", key_ring=_RING, observer=_METRICS)
         self.journal.journaled = self.journaled
         self.refresher: refresher.Refresher = self.shell.Refresher(
-            connections=self._connections(SlowStore(self, self.faulty, self.chance)),
+            connections=self._connections(SlowStore(self, self.faulty, self.rng)),
             exchange=self.zoom.exchange,
             revoke_unused=lambda _: self.check(False, "a pair was discarded"),
             journal=self.journal if self.folder else _NoJournal(),
@@ -222,7 +222,7 @@ class World:
     # -- invariants ----------------------------------------------------------------------------------
 
     def check(self, holds: bool, violation: str) -> None:
-        """Record the first violation. An exception within an attempt would only look like a store failure."""
+        """Record the first violation. An exception is not raised, because an attempt would handle it as a store failure."""
         if not holds and not self.violation and not self.loop.is_closed():
             self.violation = violation
 
@@ -248,16 +248,16 @@ class World:
     # -- history ------------------------------------------------------------------------------------
 
     async def run_until_drained(self) -> None:
-        """Connect users, run callers and faults for a random time, and stop as the service does: callers first, then a drain."""
+        """Connect users, run callers and faults for a random time, then stop like the service: first callers, then the drain."""
         for user in USERS:
             await self._connect(user)
-        for number in range(self.chance.randint(2, 7)):
+        for number in range(self.rng.randint(2, 7)):
             caller = self.loop.create_task(self._call(f"caller {number}"))
             self.callers.append(caller)
-            if self.chance.random() < 0.5:
-                self.loop.at_step(self.loop.steps + self.chance.randint(1, 250), caller.cancel)
-        faults = [self.loop.create_task(self._fault()) for _ in range(self.chance.choice((0, 0, 1, 3)))]
-        await asyncio.sleep(self.chance.choice((0.0, 1.0, 20.0, 300.0)))
+            if self.rng.random() < 0.5:
+                self.loop.at_step(self.loop.steps + self.rng.randint(1, 250), caller.cancel)
+        faults = [self.loop.create_task(self._fault()) for _ in range(self.rng.choice((0, 0, 1, 3)))]
+        await asyncio.sleep(self.rng.choice((0.0, 1.0, 20.0, 300.0)))
         for task in (*self.callers, *faults):
             task.cancel()
         await asyncio.wait(self.callers)
@@ -285,13 +285,13 @@ class World:
         self.check(await self.refresher.drain(DRAIN_SECONDS), "the drain timed out")
         self.check(self.refresher.running == 0, "attempts remain after the drain")
         self.drained = True
-        await asyncio.sleep(LONG_PAUSE)  # remaining tasks would call the store meanwhile
+        await asyncio.sleep(LONG_PAUSE)  # remaining tasks would call the store during this time
         others = asyncio.all_tasks(self.loop) - {asyncio.current_task(self.loop)}
         self.check(not others, f"{len(others)} tasks remain after the drain")
         self.drained = False
 
     async def _check_final_refresh(self) -> None:
-        """Stop all faults and refresh every user once more: it succeeds, or requires consent if a response was lost."""
+        """Stop all faults and refresh every user once more. The refresh must succeed, or require consent if a response was lost."""
         self.zoom.stop_failing()
         self.faulty._faults = {"get": [], "put": []}
         await asyncio.sleep(LONG_PAUSE)
@@ -329,13 +329,13 @@ class World:
     async def _call(self, name: str) -> None:
         """Refresh a token a few times as one caller."""
         token = _CALLER.set(name)
-        chance = self.chance
-        user = chance.choice(USERS)
-        for _ in range(chance.randint(1, 3)):
-            await asyncio.sleep(chance.choice((0.0, 0.5, 5.0, 40.0)))
-            seconds = chance.choice((0.0, 0.05, 2.0, 20.0, 200.0))
+        rng = self.rng
+        user = rng.choice(USERS)
+        for _ in range(rng.randint(1, 3)):
+            await asyncio.sleep(rng.choice((0.0, 0.5, 5.0, 40.0)))
+            seconds = rng.choice((0.0, 0.05, 2.0, 20.0, 200.0))
             deadline = self.loop.time() + seconds
-            seen, forced = self.seen[user], chance.random() < 0.2
+            seen, forced = self.seen[user], rng.random() < 0.2
             try:
                 record = await self.refresher.refresh(
                     user, seen_generation=seen, deadline=deadline, forced=forced
@@ -345,7 +345,7 @@ class World:
             except asyncio.CancelledError:
                 task = asyncio.current_task(self.loop)
                 self.check(
-                    task is not None and task.cancelling() > 0, "a caller was cancelled without a request"
+                    task is not None and task.cancelling() > 0, "a caller was canceled without a request"
                 )
                 raise
             except BaseException as error:
@@ -360,26 +360,26 @@ class World:
         _CALLER.reset(token)
 
     async def _fault(self) -> None:
-        """Make calls of the store fail from a random time on."""
-        await asyncio.sleep(self.chance.choice((0.0, 0.1, 1.0, 4.0, 15.0)))
-        method = self.chance.choice(("get", "put", "put"))
-        self.faulty.fail(method, self.chance.randint(1, 4), after_effect=self.chance.random() < 0.5)
+        """Make store calls fail, starting at a random time."""
+        await asyncio.sleep(self.rng.choice((0.0, 0.1, 1.0, 4.0, 15.0)))
+        method = self.rng.choice(("get", "put", "put"))
+        self.faulty.fail(method, self.rng.randint(1, 4), after_effect=self.rng.random() < 0.5)
 
     def kill(self) -> None:
-        """Kill the process, and start another one at once or after its leases have expired."""
+        """Kill the process, and start another process immediately or after the leases have expired."""
         now = self.loop.time()
         self.loop.abandon()
         self.journal._release_all()
         self.zoom.delivered.clear()
-        self._start_process(now + self.chance.choice((0.0, LONG_PAUSE)))
+        self._start_process(now + self.rng.choice((0.0, LONG_PAUSE)))
 
 
 LONG_PAUSE = 400.0
-"""Seconds after which leases, grace periods and circuit breakers have expired."""
+"""Seconds after which all leases, grace periods and circuit breaker pauses have expired."""
 
 
 class _NoJournal:
-    """The journal of a process without a journal folder."""
+    """The journal of a process without a journal directory."""
 
     async def append(self, entry: Entry) -> bool:
         return False
@@ -398,7 +398,7 @@ def run_with_kill(seed: int, folder: Path, shell: ModuleType = refresher) -> str
 
     def run(world: World) -> None:
         try:
-            world.loop.run(world.run_until_drained(), kill_at=world.chance.randint(20, 400))
+            world.loop.run(world.run_until_drained(), kill_at=world.rng.randint(20, 400))
         except Killed:
             world.kill()
             world.loop.run(world.resume())
@@ -410,7 +410,7 @@ def run_with_kill(seed: int, folder: Path, shell: ModuleType = refresher) -> str
 def _run(world: World, run: Callable[[World], object]) -> str:
     try:
         run(world)
-    except Exception as error:  # noqa: BLE001 - reported with its seed, whatever it is
+    except Exception as error:  # noqa: BLE001 - every exception is reported with its seed
         world.check(False, repr(error))
     finally:
         errors = world.loop.unhandled_errors

@@ -1,8 +1,8 @@
-"""Model tests of the refresh protocol: histories of pauses, faults, crashes, consents and clock jumps (tests/model/world.py).
+"""Model tests for the refresh protocol: histories of pauses, faults, crashes, consents and clock jumps (tests/model/world.py).
 
 At the end of each history, the disturbances stop and the token is refreshed once more. If Zoom's valid refresh token ever reached a process
-that was not killed before the token was in the journal, the record must contain it. Otherwise, the connection must require consent, with
-the cause that a response was lost.
+that was not killed before the token was in the journal, the record must contain the token. Otherwise, the connection must require consent,
+with the cause that a response was lost.
 """
 
 import pytest
@@ -15,7 +15,7 @@ HISTORIES = 40_000
 
 
 def test_generated_histories_violate_no_invariant() -> None:
-    """The histories are the same in every run."""
+    """Every run uses the same histories."""
     for seed in range(HISTORIES):
         history = generate_history(seed)
         violation = violation_of(history)

@@ -1,8 +1,12 @@
-"""Model tests of the refresher on an event loop that a seed schedules (tests/model/loop.py, tests/model/shell.py).
+"""Model tests for the refresher on an event loop with seeded scheduling (tests/model/loop.py, tests/model/shell.py).
 
-Invariants at every seed: Zoom's valid refresh token is finally in the record, or was only in the memory of a killed process. Each user has
-at most one attempt and one call to Zoom at a time. Every caller returns by its deadline, with a record or a documented error. No context of
-a caller reaches an attempt. After a drain, no task is left.
+Invariants at every seed:
+
+* At the end, the record contains Zoom's valid refresh token, unless only the memory of a killed process contained the token.
+* Each user has at most one attempt and one call to Zoom at a time.
+* Every caller returns by its deadline, with a record or a documented error.
+* An attempt never inherits the context of a caller.
+* After a drain, no task remains.
 """
 
 from pathlib import Path
@@ -16,7 +20,7 @@ HISTORIES = 1_000
 HISTORIES_PER_MUTANT = 200
 
 
-def test_invariants_hold_when_callers_cancel_and_the_process_drains_or_is_killed(tmp_path: Path) -> None:
+def test_invariants_hold_when_callers_cancel_and_the_process_shuts_down_or_is_killed(tmp_path: Path) -> None:
     for seed in range(HISTORIES):
         problem = shell.run_with_drain(seed)
         assert not problem, f"drain, seed {seed}: {problem}"
@@ -26,7 +30,7 @@ def test_invariants_hold_when_callers_cancel_and_the_process_drains_or_is_killed
 
 @pytest.mark.parametrize("mutant", REFRESHER_MUTANTS, ids=lambda mutant: mutant.name)
 def test_seeds_detect_refresher_mutant(mutant: Mutant, tmp_path: Path) -> None:
-    """The shipped refresher passes all of these seeds."""
+    """The shipped refresher passes with all of these seeds."""
     module = mutant.module()
     assert any(
         shell.run_with_drain(seed, module) or shell.run_with_kill(seed, tmp_path / str(seed), module)

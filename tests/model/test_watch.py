@@ -1,4 +1,4 @@
-"""Model tests of the change feed: histories of writes, polls, slow clients and interruptions, after which a watch has the latest state."""
+"""Model tests for the change feed: histories of writes, polls, slow clients and interruptions, after which a watch has the latest state."""
 
 import asyncio
 import itertools
@@ -47,11 +47,11 @@ SLOW_CLIENT = [
     ("read", "", 1.0),
     ("interrupt", "", 0.0),
 ]
-"""A client that reads its events minutes late and is interrupted before the last one."""
+"""History of a client that reads its events minutes late and is interrupted before the last one."""
 
 
 class World:
-    """A store, a process that polls it, and one client whose watch is interrupted."""
+    """A store, a process that polls the store, and one client with an interrupted watch."""
 
     def __init__(self) -> None:
         self.time = 1_000_000.0
@@ -118,7 +118,7 @@ class World:
             await asyncio.sleep(0)
 
     async def sync(self) -> None:
-        """Poll for the first time, and let the client receive that it is in sync."""
+        """Poll for the first time, and deliver the sync event to the client."""
         await self.feed.poll()
         self._credit.release()
         await self.settle()
@@ -181,7 +181,7 @@ def test_client_has_the_latest_state_despite_late_writes_and_interruptions(
 @settings(max_examples=300)
 @given(st.lists(st.one_of(*STEPS, CLOCK_CHANGES), min_size=1, max_size=60))
 def test_client_has_the_latest_state_despite_clock_changes(steps: list[tuple[str, str, float]]) -> None:
-    """The store's clock is changed by any amount, and the change is noticed at any later time."""
+    """The store's clock is changed by any amount, and the process detects the change at any later time."""
     asyncio.run(run_and_check_latest_state(steps))
 
 
@@ -202,7 +202,7 @@ async def run_and_check_latest_state(steps: list[tuple[str, str, float]]) -> Wor
 async def test_slow_client_does_not_let_the_log_grow(
     log_entries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client then receives the latest state of each user once."""
+    """A slow client receives the latest state of each user once."""
     monkeypatch.setattr(change_feed, "LOG_ENTRIES", log_entries)
     monkeypatch.setattr(change_feed, "RESUME_OVERLAP_SECONDS", 5.0)
     monkeypatch.setattr(watchers, "RESUME_OVERLAP_SECONDS", 5.0)
@@ -264,7 +264,7 @@ async def test_change_in_the_future_does_not_let_the_log_grow(monkeypatch: pytes
 async def test_slow_client_receives_changes_that_were_removed_from_the_log(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An earlier change with a time in the future had to stay in the log longer."""
+    """An earlier change with a future time stays in the log longer."""
     monkeypatch.setattr(change_feed, "LOG_ENTRIES", 10)
     monkeypatch.setattr(change_feed, "PAGE_SIZE", 0)
     world = World()
@@ -304,7 +304,7 @@ async def test_watch_resumed_during_a_drain_is_rejected_without_a_sync_event() -
     assert not world.synced
 
 
-async def test_drain_ends_a_watch_at_once_while_the_store_does_not_respond() -> None:
+async def test_drain_ends_a_watch_immediately_while_the_store_does_not_respond() -> None:
     world = World()
     await world.settle()
     responds, changes = asyncio.Event(), world.store.changes

@@ -1,4 +1,4 @@
-"""Proactive refresh over a year of virtual time (tests/model/year.py): no grant expires, and the load on Zoom stays within its limit."""
+"""Tests for proactive refresh over a year of virtual time (tests/model/year.py): no grant expires, and the load on Zoom is limited."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from model.year import DAYS, PER_MINUTE, PROCESSES, year
 from support.toolchain import IN_CI
 
 USERS = 10_000 if IN_CI else 300
-"""All users in CI, where the test takes a minute. Elsewhere fewer users, whose year has as many polls; `make year` simulates all."""
+"""Number of simulated users: 10,000 in CI, where the test takes a minute, otherwise 300. `make year` always simulates 10,000."""
 
 
 @pytest.mark.timeout(600)
@@ -21,5 +21,5 @@ def test_no_connection_is_lost_in_a_year() -> None:
 
 @pytest.mark.timeout(600)
 def test_most_idle_grants_expire_without_proactive_refresh() -> None:
-    """The simulation can therefore detect a service that does not keep grants alive."""
+    """The simulation detects a service that lets idle grants expire."""
     assert year(50, per_minute=0).expired > 25

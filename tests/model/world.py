@@ -1,7 +1,7 @@
-"""A simulated world for the refresh protocol: one user, one Zoom, one store, one journal and up to three processes.
+"""A simulated world for the refresh protocol: one user, one Zoom simulator, one store, one journal and up to three processes.
 
-Each attempt is the generator that runs in production, and its effects are performed here. A history, which is a plain list of actions,
-decides which attempt runs next, what fails, which process is killed and when time passes. An action that is not possible at its point is
+Each attempt is the generator that runs in production, and this module performs the effects. A history is a list of actions that determines
+which attempt runs next, what fails, which process is killed and when time passes. An action that is impossible in the current state is
 skipped, so every list of actions is a valid history.
 """
 
@@ -21,14 +21,14 @@ from zoomgate_server.zoom.token_outcome import Issued, NotSent, Rejected, TokenO
 USER = "monica@example.com"
 PROCESSES = 3
 BUDGET = {"crash": 2, "consent": 1, "disconnect": 1, "fault": 4, "jump": 1}
-"""Maximum number of occurrences per history. With fewer disturbances, longer chains of dependent faults become possible."""
+"""Maximum number of occurrences of each disturbance per history. The limits make longer chains of dependent faults more likely."""
 
 Action = tuple[Any, ...]
 History = Sequence[Action]
 
 
 class InvariantViolation(AssertionError):
-    """An invariant does not hold."""
+    """Violation of an invariant."""
 
 
 class RotatingZoom:
@@ -89,11 +89,11 @@ def consented_record(refresh_token: str, grant: str, generation: int, now: float
 
 @dataclass(eq=False, slots=True)
 class Attempt:
-    """A refresh, or the resumption of a journal entry: a generator, paused at its next effect.
+    """A refresh or the recovery of a journal entry, as a generator that is paused at its next effect.
 
     Attributes:
         received: The refresh tokens that Zoom issued to the attempt.
-        leased_at: When the attempt last wrote its lease, if it did.
+        leased_at: When the attempt last wrote its lease, or None.
         checked_at: When the attempt last read its clock.
     """
 
@@ -110,13 +110,13 @@ class World:
     """The environment in which the effects of attempts are performed.
 
     Args:
-        tolerant: Whether the previous refresh token works once more.
+        tolerant: Whether Zoom accepts the previous refresh token too.
         journal: Whether the journal can be written.
-        core: The module of the protocol: the shipped one or a mutant.
+        protocol: The shipped protocol module or a mutant.
     """
 
-    def __init__(self, *, tolerant: bool, journal: bool, core: ModuleType = shipped) -> None:
-        self.core = core
+    def __init__(self, *, tolerant: bool, journal: bool, protocol: ModuleType = shipped) -> None:
+        self.protocol = protocol
         self.now = 1_000_000.0
         self.skew = 0.0
         self.tolerant = tolerant
@@ -138,23 +138,23 @@ class World:
 
     def perform(self, attempt: Attempt) -> Any:
         """Perform the next effect of an attempt and return its result."""
-        core, effect = self.core, attempt.effect
-        if isinstance(effect, core.Read):
-            return core.Snapshot(self.record, self.now + self.skew, self.now)
-        if isinstance(effect, core.Put):
+        protocol, effect = self.protocol, attempt.effect
+        if isinstance(effect, protocol.Read):
+            return protocol.Snapshot(self.record, self.now + self.skew, self.now)
+        if isinstance(effect, protocol.Put):
             return self._put(attempt, effect.record)
-        if isinstance(effect, core.Now):
+        if isinstance(effect, protocol.Now):
             attempt.checked_at = self.now
             return self.now
-        if isinstance(effect, core.ExchangeRefreshToken):
+        if isinstance(effect, protocol.ExchangeRefreshToken):
             self._check_lease(attempt)
             outcome = self.zoom.refresh(effect.refresh_token)
             if isinstance(outcome, Issued):
                 attempt.received.add(outcome.refresh_token or "")
             return outcome
-        if isinstance(effect, core.AppendJournal) and self.journal_works:
+        if isinstance(effect, protocol.AppendJournal) and self.journal_works:
             self.journal[effect.issued.attempt_id] = (effect.issued, attempt)
-        if isinstance(effect, core.DeleteJournal):
+        if isinstance(effect, protocol.DeleteJournal):
             self.journal.pop(effect.issued.attempt_id, None)
         return None
 
@@ -175,7 +175,7 @@ class World:
         return self.record.rev
 
     def _check_lease(self, attempt: Attempt) -> None:
-        """Check that a token is exchanged only under a confirmed lease that covered the call when the attempt last read its clock."""
+        """Check that a token is exchanged only under a confirmed lease, and that the lease covers the call."""
         if attempt.leased_at is None:
             raise InvariantViolation("a token was exchanged without a lease")
         if attempt.checked_at - attempt.leased_at > shipped.LEASE_SECONDS - shipped.CALL_SECONDS:
@@ -192,10 +192,10 @@ class World:
 
     def step(self, attempt: Attempt, fault: str = "") -> None:
         """Perform the next effect of an attempt, optionally with a fault."""
-        core, effect = self.core, attempt.effect
-        store = isinstance(effect, core.Read | core.Put)
+        protocol, effect = self.protocol, attempt.effect
+        store = isinstance(effect, protocol.Read | protocol.Put)
         try:
-            if isinstance(effect, core.ExchangeRefreshToken) and fault in (
+            if isinstance(effect, protocol.ExchangeRefreshToken) and fault in (
                 "request_lost",
                 "response_lost",
                 "not_sent",
@@ -212,8 +212,8 @@ class World:
                 if fault == "store_after":
                     self.perform(attempt)
                 attempt.effect = attempt.protocol.throw(StoreError("injected"))
-            elif isinstance(effect, core.Put) and fault == "write_retried":
-                # a driver retries a write without a response, and its own write makes the retry conflict
+            elif isinstance(effect, protocol.Put) and fault == "write_retried":
+                # a driver retries a write without a response; the retry conflicts with the first write
                 self.perform(attempt)
                 attempt.effect = attempt.protocol.send(None)
             else:
@@ -241,7 +241,7 @@ class World:
         if len(self.attempts) >= PROCESSES:
             return None
         name = f"attempt-{next(self._names)}"
-        request = self.core.RefreshRequest(
+        request = self.protocol.RefreshRequest(
             user_email=USER,
             seen_generation=self.record.generation,
             attempt_id=name,
@@ -249,7 +249,7 @@ class World:
             forced_interval=0.0,
             max_refreshes=1_000_000,
         )
-        return self._start(name, self.core.refresh(request), set())
+        return self._start(name, self.protocol.refresh(request), set())
 
     def _run(self, index: int, steps: int) -> None:
         attempt = self._attempt(index)
@@ -284,7 +284,7 @@ class World:
         own_entries = [name for name, (_, holder) in self.journal.items() if holder is attempt]
         for name in own_entries:
             self.journal[name] = (self.journal[name][0], None)
-        if not self.journal_works or isinstance(attempt.effect, self.core.AppendJournal):
+        if not self.journal_works or isinstance(attempt.effect, self.protocol.AppendJournal):
             self.lost_tokens |= attempt.received - self.stored_tokens()
 
     def _restart(self) -> None:
@@ -292,7 +292,7 @@ class World:
         for name, (issued, holder) in list(self.journal.items()):
             if holder is None:
                 resumed = self._start(
-                    name, self.core.resume(issued, 1_000_000), {issued.tokens.refresh_token}
+                    name, self.protocol.resume(issued, 1_000_000), {issued.tokens.refresh_token}
                 )
                 self.journal[name] = (issued, resumed)
 
@@ -305,7 +305,7 @@ class World:
             self.skew += seconds
 
     def _consent(self) -> None:
-        """Let the user consent at Zoom; the record is not updated yet."""
+        """Let the user consent with Zoom; the record is not updated yet."""
         if self.unstored_consent is None and self._use_budget("consent"):
             self.unstored_consent = self.zoom.consent()
 
@@ -362,7 +362,7 @@ class World:
             assert last is not None
             self._finish([last])
             verdict = last.verdict
-            if isinstance(verdict, self.core.Refreshed):
+            if isinstance(verdict, self.protocol.Refreshed):
                 break
         self._check_outcome(verdict)
 
@@ -377,19 +377,19 @@ class World:
 
     def _check_outcome(self, verdict: Any) -> None:
         if self.disconnected:
-            if not isinstance(verdict, self.core.NotRefreshable):
+            if not isinstance(verdict, self.protocol.NotRefreshable):
                 raise InvariantViolation(f"a disconnected user got {type(verdict).__name__}")
         elif self.zoom.valid not in self.lost_tokens:
-            if not isinstance(verdict, self.core.Refreshed):
+            if not isinstance(verdict, self.protocol.Refreshed):
                 raise InvariantViolation(f"avoidable loss: {type(verdict).__name__}")
             if self.record.state is not State.ACTIVE or self.zoom.valid not in self.stored_tokens():
                 raise InvariantViolation("the valid token is not in the record")
-        elif not isinstance(verdict, self.core.Refreshed):
+        elif not isinstance(verdict, self.protocol.Refreshed):
             if self.record.state is not State.REAUTH_REQUIRED:
                 raise InvariantViolation(
                     f"a lost token did not lead to a required consent: {type(verdict).__name__}"
                 )
-            # with a skewed clock or a tolerant Zoom, the success of another attempt may have resolved the doubt
+            # with a skewed clock or a tolerant Zoom, a success of another attempt may have removed the pending attempt
             certain = not self.skew and not self.tolerant
             if certain and self.record.cause is not Cause.OUTCOME_LOST:
                 raise InvariantViolation(f"the cause of a lost token is {self.record.cause}")
@@ -397,14 +397,14 @@ class World:
             raise InvariantViolation("journal entries were not deleted")
 
 
-def run_history(history: History, *, core: ModuleType = shipped) -> None:
+def run_history(history: History, *, protocol: ModuleType = shipped) -> None:
     """Run a history. Its first action contains the properties of the world.
 
     Raises:
         InvariantViolation: An invariant does not hold.
     """
     (_, tolerant, journal), *actions = history
-    world = World(tolerant=tolerant, journal=journal, core=core)
+    world = World(tolerant=tolerant, journal=journal, protocol=protocol)
     for action in actions:
         world.act(action)
     world.finish()
@@ -412,29 +412,29 @@ def run_history(history: History, *, core: ModuleType = shipped) -> None:
 
 _ACTIONS: tuple[tuple[int, Callable[[random.Random], Action]], ...] = (
     (6, lambda _: ("request",)),
-    (8, lambda chance: ("run", chance.randrange(PROCESSES), chance.randint(1, 4))),
+    (8, lambda rng: ("run", rng.randrange(PROCESSES), rng.randint(1, 4))),
     (
         8,
-        lambda chance: (
+        lambda rng: (
             "run_to",
-            chance.randrange(PROCESSES),
-            chance.choice(("ExchangeRefreshToken", "Put", "Read", "AppendJournal", "DeleteJournal")),
+            rng.randrange(PROCESSES),
+            rng.choice(("ExchangeRefreshToken", "Put", "Read", "AppendJournal", "DeleteJournal")),
         ),
     ),
     (
         4,
-        lambda chance: (
+        lambda rng: (
             "fault",
-            chance.randrange(PROCESSES),
-            chance.choice(
+            rng.randrange(PROCESSES),
+            rng.choice(
                 ("request_lost", "response_lost", "not_sent", "store_before", "store_after", "write_retried")
             ),
         ),
     ),
-    (2, lambda chance: ("crash", chance.randrange(PROCESSES))),
+    (2, lambda rng: ("crash", rng.randrange(PROCESSES))),
     (1, lambda _: ("restart",)),
-    (5, lambda chance: ("time", chance.choice((10.0, 91.0, 300.0)))),
-    (1, lambda chance: ("jump", chance.choice((-3600.0, 3600.0)))),
+    (5, lambda rng: ("time", rng.choice((10.0, 91.0, 300.0)))),
+    (1, lambda rng: ("jump", rng.choice((-3600.0, 3600.0)))),
     (1, lambda _: ("consent",)),
     (2, lambda _: ("store_consent",)),
     (1, lambda _: ("disconnect",)),
@@ -445,21 +445,21 @@ _MAKERS = [make for _, make in _ACTIONS]
 
 def generate_history(seed: int, max_actions: int = 40) -> list[Action]:
     """Return the history of a seed, which is always the same."""
-    chance = random.Random(seed)  # noqa: S311 - deterministic on purpose
-    makers = chance.choices(_MAKERS, _WEIGHTS, k=chance.randint(3, max_actions))
-    return [("world", chance.random() < 0.5, chance.random() < 0.8), *(make(chance) for make in makers)]
+    rng = random.Random(seed)  # noqa: S311 - deterministic on purpose
+    makers = rng.choices(_MAKERS, _WEIGHTS, k=rng.randint(3, max_actions))
+    return [("world", rng.random() < 0.5, rng.random() < 0.8), *(make(rng) for make in makers)]
 
 
-def violation_of(history: History, core: ModuleType = shipped) -> str:
+def violation_of(history: History, protocol: ModuleType = shipped) -> str:
     """Return the invariant that a history violates, or an empty string."""
     try:
-        run_history(history, core=core)
+        run_history(history, protocol=protocol)
     except InvariantViolation as violation:
         return str(violation)
     return ""
 
 
-def shrink(history: History, core: ModuleType) -> list[Action]:
+def shrink(history: History, protocol: ModuleType) -> list[Action]:
     """Return a failing history without the actions that are not needed for the failure."""
     shortest = list(history)
     shrunk = True
@@ -469,7 +469,7 @@ def shrink(history: History, core: ModuleType) -> list[Action]:
             index = 1
             while index < len(shortest):
                 shorter = shortest[:index] + shortest[index + size :]
-                if len(shorter) < len(shortest) and violation_of(shorter, core):
+                if len(shorter) < len(shortest) and violation_of(shorter, protocol):
                     shortest, shrunk = shorter, True
                 else:
                     index += 1

@@ -1,6 +1,7 @@
 """A year of the service in virtual time: two processes, one store, mostly idle users, and the outages and restarts of a year.
 
-Zoom accepts each refresh token once, and none that is 90 days old. `make year` simulates 10,000 users and prints a summary.
+The Zoom simulator accepts each refresh token once, and rejects refresh tokens that are 90 days old. `make year` simulates 10,000 users and
+prints a summary.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ PROCESSES = 2
 
 
 class IndexedStore(MemoryStore):
-    """An in-memory store with an index of due dates, as in a database, and with outages."""
+    """An in-memory store with an index of due dates, as in a database, and with simulated outages."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock.wall)
@@ -95,7 +96,7 @@ class Year:
 
     Attributes:
         users: Number of users.
-        expired: Number of users whose grant expired, whether this was noticed or not.
+        expired: Number of users whose grant expired, including undetected cases.
         connected: Number of connected users at the end.
         oldest: Age of the oldest refresh token at the end, in days.
         refreshes: Number of token requests to Zoom.
@@ -121,9 +122,9 @@ class Year:
 class _Service:
     """The processes of the service over the year, and their users."""
 
-    def __init__(self, loop: SeededLoop, users: int, chance: random.Random, per_minute: int) -> None:
+    def __init__(self, loop: SeededLoop, users: int, rng: random.Random, per_minute: int) -> None:
         self.loop = loop
-        self.chance = chance
+        self.rng = rng
         self.zoom = Zoom()
         self.store = IndexedStore(Clock(loop))
         self.processes: list[Process] = []
@@ -169,18 +170,18 @@ class _Service:
                 await self._rolling_restart()
 
     async def _connect_users(self) -> None:
-        """Connect all users: most on one day, as by an import; some long ago, as by an earlier release."""
+        """Connect all users: most of them on one day, as by an import; the others long ago, as by an earlier release."""
         process = self._create_process()
         for user in self.users:
-            if self.chance.random() < 0.3:
-                await connect(process, self.zoom, user, age=self.chance.uniform(0, 85 * DAY), due_at=None)
+            if self.rng.random() < 0.3:
+                await connect(process, self.zoom, user, age=self.rng.uniform(0, 85 * DAY), due_at=None)
             else:
                 await connect(process, self.zoom, user, age=0.0)
 
     def _start_callers(self) -> list[asyncio.Task[None]]:
         """Start calls for a few users: all day long, once on working days, or every few weeks."""
         count = len(self.users)
-        called = self.chance.sample(self.users, count // 9)
+        called = self.rng.sample(self.users, count // 9)
         busy, daily = min(5, count // 100), min(100, count // 50)
         patterns = [self._busy] * busy + [self._daily] * daily
         tasks = [
@@ -198,24 +199,24 @@ class _Service:
 
     async def _daily(self, user: str) -> None:
         while True:
-            await asyncio.sleep(DAY * self.chance.uniform(0.8, 1.2))
+            await asyncio.sleep(DAY * self.rng.uniform(0.8, 1.2))
             if self.loop.time() // DAY % 7 < 5:
                 await self._call(user)
 
     async def _rare(self, user: str) -> None:
         while True:
-            await asyncio.sleep(DAY * self.chance.uniform(10, 80))
+            await asyncio.sleep(DAY * self.rng.uniform(10, 80))
             await self._call(user)
 
     async def _call(self, user: str) -> None:
         if self.processes:
             try:
-                await self.chance.choice(self.processes).use(user)
+                await self.rng.choice(self.processes).use(user)
             except ZoomgateError:
-                pass  # an expected failure; the user is called again later
+                pass  # an expected failure; the caller tries again later
 
     def _create_process(self) -> Process:
-        seed = self.chance.randrange(10**9)
+        seed = self.rng.randrange(10**9)
         return Process(self.loop, self.store, self.zoom, per_minute=self._per_minute, seed=seed)
 
     def _start_process(self) -> None:
@@ -278,9 +279,9 @@ def year(users: int, *, per_minute: int = PER_MINUTE) -> Year:
     Args:
         per_minute: Limit of proactive refreshes, per process; 0 disables them.
     """
-    chance = random.Random(1)  # noqa: S311 - deterministic on purpose
-    loop = SeededLoop(chance)
-    service = _Service(loop, users, chance, per_minute)
+    rng = random.Random(1)  # noqa: S311 - deterministic on purpose
+    loop = SeededLoop(rng)
+    service = _Service(loop, users, rng, per_minute)
 
     async def main() -> Year:
         await service.run()

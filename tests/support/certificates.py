@@ -22,7 +22,7 @@ def write_pair(
     """Write a self-signed certificate for localhost and its key, and return their paths and the certificate.
 
     Args:
-        folder: The folder for the files.
+        folder: The directory for the files.
         begins: The start of the validity, in days from now.
         ends: The end of the validity, in days from now.
         passphrase: The passphrase of the key, or empty for none.

@@ -59,7 +59,7 @@ def chromium(
 
 @contextmanager
 def leaving(browser: webdriver.Chrome) -> Iterator[None]:
-    """Wait until the action in the context has loaded another page."""
+    """Wait until the action in the context has loaded a different page."""
     root = browser.find_element(By.TAG_NAME, "html")
     yield
     WebDriverWait(browser, 20, ignored_exceptions=[WebDriverException]).until(staleness_of(root))
@@ -69,14 +69,14 @@ def leaving(browser: webdriver.Chrome) -> Iterator[None]:
 
 
 def press(browser: webdriver.Chrome, text: str) -> None:
-    """Click the link or button with a text and wait for the next page."""
+    """Click the link or button with the given text, and wait for the next page."""
     path = f"//a[normalize-space()='{text}'] | //button[normalize-space()='{text}']"
     with leaving(browser):
         browser.find_element(By.XPATH, path).click()
 
 
 def axe() -> str:
-    """Return the source of axe-core, the accessibility checker, downloaded once from npm into a folder ignored by git."""
+    """Return the source of axe-core, the accessibility checker, downloaded once from npm into a directory ignored by git."""
     folder = ROOT / ".tools/axe"
     source = folder / "package/axe.min.js"
     if not source.exists():
@@ -96,7 +96,7 @@ def axe() -> str:
 
 
 def findings(window: webdriver.Chrome) -> list[str]:
-    """Return the accessibility violations of the page by rule and element, including those that axe-core cannot decide."""
+    """Return the accessibility violations of the page by rule and element, including violations that axe-core cannot confirm."""
     window.execute_script(axe())
     result: dict[str, Any] = window.execute_async_script(
         "const done = arguments[arguments.length - 1];"

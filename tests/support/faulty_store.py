@@ -19,7 +19,7 @@ class FaultyStore:
         self.calls: Counter[str] = Counter()
 
     def fail(self, method: str, times: int, *, after_effect: bool = False) -> None:
-        """Make the next calls of `get` or `put` fail before they take effect, or after it."""
+        """Make the next calls of `get` or `put` fail, before or after they take effect."""
         self._faults[method] += ["after" if after_effect else "before"] * times
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:

@@ -1,4 +1,4 @@
-"""The complete service in this process: real ports, a real store in a folder, and the simulated Zoom."""
+"""The complete service in this process: real ports, a real store in a directory, and the Zoom simulator."""
 
 import html
 import re
@@ -34,7 +34,7 @@ SECONDS = 20.0
 
 
 def service(name: str, **overrides: Any) -> Principal:
-    """Return a service that may act for all users, with changed permissions if given."""
+    """Return the principal of a service that may act for all users, with overridden permissions."""
     permissions: dict[str, Any] = {
         "users": UserPatterns(everyone=True),
         "access_tokens": True,
@@ -45,7 +45,7 @@ def service(name: str, **overrides: Any) -> Principal:
 
 
 def member(email: str) -> Principal:
-    """Return a member."""
+    """Return the principal of a member."""
     return Principal(name=email.partition("@")[0], roles=frozenset({Role.MEMBER}), email=email, subject=email)
 
 
@@ -75,7 +75,7 @@ def caller_key(name: str) -> str:
 
 
 def metadata(caller: str = "service", member_token: str = "") -> tuple[tuple[str, str], ...]:
-    """Return metadata with the credential of a caller, and optionally of a member that it forwards."""
+    """Return metadata with the credential of a caller, and optionally a forwarded member token."""
     entries = [("authorization", f"Bearer {caller_key(caller)}")] if caller else []
     if member_token:
         entries.append(("zoomgate-member-token", caller_key(member_token)))
@@ -83,7 +83,7 @@ def metadata(caller: str = "service", member_token: str = "") -> tuple[tuple[str
 
 
 def issued(record: ConnectionRecord, then: float) -> ConnectionRecord:
-    """Return the connection as if its token pair had been issued at this time, with an access token lifetime of one hour."""
+    """Return a copy of the connection whose token pair was issued at `then`, with an access token lifetime of one hour."""
     assert record.tokens is not None
     pair = replace(record.tokens, obtained_at=then, access_expire_at=then + 3600.0)
     return replace(
@@ -100,7 +100,7 @@ class Harness:
     """A running service.
 
     Attributes:
-        simulator: The simulated Zoom.
+        simulator: The Zoom simulator.
         grpc_address: HOST:PORT.
         http_url: Base URL of the HTTP server.
         channel: A channel to the service.
@@ -214,7 +214,7 @@ class RpcError:
 
     @property
     def short(self) -> tuple[str, str]:
-        """The code and reason."""
+        """The status code and the error reason."""
         return self.code.name, self.reason
 
 
@@ -282,7 +282,7 @@ def hidden_fields(page: str) -> dict[str, str]:
 
 
 async def consent_form(session: aiohttp.ClientSession, url: str) -> tuple[str, dict[str, str]]:
-    """Open an authorization link up to Zoom's consent page; return the form's target and its hidden fields."""
+    """Follow an authorization link to Zoom's consent page. Return the form's target and hidden fields."""
     async with session.get(url) as first:
         match = re.search(r'href="(/oauth/continue[^"]+)"', await first.text())
     if match:
@@ -296,7 +296,7 @@ async def consent_form(session: aiohttp.ClientSession, url: str) -> tuple[str, d
 async def consent(
     session: aiohttp.ClientSession, url: str, user: str, decision: str = "allow"
 ) -> aiohttp.ClientResponse:
-    """Open an authorization link, choose a user, and allow or deny; return the last page."""
+    """Follow an authorization link, select a user, and allow or deny access. Return the last page."""
     action, fields = await consent_form(session, url)
     async with session.post(action, data=fields | {"user": user, "decision": decision}) as last:
         await last.read()

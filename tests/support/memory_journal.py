@@ -7,7 +7,7 @@ class MemoryJournal:
     """A journal that stores its entries in memory.
 
     Attributes:
-        entries: The entries that have not been deleted, by ID.
+        entries: Entries by ID.
     """
 
     def __init__(self) -> None:

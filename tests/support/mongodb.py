@@ -26,7 +26,7 @@ class MongoServer:
     """A server that is already running.
 
     Args:
-        uri: Its address without a database: `mongodb://HOST:PORT/`, optionally with a query.
+        uri: Address of the server without a database: `mongodb://HOST:PORT/`, optionally with a query.
     """
 
     def __init__(self, uri: str) -> None:
@@ -53,10 +53,10 @@ class MongoServer:
 
 
 class OwnServer(MongoServer):
-    """A server process on a free port.
+    """A server process on an unused port.
 
     Args:
-        folder: Folder of its data and log.
+        folder: Directory for data and log.
         options: Additional command line options.
     """
 
@@ -73,7 +73,8 @@ class OwnServer(MongoServer):
         """Start the server, and wait until it listens."""
         if not SERVER.exists():
             unavailable("the MongoDB-compatible server is not installed: pip install --group test")
-        (self._folder / "empty.toml").touch()  # otherwise it reads a configuration in the home folder
+        # without this file, the server reads a configuration file from the home directory
+        (self._folder / "empty.toml").touch()
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [

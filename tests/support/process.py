@@ -1,4 +1,4 @@
-"""A service process without ports: it refreshes connections in a store, using a token endpoint that rotates refresh tokens."""
+"""A service process without ports, and a token endpoint that rotates refresh tokens."""
 
 import time
 
@@ -15,7 +15,7 @@ from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import Issued, Rejected, TokenOutcome
 
 OLD, NEW = "0a0a0a0a", "0b0b0b0b"
-"""The ids of two keys."""
+"""IDs of two keys."""
 
 
 def ring(primary: str) -> KeyRing:
@@ -29,10 +29,10 @@ def ring(primary: str) -> KeyRing:
 
 
 class RotatingZoom:
-    """A token endpoint at which every refresh token can be used once.
+    """A token endpoint that accepts each refresh token once.
 
     Attributes:
-        living: The valid refresh tokens.
+        valid_tokens: The valid refresh tokens.
         calls: The number of refresh requests, including rejected ones.
     """
 
@@ -107,7 +107,7 @@ class Process:
             user, seen_generation=record.generation, deadline=time.monotonic() + 30, forced=True
         )
 
-    async def holds_living_token(self, user: str) -> bool:
+    async def has_valid_token(self, user: str) -> bool:
         """Return whether the stored refresh token is valid."""
         record, _ = await self.connections.read(user)
         assert record is not None

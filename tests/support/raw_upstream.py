@@ -1,4 +1,4 @@
-"""An HTTP server on a raw socket: it records the exact bytes of requests and sends scripted bytes as responses."""
+"""An HTTP server on a raw socket, which records the exact bytes of requests and sends scripted responses."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 CUT = b""
-"""Makes the server close the connection without a response."""
+"""Scripted response that makes the server close the connection without responding."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ def http_response(status: str, body: bytes, *headers: str) -> bytes:
 
 
 class RawUpstream:
-    """Reads requests and sends scripted responses.
+    """An HTTP server with scripted responses.
 
     Attributes:
         requests: The exact bytes of every request.
-        answers: The next responses; the last one is repeated.
-        open: While not set, requests wait for their responses.
+        responses: The next responses; the last response is repeated.
+        open: Event until which all responses are delayed.
         connections: The number of accepted connections.
         close_after_response: Whether to close each connection after its first response.
     """

@@ -1,6 +1,6 @@
 """Program that refreshes users continuously with the old key: `python -m support.refreshing_process STORE USER…`.
 
-It runs until its standard input is closed, so that it writes for as long as a test needs it, however slow the machine is.
+The program runs until its standard input is closed, so that the test determines the duration, regardless of the speed of the machine.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""A reproducible history of the simulated Zoom, for its overview page."""
+"""A reproducible history of the Zoom simulator, for the simulator's overview page."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ _REDIRECT_URI = "http://127.0.0.1/back"
 
 @contextmanager
 def simulator(port: int = 0) -> Iterator[RunningSimulator]:
-    """Run a simulator with reproducible ids, tokens and times."""
+    """Run a simulator with reproducible IDs, tokens and times."""
     with running(
         SimulatorOptions(port=port, seed=7, frozen_clock=1_893_488_400.0)
     ) as running_simulator:  # 2030-01-01, 09:00
@@ -27,7 +27,7 @@ def simulator(port: int = 0) -> Iterator[RunningSimulator]:
 
 
 def generate_activity(zoom: RunningSimulator) -> None:
-    """Produce consents, refreshes, meetings and several kinds of failures."""
+    """Generate consents, refreshes, meetings and several kinds of failures."""
     issued = _consent(zoom, MONICA)
     used_token = issued["refresh_token"]
     zoom.advance_clock(61)

@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Mode(Enum):
-    """How requests are handled.
+    """Handling of requests by the proxy.
 
     Attributes:
         FORWARD: Requests and responses are forwarded.
@@ -28,10 +28,10 @@ SLOW_SECONDS = 0.2
 
 
 class TcpProxy:
-    """Forwards connections to a host and port. Use `proxying` to create it.
+    """A proxy for connections to a host and port, created by `tcp_proxy`.
 
     Attributes:
-        port: The port that it listens on, on 127.0.0.1.
+        port: The port on which the proxy listens on 127.0.0.1.
         stalled: The number of waiting requests.
     """
 
@@ -62,7 +62,7 @@ class TcpProxy:
     def _on_closed(self, task: asyncio.Task[None]) -> None:
         self._connections.pop(task).close()
         if not task.cancelled():
-            task.exception()  # retrieve it: either side may have closed the connection
+            task.exception()  # marks the exception as retrieved, since either side may have closed the connection
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
@@ -81,10 +81,10 @@ class TcpProxy:
                 upstream_writer.write(data)
                 await upstream_writer.drain()
                 if self._mode is Mode.LOSE:
-                    await responses  # ends with the first response
+                    await responses  # returns after the first response
                     break
         finally:
-            upstream_writer.close()  # first, since the following may be cancelled
+            upstream_writer.close()  # first, since the following statements may be canceled
             responses.cancel()
             await asyncio.gather(responses, return_exceptions=True)
             await _close(upstream_writer)
@@ -108,7 +108,7 @@ class TcpProxy:
         await asyncio.gather(*self._connections, return_exceptions=True)
         for writer in writers:
             await _close(writer)
-        for _ in range(5):  # connections accepted just now arrive a few loop iterations later
+        for _ in range(5):  # `accept` is called a few loop iterations after a connection was accepted
             await asyncio.sleep(0)
 
 

@@ -1,4 +1,4 @@
-"""A client of the simulated Zoom that acts as the app and its user, over HTTP."""
+"""An HTTP client of the Zoom simulator, which acts as the app and its user."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ MONICA = "monica@example.com"
 
 
 class Clock:
-    """A clock that tests set."""
+    """A manually controlled clock."""
 
     now = 1_900_000_000.0
 
@@ -20,7 +20,7 @@ class Clock:
 
 
 class Client:
-    """The app and its user as a client of the simulated Zoom."""
+    """A client of the Zoom simulator that acts as the app and its user."""
 
     def __init__(self, simulator: Simulator, session: aiohttp.ClientSession) -> None:
         self.simulator = simulator

@@ -32,20 +32,23 @@ from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import Metrics
 
 REFRESH_BEFORE_SECONDS = 120.0
-"""Calls to Zoom's API refresh a token whose remaining lifetime is shorter. With a smaller value, a token could expire during a call; with a
-larger one, a refresh could invalidate a token that others still use."""
+"""Minimum remaining lifetime of a token for a call to Zoom's API. With a smaller value, a token could expire during a call; with a larger
+value, a refresh could invalidate a token that other callers still use."""
 
 RESPONSE_MARGIN = 0.2
-"""Part of a caller's deadline that is reserved for sending the response."""
+"""Seconds of a caller's deadline that are reserved for returning the response."""
 
 CLOCK_SKEW_TOLERANCE = 60.0
-"""Maximum difference of the store's clock between two reads. A token issued further in the future shows that the clock was set back."""
+"""Tolerated deviation in seconds between two readings of the store's clock.
+
+A token with an issue time further in the future shows that the clock was set back.
+"""
 
 CHANGE_VISIBILITY_SECONDS = 5.0
-"""Maximum age of a record that is cached without reading it again: the next poll of the change feed still covers later changes."""
+"""Maximum age in seconds of a record that is cached without a second read. The next poll of the change feed covers later changes."""
 
 MAX_ROLLED_BACK = 10_000
-"""Maximum number of users for whom this process remembers that it has logged a store rollback."""
+"""Maximum number of users for whom a logged store rollback is remembered."""
 
 _KEEP_CURRENT_TOKEN_ON = (
     AppCredentialsRejected,
@@ -56,7 +59,7 @@ _KEEP_CURRENT_TOKEN_ON = (
     ZoomRateLimited,
     ZoomUnavailable,
 )
-"""Refresh failures after which the current token is used for as long as it is valid."""
+"""Refresh failures after which the current token is used until it expires."""
 
 _log = logs.get("zoomgate.connections")
 
@@ -65,7 +68,7 @@ class AccessToken(NamedTuple):
     """A token as returned to a caller.
 
     Attributes:
-        remaining: Seconds until the access token expires.
+        remaining: Remaining lifetime of the access token in seconds.
     """
 
     tokens: TokenPair
@@ -74,7 +77,7 @@ class AccessToken(NamedTuple):
 
 
 def work_deadline(call: Call) -> float:
-    """Return the reading of the monotonic clock at which work for this call must stop."""
+    """Return the reading of the monotonic clock by which work for this call must be finished."""
     return call.deadline - RESPONSE_MARGIN
 
 
@@ -101,11 +104,11 @@ class AccessTokens:
     # -- tokens ------------------------------------------------------------------------------------------
 
     async def get_token(self, call: Call, user_email: str, min_validity: float) -> AccessToken:
-        """Return a token that is valid for at least `min_validity` seconds, refreshing it if needed.
+        """Return a token that is valid for at least `min_validity` seconds, refreshing the token if needed.
 
         Raises:
-            CallerNotAllowed: The connection belongs to another member.
-            ZoomgateError: As raised by `Refresher.refresh`.
+            CallerNotAllowed: The connection belongs to a different member.
+            ZoomgateError: See `Refresher.refresh`.
         """
         return self._issue_to_caller(user_email, await self._token(call, user_email, min_validity))
 
@@ -113,12 +116,12 @@ class AccessTokens:
         """Refresh the stored token even if it is still valid.
 
         Args:
-            expected: If not empty, the refresh token that must be the stored one.
+            expected: If not empty, must equal the stored refresh token.
 
         Raises:
             InvalidRequest: `expected` is not the stored refresh token.
-            CallerNotAllowed: The connection belongs to another member.
-            ZoomgateError: As raised by `Refresher.refresh`.
+            CallerNotAllowed: The connection belongs to a different member.
+            ZoomgateError: See `Refresher.refresh`.
         """
         current = await self._read(user_email)
         check_owner(call, current.owner)
@@ -148,21 +151,21 @@ class AccessTokens:
         return self._issue_to_caller(user_email, self._cache_token(user_email, record))
 
     def cache(self, user_email: str, record: ConnectionRecord) -> None:
-        """Cache the token of a record, unless the record is too old for that; see `_cache_refreshed`."""
+        """Cache the token of a record, unless the record is too old (see `_cache_refreshed`)."""
         if self._is_covered_by_change_feed(record):
             self._cache_token(user_email, record)
 
     async def for_call(self, call: Call, user_email: str) -> CachedToken:
-        """Return a token for a call to Zoom's API, refreshing it if its remaining lifetime is less than two minutes.
+        """Return a token for a call to Zoom's API, refreshing the token if its remaining lifetime is less than two minutes.
 
         Raises:
-            CallerNotAllowed: The connection belongs to another member.
-            ZoomgateError: As raised by `Refresher.refresh`.
+            CallerNotAllowed: The connection belongs to a different member.
+            ZoomgateError: See `Refresher.refresh`.
         """
         return await self._token(call, user_email, 0.0, preferred_validity=REFRESH_BEFORE_SECONDS)
 
     async def after_rejection(self, call: Call, user_email: str, rejected: CachedToken) -> CachedToken:
-        """Return a newer token than the one that Zoom rejected, from the store if it has one, otherwise by a refresh."""
+        """Return a newer token than the rejected one: the stored token if it is newer, otherwise a refreshed token."""
         current = await self._read(user_email)
         if current.generation > rejected.generation:
             return current
@@ -174,7 +177,7 @@ class AccessTokens:
     async def is_being_replaced(self, user_email: str, rejected: CachedToken) -> bool:
         """Return whether the rejected token was replaced or is being refreshed.
 
-        A refresh invalidates the token at Zoom before the new one can be read here.
+        A refresh invalidates the previous token before the new token can be read from the store.
         """
         record, now = await self._record(user_email)
         if record is None:
@@ -184,7 +187,7 @@ class AccessTokens:
         )
 
     def drop_changed(self, change: Change) -> None:
-        """Drop the cached token of a changed connection, unless the token comes from that change."""
+        """Drop the cached token of a changed connection, unless the token was read from this revision."""
         self._cache.drop(change.key.subject, unless_rev=change.rev)
 
     # -- internals ---------------------------------------------------------------------------------------
@@ -194,7 +197,7 @@ class AccessTokens:
     ) -> CachedToken:
         """Return a token that is valid for `min_validity` seconds.
 
-        A token whose remaining lifetime is less than `preferred_validity` seconds is refreshed too, but is returned if the refresh fails.
+        A token with a remaining lifetime of less than `preferred_validity` seconds is also refreshed, but is returned if the refresh fails.
         """
         now = self._clock.monotonic()
         token = self._cache.get(user_email)
@@ -217,7 +220,7 @@ class AccessTokens:
         return await self._cache_refreshed(call, user_email, record)
 
     async def _read_together(self, call: Call, user_email: str) -> CachedToken:
-        """Read the user's token as `_read` does, sharing the read among concurrent callers.
+        """Read the user's token with `_read`, sharing one read among concurrent callers.
 
         Raises:
             StoreUnavailable: The store did not respond before the call's deadline.
@@ -238,14 +241,14 @@ class AccessTokens:
     def _on_read_done(self, user_email: str, pending_read: asyncio.Task[CachedToken]) -> None:
         del self._reads[user_email]
         if not pending_read.cancelled():
-            pending_read.exception()  # marks it as retrieved, since all callers may be gone
+            pending_read.exception()  # marks the exception as retrieved, since all callers may have been canceled
 
     async def _read(self, user_email: str) -> CachedToken:
-        """Read the user's token from the store and cache it.
+        """Read the user's token from the store and cache the token.
 
-        After a store rollback, such as a restored backup, the cached token takes precedence. If only a later generation is known and its
-        token is no longer cached, the token from the store counts as expired: its access token is not returned to callers, and its refresh
-        token is tried as soon as a token is needed.
+        After a store rollback, such as a restored backup, the cached token takes precedence. If a later generation was seen but is no
+        longer cached, the token from the store is treated as expired: the access token is not returned to callers, and the refresh token is
+        used as soon as a token is needed.
         """
         before = self._cache.seen(user_email)
         record, _ = await self._record(user_email)
@@ -260,7 +263,10 @@ class AccessTokens:
         return self._cache_token(user_email, record)
 
     def _detect_rollback(self, user_email: str, read: ConnectionVersion, before: ConnectionVersion) -> None:
-        """Count and log a record that precedes what this process had seen before the read: a backup was restored, or a write was lost."""
+        """Count and log a record that is older than the version seen before the read.
+
+        This happens when a backup is restored or a write is lost.
+        """
         if not read.precedes(before):
             self._rolled_back.discard(user_email)
             return
@@ -280,11 +286,11 @@ class AccessTokens:
             raise store_unavailable() from None
 
     async def _cache_refreshed(self, call: Call, user_email: str, record: ConnectionRecord) -> CachedToken:
-        """Cache the token of a refresh.
+        """Cache the token of a refreshed record.
 
-        The user may have been disconnected since the commit. The change feed reports changes again for a while
-        (`change_feed.OVERLAP_SECONDS`), so a recently written record can be cached as it is. An older record is read again, because its
-        token could otherwise be used until it expires.
+        The user may have been disconnected since the commit. The change feed reports each change repeatedly for a short time
+        (`change_feed.OVERLAP_SECONDS`), so a recently written record can be cached without another read. An older record is read again,
+        because the token of a disconnected user could otherwise be used until it expires.
         """
         if not self._is_covered_by_change_feed(record):
             return await self._read_together(call, user_email)
@@ -297,7 +303,7 @@ class AccessTokens:
     def _cache_token(self, user_email: str, record: ConnectionRecord) -> CachedToken:
         """Cache the token of a record, with its expiry on the monotonic clock, and return the token to use (see `_read`).
 
-        If the store's clock was set back since the token was issued, its remaining lifetime is unknown, so it counts as expired.
+        If the store's clock was set back since the token was issued, the remaining lifetime is unknown, so the token is treated as expired.
         """
         tokens = record.tokens
         if tokens is None:
@@ -317,7 +323,7 @@ class AccessTokens:
         return replace(token, seen=seen, expires=min(token.expires, self._clock.monotonic()))
 
     def _issue_to_caller(self, user_email: str, token: CachedToken) -> AccessToken:
-        """Return a token to a caller. The RPC service records this in the audit trail."""
+        """Return a token to a caller. The RPC service writes the audit event."""
         self._cache.note_issued(user_email)
         return AccessToken(token.tokens, token.generation, max(0.0, token.expires - self._clock.monotonic()))
 

@@ -1,7 +1,7 @@
-"""Account linking: verifying whose tokens these are and storing them as that user's connection.
+"""Account linking: verifying which user the tokens belong to, and storing the tokens as that user's connection.
 
-The tokens come from an authorization code or from a refresh token that a caller supplied. Nothing else holds a copy of them, so they stay
-in the journal until a record contains them or it is certain that they must be discarded.
+The tokens come from an authorization code or from a refresh token that a caller supplied. No other copy of the tokens exists, so the tokens
+stay in the journal until they are stored in a record or can safely be discarded.
 """
 
 import asyncio
@@ -46,13 +46,13 @@ from zoomgate_server.zoom.token_outcome import (
 )
 
 VERIFICATION_TIMEOUT = 15.0
-"""Seconds allowed for reading the consenting user's profile from Zoom."""
+"""Timeout in seconds for reading the consenting user's profile from Zoom."""
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
-"""Backoff between attempts to reach a failing store; doubles after each attempt."""
+"""Limits in seconds of the exponential backoff between attempts to access a failing store."""
 
 SUPERSEDED = "SUPERSEDED"
-"""Audit outcome of tokens that were discarded because a later consent or a disconnect came first."""
+"""Audit outcome of tokens that were discarded because of a later consent or a disconnection."""
 
 _RECORD_ERRORS = (KeyUnavailable, RecordVersionUnsupported)
 _TRANSIENT_ZOOM_ERRORS = (ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown, AppCredentialsRejected)
@@ -82,9 +82,9 @@ class AccountLinker:
         self._audit = audit
 
     async def prepare(self, user_email: str) -> PreviousConnection:
-        """Read the state that a new token pair will replace.
+        """Read the connection that a new token pair will replace.
 
-        Call this before exchanging a code or refresh token, so that an unavailable store or key does not cost the user a one-time token.
+        Call this method before exchanging a code or refresh token, so that no single-use token is lost if the store or key is unavailable.
 
         Raises:
             StoreUnavailable: The store failed.
@@ -108,19 +108,19 @@ class AccountLinker:
         initiated_by: str,
         call: Call | None,
     ) -> ConnectionRecord:
-        """Verify that Zoom issued the tokens to this user, and store them as the user's connection.
+        """Verify that Zoom issued the tokens to this user, and store the tokens as the user's connection.
 
         Args:
-            previous: The result of `prepare` before the tokens were issued.
+            previous: The result of `prepare`, called before the tokens were issued.
             owner: Identity of the member that will own the connection, or None.
             initiated_by: Identity of the caller that started the authorization or import.
             call: The current call, or None if a browser completed the authorization.
 
         Raises:
-            IdentityMismatch: Zoom issued the tokens to another user.
-            ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown: Zoom did not confirm whose tokens these are. Imported tokens stay in the
-                journal and are stored later; the tokens of a consent are revoked, since the user can consent again.
-            ZoomBadResponse: Zoom's description of the user is unusable.
+            IdentityMismatch: Zoom issued the tokens to a different user.
+            ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown: Zoom did not confirm which user the tokens belong to. Imported tokens stay
+                in the journal and are stored later; the tokens of a consent are revoked, since the user can consent again.
+            ZoomBadResponse: Zoom's user profile response is invalid.
             KeyUnavailable: The key of the user's record is not in the key ring.
             RecordVersionUnsupported: A newer release wrote the user's record.
         """
@@ -136,7 +136,7 @@ class AccountLinker:
         )
         record = await self._link(entry, call, unless_superseded=False)
         if record is None:
-            raise AssertionError("a link without a superseded check returned no record")
+            raise AssertionError("linking without a superseded check returned no record")
         return record
 
     async def link_imported(
@@ -154,17 +154,17 @@ class AccountLinker:
         An existing active connection keeps its owner.
 
         Args:
-            previous: The result of `prepare` before the tokens were issued or read.
-            entry_id: As in `Entry`; must be the same each time this row is imported.
+            previous: The result of `prepare`, called before the tokens were issued or read.
+            entry_id: See `Entry`; must be the same each time this row is imported.
             initiated_by: Identity of the importing user.
-            issued_now: Whether Zoom issued the pair during this import, so that no other copy exists. Other pairs are not revoked if they
-                belong to another user.
+            issued_now: Whether Zoom issued the pair during this import, so that no other copy exists. Pairs read from the file are not
+                revoked if they belong to a different user.
 
         Returns:
-            The connection, or None if a newer consent or a disconnect took precedence.
+            The connection, or None if a newer consent or a disconnection took precedence.
 
         Raises:
-            ZoomgateError: As `link`. ZoomBadResponse carries the `http_status` of Zoom's response.
+            ZoomgateError: Same as `link`. ZoomBadResponse contains the `http_status` of Zoom's response.
         """
         record = previous.record
         entry = Entry(
@@ -195,7 +195,7 @@ class AccountLinker:
         unless_superseded: bool,
         prefetched: PreviousConnection | None = None,
     ) -> ConnectionRecord | None:
-        """Journal the tokens and store them as in `_store`.
+        """Append the tokens to the journal, then verify and store the tokens (see `_store`).
 
         The journal entry is deleted once the tokens are stored or discarded, and released for a later attempt if a retry can succeed.
         """
@@ -213,8 +213,8 @@ class AccountLinker:
             if isinstance(error, _RECORD_ERRORS):
                 raise
             raise ZoomUnavailable(
-                "Zoom accepted the refresh token but cannot confirm its user at the moment. The connection will appear once"
-                " Zoom does; do not send this token again",
+                "Zoom accepted the refresh token but could not identify the user yet. The connection is created"
+                " automatically later; do not send this refresh token again",
                 retry_after=5.0,
             ) from None
         except IdentityMismatch:
@@ -227,14 +227,14 @@ class AccountLinker:
         return record
 
     async def resume(self, entry: Entry) -> bool:
-        """Store tokens from a journal entry that was left by a crashed process or deferred because Zoom or a key was unavailable.
+        """Store tokens from a journal entry that a crashed process left or that was deferred.
 
         Returns:
-            Whether the entry is settled: its tokens are stored or discarded. Otherwise it stays in the journal.
+            True if processing is complete: the tokens are stored or discarded. False if the entry stays in the journal.
         """
         try:
             current, _ = await self._connections.read_previous(entry.user_email)
-            # Do not refresh the entry's tokens in these two cases: that could invalidate the stored tokens or the newer consent.
+            # Do not refresh the entry's tokens in these two cases: a refresh could invalidate the stored tokens or the newer consent.
             if current.record is not None and current.record.was_committed(entry.entry_id):
                 # The crashed process may not have written its audit event; a duplicate is better than none.
                 self._audit(
@@ -266,7 +266,7 @@ class AccountLinker:
                 entry=entry.entry_id,
                 error=type(error).__name__,
             )
-            if isinstance(error, ReauthRequired):  # revoking invalid tokens could end a valid grant
+            if isinstance(error, ReauthRequired):  # revoking invalid tokens could invalidate a valid grant
                 await self._journal.delete(entry.entry_id)
             else:
                 await self._discard_entry(entry)
@@ -275,12 +275,12 @@ class AccountLinker:
         return True
 
     async def _discard_entry(self, entry: Entry) -> None:
-        """Revoke the tokens of an entry that no record will contain, and delete the entry."""
+        """Revoke the tokens of an entry that will not be stored, and delete the entry."""
         self._revoke_unused(entry.tokens)
         await self._journal.delete(entry.entry_id)
 
     async def _renew_if_stale(self, entry: Entry) -> Entry:
-        """Return the entry, first refreshing its access token if that is too old to verify the user."""
+        """Return the entry, with a refreshed access token if the remaining lifetime is too short to verify the user."""
         now = self._connections.now()
         if entry.tokens.access_expire_at - now > VERIFICATION_TIMEOUT:
             return entry
@@ -294,7 +294,7 @@ class AccountLinker:
             replace(issued, refresh_token=issued.refresh_token or entry.tokens.refresh_token), now
         )
         renewed = replace(entry, tokens=tokens)
-        await self._journal.append(renewed)  # replaces the used tokens
+        await self._journal.append(renewed)  # replaces the entry with the exchanged token
         return renewed
 
     async def _verify_and_store(
@@ -305,7 +305,7 @@ class AccountLinker:
         unless_superseded: bool,
         prefetched: PreviousConnection | None = None,
     ) -> ConnectionRecord | None:
-        """Verify whose tokens these are and store them. Return None if they were superseded (see `_store`)."""
+        """Verify which user the tokens belong to, and store the tokens. Return None if the tokens were superseded (see `_store`)."""
         zoom_user = await self._zoom_user_of(entry.tokens)
         if zoom_user.email != entry.user_email:
             await self._relink_to_actual_user(entry, zoom_user)
@@ -333,7 +333,7 @@ class AccountLinker:
         )
         if response.status == 429 or response.status >= 500:
             raise ZoomUnavailable(
-                "Zoom could not identify the consenting user; begin a new authorization", retry_after=2.0
+                "Zoom could not identify the consenting user; start a new authorization", retry_after=2.0
             )
         if response.status != 200:
             raise ZoomBadResponse(
@@ -343,9 +343,9 @@ class AccountLinker:
         return _parse_zoom_user(response.body)
 
     async def _relink_to_actual_user(self, entry: Entry, zoom_user: "_ZoomUser") -> None:
-        """Store the pair in the connection of the Zoom user who actually consented, or revoke it if that user has none.
+        """Store the pair in the connection of the Zoom user who actually consented. Revoke the pair if there is no connection.
 
-        A new consent invalidates the tokens that are stored for this user under any address (Zoom's code 4741), so the existing
+        A new consent invalidates the tokens that are stored for this user under any address (Zoom error code 4741), so the existing
         connection needs the new pair.
         """
         record = await self._connection_of(zoom_user)
@@ -373,7 +373,10 @@ class AccountLinker:
         self._audit(_with_tokens(event, entry.tokens, _stored_generation(stored, entry)))
 
     async def _connection_of(self, zoom_user: "_ZoomUser") -> ConnectionRecord | None:
-        """Return the connection of a Zoom user, retrying until the store responds, since no other copy of the tokens exists."""
+        """Return the connection of a Zoom user, retrying until the store responds.
+
+        The retries must not stop, because no other copy of the tokens exists.
+        """
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
@@ -392,12 +395,14 @@ class AccountLinker:
         unless_superseded: bool,
         prefetched: PreviousConnection | None = None,
     ) -> ConnectionRecord | None:
-        """Write the connection, retrying until the store accepts it, since no other copy of the tokens exists.
+        """Write the connection, retrying until the store accepts the write.
+
+        The retries must not stop, because no other copy of the tokens exists.
 
         Args:
-            unless_superseded: Return None, and write nothing, if a consent or disconnect happened after the tokens were requested. Set for
-                entries from the journal, whose record may have changed long ago.
-            prefetched: The result of a recent read, which replaces the first read here; None reads the store.
+            unless_superseded: Return None, and write nothing, if a consent or disconnection happened after the tokens were requested. Set
+                for entries from the journal, whose record may have changed long ago.
+            prefetched: The result of a recent read, used instead of the first read; None to read the store.
         """
         grant = uuid4().hex
         pause = FIRST_PAUSE_SECONDS
@@ -448,7 +453,8 @@ class AccountLinker:
     def _is_superseded(self, current: PreviousConnection, entry: Entry) -> bool:
         """Return whether the user consented or was disconnected after the tokens of an entry were requested.
 
-        After a disconnect the tokens are revoked. After a newer consent that is unnecessary, since Zoom has already invalidated them.
+        After a disconnection, the entry's tokens are revoked. After a newer consent, no revocation is needed, since Zoom has already
+        invalidated the tokens.
         """
         if not _was_replaced(current, entry):
             return False
@@ -457,7 +463,7 @@ class AccountLinker:
         return True
 
     async def _unlink_previous_address(self, user_email: str) -> None:
-        """Disconnect the same Zoom user's connection under an earlier address, retrying like `_store`."""
+        """Disconnect the connection that is stored under a previous address of the Zoom user, retrying until the store responds."""
         tombstone: ConnectionRecord | None = None
         generation, pause = 0, FIRST_PAUSE_SECONDS
         while True:
@@ -465,7 +471,7 @@ class AccountLinker:
                 current, now = await self._connections.read_previous(user_email)
                 record = current.record
                 if tombstone is not None and record == replace(tombstone, rev=current.rev):
-                    break  # an unconfirmed write had succeeded
+                    break  # an unconfirmed write succeeded
                 if current.rev == 0 or (record is not None and record.state is State.DISCONNECTED):
                     return
                 generation = 0 if record is None else record.generation
@@ -482,14 +488,14 @@ class AccountLinker:
 
 
 async def _wait_for_store(user_email: str, pause: float) -> float:
-    """Sleep before the next attempt at a failing store, and return the pause after that."""
+    """Sleep before the next attempt to access a failing store, and return the length of the following pause."""
     _log.warning("account_linking.store_failed", user=user_email)
     await asyncio.sleep(pause)
     return min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 def _placeholder_for_unreadable(user_email: str, current: PreviousConnection, now: float) -> ConnectionRecord:
-    """Return a stand-in for a record that cannot be opened, to be turned into a tombstone."""
+    """Return a placeholder for a record that cannot be decrypted, from which a tombstone is created."""
     return ConnectionRecord(
         user_email=user_email,
         rev=current.rev,
@@ -513,7 +519,11 @@ class _ZoomUser:
 
 
 def token_pair(issued: Issued, started: float) -> TokenPair:
-    """Return the pair that Zoom issued; `started` is when the request began, by the store's clock."""
+    """Return the pair that Zoom issued.
+
+    Args:
+        started: Time at which the request was sent, in seconds since 1970 on the store's clock.
+    """
     return TokenPair(
         access_token=issued.access_token,
         refresh_token=issued.refresh_token or "",
@@ -526,7 +536,7 @@ def token_pair(issued: Issued, started: float) -> TokenPair:
 
 
 def _parse_zoom_user(body: bytes) -> _ZoomUser:
-    """Parse Zoom's description of a user.
+    """Parse Zoom's user profile response.
 
     Raises:
         ZoomBadResponse: The email address or the user ID is missing or malformed.
@@ -549,7 +559,7 @@ def _parse_zoom_user(body: bytes) -> _ZoomUser:
 
 
 def _stored_generation(record: ConnectionRecord, entry: Entry) -> int:
-    """Return the connection's generation if the entry's tokens are its current ones, otherwise 0."""
+    """Return the connection's generation if the entry's tokens are the current tokens, otherwise 0."""
     return record.generation if record.commit_id == entry.entry_id else 0
 
 
@@ -563,7 +573,7 @@ def _was_replaced(current: PreviousConnection, entry: Entry) -> bool:
 
 
 def _has_newer_consent(record: ConnectionRecord, entry: Entry) -> bool:
-    """Return whether the record's consent is newer than the entry's; at Zoom it has invalidated the entry's tokens."""
+    """Return whether the record's consent is newer than the entry's. A newer consent has invalidated the entry's tokens."""
     tokens = record.tokens
     return (
         tokens is not None and record.grant != entry.grant and tokens.obtained_at > entry.tokens.obtained_at
@@ -571,14 +581,14 @@ def _has_newer_consent(record: ConnectionRecord, entry: Entry) -> bool:
 
 
 def _create_time(current: ConnectionRecord | None, now: float) -> float:
-    """Return when the user first connected; connecting after a disconnect starts over."""
+    """Return the creation time of the connection. A disconnected user who connects again gets a new creation time."""
     return now if current is None or current.state is State.DISCONNECTED else current.create_time
 
 
 def _stored_event(
     call: Call | None, outcome: str, entry: Entry, generation: int, *, resumed: bool
 ) -> AuditEvent:
-    """Build the audit event for tokens of a call, a browser or the journal."""
+    """Return the audit event for tokens from a call, a browser or the journal."""
     details = _origin_details(entry)
     if call is not None:
         event = AuditEvent.for_call(call, "connection.stored", outcome, entry.user_email, details=details)

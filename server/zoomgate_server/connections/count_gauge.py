@@ -22,7 +22,7 @@ class ConnectionCountGauge:
         self._next = clock.monotonic()
 
     async def update(self) -> None:
-        """Count again, unless the last count is recent. If the store fails, the metric keeps its values."""
+        """Count the connections, unless the last count is recent. If the store fails, the metric retains its values."""
         if self._clock.monotonic() < self._next:
             return
         self._next = self._clock.monotonic() + COUNT_INTERVAL

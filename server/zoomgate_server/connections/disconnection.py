@@ -1,4 +1,4 @@
-"""Disconnection: ending a connection locally, then revoking its tokens at Zoom."""
+"""Disconnection of users: a tombstone replaces the connection, then the tokens are revoked with Zoom."""
 
 import asyncio
 import contextlib
@@ -26,25 +26,25 @@ RESPONSE_MARGIN = 0.2
 """Seconds of the caller's deadline that are reserved for returning the response."""
 
 REVOCATION_RETENTION_SECONDS = 24 * 3600.0
-"""How long the tokens of a disconnected user are retained, sealed and never served, until Zoom confirms their revocation."""
+"""Maximum time to retain the tokens of a disconnected user, encrypted and never served, until Zoom confirms their revocation."""
 
 REVOCATION_WAIT_SECONDS = 3.0
-"""How long a disconnecting caller waits for Zoom's confirmation; the revocation continues without the caller."""
+"""Maximum time for which a caller waits for Zoom's confirmation. After this time, the revocation continues in the background."""
 
 TOMBSTONE_SECONDS = 30 * 24 * 3600.0
-"""How long a tombstone is retained, so that late writers detect that the grant has ended."""
+"""Time to retain a tombstone, so that late writers detect the disconnection."""
 
 RETRY_INTERVAL = 30.0
-"""Pause between attempts to revoke the remaining tokens."""
+"""Seconds between attempts to revoke the remaining tokens."""
 
 MAX_CONSECUTIVE_FAILURES = 3
-"""Consecutive unconfirmed revocations after which a pass stops calling Zoom; the next pass starts with the users after them."""
+"""Number of consecutive unconfirmed revocations after which a pass stops calling Zoom. The next pass starts with the following users."""
 
 _GRANT_MAY_SURVIVE = frozenset({Cause.USER_DEACTIVATED, Cause.USER_DISASSOCIATED})
-"""Causes after which the grant may still be valid at Zoom: the account can be reactivated, or it continues elsewhere.
+"""Causes after which Zoom may still accept the grant: the user can be reactivated, or continues in a different Zoom account.
 
-Without a revocation, a grant that no record contains could then remain valid. Removing the app already ends the grant, and a deleted user
-has none.
+Without a revocation, a grant that no record contains could remain valid. For the other causes no revocation is needed: removing the app
+invalidates the grant, and a deleted user has no grant.
 """
 
 _T = TypeVar("_T")
@@ -52,7 +52,7 @@ _log = logs.get("zoomgate.disconnection")
 
 
 class ZoomDisconnectOutcome(StrEnum):
-    """Outcome of a disconnect that Zoom reported."""
+    """Outcome of a disconnection that Zoom reported."""
 
     DISCONNECTED = "disconnected"
     NOT_CONNECTED = "not_connected"
@@ -80,16 +80,16 @@ class Disconnector:
         self._resume_after = ""
 
     async def disconnect(self, call: Call, user_email: str) -> ConnectionRecord:
-        """Disconnect a user locally, then revoke the tokens at Zoom.
+        """Disconnect a user locally, then revoke the tokens with Zoom.
 
-        The tokens are retained, sealed and never served, for at most 24 hours, until Zoom confirms that they are revoked.
+        The tokens are retained for at most 24 hours, encrypted and never served, until Zoom confirms the revocation.
 
         Raises:
             ConnectionNotFound: The user has no connection.
-            CallerNotAllowed: The connection belongs to another member.
-            StoreUnavailable: The store failed; the disconnect may or may not have been stored.
+            CallerNotAllowed: The connection belongs to a different member.
+            StoreUnavailable: The store failed; the disconnection may or may not have been stored.
         """
-        # A cancelled call must prevent neither the audit event nor the revocation.
+        # A canceled call must prevent neither the audit event nor the revocation.
         disconnected, revocation = await asyncio.shield(
             self.run_in_background(self._disconnect(call, user_email))
         )
@@ -100,16 +100,16 @@ class Disconnector:
     async def disconnect_by_zoom(
         self, zoom_user_id: str, cause: Cause, happened_at: float
     ) -> ZoomDisconnectOutcome:
-        """Disconnect a Zoom user who removed the app or no longer exists, and erase the tokens at once.
+        """Disconnect a Zoom user who removed the app or no longer exists, and erase the tokens immediately.
 
-        A running refresh finds the tombstone and stores nothing. A consent later than `happened_at` is not affected.
+        A running refresh detects the tombstone and stores no tokens. A consent later than `happened_at` is not affected.
 
         Args:
             happened_at: Time of the event in seconds since 1970.
 
         Raises:
-            StoreError: The store failed; the disconnect may or may not have been stored.
-            RecordFault: The connection cannot be opened.
+            StoreError: The store failed; the disconnection may or may not have been stored.
+            RecordFault: The connection cannot be decrypted.
         """
         while True:
             record, now = await self._connections.find(zoom_user_id)
@@ -136,7 +136,7 @@ class Disconnector:
         return ZoomDisconnectOutcome.DISCONNECTED
 
     async def retry_revocations(self) -> None:
-        """Retry revocations that Zoom did not confirm; runs until cancelled."""
+        """Retry revocations that Zoom did not confirm, until canceled."""
         while True:
             await asyncio.sleep(RETRY_INTERVAL)
             try:
@@ -156,10 +156,10 @@ class Disconnector:
         return task
 
     async def drain(self, seconds: float) -> None:
-        """Wait at most `seconds` for running background work; the remaining revocations are retried after the next start."""
+        """Wait at most `seconds` for running background tasks. Unfinished revocations are retried after the next start."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._running:  # a disconnect starts a revocation when it is done
+                while self._running:  # a disconnection starts a revocation when it is done
                     await asyncio.wait(set(self._running))
 
     async def _disconnect(self, call: Call, user_email: str) -> tuple[ConnectionRecord, asyncio.Task[Any]]:
@@ -191,8 +191,8 @@ class Disconnector:
         """Write a tombstone. Return None if the record was changed in the meantime.
 
         Raises:
-            StoreError: The tombstone may or may not have been written. The audit event for this case is written here, because a retry of
-                the call would find no connection.
+            StoreError: The tombstone may or may not have been written. The audit event is recorded before the error is raised, because a
+                retry of the call would find no connection.
         """
         try:
             return await self._connections.write(tombstone)
@@ -212,7 +212,7 @@ class Disconnector:
         return record.rev if record is not None and record == replace(tombstone, rev=record.rev) else None
 
     async def _retry_revocations_once(self) -> None:
-        """Erase tokens whose retention is over; revoke the others until too many revocations in a row fail."""
+        """Erase tokens whose retention is over, and revoke the others until too many consecutive revocations fail."""
         resume_after, self._resume_after = self._resume_after, ""
         after, last_attempted, failures = "", "", 0
         while True:
@@ -239,7 +239,7 @@ class Disconnector:
         return tombstone.revoke_until is not None and self._connections.now() >= tombstone.revoke_until
 
     async def _revoke(self, tombstone: ConnectionRecord) -> bool:
-        """Revoke a tombstone's tokens at Zoom and erase them once confirmed. Return whether that succeeded."""
+        """Revoke a tombstone's tokens with Zoom, and erase the tokens once Zoom confirms. Return whether Zoom confirmed."""
         if tombstone.pair_to_revoke is None:
             return True
         for pair in (
@@ -261,7 +261,7 @@ class Disconnector:
             _log.warning("revocation.not_recorded", user=tombstone.user_email)
 
     async def _revoke_pair(self, pair: TokenPair) -> bool:
-        """Revoke both tokens of a pair. Return whether Zoom confirmed it."""
+        """Revoke both tokens of a pair. Return whether Zoom confirmed both revocations."""
         outcomes = [
             await self._oauth.revoke(token) for token in (pair.access_token, pair.refresh_token) if token
         ]
@@ -272,8 +272,9 @@ def make_tombstone(record: ConnectionRecord, now: float, *, revoke: bool) -> Con
     """Return the tombstone of a connection.
 
     Args:
-        now: The time by the store's clock.
-        revoke: Retain the tokens, sealed, until they are revoked at Zoom, including alternate pairs, any of which may be the valid one.
+        now: The store's current time.
+        revoke: Whether to retain the encrypted tokens until they are revoked with Zoom. Alternate pairs are retained too, because any of
+            the pairs may be the valid one.
     """
     return replace(
         record,

@@ -1,4 +1,4 @@
-"""Recovery of token pairs that crashed processes left in the journal of this machine."""
+"""Recovery of token pairs that crashed processes left in the local journal."""
 
 import asyncio
 
@@ -9,13 +9,13 @@ from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import Metrics
 
 POLL_INTERVAL = 5.0
-"""Pause between polls; another process that shares the folder may have crashed in the meantime."""
+"""Seconds between polls for entries of crashed processes that share the journal directory."""
 
 _log = logs.get("zoomgate.journal_recovery")
 
 
 class JournalRecovery:
-    """Passes journal entries to the component that stores their tokens."""
+    """Dispatcher of journal entries to the components that store the tokens."""
 
     def __init__(
         self, *, journal: TokenJournal, refresher: Refresher, account_linker: AccountLinker, metrics: Metrics
@@ -27,7 +27,7 @@ class JournalRecovery:
         self._resuming: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Poll the journal; runs until cancelled, and leaves the entry in progress to `drain`."""
+        """Poll the journal until canceled. The entry in progress then continues, and `drain` waits for it."""
         while True:
             for entry in await self._journal.claim():
                 self._resuming = asyncio.create_task(self._resume(entry), name="resume")
@@ -35,7 +35,10 @@ class JournalRecovery:
             await asyncio.sleep(POLL_INTERVAL)
 
     async def drain(self, seconds: float) -> bool:
-        """Wait at most `seconds` for the entry in progress, whose refresh token may already be used. Return whether it is done."""
+        """Wait at most `seconds` for the entry in progress. Return whether processing is complete.
+
+        Canceling the entry could lose tokens, because its refresh token may already have been exchanged.
+        """
         if self._resuming is None:
             return True
         await asyncio.wait({self._resuming}, timeout=seconds)
@@ -45,7 +48,7 @@ class JournalRecovery:
         _log.info("journal.recovery_started", entry=entry.entry_id, origin=entry.origin.value)
         try:
             await self._dispatch(entry)
-        except Exception:  # noqa: BLE001 - one entry must not block the others; this one stays in the journal, held by this process
+        except Exception:  # noqa: BLE001 - one entry must not block the others; the failed entry stays in the journal
             _log.exception("journal.recovery_failed", entry=entry.entry_id, origin=entry.origin.value)
 
     async def _dispatch(self, entry: Entry) -> None:

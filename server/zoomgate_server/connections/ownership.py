@@ -8,11 +8,11 @@ from zoomgate_server.identity import Role
 def check_owner(call: Call, owner: str | None) -> None:
     """Reject a member whose identity is not the connection's owner, such as a new member with a reassigned email address.
 
-    A connection that was initiated by a service has no owner. A member with a static key may use it, because the operator who created
-    the key vouches for its email address.
+    A connection that was initiated by a service has no owner. A member with a static key may use a connection without an owner, because the
+    operator who created the key vouches for the email address.
 
     Raises:
-        CallerNotAllowed: The connection belongs to another member.
+        CallerNotAllowed: The connection belongs to a different member.
     """
     member = call.principal.member
     if member is None or Role.MEMBER not in member.roles or owner == member.identity:

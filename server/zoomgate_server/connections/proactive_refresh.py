@@ -1,7 +1,7 @@
 """Proactive refresh: tokens in use are refreshed before they expire, and idle grants before Zoom expires them.
 
-This module only decides which tokens to refresh and when. The refresh itself is the common one (`refresh/`), whose lease, journal and
-drain apply. The rate is limited, so a backlog after an outage is processed slowly, and refreshes pause while Zoom or the store fails.
+This module only decides which tokens to refresh, and when. The refresher (`refresh/`) performs the refreshes, with its lease, journal and
+drain. The rate is limited, so a backlog after an outage is processed slowly. Refreshes pause while Zoom or the store fails.
 """
 
 import asyncio
@@ -38,51 +38,51 @@ from zoomgate_server.telemetry.metrics import Metrics
 
 MIN_AHEAD_SECONDS = REFRESH_BEFORE_SECONDS + 90.0
 MAX_AHEAD_SECONDS = REFRESH_BEFORE_SECONDS + 180.0
-"""How long before its expiry a token in use is refreshed: early enough that no call has to wait for it, and not so early that it causes
-more refreshes than calls would.
+"""Range of the time before expiry at which a token in use is refreshed.
 
-The moment is random within this range, to spread the load of several processes. The longest pause between two polls fits between
-`MIN_AHEAD_SECONDS` and the moment from which a call would wait.
+A token is refreshed early enough that no call has to wait for the refresh, and late enough that proactive refreshes are not more frequent
+than refreshes by calls. The time is random within this range, to spread the load of several processes. The longest pause between two polls
+is shorter than `MIN_AHEAD_SECONDS - REFRESH_BEFORE_SECONDS`, the time before calls start to wait for a refresh.
 """
 
 MIN_LIFETIME_SECONDS = 4 * MAX_AHEAD_SECONDS
-"""Tokens with a shorter lifetime are left to the calls."""
+"""Minimum lifetime of tokens that are refreshed proactively. Tokens with a shorter lifetime are refreshed by calls only."""
 
 USED_POLL_INTERVAL = 60.0
 """Seconds between polls for tokens in use that are about to expire, randomized by 50 % in either direction."""
 
 IDLE_POLL_INTERVAL = 300.0
-"""Seconds between polls for idle grants that are due, randomized likewise; such grants have weeks."""
+"""Seconds between polls for idle grants that are due, randomized by 50 %. Due grants remain valid for weeks."""
 
 SCHEDULE_POLL_INTERVAL = 24 * 3600.0
-"""Seconds between scans for connections with a missing or impossible due date, randomized likewise.
+"""Seconds between scans for connections with a missing or impossible due date, randomized by 50 %.
 
-Earlier releases store such connections. The first scan runs at startup, so no due connection is missed for long.
+Earlier releases store connections without a due date. The first scan runs shortly after startup, so no due connection is missed for long.
 """
 
 FIRST_POLL_DELAY = 30.0
-"""Seconds before the first poll of a new process, randomized likewise."""
+"""Seconds before the first poll of a new process, randomized by 50 %."""
 
 LONGEST_PAUSE_SECONDS = 900.0
-"""Limit of the exponential backoff while Zoom or the store fails. Each attempt risks losing the response to a refresh token."""
+"""Limit of the exponential backoff while Zoom or the store fails. Each attempt risks losing Zoom's response, and thus the authorization."""
 
 REFRESH_WAIT_SECONDS = 90.0
-"""How long one refresh is awaited; after that it continues in the background."""
+"""Maximum time to wait for one refresh. After this time, the refresh continues in the background."""
 
 CLOCK_SKEW_TOLERANCE = 1.0
-"""Maximum difference in seconds between the store's clock and the local estimate of it."""
+"""Maximum difference in seconds between the store's clock and the local estimate of the store's time."""
 
 DEFERRAL_SECONDS = 3600.0
-"""How long a connection is skipped after a failed refresh."""
+"""Time for which a connection is skipped after a failed refresh."""
 
 MAX_DUE = 10_000
-"""Connections processed in one poll; the next poll continues after them."""
+"""Maximum number of connections processed in one poll. The next poll continues with the following connections."""
 
 PAGE_SIZE = 200
-"""Connections read at a time."""
+"""Number of connections per page of a scan."""
 
 PAGE_PAUSE_SECONDS = 1.0
-"""Pause between pages of a scan of all connections."""
+"""Seconds between pages of a scan of all connections."""
 
 _GLOBAL_FAILURES = (
     AppCredentialsRejected,
@@ -93,23 +93,24 @@ _GLOBAL_FAILURES = (
 )
 """Failures that the next refresh would encounter as well.
 
-An unreadable response has used up a refresh token and may cost the user the connection, so such refreshes are not repeated at once.
+After an invalid response, the refresh token cannot be used again and the user may have to consent again, so refreshes are not continued
+immediately.
 """
 
 MAX_REJECTIONS = 20
-"""Consecutive rejections after which refreshes pause: so many in a row indicate an error at Zoom rather than ended grants."""
+"""Number of consecutive rejections after which refreshes pause. So many rejections indicate an error of Zoom rather than revoked grants."""
 
 _RECORD_ERRORS = (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported)
 _log = logs.get("zoomgate.proactive_refresh")
 
 
 class ProactiveRefresh:
-    """Refreshes tokens ahead of need.
+    """The background tasks that refresh tokens proactively.
 
     Args:
         cache_token: Caches the token of a refreshed record.
         per_minute: Maximum refreshes per minute by this process; 0 disables proactive refresh.
-        chance: Randomizes the times of polls, to spread the load of several processes.
+        rng: Randomizes the times of polls, to spread the load of several processes.
     """
 
     def __init__(
@@ -154,12 +155,11 @@ class ProactiveRefresh:
     async def refresh_used(self) -> None:
         """Refresh tokens that are about to expire and that calls of this process have used.
 
-        Tokens that were returned to a caller are skipped: the caller relies on its copy, which Zoom may invalidate when it issues the
-            next one.
+        Tokens that were returned to a caller are skipped, because Zoom may invalidate the caller's copy when issuing the next token.
 
         Raises:
             StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: Further refreshes would fail too.
-            ReauthRequired: Zoom rejected many refresh tokens in a row.
+            ReauthRequired: Zoom rejected many consecutive refresh tokens.
         """
         for number, (user_email, token) in enumerate(self._cache.in_use(), 1):
             if number % 1000 == 0:
@@ -168,15 +168,15 @@ class ProactiveRefresh:
                 continue
             await self._wait_for_slot()
             if not self._cache.is_in_use(user_email, token) or token.expires <= self._clock.monotonic():
-                continue  # it was returned to a caller, dropped or replaced in the meantime, or has expired
+                continue  # the token was returned to a caller, dropped or replaced in the meantime, or has expired
             record = await self._refresh(user_email, token.generation, "in_use")
             if record is not None:
                 self._cache_token(user_email, record)
 
     def _expires_soon(self, token: CachedToken) -> bool:
-        """Return whether it is time to refresh a token.
+        """Return whether a token is close enough to its expiry to be refreshed.
 
-        An expired token is left to its next call, so that an outage does not leave a burst of refreshes behind.
+        An expired token is refreshed by the next call only, so that an outage is not followed by a burst of refreshes.
         """
         lifetime = token.tokens.access_expire_at - token.tokens.obtained_at
         remaining = token.expires - self._clock.monotonic()
@@ -191,7 +191,7 @@ class ProactiveRefresh:
         Raises:
             StoreError, StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: Further refreshes would
                 fail too.
-            ReauthRequired: Zoom rejected many refresh tokens in a row.
+            ReauthRequired: Zoom rejected many consecutive refresh tokens.
         """
         due = await self._find_due()
         self._rng.shuffle(due)  # concurrent processes start with different grants
@@ -231,11 +231,11 @@ class ProactiveRefresh:
         if record is None or record.state is not State.ACTIVE or record.tokens is None:
             return
         due_at = schedule.due_at(user_email, record.tokens, now)
-        if due_at is None or due_at > now:  # an earlier release refreshed it without updating the date
+        if due_at is None or due_at > now:  # an earlier release refreshed the token without updating the date
             await self._connections.write(replace(record, due_at=due_at))
             return
         if record.lease is not None and now < record.lease.expire_at <= now + 2 * LEASE_SECONDS:
-            return  # another process is refreshing it
+            return  # another process is refreshing the token
         await self._wait_for_slot()
         if await self._refresh(user_email, record.generation, "idle") is not None:
             self._cache.drop(user_email)
@@ -243,7 +243,7 @@ class ProactiveRefresh:
     # -- due dates ---------------------------------------------------------------------------------------
 
     async def schedule(self) -> None:
-        """Set the due date of connections that have none (stored by an earlier release) or one based on a wrong clock.
+        """Set the due dates that are missing (in connections stored by an earlier release) or based on a wrong clock.
 
         Raises:
             StoreError: The store failed.
@@ -258,12 +258,12 @@ class ProactiveRefresh:
                 try:
                     record = self._connections.open(sealed)
                 except _RECORD_ERRORS:
-                    continue  # reported by its next use
+                    continue  # reported when the connection is used
                 due_at = (
                     None if record.tokens is None else schedule.due_at(record.user_email, record.tokens, now)
                 )
                 if due_at is not None:
-                    # A conflicting writer has set a date itself, or is an earlier release and handled by the next scan.
+                    # On a conflict, the other writer has set the date, or the next scan sets it if that writer is an earlier release.
                     await self._connections.write(replace(record, due_at=due_at))
             if len(page) < PAGE_SIZE:
                 return
@@ -298,7 +298,7 @@ class ProactiveRefresh:
         Raises:
             StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: The failure affects all
                 connections.
-            ReauthRequired: Zoom rejected many refresh tokens in a row, which indicates a failure that affects all connections.
+            ReauthRequired: Zoom rejected many consecutive refresh tokens, which indicates a failure that affects all connections.
         """
         deadline, started = self._clock.monotonic() + REFRESH_WAIT_SECONDS, self._connections.now()
         try:
@@ -313,7 +313,7 @@ class ProactiveRefresh:
             return None
         except NotConnected:
             return None
-        except Exception as error:  # noqa: BLE001 - the refresher logs its defects; one connection must not block the others
+        except Exception as error:  # noqa: BLE001 - the refresher logs unexpected errors; one connection must not block the others
             self._defer(user_email, reason, error)
             return None
         self._rejections_in_a_row = 0
@@ -323,7 +323,7 @@ class ProactiveRefresh:
         return record
 
     def _defer(self, user_email: str, reason: str, error: Exception) -> None:
-        """Skip a connection for a while, so that it does not take up refresh slots."""
+        """Skip a connection for `DEFERRAL_SECONDS`, so that the connection does not occupy refresh slots."""
         if len(self._deferred_until) >= MAX_DUE:
             self._deferred_until.clear()
         self._deferred_until[user_email] = self._clock.monotonic() + DEFERRAL_SECONDS

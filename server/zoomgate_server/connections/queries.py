@@ -25,7 +25,7 @@ class ConnectionPage:
 
 
 class ConnectionQueries:
-    """Get and list queries, with the checks of ownership and allowed users."""
+    """Queries that get and list connections, and check ownership and allowed users."""
 
     def __init__(self, connections: ConnectionRepository) -> None:
         self._connections = connections
@@ -35,7 +35,7 @@ class ConnectionQueries:
 
         Raises:
             ConnectionNotFound: The user has no connection.
-            CallerNotAllowed: The connection belongs to another member.
+            CallerNotAllowed: The connection belongs to a different member.
         """
         record, _ = await self._read(user_email)
         if record is None:
@@ -44,9 +44,9 @@ class ConnectionQueries:
         return record
 
     async def page(self, call: Call, states: Collection[State], after: str, limit: int) -> ConnectionPage:
-        """Return a page of the connections of the caller's users, ordered by email address.
+        """Return a page of the connections that the caller may view, ordered by email address.
 
-        A connection whose record cannot be opened is logged and omitted; `get` reports the reason.
+        A connection that cannot be decrypted is logged and omitted; `get` reports the reason.
 
         Args:
             states: The states to include; empty for all but disconnected ones.

@@ -1,4 +1,4 @@
-"""Connections as stored, and their codec."""
+"""Connection records and their stored form."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from zoomgate_server.storage.record_store import TOMBSTONE_STATE, Kind, Record, 
 
 
 class State(StrEnum):
-    """Whether Zoomgate can act for the user."""
+    """State of a connection."""
 
     ACTIVE = "ACTIVE"
     REAUTH_REQUIRED = "REAUTH_REQUIRED"
@@ -20,7 +20,7 @@ class State(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a new consent is required, or why the user was disconnected."""
+    """Cause of a required consent or of a disconnection."""
 
     REJECTED = "REJECTED"
     OUTCOME_LOST = "OUTCOME_LOST"
@@ -35,7 +35,7 @@ class Cause(StrEnum):
 _REVOCATION_CAUSES = frozenset(
     {Cause.APP_DEAUTHORIZED, Cause.USER_DELETED, Cause.USER_DEACTIVATED, Cause.USER_DISASSOCIATED}
 )
-"""Stored as REVOKED, with the specific cause in a field of its own. A release that does not know the specific cause reads REVOKED."""
+"""Causes that are stored as REVOKED, with the specific cause in a separate field. Releases that do not know this cause read REVOKED."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class LastError:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right of one process to refresh the tokens, until a time of the store's clock."""
+    """The exclusive right of one process to refresh the tokens, with an expiry time on the store's clock."""
 
     holder: str
     epoch: int
@@ -64,7 +64,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class PendingAttempt:
-    """A refresh that was started at a time of the store's clock and whose outcome is not known yet."""
+    """A refresh with an unknown outcome, and its start time on the store's clock."""
 
     epoch: int
     started_at: float
@@ -74,39 +74,39 @@ class PendingAttempt:
 class ConnectionRecord:
     """A connection.
 
-    Times are in seconds since 1970 by the store's clock.
+    Times are in seconds since 1970 on the store's clock.
 
     Attributes:
         user_email: The user's email address in canonical form.
         rev: The revision that was read. 0 for a new connection.
-        read_update_time: The stored `update_time` when the connection was read; a different `update_time` on write is a visible change.
+        read_update_time: The stored `update_time` when the connection was read. A different `update_time` on write is a visible change.
             None for a new connection.
-        state: Whether the connection can be used.
-        cause: Why it cannot be used, or None.
+        state: The state of the connection.
+        cause: The cause of the state, or None for an active connection.
         grant: ID of the consent that the tokens come from.
         generation: Number of token pairs stored so far.
         epoch: Lease epoch: number of refresh attempts so far.
         lease: The current lease, or None.
-        pending: Refresh attempts whose outcome is not known yet.
-        commit_id: ID of the attempt that stored the current pair, by which that attempt recognizes its own write.
-        previous_commit_ids: Commit IDs of earlier pairs of this grant, latest first. Only a few are retained.
-        recent_refreshes: Times of the refreshes of the last hour.
+        pending_attempts: Refresh attempts with an unknown outcome.
+        commit_id: ID of the attempt that stored the current pair, by which the attempt recognizes its own write.
+        previous_commit_ids: Commit IDs of earlier pairs of this grant, newest first. Only a few are retained.
+        recent_refresh_times: Times of the refreshes of the last hour.
         create_time: When the user first connected.
         consent_time: When the user last consented, or when tokens were last imported.
-        update_time: When anything visible last changed.
+        update_time: When a visible field last changed.
         refresh_time: When the current pair was issued.
         access_expire_at: When the access token of the current pair expires. None without a pair.
         last_error: The latest refresh failure. None after a success.
         tokens: The current pair, or None.
-        alternate_pairs: Other pairs that may be the valid one, latest first.
-        owner: Identity of the member that the connection belongs to, or None.
+        alternate_pairs: Other pairs that may be the valid one, newest first.
+        owner: Identity of the member that owns the connection, or None.
         zoom_user_id: Zoom's user ID.
         zoom_account_id: Zoom's account ID of the user.
         initiated_by: Identity of the caller that started the authorization.
-        revoking: The pair of a disconnected user, until Zoom has confirmed its revocation.
-        revoke_until: When to stop trying to revoke that pair.
-        due_at: When the record needs attention next: an active connection for a proactive refresh, a tombstone for the revocation of its
-            pair. None if it needs none.
+        pair_to_revoke: The pair of a disconnected user, until Zoom has confirmed the revocation.
+        revoke_until: When to stop trying to revoke `pair_to_revoke`.
+        due_at: When the next background operation is due: for an active connection, a proactive refresh; for a tombstone, the revocation of
+            `pair_to_revoke`. None if no operation is needed.
         expire_at: When the record may be deleted.
     """
 
@@ -141,12 +141,12 @@ class ConnectionRecord:
     expire_at: float | None = None
 
     def was_committed(self, commit_id: str) -> bool:
-        """Return whether an attempt stored the current pair or one of the previous pairs of this grant."""
+        """Return whether the attempt with this ID stored the current pair or a previous pair of this grant."""
         return commit_id in (self.commit_id, *self.previous_commit_ids)
 
 
 def encode(envelope: Envelope, connection: ConnectionRecord) -> Record:
-    """Seal a connection. The sealed part contains everything that decides who may use the connection, including the state."""
+    """Encrypt a connection. The ciphertext contains all fields that determine who may use the connection, including the state."""
     key = RecordKey(envelope.app, Kind.USER, connection.user_email)
     value = envelope.seal(
         key,
@@ -193,11 +193,11 @@ def encode(envelope: Envelope, connection: ConnectionRecord) -> Record:
 
 
 def decode(envelope: Envelope, record: Record) -> ConnectionRecord:
-    """Open a connection.
+    """Decrypt a connection.
 
     Raises:
-        RecordUnreadable: The value is corrupt, or the record's columns disagree with the sealed part.
-        RecordVersionUnsupported, KeyUnavailable: As for `Envelope.open`.
+        RecordUnreadable: The value is corrupt, or the record's columns differ from the encrypted fields.
+        RecordVersionUnsupported, KeyUnavailable: See `Envelope.open`.
     """
     opened = envelope.open(record)
     header, secret = opened.header, opened.secret
@@ -262,7 +262,7 @@ def _cause_to_fields(cause: Cause | None) -> dict[str, Any]:
 
 
 def _cause_from_fields(fields: Mapping[str, Any]) -> Cause | None:
-    """Read the cause. A specific cause that a later release added reads as REVOKED."""
+    """Read the cause. Return REVOKED for a specific cause that a later release added."""
     if fields["revocation_cause"] in _REVOCATION_CAUSES:
         return Cause(fields["revocation_cause"])
     return None if fields["cause"] is None else Cause(fields["cause"])

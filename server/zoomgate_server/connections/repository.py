@@ -19,9 +19,9 @@ class PreviousConnection:
     """The stored connection that a new consent replaces.
 
     Attributes:
-        record: The connection, or None if the user has none or its record is damaged.
+        record: The connection, or None if the user has no connection or its record is corrupt.
         rev: Revision to replace; 0 if there is no record.
-        generation: The latest stored generation, or a larger number if the record is damaged.
+        generation: The latest stored generation, or a larger number if the record is corrupt.
     """
 
     record: ConnectionRecord | None
@@ -32,7 +32,7 @@ class PreviousConnection:
 class ConnectionRepository:
     """Repository of the connections of one Zoom app.
 
-    Every method raises `StoreError` when the store fails, and `RecordFault` when a record cannot be opened.
+    Every method raises `StoreError` if the store fails, and `RecordFault` if a record cannot be decrypted.
 
     Args:
         app: OAuth origin and client ID.
@@ -50,32 +50,33 @@ class ConnectionRepository:
         self._ahead = clock.wall() - clock.monotonic()
 
     def now(self) -> float:
-        """Return the store's time in seconds since 1970, extrapolated from the latest read by the monotonic clock, not the wall clock."""
+        """Return the estimated store time in seconds since 1970: the time of the latest read, advanced by the monotonic clock."""
         return self._clock.monotonic() + self._ahead
 
     async def read(self, user_email: str) -> tuple[ConnectionRecord | None, float]:
-        """Read a user's connection and the store's clock."""
+        """Read a user's connection and the store's time."""
         self._on_read()
         record, now = await self._store.get(self._key(user_email))
         self._ahead = now - self._clock.monotonic()
         return (None if record is None else self.open(record)), now
 
     async def find(self, zoom_user_id: str) -> tuple[ConnectionRecord | None, float]:
-        """Read the connection of a Zoom user, unless it is disconnected, and the store's clock."""
+        """Read the connection of a Zoom user and the store's time. Tombstones are not found."""
         record, now = await self._store.find(self._app, zoom_user_id)
         self._ahead = now - self._clock.monotonic()
         return (None if record is None else self.open(record)), now
 
     async def read_readable(self, user_email: str) -> ConnectionRecord | None:
-        """Read a user's connection for a stream of several connections. Return None if there is none or it cannot be opened."""
+        """Read a user's connection for a stream of several connections. Return None if it does not exist or cannot be decrypted."""
         self._on_read()
         record, _ = await self._store.get(self._key(user_email))
         return None if record is None else self.open_readable(record)
 
     async def read_previous(self, user_email: str) -> tuple[PreviousConnection, float]:
-        """Read the connection that a new consent of the user replaces, and the store's clock.
+        """Read the connection that a new consent of the user replaces, and the store's time.
 
-        A damaged record is replaceable. A record with an unknown key or version is not, because another process may be able to read it.
+        A corrupt record can be replaced. A record with an unknown key or version cannot be replaced, because another process may be able to
+        read the record.
         """
         record, now = await self._store.get(self._key(user_email))
         self._ahead = now - self._clock.monotonic()
@@ -88,17 +89,17 @@ class ConnectionRepository:
         return PreviousConnection(opened, record.rev, opened.generation), now
 
     async def write(self, connection: ConnectionRecord) -> int | None:
-        """Write a connection if its revision is still `connection.rev`, which is 0 if there must be no record yet.
+        """Write a connection if the stored revision is still `connection.rev`, which is 0 for a new record.
 
         Returns:
             The new revision, or None on conflict.
 
         Raises:
-            ZoomUserTaken: Another connection belongs to the same Zoom user.
+            ZoomUserTaken: A different connection belongs to the same Zoom user.
         """
         sealed = connection_record.encode(self._envelope, connection)
         if connection.update_time != connection.read_update_time:
-            # `update_time` may be from before a call to Zoom, and readers of the change feed may have read past it already
+            # `update_time` may be earlier than a call to Zoom, and readers of the change feed may already have read later changes
             sealed = replace(sealed, changed_at=max(sealed.changed_at, self.now()))
         return await self._store.put(sealed, connection.rev)
 
@@ -110,7 +111,7 @@ class ConnectionRepository:
         after: str = "",
         limit: int,
     ) -> list[Record]:
-        """Return sealed connections ordered by email address; `open` opens them one by one."""
+        """Return encrypted connections, ordered by email address. Use `open` to decrypt each record."""
         return list(
             await self._store.page(
                 self._app, Kind.USER, states=states, due_before=due_before, after=after, limit=limit
@@ -118,11 +119,11 @@ class ConnectionRepository:
         )
 
     def open(self, record: Record) -> ConnectionRecord:
-        """Open a sealed connection."""
+        """Decrypt a connection."""
         return connection_record.decode(self._envelope, record)
 
     def open_readable(self, record: Record) -> ConnectionRecord | None:
-        """Open one of several records. Log one that cannot be opened and return None, so that the others can be processed."""
+        """Decrypt one of several records. If the record cannot be decrypted, log the error and return None."""
         try:
             return self.open(record)
         except RecordFault as error:
@@ -134,7 +135,10 @@ class ConnectionRepository:
         return await self._store.count(self._app, Kind.USER, Column.STATE)
 
     async def changes(self, since: float, limit: int | None = None) -> tuple[list[Change], float]:
-        """Return the connections that changed since a time of the store's clock, and that clock; see `RecordStore.changes`."""
+        """Return the connections that changed since a time on the store's clock, and the store's current time.
+
+        See `RecordStore.changes`.
+        """
         changes, now = await self._store.changes(self._app, Kind.USER, since, limit=limit)
         self._ahead = now - self._clock.monotonic()
         return list(changes), now

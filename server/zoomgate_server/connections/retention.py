@@ -1,7 +1,7 @@
 """Retention: deletion of expired records, and disconnection of users who have needed to re-consent for too long.
 
-Candidates are selected by the store's columns and confirmed against the sealed part of the record. A record is only deleted if it has not
-been written since it was read, so that a concurrent consent is preserved.
+Candidates are selected by the store's columns and confirmed against the encrypted part of the record. A record is deleted only if the
+record has not been written since it was read, so that a concurrent consent is preserved.
 """
 
 import asyncio
@@ -21,34 +21,34 @@ from zoomgate_server.telemetry import logs
 
 REAUTH_REQUIRED, DISCONNECTED = "reauth_required", "disconnected"
 EXPIRING = (Kind.STATE, Kind.REQUEST, Kind.WEBHOOK)
-"""Kinds of records that have no use once they have expired. MongoDB also deletes them by itself, later."""
+"""Kinds of records that are deleted once they have expired. MongoDB also deletes expired records by itself, but later."""
 
 DAY_SECONDS = 24 * 3600.0
 PAGE_SIZE = 200
-"""Records read at a time."""
+"""Number of records per page of a scan."""
 
 EXPIRED_POLL_INTERVAL = 60.0
 """Seconds between scans for expired records, randomized by 50 % in either direction."""
 
 REAUTH_POLL_INTERVAL = 3600.0
-"""Seconds between scans for connections that have needed a new consent for too long; each reads all `REAUTH_REQUIRED` connections."""
+"""Seconds between scans for connections that have needed a new consent for too long. Each scan reads all `REAUTH_REQUIRED` connections."""
 
 MAX_PER_PASS = 1000
-"""Records deleted in one pass; the next pass continues."""
+"""Maximum number of records deleted in one pass. The next pass deletes the remaining records."""
 
 _log = logs.get("zoomgate.retention")
 
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """A record whose retention is over.
+    """A record that is due for deletion or disconnection.
 
     Attributes:
         kind: `reauth_required` for a connection to disconnect; `disconnected`, `state`, `request` and `webhook` for records to delete.
         record: The record as stored.
-        since: When its retention ended, in seconds since 1970 by the store's clock; for a connection to disconnect, when it became
-            `REAUTH_REQUIRED`.
-        connection: The opened connection, or None for records of other kinds.
+        since: When the record expired, in seconds since 1970 on the store's clock; for a connection to disconnect, when the connection
+            became `REAUTH_REQUIRED`.
+        connection: The decrypted connection, or None for records of other kinds.
     """
 
     kind: str
@@ -58,7 +58,7 @@ class Overdue:
 
     @property
     def user_email(self) -> str:
-        """The user of the connection; empty for other records."""
+        """The email address of the connection's user; empty for other records."""
         return "" if self.connection is None else self.connection.user_email
 
 
@@ -69,10 +69,10 @@ class RetentionPolicy:
         app: OAuth origin and client ID.
         reauth_days: Days after which a `REAUTH_REQUIRED` connection is disconnected; 0 for never.
         on_pruned: Called with the kind of each pruned record.
-        chance: Randomizes the time of scans.
+        rng: Randomizes the times of scans.
 
     Attributes:
-        unreadable: Number of selected connections that were left in place because they cannot be opened.
+        unreadable: Number of selected connections that were skipped because they cannot be decrypted.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class RetentionPolicy:
         self._pruning: asyncio.Task[bool] | None = None
 
     async def run(self) -> None:
-        """Prune periodically; runs until cancelled."""
+        """Prune periodically until canceled."""
         next_reauth = self._clock.monotonic()
         while True:
             await asyncio.sleep(EXPIRED_POLL_INTERVAL * self._rng.uniform(0.5, 1.5))
@@ -143,12 +143,12 @@ class RetentionPolicy:
                 yield Overdue(DISCONNECTED, record, record.expire_at or 0.0, connection)
 
     async def prune(self, overdue: Overdue) -> bool:
-        """Prune one record unless it was written since it was found. Return whether it was pruned.
+        """Prune one record, unless the record was written after it was found. Return whether the record was pruned.
 
-        A cancelled call leaves the operation running, and `drain` waits for it, so that every change has its audit event.
+        If the call is canceled, the operation continues and `drain` waits for the operation, so that every change has an audit event.
 
-        A `REAUTH_REQUIRED` connection becomes a tombstone. Nothing is revoked at Zoom: Zoom has rejected every refresh token in the
-        record, and the access token has long expired.
+        A `REAUTH_REQUIRED` connection is replaced by a tombstone. No tokens are revoked with Zoom, because Zoom has rejected every refresh
+        token in the record, and the access token has long expired.
 
         Raises:
             StoreError: The store failed.
@@ -182,7 +182,10 @@ class RetentionPolicy:
         return done
 
     async def _is_done(self, overdue: Overdue, replacement: Record | None) -> bool:
-        """Return whether an unconfirmed change was stored. The record would not be found again, and its audit event would be missing."""
+        """Return whether an unconfirmed change was stored.
+
+        Without this check, the audit event of the change would be missing, because later scans do not find the record.
+        """
         try:
             stored, _ = await self._store.get(overdue.record.key)
         except StoreError:
@@ -195,7 +198,7 @@ class RetentionPolicy:
         )
 
     def _audit_outcome(self, overdue: Overdue, outcome: str) -> None:
-        """Audit a connection that was pruned, or may have been."""
+        """Audit a connection that was pruned or may have been pruned."""
         if overdue.connection is None:
             return
         name, user = "zoomgate", overdue.user_email

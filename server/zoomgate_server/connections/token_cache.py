@@ -11,7 +11,7 @@ class ConnectionVersion(NamedTuple):
     """The version of a user's connection that this process saw last.
 
     Attributes:
-        consent_time: When the user consented, by the store's clock.
+        consent_time: When the user consented, on the store's clock.
     """
 
     grant: str
@@ -32,7 +32,7 @@ class CachedToken:
     Attributes:
         seen: The version of the connection that the pair belongs to.
         rev: Revision of the record that the pair was read from.
-        owner: Identity of the member that the connection belongs to, or None.
+        owner: Identity of the member that owns the connection, or None.
         expires: Reading of the monotonic clock at which the access token expires.
     """
 
@@ -49,13 +49,13 @@ class CachedToken:
 
 
 class TokenCache:
-    """Cache of recently used tokens, and of the last seen versions of further connections.
+    """Cache of recently used tokens, and of the last seen versions of other connections.
 
-    The cache never returns to an older version of a connection, neither because of a slow read nor after a store rollback.
+    A newer version of a connection is never replaced by an older version, neither after a slow read nor after a store rollback.
 
     Args:
-        capacity: Maximum number of tokens, and of further users of whom only the last seen version is known. The entry added first is
-            evicted first.
+        capacity: Maximum number of cached tokens, and maximum number of other users with a last seen version. The oldest entry is evicted
+            first.
     """
 
     def __init__(self, capacity: int = 100_000) -> None:
@@ -78,7 +78,7 @@ class TokenCache:
         self._issued_to_callers.add(user_email)
 
     def in_use(self) -> list[tuple[str, CachedToken]]:
-        """Return users and their tokens that calls by this process have used and that were not returned to a caller."""
+        """Return users and tokens that calls by this process have used, excluding tokens that were returned to a caller."""
         return [
             (user_email, self._tokens[user_email])
             for user_email in self._used - self._issued_to_callers
@@ -86,7 +86,7 @@ class TokenCache:
         ]
 
     def is_in_use(self, user_email: str, token: CachedToken) -> bool:
-        """Return whether a token from `in_use` is still cached and was not returned to a caller since."""
+        """Return whether a token from `in_use` is still cached and has not been returned to a caller since."""
         return self._tokens.get(user_email) is token and user_email not in self._issued_to_callers
 
     def seen(self, user_email: str) -> ConnectionVersion | None:
@@ -98,7 +98,7 @@ class TokenCache:
         """Store a token unless a newer one has been seen.
 
         Returns:
-            The token to use: the given one, or the newer one. None if a newer one has been seen but is no longer cached.
+            The token to use: `token`, or the newer cached token. None if a newer token has been seen but is no longer cached.
         """
         seen = self.seen(user_email)
         if seen is not None and token.seen.precedes(seen):
@@ -114,7 +114,7 @@ class TokenCache:
         return token
 
     def drop(self, user_email: str, *, unless_rev: int | None = None) -> None:
-        """Remove the user's token, unless it comes from the revision `unless_rev` of the record."""
+        """Remove the user's token, unless the token was read from the revision `unless_rev` of the record."""
         cached = self._tokens.get(user_email)
         if cached is not None and cached.rev != unless_rev:
             self._store_version(user_email, self._tokens.pop(user_email))

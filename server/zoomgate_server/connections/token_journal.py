@@ -1,14 +1,14 @@
 """The token journal: a local, synced file of token pairs that Zoom issued and the store has not acknowledged yet.
 
-Between Zoom's response and the first acknowledged write to the store, new tokens exist in the memory of one process only. A journal
-entry is written and synced in this gap, so a killed process loses no tokens: the next process on this machine finds the entry and stores
-its tokens.
+Between Zoom's response and the first acknowledged write to the store, new tokens exist in the memory of one process only. During this
+interval, a journal entry is written and synced, so that no tokens are lost if the process is killed: the next process on the local machine
+finds the entry and stores the tokens.
 
-Each entry is a sealed file of its own, with mode 0600. The process that writes an entry holds a lock on its file (flock) until it exits.
-A file without a lock belongs to a process that has exited; the process that acquires its lock continues with it. So processes may share a
-folder without claiming each other's entries. The folder must be on a local disk.
+Each entry is a separate encrypted file with mode 0600. The process that writes an entry holds a lock (flock) on the file until the process
+exits. A file without a lock was left by a process that has exited; the process that acquires the lock takes over the entry. Processes can
+therefore share a directory without claiming each other's entries. The directory must be on a local disk.
 
-A file is `format (1 byte) | sealed part`. The sealed part is bound to the Zoom app and the entry ID.
+A file is `format (1 byte) | ciphertext`. The ciphertext is bound to the Zoom app and the entry ID.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ _log = logs.get("zoomgate.journal")
 
 
 class Origin(StrEnum):
-    """Where the tokens come from."""
+    """Origin of the tokens."""
 
     REFRESH = "refresh"
     CONSENT = "consent"
@@ -60,11 +60,11 @@ class Entry:
         origin: A refresh of a stored connection, a consent, or an imported refresh token.
         user_email: The user whose connection stores the tokens.
         grant: The connection's grant when the tokens were requested. Empty without a connection.
-        generation: The connection's generation at that time. 0 without a connection.
+        generation: The connection's generation when the tokens were requested. 0 without a connection.
         tokens: The pair as Zoom issued it.
         epoch: Lease epoch of the attempt. Only for a refresh.
-        owner: As in `ConnectionRecord`. Not for a refresh.
-        initiated_by: As in `ConnectionRecord`. Not for a refresh.
+        owner: See `ConnectionRecord`. Not for a refresh.
+        initiated_by: See `ConnectionRecord`. Not for a refresh.
     """
 
     entry_id: str
@@ -83,9 +83,11 @@ class _Write:
     """An entry to be written.
 
     Attributes:
-        descriptor: The open file. The file has the draft's name first.
-        renamed: Whether the file has its final name.
-        durable: Whether that name is synced.
+        draft: The temporary path of the file.
+        path: The final path of the file.
+        descriptor: File descriptor of the open file.
+        renamed: Whether the file was renamed to the final path.
+        durable: Whether the rename was synced.
     """
 
     entry: Entry
@@ -115,7 +117,7 @@ def from_fields(fields: Mapping[str, Any]) -> Entry:
     """Read an entry from its stored form.
 
     Raises:
-        KeyError, TypeError, ValueError: These are not the fields of an entry.
+        KeyError, TypeError, ValueError: The fields are not those of an entry.
     """
     return Entry(
         entry_id=fields["entry_id"],
@@ -142,22 +144,22 @@ class Observer(Protocol):
         ...
 
     def journal_write_failed(self) -> None:
-        """Count an entry that could not be written: its tokens are in the memory of this process only."""
+        """Count an entry that could not be written, so that its tokens are in the memory of this process only."""
         ...
 
     def journal_entry_corrupt(self) -> None:
-        """Count a file that cannot be opened."""
+        """Count a file that cannot be read or decrypted."""
         ...
 
 
 class TokenJournal:
-    """The token journal in one folder.
+    """The token journal in one directory.
 
     Failures are logged and counted but never interrupt the caller, since the store may still accept the tokens.
 
     Args:
-        folder: Created with mode 0700 if it does not exist.
-        app: OAuth origin and client ID. Entries of other apps are not opened.
+        folder: The directory, created with mode 0700 if it does not exist.
+        app: OAuth origin and client ID. Entries of other apps cannot be decrypted.
     """
 
     def __init__(self, folder: Path, *, app: str, key_ring: Ring, observer: Observer) -> None:
@@ -172,13 +174,13 @@ class TokenJournal:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
 
     async def prepare(self) -> bool:
-        """Create the folder and return whether it is writable. Logs a warning if it is not."""
+        """Create the directory and return whether the directory is writable. Log a warning if it is not."""
         return await self._run(self._prepare)
 
     async def append(self, entry: Entry) -> bool:
-        """Write an entry durably, replacing one with the same ID. Return False, leaving no file behind, if that failed.
+        """Write an entry durably, replacing any entry with the same ID. If the write fails, leave no file behind and return False.
 
-        Entries that arrive during a write are written together, with one sync of the folder.
+        Entries that are appended during a write are then written together, with one sync of the directory.
         """
         name = entry.entry_id
         draft = self._folder / f".{name}-{secrets.token_hex(4)}"
@@ -190,7 +192,7 @@ class TokenJournal:
         return write.durable
 
     async def delete(self, entry_id: str) -> None:
-        """Delete an entry that this process holds; other IDs are ignored. An entry that cannot be deleted will be claimed again."""
+        """Delete an entry that this process holds, ignoring other IDs. An entry that cannot be deleted will be claimed again."""
         await self._run(self._delete_file, entry_id)
         self._observer.journal_entries(len(self._held))
 
@@ -200,7 +202,7 @@ class TokenJournal:
         self._observer.journal_entries(len(self._held))
 
     def has(self, entry_id: str) -> bool:
-        """Return whether an entry exists, no matter which process holds it."""
+        """Return whether an entry exists, regardless of the process that holds it."""
         return (self._folder / f"{entry_id}{_SUFFIX}").exists()
 
     async def claim(self) -> list[Entry]:
@@ -217,7 +219,7 @@ class TokenJournal:
             self._executor.shutdown(wait=True)
 
     async def _run(self, function: Callable[..., _T], *arguments: Any) -> _T:
-        """Run a function on the journal's thread. It continues if the caller is cancelled."""
+        """Run a function on the journal's thread. The function continues if the caller is canceled."""
         return await asyncio.shield(
             asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
         )
@@ -239,7 +241,7 @@ class TokenJournal:
         return True
 
     def _write_queued(self) -> None:
-        """Write all queued entries, each step for all of them, so that the disk can combine the syncs."""
+        """Write all queued entries, one step at a time for all entries, so that the disk can combine the syncs."""
         writes = [self._queue.popleft() for _ in range(len(self._queue))]
         for step in (self._draft, self._sync, self._rename):
             writes = [write for write in writes if self._succeeds(step, write)]
@@ -251,7 +253,7 @@ class TokenJournal:
                 self._abandon(write, error)
             return
         for write in writes:
-            self._release(write.entry.entry_id)  # the replaced file
+            self._release(write.entry.entry_id)  # an older file of the same entry
             self._held[write.entry.entry_id] = write.descriptor
             write.durable = True
 
@@ -310,7 +312,7 @@ class TokenJournal:
         return [entry for entry in entries if entry is not None]
 
     def _claim_one(self, path: Path) -> Entry | None:
-        """Claim one file, unless another process holds it or it cannot be opened."""
+        """Claim one file. Return None if another process holds the file, or if the file cannot be read or decrypted."""
         name = path.name.removesuffix(_SUFFIX)
         if name in self._held:
             return None
@@ -326,14 +328,17 @@ class TokenJournal:
                 self._unreadable.discard(name)
                 return entry
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):  # these mean that its process is running
+            if error.errno not in (
+                errno.EAGAIN,
+                errno.EACCES,
+            ):  # these errors mean that a running process holds the lock
                 self._report_unreadable(name, "it cannot be read")
         except KeyUnavailable as error:
             self._report_unreadable(name, f"key {error.metadata.get('key_id', '')} is not in the key ring")
         except RecordVersionUnsupported as error:
             self._report_unreadable(name, error.message)
         except (RecordUnreadable, ValueError, TypeError, KeyError):
-            self._report_unreadable(name, "it is corrupt, or belongs to another Zoom app")
+            self._report_unreadable(name, "it is corrupt, or belongs to a different Zoom app")
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
@@ -361,7 +366,7 @@ class TokenJournal:
 
 
 def _write_whole(descriptor: int, content: bytes) -> None:
-    """Write all of the content. On an almost full disk, `os.write` may write a part and return its length without an error."""
+    """Write all of the content. On an almost full disk, `os.write` may write only a part, without an error."""
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

@@ -7,16 +7,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class TokenPair:
-    """An access token and the refresh token issued with it. The repr shows neither.
+    """An access token and the refresh token issued with it. The repr contains neither token.
 
     Attributes:
         access_token: Opaque bearer token for Zoom's API.
-        refresh_token: Works once. Empty if Zoom issued none.
+        refresh_token: Single-use token for the next refresh. Empty if Zoom issued none.
         token_type: `bearer`.
         scope: The granted scopes, separated by spaces, as Zoom sent them.
         api_url: The API address that Zoom returned with the token, or empty.
-        access_expire_at: When the access token expires, in seconds since 1970 by the store's clock.
-        obtained_at: When the request for the pair was sent, by the same clock.
+        access_expire_at: When the access token expires, in seconds since 1970 on the store's clock.
+        obtained_at: When the request for the pair was sent, in seconds since 1970 on the store's clock.
     """
 
     access_token: str = field(repr=False)
@@ -50,7 +50,7 @@ def from_fields(fields: Mapping[str, Any]) -> TokenPair:
     """Read a token pair from its stored form.
 
     Raises:
-        KeyError, TypeError: A field is missing, or this is not a mapping.
+        KeyError, TypeError: A field is missing, or `fields` is not a mapping.
     """
     return TokenPair(
         access_token=fields["access_token"],

@@ -12,7 +12,7 @@ from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
 
 
 class ZoomCalls:
-    """Client of Zoom's API on users' behalf. It retries a call once if Zoom rejected the token."""
+    """Client of Zoom's API on users' behalf, which retries a call once if Zoom rejects the token."""
 
     def __init__(self, *, access_tokens: AccessTokens, zoom: ZoomClient, clock: Clock) -> None:
         self._access_tokens = access_tokens
@@ -22,17 +22,17 @@ class ZoomCalls:
     async def send(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
         """Call Zoom's API with the user's token and return any complete response.
 
-        Zoom rejects a call with a 401 and a token code before processing it. In this case, the record is read again, the token is
-        refreshed at most once, and the request is retried once.
+        If Zoom responds with 401 and a token error code, Zoom has not processed the call. In this case, the record is read again, the token
+        is refreshed at most once, and the request is retried once.
 
         Raises:
             ZoomRateLimited: Zoom responded with 429.
             ScopeMissing: The consent does not cover the call.
             ReauthRequired: Zoom rejected the token even after a refresh.
             RefreshInProgress: Zoom rejected the token even after a refresh, and another refresh of the token is running or has finished.
-            ZoomUnavailable, ZoomOutcomeUnknown, ZoomResponseTooLarge, DeadlineTooShort: As for `ZoomClient.send`.
-            CallerNotAllowed: The connection belongs to another member.
-            ZoomgateError: As raised by `Refresher.refresh`.
+            ZoomUnavailable, ZoomOutcomeUnknown, ZoomResponseTooLarge, DeadlineTooShort: See `ZoomClient.send`.
+            CallerNotAllowed: The connection belongs to a different member.
+            ZoomgateError: See `Refresher.refresh`.
         """
         token = await self._access_tokens.for_call(call, user_email)
         response = await self._send(call, request, token)
@@ -62,10 +62,10 @@ class ZoomCalls:
         return response
 
     async def send_typed(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
-        """Call Zoom's API as `send` does and return a successful response.
+        """Call Zoom's API with `send` and return a successful response.
 
         Raises:
-            ZoomgateError: The error for Zoom's response; `zoom/errors.py` has the table.
+            ZoomgateError: The error for Zoom's response, according to the table in `zoom/errors.py`.
         """
         response = await self.send(call, user_email, request)
         if 200 <= response.status < 300:

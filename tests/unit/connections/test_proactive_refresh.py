@@ -1,4 +1,4 @@
-"""Proactive refresh: which tokens are refreshed, which are skipped, and when refreshes pause."""
+"""Tests for proactive refresh: which tokens are refreshed or skipped, and when refreshes pause."""
 
 import asyncio
 import random
@@ -27,7 +27,7 @@ MONICA, OMAR = "monica@example.com", "omar@example.com"
 
 
 def run_simulation(scenario: Callable[[SeededLoop, RecordStore, Zoom], Any]) -> Any:
-    """Run a scenario on a loop with virtual time, over its own store and Zoom."""
+    """Run a scenario on an event loop with virtual time, with a new store and Zoom simulator."""
     loop, zoom = SeededLoop(random.Random(1)), Zoom()  # noqa: S311 - only reproducibility matters
     store = MemoryStore(Clock(loop).wall)
     try:
@@ -49,7 +49,7 @@ def test_due_day_is_stable_per_user_and_spread_over_users() -> None:
 
 
 def test_idle_grants_are_refreshed_when_due() -> None:
-    """A grant is not refreshed before it is due, and its next due date is as far away again."""
+    """A grant is not refreshed before it is due, and the next due date is equally far in the future."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
@@ -112,7 +112,7 @@ def test_missing_or_outdated_due_date_is_corrected() -> None:
 
 
 def test_pair_with_future_issue_time_is_refreshed() -> None:
-    """A due date that was computed by a clock two months ahead would be after the token's expiry at Zoom."""
+    """A due date computed from a clock that is two months ahead would be later than the expiry of the token."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
@@ -190,7 +190,7 @@ def test_token_returned_while_waiting_for_a_slot_is_not_refreshed() -> None:
 
 
 def test_token_of_a_connection_deleted_during_the_refresh_is_not_served() -> None:
-    """The last step of the refresh takes longer than the change feed needs to report the disconnect."""
+    """The last step of the refresh takes longer than the change feed needs to report the disconnection."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
@@ -239,7 +239,7 @@ def test_unexpected_exception_does_not_stop_proactive_refresh() -> None:
     run_simulation(scenario)
 
 
-def test_short_lived_tokens_are_left_to_calls() -> None:
+def test_short_lived_tokens_are_not_refreshed_proactively() -> None:
     """Tokens with a lifetime of minutes would be refreshed constantly."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
@@ -330,7 +330,7 @@ def test_refreshes_pause_while_zoom_fails_and_resume_afterwards(outage: TokenOut
 
 
 def test_refreshes_pause_after_many_consecutive_rejections() -> None:
-    """Hundreds of consecutive rejections indicate an error at Zoom; few users should have to re-consent."""
+    """Hundreds of consecutive rejections indicate an error of Zoom; few users should have to re-consent."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
@@ -369,7 +369,7 @@ def test_no_token_is_used_while_the_store_fails() -> None:
 
 
 def test_failing_connection_does_not_block_the_others() -> None:
-    """An unreadable connection, or one whose refresh fails for its own reason, is skipped for an hour."""
+    """An unreadable connection, or one with a specific refresh failure, is skipped for an hour."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
@@ -407,7 +407,7 @@ def test_drain_waits_for_a_running_refresh() -> None:
     run_simulation(scenario)
 
 
-def test_proactive_refresh_does_not_count_as_forced_refresh() -> None:
+def test_proactive_refresh_is_not_treated_as_forced_refresh() -> None:
     """A user can still force a refresh one minute later."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:

@@ -1,4 +1,4 @@
-"""Stored causes of a disconnection."""
+"""Tests for the stored causes of a disconnection."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from zoomgate_server.storage.record_store import Record
 
 ENVELOPE = Envelope(app="app", keys=KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)]))
 GENERAL_CAUSES = {"REJECTED", "OUTCOME_LOST", "REVOKED", "SCOPE"}
-"""The values of the stored `cause`. Any other value would make the record unreadable."""
+"""Permitted values of the stored `cause`. Any other value would make the record unreadable."""
 
 
 def disconnected(cause: Cause) -> ConnectionRecord:
@@ -28,7 +28,7 @@ def disconnected(cause: Cause) -> ConnectionRecord:
 
 @pytest.mark.parametrize("cause", Cause)
 def test_specific_cause_is_stored_as_revoked(cause: Cause) -> None:
-    """It decodes to the specific cause, but a release that does not know that cause reads REVOKED."""
+    """The record decodes to the specific cause, but a release that does not know this cause reads REVOKED."""
     record = encode(ENVELOPE, disconnected(cause))
     assert decode(ENVELOPE, record) == disconnected(cause)
     header = ENVELOPE.open(record).header

@@ -1,4 +1,4 @@
-"""Retention: what is deleted or disconnected, and what is preserved."""
+"""Tests for retention: what is deleted or disconnected, and what is preserved."""
 
 import asyncio
 import random
@@ -55,7 +55,7 @@ class RetentionSetup:
         self.use(MemoryStore(time.time))
 
     def use(self, store: RecordStore) -> None:
-        """Use another store."""
+        """Use a different store."""
         self.store = store
         self.retention = RetentionPolicy(
             app="app",
@@ -101,11 +101,11 @@ class RetentionSetup:
         "active",
         "active, modified column",
         "forged state",
-        "damaged",
+        "corrupt",
     ],
 )
 async def test_only_expired_tombstones_are_deleted(record: Record, is_preserved: bool) -> None:
-    """A record sealed as active is preserved even if its database columns say otherwise."""
+    """A record encrypted as active is preserved even if its database columns say otherwise."""
     setup = RetentionSetup()
     await setup.store.put(record, 0)
     await setup.prune_all()
@@ -187,7 +187,7 @@ async def test_only_expired_records_of_the_app_are_deleted(kind: Kind) -> None:
     for number in range(450):
         key = RecordKey("app", kind, f"{number:03}")
         await setup.store.put(Record(key=key, value=b"x", expire_at=NOW + (-1 if number % 2 else DAY)), 0)
-    other = RecordKey("another app", kind, "1")
+    other = RecordKey("a different app", kind, "1")
     await setup.store.put(Record(key=other, value=b"x", expire_at=NOW - 1), 0)
     await setup.prune_all()
     remaining = await setup.store.page("app", kind, limit=1000)
@@ -201,7 +201,7 @@ class UnconfirmedStore(MemoryStore):
 
     Attributes:
         applied: Set once a change has been applied.
-        resume: Ends the block.
+        resume: Unblocks the change when set.
         fails: Whether the change reports a failure.
         unreadable: Whether reads fail from then on.
     """
@@ -242,7 +242,7 @@ BOTH_OPERATIONS = pytest.mark.parametrize(
 
 
 @BOTH_OPERATIONS
-async def test_cancelled_prune_is_audited(state: State, action: str) -> None:
+async def test_canceled_prune_is_audited(state: State, action: str) -> None:
     """The service or command stops while the store is processing the change."""
     setup, store = RetentionSetup(), UnconfirmedStore()
     setup.use(store)
@@ -260,7 +260,7 @@ async def test_cancelled_prune_is_audited(state: State, action: str) -> None:
 @BOTH_OPERATIONS
 @pytest.mark.parametrize("readable", [True, False])
 async def test_unconfirmed_change_is_audited(state: State, action: str, readable: bool) -> None:
-    """If the store cannot be read either, the audit event says that the change may have happened."""
+    """If the store cannot be read either, the audit event reports that the change may have happened."""
     setup, store = RetentionSetup(), UnconfirmedStore()
     setup.use(store)
     assert await store.put(encode(ENVELOPE, connection(state, NOW - 1, age=91 * DAY)), 0)
@@ -276,7 +276,7 @@ async def test_unconfirmed_change_is_audited(state: State, action: str, readable
 
 
 async def test_failed_change_is_not_audited() -> None:
-    """Otherwise a read-only store would cause an audit event per minute."""
+    """A read-only store must not cause an audit event per minute."""
     setup = RetentionSetup()
     faulty = FaultyStore(setup.store)
     setup.use(faulty)

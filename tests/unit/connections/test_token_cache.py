@@ -1,4 +1,4 @@
-"""Tests of the token cache, which never returns to an older version, whatever is read from the store and in whichever order."""
+"""Tests for the token cache, which never replaces a newer version by an older version, regardless of the order of reads."""
 
 from zoomgate_server.connections.token_cache import CachedToken, ConnectionVersion, TokenCache
 from zoomgate_server.connections.token_pair import TokenPair
@@ -19,7 +19,7 @@ def test_older_token_does_not_replace_a_newer_one() -> None:
 
 
 def test_older_token_is_not_cached_after_the_newer_one_was_dropped_or_evicted() -> None:
-    """A token of the same generation or a newer one is."""
+    """A token of the same or a newer generation is cached."""
     cache = TokenCache(capacity=1)
     cache.put(USER, token(5))
     cache.drop(USER)
@@ -42,7 +42,7 @@ def test_later_consent_with_a_lower_generation_is_cached() -> None:
     assert cache.put(USER, later) is later
 
 
-def test_capacity_limits_tokens_and_further_seen_versions() -> None:
+def test_capacity_limits_tokens_and_other_seen_versions() -> None:
     cache = TokenCache(capacity=2)
     users = [f"user-{number}@example.com" for number in range(5)]
     for user in users:
@@ -52,7 +52,7 @@ def test_capacity_limits_tokens_and_further_seen_versions() -> None:
 
 
 def test_drop_keeps_a_token_of_the_excepted_revision() -> None:
-    """The change event of the write that the token came from has no effect."""
+    """The change event of the write that stored the token does not drop the token."""
     cache = TokenCache()
     cache.put(USER, token(5, rev=7))
     cache.drop(USER, unless_rev=7)
@@ -62,7 +62,7 @@ def test_drop_keeps_a_token_of_the_excepted_revision() -> None:
 
 
 def test_use_is_recorded_per_pair() -> None:
-    """A token is in use once a call used it, unless it was returned to a caller. Use is reset by the next pair and by a drop."""
+    """A token is in use after a call has used it, unless it was returned to a caller. The next pair and a drop reset the use."""
     cache = TokenCache()
     cache.put(USER, token(1))
     assert cache.in_use() == []

@@ -1,4 +1,4 @@
-"""The token journal, which holds tokens between Zoom's response and the store's acknowledgment."""
+"""Tests for the token journal, which holds tokens between Zoom's response and the store's acknowledgment."""
 
 import asyncio
 import errno
@@ -23,7 +23,7 @@ ENTRY = Entry("0" * 32, Origin.REFRESH, "monica@example.com", "grant-1", 3, TOKE
 
 
 class CountingObserver:
-    """Counts the events that the journal reports."""
+    """An observer that counts the events of the journal."""
 
     def __init__(self) -> None:
         self.events: Counter[str] = Counter()
@@ -39,7 +39,7 @@ class CountingObserver:
         self.events["failed"] += 1
 
     def journal_entry_corrupt(self) -> None:
-        self.events["damaged"] += 1
+        self.events["corrupt"] += 1
 
 
 def journal(
@@ -87,7 +87,7 @@ async def test_entries_are_claimed_by_one_process_after_their_holder_exits(
 
 
 async def test_released_entry_can_be_claimed_again(mine: TokenJournal) -> None:
-    """The process that released it may claim it as well."""
+    """The process that released an entry can claim the entry again."""
     await mine.append(ENTRY)
     assert await mine.claim() == []
     await mine.release(ENTRY.entry_id)
@@ -96,7 +96,7 @@ async def test_released_entry_can_be_claimed_again(mine: TokenJournal) -> None:
 
 @pytest.mark.parametrize("fault", ["truncated", "flipped bit", "empty", "renamed", "not an entry"])
 async def test_corrupt_file_does_not_block_other_entries(tmp_path: Path, fault: str) -> None:
-    """It is reported once and left unchanged."""
+    """A corrupt file is reported once and left unchanged."""
     folder, observer = tmp_path / "journal", CountingObserver()
     exited = journal(folder)
     assert await exited.prepare()
@@ -121,14 +121,14 @@ async def test_corrupt_file_does_not_block_other_entries(tmp_path: Path, fault: 
     running = journal(folder, observer)
     assert await running.claim() == [intact]
     assert await running.claim() == []
-    assert observer.events["damaged"] == 1
+    assert observer.events["corrupt"] == 1
     assert file.read_bytes() == corrupt
     await running.close()
 
 
 @pytest.mark.parametrize("other", ["app", "key"])
-async def test_entry_of_another_app_or_key_is_retained(tmp_path: Path, other: str) -> None:
-    """A process with the right app and key can still claim it."""
+async def test_entry_of_a_different_app_or_key_is_retained(tmp_path: Path, other: str) -> None:
+    """A process with the correct app and key can still claim the entry."""
     folder, observer = tmp_path / "journal", CountingObserver()
     theirs = journal(folder)
     assert await theirs.prepare()
@@ -141,7 +141,7 @@ async def test_entry_of_another_app_or_key_is_retained(tmp_path: Path, other: st
         else journal(folder, observer, ring=wrong_ring)
     )
     assert await mine.claim() == []
-    assert observer.events["damaged"] == 1
+    assert observer.events["corrupt"] == 1
     await mine.close()
     right = journal(folder)
     assert await right.claim() == [ENTRY]
@@ -150,7 +150,7 @@ async def test_entry_of_another_app_or_key_is_retained(tmp_path: Path, other: st
 
 async def test_unwritable_journal_is_reported_without_an_exception(tmp_path: Path) -> None:
     """The failure is counted, and no file is left behind."""
-    (tmp_path / "journal").write_text("not a folder")
+    (tmp_path / "journal").write_text("not a directory")
     observer = CountingObserver()
     opened = journal(tmp_path / "journal", observer)
     assert not await opened.prepare()
@@ -161,7 +161,7 @@ async def test_unwritable_journal_is_reported_without_an_exception(tmp_path: Pat
     await opened.close()
 
 
-async def test_partially_written_entry_counts_as_not_written(mine: TokenJournal, tmp_path: Path) -> None:
+async def test_partially_written_entry_is_treated_as_not_written(mine: TokenJournal, tmp_path: Path) -> None:
     """On an almost full disk, a write may succeed for a part of the entry."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # truncates the first write; the next one fails
@@ -174,10 +174,10 @@ async def test_partially_written_entry_counts_as_not_written(mine: TokenJournal,
     assert await mine.append(ENTRY)
 
 
-async def test_failed_sync_of_the_folder_leaves_no_entry(
+async def test_failed_sync_of_the_directory_leaves_no_entry(
     mine: TokenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise another process could claim an entry that its writer treats as not written."""
+    """No other process must be able to claim an entry that its writer treats as not written."""
 
     def fail(_: Path) -> None:
         raise OSError(errno.EIO, "injected")
@@ -189,7 +189,7 @@ async def test_failed_sync_of_the_folder_leaves_no_entry(
     assert await mine.append(ENTRY)
 
 
-async def test_concurrent_entries_share_a_sync_of_the_folder(
+async def test_concurrent_entries_share_a_sync_of_the_directory(
     mine: TokenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No append returns before its file and its name are durable."""
@@ -234,7 +234,7 @@ async def test_failed_entry_does_not_affect_others_of_the_same_batch(
 
 
 async def test_largest_possible_entry_is_claimed_completely(mine: TokenJournal) -> None:
-    """Zoom's responses have a size limit, which the read buffer must cover."""
+    """The read buffer is large enough for Zoom responses of the maximum size."""
     largest = replace(ENTRY, tokens=replace(TOKENS, scope="\N{GRINNING FACE}" * 16_384))
     await mine.append(largest)
     await mine.release(largest.entry_id)

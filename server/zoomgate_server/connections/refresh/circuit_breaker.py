@@ -1,7 +1,7 @@
 """Circuit breaker for Zoom's token endpoint.
 
-It opens when Zoom rejects the app's credentials, rate limits the app or does not respond. It applies to the app as a whole: none of these
-outcomes is specific to a user, and none changes a record.
+The breaker opens when Zoom rejects the app's credentials, rate limits the app or does not respond. The breaker applies to the app as a
+whole: none of these outcomes is specific to a user, and none changes a record.
 """
 
 from collections.abc import Callable
@@ -19,23 +19,27 @@ from zoomgate_server.zoom.token_outcome import (
 )
 
 MAX_APP_REJECTIONS, APP_REJECTION_PAUSE_SECONDS = 3, 30.0
-"""Consecutive rejections of the app's credentials that open the breaker, and for how long. They persist until the secret is corrected."""
+"""Number of consecutive rejections of the app's credentials that open the breaker, and the duration of the pause.
+
+Rejections continue until an operator corrects the client secret.
+"""
 
 MAX_THROTTLED, MAX_THROTTLED_PAUSE_SECONDS = 2, 900.0
-"""Consecutive 429 responses that open the breaker, and the upper bound of the requested pause. A single one may concern one user only."""
+"""Number of consecutive 429 responses that open the breaker, and the upper bound of the requested pause. A single 429 response may concern
+one user only."""
 
 MAX_UNREACHABLE, UNREACHABLE_PAUSE_SECONDS = 5, 10.0
-"""Consecutive failed requests or lost responses that open the breaker, and for how long."""
+"""Number of consecutive failed requests or lost responses that open the breaker, and the duration of the pause."""
 
 PROBE_INTERVAL_SECONDS = 10.0
-"""Interval between two probes for as long as no probe has had an outcome."""
+"""Interval between two probes while no probe has had an outcome."""
 
 
 class CircuitBreaker:
-    """Counts consecutive failures that no user can cause, and opens at a limit.
+    """A circuit breaker that opens after consecutive failures that no user can cause.
 
-    Once the pause is over, one refresh at a time is let through as a probe. A success closes the breaker; another failure of the same kind
-    opens it again for the same time.
+    After the pause, one refresh at a time is allowed as a probe. A success closes the breaker; a failure of the same kind opens the breaker
+    again for the same time.
 
     Args:
         on_change: Called with True when the breaker opens and with False when it closes.
@@ -52,7 +56,7 @@ class CircuitBreaker:
     def open_for(self) -> tuple[NotSent | Unknown | Throttled | AppRejected, float] | None:
         """Return the outcome that opened the breaker and the remaining seconds, or None if the caller may send a request.
 
-        A None after the pause makes the caller's request a probe: the breaker stays open for other callers while its response may be due.
+        If the pause is over, the caller's request is a probe: the breaker stays open for other callers for `PROBE_INTERVAL_SECONDS`.
         """
         if self._outcome is None:
             return None

@@ -1,18 +1,19 @@
 """The refresh protocol, as a generator over effects.
 
-`refresh()` performs no I/O. It yields effects, receives their results and returns a `Verdict`; a store failure is thrown into it as
-`StoreError`. The driver therefore controls time, order and failures: `refresher.py` performs the effects in production, and the model
-tests drive the protocol through arbitrary histories.
+`refresh()` performs no I/O. The generator yields effects, receives their results and returns a `Verdict`; the driver throws store
+failures into the generator as `StoreError`. The driver therefore controls time, order and failures: `refresher.py` performs the effects
+in production, and the model tests run the protocol with arbitrary sequences of effects and failures.
 
-A refresh token of Zoom works once, so a lost response means a lost authorization. The protocol therefore guarantees:
+A Zoom refresh token can be used only once, so losing the response can lose the authorization. The protocol therefore guarantees:
 
-* A refresh token is exchanged only after a confirmed write, the lease, has shown that the store accepts writes.
-* Tokens that Zoom issued are appended to the journal on the local disk before they are written to the store. A process that finds the
-  journal of a crashed process continues with `resume()`.
-* A success is fenced by generation and grant, never by the lease, because a late attempt may hold the only valid token. Its tokens are
-  stored as the next generation or as an alternate pair, or are dropped because a newer consent or a disconnect replaced the whole grant.
-* A rejection is a weak signal: another attempt may simply have been first. It is accepted only if generation, grant and epoch are
-  unchanged, every candidate in the record was rejected, and the outcome of no other attempt is in doubt.
+* A refresh token is exchanged only after the lease was written, which confirms that the store accepts writes.
+* Issued tokens are appended to the journal on the local disk before they are written to the store. After a crash, the process that finds
+  the journal continues with `resume()`.
+* Issued tokens are checked against the generation and grant, never against the lease, because a late attempt may hold the only valid
+  token. The tokens are stored as the next generation or as an alternate pair. If a newer consent or a disconnection has replaced the
+  grant, the tokens are dropped.
+* A rejection is not conclusive, because another attempt may have used the token first. A rejection is accepted only if generation, grant
+  and epoch are unchanged, every candidate in the record was rejected, and no other attempt has an unknown outcome.
 * Outages, rate limiting and rejected app credentials never change a user's state.
 """
 
@@ -44,35 +45,36 @@ from zoomgate_server.zoom.token_outcome import (
 )
 
 LEASE_SECONDS = 90.0
-"""How long a lease prevents other attempts for the same user."""
+"""Time for which a lease prevents other attempts for the same user."""
 
 CALL_SECONDS = 35.0
 """Maximum duration of one call to the token endpoint, including the connection setup."""
 
 MARGIN_SECONDS = 5.0
-"""Safety margin at the end of a lease, in which no call to Zoom may be running."""
+"""Safety margin at the end of a lease, during which no call to Zoom may be running."""
 
 GRACE_SECONDS = 180.0
-"""How long an attempt with an unknown outcome prevents a rejection from being accepted."""
+"""Time for which an attempt with an unknown outcome prevents a rejection from being accepted."""
 
 IN_DOUBT_PAUSE_SECONDS = 10.0
 """Pause after a rejection that cannot be accepted yet. Until then, no process sends the same token again."""
 
 UNKNOWN_RETRIES = 2
-"""Retries with the same token after a lost response. A retry risks nothing: if the response is really lost, so is the new token, and the
-old one is all that is left."""
+"""Number of retries with the same token after a lost response. A retry is safe: if the response is lost, the old token is the only one
+available."""
 
 UNKNOWN_PAUSE_SECONDS = 2.0
-"""Pause before such a retry, so that Zoom is no longer processing the first request."""
+"""Pause before a retry after a lost response, so that Zoom is no longer processing the first request."""
 
 MAX_ALTERNATE_PAIRS = 3
 MAX_PENDING = 16
-"""Maximum number of attempts with an unknown outcome in a record. Leases are 90 seconds apart, so older attempts are no longer in doubt."""
+"""Maximum number of attempts with an unknown outcome in a record. Leases are 90 seconds apart, so the grace period of older attempts is
+over."""
 
 MAX_PREVIOUS_COMMIT_IDS = 8
 RATE_LIMIT_WINDOW_SECONDS = 3600.0
 MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS = 0.05, 2.0
-"""Exponential backoff for storing issued tokens while the store fails."""
+"""Limits of the exponential backoff for storing issued tokens while the store fails."""
 
 _RATE_LIMIT_REASON = "SERVER_OVERLOADED"
 _SCOPE_CODES = frozenset({"4711"})
@@ -89,8 +91,8 @@ class Snapshot:
     """A record as read from the store.
 
     Attributes:
-        store_now: The store's clock at the time of the read.
-        monotonic: The monotonic clock just before the read.
+        store_now: The store's time at the read.
+        monotonic: The reading of the monotonic clock just before the read.
     """
 
     record: ConnectionRecord | None
@@ -104,7 +106,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """Write the record if its revision is still `record.rev`. Result: the new revision, or None on conflict."""
+    """Write the record if the stored revision is still `record.rev`. Result: the new revision, or None on conflict."""
 
     record: ConnectionRecord
 
@@ -123,15 +125,15 @@ class ExchangeRefreshToken:
 
 @dataclass(frozen=True, slots=True)
 class IssuedTokens:
-    """Tokens that Zoom issued for a record, with everything that is needed to store them there.
+    """Tokens that Zoom issued for a record, with the data needed to store them.
 
     Attributes:
         attempt_id: The attempt that received the tokens.
-        grant: The grant of the record whose refresh token was exchanged.
-        generation: The generation of that record.
+        grant: The grant of the record when the lease was acquired.
+        generation: The generation of the record when the lease was acquired.
         epoch: The lease epoch of the attempt.
-        seen_generation: The next generation is also greater than this one. After a store rollback, a caller may have seen a later
-            generation than that of the record.
+        seen_generation: The latest generation that the caller has seen; the next generation is greater. After a store rollback, this
+            number may be greater than the generation of the record.
     """
 
     user_email: str
@@ -145,14 +147,14 @@ class IssuedTokens:
 
 @dataclass(frozen=True, slots=True)
 class AppendJournal:
-    """Append tokens to the journal durably. If the journal fails, only this process holds the tokens. Result: None."""
+    """Append tokens durably to the journal. If the journal fails, only this process holds the tokens. Result: None."""
 
     issued: IssuedTokens
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteJournal:
-    """Delete tokens from the journal because the store has them or they are no longer needed. Result: None."""
+    """Delete tokens from the journal that are stored or no longer needed. Result: None."""
 
     issued: IssuedTokens
 
@@ -170,12 +172,12 @@ EffectResult = Snapshot | int | float | TokenOutcome | None
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """The record contains the token to use.
+    """The verdict that the record contains the token to use.
 
     Attributes:
         record: The record as stored.
-        refreshed: Whether this attempt obtained tokens, rather than another attempt.
-        alternate_pair_kept: Whether the tokens are stored as an alternate pair because another attempt was faster.
+        refreshed: True if this attempt obtained the tokens; False if another attempt did.
+        alternate_pair_kept: True if the tokens are stored as an alternate pair because another attempt was faster.
     """
 
     record: ConnectionRecord
@@ -185,40 +187,45 @@ class Refreshed:
 
 @dataclass(frozen=True, slots=True)
 class NotRefreshable:
-    """There is nothing to refresh: the user has no connection, is disconnected or has to consent again."""
+    """The verdict that there is nothing to refresh: the user has no connection, is disconnected or has to consent again."""
 
     record: ConnectionRecord | None
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseHeld:
-    """Another attempt holds the lease, or the outcome of an attempt is in doubt. Retry in `retry_after` seconds."""
+    """The verdict that another attempt holds the lease or has an unknown outcome. Retry in `retry_after` seconds."""
 
     retry_after: float
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Zoom issued no token, and the user's state is unchanged; `outcome` is the reason."""
+    """The verdict that Zoom issued no token, with the reason in `outcome`. The user's state is unchanged."""
 
     outcome: NotSent | Unknown | Throttled | AppRejected | BadResponse
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimited:
-    """The user reached the limit of refreshes per hour."""
+    """The verdict that the user has reached the limit of refreshes per hour. Retry in `retry_after` seconds."""
 
     retry_after: float
 
 
 @dataclass(frozen=True, slots=True)
 class StoreFailed:
-    """The store failed before a refresh token was exchanged, or while a rejection was being recorded."""
+    """The verdict that the store failed before a refresh token was exchanged, or while a rejection was being recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
-    """A newer consent or a disconnect replaced the grant during the call to Zoom; `tokens` belong to no connection."""
+    """The verdict that a newer consent or a disconnection replaced the grant during the call to Zoom.
+
+    Attributes:
+        tokens: The issued tokens, which are not stored in any connection.
+        record: The record as read afterwards, or None.
+    """
 
     tokens: TokenPair
     record: ConnectionRecord | None
@@ -232,10 +239,10 @@ class RefreshRequest:
     """A request for a newer token than the caller has seen.
 
     Attributes:
-        seen_generation: The generation to replace. If the record already has a newer one, there is nothing to do.
-        attempt_id: Unique per attempt. It identifies the holder of the lease, and the attempt's own commit.
-        forced: Whether to refresh a token that is still valid; limited to one such refresh per `forced_interval`.
-        forced_interval: Seconds.
+        seen_generation: The generation to replace. If the record already has a newer generation, no refresh is needed.
+        attempt_id: Unique ID of the attempt, which identifies the holder of the lease and the attempt's own commit.
+        forced: Whether to refresh a token that is still valid; limited to one forced refresh per `forced_interval`.
+        forced_interval: Minimum seconds between two forced refreshes.
         max_refreshes: Maximum number of refreshes per user and hour.
     """
 
@@ -254,8 +261,8 @@ def refresh(request: RefreshRequest) -> Protocol:
     """Refresh one user's token with the guarantees listed in the module's docstring.
 
     Yields:
-        Effects. The driver may throw `StoreError` for `Read` and `Put`, and `RecordFault` for a record that cannot be opened. The outcome
-        of a failed `Put` is unknown.
+        Effects. The driver may throw `StoreError` for `Read` and `Put`, and `RecordFault` for a record that cannot be decrypted. The
+        outcome of a failed `Put` is unknown.
 
     Returns:
         The verdict.
@@ -348,7 +355,7 @@ def _acquire(request: RefreshRequest) -> Generator[Effect, EffectResult, _Acquir
         if record is None:
             return NotRefreshable(None)
         if previous is not None and record.lease is not None and record.lease.holder == request.attempt_id:
-            # the lease was written, and the driver's own retry of that write was reported as a conflict
+            # the lease was written, but the driver retried the write, and the retry was reported as a conflict
             return _AcquiredLease(record, previous)
         previous = snapshot
         verdict = _not_refreshable(request, record, now)
@@ -368,19 +375,19 @@ def _acquire(request: RefreshRequest) -> Generator[Effect, EffectResult, _Acquir
         try:
             rev = yield from _put(leased)
         except StoreError:
-            return StoreFailed()  # the lease may have been written; it then expires by itself
+            return StoreFailed()  # if the lease was written, it expires by itself
         if rev is not None:
             return _AcquiredLease(replace(leased, rev=rev), snapshot)
 
 
 def _not_refreshable(request: RefreshRequest, record: ConnectionRecord, now: float) -> Verdict | None:
-    """Return the verdict if this attempt must not exchange a token, or None if it may."""
+    """Return the verdict if this attempt must not exchange a token, or None if the exchange is allowed."""
     if record.state is not State.ACTIVE or not _candidates(record):
         return NotRefreshable(record)
     if record.generation > request.seen_generation:
         return Refreshed(record, refreshed=False)
-    # The time of a refresh is estimated from a clock reading before the store's read, so it may be ahead of the store's clock
-    # by the duration of that read. Such a time counts as now.
+    # The time of a refresh is estimated from a clock reading before the store's read, so this time may be ahead of the store's
+    # clock by the duration of the read. A time in the future is treated as the current time.
     refreshes = [
         min(time, now)
         for time in record.recent_refresh_times
@@ -401,7 +408,7 @@ def _not_refreshable(request: RefreshRequest, record: ConnectionRecord, now: flo
 def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect, EffectResult, None]:
     """Record in the connection that the limit was reached.
 
-    Best effort, and written only once: callers that keep retrying cause no further writes.
+    Store failures are ignored. The error is written only once, so retries cause no further writes.
     """
     if record.last_error is not None and record.last_error.reason == _RATE_LIMIT_REASON:
         return
@@ -419,7 +426,7 @@ def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect
 def _in_doubt(record: ConnectionRecord, epoch: int, now: float) -> tuple[PendingAttempt, ...]:
     """Return the attempts of other epochs that may still deliver tokens.
 
-    An attempt further in the future than the grace period does not count, because its time came from a wrong clock.
+    An attempt further in the future than the grace period is ignored, because its time came from a wrong clock.
     """
     return tuple(
         attempt
@@ -433,8 +440,8 @@ def _without_attempt(
 ) -> ConnectionRecord:
     """Return the record without the lease and the pending attempt of an epoch.
 
-    If a Zoom response was lost, the attempt stays in the record, with a time beyond the grace period. It no longer delays a verdict,
-    but explains a later rejection.
+    If a Zoom response was lost, the attempt stays in the record, with a time beyond the grace period. The attempt then no longer delays a
+    verdict, but explains a later rejection.
     """
     lease = record.lease
     pending = tuple(attempt for attempt in record.pending_attempts if attempt.epoch != epoch)
@@ -452,7 +459,7 @@ def _without_attempt(
 def _last_error(
     outcome: NotSent | Unknown | Throttled | AppRejected | BadResponse | Rejected, now: float
 ) -> LastError:
-    """Return the description of a failed refresh that is shown with the connection."""
+    """Return the description of a failed refresh for the connection's `last_error`."""
     match outcome:
         case Throttled():
             reason, message = "ZOOM_RATE_LIMITED", "Zoom is rate limiting token requests"
@@ -470,7 +477,7 @@ def _last_error(
 def _release(
     lease: _AcquiredLease, error: LastError, *, response_lost: bool
 ) -> Generator[Effect, EffectResult, None]:
-    """Release the lease and record the error. Best effort, since a lease also expires by itself."""
+    """Release the lease and record the error. Store failures are ignored, since the lease expires by itself."""
     record: ConnectionRecord | None = lease.record
     for _ in range(3):
         if (
@@ -493,7 +500,7 @@ def _release(
 def _issued_tokens(
     request: RefreshRequest, lease: _AcquiredLease, refresh_token: str, response: Issued, requested_at: float
 ) -> IssuedTokens:
-    """Return the tokens of Zoom's response in the form in which they are stored."""
+    """Return the tokens of Zoom's response with the data needed to store them."""
     obtained_at = lease.time_at(requested_at)
     tokens = TokenPair(
         access_token=response.access_token,
@@ -518,10 +525,12 @@ def _issued_tokens(
 def _commit(
     issued: IssuedTokens, current: Snapshot | None, max_refreshes: int
 ) -> Generator[Effect, EffectResult, Verdict]:
-    """Store issued tokens, retrying until the store has accepted them or the grant is gone: they exist nowhere else.
+    """Store issued tokens, retrying until the store accepts the write or the grant was replaced.
+
+    The write must not be abandoned, because no other copy of the tokens exists.
 
     Args:
-        current: The record as last written; None to read it first.
+        current: The record as last written; None to read the record first.
         max_refreshes: Maximum number of refresh times in the record.
     """
     pause = MIN_RETRY_PAUSE_SECONDS
@@ -550,7 +559,7 @@ def _commit_once(
     now = snapshot.time_at((yield from _now()))
     generation_changed = record.generation != issued.generation
     if generation_changed:
-        # another attempt refreshed the same grant meanwhile; either pair may be the valid one, so both are stored
+        # another attempt refreshed the same grant in the meantime; either pair may be the valid one, so both are stored
         alternate_pairs = (issued.tokens, *record.alternate_pairs)[:MAX_ALTERNATE_PAIRS]
         released = _without_attempt(record, issued.epoch)
         updated = replace(
@@ -599,7 +608,7 @@ def _next_generation(
 
 
 def _commit_ids(commit_id: str, record: ConnectionRecord) -> tuple[str, ...]:
-    """Return the ids of the latest commits. They identify journal entries that are replayed long after their commit."""
+    """Return the IDs of the latest commits, which identify journal entries that are replayed long after their commit."""
     return (commit_id, *record.previous_commit_ids)[:MAX_PREVIOUS_COMMIT_IDS]
 
 
@@ -662,7 +671,11 @@ def _handle_rejection(
 def _verdict_after_concurrent_change(
     request: RefreshRequest, record: ConnectionRecord
 ) -> Refreshed | LeaseHeld:
-    """Return the verdict on a rejection if the record changed meanwhile: its token, if that is newer, or a retry."""
+    """Return the verdict on a rejection after a concurrent change of the record.
+
+    Returns:
+        `Refreshed` if the record has a newer token, otherwise `LeaseHeld`.
+    """
     if record.generation > request.seen_generation:
         return Refreshed(record, refreshed=False)
     return LeaseHeld(retry_after=1.0)

@@ -1,7 +1,7 @@
 """Execution of the refresh protocol: one attempt per user at a time, owned by the service rather than by its callers.
 
-Callers wait for an attempt until their own deadline. An attempt continues when its callers are cancelled or time out and while the server
-drains, because dropping a Zoom response would lose the user's authorization.
+Callers wait for an attempt until their own deadline. An attempt continues when its callers are canceled or time out, and while the server
+is shutting down, because dropping a Zoom response would lose the user's authorization.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, NotSent, Throttled, TokenOutcome
 
 POLL_INTERVAL = 0.25
-"""Maximum pause between two checks whether the lease of another process has been released."""
+"""Maximum pause between two checks of a lease that another process holds."""
 
 AGE_REPORT_INTERVAL = 1.0
 """Interval between two reports of the age of the oldest attempt."""
@@ -50,8 +50,8 @@ class _InFlightRefresh:
     """A running attempt.
 
     Attributes:
-        result: What callers wait for. It is set when the attempt finishes, or earlier if Zoom has responded and the store fails: callers
-            then receive StoreUnavailable at once, while the attempt keeps retrying.
+        result: The result for waiting callers, set when the attempt finishes. If the store fails after Zoom's response, callers receive
+            StoreUnavailable immediately, while the attempt keeps retrying.
         waiting: Number of callers that wait for the attempt.
         resumed: Whether the attempt stores the tokens of a crashed process.
         pending_since: Reading of the monotonic clock when a refresh token was first sent, or when a resumed attempt started; None before.
@@ -79,16 +79,16 @@ class _InFlightRefresh:
     def fail(self, error: BaseException) -> None:
         if not self.result.done():
             self.result.set_exception(error)
-            self.result.exception()  # marks it as retrieved, since all callers may be gone
+            self.result.exception()  # marks the exception as retrieved, since all callers may have been canceled
 
 
 class Refresher:
-    """Refreshes users' tokens.
+    """Executor of token refreshes, with at most one attempt per user at a time.
 
     Args:
         exchange: Sends a refresh token to Zoom; must not raise.
-        discard: Revokes a token pair that is not stored in any record.
-        forced_interval: Seconds between two forced refreshes of one user.
+        revoke_unused: Revokes a token pair that is not stored in any record.
+        forced_interval: Minimum seconds between two forced refreshes of one user.
         max_refreshes: Maximum number of refreshes per user and hour.
     """
 
@@ -122,13 +122,13 @@ class Refresher:
     async def refresh(
         self, user_email: str, *, seen_generation: int, deadline: float, forced: bool = False
     ) -> ConnectionRecord:
-        """Return a record with a newer token than `seen_generation`, refreshing it if needed.
+        """Return a record with a newer token than `seen_generation`, refreshing the token if needed.
 
         Args:
             seen_generation: The generation to replace.
             deadline: Reading of the monotonic clock until which the caller waits.
-            forced: Whether to refresh a token that is still valid. Within `forced_interval` of the previous refresh, the record of that
-                refresh is returned instead.
+            forced: Whether to refresh a token that is still valid. Within `forced_interval` of the previous refresh, the current record
+                is returned instead.
 
         Raises:
             NotConnected: The user has no connection.
@@ -139,7 +139,7 @@ class Refresher:
             ZoomUnavailable: Zoom could not be reached; the stored token is unchanged.
             ZoomRateLimited: Zoom is rate limiting token requests.
             ZoomBadResponse: Zoom's response is invalid.
-            AppCredentialsRejected: Zoom rejected the app's own credentials.
+            AppCredentialsRejected: Zoom rejected the app's credentials.
         """
         while True:
             joined = self._in_flight.get(user_email)
@@ -155,7 +155,7 @@ class Refresher:
             finally:
                 in_flight.waiting -= 1
             if joined is None or record.generation > seen_generation:
-                return record  # otherwise, the joined attempt was started for an older token
+                return record  # a joined attempt may have been started for an older token
 
     def resume(self, entry: Entry) -> None:
         """Store tokens from the journal of a crashed process in the background, retrying until the store responds."""
@@ -179,7 +179,7 @@ class Refresher:
         return sum(not task.done() for task in self._tasks)
 
     async def report_pending_age(self) -> None:
-        """Report the age of the oldest attempt without an outcome every second, until cancelled."""
+        """Report the age of the oldest attempt without an outcome every second, until canceled."""
         while True:
             now = self._clock.monotonic()
             sent = [
@@ -191,9 +191,9 @@ class Refresher:
             await asyncio.sleep(AGE_REPORT_INTERVAL)
 
     async def drain(self, seconds: float) -> bool:
-        """Wait until all running attempts have finished, for at most `seconds`, and return whether they have.
+        """Wait at most `seconds` until all running attempts have finished. Return whether all of them finished.
 
-        From now on, no attempt calls Zoom a second time, as after a lost response: that could take longer than the drain.
+        After this call, a lost response is not retried, because a second call to Zoom could exceed the drain timeout.
         """
         self._draining = True
         if self._tasks:
@@ -201,7 +201,7 @@ class Refresher:
         return not self.running  # a finished task may not have been removed from the set yet
 
     def _start(self, user_email: str, seen_generation: int, *, forced: bool) -> _InFlightRefresh:
-        """Start an attempt that is independent of the caller: its context is empty, and `_tasks` keeps it alive."""
+        """Start an attempt that is independent of the caller: the context is empty, and `_tasks` keeps the attempt alive."""
         in_flight = _InFlightRefresh.create()
         request = refresh_protocol.RefreshRequest(
             user_email=user_email,
@@ -227,7 +227,7 @@ class Refresher:
     ) -> None:
         """Repeat the protocol while another process holds the lease and callers wait.
 
-        One attempt polls the lease, however many callers wait for it.
+        One attempt polls the lease, regardless of the number of waiting callers.
         """
         try:
             while True:
@@ -258,7 +258,7 @@ class Refresher:
         attempt_id: str,
         in_flight: _InFlightRefresh,
     ) -> refresh_protocol.Verdict | None:
-        """Run the protocol once. Return None if a record cannot be opened; waiting callers then receive that error."""
+        """Run the protocol once. If a record cannot be decrypted, fail waiting callers with the error and return None."""
         started = self._clock.monotonic()
         try:
             verdict = await self._drive(protocol, user_email, attempt_id, in_flight)
@@ -269,7 +269,7 @@ class Refresher:
         except BaseException as error:
             _log.exception("refresh.crashed", user=user_email, attempt=attempt_id)
             in_flight.fail(
-                error if isinstance(error, Exception) else RuntimeError("the refresh was cancelled")
+                error if isinstance(error, Exception) else RuntimeError("the refresh was canceled")
             )
             raise
         if in_flight.called_zoom:
@@ -334,7 +334,7 @@ class Refresher:
                 return None
 
     def _check_breaker(self) -> None:
-        """Raise the error of the outcome that opened the circuit breaker, if it is open."""
+        """If the circuit breaker is open, raise the error of the outcome that opened it."""
         opened = self._breaker.open_for()
         if opened is not None:
             outcome, seconds = opened
@@ -351,7 +351,7 @@ class Refresher:
     def _conclude(
         self, user_email: str, attempt_id: str, verdict: refresh_protocol.Verdict, in_flight: _InFlightRefresh
     ) -> None:
-        """Set the result for waiting callers, and record it in metrics, log and audit trail."""
+        """Set the result for waiting callers, and record the result in metrics, log and audit trail."""
         outcome, result = _interpret(verdict)
         self._metrics.refreshes(outcome)
         if outcome == "alternate_pair_kept":
@@ -379,12 +379,12 @@ class Refresher:
     def _audit_outcome(
         self, user_email: str, attempt_id: str, verdict: refresh_protocol.Verdict, issued: TokenPair | None
     ) -> None:
-        """Record in the audit trail the outcome of an exchanged refresh token and the tokens that Zoom issued for it."""
+        """Record the outcome of an exchanged refresh token and the issued tokens in the audit trail."""
         tokens = issued
         match verdict:
             case refresh_protocol.Refreshed(record, refreshed=True):
                 action, outcome = "connection.refreshed", "ok"
-                # otherwise, another attempt was faster or has refreshed since, and the record's generation is that of other tokens
+                # if another attempt was faster or has refreshed since, the record's generation is that of other tokens
                 generation = record.generation if record.commit_id == attempt_id else 0
             case refresh_protocol.Superseded():
                 action, outcome, generation = "connection.refreshed", "SUPERSEDED", 0
@@ -461,7 +461,7 @@ def _interpret(verdict: refresh_protocol.Verdict) -> tuple[str, ConnectionRecord
 
 
 def _failure(outcome: TokenOutcome, *, retry_after: float | None = None) -> tuple[str, ZoomgateError]:
-    """Return the metric label and the error for an outcome without tokens; `retry_after` overrides that of the outcome."""
+    """Return the metric label and the error for an outcome without tokens; `retry_after` overrides the outcome's value."""
     match outcome:
         case Throttled(suggested):
             return "zoom_rate_limited", ZoomRateLimited(

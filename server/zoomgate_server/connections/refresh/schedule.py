@@ -1,6 +1,6 @@
 """Due dates of proactive refreshes, which keep the grants of idle users valid.
 
-Zoom expires a refresh token that has not been used for about 90 days, and reserves the right to change that number. A pair is therefore
+Zoom expires a refresh token that has not been used for about 90 days, and reserves the right to change this number. A pair is therefore
 refreshed after 45 to 60 days. The day depends on the user, because many users may have consented, or been imported, on the same day.
 """
 
@@ -9,28 +9,29 @@ from hashlib import blake2b
 from zoomgate_server.connections.token_pair import TokenPair
 
 EARLIEST_SECONDS = 45 * 24 * 3600.0
-"""Minimum age of an unused pair at which it is refreshed proactively."""
+"""Minimum age of an unused pair for a proactive refresh."""
 
 SPREAD_SECONDS = 15 * 24 * 3600.0
 """Range, above the minimum age, over which the users' due dates are spread."""
 
 AHEAD_SECONDS = 15 * 24 * 3600.0
-"""Tolerance for a store clock that was ahead when a pair was issued. With more, Zoom could expire the pair before its due date."""
+"""Tolerance for a store clock that was ahead when a pair was issued. With a larger tolerance, Zoom could expire the pair before its due
+date."""
 
 LATEST_SECONDS = EARLIEST_SECONDS + SPREAD_SECONDS + AHEAD_SECONDS
 """Maximum time until a due date. A later due date was computed from a wrong clock."""
 
 
 def due_at(user_email: str, tokens: TokenPair, now: float) -> float | None:
-    """Return when an unused pair is to be refreshed, or None if it has no refresh token.
+    """Return the due date of the refresh of an unused pair, or None if the pair has no refresh token.
 
-    A pair issued in the future is due at once, because its age is unknown.
+    A pair issued in the future is due immediately, because the age of the pair is unknown.
 
     Args:
-        now: The store's clock, in seconds since 1970.
+        now: The store's current time, in seconds since 1970.
 
     Returns:
-        Seconds since 1970 by the store's clock.
+        Seconds since 1970 on the store's clock.
     """
     if not tokens.refresh_token:
         return None

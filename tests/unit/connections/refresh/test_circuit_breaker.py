@@ -1,4 +1,4 @@
-"""Tests of the circuit breaker for Zoom's token endpoint."""
+"""Tests for the circuit breaker of Zoom's token endpoint."""
 
 from zoomgate_server.connections.refresh.circuit_breaker import (
     APP_REJECTION_PAUSE_SECONDS,
@@ -23,7 +23,7 @@ ISSUED = Issued("a", "r", "bearer", "", "", 3600.0)
 
 
 class ManualClock:
-    """A clock that a test sets."""
+    """A manually controlled clock."""
 
     now = 0.0
 
@@ -73,7 +73,7 @@ def test_rejected_users_never_open_the_breaker_and_reset_the_count() -> None:
     assert world.changes == []
 
 
-def test_second_429_in_a_row_opens_the_breaker_for_at_most_15_minutes() -> None:
+def test_second_consecutive_429_opens_the_breaker_for_at_most_15_minutes() -> None:
     world = World()
     world.record(Throttled(86_400.0), MAX_THROTTLED - 1)
     assert world.breaker.open_for() is None

@@ -1,4 +1,4 @@
-"""Tests of the refresher: single flight, cancelled callers, failing stores, leases and audit records."""
+"""Tests for the refresher: single flight, canceled callers, failing stores, leases and audit records."""
 
 import asyncio
 import contextvars
@@ -168,7 +168,7 @@ async def test_thousand_concurrent_callers_share_one_refresh(world: World) -> No
     assert world.zoom.calls == 1
 
 
-async def test_issued_tokens_are_stored_after_all_callers_were_cancelled(world: World) -> None:
+async def test_issued_tokens_are_stored_after_all_callers_were_canceled(world: World) -> None:
     world.zoom.gate.clear()
     callers = [asyncio.create_task(world.refresh()) for _ in range(5)]
     await until(lambda: world.zoom.calls)
@@ -200,7 +200,7 @@ async def test_attempt_does_not_inherit_the_context_of_its_first_caller(world: W
 async def test_issued_tokens_are_stored_once_a_failing_store_recovers(
     world: World, after_effect: bool
 ) -> None:
-    """If the store fails after Zoom's response, callers receive STORE_UNAVAILABLE at once."""
+    """If the store fails after Zoom's response, callers receive STORE_UNAVAILABLE immediately."""
     world.zoom.gate.clear()
     caller = asyncio.create_task(world.refresh())
     await until(lambda: world.zoom.calls)
@@ -220,7 +220,7 @@ async def test_issued_tokens_are_stored_once_a_failing_store_recovers(
 
 
 async def test_no_refresh_token_is_sent_while_the_store_is_down(world: World) -> None:
-    """Without a lease, Zoom is not called."""
+    """Zoom is not called without a lease."""
     world.store.fail("put", 1)
     with pytest.raises(StoreUnavailable):
         await world.refresh()
@@ -231,7 +231,7 @@ async def test_no_refresh_token_is_sent_while_the_store_is_down(world: World) ->
 
 
 async def test_consent_during_a_refresh_takes_precedence(world: World) -> None:
-    """The late tokens are dropped but not revoked, because a revocation could end the new grant."""
+    """The late tokens are dropped but not revoked, because a revocation could invalidate the new grant."""
     world.zoom.gate.clear()
     caller = asyncio.create_task(world.refresh())
     await until(lambda: world.zoom.calls)
@@ -248,7 +248,7 @@ async def test_consent_during_a_refresh_takes_precedence(world: World) -> None:
     assert world.audited_tokens() == [("connection.refreshed", "SUPERSEDED", 0, world.zoom.valid)]
 
 
-async def test_disconnect_during_a_refresh_takes_precedence_and_late_tokens_are_revoked(
+async def test_disconnection_during_a_refresh_takes_precedence_and_late_tokens_are_revoked(
     world: World,
 ) -> None:
     world.zoom.gate.clear()
@@ -268,7 +268,7 @@ async def test_disconnect_during_a_refresh_takes_precedence_and_late_tokens_are_
 
 
 async def test_result_of_another_process_is_awaited_while_it_holds_the_lease(world: World) -> None:
-    """This process does not call Zoom meanwhile."""
+    """While another process holds the lease, this process does not call Zoom."""
     record = await world.stored()
     leased = replace(record, epoch=1, lease=Lease("other", 1, time.time() + 60))
     await world.connections.write(leased)
@@ -322,7 +322,7 @@ async def test_refreshes_per_user_and_hour_are_limited(tmp_path: Path) -> None:
 async def test_refreshes_are_counted_when_the_store_is_slow_to_read(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The recorded time of a refresh can be ahead of the store's clock by the duration of the read; the refresh still counts."""
+    """The recorded time of a refresh can be ahead of the store's clock by the duration of the read. The limit includes such a refresh."""
     get = world.store.get
 
     async def slow(key: RecordKey) -> tuple[Record | None, float]:
@@ -370,7 +370,7 @@ async def test_resumed_entry_that_was_already_stored_is_audited_with_its_own_tok
     assert world.audited_tokens() == [("connection.refreshed", "ok", 0, first.tokens.refresh_token)]
 
 
-async def test_rejection_in_doubt_costs_one_call_to_zoom(world: World, no_poll_interval: None) -> None:
+async def test_inconclusive_rejection_causes_one_call_to_zoom(world: World, no_poll_interval: None) -> None:
     """While another attempt may still deliver the valid token, a rejection does not change the state."""
     in_doubt = PendingAttempt(epoch=1, started_at=time.time())
     await world.connections.write(replace(await world.stored(), epoch=1, pending_attempts=(in_doubt,)))
@@ -385,7 +385,7 @@ async def test_rejection_in_doubt_costs_one_call_to_zoom(world: World, no_poll_i
 
 
 async def test_lost_response_is_not_retried_during_a_drain(world: World) -> None:
-    """A retry could take longer than the drain."""
+    """A retry could exceed the drain timeout."""
     world.zoom.gate.clear()
     world.zoom.loses_responses = True
     caller = asyncio.create_task(world.refresh())
