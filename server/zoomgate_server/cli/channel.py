@@ -72,7 +72,7 @@ def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
             envvar="ZOOMGATE_SERVER",
             default="127.0.0.1:50051",
             show_default=True,
-            help="Address (HOST:PORT) of the service. TLS is used unless it is a loopback address. [ZOOMGATE_SERVER]",
+            help="Address (HOST:PORT) of the service. TLS is used except for loopback addresses. [ZOOMGATE_SERVER]",
         ),
     ):
         wrapped = option(wrapped)

@@ -141,7 +141,7 @@ def _lock(export: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            fail(f"an import of {export} is already running; wait until it has finished", USAGE)
+            fail(f"another import of {export} is running; wait until it has finished", USAGE)
         except OSError:  # some network file systems do not support locks
             pass
         yield

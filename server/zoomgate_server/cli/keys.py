@@ -61,10 +61,12 @@ def new(path: str | None) -> None:
 @click.argument("path", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def list_(path: str | None, as_json: bool) -> None:
-    """List the keys in PATH, with the use of each key and the number of records encrypted with it. The key material is not shown.
+    """List the keys in PATH, the oldest first.
 
-    PATH defaults to the setting ZOOMGATE_KEYS, or to keys.json in the data directory. The oldest key is listed first. A key that
-    encrypted records but is not in the key ring is listed as missing.
+    The use of each key and the number of records encrypted with the key are printed, but not the key material. A key that encrypted
+    records but is not in the key ring is listed as missing.
+
+    PATH defaults to the setting ZOOMGATE_KEYS, or to keys.json in the data directory.
 
     Example: zoomgate keys list
     """

@@ -194,7 +194,7 @@ def _command() -> str:
 
 def _guide(started: ServiceAddresses, loaded: settings.Settings, simulator: Simulator | None) -> str:
     data_dir = loaded.data_dir
-    # the issuing CA is unknown here; the certificate file can be used as CA file only if the certificate is self-signed
+    # the issuing CA is unknown here; the certificate file is sufficient as the CA file if the certificate is self-signed
     tls = "" if loaded.tls is None else f"-cacert {shlex.quote(str(loaded.tls[0]))}"
     auth = (
         ""
