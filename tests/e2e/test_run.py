@@ -1,4 +1,4 @@
-"""First use of the product: `make run`, a browser, grpcurl."""
+"""Tests for the first use of the product: `make run`, a browser, grpcurl."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ GRPCURL_HINT = "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest"
 
 
 @contextmanager
-def started(
+def start_service(
     command: list[str], folder: Path, **environ: str
 ) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """Start the service and wait for its ready line; yield the process and its gRPC and HTTP addresses."""
@@ -77,24 +77,24 @@ def isolated_options(folder: Path) -> list[str]:
 
 
 def read_guide(process: subprocess.Popen[str]) -> str:
-    """Read the rest of the guide that a started service prints."""
+    """Read the rest of the guide that a start_service service prints."""
     assert process.stdout is not None
     guide = ""
     while "Press Ctrl+C to stop" not in guide:
         line = process.stdout.readline()
-        assert line, f"the output ended: {guide}"
+        assert line, f"the guide is incomplete: {guide}"
         guide += line
     return guide
 
 
 def simulator_address(guide: str) -> str:
-    """Return the address of the simulated Zoom in the guide."""
+    """Return the address of the Zoom simulator in the guide."""
     (address,) = re.findall(r"overview page: http://(\S+)/_sim/", guide)
     return str(address)
 
 
 def grpcurl(command: str, address: str) -> Any:
-    """Run a documented command with the running service, and return its output."""
+    """Run a documented command against the running service, and return the output."""
     words = [word.replace("127.0.0.1:50051", address) for word in shlex.split(command)]
     result = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
     succeeded = result.returncode == 0 or ("-max-time" in words and "DeadlineExceeded" in result.stderr)
@@ -103,14 +103,14 @@ def grpcurl(command: str, address: str) -> Any:
 
 
 async def test_documented_grpcurl_commands_work(tmp_path: Path) -> None:
-    """The commands of docs/grpcurl.md are run in order, with the service that `make run` starts."""
+    """The commands of docs/grpcurl.md run in order, against the service that `make run` starts."""
     require("grpcurl", GRPCURL_HINT)
     require("make", "apt-get install make")
     commands = re.findall(r"```sh\n(grpcurl .+)\n```", (ROOT / "docs/grpcurl.md").read_text())
     assert len(commands) >= 12
     arguments = " ".join(isolated_options(tmp_path))
     python = f"PYTHON={sys.executable}"
-    with started(["make", "--no-print-directory", "run", python, f"ARGS={arguments}"], ROOT) as (
+    with start_service(["make", "--no-print-directory", "run", python, f"ARGS={arguments}"], ROOT) as (
         process,
         address,
         _,
@@ -145,9 +145,9 @@ async def test_documented_grpcurl_commands_work(tmp_path: Path) -> None:
 
 
 async def test_calls_in_progress_complete_on_sigterm(tmp_path: Path) -> None:
-    """A refresh in progress succeeds, and then the process exits with 0."""
+    """The refresh in progress succeeds, and then the process exits with 0."""
     request = pb.RefreshTokenRequest(user_email=MONICA)
-    with started([ZOOMGATE, "run", *isolated_options(tmp_path)], tmp_path) as (process, address, _):
+    with start_service([ZOOMGATE, "run", *isolated_options(tmp_path)], tmp_path) as (process, address, _):
         simulator = f"http://{simulator_address(read_guide(process))}"
         async with grpc.aio.insecure_channel(address) as channel, browser() as session:
             auth = AuthServiceStub(channel)
@@ -169,11 +169,11 @@ async def test_calls_in_progress_complete_on_sigterm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_removing_the_app_at_zoom_disconnects_the_user(tmp_path: Path, workers: int) -> None:
-    """The command from the guide triggers a webhook, and the overview page of the simulated Zoom shows the response."""
+async def test_removing_the_app_in_zoom_disconnects_the_user(tmp_path: Path, workers: int) -> None:
+    """The command from the guide triggers a webhook, and the overview page of the Zoom simulator shows the response."""
     options = [*isolated_options(tmp_path), f"--workers={workers}"]
     show = pb.GetConnectionRequest(user_email=MONICA)
-    with started([ZOOMGATE, "run", *options], tmp_path) as (process, address, _):
+    with start_service([ZOOMGATE, "run", *options], tmp_path) as (process, address, _):
         guide = read_guide(process)
         simulator = simulator_address(guide)
         command = [ZOOMGATE, "simulator", "event", "app_deauthorized", MONICA, "--at", simulator]
@@ -252,12 +252,12 @@ def test_port_in_use_prevents_a_start(tmp_path: Path) -> None:
 
 def test_two_services_cannot_share_a_port(tmp_path: Path) -> None:
     """The second service fails to start instead of silently sharing the port."""
-    with started([ZOOMGATE, "run", *isolated_options(tmp_path)], tmp_path) as (_, address, _):
+    with start_service([ZOOMGATE, "run", *isolated_options(tmp_path)], tmp_path) as (_, address, _):
         options = [option for option in isolated_options(tmp_path / "b") if not option.startswith("--listen")]
         assert "cannot listen on" in start_error(tmp_path, "run", *options, f"--listen={address}")
 
 
-def test_services_can_start_concurrently_with_one_new_data_folder(tmp_path: Path) -> None:
+def test_services_can_start_concurrently_with_one_new_data_directory(tmp_path: Path) -> None:
     """Three services share a data directory that does not exist yet, and use the same key."""
     processes = [
         subprocess.Popen(
@@ -286,7 +286,7 @@ def test_services_can_start_concurrently_with_one_new_data_folder(tmp_path: Path
 
 
 def test_non_loopback_addresses_are_rejected(tmp_path: Path) -> None:
-    """Without TLS or with the simulated Zoom, the service listens only on loopback addresses."""
+    """Without TLS or with the Zoom simulator, the service listens only on loopback addresses."""
     for address in ("0.0.0.0:0", "[::]:0", ":0"):
         for name in ("ZOOMGATE_LISTEN", "ZOOMGATE_HTTP_LISTEN"):
             text = start_error(tmp_path, "run", *isolated_options(tmp_path)[2:], **{name: address})
@@ -304,7 +304,7 @@ def test_serve_requires_an_app_and_callers(tmp_path: Path) -> None:
 def test_wrong_or_missing_encryption_key_prevents_a_start(tmp_path: Path) -> None:
     """The store does not change."""
     options = isolated_options(tmp_path)
-    with started([ZOOMGATE, "run", *options], tmp_path):
+    with start_service([ZOOMGATE, "run", *options], tmp_path):
         pass
     keys = tmp_path / "data" / "keys.json"
     right = keys.read_bytes()
@@ -317,13 +317,13 @@ def test_wrong_or_missing_encryption_key_prevents_a_start(tmp_path: Path) -> Non
     assert "key ring" in start_error(tmp_path, "run", *options)
     assert len((tmp_path / "data" / "zoomgate.db").read_bytes()) == len(store)
     keys.write_bytes(right)
-    with started([ZOOMGATE, "run", *options], tmp_path):
+    with start_service([ZOOMGATE, "run", *options], tmp_path):
         pass
 
 
-def test_unusable_data_folder_is_reported(tmp_path: Path) -> None:
+def test_unusable_data_directory_is_reported(tmp_path: Path) -> None:
     """The error message is one line."""
-    (tmp_path / "data").write_text("a file, not a folder")
+    (tmp_path / "data").write_text("a file, not a directory")
     text = start_error(tmp_path, "run", *isolated_options(tmp_path))
     assert "ZOOMGATE_DATA_DIR" in text
     assert len(text.strip().splitlines()) == 1
@@ -342,7 +342,7 @@ def test_full_disk_prevents_a_start_and_leaves_no_files(tmp_path: Path) -> None:
 
 
 def test_simulator_runs_without_the_service(tmp_path: Path) -> None:
-    """It prints its address and its overview page, and exits with 0."""
+    """The simulator prints its address and the URL of its overview page, and exits with 0."""
     process = subprocess.Popen(
         [ZOOMGATE, "simulator", "--listen", "127.0.0.1:0"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )

@@ -17,13 +17,13 @@ _COMMANDS = {
     "run": (
         "zoomgate_server.cli.run",
         "run",
-        "Start the service, its store and a simulated Zoom on this machine.",
+        "Start the service, its store and the Zoom simulator on the local machine.",
     ),
     "serve": ("zoomgate_server.cli.serve", "serve", "Start the service."),
     "simulator": (
         "zoomgate_server.cli.simulator",
         "simulator",
-        "Start the simulated Zoom without the service, or control it.",
+        "Start the Zoom simulator without the service, or control it.",
     ),
     "connect": (
         "zoomgate_server.cli.connect",
@@ -68,7 +68,7 @@ _HIDDEN_COMMANDS = {"worker": ("zoomgate_server.cli.worker", "worker", "")}
 
 
 class _LazyGroup(click.Group):
-    """A command group that lists names and summaries of its commands without importing them."""
+    """A command group that lists the names and summaries of commands without importing the commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
@@ -91,7 +91,7 @@ class _LazyGroup(click.Group):
 
 def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from importlib.metadata import version  # noqa: PLC0415 - see the module's description
+        from importlib.metadata import version  # noqa: PLC0415 - keeps help and completion fast
 
         click.echo(f"zoomgate {version('zoomgate-server')}")
         ctx.exit()
@@ -118,7 +118,7 @@ def cli() -> None:
 _OPTIONS = (
     ("--listen", "ZOOMGATE_LISTEN", "Address (HOST:PORT) of the gRPC server."),
     ("--http-listen", "ZOOMGATE_HTTP_LISTEN", "Address (HOST:PORT) of the HTTP server."),
-    ("--data-dir", "ZOOMGATE_DATA_DIR", "Folder of the store and the key ring."),
+    ("--data-dir", "ZOOMGATE_DATA_DIR", "Directory of the store and the key ring."),
     ("--store", "ZOOMGATE_STORE", "URI of the store, such as sqlite:///PATH."),
     ("--config", "ZOOMGATE_CONFIG", "TOML file of settings, or a Velo config.json."),
     ("--callers", "ZOOMGATE_CALLERS", "TOML file of the callers."),
@@ -129,7 +129,7 @@ _OPTIONS = (
 
 
 def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that override settings; the command receives those that were set as `overrides`."""
+    """Add the options that override settings. The command receives the specified settings as `overrides`."""
     names = {option.lstrip("-").replace("-", "_"): setting for option, setting, _ in _OPTIONS}
 
     @functools.wraps(command)
@@ -159,9 +159,9 @@ def main() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Open the null device in place of standard streams that the parent process closed, as some supervisors do.
+    """Open the null device for each closed standard stream; some supervisors close these streams.
 
-    Otherwise reads and writes would fail, and sockets would get the file descriptors of the standard streams.
+    Otherwise, reads and writes would fail, and sockets would get the file descriptors of the standard streams.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

@@ -1,4 +1,4 @@
-"""The command `zoomgate audit`."""
+"""Command `zoomgate audit`, which searches the audit trail."""
 
 import asyncio
 import glob
@@ -27,13 +27,13 @@ from zoomgate_server.storage.record_store import StoreError, StoreOpenError
 from zoomgate_server.telemetry.logs import plain
 
 MAX_LINE = 64 * 1024
-"""The number of bytes of a line that are read. Valid lines are less than a tenth of this."""
+"""Maximum number of bytes read from a line. Valid lines are shorter than a tenth of this limit."""
 
 _LOG_LINE_START = b'{"source":"'
 
 MAX_TOKEN = 64 * 1024
 _BATCH_SIZE = 200
-"""The number of rows whose column widths are computed together."""
+"""Number of rows whose column widths are computed together."""
 
 _DURATION = re.compile(r"(\d{1,6})([smhd])")
 _FINGERPRINT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}")
@@ -76,12 +76,12 @@ def _parse_fingerprint(_context: click.Context, _parameter: click.Parameter, val
 
 
 @audit.command()
-@click.option("--user", type=UserEmail(), help="Only lines about this user's email address.")
-@click.option("--principal", metavar="NAME", help="Only lines of this caller.")
+@click.option("--user", type=UserEmail(), help="Only lines about the user with this email address.")
+@click.option("--principal", metavar="NAME", help="Only lines about actions of this caller.")
 @click.option(
     "--action",
     metavar="ACTION",
-    help="Only this action, such as token.returned, or this group of actions, such as keys.",
+    help="Only lines with this action, such as token.returned, or this group of actions, such as keys.",
 )
 @click.option(
     "--since", metavar="TIME", callback=_parse_time, help="Only lines since TIME: 24h, or 2030-01-07T09:00Z."
@@ -108,9 +108,9 @@ def show(
 ) -> None:
     """Show lines of the audit trail, oldest first.
 
-    Reads FILES in the given order. Without FILES, reads the configured file (ZOOMGATE_AUDIT) and its rotated files in the same folder
-    (audit.jsonl.1, audit.jsonl.2.gz, audit.jsonl-20300107). Damaged lines are skipped and reported on standard error. The exit code is 3
-    if no line matches, and 1 if a file could not be read completely.
+    FILES are read in the specified order. By default, the configured file (ZOOMGATE_AUDIT) and the rotated files in the same directory
+    (audit.jsonl.1, audit.jsonl.2.gz, audit.jsonl-20300107) are read. Corrupt lines are skipped and reported on standard error. The exit
+    code is 3 if no line matches, and 1 if a file could not be read completely.
 
     Example: zoomgate audit show --action token.returned --since 24h
     """
@@ -145,7 +145,7 @@ def fingerprint_() -> None:
     """Print the audit fingerprint of a token read from standard input.
 
     Requires the store and the key ring. A fingerprint is printed for any token; use `zoomgate audit show --fingerprint` to find out
-    whether this service has issued it. If the store serves several Zoom apps, one fingerprint per app is printed.
+    whether this service issued the token. If the store serves several Zoom apps, one fingerprint per app is printed.
 
     Example: zoomgate audit fingerprint < found-token.txt
     """
@@ -153,19 +153,19 @@ def fingerprint_() -> None:
     token = sys.stdin.buffer.read(MAX_TOKEN).decode("utf-8", "replace").strip()
     if not token or len(token.split()) != 1 or not token.isprintable() or "\ufffd" in token:
         fail(
-            "Standard input does not contain exactly one token; pass one, as in `zoomgate audit fingerprint < file`"
+            "standard input does not contain exactly one token; pass one token, as in `zoomgate audit fingerprint < file`"
         )
-    loaded = load_settings("run this where the service runs")
+    loaded = load_settings("run this command on the machine of the service")
     try:
         fingerprints = asyncio.run(_fingerprints(loaded, token))
     except (StoreOpenError, key_file.KeyFileError) as error:
         fail(str(error))
     except StoreError as error:
-        fail(f"The store failed ({error}); run this command again")
+        fail(f"the store failed ({error}); run this command again")
     except ZoomgateError as error:
         fail(error.message)
     if not fingerprints:
-        fail("This store has no fingerprints yet; start the service on it once", NOT_FOUND)
+        fail("the store has no fingerprints yet; start the service with this store once", NOT_FOUND)
     for each in fingerprints:
         click.echo(each)
 
@@ -190,7 +190,7 @@ class _Line(NamedTuple):
 
 
 class _Filter(NamedTuple):
-    """The conditions that a line must meet to be shown."""
+    """The conditions for a line to be shown."""
 
     user: str | None
     principal: str | None
@@ -221,8 +221,8 @@ def _matches_action(action: str, pattern: str) -> bool:
 
 
 def _trail_files(since: datetime | None) -> Iterator[Path]:
-    """Return the files of the trail, oldest first, without those last changed before a time."""
-    path = load_settings("pass the files: zoomgate audit show FILE").audit_path
+    """Yield the files of the trail, oldest first, excluding files that were last modified before `since`."""
+    path = load_settings("pass the files with `zoomgate audit show FILE`").audit_path
     if path is None:
         fail(
             'ZOOMGATE_AUDIT is set to log, so the trail is written to the log with "event":"audit"; pass the log files as FILES'
@@ -238,7 +238,7 @@ def _trail_files(since: datetime | None) -> Iterator[Path]:
 
 
 def _lines(file: Path, errors: list[str]) -> Iterator[_Line]:
-    """Yield the lines of a file and report damaged ones.
+    """Yield the lines of a file, and report corrupt lines.
 
     Args:
         errors: Receives a message if the file cannot be read completely.
@@ -256,7 +256,7 @@ def _lines(file: Path, errors: list[str]) -> Iterator[_Line]:
                     result = (
                         "and was skipped" if line is None else "but contains a complete line, which is used"
                     )
-                    note(f"zoomgate: {file}:{number} is damaged {result}")
+                    note(f"zoomgate: {file}:{number} is corrupt {result}")
                 if line is not None:
                     yield line
     except OSError as error:
@@ -271,7 +271,7 @@ def _lines(file: Path, errors: list[str]) -> Iterator[_Line]:
 
 
 def _numbered_lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield the non-empty lines with their numbers; longer lines are truncated to `MAX_LINE` bytes."""
+    """Yield the non-empty lines and the number of each line. Lines longer than `MAX_LINE` bytes are truncated."""
     number = 0
     while text := source.readline(MAX_LINE):
         number += 1
@@ -283,9 +283,9 @@ def _numbered_lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def _parse(text: bytes) -> _Line | None:
-    """Return a parsed line, or None.
+    """Parse a line; return None if no audit line can be parsed.
 
-    If the disk was full, another process may have written an incomplete line without a newline, so a complete line may follow it.
+    If the disk was full, a different process may have written an incomplete line without a newline before the complete line.
     """
     for start in sorted({0, max(0, text.rfind(_LINE_START))}):
         try:
@@ -299,7 +299,7 @@ def _parse(text: bytes) -> _Line | None:
 
 
 def _is_other_log_line(text: bytes) -> bool:
-    """Return whether a line is an ordinary log line, as they occur in the same file with ZOOMGATE_AUDIT=log."""
+    """Return whether a line is an ordinary log line. With ZOOMGATE_AUDIT=log, log files contain audit lines and ordinary lines."""
     if not text.startswith(_LOG_LINE_START):
         return False
     try:

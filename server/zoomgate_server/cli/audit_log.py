@@ -1,4 +1,4 @@
-"""Audit trail of commands that change keys, callers or the store."""
+"""The audit trail of commands that change keys, callers or the store."""
 
 import os
 import pwd
@@ -14,15 +14,17 @@ from zoomgate_server.telemetry.logs import plain
 
 
 class AuditLog:
-    """The configured audit trail, opened before a command changes anything, so that unauditable changes are not made.
+    """The configured audit trail, opened before a command makes changes.
 
-    If the folder of the file does not exist, no service has run on this machine, and a command that does not access a store writes
-    nothing. A command that accesses a store always writes its line on this machine, even if the store is shared with other machines.
+    If the trail cannot be opened, the command exits without any change.
+
+    If the directory of the file does not exist, no service has run on the local machine. In this case, a command that does not access a
+    store writes nothing. A command that accesses a store always writes a line on the local machine, even if the store is shared.
 
     Args:
         loaded: The settings; None for a command that works without settings.
         key: The HMAC key of the fingerprints, for commands that record tokens.
-        store: Whether the command works on an existing store.
+        store: Whether the command accesses an existing store.
     """
 
     def __init__(self, loaded: Settings | None, key: bytes = b"", *, store: bool = False) -> None:
@@ -50,11 +52,11 @@ class AuditLog:
             self._trail.close()
 
     def record(self, action: str, outcome: str = "ok", **details: str | int) -> None:
-        """Write a completed action; exit with an error if that fails."""
+        """Write a completed action; exit with an error if the action cannot be written."""
         self.forward(AuditEvent(action, outcome, "", "", "", "", details=details))
 
     def forward(self, event: AuditEvent) -> None:
-        """Write an event with the operator as its principal; exit with an error if that fails."""
+        """Write an event with the operator as principal; exit with an error if the event cannot be written."""
         if not self.try_record(event):
             fail(
                 f"{event.action} succeeded but could not be written to {self._path};"
@@ -62,7 +64,7 @@ class AuditLog:
             )
 
     def try_record(self, event: AuditEvent) -> bool:
-        """Write an event with the operator as its principal; return False if it could only be logged."""
+        """Write an event with the operator as principal; return False if the event could only be logged."""
         try:
             if self._trail is not None:
                 self._trail.require(
@@ -74,7 +76,7 @@ class AuditLog:
 
 
 def _user() -> str:
-    """Return the system user that runs the command, or its uid if it has no name."""
+    """Return the name of the system user that runs the command, or the uid if the user has no name."""
     try:
         return plain(pwd.getpwuid(os.geteuid()).pw_name)
     except KeyError:

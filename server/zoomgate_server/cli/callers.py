@@ -68,33 +68,33 @@ def add(
 
     Example: zoomgate callers add calendar --role service --users '*@example.com'
     """
-    loaded = optional_settings() if path else load_settings("name the file with --file")
+    loaded = optional_settings() if path else load_settings("specify the file with --file")
     file = Path(path) if path else (loaded and loaded.callers_path) or Path("callers.toml")
     key = new_key()
-    row = ["[[callers]]", f'name = "{_quoted(name)}"', f'role = "{role}"', f'key_sha256 = "{digest(key)}"']
+    entry = ["[[callers]]", f'name = "{_quote(name)}"', f'role = "{role}"', f'key_sha256 = "{digest(key)}"']
     for field, values in (("users", users), ("methods", methods), ("proxy_paths", proxy_paths)):
         if values:
-            listed = ", ".join(f'"{_quoted(value)}"' for value in values)
-            row.append(f"{field} = [{listed}]")
+            listed = ", ".join(f'"{_quote(value)}"' for value in values)
+            entry.append(f"{field} = [{listed}]")
     if email:
-        row.append(f'email = "{_quoted(email)}"')
+        entry.append(f'email = "{_quote(email)}"')
     for field, enabled in (("access_tokens", access_tokens), ("refresh_tokens", refresh_tokens)):
         if enabled:
-            row.append(f"{field} = true")
+            entry.append(f"{field} = true")
     try:
-        with AuditLog(loaded) as audit_log, _locked(file):
+        with AuditLog(loaded) as audit_log, _lock(file):
             previous = file.read_text(encoding="utf-8") if file.exists() else ""
             text = f"{previous.rstrip()}\n\n" if previous.strip() else ""
-            text += "\n".join(row) + "\n"
+            text += "\n".join(entry) + "\n"
             callers_file.parse(text, str(file), CALLABLE_METHODS)
             _replace(file, text)
             audit_log.record("callers.added", caller=name, role=role, users=" ".join(users), file=str(file))
     except callers_file.CallersError as error:
         fail("\n".join(error.problems))
     except UnicodeDecodeError:
-        fail(f"{file} is not valid UTF-8; correct it, or choose another file with --file")
+        fail(f"{file} is not valid UTF-8; correct it, or choose a different file with --file")
     except OSError as error:
-        fail(f"{file} cannot be written ({error.strerror}); choose another file with --file")
+        fail(f"{file} cannot be written ({error.strerror}); choose a different file with --file")
     click.echo(key)
     click.echo(
         f"zoomgate: {name} was added to {plain(str(file))}; save the key, which is shown only once, and restart the service",
@@ -104,17 +104,19 @@ def add(
         click.echo(f"zoomgate: {name} has no users yet; add users to its entry", err=True)
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     """Escape text for a TOML string."""
     return "".join(f"\\u{ord(c):04x}" if ord(c) < 32 or c in '"\\\x7f' else c for c in text)
 
 
 @contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Lock a file against changes by other commands; otherwise one of two concurrent changes would be lost."""
-    folder = os.open(file.resolve().parent, os.O_RDONLY)  # the folder is locked because the file is replaced
+def _lock(file: Path) -> Iterator[None]:
+    """Lock a file against concurrent changes by other commands, which would overwrite each other."""
+    folder = os.open(
+        file.resolve().parent, os.O_RDONLY
+    )  # the directory is locked because the file is replaced
     try:
-        with contextlib.suppress(OSError):  # some network file systems do not support locks on folders
+        with contextlib.suppress(OSError):  # some network file systems do not support locks on directories
             fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
@@ -122,7 +124,7 @@ def _locked(file: Path) -> Iterator[None]:
 
 
 def _replace(file: Path, text: str) -> None:
-    """Replace a file atomically. An existing file keeps its owner and mode; a new file has mode 0600."""
+    """Replace a file atomically, preserving the owner and mode of an existing file. A new file has mode 0600."""
     file = file.resolve()  # replace the target of a symbolic link, not the link
     previous = file.stat() if file.exists() else None
     with NamedTemporaryFile(

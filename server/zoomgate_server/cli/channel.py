@@ -36,9 +36,9 @@ _EXIT_CODES: tuple[tuple[type[errors.ZoomgateError], int], ...] = (
 
 
 def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that locate the service and identify the caller; the command receives a connected `client`.
+    """Add the options for the address of the service and the caller's key; pass a connected `client` to the command.
 
-    Errors of the service become a message and an exit code. The command also receives `as_json`, which selects JSON output.
+    An error of the service is reported as a message and an exit code. The command also receives `as_json`, which selects JSON output.
     """
 
     @functools.wraps(command)
@@ -65,14 +65,14 @@ def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--key-file",
             type=click.Path(dir_okay=False),
-            help="File that contains the caller's key. Default: ZOOMGATE_KEY, or .zoomgate/caller.key.",
+            help="File with the caller's key. Default: ZOOMGATE_KEY, or .zoomgate/caller.key.",
         ),
         click.option(
             "--server",
             envvar="ZOOMGATE_SERVER",
             default="127.0.0.1:50051",
             show_default=True,
-            help="Address (HOST:PORT) of the service. TLS is used for other machines. [ZOOMGATE_SERVER]",
+            help="Address (HOST:PORT) of the service. TLS is used except for loopback addresses. [ZOOMGATE_SERVER]",
         ),
     ):
         wrapped = option(wrapped)
@@ -80,7 +80,7 @@ def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def resume_command(*arguments: str) -> str:
-    """Return a command line with these arguments that repeats the current options for service, caller, rate and output."""
+    """Return a command line with these arguments and the current options for service, caller, rate and output."""
     context = click.get_current_context()
     options = [
         word
@@ -137,7 +137,7 @@ def _key(key_file: str | None) -> str:
         fail(f"--key-file: {key_file} cannot be read ({error.strerror})", USAGE)
     except OSError as error:
         fail(
-            f"{key_file or default_file} cannot be read ({error.strerror}); choose another file with --key-file",
+            f"{key_file or default_file} cannot be read ({error.strerror}); choose a different file with --key-file",
             USAGE,
         )
     except caller_key.CallerKeyError as error:
@@ -160,14 +160,14 @@ def _sentence(error: errors.ZoomgateError, server: str, user: str) -> str:
         )
     if isinstance(error, errors.DeadlineExceeded) and not error.reason:
         return (
-            f"the service at {server} did not respond in time, and a change may have taken effect; check before you repeat it,"
+            f"the service at {server} did not respond in time, and may have made the change; check this before you run the command again,"
             " and see the log of the service for the cause"
         )
     text = f"{error.code().name}: {error.message}"
     if isinstance(error, errors.Unauthenticated):
-        return f"{text}; set the file of your key with --key-file, or set ZOOMGATE_KEY"
+        return f"{text}; specify the file of your key with --key-file, or set ZOOMGATE_KEY"
     if isinstance(error, errors.NotAllowed) and error.reason == "CALLER_NOT_ALLOWED":
-        return f"{text}; to grant more, the operator changes the caller's entry in the callers file"
+        return f"{text}; the operator can grant permissions in the caller's entry in the callers file"
     if isinstance(error, errors.ConsentRequired):
         if error.code() is grpc.StatusCode.NOT_FOUND:
             return f"{text}; list connections with `zoomgate connections list`, or connect the user with `zoomgate connect {user}`"

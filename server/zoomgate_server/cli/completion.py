@@ -8,7 +8,7 @@ from click.shell_completion import get_completion_class
 @click.argument("shell", type=click.Choice(["bash", "fish", "zsh"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the completion script for SHELL. Add the line of the example to the shell's startup file.
+    """Print the completion script for SHELL. To enable completion, add the example to the shell's startup file.
 
     Example: eval "$(zoomgate completion bash)"
     """

@@ -20,13 +20,14 @@ from zoomgate_server.cli.output import fail, note, print_json
     default=600,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for the consent; 0 prints the link and exits.",
+    help="Maximum time to wait for the consent; 0 prints the link and exits.",
 )
 @calls_service
 def connect(client: Client, as_json: bool, user: str, no_browser: bool, wait: int) -> None:
     """Connect USER (an email address): print the consent link, wait, and show the connection.
 
-    The link is printed on standard output and, on an interactive terminal, opened in the browser. It works once, for 10 minutes.
+    The link is printed on standard output and, on an interactive terminal, opened in the browser. It is valid for 10 minutes
+    and can be used only once.
 
     Example: zoomgate connect monica@example.com
     """
@@ -38,7 +39,7 @@ def connect(client: Client, as_json: bool, user: str, no_browser: bool, wait: in
     link = started.authorization_url
     if not re.fullmatch(r"https?://[!-~]+", link):
         fail(
-            "the service returned a link that is not a valid web URL; check its redirect URI with `zoomgate doctor`"
+            "the service returned a link that is not a valid web URL; check the redirect URI with `zoomgate doctor`"
         )
     if wait == 0 and as_json:
         print_json(started)
@@ -48,11 +49,12 @@ def connect(client: Client, as_json: bool, user: str, no_browser: bool, wait: in
         return
     if not no_browser and sys.stdout.isatty():
         click.launch(link)
-    note(f"waiting until {user} has consented (Ctrl+C stops waiting; the link remains valid)")
+    note(f"waiting for the consent of {user} (Ctrl+C stops waiting; the link remains valid)")
     try:
         connection = client.wait_for_connection(user, after=previous, timeout=wait)
     except TimeoutError:
         fail(
-            f"{user} did not consent within {wait} seconds; the link may still be used, check with `zoomgate connections show {user}`"
+            f"{user} did not consent within {wait} seconds, but the link may still be valid;"
+            f" check later with `zoomgate connections show {user}`"
         )
     print_connection(connection, as_json=as_json)

@@ -36,7 +36,7 @@ from zoomgate_server.cli.progress import progress
 from zoomgate_server.telemetry.logs import escape, plain
 
 _ROWS = 500
-"""Rows that are formatted and printed together."""
+"""Number of rows that are formatted and printed together."""
 
 
 @click.group()
@@ -106,7 +106,7 @@ def show(client: Client, as_json: bool, user: str) -> None:
 @click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
 @calls_service
 def delete(client: Client, as_json: bool, user: str, yes: bool) -> None:
-    """Disconnect USER and revoke the user's tokens at Zoom.
+    """Disconnect USER and revoke the user's tokens with Zoom.
 
     Example: zoomgate connections delete monica@example.com --yes
     """
@@ -120,7 +120,7 @@ def delete(client: Client, as_json: bool, user: str, yes: bool) -> None:
 @click.option(
     "--resume-token",
     default="",
-    help="Token of the last event received; resumes after it without a snapshot.",
+    help="Resume after the event with this token, without printing existing connections.",
 )
 @calls_service
 def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: str) -> None:
@@ -128,7 +128,7 @@ def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: s
 
     The existing connections are printed first. When the service restarts, the watch resumes without gaps. Press Ctrl+C to stop.
 
-    The caller must be an administrator, or a service, which can watch only the users of its entry in the callers file.
+    The caller must be an administrator, or a service, limited to the users that its callers-file entry allows.
 
     Example: zoomgate connections watch
     """
@@ -172,7 +172,7 @@ def _parse_time(_context: click.Context, _parameter: click.Parameter, value: str
     default=5,
     show_default=True,
     metavar="N",
-    help="With --all: maximum refreshes per second. They run one after another.",
+    help="With --all: maximum number of refreshes per second. Tokens are refreshed sequentially.",
 )
 @click.option(
     "--since",
@@ -184,14 +184,14 @@ def _parse_time(_context: click.Context, _parameter: click.Parameter, value: str
 def refresh(
     client: Client, as_json: bool, user: str | None, all_users: bool, rate: float, since: datetime | None
 ) -> None:
-    """Refresh the token of USER at Zoom, or the tokens of all users with --all.
+    """Refresh the token of USER with Zoom, or the tokens of all users with --all.
 
-    Use it after an encryption key has leaked, since a refresh invalidates the previous refresh token, and after a backup was restored, to
-    find the users who must consent again. No token is printed. The service refreshes a user's token at most once a minute on request; a
-    more recent token is not refreshed again.
+    Use this command in two cases: an encryption key leaked (a refresh invalidates the previous refresh token); a backup was restored (the
+    failures show which users must consent again). No token is printed. The service refreshes a user's token at most once a minute on
+    request; a more recent token is not refreshed again.
 
-    The caller must be a service with access_tokens = true in its entry in the callers file, and with the methods ListConnections,
-    GetConnection and RefreshToken of AuthService. --all refreshes the users of its entry.
+    The caller must be a service. The caller's entry in the callers file must contain access_tokens = true, and must allow the methods
+    ListConnections, GetConnection and RefreshToken of AuthService. --all refreshes only the users that the entry allows.
 
     With --all, each failure is printed on its own line, followed by the counts. If a refresh failed, the exit code is 1; run the command
     again with --since.
@@ -213,14 +213,16 @@ def refresh(
 
 @connections.command()
 @where_option
-@click.option("--all", "all_users", is_flag=True, help="All users, such as when the app is retired.")
+@click.option(
+    "--all", "all_users", is_flag=True, help="Disconnect all users, for example before retiring the app."
+)
 @click.option(
     "--rate",
     type=Rate(0.1, 100),
     default=5,
     show_default=True,
     metavar="N",
-    help="Maximum disconnections per second. They run one after another.",
+    help="Maximum number of disconnections per second. Users are disconnected sequentially.",
 )
 @click.option("--dry-run", is_flag=True, help="List the users without disconnecting them.")
 @click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
@@ -234,11 +236,11 @@ def revoke(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Disconnect the users who match every --where filter, or all users with --all, and revoke their tokens at Zoom.
+    """Disconnect the users who match every --where filter, or all users with --all, and revoke their tokens with Zoom.
 
-    The caller must be an administrator, or a service with the methods ListConnections, GetConnection and DeleteConnection of AuthService,
-    which can disconnect only the users of its entry in the callers file. The command counts the users and asks for confirmation. Before
-    it disconnects a user, it checks the filters again. Each failure is printed on its own line, followed by the counts. If a
+    The caller must be an administrator, or a service with the methods ListConnections, GetConnection and DeleteConnection of AuthService.
+    A service is limited to the users that its callers-file entry allows. The command counts the users and asks for confirmation. The
+    filters are checked again before each disconnection. Each failure is printed on its own line, followed by the counts. If a
     disconnection failed, the exit code is 1. To continue an interrupted run, run the command again.
 
     Example: zoomgate connections revoke --where 'user=*@example.com' --where refreshed-before=2030-01-07T09:00:00Z
@@ -247,15 +249,15 @@ def revoke(
         raise click.UsageError("specify either --where or --all")
     if dry_run:
         total = 0
-        for connection in bulk_revoke.connected(client, where):
+        for connection in bulk_revoke.list_connected(client, where):
             total += 1
             if as_json:
                 print_json(connection)
             else:
                 click.echo(f"{escape(connection.user_email)}  {state_text(connection)}")
-        note(f"{total} would be disconnected")
+        note(f"{total} user(s) would be disconnected")
         return
-    total = sum(1 for _ in bulk_revoke.connected(client, where))
+    total = sum(1 for _ in bulk_revoke.list_connected(client, where))
     if total and not yes:
         click.confirm(f"Disconnect {total} user{'' if total == 1 else 's'}?", abort=True, err=True)
     count = bulk_revoke.Count()
@@ -277,10 +279,10 @@ def revoke(
 def _run_and_report(
     run: Callable[[], None], count: bulk_refresh.Count | bulk_revoke.Count, report: Callable[[bool], None]
 ) -> None:
-    """Run a bulk operation and report its counts, also if it is interrupted or fails.
+    """Run a bulk operation and report the counts, even if the operation is interrupted or fails.
 
     Args:
-        report: Prints the counts; its argument is whether the operation stopped early.
+        report: Prints the counts; the argument is True if the operation stopped early.
     """
     stopped = False
     try:
@@ -298,7 +300,7 @@ def _run_and_report(
 def _report_revoked(count: bulk_revoke.Count, *, stopped: bool, as_json: bool) -> None:
     if as_json:
         fields = {
-            "ended": count.revoked,
+            "disconnected": count.revoked,
             "skipped": count.skipped,
             "failed": count.failed,
             "stopped": stopped,
@@ -323,7 +325,7 @@ def _refresh_all(client: Client, rate: float, since: datetime | None, *, as_json
     started, count = datetime.now(UTC), bulk_refresh.Count()
 
     def run() -> None:
-        total = sum(bulk_refresh.is_due(connection, since) for connection in bulk_refresh.active(client))
+        total = sum(bulk_refresh.is_due(connection, since) for connection in bulk_refresh.list_active(client))
         with progress("refreshing", total, "tokens") as advance:
             bulk_refresh.refresh_all(
                 client,
@@ -352,7 +354,7 @@ def _report_refreshed(count: bulk_refresh.Count, since: datetime, *, stopped: bo
         }
         click.echo(json.dumps(fields))
     note(
-        f"{'stopped: ' if stopped else ''}{count.refreshed} refreshed, {count.not_needed} already fresh, {count.skipped} skipped, "
+        f"{'stopped: ' if stopped else ''}{count.refreshed} refreshed, {count.not_needed} up to date, {count.skipped} skipped, "
         f"{count.failed} failed"
     )
     if stopped or count.failed:
@@ -385,7 +387,7 @@ def print_connection(connection: Connection, *, as_json: bool) -> None:
 
 
 def _last_error(error: Connection.LastError) -> str:
-    """Format the latest error and its time; empty if there is none."""
+    """Format the latest error and its time; return an empty string if there is none."""
     return f"{error.message} ({relative_time(error.time)})" if error.message else ""
 
 

@@ -39,7 +39,7 @@ class CheckResult:
 
     Attributes:
         result: `ok`, `warning` or `failure`.
-        text: The result in words, and how to fix a problem.
+        text: A description of the result, with the fix for a problem.
     """
 
     check: str
@@ -58,17 +58,17 @@ def doctor(overrides: Mapping[str, str], as_json: bool) -> None:
     Example: zoomgate doctor
     """
     failed = False
-    for finding in _findings(overrides):
-        failed = failed or finding.result == FAILURE
+    for check_result in _run_checks(overrides):
+        failed = failed or check_result.result == FAILURE
         if as_json:
-            click.echo(orjson.dumps(asdict(finding)).decode())
+            click.echo(orjson.dumps(asdict(check_result)).decode())
         else:
-            mark = {OK: "ok  ", WARNING: "warn", FAILURE: "FAIL"}[finding.result]
-            click.echo(f"{mark}  {finding.check:<13} {plain(finding.text)}")
+            mark = {OK: "ok  ", WARNING: "warn", FAILURE: "FAIL"}[check_result.result]
+            click.echo(f"{mark}  {check_result.check:<13} {plain(check_result.text)}")
     raise SystemExit(1 if failed else 0)
 
 
-def _findings(overrides: Mapping[str, str]) -> Iterator[CheckResult]:
+def _run_checks(overrides: Mapping[str, str]) -> Iterator[CheckResult]:
     try:
         loaded = settings.load(os.environ, overrides)
     except settings.SettingsError as error:
@@ -99,7 +99,7 @@ def _app(loaded: settings.Settings) -> CheckResult:
     return CheckResult(
         "Zoom app",
         WARNING,
-        "no client ID; `zoomgate run` uses the simulated Zoom, `zoomgate serve` requires ZOOMGATE_CLIENT_ID",
+        "no client ID; `zoomgate run` uses the Zoom simulator, `zoomgate serve` requires ZOOMGATE_CLIENT_ID",
     )
 
 
@@ -109,7 +109,9 @@ def _data(folder: Path) -> CheckResult:
             "data directory", WARNING, f"{folder} does not exist yet; the first start creates it"
         )
     if not os.access(folder, os.W_OK | os.X_OK):
-        return CheckResult("data directory", FAILURE, f"{folder} is not writable; check its owner and mode")
+        return CheckResult(
+            "data directory", FAILURE, f"{folder} is not writable; check its owner and permissions"
+        )
     if stat.S_IMODE(folder.stat().st_mode) & 0o077:
         return CheckResult(
             "data directory", WARNING, f"{folder} is accessible to other users; run `chmod 700` on it"
@@ -123,31 +125,35 @@ def _audit(path: Path | None, data_dir: Path) -> CheckResult:
     if _is_missing(path):
         folder = path.parent
         if not os.access(folder, os.W_OK | os.X_OK) and not (folder == data_dir and _is_missing(folder)):
-            remedy = "check owner and mode of its folder" if folder.is_dir() else "create its folder"
+            remedy = (
+                "check the owner and permissions of its directory"
+                if folder.is_dir()
+                else "create its directory"
+            )
             return CheckResult(
-                "audit trail", FAILURE, f"{path} cannot be created; {remedy}, or set another file"
+                "audit trail", FAILURE, f"{path} cannot be created; {remedy}, or set a different file"
             )
         return CheckResult("audit trail", OK, f"{path} (the first event creates it)")
     if not os.access(path, os.W_OK) or path.is_dir():
         return CheckResult(
             "audit trail",
             FAILURE,
-            f"{path} is not writable; make the service's user its owner, or set another file",
+            f"{path} is not writable; make the service's user its owner, or set a different file",
         )
     return CheckResult("audit trail", OK, str(path))
 
 
 def _store(loaded: settings.Settings) -> tuple[CheckResult, StoreInspection | None]:
-    """Check the store; also return a summary of its contents if it can be read."""
+    """Check the store. Return the result, and a summary of the contents if the store can be read."""
     if loaded.store_uri is None and _is_missing(loaded.store_path):
         text = f"{loaded.store_path} does not exist yet; the first start creates it"
         return CheckResult("store", WARNING, text), None
     try:
-        contents = _examined(loaded)
+        contents = _examine(loaded)
     except StoreOpenError as error:
         return CheckResult("store", FAILURE, str(error)), None
     if loaded.store_uri is None and not os.access(loaded.store_path, os.W_OK):
-        text = f"{loaded.store_path} is not writable; check its owner and mode"
+        text = f"{loaded.store_path} is not writable; check its owner and permissions"
         return CheckResult("store", FAILURE, text), contents
     if loaded.store_uri is not None and not contents.replicated:
         text = f"{contents.location} is a single server; if its disk fails, all connections are lost"
@@ -155,7 +161,7 @@ def _store(loaded: settings.Settings) -> tuple[CheckResult, StoreInspection | No
     return CheckResult("store", OK, f"{contents.location}, {contents.users} connection record(s)"), contents
 
 
-def _examined(loaded: settings.Settings) -> StoreInspection:
+def _examine(loaded: settings.Settings) -> StoreInspection:
     if loaded.store_uri is None:
         return sqlite.examine(loaded.store_path)
     from zoomgate_server.storage import mongodb  # noqa: PLC0415 - its driver is not needed with SQLite
@@ -164,7 +170,7 @@ def _examined(loaded: settings.Settings) -> StoreInspection:
 
 
 def _is_missing(path: Path) -> bool:
-    """Return whether a path does not exist; False if access is denied, since opening the path then reports the cause."""
+    """Return whether a path does not exist. Return False if access is denied, since opening the path reports the cause."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -189,7 +195,7 @@ def _keys(loaded: settings.Settings, contents: StoreInspection | None) -> CheckR
     text = f"{len(ring.ids)} key(s), primary key {ring.primary_id}"
     if contents is None:
         return CheckResult("key ring", OK, text)
-    # without a client ID, `zoomgate run` uses the app of the simulated Zoom, which the settings do not name
+    # without a client ID, `zoomgate run` uses the app of the Zoom simulator, which the settings do not contain
     apps = {loaded.app} & set(contents.key_usage) if loaded.client_id else set(contents.key_usage)
     try:
         for app in sorted(apps):
@@ -248,7 +254,7 @@ def _redirect(loaded: settings.Settings) -> CheckResult:
         return CheckResult(
             "redirect URI",
             WARNING,
-            f"{loaded.redirect_uri} is suitable for testing only; Zoom requires https in production",
+            f"{loaded.redirect_uri} is suitable for testing only; Zoom requires HTTPS in production",
         )
     return CheckResult("redirect URI", OK, loaded.redirect_uri)
 
@@ -271,7 +277,7 @@ def _zoom(oauth_url: str) -> Iterator[CheckResult]:
     try:
         with build_opener(ProxyHandler({})).open(
             request, timeout=3
-        ) as response:  # the service does not use a proxy either
+        ) as response:  # no proxy, as in the service
             date = response.headers["Date"]
     except HTTPError as error:
         date = error.headers["Date"]  # any response shows that Zoom is reachable
@@ -279,7 +285,7 @@ def _zoom(oauth_url: str) -> Iterator[CheckResult]:
         yield CheckResult(
             "Zoom",
             FAILURE,
-            f"{oauth_url} cannot be reached; check the network, DNS and CA certificates of this machine",
+            f"{oauth_url} cannot be reached; check the network, DNS and CA certificates of the local machine",
         )
         return
     yield CheckResult("Zoom", OK, f"{oauth_url} is reachable")
@@ -287,14 +293,14 @@ def _zoom(oauth_url: str) -> Iterator[CheckResult]:
 
 
 def _clock(date: str | None) -> CheckResult:
-    """Compare this machine's clock with the Date header of a Zoom response, which has a resolution of a second."""
+    """Compare the local clock with the Date header of a Zoom response. The header has a resolution of one second."""
     try:
         offset = (datetime.now(UTC) - parsedate_to_datetime(date or "")).total_seconds()
     except (ValueError, TypeError):  # no date, or a date without a time zone
         return CheckResult(
             "clock",
             WARNING,
-            "Zoom's response has no date to compare with; check this machine's clock yourself",
+            "the Zoom response contains no valid date; check the clock of the local machine manually",
         )
     if abs(offset) > MAX_CLOCK_SECONDS:
         direction = "ahead of" if offset > 0 else "behind"

@@ -11,10 +11,10 @@ from zoomgate_server.cli.option_types import Rate
 
 @click.group("import")
 def import_() -> None:
-    """Import tokens from another system, so that users need not consent again.
+    """Import tokens from another system, so that users do not have to consent again.
 
-    The command writes to the configured store; the service may run meanwhile. For each row, Zoom is queried for the user to whom the
-    tokens belong, and a row with another user's tokens is rejected. Refresh tokens are single-use, and are
+    The command writes to the configured store; the service may run at the same time. For each row, Zoom is queried for the user
+    that the tokens belong to, and a row with a different user's tokens is rejected. A refresh token can be used only once; it is
     used only if the access token has expired.
 
     To resume an interrupted import, run the same command again. Exit codes: 1 if rows are rejected, incomplete or require
@@ -40,10 +40,12 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             default=20,
             show_default=True,
             metavar="N",
-            help="Maximum rows per second. Each row takes one or two calls to Zoom.",
+            help="Maximum number of rows per second. Each row requires one or two calls to Zoom.",
         ),
         click.option(
-            "--replace", is_flag=True, help="Replace existing connections that are older than their row."
+            "--replace",
+            is_flag=True,
+            help="Replace existing connections that are older than the imported row.",
         ),
         click.option(
             "--dry-run",
@@ -87,7 +89,7 @@ def velo_users(user_column: str, **options: Any) -> None:
 def nango(user_field: str, **options: Any) -> None:
     """Import FILE, connections with credentials as returned by Nango's API, in a JSON array or as a sequence of objects.
 
-    Stop Nango first. Otherwise it refreshes tokens on its own, which makes the refresh tokens in FILE invalid.
+    Stop Nango first. Otherwise, Nango refreshes the tokens, which invalidates the refresh tokens in FILE.
 
     Example: zoomgate import nango connections.json --user-field connection_id
     """

@@ -49,17 +49,17 @@ from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 
 REVOKE_SECONDS = 10.0
-"""How long the command waits at its end for Zoom to confirm the revocation of other users' tokens."""
+"""Maximum time to wait at the end for Zoom to confirm the revocation of other users' tokens, in seconds."""
 
 _MAX_LISTED = 10
-"""Invalid rows that a dry run lists."""
+"""Maximum number of invalid rows that a dry run lists."""
 
 _NOT_DONE = (RowStatus.REJECTED, RowStatus.REAUTH_REQUIRED, RowStatus.INCOMPLETE)
 
 _CLEANUP = {
     "velo-users": "the collection ZoomUsers and the secret velo-zoom-integration-client-secret in Wix",
     "nango": "the connections in Nango, which would otherwise continue to refresh them",
-    "jsonl": "the tokens in the system they came from",
+    "jsonl": "the tokens in the system that they were exported from",
 }
 
 
@@ -67,7 +67,7 @@ def validate_file(source: Source, *, as_json: bool) -> None:
     """Validate a file without importing it, and print a summary."""
     _warn_if_readable_by_others(source.path)
     with _duplicate_index() as duplicates:
-        summary = _scanned(source, duplicates)
+        summary = _scan(source, duplicates)
     sentence = (
         f"{summary.rows} row(s): {summary.counts['usable']} to import, {summary.counts['superseded']} superseded by newer rows of the same"
         f" user, {summary.counts['rejected']} rejected. {summary.valid_access_tokens} access token(s) are still valid; for the other rows,"
@@ -97,11 +97,11 @@ def import_file(
     """Import a file, and print a summary of the results.
 
     Args:
-        results_path: None for a file in the same folder as the export.
+        results_path: None for a file in the same directory as the export.
         rate: The maximum number of rows per second.
-        replace: Whether newer rows replace connections.
+        replace: Whether rows replace older connections.
     """
-    loaded = load_settings("run this where the service runs, with its settings")
+    loaded = load_settings("run this command on the machine and with the settings of the service")
     if not loaded.client_id or not loaded.client_secrets:
         fail(
             "ZOOMGATE_CLIENT_ID and ZOOMGATE_CLIENT_SECRET are required; set them to the app that the users authorized"
@@ -111,9 +111,9 @@ def import_file(
     results_path = results_path or source.path.with_name(f"{source.path.name}.results.jsonl")
     with contextlib.suppress(OSError):  # the file does not exist, or `Results` reports the error
         if results_path.samefile(source.path):
-            fail(f"--results: {results_path} is the export itself; choose another file", USAGE)
+            fail(f"--results: {results_path} is the export itself; choose a different file", USAGE)
     with _duplicate_index() as duplicates:
-        summary = _scanned(source, duplicates)
+        summary = _scan(source, duplicates)
         _warn_about_unreadable_times(summary)
         header = {
             "format": source.name,
@@ -122,8 +122,8 @@ def import_file(
             "sha256": summary.digest,
             "rows": summary.rows,
         }
-        with _locked(source.path):
-            results = _opened(results_path, header)
+        with _lock(source.path):
+            results = _open_results(results_path, header)
             try:
                 remaining = summary.rows - results.last_row + len(results.incomplete)
                 stop = _run(
@@ -135,8 +135,8 @@ def import_file(
 
 
 @contextlib.contextmanager
-def _locked(export: Path) -> Iterator[None]:
-    """Lock a file against concurrent imports, in which Zoom would accept each refresh token from only one of them."""
+def _lock(export: Path) -> Iterator[None]:
+    """Lock a file against concurrent imports, since Zoom would accept each refresh token from only one import."""
     with export.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,7 +147,7 @@ def _locked(export: Path) -> Iterator[None]:
         yield
 
 
-def _opened(path: Path, header: dict[str, Any]) -> Results:
+def _open_results(path: Path, header: dict[str, Any]) -> Results:
     try:
         return Results.open(path, header)
     except ResultsFileError as error:
@@ -182,14 +182,14 @@ async def _import(
         asyncio.get_running_loop().add_signal_handler(number, interrupt)
     pace = RateLimiter(rate, SystemClock(), stop)
     async with AsyncExitStack() as stack:
-        importer = await _importer(loaded, stack, interrupted, pace, stop, replace=replace)
+        importer = await _create_importer(loaded, stack, interrupted, pace, stop, replace=replace)
         await importer.recover()
         with progress("importing", remaining, "rows") as advance:
             await run(source, importer, duplicates, results, pace, stop, advance)
     return stop
 
 
-async def _importer(
+async def _create_importer(
     loaded: Settings,
     stack: AsyncExitStack,
     interrupted: asyncio.Event,
@@ -198,7 +198,7 @@ async def _importer(
     *,
     replace: bool,
 ) -> Importer:
-    """Create the importer and its collaborators. A missing store is created, as at the first start of the service.
+    """Create the importer and its dependencies. A missing store is created, as at the first start of the service.
 
     Raises:
         StartError, ZoomgateError, StoreError: The import cannot start.
@@ -217,7 +217,7 @@ async def _importer(
         if not audit_log.try_record(event):
             stop.request(
                 StopReason.FATAL_ERROR,
-                f"{loaded.audit_path} cannot be written and does not contain the users imported last; free some disk space",
+                f"{loaded.audit_path} cannot be written and lacks the most recently imported users; free some disk space",
             )
 
     connections = ConnectionRepository(
@@ -274,15 +274,15 @@ class _StopOnJournalFailure:
         """Ignore corrupt entries, which the log reports."""
 
     def journal_write_failed(self) -> None:
-        """Start no further row."""
+        """Stop the import before the next row."""
         self._stop.request(
             StopReason.FATAL_ERROR,
-            f"{self._folder} cannot be written; free some disk space, since tokens that Zoom issues must be journaled at once",
+            f"{self._folder} cannot be written; free some disk space, since tokens that Zoom issues must be journaled immediately",
         )
 
 
 def _run(import_task: Coroutine[Any, Any, StopSignal]) -> StopSignal:
-    """Run an import; exit with an error message if it cannot start."""
+    """Run an import; exit with an error message if the import cannot start."""
     try:
         return event_loop.run(import_task)
     except StartCancelled:
@@ -297,39 +297,39 @@ def _duplicate_index() -> contextlib.closing[DuplicateIndex]:
     return contextlib.closing(DuplicateIndex())
 
 
-def _scanned(source: Source, duplicates: DuplicateIndex) -> Scan:
+def _scan(source: Source, duplicates: DuplicateIndex) -> Scan:
     try:
         return scan(source, duplicates, time.time(), _MAX_LISTED)
     except ImportFileError as error:
         fail(f"{source.path}: {error}", USAGE)
     except sqlite3.Error as error:
         fail(
-            f"the folder for temporary files cannot be used ({error}); free some disk space, or set another folder with SQLITE_TMPDIR"
+            f"the temporary directory cannot be used ({error}); free some disk space, or set SQLITE_TMPDIR to a different directory"
         )
 
 
 def _reject_root(data_dir: Path) -> None:
-    """Exit if root imports into another user's data directory, since the service could not open the files created there."""
+    """Exit if root imports into a data directory of a different user, since the service could not open files created by root."""
     try:
         owner = data_dir.stat().st_uid
     except OSError:
-        return  # the folder does not exist, or opening the store reports the error
+        return  # the directory does not exist, or opening the store reports the error
     if os.geteuid() == 0 and owner != 0:
         fail(
-            f"{data_dir} belongs to user {owner}, and files of root in it would prevent the service from starting; run this as that user"
+            f"{data_dir} belongs to user {owner}, and the service cannot start if it contains files of root; run this command as that user"
         )
 
 
 def _warn_if_readable_by_others(path: Path) -> None:
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        note(f"other users of this machine can read the tokens in {path}; run `chmod 600` on it")
+        note(f"other users of the local machine can read the tokens in {path}; run `chmod 600` on it")
 
 
 def _warn_about_unreadable_times(summary: Scan) -> None:
     if summary.invalid_times:
         note(
-            f"{summary.invalid_times} row(s) have an invalid time, which is ignored: their access tokens count as expired, and of several"
-            " rows of a user, the last one is imported; write times as 2030-01-07T10:00:00Z"
+            f"{summary.invalid_times} row(s) contain an invalid time, which is ignored: their access tokens are treated as expired, and the"
+            " last of several rows of a user is imported; use times such as 2030-01-07T10:00:00Z"
         )
 
 
@@ -355,13 +355,13 @@ def _report(
     if counts[RowStatus.REJECTED]:
         note(
             f"{counts[RowStatus.REJECTED]} row(s) were rejected; see {results_path} for the reasons, and import the corrected file with"
-            " another results file (--results)"
+            " a different results file (--results)"
         )
     if remaining or results.incomplete:
         note("run the same command again to continue; no refresh token is used twice")
     else:
         note(
-            f"once all users are connected, delete {source.path}, {results_path}, and {_CLEANUP[source.name]}"
+            f"when all users are connected, delete {source.path}, {results_path}, and {_CLEANUP[source.name]}"
         )
     if stop.reason is StopReason.NO_RESPONSE:
         raise SystemExit(UNREACHABLE)

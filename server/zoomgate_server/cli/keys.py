@@ -1,4 +1,4 @@
-"""`zoomgate keys`: management of the key ring."""
+"""Command `zoomgate keys`, which manages the key ring."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from zoomgate_server.storage import scan
 from zoomgate_server.storage.record_store import StoreError, StoreOpenError
 
 SETTLE_SECONDS = 10
-"""Minimum time between two changes of the key ring. Until then, a process may still use the previous ring."""
+"""Minimum time between two changes of the key ring, in seconds. During this time, a process may still use the previous ring."""
 
 
 @click.group()
@@ -37,13 +37,13 @@ def keys() -> None:
 def new(path: str | None) -> None:
     """Create a key ring with one new key in PATH and print the key's ID.
 
-    PATH defaults to the setting ZOOMGATE_KEYS, or else to keys.json in the data directory.
+    PATH defaults to the setting ZOOMGATE_KEYS, or to keys.json in the data directory.
 
-    An existing file is never overwritten. Keep a copy in a safe place: without the key ring, every stored token is lost.
+    An existing file is never overwritten. Store a copy in a safe place: without the key ring, every stored token is lost.
 
     Example: zoomgate keys new /etc/zoomgate/keys.json
     """
-    loaded = optional_settings() if path else load_settings("name the file: zoomgate keys new PATH")
+    loaded = optional_settings() if path else load_settings("specify the file with `zoomgate keys new PATH`")
     file = Path(path) if path else loaded.keys_path if loaded else Path()
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def new(path: str | None) -> None:
     except key_file.KeyFileError as error:
         fail(str(error))
     except OSError as error:
-        fail(f"The folder of {file} cannot be created ({error.strerror}); name another file")
+        fail(f"the directory of {file} cannot be created ({error.strerror}); specify a different file")
     click.echo(key_id)
 
 
@@ -61,15 +61,17 @@ def new(path: str | None) -> None:
 @click.argument("path", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def list_(path: str | None, as_json: bool) -> None:
-    """List the keys in PATH, with their use and the number of records that each key encrypted. The keys themselves are not shown.
+    """List the keys in PATH, the oldest first.
 
-    PATH defaults to the setting ZOOMGATE_KEYS, or else to keys.json in the data directory. The oldest key is listed first. A key that
-    encrypted records but is not in the key ring is listed as missing.
+    The use of each key and the number of records encrypted with the key are printed, but not the key material. A key that encrypted
+    records but is not in the key ring is listed as missing.
+
+    PATH defaults to the setting ZOOMGATE_KEYS, or to keys.json in the data directory.
 
     Example: zoomgate keys list
     """
     if path is None:
-        required = load_settings("name the file: zoomgate keys list PATH")
+        required = load_settings("specify the file with `zoomgate keys list PATH`")
         loaded: settings.Settings | None = required
         file = required.keys_path
     else:
@@ -103,21 +105,21 @@ def list_(path: str | None, as_json: bool) -> None:
 @click.option(
     "--now",
     is_flag=True,
-    help="Do all steps at once. Only for a single machine, or while every service is stopped.",
+    help="Perform all steps immediately. Use this only with a single machine, or while every service is stopped.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def rotate(path: str | None, now: bool, as_json: bool) -> None:
-    """Perform the next step of replacing the primary key, and report it.
+    """Perform and report the next step of a primary key rotation.
 
-    First step: a new key is added that only decrypts. Copy the file to every machine that has a copy of it. Second step: the new key
+    First step: a new key is added, for decryption only. Copy the file to every machine that has a copy of it. Second step: the new key
     becomes the primary key, and every record is re-encrypted. Then remove the old key with `zoomgate keys retire`. No restart is needed:
     services reload the file automatically.
 
-    PATH defaults to the setting ZOOMGATE_KEYS, or else to keys.json in the data directory.
+    PATH defaults to the setting ZOOMGATE_KEYS, or to keys.json in the data directory.
 
     Example: zoomgate keys rotate
     """
-    loaded = load_settings("run this where the service runs")
+    loaded = load_settings("run this command on the machine of the service")
     file = Path(path) if path else loaded.keys_path
     ring = _load(file)
     with AuditLog(loaded, store=exists(loaded)) as audit:
@@ -165,13 +167,13 @@ def _rotate(
 def reencrypt_(path: str | None, as_json: bool) -> None:
     """Re-encrypt every record that is not encrypted under the primary key.
 
-    Services may keep running. Records that are already re-encrypted are skipped, so an interrupted run can simply be repeated.
+    Services may run at the same time. Records that are already re-encrypted are skipped, so an interrupted run can be repeated.
 
-    PATH defaults to the setting ZOOMGATE_KEYS, or else to keys.json in the data directory.
+    PATH defaults to the setting ZOOMGATE_KEYS, or to keys.json in the data directory.
 
     Example: zoomgate keys reencrypt
     """
-    loaded = load_settings("run this where the service runs")
+    loaded = load_settings("run this command on the machine of the service")
     ring = _load(Path(path) if path else loaded.keys_path)
     with AuditLog(loaded, store=exists(loaded)) as audit:
         summary = reencrypt_store(loaded, ring)
@@ -185,23 +187,23 @@ def reencrypt_(path: str | None, as_json: bool) -> None:
 @click.argument("path", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def retire(key_id: str, path: str | None, as_json: bool) -> None:
-    """Remove KEY_ID from the key ring, if no record and no journal entry is encrypted with it any more.
+    """Remove KEY_ID from the key ring. The command fails while a record or journal entry is encrypted with this key.
 
-    Earlier backups remain encrypted with the key: keep a copy of the key ring for as long as you keep them, but in another place.
+    Earlier backups remain encrypted with the key: as long as you retain them, store a copy of the key ring in a different place.
 
-    PATH defaults to the setting ZOOMGATE_KEYS, or else to keys.json in the data directory.
+    PATH defaults to the setting ZOOMGATE_KEYS, or to keys.json in the data directory.
 
     Example: zoomgate keys retire 5e884898
     """
-    loaded = load_settings("run this where the service runs")
+    loaded = load_settings("run this command on the machine of the service")
     file = Path(path) if path else loaded.keys_path
     ring = _load(file)
     if key_id not in ring.ids:
-        fail(f"Key {key_id} is not in {file}; list its keys with `zoomgate keys list`")
+        fail(f"key {key_id} is not in {file}; list its keys with `zoomgate keys list`")
     if key_id == ring.primary_id:
-        fail(f"Key {key_id} is the primary key; replace it with `zoomgate keys rotate` first")
+        fail(f"key {key_id} is the primary key; replace it with `zoomgate keys rotate` first")
     _require_settled(file)
-    used = _count_sealed_with(loaded, key_id)
+    used = _count_encrypted_with(loaded, key_id)
     if used:
         listed = ", ".join(f"{count} {item}" for item, count in sorted(used.items()))
         remedy = (
@@ -209,7 +211,7 @@ def retire(key_id: str, path: str | None, as_json: bool) -> None:
             if key_id != key_file.next_key(ring)
             else "it is the newest key; make it the primary key with `zoomgate keys rotate`"
         )
-        fail(f"Key {key_id} cannot be retired, since it encrypted {listed}; {remedy}")
+        fail(f"key {key_id} cannot be retired, since it encrypted {listed}; {remedy}")
     try:
         with AuditLog(loaded, store=exists(loaded)) as audit:
             key_file.remove(file, ring, key_id)
@@ -241,7 +243,7 @@ def _load(file: Path) -> KeyRing:
 
 
 def _require_settled(file: Path) -> None:
-    """Fail if the key ring has just changed: services reload it every few seconds, and copies on other machines need time to arrive."""
+    """Fail if the key ring has just changed: services reload it only every few seconds, and copies reach other machines later."""
     remaining = file.stat().st_mtime + SETTLE_SECONDS - time.time()
     if 0 < remaining <= SETTLE_SECONDS:
         fail(
@@ -250,7 +252,7 @@ def _require_settled(file: Path) -> None:
 
 
 def _records_by_key(loaded: settings.Settings) -> dict[str, int] | None:
-    """Return the number of records by key, or None if there is no readable store."""
+    """Return the number of records for each key, or None if the store is missing or unreadable."""
 
     async def count() -> dict[str, int]:
         async with open_store(loaded) as store:
@@ -265,8 +267,8 @@ def _records_by_key(loaded: settings.Settings) -> dict[str, int] | None:
         return None
 
 
-def _count_sealed_with(loaded: settings.Settings, key_id: str) -> Counter[str]:
-    """Count the records and journal entries that a key sealed, by a description of each kind. Fail if that is not possible."""
+def _count_encrypted_with(loaded: settings.Settings, key_id: str) -> Counter[str]:
+    """Count the records and journal files encrypted with a key, by a description of each kind. Exit with an error if counting fails."""
 
     async def count() -> Counter[str]:
         async with open_store(loaded) as store:
@@ -277,7 +279,7 @@ def _count_sealed_with(loaded: settings.Settings, key_id: str) -> Counter[str]:
         counts = Counter({f"record(s) of kind {kind}": n for kind, n in asyncio.run(count()).items()})
         counts["journal file(s)"] = key_usage.journal_by_key(loaded.data_dir)[key_id]
     except (StoreOpenError, StoreError, key_usage.UnknownFileError) as error:
-        fail(f"Key {key_id} cannot be retired, since its use cannot be determined: {error}")
+        fail(f"key {key_id} cannot be retired, since its use cannot be determined: {error}")
     return +counts
 
 

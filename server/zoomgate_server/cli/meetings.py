@@ -28,9 +28,9 @@ def meetings() -> None:
 @click.option(
     "--start",
     metavar="TIME",
-    help="The start, such as 2030-01-07T09:00:00Z; a time without a zone is in --timezone. Default: now.",
+    help="The start, such as 2030-01-07T09:00:00Z; a time without a zone uses --timezone. Default: now.",
 )
-@click.option("--timezone", help="The time zone as a name of the tz database, such as Europe/Berlin.")
+@click.option("--timezone", help="The time zone, as a name in the tz database, such as Europe/Berlin.")
 @click.option("--duration", type=int, metavar="MINUTES", help="The duration of the meeting.")
 @click.option("--password", help="The password that attendees must enter.")
 @click.option(
@@ -41,7 +41,7 @@ def meetings() -> None:
 )
 @calls_service
 def create(client: Client, as_json: bool, user: str, details: Any, start: str | None, **fields: Any) -> None:
-    """Create a meeting of USER. Omitted options get the defaults of the service.
+    """Create a meeting of USER. The service applies defaults for omitted options.
 
     Example: zoomgate meetings create monica@example.com --topic Review --start 2030-01-07T09:00:00Z --duration 45
     """

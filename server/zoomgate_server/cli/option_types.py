@@ -22,7 +22,7 @@ class UserEmail(click.types.StringParamType):
 
 
 class Rate(click.FloatRange):
-    """A number in a range. NaN is rejected here, since click accepts it for every range."""
+    """A number in a range. NaN is rejected here, since click accepts NaN for every range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse and validate the value."""

@@ -27,7 +27,7 @@ def fail(message: str, code: int = FAILURE) -> NoReturn:
 
 
 def note(text: str) -> None:
-    """Print a message for the user of the command, on standard error, since it is not part of the output."""
+    """Print a message to the user of the command on standard error."""
     click.echo(plain(text), err=True)
 
 
@@ -35,7 +35,7 @@ def load_settings(alternative: str) -> settings.Settings:
     """Read the settings and configure the logs; exit with all problems if the settings are invalid.
 
     Args:
-        alternative: What to do if the settings cannot be corrected, as an imperative clause for the error message.
+        alternative: The alternative to correcting the settings, as an imperative clause for the error message.
     """
     try:
         loaded = settings.load(os.environ)
@@ -51,7 +51,7 @@ def log_warnings_to_stderr(loaded: settings.Settings) -> None:
 
 
 def optional_settings() -> settings.Settings | None:
-    """Return the settings, or None if they are invalid, for commands to which they are optional."""
+    """Return the settings, or None if the settings are invalid. For commands that work without settings."""
     try:
         return settings.load(os.environ)
     except settings.SettingsError:
@@ -87,7 +87,7 @@ class Table:
         self._header_printed = False
 
     def add(self, rows: Sequence[Sequence[str]]) -> None:
-        """Print rows, with columns as wide as their widest cell so far."""
+        """Print rows; each column is as wide as the widest cell so far."""
         clean = [[escape(cell) for cell in row] for row in rows]
         for row in clean:
             for column, cell in enumerate(row):
@@ -115,7 +115,7 @@ def _width(text: str) -> int:
 
 
 def local_time(time: Any, now: datetime | None = None) -> str:
-    """Format a Timestamp as local time with its distance from now; empty if it is not set."""
+    """Format a Timestamp as local time with the distance from now; return an empty string if the Timestamp is not set."""
     if not time.seconds:
         return ""
     moment = datetime.fromtimestamp(time.seconds, UTC)
@@ -123,7 +123,7 @@ def local_time(time: Any, now: datetime | None = None) -> str:
 
 
 def relative_time(time: Any, now: datetime | None = None) -> str:
-    """Format a Timestamp relative to now, such as `in 5 minutes` or `2 hours ago`; empty if it is not set."""
+    """Format a Timestamp relative to now, such as `in 5 minutes` or `2 hours ago`; return an empty string if not set."""
     return (
         distance(datetime.fromtimestamp(time.seconds, UTC), now or datetime.now(UTC)) if time.seconds else ""
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from zoomgate_server.cli.output import note
 
 LINE_SECONDS = 5.0
-"""The interval between two lines."""
+"""Interval between two lines, in seconds."""
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from zoomgate_server.telemetry.logs import escape
 def proxy() -> None:
     """Call Zoom's REST API on a user's behalf.
 
-    The body of Zoom's response is written to standard output unchanged; on a terminal, JSON is indented. The exit code is 1 if the HTTP
+    The body of the Zoom response is written to standard output unchanged; on a terminal, JSON is indented. The exit code is 1 if the HTTP
     status is 400 or above.
 
     Example: zoomgate proxy get monica@example.com /users/me
@@ -63,7 +63,7 @@ def _body(command: Any) -> Any:
             "--data",
             default=None,
             metavar="TEXT",
-            help="The body: a text, @FILE, or - for standard input.",
+            help="The body: text, @FILE for the contents of a file, or - for standard input.",
         ),
     ):
         command = option(command)
@@ -181,7 +181,7 @@ def _print(response: ZoomResponse, *, include: bool, as_json: bool) -> None:
                 click.echo(escape(f"{header.name}: {header.value}"))
             click.echo()
         if sys.stdout.isatty():
-            click.echo(_formatted(response.body), nl=bool(response.body))
+            click.echo(_format(response.body), nl=bool(response.body))
         else:
             sys.stdout.buffer.write(response.body)
             sys.stdout.buffer.flush()
@@ -190,7 +190,7 @@ def _print(response: ZoomResponse, *, include: bool, as_json: bool) -> None:
         raise SystemExit(FAILURE)
 
 
-def _formatted(body: bytes) -> str:
+def _format(body: bytes) -> str:
     try:
         text = json.dumps(json.loads(body), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):

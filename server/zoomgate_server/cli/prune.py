@@ -1,4 +1,4 @@
-"""Command `zoomgate prune`, which applies the retention rules now; the service may run meanwhile."""
+"""Command `zoomgate prune`, which applies the retention rules, with or without a running service."""
 
 import asyncio
 import contextlib
@@ -33,9 +33,9 @@ class _Outcome:
     """The result of pruning.
 
     Attributes:
-        pruned: The records that were pruned; with --dry-run, those that would be.
-        kept: The number of records that were modified concurrently and therefore kept.
-        unreadable: The number of connections that cannot be decrypted and were therefore kept.
+        pruned: The pruned records; with --dry-run, the records that would be pruned.
+        kept: The number of records that were retained because they were modified during the run.
+        unreadable: The number of connections that were retained because they cannot be decrypted.
     """
 
     pruned: list[Overdue] = field(default_factory=list)
@@ -44,18 +44,18 @@ class _Outcome:
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="List what would be pruned, without changing anything.")
+@click.option("--dry-run", is_flag=True, help="List the records that would be pruned, without deleting them.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def prune(dry_run: bool, as_json: bool) -> None:
     """Delete expired records, and disconnect users who have needed to re-consent for too long.
 
-    The service does the same periodically, and may run meanwhile. Users who have needed to consent again for more than
+    The service also prunes records periodically, and may run at the same time. Users who have needed to consent again for more than
     ZOOMGATE_REAUTH_RETENTION_DAYS are disconnected. The records of disconnected users are deleted after 30 days. Pending authorizations
     and other temporary records are deleted once they have expired. The audit trail records each pruned connection.
 
     Example: zoomgate prune --dry-run
     """
-    loaded = load_settings("run this where the service runs")
+    loaded = load_settings("run this command on the machine of the service")
     try:
         ring = key_file.load(loaded.keys_path)
     except key_file.KeyFileError as error:
@@ -83,17 +83,17 @@ async def _prune(loaded: Settings, ring: KeyRing, audit_log: AuditLog | None) ->
             envelope = Envelope(app=app, keys=ring)
             stored_check, _ = await store.get(key_check.key_of(app))
             if stored_check is not None:
-                envelope.open(stored_check)  # fails unless the key ring fits the store
+                envelope.open(stored_check)  # fails unless the key ring matches the store
             audit = (lambda _: None) if audit_log is None else audit_log.forward
             retention = _retention(store, envelope, loaded.reauth_retention_days, audit)
-            found = [overdue async for overdue in _find_overdue(retention)]
+            all_overdue = [overdue async for overdue in _find_overdue(retention)]
             outcome.unreadable += retention.unreadable
             if audit_log is None:
-                outcome.pruned += found
+                outcome.pruned += all_overdue
                 continue
-            with progress("pruning", len(found)) as advance:
+            with progress("pruning", len(all_overdue)) as advance:
                 try:
-                    for overdue in found:
+                    for overdue in all_overdue:
                         if await retention.prune(overdue):
                             outcome.pruned.append(overdue)
                         else:
@@ -160,10 +160,10 @@ def _print(outcome: _Outcome, *, dry_run: bool) -> None:
     listed = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "nothing"
     sentence = f"{'Would be pruned' if dry_run else 'Pruned'}: {listed}."
     if outcome.kept:
-        sentence += f" {outcome.kept} record(s) were kept because they were modified meanwhile."
+        sentence += f" {outcome.kept} record(s) were retained because they were modified during the run."
     if outcome.unreadable:
         sentence += (
-            f" {outcome.unreadable} connection(s) were kept because they cannot be decrypted;"
+            f" {outcome.unreadable} connection(s) were retained because they cannot be decrypted;"
             " `zoomgate keys list` shows the missing key."
         )
     click.echo(sentence)

@@ -16,7 +16,7 @@ from zoomgate_server.storage import scan
 from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreOpenError
 
 _MAX_LISTED = 3
-"""How many record names an error message lists."""
+"""Maximum number of record names in an error message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Summary:
     Attributes:
         sentence: The result as text.
         fields: The result as JSON.
-        problem: What is left to do, or empty.
+        problem: The remaining problem and the remedy, or an empty string.
     """
 
     sentence: str
@@ -35,7 +35,7 @@ class Summary:
 
 
 def reencrypt_store(loaded: Settings, ring: KeyRing, *, must_exist: bool = True) -> Summary:
-    """Re-encrypt the store of the settings and display progress. Exits the program if the store fails.
+    """Re-encrypt the configured store and display progress; exit with an error if the store fails.
 
     Args:
         must_exist: Whether a missing store is a failure.
@@ -49,7 +49,7 @@ def reencrypt_store(loaded: Settings, ring: KeyRing, *, must_exist: bool = True)
     except StoreOpenError as error:
         fail(str(error))
     except StoreError as error:
-        fail(f"The store failed ({error}); run `zoomgate keys reencrypt` to continue where this run stopped")
+        fail(f"the store failed ({error}); run `zoomgate keys reencrypt` to continue where this run stopped")
 
 
 async def _open_and_reencrypt(loaded: Settings, ring: KeyRing) -> Summary:
@@ -71,11 +71,14 @@ async def _reencrypt(store: RecordStore, ring: KeyRing) -> Summary:
     problem = ""
     if result.failed:
         names = ", ".join(f"{name} ({error})" for name, error in list(result.failed.items())[:_MAX_LISTED])
-        problem = f"{len(result.failed)} record(s) cannot be opened and are unchanged: {names}"
+        problem = f"{len(result.failed)} record(s) cannot be decrypted and are unchanged: {names}"
     elif other_keys:
-        problem = f"{sum(other_keys.values())} record(s) were written under another key meanwhile; run `zoomgate keys reencrypt` again"
+        problem = (
+            f"{sum(other_keys.values())} record(s) were encrypted with a different key during the run;"
+            " run `zoomgate keys reencrypt` again"
+        )
     return Summary(
-        f"Re-encrypted {result.reencrypted} record(s); {result.current} were current already ({rate:.0f} records/s).",
+        f"Re-encrypted {result.reencrypted} record(s); {result.current} were already up to date ({rate:.0f} records/s).",
         {
             "reencrypted": result.reencrypted,
             "current": result.current,

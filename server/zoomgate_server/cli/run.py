@@ -1,4 +1,4 @@
-"""Command `zoomgate run`, which starts everything for development on one machine."""
+"""Command `zoomgate run`, which starts the service, its store and the Zoom simulator for development."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ from zoomgate_server.identity import Principal, Role, UserPatterns
 from zoomgate_server.startup import ServiceAddresses, StartError
 
 MEMBER = "monica@example.com"
-"""The user in the printed commands, who has an account at the simulated Zoom."""
+"""User in the printed commands, with an account in the Zoom simulator."""
 
 
 @click.command()
@@ -31,13 +31,13 @@ MEMBER = "monica@example.com"
     "--simulator-listen",
     default="127.0.0.1:8090",
     show_default=True,
-    help="Address (HOST:PORT) of the simulated Zoom.",
+    help="Address (HOST:PORT) of the Zoom simulator.",
 )
 @setting_options
 def run(overrides: Mapping[str, str], simulator_listen: str) -> None:
-    """Start the service, its store and a simulated Zoom on this machine.
+    """Start the service, its store and the Zoom simulator on the local machine.
 
-    If ZOOMGATE_CLIENT_ID is set, the service uses the real Zoom and no simulator is started.
+    If ZOOMGATE_CLIENT_ID is set, the service uses Zoom, and no simulator is started.
 
     Example: zoomgate run
     """
@@ -52,14 +52,14 @@ def run(overrides: Mapping[str, str], simulator_listen: str) -> None:
         ):
             if not address.is_loopback:
                 fail(
-                    f"{name} is {address}, but with the simulated Zoom, calls need no key;"
-                    " listen on 127.0.0.1, or set ZOOMGATE_CLIENT_ID to use the real Zoom"
+                    f"{name} is {address}, but calls need no key with the Zoom simulator;"
+                    " listen on 127.0.0.1, or set ZOOMGATE_CLIENT_ID to use Zoom"
                 )
         run_forever(_with_simulator(dict(overrides), environ, simulator_listen), loaded)
 
 
 async def _with_zoom(loaded: settings.Settings) -> None:
-    """Serve with the real Zoom; calls need the key in the caller key file."""
+    """Serve with Zoom; calls need the key in the caller key file."""
     with _keys(loaded, {CALLER_KEY_FILE: _dev()}) as (keys, created):
 
         def announce(started: ServiceAddresses) -> None:
@@ -70,7 +70,7 @@ async def _with_zoom(loaded: settings.Settings) -> None:
 
 
 async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str], listen: str) -> None:
-    """Serve with the simulated Zoom; calls without credentials are attributed to the caller `dev`."""
+    """Serve with the Zoom simulator; calls without credentials are attributed to the caller `dev`."""
     address = simulator_address("--simulator-listen", listen)
     secret = secrets.token_urlsafe(32)
     simulator = Simulator(SimulatorOptions(host=address.host, port=address.port, webhook_secret=secret))
@@ -97,8 +97,8 @@ async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str],
             subject=MEMBER,
         )
         files = {MEMBER_KEY_FILE: member}
-        # a previous start with the real Zoom left this key, which the commands send
-        with contextlib.suppress(OSError):  # `_keys` reports an inaccessible folder
+        # a previous run with Zoom may have created this key, which the commands send
+        with contextlib.suppress(OSError):  # `_keys` reports an inaccessible directory
             if (loaded.data_dir / CALLER_KEY_FILE).exists():
                 files[CALLER_KEY_FILE] = _dev()
 
@@ -136,7 +136,7 @@ def _dev() -> Principal:
 def _keys(
     loaded: settings.Settings, files: Mapping[str, Principal]
 ) -> Iterator[tuple[list[tuple[str, Principal]], Mapping[Path, Principal]]]:
-    """Read the keys in the data directory, creating missing ones; yield all keys and those that were created.
+    """Read the keys in the data directory and create missing keys; yield all keys and the created keys.
 
     If the start fails, the created files are deleted.
     """
@@ -148,7 +148,9 @@ def _keys(
     except CallerKeyError as error:
         fail(str(error))
     except OSError as error:
-        fail(f"ZOOMGATE_DATA_DIR: cannot create or use {folder} ({error.strerror}); check its owner and mode")
+        fail(
+            f"ZOOMGATE_DATA_DIR: cannot create or use {folder} ({error.strerror}); check its owner and permissions"
+        )
     try:
         yield (
             keys,
@@ -162,7 +164,7 @@ def _keys(
 
 
 def _audit_created_keys(loaded: settings.Settings, created: Mapping[Path, Principal]) -> None:
-    """Record in the audit trail the callers for which keys were created."""
+    """Record the callers with newly created keys in the audit trail."""
     if not created:
         return
     with AuditLog(loaded) as audit_log:
@@ -185,14 +187,14 @@ def _announce(started: ServiceAddresses, loaded: settings.Settings, simulator: S
 
 
 def _command() -> str:
-    """Return the name or path under which a shell in this folder finds the command."""
+    """Return the name or path that runs the command in a shell in the working directory."""
     program = Path(sys.argv[0])
     return "zoomgate" if program.name != "zoomgate" or shutil.which("zoomgate") else shlex.quote(str(program))
 
 
 def _guide(started: ServiceAddresses, loaded: settings.Settings, simulator: Simulator | None) -> str:
     data_dir = loaded.data_dir
-    # the issuing CA is unknown here; the certificate file is sufficient as CA file if the certificate is self-signed
+    # the issuing CA is unknown here; the certificate file is sufficient as the CA file if the certificate is self-signed
     tls = "" if loaded.tls is None else f"-cacert {shlex.quote(str(loaded.tls[0]))}"
     auth = (
         ""
@@ -209,9 +211,9 @@ def _guide(started: ServiceAddresses, loaded: settings.Settings, simulator: Simu
     call = f"grpcurl {tls or '-plaintext'}{auth}"
     service = f"{started.grpc} zoomgate.v1"
     zoom = (
-        f"{simulator.url} (simulated, no account needed)\n             overview page: {simulator.page_url}"
+        f"{simulator.url} (simulator, no account needed)\n             overview page: {simulator.page_url}"
         if simulator
-        else "the real Zoom"
+        else "the app set by ZOOMGATE_CLIENT_ID"
     )
     head = f"""
 Zoomgate is running.
@@ -223,7 +225,7 @@ Zoomgate is running.
     simulated = simulator.url.removeprefix("http://") if simulator else ""
     member_key = f"$(cat {shlex.quote(str(data_dir / MEMBER_KEY_FILE))})"
     member = f"""
-Remove the app at Zoom as {MEMBER}, which disconnects the user:
+Remove the app in Zoom as {MEMBER}, which disconnects the user:
   {zoomgate} simulator event app_deauthorized {MEMBER} --at {simulated}
 
 Call as the member {MEMBER}, who can act only for herself, instead of the caller dev:

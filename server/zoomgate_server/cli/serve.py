@@ -27,7 +27,7 @@ def serve(overrides: Mapping[str, str]) -> None:
     missing = []
     if not loaded.client_id:
         missing.append(
-            "ZOOMGATE_CLIENT_ID is required; set it to the client ID of your Zoom app, or run `zoomgate run` to use a simulated Zoom"
+            "ZOOMGATE_CLIENT_ID is required; set it to the client ID of your Zoom app, or run `zoomgate run` to use the Zoom simulator"
         )
     if loaded.callers_path is None:
         missing.append(
@@ -57,12 +57,12 @@ async def serve_with(
     anonymous: Principal | None = None,
     keys: Sequence[tuple[str, Principal]] = (),
 ) -> None:
-    """Serve in this process, or in worker processes if the settings request several.
+    """Serve in the current process, or in worker processes if the setting for workers is greater than 1.
 
     Args:
         announce: Called once all servers accept calls.
         anonymous: The principal of calls without credentials; None rejects such calls.
-        keys: Keys in addition to the callers file: the SHA-256 as 64 hex digits, and the principal.
+        keys: Keys in addition to the callers file: the SHA-256 digest as 64 hex digits, and the principal.
 
     Raises:
         StartError: The service cannot start.
@@ -80,13 +80,13 @@ async def serve_with(
 
 
 def ready(started: ServiceAddresses) -> None:
-    """Print the ready line, which supervising programs wait for."""
+    """Print the ready line for supervising programs."""
     click.echo(f"zoomgate: ready grpc={started.grpc} http={started.http}")
     sys.stdout.flush()
 
 
 def run_forever(service: Coroutine[Any, Any, None], loaded: settings.Settings) -> None:
-    """Run the service until it stops; exit with an error message if it cannot start."""
+    """Run the service until it stops; exit with an error message if the service cannot start."""
     try:
         (event_loop.run if loaded.workers == 1 else asyncio.run)(service)
     except StartError as error:

@@ -1,4 +1,4 @@
-"""Command `zoomgate simulator`, which runs the simulated Zoom without the service."""
+"""Command `zoomgate simulator`, which runs the Zoom simulator without the service."""
 
 import click
 
@@ -22,7 +22,7 @@ from zoomgate_server.settings import Address
     type=click.IntRange(0, 1),
     default=0,
     show_default=True,
-    help="How many used refresh tokens are accepted once more.",
+    help="Number of used refresh tokens that are accepted once more.",
 )
 @click.option(
     "--access-token-seconds",
@@ -50,9 +50,9 @@ def simulator(
     seed_file: str | None,
     webhook_url: str | None,
 ) -> None:
-    """Start only the simulated Zoom, or control a running one.
+    """Start only the Zoom simulator, or control a running simulator.
 
-    Use it on this machine only: it has no TLS, and it knows no real accounts.
+    The simulator listens on loopback addresses only, since it has no TLS. It has no access to real accounts.
 
     Example: zoomgate simulator --listen 127.0.0.1:8090
     """

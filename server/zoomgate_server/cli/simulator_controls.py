@@ -61,7 +61,7 @@ def fault(at: str, as_json: bool, endpoint: str, kind: str | None, **fields: Any
 @click.argument("user", required=False)
 @_common_options
 def expire(at: str, as_json: bool, user: str | None) -> None:
-    """Expire the access tokens of USER (an email address), or of all users, now.
+    """Expire the access tokens of USER (an email address), or of all users, immediately.
 
     Example: zoomgate simulator expire monica@example.com
     """
@@ -109,7 +109,7 @@ def _call(
 ) -> dict[str, Any]:
     """Call the simulator's admin API and return the JSON response, or exit with an error.
 
-    A response that is not an object, or lacks the required field, comes from another server.
+    A response that is not an object, or lacks the required field, is from a different server.
     """
     try:
         address = Address.parse(at)
@@ -124,7 +124,7 @@ def _call(
         with build_opener(ProxyHandler({})).open(request, data, _TIMEOUT_SECONDS) as reply:
             response = orjson.loads(reply.read())
         if not isinstance(response, dict) or (required_field and required_field not in response):
-            raise HTTPException("not a response of the simulator")
+            raise HTTPException("not a simulator response")
         return response
     except HTTPError as error:
         with error:

@@ -1,4 +1,4 @@
-"""`zoomgate store`: backup and restore of the store."""
+"""Command `zoomgate store`, which backs up and restores the store."""
 
 import asyncio
 import json
@@ -37,18 +37,18 @@ def store() -> None:
 def backup(file: Path, as_json: bool) -> None:
     """Copy the store to FILE while the service is running. FILE must not exist; it is created with mode 0600.
 
-    The copy is verified before the command succeeds. It does not contain the keys: without a copy of the key ring, it cannot be decrypted.
+    The copy is verified. It does not contain the keys: without a copy of the key ring, the copy cannot be decrypted.
 
     Example: zoomgate store backup /backups/zoomgate-monday.db
     """
-    loaded = load_settings("run this where the service runs")
+    loaded = load_settings("run this command on the machine of the service")
     with AuditLog(loaded, store=exists(loaded)) as audit:
         records = _run(_backup(loaded, file))
         audit.record("store.backed_up", file=str(file), records=records)
     _print(
         as_json,
-        f"Copied {records} record(s) to {file} and verified them. The keys are not included: keep a copy of {loaded.keys_path} in another"
-        " place.",
+        f"Copied {records} record(s) to {file} and verified them. The keys are not included: store a copy of {loaded.keys_path} in a"
+        " different place.",
         {"file": str(file), "records": records},
     )
 
@@ -63,7 +63,7 @@ def restore(file: Path, as_json: bool) -> None:
 
     Example: zoomgate store restore /backups/zoomgate-monday.db
     """
-    loaded = load_settings("run this where the service runs")
+    loaded = load_settings("run this command on the machine of the service")
     with AuditLog(loaded, store=file.exists()) as audit:
         records, used_keys = _run(_restore(loaded, file))
         audit.record("store.restored", file=str(file), records=records)
@@ -75,8 +75,8 @@ def restore(file: Path, as_json: bool) -> None:
     )
     if missing:
         fail(
-            f"{loaded.keys_path} lacks key {', '.join(missing)}, which encrypted restored records; backups contain no keys, so restore your"
-            " copy of the key ring"
+            f"{loaded.keys_path} does not contain key {', '.join(missing)}, which encrypted restored records; backups contain no keys,"
+            " so restore your copy of the key ring"
         )
 
 
@@ -104,17 +104,17 @@ async def _restore(loaded: Settings, file: Path) -> tuple[int, list[str]]:
 
 
 def _run(operation: Coroutine[Any, Any, _T]) -> _T:
-    """Run an operation on the store. Exits the program with an error message if it fails."""
+    """Run an operation on the store; exit with an error message if the operation fails."""
     try:
         return asyncio.run(operation)
     except (StoreOpenError, backups.BackupError) as error:
         fail(str(error))
     except StoreError as error:
-        fail(f"The store failed ({error}); run this again")
+        fail(f"the store failed ({error}); run this again")
     except ZoomgateError as error:
         fail(error.message)
     except OSError as error:
-        fail(f"The folder of the store cannot be created ({error.strerror}); check ZOOMGATE_STORE")
+        fail(f"the directory of the store cannot be created ({error.strerror}); check ZOOMGATE_STORE")
 
 
 def _ids(path: Path) -> frozenset[str]:

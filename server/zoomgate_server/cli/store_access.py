@@ -1,4 +1,4 @@
-"""The store of the settings, for commands that use it with or without a running service."""
+"""Access to the configured store, for commands that run with or without the service."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from zoomgate_server.storage.sqlite import SqliteStore
 
 
 class NoStoreError(StoreOpenError):
-    """The store does not exist yet."""
+    """Error for a store that does not exist yet."""
 
 
 def file_of(loaded: Settings) -> Path | None:
@@ -20,13 +20,13 @@ def file_of(loaded: Settings) -> Path | None:
 
 
 def exists(loaded: Settings) -> bool:
-    """Return whether the store exists. A database server counts as existing until it is opened."""
+    """Return whether the store exists. A database server is treated as existing until it is opened."""
     return loaded.store_uri is not None or loaded.store_path.exists()
 
 
 @contextlib.asynccontextmanager
 async def open_store(loaded: Settings) -> AsyncIterator[RecordStore]:
-    """Open the store. It is not created if it does not exist.
+    """Open an existing store. A missing store is not created.
 
     Raises:
         NoStoreError: The store does not exist.
@@ -41,7 +41,7 @@ async def open_store(loaded: Settings) -> AsyncIterator[RecordStore]:
         store = await SqliteStore.open(loaded.store_path, SystemClock().wall)
     else:
         raise NoStoreError(
-            f"There is no store at {loaded.store_path}; name yours in ZOOMGATE_STORE or ZOOMGATE_DATA_DIR"
+            f"there is no store at {loaded.store_path}; set your store with ZOOMGATE_STORE or ZOOMGATE_DATA_DIR"
         )
     try:
         yield store

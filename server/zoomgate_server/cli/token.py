@@ -19,7 +19,7 @@ def token() -> None:
 @user_argument
 @calls_service
 def check(client: Client, as_json: bool, user: str) -> None:
-    """Check whether the stored access token of USER has expired. The exit code is 0 if it is valid, and 1 otherwise.
+    """Check whether the stored access token of USER has expired. The exit code is 0 if the token is valid, and 1 otherwise.
 
     The next call refreshes an expired token.
 
@@ -44,11 +44,11 @@ def check(client: Client, as_json: bool, user: str) -> None:
     default=60,
     show_default=True,
     metavar="SECONDS",
-    help="The minimum remaining lifetime; the token is refreshed if it would expire earlier.",
+    help="The minimum remaining lifetime; a token that would expire earlier is refreshed.",
 )
 @calls_service
 def get(client: Client, as_json: bool, user: str, min_validity: int) -> None:
-    """Print an access token of USER. It is a secret: its holder can act as USER at Zoom for up to an hour.
+    """Print an access token of USER. The token is a secret: anyone who has it can act as USER in Zoom for up to an hour.
 
     Example: curl -H "Authorization: Bearer $(zoomgate token get monica@example.com)" https://api.zoom.us/v2/users/me
     """

@@ -1,4 +1,4 @@
-"""Command `zoomgate worker`, one of several worker processes; `zoomgate serve` and `zoomgate run` start it."""
+"""Command `zoomgate worker`, which runs one worker process. It is started by the supervisor and not for users."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ _log = logs.get("zoomgate.workers")
 @click.command(hidden=True)
 @click.argument("number", type=int)
 def worker(number: int) -> None:
-    """Run a worker process. `zoomgate serve` and `zoomgate run` start it; do not start it yourself."""
+    """Run a worker process. This command is started by `zoomgate serve` and `zoomgate run`; it is not for users."""
     ready_signal = worker_supervisor.ReadySignal()
     try:
         config = worker_supervisor.WorkerConfig.receive(sys.stdin.buffer)
@@ -36,14 +36,14 @@ def worker(number: int) -> None:
     except StartError as error:
         ready_signal.notify_ready(str(error))
         raise SystemExit(1) from None
-    # the shutdown is complete; a second signal would only make the exit status look like a failure
+    # the shutdown is complete; a second signal would change the exit status to a failure
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 async def _serve(
     config: worker_supervisor.WorkerConfig, ready_signal: worker_supervisor.ReadySignal, folder: Path
 ) -> None:
-    """Serve until a signal arrives or the parent process exits."""
+    """Serve until a signal is received or the parent process exits."""
     loop = asyncio.get_running_loop()
     supervisor = sys.stdin.fileno()
     supervisor_lost = False
@@ -55,9 +55,7 @@ async def _serve(
         _log.warning("worker.supervisor_lost")
         signal.raise_signal(signal.SIGTERM)
 
-    loop.add_reader(
-        supervisor, on_supervisor_exit
-    )  # after the config, only end-of-file is expected on this pipe
+    loop.add_reader(supervisor, on_supervisor_exit)  # after the config, the pipe receives only end-of-file
     try:
         await lifecycle.serve(
             config.settings,

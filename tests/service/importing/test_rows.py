@@ -364,7 +364,7 @@ def test_results_must_not_overwrite_the_export(workspace: Workspace, zoom: Runni
     export = workspace.write("tokens.txt", json.dumps(exported_user(zoom, FIRST).line))
     before = export.read_text()
     output = workspace.run("import", "jsonl", "tokens.txt", "--results", "tokens.txt", code=2)
-    assert "is the export itself; choose another file" in output.err
+    assert "is the export itself; choose a different file" in output.err
     assert export.read_text() == before
 
 
@@ -416,7 +416,7 @@ def test_root_cannot_import_into_the_data_directory_of_a_different_user(
     os.chown(workspace.folder / "data", 65534, 65534)
     output = workspace.run("import", "velo-users", "ZoomUsers.csv", code=1)
     assert "belongs to user 65534" in output.err
-    assert "run this as that user" in output.err
+    assert "run this command as that user" in output.err
     assert not list((workspace.folder / "data").iterdir())
     assert zoom.counters() == {}
 

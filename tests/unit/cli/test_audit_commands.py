@@ -1,4 +1,4 @@
-"""The command `zoomgate audit`, and the audit lines of commands that make changes."""
+"""Tests for `zoomgate audit`, and for the audit lines of commands that make changes."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ OLD, NEW = "2020-01-07T09:00:00.123Z", "2020-01-08T09:00:00.123Z"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Change to an empty folder, with `data` as the configured data directory."""
+    """Change to an empty directory, with `data` as the configured data directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOOMGATE_DATA_DIR", "data")
     monkeypatch.delenv("SUDO_USER", raising=False)
@@ -49,7 +49,7 @@ def show(*arguments: str) -> list[dict[str, Any]]:
 
 
 class TestShow:
-    """`zoomgate audit show`."""
+    """Tests for `zoomgate audit show`."""
 
     def test_filters(self) -> None:
         """Lines can be filtered by user, caller, action or group of actions, time and fingerprint, also in combination."""
@@ -102,7 +102,7 @@ class TestShow:
         ]
 
     @pytest.mark.parametrize(
-        "damage",
+        "corruption",
         [
             '{"time":"2020-01-07T09:0',
             "not a line",
@@ -120,35 +120,35 @@ class TestShow:
         ],
         ids=lambda text: text[:12].strip("\x00") or "zeros",
     )
-    def test_damaged_line_is_reported_and_skipped(self, damage: str) -> None:
-        """The lines around it are shown, and standard error has the file and line number."""
-        write(line(request_id="1"), damage, line(request_id="3"))
+    def test_corrupt_line_is_reported_and_skipped(self, corruption: str) -> None:
+        """The other lines are shown, and standard error contains the file and line number."""
+        write(line(request_id="1"), corruption, line(request_id="3"))
         result = zoomgate("audit", "show", "--json")
         assert [json.loads(text)["request_id"] for text in stdout_of(result).splitlines()] == ["1", "3"]
-        assert "data/audit.jsonl:2 is damaged and was skipped" in result.stderr
+        assert "data/audit.jsonl:2 is corrupt and was skipped" in result.stderr
         assert len(stdout_of(zoomgate("audit", "show")).splitlines()) == 3
 
-    @pytest.mark.parametrize("damage", ["truncated", "overwritten", "not gzip"])
-    def test_unreadable_file_does_not_stop_the_others(self, damage: str) -> None:
-        """Its readable lines and those of later files are shown. The command fails and names the file, instead of "not found"."""
+    @pytest.mark.parametrize("corruption", ["truncated", "overwritten", "not gzip"])
+    def test_unreadable_file_does_not_stop_the_others(self, corruption: str) -> None:
+        """All readable lines are shown. The command fails with the name of the file, and not with "not found"."""
         lines = [
             line(request_id=str(number), details={"noise": os.urandom(99).hex()}) for number in range(900)
         ]
         path = write(*lines, name="audit.jsonl.1.gz")
         content = path.read_bytes()
-        damaged = {
+        corrupt = {
             "truncated": content[:-200],
             "overwritten": content[:-200] + b"\xff" * 200,
             "not gzip": b"x" * 200,
-        }[damage]
-        path.write_bytes(damaged)
+        }[corruption]
+        path.write_bytes(corrupt)
         os.utime(path, (1.0, 1.0))
         write(line(request_id="later"))
         result = zoomgate("audit", "show", "--json")
         request_ids = [json.loads(text)["request_id"] for text in result.stdout.splitlines()]
         assert request_ids[-1] == "later"
         assert request_ids[:-1] == [str(number) for number in range(len(request_ids) - 1)]
-        assert (len(request_ids) > 1) == (damage != "not gzip")
+        assert (len(request_ids) > 1) == (corruption != "not gzip")
         assert result.exit_code == 1
         assert "data/audit.jsonl.1.gz cannot be read" in result.stderr
         assert "Traceback" not in result.stderr
@@ -156,7 +156,7 @@ class TestShow:
         assert no_match.exit_code == 1
 
     def test_unsupported_compression_is_reported(self) -> None:
-        """A file compressed with another program is not read as lines. The error says what to do."""
+        """A file with a different compression is not read. The error explains what to do."""
         write(line(request_id="old"), name="audit.jsonl.2.xz")
         write(line(request_id="new"))
         result = zoomgate("audit", "show", "--json")
@@ -166,8 +166,8 @@ class TestShow:
 
     def test_empty_lines_count_for_line_numbers(self) -> None:
         """An empty line can be written after an incomplete line when the disk was full."""
-        write(line(), "", "damaged", line())
-        assert "data/audit.jsonl:3 is damaged" in zoomgate("audit", "show").stderr
+        write(line(), "", "corrupt", line())
+        assert "data/audit.jsonl:3 is corrupt" in zoomgate("audit", "show").stderr
 
     def test_file_name_is_not_a_glob_pattern(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The rotated files of a file with brackets in its name are found."""
@@ -177,14 +177,14 @@ class TestShow:
         assert [row["request_id"] for row in show()] == ["old", "new"]
 
     def test_complete_line_after_an_incomplete_one_is_shown(self) -> None:
-        """If an incomplete line is followed by a complete one without a newline, the complete one is shown and the damage reported."""
+        """If a complete line follows an incomplete line without a newline, the complete line is shown and the corruption is reported."""
         write(line(request_id="1"), line(request_id="incomplete")[:50] + line(request_id="2"))
         result = zoomgate("audit", "show", "--json")
         assert [json.loads(text)["request_id"] for text in stdout_of(result).splitlines()] == ["1", "2"]
-        assert "data/audit.jsonl:2 is damaged" in result.stderr
+        assert "data/audit.jsonl:2 is corrupt" in result.stderr
 
     def test_audit_lines_are_found_in_a_log(self) -> None:
-        """Other log lines are ignored and not reported as damaged."""
+        """Other log lines are ignored and not reported as corrupt."""
         audit_line = {"source": "zoomgate.audit", "event": "audit", "level": "info"} | json.loads(line())
         others = [{"source": "zoomgate.access", "event": "rpc", "time": OLD}, {"source": "x", "event": "y"}]
         write(
@@ -193,10 +193,10 @@ class TestShow:
         )
         result = zoomgate("audit", "show", "--json", "data/audit.jsonl")
         assert [json.loads(text) for text in stdout_of(result).splitlines()] == [audit_line]
-        assert result.stderr == "zoomgate: data/audit.jsonl:4 is damaged and was skipped\n"
+        assert result.stderr == "zoomgate: data/audit.jsonl:4 is corrupt and was skipped\n"
 
     def test_trail_in_the_log_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """With ZOOMGATE_AUDIT=log there is no file to read, and the error explains this."""
+        """With ZOOMGATE_AUDIT=log, the error explains that there is no file to read."""
         monkeypatch.setenv("ZOOMGATE_AUDIT", "log")
         assert "the trail is written to the log" in stderr_of(zoomgate("audit", "show"))
 
@@ -214,7 +214,7 @@ class TestShow:
         ],
     )
     def test_invalid_arguments_are_rejected(self, arguments: list[str]) -> None:
-        """Values that no line can have, and missing files, are usage errors, because "not found" would be misleading."""
+        """Impossible values and missing files are usage errors, because "not found" would be misleading."""
         write(line())
         stderr_of(zoomgate("audit", "show", *arguments), 2)
 
@@ -226,7 +226,7 @@ class TestShow:
 
 
 class TestFingerprint:
-    """`zoomgate audit fingerprint`."""
+    """Tests for `zoomgate audit fingerprint`."""
 
     async def test_fingerprint_finds_the_lines_of_a_token(self) -> None:
         """The fingerprint is the same after a key rotation. The fingerprint of an unknown token matches no line."""
@@ -248,7 +248,7 @@ class TestFingerprint:
         ids=["empty", "blank", "two tokens", "control characters", "not UTF-8", "UTF-16"],
     )
     def test_input_must_be_one_token(self, stdin: str | bytes) -> None:
-        """Other input is rejected, because the fingerprint would match no line and "not found" would be misleading."""
+        """Other input is rejected, because a search for its fingerprint would return a misleading "not found"."""
         assert "`zoomgate audit fingerprint < file`" in stderr_of(
             zoomgate("audit", "fingerprint", stdin=stdin)
         )
@@ -257,12 +257,12 @@ class TestFingerprint:
         """Without a key ring or a store the command fails, and does not create a store."""
         stderr_of(zoomgate("audit", "fingerprint", stdin="token"))
         stdout_of(zoomgate("keys", "new"))
-        assert "There is no store" in stderr_of(zoomgate("audit", "fingerprint", stdin="token"))
+        assert "there is no store" in stderr_of(zoomgate("audit", "fingerprint", stdin="token"))
         assert not Path("data/zoomgate.db").exists()
 
 
 class TestCommands:
-    """Commands that change keys, callers or the store."""
+    """Tests for commands that change keys, callers or the store."""
 
     async def test_commands_are_audited(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each command writes a line with the system user and the user that called sudo, as in docs/audit.md, without secrets."""
@@ -315,18 +315,18 @@ class TestCommands:
         assert not Path("callers.toml").exists()
 
     def test_full_disk_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The error names the completed action and says what to do. A key without an audit line is not printed."""
+        """The error contains the completed action and what to do. A key without an audit line is not printed."""
         monkeypatch.setenv("ZOOMGATE_AUDIT", "/dev/full")
         output = stderr_of(zoomgate("callers", "add", "calendar", "--role", "service"))
         assert "callers.added succeeded but could not be written to /dev/full" in output
 
-    def test_no_line_is_written_without_a_data_folder(self) -> None:
+    def test_no_line_is_written_without_a_data_directory(self) -> None:
         """Creating a key ring before the service has run does not create the data directory."""
         stdout_of(zoomgate("keys", "new", "elsewhere.json"))
         assert not Path("data").exists()
 
     async def test_restore_on_a_new_machine_is_audited(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The restore creates the data directory and writes its line there. A missing backup does not create the folder."""
+        """The restore creates the data directory and writes an audit line there. With a missing backup, no directory is created."""
         async with running(Path("data")) as service:
             await service.connect()
         stdout_of(await command("store", "backup", "copy.db"))

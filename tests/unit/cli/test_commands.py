@@ -1,4 +1,4 @@
-"""Commands, run by click's test runner; commands that call the service use a running service."""
+"""Tests for commands, with click's test runner and, if needed, a running service."""
 
 import hashlib
 import json
@@ -71,7 +71,7 @@ def test_help_of_every_command_has_an_example(command: str) -> None:
     assert "Example: " in text
 
 
-def test_help_of_setting_options_names_the_settings() -> None:
+def test_help_of_setting_options_contains_the_settings() -> None:
     text = stdout_of(zoomgate("serve", "--help"))
     for option, setting in (("--listen", "LISTEN"), ("--http-listen", "HTTP_LISTEN"), ("--store", "STORE")):
         assert option in text
@@ -79,7 +79,7 @@ def test_help_of_setting_options_names_the_settings() -> None:
 
 
 class TestCallersAdd:
-    """`zoomgate callers add`."""
+    """Tests for `zoomgate callers add`."""
 
     def test_key_is_printed_and_only_its_digest_is_stored(self, folder: Path) -> None:
         """Standard output contains only the key; the file has mode 0600."""
@@ -108,7 +108,7 @@ class TestCallersAdd:
         assert principal.proxy_paths == ("/users/me/**",)
 
     def test_entries_are_appended_to_the_file(self, folder: Path) -> None:
-        """Comments, existing entries and the mode are preserved; the service may have access to the file through its group."""
+        """Comments, existing entries and the mode are preserved; the mode can grant the service access through the file's group."""
         file = folder / "own.toml"
         file.write_text("# ours\n")
         file.chmod(0o640)
@@ -139,7 +139,7 @@ class TestCallersAdd:
         stdout_of(zoomgate("callers", "add", "a", "--role", "admin", environ={"ZOOMGATE_CONFIG": "z.toml"}))
         assert {"from-env.toml", "from-file.toml"} <= {path.name for path in folder.iterdir()}
         text = stderr_of(zoomgate("callers", "add", "a", "--role", "admin", environ={"ZOOMGATE_LISTN": "x"}))
-        assert "name the file with --file" in text
+        assert "specify the file with --file" in text
 
     def test_service_without_users_causes_a_warning(self) -> None:
         assert "a has no users yet" in zoomgate("callers", "add", "a", "--role", "service").stderr
@@ -181,7 +181,7 @@ class TestCallersAdd:
 
 
 class TestKeysNew:
-    """`zoomgate keys new`."""
+    """Tests for `zoomgate keys new`."""
 
     def test_only_the_key_id_is_printed(self, folder: Path) -> None:
         """The key ring is written to the file with mode 0600."""
@@ -212,9 +212,9 @@ class TestKeysNew:
 
 
 class TestDoctor:
-    """`zoomgate doctor`."""
+    """Tests for `zoomgate doctor`."""
 
-    def test_empty_folder_passes_and_stays_empty(self, folder: Path) -> None:
+    def test_empty_directory_passes_and_stays_empty(self, folder: Path) -> None:
         text = stdout_of(zoomgate("doctor"))
         assert "FAIL" not in text
         assert list(folder.iterdir()) == []
@@ -249,11 +249,11 @@ class TestDoctor:
 
     @pytest.mark.parametrize("missing", ["elsewhere/audit.jsonl", "callers.toml/audit.jsonl"])
     def test_audit_file_in_a_missing_folder_is_a_failure(self, folder: Path, missing: str) -> None:
-        """The service creates the data directory, but no other folder."""
+        """The service creates the data directory, but no other directory."""
         (folder / "callers.toml").touch()
         result = zoomgate("doctor", environ={"ZOOMGATE_AUDIT": missing})
         assert result.exit_code == 1
-        assert f"{missing} cannot be created; create its folder" in result.stdout
+        assert f"{missing} cannot be created; create its directory" in result.stdout
 
     async def test_all_checks_pass_with_a_running_service(self, zoomgate: Harness, folder: Path) -> None:
         """The data directory does not change."""
@@ -299,7 +299,7 @@ class TestDoctor:
     async def test_key_ring_must_match_the_store(
         self, folder: Path, kind: str, request: pytest.FixtureRequest
     ) -> None:
-        """Only records of the configured app count; a ring without the key, or with another key of the same ID, is a failure."""
+        """Only records of the configured app are checked; a missing key, or a different key with the same ID, is a failure."""
         key_file.create(folder / "ring")
         environ = {"ZOOMGATE_DATA_DIR": "data", "ZOOMGATE_KEYS": "ring"}
         if kind == "mongodb":
@@ -336,7 +336,7 @@ class TestDoctor:
         assert "the store has no records of this app yet" in result.stdout
 
     def test_inaccessible_paths_are_failures(self) -> None:
-        """A path that the system does not allow to access is not treated as missing."""
+        """A path is not treated as missing if access is denied."""
         name = "x" * 300
         result = zoomgate("doctor", "--json", "--data-dir", name)
         results = {row["check"]: row["result"] for row in map(json.loads, result.stdout.splitlines())}
@@ -353,13 +353,13 @@ class TestDoctor:
         assert f"{url} cannot be reached" in result.stdout
 
     async def test_invalid_responses_are_reported(self) -> None:
-        """Data that is not HTTP counts as unreachable, and a date without a time zone as missing."""
+        """A response that is not HTTP is treated as unreachable, and a date without a time zone as missing."""
         dateless = http_response("200 OK", b"", "Date: Tue, 24 Nov 2026 21:09:00 -0000")
         async with raw_upstream() as upstream:
             upstream.responses = [b"SSH-2.0-noise\r\n\r\n", dateless]
             upstream.close_after_response = True
             url = f"http://127.0.0.1:{upstream.port}/oauth"
-            for code, text in ((1, "cannot be reached"), (0, "has no date to compare with")):
+            for code, text in ((1, "cannot be reached"), (0, "contains no valid date")):
                 result = await command("doctor", environ=APP | {"ZOOMGATE_ZOOM_OAUTH_URL": url})
                 assert result.exit_code == code
                 assert text in result.stdout
@@ -378,7 +378,7 @@ async def client(service: Harness, caller: str, *arguments: str, stdin: str = ""
 
 
 class TestConnections:
-    """`zoomgate connections`."""
+    """Tests for `zoomgate connections`."""
 
     async def test_connections_are_listed(self, zoomgate: Harness) -> None:
         """The output is a table or one JSON document per line, and can be filtered by state."""
@@ -484,7 +484,7 @@ def test_added_caller_survives_a_round_trip_through_toml(folder: Path) -> None:
 
 
 class TestKeysList:
-    """`zoomgate keys list`."""
+    """Tests for `zoomgate keys list`."""
 
     def test_keys_are_listed_by_id(self, folder: Path) -> None:
         """The IDs and the use of the keys are printed, but never the keys."""

@@ -1,4 +1,4 @@
-"""`zoomgate keys rotate`, `reencrypt`, `retire` and `list`, with and without a running service."""
+"""Tests for `zoomgate keys rotate`, `reencrypt`, `retire` and `list`, with and without a running service."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ def ring() -> "key_file.KeyRing":
 
 
 def age_key_file() -> None:
-    """Set the last change of the key ring to a minute ago."""
+    """Set the modification time of the key ring to a minute ago."""
     minute_ago = time.time() - 60
     os.utime("data/keys.json", (minute_ago, minute_ago))
 
@@ -64,10 +64,10 @@ async def records_by_key() -> dict[str, int]:
 
 
 class TestRotate:
-    """`zoomgate keys rotate`."""
+    """Tests for `zoomgate keys rotate`."""
 
     async def test_keys_are_rotated_while_the_service_is_running(self, service: Harness) -> None:
-        """Every step reports what it did, and all users can be refreshed after each step without a restart."""
+        """Every step prints the change, and all users can be refreshed after each step without a restart."""
         old = ring().primary_id
         output = stdout_of(await command("keys", "rotate"))
         new = key_file.next_key(ring())
@@ -93,8 +93,8 @@ class TestRotate:
         assert set(await records_by_key()) == {new}
         assert [key.key_id for key in ring().keys] == [new]
 
-    async def test_all_steps_at_once_with_a_stopped_service(self, folder: Path) -> None:
-        """With `--now`, the service later starts with both keys and with every record encrypted under the new one."""
+    async def test_all_steps_in_one_run_with_a_stopped_service(self, folder: Path) -> None:
+        """After `--now`, the service starts with both keys, and every record is encrypted under the new key."""
         async with running(Path("data"), environ=OFTEN) as harness:
             await harness.connect(MONICA)
         old = ring().primary_id
@@ -117,7 +117,7 @@ class TestRotate:
         assert {path.name for path in Path("data").iterdir()} == {"keys.json", "audit.jsonl"}
 
     def test_only_one_of_several_concurrent_rotations_succeeds(self, folder: Path) -> None:
-        """One key is added. The other commands fail with a request to retry, so none promotes a key that services have not loaded."""
+        """One command adds a key. The others must be repeated later, so that no key is promoted before services have loaded it."""
         old = stdout_of(zoomgate("keys", "new")).strip()
         age_key_file()
         processes = [
@@ -136,7 +136,7 @@ class TestRotate:
 
 
 class TestReencrypt:
-    """`zoomgate keys reencrypt`."""
+    """Tests for `zoomgate keys reencrypt`."""
 
     async def test_records_under_the_primary_key_are_skipped(self, service: Harness) -> None:
         stdout_of(await command("keys", "rotate", "--now"))
@@ -147,7 +147,7 @@ class TestReencrypt:
     async def test_progress_is_reported_as_lines_without_a_terminal(
         self, service: Harness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Each line on standard error has the number of processed records, the total, and the rate."""
+        """Each line on standard error contains the number of processed records, the total, and the rate."""
         monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
         result = await command("keys", "rotate", "--now", "--json")
         total = json.loads(stdout_of(result))["reencrypted"]
@@ -175,7 +175,7 @@ class TestReencrypt:
         assert "records/s" in shown
 
     async def test_corrupt_record_fails_the_command_and_is_unchanged(self, service: Harness) -> None:
-        """Standard error names the record, but not the user."""
+        """Standard error contains the record key, but not the user."""
         store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
         app = (await store.apps())[0]
         record = next(row for row in await store.page(app, key_usage.Kind.USER, limit=1))
@@ -183,7 +183,7 @@ class TestReencrypt:
         await store.put(record.__class__(record.key, corrupt, key_id=record.key_id), record.rev)
         result = await command("keys", "rotate", "--now")
         assert result.exit_code == 1
-        assert "1 record(s) cannot be opened and are unchanged: user/" in result.stderr
+        assert "1 record(s) cannot be decrypted and are unchanged: user/" in result.stderr
         assert MONICA not in result.output
         stored, _ = await store.get(record.key)
         assert stored is not None
@@ -191,13 +191,13 @@ class TestReencrypt:
         await store.close()
 
     def test_missing_store_is_a_failure(self) -> None:
-        """The message says what to do, since the settings may name the wrong store."""
+        """The message explains what to do, since the settings may refer to the wrong store."""
         stdout_of(zoomgate("keys", "new"))
-        assert "name yours in ZOOMGATE_STORE" in stderr_of(zoomgate("keys", "reencrypt"))
+        assert "set your store with ZOOMGATE_STORE" in stderr_of(zoomgate("keys", "reencrypt"))
 
 
 class TestRetire:
-    """`zoomgate keys retire`."""
+    """Tests for `zoomgate keys retire`."""
 
     async def test_key_of_stored_records_is_not_retired(self, service: Harness) -> None:
         """The message counts the records of each kind, including tombstones, pending authorizations, key check and shared secrets."""
@@ -221,7 +221,7 @@ class TestRetire:
         assert old in ring().ids
 
     async def test_key_of_a_journal_entry_is_not_retired(self, service: Harness) -> None:
-        """A journal entry may hold the only copy of a token. Its first bytes contain the key ID."""
+        """A journal entry may contain the only copy of a token. The first bytes of an entry contain the key ID."""
         old = ring().primary_id
         stdout_of(await command("keys", "rotate", "--now"))
         age_key_file()
@@ -263,7 +263,7 @@ class TestRetire:
 
 
 class TestList:
-    """`zoomgate keys list` with a store."""
+    """Tests for `zoomgate keys list` with a store."""
 
     async def test_records_are_counted_by_key(self, service: Harness) -> None:
         """The next primary key is marked, and a key that is missing from the file is listed."""
@@ -281,16 +281,16 @@ class TestList:
         output = stdout_of(await command("keys", "list", "other.json"))
         assert f"{new}  missing: restore it" in output
 
-    async def test_unreadable_store_only_removes_the_counts(self, service: Harness) -> None:
-        """The keys are listed, and standard error explains why the records are not counted."""
+    async def test_keys_of_an_unreadable_store_are_listed_without_counts(self, service: Harness) -> None:
+        """Standard error contains the reason."""
         Path("broken.db").write_text("no database" * 100)
         result = await command("keys", "list", environ={"ZOOMGATE_STORE": "sqlite:///broken.db"})
         assert ring().primary_id in stdout_of(result)
         assert "records cannot be counted" in result.stderr
 
 
-async def test_missing_primary_key_on_one_machine_loses_no_token(folder: Path) -> None:
-    """The machine responds with KEY_UNAVAILABLE, uses no refresh token, changes nothing, and recovers when it receives the key."""
+async def test_no_token_is_lost_if_one_machine_lacks_the_primary_key(folder: Path) -> None:
+    """The machine returns KEY_UNAVAILABLE without using a refresh token or writing a record. Calls succeed once the key is copied."""
     async with running(Path("data"), environ=OFTEN) as first:
         await first.connect(MONICA)
         await first.connect(OMAR)

@@ -1,4 +1,4 @@
-"""Key rotation, backup and restore of a store in MongoDB."""
+"""Tests for key rotation, backup and restore of a store in MongoDB."""
 
 import json
 import os
@@ -24,7 +24,7 @@ async def refresh_all(service: Harness) -> None:
 async def test_leftover_sqlite_store_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mongodb: MongoServer
 ) -> None:
-    """A leftover SQLite store in the data directory is neither used to decide whether a key may be retired nor restored to."""
+    """Neither the retirement of keys nor the restore uses a leftover SQLite store in the data directory."""
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     ring = Path("data/keys.json")

@@ -1,4 +1,4 @@
-"""The command as a process: its imports, output and files."""
+"""Tests for the command as a process: imports, output and files."""
 
 import contextlib
 import json
@@ -45,10 +45,10 @@ def run(
 
 
 @contextlib.contextmanager
-def started(
+def start_process(
     folder: Path, *arguments: str, environ: dict[str, str] | None = None, command: str = ""
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start a command that runs until it is stopped, as a module or by the path of its script."""
+    """Start a command in the background, as a module or by the path of its script."""
     with subprocess.Popen(
         [*([command] if command else [sys.executable, "-m", "zoomgate_server"]), *arguments],
         cwd=folder,
@@ -103,8 +103,8 @@ def test_module_can_be_run_as_the_command(tmp_path: Path) -> None:
 
 
 def test_run_starts_everything_and_prints_a_guide(tmp_path: Path) -> None:
-    """The ready line is first; the guide refers to the file with the member's key, which only its owner can read."""
-    with started(tmp_path, *RUN, "--data-dir", "my data") as process:
+    """The ready line is first. The guide contains the path of the member's key file, which only the owner can read."""
+    with start_process(tmp_path, *RUN, "--data-dir", "my data") as process:
         text = read_until(process, r"to stop\.$")
         rest, log = stop(process, signal.SIGINT)
     ready, _, guide = text.partition("\n")
@@ -120,7 +120,7 @@ def test_run_starts_everything_and_prints_a_guide(tmp_path: Path) -> None:
     ):
         assert call in guide
     assert address[1] in guide
-    assert re.search(r"^  Zoom +(\S+) \(simulated.*\n +overview page: \1/_sim/$", text, re.MULTILINE)
+    assert re.search(r"^  Zoom +(\S+) \(simulator.*\n +overview page: \1/_sim/$", text, re.MULTILINE)
     assert "'my data/member.key'" in guide
     key = (tmp_path / "my data" / "member.key").read_text()
     assert stat.S_IMODE((tmp_path / "my data" / "member.key").stat().st_mode) == 0o600
@@ -130,17 +130,17 @@ def test_run_starts_everything_and_prints_a_guide(tmp_path: Path) -> None:
 
 
 def test_printed_commands_work_unchanged(tmp_path: Path) -> None:
-    """This includes a shell without `zoomgate` on its PATH, and a caller key that a start with the real Zoom left in the data directory."""
+    """Cases include a shell without `zoomgate` on its PATH, and a caller key in the data directory from a previous run with Zoom."""
     command = str(Path(sys.executable).with_name("zoomgate"))
     bare = {"PATH": "/usr/bin:/bin"}
-    with started(
+    with start_process(
         tmp_path, "run", *FREE, "--data-dir", "data", environ=ZOOM | bare, command=command
     ) as process:
         with_zoom = list_command(read_until(process, r"to stop\.$"))
         assert with_zoom.startswith(f"{command} ")
         assert shell(tmp_path, with_zoom, bare) == 0
         stop(process)
-    with started(tmp_path, *RUN, "--data-dir", "data", environ=bare, command=command) as process:
+    with start_process(tmp_path, *RUN, "--data-dir", "data", environ=bare, command=command) as process:
         simulated = list_command(read_until(process, r"to stop\.$"))
         assert shell(tmp_path, simulated, bare | {"ZOOMGATE_DATA_DIR": "data"}) == 0
         stop(process)
@@ -167,7 +167,7 @@ def shell(folder: Path, line: str, environ: dict[str, str]) -> int:
 
 def test_run_with_a_zoom_app_requires_a_key(tmp_path: Path) -> None:
     """A caller key is created, and the printed commands use it."""
-    with started(tmp_path, "run", *FREE, environ=ZOOM) as process:
+    with start_process(tmp_path, "run", *FREE, environ=ZOOM) as process:
         text = read_until(process, r"to stop\.$")
         address = re.search(r"grpc=(\S+)", text)
         assert address is not None
@@ -184,7 +184,7 @@ def test_run_with_a_zoom_app_requires_a_key(tmp_path: Path) -> None:
         "file": ".zoomgate/caller.key",
     }
     assert 'authorization: Bearer $(cat .zoomgate/caller.key)"' in text
-    assert "simulated" not in text
+    assert "simulator" not in text
     assert key not in text + rest + log
     assert "hush" not in text + rest + log
     assert (with_key.returncode, with_key.stdout) == (0, "")
@@ -194,7 +194,9 @@ def test_run_with_a_zoom_app_requires_a_key(tmp_path: Path) -> None:
 def test_concurrently_added_callers_are_all_stored(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         processes = [
-            stack.enter_context(started(tmp_path, "callers", "add", f"caller{number}", "--role", "admin"))
+            stack.enter_context(
+                start_process(tmp_path, "callers", "add", f"caller{number}", "--role", "admin")
+            )
             for number in range(8)
         ]
         assert [process.wait(SECONDS) for process in processes] == [0] * 8
@@ -245,8 +247,8 @@ def test_standard_streams_may_be_closed(tmp_path: Path) -> None:
 
 
 def test_run_starts_several_workers(tmp_path: Path) -> None:
-    """The output is printed once, and calls without a key are accepted."""
-    with started(tmp_path, *RUN, "--workers", "2") as process:
+    """The ready line and the guide are printed once, and calls without a key are accepted."""
+    with start_process(tmp_path, *RUN, "--workers", "2") as process:
         text = read_until(process, r"to stop\.$")
         address = re.search(r"grpc=(\S+)", text)
         assert address is not None
@@ -266,12 +268,12 @@ def test_invalid_key_file_prevents_a_start(tmp_path: Path, content: str) -> None
     result = run(tmp_path, "run", *FREE, environ=ZOOM)
     assert result.returncode == 1
     assert result.stderr == (
-        "zoomgate: .zoomgate/caller.key does not contain a key; delete it, and the next start creates a new one\n"
+        "zoomgate: .zoomgate/caller.key does not contain a key; delete it and restart the service to create a new key\n"
     )
     assert list((tmp_path / ".zoomgate").iterdir()) == [file]
 
 
-def test_key_file_that_others_can_read_is_rejected(tmp_path: Path) -> None:
+def test_key_file_accessible_to_other_users_is_rejected(tmp_path: Path) -> None:
     (tmp_path / ".zoomgate").mkdir()
     file = tmp_path / ".zoomgate" / "caller.key"
     file.write_text(f"zgk_{'a' * 43}")
@@ -302,27 +304,27 @@ def test_port_in_use_is_reported_and_no_files_remain(tmp_path: Path, option: str
 
 
 def test_run_uses_the_configured_log_level(tmp_path: Path) -> None:
-    with started(tmp_path, *RUN, environ={"ZOOMGATE_LOG_LEVEL": "error"}) as process:
+    with start_process(tmp_path, *RUN, environ={"ZOOMGATE_LOG_LEVEL": "error"}) as process:
         read_until(process, r"to stop\.$")
         _, log = stop(process)
     assert log == ""
 
 
-def test_serve_creates_only_its_data_folder(tmp_path: Path) -> None:
+def test_serve_creates_only_its_data_directory(tmp_path: Path) -> None:
     """The service starts with only a TOML file, prints the ready line, and exits with 0 on SIGTERM."""
     assert run(tmp_path, "callers", "add", "ops", "--role", "admin").returncode == 0
     (tmp_path / "z.toml").write_text(
         'listen = "127.0.0.1:0"\nhttp_listen = "127.0.0.1:0"\ndata_dir = "data"\ncallers = "callers.toml"\n'
         'client_id = "app"\nclient_secret = "hush"\n'
     )
-    with started(tmp_path, "serve", environ={"ZOOMGATE_CONFIG": "z.toml"}) as process:
+    with start_process(tmp_path, "serve", environ={"ZOOMGATE_CONFIG": "z.toml"}) as process:
         read_until(process, r"^zoomgate: ready grpc=127\.0\.0\.1:\d+ http=127\.0\.0\.1:\d+$")
         stop(process)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["callers.toml", "data", "z.toml"]
 
 
 def test_serve_lists_all_problems_of_the_callers_file(tmp_path: Path) -> None:
-    """The start fails with lines and reasons, and changes no files."""
+    """The start fails with the lines and reasons, and no file changes."""
     (tmp_path / "callers.toml").write_text('[[callers]]\nname = "A"\nrole = "x"\n')
     result = run(tmp_path, "serve", *FREE, environ=ZOOM | {"ZOOMGATE_CALLERS": "callers.toml"})
     assert result.returncode == 1
@@ -335,6 +337,6 @@ def test_serve_lists_all_problems_of_the_callers_file(tmp_path: Path) -> None:
 
 
 def test_simulator_runs_without_the_service(tmp_path: Path) -> None:
-    with started(tmp_path, "simulator", "--listen", "127.0.0.1:0") as process:
+    with start_process(tmp_path, "simulator", "--listen", "127.0.0.1:0") as process:
         read_until(process, r"^zoom_simulator: ready http=127\.0\.0\.1:\d+$")
         stop(process)

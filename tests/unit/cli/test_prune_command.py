@@ -1,4 +1,4 @@
-"""`zoomgate prune` while a service is running."""
+"""Tests for `zoomgate prune` while a service is running."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 async def service(folder: Path) -> AsyncIterator[Harness]:
-    """A service where Monica has needed to re-consent for 100 days, Omar is active, and a request and a state have expired."""
+    """Run a service with Monica in need of re-consent for 100 days, Omar active, and an expired request and state."""
     async with running(Path("data")) as harness:
         await harness.connect(MONICA)
         await harness.connect(OMAR)
@@ -66,7 +66,7 @@ async def _all_records() -> dict[RecordKey, Record]:
 
 
 async def test_dry_run_reports_what_would_be_pruned_and_changes_nothing(service: Harness) -> None:
-    """It lists every connection and counts other records; a subsequent run without --dry-run prunes exactly these."""
+    """The dry run lists connections and counts other records; a subsequent run without --dry-run prunes exactly these."""
     before = await _all_records()
     planned = json.loads(stdout_of(await command("prune", "--dry-run", "--json")))
     assert await _all_records() == before
@@ -110,7 +110,7 @@ async def test_nothing_is_pruned_with_a_missing_key(service: Harness) -> None:
 
 
 def test_interruption_does_not_lose_the_audit_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an interruption during a write, the audit trail contains the disconnection; the next run prunes the rest."""
+    """If a write is interrupted, the audit trail still contains the disconnection; the next run prunes the other records."""
 
     async def prepare() -> None:
         async with running(Path("data")) as harness:
@@ -140,7 +140,7 @@ def test_interruption_does_not_lose_the_audit_event(monkeypatch: pytest.MonkeyPa
 async def test_audit_events_are_written_without_a_local_service(
     service: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If only other machines run services on the store, the command creates its own audit trail."""
+    """If services run only on other machines, the command creates an audit trail on the local machine."""
     monkeypatch.setenv("ZOOMGATE_STORE", f"sqlite:///{Path('data/zoomgate.db').resolve()}")
     monkeypatch.setenv("ZOOMGATE_KEYS", "data/keys.json")
     monkeypatch.setenv("ZOOMGATE_DATA_DIR", "elsewhere")
@@ -158,5 +158,5 @@ def _audit_events(action: str, folder: str = "data") -> list[dict[str, Any]]:
 
 def test_missing_store_is_reported_and_not_created() -> None:
     stdout_of(zoomgate("keys", "new"))
-    assert "There is no store" in stderr_of(zoomgate("prune"))
+    assert "there is no store" in stderr_of(zoomgate("prune"))
     assert sorted(path.name for path in Path("data").iterdir()) == ["audit.jsonl", "keys.json"]

@@ -1,4 +1,4 @@
-"""`zoomgate connections refresh` with a running service."""
+"""Tests for `zoomgate connections refresh` with a running service."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ CALLERS = {
 
 @pytest.fixture
 async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
-    """A service with all users connected."""
+    """Run a service with all users connected."""
     async with running(tmp_path / "data", callers=CALLERS) as started:
         for user in USERS:
             await started.connect(user)
@@ -81,7 +81,7 @@ async def test_all_users_are_refreshed_and_failures_are_reported(harness: Harnes
     first = await refresh(harness, "--all", "--rate", "100")
     assert first.exit_code == 1
     assert re.fullmatch(rf"{MONICA}  ZOOM_REAUTH_REQUIRED  .*consent again\n", first.stdout)
-    assert "2 refreshed, 0 already fresh, 0 skipped, 1 failed" in first.stderr
+    assert "2 refreshed, 0 up to date, 0 skipped, 1 failed" in first.stderr
     assert re.search(r"Continue with: zoomgate connections refresh --all --since 20\S+Z", first.stderr)
     assert await generations(harness) == [2, 1, 2]
     shown = await command("connections", "show", MONICA, environ=environ(harness))
@@ -90,17 +90,17 @@ async def test_all_users_are_refreshed_and_failures_are_reported(harness: Harnes
     )
     second = await refresh(harness, "--all", "--since", started_at)
     assert stdout_of(second) == ""
-    assert "0 refreshed, 0 already fresh, 2 skipped, 0 failed" in second.stderr
+    assert "0 refreshed, 0 up to date, 2 skipped, 0 failed" in second.stderr
     assert harness.stat("token.refresh_token.issued") == 2
 
 
 async def test_json_output_contains_no_token(harness: Harness) -> None:
-    """There is one document per failure, followed by one with the counts; a token less than a minute old counts as fresh."""
+    """The output is one document per failure, followed by the counts. A token issued less than a minute ago is up to date."""
     revoke_grant(harness, OMAR)
     first = await refresh(harness, "--all", "--rate", "100", "--json")
-    failure, sums = (json.loads(line) for line in first.stdout.splitlines())
+    failure, counts = (json.loads(line) for line in first.stdout.splitlines())
     assert (failure["userEmail"], failure["reason"]) == (OMAR, "ZOOM_REAUTH_REQUIRED")
-    assert sums == {"refreshed": 2, "alreadyFresh": 0, "skipped": 0, "failed": 1, "stopped": False}
+    assert counts == {"refreshed": 2, "alreadyFresh": 0, "skipped": 0, "failed": 1, "stopped": False}
     second = stdout_of(await refresh(harness, "--all", "--rate", "100", "--json"))
     assert json.loads(second)["alreadyFresh"] == 2
     assert "sim-" not in first.output + second
@@ -125,16 +125,16 @@ async def test_only_the_callers_users_are_refreshed(harness: Harness) -> None:
 
 @pytest.mark.parametrize("caller", ["blind", "admin"])
 async def test_caller_without_permission_is_stopped_at_the_first_user(harness: Harness, caller: str) -> None:
-    """The exit code is 4, nothing is sent to Zoom, and no user counts as failed."""
+    """The exit code is 4, nothing is sent to Zoom, and the number of failed users is 0."""
     result = await refresh(harness, "--all", caller=caller)
     assert result.exit_code == 4
-    assert "stopped: 0 refreshed, 0 already fresh, 0 skipped, 0 failed" in result.stderr
+    assert "stopped: 0 refreshed, 0 up to date, 0 skipped, 0 failed" in result.stderr
     assert "PERMISSION_DENIED" in result.stderr
     assert harness.stat("token.refresh_token.issued") == 0
 
 
 async def test_rejected_app_credentials_stop_the_run(harness: Harness) -> None:
-    """The first rejection stops the run, since it would apply to all users; Zoom is called once."""
+    """The run stops after one call to Zoom, since the rejection applies to all users."""
     harness.simulator.zoom.options = SimulatorOptions(port=0, client_secret="another-secret")
     result = await refresh(harness, "--all", "--rate", "100")
     assert result.exit_code == 1
@@ -184,8 +184,8 @@ class Time:
         self.now += seconds
 
 
-async def refreshed_at(harness: Harness, rate: float) -> tuple[Time, list[executor.Failure]]:
-    """Refresh all users with a simulated clock."""
+async def refresh_times(harness: Harness, rate: float) -> tuple[Time, list[executor.Failure]]:
+    """Return the times of all refreshes on a simulated clock."""
     time, failures = Time(), []  # type: ignore[var-annotated]
 
     def refresh_all() -> None:
@@ -205,7 +205,7 @@ async def refreshed_at(harness: Harness, rate: float) -> tuple[Time, list[execut
 
 async def test_rate_limits_the_refreshes(harness: Harness) -> None:
     """The rate determines the time between the starts of two refreshes, regardless of their duration."""
-    time, failures = await refreshed_at(harness, 0.5)
+    time, failures = await refresh_times(harness, 0.5)
     assert (time.now, failures) == (4.0, [])
     assert await generations(harness) == [2, 2, 2]
 
@@ -216,12 +216,12 @@ async def test_rate_limits_the_refreshes(harness: Harness) -> None:
 async def test_failures_that_affect_all_users_delay_the_next_refresh(
     harness: Harness, kind: str, reason: str
 ) -> None:
-    """If Zoom limits the rate or fails, the next refresh waits for the retry delay, at most a minute; later refreshes succeed."""
+    """After a rate limit or failure of Zoom, the next refresh starts after the retry delay, at most a minute; later refreshes succeed."""
     times = (
         1 if kind == "rate_limit_daily" else 12
     )  # 4 attempts of the client with 3 attempts of the service each
     harness.simulator.faults.add(Fault("token", kind, times=times))
-    time, failures = await refreshed_at(harness, 5)
+    time, failures = await refresh_times(harness, 5)
     assert [(failure.user_email, failure.reason) for failure in failures][:1] == [(BASIL, reason)]
     assert 1 < time.now <= 61
     if kind == "rate_limit_daily":
@@ -242,7 +242,7 @@ async def test_interruption_prints_counts_and_how_to_continue(harness: Harness) 
     process.send_signal(signal.SIGINT)
     _, messages = await process.communicate()
     assert process.returncode == 1
-    assert b"stopped: 0 refreshed, 0 already fresh, 0 skipped, 1 failed" in messages
+    assert b"stopped: 0 refreshed, 0 up to date, 0 skipped, 1 failed" in messages
     assert re.search(
         rb"Continue with: zoomgate connections refresh --all --since 20\S+Z --rate 0.1\n", messages
     )

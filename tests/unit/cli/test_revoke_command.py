@@ -1,4 +1,4 @@
-"""`zoomgate connections revoke` and `list --where` with a running service."""
+"""Tests for `zoomgate connections revoke` and `list --where` with a running service."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ CALLERS = {
 
 @pytest.fixture
 async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
-    """A service with all users connected."""
+    """Run a service with all users connected."""
     async with running(tmp_path / "data", callers=CALLERS) as started:
         for user in USERS:
             await started.connect(user)
@@ -81,13 +81,13 @@ async def test_matching_users_are_disconnected_and_revoked(harness: Harness) -> 
 
 
 async def test_confirmation_is_required(harness: Harness) -> None:
-    """The prompt contains the number of users and is skipped if there are none; --dry-run lists them; --where or --all is required."""
+    """The prompt contains the number of users and is skipped if no user matches. --dry-run lists users. --where or --all is required."""
     result = await revoke(harness, "--all", stdin="n\n")
     assert "Disconnect 3 users?" in result.output
     assert result.exit_code == 1
     listed = await revoke(harness, "--where", "scope=user:read:user", "--dry-run")
     assert [line.split()[0] for line in stdout_of(listed).splitlines()] == list(USERS)
-    assert "3 would be disconnected" in listed.stderr
+    assert "3 user(s) would be disconnected" in listed.stderr
     unmatched = await revoke(harness, "--where", "user=unknown@example.com")
     assert stdout_of(unmatched) == ""
     assert unmatched.stderr == "0 disconnected, 0 skipped, 0 failed\n"
@@ -97,14 +97,14 @@ async def test_confirmation_is_required(harness: Harness) -> None:
 
 
 async def test_service_disconnects_only_its_own_users(harness: Harness) -> None:
-    """--all means all users that the caller may access; the JSON output contains the counts."""
+    """--all includes only the users that the caller may access; the JSON output contains the counts."""
     result = await revoke(harness, "--all", "--yes", "--json", caller="narrow")
-    assert json.loads(stdout_of(result)) == {"ended": 1, "skipped": 0, "failed": 0, "stopped": False}
+    assert json.loads(stdout_of(result)) == {"disconnected": 1, "skipped": 0, "failed": 0, "stopped": False}
     assert await states(harness) == "AAD"
 
 
 async def test_caller_without_permission_is_stopped_at_the_first_user(harness: Harness) -> None:
-    """The exit code is 4, and no user counts as failed."""
+    """The exit code is 4, and the number of failed users is 0."""
     result = await revoke(harness, "--all", "--yes", caller="blind")
     assert result.exit_code == 4
     assert "stopped: 0 disconnected, 0 skipped, 0 failed" in result.stderr
@@ -112,7 +112,7 @@ async def test_caller_without_permission_is_stopped_at_the_first_user(harness: H
 
 
 async def test_interrupted_run_prints_counts_and_can_be_continued(harness: Harness) -> None:
-    """On SIGINT, the current disconnection completes and is counted, however late the response; the next run continues."""
+    """On SIGINT, the current disconnection completes and is counted, regardless of the response time; the next run continues."""
     harness.simulator.faults.add(Fault("revoke", "delay", seconds=0.5))  # delays the service's response
     process = await asyncio.create_subprocess_exec(
         *(
@@ -140,7 +140,7 @@ async def test_interrupted_run_prints_counts_and_can_be_continued(harness: Harne
     assert await states(harness) == "DDD"
 
 
-async def test_user_who_consents_again_meanwhile_stays_connected(harness: Harness) -> None:
+async def test_user_who_consents_during_the_run_stays_connected(harness: Harness) -> None:
     """The conditions are checked again before each disconnection."""
     before = datetime.now(UTC).isoformat()
     loop, count = asyncio.get_running_loop(), bulk_revoke.Count()
@@ -199,14 +199,14 @@ async def test_list_accepts_the_same_filters(harness: Harness) -> None:
 
 @pytest.mark.parametrize("where", ["state=disconnected", "cause=revoked"])
 async def test_state_and_cause_filters_include_disconnected_users(harness: Harness, where: str) -> None:
-    """Other filters exclude them unless --state is set, and `revoke` does not disconnect them again."""
+    """Other filters exclude disconnected users unless --state is set, and `revoke` does not disconnect them again."""
     await harness.call(harness.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=OMAR))
     listed = ("connections", "list", "--json", "--where")
     shown = stdout_of(await command(*listed, where, environ=environ(harness)))
     assert [json.loads(line)["userEmail"] for line in shown.splitlines()] == [OMAR]
     others = stdout_of(await command(*listed, "user=*@example.com", environ=environ(harness)))
     assert [json.loads(line)["userEmail"] for line in others.splitlines()] == [BASIL, MONICA]
-    assert "0 would be disconnected" in (await revoke(harness, "--where", where, "--dry-run")).stderr
+    assert "0 user(s) would be disconnected" in (await revoke(harness, "--where", where, "--dry-run")).stderr
 
 
 @pytest.mark.parametrize(

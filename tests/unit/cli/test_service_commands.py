@@ -1,4 +1,4 @@
-"""Commands that call a running service, each in its own process."""
+"""Tests for commands that call a running service, each in its own process."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ def environ(harness: Harness, caller: str = "service", **more: str) -> dict[str,
 async def zoomgate(
     harness: Harness, *arguments: str, stdin: bytes = b"", caller: str = "service", code: int = 0
 ) -> tuple[bytes, str]:
-    """Run a command that must exit with a code; return its standard output and standard error."""
+    """Run a command and check the exit code; return standard output and standard error."""
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
         *arguments,
@@ -55,7 +55,7 @@ async def zoomgate(
 
 
 async def on_terminal(harness: Harness, *arguments: str, encoding: str = "utf-8", **more: str) -> str:
-    """Run a command with a terminal as its standard output, and return that output."""
+    """Run a command with a terminal as standard output, and return the output."""
     controller, terminal_side = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         *COMMAND, *arguments, stdout=terminal_side, stderr=subprocess.PIPE, env=environ(harness, **more)
@@ -79,7 +79,7 @@ async def test_user_is_connected_from_the_terminal(harness: Harness) -> None:
     assert process.returncode == 0, errors
     assert BASIL in output.decode()
     assert "meeting:write:meeting" in output.decode()
-    assert b"waiting until" in errors
+    assert b"waiting for the consent" in errors
 
 
 async def test_link_is_printed_without_waiting(harness: Harness) -> None:
@@ -95,7 +95,7 @@ async def test_link_is_printed_without_waiting(harness: Harness) -> None:
 
 
 class Silent(AuthServiceServicer):
-    """A service that fails with the error that gRPC reports for a missing response."""
+    """A service that fails with gRPC's error for a missing response."""
 
     async def GetConnection(self, request: pb.GetConnectionRequest, context: Any) -> pb.GetConnectionResponse:
         """Fail with DEADLINE_EXCEEDED."""
@@ -104,15 +104,15 @@ class Silent(AuthServiceServicer):
 
 async def test_missing_response_has_its_own_message(harness: Harness) -> None:
     """The exit code is the same as for an unreachable service."""
-    async with serving(Silent()) as address:
+    async with serve(Silent()) as address:
         _, errors = await zoomgate(harness, "connections", "show", MONICA, "--server", address, code=5)
     assert f"the service at {address} did not respond in time" in errors
-    assert "check before you repeat it" in errors
+    assert "check this before you run the command again" in errors
 
 
 @contextlib.asynccontextmanager
-async def serving(servicer: AuthServiceServicer) -> AsyncIterator[str]:
-    """Serve a servicer in place of Zoomgate; yield its address."""
+async def serve(servicer: AuthServiceServicer) -> AsyncIterator[str]:
+    """Run a server with a servicer in place of Zoomgate; yield the address of the server."""
     server = grpc.aio.server()
     add_AuthServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -139,7 +139,7 @@ class MaliciousService(AuthServiceServicer):
 
 async def test_link_with_control_sequences_is_not_printed(harness: Harness) -> None:
     """A valid URL contains only visible ASCII characters."""
-    async with serving(MaliciousService()) as address:
+    async with serve(MaliciousService()) as address:
         output, errors = await zoomgate(harness, "connect", BASIL, "--wait", "0", "--server", address, code=1)
     assert not output
     assert "not a valid web URL" in errors
@@ -181,13 +181,13 @@ async def test_meetings_are_created_shown_and_deleted(harness: Harness) -> None:
     ],
 )
 async def test_invalid_meetings_are_rejected(harness: Harness, arguments: tuple[str, ...], text: str) -> None:
-    """The exit code is 2, and the message names the option or the field."""
+    """The exit code is 2, and the message contains the option or the field."""
     _, errors = await zoomgate(harness, "meetings", "create", MONICA, *arguments, stdin=b"{", code=2)
     assert text in errors
 
 
 async def test_requests_are_forwarded(harness: Harness, tmp_path: Path) -> None:
-    """Query, headers and data from text, a file or standard input reach Zoom; the response is printed byte by byte."""
+    """Zoom receives the query, headers and data (from text, a file or standard input); the response is printed unchanged."""
     output, _ = await zoomgate(harness, "proxy", "get", MONICA, "/users/me", "-H", "accept: application/json")
     assert json.loads(output)["email"] == MONICA
     (tmp_path / "body.json").write_text('{"topic": "From a file"}')
@@ -220,13 +220,13 @@ async def test_requests_are_forwarded(harness: Harness, tmp_path: Path) -> None:
     ],
 )
 async def test_invalid_requests_are_rejected(harness: Harness, arguments: tuple[str, ...], text: str) -> None:
-    """The exit code is 2, and the message names the problem."""
+    """The exit code is 2, and the message contains the problem."""
     _, errors = await zoomgate(harness, "proxy", "get", MONICA, *arguments, code=2)
     assert text in errors
 
 
 async def test_control_sequences_from_zoom_are_escaped_on_terminals(tmp_path: Path) -> None:
-    """This applies to headers and to bodies, whether JSON or not."""
+    """Headers, JSON bodies and other bodies are escaped."""
     evil = b'{"topic": "\\u001b[31mred\\u202e"}'
     raw = b"\x1b]0;title\x07\x1b[2J"
     async with raw_upstream() as upstream, running(tmp_path, zoom_api_url=upstream.url) as harness:
@@ -244,7 +244,7 @@ async def test_control_sequences_from_zoom_are_escaped_on_terminals(tmp_path: Pa
             assert piped == body
 
 
-async def test_other_servers_are_not_taken_for_a_simulator(harness: Harness) -> None:
+async def test_other_servers_are_not_mistaken_for_a_simulator(harness: Harness) -> None:
     """The exit code is 5, as for an unreachable simulator."""
     async with raw_upstream() as upstream:
         for command in ("stats", "expire"):
@@ -287,7 +287,7 @@ async def test_tokens_are_checked_and_printed(harness: Harness) -> None:
 
 
 async def test_shell_completion_completes_commands(harness: Harness) -> None:
-    """The printed script is valid, and the command returns completions for commands and subcommands."""
+    """The printed script is valid, and commands and subcommands are completed."""
     script, _ = await zoomgate(harness, "completion", "bash")
     assert b"_ZOOMGATE_COMPLETE=bash_complete" in script
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""`zoomgate store`: backup while the service is running, and the restore drill."""
+"""Tests for `zoomgate store`: backup while the service is running, and the restore drill."""
 
 import json
 import os
@@ -69,10 +69,10 @@ def delete_store() -> None:
 
 
 class TestBackup:
-    """`zoomgate store backup`."""
+    """Tests for `zoomgate store backup`."""
 
     async def test_running_service_is_backed_up(self, service: Harness) -> None:
-        """The backup is one file with mode 0600, contains all commits, and does not disturb the service."""
+        """The backup is one file with mode 0600, contains all commits, and does not affect the service."""
         output = stdout_of(await command("store", "backup", "backup.db"))
         assert "verified" in output
         assert "The keys are not included" in output
@@ -101,7 +101,7 @@ class TestBackup:
         ] == [MONICA]
 
     async def test_existing_file_is_not_overwritten(self, service: Harness) -> None:
-        """This includes the store itself. No temporary file remains."""
+        """The store itself is not overwritten either. No temporary file remains."""
         Path("backup.db").write_text("mine")
         for target in ("backup.db", "data/zoomgate.db"):
             assert "never overwritten" in stderr_of(await command("store", "backup", target))
@@ -112,7 +112,7 @@ class TestBackup:
         assert sorted(path.name for path in Path().iterdir()) == ["backup.db", "dangling", "data"]
 
     async def test_backup_contains_neither_keys_nor_plaintext_tokens(self, service: Harness) -> None:
-        """Its records cannot be opened with another key ring."""
+        """The records of the backup cannot be decrypted with a different key ring."""
         token = (await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))).token
         fields = json.loads(stdout_of(await command("store", "backup", "backup.db", "--json")))
         assert fields["records"] == len(await contents(Path("backup.db")))
@@ -127,7 +127,7 @@ class TestBackup:
                 envelope.open(record)
 
     def test_missing_or_foreign_store_is_not_backed_up(self) -> None:
-        assert "There is no store" in stderr_of(zoomgate("store", "backup", "backup.db"))
+        assert "there is no store" in stderr_of(zoomgate("store", "backup", "backup.db"))
         Path("data").mkdir()
         with closing(sqlite3.connect("data/zoomgate.db")) as other:
             other.execute("CREATE TABLE t (x)")
@@ -136,11 +136,11 @@ class TestBackup:
 
 
 class TestRestore:
-    """`zoomgate store restore`."""
+    """Tests for `zoomgate store restore`."""
 
     @pytest.mark.parametrize("tolerance", [0, 1])
     async def test_restore_after_the_loss_of_the_store(self, folder: Path, tolerance: int) -> None:
-        """A user whose token was refreshed since the backup must consent again, unless Zoom tolerates the previous token."""
+        """A user whose token was refreshed since the backup must consent again, unless Zoom accepts the previous token."""
         async with Simulator(SimulatorOptions(port=0, tolerance=tolerance)) as zoom:
             async with serving(zoom, Path("data"), environ=OFTEN) as before:
                 await before.connect(MONICA)
@@ -163,7 +163,7 @@ class TestRestore:
                 await refresh(after, MONICA)
 
     async def test_backup_is_restored_into_an_empty_store_only(self, service: Harness) -> None:
-        """A store with records is unchanged. An empty store receives all records, under their original keys."""
+        """A store with records is unchanged. An empty store receives all records, encrypted with the original keys."""
         stdout_of(await command("store", "backup", "backup.db"))
         await refresh(service, MONICA)
         before = await contents(Path("data/zoomgate.db"))
@@ -185,11 +185,11 @@ class TestRestore:
         environ = {"ZOOMGATE_STORE": "sqlite:///restored.db", "ZOOMGATE_KEYS": "other.json"}
         result = await command("store", "restore", "backup.db", environ=environ)
         assert result.exit_code == 1
-        assert f"lacks key {used}" in result.stderr
+        assert f"does not contain key {used}" in result.stderr
         assert await contents(Path("restored.db"))
 
     async def test_leftover_log_file_prevents_the_restore(self, service: Harness) -> None:
-        """SQLite would apply it to the restored file."""
+        """SQLite would apply the log file to the restored file."""
         stdout_of(await command("store", "backup", "backup.db"))
         environ = {"ZOOMGATE_STORE": "sqlite:///restored.db"}
         Path("restored.db-wal").write_bytes(Path("data/zoomgate.db-wal").read_bytes())
@@ -214,14 +214,14 @@ class TestRestore:
         content = bytearray(Path("backup.db").read_bytes())
         content[-3000:] = os.urandom(3000)
         content[4096:4196] = os.urandom(100)
-        Path("damaged.db").write_bytes(content)
+        Path("corrupt.db").write_bytes(content)
         environ = {"ZOOMGATE_STORE": "sqlite:///restored.db"}
-        stderr_of(await command("store", "restore", "damaged.db", environ=environ))
+        stderr_of(await command("store", "restore", "corrupt.db", environ=environ))
         assert not Path("restored.db").exists()
 
 
 class TestCopyOfFile:
-    """Copy of an SQLite store."""
+    """Tests for the copy of an SQLite store."""
 
     async def test_copy_is_a_consistent_snapshot_while_another_process_writes(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -284,7 +284,7 @@ class TestCopyOfFile:
 
 
 class TestCopyOfRecords:
-    """Backup and restore of a store that is not a file."""
+    """Tests for backup and restore of a store that is not a file."""
 
     async def test_any_store_is_backed_up_to_a_file_and_restored(self, folder: Path) -> None:
         """Every record of every app is restored unchanged."""
@@ -308,7 +308,7 @@ class TestCopyOfRecords:
             await backup.restore_records(Path("backup.db"), target, time.time, lambda _: None)
 
     async def test_zoom_user_moved_during_the_copy_has_one_live_record(self, folder: Path) -> None:
-        """If a Zoom user moves to another record between the two reads, the copy contains the final version of both records."""
+        """If a Zoom user is moved to a different record between the two reads, the copy contains the final version of both records."""
         store = MemoryStore(time.time)
         first = Record(key=RecordKey("app", Kind.USER, "a"), value=b"1", zoom_user_id="z", state="ACTIVE")
         rev = await store.put(first, 0)

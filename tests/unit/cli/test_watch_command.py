@@ -1,4 +1,4 @@
-"""`zoomgate connections watch` with a running service."""
+"""Tests for `zoomgate connections watch` with a running service."""
 
 import asyncio
 import io
@@ -20,8 +20,10 @@ from zoomgate_server.cli import cli
 ZOOMGATE = str(Path(sys.executable).with_name("zoomgate"))
 
 
-async def watched(harness: Harness, arguments: Sequence[str], lines: int) -> tuple[int, list[str], str]:
-    """Watch while a user connects, and send SIGINT after some lines; return the exit code, the lines and the messages."""
+async def watch_until_interrupted(
+    harness: Harness, arguments: Sequence[str], lines: int
+) -> tuple[int, list[str], str]:
+    """Watch while a user connects, and send SIGINT after some lines; return the exit code, the lines and standard error."""
     command = [ZOOMGATE, "connections", "watch", "--server", harness.grpc_address, *arguments]
     environ = os.environ | {"ZOOMGATE_KEY": caller_key("service")}
     process = await asyncio.create_subprocess_exec(
@@ -45,7 +47,7 @@ async def watched(harness: Harness, arguments: Sequence[str], lines: int) -> tup
 async def test_events_are_printed_until_interrupted(tmp_path: Path, users: tuple[str, ...]) -> None:
     """Each event is one line; an interruption exits with 0 and prints the command to continue."""
     async with running(tmp_path / "data") as harness:
-        code, printed, messages = await watched(harness, users, 1)
+        code, printed, messages = await watch_until_interrupted(harness, users, 1)
         assert code == 0
         assert MONICA in printed[0]
         assert "active" in printed[0]
@@ -58,7 +60,7 @@ async def test_events_are_printed_until_interrupted(tmp_path: Path, users: tuple
 
 async def test_events_can_be_printed_as_json(tmp_path: Path) -> None:
     async with running(tmp_path / "data") as harness:
-        code, printed, messages = await watched(harness, ["--json"], 2)
+        code, printed, messages = await watch_until_interrupted(harness, ["--json"], 2)
         assert messages.strip().endswith("--json")
         assert code == 0
         events = [json.loads(line) for line in printed]

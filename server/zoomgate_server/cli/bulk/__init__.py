@@ -1,1 +1,1 @@
-"""Commands that act on many connections."""
+"""Operations on many connections."""

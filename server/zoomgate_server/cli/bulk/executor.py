@@ -1,4 +1,4 @@
-"""Sequential, rate-limited execution of one operation on many connections; single failures do not stop it."""
+"""Sequential, rate-limited execution of an operation on many connections. A failure for one user does not stop the run."""
 
 import contextlib
 import signal
@@ -12,10 +12,10 @@ from zoomgate import errors
 from zoomgate.v1.connection_pb2 import Connection
 
 LONGEST_PAUSE_SECONDS = 60.0
-"""The longest pause after a failure that affects all users; Zoom's daily limit requests a delay until the next day."""
+"""Maximum pause after a failure that affects all users, in seconds. Zoom's daily limit requests a delay until the next day."""
 
 _GLOBAL_FAILURES = frozenset({"STORE_UNAVAILABLE", "ZOOM_RATE_LIMITED", "ZOOM_UNAVAILABLE"})
-"""Reasons that affect all users: until the retry delay has passed, the next call would fail as well."""
+"""Reasons of failures that affect all users. The next call would also fail until the retry delay has passed."""
 
 
 class RateLimiter:
@@ -45,7 +45,7 @@ class RateLimiter:
         self._next = max(self._next, self._now()) + self._interval
 
     def hold(self, seconds: float) -> None:
-        """Start no call for this many seconds."""
+        """Start the next call after at least this number of seconds."""
         self._next = max(self._next, self._now() + seconds)
 
 
@@ -74,19 +74,19 @@ def for_each(
 ) -> None:
     """Run an operation on every connection. At most one page of connections is held in memory.
 
-    The first Ctrl+C lets the current operation finish and be counted; a second one interrupts it.
+    On the first Ctrl+C, the current operation finishes and is counted. A second Ctrl+C interrupts the operation.
 
     Args:
         on_failure: Called for every connection whose operation failed.
         advance: Called with 1 after every connection.
 
     Raises:
-        ZoomgateError: Every call would fail: the service is unreachable, the caller is not allowed, or Zoom rejects the app.
+        ZoomgateError: No call can succeed: the service is unreachable, the caller is not allowed, or Zoom rejects the app.
         KeyboardInterrupt: Ctrl+C was pressed.
     """
     for connection in connections:
         pace.wait()
-        with _interrupt_deferred():
+        with _defer_interrupt():
             try:
                 operation(connection)
             except errors.ZoomgateError as error:
@@ -99,8 +99,8 @@ def for_each(
 
 
 @contextlib.contextmanager
-def _interrupt_deferred() -> Iterator[None]:
-    """Defer the first Ctrl+C to the end of the block, since an interrupted call may have taken effect without being counted.
+def _defer_interrupt() -> Iterator[None]:
+    """Defer the first Ctrl+C to the end of the block, so that every call that takes effect is counted.
 
     Raises:
         KeyboardInterrupt: Ctrl+C was pressed within the block.

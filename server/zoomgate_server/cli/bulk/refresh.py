@@ -17,7 +17,7 @@ class Count:
     Attributes:
         refreshed: Tokens that were refreshed.
         not_needed: Tokens that had already been refreshed less than a minute before.
-        skipped: Connections that were refreshed at or after `since`, or disconnected meanwhile.
+        skipped: Connections that were refreshed at or after `since`, or disconnected during the run.
         failed: Tokens that could not be refreshed.
     """
 
@@ -28,12 +28,12 @@ class Count:
 
 
 def is_due(connection: Connection, since: datetime | None) -> bool:
-    """Return whether the token of a connection was issued before a time; None means that all are due."""
+    """Return whether the token of a connection was issued before `since`; always True if `since` is None."""
     return since is None or is_before(connection.refresh_time, since)
 
 
-def active(client: Client) -> Iterator[Connection]:
-    """Yield the active connections, which are those that can be refreshed, loading them page by page."""
+def list_active(client: Client) -> Iterator[Connection]:
+    """Yield the active connections, loaded page by page. Only active connections can be refreshed."""
     return client.connections(states=[Connection.STATE_ACTIVE])
 
 
@@ -58,7 +58,7 @@ def refresh_all(
     """
 
     def due() -> Iterator[Connection]:
-        for connection in active(client):
+        for connection in list_active(client):
             if is_due(connection, since):
                 yield connection
             else:

@@ -15,7 +15,7 @@ class Count:
 
     Attributes:
         revoked: Connections that were disconnected.
-        skipped: Connections that were disconnected by another caller meanwhile, or no longer match a condition.
+        skipped: Connections that were disconnected by a different caller during the run, or no longer match a condition.
         failed: Connections that could not be disconnected.
     """
 
@@ -24,8 +24,8 @@ class Count:
     failed: int = 0
 
 
-def connected(client: Client, where: tuple[Condition, ...]) -> Iterator[Connection]:
-    """Yield the connections that are not disconnected and match every condition, loading them page by page."""
+def list_connected(client: Client, where: tuple[Condition, ...]) -> Iterator[Connection]:
+    """Yield the connections that are not disconnected and match every condition, loaded page by page."""
     return (connection for connection in client.connections() if matches(where, connection))
 
 
@@ -41,7 +41,7 @@ def revoke_all(
     """Disconnect the users of all matching connections, one after another.
 
     A page may be outdated by the time its last connection is processed. Each connection is therefore read and matched again
-    before it is deleted, so that a user who has meanwhile consented again stays connected.
+    before it is deleted, so that a user who has consented again in the meantime stays connected.
 
     Args:
         count: Updated for each connection.
@@ -67,4 +67,4 @@ def revoke_all(
         count.failed += 1
         on_failure(failure)
 
-    for_each(connected(client, where), disconnect, pace=pace, on_failure=record_failure, advance=advance)
+    for_each(list_connected(client, where), disconnect, pace=pace, on_failure=record_failure, advance=advance)

@@ -34,7 +34,7 @@ def moment(text: str) -> datetime:
     """Parse a time with a time zone.
 
     Raises:
-        ValueError: The text is not such a time; the message explains the format.
+        ValueError: The text is not a time with a time zone. The message explains the format.
     """
     try:
         parsed = datetime.fromisoformat(text)
@@ -48,7 +48,7 @@ def moment(text: str) -> datetime:
 
 
 def is_before(time: Timestamp, limit: datetime) -> bool:
-    """Return whether a timestamp is before a time, compared in milliseconds."""
+    """Return whether a timestamp is before a time, with a resolution of a millisecond."""
     return time.ToNanoseconds() < int(limit.timestamp() * 1000) * 1_000_000
 
 
@@ -110,7 +110,7 @@ FIELDS: dict[str, Callable[[str], Test]] = {
 }
 
 
-def _parsed(
+def _parse_where(
     _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
 ) -> tuple[Condition, ...]:
     conditions = []
@@ -132,7 +132,7 @@ where_option = click.option(
     "where",
     multiple=True,
     metavar="NAME=VALUE",
-    callback=_parsed,
+    callback=_parse_where,
     help="Filter connections; repeat to combine (all filters must match). NAME is user (an email address or *@domain), state, cause,"
     " account (the Zoom account ID), scope, consented-before or refreshed-before (a time such as 2030-01-07T09:00:00Z).",
 )
@@ -144,5 +144,5 @@ def matches(where: tuple[Condition, ...], connection: Connection) -> bool:
 
 
 def includes_disconnected(where: tuple[Condition, ...]) -> bool:
-    """Return whether a condition filters by state or cause, which may select disconnected users."""
+    """Return whether a condition filters by state or cause, and may therefore match disconnected users."""
     return any(condition.name in ("state", "cause") for condition in where)
