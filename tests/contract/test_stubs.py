@@ -1,4 +1,4 @@
-"""Tests of the generated stubs and the client's wheel: up to date, self-contained and importable."""
+"""Tests for the generated stubs and the client's wheel."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def run_command(*command: str, cwd: Path = ROOT, **environ: str) -> subprocess.C
 
 
 def virtual_environment(folder: Path, *packages: str) -> Path:
-    """Create a virtual environment with packages, and return its interpreter. Skip the test if they cannot be installed."""
+    """Create a virtual environment with packages and return its interpreter. Skip the test if the installation fails."""
     assert run_command(sys.executable, "-m", "venv", str(folder)).returncode == 0
     python = folder / "bin" / "python"
     process = run_command(

@@ -1,4 +1,4 @@
-"""Tests with invalid responses from Zoom or an intermediary: outcomes are typed, never partial, and bounded in memory."""
+"""Tests for the handling of invalid responses from Zoom or an intermediary."""
 
 import asyncio
 import gzip
@@ -32,11 +32,11 @@ WRITE = meetings.CreateMeetingRequest(user_email=MONICA)
 UNAVAILABLE, UNKNOWN = ("UNAVAILABLE", "ZOOM_UNAVAILABLE"), ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")
 BAD, LARGE = ("INTERNAL", "ZOOM_BAD_RESPONSE"), ("RESOURCE_EXHAUSTED", "ZOOM_RESPONSE_TOO_LARGE")
 MEETING = ("OK", "1")
-"""The code and reason of a failure, or OK and the parsed value."""
+"""Code and reason of a failure, or OK and the parsed value."""
 
 
 def status(number: int) -> Outcome:
-    """Return the outcome of a proxy call with this HTTP status."""
+    """Return the expected outcome of a proxy call for an HTTP status."""
     return ("OK", str(number))
 
 
@@ -101,8 +101,8 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
     ),
     "a negative id": (http_response("200 OK", b'{"id":-1}'), status(200), BAD, BAD),
     "an id with a fraction": (http_response("200 OK", b'{"id":1.5}'), status(200), BAD, BAD),
-    "an id as text": (http_response("200 OK", b'{"id":"1"}'), status(200), BAD, BAD),
-    "an id as boolean": (http_response("200 OK", b'{"id":true}'), status(200), BAD, BAD),
+    "an id as a string": (http_response("200 OK", b'{"id":"1"}'), status(200), BAD, BAD),
+    "an id as a boolean": (http_response("200 OK", b'{"id":true}'), status(200), BAD, BAD),
     "5000 digits": (http_response("200 OK", b'{"id":' + b"1" * 5000 + b"}"), status(200), BAD, BAD),
     "5000 digits elsewhere": (
         http_response("200 OK", b'{"id":1,"x":' + b"1" * 5000 + b"}"),
@@ -135,7 +135,7 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
     ),
     "an empty body": (http_response("200 OK", b""), status(200), BAD, BAD),
     "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", status(204), BAD, BAD),
-    "a redirect to another host": (
+    "a redirect to a different host": (
         http_response("302 Found", b"", "Location: https://evil.com/x?token=y"),
         status(302),
         BAD,
@@ -303,7 +303,7 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """A service with a connected user, whose Zoom API is a raw server."""
+    """A service with a connected user and a raw server as Zoom's API."""
     async with (
         raw_upstream() as raw,
         running(tmp_path_factory.mktemp("data"), zoom_api_url=raw.url) as zoomgate,
@@ -321,13 +321,13 @@ async def outcome(zoomgate: Harness, method: Any, request: Any) -> Outcome:
         refusal = RpcError.of(error)
         assert not [word for word in ("aiohttp", "Error", "Traceback", "evil.com") if word in refusal.message]
         return refusal.short
-    MessageToJson(result)  # must not fail, since grpcurl shows JSON
+    MessageToJson(result)  # must not fail, since grpcurl prints JSON
     return ("OK", str(result.response.status if isinstance(result, proxy.GetResponse) else result.meeting.id))
 
 
 @pytest.mark.parametrize("name", RESPONSES)
 async def test_response_has_its_outcome(service: Service, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """The proxy returns complete responses as data; typed calls parse or reject them; incomplete responses fail, with little memory."""
+    """The proxy returns complete responses; typed calls parse or reject them. Incomplete responses fail, and memory use is bounded."""
     zoomgate, raw = service
     response, *expected = RESPONSES[name]
     raw.responses = [response]
@@ -337,7 +337,7 @@ async def test_response_has_its_outcome(service: Service, monkeypatch: pytest.Mo
     )
     raw.requests.clear()
     if isinstance(response, Endless) and expected[0] == UNAVAILABLE:
-        monkeypatch.setattr(authentication, "MAX_SECONDS", 2.0)  # the server's own limit, normally a minute
+        monkeypatch.setattr(authentication, "MAX_SECONDS", 2.0)  # the server's limit, one minute by default
     with allocations_of(48):
         outcomes = await asyncio.gather(
             outcome(zoomgate, zoomgate.proxy.Get, GET),
@@ -355,7 +355,7 @@ async def test_missing_response_is_reported_before_the_deadline(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service reports the unknown outcome of a write before gRPC reports DEADLINE_EXCEEDED."""
-    # more than 0.2 seconds, for slow machines, and less than aiohttp would round up for one of these deadlines
+    # tolerance for slow machines, below the rounding that aiohttp would apply to one of these deadlines
     monkeypatch.setattr(access_tokens, "RESPONSE_MARGIN", 0.7)
     zoomgate, raw = service
     raw.responses = [Endless(b"")]
@@ -386,7 +386,7 @@ RETRY_AFTER = {
 
 @pytest.mark.parametrize("name", RETRY_AFTER)
 async def test_any_retry_after_yields_a_bounded_delay(service: Service, name: str) -> None:
-    """The delay is between a second and an hour; the metadata has Zoom's value if it is short."""
+    """The delay is between a second and an hour; the metadata contains Zoom's value if the value is short."""
     zoomgate, raw = service
     value, minimum, maximum = RETRY_AFTER[name]
     lines = f"HTTP/1.1 429 Too Many Requests\r\nRetry-After: {value}\r\nContent-Length: 2\r\n\r\n{{}}"
@@ -399,7 +399,7 @@ async def test_any_retry_after_yields_a_bounded_delay(service: Service, name: st
         assert len(refusal.metadata.get("retry_after", "")) <= 64
 
 
-async def test_redirects_and_cookies_are_not_followed(service: Service) -> None:
+async def test_redirects_and_cookies_are_ignored(service: Service) -> None:
     """Redirects are not followed, other origins are hidden, and cookies are not sent with the next call."""
     zoomgate, raw = service
     for location in ("https://evil.com/x", "//evil.com/x", "http://127.0.0.1:1/x", "javascript:x", "/v2/ok"):
