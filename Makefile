@@ -1,4 +1,4 @@
-# All development tasks. Each target installs what it needs, so later runs are fast.
+# All development tasks. Each target installs missing prerequisites, so later runs are fast.
 
 PYTHON ?= python3
 VENV := .venv

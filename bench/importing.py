@@ -156,7 +156,7 @@ def report(directory: Path, rows: int = ROWS, dry_rows: int = DRY_ROWS) -> None:
 
 
 def format_counts(counts: dict[str, Any]) -> str:
-    """Return the counts as text."""
+    """Return the formatted counts."""
     return ", ".join(
         f"{count:,} {name}" for name, count in counts.items() if name not in ("rows", "results") and count
     )

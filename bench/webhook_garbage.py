@@ -34,7 +34,7 @@ class GarbageResult:
         kind: Description of the garbage.
         rejected: Rejections per second.
         efficiency: Rejections per second of the service's processor time.
-        calls: Concurrent calls per second of one caller, one after another. All of them succeed.
+        calls: Successful calls per second of one caller, which calls sequentially.
         milliseconds: Median duration of these calls.
         idle_milliseconds: Median duration of such calls without garbage.
         goal: Goal for `efficiency`. 0 for large bodies, which cost more to transfer than to reject; their result is only reported.
@@ -70,7 +70,7 @@ def measure(
         user: A connected user.
         directory: Directory for temporary files.
         seconds: Duration for each kind.
-        prefix: Command prefix that keeps the load generator on its own core.
+        prefix: Command prefix that pins the load generator to a separate core.
     """
     _, idle_milliseconds = _call_repeatedly(address, key, user, 1.0)
     results = []

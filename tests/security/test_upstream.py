@@ -318,9 +318,11 @@ async def outcome(zoomgate: Harness, method: Any, request: Any) -> Outcome:
     try:
         result = await zoomgate.call(method, request)
     except grpc.aio.AioRpcError as error:
-        refusal = RpcError.of(error)
-        assert not [word for word in ("aiohttp", "Error", "Traceback", "evil.com") if word in refusal.message]
-        return refusal.short
+        rpc_error = RpcError.of(error)
+        assert not [
+            word for word in ("aiohttp", "Error", "Traceback", "evil.com") if word in rpc_error.message
+        ]
+        return rpc_error.short
     MessageToJson(result)  # must not fail, since grpcurl prints JSON
     return ("OK", str(result.response.status if isinstance(result, proxy.GetResponse) else result.meeting.id))
 
@@ -363,7 +365,7 @@ async def test_missing_response_is_reported_before_the_deadline(
         zoomgate.error_of(zoomgate.meetings.CreateMeeting, WRITE, seconds=seconds)
         for seconds in (5.8, 6.0, 6.2, 6.4, 6.6)
     ]
-    assert {refusal.short for refusal in await asyncio.gather(*calls)} == {UNKNOWN}
+    assert {error.short for error in await asyncio.gather(*calls)} == {UNKNOWN}
 
 
 RETRY_AFTER = {
@@ -392,11 +394,11 @@ async def test_any_retry_after_yields_a_bounded_delay(service: Service, name: st
     lines = f"HTTP/1.1 429 Too Many Requests\r\nRetry-After: {value}\r\nContent-Length: 2\r\n\r\n{{}}"
     raw.responses = [lines.replace("\x7f", "~").encode()]
     for method, request in ((zoomgate.proxy.Get, GET), (zoomgate.meetings.CreateMeeting, WRITE)):
-        refusal = await zoomgate.error_of(method, request)
-        assert refusal.short == ("RESOURCE_EXHAUSTED", "ZOOM_RATE_LIMITED")
-        assert refusal.retry_after is not None
-        assert minimum <= refusal.retry_after <= maximum
-        assert len(refusal.metadata.get("retry_after", "")) <= 64
+        error = await zoomgate.error_of(method, request)
+        assert error.short == ("RESOURCE_EXHAUSTED", "ZOOM_RATE_LIMITED")
+        assert error.retry_after is not None
+        assert minimum <= error.retry_after <= maximum
+        assert len(error.metadata.get("retry_after", "")) <= 64
 
 
 async def test_redirects_and_cookies_are_ignored(service: Service) -> None:
@@ -439,8 +441,8 @@ async def test_token_that_is_always_rejected_is_retried_once(service: Service) -
     zoomgate, raw = service
     raw.responses = [http_response("401 Unauthorized", b'{"code":124,"message":"Invalid access token."}')]
     raw.requests.clear()
-    refusal = await zoomgate.error_of(zoomgate.proxy.Get, GET)
-    assert refusal.short == ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED")
+    error = await zoomgate.error_of(zoomgate.proxy.Get, GET)
+    assert error.short == ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED")
     assert len(raw.requests) == 2
     assert zoomgate.stat("token.refresh_token.issued") == 1
     raw.responses = [OK]

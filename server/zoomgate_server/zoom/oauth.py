@@ -165,7 +165,7 @@ class OAuthClient:
             status, headers, body = result
             outcome = classify(status, headers, body, api_origin=self._api_origin, wall=self._wall)
             if not isinstance(outcome, AppRejected) or outcome.code != "invalid_client":
-                return outcome  # after AppRejected, the grant was not used, and an older secret may still be valid
+                return outcome  # only after `invalid_client` is the grant unused, and an older secret may be valid
         return outcome
 
     async def _post(

@@ -200,7 +200,7 @@ async def test_connect_timeout_is_not_an_unknown_outcome(method: str) -> None:
 
 
 async def test_call_with_too_little_time_is_not_sent(zoom: ZoomClient, upstream: RawUpstream) -> None:
-    """A call needs at least 0.3 seconds."""
+    """A call requires at least 0.3 seconds before the deadline."""
     for seconds in (0.299, 0.0, -5.0):
         with pytest.raises(DeadlineTooShort):
             await zoom.send(request("POST"), TOKEN, timeout=seconds)
