@@ -75,7 +75,7 @@ async def serving(directory: Path, name: str, environ: dict[str, str]) -> AsyncI
 
 
 async def test_two_processes_share_a_connection(tmp_path: Path, mongodb_uri: str) -> None:
-    """A user who is connected by one process can be served by the other, and is disconnected from both."""
+    """Tokens stored by one process are used and refreshed by the other, and both processes report a disconnection."""
     key_file.create(tmp_path / "keys.json")
     (tmp_path / "callers.toml").write_text(CALLERS, encoding="utf-8")
     (tmp_path / "callers.toml").chmod(0o600)

@@ -1,9 +1,9 @@
-"""Supervisor of worker processes: reservation of the shared ports, and start and restart of the workers.
+"""Supervisor of worker processes: reservation of shared ports, and start and restart of workers.
 
-Workers are separate programs (`zoomgate worker`), not forks. Each worker has a separate event loop, gRPC server, and Zoom clients; the supervisor
-loads no gRPC code. The supervisor sends the configuration over the worker's standard input. This pipe stays open while the supervisor runs;
-when the pipe closes, the worker shuts down gracefully. A worker sends a single message over its standard output: that the worker is ready,
-or the reason why it cannot start.
+Workers are separate programs (`zoomgate worker`), not forks. Each worker has a separate event loop, gRPC server, and Zoom clients; the
+supervisor does not import gRPC. The supervisor sends the configuration over the worker's standard input. This pipe stays open while the
+supervisor runs; when the pipe closes, the worker shuts down gracefully. A worker sends a single message over its standard output: that the
+worker is ready, or the reason why it cannot start.
 """
 
 import asyncio
