@@ -516,7 +516,7 @@ def test_port_in_use_is_rejected(zoom: Simulator, tmp_path: Path, setting: str, 
         result = run_failing(zoom, tmp_path, **{setting: address})
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        f"zoomgate: {setting}: cannot listen on {address} (Address already in use); choose another port\n"
+        f"zoomgate: {setting}: cannot listen on {address} (Address already in use); choose a different port\n"
     )
     assert not (tmp_path / "data").exists()
     assert list((tmp_path / "tmp").iterdir()) == []

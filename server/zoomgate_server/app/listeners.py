@@ -123,4 +123,4 @@ def _has_ipv6() -> bool:
 
 
 def _cannot_listen(name: str, address: Address, error: OSError) -> StartError:
-    return StartError(f"{name}: cannot listen on {address} ({error.strerror}); choose another port")
+    return StartError(f"{name}: cannot listen on {address} ({error.strerror}); choose a different port")
