@@ -1,4 +1,4 @@
-# All development tasks. Each target installs what it needs, so later runs are fast.
+# All development tasks. Each target installs missing prerequisites, so later runs are fast.
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +12,7 @@ STUBS := clients/python/src
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(VENV)/.runtime ## Run the service, its store and a simulated Zoom locally (ARGS="…" for options)
+run: $(VENV)/.runtime ## Run the service, its store and the Zoom simulator locally (ARGS="…" for options)
 	@$(BIN)/zoomgate run $(ARGS)
 
 test: $(VENV)/.development ## Run the tests (ARGS="…" for pytest options)
@@ -56,7 +56,7 @@ generate: $(GENERATOR)/.ready ## Generate the Python stubs from the proto files
 docs: $(VENV)/.development ## Generate docs/commands.md
 	@$(BIN)/python .ci/command_page.py
 
-screenshots: $(VENV)/.development ## Regenerate the images of the documentation (needs chromium and chromedriver)
+screenshots: $(VENV)/.development ## Regenerate the images of the documentation (requires chromium and chromedriver)
 	@$(BIN)/python .ci/screenshots.py
 
 N ?= 1000000
@@ -70,11 +70,11 @@ year: $(VENV)/.development ## Simulate a year of proactive refresh in virtual ti
 bench: $(VENV)/.development ## Run the benchmarks and compare them with the baseline (docs/performance.md)
 	@$(BIN)/python -m bench $(ARGS)
 
-clean: ## Remove build artifacts and caches; the data directory is kept
+clean: ## Remove build artifacts and caches; the data directory is not removed
 	rm -rf $(VENV) $(GENERATOR) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit("Zoomgate needs Python 3.11 or newer, but this is " + sys.version.split()[0] + "; set PYTHON=python3.x") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import sys; sys.exit("Zoomgate requires Python 3.11 or newer, not " + sys.version.split()[0] + "; set PYTHON=python3.x") if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml clients/python/pyproject.toml constraints.txt

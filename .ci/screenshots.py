@@ -18,7 +18,7 @@ IMAGES = ROOT / "docs/images"
 MONICA, OMAR = "monica@example.com", "omar@example.com"
 sys.path.insert(0, str(ROOT / "tests"))
 
-from support.chromium import DESKTOP, PHONE, chromium, press  # noqa: E402 - found by the line above
+from support.chromium import DESKTOP, PHONE, chromium, press  # noqa: E402 - requires the path added above
 from support.simulator_history import generate_activity, simulator  # noqa: E402
 from zoomgate import Client  # noqa: E402
 
@@ -57,7 +57,7 @@ def capture_consent_pages(client: Client) -> None:
 
 
 def capture_simulator_page() -> None:
-    """Capture the simulator's status page. Needs port 8090, which the documentation shows."""
+    """Capture the simulator's status page. Requires port 8090, which the documentation uses."""
     with simulator(8090) as zoom:
         generate_activity(zoom)
         for size, dark, suffix in ((DESKTOP, False, ""), (PHONE, True, "-phone")):
@@ -89,13 +89,13 @@ def main() -> None:
     """Start the service and the simulator, and generate all images."""
     IMAGES.mkdir(exist_ok=True)
     capture_simulator_page()
-    with tempfile.TemporaryDirectory() as folder:
-        command = [str(ROOT / ".venv/bin/zoomgate"), "run", "--data-dir", f"{folder}/data"]
+    with tempfile.TemporaryDirectory() as directory:
+        command = [str(ROOT / ".venv/bin/zoomgate"), "run", "--data-dir", f"{directory}/data"]
         environ = {"PATH": "/usr/bin:/bin", "ZOOMGATE_BRAND_NAME": "Acme Bookings"}
         for name in ("listen", "http-listen", "simulator-listen"):
             command += [f"--{name}", "127.0.0.1:0"]
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environ, cwd=folder
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environ, cwd=directory
         ) as process:
             assert process.stdout is not None
             ready = next(match for line in process.stdout if (match := re.search(r"ready grpc=(\S+)", line)))

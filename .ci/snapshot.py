@@ -1,4 +1,4 @@
-"""Snapshot of everything that a refactoring must not change, as sorted text.
+"""Snapshot of all facts that a refactoring must not change, as sorted text.
 
 Run `python .ci/snapshot.py > FILE` before and after the change, and compare the files with `diff`.
 """
@@ -69,7 +69,7 @@ TESTS = ROOT / "tests"
 KEY, APP = b"k" * 32, "zoom.us|client"
 
 sys.path.insert(0, str(TESTS))
-from model.mutants import MUTANTS, REFRESHER_MUTANTS  # noqa: E402 - needs the path added above
+from model.mutants import MUTANTS, REFRESHER_MUTANTS  # noqa: E402 - requires the path added above
 
 
 def flat(path: str, value: Any) -> Lines:
@@ -143,8 +143,8 @@ def audited() -> Lines:
     """Yield the audit actions and the format of an audit entry."""
     yield from (f"action {name}{' limited' if name in LIMITED else ''}" for name in ACTIONS)
     event = AuditEvent("token.given", "ok", "caller", "member", "user", "id", "role", "S.M")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "audit.jsonl"
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "audit.jsonl"
         trail = AuditTrail(path, key=KEY, clock=SystemClock(), on_lost=lambda: None)
         trail(event.with_tokens(7, "access", "refresh")._replace(details={"fact": "text"}))
         trail.close()
@@ -166,10 +166,10 @@ def refusals() -> Lines:
 
 def schemas() -> Lines:
     """Yield the SQLite schema, and the indexes, concerns and documents of MongoDB."""
-    with tempfile.TemporaryDirectory() as folder:
-        store = asyncio.run(SqliteStore.open(Path(folder) / "store.db", lambda: 0.0))
+    with tempfile.TemporaryDirectory() as directory:
+        store = asyncio.run(SqliteStore.open(Path(directory) / "store.db", lambda: 0.0))
         asyncio.run(store.close())
-        with closing(sqlite3.connect(Path(folder) / "store.db")) as connection:
+        with closing(sqlite3.connect(Path(directory) / "store.db")) as connection:
             rows = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
             for pragma in ("application_id", "user_version", "journal_mode"):
                 rows.append((pragma, *connection.execute(f"PRAGMA {pragma}").fetchone()))
@@ -269,12 +269,12 @@ def routes() -> Lines:
 
 
 def records() -> Lines:
-    """Yield the sealed content, the associated data and the columns of every kind of record."""
+    """Yield the encrypted content, the associated data and the columns of every kind of record."""
     yield from asyncio.run(_stored())
 
 
 async def _stored() -> list[str]:
-    """Return the facts about one record of each kind and a journal entry, using a key ring that does not encrypt."""
+    """Return the lines for one record of each kind and a journal entry, using a key ring without encryption."""
     ring, store, lines = MagicMock(ids={"00000001"}), MemoryStore(lambda: 1000.0), list[str]()
     ring.seal.return_value = b"\x01\x00\x00\x00\x01"
     ring.open.side_effect = lambda *_: ring.seal.call_args.args[0]
@@ -299,8 +299,8 @@ async def _stored() -> list[str]:
     note("shared secret", (await store.page(APP, Kind.META, limit=1))[0])
     note("connection", connection_record.encode(envelope, sample(ConnectionRecord)))
     note("authorization", pending.encode(envelope, "subject", sample(PendingAuthorization)))
-    with tempfile.TemporaryDirectory() as folder:
-        journal = TokenJournal(Path(folder), app=APP, key_ring=ring, observer=MagicMock())
+    with tempfile.TemporaryDirectory() as directory:
+        journal = TokenJournal(Path(directory), app=APP, key_ring=ring, observer=MagicMock())
         await journal.append(sample(Entry))
         await journal.close()
         note("journal")

@@ -64,7 +64,7 @@ class Target:
         address: HOST:PORT.
         path: Path of the RPC.
         request: The serialized request.
-        key: The caller's key. The baseline receives it too, and ignores it.
+        key: The caller's key, which the baseline ignores.
     """
 
     address: str
@@ -103,17 +103,17 @@ def server(
         process.wait(60)
 
 
-def load(target: Target, seconds: int, folder: Path, *, every_core: bool = False) -> float:
-    """Load a target, and return its calls per second. Every response must have HTTP status 200.
+def load(target: Target, seconds: int, directory: Path, *, every_core: bool = False) -> float:
+    """Generate load on a target and return the calls per second. Every response must have HTTP status 200.
 
     Args:
         target: The RPC to call.
         seconds: Duration, after a warm-up of one second.
-        folder: Directory for temporary files.
+        directory: Directory for temporary files.
         every_core: Use all cores, and distribute the same number of calls over more connections.
     """
     connections, streams = (WORKER_CONNECTIONS, WORKER_STREAMS) if every_core else (CONNECTIONS, STREAMS)
-    body = folder / "request"
+    body = directory / "request"
     body.write_bytes(b"\0" + len(target.request).to_bytes(4, "big") + target.request)
     command = [
         *([] if every_core else pin_prefix(LOAD_CORE)),
@@ -139,7 +139,7 @@ def load(target: Target, seconds: int, folder: Path, *, every_core: bool = False
 
 
 def call(target: Target) -> bytes:
-    """Call a target once with a real client, which fails on errors: a load of errors would be fast, too."""
+    """Call a target once with a gRPC client that raises errors, since the load generator would also measure failing calls."""
     metadata = (("authorization", f"Bearer {target.key}"),)
     with grpc.insecure_channel(target.address) as channel:
         method: Any = channel.unary_unary(target.path)
@@ -164,9 +164,9 @@ def latencies(targets: list[Target], calls: int) -> list[float]:
     return [statistics.median(durations) for durations in times]
 
 
-def service_environment(folder: Path, api_url: str, simulator: Simulator, key: str) -> dict[str, str]:
+def service_environment(directory: Path, api_url: str, simulator: Simulator, key: str) -> dict[str, str]:
     """Return the settings of the service under load."""
-    callers = folder / "callers.toml"
+    callers = directory / "callers.toml"
     callers.write_text(
         f'[[callers]]\nname = "bench"\nrole = "service"\nkey_sha256 = "{digest(key)}"\nusers = ["*"]\n'
         'access_tokens = true\nproxy_paths = ["/**"]\n'
@@ -175,7 +175,7 @@ def service_environment(folder: Path, api_url: str, simulator: Simulator, key: s
     return {
         "ZOOMGATE_LISTEN": "127.0.0.1:0",
         "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0",
-        "ZOOMGATE_DATA_DIR": str(folder / "data"),
+        "ZOOMGATE_DATA_DIR": str(directory / "data"),
         "ZOOMGATE_CALLERS": str(callers),
         "ZOOMGATE_CLIENT_ID": simulator.options.client_id,
         "ZOOMGATE_CLIENT_SECRET": simulator.options.client_secret,
@@ -204,7 +204,7 @@ def store_reads(http: str) -> float:
 
 
 def failed_calls(http: str) -> list[str]:
-    """Return the service's counters of failed calls that are above 0. h2load checks only the HTTP status."""
+    """Return the nonzero counters of failed calls of the service, since h2load checks only the HTTP status."""
     with urllib.request.urlopen(f"http://{http}/metrics", timeout=10) as page:
         lines = page.read().decode().splitlines()
     counters = [line for line in lines if line.startswith("zoomgate_rpc_total{") and 'code="OK"' not in line]
@@ -212,7 +212,7 @@ def failed_calls(http: str) -> list[str]:
 
 
 def start_times(environ: dict[str, str], count: int) -> tuple[list[float], list[float]]:
-    """Return the milliseconds from start to the ready line, and those of `zoomgate --help`."""
+    """Return the milliseconds from start to the ready line, and the milliseconds of `zoomgate --help`."""
     starts, helps = [], []
     zoomgate = str(Path(sys.executable).with_name("zoomgate"))
     for _ in range(count):
@@ -226,7 +226,7 @@ def start_times(environ: dict[str, str], count: int) -> tuple[list[float], list[
 
 
 def worker_speedups(environ: dict[str, str], target: Target, count: int, seconds: int) -> list[float]:
-    """Return, per round, the calls per second of two workers divided by those of one. Load, upstream and workers share all cores."""
+    """Return the throughput of two workers divided by the throughput of one, per round. Load, upstream and workers share all cores."""
     zoomgate = str(Path(sys.executable).with_name("zoomgate"))
     speedups = []
     with (
@@ -234,10 +234,12 @@ def worker_speedups(environ: dict[str, str], target: Target, count: int, seconds
         server([zoomgate, "serve", "--workers", "2"], environ, every_core=True) as (two, http_two, _),
     ):
         targets = [replace(target, address=address) for address in (one, two)]
-        folder = Path(environ["ZOOMGATE_DATA_DIR"])
+        directory = Path(environ["ZOOMGATE_DATA_DIR"])
         for number in range(count):
             print(f"round {number + 1} of {count}, workers", file=sys.stderr, flush=True)
-            one_worker, two_workers = (load(target, seconds, folder, every_core=True) for target in targets)
+            one_worker, two_workers = (
+                load(target, seconds, directory, every_core=True) for target in targets
+            )
             speedups.append(two_workers / one_worker)
         for http in (http_one, http_two):
             assert not [line for line in failed_calls(http) if "CANCELLED" not in line], failed_calls(http)
@@ -266,8 +268,8 @@ async def main() -> int:
     seconds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
     user = SimulatedUser(upstream.USER, "u-bench")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        nginx, api_url = upstream.start(folder, pin_prefix(LOAD_CORE))
+        directory = Path(name)
+        nginx, api_url = upstream.start(directory, pin_prefix(LOAD_CORE))
         try:
             async with Simulator(
                 SimulatorOptions(port=0, users=(user, watches.WATCHED, *concurrent_refresh.users()))
@@ -275,16 +277,16 @@ async def main() -> int:
                 code = simulator.zoom.issue_code(user, "x")
                 refresh_token = simulator.zoom.exchange(code, "x", "")["refresh_token"]
                 await asyncio.to_thread(
-                    report_throughput, folder, api_url, simulator, refresh_token, count, seconds
+                    report_throughput, directory, api_url, simulator, refresh_token, count, seconds
                 )
                 code = simulator.zoom.issue_code(user, "x")
                 refresh_token = simulator.zoom.exchange(code, "x", "")["refresh_token"]
-                await asyncio.to_thread(report_webhook_garbage, folder, simulator, refresh_token, seconds)
-                await asyncio.to_thread(report_many_connections, folder, simulator)
-                await asyncio.to_thread(importing.report, folder)
-                await asyncio.to_thread(report_watches, folder, simulator, asyncio.get_running_loop())
+                await asyncio.to_thread(report_webhook_garbage, directory, simulator, refresh_token, seconds)
+                await asyncio.to_thread(report_many_connections, directory, simulator)
+                await asyncio.to_thread(importing.report, directory)
+                await asyncio.to_thread(report_watches, directory, simulator, asyncio.get_running_loop())
                 await asyncio.to_thread(
-                    report_concurrent_refreshes, folder, simulator, asyncio.get_running_loop()
+                    report_concurrent_refreshes, directory, simulator, asyncio.get_running_loop()
                 )
                 return 0
         finally:
@@ -293,11 +295,11 @@ async def main() -> int:
 
 
 def report_throughput(
-    folder: Path, api_url: str, simulator: Simulator, refresh_token: str, count: int, seconds: int
+    directory: Path, api_url: str, simulator: Simulator, refresh_token: str, count: int, seconds: int
 ) -> None:
     """Measure throughput, latency and start times, and print the table."""
     key = new_key()
-    environ = service_environment(folder, api_url, simulator, key)
+    environ = service_environment(directory, api_url, simulator, key)
     proxy_request = proxy_service_pb2.GetRequest(
         user_email=upstream.USER, url=f"/meetings/{upstream.MEETING_ID}"
     ).SerializeToString()
@@ -340,12 +342,12 @@ def report_throughput(
         for number in range(count):
             print(f"round {number + 1} of {count}", file=sys.stderr, flush=True)
             for name, target in targets.items():
-                rates[name].append(load(target, seconds, folder))
+                rates[name].append(load(target, seconds, directory))
                 if target.address == service:
                     calls += rates[name][-1] * seconds
         for target in targets.values():
             call(target)
-        # calls in flight at the end of a round are CANCELLED; all others must have succeeded
+        # calls in flight at the end of a round are CANCELLED; all other calls must have succeeded
         assert not [line for line in failed_calls(http) if "CANCELLED" not in line], failed_calls(http)
         reads = (store_reads(http) - reads_before) / calls * 10_000
         added_blocking = list(client_overhead.measure_blocking(echo, key, count))
@@ -422,11 +424,11 @@ def report_throughput(
     )
 
 
-def report_webhook_garbage(folder: Path, simulator: Simulator, refresh_token: str, seconds: int) -> None:
+def report_webhook_garbage(directory: Path, simulator: Simulator, refresh_token: str, seconds: int) -> None:
     """Post garbage to the webhook endpoint, and print the rate of rejections and of concurrent calls."""
-    key, service_folder = new_key(), folder / "webhook-garbage"
-    service_folder.mkdir()
-    environ = service_environment(service_folder, simulator.api_url, simulator, key)
+    key, service_directory = new_key(), directory / "webhook-garbage"
+    service_directory.mkdir()
+    environ = service_environment(service_directory, simulator.api_url, simulator, key)
     environ["ZOOMGATE_WEBHOOK_SECRET"] = "bench"
     table = Table(
         "webhooks",
@@ -447,7 +449,7 @@ def report_webhook_garbage(folder: Path, simulator: Simulator, refresh_token: st
             process,
             key,
             upstream.USER,
-            service_folder,
+            service_directory,
             seconds=seconds,
             prefix=pin_prefix(LOAD_CORE),
         ):
@@ -464,15 +466,15 @@ def report_webhook_garbage(folder: Path, simulator: Simulator, refresh_token: st
     Console(width=130).print(table)
 
 
-def report_many_connections(folder: Path, simulator: Simulator) -> None:
-    """List and re-encrypt many connections, and print the results."""
-    key, service_folder = new_key(), folder / "many-connections"
-    service_folder.mkdir()
-    environ = service_environment(service_folder, simulator.api_url, simulator, key)
+def report_many_connections(directory: Path, simulator: Simulator) -> None:
+    """List and re-encrypt many connections and print the results."""
+    key, service_directory = new_key(), directory / "many-connections"
+    service_directory.mkdir()
+    environ = service_environment(service_directory, simulator.api_url, simulator, key)
     zoomgate = str(Path(sys.executable).with_name("zoomgate"))
     with server([zoomgate, "serve"], environ):
         pass  # creates the key ring and the store
-    many_connections.fill(service_folder / "data", f"loopback|{simulator.options.client_id}")
+    many_connections.fill(service_directory / "data", f"loopback|{simulator.options.client_id}")
     with server([zoomgate, "serve"], environ, every_core=True) as (address, _, process):
         listing = many_connections.list_all(address, key, process)
     rate = many_connections.reencrypt(os.environ | environ)
@@ -483,11 +485,11 @@ def report_many_connections(folder: Path, simulator: Simulator) -> None:
     )
 
 
-def report_watches(folder: Path, simulator: Simulator, loop: asyncio.AbstractEventLoop) -> None:
+def report_watches(directory: Path, simulator: Simulator, loop: asyncio.AbstractEventLoop) -> None:
     """Run many watches of one process and polls of many connections, and print the results."""
-    key, service_folder = new_key(), folder / "watched"
-    service_folder.mkdir()
-    environ = service_environment(service_folder, simulator.api_url, simulator, key)
+    key, service_directory = new_key(), directory / "watched"
+    service_directory.mkdir()
+    environ = service_environment(service_directory, simulator.api_url, simulator, key)
     environ |= {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
     zoomgate = str(Path(sys.executable).with_name("zoomgate"))
     with server([zoomgate, "serve"], environ) as (address, _, process):
@@ -500,9 +502,9 @@ def report_watches(folder: Path, simulator: Simulator, loop: asyncio.AbstractEve
     )
     app = f"loopback|{simulator.options.client_id}"
     sqlite = asyncio.run(
-        watches.measure_idle_poll_sqlite(folder / "many-connections" / "data" / "zoomgate.db", app)
+        watches.measure_idle_poll_sqlite(directory / "many-connections" / "data" / "zoomgate.db", app)
     )
-    with concurrent_refresh.mongodb(folder / "watched-mongodb") as uri:
+    with concurrent_refresh.mongodb(directory / "watched-mongodb") as uri:
         mongodb = asyncio.run(watches.measure_idle_poll_mongodb(uri))
     for store, milliseconds in (("SQLite", sqlite), ("MongoDB-compatible", mongodb)):
         print(
@@ -511,19 +513,21 @@ def report_watches(folder: Path, simulator: Simulator, loop: asyncio.AbstractEve
         )
 
 
-def report_concurrent_refreshes(folder: Path, simulator: Simulator, loop: asyncio.AbstractEventLoop) -> None:
+def report_concurrent_refreshes(
+    directory: Path, simulator: Simulator, loop: asyncio.AbstractEventLoop
+) -> None:
     """Run concurrent refreshes over four processes and each store, and print the results."""
     zoomgate = str(Path(sys.executable).with_name("zoomgate"))
     table = Table("G10", "Zoom responds", "refreshes", "ok", "in progress", "failed", "duration", "met")
-    with concurrent_refresh.mongodb(folder / "mongodb") as uri:
+    with concurrent_refresh.mongodb(directory / "mongodb") as uri:
         for store, setting in (("SQLite", ""), ("MongoDB-compatible", uri)):
-            key, service_folder = new_key(), folder / f"refresh-{store}"
-            service_folder.mkdir()
-            environ = service_environment(service_folder, simulator.api_url, simulator, key)
+            key, service_directory = new_key(), directory / f"refresh-{store}"
+            service_directory.mkdir()
+            environ = service_environment(service_directory, simulator.api_url, simulator, key)
             if setting:
-                environ |= {"ZOOMGATE_STORE": setting, "ZOOMGATE_KEYS": str(service_folder / "keys.json")}
+                environ |= {"ZOOMGATE_STORE": setting, "ZOOMGATE_KEYS": str(service_directory / "keys.json")}
                 subprocess.run(
-                    [zoomgate, "keys", "new", str(service_folder / "keys.json")],
+                    [zoomgate, "keys", "new", str(service_directory / "keys.json")],
                     check=True,
                     capture_output=True,
                 )
@@ -533,7 +537,7 @@ def report_concurrent_refreshes(folder: Path, simulator: Simulator, loop: asynci
                     for _ in range(concurrent_refresh.PROCESSES)
                 ]
                 for result in asyncio.run(concurrent_refresh.run(simulator, loop, store, addresses, key)):
-                    delay = f"after {result.delay:.0f} s" if result.delay else "at once"
+                    delay = f"after {result.delay:.0f} s" if result.delay else "immediately"
                     failed = ", ".join(f"{count} {code}" for code, count in result.failed.items())
                     table.add_row(
                         f"{result.store}, {concurrent_refresh.PROCESSES} processes x {concurrent_refresh.CALLS} calls",

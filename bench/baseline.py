@@ -1,7 +1,7 @@
-"""The baseline: a gateway with the minimum that any Python gateway of this kind must do.
+"""Baseline of the benchmarks: a gateway with minimal functionality.
 
 `python -m bench.baseline pass BASE_URL` forwards ProxyService.Get.
-`python -m bench.baseline echo` responds to AuthService.GetToken at once.
+`python -m bench.baseline echo` responds to AuthService.GetToken immediately.
 """
 
 import asyncio

@@ -21,15 +21,15 @@ from zoom_simulator.options import SimulatedUser
 from zoomgate.v1 import auth_service_pb2, auth_service_pb2_grpc
 
 PROCESSES, CALLS, CHANNELS = 4, 1000, 12
-"""`CALLS` and `CHANNELS` are per process. A server accepts 100 concurrent calls per connection."""
+"""Number of processes, and of calls and channels per process. A server accepts 100 concurrent calls per connection."""
 
 LONG_DEADLINE, SHORT_DEADLINE = 45.0, 2.5
-"""Deadlines in seconds. When Zoom is slow, every tenth caller has the short one."""
+"""Deadlines in seconds. With a slow token endpoint, every tenth caller uses the short deadline."""
 
 DELAYS = (0.0, 3.0, 20.0)
 _T = TypeVar("_T")
 FIRST_TOKEN_SECONDS = 61
-"""Lifetime of the first token. A moment later it is below the minimum validity that the callers require."""
+"""Lifetime of the first token in seconds, slightly above the minimum validity that callers require."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,17 @@ def users() -> tuple[SimulatedUser, ...]:
 
 
 @contextlib.contextmanager
-def mongodb(folder: Path) -> Iterator[str]:
+def mongodb(directory: Path) -> Iterator[str]:
     """Run a MongoDB-compatible server and yield the URI of a database."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folder.mkdir()
-    (folder / "empty.toml").touch()
-    command = [str(Path(sys.executable).with_name("secantusd-py")), f"--config={folder / 'empty.toml'}"]
-    command += [f"--port={port}", f"--storage-path={folder / 'data'}", "--log-level=WARNING"]
+    directory.mkdir()
+    (directory / "empty.toml").touch()
+    command = [str(Path(sys.executable).with_name("secantusd-py")), f"--config={directory / 'empty.toml'}"]
+    command += [f"--port={port}", f"--storage-path={directory / 'data'}", "--log-level=WARNING"]
     with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=directory
     ) as process:
         try:
             deadline = time.monotonic() + 30
@@ -91,8 +91,8 @@ async def run(
     """Run one round of concurrent calls for every delay.
 
     Args:
-        simulator: The simulated Zoom, which runs in another thread.
-        loop: The event loop of that thread.
+        simulator: The Zoom simulator, which runs in a different thread.
+        loop: The event loop of the simulator.
         store: Name of the store, for the table.
         addresses: Addresses of the processes, which share the store.
         key: Key of a caller.
@@ -147,7 +147,7 @@ async def _run_round(
     await stubs[0][0].RequestToken(import_request, metadata=metadata, timeout=10)
     request = auth_service_pb2.GetTokenRequest(user_email=user.email)
     request.min_validity.FromSeconds(60)
-    await asyncio.sleep(1.5)  # the first token is below that validity now
+    await asyncio.sleep(1.5)  # the remaining lifetime of the first token is now below the minimum
     before = await _run_on(loop, start_delay)
 
     async def call(number: int, stubs_of_process: "list[auth_service_pb2_grpc.AuthServiceAsyncStub]") -> str:

@@ -33,7 +33,7 @@ COLUMNS = (
     "_updatedDate",
 )
 PADDING = "x" * 600
-"""Padding: Zoom's tokens are about this long."""
+"""Padding of tokens to the typical length of Zoom's tokens."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def write(path: Path, rows: Iterable[tuple[str, str, str]], updated: float) -> N
 
 
 def connected_rows(zoom: RunningSimulator, rows: int) -> Iterator[tuple[str, str, str]]:
-    """Yield a row for each of `rows` users, who consent at the simulated Zoom."""
+    """Let `rows` users consent in the Zoom simulator, and yield a row for each user."""
     for number in range(rows):
         tokens = zoom.connect(f"p{number}@example.com")
         yield f"p{number}@example.com", tokens.access_token, tokens.refresh_token
@@ -83,19 +83,19 @@ def dry_run_rows(rows: int) -> Iterator[tuple[str, str, str]]:
         yield ("" if number % 100 == 2 else user), f"a{number}{PADDING}", f"r{number}{PADDING}"
 
 
-def run_import(folder: Path, environ: dict[str, str], *options: str) -> ImportResult:
-    """Run the command, and measure its duration and its peak memory."""
+def run_import(directory: Path, environ: dict[str, str], *options: str) -> ImportResult:
+    """Run the import command and measure its duration and peak memory."""
     zoomgate = str(Path(sys.executable).with_name("zoomgate"))
     started = time.perf_counter()
     process = subprocess.Popen(
         [zoomgate, "import", "velo-users", "ZoomUsers.csv", "--json", *options],
-        cwd=folder,
+        cwd=directory,
         env={key: value for key, value in os.environ.items() if not key.startswith("ZOOMGATE_")} | environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
     peak = 0
-    while process.poll() is None:  # wait4 would report at least the size of this process
+    while process.poll() is None:  # wait4 would report at least the memory size of the current process
         with contextlib.suppress(OSError):
             peak = max(peak, memory_kib(process.pid, "VmHWM"))
         time.sleep(0.05)
@@ -106,49 +106,49 @@ def run_import(folder: Path, environ: dict[str, str], *options: str) -> ImportRe
     return ImportResult(counts["rows"], counts, seconds, peak / 1024)
 
 
-def measure_import(folder: Path, rows: int, *, expired: bool) -> ImportResult:
-    """Import users into an empty store, with a simulated Zoom that responds at once."""
-    folder.mkdir()
+def measure_import(directory: Path, rows: int, *, expired: bool) -> ImportResult:
+    """Import users into an empty store, with a Zoom simulator that responds immediately."""
+    directory.mkdir()
     users = tuple(SimulatedUser(f"p{number}@example.com") for number in range(rows))
     with running(SimulatorOptions(port=0, users=users)) as zoom:
-        write(folder / "ZoomUsers.csv", connected_rows(zoom, rows), time.time() - (7200 if expired else 0))
+        write(directory / "ZoomUsers.csv", connected_rows(zoom, rows), time.time() - (7200 if expired else 0))
         if expired:
             zoom.expire()
         environ = {
-            "ZOOMGATE_DATA_DIR": str(folder / "data"),
+            "ZOOMGATE_DATA_DIR": str(directory / "data"),
             "ZOOMGATE_CLIENT_ID": zoom.client_id,
             "ZOOMGATE_CLIENT_SECRET": zoom.client_secret,
             "ZOOMGATE_ZOOM_API_URL": zoom.api_url,
             "ZOOMGATE_ZOOM_OAUTH_URL": zoom.oauth_url,
         }
-        result = run_import(folder, environ, "--rate", "5000")
+        result = run_import(directory, environ, "--rate", "5000")
     assert result.counts["stored"] == rows, result.counts
     return result
 
 
-def measure_dry_run(folder: Path, rows: int) -> ImportResult:
+def measure_dry_run(directory: Path, rows: int) -> ImportResult:
     """Validate a file without importing it."""
-    folder.mkdir()
-    write(folder / "ZoomUsers.csv", dry_run_rows(rows), time.time() - 7200)
-    result = run_import(folder, {}, "--dry-run")
-    (folder / "ZoomUsers.csv").unlink()
+    directory.mkdir()
+    write(directory / "ZoomUsers.csv", dry_run_rows(rows), time.time() - 7200)
+    result = run_import(directory, {}, "--dry-run")
+    (directory / "ZoomUsers.csv").unlink()
     return result
 
 
-def report(folder: Path, rows: int = ROWS, dry_rows: int = DRY_ROWS) -> None:
+def report(directory: Path, rows: int = ROWS, dry_rows: int = DRY_ROWS) -> None:
     """Run all measurements, and print their results."""
     expired, valid = (
-        measure_import(folder / "import-expired", rows, expired=True),
-        measure_import(folder / "import-valid", rows, expired=False),
+        measure_import(directory / "import-expired", rows, expired=True),
+        measure_import(directory / "import-valid", rows, expired=False),
     )
-    small = measure_import(folder / "import-few-rows", SMALL_ROWS, expired=True)
+    small = measure_import(directory / "import-few-rows", SMALL_ROWS, expired=True)
     for description, result in (("expired", expired), ("valid", valid)):
         print(
             f"{result.rows:,} Velo rows with {description} access tokens: {result.rate:,.0f} rows/s in {result.seconds:.1f} s;"
             f" memory {result.mib:.0f} MiB, {result.mib - small.mib:+.1f} MiB over {SMALL_ROWS:,} rows; {format_counts(result.counts)}"
         )
-    large = measure_dry_run(folder / "dry-run-large", dry_rows)
-    small = measure_dry_run(folder / "dry-run-small", SMALL_ROWS)
+    large = measure_dry_run(directory / "dry-run-large", dry_rows)
+    small = measure_dry_run(directory / "dry-run-small", SMALL_ROWS)
     print(
         f"{large.rows:,} Velo rows, dry run: {large.rate:,.0f} rows/s in {large.seconds:.1f} s;"
         f" memory {large.mib:.0f} MiB, {large.mib - small.mib:+.1f} MiB over {SMALL_ROWS:,} rows; {format_counts(large.counts)}"
@@ -156,12 +156,12 @@ def report(folder: Path, rows: int = ROWS, dry_rows: int = DRY_ROWS) -> None:
 
 
 def format_counts(counts: dict[str, Any]) -> str:
-    """Return the counts as text."""
+    """Return the formatted counts."""
     return ", ".join(
         f"{count:,} {name}" for name, count in counts.items() if name not in ("rows", "results") and count
     )
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        report(Path(folder), *(int(argument) for argument in sys.argv[1:3]))
+    with tempfile.TemporaryDirectory() as directory:
+        report(Path(directory), *(int(argument) for argument in sys.argv[1:3]))

@@ -1,4 +1,4 @@
-"""Benchmark of the mapping from Zoom's JSON to a typed meeting, compared with protobuf's own: `python -m bench.json_mapping`."""
+"""Benchmark of the mapping from Zoom's JSON to a typed meeting, compared with protobuf's json_format: `python -m bench.json_mapping`."""
 
 import timeit
 
@@ -13,7 +13,7 @@ CALLS = 2000
 
 
 def rounds(count: int) -> list[tuple[float, float]]:
-    """Return the microseconds of both mappings per round: ours and protobuf's. Parsing the JSON is not included."""
+    """Return the microseconds per round of both mappings: Zoomgate's and protobuf's. Parsing the JSON is not included."""
     plan = json_mapping.MessageConverter(meeting_pb2.Meeting.DESCRIPTOR, meeting_mapping.CONVENTIONS)
     data = orjson.loads(BODY)
     protobuf_data = json_format.MessageToDict(meeting_mapping.meeting(BODY), preserving_proto_field_name=True)

@@ -1,4 +1,4 @@
-"""Benchmark of a store of 100,000 connections: listing in pages, and re-encryption under another key."""
+"""Benchmark of a store of 100,000 connections: listing in pages, and re-encryption under a different key."""
 
 import asyncio
 import json
@@ -83,7 +83,7 @@ async def _create_store(data_dir: Path) -> None:
 
 
 def list_all(address: str, key: str, service: int) -> Listing:
-    """List all connections through a service, whose process ID is `service`."""
+    """List all connections through a service with the process ID `service`."""
     before, started = memory_kib(service), time.perf_counter()
     zoomgate = str(Path(sys.executable).with_name("zoomgate"))
     command = [zoomgate, "connections", "list", "--json", "--server", address]

@@ -1,4 +1,4 @@
-"""Processor time and memory of processes, as Linux reports them."""
+"""Processor time and memory of processes on Linux."""
 
 import os
 import re

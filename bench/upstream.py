@@ -76,21 +76,21 @@ def free_port() -> int:
         return port
 
 
-def start(folder: Path, wrap: list[str]) -> tuple[subprocess.Popen[bytes], str]:
+def start(directory: Path, wrap: list[str]) -> tuple[subprocess.Popen[bytes], str]:
     """Start nginx and return it with the base URL of its API."""
     port = free_port()
-    files = folder / "www"
+    files = directory / "www"
     files.mkdir()
     (files / "meeting").write_bytes(BODY)
     (files / "me").write_bytes(ME)
-    config = folder / "nginx.conf"
+    config = directory / "nginx.conf"
     config.write_text(
-        f"""daemon off; worker_processes 1; error_log {folder}/error.log; pid {folder}/nginx.pid;
+        f"""daemon off; worker_processes 1; error_log {directory}/error.log; pid {directory}/nginx.pid;
 events {{ worker_connections 4096; }}
 http {{
   access_log off; keepalive_requests 100000000; default_type application/json;
-  client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
-  uwsgi_temp_path {folder}; scgi_temp_path {folder};
+  client_body_temp_path {directory}; proxy_temp_path {directory}; fastcgi_temp_path {directory};
+  uwsgi_temp_path {directory}; scgi_temp_path {directory};
   open_file_cache max=10;
   server {{
     listen 127.0.0.1:{port};
@@ -100,7 +100,7 @@ http {{
 }}
 """
     )
-    process = subprocess.Popen([*wrap, "nginx", "-p", str(folder), "-c", str(config)])
+    process = subprocess.Popen([*wrap, "nginx", "-p", str(directory), "-c", str(config)])
     for _ in range(200):
         try:
             socket.create_connection(("127.0.0.1", port), timeout=0.2).close()

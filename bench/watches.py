@@ -1,4 +1,4 @@
-"""Benchmark of 10,000 watches of one process: memory per watch, and the delay of events; and of polls of the change feed."""
+"""Benchmark of 10,000 watches in one process (memory and event delay) and of change feed polls."""
 
 import asyncio
 import contextlib
@@ -21,10 +21,10 @@ from zoomgate_server.storage.sqlite import SqliteStore
 from zoomgate_server.watch.change_feed import OVERLAP_SECONDS
 
 WATCHES, WATCHES_PER_CHANNEL = 10_000, 90
-"""A server accepts 100 streams per connection."""
+"""Number of watches, in total and per connection. A server accepts 100 streams per connection."""
 
 ROUNDS = 1
-"""Refreshes that are reported to all watches."""
+"""Number of refreshes, each reported to all watches."""
 POLLS = 100
 CONNECTIONS = 100_000
 USER = "watched@example.com"
@@ -101,7 +101,7 @@ async def measure_watches(address: str, key: str, service: int, refresh_token: s
 
 
 def refresh_token(simulator: Simulator, loop: asyncio.AbstractEventLoop) -> str:
-    """Let the user consent at the simulated Zoom, whose event loop runs in another thread."""
+    """Let the user consent in the Zoom simulator, which runs in a different thread."""
 
     async def consent() -> str:
         code = simulator.zoom.issue_code(WATCHED, "x")
@@ -122,7 +122,7 @@ async def _receive_time(call: Any, generation: int) -> float:
 
 
 async def measure_idle_poll(store: RecordStore, app: str) -> float:
-    """Return the median duration, in milliseconds, of a poll for changes when nothing changed."""
+    """Return the median duration, in milliseconds, of a change feed poll without changes."""
     times = []
     for _ in range(POLLS):
         before = time.perf_counter()

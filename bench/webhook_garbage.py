@@ -1,4 +1,4 @@
-"""Benchmark of garbage at `/webhooks/zoom`: how much of it a service on one core rejects while it serves calls."""
+"""Benchmark of invalid requests to `/webhooks/zoom`: the rejection rate of a service on one core that also serves calls."""
 
 import re
 import secrets
@@ -16,7 +16,7 @@ from zoomgate.v1 import auth_service_pb2, auth_service_pb2_grpc
 
 CONNECTIONS = 16
 GOAL = 2000.0
-"""Rejections per second of the service's processor time. Other load on the machine does not affect it; the concurrent calls do."""
+"""Goal for rejections per second of the service's processor time. Only the concurrent calls affect the result, not other load."""
 
 _LARGE = 64 * 1024
 _KINDS = (
@@ -34,7 +34,7 @@ class GarbageResult:
         kind: Description of the garbage.
         rejected: Rejections per second.
         efficiency: Rejections per second of the service's processor time.
-        calls: Concurrent calls per second of one caller, one after another. All of them succeed.
+        calls: Successful calls per second of one caller, which calls sequentially.
         milliseconds: Median duration of these calls.
         idle_milliseconds: Median duration of such calls without garbage.
         goal: Goal for `efficiency`. 0 for large bodies, which cost more to transfer than to reject; their result is only reported.
@@ -55,7 +55,7 @@ def measure(
     process: int,
     key: str,
     user: str,
-    folder: Path,
+    directory: Path,
     *,
     seconds: int,
     prefix: Sequence[str],
@@ -66,16 +66,16 @@ def measure(
         address: HOST:PORT of the gRPC server.
         http: HOST:PORT of the HTTP server.
         process: Process ID of the service.
-        key: Key of a caller that may get the user's token.
+        key: Key of a caller that is allowed to receive the user's token.
         user: A connected user.
-        folder: Directory for temporary files.
+        directory: Directory for temporary files.
         seconds: Duration for each kind.
-        prefix: Command prefix that keeps the load generator on its own core.
+        prefix: Command prefix that pins the load generator to a separate core.
     """
     _, idle_milliseconds = _call_repeatedly(address, key, user, 1.0)
     results = []
     for kind, size, digit in _KINDS:
-        body = folder / "garbage"
+        body = directory / "garbage"
         body.write_bytes(secrets.token_bytes(size))
         headers = ["-Hcontent-type: application/json"]
         if digit:
@@ -96,7 +96,7 @@ def measure(
             stdout=subprocess.PIPE,
             text=True,
         )
-        time.sleep(0.5)  # h2load has started by then, and outlasts the calls
+        time.sleep(0.5)  # h2load has started by then, and runs longer than the calls
         calls, milliseconds = _call_repeatedly(address, key, user, seconds - 1)
         output, _ = load.communicate()
         used = processor_seconds(process) - used

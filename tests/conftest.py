@@ -17,12 +17,12 @@ hypothesis.settings.register_profile("deterministic", derandomize=True, deadline
 hypothesis.settings.load_profile("deterministic")
 
 SECRETS = re.compile(r"sim-[ar]t-\w+|zgk_\w+|zoomgate-dev-secret|hunter2@|=hunter2|zak=\w|ticket=\w|code=\w")
-"""Matches the tokens, keys, client secrets, codes and tickets of the tests."""
+"""Pattern of the tokens, keys, client secrets, codes and tickets of the tests."""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def log() -> Iterator[io.StringIO]:
-    """All log lines of the tests so far; none may contain a secret."""
+    """All log lines of the tests so far, which must not contain a secret."""
     lines = io.StringIO()
     logs.configure("debug", "json", lines)
     with pytest.MonkeyPatch.context() as patch:
@@ -36,7 +36,7 @@ def log() -> Iterator[io.StringIO]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--regenerate`, which rewrites the expected files of tests/contract/golden; review the diff before you commit it."""
+    """Add `--regenerate`, which rewrites the expected files of tests/contract/golden. Review the diff before committing."""
     parser.addoption(
         "--regenerate", action="store_true", help="rewrite the expected files of tests/contract/golden"
     )
@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(params=["sqlite", "mongodb"])
 def store_environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """Settings that share one store, of either kind, among all services of a test."""
+    """Settings of a store, of either kind, that all services of a test share."""
     if request.param == "sqlite":
         return {}
     key_file.create(tmp_path / "keys.json")

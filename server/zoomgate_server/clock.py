@@ -8,21 +8,21 @@ class Clock(Protocol):
     """Wall time for timestamps that are stored or shown, and monotonic time for intervals."""
 
     def wall(self) -> float:
-        """Return the seconds since 1970; may jump."""
+        """Return the Unix time in seconds; the value may jump."""
         ...
 
     def monotonic(self) -> float:
-        """Return the seconds since an arbitrary moment; never decreases."""
+        """Return the seconds since an arbitrary moment; the value never decreases."""
         ...
 
 
 class SystemClock:
-    """The clocks of this machine."""
+    """The clocks of the operating system."""
 
     def wall(self) -> float:
-        """Return the seconds since 1970; may jump."""
+        """Return the Unix time in seconds; the value may jump."""
         return time.time()
 
     def monotonic(self) -> float:
-        """Return the seconds since an arbitrary moment; never decreases."""
+        """Return the seconds since an arbitrary moment; the value never decreases."""
         return time.monotonic()

@@ -1,4 +1,4 @@
-"""Files that hold secrets: written atomically and readable only by their owner."""
+"""Atomic writes of files with secrets, readable only by their owner."""
 
 import os
 import secrets
@@ -10,8 +10,8 @@ def create(path: Path, content: bytes) -> None:
     """Create a file with mode 0600, atomically and durably.
 
     Raises:
-        FileExistsError: The file exists already; it was not changed.
-        OSError: The file cannot be written; nothing was left behind.
+        FileExistsError: The file already exists and was not changed.
+        OSError: The file cannot be written; no temporary file remains.
     """
     temporary = _write_temporary(path, content)
     try:
@@ -27,7 +27,7 @@ def replace(path: Path, content: bytes) -> None:
     Raises:
         OSError: The file cannot be written, or its owner cannot be preserved; the file was not changed.
     """
-    path = path.resolve()  # keep a symbolic link
+    path = path.resolve()  # replace the target of a symbolic link, not the link
     old_stat = path.stat()
     temporary = _write_temporary(path, content)
     try:
@@ -41,12 +41,12 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Sync a folder, so that created and renamed files in it are durable."""
-    folder = os.open(path, os.O_RDONLY)
+    """Sync a directory, so that created and renamed files are durable."""
+    directory = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(directory)
     finally:
-        os.close(folder)
+        os.close(directory)
 
 
 def _write_temporary(path: Path, content: bytes) -> Path:

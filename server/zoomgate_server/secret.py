@@ -1,8 +1,8 @@
-"""A string that is never shown by accident."""
+"""Protection of secret strings from accidental disclosure."""
 
 
 class Secret:
-    """A secret value; only `reveal` returns it."""
+    """A secret value, returned only by `reveal`."""
 
     __slots__ = ("_value",)
 

@@ -52,7 +52,7 @@ class Setting:
     Attributes:
         name: The environment variable.
         default: The default as text.
-        description: What the setting is, with its unit and range.
+        description: The purpose, unit and range.
         secret: Whether the value must not be shown.
         planned: Whether the setting is not supported yet and is therefore rejected.
     """
@@ -66,9 +66,15 @@ class Setting:
 
 SETTINGS = (
     Setting("ZOOMGATE_CONFIG", "", "TOML file with these settings, or a Velo `config.json`"),
-    Setting("ZOOMGATE_LISTEN", "127.0.0.1:50051", "address of the gRPC server; port 0 picks a free one"),
-    Setting("ZOOMGATE_HTTP_LISTEN", "127.0.0.1:8080", "address of the HTTP server; port 0 picks a free one"),
-    Setting("ZOOMGATE_DATA_DIR", ".zoomgate", "folder of the store and the key ring; created with mode 0700"),
+    Setting("ZOOMGATE_LISTEN", "127.0.0.1:50051", "address of the gRPC server; port 0 selects a free port"),
+    Setting(
+        "ZOOMGATE_HTTP_LISTEN", "127.0.0.1:8080", "address of the HTTP server; port 0 selects a free port"
+    ),
+    Setting(
+        "ZOOMGATE_DATA_DIR",
+        ".zoomgate",
+        "directory that contains the store and the key ring; created with mode 0700",
+    ),
     Setting(
         "ZOOMGATE_STORE",
         "sqlite:///…/zoomgate.db in the data directory",
@@ -87,23 +93,23 @@ SETTINGS = (
     Setting(
         "ZOOMGATE_CLIENT_SECRET",
         "",
-        "client secret of the Zoom app; several are separated by spaces, newest first",
+        "client secret of the Zoom app; separate multiple secrets with spaces, newest first",
         secret=True,
     ),
     Setting(
         "ZOOMGATE_CLIENT_SECRET_FILE",
         "",
-        "file with the client secret; several are on separate lines, newest first",
+        "file that contains the client secret; for several secrets, one per line, newest first",
     ),
     Setting(
         "ZOOMGATE_SECRETS_DIR",
         "",
-        f"folder with one file per secret; `{VELO_SECRET}` and `{WEBHOOK_SECRET}` are read",
+        f"directory with one file per secret; the service reads `{VELO_SECRET}` and `{WEBHOOK_SECRET}`",
     ),
     Setting(
         "ZOOMGATE_REDIRECT_URI",
         "public URL or HTTP address + /oauth/callback",
-        "redirect URI, exactly as registered at Zoom",
+        "redirect URI, exactly as registered with Zoom",
     ),
     Setting(
         "ZOOMGATE_RETURN_TO",
@@ -113,15 +119,19 @@ SETTINGS = (
     Setting(
         "ZOOMGATE_ZOOM_API_URL",
         ZOOM_API_URL,
-        "base URL of Zoom's API; plain HTTP is allowed for this machine only",
+        "base URL of Zoom's API; plain HTTP is allowed only for loopback addresses",
     ),
     Setting(
         "ZOOMGATE_ZOOM_OAUTH_URL",
         ZOOM_OAUTH_URL,
-        "base URL of Zoom's OAuth endpoints; plain HTTP is allowed for this machine only",
+        "base URL of Zoom's OAuth endpoints; plain HTTP is allowed only for loopback addresses",
     ),
     Setting("ZOOMGATE_CALLERS", "", "TOML file with the callers"),
-    Setting("ZOOMGATE_REFLECTION", "on", "gRPC reflection, for callers with a credential: `on` or `off`"),
+    Setting(
+        "ZOOMGATE_REFLECTION",
+        "on",
+        "whether gRPC reflection is available to callers with a credential: `on` or `off`",
+    ),
     Setting(
         "ZOOMGATE_LOG_LEVEL", "info", "minimum level of log lines: `debug`, `info`, `warning` or `error`"
     ),
@@ -134,7 +144,7 @@ SETTINGS = (
     Setting(
         "ZOOMGATE_AUDIT_REQUIRED",
         "on",
-        "handling of audit write failures; `on`: no token is returned without its audit line; `off`: the line goes to the log",
+        "whether a token is withheld if its audit line cannot be written (`on`) or the line is written to the log instead (`off`)",
     ),
     Setting(
         "ZOOMGATE_DEFAULT_TOPIC",
@@ -150,10 +160,10 @@ SETTINGS = (
     Setting(
         "ZOOMGATE_FORCED_REFRESH_SECONDS",
         "60",
-        "minimum interval between forced refreshes of one user, in seconds; 0 to 3600",
+        "minimum interval between forced refreshes per user, in seconds; 0 to 3600",
     ),
     Setting(
-        "ZOOMGATE_MAX_REFRESHES_PER_HOUR", "20", "maximum number of refreshes of one user per hour; 2 to 1000"
+        "ZOOMGATE_MAX_REFRESHES_PER_HOUR", "20", "maximum number of refreshes per user and hour; 2 to 1000"
     ),
     Setting(
         "ZOOMGATE_PROACTIVE_REFRESHES_PER_MINUTE",
@@ -204,7 +214,7 @@ SETTINGS = (
     Setting(
         "ZOOMGATE_WEBHOOK_SECRET",
         "",
-        "webhook secret token of the Zoom app; several are separated by spaces, newest first",
+        "webhook secret token of the Zoom app; separate multiple secrets with spaces, newest first",
         secret=True,
     ),
     Setting("ZOOMGATE_TLS_CLIENT_CA", "", "certificate authority of client certificates", planned=True),
@@ -212,7 +222,7 @@ SETTINGS = (
 """All settings, in the order of the documentation."""
 
 CLIENT_VARIABLES = frozenset({"ZOOMGATE_SERVER", "ZOOMGATE_KEY", "ZOOMGATE_CA_FILE"})
-"""Variables for the client side of the command line; the server ignores them."""
+"""Environment variables of the client commands, ignored by the server."""
 
 _SERVICE_LINK = re.compile(
     r"[A-Z0-9_]+_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
@@ -228,10 +238,10 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """Parse HOST:PORT; an IPv6 address is in brackets.
+        """Parse HOST:PORT; IPv6 addresses must be in brackets.
 
         Raises:
-            ValueError: The text is not HOST:PORT.
+            ValueError: `text` is not HOST:PORT.
         """
         host, colon, port = text.rpartition(":")
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -245,7 +255,7 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach the address."""
+        """Whether the address is reachable only from the local machine."""
         try:
             hosts = {str(row[4][0]) for row in socket.getaddrinfo(self.host, None)} if self.host else set()
             return bool(hosts) and all(ipaddress.ip_address(host).is_loopback for host in hosts)
@@ -271,7 +281,7 @@ class Settings:
 
     Attributes:
         store_uri: The URL of a MongoDB database, which replaces the SQLite file at `store_path`.
-        redirect_uri: Empty if neither it nor `public_url` is set. It is then derived from the HTTP server's address once that is known.
+        redirect_uri: The configured URI, or the one derived from `public_url`. If empty, the URI is derived from the HTTP server's address.
         audit_path: None if the audit trail is written to the log.
         tls: The paths of the certificate and the key.
     """
@@ -327,7 +337,7 @@ def load(
 
     Args:
         environ: The environment variables.
-        overrides: The command-line options, by the names of the environment variables.
+        overrides: The command-line options, keyed by environment variable.
         terminal: Whether logs are written to a terminal.
 
     Raises:
@@ -337,7 +347,7 @@ def load(
 
 
 class _Reader:
-    """Reads settings and collects problems."""
+    """A reader of settings that collects all problems."""
 
     def __init__(self, environ: Mapping[str, str], overrides: Mapping[str, str], *, terminal: bool) -> None:
         self._problems: list[str] = []
@@ -364,11 +374,15 @@ class _Reader:
             if setting.planned and setting.name in self._values:
                 self._add_problem(setting.name, "is not supported yet; omit it")
             if setting.name not in multiline and not self._values.get(setting.name, "").isprintable():
-                self._add_problem(setting.name, "has non-printable characters; omit them")
+                self._add_problem(setting.name, "contains non-printable characters; remove them")
                 self._values[setting.name] = "".join(filter(str.isprintable, self._values[setting.name]))
 
     def read(self) -> Settings:
-        """Return the settings, or raise all problems."""
+        """Return the validated settings.
+
+        Raises:
+            SettingsError: Settings are invalid; lists all problems.
+        """
         tls = self._tls()
         public_url = self._public_url()
         proxies = self._trusted_proxies()
@@ -376,13 +390,14 @@ class _Reader:
         if not listen.is_loopback and tls is None:
             self._add_problem(
                 "ZOOMGATE_LISTEN",
-                f"is {str(listen)!r}, which other machines can reach; set ZOOMGATE_TLS_CERT and ZOOMGATE_TLS_KEY, or listen on 127.0.0.1",
+                f"is {str(listen)!r}, which is reachable from other machines; set ZOOMGATE_TLS_CERT and"
+                " ZOOMGATE_TLS_KEY, or listen on 127.0.0.1",
             )
         http_listen = self._address("HTTP_LISTEN", "127.0.0.1:8080")
         if not http_listen.is_loopback and not (proxies and public_url.startswith("https://")):
             self._add_problem(
                 "ZOOMGATE_HTTP_LISTEN",
-                f"is {str(http_listen)!r}, which other machines can reach; use a proxy that terminates TLS and set"
+                f"is {str(http_listen)!r}, which is reachable from other machines; use a proxy that terminates TLS and set"
                 " ZOOMGATE_TRUSTED_PROXIES and an https ZOOMGATE_PUBLIC_URL, or listen on 127.0.0.1",
             )
         data_dir = Path(self._get("DATA_DIR") or ".zoomgate")
@@ -428,7 +443,7 @@ class _Reader:
                 "Zoomgate",
                 str,
                 lambda text: len(text) <= 60 and bool(text.strip()),
-                "must have 1 to 60 characters, not only spaces",
+                "must be a non-blank name of 1 to 60 characters",
             ),
             brand_color=self._parsed(
                 "BRAND_COLOR",
@@ -453,7 +468,7 @@ class _Reader:
         try:
             content = Path(path).read_bytes()
         except OSError as error:
-            self._add_problem(name, f"names {path}, which cannot be read ({error.strerror})")
+            self._add_problem(name, f"refers to {path}, which cannot be read ({error.strerror})")
             return {}
         if path.endswith(".json"):
             return self._velo(content, path)
@@ -461,7 +476,7 @@ class _Reader:
             text = content.decode()
             table = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            self._add_problem(name, f"names {path}, which is not valid TOML: {error}")
+            self._add_problem(name, f"refers to {path}, which is not valid TOML: {error}")
             return {}
         values: dict[str, str] = {}
         for key, value in table.items():
@@ -474,7 +489,7 @@ class _Reader:
             self._locations[setting] = f"{path}:{_line(text, key)}"
             if setting == "ZOOMGATE_RETURN_TO" and isinstance(value, dict):
                 if any("," in f"{target}{url}" for target, url in value.items()):
-                    self._add_problem(setting, "has a comma; write it as %2C")
+                    self._add_problem(setting, "contains a comma; escape it as %2C")
                 values[setting] = ",".join(f"{target}={url}" for target, url in value.items())
             elif isinstance(value, bool | str | int):
                 values[setting] = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
@@ -496,7 +511,7 @@ class _Reader:
         except (orjson.JSONDecodeError, KeyError, TypeError):
             self._add_problem(
                 "ZOOMGATE_CONFIG",
-                f'names {path}, which must contain {{"zoom": {{"clientId": …, "redirectUri": …}}}}',
+                f'refers to {path}, which must contain {{"zoom": {{"clientId": …, "redirectUri": …}}}}',
             )
             return {}
 
@@ -504,7 +519,8 @@ class _Reader:
         text = self._get("CLIENT_ID")
         if text and not re.fullmatch(r"[A-Za-z0-9._~-]{1,128}", text):
             self._add_problem(
-                "ZOOMGATE_CLIENT_ID", "must be 1 to 128 letters, digits and . _ ~ -; copy it from Zoom again"
+                "ZOOMGATE_CLIENT_ID",
+                "must be 1 to 128 letters, digits, or the characters . _ ~ -; copy it from Zoom again",
             )
         for name in ("CLIENT_SECRET", "CLIENT_SECRET_FILE"):
             if self._get(name) and not text:
@@ -523,10 +539,10 @@ class _Reader:
                     "cannot be combined with ZOOMGATE_CLIENT_SECRET; set only one of them",
                 )
             secrets += self._lines("ZOOMGATE_CLIENT_SECRET_FILE", Path(file))
-        folder = self._get("SECRETS_DIR")
-        if folder and not secrets:
-            secrets += self._lines("ZOOMGATE_SECRETS_DIR", Path(folder) / VELO_SECRET)
-        if self._get("CLIENT_ID") and not secrets and not file and not folder:
+        directory = self._get("SECRETS_DIR")
+        if directory and not secrets:
+            secrets += self._lines("ZOOMGATE_SECRETS_DIR", Path(directory) / VELO_SECRET)
+        if self._get("CLIENT_ID") and not secrets and not file and not directory:
             self._add_problem(
                 "ZOOMGATE_CLIENT_SECRET",
                 "is required with ZOOMGATE_CLIENT_ID; set it, or ZOOMGATE_CLIENT_SECRET_FILE",
@@ -535,14 +551,14 @@ class _Reader:
 
     def _webhook_secrets(self) -> tuple[Secret, ...]:
         secrets = self._get("WEBHOOK_SECRET").split()
-        folder = self._get("SECRETS_DIR")
-        if folder and not secrets and (Path(folder) / WEBHOOK_SECRET).exists():
-            secrets = self._lines("ZOOMGATE_SECRETS_DIR", Path(folder) / WEBHOOK_SECRET)
+        directory = self._get("SECRETS_DIR")
+        if directory and not secrets and (Path(directory) / WEBHOOK_SECRET).exists():
+            secrets = self._lines("ZOOMGATE_SECRETS_DIR", Path(directory) / WEBHOOK_SECRET)
         return self._secrets("ZOOMGATE_WEBHOOK_SECRET", secrets)
 
     def _secrets(self, name: str, secrets: list[str]) -> tuple[Secret, ...]:
         if not all(secret.isascii() and secret.isprintable() for secret in secrets):
-            self._add_problem(name, "has characters outside visible ASCII; copy it from Zoom again")
+            self._add_problem(name, "contains characters outside visible ASCII; copy it from Zoom again")
         return tuple(Secret(secret) for secret in secrets)
 
     def _lines(self, name: str, path: Path) -> list[str]:
@@ -553,11 +569,11 @@ class _Reader:
             return []
         except UnicodeDecodeError:
             self._add_problem(
-                name, f"refers to {path}, which is not text; write the secret into it, one per line"
+                name, f"refers to {path}, which is not a text file; write the secrets to it, one per line"
             )
             return []
         if not lines:
-            self._add_problem(name, f"refers to {path}, which is empty; write the secret into it")
+            self._add_problem(name, f"refers to {path}, which is empty; write the secret to it")
         return lines
 
     # -- values ------------------------------------------------------------------------------------------
@@ -595,12 +611,12 @@ class _Reader:
         if parts is None or parts.path or parts.query or parts.fragment or parts.username is not None:
             self._add_problem(
                 "ZOOMGATE_PUBLIC_URL",
-                "must be only scheme, host, and port; write https://zoomgate.example.com",
+                "must contain only a scheme, a host, and optionally a port; use a URL such as https://zoomgate.example.com",
             )
             return ""
         if parts.scheme != "https" and not _is_loopback_url(text):
             self._add_problem(
-                "ZOOMGATE_PUBLIC_URL", "must be https; plain HTTP is allowed for this machine only"
+                "ZOOMGATE_PUBLIC_URL", "must use https; plain HTTP is allowed only for loopback addresses"
             )
         return text
 
@@ -612,13 +628,13 @@ class _Reader:
             except ValueError:
                 self._add_problem(
                     "ZOOMGATE_TRUSTED_PROXIES",
-                    f"has {text!r}; write IP addresses such as 10.0.0.7 or networks such as 10.0.0.0/24, separated by commas",
+                    f"contains {text!r}; use IP addresses such as 10.0.0.7 or networks such as 10.0.0.0/24, separated by commas",
                 )
                 continue
             if network.prefixlen == 0:
                 self._add_problem(
                     "ZOOMGATE_TRUSTED_PROXIES",
-                    f"has {text!r}, which covers all addresses; list only the proxies",
+                    f"contains {text!r}, which covers all addresses; list only the proxies",
                 )
             networks.append(network)
         return tuple(networks)
@@ -640,7 +656,7 @@ class _Reader:
     def _audit(self, data_dir: Path) -> Path | None:
         text = self._get("AUDIT")
         if text in ("off", "none", "stdout", "stderr", "-"):
-            self._add_problem("ZOOMGATE_AUDIT", f"must be a file, or log to write to the log, not {text!r}")
+            self._add_problem("ZOOMGATE_AUDIT", f"must be a file path or `log`, not {text!r}")
         return None if text == "log" else Path(text) if text else data_dir / "audit.jsonl"
 
     def _redirect_uri(self, public_url: str) -> str:
@@ -651,16 +667,16 @@ class _Reader:
         if parts is None or parts.fragment or not parts.path:
             self._add_problem(
                 "ZOOMGATE_REDIRECT_URI",
-                "must be the full URL that is registered at Zoom, without a fragment",
+                "must be the full URL registered with Zoom, without a fragment",
             )
         elif parts.scheme != "https" and not _is_loopback_url(text):
             self._add_problem(
-                "ZOOMGATE_REDIRECT_URI", "must be https; plain HTTP is allowed for this machine only"
+                "ZOOMGATE_REDIRECT_URI", "must use https; plain HTTP is allowed only for loopback addresses"
             )
         elif public_url and parts.path == "/oauth/callback" and not text.startswith(f"{public_url}/"):
             self._add_problem(
                 "ZOOMGATE_REDIRECT_URI",
-                f"has another host than ZOOMGATE_PUBLIC_URL; write {public_url}/oauth/callback, or omit it",
+                f"has a different host than ZOOMGATE_PUBLIC_URL; use {public_url}/oauth/callback, or omit it",
             )
         return text
 
@@ -671,12 +687,12 @@ class _Reader:
             parts = _split(url)
             if not name or len(name) > 64 or parts is None or parts.fragment:
                 self._add_problem(
-                    "ZOOMGATE_RETURN_TO", f"has {name!r}; write name=https://…, separated by commas"
+                    "ZOOMGATE_RETURN_TO", f"contains {name!r}; use name=https://…, separated by commas"
                 )
             elif parts.scheme != "https" and not _is_loopback_url(url):
                 self._add_problem(
                     "ZOOMGATE_RETURN_TO",
-                    f"has {name!r}, which must be https; plain HTTP is allowed for this machine only",
+                    f"contains {name!r}, which must use https; plain HTTP is allowed only for loopback addresses",
                 )
             else:
                 targets[name] = url
@@ -690,7 +706,9 @@ class _Reader:
                 PREFIX + name, f"must be a URL such as {default}, without user, query and fragment"
             )
         elif parts.scheme != "https" and not _is_loopback_url(text):
-            self._add_problem(PREFIX + name, "must be https; plain HTTP is allowed for this machine only")
+            self._add_problem(
+                PREFIX + name, "must use https; plain HTTP is allowed only for loopback addresses"
+            )
         return text
 
     def _choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
@@ -703,7 +721,7 @@ class _Reader:
         return self._parsed(
             name,
             default,
-            _whole_number,
+            _integer,
             lambda value: minimum <= value <= maximum,
             f"must be an integer from {minimum} to {maximum}",
         )
@@ -744,18 +762,19 @@ class _Reader:
 
 
 def _nearest(name: str, known: Mapping[str, Setting]) -> str:
-    """Return the name of the setting that was probably meant, or an empty string."""
+    """Return the most similar setting name, or an empty string."""
     names = [
         setting.removeprefix(PREFIX) for setting in known
-    ]  # the common prefix would make all names similar
+    ]  # with the common prefix, all names would be similar
     close = difflib.get_close_matches(name.removeprefix(PREFIX), names, n=1)
     return f"{PREFIX}{close[0]}" if close else ""
 
 
 def _is_service_link(name: str, value: str) -> bool:
-    """Return whether Kubernetes set a variable. It describes services in every container, and a service may be named zoomgate.
+    """Return whether Kubernetes set a variable for a Service named zoomgate.
 
-    See https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables.
+    Kubernetes sets variables for every Service in all containers; see
+    https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables.
     """
     if name.endswith("_PORT") and re.match(r"(?:tcp|udp|sctp)://", value):
         return True
@@ -768,15 +787,15 @@ def _line(text: str, key: str) -> int:
     return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
 
 
-def _whole_number(text: str) -> int:
-    """Parse digits; `int` alone would also accept `6_0`."""
+def _integer(text: str) -> int:
+    """Parse a string of digits; `int` alone would also accept `6_0`."""
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise ValueError("not an integer")
     return int(text)
 
 
 def _split(url: str) -> Any:
-    """Split an HTTP URL; return None if it is not one."""
+    """Split an HTTP URL, or return None for any other string."""
     if not re.fullmatch(r"[!-~]+", url):  # urlsplit silently drops some characters
         return None
     try:
@@ -792,7 +811,7 @@ def _split(url: str) -> Any:
 
 
 def _is_host(text: str) -> bool:
-    """Return whether a text is empty or can be a host. A URL cannot, even if it ends with a number."""
+    """Return whether a string is empty or a valid host. URLs are not valid hosts, even if they end with a number."""
     if ":" not in text:
         return not re.search(r"[\s/?#@\\\[\]]", text)
     try:

@@ -1,4 +1,4 @@
-"""Tests that every error has a code, a reason and documentation."""
+"""Tests for the codes, reasons and documentation of errors."""
 
 import re
 import string
@@ -28,7 +28,7 @@ REASONS = [
 
 def new_error(kind: type[errors.ZoomgateError]) -> errors.ZoomgateError:
     if issubclass(kind, errors.InvalidRequest):
-        return kind([FieldViolation("field", "must be something else; send that")])
+        return kind([FieldViolation("field", "must be a valid value; send a different value")])
     return kind("A message", metadata={"key": "value"}, retry_after=2.0)
 
 
@@ -43,7 +43,7 @@ def test_every_reason_is_used() -> None:
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_every_reason_is_documented(reason: str) -> None:
-    """Each reason has one row in docs/errors.md that contains all its codes."""
+    """Each reason has one row in docs/errors.md with all codes of the reason."""
     rows = re.findall(
         rf"^\| `{reason}` \| (.+?) \| (.+?) \| (.+?) \|$", (ROOT / "docs/errors.md").read_text(), re.MULTILINE
     )
@@ -72,7 +72,7 @@ def test_every_error_has_a_complete_status(kind: type[errors.ZoomgateError]) -> 
 def test_status_with_long_texts_is_within_the_size_limits(
     kind: type[errors.ZoomgateError], text: str
 ) -> None:
-    """Otherwise clients would report RESOURCE_EXHAUSTED instead of the status."""
+    """Clients would report RESOURCE_EXHAUSTED instead of a status that exceeds the limit."""
     error = (
         kind([FieldViolation(f"{text}[{index}]", text) for index in range(200)])
         if issubclass(kind, errors.InvalidRequest)

@@ -1,4 +1,4 @@
-"""Tests that docs/metrics.md and the alert rules match the exported metrics."""
+"""Tests for docs/metrics.md and the alert rules, which must match the exported metrics."""
 
 import re
 from pathlib import Path
@@ -36,7 +36,7 @@ async def test_documentation_lists_every_metric(zoomgate: Harness) -> None:
 
 
 async def test_counters_in_alert_rules_are_exported_with_zero(zoomgate: Harness) -> None:
-    """Prometheus does not see an increase if a counter first appears with 1."""
+    """Prometheus does not detect an increase if a counter first appears with 1."""
     rules = (ROOT / "deploy/alerts.yml").read_text(encoding="utf-8")
     selected = re.findall(r'(zoomgate_\w+)\{(\w+)=~?"([\w|]+)"', rules)
     expected = {(name, label, value) for name, label, values in selected for value in values.split("|")}

@@ -1,4 +1,4 @@
-"""Tests that docs/operations.md and deploy/alerts.yml match the log events, metrics, outcomes and commands of the service."""
+"""Tests for docs/operations.md and deploy/alerts.yml, which must match the log events, metrics, outcomes and commands."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Tests of the repository's structure, links, and contents."""
+"""Tests for the repository's structure, links, and contents."""
 
 import html
 import re
@@ -43,7 +43,7 @@ def tracked_files() -> list[Path]:
 
 
 def test_top_level_contains_only_known_entries() -> None:
-    """New top-level folders must be added here."""
+    """New top-level directories must be added to the list in this test."""
     assert {path.relative_to(ROOT).parts[0] for path in tracked_files()} <= TOP_LEVEL
 
 

@@ -1,4 +1,4 @@
-"""Tests that all settings are documented and that secrets are never shown."""
+"""Tests for the documentation of settings and the protection of secrets."""
 
 import copy
 import re
@@ -44,7 +44,7 @@ def test_documented_config_file_is_accepted(tmp_path: Path) -> None:
 
 
 def test_secrets_are_not_shown(tmp_path: Path) -> None:
-    """Only `reveal` returns a secret, not repr, str, or a copy of the settings."""
+    """The repr, str, and copies of the settings do not contain secrets."""
     (tmp_path / "velo-zoom-integration-client-secret").write_text("hunter2-file")
     for source in (
         {"ZOOMGATE_CLIENT_SECRET": "hunter2-new hunter2-old", "ZOOMGATE_WEBHOOK_SECRET": "hunter2-hook"},

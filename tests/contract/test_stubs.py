@@ -1,4 +1,4 @@
-"""Tests of the generated stubs and the client's wheel: up to date, self-contained and importable."""
+"""Tests for the generated stubs and the client's wheel."""
 
 import os
 import re
@@ -31,10 +31,10 @@ def run_command(*command: str, cwd: Path = ROOT, **environ: str) -> subprocess.C
     )
 
 
-def virtual_environment(folder: Path, *packages: str) -> Path:
-    """Create a virtual environment with packages, and return its interpreter. Skip the test if they cannot be installed."""
-    assert run_command(sys.executable, "-m", "venv", str(folder)).returncode == 0
-    python = folder / "bin" / "python"
+def virtual_environment(directory: Path, *packages: str) -> Path:
+    """Create a virtual environment with packages and return its interpreter. Skip the test if the installation fails."""
+    assert run_command(sys.executable, "-m", "venv", str(directory)).returncode == 0
+    python = directory / "bin" / "python"
     process = run_command(
         str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages
     )
@@ -46,7 +46,7 @@ def virtual_environment(folder: Path, *packages: str) -> Path:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the client's wheel, once for all tests."""
-    folder = tmp_path_factory.mktemp("wheel")
+    directory = tmp_path_factory.mktemp("wheel")
     process = run_command(
         sys.executable,
         "-m",
@@ -55,12 +55,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--quiet",
         "--no-deps",
         "--wheel-dir",
-        str(folder),
+        str(directory),
         "clients/python",
     )
     if process.returncode != 0:
         unavailable(f"cannot build the wheel: {process.stderr[-300:]}")
-    return next(folder.glob("*.whl"))
+    return next(directory.glob("*.whl"))
 
 
 def minimum_versions() -> dict[str, tuple[int, ...]]:

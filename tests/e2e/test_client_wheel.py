@@ -1,4 +1,4 @@
-"""Tests of the client's wheel in clean environments: the examples of its README, and its types."""
+"""Tests for the client's wheel in clean environments: the README examples and the types."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ EXAMPLES = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", REA
 
 
 def newest_python() -> str:
-    """Return the newest installed Python, or the running one."""
+    """Return the newest installed Python interpreter, or the current interpreter."""
     for minor in range(20, sys.version_info.minor, -1):
         path = shutil.which(f"python3.{minor}")
         if path and subprocess.run([path, "--version"], capture_output=True, check=False).returncode == 0:
@@ -29,12 +29,22 @@ def newest_python() -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), "clients/python"]
+    directory = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "-w",
+        str(directory),
+        "clients/python",
+    ]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if process.returncode != 0:
         unavailable(f"cannot build the wheel: {process.stderr[-300:]}")
-    return next(folder.glob("*.whl"))
+    return next(directory.glob("*.whl"))
 
 
 @pytest.fixture(scope="module", params=["oldest", "newest"])
@@ -42,11 +52,11 @@ def python(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest
     """Return the interpreter of an environment that contains only the wheel and its dependencies."""
     base = sys.executable if request.param == "oldest" else newest_python()
     if request.param == "newest" and base == sys.executable:
-        pytest.skip("no newer Python than the one that runs the tests is installed")
-    folder = tmp_path_factory.mktemp("clean")
-    subprocess.run([base, "-m", "venv", str(folder)], check=True)
+        pytest.skip("no Python newer than the interpreter of the tests is installed")
+    directory = tmp_path_factory.mktemp("clean")
+    subprocess.run([base, "-m", "venv", str(directory)], check=True)
     command = [
-        str(folder / "bin/python"),
+        str(directory / "bin/python"),
         "-m",
         "pip",
         "install",
@@ -57,7 +67,7 @@ def python(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode != 0:
         unavailable(f"cannot install the wheel: {process.stderr[-300:]}")
-    return folder / "bin/python"
+    return directory / "bin/python"
 
 
 @pytest.fixture(scope="module")

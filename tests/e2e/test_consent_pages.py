@@ -1,4 +1,4 @@
-"""The consent pages in Chromium, in light and dark mode and at two widths."""
+"""Tests for the consent pages in Chromium, in light and dark mode and at two widths."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 @dataclass
 class Service:
-    """A client of a running service, with the URLs of the service and of its simulated Zoom."""
+    """A client of a running service, with the URLs of the service and the Zoom simulator."""
 
     client: Client
     http: str
@@ -141,7 +141,7 @@ def test_declined_link_cannot_be_used_again(service: Service, window: webdriver.
 
 
 def test_different_zoom_account_is_rejected(service: Service, window: webdriver.Chrome) -> None:
-    """The page shows the address for which the link was created, and what to do."""
+    """The page shows the address for which the link was created, and the next step."""
     window.get(authorization_url(service, BASIL))
     press(window, "Continue to Zoom")
     window.find_element(By.CSS_SELECTOR, f"input[value='{OMAR}']").click()
@@ -168,7 +168,7 @@ def test_consent_without_the_cookie_is_rejected(service: Service, window: webdri
 def test_every_outcome_has_an_accessible_page(
     service: Service, window: webdriver.Chrome, outcome: str
 ) -> None:
-    """The page shows the title and what to do next."""
+    """The page shows the title and the next step."""
     window.get(f"{service.http}/oauth/result?outcome={outcome}")
     assert heading(window) == OUTCOMES[outcome].title.format(app="Acme Bookings")
     assert OUTCOMES[outcome].next.format(app="Acme Bookings") in main_text(window)

@@ -1,4 +1,4 @@
-"""Tests of the examples, each in its own process, with a service started by `zoomgate run`."""
+"""Tests for the examples, each run in a separate process against `zoomgate run`."""
 
 import re
 import socket
@@ -44,7 +44,7 @@ def process(
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Reserve a free port. The system does not assign it to other programs, but the program under test can bind it explicitly."""
+    """Reserve a free port. The system does not assign the port to other programs, but an explicit bind succeeds."""
     with socket.socket() as reserved:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind(("127.0.0.1", 0))
@@ -118,7 +118,7 @@ async def site(zoomgate: str, port: int) -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("zoomgate", ["/connected"], indirect=True)
 async def test_web_app_connects_its_user(site: str) -> None:
-    """A user signs in, consents at Zoom and books a meeting. Another browser cannot complete the authorization."""
+    """A user signs in, consents in Zoom and books a meeting. A different browser cannot complete the authorization."""
 
     async def text(response: aiohttp.ClientResponse) -> str:
         return await response.text()

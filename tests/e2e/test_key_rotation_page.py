@@ -1,4 +1,4 @@
-"""The commands of docs/keys-and-backups.md, run in order."""
+"""Tests for the commands of docs/keys-and-backups.md, run in order."""
 
 import os
 import re
@@ -23,7 +23,7 @@ def commands() -> list[str]:
 
 
 async def test_documented_commands_succeed_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All users can be refreshed after each command, and after the restore."""
+    """The tokens of all users can be refreshed after each command and after the restore."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOOMGATE_DATA_DIR", "data")
     (tmp_path / "backups").mkdir()

@@ -1,4 +1,4 @@
-"""Tests of the service over MongoDB, in processes that share only the database and the key ring."""
+"""Tests for service processes that share only a MongoDB database and a key ring."""
 
 import asyncio
 import json
@@ -51,13 +51,13 @@ class Service:
 
 
 @asynccontextmanager
-async def serving(folder: Path, name: str, environ: dict[str, str]) -> AsyncIterator[Service]:
+async def serving(directory: Path, name: str, environ: dict[str, str]) -> AsyncIterator[Service]:
     """Run `zoomgate serve`, and stop it with SIGTERM at the end of the context."""
-    log = folder / f"{name}.log"
+    log = directory / f"{name}.log"
     with log.open("wb") as err:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "zoomgate_server", "serve",
-            "--listen=127.0.0.1:0", "--http-listen=127.0.0.1:0", f"--data-dir={folder / name}",
+            "--listen=127.0.0.1:0", "--http-listen=127.0.0.1:0", f"--data-dir={directory / name}",
             env=environ, stdout=subprocess.PIPE, stderr=err,
         )  # fmt: skip
     try:
@@ -75,7 +75,7 @@ async def serving(folder: Path, name: str, environ: dict[str, str]) -> AsyncIter
 
 
 async def test_two_processes_share_a_connection(tmp_path: Path, mongodb_uri: str) -> None:
-    """A user connected at one process is refreshed and creates meetings at the other, and is disconnected at both."""
+    """Tokens stored by one process are used and refreshed by the other, and both processes report a disconnection."""
     key_file.create(tmp_path / "keys.json")
     (tmp_path / "callers.toml").write_text(CALLERS, encoding="utf-8")
     (tmp_path / "callers.toml").chmod(0o600)
@@ -131,10 +131,10 @@ async def wait_until_disconnected(service: Service) -> None:
     assert code is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def run(folder: Path, store: str, command: list[str], **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to completion in a folder, with the callers of this module."""
-    (folder / "callers.toml").write_text(CALLERS, encoding="utf-8")
-    (folder / "callers.toml").chmod(0o600)
+def run(directory: Path, store: str, command: list[str], **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to completion in a directory, with the callers of this module."""
+    (directory / "callers.toml").write_text(CALLERS, encoding="utf-8")
+    (directory / "callers.toml").chmod(0o600)
     settings = {
         "ZOOMGATE_CALLERS": "callers.toml",
         "ZOOMGATE_CLIENT_ID": "app",
@@ -144,7 +144,7 @@ def run(folder: Path, store: str, command: list[str], **environ: str) -> subproc
     }
     return subprocess.run(
         [sys.executable, "-m", "zoomgate_server", *command],
-        cwd=folder,
+        cwd=directory,
         env=settings | environ,
         capture_output=True,
         text=True,
@@ -186,7 +186,7 @@ def test_start_requires_a_key_ring_and_a_reachable_database(
     ids=" ".join,
 )
 def test_json_output_contains_no_log_lines(tmp_path: Path, mongodb_uri: str, command: list[str]) -> None:
-    """Standard output is only JSON, without log lines, so that scripts can parse it."""
+    """Standard output contains only JSON, so that scripts can parse the output."""
     key_file.create(tmp_path / "keys.json")
     result = run(tmp_path, mongodb_uri, command)
     assert [json.loads(line) for line in result.stdout.splitlines()], result.stderr

@@ -1,4 +1,4 @@
-"""The simulator's overview page in Chromium, in light and dark mode, at several widths, and without scripts."""
+"""Tests for the simulator's overview page in Chromium, in light and dark mode, at several widths, and without scripts."""
 
 from collections.abc import Iterator
 
@@ -60,7 +60,7 @@ def test_used_page_is_accessible(zoom: RunningSimulator, window: webdriver.Chrom
 
 
 def test_long_words_wrap(zoom: RunningSimulator, window: webdriver.Chrome) -> None:
-    """Topics and paths without spaces do not widen the page."""
+    """Long topics and paths without spaces do not widen the page."""
     token = zoom.connect(MONICA).access_token
     call(
         f"{zoom.api_url}/users/me/meetings",

@@ -1,4 +1,4 @@
-"""Commands and code of docs/migrate-from-velo.md, run in order."""
+"""Tests for the commands and code of docs/migrate-from-velo.md, run in order."""
 
 import re
 import subprocess
@@ -20,17 +20,17 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 PAGE = (Path(__file__).parents[2] / "docs/migrate-from-velo.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(sh|python|text)\n(.+?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 REDIRECT_URI = "http://127.0.0.1:9/zoom"
-"""A page of the site; no server needs to listen there, since the test only reads the redirect."""
+"""URL of a page of the site. No server is required, since the test only reads the redirect."""
 
 
 def collection(zoom: RunningSimulator) -> list[ExportedUser]:
-    """Return the collection of the package: four users, one of them with a valid access token."""
+    """Return the package's collection of four users, one with a valid access token."""
     users = (MONICA, OMAR, BASIL, "nina@example.com")
     return [exported_user(zoom, user, expired=user != OMAR) for user in users]
 
 
 async def code_and_state(url: str) -> tuple[str, str]:
-    """Consent at Zoom, and return the code and the state from the redirect to the site."""
+    """Consent in Zoom, and return the code and the state from the redirect to the site."""
     async with browser() as session:
         async with session.get(url) as page:
             fields = hidden_fields(await page.text()) | {"user": MONICA, "decision": "allow"}
@@ -41,12 +41,12 @@ async def code_and_state(url: str) -> tuple[str, str]:
     return redirect.query["code"], redirect.query["state"]
 
 
-def _serve(folder: Path, environ: dict[str, str], settings: str) -> tuple[subprocess.Popen[str], str]:
+def _serve(directory: Path, environ: dict[str, str], settings: str) -> tuple[subprocess.Popen[str], str]:
     """Start the service as described on the page; return the process and its gRPC address."""
-    with (folder / "log").open("w") as log:
+    with (directory / "log").open("w") as log:
         process = subprocess.Popen(
             ["bash", "-ec", settings + "exec zoomgate serve"],
-            cwd=folder,
+            cwd=directory,
             env=environ,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -54,12 +54,12 @@ def _serve(folder: Path, environ: dict[str, str], settings: str) -> tuple[subpro
         )
     assert process.stdout is not None
     ready = re.search(r"ready grpc=(\S+)", process.stdout.readline())
-    assert ready is not None, (folder / "log").read_text()
+    assert ready is not None, (directory / "log").read_text()
     return process, ready.group(1)
 
 
 async def _check_names(names: dict[str, Any], zoom: RunningSimulator) -> None:
-    """Use the names that a code block has defined, and check their behavior."""
+    """Check the behavior of the names that a code block has defined."""
     state = zoom._simulator.zoom
     if "complete" in names:
         complete = names.pop("complete")
@@ -90,7 +90,7 @@ async def test_commands_and_code_of_the_page_work(tmp_path: Path, monkeypatch: p
         await _run_page(tmp_path, zoom)
 
 
-async def _run_page(folder: Path, zoom: RunningSimulator) -> None:
+async def _run_page(directory: Path, zoom: RunningSimulator) -> None:
     users = collection(zoom)
     environ = {
         "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
@@ -120,14 +120,14 @@ async def _run_page(folder: Path, zoom: RunningSimulator) -> None:
             elif block.startswith("export "):
                 settings += block
             elif block == "zoomgate serve\n":
-                service, replacements["127.0.0.1:50051"] = _serve(folder, environ, settings)
+                service, replacements["127.0.0.1:50051"] = _serve(directory, environ, settings)
                 environ["ZOOMGATE_SERVER"] = replacements["127.0.0.1:50051"]
             else:
                 if block.startswith("chmod"):
-                    (folder / "ZoomUsers.csv").write_text(as_csv(users))
+                    (directory / "ZoomUsers.csv").write_text(as_csv(users))
                 result = subprocess.run(
                     ["bash", "-ec", settings + block],
-                    cwd=folder,
+                    cwd=directory,
                     env=environ,
                     capture_output=True,
                     text=True,
@@ -141,5 +141,5 @@ async def _run_page(folder: Path, zoom: RunningSimulator) -> None:
         if service is not None:
             service.terminate()
             service.communicate()
-    assert not list(folder.glob("ZoomUsers*"))
+    assert not list(directory.glob("ZoomUsers*"))
     assert zoom.counters().get("token.refresh_token.refused", 0) == 0

@@ -1,4 +1,4 @@
-"""Tests of several worker processes that share two ports: they form one service that continues when a worker exits."""
+"""Tests for multiple worker processes that share two ports."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ from zoomgate import AsyncClient, errors
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate_server import settings
-from zoomgate_server.app.supervisor import METRICS_FOLDER, WorkerConfig
+from zoomgate_server.app.supervisor import METRICS_DIRECTORY, WorkerConfig
 from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.encryption import key_file
 
@@ -45,16 +45,16 @@ class Service:
     """A service in its own processes.
 
     Attributes:
-        process: The supervisor, or the service itself with one worker.
-        simulator: The simulated Zoom.
-        folder: The working directory.
+        process: The supervisor, or the service process if there is only one worker.
+        simulator: The Zoom simulator.
+        directory: The working directory.
         grpc: HOST:PORT.
         http: HOST:PORT.
     """
 
     process: subprocess.Popen[str]
     simulator: Simulator
-    folder: Path
+    directory: Path
     grpc: str
     http: str
 
@@ -63,7 +63,7 @@ class Service:
         """Open a client with its own connection; the kernel chooses the worker."""
         options = [("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.insecure_channel(self.grpc, options=options) as channel:
-            yield Harness(self.simulator, self.grpc, f"http://{self.http}", channel, self.folder / "data")
+            yield Harness(self.simulator, self.grpc, f"http://{self.http}", channel, self.directory / "data")
 
     async def token(self) -> str:
         """Return Monica's access token, over a new connection."""
@@ -83,14 +83,14 @@ class Service:
 
     def log(self, event: str) -> list[dict[str, Any]]:
         """Return the log lines of an event so far."""
-        return events(self.folder / "log", event)
+        return events(self.directory / "log", event)
 
     def workers(self) -> dict[int, int]:
-        """Return the process ids of the current workers by their number."""
+        """Return the process IDs of the current workers by worker number."""
         return {int(str(row["worker"])): int(str(row["pid"])) for row in self.log("worker.started")}
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> str:
-        """Stop the service, and return what it printed after the ready line."""
+        """Stop the service, and return the output after the ready line."""
         self.process.send_signal(number)
         out, _ = self.process.communicate(timeout=SECONDS)
         return out
@@ -105,7 +105,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether any thread of a process is running and may hold its ports; a zombie without threads is not alive."""
+    """Return whether any thread of a process is running and may hold ports; a zombie without threads is not alive."""
     try:
         state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -121,7 +121,7 @@ def browser() -> aiohttp.ClientSession:
     )
 
 
-def environment(zoom: Simulator, folder: Path, workers: int) -> dict[str, str]:
+def environment(zoom: Simulator, directory: Path, workers: int) -> dict[str, str]:
     """Return the settings of a service on free ports, with the callers of the other tests."""
     rows = []
     for name, role, rights in (
@@ -132,9 +132,9 @@ def environment(zoom: Simulator, folder: Path, workers: int) -> dict[str, str]:
         rows.append(
             f'[[callers]]\nname = "{name}"\nrole = "{role}"\nkey_sha256 = "{digest(caller_key(name))}"\n{rights}\n'
         )
-    (folder / "callers.toml").write_text("".join(rows))
-    (folder / "callers.toml").chmod(0o600)
-    (folder / "tmp").mkdir(exist_ok=True)
+    (directory / "callers.toml").write_text("".join(rows))
+    (directory / "callers.toml").chmod(0o600)
+    (directory / "tmp").mkdir(exist_ok=True)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ZOOMGATE_")}
     return inherited | {
         "ZOOMGATE_LISTEN": "127.0.0.1:0",
@@ -146,18 +146,18 @@ def environment(zoom: Simulator, folder: Path, workers: int) -> dict[str, str]:
         "ZOOMGATE_ZOOM_API_URL": zoom.api_url,
         "ZOOMGATE_ZOOM_OAUTH_URL": zoom.oauth_url,
         "ZOOMGATE_WORKERS": str(workers),
-        "TMPDIR": str(folder / "tmp"),
+        "TMPDIR": str(directory / "tmp"),
     }
 
 
 @contextmanager
-def serving(zoom: Simulator, folder: Path, workers: int, **environ: str) -> Iterator[Service]:
+def serving(zoom: Simulator, directory: Path, workers: int, **environ: str) -> Iterator[Service]:
     """Start a service and wait for its ready line."""
-    with (folder / "log").open("w") as log:
+    with (directory / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "zoomgate_server", "serve"],
-            cwd=folder,
-            env=environment(zoom, folder, workers) | environ,
+            cwd=directory,
+            env=environment(zoom, directory, workers) | environ,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -166,8 +166,8 @@ def serving(zoom: Simulator, folder: Path, workers: int, **environ: str) -> Iter
         assert process.stdout is not None
         line = process.stdout.readline()
         ready = re.fullmatch(r"zoomgate: ready grpc=(\S+:[1-9]\d*) http=(\S+:[1-9]\d*)\n", line)
-        assert ready is not None, line + (folder / "log").read_text()
-        yield Service(process, zoom, folder, ready[1], ready[2])
+        assert ready is not None, line + (directory / "log").read_text()
+        yield Service(process, zoom, directory, ready[1], ready[2])
     finally:
         if process.poll() is None:
             process.terminate()
@@ -182,7 +182,7 @@ async def zoom() -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 def service(zoom: Simulator, tmp_path: Path) -> Iterator[Service]:
-    """A service with four workers, started in an empty folder."""
+    """A service with four workers, started in an empty directory."""
     with serving(zoom, tmp_path, 4) as started:
         yield started
 
@@ -197,7 +197,7 @@ async def connect(service: Service) -> str:
 
 
 async def test_workers_form_one_service(service: Service) -> None:
-    """Four workers on free ports print one ready line, share one store created in an empty folder, and exit with 0."""
+    """Four workers on free ports print one ready line, share one store created in an empty directory, and exit with 0."""
     assert sorted(service.workers()) == [1, 2, 3, 4]
     assert len(service.log("service.started")) == 4
     assert len({(row["grpc"], row["http"]) for row in service.log("service.started")}) == 1
@@ -207,18 +207,18 @@ async def test_workers_form_one_service(service: Service) -> None:
     assert service.process.returncode == 0
     assert len(service.log("service.stopped")) == 4
     assert not [pid for pid in service.workers().values() if is_alive(pid)]
-    assert list((service.folder / "tmp").iterdir()) == []
+    assert list((service.directory / "tmp").iterdir()) == []
 
 
 async def test_consent_may_use_different_workers(service: Service) -> None:
-    """Start, callback, and result of a consent, and later calls, may each be served by a different worker."""
+    """The start, callback, and result of a consent, and later calls, may be served by different workers."""
     for _ in range(8):
         assert await connect(service) == "connected"
         assert await service.token()
 
 
 async def test_workers_refresh_an_expired_token_once(service: Service) -> None:
-    """Calls over many connections with an expired token cause one refresh, and none fails."""
+    """Calls over many connections with an expired token cause one refresh, and all calls succeed."""
     await connect(service)
     await asyncio.gather(*(service.token() for _ in range(20)))  # every worker caches the token
     service.simulator.zoom.expire(MONICA)
@@ -234,7 +234,7 @@ async def test_workers_refresh_an_expired_token_once(service: Service) -> None:
 
 
 async def test_metrics_cover_all_workers(service: Service) -> None:
-    """Every worker returns the sum over all workers; connected users are not counted once per worker."""
+    """Every worker returns the sum over all workers; each connected user is counted only once."""
     await connect(service)
     await asyncio.gather(*(service.token() for _ in range(30)))
     calls = 'zoomgate_rpc_total{code="OK",method="AuthService.GetToken"}'
@@ -247,7 +247,7 @@ async def test_metrics_cover_all_workers(service: Service) -> None:
 
 
 async def test_killed_worker_is_restarted(service: Service) -> None:
-    """After kill -9 of a worker, calls succeed, another worker replaces it, and its counters are retained."""
+    """After SIGKILL of a worker, calls succeed, the worker is replaced, and the counters of the worker are retained."""
     await connect(service)
     await asyncio.gather(*(service.token() for _ in range(30)))
     before = service.workers()
@@ -265,8 +265,8 @@ async def test_killed_worker_is_restarted(service: Service) -> None:
     assert service.process.returncode == 0
 
 
-async def test_watch_resumes_at_any_worker(zoom: Simulator, tmp_path: Path) -> None:
-    """A watch receives the changes made by any worker, even after its own worker was killed."""
+async def test_watch_resumes_on_any_worker(zoom: Simulator, tmp_path: Path) -> None:
+    """A watch receives changes by any worker, even after the worker that served the watch was killed."""
     generation = 0
 
     async def follow(client: AsyncClient) -> None:
@@ -298,8 +298,8 @@ async def test_watch_resumes_at_any_worker(zoom: Simulator, tmp_path: Path) -> N
         assert {row["exit"] for row in service.log("worker.died")} == {"killed by SIGKILL"}
 
 
-async def test_single_worker_can_be_drained(service: Service) -> None:
-    """After SIGTERM, a worker exits normally, and another one replaces it."""
+async def test_single_worker_can_be_shut_down(service: Service) -> None:
+    """After SIGTERM, a worker exits with 0 and is replaced."""
     first = service.workers()[1]
     os.kill(first, signal.SIGTERM)
     await until(lambda: len(service.log("service.started")) == 5)
@@ -321,7 +321,7 @@ async def until_all_respond_with(service: Service, code: grpc.StatusCode) -> Non
 
 
 async def test_workers_share_a_mongodb_database(zoom: Simulator, tmp_path: Path, mongodb_uri: str) -> None:
-    """Over MongoDB, two workers share consents, refreshes, and disconnects."""
+    """Two workers share consents, refreshes, and disconnections through MongoDB."""
     key_file.create(tmp_path / "keys.json")
     with serving(zoom, tmp_path, 2, ZOOMGATE_STORE=mongodb_uri, ZOOMGATE_KEYS="keys.json") as service:
         for _ in range(4):
@@ -397,11 +397,11 @@ if "worker" in sys.orig_argv:
     print("hello", flush=True)
     threading.Thread(target=print_much, daemon=True).start()
 """
-"""A module that every process imports, as some monitoring tools do."""
+"""Source of a module that every process imports at startup, like the modules of some monitoring tools."""
 
 
 async def test_library_output_does_not_disturb_a_worker(zoom: Simulator, tmp_path: Path) -> None:
-    """Library output on a worker's standard output is not taken for the ready message and does not fill the pipe."""
+    """Library output on a worker's standard output is not mistaken for the ready message and does not fill the pipe."""
     (tmp_path / "sitecustomize.py").write_text(PRINTING_MODULE, encoding="utf-8")
     with serving(zoom, tmp_path, 2, PYTHONPATH=str(tmp_path)) as service:
         await connect(service)
@@ -410,8 +410,8 @@ async def test_library_output_does_not_disturb_a_worker(zoom: Simulator, tmp_pat
         assert service.process.returncode == 0
 
 
-def test_worker_exits_if_its_supervisor_dies_during_startup(zoom: Simulator, tmp_path: Path) -> None:
-    """The worker exits with 0 and leaves neither a traceback nor the metrics folder."""
+def test_worker_exits_if_the_supervisor_exits_during_startup(zoom: Simulator, tmp_path: Path) -> None:
+    """The worker exits with 0 and leaves neither a traceback nor the metrics directory."""
     environ = environment(zoom, tmp_path, 2)
     loaded = settings.load(
         {name: value for name, value in environ.items() if name.startswith("ZOOMGATE_")}
@@ -420,7 +420,7 @@ def test_worker_exits_if_its_supervisor_dies_during_startup(zoom: Simulator, tmp
     (tmp_path / "metrics").mkdir()
     worker = subprocess.Popen(
         [sys.executable, "-m", "zoomgate_server", "worker", "1"],
-        env=environ | {METRICS_FOLDER: str(tmp_path / "metrics")},
+        env=environ | {METRICS_DIRECTORY: str(tmp_path / "metrics")},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -463,12 +463,12 @@ async def test_running_calls_finish_during_shutdown(service: Service) -> None:
 
 
 async def test_workers_exit_when_the_supervisor_is_killed(service: Service) -> None:
-    """If the supervisor is killed, the workers drain by themselves and leave neither ports nor folders."""
+    """If the supervisor is killed, the workers shut down gracefully and release all ports and directories."""
     workers = service.workers().values()
     service.process.kill()
     await until(lambda: not any(is_alive(pid) for pid in workers))
     assert len(service.log("service.stopped")) == 4
-    assert list((service.folder / "tmp").iterdir()) == []
+    assert list((service.directory / "tmp").iterdir()) == []
     for address in (service.grpc, service.http):
         host, _, port = address.partition(":")
         with socket.socket() as listener:
@@ -477,13 +477,13 @@ async def test_workers_exit_when_the_supervisor_is_killed(service: Service) -> N
             listener.listen()
 
 
-async def test_repeated_start_failures_end_the_service(service: Service) -> None:
+async def test_repeated_start_failures_stop_the_service(service: Service) -> None:
     """If a worker fails to start five times in a row, the service exits with the reason and exit code 1."""
-    (service.folder / "data" / "keys.json").chmod(0o644)
+    (service.directory / "data" / "keys.json").chmod(0o644)
     os.kill(service.workers()[3], signal.SIGKILL)
     await asyncio.to_thread(service.process.wait, SECONDS)
     assert service.process.returncode == 1
-    last_line = (service.folder / "log").read_text().splitlines()[-1]
+    last_line = (service.directory / "log").read_text().splitlines()[-1]
     assert last_line == (
         "zoomgate: a worker failed to start 5 times in a row:"
         " The key file data/keys.json is accessible to other users; run chmod 600 on it"
@@ -491,12 +491,12 @@ async def test_repeated_start_failures_end_the_service(service: Service) -> None
     assert not [pid for pid in service.workers().values() if is_alive(pid)]
 
 
-def run_failing(zoom: Simulator, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+def run_failing(zoom: Simulator, directory: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run a service that fails to start, until it exits."""
     return subprocess.run(
         [sys.executable, "-m", "zoomgate_server", "serve"],
-        cwd=folder,
-        env=environment(zoom, folder, 4) | {"ZOOMGATE_LOG_LEVEL": "error"} | environ,
+        cwd=directory,
+        env=environment(zoom, directory, 4) | {"ZOOMGATE_LOG_LEVEL": "error"} | environ,
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -507,7 +507,7 @@ def run_failing(zoom: Simulator, folder: Path, **environ: str) -> subprocess.Com
 @pytest.mark.parametrize("setting", ["ZOOMGATE_LISTEN", "ZOOMGATE_HTTP_LISTEN"])
 @pytest.mark.parametrize("shares", [False, True], ids=["exclusive", "shared"])
 def test_port_in_use_is_rejected(zoom: Simulator, tmp_path: Path, setting: str, shares: bool) -> None:
-    """A port in use is reported even if its owner would share it, and nothing is left behind."""
+    """A port in use is reported even if its owner allows sharing, and no files remain."""
     with socket.socket() as other_socket:
         other_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shares)
         other_socket.bind(("127.0.0.1", 0))
@@ -516,14 +516,14 @@ def test_port_in_use_is_rejected(zoom: Simulator, tmp_path: Path, setting: str, 
         result = run_failing(zoom, tmp_path, **{setting: address})
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        f"zoomgate: {setting}: cannot listen on {address} (Address already in use); choose another port\n"
+        f"zoomgate: {setting}: cannot listen on {address} (Address already in use); choose a different port\n"
     )
     assert not (tmp_path / "data").exists()
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
 async def test_second_service_cannot_use_the_ports(service: Service, tmp_path: Path) -> None:
-    """A second service on the same ports does not start, whatever the number of workers."""
+    """A second service on the same ports does not start, regardless of the number of workers."""
     (tmp_path / "other").mkdir()
     for workers in ("1", "2"):
         result = run_failing(
@@ -533,13 +533,17 @@ async def test_second_service_cannot_use_the_ports(service: Service, tmp_path: P
         assert f"ZOOMGATE_LISTEN: cannot listen on {service.grpc}" in result.stderr
 
 
-async def test_several_workers_can_replace_one_immediately(zoom: Simulator, tmp_path: Path) -> None:
+async def test_several_workers_can_replace_a_single_process_immediately(
+    zoom: Simulator, tmp_path: Path
+) -> None:
     """Closed connections of the previous service do not block the ports, and other sockets with SO_REUSEADDR cannot bind them."""
     with serving(zoom, tmp_path, 1) as alone, socket.create_connection(address_of(alone.http)) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.recv(100)
         alone.stop()
-        while client.recv(1000):  # the service closes it first, so that its side is in TIME_WAIT
+        while client.recv(
+            1000
+        ):  # the service closes the connection first, so that the service's side is in TIME_WAIT
             pass
     ports = {"ZOOMGATE_LISTEN": alone.grpc, "ZOOMGATE_HTTP_LISTEN": alone.http}
     with serving(zoom, tmp_path, 2, **ports) as several, socket.socket() as other_socket:
@@ -550,12 +554,12 @@ async def test_several_workers_can_replace_one_immediately(zoom: Simulator, tmp_
 
 
 def address_of(text: str) -> tuple[str, int]:
-    """Return host and port for a socket."""
+    """Return the host and port of an address as arguments for a socket."""
     host, _, port = text.rpartition(":")
     return host, int(port)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "localhost"])  # noqa: S104 - over TLS, on this machine
+@pytest.mark.parametrize("host", ["0.0.0.0", "localhost"])  # noqa: S104 - over TLS, on the local machine
 async def test_host_names_and_wildcards_are_shared(zoom: Simulator, tmp_path: Path, host: str) -> None:
     """Workers share host names and wildcards, over TLS, and a second service cannot use them."""
     certificate, key, pem = write_pair(tmp_path)
@@ -586,8 +590,8 @@ def test_start_failure_of_all_workers_is_reported_once(zoom: Simulator, tmp_path
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-async def test_one_worker_needs_no_supervisor(zoom: Simulator, tmp_path: Path) -> None:
-    """By default no worker process is started and no metrics folder is created."""
+async def test_single_worker_runs_without_supervisor(zoom: Simulator, tmp_path: Path) -> None:
+    """By default no worker process is started and no metrics directory is created."""
     with serving(zoom, tmp_path, 1) as service:
         await connect(service)
         assert (await service.metrics())['zoomgate_connections{state="ACTIVE"}'] == 1.0
@@ -606,7 +610,7 @@ def test_supervisor_does_not_import_grpc() -> None:
 
 
 def test_worker_command_rejects_manual_use(tmp_path: Path) -> None:
-    """The error of a manually started worker says what to run instead; the help does not list the command."""
+    """The error of a manually started worker contains the command to run instead; the help does not list the worker command."""
     command = [sys.executable, "-m", "zoomgate_server"]
     result = subprocess.run(
         [*command, "worker", "1"], input="hello\n", capture_output=True, text=True, check=False

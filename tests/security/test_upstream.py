@@ -1,4 +1,4 @@
-"""Tests with invalid responses from Zoom or an intermediary: outcomes are typed, never partial, and bounded in memory."""
+"""Tests for the handling of invalid responses from Zoom or an intermediary."""
 
 import asyncio
 import gzip
@@ -32,11 +32,11 @@ WRITE = meetings.CreateMeetingRequest(user_email=MONICA)
 UNAVAILABLE, UNKNOWN = ("UNAVAILABLE", "ZOOM_UNAVAILABLE"), ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")
 BAD, LARGE = ("INTERNAL", "ZOOM_BAD_RESPONSE"), ("RESOURCE_EXHAUSTED", "ZOOM_RESPONSE_TOO_LARGE")
 MEETING = ("OK", "1")
-"""The code and reason of a failure, or OK and the parsed value."""
+"""Code and reason of a failure, or OK and the parsed value."""
 
 
 def status(number: int) -> Outcome:
-    """Return the outcome of a proxy call with this HTTP status."""
+    """Return the expected outcome of a proxy call for an HTTP status."""
     return ("OK", str(number))
 
 
@@ -101,8 +101,8 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
     ),
     "a negative id": (http_response("200 OK", b'{"id":-1}'), status(200), BAD, BAD),
     "an id with a fraction": (http_response("200 OK", b'{"id":1.5}'), status(200), BAD, BAD),
-    "an id as text": (http_response("200 OK", b'{"id":"1"}'), status(200), BAD, BAD),
-    "an id as boolean": (http_response("200 OK", b'{"id":true}'), status(200), BAD, BAD),
+    "an id as a string": (http_response("200 OK", b'{"id":"1"}'), status(200), BAD, BAD),
+    "an id as a boolean": (http_response("200 OK", b'{"id":true}'), status(200), BAD, BAD),
     "5000 digits": (http_response("200 OK", b'{"id":' + b"1" * 5000 + b"}"), status(200), BAD, BAD),
     "5000 digits elsewhere": (
         http_response("200 OK", b'{"id":1,"x":' + b"1" * 5000 + b"}"),
@@ -135,7 +135,7 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
     ),
     "an empty body": (http_response("200 OK", b""), status(200), BAD, BAD),
     "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", status(204), BAD, BAD),
-    "a redirect to another host": (
+    "a redirect to a different host": (
         http_response("302 Found", b"", "Location: https://evil.com/x?token=y"),
         status(302),
         BAD,
@@ -303,7 +303,7 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """A service with a connected user, whose Zoom API is a raw server."""
+    """A service with a connected user and a raw server as Zoom's API."""
     async with (
         raw_upstream() as raw,
         running(tmp_path_factory.mktemp("data"), zoom_api_url=raw.url) as zoomgate,
@@ -318,16 +318,18 @@ async def outcome(zoomgate: Harness, method: Any, request: Any) -> Outcome:
     try:
         result = await zoomgate.call(method, request)
     except grpc.aio.AioRpcError as error:
-        refusal = RpcError.of(error)
-        assert not [word for word in ("aiohttp", "Error", "Traceback", "evil.com") if word in refusal.message]
-        return refusal.short
-    MessageToJson(result)  # must not fail, since grpcurl shows JSON
+        rpc_error = RpcError.of(error)
+        assert not [
+            word for word in ("aiohttp", "Error", "Traceback", "evil.com") if word in rpc_error.message
+        ]
+        return rpc_error.short
+    MessageToJson(result)  # must not fail, since grpcurl prints JSON
     return ("OK", str(result.response.status if isinstance(result, proxy.GetResponse) else result.meeting.id))
 
 
 @pytest.mark.parametrize("name", RESPONSES)
 async def test_response_has_its_outcome(service: Service, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """The proxy returns complete responses as data; typed calls parse or reject them; incomplete responses fail, with little memory."""
+    """The proxy returns complete responses; typed calls parse or reject them. Incomplete responses fail, and memory use is bounded."""
     zoomgate, raw = service
     response, *expected = RESPONSES[name]
     raw.responses = [response]
@@ -337,7 +339,7 @@ async def test_response_has_its_outcome(service: Service, monkeypatch: pytest.Mo
     )
     raw.requests.clear()
     if isinstance(response, Endless) and expected[0] == UNAVAILABLE:
-        monkeypatch.setattr(authentication, "MAX_SECONDS", 2.0)  # the server's own limit, normally a minute
+        monkeypatch.setattr(authentication, "MAX_SECONDS", 2.0)  # the server's limit, one minute by default
     with allocations_of(48):
         outcomes = await asyncio.gather(
             outcome(zoomgate, zoomgate.proxy.Get, GET),
@@ -355,7 +357,7 @@ async def test_missing_response_is_reported_before_the_deadline(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service reports the unknown outcome of a write before gRPC reports DEADLINE_EXCEEDED."""
-    # more than 0.2 seconds, for slow machines, and less than aiohttp would round up for one of these deadlines
+    # tolerance for slow machines, below the rounding that aiohttp would apply to one of these deadlines
     monkeypatch.setattr(access_tokens, "RESPONSE_MARGIN", 0.7)
     zoomgate, raw = service
     raw.responses = [Endless(b"")]
@@ -363,7 +365,7 @@ async def test_missing_response_is_reported_before_the_deadline(
         zoomgate.error_of(zoomgate.meetings.CreateMeeting, WRITE, seconds=seconds)
         for seconds in (5.8, 6.0, 6.2, 6.4, 6.6)
     ]
-    assert {refusal.short for refusal in await asyncio.gather(*calls)} == {UNKNOWN}
+    assert {error.short for error in await asyncio.gather(*calls)} == {UNKNOWN}
 
 
 RETRY_AFTER = {
@@ -386,20 +388,20 @@ RETRY_AFTER = {
 
 @pytest.mark.parametrize("name", RETRY_AFTER)
 async def test_any_retry_after_yields_a_bounded_delay(service: Service, name: str) -> None:
-    """The delay is between a second and an hour; the metadata has Zoom's value if it is short."""
+    """The delay is between a second and an hour; the metadata contains Zoom's value if the value is short."""
     zoomgate, raw = service
     value, minimum, maximum = RETRY_AFTER[name]
     lines = f"HTTP/1.1 429 Too Many Requests\r\nRetry-After: {value}\r\nContent-Length: 2\r\n\r\n{{}}"
     raw.responses = [lines.replace("\x7f", "~").encode()]
     for method, request in ((zoomgate.proxy.Get, GET), (zoomgate.meetings.CreateMeeting, WRITE)):
-        refusal = await zoomgate.error_of(method, request)
-        assert refusal.short == ("RESOURCE_EXHAUSTED", "ZOOM_RATE_LIMITED")
-        assert refusal.retry_after is not None
-        assert minimum <= refusal.retry_after <= maximum
-        assert len(refusal.metadata.get("retry_after", "")) <= 64
+        error = await zoomgate.error_of(method, request)
+        assert error.short == ("RESOURCE_EXHAUSTED", "ZOOM_RATE_LIMITED")
+        assert error.retry_after is not None
+        assert minimum <= error.retry_after <= maximum
+        assert len(error.metadata.get("retry_after", "")) <= 64
 
 
-async def test_redirects_and_cookies_are_not_followed(service: Service) -> None:
+async def test_redirects_and_cookies_are_ignored(service: Service) -> None:
     """Redirects are not followed, other origins are hidden, and cookies are not sent with the next call."""
     zoomgate, raw = service
     for location in ("https://evil.com/x", "//evil.com/x", "http://127.0.0.1:1/x", "javascript:x", "/v2/ok"):
@@ -439,8 +441,8 @@ async def test_token_that_is_always_rejected_is_retried_once(service: Service) -
     zoomgate, raw = service
     raw.responses = [http_response("401 Unauthorized", b'{"code":124,"message":"Invalid access token."}')]
     raw.requests.clear()
-    refusal = await zoomgate.error_of(zoomgate.proxy.Get, GET)
-    assert refusal.short == ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED")
+    error = await zoomgate.error_of(zoomgate.proxy.Get, GET)
+    assert error.short == ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED")
     assert len(raw.requests) == 2
     assert zoomgate.stat("token.refresh_token.issued") == 1
     raw.responses = [OK]

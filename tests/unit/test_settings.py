@@ -1,4 +1,4 @@
-"""Tests of the sources, validation, and error messages of settings."""
+"""Tests for the sources, validation, and error messages of settings."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_empty_environment_yields_the_defaults() -> None:
 
 
 def test_options_override_the_environment_which_overrides_the_file(tmp_path: Path) -> None:
-    """An empty value counts as unset."""
+    """An empty value is treated as unset."""
     file = tmp_path / "zoomgate.toml"
     file.write_text('listen = "127.0.0.1:1"\nhttp_listen = "127.0.0.1:2"\ndata_dir = "file"\n')
     loaded = settings.load(
@@ -67,7 +67,7 @@ def test_options_override_the_environment_which_overrides_the_file(tmp_path: Pat
 
 
 def test_toml_file_accepts_all_value_types(tmp_path: Path) -> None:
-    """Strings, whole numbers, booleans, and the table of redirect targets are accepted."""
+    """Strings, integers, booleans, and the table of redirect targets are accepted."""
     loaded = load_file(
         tmp_path / "z.toml",
         'drain_seconds = 5\nreflection = false\nstore = "sqlite:////srv/z.db"\n'
@@ -78,7 +78,7 @@ def test_toml_file_accepts_all_value_types(tmp_path: Path) -> None:
 
 
 def test_problems_in_the_file_have_file_and_line(tmp_path: Path) -> None:
-    """All problems are reported at once, and a value from another source is not attributed to the file."""
+    """All problems are reported together, and a value from a different source is not attributed to the file."""
     file = tmp_path / "z.toml"
     with pytest.raises(SettingsError) as error:
         load_file(
@@ -91,7 +91,7 @@ def test_problems_in_the_file_have_file_and_line(tmp_path: Path) -> None:
     assert f"unknown setting lisen in {file}:1; did you mean listen?" in text
     assert f"ZOOMGATE_LISTEN ({file}:3) is '0.0.0.0:1'" in text
     assert f"ZOOMGATE_DRAIN_SECONDS ({file}:4) must be" in text
-    assert f"ZOOMGATE_RETURN_TO ({file}:6) has 'x'" in text
+    assert f"ZOOMGATE_RETURN_TO ({file}:6) contains 'x'" in text
     assert "ZOOMGATE_LOG_LEVEL must be one of debug, info, warning, error, not 'louder'" in text
     assert len(error.value.problems) == 5
 
@@ -99,7 +99,7 @@ def test_problems_in_the_file_have_file_and_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["listen = ", "\x00", "a = 1\na = 2"])
 def test_invalid_toml_is_rejected(tmp_path: Path, text: str) -> None:
     """The message names the setting and the file."""
-    with pytest.raises(SettingsError, match=r"ZOOMGATE_CONFIG names .*z\.toml, which is not valid TOML"):
+    with pytest.raises(SettingsError, match=r"ZOOMGATE_CONFIG refers to .*z\.toml, which is not valid TOML"):
         load_file(tmp_path / "z.toml", text)
 
 
@@ -129,14 +129,14 @@ def test_velo_configuration_is_read(tmp_path: Path) -> None:
         '{"zoom": {"clientId": null, "redirectUri": "https://a/b"}}',
     ],
 )
-def test_other_json_files_are_rejected(tmp_path: Path, text: str) -> None:
+def test_json_files_in_other_formats_are_rejected(tmp_path: Path, text: str) -> None:
     """The message shows the expected format."""
     with pytest.raises(SettingsError, match=r'must contain \{"zoom": \{"clientId"'):
         load_file(tmp_path / "config.json", text)
 
 
 def test_kubernetes_service_variables_are_ignored() -> None:
-    """With services named zoomgate and zoomgate-http the server starts; a port that a user set is still rejected."""
+    """Variables of services named zoomgate and zoomgate-http are ignored; a port set by a user is rejected."""
     for name, port in (("ZOOMGATE", "50051"), ("ZOOMGATE_HTTP", "8080")):
         link = f"{name}_PORT_{port}_TCP"
         environ = {
@@ -161,19 +161,19 @@ def test_unknown_variables_are_rejected() -> None:
 
 
 def test_webhook_secrets_are_read_newest_first_from_one_source(tmp_path: Path) -> None:
-    """The environment takes precedence over the secrets folder; both are optional; an invalid secret is rejected."""
+    """The environment takes precedence over the secrets directory; both are optional; an invalid secret is rejected."""
 
     def secrets(environ: dict[str, str]) -> list[str]:
         return [secret.reveal() for secret in settings.load(APP | environ).webhook_secrets]
 
-    folder = {"ZOOMGATE_SECRETS_DIR": str(tmp_path)}
+    directory = {"ZOOMGATE_SECRETS_DIR": str(tmp_path)}
     assert secrets({}) == []
-    assert secrets(folder) == []
+    assert secrets(directory) == []
     (tmp_path / "zoom-webhook-secret-token").write_text("newer\nolder\n")
-    assert secrets(folder) == ["newer", "older"]
-    assert secrets(folder | {"ZOOMGATE_WEBHOOK_SECRET": "a b"}) == ["a", "b"]
+    assert secrets(directory) == ["newer", "older"]
+    assert secrets(directory | {"ZOOMGATE_WEBHOOK_SECRET": "a b"}) == ["a", "b"]
     (tmp_path / "zoom-webhook-secret-token").write_text("\n")
-    assert "which is empty" in problem(APP | folder)
+    assert "which is empty" in problem(APP | directory)
     assert "copy it from Zoom again" in problem(APP | {"ZOOMGATE_WEBHOOK_SECRET": "hunter2é"})
 
 
@@ -195,8 +195,8 @@ def test_unsupported_settings_are_rejected(name: str) -> None:
         "z.db",
     ],
 )
-def test_other_stores_are_rejected(store: str) -> None:
-    """Only SQLite files and MongoDB databases are accepted, and a URL with a password is not repeated."""
+def test_unsupported_stores_are_rejected(store: str) -> None:
+    """Only SQLite files and MongoDB databases are accepted, and the error does not contain the password of the URL."""
     text = problem({"ZOOMGATE_STORE": store})
     assert text.startswith("ZOOMGATE_STORE ")
     assert "hunter2" not in text
@@ -249,14 +249,14 @@ def test_address_requires_host_and_port(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["ZOOMGATE_LISTEN", "ZOOMGATE_HTTP_LISTEN"])
 def test_url_as_listen_address_is_rejected(name: str) -> None:
-    """The problem is not reported as a port in use."""
+    """The error is not reported as a port in use."""
     text = problem({name: "http://localhost:1"})
     assert text.startswith(f"{name} must be HOST:PORT, such as 127.0.0.1:")
     assert text.endswith("not 'http://localhost:1'")
 
 
 def test_client_secrets_are_read_newest_first_from_one_source(tmp_path: Path) -> None:
-    """The environment, a file, or a folder provides one or more secrets; two sources at once are rejected."""
+    """The environment, a file, or a directory provides one or more secrets; a combination of sources is rejected."""
     file = tmp_path / "secret"
     file.write_text("new\nold\n")
     from_file = {"ZOOMGATE_CLIENT_ID": "app", "ZOOMGATE_CLIENT_SECRET_FILE": str(file)}
@@ -266,7 +266,7 @@ def test_client_secrets_are_read_newest_first_from_one_source(tmp_path: Path) ->
 
 
 def test_client_id_and_secret_require_each_other(tmp_path: Path) -> None:
-    """One without the other is reported once; it does not select the simulated Zoom."""
+    """A missing client ID or secret is reported once; the Zoom simulator is not selected."""
     assert "ZOOMGATE_CLIENT_SECRET is required" in problem({"ZOOMGATE_CLIENT_ID": "app"})
     assert "ZOOMGATE_CLIENT_ID is required" in problem({"ZOOMGATE_CLIENT_SECRET": "hush"})
     (tmp_path / "empty").write_text("\n")
@@ -277,13 +277,13 @@ def test_client_id_and_secret_require_each_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("client_id", ["a b", "a:b", "a\n", "ä", "x" * 129])
 def test_malformed_client_id_is_rejected(client_id: str) -> None:
-    """A client ID that Zoom cannot have issued is rejected at startup, before the first consent fails."""
+    """A client ID that Zoom cannot have issued is rejected at startup."""
     assert "ZOOMGATE_CLIENT_ID" in problem(APP | {"ZOOMGATE_CLIENT_ID": client_id})
 
 
 def test_error_about_a_secret_does_not_contain_it() -> None:
     text = problem(APP | {"ZOOMGATE_CLIENT_SECRET": "hunter2é"})
-    assert "ZOOMGATE_CLIENT_SECRET has characters" in text
+    assert "ZOOMGATE_CLIENT_SECRET contains characters" in text
     assert "hunter2" not in text
 
 
@@ -306,13 +306,13 @@ def test_error_about_a_secret_does_not_contain_it() -> None:
     ],
 )
 def test_zoom_urls_require_https(name: str, url: str) -> None:
-    """Tokens are not sent unencrypted, nor to a URL that is not a plain base URL."""
+    """Unencrypted URLs, and URLs that are not plain base URLs, are rejected."""
     assert problem({name: url}).startswith(f"{name} ")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8090/v2", "http://localhost:1/v2", "http://[::1]:1/v2"])
 def test_zoom_url_on_loopback_accepts_http(url: str) -> None:
-    """The simulated Zoom has no TLS; a trailing slash is ignored."""
+    """The Zoom simulator does not use TLS; a trailing slash is ignored."""
     assert settings.load({"ZOOMGATE_ZOOM_API_URL": f"{url}/"}).zoom_api_url == url
 
 
@@ -320,7 +320,7 @@ def test_zoom_url_on_loopback_accepts_http(url: str) -> None:
     "url", ["http://site.example/cb", "https://site.example/cb#x", "https://site.example", "cb"]
 )
 def test_redirect_uri_must_be_a_full_https_url(url: str) -> None:
-    assert problem({"ZOOMGATE_REDIRECT_URI": url}).startswith("ZOOMGATE_REDIRECT_URI must be")
+    assert problem({"ZOOMGATE_REDIRECT_URI": url}).startswith("ZOOMGATE_REDIRECT_URI must ")
 
 
 def test_redirect_targets_are_validated(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_redirect_targets_are_validated(tmp_path: Path) -> None:
     good = {"ZOOMGATE_RETURN_TO": "a=https://a.example/x?y=1, b=http://127.0.0.1:3000/"}
     assert settings.load(good).return_to == {"a": "https://a.example/x?y=1", "b": "http://127.0.0.1:3000/"}
     for bad in ("https://a.example", "a=http://a.example/", "a=javascript:alert(1)", "=https://a.example/"):
-        assert problem({"ZOOMGATE_RETURN_TO": bad}).startswith("ZOOMGATE_RETURN_TO has")
+        assert problem({"ZOOMGATE_RETURN_TO": bad}).startswith("ZOOMGATE_RETURN_TO contains")
     with pytest.raises(SettingsError, match="comma"):
         load_file(tmp_path / "z.toml", '[return_to]\na = "https://a.example/x,y=https://b.example/"\n')
 
@@ -358,7 +358,7 @@ def test_values_outside_their_range_are_rejected(name: str, wrong: list[str]) ->
         assert problem({name: value}).startswith(f"{name} ")
 
 
-def test_all_problems_are_reported_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     texts = problems(
         {
             "ZOOMGATE_LISTN": "x",
@@ -381,7 +381,7 @@ BEHIND_A_PROXY = {
 
 
 def test_listening_beyond_loopback_is_accepted_with_tls_and_proxies() -> None:
-    """The gRPC server requires TLS; the HTTP server requires an https public URL, from which the redirect URI follows, and proxies."""
+    """The gRPC server requires TLS; the HTTP server requires proxies and an https public URL, which determines the redirect URI."""
     loaded = settings.load(
         BEHIND_A_PROXY
         | {
@@ -411,12 +411,12 @@ def test_listening_beyond_loopback_is_accepted_with_tls_and_proxies() -> None:
             "ZOOMGATE_HTTP_LISTEN",
             "https",
         ),
-        ({"ZOOMGATE_PUBLIC_URL": "http://zoomgate.example.com"}, "ZOOMGATE_PUBLIC_URL", "must be https"),
-        ({"ZOOMGATE_PUBLIC_URL": "zoomgate.example.com"}, "ZOOMGATE_PUBLIC_URL", "write https://"),
-        ({"ZOOMGATE_PUBLIC_URL": "https://x.example/path"}, "ZOOMGATE_PUBLIC_URL", "write https://"),
-        ({"ZOOMGATE_PUBLIC_URL": "https://u:p@x.example"}, "ZOOMGATE_PUBLIC_URL", "write https://"),
-        ({"ZOOMGATE_TRUSTED_PROXIES": "proxy.example"}, "ZOOMGATE_TRUSTED_PROXIES", "write IP addresses"),
-        ({"ZOOMGATE_TRUSTED_PROXIES": "10.0.0.1/8"}, "ZOOMGATE_TRUSTED_PROXIES", "write IP addresses"),
+        ({"ZOOMGATE_PUBLIC_URL": "http://zoomgate.example.com"}, "ZOOMGATE_PUBLIC_URL", "must use https"),
+        ({"ZOOMGATE_PUBLIC_URL": "zoomgate.example.com"}, "ZOOMGATE_PUBLIC_URL", "such as https://"),
+        ({"ZOOMGATE_PUBLIC_URL": "https://x.example/path"}, "ZOOMGATE_PUBLIC_URL", "such as https://"),
+        ({"ZOOMGATE_PUBLIC_URL": "https://u:p@x.example"}, "ZOOMGATE_PUBLIC_URL", "such as https://"),
+        ({"ZOOMGATE_TRUSTED_PROXIES": "proxy.example"}, "ZOOMGATE_TRUSTED_PROXIES", "use IP addresses"),
+        ({"ZOOMGATE_TRUSTED_PROXIES": "10.0.0.1/8"}, "ZOOMGATE_TRUSTED_PROXIES", "use IP addresses"),
         ({"ZOOMGATE_TRUSTED_PROXIES": "0.0.0.0/0"}, "ZOOMGATE_TRUSTED_PROXIES", "covers all addresses"),
         (
             {"ZOOMGATE_REDIRECT_URI": "https://other.example/oauth/callback"},
@@ -426,7 +426,7 @@ def test_listening_beyond_loopback_is_accepted_with_tls_and_proxies() -> None:
     ],
 )
 def test_inconsistent_network_settings_are_rejected(changed: dict[str, str], name: str, text: str) -> None:
-    """The message names the setting and what to write instead."""
+    """The message names the setting and a valid alternative."""
     message = problem(BEHIND_A_PROXY | changed)
     assert message.startswith(name)
     assert text in message

@@ -42,7 +42,7 @@ from zoomgate_server.webhooks.receiver import WebhookReceiver
 from zoomgate_server.webhooks.seen_events import SeenEvents
 
 REFRESH_DRAIN_SECONDS = 40.0
-"""How long running refreshes have to store the tokens issued by Zoom. A call to Zoom's token endpoint takes at most 35 seconds."""
+"""Maximum time, in seconds, for running refreshes to finish. A call to Zoom's token endpoint takes at most 35 seconds."""
 
 _log = logs.get("zoomgate.app")
 
@@ -77,7 +77,7 @@ class Components:
         metrics: Metrics,
         stack: AsyncExitStack,
     ) -> "Components":
-        """Build the domain objects; the exit stack closes the clients and files that are opened."""
+        """Build the domain objects; the exit stack closes the opened clients and files."""
         app = settings.app
         key_ring = ReloadingKeyRing(settings.keys_path, loaded_key_ring, clock, metrics.key_ring_reloaded)
         envelope = Envelope(app=app, keys=key_ring)
@@ -219,7 +219,7 @@ class Components:
         }
 
     async def drain(self) -> None:
-        """Wait for work that no call owns: tokens issued by Zoom must be stored before the store closes."""
+        """Wait for detached tasks, since tokens issued by Zoom must be stored before the store closes."""
         components = (self.refresher, self.authorizations, self.journal_recovery)
         if not all(
             await asyncio.gather(*(component.drain(REFRESH_DRAIN_SECONDS) for component in components))
@@ -236,5 +236,5 @@ def _audit_trail(settings: Settings, key: bytes, clock: SystemClock, metrics: Me
         return AuditTrail(settings.audit_path, key=key, clock=clock, on_lost=metrics.audit_failed)
     except OSError as error:
         raise StartError(
-            f"ZOOMGATE_AUDIT: cannot write to {settings.audit_path} ({error.strerror}); set a writable file, or log"
+            f"ZOOMGATE_AUDIT: cannot write to {settings.audit_path} ({error.strerror}); set it to a writable file or `log`"
         ) from None

@@ -1,4 +1,4 @@
-"""Lifecycle of one serving process: start, drain, and stop."""
+"""Lifecycle of one serving process: startup and graceful shutdown."""
 
 import asyncio
 import contextlib
@@ -50,16 +50,16 @@ async def serve(
     shared_metrics: Path | None = None,
     peers_serving: bool = False,
 ) -> None:
-    """Run the service until SIGTERM or SIGINT, then drain.
+    """Run the service until SIGTERM or SIGINT, then shut down gracefully.
 
     Args:
         announce: Called once the health service reports SERVING.
         anonymous: The principal of callers without a credential; for the bundled simulator only.
         extra_keys: Caller keys in addition to those of the callers file.
-        shared_metrics: Folder of the metrics that several processes share. If set, the processes also share the ports.
-        peers_serving: Whether other workers of this service are already serving. If so, the ports are bound last, so that no
-            connection reaches a process that cannot serve yet, and there is no limit on the wait for the store. Otherwise the
-            ports are bound first, and probes are served during startup.
+        shared_metrics: Directory of the metrics that several processes share. If set, the processes also share the ports.
+        peers_serving: Whether other workers of this service are already serving. If true, the ports are bound last, after the
+            process is ready to serve, and the wait for the store is unlimited. If false, the ports are bound first, and probes are
+            served during startup.
 
     Raises:
         StartError: The service cannot start.
@@ -146,7 +146,7 @@ async def run(
             components.audit(
                 AuditEvent.without_call("keys.created", "ok", "", principal="zoomgate", details=details)
             )
-        # outermost first: the access log sees the final status, including that of failed authentication
+        # outermost first: the access log records the final status, including failed authentication
         pipeline = Pipeline(
             server,
             [
@@ -166,7 +166,7 @@ async def run(
             health=health,
             enable_reflection=settings.reflection,
         )
-        # runs after the HTTP server has stopped, since a callback may still deliver a code
+        # runs after the HTTP server has stopped, since a consent callback may still deliver a code
         stack.push_async_callback(components.drain)
         if peers_serving:
             await bind_ports()
@@ -197,7 +197,7 @@ async def _stop_serving(
     """Stop accepting calls, and wait for the running calls to finish."""
     web.set_ready("draining")
     await health.enter_graceful_shutdown()
-    change_feed.close()  # watch streams do not end by themselves
+    change_feed.close()  # otherwise watch streams would stay open
     await server.stop(seconds)
 
 

@@ -1,7 +1,7 @@
-"""The service's ports: exclusive to the service, and shared only by its own processes.
+"""Listening sockets, which only processes of the same service share.
 
 A single process binds its ports without SO_REUSEPORT. With several workers, each port is reserved by a socket that is bound but never
-listens. It admits sockets of the same user that set SO_REUSEPORT and excludes all others, even while no worker is running.
+listens. The reservation admits sockets of the same user with SO_REUSEPORT and excludes all others, even while no worker is running.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ def listen(address: Address, *, shared: bool = False) -> socket.socket:
             if shared:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listener.bind((address.host, address.port))
-            listener.listen(128)  # until it listens, another process could bind the port too
+            listener.listen(128)  # before listen(), a different process could also bind the port
         except BaseException:
             listener.close()
             raise
@@ -46,7 +46,7 @@ def reserved(grpc: Address, http: Address) -> Iterator[tuple[Address, Address]]:
     """Reserve both ports for the processes of this service; yield the addresses with the actual ports.
 
     Raises:
-        StartError: A port is in use, even by a process that would share it, or the system cannot share ports.
+        StartError: A port is in use, even with SO_REUSEPORT, or the system does not support shared ports.
     """
     if not hasattr(socket, "SO_REUSEPORT"):
         raise StartError("ZOOMGATE_WORKERS: this system cannot share ports between processes; set it to 1")
@@ -80,18 +80,18 @@ def _holder(family: socket.AddressFamily, host: str, port: int) -> socket.socket
     holder = socket.socket(family, socket.SOCK_STREAM)
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # without SO_REUSEPORT, so that binding also fails if a process that would share the port listens
+            # without SO_REUSEPORT, so that binding also fails if the process using the port allows sharing
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             probe.listen(1)
             for reusing in (probe, holder):
                 reusing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            # needed while closed connections of a previous service are in TIME_WAIT; reset below, because it would also admit
-            # other sockets that set SO_REUSEADDR
+            # SO_REUSEADDR is required while closed connections of a previous service are in TIME_WAIT; the option is reset below,
+            # because it would also admit other sockets with SO_REUSEADDR
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             holder.bind(
                 (host, probe.getsockname()[1])
-            )  # while the probe still holds the port, so that no other process can bind it in between
+            )  # while the probe still holds the port, so that no other process can bind the port in between
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except BaseException:
         holder.close()
@@ -113,7 +113,7 @@ def _http_family(address: Address) -> socket.AddressFamily:
 
 
 def _has_ipv6() -> bool:
-    """Return whether this machine has IPv6; host names may resolve to IPv6 addresses even if it has none."""
+    """Return whether the local machine supports IPv6. Host names may resolve to IPv6 addresses even without IPv6 support."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
             probe.bind(("::1", 0))
@@ -123,4 +123,4 @@ def _has_ipv6() -> bool:
 
 
 def _cannot_listen(name: str, address: Address, error: OSError) -> StartError:
-    return StartError(f"{name}: cannot listen on {address} ({error.strerror}); choose another port")
+    return StartError(f"{name}: cannot listen on {address} ({error.strerror}); choose a different port")

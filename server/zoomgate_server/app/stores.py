@@ -1,4 +1,4 @@
-"""Opening of the store and the key ring, including the wait for a database that is not reachable yet."""
+"""Opening of the store and the key ring, including retries while a database is unreachable."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ _log = logs.get("zoomgate.app")
 
 
 class StartCancelled(Exception):
-    """The service was stopped while it waited for its store."""
+    """The service was stopped while waiting for the store."""
 
 
 async def open_store(
@@ -34,24 +34,26 @@ async def open_store(
     """Open the store and the key ring. A failed start removes the files that it created.
 
     Args:
-        stack: Closes the store.
-        stop: Cancels the wait for an unreachable store once it is set.
+        stack: The exit stack that closes the store.
+        stop: The event that cancels the wait for an unreachable store.
 
     Raises:
         StartError: The store or the key ring cannot be opened.
-        StoppedWaiting: `stop` was set.
+        StartCancelled: `stop` was set.
     """
     if settings.store_uri is not None:
         return await _open_mongodb(settings, settings.store_uri, stack, stop)
     created: list[Path] = []
     try:
-        for folder in {settings.data_dir, settings.store_path.parent}:
-            if not folder.exists():
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                created.append(folder)
+        for directory in {settings.data_dir, settings.store_path.parent}:
+            if not directory.exists():
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                created.append(directory)
         is_new = not settings.store_path.exists()
         if is_new and settings.keys_are_default and not settings.keys_path.exists():
-            with contextlib.suppress(key_file.KeyFileExistsError):  # another process created it first
+            with contextlib.suppress(
+                key_file.KeyFileExistsError
+            ):  # a concurrent process has created the file
                 key_file.create(settings.keys_path)
                 created.append(settings.keys_path)
         key_ring = key_file.load(settings.keys_path)
@@ -64,7 +66,7 @@ async def open_store(
                 path.rmdir() if path.is_dir() else path.unlink()
         if isinstance(error, OSError):
             raise StartError(
-                f"ZOOMGATE_DATA_DIR: cannot create or use {settings.data_dir} ({error.strerror}); check its owner and mode"
+                f"ZOOMGATE_DATA_DIR: cannot create or use {settings.data_dir} ({error.strerror}); check its owner and permissions"
             ) from None
         raise StartError(str(error)) from None
     stack.push_async_callback(store.close)
@@ -95,11 +97,11 @@ async def _with_retries(
     """Open a store, retrying while it is unreachable.
 
     Args:
-        seconds: No attempt starts later than this many seconds after the first one.
+        seconds: The maximum time between the first and the last attempt.
 
     Raises:
         StoreOpenError: The store cannot be used, or was not reachable in time.
-        StoppedWaiting: `stop` was set.
+        StartCancelled: `stop` was set.
     """
     loop = asyncio.get_running_loop()
     deadline, pause = loop.time() + seconds, MIN_STORE_PAUSE
@@ -116,10 +118,10 @@ async def _with_retries(
 
 
 async def _await_unless_stopped(stop: asyncio.Event, awaited: asyncio.Task[_T]) -> _T:
-    """Await a task, or cancel it when the service is stopped.
+    """Await a task, or cancel the task if the service is stopped.
 
     Raises:
-        StoppedWaiting: `stop` was set.
+        StartCancelled: `stop` was set.
     """
     stopped = asyncio.create_task(stop.wait())
     try:

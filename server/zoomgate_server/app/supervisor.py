@@ -1,9 +1,9 @@
-"""Supervisor of worker processes that serve the same ports: reserves the ports, and starts and restarts the workers.
+"""Supervisor of worker processes: reservation of shared ports, and start and restart of workers.
 
-Workers are separate programs (`zoomgate worker`), not forks. Each has its own event loop, gRPC server, and Zoom clients; the supervisor
-loads no gRPC code. The supervisor sends a worker its configuration over the worker's standard input. That pipe stays open while the
-supervisor runs; when it closes, the worker drains and exits. A worker reports once, over its standard output, that it is ready or why it
-is not.
+Workers are separate programs (`zoomgate worker`), not forks. Each worker has a separate event loop, gRPC server, and Zoom clients; the
+supervisor does not import gRPC. The supervisor sends the configuration over the worker's standard input. This pipe stays open while the
+supervisor runs; when the pipe closes, the worker shuts down gracefully. A worker sends a single message over its standard output: that the
+worker is ready, or the reason why it cannot start.
 """
 
 import asyncio
@@ -28,17 +28,17 @@ from zoomgate_server.settings import Settings
 from zoomgate_server.startup import ServiceAddresses, StartError
 from zoomgate_server.telemetry import logs, metrics
 
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable with the metrics folder that the workers share; the name is defined by prometheus_client."""
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable of the metrics directory shared by the workers; the name is defined by prometheus_client."""
 
 MAX_FAILED_STARTS = 5
-"""The number of consecutive failed starts of a worker after which the service exits."""
+"""Number of consecutive failed starts of a worker after which the service exits."""
 
 MIN_RESTART_DELAY, MAX_RESTART_DELAY = 0.1, 30.0
 """Bounds of the delay, in seconds, before a worker is restarted. The delay doubles while workers keep exiting early."""
 
 STEADY_SECONDS = 60.0
-"""The exit of a worker counts as early if it ran for less than this."""
+"""Running time, in seconds, below which the exit of a worker is treated as early."""
 
 _log = logs.get("zoomgate.workers")
 
@@ -51,7 +51,7 @@ class WorkerConfig:
         settings: The settings, with the actual port numbers.
         anonymous: The principal of callers without a credential, or None.
         keys: Caller keys in addition to those of the callers file: the SHA-256 as 64 hex digits, and the principal.
-        peers_serving: Whether other workers are serving while this one starts.
+        peers_serving: Whether other workers are serving while this worker starts.
     """
 
     settings: Settings
@@ -61,7 +61,7 @@ class WorkerConfig:
 
     @classmethod
     def receive(cls, source: BinaryIO) -> "WorkerConfig":
-        """Read the configuration that the supervisor sends.
+        """Read the configuration sent by the supervisor.
 
         Raises:
             StartError: The input is not a worker configuration.
@@ -76,10 +76,10 @@ class WorkerConfig:
 
 
 class ReadySignal:
-    """The one message from a worker to its supervisor, sent over the worker's original standard output.
+    """The only message from a worker to the supervisor, sent over the worker's original standard output.
 
     Standard output is then redirected to the log: the supervisor stops reading the pipe after the message, so library output
-    would eventually fill it.
+    would eventually fill the pipe.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class ReadySignal:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def notify_ready(self, problem: str | None) -> None:
-        """Report that the worker is ready, or why it cannot start. Does nothing if the supervisor has exited."""
+        """Report that the worker is ready, or the reason why it cannot start. Do nothing if the supervisor has exited."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self._pipe, orjson.dumps({"problem": problem}) + b"\n")
 
@@ -99,10 +99,10 @@ async def supervise(
     anonymous: Principal | None = None,
     keys: Sequence[tuple[str, Principal]] = (),
 ) -> None:
-    """Serve with `settings.workers` processes until SIGTERM or SIGINT, then drain them.
+    """Serve with `settings.workers` processes until SIGTERM or SIGINT, then shut down gracefully.
 
     Args:
-        announce: Called once all workers serve.
+        announce: Called once all workers are serving.
         anonymous: See `WorkerConfig`.
         keys: See `WorkerConfig`.
 
@@ -111,26 +111,26 @@ async def supervise(
     """
     with (
         listeners.reserved(settings.listen, settings.http_listen) as (grpc, http),
-        tempfile.TemporaryDirectory(prefix="zoomgate-metrics-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(prefix="zoomgate-metrics-", ignore_cleanup_errors=True) as directory,
     ):
         config = WorkerConfig(replace(settings, listen=grpc, http_listen=http), anonymous, tuple(keys))
-        await _Workers(config, Path(folder), announce).run()
+        await _Workers(config, Path(directory), announce).run()
 
 
 class _Workers:
     """The worker processes, numbered from 1, and their state.
 
     Args:
-        folder: The folder of the workers' metrics.
-        announce: Called once all workers serve.
+        directory: The directory of the workers' metrics.
+        announce: Called once all workers are serving.
     """
 
     def __init__(
-        self, config: WorkerConfig, folder: Path, announce: Callable[[ServiceAddresses], None]
+        self, config: WorkerConfig, directory: Path, announce: Callable[[ServiceAddresses], None]
     ) -> None:
         self._config = config
         self._count = config.settings.workers
-        self._folder = folder
+        self._directory = directory
         self._announce = announce
         self._processes: dict[int, Process] = {}
         self._serving: set[int] = set()
@@ -149,7 +149,7 @@ class _Workers:
             raise StartError(self._problem)
 
     def _stop_workers(self, problem: str | None = None) -> None:
-        """Drain all workers. Later signals do not interrupt this: a draining worker may hold tokens that it has not stored yet."""
+        """Shut down all workers gracefully. Later signals do not interrupt the shutdown, since some tokens may not be stored yet."""
         self._problem = self._problem or problem
         self._stop.set()
         self._first_is_ready.set()
@@ -159,7 +159,7 @@ class _Workers:
 
     async def _restart_loop(self, number: int) -> None:
         """Run a worker, and restart it whenever it exits."""
-        if number > 1:  # the first worker creates the store and keys, and reports problems only once
+        if number > 1:  # the first worker creates the store and the keys, so problems are reported only once
             await self._first_is_ready.wait()
         failed_starts, early_exits = 0, 0
         while not self._stop.is_set():
@@ -182,7 +182,7 @@ class _Workers:
                 await asyncio.wait_for(self._stop.wait(), delay)
 
     async def _run_one(self, number: int) -> str | None:
-        """Run one process until it exits. Return why it never became ready, or None if it did."""
+        """Run one process until it exits. Return None if the process became ready, or the reason why it could not start."""
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -192,11 +192,11 @@ class _Workers:
                 str(number),
                 stdin=PIPE,
                 stdout=PIPE,
-                env=os.environ | {METRICS_FOLDER: str(self._folder)},
-                start_new_session=True,  # only the supervisor receives Ctrl+C; it then stops the workers
+                env=os.environ | {METRICS_DIRECTORY: str(self._directory)},
+                start_new_session=True,  # only the supervisor receives Ctrl+C and then stops the workers
             )
         except OSError as error:
-            return f"cannot start a worker process ({error.strerror}); free some resources and start again"
+            return f"cannot start a worker process ({error.strerror}); free some resources and restart the service"
         self._processes[number] = process
         _log.info("worker.started", worker=number, pid=process.pid)
         if self._stop.is_set():
@@ -209,7 +209,7 @@ class _Workers:
         finally:
             del self._processes[number]
             self._serving.discard(number)
-            metrics.drop_gauges(number, self._folder)
+            metrics.drop_gauges(number, self._directory)
         self._log_exit(number, process.pid, code, served=problem is None)
         return (
             problem
@@ -218,7 +218,10 @@ class _Workers:
         )
 
     async def _await_ready(self, process: Process) -> str | None:
-        """Send a worker its configuration and wait for its message. Return None once it is ready, or an empty string if it exits first."""
+        """Send the configuration to a worker and wait for its message.
+
+        Return None if the worker is ready, the problem if it cannot start, or an empty string if it exits without a message.
+        """
         assert process.stdin is not None  # noqa: S101 - started with a pipe
         assert process.stdout is not None  # noqa: S101 - started with a pipe
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -246,7 +249,8 @@ class _Workers:
         _log.warning("worker.died", worker=number, pid=pid, exit=_exit_status(code))
         if self._stop.is_set():
             self._problem = (
-                self._problem or f"a worker exited before it was drained ({_exit_status(code)}); see its log"
+                self._problem
+                or f"a worker exited before its shutdown was complete ({_exit_status(code)}); see its log"
             )
 
 

@@ -32,7 +32,7 @@ def worker(number: int) -> None:
     logs.configure(config.settings.log_level, config.settings.log_format)
     metrics.share(number)
     try:
-        event_loop.run(_serve(config, ready_signal, Path(os.environ[worker_supervisor.METRICS_FOLDER])))
+        event_loop.run(_serve(config, ready_signal, Path(os.environ[worker_supervisor.METRICS_DIRECTORY])))
     except StartError as error:
         ready_signal.notify_ready(str(error))
         raise SystemExit(1) from None

@@ -1,6 +1,6 @@
-"""Reading of response bodies with a size limit and a check that they are complete.
+"""Size-limited reading of response bodies, including a check for completeness.
 
-Bodies are decompressed here and not by aiohttp, which returns a truncated compressed body as if it were complete.
+Bodies are decompressed by this module and not by aiohttp, which returns a truncated compressed body as if it were complete.
 """
 
 import zlib
@@ -8,7 +8,7 @@ import zlib
 import aiohttp
 
 ACCEPT_ENCODING = "gzip, deflate"
-"""The `Accept-Encoding` of sessions whose responses are read here; these sessions must set `auto_decompress=False`."""
+"""Value of the `Accept-Encoding` header. Sessions must also set `auto_decompress=False`."""
 
 _GZIP_OR_ZLIB = 47
 _RAW_DEFLATE = -15

@@ -19,12 +19,12 @@ from zoomgate_server.zoom.resolver import PublicResolver, is_loopback_host
 
 MAX_RESPONSE_BYTES = 8 * 1024 * 1024
 MIN_SECONDS = 0.3
-"""Minimum seconds for a call; a call with less time left is not sent."""
+"""Minimum time for a call, in seconds; a call with less time left is not sent."""
 
 _CONNECT_SECONDS = 5.0
 _CONNECT_SHARE = 0.8
-"""The share of a call's time for connecting. Connecting must time out before the call does, so that a write that was never
-sent is reported as such.
+"""Fraction of a call's time for connecting. Connecting must time out before the call does, so that an unsent write is reported as
+not sent.
 """
 
 _READS = frozenset({"GET", "HEAD"})
@@ -49,10 +49,10 @@ _FORWARDED_HEADERS = frozenset(
 
 
 class ZoomClient:
-    """Sends requests with a user's access token. `start` must run in the event loop that uses the client.
+    """A client that sends requests with a user's access token. Call `start` in the event loop that uses the client.
 
     Args:
-        api_url: The base URL of the API, such as `https://api.zoom.us/v2`; no request leaves its origin and path.
+        api_url: The base URL of the API, such as `https://api.zoom.us/v2`; all requests stay below this URL.
         user_agent: The `User-Agent` header.
         max_response_bytes: The limit for decompressed response bodies.
     """
@@ -77,7 +77,7 @@ class ZoomClient:
                 resolver=None if self._loopback else PublicResolver(),
                 ttl_dns_cache=60,
             ),
-            cookie_jar=aiohttp.DummyCookieJar(),  # a cookie set for one user must not be sent for another
+            cookie_jar=aiohttp.DummyCookieJar(),  # a cookie set for one user must not be sent for a different user
             headers={
                 "User-Agent": self._user_agent,
                 "Accept": "application/json",
@@ -95,7 +95,7 @@ class ZoomClient:
             self._session = None
 
     async def send(self, request: ZoomRequest, access_token: str, *, timeout: float) -> ZoomResponse:
-        """Send a request and return any complete response, whatever its status. Redirects are not followed.
+        """Send a request and return any complete response, regardless of its status. Redirects are not followed.
 
         Args:
             request: The request; its target must have been validated.
@@ -147,7 +147,7 @@ class ZoomClient:
             raise response_lost(request) from None
 
     def _url(self, request: ZoomRequest) -> URL:
-        """Build the URL byte by byte, and verify again that it stays below the pinned base URL."""
+        """Build the URL without normalization, and verify again that the result is below the pinned base URL."""
         target = request.target
         raw = f"{self._base}{target.path}?{target.query}" if target.query else self._base + target.path
         url = URL(raw, encoded=True)
@@ -156,7 +156,7 @@ class ZoomClient:
         return url
 
     def _headers(self, response: aiohttp.ClientResponse) -> tuple[tuple[str, str], ...]:
-        """Return the headers that callers may see, without redirects to other origins."""
+        """Return the headers that callers may receive, without redirects to other origins."""
         forwarded = []
         for name, value in response.headers.items():
             lower = name.lower()
@@ -171,7 +171,7 @@ class ZoomClient:
 
 
 def _without_surrogates(value: str) -> str:
-    """Replace the bytes of a header that are not UTF-8. aiohttp escapes them as surrogates, which cannot be encoded."""
+    """Replace invalid UTF-8 in a header. aiohttp escapes invalid bytes as surrogates, which cannot be encoded."""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -192,12 +192,12 @@ async def _prevent_resend(
 
 
 def unavailable(**metadata: str) -> ZoomUnavailable:
-    """Return the error for a call that changed nothing at Zoom."""
+    """Return the error for a call that changed nothing in Zoom."""
     return ZoomUnavailable("Zoom cannot be reached; retry in a moment", metadata=metadata, retry_after=2.0)
 
 
 def response_lost(request: ZoomRequest, **metadata: str) -> ZoomgateError:
-    """Return the error for a request that was sent and received no usable response."""
+    """Return the error for a request that was sent but received no usable response."""
     if request.method in _READS:
         return unavailable(**metadata)
     return ZoomOutcomeUnknown(

@@ -1,4 +1,4 @@
-"""The calls of Zoom's REST API that the service itself makes (https://developers.zoom.us/docs/api/meetings/)."""
+"""Requests to Zoom's REST API that the service itself sends (https://developers.zoom.us/docs/api/meetings/)."""
 
 from zoomgate_server.zoom.request import Target, ZoomRequest
 from zoomgate_server.zoom.urls import encode_query
@@ -7,7 +7,7 @@ _JSON = "application/json"
 
 
 def current_user() -> ZoomRequest:
-    """Return a request for the owner of the token."""
+    """Return a request for the profile of the token's user."""
     return ZoomRequest("GET", Target("/users/me"))
 
 

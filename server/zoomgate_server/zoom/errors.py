@@ -28,7 +28,7 @@ from zoomgate_server.zoom.client import response_lost
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
 
 MAX_MESSAGE = 300
-"""Maximum number of characters of Zoom's own message that callers receive."""
+"""Maximum length, in characters, of a Zoom message that callers receive."""
 
 _MAX_ERROR_BODY = 64 * 1024
 _TOKEN_CODE = 124
@@ -38,7 +38,7 @@ _SCOPES = re.compile(r"does not contain scopes?:?\s*\[([^\]]{0,2000})\]", re.IGN
 _SCOPE = re.compile(r"[A-Za-z0-9_:]{1,100}", re.ASCII)
 _ERROR_CLASSES: dict[int, Callable[..., ZoomgateError]] = {
     400: ZoomRefusedArguments,
-    401: ZoomRefusedPermission,  # any code other than 124: another token would not help
+    401: ZoomRefusedPermission,  # any code other than 124: a different token would not help
     403: ZoomRefusedPermission,
     404: ZoomRefusedNotFound,
     409: ZoomRefusedConflict,
@@ -51,9 +51,9 @@ def is_token_rejected(response: ZoomResponse) -> bool:
 
 
 def missing_scopes(response: ZoomResponse) -> tuple[str, ...] | None:
-    """Return the scopes that the user's consent lacks, or None if that is not the error.
+    """Return the scopes that the user's consent lacks, or None for any other error.
 
-    The code is 4711 or 4700 and the status 400 or 401, depending on the endpoint, so the message text decides.
+    The code is 4711 or 4700 and the status 400 or 401, depending on the endpoint, so the error is recognized by its message.
     """
     if response.status not in (400, 401, 403):
         return None
@@ -96,7 +96,7 @@ def error_for(request: ZoomRequest, response: ZoomResponse) -> ZoomgateError:
     text = sanitize(message, MAX_MESSAGE) if isinstance(message, str) else ""
     if response.status == 404 and code == _MEETING_NOT_FOUND:
         return MeetingNotFound(
-            "the user has no such meeting at Zoom; check the meeting ID", metadata=metadata
+            "the user has no such meeting in Zoom; check the meeting ID", metadata=metadata
         )
     scopes = missing_scopes(response)
     if scopes is not None:
@@ -121,7 +121,7 @@ def _is_html(response: ZoomResponse) -> bool:
 
 
 def sanitize(text: str, limit: int) -> str:
-    """Sanitize foreign text: remove control, format and separator characters, and truncate it."""
+    """Sanitize external text: remove control, format and separator characters, and truncate it."""
     printable = "".join(
         character if unicodedata.category(character)[0] != "C" and character not in "\u2028\u2029" else " "
         for character in text[: 2 * limit]

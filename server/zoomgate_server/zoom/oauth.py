@@ -31,7 +31,7 @@ from zoomgate_server.zoom.token_outcome import (
 
 CONNECT_SECONDS = 5.0
 TOTAL_SECONDS = 30.0
-"""Deliberately long: if a refresh is aborted while Zoom processes it, the new tokens are lost."""
+"""Maximum time for a request, in seconds. If a refresh were aborted while Zoom processes it, the new tokens would be lost."""
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_TOKEN = 8 * 1024
@@ -52,16 +52,16 @@ _REJECTED_REASON = "invalid token"
 
 
 class OAuthClient:
-    """Builds authorization URLs, and exchanges, refreshes, and revokes tokens.
+    """A client that builds authorization URLs, and exchanges, refreshes, and revokes tokens.
 
     Args:
         oauth_url: The base URL, such as `https://zoom.us/oauth`.
         api_url: The configured API URL, which token responses may contain.
         client_id: The client ID of the Zoom app.
         client_secrets: The client secrets, newest first. An older one is used if Zoom rejects a newer one.
-        redirect_uri: The redirect URI exactly as registered at Zoom.
+        redirect_uri: The redirect URI exactly as registered with Zoom.
         user_agent: The `User-Agent` header.
-        wall: Returns the seconds since 1970.
+        wall: A function that returns the Unix time in seconds.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class OAuthClient:
         return f"{self._base}/authorize?{query}"
 
     async def exchange_code(self, code: str, *, code_verifier: str | None) -> TokenOutcome:
-        """Exchange an authorization code, which is valid once and for 5 minutes."""
+        """Exchange an authorization code. Codes are single-use and expire after 5 minutes."""
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": self._redirect_uri}
         if code_verifier is not None:
             form["code_verifier"] = code_verifier
@@ -132,7 +132,7 @@ class OAuthClient:
     async def refresh(self, refresh_token: str) -> TokenOutcome:
         """Exchange a refresh token for new tokens.
 
-        Issued tokens are returned even if the response contains an unknown `api_url`, which is dropped, since the old refresh token is no
+        If the response contains an unknown `api_url`, the issued tokens are returned without the URL, since the old refresh token is no
         longer valid.
         """
         outcome = await self._token({"grant_type": "refresh_token", "refresh_token": refresh_token})
@@ -141,7 +141,7 @@ class OAuthClient:
         return outcome
 
     async def revoke(self, token: str) -> RevokeOutcome:
-        """Revoke an access or refresh token. A token that Zoom does not know counts as revoked (RFC 7009, section 2.2)."""
+        """Revoke an access or refresh token. A token that Zoom does not know is treated as revoked (RFC 7009, section 2.2)."""
         outcome: RevokeOutcome = AppRejected("no client secret")
         for secret in self._secrets:
             result = await self._post("revoke", {"token": token}, secret)
@@ -165,7 +165,7 @@ class OAuthClient:
             status, headers, body = result
             outcome = classify(status, headers, body, api_origin=self._api_origin, wall=self._wall)
             if not isinstance(outcome, AppRejected) or outcome.code != "invalid_client":
-                return outcome  # otherwise the grant was not used, and an older secret may still be valid
+                return outcome  # only after `invalid_client` is the grant unused, and an older secret may be valid
         return outcome
 
     async def _post(
@@ -174,7 +174,7 @@ class OAuthClient:
         """Send a form and read the complete response."""
         if self._session is None:
             raise RuntimeError("the client is not started")
-        if self._session.closed:  # a call that outlived the drain may still be running
+        if self._session.closed:  # a call may still be running after the drain timeout
             return NotSent("the client was closed")
         try:
             async with self._session.post(
@@ -214,7 +214,7 @@ def classify(
 def _classify_error(
     status: int, response: Mapping[str, Any] | None
 ) -> Rejected | AppRejected | Throttled | Unknown:
-    """Classify an unsuccessful response. Only a JSON object with a 4xx status is Zoom's own statement about the request."""
+    """Classify an unsuccessful response. Only a JSON object with a 4xx status is treated as a rejection by Zoom."""
     if 300 <= status < 400:
         return AppRejected(f"redirect {status}")
     if not 400 <= status < 500 or response is None:
@@ -270,7 +270,7 @@ def _parse_issued(response: Mapping[str, Any], api_origin: str) -> TokenOutcome:
 
 
 def is_token(value: object) -> bool:
-    """Return whether a value may be a token: 1 to 8,192 visible ASCII characters."""
+    """Return whether a value has the format of a token: 1 to 8,192 visible ASCII characters."""
     return (
         isinstance(value, str)
         and 1 <= len(value) <= MAX_TOKEN
@@ -302,7 +302,7 @@ def _origin(url: str) -> str:
 
 
 def _expires_in(value: object) -> float:
-    """Limit the token lifetime; a missing or invalid value counts as one hour, which is Zoom's usual lifetime."""
+    """Limit the token lifetime; a missing or invalid value is treated as one hour, Zoom's usual lifetime."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float):

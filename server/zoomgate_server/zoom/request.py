@@ -8,7 +8,7 @@ class Target:
     """The target of a request, below the API's base URL.
 
     Attributes:
-        path: Encoded path that begins with a slash; validated by `urls.parse_target` or built by `endpoints`.
+        path: Encoded path that starts with a slash; validated by `urls.parse_target` or built by `endpoints`.
         query: Encoded query without the question mark, or empty.
     """
 

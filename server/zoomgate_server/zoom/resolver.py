@@ -8,9 +8,9 @@ from aiohttp.resolver import ThreadedResolver
 
 
 class PublicResolver(AbstractResolver):
-    """Resolves names as the system does and rejects results that are not public addresses.
+    """A system resolver that rejects non-public addresses.
 
-    Otherwise an attacker who controls the DNS of a public name could direct a user's token to an internal address.
+    Without this check, an attacker who controls the DNS of a public name could direct a user's token to an internal address.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class PublicResolver(AbstractResolver):
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address is public; an IPv4-mapped address counts as its IPv4 address."""
+    """Return whether an IP address is public; an IPv4-mapped address is treated as its IPv4 address."""
     ip = ipaddress.ip_address(address)
     mapped = getattr(ip, "ipv4_mapped", None)
     return (mapped or ip).is_global and not (mapped or ip).is_multicast

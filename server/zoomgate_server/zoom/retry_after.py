@@ -7,13 +7,13 @@ from email.utils import parsedate_to_datetime
 MIN_SECONDS = 1.0
 MAX_SECONDS = 3600.0
 DEFAULT_SECONDS = 2.0
-"""The delay if Zoom sends none; it exceeds the period of Zoom's per-second limits."""
+"""Delay, in seconds, if Zoom sends no valid value; longer than the period of Zoom's per-second limits."""
 
 
 def parse(value: str, wall: Callable[[], float]) -> float:
     """Parse a `Retry-After` value: seconds, an HTTP date, or the ISO date that Zoom sends with daily limits.
 
-    Never raises; an invalid value counts as absent. The result is between 1 second and 1 hour.
+    Never raises; an invalid value is treated as absent. The result is between 1 second and 1 hour.
     """
     text = value.strip()[:64]
     seconds = DEFAULT_SECONDS

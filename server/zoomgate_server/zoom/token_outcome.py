@@ -1,7 +1,7 @@
 """The possible outcomes of a request to Zoom's token endpoint.
 
-The important distinction is whether Zoom may have exchanged the refresh token, which invalidates it. Only a complete response proves
-that the token was exchanged or rejected.
+The outcomes distinguish whether Zoom may have exchanged the refresh token, since an exchanged token is no longer valid. Only a complete
+response proves that the token was exchanged or rejected.
 """
 
 from dataclasses import dataclass, field
@@ -17,10 +17,10 @@ from zoomgate_server.errors import (
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """Zoom issued tokens.
+    """Tokens issued by Zoom.
 
     Attributes:
-        refresh_token: The next refresh token, or None if Zoom sent none; the old one then stays valid (RFC 6749, section 6).
+        refresh_token: The next refresh token, or None if the old refresh token stays valid (RFC 6749, section 6).
         token_type: `bearer`.
         scope: Granted scopes, separated by spaces.
         api_url: The API URL in the response, or empty.
@@ -37,7 +37,7 @@ class Issued:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Zoom permanently rejected this authorization code or refresh token.
+    """A permanent rejection of the authorization code or refresh token.
 
     Attributes:
         code: Zoom's numeric code, or OAuth's error name.
@@ -50,39 +50,39 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class AppRejected:
-    """Zoom rejected the app's credentials, redirect URI or OAuth URL; no user is affected."""
+    """A rejection of the app's credentials, redirect URI or OAuth URL; no user is affected."""
 
     code: str
 
 
 @dataclass(frozen=True, slots=True)
 class Throttled:
-    """Zoom is rate limiting token requests; the grant was not used. `retry_after` is in seconds."""
+    """A rate limit of Zoom; the grant was not used. `retry_after` is in seconds."""
 
     retry_after: float
 
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """The connection failed before anything was sent."""
+    """A connection failure before anything was sent."""
 
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """The response was lost, or did not come from the token endpoint; Zoom may have processed the request."""
+    """A response that was lost or did not come from the token endpoint; Zoom may have processed the request."""
 
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class BadResponse:
-    """Zoom issued something that must not be used, such as a token for an unknown API URL.
+    """A response with unusable content, such as a token for an unknown API URL.
 
     Attributes:
-        detail: The problem.
-        issued: The tokens, without the API URL, if only the API URL is the problem. They are valid, so they must be revoked or stored.
+        detail: A description of the problem.
+        issued: The tokens, without the API URL, if only the API URL is invalid. Valid tokens must be revoked or stored.
     """
 
     detail: str
@@ -94,7 +94,7 @@ TokenOutcome = Issued | Rejected | AppRejected | Throttled | NotSent | Unknown |
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """Zoom confirmed that the token is revoked."""
+    """A confirmation by Zoom that the token is revoked."""
 
 
 RevokeOutcome = Revoked | NotSent | Unknown | AppRejected

@@ -25,17 +25,17 @@ MAX_MEETING_ID = 10**12
 MAX_UUID = 64
 
 ZOOM_API_URL = "https://api.zoom.us/v2"
-"""Callers may always use this base URL; it stands for the configured one."""
+"""Base URL that callers may always use instead of the configured base URL."""
 
 _PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)+", re.ASCII)
 _QUERY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?\[\]-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 _UUID = re.compile(r"[A-Za-z0-9+/=_-]+", re.ASCII)
 _ZOOM_UUID = re.compile(r"[A-Za-z0-9+/_-]{22}==", re.ASCII)
-"""16 bytes in Base64, as Zoom formats them."""
+"""Pattern of Zoom's UUIDs: 16 bytes in Base64."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SEPARATOR = re.compile(r"[&;]")
-"""Some servers also split queries at semicolons."""
+"""Separators of query parameters; some servers also accept semicolons."""
 
 _SECRET_PARAMETERS = frozenset({"access_token", "api_key"})
 _UNENCODED = "-._~"
@@ -46,7 +46,7 @@ def parse_target(url: str, query: Sequence[tuple[str, str]] = (), *, api_url: st
 
     Args:
         url: `/users/me?x=y` or `https://api.zoom.us/v2/users/me?x=y`.
-        query: Further parameters, not encoded.
+        query: Additional parameters, not encoded.
         api_url: The configured API URL, accepted in addition to Zoom's own.
 
     Raises:
@@ -126,24 +126,24 @@ def _segments_match(pattern: Sequence[str], segments: Sequence[str]) -> bool:
 
 
 def meeting_id_problem(meeting_id: int) -> str | None:
-    """Return why a number is not a meeting ID and what to send instead, or None if it is valid.
+    """Return the violation of an invalid meeting ID, or None if the ID is valid.
 
-    Zoom documents ids as int64 with more than ten digits (https://developers.zoom.us/docs/api/meetings/).
+    Zoom documents IDs as int64 with more than ten digits (https://developers.zoom.us/docs/api/meetings/).
     """
     if 1 <= meeting_id <= MAX_MEETING_ID:
         return None
-    return f"must be 1 to {MAX_MEETING_ID}; send the meeting's numeric id, without spaces or dashes"
+    return f"must be 1 to {MAX_MEETING_ID}; send the meeting's numeric ID, without spaces or dashes"
 
 
 def uuid_problem(uuid: str) -> str | None:
-    """Return why a string is not a meeting UUID and what to send instead, or None if it is valid."""
+    """Return the violation of an invalid meeting UUID, or None if the UUID is valid."""
     if 1 <= len(uuid) <= MAX_UUID and _UUID.fullmatch(uuid):
         return None
     return f"must be 1 to {MAX_UUID} characters of the Base64 alphabet; send the UUID as returned by Zoom, not encoded"
 
 
 def encode_uuid(uuid: str) -> str:
-    """Encode a meeting UUID as a path segment. Zoom requires double encoding if it begins with `/` or contains `//`."""
+    """Encode a meeting UUID as a path segment. Zoom requires double encoding if the UUID starts with `/` or contains `//`."""
     encoded = quote(uuid, safe="")
     return quote(encoded, safe="") if uuid.startswith("/") or "//" in uuid else encoded
 
@@ -155,7 +155,7 @@ def _split(url: str, api_url: str, violations: list[FieldViolation]) -> tuple[st
             url = url[len(base) :]
             break
     if "#" in url:
-        _add(violations, "must not have a fragment; omit it")
+        _add(violations, "must not contain a fragment; omit it")
         url = url.partition("#")[0]
     path, _, query = url.partition("?")
     return path, query
@@ -174,12 +174,12 @@ def _check_path(path: str, violations: list[FieldViolation]) -> None:
     elif not path.startswith("/"):
         _add(
             violations,
-            f"must be a path that begins with /, or a URL below {ZOOM_API_URL}/; send a path such as /users/me",
+            f"must be a path that starts with /, or a URL below {ZOOM_API_URL}/; send a path such as /users/me",
         )
     elif not _PATH.fullmatch(path):
         _add(
             violations,
-            "has a character that is not allowed in a path, or a % without two hex digits; escape it, and use ASCII only",
+            "contains a character that is not allowed in a path, or a % without two hex digits; escape it, and use ASCII only",
         )
     else:
         _check_segments(path, violations)
@@ -192,7 +192,7 @@ def _check_segments(path: str, violations: list[FieldViolation]) -> None:
         return
     for position, segment in enumerate(segments):
         if not segment and position < len(segments) - 1:
-            _add(violations, "has an empty segment (//); send single slashes")
+            _add(violations, "contains an empty segment (//); send single slashes")
         elif not segment and len(segments) == 1:
             _add(violations, "is empty; send a path such as /users/me")
         elif (problem := _segment_problem(segment)) is not None:
@@ -203,18 +203,18 @@ def _check_segments(path: str, violations: list[FieldViolation]) -> None:
 
 
 def _segment_problem(segment: str) -> str | None:
-    """Return what is wrong with a segment, at any level of repeated decoding."""
+    """Return the violation of a segment at any level of repeated decoding, or None."""
     raw = segment
     encoded_uuid = _is_encoded_uuid(segment)
     while True:
         if raw.partition(";")[0] in (".", ".."):
-            return "has a dot segment (. or ..); send the resolved path"
+            return "contains a dot segment (. or ..); send the resolved path"
         if _CONTROL.search(raw):
-            return "has an escaped control character; omit it"
+            return "contains an escaped control character; omit it"
         if raw is not segment and not encoded_uuid and ("/" in raw or "\\" in raw):
-            return "has an escaped slash or backslash; omit it, except in a meeting UUID, which must be encoded twice"
+            return "contains an escaped slash or backslash; omit it, except in a meeting UUID, which must be encoded twice"
         if not raw.isascii():
-            return "has escaped non-ASCII characters, which Zoom's paths never contain; omit them"
+            return "contains escaped non-ASCII characters, which Zoom's paths never contain; omit them"
         decoded = unquote(raw, errors="replace")
         if decoded == raw:
             break
@@ -227,8 +227,8 @@ def _segment_problem(segment: str) -> str | None:
 def _is_encoded_uuid(segment: str) -> bool:
     """Return whether a segment is a meeting UUID with slashes that was encoded exactly twice.
 
-    Zoom requires double encoding if the UUID begins with `/` or contains `//`. A single slash within a UUID of Zoom's usual length may be
-    encoded twice too: encoded once, it could not be distinguished from a path separator.
+    Zoom requires double encoding if the UUID starts with `/` or contains `//`. A single slash within a UUID of Zoom's usual length may be
+    encoded twice too, since a slash that is encoded once could not be distinguished from a path separator.
     """
     uuid = unquote(unquote(segment))
     return (
@@ -244,7 +244,7 @@ def _check_inline_query(query: str, violations: list[FieldViolation]) -> None:
     if len(query) > MAX_QUERY or not _QUERY.fullmatch(query):
         _add(
             violations,
-            f"has a query with more than {MAX_QUERY} characters, an unescaped reserved character, or a % without two hex digits;"
+            f"contains a query with more than {MAX_QUERY} characters, an unescaped reserved character, or a % without two hex digits;"
             " use the query field, which is encoded automatically",
         )
         return
@@ -254,10 +254,10 @@ def _check_inline_query(query: str, violations: list[FieldViolation]) -> None:
         if decoded.strip().lower() in _SECRET_PARAMETERS:
             _add(
                 violations,
-                f"must not have the parameter {decoded.strip().lower()}; omit it, the user's token is sent automatically",
+                f"must not contain the parameter {decoded.strip().lower()}; omit it, since the user's token is sent automatically",
             )
         elif _CONTROL.search(decoded) or _CONTROL.search(decode(value)):
-            _add(violations, "has an escaped control character in its query; omit it")
+            _add(violations, "contains an escaped control character in the query; omit it")
 
 
 def _query_violations(query: Sequence[tuple[str, str]]) -> list[FieldViolation]:
@@ -273,21 +273,21 @@ def _query_violations(query: Sequence[tuple[str, str]]) -> list[FieldViolation]:
             violations.append(
                 FieldViolation(
                     f"{field}.name",
-                    f"is empty, too long, or has control characters; send 1 to {MAX_NAME} characters without them",
+                    f"is empty, too long, or contains control characters; send 1 to {MAX_NAME} characters other than control characters",
                 )
             )
         elif name.strip().lower() in _SECRET_PARAMETERS:
             violations.append(
                 FieldViolation(
                     f"{field}.name",
-                    "must not be access_token or api_key; omit it, the user's token is sent automatically",
+                    "must not be access_token or api_key; omit it, since the user's token is sent automatically",
                 )
             )
         if len(value) > MAX_VALUE or _CONTROL.search(value):
             violations.append(
                 FieldViolation(
                     f"{field}.value",
-                    f"is too long or has control characters; send at most {MAX_VALUE} characters without them",
+                    f"is too long or contains control characters; send at most {MAX_VALUE} characters other than control characters",
                 )
             )
     return violations

@@ -1,4 +1,4 @@
-"""Tests of the requests that the API client sends, and of its handling of invalid responses."""
+"""Tests for the requests of the API client and its handling of invalid responses."""
 
 import gzip
 import socket
@@ -89,7 +89,7 @@ async def test_encoded_paths_are_sent_unchanged(zoom: ZoomClient, upstream: RawU
 async def test_unvalidated_path_is_not_sent_elsewhere(
     zoom: ZoomClient, upstream: RawUpstream, path: str
 ) -> None:
-    """A path that was not validated stays below the pinned base URL or raises an error."""
+    """An unvalidated path stays below the pinned base URL or raises an error."""
     with suppress(ValueError):
         await zoom.send(request("GET", path), TOKEN, timeout=5)
     assert all(line.startswith("GET /v2/") for line in upstream.lines())
@@ -157,10 +157,10 @@ MALFORMED = {
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 @pytest.mark.parametrize("name", MALFORMED)
-async def test_malformed_response_counts_as_lost(
+async def test_malformed_response_is_treated_as_lost(
     zoom: ZoomClient, upstream: RawUpstream, method: str, name: str
 ) -> None:
-    """Malformed bytes are never a response with status 400: a read may be retried, a write may have taken effect."""
+    """A malformed response does not prove that a request was rejected: a read may be retried, a write may have taken effect."""
     upstream.responses = [MALFORMED[name]]
     upstream.close_after_response = True
     with pytest.raises(ZoomUnavailable if method == "GET" else ZoomOutcomeUnknown) as lost:
@@ -170,7 +170,7 @@ async def test_malformed_response_counts_as_lost(
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
 async def test_refused_connection_is_reported_as_unavailable(method: str) -> None:
-    """After a refused connection the outcome is known, whatever the method."""
+    """After a refused connection the outcome is known, regardless of the method."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         client = ZoomClient(api_url=f"http://127.0.0.1:{unused.getsockname()[1]}/v2", user_agent="x")
@@ -200,7 +200,7 @@ async def test_connect_timeout_is_not_an_unknown_outcome(method: str) -> None:
 
 
 async def test_call_with_too_little_time_is_not_sent(zoom: ZoomClient, upstream: RawUpstream) -> None:
-    """A call needs at least 0.3 seconds."""
+    """A call requires at least 0.3 seconds before the deadline."""
     for seconds in (0.299, 0.0, -5.0):
         with pytest.raises(DeadlineTooShort):
             await zoom.send(request("POST"), TOKEN, timeout=seconds)
@@ -208,7 +208,7 @@ async def test_call_with_too_little_time_is_not_sent(zoom: ZoomClient, upstream:
 
 
 async def test_response_body_has_a_limit(zoom: ZoomClient, upstream: RawUpstream) -> None:
-    """A body of exactly the limit is returned; one more byte is rejected, with or without a Content-Length."""
+    """A body of exactly the limit is returned; a body of one more byte is rejected, with or without a Content-Length."""
     for size, headers in ((100_000, b"Content-Length: 100000"), (100_001, b"Content-Length: 100001")):
         upstream.responses = [b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n" + b"x" * size]
         if size == 100_000:
@@ -225,7 +225,7 @@ async def test_response_body_has_a_limit(zoom: ZoomClient, upstream: RawUpstream
 
 
 async def test_decompression_stops_at_the_limit(zoom: ZoomClient, upstream: RawUpstream) -> None:
-    """Decompression stops at the limit: 20 MB of zeros, compressed to 20 KB, use a fraction of that memory."""
+    """A response of 20 MB of zeros, compressed to 20 KB, uses only a fraction of 20 MB of memory."""
     bomb = gzip.compress(b"0" * 20_000_000)
     upstream.responses = [
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb) + bomb
@@ -239,7 +239,7 @@ async def test_decompression_stops_at_the_limit(zoom: ZoomClient, upstream: RawU
 
 
 def test_omitted_flags_are_not_sent() -> None:
-    """For an omitted parameter, Zoom's default applies."""
+    """Zoom's defaults apply to omitted parameters."""
     assert endpoints.get_meeting(1).target == Target("/meetings/1", "")
     assert endpoints.get_meeting(1, occurrence_id="a b", show_previous_occurrences=False).target == Target(
         "/meetings/1", "occurrence_id=a%20b&show_previous_occurrences=false"

@@ -1,4 +1,4 @@
-"""Tests of the mapping of Zoom's error responses."""
+"""Tests for the mapping of Zoom's error responses."""
 
 import orjson
 import pytest
@@ -60,7 +60,7 @@ TABLE: list[tuple[int, object, type[ZoomgateError], str]] = [
 def test_error_depends_on_status_and_code(
     status: int, body: object, expected: type[ZoomgateError], zoom_code: str
 ) -> None:
-    """The metadata always has the status and Zoom's code, never the body."""
+    """The metadata always contains the status and Zoom's code, and never the body."""
     failure = errors.error_for(POST, response(status, body))
     assert type(failure) is expected
     assert failure.metadata["http_status"] == str(status)
@@ -71,7 +71,7 @@ def test_error_depends_on_status_and_code(
     ("status", "content_type"), [(500, "application/json"), (502, "text/html"), (403, "Text/HTML; charset=x")]
 )
 def test_responses_of_intermediaries_are_not_zoom_errors(status: int, content_type: str) -> None:
-    """Responses with 5xx or HTML leave the outcome open: a read may be retried, a write may have taken effect."""
+    """Responses with 5xx or HTML do not prove an outcome: a read may be retried, a write may have taken effect."""
     error_response = response(status, {"code": 3001}, ("content-type", content_type))
     assert type(errors.error_for(GET, error_response)) is ZoomUnavailable
     assert type(errors.error_for(POST, error_response)) is ZoomOutcomeUnknown
@@ -132,7 +132,7 @@ def test_zoom_messages_are_sanitized() -> None:
 def test_rate_limit_error_has_delay_and_metadata(
     headers: tuple[tuple[str, str], ...], seconds: float, metadata: dict[str, str]
 ) -> None:
-    """The delay is bounded; the metadata has the original value and the kind of limit, sanitized and truncated."""
+    """The delay is bounded; the metadata contains the original value and the kind of limit, sanitized and truncated."""
     limited = errors.rate_limited(ZoomResponse(429, headers, b""), wall=lambda: 1_900_000_000.0)
     assert limited.retry_after == seconds
     assert limited.metadata == {"http_status": "429"} | metadata

@@ -1,4 +1,4 @@
-"""Tests of the classification of token responses."""
+"""Tests for the classification of token responses."""
 
 import orjson
 import pytest
@@ -74,8 +74,8 @@ def test_response_is_classified(status: int, body: object, expected: type) -> No
 
 
 @given(st.integers(100, 599), st.binary(max_size=60))
-def test_classification_never_raises_and_noise_is_not_a_rejection(status: int, body: bytes) -> None:
-    """No response raises, and arbitrary bytes never count as a rejection, which would end a connection."""
+def test_classification_of_arbitrary_bytes_never_raises_or_rejects(status: int, body: bytes) -> None:
+    """Arbitrary bytes are never treated as a rejection, which would disconnect a user."""
     assert not isinstance(classify(status, body), Rejected)
 
 
@@ -117,7 +117,7 @@ def test_lifetimes_are_clamped(expires_in: object, expected: float) -> None:
     ],
 )
 def test_retry_after_is_parsed_and_bounded(value: str, seconds: float) -> None:
-    """Seconds, HTTP dates and ISO dates are parsed; other values count as absent; all results are between a second and an hour."""
+    """Seconds, HTTP dates and ISO dates are parsed; other values are treated as absent; all results are between a second and an hour."""
     assert retry_after.parse(value, lambda: 1_900_000_000.0) == seconds
 
 

@@ -1,4 +1,4 @@
-"""Tests of the requests that the OAuth client sends, and of the outcomes that it returns."""
+"""Tests for the requests and outcomes of the OAuth client."""
 
 import asyncio
 import base64
@@ -57,7 +57,7 @@ async def oauth(upstream: RawUpstream) -> AsyncIterator[OAuthClient]:
 
 
 def basic_credential(request: bytes) -> str:
-    """Return the Basic credential of a request."""
+    """Return the HTTP Basic credentials of a request."""
     line = next(line for line in request.split(b"\r\n") if line.startswith(b"Authorization: Basic "))
     return base64.b64decode(line.rpartition(b" ")[2]).decode()
 
@@ -102,7 +102,7 @@ async def test_connections_are_not_reused(oauth: OAuthClient, upstream: RawUpstr
 async def test_older_secret_is_used_if_zoom_rejects_the_newer(
     oauth: OAuthClient, upstream: RawUpstream, error: bytes
 ) -> None:
-    """During a rotation both secrets work, for tokens and revocations; a rejected attempt does not use the refresh token."""
+    """During a rotation, both secrets are valid for token requests and revocations; a rejected attempt does not use the refresh token."""
     for call in (oauth.refresh("r"), oauth.revoke("t")):
         upstream.responses = [response(401, error), response(200, ISSUED)]
         assert isinstance(await call, Issued | Revoked)
@@ -130,7 +130,7 @@ async def test_older_secret_is_used_if_zoom_rejects_the_newer(
     ],
 )
 async def test_token_request_is_sent_only_once(upstream: RawUpstream, sent: bytes, outcome: type) -> None:
-    """Only a complete response counts; no request is resent or redirected, and no outcome shows a secret."""
+    """Only a complete response is classified; no request is resent or redirected, and no outcome contains a secret."""
     upstream.responses = [sent]
     upstream.close_after_response = True
     oauth = client(upstream.url)
@@ -142,10 +142,10 @@ async def test_token_request_is_sent_only_once(upstream: RawUpstream, sent: byte
     assert len(upstream.requests) == 1
 
 
-async def test_late_response_counts_until_the_timeout(
+async def test_late_response_is_accepted_until_the_timeout(
     oauth: OAuthClient, upstream: RawUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Zoom has 30 seconds to respond, since aborting would lose the tokens. The lease is longer than that."""
+    """Zoom has 30 seconds to respond, since aborting would lose the tokens. The lease is longer than this timeout."""
     assert TOTAL_SECONDS == 30.0 < protocol.CALL_SECONDS
     upstream.responses = [response(200, ISSUED)]
     upstream.open.clear()
@@ -194,7 +194,7 @@ async def test_refused_connection_is_reported_as_not_sent() -> None:
 async def test_token_is_revoked_only_if_zoom_confirms_it(
     oauth: OAuthClient, upstream: RawUpstream, status: int, body: bytes, outcome: type
 ) -> None:
-    """Success and "invalid token" mean revoked; all other responses leave the revocation to be retried."""
+    """Success and "invalid token" are treated as revoked; after all other responses the revocation is retried."""
     upstream.responses = [response(status, body)]
     assert type(await oauth.revoke("t")) is outcome
 

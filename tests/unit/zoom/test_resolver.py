@@ -1,4 +1,4 @@
-"""Tests of the resolver's rejection of internal addresses."""
+"""Tests for the resolver's rejection of internal addresses."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_only_global_unicast_addresses_are_public(address: str, public: bool) ->
 
 
 async def test_name_with_an_internal_address_is_rejected() -> None:
-    """A name that resolves to this machine fails to resolve, so no connection is made."""
+    """Resolution of a name with a loopback address fails, so no connection is made."""
     resolver = PublicResolver()
     with pytest.raises(OSError, match="not public"):
         await resolver.resolve("localhost", 443)

@@ -1,4 +1,4 @@
-"""Property tests: an accepted target stays below the pinned base URL, however often it is decoded."""
+"""Property tests for accepted targets, which stay below the pinned base URL at any level of decoding."""
 
 from urllib.parse import unquote
 
@@ -27,7 +27,7 @@ QUERIES = st.lists(st.tuples(st.text(max_size=12), st.text(max_size=12)), max_si
 
 
 def decodings(text: str) -> set[str]:
-    """Return a text and all results of decoding it repeatedly."""
+    """Return a string and all results of repeated decoding."""
     seen = {text}
     while (text := unquote(text, errors="replace")) not in seen:
         seen.add(text)

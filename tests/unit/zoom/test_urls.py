@@ -1,4 +1,4 @@
-"""Tests of the validation and encoding of targets."""
+"""Tests for the validation and encoding of targets."""
 
 import pytest
 
@@ -83,7 +83,7 @@ def test_oauth_paths_are_denied_in_all_spellings(url: str) -> None:
 
 
 def test_limits_are_inclusive() -> None:
-    """Exactly 2048 characters, 64 segments, 100 parameters and 8192 query characters are accepted, one more is not."""
+    """Exactly 2048 characters, 64 segments, 100 parameters and 8192 query characters are accepted, larger values are rejected."""
     urls.parse_target("/" + "a" * (urls.MAX_PATH - 1))
     urls.parse_target("/a" * urls.MAX_SEGMENTS)
     urls.parse_target("/x?" + "a=b&" * 49 + "a=b", [("a", "b")] * 50)
@@ -106,20 +106,20 @@ def test_limits_are_inclusive() -> None:
 )
 @pytest.mark.parametrize("before", ["", "a=1&", "a=1;"])
 def test_credentials_in_a_query_are_rejected(before: str, name: str) -> None:
-    """Neither separators nor escapes hide a token parameter."""
+    """A token parameter is rejected regardless of separators and escapes."""
     with pytest.raises(InvalidPath):
         urls.parse_target(f"/users/me?{before}{name}=x")
 
 
 def test_parameters_are_encoded() -> None:
-    """A value cannot end its parameter, start another one, or become a fragment."""
+    """A value cannot end the parameter, start a new parameter, or become a fragment."""
     assert (
         urls.parse_target("/x?a=b", [("c", "&d=e#f;g h/ü%")]).query
         == "a=b&c=%26d%3De%23f%3Bg%20h%2F%C3%BC%25"
     )
 
 
-def test_all_violations_are_reported_at_once() -> None:
+def test_all_violations_are_reported_together() -> None:
     with pytest.raises(InvalidPath) as rejected:
         urls.parse_target("users#x", [("", ""), ("a", "\n")])
     assert [violation.field for violation in rejected.value.violations] == [
@@ -148,13 +148,13 @@ def test_meeting_ids_have_a_range(meeting_id: int, is_valid: bool) -> None:
     ],
 )
 def test_uuids_are_encoded_as_zoom_requires(uuid: str, encoded: str) -> None:
-    """UUIDs that begin with a slash or contain two in a row are encoded twice, others once."""
+    """UUIDs that start with a slash or contain two consecutive slashes are encoded twice, others once."""
     assert urls.uuid_problem(uuid) is None
     assert urls.encode_uuid(uuid) == encoded
 
 
 @pytest.mark.parametrize("uuid", ["", "a" * 65, "a b", "a%2Fb", "../x", "a\n", "ä", "a?b"])
-def test_other_text_is_not_a_uuid(uuid: str) -> None:
+def test_invalid_uuids_are_rejected(uuid: str) -> None:
     """A UUID has at most 64 characters of the Base64 alphabet."""
     assert urls.uuid_problem(uuid) is not None
 
