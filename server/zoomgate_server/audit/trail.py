@@ -49,7 +49,7 @@ ACTIONS: Mapping[str, str] = {
     "connection.disconnected": "a user was disconnected by a caller or by an event from Zoom",
     "connection.expired": "a user was disconnected after needing a new consent for too long",
     "connection.pruned": "the record of a disconnected user was deleted after its retention period",
-    "call.rejected": "a call was rejected: unknown caller, not allowed, state of another caller, forbidden path or header",
+    "call.rejected": "a call was rejected: unknown caller, not allowed, state of a different caller, forbidden path or header",
     "webhook.rejected": "a webhook was rejected: wrong signature, too old, malformed",
     "keys.created": "a key ring was created",
     "keys.added": "a key was added to the key ring; until it is promoted, it is used only for decryption",

@@ -397,7 +397,7 @@ class ChangeFeed:
 
         The result is earlier than the watermark if the store's clock was set back and has therefore passed the watermark twice.
         """
-        return min([watermark, *(begin for begin, end in self._repeated if begin < watermark <= end)])
+        return min([watermark, *(start for start, end in self._repeated if start < watermark <= end)])
 
     def resume(self, subscription: Subscription, since: float) -> bool:
         """Deliver all changes since a store time to a subscription; return False if the log does not contain all of them."""
