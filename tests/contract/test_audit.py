@@ -64,7 +64,7 @@ def test_every_action_is_documented() -> None:
 
 
 def test_every_action_has_an_example() -> None:
-    """The page shows one line per action, in the same order and with the common fields."""
+    """The page contains one example line per action, in the same order and with the common fields."""
     assert [example["action"] for example in EXAMPLES] == list(ACTIONS)
     assert all(list(example)[: len(COMMON_FIELDS)] == COMMON_FIELDS for example in EXAMPLES)
 

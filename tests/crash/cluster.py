@@ -1,4 +1,4 @@
-"""Server processes that share a store and a simulated Zoom, which accepts each refresh token once."""
+"""Server processes that share a store and a Zoom simulator. The simulator accepts each refresh token once."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ from zoomgate_server.storage.mongodb import MongoStore
 from zoomgate_server.storage.sqlite import SqliteStore
 
 TIMEOUT_SECONDS = 40.0
-"""Timeout of every wait."""
+"""Maximum duration of every wait."""
 
 TESTS = Path(__file__).parents[1]
 OK = ("OK", "")
@@ -64,11 +64,11 @@ CallStatus = tuple[str, str]
 
 
 class StoreKind(StrEnum):
-    """The store of the processes.
+    """The kind of store that the processes share.
 
     Attributes:
         SQLITE: All processes share one data directory, with the database file and the token journal.
-        MONGODB: All processes share a database; each has its own data directory.
+        MONGODB: All processes share a database; each process has its own data directory.
     """
 
     SQLITE = "SQLite"
@@ -84,7 +84,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def simulated_users(names: Iterable[str]) -> tuple[SimulatedUser, ...]:
-    """Return users of the simulated Zoom, with addresses at example.com."""
+    """Return users of the Zoom simulator, with email addresses at example.com."""
     return tuple(SimulatedUser(f"{name}@example.com") for name in names)
 
 
@@ -102,13 +102,13 @@ class Server:
 
     Attributes:
         process: The service process, or the supervisor of the workers.
-        folder: Contains the log, and the plan and the trace of `launcher.py`.
+        directory: The directory of the log, and of the plan and the trace of `launcher.py`.
         grpc: HOST:PORT.
         http: HOST:PORT.
     """
 
     process: subprocess.Popen[str]
-    folder: Path
+    directory: Path
     grpc: str
     http: str
     _channels: AsyncExitStack = field(default_factory=AsyncExitStack)
@@ -137,7 +137,7 @@ class Server:
         return await self.call("GetToken", auth.GetTokenRequest(user_email=user), seconds)
 
     async def create_meeting(self, user: str) -> CallStatus:
-        """Create a meeting, which uses the user's access token at Zoom."""
+        """Create a meeting, so that Zoom receives the user's access token."""
         async with grpc.aio.insecure_channel(self.grpc) as channel:
             request = CreateMeetingRequest(user_email=user)
             return await _call_status(MeetingsServiceStub(channel).CreateMeeting, request, TIMEOUT_SECONDS)
@@ -151,21 +151,21 @@ class Server:
 
     def plan(self, points: dict[str, str]) -> None:
         """Replace the plan: the points at which the operations of users pause."""
-        write_plan(self.folder, points)
+        write_plan(self.directory, points)
 
     def trace(self) -> list[tuple[int, str, str]]:
         """Return process ID, user and point of every entry of the trace."""
-        rows = (line.split() for line in whole_lines(self.folder / "trace"))
+        rows = (line.split() for line in whole_lines(self.directory / "trace"))
         return [(int(pid), user, point) for pid, user, point in rows]
 
     async def reached(self, points: dict[str, str]) -> None:
-        """Wait until every user of a plan has reached its point."""
+        """Wait until the operation of every user in a plan has reached the planned point."""
         expected = set(points.items())
         await until(lambda: expected <= {(user, point) for _, user, point in self.trace()})
 
     def log(self, event: str) -> list[dict[str, Any]]:
-        """Return the log entries with an event name that have been written so far."""
-        return events(self.folder / "log", event)
+        """Return the log entries with an event name."""
+        return events(self.directory / "log", event)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process."""
@@ -200,15 +200,15 @@ async def _call_status(method: Any, request: Any, seconds: float) -> CallStatus:
     return OK
 
 
-def write_plan(folder: Path, points: dict[str, str]) -> None:
+def write_plan(directory: Path, points: dict[str, str]) -> None:
     """Replace a plan atomically."""
-    new = folder / "plan.new"
+    new = directory / "plan.new"
     new.write_text(json.dumps(points))
-    new.rename(folder / "plan.json")
+    new.rename(directory / "plan.json")
 
 
 class Cluster:
-    """Server processes that share a store and a simulated Zoom. Create instances with `cluster`.
+    """Server processes that share a store and a Zoom simulator. Create instances with `cluster`.
 
     Attributes:
         connections: Reads and writes the store directly, without a server.
@@ -217,7 +217,7 @@ class Cluster:
     def __init__(
         self,
         store_kind: StoreKind,
-        folder: Path,
+        directory: Path,
         zoom: Simulator,
         connections: ConnectionRepository,
         store_uri: str,
@@ -225,7 +225,7 @@ class Cluster:
         self.store_kind = store_kind
         self.zoom = zoom
         self.connections = connections
-        self._folder = folder
+        self._directory = directory
         self._uri = store_uri
         self._servers: list[Server] = []
 
@@ -244,23 +244,23 @@ class Cluster:
         """Start a service and wait until it is ready.
 
         Args:
-            name: With MongoDB, selects the data directory; a later service with the same name uses the same folder.
+            name: With MongoDB, selects the data directory; a later service with the same name uses the same directory.
             plan: The points at which the operations of users pause, by email address.
-            store_uri: Another address of the MongoDB database, such as that of a proxy.
+            store_uri: A different address of the MongoDB database, such as the address of a proxy.
         """
-        folder = self._folder / f"{name}-{len(self._servers)}"
-        folder.mkdir()
-        write_plan(folder, plan or {})
-        (folder / "trace").touch()
-        data = self._folder / (name if self.store_kind is StoreKind.MONGODB else "data")
+        directory = self._directory / f"{name}-{len(self._servers)}"
+        directory.mkdir()
+        write_plan(directory, plan or {})
+        (directory / "trace").touch()
+        data = self._directory / (name if self.store_kind is StoreKind.MONGODB else "data")
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("ZOOMGATE_")}
         settings = inherited | {
             "PYTHONPATH": str(TESTS),
             "ZOOMGATE_LISTEN": listen,
             "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0",
             "ZOOMGATE_DATA_DIR": str(data),
-            "ZOOMGATE_KEYS": str(self._folder / "keys.json"),
-            "ZOOMGATE_CALLERS": str(self._folder / "callers.toml"),
+            "ZOOMGATE_KEYS": str(self._directory / "keys.json"),
+            "ZOOMGATE_CALLERS": str(self._directory / "callers.toml"),
             "ZOOMGATE_CLIENT_ID": self.zoom.options.client_id,
             "ZOOMGATE_CLIENT_SECRET": self.zoom.options.client_secret,
             "ZOOMGATE_ZOOM_API_URL": self.zoom.api_url,
@@ -271,29 +271,29 @@ class Cluster:
         }
         if self.store_kind is StoreKind.MONGODB:
             settings["ZOOMGATE_STORE"] = store_uri or self._uri
-        with (folder / "log").open("w") as log:
+        with (directory / "log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "crash.launcher", str(folder), "serve"],
-                cwd=self._folder,
+                [sys.executable, "-m", "crash.launcher", str(directory), "serve"],
+                cwd=self._directory,
                 env=settings,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
             )
-        server = Server(process, folder, "", "")
+        server = Server(process, directory, "", "")
         self._servers.append(server)
         assert process.stdout is not None
         line = await asyncio.to_thread(process.stdout.readline)
         ready = re.fullmatch(r"zoomgate: ready grpc=(\S+:[1-9]\d*) http=(\S+:[1-9]\d*)\n", line)
-        assert ready is not None, line + (folder / "log").read_text()
+        assert ready is not None, line + (directory / "log").read_text()
         server.grpc, server.http = ready[1], ready[2]
         return server
 
     async def close(self) -> None:
-        """Stop all processes, and check that none has logged a token."""
+        """Stop all processes, and check that no log contains a token."""
         await asyncio.gather(*(server.close() for server in self._servers))
         for server in self._servers:
-            assert not re.search("sim-[ar]t-", (server.folder / "log").read_text())
+            assert not re.search("sim-[ar]t-", (server.directory / "log").read_text())
 
     # -- users -------------------------------------------------------------------------------------------
 
@@ -305,7 +305,7 @@ class Cluster:
         """Return the token pair of a new consent of a user.
 
         Args:
-            expired: Whether the access token is expired at Zoom. The pair's own expiry time is in the past in any case.
+            expired: Whether Zoom treats the access token as expired. The stored expiry time is always in the past.
         """
         redirect_uri = "http://127.0.0.1/back"
         issued = self.zoom.zoom.exchange(self.code(user, redirect_uri), redirect_uri, "")
@@ -317,7 +317,7 @@ class Cluster:
         )
 
     async def connect(self, users: Iterable[str], *, expired: bool = True) -> None:
-        """Store active connections whose access tokens are expired; with `expired=False` Zoom still accepts them."""
+        """Store active connections with expired access tokens; with `expired=False`, Zoom still accepts the tokens."""
         for user in users:
             tokens = self.grant(user, expired=expired)
             past = tokens.obtained_at
@@ -343,23 +343,23 @@ class Cluster:
         return record
 
     async def state(self, user: str) -> str:
-        """Return the state of a connection, followed by its cause if there is one, or "none" without a record."""
+        """Return the state of a connection and its cause, if any; "none" if no record exists."""
         record = await self.record(user)
         if record is None:
             return "none"
         return record.state.value + (f" {record.cause.value}" if record.cause else "")
 
     def audit_events(self) -> list[dict[str, Any]]:
-        """Return the entries of the audit logs of all data folders."""
-        files = self._folder.glob("*/audit.jsonl")
+        """Return the lines of the audit trails in all data directories."""
+        files = self._directory.glob("*/audit.jsonl")
         return [json.loads(line) for file in files for line in whole_lines(file)]
 
     def journal_entries(self) -> list[Path]:
-        """Return the entry files of the token journals of all data folders."""
-        return list(self._folder.glob("*/journal/*.entry"))
+        """Return the entry files of the token journals in all data directories."""
+        return list(self._directory.glob("*/journal/*.entry"))
 
     async def lost(self, users: Iterable[str]) -> set[str]:
-        """Return the users whose valid refresh token is not in the store, so that they have to consent again."""
+        """Return the users whose valid refresh token is not in the store. These users must consent again."""
         lost = set()
         for user in users:
             record = await self.record(user)
@@ -380,29 +380,29 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(
-    store_kind: StoreKind, folder: Path, names: Iterable[str], store_uri: str = ""
+    store_kind: StoreKind, directory: Path, names: Iterable[str], store_uri: str = ""
 ) -> AsyncIterator[Cluster]:
-    """Run a simulated Zoom with some users, and create an empty store."""
+    """Run the Zoom simulator with some users, and create an empty store."""
     async with AsyncExitStack() as stack:
         zoom = await stack.enter_async_context(
             Simulator(SimulatorOptions(port=0, users=simulated_users(names)))
         )
-        (folder / "data").mkdir(mode=0o700)
-        key_file.create(folder / "keys.json")
-        (folder / "callers.toml").write_text(CALLERS, encoding="utf-8")
-        (folder / "callers.toml").chmod(0o600)
+        (directory / "data").mkdir(mode=0o700)
+        key_file.create(directory / "keys.json")
+        (directory / "callers.toml").write_text(CALLERS, encoding="utf-8")
+        (directory / "callers.toml").chmod(0o600)
         store = (
             await MongoStore.open(store_uri)
             if store_kind is StoreKind.MONGODB
-            else await SqliteStore.open(folder / "data" / "zoomgate.db", time.time)
+            else await SqliteStore.open(directory / "data" / "zoomgate.db", time.time)
         )
         stack.push_async_callback(store.close)
         app = f"loopback|{zoom.options.client_id}"
-        envelope = Envelope(app=app, keys=key_file.load(folder / "keys.json"))
+        envelope = Envelope(app=app, keys=key_file.load(directory / "keys.json"))
         await key_check.verify(store, envelope)
         connections = ConnectionRepository(
             app=app, store=store, envelope=envelope, clock=SystemClock(), on_read=lambda: None
         )
-        running = Cluster(store_kind, folder, zoom, connections, store_uri)
+        running = Cluster(store_kind, directory, zoom, connections, store_uri)
         stack.push_async_callback(running.close)
         yield running

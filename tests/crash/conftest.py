@@ -1,4 +1,4 @@
-"""Fixtures of the crash tests, and the table of their results."""
+"""Fixtures and result table of the crash tests."""
 
 import pytest
 

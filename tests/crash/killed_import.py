@@ -1,7 +1,7 @@
 """The `zoomgate` command, killed at a point of an import: `python -m crash.killed_import TRACE POINT NUMBER import …`.
 
 The process kills itself when it reaches POINT for the NUMBERth time. The point `any` matches every point; with other points, rows are
-imported one at a time. Each point that is reached is recorded in the file TRACE. The methods of the product are wrapped, not replaced.
+imported one at a time. The file TRACE records each point reached. The methods of the product are wrapped, not replaced.
 """
 
 import os
@@ -34,7 +34,7 @@ POINTS = (
 
 
 class Points:
-    """A recorder of points that kills the process at one of them."""
+    """A recorder of points that kills the process at the configured point."""
 
     def __init__(self, trace: Path, point: str, number: int) -> None:
         self._trace = os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -42,14 +42,14 @@ class Points:
         self._remaining = number
 
     def should_kill(self, point: str) -> bool:
-        """Count a point, and return whether the process must be killed there."""
+        """Count a point, and return whether to kill the process."""
         if self._point in (point, "any"):
             self._remaining -= 1
             return self._remaining == 0
         return False
 
     def reach(self, point: str, subject: str = "") -> None:
-        """Record a point, and kill the process if it is the configured one."""
+        """Record a point, and kill the process at the configured point."""
         os.write(self._trace, f"{os.getpid()} {point} {subject}\n".encode())
         if self.should_kill(point):
             os.kill(os.getpid(), signal.SIGKILL)

@@ -1,17 +1,18 @@
-"""The `zoomgate` command with operations that pause at named points: `python -m crash.launcher FOLDER serve …`.
+"""The `zoomgate` command with operations that pause at named points: `python -m crash.launcher DIRECTORY serve …`.
 
-FOLDER contains two files. `plan.json` lists the point at which the operations of each user pause, such as
-`{"monica@example.com": "after_journal"}`. They continue when the plan no longer lists that point. For every point that is reached, the
-process appends a line to `trace`: process ID, user, point. The workers that `serve --workers` starts use the same folder.
+DIRECTORY contains two files. `plan.json` lists the point at which the operations of each user pause, such as
+`{"monica@example.com": "after_journal"}`. An operation continues when the plan no longer lists its point. For every point reached, the
+process appends a line to `trace`: process ID, user, point. The workers started by `serve --workers` use the same directory.
 
 The product contains no code for these tests: its methods are wrapped, not replaced.
 
 `POINTS` lists the points of a refresh. Consents and refresh tokens imported by callers have only `after_exchange`, `after_journal` and
 `after_commit`.
 
-A point pauses one operation, not the process, so that one process can be killed at all points at once.
+A point pauses one operation, not the process, so that a process can be killed with operations at all points at the same time.
 
-The lease of 90 seconds would make the tests too slow, so the timeouts of the protocol and of the stores are shortened, in the same order.
+The lease of 90 seconds would make the tests too slow. The timeouts of the protocol and of the stores are therefore shortened, without
+changing their relative order.
 With `PROACTIVE_REFRESH_POLLS` in the environment, proactive refresh also polls more often.
 """
 
@@ -33,10 +34,10 @@ from zoomgate_server.storage import mongodb, sqlite
 POINTS = (
     "before_read",  # nothing has been done
     "after_lease",  # the lease is in the store
-    "before_exchange",  # the remaining lease time is sufficient; the call to Zoom follows
+    "before_exchange",  # the remaining lease time is sufficient; the next step is the call to Zoom
     "after_exchange",  # Zoom's response is only in the memory of this process
     "after_journal",  # the journal entry is synced to disk
-    "before_commit",  # the write to the store follows
+    "before_commit",  # the next step is the write to the store
     "after_commit",  # the token pair is in the store and still in the journal
     "after_journal_delete",  # the journal entry is deleted; the caller has no response yet
 )
@@ -47,14 +48,14 @@ BUSY_SECONDS, SELECT_SECONDS, SOCKET_SECONDS, OPERATION_SECONDS = 1.0, 2.0, 3.0,
 
 
 class Points:
-    """The plan and the trace of a folder."""
+    """The plan and the trace in a directory."""
 
-    def __init__(self, folder: Path) -> None:
-        self._plan = folder / "plan.json"
-        self._trace = os.open(folder / "trace", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    def __init__(self, directory: Path) -> None:
+        self._plan = directory / "plan.json"
+        self._trace = os.open(directory / "trace", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     async def passed(self, user: str, point: str) -> None:
-        """Append a point to the trace, and pause for as long as the plan lists it."""
+        """Append a point to the trace, and pause as long as the plan lists the point."""
         os.write(self._trace, f"{os.getpid()} {user} {point}\n".encode())
         while json.loads(self._plan.read_bytes()).get(user) == point:
             await asyncio.sleep(0.02)
@@ -141,21 +142,21 @@ def trace_account_linking(points: Points) -> None:
     TokenJournal.append, TokenJournal.delete = traced_append, traced_delete  # type: ignore[method-assign]
 
 
-def trace_workers(folder: str) -> None:
+def trace_workers(directory: str) -> None:
     """Start the workers with this program instead of `zoomgate_server`."""
     start = asyncio.create_subprocess_exec
 
     def start_traced(*command: Any, **options: Any) -> Any:
         at = command.index("zoomgate_server")
-        return start(*command[:at], "crash.launcher", folder, *command[at + 1 :], **options)
+        return start(*command[:at], "crash.launcher", directory, *command[at + 1 :], **options)
 
     asyncio.create_subprocess_exec = start_traced
 
 
 if __name__ == "__main__":
-    trace_folder = sys.argv.pop(1)
+    trace_directory = sys.argv.pop(1)
     shorten_timeouts()
-    trace_refreshes(Points(Path(trace_folder)))
-    trace_account_linking(Points(Path(trace_folder)))
-    trace_workers(trace_folder)
+    trace_refreshes(Points(Path(trace_directory)))
+    trace_account_linking(Points(Path(trace_directory)))
+    trace_workers(trace_directory)
     main()

@@ -1,4 +1,4 @@
-"""Table of lost tokens and failed calls by fault, printed after the tests."""
+"""Table of lost tokens and failed calls by fault. The table is printed after the tests."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ import pytest
 
 @dataclass
 class Row:
-    """Results of one fault with one kind of store.
+    """The results of one fault with one kind of store.
 
     Attributes:
         runs: Number of users whose operations the fault interrupted.
-        losses: Number of users who have to consent again.
+        losses: Number of users who must consent again.
         expected: Number of unavoidable losses: Zoom's response was only in the memory of the killed process.
         failed: Number of calls that failed before the connections settled.
     """
@@ -23,7 +23,7 @@ class Row:
 
 
 class Table:
-    """Rows by fault and kind of store.
+    """A table with a row for each fault and kind of store.
 
     Attributes:
         notes: Sentences printed below the table.

@@ -1,4 +1,4 @@
-"""Processes that are killed or drained while they store the tokens of a new consent or of an imported refresh token."""
+"""Tests for processes that are killed or shut down while storing the tokens of a new consent or of an imported refresh token."""
 
 import asyncio
 import signal
@@ -61,10 +61,10 @@ async def test_kill_during_account_linking_loses_only_tokens_not_in_the_journal(
         assert await running.lost(PLAN) == set()
 
 
-async def test_drain_waits_until_linked_accounts_are_stored(
+async def test_shutdown_waits_until_linked_accounts_are_stored(
     store_kind: StoreKind, store_uri: str, tmp_path: Path, table: Table
 ) -> None:
-    """The process exits with 0 after all tokens are stored, even if all callers have cancelled."""
+    """The process exits with 0 after all tokens are stored, even if all callers have canceled their calls."""
     names = [user.partition("@")[0] for user in PLAN]
     async with cluster(store_kind, tmp_path, names, store_uri) as running:
         first, second = await asyncio.gather(running.start("first", PLAN), running.start("second"))

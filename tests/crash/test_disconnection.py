@@ -1,6 +1,6 @@
-"""Changes to a connection while another process refreshes it, at every point of the refresh and with both kinds of store.
+"""Tests for changes to a connection during a refresh by another process, at every point of the refresh and with both kinds of store.
 
-The refresh of each user pauses at a different point (`launcher.POINTS`) in one process, and the connection is changed in another process.
+The refresh of each user pauses at a different point (`launcher.POINTS`) in one process, and another process changes the connection.
 """
 
 import asyncio
@@ -42,25 +42,25 @@ async def disconnect(_running: Cluster, other: Server, user: str) -> CallStatus:
 
 
 async def consent(running: Cluster, other: Server, user: str, *, connect_as: str = "") -> CallStatus:
-    """Consent again, requesting a connection for `connect_as`, by default for the user's address at Zoom."""
+    """Consent again, requesting a connection for `connect_as`, by default for the user's email address in Zoom."""
     code = running.code(user, f"http://{other.http}/oauth/callback")
     return await other.call("CreateToken", auth.CreateTokenRequest(user_email=connect_as or user, code=code))
 
 
 async def rename(running: Cluster, _other: Server, user: str) -> CallStatus:
-    """Change the user's email address at Zoom."""
+    """Change the user's email address in Zoom."""
     running.zoom.zoom.rename(user, new_address(user))
     return OK
 
 
 async def rename_and_connect(running: Cluster, other: Server, user: str) -> CallStatus:
-    """Change the user's email address at Zoom, and connect the new address."""
+    """Change the user's email address in Zoom, and connect the new address."""
     await rename(running, other, user)
     return await consent(running, other, new_address(user))
 
 
 async def rename_and_connect_previous_address(running: Cluster, other: Server, user: str) -> CallStatus:
-    """Change the user's email address at Zoom, and consent for the previous address."""
+    """Change the user's email address in Zoom, and consent for the previous address."""
     await rename(running, other, user)
     return await consent(running, other, new_address(user), connect_as=user)
 
@@ -68,13 +68,15 @@ async def rename_and_connect_previous_address(running: Cluster, other: Server, u
 async def change_during_refresh(
     store_kind: StoreKind,
     store_uri: str,
-    folder: Path,
+    directory: Path,
     change: Change,
     expected: CallStatus,
     check: Callable[..., Awaitable[None]],
 ) -> None:
     """Change every connection while its refresh is paused, resume the refreshes, and check the result in both processes."""
-    async with cluster(store_kind, folder, [user.partition("@")[0] for user in PLAN], store_uri) as running:
+    async with cluster(
+        store_kind, directory, [user.partition("@")[0] for user in PLAN], store_uri
+    ) as running:
         first, other = await asyncio.gather(running.start("first", PLAN), running.start("other"))
         await running.connect(PLAN)
         calls = asyncio.create_task(first.tokens(PLAN))
@@ -83,21 +85,21 @@ async def change_during_refresh(
         assert set(statuses) == {expected}
         first.plan({})
         await calls
-        await until(lambda: not list(folder.glob("*/journal/*.entry")))
+        await until(lambda: not list(directory.glob("*/journal/*.entry")))
         for server in (first, other):
             for user in PLAN:
                 await check(running, server, user)
 
 
 async def has_valid_token(running: Cluster, user: str, zoom_address: str) -> bool:
-    """Return whether a connection contains the valid refresh token of the Zoom user with an address."""
+    """Return whether a connection contains the valid refresh token of the Zoom user with the email address `zoom_address`."""
     record = await running.record(user)
     pairs = () if record is None else filter(None, (record.tokens, *record.alternate_pairs))
     return running.zoom.zoom.grants[zoom_address].refresh_token in {pair.refresh_token for pair in pairs}
 
 
 async def is_not_served(server: Server, user: str) -> bool:
-    """Return whether a process no longer serves a connection; it may serve a deleted one from memory for a few more seconds."""
+    """Return whether a process no longer serves a connection. A deleted connection may be served from memory for a few more seconds."""
     status = await server.token(user)
     assert status in (OK, NOT_CONNECTED)
     return status == NOT_CONNECTED
@@ -106,7 +108,7 @@ async def is_not_served(server: Server, user: str) -> bool:
 async def test_connection_disconnected_during_refresh_stays_disconnected(
     store_kind: StoreKind, store_uri: str, tmp_path: Path
 ) -> None:
-    """The connection is no longer served, and its tokens are revoked at Zoom."""
+    """The connection is no longer served, and its tokens are revoked with Zoom."""
 
     async def check(running: Cluster, server: Server, user: str) -> None:
         assert await running.state(user) == "DISCONNECTED REVOKED"
@@ -116,7 +118,7 @@ async def test_connection_disconnected_during_refresh_stays_disconnected(
     await change_during_refresh(store_kind, store_uri, tmp_path, disconnect, OK, check)
 
 
-async def test_new_consent_during_refresh_is_kept(
+async def test_new_consent_during_refresh_is_preserved(
     store_kind: StoreKind, store_uri: str, tmp_path: Path
 ) -> None:
     """The token pair that Zoom issues for the refresh of the previous consent is discarded."""
@@ -165,7 +167,7 @@ async def test_connecting_the_new_address_during_refresh_disconnects_the_previou
 async def test_consent_for_the_previous_address_during_refresh_is_rejected(
     store_kind: StoreKind, store_uri: str, tmp_path: Path
 ) -> None:
-    """Its tokens are still stored in the Zoom user's existing connection, because the new consent has invalidated the tokens there."""
+    """The new tokens are stored in the Zoom user's existing connection, because the consent has invalidated the previous tokens."""
 
     async def check(running: Cluster, server: Server, user: str) -> None:
         assert await running.state(user) == "ACTIVE"

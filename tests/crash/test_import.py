@@ -1,4 +1,4 @@
-"""Resumption of imports that were killed at any row and any step."""
+"""Tests for resuming imports that were killed at any row and any step."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ IMPORT = ("import", "velo-users", "ZoomUsers.csv", "--rate", "1000", "--json")
 
 
 def killed(workspace: Workspace, point: str, number: int) -> bool:
-    """Run an import that kills itself at a point; return False if it finished instead."""
+    """Run an import that kills itself at a point; return whether the import was killed."""
     command = [
         sys.executable,
         "-m",
@@ -44,7 +44,7 @@ def killed(workspace: Workspace, point: str, number: int) -> bool:
 
 
 def interrupted_exchanges(workspace: Workspace, users: Iterable[ExportedUser]) -> set[str]:
-    """Return the users whose refresh token was sent by a process that was killed before the response was journaled."""
+    """Return the users whose refresh token was sent by a process killed before the response was journaled."""
     emails = {user.refresh: user.email for user in users}
     sent: dict[tuple[str, str], int] = {}
     for line in (workspace.folder / "trace").read_text().splitlines():
@@ -58,15 +58,15 @@ def interrupted_exchanges(workspace: Workspace, users: Iterable[ExportedUser]) -
 
 @pytest.mark.parametrize("point", POINTS)
 def test_import_killed_at_every_row_resumes(point: str, workspace: Workspace, zoom: RunningSimulator) -> None:
-    """All rows are stored in the end, and no refresh token is used twice; only responses to a killed process are lost."""
+    """All rows are eventually stored, and no refresh token is used twice; only responses to a killed process are lost."""
     users = [exported_user(zoom, user.email, expired=number != 1) for number, user in enumerate(USERS[:4])]
     workspace.write("ZoomUsers.csv", as_csv(users))
-    deaths = 0
-    # from the second run on, one row completes first; otherwise the loop would not terminate
-    while killed(workspace, point, min(deaths, 1) + 1):
-        deaths += 1
-        assert deaths < 10
-    assert deaths > 0
+    kills = 0
+    # in all runs after the first, one row completes before the kill; otherwise the loop would not terminate
+    while killed(workspace, point, min(kills, 1) + 1):
+        kills += 1
+        assert kills < 10
+    assert kills > 0
     counts = workspace.run(*IMPORT, code=int(point == "after_exchange")).counts
     lost = {
         entry["user"] for entry in workspace.results("ZoomUsers.csv") if entry["status"] == "reauth_required"
@@ -88,12 +88,12 @@ def test_import_killed_anywhere_resumes(
         workspace.run("keys", "new")
     users = [exported_user(zoom, user.email, expired=number % 3 > 0) for number, user in enumerate(USERS)]
     workspace.write("ZoomUsers.csv", as_csv(users))
-    chance = random.Random(7)  # noqa: S311 - reproducible
-    deaths = 0
-    while killed(workspace, "any", chance.randrange(20, 160)):
-        deaths += 1
-        assert deaths < 40
-    assert deaths > 2
+    rng = random.Random(7)  # noqa: S311 - reproducible
+    kills = 0
+    while killed(workspace, "any", rng.randrange(20, 160)):
+        kills += 1
+        assert kills < 40
+    assert kills > 2
     statuses = workspace.statuses("ZoomUsers.csv")
     assert len(statuses) == len(users)
     lost = {
@@ -104,7 +104,7 @@ def test_import_killed_anywhere_resumes(
     assert not list((workspace.folder / "data/journal").glob("*.entry"))
 
 
-async def test_import_killed_beside_a_running_service_resumes(
+async def test_import_killed_while_a_service_is_running_resumes(
     workspace: Workspace, zoom: RunningSimulator
 ) -> None:
     """The service or the next run stores the journaled tokens, and the next run counts the row as stored in both cases."""
@@ -120,7 +120,7 @@ async def test_import_killed_beside_a_running_service_resumes(
 
 
 async def test_import_waits_for_an_unavailable_store(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """Tokens that Zoom issues meanwhile are stored by the same run."""
+    """Tokens that Zoom issues during the outage are stored by the same run."""
     users = [exported_user(zoom, user.email) for user in USERS[:3]]
     workspace.write("ZoomUsers.csv", as_csv(users))
     zoom.add_fault("users_me", "delay", seconds=20.0)  # until the store is locked

@@ -1,4 +1,4 @@
-"""Proactive refresh of the same tokens by two processes at the same time."""
+"""Tests for proactive refresh of the same tokens by two processes at the same time."""
 
 import asyncio
 import time
@@ -14,15 +14,15 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 USED, IDLE = "used@example.com", "idle@example.com"
 PLAN = {USED: "before_read", IDLE: "before_read"}
-"""Both processes pause after they have decided to refresh, before they read whether the other process is refreshing."""
+"""Pauses of both processes, after the decision to refresh and before the check whether the other process is refreshing."""
 
 FREQUENT_POLLS = {PROACTIVE_REFRESH_POLLS: "1", "ZOOMGATE_PROACTIVE_REFRESHES_PER_MINUTE": "6000"}
 HOUR, DAY = 3600.0, 24 * 3600.0
 
 
 async def issued_before(running: Cluster, user: str, age: float) -> None:
-    """Set the age of the user's token pair, in seconds. Its access token is valid for an hour after it was issued."""
-    while True:  # a process that has just started may write the record's due date in between
+    """Set the age of the user's token pair, in seconds. An access token is valid for one hour."""
+    while True:  # a process that has just started may write the record's due date between read and write
         record = await running.record(user)
         assert record is not None
         if await running.connections.write(issued(record, time.time() - age)):

@@ -1,6 +1,6 @@
-"""Processes that are killed, paused or drained while they refresh, while other processes with the same store serve the same users.
+"""Tests for processes that are killed, paused or shut down during refreshes while other processes on the same store serve the same users.
 
-The refresh of each user pauses at a different point (`launcher.POINTS`), so that one process is interrupted at all of them at once.
+The refresh of each user pauses at a different point (`launcher.POINTS`), so that one process is interrupted at all points at the same time.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ PLAN = {f"{name}@example.com": point for point, name in NAMES.items()}
 USERS = {point: user for user, point in PLAN.items()}
 LOST = "REAUTH_REQUIRED OUTCOME_LOST"
 CALL_TIMEOUT_SECONDS = 1.5
-"""Deadline of the calls to other servers while the refreshes of the first are paused: shorter than its lease."""
+"""Deadline of calls to other servers while the first server's refreshes are paused. Shorter than the lease."""
 
 NOT_SENT = ("after_lease", "before_exchange")
 """Points at which the lease is in the store and the refresh token has not been sent to Zoom."""
@@ -46,7 +46,7 @@ ROTATED_NOT_STORED = ("after_exchange", "after_journal", "before_commit")
 
 
 async def start_three_servers(running: Cluster) -> tuple[Server, Server, Server]:
-    """Start three servers and connect users with expired tokens; the refreshes of the first server pause, one at each point."""
+    """Start three servers and connect users with expired tokens. Each refresh of the first server pauses at a different point."""
     first, second, third = await asyncio.gather(
         running.start("first", PLAN), running.start("second"), running.start("third")
     )
@@ -57,7 +57,7 @@ async def start_three_servers(running: Cluster) -> tuple[Server, Server, Server]
 async def call_while_paused(*servers: Server) -> list[CallStatus]:
     """Call other servers for all users while the refreshes of the first server are paused, and return the statuses.
 
-    No server requires a new consent, and none returns a token that Zoom issued only to the first server.
+    Check that no server requires a new consent or returns a token that only the first server has received from Zoom.
     """
     responses = await asyncio.gather(*(server.tokens(PLAN, CALL_TIMEOUT_SECONDS) for server in servers))
     for statuses in responses:
@@ -69,7 +69,7 @@ async def call_while_paused(*servers: Server) -> list[CallStatus]:
 async def settle(
     running: Cluster, servers: list[Server], expected: dict[str, str], *, allow_reauth: bool = False
 ) -> list[CallStatus]:
-    """Call the servers in turn until every connection has its expected state, in the store and in the responses. Return all statuses.
+    """Call the servers in turn until every connection has the expected state, in the store and in the responses; return all statuses.
 
     Args:
         expected: State and cause by user, as returned by `Cluster.state`.
@@ -96,7 +96,7 @@ async def settle(
 
 
 async def lease_times(running: Cluster) -> dict[str, float]:
-    """Return when the leases were acquired, by point and in seconds of the store's clock."""
+    """Return the store times at which the leases were acquired, in seconds by point."""
     times = {}
     for point in (*NOT_SENT, *ROTATED_NOT_STORED):
         record = await running.record(USERS[point])
@@ -107,7 +107,7 @@ async def lease_times(running: Cluster) -> dict[str, float]:
 
 
 async def check_waiting_times(running: Cluster, leased_at: dict[str, float], lost: tuple[str, ...]) -> None:
-    """Check that no other process used a token during the lease, or reported one as lost before the grace period was over."""
+    """Check that no other process used a token during the lease, or reported a token as lost during the grace period."""
     for point in NOT_SENT:
         record = await running.record(USERS[point])
         assert record is not None
@@ -139,9 +139,9 @@ async def check_and_record(
 async def test_kill_during_refresh_loses_only_tokens_held_in_memory(
     store_kind: StoreKind, store_uri: str, tmp_path: Path, table: Table
 ) -> None:
-    """The only loss is the token pair that Zoom has issued and that is not in the journal yet.
+    """Only a token pair that Zoom has issued and that is not yet in the journal is lost.
 
-    With a shared data directory, any other process recovers the journal; otherwise, the next process with the same folder does.
+    In a shared data directory, any other process recovers the journal; otherwise, the next process with the same directory recovers it.
     """
     async with cluster(store_kind, tmp_path, NAMES.values(), store_uri) as running:
         first, second, third = await start_three_servers(running)
@@ -169,7 +169,7 @@ async def test_kill_during_refresh_loses_only_tokens_held_in_memory(
 async def test_paused_process_recovers_all_tokens_after_it_resumes(
     store_kind: StoreKind, store_uri: str, tmp_path: Path, table: Table
 ) -> None:
-    """During a pause longer than lease and grace period together, other processes may report tokens as lost."""
+    """During a pause longer than the lease and the grace period together, other processes may report tokens as lost."""
     async with cluster(store_kind, tmp_path, NAMES.values(), store_uri) as running:
         first, second, third = await start_three_servers(running)
         calls = asyncio.create_task(first.tokens(PLAN))
@@ -188,10 +188,10 @@ async def test_paused_process_recovers_all_tokens_after_it_resumes(
         await check_and_record(table, "SIGSTOP, SIGCONT", running, interrupted + statuses, set())
 
 
-async def test_drain_waits_until_refreshes_are_stored(
+async def test_shutdown_waits_until_refreshes_are_stored(
     store_kind: StoreKind, store_uri: str, tmp_path: Path, table: Table
 ) -> None:
-    """The process exits with 0 after all new token pairs are stored, even if all callers have cancelled."""
+    """The process exits with 0 after all new token pairs are stored, even if all callers have canceled their calls."""
     async with cluster(store_kind, tmp_path, NAMES.values(), store_uri) as running:
         first, second, third = await start_three_servers(running)
         calls = [asyncio.create_task(first.token(user)) for user in PLAN]
@@ -234,7 +234,7 @@ async def test_kill_during_journal_recovery_loses_no_token(
         row.runs, row.failed = 1, sum(status != OK for status in statuses)
 
 
-async def test_disconnection_or_new_consent_before_the_commit_of_a_refresh_is_kept(
+async def test_disconnection_or_new_consent_before_the_commit_of_a_refresh_is_preserved(
     store_kind: StoreKind, store_uri: str, tmp_path: Path
 ) -> None:
     """Neither the refreshing process nor journal recovery overwrites the change."""

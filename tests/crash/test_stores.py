@@ -1,4 +1,4 @@
-"""Store failures after Zoom has issued a token pair: the process and its journal retain the pair until the store recovers."""
+"""Tests for store failures after Zoom has issued a token pair: the process and its journal retain the pair until the store recovers."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from support.tcp_proxy import Mode, tcp_proxy
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-PROXY_FAULTS = {f"{way.value}@example.com": way for way in (Mode.CUT, Mode.LOSE, Mode.STALL)}
+PROXY_FAULTS = {f"{mode.value}@example.com": mode for mode in (Mode.CUT, Mode.LOSE, Mode.STALL)}
 MONICA = "monica@example.com"
 
 
@@ -39,15 +39,15 @@ async def fail_between_response_and_commit(
     fail: Callable[[], Awaitable[None]],
     heal: Callable[[], Awaitable[None]],
 ) -> list[CallStatus]:
-    """Make the store fail after the journal is synced, and recover after a call has failed. Return the results of all calls."""
+    """Make the store fail after the journal is synced, and recover after a call has failed; return the statuses of all calls."""
     call = asyncio.create_task(server.token(user))
     await server.reached({user: "after_journal"})
     await fail()
     server.plan({})
-    answers = [await call]
-    assert answers == [STORE_UNAVAILABLE]
-    answers.append(await server.token(user, 2.0))
-    assert answers[-1] in (STORE_UNAVAILABLE, REFRESH_IN_PROGRESS, DEADLINE_EXCEEDED)
+    statuses = [await call]
+    assert statuses == [STORE_UNAVAILABLE]
+    statuses.append(await server.token(user, 2.0))
+    assert statuses[-1] in (STORE_UNAVAILABLE, REFRESH_IN_PROGRESS, DEADLINE_EXCEEDED)
     await heal()
 
     async def stored() -> bool:
@@ -59,25 +59,25 @@ async def fail_between_response_and_commit(
     assert record is not None
     assert record.generation == 2
     assert running.refreshes(user) == 1
-    return answers
+    return statuses
 
 
 async def record_result(
-    table: Table, fault: str, running: Cluster, users: list[str], answers: list[CallStatus]
+    table: Table, fault: str, running: Cluster, users: list[str], statuses: list[CallStatus]
 ) -> None:
-    """Check that no user has to consent again, and add the result to the table."""
+    """Check that no user must consent again, and add the result to the table."""
     row = table.row(fault, running.store_kind)
     row.runs += len(users)
-    row.failed += sum(answer != OK for answer in answers)
+    row.failed += sum(status != OK for status in statuses)
     lost = await running.lost(users)
     row.losses += len(lost)
     assert lost == set()
 
 
 async def test_commit_over_a_broken_connection(mongodb: MongoServer, tmp_path: Path, table: Table) -> None:
-    """The commit does not arrive, loses its response, or stalls. Once the connection works again, one new generation is stored."""
+    """The commit is lost, its response is lost, or the connection stalls. After the recovery, exactly one new generation is stored."""
     uri = mongodb.new_database("directConnection=true")
-    names = [way.value for way in PROXY_FAULTS.values()]
+    names = [mode.value for mode in PROXY_FAULTS.values()]
     async with AsyncExitStack() as stack:
         proxies = {user: await stack.enter_async_context(tcp_proxy(mongodb.address)) for user in PROXY_FAULTS}
         running = await stack.enter_async_context(cluster(StoreKind.MONGODB, tmp_path, names, uri))
@@ -85,11 +85,11 @@ async def test_commit_over_a_broken_connection(mongodb: MongoServer, tmp_path: P
         servers = await asyncio.gather(
             *(
                 running.start(
-                    way.value,
+                    mode.value,
                     {user: "after_journal"},
                     store_uri=uri.replace(f"{host}:{port}", f"127.0.0.1:{proxies[user].port}"),
                 )
-                for user, way in PROXY_FAULTS.items()
+                for user, mode in PROXY_FAULTS.items()
             )
         )
         await running.connect(PROXY_FAULTS)
@@ -106,8 +106,8 @@ async def test_commit_over_a_broken_connection(mongodb: MongoServer, tmp_path: P
         results = await asyncio.gather(
             *(inject_fault(user, server) for user, server in zip(PROXY_FAULTS, servers, strict=True))
         )
-        for (user, way), answers in zip(PROXY_FAULTS.items(), results, strict=True):
-            await record_result(table, f"store at commit: {way.value}", running, [user], answers)
+        for (user, mode), statuses in zip(PROXY_FAULTS.items(), results, strict=True):
+            await record_result(table, f"store at commit: {mode.value}", running, [user], statuses)
         assert running.rejections == 0
 
 
@@ -128,8 +128,8 @@ async def test_database_killed_at_the_commit(tmp_path: Path, table: Table) -> No
             async def heal() -> None:
                 await asyncio.to_thread(database.start)
 
-            answers = await fail_between_response_and_commit(running, server, MONICA, fail=fail, heal=heal)
-            await record_result(table, "store at commit: killed, started", running, [MONICA], answers)
+            statuses = await fail_between_response_and_commit(running, server, MONICA, fail=fail, heal=heal)
+            await record_result(table, "store at commit: killed, started", running, [MONICA], statuses)
     finally:
         database.close()
 
@@ -149,8 +149,8 @@ async def test_file_locked_at_the_commit(tmp_path: Path, table: Table) -> None:
             async def heal() -> None:
                 other.execute("ROLLBACK")
 
-            answers = await fail_between_response_and_commit(running, server, MONICA, fail=fail, heal=heal)
-        await record_result(table, "store at commit: locked", running, [MONICA], answers)
+            statuses = await fail_between_response_and_commit(running, server, MONICA, fail=fail, heal=heal)
+        await record_result(table, "store at commit: locked", running, [MONICA], statuses)
 
 
 async def test_slow_store_delays_all_calls_and_fails_none(
@@ -169,9 +169,9 @@ async def test_slow_store_delays_all_calls_and_fails_none(
         )
         await running.connect([MONICA])
         proxy.set_mode(Mode.SLOW)
-        answers = await asyncio.gather(*(server.token(MONICA) for server in servers for _ in range(10)))
-        assert set(answers) == {OK}
+        statuses = await asyncio.gather(*(server.token(MONICA) for server in servers for _ in range(10)))
+        assert set(statuses) == {OK}
         assert running.refreshes(MONICA) == 1
         assert running.rejections == 0
-        await record_result(table, "store slow", running, [MONICA], answers)
+        await record_result(table, "store slow", running, [MONICA], statuses)
         proxy.set_mode(Mode.FORWARD)

@@ -1,4 +1,4 @@
-"""A client's watch of a server that is killed repeatedly while connections change."""
+"""Tests for a client's watch while the server is killed repeatedly and connections change."""
 
 import asyncio
 import random
@@ -31,7 +31,7 @@ ConnectionVersion = tuple[int, int, str]
 
 
 def free_port() -> int:
-    """Return an unused port for a server that is started several times."""
+    """Return a free port for a server that is started several times."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -43,7 +43,7 @@ class ReceivedEvents:
 
     Attributes:
         latest: The latest version of each connection, by user.
-        received: How often each version of a connection was received.
+        received: The number of times that each version of a connection was received.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class ReceivedEvents:
         self.received: Counter[tuple[str, ConnectionVersion]] = Counter()
 
     async def follow(self, client: AsyncClient) -> None:
-        """Watch until cancelled."""
+        """Watch until canceled."""
         async with aclosing(client.watch()) as watch:
             async for event in watch:
                 if event.type != Event.TYPE_SYNCED:
@@ -66,7 +66,7 @@ class ReceivedEvents:
 
 
 async def change(running: Cluster, user: str, rng: random.Random) -> None:
-    """Update, delete or recreate a connection directly in the store, as a service process would."""
+    """Update, delete or recreate a connection directly in the store, in the same way as a service process."""
     while True:
         record, now = await running.connections.read(user)
         assert record is not None

@@ -1,4 +1,4 @@
-"""Deauthorization webhooks for users whose connections another request is refreshing, at every point of the refresh."""
+"""Tests for deauthorization webhooks that arrive during a refresh, at every point of the refresh."""
 
 import asyncio
 import signal
@@ -16,9 +16,9 @@ DEAUTHORIZED = "DISCONNECTED APP_DEAUTHORIZED"
 
 
 async def deauthorize_all(running: Cluster, *servers: Server) -> None:
-    """Send a deauthorization of every user to every process, twice and all at once.
+    """Send a deauthorization of every user to every process, twice and all at the same time.
 
-    Every request is accepted, and each connection is disconnected exactly once.
+    Check that every request is accepted, and that each connection is disconnected exactly once.
     """
     users = running.zoom.zoom.users
     events = [app_deauthorized(users[user].user_id) for user in PLAN]
@@ -32,7 +32,7 @@ async def deauthorize_all(running: Cluster, *servers: Server) -> None:
 
 
 async def check_no_tokens_left(running: Cluster, *servers: Server) -> None:
-    """Check that no record or journal contains a token, and that no process returns one after it has read the changes."""
+    """Check that no record or journal contains a token, and that no process returns a token after reading the changes."""
     for server in servers:
 
         async def all_disconnected(server: Server = server) -> bool:
@@ -50,7 +50,7 @@ async def check_no_tokens_left(running: Cluster, *servers: Server) -> None:
 async def test_running_refresh_does_not_restore_deauthorized_connections(
     store_kind: StoreKind, tmp_path: Path, store_uri: str
 ) -> None:
-    """The refreshing process does not store the tokens that Zoom issues afterwards."""
+    """The refreshing process discards the tokens that Zoom issues after the event."""
     async with cluster(store_kind, tmp_path, NAMES.values(), store_uri) as running:
         first, second = await asyncio.gather(running.start("first", PLAN), running.start("second"))
         await running.connect(PLAN)

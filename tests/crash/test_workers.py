@@ -1,4 +1,4 @@
-"""`serve --workers 4` with SQLite, with workers that are killed while they refresh 50 users at once."""
+"""Tests for `serve --workers 4` with SQLite when workers are killed while refreshing 50 users concurrently."""
 
 import asyncio
 import os
@@ -36,7 +36,7 @@ RUNNING = [f"running{number}@example.com" for number in range(50)]
 
 
 async def settle(server: Server, users: Iterable[str]) -> dict[str, list[CallStatus]]:
-    """Request each user's token, with a new TCP connection for each call, until there is one or a new consent is needed."""
+    """Request each user's token until the call succeeds or a new consent is required. Each call uses a new TCP connection."""
 
     async def call_until_final(user: str) -> list[CallStatus]:
         statuses: list[CallStatus] = []
@@ -69,7 +69,7 @@ def workers(server: Server) -> list[int]:
 
 
 def unavoidable_losses(server: Server, killed: set[int], users: list[str]) -> set[str]:
-    """Return the users whose token a killed worker sent to Zoom, without a journal entry of Zoom's response and without a recovery."""
+    """Return the users whose token a killed worker sent to Zoom, if Zoom's response was neither journaled nor recovered."""
     trace = server.trace()
     sent = {user for pid, user, point in trace if point == "before_exchange" and pid in killed}
     journaled = {user for _, user, point in trace if point == "after_journal"}
@@ -80,7 +80,7 @@ def unavoidable_losses(server: Server, killed: set[int], users: list[str]) -> se
 async def check_and_record(
     row: Row, running: Cluster, statuses: dict[str, list[CallStatus]], expected: set[str]
 ) -> None:
-    """Check that only the expected users have to consent again; fill in the row."""
+    """Check that only the expected users must consent again; fill in the row."""
     lost = await running.lost(statuses)
     row.runs, row.losses, row.expected = len(statuses), len(lost), len(expected)
     row.failed = sum(status != OK for user_statuses in statuses.values() for status in user_statuses)
@@ -90,9 +90,10 @@ async def check_and_record(
 
 
 async def test_killed_workers_lose_only_tokens_held_in_memory(tmp_path: Path, table: Table) -> None:
-    """A token pair is lost only if it was in the memory of a killed worker and not in the journal yet.
+    """A token pair is lost only if the pair was in the memory of a killed worker and not yet in the journal.
 
-    First, all refreshes pause at known points, so that the expected losses are known. Then, workers are killed while refreshes run freely.
+    First, all refreshes pause at known points, so that the expected losses are known. Then, workers are killed while refreshes run without
+    pauses.
     """
     rng = random.Random(SEED)  # noqa: S311 - a fixed seed makes the test reproducible
     plan = {user: rng.choice(POINTS) for user in PAUSED}

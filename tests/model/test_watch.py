@@ -194,7 +194,7 @@ async def run_and_check_latest_state(steps: list[tuple[str, str, float]]) -> Wor
         if record is None or (received is None and record.state is State.DISCONNECTED):
             assert received is None
         else:
-            assert received == change_feed.visible_part(record)
+            assert received == change_feed.without_internal_fields(record)
     return world
 
 

@@ -1,4 +1,4 @@
-"""The audit trail of a running service: one line per event, written before the response and without secrets."""
+"""Tests for the audit trail of a running service: one line per event, written before the response and without secrets."""
 
 import asyncio
 import json
@@ -61,7 +61,7 @@ async def last_line(zoomgate: Harness, action: str) -> dict[str, Any]:
 
 
 async def test_returned_tokens_are_audited(zoomgate: Harness) -> None:
-    """When GetToken, RefreshToken, RequestToken or CreateToken returns, a line has the caller, the user and the fingerprints."""
+    """The line for GetToken, RefreshToken, RequestToken and CreateToken contains the caller, the user and the fingerprints."""
     await zoomgate.connect()
     zoom = zoomgate.simulator.zoom
     own_token = zoom.exchange(zoom.issue_code(zoom.users[OMAR], "http://x/"), "http://x/", "")[
@@ -100,7 +100,7 @@ async def test_returned_tokens_are_audited(zoomgate: Harness) -> None:
 
 
 async def test_only_returned_refresh_tokens_are_audited(zoomgate: Harness) -> None:
-    """The line has the fingerprint of a refresh token only if it was returned. A response without tokens has no line."""
+    """The line contains the fingerprint of a refresh token only if the token was returned. A response without tokens has no line."""
     await zoomgate.connect(OMAR)
     await zoomgate.call(zoomgate.auth.GetToken, get_token(OMAR), "narrow")
     line = await last_line(zoomgate, "token.returned")
@@ -115,7 +115,7 @@ async def test_only_returned_refresh_tokens_are_audited(zoomgate: Harness) -> No
 
 
 async def test_life_of_a_connection_is_audited(tmp_path: Path) -> None:
-    """Each step has a line with the principal, the user and the tokens."""
+    """Each step has a line with the principal, the user and the fingerprints."""
     async with running(tmp_path / "data", environ=UNLIMITED_REFRESHES) as zoomgate:
         await zoomgate.connect()
         created, started, stored = lines(zoomgate.data_dir)
@@ -154,7 +154,7 @@ async def test_life_of_a_connection_is_audited(tmp_path: Path) -> None:
 
 
 async def test_failed_consents_are_audited(zoomgate: Harness) -> None:
-    """A consent may be declined, completed in another browser, or given by a different user, whose tokens are then relinked."""
+    """A consent can be declined, completed in a different browser, or given by a different user, whose tokens are then relinked."""
     authorization = await zoomgate.begin_authorization()
     async with browser() as session:
         await consent(session, authorization.authorization_url, MONICA, "deny")
@@ -188,7 +188,7 @@ async def test_failed_consents_are_audited(zoomgate: Harness) -> None:
 
 
 async def test_refresh_token_rejected_by_zoom_is_audited(zoomgate: Harness) -> None:
-    """The line names the caller that sent the token."""
+    """The line contains the caller that sent the token."""
     request = pb.RequestTokenRequest(user_email=OMAR, refresh_token="sim-rt-never-issued")
     await zoomgate.error_of(zoomgate.auth.RequestToken, request)
     line = await last_line(zoomgate, "authorization.rejected")
@@ -196,7 +196,7 @@ async def test_refresh_token_rejected_by_zoom_is_audited(zoomgate: Harness) -> N
 
 
 async def test_state_of_another_caller_is_audited(tmp_path: Path) -> None:
-    """The line names the caller that sent the state, and the user of the consent."""
+    """The line contains the caller that sent the state, and the user of the consent."""
     page = {"ZOOMGATE_REDIRECT_URI": "http://127.0.0.1/done"}
     async with running(tmp_path / "data", environ=page) as zoomgate:
         state = (await zoomgate.begin_authorization(caller="blind")).state
@@ -209,7 +209,7 @@ async def test_state_of_another_caller_is_audited(tmp_path: Path) -> None:
 
 
 async def test_changed_email_address_is_audited(zoomgate: Harness) -> None:
-    """When a Zoom user consents under a new address, the line names the previous address, which is disconnected."""
+    """If a Zoom user consents under a new address, the line contains the disconnected previous address."""
     await zoomgate.connect()
     users = zoomgate.simulator.zoom.users
     users["monika@example.com"] = replace(users[MONICA], email="monika@example.com")
@@ -279,7 +279,7 @@ async def test_superseded_consent_is_audited(zoomgate: Harness, monkeypatch: pyt
 async def test_consent_refreshed_before_its_write_is_confirmed_is_audited_as_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another call may use a connection before the process that stored it has received the store's confirmation."""
+    """Another call may use a connection before the storing process has received the store's confirmation."""
     async with running(tmp_path / "data", environ=UNLIMITED_REFRESHES) as zoomgate:
         put, first = SqliteStore.put, True
 
@@ -302,7 +302,7 @@ async def test_consent_refreshed_before_its_write_is_confirmed_is_audited_as_sto
 
 
 async def test_rejected_calls_are_audited(zoomgate: Harness) -> None:
-    """The line names the caller and its address. Cases: unknown or missing key, user or method not allowed, forbidden path."""
+    """The line contains the caller and its address. Cases: unknown or missing key, user or method not allowed, forbidden path."""
     cases: list[tuple[Any, Any, str, str, str, str]] = [
         (zoomgate.auth.GetToken, get_token(), "unknown", "", "CALLER_UNAUTHENTICATED", ""),
         (zoomgate.auth.GetToken, get_token(), "", "", "CALLER_UNAUTHENTICATED", ""),
@@ -374,7 +374,7 @@ async def test_lines_have_common_fields_and_no_secrets(tmp_path: Path) -> None:
 
 
 async def test_rejections_are_rate_limited(tmp_path: Path) -> None:
-    """Of 200 unknown keys, 30 have a line, and one line has the number of the others. Rejections of another caller are unaffected."""
+    """Of 200 calls with an unknown key, 30 have a line, and one line counts the others. Rejections of a different caller are unaffected."""
     async with running(tmp_path / "data") as zoomgate:
         floods = [zoomgate.error_of(zoomgate.auth.GetToken, get_token(), "unknown") for _ in range(200)]
         await asyncio.gather(*floods, zoomgate.error_of(zoomgate.auth.GetToken, get_token(), "narrow"))
@@ -387,7 +387,7 @@ async def test_rejections_are_rate_limited(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("required", ["on", "off"])
 async def test_full_disk_blocks_tokens_if_auditing_is_required(tmp_path: Path, required: str) -> None:
-    """While the disk is full, no token is returned, and everything else works. Later lines are complete and on their own line."""
+    """While the disk is full, no token is returned, and all other calls succeed. Later entries are complete and on separate lines."""
     async with running(tmp_path / "data", environ={"ZOOMGATE_AUDIT_REQUIRED": required}) as zoomgate:
         await zoomgate.connect()
         await zoomgate.call(zoomgate.auth.GetToken, get_token())
@@ -398,9 +398,9 @@ async def test_full_disk_blocks_tokens_if_auditing_is_required(tmp_path: Path, r
             if required == "off":
                 await zoomgate.call(zoomgate.auth.GetToken, get_token())
             else:
-                refusal = await zoomgate.error_of(zoomgate.auth.GetToken, get_token())
-                assert refusal.short == ("UNAVAILABLE", "AUDIT_UNAVAILABLE")
-                assert refusal.retry_after
+                rejection = await zoomgate.error_of(zoomgate.auth.GetToken, get_token())
+                assert rejection.short == ("UNAVAILABLE", "AUDIT_UNAVAILABLE")
+                assert rejection.retry_after
             proxied = await zoomgate.call(
                 zoomgate.proxy.Get, proxy_pb.GetRequest(user_email=MONICA, url="/users/me")
             )
@@ -428,10 +428,10 @@ async def test_refreshed_token_is_stored_although_it_cannot_be_audited(tmp_path:
         tmp_path / "data", environ=UNLIMITED_REFRESHES | {"ZOOMGATE_AUDIT": "/dev/full"}
     ) as zoomgate:
         await zoomgate.connect()
-        refusal = await zoomgate.error_of(
+        rejection = await zoomgate.error_of(
             zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA)
         )
-        assert refusal.reason == "AUDIT_UNAVAILABLE"
+        assert rejection.reason == "AUDIT_UNAVAILABLE"
         response = await zoomgate.call(
             zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=MONICA)
         )
@@ -453,8 +453,8 @@ async def test_new_file_is_created_after_a_rotation(zoomgate: Harness) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-async def test_missing_folder_blocks_tokens(tmp_path: Path) -> None:
-    """If the folder of the trail is moved away, no token is returned until it exists again."""
+async def test_missing_directory_blocks_tokens(tmp_path: Path) -> None:
+    """If the directory of the trail is renamed, no token is returned until the directory exists again."""
     (tmp_path / "trail").mkdir()
     environ = {"ZOOMGATE_AUDIT": str(tmp_path / "trail/audit.jsonl")}
     async with running(tmp_path / "data", environ=environ) as zoomgate:
@@ -465,10 +465,10 @@ async def test_missing_folder_blocks_tokens(tmp_path: Path) -> None:
         await zoomgate.call(zoomgate.auth.GetToken, get_token())
 
 
-@pytest.mark.parametrize("path", ["missing/audit.jsonl", "folder", "pipe", "data"])
+@pytest.mark.parametrize("path", ["missing/audit.jsonl", "directory", "pipe", "data"])
 async def test_start_fails_if_the_trail_cannot_be_written(tmp_path: Path, path: str) -> None:
-    """The error names the path and what to do, if the path is in a missing folder, is a folder, or is a pipe."""
-    (tmp_path / "folder").mkdir()
+    """The error contains the path and a remedy if the path is in a missing directory, is a directory, or is a pipe."""
+    (tmp_path / "directory").mkdir()
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StartError, match=r"^ZOOMGATE_AUDIT: cannot write to .* \(.+\); set a writable file"):
         async with running(tmp_path / "data", environ={"ZOOMGATE_AUDIT": str(tmp_path / path)}):
@@ -476,7 +476,7 @@ async def test_start_fails_if_the_trail_cannot_be_written(tmp_path: Path, path: 
 
 
 async def test_calls_that_return_no_token_are_not_audited(zoomgate: Harness) -> None:
-    """Calls for meetings, the proxy and reading connections write no line."""
+    """Meeting calls, proxy calls and connection reads write no line."""
     await zoomgate.connect()
     before = len(lines(zoomgate.data_dir))
     await zoomgate.call(zoomgate.meetings.CreateMeeting, meetings_pb.CreateMeetingRequest(user_email=MONICA))
@@ -508,4 +508,4 @@ async def test_documented_examples_match_the_written_lines(tmp_path: Path) -> No
         action
         for action in trail.ACTIONS
         if action.startswith(("token.", "authorization.", "connection.", "call.", "keys.created"))
-    } - {"connection.expired", "connection.pruned"}  # these happen only after months
+    } - {"connection.expired", "connection.pruned"}  # these events happen only after months

@@ -1,4 +1,4 @@
-"""Webhooks that arrive during a refresh or a consent, at each of its steps."""
+"""Tests for webhooks that arrive during a refresh or a consent, at each step."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -24,7 +24,7 @@ STEPS = ((SqliteStore, "get"), (SqliteStore, "put"), (OAuthClient, "refresh"))
 
 
 class Interruption:
-    """An action that runs once, at the step with a given number. The action's own calls do not count as steps.
+    """An action that runs once, at the step with a given number. Calls made by the action are not counted.
 
     Attributes:
         done: Whether the action has run.
@@ -37,7 +37,7 @@ class Interruption:
         self.done = False
 
     async def step(self) -> None:
-        """Count the start or end of a call, and run the action if its step is reached."""
+        """Count the start or end of a call, and run the action at the configured step."""
         if self._running or self.done:
             return
         if self._remaining == 0:
@@ -99,8 +99,8 @@ async def test_refresh_does_not_reconnect_a_user(tmp_path: Path) -> None:
             connection = (await zoomgate.call(zoomgate.auth.GetConnection, get_connection)).connection
             assert connection.state == Connection.STATE_DISCONNECTED, number
             assert connection.cause == Connection.CAUSE_APP_DEAUTHORIZED, number
-            refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, refresh)
-            assert refusal.reason == "ZOOM_NOT_CONNECTED", number
+            rejection = await zoomgate.error_of(zoomgate.auth.RefreshToken, refresh)
+            assert rejection.reason == "ZOOM_NOT_CONNECTED", number
         assert number >= 8
         await send(zoomgate.http_url, app_deauthorized(MONICA))
     record = await stored(tmp_path, MONICA)

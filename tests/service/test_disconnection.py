@@ -1,4 +1,4 @@
-"""Disconnection: audit events and revocation of all tokens, also if the call is cancelled or the store fails."""
+"""Tests for disconnection: audit events and revocation of all tokens, even if the call is canceled or the store fails."""
 
 import asyncio
 import json
@@ -68,7 +68,10 @@ async def until(condition: Any) -> None:
 
 
 def delay_disconnect_confirmation(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
-    """Delay the store's confirmation of a disconnect. Return an event set once it is stored, and an event that ends the delay."""
+    """Delay the store's confirmation of a disconnection.
+
+    Return an event that is set once the disconnection is stored, and an event to set to end the delay.
+    """
     stored, confirm = asyncio.Event(), asyncio.Event()
     real_write = ConnectionRepository.write
 
@@ -83,7 +86,7 @@ def delay_disconnect_confirmation(monkeypatch: pytest.MonkeyPatch) -> tuple[asyn
     return stored, confirm
 
 
-async def test_cancelled_delete_is_audited_and_revoked(
+async def test_canceled_delete_is_audited_and_revoked(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The caller cancels while the store is writing the tombstone."""
@@ -110,7 +113,7 @@ async def test_cancelled_delete_is_audited_and_revoked(
     await until(lambda: _is_revoked(zoomgate, MONICA))
 
 
-async def test_shutdown_revokes_the_tokens_of_a_cancelled_delete(
+async def test_shutdown_revokes_the_tokens_of_a_canceled_delete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The revocation happens before the process exits, not after its next start."""
@@ -139,10 +142,10 @@ async def _is_revoked(zoomgate: Harness, user: str) -> bool:
 
 
 @pytest.mark.parametrize("readable", [True, False])
-async def test_unconfirmed_disconnect_is_audited(
+async def test_unconfirmed_disconnection_is_audited(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, readable: bool
 ) -> None:
-    """If the store cannot be read either, the audit event says that the disconnect may have happened; a retry finds no connection."""
+    """If the store cannot be read either, the audit event has the outcome STORE_UNAVAILABLE; a retry finds no connection."""
     await zoomgate.connect()
     put, get = SqliteStore.put, SqliteStore.get
     unconfirmed = False
@@ -167,8 +170,8 @@ async def test_unconfirmed_disconnect_is_audited(
             await zoomgate.call(zoomgate.auth.DeleteConnection, DELETE_MONICA, "admin")
             assert zoomgate.simulator.zoom.grants[MONICA].revoked
         else:
-            refusal = await zoomgate.error_of(zoomgate.auth.DeleteConnection, DELETE_MONICA, "admin")
-            assert refusal.reason == "STORE_UNAVAILABLE"
+            rejection = await zoomgate.error_of(zoomgate.auth.DeleteConnection, DELETE_MONICA, "admin")
+            assert rejection.reason == "STORE_UNAVAILABLE"
     assert (
         await zoomgate.error_of(zoomgate.auth.DeleteConnection, DELETE_MONICA, "admin")
     ).code.name == "NOT_FOUND"
@@ -177,7 +180,7 @@ async def test_unconfirmed_disconnect_is_audited(
 
 
 async def test_alternate_pairs_are_revoked_and_erased(zoomgate: Harness) -> None:
-    """Any of the pairs may be the valid one."""
+    """Any of the pairs may be valid."""
     await zoomgate.connect()
     record = await read(zoomgate)
     assert record.tokens is not None
@@ -193,10 +196,10 @@ async def test_alternate_pairs_are_revoked_and_erased(zoomgate: Harness) -> None
     await until(is_erased)
 
 
-async def test_tokens_are_erased_after_a_day_even_if_zoom_confirms_nothing(
+async def test_tokens_are_erased_after_a_day_even_if_zoom_confirms_no_revocation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each pass calls an unresponsive Zoom for few users, in turn."""
+    """If Zoom does not respond, each pass calls Zoom for only a few users, in turn."""
     monkeypatch.setattr(disconnection, "RETRY_INTERVAL", 0.05)
     monkeypatch.setattr(disconnection, "MAX_CONSECUTIVE_FAILURES", 1)
     async with running(tmp_path / "data") as zoomgate:
@@ -249,8 +252,8 @@ async def test_tokens_are_erased_after_a_day_even_if_zoom_confirms_nothing(
             await until(lambda user=user: _is_revoked(zoomgate, user))
 
 
-async def test_renamed_user_can_replace_a_damaged_record(zoomgate: Harness) -> None:
-    """The damaged record under the previous address becomes a tombstone."""
+async def test_renamed_user_can_replace_a_corrupt_record(zoomgate: Harness) -> None:
+    """The corrupt record under the previous address becomes a tombstone."""
     await zoomgate.connect()
     async with open_store(zoomgate) as (store, _):
         record, _ = await store.get(RecordKey(APP, Kind.USER, MONICA))

@@ -1,4 +1,4 @@
-"""The HTTP server behind a reverse proxy: access to pages, response headers and cookies."""
+"""Tests for the HTTP server behind a reverse proxy: access to pages, response headers and cookies."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,7 +14,7 @@ PUBLIC = {"ZOOMGATE_PUBLIC_URL": "https://zoomgate.example.com", "ZOOMGATE_HTTP_
 
 @pytest.fixture
 async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
-    """A service that trusts the proxy 127.0.0.1."""
+    """Run a service that trusts the proxy 127.0.0.1."""
     async with running(tmp_path, environ=PUBLIC | {"ZOOMGATE_TRUSTED_PROXIES": "127.0.0.1"}) as started:
         yield started
 
@@ -51,7 +51,7 @@ async def test_links_use_the_public_url(harness: Harness) -> None:
 
 
 async def test_https_is_enforced_for_browsers(harness: Harness) -> None:
-    """Every response has HSTS. The cookie is bound to the host, sent only over https, and hidden from scripts."""
+    """Every response has an HSTS header. The cookie is bound to the host, sent only over https, and hidden from scripts."""
     for path in ("/oauth/result?outcome=connected", "/healthz", "/nowhere"):
         assert (await get(harness, path)).headers["Strict-Transport-Security"] == "max-age=31536000"
     url = await authorization_url(harness)
@@ -87,7 +87,7 @@ async def test_plain_http_through_the_proxy_is_rejected(harness: Harness) -> Non
 async def test_every_forwarded_scheme_must_be_https(
     harness: Harness, forwarded: tuple[str, ...], status: int
 ) -> None:
-    """Each proxy may add a value, and a value sent by the browser cannot override that of the proxy."""
+    """Each proxy may add a value, and a value sent by the browser cannot override a proxy's value."""
     headers = [("X-Forwarded-Proto", scheme) for scheme in forwarded]
     async with (
         aiohttp.ClientSession() as session,
@@ -104,7 +104,7 @@ async def test_metrics_are_not_served_through_the_proxy(harness: Harness) -> Non
 
 
 async def test_pages_are_served_through_the_proxy_only(tmp_path: Path) -> None:
-    """Clients that bypass the proxy get metrics but no pages, and their forwarded headers are ignored."""
+    """Clients that bypass the proxy receive metrics but no pages, and the server ignores their forwarded headers."""
     async with running(tmp_path, environ=PUBLIC | {"ZOOMGATE_TRUSTED_PROXIES": "192.0.2.1"}) as harness:
         for headers in ({}, {"X_Forwarded_For": "192.0.2.1", "X_Forwarded_Proto": "https"}):
             response = await get(harness, "/oauth/result?outcome=connected", **headers)
@@ -122,7 +122,7 @@ async def test_rejected_method_lists_the_allowed_method(harness: Harness) -> Non
 
 
 async def test_local_service_uses_no_https_features(tmp_path: Path) -> None:
-    """Without https there is no HSTS, and the cookie is not `Secure`, because browsers would not send it."""
+    """Without https, responses have no HSTS header, and the cookie is not `Secure`, because browsers would not send a `Secure` cookie."""
     async with running(tmp_path) as harness:
         url = await authorization_url(harness)
         response = await get(harness, url.removeprefix(harness.http_url).replace("start", "continue"))

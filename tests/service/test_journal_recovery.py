@@ -1,4 +1,4 @@
-"""Recovery of journal entries that a killed process left, by the next process on the same data directory."""
+"""Tests for the recovery of a killed process's journal entries by the next process with the same data directory."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ async def stored(data_dir: Path, user: str) -> ConnectionRecord:
 
 
 async def write_journal(data_dir: Path, *entries: Entry) -> None:
-    """Write journal entries as a process that was then killed."""
+    """Write journal entries as if by a process that is then killed."""
     journal = TokenJournal(
         data_dir / "journal",
         app=APP,
@@ -57,8 +57,8 @@ async def write_journal(data_dir: Path, *entries: Entry) -> None:
     await journal.close()
 
 
-async def refresh_at_zoom(zoom: Simulator, record: ConnectionRecord) -> TokenPair:
-    """Refresh a record's tokens at Zoom, and return the issued pair."""
+async def refresh_with_zoom(zoom: Simulator, record: ConnectionRecord) -> TokenPair:
+    """Refresh a record's tokens with Zoom, and return the issued pair."""
     assert record.tokens is not None
     async with aiohttp.ClientSession() as session:
         status, response = await Client(zoom, session).refresh(record.tokens.refresh_token)
@@ -81,7 +81,7 @@ def refresh_entry(record: ConnectionRecord, tokens: TokenPair, entry_id: str) ->
 
 
 async def wait_for_generation(zoomgate: Harness, user: str, generation: int) -> Connection:
-    """Wait until a connection has at least this generation."""
+    """Wait until a connection has at least a given generation."""
     while True:
         response = await zoomgate.call(zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=user))
         if response.connection.generation >= generation:
@@ -91,7 +91,7 @@ async def wait_for_generation(zoomgate: Harness, user: str, generation: int) -> 
 
 
 async def wait_for_metrics(zoomgate: Harness, **values: float) -> None:
-    """Wait until `/metrics` contains these values."""
+    """Wait until `/metrics` contains the given values."""
     async with aiohttp.ClientSession() as session:
         while True:
             async with session.get(f"{zoomgate.http_url}/metrics") as page:
@@ -108,7 +108,7 @@ async def test_journaled_refresh_is_stored_after_restart(tmp_path: Path) -> None
         async with serving(zoom, data_dir) as zoomgate:
             await zoomgate.connect()
         record = await stored(data_dir, MONICA)
-        await write_journal(data_dir, refresh_entry(record, await refresh_at_zoom(zoom, record), "a" * 32))
+        await write_journal(data_dir, refresh_entry(record, await refresh_with_zoom(zoom, record), "a" * 32))
         async with serving(zoom, data_dir, environ={"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}) as zoomgate:
             connection = await wait_for_generation(zoomgate, MONICA, 2)
             assert connection.state == Connection.STATE_ACTIVE
@@ -121,13 +121,13 @@ async def test_journaled_refresh_is_stored_after_restart(tmp_path: Path) -> None
 
 
 async def test_malformed_entry_does_not_block_the_others(tmp_path: Path) -> None:
-    """Such an entry, possibly written by a newer release, remains in the journal and in the metrics."""
+    """A malformed entry, possibly written by a newer release, remains in the journal and in the metrics."""
     data_dir = tmp_path / "data"
     async with Simulator(SimulatorOptions(port=0)) as zoom:
         async with serving(zoom, data_dir) as zoomgate:
             await zoomgate.connect()
         record = await stored(data_dir, MONICA)
-        malformed = replace(await refresh_at_zoom(zoom, record), access_expire_at="later")  # type: ignore[arg-type]
+        malformed = replace(await refresh_with_zoom(zoom, record), access_expire_at="later")  # type: ignore[arg-type]
         await write_journal(
             data_dir,
             Entry("0" * 32, Origin.CONSENT, OMAR, "", 0, malformed),
@@ -140,13 +140,13 @@ async def test_malformed_entry_does_not_block_the_others(tmp_path: Path) -> None
 
 
 async def test_deferred_consent_is_counted_once_it_is_stored(tmp_path: Path) -> None:
-    """Nothing is counted while Zoom does not confirm whose tokens these are."""
+    """The consent is not counted until Zoom confirms which user the tokens belong to."""
     data_dir = tmp_path / "data"
     async with Simulator(SimulatorOptions(port=0)) as zoom:
         async with serving(zoom, data_dir) as zoomgate:
             await zoomgate.connect()
         record = await stored(data_dir, MONICA)
-        tokens = await refresh_at_zoom(zoom, record)
+        tokens = await refresh_with_zoom(zoom, record)
         await write_journal(
             data_dir, Entry("c" * 32, Origin.CONSENT, MONICA, record.grant, record.generation, tokens)
         )
@@ -187,7 +187,7 @@ def _audit_events(trail: Path, action: str) -> list[dict[str, Any]]:
 
 
 async def test_journaled_pair_of_an_earlier_generation_is_stored_as_alternate_pair(tmp_path: Path) -> None:
-    """The user stays connected."""
+    """The user remains connected."""
     data_dir = tmp_path / "data"
     async with Simulator(SimulatorOptions(port=0)) as zoom:
         async with serving(zoom, data_dir) as zoomgate:
@@ -205,7 +205,7 @@ async def test_journaled_pair_of_an_earlier_generation_is_stored_as_alternate_pa
 
 
 async def test_unreadable_entry_is_counted_and_preserved(tmp_path: Path) -> None:
-    """It does not affect other refreshes."""
+    """An unreadable entry does not affect other refreshes."""
     data_dir = tmp_path / "data"
     async with Simulator(SimulatorOptions(port=0)) as zoom:
         async with serving(zoom, data_dir) as zoomgate:
@@ -222,7 +222,7 @@ async def test_refreshes_work_without_a_journal(tmp_path: Path) -> None:
     """Each failed write is counted if the journal is not writable, for example on a full disk."""
     data_dir = tmp_path / "data"
     data_dir.mkdir(mode=0o700)
-    (data_dir / "journal").write_text("not a folder")
+    (data_dir / "journal").write_text("not a directory")
     async with Simulator(SimulatorOptions(port=0)) as zoom, serving(zoom, data_dir) as zoomgate:
         await zoomgate.connect()
         response = await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))

@@ -1,4 +1,4 @@
-"""Tests of a connection's last error and next refresh time."""
+"""Tests for a connection's last error and next refresh time."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +51,7 @@ def change_secret(harness: Harness) -> None:
 async def test_last_error_is_set_by_a_failure_and_cleared_by_a_success(
     tmp_path: Path, failure: Callable[[Harness], None], reason: str
 ) -> None:
-    """None of these failures concerns the user, and the connection stays active."""
+    """None of these failures is specific to the user, and the connection remains active."""
     async with running(tmp_path / "data", environ=NO_REFRESH_INTERVAL) as zoomgate:
         await zoomgate.connect()
         options = zoomgate.simulator.zoom.options
@@ -72,7 +72,7 @@ async def test_last_error_is_set_by_a_failure_and_cleared_by_a_success(
 
 
 async def test_invalid_token_response_is_the_last_error(tmp_path: Path) -> None:
-    """A token that is not a bearer token leaves the current one in use."""
+    """If the new token is not a bearer token, the current token remains in use."""
     async with Simulator(SimulatorOptions(port=0)) as zoom, raw_upstream() as upstream:
         async with serving(zoom, tmp_path / "data") as zoomgate:
             await zoomgate.connect()
@@ -99,7 +99,7 @@ async def test_invalid_token_response_is_the_last_error(tmp_path: Path) -> None:
 async def test_rejection_is_the_last_error_until_the_user_consents(
     zoomgate: Harness, failure: Callable[[Harness], None], cause: str
 ) -> None:
-    """The connection has a reason, a cause and no next refresh time until then."""
+    """Until the user consents, the connection has a reason, a cause and no next refresh time."""
     await zoomgate.connect()
     failure(zoomgate)
     error = await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH)
@@ -143,7 +143,7 @@ async def test_next_refresh_time_is_set_for_active_connections_only(zoomgate: Ha
 
 
 @pytest.mark.parametrize(("remaining", "refreshes"), [(130, 0), (115, 1)])
-async def test_calls_refresh_the_token_from_the_next_refresh_time_on(
+async def test_calls_refresh_the_token_after_the_next_refresh_time(
     tmp_path: Path, remaining: int, refreshes: int
 ) -> None:
     options = SimulatorOptions(port=0, access_token_seconds=remaining)

@@ -1,4 +1,4 @@
-"""Outages of Zoom, rejected app credentials and a full disk fail calls, but change no user's connection."""
+"""Tests for Zoom outages, rejected app credentials and a full disk: calls fail, but no user's connection changes."""
 
 import asyncio
 import resource
@@ -34,7 +34,7 @@ async def refresh(zoomgate: Harness, user: str) -> int:
 
 
 async def check_connections_unchanged(zoomgate: Harness) -> None:
-    """Check that all users are connected and receive the token of their consent, which is still valid."""
+    """Check that all users are connected, and that calls return the still valid token of each user's consent."""
     for user in USERS:
         response = await zoomgate.call(zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=user))
         assert response.connection.state == Connection.STATE_ACTIVE
@@ -56,7 +56,7 @@ async def is_circuit_breaker_open(zoomgate: Harness) -> bool:
 async def test_wrong_client_secret_opens_the_circuit_breaker_and_changes_no_connection(
     tmp_path: Path,
 ) -> None:
-    """After three rejections, refreshes fail without calling Zoom and valid tokens are served. With the right secret, refreshes succeed."""
+    """After three rejections, refreshes fail without a call to Zoom; valid tokens are served. The correct secret restores refreshes."""
     async with Simulator(OPTIONS) as zoom:
         async with serving(zoom, tmp_path / "data") as zoomgate:
             await connect_all(zoomgate)
@@ -76,7 +76,7 @@ async def test_wrong_client_secret_opens_the_circuit_breaker_and_changes_no_conn
 
 
 async def test_daily_limit_of_zoom_stops_refreshes_for_at_most_15_minutes(tmp_path: Path) -> None:
-    """The second 429 in a row opens the circuit breaker, for 15 minutes instead of a day."""
+    """The second consecutive 429 response opens the circuit breaker for 15 minutes instead of a day."""
     async with running(tmp_path / "data", simulator=OPTIONS) as zoomgate:
         await connect_all(zoomgate)
         zoomgate.simulator.faults.add(Fault("token", "rate_limit_daily", times=-1))
@@ -92,8 +92,8 @@ async def test_daily_limit_of_zoom_stops_refreshes_for_at_most_15_minutes(tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["status", "html"])
-async def test_outage_costs_few_calls_and_changes_no_connection(tmp_path: Path, kind: str) -> None:
-    """While Zoom responds with 5xx, running refreshes call it three times each, and later ones fail without a call."""
+async def test_outage_causes_few_calls_and_changes_no_connection(tmp_path: Path, kind: str) -> None:
+    """While Zoom responds with 5xx, each running refresh calls Zoom three times, and later refreshes fail without a call."""
     async with running(tmp_path / "data", simulator=OPTIONS, environ=NO_REFRESH_INTERVAL) as zoomgate:
         await connect_all(zoomgate)
         zoomgate.simulator.faults.add(Fault("token", kind, times=-1, status=502))
@@ -106,7 +106,7 @@ async def test_outage_costs_few_calls_and_changes_no_connection(tmp_path: Path, 
 
 
 async def test_client_secret_is_changed_without_interruption(tmp_path: Path) -> None:
-    """With the new secret configured before the old one, calls succeed while Zoom accepts the old one and once it accepts the new one."""
+    """If the new secret is configured before the old secret, calls succeed both before and after Zoom accepts the new secret."""
     old, new = OPTIONS.client_secret, "the-next-secret-of-the-app"
     monica = "monica@example.com"
     async with Simulator(OPTIONS) as zoom:
@@ -127,7 +127,7 @@ async def test_client_secret_is_changed_without_interruption(tmp_path: Path) -> 
 
 
 async def test_full_disk_fails_refreshes_before_zoom_is_called(tmp_path: Path) -> None:
-    """Valid tokens are served meanwhile, and refreshes succeed once there is space again."""
+    """While the disk is full, valid tokens are served. Refreshes succeed once space is available again."""
     # with a required audit trail, tokens would be withheld; see tests/service/test_audit.py
     environ = {"ZOOMGATE_AUDIT_REQUIRED": "off"}
     async with running(tmp_path / "data", simulator=OPTIONS, environ=environ) as zoomgate:

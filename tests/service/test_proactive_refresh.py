@@ -1,4 +1,4 @@
-"""Proactive refresh in services that share a store, SQLite or MongoDB, against the simulated Zoom."""
+"""Tests for proactive refresh in services that share a store, SQLite or MongoDB, with the Zoom simulator."""
 
 import asyncio
 import time
@@ -25,20 +25,20 @@ DAY = 24 * 3600.0
 
 @pytest.fixture(autouse=True)
 def _short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let services poll continuously."""
+    """Make services poll continuously."""
     for name in ("FIRST_POLL_DELAY", "IDLE_POLL_INTERVAL", "USED_POLL_INTERVAL", "SCHEDULE_POLL_INTERVAL"):
         monkeypatch.setattr(proactive_refresh, name, 0.2)
 
 
 @pytest.fixture
 def environ(store_environ: dict[str, str]) -> dict[str, str]:
-    """Environment that points all services to one store."""
+    """Return settings with which all services use the same store."""
     return {"ZOOMGATE_PROACTIVE_REFRESHES_PER_MINUTE": "6000"} | store_environ
 
 
 @pytest.fixture
 async def zoomgate(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Harness]:
-    """A service with all users connected."""
+    """Run a service with all users connected."""
     async with running(tmp_path / "data", environ=environ) as harness:
         for user in USERS:
             await harness.connect(user)
@@ -47,7 +47,7 @@ async def zoomgate(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Har
 
 @pytest.fixture
 async def store(zoomgate: Harness, environ: dict[str, str]) -> AsyncIterator[RecordStore]:
-    """The store of the service."""
+    """Open the store of the service."""
     opened: RecordStore
     if "ZOOMGATE_STORE" in environ:
         opened = await MongoStore.open(environ["ZOOMGATE_STORE"])
@@ -80,7 +80,7 @@ class Records:
 
 @pytest.fixture
 async def records(zoomgate: Harness, store: RecordStore, environ: dict[str, str]) -> Records:
-    """The connections in the service's store."""
+    """Return the connections in the service's store."""
     (app,) = await store.apps()
     return Records(store, app, Path(environ.get("ZOOMGATE_KEYS", zoomgate.data_dir / "keys.json")))
 
@@ -88,7 +88,7 @@ async def records(zoomgate: Harness, store: RecordStore, environ: dict[str, str]
 async def test_several_services_refresh_each_idle_grant_once(
     zoomgate: Harness, records: Records, environ: dict[str, str]
 ) -> None:
-    """Three services find three idle grants repeatedly, one without a due date as stored by an earlier release."""
+    """Three services repeatedly find three idle grants. One record has no due date, as if stored by an earlier release."""
     async with (
         serving(zoomgate.simulator, zoomgate.data_dir, environ) as second,
         serving(zoomgate.simulator, zoomgate.data_dir, environ) as third,

@@ -1,4 +1,4 @@
-"""Two services on one store, a SQLite file or a MongoDB database: neither continues to use what the other has changed."""
+"""Tests for two services on one store (SQLite or MongoDB): neither service uses outdated tokens after a change by the other service."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ TOKEN = auth.GetTokenRequest(user_email=MONICA)
 
 @dataclass
 class Gate:
-    """Delays Zoom's responses to refreshes while it is closed.
+    """A gate that delays Zoom's responses to refreshes while closed.
 
     Attributes:
         responded: Set when Zoom has responded.
@@ -40,7 +40,7 @@ class Gate:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """An open gate. A test must request this fixture before those of the services."""
+    """Return an open gate. A test must request this fixture before the fixtures of the services."""
     gate, original = Gate(), OAuthClient.refresh
     gate.open.set()
 
@@ -56,25 +56,25 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 @pytest.fixture
 def environ(store_environ: dict[str, str]) -> dict[str, str]:
-    """The environment with which both services use one store."""
+    """Return settings with which both services use the same store."""
     return {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"} | store_environ
 
 
 @pytest.fixture
 async def zoomgate(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Harness]:
-    """The first service."""
+    """Run the first service."""
     async with running(tmp_path / "data", environ=environ) as first:
         yield first
 
 
 @pytest.fixture
 async def other(zoomgate: Harness, environ: dict[str, str]) -> AsyncIterator[Harness]:
-    """The second service, on the store of the first."""
+    """Run the second service, on the store of the first service."""
     async with serving(zoomgate.simulator, zoomgate.data_dir, environ) as second:
         yield second
 
 
-async def test_disconnect_removes_the_token_from_the_cache_of_the_other_service(
+async def test_disconnection_removes_the_token_from_the_cache_of_the_other_service(
     zoomgate: Harness, other: Harness
 ) -> None:
     await zoomgate.connect()
@@ -86,12 +86,12 @@ async def test_disconnect_removes_the_token_from_the_cache_of_the_other_service(
     assert (await other.error_of(other.auth.GetToken, TOKEN)).reason == "ZOOM_NOT_CONNECTED"
 
 
-async def test_token_refreshed_before_a_disconnect_is_not_cached_after_it(
+async def test_token_refreshed_before_a_disconnection_is_not_cached_afterwards(
     zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last step of the refresh, deleting the journal entry, takes longer than the change feed reports a change."""
+    """Deletion of the journal entry, the last step of a refresh, takes longer than the change feed reports a change."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.01)
-    monkeypatch.setattr(change_feed, "OVERLAP_SECONDS", 0.0)  # so that a disconnect is reported only once
+    monkeypatch.setattr(change_feed, "OVERLAP_SECONDS", 0.0)  # so that a disconnection is reported only once
     monkeypatch.setattr(change_feed, "FULL_POLL_INTERVAL", 1e6)
     monkeypatch.setattr(access_tokens, "CHANGE_VISIBILITY_SECONDS", 0.0)
     await zoomgate.connect()
@@ -167,7 +167,7 @@ async def test_token_replaced_twice_during_a_call_does_not_require_consent(
 async def test_token_being_refreshed_during_a_call_does_not_require_consent(
     gate: Gate, zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other service has Zoom's response, which invalidated the token at Zoom, and the store does not have the new token yet."""
+    """The other service has received a new token from Zoom, so the old token is invalid. The store does not contain the new token yet."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 1e6)
     me = proxy.GetRequest(user_email=MONICA, url="/users/me")
     await zoomgate.connect()
@@ -209,7 +209,7 @@ async def test_two_services_refresh_an_expired_token_once(zoomgate: Harness, oth
     assert zoomgate.stat("token.refresh_token.issued") == 1
 
 
-async def test_page_tokens_and_authorization_links_work_at_both_services(
+async def test_page_tokens_and_authorization_links_are_valid_in_both_services(
     zoomgate: Harness, other: Harness
 ) -> None:
     await zoomgate.connect()

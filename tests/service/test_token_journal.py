@@ -1,4 +1,4 @@
-"""Journal recovery: how a service processes tokens that a killed process left in the journal."""
+"""Tests for journal recovery: how a service processes journaled tokens of a killed process."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ STATE = connection_pb2.Connection.State
 
 
 def issued(zoom: Simulator, user: str = MONICA) -> TokenPair:
-    """Return tokens issued by Zoom and not stored anywhere."""
+    """Return tokens that Zoom has issued and no service has stored."""
     code = zoom.zoom.issue_code(zoom.zoom.users[user], REDIRECT)
     return pair(zoom, zoom.zoom.exchange(code, REDIRECT, ""))
 
@@ -46,20 +46,20 @@ def pair(zoom: Simulator, response: dict[str, Any]) -> TokenPair:
 
 
 def entry(tokens: TokenPair, user: str = MONICA, **fields: Any) -> Entry:
-    """Return the journal entry of a consent; by default of a user without a record."""
+    """Return the journal entry of a consent; by default for a user without a record."""
     attributes: dict[str, Any] = {"grant": "", "generation": 0, "initiated_by": "key|service"} | fields
     return Entry("ab" * 16, attributes.pop("origin", Origin.CONSENT), user, tokens=tokens, **attributes)
 
 
 async def write_journal(zoom: Simulator, data_dir: Path, new_entry: Entry) -> None:
-    """Write a journal entry as a process that was then killed."""
+    """Write a journal entry as if by a process that is then killed."""
     async with journal(zoom, data_dir) as killed:
         assert await killed.append(new_entry)
 
 
 @asynccontextmanager
 async def journal(zoom: Simulator, data_dir: Path) -> AsyncIterator[TokenJournal]:
-    """Open the journal as another process."""
+    """Open the journal as if in a different process."""
     opened = TokenJournal(
         data_dir / "journal",
         app=f"loopback|{zoom.options.client_id}",
@@ -73,7 +73,7 @@ async def journal(zoom: Simulator, data_dir: Path) -> AsyncIterator[TokenJournal
 
 @asynccontextmanager
 async def stopped(data_dir: Path, *, connected: bool = False) -> AsyncIterator[Simulator]:
-    """Run a simulated Zoom, with the data directory of a stopped service."""
+    """Run the Zoom simulator, with the data directory of a stopped service."""
     async with Simulator(SimulatorOptions(port=0)) as zoom:
         async with serving(zoom, data_dir) as service:
             if connected:
@@ -161,7 +161,7 @@ async def test_entry_whose_tokens_are_already_stored_is_not_refreshed(tmp_path: 
 
 @pytest.mark.parametrize("expired", [False, True])
 async def test_newer_consent_takes_precedence_over_a_journal_entry(tmp_path: Path, expired: bool) -> None:
-    """The entry is deleted without a call to Zoom, since revoking its tokens could end the newer grant."""
+    """The entry is deleted without a call to Zoom, because revoking its tokens could end the newer grant."""
     async with stopped(tmp_path) as zoom:
         early = issued(zoom)
         async with serving(zoom, tmp_path) as service:
@@ -208,36 +208,36 @@ async def test_refresh_of_an_entry_during_shutdown_is_not_lost(
         assert zoom.zoom.counters["token.refresh_token.refused"] == 0
 
 
-async def test_entry_with_another_users_tokens_is_revoked(tmp_path: Path) -> None:
+async def test_entry_with_tokens_of_a_different_user_is_revoked(tmp_path: Path) -> None:
     """Neither user is connected."""
     async with stopped(tmp_path) as zoom:
         await write_journal(zoom, tmp_path, entry(issued(zoom, OMAR)))
         async with serving(zoom, tmp_path) as service:
             await wait_until_empty(service)
-            refusal = await service.error_of(
+            rejection = await service.error_of(
                 service.auth.GetConnection, pb.GetConnectionRequest(user_email=MONICA), "admin"
             )
-            assert refusal.code.name == "NOT_FOUND"
+            assert rejection.code.name == "NOT_FOUND"
         assert zoom.zoom.counters["revoke.known"]
 
 
 async def test_supplied_token_is_stored_later_if_zoom_cannot_confirm_its_user(tmp_path: Path) -> None:
-    """RequestToken fails after using the token, so the caller must not send it again."""
+    """RequestToken fails after the token has been used, so the caller must not send the token again."""
     async with running(tmp_path) as service:
         zoom = service.simulator.zoom
         supplied = issued(service.simulator).refresh_token
         service.simulator.faults.add(Fault("users_me", "status", status=503))
         request = pb.RequestTokenRequest(user_email=MONICA, refresh_token=supplied)
-        refusal = await service.error_of(service.auth.RequestToken, request)
-        assert refusal.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
-        assert "do not send this token again" in refusal.message
+        rejection = await service.error_of(service.auth.RequestToken, request)
+        assert rejection.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
+        assert "do not send this token again" in rejection.message
         await wait_until_empty(service)
         assert (await get_connection(service)).state == STATE.STATE_ACTIVE
         assert zoom.counters["revoke.known"] == 0
 
 
-async def test_damaged_entry_does_not_prevent_startup(tmp_path: Path) -> None:
-    """The damaged file is preserved, and other entries are stored."""
+async def test_corrupt_entry_does_not_prevent_startup(tmp_path: Path) -> None:
+    """The corrupt file is preserved, and other entries are stored."""
     async with stopped(tmp_path) as zoom:
         damaged = tmp_path / "journal" / f"{'0' * 32}.entry"
         damaged.write_bytes(b"\x01broken")

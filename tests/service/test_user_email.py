@@ -1,4 +1,4 @@
-"""User email addresses: one accepted spelling each; others are rejected and never normalized."""
+"""Tests for user email addresses: each address has one accepted spelling; other spellings are rejected and never normalized."""
 
 import pytest
 
@@ -36,16 +36,16 @@ ACCEPTED = ["monica@example.com", "a+b@example.com", "o'hara@xn--mller-kva.examp
 
 @pytest.mark.parametrize("address", REJECTED)
 async def test_noncanonical_address_is_rejected_with_a_remedy(zoomgate: Harness, address: str) -> None:
-    refusal = await zoomgate.error_of(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=address))
-    assert refusal.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
-    assert "send" in refusal.violations["user_email"] or ":" in refusal.violations["user_email"]
+    rejection = await zoomgate.error_of(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=address))
+    assert rejection.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert "send" in rejection.violations["user_email"] or ":" in rejection.violations["user_email"]
 
 
 @pytest.mark.parametrize("address", ACCEPTED)
 async def test_canonical_address_is_accepted(zoomgate: Harness, address: str) -> None:
-    """This includes dollar signs and dots."""
-    refusal = await zoomgate.error_of(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=address))
-    assert refusal.reason == "ZOOM_NOT_CONNECTED"
+    """Addresses with dollar signs and dots are also accepted."""
+    rejection = await zoomgate.error_of(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=address))
+    assert rejection.reason == "ZOOM_NOT_CONNECTED"
 
 
 def test_is_canonical_agrees_with_the_validation() -> None:

@@ -1,4 +1,4 @@
-"""Watches of connections over gRPC, with both stores."""
+"""Tests for watches of connections over gRPC, with both stores."""
 
 import asyncio
 import time
@@ -29,20 +29,20 @@ Response = pb.WatchConnectionsResponse
 
 @pytest.fixture
 def environ(store_environ: dict[str, str]) -> dict[str, str]:
-    """Settings with a shared store and without a limit on forced refreshes."""
+    """Return settings with a shared store and without a limit on forced refreshes."""
     return {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"} | store_environ
 
 
 @pytest.fixture(autouse=True)
 def _short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Poll for changes more often than once a second."""
+    """Poll for changes more often than once per second."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.02)
     monkeypatch.setattr(watchers, "PAUSE_SECONDS", 0.02)
 
 
 @pytest.fixture
 async def zoomgate(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Harness]:
-    """A running service."""
+    """Run a service."""
     async with running(tmp_path / "data", environ=environ) as started:
         yield started
 
@@ -126,7 +126,7 @@ async def disconnect(zoomgate: Harness, user: str = MONICA) -> None:
 
 
 async def test_watch_reports_the_life_of_a_connection(zoomgate: Harness) -> None:
-    """Existing connections come first, then one event each for a consent, a refresh, a disconnect, and a new consent."""
+    """After existing connections, a watch sends one event each for a consent, a refresh, a disconnection, and a new consent."""
     await zoomgate.connect(OMAR)
     async with watching(zoomgate) as watch:
         assert await watch.until_synced() == [("INITIAL", OMAR)]
@@ -149,7 +149,7 @@ async def test_watch_reports_the_life_of_a_connection(zoomgate: Harness) -> None
 async def test_change_during_a_slow_read_is_reported_as_updated(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection already reported is never reported as created again, however often it changes while the store is slow."""
+    """A connection already reported is never reported as created again, regardless of how often it changes while the store is slow."""
     await zoomgate.connect()
     async with watching(zoomgate) as watch:
         assert await watch.until_synced() == [("INITIAL", MONICA)]
@@ -173,7 +173,7 @@ async def test_change_during_a_slow_read_is_reported_as_updated(
         await reading.wait()
         generation = await refresh(zoomgate)
         monkeypatch.setattr(ConnectionRepository, "changes", counted_changes)
-        while polls < 2:  # the first poll may have started before the second refresh was stored
+        while polls < 2:  # the first poll may have read before the second refresh was stored
             await asyncio.sleep(0.01)
         proceed.set()
         updated = await watch.event()
@@ -183,10 +183,10 @@ async def test_change_during_a_slow_read_is_reported_as_updated(
         assert type_and_user(updated) == ("UPDATED", MONICA)
 
 
-async def test_change_read_early_for_one_watch_is_sent_to_another(
+async def test_change_read_early_for_one_watch_is_sent_to_other_watches(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slow read for one change may already return the next change. A watch that started in between must receive that change too."""
+    """A slow read for one change may return the next change. A watch started between both must also receive the next change."""
     await zoomgate.connect()
     async with watching(zoomgate) as first:
         await first.until_synced()
@@ -238,7 +238,7 @@ async def test_watch_reports_changes_by_other_processes(zoomgate: Harness, envir
 
 
 async def test_resumed_watch_misses_no_event(zoomgate: Harness) -> None:
-    """It reports every change since the token, including disconnects, and sends no initial events."""
+    """The resumed watch reports every change since the token, including disconnections, and sends no initial events."""
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
     async with watching(zoomgate) as watch:
@@ -255,7 +255,7 @@ async def test_resumed_watch_misses_no_event(zoomgate: Harness) -> None:
         assert "INITIAL" not in {type_and_user(event)[0] for event in events.values()}
 
 
-async def test_resume_at_a_process_started_later_misses_no_event(
+async def test_resume_in_a_process_started_later_misses_no_event(
     zoomgate: Harness, environ: dict[str, str], tmp_path: Path
 ) -> None:
     async with watching(zoomgate) as watch:
@@ -270,7 +270,7 @@ async def test_resume_at_a_process_started_later_misses_no_event(
 
 
 async def test_interrupted_snapshot_resumes_after_the_last_user(zoomgate: Harness) -> None:
-    """Changes to users before that position are reported too."""
+    """Changes to users before the position of the resume token are also reported."""
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
     async with watching(zoomgate) as watch:
@@ -301,7 +301,7 @@ async def test_changes_trimmed_from_the_log_are_read_from_the_store(
 
 
 async def test_resume_token_is_bound_to_caller_and_users(zoomgate: Harness) -> None:
-    """It is rejected with another caller, with other users, or if it was modified."""
+    """A token is rejected for a different caller, for different users, or if the token was modified."""
     async with watching(zoomgate, [MONICA], caller="service") as watch:
         await watch.until_synced()
         token = watch.token
@@ -320,7 +320,7 @@ async def test_resume_token_is_bound_to_caller_and_users(zoomgate: Harness) -> N
 async def test_token_outside_the_retention_time_is_rejected(
     zoomgate: Harness, days: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A token older than the retention of tombstones, or from the future, is OUT_OF_RANGE, and the message says what to do."""
+    """A token older than the retention of tombstones, or from the future, is rejected with OUT_OF_RANGE and a remedy."""
     async with watching(zoomgate) as watch:
         await watch.until_synced()
         token = watch.token
@@ -328,13 +328,15 @@ async def test_token_outside_the_retention_time_is_rejected(
     if days < 0:
         monkeypatch.setattr(watchers, "MAX_VISIBILITY_DELAY", -1e9)
     request = pb.WatchConnectionsRequest(resume_token=token)
-    refusal = await zoomgate.error_of(zoomgate.auth.WatchConnections, request, "admin")
-    assert refusal.short == ("OUT_OF_RANGE", "RESUME_TOKEN_EXPIRED")
-    assert "watch again without one" in refusal.message
+    rejection = await zoomgate.error_of(zoomgate.auth.WatchConnections, request, "admin")
+    assert rejection.short == ("OUT_OF_RANGE", "RESUME_TOKEN_EXPIRED")
+    assert "watch again without one" in rejection.message
 
 
-async def test_drained_watch_can_be_resumed_elsewhere(environ: dict[str, str], tmp_path: Path) -> None:
-    """The watch ends with SYNCED and SHUTTING_DOWN, and its last token is valid at another process."""
+async def test_watch_ended_by_shutdown_can_be_resumed_elsewhere(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    """The watch ends with SYNCED and SHUTTING_DOWN, and its last token is valid in a different process."""
     async with running(tmp_path / "data", environ=environ) as first:
         async with AsyncExitStack() as stack:
             async with serving(first.simulator, first.data_dir, environ) as second:
@@ -345,9 +347,9 @@ async def test_drained_watch_can_be_resumed_elsewhere(environ: dict[str, str], t
                 watch = Watch(call)
                 await watch.until_synced()
                 error = asyncio.create_task(watch.error())
-            refusal = await error
-        assert refusal.short == ("UNAVAILABLE", "SHUTTING_DOWN")
-        assert refusal.retry_after is not None
+            rejection = await error
+        assert rejection.short == ("UNAVAILABLE", "SHUTTING_DOWN")
+        assert rejection.retry_after is not None
         assert watch.last == ("SYNCED", "")
         await first.connect()
         async with watching(first, token=watch.token) as resumed:
@@ -355,7 +357,7 @@ async def test_drained_watch_can_be_resumed_elsewhere(environ: dict[str, str], t
 
 
 async def test_idle_watch_renews_its_resume_token(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nothing changes, a watch sends SYNCED with a new token from time to time."""
+    """While nothing changes, a watch periodically sends SYNCED with a new token."""
     monkeypatch.setattr(watchers, "IDLE_SECONDS", 0.05)
     async with watching(zoomgate) as watch:
         await watch.until_synced()
@@ -365,7 +367,7 @@ async def test_idle_watch_renews_its_resume_token(zoomgate: Harness, monkeypatch
 
 
 async def test_watch_has_no_maximum_duration(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The maximum duration of other calls does not apply to it."""
+    """The maximum duration of other calls does not apply to watches."""
     monkeypatch.setattr("zoomgate_server.rpc.middleware.authentication.DEFAULT_SECONDS", -1.0)
     monkeypatch.setattr("zoomgate_server.rpc.middleware.authentication.MAX_SECONDS", -1.0)
     async with watching(zoomgate) as watch:
@@ -376,7 +378,7 @@ async def test_watch_has_no_maximum_duration(zoomgate: Harness, monkeypatch: pyt
 
 
 async def test_watch_is_limited_to_the_users_of_the_caller(zoomgate: Harness) -> None:
-    """Without names, a service receives events of the users it may see. Naming other users is rejected."""
+    """Without names, a service receives events about all users that it may access. Other users in the request are rejected."""
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
     async with watching(zoomgate, caller="omars") as watch:
@@ -384,28 +386,28 @@ async def test_watch_is_limited_to_the_users_of_the_caller(zoomgate: Harness) ->
         await refresh(zoomgate, MONICA)
         await refresh(zoomgate, OMAR)
         assert await watch.next() == ("UPDATED", OMAR)
-    refusal = await zoomgate.error_of(
+    rejection = await zoomgate.error_of(
         zoomgate.auth.WatchConnections, pb.WatchConnectionsRequest(user_emails=[OMAR, MONICA]), "omars"
     )
-    assert refusal.reason == "CALLER_NOT_ALLOWED"
+    assert rejection.reason == "CALLER_NOT_ALLOWED"
 
 
 async def test_watches_above_the_limit_are_rejected(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new watch is accepted once another one has ended."""
+    """A new watch is accepted after one of the watches has ended."""
     monkeypatch.setattr(watchers, "MAX_WATCHES", 1)
     request = pb.WatchConnectionsRequest()
     async with watching(zoomgate) as watch:
         await watch.until_synced()
-        refusal = await zoomgate.error_of(zoomgate.auth.WatchConnections, request, "admin")
-        assert refusal.short == ("RESOURCE_EXHAUSTED", "SERVER_OVERLOADED")
-        assert refusal.metadata == {"limit": "watches"}
+        rejection = await zoomgate.error_of(zoomgate.auth.WatchConnections, request, "admin")
+        assert rejection.short == ("RESOURCE_EXHAUSTED", "SERVER_OVERLOADED")
+        assert rejection.metadata == {"limit": "watches"}
     await wait_until_accepted(zoomgate)
 
 
 async def wait_until_accepted(zoomgate: Harness) -> None:
-    """Wait until the service accepts another watch."""
+    """Wait until the service accepts an additional watch."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         try:
@@ -414,11 +416,11 @@ async def wait_until_accepted(zoomgate: Harness) -> None:
             await asyncio.sleep(0.02)
         else:
             return
-    raise AssertionError("the service never accepted another watch")
+    raise AssertionError("the service never accepted an additional watch")
 
 
 async def test_unread_watch_is_ended(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller that keeps its connection open but reads no events does not block other watches forever."""
+    """A caller with an open connection that reads no events does not block other watches forever."""
     monkeypatch.setattr(watchers, "MAX_WATCHES", 1)
     monkeypatch.setattr(pipeline, "WRITE_TIMEOUT_SECONDS", 0.1)
     await zoomgate.connect()
@@ -452,7 +454,7 @@ async def test_watch_ends_when_the_caller_loses_access(
     names: list[str],
     reason: str,
 ) -> None:
-    """Access is checked before every event, so that the event after the change of the policy is not sent."""
+    """Access is checked before every event, so that the event after the policy change is not sent."""
     await zoomgate.connect(OMAR)
     async with watching(zoomgate, names, caller="omars") as watch:
         assert await watch.until_synced() == [("INITIAL", OMAR)]
@@ -504,8 +506,8 @@ async def test_watch_survives_an_unexpected_error_in_a_poll(
         monkeypatch.setattr(ConnectionRepository, "changes", fail)
         await failed.wait()
         resume = pb.WatchConnectionsRequest(resume_token=watch.token)
-        refusal = await zoomgate.error_of(zoomgate.auth.WatchConnections, resume, "admin")
-        assert refusal.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+        rejection = await zoomgate.error_of(zoomgate.auth.WatchConnections, resume, "admin")
+        assert rejection.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
         await zoomgate.connect()
         monkeypatch.undo()
         assert await watch.next() == ("CREATED", MONICA)
@@ -519,8 +521,8 @@ async def test_new_watch_fails_if_the_store_is_unavailable(
         raise StoreError("injected")
 
     monkeypatch.setattr(ConnectionRepository, "page", fail)
-    refusal = await zoomgate.error_of(zoomgate.auth.WatchConnections, pb.WatchConnectionsRequest(), "admin")
-    assert refusal.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+    rejection = await zoomgate.error_of(zoomgate.auth.WatchConnections, pb.WatchConnectionsRequest(), "admin")
+    assert rejection.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
 
 
 async def test_resumed_watch_fails_if_the_store_is_unavailable(
@@ -537,8 +539,8 @@ async def test_resumed_watch_fails_if_the_store_is_unavailable(
     request = pb.WatchConnectionsRequest(resume_token=token)
     with monkeypatch.context() as patch:
         patch.setattr(ConnectionRepository, "changes", fail)
-        refusal = await zoomgate.error_of(zoomgate.auth.WatchConnections, request, "admin")
-    assert refusal.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+        rejection = await zoomgate.error_of(zoomgate.auth.WatchConnections, request, "admin")
+    assert rejection.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
     await zoomgate.connect()
     async with watching(zoomgate, token=token) as watch:
         assert await watch.until_synced() == [("CREATED", MONICA)]

@@ -1,4 +1,4 @@
-"""Webhooks: events from Zoom, and requests that are not from Zoom."""
+"""Tests for webhooks: events from Zoom, and requests that are not from Zoom."""
 
 import asyncio
 import gzip
@@ -39,20 +39,20 @@ def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def environ(store_environ: dict[str, str]) -> dict[str, str]:
-    """Settings with the webhook secret, for each store."""
+    """Return settings with the webhook secret, for each store."""
     return ENVIRON | store_environ
 
 
 @pytest.fixture
 async def stored(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Harness]:
-    """A service that accepts webhooks, for each store."""
+    """Run a service that accepts webhooks, for each store."""
     async with running(tmp_path / "data", environ=environ) as harness:
         yield harness
 
 
 @pytest.fixture
 async def zoomgate(tmp_path: Path) -> AsyncIterator[Harness]:
-    """A service that accepts webhooks, with the default store."""
+    """Run a service that accepts webhooks, with the default store."""
     async with running(tmp_path / "data", environ=ENVIRON) as harness:
         yield harness
 
@@ -82,7 +82,7 @@ def audited(service: Harness, action: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def lines(log: io.StringIO) -> LogLines:
-    """The log lines of this test."""
+    """Return the log lines of the test."""
     return LogLines(log)
 
 
@@ -115,14 +115,14 @@ async def outcomes(zoomgate: Harness) -> dict[str, int]:
 async def test_event_disconnects_the_user(
     zoomgate: Harness, event: str, cause: "Connection.Cause.ValueType", revoked: bool
 ) -> None:
-    """The user is disconnected at once with a cause. Tokens that might remain valid at Zoom are revoked. Other users are unaffected."""
+    """The user is disconnected immediately with a cause. Tokens that Zoom might still accept are revoked. Other users are unaffected."""
     await zoomgate.connect(MONICA)
     await zoomgate.connect(OMAR)
     await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
     body = app_deauthorized(MONICA) if event == "app_deauthorized" else about_user(event, MONICA)
     assert await send(zoomgate.http_url, body) == (204, b"")
-    refusal = await zoomgate.error_of(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
-    assert refusal.reason == "ZOOM_NOT_CONNECTED"
+    rejection = await zoomgate.error_of(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
+    assert rejection.reason == "ZOOM_NOT_CONNECTED"
     connection = await get_connection(zoomgate)
     assert (connection.state, connection.cause) == (Connection.STATE_DISCONNECTED, cause)
     assert (await get_connection(zoomgate, OMAR)).state == Connection.STATE_ACTIVE
@@ -141,7 +141,7 @@ async def test_tombstone_is_stored_before_the_response(stored: Harness) -> None:
 
 
 async def test_repeated_event_has_no_effect(stored: Harness) -> None:
-    """This also applies after a new consent, and if the repeated event has a new signature."""
+    """A repeated event has no effect even after a new consent, or with a new signature."""
     await stored.connect()
     event = app_deauthorized(MONICA)
     assert (await send(stored.http_url, event))[0] == 204
@@ -156,7 +156,7 @@ async def test_repeated_event_has_no_effect(stored: Harness) -> None:
 
 @pytest.mark.parametrize("event", ["app_deauthorized", "user.deactivated"])
 async def test_event_older_than_the_consent_is_ignored(stored: Harness, event: str) -> None:
-    """A user who reconnected before a late event arrives stays connected, since Zoom retries for 85 minutes."""
+    """A user who reconnected before a late event arrives remains connected. Zoom retries for 85 minutes."""
     await stored.connect()
     before = time.time() - 1.4 * HOUR
     old = (
@@ -168,11 +168,11 @@ async def test_event_older_than_the_consent_is_ignored(stored: Harness, event: s
     assert await outcomes(stored) == {"older_than_consent": 1, "duplicate": 1}
 
 
-@pytest.mark.parametrize("kind", [str, float], ids=["text", "number"])
-async def test_milliseconds_may_be_text_or_number(
+@pytest.mark.parametrize("kind", [str, float], ids=["string", "number"])
+async def test_milliseconds_may_be_string_or_number(
     zoomgate: Harness, kind: Callable[[int], str | float]
 ) -> None:
-    """Zoom sends some times as text. Either form is compared with the time of the consent."""
+    """Zoom sends some times as strings. Both forms are compared with the time of the consent."""
     await zoomgate.connect()
     before = kind(int((time.time() - HOUR) * 1000))
     event = app_deauthorized(MONICA, deauthorization_time=None, event_ts=before)
@@ -184,7 +184,7 @@ async def test_milliseconds_may_be_text_or_number(
     assert await outcomes(zoomgate) == {"older_than_consent": 1, "disconnected": 1}
 
 
-async def test_event_about_an_unconnected_user_is_accepted(zoomgate: Harness) -> None:
+async def test_event_for_a_user_without_a_connection_is_accepted(zoomgate: Harness) -> None:
     """The user may be unknown or already disconnected."""
     await zoomgate.connect()
     await zoomgate.call(zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=MONICA))
@@ -207,7 +207,7 @@ async def test_other_events_are_accepted_and_ignored(zoomgate: Harness) -> None:
 
 
 async def test_event_disconnects_a_user_who_must_consent_again(zoomgate: Harness) -> None:
-    """Such a connection still contains tokens, although Zoom has already rejected them."""
+    """The connection still contains tokens that Zoom has already rejected."""
     await zoomgate.connect()
     zoomgate.simulator.zoom.revoke_grant(zoomgate.simulator.zoom.grants[MONICA])
     await zoomgate.error_of(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
@@ -216,10 +216,10 @@ async def test_event_disconnects_a_user_who_must_consent_again(zoomgate: Harness
     assert (await get_connection(zoomgate)).state == Connection.STATE_DISCONNECTED
 
 
-async def test_concurrent_events_at_two_services_disconnect_once(
+async def test_concurrent_events_in_two_services_disconnect_once(
     stored: Harness, environ: dict[str, str]
 ) -> None:
-    """Both services accept the event, one of them disconnects the user, and neither returns the token from then on."""
+    """Both services accept the event, one service disconnects the user, and neither service returns the token after that."""
     async with serving(stored.simulator, stored.data_dir, environ) as other:
         for number in range(3):
             await stored.connect()
@@ -241,9 +241,9 @@ async def test_concurrent_events_at_two_services_disconnect_once(
                 assert (await each.error_of(each.auth.GetToken, request)).reason == "ZOOM_NOT_CONNECTED"
         counts = [(await outcomes(each)).get("disconnected", 0) for each in (stored, other)]
         assert sum(counts) == 3
-        # services that share a SQLite file share their folder and therefore the audit trail
-        folders = {each.data_dir: each for each in (stored, other)}.values()
-        assert sum(len(audited(each, "connection.disconnected")) for each in folders) == 3
+        # services that share a SQLite file share the data directory and therefore the audit trail
+        directories = {each.data_dir: each for each in (stored, other)}.values()
+        assert sum(len(audited(each, "connection.disconnected")) for each in directories) == 3
 
 
 # -- store failures ------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ async def test_concurrent_events_at_two_services_disconnect_once(
 async def failing(
     monkeypatch: pytest.MonkeyPatch, method: str, *, after: bool = False
 ) -> AsyncIterator[None]:
-    """Make a method of the SQLite store fail, before or after it has taken effect."""
+    """Make a method of the SQLite store fail, before or after the actual operation."""
     real = getattr(SqliteStore, method)
 
     async def fails(self: SqliteStore, *arguments: Any, **named: Any) -> Any:
@@ -283,13 +283,13 @@ async def test_store_failure_makes_zoom_retry(
 
 
 async def test_unconfirmed_tombstone_is_detected(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the write of the tombstone succeeded but was not confirmed, the disconnect is audited and the token is not returned."""
+    """If the write of the tombstone succeeds but is not confirmed, the disconnection is audited and the token is not returned."""
     await zoomgate.connect()
     await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
     async with failing(monkeypatch, "put", after=True):
         assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 204
-    refusal = await zoomgate.error_of(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
-    assert refusal.reason == "ZOOM_NOT_CONNECTED"
+    rejection = await zoomgate.error_of(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
+    assert rejection.reason == "ZOOM_NOT_CONNECTED"
     assert (await get_connection(zoomgate)).cause == Connection.CAUSE_APP_DEAUTHORIZED
     assert await outcomes(zoomgate) == {"disconnected": 1}
     assert len(audited(zoomgate, "connection.disconnected")) == 1
@@ -298,7 +298,7 @@ async def test_unconfirmed_tombstone_is_detected(zoomgate: Harness, monkeypatch:
 async def test_tombstone_stored_before_an_outage_remains(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store fails after the write of the tombstone. Zoom's retry then has nothing left to do."""
+    """The store fails after the write of the tombstone. Zoom's retry has no further effect."""
     await zoomgate.connect()
     event = app_deauthorized(MONICA)
     put, get = SqliteStore.put, SqliteStore.get
@@ -327,7 +327,7 @@ async def test_tombstone_stored_before_an_outage_remains(
 async def test_slow_store_does_not_delay_the_response(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The response is 503 before Zoom's timeout of 3 seconds. The disconnect continues in the background."""
+    """The response is 503 before Zoom's timeout of 3 seconds. The disconnection continues in the background."""
     await zoomgate.connect()
     gate = asyncio.Event()
     real = SqliteStore.put
@@ -349,7 +349,7 @@ async def test_slow_store_does_not_delay_the_response(
 
 
 async def test_undecryptable_connection_makes_zoom_retry(zoomgate: Harness, lines: LogLines) -> None:
-    """A missing key may be restored before the retry. The log contains the record key, not the user."""
+    """A missing encryption key may be restored before the retry. The log contains the record key, not the user."""
     await zoomgate.connect()
     store = await SqliteStore.open(zoomgate.data_dir / "zoomgate.db", time.time)
     record, _ = await store.find("loopback|zoomgate-dev", "u-Monica-7Yc1")
@@ -381,7 +381,7 @@ async def test_validation_response_proves_the_secret(zoomgate: Harness) -> None:
 
 
 async def test_validation_cannot_be_used_to_forge_signatures(zoomgate: Harness) -> None:
-    """The challenge must be signed itself, and its token must not be the signed text of an event."""
+    """The challenge must be signed itself, and its token must not be the signed message of an event."""
     now = time.time()
     event = json.dumps(app_deauthorized(MONICA))
     assert (await send(zoomgate.http_url, challenge("abc"), secret="another"))[0] == 401
@@ -394,7 +394,7 @@ async def test_validation_cannot_be_used_to_forge_signatures(zoomgate: Harness) 
 
 
 async def test_secret_can_be_rotated_without_rejecting_events(tmp_path: Path) -> None:
-    """With two secrets, events signed with either are accepted, and a challenge is answered with the secret that signed it."""
+    """With two secrets, events signed with either are accepted, and the response to a challenge uses the secret of the challenge."""
     both = {"ZOOMGATE_WEBHOOK_SECRET": f"new-hunter2@ {SECRET}"}
     async with running(tmp_path / "data", environ=both) as zoomgate:
         for secret in ("new-hunter2@", SECRET):
@@ -468,7 +468,7 @@ DEAUTHORIZED = json.dumps(app_deauthorized(MONICA)).encode()
 async def test_invalid_event_is_rejected(
     zoomgate: Harness, body: bytes, changed_headers: dict[str, str | None], status: int, outcome: str
 ) -> None:
-    """The response is 4xx, which Zoom does not retry, and nothing is changed. The next valid event is accepted."""
+    """The response status is 4xx, so Zoom does not retry. No connection changes. The next valid event is accepted."""
     await zoomgate.connect()
     sent = {name: value for name, value in (headers(body) | changed_headers).items() if value is not None}
     async with aiohttp.ClientSession() as session:
@@ -548,7 +548,7 @@ async def test_oversized_body_is_not_read(zoomgate: Harness) -> None:
     reader, writer = await open_request(zoomgate, b"Transfer-Encoding: chunked\r\n")
 
     async def send_chunks() -> None:
-        for _ in range(1024):  # far more than the network buffers hold
+        for _ in range(1024):  # far more than the capacity of the network buffers
             writer.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
             await writer.drain()
 
@@ -575,7 +575,7 @@ async def test_compressed_bodies_are_not_decompressed(zoomgate: Harness, encodin
 
 
 async def test_unexpected_error_makes_zoom_retry(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The response is 500, which Zoom retries, and not a redirect to an error page."""
+    """The response status is 500, so that Zoom retries, and not a redirect to an error page."""
 
     async def fails(*_: Any) -> None:
         raise RuntimeError("injected")
@@ -611,7 +611,7 @@ async def test_slow_body_times_out(zoomgate: Harness, monkeypatch: pytest.Monkey
 async def test_incomplete_body_is_counted_as_rejected(
     zoomgate: Harness, lines: LogLines, head: bytes, body_start: bytes, signed: bool
 ) -> None:
-    """A sender that disconnects early does not cause tracebacks in the log."""
+    """A sender that closes the connection early does not cause tracebacks in the log."""
     _, writer = await open_request(
         zoomgate, head + (b"" if signed else b"x-zm-signature: twice\r\n"), body_start
     )
@@ -624,7 +624,7 @@ async def test_incomplete_body_is_counted_as_rejected(
 
 
 async def test_malformed_http_is_not_logged(zoomgate: Harness, lines: LogLines) -> None:
-    """Malformed chunks are answered with 400 and cause no warning or error in the log."""
+    """Malformed chunks are rejected with 400 and cause no warning or error in the log."""
     reader, writer = await open_request(zoomgate, b"Transfer-Encoding: chunked\r\n", b"zz\r\n{}\r\n")
     assert b" 400 " in await reader.readline()
     await reader.read()
@@ -647,7 +647,7 @@ async def test_rejections_are_counted_but_rate_limited_in_logs(zoomgate: Harness
 
 
 async def test_webhooks_are_disabled_without_a_secret(tmp_path: Path, lines: LogLines) -> None:
-    """The path returns 404, and the log names the setting that enables webhooks."""
+    """The path returns 404, and the log contains the setting that enables webhooks."""
     async with running(tmp_path / "data") as zoomgate:
         assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 404
         assert (await send(zoomgate.http_url, app_deauthorized(MONICA), secret=""))[0] == 404
@@ -667,8 +667,8 @@ async def test_methods_other_than_post_are_rejected(zoomgate: Harness, method: s
 # -- processed events ----------------------------------------------------------------------------------------
 
 
-async def test_processed_event_is_remembered_for_three_hours(zoomgate: Harness) -> None:
-    """Each event has one encrypted record, named by a digest, which may be deleted after three hours."""
+async def test_processed_event_is_stored_for_three_hours(zoomgate: Harness) -> None:
+    """Each event has one encrypted record with a digest as its key. The record may be deleted after three hours."""
     await zoomgate.connect()
     event = json.dumps(app_deauthorized(MONICA)).encode()
     await send(zoomgate.http_url, event)
@@ -683,12 +683,12 @@ async def test_processed_event_is_remembered_for_three_hours(zoomgate: Harness) 
     assert now < record.expire_at <= now + 3 * HOUR
 
 
-# -- with the simulated Zoom ---------------------------------------------------------------------------------
+# -- with the Zoom simulator ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
 async def subscribed(tmp_path: Path) -> AsyncIterator[Harness]:
-    """A service to which the simulated Zoom sends its events."""
+    """Run a service that receives the events of the Zoom simulator."""
     options = SimulatorOptions(port=0, webhook_secret=SECRET)
     async with running(tmp_path / "data", environ=ENVIRON, simulator=options) as harness:
         harness.simulator.webhooks.url = f"{harness.http_url}/webhooks/zoom"
@@ -704,7 +704,7 @@ async def trigger(zoomgate: Harness, event: str, user: str = "") -> None:
 
 
 async def responses(zoomgate: Harness, count: int) -> list[str]:
-    """Return the service's responses to the latest event once there are at least `count`."""
+    """Wait for at least `count` responses of the service to the latest event, and return all responses."""
     while True:
         latest = zoomgate.simulator.webhooks.latest()
         if latest and len(latest[0].responses) >= count:
@@ -713,7 +713,7 @@ async def responses(zoomgate: Harness, count: int) -> list[str]:
 
 
 async def test_events_of_the_simulator_are_accepted(subscribed: Harness) -> None:
-    """The endpoint passes the validation, and removing the app at Zoom disconnects the user."""
+    """The endpoint passes the validation, and removing the app in Zoom disconnects the user."""
     await subscribed.connect()
     await trigger(subscribed, "endpoint.url_validation")
     assert await responses(subscribed, 1) == ["200, validated"]
@@ -725,7 +725,7 @@ async def test_events_of_the_simulator_are_accepted(subscribed: Harness) -> None
 async def test_event_is_retried_after_a_store_failure(
     subscribed: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Zoom retries after five minutes, and the user is disconnected unless they have reconnected in the meantime."""
+    """Zoom retries after five minutes, and the user is disconnected unless the user has reconnected in the meantime."""
     for reconnects in (False, True):
         await subscribed.connect()
         async with failing(monkeypatch, "find"):

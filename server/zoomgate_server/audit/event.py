@@ -11,20 +11,20 @@ _NO_DETAILS: Mapping[str, str | int] = MappingProxyType({})
 
 
 class AuditEvent(NamedTuple):
-    """An event of the audit trail: who did what for which user, and with what outcome.
+    """An event of the audit trail: an action, its outcome, the caller and the affected user.
 
     Attributes:
         action: The dotted name, one of `audit.ACTIONS`.
-        outcome: `ok`, or the reason of the rejection or failure.
+        outcome: `ok`, or the reason for the rejection or failure.
         principal: The name of the caller; `browser` or `zoomgate` if no caller is involved.
         on_behalf_of: The name of the member, or empty.
-        user_email: The user concerned, or empty.
+        user_email: The email address of the affected user, or empty.
         request_id: The request ID of the call, or empty.
         role: The role of the caller, or empty.
         method: `Service.Method` of the call, or empty.
-        generation: The generation of the tokens concerned, or 0.
-        access_token: The access token concerned. Only its fingerprint is written.
-        refresh_token: The refresh token concerned. Only its fingerprint is written.
+        generation: The generation of the token pair, or 0.
+        access_token: The access token. Only its fingerprint is written.
+        refresh_token: The refresh token. Only its fingerprint is written.
         details: Additional facts; must not contain secrets.
     """
 
@@ -86,7 +86,7 @@ class AuditEvent(NamedTuple):
         )
 
     def with_tokens(self, generation: int, access_token: str, refresh_token: str) -> "AuditEvent":
-        """Return a copy with the tokens concerned. Empty tokens are omitted."""
+        """Return a copy with these tokens. Empty tokens are omitted."""
         return self._replace(
             generation=generation,
             access_token=Secret(access_token) if access_token else None,
@@ -95,4 +95,4 @@ class AuditEvent(NamedTuple):
 
 
 AuditSink = Callable[[AuditEvent], None]
-"""A receiver of audit events. It returns after the line is written."""
+"""A function that receives an audit event and returns after writing its line."""

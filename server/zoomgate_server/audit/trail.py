@@ -4,7 +4,7 @@ Each line is a single `write` to a file opened for appending. Several processes 
 lines. A written line survives a crash of the process, but it is not synced to disk and may be lost if the machine crashes.
 
 Tokens are never written. They are represented by fingerprints: an HMAC under a secret kept in the store. A leaked token can be looked up
-by its fingerprint, but a fingerprint reveals nothing about a token without the store and its keys.
+by its fingerprint, but a fingerprint reveals nothing about a token without the store and the key ring.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ from zoomgate_server.errors import AuditUnavailable
 from zoomgate_server.telemetry import logs
 
 FINGERPRINT_SECRET = "audit-fingerprints"
-"""The name of the secret in the store that is the HMAC key of the fingerprints."""
+"""The name of the stored secret that is the HMAC key for fingerprints."""
 
 FINGERPRINT_DIGITS = 16
 REJECTIONS_PER_MINUTE = 30
-"""The maximum number of lines per minute about rejections of one kind and caller. Further rejections are only counted."""
+"""The maximum number of lines per minute for each kind of rejection and each caller. Further rejections are only counted."""
 
 FILE_CHECK_INTERVAL = 0.1
-"""How often to check whether the file was renamed or removed. A check costs more than writing a line."""
+"""The interval of checks whether the file was renamed or removed. A check takes longer than writing a line."""
 
 WINDOW_SECONDS = 60.0
 ACTIONS: Mapping[str, str] = {
@@ -41,15 +41,15 @@ ACTIONS: Mapping[str, str] = {
     "authorization.started": "a link with which a user can consent was returned to a caller",
     "authorization.rejected": "a consent, or a refresh token sent by a caller, was rejected: declined by the user, rejected by Zoom,"
     " or completed by a different browser or caller",
-    "connection.stored": "the tokens of a consent or an import were stored, or turned out to belong to another user",
+    "connection.stored": "the tokens of a consent or an import were stored, or belong to a different user",
     "connection.relinked": "the tokens of a consent were stored as the connection of the user who actually consented",
-    "connection.unlinked": "an address was disconnected because its Zoom user is now connected under another address",
+    "connection.unlinked": "an address was disconnected because its Zoom user is now connected under a different address",
     "connection.refreshed": "a refresh token was exchanged for new tokens",
     "connection.reauth_required": "Zoom no longer accepts the tokens; the user must consent again",
     "connection.disconnected": "a user was disconnected by a caller or by an event from Zoom",
     "connection.expired": "a user was disconnected after needing a new consent for too long",
     "connection.pruned": "the record of a disconnected user was deleted after its retention period",
-    "call.rejected": "a call was rejected: unknown caller, not allowed, state of another caller, forbidden path or header",
+    "call.rejected": "a call was rejected: unknown caller, not allowed, state of a different caller, forbidden path or header",
     "webhook.rejected": "a webhook was rejected: wrong signature, too old, malformed",
     "keys.created": "a key ring was created",
     "keys.added": "a key was added to the key ring; until it is promoted, it is used only for decryption",
@@ -63,7 +63,7 @@ ACTIONS: Mapping[str, str] = {
 """All actions with their meanings."""
 
 LIMITED = frozenset({"call.rejected", "authorization.rejected", "webhook.rejected"})
-"""Actions that any unauthenticated client can cause without limit; their lines are rate limited."""
+"""Actions that unauthenticated clients can cause. Their lines are rate limited."""
 
 _log = logs.get("zoomgate.audit")
 
@@ -72,7 +72,7 @@ _log = logs.get("zoomgate.audit")
 def fingerprint(key: bytes, token: str) -> str:
     """Return the fingerprint of a token: the first 16 hex digits of its HMAC-SHA256.
 
-    Results are cached, because the same token is often returned many times and computing the HMAC takes a tenth of the whole call.
+    Results are cached, because the same token is often returned many times, and the HMAC takes a tenth of the time of a call.
     """
     return hmac.digest(key, token.encode("utf-8", "replace"), "sha256").hex()[:FINGERPRINT_DIGITS]
 
@@ -83,10 +83,10 @@ class AuditTrail:
     Args:
         path: The file, created with mode 0600 if it does not exist; None to write to the log.
         key: The HMAC key of the fingerprints.
-        on_lost: Called for each line that could not be written.
+        on_lost: Called for each line that cannot be written.
 
     Raises:
-        OSError: The file cannot be opened for writing, or is not a file.
+        OSError: The file cannot be opened for writing, or is not a regular file.
     """
 
     def __init__(self, path: Path | None, *, key: bytes, clock: Clock, on_lost: Callable[[], None]) -> None:
@@ -96,7 +96,7 @@ class AuditTrail:
         self._on_lost = on_lost
 
     def __call__(self, event: AuditEvent) -> None:
-        """Write an event that does not depend on being recorded; if writing fails, log its line as an error."""
+        """Write an event, or log its line as an error if the trail cannot be written."""
         if event.action in LIMITED:
             for kind, suppressed in self._limit.pop_finished():
                 self._write_or_log(_suppressed_event(kind, suppressed))
@@ -105,7 +105,7 @@ class AuditTrail:
         self._write_or_log(event)
 
     def require(self, event: AuditEvent) -> None:
-        """Write an event that must not take effect unless it is recorded.
+        """Write an event whose action must not be performed unless the line is written.
 
         Raises:
             AuditUnavailable: The line could not be written.
@@ -115,12 +115,12 @@ class AuditTrail:
         except OSError as error:
             self._lost(error, event._replace(outcome="AUDIT_UNAVAILABLE"))
             raise AuditUnavailable(
-                "The audit trail cannot be written, so no token is returned; an operator must fix this",
+                "The audit trail cannot be written, so no token is returned; fix the problem reported in the server log",
                 retry_after=5.0,
             ) from None
 
     async def flush_suppressed(self) -> None:
-        """Write the number of suppressed rejections once a minute, until canceled."""
+        """Write the number of suppressed rejections once per minute, until canceled."""
         while True:
             await asyncio.sleep(WINDOW_SECONDS)
             for kind, suppressed in self._limit.pop_finished():
@@ -145,7 +145,7 @@ class AuditTrail:
         )
 
     def _fields(self, event: AuditEvent) -> dict[str, Any]:
-        """Return the fields of a line. Only the details are escaped here; all other values were validated on input."""
+        """Return the fields of a line. Only the details are escaped, because all other values were validated on input."""
         fields: dict[str, Any] = {
             "time": _now(),
             "action": event.action,
@@ -182,7 +182,7 @@ def _second(seconds: int) -> str:
 
 
 class _Output(Protocol):
-    """A destination of lines."""
+    """A destination for lines of the audit trail."""
 
     def write(self, fields: dict[str, Any]) -> None:
         """Write a line.
@@ -198,7 +198,7 @@ class _Output(Protocol):
 
 
 class _Log:
-    """The log of the process as destination, regardless of the log level. Lines that the log loses are lost."""
+    """The log of the process as the destination, regardless of the log level. A line lost by the log is not written elsewhere."""
 
     def write(self, fields: dict[str, Any]) -> None:
         """Write a line to the log."""
@@ -209,7 +209,7 @@ class _Log:
 
 
 class _File:
-    """A file to which other processes also append, and which may be renamed or removed at any time."""
+    """A file shared with other processes. It may be renamed or removed at any time."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
@@ -221,7 +221,7 @@ class _File:
         self._open()
 
     def write(self, fields: dict[str, Any]) -> None:
-        """Write a line to the file at the path, or to the file that was there up to `FILE_CHECK_INTERVAL` seconds ago.
+        """Write a line to the file at the path, or to a file renamed or removed less than `FILE_CHECK_INTERVAL` seconds ago.
 
         Raises:
             OSError: The line was not written completely.
@@ -230,7 +230,7 @@ class _File:
         if self._clock.monotonic() >= self._next_check:
             self._reopen_if_moved()
         if self._incomplete:
-            line = b"\n" + line  # keeps this line separate from the incomplete one
+            line = b"\n" + line  # separates this line from the incomplete one
         if os.write(self._descriptor, line) != len(line):
             self._incomplete = True
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -260,22 +260,22 @@ class _File:
             status = os.fstat(descriptor)
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISCHR(status.st_mode)):
                 raise OSError(errno.EINVAL, "not a file")
-            self._match_folder_owner(descriptor, status)
+            self._match_directory_owner(descriptor, status)
         except OSError:
             os.close(descriptor)
             raise
         self.close()
         self._descriptor, self._identity, self._incomplete = descriptor, (status.st_dev, status.st_ino), False
 
-    def _match_folder_owner(self, descriptor: int, status: os.stat_result) -> None:
-        """Change the owner of a file just created by root to the folder's owner, so that the service can write to it."""
-        folder = self._path.parent.stat()
-        if os.geteuid() == 0 and status.st_uid == 0 and status.st_size == 0 and folder.st_uid != 0:
-            os.fchown(descriptor, folder.st_uid, folder.st_gid)
+    def _match_directory_owner(self, descriptor: int, status: os.stat_result) -> None:
+        """Change the owner of a file created by root to the directory's owner, so that the service can write to the file."""
+        directory = self._path.parent.stat()
+        if os.geteuid() == 0 and status.st_uid == 0 and status.st_size == 0 and directory.st_uid != 0:
+            os.fchown(descriptor, directory.st_uid, directory.st_gid)
 
 
 class _Kind(NamedTuple):
-    """The fields that rejections counted together have in common."""
+    """The fields by which rejections are grouped for the rate limit."""
 
     action: str
     outcome: str
@@ -285,7 +285,7 @@ class _Kind(NamedTuple):
 
 
 class _Limit:
-    """Rate limit of rejections: a number of each kind per minute is written, and the others are counted.
+    """Rate limit for rejections: a fixed number per kind and minute is written, and further rejections are counted.
 
     The number of kinds is bounded, because callers and members come from a file and outcomes from a fixed list. A kind is discarded after
     its minute.
@@ -296,7 +296,7 @@ class _Limit:
         self._windows: dict[_Kind, list[Any]] = {}  # start time, lines written, lines suppressed
 
     def allows(self, event: AuditEvent) -> bool:
-        """Count an event, and return whether it gets its own line."""
+        """Count an event, and return whether to write a line for the event."""
         kind = _Kind(event.action, event.outcome, event.principal, event.on_behalf_of, event.role)
         window = self._windows.get(kind)
         if window is None:
@@ -306,12 +306,12 @@ class _Limit:
         return written
 
     def pop_finished(self) -> list[tuple[_Kind, int]]:
-        """Remove the windows older than a minute, and return how many events each suppressed, if any."""
+        """Remove the windows older than a minute, and return the kinds with suppressed events and their numbers."""
         before = self._clock.monotonic() - WINDOW_SECONDS
         return self._pop([kind for kind, window in self._windows.items() if window[0] <= before])
 
     def pop_all(self) -> list[tuple[_Kind, int]]:
-        """Remove all windows, and return how many events each suppressed, if any."""
+        """Remove all windows, and return the kinds with suppressed events and their numbers."""
         return self._pop(list(self._windows))
 
     def _pop(self, kinds: list[_Kind]) -> list[tuple[_Kind, int]]:

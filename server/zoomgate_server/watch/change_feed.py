@@ -1,30 +1,31 @@
-"""The change feed: one reader per process polls the store for changed connections, and all subscriptions share what it finds.
+"""The change feed: one reader per process polls the store for changed connections, and all subscriptions share the results.
 
 Reading changes
     Every record has a time `changed_at`, taken from the store's clock just before the record is written. A poll reads all records with
     `changed_at >= since`. If `since` were the time of the previous poll, changes would be missed for three reasons:
 
-    * Late writes. A write can wait for a slot, a lock or a majority, so a change can become visible up to `LATE_SECONDS` after its
-      `changed_at`. Every poll therefore starts `OVERLAP_SECONDS` before the previous poll. In addition, every `DEEP_SECONDS` a deep poll
-      starts `LATE_SECONDS` before the previous deep poll.
-    * Failed polls. A failed poll changes no state, so the next poll starts at the same time.
-    * Clock jumps. The store's clock can be set back, or a server with a slower clock can take over. A poll therefore starts from the
-      earlier of the current store time and the time of the previous poll. The jump is detected only once the poll has returned, so that
-      poll may still have started too late. The next poll is then a deep poll that starts early enough.
+    * Late writes. A write can wait for a slot, a lock or a majority, so a change can become visible up to `MAX_VISIBILITY_DELAY` after its
+      `changed_at`. Every poll therefore reads from `OVERLAP_SECONDS` before the time of the previous poll. In addition, every
+      `FULL_POLL_INTERVAL` a full poll reads from `MAX_VISIBILITY_DELAY` before the time of the previous full poll.
+    * Failed polls. A failed poll changes no state, so the next poll reads from the same time.
+    * Clock jumps. The store's clock can be set back, or a server with a slower clock can become primary. A poll therefore reads from the
+      current store time or the time of the previous poll, whichever is earlier. A jump is detected only after the poll, which may
+      therefore have read from too late a time. The next poll is then a full poll that reads from an earlier time.
 
 The log
-    Because polls overlap, most changes are read several times. The log removes the duplicates: it holds one entry per connection, for
-    the latest revision that was seen. A revision that is already in the log is ignored. Entries are numbered in the order in which this
-    process first saw them.
+    Because polls overlap, most changes are read several times. The log removes the duplicates: it contains one entry per connection, for
+    the latest known revision. A revision that is already in the log is ignored. Entries are numbered in the order in which this
+    process first read them.
 
 Subscriptions
     A subscription stores only the number of the last entry delivered to it, so a slow subscriber needs no more memory. If entries after
     that number have been trimmed from the log, the subscriber reads the missed changes from the store instead.
 
 Resuming
-    Entry numbers are valid in one process only. A client that resumes, possibly at another process, passes a watermark instead: a time
-    of the store's clock up to which it has received everything. It is then sent all changes since `RETURN_SECONDS` before that
-    watermark. This covers late writes (`LATE_SECONDS`) and the interval until a deep poll finds them (`DEEP_SECONDS`).
+    Entry numbers are valid in one process only. A client that resumes, possibly with a different process, passes a watermark instead: the
+    store time up to which the client has received all changes. The client then receives all changes since `RESUME_OVERLAP_SECONDS` before
+    the watermark. The overlap covers late writes (`MAX_VISIBILITY_DELAY`) and the interval until the next full poll
+    (`FULL_POLL_INTERVAL`).
 """
 
 import asyncio
@@ -48,45 +49,45 @@ REQUESTED_POLL_DELAY = 0.1
 """The minimum pause before a poll that a caller waits for."""
 
 OVERLAP_SECONDS = 10.0
-"""How far each poll reaches back before the previous one, since clocks and writes of other processes may lag."""
+"""Overlap with the previous poll, because clocks and writes of other processes may be delayed."""
 
 MAX_VISIBILITY_DELAY = 60.0
-"""The maximum time between a change's `changed_at` and its visibility in the store. The write timeouts of the stores, 5 to 15 seconds, are
-well below. Only a process that was suspended in between can exceed it."""
+"""The maximum time between a change's `changed_at` and its visibility in the store. The write timeouts of the
+stores, 5 to 15 seconds, are well below this limit. Only a suspended process can exceed the limit."""
 
 FULL_POLL_INTERVAL = 10.0
-"""The interval between deep polls, which reach back `LATE_SECONDS`."""
+"""The interval between full polls, which overlap with the previous full poll by `MAX_VISIBILITY_DELAY`."""
 
 ROLLBACK_SECONDS = 1.0
-"""The minimum difference at which the store's clock counts as set back. Smaller differences are network latency."""
+"""The minimum backward jump of the store's clock that is treated as a rollback. Smaller differences are network latency."""
 
 RESUME_OVERLAP_SECONDS = 90.0
-"""How far before its watermark a resuming client is sent changes: `LATE_SECONDS`, plus `DEEP_SECONDS` until a deep poll, and a margin."""
+"""Overlap when a client resumes from a watermark: `MAX_VISIBILITY_DELAY`, plus `FULL_POLL_INTERVAL`, and a margin."""
 
 START_SECONDS = 300.0
-"""How far back the first poll reaches, so that clients resuming after a restart are served from the log."""
+"""Range of the first poll. Clients that resume soon after a restart are then served from the log."""
 
 LOG_ENTRIES = 10_000
-"""The maximum number of connections in the log. Changes that a poll may read again are retained beyond this limit."""
+"""The maximum number of connections in the log. Changes that a later poll may return again are retained beyond this limit."""
 
 PAGE_SIZE = 5_000
-"""The number of changes read from the store at a time."""
+"""The number of changes per page read from the store."""
 
 MAX_CONCURRENT_READS = 8
-"""The maximum number of concurrent reads of records for subscribers."""
+"""The maximum number of concurrent record reads for subscribers."""
 
 _log = logs.get("zoomgate.connections")
 
 
 @dataclass(slots=True, eq=False)
 class Snapshot:
-    """The visible state of a connection at some time, without secrets.
+    """The state of a connection at some time, without secrets and internal fields.
 
     Attributes:
         record: The connection; None if it does not exist or cannot be decrypted.
         since: The number of the entry with which the connection got this state.
         created_since: The number of the entry with which the connection got its `create_time`.
-        read_at: The tick of `ChangeFeed` after the store first returned this state.
+        read_at: Logical time (`ChangeFeed` tick) of the read that first returned this state.
     """
 
     record: ConnectionRecord | None
@@ -102,11 +103,12 @@ class Entry:
     Attributes:
         change: The change as read from the store.
         number: The position in the log.
-        previous_poll_at: The store time of the poll before the one that found the change. Everything visible then has a smaller number.
+        previous_poll_at: The store time of the last poll before the change was found. Changes already visible at that time have smaller
+            numbers.
         found_at: The store time of the poll that found the change.
         is_latest: False once the connection has changed again.
-        earlier_snapshot: The snapshot of an earlier entry, if one was loaded.
-        previous_entry: The previous entry, if it was still being loaded when this one was added.
+        earlier_snapshot: The snapshot of an earlier entry, if loaded.
+        previous_entry: The previous entry, if its snapshot was still being loaded when this entry was added.
         snapshot: The state of the connection, once it has been loaded.
         loading: The task that loads the snapshot.
     """
@@ -130,18 +132,18 @@ class Entry:
 class Subscription:
     """A subscription to the changes of some connections, created by `ChangeFeed.subscribe`.
 
-    Its size does not depend on how slowly the subscriber reads.
+    The size of a subscription does not depend on the speed of the subscriber.
 
     Attributes:
-        wants: Returns whether a user's changes are subscribed to.
-        names: The users subscribed to; None if they are known only by `wants`.
-        number: All entries up to this number have been delivered. Meaningful only while the subscription is behind.
-        high_watermark: All changes visible in the store at this store time have been delivered.
+        matches_user: Returns whether the subscription includes a user.
+        user_emails: The users of the subscription; None if only `matches_user` determines the users.
+        number: The number of the last delivered entry. Meaningful only while the subscription is behind.
+        high_watermark: The store time up to which all visible changes have been delivered.
         behind: Whether undelivered entries exist.
         joined: The number of the latest entry when the subscription was created.
-        low_watermark: Of the entries up to `joined`, only those changed at or after this time are delivered.
+        low_watermark: Entries up to `joined` are delivered only if they changed at or after this time.
         delivered_from: Entries after this number are delivered from the log.
-        reads_from: Whatever the subscriber reads from the store itself is read after this tick of `ChangeFeed`.
+        reads_from: Logical time before all of the subscriber's own store reads.
     """
 
     __slots__ = (
@@ -167,16 +169,16 @@ class Subscription:
         self._woken = asyncio.Event()
 
     def wants_entry(self, entry: Entry) -> bool:
-        """Return whether an entry is to be delivered."""
+        """Return whether an entry must be delivered."""
         if entry.number <= self.joined and entry.change.changed_at < self.low_watermark:
             return False
         return entry.is_latest and self.matches_user(entry.subject)
 
     def has_delivered(self, snapshot: Snapshot, before: int) -> bool:
-        """Return whether a snapshot has been delivered if all entries up to the number `before` have been.
+        """Return whether a snapshot has been delivered, provided that all entries up to the number `before` have been delivered.
 
-        The snapshot loaded for an entry may already contain a later change. A subscription created between that entry and the load
-        has not received it.
+        The snapshot loaded for an entry may already contain a later change. A subscription created between the entry and the load
+        has not received that change.
         """
         if snapshot.since > before:
             return False
@@ -187,7 +189,7 @@ class Subscription:
         self._woken.set()
 
     async def wait(self, seconds: float) -> bool:
-        """Wait until something changes or the feed closes; return False on timeout."""
+        """Wait for a change or the end of the feed; return False on timeout."""
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
@@ -201,10 +203,10 @@ class ChangeFeed:
     """Reader of the store's changes for all subscriptions of this process.
 
     Args:
-        on_change: Called for every change in every poll that returns it. Because polls overlap, the same change is passed several times.
+        on_change: Called for every change in the result of every poll. Because polls overlap, the same change is passed several times.
 
     Attributes:
-        closing: True once the process drains; nothing is delivered from then on.
+        closing: Whether the process is shutting down. Nothing is delivered after that.
         high_watermark: The store time of the latest poll.
     """
 
@@ -220,8 +222,8 @@ class ChangeFeed:
         self._tick = 0
         self._trimmed = 0
         self._covers = float("inf")
-        self._polled_at = self._deep_at = float("-inf")
-        self._deep_watermark = 0.0
+        self._polled_at = self._full_poll_at = float("-inf")
+        self._full_poll_watermark = 0.0
         self._repeated: deque[tuple[float, float]] = deque(maxlen=16)
         self._has_polled = False
         self._poll_requested = asyncio.Event()
@@ -235,7 +237,7 @@ class ChangeFeed:
 
     @property
     def subscriptions(self) -> Iterator[Subscription]:
-        """All subscriptions. A subscription with several names occurs several times."""
+        """All subscriptions. A subscription with several user names occurs several times."""
         yield from self._unnamed
         for subscriptions in self._by_name.values():
             yield from subscriptions
@@ -260,7 +262,7 @@ class ChangeFeed:
                     await self._poll_requested.wait()
 
     async def wait_until_started(self) -> None:
-        """Wait until the first poll has succeeded or the process drains.
+        """Wait until the first poll has succeeded or the process is shutting down.
 
         Raises:
             StoreError: The store failed.
@@ -269,7 +271,7 @@ class ChangeFeed:
             await self.catch_up()
 
     async def catch_up(self) -> None:
-        """Wait until everything that is now visible in the store is in the log, or the process drains.
+        """Wait until all changes now visible in the store are in the log, or the process is shutting down.
 
         Raises:
             StoreError: The store failed.
@@ -281,7 +283,7 @@ class ChangeFeed:
             await polled
 
     def close(self) -> None:
-        """Notify all subscriptions that the process drains."""
+        """Notify all subscriptions that the process is shutting down."""
         self.closing = True
         _complete([*self._waiting, *self._polled_for])
         for subscription in self.subscriptions:
@@ -291,13 +293,13 @@ class ChangeFeed:
         """Poll for changes once.
 
         Raises:
-            StoreError: The store failed. No change is lost, because the next poll starts at the same time.
+            StoreError: The store failed. No change is lost, because the next poll reads from the same time.
         """
         self._polled_for, self._waiting = self._waiting, []
         self._poll_requested.clear()
         try:
             await self._poll()
-        except Exception:  # also unexpected errors, so that no caller waits forever for this poll
+        except Exception:  # includes unexpected errors, so that no caller waits forever for this poll
             for polled in self._polled_for:
                 if not polled.done():
                     polled.set_exception(StoreError("the changes could not be read"))
@@ -306,11 +308,14 @@ class ChangeFeed:
 
     async def _poll(self) -> None:
         now, before = self._connections.now(), self.high_watermark
-        first, deep = not self._has_polled, self._clock.monotonic() - self._deep_at >= FULL_POLL_INTERVAL
+        first, is_full = (
+            not self._has_polled,
+            self._clock.monotonic() - self._full_poll_at >= FULL_POLL_INTERVAL,
+        )
         if first:
             since, before = min(before, now) - START_SECONDS, float("-inf")
-        elif deep:
-            since = min(self._deep_watermark, now) - MAX_VISIBILITY_DELAY
+        elif is_full:
+            since = min(self._full_poll_watermark, now) - MAX_VISIBILITY_DELAY
         else:
             since = min(before, now) - OVERLAP_SECONDS
         watermark: float | None = None
@@ -325,16 +330,19 @@ class ChangeFeed:
             raise AssertionError("changes_since yields at least one page")
         if first:
             self._covers = since
-        if first or deep:
-            self._deep_at, self._deep_watermark = polled_at, watermark
-        if watermark < before:  # the clock was set back, so entries selected by time may be incomplete
+        if first or is_full:
+            self._full_poll_at, self._full_poll_watermark = polled_at, watermark
+        if watermark < before:  # the clock was set back, so a selection of entries by time may be incomplete
             self._covers = max(self._covers, before)
-        # regardless of clock jumps, changes since the previous poll are not older than this
+        # regardless of clock jumps, no change since the previous poll is older than `earliest`
         elapsed = polled_at - self._polled_at
         earliest = watermark - elapsed
         if earliest < before - ROLLBACK_SECONDS:
-            # this poll may have started too late, so force a deep poll that starts early enough
-            self._deep_at, self._deep_watermark = float("-inf"), min(self._deep_watermark, earliest)
+            # this poll may have read from too late a time, so force a full poll from an earlier time
+            self._full_poll_at, self._full_poll_watermark = (
+                float("-inf"),
+                min(self._full_poll_watermark, earliest),
+            )
             self._repeated.append((earliest, before + elapsed))
         self.high_watermark, self._polled_at, self._has_polled = watermark, polled_at, True
         self._trim(watermark - RESUME_OVERLAP_SECONDS)
@@ -342,7 +350,7 @@ class ChangeFeed:
     async def changes_since(
         self, since: float, page: int = PAGE_SIZE
     ) -> AsyncIterator[tuple[list[Change], float]]:
-        """Yield all changes since a time, oldest first, in pages, each with the store time before it was read.
+        """Yield all changes since a time, oldest first, in pages, each with the store time at the start of its read.
 
         Raises:
             StoreError: The store failed.
@@ -356,7 +364,7 @@ class ChangeFeed:
             last = changes[-1].changed_at
             limit = (
                 page if last > since else 2 * limit
-            )  # a page with a single time would otherwise repeat forever
+            )  # a page of changes with the same time would otherwise repeat forever
             yielded = {change.key.subject: change.rev for change in changes if change.changed_at == last}
             since = last
 
@@ -365,8 +373,8 @@ class ChangeFeed:
         """Subscribe to the changes of some connections from now on.
 
         Args:
-            wants: Returns whether a user's changes are subscribed to.
-            names: The same users by name; empty if they are not known by name.
+            wants: Returns whether the subscription includes a user.
+            names: The email addresses of the same users; empty if only `wants` determines the users.
         """
         subscription = Subscription(wants, frozenset(names) or None)
         subscription.joined = self._number
@@ -385,14 +393,14 @@ class ChangeFeed:
                     del self._by_name[name]
 
     def safe_watermark(self, watermark: float) -> float:
-        """Return the store time up to which a client with this watermark has certainly received everything.
+        """Return the store time up to which a client with this watermark is guaranteed to have received all changes.
 
-        It is earlier than the watermark if this process has seen the store's clock pass that time twice.
+        The result is earlier than the watermark if the store's clock was set back and has therefore passed the watermark twice.
         """
-        return min([watermark, *(begin for begin, end in self._repeated if begin < watermark <= end)])
+        return min([watermark, *(start for start, end in self._repeated if start < watermark <= end)])
 
     def resume(self, subscription: Subscription, since: float) -> bool:
-        """Deliver everything since a store time to a subscription; return False if the log does not reach back that far."""
+        """Deliver all changes since a store time to a subscription; return False if the log does not contain all of them."""
         if since <= self._covers:
             return False
         subscription.low_watermark = since
@@ -406,7 +414,7 @@ class ChangeFeed:
     def take(self, subscription: Subscription, limit: int) -> list[Entry] | None:
         """Return the next undelivered entries, oldest first; None if some of them have been trimmed from the log.
 
-        If the list is empty, everything up to the subscription's `number` and `high_watermark` has been delivered.
+        If the list is empty, all changes up to the subscription's `number` and `high_watermark` have been delivered.
         """
         if not subscription.behind:
             subscription.number, subscription.high_watermark = self._number, self.high_watermark
@@ -436,13 +444,13 @@ class ChangeFeed:
         return entries
 
     def skip(self, subscription: Subscription) -> None:
-        """Continue a subscription with changes from now on, because the subscriber reads earlier ones from the store."""
+        """Continue a subscription with future changes, because the subscriber reads earlier changes from the store."""
         subscription.behind, subscription.number = False, self._number
         subscription.high_watermark = self.high_watermark
         subscription.delivered_from, subscription.reads_from = self._number, self._next_tick()
 
     async def snapshot(self, entry: Entry) -> Snapshot:
-        """Return the current state of a changed connection. It is read once for all subscriptions.
+        """Return the current state of a changed connection, read once for all subscriptions.
 
         Raises:
             StoreError: The store failed.
@@ -457,14 +465,14 @@ class ChangeFeed:
         return await asyncio.shield(entry.loading)
 
     async def read(self, user_email: str) -> ConnectionRecord | None:
-        """Return the visible part of a connection; None if it does not exist or cannot be decrypted.
+        """Return a connection without secrets and internal fields; None if it does not exist or cannot be decrypted.
 
         Raises:
             StoreError: The store failed.
         """
         async with self._reads:
             record = await self._connections.read_readable(user_email)
-        return None if record is None else visible_part(record)
+        return None if record is None else without_internal_fields(record)
 
     async def page(self, states: Collection[str], after: str, limit: int) -> list[Record]:
         """Return a page of encrypted connections, ordered by email address.
@@ -476,9 +484,9 @@ class ChangeFeed:
             return await self._connections.page(states=states, after=after, limit=limit)
 
     async def open(self, record: Record) -> ConnectionRecord | None:
-        """Return the visible part of an encrypted connection; None if it cannot be decrypted."""
+        """Decrypt a connection and return it without secrets and internal fields; None if it cannot be decrypted."""
         opened = self._connections.open_readable(record)
-        return None if opened is None else visible_part(opened)
+        return None if opened is None else without_internal_fields(opened)
 
     async def _load(self, entry: Entry) -> Snapshot:
         earlier = (
@@ -493,12 +501,12 @@ class ChangeFeed:
         return Snapshot(record, entry.number, created_since, self._next_tick())
 
     def _next_tick(self) -> int:
-        """Return a new tick of a counter that orders reads and subscriptions."""
+        """Increment and return the logical clock that orders reads and subscriptions."""
         self._tick += 1
         return self._tick
 
     def _record(self, change: Change, previous_poll_at: float, found_at: float) -> None:
-        """Add a change to the log unless it is already there, and wake the subscriptions concerned."""
+        """Add a change to the log unless the log contains it, and wake the matching subscriptions."""
         subject = change.key.subject
         known = self._log.get(subject)
         if known is not None and known.change.rev == change.rev:
@@ -523,7 +531,7 @@ class ChangeFeed:
         subscription.wake()
 
     def _trim(self, since: float) -> None:
-        """Delete the oldest entries above `LOG_ENTRIES`, except those changed at or after `since`, which a poll may read again."""
+        """Delete the oldest entries beyond `LOG_ENTRIES`, except changes at or after `since`, which a later poll may return again."""
         for entry in self._order:
             if len(self._log) <= LOG_ENTRIES:
                 break
@@ -538,8 +546,8 @@ class ChangeFeed:
             self._order = [entry for entry in self._order if self._log.get(entry.subject) is entry]
 
 
-def visible_part(record: ConnectionRecord) -> ConnectionRecord:
-    """Return the visible part of a connection, without secrets. Connections that differ only in hidden fields become equal."""
+def without_internal_fields(record: ConnectionRecord) -> ConnectionRecord:
+    """Return a connection without secrets and internal fields. Connections that differ only in these fields become equal."""
     tokens = record.tokens
     return replace(
         record,
@@ -583,5 +591,5 @@ def _store_snapshot(entry: Entry, task: asyncio.Task[Snapshot]) -> None:
     entry.loading = None
     if (
         not task.cancelled() and task.exception() is None
-    ):  # a failure is raised to the waiting callers, which retry
+    ):  # a failure is raised in the waiting callers, which retry
         entry.snapshot, entry.previous_entry = task.result(), None

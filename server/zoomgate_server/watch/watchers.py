@@ -31,7 +31,7 @@ MAX_WATCHES = 20_000
 """The maximum number of active watches per process."""
 
 IDLE_SECONDS = 60.0
-"""The maximum time without an event. A `SYNCED` event is then sent, so that the caller's resume token does not expire."""
+"""The maximum time without an event. After this time, a `SYNCED` event is sent to renew the caller's resume token."""
 
 BATCH = 64
 """The maximum number of log entries that a watch holds at a time."""
@@ -43,10 +43,10 @@ CHANGES_PAGE = 200
 """The maximum number of changes that a watch holds at a time while it reads trimmed changes from the store."""
 
 MAX_READ = 1000
-"""The maximum number of connections remembered as sent from the store. Beyond this, an event may be sent twice."""
+"""The maximum number of connections recorded as sent from the store. Beyond this limit, an event may be sent twice."""
 
 PAUSE_SECONDS = 1.0
-"""The pause before a retry after the store failed."""
+"""The pause before retrying a failed store operation."""
 
 _EXISTING_STATES = (State.ACTIVE.value, State.REAUTH_REQUIRED.value)
 _T = TypeVar("_T")
@@ -64,7 +64,7 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The position of a watch, from which it can be resumed.
+    """The position from which a watch can be resumed.
 
     Attributes:
         watermark: The store time up to which all visible changes have been sent.
@@ -111,7 +111,7 @@ class Watchers:
         Args:
             names: The users to watch; empty for all users that the caller may see.
             is_visible: Returns whether the caller could see a user when the watch started.
-            permit: Called before each event to check whether the caller may still see a user. Raises if the caller may no longer call.
+            permit: Called before each event. Returns whether the caller may still see a user; raises if the caller may no longer call.
             position: The position to resume from; None to start with the existing connections.
 
         Raises:
@@ -120,7 +120,7 @@ class Watchers:
             StoreUnavailable: The store failed before the first event. Later failures are retried.
             CallerNotAllowed: The caller may not watch these users, or may no longer do so.
             CallerUnauthenticated: The caller's credential is no longer valid.
-            ShuttingDown: The process drains. The watch can be resumed from the position of the last event.
+            ShuttingDown: The process is shutting down. The watch can be resumed from the position of the last event.
         """
         feed = self._feed
         if self._running >= MAX_WATCHES:
@@ -151,7 +151,7 @@ class Watchers:
 
         Raises:
             StoreUnavailable: The store failed.
-            ShuttingDown: The process drains.
+            ShuttingDown: The process is shutting down.
         """
         try:
             await poll
@@ -162,7 +162,7 @@ class Watchers:
 
 
 class _Watch:
-    """A single watch. Its memory use does not grow, however slowly its events are read."""
+    """A single watch. Its memory use does not depend on the speed of the caller."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class _Watch:
         self._position = position or Position(subscription.high_watermark, "")
 
     async def events(self) -> AsyncIterator[Event]:
-        """Yield events until the process drains."""
+        """Yield events until the process is shutting down."""
         if self._position.after is not None:
             async for event in self._snapshot(self._position.after):
                 yield event
@@ -205,7 +205,7 @@ class _Watch:
                 if entry_event is not None:
                     yield entry_event
             if entries:
-                subscription.number = before  # entries added in the meantime have larger numbers
+                subscription.number = before  # entries added since then have larger numbers
                 continue
             self._position = Position(subscription.high_watermark)
             if sync_due or self._feed.closing:
@@ -254,7 +254,7 @@ class _Watch:
                 return
 
     async def _catch_up_from_store(self) -> AsyncIterator[Event]:
-        """Yield the changes since the position from the store, because the log no longer has all of them."""
+        """Yield the changes since the position from the store, because the log no longer contains all of them."""
         synced_at = self._position.watermark
         while True:
             end: float | None = None
@@ -265,7 +265,7 @@ class _Watch:
                     end = now if end is None else end
                     for change in changes:
                         subject = change.key.subject
-                        # the remaining changes are not older than this one
+                        # the remaining changes are not older than this change
                         watermark = min(change.changed_at + RESUME_OVERLAP_SECONDS, end)
                         if self._subscription.matches_user(subject):
                             record = await self._retry(
@@ -285,10 +285,13 @@ class _Watch:
     async def _event_of(self, entry: Entry, before: int) -> Event | None:
         """Return the event of a log entry.
 
-        Returns None if the caller may not see it, or has already received this state with an entry up to `before` or from the store.
+        Returns None if the caller may not see the connection, or has already received this state with an entry up to `before` or from the
+        store.
         """
         snapshot = await self._retry(lambda: self._feed.snapshot(entry))
-        if not self._is_permitted(entry.subject):  # checked after the read, which may have taken long
+        if not self._is_permitted(
+            entry.subject
+        ):  # checked after the read, because permissions may change during a slow read
             return None
         if entry.number > self._subscription.joined:
             self._position = Position(entry.previous_poll_at)
@@ -305,7 +308,7 @@ class _Watch:
         )
 
     def _record_read(self, record: ConnectionRecord) -> None:
-        """Remember a connection sent from the store if the log may contain it too, up to `MAX_READ` connections."""
+        """Record a connection sent from the store if the log may also contain it, up to `MAX_READ` connections."""
         if (
             record.update_time >= self._subscription.high_watermark - OVERLAP_SECONDS
             and len(self._sent_from_store) < MAX_READ
@@ -320,7 +323,7 @@ class _Watch:
         """Return whether the caller may still see a user.
 
         Raises:
-            CallerNotAllowed: The caller may no longer call this method, or may no longer see a user that it named.
+            CallerNotAllowed: The caller may no longer call this method, or may no longer see one of the requested users.
             CallerUnauthenticated: The caller's credential is no longer valid.
         """
         if self._permit(subject):
@@ -330,7 +333,7 @@ class _Watch:
         return False
 
     async def _retry(self, operation: Callable[[], Awaitable[_T]]) -> _T:
-        """Run a store operation, retrying it indefinitely once an event has been sent, so that outages do not end the watch."""
+        """Run a store operation. After the first event, retry it indefinitely, so that outages do not end the watch."""
         while True:
             try:
                 return await operation()
@@ -354,17 +357,17 @@ class _Watch:
 
 
 def _type_of(record: ConnectionRecord, synced_at: float) -> EventType:
-    """Return the event type of a connection for a caller that was up to date at a store time."""
+    """Return the event type of a connection for a caller that has all changes up to `synced_at`."""
     if record.state is State.DISCONNECTED:
         return EventType.DELETED
     return EventType.CREATED if record.create_time >= synced_at - OVERLAP_SECONDS else EventType.UPDATED
 
 
 def _check_age(position: Position, now: float) -> None:
-    """Reject a position from which changes may be missing.
+    """Reject a position after which changes may be missing.
 
     Raises:
-        ResumeTokenExpired: Tombstones of that time may have been deleted, or the store's clock was set back.
+        ResumeTokenExpired: Tombstones created after the position may have been deleted, or the store's clock was set back.
     """
     if not -MAX_VISIBILITY_DELAY <= now - position.watermark <= TOMBSTONE_SECONDS - RESUME_OVERLAP_SECONDS:
         raise ResumeTokenExpired(

@@ -1,4 +1,4 @@
-"""Pages shown to a user before and after consenting at Zoom.
+"""Pages shown to a user before and after the user consents in Zoom.
 
 The pages are plain HTML without scripts or third-party content. The result page shows one of a closed set of outcomes. The user's email
 address and the granted scopes are escaped, and shown only to the browser that has the link or the cookie.
@@ -19,9 +19,9 @@ class Outcome:
 
     Attributes:
         status: The HTTP status.
-        title: What happened.
-        text: What it means for the user.
-        next: What the user can do next.
+        title: The heading.
+        text: The consequences for the user.
+        next: The suggested next step.
     """
 
     status: int
@@ -42,7 +42,7 @@ OUTCOMES = {
     "declined": Outcome(
         200,
         "You are not connected",
-        "The request was declined at Zoom. {app} has no access, and nothing was stored.",
+        "The request was declined in Zoom. {app} has no access, and nothing was stored.",
         f"Declined by mistake? {_NEW_LINK}",
     ),
     "link_expired": Outcome(
@@ -54,13 +54,13 @@ OUTCOMES = {
     "link_used": Outcome(
         400,
         "This link has already been used",
-        "Each link works only once. If you used it yourself, the page that opened then shows the result. Nothing was changed this time.",
+        "Each link can be used only once. If you used the link yourself, the page that opened shows the result. Nothing was changed.",
         _NEW_LINK,
     ),
     "other_browser": Outcome(
         400,
         "Please use the same browser",
-        "You started in another browser, or this browser blocks cookies. For your security, finish in the browser in which you started."
+        "You started in a different browser, or this browser blocks cookies. For your security, finish in the browser in which you started."
         " Nothing was changed.",
         "Open the link again in the browser you want to use, and allow cookies for this site.",
     ),
@@ -95,7 +95,7 @@ OUTCOMES = {
         "Open the link again exactly as you received it.",
     ),
 }
-"""All outcomes, by the name used in the URL of the result page."""
+"""All outcomes by their names in the URL of the result page."""
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -160,7 +160,7 @@ class Pages:
 
         Args:
             outcome: The outcome to show.
-            user_email: The user of the link; empty if this browser must not see it.
+            user_email: The user of the link; empty if this browser must not see the address.
             scopes: The granted scopes.
         """
         parts = [f"<p>{self._text(outcome.text)}</p>"]

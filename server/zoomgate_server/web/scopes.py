@@ -31,9 +31,9 @@ _ORDER = ("See", "Create", "Change", "Delete")
 
 
 def describe_scopes(scopes: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return one sentence per permission, without duplicates, and the scopes that have no description.
+    """Return two tuples: one sentence per permission, without duplicates, and the scopes without a description.
 
-    Scopes that reach beyond the user's own data (`:admin`, `:master`) are not described, because the sentences would understate them.
+    Scopes for other users' data (`:admin`, `:master`) are not described, because the sentences would understate the access.
     """
     sentences: dict[str, None] = {}
     others: list[str] = []

@@ -30,13 +30,14 @@ from zoomgate_server.webhooks.receiver import PATH as WEBHOOKS
 from zoomgate_server.webhooks.receiver import WebhookReceiver
 
 MAX_REQUEST_LINE = 8 * 1024
-"""The maximum size of a request line in bytes. A code and a state together need far less."""
+"""The maximum size of a request line in bytes. A URL with a code and a state is much shorter."""
 
 MAX_PARAMETER = 2048
 """The maximum length of a query parameter in characters."""
 
 OPEN_SECONDS = 10.0
-"""How long the consent pages wait while the service is starting. Zoom delivers a code only once, so failing at once would lose it."""
+"""The maximum time that the consent pages wait while the service is starting. Zoom delivers a code only once, so an immediate failure
+would lose the code."""
 
 _COOKIE = "zoomgate-browser"
 _COOKIE_SECONDS = 900
@@ -47,7 +48,7 @@ _ERRORS = (
     (IdentityMismatch, "other_user"),
     (CodeRefused, "code_refused"),
     (AppCredentialsRejected, "misconfigured"),
-    (ZoomBadResponse, "misconfigured"),  # usually a missing scope, so retrying does not help
+    (ZoomBadResponse, "misconfigured"),  # usually a missing scope, so a retry would fail again
 )
 _INVALID_STATES = {"OTHER_BROWSER": "other_browser", "USED": "link_used"}
 _DENIALS = {
@@ -64,10 +65,10 @@ _log = logs.get("zoomgate.web")
 
 
 class _MalformedRequestFilter(logging.Filter):
-    """Filter that removes aiohttp's errors about malformed HTTP, with which any sender could flood the log."""
+    """Log filter for aiohttp's errors about malformed HTTP. Without it, any sender could flood the log."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a record is about anything other than malformed HTTP."""
+        """Return whether to log a record: False for errors about malformed HTTP."""
         if record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError):
             return True
         _log.debug("http.malformed", problem=type(record.exc_info[1]).__name__)
@@ -81,12 +82,12 @@ _server_log.addFilter(_MalformedRequestFilter())
 class WebServer:
     """HTTP server for the `/oauth/` pages, `/healthz`, `/readyz`, `/metrics` and `/webhooks/zoom`.
 
-    The server can start before the store is available. `/healthz` then succeeds at once, and `/readyz` reports what is missing.
+    The server can start before the store is available. `/healthz` then succeeds immediately, and `/readyz` reports what is missing.
 
     Args:
-        metrics: The metrics served at `/metrics`; HTTP requests are counted there too.
+        metrics: The metrics served at `/metrics`. HTTP requests are also counted in these metrics.
         webhooks_enabled: Whether a webhook secret is configured. Without one, `/webhooks/zoom` returns 404.
-        secure: Whether browsers use https. If so, the cookie is `Secure` with the `__Host-` prefix, and HSTS is enabled.
+        secure: Whether browsers use https. With https, the cookie is `Secure` with the `__Host-` prefix, and HSTS is enabled.
         trusted_proxies: The networks of the reverse proxies. If any are configured, the `/oauth/` pages are served only through them,
             and `/metrics` only to clients that connect directly.
     """
@@ -171,7 +172,7 @@ class WebServer:
     async def _middleware(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Count and log each request without its query, add the security headers, and hide exception texts."""
+        """Count and log each request without its query, add the security headers, and hide exception messages."""
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "other"
         try:
@@ -179,7 +180,7 @@ class WebServer:
         except web.HTTPException as error:
             allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             response = web.Response(status=error.status, text=error.reason, headers=allowed)
-        except Exception:  # noqa: BLE001 - last resort; the text is only logged
+        except Exception:  # noqa: BLE001 - last resort; the message is only logged
             _log.exception("http.failed", route=route)
             # Zoom retries a webhook only after a 5xx status or no response
             response = web.Response(status=500) if route == WEBHOOKS else _redirect("try_later")
@@ -197,7 +198,7 @@ class WebServer:
         return response
 
     def _reject_by_path(self, request: web.Request) -> web.Response | None:
-        """Return an error response if the path must not be served to this client, or None.
+        """Return an error response if the path must not be served to this client; otherwise return None.
 
         With proxies, the pages are rejected if requested directly or over plain http, and the metrics if requested through a proxy.
         """
@@ -209,7 +210,7 @@ class WebServer:
         if not proxied:
             _log.warning("http.proxy_bypassed", client=request.remote)
             return web.Response(status=403, text="This page is available only through the reverse proxy.\n")
-        # each proxy may have added a header or a value, and so may the client
+        # each proxy and the client may have added a header or a value
         schemes = ",".join(request.headers.getall("X-Forwarded-Proto", ["https"])).lower().split(",")
         if self._secure and any(scheme.strip() != "https" for scheme in schemes):
             _log.warning("http.insecure_forwarded_request")
@@ -233,7 +234,7 @@ class WebServer:
         return any(mapped in network for network in self._proxies)
 
     async def _start_page(self, request: web.Request) -> web.StreamResponse:
-        """Return the page that names the app and the user, before anything is changed."""
+        """Return the page that shows the app and the user. Nothing is changed yet."""
         ticket = _single(request, "ticket")
         if not ticket:
             return _redirect("bad_request")

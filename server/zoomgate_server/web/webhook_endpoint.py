@@ -11,7 +11,8 @@ READ_SECONDS = 1.5
 """The maximum time to read a body; Zoom waits 3 seconds in total for the response."""
 
 DISCARD_SECONDS = 0.1
-"""The maximum time to read the body of a request rejected by its headers. A sender that is still writing might miss the response."""
+"""The maximum time to read the body of a request rejected by its headers. Otherwise, a sender that is still writing might miss the
+response."""
 
 
 async def handle(webhooks: WebhookReceiver, request: web.Request, client: str) -> web.Response:

@@ -1,8 +1,8 @@
 """Verification and processing of Zoom webhooks.
 
 Zoom signs every event (https://developers.zoom.us/docs/api/webhooks/#verify-with-zooms-header). A body is parsed only after its signature
-has been verified. Zoom retries an event 5, 25 and 85 minutes later, but only after a 5xx status or no response. Store failures therefore
-return 5xx, and events that can never succeed return 4xx.
+has been verified. Zoom retries an event after 5, 25 and 85 minutes, but only after a 5xx status or no response. Store failures
+therefore return 5xx, and events that can never succeed return 4xx.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from zoomgate_server.webhooks.seen_events import SeenEvents
 PATH = "/webhooks/zoom"
 
 MAX_BODY = 64 * 1024
-"""The maximum size of an event in bytes. Zoom's events have a few hundred."""
+"""The maximum size of an event in bytes. Zoom's events have a few hundred bytes."""
 
 ACCEPTED_SECONDS = 2 * 3600.0
 """The maximum age of an event. Zoom retries for 85 minutes, possibly with the original timestamp."""
@@ -42,7 +42,7 @@ VALIDATION_SECONDS = 300.0
 """The maximum age of a URL validation challenge. Zoom sends a new challenge for each validation."""
 
 STORE_TIMEOUT_SECONDS = 1.0
-"""How long to wait for the store before returning 503. Zoom waits 3 seconds in total for the response."""
+"""The maximum time to wait for the store before returning 503. Zoom waits 3 seconds in total for the response."""
 
 MAX_LOGGED_REJECTIONS, LOG_WINDOW_SECONDS = 10, 60.0
 """The maximum number of rejections logged per window. All of them are counted in the metrics."""
@@ -50,7 +50,7 @@ MAX_LOGGED_REJECTIONS, LOG_WINDOW_SECONDS = 10, 60.0
 _SIGNATURE = re.compile(r"v0=[0-9a-f]{64}", re.ASCII)
 _TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
 _MILLISECONDS = re.compile(r"[0-9]{11,15}", re.ASCII)
-"""A timestamp in milliseconds as text. It must be tried before ISO formats, because its digits could also parse as a date."""
+"""A timestamp in milliseconds as text. This pattern must be tried before ISO formats, because the digits could also parse as a date."""
 
 _PLAIN_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 _JSON = re.compile(r"application/json\s*(;.*)?", re.ASCII | re.IGNORECASE)
@@ -90,7 +90,7 @@ _STATUSES = {
 
 
 class WebhookRejected(Exception):
-    """An event was rejected permanently; retrying it does not help."""
+    """Rejection of an event that cannot succeed on retry."""
 
     def __init__(self, reason: Rejection) -> None:
         super().__init__(reason.value)
@@ -131,11 +131,11 @@ _RETRY_LATER = WebhookResponse(503)
 
 
 class WebhookReceiver:
-    """Receiver of Zoom's events, which disconnects the users that they concern.
+    """Receiver of Zoom's events that disconnects the affected users.
 
     Args:
-        secrets: Zoom's webhook secret tokens, newest first; empty to disable webhooks.
-        now: Returns the store's time in seconds since 1970.
+        secrets: The app's webhook secret tokens, newest first; empty to disable webhooks.
+        now: Returns the store's current time in seconds since 1970.
         count: Called with the outcome of every event.
     """
 
@@ -197,7 +197,7 @@ class WebhookReceiver:
             body: The body exactly as sent, at most `MAX_BODY` bytes.
 
         Raises:
-            WebhookRejected: The signature is wrong, or the event is malformed, stale, or for another app.
+            WebhookRejected: The signature is wrong, or the event is malformed, stale, or for a different app.
         """
         key = self._signing_key(stamp, body)
         event = _parse(body)
@@ -265,8 +265,8 @@ class WebhookReceiver:
     ) -> WebhookResponse:
         """Return the response to the challenge by which Zoom validates the endpoint.
 
-        The response contains a signature of a text chosen by the sender. The request must therefore be signed itself, and the text
-        must not contain a colon, because the text that is signed for an event always does.
+        The response contains a signature of a string chosen by the sender. The request must therefore be signed itself. The string must
+        not contain a colon, because the signed message of an event always contains one.
         """
         if abs(self._now() - stamp.time) > VALIDATION_SECONDS:
             raise WebhookRejected(Rejection.STALE)
@@ -292,7 +292,7 @@ class WebhookReceiver:
         try:
             await self._events.add(body)
         except StoreError:
-            pass  # the user is disconnected; a retried event has no further effect
+            pass  # the user is already disconnected, so a retried event has no further effect
         return outcome.value
 
 
@@ -308,7 +308,7 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 
 def _zoom_user_id(name: str, payload: Mapping[str, Any]) -> str:
-    """Return the Zoom user ID that an event concerns."""
+    """Return the Zoom user ID of the affected user."""
     user = payload.get("object")
     user_id = user.get("id") if isinstance(user, dict) else None
     if name == "app_deauthorized":
@@ -319,7 +319,7 @@ def _zoom_user_id(name: str, payload: Mapping[str, Any]) -> str:
 
 
 def _happened_at(event: Mapping[str, Any], payload: Mapping[str, Any], signed_at: float) -> float:
-    """Return when the event happened, in seconds since 1970.
+    """Return the time of the event in seconds since 1970.
 
     The event's own time is preferred, because Zoom may sign a retried event with a later time.
     """

@@ -1,4 +1,4 @@
-"""Webhook events that were processed, so that a repeated event has no effect."""
+"""Storage of processed webhook events, so that a repeated event has no effect."""
 
 import hashlib
 
@@ -6,17 +6,17 @@ from zoomgate_server.encryption.envelope import Envelope, key_id_of
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore
 
 RETENTION_SECONDS = 3 * 3600.0
-"""How long a processed event is stored. Longer than a repeated event is accepted."""
+"""Retention period of a processed event. Longer than the maximum age of an accepted event."""
 
 
 class SeenEvents:
     """Repository of the processed events of one Zoom app, by their digests.
 
-    Every method raises `StoreError` when the store fails.
+    Every method raises `StoreError` if the store fails.
 
     Args:
-        app: OAuth origin and client ID.
-        envelope: Seals the records. Their content is empty, but sealed records are re-encrypted like all others.
+        app: The OAuth origin and client ID.
+        envelope: Encrypts the records, although their content is empty, so that they are re-encrypted in the same way as all other records.
     """
 
     def __init__(self, *, app: str, store: RecordStore, envelope: Envelope) -> None:
@@ -25,12 +25,12 @@ class SeenEvents:
         self._envelope = envelope
 
     async def has(self, body: bytes) -> bool:
-        """Return whether an event was processed. The body identifies the event: it contains its name and time."""
+        """Return whether an event was processed. The body identifies the event, because the body contains the event's name and time."""
         record, now = await self._store.get(self._key(body))
         return record is not None and (record.expire_at is None or now < record.expire_at)
 
     async def add(self, body: bytes) -> None:
-        """Record that an event was processed. If several processes do so at the same time, any of their writes will do."""
+        """Record that an event was processed. If several processes do so at the same time, one successful write is sufficient."""
         key = self._key(body)
         found, now = await self._store.get(key)
         value = self._envelope.seal(key, grant="", generation=0, header={}, secret={})

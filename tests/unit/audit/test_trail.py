@@ -1,4 +1,4 @@
-"""The writer of the audit trail: several processes, rotation, file ownership, rate limit and fingerprints."""
+"""Tests for the writer of the audit trail: several processes, rotation, file ownership, rate limit and fingerprints."""
 
 import json
 import os
@@ -29,13 +29,13 @@ for number in range(int(sys.argv[3])):
 
 
 def test_concurrent_processes_write_complete_lines(tmp_path: Path) -> None:
-    """All lines of two processes that write at the same time are complete and in the order of their process."""
+    """All lines of two processes that write at the same time are complete. The lines of each process are in order."""
     path = tmp_path / "audit.jsonl"
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, path, name, "5000"], stdin=subprocess.PIPE)
         for name in ("one", "two")
     ]
-    for writer in writers:  # both wait until they have started
+    for writer in writers:  # both writers wait until both have started
         assert writer.stdin is not None
         writer.stdin.write(b"go\ngo\n")
         writer.stdin.flush()
@@ -50,7 +50,7 @@ def test_concurrent_processes_write_complete_lines(tmp_path: Path) -> None:
 
 
 def test_rotation_loses_no_line(tmp_path: Path) -> None:
-    """While two processes write and their file is renamed repeatedly, every line is in exactly one of the files."""
+    """If the file is renamed repeatedly while two processes write, every line is in exactly one of the files."""
     path = tmp_path / "audit.jsonl"
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, path, name, "20000"], stdin=subprocess.PIPE)
@@ -65,7 +65,7 @@ def test_rotation_loses_no_line(tmp_path: Path) -> None:
         if path.exists() and path.stat().st_size:
             path.rename(tmp_path / f"audit.jsonl.{rotated}")
             rotated += 1
-            if rotated == 1:  # until then, the writers wait after half of their lines
+            if rotated == 1:  # before the first rotation, the writers wait after half of their lines
                 for writer in writers:
                     assert writer.stdin is not None
                     writer.stdin.write(b"go\n")
@@ -101,7 +101,7 @@ def test_lines_are_logged_at_any_log_level() -> None:
 
 
 class ManualClock(SystemClock):
-    """A clock that changes only when a test sets it."""
+    """A clock whose time is set by the test."""
 
     now = 1000.0
 
@@ -110,7 +110,7 @@ class ManualClock(SystemClock):
 
 
 def test_rename_is_detected_within_a_tenth_of_a_second(tmp_path: Path) -> None:
-    """Until then, lines are written to the renamed file. Then a new file is created, and no line is lost."""
+    """Before the detection, lines are written to the renamed file. After the detection, a new file is created. No line is lost."""
     clock, path, old = ManualClock(), tmp_path / "audit.jsonl", tmp_path / "audit.jsonl.1"
     trail = AuditTrail(path, key=b"", clock=clock, on_lost=pytest.fail)
     for number in range(4):
@@ -126,7 +126,7 @@ def test_rename_is_detected_within_a_tenth_of_a_second(tmp_path: Path) -> None:
 
 
 def test_number_of_suppressed_rejections_is_written(tmp_path: Path) -> None:
-    """The number is written with the next rejection after the minute, or when the trail is closed. Then rejections are written again."""
+    """The number is written with the next rejection after the minute, or on close. After that, rejections are written again."""
     clock, path = ManualClock(), tmp_path / "audit.jsonl"
     trail = AuditTrail(path, key=b"", clock=clock, on_lost=pytest.fail)
 
@@ -148,7 +148,7 @@ def test_number_of_suppressed_rejections_is_written(tmp_path: Path) -> None:
     assert len(lines) == 2 * REJECTIONS_PER_MINUTE + 2 + 2
 
 
-def test_file_created_by_root_belongs_to_the_folder_owner(tmp_path: Path) -> None:
+def test_file_created_by_root_belongs_to_the_directory_owner(tmp_path: Path) -> None:
     """If root runs the first command, the service can still write to the trail."""
     if os.geteuid() != 0:
         pytest.skip("only root can change the owner of a file")
@@ -160,7 +160,7 @@ def test_file_created_by_root_belongs_to_the_folder_owner(tmp_path: Path) -> Non
 
 
 def test_fingerprint_depends_on_token_and_key() -> None:
-    """The same token and key have the same fingerprint; others have different fingerprints."""
+    """The same token and key have the same fingerprint; a different token or key has a different fingerprint."""
     keys, tokens = (b"a" * 32, b"b" * 32), ("t1", "t2", "t\udcff")
     fingerprints = {fingerprint(key, token) for key in keys for token in tokens}
     assert len(fingerprints) == 6
