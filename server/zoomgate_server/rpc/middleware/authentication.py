@@ -177,7 +177,7 @@ class Authentication:
         if principal is None:
             well_formed = _BEARER.fullmatch(credential) is not None
             raise _unauthenticated(
-                "unknown key" if well_formed else "authorization is not a bearer credential"
+                "unknown key" if well_formed else "malformed key"
             )
         return principal
 
