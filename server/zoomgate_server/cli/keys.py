@@ -138,7 +138,7 @@ def _rotate(
                 _print(
                     as_json,
                     f"Added key {new}, which only decrypts; {old} is still the primary key. Next: copy {file} to every machine that has a"
-                    " copy of it, then run `zoomgate keys rotate` again to make the new key the primary key.",
+                    " copy of it, wait 10 seconds, then run `zoomgate keys rotate` again to make the new key the primary key.",
                     {"step": "added", "keyId": new, "seals": old},
                 )
                 return
@@ -155,7 +155,7 @@ def _rotate(
     _print(
         as_json,
         f"{new} is the primary key now; {old} only decrypts. {summary.sentence} Next: copy {file} to every machine that has a copy of it,"
-        f" then run `zoomgate keys retire {old}`.",
+        f" wait 10 seconds, then run `zoomgate keys retire {old}`.",
         {"step": "promoted", "keyId": new, "seals": new, **summary.fields},
     )
     _fail_if_incomplete(summary)
