@@ -176,7 +176,7 @@ async def test_damaged_file_fails_the_start(place: Place) -> None:
     pages = len(content) // 4096
     content[4096 : 4096 * pages] = b"\xa5" * (4096 * (pages - 1))
     place.file.write_bytes(content)
-    with pytest.raises(StartError, match="damaged; restore it from a backup") as error:
+    with pytest.raises(StartError, match="corrupt; restore it from a backup") as error:
         async with running(place.folder, environ=place.environ):
             pass
     assert "\n" not in str(error.value)

@@ -67,17 +67,17 @@ def zoomgate(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
         (
             0o400,
             0o700,
-            "data/zoomgate.db cannot be written; check the owner and mode of the file and its folder",
+            "data/zoomgate.db cannot be written; check the owner and permissions of the file and its directory",
         ),
         (
             0o600,
             0o500,
-            "data/zoomgate.db cannot be written; check the owner and mode of the file and its folder",
+            "data/zoomgate.db cannot be written; check the owner and permissions of the file and its directory",
         ),
         (
             0o000,
             0o700,
-            "data/zoomgate.db cannot be written; check the owner and mode of the file and its folder",
+            "data/zoomgate.db cannot be written; check the owner and permissions of the file and its directory",
         ),
         (None, 0o500, "data/zoomgate.db cannot be created (Permission denied)"),
         (0o600, 0o600, "cannot create or use data (Permission denied); check its owner and mode"),
@@ -157,9 +157,9 @@ async def test_database_user_without_write_privileges(tmp_path: Path, guarded: O
                 (
                     "reader",
                     PASSWORD,
-                    "does not grant its user the required privileges; grant the role readWrite on that database",
+                    "does not grant its user the required privileges; grant the readWrite role on that database",
                 ),
-                ("writer", "wrong", "rejects user and password"),
+                ("writer", "wrong", "rejects the username and password"),
             ):
                 rejected = environ | {"ZOOMGATE_STORE": f"mongodb://{user}:{password}@{host}"}
                 with pytest.raises(StartError, match=reason) as error:

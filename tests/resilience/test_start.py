@@ -216,7 +216,7 @@ async def test_locked_file_fails_the_start(tmp_path: Path, monkeypatch: pytest.M
     with closing(sqlite3.connect(tmp_path / "data" / "zoomgate.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         text, _ = await start_error(tmp_path, {})
-        assert "is locked by another process; stop that process, or wait until it is done" in text
+        assert "is locked by another process; stop that process, or wait until it exits" in text
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == names
     async with running(tmp_path / "data") as zoomgate:
         await zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))

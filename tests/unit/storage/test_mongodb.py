@@ -125,7 +125,7 @@ async def test_open_fails_if_the_database_is_unreachable(short_timeouts: None, d
 
 @pytest.mark.parametrize(
     ("schema", "reason"),
-    [({"version": 2}, "newer version"), ({"version": "1"}, "damaged"), ({}, "damaged")],
+    [({"version": 2}, "newer version"), ({"version": "1"}, "corrupt"), ({}, "corrupt")],
 )
 async def test_database_of_another_schema_version_is_rejected(
     mongodb_uri: str, schema: dict[str, Any], reason: str
@@ -153,7 +153,7 @@ async def test_user_needs_the_password_and_write_privileges(tmp_path: Path) -> N
     server.start()
     with closing(server):
         host = f"127.0.0.1:{server.address[1]}"
-        assert "user and password" in await open_error(f"mongodb://writer:{SECRET}-@{host}/zoomgate")
+        assert "username and password" in await open_error(f"mongodb://writer:{SECRET}-@{host}/zoomgate")
         assert "required privileges" in await open_error(f"mongodb://{host}/zoomgate")
         assert "required privileges" in await open_error(f"mongodb://monica:{SECRET}@{host}/zoomgate")
         store = await MongoStore.open(f"mongodb://writer:{SECRET}@{host}/zoomgate")

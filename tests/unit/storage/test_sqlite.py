@@ -40,7 +40,7 @@ async def test_foreign_and_damaged_files_are_rejected_unchanged(tmp_path: Path) 
     with sqlite3.connect(foreign) as connection:
         connection.execute("CREATE TABLE t (x)")
     connection.close()
-    assert "another program" in await open_error(foreign)
+    assert "a different program" in await open_error(foreign)
     text = tmp_path / "text.db"
     text.write_bytes(b"this is no database at all" * 100)
     assert "not a database" in await open_error(text)
@@ -54,7 +54,7 @@ async def test_foreign_and_damaged_files_are_rejected_unchanged(tmp_path: Path) 
 
 
 async def test_failed_open_leaves_no_files_behind(tmp_path: Path) -> None:
-    assert "folder" in await open_error(tmp_path / "missing" / "s.db")
+    assert "directory" in await open_error(tmp_path / "missing" / "s.db")
     assert list(tmp_path.iterdir()) == []
 
 
