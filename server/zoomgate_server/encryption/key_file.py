@@ -120,7 +120,8 @@ def _change(path: Path, expected: KeyRing, change: Callable[[_Rows], _Rows]) -> 
             private_file.replace(path, _content(after))
         except OSError as error:
             raise KeyFileError(
-                f"The key file {path} cannot be written ({error.strerror}); run this command as the file's owner, on the machine of the file"
+                f"The key file {path} cannot be written ({error.strerror}); run this command as the file's"
+                " owner, on the machine where the file is stored"
             ) from None
 
 

@@ -48,7 +48,7 @@ def count(path: Path) -> int:
 def copy_file(source: Path, target: Path, on_records: Callable[[int], None]) -> int:
     """Copy a consistent snapshot of an SQLite store or a backup, and return the number of records.
 
-    Other processes may write during the copy. Copying the file itself would lose committed transactions that are only in the write-ahead log.
+    Other processes may write during the copy. Copying the file itself would lose committed transactions that are in the write-ahead log.
 
     Args:
         target: Path of the copy, which is created with mode 0600.

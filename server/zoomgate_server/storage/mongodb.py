@@ -494,7 +494,8 @@ def _database_name(uri: str) -> str:
             )
         if name == "readpreference" and text != "primary":
             raise StoreOpenError(
-                f"The address of the store {address} sets a readPreference other than primary, which can return old tokens; remove the option"
+                f"The address of the store {address} sets a readPreference other than primary, which can return old tokens;"
+                " remove that option"
             )
     return match["database"]
 
@@ -545,7 +546,8 @@ async def _verify_writes(database: Any, address: str) -> None:
 async def _create_ttl_index(records: Any) -> bool:
     """Create the TTL index for expired records, and return whether the server supports TTL indexes.
 
-    The service itself deletes expired records as well."""
+    The service itself deletes expired records as well.
+    """
     try:
         await records.create_indexes([_TTL_INDEX])
     except OperationFailure:

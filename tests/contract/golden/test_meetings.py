@@ -1,4 +1,4 @@
-"""Tests of the conversion of Zoom's meetings against stored examples."""
+"""Tests for the conversion of Zoom meetings, with stored examples."""
 
 from pathlib import Path
 
@@ -41,13 +41,13 @@ def test_meeting_is_converted_as_expected(case: Path, request: pytest.FixtureReq
     ],
 )
 def test_invalid_meeting_is_a_bad_response(body: bytes) -> None:
-    """The error does not contain the body."""
+    """The error contains the length of the body, but not the body itself."""
     with pytest.raises(ZoomBadResponse) as error:
         meeting_mapping.meeting(body)
     assert error.value.metadata == {"length": str(len(body))}
 
 
 def test_deeply_nested_value_is_stored_as_text() -> None:
-    """Otherwise receivers could not parse the message."""
+    """Protobuf limits the nesting depth of messages, so receivers could not parse a deeply nested value."""
     meeting = meeting_mapping.meeting(b'{"id": 1, "x": ' + b"[" * 60 + b"]" * 60 + b"}")
     assert meeting_mapping.pb.Meeting.FromString(meeting.SerializeToString()) == meeting
