@@ -48,10 +48,10 @@ def connection(user: str = MONICA, **fields: object) -> ConnectionRecord:
 
 async def test_no_secret_is_stored_in_plaintext(zoomgate: Harness) -> None:
     """No file of the data directory contains a token, state or option in plaintext."""
-    started = await zoomgate.begin_authorization(options={"note": "options-are-sealed-too"})
+    started = await zoomgate.begin_authorization(options={"note": "options-are-encrypted-too"})
     await zoomgate.connect()
     token = (await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))).token
-    secrets = [token.access_token, token.refresh_token, started.state, "options-are-sealed-too"]
+    secrets = [token.access_token, token.refresh_token, started.state, "options-are-encrypted-too"]
     files = [path for path in zoomgate.data_dir.iterdir() if path.is_file()]
     assert any(path.name.endswith("-wal") for path in files)
     for path in files:

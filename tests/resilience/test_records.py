@@ -87,8 +87,10 @@ FAULTS = (
     Fault("generation", of_value(in_header(b'"generation":1', b'"generation":2'))),
     Fault("lease", of_value(in_header(b'"lease":null', b'"lease":1234'))),
     Fault("cause", of_value(in_header(b'"cause":null', b'"cause":true'))),
-    Fault("header of another user", lambda mine, other: replace(mine, value=_with_header_of(mine, other))),
-    Fault("value of another user", lambda mine, other: replace(mine, value=other.value)),
+    Fault(
+        "header of a different user", lambda mine, other: replace(mine, value=_with_header_of(mine, other))
+    ),
+    Fault("value of a different user", lambda mine, other: replace(mine, value=other.value)),
     Fault("marked as disconnected", lambda mine, _: replace(mine, state="DISCONNECTED")),
     Fault("no state", lambda mine, _: replace(mine, state="")),
     Fault("different Zoom user", lambda mine, _: replace(mine, zoom_user_id="other")),
@@ -189,7 +191,7 @@ async def test_field_of_a_wrong_type_is_reported_as_corruption(
 async def test_missing_field_is_reported_as_corruption(
     zoomgate: Harness, place: Place, user_records: tuple[Record, Record], field: str
 ) -> None:
-    """This applies to MongoDB only. In SQLite, only the Zoom user can be missing, which `FAULTS` covers."""
+    """Only MongoDB is tested: in SQLite, only the Zoom user can be missing, which `FAULTS` covers."""
     place.write_fields(MONICA, {field: None})
     await assert_reported_and_unchanged(zoomgate, place, CORRUPT)
 

@@ -131,7 +131,7 @@ async def test_lost_refresh_of_a_killed_process_is_recovered_with_a_tolerant_zoo
 async def test_ambiguous_rejection_is_not_final_and_costs_one_call(
     zoomgate: Harness, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As long as the killed process could still store a result, calls fail with REFRESH_IN_PROGRESS and the record is unchanged."""
+    """While the killed process could still store a result, calls fail with REFRESH_IN_PROGRESS and the record is unchanged."""
     # 9.5 of the 10 seconds of each call are reserved for the response, so that it arrives before the deadline
     monkeypatch.setattr(access_tokens, "RESPONSE_MARGIN", 9.5)
     await zoomgate.connect()

@@ -121,7 +121,7 @@ async def test_token_dropped_from_the_cache_is_not_followed_by_an_older_one(
 
 
 async def test_many_concurrent_calls_share_one_refresh(place: Place, feed: None) -> None:
-    """This also applies if the store is rolled back while the token is about to expire."""
+    """A rollback while the token is about to expire causes one refresh, not one per call."""
     options = SimulatorOptions(port=0, tolerance=1, access_token_seconds=200)
     async with running(place.folder, simulator=options, environ=place.environ) as zoomgate:
         await zoomgate.connect()

@@ -76,8 +76,8 @@ class Envelope:
         inside = orjson.dumps(
             {"subject": key.subject, "grant": grant, "generation": generation, "secret": secret}
         )
-        sealed = self._keys.seal(inside, self._associated(key, clear))
-        return bytes((FORMAT,)) + len(clear).to_bytes(_LENGTH_BYTES, "big") + clear + sealed
+        ciphertext = self._keys.seal(inside, self._associated(key, clear))
+        return bytes((FORMAT,)) + len(clear).to_bytes(_LENGTH_BYTES, "big") + clear + ciphertext
 
     def open(self, record: Record) -> DecryptedValue:
         """Decrypt the value of a record.
@@ -87,13 +87,13 @@ class Envelope:
             RecordVersionUnsupported: The value has a different format version.
             KeyUnavailable: The key that encrypted the value is not in the ring.
         """
-        clear, sealed = _parts(record)
+        clear, ciphertext = _parts(record)
         try:
             header = orjson.loads(clear)
             grant, generation = header.pop("grant"), header.pop("generation")
             if not isinstance(grant, str) or not isinstance(generation, int):
                 raise unreadable(record.key)
-            inside = orjson.loads(self._keys.open(sealed, self._associated(record.key, clear)))
+            inside = orjson.loads(self._keys.open(ciphertext, self._associated(record.key, clear)))
         except KeyUnavailable as error:
             raise KeyUnavailable(
                 error.message, metadata={**error.metadata, "record": name_of(record.key)}

@@ -26,7 +26,7 @@ def key_of(app: str) -> RecordKey:
     return RecordKey(app, Kind.KEY_CHECK, KEY_CHECK)
 
 
-def check(sealed: KeyUsage, envelope: Envelope) -> None:
+def check(usage: KeyUsage, envelope: Envelope) -> None:
     """Check that the key ring can decrypt the stored records.
 
     Raises:
@@ -34,9 +34,9 @@ def check(sealed: KeyUsage, envelope: Envelope) -> None:
         RecordUnreadable: The key check is corrupt, or the ring contains a different secret under the same key ID.
         RecordVersionUnsupported: The key check has a different format version.
     """
-    if sealed.key_check is not None:
+    if usage.key_check is not None:
         try:
-            envelope.open(sealed.key_check)
+            envelope.open(usage.key_check)
         except RecordUnreadable as error:
             raise RecordUnreadable(
                 "The key ring cannot decrypt the store's key check: either the key check is corrupt, or the ring contains a different key"
@@ -44,7 +44,7 @@ def check(sealed: KeyUsage, envelope: Envelope) -> None:
                 metadata=error.metadata,
             ) from None
     # An empty ID belongs to a corrupt record, which affects only its own user.
-    unknown = sorted(sealed.key_ids - envelope.key_ids - {""})
+    unknown = sorted(usage.key_ids - envelope.key_ids - {""})
     if unknown:
         raise KeyUnavailable(
             f"The store contains records that were encrypted with key {', '.join(unknown)}, which is not in the key ring; restore"

@@ -112,7 +112,7 @@ def _change(path: Path, expected: KeyRing, change: Callable[[_Rows], _Rows]) -> 
         rows = _rows(path)
         if _ring(path, rows).keys != expected.keys:
             raise KeyFileChangedError(
-                f"The key file {path} was just changed by another process; check it with `zoomgate keys list`, and run this command again"
+                f"The key file {path} was just changed by another process; check it with `zoomgate keys list`, and run this again"
             )
         after = change(rows)
         _ring(path, after)

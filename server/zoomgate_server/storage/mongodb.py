@@ -155,7 +155,7 @@ async def examine(uri: str, driver: Driver = Driver.MOTOR) -> StoreInspection:
         _check_version(await handle[META].find_one({"_id": "schema"}), _redacted(uri))
         users = await handle[RECORDS].count_documents({"kind": Kind.USER.value})
         store = MongoStore(client, database, has_now=False)
-        sealed = {app: await _read_sealed(store, app) for app in await store.apps()}
+        key_usage = {app: await _read_key_usage(store, app) for app in await store.apps()}
     except StoreError as error:
         raise StoreOpenError(
             f"The store {_redacted(uri)} cannot be read ({error}); check the server and the privileges of its user"
@@ -164,10 +164,10 @@ async def examine(uri: str, driver: Driver = Driver.MOTOR) -> StoreInspection:
         raise StoreOpenError(_open_error_text(_redacted(uri), error)) from None
     finally:
         await _close(client)
-    return StoreInspection(_redacted(uri), users, sealed, _is_replicated(hello))
+    return StoreInspection(_redacted(uri), users, key_usage, _is_replicated(hello))
 
 
-async def _read_sealed(store: "MongoStore", app: str) -> KeyUsage:
+async def _read_key_usage(store: "MongoStore", app: str) -> KeyUsage:
     key_check, _ = await store.get(RecordKey(app, Kind.KEY_CHECK, KEY_CHECK))
     counts = [await store.count(app, kind, Column.KEY_ID) for kind in ENCRYPTED_KINDS]
     return KeyUsage(key_check, frozenset[str]().union(*counts))

@@ -65,7 +65,7 @@ class Record:
     Attributes:
         key: The identity of the record.
         value: Opaque bytes, at most 64 KiB. A store never interprets, compares or changes them.
-        rev: The revision, never 0 in a stored record. Writes ignore it. A store never assigns the same revision to a key twice,
+        rev: The revision, never 0 in a stored record. Writes ignore this field. A store never assigns the same revision to a key twice,
             not even after a delete. If a stored revision is corrupt, `rev` is a placeholder with which the record can be
             overwritten.
         state: State of a connection, otherwise empty.
@@ -90,7 +90,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A changed record, with enough information to remove it from a cache."""
+    """A changed record, with the information that is needed to invalidate a cache entry."""
 
     key: RecordKey
     rev: int

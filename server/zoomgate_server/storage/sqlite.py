@@ -103,7 +103,7 @@ def examine(path: Path) -> StoreInspection:
             _check_version(connection, path)
             users = connection.execute("SELECT count(*) FROM record WHERE kind = 'user'").fetchone()[0]
             apps = [app for (app,) in connection.execute("SELECT DISTINCT app FROM record")]
-            sealed = {app: _read_sealed(connection, app) for app in apps}
+            key_usage = {app: _read_key_usage(connection, app) for app in apps}
     except sqlite3.Error as error:
         raise StoreOpenError(
             f"The store {path} cannot be read ({_error_name(error)}); check its owner and permissions, or restore the store from a backup"
@@ -112,10 +112,10 @@ def examine(path: Path) -> StoreInspection:
         raise StoreOpenError(
             f"The store {path} cannot be read ({error.strerror}); check its owner and permissions"
         ) from None
-    return StoreInspection(str(path), users, sealed)
+    return StoreInspection(str(path), users, key_usage)
 
 
-def _read_sealed(connection: sqlite3.Connection, app: str) -> KeyUsage:
+def _read_key_usage(connection: sqlite3.Connection, app: str) -> KeyUsage:
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM record WHERE app = ? AND kind = ? AND subject = ?",  # noqa: S608 - constants
         (app, Kind.KEY_CHECK.value, KEY_CHECK),

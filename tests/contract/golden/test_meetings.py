@@ -13,7 +13,7 @@ CASES = sorted((Path(__file__).parent / "meetings").glob("*.zoom.json"))
 
 @pytest.mark.parametrize("case", CASES, ids=lambda path: path.name.partition(".")[0])
 def test_meeting_is_converted_as_expected(case: Path, request: pytest.FixtureRequest) -> None:
-    """Unknown fields are preserved."""
+    """Fields that Zoomgate does not know are preserved."""
     meeting = meeting_mapping.meeting(case.read_bytes())
     actual = json_format.MessageToJson(meeting, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
     expected = case.with_name(case.name.replace(".zoom.", ".meeting."))

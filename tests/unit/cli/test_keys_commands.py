@@ -132,7 +132,7 @@ class TestRotate:
         results = [process.communicate() for process in processes]
         (added,) = [json.loads(out)["keyId"] for out, _ in results if out]
         assert [(key.key_id, key.primary) for key in ring().keys] == [(old, True), (added, False)]
-        assert sum("run this command again" in err for _, err in results) == 3
+        assert sum("run this again" in err for _, err in results) == 3
 
 
 class TestReencrypt:

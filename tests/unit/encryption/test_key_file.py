@@ -67,7 +67,7 @@ def test_change_based_on_an_outdated_ring_is_rejected(path: Path) -> None:
         lambda: key_file.promote(path, outdated, outdated.primary_id),
         lambda: key_file.remove(path, outdated, outdated.primary_id),
     ):
-        with pytest.raises(key_file.KeyFileChangedError, match="run this command again"):
+        with pytest.raises(key_file.KeyFileChangedError, match="run this again"):
             change()
     assert path.read_bytes() == before
 
