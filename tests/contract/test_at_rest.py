@@ -1,4 +1,4 @@
-"""Encryption at rest: what is on the disk, and how changes to it are detected."""
+"""Tests for encryption at rest and for the detection of changes to stored data."""
 
 import time
 from dataclasses import replace
@@ -48,10 +48,10 @@ def connection(user: str = MONICA, **fields: object) -> ConnectionRecord:
 
 async def test_no_secret_is_stored_in_plaintext(zoomgate: Harness) -> None:
     """No file of the data directory contains a token, state or option in plaintext."""
-    started = await zoomgate.begin_authorization(options={"note": "options-are-sealed-too"})
+    started = await zoomgate.begin_authorization(options={"note": "options-are-encrypted-too"})
     await zoomgate.connect()
     token = (await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))).token
-    secrets = [token.access_token, token.refresh_token, started.state, "options-are-sealed-too"]
+    secrets = [token.access_token, token.refresh_token, started.state, "options-are-encrypted-too"]
     files = [path for path in zoomgate.data_dir.iterdir() if path.is_file()]
     assert any(path.name.endswith("-wal") for path in files)
     for path in files:
@@ -67,11 +67,11 @@ def test_decoding_returns_the_encoded_connection() -> None:
 
 @pytest.mark.parametrize("position", range(0, 400, 7))
 def test_changed_byte_makes_the_record_unreadable(position: int) -> None:
-    """A changed byte in the sealed part never makes the record look absent."""
+    """A record with a changed byte in the ciphertext is never treated as absent."""
     envelope = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
     record = connection_record.encode(envelope, connection())
-    sealed_from = 5 + int.from_bytes(record.value[1:5], "big")
-    position = sealed_from + position % (len(record.value) - sealed_from)
+    ciphertext_start = 5 + int.from_bytes(record.value[1:5], "big")
+    position = ciphertext_start + position % (len(record.value) - ciphertext_start)
     changed = bytearray(record.value)
     changed[position] ^= 1
     with pytest.raises((RecordUnreadable, KeyUnavailable)):
@@ -79,7 +79,7 @@ def test_changed_byte_makes_the_record_unreadable(position: int) -> None:
 
 
 def test_moved_truncated_or_relabeled_record_is_rejected() -> None:
-    """A newer format version is reported as such, anything else as corruption."""
+    """A newer format version is reported as unsupported, and any other change as corruption."""
     envelope = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
     record = connection_record.encode(envelope, connection())
     other = connection_record.encode(envelope, connection(OMAR))
@@ -102,7 +102,7 @@ def test_moved_truncated_or_relabeled_record_is_rejected() -> None:
         connection_record.decode(envelope, replace(record, value=b"\x04" + record.value[1:]))
 
 
-def test_old_key_opens_primary_key_seals_and_missing_key_is_reported() -> None:
+def test_old_key_decrypts_primary_key_encrypts_and_missing_key_is_reported() -> None:
     old = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
     both = Envelope(app="app", keys=ring("0a0a0a0a", "0b0b0b0b", primary="0b0b0b0b"))
     new = Envelope(app="app", keys=ring("0b0b0b0b", primary="0b0b0b0b"))
@@ -114,8 +114,8 @@ def test_old_key_opens_primary_key_seals_and_missing_key_is_reported() -> None:
     assert error.value.metadata["key_id"] == "0a0a0a0a"
 
 
-async def test_key_check_rejects_a_key_ring_that_does_not_fit() -> None:
-    """The ring must open the key check. Without a key check, it must contain the keys of the stored records."""
+async def test_key_check_rejects_a_key_ring_that_does_not_match() -> None:
+    """The ring must decrypt the key check. If there is no key check, the ring must contain the keys of the stored records."""
     store = MemoryStore(time.time)
     right = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
     await key_check.verify(store, right)
@@ -158,7 +158,7 @@ async def test_tampered_record_is_reported_and_replaced_by_a_new_consent(tmp_pat
 
 
 def test_repr_contains_no_secrets() -> None:
-    """Tracebacks and logs may contain a repr."""
+    """A repr may appear in tracebacks and logs."""
     text = repr(
         [
             PAIR,
@@ -190,7 +190,7 @@ def test_invalid_key_ring_is_rejected(keys: list[Key]) -> None:
 
 
 def test_key_file_is_private_and_never_overwritten(tmp_path: Path) -> None:
-    """A missing or malformed file, or one that other users can read, is rejected with a remedy."""
+    """A file that is missing, malformed or accessible to other users is rejected with a remedy."""
     path = tmp_path / "keys.json"
     key_id = key_file.create(path)
     assert key_file.load(path).primary_id == key_id

@@ -1,4 +1,4 @@
-"""Records and journal entries of other format versions, and the integrity of the current format."""
+"""Tests for records and journal entries of other format versions, and for the integrity of the current format."""
 
 import asyncio
 import json
@@ -78,7 +78,7 @@ async def setup() -> StoreAndProcess:
 
 @pytest.mark.parametrize("version", OTHER_VERSIONS)
 @pytest.mark.parametrize("name", ["active", "authorization", "key_check", "seen_event", "shared_secret"])
-def test_record_of_another_version_is_rejected(name: str, version: int) -> None:
+def test_record_of_a_different_version_is_rejected(name: str, version: int) -> None:
     fields = json.loads((GOLDEN / f"{name}.json").read_text())["record"]
     key = RecordKey(fields.pop("app"), Kind(fields.pop("kind")), fields.pop("subject"))
     record = Record(key=key, **fields | {"value": of_version(version, b64decode(fields["value"]))})
@@ -92,10 +92,10 @@ def test_record_of_another_version_is_rejected(name: str, version: int) -> None:
 
 
 @pytest.mark.parametrize("version", OTHER_VERSIONS)
-async def test_journal_entry_of_another_version_is_rejected_and_retained(
+async def test_journal_entry_of_a_different_version_is_rejected_and_retained(
     tmp_path: Path, version: int
 ) -> None:
-    """Version 1 is also the first byte of a sealed blob, with which earlier entries began."""
+    """Version 1 also equals the first byte of an encrypted blob, and thus of journal entries of earlier formats."""
     golden = json.loads((GOLDEN / "journal_entry.json").read_text())
     file = tmp_path / f"{golden['opened']['entry_id']}.entry"
     content = of_version(version, b64decode(golden["file"]))
@@ -112,7 +112,7 @@ async def test_journal_entry_of_another_version_is_rejected_and_retained(
 
 
 @pytest.mark.parametrize("version", OTHER_VERSIONS)
-async def test_key_check_of_another_version_stops_the_start(setup: StoreAndProcess, version: int) -> None:
+async def test_key_check_of_a_different_version_fails_the_start(setup: StoreAndProcess, version: int) -> None:
     stored, _ = await setup.store.get(key_check.key_of("app"))
     assert stored is not None
     await setup.store.put(replace(stored, value=of_version(version, stored.value)), stored.rev)
@@ -122,10 +122,10 @@ async def test_key_check_of_another_version_stops_the_start(setup: StoreAndProce
 
 
 @pytest.mark.parametrize("version", OTHER_VERSIONS)
-async def test_store_of_another_version_without_a_key_check_stops_the_start(
+async def test_store_of_a_different_version_without_a_key_check_fails_the_start(
     setup: StoreAndProcess, version: int
 ) -> None:
-    """Stores of earlier formats have their key check under another name."""
+    """Earlier formats store the key check under a different name."""
     stored, _ = await setup.store.get(key_check.key_of("app"))
     assert stored is not None
     await setup.store.delete(stored.key, stored.rev)
@@ -145,10 +145,10 @@ async def test_missing_key_check_is_recreated(setup: StoreAndProcess) -> None:
 
 
 @pytest.mark.parametrize("version", OTHER_VERSIONS)
-async def test_record_of_another_version_fails_for_its_user_only(
+async def test_record_of_a_different_version_affects_only_its_user(
     setup: StoreAndProcess, version: int
 ) -> None:
-    """Refreshes and re-encryption leave the record unchanged, and other users can be refreshed."""
+    """Refreshes and re-encryption leave the record unchanged, and tokens of other users can be refreshed."""
     await setup.process.connect("omar@example.com")
     seen, _ = await setup.process.connections.read(USER)
     await setup.set_version(version)
@@ -166,7 +166,7 @@ async def test_record_of_another_version_fails_for_its_user_only(
     assert await setup.process.has_valid_token("omar@example.com")
 
 
-async def test_callers_receive_record_version_for_that_user_only(tmp_path: Path) -> None:
+async def test_record_version_error_is_returned_for_that_user_only(tmp_path: Path) -> None:
     """Every call for the user fails, including a new consent, and the record stays unchanged. Other users are not affected."""
     async with running(tmp_path / "data") as zoomgate:
         await zoomgate.connect(USER)
@@ -202,7 +202,7 @@ async def test_unreadable_tombstone_does_not_block_other_revocations(
             await zoomgate.call(zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=user))
         store = await SqliteStore.open(tmp_path / "data" / "zoomgate.db", time.time)
         first = RecordKey("loopback|zoomgate-dev", Kind.USER, USER)
-        while True:  # the service also writes to the record
+        while True:  # the service also changes the record
             mine, _ = await store.get(first)
             assert mine is not None
             if await store.put(replace(mine, value=of_version(4, mine.value)), mine.rev):

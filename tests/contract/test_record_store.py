@@ -1,4 +1,4 @@
-"""The contract of record stores, tested with every implementation."""
+"""Tests for the record store interface, with every implementation."""
 
 import asyncio
 import json
@@ -48,12 +48,12 @@ async def open_store(kind: str, location: str) -> RecordStore:
     raise AssertionError(kind)
 
 
-def new_location(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
-    """Return the path or address of a store that does not exist yet."""
+def new_location(kind: str, request: pytest.FixtureRequest, directory: Path) -> str:
+    """Return the path or address of a new store."""
     if kind.startswith("mongodb"):
         server: MongoServer = request.getfixturevalue("mongodb")
         return server.new_database()
-    return str(folder / "store.db")
+    return str(directory / "store.db")
 
 
 STORES = ["memory", "instrumented", "sqlite", "mongodb-motor", "mongodb-pymongo"]
@@ -76,7 +76,7 @@ def record(subject: str = "monica@example.com", value: bytes = b"v", **columns: 
 
 
 async def test_written_record_is_read_back(store: RecordStore) -> None:
-    """`get` returns every column and every byte, with a revision and the store's clock."""
+    """`get` returns every column and byte, a revision, and the store's current time."""
     written = record(
         value=bytes(range(256)),
         state="ACTIVE",
@@ -96,14 +96,14 @@ async def test_written_record_is_read_back(store: RecordStore) -> None:
 
 
 async def test_absent_record_is_none(store: RecordStore) -> None:
-    """A record of another app, kind or subject is another record."""
+    """Records with a different app, kind or subject are separate records."""
     await store.put(record(), 0)
     for other in (key("omar@example.com"), key(kind=Kind.STATE), key(app="zoom.us|other")):
         assert (await store.get(other))[0] is None
 
 
 async def test_put_requires_the_current_revision(store: RecordStore) -> None:
-    """With a stale, missing or superfluous revision, nothing is written."""
+    """If the expected revision is wrong, nothing is written."""
     assert await store.put(record(), 1) is None
     rev = await store.put(record(value=b"1"), 0)
     assert rev is not None
@@ -118,7 +118,7 @@ async def test_put_requires_the_current_revision(store: RecordStore) -> None:
 
 
 async def test_delete_requires_the_current_revision(store: RecordStore) -> None:
-    """A delete with any other revision, or a second delete, has no effect."""
+    """A delete with a different revision, or a second delete, has no effect."""
     rev = await store.put(record(), 0)
     assert rev is not None
     assert not await store.delete(key(), rev + 1)
@@ -129,7 +129,7 @@ async def test_delete_requires_the_current_revision(store: RecordStore) -> None:
 
 
 async def test_revision_is_never_reused(store: RecordStore) -> None:
-    """A record that is recreated after a delete has a new revision, so that a writer with the old one cannot overwrite it."""
+    """A record that is recreated after a delete has a new revision, so a writer with the old revision cannot overwrite the record."""
     first = await store.put(record(), 0)
     assert first is not None
     await store.delete(key(), first)
@@ -140,7 +140,7 @@ async def test_revision_is_never_reused(store: RecordStore) -> None:
 
 
 async def test_one_of_many_concurrent_writers_succeeds(store: RecordStore) -> None:
-    """Exactly one of several writers with the same revision succeeds, on the first insert and on later updates."""
+    """Exactly one of several writers with the same revision succeeds, for inserts and updates."""
     for _ in range(2):
         found, _ = await store.get(key())
         rev = found.rev if found else 0
@@ -190,7 +190,7 @@ async def test_find_returns_the_live_record_of_a_zoom_user(store: RecordStore) -
 
 
 async def test_pages_are_ordered_by_subject(store: RecordStore) -> None:
-    """Subjects are compared by code point. Pages start after `after` and respect the filters."""
+    """Subjects are compared by code point. Pages start after the given subject and respect the filters."""
     names = ["a@x.com", "b@x.com", "ab@x.com", "B", "ä", "\uff21", "\U0001f600"]
     for index, name in enumerate(names):
         state = "ACTIVE" if index % 2 else "REAUTH_REQUIRED"
@@ -211,7 +211,7 @@ async def test_pages_are_ordered_by_subject(store: RecordStore) -> None:
 
 
 async def test_records_are_counted_by_a_column(store: RecordStore) -> None:
-    """`count` considers one app and one kind, and groups by value."""
+    """`count` is limited to one app and one kind, and groups records by value."""
     for index in range(5):
         await store.put(record(f"u{index}", state="ACTIVE" if index else "GONE", key_id=f"k{index % 2}"), 0)
     assert await store.count(APP, Kind.USER, Column.STATE) == {"ACTIVE": 4, "GONE": 1}
@@ -220,7 +220,7 @@ async def test_records_are_counted_by_a_column(store: RecordStore) -> None:
 
 
 async def test_apps_with_records_are_listed(store: RecordStore) -> None:
-    """Apps are sorted and unique, and are listed only while they have a record."""
+    """Apps are sorted and unique. Apps without records are not listed."""
     assert list(await store.apps()) == []
     for app in ("zoom.us|b", "zoom.us|a"):
         for kind in (Kind.USER, Kind.STATE):
@@ -234,7 +234,7 @@ async def test_apps_with_records_are_listed(store: RecordStore) -> None:
 
 
 async def test_each_change_is_listed_once(store: RecordStore) -> None:
-    """Changes since a time are listed oldest first, each record with its latest revision."""
+    """Changes since a time are sorted oldest first. Each record is returned with its latest revision."""
     revs = {}
     for name, changed_at in (("a", 5.0), ("b", 3.0), ("c", 1.0)):
         revs[name] = await store.put(record(name, state="ACTIVE", changed_at=changed_at), 0)
@@ -267,7 +267,7 @@ async def test_close_is_idempotent(store: RecordStore) -> None:
 def test_any_sequence_of_writes_matches_a_dictionary(
     kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """After any sequence of puts and deletes, the store has the same content as a dictionary with revisions."""
+    """After any sequence of writes and deletes, the store has the same content as a dictionary with revisions."""
     steps = st.lists(
         st.tuples(st.sampled_from(["put", "stale", "delete"]), st.integers(0, 3), st.binary(max_size=8)),
         max_size=25,
@@ -327,7 +327,7 @@ asyncio.run(main())
 
 
 async def test_processes_share_a_file_without_lost_updates(tmp_path: Path) -> None:
-    """Two processes that increment one counter reach exactly the sum of their increments."""
+    """If two processes increment a counter concurrently, no increment is lost."""
     path = tmp_path / "shared.db"
     processes = [
         subprocess.Popen([sys.executable, "-c", COUNTER, str(path), "60"], stdout=subprocess.PIPE)
@@ -344,7 +344,7 @@ async def test_processes_share_a_file_without_lost_updates(tmp_path: Path) -> No
 
 
 async def test_processes_can_create_the_file_concurrently(tmp_path: Path) -> None:
-    """Several processes that start in an empty folder at once all succeed, and none deletes the file of the others."""
+    """If several processes start in an empty directory at the same time, all succeed, and none deletes the file of the others."""
     for number in range(3):
         path = tmp_path / f"new-{number}.db"
         processes = [subprocess.Popen([sys.executable, "-c", COUNTER, str(path), "2"]) for _ in range(6)]

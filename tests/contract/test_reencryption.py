@@ -1,4 +1,4 @@
-"""Re-encryption of a store that other processes use."""
+"""Tests for the re-encryption of a store that other processes use."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ USERS = [f"user-{number}@example.com" for number in range(25)]
 
 @pytest.fixture(params=["memory", "sqlite"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RecordStore]:
-    """Return a store of each implementation."""
+    """An in-memory store and an SQLite store."""
     created: RecordStore = (
         MemoryStore(time.time)
         if request.param == "memory"
@@ -37,7 +37,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 async def fill(store: RecordStore, zoom: RotatingZoom, apps: tuple[str, ...] = ("app",)) -> Process:
-    """Store the key check, a shared secret and a connection for every user under the old key."""
+    """Store the key check, a shared secret and a connection for every user, encrypted with the old key."""
     for app in apps:
         envelope = Envelope(app=app, keys=ring(OLD))
         await key_check.verify(store, envelope)
@@ -52,12 +52,12 @@ def ignore_progress(_: int) -> None:
     """Discard a progress report."""
 
 
-async def count_sealed_with(store: RecordStore, key_id: str) -> int:
+async def count_encrypted_with(store: RecordStore, key_id: str) -> int:
     return (await key_usage.sealed_with(store, key_id, ignore_progress)).total()
 
 
 class StoreWithConcurrentWrites:
-    """Runs a concurrent operation before each write."""
+    """A store wrapper that runs a concurrent operation before each write."""
 
     def __init__(self, store: RecordStore, before_put: Callable[[Record], Awaitable[None]]) -> None:
         self._store = store
@@ -72,7 +72,7 @@ class StoreWithConcurrentWrites:
 
 
 async def test_every_record_is_reencrypted_and_otherwise_unchanged(store: RecordStore) -> None:
-    """This includes all kinds and apps. Columns, generation and content stay the same."""
+    """Records of all kinds and apps are re-encrypted. Columns, generation and content stay the same."""
     await fill(store, RotatingZoom(), ("app", "other-app"))
     before = {
         record.key: record
@@ -84,7 +84,7 @@ async def test_every_record_is_reencrypted_and_otherwise_unchanged(store: Record
     result = await reencrypt(store, ring(NEW), progress.append)
     assert (result.reencrypted, result.current, result.failed) == (len(before), 0, {})
     assert sum(progress) == len(before) == 2 * (len(USERS) + 2)
-    assert await count_sealed_with(store, OLD) == 0
+    assert await count_encrypted_with(store, OLD) == 0
     assert set(await key_usage.by_key(store)) == {NEW}
     for app in await store.apps():
         envelope = Envelope(app=app, keys=ring(NEW))
@@ -100,7 +100,7 @@ async def test_every_record_is_reencrypted_and_otherwise_unchanged(store: Record
 
 
 async def test_concurrent_refresh_is_not_overwritten(store: RecordStore) -> None:
-    """After a refresh between read and write, the record is read again, and the valid token is retained."""
+    """A record that was refreshed between read and write is read again, and the valid token is retained."""
     zoom = RotatingZoom()
     process = await fill(store, zoom)
     refreshed: set[str] = set()
@@ -114,7 +114,7 @@ async def test_concurrent_refresh_is_not_overwritten(store: RecordStore) -> None
     result = await reencrypt(StoreWithConcurrentWrites(store, refresh), ring(NEW), ignore_progress)
     assert not result.failed
     assert refreshed == set(USERS)
-    assert await count_sealed_with(store, OLD) == 0
+    assert await count_encrypted_with(store, OLD) == 0
     reader = Process("app", store, Envelope(app="app", keys=ring(NEW)), zoom)
     for user in USERS:
         record, _ = await reader.connections.read(user)
@@ -154,13 +154,13 @@ async def test_next_run_continues_after_a_store_failure(store: RecordStore, afte
     assert 0 < reencrypted < len(USERS) + 2
     result = await reencrypt(store, ring(NEW), ignore_progress)
     assert result.current >= reencrypted
-    assert await count_sealed_with(store, OLD) == 0
+    assert await count_encrypted_with(store, OLD) == 0
     reader = Process("app", store, Envelope(app="app", keys=ring(NEW)), zoom)
     assert all([await reader.has_valid_token(user) for user in USERS])
 
 
 async def test_unreadable_records_are_reported_and_unchanged(store: RecordStore) -> None:
-    """A corrupt record and a record under a missing key do not prevent the re-encryption of the others."""
+    """A corrupt record or a missing key does not prevent the re-encryption of other records."""
     await fill(store, RotatingZoom())
     other_ring = KeyRing([Key("0c0c0c0c", bytes(range(32)), primary=True)])
     corrupt, _ = await store.get(RecordKey("app", Kind.USER, USERS[3]))
@@ -180,7 +180,7 @@ async def test_unreadable_records_are_reported_and_unchanged(store: RecordStore)
     assert result.reencrypted == len(USERS)
 
 
-async def test_sealing_key_is_found_in_the_value_despite_a_wrong_column(store: RecordStore) -> None:
+async def test_encryption_key_is_read_from_the_value_despite_a_wrong_column(store: RecordStore) -> None:
     await fill(store, RotatingZoom())
     await reencrypt(store, ring(NEW), ignore_progress)
     record, _ = await store.get(RecordKey("app", Kind.USER, USERS[0]))
@@ -193,8 +193,8 @@ async def test_sealing_key_is_found_in_the_value_despite_a_wrong_column(store: R
     assert await key_usage.sealed_with(store, OLD, ignore_progress) == {}
 
 
-async def test_reencryption_loses_no_token_of_another_process(tmp_path: Path) -> None:
-    """The other process refreshes all users continuously with the old key."""
+async def test_reencryption_loses_no_token_of_a_different_process(tmp_path: Path) -> None:
+    """The other process continuously refreshes all users' tokens with the old key."""
     path = tmp_path / "store.db"
     store = await SqliteStore.open(path, time.time)
     await fill(store, RotatingZoom())
@@ -217,7 +217,7 @@ async def test_reencryption_loses_no_token_of_another_process(tmp_path: Path) ->
     assert worker.returncode == 0
     living = set(json.loads(output.splitlines()[-1]))
     await reencrypt(store, ring(NEW), ignore_progress)
-    assert await count_sealed_with(store, OLD) == 0
+    assert await count_encrypted_with(store, OLD) == 0
     zoom = RotatingZoom()
     zoom.valid_tokens = living
     reader = Process("app", store, Envelope(app="app", keys=ring(NEW)), zoom)

@@ -1,4 +1,4 @@
-"""A service with an SQLite or a MongoDB store, and direct access to that store."""
+"""Fixtures for a service with an SQLite or MongoDB store, and for direct access to that store."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

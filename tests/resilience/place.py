@@ -1,4 +1,4 @@
-"""The store of a service: an SQLite file or a MongoDB database."""
+"""Direct access to the SQLite file or MongoDB database of a service."""
 
 import sqlite3
 import time
@@ -31,7 +31,7 @@ class Place:
 
     @property
     def uri(self) -> str:
-        """The address of the database. Empty for a file."""
+        """The address of the database, or an empty string for a file."""
         return self.environ.get("ZOOMGATE_STORE", "")
 
     @property
@@ -40,7 +40,7 @@ class Place:
         return self.folder / "zoomgate.db"
 
     def elsewhere(self) -> dict[str, str]:
-        """Return settings of a service with another data directory and the same store."""
+        """Return the settings of a service with a different data directory and the same store."""
         return self.environ if self.uri else self.environ | {"ZOOMGATE_STORE": f"sqlite:///{self.file}"}
 
     async def store(self) -> RecordStore:
@@ -66,7 +66,7 @@ class Place:
         return replace(record, rev=rev)
 
     def write_fields(self, user: str, fields: dict[str, Any]) -> None:
-        """Write fields of a user's record directly to the database. None removes a field in MongoDB, and writes NULL in SQLite."""
+        """Write fields of a user's record directly to the database. None removes a MongoDB field or sets an SQLite column to NULL."""
         if self.uri:
             with MongoClient(self.uri) as client:
                 change = {"$set": {name: value for name, value in fields.items() if value is not None}}
@@ -80,6 +80,6 @@ class Place:
                 connection.execute(f"UPDATE record SET {name} = ? WHERE subject = ?", (value, user))  # noqa: S608 - names come from the tests
 
     async def close(self) -> None:
-        """Close the store if it was opened."""
+        """Close the store if it is open."""
         if self._store is not None:
             await self._store.close()

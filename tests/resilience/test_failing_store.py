@@ -1,4 +1,4 @@
-"""A store that fails under a running service: issued tokens survive, valid tokens are served, other calls report the store."""
+"""Tests for a store that fails while the service runs: issued tokens survive, cached tokens are returned, and other calls fail."""
 
 import asyncio
 import resource
@@ -55,11 +55,11 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Gate:
-    """Holds back Zoom's response to a refresh.
+    """A gate that delays Zoom's response to a refresh.
 
     Attributes:
         responded: Set when Zoom has responded.
-        open: Set by the test to pass the response to the service.
+        open: Set by the test to deliver the response to the service.
     """
 
     responded: asyncio.Event = field(default_factory=asyncio.Event)
@@ -68,7 +68,7 @@ class Gate:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """Hold back Zoom's responses to refreshes. Must be requested before the service."""
+    """Delay Zoom's responses to refreshes. A test must request this fixture before the service."""
     created, real = Gate(), OAuthClient.refresh
 
     async def refresh(self: OAuthClient, refresh_token: str) -> TokenOutcome:
@@ -107,7 +107,7 @@ async def assert_store_unavailable(zoomgate: Harness) -> None:
 
 @pytest.fixture
 async def service(zoomgate: Harness) -> Harness:
-    """The service with two connected users, and a cached token of Monica."""
+    """A service with two connected users and a cached token of Monica."""
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
     await token(zoomgate)
@@ -116,7 +116,7 @@ async def service(zoomgate: Harness) -> Harness:
 
 @only_sqlite
 async def test_locked_file_fails_writes_only(service: Harness, place: Place) -> None:
-    """Reads succeed and writes time out. After the lock is released, writes succeed."""
+    """Reads succeed and writes time out until the lock is released."""
     with closing(sqlite3.connect(place.file, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         await assert_store_unavailable(service)
@@ -128,7 +128,7 @@ async def test_locked_file_fails_writes_only(service: Harness, place: Place) -> 
 @only_sqlite
 @pytest.mark.parametrize("replaced", [False, True])
 async def test_missing_or_replaced_file_is_detected(service: Harness, place: Place, replaced: bool) -> None:
-    """Nothing is written to a file that is no longer at its path. The service resumes when the original file is back."""
+    """Nothing is written to a file that is no longer at its path. Calls succeed again once the original file is restored."""
     moved = place.file.with_name("moved.db")
     place.file.rename(moved)
     if replaced:
@@ -151,7 +151,7 @@ def file_size_limit(limit: int) -> Iterator[None]:
 
 @only_sqlite
 async def test_full_disk_after_zoom_has_issued_tokens(gate: Gate, service: Harness, place: Place) -> None:
-    """Calls fail with STORE_UNAVAILABLE. The token pair is in the journal, and is stored once there is space."""
+    """Calls fail with STORE_UNAVAILABLE. The token pair is journaled, and is stored once disk space is available."""
     request = auth.RefreshTokenRequest(user_email=MONICA)
     waiting = asyncio.create_task(service.error_of(service.auth.RefreshToken, request))
     await gate.responded.wait()
@@ -168,7 +168,7 @@ async def test_full_disk_after_zoom_has_issued_tokens(gate: Gate, service: Harne
 
 
 @only_sqlite
-async def test_damaged_file_fails_the_start(place: Place) -> None:
+async def test_corrupt_file_fails_the_start(place: Place) -> None:
     """The start fails with a one-line error and does not change the file."""
     async with running(place.folder, environ=place.environ) as zoomgate:
         await zoomgate.connect()
@@ -176,7 +176,7 @@ async def test_damaged_file_fails_the_start(place: Place) -> None:
     pages = len(content) // 4096
     content[4096 : 4096 * pages] = b"\xa5" * (4096 * (pages - 1))
     place.file.write_bytes(content)
-    with pytest.raises(StartError, match="damaged; restore it from a backup") as error:
+    with pytest.raises(StartError, match="corrupt; restore it from a backup") as error:
         async with running(place.folder, environ=place.environ):
             pass
     assert "\n" not in str(error.value)
@@ -188,20 +188,20 @@ async def test_damaged_file_fails_the_start(place: Place) -> None:
 async def test_network_file_system_is_rejected(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
 ) -> None:
-    """No file is created there. The mount point contains a space, and the file may be a symbolic link to it."""
+    """No file is created on the network file system. The mount point contains a space, and the store may be a symbolic link."""
     share = tmp_path / "network share"
     mounts = tmp_path / "mounts"
     mounts.write_text(
         f"/dev/sda1 / ext4 rw 0 0\nnas:/x {str(share).replace(' ', chr(92) + '040')} nfs4 rw 0 0\n"
     )
     monkeypatch.setattr(sqlite, "MOUNTS", mounts)
-    folder = tmp_path / "data" if linked else share
+    directory = tmp_path / "data" if linked else share
     if linked:
-        for each in (folder, share):
+        for each in (directory, share):
             each.mkdir(mode=0o700)
-        (folder / "zoomgate.db").symlink_to(share / "zoomgate.db")
+        (directory / "zoomgate.db").symlink_to(share / "zoomgate.db")
     with pytest.raises(StartError, match="network file system, where SQLite loses data; use a local disk"):
-        async with running(folder, environ=place.environ):
+        async with running(directory, environ=place.environ):
             pass
     assert not (share / "zoomgate.db").exists()
     assert share.exists() is linked
@@ -216,7 +216,7 @@ async def test_late_response_without_a_tombstone_does_not_reconnect_the_user(
     await gate.responded.wait()
     await service.call(service.auth.DeleteConnection, auth.DeleteConnectionRequest(user_email=MONICA))
     store = await place.store()
-    while True:  # the service also writes the tombstone when the revocation is done
+    while True:  # the service updates the tombstone after the revocation
         tombstone = await place.record(MONICA)
         if await store.delete(tombstone.key, tombstone.rev):
             break
@@ -232,7 +232,7 @@ async def test_late_response_without_a_tombstone_does_not_reconnect_the_user(
 
 @only_mongodb
 async def test_dropped_collection_disconnects_all_users(service: Harness, place: Place) -> None:
-    """Users can consent again, and the next start recreates the indexes."""
+    """After the collection is dropped, users can consent again, and the next start recreates the indexes."""
     with MongoClient(place.uri) as client:
         records = client.get_default_database()[RECORDS]
         before = set(records.index_information())
@@ -248,7 +248,7 @@ async def test_dropped_collection_disconnects_all_users(service: Harness, place:
 
 @only_mongodb
 async def test_missing_indexes_are_recreated_at_the_next_start(service: Harness, place: Place) -> None:
-    """Without its indexes, the store is slower but returns the same results."""
+    """A store without indexes is slower but returns the same results."""
     with MongoClient(place.uri) as client:
         records = client.get_default_database()[RECORDS]
         before = set(records.index_information())
@@ -268,7 +268,7 @@ WRITE_FAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("shutting down", {"errorCode": 91}),
     ("connection lost", {"closeConnection": True}),
 )
-"""Ways in which a reachable database fails a write. The test server has no replicas, so fail points simulate them."""
+"""Write failures of a reachable database. The test server has no replicas, so the failures are simulated with fail points."""
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +284,7 @@ def faulty_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServe
 async def test_failing_database_after_zoom_has_issued_tokens(
     faulty_server: OwnServer, tmp_path: Path, gate: Gate, fault: dict[str, Any]
 ) -> None:
-    """An unconfirmed write is retried until it is confirmed, even if it took effect. Meanwhile no refresh token is used."""
+    """An unconfirmed write is retried until it is confirmed, even if it took effect. No refresh token is used during this time."""
     key_file.create(tmp_path / "keys.json")
     environ = {
         "ZOOMGATE_KEYS": str(tmp_path / "keys.json"),
@@ -314,7 +314,7 @@ async def test_failing_database_after_zoom_has_issued_tokens(
             await asyncio.sleep(0.01)
         assert (await refresh(zoomgate)).generation == 3
         assert (await token(zoomgate, OMAR)).generation == 1
-        # with a write concern error, Omar's lease took effect: the next refresh would have to wait until it expires
+        # with a write concern error, Omar's lease took effect: the next refresh would have to wait until the lease expires
         if "writeConcernError" not in fault:
             assert (await refresh(zoomgate, OMAR)).generation == 2
         assert zoomgate.stat("token.refresh_token.refused") == 0
@@ -323,7 +323,7 @@ async def test_failing_database_after_zoom_has_issued_tokens(
 async def test_exhausted_connection_pool_fails_calls_in_time(
     mongodb: MongoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call without a free connection fails in time. A call with a connection waits for the database and succeeds."""
+    """A call that gets no connection fails in time. A call with a connection waits for the database and succeeds."""
     monkeypatch.setattr(mongodb_store, "POOL_SIZE", 1)
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 1e6)
     key_file.create(tmp_path / "keys.json")
@@ -335,7 +335,7 @@ async def test_exhausted_connection_pool_fails_calls_in_time(
     async with tcp_proxy(mongodb.address) as proxy:
         uri = f"mongodb://127.0.0.1:{proxy.port}/{database.rpartition('/')[2]}?directConnection=true"
         async with running(tmp_path / "data", environ=keys | {"ZOOMGATE_STORE": uri}) as zoomgate:
-            for _ in range(2):  # after the reads of the start
+            for _ in range(2):  # waits until the reads of the startup are done
                 await zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
             monkeypatch.setattr(mongodb_store, "WAIT_SECONDS", 0.1)
             proxy.set_mode(Mode.STALL)
@@ -354,7 +354,7 @@ async def test_exhausted_connection_pool_fails_calls_in_time(
 
 
 @pytest.mark.parametrize("hours", [1, -1])
-async def test_refresh_survives_a_jump_of_the_store_clock(
+async def test_refresh_survives_a_jump_of_the_stores_clock(
     gate: Gate, place: Place, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
     """If the clock jumps by an hour during a refresh, as in a failover, the connection survives and refreshes continue."""
@@ -382,11 +382,11 @@ async def test_refresh_survives_a_jump_of_the_store_clock(
         assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
-async def test_damaged_journal_entries_are_counted_and_retained(place: Place) -> None:
-    """An intact entry whose tokens are already stored changes nothing and is deleted. Neither kind of entry blocks the service."""
+async def test_corrupt_journal_entries_are_counted_and_retained(place: Place) -> None:
+    """An intact entry whose tokens are already stored is deleted without a change. Neither kind of entry blocks the service."""
     ring = key_file.load(Path(place.environ["ZOOMGATE_KEYS"]))
     envelope = Envelope(app=APP, keys=ring)
-    folder = place.folder / "journal"
+    directory = place.folder / "journal"
     async with Simulator(SimulatorOptions(port=0)) as zoom:
         async with serving(zoom, place.folder, place.environ) as zoomgate:
             await zoomgate.connect()
@@ -395,7 +395,7 @@ async def test_damaged_journal_entries_are_counted_and_retained(place: Place) ->
             after = record.decode(envelope, await place.record(MONICA))
         assert after.tokens is not None
         assert after.commit_id
-        journal = TokenJournal(folder, app=APP, key_ring=ring, observer=Metrics("0", []))
+        journal = TokenJournal(directory, app=APP, key_ring=ring, observer=Metrics("0", []))
         entry = Entry(
             after.commit_id,
             Origin.REFRESH,
@@ -408,11 +408,11 @@ async def test_damaged_journal_entries_are_counted_and_retained(place: Place) ->
         for copy in (entry, replace(entry, entry_id="b" * 32), replace(entry, entry_id="c" * 32)):
             assert await journal.append(copy)
         await journal.close()
-        damaged = {folder / f"{letter * 32}.entry" for letter in "bc"}
-        for path, length in zip(sorted(damaged), (100, 0), strict=True):
+        corrupt = {directory / f"{letter * 32}.entry" for letter in "bc"}
+        for path, length in zip(sorted(corrupt), (100, 0), strict=True):
             path.write_bytes(path.read_bytes()[:length])
         async with serving(zoom, place.folder, place.environ) as zoomgate:
-            while set(folder.iterdir()) != damaged:
+            while set(directory.iterdir()) != corrupt:
                 await asyncio.sleep(0.01)
             async with (
                 aiohttp.ClientSession() as session,
@@ -421,14 +421,14 @@ async def test_damaged_journal_entries_are_counted_and_retained(place: Place) ->
                 assert "\nzoomgate_journal_corrupt_entries_total 2.0\n" in await page.text()
             assert (await token(zoomgate)).generation == 2
             assert (await refresh(zoomgate)).generation == 3
-            assert set(folder.iterdir()) == damaged
+            assert set(directory.iterdir()) == corrupt
             assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
 async def test_killed_database_after_zoom_has_issued_tokens(
     tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cached tokens are served, other calls fail, and the issued tokens are stored once the database is restarted."""
+    """Cached tokens are returned, other calls fail, and the issued tokens are stored after the database restarts."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.05)
     server = OwnServer(tmp_path)
     await asyncio.to_thread(server.start)
@@ -472,7 +472,7 @@ async def test_killed_database_after_zoom_has_issued_tokens(
 async def test_failing_primary_after_zoom_has_issued_tokens(
     tmp_path: Path, gate: Gate, fault: dict[str, Any]
 ) -> None:
-    """Calls fail until writes succeed again. Whether or not the failed write took effect, the token pair is stored once."""
+    """Calls fail until writes succeed again. The token pair is stored once, whether or not the failed write took effect."""
     server = OwnServer(tmp_path, "--enable-test-commands")
     await asyncio.to_thread(server.start)
     key_file.create(tmp_path / "keys.json")

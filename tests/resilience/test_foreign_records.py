@@ -1,4 +1,4 @@
-"""Other content of the store: rows of a later release, and very many users."""
+"""Tests for a store with records of a later release, and with many users."""
 
 import asyncio
 import sqlite3
@@ -23,13 +23,20 @@ from zoomgate_server.storage.mongodb import RECORDS
 from zoomgate_server.watch import change_feed
 
 
-def write_row_of_another_kind(place: Place) -> None:
-    """Write a row as a later release might store it."""
+def write_record_of_unknown_kind(place: Place) -> None:
+    """Write a record of a kind that only a later release might use."""
     if place.uri:
         with MongoClient(place.uri) as client:
             name = {"app": APP, "kind": "future", "subject": "x"}
-            row = {"_id": name, "value": b"?", "rev": 1, "state": "", "key_id": "", "changed_at": time.time()}
-            client.get_default_database()[RECORDS].insert_one(row)
+            document = {
+                "_id": name,
+                "value": b"?",
+                "rev": 1,
+                "state": "",
+                "key_id": "",
+                "changed_at": time.time(),
+            }
+            client.get_default_database()[RECORDS].insert_one(document)
         return
     with closing(sqlite3.connect(place.file)) as connection, connection:
         connection.execute(
@@ -38,13 +45,13 @@ def write_row_of_another_kind(place: Place) -> None:
         )
 
 
-async def test_rows_of_unknown_kinds_are_ignored(
+async def test_records_of_unknown_kinds_are_ignored(
     zoomgate: Harness, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A later release may share the store. This release still receives changes of connections by other processes."""
+    """Changes of connections by other processes are still received, although the store contains records of a later release."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.01)
     await zoomgate.connect()
-    write_row_of_another_kind(place)
+    write_record_of_unknown_kind(place)
     async with serving(zoomgate.simulator, tmp_path / "other", place.elsewhere()) as other:
         request = auth.GetTokenRequest(user_email=MONICA)
         await zoomgate.call(zoomgate.auth.GetToken, request)
@@ -61,7 +68,7 @@ async def test_rows_of_unknown_kinds_are_ignored(
 
 @pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 async def test_ten_thousand_users_are_listed_in_bounded_memory(zoomgate: Harness, place: Place) -> None:
-    """Pages contain each user once, in order, and the service never holds more than one page."""
+    """Pages contain each user once, sorted by address, and the service never holds more than one page in memory."""
     await zoomgate.connect()
     envelope = Envelope(app=APP, keys=key_file.load(Path(place.environ["ZOOMGATE_KEYS"])))
     monica = record.decode(envelope, await place.record(MONICA))

@@ -1,4 +1,4 @@
-"""Wrong and incomplete key files of running services."""
+"""Tests for wrong and incomplete key files of running services."""
 
 import asyncio
 import shutil
@@ -13,33 +13,33 @@ from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server.encryption import key_file, reloading_key_ring
 
 
-async def test_key_file_of_another_installation_is_ignored(
+async def test_key_file_of_a_different_installation_is_ignored(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The service keeps serving all users, and everything that it writes opens with the right key file."""
+    """All users are still served, and records written in the meantime can be decrypted with the correct key file."""
     monkeypatch.setattr(reloading_key_ring, "POLL_INTERVAL", 0.01)
     path = Path(place.environ["ZOOMGATE_KEYS"])
-    right = path.read_bytes()
+    correct = path.read_bytes()
     async with running(place.folder, environ=place.environ) as zoomgate:
         await zoomgate.connect()
         path.unlink()
         with capture_logs() as lines:
             key_file.create(path)
-            # No call is needed for the file to be checked.
+            # The file is checked even without calls.
             while "key_ring.reload_failed" not in [line["event"] for line in lines]:
                 await asyncio.sleep(0.01)
         await zoomgate.connect(OMAR)
         await zoomgate.call(zoomgate.auth.RefreshToken, auth.RefreshTokenRequest(user_email=MONICA))
-        path.write_bytes(right)
+        path.write_bytes(correct)
     async with running(place.folder, environ=place.environ) as zoomgate:
         for user in (MONICA, OMAR):
             await zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=user))
 
 
-async def test_service_without_the_primary_key_of_another_recovers_with_it(
+async def test_service_recovers_after_receiving_a_missing_primary_key(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the key, the service reports KEY_UNAVAILABLE, uses no refresh token and changes nothing."""
+    """Without the key, the service reports KEY_UNAVAILABLE, and does not refresh tokens or modify records."""
     monkeypatch.setattr(reloading_key_ring, "POLL_INTERVAL", 0.01)
     path, peer_path = Path(place.environ["ZOOMGATE_KEYS"]), tmp_path / "peer.json"
     shutil.copy(path, peer_path)

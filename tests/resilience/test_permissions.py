@@ -1,4 +1,4 @@
-"""A store that is read-only, at the start or later."""
+"""Tests for a store that is read-only at startup or becomes read-only later."""
 
 import asyncio
 import subprocess
@@ -26,11 +26,11 @@ if os.geteuid() == 0 and any(libc.prctl(24, right, 0, 0, 0) for right in (1, 2))
     sys.exit(77)
 os.execv(sys.argv[1], sys.argv[1:])
 """
-"""Runs a program that is subject to file modes even as root: without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, see capabilities(7)."""
+"""Script that runs a program without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, so that file modes apply to root. See capabilities(7)."""
 
 
 def zoomgate(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command that terminates by itself, subject to file modes."""
+    """Run a command that exits on its own, subject to file modes."""
     (folder / "callers.toml").write_text(
         f'[[callers]]\nname = "omar"\nrole = "member"\nemail = "{OMAR}"\nkey_sha256 = "{"a" * 64}"\n',
         encoding="utf-8",
@@ -67,17 +67,17 @@ def zoomgate(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
         (
             0o400,
             0o700,
-            "data/zoomgate.db cannot be written; check the owner and mode of the file and its folder",
+            "data/zoomgate.db cannot be written; check the owner and permissions of the file and its directory",
         ),
         (
             0o600,
             0o500,
-            "data/zoomgate.db cannot be written; check the owner and mode of the file and its folder",
+            "data/zoomgate.db cannot be written; check the owner and permissions of the file and its directory",
         ),
         (
             0o000,
             0o700,
-            "data/zoomgate.db cannot be written; check the owner and mode of the file and its folder",
+            "data/zoomgate.db cannot be written; check the owner and permissions of the file and its directory",
         ),
         (None, 0o500, "data/zoomgate.db cannot be created (Permission denied)"),
         (0o600, 0o600, "cannot create or use data (Permission denied); check its owner and mode"),
@@ -86,7 +86,7 @@ def zoomgate(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
 async def test_start_fails_if_the_file_is_not_writable(
     tmp_path: Path, file: int | None, folder: int, remedy: str
 ) -> None:
-    """The start and `doctor` report a read-only file or folder, and change neither."""
+    """`serve` and `doctor` report a read-only file or directory and change nothing."""
     key_file.create(tmp_path / "keys.json")
     (tmp_path / "data").mkdir()
     store = tmp_path / "data" / "zoomgate.db"
@@ -113,7 +113,7 @@ async def test_start_fails_if_the_file_is_not_writable(
 
 @pytest.mark.e2e
 def test_commands_are_subject_to_file_modes(tmp_path: Path) -> None:
-    """The wrapper of the commands cannot write to a read-only file, even as root."""
+    """A program run by the script cannot write to a read-only file, even as root."""
     (tmp_path / "x").touch(0o400)
     code = f"import os; print(os.access({str(tmp_path / 'x')!r}, os.W_OK))"
     result = subprocess.run(
@@ -127,7 +127,7 @@ def test_commands_are_subject_to_file_modes(tmp_path: Path) -> None:
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> OwnServer:
-    """A MongoDB-compatible server with the users `writer`, with write privileges, and `reader`, without."""
+    """A MongoDB-compatible server with a user `writer` with write privileges and a user `reader` without them."""
     server = OwnServer(tmp_path)
     server.start()
     with MongoClient(server.uri) as client:
@@ -140,9 +140,9 @@ def guarded(tmp_path: Path) -> OwnServer:
 
 
 async def test_database_user_without_write_privileges(tmp_path: Path, guarded: OwnServer) -> None:
-    """The start fails. If the privileges are removed later, only calls that need a write fail, until they are granted again.
+    """The start fails. If write privileges are removed later, only calls that write fail, until the privileges are granted again.
 
-    The test server checks privileges when a connection is opened, so this test closes connections. MongoDB checks each operation.
+    The test server checks privileges when a connection is opened, so the test closes connections. MongoDB checks privileges per operation.
     """
     await asyncio.to_thread(guarded.start)
     key_file.create(tmp_path / "keys.json")
@@ -157,9 +157,9 @@ async def test_database_user_without_write_privileges(tmp_path: Path, guarded: O
                 (
                     "reader",
                     PASSWORD,
-                    "does not grant its user the required privileges; grant the role readWrite on that database",
+                    "does not grant its user the required privileges; grant the readWrite role on that database",
                 ),
-                ("writer", "wrong", "rejects user and password"),
+                ("writer", "wrong", "rejects the username and password"),
             ):
                 rejected = environ | {"ZOOMGATE_STORE": f"mongodb://{user}:{password}@{host}"}
                 with pytest.raises(StartError, match=reason) as error:

@@ -1,4 +1,4 @@
-"""A record that is damaged, misplaced, or of another version or key: only its user is affected, and the record is not changed."""
+"""Tests for records that are corrupt, misplaced, or of a different version or key: only the record's user is affected."""
 
 import sqlite3
 from collections.abc import Callable
@@ -19,25 +19,25 @@ from zoomgate_server.storage.mongodb import RECORDS
 from zoomgate_server.storage.record_store import Kind, Record
 from zoomgate_server.watch import change_feed
 
-DAMAGED = ("DATA_LOSS", "RECORD_UNREADABLE")
+CORRUPT = ("DATA_LOSS", "RECORD_UNREADABLE")
 UNSUPPORTED_VERSION = ("INTERNAL", "RECORD_VERSION")
 KEY_MISSING = ("INTERNAL", "KEY_UNAVAILABLE")
 
 
 def header_end(value: bytes) -> int:
-    """Return the offset at which the encrypted part of a value starts."""
+    """Return the offset of the ciphertext in a value."""
     return 5 + int.from_bytes(value[1:5], "big")
 
 
 def flipped(value: bytes, position: int) -> bytes:
-    """Return a value with one bit flipped in the byte at a position."""
+    """Return a value with one flipped bit in the byte at a position."""
     changed = bytearray(value)
     changed[position] ^= 1
     return bytes(changed)
 
 
 def in_header(before: bytes, after: bytes) -> Callable[[bytes], bytes]:
-    """Return a change of the plaintext header that replaces a text by one of the same length."""
+    """Return a function that replaces bytes in the plaintext header by bytes of the same length."""
 
     def change(value: bytes) -> bytes:
         assert len(before) == len(after)
@@ -49,21 +49,21 @@ def in_header(before: bytes, after: bytes) -> Callable[[bytes], bytes]:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of a record.
+    """A faulty variant of a record.
 
     Attributes:
         name: Description of the fault.
-        apply: Returns Monica's faulty record, given her record and Omar's.
+        apply: Function that returns Monica's faulty record, based on Monica's and Omar's records.
         error: Expected status code and error reason.
     """
 
     name: str
     apply: Callable[[Record, Record], Record]
-    error: tuple[str, str] = DAMAGED
+    error: tuple[str, str] = CORRUPT
 
 
 def of_value(change: Callable[[bytes], bytes]) -> Callable[[Record, Record], Record]:
-    """Return a fault that changes the value only."""
+    """Return a function for `Fault.apply` that changes only the value."""
     return lambda mine, _: replace(mine, value=change(mine.value))
 
 
@@ -87,15 +87,17 @@ FAULTS = (
     Fault("generation", of_value(in_header(b'"generation":1', b'"generation":2'))),
     Fault("lease", of_value(in_header(b'"lease":null', b'"lease":1234'))),
     Fault("cause", of_value(in_header(b'"cause":null', b'"cause":true'))),
-    Fault("header of another user", lambda mine, other: replace(mine, value=_with_header_of(mine, other))),
-    Fault("value of another user", lambda mine, other: replace(mine, value=other.value)),
+    Fault(
+        "header of a different user", lambda mine, other: replace(mine, value=_with_header_of(mine, other))
+    ),
+    Fault("value of a different user", lambda mine, other: replace(mine, value=other.value)),
     Fault("marked as disconnected", lambda mine, _: replace(mine, state="DISCONNECTED")),
     Fault("no state", lambda mine, _: replace(mine, state="")),
-    Fault("another Zoom user", lambda mine, _: replace(mine, zoom_user_id="other")),
+    Fault("different Zoom user", lambda mine, _: replace(mine, zoom_user_id="other")),
     Fault("no Zoom user", lambda mine, _: replace(mine, zoom_user_id=None)),
     Fault("version 4", of_value(lambda value: b"\4" + value[1:]), UNSUPPORTED_VERSION),
     Fault("version 255", of_value(lambda value: b"\xff" + value[1:]), UNSUPPORTED_VERSION),
-    Fault("key", of_value(lambda value: flipped(value, header_end(value) + 1)), KEY_MISSING),
+    Fault("missing key", of_value(lambda value: flipped(value, header_end(value) + 1)), KEY_MISSING),
 )
 
 WRONG_FIELDS: tuple[dict[str, Any], ...] = (
@@ -122,7 +124,7 @@ async def user_records(zoomgate: Harness, place: Place) -> tuple[Record, Record]
 
 
 async def assert_calls_fail(zoomgate: Harness, error: tuple[str, str]) -> None:
-    """Check that every call that needs Monica's record fails with the same error, including calls by Monica as a member."""
+    """Check that every call that requires Monica's record fails with the same error, including a call by Monica."""
     me = proxy.GetRequest(user_email=MONICA, url="/users/me")
     calls = (
         (zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA), "service"),
@@ -148,7 +150,7 @@ async def assert_usable(zoomgate: Harness, user: str) -> None:
 
 
 async def assert_reported_and_unchanged(zoomgate: Harness, place: Place, error: tuple[str, str]) -> None:
-    """Check that a fault of Monica's record affects only her, and that only a consent replaces the record, if it is damaged."""
+    """Check that a faulty record affects only Monica, and that only a new consent replaces a corrupt record."""
     before, issued = await place.record(MONICA), zoomgate.stat("token.refresh_token.issued")
     await assert_calls_fail(zoomgate, error)
     await assert_usable(zoomgate, OMAR)
@@ -156,7 +158,7 @@ async def assert_reported_and_unchanged(zoomgate: Harness, place: Place, error: 
     assert OMAR in [connection.user_email for connection in listed.connections]
     assert await place.record(MONICA) == before
     assert zoomgate.stat("token.refresh_token.issued") == issued + 1, "only Omar's token may be refreshed"
-    if error == DAMAGED:
+    if error == CORRUPT:
         await zoomgate.connect()
         await assert_usable(zoomgate, MONICA)
         assert (await place.record(MONICA)).state == "ACTIVE"
@@ -171,34 +173,34 @@ async def assert_reported_and_unchanged(zoomgate: Harness, place: Place, error: 
 async def test_faulty_record_affects_only_its_user(
     zoomgate: Harness, place: Place, user_records: tuple[Record, Record], fault: Fault
 ) -> None:
-    """The record never counts as absent or as REAUTH_REQUIRED, and only a consent overwrites it."""
+    """A faulty record is never treated as absent or as REAUTH_REQUIRED, and only a consent overwrites the record."""
     await place.put(fault.apply(*user_records))
     await assert_reported_and_unchanged(zoomgate, place, fault.error)
 
 
 @pytest.mark.parametrize("fields", WRONG_FIELDS, ids=str)
-async def test_field_of_a_wrong_type_is_reported_as_damage(
+async def test_field_of_a_wrong_type_is_reported_as_corruption(
     zoomgate: Harness, place: Place, user_records: tuple[Record, Record], fields: dict[str, Any]
 ) -> None:
     place.write_fields(MONICA, fields)
-    await assert_reported_and_unchanged(zoomgate, place, DAMAGED)
+    await assert_reported_and_unchanged(zoomgate, place, CORRUPT)
 
 
 @pytest.mark.parametrize("place", ["mongodb"], indirect=True)
 @pytest.mark.parametrize("field", ["value", "state", "zoom_user_id"])
-async def test_missing_field_is_reported_as_damage(
+async def test_missing_field_is_reported_as_corruption(
     zoomgate: Harness, place: Place, user_records: tuple[Record, Record], field: str
 ) -> None:
-    """MongoDB only: in SQLite, only the Zoom user can be missing, which `FAULTS` covers."""
+    """Only MongoDB is tested: in SQLite, only the Zoom user can be missing, which `FAULTS` covers."""
     place.write_fields(MONICA, {field: None})
-    await assert_reported_and_unchanged(zoomgate, place, DAMAGED)
+    await assert_reported_and_unchanged(zoomgate, place, CORRUPT)
 
 
 @pytest.mark.parametrize("place", ["mongodb"], indirect=True)
-async def test_document_of_another_user_is_reported_as_damage(
+async def test_document_of_a_different_user_is_reported_as_corruption(
     zoomgate: Harness, place: Place, user_records: tuple[Record, Record]
 ) -> None:
-    """A misplaced document, or a wrong one from the driver, never makes Zoomgate use the token of another user."""
+    """A misplaced document never causes Zoomgate to use the token of a different user."""
     with MongoClient(place.uri) as client:
         records = client.get_default_database()[RECORDS]
         mine, other = (records.find_one({"subject": user}) for user in (MONICA, OMAR))
@@ -206,16 +208,16 @@ async def test_document_of_another_user_is_reported_as_damage(
         assert other is not None
         other["zoom_user_claim"] = mine["zoom_user_claim"]
         records.replace_one({"_id": mine["_id"]}, other | {"_id": mine["_id"]})
-    await assert_calls_fail(zoomgate, DAMAGED)
+    await assert_calls_fail(zoomgate, CORRUPT)
     await assert_usable(zoomgate, OMAR)
 
 
 OTHER_FIELDS: tuple[tuple[str, Any, bool], ...] = (
     ("app", None, False),
-    ("app", "another", False),
+    ("app", "other", False),
     ("app", [APP], False),
     ("kind", None, False),
-    ("kind", "another", False),
+    ("kind", "other", False),
     ("subject", None, False),
     ("subject", 7, False),
     ("subject", [MONICA], False),
@@ -228,12 +230,12 @@ OTHER_FIELDS: tuple[tuple[str, Any, bool], ...] = (
     ("changed_at", None, True),
     ("due_at", "later", True),
 )
-"""Unencrypted fields with a wrong value, and whether the record remains usable."""
+"""Unencrypted fields, each with a wrong value and whether the record remains usable."""
 
 
 @pytest.mark.parametrize("place", ["mongodb"], indirect=True)
 @pytest.mark.parametrize(("field", "value", "usable"), OTHER_FIELDS, ids=str)
-async def test_document_with_other_damaged_fields(
+async def test_document_with_other_corrupt_fields(
     zoomgate: Harness,
     place: Place,
     user_records: tuple[Record, Record],
@@ -241,12 +243,12 @@ async def test_document_with_other_damaged_fields(
     value: object,
     usable: bool,
 ) -> None:
-    """A damaged key field is reported as damage. With any other damaged field, the record is usable and the next write repairs it."""
+    """A corrupt key field is reported. With any other corrupt field, the record is usable, and the next write repairs the field."""
     place.write_fields(MONICA, {field: value})
     if usable:
         await assert_usable(zoomgate, MONICA)
     else:
-        await assert_calls_fail(zoomgate, DAMAGED)
+        await assert_calls_fail(zoomgate, CORRUPT)
         await zoomgate.connect()
         await assert_usable(zoomgate, MONICA)
     await assert_usable(zoomgate, OMAR)
@@ -259,7 +261,7 @@ async def test_document_with_other_damaged_fields(
 async def test_document_without_a_valid_subject_does_not_shorten_pages(
     zoomgate: Harness, place: Place, user_records: tuple[Record, Record]
 ) -> None:
-    """A page is shorter than its limit only if there are no more records, so that a scan reaches the records after the document."""
+    """A scan must reach the records after the document: a page is shorter than its limit only if there are no more records."""
     place.write_fields(MONICA, {"subject": [MONICA]})
     page = await (await place.store()).page(APP, Kind.USER, limit=1)
     assert [record.key.subject for record in page] == [OMAR]
@@ -269,7 +271,7 @@ async def test_document_without_a_valid_subject_does_not_shorten_pages(
 async def test_document_without_a_valid_subject_blocks_neither_lists_nor_starts(
     zoomgate: Harness, place: Place, user_records: tuple[Record, Record]
 ) -> None:
-    """Without subject, key ID and state, it is omitted from pages and changes, and a service can start."""
+    """A document without subject, key ID and state is omitted from pages and changes, and a service can start."""
     place.write_fields(MONICA, {"key_id": None, "state": 7, "subject": None})
     listed = await zoomgate.call(zoomgate.auth.ListConnections, auth.ListConnectionsRequest(), "admin")
     assert [connection.user_email for connection in listed.connections] == [OMAR]
@@ -281,23 +283,23 @@ async def test_document_without_a_valid_subject_blocks_neither_lists_nor_starts(
 
 @pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("column", ["state", "zoom_user_id"])
-async def test_invalid_utf8_is_reported_as_damage(
+async def test_invalid_utf8_is_reported_as_corruption(
     zoomgate: Harness, place: Place, user_records: tuple[Record, Record], column: str
 ) -> None:
-    """Invalid UTF-8 in a row, as a flipped bit may leave it, affects only its user."""
+    """Invalid UTF-8, for example due to a flipped bit, affects only the record's user."""
     with closing(sqlite3.connect(place.file)) as connection, connection:
         connection.execute(
             f"UPDATE record SET {column} = CAST(x'41ff' AS TEXT) WHERE subject = ?",  # noqa: S608 - names come from the test
             (MONICA,),
         )
-    await assert_reported_and_unchanged(zoomgate, place, DAMAGED)
+    await assert_reported_and_unchanged(zoomgate, place, CORRUPT)
 
 
 @pytest.mark.parametrize("place", ["sqlite"], indirect=True)
-async def test_row_with_other_damaged_columns_is_usable(
+async def test_row_with_other_corrupt_columns_is_usable(
     zoomgate: Harness, place: Place, user_records: tuple[Record, Record]
 ) -> None:
-    """The token of its user can be refreshed, and another service can start."""
+    """The user's token can be refreshed, and a second service can start."""
     place.write_fields(MONICA, {"key_id": b"?", "changed_at": "never", "due_at": b"?"})
     async with running(place.folder.with_name("next"), environ=place.elsewhere()) as other:
         await other.call(other.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
@@ -308,21 +310,21 @@ async def test_row_with_other_damaged_columns_is_usable(
 @pytest.mark.parametrize(
     "fields", [{"changed_at": "never"}, {"changed_at": b"?"}, {"subject": b"?"}], ids=str
 )
-async def test_damaged_row_does_not_block_watches(
+async def test_corrupt_row_does_not_block_watches(
     zoomgate: Harness,
     place: Place,
     user_records: tuple[Record, Record],
     fields: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Other users are listed and watched, at a running and at a starting service, with and without a resume token."""
+    """Other users can be listed and watched through a running and a newly started service, with and without a resume token."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.01)
     initial = await watch_until_synced(zoomgate, auth.WatchConnectionsRequest())
     place.write_fields(MONICA, fields)
     refresh_request = auth.RefreshTokenRequest(user_email=OMAR)
     list_request = auth.ListConnectionsRequest(states=[Connection.STATE_ACTIVE])
-    folder = place.folder.with_name("next")
-    async with serving(zoomgate.simulator, folder, place.elsewhere()) as other:
+    directory = place.folder.with_name("next")
+    async with serving(zoomgate.simulator, directory, place.elsewhere()) as other:
         for harness in (zoomgate, other):
             for token in ("", initial[-1].resume_token):
                 generation = (
@@ -337,7 +339,7 @@ async def test_damaged_row_does_not_block_watches(
 
 
 async def watch_until_synced(harness: Harness, request: auth.WatchConnectionsRequest) -> list[Any]:
-    """Return the events up to the first TYPE_SYNCED, as received by a caller that may access Omar only."""
+    """Return the events up to the first TYPE_SYNCED for a caller with access to Omar only."""
     call = harness.auth.WatchConnections(request, metadata=metadata("omars"), timeout=SECONDS)
     events = []
     async for event in call:

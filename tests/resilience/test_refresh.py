@@ -1,4 +1,4 @@
-"""Faults during a refresh, as observed by callers, Zoom and the store, with each store type."""
+"""Tests for faults during a refresh, and their effects on callers, Zoom and the store."""
 
 import asyncio
 import re
@@ -64,12 +64,12 @@ async def metric(zoomgate: Harness, name: str) -> float:
 
 
 def refresh_calls(zoomgate: Harness) -> int:
-    """Return how many refresh calls Zoom has received."""
+    """Return the number of refresh calls that the Zoom simulator has received."""
     return zoomgate.stat("token.refresh_token.issued") + zoomgate.stat("token.refresh_token.refused")
 
 
 async def change(place: Place, how: Callable[[ConnectionRecord], ConnectionRecord]) -> ConnectionRecord:
-    """Change Monica's record as another process would."""
+    """Change Monica's record directly in the store, like a different process."""
     envelope = Envelope(app=APP, keys=key_file.load(place.folder.parent / "keys.json"))
     stored = await place.record(MONICA)
     changed = how(connection_record.decode(envelope, stored))
@@ -78,7 +78,7 @@ async def change(place: Place, how: Callable[[ConnectionRecord], ConnectionRecor
 
 
 async def simulate_killed_process(zoomgate: Harness, place: Place) -> None:
-    """Leave the record of a process that was killed after Zoom rotated its token: a pending attempt, and no lease."""
+    """Simulate a process that was killed after Zoom rotated the token. The record has a pending attempt and no lease."""
     grant = zoomgate.simulator.zoom.grants[MONICA]
     zoomgate.simulator.zoom.refresh(grant.refresh_token)
     attempt = PendingAttempt(epoch=1, started_at=time.time())
@@ -98,7 +98,7 @@ async def test_thousand_concurrent_calls_share_one_refresh(place: Place) -> None
 
 
 async def test_five_hundred_concurrent_users_are_served(place: Place) -> None:
-    """If the tokens of all users expire at the same time, each is refreshed once, and no call is rejected."""
+    """If the tokens of all users expire at the same time, each token is refreshed once, and no call is rejected."""
     users = (*DEFAULT_USERS, *(SimulatedUser(email) for email in MANY_USERS))
     short = SimulatorOptions(port=0, users=users, access_token_seconds=90)
     async with running(place.folder, simulator=short, environ=place.environ) as zoomgate:
@@ -118,8 +118,8 @@ async def test_five_hundred_concurrent_users_are_served(place: Place) -> None:
         assert refresh_calls(zoomgate) - before == len(MANY_USERS)
 
 
-async def test_tolerant_zoom_recovers_the_loss_of_a_killed_process(place: Place) -> None:
-    """If Zoom accepts the previous refresh token once more, the next process receives a new pair without another consent."""
+async def test_lost_refresh_of_a_killed_process_is_recovered_with_a_tolerant_zoom(place: Place) -> None:
+    """If Zoom accepts the previous refresh token once more, the next process receives a new pair without a new consent."""
     options = SimulatorOptions(port=0, tolerance=1)
     async with running(place.folder, simulator=options, environ=place.environ) as zoomgate:
         await zoomgate.connect()
@@ -131,8 +131,8 @@ async def test_tolerant_zoom_recovers_the_loss_of_a_killed_process(place: Place)
 async def test_ambiguous_rejection_is_not_final_and_costs_one_call(
     zoomgate: Harness, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the killed process could still store its result, calls fail with REFRESH_IN_PROGRESS and the record is unchanged."""
-    # 9.5 of the 10 seconds of each call, so that the response arrives before the deadline
+    """While the killed process could still store a result, calls fail with REFRESH_IN_PROGRESS and the record is unchanged."""
+    # 9.5 of the 10 seconds of each call are reserved for the response, so that it arrives before the deadline
     monkeypatch.setattr(access_tokens, "RESPONSE_MARGIN", 9.5)
     await zoomgate.connect()
     await simulate_killed_process(zoomgate, place)
@@ -155,7 +155,7 @@ async def test_ambiguous_rejection_is_not_final_and_costs_one_call(
 
 
 async def test_lost_responses_are_retried_twice_and_then_reported(zoomgate: Harness) -> None:
-    """A refresh is retried twice. A strict Zoom then rejects the token, which is reported as OUTCOME_LOST and counted once."""
+    """After two retries, a strict Zoom rejects the token. The rejection is reported as OUTCOME_LOST and counted once."""
     await zoomgate.connect()
     zoomgate.simulator.faults.add(Fault("token", "cut_after", times=3))
     assert (await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == ZOOM
@@ -169,7 +169,7 @@ async def test_lost_responses_are_retried_twice_and_then_reported(zoomgate: Harn
 
 
 async def test_unambiguous_rejection_is_final(zoomgate: Harness) -> None:
-    """It costs one call and is counted once, regardless of later calls."""
+    """Zoom is called once, and the rejection is counted once, regardless of later calls."""
     await zoomgate.connect()
     zoomgate.simulator.zoom.revoke_grant(zoomgate.simulator.zoom.grants[MONICA])
     for _ in range(3):
@@ -183,7 +183,7 @@ async def test_unambiguous_rejection_is_final(zoomgate: Harness) -> None:
 async def test_refresh_token_that_is_not_rotated_is_reused(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, sent: bool
 ) -> None:
-    """If the response has the same refresh token or none, the old one is used again for the next generation."""
+    """If the response contains the same refresh token or none, the previous token is used for the next refresh."""
     await zoomgate.connect()
     zoom = zoomgate.simulator.zoom
     real = zoom.refresh
@@ -206,7 +206,7 @@ async def test_refresh_token_that_is_not_rotated_is_reused(
 async def test_failed_write_loses_no_token(
     zoomgate: Harness, place: Place, monkeypatch: pytest.MonkeyPatch, which: str, after_effect: bool
 ) -> None:
-    """If the write of a lease fails, Zoom is not called. If the commit fails, the new pair is still stored, as one generation."""
+    """If the lease cannot be written, Zoom is not called. If the commit fails, the new pair is still stored, as one generation."""
     monkeypatch.setattr(protocol, "LEASE_SECONDS", 1.0)
     monkeypatch.setattr(protocol, "CALL_SECONDS", 0.5)
     monkeypatch.setattr(protocol, "MARGIN_SECONDS", 0.0)
@@ -237,9 +237,9 @@ async def test_failed_write_loses_no_token(
 async def test_clock_jump_during_a_refresh_loses_no_token(
     place: Place, monkeypatch: pytest.MonkeyPatch, step: float
 ) -> None:
-    """The issued pair is stored, the next refresh succeeds, and no token is returned as valid beyond its lifetime at Zoom.
+    """The issued pair is stored, the next refresh succeeds, and no expired token is returned.
 
-    A database has its own clock, so only with a file does the clock of this machine matter.
+    The local clock is used only with an SQLite file, since a database server has its own clock.
     """
     offset, real_wall, real_refresh = [0.0], SystemClock.wall, OAuthClient.refresh
 
@@ -266,7 +266,7 @@ async def test_clock_jump_during_a_refresh_loses_no_token(
 async def test_two_first_consents_create_one_connection(
     zoomgate: Harness, place: Place, monkeypatch: pytest.MonkeyPatch, later_first: bool
 ) -> None:
-    """Two processes that store the first consent of a user concurrently leave one record, with a token that is still valid."""
+    """If two processes store the first consents of a user concurrently, one record with a valid token remains."""
     real, arrived = ConnectionRepository.write, asyncio.Event()
     release = {"earlier": asyncio.Event(), "later": asyncio.Event()}
     waiting = list(release)

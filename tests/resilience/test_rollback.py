@@ -1,4 +1,4 @@
-"""A store that is rolled back under a running service, as by restoring a backup: a caller never receives an older token."""
+"""Tests for a store that is rolled back while the service runs, as after a restore: callers never receive an older token."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.watch import change_feed
 
 NEVER, OFTEN = 1e6, 0.01
-"""Poll intervals of the change feed."""
+"""Poll intervals of the change feed, in seconds."""
 
 STRICT = SimulatorOptions(port=0)
 TOLERANT = SimulatorOptions(port=0, tolerance=1)
@@ -38,7 +38,7 @@ async def token(harness: Harness, user: str = MONICA, seconds: int = 0) -> pb.To
 
 
 async def error_of(harness: Harness, method: str = "RefreshToken") -> tuple[str, str, str]:
-    """Return the error of a call for Monica: code, reason and cause."""
+    """Return the status code, reason and cause of a failing call for Monica."""
     request = getattr(pb, f"{method}Request")(user_email=MONICA)
     refusal = await harness.error_of(getattr(harness.auth, method), request)
     return *refusal.short, refusal.metadata["cause"]
@@ -54,7 +54,7 @@ async def rollbacks_detected(harness: Harness) -> int:
 
 @pytest.fixture
 def feed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set the poll interval of the change feed. With NEVER, cached tokens are not dropped."""
+    """Set the poll interval of the change feed. With NEVER, cached tokens are not invalidated."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", getattr(request, "param", NEVER))
 
 
@@ -62,7 +62,7 @@ def feed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 async def restored(
     request: pytest.FixtureRequest, place: Place, feed: None
 ) -> AsyncIterator[tuple[Harness, pb.Token]]:
-    """A service whose store was rolled back to Monica's first record, and the second token, which it has returned since."""
+    """A service whose store was rolled back to Monica's first record, and the second token, which was issued later."""
     async with running(place.folder, simulator=request.param, environ=place.environ) as zoomgate:
         await zoomgate.connect()
         await zoomgate.connect(OMAR)
@@ -76,7 +76,7 @@ async def restored(
 async def test_cached_newer_token_is_used_before_the_older_one_is_tried(
     restored: tuple[Harness, pb.Token],
 ) -> None:
-    """The stored refresh token is tried only when needed. If Zoom accepts it, the new generation is above all previous ones."""
+    """The stored refresh token is used only if needed. If Zoom accepts that token, the new generation is higher than all previous ones."""
     zoomgate, newest = restored
     assert (await token(zoomgate)).access_token == newest.access_token
     with capture_logs() as lines:
@@ -104,7 +104,7 @@ async def test_cached_newer_token_is_used_before_the_older_one_is_tried(
 async def test_token_dropped_from_the_cache_is_not_followed_by_an_older_one(
     restored: tuple[Harness, pb.Token], feed: None
 ) -> None:
-    """Once the feed delivers the change, the older access token is not returned: its refresh token is tried first."""
+    """After the feed delivers the change, the stored refresh token is used before the older access token could be returned."""
     zoomgate, newest = restored
     returned = newest
     while returned.access_token == newest.access_token:
@@ -121,7 +121,7 @@ async def test_token_dropped_from_the_cache_is_not_followed_by_an_older_one(
 
 
 async def test_many_concurrent_calls_share_one_refresh(place: Place, feed: None) -> None:
-    """If the store is rolled back while the token is about to expire, callers do not refresh one after another."""
+    """A rollback while the token is about to expire causes one refresh, not one per call."""
     options = SimulatorOptions(port=0, tolerance=1, access_token_seconds=200)
     async with running(place.folder, simulator=options, environ=place.environ) as zoomgate:
         await zoomgate.connect()
@@ -138,7 +138,7 @@ async def test_many_concurrent_calls_share_one_refresh(place: Place, feed: None)
 async def test_tokens_of_an_earlier_consent_are_not_returned(
     zoomgate: Harness, place: Place, feed: None
 ) -> None:
-    """A record from before the latest consent is older, whatever its generation. The next consent gets a higher generation."""
+    """A record from before the latest consent is older, regardless of its generation. The next consent gets a higher generation."""
     await zoomgate.connect()
     await refresh(zoomgate)
     backup = await place.record(MONICA)
@@ -156,7 +156,7 @@ async def test_tokens_of_an_earlier_consent_are_not_returned(
 async def test_consent_in_an_emptied_store_is_used(
     zoomgate: Harness, place: Place, feed: None, tmp_path: Path
 ) -> None:
-    """A consent at another service, which starts at generation 1 again, replaces the cached token of this service."""
+    """A consent through a different service restarts at generation 1 and replaces the cached token of the first service."""
     await zoomgate.connect()
     await refresh(zoomgate)
     lost = await place.record(MONICA)

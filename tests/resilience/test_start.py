@@ -1,4 +1,4 @@
-"""A store that is not usable when the service starts: transient problems are retried, others fail the start immediately."""
+"""Tests for starts with an unusable store: transient problems are retried, and other problems fail the start immediately."""
 
 import asyncio
 import gc
@@ -36,23 +36,23 @@ from zoomgate_server.web import server as web_server
 
 UNREACHABLE = "mongodb://monica:hunter2@127.0.0.1:1/zoomgate?appName=hunter2"
 
-# PyMongo's client leaves its socket to the garbage collector if it is closed while a connection attempt is pending
+# if a PyMongo client is closed while a connection attempt is pending, its socket is closed by the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
 @pytest.fixture(autouse=True)
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Shorten the timeouts, all of which expire in these tests."""
+    """Shorten the timeouts that expire in these tests."""
     for name in ("SELECT_SECONDS", "CONNECT_SECONDS"):
         monkeypatch.setattr(mongodb_store, name, 0.2)
     for name in ("MIN_STORE_PAUSE", "MAX_STORE_PAUSE"):
         monkeypatch.setattr(stores, name, 0.05)
     yield
-    gc.collect()  # here, where the warning is ignored
+    gc.collect()  # collects the sockets while the warning is ignored
 
 
 def free_port() -> int:
-    """Return a port on which no process listens."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -60,7 +60,7 @@ def free_port() -> int:
 
 
 def environ_with_store_wait(folder: Path, uri: str, seconds: int) -> dict[str, str]:
-    """Return settings of a service that waits for its store."""
+    """Create a key ring, and return the settings of a service that waits for its store."""
     key_file.create(folder / "keys.json")
     return {
         "ZOOMGATE_KEYS": str(folder / "keys.json"),
@@ -70,7 +70,7 @@ def environ_with_store_wait(folder: Path, uri: str, seconds: int) -> dict[str, s
 
 
 async def start_error(folder: Path, environ: dict[str, str]) -> tuple[str, int]:
-    """Return the error of a failing start, one line without secrets, and the number of attempts that were retried."""
+    """Return the error message of a failing start and the number of retries. The message must be one line without secrets."""
     with capture_logs() as lines, pytest.raises(StartError) as error:
         async with running(folder / "data", environ=environ):
             pass
@@ -81,8 +81,8 @@ async def start_error(folder: Path, environ: dict[str, str]) -> tuple[str, int]:
 
 
 async def test_start_waits_for_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until the store is available, no RPC is served, `/healthz` is ok, and `/readyz` names the store."""
-    monkeypatch.setattr(web_server, "OPEN_SECONDS", 60.0)  # longer than the store takes to start
+    """Until the store is available, no RPC is served, `/healthz` succeeds, and `/readyz` reports the store."""
+    monkeypatch.setattr(web_server, "OPEN_SECONDS", 60.0)  # longer than the start of the store
     server = OwnServer(tmp_path)
     grpc_port, http_port = free_port(), free_port()
     environ = environ_with_store_wait(tmp_path, server.new_database(), 60) | {
@@ -105,7 +105,7 @@ async def test_start_waits_for_the_store(tmp_path: Path, monkeypatch: pytest.Mon
         assert "zoomgate_build_info" in (await fetch(session, "/metrics"))[1]
         with pytest.raises(grpc.aio.AioRpcError):
             await health_pb2_grpc.HealthStub(channel).Check(probe, timeout=0.2)
-        # a link that is opened now is served once the store is available
+        # a link opened before the store is available is served later
         early = asyncio.create_task(fetch(session, "/oauth/start?ticket=x"))
         await asyncio.to_thread(server.start)
         try:
@@ -130,7 +130,7 @@ async def fetch(session: aiohttp.ClientSession, path: str) -> tuple[int, str]:
 async def test_pages_wait_for_the_store_only_for_a_limited_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page that waits for the store asks the user to retry, after a timeout or when the service stops."""
+    """After a timeout, or when the service stops, a waiting page asks the user to retry."""
     monkeypatch.setattr(web_server, "OPEN_SECONDS", 0.05)
     http_port, stop = free_port(), asyncio.Event()
     environ = environ_with_store_wait(tmp_path, UNREACHABLE, 60) | {
@@ -180,9 +180,9 @@ async def start_until_stopped(folder: Path, environ: dict[str, str], stop: async
 async def test_unresponsive_database_does_not_delay_the_stop(
     tmp_path: Path, mongodb: MongoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A service that is stopped cancels the running attempt to reach its store."""
+    """Stopping the service cancels the current attempt to connect to the store."""
     for name in ("SELECT_SECONDS", "CONNECT_SECONDS"):
-        monkeypatch.setattr(mongodb_store, name, 600.0)  # the attempt does not end by itself
+        monkeypatch.setattr(mongodb_store, name, 600.0)  # the attempt does not time out
     stop = asyncio.Event()
     async with tcp_proxy(mongodb.address) as proxy:
         proxy.set_mode(Mode.STALL)
@@ -200,15 +200,15 @@ async def test_unresponsive_database_does_not_delay_the_stop(
 
 @pytest.mark.parametrize(("seconds", "repeated"), [(4, True), (0, False)])
 async def test_start_fails_after_the_store_wait(tmp_path: Path, seconds: int, repeated: bool) -> None:
-    """The start fails with a remedy after ZOOMGATE_STORE_WAIT, or after one attempt if that is 0."""
+    """The start fails after ZOOMGATE_STORE_WAIT, or after one attempt if ZOOMGATE_STORE_WAIT is 0."""
     text, tries = await start_error(tmp_path, environ_with_store_wait(tmp_path, UNREACHABLE, seconds))
     assert "could not be reached" in text
     assert (tries > 0) is repeated
-    assert [path.name for path in tmp_path.iterdir()] == ["keys.json"], "no other store may be created"
+    assert [path.name for path in tmp_path.iterdir()] == ["keys.json"], "no store may be created"
 
 
 async def test_locked_file_fails_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The start creates no other store, and succeeds after the lock is released."""
+    """The failing start creates no files. After the lock is released, the start succeeds."""
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
     async with running(tmp_path / "data") as zoomgate:
         await zoomgate.connect()
@@ -216,14 +216,14 @@ async def test_locked_file_fails_the_start(tmp_path: Path, monkeypatch: pytest.M
     with closing(sqlite3.connect(tmp_path / "data" / "zoomgate.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         text, _ = await start_error(tmp_path, {})
-        assert "is locked by another process; stop that process, or wait until it is done" in text
+        assert "is locked by another process; stop that process, or wait until it exits" in text
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == names
     async with running(tmp_path / "data") as zoomgate:
         await zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
 
 
 async def test_permanent_problem_fails_the_start_immediately(tmp_path: Path, mongodb_uri: str) -> None:
-    """An example is a database of a newer version."""
+    """A database of a newer version is an example."""
     with MongoClient(mongodb_uri) as client:
         client.get_default_database()[mongodb_store.META].insert_one({"_id": "schema", "version": 99})
     text, tries = await start_error(tmp_path, environ_with_store_wait(tmp_path, mongodb_uri, 60))
@@ -232,10 +232,10 @@ async def test_permanent_problem_fails_the_start_immediately(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "mongodb"])
-async def test_store_of_another_key_ring_is_rejected(
+async def test_store_of_a_different_key_ring_is_rejected(
     tmp_path: Path, kind: str, request: pytest.FixtureRequest
 ) -> None:
-    """A key ring without the key, or with another key of the same ID, is rejected before any request is served or any record written."""
+    """A key ring without the key, or with a different key of that ID, fails the start before any request is served or record written."""
     uri = f"sqlite:///{tmp_path}/s.db" if kind == "sqlite" else request.getfixturevalue("mongodb_uri")
     environ = environ_with_store_wait(tmp_path, uri, 60)
     async with running(tmp_path / "data", environ=environ) as zoomgate:
@@ -262,7 +262,7 @@ def _primary_id(ring: bytes) -> str:
 
 @pytest.mark.e2e
 def test_waiting_service_can_be_stopped(tmp_path: Path) -> None:
-    """On SIGTERM, the service exits with code 0 and without a traceback."""
+    """After SIGTERM, the service exits with code 0 and without a traceback."""
     environ = environ_with_store_wait(tmp_path, UNREACHABLE, 600) | {
         "ZOOMGATE_CALLERS": "callers.toml",
         "ZOOMGATE_CLIENT_ID": "app",
@@ -293,10 +293,10 @@ def test_waiting_service_can_be_stopped(tmp_path: Path) -> None:
     assert "Traceback" not in rest
 
 
-async def test_key_ring_in_use_by_another_process_is_not_deleted(
+async def test_key_ring_in_use_by_a_different_process_is_not_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If two services start in an empty folder and one fails, it does not delete the key ring that the other uses."""
+    """If two services start in an empty directory and one fails, the key ring of the other service is not deleted."""
     path = tmp_path / "data" / "zoomgate.db"
     create, connections = key_file.create, list[sqlite3.Connection]()
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)

@@ -1,7 +1,7 @@
 """AES-256-GCM encryption under the primary key of a key ring.
 
-A sealed blob is `0x01 | key ID (4 bytes) | nonce (12 bytes) | ciphertext and tag`. Nonces are random, so at most 2^32 blobs may be
-sealed under one key (NIST SP 800-38D, section 8.3).
+An encrypted blob is `0x01 | key ID (4 bytes) | nonce (12 bytes) | ciphertext and tag`. Nonces are random, so at most 2^32 blobs
+may be encrypted under one key (NIST SP 800-38D, section 8.3).
 """
 
 import os
@@ -33,7 +33,7 @@ class Key:
     Attributes:
         key_id: 8 lower-case hex digits, unique in the ring.
         secret: 32 random bytes.
-        primary: Whether the key seals new blobs. Other keys only open.
+        primary: Whether the key encrypts new blobs. Other keys only decrypt.
     """
 
     key_id: str
@@ -42,7 +42,7 @@ class Key:
 
 
 class Ring(Protocol):
-    """Seals and opens blobs."""
+    """Interface of a key ring."""
 
     @property
     def primary_id(self) -> str:
@@ -59,17 +59,17 @@ class Ring(Protocol):
         ...
 
     def open(self, blob: bytes, associated: bytes) -> bytes:
-        """Decrypt a sealed blob.
+        """Decrypt a blob.
 
         Raises:
-            KeyUnavailable: The key that sealed the blob is not in the ring.
-            RecordUnreadable: The blob is corrupt or was sealed with other associated data.
+            KeyUnavailable: The key that encrypted the blob is not in the ring.
+            RecordUnreadable: The blob is corrupt or was encrypted with different associated data.
         """
         ...
 
 
 class KeyRing:
-    """A key ring: seals with its primary key and opens with any key.
+    """A key ring that encrypts with its primary key and decrypts with any key.
 
     Args:
         keys: Oldest first. Exactly one of them is primary.
@@ -82,16 +82,18 @@ class KeyRing:
     def __init__(self, keys: Sequence[Key]) -> None:
         primaries = [key for key in keys if key.primary]
         if len(primaries) != 1:
-            raise KeyRingError(f"{len(primaries)} keys are primary; exactly one must be")
+            raise KeyRingError(f"{len(primaries)} keys are primary; exactly one key must be primary")
         if len({key.key_id for key in keys}) != len(keys):
             raise KeyRingError("two keys share an ID")
         for key in keys:
             if len(key.secret) != KEY_BYTES:
-                raise KeyRingError(f"key {key.key_id} has {len(key.secret)} bytes; it must have {KEY_BYTES}")
+                raise KeyRingError(
+                    f"key {key.key_id} has {len(key.secret)} bytes; a key must have {KEY_BYTES}"
+                )
             if len(set(key.secret)) < 8:
                 raise KeyRingError(f"key {key.key_id} is not random; create keys with `zoomgate keys new`")
             if len(key.key_id) != 2 * KEY_ID_BYTES or key.key_id != key.key_id.lower():
-                raise KeyRingError("a key ID is malformed; it must be 8 lower-case hex digits")
+                raise KeyRingError("a key ID is malformed; use 8 lower-case hex digits")
         self.keys = tuple(keys)
         self._ciphers: Mapping[bytes, AESGCM] = {
             bytes.fromhex(key.key_id): AESGCM(key.secret) for key in keys
@@ -115,11 +117,11 @@ class KeyRing:
         return bytes((_FORMAT,)) + self._primary + nonce + sealed
 
     def open(self, blob: bytes, associated: bytes) -> bytes:
-        """Decrypt a sealed blob.
+        """Decrypt a blob.
 
         Raises:
-            KeyUnavailable: The key that sealed the blob is not in the ring.
-            RecordUnreadable: The blob is corrupt or was sealed with other associated data.
+            KeyUnavailable: The key that encrypted the blob is not in the ring.
+            RecordUnreadable: The blob is corrupt or was encrypted with different associated data.
         """
         if len(blob) < _HEADER_BYTES + _TAG_BYTES or blob[0] != _FORMAT:
             raise RecordUnreadable("A stored record is corrupt")
@@ -127,23 +129,25 @@ class KeyRing:
         cipher = self._ciphers.get(key_id)
         if cipher is None:
             raise KeyUnavailable(
-                f"Key {key_id.hex()}, which sealed a stored record, is not in the key ring; restore the key file that contains it",
+                f"Key {key_id.hex()}, which encrypted a stored record, is not in the key ring; restore the key file that contains it",
                 metadata={"key_id": key_id.hex()},
             )
         try:
             return cipher.decrypt(blob[1 + KEY_ID_BYTES : _HEADER_BYTES], blob[_HEADER_BYTES:], associated)
         except InvalidTag:
-            raise RecordUnreadable("A stored record is corrupt or was sealed as another record") from None
+            raise RecordUnreadable(
+                "A stored record is corrupt or was encrypted as a different record"
+            ) from None
 
 
 def sealing_key(blob: bytes) -> str | None:
-    """Return the ID of the key that sealed a blob, in hex, or None if this is not a sealed blob. The first 5 bytes are sufficient."""
+    """Return the ID of the key that encrypted a blob, in hex, or None if the bytes are not a blob. The first 5 bytes are sufficient."""
     if len(blob) < 1 + KEY_ID_BYTES or blob[0] != _FORMAT:
         return None
     return blob[1 : 1 + KEY_ID_BYTES].hex()
 
 
 def associated_data(*parts: str | int | bytes) -> bytes:
-    """Join parts unambiguously: each part is preceded by its length, so different lists of parts never yield the same bytes."""
+    """Join parts unambiguously: each part is preceded by its length, so different lists of parts always yield different bytes."""
     encoded = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
     return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)

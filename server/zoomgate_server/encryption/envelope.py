@@ -1,8 +1,8 @@
-"""Encryption and decryption of record values.
+"""Encryption and decryption of record values, and their format.
 
-A value is `format (1 byte) | header length (4 bytes) | header (JSON) | sealed part`. The header is readable without a key. The sealed part
-is bound to the Zoom app, to the record's app, kind and subject, and to every byte of the header, and it repeats subject, grant and
-generation (docs/adr/0007-record-format.md). A value that cannot be opened raises an error and is never treated as absent.
+A value is `format (1 byte) | header length (4 bytes) | header (JSON) | ciphertext`. The header is readable without a key. The ciphertext
+is bound to the Zoom app, to the record's app, kind and subject, and to every byte of the header. The plaintext repeats subject, grant and
+generation (docs/adr/0007-record-format.md). Decryption failures raise an error; such a value is never treated as absent.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersi
 from zoomgate_server.storage.record_store import Record, RecordKey
 
 FORMAT = 3
-"""The only supported version of the record format: the first byte of every record and of every journal entry."""
+"""The only supported version of the record format, and the first byte of every record and journal entry."""
 
 _LENGTH_BYTES = 4
 _PURPOSE = "zoomgate/record/v3"
@@ -41,7 +41,7 @@ class DecryptedValue:
 
 
 class Envelope:
-    """Seals and opens the record values of one Zoom app.
+    """Encryption and decryption of the record values of one Zoom app.
 
     Args:
         app: OAuth origin and client ID. Must equal the `app` of every record key.
@@ -54,7 +54,7 @@ class Envelope:
 
     @property
     def key_id(self) -> str:
-        """ID of the primary key. For the key that sealed a stored value, see `key_id_of`."""
+        """ID of the primary key. For the key that encrypted a stored value, see `key_id_of`."""
         return self._keys.primary_id
 
     @property
@@ -71,29 +71,29 @@ class Envelope:
         header: Mapping[str, Any],
         secret: Mapping[str, Any],
     ) -> bytes:
-        """Return the value of a record. Header and secret may contain JSON types only."""
+        """Encrypt the value of a record. Header and secret may contain JSON types only."""
         clear = orjson.dumps({**header, "grant": grant, "generation": generation})
         inside = orjson.dumps(
             {"subject": key.subject, "grant": grant, "generation": generation, "secret": secret}
         )
-        sealed = self._keys.seal(inside, self._associated(key, clear))
-        return bytes((FORMAT,)) + len(clear).to_bytes(_LENGTH_BYTES, "big") + clear + sealed
+        ciphertext = self._keys.seal(inside, self._associated(key, clear))
+        return bytes((FORMAT,)) + len(clear).to_bytes(_LENGTH_BYTES, "big") + clear + ciphertext
 
     def open(self, record: Record) -> DecryptedValue:
-        """Open the value of a record.
+        """Decrypt the value of a record.
 
         Raises:
-            RecordUnreadable: The value is corrupt or belongs to another record.
-            RecordVersionUnsupported: The value has another format version.
-            KeyUnavailable: The key that sealed the value is not in the ring.
+            RecordUnreadable: The value is corrupt or belongs to a different record.
+            RecordVersionUnsupported: The value has a different format version.
+            KeyUnavailable: The key that encrypted the value is not in the ring.
         """
-        clear, sealed = _parts(record)
+        clear, ciphertext = _parts(record)
         try:
             header = orjson.loads(clear)
             grant, generation = header.pop("grant"), header.pop("generation")
             if not isinstance(grant, str) or not isinstance(generation, int):
                 raise unreadable(record.key)
-            inside = orjson.loads(self._keys.open(sealed, self._associated(record.key, clear)))
+            inside = orjson.loads(self._keys.open(ciphertext, self._associated(record.key, clear)))
         except KeyUnavailable as error:
             raise KeyUnavailable(
                 error.message, metadata={**error.metadata, "record": name_of(record.key)}
@@ -116,8 +116,8 @@ def require_supported(record: Record) -> None:
     """Check the format version of a record.
 
     Raises:
-        RecordUnreadable: The value is empty, or zeroed.
-        RecordVersionUnsupported: The value has another format version.
+        RecordUnreadable: The value is empty or starts with a zero byte.
+        RecordVersionUnsupported: The value has a different format version.
     """
     if (
         not record.value or record.value[0] == 0
@@ -128,7 +128,11 @@ def require_supported(record: Record) -> None:
 
 
 def _parts(record: Record) -> tuple[bytes, bytes]:
-    """Split a value into header and sealed part. Raises like `require_supported`."""
+    """Split a value into header and ciphertext.
+
+    Raises:
+        RecordFault: See `require_supported`.
+    """
     require_supported(record)
     start = 1 + _LENGTH_BYTES
     end = start + int.from_bytes(record.value[1:start], "big")
@@ -136,30 +140,30 @@ def _parts(record: Record) -> tuple[bytes, bytes]:
 
 
 def key_id_of(value: bytes) -> str:
-    """Return the ID of the key that sealed a value, or an empty string if it cannot be determined."""
+    """Return the ID of the key that encrypted a value, or an empty string if it cannot be determined."""
     start = 1 + _LENGTH_BYTES
     end = start + int.from_bytes(value[1:start], "big")
     return sealing_key(value[end : end + 1 + KEY_ID_BYTES]) or ""
 
 
 def name_of(key: RecordKey) -> str:
-    """Return a name of a record for operators that does not identify the user."""
+    """Return a pseudonymous name of a record for logs and error messages."""
     return f"{key.kind.value}/{hashlib.sha256(key.subject.encode()).hexdigest()[:8]}"
 
 
 def unreadable(key: RecordKey) -> RecordUnreadable:
-    """Return the error for a record that cannot be opened."""
+    """Return the error for a record that cannot be decrypted."""
     return RecordUnreadable(
-        "A stored record is corrupt or was tampered with; a new consent of the user replaces it",
+        "A stored record is corrupt or was tampered with; ask the user to consent again, which replaces it",
         metadata={"record": name_of(key)},
     )
 
 
 def unsupported(version: int, name: str) -> RecordVersionUnsupported:
-    """Return the error for a record or journal entry of another format version.
+    """Return the error for a record or journal entry of a different format version.
 
     Args:
-        name: Name of the record or journal entry for operators.
+        name: Pseudonymous name of the record or journal entry.
     """
     remedy = (
         "Upgrade this server to the release that wrote the record"

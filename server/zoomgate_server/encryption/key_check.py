@@ -1,6 +1,6 @@
-"""The key check: a record that proves at startup that the key ring fits the store.
+"""The key check, a record that proves at startup that the key ring matches the store.
 
-Without it, a wrong key would be noticed user by user only, or even be mistaken for users who need to consent again.
+Without a key check, a wrong key ring would be noticed only through failures of individual users, who might even be asked to consent again.
 """
 
 from dataclasses import replace
@@ -26,38 +26,38 @@ def key_of(app: str) -> RecordKey:
     return RecordKey(app, Kind.KEY_CHECK, KEY_CHECK)
 
 
-def check(sealed: KeyUsage, envelope: Envelope) -> None:
-    """Check that the key ring opens the stored records.
+def check(usage: KeyUsage, envelope: Envelope) -> None:
+    """Check that the key ring can decrypt the stored records.
 
     Raises:
-        KeyUnavailable: A key that sealed stored records is not in the ring.
-        RecordUnreadable: The key check is corrupt, or the ring holds another secret under the same key ID.
-        RecordVersionUnsupported: The key check has another format version.
+        KeyUnavailable: A key that encrypted stored records is not in the ring.
+        RecordUnreadable: The key check is corrupt, or the ring contains a different secret under the same key ID.
+        RecordVersionUnsupported: The key check has a different format version.
     """
-    if sealed.key_check is not None:
+    if usage.key_check is not None:
         try:
-            envelope.open(sealed.key_check)
+            envelope.open(usage.key_check)
         except RecordUnreadable as error:
             raise RecordUnreadable(
-                "The key ring does not open the store's key check: either the key check is corrupt, or the ring holds another key under the"
-                " same ID; restore the key file that the store was created with",
+                "The key ring cannot decrypt the store's key check: either the key check is corrupt, or the ring contains a different key"
+                " under the same ID; restore the key file with which the store was created",
                 metadata=error.metadata,
             ) from None
-    # An empty ID belongs to a corrupt record, which fails for its own user only.
-    unknown = sorted(sealed.key_ids - envelope.key_ids - {""})
+    # An empty ID belongs to a corrupt record, which affects only its own user.
+    unknown = sorted(usage.key_ids - envelope.key_ids - {""})
     if unknown:
         raise KeyUnavailable(
-            f"The store has records that were sealed with {', '.join(unknown)}, which is not in the key ring; restore the key file that"
-            " contains it",
+            f"The store contains records that were encrypted with key {', '.join(unknown)}, which is not in the key ring; restore"
+            " the key file that contains it",
             metadata={"key_id": ",".join(unknown)},
         )
 
 
 async def verify(store: RecordStore, envelope: Envelope) -> Record:
-    """Check that the key ring opens the store, and create the key check if it is missing.
+    """Check that the key ring matches the store, and create a missing key check.
 
     Raises:
-        RecordFault: As for `check`; also if the key check is missing and the stored records have another format version.
+        RecordFault: See `check`. Also raised if the key check is missing but records of a different format version exist.
         StoreError: The store failed.
     """
     key = key_of(envelope.app)

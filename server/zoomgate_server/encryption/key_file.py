@@ -1,7 +1,7 @@
-"""The key ring file: JSON, readable by its owner only.
+"""The key ring file, in JSON format and readable by its owner only.
 
 `{"keys": [{"id": "5e884898", "secret": "<32 bytes, base64>", "state": "primary"}, …]}`, oldest first; `state` is `primary` or `decrypt`.
-The file is changed under a lock and by a rename, so readers never find a partial file, and concurrent changes are not lost.
+The file is changed under a lock and by a rename, so readers never read a partial file, and concurrent changes are not lost.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ _Rows = list[dict[str, Any]]
 
 
 class KeyFileError(Exception):
-    """The key file cannot be used. The text is a sentence for the operator and contains no key material."""
+    """The key file cannot be used. The message is one sentence for the operator and contains no key material."""
 
 
 class KeyFileExistsError(KeyFileError):
-    """A key file exists already."""
+    """The key file already exists."""
 
 
 class KeyFileChangedError(KeyFileError):
@@ -47,7 +47,7 @@ def create(path: Path) -> str:
     """Create a key ring file with one new key, durably and with mode 0600, and return the key's ID.
 
     Raises:
-        KeyFileExistsError: The file exists already. It is unchanged.
+        KeyFileExistsError: The file already exists. The file is unchanged.
         KeyFileError: The file cannot be written. No file is left behind.
     """
     row = _new_row("primary", ())
@@ -55,11 +55,11 @@ def create(path: Path) -> str:
         private_file.create(path, _content([row]))
     except FileExistsError:
         raise KeyFileExistsError(
-            f"The key file {path} exists already and is never overwritten; name another file"
+            f"The key file {path} already exists and is never overwritten; specify a different file"
         ) from None
     except OSError as error:
         raise KeyFileError(
-            f"The key file {path} cannot be written ({error.strerror}); check the folder and its mode"
+            f"The key file {path} cannot be written ({error.strerror}); check its directory and the permissions"
         ) from None
     return str(row["id"])
 
@@ -71,14 +71,14 @@ def next_key(ring: KeyRing) -> str | None:
 
 
 def add(path: Path, expected: KeyRing) -> str:
-    """Append a new key that only opens, and return its ID.
+    """Append a new key that only decrypts, and return its ID.
 
     Args:
-        expected: The ring on which the decision was based.
+        expected: The key ring that the caller has read.
 
     Raises:
-        KeyFileChangedError: The file holds another ring by now. It is unchanged.
-        KeyFileError: The file cannot be used or written. It is unchanged.
+        KeyFileChangedError: The file no longer contains the expected ring. The file is unchanged.
+        KeyFileError: The file cannot be used or written. The file is unchanged.
     """
     created = _new_row("decrypt", [key.key_id for key in expected.keys])
     _change(path, expected, lambda rows: [*rows, created])
@@ -86,7 +86,11 @@ def add(path: Path, expected: KeyRing) -> str:
 
 
 def promote(path: Path, expected: KeyRing, key_id: str) -> None:
-    """Make a key the primary key. The previous primary key only opens from then on. Raises like `add`."""
+    """Make a key the primary key. From then on, the previous primary key only decrypts.
+
+    Raises:
+        KeyFileError: See `add`.
+    """
     _change(
         path,
         expected,
@@ -95,7 +99,11 @@ def promote(path: Path, expected: KeyRing, key_id: str) -> None:
 
 
 def remove(path: Path, expected: KeyRing, key_id: str) -> None:
-    """Remove a key. Records that it sealed can no longer be opened. Raises like `add`, and `KeyFileError` for the primary key."""
+    """Remove a key. Records encrypted with that key can no longer be decrypted.
+
+    Raises:
+        KeyFileError: The key is the primary key. For other causes, see `add`.
+    """
     _change(path, expected, lambda rows: [row for row in rows if row["id"] != key_id])
 
 
@@ -112,26 +120,27 @@ def _change(path: Path, expected: KeyRing, change: Callable[[_Rows], _Rows]) -> 
             private_file.replace(path, _content(after))
         except OSError as error:
             raise KeyFileError(
-                f"The key file {path} cannot be written ({error.strerror}); run this as its owner, on the machine where it is stored"
+                f"The key file {path} cannot be written ({error.strerror}); run this command as the file's"
+                " owner, on the machine where the file is stored"
             ) from None
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Exclude concurrent changes. The folder is locked, since each change replaces the file."""
+    """Exclude concurrent changes. The directory is locked, since each change replaces the file."""
     import fcntl  # noqa: PLC0415 - the service also runs on systems without fcntl
 
     try:
-        folder = os.open(path.resolve().parent, os.O_RDONLY)
+        directory = os.open(path.resolve().parent, os.O_RDONLY)
     except OSError as error:
         raise KeyFileError(
-            f"The folder of the key file {path} cannot be opened ({error.strerror}); check its owner and mode"
+            f"The directory of the key file {path} cannot be opened ({error.strerror}); check its owner and permissions"
         ) from None
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        fcntl.flock(directory, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(folder)
+        os.close(directory)
 
 
 def _rows(path: Path) -> _Rows:
@@ -144,10 +153,10 @@ def _rows(path: Path) -> _Rows:
         ) from None
     except OSError as error:
         raise KeyFileError(
-            f"The key file {path} cannot be read ({error.strerror}); check its owner and mode"
+            f"The key file {path} cannot be read ({error.strerror}); check its owner and permissions"
         ) from None
     if stat.S_IMODE(mode) & 0o077:
-        raise KeyFileError(f"The key file {path} is accessible to other users; run chmod 600 on it")
+        raise KeyFileError(f"The key file {path} is accessible to other users; run chmod 600 on that file")
     try:
         if len(content) > _MAX_BYTES:
             raise ValueError

@@ -1,6 +1,6 @@
-"""Which key sealed which records and journal entries.
+"""The encryption keys that stored records and journal entries use.
 
-Before a key is retired, nothing may be left that only this key opens.
+A key may be retired only when no record or journal entry is encrypted with that key.
 """
 
 from collections import Counter
@@ -13,15 +13,15 @@ from zoomgate_server.storage.record_store import Column, Kind, RecordStore
 from zoomgate_server.storage.scan import pages
 
 JOURNAL = "journal"
-"""The folder of the token journal in the data directory. Its files start with the record format and a sealed blob."""
+"""Name of the token journal's directory in the data directory. Each file consists of the record format byte and an encrypted blob."""
 
 
 class UnknownFileError(Exception):
-    """The sealing key of a journal file cannot be determined. The text is one sentence for the operator."""
+    """The encryption key of a journal file cannot be determined. The message is one sentence for the operator."""
 
 
 async def by_key(store: RecordStore) -> dict[str, Counter[str]]:
-    """Count the records by sealing key and kind, using the key ID column."""
+    """Count the records by encryption key and kind, using the key ID column."""
     counts: dict[str, Counter[str]] = {}
     for app in await store.apps():
         for kind in Kind:
@@ -31,7 +31,7 @@ async def by_key(store: RecordStore) -> dict[str, Counter[str]]:
 
 
 async def sealed_with(store: RecordStore, key_id: str, on_records: Callable[[int], None]) -> Counter[str]:
-    """Count the records of each kind that a key sealed. Reads every value, so a wrong key ID column hides nothing.
+    """Count the records of each kind that are encrypted with a key. Every value is read, so a wrong key ID column hides no record.
 
     Args:
         on_records: Called with the number of records processed since the last call.
@@ -46,29 +46,29 @@ async def sealed_with(store: RecordStore, key_id: str, on_records: Callable[[int
 
 
 def journal_by_key(data_dir: Path) -> Counter[str]:
-    """Count the journal files by sealing key, leaving out files that were cut before the sealed part and so hold no tokens.
+    """Count the journal files by encryption key. Files that were truncated before the ciphertext contain no tokens and are not counted.
 
     Raises:
         UnknownFileError: A file cannot be read, or has a format that this release does not read.
     """
     counts: Counter[str] = Counter()
-    folder = data_dir / JOURNAL
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    directory = data_dir / JOURNAL
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
         try:
             with path.open("rb") as file:
                 start = file.read(2 + KEY_ID_BYTES)
         except FileNotFoundError:
-            continue  # deleted since the folder was listed
+            continue  # deleted since the directory was listed
         except OSError as error:
             raise UnknownFileError(
-                f"{path} cannot be read ({error.strerror}); check its owner and mode"
+                f"{path} cannot be read ({error.strerror}); check its owner and permissions"
             ) from None
         if len(start) < 2 + KEY_ID_BYTES:
             continue
         key_id = sealing_key(start[1:]) if start[0] == FORMAT else None
         if key_id is None:
             raise UnknownFileError(
-                f"{path} has an unknown format; start the service, which empties the journal, and delete what is left of it"
+                f"{path} has an unknown format; start the service, which empties the journal, and delete the files that remain"
             )
         counts[key_id] += 1
     return counts

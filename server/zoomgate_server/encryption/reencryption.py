@@ -1,7 +1,7 @@
 """Re-encryption of stored records under the primary key, while services are running.
 
-A record is written only if it has not changed since it was read, with the same content; after a conflict it is read again. So no update
-is lost, and an interrupted run can be repeated: records that are already re-encrypted are skipped.
+A record is written only if it has not changed since it was read. After a conflict, the record is read again, so no update is lost.
+An interrupted run can be repeated: records that are already re-encrypted are skipped.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ class ReencryptionResult:
 
     Attributes:
         reencrypted: Number of records that were re-encrypted.
-        current: Number of records that were under the primary key already.
-        failed: Error messages by the name of each record that cannot be opened. These records are unchanged.
+        current: Number of records that were already encrypted with the primary key.
+        failed: Error messages of the records that cannot be decrypted, by record name. These records are unchanged.
     """
 
     reencrypted: int = 0
@@ -30,13 +30,13 @@ class ReencryptionResult:
 
 
 async def reencrypt(store: RecordStore, keys: Ring, on_records: Callable[[int], None]) -> ReencryptionResult:
-    """Re-encrypt every record of the store that is not under the primary key.
+    """Re-encrypt every record of the store that is not encrypted with the primary key.
 
     Args:
         on_records: Called with the number of records processed since the last call.
 
     Raises:
-        StoreError: The store failed. Another run continues where this one stopped.
+        StoreError: The store failed. The next run skips the records that are already re-encrypted.
     """
     result = ReencryptionResult()
     for app in await store.apps():

@@ -12,21 +12,21 @@ from zoomgate_server.errors import KeyUnavailable
 from zoomgate_server.telemetry import logs
 
 POLL_INTERVAL = 2.0
-"""Seconds between two checks of the file: how long a service may still seal with the previous primary key."""
+"""Seconds between two checks of the file, and thus the maximum time that a service still encrypts with the previous primary key."""
 
 _log = logs.get("zoomgate.keys")
 
 
 class ReloadingKeyRing:
-    """A `KeyRing` with the current keys of its file. Safe to use from any thread.
+    """A key ring with the current keys of its file, safe to use from any thread.
 
     The file is checked on use, at most once per poll interval, and before a key is reported as missing. The previous ring stays in
-    use, and a warning is logged, if the file is not a key ring, has another secret under a known ID, or shares no key with the
-    previous ring.
+    use, and a warning is logged, if the file is not a key ring, contains a different secret under a known ID, or shares no key with
+    the previous ring.
 
     Args:
         ring: The content of the file at startup.
-        on_reload: Called after another ring was loaded.
+        on_reload: Called after a different ring was loaded.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class ReloadingKeyRing:
         return self._current().seal(plaintext, associated)
 
     def open(self, blob: bytes, associated: bytes) -> bytes:
-        """Decrypt a sealed blob.
+        """Decrypt a blob.
 
         Raises:
-            KeyUnavailable: The key that sealed the blob is neither in the ring nor in the file.
-            RecordUnreadable: The blob is corrupt or was sealed with other associated data.
+            KeyUnavailable: The key that encrypted the blob is neither in the ring nor in the file.
+            RecordUnreadable: The blob is corrupt or was encrypted with different associated data.
         """
         ring = self._current()
         try:
@@ -72,7 +72,7 @@ class ReloadingKeyRing:
             return self._ring.open(blob, associated)
 
     async def watch_file(self) -> None:
-        """Check the file even if no key is used, so that no step of a rotation is missed. Runs until cancelled."""
+        """Check the file even if no key is used, so that no step of a rotation is missed. Runs until canceled."""
         while True:
             self._current()
             await asyncio.sleep(POLL_INTERVAL)
@@ -83,7 +83,7 @@ class ReloadingKeyRing:
         return self._ring
 
     def _reload(self) -> None:
-        """Load the file if it has changed, or if it could not be used the last time."""
+        """Load the file if it has changed, or if the last attempt to load it failed."""
         with self._lock:
             self._reload_locked()
 
@@ -113,18 +113,18 @@ class ReloadingKeyRing:
         """Check that a ring may replace the one in use.
 
         Raises:
-            KeyFileError: The ring has another secret under a known ID, or shares no key with the ring in use.
+            KeyFileError: The ring contains a different secret under a known ID, or shares no key with the ring in use.
         """
         known = {key.key_id: key.secret for key in self._ring.keys}
         for key in loaded.keys:
             if known.get(key.key_id, key.secret) != key.secret:
                 raise key_file.KeyFileError(
-                    f"The key file {self._path} has another key under the ID {key.key_id}; restore the file from your backup"
+                    f"The key file {self._path} contains a different key under the ID {key.key_id}; restore the file from your backup"
                 )
         if not known.keys() & loaded.ids:  # consecutive steps of a rotation always share a key
             raise key_file.KeyFileError(
-                f"The key file {self._path} has none of the keys in use and may belong to another installation; restore the right"
-                " file, or restart the service if this is the right one"
+                f"The key file {self._path} contains none of the keys in use and may belong to a different installation; restore the"
+                " correct file, or restart the service if this file is correct"
             )
 
     def _file_version(self) -> object:

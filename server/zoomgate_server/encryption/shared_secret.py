@@ -1,4 +1,4 @@
-"""Random secrets that all processes of one store share."""
+"""Random secrets that all processes with the same store share."""
 
 import secrets
 from base64 import b64decode, b64encode
@@ -11,7 +11,7 @@ async def obtain(store: RecordStore, envelope: Envelope, name: str) -> bytes:
     """Return the 32 random bytes stored under a name, creating them if needed.
 
     Raises:
-        RecordFault: The stored secret cannot be opened, as for `Envelope.open`.
+        RecordFault: The stored secret cannot be decrypted. See `Envelope.open`.
         StoreError: The store failed.
     """
     key = RecordKey(envelope.app, Kind.META, name)
@@ -28,7 +28,7 @@ async def find(store: RecordStore, envelope: Envelope, name: str) -> bytes | Non
     """Return the bytes stored under a name, or None if they have not been created yet.
 
     Raises:
-        RecordFault: The stored secret cannot be opened, as for `Envelope.open`.
+        RecordFault: The stored secret cannot be decrypted. See `Envelope.open`.
         StoreError: The store failed.
     """
     record, _ = await store.get(RecordKey(envelope.app, Kind.META, name))

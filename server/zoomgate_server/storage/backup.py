@@ -1,6 +1,7 @@
-"""Backup and restore of a store. A backup can be made while the service runs, is verified, and never overwrites a file.
+"""Backup and restore of a store.
 
-A backup is an SQLite store in a single file. Its records are encrypted as in the original store. It does not contain the keys.
+A backup is an SQLite store in a single file. Its records are encrypted as in the original store; the keys are not included. A backup
+can be made while the service runs, is verified, and never overwrites a file.
 """
 
 import os
@@ -23,14 +24,14 @@ from zoomgate_server.storage.sqlite import (
 )
 
 _PAGES = 1000
-"""Database pages copied between two progress reports."""
+"""Number of database pages that are copied between two progress reports."""
 
 _ATTEMPTS = 5
 _COMPANION_SUFFIXES = ("-wal", "-shm", "-journal")
 
 
 class BackupError(Exception):
-    """A backup cannot be made or restored. The message is one sentence for the operator. No incomplete file is left behind."""
+    """A backup cannot be created or restored. The message is one sentence for the operator. No incomplete file is left behind."""
 
 
 def count(path: Path) -> int:
@@ -45,16 +46,16 @@ def count(path: Path) -> int:
 
 
 def copy_file(source: Path, target: Path, on_records: Callable[[int], None]) -> int:
-    """Copy a consistent snapshot of an SQLite store or a backup, and return the number of records. Other processes may write meanwhile.
+    """Copy a consistent snapshot of an SQLite store or a backup, and return the number of records.
 
-    Copying the file itself would lose transactions that are committed but still in the write-ahead log beside it.
+    Other processes may write during the copy. Copying the file itself would lose committed transactions that are in the write-ahead log.
 
     Args:
         target: Path of the copy, which is created with mode 0600.
-        on_records: Called with the approximate number of additional records that are done.
+        on_records: Called with the approximate number of records copied since the last call.
 
     Raises:
-        BackupError: The source is not a store that this release can read, the target exists, or it cannot be written or verified.
+        BackupError: The source is not a store that this release can read, the target exists, or the copy cannot be written or verified.
     """
     with _draft(target) as draft, _readable(source) as connection:
         os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
@@ -79,16 +80,16 @@ async def copy_records(
 ) -> int:
     """Copy a store of any type record by record, and return the number of records.
 
-    The copy is not a snapshot: each record is copied as it was at some moment during the copy.
+    The copy is not a snapshot: its records may be from different moments during the copy.
 
     Args:
         target: Path of the copy, which is created with mode 0600.
         wall: A clock, in seconds since 1970.
-        on_records: Called with the number of additional records that are done.
+        on_records: Called with the number of records copied since the last call.
 
     Raises:
-        BackupError: The target exists, or it cannot be written or verified.
-        StoreError: A store failed.
+        BackupError: The target exists, or the copy cannot be written or verified.
+        StoreError: The source or the copy failed.
     """
     with _draft(target) as draft:
         copy = await SqliteStore.open(draft, wall)
@@ -107,9 +108,9 @@ async def restore_records(
     """Write the records of a backup into an empty store, and return the number of records.
 
     Args:
-        backup: A file made by `copy_file` or `copy_records`. It is not changed.
+        backup: A file created by `copy_file` or `copy_records`. The file is not changed.
         wall: A clock, in seconds since 1970.
-        on_records: Called with the number of additional records that are done.
+        on_records: Called with the number of records copied since the last call.
 
     Raises:
         BackupError: The file is not a backup that this release can read, or the store is not empty.
@@ -117,8 +118,8 @@ async def restore_records(
     """
     if await target.apps():
         raise _not_empty()
-    with TemporaryDirectory() as folder:
-        copy = Path(folder) / "backup"
+    with TemporaryDirectory() as directory:
+        copy = Path(directory) / "backup"
         copy_file(backup, copy, lambda _: None)
         source = await SqliteStore.open(copy, wall)
         try:
@@ -138,7 +139,7 @@ async def _fill(target: RecordStore, source: RecordStore, on_records: Callable[[
 
 
 async def _copy(target: RecordStore, source: RecordStore, record: Record) -> None:
-    """Copy a record. If another record had the same Zoom user when it was copied, update that copy from the source first."""
+    """Copy a record. If the target contains a different record of the same Zoom user, first update that record from the source."""
     latest: Record | None = record
     for _ in range(_ATTEMPTS):
         try:
@@ -156,37 +157,39 @@ async def _copy(target: RecordStore, source: RecordStore, record: Record) -> Non
         else:
             return
     raise BackupError(
-        "Two records of the store repeatedly claimed the same Zoom user during the copy; run the command again"
+        "Two records of the store repeatedly claimed the same Zoom user during the copy; run this command again"
     )
 
 
 def _not_empty() -> BackupError:
     return BackupError(
-        "The store is not empty, but a backup can only be restored into an empty store; set ZOOMGATE_STORE to another store,"
-        " or move this one away"
+        "The store is not empty, but a backup can only be restored into an empty store; set ZOOMGATE_STORE to a"
+        " different store, or move this store away"
     )
 
 
 @contextmanager
 def _draft(target: Path) -> Iterator[Path]:
-    """Yield a temporary path, and durably publish the file written there as the target. An existing file is never overwritten."""
+    """Yield a temporary path, and durably move the file written there to the target. An existing file is never overwritten."""
     if target.exists() or target.is_symlink():
-        raise BackupError(f"{target} already exists and is never overwritten; specify another file")
+        raise BackupError(f"{target} already exists and is never overwritten; specify a different file")
     for suffix in _COMPANION_SUFFIXES:
         companion = target.with_name(target.name + suffix)
         if companion.exists():  # SQLite would treat it as the log of the new file
-            raise BackupError(f"{companion} is left over from an earlier store; move it away")
+            raise BackupError(f"{companion} is left over from an earlier store; move this file away")
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         yield draft
         os.link(draft, target)
         private_file.sync_folder(target.parent)
     except FileExistsError:
-        raise BackupError(f"{target} already exists and is never overwritten; specify another file") from None
+        raise BackupError(
+            f"{target} already exists and is never overwritten; specify a different file"
+        ) from None
     except (StoreOpenError, sqlite3.Error, OSError) as error:
         reason = getattr(error, "sqlite_errorname", None) or getattr(error, "strerror", None) or str(error)
         raise BackupError(
-            f"{target} could not be written ({reason}); check its folder and the free disk space"
+            f"{target} could not be written ({reason}); check its directory and the free disk space"
         ) from None
     finally:
         for suffix in ("", *_COMPANION_SUFFIXES):
@@ -201,7 +204,7 @@ def _finish(draft: Path, records: int) -> None:
         copied = copy.execute("SELECT count(*) FROM record").fetchone()[0]
     if not intact or copied != records:
         raise BackupError(
-            f"The copy is damaged or incomplete ({copied} of {records} records); check the disks of the store and of the copy"
+            f"The copy is corrupt or incomplete ({copied} of {records} records); check the disks of the store and of the copy"
         )
     descriptor = os.open(draft, os.O_RDONLY)
     try:
@@ -216,20 +219,24 @@ def _readable(path: Path) -> Iterator[sqlite3.Connection]:
     if not path.is_file():
         raise BackupError(f"{path} does not exist; specify an existing file")
     try:
-        # not mode=ro, which leaves an empty log behind if no other process has the file open
+        # with mode=ro, SQLite would leave an empty log behind if no other process has the file open
         connection = sqlite3.connect(
             f"{path.resolve().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=BUSY_SECONDS
         )
         with closing(connection):
             connection.execute("PRAGMA query_only = ON")
             if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-                raise BackupError(f"{path} is not a Zoomgate store; specify another file")
+                raise BackupError(f"{path} is not a Zoomgate store; specify a different file")
             if connection.execute("PRAGMA user_version").fetchone()[0] > SCHEMA_VERSION:
                 raise BackupError(
                     f"{path} was written by a newer version of Zoomgate; upgrade this installation"
                 )
             yield connection
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_NOTADB:
+            raise BackupError(
+                f"{path} is not a backup made by `zoomgate store backup`; use a different file"
+            ) from None
         raise BackupError(
-            f"{path} cannot be read ({error.sqlite_errorname}); check its owner and mode, or use another backup"
+            f"{path} cannot be read ({error.sqlite_errorname}); check its owner and permissions, or use a different backup"
         ) from None

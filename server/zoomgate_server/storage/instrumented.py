@@ -1,4 +1,4 @@
-"""A record store that reports its failures."""
+"""A record store that reports the failures of an underlying store."""
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 class InstrumentedStore:
-    """A wrapper that forwards every call to another store.
+    """A record store that forwards every call to an underlying store.
 
     Args:
         on_error: Called for every call that raised `StoreError`.
@@ -28,7 +28,7 @@ class InstrumentedStore:
         self._on_error = on_error
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
-        """Read one record and the store's clock."""
+        """Return one record and the store's current time."""
         return await self._report_errors(self._store.get(key))
 
     async def put(self, record: Record, if_rev: int) -> int | None:
@@ -50,7 +50,7 @@ class InstrumentedStore:
         after: str = "",
         limit: int,
     ) -> Sequence[Record]:
-        """Read records in the order of their subjects."""
+        """Return a page of records, sorted by subject."""
         return await self._report_errors(
             self._store.page(
                 app,
@@ -64,7 +64,7 @@ class InstrumentedStore:
         )
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Read the live record of a Zoom user and the store's clock."""
+        """Return the live record of a Zoom user and the store's current time."""
         return await self._report_errors(self._store.find(app, zoom_user_id))
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
@@ -78,7 +78,7 @@ class InstrumentedStore:
     async def changes(
         self, app: str, kind: Kind, since: float, *, limit: int | None = None
     ) -> tuple[Sequence[Change], float]:
-        """List changed records, and read the store's clock."""
+        """Return changed records and the store's current time."""
         return await self._report_errors(self._store.changes(app, kind, since, limit=limit))
 
     async def close(self) -> None:

@@ -17,7 +17,7 @@ from zoomgate_server.storage.record_store import (
 
 
 class MemoryStore:
-    """A record store in a dictionary.
+    """A record store that uses a dictionary.
 
     Args:
         wall: The store's clock, in seconds since 1970.
@@ -29,7 +29,7 @@ class MemoryStore:
         self._revs = count(1)
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
-        """Read one record and the clock."""
+        """Return one record and the store's current time."""
         return self._records.get(key), self._wall()
 
     async def put(self, record: Record, if_rev: int) -> int | None:
@@ -62,7 +62,7 @@ class MemoryStore:
         after: str = "",
         limit: int,
     ) -> list[Record]:
-        """Read records in the order of their subjects."""
+        """Return a page of records, sorted by subject."""
         records = [
             record
             for key, record in self._records.items()
@@ -76,7 +76,7 @@ class MemoryStore:
         return sorted(records, key=lambda record: record.key.subject)[:limit]
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Read the live record of a Zoom user and the clock."""
+        """Return the live record of a Zoom user and the store's current time."""
         for record in self._records.values():
             if (
                 record.key.app == app
@@ -87,7 +87,7 @@ class MemoryStore:
         return None, self._wall()
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
-        """Count records by a column."""
+        """Count the records of a kind by the values of a column."""
         return dict(
             Counter(
                 record.state if by is Column.STATE else record.key_id
@@ -103,7 +103,7 @@ class MemoryStore:
     async def changes(
         self, app: str, kind: Kind, since: float, *, limit: int | None = None
     ) -> tuple[list[Change], float]:
-        """List changed records, and read the clock."""
+        """Return changed records and the store's current time."""
         changes = [
             Change(key, record.rev, record.state, record.changed_at)
             for key, record in self._records.items()
@@ -112,7 +112,7 @@ class MemoryStore:
         return sorted(changes, key=lambda change: change.changed_at)[:limit], self._wall()
 
     async def close(self) -> None:
-        """Do nothing: there are no resources to release."""
+        """Do nothing, since there are no resources to release."""
 
     def _rev_of(self, key: RecordKey) -> int:
         record = self._records.get(key)

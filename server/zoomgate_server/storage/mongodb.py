@@ -1,8 +1,8 @@
 """A record store in a MongoDB database, shared by all processes on all machines.
 
 One document is one record, and every write is a compare-and-set of one document, without transactions or upserts. A confirmed write is
-on the disks of a majority of the replica set and cannot be rolled back. Reads return such states only. The store uses the methods that
-motor's `AsyncIOMotorClient` and PyMongo's `AsyncMongoClient` have in common. Only `connect`, `_await_if_needed` and `_close` handle their
+on the disks of a majority of the replica set and cannot be rolled back. Reads return only confirmed writes. The store uses the methods that
+motor's `AsyncIOMotorClient` and PyMongo's `AsyncMongoClient` have in common. Only `connect`, `_await_if_needed` and `_close` handle the
 differences (docs/adr/0006-motor-and-pymongo.md).
 """
 
@@ -53,29 +53,29 @@ from zoomgate_server.telemetry import logs
 
 SCHEMA_VERSION = 1
 RECORDS, META = "zoomgate_records", "zoomgate_meta"
-"""The two collections. `META` has one document, `schema`, with the schema version and the number of starts."""
+"""Names of the two collections. `META` contains one document, `schema`, with the schema version and the number of starts."""
 
 POOL_SIZE = 32
 """Maximum number of concurrent operations in one process, and of connections in its pool."""
 
 WAIT_SECONDS = 2.0
-"""How long an operation waits while all connections are in use."""
+"""Maximum time that an operation waits for a connection."""
 
 SELECT_SECONDS = 3.0
-"""How long an operation waits for a primary. If there is none by then, the operation fails."""
+"""Maximum time that an operation waits for a primary. The operation fails if there is none by then."""
 
 CONNECT_SECONDS = 2.0
 MAJORITY_SECONDS = 5.0
-"""How long a write waits for the majority."""
+"""Maximum time that a write waits for the majority."""
 
 SOCKET_SECONDS = 6.0
-"""Longer than the wait for the majority, so that the server's own response arrives first."""
+"""Socket timeout, longer than the wait for the majority, so that the server's own response arrives first."""
 
 OPERATION_SECONDS = 8.0
-"""How long a caller waits in total. The operation itself continues, since the driver retries it after a lost connection."""
+"""Maximum time that a caller waits in total. The operation itself continues, since the driver retries it after a lost connection."""
 
 TTL_GRACE_SECONDS = 3600
-"""How long after `expire_at` the database deletes a record. The margin prevents early deletion if its clock is wrong."""
+"""Time between `expire_at` and the deletion by the database. The margin prevents early deletion if the database's clock is wrong."""
 
 _ADDRESS = re.compile(
     # an @ after the first slash means that the password contains a slash: the rest of the password must not be used as the name
@@ -84,7 +84,7 @@ _ADDRESS = re.compile(
 _LAST_DATE = 253402300799.0  # the end of the year 9999
 _CLAIM_ATTEMPTS = 3
 _NO_REV = -1
-"""Revision returned for a document without a valid revision. A write with it replaces the document only while it is in that state."""
+"""Revision returned for a document without a valid revision. A write with this revision requires that the document still has none."""
 
 _UNAUTHORIZED, _WRONG_PASSWORD = frozenset({13, 31}), frozenset({18, 11, 334})
 _INDEXES = (
@@ -101,17 +101,17 @@ _log = logs.get("store")
 
 
 class Driver(StrEnum):
-    """The driver that provides the client."""
+    """A driver that provides the client."""
 
     MOTOR = "motor"
     PYMONGO = "pymongo"
 
 
 def connect(uri: str, driver: Driver = Driver.MOTOR) -> Any:
-    """Create a client. Only this function, `_await_if_needed` and `_close` depend on the driver.
+    """Create a client. Only `connect`, `_await_if_needed` and `_close` depend on the driver.
 
     Args:
-        uri: A MongoDB address. Its pool size and timeouts are overridden.
+        uri: A MongoDB address. The pool size and timeouts in the address are overridden.
 
     Raises:
         StoreOpenError: The driver rejects the address.
@@ -136,8 +136,8 @@ def connect(uri: str, driver: Driver = Driver.MOTOR) -> Any:
             return Client(uri, **options)
     except (PyMongoError, UserWarning, ValueError, TypeError, OSError):
         raise StoreOpenError(
-            f"The address of the store {_redacted(uri)} is invalid or cannot be resolved; check its hosts and options, and that user and"
-            " password are percent-encoded"
+            f"The address of the store {_redacted(uri)} is invalid or cannot be resolved; check its hosts and options, and percent-encode"
+            " the username and password"
         ) from None
 
 
@@ -155,7 +155,7 @@ async def examine(uri: str, driver: Driver = Driver.MOTOR) -> StoreInspection:
         _check_version(await handle[META].find_one({"_id": "schema"}), _redacted(uri))
         users = await handle[RECORDS].count_documents({"kind": Kind.USER.value})
         store = MongoStore(client, database, has_now=False)
-        sealed = {app: await _read_sealed(store, app) for app in await store.apps()}
+        key_usage = {app: await _read_key_usage(store, app) for app in await store.apps()}
     except StoreError as error:
         raise StoreOpenError(
             f"The store {_redacted(uri)} cannot be read ({error}); check the server and the privileges of its user"
@@ -164,28 +164,28 @@ async def examine(uri: str, driver: Driver = Driver.MOTOR) -> StoreInspection:
         raise StoreOpenError(_open_error_text(_redacted(uri), error)) from None
     finally:
         await _close(client)
-    return StoreInspection(_redacted(uri), users, sealed, _is_replicated(hello))
+    return StoreInspection(_redacted(uri), users, key_usage, _is_replicated(hello))
 
 
-async def _read_sealed(store: "MongoStore", app: str) -> KeyUsage:
+async def _read_key_usage(store: "MongoStore", app: str) -> KeyUsage:
     key_check, _ = await store.get(RecordKey(app, Kind.KEY_CHECK, KEY_CHECK))
     counts = [await store.count(app, kind, Column.KEY_ID) for kind in ENCRYPTED_KINDS]
     return KeyUsage(key_check, frozenset[str]().union(*counts))
 
 
 class MongoStore:
-    """A record store in one database. Create it with `open`.
+    """A record store in one database, created with `open`.
 
     Args:
-        client: A client of either driver. It is closed with the store.
+        client: A client of either driver. The store closes the client.
         database: Name of the database.
-        has_now: Whether the server supports `$$NOW` in an aggregation. If not, its clock is read with `hello`.
+        has_now: Whether the server supports `$$NOW` in an aggregation. If not, the server's time is read with `hello`.
     """
 
     def __init__(self, client: Any, database: str, *, has_now: bool) -> None:
         self._client = client
         self._records = _in_database(client, database)[RECORDS]
-        # for the cause of a rejected write: the conflicting document may not have reached a majority yet
+        # used to find the cause of a rejected write, since the conflicting document may not have reached a majority yet
         self._latest = self._records.with_options(read_concern=ReadConcern("local"))
         self._has_now = has_now
         self._slots = asyncio.Semaphore(POOL_SIZE)
@@ -198,7 +198,7 @@ class MongoStore:
 
         Raises:
             StoreUnreachableError: The database, or a majority of its replica set, cannot be reached.
-            StoreOpenError: The address has an option that the store does not allow, the database cannot be written, or it was written
+            StoreOpenError: The address has an option that the store does not allow, the database is not writable, or was written
                 by a newer version of Zoomgate.
         """
         database, address = _database_name(uri), _redacted(uri)
@@ -206,7 +206,7 @@ class MongoStore:
         try:
             hello = await client.admin.command("hello")
             if not _is_replicated(hello):
-                # its majority is a single disk
+                # the majority is a single disk
                 _log.warning("store.standalone", store=address)
             handle = _in_database(client, database)
             await _verify_writes(handle, address)
@@ -232,13 +232,13 @@ class MongoStore:
         return cls(client, database, has_now=has_now)
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
-        """Read one record and the database's clock: one round trip if the record exists, otherwise two."""
+        """Return one record and the database's current time, in one round trip if the record exists, otherwise two."""
         name = _id(key)
         return await self._run(lambda: self._read({"_id": name}, key))
 
     async def put(self, record: Record, if_rev: int) -> int | None:
         """Write a record to a majority if its revision is still `if_rev`."""
-        # random, so that a revision is never reused, not even after a delete, without a second write for a counter
+        # a random revision is never reused, not even after a delete, and needs no second write for a counter
         rev = secrets.randbits(62) + 1
         document = _document(record, rev)
         return await self._run(lambda: self._put(document, if_rev))
@@ -264,7 +264,7 @@ class MongoStore:
         after: str = "",
         limit: int,
     ) -> list[Record]:
-        """Read records in the order of their subjects."""
+        """Return a page of records, sorted by subject."""
         query: dict[str, Any] = {
             "app": _text(app),
             "kind": kind.value,
@@ -294,12 +294,12 @@ class MongoStore:
         return await self._run(read)
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Read the live record of a Zoom user and the database's clock."""
+        """Return the live record of a Zoom user and the database's current time."""
         claim = _claim(app, zoom_user_id)
         return await self._run(lambda: self._read({"zoom_user_claim": claim}, None))
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
-        """Count records by a column."""
+        """Count the records of a kind by the values of a column."""
         column = {Column.STATE: "$state", Column.KEY_ID: "$key_id"}[by]
         stages = [
             {"$match": {"app": _text(app), "kind": kind.value}},
@@ -328,7 +328,7 @@ class MongoStore:
     async def changes(
         self, app: str, kind: Kind, since: float, *, limit: int | None = None
     ) -> tuple[list[Change], float]:
-        """List changed records, and read the database's clock."""
+        """Return changed records and the database's current time."""
         query = {
             "app": _text(app),
             "kind": kind.value,
@@ -344,7 +344,7 @@ class MongoStore:
                 )
                 documents = await cursor.to_list(None)
                 changes: dict[RecordKey, Change] = {}
-                for document in documents:  # a document that changes meanwhile may be returned twice
+                for document in documents:  # a document that changes during the query may be returned twice
                     key = _key(document)
                     if key is not None:
                         record = _record(key, document)
@@ -365,7 +365,7 @@ class MongoStore:
         await _close(self._client)
 
     async def _run(self, operation: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        """Run an operation in a separate task, so that cancelling the caller neither interrupts a write nor costs the connection."""
+        """Run an operation in a separate task, so that canceling the caller neither interrupts a write nor closes the connection."""
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await self._slots.acquire()
@@ -387,13 +387,13 @@ class MongoStore:
         self._tasks.discard(task)
         self._slots.release()
         if not task.cancelled():
-            task.exception()  # otherwise asyncio logs it as never retrieved if the caller was cancelled
+            task.exception()  # otherwise asyncio logs the exception as never retrieved if the caller was canceled
 
     async def _read(self, query: dict[str, str], key: RecordKey | None) -> tuple[Record | None, float]:
-        """Read the record that a query matches, and the clock.
+        """Return the record that a query matches, and the database's current time.
 
         Args:
-            key: The expected key of the record. None uses the key in the document, provided that it matches the document's `_id`.
+            key: The expected key of the record. If None, the key in the document is used, provided that the key matches the `_id`.
         """
 
         def record(document: dict[str, Any] | None) -> Record | None:
@@ -425,7 +425,7 @@ class MongoStore:
                 holder = await self._latest.find_one({"zoom_user_claim": claim}, {"subject": 1})
                 if holder is not None:
                     raise ZoomUserTaken(str(holder.get("subject", ""))) from None
-                # the conflicting record has been deleted meanwhile
+                # the conflicting record has been deleted since
         raise StoreError(
             "MongoDB repeatedly rejected a record as a duplicate, but there is no conflicting record"
         )
@@ -435,7 +435,7 @@ class MongoStore:
 
 
 async def _translate_errors(operation: Callable[[], Awaitable[_T]]) -> _T:
-    """Run an operation, and replace errors of the driver, whose messages contain hosts and values, by `StoreError`."""
+    """Run an operation, and convert driver errors to `StoreError`, since their messages contain hosts and values."""
     try:
         return await operation()
     except WTimeoutError:
@@ -449,12 +449,12 @@ async def _translate_errors(operation: Callable[[], Awaitable[_T]]) -> _T:
 
 
 async def _await_if_needed(result: Any) -> Any:
-    """Return the cursor of `aggregate`, which must be awaited with PyMongo's client only."""
+    """Return the cursor of `aggregate`. Only PyMongo's client returns an awaitable."""
     return await result if inspect.isawaitable(result) else result
 
 
 async def _close(client: Any) -> None:
-    """Close a client of either driver. Motor's `close` ends its sessions at the server first and would block the event loop."""
+    """Close a client of either driver. Motor's `close` ends its sessions on the server first, which would block the event loop."""
     if inspect.iscoroutinefunction(client.close):
         await client.close()
     else:
@@ -479,8 +479,8 @@ def _database_name(uri: str) -> str:
     match, address = _ADDRESS.fullmatch(uri), _redacted(uri)
     if match is None:
         raise StoreOpenError(
-            f"The address of the store {address} has no valid database name; use mongodb://HOSTS/zoomgate or another name of letters,"
-            " digits, _ and -, and percent-encode user and password"
+            f"The address of the store {address} has no valid database name; use mongodb://HOSTS/zoomgate or a different name of"
+            " letters, digits, _ and -, and percent-encode the username and password"
         )
     for part in re.split("[&;]", match["query"] or ""):
         name, _, text = (unquote_plus(piece).strip().lower() for piece in part.partition("="))
@@ -490,11 +490,12 @@ def _database_name(uri: str) -> str:
             )
         if name == "retrywrites" and text != "true":
             raise StoreOpenError(
-                f"The address of the store {address} disables retryWrites; remove the option"
+                f"The address of the store {address} disables retryWrites; remove that option"
             )
         if name == "readpreference" and text != "primary":
             raise StoreOpenError(
-                f"The address of the store {address} sets a readPreference other than primary, which can return old tokens; remove it"
+                f"The address of the store {address} sets a readPreference other than primary, which can return old tokens;"
+                " remove that option"
             )
     return match["database"]
 
@@ -502,7 +503,7 @@ def _database_name(uri: str) -> str:
 def _in_database(client: Any, database: str) -> Any:
     return client.get_database(
         database,
-        # decode damaged values to other values, with which decryption fails, instead of failing the whole query
+        # replace invalid UTF-8, so that decryption of that record fails instead of the whole query
         codec_options=CodecOptions(
             unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO
         ),
@@ -512,7 +513,7 @@ def _in_database(client: Any, database: str) -> Any:
     )
 
 
-# -- opening ---------------------------------------------------------------------------------------------
+# -- internals: opening ---------------------------------------------------------------------------------------------
 
 
 def _is_replicated(hello: dict[str, Any]) -> bool:
@@ -522,7 +523,7 @@ def _is_replicated(hello: dict[str, Any]) -> bool:
 def _check_version(schema: dict[str, Any] | None, address: str) -> None:
     version = SCHEMA_VERSION if schema is None else schema.get("version")
     if not isinstance(version, int):
-        raise StoreOpenError(f"The store {address} is damaged; restore it from a backup")
+        raise StoreOpenError(f"The store {address} is corrupt; restore it from a backup")
     if version > SCHEMA_VERSION:
         raise StoreOpenError(
             f"The store {address} was written by a newer version of Zoomgate; upgrade this installation"
@@ -543,9 +544,9 @@ async def _verify_writes(database: Any, address: str) -> None:
 
 
 async def _create_ttl_index(records: Any) -> bool:
-    """Create the index by which the database deletes expired records, which the service deletes as well.
+    """Create the TTL index for expired records, and return whether the server supports TTL indexes.
 
-    Return False if the server does not support such indexes.
+    The service itself deletes expired records as well.
     """
     try:
         await records.create_indexes([_TTL_INDEX])
@@ -575,13 +576,13 @@ def _open_error_text(address: str, error: PyMongoError) -> str:
                 " check its address, its TLS settings and the network"
             )
         case OperationFailure() if error.code in _WRONG_PASSWORD:
-            return f"The store {address} rejects user and password; check both, and authSource"
+            return f"The store {address} rejects the username and password; check both, and authSource"
         case OperationFailure() if error.code in _UNAUTHORIZED:
-            return f"The store {address} does not grant its user the required privileges; grant the role readWrite on that database"
+            return f"The store {address} does not grant its user the required privileges; grant the readWrite role on that database"
         case OperationFailure():
-            return f"The store {address} cannot be used (MongoDB error {error.code}); see the error codes in MongoDB's documentation"
+            return f"The store {address} cannot be used (MongoDB error {error.code}); see the error codes in the MongoDB documentation"
         case ConfigurationError():
-            return f"The store {address} is of a version or type that the MongoDB driver does not support; use MongoDB 4.2 or newer"
+            return f"The store {address} has a version or type that the MongoDB driver does not support; use MongoDB 4.2 or later"
         case _:
             return f"The store {address} cannot be used ({type(error).__name__}); check that it is running and writable"
 
@@ -590,7 +591,7 @@ def _open_error_text(address: str, error: PyMongoError) -> str:
 
 
 def _text(value: str) -> str:
-    """Return a value unchanged if it is a string. In a query, an object would be an operator.
+    """Return a string unchanged, and reject any other value, since an object would act as a query operator.
 
     Raises:
         TypeError: The value is not a string.
@@ -601,12 +602,12 @@ def _text(value: str) -> str:
 
 
 def _id(key: RecordKey) -> str:
-    """Return the `_id` of a document. It is a string, because not every compatible server uses the index to look up objects."""
+    """Return the `_id` of a document, a string: not every compatible server uses the index to look up objects."""
     return f"{Kind(key.kind).value}:{len(_text(key.app))}:{key.app}:{_text(key.subject)}"
 
 
 def _claim(app: str, zoom_user_id: str) -> str:
-    """Return the `zoom_user_claim` of the live record of a Zoom user."""
+    """Return the `zoom_user_claim` field of the live record of a Zoom user."""
     return f"{len(_text(app))}:{app}:{_text(zoom_user_id)}"
 
 
@@ -625,7 +626,7 @@ def _document(record: Record, rev: int) -> dict[str, Any]:
     if record.zoom_user_id is not None:
         document["zoom_user_id"] = _text(record.zoom_user_id)
         if record.state != TOMBSTONE_STATE:
-            # a single field: a sparse index of several fields includes documents that have only one of them
+            # a single field, since a sparse index of several fields includes documents with only one of the fields
             document["zoom_user_claim"] = _claim(record.key.app, record.zoom_user_id)
     if record.due_at is not None:
         document["due_at"] = float(record.due_at)
@@ -636,7 +637,7 @@ def _document(record: Record, rev: int) -> dict[str, Any]:
 
 
 def _key(document: dict[str, Any]) -> RecordKey | None:
-    """Return the key in the fields of a document, or None if the `_id` belongs to another key: the document is then misplaced."""
+    """Return the key in the fields of a document, or None if the document is misplaced, that is, its `_id` does not match."""
     app, kind, subject = (document.get(name) for name in ("app", "kind", "subject"))
     if not isinstance(app, str) or kind not in list(Kind) or not isinstance(subject, str):
         return None
@@ -654,8 +655,8 @@ def _at(name: str, rev: int) -> dict[str, Any]:
 def _record(key: RecordKey, document: dict[str, Any]) -> Record:
     """Convert the document of a key.
 
-    A field of an unexpected type counts as empty, and so does the value of a document whose fields contain another key. Decryption then
-    fails if the value or an authenticated field is affected.
+    A field of an unexpected type is treated as empty. The value is treated as empty if the fields contain a different key. If the value or
+    an authenticated field is empty, decryption fails.
     """
 
     def column(name: str, kind: type | tuple[type, ...], absent: Any) -> Any:

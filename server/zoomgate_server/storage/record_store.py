@@ -1,8 +1,8 @@
 """The interface of all record stores.
 
 A store is deliberately simple: it stores bytes under a key and compares one revision number. All decisions (generation, grant, lease,
-alternate pairs, expiry) are made by the core on the records that it has read. The core then writes with `if_rev`, and reads again on
-conflict. A store receives encrypted bytes only, so no plaintext can reach the database.
+alternate pairs, expiry) are made by the service, based on the records it has read. The service then writes with `if_rev`. After a
+conflict, the service reads the record again. A store receives encrypted bytes only, so no plaintext can reach the database.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -31,10 +31,10 @@ class Column(StrEnum):
 
 
 KEY_CHECK = "key_check"
-"""Subject of the key check; see `key_check.verify`."""
+"""Subject of the key check record. See `key_check.verify`."""
 
 TOMBSTONE_STATE = "DISCONNECTED"
-"""Records in this state are exempt from the uniqueness of `zoom_user_id`."""
+"""State of tombstones. Records in this state are exempt from the uniqueness of `zoom_user_id`."""
 
 
 ENCRYPTED_KINDS = (Kind.USER, Kind.STATE)
@@ -48,7 +48,7 @@ class RecordKey:
     Attributes:
         app: OAuth origin and client ID, so that two Zoom apps can share a database. At most 512 characters.
         kind: The kind of the record.
-        subject: Identifies the record within its app and kind. At most 512 characters.
+        subject: Identifier of the record within its app and kind. At most 512 characters.
     """
 
     app: str
@@ -58,22 +58,23 @@ class RecordKey:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A stored record: one opaque value, and the columns by which stores may filter, count and expire records.
+    """A stored record: one opaque value, and the columns by which a store may filter, count and expire records.
 
-    Times are seconds since 1970 by the store's clock.
+    Times are seconds since 1970 on the store's clock.
 
     Attributes:
         key: The identity of the record.
         value: Opaque bytes, at most 64 KiB. A store never interprets, compares or changes them.
-        rev: The revision, never 0 in a stored record. Writes ignore it. A store never assigns the same revision to a key twice, not
-            even after a delete. A damaged revision is read as a substitute number, with which the record can be replaced.
+        rev: The revision, never 0 in a stored record. Writes ignore this field. A store never assigns the same revision to a key twice,
+            not even after a delete. If a stored revision is corrupt, `rev` is a placeholder with which the record can be
+            overwritten.
         state: State of a connection, otherwise empty.
         key_id: ID of the key that encrypted the value, otherwise empty.
-        zoom_user_id: Unique per app among records that are not tombstones. None is exempt.
-        changed_at: When a visible property last changed. `changes` selects by this time.
+        zoom_user_id: Unique per app among records that are not tombstones. Records without a Zoom user are exempt.
+        changed_at: When a visible property last changed. `RecordStore.changes` selects records by this time.
         due_at: When the record is next due for processing, or None.
-        expire_at: When the record may be deleted, or None. Readers must check the expiry themselves: a store may or may not still
-            return an expired record.
+        expire_at: When the record may be deleted, or None. A store may return expired records. Readers must check the expiry
+            themselves.
     """
 
     key: RecordKey
@@ -89,7 +90,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A changed record, with enough information to remove it from a cache."""
+    """A changed record, with the information that is needed to invalidate a cache entry."""
 
     key: RecordKey
     rev: int
@@ -115,9 +116,9 @@ class StoreInspection:
     """The result of a read-only inspection of a store.
 
     Attributes:
-        shown: The path, or the address without credentials, hosts and options.
+        location: The path, or the URI without credentials, hosts and options.
         users: The number of connection records.
-        sealed: The encryption keys in use, by app.
+        key_usage: The encryption keys in use, by app.
         replicated: Whether the data survives the loss of one disk.
     """
 
@@ -128,7 +129,7 @@ class StoreInspection:
 
 
 class StoreError(Exception):
-    """The store failed. The outcome of a write is unknown. The message contains no secrets and no addresses."""
+    """The store failed. The outcome of a write is unknown. The message contains no secrets or addresses."""
 
 
 class StoreOpenError(Exception):
@@ -140,32 +141,35 @@ class StoreUnreachableError(StoreOpenError):
 
 
 class ZoomUserTaken(Exception):
-    """A put was rejected because another live record of the app has the same `zoom_user_id`.
+    """A write was rejected because a different live record of the app has the same `zoom_user_id`.
 
     Args:
         subject: The subject of the other record.
     """
 
     def __init__(self, subject: str) -> None:
-        super().__init__("another record has this zoom_user_id")
+        super().__init__("a different record has this zoom_user_id")
         self.subject = subject
 
 
 class RecordStore(Protocol):
-    """Storage of records. Every method raises `StoreError` if the store fails."""
+    """Interface of a record store. Every method raises `StoreError` if the store fails."""
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
-        """Read one record and the store's clock, in seconds since 1970."""
+        """Return one record, and the store's current time in seconds since 1970."""
         ...
 
     async def put(self, record: Record, if_rev: int) -> int | None:
-        """Write a record durably if its revision is still `if_rev`. 0 means that the record must not exist.
+        """Write a record durably if its revision is still `if_rev`.
+
+        Args:
+            if_rev: The expected revision. 0 means that the record must not exist.
 
         Returns:
-            The new revision, or None on conflict. On conflict, nothing was written.
+            The new revision, or None on conflict. After a conflict, nothing was written.
 
         Raises:
-            ZoomUserTaken: Another live record of the app has this `zoom_user_id`; nothing was written.
+            ZoomUserTaken: A different live record of the app has this `zoom_user_id`. Nothing was written.
         """
         ...
 
@@ -184,10 +188,10 @@ class RecordStore(Protocol):
         after: str = "",
         limit: int,
     ) -> Sequence[Record]:
-        """Read a page of records in the order of their subjects. A page is shorter than `limit` only if there are no more records.
+        """Return a page of records, sorted by subject. A page is shorter than `limit` only if there are no more records.
 
         Args:
-            states: Return records in one of these states. Empty for any state.
+            states: Return records in one of these states. An empty collection disables the filter.
             due_before: Return records whose `due_at` is earlier. None disables the filter.
             expire_before: Return records whose `expire_at` is earlier. None disables the filter.
             after: Return records whose subjects are greater, compared by code point.
@@ -196,26 +200,24 @@ class RecordStore(Protocol):
         ...
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Read the record of an app that has this `zoom_user_id` and is not a tombstone, and the store's clock."""
+        """Return the live record of a Zoom user in an app, and the store's current time. Tombstones are ignored."""
         ...
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
-        """Count the records of a kind by the values of a column. A value that is not text counts as empty."""
+        """Count the records of a kind by the values of a column. A value that is not text is treated as empty."""
         ...
 
     async def apps(self) -> Sequence[str]:
-        """List the apps that have records, in order."""
+        """List the apps that have records, sorted."""
         ...
 
     async def changes(
         self, app: str, kind: Kind, since: float, *, limit: int | None = None
     ) -> tuple[Sequence[Change], float]:
-        """List the records with `changed_at >= since`, oldest first and each at most once.
-
-        Also return the store's clock as it was before the records were read.
+        """Return the records with `changed_at >= since`, oldest first and each at most once, and the store's time before the read.
 
         Args:
-            since: Seconds since 1970 by the store's clock.
+            since: Seconds since 1970 on the store's clock.
             limit: Approximate maximum. Fewer changes are returned only if there are no more. None returns all.
         """
         ...

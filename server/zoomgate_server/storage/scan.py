@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from zoomgate_server.storage.record_store import Column, Kind, Record, RecordStore
 
 PAGE_SIZE = 200
-"""Records read in one request."""
+"""Maximum number of records that are read in one request."""
 
 CONCURRENCY = 16
-"""Records processed at the same time, which hides the latency of a remote database."""
+"""Number of records that are processed concurrently, to hide the latency of a remote database."""
 
 
 async def pages(store: RecordStore, app: str) -> AsyncIterator[Sequence[Record]]:
-    """Read every record of an app, page by page."""
+    """Yield every record of an app, page by page."""
     for kind in Kind:
         after = ""
         while page := await store.page(app, kind, after=after, limit=PAGE_SIZE):
@@ -24,10 +24,10 @@ async def pages(store: RecordStore, app: str) -> AsyncIterator[Sequence[Record]]
 async def process_each(
     page: Sequence[Record], process: Callable[[Record], Awaitable[None]], on_records: Callable[[int], None]
 ) -> None:
-    """Process every record of a page. A failure is raised after the records processed at the same time are done.
+    """Process every record of a page. A failure is raised after the records that are processed concurrently are done.
 
     Args:
-        on_records: Called with the number of additional records that are done.
+        on_records: Called with the number of records processed since the last call.
     """
     for start in range(0, len(page), CONCURRENCY):
         batch = page[start : start + CONCURRENCY]

@@ -1,6 +1,6 @@
-"""A record store in one SQLite file, durable and shared by all processes of one machine.
+"""A record store in one SQLite file, durable and shared by all processes on one machine.
 
-All statements run on a dedicated thread, so the event loop never waits for a disk. The file is in WAL mode with `synchronous=FULL`: a
+All statements run on a dedicated thread, so the event loop never waits for a disk. The file uses WAL mode with `synchronous=FULL`: a
 confirmed write survives a power failure (https://www.sqlite.org/pragma.html#pragma_synchronous).
 """
 
@@ -33,19 +33,19 @@ from zoomgate_server.storage.record_store import (
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x5A474154
-"""Marks the file as a Zoomgate store (`ZGAT`), see https://www.sqlite.org/pragma.html#pragma_application_id."""
+"""SQLite application ID of a Zoomgate store (`ZGAT`). See https://www.sqlite.org/pragma.html#pragma_application_id."""
 
 BUSY_SECONDS = 5.0
-"""How long a statement waits for the write lock of another process."""
+"""Maximum time that a statement waits for the write lock of another process."""
 
 WAIT_SECONDS = 5.0
-"""How long an operation waits for earlier operations. If it has not started by then, it fails."""
+"""Maximum time that an operation waits for earlier operations. An operation that has not started by then fails."""
 
 MOUNTS = Path("/proc/mounts")
-"""Where the system lists mounted file systems, see proc_pid_mounts(5)."""
+"""List of mounted file systems. See proc_pid_mounts(5)."""
 
 MAX_INDEX_RECORDS = 1000
-"""Due or expired records are read through their index only if there are fewer than this. SQLite itself would always read all records."""
+"""Number of due or expired records from which all records are read instead of the index. SQLite alone would never use the index."""
 
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "fuse.glusterfs"}
@@ -74,7 +74,8 @@ SELECT subject, rev, state, changed_at FROM record
 WHERE app = ? AND changed_at >= ? AND kind = ? AND typeof(changed_at) = 'real' AND typeof(subject) = 'text'
 ORDER BY changed_at LIMIT ?
 """
-"""The type conditions skip damaged rows. SQLite sorts text and BLOBs after all numbers, so their `changed_at` would match every time."""
+"""Query for changed records. The type conditions skip corrupt rows. SQLite sorts text and BLOBs
+after all numbers, so a `changed_at` of such a type would always match."""
 
 _OF_ZOOM_USER = f"""
 SELECT kind, {_COLUMNS} FROM record
@@ -85,34 +86,36 @@ _T = TypeVar("_T")
 
 
 def examine(path: Path) -> StoreInspection:
-    """Inspect a store without changing its file or creating files beside it.
+    """Inspect a store without changing its file or creating other files.
 
     Raises:
         StoreOpenError: The file cannot be read or is not a Zoomgate store.
     """
     try:
-        # without a log beside it, no process has the file open, and SQLite would leave an empty log behind
+        # if there is no log, no process has the file open, and with mode=ro SQLite would leave an empty log behind
         mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)) as connection:
             connection.text_factory = _text
             if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
                 raise StoreOpenError(
-                    f"The store {path} is a database of another program; set ZOOMGATE_STORE to another file"
+                    f"The store {path} is a database of a different program; set ZOOMGATE_STORE to a different file"
                 )
             _check_version(connection, path)
             users = connection.execute("SELECT count(*) FROM record WHERE kind = 'user'").fetchone()[0]
             apps = [app for (app,) in connection.execute("SELECT DISTINCT app FROM record")]
-            sealed = {app: _read_sealed(connection, app) for app in apps}
+            key_usage = {app: _read_key_usage(connection, app) for app in apps}
     except sqlite3.Error as error:
         raise StoreOpenError(
-            f"The store {path} cannot be read ({_error_name(error)}); check its owner, or restore it from a backup"
+            f"The store {path} cannot be read ({_error_name(error)}); check its owner and permissions, or restore the store from a backup"
         ) from None
     except OSError as error:
-        raise StoreOpenError(f"The store {path} cannot be read ({error.strerror}); check its owner") from None
-    return StoreInspection(str(path), users, sealed)
+        raise StoreOpenError(
+            f"The store {path} cannot be read ({error.strerror}); check its owner and permissions"
+        ) from None
+    return StoreInspection(str(path), users, key_usage)
 
 
-def _read_sealed(connection: sqlite3.Connection, app: str) -> KeyUsage:
+def _read_key_usage(connection: sqlite3.Connection, app: str) -> KeyUsage:
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM record WHERE app = ? AND kind = ? AND subject = ?",  # noqa: S608 - constants
         (app, Kind.KEY_CHECK.value, KEY_CHECK),
@@ -128,12 +131,12 @@ def _read_sealed(connection: sqlite3.Connection, app: str) -> KeyUsage:
 
 
 class SqliteStore:
-    """A record store in one file. Create it with `open`.
+    """A record store in one file, created with `open`.
 
     Args:
         connection: An open connection that belongs to the thread of `executor`.
-        executor: Runs all statements.
-        wall: The clock of this machine, which is the store's clock.
+        executor: The executor of all statements, with a single thread.
+        wall: The clock of the local machine, which is used as the store's clock.
     """
 
     def __init__(
@@ -155,7 +158,7 @@ class SqliteStore:
         """Open the file, creating it with mode 0600 if needed.
 
         Raises:
-            StoreOpenError: The file is not a Zoomgate store, is damaged, was written by a newer version, is on a network file system,
+            StoreOpenError: The file is not a Zoomgate store, is corrupt, was written by a newer version, is on a network file system,
                 or cannot be written. A file created by this call is deleted again.
         """
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
@@ -167,7 +170,7 @@ class SqliteStore:
         return cls(path, connection, executor, wall)
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
-        """Read one record and the clock."""
+        """Return one record and the store's current time."""
 
         def read() -> tuple[Record | None, float]:
             row = self._connection.execute(
@@ -205,7 +208,7 @@ class SqliteStore:
         after: str = "",
         limit: int,
     ) -> list[Record]:
-        """Read records in the order of their subjects."""
+        """Return a page of records, sorted by subject."""
         conditions = ["app = ?", "kind = ?", "subject > ?", "typeof(subject) = 'text'"]
         values = [app, kind.value, after]
         numbers: list[Any] = []
@@ -233,7 +236,7 @@ class SqliteStore:
         return await self._run(read)
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Read the live record of a Zoom user and the clock."""
+        """Return the live record of a Zoom user and the store's current time."""
 
         def read() -> tuple[Record | None, float]:
             row = self._connection.execute(_OF_ZOOM_USER, (app, zoom_user_id)).fetchone()
@@ -242,7 +245,7 @@ class SqliteStore:
         return await self._run(read)
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
-        """Count records by a column."""
+        """Count the records of a kind by the values of a column."""
         column = {Column.STATE: "state", Column.KEY_ID: "key_id"}[by]
 
         def read() -> dict[str, int]:
@@ -270,7 +273,7 @@ class SqliteStore:
     async def changes(
         self, app: str, kind: Kind, since: float, *, limit: int | None = None
     ) -> tuple[list[Change], float]:
-        """List changed records, and read the clock."""
+        """Return changed records and the store's current time."""
 
         def read() -> tuple[list[Change], float]:
             now = self._wall()
@@ -284,7 +287,7 @@ class SqliteStore:
         return await self._run(read)
 
     async def close(self) -> None:
-        """Wait for running operations, merge the log into the file, and close it."""
+        """Wait for running operations, merge the log into the file, and close the file."""
         if self._closed:
             return
         self._closed = True
@@ -293,7 +296,7 @@ class SqliteStore:
         self._executor.shutdown(wait=True)
 
     async def _run(self, operation: Callable[[], _T]) -> _T:
-        """Run an operation on the store's thread. Cancelling the caller does not stop it."""
+        """Run an operation on the store's thread. The operation continues if the caller is canceled."""
         if self._closed:
             raise StoreError("the store is closed")
         queued = self._executor.submit(self._translate_errors, operation)
@@ -307,10 +310,10 @@ class SqliteStore:
                 raise StoreError(
                     "SQLite is too slow; earlier operations are still waiting for its file"
                 ) from None
-        return await asyncio.shield(done)  # it has started and ends on its own
+        return await asyncio.shield(done)  # the operation has started and will complete
 
     def _translate_errors(self, operation: Callable[[], _T]) -> _T:
-        """Run an operation, and replace errors of SQLite, whose messages may contain paths and values, by `StoreError`."""
+        """Run an operation, and convert SQLite errors to `StoreError`, since their messages may contain paths and values."""
         try:
             if self._path.stat().st_ino != self._inode:
                 raise StoreError("the store's file was replaced while it was open; restart the service")
@@ -335,7 +338,7 @@ class SqliteStore:
         return result
 
     def _selects_few(self, column: str, app: str, kind: Kind, before: float) -> bool:
-        """Return whether an index selects so few records that sorting them is faster than reading all records in order."""
+        """Return whether an index selects so few records that sorting them is faster than reading all records in key order."""
         row = self._connection.execute(
             f"SELECT count(*) FROM (SELECT 1 FROM record INDEXED BY record_{column}"  # noqa: S608 - constants
             f" WHERE app = ? AND kind = ? AND {column}_at < ? LIMIT ?)",
@@ -381,7 +384,7 @@ class SqliteStore:
 
 
 def _record(app: str, kind: Kind, row: tuple[Any, ...]) -> Record:
-    """Convert a row. A column of an unexpected type counts as empty; decryption then fails if the column is an authenticated one."""
+    """Convert a row. A column of an unexpected type is treated as empty. If the column is authenticated, decryption then fails."""
     subject, value, rev, state, key_id, zoom_user_id, changed_at, due_at, expire_at = row
     return Record(
         key=RecordKey(app, kind, subject),
@@ -397,7 +400,7 @@ def _record(app: str, kind: Kind, row: tuple[Any, ...]) -> Record:
 
 
 def _retrieve_exception(done: "asyncio.Future[_T]") -> None:
-    """Mark a failure as retrieved even if its caller was cancelled. Otherwise asyncio logs it as never retrieved."""
+    """Mark an exception as retrieved even if its caller was canceled. Otherwise asyncio would log the exception as never retrieved."""
     if not done.cancelled():
         done.exception()
 
@@ -413,11 +416,13 @@ def _open(path: Path) -> sqlite3.Connection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         created = True
     except FileExistsError:
-        if not os.access(path, os.R_OK | os.W_OK):  # SQLite would open it read-only and leave a log beside it
+        if not os.access(
+            path, os.R_OK | os.W_OK
+        ):  # SQLite would open the file read-only and leave a log behind
             raise StoreOpenError(_not_writable(path)) from None
     except OSError as error:
         raise StoreOpenError(
-            f"The store {path} cannot be created ({error.strerror}); check that its folder exists and is writable"
+            f"The store {path} cannot be created ({error.strerror}); check that its directory exists and is writable"
         ) from None
     connection: sqlite3.Connection | None = None
     try:
@@ -427,7 +432,7 @@ def _open(path: Path) -> sqlite3.Connection:
     except (sqlite3.Error, StoreOpenError) as error:
         if connection is not None:
             connection.close()
-        if created and not _is_busy(error):  # a process that has locked it is using it
+        if created and not _is_busy(error):  # a process that has locked the file is using it
             for leftover in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
                 leftover.unlink(missing_ok=True)
         if isinstance(error, StoreOpenError):
@@ -437,7 +442,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _prepare_with_retries(connection: sqlite3.Connection, path: Path) -> None:
-    """Prepare the file, and retry while another process does the same. SQLite itself does not wait while the journal mode changes."""
+    """Prepare the file, and retry while another process prepares it. SQLite itself does not wait while the journal mode changes."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -451,7 +456,7 @@ def _prepare_with_retries(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _is_busy(error: Exception) -> bool:
-    """Return whether the file was locked by another process."""
+    """Return whether an error means that the file is locked by another process."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
@@ -462,11 +467,11 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     if application_id != APPLICATION_ID and not empty:
         raise StoreOpenError(
-            f"The store {path} is a database of another program; set ZOOMGATE_STORE to another file"
+            f"The store {path} is a database of a different program; set ZOOMGATE_STORE to a different file"
         )
     _check_version(connection, path)
     if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-        raise StoreOpenError(f"The store {path} is damaged; restore it from a backup")
+        raise StoreOpenError(f"The store {path} is corrupt; restore it from a backup")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("BEGIN IMMEDIATE")
@@ -484,7 +489,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _not_writable(path: Path) -> str:
-    return f"The store {path} cannot be written; check the owner and mode of the file and its folder"
+    return (
+        f"The store {path} cannot be written; check the owner and permissions of the file and its directory"
+    )
 
 
 def _check_version(connection: sqlite3.Connection, path: Path) -> None:
@@ -497,26 +504,24 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
 def _open_error_text(path: Path, error: sqlite3.Error) -> str:
     match getattr(error, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
-            return f"The store {path} is not a database or is damaged; restore it from a backup"
+            return f"The store {path} is not a database or is corrupt; restore it from a backup"
         case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
             return f"The store {path} cannot be written (the disk is full or failing); free some space or check the disk, then start again"
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return _not_writable(path)
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return (
-                f"The store {path} is locked by another process; stop that process, or wait until it is done"
-            )
+            return f"The store {path} is locked by another process; stop that process, or wait until it exits"
         case _:
             return f"The store {path} cannot be opened ({_error_name(error)}); see the result codes in SQLite's documentation"
 
 
 def _error_name(error: sqlite3.Error) -> str:
-    """Return the name of an error, since its message may contain paths and values. Errors raised by Python itself have no SQLite name."""
+    """Return the name of an error, since the message may contain paths and values. Errors raised by Python have no SQLite name."""
     return getattr(error, "sqlite_errorname", type(error).__name__)
 
 
 def _text(raw: bytes) -> str:
-    """Decode text. Damaged text is decoded to other text, with which decryption fails, instead of failing the whole query."""
+    """Decode text. Invalid UTF-8 is replaced, so that decryption of that record fails instead of the whole query."""
     return raw.decode("utf-8", "replace")
 
 
@@ -524,7 +529,7 @@ def _file_system(path: Path) -> str:
     """Return the type of the file system of a path, or an empty string if it is unknown."""
     try:
         mounts = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
-        folder = str(path.resolve().parent)
+        directory = str(path.resolve().parent)
     except OSError:
         return ""
     best, kind = "", ""
@@ -535,6 +540,6 @@ def _file_system(path: Path) -> str:
         point = re.sub(
             r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1]
         )  # octal escapes of spaces and similar
-        if len(point) >= len(best) and (folder == point or folder.startswith(point.rstrip("/") + "/")):
+        if len(point) >= len(best) and (directory == point or directory.startswith(point.rstrip("/") + "/")):
             best, kind = point, fields[2]
     return kind

@@ -1,4 +1,4 @@
-"""Tests of the conversion of Zoom's meetings against stored examples."""
+"""Tests for the conversion of Zoom meetings, with stored examples."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ CASES = sorted((Path(__file__).parent / "meetings").glob("*.zoom.json"))
 
 @pytest.mark.parametrize("case", CASES, ids=lambda path: path.name.partition(".")[0])
 def test_meeting_is_converted_as_expected(case: Path, request: pytest.FixtureRequest) -> None:
-    """Unknown fields are preserved."""
+    """Fields that Zoomgate does not know are preserved."""
     meeting = meeting_mapping.meeting(case.read_bytes())
     actual = json_format.MessageToJson(meeting, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
     expected = case.with_name(case.name.replace(".zoom.", ".meeting."))
@@ -41,13 +41,13 @@ def test_meeting_is_converted_as_expected(case: Path, request: pytest.FixtureReq
     ],
 )
 def test_invalid_meeting_is_a_bad_response(body: bytes) -> None:
-    """The error does not contain the body."""
+    """The error contains the length of the body, but not the body itself."""
     with pytest.raises(ZoomBadResponse) as error:
         meeting_mapping.meeting(body)
     assert error.value.metadata == {"length": str(len(body))}
 
 
 def test_deeply_nested_value_is_stored_as_text() -> None:
-    """Otherwise receivers could not parse the message."""
+    """Protobuf limits the nesting depth of messages, so receivers could not parse a deeply nested value."""
     meeting = meeting_mapping.meeting(b'{"id": 1, "x": ' + b"[" * 60 + b"]" * 60 + b"}")
     assert meeting_mapping.pb.Meeting.FromString(meeting.SerializeToString()) == meeting

@@ -1,4 +1,4 @@
-"""Golden records and a golden journal entry, as this format was first written."""
+"""Tests for the decryption of golden records and a golden journal entry, written by the first release of the format."""
 
 import json
 from base64 import b64decode, b64encode
@@ -16,15 +16,15 @@ from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import FORMAT, Envelope, key_id_of
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 
-FOLDER = Path(__file__).parent / "records" / f"v{FORMAT}"
-JOURNAL_ENTRY = FOLDER / "journal_entry.json"
-RECORDS = sorted(path for path in FOLDER.glob("*.json") if path != JOURNAL_ENTRY)
+DIRECTORY = Path(__file__).parent / "records" / f"v{FORMAT}"
+JOURNAL_ENTRY = DIRECTORY / "journal_entry.json"
+RECORDS = sorted(path for path in DIRECTORY.glob("*.json") if path != JOURNAL_ENTRY)
 APP = "zoom.us|golden-app"
 RING = KeyRing([Key("901de001", bytes(range(100, 132)), primary=True)])
 ENVELOPE = Envelope(app=APP, keys=RING)
 
 
-def opened(record: Record) -> Any:
+def decrypted(record: Record) -> Any:
     """Return the decrypted content of a record as JSON."""
     match record.key.kind:
         case Kind.USER:
@@ -40,21 +40,21 @@ def opened(record: Record) -> Any:
 
 
 @pytest.mark.parametrize("file", RECORDS, ids=lambda file: f"{file.parent.name}-{file.stem}")
-def test_golden_record_opens_to_its_original_content(file: Path) -> None:
-    """A field that was added later has its default."""
+def test_golden_record_decrypts_to_its_original_content(file: Path) -> None:
+    """Fields that were added later have their default values."""
     golden = json.loads(file.read_text())
     fields = golden["record"]
     key = RecordKey(fields.pop("app"), Kind(fields.pop("kind")), fields.pop("subject"))
     record = Record(key=key, value=b64decode(fields.pop("value")), **fields)
     assert record.value[0] == FORMAT
     assert key_id_of(record.value) == record.key_id == "901de001"
-    content = json.loads(json.dumps(opened(record)))
+    content = json.loads(json.dumps(decrypted(record)))
     assert {name: content[name] for name in golden["opened"]} == golden["opened"]
     assert not any(content[name] for name in content.keys() - golden["opened"].keys())
 
 
-async def test_golden_journal_entry_opens_to_its_original_content(tmp_path: Path) -> None:
-    """A field that was added later has its default."""
+async def test_golden_journal_entry_decrypts_to_its_original_content(tmp_path: Path) -> None:
+    """Fields that were added later have their default values."""
     golden = json.loads(JOURNAL_ENTRY.read_text())
     content = b64decode(golden["file"])
     assert content[0] == FORMAT
@@ -67,7 +67,7 @@ async def test_golden_journal_entry_opens_to_its_original_content(tmp_path: Path
 
 
 def test_golden_records_cover_every_kind() -> None:
-    """They include a connection in each state."""
+    """The golden records include a connection in each state."""
     connections = {"active", "reauth", "tombstone"}
     assert {file.stem for file in RECORDS} == connections | {
         "authorization",

@@ -330,7 +330,7 @@ class TestDoctor:
         )
         result, text = await ring_finding()
         assert result == "failure"
-        assert "restore the key file that the store was created with" in text
+        assert "restore the key file with which the store was created" in text
         environ |= APP | {"ZOOMGATE_ZOOM_OAUTH_URL": "http://127.0.0.1:1/oauth"}
         result = await command("doctor", "--json", environ=environ)
         assert "the store has no records of this app yet" in result.stdout

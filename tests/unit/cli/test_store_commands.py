@@ -131,7 +131,7 @@ class TestBackup:
         Path("data").mkdir()
         with closing(sqlite3.connect("data/zoomgate.db")) as other:
             other.execute("CREATE TABLE t (x)")
-        assert "another program" in stderr_of(zoomgate("store", "backup", "backup.db"))
+        assert "a different program" in stderr_of(zoomgate("store", "backup", "backup.db"))
         assert not Path("backup.db").exists()
 
 
@@ -202,7 +202,9 @@ class TestRestore:
         """No store is created."""
         assert "does not exist" in stderr_of(zoomgate("store", "restore", "none.db"))
         Path("text.db").write_text("no database" * 100)
-        assert "cannot be read" in stderr_of(zoomgate("store", "restore", "text.db"))
+        assert "text.db is not a backup made by `zoomgate store backup`; use a different file" in stderr_of(
+            zoomgate("store", "restore", "text.db")
+        )
         with closing(sqlite3.connect("other.db")) as other:
             other.execute("CREATE TABLE t (x)")
         assert "not a Zoomgate store" in stderr_of(zoomgate("store", "restore", "other.db"))

@@ -1,4 +1,4 @@
-"""Changes of the key file: atomicity, concurrency and validation."""
+"""Tests for changes of the key file: atomicity, concurrency and validation."""
 
 import os
 import stat
@@ -24,13 +24,13 @@ def write(path: Path, rows: list[dict[str, str]]) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return the path of a key ring with one key."""
+    """The path of a key ring with one key."""
     key_file.create(tmp_path / "keys.json")
     return tmp_path / "keys.json"
 
 
 def test_key_is_added_promoted_and_removed(path: Path) -> None:
-    """Keys are in order of age, and each step changes nothing else."""
+    """Keys are sorted by age, oldest first, and each step changes only the given key."""
     first = key_file.load(path)
     assert key_file.next_key(first) is None
     added = key_file.add(path, first)
@@ -47,7 +47,7 @@ def test_key_is_added_promoted_and_removed(path: Path) -> None:
 
 
 def test_change_preserves_file_mode_and_symbolic_links(path: Path, tmp_path: Path) -> None:
-    """A stricter mode is not widened, and the target of a link is changed."""
+    """A stricter mode is preserved, and the target of a symbolic link is changed."""
     path.chmod(0o400)
     link = tmp_path / "link.json"
     link.symlink_to(path.name)
@@ -58,7 +58,7 @@ def test_change_preserves_file_mode_and_symbolic_links(path: Path, tmp_path: Pat
 
 
 def test_change_based_on_an_outdated_ring_is_rejected(path: Path) -> None:
-    """The file stays as the concurrent change left it."""
+    """The result of the concurrent change is preserved."""
     outdated = key_file.load(path)
     key_file.add(path, outdated)
     before = path.read_bytes()
@@ -88,7 +88,7 @@ for _ in range(10):
 
 
 def test_concurrent_additions_lose_no_key(path: Path) -> None:
-    """Two processes add keys. The file is a valid key ring whenever it is read."""
+    """While two processes add keys, every read of the file returns a valid key ring."""
     adders = [
         subprocess.Popen([sys.executable, "-c", ADDER, str(path)], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -139,7 +139,7 @@ GOOD, OTHER = bytes(range(32)), bytes(range(1, 33))
 def test_weak_or_ambiguous_key_ring_is_rejected_and_unchanged(
     tmp_path: Path, rows: list[dict[str, str]], reason: str
 ) -> None:
-    """It can be neither loaded nor changed, and the message contains no key."""
+    """Loading and changing the key ring fail, and the message contains no key."""
     path = tmp_path / "keys.json"
     write(path, rows)
     before = path.read_bytes()

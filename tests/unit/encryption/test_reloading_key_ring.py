@@ -1,4 +1,4 @@
-"""Reloading of the key ring file at runtime."""
+"""Tests for reloading the key ring file at runtime."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ class Clock:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return the path of a key ring with one key."""
+    """The path of a key ring with one key."""
     key_file.create(tmp_path / "keys.json")
     return tmp_path / "keys.json"
 
@@ -41,7 +41,7 @@ def reloading_ring(path: Path, reloads: list[None] | None = None) -> tuple[Reloa
 
 
 def test_new_primary_key_is_used_after_the_poll_interval(path: Path) -> None:
-    """Blobs that the previous primary key sealed still open."""
+    """Blobs encrypted with the previous primary key can still be decrypted."""
     ring, clock = reloading_ring(path)
     old = ring.seal(b"text", b"a")
     added = key_file.add(path, key_file.load(path))
@@ -54,7 +54,7 @@ def test_new_primary_key_is_used_after_the_poll_interval(path: Path) -> None:
 
 
 def test_callback_is_called_once_per_change_of_the_keys(path: Path) -> None:
-    """Rewriting the file with the same content does not count as a change."""
+    """Rewriting the file with the same content is not treated as a change."""
     reloads: list[None] = []
     ring, clock = reloading_ring(path, reloads)
     path.write_bytes(path.read_bytes())
@@ -77,8 +77,8 @@ def test_unknown_key_triggers_an_immediate_reload(path: Path) -> None:
     assert ring.ids == key_file.load(path).ids
 
 
-def test_reload_by_another_thread_during_open_is_used(path: Path) -> None:
-    """The other thread reloads the file after the failed attempt to open and before this thread checks the file."""
+def test_reload_by_a_different_thread_during_decryption_is_used(path: Path) -> None:
+    """The other thread reloads the file after this thread failed to decrypt and before this thread checks the file."""
 
     class OutdatedKeyRing(KeyRing):
         def open(self, blob: bytes, associated: bytes) -> bytes:
@@ -105,7 +105,7 @@ def test_key_missing_from_the_file_is_unavailable(path: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "fault", ["missing", "truncated", "readable by others", "another secret", "another ring"]
+    "fault", ["missing", "truncated", "readable by others", "different secret", "different ring"]
 )
 def test_unusable_file_leaves_the_previous_ring_in_use(
     path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
@@ -122,10 +122,10 @@ def test_unusable_file_leaves_the_previous_ring_in_use(
             path.write_bytes(content[:40])
         case "readable by others":
             path.chmod(0o644)
-        case "another ring":
+        case "different ring":
             path.unlink()
             key_file.create(path)
-        case "another secret":
+        case "different secret":
             path.unlink()
             key_file.create(path)
             path.write_bytes(

@@ -1,4 +1,4 @@
-"""Behavior specific to the MongoDB store: addresses, errors on opening, and writes over broken connections."""
+"""Tests for the MongoDB store: addresses, errors on opening, and writes over broken connections."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ from zoomgate_server.storage import mongodb as mongodb_store
 from zoomgate_server.storage.mongodb import META, RECORDS, Driver, MongoStore, examine
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, StoreError, StoreOpenError
 
-# PyMongo's client leaves its socket to the garbage collector if it is closed while a connection attempt is pending
+# if a PyMongo client is closed while a connection attempt is pending, its socket is closed by the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 KEY = RecordKey("app", Kind.USER, "monica@example.com")
@@ -31,7 +31,7 @@ SECRET = "hunter2"
 
 
 async def open_error(uri: str, driver: Driver = Driver.MOTOR) -> str:
-    """Return the error with which a database cannot be opened: one line with a remedy and without secrets."""
+    """Return the error message of opening a database, and check that the message is one line with a remedy and without secrets."""
     with pytest.raises(StoreOpenError) as error:
         await MongoStore.open(uri, driver)
     text = str(error.value)
@@ -44,7 +44,7 @@ async def open_error(uri: str, driver: Driver = Driver.MOTOR) -> str:
 
 @contextmanager
 def raw_database(uri: str) -> Iterator[Any]:
-    """Open the database without the store."""
+    """Open the database directly, without the store."""
     with MongoClient(uri) as client:
         yield client.get_default_database()
 
@@ -81,12 +81,12 @@ def raw_database(uri: str) -> Iterator[Any]:
 )
 @pytest.mark.parametrize("driver", Driver)
 async def test_invalid_or_unsafe_addresses_are_rejected(uri: str, reason: str, driver: Driver) -> None:
-    """Rejected are addresses without a database, with weaker writes or reads, or that the driver does not accept."""
+    """An address without a database, with weaker read or write settings, or with options that the driver rejects cannot be used."""
     assert reason in await open_error(uri, driver)
 
 
 async def test_concerns_in_the_address_are_overridden(mongodb: MongoServer) -> None:
-    """The store sets its write and read concern itself."""
+    """The store's own write and read concerns take precedence."""
     uri = mongodb.new_database("journal=false&readConcernLevel=local&readPreference=primary&maxPoolSize=1000")
     store = await MongoStore.open(uri)
     assert store._records.write_concern.document == {"w": "majority", "wtimeout": 5000, "j": True}
@@ -95,7 +95,7 @@ async def test_concerns_in_the_address_are_overridden(mongodb: MongoServer) -> N
 
 
 def test_driver_is_imported_only_when_used() -> None:
-    """A service without MongoDB and the commands do not import a driver."""
+    """Services without MongoDB, and commands, do not import a driver."""
     code = (
         "import sys, zoomgate_server.app.lifecycle, zoomgate_server.cli.doctor;"
         "print(sorted({'pymongo', 'motor', 'bson'} & set(sys.modules)))"
@@ -104,17 +104,17 @@ def test_driver_is_imported_only_when_used() -> None:
     assert result.stdout == "[]\n"
 
 
-# -- starting --------------------------------------------------------------------------------------------
+# -- opening --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Shorten the timeouts, for tests in which they expire."""
+    """Shorten the timeouts that expire in a test."""
     for name in ("SELECT_SECONDS", "CONNECT_SECONDS", "SOCKET_SECONDS"):
         monkeypatch.setattr(mongodb_store, name, 0.3)
     monkeypatch.setattr(mongodb_store, "WAIT_SECONDS", 0.1)
     yield
-    gc.collect()  # here, where the warning is ignored
+    gc.collect()  # collects the sockets while the warning is ignored
 
 
 @pytest.mark.parametrize("driver", Driver)
@@ -125,9 +125,9 @@ async def test_open_fails_if_the_database_is_unreachable(short_timeouts: None, d
 
 @pytest.mark.parametrize(
     ("schema", "reason"),
-    [({"version": 2}, "newer version"), ({"version": "1"}, "damaged"), ({}, "damaged")],
+    [({"version": 2}, "newer version"), ({"version": "1"}, "corrupt"), ({}, "corrupt")],
 )
-async def test_database_of_another_schema_version_is_rejected(
+async def test_database_of_a_different_schema_version_is_rejected(
     mongodb_uri: str, schema: dict[str, Any], reason: str
 ) -> None:
     """A database of a newer version is not changed."""
@@ -153,7 +153,7 @@ async def test_user_needs_the_password_and_write_privileges(tmp_path: Path) -> N
     server.start()
     with closing(server):
         host = f"127.0.0.1:{server.address[1]}"
-        assert "user and password" in await open_error(f"mongodb://writer:{SECRET}-@{host}/zoomgate")
+        assert "username and password" in await open_error(f"mongodb://writer:{SECRET}-@{host}/zoomgate")
         assert "required privileges" in await open_error(f"mongodb://{host}/zoomgate")
         assert "required privileges" in await open_error(f"mongodb://monica:{SECRET}@{host}/zoomgate")
         store = await MongoStore.open(f"mongodb://writer:{SECRET}@{host}/zoomgate")
@@ -175,7 +175,7 @@ async def test_standalone_server_is_used_with_a_warning(tmp_path: Path) -> None:
 
 
 async def test_concurrent_opens_of_an_empty_database_succeed(mongodb_uri: str) -> None:
-    """This holds for either driver and for a mix of them."""
+    """The drivers can be mixed."""
     stores = await asyncio.gather(*(MongoStore.open(mongodb_uri, driver) for driver in list(Driver) * 4))
     rev = await stores[0].put(RECORD, 0)
     for store in stores:
@@ -186,7 +186,7 @@ async def test_concurrent_opens_of_an_empty_database_succeed(mongodb_uri: str) -
 
 
 async def test_examine_changes_nothing(mongodb_uri: str) -> None:
-    """`examine`, which `doctor` uses, creates no collection and counts the connections."""
+    """`examine` counts the connections and creates no collection."""
     assert (await examine(mongodb_uri)).users == 0
     with raw_database(mongodb_uri) as database:
         assert database.list_collection_names() == []
@@ -206,7 +206,7 @@ async def test_database_deletes_expired_records_after_the_grace_period(mongodb_u
         document = database[RECORDS].find_one({})
     assert set(indexes) == {"_id_", "key", "zoom_user", "changes", "due", "expire", "ttl"}
     assert indexes["ttl"]["expireAfterSeconds"] == 3600
-    if document is not None:  # the server may have deleted it already
+    if document is not None:  # the server may already have deleted the document
         assert document["expire_date"].isoformat() == "1970-01-02T00:00:00.500000"
 
 
@@ -226,7 +226,7 @@ def faulty_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoSer
 async def test_clock_is_read_with_hello_if_now_is_not_supported(
     faulty_server: MongoServer, driver: Driver
 ) -> None:
-    """Without `$$NOW`, reads return the same records and the server's clock."""
+    """Without `$$NOW`, reads return the same records and the server's current time."""
     uri = faulty_server.new_database()
     with (
         failing_commands(faulty_server, {"times": 1}, ["aggregate"], errorCode=17276),
@@ -245,7 +245,7 @@ async def test_clock_is_read_with_hello_if_now_is_not_supported(
 
 
 async def test_server_without_ttl_indexes_is_supported(faulty_server: MongoServer) -> None:
-    """If the database does not delete expired records, the log states that only the service does."""
+    """The log states that only the service deletes expired records."""
     uri = faulty_server.new_database()
     with (
         failing_commands(faulty_server, {"skip": 1}, ["createIndexes"], errorCode=67),
@@ -260,7 +260,7 @@ async def test_server_without_ttl_indexes_is_supported(faulty_server: MongoServe
 
 @pytest.mark.parametrize("driver", Driver)
 async def test_write_without_majority_confirmation_fails(faulty_server: MongoServer, driver: Driver) -> None:
-    """If the wait for the majority times out, the outcome is unknown, and opening the store fails as well."""
+    """A write whose majority confirmation times out has an unknown outcome. Opening the store fails in the same way."""
     uri = faulty_server.new_database()
     timeout = {"code": 64, "errmsg": SECRET, "errInfo": {"wtimeout": True}}
     with failing_commands(
@@ -288,7 +288,7 @@ async def test_write_without_majority_confirmation_fails(faulty_server: MongoSer
 async def test_rejected_operations_are_store_errors(
     faulty_server: MongoServer, short_timeouts: None, code: int
 ) -> None:
-    """The codes mean: missing privileges, a primary that stepped down, no primary, and a server that shuts down."""
+    """The codes stand for missing privileges, a primary that stepped down, no primary, and a server that is shutting down."""
     store = await MongoStore.open(faulty_server.new_database())
     with failing_commands(faulty_server, "alwaysOn", ["insert", "find", "aggregate"], errorCode=code):
         for call in (store.put(RECORD, 0), store.get(KEY), store.page("app", Kind.USER, limit=1)):
@@ -319,7 +319,7 @@ async def store(
 
 
 async def store_error_text(call: Any) -> str:
-    """Return the message of a `StoreError`, which must not contain the host."""
+    """Return the message of a `StoreError`, and check that the message does not contain the host."""
     with pytest.raises(StoreError) as error:
         await call
     assert "127.0.0.1" not in str(error.value)
@@ -341,7 +341,7 @@ async def read_when_available(store: MongoStore) -> Record:
 async def test_connection_lost_before_a_write_leaves_the_record_unchanged(
     store: MongoStore, proxy: TcpProxy
 ) -> None:
-    """The request did not arrive. The store reconnects by itself, and the old revision is still current."""
+    """The write did not reach the database. The store reconnects automatically, and the old revision is still current."""
     rev = await store.put(RECORD, 0)
     assert rev is not None
     proxy.set_mode(Mode.CUT)
@@ -353,10 +353,10 @@ async def test_connection_lost_before_a_write_leaves_the_record_unchanged(
     assert await store.put(replace(RECORD, value=b"2"), rev) is not None
 
 
-async def test_connection_lost_after_a_write_raises_although_it_succeeded(
+async def test_connection_lost_after_a_successful_write_raises_an_error(
     store: MongoStore, proxy: TcpProxy
 ) -> None:
-    """A write whose response was lost raises an error, has taken effect, and is not repeated."""
+    """A write whose response was lost raises an error although the record was changed. The write is not repeated."""
     rev = await store.put(RECORD, 0)
     assert rev is not None
     proxy.set_mode(Mode.LOSE)
@@ -369,7 +369,7 @@ async def test_connection_lost_after_a_write_raises_although_it_succeeded(
 
 
 async def test_stalled_database_raises_store_errors(store: MongoStore, proxy: TcpProxy) -> None:
-    """Calls fail while the database does not respond, and succeed as soon as it responds again."""
+    """Calls fail while the database does not respond, and succeed once the database responds again."""
     assert await store.put(RECORD, 0)
     proxy.set_mode(Mode.STALL)
     await store_error_text(store.get(KEY))
@@ -377,8 +377,8 @@ async def test_stalled_database_raises_store_errors(store: MongoStore, proxy: Tc
     assert (await read_when_available(store)).value == b"1"
 
 
-async def test_cancelled_write_completes(store: MongoStore, proxy: TcpProxy) -> None:
-    """The write continues on its connection after its caller was cancelled."""
+async def test_canceled_write_completes(store: MongoStore, proxy: TcpProxy) -> None:
+    """The write continues after its caller was canceled."""
     assert await store.put(RECORD, 0)
     found, _ = await store.get(KEY)
     assert found is not None
@@ -398,7 +398,7 @@ async def test_cancelled_write_completes(store: MongoStore, proxy: TcpProxy) -> 
 async def test_exhausted_pool_raises_store_error(
     monkeypatch: pytest.MonkeyPatch, mongodb: MongoServer, proxy: TcpProxy
 ) -> None:
-    """While all connections wait for the database, the next call fails after a short wait."""
+    """While all connections are waiting for the database, the next call fails after a short wait."""
     monkeypatch.setattr(mongodb_store, "POOL_SIZE", 2)
     monkeypatch.setattr(mongodb_store, "WAIT_SECONDS", 0.1)
     uri = (
@@ -418,7 +418,7 @@ async def test_exhausted_pool_raises_store_error(
 async def test_client_reconnects_after_a_server_crash(
     tmp_path: Path, short_timeouts: None, driver: Driver
 ) -> None:
-    """Calls fail while the database is down. After its restart they succeed, and confirmed writes are still there."""
+    """Calls fail while the database is down. After the restart, calls succeed, and confirmed writes are preserved."""
     server = OwnServer(tmp_path)
     server.start()
     with closing(server):
@@ -434,11 +434,11 @@ async def test_client_reconnects_after_a_server_crash(
         await store.close()
 
 
-# -- documents of other software -------------------------------------------------------------------------
+# -- invalid documents -------------------------------------------------------------------------
 
 
-async def test_damaged_document_is_returned_with_an_empty_value(mongodb_uri: str) -> None:
-    """Missing fields and fields of a wrong type neither fail pages nor hide other records."""
+async def test_corrupt_document_is_returned_with_an_empty_value(mongodb_uri: str) -> None:
+    """Missing fields and fields of a wrong type neither cause errors nor hide other records."""
     store = await MongoStore.open(mongodb_uri)
     await store.put(replace(RECORD, key=replace(KEY, subject="whole")), 0)
     wrong = {"value": "text", "rev": "x", "state": 1, "zoom_user_id": 5, "changed_at": "never"}
@@ -453,19 +453,19 @@ async def test_damaged_document_is_returned_with_an_empty_value(mongodb_uri: str
 
 
 async def test_invalid_utf8_and_out_of_range_dates_are_decoded(mongodb_uri: str) -> None:
-    """Otherwise one such document would fail every page and every list of changes. The test server rejects such documents."""
+    """Invalid values must not cause queries to fail. The document is decoded directly, since the test server rejects such values."""
     store = await MongoStore.open(mongodb_uri)
     document = {"_id": "user:3:app:monica@example.com", "app": "app", "kind": "user", "subject": KEY.subject}
     raw = bson.encode(document | {"state": "ACTIVE", "expire_date": DatetimeMS(10**17), "rev": 7})
-    damaged = bson.decode(raw.replace(b"ACTIVE", b"ACTI\xff\xfe"), store._records.codec_options)
-    record = mongodb_store._record(KEY, damaged)
+    corrupt = bson.decode(raw.replace(b"ACTIVE", b"ACTI\xff\xfe"), store._records.codec_options)
+    record = mongodb_store._record(KEY, corrupt)
     assert (record.rev, record.state) == (7, "ACTI\ufffd\ufffd")
     await store.close()
 
 
 @pytest.mark.parametrize("driver", Driver)
 async def test_query_operators_cannot_be_injected(mongodb_uri: str, driver: Driver) -> None:
-    """A value that is not a string is rejected before it could act as an operator."""
+    """A value that is not a string is rejected, since an object would act as a query operator."""
     store = await MongoStore.open(mongodb_uri, driver)
     await store.put(RECORD, 0)
     operator: Any = {"$gt": ""}
@@ -485,7 +485,7 @@ async def test_query_operators_cannot_be_injected(mongodb_uri: str, driver: Driv
 
 
 async def test_closed_store_raises_store_errors(mongodb_uri: str) -> None:
-    """After `close`, every call fails. Operations that were running complete."""
+    """After `close`, every call fails, but running operations complete."""
     store = await MongoStore.open(mongodb_uri)
     writing = asyncio.create_task(store.put(RECORD, 0))
     await asyncio.sleep(0)
@@ -495,7 +495,7 @@ async def test_closed_store_raises_store_errors(mongodb_uri: str) -> None:
 
 
 async def test_close_does_not_block_the_event_loop(store: MongoStore, proxy: TcpProxy) -> None:
-    """The event loop runs while a store that does not respond is closed."""
+    """The event loop keeps running while an unresponsive store is closed."""
     proxy.set_mode(Mode.STALL)
     closing_down = asyncio.create_task(store.close())
     while not proxy.stalled:

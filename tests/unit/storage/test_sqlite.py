@@ -1,4 +1,4 @@
-"""Behavior specific to the SQLite store: files, permissions and errors on opening."""
+"""Tests for the SQLite store: files, permissions and errors on opening."""
 
 import asyncio
 import sqlite3
@@ -16,7 +16,7 @@ RECORD = Record(key=RecordKey("app", Kind.META, "x"), value=b"v")
 
 
 async def open_error(path: Path) -> str:
-    """Return the error with which a file cannot be opened."""
+    """Return the error message of opening a file, and check that the message is one line with a remedy."""
     with pytest.raises(StoreOpenError) as error:
         await SqliteStore.open(path, time.time)
     text = str(error.value)
@@ -26,7 +26,7 @@ async def open_error(path: Path) -> str:
 
 
 async def test_files_are_accessible_to_the_owner_only(tmp_path: Path) -> None:
-    """A new file and the files that SQLite creates beside it have mode 0600."""
+    """A new store file and the additional files that SQLite creates have mode 0600."""
     store = await SqliteStore.open(tmp_path / "s.db", time.time)
     await store.put(RECORD, 0)
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
@@ -34,13 +34,13 @@ async def test_files_are_accessible_to_the_owner_only(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["s.db"]
 
 
-async def test_foreign_and_damaged_files_are_rejected_unchanged(tmp_path: Path) -> None:
-    """The database of another program, a file that is not a database, and a store of a newer version are rejected."""
+async def test_invalid_files_are_rejected_unchanged(tmp_path: Path) -> None:
+    """A database of a different program, a file that is not a database, and a store of a newer version are rejected."""
     foreign = tmp_path / "foreign.db"
     with sqlite3.connect(foreign) as connection:
         connection.execute("CREATE TABLE t (x)")
     connection.close()
-    assert "another program" in await open_error(foreign)
+    assert "a different program" in await open_error(foreign)
     text = tmp_path / "text.db"
     text.write_bytes(b"this is no database at all" * 100)
     assert "not a database" in await open_error(text)
@@ -54,12 +54,12 @@ async def test_foreign_and_damaged_files_are_rejected_unchanged(tmp_path: Path) 
 
 
 async def test_failed_open_leaves_no_files_behind(tmp_path: Path) -> None:
-    assert "folder" in await open_error(tmp_path / "missing" / "s.db")
+    assert "directory" in await open_error(tmp_path / "missing" / "s.db")
     assert list(tmp_path.iterdir()) == []
 
 
 async def test_replaced_or_deleted_file_is_detected(tmp_path: Path) -> None:
-    """Writes to a file that is no longer at its path would be lost, so operations fail."""
+    """Operations fail, since writes to a file that is no longer at its path would be lost."""
     path = tmp_path / "s.db"
     store = await SqliteStore.open(path, time.time)
     await store.put(RECORD, 0)
@@ -80,7 +80,7 @@ async def test_closed_store_raises_store_errors(tmp_path: Path) -> None:
 
 
 async def test_locked_file_raises_store_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that does not acquire the lock in time fails without an effect."""
+    """A write that does not acquire the lock in time fails and changes nothing."""
     monkeypatch.setattr("zoomgate_server.storage.sqlite.BUSY_SECONDS", 0.05)
     path = tmp_path / "s.db"
     store = await SqliteStore.open(path, time.time)
@@ -108,7 +108,7 @@ async def test_operation_fails_after_waiting_too_long_for_earlier_ones(
 
     first = asyncio.create_task(store._run(slow))
     await asyncio.to_thread(started.wait)
-    with monkeypatch.context() as patch:  # only while no operation can start
+    with monkeypatch.context() as patch:  # while the first operation blocks all others
         patch.setattr("zoomgate_server.storage.sqlite.WAIT_SECONDS", 0.05)
         for call in (store.get(RECORD.key), store.put(RECORD, 0)):
             with pytest.raises(StoreError, match="too slow"):
@@ -120,7 +120,7 @@ async def test_operation_fails_after_waiting_too_long_for_earlier_ones(
 
 
 async def test_pages_are_the_same_with_and_without_the_index(tmp_path: Path) -> None:
-    """Due and expired records are read in the same order, whether by their index or from all records."""
+    """Due and expired records are returned in the same order, whether or not the index is used."""
     store = await SqliteStore.open(tmp_path / "zoomgate.db", lambda: 0.0)
     subjects = [f"{(number * 7919) % (2 * MAX_INDEX_RECORDS):05}" for number in range(2 * MAX_INDEX_RECORDS)]
     with sqlite3.connect(tmp_path / "zoomgate.db") as connection:

@@ -1,7 +1,7 @@
-"""Creates the golden records and the golden journal entry of the current format.
+"""Script that creates the golden records and the golden journal entry of the current format.
 
-Run `PYTHONPATH=tests python tests/contract/golden/records/make.py`. An existing folder is never overwritten, since its files must remain
-readable. Nonces are random, so every run produces different bytes.
+Run `PYTHONPATH=tests python tests/contract/golden/records/make.py`. An existing directory is never overwritten, since later
+releases must read its files. Nonces are random, so every run produces different bytes.
 """
 
 import asyncio
@@ -129,7 +129,7 @@ def columns(record: Record) -> dict[str, Any]:
 
 
 async def records() -> dict[str, tuple[Record, Any]]:
-    """Return a record of every kind by name, with its decrypted content as JSON."""
+    """Return records of every kind by name, with their decrypted content as JSON."""
     store, envelope = MemoryStore(lambda: NOW), Envelope(app=APP, keys=RING)
     stored_check = await key_check.verify(store, envelope)
     secret = await shared_secret.obtain(store, envelope, "page-tokens")
@@ -158,25 +158,25 @@ async def records() -> dict[str, tuple[Record, Any]]:
 
 
 async def journal_entry() -> bytes:
-    """Return the file of a journal entry."""
-    with tempfile.TemporaryDirectory() as folder:
-        journal = TokenJournal(Path(folder), app=APP, key_ring=RING, observer=MagicMock())
+    """Return the content of a journal entry's file."""
+    with tempfile.TemporaryDirectory() as directory:
+        journal = TokenJournal(Path(directory), app=APP, key_ring=RING, observer=MagicMock())
         assert await journal.append(ENTRY)
-        (file,) = Path(folder).iterdir()
+        (file,) = Path(directory).iterdir()
         content = file.read_bytes()
         await journal.close()
     return content
 
 
 async def make() -> None:
-    """Write the folder of the current format."""
-    folder = Path(__file__).parent / f"v{FORMAT}"
-    folder.mkdir()
+    """Write the directory of the current format."""
+    directory = Path(__file__).parent / f"v{FORMAT}"
+    directory.mkdir()
     for name, (record, opened) in (await records()).items():
         text = json.dumps({"record": columns(record), "opened": opened}, indent=2)
-        (folder / f"{name}.json").write_text(text + "\n")
+        (directory / f"{name}.json").write_text(text + "\n")
     entry = {"file": b64encode(await journal_entry()).decode(), "opened": asdict(ENTRY)}
-    (folder / "journal_entry.json").write_text(json.dumps(entry, indent=2) + "\n")
+    (directory / "journal_entry.json").write_text(json.dumps(entry, indent=2) + "\n")
 
 
 if __name__ == "__main__":
