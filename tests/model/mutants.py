@@ -89,7 +89,7 @@ MUTANTS = (
         "tokens_dropped_after_generation_change",
         "    generation_changed = record.generation != issued.generation\n",
         "    generation_changed = record.generation != issued.generation\n"
-        "    if generation_changed:\n        return Refreshed(record, refreshed=True)\n",
+        "    if generation_changed:\n        return TokenAvailable(record, refreshed=True)\n",
     ),
     Mutant(
         "candidates_not_compared",

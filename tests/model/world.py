@@ -362,7 +362,7 @@ class World:
             assert last is not None
             self._finish([last])
             verdict = last.verdict
-            if isinstance(verdict, self.protocol.Refreshed):
+            if isinstance(verdict, self.protocol.TokenAvailable):
                 break
         self._check_outcome(verdict)
 
@@ -380,11 +380,11 @@ class World:
             if not isinstance(verdict, self.protocol.NotRefreshable):
                 raise InvariantViolation(f"a disconnected user got {type(verdict).__name__}")
         elif self.zoom.valid not in self.lost_tokens:
-            if not isinstance(verdict, self.protocol.Refreshed):
+            if not isinstance(verdict, self.protocol.TokenAvailable):
                 raise InvariantViolation(f"avoidable loss: {type(verdict).__name__}")
             if self.record.state is not State.ACTIVE or self.zoom.valid not in self.stored_tokens():
                 raise InvariantViolation("the valid token is not in the record")
-        elif not isinstance(verdict, self.protocol.Refreshed):
+        elif not isinstance(verdict, self.protocol.TokenAvailable):
             if self.record.state is not State.REAUTH_REQUIRED:
                 raise InvariantViolation(
                     f"a lost token did not lead to a required consent: {type(verdict).__name__}"

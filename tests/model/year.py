@@ -170,7 +170,7 @@ class _Service:
                 await self._rolling_restart()
 
     async def _connect_users(self) -> None:
-        """Connect all users: most of them on one day, as by an import; the others long ago, as by an earlier release."""
+        """Connect all users: most of them on one day, as by an import; the others long ago, without a due date."""
         process = self._create_process()
         for user in self.users:
             if self.rng.random() < 0.3:

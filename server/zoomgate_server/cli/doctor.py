@@ -196,10 +196,10 @@ def _keys(loaded: settings.Settings, contents: StoreInspection | None) -> CheckR
     if contents is None:
         return CheckResult("key ring", OK, text)
     # without a client ID, `zoomgate run` uses the app of the Zoom simulator, which the settings do not contain
-    apps = {loaded.app} & set(contents.key_usage) if loaded.client_id else set(contents.key_usage)
+    apps = {loaded.app} & set(contents.encryption) if loaded.client_id else set(contents.encryption)
     try:
         for app in sorted(apps):
-            key_check.check(contents.key_usage[app], Envelope(app=app, keys=ring))
+            key_check.check(contents.encryption[app], Envelope(app=app, keys=ring))
     except RecordFault as error:
         return CheckResult("key ring", FAILURE, f"{error.message} (ZOOMGATE_KEYS is {loaded.keys_path})")
     if not apps:

@@ -26,6 +26,7 @@ from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.settings import Settings
 from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreOpenError
+from zoomgate_server.storage.scan import encryption_state
 
 
 @dataclass(slots=True)
@@ -81,9 +82,7 @@ async def _prune(loaded: Settings, ring: KeyRing, audit_log: AuditLog | None) ->
     async with open_store(loaded) as store:
         for app in await store.apps():
             envelope = Envelope(app=app, keys=ring)
-            stored_check, _ = await store.get(key_check.key_of(app))
-            if stored_check is not None:
-                envelope.open(stored_check)  # fails unless the key ring matches the store
+            key_check.check(await encryption_state(store, app), envelope)
             audit = (lambda _: None) if audit_log is None else audit_log.forward
             retention = _retention(store, envelope, loaded.reauth_retention_days, audit)
             all_overdue = [overdue async for overdue in _find_overdue(retention)]

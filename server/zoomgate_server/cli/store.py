@@ -13,11 +13,11 @@ from zoomgate_server.cli.output import fail, load_settings, note
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.store_access import exists, file_of, open_store
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.encryption import key_file, key_usage
+from zoomgate_server.encryption import key_check, key_file, key_usage
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.settings import Settings
 from zoomgate_server.storage import backup as backups
-from zoomgate_server.storage import scan
+from zoomgate_server.storage import scan, sqlite
 from zoomgate_server.storage.record_store import StoreError, StoreOpenError
 
 _T = TypeVar("_T")
@@ -92,7 +92,10 @@ async def _backup(loaded: Settings, file: Path) -> int:
 
 async def _restore(loaded: Settings, file: Path) -> tuple[int, list[str]]:
     path = file_of(loaded)
-    with progress("restoring", backups.count(file)) as advance:
+    records = backups.count(file)
+    for state in (await asyncio.to_thread(sqlite.examine, file)).encryption.values():
+        key_check.check_format(state)
+    with progress("restoring", records) as advance:
         if path is not None and not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             records = await asyncio.to_thread(backups.copy_file, file, path, advance)

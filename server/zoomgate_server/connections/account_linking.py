@@ -54,7 +54,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
 SUPERSEDED = "SUPERSEDED"
 """Audit outcome of tokens that were discarded because of a later consent or a disconnection."""
 
-_RECORD_ERRORS = (KeyUnavailable, RecordVersionUnsupported)
+_RETRYABLE_RECORD_ERRORS = (KeyUnavailable, RecordVersionUnsupported)
 _TRANSIENT_ZOOM_ERRORS = (ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown, AppCredentialsRejected)
 _log = logs.get("zoomgate.account_linking")
 
@@ -204,13 +204,13 @@ class AccountLinker:
             record = await self._verify_and_store(
                 entry, call, unless_superseded=unless_superseded, prefetched=prefetched
             )
-        except (*_RECORD_ERRORS, *_TRANSIENT_ZOOM_ERRORS) as error:
-            is_retryable = entry.origin is Origin.IMPORT or isinstance(error, _RECORD_ERRORS)
+        except (*_RETRYABLE_RECORD_ERRORS, *_TRANSIENT_ZOOM_ERRORS) as error:
+            is_retryable = entry.origin is Origin.IMPORT or isinstance(error, _RETRYABLE_RECORD_ERRORS)
             if not (is_journaled and is_retryable):
                 await self._discard_entry(entry)
                 raise
             await self._journal.release(entry.entry_id)
-            if isinstance(error, _RECORD_ERRORS):
+            if isinstance(error, _RETRYABLE_RECORD_ERRORS):
                 raise
             raise ZoomUnavailable(
                 "Zoom accepted the refresh token but could not identify the user yet. The connection is created"
@@ -248,7 +248,7 @@ class AccountLinker:
                 return True
             entry = await self._renew_if_stale(entry)
             await self._verify_and_store(entry, None, unless_superseded=True)
-        except (StoreError, *_RECORD_ERRORS, *_TRANSIENT_ZOOM_ERRORS) as error:
+        except (StoreError, *_RETRYABLE_RECORD_ERRORS, *_TRANSIENT_ZOOM_ERRORS) as error:
             _log.warning(
                 "account_linking.deferred",
                 user=entry.user_email,

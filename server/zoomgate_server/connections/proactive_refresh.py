@@ -57,7 +57,7 @@ IDLE_POLL_INTERVAL = 300.0
 SCHEDULE_POLL_INTERVAL = 24 * 3600.0
 """Seconds between scans for connections with a missing or impossible due date, randomized by 50 %.
 
-Earlier releases store connections without a due date. The first scan runs shortly after startup, so no due connection is missed for long.
+A due date can be missing or based on a wrong clock. The first scan runs shortly after startup, so no due connection is missed for long.
 """
 
 FIRST_POLL_DELAY = 30.0
@@ -231,7 +231,7 @@ class ProactiveRefresh:
         if record is None or record.state is not State.ACTIVE or record.tokens is None:
             return
         due_at = schedule.due_at(user_email, record.tokens, now)
-        if due_at is None or due_at > now:  # an earlier release refreshed the token without updating the date
+        if due_at is None or due_at > now:  # the column does not match the record
             await self._connections.write(replace(record, due_at=due_at))
             return
         if record.lease is not None and now < record.lease.expire_at <= now + 2 * LEASE_SECONDS:
@@ -243,7 +243,7 @@ class ProactiveRefresh:
     # -- due dates ---------------------------------------------------------------------------------------
 
     async def schedule(self) -> None:
-        """Set the due dates that are missing (in connections stored by an earlier release) or based on a wrong clock.
+        """Set the due dates that are missing or based on a wrong clock.
 
         Raises:
             StoreError: The store failed.
@@ -263,7 +263,7 @@ class ProactiveRefresh:
                     None if record.tokens is None else schedule.due_at(record.user_email, record.tokens, now)
                 )
                 if due_at is not None:
-                    # On a conflict, the other writer has set the date, or the next scan sets it if that writer is an earlier release.
+                    # on a conflict, the other writer has set the date
                     await self._connections.write(replace(record, due_at=due_at))
             if len(page) < PAGE_SIZE:
                 return

@@ -345,8 +345,8 @@ class TokenJournal:
         return None
 
     def _open(self, name: str, content: bytes) -> Entry:
-        if not content:
-            raise RecordUnreadable("A journal entry is empty")
+        if not content or content[0] == 0:  # a lost disk page reads as zeros
+            raise RecordUnreadable("A journal entry is empty or corrupt")
         if content[0] != FORMAT:
             raise unsupported(content[0], f"journal/{name[:_NAME_DIGITS]}")
         return from_fields(orjson.loads(self._ring.open(content[1:], self._associated(name))))

@@ -8,15 +8,14 @@ from dataclasses import replace
 from zoomgate_server.encryption.envelope import Envelope, key_id_of, require_supported
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable
 from zoomgate_server.storage.record_store import (
-    ENCRYPTED_KINDS,
     KEY_CHECK,
-    Column,
-    KeyUsage,
+    EncryptionState,
     Kind,
     Record,
     RecordKey,
     RecordStore,
 )
+from zoomgate_server.storage.scan import encryption_state
 
 _SECRET = {"purpose": "key_check"}
 
@@ -26,17 +25,30 @@ def key_of(app: str) -> RecordKey:
     return RecordKey(app, Kind.KEY_CHECK, KEY_CHECK)
 
 
-def check(usage: KeyUsage, envelope: Envelope) -> None:
+def check_format(state: EncryptionState) -> None:
+    """Check the format version of a store that has no key check, as stores of format 1 and 2 appear to have none.
+
+    Raises:
+        RecordUnreadable: A sampled record is empty or starts with a zero byte.
+        RecordVersionUnsupported: The records have a different format version.
+    """
+    if state.key_check is None:
+        for sample in state.samples:
+            require_supported(sample)
+
+
+def check(state: EncryptionState, envelope: Envelope) -> None:
     """Check that the key ring can decrypt the stored records.
 
     Raises:
         KeyUnavailable: A key that encrypted stored records is not in the ring.
         RecordUnreadable: The key check is corrupt, or the ring contains a different secret under the same key ID.
-        RecordVersionUnsupported: The key check has a different format version.
+        RecordVersionUnsupported: The records have a different format version.
     """
-    if usage.key_check is not None:
+    check_format(state)
+    if state.key_check is not None:
         try:
-            envelope.open(usage.key_check)
+            envelope.open(state.key_check)
         except RecordUnreadable as error:
             raise RecordUnreadable(
                 "The key ring cannot decrypt the store's key check: either the key check is corrupt, or the ring contains a different key"
@@ -44,7 +56,7 @@ def check(usage: KeyUsage, envelope: Envelope) -> None:
                 metadata=error.metadata,
             ) from None
     # An empty ID belongs to a corrupt record, which affects only its own user.
-    unknown = sorted(usage.key_ids - envelope.key_ids - {""})
+    unknown = sorted(state.key_ids - envelope.key_ids - {""})
     if unknown:
         raise KeyUnavailable(
             f"The store contains records that were encrypted with key {', '.join(unknown)}, which is not in the key ring; restore"
@@ -57,22 +69,17 @@ async def verify(store: RecordStore, envelope: Envelope) -> Record:
     """Check that the key ring matches the store, and create a missing key check.
 
     Raises:
-        RecordFault: See `check`. Also raised if the key check is missing but records of a different format version exist.
+        RecordFault: See `check`.
         StoreError: The store failed.
     """
     key = key_of(envelope.app)
     while True:
-        record, now = await store.get(key)
-        used: set[str] = set()
-        for kind in ENCRYPTED_KINDS:
-            used |= set(await store.count(envelope.app, kind, Column.KEY_ID))
-        check(KeyUsage(record, frozenset(used)), envelope)
-        if record is not None:
-            return record
-        for kind in ENCRYPTED_KINDS:
-            for sample in await store.page(envelope.app, kind, limit=1):
-                require_supported(sample)
+        state = await encryption_state(store, envelope.app)
+        check(state, envelope)
+        if state.key_check is not None:
+            return state.key_check
         value = envelope.seal(key, grant="", generation=0, header={}, secret=_SECRET)
+        _, now = await store.get(key)
         created = Record(key=key, value=value, key_id=key_id_of(value), changed_at=now)
         rev = await store.put(created, 0)
         if rev is not None:

@@ -34,12 +34,9 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from zoomgate_server.storage.record_store import (
-    ENCRYPTED_KINDS,
-    KEY_CHECK,
     TOMBSTONE_STATE,
     Change,
     Column,
-    KeyUsage,
     Kind,
     Record,
     RecordKey,
@@ -49,6 +46,7 @@ from zoomgate_server.storage.record_store import (
     StoreUnreachableError,
     ZoomUserTaken,
 )
+from zoomgate_server.storage.scan import encryption_state
 from zoomgate_server.telemetry import logs
 
 SCHEMA_VERSION = 1
@@ -155,7 +153,7 @@ async def examine(uri: str, driver: Driver = Driver.MOTOR) -> StoreInspection:
         _check_version(await handle[META].find_one({"_id": "schema"}), _redacted(uri))
         users = await handle[RECORDS].count_documents({"kind": Kind.USER.value})
         store = MongoStore(client, database, has_now=False)
-        key_usage = {app: await _read_key_usage(store, app) for app in await store.apps()}
+        key_usage = {app: await encryption_state(store, app) for app in await store.apps()}
     except StoreError as error:
         raise StoreOpenError(
             f"The store {_redacted(uri)} cannot be read ({error}); check the server and the privileges of its user"
@@ -165,12 +163,6 @@ async def examine(uri: str, driver: Driver = Driver.MOTOR) -> StoreInspection:
     finally:
         await _close(client)
     return StoreInspection(_redacted(uri), users, key_usage, _is_replicated(hello))
-
-
-async def _read_key_usage(store: "MongoStore", app: str) -> KeyUsage:
-    key_check, _ = await store.get(RecordKey(app, Kind.KEY_CHECK, KEY_CHECK))
-    counts = [await store.count(app, kind, Column.KEY_ID) for kind in ENCRYPTED_KINDS]
-    return KeyUsage(key_check, frozenset[str]().union(*counts))
 
 
 class MongoStore:

@@ -37,7 +37,7 @@ TOMBSTONE_STATE = "DISCONNECTED"
 """State of tombstones. Records in this state are exempt from the uniqueness of `zoom_user_id`."""
 
 
-ENCRYPTED_KINDS = (Kind.USER, Kind.STATE)
+KEY_REQUIRED_KINDS = (Kind.USER, Kind.STATE)
 """Kinds whose records every process must be able to decrypt with its key ring."""
 
 
@@ -99,16 +99,18 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyUsage:
-    """The encryption keys that the records of one app use.
+class EncryptionState:
+    """How the records of one app are encrypted.
 
     Attributes:
         key_check: The key check record, or None.
         key_ids: IDs of the keys that encrypted connections and pending authorizations.
+        samples: One record of each kind other than the key check.
     """
 
     key_check: Record | None
     key_ids: frozenset[str]
+    samples: tuple[Record, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class StoreInspection:
 
     location: str
     users: int
-    key_usage: Mapping[str, KeyUsage]
+    encryption: Mapping[str, EncryptionState]
     replicated: bool = False
 
 

@@ -3,7 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from zoomgate_server.storage.record_store import Column, Kind, Record, RecordStore
+from zoomgate_server.storage.record_store import (
+    KEY_CHECK,
+    KEY_REQUIRED_KINDS,
+    Column,
+    EncryptionState,
+    Kind,
+    Record,
+    RecordKey,
+    RecordStore,
+)
 
 PAGE_SIZE = 200
 """Maximum number of records that are read in one request."""
@@ -35,6 +44,16 @@ async def process_each(
             if isinstance(result, BaseException):
                 raise result
         on_records(len(batch))
+
+
+async def encryption_state(store: RecordStore, app: str) -> EncryptionState:
+    """Return how the records of an app are encrypted."""
+    check, _ = await store.get(RecordKey(app, Kind.KEY_CHECK, KEY_CHECK))
+    counts = [await store.count(app, kind, Column.KEY_ID) for kind in KEY_REQUIRED_KINDS]
+    pages = [await store.page(app, kind, limit=1) for kind in Kind if kind is not Kind.KEY_CHECK]
+    return EncryptionState(
+        check, frozenset[str]().union(*counts), tuple(record for page in pages for record in page)
+    )
 
 
 async def count_records(store: RecordStore) -> int:

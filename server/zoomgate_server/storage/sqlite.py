@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zoomgate_server.storage.record_store import (
-    ENCRYPTED_KINDS,
     KEY_CHECK,
+    KEY_REQUIRED_KINDS,
     TOMBSTONE_STATE,
     Change,
     Column,
-    KeyUsage,
+    EncryptionState,
     Kind,
     Record,
     RecordKey,
@@ -103,7 +103,7 @@ def examine(path: Path) -> StoreInspection:
             _check_version(connection, path)
             users = connection.execute("SELECT count(*) FROM record WHERE kind = 'user'").fetchone()[0]
             apps = [app for (app,) in connection.execute("SELECT DISTINCT app FROM record")]
-            key_usage = {app: _read_key_usage(connection, app) for app in apps}
+            key_usage = {app: _encryption_state(connection, app) for app in apps}
     except sqlite3.Error as error:
         raise StoreOpenError(
             f"The store {path} cannot be read ({_error_name(error)}); check its owner and permissions, or restore the store from a backup"
@@ -115,18 +115,30 @@ def examine(path: Path) -> StoreInspection:
     return StoreInspection(str(path), users, key_usage)
 
 
-def _read_key_usage(connection: sqlite3.Connection, app: str) -> KeyUsage:
+def _encryption_state(connection: sqlite3.Connection, app: str) -> EncryptionState:
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM record WHERE app = ? AND kind = ? AND subject = ?",  # noqa: S608 - constants
         (app, Kind.KEY_CHECK.value, KEY_CHECK),
     ).fetchone()
     ids = connection.execute(
-        f"SELECT DISTINCT key_id FROM record WHERE app = ? AND kind IN ({','.join('?' * len(ENCRYPTED_KINDS))})",  # noqa: S608 - constants
-        (app, *ENCRYPTED_KINDS),
+        f"SELECT DISTINCT key_id FROM record WHERE app = ? AND kind IN ({','.join('?' * len(KEY_REQUIRED_KINDS))})",  # noqa: S608 - constants
+        (app, *KEY_REQUIRED_KINDS),
     )
-    return KeyUsage(
+    samples = (
+        (
+            kind,
+            connection.execute(
+                f"SELECT {_COLUMNS} FROM record WHERE app = ? AND kind = ? LIMIT 1",  # noqa: S608 - constants
+                (app, kind.value),
+            ).fetchone(),
+        )
+        for kind in Kind
+        if kind is not Kind.KEY_CHECK
+    )
+    return EncryptionState(
         None if row is None else _record(app, Kind.KEY_CHECK, row),
         frozenset(key_id for (key_id,) in ids if isinstance(key_id, str)),
+        tuple(_record(app, kind, sample) for kind, sample in samples if sample is not None),
     )
 
 

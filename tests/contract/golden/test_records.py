@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64decode, b64encode
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -14,6 +14,7 @@ from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.token_journal import TokenJournal
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import FORMAT, Envelope, key_id_of
+from zoomgate_server.errors import RecordUnreadable
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 
 DIRECTORY = Path(__file__).parent / "records" / f"v{FORMAT}"
@@ -41,7 +42,6 @@ def decrypted(record: Record) -> Any:
 
 @pytest.mark.parametrize("file", RECORDS, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_golden_record_decrypts_to_its_original_content(file: Path) -> None:
-    """Fields that were added later have their default values."""
     golden = json.loads(file.read_text())
     fields = golden["record"]
     key = RecordKey(fields.pop("app"), Kind(fields.pop("kind")), fields.pop("subject"))
@@ -54,7 +54,6 @@ def test_golden_record_decrypts_to_its_original_content(file: Path) -> None:
 
 
 async def test_golden_journal_entry_decrypts_to_its_original_content(tmp_path: Path) -> None:
-    """Fields that were added later have their default values."""
     golden = json.loads(JOURNAL_ENTRY.read_text())
     content = b64decode(golden["file"])
     assert content[0] == FORMAT
@@ -64,6 +63,32 @@ async def test_golden_journal_entry_decrypts_to_its_original_content(tmp_path: P
     assert {name: entry[name] for name in golden["opened"]} == golden["opened"]
     assert not any(entry[name] for name in entry.keys() - golden["opened"].keys())
     await journal.close()
+
+
+def resealed(header: dict[str, Any]) -> Record:
+    """Return the golden connection with a changed header."""
+    fields = json.loads((DIRECTORY / "active.json").read_text())["record"]
+    key = RecordKey(fields.pop("app"), Kind(fields.pop("kind")), fields.pop("subject"))
+    record = Record(key=key, value=b64decode(fields.pop("value")), **fields)
+    opened = ENVELOPE.open(record)
+    clear = {name: value for name, value in (opened.header | header).items() if value is not MISSING}
+    clear = {name: value for name, value in clear.items() if name not in ("grant", "generation")}
+    value = ENVELOPE.seal(
+        key, grant=opened.grant, generation=opened.generation, header=clear, secret=dict(opened.secret)
+    )
+    return replace(record, value=value)
+
+
+def test_record_with_a_missing_field_is_unreadable() -> None:
+    with pytest.raises(RecordUnreadable):
+        connection_record.decode(ENVELOPE, resealed({"consent_time": MISSING}))
+
+
+def test_unknown_field_is_ignored() -> None:
+    record = resealed({})
+    assert connection_record.decode(ENVELOPE, resealed({"unknown": 1})) == connection_record.decode(
+        ENVELOPE, record
+    )
 
 
 def test_golden_records_cover_every_kind() -> None:

@@ -332,3 +332,29 @@ class TestCopyOfRecords:
 
         assert await backup.copy_records(MovingStore(), Path("backup.db"), time.time, lambda _: None) == 2
         assert [record.value for record in await contents(Path("backup.db"))] == [b"gone", b"2"]
+
+
+class TestStoreOfAnEarlierFormat:
+    """Stores of format 2, which have no key check under its current name."""
+
+    @pytest.fixture
+    async def old_store(self, service: Harness, folder: Path) -> Path:
+        """Return the path of a copy of the service's store, converted to format 2."""
+        path = folder / "old.db"
+        stdout_of(await command("store", "backup", str(path)))
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("DELETE FROM record WHERE kind = 'key_check'")
+            connection.execute("UPDATE record SET value = CAST(x'02' || substr(value, 2) AS BLOB)")
+        return path
+
+    async def test_restore_is_rejected_before_anything_is_written(self, old_store: Path) -> None:
+        environ = {"ZOOMGATE_STORE": "sqlite:///restored.db"}
+        result = await command("store", "restore", str(old_store), environ=environ)
+        assert "Record format 2 is not supported" in stderr_of(result)
+        assert not Path("restored.db").exists()
+
+    @pytest.mark.parametrize("arguments", [("prune", "--dry-run"), ("doctor",)])
+    async def test_command_reports_the_format(self, old_store: Path, arguments: tuple[str, ...]) -> None:
+        result = await command(*arguments, environ={"ZOOMGATE_STORE": f"sqlite:///{old_store}"})
+        assert result.exit_code == 1
+        assert "Record format 2 is not supported" in result.output

@@ -93,7 +93,7 @@ def test_unrefreshable_connection_is_skipped(fields: dict[str, Any]) -> None:
 
 
 def test_missing_or_outdated_due_date_is_corrected() -> None:
-    """A due connection of an earlier release is refreshed; one that is not due only gets a new date."""
+    """A due connection without a date is refreshed; one that is not due only gets a new date."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)

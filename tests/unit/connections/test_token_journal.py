@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from zoomgate_server import private_file
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
@@ -94,7 +95,7 @@ async def test_released_entry_can_be_claimed_again(mine: TokenJournal) -> None:
     assert await mine.claim() == [ENTRY]
 
 
-@pytest.mark.parametrize("fault", ["truncated", "flipped bit", "empty", "renamed", "not an entry"])
+@pytest.mark.parametrize("fault", ["truncated", "flipped bit", "empty", "zeros", "renamed", "not an entry"])
 async def test_corrupt_file_does_not_block_other_entries(tmp_path: Path, fault: str) -> None:
     """A corrupt file is reported once and left unchanged."""
     folder, observer = tmp_path / "journal", CountingObserver()
@@ -113,14 +114,20 @@ async def test_corrupt_file_does_not_block_other_entries(tmp_path: Path, fault: 
             file.write_bytes(content[:-1] + bytes((content[-1] ^ 1,)))
         case "empty":
             file.write_bytes(b"")
+        case "zeros":
+            file.write_bytes(bytes(len(content)))
         case "renamed":
             file = file.rename(folder / f"{'1' * 32}.entry")
         case _:
             file.write_bytes(b"\x03" + RING.seal(b"[1]", b""))
     corrupt = file.read_bytes()
     running = journal(folder, observer)
-    assert await running.claim() == [intact]
-    assert await running.claim() == []
+    with capture_logs() as logs:
+        assert await running.claim() == [intact]
+        assert await running.claim() == []
+    assert [line["reason"] for line in logs if line["event"] == "journal.entry_unreadable"] == [
+        "it is corrupt, or belongs to a different Zoom app"
+    ]
     assert observer.events["corrupt"] == 1
     assert file.read_bytes() == corrupt
     await running.close()

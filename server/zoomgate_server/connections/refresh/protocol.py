@@ -171,7 +171,7 @@ EffectResult = Snapshot | int | float | TokenOutcome | None
 
 
 @dataclass(frozen=True, slots=True)
-class Refreshed:
+class TokenAvailable:
     """The verdict that the record contains the token to use.
 
     Attributes:
@@ -231,7 +231,7 @@ class Superseded:
     record: ConnectionRecord | None
 
 
-Verdict = Refreshed | NotRefreshable | LeaseHeld | Failed | RateLimited | StoreFailed | Superseded
+Verdict = TokenAvailable | NotRefreshable | LeaseHeld | Failed | RateLimited | StoreFailed | Superseded
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +304,7 @@ def resume(issued: IssuedTokens, max_refreshes: int) -> Protocol:
     """Store tokens from the journal of a crashed process.
 
     Returns:
-        `Refreshed` or `Superseded`, since the write is retried until the store responds.
+        `TokenAvailable` or `Superseded`, since the write is retried until the store responds.
     """
     return (yield from _commit(issued, None, max_refreshes))
 
@@ -385,7 +385,7 @@ def _not_refreshable(request: RefreshRequest, record: ConnectionRecord, now: flo
     if record.state is not State.ACTIVE or not _candidates(record):
         return NotRefreshable(record)
     if record.generation > request.seen_generation:
-        return Refreshed(record, refreshed=False)
+        return TokenAvailable(record, refreshed=False)
     # The time of a refresh is estimated from a clock reading before the store's read, so this time may be ahead of the store's
     # clock by the duration of the read. A time in the future is treated as the current time.
     refreshes = [
@@ -396,7 +396,7 @@ def _not_refreshable(request: RefreshRequest, record: ConnectionRecord, now: flo
     # After a store rollback the caller has not seen the record's token, so the limit of forced refreshes does not apply.
     rolled_back = record.generation < request.seen_generation
     if request.forced and not rolled_back and refreshes and now - refreshes[-1] < request.forced_interval:
-        return Refreshed(record, refreshed=False)
+        return TokenAvailable(record, refreshed=False)
     lease = record.lease
     if lease is not None and now < lease.expire_at <= now + 2 * LEASE_SECONDS:
         return LeaseHeld(retry_after=min(lease.expire_at - now, 2.0))
@@ -555,7 +555,7 @@ def _commit_once(
     if record is None or record.grant != issued.grant or record.state is State.DISCONNECTED:
         return Superseded(issued.tokens, record)
     if record.was_committed(issued.attempt_id):
-        return Refreshed(record, refreshed=True)
+        return TokenAvailable(record, refreshed=True)
     now = snapshot.time_at((yield from _now()))
     generation_changed = record.generation != issued.generation
     if generation_changed:
@@ -577,7 +577,7 @@ def _commit_once(
     return (
         None
         if rev is None
-        else Refreshed(replace(updated, rev=rev), refreshed=True, alternate_pair_kept=generation_changed)
+        else TokenAvailable(replace(updated, rev=rev), refreshed=True, alternate_pair_kept=generation_changed)
     )
 
 
@@ -670,14 +670,14 @@ def _handle_rejection(
 
 def _verdict_after_concurrent_change(
     request: RefreshRequest, record: ConnectionRecord
-) -> Refreshed | LeaseHeld:
+) -> TokenAvailable | LeaseHeld:
     """Return the verdict on a rejection after a concurrent change of the record.
 
     Returns:
-        `Refreshed` if the record has a newer token, otherwise `LeaseHeld`.
+        `TokenAvailable` if the record has a newer token, otherwise `LeaseHeld`.
     """
     if record.generation > request.seen_generation:
-        return Refreshed(record, refreshed=False)
+        return TokenAvailable(record, refreshed=False)
     return LeaseHeld(retry_after=1.0)
 
 

@@ -382,7 +382,7 @@ class Refresher:
         """Record the outcome of an exchanged refresh token and the issued tokens in the audit trail."""
         tokens = issued
         match verdict:
-            case refresh_protocol.Refreshed(record, refreshed=True):
+            case refresh_protocol.TokenAvailable(record, refreshed=True):
                 action, outcome = "connection.refreshed", "ok"
                 # if another attempt was faster or has refreshed since, the record's generation is that of other tokens
                 generation = record.generation if record.commit_id == attempt_id else 0
@@ -434,7 +434,7 @@ def reauth_required(record: ConnectionRecord) -> ReauthRequired:
 def _interpret(verdict: refresh_protocol.Verdict) -> tuple[str, ConnectionRecord | Exception]:
     """Return the metric label of a verdict, and the record or error for waiting callers."""
     match verdict:
-        case refresh_protocol.Refreshed(record, refreshed, alternate_pair_kept):
+        case refresh_protocol.TokenAvailable(record, refreshed, alternate_pair_kept):
             if alternate_pair_kept:
                 return "alternate_pair_kept", record
             return ("refreshed" if refreshed else "not_needed"), record

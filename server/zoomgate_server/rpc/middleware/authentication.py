@@ -176,9 +176,7 @@ class Authentication:
         principal = self._keys.bearer(credential)
         if principal is None:
             well_formed = _BEARER.fullmatch(credential) is not None
-            raise _unauthenticated(
-                "unknown key" if well_formed else "malformed key"
-            )
+            raise _unauthenticated("unknown key" if well_formed else "malformed key")
         return principal
 
     def _with_member(self, principal: Principal, members: list[Any]) -> Principal:
