@@ -120,7 +120,7 @@ class StoreInspection:
     Attributes:
         location: The path, or the URI without credentials, hosts and options.
         users: The number of connection records.
-        key_usage: The encryption keys in use, by app.
+        encryption: How the records are encrypted, by app.
         replicated: Whether the data survives the loss of one disk.
     """
 
