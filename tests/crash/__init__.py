@@ -1,1 +1,1 @@
-"""Crash tests with real processes, which are killed, paused and drained at named points, and with failing stores."""
+"""Crash tests with failing stores and with real processes that are killed, paused or drained at specific points."""

@@ -60,7 +60,7 @@ refresh_tokens = true
 """
 
 CallStatus = tuple[str, str]
-"""Status code and error reason of a call."""
+"""The status code and the error reason of a call."""
 
 
 class StoreKind(StrEnum):
@@ -150,16 +150,16 @@ class Server:
         )
 
     def plan(self, points: dict[str, str]) -> None:
-        """Replace the plan: the points at which the operations of users pause."""
+        """Replace the plan, which lists the points at which the operations of users pause."""
         write_plan(self.directory, points)
 
     def trace(self) -> list[tuple[int, str, str]]:
-        """Return process ID, user and point of every entry of the trace."""
+        """Return the process ID, the user and the point of every trace entry."""
         rows = (line.split() for line in whole_lines(self.directory / "trace"))
         return [(int(pid), user, point) for pid, user, point in rows]
 
     async def reached(self, points: dict[str, str]) -> None:
-        """Wait until the operation of every user in a plan has reached the planned point."""
+        """Wait until, for every user in a plan, an operation has reached the point that the plan lists."""
         expected = set(points.items())
         await until(lambda: expected <= {(user, point) for _, user, point in self.trace()})
 
@@ -305,7 +305,7 @@ class Cluster:
         """Return the token pair of a new consent of a user.
 
         Args:
-            expired: Whether Zoom treats the access token as expired. The stored expiry time is always in the past.
+            expired: Whether Zoom treats the access token as expired. The expiry time in the returned pair is always in the past.
         """
         redirect_uri = "http://127.0.0.1/back"
         issued = self.zoom.zoom.exchange(self.code(user, redirect_uri), redirect_uri, "")
@@ -317,7 +317,7 @@ class Cluster:
         )
 
     async def connect(self, users: Iterable[str], *, expired: bool = True) -> None:
-        """Store active connections with expired access tokens; with `expired=False`, Zoom still accepts the tokens."""
+        """Store active connections with an expiry time in the past; with `expired=False`, Zoom still accepts their access tokens."""
         for user in users:
             tokens = self.grant(user, expired=expired)
             past = tokens.obtained_at
@@ -343,7 +343,7 @@ class Cluster:
         return record
 
     async def state(self, user: str) -> str:
-        """Return the state of a connection and its cause, if any; "none" if no record exists."""
+        """Return the state and any cause of a connection, or "none" if no record exists."""
         record = await self.record(user)
         if record is None:
             return "none"
@@ -355,7 +355,7 @@ class Cluster:
         return [json.loads(line) for file in files for line in whole_lines(file)]
 
     def journal_entries(self) -> list[Path]:
-        """Return the entry files of the token journals in all data directories."""
+        """Return the token journal entry files in all data directories."""
         return list(self._directory.glob("*/journal/*.entry"))
 
     async def lost(self, users: Iterable[str]) -> set[str]:

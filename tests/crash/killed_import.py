@@ -1,6 +1,6 @@
-"""The `zoomgate` command, killed at a point of an import: `python -m crash.killed_import TRACE POINT NUMBER import …`.
+"""A `zoomgate` command that kills itself at a point of an import: `python -m crash.killed_import TRACE POINT NUMBER import …`.
 
-The process kills itself when it reaches POINT for the NUMBERth time. The point `any` matches every point; with other points, rows are
+The process kills itself when it reaches POINT for the NUMBERth time. The point `any` matches every point; with any other point, rows are
 imported one at a time. The file TRACE records each point reached. The methods of the product are wrapped, not replaced.
 """
 
@@ -42,7 +42,7 @@ class Points:
         self._remaining = number
 
     def should_kill(self, point: str) -> bool:
-        """Count a point, and return whether to kill the process."""
+        """Count an arrival at a point, and return whether to kill the process."""
         if self._point in (point, "any"):
             self._remaining -= 1
             return self._remaining == 0

@@ -32,7 +32,7 @@ from zoomgate_server.connections.token_journal import Entry, Origin, TokenJourna
 from zoomgate_server.storage import mongodb, sqlite
 
 POINTS = (
-    "before_read",  # nothing has been done
+    "before_read",  # no step has been performed
     "after_lease",  # the lease is in the store
     "before_exchange",  # the remaining lease time is sufficient; the next step is the call to Zoom
     "after_exchange",  # Zoom's response is only in the memory of this process
@@ -80,7 +80,7 @@ def shorten_timeouts() -> None:
 
 
 def trace_refreshes(points: Points) -> None:
-    """Wrap the effects of refreshes with the points of `POINTS`."""
+    """Patch `Refresher` so that each refresh calls `points.passed` at every point in `POINTS`."""
     perform = Refresher._perform
     seen: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
@@ -121,7 +121,7 @@ def trace_refreshes(points: Points) -> None:
 
 
 def trace_account_linking(points: Points) -> None:
-    """Wrap the journal writes of consents and of imported refresh tokens with points."""
+    """Patch `TokenJournal` so that consents and imports of refresh tokens call `points.passed` at their points."""
     append, delete = TokenJournal.append, TokenJournal.delete
     users: dict[str, str] = {}
 
@@ -143,7 +143,7 @@ def trace_account_linking(points: Points) -> None:
 
 
 def trace_workers(directory: str) -> None:
-    """Start the workers with this program instead of `zoomgate_server`."""
+    """Patch the supervisor so that it starts the workers with this program instead of `zoomgate_server`."""
     start = asyncio.create_subprocess_exec
 
     def start_traced(*command: Any, **options: Any) -> Any:

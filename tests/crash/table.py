@@ -7,7 +7,7 @@ import pytest
 
 @dataclass
 class Row:
-    """The results of one fault with one kind of store.
+    """The test results for one fault with one kind of store.
 
     Attributes:
         runs: Number of users whose operations the fault interrupted.

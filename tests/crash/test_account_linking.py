@@ -32,7 +32,7 @@ async def link_account(running: Cluster, server: Server, user: str, redirect_uri
 async def test_kill_during_account_linking_loses_only_tokens_not_in_the_journal(
     store_kind: StoreKind, store_uri: str, tmp_path: Path, table: Table
 ) -> None:
-    """Users whose tokens were only in the memory of the killed process can consent again."""
+    """Users whose tokens were only in the memory of the killed process must consent again, and can do so."""
     names = [user.partition("@")[0] for user in PLAN]
     async with cluster(store_kind, tmp_path, names, store_uri) as running:
         first = await running.start("first", PLAN)

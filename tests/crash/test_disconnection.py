@@ -60,7 +60,7 @@ async def rename_and_connect(running: Cluster, other: Server, user: str) -> Call
 
 
 async def rename_and_connect_previous_address(running: Cluster, other: Server, user: str) -> CallStatus:
-    """Change the user's email address in Zoom, and consent for the previous address."""
+    """Change the user's email address in Zoom, and consent again, requesting a connection for the previous address."""
     await rename(running, other, user)
     return await consent(running, other, new_address(user), connect_as=user)
 
@@ -99,7 +99,7 @@ async def has_valid_token(running: Cluster, user: str, zoom_address: str) -> boo
 
 
 async def is_not_served(server: Server, user: str) -> bool:
-    """Return whether a process no longer serves a connection. A deleted connection may be served from memory for a few more seconds."""
+    """Return whether a process no longer serves a connection. A process may serve a deleted connection from memory for a few seconds."""
     status = await server.token(user)
     assert status in (OK, NOT_CONNECTED)
     return status == NOT_CONNECTED
@@ -121,7 +121,7 @@ async def test_connection_disconnected_during_refresh_stays_disconnected(
 async def test_new_consent_during_refresh_is_preserved(
     store_kind: StoreKind, store_uri: str, tmp_path: Path
 ) -> None:
-    """The token pair that Zoom issues for the refresh of the previous consent is discarded."""
+    """The token pair that Zoom issues for a refresh of the previous grant is discarded."""
 
     async def check(running: Cluster, server: Server, user: str) -> None:
         assert await running.state(user) == "ACTIVE"

@@ -62,7 +62,7 @@ def test_import_killed_at_every_row_resumes(point: str, workspace: Workspace, zo
     users = [exported_user(zoom, user.email, expired=number != 1) for number, user in enumerate(USERS[:4])]
     workspace.write("ZoomUsers.csv", as_csv(users))
     kills = 0
-    # in all runs after the first, one row completes before the kill; otherwise the loop would not terminate
+    # in every run after the first, one row completes before the process is killed; otherwise the loop would not end
     while killed(workspace, point, min(kills, 1) + 1):
         kills += 1
         assert kills < 10
@@ -107,7 +107,7 @@ def test_import_killed_anywhere_resumes(
 async def test_import_killed_while_a_service_is_running_resumes(
     workspace: Workspace, zoom: RunningSimulator
 ) -> None:
-    """The service or the next run stores the journaled tokens, and the next run counts the row as stored in both cases."""
+    """The journaled tokens are stored by the service or by the next run; in both cases, the next run counts the row as stored."""
     users = [exported_user(zoom, user.email) for user in USERS[:3]]
     workspace.write("ZoomUsers.csv", as_csv(users))
     async with serving(zoom._simulator, workspace.folder / "data") as service:
@@ -120,10 +120,10 @@ async def test_import_killed_while_a_service_is_running_resumes(
 
 
 async def test_import_waits_for_an_unavailable_store(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """Tokens that Zoom issues during the outage are stored by the same run."""
+    """Tokens that Zoom issues while the store is locked are stored by the same run."""
     users = [exported_user(zoom, user.email) for user in USERS[:3]]
     workspace.write("ZoomUsers.csv", as_csv(users))
-    zoom.add_fault("users_me", "delay", seconds=20.0)  # until the store is locked
+    zoom.add_fault("users_me", "delay", seconds=20.0)  # wait until the store is locked
     running = asyncio.create_task(asyncio.to_thread(workspace.run, *IMPORT))
     while not zoom.counters().get("faults.delay") and not running.done():
         await asyncio.sleep(0.02)

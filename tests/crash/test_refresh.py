@@ -36,13 +36,13 @@ PLAN = {f"{name}@example.com": point for point, name in NAMES.items()}
 USERS = {point: user for user, point in PLAN.items()}
 LOST = "REAUTH_REQUIRED OUTCOME_LOST"
 CALL_TIMEOUT_SECONDS = 1.5
-"""Deadline of calls to other servers while the first server's refreshes are paused. Shorter than the lease."""
+"""Deadline of calls to the other servers while the first server's refreshes are paused; shorter than the lease."""
 
 NOT_SENT = ("after_lease", "before_exchange")
-"""Points at which the lease is in the store and the refresh token has not been sent to Zoom."""
+"""Points at which the lease is in the store and the refresh token has not yet been sent to Zoom."""
 
 ROTATED_NOT_STORED = ("after_exchange", "after_journal", "before_commit")
-"""Points at which Zoom has rotated the token and the new pair is not in the store."""
+"""Points at which Zoom has rotated the token and the new pair is not yet in the store."""
 
 
 async def start_three_servers(running: Cluster) -> tuple[Server, Server, Server]:
@@ -96,7 +96,7 @@ async def settle(
 
 
 async def lease_times(running: Cluster) -> dict[str, float]:
-    """Return the store times at which the leases were acquired, in seconds by point."""
+    """Return the store time at which each lease was acquired, in seconds, by point."""
     times = {}
     for point in (*NOT_SENT, *ROTATED_NOT_STORED):
         record = await running.record(USERS[point])
@@ -107,7 +107,7 @@ async def lease_times(running: Cluster) -> dict[str, float]:
 
 
 async def check_waiting_times(running: Cluster, leased_at: dict[str, float], lost: tuple[str, ...]) -> None:
-    """Check that no other process used a token during the lease, or reported a token as lost during the grace period."""
+    """Check that no other process used a refresh token during its lease or reported the token as lost during the grace period."""
     for point in NOT_SENT:
         record = await running.record(USERS[point])
         assert record is not None
@@ -237,7 +237,7 @@ async def test_kill_during_journal_recovery_loses_no_token(
 async def test_disconnection_or_new_consent_before_the_commit_of_a_refresh_is_preserved(
     store_kind: StoreKind, store_uri: str, tmp_path: Path
 ) -> None:
-    """Neither the refreshing process nor journal recovery overwrites the change."""
+    """Neither the refreshing process nor journal recovery overwrites a change to the connection."""
     killed_users, paused_users = (
         {f"{change}-{process}@example.com": "after_journal" for change in ("disconnected", "consented")}
         for process in ("killed", "paused")

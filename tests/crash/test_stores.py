@@ -75,7 +75,7 @@ async def record_result(
 
 
 async def test_commit_over_a_broken_connection(mongodb: MongoServer, tmp_path: Path, table: Table) -> None:
-    """The commit is lost, its response is lost, or the connection stalls. After the recovery, exactly one new generation is stored."""
+    """Cases: the commit is lost, its response is lost, or the connection stalls. Afterwards, exactly one new generation is stored."""
     uri = mongodb.new_database("directConnection=true")
     names = [mode.value for mode in PROXY_FAULTS.values()]
     async with AsyncExitStack() as stack:

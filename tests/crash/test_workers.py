@@ -80,7 +80,7 @@ def unavoidable_losses(server: Server, killed: set[int], users: list[str]) -> se
 async def check_and_record(
     row: Row, running: Cluster, statuses: dict[str, list[CallStatus]], expected: set[str]
 ) -> None:
-    """Check that only the expected users must consent again; fill in the row."""
+    """Check that only the expected users must consent again, and add the results to the row."""
     lost = await running.lost(statuses)
     row.runs, row.losses, row.expected = len(statuses), len(lost), len(expected)
     row.failed = sum(status != OK for user_statuses in statuses.values() for status in user_statuses)

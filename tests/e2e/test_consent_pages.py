@@ -83,7 +83,7 @@ def main_text(window: webdriver.Chrome) -> str:
 
 
 def test_user_connects(service: Service, window: webdriver.Chrome) -> None:
-    """The pages from the link to the result show the app, the user, the permissions and how to disconnect."""
+    """The consent pages show the app, the user, the permissions and how to disconnect."""
     window.get(authorization_url(service, MONICA))
     assert heading(window) == "Connect Zoom to Acme Bookings?"
     assert MONICA in main_text(window)

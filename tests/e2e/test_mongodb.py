@@ -132,7 +132,7 @@ async def wait_until_disconnected(service: Service) -> None:
 
 
 def run(directory: Path, store: str, command: list[str], **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to completion in a directory, with the callers of this module."""
+    """Run a command in a directory until it exits, with the callers file of this module."""
     (directory / "callers.toml").write_text(CALLERS, encoding="utf-8")
     (directory / "callers.toml").chmod(0o600)
     settings = {

@@ -77,7 +77,7 @@ def isolated_options(folder: Path) -> list[str]:
 
 
 def read_guide(process: subprocess.Popen[str]) -> str:
-    """Read the rest of the guide that a start_service service prints."""
+    """Read the rest of the guide that a service prints after its ready line."""
     assert process.stdout is not None
     guide = ""
     while "Press Ctrl+C to stop" not in guide:
@@ -160,7 +160,7 @@ async def test_calls_in_progress_complete_on_sigterm(tmp_path: Path) -> None:
                 assert response.status == 200
             call = auth.RefreshToken(request, timeout=20)
             await call.wait_for_connection()
-            while await injected_delays(session, simulator) == 0:  # until the refresh has reached Zoom
+            while await injected_delays(session, simulator) == 0:  # wait until the refresh has reached Zoom
                 await asyncio.sleep(0.01)
             process.send_signal(signal.SIGTERM)
             assert (await call).token.generation == 2
@@ -231,7 +231,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_port_in_use_prevents_a_start(tmp_path: Path) -> None:
-    """No store is created."""
+    """The failed start does not create a store."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -302,7 +302,7 @@ def test_serve_requires_an_app_and_callers(tmp_path: Path) -> None:
 
 
 def test_wrong_or_missing_encryption_key_prevents_a_start(tmp_path: Path) -> None:
-    """The store does not change."""
+    """The failed start does not change the store."""
     options = isolated_options(tmp_path)
     with start_service([ZOOMGATE, "run", *options], tmp_path):
         pass
@@ -322,7 +322,7 @@ def test_wrong_or_missing_encryption_key_prevents_a_start(tmp_path: Path) -> Non
 
 
 def test_unusable_data_directory_is_reported(tmp_path: Path) -> None:
-    """The error message is one line."""
+    """The error message consists of one line."""
     (tmp_path / "data").write_text("a file, not a directory")
     text = start_error(tmp_path, "run", *isolated_options(tmp_path))
     assert "ZOOMGATE_DATA_DIR" in text
@@ -330,8 +330,8 @@ def test_unusable_data_directory_is_reported(tmp_path: Path) -> None:
 
 
 def test_full_disk_prevents_a_start_and_leaves_no_files(tmp_path: Path) -> None:
-    """The error message is one line, and created files are deleted."""
-    limited = f"ulimit -f 8; exec {shlex.quote(ZOOMGATE)} run {' '.join(isolated_options(tmp_path))}"  # 4 KiB per file
+    """The error message consists of one line, and files created by the failed start are deleted."""
+    limited = f"ulimit -f 8; exec {shlex.quote(ZOOMGATE)} run {' '.join(isolated_options(tmp_path))}"  # limit of 4 KiB per file
     result = subprocess.run(
         ["sh", "-c", limited], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )

@@ -36,7 +36,7 @@ def page_text(window: webdriver.Chrome) -> str:
 
 
 def test_fresh_page_is_accessible(zoom: RunningSimulator, window: webdriver.Chrome) -> None:
-    """axe-core reports no violations, and nothing scrolls horizontally."""
+    """Check that axe-core reports no violations, and that nothing scrolls horizontally."""
     window.get(f"{zoom.url}/_sim/")
     assert "No active faults" in page_text(window)
     assert fits(window)
@@ -85,7 +85,7 @@ def test_page_works_without_scripts(zoom: RunningSimulator) -> None:
 
 
 def test_button_removes_the_app(window: webdriver.Chrome) -> None:
-    """The grant is revoked, and the page lists the event even if the app does not respond."""
+    """The button revokes the grant, and the page lists the event even if the app does not respond."""
     options = SimulatorOptions(port=0, webhook_url="http://127.0.0.1:1/webhooks")
     with running(options) as zoom:
         zoom.connect(MONICA)

@@ -24,7 +24,7 @@ REDIRECT_URI = "http://127.0.0.1:9/zoom"
 
 
 def collection(zoom: RunningSimulator) -> list[ExportedUser]:
-    """Return the package's collection of four users, one with a valid access token."""
+    """Return the token collection of the Velo package, with four users, one of them with a valid access token."""
     users = (MONICA, OMAR, BASIL, "nina@example.com")
     return [exported_user(zoom, user, expired=user != OMAR) for user in users]
 
@@ -59,7 +59,7 @@ def _serve(directory: Path, environ: dict[str, str], settings: str) -> tuple[sub
 
 
 async def _check_names(names: dict[str, Any], zoom: RunningSimulator) -> None:
-    """Check the behavior of the names that a code block has defined."""
+    """Check the functions and values that a code block has defined."""
     state = zoom._simulator.zoom
     if "complete" in names:
         complete = names.pop("complete")

@@ -42,7 +42,7 @@ ME = proxy.GetRequest(user_email=MONICA, url="/users/me")
 
 @dataclass(frozen=True)
 class Service:
-    """A service in its own processes.
+    """A service that runs in separate processes.
 
     Attributes:
         process: The supervisor, or the service process if there is only one worker.
@@ -105,7 +105,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether any thread of a process is running and may hold ports; a zombie without threads is not alive."""
+    """Return whether a process has a running thread, which may hold ports. A zombie without threads is not alive."""
     try:
         state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -122,7 +122,7 @@ def browser() -> aiohttp.ClientSession:
 
 
 def environment(zoom: Simulator, directory: Path, workers: int) -> dict[str, str]:
-    """Return the settings of a service on free ports, with the callers of the other tests."""
+    """Return the settings of a service on free ports, with the callers file of the other tests."""
     rows = []
     for name, role, rights in (
         ("service", "service", 'users = ["*"]\naccess_tokens = true\nproxy_paths = ["/**"]'),
@@ -247,7 +247,7 @@ async def test_metrics_cover_all_workers(service: Service) -> None:
 
 
 async def test_killed_worker_is_restarted(service: Service) -> None:
-    """After SIGKILL of a worker, calls succeed, the worker is replaced, and the counters of the worker are retained."""
+    """After SIGKILL of a worker, calls succeed, the killed worker is replaced, and its counters are retained."""
     await connect(service)
     await asyncio.gather(*(service.token() for _ in range(30)))
     before = service.workers()
@@ -266,7 +266,7 @@ async def test_killed_worker_is_restarted(service: Service) -> None:
 
 
 async def test_watch_resumes_on_any_worker(zoom: Simulator, tmp_path: Path) -> None:
-    """A watch receives changes by any worker, even after the worker that served the watch was killed."""
+    """A watch receives changes made by any worker, even after the worker that served the watch was killed."""
     generation = 0
 
     async def follow(client: AsyncClient) -> None:
@@ -357,7 +357,7 @@ async def test_workers_share_a_mongodb_database(zoom: Simulator, tmp_path: Path,
 
 
 async def test_worker_waiting_for_the_database_receives_no_calls(zoom: Simulator, tmp_path: Path) -> None:
-    """A worker restarted during a database outage waits without a time limit, and the other worker receives all calls and probes."""
+    """A worker restarted during a database outage waits indefinitely, and the other worker receives all calls and probes."""
     database = OwnServer(tmp_path)
     await asyncio.to_thread(database.start)
     key_file.create(tmp_path / "keys.json")
@@ -397,7 +397,7 @@ if "worker" in sys.orig_argv:
     print("hello", flush=True)
     threading.Thread(target=print_much, daemon=True).start()
 """
-"""Source of a module that every process imports at startup, like the modules of some monitoring tools."""
+"""Source code of a module that every process imports at startup, as some monitoring tools require."""
 
 
 async def test_library_output_does_not_disturb_a_worker(zoom: Simulator, tmp_path: Path) -> None:
@@ -579,7 +579,7 @@ async def test_host_names_and_wildcards_are_shared(zoom: Simulator, tmp_path: Pa
 
 
 def test_start_failure_of_all_workers_is_reported_once(zoom: Simulator, tmp_path: Path) -> None:
-    """An error that affects every worker is reported once, with exit code 1, as with one process."""
+    """An error that affects every worker is reported only once, with exit code 1, in the same way as without workers."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "keys.json").write_text("{}")
     (tmp_path / "data" / "keys.json").chmod(0o644)

@@ -66,7 +66,7 @@ class Place:
         return replace(record, rev=rev)
 
     def write_fields(self, user: str, fields: dict[str, Any]) -> None:
-        """Write fields of a user's record directly to the database. None removes a MongoDB field or sets an SQLite column to NULL."""
+        """Write fields of a user's record directly to the database. None removes a field in MongoDB and sets a column to NULL in SQLite."""
         if self.uri:
             with MongoClient(self.uri) as client:
                 change = {"$set": {name: value for name, value in fields.items() if value is not None}}

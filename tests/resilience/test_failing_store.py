@@ -210,13 +210,13 @@ async def test_network_file_system_is_rejected(
 async def test_late_response_without_a_tombstone_does_not_reconnect_the_user(
     gate: Gate, service: Harness, place: Place
 ) -> None:
-    """If the record no longer exists when Zoom responds to a refresh, the issued tokens are revoked."""
+    """If the record has been deleted before Zoom responds to a refresh, the issued tokens are revoked."""
     request = auth.RefreshTokenRequest(user_email=MONICA)
     waiting = asyncio.create_task(service.error_of(service.auth.RefreshToken, request))
     await gate.responded.wait()
     await service.call(service.auth.DeleteConnection, auth.DeleteConnectionRequest(user_email=MONICA))
     store = await place.store()
-    while True:  # the service updates the tombstone after the revocation
+    while True:  # retried, because the service updates the tombstone after the revocation
         tombstone = await place.record(MONICA)
         if await store.delete(tombstone.key, tombstone.rev):
             break
@@ -335,7 +335,7 @@ async def test_exhausted_connection_pool_fails_calls_in_time(
     async with tcp_proxy(mongodb.address) as proxy:
         uri = f"mongodb://127.0.0.1:{proxy.port}/{database.rpartition('/')[2]}?directConnection=true"
         async with running(tmp_path / "data", environ=keys | {"ZOOMGATE_STORE": uri}) as zoomgate:
-            for _ in range(2):  # waits until the reads of the startup are done
+            for _ in range(2):  # wait until the reads at startup have finished
                 await zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
             monkeypatch.setattr(mongodb_store, "WAIT_SECONDS", 0.1)
             proxy.set_mode(Mode.STALL)
@@ -357,7 +357,7 @@ async def test_exhausted_connection_pool_fails_calls_in_time(
 async def test_refresh_survives_a_jump_of_the_stores_clock(
     gate: Gate, place: Place, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
-    """If the clock jumps by an hour during a refresh, as in a failover, the connection survives and refreshes continue."""
+    """If the store's clock jumps by an hour, for example in a failover, the connection remains active and can be refreshed."""
     offset = 0.0
     seconds, wall = mongodb_store._seconds, SystemClock.wall
     monkeypatch.setattr(mongodb_store, "_seconds", lambda date: seconds(date) + offset)
@@ -383,7 +383,7 @@ async def test_refresh_survives_a_jump_of_the_stores_clock(
 
 
 async def test_corrupt_journal_entries_are_counted_and_retained(place: Place) -> None:
-    """An intact entry whose tokens are already stored is deleted without a change. Neither kind of entry blocks the service."""
+    """An intact entry whose tokens are already stored is deleted, and the record does not change. No entry blocks the service."""
     ring = key_file.load(Path(place.environ["ZOOMGATE_KEYS"]))
     envelope = Envelope(app=APP, keys=ring)
     directory = place.folder / "journal"

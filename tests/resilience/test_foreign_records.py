@@ -68,7 +68,7 @@ async def test_records_of_unknown_kinds_are_ignored(
 
 @pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 async def test_ten_thousand_users_are_listed_in_bounded_memory(zoomgate: Harness, place: Place) -> None:
-    """Pages contain each user once, sorted by address, and the service never holds more than one page in memory."""
+    """The pages together contain each user once, sorted by address, and the service never holds more than one page in memory."""
     await zoomgate.connect()
     envelope = Envelope(app=APP, keys=key_file.load(Path(place.environ["ZOOMGATE_KEYS"])))
     monica = record.decode(envelope, await place.record(MONICA))

@@ -16,7 +16,7 @@ from zoomgate_server.encryption import key_file, reloading_key_ring
 async def test_key_file_of_a_different_installation_is_ignored(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All users are still served, and records written in the meantime can be decrypted with the correct key file."""
+    """While the key file is wrong, all users are still served, and records written can be decrypted with the correct key file."""
     monkeypatch.setattr(reloading_key_ring, "POLL_INTERVAL", 0.01)
     path = Path(place.environ["ZOOMGATE_KEYS"])
     correct = path.read_bytes()
@@ -25,7 +25,7 @@ async def test_key_file_of_a_different_installation_is_ignored(
         path.unlink()
         with capture_logs() as lines:
             key_file.create(path)
-            # The file is checked even without calls.
+            # The service checks the file even if it receives no calls.
             while "key_ring.reload_failed" not in [line["event"] for line in lines]:
                 await asyncio.sleep(0.01)
         await zoomgate.connect(OMAR)

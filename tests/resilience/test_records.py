@@ -173,7 +173,7 @@ async def assert_reported_and_unchanged(zoomgate: Harness, place: Place, error: 
 async def test_faulty_record_affects_only_its_user(
     zoomgate: Harness, place: Place, user_records: tuple[Record, Record], fault: Fault
 ) -> None:
-    """A faulty record is never treated as absent or as REAUTH_REQUIRED, and only a consent overwrites the record."""
+    """A faulty record is never reported as missing or as REAUTH_REQUIRED, and only a consent overwrites the record."""
     await place.put(fault.apply(*user_records))
     await assert_reported_and_unchanged(zoomgate, place, fault.error)
 
@@ -261,7 +261,7 @@ async def test_document_with_other_corrupt_fields(
 async def test_document_without_a_valid_subject_does_not_shorten_pages(
     zoomgate: Harness, place: Place, user_records: tuple[Record, Record]
 ) -> None:
-    """A scan must reach the records after the document: a page is shorter than its limit only if there are no more records."""
+    """A scan must continue after the unreadable document: a page is shorter than its limit only if no records remain."""
     place.write_fields(MONICA, {"subject": [MONICA]})
     page = await (await place.store()).page(APP, Kind.USER, limit=1)
     assert [record.key.subject for record in page] == [OMAR]
@@ -299,7 +299,7 @@ async def test_invalid_utf8_is_reported_as_corruption(
 async def test_row_with_other_corrupt_columns_is_usable(
     zoomgate: Harness, place: Place, user_records: tuple[Record, Record]
 ) -> None:
-    """The user's token can be refreshed, and a second service can start."""
+    """The token of the user can be refreshed, and a second service can start."""
     place.write_fields(MONICA, {"key_id": b"?", "changed_at": "never", "due_at": b"?"})
     async with running(place.folder.with_name("next"), environ=place.elsewhere()) as other:
         await other.call(other.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))

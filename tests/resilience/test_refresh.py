@@ -69,7 +69,7 @@ def refresh_calls(zoomgate: Harness) -> int:
 
 
 async def change(place: Place, how: Callable[[ConnectionRecord], ConnectionRecord]) -> ConnectionRecord:
-    """Change Monica's record directly in the store, like a different process."""
+    """Change Monica's record directly in the store, as a different process would."""
     envelope = Envelope(app=APP, keys=key_file.load(place.folder.parent / "keys.json"))
     stored = await place.record(MONICA)
     changed = how(connection_record.decode(envelope, stored))
@@ -183,7 +183,7 @@ async def test_unambiguous_rejection_is_final(zoomgate: Harness) -> None:
 async def test_refresh_token_that_is_not_rotated_is_reused(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, sent: bool
 ) -> None:
-    """If the response contains the same refresh token or none, the previous token is used for the next refresh."""
+    """If Zoom's response contains no refresh token, or the same one, the next refresh uses the previous refresh token."""
     await zoomgate.connect()
     zoom = zoomgate.simulator.zoom
     real = zoom.refresh

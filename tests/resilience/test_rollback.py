@@ -104,7 +104,7 @@ async def test_cached_newer_token_is_used_before_the_older_one_is_tried(
 async def test_token_dropped_from_the_cache_is_not_followed_by_an_older_one(
     restored: tuple[Harness, pb.Token], feed: None
 ) -> None:
-    """After the feed delivers the change, the stored refresh token is used before the older access token could be returned."""
+    """When the change feed reports the rollback, the service refreshes with the stored token and never returns the older access token."""
     zoomgate, newest = restored
     returned = newest
     while returned.access_token == newest.access_token:

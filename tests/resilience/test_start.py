@@ -48,7 +48,7 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("MIN_STORE_PAUSE", "MAX_STORE_PAUSE"):
         monkeypatch.setattr(stores, name, 0.05)
     yield
-    gc.collect()  # collects the sockets while the warning is ignored
+    gc.collect()  # collect the sockets while the warning is ignored
 
 
 def free_port() -> int:
@@ -82,7 +82,7 @@ async def start_error(folder: Path, environ: dict[str, str]) -> tuple[str, int]:
 
 async def test_start_waits_for_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the store is available, no RPC is served, `/healthz` succeeds, and `/readyz` reports the store."""
-    monkeypatch.setattr(web_server, "OPEN_SECONDS", 60.0)  # longer than the start of the store
+    monkeypatch.setattr(web_server, "OPEN_SECONDS", 60.0)  # longer than the store takes to start
     server = OwnServer(tmp_path)
     grpc_port, http_port = free_port(), free_port()
     environ = environ_with_store_wait(tmp_path, server.new_database(), 60) | {
@@ -223,7 +223,7 @@ async def test_locked_file_fails_the_start(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_permanent_problem_fails_the_start_immediately(tmp_path: Path, mongodb_uri: str) -> None:
-    """A database of a newer version is an example."""
+    """The tested problem is a database with the format of a newer version."""
     with MongoClient(mongodb_uri) as client:
         client.get_default_database()[mongodb_store.META].insert_one({"_id": "schema", "version": 99})
     text, tries = await start_error(tmp_path, environ_with_store_wait(tmp_path, mongodb_uri, 60))
@@ -235,7 +235,7 @@ async def test_permanent_problem_fails_the_start_immediately(tmp_path: Path, mon
 async def test_store_of_a_different_key_ring_is_rejected(
     tmp_path: Path, kind: str, request: pytest.FixtureRequest
 ) -> None:
-    """A key ring without the key, or with a different key of that ID, fails the start before any request is served or record written."""
+    """If the key is missing or a different key has its ID, the start fails before any request is served or any record is written."""
     uri = f"sqlite:///{tmp_path}/s.db" if kind == "sqlite" else request.getfixturevalue("mongodb_uri")
     environ = environ_with_store_wait(tmp_path, uri, 60)
     async with running(tmp_path / "data", environ=environ) as zoomgate:

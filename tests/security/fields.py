@@ -121,7 +121,7 @@ _REQUESTS = {
     "ProxyService.Patch": proxy.PatchRequest(user_email=BAD_ADDRESS, url="/users/me"),
     "ProxyService.Put": proxy.PutRequest(user_email=BAD_ADDRESS, url="/users/me"),
 }
-"""A request of every RPC that names a user, with an invalid address."""
+"""A request with an invalid user email address for every RPC that accepts such an address."""
 
 USERS = [
     *(

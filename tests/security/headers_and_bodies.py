@@ -41,7 +41,7 @@ FORBIDDEN = [
     "",
     "a" * 1_000_000,
 ]
-"""Headers that frame, route or authenticate a request, and names that resemble allowed names."""
+"""Headers that frame, route or authenticate a request, and headers whose names resemble allowed names."""
 
 VALUES = {
     "a line break": "a\r\nHost: evil.com",
@@ -74,7 +74,7 @@ def post(**more: object) -> pb.PostRequest:
 
 
 def nested_json(levels: int) -> bytes:
-    """Return a request with lists in `json` that are nested `levels` deep. Encoded manually, because libraries reject the message."""
+    """Return a request with lists in `json` that are nested `levels` deep. The message is encoded manually, because libraries reject it."""
     value = b""
     for _ in range(levels):
         for tag in (0x0A, 0x32):  # ListValue.values, Value.list_value

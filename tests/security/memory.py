@@ -12,9 +12,10 @@ _STATUS = Path("/proc/self/status")
 
 @contextmanager
 def peak_of(megabytes: int) -> Iterator[None]:
-    """Fail if the process uses more than `megabytes` of memory within the context. Includes C libraries; measured by Linux.
+    """Fail if the process uses more than `megabytes` of memory within the context.
 
-    Client and server run in this process, so the limit includes the memory of the test itself. On other systems, nothing is checked.
+    Client and server run in this process, so the limit includes the memory of the test itself and of C libraries.
+    The memory is measured only on Linux; on other systems, nothing is checked.
     """
     if not _RESET.exists():
         yield

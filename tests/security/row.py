@@ -12,7 +12,7 @@ REMEDY = re.compile(
     r"[:;,] (?:or )?(?:send|set|leave (?:(?:it|them|one of them) )?out|leave (?:it|them) empty|remove|omit|correct|use|escape|say|begin"
     r"|start|retry|check)\b"
 )
-"""Pattern of the instruction after the rule in a message."""
+"""Pattern of the instruction that follows the violated rule in a message."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def fields(*names: str) -> frozenset[str]:
 
 
 def without_remedy(errors: Iterable[RpcError]) -> list[str]:
-    """Return the messages of INVALID_ARGUMENT errors that contain no corrective instruction."""
+    """Return the messages of an INVALID_ARGUMENT error that do not state how to correct the request."""
     return [
         text
         for error in errors

@@ -27,7 +27,10 @@ Service = tuple[Harness, RawUpstream]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """Run a service with a connected user and a raw server in place of Zoom's API. Shared by all rows, since no row changes the service."""
+    """Run a service with a connected user and an HTTP server with scripted responses in place of Zoom's API.
+
+    All test cases share the service, since no test case changes it.
+    """
     async with (
         raw_upstream() as raw,
         running(tmp_path_factory.mktemp("data"), zoom_api_url=raw.url) as zoomgate,
@@ -53,7 +56,7 @@ async def test_invalid_request_is_rejected_without_calling_zoom(service: Service
 
 
 async def test_every_rejection_contains_an_instruction(service: Service) -> None:
-    """Every violation and message of an INVALID_ARGUMENT error contains an instruction and no library names."""
+    """Every violation and message of an INVALID_ARGUMENT error states how to correct the request, and names no library."""
     zoomgate, _ = service
     errors = [await row.error(zoomgate) for row in ROWS if row.code == "INVALID_ARGUMENT"]
     assert len(errors) > 300
@@ -63,7 +66,7 @@ async def test_every_rejection_contains_an_instruction(service: Service) -> None
 
 
 async def test_violations_that_do_not_fit_are_counted(service: Service) -> None:
-    """The number of omitted violations is reported, with an instruction."""
+    """The error states the number of omitted violations and how to correct the request."""
     zoomgate, _ = service
     many = targets.parameters(*[("", "\x00")] * 100)
     error = await zoomgate.error_of(zoomgate.proxy.Get, targets.call("Get", "/users/me", query=many))
@@ -101,7 +104,7 @@ async def test_unknown_fields_are_ignored(service: Service) -> None:
 
 
 async def test_metadata_does_not_redirect_a_call(service: Service) -> None:
-    """Metadata with hosts or methods changes neither the pinned origin nor the method of a call."""
+    """Metadata that contains hosts or methods changes neither the fixed origin of requests to Zoom nor the method of a call."""
     zoomgate, raw = service
     tricks = [
         ("host", "evil.com"),

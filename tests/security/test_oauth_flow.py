@@ -83,7 +83,7 @@ EXCHANGES = {
         RATE_LIMITED,
     ),
 }
-"""Responses of the token endpoint to a code, and the resulting error for the caller."""
+"""Responses of the token endpoint to an authorization code, each with the resulting error for the caller."""
 
 FOREIGN_APIS = {
     "another host": "https://evil.com",
@@ -113,14 +113,17 @@ USER_RESPONSES = {
     ),
     "an HTML page": (b"<html></html>", BAD),
 }
-"""The response of Zoom's API about the consenting user, and the resulting error for the caller."""
+"""Responses of Zoom's API with the consenting user's profile, each with the resulting error for the caller."""
 
 Site = tuple[Harness, RawUpstream, RawUpstream]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    """A service that sends codes to a page of the caller, with raw sockets in place of Zoom's OAuth server and API."""
+    """A service whose redirect URI is a page of the caller's application.
+
+    Scripted HTTP servers replace Zoom's OAuth server and API.
+    """
     async with raw_upstream() as oauth, raw_upstream() as api:
         environ = {
             "ZOOMGATE_REDIRECT_URI": "http://127.0.0.1:9/zoom-done",
@@ -135,7 +138,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
 
 
 async def complete(zoomgate: Harness, code: str = "c") -> RpcError:
-    """Start an authorization and complete it with a code, which must fail; verify that the state cannot be used again."""
+    """Start an authorization, check that completing it with a code fails, and check that the state cannot be used again."""
     started = await zoomgate.begin_authorization()
     request = auth.CompleteAuthorizationRequest(code=code, state=started.state)
     refusal = await zoomgate.error_of(zoomgate.auth.CompleteAuthorization, request)
@@ -169,7 +172,7 @@ async def test_invalid_token_response_creates_no_connection(site: Site, name: st
 
 @pytest.mark.parametrize("name", USER_RESPONSES)
 async def test_only_the_requested_user_is_connected(site: Site, name: str) -> None:
-    """If Zoom reports a different user or none, the tokens are revoked and nothing is stored."""
+    """If Zoom reports a different user or no user, the tokens are revoked and nothing is stored."""
     zoomgate, oauth, api = site
     body, expected = USER_RESPONSES[name]
     oauth.responses = [tokens(), http_response("200 OK", b"{}")]
@@ -185,7 +188,7 @@ async def test_only_the_requested_user_is_connected(site: Site, name: str) -> No
 
 @pytest.mark.parametrize("name", FOREIGN_APIS)
 async def test_consent_with_a_foreign_api_url_is_rejected_and_revoked(site: Site, name: str) -> None:
-    """The host is neither called nor repeated in the error."""
+    """The foreign host is neither called nor named in the error."""
     zoomgate, oauth, api = site
     oauth.responses = [tokens(api_url=FOREIGN_APIS[name]), http_response("200 OK", b"{}")]
     oauth.requests.clear()
@@ -238,7 +241,7 @@ STATES = {
 
 @pytest.mark.parametrize("name", STATES)
 async def test_forged_state_is_rejected_before_any_call_to_zoom(site: Site, name: str) -> None:
-    """The error is the same as for the state of a different caller."""
+    """The error for a forged state is the same as for the state of a different caller."""
     zoomgate, oauth, _ = site
     oauth.requests.clear()
     started = await zoomgate.begin_authorization(OMAR)
@@ -292,7 +295,7 @@ async def test_special_characters_in_a_code_do_not_change_the_form(site: Site) -
 
 
 async def test_pending_authorizations_per_caller_are_limited(tmp_path: Path) -> None:
-    """Other callers are not affected."""
+    """A caller that reaches the limit does not affect other callers."""
     async with running(tmp_path, environ={"ZOOMGATE_MAX_PENDING_PER_CALLER": "5"}) as zoomgate:
         for number in range(5):
             await zoomgate.begin_authorization(f"u{number}@example.com")
@@ -341,7 +344,7 @@ PATHS = {
 
 @pytest.mark.parametrize("name", PATHS)
 async def test_malformed_url_shows_a_page_without_its_content(front: Harness, name: str) -> None:
-    """No code is exchanged."""
+    """The service does not exchange an authorization code."""
     path, status, outcome = PATHS[name]
     async with browser() as session, session.get(URL(front.http_url + path, encoded=True)) as page:
         text = await page.text()

@@ -50,7 +50,7 @@ async def test_client_must_trust_the_certificate(tmp_path: Path) -> None:
 
 
 async def test_certificate_is_replaced_without_a_restart(tmp_path: Path) -> None:
-    """New connections use the new pair. A mismatched or expired pair is ignored."""
+    """New connections use the new certificate and key. A mismatched pair or an expired certificate is ignored."""
     cert, key, first = write_pair(tmp_path)
     async with running(tmp_path / "data", environ=tls_settings(cert, key)) as harness:
         assert (await presented_certificate(harness)).split() == first.split()
@@ -97,7 +97,7 @@ async def test_replacing_the_certificate_does_not_affect_open_connections(tmp_pa
 async def test_server_does_not_start_with_an_unusable_pair(
     tmp_path: Path, invalidate: object, message: str
 ) -> None:
-    """The message does not contain the key, and no data is written."""
+    """The error message does not contain the private key, and no data is written."""
     cert, key, _ = write_pair(tmp_path)
     invalidate(cert, key)  # type: ignore[operator]
     with pytest.raises(StartError, match=message) as exc_info:
@@ -125,7 +125,7 @@ def test_representation_of_pair_does_not_contain_the_key(tmp_path: Path) -> None
 
 
 def test_certificate_is_loaded_once_it_becomes_valid(tmp_path: Path) -> None:
-    """A certificate that is not yet valid is reported once and retried. Loading it later requires no change of the files."""
+    """A certificate that is not yet valid is reported once and loaded later, without a change to the files."""
     cert, key, first = write_pair(tmp_path)
     reports: list[str | None] = []
     time = datetime.now(UTC)
@@ -145,7 +145,7 @@ def test_certificate_is_loaded_once_it_becomes_valid(tmp_path: Path) -> None:
 
 
 class DeletedWhileRead(type(Path())):  # type: ignore[misc] - the class of paths on this platform
-    """A path that is deleted while the file is read."""
+    """A path whose file is deleted while it is being read."""
 
     def open(self, *arguments: object, **options: object) -> object:  # type: ignore[override]
         """Open the file, then delete its directory entry."""

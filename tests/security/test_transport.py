@@ -50,7 +50,10 @@ def _files() -> Iterator[None]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """Run a service with a connected user and a raw server in place of Zoom's API. Tests must not affect connections of other tests."""
+    """Run a service with a connected user and an HTTP server with scripted responses in place of Zoom's API.
+
+    Tests share the service and must not affect each other's connections.
+    """
     async with (
         raw_upstream() as raw,
         running(tmp_path_factory.mktemp("data"), zoom_api_url=raw.url) as zoomgate,
@@ -105,7 +108,7 @@ INVALID_MESSAGES = {
 
 @pytest.mark.parametrize("name", INVALID_TRAFFIC)
 async def test_invalid_http2_closes_only_its_connection(service: Service, name: str) -> None:
-    """Other connections are not affected."""
+    """Calls over other connections are not affected."""
     zoomgate, _ = service
     async with asyncio.timeout(20), http2.connection(zoomgate.grpc_address) as raw_connection:
         await raw_connection.send(INVALID_TRAFFIC[name])
@@ -115,7 +118,7 @@ async def test_invalid_http2_closes_only_its_connection(service: Service, name: 
 
 @pytest.mark.parametrize("name", INVALID_MESSAGES)
 async def test_invalid_message_ends_its_call(service: Service, name: str) -> None:
-    """The call fails no later than its deadline."""
+    """A call with an invalid message fails no later than its deadline."""
     zoomgate, raw = service
     async with asyncio.timeout(20), http2.connection(zoomgate.grpc_address) as raw_connection:
         opened = http2.frame(http2.HEADERS, http2.END_HEADERS, 1, BLOCK_WITH_TIMEOUT)
@@ -315,7 +318,7 @@ async def test_unknown_methods_are_not_implemented(service: Service, path: str) 
 
 
 def slow_call(timeout: str) -> bytes:
-    """Return a proxy call of a client that reads no response data."""
+    """Start a proxy call and return it without reading response data."""
     headers = http2.request_headers("/zoomgate.v1.ProxyService/Get", metadata(), timeout)
     request = proxy.GetRequest(user_email=MONICA, url="/users/me").SerializeToString()
     return (
@@ -327,7 +330,7 @@ def slow_call(timeout: str) -> bytes:
 
 
 async def test_call_of_a_slow_reader_ends_at_its_deadline(service: Service) -> None:
-    """A response of megabytes that the client does not read is dropped at the deadline."""
+    """A response of several megabytes that the client does not read is discarded at the deadline."""
     zoomgate, raw = service
     raw.responses = [http_response("200 OK", b"x" * 4_000_000), OK]
     async with asyncio.timeout(20), http2.connection(zoomgate.grpc_address) as raw_connection:

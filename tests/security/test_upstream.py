@@ -32,7 +32,7 @@ WRITE = meetings.CreateMeetingRequest(user_email=MONICA)
 UNAVAILABLE, UNKNOWN = ("UNAVAILABLE", "ZOOM_UNAVAILABLE"), ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")
 BAD, LARGE = ("INTERNAL", "ZOOM_BAD_RESPONSE"), ("RESOURCE_EXHAUSTED", "ZOOM_RESPONSE_TOO_LARGE")
 MEETING = ("OK", "1")
-"""Code and reason of a failure, or OK and the parsed value."""
+"""The status code and reason of a failed call, or OK and the parsed value."""
 
 
 def status(number: int) -> Outcome:
@@ -49,7 +49,7 @@ def html_page(line: str) -> bytes:
 
 
 def compressed_zeros(megabytes: int, bits: int) -> bytes:
-    """Return compressed zeros, about a thousandth of their size."""
+    """Return this many megabytes of zeros, compressed to about a thousandth of that size."""
     packer = zlib.compressobj(wbits=bits)
     return b"".join([*(packer.compress(bytes(1_000_000)) for _ in range(megabytes)), packer.flush()])
 
@@ -58,7 +58,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encodi
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
 
 RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
-    # the response, and the outcomes of a proxy call, a typed read, and a typed write
+    # each entry: the response, and the outcomes of a proxy call, of a typed read, and of a typed write
     "an HTML error page": (html_page("502 Bad Gateway"), status(502), UNAVAILABLE, UNKNOWN),
     "an HTML page with status 200": (html_page("200 OK"), status(200), BAD, BAD),
     "an HTML page with status 404": (html_page("404 Not Found"), status(404), UNAVAILABLE, UNKNOWN),
@@ -303,7 +303,7 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """A service with a connected user and a raw server as Zoom's API."""
+    """A service with a connected user and an HTTP server with scripted responses in place of Zoom's API."""
     async with (
         raw_upstream() as raw,
         running(tmp_path_factory.mktemp("data"), zoom_api_url=raw.url) as zoomgate,
@@ -323,7 +323,7 @@ async def outcome(zoomgate: Harness, method: Any, request: Any) -> Outcome:
             word for word in ("aiohttp", "Error", "Traceback", "evil.com") if word in rpc_error.message
         ]
         return rpc_error.short
-    MessageToJson(result)  # must not fail, since grpcurl prints JSON
+    MessageToJson(result)  # grpcurl prints responses as JSON, so this must not fail
     return ("OK", str(result.response.status if isinstance(result, proxy.GetResponse) else result.meeting.id))
 
 
@@ -388,7 +388,7 @@ RETRY_AFTER = {
 
 @pytest.mark.parametrize("name", RETRY_AFTER)
 async def test_any_retry_after_yields_a_bounded_delay(service: Service, name: str) -> None:
-    """The delay is between a second and an hour; the metadata contains Zoom's value if the value is short."""
+    """The retry delay is between one second and one hour; the metadata contains Zoom's `Retry-After` value if it is short."""
     zoomgate, raw = service
     value, minimum, maximum = RETRY_AFTER[name]
     lines = f"HTTP/1.1 429 Too Many Requests\r\nRetry-After: {value}\r\nContent-Length: 2\r\n\r\n{{}}"
@@ -449,7 +449,7 @@ async def test_token_that_is_always_rejected_is_retried_once(service: Service) -
 
 
 async def test_largest_response_is_returned_completely(service: Service) -> None:
-    """A response of exactly the limit is returned unchanged, compressed or not."""
+    """A response whose size equals the limit is returned unchanged, whether or not it is compressed."""
     zoomgate, raw = service
     body = b"ab" * (MAX_RESPONSE_BYTES // 2)
     async with grpc.aio.insecure_channel(

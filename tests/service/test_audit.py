@@ -100,7 +100,7 @@ async def test_returned_tokens_are_audited(zoomgate: Harness) -> None:
 
 
 async def test_only_returned_refresh_tokens_are_audited(zoomgate: Harness) -> None:
-    """The line contains the fingerprint of a refresh token only if the token was returned. A response without tokens has no line."""
+    """An audit line contains a refresh token's fingerprint only if the token was returned. Calls that return no token write no line."""
     await zoomgate.connect(OMAR)
     await zoomgate.call(zoomgate.auth.GetToken, get_token(OMAR), "narrow")
     line = await last_line(zoomgate, "token.returned")
@@ -115,7 +115,7 @@ async def test_only_returned_refresh_tokens_are_audited(zoomgate: Harness) -> No
 
 
 async def test_life_of_a_connection_is_audited(tmp_path: Path) -> None:
-    """Each step has a line with the principal, the user and the fingerprints."""
+    """Each step is recorded with the principal, the user and the fingerprints of the tokens."""
     async with running(tmp_path / "data", environ=UNLIMITED_REFRESHES) as zoomgate:
         await zoomgate.connect()
         created, started, stored = lines(zoomgate.data_dir)
@@ -154,7 +154,7 @@ async def test_life_of_a_connection_is_audited(tmp_path: Path) -> None:
 
 
 async def test_failed_consents_are_audited(zoomgate: Harness) -> None:
-    """A consent can be declined, completed in a different browser, or given by a different user, whose tokens are then relinked."""
+    """Cases: a consent that is declined, completed in a different browser, or given by a different user, whose tokens are then relinked."""
     authorization = await zoomgate.begin_authorization()
     async with browser() as session:
         await consent(session, authorization.authorization_url, MONICA, "deny")
@@ -188,7 +188,7 @@ async def test_failed_consents_are_audited(zoomgate: Harness) -> None:
 
 
 async def test_refresh_token_rejected_by_zoom_is_audited(zoomgate: Harness) -> None:
-    """The line contains the caller that sent the token."""
+    """The audit line contains the caller that sent the refresh token."""
     request = pb.RequestTokenRequest(user_email=OMAR, refresh_token="sim-rt-never-issued")
     await zoomgate.error_of(zoomgate.auth.RequestToken, request)
     line = await last_line(zoomgate, "authorization.rejected")
@@ -196,7 +196,7 @@ async def test_refresh_token_rejected_by_zoom_is_audited(zoomgate: Harness) -> N
 
 
 async def test_state_of_another_caller_is_audited(tmp_path: Path) -> None:
-    """The line contains the caller that sent the state, and the user of the consent."""
+    """The audit line contains the caller that sent the state, and the user for whom consent was requested."""
     page = {"ZOOMGATE_REDIRECT_URI": "http://127.0.0.1/done"}
     async with running(tmp_path / "data", environ=page) as zoomgate:
         state = (await zoomgate.begin_authorization(caller="blind")).state
@@ -209,7 +209,7 @@ async def test_state_of_another_caller_is_audited(tmp_path: Path) -> None:
 
 
 async def test_changed_email_address_is_audited(zoomgate: Harness) -> None:
-    """If a Zoom user consents under a new address, the line contains the disconnected previous address."""
+    """If a Zoom user consents under a new address, the audit line contains the previous address, which is disconnected."""
     await zoomgate.connect()
     users = zoomgate.simulator.zoom.users
     users["monika@example.com"] = replace(users[MONICA], email="monika@example.com")
@@ -222,7 +222,7 @@ async def test_changed_email_address_is_audited(zoomgate: Harness) -> None:
 async def test_changed_email_address_is_audited_once(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, failure: str
 ) -> None:
-    """Even if the first write of the tombstone fails, the line is written exactly once, after the previous address is disconnected."""
+    """Even if the first write of the tombstone fails, one audit line is written, after the previous address is disconnected."""
     await zoomgate.connect()
     users = zoomgate.simulator.zoom.users
     users["monika@example.com"] = replace(users[MONICA], email="monika@example.com")
@@ -279,7 +279,7 @@ async def test_superseded_consent_is_audited(zoomgate: Harness, monkeypatch: pyt
 async def test_consent_refreshed_before_its_write_is_confirmed_is_audited_as_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another call may use a connection before the storing process has received the store's confirmation."""
+    """A connection may be refreshed before the call that stores it has received the store's confirmation."""
     async with running(tmp_path / "data", environ=UNLIMITED_REFRESHES) as zoomgate:
         put, first = SqliteStore.put, True
 
@@ -302,7 +302,7 @@ async def test_consent_refreshed_before_its_write_is_confirmed_is_audited_as_sto
 
 
 async def test_rejected_calls_are_audited(zoomgate: Harness) -> None:
-    """The line contains the caller and its address. Cases: unknown or missing key, user or method not allowed, forbidden path."""
+    """The line contains the caller and its network address. Cases: unknown or missing key, user or method not allowed, forbidden path."""
     cases: list[tuple[Any, Any, str, str, str, str]] = [
         (zoomgate.auth.GetToken, get_token(), "unknown", "", "CALLER_UNAUTHENTICATED", ""),
         (zoomgate.auth.GetToken, get_token(), "", "", "CALLER_UNAUTHENTICATED", ""),
@@ -374,7 +374,10 @@ async def test_lines_have_common_fields_and_no_secrets(tmp_path: Path) -> None:
 
 
 async def test_rejections_are_rate_limited(tmp_path: Path) -> None:
-    """Of 200 calls with an unknown key, 30 have a line, and one line counts the others. Rejections of a different caller are unaffected."""
+    """For 200 calls with an unknown key, 30 lines are written, and one more line counts the remaining calls.
+
+    Rejected calls of a different caller are still recorded.
+    """
     async with running(tmp_path / "data") as zoomgate:
         floods = [zoomgate.error_of(zoomgate.auth.GetToken, get_token(), "unknown") for _ in range(200)]
         await asyncio.gather(*floods, zoomgate.error_of(zoomgate.auth.GetToken, get_token(), "narrow"))
@@ -423,7 +426,7 @@ async def test_full_disk_blocks_tokens_if_auditing_is_required(tmp_path: Path, r
 
 
 async def test_refreshed_token_is_stored_although_it_cannot_be_audited(tmp_path: Path) -> None:
-    """The token is not returned, but the new generation is stored."""
+    """The refreshed token is not returned, but its generation is stored."""
     async with running(
         tmp_path / "data", environ=UNLIMITED_REFRESHES | {"ZOOMGATE_AUDIT": "/dev/full"}
     ) as zoomgate:
@@ -508,4 +511,4 @@ async def test_documented_examples_match_the_written_lines(tmp_path: Path) -> No
         action
         for action in trail.ACTIONS
         if action.startswith(("token.", "authorization.", "connection.", "call.", "keys.created"))
-    } - {"connection.expired", "connection.pruned"}  # these events happen only after months
+    } - {"connection.expired", "connection.pruned"}  # these events occur only after months

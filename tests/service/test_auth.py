@@ -85,7 +85,7 @@ async def test_missing_connection_is_reported(zoomgate: Harness) -> None:
 
 
 async def test_expired_token_is_refreshed_once_for_concurrent_calls(zoomgate: Harness) -> None:
-    """The remaining lifetime of the token is shorter than requested."""
+    """The remaining lifetime of the cached token is shorter than requested."""
     async with running(
         zoomgate.data_dir / "short", simulator=SimulatorOptions(port=0, access_token_seconds=90)
     ) as short:
@@ -100,7 +100,7 @@ async def test_expired_token_is_refreshed_once_for_concurrent_calls(zoomgate: Ha
 
 
 async def test_refresh_continues_after_the_deadline_of_its_caller(zoomgate: Harness) -> None:
-    """The next call receives the result."""
+    """The next call receives the result of the refresh."""
     await zoomgate.connect()
     zoomgate.simulator.faults.add(Fault("token", "delay", seconds=0.7))
     with pytest.raises(grpc.aio.AioRpcError) as early:
@@ -125,7 +125,7 @@ async def test_forced_refreshes_are_limited_to_one_per_minute(zoomgate: Harness)
 
 
 async def test_refresh_token_other_than_the_stored_one_is_rejected(zoomgate: Harness) -> None:
-    """The error names the field, and no token is used."""
+    """The error names the field, and no refresh token is used."""
     await zoomgate.connect()
     refusal = await zoomgate.error_of(
         zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA, refresh_token="sim-rt-other")
@@ -163,7 +163,7 @@ async def test_token_endpoint_outage_retains_the_connection(zoomgate: Harness, k
 
 
 async def test_lost_response_requires_consent_if_zoom_rejects_the_previous_token(zoomgate: Harness) -> None:
-    """The cause is OUTCOME_LOST."""
+    """The connection requires consent with the cause OUTCOME_LOST."""
     await zoomgate.connect()
     zoomgate.simulator.faults.add(Fault("token", "cut_after"))
     refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
@@ -181,7 +181,7 @@ async def test_lost_response_is_recovered_if_zoom_accepts_the_previous_token(zoo
 
 
 async def test_rejected_client_secret_retains_the_connection(zoomgate: Harness) -> None:
-    """The call fails with INTERNAL."""
+    """The refresh call fails with INTERNAL."""
     await zoomgate.connect()
     right = zoomgate.simulator.zoom.options
     zoomgate.simulator.zoom.options = SimulatorOptions(port=0, client_secret="rotated-secret-value")
@@ -194,7 +194,7 @@ async def test_rejected_client_secret_retains_the_connection(zoomgate: Harness) 
 
 
 async def test_rate_limited_refresh_returns_a_retry_delay(zoomgate: Harness) -> None:
-    """The delay is at most one hour."""
+    """The retry delay is at most one hour."""
     await zoomgate.connect()
     zoomgate.simulator.faults.add(Fault("token", "rate_limit_daily"))
     refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
@@ -205,7 +205,7 @@ async def test_rate_limited_refresh_returns_a_retry_delay(zoomgate: Harness) -> 
 
 
 async def test_delete_disconnects_and_revokes_the_tokens(zoomgate: Harness) -> None:
-    """Repeating the call returns NOT_FOUND."""
+    """Repeating the DeleteConnection call returns NOT_FOUND."""
     await zoomgate.connect()
     request = pb.DeleteConnectionRequest(user_email=MONICA)
     tombstone = (await zoomgate.call(zoomgate.auth.DeleteConnection, request, "admin")).connection
@@ -223,7 +223,7 @@ async def test_delete_disconnects_and_revokes_the_tokens(zoomgate: Harness) -> N
 
 
 async def test_connections_are_listed_in_pages(zoomgate: Harness) -> None:
-    """Page tokens are bound to filter and caller; services can list only their own users."""
+    """Page tokens are bound to the filter and the caller; services can list only their own users."""
     for user in (MONICA, OMAR, BASIL):
         await zoomgate.connect(user)
     first = await zoomgate.call(
@@ -255,7 +255,7 @@ async def test_connections_are_listed_in_pages(zoomgate: Harness) -> None:
 async def test_validate_user_compares_the_member_with_the_user(
     zoomgate: Harness, caller: str, forwarded: str, user: str, valid: bool, reason: str
 ) -> None:
-    """The reasons are the same as in Velo's package."""
+    """The reasons in the response are the same as in the Velo package."""
     response = await zoomgate.call(
         zoomgate.auth.ValidateUser, pb.ValidateUserRequest(user_email=user), caller, forwarded
     )
@@ -441,7 +441,7 @@ async def test_all_invalid_fields_are_reported_together(zoomgate: Harness) -> No
 
 
 async def test_declined_consent_stores_nothing(zoomgate: Harness) -> None:
-    """The link cannot be used again."""
+    """The consent link cannot be used again."""
     started = await zoomgate.begin_authorization()
     async with browser() as session:
         page = await consent(session, started.authorization_url, MONICA, "decline")

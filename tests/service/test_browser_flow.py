@@ -133,7 +133,7 @@ async def test_zoom_outage_shows_a_retry_page(zoomgate: Harness) -> None:
 async def test_failed_user_lookup_distinguishes_outage_from_missing_scope(
     zoomgate: Harness, status: int, outcome: str
 ) -> None:
-    """Retrying helps after an outage, but not if the app lacks a scope; nothing is stored."""
+    """The user can retry after an outage, but not if the app lacks a scope; in both cases, nothing is stored."""
     started = await zoomgate.begin_authorization()
     zoomgate.simulator.faults.add(Fault("users_me", "status", status=status))
     async with browser() as session:
@@ -184,7 +184,7 @@ async def test_pages_contain_no_code_and_set_security_headers(zoomgate: Harness)
 
 
 async def test_browser_cookie_is_http_only_and_same_site(zoomgate: Harness) -> None:
-    """With HTTPS it is also Secure and has the __Host- prefix."""
+    """With HTTPS, the cookie is also Secure and its name has the __Host- prefix."""
     started = await zoomgate.begin_authorization()
     continue_url = started.authorization_url.replace("/oauth/start", "/oauth/continue")
     async with browser() as session, session.get(continue_url, allow_redirects=False) as page:
@@ -243,7 +243,7 @@ async def test_health_and_metrics_endpoints(zoomgate: Harness) -> None:
 
 
 async def test_start_page_names_the_user(zoomgate: Harness) -> None:
-    """The page consumes no state and sets no cookie."""
+    """The start page does not consume the state and sets no cookie."""
     started = await zoomgate.begin_authorization()
     for _ in range(2):
         async with browser() as session, session.get(started.authorization_url) as page:
@@ -254,7 +254,7 @@ async def test_start_page_names_the_user(zoomgate: Harness) -> None:
 
 
 async def test_result_page_shows_details_only_in_the_consenting_browser(zoomgate: Harness) -> None:
-    """The page contains the user and the granted rights; in a different browser, the page contains neither."""
+    """The result page shows the user and the granted permissions only in the browser that completed the consent."""
     started = await zoomgate.begin_authorization()
     async with browser() as own_browser, browser() as other:
         completed = await consent(own_browser, started.authorization_url, MONICA)
@@ -270,7 +270,7 @@ async def test_result_page_shows_details_only_in_the_consenting_browser(zoomgate
 
 
 async def test_failure_page_names_the_requested_user(zoomgate: Harness) -> None:
-    """The page does not name the user who consented, and lists no rights."""
+    """The failure page does not name the user who consented, and lists no permissions."""
     async with browser() as session:
         page = await consent(session, (await zoomgate.begin_authorization(MONICA)).authorization_url, OMAR)
         text = await page.text()

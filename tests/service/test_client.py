@@ -127,7 +127,7 @@ async def test_unreachable_service_raises_service_unavailable() -> None:
 
 
 async def test_no_safe_call_fails_while_a_server_stops(tmp_path: Path) -> None:
-    """One of two servers stops under load and cancels all calls. Every call that is safe to retry succeeds."""
+    """One of two servers stops under load and cancels all of its calls. Every call that is safe to retry succeeds."""
     async with Simulator(SimulatorOptions(port=0)) as zoom, AsyncExitStack() as servers:
         first = await servers.enter_async_context(serving(zoom, tmp_path, {"ZOOMGATE_DRAIN_SECONDS": "0"}))
         await first.connect()
@@ -148,7 +148,7 @@ async def test_no_safe_call_fails_while_a_server_stops(tmp_path: Path) -> None:
                 while completed < 100 and not any(task.done() for task in callers):
                     await asyncio.sleep(0)
                 zoom.faults.add(Fault("users_me", "delay", times=16, seconds=0.5))
-                # then all calls wait for Zoom, half of the calls on each server
+                # at this point, all calls wait for Zoom, half of them on each server
                 while zoom.zoom.counters["faults.delay"] < 16:
                     await asyncio.sleep(0)
                 await servers.aclose()
@@ -193,7 +193,7 @@ async def test_blocking_client_is_thread_safe(harness: Harness) -> None:
 
 
 def test_client_created_before_a_fork_is_rejected_in_the_child() -> None:
-    """The error message states how to fix the problem."""
+    """The error message states how to correct the program."""
     with Client("127.0.0.1:1") as client:
         read, write = os.pipe()
         child = os.fork()

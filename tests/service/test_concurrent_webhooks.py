@@ -20,7 +20,7 @@ from zoomgate_server.webhooks import receiver
 from zoomgate_server.zoom.oauth import OAuthClient
 
 STEPS = ((SqliteStore, "get"), (SqliteStore, "put"), (OAuthClient, "refresh"))
-"""The store and Zoom calls of a refresh."""
+"""The calls to the store and to Zoom that a refresh makes."""
 
 
 class Interruption:

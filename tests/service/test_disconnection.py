@@ -116,7 +116,7 @@ async def test_canceled_delete_is_audited_and_revoked(
 async def test_shutdown_revokes_the_tokens_of_a_canceled_delete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The revocation happens before the process exits, not after its next start."""
+    """The tokens are revoked before the process exits, not after its next start."""
     stored, confirm = delay_disconnect_confirmation(monkeypatch)
     drain = disconnection.Disconnector.drain
 
@@ -180,7 +180,7 @@ async def test_unconfirmed_disconnection_is_audited(
 
 
 async def test_alternate_pairs_are_revoked_and_erased(zoomgate: Harness) -> None:
-    """Any of the pairs may be valid."""
+    """Zoom may still accept any of the token pairs."""
     await zoomgate.connect()
     record = await read(zoomgate)
     assert record.tokens is not None

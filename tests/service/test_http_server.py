@@ -87,7 +87,7 @@ async def test_plain_http_through_the_proxy_is_rejected(harness: Harness) -> Non
 async def test_every_forwarded_scheme_must_be_https(
     harness: Harness, forwarded: tuple[str, ...], status: int
 ) -> None:
-    """Each proxy may add a value, and a value sent by the browser cannot override a proxy's value."""
+    """Each proxy may add a value to the header, and a value sent by the browser cannot override a value from a proxy."""
     headers = [("X-Forwarded-Proto", scheme) for scheme in forwarded]
     async with (
         aiohttp.ClientSession() as session,

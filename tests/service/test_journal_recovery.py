@@ -102,7 +102,7 @@ async def wait_for_metrics(zoomgate: Harness, **values: float) -> None:
 
 
 async def test_journaled_refresh_is_stored_after_restart(tmp_path: Path) -> None:
-    """Zoom had already rotated the stored token when the process was killed."""
+    """Zoom had already rotated the stored refresh token when the process was killed."""
     data_dir = tmp_path / "data"
     async with Simulator(SimulatorOptions(port=0)) as zoom:
         async with serving(zoom, data_dir) as zoomgate:
@@ -187,7 +187,7 @@ def _audit_events(trail: Path, action: str) -> list[dict[str, Any]]:
 
 
 async def test_journaled_pair_of_an_earlier_generation_is_stored_as_alternate_pair(tmp_path: Path) -> None:
-    """The user remains connected."""
+    """Recovery does not disconnect the user."""
     data_dir = tmp_path / "data"
     async with Simulator(SimulatorOptions(port=0)) as zoom:
         async with serving(zoom, data_dir) as zoomgate:
@@ -219,7 +219,7 @@ async def test_unreadable_entry_is_counted_and_preserved(tmp_path: Path) -> None
 
 
 async def test_refreshes_work_without_a_journal(tmp_path: Path) -> None:
-    """Each failed write is counted if the journal is not writable, for example on a full disk."""
+    """If the journal is not writable, for example because the disk is full, each failed write is counted."""
     data_dir = tmp_path / "data"
     data_dir.mkdir(mode=0o700)
     (data_dir / "journal").write_text("not a directory")

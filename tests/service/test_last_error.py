@@ -51,7 +51,7 @@ def change_secret(harness: Harness) -> None:
 async def test_last_error_is_set_by_a_failure_and_cleared_by_a_success(
     tmp_path: Path, failure: Callable[[Harness], None], reason: str
 ) -> None:
-    """None of these failures is specific to the user, and the connection remains active."""
+    """The tested failures are not specific to the user, so the connection remains active."""
     async with running(tmp_path / "data", environ=NO_REFRESH_INTERVAL) as zoomgate:
         await zoomgate.connect()
         options = zoomgate.simulator.zoom.options

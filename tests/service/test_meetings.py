@@ -78,7 +78,7 @@ async def test_local_start_time_uses_its_time_zone(zoomgate: Harness) -> None:
 
 
 async def test_additional_fields_are_sent_to_zoom_and_returned(zoomgate: Harness) -> None:
-    """Zoom fields that the API defines are rejected in `additional_fields`."""
+    """Fields that Zoomgate's API already defines are rejected in `additional_fields`."""
     await zoomgate.connect()
     request = create_request(additional_fields={"brand_new": {"x": 1}})
     meeting = (await zoomgate.call(zoomgate.meetings.CreateMeeting, request)).meeting
@@ -122,7 +122,7 @@ async def test_expired_access_token_is_refreshed_and_the_call_retried(zoomgate: 
 
 
 async def test_permanently_rejected_token_is_refreshed_once_per_minute(zoomgate: Harness) -> None:
-    """Calls do not cause a refresh each while Zoom rejects every token."""
+    """While Zoom rejects every access token, at most one call per minute causes a refresh."""
     await zoomgate.connect()
     zoomgate.simulator.zoom.authenticate = lambda _token: "Invalid access token."  # type: ignore[method-assign]
     target = pb.GetMeetingRequest(user_email=MONICA, meeting_id=1)

@@ -60,7 +60,7 @@ async def test_concurrent_calls_for_one_user_share_store_reads(tmp_path: Path) -
 
 
 async def test_age_of_pending_refresh_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The age increases until Zoom responds, and returns to 0 after the outcome is stored."""
+    """The metric increases until Zoom responds, and returns to 0 after the outcome of the refresh is stored."""
     response_released, real_refresh = asyncio.Event(), OAuthClient.refresh
 
     async def refresh(self: OAuthClient, refresh_token: str) -> TokenOutcome:

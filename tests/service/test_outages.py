@@ -34,7 +34,7 @@ async def refresh(zoomgate: Harness, user: str) -> int:
 
 
 async def check_connections_unchanged(zoomgate: Harness) -> None:
-    """Check that all users are connected, and that calls return the still valid token of each user's consent."""
+    """Check that all users are connected, and that calls return each user's access token from the consent, which is still valid."""
     for user in USERS:
         response = await zoomgate.call(zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=user))
         assert response.connection.state == Connection.STATE_ACTIVE
@@ -76,7 +76,7 @@ async def test_wrong_client_secret_opens_the_circuit_breaker_and_changes_no_conn
 
 
 async def test_daily_limit_of_zoom_stops_refreshes_for_at_most_15_minutes(tmp_path: Path) -> None:
-    """The second consecutive 429 response opens the circuit breaker for 15 minutes instead of a day."""
+    """The second consecutive 429 response opens the circuit breaker for at most 15 minutes, even though the daily limit lasts longer."""
     async with running(tmp_path / "data", simulator=OPTIONS) as zoomgate:
         await connect_all(zoomgate)
         zoomgate.simulator.faults.add(Fault("token", "rate_limit_daily", times=-1))
@@ -106,7 +106,7 @@ async def test_outage_causes_few_calls_and_changes_no_connection(tmp_path: Path,
 
 
 async def test_client_secret_is_changed_without_interruption(tmp_path: Path) -> None:
-    """If the new secret is configured before the old secret, calls succeed both before and after Zoom accepts the new secret."""
+    """If both secrets are configured, the new one first, calls succeed both before and after Zoom accepts the new secret."""
     old, new = OPTIONS.client_secret, "the-next-secret-of-the-app"
     monica = "monica@example.com"
     async with Simulator(OPTIONS) as zoom:

@@ -88,7 +88,7 @@ async def records(zoomgate: Harness, store: RecordStore, environ: dict[str, str]
 async def test_several_services_refresh_each_idle_grant_once(
     zoomgate: Harness, records: Records, environ: dict[str, str]
 ) -> None:
-    """Three services repeatedly find three idle grants. One record has no due date."""
+    """Three services poll the same three idle grants repeatedly. One of the records has no due date."""
     async with (
         serving(zoomgate.simulator, zoomgate.data_dir, environ) as second,
         serving(zoomgate.simulator, zoomgate.data_dir, environ) as third,

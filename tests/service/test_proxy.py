@@ -1,4 +1,4 @@
-"""Tests for the ProxyService RPCs. In some tests, a raw socket replaces Zoom and records the bytes sent."""
+"""Tests for the ProxyService RPCs. In some tests, a scripted server replaces Zoom's API and records the bytes that it receives."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ ME = b'{"id":"u-Monica-7Yc1","email":"monica@example.com","account_id":"a"}'
 
 @pytest.fixture
 async def upstream(tmp_path: Path) -> AsyncIterator[tuple[Harness, RawUpstream]]:
-    """Run a service with a connected user and a raw socket in place of Zoom's API."""
+    """Run a service with a connected user and a scripted server in place of Zoom's API."""
     async with raw_upstream() as raw, running(tmp_path / "data", zoom_api_url=raw.url) as zoomgate:
         raw.responses = [http_response("200 OK", ME), OK]
         await zoomgate.connect()
@@ -96,7 +96,7 @@ async def test_accepted_target_is_sent_byte_for_byte(
 
 
 async def test_all_violations_are_reported_together(upstream: tuple[Harness, RawUpstream]) -> None:
-    """Target, query, headers and body are all validated before the request is rejected."""
+    """The service validates target, query, headers and body before it rejects a request."""
     zoomgate, _ = upstream
     invalid = ParseDict(
         {
@@ -131,7 +131,7 @@ async def test_all_violations_are_reported_together(upstream: tuple[Harness, Raw
 
 
 async def test_paths_are_limited_by_caller_policy(zoomgate: Harness) -> None:
-    """The error does not depend on whether the user is connected."""
+    """The error for a forbidden path does not depend on whether the user is connected."""
     allowed = pb.GetRequest(user_email=OMAR, url="/users/me")
     other = pb.GetRequest(user_email=OMAR, url="/users/me/settings")
     assert (await zoomgate.error_of(zoomgate.proxy.Get, allowed, "narrow")).reason == "ZOOM_NOT_CONNECTED"
@@ -188,7 +188,7 @@ async def test_write_is_not_sent_again_if_the_connection_is_lost(
 async def test_malformed_http_response_is_an_error(
     upstream: tuple[Harness, RawUpstream], response: bytes
 ) -> None:
-    """The error contains no text of the HTTP library."""
+    """The error contains no message of the HTTP library."""
     zoomgate, raw = upstream
     raw.responses = [response, CUT]
     error = await zoomgate.error_of(zoomgate.proxy.Get, get_request("/users/me"), seconds=1.5)
@@ -199,7 +199,7 @@ async def test_malformed_http_response_is_an_error(
 async def test_response_that_exceeds_the_limit_when_decompressed_is_rejected(
     upstream: tuple[Harness, RawUpstream],
 ) -> None:
-    """The error states the limit."""
+    """The error states the maximum size."""
     zoomgate, raw = upstream
     bomb = gzip.compress(b"0" * (client.MAX_RESPONSE_BYTES + 1))
     raw.responses = [http_response("200 OK", bomb, "Content-Encoding: gzip"), CUT]

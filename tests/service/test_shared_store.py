@@ -1,4 +1,4 @@
-"""Tests for two services on one store (SQLite or MongoDB): neither service uses outdated tokens after a change by the other service."""
+"""Tests for two services on one store, SQLite or MongoDB. Neither uses outdated tokens after the other has changed a connection."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -89,9 +89,11 @@ async def test_disconnection_removes_the_token_from_the_cache_of_the_other_servi
 async def test_token_refreshed_before_a_disconnection_is_not_cached_afterwards(
     zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Deletion of the journal entry, the last step of a refresh, takes longer than the change feed reports a change."""
+    """The deletion of the journal entry, the last step of a refresh, takes longer than the change feed needs to report the change."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.01)
-    monkeypatch.setattr(change_feed, "OVERLAP_SECONDS", 0.0)  # so that a disconnection is reported only once
+    monkeypatch.setattr(
+        change_feed, "OVERLAP_SECONDS", 0.0
+    )  # ensures that a disconnection is reported only once
     monkeypatch.setattr(change_feed, "FULL_POLL_INTERVAL", 1e6)
     monkeypatch.setattr(access_tokens, "CHANGE_VISIBILITY_SECONDS", 0.0)
     await zoomgate.connect()
@@ -142,7 +144,7 @@ async def test_token_refreshed_by_the_other_service_is_read_instead_of_refreshed
 async def test_token_replaced_twice_during_a_call_does_not_require_consent(
     zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other service also replaces the token of the retried call; the caller receives REFRESH_IN_PROGRESS."""
+    """The other service refreshes again before the retried call, so the caller receives REFRESH_IN_PROGRESS."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 1e6)
     me = proxy.GetRequest(user_email=MONICA, url="/users/me")
     await zoomgate.connect()

@@ -209,7 +209,7 @@ async def test_refresh_of_an_entry_during_shutdown_is_not_lost(
 
 
 async def test_entry_with_tokens_of_a_different_user_is_revoked(tmp_path: Path) -> None:
-    """Neither user is connected."""
+    """Neither of the two users is connected."""
     async with stopped(tmp_path) as zoom:
         await write_journal(zoom, tmp_path, entry(issued(zoom, OMAR)))
         async with serving(zoom, tmp_path) as service:

@@ -149,7 +149,7 @@ async def test_watch_reports_the_life_of_a_connection(zoomgate: Harness) -> None
 async def test_change_during_a_slow_read_is_reported_as_updated(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection already reported is never reported as created again, regardless of how often it changes while the store is slow."""
+    """While the store is slow, a connection that has already been reported is never reported as created again."""
     await zoomgate.connect()
     async with watching(zoomgate) as watch:
         assert await watch.until_synced() == [("INITIAL", MONICA)]
@@ -186,12 +186,12 @@ async def test_change_during_a_slow_read_is_reported_as_updated(
 async def test_change_read_early_for_one_watch_is_sent_to_other_watches(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slow read for one change may return the next change. A watch started between both must also receive the next change."""
+    """A slow read for one change may already return the next change. A watch started between the two changes must receive the second."""
     await zoomgate.connect()
     async with watching(zoomgate) as first:
         await first.until_synced()
     async with watching(zoomgate, token=first.token) as slow:
-        await slow.until_synced()  # so the log already contains the consent
+        await slow.until_synced()  # the change log therefore already contains the consent
         read, changes = ConnectionRepository.read_readable, ConnectionRepository.changes
         reading, proceed, poll_allowed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -270,7 +270,7 @@ async def test_resume_in_a_process_started_later_misses_no_event(
 
 
 async def test_interrupted_snapshot_resumes_after_the_last_user(zoomgate: Harness) -> None:
-    """Changes to users before the position of the resume token are also reported."""
+    """Changes to users whom the interrupted snapshot had already reported are also reported."""
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
     async with watching(zoomgate) as watch:
@@ -286,7 +286,7 @@ async def test_interrupted_snapshot_resumes_after_the_last_user(zoomgate: Harnes
 async def test_changes_trimmed_from_the_log_are_read_from_the_store(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An old token is served from the store in pages, and the watch then continues with live changes."""
+    """A watch resumed with an old token reads the missed changes from the store in pages, and then continues with live changes."""
     monkeypatch.setattr(watchers, "CHANGES_PAGE", 1)
     async with watching(zoomgate) as watch:
         await watch.until_synced()
@@ -301,7 +301,7 @@ async def test_changes_trimmed_from_the_log_are_read_from_the_store(
 
 
 async def test_resume_token_is_bound_to_caller_and_users(zoomgate: Harness) -> None:
-    """A token is rejected for a different caller, for different users, or if the token was modified."""
+    """A resume token is rejected if it was modified, or is used by a different caller or for different users."""
     async with watching(zoomgate, [MONICA], caller="service") as watch:
         await watch.until_synced()
         token = watch.token
@@ -320,7 +320,7 @@ async def test_resume_token_is_bound_to_caller_and_users(zoomgate: Harness) -> N
 async def test_token_outside_the_retention_time_is_rejected(
     zoomgate: Harness, days: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A token older than the retention of tombstones, or from the future, is rejected with OUT_OF_RANGE and a remedy."""
+    """A resume token older than the retention period of tombstones, or from the future, is rejected with OUT_OF_RANGE and a remedy."""
     async with watching(zoomgate) as watch:
         await watch.until_synced()
         token = watch.token
@@ -395,7 +395,7 @@ async def test_watch_is_limited_to_the_users_of_the_caller(zoomgate: Harness) ->
 async def test_watches_above_the_limit_are_rejected(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new watch is accepted after one of the watches has ended."""
+    """A new watch is accepted once one of the existing watches has ended."""
     monkeypatch.setattr(watchers, "MAX_WATCHES", 1)
     request = pb.WatchConnectionsRequest()
     async with watching(zoomgate) as watch:
@@ -454,7 +454,7 @@ async def test_watch_ends_when_the_caller_loses_access(
     names: list[str],
     reason: str,
 ) -> None:
-    """Access is checked before every event, so that the event after the policy change is not sent."""
+    """Access is checked before every event, so no event is sent after the policy change."""
     await zoomgate.connect(OMAR)
     async with watching(zoomgate, names, caller="omars") as watch:
         assert await watch.until_synced() == [("INITIAL", OMAR)]
@@ -528,7 +528,7 @@ async def test_new_watch_fails_if_the_store_is_unavailable(
 async def test_resumed_watch_fails_if_the_store_is_unavailable(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same token is valid once the store is available again."""
+    """The same resume token is accepted once the store is available again."""
     async with watching(zoomgate) as watch:
         await watch.until_synced()
         token = watch.token

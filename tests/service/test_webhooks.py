@@ -172,7 +172,7 @@ async def test_event_older_than_the_consent_is_ignored(stored: Harness, event: s
 async def test_milliseconds_may_be_string_or_number(
     zoomgate: Harness, kind: Callable[[int], str | float]
 ) -> None:
-    """Zoom sends some times as strings. Both forms are compared with the time of the consent."""
+    """Zoom sends some timestamps as strings. Both forms are compared with the time of the consent."""
     await zoomgate.connect()
     before = kind(int((time.time() - HOUR) * 1000))
     event = app_deauthorized(MONICA, deauthorization_time=None, event_ts=before)
@@ -185,7 +185,7 @@ async def test_milliseconds_may_be_string_or_number(
 
 
 async def test_event_for_a_user_without_a_connection_is_accepted(zoomgate: Harness) -> None:
-    """The user may be unknown or already disconnected."""
+    """Cases: the user is unknown, or is already disconnected."""
     await zoomgate.connect()
     await zoomgate.call(zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=MONICA))
     for event in (
@@ -381,7 +381,7 @@ async def test_validation_response_proves_the_secret(zoomgate: Harness) -> None:
 
 
 async def test_validation_cannot_be_used_to_forge_signatures(zoomgate: Harness) -> None:
-    """The challenge must be signed itself, and its token must not be the signed message of an event."""
+    """The validation request itself must be signed, and its token must not have the format of an event's signed message."""
     now = time.time()
     event = json.dumps(app_deauthorized(MONICA))
     assert (await send(zoomgate.http_url, challenge("abc"), secret="another"))[0] == 401
@@ -394,7 +394,7 @@ async def test_validation_cannot_be_used_to_forge_signatures(zoomgate: Harness) 
 
 
 async def test_secret_can_be_rotated_without_rejecting_events(tmp_path: Path) -> None:
-    """With two secrets, events signed with either are accepted, and the response to a challenge uses the secret of the challenge."""
+    """With two secrets, events signed with either are accepted. The response to a challenge uses the secret that signed it."""
     both = {"ZOOMGATE_WEBHOOK_SECRET": f"new-hunter2@ {SECRET}"}
     async with running(tmp_path / "data", environ=both) as zoomgate:
         for secret in ("new-hunter2@", SECRET):
@@ -503,7 +503,7 @@ async def test_event_with_an_invalid_time_uses_the_time_of_its_signature(
 
 
 async def test_old_and_future_events_are_rejected(zoomgate: Harness) -> None:
-    """An event is accepted for two hours, which limits replay attacks."""
+    """Events are accepted for two hours after their timestamp, which limits replay attacks."""
     await zoomgate.connect()
     now = time.time()
     for at in (now - 2 * HOUR - 10, now + 310, 0):
@@ -541,7 +541,7 @@ async def open_request(
 
 
 async def test_oversized_body_is_not_read(zoomgate: Harness) -> None:
-    """A body is rejected by its Content-Length, or after 64 KiB if it is chunked, and the connection is closed."""
+    """An oversized body is rejected based on its Content-Length, or after 64 KiB if it is chunked, and the connection is closed."""
     reader, writer = await open_request(zoomgate, b"Content-Length: 1073741824\r\n")
     assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
     writer.close()
@@ -575,7 +575,7 @@ async def test_compressed_bodies_are_not_decompressed(zoomgate: Harness, encodin
 
 
 async def test_unexpected_error_makes_zoom_retry(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The response status is 500, so that Zoom retries, and not a redirect to an error page."""
+    """The response has status 500 instead of a redirect to an error page, so that Zoom retries."""
 
     async def fails(*_: Any) -> None:
         raise RuntimeError("injected")
@@ -594,7 +594,7 @@ async def test_slow_body_times_out(zoomgate: Harness, monkeypatch: pytest.Monkey
     monkeypatch.setattr(webhook_endpoint, "READ_SECONDS", 0.05)
     reader, writer = await open_request(zoomgate, b"Content-Length: 500\r\n", b"{")
     assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
-    await reader.read()  # until the server closes the connection
+    await reader.read()  # read until the server closes the connection
     writer.close()
     assert await outcomes(zoomgate) == {"rejected_timeout": 1}
 
@@ -647,7 +647,7 @@ async def test_rejections_are_counted_but_rate_limited_in_logs(zoomgate: Harness
 
 
 async def test_webhooks_are_disabled_without_a_secret(tmp_path: Path, lines: LogLines) -> None:
-    """The path returns 404, and the log contains the setting that enables webhooks."""
+    """The webhook path returns 404, and the log names the setting that enables webhooks."""
     async with running(tmp_path / "data") as zoomgate:
         assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 404
         assert (await send(zoomgate.http_url, app_deauthorized(MONICA), secret=""))[0] == 404

@@ -145,7 +145,7 @@ class Workspace:
         return path
 
     def run(self, *arguments: str, code: int = 0, module: str = "zoomgate_server") -> "CommandOutput":
-        """Run `zoomgate` or a module that starts it; assert the exit code, and the absence of tokens and tracebacks in the output."""
+        """Run `zoomgate` or a module that starts it; assert its exit code and that its output contains no tokens or tracebacks."""
         process = subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=self.folder,

@@ -150,7 +150,7 @@ def test_invalid_record_does_not_affect_other_records(name: str, velo: Read) -> 
 
 
 def test_quoted_field_may_contain_line_endings(velo: Read) -> None:
-    """The line numbers of the following rows are correct."""
+    """The reported line numbers of the following rows are correct."""
     note = ExportedUser("p9@example.com", "access-9", "refresh-9").velo | {"_id": 'a "quoted"\nnote,\n'}
     fields = ",".join(f'"{str(value).replace(chr(34), chr(34) * 2)}"' for value in note.values())
     good, errors = velo(HEADER + fields + "\r\n" + "x,y\r\n" + RECORDS[0])
@@ -223,7 +223,7 @@ def test_nango_connection_without_the_address_field(nango: Read) -> None:
 
 
 def test_nango_connection_without_credentials(nango: Read) -> None:
-    """Nango's list of connections omits credentials; the error explains how to get them."""
+    """Nango's list of connections omits credentials; the error explains how to export them."""
     listed = USERS[0].nango
     del listed["credentials"]
     good, errors = nango(json.dumps({"connections": [listed, USERS[1].nango]}))
@@ -291,7 +291,7 @@ def test_times_are_parsed(value: object, seconds: float) -> None:
 
 
 def test_invalid_times_are_counted(tmp_path: Path) -> None:
-    """A spreadsheet may have reformatted the times. Missing times are not counted."""
+    """A spreadsheet may have reformatted the times. Missing times are not counted as invalid."""
     path = tmp_path / "export"
     counts = []
     for make, rows in (

@@ -115,7 +115,7 @@ def test_all_formats_are_imported(workspace: Workspace, zoom: RunningSimulator) 
 
 
 def test_tokens_of_a_different_user_are_rejected(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """Valid access tokens are left unused; exchanged tokens are revoked, since no other system has them."""
+    """Rows with a valid access token are rejected without a refresh; newly issued tokens are revoked, since no other system has them."""
     valid, old = exported_user(zoom, FIRST, expired=False), exported_user(zoom, SECOND)
     rows = [replace(valid, email="a@example.com"), replace(old, email="b@example.com")]
     workspace.write("ZoomUsers.csv", as_csv(rows))
@@ -133,7 +133,7 @@ def test_tokens_of_a_different_user_are_rejected(workspace: Workspace, zoom: Run
 
 
 def test_slow_revocation_does_not_block_the_import(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """The result does not claim that the tokens have been revoked."""
+    """The result does not state that the tokens have been revoked."""
     workspace.write("ZoomUsers.csv", as_csv([replace(exported_user(zoom, FIRST), email=SECOND)]))
     zoom.add_fault("revoke", "delay", times=-1, seconds=60.0)
     output = workspace.run("import", "velo-users", "ZoomUsers.csv", code=1, module=HURRIED)
@@ -145,7 +145,7 @@ def test_slow_revocation_does_not_block_the_import(workspace: Workspace, zoom: R
 
 
 def test_rejected_refresh_tokens_require_consent(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """The refresh tokens are used after the export or belong to a different app; other rows are not affected."""
+    """Cases: refresh tokens that were used after the export, or that belong to a different app. Other rows are not affected."""
     used = exported_user(zoom, FIRST)
     exported_user(zoom, FIRST)
     foreign = replace(used, email=SECOND, refresh="sim-rt-of-another-app", access="")
@@ -162,7 +162,7 @@ def test_rejected_refresh_tokens_require_consent(workspace: Workspace, zoom: Run
 async def test_connected_and_disconnected_users_are_skipped(
     workspace: Workspace, zoom: RunningSimulator
 ) -> None:
-    """The option --replace imports the rows that are newer than the connection."""
+    """The option --replace imports rows that are newer than the existing connection."""
     before = [exported_user(zoom, user) for user in (FIRST, SECOND)]
     workspace.write("ZoomUsers.csv", as_csv(before))
     velo(workspace)
@@ -191,7 +191,7 @@ async def test_connected_and_disconnected_users_are_skipped(
 async def test_stored_tokens_that_zoom_has_since_rejected_require_consent(
     workspace: Workspace, zoom: RunningSimulator
 ) -> None:
-    """A refresh token of a different app is stored with a valid access token and rejected by the first refresh."""
+    """A refresh token of a different app is stored if the access token is valid. Zoom rejects it at the first refresh."""
     foreign = replace(exported_user(zoom, FIRST, expired=False), refresh="sim-rt-of-another-app")
     workspace.write("ZoomUsers.csv", as_csv([foreign]))
     assert velo(workspace)["stored"] == 1
@@ -274,7 +274,7 @@ def test_zoom_outage_stops_the_import(endpoint: str, workspace: Workspace, zoom:
 
 
 def test_lost_token_response_is_reported(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """The refresh token has been used, so the user must consent; other users are not affected."""
+    """The refresh token cannot be used again, so the user must consent; other users are not affected."""
     users = [exported_user(zoom, user.email) for user in USERS[:2]]
     workspace.write("ZoomUsers.csv", as_csv(users))
     zoom.add_fault("token", "cut_after")
@@ -370,7 +370,7 @@ def test_results_must_not_overwrite_the_export(workspace: Workspace, zoom: Runni
 
 @pytest.mark.parametrize("name", ["/dev/full", "/dev/zero", "pipe", "missing/results", "r" * 300])
 def test_unusable_results_path_is_rejected(name: str, workspace: Workspace, zoom: RunningSimulator) -> None:
-    """Nothing is sent to Zoom."""
+    """The import sends nothing to Zoom."""
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
     os.mkfifo(workspace.folder / "pipe")
     output = workspace.run("import", "velo-users", "ZoomUsers.csv", "--results", name, code=2)
@@ -410,7 +410,7 @@ def test_rate_must_be_a_number(workspace: Workspace, zoom: RunningSimulator) -> 
 def test_root_cannot_import_into_the_data_directory_of_a_different_user(
     workspace: Workspace, zoom: RunningSimulator
 ) -> None:
-    """The service could not open files that root creates."""
+    """The service, which runs as a different user, could not open files created by root."""
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
     (workspace.folder / "data").mkdir(mode=0o700)
     os.chown(workspace.folder / "data", 65534, 65534)
@@ -449,7 +449,7 @@ async def test_import_retries_while_journal_and_store_are_unavailable(
 ) -> None:
     """The issued tokens exist only in the memory of the import until the store is available again."""
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
-    zoom.add_fault("token", "delay", seconds=20.0)  # until the journal and the store are unavailable
+    zoom.add_fault("token", "delay", seconds=20.0)  # wait until the journal and the store are unavailable
     running = asyncio.create_task(asyncio.to_thread(velo, workspace, module=HURRIED))
     while not zoom.counters().get("faults.delay") and not running.done():
         await asyncio.sleep(0.02)
@@ -504,7 +504,7 @@ def test_export_readable_by_others_causes_a_warning(workspace: Workspace, zoom: 
 
 
 def test_results_contain_no_tokens(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """Tokens in the address column are not written either."""
+    """The results also omit tokens that are in the address column by mistake."""
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
     velo(workspace, "--user-column", "refresh_token", code=1)
     assert not TOKEN.search((workspace.folder / "ZoomUsers.csv.results.jsonl").read_text())

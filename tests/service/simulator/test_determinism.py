@@ -175,7 +175,7 @@ async def test_invalid_and_past_times_are_rejected(client: Client, body: dict[st
     ],
 )
 def test_invalid_option_exits_with_code_2(options: tuple[str, ...], message: str) -> None:
-    """The error is one line and contains a correction."""
+    """The error consists of one line and states how to correct the option."""
     result = subprocess.run(
         [sys.executable, "-m", "zoom_simulator", *options], capture_output=True, text=True, check=False
     )

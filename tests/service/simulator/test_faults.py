@@ -38,7 +38,7 @@ async def test_invalid_fault_is_rejected(client: Client, fault: dict[str, Any], 
 
 
 async def test_clearing_faults_releases_delayed_requests(client: Client) -> None:
-    """The overview page shows that the delay ended early."""
+    """The overview page shows that a delay was ended early."""
     await client.consent()
     await client.sim("fault", endpoint="users_me", kind="delay", seconds=600)
     delayed = asyncio.create_task(client.api("GET", "/users/me"))
@@ -103,7 +103,7 @@ async def test_unused_codes_are_deleted_after_expiry(client: Client, clock: Cloc
 
 
 async def test_renamed_user_retains_id_tokens_and_meetings(client: Client) -> None:
-    """The next consent still revokes the previous grant."""
+    """The renamed user's next consent still revokes the previous grant."""
     issued = await client.consent()
     _, before = await client.api("GET", "/users/me")
     _, meeting = await client.api("POST", "/users/me/meetings", topic="Harbour")

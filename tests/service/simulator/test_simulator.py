@@ -46,7 +46,7 @@ async def test_unused_refresh_token_expires_after_90_days(client: Client, clock:
 
 
 async def test_new_consent_revokes_previous_tokens(client: Client) -> None:
-    """The refresh token is rejected with code 4741."""
+    """The refresh token of the previous grant is rejected with code 4741."""
     first = await client.consent()
     old = client.access
     await client.consent()
@@ -94,7 +94,7 @@ async def test_access_token_expires_after_an_hour(client: Client, clock: Clock) 
 
 
 async def test_meeting_lifecycle(client: Client) -> None:
-    """Create, read, update, list, end, delete and recover."""
+    """Cases: create, read, update, list, end, delete and recover a meeting."""
     await client.consent()
     status, meeting = await client.api("POST", "/users/me/meetings", topic="T", type=2, duration=30)
     assert status == 201

@@ -101,7 +101,7 @@ async def client(clock: Clock, app: App) -> AsyncIterator[Client]:
 
 
 async def responses(client: Client, count: int, event: str = "") -> list[str]:
-    """Wait for a number of responses to the latest event, optionally of a name, and return the responses."""
+    """Wait for a number of responses to the latest event, optionally with a given event name, and return the responses."""
     while True:
         async with client.session.get(f"{client.simulator.url}/_sim/webhooks") as page:
             result = [row for row in await page.json() if event in ("", row["event"])]
@@ -114,7 +114,7 @@ async def responses(client: Client, count: int, event: str = "") -> list[str]:
 async def test_app_removal_revokes_the_grant_and_sends_a_signed_event(
     client: Client, app: App, clock: Clock
 ) -> None:
-    """The timestamps come from the underlying clock."""
+    """The event's timestamps ignore advances of the simulator's clock."""
     clock.now += 7.25
     client.simulator.zoom.wall.advance(9 * MINUTE)
     response = await client.sim("event", event="app_deauthorized", user=MONICA)
@@ -160,7 +160,9 @@ async def test_server_errors_are_retried_with_zooms_delays(
     assert await responses(client, 1) == [f"{status}, not accepted"]
     for count, minutes in enumerate((5, 20, 60), 2):
         clock.now += minutes * MINUTE - 1
-        await client.sim("event", event="endpoint.url_validation")  # proves that the other event was not due
+        await client.sim(
+            "event", event="endpoint.url_validation"
+        )  # shows that the first event was not yet due
         await responses(client, 1)
         assert sum(b"deauthorized" in body for _, body in app.events) == count - 1
         client.simulator.zoom.wall.advance(1.0)
@@ -206,7 +208,7 @@ async def test_unreachable_app_is_retried(client: Client, app: App) -> None:
 
 
 async def test_url_validation_checks_the_response(client: Client, app: App) -> None:
-    """The challenge is signed, and a response with the wrong secret is not accepted."""
+    """The challenge is signed, and a response computed with the wrong secret is not accepted."""
     await client.sim("event", event="endpoint.url_validation")
     assert await responses(client, 1) == ["200, validated"]
     assert re.fullmatch(r"[\w-]{10,100}", app.event()["payload"]["plainToken"])
@@ -223,7 +225,9 @@ async def test_button_on_the_page_triggers_an_event(client: Client, app: App) ->
     page_url = f"{client.simulator.url}/_sim/"
     async with client.session.get(page_url) as response:
         page = await response.text()
-    assert page.count("Remove the app") == 2  # text and label of the only connected user
+    assert (
+        page.count("Remove the app") == 2
+    )  # in the text and the aria-label of one button; only one user is connected
     form = {"user": MONICA, "event": "app_deauthorized"}
     for site in ("cross-site", "same-site", "none"):
         async with client.session.post(
