@@ -21,7 +21,7 @@ class ConnectionVersion(NamedTuple):
     def precedes(self, other: "ConnectionVersion") -> bool:
         """Return whether this version is older than `other`.
 
-        A later consent is never older, even if its generation is lower after a store rollback.
+        A version with a later consent is never older, even if its generation is lower because of a store rollback.
         """
         return self.generation < other.generation and (
             self.grant == other.grant or self.consent_time <= other.consent_time

@@ -25,8 +25,10 @@ Rejections continue until an operator corrects the client secret.
 """
 
 MAX_THROTTLED, MAX_THROTTLED_PAUSE_SECONDS = 2, 900.0
-"""Number of consecutive 429 responses that open the breaker, and the maximum duration of the pause, which
-is otherwise as long as Zoom requests. A single 429 response may concern one user only."""
+"""Number of consecutive 429 responses that open the breaker, and the maximum duration of the pause.
+
+Up to this maximum, the pause is as long as Zoom requests. A single 429 response may concern one user only.
+"""
 
 MAX_UNREACHABLE, UNREACHABLE_PAUSE_SECONDS = 5, 10.0
 """Number of consecutive failed requests or lost responses that open the breaker, and the duration of the pause."""

@@ -208,7 +208,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class RateLimited:
-    """The verdict that the user has reached the limit of refreshes per hour. Retry in `retry_after` seconds."""
+    """The verdict that the user has reached the limit on refreshes per hour. Retry in `retry_after` seconds."""
 
     retry_after: float
 
@@ -393,7 +393,7 @@ def _not_refreshable(request: RefreshRequest, record: ConnectionRecord, now: flo
         for time in record.recent_refresh_times
         if now - RATE_LIMIT_WINDOW_SECONDS < time <= now + LEASE_SECONDS
     ]
-    # After a store rollback the caller has not seen the record's token, so the limit of forced refreshes does not apply.
+    # After a store rollback the caller has not seen the record's token, so the limit on forced refreshes does not apply.
     rolled_back = record.generation < request.seen_generation
     if request.forced and not rolled_back and refreshes and now - refreshes[-1] < request.forced_interval:
         return TokenAvailable(record, refreshed=False)
@@ -414,7 +414,7 @@ def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect
         return
     error = LastError(
         reason=_RATE_LIMIT_REASON,
-        message="The user's limit of token refreshes per hour was reached",
+        message="The limit on token refreshes per user and hour was reached",
         time=now,
     )
     try:
@@ -441,7 +441,7 @@ def _without_attempt(
     """Return the record without the lease and the pending attempt of an epoch.
 
     If Zoom's response was lost, the attempt stays in the record, with its start time moved back by the grace period. The attempt then no
-    longer prevents a rejection from being accepted, but still explains the rejection.
+    longer prevents a rejection from being accepted, but still explains a later rejection.
     """
     lease = record.lease
     pending = tuple(attempt for attempt in record.pending_attempts if attempt.epoch != epoch)

@@ -134,7 +134,7 @@ class Refresher:
             NotConnected: The user has no connection.
             ReauthRequired: The user has to consent again.
             RefreshInProgress: The deadline passed or another process holds the lease; a running attempt continues.
-            ServerOverloaded: The user's limit of refreshes is reached.
+            ServerOverloaded: The limit on refreshes of this user's token is reached.
             StoreUnavailable: The store failed. Tokens that Zoom has issued are retained and stored once the store is available again.
             ZoomUnavailable: Zoom could not be reached; the stored token is unchanged.
             ZoomRateLimited: Zoom is rate limiting token requests.
@@ -446,7 +446,7 @@ def _interpret(verdict: refresh_protocol.Verdict) -> tuple[str, ConnectionRecord
             return "lease_held", _in_progress(retry_after)
         case refresh_protocol.RateLimited(retry_after):
             return "rate_limited", ServerOverloaded(
-                "The user's limit of token refreshes per hour is reached; retry later",
+                "The limit on token refreshes per user and hour is reached; retry later",
                 metadata={"limit": "refreshes_per_hour"},
                 retry_after=retry_after,
             )
