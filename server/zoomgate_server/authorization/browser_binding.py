@@ -20,12 +20,12 @@ def challenge_of(verifier: str) -> str:
 
 
 def is_bound(key: bytes, name: str, cookie: str, binding: str) -> bool:
-    """Return whether a state or view belongs to the browser with this cookie. The binding is untrusted text."""
+    """Return whether `binding` ties a state or view to the browser with this cookie. `binding` may be any untrusted text."""
     expected = binding_of(key, name, cookie)
     return bool(cookie) and hmac.compare_digest(expected.encode(), binding.encode("utf-8", "replace"))
 
 
 def binding_of(key: bytes, ticket: str, cookie: str) -> str:
-    """Return the binding of a ticket to a browser's cookie, which prevents other browsers from using the ticket's state."""
+    """Return a value that binds a ticket to a browser's cookie, so that no other browser can use the ticket."""
     digest = hmac.digest(key, f"{len(ticket)}:{ticket}{cookie}".encode(), "sha256")
     return urlsafe_b64encode(digest).rstrip(b"=").decode()

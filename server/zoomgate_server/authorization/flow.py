@@ -79,7 +79,7 @@ class BrowserStart:
 
 @dataclass(frozen=True, slots=True)
 class BrowserResult:
-    """The outcome of a consent in a browser, and the next page.
+    """The outcome of a consent in a browser, and the page to show next.
 
     Attributes:
         location: The configured return URL with a ticket, or None for the service's own result page.
@@ -94,7 +94,7 @@ class BrowserResult:
 
 @dataclass(frozen=True, slots=True)
 class BrowserView:
-    """The details of a consent that its browser may display.
+    """The details of a consent that may be displayed in the user's browser.
 
     Attributes:
         user_email: The user to connect.
@@ -111,8 +111,8 @@ class Authorizations:
     Args:
         redirect_uri: The redirect URI registered with Zoom. The path `/oauth/callback` identifies the service's own callback.
         return_to: URLs to which the browser may be redirected after the consent, by name.
-        max_pending_per_user: Limit of pending authorizations per user in this process.
-        max_pending_per_caller: Limit of pending authorizations per caller in this process.
+        max_pending_per_user: Maximum number of pending authorizations per user in this process.
+        max_pending_per_caller: Maximum number of pending authorizations per caller in this process.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Authorizations:
         return StartedAuthorization(url, state, now + STATE_SECONDS)
 
     async def peek_user(self, ticket: str) -> str:
-        """Return the user of a link without consuming the link, so that link previews do not invalidate the link.
+        """Return the user for whom a link was created. The link is not consumed, so link previews do not invalidate it.
 
         Raises:
             InvalidState: The ticket is unknown, used or expired.
@@ -343,7 +343,7 @@ class Authorizations:
         )
 
     async def drain(self, seconds: float) -> bool:
-        """Wait at most `seconds` until all issued tokens are stored. Return True if all of them were stored."""
+        """Wait at most `seconds` for all issued tokens to be stored. Return whether all of them were stored."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=seconds)
         return all(task.done() for task in self._tasks)  # a finished task may still be in the set
@@ -371,7 +371,7 @@ class Authorizations:
     async def _find_for_browser(self, state: str) -> tuple[PendingAuthorization, bytes]:
         """Return an authorization that a browser may complete, and the key of the browser binding.
 
-        For an already used link, the error has the cause USED. Callers do not receive this cause.
+        If the link was already used, the InvalidState error has the cause USED. Errors of RPC calls do not include this cause.
         """
         pending = await self._read(state)
         if pending is not None and pending.kind == "used":
@@ -421,7 +421,7 @@ class Authorizations:
         started = self._connections.now()
         outcome = await self._oauth.exchange_code(code, code_verifier=verifier or None)
         if isinstance(outcome, Rejected):
-            if call is None:  # a call has its own audit event
+            if call is None:  # for a call, the RPC service writes the audit event
                 self._audit(AuditEvent.without_call("authorization.rejected", "CODE_REFUSED", user_email))
             raise CodeRefused(
                 "Zoom rejected the authorization code (used, older than 5 minutes, or for a different app); start a new authorization",
@@ -465,7 +465,7 @@ class Authorizations:
         )
 
     async def _save_result_view(self, pending: PendingAuthorization, cookie: str) -> str:
-        """Store the user of this result for 10 minutes. If the store fails, the result page omits the user's details."""
+        """Store the details for the result page for 10 minutes. If the store fails, the page is shown without these details."""
         if pending.browser_key is None:
             return ""
         name = secrets.token_urlsafe(32)
@@ -486,7 +486,7 @@ class Authorizations:
         return f"{name}.{binding_of(pending.browser_key, name, cookie)}"
 
     async def _return_redirect(self, pending: PendingAuthorization) -> str | None:
-        """Return the return URL with a new ticket, or None if there is no return URL."""
+        """Return the requested return URL with a new ticket, or None if no return URL was requested."""
         return_url = self._return_to.get(pending.return_to)
         if return_url is None:
             return None
@@ -509,7 +509,7 @@ class Authorizations:
         return f"{return_url}{separator}{urlencode({'ticket': ticket})}"
 
     async def _run_shielded(self, coroutine: Coroutine[Any, Any, ConnectionRecord]) -> ConnectionRecord:
-        """Run a coroutine to completion even if the call is canceled: a code or refresh token can be used only once."""
+        """Run a coroutine to completion even if the call is canceled, because a code or refresh token can be used only once."""
         task = asyncio.get_running_loop().create_task(coroutine, context=contextvars.copy_context())
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
@@ -522,7 +522,7 @@ class Authorizations:
 
 
 def _owner(call: Call) -> str | None:
-    """Return the identity of the member that the caller acts for, or None. This member owns the new connection."""
+    """Return the identity of the member on whose behalf the caller acts, or None. This member will own the new connection."""
     member = call.principal.member
     return None if member is None else member.identity
 

@@ -1,4 +1,4 @@
-"""Pending authorizations, tickets and result views as stored, and their codec."""
+"""Pending authorizations, tickets and result views, and their stored form."""
 
 import hashlib
 from base64 import b64decode, b64encode

@@ -41,7 +41,7 @@ class AuthorizationRepository:
         return pending if now < pending.expire_at else None
 
     async def consume(self, state: str, pending: PendingAuthorization) -> bool:
-        """Mark an entry as used, and return True only for the first caller. Until it expires, the entry is retained with kind `used`."""
+        """Mark an entry as used, and return True only for the first caller. The used entry is retained until it expires."""
         key = self._key(state)
         used = replace(pending, kind="used", code_verifier="", options=b"{}", browser_key=None)
         record = pending_authorization.encode(self._envelope, key.subject, used)

@@ -41,14 +41,14 @@ RESPONSE_MARGIN = 0.2
 CLOCK_SKEW_TOLERANCE = 60.0
 """Tolerated deviation in seconds between two readings of the store's clock.
 
-A token with an issue time further in the future shows that the clock was set back.
+If a token's issue time is further in the future than this, the store's clock was set back after the token was issued.
 """
 
 CHANGE_VISIBILITY_SECONDS = 5.0
-"""Maximum age in seconds of a record that is cached without a second read. The next poll of the change feed covers later changes."""
+"""Maximum age in seconds of a record that is cached without a second read. The next poll of the change feed reports any later change."""
 
 MAX_ROLLED_BACK = 10_000
-"""Maximum number of users for whom a logged store rollback is remembered."""
+"""Maximum number of users for whom a store rollback is recorded as already logged."""
 
 _KEEP_CURRENT_TOKEN_ON = (
     AppCredentialsRejected,
@@ -77,7 +77,7 @@ class AccessToken(NamedTuple):
 
 
 def work_deadline(call: Call) -> float:
-    """Return the reading of the monotonic clock by which work for this call must be finished."""
+    """Return the time, on the monotonic clock, by which the work for this call must be finished."""
     return call.deadline - RESPONSE_MARGIN
 
 
@@ -165,7 +165,7 @@ class AccessTokens:
         return await self._token(call, user_email, 0.0, preferred_validity=REFRESH_BEFORE_SECONDS)
 
     async def after_rejection(self, call: Call, user_email: str, rejected: CachedToken) -> CachedToken:
-        """Return a newer token than the rejected one: the stored token if it is newer, otherwise a refreshed token."""
+        """Return a token newer than the rejected one: the stored token if it is newer, otherwise a refreshed token."""
         current = await self._read(user_email)
         if current.generation > rejected.generation:
             return current
@@ -288,16 +288,16 @@ class AccessTokens:
     async def _cache_refreshed(self, call: Call, user_email: str, record: ConnectionRecord) -> CachedToken:
         """Cache the token of a refreshed record.
 
-        The user may have been disconnected since the commit. The change feed reports each change repeatedly for a short time
-        (`change_feed.OVERLAP_SECONDS`), so a recently written record can be cached without another read. An older record is read again,
-        because the token of a disconnected user could otherwise be used until it expires.
+        The user may have been disconnected since the record was written. If the record was written recently, it is cached without another
+        read, because the change feed reports each change for `change_feed.OVERLAP_SECONDS` and thus still reports the disconnection. An
+        older record is read again, because the token of a disconnected user could otherwise be used until it expires.
         """
         if not self._is_covered_by_change_feed(record):
             return await self._read_together(call, user_email)
         return self._cache_token(user_email, record)
 
     def _is_covered_by_change_feed(self, record: ConnectionRecord) -> bool:
-        """Return whether the change feed still covers all changes since the record was written."""
+        """Return whether the change feed still reports all changes since the record was written."""
         return self._connections.now() - record.update_time <= CHANGE_VISIBILITY_SECONDS
 
     def _cache_token(self, user_email: str, record: ConnectionRecord) -> CachedToken:

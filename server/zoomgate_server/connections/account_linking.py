@@ -49,10 +49,10 @@ VERIFICATION_TIMEOUT = 15.0
 """Timeout in seconds for reading the consenting user's profile from Zoom."""
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
-"""Limits in seconds of the exponential backoff between attempts to access a failing store."""
+"""Minimum and maximum pause in seconds of the exponential backoff between attempts to access a failing store."""
 
 SUPERSEDED = "SUPERSEDED"
-"""Audit outcome of tokens that were discarded because of a later consent or a disconnection."""
+"""Audit outcome for tokens that were discarded because of a later consent or a disconnection."""
 
 _RETRYABLE_RECORD_ERRORS = (KeyUnavailable, RecordVersionUnsupported)
 _TRANSIENT_ZOOM_ERRORS = (ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown, AppCredentialsRejected)
@@ -155,8 +155,8 @@ class AccountLinker:
 
         Args:
             previous: The result of `prepare`, called before the tokens were issued or read.
-            entry_id: See `Entry`; must be the same each time this row is imported.
-            initiated_by: Identity of the importing user.
+            entry_id: See `Entry`; must be the same each time the same row is imported.
+            initiated_by: Identity to record as the initiator of the connection.
             issued_now: Whether Zoom issued the pair during this import, so that no other copy exists. Pairs read from the file are not
                 revoked if they belong to a different user.
 
@@ -227,16 +227,16 @@ class AccountLinker:
         return record
 
     async def resume(self, entry: Entry) -> bool:
-        """Store tokens from a journal entry that a crashed process left or that was deferred.
+        """Store the tokens of a journal entry that a crashed process left behind or that was deferred.
 
         Returns:
             True if processing is complete: the tokens are stored or discarded. False if the entry stays in the journal.
         """
         try:
             current, _ = await self._connections.read_previous(entry.user_email)
-            # Do not refresh the entry's tokens in these two cases: a refresh could invalidate the stored tokens or the newer consent.
+            # Return without a refresh in the next two cases: a refresh could invalidate the stored tokens or the newer consent.
             if current.record is not None and current.record.was_committed(entry.entry_id):
-                # The crashed process may not have written its audit event; a duplicate is better than none.
+                # The crashed process may not have written the audit event; a duplicate event is better than a missing one.
                 self._audit(
                     _stored_event(None, "ok", entry, _stored_generation(current.record, entry), resumed=True)
                 )
@@ -280,7 +280,7 @@ class AccountLinker:
         await self._journal.delete(entry.entry_id)
 
     async def _renew_if_stale(self, entry: Entry) -> Entry:
-        """Return the entry, with a refreshed access token if the remaining lifetime is too short to verify the user."""
+        """Return the entry. If the access token expires too soon to verify the user, refresh the entry's tokens first."""
         now = self._connections.now()
         if entry.tokens.access_expire_at - now > VERIFICATION_TIMEOUT:
             return entry
@@ -294,7 +294,7 @@ class AccountLinker:
             replace(issued, refresh_token=issued.refresh_token or entry.tokens.refresh_token), now
         )
         renewed = replace(entry, tokens=tokens)
-        await self._journal.append(renewed)  # replaces the entry with the exchanged token
+        await self._journal.append(renewed)  # replaces the entry whose refresh token was just exchanged
         return renewed
 
     async def _verify_and_store(
@@ -343,7 +343,7 @@ class AccountLinker:
         return _parse_zoom_user(response.body)
 
     async def _relink_to_actual_user(self, entry: Entry, zoom_user: "_ZoomUser") -> None:
-        """Store the pair in the connection of the Zoom user who actually consented. Revoke the pair if there is no connection.
+        """Store the pair in the connection of the Zoom user who actually consented. Revoke the pair if that user has no connection.
 
         A new consent invalidates the tokens that are stored for this user under any address (Zoom error code 4741), so the existing
         connection needs the new pair.
@@ -420,7 +420,7 @@ class AccountLinker:
                     return current.record
                 seen = self._cache.seen(
                     entry.user_email
-                )  # newer than the stored record if the store was rolled back
+                )  # newer than the stored version if the store was rolled back
                 record = ConnectionRecord(
                     user_email=entry.user_email,
                     rev=current.rev,
@@ -471,7 +471,7 @@ class AccountLinker:
                 current, now = await self._connections.read_previous(user_email)
                 record = current.record
                 if tombstone is not None and record == replace(tombstone, rev=current.rev):
-                    break  # an unconfirmed write succeeded
+                    break  # an earlier, unconfirmed write succeeded
                 if current.rev == 0 or (record is not None and record.state is State.DISCONNECTED):
                     return
                 generation = 0 if record is None else record.generation
@@ -488,7 +488,7 @@ class AccountLinker:
 
 
 async def _wait_for_store(user_email: str, pause: float) -> float:
-    """Sleep before the next attempt to access a failing store, and return the length of the following pause."""
+    """Sleep before the next attempt to access a failing store, and return the length of the pause after that attempt."""
     _log.warning("account_linking.store_failed", user=user_email)
     await asyncio.sleep(pause)
     return min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -588,7 +588,7 @@ def _create_time(current: ConnectionRecord | None, now: float) -> float:
 def _stored_event(
     call: Call | None, outcome: str, entry: Entry, generation: int, *, resumed: bool
 ) -> AuditEvent:
-    """Return the audit event for tokens from a call, a browser or the journal."""
+    """Return the `connection.stored` audit event of tokens from a call, a browser or the journal."""
     details = _origin_details(entry)
     if call is not None:
         event = AuditEvent.for_call(call, "connection.stored", outcome, entry.user_email, details=details)

@@ -26,7 +26,7 @@ RESPONSE_MARGIN = 0.2
 """Seconds of the caller's deadline that are reserved for returning the response."""
 
 REVOCATION_RETENTION_SECONDS = 24 * 3600.0
-"""Maximum time to retain the tokens of a disconnected user, encrypted and never served, until Zoom confirms their revocation."""
+"""Maximum time to retain the encrypted tokens of a disconnected user while Zoom has not confirmed their revocation."""
 
 REVOCATION_WAIT_SECONDS = 3.0
 """Maximum time for which a caller waits for Zoom's confirmation. After this time, the revocation continues in the background."""
@@ -41,7 +41,7 @@ MAX_CONSECUTIVE_FAILURES = 3
 """Number of consecutive unconfirmed revocations after which a pass stops calling Zoom. The next pass starts with the following users."""
 
 _GRANT_MAY_SURVIVE = frozenset({Cause.USER_DEACTIVATED, Cause.USER_DISASSOCIATED})
-"""Causes after which Zoom may still accept the grant: the user can be reactivated, or continues in a different Zoom account.
+"""Causes after which Zoom may still accept the grant: the user can be reactivated, or has moved to a different Zoom account.
 
 Without a revocation, a grant that no record contains could remain valid. For the other causes no revocation is needed: removing the app
 invalidates the grant, and a deleted user has no grant.
@@ -82,14 +82,14 @@ class Disconnector:
     async def disconnect(self, call: Call, user_email: str) -> ConnectionRecord:
         """Disconnect a user locally, then revoke the tokens with Zoom.
 
-        The tokens are retained for at most 24 hours, encrypted and never served, until Zoom confirms the revocation.
+        The encrypted tokens are retained until Zoom confirms the revocation, for at most 24 hours. They are never returned to callers.
 
         Raises:
             ConnectionNotFound: The user has no connection.
             CallerNotAllowed: The connection belongs to a different member.
             StoreUnavailable: The store failed; the disconnection may or may not have been stored.
         """
-        # A canceled call must prevent neither the audit event nor the revocation.
+        # The audit event and the revocation must take place even if the call is canceled.
         disconnected, revocation = await asyncio.shield(
             self.run_in_background(self._disconnect(call, user_email))
         )
@@ -159,7 +159,7 @@ class Disconnector:
         """Wait at most `seconds` for running background tasks. Unfinished revocations are retried after the next start."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._running:  # a disconnection starts a revocation when it is done
+                while self._running:  # a finished disconnection adds a revocation task
                     await asyncio.wait(set(self._running))
 
     async def _disconnect(self, call: Call, user_email: str) -> tuple[ConnectionRecord, asyncio.Task[Any]]:

@@ -1,7 +1,7 @@
 """Proactive refresh: tokens in use are refreshed before they expire, and idle grants before Zoom expires them.
 
-This module only decides which tokens to refresh, and when. The refresher (`refresh/`) performs the refreshes, with its lease, journal and
-drain. The rate is limited, so a backlog after an outage is processed slowly. Refreshes pause while Zoom or the store fails.
+This module only decides which tokens to refresh, and when. The refresher (`refresh/`) performs them in the same way as
+refreshes for calls. The rate is limited, so a backlog after an outage is processed slowly. Refreshes pause while Zoom or the store fails.
 """
 
 import asyncio
@@ -57,14 +57,14 @@ IDLE_POLL_INTERVAL = 300.0
 SCHEDULE_POLL_INTERVAL = 24 * 3600.0
 """Seconds between scans for connections with a missing or impossible due date, randomized by 50 %.
 
-A due date can be missing or based on a wrong clock. The first scan runs shortly after startup, so no due connection is missed for long.
+A due date can be missing or based on a wrong clock. The first scan runs shortly after startup, to correct such due dates early.
 """
 
 FIRST_POLL_DELAY = 30.0
 """Seconds before the first poll of a new process, randomized by 50 %."""
 
 LONGEST_PAUSE_SECONDS = 900.0
-"""Limit of the exponential backoff while Zoom or the store fails. Each attempt risks losing Zoom's response, and thus the authorization."""
+"""Maximum pause of the backoff while Zoom or the store fails. Each attempt risks losing Zoom's response, and thus the authorization."""
 
 REFRESH_WAIT_SECONDS = 90.0
 """Maximum time to wait for one refresh. After this time, the refresh continues in the background."""
@@ -93,12 +93,12 @@ _GLOBAL_FAILURES = (
 )
 """Failures that the next refresh would encounter as well.
 
-After an invalid response, the refresh token cannot be used again and the user may have to consent again, so refreshes are not continued
-immediately.
+After an invalid response, the refresh token cannot be used again and the user may have to consent again, so refreshes pause before other
+users are affected.
 """
 
 MAX_REJECTIONS = 20
-"""Number of consecutive rejections after which refreshes pause. So many rejections indicate an error of Zoom rather than revoked grants."""
+"""Number of consecutive rejections after which refreshes pause. So many rejections indicate a failure of Zoom, not revoked grants."""
 
 _RECORD_ERRORS = (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported)
 _log = logs.get("zoomgate.proactive_refresh")
@@ -176,7 +176,7 @@ class ProactiveRefresh:
     def _expires_soon(self, token: CachedToken) -> bool:
         """Return whether a token is close enough to its expiry to be refreshed.
 
-        An expired token is refreshed by the next call only, so that an outage is not followed by a burst of refreshes.
+        An expired token is refreshed only by the next call that needs it, so that an outage is not followed by a burst of refreshes.
         """
         lifetime = token.tokens.access_expire_at - token.tokens.obtained_at
         remaining = token.expires - self._clock.monotonic()
@@ -231,7 +231,7 @@ class ProactiveRefresh:
         if record is None or record.state is not State.ACTIVE or record.tokens is None:
             return
         due_at = schedule.due_at(user_email, record.tokens, now)
-        if due_at is None or due_at > now:  # the column does not match the record
+        if due_at is None or due_at > now:  # the `due_at` column does not match the record
             await self._connections.write(replace(record, due_at=due_at))
             return
         if record.lease is not None and now < record.lease.expire_at <= now + 2 * LEASE_SECONDS:
@@ -323,7 +323,7 @@ class ProactiveRefresh:
         return record
 
     def _defer(self, user_email: str, reason: str, error: Exception) -> None:
-        """Skip a connection for `DEFERRAL_SECONDS`, so that the connection does not occupy refresh slots."""
+        """Skip a connection for `DEFERRAL_SECONDS`, so that its failures do not use up the refresh rate limit."""
         if len(self._deferred_until) >= MAX_DUE:
             self._deferred_until.clear()
         self._deferred_until[user_email] = self._clock.monotonic() + DEFERRAL_SECONDS

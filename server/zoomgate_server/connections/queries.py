@@ -25,7 +25,7 @@ class ConnectionPage:
 
 
 class ConnectionQueries:
-    """Queries that get and list connections, and check ownership and allowed users."""
+    """Queries for one or several connections, limited to those that the caller may view."""
 
     def __init__(self, connections: ConnectionRepository) -> None:
         self._connections = connections

@@ -35,7 +35,7 @@ class Cause(StrEnum):
 _REVOCATION_CAUSES = frozenset(
     {Cause.APP_DEAUTHORIZED, Cause.USER_DELETED, Cause.USER_DEACTIVATED, Cause.USER_DISASSOCIATED}
 )
-"""Causes that are stored as REVOKED, with the specific cause in a separate field. Releases that do not know this cause read REVOKED."""
+"""Causes that are stored as REVOKED, with the specific cause in a separate field. Releases that do not know this field read REVOKED."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,13 +61,13 @@ class ConnectionRepository:
         return (None if record is None else self.open(record)), now
 
     async def find(self, zoom_user_id: str) -> tuple[ConnectionRecord | None, float]:
-        """Read the connection of a Zoom user and the store's time. Tombstones are not found."""
+        """Read the connection of a Zoom user and the store's time. Tombstones are ignored."""
         record, now = await self._store.find(self._app, zoom_user_id)
         self._ahead = now - self._clock.monotonic()
         return (None if record is None else self.open(record)), now
 
     async def read_readable(self, user_email: str) -> ConnectionRecord | None:
-        """Read a user's connection for a stream of several connections. Return None if it does not exist or cannot be decrypted."""
+        """Read one of several connections. Return None if it does not exist or cannot be decrypted."""
         self._on_read()
         record, _ = await self._store.get(self._key(user_email))
         return None if record is None else self.open_readable(record)
@@ -99,7 +99,7 @@ class ConnectionRepository:
         """
         sealed = connection_record.encode(self._envelope, connection)
         if connection.update_time != connection.read_update_time:
-            # `update_time` may be earlier than a call to Zoom, and readers of the change feed may already have read later changes
+            # `update_time` may precede a call to Zoom, and readers of the change feed may already have read past that time
             sealed = replace(sealed, changed_at=max(sealed.changed_at, self.now()))
         return await self._store.put(sealed, connection.rev)
 

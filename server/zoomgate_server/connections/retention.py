@@ -1,4 +1,4 @@
-"""Retention: deletion of expired records, and disconnection of users who have needed to re-consent for too long.
+"""Retention: deletion of expired records, and disconnection of users who have needed a new consent for too long.
 
 Candidates are selected by the store's columns and confirmed against the encrypted part of the record. A record is deleted only if the
 record has not been written since it was read, so that a concurrent consent is preserved.

@@ -19,7 +19,10 @@ class ConnectionVersion(NamedTuple):
     consent_time: float
 
     def precedes(self, other: "ConnectionVersion") -> bool:
-        """Return whether this version is older than `other`. After a store rollback, a later consent may have a lower generation."""
+        """Return whether this version is older than `other`.
+
+        A version with a later consent is never older, even if its generation is lower because of a store rollback.
+        """
         return self.generation < other.generation and (
             self.grant == other.grant or self.consent_time <= other.consent_time
         )
@@ -54,7 +57,7 @@ class TokenCache:
     A newer version of a connection is never replaced by an older version, neither after a slow read nor after a store rollback.
 
     Args:
-        capacity: Maximum number of cached tokens, and maximum number of other users with a last seen version. The oldest entry is evicted
+        capacity: Maximum number of cached tokens, and also of other users whose last seen version is stored. The oldest entry is evicted
             first.
     """
 

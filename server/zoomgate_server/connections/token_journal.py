@@ -1,8 +1,8 @@
 """The token journal: a local, synced file of token pairs that Zoom issued and the store has not acknowledged yet.
 
-Between Zoom's response and the first acknowledged write to the store, new tokens exist in the memory of one process only. During this
-interval, a journal entry is written and synced, so that no tokens are lost if the process is killed: the next process on the local machine
-finds the entry and stores the tokens.
+Without the journal, new tokens would exist only in the memory of one process until the store acknowledges the first write. The tokens are
+therefore written to a journal entry and synced as soon as Zoom responds. If the process is killed afterwards, the next process on the
+local machine finds the entry and stores the tokens.
 
 Each entry is a separate encrypted file with mode 0600. The process that writes an entry holds a lock (flock) on the file until the process
 exits. A file without a lock was left by a process that has exited; the process that acquires the lock takes over the entry. Processes can
@@ -37,7 +37,7 @@ from zoomgate_server.telemetry import logs
 
 _PURPOSE = "zoomgate/journal/v3"
 _SUFFIX = ".entry"
-_MAX_BYTES = 128 * 1024  # Zoom's response has at most 64 KiB, and an entry is slightly larger
+_MAX_BYTES = 128 * 1024  # Zoom's response is at most 64 KiB, and an entry is slightly larger
 _NAME_DIGITS = 32
 _T = TypeVar("_T")
 _log = logs.get("zoomgate.journal")
@@ -180,7 +180,7 @@ class TokenJournal:
     async def append(self, entry: Entry) -> bool:
         """Write an entry durably, replacing any entry with the same ID. If the write fails, leave no file behind and return False.
 
-        Entries that are appended during a write are then written together, with one sync of the directory.
+        Entries that are appended while a write is running are written together afterwards, with one sync of the directory.
         """
         name = entry.entry_id
         draft = self._folder / f".{name}-{secrets.token_hex(4)}"
@@ -206,7 +206,7 @@ class TokenJournal:
         return (self._folder / f"{entry_id}{_SUFFIX}").exists()
 
     async def claim(self) -> list[Entry]:
-        """Claim and return the entries of processes that have exited. They stay on disk until they are deleted."""
+        """Claim and return the entries of processes that have exited. The entries stay on disk until `delete` is called."""
         claimed = await self._run(self._claim)
         self._observer.journal_entries(len(self._held))
         return claimed
@@ -269,7 +269,7 @@ class TokenJournal:
         entry = write.entry
         sealed = self._ring.seal(orjson.dumps(to_fields(entry)), self._associated(entry.entry_id))
         write.descriptor = os.open(write.draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        fcntl.flock(write.descriptor, fcntl.LOCK_EX)  # before the file has its final name
+        fcntl.flock(write.descriptor, fcntl.LOCK_EX)  # acquire the lock before the file has its final name
         _write_whole(write.descriptor, bytes((FORMAT,)) + sealed)
 
     def _sync(self, write: _Write) -> None:
@@ -285,7 +285,8 @@ class TokenJournal:
             with contextlib.suppress(OSError):
                 path.unlink()
         if write.descriptor >= 0:
-            os.close(write.descriptor)  # after the file is deleted, so that no process can claim it
+            # Release the lock only after the file is deleted, so that no process can claim it.
+            os.close(write.descriptor)
 
     def _delete_file(self, entry_id: str) -> None:
         descriptor = self._held.pop(entry_id, None)
@@ -296,7 +297,8 @@ class TokenJournal:
         except OSError as error:
             _log.error("journal.delete_failed", entry=entry_id, error=error.strerror)
         finally:
-            os.close(descriptor)  # after the file is deleted, so that no process can claim it
+            # Release the lock only after the file is deleted, so that no process can claim it.
+            os.close(descriptor)
 
     def _release(self, entry_id: str) -> None:
         descriptor = self._held.pop(entry_id, None)

@@ -59,13 +59,13 @@ FULL_POLL_INTERVAL = 10.0
 """The interval between full polls, which overlap with the previous full poll by `MAX_VISIBILITY_DELAY`."""
 
 ROLLBACK_SECONDS = 1.0
-"""The minimum backward jump of the store's clock that is treated as a rollback. Smaller differences are network latency."""
+"""The minimum backward jump of the store's clock that is treated as a rollback. Smaller differences are attributed to network latency."""
 
 RESUME_OVERLAP_SECONDS = 90.0
 """Overlap when a client resumes from a watermark: `MAX_VISIBILITY_DELAY`, plus `FULL_POLL_INTERVAL`, and a margin."""
 
 START_SECONDS = 300.0
-"""Range of the first poll. Clients that resume soon after a restart are then served from the log."""
+"""Time span of past changes that the first poll reads, so that clients resuming soon after a restart receive them from the log."""
 
 LOG_ENTRIES = 10_000
 """The maximum number of connections in the log. Changes that a later poll may return again are retained beyond this limit."""
@@ -444,7 +444,7 @@ class ChangeFeed:
         return entries
 
     def skip(self, subscription: Subscription) -> None:
-        """Continue a subscription with future changes, because the subscriber reads earlier changes from the store."""
+        """Skip all changes up to now in a subscription, because the subscriber reads these changes from the store."""
         subscription.behind, subscription.number = False, self._number
         subscription.high_watermark = self.high_watermark
         subscription.delivered_from, subscription.reads_from = self._number, self._next_tick()

@@ -205,7 +205,7 @@ class _Watch:
                 if entry_event is not None:
                     yield entry_event
             if entries:
-                subscription.number = before  # entries added since then have larger numbers
+                subscription.number = before  # entries added during the loop have larger numbers
                 continue
             self._position = Position(subscription.high_watermark)
             if sync_due or self._feed.closing:
@@ -308,7 +308,7 @@ class _Watch:
         )
 
     def _record_read(self, record: ConnectionRecord) -> None:
-        """Record a connection sent from the store if the log may also contain it, up to `MAX_READ` connections."""
+        """Record that a connection was sent from the store, if the log may also contain it; limited to `MAX_READ` connections."""
         if (
             record.update_time >= self._subscription.high_watermark - OVERLAP_SECONDS
             and len(self._sent_from_store) < MAX_READ

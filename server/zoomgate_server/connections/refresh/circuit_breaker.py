@@ -25,18 +25,20 @@ Rejections continue until an operator corrects the client secret.
 """
 
 MAX_THROTTLED, MAX_THROTTLED_PAUSE_SECONDS = 2, 900.0
-"""Number of consecutive 429 responses that open the breaker, and the upper bound of the requested pause. A single 429 response may concern
-one user only."""
+"""Number of consecutive 429 responses that open the breaker, and the maximum duration of the pause.
+
+Up to this maximum, the pause is as long as Zoom requests. A single 429 response may concern one user only.
+"""
 
 MAX_UNREACHABLE, UNREACHABLE_PAUSE_SECONDS = 5, 10.0
 """Number of consecutive failed requests or lost responses that open the breaker, and the duration of the pause."""
 
 PROBE_INTERVAL_SECONDS = 10.0
-"""Interval between two probes while no probe has had an outcome."""
+"""Interval between two probes while no probe has completed."""
 
 
 class CircuitBreaker:
-    """A circuit breaker that opens after consecutive failures that no user can cause.
+    """A circuit breaker that opens after consecutive failures that are not specific to a user.
 
     After the pause, one refresh at a time is allowed as a probe. A success closes the breaker; a failure of the same kind opens the breaker
     again for the same time.
@@ -71,7 +73,7 @@ class CircuitBreaker:
         """Record the outcome of a request."""
         match outcome:
             case Issued() | Rejected() | BadResponse():
-                # Zoom processed a user's token, so the app itself works
+                # Zoom processed a user's token, so the app's credentials are accepted
                 self._kind, self._consecutive = None, 0
                 self._close()
             case AppRejected():

@@ -8,7 +8,7 @@ A Zoom refresh token can be used only once, so losing the response can lose the 
 
 * A refresh token is exchanged only after the lease was written, which confirms that the store accepts writes.
 * Issued tokens are appended to the journal on the local disk before they are written to the store. After a crash, the process that finds
-  the journal continues with `resume()`.
+  the journal entry stores the tokens with `resume()`.
 * Issued tokens are checked against the generation and grant, never against the lease, because a late attempt may hold the only valid
   token. The tokens are stored as the next generation or as an alternate pair. If a newer consent or a disconnection has replaced the
   grant, the tokens are dropped.
@@ -60,21 +60,21 @@ IN_DOUBT_PAUSE_SECONDS = 10.0
 """Pause after a rejection that cannot be accepted yet. Until then, no process sends the same token again."""
 
 UNKNOWN_RETRIES = 2
-"""Number of retries with the same token after a lost response. A retry is safe: if the response is lost, the old token is the only one
-available."""
+"""Number of retries with the same token after a lost response. A retry loses nothing: without the response, the old token is the only
+one available."""
 
 UNKNOWN_PAUSE_SECONDS = 2.0
 """Pause before a retry after a lost response, so that Zoom is no longer processing the first request."""
 
 MAX_ALTERNATE_PAIRS = 3
 MAX_PENDING = 16
-"""Maximum number of attempts with an unknown outcome in a record. Leases are 90 seconds apart, so the grace period of older attempts is
-over."""
+"""Maximum number of attempts with an unknown outcome that a record retains. Leases are 90 seconds apart, so the grace period of discarded
+attempts is over."""
 
 MAX_PREVIOUS_COMMIT_IDS = 8
 RATE_LIMIT_WINDOW_SECONDS = 3600.0
 MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS = 0.05, 2.0
-"""Limits of the exponential backoff for storing issued tokens while the store fails."""
+"""Minimum and maximum pause of the exponential backoff for storing issued tokens while the store fails."""
 
 _RATE_LIMIT_REASON = "SERVER_OVERLOADED"
 _SCOPE_CODES = frozenset({"4711"})
@@ -177,7 +177,7 @@ class TokenAvailable:
     Attributes:
         record: The record as stored.
         refreshed: True if this attempt obtained the tokens; False if another attempt did.
-        alternate_pair_kept: True if the tokens are stored as an alternate pair because another attempt was faster.
+        alternate_pair_kept: True if the tokens are stored as an alternate pair because another attempt stored its tokens first.
     """
 
     record: ConnectionRecord
@@ -208,7 +208,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class RateLimited:
-    """The verdict that the user has reached the limit of refreshes per hour. Retry in `retry_after` seconds."""
+    """The verdict that the user has reached the limit on refreshes per hour. Retry in `retry_after` seconds."""
 
     retry_after: float
 
@@ -344,7 +344,7 @@ def _candidates(record: ConnectionRecord) -> tuple[str, ...]:
 
 
 def _acquire(request: RefreshRequest) -> Generator[Effect, EffectResult, _AcquiredLease | Verdict]:
-    """Write the lease, or return the verdict if there is nothing to refresh."""
+    """Write and return the lease, or return the verdict if no token is to be exchanged."""
     previous: Snapshot | None = None
     while True:
         try:
@@ -386,14 +386,14 @@ def _not_refreshable(request: RefreshRequest, record: ConnectionRecord, now: flo
         return NotRefreshable(record)
     if record.generation > request.seen_generation:
         return TokenAvailable(record, refreshed=False)
-    # The time of a refresh is estimated from a clock reading before the store's read, so this time may be ahead of the store's
-    # clock by the duration of the read. A time in the future is treated as the current time.
+    # Refresh times are estimated from a clock reading taken before the store was read, so they may be ahead of the store's clock
+    # by the duration of the read. A time in the future is treated as the current time.
     refreshes = [
         min(time, now)
         for time in record.recent_refresh_times
         if now - RATE_LIMIT_WINDOW_SECONDS < time <= now + LEASE_SECONDS
     ]
-    # After a store rollback the caller has not seen the record's token, so the limit of forced refreshes does not apply.
+    # After a store rollback the caller has not seen the record's token, so the limit on forced refreshes does not apply.
     rolled_back = record.generation < request.seen_generation
     if request.forced and not rolled_back and refreshes and now - refreshes[-1] < request.forced_interval:
         return TokenAvailable(record, refreshed=False)
@@ -414,7 +414,7 @@ def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect
         return
     error = LastError(
         reason=_RATE_LIMIT_REASON,
-        message="The user's limit of token refreshes per hour was reached",
+        message="The limit on token refreshes per user and hour was reached",
         time=now,
     )
     try:
@@ -426,7 +426,7 @@ def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect
 def _in_doubt(record: ConnectionRecord, epoch: int, now: float) -> tuple[PendingAttempt, ...]:
     """Return the attempts of other epochs that may still deliver tokens.
 
-    An attempt further in the future than the grace period is ignored, because its time came from a wrong clock.
+    An attempt whose start time is further in the future than the grace period is ignored, because the time came from a wrong clock.
     """
     return tuple(
         attempt
@@ -440,8 +440,8 @@ def _without_attempt(
 ) -> ConnectionRecord:
     """Return the record without the lease and the pending attempt of an epoch.
 
-    If a Zoom response was lost, the attempt stays in the record, with a time beyond the grace period. The attempt then no longer delays a
-    verdict, but explains a later rejection.
+    If Zoom's response was lost, the attempt stays in the record, with its start time moved back by the grace period. The attempt then no
+    longer prevents a rejection from being accepted, but still explains a later rejection.
     """
     lease = record.lease
     pending = tuple(attempt for attempt in record.pending_attempts if attempt.epoch != epoch)
@@ -608,7 +608,7 @@ def _next_generation(
 
 
 def _commit_ids(commit_id: str, record: ConnectionRecord) -> tuple[str, ...]:
-    """Return the IDs of the latest commits, which identify journal entries that are replayed long after their commit."""
+    """Return the IDs of the latest commits, by which a journal entry is recognized even if it is replayed long after its commit."""
     return (commit_id, *record.previous_commit_ids)[:MAX_PREVIOUS_COMMIT_IDS]
 
 

@@ -1,4 +1,4 @@
-"""Execution of the refresh protocol: one attempt per user at a time, owned by the service rather than by its callers.
+"""Execution of the refresh protocol: one attempt per user at a time, shared by its callers and independent of them.
 
 Callers wait for an attempt until their own deadline. An attempt continues when its callers are canceled or time out, and while the server
 is shutting down, because dropping a Zoom response would lose the user's authorization.
@@ -134,7 +134,7 @@ class Refresher:
             NotConnected: The user has no connection.
             ReauthRequired: The user has to consent again.
             RefreshInProgress: The deadline passed or another process holds the lease; a running attempt continues.
-            ServerOverloaded: The user's limit of refreshes is reached.
+            ServerOverloaded: The limit on refreshes of this user's token is reached.
             StoreUnavailable: The store failed. Tokens that Zoom has issued are retained and stored once the store is available again.
             ZoomUnavailable: Zoom could not be reached; the stored token is unchanged.
             ZoomRateLimited: Zoom is rate limiting token requests.
@@ -201,7 +201,7 @@ class Refresher:
         return not self.running  # a finished task may not have been removed from the set yet
 
     def _start(self, user_email: str, seen_generation: int, *, forced: bool) -> _InFlightRefresh:
-        """Start an attempt that is independent of the caller: the context is empty, and `_tasks` keeps the attempt alive."""
+        """Start an attempt that is independent of the caller: its context is empty, and `_tasks` holds a reference to its task."""
         in_flight = _InFlightRefresh.create()
         request = refresh_protocol.RefreshRequest(
             user_email=user_email,
@@ -384,7 +384,7 @@ class Refresher:
         match verdict:
             case refresh_protocol.TokenAvailable(record, refreshed=True):
                 action, outcome = "connection.refreshed", "ok"
-                # if another attempt was faster or has refreshed since, the record's generation is that of other tokens
+                # if another attempt stored its tokens first or has refreshed since, the record's generation belongs to those tokens
                 generation = record.generation if record.commit_id == attempt_id else 0
             case refresh_protocol.Superseded():
                 action, outcome, generation = "connection.refreshed", "SUPERSEDED", 0
@@ -446,7 +446,7 @@ def _interpret(verdict: refresh_protocol.Verdict) -> tuple[str, ConnectionRecord
             return "lease_held", _in_progress(retry_after)
         case refresh_protocol.RateLimited(retry_after):
             return "rate_limited", ServerOverloaded(
-                "The user's limit of token refreshes per hour is reached; retry later",
+                "The limit on token refreshes per user and hour is reached; retry later",
                 metadata={"limit": "refreshes_per_hour"},
                 retry_after=retry_after,
             )

@@ -9,7 +9,7 @@ from hashlib import blake2b
 from zoomgate_server.connections.token_pair import TokenPair
 
 EARLIEST_SECONDS = 45 * 24 * 3600.0
-"""Minimum age of an unused pair for a proactive refresh."""
+"""Minimum age at which an unused pair is refreshed proactively."""
 
 SPREAD_SECONDS = 15 * 24 * 3600.0
 """Range, above the minimum age, over which the users' due dates are spread."""
