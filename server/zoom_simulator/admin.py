@@ -91,7 +91,7 @@ class AdminEndpoints:
     async def event(self, request: web.Request) -> web.StreamResponse:
         """Apply `event` to `user` and send the webhook.
 
-        A form of the overview page is redirected back to the page.
+        After a form submission on the overview page, the browser is redirected back to that page.
         """
         form = request.content_type == "application/x-www-form-urlencoded"
         if form and request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
@@ -154,7 +154,7 @@ class AdminEndpoints:
     async def authorize(self, request: web.Request) -> web.StreamResponse:
         """Grant consent for `user` without a browser, and return the redirect location.
 
-        The other fields are the parameters of the authorization URL.
+        The other fields of the request body are the query parameters of the authorization URL.
         """
         body = {name: str(value) for name, value in (await _json(request)).items()}
         user = self._state.users.get(body.get("user", ""))

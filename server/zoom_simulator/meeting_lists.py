@@ -127,6 +127,6 @@ def _parse_day(query: Mapping[str, str], field: str, zone: ZoneInfo) -> datetime
         day = date.fromisoformat(text)
     except ValueError:
         raise InvalidQuery(field) from None
-    if not 1970 <= day.year <= 9998:  # leaves room for one more day and any UTC offset
+    if not 1970 <= day.year <= 9998:  # adding a day or a UTC offset must not exceed year 9999
         raise InvalidQuery(field)
     return datetime(day.year, day.month, day.day, tzinfo=zone)

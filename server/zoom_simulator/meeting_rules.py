@@ -87,7 +87,7 @@ def _timezones() -> frozenset[str]:
 
 
 def start_time(body: dict[str, Any], timezone: str, now: float) -> str:
-    """Return the start time in UTC; a missing or past start becomes the current time."""
+    """Return the start time in UTC; a missing or past start time is replaced by the current time."""
     start = _parse_start(body["start_time"], body.get("timezone", timezone)) if "start_time" in body else None
     moment = datetime.fromtimestamp(now, UTC)
     if start is None or start < moment:

@@ -16,7 +16,7 @@ _NONCE_COOKIE = "simulator-consent"
 _HIDDEN_FIELDS = frozenset(
     {"client_id", "redirect_uri", "response_type", "state", "code_challenge", "code_challenge_method"}
 )
-"""Query parameters that the consent form also submits. The user is not among them, but selected on the page."""
+"""Query parameters that the consent form submits unchanged. The parameter `user` is selected on the page instead."""
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -50,7 +50,7 @@ class OAuthEndpoints:
             log_reason(
                 "the form was not submitted from this browser's consent page: the nonce does not match the cookie"
             )
-            return _error_response(4700, "This consent page is not from this browser")
+            return _error_response(4700, "The consent page was not opened in this browser")
         invalid = self._invalid_request(form)
         if invalid is not None:
             return invalid

@@ -1,4 +1,4 @@
-"""The overview page: the state of the simulator, and the latest requests with their reasons."""
+"""The overview page: the state of the simulator, and the latest requests with the reasons for their results."""
 
 import json
 import shlex
@@ -42,7 +42,7 @@ class _Section:
 
 
 def page(state: ZoomState, faults: Sequence[Fault], log: RequestLog, webhooks: Webhooks, url: str) -> str:
-    """Return the overview page; `url` is the simulator's base URL, for the commands shown."""
+    """Return the overview page; `url` is the simulator's base URL, used in the example commands."""
     sections = (
         _faults(faults, url),
         _users(state, url),
@@ -78,7 +78,7 @@ def masked(token: str) -> str:
 
 def _faults(faults: Sequence[Fault], url: str) -> _Section:
     if not faults:
-        content = "<p>No active faults. Process the next refresh but drop its response:</p>" + _curl(
+        content = "<p>No active faults. To process the next refresh but drop its response, run:</p>" + _curl(
             f"{url}/_sim/fault", endpoint="token", kind="cut_after"
         )
     else:
@@ -219,7 +219,7 @@ def _requests(log: RequestLog, url: str) -> _Section:
         content = "<p>No requests yet. Send one without a token:</p>" + _curl(f"{url}/v2/users/me")
     else:
         content = _table(
-            f"At most {MAX_ENTRIES} requests, newest first, with the time of the simulator's clock; requests to /_sim/ are not shown",
+            f"At most {MAX_ENTRIES} requests, newest first, with times of the simulator's clock; requests to /_sim/ are not shown",
             ("Time", "Request", "Status", "Reason", "User"),
             (_request(entry) for entry in entries),
             omitted=log.received - len(entries),

@@ -1,4 +1,4 @@
-"""Log of the latest requests, with their results and reasons."""
+"""Log of the latest requests, with their results and the reasons for them."""
 
 import re
 from collections import deque
@@ -44,7 +44,7 @@ class Outcome:
     Attributes:
         reason: Explanation of the result for a developer, as a sentence without a period. It contains no secrets.
         user: Email address of the affected account, if known.
-        cut: Whether the connection was closed instead of sending a response.
+        cut: Whether the connection was closed without a response.
     """
 
     reason: str = ""
@@ -63,7 +63,7 @@ def log_reason(reason: str, *, user: str | None = None) -> None:
         user: See `Outcome`; None retains the current value.
     """
     outcome = _current.get()
-    if outcome is not None:  # tests in the same process call the state outside of a request
+    if outcome is not None:  # tests in the same process call methods of the state outside of a request
         outcome.reason = reason
         outcome.user = outcome.user if user is None else user
 

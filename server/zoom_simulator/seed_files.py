@@ -94,7 +94,7 @@ def parse(text: str, name: str) -> Seed:
 
 
 class _Reader:
-    """A validator of a seed file, which collects all problems."""
+    """A validator that collects all problems of a seed file."""
 
     def __init__(self, text: str, name: str) -> None:
         self._name = name
@@ -136,7 +136,9 @@ class _Reader:
         for key in ("email", "user_id"):
             if (key, getattr(user, key)) in self._used_values:
                 line = self._lines.line_of((number,), key)
-                self._add_problem(line, f"{path}.{key} belongs to a different user; use a unique value")
+                self._add_problem(
+                    line, f"{path}.{key} is already used by a different user; use a unique value"
+                )
             self._used_values.add((key, getattr(user, key)))
         return user
 
@@ -209,7 +211,7 @@ class _Lines:
     def line_of(self, table: tuple[int, ...], key: str) -> int:
         """Return the line of a key in a table, or of the table itself if the key is absent.
 
-        For a table in an inline array, return the line of the user.
+        A meeting in an inline array has no known line of its own; the line of its user is returned instead.
         """
         while table not in self._starts:
             table = table[:-1]

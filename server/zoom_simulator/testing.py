@@ -1,4 +1,4 @@
-"""The simulator as a test fixture, in its own thread.
+"""The simulator as a test fixture, running in its own thread.
 
 @pytest.fixture
 def zoom():

@@ -21,7 +21,7 @@ USER_EVENTS = ("user.deleted", "user.deactivated", "user.disassociated")
 EVENTS = (APP_REMOVED, *USER_EVENTS, VALIDATION)
 
 RETRY_DELAYS = (300.0, 1200.0, 3600.0)
-"""Delays in seconds of the retries after a 5xx status or no response (https://developers.zoom.us/docs/api/webhooks/#retry)."""
+"""Delays, in seconds, before the retries after a 5xx status or a missing response (https://developers.zoom.us/docs/api/webhooks/#retry)."""
 
 RESPONSE_TIMEOUT = 3.0
 """Time limit for the app's response, in seconds."""
@@ -44,7 +44,7 @@ class Delivery:
         user: Email address of the affected user, or empty.
         body: The request body.
         stamp: Time of the signature, in seconds since 1970; the same for all attempts.
-        responses: Readable results of the previous attempts, oldest first.
+        responses: Human-readable results of the previous attempts, oldest first.
         due: Time of the next attempt on the simulator's clock; None if no further attempt is made.
     """
 
@@ -138,7 +138,7 @@ class Webhooks:
             "x-zm-request-timestamp": delivery.stamp,
             "x-zm-signature": f"v0={self._sign(f'v0:{delivery.stamp}:'.encode() + delivery.body)}",
         }
-        sent_at = self._wall()  # the clock may be advanced before the response arrives
+        sent_at = self._wall()  # read now, since the clock may be advanced before the response arrives
         try:
             async with session.post(
                 self.url, data=delivery.body, headers=headers, allow_redirects=False
@@ -156,7 +156,7 @@ class Webhooks:
         delivery.due = sent_at + RETRY_DELAYS[attempts - 1] if retry else None
 
     def _evaluate_response(self, delivery: Delivery, status: int, body: bytes) -> str:
-        """Return a readable result for a response."""
+        """Return a human-readable result of a delivery attempt that received a response."""
         if delivery.event != VALIDATION:
             return f"{status}, accepted" if status in (200, 204) else f"{status}, not accepted"
         plain = orjson.loads(delivery.body)["payload"]["plainToken"]

@@ -23,7 +23,7 @@ _HEADER_BYTES = 1 + KEY_ID_BYTES + _NONCE_BYTES
 
 
 class KeyRingError(ValueError):
-    """The keys do not form a valid key ring. The text contains no key material."""
+    """The keys do not form a valid key ring. The message contains no key material."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +135,7 @@ class KeyRing:
         try:
             return cipher.decrypt(blob[1 + KEY_ID_BYTES : _HEADER_BYTES], blob[_HEADER_BYTES:], associated)
         except InvalidTag:
-            raise RecordUnreadable(
-                "A stored record is corrupt or was encrypted as a different record"
-            ) from None
+            raise RecordUnreadable("A stored record is corrupt or belongs to a different record") from None
 
 
 def sealing_key(blob: bytes) -> str | None:

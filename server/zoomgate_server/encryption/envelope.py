@@ -1,8 +1,8 @@
 """Encryption and decryption of record values, and their format.
 
 A value is `format (1 byte) | header length (4 bytes) | header (JSON) | ciphertext`. The header is readable without a key. The ciphertext
-is bound to the Zoom app, to the record's app, kind and subject, and to every byte of the header. The plaintext repeats subject, grant and
-generation (docs/adr/0007-record-format.md). Decryption failures raise an error; such a value is never treated as absent.
+is bound to the envelope's app, to the record's app, kind and subject, and to every byte of the header. The plaintext repeats subject,
+grant and generation (docs/adr/0007-record-format.md). Decryption failures raise an error; such a value is never treated as absent.
 """
 
 import hashlib
@@ -84,7 +84,7 @@ class Envelope:
 
         Raises:
             RecordUnreadable: The value is corrupt or belongs to a different record.
-            RecordVersionUnsupported: The value has a different format version.
+            RecordVersionUnsupported: The value has an unsupported format version.
             KeyUnavailable: The key that encrypted the value is not in the ring.
         """
         clear, ciphertext = _parts(record)
@@ -117,7 +117,7 @@ def require_supported(record: Record) -> None:
 
     Raises:
         RecordUnreadable: The value is empty or starts with a zero byte.
-        RecordVersionUnsupported: The value has a different format version.
+        RecordVersionUnsupported: The value has an unsupported format version.
     """
     if (
         not record.value or record.value[0] == 0
@@ -160,7 +160,7 @@ def unreadable(key: RecordKey) -> RecordUnreadable:
 
 
 def unsupported(version: int, name: str) -> RecordVersionUnsupported:
-    """Return the error for a record or journal entry of a different format version.
+    """Return the error for a record or journal entry of an unsupported format version.
 
     Args:
         name: Pseudonymous name of the record or journal entry.

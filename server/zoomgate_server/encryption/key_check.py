@@ -1,6 +1,7 @@
 """The key check, a record that proves at startup that the key ring matches the store.
 
-Without a key check, a wrong key ring would be noticed only through failures of individual users, who might even be asked to consent again.
+Without a key check, a wrong key ring would be noticed only through failed calls of individual users, who might even be asked to
+consent again.
 """
 
 from dataclasses import replace
@@ -26,11 +27,11 @@ def key_of(app: str) -> RecordKey:
 
 
 def check_format(state: EncryptionState) -> None:
-    """Check the format version of a store that has no key check, as stores of format 1 and 2 appear to have none.
+    """Check the format version of a store in which no key check was found, which is also true of stores in format 1 or 2.
 
     Raises:
         RecordUnreadable: A sampled record is empty or starts with a zero byte.
-        RecordVersionUnsupported: The records have a different format version.
+        RecordVersionUnsupported: The records have an unsupported format version.
     """
     if state.key_check is None:
         for sample in state.samples:
@@ -43,7 +44,7 @@ def check(state: EncryptionState, envelope: Envelope) -> None:
     Raises:
         KeyUnavailable: A key that encrypted stored records is not in the ring.
         RecordUnreadable: The key check is corrupt, or the ring contains a different secret under the same key ID.
-        RecordVersionUnsupported: The records have a different format version.
+        RecordVersionUnsupported: The records have an unsupported format version.
     """
     check_format(state)
     if state.key_check is not None:

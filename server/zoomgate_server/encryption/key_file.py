@@ -65,7 +65,7 @@ def create(path: Path) -> str:
 
 
 def next_key(ring: KeyRing) -> str | None:
-    """Return the ID of the newest key, or None if that is the primary key."""
+    """Return the ID of the newest key, or None if the newest key is the primary key."""
     newest = ring.keys[-1]
     return None if newest.primary else newest.key_id
 

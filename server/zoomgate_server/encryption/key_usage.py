@@ -1,4 +1,4 @@
-"""The encryption keys that stored records and journal entries use.
+"""Usage counts of the encryption keys in stored records and journal entries.
 
 A key may be retired only when no record or journal entry is encrypted with that key.
 """
@@ -31,7 +31,9 @@ async def by_key(store: RecordStore) -> dict[str, Counter[str]]:
 
 
 async def sealed_with(store: RecordStore, key_id: str, on_records: Callable[[int], None]) -> Counter[str]:
-    """Count the records of each kind that are encrypted with a key. Every value is read, so a wrong key ID column hides no record.
+    """Count the records of each kind that are encrypted with a key.
+
+    The key ID is read from each value, because the key ID column may be wrong.
 
     Args:
         on_records: Called with the number of records processed since the last call.

@@ -12,7 +12,7 @@ from zoomgate_server.errors import KeyUnavailable
 from zoomgate_server.telemetry import logs
 
 POLL_INTERVAL = 2.0
-"""Seconds between two checks of the file, and thus the maximum time that a service still encrypts with the previous primary key."""
+"""Seconds between two checks of the file. For at most this time, a service continues to encrypt with the previous primary key."""
 
 _log = logs.get("zoomgate.keys")
 
@@ -72,7 +72,7 @@ class ReloadingKeyRing:
             return self._ring.open(blob, associated)
 
     async def watch_file(self) -> None:
-        """Check the file even if no key is used, so that no step of a rotation is missed. Runs until canceled."""
+        """Check the file periodically, even if no key is used, so that no step of a rotation is missed. Runs until canceled."""
         while True:
             self._current()
             await asyncio.sleep(POLL_INTERVAL)

@@ -139,7 +139,7 @@ async def _fill(target: RecordStore, source: RecordStore, on_records: Callable[[
 
 
 async def _copy(target: RecordStore, source: RecordStore, record: Record) -> None:
-    """Copy a record. If the target contains a different record of the same Zoom user, first update that record from the source."""
+    """Copy a record. If a different record in the target has the same Zoom user, first update or delete it to match the source."""
     latest: Record | None = record
     for _ in range(_ATTEMPTS):
         try:
@@ -175,7 +175,7 @@ def _draft(target: Path) -> Iterator[Path]:
         raise BackupError(f"{target} already exists and is never overwritten; specify a different file")
     for suffix in _COMPANION_SUFFIXES:
         companion = target.with_name(target.name + suffix)
-        if companion.exists():  # SQLite would treat it as the log of the new file
+        if companion.exists():  # SQLite would treat this file as the log of the new store
             raise BackupError(f"{companion} is left over from an earlier store; move this file away")
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:

@@ -60,23 +60,23 @@ WAIT_SECONDS = 2.0
 """Maximum time that an operation waits for a connection."""
 
 SELECT_SECONDS = 3.0
-"""Maximum time that an operation waits for a primary. The operation fails if there is none by then."""
+"""Maximum time that an operation waits for a primary before it fails."""
 
 CONNECT_SECONDS = 2.0
 MAJORITY_SECONDS = 5.0
-"""Maximum time that a write waits for the majority."""
+"""Maximum time that a write waits for confirmation by a majority."""
 
 SOCKET_SECONDS = 6.0
-"""Socket timeout, longer than the wait for the majority, so that the server's own response arrives first."""
+"""Socket timeout, longer than `MAJORITY_SECONDS`, so that the server's own response arrives first."""
 
 OPERATION_SECONDS = 8.0
-"""Maximum time that a caller waits in total. The operation itself continues, since the driver retries it after a lost connection."""
+"""Maximum time that a caller waits in total, including retries by the driver. Afterwards, the operation continues in the background."""
 
 TTL_GRACE_SECONDS = 3600
 """Time between `expire_at` and the deletion by the database. The margin prevents early deletion if the database's clock is wrong."""
 
 _ADDRESS = re.compile(
-    # an @ after the first slash means that the password contains a slash: the rest of the password must not be used as the name
+    # an @ after the first slash means that the password contains a slash: the rest of the password must not be mistaken for the name
     r"(?P<scheme>mongodb(\+srv)?)://[^/]+/(?P<database>[A-Za-z0-9_-]{1,63})(\?(?P<query>[^@]*))?"
 )
 _LAST_DATE = 253402300799.0  # the end of the year 9999
@@ -177,7 +177,7 @@ class MongoStore:
     def __init__(self, client: Any, database: str, *, has_now: bool) -> None:
         self._client = client
         self._records = _in_database(client, database)[RECORDS]
-        # used to find the cause of a rejected write, since the conflicting document may not have reached a majority yet
+        # finds the cause of a rejected write even if the conflicting document has not reached a majority yet
         self._latest = self._records.with_options(read_concern=ReadConcern("local"))
         self._has_now = has_now
         self._slots = asyncio.Semaphore(POOL_SIZE)
@@ -198,7 +198,7 @@ class MongoStore:
         try:
             hello = await client.admin.command("hello")
             if not _is_replicated(hello):
-                # the majority is a single disk
+                # a confirmed write is on one disk only
                 _log.warning("store.standalone", store=address)
             handle = _in_database(client, database)
             await _verify_writes(handle, address)
@@ -277,7 +277,9 @@ class MongoStore:
                 records = [
                     _record(RecordKey(app, kind, document["subject"]), document)
                     for document in documents
-                    if isinstance(document.get("subject"), str)  # the query matches arrays of strings as well
+                    if isinstance(
+                        document.get("subject"), str
+                    )  # the query also matches arrays that contain a string
                 ]
                 if len(documents) < fetch_limit or len(records) == limit:
                     return records
@@ -446,7 +448,7 @@ async def _await_if_needed(result: Any) -> Any:
 
 
 async def _close(client: Any) -> None:
-    """Close a client of either driver. Motor's `close` ends its sessions on the server first, which would block the event loop."""
+    """Close a client of either driver. Motor's `close` first ends its server sessions, which would block the event loop."""
     if inspect.iscoroutinefunction(client.close):
         await client.close()
     else:
@@ -457,7 +459,7 @@ async def _close(client: Any) -> None:
 
 
 def _redacted(uri: str) -> str:
-    """Return the address without credentials, hosts and options."""
+    """Return the address without credentials, hosts, or options."""
     match = _ADDRESS.fullmatch(uri)
     return f"{match['scheme']}://…/{match['database']}" if match else "mongodb://…"
 
@@ -495,7 +497,7 @@ def _database_name(uri: str) -> str:
 def _in_database(client: Any, database: str) -> Any:
     return client.get_database(
         database,
-        # replace invalid UTF-8, so that decryption of that record fails instead of the whole query
+        # replace invalid UTF-8: only decryption of that record then fails, and not the whole query
         codec_options=CodecOptions(
             unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO
         ),
@@ -594,7 +596,7 @@ def _text(value: str) -> str:
 
 
 def _id(key: RecordKey) -> str:
-    """Return the `_id` of a document, a string: not every compatible server uses the index to look up objects."""
+    """Return the `_id` of a document. A string is used because some compatible servers do not use the index to look up objects."""
     return f"{Kind(key.kind).value}:{len(_text(key.app))}:{key.app}:{_text(key.subject)}"
 
 
@@ -618,7 +620,7 @@ def _document(record: Record, rev: int) -> dict[str, Any]:
     if record.zoom_user_id is not None:
         document["zoom_user_id"] = _text(record.zoom_user_id)
         if record.state != TOMBSTONE_STATE:
-            # a single field, since a sparse index of several fields includes documents with only one of the fields
+            # one combined field: a sparse compound index also includes documents with only one of its fields
             document["zoom_user_claim"] = _claim(record.key.app, record.zoom_user_id)
     if record.due_at is not None:
         document["due_at"] = float(record.due_at)
@@ -647,8 +649,8 @@ def _at(name: str, rev: int) -> dict[str, Any]:
 def _record(key: RecordKey, document: dict[str, Any]) -> Record:
     """Convert the document of a key.
 
-    A field of an unexpected type is treated as empty. The value is treated as empty if the fields contain a different key. If the value or
-    an authenticated field is empty, decryption fails.
+    A field of an unexpected type is treated as empty. The value is treated as empty if the document contains a different key. If the value
+    or an authenticated field is empty, decryption fails.
     """
 
     def column(name: str, kind: type | tuple[type, ...], absent: Any) -> Any:

@@ -118,7 +118,7 @@ class StoreInspection:
     """The result of a read-only inspection of a store.
 
     Attributes:
-        location: The path, or the URI without credentials, hosts and options.
+        location: The path, or the URI without credentials, hosts, or options.
         users: The number of connection records.
         encryption: How the records are encrypted, by app.
         replicated: Whether the data survives the loss of one disk.
@@ -193,10 +193,10 @@ class RecordStore(Protocol):
         """Return a page of records, sorted by subject. A page is shorter than `limit` only if there are no more records.
 
         Args:
-            states: Return records in one of these states. An empty collection disables the filter.
-            due_before: Return records whose `due_at` is earlier. None disables the filter.
-            expire_before: Return records whose `expire_at` is earlier. None disables the filter.
-            after: Return records whose subjects are greater, compared by code point.
+            states: Return only records in one of these states. An empty collection disables the filter.
+            due_before: Return only records whose `due_at` is earlier. None disables the filter.
+            expire_before: Return only records whose `expire_at` is earlier. None disables the filter.
+            after: Return only records whose subject is greater than this one, compared by code point.
             limit: Maximum number of records, 1 to 1000.
         """
         ...

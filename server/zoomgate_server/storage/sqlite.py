@@ -45,7 +45,7 @@ MOUNTS = Path("/proc/mounts")
 """List of mounted file systems. See proc_pid_mounts(5)."""
 
 MAX_INDEX_RECORDS = 1000
-"""Number of due or expired records from which all records are read instead of the index. SQLite alone would never use the index."""
+"""If at least this many records are due or expired, all records are read instead of the index. By itself, SQLite never uses the index."""
 
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "fuse.glusterfs"}
@@ -92,7 +92,7 @@ def examine(path: Path) -> StoreInspection:
         StoreOpenError: The file cannot be read or is not a Zoomgate store.
     """
     try:
-        # if there is no log, no process has the file open, and with mode=ro SQLite would leave an empty log behind
+        # without a log, no process has the file open; mode=ro would then leave an empty log behind
         mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)) as connection:
             connection.text_factory = _text
@@ -444,7 +444,7 @@ def _open(path: Path) -> sqlite3.Connection:
     except (sqlite3.Error, StoreOpenError) as error:
         if connection is not None:
             connection.close()
-        if created and not _is_busy(error):  # a process that has locked the file is using it
+        if created and not _is_busy(error):  # if the file is locked, another process is using it
             for leftover in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
                 leftover.unlink(missing_ok=True)
         if isinstance(error, StoreOpenError):
@@ -454,7 +454,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _prepare_with_retries(connection: sqlite3.Connection, path: Path) -> None:
-    """Prepare the file, and retry while another process prepares it. SQLite itself does not wait while the journal mode changes."""
+    """Prepare the file, retrying while another process prepares it. SQLite itself does not wait for a change of the journal mode."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -475,7 +475,7 @@ def _is_busy(error: Exception) -> bool:
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Check that the file is an intact, writable Zoomgate store. Create the schema in an empty file."""
     empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-    # must be read second: schema and application ID are committed together, possibly by another process
+    # read after the schema: another process may commit both, in one transaction, between these two reads
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     if application_id != APPLICATION_ID and not empty:
         raise StoreOpenError(
@@ -533,7 +533,7 @@ def _error_name(error: sqlite3.Error) -> str:
 
 
 def _text(raw: bytes) -> str:
-    """Decode text. Invalid UTF-8 is replaced, so that decryption of that record fails instead of the whole query."""
+    """Decode text. Invalid UTF-8 is replaced: only decryption of that record then fails, and not the whole query."""
     return raw.decode("utf-8", "replace")
 
 
@@ -551,7 +551,7 @@ def _file_system(path: Path) -> str:
             continue
         point = re.sub(
             r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1]
-        )  # octal escapes of spaces and similar
+        )  # spaces and similar characters are escaped in octal
         if len(point) >= len(best) and (directory == point or directory.startswith(point.rstrip("/") + "/")):
             best, kind = point, fields[2]
     return kind

@@ -23,8 +23,8 @@ MIN_SECONDS = 0.3
 
 _CONNECT_SECONDS = 5.0
 _CONNECT_SHARE = 0.8
-"""Fraction of a call's time for connecting. Connecting must time out before the call does, so that an unsent write is reported as
-not sent.
+"""Fraction of a call's timeout that is available for connecting. Connecting must time out before the call does: otherwise, a write that was
+not sent would be reported as possibly sent.
 """
 
 _READS = frozenset({"GET", "HEAD"})
@@ -156,7 +156,7 @@ class ZoomClient:
         return url
 
     def _headers(self, response: aiohttp.ClientResponse) -> tuple[tuple[str, str], ...]:
-        """Return the headers that callers may receive, without redirects to other origins."""
+        """Return the headers that callers may receive. A `Location` on a different origin is omitted."""
         forwarded = []
         for name, value in response.headers.items():
             lower = name.lower()

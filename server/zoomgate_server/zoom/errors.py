@@ -38,7 +38,7 @@ _SCOPES = re.compile(r"does not contain scopes?:?\s*\[([^\]]{0,2000})\]", re.IGN
 _SCOPE = re.compile(r"[A-Za-z0-9_:]{1,100}", re.ASCII)
 _ERROR_CLASSES: dict[int, Callable[..., ZoomgateError]] = {
     400: ZoomRefusedArguments,
-    401: ZoomRefusedPermission,  # any code other than 124: a different token would not help
+    401: ZoomRefusedPermission,  # with any code but 124; a new token would not help
     403: ZoomRefusedPermission,
     404: ZoomRefusedNotFound,
     409: ZoomRefusedConflict,
@@ -51,7 +51,7 @@ def is_token_rejected(response: ZoomResponse) -> bool:
 
 
 def missing_scopes(response: ZoomResponse) -> tuple[str, ...] | None:
-    """Return the scopes that the user's consent lacks, or None for any other error.
+    """Return the scopes that are missing from the user's consent, or None if the error has a different cause.
 
     The code is 4711 or 4700 and the status 400 or 401, depending on the endpoint, so the error is recognized by its message.
     """

@@ -165,7 +165,7 @@ class OAuthClient:
             status, headers, body = result
             outcome = classify(status, headers, body, api_origin=self._api_origin, wall=self._wall)
             if not isinstance(outcome, AppRejected) or outcome.code != "invalid_client":
-                return outcome  # only after `invalid_client` is the grant unused, and an older secret may be valid
+                return outcome  # retry with an older secret only after `invalid_client`, which leaves the grant unused
         return outcome
 
     async def _post(

@@ -82,7 +82,7 @@ class BadResponse:
 
     Attributes:
         detail: A description of the problem.
-        issued: The tokens, without the API URL, if only the API URL is invalid. Valid tokens must be revoked or stored.
+        issued: The tokens, without the API URL, if only the API URL is invalid. They are valid and must be revoked or stored.
     """
 
     detail: str
@@ -127,4 +127,6 @@ def issued_or_raise(outcome: TokenOutcome) -> Issued:
                 "Zoom's token response is invalid and nothing was connected; report this to the operator"
             )
         case _:
-            raise ZoomOutcomeUnknown("Zoom's response was lost or could not be parsed; start again")
+            raise ZoomOutcomeUnknown(
+                "Zoom's response was lost or could not be parsed; start the operation again"
+            )

@@ -1,7 +1,7 @@
-"""Validation of the Zoom API paths that callers may request, on the raw string.
+"""Validation of the Zoom API paths that callers request, performed on the raw string.
 
 URL libraries normalize their input: they decode, collapse dot segments, drop control characters, and change hosts. Therefore a caller's
-URL must pass an allowlist here before it reaches a URL library, and an accepted URL is sent byte by byte.
+URL must pass an allowlist here before it reaches a URL library, and an accepted URL is sent unchanged.
 """
 
 import re
@@ -50,7 +50,7 @@ def parse_target(url: str, query: Sequence[tuple[str, str]] = (), *, api_url: st
         api_url: The configured API URL, accepted in addition to Zoom's own.
 
     Raises:
-        InvalidPath: The URL is invalid; lists all violations, of the fields `url` and `query[i].…`.
+        InvalidPath: The URL is invalid. The error lists all violations of the fields `url` and `query[i].…`.
         InvalidRequest: Only parameters in `query` are invalid.
         CallerNotAllowed: Callers may not use this path.
     """
@@ -166,7 +166,7 @@ def _add(violations: list[FieldViolation], description: str) -> None:
 
 
 def _check_path(path: str, violations: list[FieldViolation]) -> None:
-    """Add the first violation of a path."""
+    """Append the first violation of a path, if any, to `violations`."""
     if not path:
         _add(violations, "is required; send a path such as /users/me")
     elif len(path) > MAX_PATH:

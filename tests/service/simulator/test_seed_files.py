@@ -83,8 +83,8 @@ MEETING = USER + "[[users.meetings]]\n"
         (
             f"{USER}{USER}",
             [
-                "4: users[2].email belongs to a different user",
-                "3: users[2].user_id belongs to a different user",
+                "4: users[2].email is already used by a different user",
+                "3: users[2].user_id is already used by a different user",
             ],
         ),
         (f"{USER}fist_name = 'A'", ["3: unknown key users[1].fist_name; use first_name"]),
