@@ -421,7 +421,7 @@ class Authorizations:
         started = self._connections.now()
         outcome = await self._oauth.exchange_code(code, code_verifier=verifier or None)
         if isinstance(outcome, Rejected):
-            if call is None:  # for a call, the RPC service writes the audit event
+            if call is None:  # for a call, the middleware audits the rejection
                 self._audit(AuditEvent.without_call("authorization.rejected", "CODE_REFUSED", user_email))
             raise CodeRefused(
                 "Zoom rejected the authorization code (used, older than 5 minutes, or for a different app); start a new authorization",
