@@ -128,7 +128,7 @@ class WebServer:
             app.router.add_post(WEBHOOKS, self._webhook)
         runner = web.AppRunner(
             app,
-            access_log=None,  # its request lines would contain authorization codes
+            access_log=None,  # aiohttp's access log would contain authorization codes
             logger=_server_log,
             handle_signals=False,
             max_line_size=MAX_REQUEST_LINE,

@@ -265,8 +265,8 @@ class WebhookReceiver:
     ) -> WebhookResponse:
         """Return the response to the challenge by which Zoom validates the endpoint.
 
-        The response contains a signature of a string chosen by the sender. The request must therefore be signed itself. The string must
-        not contain a colon, because the signed message of an event always contains one.
+        The response contains a signature of a string chosen by the sender, so the request itself must be signed. The string must not
+        contain a colon: the signed message of an event always contains one, so the response can never be used as the signature of an event.
         """
         if abs(self._now() - stamp.time) > VALIDATION_SECONDS:
             raise WebhookRejected(Rejection.STALE)
