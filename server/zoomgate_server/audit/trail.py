@@ -72,7 +72,7 @@ _log = logs.get("zoomgate.audit")
 def fingerprint(key: bytes, token: str) -> str:
     """Return the fingerprint of a token: the first 16 hex digits of its HMAC-SHA256.
 
-    Results are cached, because the same token is often returned many times, and the HMAC takes a tenth of the time of a call.
+    Results are cached, because the same token is often returned many times, and computing the HMAC takes a tenth of the time of a call.
     """
     return hmac.digest(key, token.encode("utf-8", "replace"), "sha256").hex()[:FINGERPRINT_DIGITS]
 

@@ -45,7 +45,7 @@ STORE_TIMEOUT_SECONDS = 1.0
 """The maximum time to wait for the store before returning 503. Zoom waits 3 seconds in total for the response."""
 
 MAX_LOGGED_REJECTIONS, LOG_WINDOW_SECONDS = 10, 60.0
-"""The maximum number of rejections logged per window. All of them are counted in the metrics."""
+"""The maximum number of rejections logged per window. The metrics count all rejections."""
 
 _SIGNATURE = re.compile(r"v0=[0-9a-f]{64}", re.ASCII)
 _TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)

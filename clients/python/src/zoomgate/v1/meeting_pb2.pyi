@@ -48,7 +48,8 @@ class MeetingType(_MeetingType, metaclass=_MeetingTypeEnumTypeWrapper):
 
     Zoom fields that these messages do not define, or whose type or value does not match, are stored in `additional_fields` under Zoom's
     name. There, integers outside ±2^53 are stored as decimal strings, because a Struct cannot represent them exactly, and values nested
-    deeper than 20 levels as JSON strings. In requests, keys of `additional_fields` are passed to Zoom unchanged; keys that these messages define are rejected.
+    deeper than 20 levels as JSON strings. In requests, keys of `additional_fields` are passed to Zoom unchanged; keys that these
+    messages define are rejected.
 
     The type of a meeting.
     """
