@@ -1,4 +1,4 @@
-"""A web application with a "Connect Zoom" button, similar to a site that used the Velo package.
+"""A web application with a "Connect Zoom" button, similar to a site that used the Wix Velo package "Zoom Integration".
 
 Zoom redirects the browser to `/connected`, which passes the code and state to CompleteAuthorization. In place of a real
 sign-in, users only enter their email address.

@@ -85,7 +85,7 @@ class InvalidResumeToken(InvalidRequest):
 
 
 class ResumeTokenExpired(ZoomgateError):
-    """The resume token is older than 30 days, the retention time of tombstones, or lies ahead of the store's current time."""
+    """The resume token is older than 30 days, the retention period of disconnected users, or dated later than the store's current time."""
 
 
 class MalformedRequest(ZoomgateError):

@@ -47,7 +47,7 @@ class Principal:
         access_tokens: Whether the caller may read access tokens.
         refresh_tokens: Whether the caller may read refresh tokens.
         proxy_paths: Patterns of the paths that the caller may use through the proxy.
-        on_behalf_of: The member whose credential a service forwards. The policies of both then apply to the call.
+        on_behalf_of: The member whose credential the service forwards, if any. The policies of both then apply.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Principal:
 
     @property
     def identity(self) -> str:
-        """`issuer|subject`, followed by `>` and the identity of the forwarded member, if any. Consents are bound to this string."""
+        """`issuer|subject`, followed by `>` and the identity of the member in `on_behalf_of`, if any. Consents are bound to this string."""
         own = f"{self.issuer}|{self.subject}"
         return own if self.on_behalf_of is None else f"{own}>{self.on_behalf_of.identity}"
 
@@ -79,7 +79,7 @@ class Principal:
 
     @property
     def member(self) -> "Principal | None":
-        """The member who makes the call: the forwarded member, or the caller if the caller is a member."""
+        """The member who makes the call: the member whose credential is forwarded, or the caller if the caller is a member."""
         if self.on_behalf_of is not None:
             return self.on_behalf_of
         return self if Role.MEMBER in self.roles else None

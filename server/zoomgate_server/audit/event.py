@@ -17,7 +17,7 @@ class AuditEvent(NamedTuple):
         action: The dotted name, one of `audit.ACTIONS`.
         outcome: `ok`, or the reason for the rejection or failure.
         principal: The name of the caller; `browser` or `zoomgate` if no caller is involved.
-        on_behalf_of: The name of the member, or empty.
+        on_behalf_of: The name of the member on whose behalf the caller acts, or empty.
         user_email: The email address of the affected user, or empty.
         request_id: The request ID of the call, or empty.
         role: The role of the caller, or empty.

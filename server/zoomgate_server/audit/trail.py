@@ -33,7 +33,7 @@ REJECTIONS_PER_MINUTE = 30
 """The maximum number of lines per minute for each kind of rejection and each caller. Further rejections are only counted."""
 
 FILE_CHECK_INTERVAL = 0.1
-"""The interval of checks whether the file was renamed or removed. A check takes longer than writing a line."""
+"""The interval of the check whether the file was renamed or removed. The check takes longer than writing a line."""
 
 WINDOW_SECONDS = 60.0
 ACTIONS: Mapping[str, str] = {
@@ -41,7 +41,7 @@ ACTIONS: Mapping[str, str] = {
     "authorization.started": "a link with which a user can consent was returned to a caller",
     "authorization.rejected": "a consent, or a refresh token sent by a caller, was rejected: declined by the user, rejected by Zoom,"
     " or completed by a different browser or caller",
-    "connection.stored": "the tokens of a consent or an import were stored, or belong to a different user",
+    "connection.stored": "the tokens of a consent or an import were stored, or were rejected because they belong to a different user",
     "connection.relinked": "the tokens of a consent were stored as the connection of the user who actually consented",
     "connection.unlinked": "an address was disconnected because its Zoom user is now connected under a different address",
     "connection.refreshed": "a refresh token was exchanged for new tokens",
@@ -49,8 +49,8 @@ ACTIONS: Mapping[str, str] = {
     "connection.disconnected": "a user was disconnected by a caller or by an event from Zoom",
     "connection.expired": "a user was disconnected after needing a new consent for too long",
     "connection.pruned": "the record of a disconnected user was deleted after its retention period",
-    "call.rejected": "a call was rejected: unknown caller, not allowed, state of a different caller, forbidden path or header",
-    "webhook.rejected": "a webhook was rejected: wrong signature, too old, malformed",
+    "call.rejected": "a call was rejected: unknown caller, missing permission, state of a different caller, or forbidden path or header",
+    "webhook.rejected": "a webhook was rejected, for example because of a wrong signature",
     "keys.created": "a key ring was created",
     "keys.added": "a key was added to the key ring; until it is promoted, it is used only for decryption",
     "keys.promoted": "a key became the primary key",
@@ -72,7 +72,7 @@ _log = logs.get("zoomgate.audit")
 def fingerprint(key: bytes, token: str) -> str:
     """Return the fingerprint of a token: the first 16 hex digits of its HMAC-SHA256.
 
-    Results are cached, because the same token is often returned many times, and the HMAC takes a tenth of the time of a call.
+    Results are cached, because the same token is often returned many times, and computing the HMAC takes a tenth of the time of a call.
     """
     return hmac.digest(key, token.encode("utf-8", "replace"), "sha256").hex()[:FINGERPRINT_DIGITS]
 
@@ -198,7 +198,7 @@ class _Output(Protocol):
 
 
 class _Log:
-    """The log of the process as the destination, regardless of the log level. A line lost by the log is not written elsewhere."""
+    """A destination that writes lines to the process's log, regardless of the log level. A line that the log cannot write is lost."""
 
     def write(self, fields: dict[str, Any]) -> None:
         """Write a line to the log."""
@@ -221,7 +221,7 @@ class _File:
         self._open()
 
     def write(self, fields: dict[str, Any]) -> None:
-        """Write a line to the file at the path, or to a file renamed or removed less than `FILE_CHECK_INTERVAL` seconds ago.
+        """Write a line to the file at the path. A renamed or removed file may still receive lines for `FILE_CHECK_INTERVAL` seconds.
 
         Raises:
             OSError: The line was not written completely.
@@ -230,7 +230,7 @@ class _File:
         if self._clock.monotonic() >= self._next_check:
             self._reopen_if_moved()
         if self._incomplete:
-            line = b"\n" + line  # separates this line from the incomplete one
+            line = b"\n" + line  # separates this line from the preceding incomplete line
         if os.write(self._descriptor, line) != len(line):
             self._incomplete = True
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -285,10 +285,10 @@ class _Kind(NamedTuple):
 
 
 class _Limit:
-    """Rate limit for rejections: a fixed number per kind and minute is written, and further rejections are counted.
+    """Rate limit for rejections: a fixed number per kind and minute is written, and further rejections are only counted.
 
-    The number of kinds is bounded, because callers and members come from a file and outcomes from a fixed list. A kind is discarded after
-    its minute.
+    The number of kinds is bounded, because callers and members come from a file and outcomes from a fixed list. The counts
+    of a kind are discarded after a minute.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -306,12 +306,12 @@ class _Limit:
         return written
 
     def pop_finished(self) -> list[tuple[_Kind, int]]:
-        """Remove the windows older than a minute, and return the kinds with suppressed events and their numbers."""
+        """Remove the windows older than a minute, and return the kinds with suppressed events and how many were suppressed."""
         before = self._clock.monotonic() - WINDOW_SECONDS
         return self._pop([kind for kind, window in self._windows.items() if window[0] <= before])
 
     def pop_all(self) -> list[tuple[_Kind, int]]:
-        """Remove all windows, and return the kinds with suppressed events and their numbers."""
+        """Remove all windows, and return the kinds with suppressed events and how many were suppressed."""
         return self._pop(list(self._windows))
 
     def _pop(self, kinds: list[_Kind]) -> list[tuple[_Kind, int]]:

@@ -32,7 +32,7 @@ SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_metadata_size", 8 * 1024),
     ("grpc.max_concurrent_streams", 100),
-    # disabled because finished streams are counted until cleaned up, so calls of clients within the limit would be reset
+    # disabled: gRPC counts finished streams until it cleans them up, so it would reset calls of clients that observe the limit
     ("grpc.http.overload_protection", 0),
     ("grpc.max_connection_age_ms", 30 * 60_000),
     ("grpc.max_connection_age_grace_ms", 60_000),
@@ -84,7 +84,7 @@ def caller_keys(path: Path | None) -> list[StaticKey]:
 
 
 def bind(server: grpc.aio.Server, address: str, certificate: tuple[Path, Path] | None) -> int:
-    """Bind the gRPC port and return the port number. Clients can connect before the server starts; their calls wait.
+    """Bind the gRPC port and return the port number. Clients can connect before the server starts; their calls wait until then.
 
     Raises:
         StartError: The address cannot be bound, or the certificate is invalid.
@@ -116,7 +116,7 @@ def _tls_credentials(certificate: tuple[Path, Path] | None) -> grpc.ServerCreden
         pair = certificate_files.changed()
         return None if pair is None else configuration(pair)
 
-    # the stubs do not declare None, which means "unchanged"
+    # the type stubs do not allow None, which gRPC interprets as "unchanged"
     return grpc.dynamic_ssl_server_credentials(configuration(certificate_files.current), changed)  # type: ignore[arg-type]
 
 

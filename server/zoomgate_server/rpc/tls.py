@@ -15,7 +15,7 @@ MAX_BYTES = 256 * 1024
 """Maximum size of a certificate or key file. A certificate chain usually takes a few thousand bytes."""
 
 RETRY_SECONDS = 10.0
-"""Delay before an unusable pair with unchanged files is read again."""
+"""Delay before an unusable pair is read again although its files have not changed."""
 
 
 class TlsError(Exception):

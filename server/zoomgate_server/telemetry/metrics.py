@@ -112,7 +112,7 @@ class Metrics:
         )
         self._refresh_seconds = Histogram(
             "zoomgate_refresh_seconds",
-            "Duration of attempts to refresh a token, including all waiting.",
+            "Duration of attempts to refresh a token, including the time spent waiting.",
             buckets=_REFRESH_SECONDS,
             registry=self.registry,
         )
@@ -122,7 +122,7 @@ class Metrics:
         )
         self._alternate_pairs = self._counter(
             "zoomgate_alternate_pairs_kept",
-            "Refreshed token pairs stored as alternate pairs because a different process had refreshed the same user.",
+            "Refreshed token pairs stored as alternate pairs because a different process had refreshed the same user's token.",
         )
         self._store_rollbacks = self._counter(
             "zoomgate_store_rollbacks_detected",
@@ -172,7 +172,7 @@ class Metrics:
         )
         self._proactive_refreshes = self._counter(
             "zoomgate_proactive_refreshes",
-            "Tokens refreshed ahead of need, by reason.",
+            "Tokens refreshed before a call needed them, by reason.",
             "reason",
         )
         self._proactive_refreshes_due = self._gauge(
@@ -186,7 +186,9 @@ class Metrics:
             "livemax",
         )
         self._pruned = self._counter(
-            "zoomgate_pruned_records", "Records deleted or expired by retention, by kind.", "kind"
+            "zoomgate_pruned_records",
+            "Records deleted or disconnected at the end of their retention period, by kind.",
+            "kind",
         )
         build = self._gauge("zoomgate_build_info", "The running version.", "livemax", "version")
         build.labels(version).set(1)
@@ -275,7 +277,7 @@ class Metrics:
         self._store.inc()
 
     def store_error(self) -> None:
-        """Count a failed call of the store."""
+        """Count a failed call to the store."""
         self._store_errors.inc()
 
     def connections(self, by_state: Mapping[str, int]) -> None:
@@ -318,7 +320,7 @@ class Metrics:
         self._proactive_refresh_max_overdue.set(seconds)
 
     def pruned(self, kind: str) -> None:
-        """Count a record of a kind in `PRUNED_KINDS` that retention deleted or disconnected."""
+        """Count a record of a kind in `PRUNED_KINDS` that was deleted or disconnected at the end of its retention period."""
         self._pruned.labels(kind if kind in PRUNED_KINDS else OTHER).inc()
 
     def render(self) -> bytes:

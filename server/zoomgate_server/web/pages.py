@@ -197,7 +197,7 @@ class Pages:
             '<meta name="viewport" content="width=device-width,initial-scale=1">'
             f"<title>{escape(title)}</title><style>{self._style}</style></head>"
             f'<body><main><p class="app">{escape(self._app)}</p><h1>{escape(title)}</h1>{body}</main>'
-            f"<footer>{escape(self._app)} never sees your Zoom password. You enter it only at Zoom.</footer></body></html>"
+            f"<footer>{escape(self._app)} never sees your Zoom password. You enter it only on Zoom's website.</footer></body></html>"
         )
 
 

@@ -128,7 +128,7 @@ class WebServer:
             app.router.add_post(WEBHOOKS, self._webhook)
         runner = web.AppRunner(
             app,
-            access_log=None,  # its request lines would contain authorization codes
+            access_log=None,  # aiohttp's access log would contain authorization codes
             logger=_server_log,
             handle_signals=False,
             max_line_size=MAX_REQUEST_LINE,
@@ -343,7 +343,7 @@ class WebServer:
 
 
 def _single(request: web.Request, name: str, *, required: bool = True) -> str | None:
-    """Return a query parameter; empty if it is optional and absent, None if it is missing, empty, repeated or too long."""
+    """Return a query parameter: empty if it is optional and absent; None if it is required and absent, or empty, repeated or too long."""
     values = request.query.getall(name, [])
     if not values and not required:
         return ""

@@ -45,7 +45,7 @@ STORE_TIMEOUT_SECONDS = 1.0
 """The maximum time to wait for the store before returning 503. Zoom waits 3 seconds in total for the response."""
 
 MAX_LOGGED_REJECTIONS, LOG_WINDOW_SECONDS = 10, 60.0
-"""The maximum number of rejections logged per window. All of them are counted in the metrics."""
+"""The maximum number of rejections logged per window. The metrics count all rejections."""
 
 _SIGNATURE = re.compile(r"v0=[0-9a-f]{64}", re.ASCII)
 _TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
@@ -265,8 +265,8 @@ class WebhookReceiver:
     ) -> WebhookResponse:
         """Return the response to the challenge by which Zoom validates the endpoint.
 
-        The response contains a signature of a string chosen by the sender. The request must therefore be signed itself. The string must
-        not contain a colon, because the signed message of an event always contains one.
+        The response contains a signature of a string chosen by the sender, so the request itself must be signed. The string must not
+        contain a colon: the signed message of an event always contains one, so the response can never be used as the signature of an event.
         """
         if abs(self._now() - stamp.time) > VALIDATION_SECONDS:
             raise WebhookRejected(Rejection.STALE)

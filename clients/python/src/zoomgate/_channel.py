@@ -16,7 +16,7 @@ MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 """Maximum size of a response. Proxy responses can exceed gRPC's default of 4 MiB."""
 
 KEEPALIVE_SECONDS = 330
-"""Interval of keepalive pings during a call. Servers close connections with ping intervals below 300 seconds."""
+"""Interval of keepalive pings during a call. By default, gRPC servers close connections with ping intervals below 300 seconds."""
 
 RECONNECT_SECONDS = 5
 """Maximum delay between connection attempts. gRPC's default grows to two minutes, which would delay recovery after an outage."""
@@ -24,7 +24,8 @@ RECONNECT_SECONDS = 5
 RETRY_FAILURE_BUDGET = 50
 """Number of concurrent failures after which calls are no longer retried.
 
-When one of several servers stops, all calls on that server fail at the same time and are retried on the other servers.
+When one of several servers stops, all calls on that server fail at the same time. A small number would prevent their retries on the
+other servers.
 """
 
 SERVICES: tuple[ServiceDescriptor, ...] = (
@@ -105,7 +106,7 @@ def check_key(key: str) -> None:
     """Check that a key can be sent as metadata. An empty key is valid.
 
     Raises:
-        ValueError: The key is longer than 4096 characters or contains other than visible ASCII characters. The message does not contain
+        ValueError: The key is longer than 4096 characters or contains characters other than visible ASCII. The message does not contain
             the key.
     """
     if key and not _KEY.fullmatch(key):

@@ -25,7 +25,7 @@ DEFAULT_TIMEOUT = 30.0
 _PAGE_SIZE = 500
 _POLL_SECONDS = 1.0
 _INITIAL_BACKOFF, _MAX_BACKOFF = 0.1, 5.0
-"""Delays in seconds before an interrupted watch is resumed. The delay doubles with each attempt until an event arrives."""
+"""Initial and maximum delay in seconds before an interrupted watch is resumed. Doubled with each attempt until an event arrives."""
 
 
 class _BaseClient:
@@ -322,8 +322,8 @@ class _WatchPosition:
     def backoff_after(self, error: ZoomgateError, *, closed: bool) -> float:
         """Return the delay in seconds before the watch is resumed. Re-raise the error if resuming cannot succeed.
 
-        A stopping server may end a stream with CANCELLED. A proxy without an upstream server resets the stream; gRPC reports a reset as
-        INTERNAL or UNKNOWN without a reason. An overloaded server returns a retry delay.
+        A stopping server may end a stream with CANCELLED. A proxy whose upstream server is unreachable resets the stream, which gRPC
+        reports as INTERNAL or UNKNOWN without a reason. An overloaded server returns a retry delay.
         """
         stream_reset = not error.reason and error.code() in (
             grpc.StatusCode.INTERNAL,

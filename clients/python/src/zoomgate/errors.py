@@ -35,7 +35,7 @@ class ZoomgateError(grpc.RpcError):
 
     Attributes:
         reason: The name of an `ErrorReason` without its prefix, such as `ZOOM_NOT_CONNECTED`. Empty if gRPC itself generated the status,
-            for example after a connection failure, an exceeded deadline or a call of an unknown method.
+            for example after a connection failure, an exceeded deadline or a call to an unknown method.
         message: A human-readable sentence. Contains no secrets; may quote Zoom.
         metadata: Additional facts, such as `user_email` or `cause`. See `ErrorReason` in the proto files.
         retry_delay: The number of seconds to wait before retrying, or None if the response contains no delay.

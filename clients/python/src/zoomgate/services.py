@@ -55,7 +55,7 @@ class Auth(_Service):
     get_token: Method[auth.GetTokenRequest, auth.GetTokenResponse]
     """Return an access token that is valid for at least `min_validity` (default 60 seconds, at most 10 minutes)."""
     refresh_token: Method[auth.RefreshTokenRequest, auth.RefreshTokenResponse]
-    """Refresh the stored token, even if still valid."""
+    """Refresh the stored token, even if it is still valid."""
     request_token: Method[auth.RequestTokenRequest, auth.RequestTokenResponse]
     """Exchange a refresh token obtained outside Zoomgate, and store the new tokens. Never retried."""
     check_token: Method[auth.CheckTokenRequest, auth.CheckTokenResponse]

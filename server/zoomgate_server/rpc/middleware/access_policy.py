@@ -44,11 +44,11 @@ METHOD_POLICY: Mapping[str, Policy] = {
     "/zoomgate.v1.AuthService/GetConnection": _policy(_S, _M, _A),
     "/zoomgate.v1.AuthService/ListConnections": _policy(
         _S, _A, user_field=""
-    ),  # services receive only their own users
+    ),  # services receive only the users that they may act for
     "/zoomgate.v1.AuthService/DeleteConnection": _policy(_S, _M, _A),
     "/zoomgate.v1.AuthService/WatchConnections": _policy(
         _S, _A, user_field="user_emails"
-    ),  # if empty, services receive only their own users
+    ),  # if empty, services receive only the users that they may act for
     "/zoomgate.v1.MeetingsService/CreateMeeting": _policy(_S, _M),
     "/zoomgate.v1.MeetingsService/GetMeeting": _policy(_S, _M),
     "/zoomgate.v1.MeetingsService/DeleteMeeting": _policy(_S, _M),

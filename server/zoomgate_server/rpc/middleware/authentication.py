@@ -97,7 +97,7 @@ class Authentication:
     """The innermost stage: rejects unauthenticated and unauthorized calls.
 
     Args:
-        anonymous: The principal of calls without a credential. None rejects calls without a credential.
+        anonymous: The principal of calls without a credential. If None, such calls are rejected.
         audit: Receives an event for every rejected call.
     """
 
@@ -215,7 +215,7 @@ class Authentication:
 
 
 def _credentials(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[list[Any], list[Any]]:
-    """Return the values of the caller's credential entries, and of the forwarded member tokens."""
+    """Return two lists of metadata values: the caller's credentials, and the forwarded member tokens."""
     credentials, members = [], []
     for key, value in metadata:
         if key == AUTHORIZATION:

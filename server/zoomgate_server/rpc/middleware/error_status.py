@@ -25,13 +25,13 @@ MAX_MESSAGE = 1024
 """Maximum size of a message in bytes, after gRPC's percent-encoding."""
 
 MAX_DETAILS = 4096
-"""Maximum size of the details in bytes. Together with the message below 8 KiB, the default header limit of clients."""
+"""Maximum size of the details in bytes. Message and details together stay below 8 KiB, the default header limit of gRPC clients."""
 
 _MAX_INFO = 1024
 """Maximum size of the ErrorInfo metadata in bytes."""
 
 _MAX_REPEATED = 512
-"""Maximum size in bytes of the message when repeated in a detail."""
+"""Maximum size in bytes of a copy of the message in the details."""
 
 _C = grpc.StatusCode
 _R = ErrorReason

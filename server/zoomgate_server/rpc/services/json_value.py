@@ -1,7 +1,7 @@
 """Conversion between JSON and protobuf's `Value`, faster than protobuf's own conversion and with a limited depth.
 
-A `Value` stores numbers as doubles, which cannot represent all integers above 2^53. Protobuf parsers reject messages nested deeper than 100
-levels, which corresponds to about 33 levels of a `Value`.
+A `Value` stores numbers as doubles, which cannot represent all integers outside ±2^53. Protobuf parsers reject messages nested deeper
+than 100 levels, which corresponds to about 33 levels of a `Value`.
 """
 
 import math
@@ -23,7 +23,7 @@ TooDeep = RecursionError
 
 
 def value_of(data: Any, depth: int = MAX_DEPTH) -> struct_pb2.Value:
-    """Return parsed JSON as a `Value`. Integers above 2^53 become the nearest double.
+    """Return parsed JSON as a `Value`. Integers outside ±2^53 become the nearest double.
 
     Raises:
         RecursionError: The JSON is nested deeper than `depth`.
@@ -69,7 +69,7 @@ def plain(value: struct_pb2.Value, *, field: str = "", max_depth: int = MAX_DEPT
         max_depth: The maximum nesting depth.
 
     Raises:
-        InvalidRequest: A number is not finite, an integer is above 2^53, a value is unset, or the value is nested too deeply.
+        InvalidRequest: A number is not finite, an integer is outside ±2^53, a value is unset, or the value is nested too deeply.
     """
     return _plain(value, field, max_depth, max_depth)
 
@@ -122,7 +122,8 @@ def _number(number: float, field: str) -> int | float:
         if abs(number) > MAX_EXACT:
             raise _violation(
                 field,
-                "contains an integer above 2^53, which would lose precision; send it as a string, or send the body in raw",
+                "contains an integer outside ±2^53, which would lose precision; "
+                "send it as a string, or use the field raw of a proxy request",
             )
         return int(number)
     return number

@@ -65,7 +65,7 @@ _PASSWORD = re.compile(r"[A-Za-z0-9@*_-]{0,10}", re.ASCII)
 _OCCURRENCE = re.compile(r"[0-9]{1,20}", re.ASCII)
 _LOCAL = re.compile(
     r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d", re.ASCII
-)  # the acceptance of hour 24 depends on the Python version
+)  # whether hour 24 is accepted depends on the Python version
 _YEAR_10000 = 253_402_300_800
 _INTERVALS = {
     pb.Recurrence.TYPE_DAILY: 99,
@@ -185,7 +185,7 @@ def _check_start(details: pb.MeetingDetails, path: str, violations: Violations) 
     except ValueError:
         violations.add(
             f"{path}.local_start_time",
-            "must be an existing date and time without a time zone; send a value such as 2026-11-24T09:00:00",
+            "must be a valid date and time without a time zone; send a value such as 2026-11-24T09:00:00",
         )
 
 

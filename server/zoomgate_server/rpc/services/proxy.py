@@ -64,8 +64,8 @@ class ProxyService(ProxyServiceServicer):
         """Validate a request and return the call to send to Zoom.
 
         Raises:
-            InvalidPath: The path is invalid. `violations` also lists those of other fields.
-            HeaderNotAllowed: A header is not allowed. `violations` also lists those of other fields.
+            InvalidPath: The path is invalid. `violations` also lists the violations in other fields.
+            HeaderNotAllowed: A header is not allowed. `violations` also lists the violations in other fields.
             InvalidRequest: Other fields are invalid. `violations` lists all of them.
             CallerNotAllowed: The caller may not use this path.
         """
@@ -93,7 +93,7 @@ class ProxyService(ProxyServiceServicer):
         return ZoomRequest(method, target, tuple(headers), body, content_type)
 
     def _target(self, request: Any, violations: list[FieldViolation]) -> tuple[Target, bool]:
-        """Return the target, and whether the path is invalid. Adds violations to `violations`."""
+        """Return the target of the request, and whether its path is invalid. Adds violations to `violations`."""
         query = [(parameter.name, parameter.value) for parameter in request.query]
         try:
             return parse_target(request.url, query, api_url=self._api_url), False

@@ -80,8 +80,8 @@ class BeginAuthorizationRequest(google.protobuf.message.Message):
     user_email: builtins.str
     """Required. The email address of the user to connect. The Zoom account that consents must have this address."""
     return_to: builtins.str
-    """The page to which the browser is redirected afterwards: the name of an entry in the `ZOOMGATE_RETURN_TO` setting. Defaults to
-    Zoomgate's own result page. Available only if Zoom redirects to Zoomgate's callback.
+    """The page to which the browser is redirected after the authorization: the name of an entry in the `ZOOMGATE_RETURN_TO` setting. Defaults
+    to Zoomgate's own result page. Available only if Zoom redirects to Zoomgate's callback.
     """
     @property
     def options(self) -> google.protobuf.struct_pb2.Struct:
@@ -111,12 +111,12 @@ class BeginAuthorizationResponse(google.protobuf.message.Message):
     STATE_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     authorization_url: builtins.str
-    """The URL that the user opens in a browser. It can complete one authorization. Keep it secret."""
+    """The URL that the user opens in a browser. The URL can be used for one authorization only. Keep it secret."""
     state: builtins.str
     """The identifier of this authorization. Zoom's redirect to a page of the caller returns it in the `state` parameter."""
     @property
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """The time at which the URL expires: 10 minutes from now."""
+        """The time at which the URL expires: 10 minutes after the call."""
 
     def __init__(
         self,
@@ -705,7 +705,9 @@ class WatchConnectionsResponse(google.protobuf.message.Message):
     type: Global___WatchConnectionsResponse.Type.ValueType
     """The type of the event."""
     resume_token: builtins.str
-    """Resumes the stream after this event. Opaque, at most 1 KiB. Valid only for the same caller and the same `user_emails`."""
+    """The token with which to resume the stream after this event. Opaque, at most 1 KiB. Valid only for the same caller and the same
+    `user_emails`.
+    """
     @property
     def connection(self) -> zoomgate.v1.connection_pb2.Connection:
         """The current state of the connection. Unset for TYPE_SYNCED."""

@@ -216,7 +216,7 @@ class AuthServiceServicer(object):
     def RefreshToken(self, request, context):
         """Refreshes the stored token with Zoom even if the token is still valid.
 
-        A user's token is force-refreshed at most once a minute; further calls within that minute return the token of the previous refresh.
+        This RPC refreshes a user's token at most once a minute; further calls within that minute return the token of the previous refresh.
 
         Authorization: same as GetToken.
 

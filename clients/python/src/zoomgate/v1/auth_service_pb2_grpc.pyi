@@ -408,7 +408,7 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     RefreshToken: _AuthServiceRefreshTokenType
     """Refreshes the stored token with Zoom even if the token is still valid.
 
-    A user's token is force-refreshed at most once a minute; further calls within that minute return the token of the previous refresh.
+    This RPC refreshes a user's token at most once a minute; further calls within that minute return the token of the previous refresh.
 
     Authorization: same as GetToken.
 
@@ -671,7 +671,7 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.RefreshTokenResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.RefreshTokenResponse]]:
         """Refreshes the stored token with Zoom even if the token is still valid.
 
-        A user's token is force-refreshed at most once a minute; further calls within that minute return the token of the previous refresh.
+        This RPC refreshes a user's token at most once a minute; further calls within that minute return the token of the previous refresh.
 
         Authorization: same as GetToken.
 

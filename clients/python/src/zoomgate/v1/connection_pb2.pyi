@@ -184,9 +184,9 @@ class Connection(google.protobuf.message.Message):
 
     @property
     def next_refresh_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """The time after which calls to Zoom refresh the access token first: two minutes before `access_expire_time`. The service may refresh
-        a token that is in use up to three minutes earlier. May be in the past if no call has been made since. Unset unless the state is
-        STATE_ACTIVE.
+        """The time from which a call to Zoom first refreshes the access token: two minutes before `access_expire_time`. The service may refresh
+        a token that is in use up to three minutes before this time. May be in the past if no call has been made since. Unset unless the
+        state is STATE_ACTIVE.
         """
 
     def __init__(

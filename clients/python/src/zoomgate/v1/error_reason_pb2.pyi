@@ -110,7 +110,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "STORE_UNAVAILABLE", "domain": "zoomgate", "metadata": {}}
     """
     ERROR_REASON_RECORD_UNREADABLE: _ErrorReason.ValueType  # 17
-    """DATA_LOSS. The stored record is corrupt or was tampered with. It is left unchanged; a new consent replaces it.
+    """DATA_LOSS. The stored record is corrupt or was tampered with. The server keeps the record until a new consent replaces it.
 
     Example: {"reason": "RECORD_UNREADABLE", "domain": "zoomgate", "metadata": {"record": "user/9b74c989"}}
     """
@@ -192,8 +192,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "INVALID_RESUME_TOKEN", "domain": "zoomgate", "metadata": {"fields": "resume_token"}}
     """
     ERROR_REASON_RESUME_TOKEN_EXPIRED: _ErrorReason.ValueType  # 33
-    """OUT_OF_RANGE. The resume token is older than 30 days, the retention time of tombstones, or lies ahead of the store's
-    current time. Start a new watch without a token.
+    """OUT_OF_RANGE. The resume token is older than 30 days, the retention period of disconnected users, or dated later
+    than the store's current time. Start a new watch without a token.
 
     Example: {"reason": "RESUME_TOKEN_EXPIRED", "domain": "zoomgate", "metadata": {}}
     """
@@ -292,7 +292,7 @@ ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 16
 Example: {"reason": "STORE_UNAVAILABLE", "domain": "zoomgate", "metadata": {}}
 """
 ERROR_REASON_RECORD_UNREADABLE: ErrorReason.ValueType  # 17
-"""DATA_LOSS. The stored record is corrupt or was tampered with. It is left unchanged; a new consent replaces it.
+"""DATA_LOSS. The stored record is corrupt or was tampered with. The server keeps the record until a new consent replaces it.
 
 Example: {"reason": "RECORD_UNREADABLE", "domain": "zoomgate", "metadata": {"record": "user/9b74c989"}}
 """
@@ -374,8 +374,8 @@ ERROR_REASON_INVALID_RESUME_TOKEN: ErrorReason.ValueType  # 32
 Example: {"reason": "INVALID_RESUME_TOKEN", "domain": "zoomgate", "metadata": {"fields": "resume_token"}}
 """
 ERROR_REASON_RESUME_TOKEN_EXPIRED: ErrorReason.ValueType  # 33
-"""OUT_OF_RANGE. The resume token is older than 30 days, the retention time of tombstones, or lies ahead of the store's
-current time. Start a new watch without a token.
+"""OUT_OF_RANGE. The resume token is older than 30 days, the retention period of disconnected users, or dated later
+than the store's current time. Start a new watch without a token.
 
 Example: {"reason": "RESUME_TOKEN_EXPIRED", "domain": "zoomgate", "metadata": {}}
 """

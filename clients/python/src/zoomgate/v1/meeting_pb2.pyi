@@ -46,9 +46,10 @@ class MeetingType(_MeetingType, metaclass=_MeetingTypeEnumTypeWrapper):
     """Field names follow Zoom's names where protobuf conventions allow (https://developers.zoom.us/docs/api/meetings/). Zoom's numeric and
     string constants are enums; its delimited strings are repeated fields.
 
-    Zoom fields that these messages do not define, or whose type or value does not match, are stored in `additional_fields` under Zoom's name.
-    There, integers above 2^53 are stored as decimal strings, because a Struct cannot represent them, and values nested deeper than 20 levels
-    as JSON strings. In requests, keys of `additional_fields` are passed to Zoom unchanged; keys that these messages define are rejected.
+    Zoom fields that these messages do not define, or whose type or value does not match, are stored in `additional_fields` under Zoom's
+    name. There, integers outside ±2^53 are stored as decimal strings, because a Struct cannot represent them exactly, and values nested
+    deeper than 20 levels as JSON strings. In requests, keys of `additional_fields` are passed to Zoom unchanged; keys that these
+    messages define are rejected.
 
     The type of a meeting.
     """
@@ -442,7 +443,7 @@ class Recurrence(google.protobuf.message.Message):
     monthly_week: builtins.int
     """The week of the month of a monthly meeting: 1 to 4, or -1 for the last week. Use it with `monthly_week_day` instead of `monthly_day`."""
     monthly_week_day: builtins.int
-    """The day of `monthly_week`, from 1 (Sunday) to 7 (Saturday)."""
+    """The day of the week in `monthly_week`, from 1 (Sunday) to 7 (Saturday)."""
     end_times: builtins.int
     """The number of occurrences: 1 to 60, or 0 for no end. Cannot be combined with `end_time`. Defaults to 1."""
     @property
@@ -964,7 +965,7 @@ class MeetingSettings(google.protobuf.message.Message):
             """The interpreter's email address."""
             @property
             def interpreter_languages(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-                """The two languages, as Zoom names them. Zoom separates them by a comma."""
+                """The two languages, as Zoom names them. Zoom's API represents them as one string, separated by a comma."""
 
             @property
             def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
@@ -1242,7 +1243,7 @@ class MeetingSettings(google.protobuf.message.Message):
     participant_video: builtins.bool
     """Whether the participants' video is on at the start."""
     join_before_host: builtins.bool
-    """Whether participants may join before the host. `waiting_room` overrides it. Defaults to false."""
+    """Whether participants may join before the host. Ignored if `waiting_room` is true. Defaults to false."""
     jbh_time: builtins.int
     """The number of minutes before the start at which participants may join: 0 (any time), 5, 10 or 15."""
     mute_upon_entry: builtins.bool
@@ -1331,11 +1332,13 @@ class MeetingSettings(google.protobuf.message.Message):
 
     @property
     def alternative_hosts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The email addresses or Zoom user IDs of alternative hosts. At most 100. Zoom separates them by semicolons."""
+        """The email addresses or Zoom user IDs of alternative hosts. At most 100. Zoom's API represents them as one string, separated
+        by semicolons.
+        """
 
     @property
     def authentication_domains(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The domains to which participants must belong. At most 100. Zoom separates them by commas."""
+        """The domains to which participants must belong. At most 100. Zoom's API represents them as one string, separated by commas."""
 
     @property
     def authentication_exceptions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MeetingSettings.AuthenticationException]:

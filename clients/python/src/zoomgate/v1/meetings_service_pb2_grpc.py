@@ -38,7 +38,7 @@ class MeetingsServiceStub(object):
     - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL
     - DATA_LOSS / RECORD_UNREADABLE
     - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
-    - ZOOM_REFUSED, with the code that depends on Zoom's HTTP status (see ErrorReason)
+    - ZOOM_REFUSED, with a code that depends on Zoom's HTTP status (see ErrorReason)
 
     The RPC comments list only errors in addition to these.
     """
@@ -79,7 +79,7 @@ class MeetingsServiceServicer(object):
     - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL
     - DATA_LOSS / RECORD_UNREADABLE
     - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
-    - ZOOM_REFUSED, with the code that depends on Zoom's HTTP status (see ErrorReason)
+    - ZOOM_REFUSED, with a code that depends on Zoom's HTTP status (see ErrorReason)
 
     The RPC comments list only errors in addition to these.
     """
@@ -166,7 +166,7 @@ class MeetingsService(object):
     - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL
     - DATA_LOSS / RECORD_UNREADABLE
     - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
-    - ZOOM_REFUSED, with the code that depends on Zoom's HTTP status (see ErrorReason)
+    - ZOOM_REFUSED, with a code that depends on Zoom's HTTP status (see ErrorReason)
 
     The RPC comments list only errors in addition to these.
     """

@@ -86,7 +86,7 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
     - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL
     - DATA_LOSS / RECORD_UNREADABLE
     - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
-    - ZOOM_REFUSED, with the code that depends on Zoom's HTTP status (see ErrorReason)
+    - ZOOM_REFUSED, with a code that depends on Zoom's HTTP status (see ErrorReason)
 
     The RPC comments list only errors in addition to these.
     """
@@ -185,7 +185,7 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
     - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL
     - DATA_LOSS / RECORD_UNREADABLE
     - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
-    - ZOOM_REFUSED, with the code that depends on Zoom's HTTP status (see ErrorReason)
+    - ZOOM_REFUSED, with a code that depends on Zoom's HTTP status (see ErrorReason)
 
     The RPC comments list only errors in addition to these.
     """

@@ -83,7 +83,7 @@ class ZoomResponse(google.protobuf.message.Message):
 
     @property
     def json(self) -> google.protobuf.struct_pb2.Value:
-        """The body parsed as JSON, if `parse_json` was set and the body is JSON. Numbers are doubles, so integers above 2^53 lose digits here;
+        """The body parsed as JSON, if `parse_json` was set and the body is JSON. Numbers are doubles, so integers outside ±2^53 lose digits here;
         `body` contains all digits.
         """
 
@@ -257,7 +257,7 @@ class PostRequest(google.protobuf.message.Message):
 
     @property
     def json(self) -> google.protobuf.struct_pb2.Value:
-        """A JSON body. Integers above 2^53 are rejected because a Value cannot represent them exactly; send them with `raw`."""
+        """A JSON body. Integers outside ±2^53 are rejected because a Value cannot represent them exactly; send such a body in `raw`."""
 
     def __init__(
         self,

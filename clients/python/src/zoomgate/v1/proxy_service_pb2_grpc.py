@@ -29,8 +29,8 @@ class ProxyServiceStub(object):
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
     Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
-    status. There are two exceptions. After a 401 with one of Zoom's token error codes, the token is refreshed and the request is retried once.
-    A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
+    status. There are two exceptions. After a 401 with one of Zoom's token error codes, the token is refreshed and the request is retried
+    once. A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
     Every RPC can fail with:
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
@@ -83,8 +83,8 @@ class ProxyServiceServicer(object):
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
     Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
-    status. There are two exceptions. After a 401 with one of Zoom's token error codes, the token is refreshed and the request is retried once.
-    A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
+    status. There are two exceptions. After a 401 with one of Zoom's token error codes, the token is refreshed and the request is retried
+    once. A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
     Every RPC can fail with:
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
@@ -219,8 +219,8 @@ class ProxyService(object):
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
     Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
-    status. There are two exceptions. After a 401 with one of Zoom's token error codes, the token is refreshed and the request is retried once.
-    A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
+    status. There are two exceptions. After a 401 with one of Zoom's token error codes, the token is refreshed and the request is retried
+    once. A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
     Every RPC can fail with:
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED

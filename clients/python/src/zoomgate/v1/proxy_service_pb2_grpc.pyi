@@ -109,8 +109,8 @@ class ProxyServiceStub(typing.Generic[_ProxyServiceGetType, _ProxyServiceDeleteT
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
     Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
-    status. There are two exceptions. After a 401 with one of Zoom's token error codes, the token is refreshed and the request is retried once.
-    A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
+    status. There are two exceptions. After a 401 with one of Zoom's token error codes, the token is refreshed and the request is retried
+    once. A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
     Every RPC can fail with:
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
@@ -265,8 +265,8 @@ class ProxyServiceServicer(metaclass=abc.ABCMeta):
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
     Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
-    status. There are two exceptions. After a 401 with one of Zoom's token error codes, the token is refreshed and the request is retried once.
-    A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
+    status. There are two exceptions. After a 401 with one of Zoom's token error codes, the token is refreshed and the request is retried
+    once. A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
 
     Every RPC can fail with:
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
