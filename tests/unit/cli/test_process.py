@@ -103,7 +103,7 @@ def test_module_can_be_run_as_the_command(tmp_path: Path) -> None:
 
 
 def test_run_starts_everything_and_prints_a_guide(tmp_path: Path) -> None:
-    """The ready line is first. The guide contains the path of the member's key file, which only the owner can read."""
+    """The ready line is printed first. The guide contains the path of the member's key file, which only the owner can read."""
     with start_process(tmp_path, *RUN, "--data-dir", "my data") as process:
         text = read_until(process, r"to stop\.$")
         rest, log = stop(process, signal.SIGINT)

@@ -95,7 +95,7 @@ async def test_link_is_printed_without_waiting(harness: Harness) -> None:
 
 
 class Silent(AuthServiceServicer):
-    """A service that fails with gRPC's error for a missing response."""
+    """A service that fails with the error that gRPC reports when no response arrives in time."""
 
     async def GetConnection(self, request: pb.GetConnectionRequest, context: Any) -> pb.GetConnectionResponse:
         """Fail with DEADLINE_EXCEEDED."""
