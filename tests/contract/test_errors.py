@@ -43,7 +43,7 @@ def test_every_reason_is_used() -> None:
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_every_reason_is_documented(reason: str) -> None:
-    """Each reason has one row in docs/errors.md with all codes of the reason."""
+    """Each reason has one row in docs/errors.md with all its codes."""
     rows = re.findall(
         rf"^\| `{reason}` \| (.+?) \| (.+?) \| (.+?) \|$", (ROOT / "docs/errors.md").read_text(), re.MULTILINE
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def whole_lines(file: Path) -> list[str]:
-    """Return the lines of a file without an incomplete last line."""
+    """Return the complete lines of a file, ignoring an incomplete last line."""
     return file.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
 
 

@@ -1,4 +1,4 @@
-"""The complete service in this process: real ports, a real store in a directory, and the Zoom simulator."""
+"""The complete service, run in the test process: real ports, a real store in a directory, and the Zoom simulator."""
 
 import html
 import re

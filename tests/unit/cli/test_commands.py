@@ -353,7 +353,7 @@ class TestDoctor:
         assert f"{url} cannot be reached" in result.stdout
 
     async def test_invalid_responses_are_reported(self) -> None:
-        """A response that is not HTTP is treated as unreachable, and a date without a time zone as missing."""
+        """An endpoint whose response is not HTTP is reported as unreachable, and a date without a time zone as invalid."""
         dateless = http_response("200 OK", b"", "Date: Tue, 24 Nov 2026 21:09:00 -0000")
         async with raw_upstream() as upstream:
             upstream.responses = [b"SSH-2.0-noise\r\n\r\n", dateless]

@@ -1,4 +1,4 @@
-"""Tests for the token cache, which never replaces a newer version by an older version, regardless of the order of reads."""
+"""Tests for the token cache, which never replaces a newer version with an older version, regardless of the order of reads."""
 
 from zoomgate_server.connections.token_cache import CachedToken, ConnectionVersion, TokenCache
 from zoomgate_server.connections.token_pair import TokenPair

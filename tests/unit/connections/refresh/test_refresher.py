@@ -72,7 +72,7 @@ CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="
 
 
 class World:
-    """A refresher with its store, journal and Zoom."""
+    """A refresher with its store, journal and token endpoint."""
 
     def __init__(self, store: FaultyStore, folder: Path, max_refreshes: int = 100) -> None:
         self.store = store
@@ -181,7 +181,7 @@ async def test_issued_tokens_are_stored_after_all_callers_were_canceled(world: W
 
 
 async def test_refresh_continues_after_the_deadline_of_its_caller(world: World) -> None:
-    """The caller receives REFRESH_IN_PROGRESS, and the next caller the result."""
+    """The caller receives REFRESH_IN_PROGRESS, and the next caller receives the result."""
     world.zoom.gate.clear()
     with pytest.raises(RefreshInProgress):
         await world.refresh(seconds=0.01)
