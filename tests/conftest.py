@@ -17,12 +17,12 @@ hypothesis.settings.register_profile("deterministic", derandomize=True, deadline
 hypothesis.settings.load_profile("deterministic")
 
 SECRETS = re.compile(r"sim-[ar]t-\w+|zgk_\w+|zoomgate-dev-secret|hunter2@|=hunter2|zak=\w|ticket=\w|code=\w")
-"""Pattern of the tokens, keys, client secrets, codes and tickets of the tests."""
+"""Pattern that matches the tokens, keys, client secrets, codes and tickets in the tests."""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def log() -> Iterator[io.StringIO]:
-    """All log lines of the tests so far, which must not contain a secret."""
+    """All log lines written by the tests so far. No line may contain a secret."""
     lines = io.StringIO()
     logs.configure("debug", "json", lines)
     with pytest.MonkeyPatch.context() as patch:
@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(params=["sqlite", "mongodb"])
 def store_environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """Settings of a store, of either kind, that all services of a test share."""
+    """Settings for the store that all services in a test share: SQLite or MongoDB."""
     if request.param == "sqlite":
         return {}
     key_file.create(tmp_path / "keys.json")

@@ -47,7 +47,7 @@ def connection(user: str = MONICA, **fields: object) -> ConnectionRecord:
 
 
 async def test_no_secret_is_stored_in_plaintext(zoomgate: Harness) -> None:
-    """No file of the data directory contains a token, state or option in plaintext."""
+    """No file in the data directory contains a token, an authorization's state or an authorization's options in plaintext."""
     started = await zoomgate.begin_authorization(options={"note": "options-are-encrypted-too"})
     await zoomgate.connect()
     token = (await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))).token
@@ -115,7 +115,7 @@ def test_old_key_decrypts_primary_key_encrypts_and_missing_key_is_reported() -> 
 
 
 async def test_key_check_rejects_a_key_ring_that_does_not_match() -> None:
-    """The ring must decrypt the key check. If there is no key check, the ring must contain the keys of the stored records."""
+    """The key ring must decrypt the key check record. If this record is missing, the ring must contain the keys of all other records."""
     store = MemoryStore(time.time)
     right = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
     await key_check.verify(store, right)
@@ -134,7 +134,7 @@ async def test_key_check_rejects_a_key_ring_that_does_not_match() -> None:
 
 
 async def test_tampered_record_is_reported_and_replaced_by_a_new_consent(tmp_path: Path) -> None:
-    """Calls for this user fail with DATA_LOSS, other users are not affected, and the new consent has a later generation."""
+    """Calls for the affected user fail with DATA_LOSS, calls for other users succeed, and a new consent has a higher generation."""
     async with running(tmp_path / "data") as zoomgate:
         await zoomgate.connect()
         await zoomgate.connect(OMAR)
@@ -190,7 +190,7 @@ def test_invalid_key_ring_is_rejected(keys: list[Key]) -> None:
 
 
 def test_key_file_is_private_and_never_overwritten(tmp_path: Path) -> None:
-    """A file that is missing, malformed or accessible to other users is rejected with a remedy."""
+    """A file that is missing, malformed or accessible to other users is rejected, and the message explains what to do."""
     path = tmp_path / "keys.json"
     key_id = key_file.create(path)
     assert key_file.load(path).primary_id == key_id

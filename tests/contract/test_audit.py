@@ -59,7 +59,7 @@ def test_actions_match_the_source() -> None:
 
 
 def test_every_action_is_documented() -> None:
-    """The page has exactly one row per action, with its meaning and in the order of the list."""
+    """The page has exactly one row per action, with its meaning, in the order of `ACTIONS`."""
     assert list(ACTIONS.items()) == ROWS
 
 

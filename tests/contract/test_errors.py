@@ -43,7 +43,7 @@ def test_every_reason_is_used() -> None:
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_every_reason_is_documented(reason: str) -> None:
-    """Each reason has one row in docs/errors.md with all codes of the reason."""
+    """Each reason has one row in docs/errors.md with all its codes."""
     rows = re.findall(
         rf"^\| `{reason}` \| (.+?) \| (.+?) \| (.+?) \|$", (ROOT / "docs/errors.md").read_text(), re.MULTILINE
     )
@@ -55,7 +55,7 @@ def test_every_reason_is_documented(reason: str) -> None:
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_error_has_a_complete_status(kind: type[errors.ZoomgateError]) -> None:
-    """The first detail is ErrorInfo, no detail type is repeated, and the sizes are within the limits of clients."""
+    """The first detail is ErrorInfo, no detail type is repeated, and the sizes are within the limits that clients enforce."""
     status = status_of(new_error(kind))
     assert code_pb2.Code.Name(status.code) == MAPPING[kind][0].name
     kinds = [detail.type_url for detail in status.details]
@@ -72,7 +72,7 @@ def test_every_error_has_a_complete_status(kind: type[errors.ZoomgateError]) -> 
 def test_status_with_long_texts_is_within_the_size_limits(
     kind: type[errors.ZoomgateError], text: str
 ) -> None:
-    """Clients would report RESOURCE_EXHAUSTED instead of a status that exceeds the limit."""
+    """For a status that exceeds a client's size limit, the client would report RESOURCE_EXHAUSTED instead."""
     error = (
         kind([FieldViolation(f"{text}[{index}]", text) for index in range(200)])
         if issubclass(kind, errors.InvalidRequest)

@@ -26,7 +26,7 @@ async def test_documentation_lists_every_metric(zoomgate: Harness) -> None:
                 text = await response.text()
     exported = {}
     for family in text_string_to_metric_families(text):
-        if not family.name.endswith("_created"):  # added by the library: the creation times
+        if not family.name.endswith("_created"):  # creation times, which the library adds
             name = f"{family.name}_total" if family.type == "counter" else family.name
             exported[name] = (
                 family.type,
@@ -36,7 +36,7 @@ async def test_documentation_lists_every_metric(zoomgate: Harness) -> None:
 
 
 async def test_counters_in_alert_rules_are_exported_with_zero(zoomgate: Harness) -> None:
-    """Prometheus does not detect an increase if a counter first appears with 1."""
+    """Prometheus does not detect an increase if the first exported value of a counter is 1."""
     rules = (ROOT / "deploy/alerts.yml").read_text(encoding="utf-8")
     selected = re.findall(r'(zoomgate_\w+)\{(\w+)=~?"([\w|]+)"', rules)
     expected = {(name, label, value) for name, label, values in selected for value in values.split("|")}

@@ -41,7 +41,7 @@ LEVELS = {"warning": "warning", "error": "error", "exception": "error", "critica
 
 
 def alerting_events() -> Iterator[tuple[str, str]]:
-    """Yield every log event of level warning or error in the source, with its level."""
+    """Yield every log event in the source whose level is warning or error, with its level."""
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
@@ -59,7 +59,7 @@ def alerting_events() -> Iterator[tuple[str, str]]:
 
 
 def metrics_in(text: str) -> set[str]:
-    """Return the metrics in a text, by their names in docs/metrics.md."""
+    """Return the metrics that a text mentions, without the suffixes of histogram series."""
     return {re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"\bzoomgate_\w+", text)}
 
 
@@ -96,7 +96,7 @@ def test_alerts_use_existing_metrics_and_outcomes() -> None:
 
 
 def test_every_metric_is_mentioned() -> None:
-    """docs/operations.md mentions every metric, and no others."""
+    """docs/operations.md mentions every metric, and no metric that does not exist."""
     assert metrics_in(PAGE) == METRICS
 
 

@@ -1,4 +1,4 @@
-"""Tests for the public names: a change of a name that operators or callers depend on must be deliberate."""
+"""Tests for the public names: a change to a name that operators or callers depend on must be deliberate."""
 
 import ast
 from collections.abc import Iterator

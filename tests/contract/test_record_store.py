@@ -76,7 +76,7 @@ def record(subject: str = "monica@example.com", value: bytes = b"v", **columns: 
 
 
 async def test_written_record_is_read_back(store: RecordStore) -> None:
-    """`get` returns every column and byte, a revision, and the store's current time."""
+    """`get` returns all columns unchanged, a revision, and the store's current time."""
     written = record(
         value=bytes(range(256)),
         state="ACTIVE",
@@ -149,7 +149,7 @@ async def test_one_of_many_concurrent_writers_succeeds(store: RecordStore) -> No
 
 
 async def test_zoom_user_has_one_live_record(store: RecordStore) -> None:
-    """A second record of a Zoom user is rejected with the subject of the first. Tombstones and other apps are exempt."""
+    """A second record for a Zoom user is rejected, and the first record's subject is returned. Tombstones and other apps are exempt."""
     rev = await store.put(record(zoom_user_id="z1", state="ACTIVE"), 0)
     assert rev is not None
     second = record("omar@example.com", zoom_user_id="z1", state="ACTIVE")
@@ -165,7 +165,7 @@ async def test_zoom_user_has_one_live_record(store: RecordStore) -> None:
 
 
 async def test_find_returns_the_live_record_of_a_zoom_user(store: RecordStore) -> None:
-    """Tombstones and records of other Zoom users, of other apps or without a Zoom user do not match."""
+    """Tombstones, records without a Zoom user, and records of other Zoom users or other apps do not match."""
     before = time.time()
     for name, columns in (
         ("disconnected@example.com", {"zoom_user_id": "z1", "state": TOMBSTONE_STATE}),
@@ -190,7 +190,7 @@ async def test_find_returns_the_live_record_of_a_zoom_user(store: RecordStore) -
 
 
 async def test_pages_are_ordered_by_subject(store: RecordStore) -> None:
-    """Subjects are compared by code point. Pages start after the given subject and respect the filters."""
+    """Subjects are compared by code point. Pages start after the given subject and contain only records that match the filters."""
     names = ["a@x.com", "b@x.com", "ab@x.com", "B", "ä", "\uff21", "\U0001f600"]
     for index, name in enumerate(names):
         state = "ACTIVE" if index % 2 else "REAUTH_REQUIRED"
@@ -211,7 +211,7 @@ async def test_pages_are_ordered_by_subject(store: RecordStore) -> None:
 
 
 async def test_records_are_counted_by_a_column(store: RecordStore) -> None:
-    """`count` is limited to one app and one kind, and groups records by value."""
+    """`count` counts the records of one app and one kind, for each value of a column."""
     for index in range(5):
         await store.put(record(f"u{index}", state="ACTIVE" if index else "GONE", key_id=f"k{index % 2}"), 0)
     assert await store.count(APP, Kind.USER, Column.STATE) == {"ACTIVE": 4, "GONE": 1}
@@ -344,7 +344,7 @@ async def test_processes_share_a_file_without_lost_updates(tmp_path: Path) -> No
 
 
 async def test_processes_can_create_the_file_concurrently(tmp_path: Path) -> None:
-    """If several processes start in an empty directory at the same time, all succeed, and none deletes the file of the others."""
+    """If several processes start in an empty directory at the same time, all succeed, and none deletes another process's file."""
     for number in range(3):
         path = tmp_path / f"new-{number}.db"
         processes = [subprocess.Popen([sys.executable, "-c", COUNTER, str(path), "2"]) for _ in range(6)]

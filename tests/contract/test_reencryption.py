@@ -100,7 +100,7 @@ async def test_every_record_is_reencrypted_and_otherwise_unchanged(store: Record
 
 
 async def test_concurrent_refresh_is_not_overwritten(store: RecordStore) -> None:
-    """A record that was refreshed between read and write is read again, and the valid token is retained."""
+    """If a token is refreshed between read and write, the record is read again, and the valid token is retained."""
     zoom = RotatingZoom()
     process = await fill(store, zoom)
     refreshed: set[str] = set()
@@ -208,7 +208,7 @@ async def test_reencryption_loses_no_token_of_a_different_process(tmp_path: Path
     assert worker.stdout is not None
     assert worker.stdout.readline() == "ready\n"
     effective_runs = 0
-    while effective_runs < 10:  # runs that found records written by the other process
+    while effective_runs < 10:  # the number of runs that re-encrypted records written by the other process
         assert worker.poll() is None
         result = await reencrypt(store, ring(NEW), ignore_progress)
         assert not result.failed

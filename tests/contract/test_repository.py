@@ -48,7 +48,7 @@ def test_top_level_contains_only_known_entries() -> None:
 
 
 def test_no_machine_path_or_registry_is_named() -> None:
-    """No file contains paths of a developer's machine or hosts of package registries."""
+    """No file contains paths on a developer's machine or host names of package registries."""
     forbidden = re.compile(r"(?<![\w.])/(?:root|home|Users)/\w|\bindex-url\b|--hash=|files\.pythonhosted")
     for path in tracked_files():
         if path.exists() and path.suffix not in (".png", ".svg") and path != Path(__file__):
@@ -64,7 +64,7 @@ def test_links_between_documents_are_valid() -> None:
 
 
 def test_help_screenshot_is_current() -> None:
-    """After a change of the help, run `make screenshots`."""
+    """After a change to the output of `zoomgate --help`, run `make screenshots`."""
     drawn = re.findall(
         r"<text[^>]*>([^<]*)</text>", (ROOT / "docs/images/help.svg").read_text(encoding="utf-8")
     )

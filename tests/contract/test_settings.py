@@ -28,7 +28,7 @@ def test_unknown_settings_are_not_documented() -> None:
 
 
 def test_documented_config_file_is_accepted(tmp_path: Path) -> None:
-    """The first TOML example of the page loads."""
+    """The first TOML example on the page is a valid settings file."""
     example = re.findall(r"```toml\n(.*?)```", DOCUMENTATION.read_text(encoding="utf-8"), re.DOTALL)[0]
     (tmp_path / "secret").write_text("hush\n")
     file = tmp_path / "zoomgate.toml"

@@ -32,7 +32,7 @@ def run_command(*command: str, cwd: Path = ROOT, **environ: str) -> subprocess.C
 
 
 def virtual_environment(directory: Path, *packages: str) -> Path:
-    """Create a virtual environment with packages and return its interpreter. Skip the test if the installation fails."""
+    """Create a virtual environment with the given packages and return its interpreter. Skip the test if the installation fails."""
     assert run_command(sys.executable, "-m", "venv", str(directory)).returncode == 0
     python = directory / "bin" / "python"
     process = run_command(

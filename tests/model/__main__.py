@@ -1,4 +1,4 @@
-"""`make soak N=…`: search any number of generated histories for one that violates an invariant of the refresh protocol."""
+"""`make soak N=…`: search N generated histories for one that violates an invariant of the refresh protocol."""
 
 import sys
 
@@ -9,7 +9,7 @@ from model.world import generate_history, shipped, shrink, violation_of
 
 
 def main(first: int, histories: int) -> int:
-    """Run the histories of `histories` seeds from `first` on. The exit code is 1 if one violates an invariant."""
+    """Run the histories of `histories` consecutive seeds, starting with `first`. The exit code is 1 if a history violates an invariant."""
     columns = (Text("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         for seed in progress.track(range(first, first + histories), description="histories"):

@@ -1,6 +1,6 @@
-"""Counterexamples: the shortest known history for each mutant, and histories that exposed bugs of the shipped protocol.
+"""Counterexamples: the shortest known history for each mutant, and histories that exposed bugs in the shipped protocol.
 
-`make soak` prints new histories in this form. Histories are never removed.
+`make soak` prints a failing history in the form used here. Histories are never removed.
 """
 
 from model.world import History

@@ -1,6 +1,6 @@
 """An event loop with virtual time, in which a seed decides which of the ready tasks runs next.
 
-Time advances to the next timer only if no callback is ready. There is no I/O, and functions for executor threads run within the loop.
+Time advances to the next timer only if no callback is ready. There is no I/O, and functions passed to `run_in_executor` run in the loop.
 Therefore a seed determines the whole history, and a history takes milliseconds.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class Deadlock(AssertionError):
-    """Deadlock of the loop: all tasks wait, and no timer is left."""
+    """Deadlock: all tasks of the loop wait, and no timer is left."""
 
 
 class Killed(Exception):

@@ -37,7 +37,7 @@ class Mutant:
         if source.count(self.original) != 1:
             raise LookupError(f"mutant {self.name!r} no longer matches {self.of.__name__}; update its text")
         module = ModuleType(f"{self.of.__name__}_{self.name}")
-        # dataclasses look up their module by name; the shipped module has the required names
+        # `dataclass` looks up the class's module by name; the shipped module defines the names that are needed
         module.__dict__["__name__"] = self.of.__name__
         code = compile(source.replace(self.original, self.replacement), f"<mutant {self.name}>", "exec")
         exec(code, module.__dict__)  # noqa: S102 - our own source

@@ -35,14 +35,14 @@ from zoomgate_server.zoom.token_outcome import Issued, Rejected, TokenOutcome
 
 EPOCH, DAY, HOUR = 1_750_000_000.0, 24 * 3600.0, 3600.0
 MAX_IDLE_SECONDS = 90 * DAY
-"""Age at which Zoom expires an unused refresh token."""
+"""Age at which an unused refresh token expires, in seconds."""
 
 RING = KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)])
 ADMIN = Principal(name="admin", roles=frozenset({Role.ADMIN}))
 
 
 class Clock:
-    """A clock with the time of an event loop."""
+    """A clock that returns the time of an event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -55,14 +55,14 @@ class Clock:
 
 
 class Zoom:
-    """A token endpoint that accepts each refresh token once, rejects expired ones, and responds after a second.
+    """A token endpoint that accepts each refresh token once, rejects expired tokens, and responds after a second.
 
     Attributes:
         valid: The valid refresh token of each user.
-        requests: Time on the loop's clock and user of each request.
+        requests: The time, on the loop's clock, and the user of each request.
         expired: Users whose expired refresh token was sent.
         reused: Number of requests with a refresh token that had been exchanged before.
-        outage: The outcome of all requests, or None to process them.
+        outage: The outcome returned for all requests, or None to process requests normally.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Zoom:
         self._number = 0
 
     def issue(self, user: str, age: float = 0.0) -> str:
-        """Issue a refresh token to a user, `age` seconds ago."""
+        """Issue a refresh token that is already `age` seconds old to a user."""
         self._number += 1
         self.valid[user] = f"{user} {self._number}"
         self._issued_at[user] = asyncio.get_running_loop().time() - age
@@ -196,7 +196,7 @@ class Process:
 
 
 async def connect(process: Process, zoom: Zoom, user: str, age: float, **fields: Any) -> None:
-    """Store a connection whose pair was issued `age` seconds ago."""
+    """Store a connection whose token pair was issued `age` seconds ago."""
     _, now = await process.store.read(user)
     issued_at = now - age
     pair = TokenPair("a", zoom.issue(user, age), "bearer", "s", "", issued_at + HOUR, issued_at)

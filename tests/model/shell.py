@@ -1,8 +1,8 @@
 """A simulated world for the refresher: one process, its store, its journal and a Zoom simulator, on the event loop of `model.loop`.
 
 A seed determines one history: callers with various deadlines that are canceled at arbitrary steps; a store that is slow and fails before
-or after its writes take effect; a Zoom that is slow, rate limits or is unreachable. A history ends with a drain at an arbitrary time, or
-the process is killed at an arbitrary step and another process resumes its journal.
+or after its writes take effect; a Zoom simulator that is slow, rejects calls with a rate limit, or is unreachable. A history ends with a
+drain at an arbitrary time, or with a kill of the process at an arbitrary step, after which another process resumes the journal.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ _CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default=
 
 
 class EndlessLoop(AssertionError):
-    """Endless loop of a task within one step of the event loop."""
+    """A task loops endlessly within one step of the event loop."""
 
 
 class Clock:
@@ -100,7 +100,7 @@ class Zoom:
         self._failing = rng.random() < 0.3
 
     async def exchange(self, token: str) -> TokenOutcome:
-        """Respond after a delay, and check that a user has only one call at a time."""
+        """Respond after a delay, and check that each user has at most one call at a time."""
         user = token.partition(" ")[0]
         self._world.check(_CALLER.get() == "none", "a caller's context reached Zoom")
         self._calls[user] += 1
@@ -291,7 +291,7 @@ class World:
         self.drained = False
 
     async def _check_final_refresh(self) -> None:
-        """Stop all faults and refresh every user once more. The refresh must succeed, or require consent if a response was lost."""
+        """Stop all faults and refresh every user's token once more. This must succeed or, if a response was lost, require a new consent."""
         self.zoom.stop_failing()
         self.faulty._faults = {"get": [], "put": []}
         await asyncio.sleep(LONG_PAUSE)

@@ -1,8 +1,8 @@
 """Model tests for the refresh protocol: histories of pauses, faults, crashes, consents and clock jumps (tests/model/world.py).
 
-At the end of each history, the disturbances stop and the token is refreshed once more. If Zoom's valid refresh token ever reached a process
-that was not killed before the token was in the journal, the record must contain the token. Otherwise, the connection must require consent,
-with the cause that a response was lost.
+At the end of each history, the disturbances stop and the token is refreshed once more. Then the record must contain Zoom's valid refresh
+token. The only exception is a token that no process received, or that was received only by processes that were killed before the token was
+in the journal. In this case, the connection must require consent, with the cause that a response was lost.
 """
 
 import pytest

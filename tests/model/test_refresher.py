@@ -1,6 +1,6 @@
 """Model tests for the refresher on an event loop with seeded scheduling (tests/model/loop.py, tests/model/shell.py).
 
-Invariants at every seed:
+Invariants for every seed:
 
 * At the end, the record contains Zoom's valid refresh token, unless only the memory of a killed process contained the token.
 * Each user has at most one attempt and one call to Zoom at a time.

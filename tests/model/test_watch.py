@@ -1,4 +1,4 @@
-"""Model tests for the change feed: histories of writes, polls, slow clients and interruptions, after which a watch has the latest state."""
+"""Model tests for the change feed: histories of writes, polls, slow clients and interruptions, which must not hide a change."""
 
 import asyncio
 import itertools
@@ -75,7 +75,7 @@ class World:
         return self.time
 
     def start_process(self) -> None:
-        """Start the process without any state."""
+        """Start a process that has not polled the store yet, and a watch."""
         self.connections = ConnectionRepository(
             app="app", store=self.store, envelope=self.envelope, clock=self, on_read=lambda: None
         )
@@ -83,7 +83,7 @@ class World:
         self.watch()
 
     def watch(self) -> None:
-        """Start a watch at the last position."""
+        """Start a watch at the last position that the client received."""
         events = Watchers(feed=self.feed, metrics=Metrics("0", [])).watch(
             names=(), is_visible=lambda _: True, permit=lambda _: True, position=self.position
         )
@@ -99,7 +99,7 @@ class World:
                 self.received[event.record.user_email] = event.record
 
     async def write(self, user: str, lag: float, *, disconnect: bool) -> None:
-        """Store a change with an update time `lag` seconds ago."""
+        """Store a change whose update time is `lag` seconds ago."""
         record, now = await self.other_process.read(user)
         at = now - lag
         if record is None:
@@ -230,7 +230,7 @@ async def test_slow_client_does_not_let_the_log_grow(
 
 
 async def test_clock_set_back_between_polls_hides_no_change() -> None:
-    """Changes by other processes with an earlier time are reported after the store was unreachable for a while."""
+    """A change that another process makes after the store's clock was set back, and before the next poll, is reported."""
     world = World()
     await world.sync()
     world.clock_offset = 3600.0
@@ -246,7 +246,7 @@ async def test_clock_set_back_between_polls_hides_no_change() -> None:
 
 
 async def test_change_in_the_future_does_not_let_the_log_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change that was stored with a wrong clock stays in the log, and older changes after it are removed."""
+    """A change with a future time stays in the log, but changes that were made after it with an earlier time are removed."""
     monkeypatch.setattr(change_feed, "LOG_ENTRIES", 10)
     world = World()
     await world.feed.poll()
@@ -264,7 +264,7 @@ async def test_change_in_the_future_does_not_let_the_log_grow(monkeypatch: pytes
 async def test_slow_client_receives_changes_that_were_removed_from_the_log(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An earlier change with a future time stays in the log longer."""
+    """A change with a future time stays in the log longer than changes that were made after it."""
     monkeypatch.setattr(change_feed, "LOG_ENTRIES", 10)
     monkeypatch.setattr(change_feed, "PAGE_SIZE", 0)
     world = World()
@@ -325,7 +325,7 @@ async def test_drain_ends_a_watch_immediately_while_the_store_does_not_respond()
 
 
 async def test_clock_set_back_hides_no_change_from_a_resumed_watch() -> None:
-    """The watch resumes after the clock has passed the same hour twice, and receives the changes of the second time."""
+    """The clock is set back by an hour, and passes its earlier time again before the watch resumes. No change is missed."""
     world = World()
     await world.sync()
     await world.interrupt()

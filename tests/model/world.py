@@ -1,6 +1,6 @@
 """A simulated world for the refresh protocol: one user, one Zoom simulator, one store, one journal and up to three processes.
 
-Each attempt is the generator that runs in production, and this module performs the effects. A history is a list of actions that determines
+Each attempt runs the production generator, and this module performs its effects. A history is a list of actions that determines
 which attempt runs next, what fails, which process is killed and when time passes. An action that is impossible in the current state is
 skipped, so every list of actions is a valid history.
 """
@@ -32,7 +32,7 @@ class InvariantViolation(AssertionError):
 
 
 class RotatingZoom:
-    """A token endpoint that exchanges the latest refresh token; if tolerant, also the previous one."""
+    """A token endpoint that accepts the latest refresh token and, if tolerant, also the previous one."""
 
     def __init__(self, *, tolerant: bool) -> None:
         self._names = count(1)
@@ -175,7 +175,7 @@ class World:
         return self.record.rev
 
     def _check_lease(self, attempt: Attempt) -> None:
-        """Check that a token is exchanged only under a confirmed lease, and that the lease covers the call."""
+        """Check that a token is exchanged only while a confirmed lease is held, and that the lease does not expire during the call."""
         if attempt.leased_at is None:
             raise InvariantViolation("a token was exchanged without a lease")
         if attempt.checked_at - attempt.leased_at > shipped.LEASE_SECONDS - shipped.CALL_SECONDS:
@@ -213,7 +213,7 @@ class World:
                     self.perform(attempt)
                 attempt.effect = attempt.protocol.throw(StoreError("injected"))
             elif isinstance(effect, protocol.Put) and fault == "write_retried":
-                # a driver retries a write without a response; the retry conflicts with the first write
+                # the driver repeats a write whose response was lost; the second write conflicts with the first
                 self.perform(attempt)
                 attempt.effect = attempt.protocol.send(None)
             else:
@@ -275,7 +275,7 @@ class World:
     def _crash(self, index: int) -> None:
         """Kill the process of an attempt. Its memory is lost, and its journal entries remain.
 
-        If the journal works, only tokens whose entry was still being written may be lost.
+        If the journal works, only a token whose journal entry was still being written may be lost.
         """
         attempt = self._attempt(index)
         if attempt is None or not self._use_budget("crash"):
@@ -305,7 +305,7 @@ class World:
             self.skew += seconds
 
     def _consent(self) -> None:
-        """Let the user consent with Zoom; the record is not updated yet."""
+        """Let the user consent in Zoom, without updating the record yet."""
         if self.unstored_consent is None and self._use_budget("consent"):
             self.unstored_consent = self.zoom.consent()
 
@@ -389,7 +389,7 @@ class World:
                 raise InvariantViolation(
                     f"a lost token did not lead to a required consent: {type(verdict).__name__}"
                 )
-            # with a skewed clock or a tolerant Zoom, a success of another attempt may have removed the pending attempt
+            # with a skewed clock or a tolerant Zoom, another attempt may have succeeded and removed the pending attempt
             certain = not self.skew and not self.tolerant
             if certain and self.record.cause is not Cause.OUTCOME_LOST:
                 raise InvariantViolation(f"the cause of a lost token is {self.record.cause}")
@@ -398,7 +398,7 @@ class World:
 
 
 def run_history(history: History, *, protocol: ModuleType = shipped) -> None:
-    """Run a history. Its first action contains the properties of the world.
+    """Run a history, whose first action contains the properties of the world.
 
     Raises:
         InvariantViolation: An invariant does not hold.
@@ -444,7 +444,7 @@ _MAKERS = [make for _, make in _ACTIONS]
 
 
 def generate_history(seed: int, max_actions: int = 40) -> list[Action]:
-    """Return the history of a seed, which is always the same."""
+    """Return the history that is determined by a seed."""
     rng = random.Random(seed)  # noqa: S311 - deterministic on purpose
     makers = rng.choices(_MAKERS, _WEIGHTS, k=rng.randint(3, max_actions))
     return [("world", rng.random() < 0.5, rng.random() < 0.8), *(make(rng) for make in makers)]

@@ -26,7 +26,7 @@ from zoomgate_server.zoom.token_outcome import AppRejected, NotSent, Throttled, 
 
 DAYS = 365
 PER_MINUTE = 60
-"""Limit of proactive refreshes, per process."""
+"""Limit on proactive refreshes per minute, for each process."""
 
 PROCESSES = 2
 
@@ -170,7 +170,7 @@ class _Service:
                 await self._rolling_restart()
 
     async def _connect_users(self) -> None:
-        """Connect all users: most of them on one day, as by an import; the others long ago, without a due date."""
+        """Connect all users: most of them on one day, as an import would; the others long ago, without a due date."""
         process = self._create_process()
         for user in self.users:
             if self.rng.random() < 0.3:
@@ -179,7 +179,7 @@ class _Service:
                 await connect(process, self.zoom, user, age=0.0)
 
     def _start_callers(self) -> list[asyncio.Task[None]]:
-        """Start calls for a few users: all day long, once on working days, or every few weeks."""
+        """Start calls for a few users: some call all day long, some once per working day, some every few weeks."""
         count = len(self.users)
         called = self.rng.sample(self.users, count // 9)
         busy, daily = min(5, count // 100), min(100, count // 50)
@@ -277,7 +277,7 @@ def year(users: int, *, per_minute: int = PER_MINUTE) -> Year:
     """Simulate a year of the service.
 
     Args:
-        per_minute: Limit of proactive refreshes, per process; 0 disables them.
+        per_minute: Limit on proactive refreshes per minute, for each process; 0 disables them.
     """
     rng = random.Random(1)  # noqa: S311 - deterministic on purpose
     loop = SeededLoop(rng)
@@ -296,7 +296,7 @@ def year(users: int, *, per_minute: int = PER_MINUTE) -> Year:
 
 
 def main(users: int) -> int:
-    """Print the result of a year. The exit code is 1 if a connection was lost or a token exchanged twice."""
+    """Print the result of a year. The exit code is 1 if a connection was lost or a token was exchanged twice."""
     logs.configure("error", "json", io.StringIO())  # failures are part of the simulation
     result = year(users)
     lines = (

@@ -59,7 +59,7 @@ def chromium(
 
 @contextmanager
 def leaving(browser: webdriver.Chrome) -> Iterator[None]:
-    """Wait until the action in the context has loaded a different page."""
+    """At the end of the `with` block, wait until the browser has loaded a different page."""
     root = browser.find_element(By.TAG_NAME, "html")
     yield
     WebDriverWait(browser, 20, ignored_exceptions=[WebDriverException]).until(staleness_of(root))

@@ -6,11 +6,11 @@ from typing import Any
 
 
 def whole_lines(file: Path) -> list[str]:
-    """Return the lines of a file without an incomplete last line."""
+    """Return the complete lines of a file, ignoring an incomplete last line."""
     return file.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
 
 
 def events(file: Path, name: str) -> list[dict[str, Any]]:
-    """Return the entries of a service's log with an event name, ignoring lines that are not JSON."""
+    """Return the entries with an event name from a service's log, ignoring lines that are not JSON."""
     rows = (json.loads(line) for line in whole_lines(file) if line.startswith("{"))
     return [row for row in rows if row["event"] == name]

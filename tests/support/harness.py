@@ -1,4 +1,4 @@
-"""The complete service in this process: real ports, a real store in a directory, and the Zoom simulator."""
+"""The complete service, run in the test process: real ports, a real store in a directory, and the Zoom simulator."""
 
 import html
 import re
@@ -34,7 +34,7 @@ SECONDS = 20.0
 
 
 def service(name: str, **overrides: Any) -> Principal:
-    """Return the principal of a service that may act for all users, with overridden permissions."""
+    """Return the principal of a service that may act for all users; `overrides` replaces some of its permissions."""
     permissions: dict[str, Any] = {
         "users": UserPatterns(everyone=True),
         "access_tokens": True,

@@ -1,4 +1,4 @@
-"""A service process without ports, and a token endpoint that rotates refresh tokens."""
+"""A service process that listens on no port, and a token endpoint that rotates refresh tokens."""
 
 import time
 

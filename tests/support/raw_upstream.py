@@ -37,7 +37,7 @@ class RawUpstream:
     Attributes:
         requests: The exact bytes of every request.
         responses: The next responses; the last response is repeated.
-        open: Event until which all responses are delayed.
+        open: All responses are delayed until this event is set.
         connections: The number of accepted connections.
         close_after_response: Whether to close each connection after its first response.
     """

@@ -1,4 +1,4 @@
-"""Program that refreshes users continuously with the old key: `python -m support.refreshing_process STORE USER…`.
+"""Program that refreshes users' tokens continuously and encrypts them with the old key: `python -m support.refreshing_process STORE USER…`.
 
 The program runs until its standard input is closed, so that the test determines the duration, regardless of the speed of the machine.
 """

@@ -1,4 +1,4 @@
-"""A reproducible history of the Zoom simulator, for the simulator's overview page."""
+"""Reproducible activity in the Zoom simulator, for the simulator's overview page."""
 
 import base64
 import json

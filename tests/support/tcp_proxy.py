@@ -108,7 +108,7 @@ class TcpProxy:
         await asyncio.gather(*self._connections, return_exceptions=True)
         for writer in writers:
             await _close(writer)
-        for _ in range(5):  # `accept` is called a few loop iterations after a connection was accepted
+        for _ in range(5):  # asyncio reports an accepted connection a few iterations later
             await asyncio.sleep(0)
 
 

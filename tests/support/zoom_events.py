@@ -1,4 +1,4 @@
-"""Signed webhook events as Zoom sends them."""
+"""Signed webhook events in Zoom's format."""
 
 import hashlib
 import hmac

@@ -136,7 +136,7 @@ def test_json_files_in_other_formats_are_rejected(tmp_path: Path, text: str) -> 
 
 
 def test_kubernetes_service_variables_are_ignored() -> None:
-    """Variables of services named zoomgate and zoomgate-http are ignored; a port set by a user is rejected."""
+    """Kubernetes's variables for services named zoomgate and zoomgate-http are ignored; a port set by a user is rejected."""
     for name, port in (("ZOOMGATE", "50051"), ("ZOOMGATE_HTTP", "8080")):
         link = f"{name}_PORT_{port}_TCP"
         environ = {
@@ -249,7 +249,7 @@ def test_address_requires_host_and_port(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["ZOOMGATE_LISTEN", "ZOOMGATE_HTTP_LISTEN"])
 def test_url_as_listen_address_is_rejected(name: str) -> None:
-    """The error is not reported as a port in use."""
+    """The error message does not state that the port is in use."""
     text = problem({name: "http://localhost:1"})
     assert text.startswith(f"{name} must be HOST:PORT, such as 127.0.0.1:")
     assert text.endswith("not 'http://localhost:1'")

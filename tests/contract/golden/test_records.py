@@ -1,4 +1,4 @@
-"""Tests for the decryption of golden records and a golden journal entry, written by the first release of the format."""
+"""Tests for the decryption of golden records and a golden journal entry, written by the first release that used their format."""
 
 import json
 from base64 import b64decode, b64encode

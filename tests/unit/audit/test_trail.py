@@ -65,7 +65,7 @@ def test_rotation_loses_no_line(tmp_path: Path) -> None:
         if path.exists() and path.stat().st_size:
             path.rename(tmp_path / f"audit.jsonl.{rotated}")
             rotated += 1
-            if rotated == 1:  # before the first rotation, the writers wait after half of their lines
+            if rotated == 1:  # after half of their lines, the writers wait for the first rotation
                 for writer in writers:
                     assert writer.stdin is not None
                     writer.stdin.write(b"go\n")
@@ -92,7 +92,7 @@ trail.require(AuditEvent("token.returned", "ok", "calendar", "", "monica@example
 
 
 def test_lines_are_logged_at_any_log_level() -> None:
-    """With ZOOMGATE_AUDIT=log, lines are written to standard error even at level error, with complete fingerprints."""
+    """With ZOOMGATE_AUDIT=log, lines are written to standard error even if the log level is error, with complete fingerprints."""
     result = subprocess.run([sys.executable, "-c", LOG_WRITER], capture_output=True, check=True)
     line = json.loads(result.stderr)
     assert (line["event"], line["action"], line["user"]) == ("audit", "token.returned", "monica@example.com")
@@ -110,7 +110,7 @@ class ManualClock(SystemClock):
 
 
 def test_rename_is_detected_within_a_tenth_of_a_second(tmp_path: Path) -> None:
-    """Before the detection, lines are written to the renamed file. After the detection, a new file is created. No line is lost."""
+    """Until the rename is detected, lines are written to the renamed file. Then a new file is created. No line is lost."""
     clock, path, old = ManualClock(), tmp_path / "audit.jsonl", tmp_path / "audit.jsonl.1"
     trail = AuditTrail(path, key=b"", clock=clock, on_lost=pytest.fail)
     for number in range(4):
@@ -126,7 +126,7 @@ def test_rename_is_detected_within_a_tenth_of_a_second(tmp_path: Path) -> None:
 
 
 def test_number_of_suppressed_rejections_is_written(tmp_path: Path) -> None:
-    """The number is written with the next rejection after the minute, or on close. After that, rejections are written again."""
+    """The number is written on close, or with the caller's first rejection after the minute; later rejections are written again."""
     clock, path = ManualClock(), tmp_path / "audit.jsonl"
     trail = AuditTrail(path, key=b"", clock=clock, on_lost=pytest.fail)
 

@@ -130,7 +130,7 @@ class TestShow:
 
     @pytest.mark.parametrize("corruption", ["truncated", "overwritten", "not gzip"])
     def test_unreadable_file_does_not_stop_the_others(self, corruption: str) -> None:
-        """All readable lines are shown. The command fails with the name of the file, and not with "not found"."""
+        """All readable lines are shown. The command fails with an error that contains the name of the file, instead of "not found"."""
         lines = [
             line(request_id=str(number), details={"noise": os.urandom(99).hex()}) for number in range(900)
         ]
@@ -165,7 +165,7 @@ class TestShow:
         assert result.exit_code == 1
 
     def test_empty_lines_count_for_line_numbers(self) -> None:
-        """An empty line can be written after an incomplete line when the disk was full."""
+        """If the disk was full, an empty line may follow an incomplete line."""
         write(line(), "", "corrupt", line())
         assert "data/audit.jsonl:3 is corrupt" in zoomgate("audit", "show").stderr
 
@@ -177,7 +177,7 @@ class TestShow:
         assert [row["request_id"] for row in show()] == ["old", "new"]
 
     def test_complete_line_after_an_incomplete_one_is_shown(self) -> None:
-        """If a complete line follows an incomplete line without a newline, the complete line is shown and the corruption is reported."""
+        """If no newline separates an incomplete line from the next line, the next line is shown and the corruption is reported."""
         write(line(request_id="1"), line(request_id="incomplete")[:50] + line(request_id="2"))
         result = zoomgate("audit", "show", "--json")
         assert [json.loads(text)["request_id"] for text in stdout_of(result).splitlines()] == ["1", "2"]
@@ -265,7 +265,7 @@ class TestCommands:
     """Tests for commands that change keys, callers or the store."""
 
     async def test_commands_are_audited(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Each command writes a line with the system user and the user that called sudo, as in docs/audit.md, without secrets."""
+        """Each command writes a line with the system user and the user that called sudo, as shown in docs/audit.md, without secrets."""
         monkeypatch.setenv("SUDO_USER", "alice")
         Path("data").mkdir()
         stdout_of(await command("keys", "new"))
@@ -326,7 +326,7 @@ class TestCommands:
         assert not Path("data").exists()
 
     async def test_restore_on_a_new_machine_is_audited(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The restore creates the data directory and writes an audit line there. With a missing backup, no directory is created."""
+        """The restore creates the data directory and writes an audit line there. If the backup is missing, no directory is created."""
         async with running(Path("data")) as service:
             await service.connect()
         stdout_of(await command("store", "backup", "copy.db"))
@@ -344,7 +344,7 @@ class TestCommands:
         assert not Path("data/audit.jsonl").exists()
 
     def test_system_user_without_a_name_is_recorded_by_uid(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """In a container, the uid may have no name."""
+        """In a container, the user ID may have no user name."""
         Path("data").mkdir()
         monkeypatch.setattr(os, "geteuid", lambda: 987_654)
         trail = audit_log.AuditLog(None)

@@ -336,7 +336,7 @@ class TestDoctor:
         assert "the store has no records of this app yet" in result.stdout
 
     def test_inaccessible_paths_are_failures(self) -> None:
-        """A path is not treated as missing if access is denied."""
+        """A path to which access is denied is not reported as missing."""
         name = "x" * 300
         result = zoomgate("doctor", "--json", "--data-dir", name)
         results = {row["check"]: row["result"] for row in map(json.loads, result.stdout.splitlines())}
@@ -353,7 +353,7 @@ class TestDoctor:
         assert f"{url} cannot be reached" in result.stdout
 
     async def test_invalid_responses_are_reported(self) -> None:
-        """A response that is not HTTP is treated as unreachable, and a date without a time zone as missing."""
+        """An endpoint whose response is not HTTP is reported as unreachable, and a date without a time zone as invalid."""
         dateless = http_response("200 OK", b"", "Date: Tue, 24 Nov 2026 21:09:00 -0000")
         async with raw_upstream() as upstream:
             upstream.responses = [b"SSH-2.0-noise\r\n\r\n", dateless]
@@ -423,7 +423,7 @@ class TestConnections:
         assert "lower case" in stderr_of(await client(zoomgate, "admin", "show", "Monica@example.com"), 2)
 
     async def test_sources_of_the_key_have_precedence(self, zoomgate: Harness, folder: Path) -> None:
-        """The order is --key-file, ZOOMGATE_KEY, caller.key in the data directory."""
+        """The key is read from --key-file, or else from ZOOMGATE_KEY, or else from caller.key in the data directory."""
         (folder / "key").write_text(caller_key("admin") + "\n")
         assert (await client(zoomgate, "unknown", "list", "--key-file", "key")).exit_code == 0
         (folder / ".zoomgate").mkdir()

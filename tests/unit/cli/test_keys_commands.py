@@ -94,7 +94,7 @@ class TestRotate:
         assert [key.key_id for key in ring().keys] == [new]
 
     async def test_all_steps_in_one_run_with_a_stopped_service(self, folder: Path) -> None:
-        """After `--now`, the service starts with both keys, and every record is encrypted under the new key."""
+        """After `--now`, the service starts with both keys, and every record is encrypted with the new key."""
         async with running(Path("data"), environ=OFTEN) as harness:
             await harness.connect(MONICA)
         old = ring().primary_id
@@ -117,7 +117,7 @@ class TestRotate:
         assert {path.name for path in Path("data").iterdir()} == {"keys.json", "audit.jsonl"}
 
     def test_only_one_of_several_concurrent_rotations_succeeds(self, folder: Path) -> None:
-        """One command adds a key. The others must be repeated later, so that no key is promoted before services have loaded it."""
+        """One command adds a key. The others fail, so that they do not promote this key before services have loaded it."""
         old = stdout_of(zoomgate("keys", "new")).strip()
         age_key_file()
         processes = [
@@ -156,7 +156,7 @@ class TestReencrypt:
         )
 
     async def test_progress_is_displayed_as_a_bar_on_a_terminal(self, service: Harness) -> None:
-        """The bar is written to standard error, so a pipe receives the result only."""
+        """The progress bar is written to standard error, so a pipe receives only the result."""
         ours, theirs = pty.openpty()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "zoomgate_server", "keys", "reencrypt", "--json"),
@@ -290,7 +290,7 @@ class TestList:
 
 
 async def test_no_token_is_lost_if_one_machine_lacks_the_primary_key(folder: Path) -> None:
-    """The machine returns KEY_UNAVAILABLE without using a refresh token or writing a record. Calls succeed once the key is copied."""
+    """The machine returns KEY_UNAVAILABLE without using a refresh token or writing a record, until the key is copied to the machine."""
     async with running(Path("data"), environ=OFTEN) as first:
         await first.connect(MONICA)
         await first.connect(OMAR)

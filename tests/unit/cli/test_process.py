@@ -103,7 +103,7 @@ def test_module_can_be_run_as_the_command(tmp_path: Path) -> None:
 
 
 def test_run_starts_everything_and_prints_a_guide(tmp_path: Path) -> None:
-    """The ready line is first. The guide contains the path of the member's key file, which only the owner can read."""
+    """The ready line is printed first. The guide contains the path of the member's key file, which only the owner can read."""
     with start_process(tmp_path, *RUN, "--data-dir", "my data") as process:
         text = read_until(process, r"to stop\.$")
         rest, log = stop(process, signal.SIGINT)
@@ -324,7 +324,7 @@ def test_serve_creates_only_its_data_directory(tmp_path: Path) -> None:
 
 
 def test_serve_lists_all_problems_of_the_callers_file(tmp_path: Path) -> None:
-    """The start fails with the lines and reasons, and no file changes."""
+    """The start fails with the line number and the reason of each problem, and no file changes."""
     (tmp_path / "callers.toml").write_text('[[callers]]\nname = "A"\nrole = "x"\n')
     result = run(tmp_path, "serve", *FREE, environ=ZOOM | {"ZOOMGATE_CALLERS": "callers.toml"})
     assert result.returncode == 1

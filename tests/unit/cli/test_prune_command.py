@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 async def service(folder: Path) -> AsyncIterator[Harness]:
-    """Run a service with Monica in need of re-consent for 100 days, Omar active, and an expired request and state."""
+    """Run a service in which Monica has needed a new consent for 100 days, Omar is active, and a request and a state have expired."""
     async with running(Path("data")) as harness:
         await harness.connect(MONICA)
         await harness.connect(OMAR)
@@ -125,7 +125,7 @@ def test_interruption_does_not_lose_the_audit_event(monkeypatch: pytest.MonkeyPa
     async def interrupted(self: SqliteStore, record: Record, if_rev: int) -> int | None:
         rev = await put(self, record, if_rev)
         signal.raise_signal(signal.SIGINT)
-        for _ in range(3):  # until the interruption has reached the command
+        for _ in range(3):  # gives the event loop time to cancel the command
             await asyncio.sleep(0)
         return rev
 

@@ -216,10 +216,10 @@ async def test_rate_limits_the_refreshes(harness: Harness) -> None:
 async def test_failures_that_affect_all_users_delay_the_next_refresh(
     harness: Harness, kind: str, reason: str
 ) -> None:
-    """After a rate limit or failure of Zoom, the next refresh starts after the retry delay, at most a minute; later refreshes succeed."""
+    """If Zoom fails or limits the rate, the next refresh starts after the retry delay of at most a minute; later refreshes succeed."""
     times = (
         1 if kind == "rate_limit_daily" else 12
-    )  # 4 attempts of the client with 3 attempts of the service each
+    )  # 4 attempts by the client, each with 3 attempts by the service
     harness.simulator.faults.add(Fault("token", kind, times=times))
     time, failures = await refresh_times(harness, 5)
     assert [(failure.user_email, failure.reason) for failure in failures][:1] == [(BASIL, reason)]
@@ -250,7 +250,7 @@ async def test_interruption_prints_counts_and_how_to_continue(harness: Harness) 
 
 
 async def test_progress_bar_is_separate_from_redirected_failures(harness: Harness) -> None:
-    """The bar is on standard error, which is a terminal; failures go to standard output, which is redirected."""
+    """The progress bar is on standard error, which is a terminal; failures go to standard output, which is redirected."""
     revoke_grant(harness, MONICA)
     controller, terminal_side = pty.openpty()
     process = await asyncio.create_subprocess_exec(

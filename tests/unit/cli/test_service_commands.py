@@ -95,7 +95,7 @@ async def test_link_is_printed_without_waiting(harness: Harness) -> None:
 
 
 class Silent(AuthServiceServicer):
-    """A service that fails with gRPC's error for a missing response."""
+    """A service that fails with the error that gRPC reports when no response arrives in time."""
 
     async def GetConnection(self, request: pb.GetConnectionRequest, context: Any) -> pb.GetConnectionResponse:
         """Fail with DEADLINE_EXCEEDED."""
@@ -220,7 +220,7 @@ async def test_requests_are_forwarded(harness: Harness, tmp_path: Path) -> None:
     ],
 )
 async def test_invalid_requests_are_rejected(harness: Harness, arguments: tuple[str, ...], text: str) -> None:
-    """The exit code is 2, and the message contains the problem."""
+    """The exit code is 2, and the message describes the problem."""
     _, errors = await zoomgate(harness, "proxy", "get", MONICA, *arguments, code=2)
     assert text in errors
 

@@ -84,7 +84,7 @@ class TestBackup:
         assert envelope.open(monica).generation == 1
 
     async def test_backup_contains_commits_that_a_file_copy_lacks(self, service: Harness) -> None:
-        """The latest commits are in the log file next to the database file."""
+        """The latest commits are in the write-ahead log next to the database file."""
         await refresh(service, MONICA)
         shutil.copy("data/zoomgate.db", "copied.db")
         stdout_of(await command("store", "backup", "backup.db"))
@@ -101,7 +101,7 @@ class TestBackup:
         ] == [MONICA]
 
     async def test_existing_file_is_not_overwritten(self, service: Harness) -> None:
-        """The store itself is not overwritten either. No temporary file remains."""
+        """Neither another file nor the store itself is overwritten, and no temporary file remains."""
         Path("backup.db").write_text("mine")
         for target in ("backup.db", "data/zoomgate.db"):
             assert "never overwritten" in stderr_of(await command("store", "backup", target))
@@ -189,7 +189,7 @@ class TestRestore:
         assert await contents(Path("restored.db"))
 
     async def test_leftover_log_file_prevents_the_restore(self, service: Harness) -> None:
-        """SQLite would apply the log file to the restored file."""
+        """SQLite would apply the leftover log file to the restored store."""
         stdout_of(await command("store", "backup", "backup.db"))
         environ = {"ZOOMGATE_STORE": "sqlite:///restored.db"}
         Path("restored.db-wal").write_bytes(Path("data/zoomgate.db-wal").read_bytes())
@@ -262,7 +262,7 @@ class TestCopyOfFile:
     async def test_records_written_during_the_copy_are_not_copied(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The copy is a snapshot of its start, even if another connection writes between any two pages."""
+        """The copy contains the store as of the start of the copy, even if another connection writes between any two pages."""
         monkeypatch.setattr(backup, "_PAGES", 1)
         store = await SqliteStore.open(Path("store.db"), time.time)
         process = Process("app", store, Envelope(app="app", keys=ring(OLD)), RotatingZoom())
@@ -335,7 +335,7 @@ class TestCopyOfRecords:
 
 
 class TestStoreOfAnEarlierFormat:
-    """Stores of format 2, which have no key check under its current name."""
+    """Stores in format 2, in which the key check has a different name."""
 
     @pytest.fixture
     async def old_store(self, service: Harness, folder: Path) -> Path:

@@ -38,7 +38,7 @@ def run_simulation(scenario: Callable[[SeededLoop, RecordStore, Zoom], Any]) -> 
 
 
 def test_due_day_is_stable_per_user_and_spread_over_users() -> None:
-    """A pair is due 45 to 60 days after it was issued, always on the same day for one user."""
+    """A token pair is due for a refresh 45 to 60 days after it was issued. The number of days is fixed for each user."""
     pair = TokenPair("a", "r", "bearer", "s", "", HOUR, 0.0)
     days = [schedule.due_at(f"user{number}@example.com", pair, 0.0) or 0.0 for number in range(3000)]
     assert days == [schedule.due_at(f"user{number}@example.com", pair, 0.0) for number in range(3000)]
@@ -49,7 +49,7 @@ def test_due_day_is_stable_per_user_and_spread_over_users() -> None:
 
 
 def test_idle_grants_are_refreshed_when_due() -> None:
-    """A grant is not refreshed before it is due, and the next due date is equally far in the future."""
+    """A grant is not refreshed before it is due. The next due date is again 45 to 60 days after the refresh."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
@@ -93,7 +93,7 @@ def test_unrefreshable_connection_is_skipped(fields: dict[str, Any]) -> None:
 
 
 def test_missing_or_outdated_due_date_is_corrected() -> None:
-    """A due connection without a date is refreshed; one that is not due only gets a new date."""
+    """A connection without a due date is refreshed if its token is old; for a recent token, only the due date is corrected."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
@@ -307,7 +307,7 @@ def test_backlog_is_refreshed_at_the_configured_rate() -> None:
     ids=["unreachable", "app rejected", "unreadable response"],
 )
 def test_refreshes_pause_while_zoom_fails_and_resume_afterwards(outage: TokenOutcome) -> None:
-    """During the outage Zoom is called about once in 15 minutes."""
+    """During the outage, Zoom is called about once every 15 minutes."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
@@ -330,7 +330,7 @@ def test_refreshes_pause_while_zoom_fails_and_resume_afterwards(outage: TokenOut
 
 
 def test_refreshes_pause_after_many_consecutive_rejections() -> None:
-    """Hundreds of consecutive rejections indicate an error of Zoom; few users should have to re-consent."""
+    """Hundreds of consecutive rejections indicate an error in Zoom; as few users as possible should have to consent again."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
@@ -369,7 +369,7 @@ def test_no_token_is_used_while_the_store_fails() -> None:
 
 
 def test_failing_connection_does_not_block_the_others() -> None:
-    """An unreadable connection, or one with a specific refresh failure, is skipped for an hour."""
+    """A connection that cannot be read or refreshed is skipped for an hour."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)

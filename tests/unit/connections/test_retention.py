@@ -46,7 +46,7 @@ def connection(state: State, expire_at: float | None = None, age: float = 0.0) -
 
 
 class RetentionSetup:
-    """A retention policy over a memory store, with its recorded audit events and counts."""
+    """A retention policy with an in-memory store, and the audit events and counts that the policy reports."""
 
     def __init__(self, reauth_days: int = 90) -> None:
         self._reauth_days = reauth_days
@@ -105,7 +105,7 @@ class RetentionSetup:
     ],
 )
 async def test_only_expired_tombstones_are_deleted(record: Record, is_preserved: bool) -> None:
-    """A record encrypted as active is preserved even if its database columns say otherwise."""
+    """A record encrypted as active is preserved even if its database columns contain a different state."""
     setup = RetentionSetup()
     await setup.store.put(record, 0)
     await setup.prune_all()
@@ -165,7 +165,7 @@ async def test_connection_is_not_disconnected_early_or_by_a_modified_column(
 
 @pytest.mark.parametrize("state", [State.REAUTH_REQUIRED, State.DISCONNECTED])
 async def test_concurrent_consent_is_preserved(state: State) -> None:
-    """A record is only pruned at the revision at which it was found."""
+    """A record is pruned only if its revision has not changed since it was found."""
     setup = RetentionSetup()
     record = encode(ENVELOPE, connection(state, NOW - 1, age=91 * DAY))
     rev = await setup.store.put(record, 0)
@@ -260,7 +260,7 @@ async def test_canceled_prune_is_audited(state: State, action: str) -> None:
 @BOTH_OPERATIONS
 @pytest.mark.parametrize("readable", [True, False])
 async def test_unconfirmed_change_is_audited(state: State, action: str, readable: bool) -> None:
-    """If the store cannot be read either, the audit event reports that the change may have happened."""
+    """If the store also cannot be read, the audit event reports that the change may have happened."""
     setup, store = RetentionSetup(), UnconfirmedStore()
     setup.use(store)
     assert await store.put(encode(ENVELOPE, connection(state, NOW - 1, age=91 * DAY)), 0)

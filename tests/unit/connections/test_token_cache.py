@@ -1,4 +1,4 @@
-"""Tests for the token cache, which never replaces a newer version by an older version, regardless of the order of reads."""
+"""Tests for the token cache, which never replaces a newer version with an older version, regardless of the order of reads."""
 
 from zoomgate_server.connections.token_cache import CachedToken, ConnectionVersion, TokenCache
 from zoomgate_server.connections.token_pair import TokenPair
@@ -34,7 +34,7 @@ def test_older_token_is_not_cached_after_the_newer_one_was_dropped_or_evicted() 
 
 
 def test_later_consent_with_a_lower_generation_is_cached() -> None:
-    """A store that lost the connection counts generations from one again. An earlier consent is not cached."""
+    """After a store has lost a connection, its generations start from one again. A token of an earlier consent is not cached."""
     cache = TokenCache()
     cache.put(USER, token(5, "g2", 20.0))
     assert cache.put(USER, token(4, "g1", 10.0)) is cache.get(USER)
@@ -62,7 +62,7 @@ def test_drop_keeps_a_token_of_the_excepted_revision() -> None:
 
 
 def test_use_is_recorded_per_pair() -> None:
-    """A token is in use after a call has used it, unless it was returned to a caller. The next pair and a drop reset the use."""
+    """A token is in use after a call has used it, unless it was returned to a caller. A new token pair or a drop resets the use."""
     cache = TokenCache()
     cache.put(USER, token(1))
     assert cache.in_use() == []

@@ -46,7 +46,7 @@ class CountingObserver:
 def journal(
     folder: Path, observer: CountingObserver | None = None, app: str = "app", ring: KeyRing = RING
 ) -> TokenJournal:
-    """Return a journal as opened by one process."""
+    """Return a new instance of the journal, as each process opens one."""
     return TokenJournal(folder, app=app, key_ring=ring, observer=observer or CountingObserver())
 
 
@@ -169,7 +169,7 @@ async def test_unwritable_journal_is_reported_without_an_exception(tmp_path: Pat
 
 
 async def test_partially_written_entry_is_treated_as_not_written(mine: TokenJournal, tmp_path: Path) -> None:
-    """On an almost full disk, a write may succeed for a part of the entry."""
+    """On an almost full disk, it is possible that only a part of the entry is written."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # truncates the first write; the next one fails
     try:
@@ -184,7 +184,7 @@ async def test_partially_written_entry_is_treated_as_not_written(mine: TokenJour
 async def test_failed_sync_of_the_directory_leaves_no_entry(
     mine: TokenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No other process must be able to claim an entry that its writer treats as not written."""
+    """No other process may claim an entry that its writer treats as not written."""
 
     def fail(_: Path) -> None:
         raise OSError(errno.EIO, "injected")
@@ -199,7 +199,7 @@ async def test_failed_sync_of_the_directory_leaves_no_entry(
 async def test_concurrent_entries_share_a_sync_of_the_directory(
     mine: TokenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No append returns before its file and its name are durable."""
+    """No append returns before the file's content and directory entry are durable."""
     syncs, proceed, real = [0], threading.Event(), private_file.sync_folder
 
     def sync(folder: Path) -> None:

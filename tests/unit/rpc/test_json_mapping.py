@@ -58,7 +58,7 @@ def test_json_object_is_converted_without_loss(data: dict[str, object]) -> None:
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(JSON)
 def test_json_value_round_trips_through_a_value(data: object) -> None:
-    """JSON without numbers that a Value cannot represent exactly is unchanged."""
+    """JSON is unchanged if a `Value` can represent all its numbers exactly."""
     try:
         value = json_value.value_of(data)
     except RecursionError:

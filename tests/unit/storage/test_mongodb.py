@@ -95,7 +95,7 @@ async def test_concerns_in_the_address_are_overridden(mongodb: MongoServer) -> N
 
 
 def test_driver_is_imported_only_when_used() -> None:
-    """Services without MongoDB, and commands, do not import a driver."""
+    """Commands, and services without MongoDB, do not import a MongoDB driver."""
     code = (
         "import sys, zoomgate_server.app.lifecycle, zoomgate_server.cli.doctor;"
         "print(sorted({'pymongo', 'motor', 'bson'} & set(sys.modules)))"
@@ -175,7 +175,7 @@ async def test_standalone_server_is_used_with_a_warning(tmp_path: Path) -> None:
 
 
 async def test_concurrent_opens_of_an_empty_database_succeed(mongodb_uri: str) -> None:
-    """The drivers can be mixed."""
+    """Stores with different drivers can use the same database."""
     stores = await asyncio.gather(*(MongoStore.open(mongodb_uri, driver) for driver in list(Driver) * 4))
     rev = await stores[0].put(RECORD, 0)
     for store in stores:

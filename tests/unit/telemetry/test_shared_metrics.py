@@ -27,7 +27,7 @@ def metric_value(directory: Path, name: str) -> str | None:
 
 
 def test_gauges_are_combined_over_processes(tmp_path: Path) -> None:
-    """Gauges are combined to the sum, the maximum or the most recent value, depending on the gauge."""
+    """For each gauge, the values of all processes are combined into their sum, their maximum or the most recent value."""
     run_worker(
         tmp_path,
         1,
@@ -51,7 +51,7 @@ def test_gauges_are_combined_over_processes(tmp_path: Path) -> None:
 
 
 def test_counters_of_terminated_worker_remain_but_gauges_are_removed(tmp_path: Path) -> None:
-    """The counters also remain when a new worker reuses the number."""
+    """The counters also remain when a new worker reuses the number of the terminated worker."""
     run_worker(
         tmp_path,
         1,

@@ -170,7 +170,7 @@ async def test_malformed_response_is_treated_as_lost(
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
 async def test_refused_connection_is_reported_as_unavailable(method: str) -> None:
-    """After a refused connection the outcome is known, regardless of the method."""
+    """After a refused connection, the outcome is known, regardless of the method."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         client = ZoomClient(api_url=f"http://127.0.0.1:{unused.getsockname()[1]}/v2", user_agent="x")
@@ -208,7 +208,7 @@ async def test_call_with_too_little_time_is_not_sent(zoom: ZoomClient, upstream:
 
 
 async def test_response_body_has_a_limit(zoom: ZoomClient, upstream: RawUpstream) -> None:
-    """A body of exactly the limit is returned; a body of one more byte is rejected, with or without a Content-Length."""
+    """A body of the maximum size is returned; a body that is one byte larger is rejected, with or without a Content-Length."""
     for size, headers in ((100_000, b"Content-Length: 100000"), (100_001, b"Content-Length: 100001")):
         upstream.responses = [b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n" + b"x" * size]
         if size == 100_000:

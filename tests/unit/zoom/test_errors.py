@@ -71,7 +71,7 @@ def test_error_depends_on_status_and_code(
     ("status", "content_type"), [(500, "application/json"), (502, "text/html"), (403, "Text/HTML; charset=x")]
 )
 def test_responses_of_intermediaries_are_not_zoom_errors(status: int, content_type: str) -> None:
-    """Responses with 5xx or HTML do not prove an outcome: a read may be retried, a write may have taken effect."""
+    """A response with status 5xx or an HTML body does not prove an outcome: a read may be retried, a write may have taken effect."""
     error_response = response(status, {"code": 3001}, ("content-type", content_type))
     assert type(errors.error_for(GET, error_response)) is ZoomUnavailable
     assert type(errors.error_for(POST, error_response)) is ZoomOutcomeUnknown

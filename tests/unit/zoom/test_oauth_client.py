@@ -88,7 +88,7 @@ async def test_client_secret_is_sent_only_in_the_header(oauth: OAuthClient, upst
 
 
 async def test_connections_are_not_reused(oauth: OAuthClient, upstream: RawUpstream) -> None:
-    """A closed kept-alive connection would be indistinguishable from a lost response."""
+    """If connections were reused, a closed connection would be indistinguishable from a lost response."""
     upstream.responses = [response(200, ISSUED, b"Connection: keep-alive", b"Set-Cookie: a=b")]
     for _ in range(3):
         await oauth.refresh("r")

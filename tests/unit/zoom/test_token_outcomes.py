@@ -33,7 +33,7 @@ STATUSES = st.one_of(
 @settings(max_examples=1000)
 @given(STATUSES, HEADERS, BODIES)
 def test_any_token_response_is_classified(status: int, headers: dict[str, str], body: bytes) -> None:
-    """Classification never raises, each outcome requires a matching status, and issued tokens are bounded and usable."""
+    """Classification never raises an error, each outcome requires a matching status, and issued tokens are bounded and usable."""
     outcome = oauth.classify(status, headers, body, api_origin="https://api.zoom.us", wall=lambda: 0.0)
     match outcome:
         case Issued():

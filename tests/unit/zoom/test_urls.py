@@ -77,7 +77,7 @@ def test_misleading_escapes_are_rejected(url: str) -> None:
     ["/oauth", "/oauth/token", "/OAuth/token", "/%6Fauth", "/oauth;x=1/token", "/%252Foauth%252Ftoken"],
 )
 def test_oauth_paths_are_denied_in_all_spellings(url: str) -> None:
-    """Paths that any server could interpret as below /oauth are not forwarded."""
+    """Paths that a server could interpret as paths below /oauth are not forwarded."""
     with pytest.raises(CallerNotAllowed):
         urls.parse_target(url)
 

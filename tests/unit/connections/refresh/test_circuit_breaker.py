@@ -35,7 +35,7 @@ class ManualClock:
 
 
 class World:
-    """A circuit breaker with its clock and its reported changes."""
+    """A circuit breaker, its clock, and the state changes that it reported."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()

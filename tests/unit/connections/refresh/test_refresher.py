@@ -72,7 +72,7 @@ CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="
 
 
 class World:
-    """A refresher with its store, journal and Zoom."""
+    """A refresher with its store, journal and token endpoint."""
 
     def __init__(self, store: FaultyStore, folder: Path, max_refreshes: int = 100) -> None:
         self.store = store
@@ -181,7 +181,7 @@ async def test_issued_tokens_are_stored_after_all_callers_were_canceled(world: W
 
 
 async def test_refresh_continues_after_the_deadline_of_its_caller(world: World) -> None:
-    """The caller receives REFRESH_IN_PROGRESS, and the next caller the result."""
+    """The caller receives REFRESH_IN_PROGRESS, and the next caller receives the result."""
     world.zoom.gate.clear()
     with pytest.raises(RefreshInProgress):
         await world.refresh(seconds=0.01)
@@ -290,7 +290,7 @@ async def test_expired_lease_of_a_crashed_process_does_not_block(world: World) -
 
 
 async def test_rejected_token_requires_consent_and_an_outage_does_not(world: World) -> None:
-    """An outage changes only the last error."""
+    """An outage changes only the last error in the record."""
     world.zoom.down = True
     with pytest.raises(ZoomUnavailable):
         await world.refresh()
@@ -322,7 +322,7 @@ async def test_refreshes_per_user_and_hour_are_limited(tmp_path: Path) -> None:
 async def test_refreshes_are_counted_when_the_store_is_slow_to_read(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The recorded time of a refresh can be ahead of the store's clock by the duration of the read. The limit includes such a refresh."""
+    """A slow read can cause a refresh to be recorded with a time later than the store's. The refresh still counts towards the limit."""
     get = world.store.get
 
     async def slow(key: RecordKey) -> tuple[Record | None, float]:
