@@ -49,7 +49,7 @@ from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 
 REVOKE_SECONDS = 10.0
-"""Maximum time to wait at the end for Zoom to confirm the revocation of other users' tokens, in seconds."""
+"""Maximum time, in seconds, to wait at the end of an import until the tokens of rows with a different user's tokens are revoked."""
 
 _MAX_LISTED = 10
 """Maximum number of invalid rows that a dry run lists."""
@@ -104,7 +104,7 @@ def import_file(
     loaded = load_settings("run this command on the machine and with the settings of the service")
     if not loaded.client_id or not loaded.client_secrets:
         fail(
-            "ZOOMGATE_CLIENT_ID and ZOOMGATE_CLIENT_SECRET are required; set them to the app that the users authorized"
+            "ZOOMGATE_CLIENT_ID and ZOOMGATE_CLIENT_SECRET are required; set them to the credentials of the app that the users authorized"
         )
     _reject_root(loaded.data_dir)
     _warn_if_readable_by_others(source.path)
