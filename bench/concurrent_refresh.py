@@ -1,4 +1,4 @@
-"""Benchmark G10: many callers concurrently request one user's expired token from several processes. Zoom's token endpoint is fast or slow."""
+"""Benchmark G10: concurrent requests for one user's expired token to several processes, with a fast and a slow token endpoint."""
 
 import asyncio
 import contextlib

@@ -37,7 +37,7 @@ class GarbageResult:
         calls: Successful calls per second of one caller, which calls sequentially.
         milliseconds: Median duration of these calls.
         idle_milliseconds: Median duration of such calls without garbage.
-        goal: Goal for `efficiency`. 0 for large bodies, whose result is only reported, since their transfer costs more than their rejection.
+        goal: Goal for `efficiency`. 0 for large bodies, which have no goal, since their transfer costs more than their rejection.
     """
 
     kind: str

@@ -159,9 +159,8 @@ class _Workers:
 
     async def _restart_loop(self, number: int) -> None:
         """Run a worker, and restart it whenever it exits."""
-        if (
-            number > 1
-        ):  # the first worker starts alone and creates the store and the keys, so that problems are reported only once
+        # the first worker starts alone and creates the store and the keys, so that problems are reported only once
+        if number > 1:
             await self._first_is_ready.wait()
         failed_starts, early_exits = 0, 0
         while not self._stop.is_set():
@@ -231,9 +230,8 @@ class _Workers:
             process.stdin.write(pickle.dumps(config))
             await process.stdin.drain()
         while line := await process.stdout.readline():
-            with contextlib.suppress(
-                orjson.JSONDecodeError, KeyError, TypeError
-            ):  # skip lines printed by a library
+            # skip lines printed by libraries
+            with contextlib.suppress(orjson.JSONDecodeError, KeyError, TypeError):
                 problem: str | None = orjson.loads(line)["problem"]
                 return problem
         return ""

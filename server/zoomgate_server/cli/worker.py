@@ -55,9 +55,8 @@ async def _serve(
         _log.warning("worker.supervisor_lost")
         signal.raise_signal(signal.SIGTERM)
 
-    loop.add_reader(
-        supervisor, on_supervisor_exit
-    )  # after the configuration, the pipe becomes readable only when the supervisor exits
+    # after the configuration, the pipe becomes readable only when the supervisor exits
+    loop.add_reader(supervisor, on_supervisor_exit)
     try:
         await lifecycle.serve(
             config.settings,

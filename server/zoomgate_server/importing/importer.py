@@ -102,7 +102,7 @@ class Importer:
         self.proven = False
 
     async def recover(self) -> None:
-        """Store the token pairs that an interrupted import or consent left in the journal. The service processes the entries of refreshes."""
+        """Store token pairs that an interrupted import or consent left in the journal. The service processes entries of refreshes."""
         async with self._recovering:
             for entry in await self._journal.claim():
                 if entry.origin is Origin.REFRESH:
@@ -128,9 +128,8 @@ class Importer:
                 self._stop.request(StopReason.FATAL_ERROR, error.message)
                 return Outcome(RowStatus.INCOMPLETE, error.message)
             except ZoomgateError as error:
-                if (
-                    not self.proven and not self._mismatches
-                ):  # Zoom has not identified the user of any row so far
+                # Zoom has not identified the user of any row so far
+                if not self.proven and not self._mismatches:
                     self._stop.request(StopReason.FATAL_ERROR, error.message)
                 return Outcome(RowStatus.REJECTED, error.message)
             else:
