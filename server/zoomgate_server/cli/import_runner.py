@@ -328,8 +328,8 @@ def _warn_if_readable_by_others(path: Path) -> None:
 def _warn_about_unreadable_times(summary: Scan) -> None:
     if summary.invalid_times:
         note(
-            f"{summary.invalid_times} row(s) contain an invalid time, which is ignored: their access tokens are treated as expired, and, if a"
-            " user has several such rows, the last one is imported; use times such as 2030-01-07T10:00:00Z"
+            f"{summary.invalid_times} row(s) contain an invalid time, which is ignored: their access tokens are treated as expired, and,"
+            " if a user has several such rows, the last one is imported; use times such as 2030-01-07T10:00:00Z"
         )
 
 
