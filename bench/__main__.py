@@ -51,7 +51,7 @@ CONNECTIONS, STREAMS = 4, 16
 WORKER_CONNECTIONS, WORKER_STREAMS = (
     16,
     4,
-)  # more connections, because the kernel distributes connections over workers, not calls
+)  # more connections, because the kernel distributes connections, not calls, among the workers
 GOALS = {"G1": 0.70, "G3": 0.76, "G4": 0.80}
 SERVER_CORE, LOAD_CORE = 0, 1
 
@@ -139,7 +139,7 @@ def load(target: Target, seconds: int, directory: Path, *, every_core: bool = Fa
 
 
 def call(target: Target) -> bytes:
-    """Call a target once with a gRPC client that raises errors, since the load generator would also measure failing calls."""
+    """Call a target once; raise an error if the call fails, which the load generator would not report."""
     metadata = (("authorization", f"Bearer {target.key}"),)
     with grpc.insecure_channel(target.address) as channel:
         method: Any = channel.unary_unary(target.path)
@@ -196,7 +196,7 @@ def connect_user(address: str, key: str, refresh_token: str) -> None:
 
 
 def store_reads(http: str) -> float:
-    """Return the number of records that the service has read for calls."""
+    """Return the number of records that the service has read from the store to handle calls."""
     with urllib.request.urlopen(f"http://{http}/metrics", timeout=10) as page:
         match = re.search(r"^zoomgate_store_reads_total ([\d.e+]+)$", page.read().decode(), re.MULTILINE)
     assert match is not None
@@ -204,7 +204,7 @@ def store_reads(http: str) -> float:
 
 
 def failed_calls(http: str) -> list[str]:
-    """Return the nonzero counters of failed calls of the service, since h2load checks only the HTTP status."""
+    """Return the service's nonzero counters of failed calls. h2load checks only the HTTP status, which is 200 even for failed calls."""
     with urllib.request.urlopen(f"http://{http}/metrics", timeout=10) as page:
         lines = page.read().decode().splitlines()
     counters = [line for line in lines if line.startswith("zoomgate_rpc_total{") and 'code="OK"' not in line]
@@ -425,7 +425,7 @@ def report_throughput(
 
 
 def report_webhook_garbage(directory: Path, simulator: Simulator, refresh_token: str, seconds: int) -> None:
-    """Post garbage to the webhook endpoint, and print the rate of rejections and of concurrent calls."""
+    """Post garbage to the webhook endpoint, and print the rates of rejections and of the valid calls made at the same time."""
     key, service_directory = new_key(), directory / "webhook-garbage"
     service_directory.mkdir()
     environ = service_environment(service_directory, simulator.api_url, simulator, key)
@@ -486,7 +486,7 @@ def report_many_connections(directory: Path, simulator: Simulator) -> None:
 
 
 def report_watches(directory: Path, simulator: Simulator, loop: asyncio.AbstractEventLoop) -> None:
-    """Run many watches of one process and polls of many connections, and print the results."""
+    """Run many watches in one process and polls of many connections, and print the results."""
     key, service_directory = new_key(), directory / "watched"
     service_directory.mkdir()
     environ = service_environment(service_directory, simulator.api_url, simulator, key)
@@ -496,7 +496,7 @@ def report_watches(directory: Path, simulator: Simulator, loop: asyncio.Abstract
         refresh_token = watches.refresh_token(simulator, loop)
         result = asyncio.run(watches.measure_watches(address, key, process, refresh_token))
     print(
-        f"{watches.WATCHES:,} watches of one process: {result.kib:.1f} KiB each, all synced in {result.start_seconds:.1f} s;"
+        f"{watches.WATCHES:,} watches in one process: {result.kib:.1f} KiB each, all synced in {result.start_seconds:.1f} s;"
         f" from a change to its event {result.quantile(0.5):.2f} s (median), {result.quantile(0.99):.2f} s (p99),"
         f" {result.quantile(1.0):.2f} s (max), {result.microseconds:.0f} µs of the service's processor time each"
     )
@@ -516,7 +516,7 @@ def report_watches(directory: Path, simulator: Simulator, loop: asyncio.Abstract
 def report_concurrent_refreshes(
     directory: Path, simulator: Simulator, loop: asyncio.AbstractEventLoop
 ) -> None:
-    """Run concurrent refreshes over four processes and each store, and print the results."""
+    """Run concurrent refreshes in four processes, once for each store, and print the results."""
     zoomgate = str(Path(sys.executable).with_name("zoomgate"))
     table = Table("G10", "Zoom responds", "refreshes", "ok", "in progress", "failed", "duration", "met")
     with concurrent_refresh.mongodb(directory / "mongodb") as uri:

@@ -1,4 +1,4 @@
-"""Benchmark of the time that the Python client adds to a call, compared with the bare stub with the same key and deadline."""
+"""Benchmark of the time that the Python client adds to a call, compared with a gRPC stub that uses the same key and deadline."""
 
 import asyncio
 import statistics

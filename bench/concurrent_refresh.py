@@ -1,4 +1,4 @@
-"""Benchmark G10: many concurrent callers with one expired token, over several processes, with a fast and a slow token endpoint."""
+"""Benchmark G10: concurrent requests for one user's expired token to several processes, with a fast and a slow token endpoint."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ class Outcome:
         delay: Seconds until Zoom responds.
         refreshes: Refreshes that reached Zoom.
         succeeded: Calls that returned the new token.
-        in_progress: Calls with a short deadline that failed with REFRESH_IN_PROGRESS, which includes a retry delay.
+        in_progress: Calls with a short deadline that failed with REFRESH_IN_PROGRESS and a retry delay.
         failed: All other calls, by status code.
         seconds: Time from the first call to the last response.
     """

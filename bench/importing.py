@@ -95,7 +95,8 @@ def run_import(directory: Path, environ: dict[str, str], *options: str) -> Impor
         stderr=subprocess.DEVNULL,
     )
     peak = 0
-    while process.poll() is None:  # wait4 would report at least the memory size of the current process
+    # not wait4, whose peak is never below the memory size of the current process
+    while process.poll() is None:
         with contextlib.suppress(OSError):
             peak = max(peak, memory_kib(process.pid, "VmHWM"))
         time.sleep(0.05)

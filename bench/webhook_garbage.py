@@ -16,7 +16,7 @@ from zoomgate.v1 import auth_service_pb2, auth_service_pb2_grpc
 
 CONNECTIONS = 16
 GOAL = 2000.0
-"""Goal for rejections per second of the service's processor time. Only the concurrent calls affect the result, not other load."""
+"""Goal for rejections per second of the service's processor time, which other processes on the machine do not affect."""
 
 _LARGE = 64 * 1024
 _KINDS = (
@@ -37,7 +37,7 @@ class GarbageResult:
         calls: Successful calls per second of one caller, which calls sequentially.
         milliseconds: Median duration of these calls.
         idle_milliseconds: Median duration of such calls without garbage.
-        goal: Goal for `efficiency`. 0 for large bodies, which cost more to transfer than to reject; their result is only reported.
+        goal: Goal for `efficiency`. 0 for large bodies, which have no goal, since their transfer costs more than their rejection.
     """
 
     kind: str
@@ -96,7 +96,7 @@ def measure(
             stdout=subprocess.PIPE,
             text=True,
         )
-        time.sleep(0.5)  # h2load has started by then, and runs longer than the calls
+        time.sleep(0.5)  # h2load starts within this time, and continues until after the last call
         calls, milliseconds = _call_repeatedly(address, key, user, seconds - 1)
         output, _ = load.communicate()
         used = processor_seconds(process) - used

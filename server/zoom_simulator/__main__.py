@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument(
         "--whole-grant-revoke",
         action="store_true",
-        help="Make the revocation of any token revoke the user's whole grant.",
+        help="Revoke the user's whole grant when any of its tokens is revoked.",
     )
     parser.add_argument("--seed", type=int, help=start_options.SEED_HELP)
     parser.add_argument("--clock", metavar="TIME", help=start_options.CLOCK_HELP)

@@ -144,7 +144,7 @@ SETTINGS = (
     Setting(
         "ZOOMGATE_AUDIT_REQUIRED",
         "on",
-        "whether a token is withheld if its audit line cannot be written (`on`) or the line is written to the log instead (`off`)",
+        "if the audit line of a token cannot be written: `on` withholds the token, `off` writes the line to the log instead",
     ),
     Setting(
         "ZOOMGATE_DEFAULT_TOPIC",
@@ -354,7 +354,7 @@ class _Reader:
         self._terminal = terminal
         known = {setting.name: setting for setting in SETTINGS}
         self._values: dict[str, str] = {}
-        self._locations: dict[str, str] = {}  # file and line of the values from the file
+        self._locations: dict[str, str] = {}  # for values from the settings file: the file and the line
         provided = {name: value for name, value in environ.items() if name.startswith(PREFIX)} | dict(
             overrides
         )
@@ -811,7 +811,7 @@ def _split(url: str) -> Any:
 
 
 def _is_host(text: str) -> bool:
-    """Return whether a string is empty or a valid host. URLs are not valid hosts, even if they end with a number."""
+    """Return whether a string is empty or a valid host. A URL is not a valid host, even if it ends with a port."""
     if ":" not in text:
         return not re.search(r"[\s/?#@\\\[\]]", text)
     try:

@@ -1,7 +1,7 @@
 """Listening sockets, which only processes of the same service share.
 
 A single process binds its ports without SO_REUSEPORT. With several workers, each port is reserved by a socket that is bound but never
-listens. The reservation admits sockets of the same user with SO_REUSEPORT and excludes all others, even while no worker is running.
+listens. While a port is reserved, only sockets of the same user with SO_REUSEPORT can be bound to it, even if no worker is running.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ def listen(address: Address, *, shared: bool = False) -> socket.socket:
             if shared:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listener.bind((address.host, address.port))
-            listener.listen(128)  # before listen(), a different process could also bind the port
+            listener.listen(128)  # until listen() is called, a different process could also bind the port
         except BaseException:
             listener.close()
             raise
@@ -80,7 +80,7 @@ def _holder(family: socket.AddressFamily, host: str, port: int) -> socket.socket
     holder = socket.socket(family, socket.SOCK_STREAM)
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # without SO_REUSEPORT, so that binding also fails if the process using the port allows sharing
+            # bind without SO_REUSEPORT, so that binding fails even if the process that uses the port allows sharing
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             probe.listen(1)
@@ -91,7 +91,7 @@ def _holder(family: socket.AddressFamily, host: str, port: int) -> socket.socket
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             holder.bind(
                 (host, probe.getsockname()[1])
-            )  # while the probe still holds the port, so that no other process can bind the port in between
+            )  # bind while the probe still holds the port, so that no other process can bind the port in between
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except BaseException:
         holder.close()

@@ -53,14 +53,14 @@ async def open_store(
         if is_new and settings.keys_are_default and not settings.keys_path.exists():
             with contextlib.suppress(
                 key_file.KeyFileExistsError
-            ):  # a concurrent process has created the file
+            ):  # another process has created the file in the meantime
                 key_file.create(settings.keys_path)
                 created.append(settings.keys_path)
         key_ring = key_file.load(settings.keys_path)
         store = await SqliteStore.open(settings.store_path, SystemClock().wall)
     except (key_file.KeyFileError, StoreOpenError, OSError) as error:
         if settings.keys_path in created and settings.store_path.exists():
-            created.clear()  # a process that started at the same time already uses this ring
+            created.clear()  # a process that started at the same time may already use these keys
         for path in reversed(created):
             with contextlib.suppress(OSError):
                 path.rmdir() if path.is_dir() else path.unlink()
@@ -78,7 +78,7 @@ async def _open_mongodb(
 ) -> tuple[RecordStore, KeyRing]:
     """Open a MongoDB database and the key ring. No ring is created, since other processes may already use the store.
 
-    An unreachable database is retried for `store_wait_seconds`, since services and their databases often start together.
+    If the database is unreachable, attempts are repeated for `store_wait_seconds`, since services and their databases often start together.
     """
     from zoomgate_server.storage.mongodb import MongoStore  # noqa: PLC0415 - not needed with SQLite
 

@@ -159,7 +159,8 @@ class _Workers:
 
     async def _restart_loop(self, number: int) -> None:
         """Run a worker, and restart it whenever it exits."""
-        if number > 1:  # the first worker creates the store and the keys, so problems are reported only once
+        # the first worker starts alone and creates the store and the keys, so that problems are reported only once
+        if number > 1:
             await self._first_is_ready.wait()
         failed_starts, early_exits = 0, 0
         while not self._stop.is_set():
@@ -193,7 +194,7 @@ class _Workers:
                 stdin=PIPE,
                 stdout=PIPE,
                 env=os.environ | {METRICS_DIRECTORY: str(self._directory)},
-                start_new_session=True,  # only the supervisor receives Ctrl+C and then stops the workers
+                start_new_session=True,  # Ctrl+C reaches only the supervisor, which then stops the workers
             )
         except OSError as error:
             return f"cannot start a worker process ({error.strerror}); free some resources and restart the service"
@@ -229,7 +230,8 @@ class _Workers:
             process.stdin.write(pickle.dumps(config))
             await process.stdin.drain()
         while line := await process.stdout.readline():
-            with contextlib.suppress(orjson.JSONDecodeError, KeyError, TypeError):  # output of a library
+            # skip lines printed by libraries
+            with contextlib.suppress(orjson.JSONDecodeError, KeyError, TypeError):
                 problem: str | None = orjson.loads(line)["problem"]
                 return problem
         return ""

@@ -84,7 +84,10 @@ def _parse_fingerprint(_context: click.Context, _parameter: click.Parameter, val
     help="Only lines with this action, such as token.returned, or this group of actions, such as keys.",
 )
 @click.option(
-    "--since", metavar="TIME", callback=_parse_time, help="Only lines since TIME: 24h, or 2030-01-07T09:00Z."
+    "--since",
+    metavar="TIME",
+    callback=_parse_time,
+    help="Only lines since TIME, such as 24h or 2030-01-07T09:00Z.",
 )
 @click.option("--until", metavar="TIME", callback=_parse_time, help="Only lines before TIME.")
 @click.option(
@@ -165,13 +168,13 @@ def fingerprint_() -> None:
     except ZoomgateError as error:
         fail(error.message)
     if not fingerprints:
-        fail("the store has no fingerprints yet; start the service with this store once", NOT_FOUND)
+        fail("the store has no key for fingerprints yet; start the service with this store once", NOT_FOUND)
     for each in fingerprints:
         click.echo(each)
 
 
 async def _fingerprints(loaded: Settings, token: str) -> list[str]:
-    """Return the fingerprint of a token for each app of the store."""
+    """Return the fingerprints of a token, one for each Zoom app in the store that has a key for fingerprints."""
     ring = key_file.load(loaded.keys_path)
     fingerprints = []
     async with open_store(loaded) as store:
@@ -285,7 +288,7 @@ def _numbered_lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
 def _parse(text: bytes) -> _Line | None:
     """Parse a line; return None if no audit line can be parsed.
 
-    If the disk was full, a different process may have written an incomplete line without a newline before the complete line.
+    If the disk was full, the line may start with an incomplete JSON object that was written without a newline.
     """
     for start in sorted({0, max(0, text.rfind(_LINE_START))}):
         try:

@@ -18,8 +18,8 @@ class AuditLog:
 
     If the trail cannot be opened, the command exits without any change.
 
-    If the directory of the file does not exist, no service has run on the local machine. In this case, a command that does not access a
-    store writes nothing. A command that accesses a store always writes a line on the local machine, even if the store is shared.
+    If the directory of the audit file does not exist, no service has run on the local machine. In this case, a command that does not access
+    a store writes nothing. A command that accesses a store always writes a line on the local machine, even if the store is shared.
 
     Args:
         loaded: The settings; None for a command that works without settings.

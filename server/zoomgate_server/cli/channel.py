@@ -153,7 +153,7 @@ def _exit_code(error: errors.ZoomgateError) -> int:
 def _sentence(error: errors.ZoomgateError, server: str, user: str) -> str:
     if (
         isinstance(error, errors.ServiceUnavailable) and not error.reason
-    ):  # reported by gRPC and not by the service
+    ):  # the error comes from gRPC, not from the service
         return (
             f"the service at {server} cannot be reached; start it with `zoomgate run`, or set its address with --server"
             f" ({error.message})"

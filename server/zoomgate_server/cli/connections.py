@@ -128,7 +128,7 @@ def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: s
 
     The existing connections are printed first. When the service restarts, the watch resumes without gaps. Press Ctrl+C to stop.
 
-    The caller must be an administrator, or a service, limited to the users that its callers-file entry allows.
+    The caller must be an administrator or a service. A service can watch only the users that its callers-file entry allows.
 
     Example: zoomgate connections watch
     """
@@ -238,8 +238,8 @@ def revoke(
 ) -> None:
     """Disconnect the users who match every --where filter, or all users with --all, and revoke their tokens with Zoom.
 
-    The caller must be an administrator, or a service with the methods ListConnections, GetConnection and DeleteConnection of AuthService.
-    A service is limited to the users that its callers-file entry allows. The command counts the users and asks for confirmation. The
+    The caller must be an administrator, or a service that may call ListConnections, GetConnection and DeleteConnection of AuthService.
+    A service can disconnect only the users that its callers-file entry allows. The command counts the users and asks for confirmation. The
     filters are checked again before each disconnection. Each failure is printed on its own line, followed by the counts. If a
     disconnection failed, the exit code is 1. To continue an interrupted run, run the command again.
 

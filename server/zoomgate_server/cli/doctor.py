@@ -170,7 +170,7 @@ def _examine(loaded: settings.Settings) -> StoreInspection:
 
 
 def _is_missing(path: Path) -> bool:
-    """Return whether a path does not exist. Return False if access is denied, since opening the path reports the cause."""
+    """Return whether a path does not exist. Return False if access is denied; the cause is reported when the path is opened."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -247,7 +247,7 @@ def _redirect(loaded: settings.Settings) -> CheckResult:
         return CheckResult(
             "redirect URI",
             WARNING if loaded.client_id else OK,
-            f"{own} (default from the address of the HTTP server; set ZOOMGATE_PUBLIC_URL to the address that browsers use)",
+            f"{own} (derived from the address of the HTTP server; set ZOOMGATE_PUBLIC_URL to the address that browsers use)",
         )
     parts = urlsplit(loaded.redirect_uri)
     if loaded.client_id and parts.scheme == "http":

@@ -49,7 +49,7 @@ from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 
 REVOKE_SECONDS = 10.0
-"""Maximum time to wait at the end for Zoom to confirm the revocation of other users' tokens, in seconds."""
+"""Maximum time, in seconds, to wait at the end of an import until the tokens of rows with a different user's tokens are revoked."""
 
 _MAX_LISTED = 10
 """Maximum number of invalid rows that a dry run lists."""
@@ -104,7 +104,7 @@ def import_file(
     loaded = load_settings("run this command on the machine and with the settings of the service")
     if not loaded.client_id or not loaded.client_secrets:
         fail(
-            "ZOOMGATE_CLIENT_ID and ZOOMGATE_CLIENT_SECRET are required; set them to the app that the users authorized"
+            "ZOOMGATE_CLIENT_ID and ZOOMGATE_CLIENT_SECRET are required; set them to the credentials of the app that the users authorized"
         )
     _reject_root(loaded.data_dir)
     _warn_if_readable_by_others(source.path)
@@ -271,7 +271,7 @@ class _StopOnJournalFailure:
         """Ignore successful writes."""
 
     def journal_entry_corrupt(self) -> None:
-        """Ignore corrupt entries, which the log reports."""
+        """Ignore corrupt entries, which are reported in the log."""
 
     def journal_write_failed(self) -> None:
         """Stop the import before the next row."""
@@ -328,8 +328,8 @@ def _warn_if_readable_by_others(path: Path) -> None:
 def _warn_about_unreadable_times(summary: Scan) -> None:
     if summary.invalid_times:
         note(
-            f"{summary.invalid_times} row(s) contain an invalid time, which is ignored: their access tokens are treated as expired, and the"
-            " last of several rows of a user is imported; use times such as 2030-01-07T10:00:00Z"
+            f"{summary.invalid_times} row(s) contain an invalid time, which is ignored: their access tokens are treated as expired, and,"
+            " if a user has several such rows, the last one is imported; use times such as 2030-01-07T10:00:00Z"
         )
 
 

@@ -268,7 +268,7 @@ def _records_by_key(loaded: settings.Settings) -> dict[str, int] | None:
 
 
 def _count_encrypted_with(loaded: settings.Settings, key_id: str) -> Counter[str]:
-    """Count the records and journal files encrypted with a key, by a description of each kind. Exit with an error if counting fails."""
+    """Return the numbers of records and journal files encrypted with a key, by kind. Exit with an error if counting fails."""
 
     async def count() -> Counter[str]:
         async with open_store(loaded) as store:

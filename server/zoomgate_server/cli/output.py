@@ -79,7 +79,7 @@ def emphasis(text: str) -> str:
 
 
 class Table:
-    """A table that is printed in batches without buffering; columns widen with later batches."""
+    """A table that is printed in batches without buffering; a later batch may have wider columns."""
 
     def __init__(self, *titles: str) -> None:
         self._titles = titles
@@ -115,7 +115,7 @@ def _width(text: str) -> int:
 
 
 def local_time(time: Any, now: datetime | None = None) -> str:
-    """Format a Timestamp as local time with the distance from now; return an empty string if the Timestamp is not set."""
+    """Format a Timestamp as local time, followed by the time relative to now; return an empty string if the Timestamp is not set."""
     if not time.seconds:
         return ""
     moment = datetime.fromtimestamp(time.seconds, UTC)
@@ -130,7 +130,7 @@ def relative_time(time: Any, now: datetime | None = None) -> str:
 
 
 def distance(moment: datetime, now: datetime) -> str:
-    """Format the distance of a time from now in the largest applicable unit, rounded down."""
+    """Format the difference between a time and now in the largest applicable unit, rounded down."""
     seconds = int((moment - now).total_seconds())
     for unit, size in _UNITS:
         count = abs(seconds) // size

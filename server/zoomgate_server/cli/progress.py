@@ -52,7 +52,7 @@ def _bar(operation: str, total: int, unit: str) -> Iterator[Callable[[int], None
         TimeRemainingColumn(),
     )
     started, done = time.monotonic(), 0
-    # other output is redirected above the bar only if it goes to the same terminal
+    # if standard output is the same terminal, print it above the bar
     shared = sys.stdout.isatty()
     with Progress(*columns, console=Console(stderr=True), redirect_stdout=shared) as bar:
         task = bar.add_task(operation, total=total, rate=0.0)

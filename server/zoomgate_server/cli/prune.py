@@ -68,7 +68,7 @@ def prune(dry_run: bool, as_json: bool) -> None:
     except StoreOpenError as error:
         fail(str(error))
     except StoreError as error:
-        fail(f"the store failed ({error}); run this again to continue")
+        fail(f"the store failed ({error}); run this command again to continue")
     except ZoomgateError as error:
         fail(error.message)
     if as_json:

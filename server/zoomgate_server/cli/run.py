@@ -77,7 +77,7 @@ async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str],
     try:
         await simulator.start()
     except OSError as error:
-        fail(f"--simulator-listen: cannot listen on {listen} ({error.strerror}); choose another port")
+        fail(f"--simulator-listen: cannot listen on {listen} ({error.strerror}); choose a different port")
     try:
         loaded = load(
             overrides
@@ -97,7 +97,7 @@ async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str],
             subject=MEMBER,
         )
         files = {MEMBER_KEY_FILE: member}
-        # a previous run with Zoom may have created this key, which the commands send
+        # commands send this key if a previous run with Zoom has created it
         with contextlib.suppress(OSError):  # `_keys` reports an inaccessible directory
             if (loaded.data_dir / CALLER_KEY_FILE).exists():
                 files[CALLER_KEY_FILE] = _dev()

@@ -34,7 +34,7 @@ from zoomgate_server.settings import Address
 @click.option(
     "--whole-grant-revoke",
     is_flag=True,
-    help="Make the revocation of any token revoke the user's whole grant.",
+    help="Revoke the user's whole grant when any of its tokens is revoked.",
 )
 @click.option("--seed", type=click.IntRange(0, start_options.MAX_SEED), help=start_options.SEED_HELP)
 @click.option("--clock", metavar="TIME", help=start_options.CLOCK_HELP)
@@ -77,7 +77,7 @@ def simulator(
     try:
         asyncio.run(run(options))
     except OSError as error:
-        fail(f"cannot listen on {listen} ({error.strerror}); choose another port with --listen")
+        fail(f"cannot listen on {listen} ({error.strerror}); choose a different port with --listen")
 
 
 def simulator_address(option: str, text: str) -> Address:

@@ -37,7 +37,7 @@ def store() -> None:
 def backup(file: Path, as_json: bool) -> None:
     """Copy the store to FILE while the service is running. FILE must not exist; it is created with mode 0600.
 
-    The copy is verified. It does not contain the keys: without a copy of the key ring, the copy cannot be decrypted.
+    The backup is verified. It does not contain the keys: without a copy of the key ring, the backup cannot be decrypted.
 
     Example: zoomgate store backup /backups/zoomgate-monday.db
     """
@@ -59,7 +59,7 @@ def backup(file: Path, as_json: bool) -> None:
 def restore(file: Path, as_json: bool) -> None:
     """Restore the backup FILE into the store, which must be empty or missing. Stop the service first.
 
-    Users whose tokens were refreshed since the backup must consent again at their next use. Other users are not affected.
+    Users whose tokens were refreshed since the backup must consent again when a token is next needed. Other users are not affected.
 
     Example: zoomgate store restore /backups/zoomgate-monday.db
     """
@@ -113,7 +113,7 @@ def _run(operation: Coroutine[Any, Any, _T]) -> _T:
     except (StoreOpenError, backups.BackupError) as error:
         fail(str(error))
     except StoreError as error:
-        fail(f"the store failed ({error}); run this again")
+        fail(f"the store failed ({error}); run this command again")
     except ZoomgateError as error:
         fail(error.message)
     except OSError as error:

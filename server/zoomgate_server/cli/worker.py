@@ -1,4 +1,4 @@
-"""Command `zoomgate worker`, which runs one worker process. It is started by the supervisor and not for users."""
+"""Command `zoomgate worker`, which runs one worker process. Only the supervisor starts this command."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ _log = logs.get("zoomgate.workers")
 @click.command(hidden=True)
 @click.argument("number", type=int)
 def worker(number: int) -> None:
-    """Run a worker process. This command is started by `zoomgate serve` and `zoomgate run`; it is not for users."""
+    """Run a worker process. `zoomgate serve` and `zoomgate run` start this command; do not run it directly."""
     ready_signal = worker_supervisor.ReadySignal()
     try:
         config = worker_supervisor.WorkerConfig.receive(sys.stdin.buffer)
@@ -55,7 +55,8 @@ async def _serve(
         _log.warning("worker.supervisor_lost")
         signal.raise_signal(signal.SIGTERM)
 
-    loop.add_reader(supervisor, on_supervisor_exit)  # after the config, the pipe receives only end-of-file
+    # after the configuration, the pipe becomes readable only when the supervisor exits
+    loop.add_reader(supervisor, on_supervisor_exit)
     try:
         await lifecycle.serve(
             config.settings,

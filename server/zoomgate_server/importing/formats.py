@@ -25,7 +25,7 @@ class Source:
     """A file to import.
 
     Attributes:
-        name: The name of the format, as in the command line.
+        name: The name of the format, as used on the command line.
         user_field: The column or field with the email address; empty if the format has a fixed field.
         read: Function that returns an iterator over all rows. It can be called repeatedly.
     """

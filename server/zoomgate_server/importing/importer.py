@@ -46,7 +46,7 @@ MAX_CONSECUTIVE_INCOMPLETE = 3
 """Number of consecutive incomplete rows after which the import stops, since further rows would fail after the same pauses."""
 
 MAX_INITIAL_MISMATCHES = 3
-"""Number of initial rows with tokens of other users after which the import stops, since all addresses may be wrong."""
+"""The import stops if this number of rows at the start all contain tokens of different users, since all addresses may be wrong."""
 
 STORE_TIMEOUT_SECONDS = 60.0
 """Maximum time for which storing a token pair is retried; during this time, newly issued pairs are in the journal."""
@@ -67,7 +67,7 @@ class Importer:
     """An importer of rows into the store.
 
     Args:
-        secret: The key for deriving commit IDs; the same for all processes of one store.
+        secret: The key for deriving commit IDs; the same in all processes that use the store.
         replace: Whether a newer row replaces the user's connection.
 
     Attributes:
@@ -102,7 +102,7 @@ class Importer:
         self.proven = False
 
     async def recover(self) -> None:
-        """Link token pairs that a killed import or consent left in the journal. Entries of refreshes are processed by the service."""
+        """Store token pairs that an interrupted import or consent left in the journal. The service processes entries of refreshes."""
         async with self._recovering:
             for entry in await self._journal.claim():
                 if entry.origin is Origin.REFRESH:
@@ -128,7 +128,8 @@ class Importer:
                 self._stop.request(StopReason.FATAL_ERROR, error.message)
                 return Outcome(RowStatus.INCOMPLETE, error.message)
             except ZoomgateError as error:
-                if not self.proven and not self._mismatches:  # no row has succeeded so far
+                # Zoom has not identified the user of any row so far
+                if not self.proven and not self._mismatches:
                     self._stop.request(StopReason.FATAL_ERROR, error.message)
                 return Outcome(RowStatus.REJECTED, error.message)
             else:
@@ -279,7 +280,7 @@ class Importer:
                 raise store_unavailable() from None
 
     def _count_mismatch(self) -> None:
-        """Count a row with tokens of another user, and stop the import if the first rows are all mismatches."""
+        """Count a row with tokens of a different user, and stop the import if the first rows are all mismatches."""
         self._mismatches += 1
         if not self.proven and self._mismatches >= MAX_INITIAL_MISMATCHES:
             self._stop.request(

@@ -11,7 +11,7 @@ LATEST = 253_402_300_000.0
 """Upper limit of valid times: the end of the year 9999, in seconds since 1970."""
 
 _MILLISECONDS = 100_000_000_000.0
-"""Limit above which a number is parsed as milliseconds since 1970. In seconds, it is the year 5138."""
+"""Limit above which a number is parsed as milliseconds since 1970. As seconds, the limit is in the year 5138."""
 
 _MAX_SCOPE = 16_384
 
@@ -134,7 +134,7 @@ def is_invalid_time(value: object, seconds: float) -> bool:
 
 
 def lifetime(value: object) -> float:
-    """Parse the lifetime of an access token in seconds; the default is one hour, as usual for Zoom."""
+    """Parse the lifetime of an access token in seconds; the default is one hour, the lifetime of Zoom's tokens."""
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 10:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -96,7 +96,7 @@ def bind(server: grpc.aio.Server, address: str, certificate: tuple[Path, Path] |
         return server.add_insecure_port(address)
     except RuntimeError:
         raise StartError(
-            f"ZOOMGATE_LISTEN: cannot listen on {address} (in use, or not permitted); choose another port"
+            f"ZOOMGATE_LISTEN: cannot listen on {address} (in use, or not permitted); choose a different port"
         ) from None
 
 

@@ -12,10 +12,10 @@ from zoomgate import errors
 from zoomgate.v1.connection_pb2 import Connection
 
 LONGEST_PAUSE_SECONDS = 60.0
-"""Maximum pause after a failure that affects all users, in seconds. Zoom's daily limit requests a delay until the next day."""
+"""Maximum pause after a failure that affects all users, in seconds. After Zoom's daily limit, the requested delay ends the next day."""
 
 _GLOBAL_FAILURES = frozenset({"STORE_UNAVAILABLE", "ZOOM_RATE_LIMITED", "ZOOM_UNAVAILABLE"})
-"""Reasons of failures that affect all users. The next call would also fail until the retry delay has passed."""
+"""Reasons of failures that affect all users. Until the retry delay has passed, further calls would also fail."""
 
 
 class RateLimiter:
@@ -45,7 +45,7 @@ class RateLimiter:
         self._next = max(self._next, self._now()) + self._interval
 
     def hold(self, seconds: float) -> None:
-        """Start the next call after at least this number of seconds."""
+        """Delay the next call by at least this number of seconds from now."""
         self._next = max(self._next, self._now() + seconds)
 
 

@@ -51,7 +51,7 @@ def refresh_all(
     Args:
         since: Skip connections whose token was issued at or after this time.
         count: Updated for each connection.
-        advance: Called with 1 for every connection that was due.
+        advance: Called with 1 after every connection that `since` does not exclude.
 
     Raises:
         ZoomgateError: No token can be refreshed: the service is unreachable, the caller is not allowed, or Zoom rejects the app.
