@@ -397,7 +397,7 @@ def report_throughput(
         add_row(
             table,
             "",
-            f"Python client, {what}, added to a call",
+            f"Python client, {what}, overhead per call",
             microseconds,
             " µs",
             "<= 15 µs",

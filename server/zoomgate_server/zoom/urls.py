@@ -273,7 +273,7 @@ def _query_violations(query: Sequence[tuple[str, str]]) -> list[FieldViolation]:
             violations.append(
                 FieldViolation(
                     f"{field}.name",
-                    f"is empty, too long, or contains control characters; send 1 to {MAX_NAME} characters other than control characters",
+                    f"is empty, too long, or contains control characters; send 1 to {MAX_NAME} characters, without control characters",
                 )
             )
         elif name.strip().lower() in _SECRET_PARAMETERS:
@@ -287,7 +287,7 @@ def _query_violations(query: Sequence[tuple[str, str]]) -> list[FieldViolation]:
             violations.append(
                 FieldViolation(
                     f"{field}.value",
-                    f"is too long or contains control characters; send at most {MAX_VALUE} characters other than control characters",
+                    f"is too long or contains control characters; send at most {MAX_VALUE} characters, without control characters",
                 )
             )
     return violations

@@ -151,7 +151,7 @@ class Connection(google.protobuf.message.Message):
     zoom_account_id: builtins.str
     """The ID of the user's Zoom account."""
     generation: builtins.int
-    """The number of the current token pair within this user's connection. Increases with every new token pair."""
+    """The sequence number of the connection's current token pair. Increases with every new token pair."""
     cause: Global___Connection.Cause.ValueType
     """The reason why the state is not STATE_ACTIVE. Unspecified while the state is STATE_ACTIVE."""
     @property

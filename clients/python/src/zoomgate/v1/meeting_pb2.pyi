@@ -1007,7 +1007,7 @@ class MeetingSettings(google.protobuf.message.Message):
 
     @typing.final
     class SignLanguageInterpretation(google.protobuf.message.Message):
-        """The interpretation of sign languages."""
+        """The settings for sign language interpretation."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1366,7 +1366,7 @@ class MeetingSettings(google.protobuf.message.Message):
 
     @property
     def sign_language_interpretation(self) -> Global___MeetingSettings.SignLanguageInterpretation:
-        """The interpretation of sign languages."""
+        """The settings for sign language interpretation."""
 
     @property
     def meeting_invitees(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MeetingSettings.Invitee]:
