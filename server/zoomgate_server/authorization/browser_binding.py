@@ -26,6 +26,6 @@ def is_bound(key: bytes, name: str, cookie: str, binding: str) -> bool:
 
 
 def binding_of(key: bytes, ticket: str, cookie: str) -> str:
-    """Return a value that binds a ticket to a browser's cookie, so that no other browser can use the ticket."""
+    """Return a value that binds a ticket to a browser's cookie, so that other browsers cannot use the ticket."""
     digest = hmac.digest(key, f"{len(ticket)}:{ticket}{cookie}".encode(), "sha256")
     return urlsafe_b64encode(digest).rstrip(b"=").decode()

@@ -94,7 +94,7 @@ class BrowserResult:
 
 @dataclass(frozen=True, slots=True)
 class BrowserView:
-    """The details of a consent that may be displayed in the user's browser.
+    """The result of a consent, limited to what may be displayed in the user's browser.
 
     Attributes:
         user_email: The user to connect.
@@ -106,7 +106,7 @@ class BrowserView:
 
 
 class Authorizations:
-    """The operations of the consent flow, for calls and for browsers.
+    """The operations of the consent flow, for RPC callers and for browsers.
 
     Args:
         redirect_uri: The redirect URI registered with Zoom. The path `/oauth/callback` identifies the service's own callback.
@@ -150,7 +150,7 @@ class Authorizations:
         """Start an authorization, and return the state and the URL that the user opens.
 
         Raises:
-            InvalidRequest: `return_to` is not a configured name, or Zoom does not redirect to this service.
+            InvalidRequest: `return_to` is not a configured name, or is set although Zoom does not redirect to this service's callback.
             ServerOverloaded: The caller or the user has too many pending authorizations.
             StoreUnavailable: The state could not be stored.
         """
@@ -195,7 +195,9 @@ class Authorizations:
         return pending.user_email
 
     async def start_in_browser(self, ticket: str, cookie: str) -> BrowserStart:
-        """Return the Zoom URL for a browser, bound to the browser's cookie. The link is not consumed and can be opened repeatedly.
+        """Return Zoom's consent URL, with a state that is bound to the browser's cookie.
+
+        The link is not consumed and can be opened repeatedly.
 
         Raises:
             InvalidState: The ticket is unknown, used or expired.
@@ -311,7 +313,7 @@ class Authorizations:
         """Exchange a code that the caller obtained itself.
 
         Raises:
-            InvalidState: A state was passed, but it does not belong to this caller and user.
+            InvalidState: A state was passed that does not belong to this caller and user.
             ZoomgateError: See `complete`.
         """
         if state:
@@ -332,7 +334,7 @@ class Authorizations:
         )
 
     async def request_token(self, call: Call, user_email: str, refresh_token: str) -> ConnectionRecord:
-        """Exchange a refresh token of the caller, and store the new token pair.
+        """Exchange a refresh token that the caller supplied, and store the new token pair.
 
         Raises:
             ReauthRequired: Zoom rejected the token.
@@ -346,7 +348,9 @@ class Authorizations:
         """Wait at most `seconds` for all issued tokens to be stored. Return whether all of them were stored."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=seconds)
-        return all(task.done() for task in self._tasks)  # a finished task may still be in the set
+        return all(
+            task.done() for task in self._tasks
+        )  # finished tasks may still be in the set, so check each task
 
     # -- internals ---------------------------------------------------------------------------------------
 

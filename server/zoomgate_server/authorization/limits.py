@@ -6,13 +6,13 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.errors import ServerOverloaded
 
 STATE_SECONDS = 600.0
-"""Maximum time for a user to consent, and for a page to redeem the ticket."""
+"""Lifetime in seconds of a pending authorization, a ticket and a result view."""
 
 
 class PendingLimits:
     """Limits on the pending authorizations that this process started.
 
-    A completed authorization is counted until its expiry time, because the limits also prevent a flood of links from filling the store.
+    A completed authorization is counted until its expiry time, because it also occupies space in the store until then.
     """
 
     def __init__(self, clock: Clock, *, per_user: int, per_caller: int) -> None:

@@ -50,7 +50,7 @@ class PendingAuthorization:
 
 
 def subject_for(state: str) -> str:
-    """Return the record subject for a secret string: a digest, so that read access to the database does not reveal the string."""
+    """Return the record subject for a secret string: a digest, so that the string cannot be read from the database."""
     return hashlib.sha256(state.encode()).hexdigest()
 
 

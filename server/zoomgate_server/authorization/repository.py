@@ -24,7 +24,7 @@ class AuthorizationRepository:
         self._envelope = envelope
 
     async def create(self, state: str, build: Callable[[float], PendingAuthorization]) -> float:
-        """Store the result of `build` under a new secret string. `build` receives the store's current time, which is also returned."""
+        """Store the result of `build` under a new secret string. Return the store's current time, which is also passed to `build`."""
         key = self._key(state)
         _, now = await self._store.get(key)
         rev = await self._store.put(pending_authorization.encode(self._envelope, key.subject, build(now)), 0)

@@ -45,10 +45,11 @@ If a token's issue time is further in the future than this, the store's clock wa
 """
 
 CHANGE_VISIBILITY_SECONDS = 5.0
-"""Maximum age in seconds of a record that is cached without a second read. The next poll of the change feed reports any later change."""
+"""Maximum age in seconds at which a refreshed record is cached without reading it again. The next poll of the change feed reports any later
+change."""
 
 MAX_ROLLED_BACK = 10_000
-"""Maximum number of users for whom a store rollback is recorded as already logged."""
+"""Maximum number of users to remember so that the same store rollback is not logged again. At the limit, all are discarded."""
 
 _KEEP_CURRENT_TOKEN_ON = (
     AppCredentialsRejected,
@@ -59,7 +60,7 @@ _KEEP_CURRENT_TOKEN_ON = (
     ZoomRateLimited,
     ZoomUnavailable,
 )
-"""Refresh failures after which the current token is used until it expires."""
+"""Refresh failures after which the current token is still returned if it is valid for long enough."""
 
 _log = logs.get("zoomgate.connections")
 
@@ -77,7 +78,7 @@ class AccessToken(NamedTuple):
 
 
 def work_deadline(call: Call) -> float:
-    """Return the time, on the monotonic clock, by which the work for this call must be finished."""
+    """Return the reading of the monotonic clock by which the work for this call must be finished."""
     return call.deadline - RESPONSE_MARGIN
 
 
@@ -187,7 +188,7 @@ class AccessTokens:
         )
 
     def drop_changed(self, change: Change) -> None:
-        """Drop the cached token of a changed connection, unless the token was read from this revision."""
+        """Drop the cached token of a changed connection, unless the token was read from the changed revision."""
         self._cache.drop(change.key.subject, unless_rev=change.rev)
 
     # -- internals ---------------------------------------------------------------------------------------
@@ -289,19 +290,19 @@ class AccessTokens:
         """Cache the token of a refreshed record.
 
         The user may have been disconnected since the record was written. If the record was written recently, it is cached without another
-        read, because the change feed reports each change for `change_feed.OVERLAP_SECONDS` and thus still reports the disconnection. An
-        older record is read again, because the token of a disconnected user could otherwise be used until it expires.
+        read, because every poll of the change feed covers the last `change_feed.OVERLAP_SECONDS` and thus reports the disconnection. An older
+        record is read again, because the token of a disconnected user could otherwise be used until it expires.
         """
         if not self._is_covered_by_change_feed(record):
             return await self._read_together(call, user_email)
         return self._cache_token(user_email, record)
 
     def _is_covered_by_change_feed(self, record: ConnectionRecord) -> bool:
-        """Return whether the change feed still reports all changes since the record was written."""
+        """Return whether the next poll of the change feed includes all changes since the record was written."""
         return self._connections.now() - record.update_time <= CHANGE_VISIBILITY_SECONDS
 
     def _cache_token(self, user_email: str, record: ConnectionRecord) -> CachedToken:
-        """Cache the token of a record, with its expiry on the monotonic clock, and return the token to use (see `_read`).
+        """Cache the token of a record, and return the token to use (see `_read`).
 
         If the store's clock was set back since the token was issued, the remaining lifetime is unknown, so the token is treated as expired.
         """
@@ -323,7 +324,7 @@ class AccessTokens:
         return replace(token, seen=seen, expires=min(token.expires, self._clock.monotonic()))
 
     def _issue_to_caller(self, user_email: str, token: CachedToken) -> AccessToken:
-        """Return a token to a caller. The RPC service writes the audit event."""
+        """Return a token for a caller, and record in the cache that it was returned. The RPC service writes the audit event."""
         self._cache.note_issued(user_email)
         return AccessToken(token.tokens, token.generation, max(0.0, token.expires - self._clock.monotonic()))
 

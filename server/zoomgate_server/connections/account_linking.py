@@ -49,7 +49,7 @@ VERIFICATION_TIMEOUT = 15.0
 """Timeout in seconds for reading the consenting user's profile from Zoom."""
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
-"""Minimum and maximum pause in seconds of the exponential backoff between attempts to access a failing store."""
+"""Minimum and maximum pause in seconds between attempts to access a failing store (exponential backoff)."""
 
 SUPERSEDED = "SUPERSEDED"
 """Audit outcome for tokens that were discarded because of a later consent or a disconnection."""
@@ -151,7 +151,7 @@ class AccountLinker:
     ) -> ConnectionRecord | None:
         """Store a token pair from an import file, unless the user consented or was disconnected in the meantime.
 
-        An existing active connection keeps its owner.
+        An existing connection keeps its owner, unless it is disconnected.
 
         Args:
             previous: The result of `prepare`, called before the tokens were issued or read.
@@ -236,7 +236,7 @@ class AccountLinker:
             current, _ = await self._connections.read_previous(entry.user_email)
             # Return without a refresh in the next two cases: a refresh could invalidate the stored tokens or the newer consent.
             if current.record is not None and current.record.was_committed(entry.entry_id):
-                # The crashed process may not have written the audit event; a duplicate event is better than a missing one.
+                # The crashed process may have stopped before it wrote the audit event; a duplicate event is better than a missing one.
                 self._audit(
                     _stored_event(None, "ok", entry, _stored_generation(current.record, entry), resumed=True)
                 )
@@ -266,7 +266,8 @@ class AccountLinker:
                 entry=entry.entry_id,
                 error=type(error).__name__,
             )
-            if isinstance(error, ReauthRequired):  # revoking invalid tokens could invalidate a valid grant
+            # After a rejection, nothing is revoked: Zoom might apply the revocation of invalid tokens to the user's valid grant.
+            if isinstance(error, ReauthRequired):
                 await self._journal.delete(entry.entry_id)
             else:
                 await self._discard_entry(entry)
@@ -402,7 +403,7 @@ class AccountLinker:
         Args:
             unless_superseded: Return None, and write nothing, if a consent or disconnection happened after the tokens were requested. Set
                 for entries from the journal, whose record may have changed long ago.
-            prefetched: The result of a recent read, used instead of the first read; None to read the store.
+            prefetched: The result of a recent read, used in the first attempt instead of reading the store; None to read the store.
         """
         grant = uuid4().hex
         pause = FIRST_PAUSE_SECONDS
@@ -418,9 +419,8 @@ class AccountLinker:
                     return None
                 if current.record is not None and _has_newer_consent(current.record, entry):
                     return current.record
-                seen = self._cache.seen(
-                    entry.user_email
-                )  # newer than the stored version if the store was rolled back
+                # the version in the cache is newer than the stored one if the store was rolled back
+                seen = self._cache.seen(entry.user_email)
                 record = ConnectionRecord(
                     user_email=entry.user_email,
                     rev=current.rev,
@@ -463,7 +463,7 @@ class AccountLinker:
         return True
 
     async def _unlink_previous_address(self, user_email: str) -> None:
-        """Disconnect the connection that is stored under a previous address of the Zoom user, retrying until the store responds."""
+        """Disconnect the connection that is stored under the Zoom user's previous email address, retrying until the store responds."""
         tombstone: ConnectionRecord | None = None
         generation, pause = 0, FIRST_PAUSE_SECONDS
         while True:
@@ -488,14 +488,14 @@ class AccountLinker:
 
 
 async def _wait_for_store(user_email: str, pause: float) -> float:
-    """Sleep before the next attempt to access a failing store, and return the length of the pause after that attempt."""
+    """Sleep for `pause` seconds because the store failed, and return the length of the next pause."""
     _log.warning("account_linking.store_failed", user=user_email)
     await asyncio.sleep(pause)
     return min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 def _placeholder_for_unreadable(user_email: str, current: PreviousConnection, now: float) -> ConnectionRecord:
-    """Return a placeholder for a record that cannot be decrypted, from which a tombstone is created."""
+    """Return a placeholder connection for a record that cannot be decrypted. A tombstone is created from the placeholder."""
     return ConnectionRecord(
         user_email=user_email,
         rev=current.rev,
@@ -519,7 +519,7 @@ class _ZoomUser:
 
 
 def token_pair(issued: Issued, started: float) -> TokenPair:
-    """Return the pair that Zoom issued.
+    """Return the token pair contained in Zoom's response.
 
     Args:
         started: Time at which the request was sent, in seconds since 1970 on the store's clock.

@@ -1,4 +1,4 @@
-"""Metric of the number of connections, counted in the store at a limited rate."""
+"""Metric for the number of connections, which are counted in the store at a limited rate."""
 
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.repository import ConnectionRepository

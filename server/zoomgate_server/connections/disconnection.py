@@ -35,7 +35,7 @@ TOMBSTONE_SECONDS = 30 * 24 * 3600.0
 """Time to retain a tombstone, so that late writers detect the disconnection."""
 
 RETRY_INTERVAL = 30.0
-"""Seconds between attempts to revoke the remaining tokens."""
+"""Seconds between passes that retry unconfirmed revocations."""
 
 MAX_CONSECUTIVE_FAILURES = 3
 """Number of consecutive unconfirmed revocations after which a pass stops calling Zoom. The next pass starts with the following users."""
@@ -52,7 +52,7 @@ _log = logs.get("zoomgate.disconnection")
 
 
 class ZoomDisconnectOutcome(StrEnum):
-    """Outcome of a disconnection that Zoom reported."""
+    """Outcome of a disconnection that was requested by a Zoom event."""
 
     DISCONNECTED = "disconnected"
     NOT_CONNECTED = "not_connected"
@@ -159,7 +159,7 @@ class Disconnector:
         """Wait at most `seconds` for running background tasks. Unfinished revocations are retried after the next start."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._running:  # a finished disconnection adds a revocation task
+                while self._running:  # a disconnection that finishes during the wait adds a revocation task
                     await asyncio.wait(set(self._running))
 
     async def _disconnect(self, call: Call, user_email: str) -> tuple[ConnectionRecord, asyncio.Task[Any]]:
@@ -191,8 +191,8 @@ class Disconnector:
         """Write a tombstone. Return None if the record was changed in the meantime.
 
         Raises:
-            StoreError: The tombstone may or may not have been written. The audit event is recorded before the error is raised, because a
-                retry of the call would find no connection.
+            StoreError: The tombstone may or may not have been written. The audit event is recorded before the error is raised, because, if
+                the tombstone was written, a retry of the call finds no connection to audit.
         """
         try:
             return await self._connections.write(tombstone)
@@ -204,7 +204,7 @@ class Disconnector:
             return rev
 
     async def _rev_of(self, tombstone: ConnectionRecord) -> int | None:
-        """Return the revision of a tombstone whose write was not confirmed, or None if it is not stored."""
+        """Return the revision of a tombstone whose write was not confirmed, or None if the tombstone is not stored or the store fails."""
         try:
             record, _ = await self._connections.read(tombstone.user_email)
         except StoreError:
@@ -242,10 +242,8 @@ class Disconnector:
         """Revoke a tombstone's tokens with Zoom, and erase the tokens once Zoom confirms. Return whether Zoom confirmed."""
         if tombstone.pair_to_revoke is None:
             return True
-        for pair in (
-            tombstone.pair_to_revoke,
-            *tombstone.alternate_pairs,
-        ):  # any of them may be the valid pair
+        # any of the pairs may be the valid one
+        for pair in (tombstone.pair_to_revoke, *tombstone.alternate_pairs):
             if not await self._revoke_pair(pair):
                 return False
         await self._erase(tombstone)

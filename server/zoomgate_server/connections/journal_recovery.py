@@ -27,7 +27,7 @@ class JournalRecovery:
         self._resuming: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Poll the journal until canceled. The entry in progress then continues, and `drain` waits for it."""
+        """Poll the journal until canceled. Processing of the current entry continues after cancellation; `drain` waits for it."""
         while True:
             for entry in await self._journal.claim():
                 self._resuming = asyncio.create_task(self._resume(entry), name="resume")
@@ -35,9 +35,9 @@ class JournalRecovery:
             await asyncio.sleep(POLL_INTERVAL)
 
     async def drain(self, seconds: float) -> bool:
-        """Wait at most `seconds` for the entry in progress. Return whether processing is complete.
+        """Wait at most `seconds` for processing of the current entry. Return whether it is complete.
 
-        Canceling the entry could lose tokens, because its refresh token may already have been exchanged.
+        Processing is not canceled, because the entry's refresh token may already have been exchanged and the new tokens would be lost.
         """
         if self._resuming is None:
             return True
@@ -53,6 +53,7 @@ class JournalRecovery:
 
     async def _dispatch(self, entry: Entry) -> None:
         if entry.origin is Origin.REFRESH:
-            self._refresher.resume(entry)  # the refresher counts the entry once it is stored
+            # the refresher counts the recovered entry itself, once the tokens are stored
+            self._refresher.resume(entry)
         elif await self._account_linker.resume(entry):
             self._metrics.journal_replayed()

@@ -1,6 +1,6 @@
 """Proactive refresh: tokens in use are refreshed before they expire, and idle grants before Zoom expires them.
 
-This module only decides which tokens to refresh, and when. The refresher (`refresh/`) performs them in the same way as
+This module only decides which tokens to refresh, and when. The refresher (`refresh/`) performs these refreshes in the same way as
 refreshes for calls. The rate is limited, so a backlog after an outage is processed slowly. Refreshes pause while Zoom or the store fails.
 """
 
@@ -64,7 +64,8 @@ FIRST_POLL_DELAY = 30.0
 """Seconds before the first poll of a new process, randomized by 50 %."""
 
 LONGEST_PAUSE_SECONDS = 900.0
-"""Maximum pause of the backoff while Zoom or the store fails. Each attempt risks losing Zoom's response, and thus the authorization."""
+"""Maximum pause of the backoff while Zoom or the store fails. The pause is long because each attempt risks losing Zoom's response,
+and thus the authorization."""
 
 REFRESH_WAIT_SECONDS = 90.0
 """Maximum time to wait for one refresh. After this time, the refresh continues in the background."""
@@ -73,7 +74,7 @@ CLOCK_SKEW_TOLERANCE = 1.0
 """Maximum difference in seconds between the store's clock and the local estimate of the store's time."""
 
 DEFERRAL_SECONDS = 3600.0
-"""Time for which a connection is skipped after a failed refresh."""
+"""Seconds for which a connection is skipped after a failed refresh."""
 
 MAX_DUE = 10_000
 """Maximum number of connections processed in one poll. The next poll continues with the following connections."""
@@ -91,7 +92,7 @@ _GLOBAL_FAILURES = (
     ZoomRateLimited,
     ZoomUnavailable,
 )
-"""Failures that the next refresh would encounter as well.
+"""Failures that the next refresh would probably encounter as well.
 
 After an invalid response, the refresh token cannot be used again and the user may have to consent again, so refreshes pause before other
 users are affected.
@@ -258,7 +259,7 @@ class ProactiveRefresh:
                 try:
                     record = self._connections.open(sealed)
                 except _RECORD_ERRORS:
-                    continue  # reported when the connection is used
+                    continue  # the error is reported when the connection is used
                 due_at = (
                     None if record.tokens is None else schedule.due_at(record.user_email, record.tokens, now)
                 )

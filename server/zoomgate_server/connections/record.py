@@ -88,7 +88,7 @@ class ConnectionRecord:
         epoch: Lease epoch: number of refresh attempts so far.
         lease: The current lease, or None.
         pending_attempts: Refresh attempts with an unknown outcome.
-        commit_id: ID of the attempt that stored the current pair, by which the attempt recognizes its own write.
+        commit_id: ID of the attempt that stored the current pair. With this ID, an attempt detects that its unconfirmed write succeeded.
         previous_commit_ids: Commit IDs of earlier pairs of this grant, newest first. Only a few are retained.
         recent_refresh_times: Times of the refreshes of the last hour.
         create_time: When the user first connected.

@@ -36,7 +36,7 @@ class ConnectionRepository:
 
     Args:
         app: OAuth origin and client ID.
-        on_read: Called for every record that is read for a call.
+        on_read: Called with every record that is read for a call.
     """
 
     def __init__(

@@ -184,7 +184,7 @@ class RetentionPolicy:
     async def _is_done(self, overdue: Overdue, replacement: Record | None) -> bool:
         """Return whether an unconfirmed change was stored.
 
-        Without this check, the audit event of the change would be missing, because later scans do not find the record.
+        Without this check, a change that was stored would have no audit event, because later scans no longer find the record.
         """
         try:
             stored, _ = await self._store.get(overdue.record.key)

@@ -8,7 +8,7 @@ from zoomgate_server.connections.token_pair import TokenPair
 
 
 class ConnectionVersion(NamedTuple):
-    """The version of a user's connection that this process saw last.
+    """A version of a user's connection.
 
     Attributes:
         consent_time: When the user consented, on the store's clock.
@@ -21,7 +21,7 @@ class ConnectionVersion(NamedTuple):
     def precedes(self, other: "ConnectionVersion") -> bool:
         """Return whether this version is older than `other`.
 
-        A version with a later consent is never older, even if its generation is lower because of a store rollback.
+        A version with a later consent is never considered older, even if its generation is lower because of a store rollback.
         """
         return self.generation < other.generation and (
             self.grant == other.grant or self.consent_time <= other.consent_time

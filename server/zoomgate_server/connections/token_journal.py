@@ -44,7 +44,7 @@ _log = logs.get("zoomgate.journal")
 
 
 class Origin(StrEnum):
-    """Origin of the tokens."""
+    """The request that caused Zoom to issue the tokens, or the import that supplied them."""
 
     REFRESH = "refresh"
     CONSENT = "consent"
@@ -62,7 +62,7 @@ class Entry:
         grant: The connection's grant when the tokens were requested. Empty without a connection.
         generation: The connection's generation when the tokens were requested. 0 without a connection.
         tokens: The pair as Zoom issued it.
-        epoch: Lease epoch of the attempt. Only for a refresh.
+        epoch: Lease epoch of the attempt. Set only for a refresh.
         owner: See `ConnectionRecord`. Not for a refresh.
         initiated_by: See `ConnectionRecord`. Not for a refresh.
     """
@@ -202,7 +202,7 @@ class TokenJournal:
         self._observer.journal_entries(len(self._held))
 
     def has(self, entry_id: str) -> bool:
-        """Return whether an entry exists, regardless of the process that holds it."""
+        """Return whether an entry exists, regardless of which process holds it."""
         return (self._folder / f"{entry_id}{_SUFFIX}").exists()
 
     async def claim(self) -> list[Entry]:

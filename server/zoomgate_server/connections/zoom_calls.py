@@ -12,7 +12,7 @@ from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
 
 
 class ZoomCalls:
-    """Client of Zoom's API on users' behalf, which retries a call once if Zoom rejects the token."""
+    """Client that calls Zoom's API on behalf of users, and retries a call once if Zoom rejects the token."""
 
     def __init__(self, *, access_tokens: AccessTokens, zoom: ZoomClient, clock: Clock) -> None:
         self._access_tokens = access_tokens

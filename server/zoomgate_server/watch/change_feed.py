@@ -49,7 +49,7 @@ REQUESTED_POLL_DELAY = 0.1
 """The minimum pause before a poll that a caller waits for."""
 
 OVERLAP_SECONDS = 10.0
-"""Overlap with the previous poll, because clocks and writes of other processes may be delayed."""
+"""Overlap in seconds with the previous poll, because writes may become visible late and clocks may differ."""
 
 MAX_VISIBILITY_DELAY = 60.0
 """The maximum time between a change's `changed_at` and its visibility in the store. The write timeouts of the
@@ -189,7 +189,7 @@ class Subscription:
         self._woken.set()
 
     async def wait(self, seconds: float) -> bool:
-        """Wait for a change or the end of the feed; return False on timeout."""
+        """Wait for a change or the shutdown of the process; return False on timeout."""
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
@@ -237,7 +237,7 @@ class ChangeFeed:
 
     @property
     def subscriptions(self) -> Iterator[Subscription]:
-        """All subscriptions. A subscription with several user names occurs several times."""
+        """All subscriptions. A subscription to several named users occurs once per user."""
         yield from self._unnamed
         for subscriptions in self._by_name.values():
             yield from subscriptions
@@ -364,7 +364,7 @@ class ChangeFeed:
             last = changes[-1].changed_at
             limit = (
                 page if last > since else 2 * limit
-            )  # a page of changes with the same time would otherwise repeat forever
+            )  # otherwise a page whose changes all have the same time would be read again forever
             yielded = {change.key.subject: change.rev for change in changes if change.changed_at == last}
             since = last
 

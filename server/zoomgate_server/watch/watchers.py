@@ -110,12 +110,12 @@ class Watchers:
 
         Args:
             names: The users to watch; empty for all users that the caller may see.
-            is_visible: Returns whether the caller could see a user when the watch started.
+            is_visible: Returns whether the caller was allowed to see a user when the watch started.
             permit: Called before each event. Returns whether the caller may still see a user; raises if the caller may no longer call.
             position: The position to resume from; None to start with the existing connections.
 
         Raises:
-            ResumeTokenExpired: The changes since the position are no longer completely available.
+            ResumeTokenExpired: Some of the changes since the position are no longer available.
             ServerOverloaded: Too many watches are active.
             StoreUnavailable: The store failed before the first event. Later failures are retried.
             CallerNotAllowed: The caller may not watch these users, or may no longer do so.

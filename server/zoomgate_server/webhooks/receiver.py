@@ -50,7 +50,7 @@ MAX_LOGGED_REJECTIONS, LOG_WINDOW_SECONDS = 10, 60.0
 _SIGNATURE = re.compile(r"v0=[0-9a-f]{64}", re.ASCII)
 _TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
 _MILLISECONDS = re.compile(r"[0-9]{11,15}", re.ASCII)
-"""A timestamp in milliseconds as text. This pattern must be tried before ISO formats, because the digits could also parse as a date."""
+"""Pattern of a timestamp in milliseconds. It must be tried before ISO formats, because the digits could also be parsed as an ISO date."""
 
 _PLAIN_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 _JSON = re.compile(r"application/json\s*(;.*)?", re.ASCII | re.IGNORECASE)
@@ -263,7 +263,7 @@ class WebhookReceiver:
     def _validate_url(
         self, stamp: SignatureHeaders, payload: Mapping[str, Any], key: bytes
     ) -> WebhookResponse:
-        """Return the response to the challenge by which Zoom validates the endpoint.
+        """Return the response to a challenge, with which Zoom validates the endpoint.
 
         The response contains a signature of a string chosen by the sender, so the request itself must be signed. The string must not
         contain a colon: the signed message of an event always contains one, so the response can never be used as the signature of an event.

@@ -30,7 +30,7 @@ class SeenEvents:
         return record is not None and (record.expire_at is None or now < record.expire_at)
 
     async def add(self, body: bytes) -> None:
-        """Record that an event was processed. If several processes do so at the same time, one successful write is sufficient."""
+        """Record that an event was processed. If several processes record the same event at once, one successful write is sufficient."""
         key = self._key(body)
         found, now = await self._store.get(key)
         value = self._envelope.seal(key, grant="", generation=0, header={}, secret={})

@@ -27,7 +27,8 @@ Rejections continue until an operator corrects the client secret.
 MAX_THROTTLED, MAX_THROTTLED_PAUSE_SECONDS = 2, 900.0
 """Number of consecutive 429 responses that open the breaker, and the maximum duration of the pause.
 
-Up to this maximum, the pause is as long as Zoom requests. A single 429 response may concern one user only.
+Up to this maximum, the pause is as long as Zoom requests. A single 429 response may concern one user only, so it does not open the
+breaker.
 """
 
 MAX_UNREACHABLE, UNREACHABLE_PAUSE_SECONDS = 5, 10.0

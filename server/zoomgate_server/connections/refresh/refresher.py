@@ -334,7 +334,7 @@ class Refresher:
                 return None
 
     def _check_breaker(self) -> None:
-        """If the circuit breaker is open, raise the error of the outcome that opened it."""
+        """If the circuit breaker is open, raise the error for the outcome that opened the breaker."""
         opened = self._breaker.open_for()
         if opened is not None:
             outcome, seconds = opened
