@@ -36,7 +36,7 @@ class ConnectionRepository:
 
     Args:
         app: OAuth origin and client ID.
-        on_read: Called with every record that is read for a call.
+        on_read: Called before each read of a connection by email address.
     """
 
     def __init__(

@@ -333,7 +333,7 @@ class TokenJournal:
             if error.errno not in (
                 errno.EAGAIN,
                 errno.EACCES,
-            ):  # these errors mean that a running process holds the lock
+            ):  # with these errors, a running process holds the lock
                 self._report_unreadable(name, "it cannot be read")
         except KeyUnavailable as error:
             self._report_unreadable(name, f"key {error.metadata.get('key_id', '')} is not in the key ring")
@@ -347,7 +347,8 @@ class TokenJournal:
         return None
 
     def _open(self, name: str, content: bytes) -> Entry:
-        if not content or content[0] == 0:  # a lost disk page reads as zeros
+        # after a power failure, a disk page that was not written may read as zeros
+        if not content or content[0] == 0:
             raise RecordUnreadable("A journal entry is empty or corrupt")
         if content[0] != FORMAT:
             raise unsupported(content[0], f"journal/{name[:_NAME_DIGITS]}")

@@ -501,7 +501,7 @@ class ChangeFeed:
         return Snapshot(record, entry.number, created_since, self._next_tick())
 
     def _next_tick(self) -> int:
-        """Increment and return the logical clock that orders reads and subscriptions."""
+        """Increment the logical clock, which orders reads and subscriptions, and return the new value."""
         self._tick += 1
         return self._tick
 

@@ -51,7 +51,7 @@ CALL_SECONDS = 35.0
 """Maximum duration of one call to the token endpoint, including the connection setup."""
 
 MARGIN_SECONDS = 5.0
-"""Safety margin at the end of a lease, during which no call to Zoom may be running."""
+"""Safety margin in seconds at the end of a lease. No call to Zoom may be running during this time."""
 
 GRACE_SECONDS = 180.0
 """Time for which an attempt with an unknown outcome prevents a rejection from being accepted."""
@@ -201,7 +201,7 @@ class LeaseHeld:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The verdict that Zoom issued no token, with the reason in `outcome`. The user's state is unchanged."""
+    """The verdict that Zoom issued no token, for the reason in `outcome`. The user's state is unchanged."""
 
     outcome: NotSent | Unknown | Throttled | AppRejected | BadResponse
 
@@ -355,7 +355,7 @@ def _acquire(request: RefreshRequest) -> Generator[Effect, EffectResult, _Acquir
         if record is None:
             return NotRefreshable(None)
         if previous is not None and record.lease is not None and record.lease.holder == request.attempt_id:
-            # the lease was written, but the driver retried the write, and the retry was reported as a conflict
+            # the first write of the lease succeeded, but the driver repeated it, and the repetition was reported as a conflict
             return _AcquiredLease(record, previous)
         previous = snapshot
         verdict = _not_refreshable(request, record, now)

@@ -154,8 +154,9 @@ class Refresher:
                 raise _in_progress(1.0) from None
             finally:
                 in_flight.waiting -= 1
+            # an attempt that another caller started may replace an older token only, so its result is checked
             if joined is None or record.generation > seen_generation:
-                return record  # a joined attempt may have been started for an older token
+                return record
 
     def resume(self, entry: Entry) -> None:
         """Store tokens from the journal of a crashed process in the background, retrying until the store responds."""
@@ -201,7 +202,7 @@ class Refresher:
         return not self.running  # a finished task may not have been removed from the set yet
 
     def _start(self, user_email: str, seen_generation: int, *, forced: bool) -> _InFlightRefresh:
-        """Start an attempt that is independent of the caller: its context is empty, and `_tasks` holds a reference to its task."""
+        """Start an attempt that is independent of the caller: its task has an empty context and is referenced by `_tasks`."""
         in_flight = _InFlightRefresh.create()
         request = refresh_protocol.RefreshRequest(
             user_email=user_email,
