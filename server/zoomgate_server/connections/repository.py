@@ -36,7 +36,7 @@ class ConnectionRepository:
 
     Args:
         app: OAuth origin and client ID.
-        on_read: Called before each read of a connection by email address.
+        on_read: Called before each read of a connection by `read` or `read_readable`.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ConnectionRepository:
         return (None if record is None else self.open(record)), now
 
     async def read_readable(self, user_email: str) -> ConnectionRecord | None:
-        """Read one of several connections. Return None if it does not exist or cannot be decrypted."""
+        """Read a connection. Return None if it does not exist or cannot be decrypted; a decryption failure is logged."""
         self._on_read()
         record, _ = await self._store.get(self._key(user_email))
         return None if record is None else self.open_readable(record)
@@ -123,7 +123,7 @@ class ConnectionRepository:
         return connection_record.decode(self._envelope, record)
 
     def open_readable(self, record: Record) -> ConnectionRecord | None:
-        """Decrypt one of several records. If the record cannot be decrypted, log the error and return None."""
+        """Decrypt a record. If the record cannot be decrypted, log the error and return None."""
         try:
             return self.open(record)
         except RecordFault as error:

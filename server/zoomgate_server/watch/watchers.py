@@ -115,7 +115,7 @@ class Watchers:
             position: The position to resume from; None to start with the existing connections.
 
         Raises:
-            ResumeTokenExpired: Some of the changes since the position are no longer available.
+            ResumeTokenExpired: Some of the changes since the position may no longer be available.
             ServerOverloaded: Too many watches are active.
             StoreUnavailable: The store failed before the first event. Later failures are retried.
             CallerNotAllowed: The caller may not watch these users, or may no longer do so.
