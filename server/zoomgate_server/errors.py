@@ -85,7 +85,7 @@ class InvalidResumeToken(InvalidRequest):
 
 
 class ResumeTokenExpired(ZoomgateError):
-    """The resume token is dated later than the store's current time, or is older than 30 days (the retention period of disconnected users)."""
+    """The resume token is dated in the future, or is older than 30 days (the retention period of disconnected users)."""
 
 
 class MalformedRequest(ZoomgateError):
@@ -181,7 +181,7 @@ class MeetingNotFound(ZoomgateError):
 
 
 class ZoomRefusedArguments(ZoomgateError):
-    """Zoom responded with 400 to the request of an RPC other than those of ProxyService."""
+    """Zoom responded with 400, or a status without a class of its own, to the request of an RPC other than those of ProxyService."""
 
 
 class ZoomRefusedPermission(ZoomgateError):

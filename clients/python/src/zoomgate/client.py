@@ -25,8 +25,8 @@ DEFAULT_TIMEOUT = 30.0
 _PAGE_SIZE = 500
 _POLL_SECONDS = 1.0
 _INITIAL_BACKOFF, _MAX_BACKOFF = 0.1, 5.0
-"""Initial and maximum delay in seconds before an interrupted watch is resumed. The delay doubles with
-each attempt and is reset when an event arrives. A random increase of up to 50% is added."""
+"""Initial and maximum delay in seconds before an interrupted watch is resumed. The delay doubles with each attempt and is
+reset when an event arrives. Up to 50% is added at random."""
 
 
 class _BaseClient:
