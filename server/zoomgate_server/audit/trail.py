@@ -33,7 +33,7 @@ REJECTIONS_PER_MINUTE = 30
 """The maximum number of lines per minute for each kind of rejection and each caller. Further rejections are only counted."""
 
 FILE_CHECK_INTERVAL = 0.1
-"""The interval of the check whether the file was renamed or removed. Not every line is checked: a check takes longer than writing a line."""
+"""The interval of the check whether the file was renamed or removed. Not done for every line, because it takes longer than writing one."""
 
 WINDOW_SECONDS = 60.0
 ACTIONS: Mapping[str, str] = {
