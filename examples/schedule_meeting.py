@@ -19,7 +19,7 @@ def main(user_email: str) -> None:
     details = MeetingDetails(
         topic="Weekly review",
         type=MeetingType.MEETING_TYPE_RECURRING_FIXED_TIME,
-        # stays at 9:00 local time across daylight saving time changes, unlike `start_time`
+        # keeps the meeting at 9:00 local time when daylight saving time changes, unlike `start_time`
         local_start_time=datetime.combine(next_monday(), time(9)).isoformat(),
         timezone="Europe/Berlin",
         duration_minutes=45,

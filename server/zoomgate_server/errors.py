@@ -52,7 +52,7 @@ class CallerUnauthenticated(ZoomgateError):
 
 
 class CallerNotAllowed(ZoomgateError):
-    """The caller may not call this method, act for this user, or read this secret."""
+    """The caller is not permitted to make this call, for example because of its method, user or path."""
 
 
 class InvalidRequest(ZoomgateError):
@@ -73,7 +73,7 @@ class InvalidPath(InvalidRequest):
 
 
 class HeaderNotAllowed(InvalidRequest):
-    """Callers may not set this header."""
+    """A proxy request contains a header that callers may not set."""
 
 
 class InvalidPageToken(InvalidRequest):
@@ -85,7 +85,7 @@ class InvalidResumeToken(InvalidRequest):
 
 
 class ResumeTokenExpired(ZoomgateError):
-    """The resume token is older than 30 days, the retention period of disconnected users, or dated later than the store's current time."""
+    """The resume token is dated in the future, or is older than 30 days (the retention period of disconnected users)."""
 
 
 class MalformedRequest(ZoomgateError):
@@ -133,7 +133,7 @@ class AuditUnavailable(ZoomgateError):
 
 
 class RecordFault(ZoomgateError):
-    """Base class of errors for stored records that cannot be decrypted. Only the three subclasses below are raised."""
+    """Base class of errors for stored records that cannot be decrypted. Only its three subclasses are raised."""
 
 
 class RecordUnreadable(RecordFault):
@@ -165,7 +165,7 @@ class ZoomUnavailable(ZoomgateError):
 
 
 class ZoomOutcomeUnknown(ZoomgateError):
-    """The request was sent but its response was lost, so it may have taken effect."""
+    """A request was sent to Zoom but its response was lost, so it may have taken effect."""
 
 
 class ZoomBadResponse(ZoomgateError):
@@ -181,19 +181,19 @@ class MeetingNotFound(ZoomgateError):
 
 
 class ZoomRefusedArguments(ZoomgateError):
-    """Zoom rejected the request of a typed RPC with 400."""
+    """Zoom responded with 400, or a status without a class of its own, to the request of an RPC other than those of ProxyService."""
 
 
 class ZoomRefusedPermission(ZoomgateError):
-    """Zoom rejected the request of a typed RPC with 403."""
+    """Zoom responded with 403 to the request of an RPC other than those of ProxyService."""
 
 
 class ZoomRefusedConflict(ZoomgateError):
-    """Zoom rejected the request of a typed RPC with 409."""
+    """Zoom responded with 409 to the request of an RPC other than those of ProxyService."""
 
 
 class ZoomRefusedNotFound(ZoomgateError):
-    """Zoom rejected the request of a typed RPC with 404, and no more specific reason is known."""
+    """Zoom responded with 404 to the request of an RPC other than those of ProxyService, and no more specific reason is known."""
 
 
 class DeadlineTooShort(ZoomgateError):

@@ -69,7 +69,7 @@ class Principal:
 
     @property
     def identity(self) -> str:
-        """`issuer|subject`, followed by `>` and the identity of the member in `on_behalf_of`, if any. Consents are bound to this string."""
+        """`issuer|subject`, followed by `>` and the identity of the member in `on_behalf_of`, if any. Binds authorizations to callers."""
         own = f"{self.issuer}|{self.subject}"
         return own if self.on_behalf_of is None else f"{own}>{self.on_behalf_of.identity}"
 

@@ -22,7 +22,7 @@ class AuditEvent(NamedTuple):
         request_id: The request ID of the call, or empty.
         role: The role of the caller, or empty.
         method: `Service.Method` of the call, or empty.
-        generation: The generation of the token pair, or 0.
+        generation: The generation (sequence number) of the token pair, or 0.
         access_token: The access token. Only its fingerprint is written.
         refresh_token: The refresh token. Only its fingerprint is written.
         details: Additional facts; must not contain secrets.

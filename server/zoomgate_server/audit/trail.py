@@ -33,7 +33,7 @@ REJECTIONS_PER_MINUTE = 30
 """The maximum number of lines per minute for each kind of rejection and each caller. Further rejections are only counted."""
 
 FILE_CHECK_INTERVAL = 0.1
-"""The interval of the check whether the file was renamed or removed. The check takes longer than writing a line."""
+"""The interval of the check whether the file was renamed or removed. Not done for every line, because it takes longer than writing one."""
 
 WINDOW_SECONDS = 60.0
 ACTIONS: Mapping[str, str] = {
@@ -205,7 +205,7 @@ class _Log:
         logs.write_line({"source": "zoomgate.audit", "event": "audit", "level": "info"} | fields)
 
     def close(self) -> None:
-        """Do nothing, because the log belongs to the process."""
+        """Do nothing, because the process continues to use the log."""
 
 
 class _File:
@@ -285,7 +285,7 @@ class _Kind(NamedTuple):
 
 
 class _Limit:
-    """Rate limit for rejections: a fixed number per kind and minute is written, and further rejections are only counted.
+    """Rate limit for rejections: `REJECTIONS_PER_MINUTE` of each kind are written per minute; further ones are only counted.
 
     The number of kinds is bounded, because callers and members come from a file and outcomes from a fixed list. The counts
     of a kind are discarded after a minute.
@@ -293,7 +293,9 @@ class _Limit:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._windows: dict[_Kind, list[Any]] = {}  # start time, lines written, lines suppressed
+        self._windows: dict[
+            _Kind, list[Any]
+        ] = {}  # for each kind: start time, lines written, lines suppressed
 
     def allows(self, event: AuditEvent) -> bool:
         """Count an event, and return whether to write a line for the event."""
@@ -306,12 +308,12 @@ class _Limit:
         return written
 
     def pop_finished(self) -> list[tuple[_Kind, int]]:
-        """Remove the windows older than a minute, and return the kinds with suppressed events and how many were suppressed."""
+        """Discard counts older than a minute. Return the kinds with suppressed events, each with the number of suppressed events."""
         before = self._clock.monotonic() - WINDOW_SECONDS
         return self._pop([kind for kind, window in self._windows.items() if window[0] <= before])
 
     def pop_all(self) -> list[tuple[_Kind, int]]:
-        """Remove all windows, and return the kinds with suppressed events and how many were suppressed."""
+        """Discard all counts. Return the kinds with suppressed events, each with the number of suppressed events."""
         return self._pop(list(self._windows))
 
     def _pop(self, kinds: list[_Kind]) -> list[tuple[_Kind, int]]:

@@ -117,7 +117,7 @@ class ReloadingCertificate:
         self.current = load(cert_path, key_path, now())
 
     def changed(self) -> CertificatePair | None:
-        """Return the new pair if the files have changed since the last call, or None."""
+        """Return the new pair if one was loaded, or None if the current pair remains in use."""
         file_states = self._file_states()
         if not self._is_due(file_states):
             return None

@@ -160,7 +160,7 @@ class Pages:
 
         Args:
             outcome: The outcome to show.
-            user_email: The user of the link; empty if this browser must not see the address.
+            user_email: The email address of the user who must consent; empty if this browser must not see the address.
             scopes: The granted scopes.
         """
         parts = [f"<p>{self._text(outcome.text)}</p>"]

@@ -343,7 +343,10 @@ class WebServer:
 
 
 def _single(request: web.Request, name: str, *, required: bool = True) -> str | None:
-    """Return a query parameter: empty if it is optional and absent; None if it is required and absent, or empty, repeated or too long."""
+    """Return a query parameter, or an empty string if it is optional and absent.
+
+    Return None if it is required and absent, or if it is empty, repeated or too long.
+    """
     values = request.query.getall(name, [])
     if not values and not required:
         return ""

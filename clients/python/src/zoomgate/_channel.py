@@ -22,7 +22,7 @@ RECONNECT_SECONDS = 5
 """Maximum delay between connection attempts. gRPC's default grows to two minutes, which would delay recovery after an outage."""
 
 RETRY_FAILURE_BUDGET = 50
-"""Number of concurrent failures after which calls are no longer retried.
+"""Number of failures in quick succession after which calls are no longer retried.
 
 When one of several servers stops, all calls on that server fail at the same time. A small number would prevent their retries on the
 other servers.
@@ -57,7 +57,8 @@ def service_config() -> str:
     """Return the service config (https://github.com/grpc/grpc/blob/master/doc/service_config.md) as JSON.
 
     Calls that fail with UNAVAILABLE are retried up to 3 times, 0.1 to 1 second apart, but only for RPCs that the proto file declares safe
-    to retry. After `RETRY_FAILURE_BUDGET` failures, retries are disabled until ten times as many calls have succeeded as failed.
+    to retry. Each failure adds 1 to a counter, and each success subtracts 0.1. While the counter is at least `RETRY_FAILURE_BUDGET`, calls
+    are not retried.
     """
     safe = [
         {"service": service.full_name, "method": method}

@@ -25,7 +25,8 @@ DEFAULT_TIMEOUT = 30.0
 _PAGE_SIZE = 500
 _POLL_SECONDS = 1.0
 _INITIAL_BACKOFF, _MAX_BACKOFF = 0.1, 5.0
-"""Initial and maximum delay in seconds before an interrupted watch is resumed. Doubled with each attempt until an event arrives."""
+"""Initial and maximum delay in seconds before an interrupted watch is resumed. The delay doubles with each attempt and is
+reset when an event arrives. Up to 50% is added at random."""
 
 
 class _BaseClient:
@@ -146,7 +147,7 @@ class Client(_BaseClient):
 
         Args:
             user_email: The user's email address.
-            after: The user's connection before the URL was sent, if any. If set, the method waits for a newer consent.
+            after: The user's connection before the authorization was started, if any. If set, the method waits for a newer consent.
             timeout: The maximum time to wait in seconds. Authorization URLs are valid for 600 seconds.
 
         Raises:

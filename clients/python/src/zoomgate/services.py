@@ -61,7 +61,7 @@ class Auth(_Service):
     check_token: Method[auth.CheckTokenRequest, auth.CheckTokenResponse]
     """Return whether a token has expired: a token described by `facts`, or the stored token of `user_email`."""
     validate_user: Method[auth.ValidateUserRequest, auth.ValidateUserResponse]
-    """Return whether the calling member is `user_email`."""
+    """Return whether `user_email` is the calling member's address."""
     get_connection: Method[auth.GetConnectionRequest, auth.GetConnectionResponse]
     """Return the connection of a user. Raises `NotConnected` if there is none."""
     list_connections: Method[auth.ListConnectionsRequest, auth.ListConnectionsResponse]

@@ -15,7 +15,7 @@ class Policy:
 
     Attributes:
         roles: The roles that may call the RPC.
-        user_field: The request field with the email addresses to check; empty if the RPC has none.
+        user_field: The request field with the email addresses to check; empty if no field is checked.
         access_tokens: Whether the caller needs permission to read access tokens.
     """
 
@@ -48,7 +48,7 @@ METHOD_POLICY: Mapping[str, Policy] = {
     "/zoomgate.v1.AuthService/DeleteConnection": _policy(_S, _M, _A),
     "/zoomgate.v1.AuthService/WatchConnections": _policy(
         _S, _A, user_field="user_emails"
-    ),  # if empty, services receive only the users that they may act for
+    ),  # if user_emails is empty, services receive only the users that they may act for
     "/zoomgate.v1.MeetingsService/CreateMeeting": _policy(_S, _M),
     "/zoomgate.v1.MeetingsService/GetMeeting": _policy(_S, _M),
     "/zoomgate.v1.MeetingsService/DeleteMeeting": _policy(_S, _M),
@@ -79,7 +79,7 @@ def method_name(path: str) -> str:
 
 
 CALLABLE_METHODS = frozenset(method_name(path) for path in METHOD_POLICY if path.startswith("/zoomgate."))
-"""The method names that the key `methods` of a caller may contain."""
+"""The method names that the key `methods` in the callers file may contain."""
 
 
 def check_method(principal: Principal, path: str) -> Policy:

@@ -119,7 +119,7 @@ class ErrorStatus:
             status = status_of(failure)
             current_rejection.set(reason_of(failure))
             converted = rpc_status.to_status(status)
-            # abort replaces the trailing metadata, which contains the request ID
+            # abort replaces the trailing metadata, so the existing entries (the request ID) are included
             trailing = (*(context.trailing_metadata() or ()), *converted.trailing_metadata)
             await context.abort(converted.code, converted.details, trailing)
             return None

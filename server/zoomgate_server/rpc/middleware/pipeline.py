@@ -74,7 +74,7 @@ class Pipeline:
         return self
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
-        """Do nothing; generated code also passes the handlers to `add_registered_method_handlers`."""
+        """Do nothing, because generated code passes the same handlers to `add_registered_method_handlers`."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Wrap the handlers of a service and add them to the server."""

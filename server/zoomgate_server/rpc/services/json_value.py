@@ -14,7 +14,7 @@ from zoomgate_server.errors import FieldViolation, InvalidRequest
 
 MAX_EXACT = 2**53
 MAX_DEPTH = 30
-"""Maximum nesting depth of a `Value` that every protobuf parser accepts."""
+"""Maximum nesting depth of a `Value`, chosen so that every protobuf parser accepts the `Value`."""
 
 MAX_PARSED_BYTES = 1024 * 1024
 """Maximum size in bytes of a body to parse. Larger bodies are returned as bytes only."""

@@ -65,7 +65,7 @@ _PASSWORD = re.compile(r"[A-Za-z0-9@*_-]{0,10}", re.ASCII)
 _OCCURRENCE = re.compile(r"[0-9]{1,20}", re.ASCII)
 _LOCAL = re.compile(
     r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d", re.ASCII
-)  # whether hour 24 is accepted depends on the Python version
+)  # excludes hour 24, which only some Python versions accept
 _YEAR_10000 = 253_402_300_800
 _INTERVALS = {
     pb.Recurrence.TYPE_DAILY: 99,
