@@ -33,7 +33,7 @@ and for request data, `-` means standard input. If `NO_COLOR` is set, the output
 
 
 def sections(command: click.Command, context: click.Context, name: str) -> Iterator[str]:
-    """Yield the sections of a command and all of its subcommands."""
+    """Yield the section of a command, followed by the sections of all of its subcommands."""
     yield f"## {name}\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
     if isinstance(command, click.Group):
         for child in command.list_commands(context):
@@ -43,12 +43,12 @@ def sections(command: click.Command, context: click.Context, name: str) -> Itera
 
 
 def page() -> str:
-    """Return the content of the page."""
+    """Return the content of docs/commands.md."""
     return "\n".join([HEAD, *sections(cli, _context(cli, "zoomgate"), "zoomgate")])
 
 
 def _context(command: click.Command, name: str, parent: click.Context | None = None) -> click.Context:
-    """Return a context for rendering the help of a command, with the settings of that command."""
+    """Return the context for rendering the help of a command. It includes the command's `context_settings`."""
     return click.Context(
         command,
         parent=parent,

@@ -24,7 +24,7 @@ from zoomgate import Client  # noqa: E402
 
 
 def save_screenshot(window: Chrome, name: str, max_height: int = 10_000) -> None:
-    """Save a screenshot of the page, cropped to its content and to `max_height` pixels."""
+    """Save a screenshot of the page, cropped to the page's content and to at most `max_height` pixels."""
     height = window.execute_script(
         "return document.querySelector('body').lastElementChild.getBoundingClientRect().bottom"
     )
@@ -57,7 +57,7 @@ def capture_consent_pages(client: Client) -> None:
 
 
 def capture_simulator_page() -> None:
-    """Capture the simulator's status page. Requires port 8090, which the documentation uses."""
+    """Capture the simulator's status page. Port 8090, which the documentation uses, must be free."""
     with simulator(8090) as zoom:
         generate_activity(zoom)
         for size, dark, suffix in ((DESKTOP, False, ""), (PHONE, True, "-phone")):
@@ -81,7 +81,7 @@ def capture_terminal(name: str, server: str, *commands: str) -> None:
         console.print(Text.from_ansi((process.stdout + process.stderr).rstrip()), highlight=False)
         console.print()
     svg = console.export_svg(title="zoomgate", unique_id=name)
-    # rich's template loads a web font; without it, the browser's monospaced font is used
+    # remove the web font that rich's template loads, so that the browser's monospaced font is used
     (IMAGES / f"{name}.svg").write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL))
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks that compare the service with the baseline, in interleaved rounds.
+"""Benchmarks that compare the service with the baseline. The two are measured alternately, in several rounds.
 
 Run `python -m bench [ROUNDS] [SECONDS]`. Compare only ratios within one run, because machines are noisy.
 """
@@ -204,7 +204,7 @@ def store_reads(http: str) -> float:
 
 
 def failed_calls(http: str) -> list[str]:
-    """Return the service's nonzero counters of failed calls. h2load checks only the HTTP status, which is 200 even for failed calls."""
+    """Return the service's nonzero counters of failed calls. h2load checks only the HTTP status, 200 even for failed gRPC calls."""
     with urllib.request.urlopen(f"http://{http}/metrics", timeout=10) as page:
         lines = page.read().decode().splitlines()
     counters = [line for line in lines if line.startswith("zoomgate_rpc_total{") and 'code="OK"' not in line]
@@ -212,7 +212,7 @@ def failed_calls(http: str) -> list[str]:
 
 
 def start_times(environ: dict[str, str], count: int) -> tuple[list[float], list[float]]:
-    """Return the milliseconds from start to the ready line, and the milliseconds of `zoomgate --help`."""
+    """Return, per run, the milliseconds until the service prints its ready line, and the milliseconds that `zoomgate --help` takes."""
     starts, helps = [], []
     zoomgate = str(Path(sys.executable).with_name("zoomgate"))
     for _ in range(count):
@@ -226,7 +226,7 @@ def start_times(environ: dict[str, str], count: int) -> tuple[list[float], list[
 
 
 def worker_speedups(environ: dict[str, str], target: Target, count: int, seconds: int) -> list[float]:
-    """Return the throughput of two workers divided by the throughput of one, per round. Load, upstream and workers share all cores."""
+    """Return, per round, the throughput of two workers divided by that of one. Load generator, upstream and workers share all cores."""
     zoomgate = str(Path(sys.executable).with_name("zoomgate"))
     speedups = []
     with (
@@ -249,7 +249,7 @@ def worker_speedups(environ: dict[str, str], target: Target, count: int, seconds
 def add_row(
     table: Table, name: str, what: str, values: list[float], unit: str, goal: str, *, met: bool
 ) -> None:
-    """Add a row with minimum, median and maximum."""
+    """Add a row with the minimum, median and maximum of the values."""
     formatted = [f"{value:,.2f}{unit}" for value in (min(values), statistics.median(values), max(values))]
     table.add_row(name, what, *formatted, goal, "yes" if met else "NO")
 
@@ -297,7 +297,7 @@ async def main() -> int:
 def report_throughput(
     directory: Path, api_url: str, simulator: Simulator, refresh_token: str, count: int, seconds: int
 ) -> None:
-    """Measure throughput, latency and start times, and print the table."""
+    """Measure throughput, latency and start times, and print the table of results."""
     key = new_key()
     environ = service_environment(directory, api_url, simulator, key)
     proxy_request = proxy_service_pb2.GetRequest(
@@ -347,7 +347,7 @@ def report_throughput(
                     calls += rates[name][-1] * seconds
         for target in targets.values():
             call(target)
-        # calls in flight at the end of a round are CANCELLED; all other calls must have succeeded
+        # calls in flight at the end of a round have the status CANCELLED; all other calls must have succeeded
         assert not [line for line in failed_calls(http) if "CANCELLED" not in line], failed_calls(http)
         reads = (store_reads(http) - reads_before) / calls * 10_000
         added_blocking = list(client_overhead.measure_blocking(echo, key, count))
@@ -425,7 +425,7 @@ def report_throughput(
 
 
 def report_webhook_garbage(directory: Path, simulator: Simulator, refresh_token: str, seconds: int) -> None:
-    """Post garbage to the webhook endpoint, and print the rates of rejections and of the valid calls made at the same time."""
+    """Post invalid requests to the webhook endpoint. Print the rejection rates and the rates of the valid calls made at the same time."""
     key, service_directory = new_key(), directory / "webhook-garbage"
     service_directory.mkdir()
     environ = service_environment(service_directory, simulator.api_url, simulator, key)

@@ -1,7 +1,7 @@
 """Baseline of the benchmarks: a gateway with minimal functionality.
 
-`python -m bench.baseline pass BASE_URL` forwards ProxyService.Get.
-`python -m bench.baseline echo` responds to AuthService.GetToken immediately.
+`python -m bench.baseline pass BASE_URL` forwards calls of ProxyService.Get to BASE_URL.
+`python -m bench.baseline echo` responds to calls of AuthService.GetToken immediately.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from zoomgate.v1 import auth_service_pb2, auth_service_pb2_grpc, proxy_service_p
 
 
 class PassThrough(proxy_service_pb2_grpc.ProxyServiceServicer):
-    """A ProxyService that forwards a GET with a bearer header and returns the body."""
+    """A ProxyService that forwards a GET request with a bearer token, and returns the body of the response."""
 
     def __init__(self, base: str, session: aiohttp.ClientSession) -> None:
         self._base = base

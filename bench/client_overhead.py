@@ -17,7 +17,7 @@ _SECONDS = 30.0
 
 
 def measure_blocking(address: str, key: str, rounds: int) -> Iterator[float]:
-    """Yield, per round, the microseconds that the blocking client adds to a call. Calls of client and stub alternate."""
+    """Yield, per round, the microseconds that the blocking client adds to a call. Calls of the client and calls of the stub alternate."""
     metadata = (("authorization", f"Bearer {key}"),)
     with grpc.insecure_channel(address) as channel, Client(address, key=key) as client:
         bare = auth_service_pb2_grpc.AuthServiceStub(channel).GetToken

@@ -1,4 +1,4 @@
-"""Benchmark G10: concurrent requests for one user's expired token to several processes, with a fast and a slow token endpoint."""
+"""Benchmark G10 of docs/performance.md: concurrent requests to several processes for one user's token that must be refreshed."""
 
 import asyncio
 import contextlib
@@ -21,10 +21,10 @@ from zoom_simulator.options import SimulatedUser
 from zoomgate.v1 import auth_service_pb2, auth_service_pb2_grpc
 
 PROCESSES, CALLS, CHANNELS = 4, 1000, 12
-"""Number of processes, and of calls and channels per process. A server accepts 100 concurrent calls per connection."""
+"""Number of processes, and of calls and channels per process. A server accepts only 100 concurrent calls per connection."""
 
 LONG_DEADLINE, SHORT_DEADLINE = 45.0, 2.5
-"""Deadlines in seconds. With a slow token endpoint, every tenth caller uses the short deadline."""
+"""Deadlines in seconds. With a slow token endpoint, every tenth call has the short deadline."""
 
 DELAYS = (0.0, 3.0, 20.0)
 _T = TypeVar("_T")
@@ -179,7 +179,7 @@ def _reason(error: grpc.aio.AioRpcError) -> str:
 
 
 async def _run_on(loop: asyncio.AbstractEventLoop, function: Callable[[], _T]) -> _T:
-    """Run a function in the simulator's thread."""
+    """Run a function in the simulator's thread, and return the result."""
 
     async def run_function() -> _T:
         return function()

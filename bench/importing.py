@@ -33,7 +33,7 @@ COLUMNS = (
     "_updatedDate",
 )
 PADDING = "x" * 600
-"""Padding of tokens to the typical length of Zoom's tokens."""
+"""Suffix that extends a token to the typical length of Zoom's tokens."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ImportResult:
 
 
 def write(path: Path, rows: Iterable[tuple[str, str, str]], updated: float) -> None:
-    """Write the collection. Each row has the email address, the access token and the refresh token."""
+    """Write the rows to a file. Each row has the user's email address, access token and refresh token."""
     date = datetime.fromtimestamp(updated, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -77,7 +77,7 @@ def connected_rows(zoom: RunningSimulator, rows: int) -> Iterator[tuple[str, str
 
 
 def dry_run_rows(rows: int) -> Iterator[tuple[str, str, str]]:
-    """Yield rows for a dry run: one in a hundred has no email address, and one in a hundred is a duplicate."""
+    """Yield rows for a dry run: one in a hundred has no email address, and one in a hundred has the user of the previous row."""
     for number in range(rows):
         user = f"p{number - number % 100 if number % 100 == 1 else number}@example.com"
         yield ("" if number % 100 == 2 else user), f"a{number}{PADDING}", f"r{number}{PADDING}"
@@ -95,7 +95,7 @@ def run_import(directory: Path, environ: dict[str, str], *options: str) -> Impor
         stderr=subprocess.DEVNULL,
     )
     peak = 0
-    # not wait4, whose peak is never below the memory size of the current process
+    # wait4 is not used, since the peak that it returns is never below the memory size of the current process
     while process.poll() is None:
         with contextlib.suppress(OSError):
             peak = max(peak, memory_kib(process.pid, "VmHWM"))

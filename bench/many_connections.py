@@ -39,7 +39,7 @@ class Listing:
 
 
 def fill(data_dir: Path, app: str) -> None:
-    """Add the connections to a store that a service has created."""
+    """Add the connections to the store of a data directory in which a service has run."""
     asyncio.run(_create_store(data_dir))
     envelope = Envelope(app=app, keys=key_file.load(data_dir / "keys.json"))
     now = time.time()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def processor_seconds(process: int) -> float:
-    """Return the processor time that a process has used."""
+    """Return the processor time that a process has used, in seconds."""
     fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -18,6 +18,6 @@ def memory_kib(process: int, name: str = "VmRSS") -> int:
         OSError: The process has exited.
     """
     match = re.search(rf"{name}:\s+(\d+)", Path(f"/proc/{process}/status").read_text(encoding="utf-8"))
-    if match is None:  # the process is a zombie
+    if match is None:  # the process has exited and is a zombie
         raise ProcessLookupError(process)
     return int(match.group(1))

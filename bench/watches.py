@@ -34,13 +34,13 @@ _BATCH = 200
 
 @dataclass(frozen=True)
 class WatchResult:
-    """The result of the watches.
+    """The result of the benchmark of watches.
 
     Attributes:
         kib: Memory of the service per watch.
         start_seconds: Seconds until all watches are synced.
         microseconds: Processor time of the service per event.
-        delays: Seconds from the response that confirms a change to its event, for every watch and change.
+        delays: Seconds from the response to a refresh until the event arrives, for every watch and refresh.
     """
 
     kib: float
@@ -54,7 +54,7 @@ class WatchResult:
 
 
 async def measure_watches(address: str, key: str, service: int, refresh_token: str) -> WatchResult:
-    """Start `WATCHES` watches of one user, then refresh the user's token.
+    """Start `WATCHES` watches of one user, then repeatedly refresh the user's token; return the measurements.
 
     Args:
         address: Address of the service.
@@ -101,7 +101,7 @@ async def measure_watches(address: str, key: str, service: int, refresh_token: s
 
 
 def refresh_token(simulator: Simulator, loop: asyncio.AbstractEventLoop) -> str:
-    """Let the user consent in the Zoom simulator, which runs in a different thread."""
+    """Let the user consent in the Zoom simulator, which runs in a different thread; return the refresh token."""
 
     async def consent() -> str:
         code = simulator.zoom.issue_code(WATCHED, "x")
@@ -139,7 +139,7 @@ async def measure_idle_poll_sqlite(file: Path, app: str) -> float:
 
 
 async def measure_idle_poll_mongodb(uri: str) -> float:
-    """Add `CONNECTIONS` to a MongoDB database, and return the result of `measure_idle_poll`."""
+    """Add `CONNECTIONS` connections to a MongoDB database, and return the result of `measure_idle_poll`."""
     store, changed_at = await MongoStore.open(uri), time.time() - 3600
     rows: list[Any] = [
         {

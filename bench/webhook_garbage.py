@@ -16,7 +16,7 @@ from zoomgate.v1 import auth_service_pb2, auth_service_pb2_grpc
 
 CONNECTIONS = 16
 GOAL = 2000.0
-"""Goal for rejections per second of the service's processor time, which other processes on the machine do not affect."""
+"""Goal for rejections per second of the service's processor time. Other processes on the machine do not affect this ratio."""
 
 _LARGE = 64 * 1024
 _KINDS = (
@@ -28,15 +28,15 @@ _KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class GarbageResult:
-    """The result for one kind of garbage.
+    """The result for one kind of invalid request.
 
     Attributes:
-        kind: Description of the garbage.
+        kind: Description of the invalid requests.
         rejected: Rejections per second.
         efficiency: Rejections per second of the service's processor time.
-        calls: Successful calls per second of one caller, which calls sequentially.
+        calls: Successful gRPC calls per second of one caller that makes one call at a time.
         milliseconds: Median duration of these calls.
-        idle_milliseconds: Median duration of such calls without garbage.
+        idle_milliseconds: Median duration of such calls while no invalid requests are sent.
         goal: Goal for `efficiency`. 0 for large bodies, which have no goal, since their transfer costs more than their rejection.
     """
 
@@ -60,7 +60,7 @@ def measure(
     seconds: int,
     prefix: Sequence[str],
 ) -> list[GarbageResult]:
-    """Post each kind of garbage for some seconds.
+    """Post each kind of invalid request for `seconds` seconds.
 
     Args:
         address: HOST:PORT of the gRPC server.

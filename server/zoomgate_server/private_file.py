@@ -50,7 +50,7 @@ def sync_folder(path: Path) -> None:
 
 
 def _write_temporary(path: Path, content: bytes) -> Path:
-    """Write a temporary file with mode 0600 next to a path, durably."""
+    """Durably write a temporary file with mode 0600 in the directory of a path."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

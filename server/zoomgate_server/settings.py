@@ -268,7 +268,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class MeetingDefaults:
-    """Values for meetings that are created without them."""
+    """Default values for meetings that are created without these values."""
 
     topic: str
     duration_minutes: int
@@ -326,7 +326,7 @@ class Settings:
     def app(self) -> str:
         """The key of the Zoom app in the store: OAuth origin and client ID."""
         parts = urlsplit(self.zoom_oauth_url)
-        origin = parts.netloc if parts.scheme == "https" else "loopback"  # the port of a simulator may change
+        origin = parts.netloc if parts.scheme == "https" else "loopback"  # a simulator's port may change
         return f"{origin}|{self.client_id}"
 
 
@@ -782,7 +782,7 @@ def _is_service_link(name: str, value: str) -> bool:
 
 
 def _line(text: str, key: str) -> int:
-    """Return the line number of a top-level key or table of a TOML document, for messages."""
+    """Return the line number of a top-level key or table of a TOML document, for error messages."""
     pattern = re.compile(rf"""\s*\[?\s*["']?{re.escape(key)}["']?\s*[]=.]""")
     return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 class StartError(Exception):
-    """The service cannot start. The message has one sentence per line, for the operator; nothing on disk was changed."""
+    """The service cannot start, or a worker cannot be restarted. The message is for the operator and has one sentence per line."""
 
 
 @dataclass(frozen=True, slots=True)

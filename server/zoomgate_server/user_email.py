@@ -24,7 +24,7 @@ def problem(user_email: str) -> str | None:
 
 @lru_cache(maxsize=8192)
 def _problem(user_email: str) -> str | None:
-    """Validate a string that is short enough to cache. An overlong string may have several megabytes."""
+    """Validate a string that is short enough for the cache of results. An overlong string could have several megabytes."""
     if not user_email:
         return "is required; send the user's email address, such as monica@example.com"
     if not user_email.isascii() or any(

@@ -219,7 +219,7 @@ class Components:
         }
 
     async def drain(self) -> None:
-        """Wait for detached tasks, since tokens issued by Zoom must be stored before the store closes."""
+        """Wait for running background tasks, since tokens issued by Zoom must be stored before the store closes."""
         components = (self.refresher, self.authorizations, self.journal_recovery)
         if not all(
             await asyncio.gather(*(component.drain(REFRESH_DRAIN_SECONDS) for component in components))

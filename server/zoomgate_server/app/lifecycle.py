@@ -146,7 +146,7 @@ async def run(
             components.audit(
                 AuditEvent.without_call("keys.created", "ok", "", principal="zoomgate", details=details)
             )
-        # outermost first: the access log records the final status, including failed authentication
+        # outermost first, so that the access log records the final status, even if authentication fails
         pipeline = Pipeline(
             server,
             [
@@ -197,7 +197,7 @@ async def _stop_serving(
     """Stop accepting calls, and wait for the running calls to finish."""
     web.set_ready("draining")
     await health.enter_graceful_shutdown()
-    change_feed.close()  # otherwise watch streams would stay open
+    change_feed.close()  # ends the watch streams, which would otherwise stay open
     await server.stop(seconds)
 
 

@@ -100,7 +100,7 @@ def _holder(family: socket.AddressFamily, host: str, port: int) -> socket.socket
 
 
 def _grpc_hosts(address: Address) -> Sequence[tuple[socket.AddressFamily, str]]:
-    """Return the addresses that gRPC listens on: all addresses of a host name, and both IP families for a wildcard."""
+    """Return the addresses that gRPC listens on: all addresses of a host name; for a wildcard, `::`, or `0.0.0.0` without IPv6."""
     if address.host in _WILDCARDS:
         return [(socket.AF_INET6, "::")] if _has_ipv6() else [(socket.AF_INET, "0.0.0.0")]  # noqa: S104 - as configured
     resolved = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)

@@ -31,7 +31,7 @@ class StartCancelled(Exception):
 async def open_store(
     settings: Settings, stack: AsyncExitStack, stop: asyncio.Event
 ) -> tuple[RecordStore, KeyRing]:
-    """Open the store and the key ring. A failed start removes the files that it created.
+    """Open the store and the key ring. On failure, new files are removed, unless another process may already use them.
 
     Args:
         stack: The exit stack that closes the store.
@@ -76,7 +76,7 @@ async def open_store(
 async def _open_mongodb(
     settings: Settings, uri: Secret, stack: AsyncExitStack, stop: asyncio.Event
 ) -> tuple[RecordStore, KeyRing]:
-    """Open a MongoDB database and the key ring. No ring is created, since other processes may already use the store.
+    """Open a MongoDB database and the key ring. No key ring is created, since other processes may already use the store with theirs.
 
     If the database is unreachable, attempts are repeated for `store_wait_seconds`, since services and their databases often start together.
     """

@@ -35,7 +35,7 @@ MAX_FAILED_STARTS = 5
 """Number of consecutive failed starts of a worker after which the service exits."""
 
 MIN_RESTART_DELAY, MAX_RESTART_DELAY = 0.1, 30.0
-"""Bounds of the delay, in seconds, before a worker is restarted. The delay doubles while workers keep exiting early."""
+"""Bounds of the delay, in seconds, before a worker is restarted. The delay doubles each time the worker exits early."""
 
 STEADY_SECONDS = 60.0
 """Running time, in seconds, below which the exit of a worker is treated as early."""
@@ -79,7 +79,7 @@ class ReadySignal:
     """The only message from a worker to the supervisor, sent over the worker's original standard output.
 
     Standard output is then redirected to the log: the supervisor stops reading the pipe after the message, so library output
-    would eventually fill the pipe.
+    would eventually fill the pipe and block the worker.
     """
 
     def __init__(self) -> None:

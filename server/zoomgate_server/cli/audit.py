@@ -274,7 +274,7 @@ def _lines(file: Path, errors: list[str]) -> Iterator[_Line]:
 
 
 def _numbered_lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield the non-empty lines and the number of each line. Lines longer than `MAX_LINE` bytes are truncated."""
+    """Yield each non-empty line with its number. Lines longer than `MAX_LINE` bytes are truncated."""
     number = 0
     while text := source.readline(MAX_LINE):
         number += 1
@@ -288,7 +288,7 @@ def _numbered_lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
 def _parse(text: bytes) -> _Line | None:
     """Parse a line; return None if no audit line can be parsed.
 
-    If the disk was full, the line may start with an incomplete JSON object that was written without a newline.
+    If the disk was full, the line may start with an incomplete JSON object without a newline; this object is skipped.
     """
     for start in sorted({0, max(0, text.rfind(_LINE_START))}):
         try:

@@ -14,7 +14,7 @@ MEMBER_KEY_FILE = "member.key"
 
 
 def new_key() -> str:
-    """Return a new key: 32 random bytes, with the prefix `zgk_` that identifies leaked keys."""
+    """Return a new key: 32 random bytes, with the prefix `zgk_`, by which leaked keys can be found."""
     return f"zgk_{secrets.token_urlsafe(32)}"
 
 
@@ -41,7 +41,7 @@ def read(path: Path) -> str:
 
 
 def is_key(text: str) -> bool:
-    """Return whether a string has the format of a key that can be sent."""
+    """Return whether a string has the format of a key."""
     return re.fullmatch(r"[!-~]{1,4096}", text) is not None
 
 

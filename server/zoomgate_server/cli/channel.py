@@ -133,7 +133,7 @@ def _key(key_file: str | None) -> str:
         return caller_key.read(default_file if key_file is None else Path(key_file))
     except FileNotFoundError as error:
         if key_file is None:
-            return ""  # the caller `dev` needs no key
+            return ""  # calls of the caller `dev` need no key
         fail(f"--key-file: {key_file} cannot be read ({error.strerror})", USAGE)
     except OSError as error:
         fail(

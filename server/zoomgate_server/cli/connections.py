@@ -142,7 +142,7 @@ def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: s
             elif not is_synced:
                 is_synced = True
                 note("all existing connections are listed; waiting for changes (Ctrl+C to stop)")
-            token = event.resume_token  # set only after the event was printed
+            token = event.resume_token  # set after printing, so that resuming skips no event
     except KeyboardInterrupt:
         position = ("--resume-token", token) if token else ()
         note(f"Continue with: {resume_command('connections', 'watch', *users, *position)}")

@@ -78,7 +78,7 @@ def _run_checks(overrides: Mapping[str, str]) -> Iterator[CheckResult]:
     log_warnings_to_stderr(loaded)
     yield CheckResult("settings", OK, "valid")
     yield _app(loaded)
-    if loaded.store_uri is None or loaded.data_dir.exists():  # optional with MongoDB
+    if loaded.store_uri is None or loaded.data_dir.exists():  # with MongoDB, the directory is optional
         yield _data(loaded.data_dir)
     store, contents = _store(loaded)
     yield store
@@ -195,7 +195,7 @@ def _keys(loaded: settings.Settings, contents: StoreInspection | None) -> CheckR
     text = f"{len(ring.ids)} key(s), primary key {ring.primary_id}"
     if contents is None:
         return CheckResult("key ring", OK, text)
-    # without a client ID, `zoomgate run` uses the app of the Zoom simulator, which the settings do not contain
+    # without a client ID, the settings do not name the app (`zoomgate run` uses the simulator's app), so check all apps in the store
     apps = {loaded.app} & set(contents.encryption) if loaded.client_id else set(contents.encryption)
     try:
         for app in sorted(apps):
@@ -277,7 +277,7 @@ def _zoom(oauth_url: str) -> Iterator[CheckResult]:
     try:
         with build_opener(ProxyHandler({})).open(
             request, timeout=3
-        ) as response:  # no proxy, as in the service
+        ) as response:  # without an HTTP proxy, as in the service
             date = response.headers["Date"]
     except HTTPError as error:
         date = error.headers["Date"]  # any response shows that Zoom is reachable

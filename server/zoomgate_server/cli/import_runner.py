@@ -49,7 +49,7 @@ from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 
 REVOKE_SECONDS = 10.0
-"""Maximum time, in seconds, to wait at the end of an import until the tokens of rows with a different user's tokens are revoked."""
+"""Maximum time, in seconds, to wait at the end of an import until tokens that belong to a different user than their row are revoked."""
 
 _MAX_LISTED = 10
 """Maximum number of invalid rows that a dry run lists."""

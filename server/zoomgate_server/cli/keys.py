@@ -243,7 +243,7 @@ def _load(file: Path) -> KeyRing:
 
 
 def _require_settled(file: Path) -> None:
-    """Fail if the key ring has just changed: services reload it only every few seconds, and copies reach other machines later."""
+    """Exit if the key ring has just changed: services reload it only every few seconds, and copies reach other machines later."""
     remaining = file.stat().st_mtime + SETTLE_SECONDS - time.time()
     if 0 < remaining <= SETTLE_SECONDS:
         fail(

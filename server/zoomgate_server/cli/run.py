@@ -23,7 +23,7 @@ from zoomgate_server.identity import Principal, Role, UserPatterns
 from zoomgate_server.startup import ServiceAddresses, StartError
 
 MEMBER = "monica@example.com"
-"""User in the printed commands, with an account in the Zoom simulator."""
+"""User in the printed commands, who has an account in the Zoom simulator."""
 
 
 @click.command()
@@ -97,7 +97,7 @@ async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str],
             subject=MEMBER,
         )
         files = {MEMBER_KEY_FILE: member}
-        # commands send this key if a previous run with Zoom has created it
+        # if a previous run with Zoom created this key, commands send it, so it must be accepted
         with contextlib.suppress(OSError):  # `_keys` reports an inaccessible directory
             if (loaded.data_dir / CALLER_KEY_FILE).exists():
                 files[CALLER_KEY_FILE] = _dev()
@@ -187,7 +187,7 @@ def _announce(started: ServiceAddresses, loaded: settings.Settings, simulator: S
 
 
 def _command() -> str:
-    """Return the name or path that runs the command in a shell in the working directory."""
+    """Return the name or path by which a shell in the working directory can run `zoomgate`."""
     program = Path(sys.argv[0])
     return "zoomgate" if program.name != "zoomgate" or shutil.which("zoomgate") else shlex.quote(str(program))
 

@@ -58,7 +58,7 @@ def simulator(
     """
     if click.get_current_context().invoked_subcommand is not None:
         return
-    import asyncio  # noqa: PLC0415 - heavy for help
+    import asyncio  # noqa: PLC0415 - keeps help fast
 
     address = simulator_address("--listen", listen)
     options = SimulatorOptions(

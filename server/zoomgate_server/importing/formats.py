@@ -244,7 +244,7 @@ def _at(value: Mapping[str, Any], field: str) -> object:
 
 
 def _normalized(name: str) -> str:
-    """Return a column name in lower case without punctuation, since an export may contain `Updated Date` for `_updatedDate`."""
+    """Return a column name in lower case without spaces and punctuation, since an export may name `_updatedDate` `Updated Date`."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 

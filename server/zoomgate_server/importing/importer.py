@@ -1,9 +1,9 @@
 """Import of single rows into the store.
 
 If the access token of a row is still valid, Zoom is queried once for the user of the token, and the token pair is stored unchanged.
-Otherwise the single-use refresh token is exchanged, and the new token pair is first written to the journal. The commit ID of a row is
-derived from the row's refresh token. Therefore an imported row is recognized even if the result was not written, and no refresh token is
-used twice.
+Otherwise the single-use refresh token is exchanged, and the new token pair is first written to the journal. A token pair is stored
+with a commit ID, which is derived from the row's refresh token. Therefore an imported row is recognized even if the result was not written,
+and no refresh token is used twice.
 """
 
 import asyncio
@@ -40,16 +40,16 @@ INITIATED_BY = "import"
 
 MAX_ATTEMPTS = 5
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
-"""Pauses after failed attempts. Each pause is twice the previous one, or the time that Zoom requests if longer, up to the maximum."""
+"""First and longest pause after failed attempts, in seconds. The pause doubles with each attempt; Zoom can request a longer pause."""
 
 MAX_CONSECUTIVE_INCOMPLETE = 3
 """Number of consecutive incomplete rows after which the import stops, since further rows would fail after the same pauses."""
 
 MAX_INITIAL_MISMATCHES = 3
-"""The import stops if this number of rows at the start all contain tokens of different users, since all addresses may be wrong."""
+"""Number of rows after which the import stops if all of them contain a different user's tokens, since all addresses may be wrong."""
 
 STORE_TIMEOUT_SECONDS = 60.0
-"""Maximum time for which storing a token pair is retried; during this time, newly issued pairs are in the journal."""
+"""Maximum time, in seconds, to store a token pair. Without a journal entry, storing a newly issued pair is retried without a limit."""
 
 _RETRYABLE = (ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown, StoreUnavailable)
 _FATAL = (AppCredentialsRejected, KeyUnavailable, RecordVersionUnsupported)
@@ -102,7 +102,7 @@ class Importer:
         self.proven = False
 
     async def recover(self) -> None:
-        """Store token pairs that an interrupted import or consent left in the journal. The service processes entries of refreshes."""
+        """Store token pairs that an interrupted import or consent left in the journal. Entries of refreshes are left to the service."""
         async with self._recovering:
             for entry in await self._journal.claim():
                 if entry.origin is Origin.REFRESH:

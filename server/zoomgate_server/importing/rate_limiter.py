@@ -34,5 +34,5 @@ class RateLimiter:
             await self._stop.sleep(remaining)
 
     def hold(self, seconds: float) -> None:
-        """Pause all rows for this number of seconds."""
+        """Pause all rows for at least this number of seconds."""
         self._held_until = max(self._held_until, self._clock.monotonic() + seconds)

@@ -29,9 +29,9 @@ class RowStatus(StrEnum):
         STORED: The user is connected.
         SKIPPED: The user was already connected, or was disconnected in Zoomgate.
         SUPERSEDED: Another row of the same user is newer.
-        REJECTED: The row is malformed, or its tokens belong to a different user.
+        REJECTED: The row is malformed, its tokens belong to a different user, or a retry would not succeed.
         REAUTH_REQUIRED: Zoom rejected the refresh token; the user must consent again.
-        INCOMPLETE: Zoom or the store did not respond; the next run retries the row.
+        INCOMPLETE: The import of the row failed, for example because Zoom did not respond; the next run retries the row.
     """
 
     STORED = "stored"

@@ -102,7 +102,7 @@ def validated(
 
 
 def parse_time(value: object) -> float:
-    """Parse a time into seconds since 1970; return 0 if the time is invalid.
+    """Parse a time into seconds since 1970; return 0 if the time is missing or invalid.
 
     Accepts ISO 8601 (UTC if there is no time zone), seconds or milliseconds since 1970, and Wix's `{"$date": …}`.
     """

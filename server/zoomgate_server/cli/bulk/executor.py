@@ -12,10 +12,10 @@ from zoomgate import errors
 from zoomgate.v1.connection_pb2 import Connection
 
 LONGEST_PAUSE_SECONDS = 60.0
-"""Maximum pause after a failure that affects all users, in seconds. After Zoom's daily limit, the requested delay ends the next day."""
+"""Maximum pause after a failure that affects all users, in seconds. At Zoom's daily limit, Zoom requests a delay until the next day."""
 
 _GLOBAL_FAILURES = frozenset({"STORE_UNAVAILABLE", "ZOOM_RATE_LIMITED", "ZOOM_UNAVAILABLE"})
-"""Reasons of failures that affect all users. Until the retry delay has passed, further calls would also fail."""
+"""Reasons of temporary failures that affect all users. Until the retry delay has passed, further calls would also fail."""
 
 
 class RateLimiter:

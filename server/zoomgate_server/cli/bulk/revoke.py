@@ -15,7 +15,7 @@ class Count:
 
     Attributes:
         revoked: Connections that were disconnected.
-        skipped: Connections that were disconnected by a different caller during the run, or no longer match a condition.
+        skipped: Connections that another caller disconnected during the run, or that no longer match every condition.
         failed: Connections that could not be disconnected.
     """
 
@@ -40,8 +40,8 @@ def revoke_all(
 ) -> None:
     """Disconnect the users of all matching connections, one after another.
 
-    A page may be outdated by the time its last connection is processed. Each connection is therefore read and matched again
-    before it is deleted, so that a user who has consented again in the meantime stays connected.
+    A page may be outdated by the time its last connection is processed. If there are conditions, each connection is therefore read and
+    matched again before it is deleted, so that a user who has consented again in the meantime stays connected.
 
     Args:
         count: Updated for each connection.
