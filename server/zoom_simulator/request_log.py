@@ -1,4 +1,4 @@
-"""Log of the latest requests, with their results and the reasons for them."""
+"""Log of the latest requests, with their results and the reasons for these results."""
 
 import re
 from collections import deque

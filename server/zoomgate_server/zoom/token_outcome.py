@@ -101,7 +101,7 @@ RevokeOutcome = Revoked | NotSent | Unknown | AppRejected
 
 
 def issued_or_raise(outcome: TokenOutcome) -> Issued:
-    """Return the issued tokens, or raise the error of any other outcome."""
+    """Return the issued tokens. For any other outcome, raise the corresponding error."""
     match outcome:
         case Issued():
             return outcome
