@@ -85,7 +85,7 @@ class ZoomState:
     """The state of the simulator.
 
     Args:
-        wall: The underlying clock, in seconds since 1970. The simulator's clock follows the underlying clock unless it is frozen.
+        wall: The underlying clock, in seconds since 1970. The simulator's clock follows it unless frozen.
     """
 
     def __init__(self, options: SimulatorOptions, wall: Callable[[], float]) -> None:

@@ -291,7 +291,7 @@ class MongoStore:
         return await self._run(read)
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Return the live record of a Zoom user and the database's current time."""
+        """Return a Zoom user's record, ignoring tombstones, and the database's current time."""
         claim = _claim(app, zoom_user_id)
         return await self._run(lambda: self._read({"zoom_user_claim": claim}, None))
 
@@ -604,7 +604,7 @@ def _id(key: RecordKey) -> str:
 
 
 def _claim(app: str, zoom_user_id: str) -> str:
-    """Return the `zoom_user_claim` field of the live record of a Zoom user."""
+    """Return the `zoom_user_claim` field of a Zoom user's record that is not a tombstone."""
     return f"{len(_text(app))}:{app}:{_text(zoom_user_id)}"
 
 

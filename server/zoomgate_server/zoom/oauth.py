@@ -166,7 +166,7 @@ class OAuthClient:
             status, headers, body = result
             outcome = classify(status, headers, body, api_origin=self._api_origin, wall=self._wall)
             if not isinstance(outcome, AppRejected) or outcome.code != "invalid_client":
-                return outcome  # retry with an older secret only after `invalid_client`, which leaves the grant unused
+                return outcome  # retry with an older secret only after `invalid_client`, which leaves the code or token unused
         return outcome
 
     async def _post(

@@ -57,7 +57,7 @@ class AppRejected:
 
 @dataclass(frozen=True, slots=True)
 class Throttled:
-    """A rate limit of Zoom; the grant was not used. `retry_after` is in seconds."""
+    """A rate limit of Zoom; the authorization code or refresh token was not used. `retry_after` is in seconds."""
 
     retry_after: float
 
