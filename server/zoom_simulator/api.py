@@ -295,7 +295,7 @@ def _description(meeting: Meeting, occurrence: Mapping[str, Any] | None = None) 
 def _number(text: str, field: str, *, minimum: int = 0, maximum: int) -> int:
     """Parse a number from a path or query.
 
-    A number above `maximum` is reduced to `maximum`; a number below `minimum` is rejected.
+    A number above `maximum` is replaced by `maximum`; a number below `minimum` is rejected.
     """
     if not text.isascii() or not text.isdigit() or len(text) > 19 or int(text) < minimum:
         raise ApiError(400, 300, "Validation Failed.", [{"field": field, "message": "Invalid field."}])

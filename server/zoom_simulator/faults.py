@@ -38,7 +38,7 @@ class Fault:
         endpoint: The affected endpoint, one of `ENDPOINTS`.
         kind: The fault, one of `KINDS`.
         times: Number of further requests that are affected, 1 to 1,000,000; -1 for no limit.
-        status: HTTP status. For `status` and `html`: 400 to 599. For `redirect`: 300 to 399; other values are replaced by 302.
+        status: HTTP status. For `status` and `html`: 400 to 599. For `redirect`: 300 to 399; a value from 400 to 599 is replaced by 302.
         seconds: For `delay`: 0 to 600, in real time. Clearing the faults ends the delay early.
         location: For `redirect`: a URL of at most 2000 printable characters.
 

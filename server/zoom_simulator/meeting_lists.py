@@ -108,7 +108,7 @@ def list_row(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _times(body: Mapping[str, Any]) -> list[tuple[datetime, datetime]]:
-    """Return the start and end of each occurrence of a meeting."""
+    """Return the start and end of each occurrence that is not deleted, or of the meeting itself if it does not recur."""
     if "occurrences" in body:
         rows = [each for each in body["occurrences"] if each["status"] != "deleted"]
     else:
@@ -127,6 +127,6 @@ def _parse_day(query: Mapping[str, str], field: str, zone: ZoneInfo) -> datetime
         day = date.fromisoformat(text)
     except ValueError:
         raise InvalidQuery(field) from None
-    if not 1970 <= day.year <= 9998:  # adding a day or a UTC offset must not exceed year 9999
+    if not 1970 <= day.year <= 9998:  # so that adding a day or a UTC offset does not exceed the year 9999
         raise InvalidQuery(field)
     return datetime(day.year, day.month, day.day, tzinfo=zone)

@@ -11,7 +11,7 @@ _UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _LOCAL_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 _MAX_OCCURRENCES = 60
 _MAX_SERIES_DAYS = 60 * 10 * 31
-"""Maximum number of days between the first and the last of 60 occurrences."""
+"""Upper bound on the days from the first to the last of 60 occurrences, which are at most 10 months of 31 days apart."""
 
 _INTERVALS = {1: 99, 2: 50, 3: 10}
 

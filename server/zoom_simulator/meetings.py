@@ -10,7 +10,7 @@ from zoom_simulator.randomness import Randomness
 
 @dataclass(slots=True)
 class Meeting:
-    """A meeting: the owner's user ID, and the response body."""
+    """A meeting, represented by its owner's user ID and its response body in Zoom's format."""
 
     owner: str
     body: dict[str, Any]

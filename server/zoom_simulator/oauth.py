@@ -16,7 +16,7 @@ _NONCE_COOKIE = "simulator-consent"
 _HIDDEN_FIELDS = frozenset(
     {"client_id", "redirect_uri", "response_type", "state", "code_challenge", "code_challenge_method"}
 )
-"""Query parameters that the consent form submits unchanged. The parameter `user` is selected on the page instead."""
+"""Query parameters that the consent form submits unchanged. The parameter `user` is excluded, because the user is selected on the page."""
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

@@ -119,7 +119,7 @@ class SimulatorOptions:
         meetings: The meetings at startup.
         access_token_seconds: Lifetime of an access token.
         refresh_token_seconds: Lifetime of an unused refresh token. Zoom documents "about 90 days", subject to change.
-        tolerance: Number of used refresh tokens that are accepted once more: 0 (like Zoom's current tokens) or 1 (like older tokens).
+        tolerance: Number of latest used refresh tokens accepted once more: 0 (like Zoom's current tokens) or 1 (like Zoom's older tokens).
         whole_grant_revoke: Whether the revocation of any token revokes the user's whole grant.
         seed: Seed for reproducible IDs, tokens and passwords; None for random values.
         frozen_clock: Time in seconds since 1970 at which the clock is frozen until it is advanced; None if the clock runs.

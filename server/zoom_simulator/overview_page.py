@@ -20,7 +20,7 @@ MAX_ROWS = 200
 """Maximum number of rows in a table of users, meetings or faults."""
 
 _VISIBLE_CHARACTERS = 4
-"""Number of last characters of a token that are shown."""
+"""Number of characters at the end of a token that are shown."""
 
 _NONE = "-"
 

@@ -1,4 +1,4 @@
-"""Log of the latest requests, with their results and the reasons for them."""
+"""Log of the latest requests, with their results and the reasons for these results."""
 
 import re
 from collections import deque
@@ -30,7 +30,7 @@ _LOGGED_PARAMETERS = frozenset(
 """Parameters that are logged with their values. Of other parameters, only the name is logged."""
 
 _TOKEN_PATTERN = re.compile(r"[\w-]{28,}(?=[\w-]{4})")
-"""Pattern for codes and tokens. Nothing else in Zoom's paths is this long."""
+"""Pattern for codes and tokens in paths, where nothing else is this long."""
 
 _ADMIN_PATH = "/_sim"
 

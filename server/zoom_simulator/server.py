@@ -23,7 +23,7 @@ class Simulator:
     """A Zoom simulator that listens on the local machine, as an async context manager.
 
     Args:
-        wall: The underlying clock, in seconds since 1970. The simulator's clock follows the underlying clock unless it is frozen.
+        wall: The underlying clock, in seconds since 1970. The simulator's clock follows it unless frozen.
 
     Attributes:
         zoom: The simulated state, for tests in the same process.

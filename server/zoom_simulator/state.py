@@ -18,7 +18,7 @@ CODE_SECONDS = 300.0
 """Lifetime of an authorization code (https://developers.zoom.us/docs/integrations/oauth-error-messages/, 4733)."""
 
 RETAINED_TOKENS = 10
-"""Number of used refresh tokens per grant, and of revoked grants per user, that are remembered for specific errors."""
+"""Number of used refresh tokens per grant, and of revoked grants per user, that are remembered to explain why tokens are rejected."""
 
 _RETAINED_ACCESS_TOKENS = 200
 """Number of invalid access tokens that are remembered to log why they are rejected."""
@@ -85,7 +85,7 @@ class ZoomState:
     """The state of the simulator.
 
     Args:
-        wall: The underlying clock, in seconds since 1970. The simulator's clock follows the underlying clock unless it is frozen.
+        wall: The underlying clock, in seconds since 1970. The simulator's clock follows it unless frozen.
     """
 
     def __init__(self, options: SimulatorOptions, wall: Callable[[], float]) -> None:
@@ -217,7 +217,10 @@ class ZoomState:
         return issued
 
     def revoke(self, token: str) -> bool:
-        """Revoke a token or the whole grant, and return whether the token was known."""
+        """Revoke an access token, or the whole grant of a refresh token, and return whether the token was known.
+
+        With `SimulatorOptions.whole_grant_revoke`, revoking an access token revokes the whole grant too.
+        """
         access_token = self.access_tokens.pop(token, None)
         grant = access_token.grant if access_token is not None else self.refresh_tokens.get(token)
         if grant is None:

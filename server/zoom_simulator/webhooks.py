@@ -1,4 +1,4 @@
-"""Webhooks of the simulator: signed events, with the retries of Zoom."""
+"""Webhooks of the simulator: signed events, retried as Zoom does."""
 
 import asyncio
 import hashlib
@@ -151,7 +151,7 @@ class Webhooks:
             outcome = f"no response: {type(error).__name__}"
         delivery.responses.append(outcome)
         attempts = len(delivery.responses)
-        # a challenge is not retried, since Zoom sends a new challenge days later
+        # a validation request is not retried: Zoom sends a new one days later instead
         retry = retry and delivery.event != VALIDATION and attempts <= len(RETRY_DELAYS)
         delivery.due = sent_at + RETRY_DELAYS[attempts - 1] if retry else None
 

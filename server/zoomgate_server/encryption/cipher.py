@@ -75,7 +75,7 @@ class KeyRing:
         keys: Oldest first. Exactly one of them is primary.
 
     Raises:
-        KeyRingError: No key or more than one is primary, two keys share an ID, an ID is malformed, or a key is not 32 bytes long or
+        KeyRingError: Not exactly one key is primary, two keys share an ID, an ID is malformed, a key is not 32 bytes long, or a key is
             evidently not random.
     """
 

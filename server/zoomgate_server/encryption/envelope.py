@@ -1,8 +1,9 @@
 """Encryption and decryption of record values, and their format.
 
 A value is `format (1 byte) | header length (4 bytes) | header (JSON) | ciphertext`. The header is readable without a key. The ciphertext
-is bound to the envelope's app, to the record's app, kind and subject, and to every byte of the header. The plaintext repeats subject,
-grant and generation (docs/adr/0007-record-format.md). Decryption failures raise an error; such a value is never treated as absent.
+is bound to the envelope's app, to the record's app, kind and subject, and to every byte of the header. The plaintext repeats the
+record's subject and the header's grant and generation (docs/adr/0007-record-format.md). A value that cannot be decrypted raises an error
+and is never treated as absent.
 """
 
 import hashlib
@@ -28,8 +29,8 @@ class DecryptedValue:
     """The content of a record value.
 
     Attributes:
-        grant: The consent that the value belongs to.
-        generation: Number of the token pair.
+        grant: Identifier of the consent that the value belongs to.
+        generation: Sequence number of the token pair.
         header: The fields that are readable without a key.
         secret: The fields that were encrypted.
     """

@@ -1,6 +1,6 @@
 """The key check, a record that proves at startup that the key ring matches the store.
 
-Without a key check, a wrong key ring would be noticed only through failed calls of individual users, who might even be asked to
+Without a key check, a wrong key ring would be noticed only when calls for individual users fail, and those users might even be asked to
 consent again.
 """
 
@@ -27,7 +27,7 @@ def key_of(app: str) -> RecordKey:
 
 
 def check_format(state: EncryptionState) -> None:
-    """Check the format version of a store in which no key check was found, which is also true of stores in format 1 or 2.
+    """If no key check was found, check the format version of the sampled records. In stores in format 1 or 2, no key check is found.
 
     Raises:
         RecordUnreadable: A sampled record is empty or starts with a zero byte.

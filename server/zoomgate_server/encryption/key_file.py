@@ -31,7 +31,7 @@ class KeyFileExistsError(KeyFileError):
 
 
 class KeyFileChangedError(KeyFileError):
-    """Another process changed the key file between reading and writing."""
+    """Another process changed the key file after this process read it and before this process wrote it."""
 
 
 def load(path: Path) -> KeyRing:
@@ -127,7 +127,7 @@ def _change(path: Path, expected: KeyRing, change: Callable[[_Rows], _Rows]) -> 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Exclude concurrent changes. The directory is locked, since each change replaces the file."""
+    """Exclude concurrent changes. The directory is locked instead of the file, since each change replaces the file."""
     import fcntl  # noqa: PLC0415 - the service also runs on systems without fcntl
 
     try:

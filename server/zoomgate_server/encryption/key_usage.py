@@ -13,7 +13,7 @@ from zoomgate_server.storage.record_store import Column, Kind, RecordStore
 from zoomgate_server.storage.scan import pages
 
 JOURNAL = "journal"
-"""Name of the token journal's directory in the data directory. Each file consists of the record format byte and an encrypted blob."""
+"""Name of the token journal's directory in the data directory. Each file in it consists of the record format byte and an encrypted blob."""
 
 
 class UnknownFileError(Exception):
@@ -48,7 +48,7 @@ async def sealed_with(store: RecordStore, key_id: str, on_records: Callable[[int
 
 
 def journal_by_key(data_dir: Path) -> Counter[str]:
-    """Count the journal files by encryption key. Files that were truncated before the ciphertext contain no tokens and are not counted.
+    """Count the journal files by encryption key. Files too short to contain a key ID contain no tokens and are not counted.
 
     Raises:
         UnknownFileError: A file cannot be read, or has a format that this release does not read.

@@ -21,7 +21,7 @@ class ReencryptionResult:
     Attributes:
         reencrypted: Number of records that were re-encrypted.
         current: Number of records that were already encrypted with the primary key.
-        failed: Error messages of the records that cannot be decrypted, by record name. These records are unchanged.
+        failed: Error messages of the records that cannot be decrypted, by the pseudonymous name of the record. These records are unchanged.
     """
 
     reencrypted: int = 0

@@ -12,7 +12,7 @@ from zoomgate_server.errors import KeyUnavailable
 from zoomgate_server.telemetry import logs
 
 POLL_INTERVAL = 2.0
-"""Seconds between two checks of the file. For at most this time, a service continues to encrypt with the previous primary key."""
+"""Seconds between two checks of the file. After a rotation, a service encrypts with the previous primary key for at most this long."""
 
 _log = logs.get("zoomgate.keys")
 

@@ -139,7 +139,7 @@ async def _fill(target: RecordStore, source: RecordStore, on_records: Callable[[
 
 
 async def _copy(target: RecordStore, source: RecordStore, record: Record) -> None:
-    """Copy a record. If a different record in the target has the same Zoom user, first update or delete it to match the source."""
+    """Copy a record. If another record in the target has the same Zoom user, first update or delete that one to match the source."""
     latest: Record | None = record
     for _ in range(_ATTEMPTS):
         try:

@@ -198,7 +198,7 @@ class MongoStore:
         try:
             hello = await client.admin.command("hello")
             if not _is_replicated(hello):
-                # a confirmed write is on one disk only
+                # without a replica set, a confirmed write is on one disk only
                 _log.warning("store.standalone", store=address)
             handle = _in_database(client, database)
             await _verify_writes(handle, address)
@@ -224,7 +224,10 @@ class MongoStore:
         return cls(client, database, has_now=has_now)
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
-        """Return one record and the database's current time, in one round trip if the record exists, otherwise two."""
+        """Return one record and the database's current time.
+
+        This takes one round trip if the record exists and the server supports `$$NOW`, otherwise two.
+        """
         name = _id(key)
         return await self._run(lambda: self._read({"_id": name}, key))
 
@@ -288,7 +291,7 @@ class MongoStore:
         return await self._run(read)
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Return the live record of a Zoom user and the database's current time."""
+        """Return a Zoom user's record, ignoring tombstones, and the database's current time."""
         claim = _claim(app, zoom_user_id)
         return await self._run(lambda: self._read({"zoom_user_claim": claim}, None))
 
@@ -448,7 +451,7 @@ async def _await_if_needed(result: Any) -> Any:
 
 
 async def _close(client: Any) -> None:
-    """Close a client of either driver. Motor's `close` first ends its server sessions, which would block the event loop."""
+    """Close a client of either driver. Motor's `close` runs in a thread, since it waits for the server and would block the event loop."""
     if inspect.iscoroutinefunction(client.close):
         await client.close()
     else:
@@ -497,7 +500,7 @@ def _database_name(uri: str) -> str:
 def _in_database(client: Any, database: str) -> Any:
     return client.get_database(
         database,
-        # replace invalid UTF-8: only decryption of that record then fails, and not the whole query
+        # replace invalid UTF-8, so that only the decryption of that record fails and not the whole query
         codec_options=CodecOptions(
             unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO
         ),
@@ -601,7 +604,7 @@ def _id(key: RecordKey) -> str:
 
 
 def _claim(app: str, zoom_user_id: str) -> str:
-    """Return the `zoom_user_claim` field of the live record of a Zoom user."""
+    """Return the `zoom_user_claim` field of a Zoom user's record that is not a tombstone."""
     return f"{len(_text(app))}:{app}:{_text(zoom_user_id)}"
 
 
@@ -650,7 +653,7 @@ def _record(key: RecordKey, document: dict[str, Any]) -> Record:
     """Convert the document of a key.
 
     A field of an unexpected type is treated as empty. The value is treated as empty if the document contains a different key. If the value
-    or an authenticated field is empty, decryption fails.
+    or a field that the encryption authenticates is empty, decryption fails.
     """
 
     def column(name: str, kind: type | tuple[type, ...], absent: Any) -> Any:

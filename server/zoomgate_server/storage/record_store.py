@@ -1,8 +1,9 @@
 """The interface of all record stores.
 
-A store is deliberately simple: it stores bytes under a key and compares one revision number. All decisions (generation, grant, lease,
-alternate pairs, expiry) are made by the service, based on the records it has read. The service then writes with `if_rev`. After a
-conflict, the service reads the record again. A store receives encrypted bytes only, so no plaintext can reach the database.
+A store is deliberately simple: it stores bytes under a key and compares one revision number. All decisions, such as which
+tokens are current or whether a record has expired, are made by the service, based on the records it has read. The service then writes
+with `if_rev`. After a conflict, the service reads the record again. A store receives encrypted bytes only, so no plaintext can reach the
+database.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -34,7 +35,7 @@ KEY_CHECK = "key_check"
 """Subject of the key check record. See `key_check.verify`."""
 
 TOMBSTONE_STATE = "DISCONNECTED"
-"""State of tombstones. Records in this state are exempt from the uniqueness of `zoom_user_id`."""
+"""State of tombstones, the records of disconnected connections. They are exempt from the uniqueness of `zoom_user_id`."""
 
 
 KEY_REQUIRED_KINDS = (Kind.USER, Kind.STATE)
@@ -105,7 +106,7 @@ class EncryptionState:
     Attributes:
         key_check: The key check record, or None.
         key_ids: IDs of the keys that encrypted connections and pending authorizations.
-        samples: One record of each kind other than the key check.
+        samples: One record of each kind that has records, except the key check.
     """
 
     key_check: Record | None
@@ -143,7 +144,7 @@ class StoreUnreachableError(StoreOpenError):
 
 
 class ZoomUserTaken(Exception):
-    """A write was rejected because a different live record of the app has the same `zoom_user_id`.
+    """A write was rejected because a different record of the app that is not a tombstone has the same `zoom_user_id`.
 
     Args:
         subject: The subject of the other record.
@@ -171,7 +172,7 @@ class RecordStore(Protocol):
             The new revision, or None on conflict. After a conflict, nothing was written.
 
         Raises:
-            ZoomUserTaken: A different live record of the app has this `zoom_user_id`. Nothing was written.
+            ZoomUserTaken: A different record of the app that is not a tombstone has this `zoom_user_id`. Nothing was written.
         """
         ...
 
@@ -202,7 +203,7 @@ class RecordStore(Protocol):
         ...
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Return the live record of a Zoom user in an app, and the store's current time. Tombstones are ignored."""
+        """Return the record of a Zoom user in an app, and the store's current time. Tombstones are ignored."""
         ...
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
@@ -220,7 +221,7 @@ class RecordStore(Protocol):
 
         Args:
             since: Seconds since 1970 on the store's clock.
-            limit: Approximate maximum. Fewer changes are returned only if there are no more. None returns all.
+            limit: Approximate maximum number of records. Fewer are returned only if there are no more. None means no limit.
         """
         ...
 

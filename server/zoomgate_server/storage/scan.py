@@ -33,7 +33,7 @@ async def pages(store: RecordStore, app: str) -> AsyncIterator[Sequence[Record]]
 async def process_each(
     page: Sequence[Record], process: Callable[[Record], Awaitable[None]], on_records: Callable[[int], None]
 ) -> None:
-    """Process every record of a page. If one fails, its error is raised after the other records of its batch are processed.
+    """Process the records of a page in batches. If one fails, its error is raised after the rest of its batch is processed.
 
     Args:
         on_records: Called with the number of records processed since the last call.

@@ -45,7 +45,7 @@ MOUNTS = Path("/proc/mounts")
 """List of mounted file systems. See proc_pid_mounts(5)."""
 
 MAX_INDEX_RECORDS = 1000
-"""If at least this many records are due or expired, all records are read instead of the index. By itself, SQLite never uses the index."""
+"""If at least this many records are due or expired, all records are read in key order; otherwise, they are found with an index."""
 
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "fuse.glusterfs"}
@@ -248,7 +248,7 @@ class SqliteStore:
         return await self._run(read)
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Return the live record of a Zoom user and the store's current time."""
+        """Return a Zoom user's record, ignoring tombstones, and the store's current time."""
 
         def read() -> tuple[Record | None, float]:
             row = self._connection.execute(_OF_ZOOM_USER, (app, zoom_user_id)).fetchone()
@@ -396,7 +396,7 @@ class SqliteStore:
 
 
 def _record(app: str, kind: Kind, row: tuple[Any, ...]) -> Record:
-    """Convert a row. A column of an unexpected type is treated as empty. If the column is authenticated, decryption then fails."""
+    """Convert a row. A column of an unexpected type is treated as empty. If the encryption authenticates it, decryption then fails."""
     subject, value, rev, state, key_id, zoom_user_id, changed_at, due_at, expire_at = row
     return Record(
         key=RecordKey(app, kind, subject),
@@ -444,7 +444,7 @@ def _open(path: Path) -> sqlite3.Connection:
     except (sqlite3.Error, StoreOpenError) as error:
         if connection is not None:
             connection.close()
-        if created and not _is_busy(error):  # if the file is locked, another process is using it
+        if created and not _is_busy(error):  # a file locked by another process is in use
             for leftover in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
                 leftover.unlink(missing_ok=True)
         if isinstance(error, StoreOpenError):
@@ -475,7 +475,7 @@ def _is_busy(error: Exception) -> bool:
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Check that the file is an intact, writable Zoomgate store. Create the schema in an empty file."""
     empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-    # read after the schema: another process may commit both, in one transaction, between these two reads
+    # read the ID after the schema: another process may create both in one transaction between these two reads
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     if application_id != APPLICATION_ID and not empty:
         raise StoreOpenError(
@@ -528,12 +528,12 @@ def _open_error_text(path: Path, error: sqlite3.Error) -> str:
 
 
 def _error_name(error: sqlite3.Error) -> str:
-    """Return the name of an error, since the message may contain paths and values. Errors raised by Python have no SQLite name."""
+    """Return SQLite's name of an error, or the class name if Python raised it. The message may contain paths and values."""
     return getattr(error, "sqlite_errorname", type(error).__name__)
 
 
 def _text(raw: bytes) -> str:
-    """Decode text. Invalid UTF-8 is replaced: only decryption of that record then fails, and not the whole query."""
+    """Decode text. Invalid UTF-8 is replaced, so that only the decryption of that record fails and not the whole query."""
     return raw.decode("utf-8", "replace")
 
 

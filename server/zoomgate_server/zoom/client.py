@@ -52,7 +52,7 @@ class ZoomClient:
     """A client that sends requests with a user's access token. Call `start` in the event loop that uses the client.
 
     Args:
-        api_url: The base URL of the API, such as `https://api.zoom.us/v2`; all requests stay below this URL.
+        api_url: The base URL of the API, such as `https://api.zoom.us/v2`. Requests to URLs that are not below it are rejected.
         user_agent: The `User-Agent` header.
         max_response_bytes: The limit for decompressed response bodies.
     """
@@ -182,7 +182,7 @@ class _ConnectionLostError(aiohttp.ClientError):
 async def _prevent_resend(
     request: aiohttp.ClientRequest, handler: ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Prevent aiohttp from resending a PUT or DELETE after a lost connection: Zoom may have processed the first request."""
+    """Prevent aiohttp from resending a PUT or DELETE after a lost connection, since Zoom may have processed the first request."""
     try:
         return await handler(request)
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):

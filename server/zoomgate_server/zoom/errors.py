@@ -28,7 +28,7 @@ from zoomgate_server.zoom.client import response_lost
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
 
 MAX_MESSAGE = 300
-"""Maximum length, in characters, of a Zoom message that callers receive."""
+"""Maximum number of characters of Zoom's error message that callers receive."""
 
 _MAX_ERROR_BODY = 64 * 1024
 _TOKEN_CODE = 124
@@ -38,7 +38,7 @@ _SCOPES = re.compile(r"does not contain scopes?:?\s*\[([^\]]{0,2000})\]", re.IGN
 _SCOPE = re.compile(r"[A-Za-z0-9_:]{1,100}", re.ASCII)
 _ERROR_CLASSES: dict[int, Callable[..., ZoomgateError]] = {
     400: ZoomRefusedArguments,
-    401: ZoomRefusedPermission,  # with any code but 124; a new token would not help
+    401: ZoomRefusedPermission,  # the code is not 124, so a new token would not help
     403: ZoomRefusedPermission,
     404: ZoomRefusedNotFound,
     409: ZoomRefusedConflict,
@@ -81,7 +81,7 @@ def rate_limited(response: ZoomResponse, wall: Callable[[], float] = time.time) 
 
 
 def error_for(request: ZoomRequest, response: ZoomResponse) -> ZoomgateError:
-    """Return the error of a typed call for an unsuccessful response."""
+    """Return the error for an unsuccessful response to a request that the service itself built, such as one of `endpoints`."""
     if response.status >= 500 or (response.status >= 400 and _is_html(response)):
         return response_lost(request, http_status=str(response.status))
     error = _parse(response)
@@ -130,7 +130,7 @@ def sanitize(text: str, limit: int) -> str:
 
 
 def _details(error: dict[str, Any]) -> str:
-    """Return Zoom's list of invalid fields, or an empty string."""
+    """Return the invalid fields that Zoom lists, as text, or an empty string."""
     rows = error.get("errors")
     if not isinstance(rows, list):
         return ""

@@ -1,7 +1,8 @@
 """Client of Zoom's OAuth endpoints.
 
-Every token request uses a new connection: a kept-alive connection that the server has closed looks like a lost response. An
-outcome is derived only from a complete response, since HTTP clients report a status even for malformed responses.
+Every token request uses a new connection: on a kept-alive connection that the server has closed, a request that was not sent could not be
+distinguished from a lost response. Only a complete response is treated as success or rejection, since HTTP clients report a status even
+for malformed responses.
 """
 
 from base64 import b64encode
@@ -31,7 +32,7 @@ from zoomgate_server.zoom.token_outcome import (
 
 CONNECT_SECONDS = 5.0
 TOTAL_SECONDS = 30.0
-"""Maximum time for a request, in seconds. If a refresh were aborted while Zoom processes it, the new tokens would be lost."""
+"""Maximum time for a request, in seconds. It is long, since aborting a refresh while Zoom processes it would lose the new tokens."""
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_TOKEN = 8 * 1024
@@ -165,7 +166,7 @@ class OAuthClient:
             status, headers, body = result
             outcome = classify(status, headers, body, api_origin=self._api_origin, wall=self._wall)
             if not isinstance(outcome, AppRejected) or outcome.code != "invalid_client":
-                return outcome  # retry with an older secret only after `invalid_client`, which leaves the grant unused
+                return outcome  # retry with an older secret only after `invalid_client`, which leaves the code or token unused
         return outcome
 
     async def _post(
@@ -230,7 +231,7 @@ def _classify_error(
 
 
 def _error_fields(response: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return OAuth's error, Zoom's reason, and Zoom's numeric code."""
+    """Return the OAuth error name, Zoom's reason, and Zoom's numeric code."""
     error, reason = (
         response.get("error"),
         response.get("reason") or response.get("message") or response.get("errorMessage"),

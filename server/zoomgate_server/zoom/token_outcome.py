@@ -57,7 +57,7 @@ class AppRejected:
 
 @dataclass(frozen=True, slots=True)
 class Throttled:
-    """A rate limit of Zoom; the grant was not used. `retry_after` is in seconds."""
+    """A rate limit of Zoom; the authorization code or refresh token was not used. `retry_after` is in seconds."""
 
     retry_after: float
 
@@ -101,7 +101,7 @@ RevokeOutcome = Revoked | NotSent | Unknown | AppRejected
 
 
 def issued_or_raise(outcome: TokenOutcome) -> Issued:
-    """Return the issued tokens, or raise the error of any other outcome."""
+    """Return the issued tokens. For any other outcome, raise the corresponding error."""
     match outcome:
         case Issued():
             return outcome

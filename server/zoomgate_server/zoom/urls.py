@@ -1,7 +1,7 @@
 """Validation of the Zoom API paths that callers request, performed on the raw string.
 
-URL libraries normalize their input: they decode, collapse dot segments, drop control characters, and change hosts. Therefore a caller's
-URL must pass an allowlist here before it reaches a URL library, and an accepted URL is sent unchanged.
+URL libraries normalize their input: they decode it, collapse dot segments, drop control characters, and may change the host. Therefore, a
+caller's URL must pass an allowlist here before it reaches a URL library, and an accepted URL is sent unchanged.
 """
 
 import re
@@ -50,7 +50,7 @@ def parse_target(url: str, query: Sequence[tuple[str, str]] = (), *, api_url: st
         api_url: The configured API URL, accepted in addition to Zoom's own.
 
     Raises:
-        InvalidPath: The URL is invalid. The error lists all violations of the fields `url` and `query[i].…`.
+        InvalidPath: The URL is invalid. The error lists the violations of the fields `url` and `query[i].…`.
         InvalidRequest: Only parameters in `query` are invalid.
         CallerNotAllowed: Callers may not use this path.
     """
@@ -126,7 +126,7 @@ def _segments_match(pattern: Sequence[str], segments: Sequence[str]) -> bool:
 
 
 def meeting_id_problem(meeting_id: int) -> str | None:
-    """Return the violation of an invalid meeting ID, or None if the ID is valid.
+    """Return why a meeting ID is invalid, or None if it is valid.
 
     Zoom documents IDs as int64 with more than ten digits (https://developers.zoom.us/docs/api/meetings/).
     """
@@ -136,7 +136,7 @@ def meeting_id_problem(meeting_id: int) -> str | None:
 
 
 def uuid_problem(uuid: str) -> str | None:
-    """Return the violation of an invalid meeting UUID, or None if the UUID is valid."""
+    """Return why a meeting UUID is invalid, or None if it is valid."""
     if 1 <= len(uuid) <= MAX_UUID and _UUID.fullmatch(uuid):
         return None
     return f"must be 1 to {MAX_UUID} characters of the Base64 alphabet; send the UUID as returned by Zoom, not encoded"
@@ -203,7 +203,7 @@ def _check_segments(path: str, violations: list[FieldViolation]) -> None:
 
 
 def _segment_problem(segment: str) -> str | None:
-    """Return the violation of a segment at any level of repeated decoding, or None."""
+    """Return why a segment is invalid, at any level of repeated decoding, or None if it is valid."""
     raw = segment
     encoded_uuid = _is_encoded_uuid(segment)
     while True:
