@@ -93,8 +93,8 @@ class Attempt:
 
     Attributes:
         received: The refresh tokens that Zoom issued to the attempt.
-        leased_at: When the attempt last wrote its lease, or None.
-        checked_at: When the attempt last read its clock.
+        leased_at: Time when the attempt last wrote its lease, or None if it has written none.
+        checked_at: Time when the attempt last read the clock.
     """
 
     name: str
@@ -182,7 +182,7 @@ class World:
             raise InvariantViolation("a token was exchanged under a lease that does not cover the call")
 
     def _check_reauth(self, record: ConnectionRecord) -> None:
-        """Check that no consent is required while an attempt within its grace period holds the valid token."""
+        """Check that no record is changed to require consent while an attempt within its grace period holds the valid token."""
         if record.state is not State.REAUTH_REQUIRED or self.record.state is not State.ACTIVE or self.skew:
             return
         for holder in self.attempts:
@@ -389,7 +389,7 @@ class World:
                 raise InvariantViolation(
                     f"a lost token did not lead to a required consent: {type(verdict).__name__}"
                 )
-            # with a skewed clock or a tolerant Zoom, another attempt may have succeeded and removed the pending attempt
+            # with a skewed clock or a tolerant Zoom, another attempt may have removed the pending attempt, so the cause may differ
             certain = not self.skew and not self.tolerant
             if certain and self.record.cause is not Cause.OUTCOME_LOST:
                 raise InvariantViolation(f"the cause of a lost token is {self.record.cause}")
@@ -398,7 +398,7 @@ class World:
 
 
 def run_history(history: History, *, protocol: ModuleType = shipped) -> None:
-    """Run a history, whose first action contains the properties of the world.
+    """Run a history. Its first action sets the properties of the world.
 
     Raises:
         InvariantViolation: An invariant does not hold.

@@ -96,7 +96,7 @@ class Year:
 
     Attributes:
         users: Number of users.
-        expired: Number of users whose grant expired, including undetected cases.
+        expired: Number of users whose grant expired, including those whose expiry the service has not detected.
         connected: Number of connected users at the end.
         oldest: Age of the oldest refresh token at the end, in days.
         refreshes: Number of token requests to Zoom.

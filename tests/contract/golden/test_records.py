@@ -1,4 +1,4 @@
-"""Tests for the decryption of golden records and a golden journal entry, written by the first release that used their format."""
+"""Tests that golden records and a golden journal entry can be decrypted. The first release with each format wrote its golden files."""
 
 import json
 from base64 import b64decode, b64encode

@@ -219,7 +219,7 @@ class TestShow:
         stderr_of(zoomgate("audit", "show", *arguments), 2)
 
     def test_token_passed_as_fingerprint_is_not_printed(self) -> None:
-        """The error explains what to pass and does not repeat the token, which could end up in logs."""
+        """The error explains what to pass and does not repeat the token, since error messages could end up in logs."""
         output = stderr_of(zoomgate("audit", "show", "--fingerprint", "eyJzdiI6IjAwMDAwMiJ9"), 2)
         assert "zoomgate audit fingerprint" in output
         assert "eyJ" not in output

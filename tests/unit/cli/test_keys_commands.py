@@ -117,7 +117,7 @@ class TestRotate:
         assert {path.name for path in Path("data").iterdir()} == {"keys.json", "audit.jsonl"}
 
     def test_only_one_of_several_concurrent_rotations_succeeds(self, folder: Path) -> None:
-        """One command adds a key. The others fail, so that they do not promote this key before services have loaded it."""
+        """One command adds a key. The others fail, because they would promote this key before services have loaded it."""
         old = stdout_of(zoomgate("keys", "new")).strip()
         age_key_file()
         processes = [
@@ -238,7 +238,7 @@ class TestRetire:
         stdout_of(await command("keys", "retire", old))
 
     async def test_no_key_is_retired_right_after_a_change(self, service: Harness) -> None:
-        """A service may use the previous key ring for a few more seconds."""
+        """After a change, a service may use the previous key ring for a few more seconds."""
         old = ring().primary_id
         stdout_of(await command("keys", "rotate", "--now"))
         assert "was just changed" in stderr_of(await command("keys", "retire", old))

@@ -26,7 +26,7 @@ class Clock:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The path of a key ring with one key."""
+    """Return the path of a key ring with one key."""
     key_file.create(tmp_path / "keys.json")
     return tmp_path / "keys.json"
 
@@ -69,7 +69,7 @@ def test_callback_is_called_once_per_change_of_the_keys(path: Path) -> None:
 
 
 def test_unknown_key_triggers_an_immediate_reload(path: Path) -> None:
-    """The poll interval does not delay this reload."""
+    """The reload does not wait for the poll interval."""
     ring, _ = reloading_ring(path)
     added = key_file.add(path, key_file.load(path))
     key_file.promote(path, key_file.load(path), added)
@@ -83,7 +83,7 @@ def test_reload_by_a_different_thread_during_decryption_is_used(path: Path) -> N
     class OutdatedKeyRing(KeyRing):
         def open(self, blob: bytes, associated: bytes) -> bytes:
             clock.now += POLL_INTERVAL
-            assert ring.primary_id == added  # the other thread
+            assert ring.primary_id == added  # as the other thread does, this reloads the file
             return super().open(blob, associated)
 
     clock = Clock()

@@ -144,7 +144,7 @@ async def create_world(folder: Path, max_refreshes: int = 100) -> World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    """A world with a connected user whose token must be refreshed."""
+    """Return a world with a connected user whose token must be refreshed."""
     world = await create_world(tmp_path)
     yield world
     await world.journal.close()
@@ -152,7 +152,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 @pytest.fixture
 def no_poll_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Poll leases without a pause."""
+    """Set the pause between polls of a lease to zero."""
     monkeypatch.setattr(refresher, "POLL_INTERVAL", 0.0)
 
 
