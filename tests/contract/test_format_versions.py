@@ -101,7 +101,7 @@ def test_record_of_a_different_version_is_rejected(name: str, version: int) -> N
 async def test_journal_entry_of_a_different_version_is_rejected_and_retained(
     tmp_path: Path, version: int
 ) -> None:
-    """An earlier format's journal entry also starts with byte 1, because it starts with an encrypted blob."""
+    """The versions include 1, because journal entries of an earlier format start with an encrypted blob, whose first byte is 1."""
     golden = json.loads((GOLDEN / "journal_entry.json").read_text())
     file = tmp_path / f"{golden['opened']['entry_id']}.entry"
     content = of_version(version, b64decode(golden["file"]))

@@ -291,7 +291,7 @@ class World:
         self.drained = False
 
     async def _check_final_refresh(self) -> None:
-        """Stop all faults and refresh every user's token once more. The refresh must succeed or, if a response was lost, require a new consent."""
+        """Stop all faults and refresh each user's token again. This must succeed or, if a response was lost, require a new consent."""
         self.zoom.stop_failing()
         self.faulty._faults = {"get": [], "put": []}
         await asyncio.sleep(LONG_PAUSE)

@@ -325,7 +325,7 @@ async def test_drain_ends_a_watch_immediately_while_the_store_does_not_respond()
 
 
 async def test_clock_set_back_hides_no_change_from_a_resumed_watch() -> None:
-    """The clock is set back by an hour and reaches its earlier time again before the watch resumes. The client still receives every change."""
+    """The clock is set back by an hour and catches up before the watch resumes. The client still receives every change."""
     world = World()
     await world.sync()
     await world.interrupt()

@@ -78,12 +78,12 @@ def test_unknown_key_triggers_an_immediate_reload(path: Path) -> None:
 
 
 def test_reload_by_a_different_thread_during_decryption_is_used(path: Path) -> None:
-    """The other thread reloads the file after this thread failed to decrypt and before this thread checks the file."""
+    """Another thread reloads the file after this thread failed to decrypt a blob and before this thread checks the file."""
 
     class OutdatedKeyRing(KeyRing):
         def open(self, blob: bytes, associated: bytes) -> bytes:
             clock.now += POLL_INTERVAL
-            assert ring.primary_id == added  # as the other thread does, this reloads the file
+            assert ring.primary_id == added  # reloads the file, as another thread would
             return super().open(blob, associated)
 
     clock = Clock()
@@ -95,7 +95,7 @@ def test_reload_by_a_different_thread_during_decryption_is_used(path: Path) -> N
 
 
 def test_key_missing_from_the_file_is_unavailable(path: Path, tmp_path: Path) -> None:
-    """The error contains the key ID."""
+    """The error contains the ID of the missing key."""
     ring, _ = reloading_ring(path)
     key_file.create(tmp_path / "other.json")
     other = key_file.load(tmp_path / "other.json")

@@ -119,7 +119,7 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("driver", Driver)
 async def test_open_fails_if_the_database_is_unreachable(short_timeouts: None, driver: Driver) -> None:
-    """The attempt ends after a bounded time."""
+    """Opening the store fails after a bounded time."""
     assert "could not be reached" in await open_error(f"mongodb://u:{SECRET}@127.0.0.1:1/zoomgate", driver)
 
 
