@@ -70,7 +70,7 @@ def pair(refresh_token: str, now: float) -> TokenPair:
 
 
 def consented_record(refresh_token: str, grant: str, generation: int, now: float) -> ConnectionRecord:
-    """Return a record as written after a consent."""
+    """Return the record that is stored after a consent."""
     return ConnectionRecord(
         user_email=USER,
         state=State.ACTIVE,
@@ -110,7 +110,7 @@ class World:
     """The environment in which the effects of attempts are performed.
 
     Args:
-        tolerant: Whether Zoom accepts the previous refresh token too.
+        tolerant: Whether Zoom also accepts the previous refresh token.
         journal: Whether the journal can be written.
         protocol: The shipped protocol module or a mutant.
     """
@@ -305,7 +305,7 @@ class World:
             self.skew += seconds
 
     def _consent(self) -> None:
-        """Let the user consent in Zoom, without updating the record yet."""
+        """Issue a token for a new consent at Zoom. The record is updated in a later action."""
         if self.unstored_consent is None and self._use_budget("consent"):
             self.unstored_consent = self.zoom.consent()
 

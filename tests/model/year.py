@@ -148,7 +148,7 @@ class _Service:
             await self._stop_process()
 
     async def _disturb(self, day: int) -> None:
-        """Cause the outages and restarts of a day."""
+        """Simulate the outages and restarts of a day."""
         match day:
             case 60:
                 await self._fail_zoom(NotSent("down"), 12 * HOUR)

@@ -169,7 +169,7 @@ class Harness:
         assert page.url.query.get("outcome", "connected") == "connected", page.url
 
     def stat(self, name: str) -> int:
-        """Return a counter of the simulator."""
+        """Return the value of one of the simulator's counters."""
         return self.simulator.zoom.counters[name]
 
 

@@ -30,7 +30,7 @@ def decrypted(record: Record) -> Any:
     match record.key.kind:
         case Kind.USER:
             connection = connection_record.decode(ENVELOPE, record)
-            # `read_update_time` depends on how the record was read and is not stored.
+            # `read_update_time` is not stored and would differ between reads.
             return asdict(replace(connection, read_update_time=None))
         case Kind.STATE:
             authorization = pending.decode(ENVELOPE, record)

@@ -408,7 +408,7 @@ def test_drain_waits_for_a_running_refresh() -> None:
 
 
 def test_proactive_refresh_is_not_treated_as_forced_refresh() -> None:
-    """A user can still force a refresh one minute later."""
+    """One minute after a proactive refresh, a caller can force another refresh."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)

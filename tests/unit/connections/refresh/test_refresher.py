@@ -385,7 +385,7 @@ async def test_inconclusive_rejection_causes_one_call_to_zoom(world: World, no_p
 
 
 async def test_lost_response_is_not_retried_during_a_drain(world: World) -> None:
-    """A retry could exceed the drain timeout."""
+    """A retry could take longer than the drain timeout."""
     world.zoom.gate.clear()
     world.zoom.loses_responses = True
     caller = asyncio.create_task(world.refresh())
