@@ -30,7 +30,7 @@ def decrypted(record: Record) -> Any:
     match record.key.kind:
         case Kind.USER:
             connection = connection_record.decode(ENVELOPE, record)
-            # `read_update_time` is not stored and would differ between reads.
+            # `read_update_time` is set when a record is read and is not part of the stored content
             return asdict(replace(connection, read_update_time=None))
         case Kind.STATE:
             authorization = pending.decode(ENVELOPE, record)
