@@ -17,12 +17,12 @@ hypothesis.settings.register_profile("deterministic", derandomize=True, deadline
 hypothesis.settings.load_profile("deterministic")
 
 SECRETS = re.compile(r"sim-[ar]t-\w+|zgk_\w+|zoomgate-dev-secret|hunter2@|=hunter2|zak=\w|ticket=\w|code=\w")
-"""Pattern that matches the tokens, keys, client secrets, codes and tickets in the tests."""
+"""Pattern that matches the secrets used in the tests: tokens, keys, client secrets, codes and tickets."""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def log() -> Iterator[io.StringIO]:
-    """All log lines written by the tests so far. No line may contain a secret."""
+    """Return all log lines written by the tests so far. After the last test, check that no line contains a secret."""
     lines = io.StringIO()
     logs.configure("debug", "json", lines)
     with pytest.MonkeyPatch.context() as patch:
@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(params=["sqlite", "mongodb"])
 def store_environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """Settings for the store that all services in a test share: SQLite or MongoDB."""
+    """Return the settings for the store that all services in a test share. Each test runs with SQLite and with MongoDB."""
     if request.param == "sqlite":
         return {}
     key_file.create(tmp_path / "keys.json")
@@ -56,6 +56,6 @@ def store_environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, s
 
 @pytest.fixture
 async def zoomgate(tmp_path: Path) -> AsyncIterator[Harness]:
-    """A running service with the callers of `harness.CALLERS`."""
+    """Return a running service with the callers of `harness.CALLERS`."""
     async with running(tmp_path / "data") as harness:
         yield harness

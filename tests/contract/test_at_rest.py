@@ -115,7 +115,7 @@ def test_old_key_decrypts_primary_key_encrypts_and_missing_key_is_reported() -> 
 
 
 async def test_key_check_rejects_a_key_ring_that_does_not_match() -> None:
-    """The key ring must decrypt the key check record. If this record is missing, the ring must contain the keys of all other records."""
+    """The key ring must decrypt the key check record or, if this record is missing, contain the keys of all other records."""
     store = MemoryStore(time.time)
     right = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
     await key_check.verify(store, right)
@@ -158,7 +158,7 @@ async def test_tampered_record_is_reported_and_replaced_by_a_new_consent(tmp_pat
 
 
 def test_repr_contains_no_secrets() -> None:
-    """A repr may appear in tracebacks and logs."""
+    """A repr may appear in tracebacks and logs, so it must not contain secrets."""
     text = repr(
         [
             PAIR,

@@ -72,7 +72,7 @@ def test_every_error_has_a_complete_status(kind: type[errors.ZoomgateError]) -> 
 def test_status_with_long_texts_is_within_the_size_limits(
     kind: type[errors.ZoomgateError], text: str
 ) -> None:
-    """For a status that exceeds a client's size limit, the client would report RESOURCE_EXHAUSTED instead."""
+    """If a status exceeds a client's size limit, the client reports RESOURCE_EXHAUSTED instead of this status."""
     error = (
         kind([FieldViolation(f"{text}[{index}]", text) for index in range(200)])
         if issubclass(kind, errors.InvalidRequest)

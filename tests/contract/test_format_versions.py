@@ -101,7 +101,7 @@ def test_record_of_a_different_version_is_rejected(name: str, version: int) -> N
 async def test_journal_entry_of_a_different_version_is_rejected_and_retained(
     tmp_path: Path, version: int
 ) -> None:
-    """The byte 1 is also the first byte of an encrypted blob, and thus of a journal entry in an earlier format."""
+    """The versions include 1, because journal entries of an earlier format start with an encrypted blob, whose first byte is 1."""
     golden = json.loads((GOLDEN / "journal_entry.json").read_text())
     file = tmp_path / f"{golden['opened']['entry_id']}.entry"
     content = of_version(version, b64decode(golden["file"]))
@@ -198,7 +198,7 @@ async def test_record_version_error_is_returned_for_that_user_only(tmp_path: Pat
 async def test_unreadable_tombstone_does_not_block_other_revocations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store returns the unreadable tombstone before the other tombstone."""
+    """The unreadable tombstone comes first when the store lists the tombstones."""
     monkeypatch.setattr(disconnection, "RETRY_INTERVAL", 0.01)
     async with running(tmp_path / "data") as zoomgate:
         zoomgate.simulator.faults.add(Fault("revoke", "status", times=-1, status=503))
@@ -207,7 +207,7 @@ async def test_unreadable_tombstone_does_not_block_other_revocations(
             await zoomgate.call(zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=user))
         store = await SqliteStore.open(tmp_path / "data" / "zoomgate.db", time.time)
         first = RecordKey("loopback|zoomgate-dev", Kind.USER, USER)
-        while True:  # repeated, since the service may change the record between read and write
+        while True:  # retry, since the service may change the record between the read and the write
             mine, _ = await store.get(first)
             assert mine is not None
             if await store.put(replace(mine, value=of_version(4, mine.value)), mine.rev):

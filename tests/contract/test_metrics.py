@@ -21,12 +21,12 @@ async def test_documentation_lists_every_metric(zoomgate: Harness) -> None:
     documented = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     await zoomgate.connect()
     async with aiohttp.ClientSession() as session:
-        for _ in range(2):  # the first request appears in the metrics of the second
+        for _ in range(2):  # the first request is counted only in the response to the second
             async with session.get(f"{zoomgate.http_url}/metrics") as response:
                 text = await response.text()
     exported = {}
     for family in text_string_to_metric_families(text):
-        if not family.name.endswith("_created"):  # creation times, which the library adds
+        if not family.name.endswith("_created"):  # skip the creation times, which the Prometheus library adds
             name = f"{family.name}_total" if family.type == "counter" else family.name
             exported[name] = (
                 family.type,

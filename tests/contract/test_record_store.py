@@ -61,7 +61,7 @@ STORES = ["memory", "instrumented", "sqlite", "mongodb-motor", "mongodb-pymongo"
 
 @pytest.fixture(params=STORES)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RecordStore]:
-    """A store of each implementation."""
+    """Return a store of each implementation in turn."""
     opened = await open_store(request.param, new_location(request.param, request, tmp_path))
     yield opened
     await opened.close()
@@ -165,7 +165,7 @@ async def test_zoom_user_has_one_live_record(store: RecordStore) -> None:
 
 
 async def test_find_returns_the_live_record_of_a_zoom_user(store: RecordStore) -> None:
-    """Tombstones, records without a Zoom user, and records of other Zoom users or other apps do not match."""
+    """A tombstone, a record without a Zoom user, or a record of another Zoom user or another app does not match."""
     before = time.time()
     for name, columns in (
         ("disconnected@example.com", {"zoom_user_id": "z1", "state": TOMBSTONE_STATE}),

@@ -26,7 +26,7 @@ USERS = [f"user-{number}@example.com" for number in range(25)]
 
 @pytest.fixture(params=["memory", "sqlite"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RecordStore]:
-    """An in-memory store and an SQLite store."""
+    """Return an in-memory store, then an SQLite store."""
     created: RecordStore = (
         MemoryStore(time.time)
         if request.param == "memory"
@@ -49,7 +49,7 @@ async def fill(store: RecordStore, zoom: RotatingZoom, apps: tuple[str, ...] = (
 
 
 def ignore_progress(_: int) -> None:
-    """Discard a progress report."""
+    """Ignore a progress report."""
 
 
 async def count_encrypted_with(store: RecordStore, key_id: str) -> int:

@@ -15,11 +15,11 @@ from typing import Any
 
 
 class Deadlock(AssertionError):
-    """Deadlock: all tasks of the loop wait, and no timer is left."""
+    """Deadlock: all tasks wait, and no timer is left to wake them."""
 
 
 class Killed(Exception):
-    """Simulated kill of the process at the requested step."""
+    """Raised at the step at which the simulated process is killed."""
 
 
 class _Handle:
@@ -96,7 +96,7 @@ class SeededLoop(asyncio.AbstractEventLoop):
         self._timers.clear()
 
     def at_step(self, step: int, action: Callable[[], object]) -> None:
-        """Schedule a call of `action` just before a step."""
+        """Schedule a call of `action` immediately before the given step."""
         self._at_step.setdefault(step, []).append(action)
 
     def _step(self) -> None:

@@ -173,7 +173,7 @@ class Process:
         self._tasks.enter_context(background_tasks.supervised(tasks))
 
     async def stop(self) -> None:
-        """Stop the background tasks and drain."""
+        """Stop the background tasks, and drain the refresher."""
         self._tasks.close()
         assert await self.refresher.drain(600.0)
 

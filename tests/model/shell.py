@@ -100,7 +100,7 @@ class Zoom:
         self._failing = rng.random() < 0.3
 
     async def exchange(self, token: str) -> TokenOutcome:
-        """Respond after a delay, and check that each user has at most one call at a time."""
+        """Respond after a delay, and check that at most one call per user is in progress."""
         user = token.partition(" ")[0]
         self._world.check(_CALLER.get() == "none", "a caller's context reached Zoom")
         self._calls[user] += 1
@@ -116,7 +116,7 @@ class Zoom:
         return outcome
 
     def stop_failing(self) -> None:
-        """Respond successfully from now on."""
+        """Stop injecting failures."""
         self._failing = False
 
     def _respond(self, user: str, token: str) -> TokenOutcome:
@@ -281,7 +281,7 @@ class World:
         await self._check_final_refresh()
 
     async def drain(self) -> None:
-        """Drain, and check that the store is not called afterwards."""
+        """Drain the refresher, and check that the store is not called afterwards."""
         self.check(await self.refresher.drain(DRAIN_SECONDS), "the drain timed out")
         self.check(self.refresher.running == 0, "attempts remain after the drain")
         self.drained = True
@@ -291,7 +291,7 @@ class World:
         self.drained = False
 
     async def _check_final_refresh(self) -> None:
-        """Stop all faults and refresh every user's token once more. This must succeed or, if a response was lost, require a new consent."""
+        """Stop all faults and refresh each user's token again. This must succeed or, if a response was lost, require a new consent."""
         self.zoom.stop_failing()
         self.faulty._faults = {"get": [], "put": []}
         await asyncio.sleep(LONG_PAUSE)
@@ -379,7 +379,7 @@ LONG_PAUSE = 400.0
 
 
 class _NoJournal:
-    """The journal of a process without a journal directory."""
+    """A journal that stores nothing, as in a process without a journal directory."""
 
     async def append(self, entry: Entry) -> bool:
         return False
@@ -389,12 +389,12 @@ class _NoJournal:
 
 
 def run_with_drain(seed: int, shell: ModuleType = refresher) -> str:
-    """Run the history of a seed that ends with a drain. Return the violation, or an empty string."""
+    """Run a seed's history, which ends with a drain. Return the violated invariant, or an empty string."""
     return _run(World(seed, shell, None), lambda world: world.loop.run(world.run_until_drained()))
 
 
 def run_with_kill(seed: int, folder: Path, shell: ModuleType = refresher) -> str:
-    """Run the history of a seed with a kill, after which another process resumes. Return the violation, or an empty string."""
+    """Run a seed's history with a kill, after which another process resumes. Return the violated invariant, or an empty string."""
 
     def run(world: World) -> None:
         try:

@@ -83,7 +83,7 @@ class World:
         self.watch()
 
     def watch(self) -> None:
-        """Start a watch at the last position that the client received."""
+        """Start a watch that resumes at the last position that the client received."""
         events = Watchers(feed=self.feed, metrics=Metrics("0", [])).watch(
             names=(), is_visible=lambda _: True, permit=lambda _: True, position=self.position
         )
@@ -230,7 +230,7 @@ async def test_slow_client_does_not_let_the_log_grow(
 
 
 async def test_clock_set_back_between_polls_hides_no_change() -> None:
-    """A change that another process makes after the store's clock was set back, and before the next poll, is reported."""
+    """A change is reported even if another process makes it after the store's clock was set back and before the next poll."""
     world = World()
     await world.sync()
     world.clock_offset = 3600.0
@@ -246,7 +246,7 @@ async def test_clock_set_back_between_polls_hides_no_change() -> None:
 
 
 async def test_change_in_the_future_does_not_let_the_log_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change with a future time stays in the log, but changes that were made after it with an earlier time are removed."""
+    """A change with a future time stays in the change log, but changes that are written after it with an earlier time are removed."""
     monkeypatch.setattr(change_feed, "LOG_ENTRIES", 10)
     world = World()
     await world.feed.poll()
@@ -264,7 +264,7 @@ async def test_change_in_the_future_does_not_let_the_log_grow(monkeypatch: pytes
 async def test_slow_client_receives_changes_that_were_removed_from_the_log(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A change with a future time stays in the log longer than changes that were made after it."""
+    """A change with a future time stays in the change log longer than changes that are written after it."""
     monkeypatch.setattr(change_feed, "LOG_ENTRIES", 10)
     monkeypatch.setattr(change_feed, "PAGE_SIZE", 0)
     world = World()
@@ -325,7 +325,7 @@ async def test_drain_ends_a_watch_immediately_while_the_store_does_not_respond()
 
 
 async def test_clock_set_back_hides_no_change_from_a_resumed_watch() -> None:
-    """The clock is set back by an hour, and passes its earlier time again before the watch resumes. No change is missed."""
+    """The clock is set back by an hour and catches up before the watch resumes. The client still receives every change."""
     world = World()
     await world.sync()
     await world.interrupt()

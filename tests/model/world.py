@@ -70,7 +70,7 @@ def pair(refresh_token: str, now: float) -> TokenPair:
 
 
 def consented_record(refresh_token: str, grant: str, generation: int, now: float) -> ConnectionRecord:
-    """Return a record as written after a consent."""
+    """Return the record that is stored after a consent."""
     return ConnectionRecord(
         user_email=USER,
         state=State.ACTIVE,
@@ -93,8 +93,8 @@ class Attempt:
 
     Attributes:
         received: The refresh tokens that Zoom issued to the attempt.
-        leased_at: When the attempt last wrote its lease, or None.
-        checked_at: When the attempt last read its clock.
+        leased_at: Time when the attempt last wrote its lease, or None if it has written none.
+        checked_at: Time when the attempt last read the clock.
     """
 
     name: str
@@ -110,7 +110,7 @@ class World:
     """The environment in which the effects of attempts are performed.
 
     Args:
-        tolerant: Whether Zoom accepts the previous refresh token too.
+        tolerant: Whether Zoom also accepts the previous refresh token.
         journal: Whether the journal can be written.
         protocol: The shipped protocol module or a mutant.
     """
@@ -182,7 +182,7 @@ class World:
             raise InvariantViolation("a token was exchanged under a lease that does not cover the call")
 
     def _check_reauth(self, record: ConnectionRecord) -> None:
-        """Check that no consent is required while an attempt within its grace period holds the valid token."""
+        """Check that no record is changed to require consent while an attempt within its grace period holds the valid token."""
         if record.state is not State.REAUTH_REQUIRED or self.record.state is not State.ACTIVE or self.skew:
             return
         for holder in self.attempts:
@@ -305,7 +305,7 @@ class World:
             self.skew += seconds
 
     def _consent(self) -> None:
-        """Let the user consent in Zoom, without updating the record yet."""
+        """Issue a token for a new consent at Zoom. The record is updated in a later action."""
         if self.unstored_consent is None and self._use_budget("consent"):
             self.unstored_consent = self.zoom.consent()
 
@@ -389,7 +389,7 @@ class World:
                 raise InvariantViolation(
                     f"a lost token did not lead to a required consent: {type(verdict).__name__}"
                 )
-            # with a skewed clock or a tolerant Zoom, another attempt may have succeeded and removed the pending attempt
+            # with a skewed clock or a tolerant Zoom, another attempt may have removed the pending attempt, so the cause may differ
             certain = not self.skew and not self.tolerant
             if certain and self.record.cause is not Cause.OUTCOME_LOST:
                 raise InvariantViolation(f"the cause of a lost token is {self.record.cause}")
@@ -398,7 +398,7 @@ class World:
 
 
 def run_history(history: History, *, protocol: ModuleType = shipped) -> None:
-    """Run a history, whose first action contains the properties of the world.
+    """Run a history. Its first action sets the properties of the world.
 
     Raises:
         InvariantViolation: An invariant does not hold.

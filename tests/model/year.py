@@ -96,7 +96,7 @@ class Year:
 
     Attributes:
         users: Number of users.
-        expired: Number of users whose grant expired, including undetected cases.
+        expired: Number of users whose grant expired, including those whose expiry the service has not detected.
         connected: Number of connected users at the end.
         oldest: Age of the oldest refresh token at the end, in days.
         refreshes: Number of token requests to Zoom.
@@ -148,7 +148,7 @@ class _Service:
             await self._stop_process()
 
     async def _disturb(self, day: int) -> None:
-        """Cause the outages and restarts of a day."""
+        """Simulate the outages and restarts of a day."""
         match day:
             case 60:
                 await self._fail_zoom(NotSent("down"), 12 * HOUR)

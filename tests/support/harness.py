@@ -101,7 +101,7 @@ class Harness:
 
     Attributes:
         simulator: The Zoom simulator.
-        grpc_address: HOST:PORT.
+        grpc_address: Address of the gRPC server as HOST:PORT.
         http_url: Base URL of the HTTP server.
         channel: A channel to the service.
         data_dir: The service's data directory.
@@ -129,7 +129,7 @@ class Harness:
         member_token: str = "",
         seconds: float = SECONDS,
     ) -> Any:
-        """Call an RPC; for a stream, return the first response."""
+        """Call an RPC and return its response; for a stream, return the first response."""
         call = method(request, metadata=metadata(caller, member_token), timeout=seconds)
         if not isinstance(call, grpc.aio.UnaryStreamCall):
             return await call
@@ -169,7 +169,7 @@ class Harness:
         assert page.url.query.get("outcome", "connected") == "connected", page.url
 
     def stat(self, name: str) -> int:
-        """Return a counter of the simulator."""
+        """Return the value of one of the simulator's counters."""
         return self.simulator.zoom.counters[name]
 
 

@@ -26,7 +26,7 @@ class MongoServer:
     """A server that is already running.
 
     Args:
-        uri: Address of the server without a database: `mongodb://HOST:PORT/`, optionally with a query.
+        uri: Address of the server without a database name: `mongodb://HOST:PORT/`, optionally with a query.
     """
 
     def __init__(self, uri: str) -> None:
@@ -135,7 +135,7 @@ def failing_commands(server: MongoServer, mode: Any, commands: list[str], **data
 
 @pytest.fixture(scope="session")
 def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
-    """One server for all tests. Each test uses a separate database."""
+    """Return a server that all tests share. Each test uses a separate database."""
     uri = os.environ.get("ZOOMGATE_TEST_MONGODB_URI")
     server = MongoServer(uri) if uri else OwnServer(tmp_path_factory.mktemp("mongodb"))
     if isinstance(server, OwnServer):
@@ -146,5 +146,5 @@ def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
 
 @pytest.fixture
 def mongodb_uri(mongodb: MongoServer) -> str:
-    """The address of an unused database."""
+    """Return the address of an unused database."""
     return mongodb.new_database()

@@ -15,11 +15,11 @@ from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import Issued, Rejected, TokenOutcome
 
 OLD, NEW = "0a0a0a0a", "0b0b0b0b"
-"""IDs of two keys."""
+"""IDs of the two keys in the key rings that `ring` returns."""
 
 
 def ring(primary: str) -> KeyRing:
-    """Return a key ring with both keys."""
+    """Return a key ring with the keys `OLD` and `NEW`, one of which is the primary key."""
     return KeyRing(
         [
             Key(key_id, bytes.fromhex(key_id) + bytes(range(start, start + 28)), key_id == primary)
@@ -41,7 +41,7 @@ class RotatingZoom:
         self.calls = 0
 
     def issue(self, user: str) -> TokenPair:
-        """Return a first token pair."""
+        """Issue the first token pair of a user."""
         self.valid_tokens.add(f"{user}-r0")
         now = time.time()
         return TokenPair(f"{user}-a0", f"{user}-r0", "bearer", "s", "", now, now)
@@ -83,7 +83,7 @@ class Process:
         )
 
     async def connect(self, user: str) -> None:
-        """Store a first token pair."""
+        """Store a new connection with the first token pair of a user."""
         now = time.time()
         record = ConnectionRecord(
             user_email=user,

@@ -104,7 +104,7 @@ async def _send_endlessly(
 
 @asynccontextmanager
 async def raw_upstream() -> AsyncIterator[RawUpstream]:
-    """Run a raw upstream server on a free port."""
+    """Run an HTTP server with scripted responses on a free port."""
     upstream = RawUpstream()
     server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
     upstream.port = server.sockets[0].getsockname()[1]

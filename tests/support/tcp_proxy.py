@@ -81,10 +81,10 @@ class TcpProxy:
                 upstream_writer.write(data)
                 await upstream_writer.drain()
                 if self._mode is Mode.LOSE:
-                    await responses  # returns after the first response
+                    await responses  # ends after the first response, which is not forwarded
                     break
         finally:
-            upstream_writer.close()  # first, since the following statements may be canceled
+            upstream_writer.close()  # close this first, since the following statements may be canceled
             responses.cancel()
             await asyncio.gather(responses, return_exceptions=True)
             await _close(upstream_writer)
@@ -108,7 +108,7 @@ class TcpProxy:
         await asyncio.gather(*self._connections, return_exceptions=True)
         for writer in writers:
             await _close(writer)
-        for _ in range(5):  # asyncio reports an accepted connection a few iterations later
+        for _ in range(5):  # asyncio may report a connection a few iterations after accepting it
             await asyncio.sleep(0)
 
 

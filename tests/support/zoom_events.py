@@ -17,7 +17,7 @@ USER_IDS = {"monica@example.com": "u-Monica-7Yc1", "omar@example.com": "u-Omar-2
 
 
 def app_deauthorized(user: str, at: float | None = None, **payload: Any) -> dict[str, Any]:
-    """Return the event for a user who removed the app."""
+    """Return the event that Zoom sends when a user removes the app."""
     moment = datetime.fromtimestamp(time.time() if at is None else at, UTC)
     return {
         "event": "app_deauthorized",

@@ -11,14 +11,14 @@ APP = {"ZOOMGATE_CLIENT_ID": "app", "ZOOMGATE_CLIENT_SECRET": "hush"}
 
 
 def problems(environ: dict[str, str], overrides: dict[str, str] | None = None) -> tuple[str, ...]:
-    """Return the problems of settings that must be rejected."""
+    """Load settings that must be rejected, and return the reported problems."""
     with pytest.raises(SettingsError) as error:
         settings.load(environ, overrides)
     return error.value.problems
 
 
 def problem(environ: dict[str, str]) -> str:
-    """Return the only problem of settings that must be rejected."""
+    """Load settings that must be rejected, and return the only reported problem."""
     (only,) = problems(environ)
     return only
 
@@ -437,7 +437,7 @@ def test_inconsistent_network_settings_are_rejected(changed: dict[str, str], nam
     [("NAME", " "), ("NAME", "x" * 61), ("COLOR", "red"), ("COLOR", "#fff"), ("COLOR", "#0b5cff;}")],
 )
 def test_invalid_brand_is_rejected(name: str, value: str) -> None:
-    """The message states the rule."""
+    """The message states which values are valid, and contains the rejected value."""
     message = problem({f"ZOOMGATE_BRAND_{name}": value})
     assert message.startswith(f"ZOOMGATE_BRAND_{name} must")
     assert message.endswith(f", not {value!r}")

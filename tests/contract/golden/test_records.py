@@ -1,4 +1,4 @@
-"""Tests for the decryption of golden records and a golden journal entry, written by the first release that used their format."""
+"""Tests that golden records and a golden journal entry can be decrypted. The first release with each format wrote its golden files."""
 
 import json
 from base64 import b64decode, b64encode
@@ -30,7 +30,7 @@ def decrypted(record: Record) -> Any:
     match record.key.kind:
         case Kind.USER:
             connection = connection_record.decode(ENVELOPE, record)
-            # `read_update_time` depends on how the record was read and is not stored.
+            # `read_update_time` is set when a record is read and is not part of the stored content
             return asdict(replace(connection, read_update_time=None))
         case Kind.STATE:
             authorization = pending.decode(ENVELOPE, record)

@@ -126,7 +126,7 @@ def test_rename_is_detected_within_a_tenth_of_a_second(tmp_path: Path) -> None:
 
 
 def test_number_of_suppressed_rejections_is_written(tmp_path: Path) -> None:
-    """The number is written on close, or with the caller's first rejection after the minute; later rejections are written again."""
+    """The number is written on close, or with the caller's first rejection after a minute, from which rejections are written again."""
     clock, path = ManualClock(), tmp_path / "audit.jsonl"
     trail = AuditTrail(path, key=b"", clock=clock, on_lost=pytest.fail)
 

@@ -156,7 +156,7 @@ class TestShow:
         assert no_match.exit_code == 1
 
     def test_unsupported_compression_is_reported(self) -> None:
-        """A file with a different compression is not read. The error explains what to do."""
+        """Other files are read, and the error explains what to do."""
         write(line(request_id="old"), name="audit.jsonl.2.xz")
         write(line(request_id="new"))
         result = zoomgate("audit", "show", "--json")
@@ -184,7 +184,7 @@ class TestShow:
         assert "data/audit.jsonl:2 is corrupt" in result.stderr
 
     def test_audit_lines_are_found_in_a_log(self) -> None:
-        """Other log lines are ignored and not reported as corrupt."""
+        """Log lines other than audit lines are ignored and not reported as corrupt."""
         audit_line = {"source": "zoomgate.audit", "event": "audit", "level": "info"} | json.loads(line())
         others = [{"source": "zoomgate.access", "event": "rpc", "time": OLD}, {"source": "x", "event": "y"}]
         write(
@@ -219,7 +219,7 @@ class TestShow:
         stderr_of(zoomgate("audit", "show", *arguments), 2)
 
     def test_token_passed_as_fingerprint_is_not_printed(self) -> None:
-        """The error explains what to pass and does not repeat the token, which could end up in logs."""
+        """The error explains what to pass and does not repeat the token, since error messages could end up in logs."""
         output = stderr_of(zoomgate("audit", "show", "--fingerprint", "eyJzdiI6IjAwMDAwMiJ9"), 2)
         assert "zoomgate audit fingerprint" in output
         assert "eyJ" not in output
@@ -315,7 +315,7 @@ class TestCommands:
         assert not Path("callers.toml").exists()
 
     def test_full_disk_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The error contains the completed action and what to do. A key without an audit line is not printed."""
+        """The error names the completed action and explains what to do. A key without an audit line is not printed."""
         monkeypatch.setenv("ZOOMGATE_AUDIT", "/dev/full")
         output = stderr_of(zoomgate("callers", "add", "calendar", "--role", "service"))
         assert "callers.added succeeded but could not be written to /dev/full" in output

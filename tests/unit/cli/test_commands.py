@@ -82,7 +82,7 @@ class TestCallersAdd:
     """Tests for `zoomgate callers add`."""
 
     def test_key_is_printed_and_only_its_digest_is_stored(self, folder: Path) -> None:
-        """Standard output contains only the key; the file has mode 0600."""
+        """Standard output contains only the key; the callers file has mode 0600."""
         key = stdout_of(
             zoomgate(
                 "callers",
@@ -131,7 +131,7 @@ class TestCallersAdd:
         assert "ops" in (folder / "real" / "callers.toml").read_text()
 
     def test_default_file_comes_from_the_settings(self, folder: Path) -> None:
-        """The environment and the settings file are both read."""
+        """The path of the callers file can be set in the environment and in the settings file."""
         (folder / "z.toml").write_text('callers = "from-file.toml"\n')
         stdout_of(
             zoomgate("callers", "add", "a", "--role", "admin", environ={"ZOOMGATE_CALLERS": "from-env.toml"})
@@ -160,7 +160,7 @@ class TestCallersAdd:
         ],
     )
     def test_invalid_entry_is_not_written(self, folder: Path, arguments: Sequence[str], reason: str) -> None:
-        """The file does not change, and no key is printed."""
+        """The callers file does not change, and no key is printed."""
         stdout_of(zoomgate("callers", "add", "taken", "--role", "admin"))
         before = (folder / "callers.toml").read_bytes()
         assert reason in stderr_of(zoomgate("callers", "add", *arguments))
@@ -423,7 +423,7 @@ class TestConnections:
         assert "lower case" in stderr_of(await client(zoomgate, "admin", "show", "Monica@example.com"), 2)
 
     async def test_sources_of_the_key_have_precedence(self, zoomgate: Harness, folder: Path) -> None:
-        """The key is read from --key-file, or else from ZOOMGATE_KEY, or else from caller.key in the data directory."""
+        """The key is read from --key-file; if it is not set, from ZOOMGATE_KEY; otherwise, from caller.key in the data directory."""
         (folder / "key").write_text(caller_key("admin") + "\n")
         assert (await client(zoomgate, "unknown", "list", "--key-file", "key")).exit_code == 0
         (folder / ".zoomgate").mkdir()

@@ -117,7 +117,7 @@ class TestRotate:
         assert {path.name for path in Path("data").iterdir()} == {"keys.json", "audit.jsonl"}
 
     def test_only_one_of_several_concurrent_rotations_succeeds(self, folder: Path) -> None:
-        """One command adds a key. The others fail, so that they do not promote this key before services have loaded it."""
+        """One command adds a key. The others fail; otherwise they would promote this key before services have loaded it."""
         old = stdout_of(zoomgate("keys", "new")).strip()
         age_key_file()
         processes = [
@@ -221,7 +221,7 @@ class TestRetire:
         assert old in ring().ids
 
     async def test_key_of_a_journal_entry_is_not_retired(self, service: Harness) -> None:
-        """A journal entry may contain the only copy of a token. The first bytes of an entry contain the key ID."""
+        """A journal entry may contain the only copy of a token. The key that encrypts it is identified by the entry's first bytes."""
         old = ring().primary_id
         stdout_of(await command("keys", "rotate", "--now"))
         age_key_file()
@@ -238,7 +238,7 @@ class TestRetire:
         stdout_of(await command("keys", "retire", old))
 
     async def test_no_key_is_retired_right_after_a_change(self, service: Harness) -> None:
-        """A service may use the previous key ring for a few more seconds."""
+        """After a change, a service may use the previous key ring for a few more seconds."""
         old = ring().primary_id
         stdout_of(await command("keys", "rotate", "--now"))
         assert "was just changed" in stderr_of(await command("keys", "retire", old))
@@ -282,7 +282,7 @@ class TestList:
         assert f"{new}  missing: restore it" in output
 
     async def test_keys_of_an_unreadable_store_are_listed_without_counts(self, service: Harness) -> None:
-        """Standard error contains the reason."""
+        """Standard error states that the records cannot be counted."""
         Path("broken.db").write_text("no database" * 100)
         result = await command("keys", "list", environ={"ZOOMGATE_STORE": "sqlite:///broken.db"})
         assert ring().primary_id in stdout_of(result)
@@ -290,7 +290,7 @@ class TestList:
 
 
 async def test_no_token_is_lost_if_one_machine_lacks_the_primary_key(folder: Path) -> None:
-    """The machine returns KEY_UNAVAILABLE without using a refresh token or writing a record, until the key is copied to the machine."""
+    """Until the key is copied to it, the machine returns KEY_UNAVAILABLE, uses no refresh token and writes no record."""
     async with running(Path("data"), environ=OFTEN) as first:
         await first.connect(MONICA)
         await first.connect(OMAR)

@@ -130,7 +130,7 @@ def test_run_starts_everything_and_prints_a_guide(tmp_path: Path) -> None:
 
 
 def test_printed_commands_work_unchanged(tmp_path: Path) -> None:
-    """Cases include a shell without `zoomgate` on its PATH, and a caller key in the data directory from a previous run with Zoom."""
+    """This includes a shell without `zoomgate` on its PATH, and a data directory with a caller key from a previous run with Zoom."""
     command = str(Path(sys.executable).with_name("zoomgate"))
     bare = {"PATH": "/usr/bin:/bin"}
     with start_process(

@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 async def service(folder: Path) -> AsyncIterator[Harness]:
-    """Run a service in which Monica has needed a new consent for 100 days, Omar is active, and a request and a state have expired."""
+    """Run a service in which Monica has needed a new consent for 100 days, Omar is active, and two short-lived records have expired."""
     async with running(Path("data")) as harness:
         await harness.connect(MONICA)
         await harness.connect(OMAR)

@@ -163,7 +163,7 @@ class TestRestore:
                 await refresh(after, MONICA)
 
     async def test_backup_is_restored_into_an_empty_store_only(self, service: Harness) -> None:
-        """A store with records is unchanged. An empty store receives all records, encrypted with the original keys."""
+        """A restore does not change a store with records. An empty store receives all records, encrypted with the original keys."""
         stdout_of(await command("store", "backup", "backup.db"))
         await refresh(service, MONICA)
         before = await contents(Path("data/zoomgate.db"))
@@ -310,7 +310,7 @@ class TestCopyOfRecords:
             await backup.restore_records(Path("backup.db"), target, time.time, lambda _: None)
 
     async def test_zoom_user_moved_during_the_copy_has_one_live_record(self, folder: Path) -> None:
-        """If a Zoom user is moved to a different record between the two reads, the copy contains the final version of both records."""
+        """If a Zoom user is moved from a record that was already read to one that was not, the copy contains the final version of both."""
         store = MemoryStore(time.time)
         first = Record(key=RecordKey("app", Kind.USER, "a"), value=b"1", zoom_user_id="z", state="ACTIVE")
         rev = await store.put(first, 0)

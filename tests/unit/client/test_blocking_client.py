@@ -376,7 +376,7 @@ def test_grpc_retries_exactly_the_rpcs_documented_as_safe() -> None:
 
 
 def test_reconnect_backoff_is_limited_to_five_seconds() -> None:
-    """The default in gRPC is two minutes. Callers can override the limit."""
+    """By default, gRPC waits up to two minutes before it reconnects. Callers can override the client's limit."""
     from zoomgate import _channel  # noqa: PLC0415
 
     option = "grpc.max_reconnect_backoff_ms"

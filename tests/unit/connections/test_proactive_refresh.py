@@ -190,7 +190,7 @@ def test_token_returned_while_waiting_for_a_slot_is_not_refreshed() -> None:
 
 
 def test_token_of_a_connection_deleted_during_the_refresh_is_not_served() -> None:
-    """The last step of the refresh takes longer than the change feed needs to report the disconnection."""
+    """The change feed reports the disconnection before the last step of the refresh is complete."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
@@ -408,7 +408,7 @@ def test_drain_waits_for_a_running_refresh() -> None:
 
 
 def test_proactive_refresh_is_not_treated_as_forced_refresh() -> None:
-    """A user can still force a refresh one minute later."""
+    """One minute after a proactive refresh, a caller can force another refresh."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)

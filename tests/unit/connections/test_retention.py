@@ -55,7 +55,7 @@ class RetentionSetup:
         self.use(MemoryStore(time.time))
 
     def use(self, store: RecordStore) -> None:
-        """Use a different store."""
+        """Replace the store."""
         self.store = store
         self.retention = RetentionPolicy(
             app="app",

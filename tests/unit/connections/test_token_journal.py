@@ -46,13 +46,13 @@ class CountingObserver:
 def journal(
     folder: Path, observer: CountingObserver | None = None, app: str = "app", ring: KeyRing = RING
 ) -> TokenJournal:
-    """Return a new instance of the journal, as each process opens one."""
+    """Return a journal for a directory. Each journal acts as one process."""
     return TokenJournal(folder, app=app, key_ring=ring, observer=observer or CountingObserver())
 
 
 @pytest.fixture
 async def mine(tmp_path: Path) -> AsyncIterator[TokenJournal]:
-    """Return the journal of this process."""
+    """Return an open journal, which acts as the process of the test."""
     opened = journal(tmp_path / "journal")
     assert await opened.prepare()
     yield opened
@@ -73,7 +73,7 @@ async def test_entry_is_encrypted_and_private(mine: TokenJournal, tmp_path: Path
 async def test_entries_are_claimed_by_one_process_after_their_holder_exits(
     mine: TokenJournal, tmp_path: Path
 ) -> None:
-    """While the holder is running, no other process claims its entries."""
+    """While the process that wrote an entry is running, no other process can claim the entry."""
     other, third = journal(tmp_path / "journal"), journal(tmp_path / "journal")
     await mine.append(ENTRY)
     assert await other.claim() == []

@@ -24,7 +24,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The path of a key ring with one key."""
+    """Return the path of a key ring with one key."""
     key_file.create(tmp_path / "keys.json")
     return tmp_path / "keys.json"
 

@@ -26,7 +26,7 @@ class Clock:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The path of a key ring with one key."""
+    """Return the path of a key ring with one key."""
     key_file.create(tmp_path / "keys.json")
     return tmp_path / "keys.json"
 
@@ -69,7 +69,7 @@ def test_callback_is_called_once_per_change_of_the_keys(path: Path) -> None:
 
 
 def test_unknown_key_triggers_an_immediate_reload(path: Path) -> None:
-    """The poll interval does not delay this reload."""
+    """The reload does not wait for the poll interval."""
     ring, _ = reloading_ring(path)
     added = key_file.add(path, key_file.load(path))
     key_file.promote(path, key_file.load(path), added)
@@ -78,12 +78,12 @@ def test_unknown_key_triggers_an_immediate_reload(path: Path) -> None:
 
 
 def test_reload_by_a_different_thread_during_decryption_is_used(path: Path) -> None:
-    """The other thread reloads the file after this thread failed to decrypt and before this thread checks the file."""
+    """Another thread reloads the file after this thread failed to decrypt a blob and before this thread checks the file."""
 
     class OutdatedKeyRing(KeyRing):
         def open(self, blob: bytes, associated: bytes) -> bytes:
             clock.now += POLL_INTERVAL
-            assert ring.primary_id == added  # the other thread
+            assert ring.primary_id == added  # reloads the file, as another thread would
             return super().open(blob, associated)
 
     clock = Clock()
@@ -95,7 +95,7 @@ def test_reload_by_a_different_thread_during_decryption_is_used(path: Path) -> N
 
 
 def test_key_missing_from_the_file_is_unavailable(path: Path, tmp_path: Path) -> None:
-    """The error contains the key ID."""
+    """The error contains the ID of the missing key."""
     ring, _ = reloading_ring(path)
     key_file.create(tmp_path / "other.json")
     other = key_file.load(tmp_path / "other.json")

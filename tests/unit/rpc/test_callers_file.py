@@ -19,14 +19,14 @@ def parse(text: str) -> tuple[Caller, ...]:
 
 
 def problems(text: str) -> tuple[str, ...]:
-    """Return the problems of an invalid file."""
+    """Return the problems that are reported for an invalid file."""
     with pytest.raises(CallersError) as error:
         parse(text)
     return error.value.problems
 
 
 def problem(text: str) -> str:
-    """Return the only problem of an invalid file."""
+    """Return the only problem that is reported for an invalid file."""
     (only,) = problems(text)
     return only
 

@@ -119,7 +119,7 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("driver", Driver)
 async def test_open_fails_if_the_database_is_unreachable(short_timeouts: None, driver: Driver) -> None:
-    """The attempt ends after a bounded time."""
+    """Opening the store fails after a bounded time."""
     assert "could not be reached" in await open_error(f"mongodb://u:{SECRET}@127.0.0.1:1/zoomgate", driver)
 
 
@@ -215,7 +215,7 @@ async def test_database_deletes_expired_records_after_the_grace_period(mongodb_u
 
 @pytest.fixture(scope="module")
 def faulty_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
-    """A server whose commands can be made to fail."""
+    """Return a server whose commands can be made to fail."""
     server = OwnServer(tmp_path_factory.mktemp("faulty_server"), "--enable-test-commands")
     server.start()
     yield server
@@ -301,7 +301,7 @@ async def test_rejected_operations_are_store_errors(
 
 @pytest.fixture
 async def proxy(mongodb: MongoServer) -> AsyncIterator[TcpProxy]:
-    """A proxy in front of the server."""
+    """Return a proxy in front of the server."""
     async with tcp_proxy(mongodb.address) as running:
         yield running
 
@@ -310,7 +310,7 @@ async def proxy(mongodb: MongoServer) -> AsyncIterator[TcpProxy]:
 async def store(
     request: pytest.FixtureRequest, mongodb: MongoServer, proxy: TcpProxy, short_timeouts: None
 ) -> AsyncIterator[MongoStore]:
-    """A store that connects through the proxy, with each driver."""
+    """Return a store that connects through the proxy. Each test runs with each driver."""
     host, port = mongodb.address
     uri = mongodb.new_database("directConnection=true").replace(f"{host}:{port}", f"127.0.0.1:{proxy.port}")
     opened = await MongoStore.open(uri, request.param)

@@ -108,7 +108,7 @@ async def test_operation_fails_after_waiting_too_long_for_earlier_ones(
 
     first = asyncio.create_task(store._run(slow))
     await asyncio.to_thread(started.wait)
-    with monkeypatch.context() as patch:  # while the first operation blocks all others
+    with monkeypatch.context() as patch:  # the first operation is running and blocks all others
         patch.setattr("zoomgate_server.storage.sqlite.WAIT_SECONDS", 0.05)
         for call in (store.get(RECORD.key), store.put(RECORD, 0)):
             with pytest.raises(StoreError, match="too slow"):

@@ -104,7 +104,7 @@ async def test_forged_headers_are_not_sent(zoom: ZoomClient, upstream: RawUpstre
 
 
 async def test_response_headers_are_filtered(zoom: ZoomClient, upstream: RawUpstream) -> None:
-    """Callers receive useful headers as valid text; cookies and redirects to other origins are dropped."""
+    """Callers receive allowed headers as valid text; cookies and redirects to other origins are dropped."""
     upstream.responses = [
         b"HTTP/1.1 302 x\r\nContent-Length: 0\r\nX-Zm-TrackingId: a\xffb\r\nSet-Cookie: s=1\r\nLocation: https://u:p@x/\r\n\r\n",
         f"HTTP/1.1 307 x\r\nContent-Length: 0\r\nLocation: http://127.0.0.1:{upstream.port}/v2/y\r\n\r\n".encode(),

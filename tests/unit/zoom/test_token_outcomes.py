@@ -1,4 +1,4 @@
-"""Property tests for the handling of arbitrary Zoom responses, of which only Zoom's own rejections end an authorization."""
+"""Property tests for the handling of arbitrary Zoom responses. Only a rejection by Zoom itself ends an authorization."""
 
 import orjson
 from hypothesis import given, settings

@@ -169,7 +169,7 @@ async def journal_entry() -> bytes:
 
 
 async def make() -> None:
-    """Write the directory for the current format."""
+    """Write the golden files of the current format to the directory of this format."""
     directory = Path(__file__).parent / f"v{FORMAT}"
     directory.mkdir()
     for name, (record, opened) in (await records()).items():

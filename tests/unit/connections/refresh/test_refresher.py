@@ -144,7 +144,7 @@ async def create_world(folder: Path, max_refreshes: int = 100) -> World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    """A world with a connected user whose token must be refreshed."""
+    """Return a world with a connected user whose token must be refreshed."""
     world = await create_world(tmp_path)
     yield world
     await world.journal.close()
@@ -152,7 +152,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 @pytest.fixture
 def no_poll_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Poll leases without a pause."""
+    """Set the pause between polls of a lease to zero."""
     monkeypatch.setattr(refresher, "POLL_INTERVAL", 0.0)
 
 
@@ -385,7 +385,7 @@ async def test_inconclusive_rejection_causes_one_call_to_zoom(world: World, no_p
 
 
 async def test_lost_response_is_not_retried_during_a_drain(world: World) -> None:
-    """A retry could exceed the drain timeout."""
+    """A retry could take longer than the drain timeout."""
     world.zoom.gate.clear()
     world.zoom.loses_responses = True
     caller = asyncio.create_task(world.refresh())
