@@ -119,7 +119,7 @@ async def test_closing_a_client_fails_its_calls_and_watches(harness: Harness) ->
 
 
 async def test_unreachable_service_raises_service_unavailable() -> None:
-    """The exception has no reason, because gRPC generated the status."""
+    """The exception has no Zoomgate reason, because gRPC generated the status."""
     async with AsyncClient("127.0.0.1:1") as client:
         with pytest.raises(errors.ServiceUnavailable) as raised:
             await client.auth.get_token(user_email=MONICA)

@@ -191,7 +191,7 @@ async def test_change_read_early_for_one_watch_is_sent_to_other_watches(
     async with watching(zoomgate) as first:
         await first.until_synced()
     async with watching(zoomgate, token=first.token) as slow:
-        await slow.until_synced()  # the change log therefore already contains the consent
+        await slow.until_synced()  # after this event, the change feed has already read the consent
         read, changes = ConnectionRepository.read_readable, ConnectionRepository.changes
         reading, proceed, poll_allowed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -270,7 +270,7 @@ async def test_resume_in_a_process_started_later_misses_no_event(
 
 
 async def test_interrupted_snapshot_resumes_after_the_last_user(zoomgate: Harness) -> None:
-    """Changes to users whom the interrupted snapshot had already reported are also reported."""
+    """If a user was reported before the interruption and has changed since, the change is also reported."""
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
     async with watching(zoomgate) as watch:
@@ -469,7 +469,7 @@ async def test_watch_ends_when_the_caller_loses_access(
 
 
 async def test_watch_survives_a_store_outage(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Changes before, during and after an outage are reported once the store is available again."""
+    """Changes that a watch could not read during an outage are reported once the store is available again."""
     await zoomgate.connect()
     async with watching(zoomgate) as watch:
         assert await watch.until_synced() == [("INITIAL", MONICA)]

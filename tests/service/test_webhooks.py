@@ -58,7 +58,7 @@ async def zoomgate(tmp_path: Path) -> AsyncIterator[Harness]:
 
 
 class LogLines:
-    """The log lines of a test."""
+    """The lines logged during a test."""
 
     def __init__(self, log: io.StringIO) -> None:
         self._log = log
@@ -115,7 +115,7 @@ async def outcomes(zoomgate: Harness) -> dict[str, int]:
 async def test_event_disconnects_the_user(
     zoomgate: Harness, event: str, cause: "Connection.Cause.ValueType", revoked: bool
 ) -> None:
-    """The user is disconnected immediately with a cause. Tokens that Zoom might still accept are revoked. Other users are unaffected."""
+    """The user is disconnected immediately, and the cause is recorded. Tokens that Zoom might still accept are revoked."""
     await zoomgate.connect(MONICA)
     await zoomgate.connect(OMAR)
     await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
@@ -156,7 +156,7 @@ async def test_repeated_event_has_no_effect(stored: Harness) -> None:
 
 @pytest.mark.parametrize("event", ["app_deauthorized", "user.deactivated"])
 async def test_event_older_than_the_consent_is_ignored(stored: Harness, event: str) -> None:
-    """A user who reconnected before a late event arrives remains connected. Zoom retries for 85 minutes."""
+    """Zoom retries events for 85 minutes. A user who has reconnected before a late event arrives remains connected."""
     await stored.connect()
     before = time.time() - 1.4 * HOUR
     old = (
@@ -283,7 +283,7 @@ async def test_store_failure_makes_zoom_retry(
 
 
 async def test_unconfirmed_tombstone_is_detected(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the write of the tombstone succeeds but is not confirmed, the disconnection is audited and the token is not returned."""
+    """If the store writes a disconnection without confirming it, the disconnection is audited and the token is not returned."""
     await zoomgate.connect()
     await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
     async with failing(monkeypatch, "put", after=True):
@@ -298,7 +298,7 @@ async def test_unconfirmed_tombstone_is_detected(zoomgate: Harness, monkeypatch:
 async def test_tombstone_stored_before_an_outage_remains(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store fails after the write of the tombstone. Zoom's retry has no further effect."""
+    """The store fails after it has written the disconnection. Zoom's retry has no further effect."""
     await zoomgate.connect()
     event = app_deauthorized(MONICA)
     put, get = SqliteStore.put, SqliteStore.get
@@ -370,7 +370,7 @@ async def test_undecryptable_connection_makes_zoom_retry(zoomgate: Harness, line
 
 
 async def test_validation_response_proves_the_secret(zoomgate: Harness) -> None:
-    """The response contains Zoom's token and its HMAC under the secret."""
+    """The response contains Zoom's token and the token's HMAC, with the webhook secret as the key."""
     status, body = await send(zoomgate.http_url, challenge("qgg8vlvZRS6UYooatFL8Aw"))
     proof = hmac.new(SECRET.encode(), b"qgg8vlvZRS6UYooatFL8Aw", hashlib.sha256).hexdigest()
     assert (status, json.loads(body)) == (
@@ -725,7 +725,7 @@ async def test_events_of_the_simulator_are_accepted(subscribed: Harness) -> None
 async def test_event_is_retried_after_a_store_failure(
     subscribed: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Zoom retries after five minutes, and the user is disconnected unless the user has reconnected in the meantime."""
+    """Zoom sends the event again after five minutes. It disconnects the user unless the user has reconnected in the meantime."""
     for reconnects in (False, True):
         await subscribed.connect()
         async with failing(monkeypatch, "find"):

@@ -38,7 +38,7 @@ async def test_invalid_fault_is_rejected(client: Client, fault: dict[str, Any], 
 
 
 async def test_clearing_faults_releases_delayed_requests(client: Client) -> None:
-    """The overview page shows that a delay was ended early."""
+    """The overview page shows that the delay was ended early."""
     await client.consent()
     await client.sim("fault", endpoint="users_me", kind="delay", seconds=600)
     delayed = asyncio.create_task(client.api("GET", "/users/me"))
