@@ -145,7 +145,7 @@ async def _is_revoked(zoomgate: Harness, user: str) -> bool:
 async def test_unconfirmed_disconnection_is_audited(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, readable: bool
 ) -> None:
-    """If the store cannot be read either, the audit event has the outcome STORE_UNAVAILABLE; a retry finds no connection."""
+    """If the store cannot be read to check the write, the audit event has the outcome STORE_UNAVAILABLE. A retry finds no connection."""
     await zoomgate.connect()
     put, get = SqliteStore.put, SqliteStore.get
     unconfirmed = False

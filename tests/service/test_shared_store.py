@@ -27,11 +27,11 @@ TOKEN = auth.GetTokenRequest(user_email=MONICA)
 
 @dataclass
 class Gate:
-    """A gate that delays Zoom's responses to refreshes while closed.
+    """A gate that, while it is closed, delays Zoom's responses to refreshes.
 
     Attributes:
-        responded: Set when Zoom has responded.
-        open: Set while responses are passed on.
+        responded: Event that is set when Zoom has responded.
+        open: Event that is set while the gate is open.
     """
 
     responded: asyncio.Event = field(default_factory=asyncio.Event)

@@ -126,7 +126,7 @@ async def disconnect(zoomgate: Harness, user: str = MONICA) -> None:
 
 
 async def test_watch_reports_the_life_of_a_connection(zoomgate: Harness) -> None:
-    """After existing connections, a watch sends one event each for a consent, a refresh, a disconnection, and a new consent."""
+    """A consent, a refresh, a disconnection and a new consent are each reported as one event, after the existing connections."""
     await zoomgate.connect(OMAR)
     async with watching(zoomgate) as watch:
         assert await watch.until_synced() == [("INITIAL", OMAR)]
@@ -433,7 +433,7 @@ async def test_unread_watch_is_ended(zoomgate: Harness, monkeypatch: pytest.Monk
             http2.frame(http2.DATA, http2.END_STREAM, 1, http2.message(b"")),
         )
         async for kind, _, stream, _ in bare.frames():
-            if (kind, stream) == (http2.HEADERS, 1):  # the watch has started
+            if (kind, stream) == (http2.HEADERS, 1):  # the response headers show that the watch has started
                 break
         await wait_until_accepted(zoomgate)
 

@@ -61,7 +61,7 @@ def any_store(request: pytest.FixtureRequest, workspace: Workspace) -> Workspace
 
 
 async def test_import_while_a_service_is_running(any_store: Workspace, zoom: RunningSimulator) -> None:
-    """Only expired access tokens are refreshed by the import; the running service then serves and refreshes all users."""
+    """The import refreshes only expired access tokens. The running service then serves and refreshes the tokens of all users."""
     users = [exported_user(zoom, user.email, expired=number % 2 > 0) for number, user in enumerate(USERS[:6])]
     any_store.write("ZoomUsers.csv", as_csv(users))
     settings = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
@@ -82,7 +82,7 @@ async def test_import_while_a_service_is_running(any_store: Workspace, zoom: Run
 
 
 async def test_missing_store_is_created(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """A service that starts after the import serves all users; only the owner can read the results."""
+    """A service that starts after the import serves all users. Only the owner of the results file can read it."""
     users = [exported_user(zoom, user.email) for user in USERS[:3]]
     workspace.write("ZoomUsers.csv", as_csv(users))
     output = workspace.run("import", "velo-users", "ZoomUsers.csv")
@@ -162,7 +162,7 @@ def test_rejected_refresh_tokens_require_consent(workspace: Workspace, zoom: Run
 async def test_connected_and_disconnected_users_are_skipped(
     workspace: Workspace, zoom: RunningSimulator
 ) -> None:
-    """The option --replace imports rows that are newer than the existing connection."""
+    """With the option --replace, rows that are newer than the existing connection or its disconnection are imported."""
     before = [exported_user(zoom, user) for user in (FIRST, SECOND)]
     workspace.write("ZoomUsers.csv", as_csv(before))
     velo(workspace)
@@ -191,7 +191,7 @@ async def test_connected_and_disconnected_users_are_skipped(
 async def test_stored_tokens_that_zoom_has_since_rejected_require_consent(
     workspace: Workspace, zoom: RunningSimulator
 ) -> None:
-    """A refresh token of a different app is stored if the access token is valid. Zoom rejects it at the first refresh."""
+    """The refresh token belongs to a different app. It is stored because the access token is valid, and rejected at the first refresh."""
     foreign = replace(exported_user(zoom, FIRST, expired=False), refresh="sim-rt-of-another-app")
     workspace.write("ZoomUsers.csv", as_csv([foreign]))
     assert velo(workspace)["stored"] == 1
@@ -274,7 +274,7 @@ def test_zoom_outage_stops_the_import(endpoint: str, workspace: Workspace, zoom:
 
 
 def test_lost_token_response_is_reported(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """The refresh token cannot be used again, so the user must consent; other users are not affected."""
+    """The user must consent, because the refresh token cannot be used again. Other users are not affected."""
     users = [exported_user(zoom, user.email) for user in USERS[:2]]
     workspace.write("ZoomUsers.csv", as_csv(users))
     zoom.add_fault("token", "cut_after")

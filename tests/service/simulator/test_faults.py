@@ -83,7 +83,7 @@ async def test_consent_without_a_browser_is_validated_like_the_page(
 
 
 async def test_used_refresh_tokens_are_deleted_beyond_a_limit(client: Client) -> None:
-    """The latest refresh token is always accepted."""
+    """The latest refresh token is still accepted."""
     zoom = client.simulator.zoom
     for _ in range(RETAINED_TOKENS + 3):
         issued = await client.consent()
