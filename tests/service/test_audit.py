@@ -39,7 +39,7 @@ UNLIMITED_REFRESHES = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
 
 @pytest.fixture(autouse=True)
 def _check_before_each_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check before each line whether the file was renamed."""
+    """Make the service check before each line whether the file was renamed."""
     monkeypatch.setattr(trail, "FILE_CHECK_INTERVAL", 0.0)
 
 
@@ -115,7 +115,7 @@ async def test_only_returned_refresh_tokens_are_audited(zoomgate: Harness) -> No
 
 
 async def test_life_of_a_connection_is_audited(tmp_path: Path) -> None:
-    """Each step is recorded with the principal, the user and the fingerprints of the tokens."""
+    """Each event is recorded with the principal, the user and the fingerprints of the tokens."""
     async with running(tmp_path / "data", environ=UNLIMITED_REFRESHES) as zoomgate:
         await zoomgate.connect()
         created, started, stored = lines(zoomgate.data_dir)
@@ -222,7 +222,7 @@ async def test_changed_email_address_is_audited(zoomgate: Harness) -> None:
 async def test_changed_email_address_is_audited_once(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, failure: str
 ) -> None:
-    """Even if the first write of the tombstone fails, one audit line is written, after the previous address is disconnected."""
+    """One line is written for the previous address, even if the first write that disconnects the address fails."""
     await zoomgate.connect()
     users = zoomgate.simulator.zoom.users
     users["monika@example.com"] = replace(users[MONICA], email="monika@example.com")
@@ -279,7 +279,7 @@ async def test_superseded_consent_is_audited(zoomgate: Harness, monkeypatch: pyt
 async def test_consent_refreshed_before_its_write_is_confirmed_is_audited_as_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection may be refreshed before the call that stores it has received the store's confirmation."""
+    """The store has written the connection but fails to confirm the write, and the connection is refreshed in the meantime."""
     async with running(tmp_path / "data", environ=UNLIMITED_REFRESHES) as zoomgate:
         put, first = SqliteStore.put, True
 
@@ -426,7 +426,7 @@ async def test_full_disk_blocks_tokens_if_auditing_is_required(tmp_path: Path, r
 
 
 async def test_refreshed_token_is_stored_although_it_cannot_be_audited(tmp_path: Path) -> None:
-    """The refreshed token is not returned, but its generation is stored."""
+    """The refreshed token is not returned to the caller, but it is stored."""
     async with running(
         tmp_path / "data", environ=UNLIMITED_REFRESHES | {"ZOOMGATE_AUDIT": "/dev/full"}
     ) as zoomgate:

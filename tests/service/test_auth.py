@@ -30,7 +30,7 @@ from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.storage.record_store import StoreError
 
 CALLERS_PAGE = {"ZOOMGATE_REDIRECT_URI": "http://127.0.0.1:9/zoom-done"}
-"""Environment in which Zoom redirects to a page of the caller, as in Velo."""
+"""Settings with which Zoom redirects to a page of the caller's application instead of this service, as in Velo."""
 
 
 def token_request(user: str = MONICA) -> pb.GetTokenRequest:
@@ -38,7 +38,7 @@ def token_request(user: str = MONICA) -> pb.GetTokenRequest:
 
 
 async def code_for(zoomgate: Harness, authorization_url: str, user: str = MONICA) -> tuple[str, str]:
-    """Grant consent, and return the code and state that the caller's page receives."""
+    """Grant consent, and return the code and state that Zoom sends to the caller's page."""
     async with browser() as session:
         action, fields = await consent_form(session, authorization_url)
         async with session.post(
@@ -49,7 +49,7 @@ async def code_for(zoomgate: Harness, authorization_url: str, user: str = MONICA
 
 
 async def test_consent_creates_a_connection_and_a_token(zoomgate: Harness) -> None:
-    """The connection contains no secret."""
+    """The connection that is returned to callers contains no secret."""
     await zoomgate.connect()
     token = (await zoomgate.call(zoomgate.auth.GetToken, token_request())).token
     assert token.access_token in zoomgate.simulator.zoom.access_tokens
@@ -100,7 +100,7 @@ async def test_expired_token_is_refreshed_once_for_concurrent_calls(zoomgate: Ha
 
 
 async def test_refresh_continues_after_the_deadline_of_its_caller(zoomgate: Harness) -> None:
-    """The next call receives the result of the refresh."""
+    """The next call receives the token from this refresh."""
     await zoomgate.connect()
     zoomgate.simulator.faults.add(Fault("token", "delay", seconds=0.7))
     with pytest.raises(grpc.aio.AioRpcError) as early:
@@ -283,7 +283,7 @@ async def test_check_token_by_facts_and_by_user(zoomgate: Harness) -> None:
 
 
 async def test_authorization_is_completed_by_the_callers_own_page(zoomgate: Harness) -> None:
-    """CompleteAuthorization returns the options of BeginAuthorization."""
+    """CompleteAuthorization returns the options that were passed to BeginAuthorization."""
     async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
         started = await service.begin_authorization(options={"page": "/book", "n": 3})
         code, state = await code_for(service, started.authorization_url)
@@ -348,9 +348,9 @@ async def test_consent_of_a_different_user_is_rejected_and_revoked(zoomgate: Har
 async def test_mistaken_consent_of_a_connected_user_updates_that_users_connection(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, failures: int
 ) -> None:
-    """The consent invalidates the user's earlier tokens, so the new tokens must be stored.
+    """If a different user consents than requested, the new tokens are stored, because the consent invalidates that user's earlier tokens.
 
-    The new tokens must not be lost if the store fails.
+    The new tokens are stored even if the store is unavailable at first.
     """
     find, remaining_failures = ConnectionRepository.find, failures
 
@@ -382,7 +382,7 @@ async def test_mistaken_consent_of_a_connected_user_updates_that_users_connectio
 
 
 async def test_request_token_imports_a_refresh_token(zoomgate: Harness) -> None:
-    """The token is exchanged, its user is verified, and the result is stored."""
+    """The refresh token is used, the user of the new tokens is verified, and the new tokens are stored."""
     zoom = zoomgate.simulator.zoom
     code = zoom.issue_code(zoom.users[MONICA], "http://127.0.0.1/x")
     supplied = zoom.exchange(code, "http://127.0.0.1/x", "")["refresh_token"]

@@ -65,7 +65,7 @@ def new_request(name: str, user: str = MONICA) -> object:
 
 
 def test_every_rpc_has_a_policy() -> None:
-    """Policies, RPCs and documented roles cover the same methods."""
+    """Policies and documented roles exist for exactly the existing RPCs."""
     rows = {
         path.removeprefix("/zoomgate.v1.").replace("/", ".") for path in METHOD_POLICY if "zoomgate" in path
     }
@@ -106,7 +106,7 @@ async def test_member_may_act_only_for_itself(zoomgate: Harness, name: str) -> N
 
 
 async def test_policy_of_forwarded_member_applies_too(zoomgate: Harness) -> None:
-    """Both policies must allow a call with a member token. Such a call never returns access tokens."""
+    """The policies of both the caller and the member must allow a call with a member token. Such a call never returns access tokens."""
     await zoomgate.connect(MONICA)
     request = auth_service_pb2.GetConnectionRequest(user_email=MONICA)
     await zoomgate.call(zoomgate.auth.GetConnection, request, "service", "monica")

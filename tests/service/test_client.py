@@ -68,7 +68,7 @@ async def test_wait_for_connection_ignores_refreshes(harness: Harness, client: A
 
 
 async def test_failed_calls_raise_specific_exceptions(harness: Harness, client: AsyncClient) -> None:
-    """The exceptions contain the details and the request ID that the caller sent."""
+    """The exceptions contain the details of the error and the request ID that the caller sent."""
     with pytest.raises(errors.NotConnected):
         await client.auth.get_token(user_email=OMAR)
     with pytest.raises(errors.InvalidRequest) as invalid:
@@ -96,7 +96,7 @@ async def test_canceled_task_raises_cancelled_error(harness: Harness, client: As
 
 
 async def test_closing_a_client_fails_its_calls_and_watches(harness: Harness) -> None:
-    """Calls and watches fail with `ZoomgateError`; the waiting tasks are not canceled."""
+    """The calls and watches raise `ZoomgateError`, and the tasks that wait for them are not canceled."""
     client = AsyncClient(harness.grpc_address, key=caller_key("service"))
     watch = client.watch()
     assert (await anext(watch)).type == WatchConnectionsResponse.TYPE_SYNCED
@@ -119,7 +119,7 @@ async def test_closing_a_client_fails_its_calls_and_watches(harness: Harness) ->
 
 
 async def test_unreachable_service_raises_service_unavailable() -> None:
-    """The exception has no reason, because gRPC generated the status."""
+    """The exception has no Zoomgate reason, because gRPC generated the status."""
     async with AsyncClient("127.0.0.1:1") as client:
         with pytest.raises(errors.ServiceUnavailable) as raised:
             await client.auth.get_token(user_email=MONICA)
@@ -240,7 +240,7 @@ async def test_watch_resumes_after_a_server_restart(tmp_path: Path) -> None:
 
 
 class StreamResetProxy:
-    """A server that sends one event per request and can reset streams, like a proxy without an upstream server.
+    """A server that sends one event per request and can reset streams, as a proxy does if it loses its upstream server.
 
     Attributes:
         resume_tokens: The resume tokens of the requests.

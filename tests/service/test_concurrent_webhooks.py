@@ -20,11 +20,11 @@ from zoomgate_server.webhooks import receiver
 from zoomgate_server.zoom.oauth import OAuthClient
 
 STEPS = ((SqliteStore, "get"), (SqliteStore, "put"), (OAuthClient, "refresh"))
-"""The calls to the store and to Zoom that a refresh makes."""
+"""The methods that a refresh uses to access the store and Zoom."""
 
 
 class Interruption:
-    """An action that runs once, at the step with a given number. Calls made by the action are not counted.
+    """An action that runs once, at the start or end of a call in `STEPS`, selected by number. Calls made by the action are not counted.
 
     Attributes:
         done: Whether the action has run.
@@ -49,7 +49,7 @@ class Interruption:
 
 @contextmanager
 def interrupted(interruption: Interruption) -> Iterator[None]:
-    """Install an interruption."""
+    """Run the interruption's action when its step is reached within the block."""
     with pytest.MonkeyPatch.context() as patch:
         for owner, name in STEPS:
             patch.setattr(owner, name, _around(interruption, getattr(owner, name)))

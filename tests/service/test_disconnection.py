@@ -89,7 +89,7 @@ def delay_disconnect_confirmation(monkeypatch: pytest.MonkeyPatch) -> tuple[asyn
 async def test_canceled_delete_is_audited_and_revoked(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The caller cancels while the store is writing the tombstone."""
+    """The caller cancels while the store is writing the disconnection."""
     await zoomgate.connect()
     stored, confirm = delay_disconnect_confirmation(monkeypatch)
     call = zoomgate.auth.DeleteConnection(DELETE_MONICA, metadata=metadata("admin"), timeout=20)
@@ -145,7 +145,7 @@ async def _is_revoked(zoomgate: Harness, user: str) -> bool:
 async def test_unconfirmed_disconnection_is_audited(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, readable: bool
 ) -> None:
-    """If the store cannot be read either, the audit event has the outcome STORE_UNAVAILABLE; a retry finds no connection."""
+    """If the store cannot be read to check the write, the audit event has the outcome STORE_UNAVAILABLE. A retry finds no connection."""
     await zoomgate.connect()
     put, get = SqliteStore.put, SqliteStore.get
     unconfirmed = False
@@ -180,7 +180,7 @@ async def test_unconfirmed_disconnection_is_audited(
 
 
 async def test_alternate_pairs_are_revoked_and_erased(zoomgate: Harness) -> None:
-    """Zoom may still accept any of the token pairs."""
+    """All pairs are revoked, because Zoom may still accept any of them."""
     await zoomgate.connect()
     record = await read(zoomgate)
     assert record.tokens is not None
@@ -199,7 +199,7 @@ async def test_alternate_pairs_are_revoked_and_erased(zoomgate: Harness) -> None
 async def test_tokens_are_erased_after_a_day_even_if_zoom_confirms_no_revocation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If Zoom does not respond, each pass calls Zoom for only a few users, in turn."""
+    """While Zoom does not respond, each cleanup calls Zoom for only a few users, in turn."""
     monkeypatch.setattr(disconnection, "RETRY_INTERVAL", 0.05)
     monkeypatch.setattr(disconnection, "MAX_CONSECUTIVE_FAILURES", 1)
     async with running(tmp_path / "data") as zoomgate:
@@ -253,7 +253,7 @@ async def test_tokens_are_erased_after_a_day_even_if_zoom_confirms_no_revocation
 
 
 async def test_renamed_user_can_replace_a_corrupt_record(zoomgate: Harness) -> None:
-    """The corrupt record under the previous address becomes a tombstone."""
+    """The corrupt record under the previous address is replaced by a record of the disconnection."""
     await zoomgate.connect()
     async with open_store(zoomgate) as (store, _):
         record, _ = await store.get(RecordKey(APP, Kind.USER, MONICA))

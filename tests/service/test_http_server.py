@@ -87,7 +87,7 @@ async def test_plain_http_through_the_proxy_is_rejected(harness: Harness) -> Non
 async def test_every_forwarded_scheme_must_be_https(
     harness: Harness, forwarded: tuple[str, ...], status: int
 ) -> None:
-    """Each proxy may add a value to the header, and a value sent by the browser cannot override a value from a proxy."""
+    """Each proxy may add a value to X-Forwarded-Proto, and a value sent by the browser cannot override a value from a proxy."""
     headers = [("X-Forwarded-Proto", scheme) for scheme in forwarded]
     async with (
         aiohttp.ClientSession() as session,
@@ -97,7 +97,7 @@ async def test_every_forwarded_scheme_must_be_https(
 
 
 async def test_metrics_are_not_served_through_the_proxy(harness: Harness) -> None:
-    """The health endpoints are served to all clients."""
+    """The health endpoints are also served through the proxy."""
     assert (await get(harness, "/metrics")).status == 404
     assert (await get(harness, "/healthz")).status == 200
     assert (await get(harness, "/readyz")).status == 200

@@ -121,7 +121,7 @@ async def test_journaled_refresh_is_stored_after_restart(tmp_path: Path) -> None
 
 
 async def test_malformed_entry_does_not_block_the_others(tmp_path: Path) -> None:
-    """A malformed entry, possibly written by a newer release, remains in the journal and in the metrics."""
+    """A malformed entry, possibly written by a newer release, remains in the journal and is counted in the metrics."""
     data_dir = tmp_path / "data"
     async with Simulator(SimulatorOptions(port=0)) as zoom:
         async with serving(zoom, data_dir) as zoomgate:
@@ -187,7 +187,7 @@ def _audit_events(trail: Path, action: str) -> list[dict[str, Any]]:
 
 
 async def test_journaled_pair_of_an_earlier_generation_is_stored_as_alternate_pair(tmp_path: Path) -> None:
-    """Recovery does not disconnect the user."""
+    """Storing the alternate pair does not disconnect the user."""
     data_dir = tmp_path / "data"
     async with Simulator(SimulatorOptions(port=0)) as zoom:
         async with serving(zoom, data_dir) as zoomgate:
@@ -219,7 +219,7 @@ async def test_unreadable_entry_is_counted_and_preserved(tmp_path: Path) -> None
 
 
 async def test_refreshes_work_without_a_journal(tmp_path: Path) -> None:
-    """If the journal is not writable, for example because the disk is full, each failed write is counted."""
+    """If the journal cannot be written, each failed write is counted."""
     data_dir = tmp_path / "data"
     data_dir.mkdir(mode=0o700)
     (data_dir / "journal").write_text("not a directory")

@@ -99,7 +99,7 @@ async def test_invalid_token_response_is_the_last_error(tmp_path: Path) -> None:
 async def test_rejection_is_the_last_error_until_the_user_consents(
     zoomgate: Harness, failure: Callable[[Harness], None], cause: str
 ) -> None:
-    """Until the user consents, the connection has a reason, a cause and no next refresh time."""
+    """Until the user consents, the connection has a last error with a reason, a cause, and no next refresh time."""
     await zoomgate.connect()
     failure(zoomgate)
     error = await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH)

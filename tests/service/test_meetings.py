@@ -150,7 +150,7 @@ async def test_permanently_rejected_token_is_refreshed_once_per_minute(zoomgate:
 async def test_failure_of_zoom_returns_the_documented_error(
     zoomgate: Harness, kind: str, read: tuple[str, str], write: tuple[str, str]
 ) -> None:
-    """A failed read can be retried; a write whose response is lost has an unknown outcome."""
+    """The error of a failed read allows a retry. A write whose response is lost has an unknown outcome."""
     await zoomgate.connect()
     zoomgate.simulator.faults.add(Fault("meetings", kind, times=-1, status=502))
     target = pb.GetMeetingRequest(user_email=MONICA, meeting_id=1)

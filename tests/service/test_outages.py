@@ -128,7 +128,7 @@ async def test_client_secret_is_changed_without_interruption(tmp_path: Path) -> 
 
 async def test_full_disk_fails_refreshes_before_zoom_is_called(tmp_path: Path) -> None:
     """While the disk is full, valid tokens are served. Refreshes succeed once space is available again."""
-    # with a required audit trail, tokens would be withheld; see tests/service/test_audit.py
+    # otherwise, tokens would be withheld while no audit line can be written; see tests/service/test_audit.py
     environ = {"ZOOMGATE_AUDIT_REQUIRED": "off"}
     async with running(tmp_path / "data", simulator=OPTIONS, environ=environ) as zoomgate:
         await connect_all(zoomgate)

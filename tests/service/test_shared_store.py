@@ -27,11 +27,11 @@ TOKEN = auth.GetTokenRequest(user_email=MONICA)
 
 @dataclass
 class Gate:
-    """A gate that delays Zoom's responses to refreshes while closed.
+    """A gate that, while it is closed, delays Zoom's responses to refreshes.
 
     Attributes:
-        responded: Set when Zoom has responded.
-        open: Set while responses are passed on.
+        responded: Event that is set when Zoom has responded.
+        open: Event that is set while the gate is open.
     """
 
     responded: asyncio.Event = field(default_factory=asyncio.Event)
@@ -89,11 +89,11 @@ async def test_disconnection_removes_the_token_from_the_cache_of_the_other_servi
 async def test_token_refreshed_before_a_disconnection_is_not_cached_afterwards(
     zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The deletion of the journal entry, the last step of a refresh, takes longer than the change feed needs to report the change."""
+    """The last step of the refresh, deleting the journal entry, ends only after the change feed has reported the disconnection."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.01)
     monkeypatch.setattr(
         change_feed, "OVERLAP_SECONDS", 0.0
-    )  # ensures that a disconnection is reported only once
+    )  # without an overlap between polls, each change is reported only once
     monkeypatch.setattr(change_feed, "FULL_POLL_INTERVAL", 1e6)
     monkeypatch.setattr(access_tokens, "CHANGE_VISIBILITY_SECONDS", 0.0)
     await zoomgate.connect()
@@ -144,7 +144,7 @@ async def test_token_refreshed_by_the_other_service_is_read_instead_of_refreshed
 async def test_token_replaced_twice_during_a_call_does_not_require_consent(
     zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other service refreshes again before the retried call, so the caller receives REFRESH_IN_PROGRESS."""
+    """The first service refreshes before the call and again before its retry, so the caller of the second receives REFRESH_IN_PROGRESS."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 1e6)
     me = proxy.GetRequest(user_email=MONICA, url="/users/me")
     await zoomgate.connect()
@@ -169,7 +169,7 @@ async def test_token_replaced_twice_during_a_call_does_not_require_consent(
 async def test_token_being_refreshed_during_a_call_does_not_require_consent(
     gate: Gate, zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other service has received a new token from Zoom, so the old token is invalid. The store does not contain the new token yet."""
+    """The first service has received a new token, which invalidates the old one, but has not stored it when the second retries its call."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 1e6)
     me = proxy.GetRequest(user_email=MONICA, url="/users/me")
     await zoomgate.connect()

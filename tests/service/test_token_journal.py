@@ -131,7 +131,7 @@ async def stored(data_dir: Path, zoom: Simulator) -> ConnectionRecord:
 
 
 async def test_expired_journal_entry_is_refreshed_first(tmp_path: Path) -> None:
-    """The new pair is journaled before its user is verified."""
+    """The new token pair is journaled before its user is verified."""
     async with stopped(tmp_path) as zoom:
         tokens = issued(zoom)
         zoom.zoom.expire(MONICA)
@@ -179,7 +179,7 @@ async def test_newer_consent_takes_precedence_over_a_journal_entry(tmp_path: Pat
 async def test_refresh_of_an_entry_during_shutdown_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The issued pair is stored, or remains in the journal for the next process."""
+    """The issued token pair is either stored before the process exits, or stored from the journal by the next process."""
     draining, real_refresh, real_drain = asyncio.Event(), OAuthClient.refresh, Refresher.drain
 
     async def refresh(self: OAuthClient, refresh_token: str) -> TokenOutcome:

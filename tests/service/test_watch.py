@@ -126,7 +126,7 @@ async def disconnect(zoomgate: Harness, user: str = MONICA) -> None:
 
 
 async def test_watch_reports_the_life_of_a_connection(zoomgate: Harness) -> None:
-    """After existing connections, a watch sends one event each for a consent, a refresh, a disconnection, and a new consent."""
+    """A consent, a refresh, a disconnection and a new consent are each reported as one event, after the existing connections."""
     await zoomgate.connect(OMAR)
     async with watching(zoomgate) as watch:
         assert await watch.until_synced() == [("INITIAL", OMAR)]
@@ -191,7 +191,7 @@ async def test_change_read_early_for_one_watch_is_sent_to_other_watches(
     async with watching(zoomgate) as first:
         await first.until_synced()
     async with watching(zoomgate, token=first.token) as slow:
-        await slow.until_synced()  # the change log therefore already contains the consent
+        await slow.until_synced()  # after this event, the change feed has already read the consent
         read, changes = ConnectionRepository.read_readable, ConnectionRepository.changes
         reading, proceed, poll_allowed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -270,7 +270,7 @@ async def test_resume_in_a_process_started_later_misses_no_event(
 
 
 async def test_interrupted_snapshot_resumes_after_the_last_user(zoomgate: Harness) -> None:
-    """Changes to users whom the interrupted snapshot had already reported are also reported."""
+    """If a user was reported before the interruption and has changed since, the change is also reported."""
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
     async with watching(zoomgate) as watch:
@@ -433,7 +433,7 @@ async def test_unread_watch_is_ended(zoomgate: Harness, monkeypatch: pytest.Monk
             http2.frame(http2.DATA, http2.END_STREAM, 1, http2.message(b"")),
         )
         async for kind, _, stream, _ in bare.frames():
-            if (kind, stream) == (http2.HEADERS, 1):  # the watch has started
+            if (kind, stream) == (http2.HEADERS, 1):  # the response headers show that the watch has started
                 break
         await wait_until_accepted(zoomgate)
 
@@ -469,7 +469,7 @@ async def test_watch_ends_when_the_caller_loses_access(
 
 
 async def test_watch_survives_a_store_outage(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Changes before, during and after an outage are reported once the store is available again."""
+    """Changes that a watch could not read during an outage are reported once the store is available again."""
     await zoomgate.connect()
     async with watching(zoomgate) as watch:
         assert await watch.until_synced() == [("INITIAL", MONICA)]

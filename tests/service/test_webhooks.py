@@ -58,7 +58,7 @@ async def zoomgate(tmp_path: Path) -> AsyncIterator[Harness]:
 
 
 class LogLines:
-    """The log lines of a test."""
+    """The lines logged during a test."""
 
     def __init__(self, log: io.StringIO) -> None:
         self._log = log
@@ -70,7 +70,7 @@ class LogLines:
         return self._log.getvalue()[self._start :]
 
     def of(self, event: str) -> list[dict[str, Any]]:
-        """Return the lines with an event name."""
+        """Return the lines whose event has the given name."""
         return [row for row in map(json.loads, self.text.splitlines()) if row["event"] == event]
 
 
@@ -115,7 +115,7 @@ async def outcomes(zoomgate: Harness) -> dict[str, int]:
 async def test_event_disconnects_the_user(
     zoomgate: Harness, event: str, cause: "Connection.Cause.ValueType", revoked: bool
 ) -> None:
-    """The user is disconnected immediately with a cause. Tokens that Zoom might still accept are revoked. Other users are unaffected."""
+    """The user is disconnected immediately, and the cause is recorded. Tokens that Zoom might still accept are revoked."""
     await zoomgate.connect(MONICA)
     await zoomgate.connect(OMAR)
     await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
@@ -141,7 +141,7 @@ async def test_tombstone_is_stored_before_the_response(stored: Harness) -> None:
 
 
 async def test_repeated_event_has_no_effect(stored: Harness) -> None:
-    """A repeated event has no effect even after a new consent, or with a new signature."""
+    """A repeated event also has no effect after a new consent, or with a new signature."""
     await stored.connect()
     event = app_deauthorized(MONICA)
     assert (await send(stored.http_url, event))[0] == 204
@@ -156,7 +156,7 @@ async def test_repeated_event_has_no_effect(stored: Harness) -> None:
 
 @pytest.mark.parametrize("event", ["app_deauthorized", "user.deactivated"])
 async def test_event_older_than_the_consent_is_ignored(stored: Harness, event: str) -> None:
-    """A user who reconnected before a late event arrives remains connected. Zoom retries for 85 minutes."""
+    """Zoom retries events for 85 minutes. A user who has reconnected before a late event arrives remains connected."""
     await stored.connect()
     before = time.time() - 1.4 * HOUR
     old = (
@@ -172,7 +172,7 @@ async def test_event_older_than_the_consent_is_ignored(stored: Harness, event: s
 async def test_milliseconds_may_be_string_or_number(
     zoomgate: Harness, kind: Callable[[int], str | float]
 ) -> None:
-    """Zoom sends some timestamps as strings. Both forms are compared with the time of the consent."""
+    """Zoom sends some timestamps as strings and others as numbers. Both are compared with the time of the consent."""
     await zoomgate.connect()
     before = kind(int((time.time() - HOUR) * 1000))
     event = app_deauthorized(MONICA, deauthorization_time=None, event_ts=before)
@@ -207,7 +207,7 @@ async def test_other_events_are_accepted_and_ignored(zoomgate: Harness) -> None:
 
 
 async def test_event_disconnects_a_user_who_must_consent_again(zoomgate: Harness) -> None:
-    """The connection still contains tokens that Zoom has already rejected."""
+    """The connection of such a user still contains tokens, although Zoom has already rejected them."""
     await zoomgate.connect()
     zoomgate.simulator.zoom.revoke_grant(zoomgate.simulator.zoom.grants[MONICA])
     await zoomgate.error_of(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
@@ -253,7 +253,7 @@ async def test_concurrent_events_in_two_services_disconnect_once(
 async def failing(
     monkeypatch: pytest.MonkeyPatch, method: str, *, after: bool = False
 ) -> AsyncIterator[None]:
-    """Make a method of the SQLite store fail, before or after the actual operation."""
+    """Make a method of the SQLite store fail, either before or after it has performed the operation."""
     real = getattr(SqliteStore, method)
 
     async def fails(self: SqliteStore, *arguments: Any, **named: Any) -> Any:
@@ -283,7 +283,7 @@ async def test_store_failure_makes_zoom_retry(
 
 
 async def test_unconfirmed_tombstone_is_detected(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the write of the tombstone succeeds but is not confirmed, the disconnection is audited and the token is not returned."""
+    """If the store writes a disconnection without confirming it, the disconnection is audited and the token is not returned."""
     await zoomgate.connect()
     await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
     async with failing(monkeypatch, "put", after=True):
@@ -298,7 +298,7 @@ async def test_unconfirmed_tombstone_is_detected(zoomgate: Harness, monkeypatch:
 async def test_tombstone_stored_before_an_outage_remains(
     zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store fails after the write of the tombstone. Zoom's retry has no further effect."""
+    """The store fails after it has written the disconnection. Zoom's retry has no further effect."""
     await zoomgate.connect()
     event = app_deauthorized(MONICA)
     put, get = SqliteStore.put, SqliteStore.get
@@ -349,7 +349,7 @@ async def test_slow_store_does_not_delay_the_response(
 
 
 async def test_undecryptable_connection_makes_zoom_retry(zoomgate: Harness, lines: LogLines) -> None:
-    """A missing encryption key may be restored before the retry. The log contains the record key, not the user."""
+    """The cause, e.g. a missing encryption key, may be corrected before Zoom's retry. The log contains the record's key, not the user."""
     await zoomgate.connect()
     store = await SqliteStore.open(zoomgate.data_dir / "zoomgate.db", time.time)
     record, _ = await store.find("loopback|zoomgate-dev", "u-Monica-7Yc1")
@@ -370,7 +370,7 @@ async def test_undecryptable_connection_makes_zoom_retry(zoomgate: Harness, line
 
 
 async def test_validation_response_proves_the_secret(zoomgate: Harness) -> None:
-    """The response contains Zoom's token and its HMAC under the secret."""
+    """The response contains Zoom's token and the token's HMAC, with the webhook secret as the key."""
     status, body = await send(zoomgate.http_url, challenge("qgg8vlvZRS6UYooatFL8Aw"))
     proof = hmac.new(SECRET.encode(), b"qgg8vlvZRS6UYooatFL8Aw", hashlib.sha256).hexdigest()
     assert (status, json.loads(body)) == (
@@ -503,7 +503,7 @@ async def test_event_with_an_invalid_time_uses_the_time_of_its_signature(
 
 
 async def test_old_and_future_events_are_rejected(zoomgate: Harness) -> None:
-    """Events are accepted for two hours after their timestamp, which limits replay attacks."""
+    """Events are accepted for only two hours after their timestamp, which limits replay attacks."""
     await zoomgate.connect()
     now = time.time()
     for at in (now - 2 * HOUR - 10, now + 310, 0):
@@ -725,7 +725,7 @@ async def test_events_of_the_simulator_are_accepted(subscribed: Harness) -> None
 async def test_event_is_retried_after_a_store_failure(
     subscribed: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Zoom retries after five minutes, and the user is disconnected unless the user has reconnected in the meantime."""
+    """Zoom sends the event again after five minutes. It disconnects the user unless the user has reconnected in the meantime."""
     for reconnects in (False, True):
         await subscribed.connect()
         async with failing(monkeypatch, "find"):

@@ -18,14 +18,14 @@ TOKEN = re.compile(r"sim-[ar]t-\w+")
 
 @pytest.fixture
 def zoom() -> Iterator[RunningSimulator]:
-    """A Zoom simulator with 80 additional users."""
+    """Run a Zoom simulator with 80 additional users."""
     with simulated(SimulatorOptions(port=0, users=(*USERS, *DEFAULT_USERS))) as running:
         yield running
 
 
 @pytest.fixture
 def workspace(tmp_path: Path, zoom: RunningSimulator) -> Iterator[Workspace]:
-    """An empty workspace; after the test, only the exports may contain tokens in plain text."""
+    """Return an empty workspace. After the test, check that no file except the exports contains tokens in plain text."""
     yield Workspace.of(tmp_path, zoom)
     for path in tmp_path.rglob("*"):
         if path.is_file() and path.suffix not in (".csv", ".json", ".txt") and path.name != "trace":

@@ -103,7 +103,7 @@ def exported_user(zoom: RunningSimulator, email: str, *, expired: bool = True) -
 
 
 def with_expired_access_token(zoom: RunningSimulator, user: ExportedUser) -> ExportedUser:
-    """Expire the access token of a user, and return the user with an older update time."""
+    """Expire the user's access token in the simulator, and return the user with an earlier update time."""
     zoom.expire(user.email)
     return replace(user, updated=time.time() - 7200)
 
@@ -126,7 +126,7 @@ class Workspace:
 
     @classmethod
     def of(cls, folder: Path, zoom: RunningSimulator, **settings: str) -> "Workspace":
-        """Return a workspace with additional settings."""
+        """Return a workspace whose settings refer to the simulator; `settings` are added."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("ZOOMGATE_")}
         environ = {
             "ZOOMGATE_DATA_DIR": str(folder / "data"),
@@ -161,12 +161,12 @@ class Workspace:
         return CommandOutput(process.stdout, process.stderr)
 
     def results(self, name: str) -> list[dict[str, Any]]:
-        """Return the entries of the results file, in the order in which they were written."""
+        """Return the entries of an export's results file, in the order in which they were written."""
         text = (self.folder / f"{name}.results.jsonl").read_text(encoding="utf-8")
         return [json.loads(line) for line in text.splitlines()[1:]]
 
     def statuses(self, name: str) -> list[str]:
-        """Return the latest status of each row, in the order of the rows."""
+        """Return the latest status of each row of an export, in the order of the rows."""
         latest = {entry["row"]: entry["status"] for entry in self.results(name)}
         return [latest[row] for row in sorted(latest)]
 

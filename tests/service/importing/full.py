@@ -25,7 +25,7 @@ class Disk:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[None]:
-        """Count a write; if the disk is full, prevent all files from growing within the block."""
+        """Count a write. If the limit is exceeded, no file can grow within the block."""
         self._remaining -= 1
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         if self._remaining < 0:
@@ -37,7 +37,7 @@ class Disk:
 
 
 def limit_writes(disk: Disk, files: str) -> None:
-    """Count the writes to `results`, `audit` or `journal` as writes to a disk."""
+    """Limit the writes to `results`, `audit` or `journal` to the number that the disk has space for."""
     put, require, draft = Results._write, AuditTrail.require, TokenJournal._draft
 
     def write_result(self: Results, entry: dict[str, Any]) -> None:

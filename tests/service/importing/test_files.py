@@ -44,19 +44,19 @@ def reader(tmp_path: Path, make: Callable[[Path], formats.Source]) -> Read:
 
 @pytest.fixture
 def velo(tmp_path: Path) -> Read:
-    """A reader for the collection `ZoomUsers`."""
+    """Return a reader for the collection `ZoomUsers`."""
     return reader(tmp_path, lambda path: formats.velo_users(path, "userEmail"))
 
 
 @pytest.fixture
 def lines(tmp_path: Path) -> Read:
-    """A reader for the format `jsonl`."""
+    """Return a reader for the format `jsonl`."""
     return reader(tmp_path, formats.json_lines)
 
 
 @pytest.fixture
 def nango(tmp_path: Path) -> Read:
-    """A reader for connections of Nango."""
+    """Return a reader for connections of Nango."""
     return reader(tmp_path, lambda path: formats.nango(path, "end_user.email"))
 
 
@@ -150,7 +150,7 @@ def test_invalid_record_does_not_affect_other_records(name: str, velo: Read) -> 
 
 
 def test_quoted_field_may_contain_line_endings(velo: Read) -> None:
-    """The reported line numbers of the following rows are correct."""
+    """The line numbers reported for rows after such a field are correct."""
     note = ExportedUser("p9@example.com", "access-9", "refresh-9").velo | {"_id": 'a "quoted"\nnote,\n'}
     fields = ",".join(f'"{str(value).replace(chr(34), chr(34) * 2)}"' for value in note.values())
     good, errors = velo(HEADER + fields + "\r\n" + "x,y\r\n" + RECORDS[0])
@@ -291,7 +291,7 @@ def test_times_are_parsed(value: object, seconds: float) -> None:
 
 
 def test_invalid_times_are_counted(tmp_path: Path) -> None:
-    """A spreadsheet may have reformatted the times. Missing times are not counted as invalid."""
+    """Times may be invalid because a spreadsheet has reformatted them. Missing times are not counted as invalid."""
     path = tmp_path / "export"
     counts = []
     for make, rows in (
@@ -315,7 +315,7 @@ def test_invalid_times_are_counted(tmp_path: Path) -> None:
 
 
 def test_newest_row_of_a_user_supersedes_the_others(tmp_path: Path) -> None:
-    """The number and order of the rows do not matter, and invalid rows are ignored."""
+    """The number and order of the user's rows do not matter, and invalid rows are ignored."""
     rows = [
         ExportedUser("a@example.com", "a", f"r{number}", NOW - age)
         for number, age in enumerate((50, 10, 30, 10, 90))

@@ -40,7 +40,7 @@ HURRIED = "service.importing.hurried"
 def velo(
     workspace: Workspace, *options: str, code: int = 0, module: str = "zoomgate_server"
 ) -> dict[str, int]:
-    """Import ZoomUsers.csv, and return the counts."""
+    """Import ZoomUsers.csv, and return the counts that the command prints."""
     output = workspace.run(
         "import", "velo-users", "ZoomUsers.csv", "--json", *FAST, *options, code=code, module=module
     )
@@ -50,7 +50,7 @@ def velo(
 
 @pytest.fixture(params=["SQLite", "MongoDB"])
 def any_store(request: pytest.FixtureRequest, workspace: Workspace) -> Workspace:
-    """A workspace with each kind of store."""
+    """Return a workspace; the test runs once for each kind of store."""
     if request.param == "SQLite":
         return workspace
     server: MongoServer = request.getfixturevalue("mongodb")
@@ -61,7 +61,7 @@ def any_store(request: pytest.FixtureRequest, workspace: Workspace) -> Workspace
 
 
 async def test_import_while_a_service_is_running(any_store: Workspace, zoom: RunningSimulator) -> None:
-    """Only expired access tokens are refreshed by the import; the running service then serves and refreshes all users."""
+    """The import refreshes only expired access tokens. The running service then serves and refreshes the tokens of all users."""
     users = [exported_user(zoom, user.email, expired=number % 2 > 0) for number, user in enumerate(USERS[:6])]
     any_store.write("ZoomUsers.csv", as_csv(users))
     settings = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
@@ -82,7 +82,7 @@ async def test_import_while_a_service_is_running(any_store: Workspace, zoom: Run
 
 
 async def test_missing_store_is_created(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """A service that starts after the import serves all users; only the owner can read the results."""
+    """A service that starts after the import serves all users. Only the owner of the results file can read it."""
     users = [exported_user(zoom, user.email) for user in USERS[:3]]
     workspace.write("ZoomUsers.csv", as_csv(users))
     output = workspace.run("import", "velo-users", "ZoomUsers.csv")
@@ -115,7 +115,7 @@ def test_all_formats_are_imported(workspace: Workspace, zoom: RunningSimulator) 
 
 
 def test_tokens_of_a_different_user_are_rejected(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """Rows with a valid access token are rejected without a refresh; newly issued tokens are revoked, since no other system has them."""
+    """If the access token is valid, the row is rejected without a refresh. Otherwise, the newly issued tokens are revoked."""
     valid, old = exported_user(zoom, FIRST, expired=False), exported_user(zoom, SECOND)
     rows = [replace(valid, email="a@example.com"), replace(old, email="b@example.com")]
     workspace.write("ZoomUsers.csv", as_csv(rows))
@@ -133,7 +133,7 @@ def test_tokens_of_a_different_user_are_rejected(workspace: Workspace, zoom: Run
 
 
 def test_slow_revocation_does_not_block_the_import(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """The result does not state that the tokens have been revoked."""
+    """While Zoom has not confirmed the revocation, the result states that the tokens are being revoked."""
     workspace.write("ZoomUsers.csv", as_csv([replace(exported_user(zoom, FIRST), email=SECOND)]))
     zoom.add_fault("revoke", "delay", times=-1, seconds=60.0)
     output = workspace.run("import", "velo-users", "ZoomUsers.csv", code=1, module=HURRIED)
@@ -145,7 +145,7 @@ def test_slow_revocation_does_not_block_the_import(workspace: Workspace, zoom: R
 
 
 def test_rejected_refresh_tokens_require_consent(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """Cases: refresh tokens that were used after the export, or that belong to a different app. Other rows are not affected."""
+    """Cases: a revoked refresh token, and a refresh token of a different app. Other rows are not affected."""
     used = exported_user(zoom, FIRST)
     exported_user(zoom, FIRST)
     foreign = replace(used, email=SECOND, refresh="sim-rt-of-another-app", access="")
@@ -162,7 +162,7 @@ def test_rejected_refresh_tokens_require_consent(workspace: Workspace, zoom: Run
 async def test_connected_and_disconnected_users_are_skipped(
     workspace: Workspace, zoom: RunningSimulator
 ) -> None:
-    """The option --replace imports rows that are newer than the existing connection."""
+    """With the option --replace, rows that are newer than the existing connection or its disconnection are imported."""
     before = [exported_user(zoom, user) for user in (FIRST, SECOND)]
     workspace.write("ZoomUsers.csv", as_csv(before))
     velo(workspace)
@@ -191,7 +191,7 @@ async def test_connected_and_disconnected_users_are_skipped(
 async def test_stored_tokens_that_zoom_has_since_rejected_require_consent(
     workspace: Workspace, zoom: RunningSimulator
 ) -> None:
-    """A refresh token of a different app is stored if the access token is valid. Zoom rejects it at the first refresh."""
+    """The refresh token belongs to a different app. It is stored because the access token is valid, and rejected at the first refresh."""
     foreign = replace(exported_user(zoom, FIRST, expired=False), refresh="sim-rt-of-another-app")
     workspace.write("ZoomUsers.csv", as_csv([foreign]))
     assert velo(workspace)["stored"] == 1
@@ -274,7 +274,7 @@ def test_zoom_outage_stops_the_import(endpoint: str, workspace: Workspace, zoom:
 
 
 def test_lost_token_response_is_reported(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """The refresh token cannot be used again, so the user must consent; other users are not affected."""
+    """The user must consent, because the refresh token cannot be used again. Other users are not affected."""
     users = [exported_user(zoom, user.email) for user in USERS[:2]]
     workspace.write("ZoomUsers.csv", as_csv(users))
     zoom.add_fault("token", "cut_after")
@@ -307,7 +307,7 @@ def test_interrupted_import_can_be_resumed(workspace: Workspace, zoom: RunningSi
     """On SIGINT, the rows in progress complete, and the exit code is 1; the same command imports the remaining rows."""
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, user.email) for user in USERS]))
     process = subprocess.Popen(
-        # slow, so that most rows remain even if the signal arrives late
+        # responses are slow, so that most rows remain even if the signal arrives late
         [sys.executable, "-m", "zoomgate_server", "import", "velo-users", "ZoomUsers.csv", "--rate", "2"],
         cwd=workspace.folder,
         env=workspace.environ,
@@ -387,7 +387,7 @@ def test_existing_empty_results_file_gets_mode_0600(workspace: Workspace, zoom: 
 
 @pytest.mark.parametrize("locked", ["ZoomUsers.csv", "results"])
 def test_concurrent_imports_are_rejected(locked: str, workspace: Workspace, zoom: RunningSimulator) -> None:
-    """Two concurrent imports can share neither the export nor the results file."""
+    """Two concurrent imports must have different exports and different results files."""
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
     workspace.write("results", "")
     with (workspace.folder / locked).open("r+b") as other:
@@ -422,7 +422,7 @@ def test_root_cannot_import_into_the_data_directory_of_a_different_user(
 
 
 def test_export_must_be_a_regular_file(workspace: Workspace) -> None:
-    """A pipe is rejected immediately, since the second read would block."""
+    """A pipe or device is rejected immediately, because it cannot be read twice."""
     os.mkfifo(workspace.folder / "pipe")
     for name in ("pipe", "/dev/zero"):
         output = workspace.run("import", "jsonl", name, "--dry-run", code=2)
@@ -431,7 +431,7 @@ def test_export_must_be_a_regular_file(workspace: Workspace) -> None:
 
 @pytest.mark.parametrize("files", ["results", "audit", "journal"])
 def test_full_disk_stops_the_import(files: str, workspace: Workspace, zoom: RunningSimulator) -> None:
-    """Rows in progress are stored. The same command then imports the remaining rows, and no refresh token is used twice."""
+    """Rows in progress are stored. With space available again, the import is completed, and no refresh token is used twice."""
     users = [exported_user(zoom, user.email) for user in USERS[:40]]
     workspace.write("ZoomUsers.csv", as_csv(users))
     output = workspace.run(
@@ -449,7 +449,7 @@ async def test_import_retries_while_journal_and_store_are_unavailable(
 ) -> None:
     """The issued tokens exist only in the memory of the import until the store is available again."""
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
-    zoom.add_fault("token", "delay", seconds=20.0)  # wait until the journal and the store are unavailable
+    zoom.add_fault("token", "delay", seconds=20.0)  # until the journal and the store are unavailable
     running = asyncio.create_task(asyncio.to_thread(velo, workspace, module=HURRIED))
     while not zoom.counters().get("faults.delay") and not running.done():
         await asyncio.sleep(0.02)
@@ -468,7 +468,7 @@ async def test_import_retries_while_journal_and_store_are_unavailable(
 def test_wrong_addresses_stop_the_import_after_three_rows(
     workspace: Workspace, zoom: RunningSimulator
 ) -> None:
-    """With a wrong address column, at most three users have to consent again."""
+    """If every address is wrong, only three users have to consent again."""
     users = [exported_user(zoom, user.email) for user in USERS[:6]]
     workspace.write("ZoomUsers.csv", as_csv(replace(u, email=f"not-{u.email}") for u in users))
     output = workspace.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=1)
@@ -504,7 +504,7 @@ def test_export_readable_by_others_causes_a_warning(workspace: Workspace, zoom: 
 
 
 def test_results_contain_no_tokens(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """The results also omit tokens that are in the address column by mistake."""
+    """This includes tokens that are in the address column by mistake."""
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
     velo(workspace, "--user-column", "refresh_token", code=1)
     assert not TOKEN.search((workspace.folder / "ZoomUsers.csv.results.jsonl").read_text())

@@ -38,7 +38,7 @@ async def test_invalid_fault_is_rejected(client: Client, fault: dict[str, Any], 
 
 
 async def test_clearing_faults_releases_delayed_requests(client: Client) -> None:
-    """The overview page shows that a delay was ended early."""
+    """The overview page shows that the delay was ended early."""
     await client.consent()
     await client.sim("fault", endpoint="users_me", kind="delay", seconds=600)
     delayed = asyncio.create_task(client.api("GET", "/users/me"))
@@ -83,7 +83,7 @@ async def test_consent_without_a_browser_is_validated_like_the_page(
 
 
 async def test_used_refresh_tokens_are_deleted_beyond_a_limit(client: Client) -> None:
-    """The latest refresh token is always accepted."""
+    """The latest refresh token is still accepted."""
     zoom = client.simulator.zoom
     for _ in range(RETAINED_TOKENS + 3):
         issued = await client.consent()

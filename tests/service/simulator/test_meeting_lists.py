@@ -94,7 +94,7 @@ async def test_pages_list_every_meeting_once(client: Client) -> None:
 
 @pytest.fixture
 async def series(client: Client) -> tuple[Client, str, list[dict[str, Any]]]:
-    """A recurring meeting with three occurrences: the client, the meeting's path and the occurrences."""
+    """Create a recurring meeting with three occurrences. Return the client, the meeting's path and the occurrences."""
     await client.consent()
     body = {"type": 8, "start_time": "2031-07-01T09:00:00Z", "recurrence": {"type": 1, "end_times": 3}}
     meeting = (await client.api("POST", "/users/me/meetings", **body))[1]
@@ -132,7 +132,7 @@ async def test_unknown_occurrence_is_not_found(
 
 
 async def test_updates_have_the_documented_scope(series: tuple[Client, str, list[dict[str, Any]]]) -> None:
-    """A past start is replaced by the current time, a series retains its occurrences, and an occurrence changes only start and duration."""
+    """A start in the past becomes the current time, a series retains its occurrences, and an occurrence changes only start and duration."""
     client, path, occurrences = series
     one = f"{path}?occurrence_id={occurrences[1]['occurrence_id']}"
     assert (await client.api("PATCH", one, agenda="A", settings={"audio": "voip"}, duration=15))[0] == 204

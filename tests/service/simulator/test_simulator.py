@@ -189,7 +189,7 @@ async def test_user_in_the_authorization_url_is_ignored(client: Client) -> None:
 
 
 async def test_fault_affects_its_endpoint_the_configured_number_of_times(client: Client) -> None:
-    """The counters include injected faults."""
+    """The counters include the injected faults."""
     issued = await client.consent()
     await client.sim("fault", endpoint="users_me", kind="rate_limit_daily", times=1)
     async with client.session.get(

@@ -68,7 +68,7 @@ def test_invalid_arguments_raise_errors(zoom: RunningSimulator) -> None:
 
 
 def test_repr_contains_no_token(zoom: RunningSimulator) -> None:
-    """A failing assertion prints no token."""
+    """Therefore, a failing assertion prints no token."""
     assert zoom.connect(MONICA).access_token not in repr(zoom.connect(MONICA))
 
 

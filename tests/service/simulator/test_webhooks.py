@@ -90,7 +90,7 @@ async def app() -> AsyncIterator[App]:
 
 @pytest.fixture
 async def client(clock: Clock, app: App) -> AsyncIterator[Client]:
-    """A client with a user who has consented."""
+    """Return a client of a simulator in which a user has consented."""
     async with (
         Simulator(SimulatorOptions(port=0, webhook_url=app.url), wall=clock) as simulator,
         aiohttp.ClientSession() as session,
@@ -114,7 +114,7 @@ async def responses(client: Client, count: int, event: str = "") -> list[str]:
 async def test_app_removal_revokes_the_grant_and_sends_a_signed_event(
     client: Client, app: App, clock: Clock
 ) -> None:
-    """The event's timestamps ignore advances of the simulator's clock."""
+    """The event's timestamps are not affected by advances of the simulator's clock."""
     clock.now += 7.25
     client.simulator.zoom.wall.advance(9 * MINUTE)
     response = await client.sim("event", event="app_deauthorized", user=MONICA)
@@ -162,7 +162,7 @@ async def test_server_errors_are_retried_with_zooms_delays(
         clock.now += minutes * MINUTE - 1
         await client.sim(
             "event", event="endpoint.url_validation"
-        )  # shows that the first event was not yet due
+        )  # a retry that was already due would arrive before this event
         await responses(client, 1)
         assert sum(b"deauthorized" in body for _, body in app.events) == count - 1
         client.simulator.zoom.wall.advance(1.0)
@@ -178,7 +178,7 @@ async def test_server_errors_are_retried_with_zooms_delays(
 
 
 async def test_retry_delay_starts_when_the_event_is_sent(client: Client, app: App) -> None:
-    """Advancing the clock before the response arrives does not postpone the retry."""
+    """If the clock is advanced before the response arrives, the retry is not postponed."""
     app.statuses = [503]
     app.may_respond.clear()
     await client.sim("event", event="app_deauthorized", user=MONICA)
@@ -227,7 +227,7 @@ async def test_button_on_the_page_triggers_an_event(client: Client, app: App) ->
         page = await response.text()
     assert (
         page.count("Remove the app") == 2
-    )  # in the text and the aria-label of one button; only one user is connected
+    )  # the text and the aria-label of one button, because only one user is connected
     form = {"user": MONICA, "event": "app_deauthorized"}
     for site in ("cross-site", "same-site", "none"):
         async with client.session.post(
@@ -261,7 +261,7 @@ async def test_invalid_event_is_rejected(client: Client, app: App, body: dict[st
 
 
 async def test_event_without_webhook_url_is_applied_but_not_sent(client: Client, app: App) -> None:
-    """The response reports that no event was sent. A reset also deletes pending retries."""
+    """The simulator's response reports that no event was sent. A reset also deletes pending retries."""
     app.statuses = [503]
     await client.sim("event", event="user.disassociated", user=MONICA)
     await responses(client, 1)
