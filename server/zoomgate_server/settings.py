@@ -22,7 +22,7 @@ from zoomgate_server.secret import Secret
 
 PREFIX = "ZOOMGATE_"
 VELO_SECRET = "velo-zoom-integration-client-secret"
-"""Name of the client secret in Velo's secrets manager."""
+"""Name of the client secret in Wix's Secrets Manager."""
 
 WEBHOOK_SECRET = "zoom-webhook-secret-token"
 """Name of the file with the webhook secret token."""

@@ -109,7 +109,7 @@ def _call(
 ) -> dict[str, Any]:
     """Call the simulator's admin API and return the JSON response, or exit with an error.
 
-    A response that is not an object, or lacks the required field, must be from a server that is not the simulator.
+    A response that is not a JSON object, or lacks the required field, is an error, because it was not sent by the simulator.
     """
     try:
         address = Address.parse(at)
