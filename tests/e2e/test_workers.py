@@ -357,7 +357,7 @@ async def test_workers_share_a_mongodb_database(zoom: Simulator, tmp_path: Path,
 
 
 async def test_worker_waiting_for_the_database_receives_no_calls(zoom: Simulator, tmp_path: Path) -> None:
-    """A worker that restarts during a database outage waits for the database; until then, the other worker receives all calls and probes."""
+    """A worker that restarts during a database outage waits for the database. Meanwhile, the other worker receives all calls and probes."""
     database = OwnServer(tmp_path)
     await asyncio.to_thread(database.start)
     key_file.create(tmp_path / "keys.json")
@@ -478,7 +478,7 @@ async def test_workers_exit_when_the_supervisor_is_killed(service: Service) -> N
 
 
 async def test_repeated_start_failures_stop_the_service(service: Service) -> None:
-    """If a worker fails to start five times in a row, the service exits with the reason and exit code 1."""
+    """If a worker fails to start five times in a row, the service logs the reason and exits with 1."""
     (service.directory / "data" / "keys.json").chmod(0o644)
     os.kill(service.workers()[3], signal.SIGKILL)
     await asyncio.to_thread(service.process.wait, SECONDS)
@@ -492,7 +492,7 @@ async def test_repeated_start_failures_stop_the_service(service: Service) -> Non
 
 
 def run_failing(zoom: Simulator, directory: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run a service that fails to start, until it exits."""
+    """Run a service that fails to start, and return the completed process."""
     return subprocess.run(
         [sys.executable, "-m", "zoomgate_server", "serve"],
         cwd=directory,

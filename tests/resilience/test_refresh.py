@@ -237,9 +237,9 @@ async def test_failed_write_loses_no_token(
 async def test_clock_jump_during_a_refresh_loses_no_token(
     place: Place, monkeypatch: pytest.MonkeyPatch, step: float
 ) -> None:
-    """The issued pair is stored, the next refresh succeeds, and no expired token is returned.
+    """The token pair that Zoom issues is stored, the next refresh succeeds, and no expired token is returned.
 
-    The local clock is used only with an SQLite file, since a database server has its own clock.
+    With SQLite, the store uses the clock of this process, which jumps; with MongoDB, it uses the clock of the database server.
     """
     offset, real_wall, real_refresh = [0.0], SystemClock.wall, OAuthClient.refresh
 

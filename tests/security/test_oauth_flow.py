@@ -295,7 +295,7 @@ async def test_special_characters_in_a_code_do_not_change_the_form(site: Site) -
 
 
 async def test_pending_authorizations_per_caller_are_limited(tmp_path: Path) -> None:
-    """A caller that reaches the limit does not affect other callers."""
+    """A caller that has reached its limit does not prevent other callers from starting authorizations."""
     async with running(tmp_path, environ={"ZOOMGATE_MAX_PENDING_PER_CALLER": "5"}) as zoomgate:
         for number in range(5):
             await zoomgate.begin_authorization(f"u{number}@example.com")

@@ -32,16 +32,16 @@ WRITE = meetings.CreateMeetingRequest(user_email=MONICA)
 UNAVAILABLE, UNKNOWN = ("UNAVAILABLE", "ZOOM_UNAVAILABLE"), ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")
 BAD, LARGE = ("INTERNAL", "ZOOM_BAD_RESPONSE"), ("RESOURCE_EXHAUSTED", "ZOOM_RESPONSE_TOO_LARGE")
 MEETING = ("OK", "1")
-"""The status code and reason of a failed call, or OK and the parsed value."""
+"""The status code and the error reason of a failed call, or OK and a value from the response."""
 
 
 def status(number: int) -> Outcome:
-    """Return the expected outcome of a proxy call for an HTTP status."""
+    """Return the expected outcome of a proxy call to which Zoom responds with an HTTP status."""
     return ("OK", str(number))
 
 
 def html_page(line: str) -> bytes:
-    """Return an HTML response of an intermediary."""
+    """Return the HTML response of an intermediary with the status line `line`."""
     body = b"<html><body>Bad Gateway</body></html>"
     return (
         f"HTTP/1.1 {line}\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
@@ -314,7 +314,7 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 
 
 async def outcome(zoomgate: Harness, method: Any, request: Any) -> Outcome:
-    """Call an RPC; return the code and reason of a failure, or OK and the parsed value."""
+    """Call an RPC; return the status code and the error reason if it fails, otherwise OK and a value from the response."""
     try:
         result = await zoomgate.call(method, request)
     except grpc.aio.AioRpcError as error:
