@@ -1,1 +1,1 @@
-"""Crash tests with failing stores and with real processes that are killed, paused or drained at specific points."""
+"""Tests with failing stores, and with real processes that are killed, paused or shut down at specific points."""

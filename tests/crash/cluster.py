@@ -38,7 +38,7 @@ from zoomgate_server.storage.mongodb import MongoStore
 from zoomgate_server.storage.sqlite import SqliteStore
 
 TIMEOUT_SECONDS = 40.0
-"""Maximum duration of every wait."""
+"""Maximum duration of a wait for a condition, a response or the exit of a process."""
 
 TESTS = Path(__file__).parents[1]
 OK = ("OK", "")
@@ -60,14 +60,14 @@ refresh_tokens = true
 """
 
 CallStatus = tuple[str, str]
-"""The status code and the error reason of a call."""
+"""The status code of a call, and the error reason or an empty string."""
 
 
 class StoreKind(StrEnum):
     """The kind of store that the processes share.
 
     Attributes:
-        SQLITE: All processes share one data directory, with the database file and the token journal.
+        SQLITE: All processes share one data directory, which contains the database file and the token journal.
         MONGODB: All processes share a database; each process has its own data directory.
     """
 
@@ -115,7 +115,7 @@ class Server:
     _stub: Any = None
 
     async def call(self, method: str, request: Any, seconds: float = TIMEOUT_SECONDS) -> CallStatus:
-        """Call an RPC of the AuthService and return its status."""
+        """Call an RPC of the AuthService, and return the status of the call."""
         if self._stub is None:
             options = [("grpc.use_local_subchannel_pool", 1)]
             channel = await self._channels.enter_async_context(
@@ -127,30 +127,30 @@ class Server:
     async def call_on_new_connection(
         self, method: str, request: Any, seconds: float = TIMEOUT_SECONDS
     ) -> CallStatus:
-        """Call over a new TCP connection, so that the kernel chooses the worker."""
+        """Call an RPC of the AuthService over a new TCP connection, for which the kernel chooses a worker; return the status."""
         options = [("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.insecure_channel(self.grpc, options=options) as channel:
             return await _call_status(getattr(AuthServiceStub(channel), method), request, seconds)
 
     async def token(self, user: str, seconds: float = TIMEOUT_SECONDS) -> CallStatus:
-        """Request a user's access token."""
+        """Request a user's access token, and return the status of the call."""
         return await self.call("GetToken", auth.GetTokenRequest(user_email=user), seconds)
 
     async def create_meeting(self, user: str) -> CallStatus:
-        """Create a meeting, so that Zoom receives the user's access token."""
+        """Create a meeting, for which the service sends the user's access token to Zoom; return the status of the call."""
         async with grpc.aio.insecure_channel(self.grpc) as channel:
             request = CreateMeetingRequest(user_email=user)
             return await _call_status(MeetingsServiceStub(channel).CreateMeeting, request, TIMEOUT_SECONDS)
 
     async def tokens(self, users: Iterable[str], seconds: float = TIMEOUT_SECONDS) -> dict[str, CallStatus]:
-        """Request the access tokens of several users concurrently."""
+        """Request the access tokens of several users concurrently, and return the status of each call by user."""
         emails = list(users)
         return dict(
             zip(emails, await asyncio.gather(*(self.token(user, seconds) for user in emails)), strict=True)
         )
 
     def plan(self, points: dict[str, str]) -> None:
-        """Replace the plan, which lists the points at which the operations of users pause."""
+        """Replace the plan, which lists, for each user, the point at which the user's operations pause."""
         write_plan(self.directory, points)
 
     def trace(self) -> list[tuple[int, str, str]]:
@@ -159,12 +159,12 @@ class Server:
         return [(int(pid), user, point) for pid, user, point in rows]
 
     async def reached(self, points: dict[str, str]) -> None:
-        """Wait until, for every user in a plan, an operation has reached the point that the plan lists."""
+        """Wait until, for every user in `points`, an operation has reached the user's point."""
         expected = set(points.items())
         await until(lambda: expected <= {(user, point) for _, user, point in self.trace()})
 
     def log(self, event: str) -> list[dict[str, Any]]:
-        """Return the log entries with an event name."""
+        """Return the log entries with the event name `event`."""
         return events(self.directory / "log", event)
 
     def send(self, number: signal.Signals) -> None:
@@ -201,7 +201,7 @@ async def _call_status(method: Any, request: Any, seconds: float) -> CallStatus:
 
 
 def write_plan(directory: Path, points: dict[str, str]) -> None:
-    """Replace a plan atomically."""
+    """Replace the plan in a directory atomically."""
     new = directory / "plan.new"
     new.write_text(json.dumps(points))
     new.rename(directory / "plan.json")
@@ -244,9 +244,9 @@ class Cluster:
         """Start a service and wait until it is ready.
 
         Args:
-            name: With MongoDB, selects the data directory; a later service with the same name uses the same directory.
-            plan: The points at which the operations of users pause, by email address.
-            store_uri: A different address of the MongoDB database, such as the address of a proxy.
+            name: Name of the data directory if the store is MongoDB; services started with the same name use the same directory.
+            plan: The point at which each user's operations pause, by email address.
+            store_uri: Address to use for the MongoDB database instead of its own, such as the address of a proxy.
         """
         directory = self._directory / f"{name}-{len(self._servers)}"
         directory.mkdir()
@@ -298,11 +298,11 @@ class Cluster:
     # -- users -------------------------------------------------------------------------------------------
 
     def code(self, user: str, redirect_uri: str) -> str:
-        """Return the authorization code of a new consent of a user."""
+        """Let a user consent in the Zoom simulator, and return the authorization code."""
         return self.zoom.zoom.issue_code(self.zoom.zoom.users[user], redirect_uri)
 
     def grant(self, user: str, *, expired: bool = True) -> TokenPair:
-        """Return the token pair of a new consent of a user.
+        """Let a user consent in the Zoom simulator, and return the issued token pair.
 
         Args:
             expired: Whether Zoom treats the access token as expired. The expiry time in the returned pair is always in the past.
@@ -343,19 +343,19 @@ class Cluster:
         return record
 
     async def state(self, user: str) -> str:
-        """Return the state and any cause of a connection, or "none" if no record exists."""
+        """Return the state of a user's connection, followed by the cause if there is one, or "none" if no record exists."""
         record = await self.record(user)
         if record is None:
             return "none"
         return record.state.value + (f" {record.cause.value}" if record.cause else "")
 
     def audit_events(self) -> list[dict[str, Any]]:
-        """Return the lines of the audit trails in all data directories."""
+        """Return the entries of the audit trails in all data directories."""
         files = self._directory.glob("*/audit.jsonl")
         return [json.loads(line) for file in files for line in whole_lines(file)]
 
     def journal_entries(self) -> list[Path]:
-        """Return the token journal entry files in all data directories."""
+        """Return the paths of the token journal's entry files in all data directories."""
         return list(self._directory.glob("*/journal/*.entry"))
 
     async def lost(self, users: Iterable[str]) -> set[str]:
@@ -369,7 +369,7 @@ class Cluster:
         return lost
 
     def refreshes(self, user: str) -> int:
-        """Return the number of refreshes for which Zoom issued tokens to a user."""
+        """Return how many times Zoom has refreshed a user's token pair."""
         return self.zoom.zoom.grants[user].generation - 1
 
     @property
@@ -382,7 +382,7 @@ class Cluster:
 async def cluster(
     store_kind: StoreKind, directory: Path, names: Iterable[str], store_uri: str = ""
 ) -> AsyncIterator[Cluster]:
-    """Run the Zoom simulator with some users, and create an empty store."""
+    """Run the Zoom simulator with the named users, create an empty store, and yield a cluster without servers."""
     async with AsyncExitStack() as stack:
         zoom = await stack.enter_async_context(
             Simulator(SimulatorOptions(port=0, users=simulated_users(names)))

@@ -9,7 +9,7 @@ from support.mongodb import MongoServer
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Create the empty table of results."""
+    """Create an empty table for the results of the session."""
     config.stash[TABLE] = Table()
 
 
@@ -21,7 +21,7 @@ def table(pytestconfig: pytest.Config) -> Table:
 
 @pytest.fixture(params=StoreKind)
 def store_kind(request: pytest.FixtureRequest) -> StoreKind:
-    """Run the test with each kind of store."""
+    """Return the kind of store; the test runs once with each kind."""
     kind: StoreKind = request.param
     return kind
 
@@ -36,7 +36,7 @@ def store_uri(store_kind: StoreKind, request: pytest.FixtureRequest) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the table of results."""
+    """Print the table of results after the tests."""
     lines = config.stash[TABLE].lines()
     if lines:
         terminalreporter.section("faults of processes and stores")

@@ -1,7 +1,7 @@
 """A `zoomgate` command that kills itself at a point of an import: `python -m crash.killed_import TRACE POINT NUMBER import …`.
 
 The process kills itself when it reaches POINT for the NUMBERth time. The point `any` matches every point; with any other point, rows are
-imported one at a time. The file TRACE records each point reached. The methods of the product are wrapped, not replaced.
+imported one at a time. The file TRACE records each point reached. The product's own methods still run; this program only wraps them.
 """
 
 import os
@@ -24,7 +24,7 @@ from zoomgate_server.zoom.oauth import OAuthClient
 POINTS = (
     "after_prepare",  # the record has been read from the store
     "after_exchange",  # Zoom's response exists only in the memory of this process
-    "after_journal",  # the journal has been synced
+    "after_journal",  # the journal entry has been synced to disk
     "after_verification",  # Zoom has confirmed the user of the tokens
     "after_commit",  # the tokens are in the store and in the journal
     "after_journal_delete",  # the row is complete, but has no result yet
@@ -34,7 +34,7 @@ POINTS = (
 
 
 class Points:
-    """A recorder of points that kills the process at the configured point."""
+    """Writes the points that the process reaches to a file, and kills the process at the configured point."""
 
     def __init__(self, trace: Path, point: str, number: int) -> None:
         self._trace = os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -42,7 +42,7 @@ class Points:
         self._remaining = number
 
     def should_kill(self, point: str) -> bool:
-        """Count an arrival at a point, and return whether to kill the process."""
+        """Return whether to kill the process at a point. Each call counts as reaching the point once."""
         if self._point in (point, "any"):
             self._remaining -= 1
             return self._remaining == 0
@@ -56,7 +56,7 @@ class Points:
 
 
 def instrument(points: Points) -> None:
-    """Wrap the methods that an import calls."""
+    """Wrap the methods that an import calls, so that each calls `points.reach` at its points."""
     prepare, refresh, send = AccountLinker.prepare, OAuthClient.refresh, ZoomClient.send
     append, delete, write, put = (
         TokenJournal.append,

@@ -1,19 +1,20 @@
 """The `zoomgate` command with operations that pause at named points: `python -m crash.launcher DIRECTORY serve …`.
 
 DIRECTORY contains two files. `plan.json` lists the point at which the operations of each user pause, such as
-`{"monica@example.com": "after_journal"}`. An operation continues when the plan no longer lists its point. For every point reached, the
-process appends a line to `trace`: process ID, user, point. The workers started by `serve --workers` use the same directory.
+`{"monica@example.com": "after_journal"}`. A paused operation continues when the plan no longer lists this point for the user.
+For every point reached, the process appends a line to `trace`: process ID, user, point. The workers started by `serve --workers` use the
+same directory.
 
-The product contains no code for these tests: its methods are wrapped, not replaced.
+The product contains no code for these tests. This program wraps the product's methods, which still run.
 
-`POINTS` lists the points of a refresh. Consents and refresh tokens imported by callers have only `after_exchange`, `after_journal` and
+`POINTS` lists the points of a refresh. Consents and imports of refresh tokens have only the points `after_exchange`, `after_journal` and
 `after_commit`.
 
 A point pauses one operation, not the process, so that a process can be killed with operations at all points at the same time.
 
-The lease of 90 seconds would make the tests too slow. The timeouts of the protocol and of the stores are therefore shortened, without
-changing their relative order.
-With `PROACTIVE_REFRESH_POLLS` in the environment, proactive refresh also polls more often.
+With the product's lease of 90 seconds, the tests would be too slow. The timeouts of refreshes and of stores are therefore shortened,
+without changing their relative order.
+If the environment variable `PROACTIVE_REFRESH_POLLS` is set, proactive refresh also polls more often.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ from zoomgate_server.connections.token_journal import Entry, Origin, TokenJourna
 from zoomgate_server.storage import mongodb, sqlite
 
 POINTS = (
-    "before_read",  # no step has been performed
+    "before_read",  # the refresh has not performed any step
     "after_lease",  # the lease is in the store
     "before_exchange",  # the remaining lease time is sufficient; the next step is the call to Zoom
     "after_exchange",  # Zoom's response is only in the memory of this process
@@ -48,14 +49,14 @@ BUSY_SECONDS, SELECT_SECONDS, SOCKET_SECONDS, OPERATION_SECONDS = 1.0, 2.0, 3.0,
 
 
 class Points:
-    """The plan and the trace in a directory."""
+    """The plan, which is read from a directory, and the trace, which is written to the same directory."""
 
     def __init__(self, directory: Path) -> None:
         self._plan = directory / "plan.json"
         self._trace = os.open(directory / "trace", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     async def passed(self, user: str, point: str) -> None:
-        """Append a point to the trace, and pause as long as the plan lists the point."""
+        """Append a point to the trace, and pause as long as the plan lists this point for the user."""
         os.write(self._trace, f"{os.getpid()} {user} {point}\n".encode())
         while json.loads(self._plan.read_bytes()).get(user) == point:
             await asyncio.sleep(0.02)
@@ -121,7 +122,7 @@ def trace_refreshes(points: Points) -> None:
 
 
 def trace_account_linking(points: Points) -> None:
-    """Patch `TokenJournal` so that consents and imports of refresh tokens call `points.passed` at their points."""
+    """Patch `TokenJournal` so that consents and imports of refresh tokens call `points.passed` at each of their points."""
     append, delete = TokenJournal.append, TokenJournal.delete
     users: dict[str, str] = {}
 

@@ -1,4 +1,4 @@
-"""Table of lost tokens and failed calls by fault. The table is printed after the tests."""
+"""Table of lost tokens and failed calls for each fault. The table is printed after the tests."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ class Row:
     Attributes:
         runs: Number of users whose operations the fault interrupted.
         losses: Number of users who must consent again.
-        expected: Number of unavoidable losses: Zoom's response was only in the memory of the killed process.
-        failed: Number of calls that failed before the connections settled.
+        expected: Number of losses that cannot be avoided, because Zoom's response was only in the memory of the killed process.
+        failed: Number of calls that failed while the connections were recovering.
     """
 
     runs: int = 0

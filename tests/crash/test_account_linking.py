@@ -19,7 +19,7 @@ LOST = {user for user, point in PLAN.items() if point == "after_exchange"}
 
 
 async def link_account(running: Cluster, server: Server, user: str, redirect_uri: str) -> CallStatus:
-    """Connect a user with a refresh token or with an authorization code, depending on the address."""
+    """Connect a user with a refresh token or with an authorization code, depending on the email address; return the status."""
     if user.startswith("import"):
         token = running.grant(user).refresh_token
         return await server.call(
@@ -32,7 +32,7 @@ async def link_account(running: Cluster, server: Server, user: str, redirect_uri
 async def test_kill_during_account_linking_loses_only_tokens_not_in_the_journal(
     store_kind: StoreKind, store_uri: str, tmp_path: Path, table: Table
 ) -> None:
-    """Users whose tokens were only in the memory of the killed process must consent again, and can do so."""
+    """Only users whose tokens were only in the memory of the killed process must consent again, and the new consent succeeds."""
     names = [user.partition("@")[0] for user in PLAN]
     async with cluster(store_kind, tmp_path, names, store_uri) as running:
         first = await running.start("first", PLAN)

@@ -32,7 +32,7 @@ Change = Callable[[Cluster, Server, str], Awaitable[CallStatus]]
 
 
 def new_address(user: str) -> str:
-    """Return the user's email address after `rename`."""
+    """Return the email address that `rename` gives to the user."""
     return f"new-{user}"
 
 
@@ -54,7 +54,7 @@ async def rename(running: Cluster, _other: Server, user: str) -> CallStatus:
 
 
 async def rename_and_connect(running: Cluster, other: Server, user: str) -> CallStatus:
-    """Change the user's email address in Zoom, and connect the new address."""
+    """Change the user's email address in Zoom, and consent again, requesting a connection for the new address."""
     await rename(running, other, user)
     return await consent(running, other, new_address(user))
 
@@ -99,7 +99,7 @@ async def has_valid_token(running: Cluster, user: str, zoom_address: str) -> boo
 
 
 async def is_not_served(server: Server, user: str) -> bool:
-    """Return whether a process no longer serves a connection. A process may serve a deleted connection from memory for a few seconds."""
+    """Return whether a process no longer returns a connection's token, which it may do from memory for a few seconds after deletion."""
     status = await server.token(user)
     assert status in (OK, NOT_CONNECTED)
     return status == NOT_CONNECTED

@@ -1,4 +1,4 @@
-"""Tests for resuming imports that were killed at any row and any step."""
+"""Tests for resuming an import after the process was killed, at any row and any step."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ def killed(workspace: Workspace, point: str, number: int) -> bool:
 
 
 def interrupted_exchanges(workspace: Workspace, users: Iterable[ExportedUser]) -> set[str]:
-    """Return the users whose refresh token was sent by a process killed before the response was journaled."""
+    """Return the users whose refresh token was sent to Zoom by a process that was killed before it journaled the response."""
     emails = {user.refresh: user.email for user in users}
     sent: dict[tuple[str, str], int] = {}
     for line in (workspace.folder / "trace").read_text().splitlines():
@@ -58,7 +58,7 @@ def interrupted_exchanges(workspace: Workspace, users: Iterable[ExportedUser]) -
 
 @pytest.mark.parametrize("point", POINTS)
 def test_import_killed_at_every_row_resumes(point: str, workspace: Workspace, zoom: RunningSimulator) -> None:
-    """All rows are eventually stored, and no refresh token is used twice; only responses to a killed process are lost."""
+    """Repeated runs store all rows, except those whose response from Zoom was not yet journaled when the process was killed."""
     users = [exported_user(zoom, user.email, expired=number != 1) for number, user in enumerate(USERS[:4])]
     workspace.write("ZoomUsers.csv", as_csv(users))
     kills = 0
@@ -81,14 +81,14 @@ def test_import_killed_at_every_row_resumes(point: str, workspace: Workspace, zo
 def test_import_killed_anywhere_resumes(
     kind: str, workspace: Workspace, zoom: RunningSimulator, request: pytest.FixtureRequest
 ) -> None:
-    """With concurrent rows, only users whose refresh response was not yet journaled must consent."""
+    """If rows are imported concurrently, only users whose refresh response was not yet journaled at the kill must consent again."""
     if kind == "MongoDB":
         server: MongoServer = request.getfixturevalue("mongodb")
         workspace = Workspace(workspace.folder, workspace.environ | {"ZOOMGATE_STORE": server.new_database()})
         workspace.run("keys", "new")
     users = [exported_user(zoom, user.email, expired=number % 3 > 0) for number, user in enumerate(USERS)]
     workspace.write("ZoomUsers.csv", as_csv(users))
-    rng = random.Random(7)  # noqa: S311 - reproducible
+    rng = random.Random(7)  # noqa: S311 - a fixed seed makes the test reproducible
     kills = 0
     while killed(workspace, "any", rng.randrange(20, 160)):
         kills += 1
@@ -120,7 +120,7 @@ async def test_import_killed_while_a_service_is_running_resumes(
 
 
 async def test_import_waits_for_an_unavailable_store(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """Tokens that Zoom issues while the store is locked are stored by the same run."""
+    """Tokens that Zoom issues while the store is locked are stored by the same run after the lock is released."""
     users = [exported_user(zoom, user.email) for user in USERS[:3]]
     workspace.write("ZoomUsers.csv", as_csv(users))
     zoom.add_fault("users_me", "delay", seconds=20.0)  # wait until the store is locked

@@ -14,17 +14,15 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 USED, IDLE = "used@example.com", "idle@example.com"
 PLAN = {USED: "before_read", IDLE: "before_read"}
-"""Points at which both processes pause: after deciding to refresh, and before checking whether the other process is refreshing."""
+"""The point at which both processes pause: they have decided to refresh, but not yet checked for a refresh by the other process."""
 
 FREQUENT_POLLS = {PROACTIVE_REFRESH_POLLS: "1", "ZOOMGATE_PROACTIVE_REFRESHES_PER_MINUTE": "6000"}
 HOUR, DAY = 3600.0, 24 * 3600.0
 
 
 async def issued_before(running: Cluster, user: str, age: float) -> None:
-    """Set the age of the user's token pair, in seconds. An access token is valid for one hour."""
-    while (
-        True
-    ):  # a process that has just started may write the record's due date between this read and this write
+    """Set the age of the user's token pair to `age` seconds. An access token is valid for one hour."""
+    while True:  # retried, because a process that has just started may write the record's due date between this read and this write
         record = await running.record(user)
         assert record is not None
         if await running.connections.write(issued(record, time.time() - age)):
@@ -38,7 +36,7 @@ def outcomes(servers: list[Server], user: str) -> list[str]:
 
 
 async def test_two_processes_refresh_once(store_kind: StoreKind, store_uri: str, tmp_path: Path) -> None:
-    """Cases: a user whose access token is in use and expires soon, and a user whose grant has been idle for months."""
+    """One user's access token is in use and expires soon; the other user's grant has not been used for months."""
     names = [user.partition("@")[0] for user in PLAN]
     async with cluster(store_kind, tmp_path, names, store_uri) as running:
         servers = list(

@@ -36,13 +36,13 @@ PLAN = {f"{name}@example.com": point for point, name in NAMES.items()}
 USERS = {point: user for user, point in PLAN.items()}
 LOST = "REAUTH_REQUIRED OUTCOME_LOST"
 CALL_TIMEOUT_SECONDS = 1.5
-"""Deadline of calls to the other servers while the first server's refreshes are paused; shorter than the lease."""
+"""Timeout of calls to the other servers while the first server's refreshes are paused. The timeout is shorter than the lease."""
 
 NOT_SENT = ("after_lease", "before_exchange")
 """Points at which the lease is in the store and the refresh token has not yet been sent to Zoom."""
 
 ROTATED_NOT_STORED = ("after_exchange", "after_journal", "before_commit")
-"""Points at which Zoom has rotated the token and the new pair is not yet in the store."""
+"""Points at which Zoom has rotated the refresh token and the new token pair is not yet in the store."""
 
 
 async def start_three_servers(running: Cluster) -> tuple[Server, Server, Server]:
@@ -55,7 +55,7 @@ async def start_three_servers(running: Cluster) -> tuple[Server, Server, Server]
 
 
 async def call_while_paused(*servers: Server) -> list[CallStatus]:
-    """Call other servers for all users while the refreshes of the first server are paused, and return the statuses.
+    """Request all users' tokens from other servers while the first server's refreshes are paused, and return the statuses.
 
     Check that no server requires a new consent or returns a token that only the first server has received from Zoom.
     """
@@ -96,7 +96,7 @@ async def settle(
 
 
 async def lease_times(running: Cluster) -> dict[str, float]:
-    """Return the store time at which each lease was acquired, in seconds, by point."""
+    """Return, for each point, the time at which the lease of the refresh paused there was acquired, in seconds of the store's clock."""
     times = {}
     for point in (*NOT_SENT, *ROTATED_NOT_STORED):
         record = await running.record(USERS[point])
@@ -139,9 +139,9 @@ async def check_and_record(
 async def test_kill_during_refresh_loses_only_tokens_held_in_memory(
     store_kind: StoreKind, store_uri: str, tmp_path: Path, table: Table
 ) -> None:
-    """Only a token pair that Zoom has issued and that is not yet in the journal is lost.
+    """A token pair is lost only if Zoom has issued the pair and the killed process has not yet journaled it.
 
-    In a shared data directory, any other process recovers the journal; otherwise, the next process with the same directory recovers it.
+    If processes share a data directory, any of them recovers the journal; otherwise, the next process with the same directory does.
     """
     async with cluster(store_kind, tmp_path, NAMES.values(), store_uri) as running:
         first, second, third = await start_three_servers(running)
@@ -169,7 +169,7 @@ async def test_kill_during_refresh_loses_only_tokens_held_in_memory(
 async def test_paused_process_recovers_all_tokens_after_it_resumes(
     store_kind: StoreKind, store_uri: str, tmp_path: Path, table: Table
 ) -> None:
-    """During a pause longer than the lease and the grace period together, other processes may report tokens as lost."""
+    """If the pause exceeds lease and grace period together, other processes may report tokens as lost until the process resumes."""
     async with cluster(store_kind, tmp_path, NAMES.values(), store_uri) as running:
         first, second, third = await start_three_servers(running)
         calls = asyncio.create_task(first.tokens(PLAN))

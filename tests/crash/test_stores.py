@@ -39,7 +39,7 @@ async def fail_between_response_and_commit(
     fail: Callable[[], Awaitable[None]],
     heal: Callable[[], Awaitable[None]],
 ) -> list[CallStatus]:
-    """Make the store fail after the journal is synced, and recover after a call has failed; return the statuses of all calls."""
+    """Make the store fail after the token pair is journaled, repair the store after calls have failed, and return all statuses."""
     call = asyncio.create_task(server.token(user))
     await server.reached({user: "after_journal"})
     await fail()
@@ -75,7 +75,7 @@ async def record_result(
 
 
 async def test_commit_over_a_broken_connection(mongodb: MongoServer, tmp_path: Path, table: Table) -> None:
-    """Cases: the commit is lost, its response is lost, or the connection stalls. Afterwards, exactly one new generation is stored."""
+    """Cases: the commit is lost, its response is lost, or the connection stalls. After recovery, exactly one new generation is stored."""
     uri = mongodb.new_database("directConnection=true")
     names = [mode.value for mode in PROXY_FAULTS.values()]
     async with AsyncExitStack() as stack:
@@ -112,7 +112,7 @@ async def test_commit_over_a_broken_connection(mongodb: MongoServer, tmp_path: P
 
 
 async def test_database_killed_at_the_commit(tmp_path: Path, table: Table) -> None:
-    """The database is killed at the commit and restarted later."""
+    """The database is killed just before the token pair is stored, and is restarted later."""
     (tmp_path / "mongodb").mkdir()
     database = OwnServer(tmp_path / "mongodb")
     await asyncio.to_thread(database.start)
@@ -135,7 +135,7 @@ async def test_database_killed_at_the_commit(tmp_path: Path, table: Table) -> No
 
 
 async def test_file_locked_at_the_commit(tmp_path: Path, table: Table) -> None:
-    """Another process locks the SQLite file at the commit for longer than the busy timeout."""
+    """When the token pair is to be stored, another process locks the SQLite file for longer than the busy timeout."""
     async with cluster(StoreKind.SQLITE, tmp_path, ["monica"]) as running:
         server = await running.start("first", {MONICA: "after_journal"})
         await running.connect([MONICA])

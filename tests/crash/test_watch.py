@@ -27,11 +27,11 @@ NAMES = [f"user{number}" for number in range(60)]
 USERS = [f"{name}@example.com" for name in NAMES]
 
 ConnectionVersion = tuple[int, int, str]
-"""Generation, `update_time` in milliseconds and state of a connection."""
+"""The generation, the `update_time` in milliseconds, and the state of a connection."""
 
 
 def free_port() -> int:
-    """Return a free port for a server that is started several times."""
+    """Return a free port, so that a server can be restarted on the same port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -51,7 +51,7 @@ class ReceivedEvents:
         self.received: Counter[tuple[str, ConnectionVersion]] = Counter()
 
     async def follow(self, client: AsyncClient) -> None:
-        """Watch until canceled."""
+        """Watch connections and record the events until the task is canceled."""
         async with aclosing(client.watch()) as watch:
             async for event in watch:
                 if event.type != Event.TYPE_SYNCED:

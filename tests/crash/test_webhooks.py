@@ -16,7 +16,7 @@ DEAUTHORIZED = "DISCONNECTED APP_DEAUTHORIZED"
 
 
 async def deauthorize_all(running: Cluster, *servers: Server) -> None:
-    """Send a deauthorization of every user to every process, twice and all at the same time.
+    """Send the deauthorization webhook of every user to every process twice, all concurrently.
 
     Check that every request is accepted, and that each connection is disconnected exactly once.
     """
@@ -32,7 +32,7 @@ async def deauthorize_all(running: Cluster, *servers: Server) -> None:
 
 
 async def check_no_tokens_left(running: Cluster, *servers: Server) -> None:
-    """Check that no record or journal contains a token, and that no process returns a token after reading the changes."""
+    """Check that no record or journal contains a token, and that no process returns a token once it has read the changed records."""
     for server in servers:
 
         async def all_disconnected(server: Server = server) -> bool:
@@ -50,7 +50,7 @@ async def check_no_tokens_left(running: Cluster, *servers: Server) -> None:
 async def test_running_refresh_does_not_restore_deauthorized_connections(
     store_kind: StoreKind, tmp_path: Path, store_uri: str
 ) -> None:
-    """The refreshing process discards the tokens that Zoom issues after the event."""
+    """The refreshing process discards the tokens that Zoom has issued for the refresh."""
     async with cluster(store_kind, tmp_path, NAMES.values(), store_uri) as running:
         first, second = await asyncio.gather(running.start("first", PLAN), running.start("second"))
         await running.connect(PLAN)
@@ -65,7 +65,7 @@ async def test_running_refresh_does_not_restore_deauthorized_connections(
 async def test_journal_of_a_killed_process_does_not_restore_deauthorized_connections(
     store_kind: StoreKind, tmp_path: Path, store_uri: str
 ) -> None:
-    """The next process discards the tokens in the journal."""
+    """The refreshing process is killed, and the next process discards the tokens in the journal."""
     async with cluster(store_kind, tmp_path, NAMES.values(), store_uri) as running:
         first, second = await asyncio.gather(running.start("first", PLAN), running.start("second"))
         await running.connect(PLAN)

@@ -36,7 +36,7 @@ RUNNING = [f"running{number}@example.com" for number in range(50)]
 
 
 async def settle(server: Server, users: Iterable[str]) -> dict[str, list[CallStatus]]:
-    """Request each user's token until the call succeeds or a new consent is required. Each call uses a new TCP connection."""
+    """Request each user's token repeatedly until the call succeeds or a new consent is required, each time over a new TCP connection."""
 
     async def call_until_final(user: str) -> list[CallStatus]:
         statuses: list[CallStatus] = []
@@ -69,7 +69,7 @@ def workers(server: Server) -> list[int]:
 
 
 def unavoidable_losses(server: Server, killed: set[int], users: list[str]) -> set[str]:
-    """Return the users whose token a killed worker sent to Zoom, if Zoom's response was neither journaled nor recovered."""
+    """Return the users whose refresh token a killed worker sent to Zoom and for whom Zoom's response was not journaled or recovered."""
     trace = server.trace()
     sent = {user for pid, user, point in trace if point == "before_exchange" and pid in killed}
     journaled = {user for _, user, point in trace if point == "after_journal"}

@@ -19,7 +19,7 @@ EXAMPLES = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", REA
 
 
 def newest_python() -> str:
-    """Return the newest installed Python interpreter, or the current interpreter."""
+    """Return the newest installed Python interpreter, or the current interpreter if none is found."""
     for minor in range(20, sys.version_info.minor, -1):
         path = shutil.which(f"python3.{minor}")
         if path and subprocess.run([path, "--version"], capture_output=True, check=False).returncode == 0:
@@ -103,7 +103,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def give_consent(url: str) -> None:
-    """Open an authorization URL in a browser session, and allow the app."""
+    """Open an authorization URL with an HTTP client that acts as a browser, and allow the app."""
 
     async def visit() -> None:
         async with browser() as session:

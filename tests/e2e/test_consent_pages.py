@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 @dataclass
 class Service:
-    """A client of a running service, with the URLs of the service and the Zoom simulator."""
+    """A client of a running service, and the URLs of the service and the Zoom simulator."""
 
     client: Client
     http: str
@@ -141,7 +141,7 @@ def test_declined_link_cannot_be_used_again(service: Service, window: webdriver.
 
 
 def test_different_zoom_account_is_rejected(service: Service, window: webdriver.Chrome) -> None:
-    """The page shows the address for which the link was created, and the next step."""
+    """The page shows the email address for which the link was created, and the next step."""
     window.get(authorization_url(service, BASIL))
     press(window, "Continue to Zoom")
     window.find_element(By.CSS_SELECTOR, f"input[value='{OMAR}']").click()
@@ -153,7 +153,7 @@ def test_different_zoom_account_is_rejected(service: Service, window: webdriver.
 
 
 def test_consent_without_the_cookie_is_rejected(service: Service, window: webdriver.Chrome) -> None:
-    """The page explains that the same browser must be used."""
+    """The page explains that the link must be opened and completed in the same browser."""
     window.get(authorization_url(service, BASIL))
     press(window, "Continue to Zoom")
     at_zoom = window.current_url

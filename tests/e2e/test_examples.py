@@ -22,7 +22,7 @@ pytestmark = pytest.mark.e2e
 def process(
     *command: str, ready: str, **environ: str
 ) -> Iterator[tuple[subprocess.Popen[str], re.Match[str]]]:
-    """Start a program, and wait for the line of output that matches `ready`."""
+    """Start a program, wait for the line of output that matches `ready`, and stop the program at the end of the context."""
     with subprocess.Popen(
         [sys.executable, "-u", *command],
         stdout=subprocess.PIPE,
@@ -44,7 +44,7 @@ def process(
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Reserve a free port. The system does not assign the port to other programs, but an explicit bind succeeds."""
+    """Reserve a free port and yield it. The system assigns the port to no other program, but a program can bind it explicitly."""
     with socket.socket() as reserved:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind(("127.0.0.1", 0))
@@ -54,7 +54,7 @@ def port() -> Iterator[int]:
 
 @pytest.fixture
 def zoomgate(tmp_path: Path, port: int, request: pytest.FixtureRequest) -> Iterator[str]:
-    """Start a service and yield its address. The parameter is the path of the redirect URI on the test's port."""
+    """Start a service and yield its address. The fixture's parameter is the path of the redirect URI on `port`."""
     options = [
         item
         for name in ("listen", "http-listen", "simulator-listen")

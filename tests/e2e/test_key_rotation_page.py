@@ -23,7 +23,7 @@ def commands() -> list[str]:
 
 
 async def test_documented_commands_succeed_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tokens of all users can be refreshed after each command and after the restore."""
+    """All users' tokens can be refreshed after each command and after the backup is restored."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOOMGATE_DATA_DIR", "data")
     (tmp_path / "backups").mkdir()

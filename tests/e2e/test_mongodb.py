@@ -46,13 +46,13 @@ class Service:
     log: Path
 
     async def call(self, stub: Any, method: str, request: Any) -> Any:
-        """Call an RPC."""
+        """Call an RPC, and return the response."""
         return await getattr(stub(self.channel), method)(request, metadata=metadata(), timeout=SECONDS)
 
 
 @asynccontextmanager
 async def serving(directory: Path, name: str, environ: dict[str, str]) -> AsyncIterator[Service]:
-    """Run `zoomgate serve`, and stop it with SIGTERM at the end of the context."""
+    """Run `zoomgate serve`, yield the running process, and stop it with SIGTERM at the end of the context."""
     log = directory / f"{name}.log"
     with log.open("wb") as err:
         process = await asyncio.create_subprocess_exec(
@@ -159,7 +159,7 @@ def run(directory: Path, store: str, command: list[str], **environ: str) -> subp
 def test_start_requires_a_key_ring_and_a_reachable_database(
     tmp_path: Path, mongodb_uri: str, keys: bool, server: bool, remedy: str
 ) -> None:
-    """A missing key ring and an unreachable database are each reported by `serve` and `doctor`, and no ring is created."""
+    """A missing key ring and an unreachable database are each reported by `serve` and `doctor`, and no key ring is created."""
     if keys:
         key_file.create(tmp_path / "keys.json")
     store = mongodb_uri if server else "mongodb://monica:hunter2@127.0.0.1:1/z?appName=hunter2"

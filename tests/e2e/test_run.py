@@ -1,4 +1,4 @@
-"""Tests for the first use of the product: `make run`, a browser, grpcurl."""
+"""Tests for the first use of the product, with `make run`, a browser and grpcurl."""
 
 import asyncio
 import json
@@ -77,7 +77,7 @@ def isolated_options(folder: Path) -> list[str]:
 
 
 def read_guide(process: subprocess.Popen[str]) -> str:
-    """Read the rest of the guide that a service prints after its ready line."""
+    """Return the guide that a service prints after its ready line."""
     assert process.stdout is not None
     guide = ""
     while "Press Ctrl+C to stop" not in guide:
@@ -88,7 +88,7 @@ def read_guide(process: subprocess.Popen[str]) -> str:
 
 
 def simulator_address(guide: str) -> str:
-    """Return the address of the Zoom simulator in the guide."""
+    """Return the address of the Zoom simulator that the guide contains."""
     (address,) = re.findall(r"overview page: http://(\S+)/_sim/", guide)
     return str(address)
 
@@ -145,7 +145,7 @@ async def test_documented_grpcurl_commands_work(tmp_path: Path) -> None:
 
 
 async def test_calls_in_progress_complete_on_sigterm(tmp_path: Path) -> None:
-    """The refresh in progress succeeds, and then the process exits with 0."""
+    """A refresh in progress at SIGTERM succeeds, and then the process exits with 0."""
     request = pb.RefreshTokenRequest(user_email=MONICA)
     with start_service([ZOOMGATE, "run", *isolated_options(tmp_path)], tmp_path) as (process, address, _):
         simulator = f"http://{simulator_address(read_guide(process))}"
@@ -196,13 +196,13 @@ async def test_removing_the_app_in_zoom_disconnects_the_user(tmp_path: Path, wor
 
 
 async def page(session: aiohttp.ClientSession, url: str) -> str:
-    """Return the text of a page."""
+    """Return the text of the page at a URL."""
     async with session.get(url) as response:
         return await response.text()
 
 
 async def injected_delays(session: aiohttp.ClientSession, simulator: str) -> int:
-    """Return the number of delays that the simulator has injected."""
+    """Return the number of responses that the simulator has delayed."""
     async with session.get(f"{simulator}/_sim/stats") as response:
         count: int = (await response.json())["counters"].get("faults.delay", 0)
         return count
@@ -330,8 +330,8 @@ def test_unusable_data_directory_is_reported(tmp_path: Path) -> None:
 
 
 def test_full_disk_prevents_a_start_and_leaves_no_files(tmp_path: Path) -> None:
-    """The error message consists of one line, and files created by the failed start are deleted."""
-    limited = f"ulimit -f 8; exec {shlex.quote(ZOOMGATE)} run {' '.join(isolated_options(tmp_path))}"  # limit of 4 KiB per file
+    """The error message consists of one line, and the failed start deletes the files that it created."""
+    limited = f"ulimit -f 8; exec {shlex.quote(ZOOMGATE)} run {' '.join(isolated_options(tmp_path))}"  # limits each file to 4 KiB
     result = subprocess.run(
         ["sh", "-c", limited], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )

@@ -85,7 +85,7 @@ def test_page_works_without_scripts(zoom: RunningSimulator) -> None:
 
 
 def test_button_removes_the_app(window: webdriver.Chrome) -> None:
-    """The button revokes the grant, and the page lists the event even if the app does not respond."""
+    """The button revokes the user's grant, and the page lists the webhook event even if the app does not respond to the webhook."""
     options = SimulatorOptions(port=0, webhook_url="http://127.0.0.1:1/webhooks")
     with running(options) as zoom:
         zoom.connect(MONICA)

@@ -20,11 +20,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 PAGE = (Path(__file__).parents[2] / "docs/migrate-from-velo.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(sh|python|text)\n(.+?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 REDIRECT_URI = "http://127.0.0.1:9/zoom"
-"""URL of a page of the site. No server is required, since the test only reads the redirect."""
+"""URL of a page of the site. No server is required, since the test reads the redirect without following it."""
 
 
 def collection(zoom: RunningSimulator) -> list[ExportedUser]:
-    """Return the token collection of the Velo package, with four users, one of them with a valid access token."""
+    """Return a token collection of the Velo package with four users, of whom one has a valid access token."""
     users = (MONICA, OMAR, BASIL, "nina@example.com")
     return [exported_user(zoom, user, expired=user != OMAR) for user in users]
 

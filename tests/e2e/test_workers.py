@@ -60,7 +60,7 @@ class Service:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Harness]:
-        """Open a client with its own connection; the kernel chooses the worker."""
+        """Open a client with its own connection, for which the kernel chooses a worker."""
         options = [("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.insecure_channel(self.grpc, options=options) as channel:
             yield Harness(self.simulator, self.grpc, f"http://{self.http}", channel, self.directory / "data")
@@ -82,7 +82,7 @@ class Service:
         }
 
     def log(self, event: str) -> list[dict[str, Any]]:
-        """Return the log lines of an event so far."""
+        """Return all log entries of an event that have been written so far."""
         return events(self.directory / "log", event)
 
     def workers(self) -> dict[int, int]:
@@ -105,7 +105,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether a process has a running thread, which may hold ports. A zombie without threads is not alive."""
+    """Return whether a process has a running thread, which may hold ports. A zombie process has no running thread."""
     try:
         state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -182,13 +182,13 @@ async def zoom() -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 def service(zoom: Simulator, tmp_path: Path) -> Iterator[Service]:
-    """A service with four workers, started in an empty directory."""
+    """Start a service with four workers in an empty directory, and yield the service."""
     with serving(zoom, tmp_path, 4) as started:
         yield started
 
 
 async def connect(service: Service) -> str:
-    """Consent as Monica in a browser; return the outcome."""
+    """Consent as Monica in a browser, and return the outcome."""
     async with service.connection() as harness, browser() as session:
         started = await harness.begin_authorization()
         page = await consent(session, started.authorization_url, MONICA)
@@ -234,7 +234,7 @@ async def test_workers_refresh_an_expired_token_once(service: Service) -> None:
 
 
 async def test_metrics_cover_all_workers(service: Service) -> None:
-    """Every worker returns the sum over all workers; each connected user is counted only once."""
+    """The metrics of every worker are the sums over all workers, except that each connected user is counted only once."""
     await connect(service)
     await asyncio.gather(*(service.token() for _ in range(30)))
     calls = 'zoomgate_rpc_total{code="OK",method="AuthService.GetToken"}'
@@ -357,7 +357,7 @@ async def test_workers_share_a_mongodb_database(zoom: Simulator, tmp_path: Path,
 
 
 async def test_worker_waiting_for_the_database_receives_no_calls(zoom: Simulator, tmp_path: Path) -> None:
-    """A worker restarted during a database outage waits indefinitely, and the other worker receives all calls and probes."""
+    """A worker that restarts during a database outage waits for the database. Meanwhile, the other worker receives all calls and probes."""
     database = OwnServer(tmp_path)
     await asyncio.to_thread(database.start)
     key_file.create(tmp_path / "keys.json")
@@ -455,7 +455,7 @@ async def test_running_calls_finish_during_shutdown(service: Service) -> None:
     await until(lambda: len(service.log("service.draining")) == 4)
     service.process.terminate()
     for pid in service.workers().values():
-        with suppress(ProcessLookupError):  # a worker without calls may have exited
+        with suppress(ProcessLookupError):  # a worker without running calls may have exited already
             os.kill(pid, signal.SIGTERM)
     assert await asyncio.gather(*calls) == [200] * 12
     await asyncio.to_thread(service.process.wait, SECONDS)
@@ -478,7 +478,7 @@ async def test_workers_exit_when_the_supervisor_is_killed(service: Service) -> N
 
 
 async def test_repeated_start_failures_stop_the_service(service: Service) -> None:
-    """If a worker fails to start five times in a row, the service exits with the reason and exit code 1."""
+    """If a worker fails to start five times in a row, the service logs the reason and exits with 1."""
     (service.directory / "data" / "keys.json").chmod(0o644)
     os.kill(service.workers()[3], signal.SIGKILL)
     await asyncio.to_thread(service.process.wait, SECONDS)
@@ -492,7 +492,7 @@ async def test_repeated_start_failures_stop_the_service(service: Service) -> Non
 
 
 def run_failing(zoom: Simulator, directory: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run a service that fails to start, until it exits."""
+    """Run a service that fails to start, and return the completed process."""
     return subprocess.run(
         [sys.executable, "-m", "zoomgate_server", "serve"],
         cwd=directory,
@@ -536,7 +536,7 @@ async def test_second_service_cannot_use_the_ports(service: Service, tmp_path: P
 async def test_several_workers_can_replace_a_single_process_immediately(
     zoom: Simulator, tmp_path: Path
 ) -> None:
-    """Closed connections of the previous service do not block the ports, and other sockets with SO_REUSEADDR cannot bind them."""
+    """Closed connections of a previous service do not block its ports, and other sockets with SO_REUSEADDR cannot bind the ports."""
     with serving(zoom, tmp_path, 1) as alone, socket.create_connection(address_of(alone.http)) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.recv(100)
@@ -591,7 +591,7 @@ def test_start_failure_of_all_workers_is_reported_once(zoom: Simulator, tmp_path
 
 
 async def test_single_worker_runs_without_supervisor(zoom: Simulator, tmp_path: Path) -> None:
-    """By default no worker process is started and no metrics directory is created."""
+    """By default, no worker process is started, and no metrics directory is created."""
     with serving(zoom, tmp_path, 1) as service:
         await connect(service)
         assert (await service.metrics())['zoomgate_connections{state="ACTIVE"}'] == 1.0

@@ -12,7 +12,7 @@ from zoomgate_server.encryption import key_file
 
 @pytest.fixture(params=["sqlite", "mongodb"])
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
-    """The store of the service, for each store type."""
+    """Yield access to the store of the service. The test runs once with each type of store."""
     key_file.create(tmp_path / "keys.json")
     environ = {"ZOOMGATE_KEYS": str(tmp_path / "keys.json"), "ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
     if request.param == "mongodb":
@@ -24,6 +24,6 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 @pytest.fixture
 async def zoomgate(place: Place) -> AsyncIterator[Harness]:
-    """A running service."""
+    """Run a service that uses the store, and yield the service."""
     async with running(place.folder, environ=place.environ) as harness:
         yield harness

@@ -59,7 +59,7 @@ class Place:
         return record
 
     async def put(self, record: Record) -> Record:
-        """Overwrite the record of a user, which must exist."""
+        """Overwrite a record, which must exist in the store."""
         before = await self.record(record.key.subject)
         rev = await (await self.store()).put(record, before.rev)
         assert rev is not None

@@ -1,4 +1,4 @@
-"""Tests for a store that fails while the service runs: issued tokens survive, cached tokens are returned, and other calls fail."""
+"""Tests for a store that fails while the service runs: tokens that Zoom has issued are not lost, and cached tokens are returned."""
 
 import asyncio
 import resource
@@ -47,7 +47,7 @@ only_mongodb = pytest.mark.parametrize("place", ["mongodb"], indirect=True)
 
 @pytest.fixture(autouse=True)
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the timeouts that expire in these tests."""
+    """Shorten the timeouts that these tests wait for."""
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
     for name in ("SELECT_SECONDS", "CONNECT_SECONDS"):
         monkeypatch.setattr(mongodb_store, name, 0.3)
@@ -68,7 +68,7 @@ class Gate:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """Delay Zoom's responses to refreshes. A test must request this fixture before the service."""
+    """Delay Zoom's responses to refreshes, and return the gate. A test must request this fixture before the service."""
     created, real = Gate(), OAuthClient.refresh
 
     async def refresh(self: OAuthClient, refresh_token: str) -> TokenOutcome:
@@ -82,7 +82,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 
 async def refresh(zoomgate: Harness, user: str = MONICA) -> auth.Token:
-    """Refresh the token of a user."""
+    """Refresh the token of a user, and return the new token."""
     request = auth.RefreshTokenRequest(user_email=user)
     return (await zoomgate.call(zoomgate.auth.RefreshToken, request)).token
 
@@ -107,7 +107,7 @@ async def assert_store_unavailable(zoomgate: Harness) -> None:
 
 @pytest.fixture
 async def service(zoomgate: Harness) -> Harness:
-    """A service with two connected users and a cached token of Monica."""
+    """Return a running service that has two connected users and has cached Monica's token."""
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
     await token(zoomgate)
@@ -140,7 +140,7 @@ async def test_missing_or_replaced_file_is_detected(service: Harness, place: Pla
 
 @contextmanager
 def file_size_limit(limit: int) -> Iterator[None]:
-    """Prevent files of this process from growing beyond a number of bytes."""
+    """Within the context, prevent this process from writing files larger than a number of bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
@@ -210,7 +210,7 @@ async def test_network_file_system_is_rejected(
 async def test_late_response_without_a_tombstone_does_not_reconnect_the_user(
     gate: Gate, service: Harness, place: Place
 ) -> None:
-    """If the record has been deleted before Zoom responds to a refresh, the issued tokens are revoked."""
+    """If the record is deleted before Zoom responds to a refresh, the tokens in the response are revoked."""
     request = auth.RefreshTokenRequest(user_email=MONICA)
     waiting = asyncio.create_task(service.error_of(service.auth.RefreshToken, request))
     await gate.responded.wait()
@@ -273,7 +273,7 @@ WRITE_FAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 @pytest.fixture(scope="module")
 def faulty_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
-    """A server whose commands can be made to fail."""
+    """Yield a MongoDB server whose commands can be made to fail."""
     server = OwnServer(tmp_path_factory.mktemp("faulty_server"), "--enable-test-commands")
     server.start()
     yield server
@@ -284,7 +284,7 @@ def faulty_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServe
 async def test_failing_database_after_zoom_has_issued_tokens(
     faulty_server: OwnServer, tmp_path: Path, gate: Gate, fault: dict[str, Any]
 ) -> None:
-    """An unconfirmed write is retried until it is confirmed, even if it took effect. No refresh token is used during this time."""
+    """An unconfirmed write is retried until it is confirmed, even if it took effect. Until then, no refresh token is used."""
     key_file.create(tmp_path / "keys.json")
     environ = {
         "ZOOMGATE_KEYS": str(tmp_path / "keys.json"),
@@ -323,7 +323,7 @@ async def test_failing_database_after_zoom_has_issued_tokens(
 async def test_exhausted_connection_pool_fails_calls_in_time(
     mongodb: MongoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call that gets no connection fails in time. A call with a connection waits for the database and succeeds."""
+    """A call that gets no database connection fails within the time limit. A call that has one waits for the database and succeeds."""
     monkeypatch.setattr(mongodb_store, "POOL_SIZE", 1)
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", 1e6)
     key_file.create(tmp_path / "keys.json")
@@ -383,7 +383,7 @@ async def test_refresh_survives_a_jump_of_the_stores_clock(
 
 
 async def test_corrupt_journal_entries_are_counted_and_retained(place: Place) -> None:
-    """An intact entry whose tokens are already stored is deleted, and the record does not change. No entry blocks the service."""
+    """An intact entry whose tokens are already stored is deleted without changing the record. Corrupt entries do not block the service."""
     ring = key_file.load(Path(place.environ["ZOOMGATE_KEYS"]))
     envelope = Envelope(app=APP, keys=ring)
     directory = place.folder / "journal"

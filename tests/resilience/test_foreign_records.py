@@ -24,7 +24,7 @@ from zoomgate_server.watch import change_feed
 
 
 def write_record_of_unknown_kind(place: Place) -> None:
-    """Write a record of a kind that only a later release might use."""
+    """Write a record of a kind that this release does not know."""
     if place.uri:
         with MongoClient(place.uri) as client:
             name = {"app": APP, "kind": "future", "subject": "x"}

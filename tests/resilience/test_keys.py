@@ -16,7 +16,7 @@ from zoomgate_server.encryption import key_file, reloading_key_ring
 async def test_key_file_of_a_different_installation_is_ignored(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the key file is wrong, all users are still served, and records written can be decrypted with the correct key file."""
+    """While the key file is wrong, all users are served, and records written meanwhile can be decrypted with the correct key file."""
     monkeypatch.setattr(reloading_key_ring, "POLL_INTERVAL", 0.01)
     path = Path(place.environ["ZOOMGATE_KEYS"])
     correct = path.read_bytes()

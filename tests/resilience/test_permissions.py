@@ -127,7 +127,7 @@ def test_commands_are_subject_to_file_modes(tmp_path: Path) -> None:
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> OwnServer:
-    """A MongoDB-compatible server with a user `writer` with write privileges and a user `reader` without them."""
+    """Yield a MongoDB-compatible server with a user `writer`, who has write privileges, and a user `reader`, who has not."""
     server = OwnServer(tmp_path)
     server.start()
     with MongoClient(server.uri) as client:
@@ -140,7 +140,7 @@ def guarded(tmp_path: Path) -> OwnServer:
 
 
 async def test_database_user_without_write_privileges(tmp_path: Path, guarded: OwnServer) -> None:
-    """The start fails. If write privileges are removed later, only calls that write fail, until the privileges are granted again.
+    """Without write privileges, a start fails. If they are revoked later, only calls that write fail, until they are granted again.
 
     The test server checks privileges when a connection is opened, so the test closes connections. MongoDB checks privileges per operation.
     """

@@ -30,14 +30,14 @@ def header_end(value: bytes) -> int:
 
 
 def flipped(value: bytes, position: int) -> bytes:
-    """Return a value with one flipped bit in the byte at a position."""
+    """Return a copy of a value in which one bit of the byte at a position is flipped."""
     changed = bytearray(value)
     changed[position] ^= 1
     return bytes(changed)
 
 
 def in_header(before: bytes, after: bytes) -> Callable[[bytes], bytes]:
-    """Return a function that replaces bytes in the plaintext header by bytes of the same length."""
+    """Return a function that replaces bytes in a value's plaintext header with other bytes of the same length."""
 
     def change(value: bytes) -> bytes:
         assert len(before) == len(after)
@@ -63,7 +63,7 @@ class Fault:
 
 
 def of_value(change: Callable[[bytes], bytes]) -> Callable[[Record, Record], Record]:
-    """Return a function for `Fault.apply` that changes only the value."""
+    """Return a function for `Fault.apply` that changes only the value of the record."""
     return lambda mine, _: replace(mine, value=change(mine.value))
 
 
@@ -117,7 +117,7 @@ def _with_header_of(mine: Record, other: Record) -> bytes:
 
 @pytest.fixture
 async def user_records(zoomgate: Harness, place: Place) -> tuple[Record, Record]:
-    """The records of two connected users, Monica and Omar."""
+    """Connect Monica and Omar, and return their records."""
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
     return await place.record(MONICA), await place.record(OMAR)
@@ -230,7 +230,7 @@ OTHER_FIELDS: tuple[tuple[str, Any, bool], ...] = (
     ("changed_at", None, True),
     ("due_at", "later", True),
 )
-"""Unencrypted fields, each with a wrong value and whether the record remains usable."""
+"""Unencrypted fields, each with an invalid value and with whether the record remains usable."""
 
 
 @pytest.mark.parametrize("place", ["mongodb"], indirect=True)
@@ -243,7 +243,7 @@ async def test_document_with_other_corrupt_fields(
     value: object,
     usable: bool,
 ) -> None:
-    """A corrupt key field is reported. With any other corrupt field, the record is usable, and the next write repairs the field."""
+    """If a field of the record's key is corrupt, calls fail. With any other corrupt field, calls succeed, and the next write repairs it."""
     place.write_fields(MONICA, {field: value})
     if usable:
         await assert_usable(zoomgate, MONICA)
@@ -261,7 +261,7 @@ async def test_document_with_other_corrupt_fields(
 async def test_document_without_a_valid_subject_does_not_shorten_pages(
     zoomgate: Harness, place: Place, user_records: tuple[Record, Record]
 ) -> None:
-    """A scan must continue after the unreadable document: a page is shorter than its limit only if no records remain."""
+    """Callers take a page shorter than its limit for the last one, so an unreadable document is skipped and the page filled."""
     place.write_fields(MONICA, {"subject": [MONICA]})
     page = await (await place.store()).page(APP, Kind.USER, limit=1)
     assert [record.key.subject for record in page] == [OMAR]
@@ -339,7 +339,7 @@ async def test_corrupt_row_does_not_block_watches(
 
 
 async def watch_until_synced(harness: Harness, request: auth.WatchConnectionsRequest) -> list[Any]:
-    """Return the events up to the first TYPE_SYNCED for a caller with access to Omar only."""
+    """Watch as a caller with access to Omar only, and return the events up to the first TYPE_SYNCED."""
     call = harness.auth.WatchConnections(request, metadata=metadata("omars"), timeout=SECONDS)
     events = []
     async for event in call:

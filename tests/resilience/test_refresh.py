@@ -39,12 +39,12 @@ MANY_USERS = tuple(f"user{number}@example.com" for number in range(500))
 
 
 async def refresh(zoomgate: Harness) -> pb.Token:
-    """Refresh Monica's token."""
+    """Refresh Monica's token, and return the new token."""
     return (await zoomgate.call(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).token
 
 
 async def token(zoomgate: Harness, user: str = MONICA, seconds: int = 0) -> pb.Token:
-    """Return a token that is valid for at least a number of seconds."""
+    """Return a user's token, requesting that it remain valid for at least `seconds`."""
     request = pb.GetTokenRequest(user_email=user)
     request.min_validity.seconds = seconds
     return (await zoomgate.call(zoomgate.auth.GetToken, request, seconds=60.0)).token
@@ -69,7 +69,7 @@ def refresh_calls(zoomgate: Harness) -> int:
 
 
 async def change(place: Place, how: Callable[[ConnectionRecord], ConnectionRecord]) -> ConnectionRecord:
-    """Change Monica's record directly in the store, as a different process would."""
+    """Change Monica's record directly in the store, as a different process would, and return the changed record."""
     envelope = Envelope(app=APP, keys=key_file.load(place.folder.parent / "keys.json"))
     stored = await place.record(MONICA)
     changed = how(connection_record.decode(envelope, stored))
@@ -78,7 +78,7 @@ async def change(place: Place, how: Callable[[ConnectionRecord], ConnectionRecor
 
 
 async def simulate_killed_process(zoomgate: Harness, place: Place) -> None:
-    """Simulate a process that was killed after Zoom rotated the token. The record has a pending attempt and no lease."""
+    """Simulate a process that was killed after Zoom rotated the token: add a pending attempt, but no lease, to Monica's record."""
     grant = zoomgate.simulator.zoom.grants[MONICA]
     zoomgate.simulator.zoom.refresh(grant.refresh_token)
     attempt = PendingAttempt(epoch=1, started_at=time.time())
@@ -86,7 +86,7 @@ async def simulate_killed_process(zoomgate: Harness, place: Place) -> None:
 
 
 async def test_thousand_concurrent_calls_share_one_refresh(place: Place) -> None:
-    """All calls return the same new token. Zoom receives one call, and one generation is stored."""
+    """All calls return the same new token. Zoom receives one refresh call, and one new generation is stored."""
     options = SimulatorOptions(port=0, access_token_seconds=90)
     async with running(place.folder, simulator=options, environ=place.environ) as zoomgate:
         await zoomgate.connect()
@@ -132,7 +132,7 @@ async def test_ambiguous_rejection_is_not_final_and_costs_one_call(
     zoomgate: Harness, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the killed process could still store a result, calls fail with REFRESH_IN_PROGRESS and the record is unchanged."""
-    # 9.5 of the 10 seconds of each call are reserved for the response, so that it arrives before the deadline
+    # reserves 9.5 of the 10 seconds of each call for the response, so that each call stops waiting for the refresh after 0.5 seconds
     monkeypatch.setattr(access_tokens, "RESPONSE_MARGIN", 9.5)
     await zoomgate.connect()
     await simulate_killed_process(zoomgate, place)
@@ -155,7 +155,7 @@ async def test_ambiguous_rejection_is_not_final_and_costs_one_call(
 
 
 async def test_lost_responses_are_retried_twice_and_then_reported(zoomgate: Harness) -> None:
-    """After two retries, a strict Zoom rejects the token. The rejection is reported as OUTCOME_LOST and counted once."""
+    """All three responses to the first call are lost. Later calls report Zoom's rejection of the token as OUTCOME_LOST, counted once."""
     await zoomgate.connect()
     zoomgate.simulator.faults.add(Fault("token", "cut_after", times=3))
     assert (await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == ZOOM
@@ -237,9 +237,9 @@ async def test_failed_write_loses_no_token(
 async def test_clock_jump_during_a_refresh_loses_no_token(
     place: Place, monkeypatch: pytest.MonkeyPatch, step: float
 ) -> None:
-    """The issued pair is stored, the next refresh succeeds, and no expired token is returned.
+    """The token pair that Zoom issues is stored, the next refresh succeeds, and no expired token is returned.
 
-    The local clock is used only with an SQLite file, since a database server has its own clock.
+    With SQLite, the store uses the clock of this process, which jumps; with MongoDB, it uses the clock of the database server.
     """
     offset, real_wall, real_refresh = [0.0], SystemClock.wall, OAuthClient.refresh
 

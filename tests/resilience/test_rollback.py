@@ -25,7 +25,7 @@ CONSENT = ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED", "REJECTED")
 
 
 async def refresh(harness: Harness, user: str = MONICA) -> pb.Token:
-    """Refresh the token of a user."""
+    """Refresh the token of a user, and return the new token."""
     request = pb.RefreshTokenRequest(user_email=user)
     return (await harness.call(harness.auth.RefreshToken, request)).token
 
@@ -54,7 +54,7 @@ async def rollbacks_detected(harness: Harness) -> int:
 
 @pytest.fixture
 def feed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set the poll interval of the change feed. With NEVER, cached tokens are not invalidated."""
+    """Set the poll interval of the change feed. With NEVER, the feed does not poll, so it invalidates no cached token."""
     monkeypatch.setattr(change_feed, "POLL_INTERVAL", getattr(request, "param", NEVER))
 
 
@@ -62,7 +62,7 @@ def feed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 async def restored(
     request: pytest.FixtureRequest, place: Place, feed: None
 ) -> AsyncIterator[tuple[Harness, pb.Token]]:
-    """A service whose store was rolled back to Monica's first record, and the second token, which was issued later."""
+    """Yield a service whose store was rolled back to Monica's first record, and Monica's second token, which that record lacks."""
     async with running(place.folder, simulator=request.param, environ=place.environ) as zoomgate:
         await zoomgate.connect()
         await zoomgate.connect(OMAR)
@@ -76,7 +76,7 @@ async def restored(
 async def test_cached_newer_token_is_used_before_the_older_one_is_tried(
     restored: tuple[Harness, pb.Token],
 ) -> None:
-    """The stored refresh token is used only if needed. If Zoom accepts that token, the new generation is higher than all previous ones."""
+    """The older, stored refresh token is used only if needed. If Zoom accepts it, the new generation is higher than all previous ones."""
     zoomgate, newest = restored
     assert (await token(zoomgate)).access_token == newest.access_token
     with capture_logs() as lines:
@@ -104,7 +104,7 @@ async def test_cached_newer_token_is_used_before_the_older_one_is_tried(
 async def test_token_dropped_from_the_cache_is_not_followed_by_an_older_one(
     restored: tuple[Harness, pb.Token], feed: None
 ) -> None:
-    """When the change feed reports the rollback, the service refreshes with the stored token and never returns the older access token."""
+    """When the change feed detects the rollback, the service refreshes the stored token and never returns the older access token."""
     zoomgate, newest = restored
     returned = newest
     while returned.access_token == newest.access_token:
@@ -138,7 +138,7 @@ async def test_many_concurrent_calls_share_one_refresh(place: Place, feed: None)
 async def test_tokens_of_an_earlier_consent_are_not_returned(
     zoomgate: Harness, place: Place, feed: None
 ) -> None:
-    """A record from before the latest consent is older, regardless of its generation. The next consent gets a higher generation."""
+    """A record from before the latest consent is treated as older, whatever its generation. The next consent gets a higher one."""
     await zoomgate.connect()
     await refresh(zoomgate)
     backup = await place.record(MONICA)

@@ -36,19 +36,19 @@ from zoomgate_server.web import server as web_server
 
 UNREACHABLE = "mongodb://monica:hunter2@127.0.0.1:1/zoomgate?appName=hunter2"
 
-# if a PyMongo client is closed while a connection attempt is pending, its socket is closed by the garbage collector
+# if a PyMongo client is closed during a connection attempt, only the garbage collector closes the socket, with this warning
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
 @pytest.fixture(autouse=True)
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Shorten the timeouts that expire in these tests."""
+    """Shorten the timeouts that these tests wait for."""
     for name in ("SELECT_SECONDS", "CONNECT_SECONDS"):
         monkeypatch.setattr(mongodb_store, name, 0.2)
     for name in ("MIN_STORE_PAUSE", "MAX_STORE_PAUSE"):
         monkeypatch.setattr(stores, name, 0.05)
     yield
-    gc.collect()  # collect the sockets while the warning is ignored
+    gc.collect()  # the sockets must be collected while the warning is still ignored
 
 
 def free_port() -> int:
@@ -105,7 +105,7 @@ async def test_start_waits_for_the_store(tmp_path: Path, monkeypatch: pytest.Mon
         assert "zoomgate_build_info" in (await fetch(session, "/metrics"))[1]
         with pytest.raises(grpc.aio.AioRpcError):
             await health_pb2_grpc.HealthStub(channel).Check(probe, timeout=0.2)
-        # a link opened before the store is available is served later
+        # if a link is opened before the store is available, the page is served once the store is available
         early = asyncio.create_task(fetch(session, "/oauth/start?ticket=x"))
         await asyncio.to_thread(server.start)
         try:
@@ -122,7 +122,7 @@ async def test_start_waits_for_the_store(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def fetch(session: aiohttp.ClientSession, path: str) -> tuple[int, str]:
-    """Return the status and text of a page."""
+    """Return the status code and the text of the page at a URL."""
     async with session.get(path) as page:
         return page.status, await page.text()
 
@@ -223,7 +223,7 @@ async def test_locked_file_fails_the_start(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_permanent_problem_fails_the_start_immediately(tmp_path: Path, mongodb_uri: str) -> None:
-    """The tested problem is a database with the format of a newer version."""
+    """The test uses a database whose format belongs to a newer version of Zoomgate."""
     with MongoClient(mongodb_uri) as client:
         client.get_default_database()[mongodb_store.META].insert_one({"_id": "schema", "version": 99})
     text, tries = await start_error(tmp_path, environ_with_store_wait(tmp_path, mongodb_uri, 60))

@@ -53,22 +53,22 @@ BAD_ADDRESS = "Monica@example.com"
 
 
 def begin_with_options(**values: object) -> auth.BeginAuthorizationRequest:
-    """Return a request that starts an authorization with options."""
+    """Return a request that starts an authorization with the given options."""
     return ParseDict({"user_email": MONICA, "options": values}, auth.BeginAuthorizationRequest())
 
 
 def nested_list(levels: int) -> object:
-    """Return lists nested `levels` deep."""
+    """Return a list with `levels` nested levels, or None for zero levels."""
     return None if levels == 0 else [nested_list(levels - 1)]
 
 
 def create_request(**values: object) -> meetings.CreateMeetingRequest:
-    """Return a request that creates a meeting with details."""
+    """Return a request that creates a meeting with the given details."""
     return ParseDict({"user_email": MONICA, "meeting_details": values}, meetings.CreateMeetingRequest())
 
 
 def merged(base: Message, more: Message) -> Message:
-    """Return a request with fields that JSON cannot represent."""
+    """Merge a message with fields that JSON cannot represent into a request, and return the request."""
     base.MergeFrom(more)
     return base
 

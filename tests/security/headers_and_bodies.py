@@ -74,7 +74,7 @@ def post(**more: object) -> pb.PostRequest:
 
 
 def nested_json(levels: int) -> bytes:
-    """Return a request with lists in `json` that are nested `levels` deep. The message is encoded manually, because libraries reject it."""
+    """Return a request whose `json` contains lists nested `levels` deep. It is encoded manually, because libraries refuse to encode it."""
     value = b""
     for _ in range(levels):
         for tag in (0x0A, 0x32):  # ListValue.values, Value.list_value

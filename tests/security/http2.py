@@ -87,7 +87,7 @@ class Connection:
         return None
 
     async def read_some(self) -> bytes:
-        """Return received bytes, or nothing if the server closed the connection."""
+        """Return received bytes, or an empty value if the server has closed the connection."""
         try:
             return await self._reader.read(65_536)
         except ConnectionError:

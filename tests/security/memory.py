@@ -1,4 +1,4 @@
-"""Limits on the memory that a test uses."""
+"""Context managers that limit the memory that a test uses."""
 
 import gc
 import tracemalloc

@@ -12,7 +12,7 @@ REMEDY = re.compile(
     r"[:;,] (?:or )?(?:send|set|leave (?:(?:it|them|one of them) )?out|leave (?:it|them) empty|remove|omit|correct|use|escape|say|begin"
     r"|start|retry|check)\b"
 )
-"""Pattern of the instruction that follows the violated rule in a message."""
+"""Pattern of an instruction to the caller, which must follow the violated rule in a message."""
 
 
 @dataclass(frozen=True)

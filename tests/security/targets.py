@@ -103,7 +103,7 @@ DENIED = {
 
 
 def call(method: str, url: str, **more: object) -> pb.GetRequest:
-    """Return a request of one of the proxy's methods."""
+    """Return a request for one of the proxy's methods."""
     return ParseDict({"user_email": MONICA, "url": url, **more}, REQUESTS[method]())
 
 

@@ -27,7 +27,7 @@ Service = tuple[Harness, RawUpstream]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """Run a service with a connected user and an HTTP server with scripted responses in place of Zoom's API.
+    """Run a service with a connected user, and replace Zoom's API by an HTTP server with scripted responses; yield both.
 
     All test cases share the service, since no test case changes it.
     """
@@ -104,7 +104,7 @@ async def test_unknown_fields_are_ignored(service: Service) -> None:
 
 
 async def test_metadata_does_not_redirect_a_call(service: Service) -> None:
-    """Metadata that contains hosts or methods changes neither the fixed origin of requests to Zoom nor the method of a call."""
+    """Metadata that names other hosts or methods changes neither the host nor the method of the request to Zoom."""
     zoomgate, raw = service
     tricks = [
         ("host", "evil.com"),
@@ -125,7 +125,7 @@ async def test_metadata_does_not_redirect_a_call(service: Service) -> None:
 
 
 async def test_raw_bodies_are_sent_unchanged(service: Service) -> None:
-    """Bytes in `raw` are neither parsed nor changed, even if declared as JSON and invalid."""
+    """Bytes in `raw` are neither parsed nor changed, even if they are declared as JSON but are invalid JSON."""
     zoomgate, raw = service
     for body in (b"{not json", b"\xff\x00", b"[" * 1_000_000, b"NaN"):
         request = proxy.PostRequest(user_email=MONICA, url="/x", raw=body, content_type="application/json")

@@ -27,7 +27,7 @@ RATE_LIMITED = ("RESOURCE_EXHAUSTED", "ZOOM_RATE_LIMITED")
 
 
 def tokens(**changes: object) -> bytes:
-    """Return a token response."""
+    """Return a successful response of the token endpoint."""
     return http_response("200 OK", json.dumps(TOKENS | changes).encode())
 
 
@@ -120,7 +120,7 @@ Site = tuple[Harness, RawUpstream, RawUpstream]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    """A service whose redirect URI is a page of the caller's application.
+    """Yield a service whose redirect URI is a page of the caller's application.
 
     Scripted HTTP servers replace Zoom's OAuth server and API.
     """
@@ -209,7 +209,7 @@ async def test_consent_with_a_foreign_api_url_is_rejected_and_revoked(site: Site
 
 
 async def test_refresh_with_a_foreign_api_url_stores_the_tokens(tmp_path: Path) -> None:
-    """The previous refresh token has been used, so the new tokens are stored and the foreign host is discarded."""
+    """The new tokens are stored, because the previous refresh token is no longer valid; the foreign host in the response is ignored."""
     async with raw_upstream() as oauth, raw_upstream() as api:
         environ = {"ZOOMGATE_ZOOM_OAUTH_URL": f"http://127.0.0.1:{oauth.port}/oauth"}
         async with running(tmp_path, environ=environ, zoom_api_url=api.url) as zoomgate:
@@ -295,7 +295,7 @@ async def test_special_characters_in_a_code_do_not_change_the_form(site: Site) -
 
 
 async def test_pending_authorizations_per_caller_are_limited(tmp_path: Path) -> None:
-    """A caller that reaches the limit does not affect other callers."""
+    """A caller that has reached its limit does not prevent other callers from starting authorizations."""
     async with running(tmp_path, environ={"ZOOMGATE_MAX_PENDING_PER_CALLER": "5"}) as zoomgate:
         for number in range(5):
             await zoomgate.begin_authorization(f"u{number}@example.com")
@@ -309,7 +309,7 @@ async def test_pending_authorizations_per_caller_are_limited(tmp_path: Path) -> 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def front(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harness]:
-    """A service that receives Zoom's redirects at its own callback."""
+    """Yield a service that receives Zoom's redirects at its own callback URL."""
     async with running(
         tmp_path_factory.mktemp("data"), environ={"ZOOMGATE_MAX_PENDING_PER_USER": "1000"}
     ) as zoomgate:
@@ -344,7 +344,7 @@ PATHS = {
 
 @pytest.mark.parametrize("name", PATHS)
 async def test_malformed_url_shows_a_page_without_its_content(front: Harness, name: str) -> None:
-    """The service does not exchange an authorization code."""
+    """The service does not send an authorization code to Zoom."""
     path, status, outcome = PATHS[name]
     async with browser() as session, session.get(URL(front.http_url + path, encoded=True)) as page:
         text = await page.text()
@@ -362,7 +362,7 @@ async def test_malformed_url_shows_a_page_without_its_content(front: Harness, na
 
 
 async def callback_of(front: Harness, session: object, user: str = MONICA) -> URL:
-    """Grant consent, and return the URL of the redirect with code and state."""
+    """Consent in Zoom, and return the URL of the redirect, which contains the code and the state."""
     started = await front.begin_authorization(user)
     action, fields = await consent_form(session, started.authorization_url)  # type: ignore[arg-type]
     async with session.post(  # type: ignore[attr-defined]
@@ -432,7 +432,7 @@ async def test_callback_with_a_different_cookie_is_rejected(front: Harness, cook
     ],
 )
 async def test_invalid_http_request_is_rejected(front: Harness, request_bytes: bytes) -> None:
-    """The response is a 4xx or a closed connection, and the service stays healthy."""
+    """The service responds with a 4xx status or closes the connection, and stays healthy."""
     url = URL(front.http_url)
     reader, writer = await asyncio.open_connection(url.host, url.port)
     writer.write(request_bytes)

@@ -50,7 +50,7 @@ async def test_client_must_trust_the_certificate(tmp_path: Path) -> None:
 
 
 async def test_certificate_is_replaced_without_a_restart(tmp_path: Path) -> None:
-    """New connections use the new certificate and key. A mismatched pair or an expired certificate is ignored."""
+    """New connections use the new certificate and key. A key that does not match its certificate, or an expired certificate, is ignored."""
     cert, key, first = write_pair(tmp_path)
     async with running(tmp_path / "data", environ=tls_settings(cert, key)) as harness:
         assert (await presented_certificate(harness)).split() == first.split()
@@ -145,7 +145,7 @@ def test_certificate_is_loaded_once_it_becomes_valid(tmp_path: Path) -> None:
 
 
 class DeletedWhileRead(type(Path())):  # type: ignore[misc] - the class of paths on this platform
-    """A path whose file is deleted while it is being read."""
+    """A path whose file is deleted after it is opened and before it is read."""
 
     def open(self, *arguments: object, **options: object) -> object:  # type: ignore[override]
         """Open the file, then delete its directory entry."""
@@ -155,7 +155,7 @@ class DeletedWhileRead(type(Path())):  # type: ignore[misc] - the class of paths
 
 
 def test_key_may_be_replaced_while_it_is_read(tmp_path: Path) -> None:
-    """The permissions are read from the opened file, even if the path later refers to a different file."""
+    """The permissions are read from the opened file, so the path may be deleted or refer to a different file meanwhile."""
     cert, key, _ = write_pair(tmp_path)
     assert tls.load(cert, DeletedWhileRead(key)).names == ("localhost", "127.0.0.1")
 

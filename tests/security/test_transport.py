@@ -40,7 +40,7 @@ CHECK.facts.update_time.seconds = 1_700_000_000
 
 @pytest.fixture(scope="module", autouse=True)
 def _files() -> Iterator[None]:
-    """Raise the limit of open files, because this process contains both ends of many connections."""
+    """Raise the limit on open files, because this process holds both ends of many connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
@@ -50,7 +50,7 @@ def _files() -> Iterator[None]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """Run a service with a connected user and an HTTP server with scripted responses in place of Zoom's API.
+    """Run a service with a connected user, and replace Zoom's API by an HTTP server with scripted responses; yield both.
 
     Tests share the service and must not affect each other's connections.
     """
@@ -65,7 +65,7 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 
 
 async def assert_serving(zoomgate: Harness) -> None:
-    """Assert that the service accepts connections, responds to calls, and is healthy."""
+    """Check that the service accepts connections, responds to calls, and is healthy."""
     async with asyncio.timeout(20), grpc.aio.insecure_channel(zoomgate.grpc_address) as channel:
         response = await AuthServiceStub(channel).CheckToken(CHECK, metadata=metadata(), timeout=20)
         assert response.expired
@@ -310,7 +310,7 @@ async def test_too_much_metadata_is_rejected(service: Service, extra: list[tuple
     ],
 )
 async def test_unknown_methods_are_not_implemented(service: Service, path: str) -> None:
-    """Unknown methods are UNIMPLEMENTED, with and without a credential."""
+    """Calls of unknown methods fail with UNIMPLEMENTED, with and without a credential."""
     zoomgate, _ = service
     for caller in ("service", ""):
         error = await zoomgate.error_of(zoomgate.channel.unary_unary(path), b"", caller)
@@ -343,7 +343,7 @@ async def test_call_of_a_slow_reader_ends_at_its_deadline(service: Service) -> N
 
 @pytest.mark.parametrize("timeout", ["1m", "1u", "0n", "300m"])
 async def test_call_without_time_is_not_sent_to_zoom(service: Service, timeout: str) -> None:
-    """A call with too little time left fails before a request is sent to Zoom."""
+    """A call with too little time left until its deadline fails before a request is sent to Zoom."""
     zoomgate, raw = service
     async with asyncio.timeout(20), http2.connection(zoomgate.grpc_address) as raw_connection:
         await raw_connection.send(slow_call(timeout))
@@ -360,7 +360,7 @@ async def test_call_without_time_is_not_sent_to_zoom(service: Service, timeout: 
 async def test_every_call_has_a_time_limit(
     service: Service, monkeypatch: pytest.MonkeyPatch, limit: str, seconds: float | None
 ) -> None:
-    """Without a deadline, or with a distant deadline, the server's limit applies. The test shortens the limit from 30 seconds or more."""
+    """If the deadline is missing or distant, the server's limit applies. The limit is 30 seconds or more, and 2 seconds in the test."""
     zoomgate, raw = service
     monkeypatch.setattr(authentication, limit, 2.0)
     raw.responses = [Endless(b"HTTP/1.1 200 OK\r\n"), OK]
@@ -374,14 +374,14 @@ async def test_every_call_has_a_time_limit(
 
 
 async def test_calls_beyond_the_stream_limit_all_succeed(service: Service) -> None:
-    """A thousand concurrent calls over one connection are queued and not reset."""
+    """A thousand concurrent calls over one connection are queued, and none of their streams is reset."""
     zoomgate, _ = service
     responses = await asyncio.gather(*(zoomgate.call(zoomgate.auth.CheckToken, CHECK) for _ in range(1000)))
     assert all(response.expired for response in responses)
 
 
 async def test_calls_waiting_for_zoom_do_not_block_others(service: Service) -> None:
-    """While hundreds of calls wait for Zoom, other calls succeed and the health status is SERVING. Finally, all calls succeed."""
+    """While hundreds of calls wait for Zoom, other calls succeed and the health status is SERVING. Once Zoom responds, all succeed."""
     zoomgate, raw = service
     raw.responses = [OK]
     raw.open.clear()

@@ -32,16 +32,16 @@ WRITE = meetings.CreateMeetingRequest(user_email=MONICA)
 UNAVAILABLE, UNKNOWN = ("UNAVAILABLE", "ZOOM_UNAVAILABLE"), ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")
 BAD, LARGE = ("INTERNAL", "ZOOM_BAD_RESPONSE"), ("RESOURCE_EXHAUSTED", "ZOOM_RESPONSE_TOO_LARGE")
 MEETING = ("OK", "1")
-"""The status code and reason of a failed call, or OK and the parsed value."""
+"""The status code and the error reason of a failed call, or OK and a value from the response."""
 
 
 def status(number: int) -> Outcome:
-    """Return the expected outcome of a proxy call for an HTTP status."""
+    """Return the expected outcome of a proxy call to which Zoom responds with an HTTP status."""
     return ("OK", str(number))
 
 
 def html_page(line: str) -> bytes:
-    """Return an HTML response of an intermediary."""
+    """Return the HTML response of an intermediary with the status line `line`."""
     body = b"<html><body>Bad Gateway</body></html>"
     return (
         f"HTTP/1.1 {line}\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
@@ -49,7 +49,7 @@ def html_page(line: str) -> bytes:
 
 
 def compressed_zeros(megabytes: int, bits: int) -> bytes:
-    """Return this many megabytes of zeros, compressed to about a thousandth of that size."""
+    """Return `megabytes` of zeros, compressed to about a thousandth of that size."""
     packer = zlib.compressobj(wbits=bits)
     return b"".join([*(packer.compress(bytes(1_000_000)) for _ in range(megabytes)), packer.flush()])
 
@@ -58,7 +58,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encodi
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
 
 RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
-    # each entry: the response, and the outcomes of a proxy call, of a typed read, and of a typed write
+    # each entry: the response, and the outcomes of the RPCs ProxyService.Get, GetMeeting and CreateMeeting
     "an HTML error page": (html_page("502 Bad Gateway"), status(502), UNAVAILABLE, UNKNOWN),
     "an HTML page with status 200": (html_page("200 OK"), status(200), BAD, BAD),
     "an HTML page with status 404": (html_page("404 Not Found"), status(404), UNAVAILABLE, UNKNOWN),
@@ -303,7 +303,7 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """A service with a connected user and an HTTP server with scripted responses in place of Zoom's API."""
+    """Yield a service with a connected user, and the HTTP server with scripted responses that replaces Zoom's API."""
     async with (
         raw_upstream() as raw,
         running(tmp_path_factory.mktemp("data"), zoom_api_url=raw.url) as zoomgate,
@@ -314,7 +314,7 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 
 
 async def outcome(zoomgate: Harness, method: Any, request: Any) -> Outcome:
-    """Call an RPC; return the code and reason of a failure, or OK and the parsed value."""
+    """Call an RPC; return the status code and the error reason if it fails, otherwise OK and a value from the response."""
     try:
         result = await zoomgate.call(method, request)
     except grpc.aio.AioRpcError as error:
@@ -323,23 +323,25 @@ async def outcome(zoomgate: Harness, method: Any, request: Any) -> Outcome:
             word for word in ("aiohttp", "Error", "Traceback", "evil.com") if word in rpc_error.message
         ]
         return rpc_error.short
-    MessageToJson(result)  # grpcurl prints responses as JSON, so this must not fail
+    MessageToJson(result)  # grpcurl prints responses as JSON, so the conversion to JSON must not fail
     return ("OK", str(result.response.status if isinstance(result, proxy.GetResponse) else result.meeting.id))
 
 
 @pytest.mark.parametrize("name", RESPONSES)
 async def test_response_has_its_outcome(service: Service, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """The proxy returns complete responses; typed calls parse or reject them. Incomplete responses fail, and memory use is bounded."""
+    """Proxy calls return complete responses; meeting calls parse or reject them. Incomplete responses fail, and memory use is bounded."""
     zoomgate, raw = service
     response, *expected = RESPONSES[name]
     raw.responses = [response]
-    # only for responses that the client treats as incomplete; otherwise it would reuse the closed connection
+    # only after responses that the service treats as incomplete; after others, the service would reuse the closed connection
     raw.close_after_response = (
         expected[0] == UNAVAILABLE and isinstance(response, bytes) and b"Content-Encoding" not in response
     )
     raw.requests.clear()
     if isinstance(response, Endless) and expected[0] == UNAVAILABLE:
-        monkeypatch.setattr(authentication, "MAX_SECONDS", 2.0)  # the server's limit, one minute by default
+        monkeypatch.setattr(
+            authentication, "MAX_SECONDS", 2.0
+        )  # the server's limit on the duration of a call, one minute by default
     with allocations_of(48):
         outcomes = await asyncio.gather(
             outcome(zoomgate, zoomgate.proxy.Get, GET),
@@ -357,7 +359,7 @@ async def test_missing_response_is_reported_before_the_deadline(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service reports the unknown outcome of a write before gRPC reports DEADLINE_EXCEEDED."""
-    # tolerance for slow machines, below the rounding that aiohttp would apply to one of these deadlines
+    # tolerates slow machines, but is less than the amount by which aiohttp would round up one of these timeouts
     monkeypatch.setattr(access_tokens, "RESPONSE_MARGIN", 0.7)
     zoomgate, raw = service
     raw.responses = [Endless(b"")]
@@ -388,7 +390,7 @@ RETRY_AFTER = {
 
 @pytest.mark.parametrize("name", RETRY_AFTER)
 async def test_any_retry_after_yields_a_bounded_delay(service: Service, name: str) -> None:
-    """The retry delay is between one second and one hour; the metadata contains Zoom's `Retry-After` value if it is short."""
+    """The retry delay is between one second and one hour; the metadata contains Zoom's `Retry-After` value only if it is short."""
     zoomgate, raw = service
     value, minimum, maximum = RETRY_AFTER[name]
     lines = f"HTTP/1.1 429 Too Many Requests\r\nRetry-After: {value}\r\nContent-Length: 2\r\n\r\n{{}}"
@@ -428,7 +430,7 @@ async def test_redirects_and_cookies_are_ignored(service: Service) -> None:
     ids=["two responses", "two responses, one empty", "no content with a body", "not modified with a body"],
 )
 async def test_surplus_response_bytes_are_discarded(service: Service, first: bytes) -> None:
-    """Bytes after a response are not used as the response of the next call."""
+    """Bytes that Zoom sends after the end of a response are not read as the response to the next call."""
     zoomgate, raw = service
     raw.responses = [first, http_response("200 OK", b'{"id":1}')]
     await outcome(zoomgate, zoomgate.proxy.Get, GET)
@@ -437,7 +439,7 @@ async def test_surplus_response_bytes_are_discarded(service: Service, first: byt
 
 
 async def test_token_that_is_always_rejected_is_retried_once(service: Service) -> None:
-    """Repeated 401 responses cause one refresh and one retry."""
+    """If Zoom responds to every request with 401, a call causes only one refresh and one retry."""
     zoomgate, raw = service
     raw.responses = [http_response("401 Unauthorized", b'{"code":124,"message":"Invalid access token."}')]
     raw.requests.clear()
