@@ -50,8 +50,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             ready = zoom = None
             for line in process.stdout:
                 ready = ready or re.search(r"ready grpc=(\S+) http=(\S+)", line)
-                zoom = re.search(r"Zoom +(\S+) \(simulated", line)
-                if ready and zoom:
+                zoom = zoom or re.search(r"Zoom +(\S+) \(simulator", line)
+                if "What to try next" in line:
                     break
             assert ready is not None
             assert zoom is not None
