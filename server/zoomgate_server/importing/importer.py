@@ -286,5 +286,6 @@ class Importer:
             self._stop.request(
                 StopReason.FATAL_ERROR,
                 f"the tokens of the first {self._mismatches} rows belong to Zoom users whose email addresses differ from"
-                " those in the rows; the import stopped before using more tokens; check that the file contains the email addresses of the users' Zoom accounts",
+                " those in the rows; the import stopped before using more tokens;"
+                " check that the file contains the email addresses of the users' Zoom accounts",
             )
