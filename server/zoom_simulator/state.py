@@ -49,7 +49,7 @@ class Code:
 
 @dataclass(slots=True)
 class Grant:
-    """A user's latest consent to the app.
+    """A user's consent to the app, and the tokens issued for it.
 
     Attributes:
         scope: The granted scopes, separated by spaces.

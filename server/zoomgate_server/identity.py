@@ -40,7 +40,8 @@ class Principal:
         name: The caller's name in logs, metrics and the audit trail.
         roles: The caller's roles. Only the `dev` caller has more than one.
         users: The users for whom a service may act. Ignored for members and administrators.
-        methods: The only methods that the caller may call, such as `AuthService.GetToken`. None allows all methods of its roles.
+        methods: The only methods that the caller may call, such as `AuthService.GetToken`. If None, all
+            methods of its roles.
         email: A member's own address in canonical form.
         issuer: The issuer of the credential: `key` for static keys.
         subject: The caller's identifier at the issuer. Never reassigned to another caller.

@@ -360,7 +360,7 @@ async def test_call_without_time_is_not_sent_to_zoom(service: Service, timeout: 
 async def test_every_call_has_a_time_limit(
     service: Service, monkeypatch: pytest.MonkeyPatch, limit: str, seconds: float | None
 ) -> None:
-    """If the deadline is missing or distant, the server's limit applies. The limit is 30 seconds or more, and 2 seconds in the test."""
+    """If the deadline is missing or too distant, the server's limit applies: 30 or 60 seconds. The test reduces the limit to 2 seconds."""
     zoomgate, raw = service
     monkeypatch.setattr(authentication, limit, 2.0)
     raw.responses = [Endless(b"HTTP/1.1 200 OK\r\n"), OK]

@@ -156,7 +156,7 @@ async def test_repeated_event_has_no_effect(stored: Harness) -> None:
 
 @pytest.mark.parametrize("event", ["app_deauthorized", "user.deactivated"])
 async def test_event_older_than_the_consent_is_ignored(stored: Harness, event: str) -> None:
-    """Zoom retries events for 85 minutes. A user who has reconnected before a late event arrives remains connected."""
+    """Zoom retries events for 85 minutes. If a user has reconnected before a late event arrives, the user remains connected."""
     await stored.connect()
     before = time.time() - 1.4 * HOUR
     old = (

@@ -66,7 +66,7 @@ CALLERS = {
     "omar": member(OMAR),
     "admin": ADMIN,
 }
-"""All callers of the tests by name; the key of a caller is `key_of(name)`."""
+"""All callers of the tests by name; the key of a caller is `caller_key(name)`."""
 
 
 def caller_key(name: str) -> str:

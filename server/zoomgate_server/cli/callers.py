@@ -111,7 +111,7 @@ def _quote(text: str) -> str:
 
 @contextlib.contextmanager
 def _lock(file: Path) -> Iterator[None]:
-    """Lock a file against concurrent changes by other commands, which would overwrite each other."""
+    """Lock a file, so that concurrent commands do not overwrite each other's changes."""
     folder = os.open(
         file.resolve().parent, os.O_RDONLY
     )  # the directory is locked because the file is replaced

@@ -175,10 +175,10 @@ class Subscription:
         return entry.is_latest and self.matches_user(entry.subject)
 
     def has_delivered(self, snapshot: Snapshot, before: int) -> bool:
-        """Return whether a snapshot has been delivered, provided that all entries up to the number `before` have been delivered.
+        """Return whether the subscriber has received the state in a snapshot, given that it has received all entries up to `before`.
 
-        The snapshot loaded for an entry may already contain a later change. A subscription created between the entry and the load
-        has not received that change.
+        A snapshot is loaded after its entry is added, and may already contain a later change. A subscription created between these
+        two times has not received that change.
         """
         if snapshot.since > before:
             return False

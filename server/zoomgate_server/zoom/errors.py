@@ -38,7 +38,7 @@ _SCOPES = re.compile(r"does not contain scopes?:?\s*\[([^\]]{0,2000})\]", re.IGN
 _SCOPE = re.compile(r"[A-Za-z0-9_:]{1,100}", re.ASCII)
 _ERROR_CLASSES: dict[int, Callable[..., ZoomgateError]] = {
     400: ZoomRefusedArguments,
-    401: ZoomRefusedPermission,  # the code is not 124, so a new token would not help
+    401: ZoomRefusedPermission,  # 401 with Zoom error code 124 is handled before the lookup; for other codes, a new token would not help
     403: ZoomRefusedPermission,
     404: ZoomRefusedNotFound,
     409: ZoomRefusedConflict,
@@ -121,7 +121,7 @@ def _is_html(response: ZoomResponse) -> bool:
 
 
 def sanitize(text: str, limit: int) -> str:
-    """Sanitize external text: remove control, format and separator characters, and truncate it."""
+    """Sanitize external text: replace control, format and separator characters with spaces, and truncate it."""
     printable = "".join(
         character if unicodedata.category(character)[0] != "C" and character not in "\u2028\u2029" else " "
         for character in text[: 2 * limit]

@@ -56,7 +56,7 @@ async def test_leftover_sqlite_store_is_ignored(
 async def test_key_rotation_and_backup_work_as_with_sqlite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mongodb: MongoServer
 ) -> None:
-    """After rotation, retirement, backup and restore, all users can be refreshed. The backup is the only SQLite file."""
+    """After rotation, retirement, backup and restore, the tokens of all users can be refreshed. The backup is the only SQLite file."""
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     ring = Path("data/keys.json")

@@ -16,7 +16,7 @@ RECORD = Record(key=RecordKey("app", Kind.META, "x"), value=b"v")
 
 
 async def open_error(path: Path) -> str:
-    """Return the error message of opening a file, and check that the message is one line with a remedy."""
+    """Open a file that must be rejected, check that the error message is a single line with a remedy, and return the message."""
     with pytest.raises(StoreOpenError) as error:
         await SqliteStore.open(path, time.time)
     text = str(error.value)

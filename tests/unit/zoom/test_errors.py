@@ -101,7 +101,7 @@ def test_rejected_token_is_distinguished_from_other_errors(status: int, body: ob
 
 
 def test_zoom_messages_are_sanitized() -> None:
-    """Control, bidi, zero-width and separator characters are removed, the text is truncated, and invalid fields are listed."""
+    """Control, bidirectional, zero-width and separator characters become spaces, the text is truncated, and invalid fields are listed."""
     message = "a\r\n\x1b[31mb\u202ec\u200bd\u2028e" + "x" * 500
     failure = errors.error_for(
         GET,

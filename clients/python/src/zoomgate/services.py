@@ -69,7 +69,7 @@ class Auth(_Service):
     delete_connection: Method[auth.DeleteConnectionRequest, auth.DeleteConnectionResponse]
     """Disconnect a user and revoke the tokens with Zoom. Raises `NotConnected` if the user is not connected."""
     watch_connections: Stream[auth.WatchConnectionsRequest, auth.WatchConnectionsResponse]
-    """Stream connections as they change. Unlike `Client.watch`, an interrupted stream is not resumed."""
+    """Stream connections as they change. Unlike `Client.watch`, does not resume an interrupted stream."""
 
 
 class Meetings(_Service):

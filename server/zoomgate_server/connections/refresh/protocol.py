@@ -1,19 +1,20 @@
-"""The refresh protocol, as a generator over effects.
+"""The refresh protocol, as a generator of effects.
 
 `refresh()` performs no I/O. The generator yields effects, receives their results and returns a `Verdict`; the driver throws store
 failures into the generator as `StoreError`. The driver therefore controls time, order and failures: `refresher.py` performs the effects
 in production, and the model tests run the protocol with arbitrary sequences of effects and failures.
 
-A Zoom refresh token can be used only once, so losing the response can lose the authorization. The protocol therefore guarantees:
+A Zoom refresh token can be used only once, so if the response is lost, the authorization can be lost as well. The protocol
+therefore guarantees:
 
-* A refresh token is exchanged only after the lease was written, which confirms that the store accepts writes.
+* A refresh token is exchanged only after a lease for the user has been written, which confirms that the store accepts writes.
 * Issued tokens are appended to the journal on the local disk before they are written to the store. After a crash, the process that finds
   the journal entry stores the tokens with `resume()`.
 * Issued tokens are checked against the generation and grant, never against the lease, because a late attempt may hold the only valid
   token. The tokens are stored as the next generation or as an alternate pair. If a newer consent or a disconnection has replaced the
   grant, the tokens are dropped.
-* A rejection is not conclusive, because another attempt may have used the token first. A rejection is accepted only if generation, grant
-  and epoch are unchanged, every candidate in the record was rejected, and no other attempt has an unknown outcome.
+* A rejection is not conclusive, because another attempt may have used the token first. A rejection is accepted only if the generation,
+  grant and lease epoch are unchanged, every refresh token in the record was rejected, and no other attempt has an unknown outcome.
 * Outages, rate limiting and rejected app credentials never change a user's state.
 """
 
@@ -154,7 +155,7 @@ class AppendJournal:
 
 @dataclass(frozen=True, slots=True)
 class DeleteJournal:
-    """Delete tokens from the journal that are stored or no longer needed. Result: None."""
+    """Delete from the journal tokens that have been written to the store or are no longer needed. Result: None."""
 
     issued: IssuedTokens
 
