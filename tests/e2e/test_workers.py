@@ -486,7 +486,7 @@ async def test_repeated_start_failures_stop_the_service(service: Service) -> Non
     last_line = (service.directory / "log").read_text().splitlines()[-1]
     assert last_line == (
         "zoomgate: a worker failed to start 5 times in a row:"
-        " The key file data/keys.json is accessible to other users; run chmod 600 on it"
+        " The key file data/keys.json is accessible to other users; run chmod 600 on that file"
     )
     assert not [pid for pid in service.workers().values() if is_alive(pid)]
 

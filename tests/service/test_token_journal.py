@@ -230,7 +230,7 @@ async def test_supplied_token_is_stored_later_if_zoom_cannot_confirm_its_user(tm
         request = pb.RequestTokenRequest(user_email=MONICA, refresh_token=supplied)
         rejection = await service.error_of(service.auth.RequestToken, request)
         assert rejection.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
-        assert "do not send this token again" in rejection.message
+        assert "do not send this refresh token again" in rejection.message
         await wait_until_empty(service)
         assert (await get_connection(service)).state == STATE.STATE_ACTIVE
         assert zoom.counters["revoke.known"] == 0
