@@ -473,7 +473,9 @@ async def test_start_fails_if_the_trail_cannot_be_written(tmp_path: Path, path: 
     """The error contains the path and a remedy if the path is in a missing directory, is a directory, or is a pipe."""
     (tmp_path / "directory").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(StartError, match=r"^ZOOMGATE_AUDIT: cannot write to .* \(.+\); set it to a writable file"):
+    with pytest.raises(
+        StartError, match=r"^ZOOMGATE_AUDIT: cannot write to .* \(.+\); set it to a writable file"
+    ):
         async with running(tmp_path / "data", environ={"ZOOMGATE_AUDIT": str(tmp_path / path)}):
             pass
 
