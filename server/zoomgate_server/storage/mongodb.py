@@ -153,7 +153,7 @@ async def examine(uri: str, driver: Driver = Driver.MOTOR) -> StoreInspection:
         _check_version(await handle[META].find_one({"_id": "schema"}), _redacted(uri))
         users = await handle[RECORDS].count_documents({"kind": Kind.USER.value})
         store = MongoStore(client, database, has_now=False)
-        key_usage = {app: await encryption_state(store, app) for app in await store.apps()}
+        encryption = {app: await encryption_state(store, app) for app in await store.apps()}
     except StoreError as error:
         raise StoreOpenError(
             f"The store {_redacted(uri)} cannot be read ({error}); check the server and the privileges of its user"
@@ -162,7 +162,7 @@ async def examine(uri: str, driver: Driver = Driver.MOTOR) -> StoreInspection:
         raise StoreOpenError(_open_error_text(_redacted(uri), error)) from None
     finally:
         await _close(client)
-    return StoreInspection(_redacted(uri), users, key_usage, _is_replicated(hello))
+    return StoreInspection(_redacted(uri), users, encryption, _is_replicated(hello))
 
 
 class MongoStore:

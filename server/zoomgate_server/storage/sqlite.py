@@ -103,7 +103,7 @@ def examine(path: Path) -> StoreInspection:
             _check_version(connection, path)
             users = connection.execute("SELECT count(*) FROM record WHERE kind = 'user'").fetchone()[0]
             apps = [app for (app,) in connection.execute("SELECT DISTINCT app FROM record")]
-            key_usage = {app: _encryption_state(connection, app) for app in apps}
+            encryption = {app: _encryption_state(connection, app) for app in apps}
     except sqlite3.Error as error:
         raise StoreOpenError(
             f"The store {path} cannot be read ({_error_name(error)}); check its owner and permissions, or restore the store from a backup"
@@ -112,7 +112,7 @@ def examine(path: Path) -> StoreInspection:
         raise StoreOpenError(
             f"The store {path} cannot be read ({error.strerror}); check its owner and permissions"
         ) from None
-    return StoreInspection(str(path), users, key_usage)
+    return StoreInspection(str(path), users, encryption)
 
 
 def _encryption_state(connection: sqlite3.Connection, app: str) -> EncryptionState:
