@@ -4,23 +4,22 @@ import asyncio
 import shutil
 from pathlib import Path
 
-import pytest
 from structlog.testing import capture_logs
 
 from resilience.place import Place
 from support.harness import MONICA, OMAR, running, serving
 from zoomgate.v1 import auth_service_pb2 as auth
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.encryption import key_file, reloading_key_ring
 
+TIMING = Timing(key_ring=reloading_key_ring.Timing(poll_interval=0.01))
 
-async def test_key_file_of_a_different_installation_is_ignored(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+
+async def test_key_file_of_a_different_installation_is_ignored(place: Place) -> None:
     """While the key file is wrong, all users are served, and records written meanwhile can be decrypted with the correct key file."""
-    monkeypatch.setattr(reloading_key_ring, "POLL_INTERVAL", 0.01)
     path = Path(place.environ["ZOOMGATE_KEYS"])
     correct = path.read_bytes()
-    async with running(place.folder, environ=place.environ) as zoomgate:
+    async with running(place.folder, environ=place.environ, timing=TIMING) as zoomgate:
         await zoomgate.connect()
         path.unlink()
         with capture_logs() as lines:
@@ -31,23 +30,20 @@ async def test_key_file_of_a_different_installation_is_ignored(
         await zoomgate.connect(OMAR)
         await zoomgate.call(zoomgate.auth.RefreshToken, auth.RefreshTokenRequest(user_email=MONICA))
         path.write_bytes(correct)
-    async with running(place.folder, environ=place.environ) as zoomgate:
+    async with running(place.folder, environ=place.environ, timing=TIMING) as zoomgate:
         for user in (MONICA, OMAR):
             await zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=user))
 
 
-async def test_service_recovers_after_receiving_a_missing_primary_key(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_service_recovers_after_receiving_a_missing_primary_key(place: Place, tmp_path: Path) -> None:
     """Without the key, the service reports KEY_UNAVAILABLE, and does not refresh tokens or modify records."""
-    monkeypatch.setattr(reloading_key_ring, "POLL_INTERVAL", 0.01)
     path, peer_path = Path(place.environ["ZOOMGATE_KEYS"]), tmp_path / "peer.json"
     shutil.copy(path, peer_path)
     request = auth.RefreshTokenRequest(user_email=MONICA)
-    async with running(place.folder, environ=place.environ) as first:
+    async with running(place.folder, environ=place.environ, timing=TIMING) as first:
         await first.connect()
         peer_settings = place.elsewhere() | {"ZOOMGATE_KEYS": str(peer_path)}
-        async with serving(first.simulator, tmp_path / "other", peer_settings) as peer:
+        async with serving(first.simulator, tmp_path / "other", peer_settings, timing=TIMING) as peer:
             with capture_logs() as lines:
                 added = key_file.add(path, key_file.load(path))
                 key_file.promote(path, key_file.load(path), added)

@@ -16,18 +16,22 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from yarl import URL
 
+from support.faulty_store import FaultyStore
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceStub
 from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
 from zoomgate_server import settings
-from zoomgate_server.app import lifecycle
+from zoomgate_server.app import lifecycle, stores
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.connections.refresh import schedule
+from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.identity import Principal, Role, UserPatterns
 from zoomgate_server.rpc.middleware.authentication import StaticKey
+from zoomgate_server.storage.record_store import RecordStore
 
 MONICA, OMAR, BASIL = "monica@example.com", "omar@example.com", "basil@example.com"
 SECONDS = 20.0
@@ -105,6 +109,7 @@ class Harness:
         http_url: Base URL of the HTTP server.
         channel: A channel to the service.
         data_dir: The service's data directory.
+        store: The service's store, which can fail on request; None if the service runs in another process.
     """
 
     simulator: Simulator
@@ -112,6 +117,7 @@ class Harness:
     http_url: str
     channel: grpc.aio.Channel
     data_dir: Path
+    store: FaultyStore | None = None
     auth: AuthServiceStub = field(init=False)
     meetings: MeetingsServiceStub = field(init=False)
     proxy: ProxyServiceStub = field(init=False)
@@ -228,11 +234,12 @@ async def running(
     anonymous: Principal | None = None,
     zoom_api_url: str = "",
     options: Sequence[tuple[str, Any]] = (),
+    timing: Timing = Timing(),
 ) -> AsyncIterator[Harness]:
     """Run a simulator and a service on free ports."""
     async with (
         Simulator(simulator or SimulatorOptions(port=0)) as zoom,
-        serving(zoom, data_dir, environ, callers, anonymous, zoom_api_url, options) as harness,
+        serving(zoom, data_dir, environ, callers, anonymous, zoom_api_url, options, timing) as harness,
     ):
         yield harness
 
@@ -246,6 +253,7 @@ async def serving(
     anonymous: Principal | None = None,
     zoom_api_url: str = "",
     options: Sequence[tuple[str, Any]] = (),
+    timing: Timing = Timing(),
 ) -> AsyncIterator[Harness]:
     """Run a service on free ports with an existing simulator."""
     loaded = settings.load(
@@ -263,11 +271,20 @@ async def serving(
     keys = [
         StaticKey(digest(caller_key(name)), principal) for name, principal in (callers or CALLERS).items()
     ]
+    opened: list[FaultyStore] = []
+
+    async def open_store(*args: Any) -> tuple[RecordStore, KeyRing]:
+        store, key_ring = await stores.open_store(*args)
+        opened.append(FaultyStore(store))
+        return opened[0], key_ring
+
     async with (
-        lifecycle.run(loaded, extra_keys=keys, anonymous=anonymous) as started,
+        lifecycle.run(
+            loaded, extra_keys=keys, anonymous=anonymous, open_store=open_store, timing=timing
+        ) as started,
         grpc.aio.insecure_channel(started.grpc, options=list(options)) as channel,
     ):
-        yield Harness(zoom, started.grpc, f"http://{started.http}", channel, data_dir)
+        yield Harness(zoom, started.grpc, f"http://{started.http}", channel, data_dir, opened[0])
 
 
 def browser() -> aiohttp.ClientSession:

@@ -5,6 +5,7 @@ import random
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.app.zoom_clients import start_clients
 from zoomgate_server.audit.trail import FINGERPRINT_SECRET, AuditTrail
 from zoomgate_server.authorization.flow import Authorizations
@@ -75,11 +76,14 @@ class Components:
         loaded_key_ring: KeyRing,
         clock: SystemClock,
         metrics: Metrics,
+        timing: Timing,
         stack: AsyncExitStack,
     ) -> "Components":
         """Build the domain objects; the exit stack closes the opened clients and files."""
         app = settings.app
-        key_ring = ReloadingKeyRing(settings.keys_path, loaded_key_ring, clock, metrics.key_ring_reloaded)
+        key_ring = ReloadingKeyRing(
+            settings.keys_path, loaded_key_ring, clock, metrics.key_ring_reloaded, timing.key_ring
+        )
         envelope = Envelope(app=app, keys=key_ring)
         await key_check.verify(store, envelope)
         audit = _audit_trail(

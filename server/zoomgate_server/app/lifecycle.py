@@ -18,7 +18,8 @@ from grpc_health.v1.health import aio as health_aio
 
 from zoomgate_server.app import listeners
 from zoomgate_server.app.composition import Components
-from zoomgate_server.app.stores import StartCancelled, open_store
+from zoomgate_server.app.stores import StartCancelled, StoreOpener, open_store
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.errors import ZoomgateError
@@ -92,6 +93,8 @@ async def run(
     shared_metrics: Path | None = None,
     peers_serving: bool = False,
     stop: asyncio.Event | None = None,
+    open_store: StoreOpener = open_store,
+    timing: Timing = Timing(),
 ) -> AsyncIterator[ServiceAddresses]:
     """Run the service within the context; see `serve`. Setting `stop` cancels the wait for an unreachable store."""
     clock = SystemClock()
@@ -138,7 +141,7 @@ async def run(
         web.set_ready("starting")
         store = InstrumentedStore(store, metrics.store_error)
         try:
-            components = await Components.build(settings, store, key_ring, clock, metrics, stack)
+            components = await Components.build(settings, store, key_ring, clock, metrics, timing, stack)
         except (ZoomgateError, StoreError) as error:
             raise StartError(str(error)) from None
         if is_new_key_ring:

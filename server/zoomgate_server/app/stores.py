@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,9 @@ from zoomgate_server.telemetry import logs
 
 MIN_STORE_PAUSE, MAX_STORE_PAUSE = 0.5, 5.0
 """Bounds of the delay, in seconds, between attempts to reach a store at startup. The delay doubles with each attempt."""
+
+StoreOpener = Callable[[Settings, AsyncExitStack, asyncio.Event], Awaitable[tuple[RecordStore, KeyRing]]]
+"""The signature of `open_store`."""
 
 _T = TypeVar("_T")
 _log = logs.get("zoomgate.app")

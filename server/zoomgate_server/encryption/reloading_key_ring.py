@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from zoomgate_server.clock import Clock
@@ -11,10 +12,19 @@ from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.errors import KeyUnavailable
 from zoomgate_server.telemetry import logs
 
-POLL_INTERVAL = 2.0
-"""Seconds between two checks of the file. After a rotation, a service encrypts with the previous primary key for at most this long."""
-
 _log = logs.get("zoomgate.keys")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of a reloading key ring, in seconds.
+
+    Attributes:
+        poll_interval: Time between two checks of the file. After a rotation, a service encrypts with the previous primary key for at
+            most this long.
+    """
+
+    poll_interval: float = 2.0
 
 
 class ReloadingKeyRing:
@@ -30,12 +40,18 @@ class ReloadingKeyRing:
     """
 
     def __init__(
-        self, path: Path, ring: KeyRing, clock: Clock, on_reload: Callable[[], None] = lambda: None
+        self,
+        path: Path,
+        ring: KeyRing,
+        clock: Clock,
+        on_reload: Callable[[], None] = lambda: None,
+        timing: Timing = Timing(),
     ) -> None:
         self._path = path
         self._ring = ring
         self._clock = clock
         self._on_reload = on_reload
+        self._timing = timing
         self._lock = threading.Lock()
         self._loaded_version: object = None
         self._problem = ""
@@ -75,7 +91,7 @@ class ReloadingKeyRing:
         """Check the file periodically, even if no key is used, so that no step of a rotation is missed. Runs until canceled."""
         while True:
             self._current()
-            await asyncio.sleep(POLL_INTERVAL)
+            await asyncio.sleep(self._timing.poll_interval)
 
     def _current(self) -> KeyRing:
         if self._clock.monotonic() >= self._next_check:
@@ -90,7 +106,7 @@ class ReloadingKeyRing:
     def _reload_locked(self) -> None:
         version, due = self._file_version(), self._clock.monotonic() >= self._next_check
         if due:
-            self._next_check = self._clock.monotonic() + POLL_INTERVAL
+            self._next_check = self._clock.monotonic() + self._timing.poll_interval
         if version == self._loaded_version and not (self._problem and due):
             return
         self._loaded_version = version

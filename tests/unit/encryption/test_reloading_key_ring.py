@@ -8,7 +8,7 @@ from structlog.testing import CapturingLogger
 
 from zoomgate_server.encryption import key_file, reloading_key_ring
 from zoomgate_server.encryption.cipher import KeyRing
-from zoomgate_server.encryption.reloading_key_ring import POLL_INTERVAL, ReloadingKeyRing
+from zoomgate_server.encryption.reloading_key_ring import ReloadingKeyRing, Timing
 from zoomgate_server.errors import KeyUnavailable
 
 
@@ -47,7 +47,7 @@ def test_new_primary_key_is_used_after_the_poll_interval(path: Path) -> None:
     added = key_file.add(path, key_file.load(path))
     key_file.promote(path, key_file.load(path), added)
     assert ring.primary_id != added
-    clock.now += POLL_INTERVAL
+    clock.now += Timing().poll_interval
     assert ring.primary_id == added
     assert ring.open(old, b"a") == b"text"
     assert key_file.load(path).open(ring.seal(b"new", b"a"), b"a") == b"new"
@@ -58,12 +58,12 @@ def test_callback_is_called_once_per_change_of_the_keys(path: Path) -> None:
     reloads: list[None] = []
     ring, clock = reloading_ring(path, reloads)
     path.write_bytes(path.read_bytes())
-    clock.now += POLL_INTERVAL
+    clock.now += Timing().poll_interval
     assert ring.primary_id in ring.ids
     assert not reloads
     key_file.add(path, key_file.load(path))
     for _ in range(3):
-        clock.now += POLL_INTERVAL
+        clock.now += Timing().poll_interval
         assert len(ring.ids) == 2
     assert len(reloads) == 1
 
@@ -82,7 +82,7 @@ def test_reload_by_a_different_thread_during_decryption_is_used(path: Path) -> N
 
     class OutdatedKeyRing(KeyRing):
         def open(self, blob: bytes, associated: bytes) -> bytes:
-            clock.now += POLL_INTERVAL
+            clock.now += Timing().poll_interval
             assert ring.primary_id == added  # reloads the file, as another thread would
             return super().open(blob, associated)
 
@@ -132,12 +132,12 @@ def test_unusable_file_leaves_the_previous_ring_in_use(
                 path.read_bytes().replace(key_file.load(path).primary_id.encode(), key_id.encode())
             )
     for _ in range(3):
-        clock.now += POLL_INTERVAL
+        clock.now += Timing().poll_interval
         assert ring.open(ring.seal(b"text", b"a"), b"a") == b"text"
     assert [(call.method_name, call.args) for call in log.calls] == [("warning", ("key_ring.reload_failed",))]
     assert not [row["secret"] for row in json.loads(content)["keys"] if row["secret"] in str(log.calls)]
     path.write_bytes(content)
     path.chmod(0o600)
     added = key_file.add(path, key_file.load(path))
-    clock.now += POLL_INTERVAL
+    clock.now += Timing().poll_interval
     assert added in ring.ids
