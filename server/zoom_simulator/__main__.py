@@ -39,7 +39,7 @@ def main() -> int:
         type=int,
         choices=(0, 1),
         default=0,
-        help="Number of used refresh tokens that are accepted once more.",
+        help="Number of a user's most recently used refresh tokens that Zoom accepts a second time.",
     )
     parser.add_argument(
         "--access-token-seconds", type=int, default=3600, help="Lifetime of an access token, in seconds."

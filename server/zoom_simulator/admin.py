@@ -1,4 +1,4 @@
-"""The admin API below `/_sim/`: state, counters and fault injection."""
+"""The admin API under `/_sim/`: state, counters and fault injection."""
 
 from collections.abc import Callable
 from dataclasses import asdict, fields

@@ -61,7 +61,7 @@ class Fault:
             raise ValueError("times must be an integer from 1 to 1000000, or -1 for no limit")
         if not _is_integer_in_range(self.status, 300, 599) or (self.status < 400 and self.kind != "redirect"):
             raise ValueError(
-                "status must be an integer from 400 to 599, or from 300 to 599 for the kind redirect"
+                "status must be an integer from 400 to 599, or from 300 to 599 for kind=redirect"
             )
         if isinstance(self.seconds, bool) or not isinstance(self.seconds, int | float):
             raise ValueError("seconds must be a number from 0 to 600")

@@ -130,9 +130,9 @@ class OAuthEndpoints:
             raise TokenError(400, "invalid_client", "Invalid client_id or client_secret", 4704)
 
     def _invalid_request(self, query: dict[str, str]) -> web.Response | None:
-        """Return an error response if the authorization request is invalid, or None.
+        """Return an error response if the authorization request is invalid, otherwise None.
 
-        As in Zoom, the error is not redirected to the app.
+        Like Zoom, the simulator shows the error in the browser instead of redirecting to the app.
         """
         if query.get("client_id") != self._state.options.client_id:
             log_reason(f"client_id is not {self._state.options.client_id}")

@@ -15,7 +15,7 @@ from zoom_simulator.randomness import Randomness
 from zoom_simulator.request_log import log_reason
 
 CODE_SECONDS = 300.0
-"""Lifetime of an authorization code (https://developers.zoom.us/docs/integrations/oauth-error-messages/, 4733)."""
+"""Lifetime of an authorization code (error 4733 in https://developers.zoom.us/docs/integrations/oauth-error-messages/)."""
 
 RETAINED_TOKENS = 10
 """Number of used refresh tokens per grant, and of revoked grants per user, that are remembered to explain why tokens are rejected."""

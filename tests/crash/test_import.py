@@ -81,7 +81,7 @@ def test_import_killed_at_every_row_resumes(point: str, workspace: Workspace, zo
 def test_import_killed_anywhere_resumes(
     kind: str, workspace: Workspace, zoom: RunningSimulator, request: pytest.FixtureRequest
 ) -> None:
-    """If rows are imported concurrently, only users whose refresh response was not yet journaled at the kill must consent again."""
+    """Only users whose refresh response had not been journaled when the process was killed must consent again."""
     if kind == "MongoDB":
         server: MongoServer = request.getfixturevalue("mongodb")
         workspace = Workspace(workspace.folder, workspace.environ | {"ZOOMGATE_STORE": server.new_database()})

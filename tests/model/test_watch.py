@@ -1,4 +1,4 @@
-"""Model tests for the change feed: histories of writes, polls, slow clients and interruptions, which must not hide a change."""
+"""Model tests for the change feed. No history of writes, polls, slow clients and interruptions may hide a change."""
 
 import asyncio
 import itertools

@@ -138,7 +138,7 @@ async def test_many_concurrent_calls_share_one_refresh(place: Place, feed: None)
 async def test_tokens_of_an_earlier_consent_are_not_returned(
     zoomgate: Harness, place: Place, feed: None
 ) -> None:
-    """A record from before the latest consent is treated as older, whatever its generation. The next consent gets a higher one."""
+    """A record from before the latest consent is treated as older, whatever its generation. The next consent gets a higher generation."""
     await zoomgate.connect()
     await refresh(zoomgate)
     backup = await place.record(MONICA)

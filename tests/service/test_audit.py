@@ -44,7 +44,7 @@ def _check_before_each_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lines(data_dir: Path, action: str = "") -> list[dict[str, Any]]:
-    """Return the lines of the audit trail of a data directory, optionally of one action."""
+    """Return the entries of the audit trail in a data directory, optionally only those of one action."""
     text = (data_dir / "audit.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
     return [line for line in rows if action in ("", line["action"])]

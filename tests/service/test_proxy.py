@@ -145,7 +145,7 @@ async def test_paths_are_limited_by_caller_policy(zoomgate: Harness) -> None:
 async def test_cookies_and_foreign_redirect_targets_are_not_returned(
     upstream: tuple[Harness, RawUpstream],
 ) -> None:
-    """Cookies are not stored for later calls. Redirects are not followed, and are returned without foreign addresses."""
+    """Cookies are not stored for later calls. Redirects are not followed. A `Location` of another origin is removed."""
     zoomgate, raw = upstream
     raw.responses = [http_response("302 Found", b"", "Location: https://evil.com/x", "Set-Cookie: a=b"), OK]
     response = (await zoomgate.call(zoomgate.proxy.Get, get_request("/users/me"))).response

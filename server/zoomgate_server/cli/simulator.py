@@ -22,7 +22,7 @@ from zoomgate_server.settings import Address
     type=click.IntRange(0, 1),
     default=0,
     show_default=True,
-    help="Number of used refresh tokens that are accepted once more.",
+    help="Number of a user's most recently used refresh tokens that Zoom accepts a second time.",
 )
 @click.option(
     "--access-token-seconds",

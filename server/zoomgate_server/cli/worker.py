@@ -55,7 +55,7 @@ async def _serve(
         _log.warning("worker.supervisor_lost")
         signal.raise_signal(signal.SIGTERM)
 
-    # after the configuration, the pipe becomes readable only when the supervisor exits
+    # once the configuration has been read, the pipe becomes readable only when the supervisor exits
     loop.add_reader(supervisor, on_supervisor_exit)
     try:
         await lifecycle.serve(

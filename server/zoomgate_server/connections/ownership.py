@@ -1,4 +1,4 @@
-"""Ownership check of connections."""
+"""The check that a caller owns a connection."""
 
 from zoomgate_server.call_context import Call
 from zoomgate_server.errors import CallerNotAllowed

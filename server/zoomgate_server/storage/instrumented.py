@@ -64,7 +64,7 @@ class InstrumentedStore:
         )
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Return a Zoom user's record, ignoring tombstones, and the store's current time."""
+        """Return the store's current time and the record of a Zoom user. Tombstones are ignored."""
         return await self._report_errors(self._store.find(app, zoom_user_id))
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:

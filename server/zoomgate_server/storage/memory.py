@@ -76,7 +76,7 @@ class MemoryStore:
         return sorted(records, key=lambda record: record.key.subject)[:limit]
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Return a Zoom user's record, ignoring tombstones, and the store's current time."""
+        """Return the store's current time and the record of a Zoom user. Tombstones are ignored."""
         for record in self._records.values():
             if (
                 record.key.app == app

@@ -248,7 +248,7 @@ class SqliteStore:
         return await self._run(read)
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Return a Zoom user's record, ignoring tombstones, and the store's current time."""
+        """Return the store's current time and the record of a Zoom user. Tombstones are ignored."""
 
         def read() -> tuple[Record | None, float]:
             row = self._connection.execute(_OF_ZOOM_USER, (app, zoom_user_id)).fetchone()

@@ -174,7 +174,7 @@ def _check_path(path: str, violations: list[FieldViolation]) -> None:
     elif not path.startswith("/"):
         _add(
             violations,
-            f"must be a path that starts with /, or a URL below {ZOOM_API_URL}/; send a path such as /users/me",
+            f"must be a path that starts with /, or a URL that starts with {ZOOM_API_URL}/; send a path such as /users/me",
         )
     elif not _PATH.fullmatch(path):
         _add(

@@ -1,4 +1,4 @@
-"""Tests for fault injection and the admin API below `/_sim/`."""
+"""Tests for fault injection and the admin API under `/_sim/`."""
 
 import asyncio
 from typing import Any

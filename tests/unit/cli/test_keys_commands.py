@@ -67,7 +67,7 @@ class TestRotate:
     """Tests for `zoomgate keys rotate`."""
 
     async def test_keys_are_rotated_while_the_service_is_running(self, service: Harness) -> None:
-        """Every step prints the change, and all users can be refreshed after each step without a restart."""
+        """Every step prints what it changed. After each step, the tokens of all users can be refreshed without a restart."""
         old = ring().primary_id
         output = stdout_of(await command("keys", "rotate"))
         new = key_file.next_key(ring())

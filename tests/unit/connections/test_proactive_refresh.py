@@ -130,7 +130,7 @@ def test_pair_with_future_issue_time_is_refreshed() -> None:
 
 
 def test_tokens_in_use_are_refreshed_before_they_expire() -> None:
-    """A frequent caller never waits for a refresh; a token that was not used since its latest refresh is not refreshed again."""
+    """A frequent caller never waits for a refresh; a token that has not been used since its latest refresh is not refreshed again."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)

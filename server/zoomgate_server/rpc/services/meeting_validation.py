@@ -1,4 +1,4 @@
-"""Validation of meeting requests. Reports all violations of a request (https://developers.zoom.us/docs/api/meetings/)."""
+"""Validation of meeting requests. Reports every invalid field (rules: https://developers.zoom.us/docs/api/meetings/)."""
 
 import re
 from collections.abc import Mapping

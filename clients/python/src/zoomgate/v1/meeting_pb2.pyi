@@ -165,7 +165,7 @@ class MeetingDetails(google.protobuf.message.Message):
     default_password: builtins.bool
     """Whether Zoom generates a passcode if none is set. Defaults to Zoom's default, true."""
     pre_schedule: builtins.bool
-    """Whether the meeting is only prescheduled. For MEETING_TYPE_SCHEDULED and MEETING_TYPE_RECURRING_NO_FIXED_TIME. Defaults to false."""
+    """Whether the meeting is a prescheduled meeting of Zoom's Google Workspace add-on. For MEETING_TYPE_SCHEDULED and MEETING_TYPE_RECURRING_NO_FIXED_TIME. Defaults to false."""
     schedule_for: builtins.str
     """The email address or Zoom user ID of the user for whom the meeting is scheduled. That user must have granted the scheduling privilege.
     Cannot be combined with MEETING_TYPE_INSTANT.
@@ -317,7 +317,7 @@ class Meeting(google.protobuf.message.Message):
     pmi: builtins.str
     """The host's personal meeting ID, if the meeting uses it."""
     pre_schedule: builtins.bool
-    """Whether the meeting is only prescheduled."""
+    """Whether the meeting is a prescheduled meeting of Zoom's Google Workspace add-on."""
     template_id: builtins.str
     """The ID of the Zoom meeting template from which the meeting was created."""
     dynamic_host_key: builtins.str
