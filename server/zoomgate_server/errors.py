@@ -107,9 +107,17 @@ class IdentityMismatch(ZoomgateError):
 class NotConnected(ZoomgateError):
     """The call requires a connection, and the user has none."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            "This user is not connected to Zoom; call BeginAuthorization and have the user consent"
+        )
+
 
 class ConnectionNotFound(ZoomgateError):
     """The requested connection does not exist."""
+
+    def __init__(self) -> None:
+        super().__init__("This user has no connection")
 
 
 class ReauthRequired(ZoomgateError):
@@ -125,7 +133,10 @@ class RefreshInProgress(ZoomgateError):
 
 
 class StoreUnavailable(ZoomgateError):
-    """The store cannot be reached or does not accept writes."""
+    """The public form of `StoreError`: the store cannot be reached or does not accept writes."""
+
+    def __init__(self) -> None:
+        super().__init__("The token store is unavailable; retry in a moment", retry_after=1.0)
 
 
 class AuditUnavailable(ZoomgateError):
@@ -206,15 +217,3 @@ class ShuttingDown(ZoomgateError):
 
 class Unexpected(ZoomgateError):
     """An unexpected failure. The message is fixed to avoid disclosing internal details."""
-
-
-def store_unavailable() -> StoreUnavailable:
-    """Return the error for an unavailable store."""
-    return StoreUnavailable("The token store is unavailable; retry in a moment", retry_after=1.0)
-
-
-def not_connected() -> NotConnected:
-    """Return the error for a user without a connection."""
-    return NotConnected(
-        "This user is not connected to Zoom; call BeginAuthorization and have the user consent"
-    )

@@ -174,8 +174,8 @@ REFRESHER_MUTANTS = (
     ),
     Mutant(
         "in_flight_attempt_dropped_on_store_failure",
-        "                    in_flight.fail(store_unavailable())\n",
-        "                    in_flight.fail(store_unavailable())\n"
+        '                    in_flight.fail(StoreError("the store did not accept the new tokens"))\n',
+        '                    in_flight.fail(StoreError("the store did not accept the new tokens"))\n'
         "                    self._in_flight.pop(user_email, None)\n",
         refresher,
     ),

@@ -29,13 +29,12 @@ from zoomgate_server.errors import (
     ReauthRequired,
     RefreshInProgress,
     ServerOverloaded,
-    StoreUnavailable,
     ZoomBadResponse,
     ZoomRateLimited,
     ZoomUnavailable,
 )
 from zoomgate_server.storage.memory import MemoryStore
-from zoomgate_server.storage.record_store import Record, RecordKey
+from zoomgate_server.storage.record_store import Record, RecordKey, StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, Rejected, Throttled, TokenOutcome, Unknown
 
@@ -49,7 +48,7 @@ _DOCUMENTED = (
     AppCredentialsRejected,
     RefreshInProgress,
     ServerOverloaded,
-    StoreUnavailable,
+    StoreError,
     ZoomBadResponse,
     ZoomRateLimited,
     ZoomUnavailable,

@@ -32,7 +32,6 @@ from zoomgate_server.errors import (
     InvalidState,
     ReauthRequired,
     ZoomgateError,
-    store_unavailable,
 )
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
@@ -89,7 +88,7 @@ class BrowserResult:
 
     location: str | None = field(repr=False)
     view: str = field(repr=False)
-    failure: ZoomgateError | None
+    failure: ZoomgateError | StoreError | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,30 +151,27 @@ class Authorizations:
         Raises:
             InvalidRequest: `return_to` is not a configured name, or is set although Zoom does not redirect to this service's callback.
             ServerOverloaded: The caller or the user has too many pending authorizations.
-            StoreUnavailable: The state could not be stored.
+            StoreError: The state could not be stored.
         """
         self._check_return_to(return_to)
         self._pending.add(call.principal.name, user_email)
         state = secrets.token_urlsafe(32)
         verifier = secrets.token_urlsafe(32)
-        try:
-            now = await self._authorizations.create(
-                state,
-                lambda now: PendingAuthorization(
-                    kind="authorization",
-                    user_email=user_email,
-                    code_verifier=verifier,
-                    options=options,
-                    initiated_by=call.principal.identity,
-                    owner=_owner(call),
-                    browser_key=secrets.token_bytes(32) if self._start_url else None,
-                    return_to=return_to,
-                    create_at=now,
-                    expire_at=now + STATE_SECONDS,
-                ),
-            )
-        except StoreError:
-            raise store_unavailable() from None
+        now = await self._authorizations.create(
+            state,
+            lambda now: PendingAuthorization(
+                kind="authorization",
+                user_email=user_email,
+                code_verifier=verifier,
+                options=options,
+                initiated_by=call.principal.identity,
+                owner=_owner(call),
+                browser_key=secrets.token_bytes(32) if self._start_url else None,
+                return_to=return_to,
+                create_at=now,
+                expire_at=now + STATE_SECONDS,
+            ),
+        )
         self._audit(AuditEvent.for_call(call, "authorization.started", "ok", user_email))
         url = (
             f"{self._start_url}?{urlencode({'ticket': state})}"
@@ -189,7 +185,7 @@ class Authorizations:
 
         Raises:
             InvalidState: The ticket is unknown, used or expired.
-            StoreUnavailable: The store failed.
+            StoreError: The store failed.
         """
         pending, _ = await self._find_for_browser(ticket)
         return pending.user_email
@@ -201,7 +197,7 @@ class Authorizations:
 
         Raises:
             InvalidState: The ticket is unknown, used or expired.
-            StoreUnavailable: The store failed.
+            StoreError: The store failed.
         """
         pending, key = await self._find_for_browser(ticket)
         state = f"{ticket}.{binding_of(key, ticket, cookie)}"
@@ -217,7 +213,7 @@ class Authorizations:
             CodeRefused: Zoom rejected the code.
             IdentityMismatch: A different Zoom user consented.
             AppCredentialsRejected, ZoomRateLimited, ZoomUnavailable, ZoomOutcomeUnknown, ZoomBadResponse: The call to Zoom failed.
-            StoreUnavailable: The store failed.
+            StoreError: The store failed.
         """
         pending = await self._find(state, "authorization")
         if pending.browser_key is not None or pending.initiated_by != call.principal.identity:
@@ -236,7 +232,7 @@ class Authorizations:
 
         Raises:
             InvalidState: The ticket is unknown, used, expired, or was issued to a different caller.
-            StoreUnavailable: The store failed.
+            StoreError: The store failed.
         """
         pending = await self._find(ticket, "ticket")
         if pending.initiated_by != call.principal.identity:
@@ -245,10 +241,7 @@ class Authorizations:
             )
             raise _invalid_state()
         await self._consume(ticket, pending)
-        try:
-            record, _ = await self._connections.read(pending.user_email)
-        except StoreError:
-            raise store_unavailable() from None
+        record, _ = await self._connections.read(pending.user_email)
         if record is None:
             raise _invalid_state()
         return CompletedAuthorization(pending.user_email, pending.options, record)
@@ -263,7 +256,7 @@ class Authorizations:
 
         Raises:
             InvalidState: The state is unknown, expired, already used (cause USED), or bound to a different browser (cause OTHER_BROWSER).
-            StoreUnavailable: The store failed; the state remains usable.
+            StoreError: The store failed; the state remains usable.
         """
         ticket, _, binding = state.partition(".")
         pending, key = await self._find_for_browser(ticket)
@@ -285,7 +278,7 @@ class Authorizations:
                 code, pending.code_verifier, pending.user_email, pending.owner, pending.initiated_by, None
             )
             return BrowserResult(await self._return_redirect(pending), view, None)
-        except ZoomgateError as failure:
+        except (ZoomgateError, StoreError) as failure:
             return BrowserResult(None, view, failure)
 
     async def result_view(self, view: str, cookie: str) -> BrowserView:
@@ -293,16 +286,13 @@ class Authorizations:
 
         Raises:
             InvalidState: The view is unknown, expired, or belongs to a different browser.
-            StoreUnavailable: The store failed.
+            StoreError: The store failed.
         """
         name, _, binding = view.partition(".")
         result = await self._find(name, "view")
         if result.browser_key is None or not is_bound(result.browser_key, name, cookie, binding):
             raise _invalid_state(cause="OTHER_BROWSER")
-        try:
-            record, _ = await self._connections.read(result.user_email)
-        except StoreError:
-            raise store_unavailable() from None
+        record, _ = await self._connections.read(result.user_email)
         if record is None or record.state is not State.ACTIVE or record.tokens is None:
             return BrowserView(result.user_email, ())
         return BrowserView(result.user_email, tuple(record.tokens.scopes))
@@ -367,7 +357,7 @@ class Authorizations:
         raise InvalidRequest([FieldViolation("return_to", problem)])
 
     async def _find(self, state: str, kind: str) -> PendingAuthorization:
-        pending = await self._read(state)
+        pending = await self._authorizations.find(state)
         if pending is None or pending.kind != kind:
             raise _invalid_state()
         return pending
@@ -377,26 +367,16 @@ class Authorizations:
 
         If the link was already used, the InvalidState error has the cause USED. Errors of RPC calls do not include this cause.
         """
-        pending = await self._read(state)
+        pending = await self._authorizations.find(state)
         if pending is not None and pending.kind == "used":
             raise _invalid_state(cause="USED")
         if pending is None or pending.kind != "authorization" or pending.browser_key is None:
             raise _invalid_state()
         return pending, pending.browser_key
 
-    async def _read(self, state: str) -> PendingAuthorization | None:
-        try:
-            return await self._authorizations.find(state)
-        except StoreError:
-            raise store_unavailable() from None
-
     async def _consume(self, state: str, pending: PendingAuthorization, *, cause: str = "") -> None:
         """Mark a state as used. If it was already used, raise InvalidState with this `cause`."""
-        try:
-            is_consumed = await self._authorizations.consume(state, pending)
-        except StoreError:
-            raise store_unavailable() from None
-        if not is_consumed:
+        if not await self._authorizations.consume(state, pending):
             raise _invalid_state(cause)
 
     async def _exchange(
@@ -495,20 +475,17 @@ class Authorizations:
         if return_url is None:
             return None
         ticket = secrets.token_urlsafe(32)
-        try:
-            await self._authorizations.create(
-                ticket,
-                lambda now: replace(
-                    pending,
-                    kind="ticket",
-                    code_verifier="",
-                    browser_key=None,
-                    create_at=now,
-                    expire_at=now + STATE_SECONDS,
-                ),
-            )
-        except StoreError:
-            raise store_unavailable() from None
+        await self._authorizations.create(
+            ticket,
+            lambda now: replace(
+                pending,
+                kind="ticket",
+                code_verifier="",
+                browser_key=None,
+                create_at=now,
+                expire_at=now + STATE_SECONDS,
+            ),
+        )
         separator = "&" if urlsplit(return_url).query else "?"
         return f"{return_url}{separator}{urlencode({'ticket': ticket})}"
 

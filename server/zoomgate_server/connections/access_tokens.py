@@ -18,14 +18,12 @@ from zoomgate_server.errors import (
     AppCredentialsRejected,
     FieldViolation,
     InvalidRequest,
+    NotConnected,
     RefreshInProgress,
     ServerOverloaded,
-    StoreUnavailable,
     ZoomBadResponse,
     ZoomRateLimited,
     ZoomUnavailable,
-    not_connected,
-    store_unavailable,
 )
 from zoomgate_server.storage.record_store import Change, StoreError
 from zoomgate_server.telemetry import logs
@@ -55,7 +53,7 @@ _KEEP_CURRENT_TOKEN_ON = (
     AppCredentialsRejected,
     RefreshInProgress,
     ServerOverloaded,
-    StoreUnavailable,
+    StoreError,
     ZoomBadResponse,
     ZoomRateLimited,
     ZoomUnavailable,
@@ -180,7 +178,7 @@ class AccessTokens:
 
         A refresh invalidates the previous token before the new token can be read from the store.
         """
-        record, now = await self._record(user_email)
+        record, now = await self._connections.read(user_email)
         if record is None:
             return False
         return record.generation > rejected.generation or (
@@ -224,7 +222,7 @@ class AccessTokens:
         """Read the user's token with `_read`, sharing one read among concurrent callers.
 
         Raises:
-            StoreUnavailable: The store did not respond before the call's deadline.
+            StoreError: The store did not respond before the call's deadline.
         """
         pending_read = self._reads.get(user_email)
         if pending_read is None:
@@ -237,7 +235,7 @@ class AccessTokens:
             async with asyncio.timeout(max(0.0, work_deadline(call) - self._clock.monotonic())):
                 return await asyncio.shield(pending_read)
         except TimeoutError:
-            raise store_unavailable() from None
+            raise StoreError("the store did not respond before the deadline of the call") from None
 
     def _on_read_done(self, user_email: str, pending_read: asyncio.Task[CachedToken]) -> None:
         del self._reads[user_email]
@@ -252,10 +250,10 @@ class AccessTokens:
         used as soon as a token is needed.
         """
         before = self._cache.seen(user_email)
-        record, _ = await self._record(user_email)
+        record, _ = await self._connections.read(user_email)
         if record is None or record.state is State.DISCONNECTED:
             self._cache.drop(user_email)
-            raise not_connected()
+            raise NotConnected
         if record.state is State.REAUTH_REQUIRED:
             self._cache.drop(user_email)
             raise reauth_required(record)
@@ -280,12 +278,6 @@ class AccessTokens:
                 "connection.rolled_back", user=user_email, generation=read.generation, seen=before.generation
             )
 
-    async def _record(self, user_email: str) -> tuple[ConnectionRecord | None, float]:
-        try:
-            return await self._connections.read(user_email)
-        except StoreError:
-            raise store_unavailable() from None
-
     async def _cache_refreshed(self, call: Call, user_email: str, record: ConnectionRecord) -> CachedToken:
         """Cache the token of a refreshed record.
 
@@ -308,7 +300,7 @@ class AccessTokens:
         """
         tokens = record.tokens
         if tokens is None:
-            raise not_connected()
+            raise NotConnected
         now = self._connections.now()
         valid = tokens.access_expire_at - now if tokens.obtained_at < now + CLOCK_SKEW_TOLERANCE else 0.0
         token = CachedToken(

@@ -32,7 +32,6 @@ from zoomgate_server.errors import (
     ZoomOutcomeUnknown,
     ZoomRateLimited,
     ZoomUnavailable,
-    store_unavailable,
 )
 from zoomgate_server.storage.record_store import StoreError, ZoomUserTaken
 from zoomgate_server.telemetry import logs
@@ -87,14 +86,11 @@ class AccountLinker:
         Call this method before exchanging a code or refresh token, so that no single-use token is lost if the store or key is unavailable.
 
         Raises:
-            StoreUnavailable: The store failed.
+            StoreError: The store failed.
             KeyUnavailable: The key of the user's record is not in the key ring.
             RecordVersionUnsupported: A newer release wrote the user's record.
         """
-        try:
-            previous, _ = await self._connections.read_previous(user_email)
-        except StoreError:
-            raise store_unavailable() from None
+        previous, _ = await self._connections.read_previous(user_email)
         return previous
 
     async def link(

@@ -16,7 +16,7 @@ from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_cache import TokenCache
 from zoomgate_server.connections.token_pair import TokenPair
-from zoomgate_server.errors import ConnectionNotFound, ZoomgateError, store_unavailable
+from zoomgate_server.errors import ConnectionNotFound, ZoomgateError
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.zoom.oauth import OAuthClient
@@ -87,7 +87,7 @@ class Disconnector:
         Raises:
             ConnectionNotFound: The user has no connection.
             CallerNotAllowed: The connection belongs to a different member.
-            StoreUnavailable: The store failed; the disconnection may or may not have been stored.
+            StoreError: The store failed; the disconnection may or may not have been stored.
         """
         # The audit event and the revocation must take place even if the call is canceled.
         disconnected, revocation = await asyncio.shield(
@@ -165,21 +165,15 @@ class Disconnector:
     async def _disconnect(self, call: Call, user_email: str) -> tuple[ConnectionRecord, asyncio.Task[Any]]:
         """Disconnect a user locally, and start revoking the tokens."""
         while True:
-            try:
-                record, now = await self._connections.read(user_email)
-            except StoreError:
-                raise store_unavailable() from None
+            record, now = await self._connections.read(user_email)
             if record is None or record.state is State.DISCONNECTED:
-                raise ConnectionNotFound("This user has no connection")
+                raise ConnectionNotFound
             check_owner(call, record.owner)
             tombstone = make_tombstone(record, now, revoke=True)
             event = AuditEvent.for_call(
                 call, "connection.disconnected", "ok", user_email, generation=record.generation
             )
-            try:
-                rev = await self._write(tombstone, event)
-            except StoreError:
-                raise store_unavailable() from None
+            rev = await self._write(tombstone, event)
             if rev is not None:
                 break
         self._cache.drop(user_email)

@@ -25,7 +25,6 @@ from zoomgate_server.errors import (
     ReauthRequired,
     RecordUnreadable,
     RecordVersionUnsupported,
-    StoreUnavailable,
     ZoomBadResponse,
     ZoomgateError,
     ZoomRateLimited,
@@ -87,7 +86,7 @@ PAGE_PAUSE_SECONDS = 1.0
 
 _GLOBAL_FAILURES = (
     AppCredentialsRejected,
-    StoreUnavailable,
+    StoreError,
     ZoomBadResponse,
     ZoomRateLimited,
     ZoomUnavailable,
@@ -159,7 +158,7 @@ class ProactiveRefresh:
         Tokens that were returned to a caller are skipped, because Zoom may invalidate the caller's copy when issuing the next token.
 
         Raises:
-            StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: Further refreshes would fail too.
+            StoreError, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: Further refreshes would fail too.
             ReauthRequired: Zoom rejected many consecutive refresh tokens.
         """
         for number, (user_email, token) in enumerate(self._cache.in_use(), 1):
@@ -190,7 +189,7 @@ class ProactiveRefresh:
         """Refresh the grants that are due, one after another.
 
         Raises:
-            StoreError, StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: Further refreshes would
+            StoreError, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: Further refreshes would
                 fail too.
             ReauthRequired: Zoom rejected many consecutive refresh tokens.
         """
@@ -280,7 +279,7 @@ class ProactiveRefresh:
             await asyncio.sleep(pause * self._rng.uniform(0.5, 1.5))
             try:
                 await poll()
-            except (StoreError, ReauthRequired, *_GLOBAL_FAILURES) as error:
+            except (ReauthRequired, *_GLOBAL_FAILURES) as error:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 _log.warning("proactive_refresh.paused", error=type(error).__name__, retry_in=pause)
             else:
@@ -297,7 +296,7 @@ class ProactiveRefresh:
         """Refresh one token. Return None if the refresh failed for a reason specific to this connection.
 
         Raises:
-            StoreUnavailable, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: The failure affects all
+            StoreError, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: The failure affects all
                 connections.
             ReauthRequired: Zoom rejected many consecutive refresh tokens, which indicates a failure that affects all connections.
         """

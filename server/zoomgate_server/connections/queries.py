@@ -7,8 +7,7 @@ from zoomgate_server.call_context import Call
 from zoomgate_server.connections.ownership import check_owner
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.repository import ConnectionRepository
-from zoomgate_server.errors import ConnectionNotFound, store_unavailable
-from zoomgate_server.storage.record_store import StoreError
+from zoomgate_server.errors import ConnectionNotFound
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +36,9 @@ class ConnectionQueries:
             ConnectionNotFound: The user has no connection.
             CallerNotAllowed: The connection belongs to a different member.
         """
-        record, _ = await self._read(user_email)
+        record, _ = await self._connections.read(user_email)
         if record is None:
-            raise ConnectionNotFound("This user has no connection")
+            raise ConnectionNotFound
         check_owner(call, record.owner)
         return record
 
@@ -54,12 +53,9 @@ class ConnectionQueries:
             limit: Number of records to read, 1 to 1000. The page may contain fewer connections.
         """
         included_states = states or (State.ACTIVE, State.REAUTH_REQUIRED)
-        try:
-            records = await self._connections.page(
-                states=[state.value for state in included_states], after=after, limit=limit
-            )
-        except StoreError:
-            raise store_unavailable() from None
+        records = await self._connections.page(
+            states=[state.value for state in included_states], after=after, limit=limit
+        )
         opened = (
             self._connections.open_readable(record)
             for record in records
@@ -67,9 +63,3 @@ class ConnectionQueries:
         )
         connections = tuple(connection for connection in opened if connection is not None)
         return ConnectionPage(connections, records[-1].key.subject if len(records) == limit else None)
-
-    async def _read(self, user_email: str) -> tuple[ConnectionRecord | None, float]:
-        try:
-            return await self._connections.read(user_email)
-        except StoreError:
-            raise store_unavailable() from None

@@ -20,18 +20,17 @@ from zoomgate_server.errors import (
     IdentityMismatch,
     KeyUnavailable,
     RecordVersionUnsupported,
-    StoreUnavailable,
     ZoomBadResponse,
     ZoomgateError,
     ZoomOutcomeUnknown,
     ZoomRateLimited,
     ZoomUnavailable,
-    store_unavailable,
 )
 from zoomgate_server.importing.rate_limiter import RateLimiter
 from zoomgate_server.importing.results import RowStatus
 from zoomgate_server.importing.rows import Row
 from zoomgate_server.importing.stop import StopReason, StopSignal
+from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.zoom.oauth import DEFAULT_EXPIRES_IN, OAuthClient
 from zoomgate_server.zoom.token_outcome import Issued, Rejected, Unknown, issued_or_raise
 
@@ -51,7 +50,7 @@ MAX_INITIAL_MISMATCHES = 3
 STORE_TIMEOUT_SECONDS = 60.0
 """Maximum time, in seconds, to store a token pair. Without a journal entry, storing a newly issued pair is retried without a limit."""
 
-_RETRYABLE = (ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown, StoreUnavailable)
+_RETRYABLE = (StoreError, ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown)
 _FATAL = (AppCredentialsRejected, KeyUnavailable, RecordVersionUnsupported)
 
 
@@ -121,8 +120,10 @@ class Importer:
                 outcome = await self._attempt(row, response_lost=response_lost)
             except _RETRYABLE as error:
                 response_lost = response_lost or isinstance(error, ZoomOutcomeUnknown)
-                problem = error.message
-                pause = max(FIRST_PAUSE_SECONDS * 2**number, error.retry_after or 0.0)
+                problem = str(error)
+                pause = FIRST_PAUSE_SECONDS * 2**number
+                if isinstance(error, ZoomgateError):
+                    pause = max(pause, error.retry_after or 0.0)
                 self._pace.hold(min(pause, LONGEST_PAUSE_SECONDS))
             except _FATAL as error:
                 self._stop.request(StopReason.FATAL_ERROR, error.message)
@@ -260,7 +261,7 @@ class Importer:
 
         Raises:
             ZoomgateError: See `AccountLinker.link_imported`.
-            StoreUnavailable: The store failed, and the pair is in the journal or was not newly issued.
+            StoreError: The store failed, and the pair is in the journal or was not newly issued.
         """
         while True:
             try:
@@ -277,7 +278,7 @@ class Importer:
                 if issued_now and not self._journal.has(entry_id):
                     continue
                 await self._journal.release(entry_id)
-                raise store_unavailable() from None
+                raise StoreError("the store did not accept the tokens in time") from None
 
     def _count_mismatch(self) -> None:
         """Count a row with tokens of a different user, and stop the import if the first rows are all mismatches."""

@@ -14,7 +14,6 @@ from zoomgate_server.errors import (
     ResumeTokenExpired,
     ServerOverloaded,
     ShuttingDown,
-    store_unavailable,
 )
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry.metrics import Metrics
@@ -117,7 +116,7 @@ class Watchers:
         Raises:
             ResumeTokenExpired: Some of the changes since the position may no longer be available.
             ServerOverloaded: Too many watches are active.
-            StoreUnavailable: The store failed before the first event. Later failures are retried.
+            StoreError: The store failed before the first event. Later failures are retried.
             CallerNotAllowed: The caller may not watch these users, or may no longer do so.
             CallerUnauthenticated: The caller's credential is no longer valid.
             ShuttingDown: The process is shutting down. The watch can be resumed from the position of the last event.
@@ -150,13 +149,10 @@ class Watchers:
         """Wait for a poll of the store before the first event is sent.
 
         Raises:
-            StoreUnavailable: The store failed.
+            StoreError: The store failed.
             ShuttingDown: The process is shutting down.
         """
-        try:
-            await poll
-        except StoreError:
-            raise store_unavailable() from None
+        await poll
         if self._feed.closing:
             raise _shutting_down()
 
@@ -277,8 +273,8 @@ class _Watch:
                                 yield self._event(_type_of(record, synced_at), record)
                         self._position = Position(max(self._position.watermark, watermark))
                         self._check_open()
-            except StoreError:
-                await self._pause()
+            except StoreError as error:
+                await self._pause(error)
             else:
                 return
 
@@ -337,17 +333,17 @@ class _Watch:
         while True:
             try:
                 return await operation()
-            except StoreError:
-                await self._pause()
+            except StoreError as error:
+                await self._pause(error)
 
-    async def _pause(self) -> None:
+    async def _pause(self, failure: StoreError) -> None:
         """Wait before retrying a store operation.
 
         Raises:
-            StoreUnavailable: No event has been sent yet.
+            StoreError: No event has been sent yet.
         """
         if not self._has_sent:
-            raise store_unavailable() from None
+            raise failure
         self._check_open()
         await asyncio.sleep(PAUSE_SECONDS)
 

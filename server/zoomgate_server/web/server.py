@@ -22,6 +22,7 @@ from zoomgate_server.errors import (
     ZoomBadResponse,
     ZoomgateError,
 )
+from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.web.pages import OUTCOMES, Pages
@@ -180,10 +181,11 @@ class WebServer:
         except web.HTTPException as error:
             allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             response = web.Response(status=error.status, text=error.reason, headers=allowed)
-        except Exception:  # noqa: BLE001 - last resort; the message is only logged
-            _log.exception("http.failed", route=route)
+        except Exception as error:  # noqa: BLE001 - last resort; the message is only logged
+            if not isinstance(error, ZoomgateError | StoreError):
+                _log.exception("http.failed", route=route)
             # Zoom retries a webhook only after a 5xx status or no response
-            response = web.Response(status=500) if route == WEBHOOKS else _redirect("try_later")
+            response = web.Response(status=500) if route == WEBHOOKS else _redirect(_outcome(error))
         response.headers.update(self._pages.headers)
         if self._secure:
             response.headers["Strict-Transport-Security"] = _HSTS
@@ -238,10 +240,7 @@ class WebServer:
         ticket = _single(request, "ticket")
         if not ticket:
             return _redirect("bad_request")
-        try:
-            user_email = await (await self._when_open()).peek_user(ticket)
-        except ZoomgateError as error:
-            return _redirect(_outcome(error))
+        user_email = await (await self._when_open()).peek_user(ticket)
         continue_url = f"/oauth/continue?{urlencode({'ticket': ticket})}"
         return web.Response(text=self._pages.start(user_email, continue_url), content_type="text/html")
 
@@ -251,10 +250,7 @@ class WebServer:
         if not ticket:
             return _redirect("bad_request")
         cookie = self._browser_cookie(request) or secrets.token_urlsafe(32)
-        try:
-            start = await (await self._when_open()).start_in_browser(ticket, cookie)
-        except ZoomgateError as error:
-            return _redirect(_outcome(error))
+        start = await (await self._when_open()).start_in_browser(ticket, cookie)
         response = web.Response(status=303, headers={"Location": start.zoom_url})
         response.set_cookie(
             self._cookie,
@@ -276,9 +272,9 @@ class WebServer:
             return _redirect("bad_request")
         try:
             result = await (await self._when_open()).callback(state, code, self._browser_cookie(request))
-        except ZoomgateError as failure:
+        except (ZoomgateError, StoreError) as failure:
             _log.info("oauth.callback_failed", reason=type(failure).__name__)
-            return _redirect(_outcome(failure))
+            raise
         if result.failure is not None:
             _log.info("oauth.callback_failed", reason=type(result.failure).__name__)
             outcome = _DENIALS.get(error, "declined") if error else _outcome(result.failure)
@@ -296,7 +292,7 @@ class WebServer:
             try:
                 details = await (await self._when_open()).result_view(view, cookie)
                 user_email, scopes = details.user_email, details.scopes if name == "connected" else ()
-            except ZoomgateError:
+            except (ZoomgateError, StoreError):
                 pass  # the page is shown without user and scopes
         page = self._pages.result(outcome, user_email, scopes)
         return web.Response(status=outcome.status, text=page, content_type="text/html")
@@ -333,7 +329,7 @@ class WebServer:
         except TimeoutError:
             pass  # reported below
         if self._authorizations is None:
-            raise StoreUnavailable("Zoomgate is starting; retry in a moment")
+            raise StoreUnavailable
         return self._authorizations
 
     def _browser_cookie(self, request: web.Request) -> str:
@@ -355,7 +351,8 @@ def _single(request: web.Request, name: str, *, required: bool = True) -> str | 
     return values[0]
 
 
-def _outcome(error: ZoomgateError) -> str:
+def _outcome(error: Exception) -> str:
+    """Return the result page for an error."""
     if isinstance(error, InvalidState) and error.metadata.get("cause") in _INVALID_STATES:
         return _INVALID_STATES[error.metadata["cause"]]
     return next((name for kind, name in _ERRORS if isinstance(error, kind)), "try_later")

@@ -21,6 +21,7 @@ from zoomgate_server.connections.token_journal import Entry, Origin, TokenJourna
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
     AppCredentialsRejected,
+    NotConnected,
     ReauthRequired,
     RecordFault,
     RefreshInProgress,
@@ -29,8 +30,6 @@ from zoomgate_server.errors import (
     ZoomgateError,
     ZoomRateLimited,
     ZoomUnavailable,
-    not_connected,
-    store_unavailable,
 )
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
@@ -51,7 +50,7 @@ class _InFlightRefresh:
 
     Attributes:
         result: The result for waiting callers, set when the attempt finishes. If the store fails after Zoom's response, callers receive
-            StoreUnavailable immediately, while the attempt keeps retrying.
+            StoreError immediately, while the attempt keeps retrying.
         waiting: Number of callers that wait for the attempt.
         resumed: Whether the attempt stores the tokens of a crashed process.
         pending_since: Reading of the monotonic clock when a refresh token was first sent, or when a resumed attempt started; None before.
@@ -135,7 +134,7 @@ class Refresher:
             ReauthRequired: The user has to consent again.
             RefreshInProgress: The deadline passed or another process holds the lease; a running attempt continues.
             ServerOverloaded: The limit on refreshes of this user's token is reached.
-            StoreUnavailable: The store failed. Tokens that Zoom has issued are retained and stored once the store is available again.
+            StoreError: The store failed. Tokens that Zoom has issued are retained and stored once the store is available again.
             ZoomUnavailable: Zoom could not be reached; the stored token is unchanged.
             ZoomRateLimited: Zoom is rate limiting token requests.
             ZoomBadResponse: Zoom's response is invalid.
@@ -300,7 +299,7 @@ class Refresher:
                 failure = error
                 if in_flight.called_zoom and isinstance(effect, refresh_protocol.Put):
                     _log.warning("refresh.store_failed", user=user_email, attempt=attempt_id)
-                    in_flight.fail(store_unavailable())
+                    in_flight.fail(StoreError("the store did not accept the new tokens"))
 
     async def _perform(
         self, user_email: str, effect: refresh_protocol.Effect, in_flight: _InFlightRefresh
@@ -442,7 +441,7 @@ def _interpret(verdict: refresh_protocol.Verdict) -> tuple[str, ConnectionRecord
         case refresh_protocol.NotRefreshable(record):
             if record is not None and record.state is State.REAUTH_REQUIRED:
                 return "reauth_required", reauth_required(record)
-            return "not_connected", not_connected()
+            return "not_connected", NotConnected()
         case refresh_protocol.LeaseHeld(retry_after):
             return "lease_held", _in_progress(retry_after)
         case refresh_protocol.RateLimited(retry_after):
@@ -452,11 +451,11 @@ def _interpret(verdict: refresh_protocol.Verdict) -> tuple[str, ConnectionRecord
                 retry_after=retry_after,
             )
         case refresh_protocol.StoreFailed():
-            return "store_unavailable", store_unavailable()
+            return "store_unavailable", StoreError("the store failed during the refresh")
         case refresh_protocol.Superseded(_, record):
             if record is not None and record.state is State.ACTIVE:
                 return "superseded", record
-            return "superseded", not_connected()
+            return "superseded", NotConnected()
         case refresh_protocol.Failed(outcome):
             return _failure(outcome)
 

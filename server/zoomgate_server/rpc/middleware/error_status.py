@@ -100,9 +100,7 @@ class ErrorStatus:
                 failure = errors.ShuttingDown("The call was aborted by the server; retry", retry_after=1.0)
                 _log.warning("rpc.abandoned", method=method.name, request_id=current_request_id.get(""))
             except StoreError:
-                failure = errors.StoreUnavailable(
-                    "The token store is unavailable; retry in a moment", retry_after=1.0
-                )
+                failure = errors.StoreUnavailable()
             except Exception:  # noqa: BLE001 - the text is logged, but must not be sent to the caller
                 _log.exception("rpc.failed", method=method.name, request_id=current_request_id.get(""))
                 failure = errors.Unexpected(

@@ -31,11 +31,10 @@ from zoomgate_server.errors import (
     ReauthRequired,
     RefreshInProgress,
     ServerOverloaded,
-    StoreUnavailable,
     ZoomUnavailable,
 )
 from zoomgate_server.storage.memory import MemoryStore
-from zoomgate_server.storage.record_store import Record, RecordKey
+from zoomgate_server.storage.record_store import Record, RecordKey, StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, Rejected, TokenOutcome, Unknown
 
@@ -207,9 +206,9 @@ async def test_issued_tokens_are_stored_once_a_failing_store_recovers(
     world.store.fail("put", 3, after_effect=after_effect)
     world.store.fail("get", 2)
     world.zoom.gate.set()
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreError):
         await caller
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreError):
         await world.refresh(seconds=0.5)
     assert await world.refresher.drain(10)
     stored = await world.stored()
@@ -222,10 +221,10 @@ async def test_issued_tokens_are_stored_once_a_failing_store_recovers(
 async def test_no_refresh_token_is_sent_while_the_store_is_down(world: World) -> None:
     """Zoom is not called without a lease."""
     world.store.fail("put", 1)
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreError):
         await world.refresh()
     world.store.fail("get", 1)
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreError):
         await world.refresh()
     assert world.zoom.calls == 0
 
