@@ -134,8 +134,8 @@ REFRESHER_MUTANTS = (
     ),
     Mutant(
         "attempt_canceled_with_its_first_caller",
-        "        self._tasks[task] = in_flight\n",
-        "        self._tasks[task] = in_flight\n"
+        "        task.add_done_callback(lambda _: self._attempts.discard(in_flight))\n",
+        "        task.add_done_callback(lambda _: self._attempts.discard(in_flight))\n"
         "        caller = asyncio.current_task()\n"
         "        if caller is not None:\n"
         "            caller.add_done_callback(lambda done: done.cancelled() and task.cancel())\n",
@@ -143,26 +143,22 @@ REFRESHER_MUTANTS = (
     ),
     Mutant(
         "attempt_inherits_context_of_its_first_caller",
-        'name="refresh", context=contextvars.Context()',
-        'name="refresh"',
+        "self._tasks.spawn(coroutine)",
+        "self._tasks._add(asyncio.get_running_loop().create_task(coroutine))",
         refresher,
     ),
     Mutant(
         "drain_does_not_wait",
-        "            await asyncio.wait(set(self._tasks), timeout=seconds)\n",
-        "            return True\n",
+        "return await self._tasks.drain(seconds)",
+        "return True",
         refresher,
     ),
     Mutant(
         "drain_waits_for_one_attempt_only",
-        "await asyncio.wait(set(self._tasks), timeout=seconds)\n        return not self.running",
-        'await asyncio.wait(set(self._tasks), timeout=seconds, return_when="FIRST_COMPLETED")\n        return True',
-        refresher,
-    ),
-    Mutant(
-        "drain_counts_finished_tasks",
-        "return not self.running",
-        "return not self._tasks",
+        "return await self._tasks.drain(seconds)",
+        "if self._attempts:\n"
+        '            await asyncio.wait(self._tasks._tasks, timeout=seconds, return_when="FIRST_COMPLETED")\n'
+        "        return True",
         refresher,
     ),
     Mutant(

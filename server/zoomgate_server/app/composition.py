@@ -224,13 +224,11 @@ class Components:
 
     async def drain(self) -> None:
         """Wait for running background tasks, since tokens issued by Zoom must be stored before the store closes."""
-        components = (self.refresher, self.authorizations, self.journal_recovery)
-        if not all(
-            await asyncio.gather(*(component.drain(REFRESH_DRAIN_SECONDS) for component in components))
-        ):
+        drains = (self.refresher.drain, self.authorizations.tasks.drain, self.journal_recovery.tasks.drain)
+        if not all(await asyncio.gather(*(drain(REFRESH_DRAIN_SECONDS) for drain in drains))):
             _log.error("drain.incomplete", refreshes=self.refresher.running)
-        await self.disconnector.drain(5.0)
-        await self.retention.drain()
+        await self.disconnector.tasks.drain(5.0)
+        await self.retention.tasks.drain()
 
 
 def _audit_trail(settings: Settings, key: bytes, clock: SystemClock, metrics: Metrics) -> AuditTrail:

@@ -5,12 +5,9 @@ browser that returns the state also started the authorization (by the caller's i
 consented has the requested email address.
 """
 
-import asyncio
-import contextvars
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from zoomgate_server.audit.event import AuditEvent, AuditSink
@@ -35,6 +32,7 @@ from zoomgate_server.errors import (
 )
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry.background_tasks import TaskSet
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import (
     BadResponse,
@@ -112,6 +110,9 @@ class Authorizations:
         return_to: URLs to which the browser may be redirected after the consent, by name.
         max_pending_per_user: Maximum number of pending authorizations per user in this process.
         max_pending_per_caller: Maximum number of pending authorizations per caller in this process.
+
+    Attributes:
+        tasks: The running exchanges. They complete even if the call is canceled, because a code or refresh token can be used only once.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class Authorizations:
         self._return_to = dict(return_to)
         self._start_url = start_url_of(redirect_uri)
         self._pending = PendingLimits(clock, per_user=max_pending_per_user, per_caller=max_pending_per_caller)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.tasks = TaskSet()
 
     # -- start -------------------------------------------------------------------------------------------
 
@@ -330,17 +331,7 @@ class Authorizations:
             ReauthRequired: Zoom rejected the token.
             ZoomgateError: See `complete`.
         """
-        return await self._run_shielded(
-            self._import(call, user_email, refresh_token),
-        )
-
-    async def drain(self, seconds: float) -> bool:
-        """Wait at most `seconds` for all issued tokens to be stored. Return whether all of them were stored."""
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=seconds)
-        return all(
-            task.done() for task in self._tasks
-        )  # finished tasks may still be in the set, so check each task
+        return await self.tasks.shield(self._import(call, user_email, refresh_token))
 
     # -- internals ---------------------------------------------------------------------------------------
 
@@ -388,7 +379,7 @@ class Authorizations:
         initiated_by: str,
         call: Call | None,
     ) -> ConnectionRecord:
-        return await self._run_shielded(
+        return await self.tasks.shield(
             self._exchange_and_store(code, verifier, user_email, owner, initiated_by, call)
         )
 
@@ -488,18 +479,6 @@ class Authorizations:
         )
         separator = "&" if urlsplit(return_url).query else "?"
         return f"{return_url}{separator}{urlencode({'ticket': ticket})}"
-
-    async def _run_shielded(self, coroutine: Coroutine[Any, Any, ConnectionRecord]) -> ConnectionRecord:
-        """Run a coroutine to completion even if the call is canceled, because a code or refresh token can be used only once."""
-        task = asyncio.get_running_loop().create_task(coroutine, context=contextvars.copy_context())
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-        return await asyncio.shield(task)
-
-    def _task_done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # retrieve the exception, to suppress asyncio's warning if no call is waiting
 
 
 def _owner(call: Call) -> str | None:

@@ -232,7 +232,7 @@ async def _create_importer(
             f"{loaded.data_dir} is not writable; tokens that Zoom issues must be journaled there before they are stored"
         )
     disconnector = Disconnector(connections=connections, cache=cache, oauth=oauth, clock=clock, audit=audit)
-    stack.push_async_callback(disconnector.drain, REVOKE_SECONDS)
+    stack.push_async_callback(disconnector.tasks.drain, REVOKE_SECONDS)
     account_linker = AccountLinker(
         connections=connections,
         journal=journal,

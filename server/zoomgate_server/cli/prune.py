@@ -99,7 +99,9 @@ async def _prune(loaded: Settings, ring: KeyRing, audit_log: AuditLog | None) ->
                             outcome.kept += 1
                         advance(1)
                 finally:
-                    await retention.drain()  # on Ctrl+C, the audit event of a pruned record is still written
+                    await (
+                        retention.tasks.drain()
+                    )  # on Ctrl+C, the audit event of a pruned record is still written
     return outcome
 
 

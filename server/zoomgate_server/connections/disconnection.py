@@ -1,12 +1,9 @@
 """Disconnection of users: a tombstone replaces the connection, then the tokens are revoked with Zoom."""
 
 import asyncio
-import contextlib
-import contextvars
-from collections.abc import Coroutine
 from dataclasses import replace
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from zoomgate_server.audit.event import AuditEvent, AuditSink
 from zoomgate_server.call_context import Call
@@ -19,6 +16,7 @@ from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import ConnectionNotFound, ZoomgateError
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry.background_tasks import TaskSet
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import Revoked
 
@@ -47,7 +45,6 @@ Without a revocation, a grant that no record contains could remain valid. For th
 invalidates the grant, and a deleted user has no grant.
 """
 
-_T = TypeVar("_T")
 _log = logs.get("zoomgate.disconnection")
 
 
@@ -60,7 +57,11 @@ class ZoomDisconnectOutcome(StrEnum):
 
 
 class Disconnector:
-    """Disconnection of users, and revocation of tokens that are no longer needed."""
+    """Disconnection of users, and revocation of tokens that are no longer needed.
+
+    Attributes:
+        tasks: The running disconnections and revocations. Unfinished revocations are retried after the next start.
+    """
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class Disconnector:
         self._oauth = oauth
         self._clock = clock
         self._audit = audit
-        self._running: set[asyncio.Task[Any]] = set()
+        self.tasks = TaskSet()
         self._resume_after = ""
 
     async def disconnect(self, call: Call, user_email: str) -> ConnectionRecord:
@@ -90,9 +91,7 @@ class Disconnector:
             StoreError: The store failed; the disconnection may or may not have been stored.
         """
         # The audit event and the revocation must take place even if the call is canceled.
-        disconnected, revocation = await asyncio.shield(
-            self.run_in_background(self._disconnect(call, user_email))
-        )
+        disconnected, revocation = await self.tasks.shield(self._disconnect(call, user_email))
         timeout = min(REVOCATION_WAIT_SECONDS, call.deadline - RESPONSE_MARGIN - self._clock.monotonic())
         await asyncio.wait({revocation}, timeout=max(0.0, timeout))
         return disconnected
@@ -146,21 +145,7 @@ class Disconnector:
 
     def revoke_unused(self, tokens: TokenPair) -> None:
         """Revoke a token pair that no record contains, in the background and without a retry."""
-        self.run_in_background(self._revoke_pair(tokens))
-
-    def run_in_background(self, coroutine: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-        """Run a coroutine independently of any call; `drain` waits for it."""
-        task = asyncio.get_running_loop().create_task(coroutine, context=contextvars.Context())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
-
-    async def drain(self, seconds: float) -> None:
-        """Wait at most `seconds` for running background tasks. Unfinished revocations are retried after the next start."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self._running:  # a disconnection that finishes during the wait adds a revocation task
-                    await asyncio.wait(set(self._running))
+        self.tasks.spawn(self._revoke_pair(tokens))
 
     async def _disconnect(self, call: Call, user_email: str) -> tuple[ConnectionRecord, asyncio.Task[Any]]:
         """Disconnect a user locally, and start revoking the tokens."""
@@ -179,7 +164,7 @@ class Disconnector:
         self._cache.drop(user_email)
         self._audit(event)
         disconnected = replace(tombstone, rev=rev)
-        return disconnected, self.run_in_background(self._revoke(disconnected))
+        return disconnected, self.tasks.spawn(self._revoke(disconnected))
 
     async def _write(self, tombstone: ConnectionRecord, event: AuditEvent) -> int | None:
         """Write a tombstone. Return None if the record was changed in the meantime.

@@ -6,6 +6,7 @@ from zoomgate_server.connections.account_linking import AccountLinker
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry.background_tasks import TaskSet
 from zoomgate_server.telemetry.metrics import Metrics
 
 POLL_INTERVAL = 5.0
@@ -15,7 +16,12 @@ _log = logs.get("zoomgate.journal_recovery")
 
 
 class JournalRecovery:
-    """Dispatcher of journal entries to the components that store the tokens."""
+    """Dispatcher of journal entries to the components that store the tokens.
+
+    Attributes:
+        tasks: The processing of the current entry. It must not be canceled, because the entry's refresh token may already have been
+            exchanged and the new tokens would be lost.
+    """
 
     def __init__(
         self, *, journal: TokenJournal, refresher: Refresher, account_linker: AccountLinker, metrics: Metrics
@@ -24,25 +30,14 @@ class JournalRecovery:
         self._refresher = refresher
         self._account_linker = account_linker
         self._metrics = metrics
-        self._resuming: asyncio.Task[None] | None = None
+        self.tasks = TaskSet()
 
     async def run(self) -> None:
-        """Poll the journal until canceled. Processing of the current entry continues after cancellation; `drain` waits for it."""
+        """Poll the journal until canceled. Processing of the current entry continues after cancellation."""
         while True:
             for entry in await self._journal.claim():
-                self._resuming = asyncio.create_task(self._resume(entry), name="resume")
-                await asyncio.shield(self._resuming)
+                await self.tasks.shield(self._resume(entry))
             await asyncio.sleep(POLL_INTERVAL)
-
-    async def drain(self, seconds: float) -> bool:
-        """Wait at most `seconds` for processing of the current entry. Return whether it is complete.
-
-        Processing is not canceled, because the entry's refresh token may already have been exchanged and the new tokens would be lost.
-        """
-        if self._resuming is None:
-            return True
-        await asyncio.wait({self._resuming}, timeout=seconds)
-        return self._resuming.done()
 
     async def _resume(self, entry: Entry) -> None:
         _log.info("journal.recovery_started", entry=entry.entry_id, origin=entry.origin.value)

@@ -18,6 +18,7 @@ from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RecordFault
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore, StoreError
 from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry.background_tasks import TaskSet
 
 REAUTH_REQUIRED, DISCONNECTED = "reauth_required", "disconnected"
 EXPIRING = (Kind.STATE, Kind.REQUEST, Kind.WEBHOOK)
@@ -72,6 +73,7 @@ class RetentionPolicy:
         rng: Randomizes the times of scans.
 
     Attributes:
+        tasks: The running operations.
         unreadable: Number of selected connections that were skipped because they cannot be decrypted.
     """
 
@@ -96,7 +98,7 @@ class RetentionPolicy:
         self._audit = audit
         self._on_pruned = on_pruned
         self._rng = rng
-        self._pruning: asyncio.Task[bool] | None = None
+        self.tasks = TaskSet()
 
     async def run(self) -> None:
         """Prune periodically until canceled."""
@@ -145,7 +147,7 @@ class RetentionPolicy:
     async def prune(self, overdue: Overdue) -> bool:
         """Prune one record, unless the record was written after it was found. Return whether the record was pruned.
 
-        If the call is canceled, the operation continues and `drain` waits for the operation, so that every change has an audit event.
+        If the call is canceled, the operation continues, so that every change has an audit event.
 
         A `REAUTH_REQUIRED` connection is replaced by a tombstone. No tokens are revoked with Zoom, because Zoom has rejected every refresh
         token in the record, and the access token has long expired.
@@ -153,13 +155,7 @@ class RetentionPolicy:
         Raises:
             StoreError: The store failed.
         """
-        self._pruning = asyncio.create_task(self._delete(overdue))
-        return await asyncio.shield(self._pruning)
-
-    async def drain(self) -> None:
-        """Wait until the running operation is done and audited."""
-        if self._pruning is not None:
-            await asyncio.wait({self._pruning})
+        return await self.tasks.shield(self._delete(overdue))
 
     async def _delete(self, overdue: Overdue) -> bool:
         record, replacement = overdue.record, None

@@ -1,9 +1,10 @@
-"""Supervision of background tasks."""
+"""Tasks that outlive the call that started them, and supervised tasks that run as long as the service."""
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from zoomgate_server.telemetry import logs
 
@@ -13,7 +14,48 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 TaskFactory = Callable[[], Coroutine[Any, Any, None]]
 """Factory of a coroutine that runs until canceled."""
 
+_T = TypeVar("_T")
 _log = logs.get("zoomgate.app")
+
+
+class TaskSet:
+    """The running tasks of a component. They continue if the call that started them is canceled; `drain` waits for them."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        """Return the number of unfinished tasks."""
+        return sum(not task.done() for task in self._tasks)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Start a task that is independent of the current call and of its context."""
+        return self._add(asyncio.get_running_loop().create_task(coroutine, context=contextvars.Context()))
+
+    async def shield(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """Return the result of a coroutine that completes even if the current call is canceled."""
+        task = self._add(asyncio.get_running_loop().create_task(coroutine))
+        task.add_done_callback(_retrieve_exception)
+        return await asyncio.shield(task)
+
+    async def drain(self, seconds: float | None = None) -> bool:
+        """Wait at most `seconds` for all tasks, including those that they start. Return whether all have finished."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+        return not len(self)
+
+    def _add(self, task: asyncio.Task[_T]) -> asyncio.Task[_T]:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _retrieve_exception(task: asyncio.Task[Any]) -> None:
+    """Prevent asyncio from logging an exception that no call receives, because the call was canceled."""
+    if not task.cancelled():
+        task.exception()
 
 
 @contextlib.contextmanager

@@ -215,7 +215,7 @@ class WebhookReceiver:
         zoom_user_id = _zoom_user_id(name, payload)
         happened_at = _happened_at(event, payload, stamp.time)
         # in the background, so that it also completes if Zoom closes the connection
-        task = self._disconnector.run_in_background(self._disconnect(body, zoom_user_id, cause, happened_at))
+        task = self._disconnector.tasks.spawn(self._disconnect(body, zoom_user_id, cause, happened_at))
         await asyncio.wait({task}, timeout=STORE_TIMEOUT_SECONDS)
         if task.done():
             outcome = task.result()

@@ -253,7 +253,7 @@ async def test_canceled_prune_is_audited(state: State, action: str) -> None:
     work.cancel()
     await asyncio.wait({work})
     store.resume.set()
-    await setup.retention.drain()
+    await setup.retention.tasks.drain()
     assert [(event.action, event.outcome) for event in setup.audited] == [(action, "ok")]
 
 

@@ -5,7 +5,6 @@ is shutting down, because dropping a Zoom response would lose the user's authori
 """
 
 import asyncio
-import contextvars
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
@@ -33,6 +32,7 @@ from zoomgate_server.errors import (
 )
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry.background_tasks import TaskSet
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, NotSent, Throttled, TokenOutcome
 
@@ -115,7 +115,8 @@ class Refresher:
         self._forced_interval = forced_interval
         self._max_refreshes = max_refreshes
         self._in_flight: dict[str, _InFlightRefresh] = {}
-        self._tasks: dict[asyncio.Task[None], _InFlightRefresh] = {}
+        self._attempts: set[_InFlightRefresh] = set()
+        self._tasks = TaskSet()
         self._draining = False
 
     async def refresh(
@@ -176,16 +177,14 @@ class Refresher:
     @property
     def running(self) -> int:
         """The number of running attempts."""
-        return sum(not task.done() for task in self._tasks)
+        return len(self._tasks)
 
     async def report_pending_age(self) -> None:
         """Report the age of the oldest attempt without an outcome every second, until canceled."""
         while True:
             now = self._clock.monotonic()
             sent = [
-                in_flight.pending_since
-                for in_flight in self._tasks.values()
-                if in_flight.pending_since is not None
+                in_flight.pending_since for in_flight in self._attempts if in_flight.pending_since is not None
             ]
             self._metrics.pending_age(now - min(sent, default=now))
             await asyncio.sleep(AGE_REPORT_INTERVAL)
@@ -196,12 +195,10 @@ class Refresher:
         After this call, a lost response is not retried, because a second call to Zoom could exceed the drain timeout.
         """
         self._draining = True
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=seconds)
-        return not self.running  # a finished task may not have been removed from the set yet
+        return await self._tasks.drain(seconds)
 
     def _start(self, user_email: str, seen_generation: int, *, forced: bool) -> _InFlightRefresh:
-        """Start an attempt that is independent of the caller: its task has an empty context and is referenced by `_tasks`."""
+        """Start an attempt that is independent of the caller."""
         in_flight = _InFlightRefresh.create()
         request = refresh_protocol.RefreshRequest(
             user_email=user_email,
@@ -216,11 +213,9 @@ class Refresher:
         return in_flight
 
     def _start_task(self, coroutine: Coroutine[Any, Any, None], in_flight: _InFlightRefresh) -> None:
-        task = asyncio.get_running_loop().create_task(
-            coroutine, name="refresh", context=contextvars.Context()
-        )
-        self._tasks[task] = in_flight
-        task.add_done_callback(self._tasks.pop)
+        self._attempts.add(in_flight)
+        task = self._tasks.spawn(coroutine)
+        task.add_done_callback(lambda _: self._attempts.discard(in_flight))
 
     async def _run_until_settled(
         self, request: refresh_protocol.RefreshRequest, in_flight: _InFlightRefresh
