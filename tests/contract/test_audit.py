@@ -28,7 +28,7 @@ COMMON_FIELDS = [
     "method",
     "request_id",
 ]
-EVENT_FUNCTIONS = {"for_call", "without_call", "record", "try_record", "AuditEvent"}
+EVENT_FUNCTIONS = {"record", "AuditEvent"}
 
 
 def actions_in_source() -> set[str]:
@@ -46,7 +46,7 @@ def actions_in_source() -> set[str]:
                     *(keyword.value for keyword in node.keywords if keyword.arg == "action"),
                 ]
             elif isinstance(node, ast.Assign) and "action" in ast.unparse(node.targets[0]):
-                texts = [node.value, *getattr(node.value, "elts", [])]
+                texts = list(ast.walk(node.value))
             actions |= {
                 text.value for text in texts if isinstance(text, ast.Constant) and "." in str(text.value)
             }

@@ -20,7 +20,7 @@ from zoomgate_server.app import listeners
 from zoomgate_server.app.composition import Components
 from zoomgate_server.app.stores import StartCancelled, StoreOpener, open_store
 from zoomgate_server.app.timing import Timing
-from zoomgate_server.audit.event import AuditEvent
+from zoomgate_server.audit.event import ZOOMGATE, AuditEvent
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.identity import Principal
@@ -146,9 +146,7 @@ async def run(
             raise StartError(str(error)) from None
         if is_new_key_ring:
             details = {"key_id": key_ring.primary_id, "file": str(settings.keys_path)}
-            components.audit(
-                AuditEvent.without_call("keys.created", "ok", "", principal="zoomgate", details=details)
-            )
+            components.audit(AuditEvent("keys.created", "ok", "", ZOOMGATE, details=details))
         # outermost first, so that the access log records the final status, even if authentication fails
         pipeline = Pipeline(
             server,

@@ -5,23 +5,53 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from zoomgate_server.call_context import Call
+from zoomgate_server.identity import Principal
 from zoomgate_server.secret import Secret
 
 _NO_DETAILS: Mapping[str, str | int] = MappingProxyType({})
 
 
+class Actor(NamedTuple):
+    """The originator of an audited action.
+
+    Attributes:
+        principal: The name of the caller; `browser`, `zoom` or `zoomgate` if no caller is involved; empty if unknown.
+        on_behalf_of: The name of the member on whose behalf the caller acts, or empty.
+        role: The role of the caller, or empty.
+        method: `Service.Method` of the call, or empty.
+        request_id: The request ID of the call, or empty.
+    """
+
+    principal: str = ""
+    on_behalf_of: str = ""
+    role: str = ""
+    method: str = ""
+    request_id: str = ""
+
+    @classmethod
+    def of(cls, principal: Principal | None, method: str, request_id: str) -> "Actor":
+        """Return the caller of a method; `principal` is None if the caller could not be authenticated."""
+        if principal is None:
+            return cls(method=method, request_id=request_id)
+        member = principal.on_behalf_of
+        return cls(principal.name, member.name if member else "", principal.role_names, method, request_id)
+
+    @classmethod
+    def of_call(cls, call: Call) -> "Actor":
+        """Return the caller of a call."""
+        return cls.of(call.principal, call.method, call.request_id)
+
+
+BROWSER, ZOOM, ZOOMGATE = Actor("browser"), Actor("zoom"), Actor("zoomgate")
+
+
 class AuditEvent(NamedTuple):
-    """An event of the audit trail: an action, its outcome, the caller and the affected user.
+    """An event of the audit trail.
 
     Attributes:
         action: The dotted name, one of `audit.ACTIONS`.
         outcome: `ok`, or the reason for the rejection or failure.
-        principal: The name of the caller; `browser` or `zoomgate` if no caller is involved.
-        on_behalf_of: The name of the member on whose behalf the caller acts, or empty.
         user_email: The email address of the affected user, or empty.
-        request_id: The request ID of the call, or empty.
-        role: The role of the caller, or empty.
-        method: `Service.Method` of the call, or empty.
         generation: The generation (sequence number) of the token pair, or 0.
         access_token: The access token. Only its fingerprint is written.
         refresh_token: The refresh token. Only its fingerprint is written.
@@ -30,60 +60,12 @@ class AuditEvent(NamedTuple):
 
     action: str
     outcome: str
-    principal: str
-    on_behalf_of: str
     user_email: str
-    request_id: str
-    role: str = ""
-    method: str = ""
+    actor: Actor
     generation: int = 0
     access_token: Secret | None = None
     refresh_token: Secret | None = None
     details: Mapping[str, str | int] = _NO_DETAILS
-
-    @classmethod
-    def without_call(
-        cls,
-        action: str,
-        outcome: str,
-        user_email: str,
-        *,
-        principal: str = "browser",
-        details: Mapping[str, str | int] = _NO_DETAILS,
-    ) -> "AuditEvent":
-        """Return an event that was not caused by a call."""
-        return cls(action, outcome, principal, "", user_email, "", details=details)
-
-    @classmethod
-    def for_call(
-        cls,
-        call: Call,
-        action: str,
-        outcome: str,
-        user_email: str,
-        *,
-        generation: int = 0,
-        access_token: str = "",
-        refresh_token: str = "",
-        details: Mapping[str, str | int] = _NO_DETAILS,
-    ) -> "AuditEvent":
-        """Return an event caused by a call. Empty tokens are omitted."""
-        principal = call.principal
-        member = principal.on_behalf_of
-        return cls(
-            action,
-            outcome,
-            principal.name,
-            member.name if member else "",
-            user_email,
-            call.request_id,
-            principal.role_names,
-            call.method,
-            generation,
-            Secret(access_token) if access_token else None,
-            Secret(refresh_token) if refresh_token else None,
-            details,
-        )
 
     def with_tokens(self, generation: int, access_token: str, refresh_token: str) -> "AuditEvent":
         """Return a copy with these tokens. Empty tokens are omitted."""

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from zoomgate_server.audit.event import AuditEvent
+from zoomgate_server.audit.event import Actor, AuditEvent
 from zoomgate_server.clock import Clock
 from zoomgate_server.errors import AuditUnavailable
 from zoomgate_server.telemetry import logs
@@ -150,12 +150,12 @@ class AuditTrail:
             "time": _now(),
             "action": event.action,
             "outcome": event.outcome,
-            "principal": event.principal,
-            "role": event.role,
-            "on_behalf_of": event.on_behalf_of,
+            "principal": event.actor.principal,
+            "role": event.actor.role,
+            "on_behalf_of": event.actor.on_behalf_of,
             "user": event.user_email,
-            "method": event.method,
-            "request_id": event.request_id,
+            "method": event.actor.method,
+            "request_id": event.actor.request_id,
         }
         if event.generation:
             fields["generation"] = event.generation
@@ -279,9 +279,7 @@ class _Kind(NamedTuple):
 
     action: str
     outcome: str
-    principal: str
-    on_behalf_of: str
-    role: str
+    actor: Actor
 
 
 class _Limit:
@@ -299,7 +297,7 @@ class _Limit:
 
     def allows(self, event: AuditEvent) -> bool:
         """Count an event, and return whether to write a line for the event."""
-        kind = _Kind(event.action, event.outcome, event.principal, event.on_behalf_of, event.role)
+        kind = _Kind(event.action, event.outcome, event.actor._replace(method="", request_id=""))
         window = self._windows.get(kind)
         if window is None:
             window = self._windows[kind] = [self._clock.monotonic(), 0, 0]
@@ -322,13 +320,4 @@ class _Limit:
 
 
 def _suppressed_event(kind: _Kind, count: int) -> AuditEvent:
-    return AuditEvent(
-        action=kind.action,
-        outcome=kind.outcome,
-        principal=kind.principal,
-        on_behalf_of=kind.on_behalf_of,
-        user_email="",
-        request_id="",
-        role=kind.role,
-        details={"suppressed": count},
-    )
+    return AuditEvent(kind.action, kind.outcome, "", kind.actor, details={"suppressed": count})

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlencode, urlsplit
 
-from zoomgate_server.audit.event import AuditEvent, AuditSink
+from zoomgate_server.audit.event import BROWSER, Actor, AuditEvent, AuditSink
 from zoomgate_server.authorization.browser_binding import binding_of, challenge_of, is_bound, start_url_of
 from zoomgate_server.authorization.limits import STATE_SECONDS, PendingLimits
 from zoomgate_server.authorization.pending import PendingAuthorization
@@ -173,7 +173,7 @@ class Authorizations:
                 expire_at=now + STATE_SECONDS,
             ),
         )
-        self._audit(AuditEvent.for_call(call, "authorization.started", "ok", user_email))
+        self._audit(AuditEvent("authorization.started", "ok", user_email, Actor.of_call(call)))
         url = (
             f"{self._start_url}?{urlencode({'ticket': state})}"
             if self._start_url
@@ -218,9 +218,7 @@ class Authorizations:
         """
         pending = await self._find(state, "authorization")
         if pending.browser_key is not None or pending.initiated_by != call.principal.identity:
-            self._audit(
-                AuditEvent.for_call(call, "authorization.rejected", "OTHER_CALLER", pending.user_email)
-            )
+            self._audit_rejection(Actor.of_call(call), "OTHER_CALLER", pending.user_email)
             raise _invalid_state()
         await self._consume(state, pending)
         record = await self._exchange(
@@ -237,9 +235,7 @@ class Authorizations:
         """
         pending = await self._find(ticket, "ticket")
         if pending.initiated_by != call.principal.identity:
-            self._audit(
-                AuditEvent.for_call(call, "authorization.rejected", "OTHER_CALLER", pending.user_email)
-            )
+            self._audit_rejection(Actor.of_call(call), "OTHER_CALLER", pending.user_email)
             raise _invalid_state()
         await self._consume(ticket, pending)
         record, _ = await self._connections.read(pending.user_email)
@@ -262,15 +258,13 @@ class Authorizations:
         ticket, _, binding = state.partition(".")
         pending, key = await self._find_for_browser(ticket)
         if not is_bound(key, ticket, cookie, binding):
-            self._audit(
-                AuditEvent.without_call("authorization.rejected", "OTHER_BROWSER", pending.user_email)
-            )
+            self._audit_rejection(BROWSER, "OTHER_BROWSER", pending.user_email)
             raise _invalid_state(cause="OTHER_BROWSER")
         await self._consume(ticket, pending, cause="USED")
         view = await self._save_result_view(pending, cookie)
         try:
             if not code:
-                self._audit(AuditEvent.without_call("authorization.rejected", "DECLINED", pending.user_email))
+                self._audit_rejection(BROWSER, "DECLINED", pending.user_email)
                 raise CodeRefused(
                     "The user declined the authorization in Zoom; if that was a mistake, start a new authorization",
                     metadata={"zoom_code": "access_denied"},
@@ -314,9 +308,7 @@ class Authorizations:
                 or pending.initiated_by != call.principal.identity
                 or pending.user_email != user_email
             ):
-                self._audit(
-                    AuditEvent.for_call(call, "authorization.rejected", "OTHER_CALLER", pending.user_email)
-                )
+                self._audit_rejection(Actor.of_call(call), "OTHER_CALLER", pending.user_email)
                 raise _invalid_state()
             await self._consume(state, pending)
             code_verifier = pending.code_verifier
@@ -334,6 +326,9 @@ class Authorizations:
         return await self.tasks.shield(self._import(call, user_email, refresh_token))
 
     # -- internals ---------------------------------------------------------------------------------------
+
+    def _audit_rejection(self, actor: Actor, reason: str, user_email: str) -> None:
+        self._audit(AuditEvent("authorization.rejected", reason, user_email, actor))
 
     def _check_return_to(self, return_to: str) -> None:
         if not return_to:
@@ -397,7 +392,7 @@ class Authorizations:
         outcome = await self._oauth.exchange_code(code, code_verifier=verifier or None)
         if isinstance(outcome, Rejected):
             if call is None:  # for a call, the middleware audits the rejection
-                self._audit(AuditEvent.without_call("authorization.rejected", "CODE_REFUSED", user_email))
+                self._audit_rejection(BROWSER, "CODE_REFUSED", user_email)
             raise CodeRefused(
                 "Zoom rejected the authorization code (used, older than 5 minutes, or for a different app); start a new authorization",
                 metadata={"zoom_code": outcome.code},
@@ -420,9 +415,7 @@ class Authorizations:
         started = self._connections.now()
         outcome = await self._oauth.refresh(refresh_token)
         if isinstance(outcome, Rejected):
-            self._audit(
-                AuditEvent.for_call(call, "authorization.rejected", "ZOOM_REAUTH_REQUIRED", user_email)
-            )
+            self._audit_rejection(Actor.of_call(call), "ZOOM_REAUTH_REQUIRED", user_email)
             raise ReauthRequired(
                 "Zoom rejected this refresh token; ask the user to consent again",
                 metadata={"cause": Cause.REJECTED.value, "zoom_code": outcome.code},

@@ -4,7 +4,7 @@ import os
 import pwd
 from types import TracebackType
 
-from zoomgate_server.audit.event import AuditEvent
+from zoomgate_server.audit.event import Actor, AuditEvent
 from zoomgate_server.audit.trail import AuditTrail
 from zoomgate_server.cli.output import fail
 from zoomgate_server.clock import SystemClock
@@ -53,7 +53,7 @@ class AuditLog:
 
     def record(self, action: str, outcome: str = "ok", **details: str | int) -> None:
         """Write a completed action; exit with an error if the action cannot be written."""
-        self.forward(AuditEvent(action, outcome, "", "", "", "", details=details))
+        self.forward(AuditEvent(action, outcome, "", Actor(), details=details))
 
     def forward(self, event: AuditEvent) -> None:
         """Write an event with the operator as principal; exit with an error if the event cannot be written."""
@@ -67,9 +67,7 @@ class AuditLog:
         """Write an event with the operator as principal; return False if the event could only be logged."""
         try:
             if self._trail is not None:
-                self._trail.require(
-                    event._replace(principal=_user(), on_behalf_of=_sudo_user(), role="operator")
-                )
+                self._trail.require(event._replace(actor=Actor(_user(), _sudo_user(), "operator")))
         except AuditUnavailable:
             return False
         return True

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import orjson
 
-from zoomgate_server.audit.event import AuditEvent, AuditSink
+from zoomgate_server.audit.event import BROWSER, ZOOMGATE, Actor, AuditEvent, AuditSink
 from zoomgate_server.call_context import Call
 from zoomgate_server.connections.disconnection import make_tombstone
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
@@ -360,13 +360,8 @@ class AccountLinker:
         stored = await self._store(relinked, zoom_user, unless_superseded=True)
         if stored is None or not stored.was_committed(entry.entry_id):
             return
-        event = AuditEvent.without_call(
-            "connection.relinked",
-            "ok",
-            stored.user_email,
-            principal="zoomgate",
-            details=_origin_details(entry),
-        )
+        details = _origin_details(entry)
+        event = AuditEvent("connection.relinked", "ok", stored.user_email, ZOOMGATE, details=details)
         self._audit(_with_tokens(event, entry.tokens, _stored_generation(stored, entry)))
 
     async def _connection_of(self, zoom_user: "_ZoomUser") -> ConnectionRecord | None:
@@ -479,8 +474,7 @@ class AccountLinker:
             except StoreError:
                 pause = await _wait_for_store(user_email, pause)
         self._cache.drop(user_email)
-        event = AuditEvent.without_call("connection.unlinked", "ok", user_email, principal="zoomgate")
-        self._audit(event._replace(generation=generation))
+        self._audit(AuditEvent("connection.unlinked", "ok", user_email, ZOOMGATE, generation))
 
 
 async def _wait_for_store(user_email: str, pause: float) -> float:
@@ -585,17 +579,10 @@ def _stored_event(
     call: Call | None, outcome: str, entry: Entry, generation: int, *, resumed: bool
 ) -> AuditEvent:
     """Return the `connection.stored` audit event of tokens from a call, a browser or the journal."""
+    without_call = ZOOMGATE if resumed else BROWSER
+    actor = without_call if call is None else Actor.of_call(call)
     details = _origin_details(entry)
-    if call is not None:
-        event = AuditEvent.for_call(call, "connection.stored", outcome, entry.user_email, details=details)
-    else:
-        event = AuditEvent.without_call(
-            "connection.stored",
-            outcome,
-            entry.user_email,
-            principal="zoomgate" if resumed else "browser",
-            details=details,
-        )
+    event = AuditEvent("connection.stored", outcome, entry.user_email, actor, details=details)
     return _with_tokens(event, entry.tokens, generation)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
-from zoomgate_server.audit.event import AuditEvent, AuditSink
+from zoomgate_server.audit.event import ZOOM, Actor, AuditEvent, AuditSink
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.ownership import check_owner
@@ -117,13 +117,14 @@ class Disconnector:
             if happened_at <= record.consent_time:
                 return ZoomDisconnectOutcome.OLDER_THAN_CONSENT
             tombstone = replace(make_tombstone(record, now, revoke=False), cause=cause)
-            event = AuditEvent.without_call(
+            event = AuditEvent(
                 "connection.disconnected",
                 "ok",
                 record.user_email,
-                principal="zoom",
+                ZOOM,
+                record.generation,
                 details={"cause": cause.value},
-            )._replace(generation=record.generation)
+            )
             if await self._write(tombstone, event) is not None:
                 break
         self._cache.drop(record.user_email)
@@ -155,8 +156,8 @@ class Disconnector:
                 raise ConnectionNotFound
             check_owner(call, record.owner)
             tombstone = make_tombstone(record, now, revoke=True)
-            event = AuditEvent.for_call(
-                call, "connection.disconnected", "ok", user_email, generation=record.generation
+            event = AuditEvent(
+                "connection.disconnected", "ok", user_email, Actor.of_call(call), record.generation
             )
             rev = await self._write(tombstone, event)
             if rev is not None:

@@ -9,7 +9,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from zoomgate_server.audit.event import AuditEvent, AuditSink
+from zoomgate_server.audit.event import ZOOMGATE, AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.disconnection import make_tombstone
@@ -197,12 +197,9 @@ class RetentionPolicy:
         """Audit a connection that was pruned or may have been pruned."""
         if overdue.connection is None:
             return
-        name, user = "zoomgate", overdue.user_email
-        if overdue.kind == REAUTH_REQUIRED:
-            event = AuditEvent.without_call("connection.expired", outcome, user, principal=name)
-        else:
-            event = AuditEvent.without_call("connection.pruned", outcome, user, principal=name)
-        self._audit(event._replace(generation=overdue.connection.generation))
+        action = "connection.expired" if overdue.kind == REAUTH_REQUIRED else "connection.pruned"
+        generation = overdue.connection.generation
+        self._audit(AuditEvent(action, outcome, overdue.user_email, ZOOMGATE, generation))
 
     async def _prune_all(self, candidates: AsyncIterator[Overdue]) -> None:
         count = 0

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from zoomgate_server.audit.event import AuditEvent, AuditSink
+from zoomgate_server.audit.event import Actor, AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.disconnection import Disconnector
 from zoomgate_server.connections.record import Cause
@@ -232,11 +232,7 @@ class WebhookReceiver:
             client: The address of the sender.
         """
         self._count(reason.value)
-        self._audit(
-            AuditEvent.without_call(
-                "webhook.rejected", reason.value, "", principal="", details={"client": client}
-            )
-        )
+        self._audit(AuditEvent("webhook.rejected", reason.value, "", Actor(), details={"client": client}))
         now = self._clock.monotonic()
         if now - self._window_start >= LOG_WINDOW_SECONDS:
             self._window_start, self._logged = now, 0

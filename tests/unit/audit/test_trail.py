@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from zoomgate_server.audit.event import AuditEvent
+from zoomgate_server.audit.event import Actor, AuditEvent
 from zoomgate_server.audit.trail import REJECTIONS_PER_MINUTE, WINDOW_SECONDS, AuditTrail, fingerprint
 from zoomgate_server.clock import SystemClock
 
@@ -18,13 +18,13 @@ import sys
 from pathlib import Path
 from zoomgate_server.audit.trail import AuditTrail
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.audit.event import AuditEvent
+from zoomgate_server.audit.event import Actor, AuditEvent
 trail = AuditTrail(Path(sys.argv[1]), key=bytes(32), clock=SystemClock(), on_lost=lambda: sys.exit("lost"))
 for number in range(int(sys.argv[3])):
     if number in (0, int(sys.argv[3]) // 2):
         sys.stdin.readline()
     user = "u" * (number % 300) + "@example.com"
-    trail(AuditEvent("token.returned", "ok", sys.argv[2], "", user, str(number)).with_tokens(1, "access", "refresh"))
+    trail(AuditEvent("token.returned", "ok", user, Actor(sys.argv[2], request_id=str(number))).with_tokens(1, "access", "refresh"))
 """
 
 
@@ -84,10 +84,11 @@ LOG_WRITER = """
 from zoomgate_server.telemetry import logs
 from zoomgate_server.audit.trail import AuditTrail
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.audit.event import AuditEvent
+from zoomgate_server.audit.event import Actor, AuditEvent
 logs.configure("error", "json")
 trail = AuditTrail(None, key=bytes(32), clock=SystemClock(), on_lost=lambda: None)
-trail.require(AuditEvent("token.returned", "ok", "calendar", "", "monica@example.com", "r1").with_tokens(7, "access", "refresh"))
+event = AuditEvent("token.returned", "ok", "monica@example.com", Actor("calendar", request_id="r1"))
+trail.require(event.with_tokens(7, "access", "refresh"))
 """
 
 
@@ -117,7 +118,7 @@ def test_rename_is_detected_within_a_tenth_of_a_second(tmp_path: Path) -> None:
         if number == 1:
             path.rename(old)
         clock.now += 0.04
-        trail(AuditEvent("keys.added", "ok", "root", "", "", str(number)))
+        trail(AuditEvent("keys.added", "ok", "", Actor("root", request_id=str(number))))
     trail.close()
     request_ids = [
         [json.loads(line)["request_id"] for line in file.read_text().splitlines()] for file in (old, path)
@@ -132,7 +133,7 @@ def test_number_of_suppressed_rejections_is_written(tmp_path: Path) -> None:
 
     def reject(caller: str, times: int) -> None:
         for _ in range(times):
-            trail(AuditEvent("call.rejected", "CALLER_NOT_ALLOWED", caller, "", "", ""))
+            trail(AuditEvent("call.rejected", "CALLER_NOT_ALLOWED", "", Actor(caller)))
 
     reject("calendar", REJECTIONS_PER_MINUTE + 5)
     reject("booking", 1)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
-from zoomgate_server.audit.event import AuditEvent, AuditSink
+from zoomgate_server.audit.event import ZOOMGATE, AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import protocol as refresh_protocol
@@ -388,14 +388,10 @@ class Refresher:
                 outcome = record.cause.value if record.cause is not None else Cause.REJECTED.value
             case _:
                 return
-        event = AuditEvent.without_call(
-            action, outcome, user_email, principal="zoomgate", details={"attempt": attempt_id}
-        )
-        self._audit(
-            event.with_tokens(generation, tokens.access_token, tokens.refresh_token)
-            if tokens is not None
-            else event._replace(generation=generation)
-        )
+        event = AuditEvent(action, outcome, user_email, ZOOMGATE, generation, details={"attempt": attempt_id})
+        if tokens is not None:
+            event = event.with_tokens(generation, tokens.access_token, tokens.refresh_token)
+        self._audit(event)
 
 
 def _entry(issued: refresh_protocol.IssuedTokens) -> Entry:

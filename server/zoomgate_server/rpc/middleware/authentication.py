@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from zoomgate_server.audit.event import AuditEvent, AuditSink
+from zoomgate_server.audit.event import Actor, AuditEvent, AuditSink
 from zoomgate_server.call_context import (
     Call,
     current_access_check,
@@ -198,19 +198,9 @@ class Authentication:
         user_email: str,
         context: Context,
     ) -> None:
-        member = None if principal is None else principal.on_behalf_of
+        actor = Actor.of(principal, method, current_request_id.get(""))
         self._audit(
-            AuditEvent(
-                action="call.rejected",
-                outcome=reason_of(error),
-                principal="" if principal is None else principal.name,
-                on_behalf_of="" if member is None else member.name,
-                user_email=user_email,
-                request_id=current_request_id.get(""),
-                role="" if principal is None else principal.role_names,
-                method=method,
-                details={"peer": context.peer()},
-            )
+            AuditEvent("call.rejected", reason_of(error), user_email, actor, details={"peer": context.peer()})
         )
 
 

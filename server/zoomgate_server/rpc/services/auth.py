@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer
 from zoomgate_server import user_email as addresses
-from zoomgate_server.audit.event import AuditEvent, AuditSink
+from zoomgate_server.audit.event import Actor, AuditEvent, AuditSink
 from zoomgate_server.authorization.flow import Authorizations, CompletedAuthorization
 from zoomgate_server.call_context import Call, current_access_check, current_call
 from zoomgate_server.clock import Clock
@@ -293,17 +293,9 @@ class AuthService(AuthServiceServicer):
         """Record the return of a token in the audit trail, and return the token as a message."""
         with_refresh_token = call.principal.refresh_tokens
         tokens = token.tokens
-        self._audit(
-            AuditEvent.for_call(
-                call,
-                "token.returned",
-                "ok",
-                user_email,
-                generation=token.generation,
-                access_token=tokens.access_token,
-                refresh_token=tokens.refresh_token if with_refresh_token else "",
-            )
-        )
+        event = AuditEvent("token.returned", "ok", user_email, Actor.of_call(call))
+        refresh_token = tokens.refresh_token if with_refresh_token else ""
+        self._audit(event.with_tokens(token.generation, tokens.access_token, refresh_token))
         return connection_mapping.token(token, self._clock.wall(), refresh_token=with_refresh_token)
 
 
