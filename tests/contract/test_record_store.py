@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.mongodb import MongoServer
-from zoomgate_server.storage.instrumented import InstrumentedStore
+from zoomgate_server.storage.instrumented import instrumented
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.mongodb import Driver, MongoStore
 from zoomgate_server.storage.record_store import (
@@ -22,6 +22,7 @@ from zoomgate_server.storage.record_store import (
     Change,
     Column,
     Kind,
+    Query,
     Record,
     RecordKey,
     RecordStore,
@@ -44,7 +45,7 @@ async def open_store(kind: str, location: str) -> RecordStore:
         case "mongodb-pymongo":
             return await MongoStore.open(location, Driver.PYMONGO)
         case "instrumented":
-            return InstrumentedStore(MemoryStore(time.time), lambda: None)
+            return instrumented(MemoryStore(time.time), lambda: None)
     raise AssertionError(kind)
 
 
@@ -196,18 +197,18 @@ async def test_pages_are_ordered_by_subject(store: RecordStore) -> None:
         state = "ACTIVE" if index % 2 else "REAUTH_REQUIRED"
         await store.put(record(name, state=state, due_at=float(index), expire_at=float(10 - index)), 0)
     await store.put(record("zz", state="ACTIVE"), 0)
-    all_records = await store.page(APP, Kind.USER, limit=1000)
+    all_records = await store.page(APP, Kind.USER, Query(limit=1000))
     assert [found.key.subject for found in all_records] == sorted([*names, "zz"])
-    first = await store.page(APP, Kind.USER, limit=2)
-    rest = await store.page(APP, Kind.USER, after=first[-1].key.subject, limit=1000)
+    first = await store.page(APP, Kind.USER, Query(limit=2))
+    rest = await store.page(APP, Kind.USER, Query(after=first[-1].key.subject, limit=1000))
     assert [*first, *rest] == list(all_records)
-    active = await store.page(APP, Kind.USER, states=["ACTIVE"], limit=10)
+    active = await store.page(APP, Kind.USER, Query(states=["ACTIVE"], limit=10))
     assert {found.key.subject for found in active} == {"b@x.com", "B", "\uff21", "zz"}
-    due = await store.page(APP, Kind.USER, states=["ACTIVE"], due_before=3.0, limit=10)
+    due = await store.page(APP, Kind.USER, Query(states=["ACTIVE"], due_before=3.0, limit=10))
     assert {found.key.subject for found in due} == {"b@x.com"}
-    expired = await store.page(APP, Kind.USER, expire_before=8.0, limit=10)
+    expired = await store.page(APP, Kind.USER, Query(expire_before=8.0, limit=10))
     assert {found.key.subject for found in expired} == {"B", "ä", "\uff21", "\U0001f600"}
-    assert not await store.page(APP, Kind.STATE, limit=10)
+    assert not await store.page(APP, Kind.STATE, Query(limit=10))
 
 
 async def test_records_are_counted_by_a_column(store: RecordStore) -> None:
@@ -227,7 +228,7 @@ async def test_apps_with_records_are_listed(store: RecordStore) -> None:
             await store.put(Record(key=key(app=app, kind=kind), value=b"v"), 0)
     assert list(await store.apps()) == ["zoom.us|a", "zoom.us|b"]
     for record in [
-        row for kind in (Kind.USER, Kind.STATE) for row in await store.page("zoom.us|b", kind, limit=9)
+        row for kind in (Kind.USER, Kind.STATE) for row in await store.page("zoom.us|b", kind, Query(limit=9))
     ]:
         await store.delete(record.key, record.rev)
     assert list(await store.apps()) == ["zoom.us|a"]
@@ -294,7 +295,7 @@ def test_any_sequence_of_writes_matches_a_dictionary(
                 else:
                     assert await store.delete(key(name), rev) is (name in model)
                     model.pop(name, None)
-            found = await store.page(APP, Kind.USER, limit=100)
+            found = await store.page(APP, Kind.USER, Query(limit=100))
             assert {item.key.subject: (item.rev, item.value) for item in found} == model
         finally:
             await store.close()

@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from zoomgate_server.app import lifecycle, stores
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.cli import main
 from zoomgate_server.connections import journal_recovery, proactive_refresh
 from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
-from zoomgate_server.storage import mongodb, sqlite
+from zoomgate_server.storage.timing import MongoTiming, SqliteTiming
 
 POINTS = (
     "before_read",  # the refresh has not performed any step
@@ -45,7 +47,10 @@ POINTS = (
 LEASE_SECONDS, CALL_SECONDS, MARGIN_SECONDS, GRACE_SECONDS = 2.5, 0.5, 0.5, 5.0
 POLL_SECONDS = 0.2
 PROACTIVE_REFRESH_POLLS = "PROACTIVE_REFRESH_POLLS"
-BUSY_SECONDS, SELECT_SECONDS, SOCKET_SECONDS, OPERATION_SECONDS = 1.0, 2.0, 3.0, 4.0
+STORE_TIMING = stores.Timing(
+    sqlite=SqliteTiming(busy_timeout=1.0),
+    mongodb=MongoTiming(selection_timeout=2.0, socket_timeout=3.0, operation_timeout=4.0),
+)
 
 
 class Points:
@@ -71,9 +76,7 @@ def shorten_timeouts() -> None:
     )
     protocol.GRACE_SECONDS = GRACE_SECONDS
     journal_recovery.POLL_INTERVAL = POLL_SECONDS
-    sqlite.BUSY_SECONDS = BUSY_SECONDS
-    mongodb.SELECT_SECONDS, mongodb.SOCKET_SECONDS = SELECT_SECONDS, SOCKET_SECONDS
-    mongodb.OPERATION_SECONDS = OPERATION_SECONDS
+    lifecycle.run.__wrapped__.__kwdefaults__["timing"] = Timing(store=STORE_TIMING)  # type: ignore[attr-defined]
     if PROACTIVE_REFRESH_POLLS in os.environ:
         proactive_refresh.FIRST_POLL_DELAY = proactive_refresh.USED_POLL_INTERVAL = (
             proactive_refresh.IDLE_POLL_INTERVAL

@@ -18,7 +18,7 @@ from support.harness import serving
 from support.mongodb import MongoServer
 from zoom_simulator.testing import RunningSimulator
 from zoomgate.v1 import auth_service_pb2 as pb
-from zoomgate_server.storage.sqlite import BUSY_SECONDS
+from zoomgate_server.storage.timing import SqliteTiming
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -132,7 +132,7 @@ async def test_import_waits_for_an_unavailable_store(workspace: Workspace, zoom:
     ) as other:
         other.execute("BEGIN IMMEDIATE")
         zoom.clear_faults()
-        await asyncio.sleep(BUSY_SECONDS + 0.5)
+        await asyncio.sleep(SqliteTiming().busy_timeout + 0.5)
         other.execute("ROLLBACK")
     assert (await running).counts["stored"] == 3
     assert zoom.counters()["token.refresh_token.issued"] == 3

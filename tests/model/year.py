@@ -10,7 +10,6 @@ import random
 import sys
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
@@ -20,7 +19,7 @@ from model.proactive_refresh_world import DAY, HOUR, MAX_IDLE_SECONDS, Clock, Pr
 from zoomgate_server.connections.record import State
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.storage.memory import MemoryStore
-from zoomgate_server.storage.record_store import Kind, Record, RecordKey, StoreError
+from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey, StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.zoom.token_outcome import AppRejected, NotSent, Throttled, TokenOutcome
 
@@ -58,30 +57,20 @@ class IndexedStore(MemoryStore):
                 insort(self._due, (record.due_at, subject))
         return rev
 
-    async def page(
-        self,
-        app: str,
-        kind: Kind,
-        *,
-        states: Collection[str] = (),
-        due_before: float | None = None,
-        expire_before: float | None = None,
-        after: str = "",
-        limit: int,
-    ) -> list[Record]:
+    async def page(self, app: str, kind: Kind, query: Query) -> list[Record]:
         self._check()
-        assert expire_before is None
-        if due_before is None:
-            subjects: Any = self._subjects[bisect_right(self._subjects, after) :]
+        assert query.expire_before is None
+        if query.due_before is None:
+            subjects: Any = self._subjects[bisect_right(self._subjects, query.after) :]
         else:
-            due = self._due[: bisect_left(self._due, (due_before, ""))]
-            subjects = sorted(subject for _, subject in due if subject > after)
+            due = self._due[: bisect_left(self._due, (query.due_before, ""))]
+            subjects = sorted(subject for _, subject in due if subject > query.after)
         records: list[Record] = []
         for subject in subjects:
             record = self._records[RecordKey(app, kind, subject)]
-            if not states or record.state in states:
+            if not query.states or record.state in query.states:
                 records.append(record)
-                if len(records) == limit:
+                if len(records) == query.limit:
                     break
         return records
 
@@ -252,7 +241,7 @@ class _Service:
 
     async def result(self) -> Year:
         """Return the result of the year."""
-        records = await self.store.page("app", Kind.USER, limit=len(self.users))
+        records = await self.store.page("app", Kind.USER, Query(limit=len(self.users)))
         times = [time for time, _ in self.zoom.requests]
         days, hours, minutes = (
             Counter(int(time // length) for time in times) for length in (DAY, HOUR, 60.0)

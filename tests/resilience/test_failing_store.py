@@ -3,9 +3,9 @@
 import asyncio
 import resource
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,25 @@ import grpc
 import grpc.aio
 import pytest
 from pymongo import MongoClient
+from yarl import URL
 
 from resilience.place import APP, Place
 from support.harness import MONICA, OMAR, Harness, RpcError, running, serving
 from support.mongodb import MongoServer, OwnServer, failing_commands
-from support.tcp_proxy import Mode, tcp_proxy
+from support.tcp_proxy import Gate, Mode, TcpProxy, tcp_proxy
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server.app import stores
-from zoomgate_server.clock import SystemClock
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.connections import record
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.startup import StartError
-from zoomgate_server.storage import mongodb as mongodb_store
-from zoomgate_server.storage import sqlite
-from zoomgate_server.storage.mongodb import RECORDS
+from zoomgate_server.storage.mongodb import POOL_SIZE, RECORDS
 from zoomgate_server.storage.record_store import Kind, RecordKey
+from zoomgate_server.storage.timing import MongoTiming, SqliteTiming
 from zoomgate_server.telemetry.metrics import Metrics
-from zoomgate_server.watch import change_feed
-from zoomgate_server.zoom.oauth import OAuthClient
-from zoomgate_server.zoom.token_outcome import TokenOutcome
 
 STORE = ("UNAVAILABLE", "STORE_UNAVAILABLE")
 NOT_CONNECTED = ("FAILED_PRECONDITION", "ZOOM_NOT_CONNECTED")
@@ -45,40 +42,50 @@ only_sqlite = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 only_mongodb = pytest.mark.parametrize("place", ["mongodb"], indirect=True)
 
 
-@pytest.fixture(autouse=True)
-def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the timeouts that these tests wait for."""
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
-    for name in ("SELECT_SECONDS", "CONNECT_SECONDS"):
-        monkeypatch.setattr(mongodb_store, name, 0.3)
+TIMING = Timing(
+    store=stores.Timing(
+        sqlite=SqliteTiming(busy_timeout=0.05),
+        mongodb=MongoTiming(selection_timeout=0.3, connect_timeout=0.3),
+    )
+)
 
 
-@dataclass
-class Gate:
-    """A gate that delays Zoom's response to a refresh.
+@dataclass(frozen=True)
+class ProxiedZoom:
+    """The Zoom simulator, whose OAuth endpoints the service calls through a proxy."""
 
-    Attributes:
-        responded: Set when Zoom has responded.
-        open: Set by the test to deliver the response to the service.
-    """
+    simulator: Simulator
+    proxy: TcpProxy
 
-    responded: asyncio.Event = field(default_factory=asyncio.Event)
-    open: asyncio.Event = field(default_factory=asyncio.Event)
+    def hold_next_response(self) -> Gate:
+        """Hold the next response of the OAuth endpoints."""
+        return self.proxy.hold_next_response()
+
+    @asynccontextmanager
+    async def serving(
+        self, folder: Path, environ: dict[str, str], timing: Timing = TIMING
+    ) -> AsyncIterator[Harness]:
+        """Run a service."""
+        url = URL(self.simulator.oauth_url).with_port(self.proxy.port)
+        environ = environ | {"ZOOMGATE_ZOOM_OAUTH_URL": str(url)}
+        async with serving(self.simulator, folder, environ, timing=timing) as zoomgate:
+            yield zoomgate
 
 
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """Delay Zoom's responses to refreshes, and return the gate. A test must request this fixture before the service."""
-    created, real = Gate(), OAuthClient.refresh
+async def zoom() -> AsyncIterator[ProxiedZoom]:
+    """Run the simulator and the proxy."""
+    async with Simulator(SimulatorOptions(port=0)) as simulator:
+        url = URL(simulator.oauth_url)
+        async with tcp_proxy((str(url.host), url.port or 0)) as proxy:
+            yield ProxiedZoom(simulator, proxy)
 
-    async def refresh(self: OAuthClient, refresh_token: str) -> TokenOutcome:
-        outcome = await real(self, refresh_token)
-        created.responded.set()
-        await created.open.wait()
-        return outcome
 
-    monkeypatch.setattr(OAuthClient, "refresh", refresh)
-    return created
+@pytest.fixture
+async def zoomgate(zoom: ProxiedZoom, place: Place) -> AsyncIterator[Harness]:
+    """Run a service that uses the store and the proxied simulator."""
+    async with zoom.serving(place.folder, place.environ) as harness:
+        yield harness
 
 
 async def refresh(zoomgate: Harness, user: str = MONICA) -> auth.Token:
@@ -150,9 +157,12 @@ def file_size_limit(limit: int) -> Iterator[None]:
 
 
 @only_sqlite
-async def test_full_disk_after_zoom_has_issued_tokens(gate: Gate, service: Harness, place: Place) -> None:
+async def test_full_disk_after_zoom_has_issued_tokens(
+    zoom: ProxiedZoom, service: Harness, place: Place
+) -> None:
     """Calls fail with STORE_UNAVAILABLE. The token pair is journaled, and is stored once disk space is available."""
     request = auth.RefreshTokenRequest(user_email=MONICA)
+    gate = zoom.hold_next_response()
     waiting = asyncio.create_task(service.error_of(service.auth.RefreshToken, request))
     await gate.responded.wait()
     wal = place.file.with_name("zoomgate.db-wal")
@@ -183,35 +193,12 @@ async def test_corrupt_file_fails_the_start(place: Place) -> None:
     assert place.file.read_bytes() == content
 
 
-@only_sqlite
-@pytest.mark.parametrize("linked", [False, True], ids=["direct", "symlink"])
-async def test_network_file_system_is_rejected(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
-) -> None:
-    """No file is created on the network file system. The mount point contains a space, and the store may be a symbolic link."""
-    share = tmp_path / "network share"
-    mounts = tmp_path / "mounts"
-    mounts.write_text(
-        f"/dev/sda1 / ext4 rw 0 0\nnas:/x {str(share).replace(' ', chr(92) + '040')} nfs4 rw 0 0\n"
-    )
-    monkeypatch.setattr(sqlite, "MOUNTS", mounts)
-    directory = tmp_path / "data" if linked else share
-    if linked:
-        for each in (directory, share):
-            each.mkdir(mode=0o700)
-        (directory / "zoomgate.db").symlink_to(share / "zoomgate.db")
-    with pytest.raises(StartError, match="network file system, where SQLite loses data; use a local disk"):
-        async with running(directory, environ=place.environ):
-            pass
-    assert not (share / "zoomgate.db").exists()
-    assert share.exists() is linked
-
-
 async def test_late_response_without_a_tombstone_does_not_reconnect_the_user(
-    gate: Gate, service: Harness, place: Place
+    zoom: ProxiedZoom, service: Harness, place: Place
 ) -> None:
     """If the record is deleted before Zoom responds to a refresh, the tokens in the response are revoked."""
     request = auth.RefreshTokenRequest(user_email=MONICA)
+    gate = zoom.hold_next_response()
     waiting = asyncio.create_task(service.error_of(service.auth.RefreshToken, request))
     await gate.responded.wait()
     await service.call(service.auth.DeleteConnection, auth.DeleteConnectionRequest(user_email=MONICA))
@@ -282,7 +269,7 @@ def faulty_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServe
 
 @pytest.mark.parametrize("fault", [row[1] for row in WRITE_FAULTS], ids=[row[0] for row in WRITE_FAULTS])
 async def test_failing_database_after_zoom_has_issued_tokens(
-    faulty_server: OwnServer, tmp_path: Path, gate: Gate, fault: dict[str, Any]
+    faulty_server: OwnServer, tmp_path: Path, zoom: ProxiedZoom, fault: dict[str, Any]
 ) -> None:
     """An unconfirmed write is retried until it is confirmed, even if it took effect. Until then, no refresh token is used."""
     key_file.create(tmp_path / "keys.json")
@@ -293,11 +280,12 @@ async def test_failing_database_after_zoom_has_issued_tokens(
     }
     fail_point: dict[str, Any] = {"configureFailPoint": "failCommand"}
     writes = ["insert", "update", "delete", "findAndModify"]
-    async with running(tmp_path / "data", environ=environ) as zoomgate:
+    async with zoom.serving(tmp_path / "data", environ) as zoomgate:
         await zoomgate.connect()
         await zoomgate.connect(OMAR)
         await token(zoomgate)
         request = auth.RefreshTokenRequest(user_email=MONICA)
+        gate = zoom.hold_next_response()
         waiting = asyncio.create_task(zoomgate.error_of(zoomgate.auth.RefreshToken, request))
         await gate.responded.wait()
         with MongoClient(faulty_server.uri) as client:
@@ -320,66 +308,68 @@ async def test_failing_database_after_zoom_has_issued_tokens(
         assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
-async def test_exhausted_connection_pool_fails_calls_in_time(
-    mongodb: MongoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A call that gets no database connection fails within the time limit. A call that has one waits for the database and succeeds."""
-    monkeypatch.setattr(mongodb_store, "POOL_SIZE", 1)
-    monkeypatch.setattr(change_feed, "POLL_INTERVAL", 1e6)
+async def test_exhausted_connection_pool_fails_calls_in_time(mongodb: MongoServer, tmp_path: Path) -> None:
+    """A call that gets no database connection fails within the time limit. Calls that have one wait for the database and succeed."""
     key_file.create(tmp_path / "keys.json")
     database = mongodb.new_database()
     keys = {"ZOOMGATE_KEYS": str(tmp_path / "keys.json")}
+    timing = Timing(store=stores.Timing(mongodb=MongoTiming(queue_timeout=0.5)))
     async with running(tmp_path / "data", environ=keys | {"ZOOMGATE_STORE": database}) as first:
         await first.connect()
         await first.connect(OMAR)
     async with tcp_proxy(mongodb.address) as proxy:
         uri = f"mongodb://127.0.0.1:{proxy.port}/{database.rpartition('/')[2]}?directConnection=true"
-        async with running(tmp_path / "data", environ=keys | {"ZOOMGATE_STORE": uri}) as zoomgate:
-            for _ in range(2):  # wait until the reads at startup have finished
-                await zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
-            monkeypatch.setattr(mongodb_store, "WAIT_SECONDS", 0.1)
+        environ = keys | {"ZOOMGATE_STORE": uri}
+        async with running(tmp_path / "data", environ=environ, timing=timing) as zoomgate:
+            await zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=MONICA))
             proxy.set_mode(Mode.STALL)
             calls = [
                 asyncio.create_task(
                     zoomgate.call(zoomgate.auth.GetConnection, auth.GetConnectionRequest(user_email=user))
                 )
-                for user in (MONICA, OMAR)
+                for user in (MONICA, OMAR) * POOL_SIZE
             ]
-            (failed,), (waiting,) = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-            error = failed.exception()
-            assert isinstance(error, grpc.aio.AioRpcError)
-            assert RpcError.of(error).short == STORE
+            done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
+            errors = [call.exception() for call in done]
+            assert {
+                RpcError.of(error).short for error in errors if isinstance(error, grpc.aio.AioRpcError)
+            } == {STORE}
             proxy.set_mode(Mode.FORWARD)
-            assert (await waiting).connection.user_email in (MONICA, OMAR)
+            responses = [
+                task.result() for task in (await asyncio.wait(waiting))[0] if task.exception() is None
+            ]
+            assert {response.connection.user_email for response in responses} == {MONICA, OMAR}
 
 
 @pytest.mark.parametrize("hours", [1, -1])
 async def test_refresh_survives_a_jump_of_the_stores_clock(
-    gate: Gate, place: Place, monkeypatch: pytest.MonkeyPatch, hours: int
+    zoom: ProxiedZoom, service: Harness, hours: int
 ) -> None:
     """If the store's clock jumps by an hour, for example in a failover, the connection remains active and can be refreshed."""
     offset = 0.0
-    seconds, wall = mongodb_store._seconds, SystemClock.wall
-    monkeypatch.setattr(mongodb_store, "_seconds", lambda date: seconds(date) + offset)
 
-    class JumpingClock(SystemClock):
-        def wall(self) -> float:
-            return wall(self) + offset
+    async def read(proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, float]:
+        found, now = await proceed(*args, **kwargs)
+        return found, now + offset
 
-    monkeypatch.setattr(stores, "SystemClock", JumpingClock)
-    async with running(place.folder, environ=place.environ) as zoomgate:
-        await zoomgate.connect()
-        waiting = asyncio.create_task(refresh(zoomgate))
+    assert service.store is not None
+    with (
+        service.store.intercept("get", read),
+        service.store.intercept("find", read),
+        service.store.intercept("changes", read),
+    ):
+        gate = zoom.hold_next_response()
+        waiting = asyncio.create_task(refresh(service))
         await gate.responded.wait()
         offset = hours * 3600.0
         gate.open.set()
         assert (await waiting).generation == 2
-        assert (await token(zoomgate)).access_token
-        assert (await refresh(zoomgate)).generation >= 3
+        assert (await token(service)).access_token
+        assert (await refresh(service)).generation >= 3
         offset = 0.0
-        before = (await token(zoomgate)).generation
-        assert (await refresh(zoomgate)).generation > before
-        assert zoomgate.stat("token.refresh_token.refused") == 0
+        before = (await token(service)).generation
+        assert (await refresh(service)).generation > before
+        assert service.stat("token.refresh_token.refused") == 0
 
 
 async def test_corrupt_journal_entries_are_counted_and_retained(place: Place) -> None:
@@ -425,11 +415,8 @@ async def test_corrupt_journal_entries_are_counted_and_retained(place: Place) ->
             assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
-async def test_killed_database_after_zoom_has_issued_tokens(
-    tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_killed_database_after_zoom_has_issued_tokens(tmp_path: Path, zoom: ProxiedZoom) -> None:
     """Cached tokens are returned, other calls fail, and the issued tokens are stored after the database restarts."""
-    monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.05)
     server = OwnServer(tmp_path)
     await asyncio.to_thread(server.start)
     key_file.create(tmp_path / "keys.json")
@@ -439,11 +426,12 @@ async def test_killed_database_after_zoom_has_issued_tokens(
         "ZOOMGATE_FORCED_REFRESH_SECONDS": "0",
     }
     try:
-        async with running(tmp_path / "data", environ=environ) as zoomgate:
+        async with zoom.serving(tmp_path / "data", environ) as zoomgate:
             await zoomgate.connect()
             await zoomgate.connect(OMAR)
             first = await token(zoomgate)
             request = auth.RefreshTokenRequest(user_email=MONICA)
+            gate = zoom.hold_next_response()
             waiting = asyncio.create_task(zoomgate.error_of(zoomgate.auth.RefreshToken, request))
             await gate.responded.wait()
             server.kill()
@@ -470,7 +458,7 @@ async def test_killed_database_after_zoom_has_issued_tokens(
     ids=["stepped down", "connection closed", "no majority"],
 )
 async def test_failing_primary_after_zoom_has_issued_tokens(
-    tmp_path: Path, gate: Gate, fault: dict[str, Any]
+    tmp_path: Path, zoom: ProxiedZoom, fault: dict[str, Any]
 ) -> None:
     """Calls fail until writes succeed again. The token pair is stored once, whether or not the failed write took effect."""
     server = OwnServer(tmp_path, "--enable-test-commands")
@@ -483,8 +471,9 @@ async def test_failing_primary_after_zoom_has_issued_tokens(
     }
     request = auth.RefreshTokenRequest(user_email=MONICA)
     try:
-        async with running(tmp_path / "data", environ=environ) as zoomgate:
+        async with zoom.serving(tmp_path / "data", environ) as zoomgate:
             await zoomgate.connect()
+            gate = zoom.hold_next_response()
             waiting = asyncio.create_task(zoomgate.error_of(zoomgate.auth.RefreshToken, request))
             await gate.responded.wait()
             with failing_commands(server, "alwaysOn", ["insert", "update", "findAndModify"], **fault):

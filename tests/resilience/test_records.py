@@ -16,7 +16,7 @@ from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.storage.mongodb import RECORDS
-from zoomgate_server.storage.record_store import Kind, Record
+from zoomgate_server.storage.record_store import Kind, Query, Record
 from zoomgate_server.watch import change_feed
 
 CORRUPT = ("DATA_LOSS", "RECORD_UNREADABLE")
@@ -263,7 +263,7 @@ async def test_document_without_a_valid_subject_does_not_shorten_pages(
 ) -> None:
     """Callers take a page shorter than its limit for the last one, so an unreadable document is skipped and the page filled."""
     place.write_fields(MONICA, {"subject": [MONICA]})
-    page = await (await place.store()).page(APP, Kind.USER, limit=1)
+    page = await (await place.store()).page(APP, Kind.USER, Query(limit=1))
     assert [record.key.subject for record in page] == [OMAR]
 
 

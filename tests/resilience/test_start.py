@@ -26,12 +26,13 @@ from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server import settings
 from zoomgate_server.app import lifecycle, stores
 from zoomgate_server.app.stores import StartCancelled
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.authorization.flow import Authorizations
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.startup import StartError
-from zoomgate_server.storage import mongodb as mongodb_store
-from zoomgate_server.storage import sqlite
+from zoomgate_server.storage.mongodb import META
+from zoomgate_server.storage.timing import MongoTiming, SqliteTiming
 from zoomgate_server.web import server as web_server
 
 UNREACHABLE = "mongodb://monica:hunter2@127.0.0.1:1/zoomgate?appName=hunter2"
@@ -40,15 +41,21 @@ UNREACHABLE = "mongodb://monica:hunter2@127.0.0.1:1/zoomgate?appName=hunter2"
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
+SHORT = Timing(
+    store=stores.Timing(
+        min_pause=0.05,
+        max_pause=0.05,
+        sqlite=SqliteTiming(busy_timeout=0.05),
+        mongodb=MongoTiming(selection_timeout=0.2, connect_timeout=0.2),
+    )
+)
+
+
 @pytest.fixture(autouse=True)
-def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Shorten the timeouts that these tests wait for."""
-    for name in ("SELECT_SECONDS", "CONNECT_SECONDS"):
-        monkeypatch.setattr(mongodb_store, name, 0.2)
-    for name in ("MIN_STORE_PAUSE", "MAX_STORE_PAUSE"):
-        monkeypatch.setattr(stores, name, 0.05)
+def unclosed_sockets() -> Iterator[None]:
+    """Let the garbage collector close the sockets of interrupted connection attempts while its warning is ignored."""
     yield
-    gc.collect()  # the sockets must be collected while the warning is still ignored
+    gc.collect()
 
 
 def free_port() -> int:
@@ -72,7 +79,7 @@ def environ_with_store_wait(folder: Path, uri: str, seconds: int) -> dict[str, s
 async def start_error(folder: Path, environ: dict[str, str]) -> tuple[str, int]:
     """Return the error message of a failing start and the number of retries. The message must be one line without secrets."""
     with capture_logs() as lines, pytest.raises(StartError) as error:
-        async with running(folder / "data", environ=environ):
+        async with running(folder / "data", environ=environ, timing=SHORT):
             pass
     text = str(error.value)
     assert "\n" not in text
@@ -89,7 +96,7 @@ async def test_start_waits_for_the_store(tmp_path: Path, monkeypatch: pytest.Mon
         "ZOOMGATE_LISTEN": f"127.0.0.1:{grpc_port}",
         "ZOOMGATE_HTTP_LISTEN": f"127.0.0.1:{http_port}",
     }
-    starting = running(tmp_path / "data", environ=environ)
+    starting = running(tmp_path / "data", environ=environ, timing=SHORT)
     with capture_logs() as lines:
         started = asyncio.create_task(starting.__aenter__())
         while sum(line["event"] == "store.unreachable" for line in lines) < 2:
@@ -162,7 +169,9 @@ async def test_pages_wait_for_the_store_only_for_a_limited_time(
     assert [path.name for path in tmp_path.iterdir()] == ["keys.json"]
 
 
-async def start_until_stopped(folder: Path, environ: dict[str, str], stop: asyncio.Event) -> None:
+async def start_until_stopped(
+    folder: Path, environ: dict[str, str], stop: asyncio.Event, timing: Timing = SHORT
+) -> None:
     """Start a service that is stopped before it is ready."""
     loaded = settings.load(
         environ
@@ -173,23 +182,20 @@ async def start_until_stopped(folder: Path, environ: dict[str, str], stop: async
             "ZOOMGATE_CLIENT_SECRET": "hush",
         }
     )
-    async with lifecycle.run(loaded, stop=stop):
+    async with lifecycle.run(loaded, stop=stop, timing=timing):
         raise AssertionError("the service became ready")
 
 
-async def test_unresponsive_database_does_not_delay_the_stop(
-    tmp_path: Path, mongodb: MongoServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_unresponsive_database_does_not_delay_the_stop(tmp_path: Path, mongodb: MongoServer) -> None:
     """Stopping the service cancels the current attempt to connect to the store."""
-    for name in ("SELECT_SECONDS", "CONNECT_SECONDS"):
-        monkeypatch.setattr(mongodb_store, name, 600.0)  # the attempt does not time out
+    endless = Timing(store=stores.Timing(mongodb=MongoTiming(selection_timeout=600.0, connect_timeout=600.0)))
     stop = asyncio.Event()
     async with tcp_proxy(mongodb.address) as proxy:
         proxy.set_mode(Mode.STALL)
         uri = f"mongodb://127.0.0.1:{proxy.port}/zoomgate?directConnection=true"
         environ = environ_with_store_wait(tmp_path, uri, 60) | {"ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0"}
         with capture_logs() as lines:
-            starting = asyncio.create_task(start_until_stopped(tmp_path, environ, stop))
+            starting = asyncio.create_task(start_until_stopped(tmp_path, environ, stop, endless))
             while not proxy.stalled:
                 await asyncio.sleep(0.01)
             stop.set()
@@ -207,9 +213,8 @@ async def test_start_fails_after_the_store_wait(tmp_path: Path, seconds: int, re
     assert [path.name for path in tmp_path.iterdir()] == ["keys.json"], "no store may be created"
 
 
-async def test_locked_file_fails_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_locked_file_fails_the_start(tmp_path: Path) -> None:
     """The failing start creates no files. After the lock is released, the start succeeds."""
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
     async with running(tmp_path / "data") as zoomgate:
         await zoomgate.connect()
     names = sorted(path.name for path in (tmp_path / "data").iterdir())
@@ -225,7 +230,7 @@ async def test_locked_file_fails_the_start(tmp_path: Path, monkeypatch: pytest.M
 async def test_permanent_problem_fails_the_start_immediately(tmp_path: Path, mongodb_uri: str) -> None:
     """The test uses a database whose format belongs to a newer version of Zoomgate."""
     with MongoClient(mongodb_uri) as client:
-        client.get_default_database()[mongodb_store.META].insert_one({"_id": "schema", "version": 99})
+        client.get_default_database()[META].insert_one({"_id": "schema", "version": 99})
     text, tries = await start_error(tmp_path, environ_with_store_wait(tmp_path, mongodb_uri, 60))
     assert "newer version" in text
     assert tries == 0
@@ -299,7 +304,6 @@ async def test_key_ring_in_use_by_a_different_process_is_not_deleted(
     """If two services start in an empty directory and one fails, the key ring of the other service is not deleted."""
     path = tmp_path / "data" / "zoomgate.db"
     create, connections = key_file.create, list[sqlite3.Connection]()
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
 
     def create_and_lock_store(ring: Path) -> KeyRing:
         created = create(ring)
@@ -309,7 +313,7 @@ async def test_key_ring_in_use_by_a_different_process_is_not_deleted(
 
     monkeypatch.setattr(key_file, "create", create_and_lock_store)
     with pytest.raises(StartError, match="locked by another process"):
-        async with running(tmp_path / "data"):
+        async with running(tmp_path / "data", timing=SHORT):
             pass
     connections[0].close()
     assert (tmp_path / "data" / "keys.json").exists()

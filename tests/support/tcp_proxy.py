@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -27,6 +28,19 @@ class Mode(Enum):
 SLOW_SECONDS = 0.2
 
 
+@dataclass(frozen=True)
+class Gate:
+    """A gate that holds a response.
+
+    Attributes:
+        responded: Set when the target has responded.
+        open: Set by the test to forward the response.
+    """
+
+    responded: asyncio.Event = field(default_factory=asyncio.Event)
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class TcpProxy:
     """A proxy for connections to a host and port, created by `tcp_proxy`.
 
@@ -41,6 +55,7 @@ class TcpProxy:
         self._mode_changed = asyncio.Event()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._closed = False
+        self._gate: Gate | None = None
         self.stalled = 0
         self.port = 0
 
@@ -49,6 +64,11 @@ class TcpProxy:
         self._mode = mode
         self._mode_changed.set()
         self._mode_changed = asyncio.Event()
+
+    def hold_next_response(self) -> Gate:
+        """Hold the next response at a gate."""
+        self._gate = Gate()
+        return self._gate
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one connection."""
@@ -95,6 +115,10 @@ class TcpProxy:
         while data := await upstream_reader.read(65536):
             if self._mode is Mode.LOSE:
                 break
+            gate, self._gate = self._gate, None
+            if gate is not None:
+                gate.responded.set()
+                await gate.open.wait()
             writer.write(data)
             await writer.drain()
         writer.close()

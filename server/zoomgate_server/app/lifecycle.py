@@ -31,7 +31,7 @@ from zoomgate_server.rpc.middleware.error_status import ErrorStatus
 from zoomgate_server.rpc.middleware.pipeline import Pipeline
 from zoomgate_server.settings import Settings
 from zoomgate_server.startup import ServiceAddresses, StartError
-from zoomgate_server.storage.instrumented import InstrumentedStore
+from zoomgate_server.storage.instrumented import instrumented
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import background_tasks, logs
 from zoomgate_server.telemetry.metrics import Metrics
@@ -137,9 +137,9 @@ async def run(
         if not settings.redirect_uri:
             settings = replace(settings, redirect_uri=f"http://{started.http}/oauth/callback")
         is_new_key_ring = not os.access(settings.keys_path, os.F_OK)
-        store, key_ring = await open_store(settings, stack, stop or asyncio.Event())
+        store, key_ring = await open_store(settings, stack, stop or asyncio.Event(), timing.store)
         web.set_ready("starting")
-        store = InstrumentedStore(store, metrics.store_error)
+        store = instrumented(store, metrics.store_error)
         try:
             components = await Components.build(settings, store, key_ring, clock, metrics, timing, stack)
         except (ZoomgateError, StoreError) as error:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,16 +16,32 @@ from zoomgate_server.settings import Settings
 from zoomgate_server.startup import StartError
 from zoomgate_server.storage.record_store import RecordStore, StoreOpenError, StoreUnreachableError
 from zoomgate_server.storage.sqlite import SqliteStore
+from zoomgate_server.storage.timing import MongoTiming, SqliteTiming
 from zoomgate_server.telemetry import logs
-
-MIN_STORE_PAUSE, MAX_STORE_PAUSE = 0.5, 5.0
-"""Bounds of the delay, in seconds, between attempts to reach a store at startup. The delay doubles with each attempt."""
-
-StoreOpener = Callable[[Settings, AsyncExitStack, asyncio.Event], Awaitable[tuple[RecordStore, KeyRing]]]
-"""The signature of `open_store`."""
 
 _T = TypeVar("_T")
 _log = logs.get("zoomgate.app")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of the opening of a store, and of the store itself, in seconds.
+
+    Attributes:
+        min_pause: Delay before the second attempt to reach a database. The delay doubles with each attempt.
+        max_pause: Maximum delay between two attempts.
+    """
+
+    min_pause: float = 0.5
+    max_pause: float = 5.0
+    sqlite: SqliteTiming = SqliteTiming()
+    mongodb: MongoTiming = MongoTiming()
+
+
+StoreOpener = Callable[
+    [Settings, AsyncExitStack, asyncio.Event, Timing], Awaitable[tuple[RecordStore, KeyRing]]
+]
+"""The signature of `open_store`."""
 
 
 class StartCancelled(Exception):
@@ -32,7 +49,7 @@ class StartCancelled(Exception):
 
 
 async def open_store(
-    settings: Settings, stack: AsyncExitStack, stop: asyncio.Event
+    settings: Settings, stack: AsyncExitStack, stop: asyncio.Event, timing: Timing = Timing()
 ) -> tuple[RecordStore, KeyRing]:
     """Open the store and the key ring. On failure, new files are removed, unless another process may already use them.
 
@@ -45,7 +62,7 @@ async def open_store(
         StartCancelled: `stop` was set.
     """
     if settings.store_uri is not None:
-        return await _open_mongodb(settings, settings.store_uri, stack, stop)
+        return await _open_mongodb(settings, settings.store_uri, stack, stop, timing)
     created: list[Path] = []
     try:
         for directory in {settings.data_dir, settings.store_path.parent}:
@@ -60,7 +77,7 @@ async def open_store(
                 key_file.create(settings.keys_path)
                 created.append(settings.keys_path)
         key_ring = key_file.load(settings.keys_path)
-        store = await SqliteStore.open(settings.store_path, SystemClock().wall)
+        store = await SqliteStore.open(settings.store_path, SystemClock().wall, timing.sqlite)
     except (key_file.KeyFileError, StoreOpenError, OSError) as error:
         if settings.keys_path in created and settings.store_path.exists():
             created.clear()  # a process that started at the same time may already use these keys
@@ -77,7 +94,7 @@ async def open_store(
 
 
 async def _open_mongodb(
-    settings: Settings, uri: Secret, stack: AsyncExitStack, stop: asyncio.Event
+    settings: Settings, uri: Secret, stack: AsyncExitStack, stop: asyncio.Event, timing: Timing
 ) -> tuple[RecordStore, KeyRing]:
     """Open a MongoDB database and the key ring. No key ring is created, since other processes may already use the store with theirs.
 
@@ -87,7 +104,12 @@ async def _open_mongodb(
 
     try:
         key_ring = key_file.load(settings.keys_path)
-        store = await _with_retries(lambda: MongoStore.open(uri.reveal()), settings.store_wait_seconds, stop)
+        store = await _with_retries(
+            lambda: MongoStore.open(uri.reveal(), timing=timing.mongodb),
+            settings.store_wait_seconds,
+            stop,
+            timing,
+        )
     except (key_file.KeyFileError, StoreOpenError) as error:
         raise StartError(str(error)) from None
     stack.push_async_callback(store.close)
@@ -95,7 +117,10 @@ async def _open_mongodb(
 
 
 async def _with_retries(
-    open_store: Callable[[], Coroutine[Any, Any, RecordStore]], seconds: float, stop: asyncio.Event
+    open_store: Callable[[], Coroutine[Any, Any, RecordStore]],
+    seconds: float,
+    stop: asyncio.Event,
+    timing: Timing,
 ) -> RecordStore:
     """Open a store, retrying while it is unreachable.
 
@@ -107,7 +132,7 @@ async def _with_retries(
         StartCancelled: `stop` was set.
     """
     loop = asyncio.get_running_loop()
-    deadline, pause = loop.time() + seconds, MIN_STORE_PAUSE
+    deadline, pause = loop.time() + seconds, timing.min_pause
     while True:
         opening = asyncio.create_task(open_store())
         try:
@@ -117,7 +142,7 @@ async def _with_retries(
                 raise
             _log.warning("store.unreachable", problem=str(error), retry_in=pause)
         await _await_unless_stopped(stop, asyncio.create_task(asyncio.sleep(pause)))
-        pause = min(2 * pause, MAX_STORE_PAUSE)
+        pause = min(2 * pause, timing.max_pause)
 
 
 async def _await_unless_stopped(stop: asyncio.Event, awaited: asyncio.Task[_T]) -> _T:

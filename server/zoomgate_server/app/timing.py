@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from zoomgate_server.app import stores
 from zoomgate_server.encryption import reloading_key_ring
 
 
@@ -9,4 +10,5 @@ from zoomgate_server.encryption import reloading_key_ring
 class Timing:
     """The timing of each component."""
 
+    store: stores.Timing = stores.Timing()
     key_ring: reloading_key_ring.Timing = reloading_key_ring.Timing()

@@ -163,7 +163,7 @@ def _store(loaded: settings.Settings) -> tuple[CheckResult, StoreInspection | No
 
 def _examine(loaded: settings.Settings) -> StoreInspection:
     if loaded.store_uri is None:
-        return sqlite.examine(loaded.store_path)
+        return asyncio.run(sqlite.examine(loaded.store_path))
     from zoomgate_server.storage import mongodb  # noqa: PLC0415 - its driver is not needed with SQLite
 
     return asyncio.run(mongodb.examine(loaded.store_uri.reveal()))

@@ -13,7 +13,8 @@ from zoomgate_server.cli.output import fail, load_settings, note
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.store_access import exists, file_of, open_store
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.encryption import key_check, key_file, key_usage
+from zoomgate_server.encryption import key_file, key_usage
+from zoomgate_server.encryption.envelope import require_supported
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.settings import Settings
 from zoomgate_server.storage import backup as backups
@@ -93,8 +94,9 @@ async def _backup(loaded: Settings, file: Path) -> int:
 async def _restore(loaded: Settings, file: Path) -> tuple[int, list[str]]:
     path = file_of(loaded)
     records = backups.count(file)
-    for state in (await asyncio.to_thread(sqlite.examine, file)).encryption.values():
-        key_check.check_format(state)
+    for state in (await sqlite.examine(file)).encryption.values():
+        if state.key_check is not None:
+            require_supported(state.key_check)
     with progress("restoring", records) as advance:
         if path is not None and not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_cache import TokenCache
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import ConnectionNotFound, ZoomgateError
-from zoomgate_server.storage.record_store import StoreError
+from zoomgate_server.storage.record_store import Query, StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import TaskSet
 from zoomgate_server.zoom.oauth import OAuthClient
@@ -196,9 +196,10 @@ class Disconnector:
         resume_after, self._resume_after = self._resume_after, ""
         after, last_attempted, failures = "", "", 0
         while True:
-            records = await self._connections.page(
-                states=[State.DISCONNECTED.value], due_before=self._connections.now(), after=after, limit=100
+            due = Query(
+                states=[State.DISCONNECTED], due_before=self._connections.now(), after=after, limit=100
             )
+            records = await self._connections.page(due)
             for record in records:
                 tombstone = self._connections.open_readable(record)
                 if tombstone is None:

@@ -30,7 +30,7 @@ from zoomgate_server.errors import (
     ZoomRateLimited,
     ZoomUnavailable,
 )
-from zoomgate_server.storage.record_store import StoreError
+from zoomgate_server.storage.record_store import Query, StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import TaskFactory
 from zoomgate_server.telemetry.metrics import Metrics
@@ -206,7 +206,7 @@ class ProactiveRefresh:
         oldest, after = now, self._idle_after
         while len(due) < MAX_DUE:
             page = await self._connections.page(
-                states=[State.ACTIVE.value], due_before=now, after=after, limit=PAGE_SIZE
+                Query(states=[State.ACTIVE], due_before=now, after=after, limit=PAGE_SIZE)
             )
             due += [record.key.subject for record in page]
             oldest = min([oldest, *(record.due_at for record in page if record.due_at is not None)])
@@ -250,7 +250,7 @@ class ProactiveRefresh:
         """
         after = ""
         while True:
-            page = await self._connections.page(states=[State.ACTIVE.value], after=after, limit=PAGE_SIZE)
+            page = await self._connections.page(Query(states=[State.ACTIVE], after=after, limit=PAGE_SIZE))
             now = self._connections.now()
             for sealed in page:
                 if sealed.due_at is not None and sealed.due_at <= now + schedule.LATEST_SECONDS:

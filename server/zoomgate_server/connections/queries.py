@@ -8,6 +8,7 @@ from zoomgate_server.connections.ownership import check_owner
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.errors import ConnectionNotFound
+from zoomgate_server.storage.record_store import Query
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,7 @@ class ConnectionQueries:
             limit: Number of records to read, 1 to 1000. The page may contain fewer connections.
         """
         included_states = states or (State.ACTIVE, State.REAUTH_REQUIRED)
-        records = await self._connections.page(
-            states=[state.value for state in included_states], after=after, limit=limit
-        )
+        records = await self._connections.page(Query(states=included_states, after=after, limit=limit))
         opened = (
             self._connections.open_readable(record)
             for record in records

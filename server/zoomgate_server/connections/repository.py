@@ -1,6 +1,6 @@
 """Repository of connections, which encrypts and decrypts the records of a store."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from zoomgate_server.clock import Clock
@@ -8,7 +8,7 @@ from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RecordFault, RecordUnreadable
-from zoomgate_server.storage.record_store import Change, Column, Kind, Record, RecordKey, RecordStore
+from zoomgate_server.storage.record_store import Change, Column, Kind, Query, Record, RecordKey, RecordStore
 from zoomgate_server.telemetry import logs
 
 _log = logs.get("zoomgate.connections")
@@ -103,20 +103,9 @@ class ConnectionRepository:
             sealed = replace(sealed, changed_at=max(sealed.changed_at, self.now()))
         return await self._store.put(sealed, connection.rev)
 
-    async def page(
-        self,
-        *,
-        states: Collection[str] = (),
-        due_before: float | None = None,
-        after: str = "",
-        limit: int,
-    ) -> list[Record]:
+    async def page(self, query: Query) -> Sequence[Record]:
         """Return encrypted connections, ordered by email address. Use `open` to decrypt each record."""
-        return list(
-            await self._store.page(
-                self._app, Kind.USER, states=states, due_before=due_before, after=after, limit=limit
-            )
-        )
+        return await self._store.page(self._app, Kind.USER, query)
 
     def open(self, record: Record) -> ConnectionRecord:
         """Decrypt a connection."""

@@ -7,7 +7,7 @@ record has not been written since it was read, so that a concurrent consent is p
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zoomgate_server.audit.event import ZOOMGATE, AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
@@ -16,7 +16,7 @@ from zoomgate_server.connections.disconnection import make_tombstone
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RecordFault
-from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore, StoreError
+from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey, RecordStore, StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import TaskSet
 
@@ -122,7 +122,8 @@ class RetentionPolicy:
         if not self._reauth_seconds:
             return
         before = await self._now() - self._reauth_seconds
-        async for record in self._scan(Kind.USER, states=[State.REAUTH_REQUIRED.value]):
+        query = Query(states=[State.REAUTH_REQUIRED], limit=PAGE_SIZE)
+        async for record in self._scan(Kind.USER, query):
             if record.changed_at > before:
                 continue
             connection = self._open(record)
@@ -137,9 +138,10 @@ class RetentionPolicy:
         """
         now = await self._now()
         for kind in EXPIRING:
-            async for record in self._scan(kind, expire_before=now):
+            async for record in self._scan(kind, Query(expire_before=now, limit=PAGE_SIZE)):
                 yield Overdue(kind.value, record, record.expire_at or 0.0)
-        async for record in self._scan(Kind.USER, states=[State.DISCONNECTED.value], expire_before=now):
+        tombstones = Query(states=[State.DISCONNECTED], expire_before=now, limit=PAGE_SIZE)
+        async for record in self._scan(Kind.USER, tombstones):
             connection = self._open(record)
             if connection is not None and connection.state is State.DISCONNECTED:
                 yield Overdue(DISCONNECTED, record, record.expire_at or 0.0, connection)
@@ -209,24 +211,15 @@ class RetentionPolicy:
             if count == MAX_PER_PASS:
                 return
 
-    async def _scan(
-        self, kind: Kind, *, states: list[str] | None = None, expire_before: float | None = None
-    ) -> AsyncIterator[Record]:
-        after = ""
+    async def _scan(self, kind: Kind, query: Query) -> AsyncIterator[Record]:
+        """Yield the records of all pages."""
         while True:
-            page = await self._store.page(
-                self._app,
-                kind,
-                states=states or (),
-                expire_before=expire_before,
-                after=after,
-                limit=PAGE_SIZE,
-            )
+            page = await self._store.page(self._app, kind, query)
             for record in page:
                 yield record
-            if len(page) < PAGE_SIZE:
+            if len(page) < query.limit:
                 return
-            after = page[-1].key.subject
+            query = replace(query, after=page[-1].key.subject)
 
     def _open(self, record: Record) -> ConnectionRecord | None:
         try:

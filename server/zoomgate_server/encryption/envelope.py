@@ -166,12 +166,8 @@ def unsupported(version: int, name: str) -> RecordVersionUnsupported:
     Args:
         name: Pseudonymous name of the record or journal entry.
     """
-    remedy = (
-        "Upgrade this server to the release that wrote the record"
-        if version > FORMAT
-        else f"Format {version} was only used before the first release; start with an empty store and journal"
-    )
     return RecordVersionUnsupported(
-        f"Record format {version} is not supported; this release reads format {FORMAT}. {remedy}",
+        f"Record format {version} is not supported; this release reads format {FORMAT}."
+        " Run the release that wrote the record",
         metadata={"version": str(version), "record": name},
     )

@@ -12,6 +12,7 @@ from zoomgate_server.storage.record_store import (
     KEY_CHECK,
     EncryptionState,
     Kind,
+    Query,
     Record,
     RecordKey,
     RecordStore,
@@ -26,27 +27,14 @@ def key_of(app: str) -> RecordKey:
     return RecordKey(app, Kind.KEY_CHECK, KEY_CHECK)
 
 
-def check_format(state: EncryptionState) -> None:
-    """If no key check was found, check the format version of the sampled records. In stores in format 1 or 2, no key check is found.
-
-    Raises:
-        RecordUnreadable: A sampled record is empty or starts with a zero byte.
-        RecordVersionUnsupported: The records have an unsupported format version.
-    """
-    if state.key_check is None:
-        for sample in state.samples:
-            require_supported(sample)
-
-
 def check(state: EncryptionState, envelope: Envelope) -> None:
     """Check that the key ring can decrypt the stored records.
 
     Raises:
         KeyUnavailable: A key that encrypted stored records is not in the ring.
         RecordUnreadable: The key check is corrupt, or the ring contains a different secret under the same key ID.
-        RecordVersionUnsupported: The records have an unsupported format version.
+        RecordVersionUnsupported: The key check has an unsupported format version.
     """
-    check_format(state)
     if state.key_check is not None:
         try:
             envelope.open(state.key_check)
@@ -69,8 +57,10 @@ def check(state: EncryptionState, envelope: Envelope) -> None:
 async def verify(store: RecordStore, envelope: Envelope) -> Record:
     """Check that the key ring matches the store, and create a missing key check.
 
+    Without a key check, one record of each kind must have a supported format version.
+
     Raises:
-        RecordFault: See `check`.
+        RecordFault: See `check` and `require_supported`.
         StoreError: The store failed.
     """
     key = key_of(envelope.app)
@@ -79,6 +69,9 @@ async def verify(store: RecordStore, envelope: Envelope) -> Record:
         check(state, envelope)
         if state.key_check is not None:
             return state.key_check
+        for kind in Kind:
+            for record in await store.page(envelope.app, kind, Query(limit=1)):
+                require_supported(record)
         value = envelope.seal(key, grant="", generation=0, header={}, secret=_SECRET)
         _, now = await store.get(key)
         created = Record(key=key, value=value, key_id=key_id_of(value), changed_at=now)

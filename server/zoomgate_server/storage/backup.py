@@ -16,15 +16,8 @@ from tempfile import TemporaryDirectory
 from zoomgate_server import private_file
 from zoomgate_server.storage.record_store import Record, RecordStore, StoreOpenError, ZoomUserTaken
 from zoomgate_server.storage.scan import count_records, pages, process_each
-from zoomgate_server.storage.sqlite import (
-    APPLICATION_ID,
-    BUSY_SECONDS,
-    SCHEMA_VERSION,
-    SqliteStore,
-)
-
-_PAGES = 1000
-"""Number of database pages that are copied between two progress reports."""
+from zoomgate_server.storage.sqlite import APPLICATION_ID, SCHEMA_VERSION, SqliteStore
+from zoomgate_server.storage.timing import SqliteTiming
 
 _ATTEMPTS = 5
 _COMPANION_SUFFIXES = ("-wal", "-shm", "-journal")
@@ -45,7 +38,9 @@ def count(path: Path) -> int:
     return records
 
 
-def copy_file(source: Path, target: Path, on_records: Callable[[int], None]) -> int:
+def copy_file(
+    source: Path, target: Path, on_records: Callable[[int], None], pages_per_report: int = 1000
+) -> int:
     """Copy a consistent snapshot of an SQLite store or a backup, and return the number of records.
 
     Other processes may write during the copy. Copying the file itself would lose committed transactions that are in the write-ahead log.
@@ -53,6 +48,7 @@ def copy_file(source: Path, target: Path, on_records: Callable[[int], None]) -> 
     Args:
         target: Path of the copy, which is created with mode 0600.
         on_records: Called with the approximate number of records copied since the last call.
+        pages_per_report: Number of database pages that are copied between two calls of `on_records`.
 
     Raises:
         BackupError: The source is not a store that this release can read, the target exists, or the copy cannot be written or verified.
@@ -70,7 +66,7 @@ def copy_file(source: Path, target: Path, on_records: Callable[[int], None]) -> 
             reported = done
 
         with closing(sqlite3.connect(draft, isolation_level=None)) as copy:
-            connection.backup(copy, pages=_PAGES, progress=report_progress)
+            connection.backup(copy, pages=pages_per_report, progress=report_progress)
         _finish(draft, records)
     return records
 
@@ -221,7 +217,10 @@ def _readable(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         # with mode=ro, SQLite would leave an empty log behind if no other process has the file open
         connection = sqlite3.connect(
-            f"{path.resolve().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=BUSY_SECONDS
+            f"{path.resolve().as_uri()}?mode=rw",
+            uri=True,
+            isolation_level=None,
+            timeout=SqliteTiming().busy_timeout,
         )
         with closing(connection):
             connection.execute("PRAGMA query_only = ON")

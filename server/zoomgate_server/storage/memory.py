@@ -1,7 +1,7 @@
 """An in-memory record store, for tests and as the simplest implementation of the interface."""
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 
@@ -10,6 +10,7 @@ from zoomgate_server.storage.record_store import (
     Change,
     Column,
     Kind,
+    Query,
     Record,
     RecordKey,
     ZoomUserTaken,
@@ -51,29 +52,19 @@ class MemoryStore:
         del self._records[key]
         return True
 
-    async def page(
-        self,
-        app: str,
-        kind: Kind,
-        *,
-        states: Collection[str] = (),
-        due_before: float | None = None,
-        expire_before: float | None = None,
-        after: str = "",
-        limit: int,
-    ) -> list[Record]:
+    async def page(self, app: str, kind: Kind, query: Query) -> list[Record]:
         """Return a page of records, sorted by subject."""
         records = [
             record
             for key, record in self._records.items()
             if key.app == app
             and key.kind is kind
-            and key.subject > after
-            and (not states or record.state in states)
-            and (due_before is None or (record.due_at is not None and record.due_at < due_before))
-            and (expire_before is None or (record.expire_at is not None and record.expire_at < expire_before))
+            and key.subject > query.after
+            and (not query.states or record.state in query.states)
+            and _is_before(record.due_at, query.due_before)
+            and _is_before(record.expire_at, query.expire_before)
         ]
-        return sorted(records, key=lambda record: record.key.subject)[:limit]
+        return sorted(records, key=lambda record: record.key.subject)[: query.limit]
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
         """Return the store's current time and the record of a Zoom user. Tombstones are ignored."""
@@ -117,3 +108,7 @@ class MemoryStore:
     def _rev_of(self, key: RecordKey) -> int:
         record = self._records.get(key)
         return 0 if record is None else record.rev
+
+
+def _is_before(time: float | None, limit: float | None) -> bool:
+    return limit is None or (time is not None and time < limit)

@@ -7,14 +7,15 @@ differences (docs/adr/0006-motor-and-pymongo.md).
 """
 
 import asyncio
-import inspect
 import re
 import secrets
 import warnings
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from datetime import UTC, datetime
 from enum import StrEnum
+from inspect import isawaitable, iscoroutinefunction
 from typing import Any, TypeVar
 from urllib.parse import unquote_plus
 
@@ -38,6 +39,7 @@ from zoomgate_server.storage.record_store import (
     Change,
     Column,
     Kind,
+    Query,
     Record,
     RecordKey,
     StoreError,
@@ -46,7 +48,8 @@ from zoomgate_server.storage.record_store import (
     StoreUnreachableError,
     ZoomUserTaken,
 )
-from zoomgate_server.storage.scan import encryption_state
+from zoomgate_server.storage.scan import inspect
+from zoomgate_server.storage.timing import MongoTiming
 from zoomgate_server.telemetry import logs
 
 SCHEMA_VERSION = 1
@@ -55,22 +58,6 @@ RECORDS, META = "zoomgate_records", "zoomgate_meta"
 
 POOL_SIZE = 32
 """Maximum number of concurrent operations in one process, and of connections in its pool."""
-
-WAIT_SECONDS = 2.0
-"""Maximum time that an operation waits for a connection."""
-
-SELECT_SECONDS = 3.0
-"""Maximum time that an operation waits for a primary before it fails."""
-
-CONNECT_SECONDS = 2.0
-MAJORITY_SECONDS = 5.0
-"""Maximum time that a write waits for confirmation by a majority."""
-
-SOCKET_SECONDS = 6.0
-"""Socket timeout, longer than `MAJORITY_SECONDS`, so that the server's own response arrives first."""
-
-OPERATION_SECONDS = 8.0
-"""Maximum time that a caller waits in total, including retries by the driver. Afterwards, the operation continues in the background."""
 
 TTL_GRACE_SECONDS = 3600
 """Time between `expire_at` and the deletion by the database. The margin prevents early deletion if the database's clock is wrong."""
@@ -105,21 +92,22 @@ class Driver(StrEnum):
     PYMONGO = "pymongo"
 
 
-def connect(uri: str, driver: Driver = Driver.MOTOR) -> Any:
-    """Create a client. Only `connect`, `_await_if_needed` and `_close` depend on the driver.
+def connect(uri: str, driver: Driver, timing: MongoTiming, pool_size: int) -> Any:
+    """Create a client, and return its database. Only `connect`, `_await_if_needed` and `_close` depend on the driver.
 
     Args:
-        uri: A MongoDB address. The pool size and timeouts in the address are overridden.
+        uri: A MongoDB address. The pool size, the timeouts and the read and write concerns in the address are overridden.
 
     Raises:
-        StoreOpenError: The driver rejects the address.
+        StoreOpenError: The driver rejects the address, or the address has an option that the store does not allow.
     """
+    name = _database_name(uri)
     options: dict[str, Any] = {
-        "serverSelectionTimeoutMS": int(SELECT_SECONDS * 1000),
-        "connectTimeoutMS": int(CONNECT_SECONDS * 1000),
-        "socketTimeoutMS": int(SOCKET_SECONDS * 1000),
-        "waitQueueTimeoutMS": int(WAIT_SECONDS * 1000),
-        "maxPoolSize": POOL_SIZE,
+        "serverSelectionTimeoutMS": int(timing.selection_timeout * 1000),
+        "connectTimeoutMS": int(timing.connect_timeout * 1000),
+        "socketTimeoutMS": int(timing.socket_timeout * 1000),
+        "waitQueueTimeoutMS": int(timing.queue_timeout * 1000),
+        "maxPoolSize": pool_size,
         "appname": "zoomgate",
     }
     # imported only when used, since importing either driver is slow
@@ -131,88 +119,106 @@ def connect(uri: str, driver: Driver = Driver.MOTOR) -> Any:
         with warnings.catch_warnings():
             # the driver warns about unknown options, and may quote their values
             warnings.simplefilter("error", UserWarning)
-            return Client(uri, **options)
+            client = Client(uri, **options)
     except (PyMongoError, UserWarning, ValueError, TypeError, OSError):
         raise StoreOpenError(
             f"The address of the store {_redacted(uri)} is invalid or cannot be resolved; check its hosts and options, and percent-encode"
             " the username and password"
         ) from None
+    return client.get_database(
+        name,
+        # replace invalid UTF-8, so that only the decryption of that record fails and not the whole query
+        codec_options=CodecOptions(
+            unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO
+        ),
+        read_preference=ReadPreference.PRIMARY,
+        read_concern=ReadConcern("majority"),
+        write_concern=WriteConcern("majority", wtimeout=int(timing.majority_timeout * 1000), j=True),
+    )
 
 
-async def examine(uri: str, driver: Driver = Driver.MOTOR) -> StoreInspection:
+async def examine(
+    uri: str, driver: Driver = Driver.MOTOR, timing: MongoTiming = MongoTiming()
+) -> StoreInspection:
     """Inspect a database without changing it.
 
     Raises:
         StoreOpenError: The database cannot be used.
     """
-    database = _database_name(uri)
-    client = connect(uri, driver)
+    address = _redacted(uri)
+    database = connect(uri, driver, timing, POOL_SIZE)
     try:
-        hello = await client.admin.command("hello")
-        handle = _in_database(client, database)
-        _check_version(await handle[META].find_one({"_id": "schema"}), _redacted(uri))
-        users = await handle[RECORDS].count_documents({"kind": Kind.USER.value})
-        store = MongoStore(client, database, has_now=False)
-        encryption = {app: await encryption_state(store, app) for app in await store.apps()}
+        hello = await database.client.admin.command("hello")
+        _check_version(await database[META].find_one({"_id": "schema"}), address)
+        store = MongoStore(database, timing, POOL_SIZE, has_now=False)
+        return await inspect(store, address, replicated=_is_replicated(hello))
     except StoreError as error:
         raise StoreOpenError(
-            f"The store {_redacted(uri)} cannot be read ({error}); check the server and the privileges of its user"
+            f"The store {address} cannot be read ({error}); check the server and the privileges of its user"
         ) from None
     except PyMongoError as error:
-        raise StoreOpenError(_open_error_text(_redacted(uri), error)) from None
+        raise StoreOpenError(_open_error_text(address, error, timing)) from None
     finally:
-        await _close(client)
-    return StoreInspection(_redacted(uri), users, encryption, _is_replicated(hello))
+        await _close(database.client)
 
 
 class MongoStore:
     """A record store in one database, created with `open`.
 
     Args:
-        client: A client of either driver. The store closes the client.
-        database: Name of the database.
+        database: A database of either driver. The store closes the database's client.
+        pool_size: Maximum number of concurrent operations.
         has_now: Whether the server supports `$$NOW` in an aggregation. If not, the server's time is read with `hello`.
     """
 
-    def __init__(self, client: Any, database: str, *, has_now: bool) -> None:
-        self._client = client
-        self._records = _in_database(client, database)[RECORDS]
+    def __init__(self, database: Any, timing: MongoTiming, pool_size: int, *, has_now: bool) -> None:
+        self._client = database.client
+        self._records = database[RECORDS]
         # finds the cause of a rejected write even if the conflicting document has not reached a majority yet
         self._latest = self._records.with_options(read_concern=ReadConcern("local"))
+        self._timing = timing
         self._has_now = has_now
-        self._slots = asyncio.Semaphore(POOL_SIZE)
+        self._slots = asyncio.Semaphore(pool_size)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     @classmethod
-    async def open(cls, uri: str, driver: Driver = Driver.MOTOR) -> "MongoStore":
+    async def open(
+        cls,
+        uri: str,
+        driver: Driver = Driver.MOTOR,
+        timing: MongoTiming = MongoTiming(),
+        pool_size: int = POOL_SIZE,
+    ) -> "MongoStore":
         """Connect, verify that writes reach a majority, and create missing indexes.
+
+        Args:
+            pool_size: Maximum number of concurrent operations, and of connections.
 
         Raises:
             StoreUnreachableError: The database, or a majority of its replica set, cannot be reached.
             StoreOpenError: The address has an option that the store does not allow, the database is not writable, or was written
                 by a newer version of Zoomgate.
         """
-        database, address = _database_name(uri), _redacted(uri)
-        client = connect(uri, driver)
+        address = _redacted(uri)
+        database = connect(uri, driver, timing, pool_size)
         try:
-            hello = await client.admin.command("hello")
+            hello = await database.client.admin.command("hello")
             if not _is_replicated(hello):
                 # without a replica set, a confirmed write is on one disk only
                 _log.warning("store.standalone", store=address)
-            handle = _in_database(client, database)
-            await _verify_writes(handle, address)
-            await handle[RECORDS].create_indexes(list(_INDEXES))
-            has_ttl = await _create_ttl_index(handle[RECORDS])
-            has_now = await _supports_now(handle[META])
+            await _verify_writes(database, address)
+            await database[RECORDS].create_indexes(list(_INDEXES))
+            has_ttl = await _create_ttl_index(database[RECORDS])
+            has_now = await _supports_now(database[META])
         except PyMongoError as error:
-            await _close(client)
+            await _close(database.client)
             transient = isinstance(error, ConnectionFailure | WTimeoutError)
             raise (StoreUnreachableError if transient else StoreOpenError)(
-                _open_error_text(address, error)
+                _open_error_text(address, error, timing)
             ) from None
         except BaseException:
-            await _close(client)
+            await _close(database.client)
             raise
         _log.info(
             "store.opened",
@@ -221,7 +227,7 @@ class MongoStore:
             clock="$$NOW" if has_now else "hello",
             expired="deleted by the database and the service" if has_ttl else "deleted by the service",
         )
-        return cls(client, database, has_now=has_now)
+        return cls(database, timing, pool_size, has_now=has_now)
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
         """Return one record and the database's current time.
@@ -229,7 +235,8 @@ class MongoStore:
         This takes one round trip if the record exists and the server supports `$$NOW`, otherwise two.
         """
         name = _id(key)
-        return await self._run(lambda: self._read({"_id": name}, key))
+        document, now = await self._run(lambda: self._read({"_id": name}))
+        return None if document is None else _record(key, document), now
 
     async def put(self, record: Record, if_rev: int) -> int | None:
         """Write a record to a majority if its revision is still `if_rev`."""
@@ -248,68 +255,50 @@ class MongoStore:
 
         return await self._run(delete)
 
-    async def page(
-        self,
-        app: str,
-        kind: Kind,
-        *,
-        states: Collection[str] = (),
-        due_before: float | None = None,
-        expire_before: float | None = None,
-        after: str = "",
-        limit: int,
-    ) -> list[Record]:
+    async def page(self, app: str, kind: Kind, query: Query) -> list[Record]:
         """Return a page of records, sorted by subject."""
-        query: dict[str, Any] = {
+        conditions: dict[str, Any] = {
             "app": _text(app),
             "kind": kind.value,
-            "subject": {"$gt": _text(after)},
+            # without the second condition, the first one would match an array that contains a string
+            "subject": {"$gt": _text(query.after), "$not": {"$type": "array"}},
         }
-        if states:
-            query["state"] = {"$in": [_text(state) for state in states]}
-        if due_before is not None:
-            query["due_at"] = {"$lt": float(due_before)}
-        if expire_before is not None:
-            query["expire_at"] = {"$lt": float(expire_before)}
+        if query.states:
+            conditions["state"] = {"$in": [_text(state) for state in query.states]}
+        if query.due_before is not None:
+            conditions["due_at"] = {"$lt": float(query.due_before)}
+        if query.expire_before is not None:
+            conditions["expire_at"] = {"$lt": float(query.expire_before)}
 
         async def read() -> list[Record]:
-            fetch_limit = limit
-            while True:
-                cursor = self._records.find(query, sort=[("subject", ASCENDING)], limit=fetch_limit)
-                documents = await cursor.to_list(None)
-                records = [
-                    _record(RecordKey(app, kind, document["subject"]), document)
-                    for document in documents
-                    if isinstance(
-                        document.get("subject"), str
-                    )  # the query also matches arrays that contain a string
-                ]
-                if len(documents) < fetch_limit or len(records) == limit:
-                    return records
-                fetch_limit = limit + len(documents) - len(records)
+            cursor = self._records.find(conditions, sort=[("subject", ASCENDING)], limit=query.limit)
+            return [
+                _record(RecordKey(app, kind, document["subject"]), document)
+                for document in await cursor.to_list(None)
+            ]
 
         return await self._run(read)
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
         """Return a Zoom user's record, ignoring tombstones, and the database's current time."""
         claim = _claim(app, zoom_user_id)
-        return await self._run(lambda: self._read({"zoom_user_claim": claim}, None))
+        document, now = await self._run(lambda: self._read({"zoom_user_claim": claim}))
+        key = None if document is None else _key(document)
+        return None if document is None or key is None else _record(key, document), now
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
         """Count the records of a kind by the values of a column."""
-        column = {Column.STATE: "$state", Column.KEY_ID: "$key_id"}[by]
         stages = [
             {"$match": {"app": _text(app), "kind": kind.value}},
-            {"$group": {"_id": column, "records": {"$sum": 1}}},
+            {"$group": {"_id": f"${by}", "records": {"$sum": 1}}},
         ]
 
         async def read() -> dict[str, int]:
             cursor = await _await_if_needed(self._records.aggregate(stages))
-            counts: dict[str, int] = {}
+            counts: Counter[str] = Counter()
             for row in await cursor.to_list(None):
-                value = row["_id"] if isinstance(row["_id"], str) else ""
-                counts[value] = counts.get(value, 0) + row["records"]
-            return counts
+                counts[row["_id"] if isinstance(row["_id"], str) else ""] += row["records"]
+            return dict(counts)
 
         return await self._run(read)
 
@@ -358,13 +347,13 @@ class MongoStore:
             return
         self._closed = True
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=OPERATION_SECONDS)
+            await asyncio.wait(self._tasks, timeout=self._timing.operation_timeout)
         await _close(self._client)
 
     async def _run(self, operation: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Run an operation in a separate task, so that canceling the caller neither interrupts a write nor closes the connection."""
         try:
-            async with asyncio.timeout(WAIT_SECONDS):
+            async with asyncio.timeout(self._timing.queue_timeout):
                 await self._slots.acquire()
         except TimeoutError:
             raise StoreError("MongoDB is too slow; all connections are in use") from None
@@ -375,7 +364,7 @@ class MongoStore:
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
         try:
-            async with asyncio.timeout(OPERATION_SECONDS):
+            async with asyncio.timeout(self._timing.operation_timeout):
                 return await asyncio.shield(task)
         except TimeoutError:
             raise StoreError("MongoDB did not respond in time") from None
@@ -386,25 +375,15 @@ class MongoStore:
         if not task.cancelled():
             task.exception()  # otherwise asyncio logs the exception as never retrieved if the caller was canceled
 
-    async def _read(self, query: dict[str, str], key: RecordKey | None) -> tuple[Record | None, float]:
-        """Return the record that a query matches, and the database's current time.
-
-        Args:
-            key: The expected key of the record. If None, the key in the document is used, provided that the key matches the `_id`.
-        """
-
-        def record(document: dict[str, Any] | None) -> Record | None:
-            name = key or (None if document is None else _key(document))
-            return None if document is None or name is None else _record(name, document)
-
+    async def _read(self, query: dict[str, str]) -> tuple[dict[str, Any] | None, float]:
+        """Return the document that a query matches, and the database's current time."""
         if not self._has_now:
             now = await self._clock()
-            return record(await self._records.find_one(query)), now
-        cursor = await _await_if_needed(
-            self._records.aggregate([{"$match": query}, {"$set": {"now": "$$NOW"}}])
-        )
+            return await self._records.find_one(query), now
+        stages = [{"$match": query}, {"$set": {"now": "$$NOW"}}]
+        cursor = await _await_if_needed(self._records.aggregate(stages))
         for document in await cursor.to_list(None):
-            return record(document), _seconds(document["now"])
+            return document, _seconds(document["now"])
         return None, await self._clock()
 
     async def _put(self, document: dict[str, Any], if_rev: int) -> int | None:
@@ -447,12 +426,12 @@ async def _translate_errors(operation: Callable[[], Awaitable[_T]]) -> _T:
 
 async def _await_if_needed(result: Any) -> Any:
     """Return the cursor of `aggregate`. Only PyMongo's client returns an awaitable."""
-    return await result if inspect.isawaitable(result) else result
+    return await result if isawaitable(result) else result
 
 
 async def _close(client: Any) -> None:
     """Close a client of either driver. Motor's `close` runs in a thread, since it waits for the server and would block the event loop."""
-    if inspect.iscoroutinefunction(client.close):
+    if iscoroutinefunction(client.close):
         await client.close()
     else:
         await asyncio.to_thread(client.close)
@@ -495,19 +474,6 @@ def _database_name(uri: str) -> str:
                 " remove that option"
             )
     return match["database"]
-
-
-def _in_database(client: Any, database: str) -> Any:
-    return client.get_database(
-        database,
-        # replace invalid UTF-8, so that only the decryption of that record fails and not the whole query
-        codec_options=CodecOptions(
-            unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO
-        ),
-        read_preference=ReadPreference.PRIMARY,
-        read_concern=ReadConcern("majority"),
-        write_concern=WriteConcern("majority", wtimeout=int(MAJORITY_SECONDS * 1000), j=True),
-    )
 
 
 # -- internals: opening ---------------------------------------------------------------------------------------------
@@ -563,13 +529,16 @@ async def _supports_now(meta: Any) -> bool:
     return bool(rows) and isinstance(rows[0].get("now"), datetime)
 
 
-def _open_error_text(address: str, error: PyMongoError) -> str:
+def _open_error_text(address: str, error: PyMongoError, timing: MongoTiming) -> str:
     match error:
         case WTimeoutError():
-            return f"The store {address} did not confirm a write by a majority in {MAJORITY_SECONDS:.0f} seconds; check its replica set"
+            return (
+                f"The store {address} did not confirm a write by a majority in {timing.majority_timeout:.0f} seconds;"
+                " check its replica set"
+            )
         case ServerSelectionTimeoutError():
             return (
-                f"The store {address} could not be reached in {SELECT_SECONDS:.0f} seconds, or has no primary;"
+                f"The store {address} could not be reached in {timing.selection_timeout:.0f} seconds, or has no primary;"
                 " check its address, its TLS settings and the network"
             )
         case OperationFailure() if error.code in _WRONG_PASSWORD:
@@ -650,28 +619,11 @@ def _at(name: str, rev: int) -> dict[str, Any]:
 
 
 def _record(key: RecordKey, document: dict[str, Any]) -> Record:
-    """Convert the document of a key.
-
-    A field of an unexpected type is treated as empty. The value is treated as empty if the document contains a different key. If the value
-    or a field that the encryption authenticates is empty, decryption fails.
-    """
-
-    def column(name: str, kind: type | tuple[type, ...], absent: Any) -> Any:
-        value = document.get(name, absent)
-        return value if isinstance(value, kind) else absent
-
-    rev = column("rev", int, _NO_REV)
-    return Record(
-        key=key,
-        value=column("value", bytes, b"") if _key(document) == key else b"",
-        rev=int(rev) if rev > 0 and rev is not True else _NO_REV,
-        state=column("state", str, ""),
-        key_id=column("key_id", str, ""),
-        zoom_user_id=column("zoom_user_id", str, None),
-        changed_at=column("changed_at", (float, int), 0.0),
-        due_at=column("due_at", (float, int), None),
-        expire_at=column("expire_at", (float, int), None),
-    )
+    """Convert the document of a key. The value is treated as empty if the document contains a different key: decryption then fails."""
+    rev = document.get("rev")
+    valid_rev = int(rev) if isinstance(rev, int) and rev is not True and rev > 0 else _NO_REV
+    columns = document if _key(document) == key else document | {"value": b""}
+    return Record.from_columns(key, valid_rev, columns)
 
 
 def _seconds(date: datetime) -> float:

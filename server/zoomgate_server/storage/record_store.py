@@ -7,9 +7,9 @@ database.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Kind(StrEnum):
@@ -88,6 +88,47 @@ class Record:
     due_at: float | None = None
     expire_at: float | None = None
 
+    @classmethod
+    def from_columns(cls, key: RecordKey, rev: int, columns: Mapping[str, Any]) -> "Record":
+        """Build a record from the columns of a database.
+
+        A column of an unexpected type is treated as empty. If the encryption authenticates it, decryption then fails.
+        """
+        valid: dict[str, Any] = {
+            name: columns[name] for name, kind in _COLUMN_TYPES.items() if isinstance(columns.get(name), kind)
+        }
+        return replace(cls(key, b"", rev), **valid)
+
+
+_COLUMN_TYPES = {
+    "value": bytes,
+    "state": str,
+    "key_id": str,
+    "zoom_user_id": str,
+    "changed_at": float | int,
+    "due_at": float | int,
+    "expire_at": float | int,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """The records of a page. A record must match every condition; an empty or missing condition matches every record.
+
+    Attributes:
+        states: The record is in one of these states.
+        due_before: The record's `due_at` is earlier.
+        expire_before: The record's `expire_at` is earlier.
+        after: The record's subject is greater, compared by code point.
+        limit: Maximum number of records, 1 to 1000.
+    """
+
+    states: Collection[str] = ()
+    due_before: float | None = None
+    expire_before: float | None = None
+    after: str = ""
+    limit: int
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -106,12 +147,10 @@ class EncryptionState:
     Attributes:
         key_check: The key check record, or None.
         key_ids: IDs of the keys that encrypted connections and pending authorizations.
-        samples: One record of each kind that has records, except the key check.
     """
 
     key_check: Record | None
     key_ids: frozenset[str]
-    samples: tuple[Record, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +167,7 @@ class StoreInspection:
     location: str
     users: int
     encryption: Mapping[str, EncryptionState]
-    replicated: bool = False
+    replicated: bool
 
 
 class StoreError(Exception):
@@ -180,26 +219,8 @@ class RecordStore(Protocol):
         """Delete a record if its revision is still `if_rev`. Return False on conflict, or if there is no record."""
         ...
 
-    async def page(
-        self,
-        app: str,
-        kind: Kind,
-        *,
-        states: Collection[str] = (),
-        due_before: float | None = None,
-        expire_before: float | None = None,
-        after: str = "",
-        limit: int,
-    ) -> Sequence[Record]:
-        """Return a page of records, sorted by subject. A page is shorter than `limit` only if there are no more records.
-
-        Args:
-            states: Return only records in one of these states. An empty collection disables the filter.
-            due_before: Return only records whose `due_at` is earlier. None disables the filter.
-            expire_before: Return only records whose `expire_at` is earlier. None disables the filter.
-            after: Return only records whose subject is greater than this one, compared by code point.
-            limit: Maximum number of records, 1 to 1000.
-        """
+    async def page(self, app: str, kind: Kind, query: Query) -> Sequence[Record]:
+        """Return a page of records, sorted by subject. A page is shorter than `query.limit` only if there are no more records."""
         ...
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:

@@ -1,7 +1,7 @@
 """Scans of all records of a store that other processes may be using."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
 from zoomgate_server.storage.record_store import (
     KEY_CHECK,
@@ -9,9 +9,11 @@ from zoomgate_server.storage.record_store import (
     Column,
     EncryptionState,
     Kind,
+    Query,
     Record,
     RecordKey,
     RecordStore,
+    StoreInspection,
 )
 
 PAGE_SIZE = 200
@@ -25,7 +27,7 @@ async def pages(store: RecordStore, app: str) -> AsyncIterator[Sequence[Record]]
     """Yield every record of an app, page by page."""
     for kind in Kind:
         after = ""
-        while page := await store.page(app, kind, after=after, limit=PAGE_SIZE):
+        while page := await store.page(app, kind, Query(after=after, limit=PAGE_SIZE)):
             yield page
             after = page[-1].key.subject
 
@@ -50,13 +52,21 @@ async def encryption_state(store: RecordStore, app: str) -> EncryptionState:
     """Return how the records of an app are encrypted."""
     check, _ = await store.get(RecordKey(app, Kind.KEY_CHECK, KEY_CHECK))
     counts = [await store.count(app, kind, Column.KEY_ID) for kind in KEY_REQUIRED_KINDS]
-    pages = [await store.page(app, kind, limit=1) for kind in Kind if kind is not Kind.KEY_CHECK]
-    return EncryptionState(
-        check, frozenset[str]().union(*counts), tuple(record for page in pages for record in page)
-    )
+    return EncryptionState(check, frozenset[str]().union(*counts))
+
+
+async def inspect(store: RecordStore, location: str, *, replicated: bool) -> StoreInspection:
+    """Inspect a store without changing it."""
+    apps = await store.apps()
+    encryption = {app: await encryption_state(store, app) for app in apps}
+    return StoreInspection(location, await _count(store, apps, [Kind.USER]), encryption, replicated)
 
 
 async def count_records(store: RecordStore) -> int:
     """Count all records."""
-    counts = [await store.count(app, kind, Column.KEY_ID) for app in await store.apps() for kind in Kind]
+    return await _count(store, await store.apps(), Kind)
+
+
+async def _count(store: RecordStore, apps: Iterable[str], kinds: Iterable[Kind]) -> int:
+    counts = [await store.count(app, kind, Column.KEY_ID) for app in apps for kind in kinds]
     return sum(sum(by_key.values()) for by_key in counts)

@@ -9,20 +9,19 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from zoomgate_server.storage.record_store import (
-    KEY_CHECK,
-    KEY_REQUIRED_KINDS,
     TOMBSTONE_STATE,
     Change,
     Column,
-    EncryptionState,
     Kind,
+    Query,
     Record,
     RecordKey,
     StoreError,
@@ -30,16 +29,12 @@ from zoomgate_server.storage.record_store import (
     StoreOpenError,
     ZoomUserTaken,
 )
+from zoomgate_server.storage.scan import inspect
+from zoomgate_server.storage.timing import SqliteTiming
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x5A474154
 """SQLite application ID of a Zoomgate store (`ZGAT`). See https://www.sqlite.org/pragma.html#pragma_application_id."""
-
-BUSY_SECONDS = 5.0
-"""Maximum time that a statement waits for the write lock of another process."""
-
-WAIT_SECONDS = 5.0
-"""Maximum time that an operation waits for earlier operations. An operation that has not started by then fails."""
 
 MOUNTS = Path("/proc/mounts")
 """List of mounted file systems. See proc_pid_mounts(5)."""
@@ -50,7 +45,13 @@ MAX_INDEX_RECORDS = 1000
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "fuse.glusterfs"}
 )
-_COLUMNS = "subject, value, rev, state, key_id, zoom_user_id, changed_at, due_at, expire_at"
+_COLUMNS = ("value", "rev", "state", "key_id", "zoom_user_id", "changed_at", "due_at", "expire_at")
+_KEY = "app = ? AND kind = ? AND subject = ?"
+_SELECT = f"SELECT kind, subject, {', '.join(_COLUMNS)} FROM record"  # noqa: S608 - constants
+_INSERT = f"""
+INSERT OR REPLACE INTO record (app, kind, subject, {", ".join(_COLUMNS)})
+VALUES (?, ?, ?, {", ".join("?" * len(_COLUMNS))})
+"""  # noqa: S608 - constants
 _SCHEMA = f"""
 CREATE TABLE revision (last INTEGER NOT NULL);
 INSERT INTO revision VALUES (0);
@@ -77,69 +78,35 @@ ORDER BY changed_at LIMIT ?
 """Query for changed records. The type conditions skip corrupt rows. SQLite sorts text and BLOBs
 after all numbers, so a `changed_at` of such a type would always match."""
 
-_OF_ZOOM_USER = f"""
-SELECT kind, {_COLUMNS} FROM record
-WHERE app = ? AND zoom_user_id = ? AND state <> '{TOMBSTONE_STATE}'
-"""  # noqa: S608 - constants; with the state as a parameter, SQLite would not use the index
+_OF_ZOOM_USER = f"{_SELECT} WHERE app = ? AND zoom_user_id = ? AND state <> '{TOMBSTONE_STATE}'"
+"""Query for the record of a Zoom user. With the state as a parameter, SQLite would not use the index."""
 
 _T = TypeVar("_T")
 
 
-def examine(path: Path) -> StoreInspection:
+async def examine(path: Path) -> StoreInspection:
     """Inspect a store without changing its file or creating other files.
 
     Raises:
         StoreOpenError: The file cannot be read or is not a Zoomgate store.
     """
     try:
-        # without a log, no process has the file open; mode=ro would then leave an empty log behind
-        mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)) as connection:
-            connection.text_factory = _text
-            if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-                raise StoreOpenError(
-                    f"The store {path} is a database of a different program; set ZOOMGATE_STORE to a different file"
-                )
-            _check_version(connection, path)
-            users = connection.execute("SELECT count(*) FROM record WHERE kind = 'user'").fetchone()[0]
-            apps = [app for (app,) in connection.execute("SELECT DISTINCT app FROM record")]
-            encryption = {app: _encryption_state(connection, app) for app in apps}
-    except sqlite3.Error as error:
+        connection = _open_read_only(path)
+        store = SqliteStore(path, connection, ThreadPoolExecutor(max_workers=1), time.time, SqliteTiming())
+        try:
+            _check_store(connection, path)
+            return await inspect(store, str(path), replicated=False)
+        finally:
+            await store.close()
+    except (sqlite3.Error, StoreError) as error:
+        reason = str(error) if isinstance(error, StoreError) else _error_name(error)
         raise StoreOpenError(
-            f"The store {path} cannot be read ({_error_name(error)}); check its owner and permissions, or restore the store from a backup"
+            f"The store {path} cannot be read ({reason}); check its owner and permissions, or restore the store from a backup"
         ) from None
     except OSError as error:
         raise StoreOpenError(
             f"The store {path} cannot be read ({error.strerror}); check its owner and permissions"
         ) from None
-    return StoreInspection(str(path), users, encryption)
-
-
-def _encryption_state(connection: sqlite3.Connection, app: str) -> EncryptionState:
-    row = connection.execute(
-        f"SELECT {_COLUMNS} FROM record WHERE app = ? AND kind = ? AND subject = ?",  # noqa: S608 - constants
-        (app, Kind.KEY_CHECK.value, KEY_CHECK),
-    ).fetchone()
-    ids = connection.execute(
-        f"SELECT DISTINCT key_id FROM record WHERE app = ? AND kind IN ({','.join('?' * len(KEY_REQUIRED_KINDS))})",  # noqa: S608 - constants
-        (app, *KEY_REQUIRED_KINDS),
-    )
-    samples = (
-        (
-            kind,
-            connection.execute(
-                f"SELECT {_COLUMNS} FROM record WHERE app = ? AND kind = ? LIMIT 1",  # noqa: S608 - constants
-                (app, kind.value),
-            ).fetchone(),
-        )
-        for kind in Kind
-        if kind is not Kind.KEY_CHECK
-    )
-    return EncryptionState(
-        None if row is None else _record(app, Kind.KEY_CHECK, row),
-        frozenset(key_id for (key_id,) in ids if isinstance(key_id, str)),
-        tuple(_record(app, kind, sample) for kind, sample in samples if sample is not None),
-    )
 
 
 class SqliteStore:
@@ -157,16 +124,25 @@ class SqliteStore:
         connection: sqlite3.Connection,
         executor: ThreadPoolExecutor,
         wall: Callable[[], float],
+        timing: SqliteTiming,
     ) -> None:
+        connection.text_factory = _text
         self._path = path
         self._connection = connection
         self._executor = executor
         self._wall = wall
+        self._timing = timing
         self._inode = path.stat().st_ino
         self._closed = False
 
     @classmethod
-    async def open(cls, path: Path, wall: Callable[[], float]) -> "SqliteStore":
+    async def open(
+        cls,
+        path: Path,
+        wall: Callable[[], float],
+        timing: SqliteTiming = SqliteTiming(),
+        mounts: Path = MOUNTS,
+    ) -> "SqliteStore":
         """Open the file, creating it with mode 0600 if needed.
 
         Raises:
@@ -175,101 +151,46 @@ class SqliteStore:
         """
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         try:
-            connection = await asyncio.get_running_loop().run_in_executor(executor, _open, path)
+            connection = await asyncio.get_running_loop().run_in_executor(
+                executor, _open, path, timing.busy_timeout, mounts
+            )
         except BaseException:
             executor.shutdown(wait=False)
             raise
-        return cls(path, connection, executor, wall)
+        return cls(path, connection, executor, wall, timing)
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
         """Return one record and the store's current time."""
-
-        def read() -> tuple[Record | None, float]:
-            row = self._connection.execute(
-                f"SELECT {_COLUMNS} FROM record WHERE app = ? AND kind = ? AND subject = ?",  # noqa: S608 - constants
-                (key.app, key.kind.value, key.subject),
-            ).fetchone()
-            return (None if row is None else _record(key.app, key.kind, row)), self._wall()
-
-        return await self._run(read)
+        return await self._run(lambda: self._read(f"{_SELECT} WHERE {_KEY}", *_key_values(key)))
 
     async def put(self, record: Record, if_rev: int) -> int | None:
         """Write a record durably if its revision is still `if_rev`."""
-        return await self._run(lambda: self._transact(lambda: self._put(record, if_rev)))
+        return await self._run(lambda: self._put(record, if_rev))
 
     async def delete(self, key: RecordKey, if_rev: int) -> bool:
         """Delete a record if its revision is still `if_rev`."""
+        statement = f"DELETE FROM record WHERE {_KEY} AND rev = ?"  # noqa: S608 - constants
+        return await self._run(
+            lambda: self._connection.execute(statement, (*_key_values(key), if_rev)).rowcount == 1
+        )
 
-        def delete() -> bool:
-            cursor = self._connection.execute(
-                "DELETE FROM record WHERE app = ? AND kind = ? AND subject = ? AND rev = ?",
-                (key.app, key.kind.value, key.subject, if_rev),
-            )
-            return cursor.rowcount == 1
-
-        return await self._run(lambda: self._transact(delete))
-
-    async def page(
-        self,
-        app: str,
-        kind: Kind,
-        *,
-        states: Collection[str] = (),
-        due_before: float | None = None,
-        expire_before: float | None = None,
-        after: str = "",
-        limit: int,
-    ) -> list[Record]:
+    async def page(self, app: str, kind: Kind, query: Query) -> list[Record]:
         """Return a page of records, sorted by subject."""
-        conditions = ["app = ?", "kind = ?", "subject > ?", "typeof(subject) = 'text'"]
-        values = [app, kind.value, after]
-        numbers: list[Any] = []
-        if states:
-            conditions.append(f"state IN ({','.join('?' * len(states))})")
-            values.extend(states)
-        if due_before is not None:
-            conditions.append("due_at < ?")
-            numbers.append(due_before)
-        if expire_before is not None:
-            conditions.append("expire_at < ?")
-            numbers.append(expire_before)
-        where = " AND ".join(conditions)
-
-        def read() -> list[Record]:
-            index = ""
-            if due_before is not None and self._selects_few("due", app, kind, due_before):
-                index = "INDEXED BY record_due"
-            elif expire_before is not None and self._selects_few("expire", app, kind, expire_before):
-                index = "INDEXED BY record_expire"
-            statement = f"SELECT {_COLUMNS} FROM record {index} WHERE {where} ORDER BY subject LIMIT ?"  # noqa: S608 - constants
-            rows = self._connection.execute(statement, (*values, *numbers, limit)).fetchall()
-            return [_record(app, kind, row) for row in rows]
-
-        return await self._run(read)
+        return await self._run(lambda: self._page(app, kind, query))
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
         """Return the store's current time and the record of a Zoom user. Tombstones are ignored."""
-
-        def read() -> tuple[Record | None, float]:
-            row = self._connection.execute(_OF_ZOOM_USER, (app, zoom_user_id)).fetchone()
-            return (None if row is None else _record(app, Kind(row[0]), row[1:])), self._wall()
-
-        return await self._run(read)
+        return await self._run(lambda: self._read(_OF_ZOOM_USER, app, zoom_user_id))
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
         """Count the records of a kind by the values of a column."""
-        column = {Column.STATE: "state", Column.KEY_ID: "key_id"}[by]
+        statement = f"SELECT {by}, count(*) FROM record WHERE app = ? AND kind = ? GROUP BY {by}"  # noqa: S608 - constants
 
         def read() -> dict[str, int]:
-            rows = self._connection.execute(
-                f"SELECT {column}, count(*) FROM record WHERE app = ? AND kind = ? GROUP BY {column}",  # noqa: S608 - constants
-                (app, kind.value),
-            )
-            counts: dict[str, int] = {}
-            for value, records in rows:
-                text = value if isinstance(value, str) else ""
-                counts[text] = counts.get(text, 0) + records
-            return counts
+            counts: Counter[str] = Counter()
+            for value, records in self._connection.execute(statement, (app, kind)):
+                counts[value if isinstance(value, str) else ""] += records
+            return dict(counts)
 
         return await self._run(read)
 
@@ -290,7 +211,7 @@ class SqliteStore:
         def read() -> tuple[list[Change], float]:
             now = self._wall()
             max_rows = -1 if limit is None else limit
-            rows = self._connection.execute(_CHANGES, (app, since, kind.value, max_rows)).fetchall()
+            rows = self._connection.execute(_CHANGES, (app, since, kind, max_rows)).fetchall()
             return [
                 Change(RecordKey(app, kind, subject), rev, state, changed_at)
                 for subject, rev, state, changed_at in rows
@@ -315,7 +236,7 @@ class SqliteStore:
         done = asyncio.wrap_future(queued)
         done.add_done_callback(_retrieve_exception)
         try:
-            async with asyncio.timeout(WAIT_SECONDS):
+            async with asyncio.timeout(self._timing.queue_timeout):
                 return await asyncio.shield(done)
         except TimeoutError:
             if queued.cancel():
@@ -337,78 +258,58 @@ class SqliteStore:
         except OSError:
             raise StoreError("the store's file is not accessible") from None
 
-    def _transact(self, operation: Callable[[], _T]) -> _T:
-        """Run an operation in one transaction that acquires the write lock at its start."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            result = operation()
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:  # SQLite itself rolls back after some errors
-                self._connection.execute("ROLLBACK")
-            raise
-        return result
+    def _read(self, statement: str, app: str, *values: str) -> tuple[Record | None, float]:
+        row = self._connection.execute(statement, (app, *values)).fetchone()
+        return None if row is None else _record(app, row), self._wall()
 
-    def _selects_few(self, column: str, app: str, kind: Kind, before: float) -> bool:
+    def _page(self, app: str, kind: Kind, query: Query) -> list[Record]:
+        index, where = "", "app = ? AND kind = ? AND subject > ? AND typeof(subject) = 'text'"
+        values: list[Any] = [app, kind, query.after, *query.states]
+        if query.states:
+            where += f" AND state IN ({','.join('?' * len(query.states))})"
+        for name, before in (("due", query.due_before), ("expire", query.expire_before)):
+            if before is not None:
+                where += f" AND {name}_at < ?"
+                values.append(before)
+                if not index and self._selects_few(name, app, kind, before):
+                    index = f" INDEXED BY record_{name}"
+        statement = f"{_SELECT}{index} WHERE {where} ORDER BY subject LIMIT ?"
+        return [_record(app, row) for row in self._connection.execute(statement, (*values, query.limit))]
+
+    def _selects_few(self, name: str, app: str, kind: Kind, before: float) -> bool:
         """Return whether an index selects so few records that sorting them is faster than reading all records in key order."""
-        row = self._connection.execute(
-            f"SELECT count(*) FROM (SELECT 1 FROM record INDEXED BY record_{column}"  # noqa: S608 - constants
-            f" WHERE app = ? AND kind = ? AND {column}_at < ? LIMIT ?)",
-            (app, kind.value, before, MAX_INDEX_RECORDS),
+        (count,) = self._connection.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM record INDEXED BY record_{name}"  # noqa: S608 - constants
+            f" WHERE app = ? AND kind = ? AND {name}_at < ? LIMIT ?)",
+            (app, kind, before, MAX_INDEX_RECORDS),
         ).fetchone()
-        return bool(row[0] < MAX_INDEX_RECORDS)
+        return bool(count < MAX_INDEX_RECORDS)
 
     def _put(self, record: Record, if_rev: int) -> int | None:
-        key = record.key
-        row = self._connection.execute(
-            "SELECT rev FROM record WHERE app = ? AND kind = ? AND subject = ?",
-            (key.app, key.kind.value, key.subject),
-        ).fetchone()
-        if (0 if row is None else row[0]) != if_rev:
-            return None
-        if record.zoom_user_id is not None and record.state != TOMBSTONE_STATE:
-            other = self._connection.execute(
-                "SELECT subject FROM record WHERE app = ? AND zoom_user_id = ? AND state <> ? AND (kind <> ? OR subject <> ?)",
-                (key.app, record.zoom_user_id, TOMBSTONE_STATE, key.kind.value, key.subject),
-            ).fetchone()
-            if other is not None:
-                raise ZoomUserTaken(other[0])
-        rev: int = self._connection.execute("UPDATE revision SET last = last + 1 RETURNING last").fetchone()[
-            0
-        ]
-        self._connection.execute(
-            f"INSERT OR REPLACE INTO record (app, kind, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-            (
-                key.app,
-                key.kind.value,
-                key.subject,
-                record.value,
-                rev,
-                record.state,
-                record.key_id,
-                record.zoom_user_id,
-                record.changed_at,
-                record.due_at,
-                record.expire_at,
-            ),
-        )
-        return rev
+        execute, key = self._connection.execute, record.key
+        execute("BEGIN IMMEDIATE")
+        with self._connection:  # commits, or rolls back on an error
+            row = execute(f"SELECT rev FROM record WHERE {_KEY}", _key_values(key)).fetchone()  # noqa: S608 - constants
+            if (0 if row is None else row[0]) != if_rev:
+                return None
+            if record.zoom_user_id is not None and record.state != TOMBSTONE_STATE:
+                other = execute(_OF_ZOOM_USER, (key.app, record.zoom_user_id)).fetchone()
+                if other is not None and other[:2] != (key.kind, key.subject):
+                    raise ZoomUserTaken(other[1])
+            (rev,) = execute("UPDATE revision SET last = last + 1 RETURNING last").fetchone()
+            written = replace(record, rev=rev)
+            execute(_INSERT, (*_key_values(key), *(getattr(written, name) for name in _COLUMNS)))
+            return int(rev)
 
 
-def _record(app: str, kind: Kind, row: tuple[Any, ...]) -> Record:
-    """Convert a row. A column of an unexpected type is treated as empty. If the encryption authenticates it, decryption then fails."""
-    subject, value, rev, state, key_id, zoom_user_id, changed_at, due_at, expire_at = row
-    return Record(
-        key=RecordKey(app, kind, subject),
-        value=value if isinstance(value, bytes) else b"",
-        rev=rev,
-        state=state if isinstance(state, str) else "",
-        key_id=key_id if isinstance(key_id, str) else "",
-        zoom_user_id=zoom_user_id if isinstance(zoom_user_id, str) else None,
-        changed_at=changed_at if isinstance(changed_at, float) else 0.0,
-        due_at=due_at if isinstance(due_at, float) else None,
-        expire_at=expire_at if isinstance(expire_at, float) else None,
-    )
+def _key_values(key: RecordKey) -> tuple[str, str, str]:
+    return key.app, key.kind, key.subject
+
+
+def _record(app: str, row: tuple[Any, ...]) -> Record:
+    kind, subject, *values = row
+    columns = dict(zip(_COLUMNS, values, strict=True))
+    return Record.from_columns(RecordKey(app, Kind(kind), subject), columns["rev"], columns)
 
 
 def _retrieve_exception(done: "asyncio.Future[_T]") -> None:
@@ -417,9 +318,9 @@ def _retrieve_exception(done: "asyncio.Future[_T]") -> None:
         done.exception()
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path, busy_timeout: float, mounts: Path) -> sqlite3.Connection:
     """Open or create the file. Runs on the store's thread."""
-    if _file_system(path) in _NETWORK_FILE_SYSTEMS:
+    if _file_system(path, mounts) in _NETWORK_FILE_SYSTEMS:
         raise StoreOpenError(
             f"The store {path} is on a network file system, where SQLite loses data; use a local disk"
         )
@@ -438,9 +339,8 @@ def _open(path: Path) -> sqlite3.Connection:
         ) from None
     connection: sqlite3.Connection | None = None
     try:
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=64)
-        connection.text_factory = _text
-        _prepare_with_retries(connection, path)
+        connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, cached_statements=64)
+        _prepare_with_retries(connection, path, busy_timeout)
     except (sqlite3.Error, StoreOpenError) as error:
         if connection is not None:
             connection.close()
@@ -453,9 +353,15 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _prepare_with_retries(connection: sqlite3.Connection, path: Path) -> None:
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    # without a log, no process has the file open; mode=ro would then leave an empty log behind
+    mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+    return sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, check_same_thread=False)
+
+
+def _prepare_with_retries(connection: sqlite3.Connection, path: Path, busy_timeout: float) -> None:
     """Prepare the file, retrying while another process prepares it. SQLite itself does not wait for a change of the journal mode."""
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + busy_timeout
     while True:
         try:
             _prepare(connection, path)
@@ -474,43 +380,42 @@ def _is_busy(error: Exception) -> bool:
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Check that the file is an intact, writable Zoomgate store. Create the schema in an empty file."""
-    empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-    # read the ID after the schema: another process may create both in one transaction between these two reads
-    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
-    if application_id != APPLICATION_ID and not empty:
-        raise StoreOpenError(
-            f"The store {path} is a database of a different program; set ZOOMGATE_STORE to a different file"
-        )
-    _check_version(connection, path)
+    # in this order, since another process may create the schema and the ID, in one transaction, between the two reads
+    if not _is_empty(connection):
+        _check_store(connection, path)
     if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         raise StoreOpenError(f"The store {path} is corrupt; restore it from a backup")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("BEGIN IMMEDIATE")
-    try:
-        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+    with connection:  # commits, or rolls back on an error
+        if _is_empty(connection):
             for statement in _SCHEMA.split(";\n"):
-                if statement.strip():
-                    connection.execute(statement)
+                connection.execute(statement)
         else:
             connection.execute("UPDATE revision SET last = last + 1")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    return not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+
+def _check_store(connection: sqlite3.Connection, path: Path) -> None:
+    """Check that a file is a Zoomgate store that this release can read."""
+    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise StoreOpenError(
+            f"The store {path} is a database of a different program; set ZOOMGATE_STORE to a different file"
+        )
+    if connection.execute("PRAGMA user_version").fetchone()[0] > SCHEMA_VERSION:
+        raise StoreOpenError(
+            f"The store {path} was written by a newer version of Zoomgate; upgrade this installation"
+        )
 
 
 def _not_writable(path: Path) -> str:
     return (
         f"The store {path} cannot be written; check the owner and permissions of the file and its directory"
     )
-
-
-def _check_version(connection: sqlite3.Connection, path: Path) -> None:
-    if connection.execute("PRAGMA user_version").fetchone()[0] > SCHEMA_VERSION:
-        raise StoreOpenError(
-            f"The store {path} was written by a newer version of Zoomgate; upgrade this installation"
-        )
 
 
 def _open_error_text(path: Path, error: sqlite3.Error) -> str:
@@ -537,15 +442,15 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")
 
 
-def _file_system(path: Path) -> str:
+def _file_system(path: Path, mounts: Path) -> str:
     """Return the type of the file system of a path, or an empty string if it is unknown."""
     try:
-        mounts = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
         directory = str(path.resolve().parent)
     except OSError:
         return ""
     best, kind = "", ""
-    for line in mounts:
+    for line in lines:
         fields = line.split()
         if len(fields) < 3:
             continue

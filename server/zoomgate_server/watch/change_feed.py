@@ -33,13 +33,13 @@ import contextlib
 import contextvars
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.connections.repository import ConnectionRepository
-from zoomgate_server.storage.record_store import Change, Record, StoreError
+from zoomgate_server.storage.record_store import Change, Query, Record, StoreError
 from zoomgate_server.telemetry import logs
 
 POLL_INTERVAL = 1.0
@@ -474,14 +474,14 @@ class ChangeFeed:
             record = await self._connections.read_readable(user_email)
         return None if record is None else without_internal_fields(record)
 
-    async def page(self, states: Collection[str], after: str, limit: int) -> list[Record]:
+    async def page(self, query: Query) -> Sequence[Record]:
         """Return a page of encrypted connections, ordered by email address.
 
         Raises:
             StoreError: The store failed.
         """
         async with self._reads:
-            return await self._connections.page(states=states, after=after, limit=limit)
+            return await self._connections.page(query)
 
     async def open(self, record: Record) -> ConnectionRecord | None:
         """Decrypt a connection and return it without secrets and internal fields; None if it cannot be decrypted."""

@@ -15,7 +15,7 @@ from zoomgate_server.errors import (
     ServerOverloaded,
     ShuttingDown,
 )
-from zoomgate_server.storage.record_store import StoreError
+from zoomgate_server.storage.record_store import Query, StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.watch.change_feed import (
     MAX_VISIBILITY_DELAY,
@@ -47,7 +47,7 @@ MAX_READ = 1000
 PAUSE_SECONDS = 1.0
 """The pause before retrying a failed store operation."""
 
-_EXISTING_STATES = (State.ACTIVE.value, State.REAUTH_REQUIRED.value)
+_EXISTING_STATES = (State.ACTIVE, State.REAUTH_REQUIRED)
 _T = TypeVar("_T")
 
 
@@ -238,9 +238,8 @@ class _Watch:
                 yield name, lambda name=name: self._feed.read(name)  # type: ignore[misc]
             return
         while True:
-            page = deque(
-                await self._retry(lambda after=after: self._feed.page(_EXISTING_STATES, after, SNAPSHOT_PAGE))  # type: ignore[misc]
-            )
+            query = Query(states=_EXISTING_STATES, after=after, limit=SNAPSHOT_PAGE)
+            page = deque(await self._retry(lambda query=query: self._feed.page(query)))  # type: ignore[misc]
             full = len(page) == SNAPSHOT_PAGE
             while page:
                 record = page.popleft()

@@ -28,7 +28,8 @@ from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.envelope import Envelope
-from zoomgate_server.storage.sqlite import BUSY_SECONDS, SqliteStore
+from zoomgate_server.storage.sqlite import SqliteStore
+from zoomgate_server.storage.timing import SqliteTiming
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -459,7 +460,7 @@ async def test_import_retries_while_journal_and_store_are_unavailable(
     ) as other:
         other.execute("BEGIN IMMEDIATE")
         zoom.clear_faults()
-        await asyncio.sleep(2 * BUSY_SECONDS)
+        await asyncio.sleep(2 * SqliteTiming().busy_timeout)
         other.execute("ROLLBACK")
     assert (await running)["stored"] == 1
     assert zoom.counters()["token.refresh_token.issued"] == 1

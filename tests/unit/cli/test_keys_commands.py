@@ -20,6 +20,7 @@ from support.harness import BASIL, MONICA, OMAR, Harness, browser, consent, runn
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.cli import progress
 from zoomgate_server.encryption import key_file, key_usage
+from zoomgate_server.storage.record_store import Query
 from zoomgate_server.storage.sqlite import SqliteStore
 
 OFTEN = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0", "ZOOMGATE_MAX_REFRESHES_PER_HOUR": "1000"}
@@ -178,7 +179,7 @@ class TestReencrypt:
         """Standard error contains the record key, but not the user."""
         store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
         app = (await store.apps())[0]
-        record = next(row for row in await store.page(app, key_usage.Kind.USER, limit=1))
+        record = next(row for row in await store.page(app, key_usage.Kind.USER, Query(limit=1)))
         corrupt = record.value[:-1] + bytes((record.value[-1] ^ 1,))
         await store.put(record.__class__(record.key, corrupt, key_id=record.key_id), record.rev)
         result = await command("keys", "rotate", "--now")
@@ -302,7 +303,9 @@ async def test_no_token_is_lost_if_one_machine_lacks_the_primary_key(folder: Pat
             stdout_of(await command("keys", "reencrypt"))
             await refresh(first, MONICA)
             store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
-            before = [await store.page(app, key_usage.Kind.USER, limit=9) for app in await store.apps()]
+            before = [
+                await store.page(app, key_usage.Kind.USER, Query(limit=9)) for app in await store.apps()
+            ]
             issued = first.stat("token.refresh_token.issued")
             for method, request, caller in (
                 (peer.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA), "service"),
@@ -316,7 +319,7 @@ async def test_no_token_is_lost_if_one_machine_lacks_the_primary_key(folder: Pat
                 page = await consent(session, (await peer.begin_authorization(OMAR)).authorization_url, OMAR)
             assert page.url.query["outcome"] == "try_later"
             assert [
-                await store.page(app, key_usage.Kind.USER, limit=9) for app in await store.apps()
+                await store.page(app, key_usage.Kind.USER, Query(limit=9)) for app in await store.apps()
             ] == before
             assert first.stat("token.refresh_token.issued") == issued
             await store.close()

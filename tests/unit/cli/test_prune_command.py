@@ -18,7 +18,7 @@ from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.connections.record import State, decode, encode
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.envelope import Envelope
-from zoomgate_server.storage.record_store import Kind, Record, RecordKey
+from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey
 from zoomgate_server.storage.sqlite import SqliteStore
 
 DAY = 24 * 3600.0
@@ -60,7 +60,9 @@ async def _age_records(user: str = MONICA) -> None:
 async def _all_records() -> dict[RecordKey, Record]:
     store = await SqliteStore.open(Path("data/zoomgate.db"), time.time)
     (app,) = await store.apps()
-    records = {record.key: record for kind in Kind for record in await store.page(app, kind, limit=1000)}
+    records = {
+        record.key: record for kind in Kind for record in await store.page(app, kind, Query(limit=1000))
+    }
     await store.close()
     return records
 

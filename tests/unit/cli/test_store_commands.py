@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -225,11 +226,8 @@ class TestRestore:
 class TestCopyOfFile:
     """Tests for the copy of an SQLite store."""
 
-    async def test_copy_is_a_consistent_snapshot_while_another_process_writes(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_copy_is_a_consistent_snapshot_while_another_process_writes(self, folder: Path) -> None:
         """Every copy passes the integrity check and contains no record newer than its own revision counter."""
-        monkeypatch.setattr(backup, "_PAGES", 1)
         users = [f"user-{number}@example.com" for number in range(40)]
         store = await SqliteStore.open(Path("store.db"), time.time)
         process = Process("app", store, Envelope(app="app", keys=ring(OLD)), RotatingZoom())
@@ -246,7 +244,7 @@ class TestCopyOfFile:
             assert writer.poll() is None
             Path("copy.db").unlink(missing_ok=True)
             progress: list[int] = []
-            count = backup.copy_file(Path("store.db"), Path("copy.db"), progress.append)
+            count = backup.copy_file(Path("store.db"), Path("copy.db"), progress.append, 1)
             assert count == sum(progress) == len(users)
             with closing(sqlite3.connect("copy.db")) as copy:
                 last, newest = copy.execute(
@@ -259,11 +257,8 @@ class TestCopyOfFile:
         assert writer.returncode == 0
         await store.close()
 
-    async def test_records_written_during_the_copy_are_not_copied(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_records_written_during_the_copy_are_not_copied(self, folder: Path) -> None:
         """The copy contains the store as of the start of the copy, even if another connection writes between any two pages."""
-        monkeypatch.setattr(backup, "_PAGES", 1)
         store = await SqliteStore.open(Path("store.db"), time.time)
         process = Process("app", store, Envelope(app="app", keys=ring(OLD)), RotatingZoom())
         for number in range(10):
@@ -278,7 +273,7 @@ class TestCopyOfFile:
                     (str(next(numbers)),),
                 )
 
-        assert backup.copy_file(Path("store.db"), Path("copy.db"), write) == 10
+        assert backup.copy_file(Path("store.db"), Path("copy.db"), write, 1) == 10
         assert next(numbers) > 2
         assert len(await all_records(store)) > 10
         await store.close()
@@ -316,8 +311,8 @@ class TestCopyOfRecords:
         rev = await store.put(first, 0)
 
         class MovingStore:
-            async def page(self, *args: object, after: str = "", **kwargs: object) -> object:
-                page = await store.page(*args, after=after, **kwargs)
+            async def page(self, *args: Any) -> object:
+                page = await store.page(*args)
                 if page and page[0].key.subject == "a":
                     tombstone = Record(key=first.key, value=b"gone", state="DISCONNECTED", zoom_user_id="z")
                     await store.put(tombstone, rev or 0)
@@ -334,27 +329,26 @@ class TestCopyOfRecords:
         assert [record.value for record in await contents(Path("backup.db"))] == [b"gone", b"2"]
 
 
-class TestStoreOfAnEarlierFormat:
-    """Stores in format 2, in which the key check has a different name."""
+class TestStoreOfADifferentFormat:
+    """Stores in format 4."""
 
     @pytest.fixture
-    async def old_store(self, service: Harness, folder: Path) -> Path:
-        """Return the path of a copy of the service's store, converted to format 2."""
-        path = folder / "old.db"
+    async def newer_store(self, service: Harness, folder: Path) -> Path:
+        """Return the path of a copy of the service's store, converted to format 4."""
+        path = folder / "newer.db"
         stdout_of(await command("store", "backup", str(path)))
         with closing(sqlite3.connect(path)) as connection, connection:
-            connection.execute("DELETE FROM record WHERE kind = 'key_check'")
-            connection.execute("UPDATE record SET value = CAST(x'02' || substr(value, 2) AS BLOB)")
+            connection.execute("UPDATE record SET value = CAST(x'04' || substr(value, 2) AS BLOB)")
         return path
 
-    async def test_restore_is_rejected_before_anything_is_written(self, old_store: Path) -> None:
+    async def test_restore_is_rejected_before_anything_is_written(self, newer_store: Path) -> None:
         environ = {"ZOOMGATE_STORE": "sqlite:///restored.db"}
-        result = await command("store", "restore", str(old_store), environ=environ)
-        assert "Record format 2 is not supported" in stderr_of(result)
+        result = await command("store", "restore", str(newer_store), environ=environ)
+        assert "Record format 4 is not supported" in stderr_of(result)
         assert not Path("restored.db").exists()
 
     @pytest.mark.parametrize("arguments", [("prune", "--dry-run"), ("doctor",)])
-    async def test_command_reports_the_format(self, old_store: Path, arguments: tuple[str, ...]) -> None:
-        result = await command(*arguments, environ={"ZOOMGATE_STORE": f"sqlite:///{old_store}"})
+    async def test_command_reports_the_format(self, newer_store: Path, arguments: tuple[str, ...]) -> None:
+        result = await command(*arguments, environ={"ZOOMGATE_STORE": f"sqlite:///{newer_store}"})
         assert result.exit_code == 1
-        assert "Record format 2 is not supported" in result.output
+        assert "Record format 4 is not supported" in result.output

@@ -20,7 +20,7 @@ from zoomgate_server.connections.refresh import schedule
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import NotConnected, RefreshInProgress
 from zoomgate_server.storage.memory import MemoryStore
-from zoomgate_server.storage.record_store import RecordStore
+from zoomgate_server.storage.record_store import Query, RecordStore
 from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, NotSent, Rejected, TokenOutcome
 
 MONICA, OMAR = "monica@example.com", "omar@example.com"
@@ -375,7 +375,7 @@ def test_failing_connection_does_not_block_the_others() -> None:
         process = Process(loop, store, zoom)
         for user in ("a@example.com", MONICA, OMAR, "z@example.com"):
             await connect(process, zoom, user, age=70 * DAY)
-        sealed = (await process.store.page(limit=1))[0]
+        sealed = (await process.store.page(Query(limit=1)))[0]
         await store.put(replace(sealed, value=b"\x03"), sealed.rev)
 
         async def failing_refresh(user: str, **_: Any) -> ConnectionRecord:

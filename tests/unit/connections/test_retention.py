@@ -17,7 +17,7 @@ from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.memory import MemoryStore
-from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore, StoreError
+from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey, RecordStore, StoreError
 
 ENVELOPE = Envelope(app="app", keys=KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)]))
 NOW = time.time()
@@ -189,7 +189,7 @@ async def test_only_expired_records_of_the_app_are_deleted(kind: Kind) -> None:
     other = RecordKey("a different app", kind, "1")
     await setup.store.put(Record(key=other, value=b"x", expire_at=NOW - 1), 0)
     await setup.prune_all()
-    remaining = await setup.store.page("app", kind, limit=1000)
+    remaining = await setup.store.page("app", kind, Query(limit=1000))
     assert [record.key.subject for record in remaining] == [f"{number:03}" for number in range(0, 450, 2)]
     assert (await setup.store.get(other))[0] is not None
     assert setup.counted == {kind.value: 225}

@@ -20,7 +20,8 @@ from support.mongodb import MongoServer, OwnServer, failing_commands
 from support.tcp_proxy import Mode, TcpProxy, tcp_proxy
 from zoomgate_server.storage import mongodb as mongodb_store
 from zoomgate_server.storage.mongodb import META, RECORDS, Driver, MongoStore, examine
-from zoomgate_server.storage.record_store import Kind, Record, RecordKey, StoreError, StoreOpenError
+from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey, StoreError, StoreOpenError
+from zoomgate_server.storage.timing import MongoTiming
 
 # if a PyMongo client is closed while a connection attempt is pending, its socket is closed by the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -30,10 +31,10 @@ RECORD = Record(key=KEY, value=b"1")
 SECRET = "hunter2"
 
 
-async def open_error(uri: str, driver: Driver = Driver.MOTOR) -> str:
+async def open_error(uri: str, driver: Driver = Driver.MOTOR, timing: MongoTiming = MongoTiming()) -> str:
     """Return the error message of opening a database, and check that the message is one line with a remedy and without secrets."""
     with pytest.raises(StoreOpenError) as error:
-        await MongoStore.open(uri, driver)
+        await MongoStore.open(uri, driver, timing)
     text = str(error.value)
     assert "\n" not in text
     assert "; " in text
@@ -107,20 +108,21 @@ def test_driver_is_imported_only_when_used() -> None:
 # -- opening --------------------------------------------------------------------------------------------
 
 
+SHORT = MongoTiming(selection_timeout=0.3, connect_timeout=0.3, socket_timeout=0.3, queue_timeout=0.1)
+
+
 @pytest.fixture
-def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Shorten the timeouts that expire in a test."""
-    for name in ("SELECT_SECONDS", "CONNECT_SECONDS", "SOCKET_SECONDS"):
-        monkeypatch.setattr(mongodb_store, name, 0.3)
-    monkeypatch.setattr(mongodb_store, "WAIT_SECONDS", 0.1)
+def unclosed_sockets() -> Iterator[None]:
+    """Let the garbage collector close the sockets of interrupted connection attempts while its warning is ignored."""
     yield
-    gc.collect()  # collects the sockets while the warning is ignored
+    gc.collect()
 
 
 @pytest.mark.parametrize("driver", Driver)
-async def test_open_fails_if_the_database_is_unreachable(short_timeouts: None, driver: Driver) -> None:
+async def test_open_fails_if_the_database_is_unreachable(unclosed_sockets: None, driver: Driver) -> None:
     """Opening the store fails after a bounded time."""
-    assert "could not be reached" in await open_error(f"mongodb://u:{SECRET}@127.0.0.1:1/zoomgate", driver)
+    uri = f"mongodb://u:{SECRET}@127.0.0.1:1/zoomgate"
+    assert "could not be reached" in await open_error(uri, driver, SHORT)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +256,9 @@ async def test_server_without_ttl_indexes_is_supported(faulty_server: MongoServe
         store = await MongoStore.open(uri)
     assert lines[-1]["expired"] == "deleted by the service"
     rev = await store.put(replace(RECORD, expire_at=1.0), 0)
-    assert [record.rev for record in await store.page("app", Kind.USER, expire_before=2.0, limit=10)] == [rev]
+    assert [
+        record.rev for record in await store.page("app", Kind.USER, Query(expire_before=2.0, limit=10))
+    ] == [rev]
     await store.close()
 
 
@@ -286,12 +290,12 @@ async def test_write_without_majority_confirmation_fails(faulty_server: MongoSer
 
 @pytest.mark.parametrize("code", [13, 189, 10107, 11600])
 async def test_rejected_operations_are_store_errors(
-    faulty_server: MongoServer, short_timeouts: None, code: int
+    faulty_server: MongoServer, unclosed_sockets: None, code: int
 ) -> None:
     """The codes stand for missing privileges, a primary that stepped down, no primary, and a server that is shutting down."""
-    store = await MongoStore.open(faulty_server.new_database())
+    store = await MongoStore.open(faulty_server.new_database(), timing=SHORT)
     with failing_commands(faulty_server, "alwaysOn", ["insert", "find", "aggregate"], errorCode=code):
-        for call in (store.put(RECORD, 0), store.get(KEY), store.page("app", Kind.USER, limit=1)):
+        for call in (store.put(RECORD, 0), store.get(KEY), store.page("app", Kind.USER, Query(limit=1))):
             await store_error_text(call)
     await store.close()
 
@@ -308,12 +312,12 @@ async def proxy(mongodb: MongoServer) -> AsyncIterator[TcpProxy]:
 
 @pytest.fixture(params=Driver)
 async def store(
-    request: pytest.FixtureRequest, mongodb: MongoServer, proxy: TcpProxy, short_timeouts: None
+    request: pytest.FixtureRequest, mongodb: MongoServer, proxy: TcpProxy, unclosed_sockets: None
 ) -> AsyncIterator[MongoStore]:
     """Return a store that connects through the proxy. Each test runs with each driver."""
     host, port = mongodb.address
     uri = mongodb.new_database("directConnection=true").replace(f"{host}:{port}", f"127.0.0.1:{proxy.port}")
-    opened = await MongoStore.open(uri, request.param)
+    opened = await MongoStore.open(uri, request.param, SHORT)
     yield opened
     await opened.close()
 
@@ -395,16 +399,12 @@ async def test_canceled_write_completes(store: MongoStore, proxy: TcpProxy) -> N
     assert (await read_when_available(store)).value == b"2"
 
 
-async def test_exhausted_pool_raises_store_error(
-    monkeypatch: pytest.MonkeyPatch, mongodb: MongoServer, proxy: TcpProxy
-) -> None:
+async def test_exhausted_pool_raises_store_error(mongodb: MongoServer, proxy: TcpProxy) -> None:
     """While all connections are waiting for the database, the next call fails after a short wait."""
-    monkeypatch.setattr(mongodb_store, "POOL_SIZE", 2)
-    monkeypatch.setattr(mongodb_store, "WAIT_SECONDS", 0.1)
     uri = (
         f"mongodb://127.0.0.1:{proxy.port}/{mongodb.new_database().rpartition('/')[2]}?directConnection=true"
     )
-    store = await MongoStore.open(uri)
+    store = await MongoStore.open(uri, timing=MongoTiming(queue_timeout=0.1), pool_size=2)
     proxy.set_mode(Mode.STALL)
     waiting = [asyncio.create_task(store.get(KEY)) for _ in range(2)]
     await asyncio.sleep(0)
@@ -416,13 +416,13 @@ async def test_exhausted_pool_raises_store_error(
 
 @pytest.mark.parametrize("driver", Driver)
 async def test_client_reconnects_after_a_server_crash(
-    tmp_path: Path, short_timeouts: None, driver: Driver
+    tmp_path: Path, unclosed_sockets: None, driver: Driver
 ) -> None:
     """Calls fail while the database is down. After the restart, calls succeed, and confirmed writes are preserved."""
     server = OwnServer(tmp_path)
     server.start()
     with closing(server):
-        store = await MongoStore.open(server.new_database(), driver)
+        store = await MongoStore.open(server.new_database(), driver, SHORT)
         rev = await store.put(RECORD, 0)
         assert rev is not None
         server.kill()
@@ -446,7 +446,7 @@ async def test_corrupt_document_is_returned_with_an_empty_value(mongodb_uri: str
         for subject, fields in (("empty", {}), ("wrong", wrong)):
             name = {"_id": f"user:3:app:{subject}", "app": "app", "kind": "user", "subject": subject}
             database[RECORDS].insert_one(name | fields)
-    page = await store.page("app", Kind.USER, limit=10)
+    page = await store.page("app", Kind.USER, Query(limit=10))
     assert [(row.key.subject, row.value) for row in page] == [("empty", b""), ("whole", b"1"), ("wrong", b"")]
     assert (await store.get(replace(KEY, subject="wrong")))[0] == page[2]
     await store.close()
@@ -473,9 +473,9 @@ async def test_query_operators_cannot_be_injected(mongodb_uri: str, driver: Driv
         store.get(replace(KEY, subject=operator)),
         store.get(replace(KEY, app=operator)),
         store.put(replace(RECORD, zoom_user_id=operator), 0),
-        store.page(operator, Kind.USER, limit=1),
-        store.page("app", Kind.USER, after=operator, limit=1),
-        store.page("app", Kind.USER, states=[operator], limit=1),
+        store.page(operator, Kind.USER, Query(limit=1)),
+        store.page("app", Kind.USER, Query(after=operator, limit=1)),
+        store.page("app", Kind.USER, Query(states=[operator], limit=1)),
     ):
         with pytest.raises(TypeError):
             await call

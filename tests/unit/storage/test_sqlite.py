@@ -5,12 +5,14 @@ import sqlite3
 import stat
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from zoomgate_server.storage.record_store import Kind, Record, RecordKey, StoreError, StoreOpenError
+from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey, StoreError, StoreOpenError
 from zoomgate_server.storage.sqlite import MAX_INDEX_RECORDS, SqliteStore
+from zoomgate_server.storage.timing import SqliteTiming
 
 RECORD = Record(key=RecordKey("app", Kind.META, "x"), value=b"v")
 
@@ -58,6 +60,23 @@ async def test_failed_open_leaves_no_files_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("linked", [False, True], ids=["direct", "symlink"])
+async def test_network_file_system_is_rejected(tmp_path: Path, linked: bool) -> None:
+    """No file is created on the network file system. The mount point contains a space, and the store may be a symbolic link."""
+    share, mounts, path = tmp_path / "network share", tmp_path / "mounts", tmp_path / "link.db"
+    mounts.write_text(
+        f"/dev/sda1 / ext4 rw 0 0\nnas:/x {str(share).replace(' ', chr(92) + '040')} nfs4 rw 0 0\n"
+    )
+    share.mkdir()
+    if linked:
+        path.symlink_to(share / "zoomgate.db")
+    with pytest.raises(
+        StoreOpenError, match="network file system, where SQLite loses data; use a local disk"
+    ):
+        await SqliteStore.open(path if linked else share / "zoomgate.db", time.time, mounts=mounts)
+    assert list(share.iterdir()) == []
+
+
 async def test_replaced_or_deleted_file_is_detected(tmp_path: Path) -> None:
     """Operations fail, since writes to a file that is no longer at its path would be lost."""
     path = tmp_path / "s.db"
@@ -79,11 +98,10 @@ async def test_closed_store_raises_store_errors(tmp_path: Path) -> None:
         await store.get(RECORD.key)
 
 
-async def test_locked_file_raises_store_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_locked_file_raises_store_error(tmp_path: Path) -> None:
     """A write that does not acquire the lock in time fails and changes nothing."""
-    monkeypatch.setattr("zoomgate_server.storage.sqlite.BUSY_SECONDS", 0.05)
     path = tmp_path / "s.db"
-    store = await SqliteStore.open(path, time.time)
+    store = await SqliteStore.open(path, time.time, SqliteTiming(busy_timeout=0.05))
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreError, match="SQLITE_BUSY"):
@@ -94,11 +112,9 @@ async def test_locked_file_raises_store_error(tmp_path: Path, monkeypatch: pytes
     await store.close()
 
 
-async def test_operation_fails_after_waiting_too_long_for_earlier_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_operation_fails_after_waiting_too_long_for_earlier_ones(tmp_path: Path) -> None:
     """An operation that has not started in time fails and is never executed. A running operation completes."""
-    store = await SqliteStore.open(tmp_path / "s.db", time.time)
+    store = await SqliteStore.open(tmp_path / "s.db", time.time, SqliteTiming(queue_timeout=0.05))
     started, release = threading.Event(), threading.Event()
 
     def slow() -> str:
@@ -108,11 +124,9 @@ async def test_operation_fails_after_waiting_too_long_for_earlier_ones(
 
     first = asyncio.create_task(store._run(slow))
     await asyncio.to_thread(started.wait)
-    with monkeypatch.context() as patch:  # the first operation is running and blocks all others
-        patch.setattr("zoomgate_server.storage.sqlite.WAIT_SECONDS", 0.05)
-        for call in (store.get(RECORD.key), store.put(RECORD, 0)):
-            with pytest.raises(StoreError, match="too slow"):
-                await call
+    for call in (store.get(RECORD.key), store.put(RECORD, 0)):
+        with pytest.raises(StoreError, match="too slow"):
+            await call
     release.set()
     assert await first == "done"
     assert (await store.get(RECORD.key))[0] is None
@@ -144,14 +158,9 @@ async def test_pages_are_the_same_with_and_without_the_index(tmp_path: Path) -> 
         )
         for column in ("due_before", "expire_before"):
             subjects_read: list[str] = []
-            while page := await store.page(
-                "app",
-                Kind.USER,
-                states=["ACTIVE"],
-                after=subjects_read[-1] if subjects_read else "",
-                limit=300,
-                **{column: before},
-            ):
+            query = Query(states=["ACTIVE"], limit=300, **{column: before})
+            while page := await store.page("app", Kind.USER, query):
                 subjects_read += [record.key.subject for record in page]
+                query = replace(query, after=subjects_read[-1])
             assert subjects_read == expected
     await store.close()

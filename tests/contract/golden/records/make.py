@@ -30,7 +30,7 @@ from zoomgate_server.encryption import key_check, shared_secret
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import FORMAT, Envelope
 from zoomgate_server.storage.memory import MemoryStore
-from zoomgate_server.storage.record_store import Kind, Record, RecordKey
+from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey
 from zoomgate_server.webhooks.seen_events import SeenEvents
 
 APP = "zoom.us|golden-app"
@@ -135,7 +135,7 @@ async def records() -> dict[str, tuple[Record, Any]]:
     secret = await shared_secret.obtain(store, envelope, "page-tokens")
     stored_secret, _ = await store.get(RecordKey(APP, Kind.META, "page-tokens"))
     await SeenEvents(app=APP, store=store, envelope=envelope).add(b"event")
-    (event,) = await store.page(APP, Kind.WEBHOOK, limit=1)
+    (event,) = await store.page(APP, Kind.WEBHOOK, Query(limit=1))
     assert stored_secret is not None
     authorization = pending.encode(envelope, pending.subject_for("a-secret-state"), AUTHORIZATION)
     return {
