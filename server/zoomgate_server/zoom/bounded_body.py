@@ -31,19 +31,13 @@ async def read(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 async def _read(content: aiohttp.StreamReader, limit: int) -> bytes:
-    first = await content.readany()
-    if content.at_eof():
-        if len(first) > limit:
-            raise BodyTooLarge
-        return first
-    chunks, size = [first], len(first)
-    while size <= limit:
-        chunk = await content.readany()
-        if not chunk and content.at_eof():
-            return b"".join(chunks)
+    chunks, size = [], 0
+    while chunk := await content.readany():
         chunks.append(chunk)
         size += len(chunk)
-    raise BodyTooLarge
+        if size > limit:
+            raise BodyTooLarge
+    return b"".join(chunks)
 
 
 def _decompressed(body: bytes, encoding: str, limit: int) -> bytes:

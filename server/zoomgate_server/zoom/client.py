@@ -15,7 +15,7 @@ from zoomgate_server.errors import (
 )
 from zoomgate_server.zoom import bounded_body
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse, is_allowed_header
-from zoomgate_server.zoom.resolver import PublicResolver, is_loopback_host
+from zoomgate_server.zoom.session import open_session
 
 MAX_RESPONSE_BYTES = 8 * 1024 * 1024
 MIN_SECONDS = 0.3
@@ -64,28 +64,15 @@ class ZoomClient:
         base = URL(self._base)
         self._origin = base.origin()
         self._base_path = base.raw_path.rstrip("/") + "/"
-        self._loopback = is_loopback_host(base.host or "")
         self._limit = max_response_bytes
         self._user_agent = user_agent
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
         """Open the connection pool."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0,  # the gRPC server limits the number of concurrent calls
-                resolver=None if self._loopback else PublicResolver(),
-                ttl_dns_cache=60,
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),  # a cookie set for one user must not be sent for a different user
-            headers={
-                "User-Agent": self._user_agent,
-                "Accept": "application/json",
-                "Accept-Encoding": bounded_body.ACCEPT_ENCODING,
-            },
-            auto_decompress=False,
-            trust_env=False,
-            raise_for_status=False,
+        # the timeouts are set for each call
+        self._session = open_session(
+            self._base, self._user_agent, aiohttp.ClientTimeout(total=None), ttl_dns_cache=60
         )
 
     async def close(self) -> None:

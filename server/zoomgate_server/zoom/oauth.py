@@ -7,8 +7,8 @@ for malformed responses.
 
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import aiohttp
@@ -16,7 +16,7 @@ import orjson
 from yarl import URL
 
 from zoomgate_server.zoom import bounded_body, retry_after
-from zoomgate_server.zoom.resolver import PublicResolver, is_loopback_host
+from zoomgate_server.zoom.session import open_session
 from zoomgate_server.zoom.token_outcome import (
     AppRejected,
     BadResponse,
@@ -29,10 +29,6 @@ from zoomgate_server.zoom.token_outcome import (
     TokenOutcome,
     Unknown,
 )
-
-CONNECT_SECONDS = 5.0
-TOTAL_SECONDS = 30.0
-"""Maximum time for a request, in seconds. It is long, since aborting a refresh while Zoom processes it would lose the new tokens."""
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_TOKEN = 8 * 1024
@@ -50,6 +46,21 @@ _APP_CODES = frozenset({"4702", "4704", "4705", "4706", "4709", "4717"})
 _REJECTED_ERRORS = frozenset({"invalid_grant"})
 _REJECTED_CODES = frozenset({"4711", "4733", "4734", "4735", "4737", "4738", "4740", "4741"})
 _REJECTED_REASON = "invalid token"
+
+_Outcome = TypeVar("_Outcome")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of an OAuth client, in seconds.
+
+    Attributes:
+        connect: Maximum time for connecting.
+        total: Maximum time for a request. It is long, since aborting a refresh while Zoom processes it would lose the new tokens.
+    """
+
+    connect: float = 5.0
+    total: float = 30.0
 
 
 class OAuthClient:
@@ -75,6 +86,7 @@ class OAuthClient:
         redirect_uri: str,
         user_agent: str,
         wall: Callable[[], float],
+        timing: Timing = Timing(),
     ) -> None:
         self._base = oauth_url.rstrip("/")
         self._api_origin = _origin(api_url)
@@ -83,25 +95,13 @@ class OAuthClient:
         self._redirect_uri = redirect_uri
         self._user_agent = user_agent
         self._wall = wall
+        self._timing = timing
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
         """Open the session."""
-        loopback = is_loopback_host(urlsplit(self._base).hostname or "")
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                force_close=True, limit=0, resolver=None if loopback else PublicResolver()
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={
-                "User-Agent": self._user_agent,
-                "Accept": "application/json",
-                "Accept-Encoding": bounded_body.ACCEPT_ENCODING,
-            },
-            auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=TOTAL_SECONDS, connect=CONNECT_SECONDS),
-            trust_env=False,
-        )
+        timeout = aiohttp.ClientTimeout(total=self._timing.total, connect=self._timing.connect)
+        self._session = open_session(self._base, self._user_agent, timeout, force_close=True)
 
     async def close(self) -> None:
         """Close the session."""
@@ -143,30 +143,29 @@ class OAuthClient:
 
     async def revoke(self, token: str) -> RevokeOutcome:
         """Revoke an access or refresh token. A token that Zoom does not know is treated as revoked (RFC 7009, section 2.2)."""
-        outcome: RevokeOutcome = AppRejected("no client secret")
-        for secret in self._secrets:
-            result = await self._post("revoke", {"token": token}, secret)
-            if isinstance(result, NotSent | Unknown):
-                return result
-            status, _, body = result
-            error = None if status == 200 else _classify_error(status, _json_object(body))
-            if error is None or isinstance(error, Rejected):
-                return Revoked()
-            if not isinstance(error, AppRejected):
-                return Unknown(f"HTTP {status}")
-            outcome = error
-        return outcome
+        return await self._send("revoke", {"token": token}, _classify_revocation)
 
     async def _token(self, form: Mapping[str, str]) -> TokenOutcome:
-        outcome: TokenOutcome = AppRejected("no client secret")
+        def classify_response(status: int, headers: Mapping[str, str], body: bytes) -> TokenOutcome:
+            return classify(status, headers, body, api_origin=self._api_origin, wall=self._wall)
+
+        return await self._send("token", form, classify_response)
+
+    async def _send(
+        self,
+        endpoint: str,
+        form: Mapping[str, str],
+        classify_response: Callable[[int, Mapping[str, str], bytes], _Outcome],
+    ) -> _Outcome | AppRejected | NotSent | Unknown:
+        """Send a form, again with an older secret only after `invalid_client`, which leaves the code or token unused."""
+        outcome: _Outcome | AppRejected | NotSent | Unknown = AppRejected("no client secret")
         for secret in self._secrets:
-            result = await self._post("token", form, secret)
-            if isinstance(result, NotSent | Unknown):
-                return result
-            status, headers, body = result
-            outcome = classify(status, headers, body, api_origin=self._api_origin, wall=self._wall)
+            response = await self._post(endpoint, form, secret)
+            if isinstance(response, NotSent | Unknown):
+                return response
+            outcome = classify_response(*response)
             if not isinstance(outcome, AppRejected) or outcome.code != "invalid_client":
-                return outcome  # retry with an older secret only after `invalid_client`, which leaves the code or token unused
+                return outcome
         return outcome
 
     async def _post(
@@ -230,12 +229,17 @@ def _classify_error(
     return Throttled(retry_after.DEFAULT_SECONDS)
 
 
+def _classify_revocation(status: int, _: Mapping[str, str], body: bytes) -> RevokeOutcome:
+    error = None if status == 200 else _classify_error(status, _json_object(body))
+    if error is None or isinstance(error, Rejected):
+        return Revoked()
+    return error if isinstance(error, AppRejected) else Unknown(f"HTTP {status}")
+
+
 def _error_fields(response: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return the OAuth error name, Zoom's reason, and Zoom's numeric code."""
-    error, reason = (
-        response.get("error"),
-        response.get("reason") or response.get("message") or response.get("errorMessage"),
-    )
+    error = response.get("error")
+    reason = response.get("reason") or response.get("message") or response.get("errorMessage")
     code = response.get("code", response.get("errorCode"))
     return (
         error if isinstance(error, str) else "",
@@ -246,11 +250,8 @@ def _error_fields(response: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _parse_issued(response: Mapping[str, Any], api_origin: str) -> TokenOutcome:
     access, refresh = response.get("access_token"), response.get("refresh_token")
-    token_type, scope, api_url = (
-        response.get("token_type", "bearer"),
-        response.get("scope", ""),
-        response.get("api_url", ""),
-    )
+    token_type, scope = response.get("token_type", "bearer"), response.get("scope", "")
+    api_url = response.get("api_url", "")
     if not isinstance(access, str) or not is_token(access):
         return Unknown("no access token")
     if refresh is not None and refresh != "" and not is_token(refresh):

@@ -5,8 +5,8 @@ caller's URL must pass an allowlist here before it reaches a URL library, and an
 """
 
 import re
-from collections.abc import Sequence
-from urllib.parse import quote, unquote, urlsplit
+from collections.abc import Iterator, Sequence
+from urllib.parse import quote, unquote
 
 from zoomgate_server.errors import CallerNotAllowed, FieldViolation, InvalidPath, InvalidRequest
 from zoomgate_server.zoom.request import Target
@@ -22,14 +22,13 @@ MAX_QUERY = 8192
 MAX_NAME = 128
 MAX_VALUE = 4096
 MAX_MEETING_ID = 10**12
-MAX_UUID = 64
 
 ZOOM_API_URL = "https://api.zoom.us/v2"
 """Base URL that callers may always use instead of the configured base URL."""
 
 _PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)+", re.ASCII)
 _QUERY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?\[\]-]|%[0-9A-Fa-f]{2})*", re.ASCII)
-_UUID = re.compile(r"[A-Za-z0-9+/=_-]+", re.ASCII)
+_UUID = re.compile(r"[A-Za-z0-9+/=_-]{1,64}", re.ASCII)
 _ZOOM_UUID = re.compile(r"[A-Za-z0-9+/_-]{22}==", re.ASCII)
 """Pattern of Zoom's UUIDs: 16 bytes in Base64."""
 
@@ -54,10 +53,9 @@ def parse_target(url: str, query: Sequence[tuple[str, str]] = (), *, api_url: st
         InvalidRequest: Only parameters in `query` are invalid.
         CallerNotAllowed: Callers may not use this path.
     """
-    in_url: list[FieldViolation] = []
-    path, inline_query = _split(url, api_url, in_url)
-    _check_path(path, in_url)
-    _check_inline_query(inline_query, in_url)
+    path, fragment_problems, inline_query = _split(url, api_url)
+    problems = [*fragment_problems, *_path_problems(path), *_inline_query_problems(inline_query)]
+    in_url = [FieldViolation("url", problem) for problem in problems]
     in_query = _query_violations(query)
     encoded = ""
     if not in_query and not in_url:
@@ -135,71 +133,43 @@ def meeting_id_problem(meeting_id: int) -> str | None:
     return f"must be 1 to {MAX_MEETING_ID}; send the meeting's numeric ID, without spaces or dashes"
 
 
-def uuid_problem(uuid: str) -> str | None:
-    """Return why a meeting UUID is invalid, or None if it is valid."""
-    if 1 <= len(uuid) <= MAX_UUID and _UUID.fullmatch(uuid):
-        return None
-    return f"must be 1 to {MAX_UUID} characters of the Base64 alphabet; send the UUID as returned by Zoom, not encoded"
-
-
-def encode_uuid(uuid: str) -> str:
-    """Encode a meeting UUID as a path segment. Zoom requires double encoding if the UUID starts with `/` or contains `//`."""
-    encoded = quote(uuid, safe="")
-    return quote(encoded, safe="") if uuid.startswith("/") or "//" in uuid else encoded
-
-
-def _split(url: str, api_url: str, violations: list[FieldViolation]) -> tuple[str, str]:
-    """Remove the origin and base path of a full URL, and split off the query."""
+def _split(url: str, api_url: str) -> tuple[str, list[str], str]:
+    """Remove the origin and base path of a full URL, and split off the query. A fragment is a problem."""
     for base in (ZOOM_API_URL, api_url):
         if url.startswith(base + "/"):
             url = url[len(base) :]
             break
-    if "#" in url:
-        _add(violations, "must not contain a fragment; omit it")
-        url = url.partition("#")[0]
+    url, hash_sign, _ = url.partition("#")
     path, _, query = url.partition("?")
-    return path, query
+    return path, ["must not contain a fragment; omit it"] if hash_sign else [], query
 
 
-def _add(violations: list[FieldViolation], description: str) -> None:
-    violations.append(FieldViolation("url", description))
-
-
-def _check_path(path: str, violations: list[FieldViolation]) -> None:
-    """Append the first violation of a path, if any, to `violations`."""
-    if not path:
-        _add(violations, "is required; send a path such as /users/me")
-    elif len(path) > MAX_PATH:
-        _add(violations, f"has a path of {len(path)} characters; send at most {MAX_PATH}")
-    elif not path.startswith("/"):
-        _add(
-            violations,
-            f"must be a path that starts with /, or a URL that starts with {ZOOM_API_URL}/; send a path such as /users/me",
-        )
-    elif not _PATH.fullmatch(path):
-        _add(
-            violations,
-            "contains a character that is not allowed in a path, or a % without two hex digits; escape it, and use ASCII only",
-        )
-    else:
-        _check_segments(path, violations)
-
-
-def _check_segments(path: str, violations: list[FieldViolation]) -> None:
+def _path_problems(path: str) -> Iterator[str]:
+    """Yield the first reason why a path is invalid, if any."""
     segments = path.split("/")[1:]
-    if len(segments) > MAX_SEGMENTS:
-        _add(violations, f"has {len(segments)} segments; send at most {MAX_SEGMENTS}")
-        return
-    for position, segment in enumerate(segments):
-        if not segment and position < len(segments) - 1:
-            _add(violations, "contains an empty segment (//); send single slashes")
-        elif not segment and len(segments) == 1:
-            _add(violations, "is empty; send a path such as /users/me")
-        elif (problem := _segment_problem(segment)) is not None:
-            _add(violations, problem)
-        else:
-            continue
-        return
+    if not path:
+        yield "is required; send a path such as /users/me"
+    elif len(path) > MAX_PATH:
+        yield f"has a path of {len(path)} characters; send at most {MAX_PATH}"
+    elif not path.startswith("/"):
+        yield f"must be a path that starts with /, or a URL that starts with {ZOOM_API_URL}/; send a path such as /users/me"
+    elif not _PATH.fullmatch(path):
+        yield "contains a character that is not allowed in a path, or a % without two hex digits; escape it, and use ASCII only"
+    elif len(segments) > MAX_SEGMENTS:
+        yield f"has {len(segments)} segments; send at most {MAX_SEGMENTS}"
+    elif segments == [""]:
+        yield "is empty; send a path such as /users/me"
+    else:
+        for position, segment in enumerate(segments):
+            is_empty = not segment and position < len(segments) - 1
+            problem = (
+                "contains an empty segment (//); send single slashes"
+                if is_empty
+                else _segment_problem(segment)
+            )
+            if problem is not None:
+                yield problem
+                return
 
 
 def _segment_problem(segment: str) -> str | None:
@@ -232,41 +202,33 @@ def _is_encoded_uuid(segment: str) -> bool:
     """
     uuid = unquote(unquote(segment))
     return (
-        uuid_problem(uuid) is None
+        _UUID.fullmatch(uuid) is not None
         and (uuid.startswith("/") or "//" in uuid or ("/" in uuid and _ZOOM_UUID.fullmatch(uuid) is not None))
         and quote(quote(uuid, safe=""), safe="").lower() == segment.lower()
     )
 
 
-def _check_inline_query(query: str, violations: list[FieldViolation]) -> None:
-    if not query:
-        return
+def _inline_query_problems(query: str) -> Iterator[str]:
     if len(query) > MAX_QUERY or not _QUERY.fullmatch(query):
-        _add(
-            violations,
+        yield (
             f"contains a query with more than {MAX_QUERY} characters, an unescaped reserved character, or a % without two hex digits;"
-            " use the query field, which is encoded automatically",
+            " use the query field, which is encoded automatically"
         )
         return
     for part in _SEPARATOR.split(query):
         name, _, value = part.partition("=")
         decoded = decode(name.replace("+", " "))
-        if decoded.strip().lower() in _SECRET_PARAMETERS:
-            _add(
-                violations,
-                f"must not contain the parameter {decoded.strip().lower()}; omit it, since the user's token is sent automatically",
-            )
+        parameter = decoded.strip().lower()
+        if parameter in _SECRET_PARAMETERS:
+            yield f"must not contain the parameter {parameter}; omit it, since the user's token is sent automatically"
         elif _CONTROL.search(decoded) or _CONTROL.search(decode(value)):
-            _add(violations, "contains an escaped control character in the query; omit it")
+            yield "contains an escaped control character in the query; omit it"
 
 
 def _query_violations(query: Sequence[tuple[str, str]]) -> list[FieldViolation]:
-    violations: list[FieldViolation] = []
     if len(query) > MAX_PARAMETERS:
-        violations.append(
-            FieldViolation("query", f"has {len(query)} parameters; send at most {MAX_PARAMETERS}")
-        )
-        return violations
+        return [FieldViolation("query", f"has {len(query)} parameters; send at most {MAX_PARAMETERS}")]
+    violations: list[FieldViolation] = []
     for index, (name, value) in enumerate(query):
         field = f"query[{index}]"
         if not 1 <= len(name) <= MAX_NAME or _CONTROL.search(name):
@@ -291,9 +253,3 @@ def _query_violations(query: Sequence[tuple[str, str]]) -> list[FieldViolation]:
                 )
             )
     return violations
-
-
-def origin_of(url: str) -> str:
-    """Return the scheme, host, and port of a configured URL."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
