@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from zoomgate_server.encryption.cipher import KEY_ID_BYTES, Ring, associated_data, sealing_key
+from zoomgate_server.encryption.cipher import Ring, associated_data, sealing_key
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
 from zoomgate_server.storage.record_store import Record, RecordKey
 
@@ -88,7 +88,8 @@ class Envelope:
             RecordVersionUnsupported: The value has an unsupported format version.
             KeyUnavailable: The key that encrypted the value is not in the ring.
         """
-        clear, ciphertext = _parts(record)
+        require_supported(record)
+        clear, ciphertext = _split(record.value)
         try:
             header = orjson.loads(clear)
             grant, generation = header.pop("grant"), header.pop("generation")
@@ -128,23 +129,17 @@ def require_supported(record: Record) -> None:
         raise unsupported(record.value[0], name_of(record.key))
 
 
-def _parts(record: Record) -> tuple[bytes, bytes]:
-    """Split a value into header and ciphertext.
-
-    Raises:
-        RecordFault: See `require_supported`.
-    """
-    require_supported(record)
+def _split(value: bytes) -> tuple[bytes, bytes]:
+    """Split a value into header and ciphertext."""
     start = 1 + _LENGTH_BYTES
-    end = start + int.from_bytes(record.value[1:start], "big")
-    return record.value[start:end], record.value[end:]
+    end = start + int.from_bytes(value[1:start], "big")
+    return value[start:end], value[end:]
 
 
 def key_id_of(value: bytes) -> str:
     """Return the ID of the key that encrypted a value, or an empty string if it cannot be determined."""
-    start = 1 + _LENGTH_BYTES
-    end = start + int.from_bytes(value[1:start], "big")
-    return sealing_key(value[end : end + 1 + KEY_ID_BYTES]) or ""
+    _, ciphertext = _split(value)
+    return sealing_key(ciphertext) or ""
 
 
 def name_of(key: RecordKey) -> str:

@@ -73,8 +73,7 @@ async def verify(store: RecordStore, envelope: Envelope) -> Record:
             for record in await store.page(envelope.app, kind, Query(limit=1)):
                 require_supported(record)
         value = envelope.seal(key, grant="", generation=0, header={}, secret=_SECRET)
-        _, now = await store.get(key)
-        created = Record(key=key, value=value, key_id=key_id_of(value), changed_at=now)
+        created = Record(key=key, value=value, key_id=key_id_of(value))
         rev = await store.put(created, 0)
         if rev is not None:
             return replace(created, rev=rev)

@@ -6,6 +6,7 @@ An interrupted run can be repeated: records that are already re-encrypted are sk
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from zoomgate_server.encryption.cipher import Ring
 from zoomgate_server.encryption.envelope import Envelope, key_id_of, name_of
@@ -40,18 +41,14 @@ async def reencrypt(store: RecordStore, keys: Ring, on_records: Callable[[int], 
     """
     result = ReencryptionResult()
     for app in await store.apps():
-        envelope = Envelope(app=app, keys=keys)
-
-        async def reencrypt_record(record: Record, envelope: Envelope = envelope) -> None:
-            await _reencrypt_record(store, envelope, record, result)
-
+        reencrypt_record = partial(_reencrypt_record, store, Envelope(app=app, keys=keys), result)
         async for page in pages(store, app):
             await process_each(page, reencrypt_record, on_records)
     return result
 
 
 async def _reencrypt_record(
-    store: RecordStore, envelope: Envelope, record: Record | None, result: ReencryptionResult
+    store: RecordStore, envelope: Envelope, result: ReencryptionResult, record: Record | None
 ) -> None:
     while record is not None:
         try:

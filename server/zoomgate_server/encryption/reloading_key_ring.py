@@ -101,29 +101,26 @@ class ReloadingKeyRing:
     def _reload(self) -> None:
         """Load the file if it has changed, or if the last attempt to load it failed."""
         with self._lock:
-            self._reload_locked()
-
-    def _reload_locked(self) -> None:
-        version, due = self._file_version(), self._clock.monotonic() >= self._next_check
-        if due:
-            self._next_check = self._clock.monotonic() + self._timing.poll_interval
-        if version == self._loaded_version and not (self._problem and due):
-            return
-        self._loaded_version = version
-        try:
-            loaded = key_file.load(self._path)
-            self._check_successor(loaded)
-        except key_file.KeyFileError as error:
-            if str(error) != self._problem:
-                _log.warning("key_ring.reload_failed", problem=str(error), keys=sorted(self._ring.ids))
-            self._problem = str(error)
-            return
-        self._problem = ""
-        if loaded.keys == self._ring.keys:
-            return
-        self._ring = loaded
-        _log.info("key_ring.reloaded", primary=loaded.primary_id, keys=sorted(loaded.ids))
-        self._on_reload()
+            version, due = self._file_version(), self._clock.monotonic() >= self._next_check
+            if due:
+                self._next_check = self._clock.monotonic() + self._timing.poll_interval
+            if version == self._loaded_version and not (self._problem and due):
+                return
+            self._loaded_version = version
+            try:
+                loaded = key_file.load(self._path)
+                self._check_successor(loaded)
+            except key_file.KeyFileError as error:
+                if str(error) != self._problem:
+                    _log.warning("key_ring.reload_failed", problem=str(error), keys=sorted(self._ring.ids))
+                self._problem = str(error)
+                return
+            self._problem = ""
+            if loaded.keys == self._ring.keys:
+                return
+            self._ring = loaded
+            _log.info("key_ring.reloaded", primary=loaded.primary_id, keys=sorted(loaded.ids))
+            self._on_reload()
 
     def _check_successor(self, loaded: KeyRing) -> None:
         """Check that a ring may replace the one in use.

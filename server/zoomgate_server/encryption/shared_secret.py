@@ -14,14 +14,12 @@ async def obtain(store: RecordStore, envelope: Envelope, name: str) -> bytes:
         RecordFault: The stored secret cannot be decrypted. See `Envelope.open`.
         StoreError: The store failed.
     """
-    key = RecordKey(envelope.app, Kind.META, name)
-    while True:
-        record, now = await store.get(key)
-        if record is not None:
-            return _bytes(record, envelope)
+    while (found := await find(store, envelope, name)) is None:
+        key = RecordKey(envelope.app, Kind.META, name)
         secret = {"bytes": b64encode(secrets.token_bytes(32)).decode()}
         value = envelope.seal(key, grant="", generation=0, header={}, secret=secret)
-        await store.put(Record(key=key, value=value, key_id=key_id_of(value), changed_at=now), 0)
+        await store.put(Record(key=key, value=value, key_id=key_id_of(value)), 0)
+    return found
 
 
 async def find(store: RecordStore, envelope: Envelope, name: str) -> bytes | None:
@@ -32,8 +30,4 @@ async def find(store: RecordStore, envelope: Envelope, name: str) -> bytes | Non
         StoreError: The store failed.
     """
     record, _ = await store.get(RecordKey(envelope.app, Kind.META, name))
-    return None if record is None else _bytes(record, envelope)
-
-
-def _bytes(record: Record, envelope: Envelope) -> bytes:
-    return b64decode(envelope.open(record).secret["bytes"])
+    return None if record is None else b64decode(envelope.open(record).secret["bytes"])
