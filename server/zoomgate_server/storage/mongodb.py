@@ -12,6 +12,7 @@ import secrets
 import warnings
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -66,6 +67,16 @@ _ADDRESS = re.compile(
     # an @ after the first slash means that the password contains a slash: the rest of the password must not be mistaken for the name
     r"(?P<scheme>mongodb(\+srv)?)://[^/]+/(?P<database>[A-Za-z0-9_-]{1,63})(\?(?P<query>[^@]*))?"
 )
+_UNSAFE_OPTIONS = {
+    "w": (r"\+?0*[01]", "sets w={}, which can lose stored tokens; remove w"),
+    "retrywrites": ("(?!true$).*", "disables retryWrites; remove that option"),
+    "readpreference": (
+        "(?!primary$).*",
+        "sets a readPreference other than primary, which can return old tokens; remove that option",
+    ),
+}
+"""Options in an address that weaken reads or writes: a pattern of the unsafe values, and the problem."""
+
 _LAST_DATE = 253402300799.0  # the end of the year 9999
 _CLAIM_ATTEMPTS = 3
 _NO_REV = -1
@@ -211,15 +222,14 @@ class MongoStore:
             await database[RECORDS].create_indexes(list(_INDEXES))
             has_ttl = await _create_ttl_index(database[RECORDS])
             has_now = await _supports_now(database[META])
-        except PyMongoError as error:
+        except BaseException as error:
             await _close(database.client)
+            if not isinstance(error, PyMongoError):
+                raise
             transient = isinstance(error, ConnectionFailure | WTimeoutError)
             raise (StoreUnreachableError if transient else StoreOpenError)(
                 _open_error_text(address, error, timing)
             ) from None
-        except BaseException:
-            await _close(database.client)
-            raise
         _log.info(
             "store.opened",
             store=address,
@@ -266,9 +276,9 @@ class MongoStore:
         if query.states:
             conditions["state"] = {"$in": [_text(state) for state in query.states]}
         if query.due_before is not None:
-            conditions["due_at"] = {"$lt": float(query.due_before)}
+            conditions["due_at"] = {"$lt": query.due_before}
         if query.expire_before is not None:
-            conditions["expire_at"] = {"$lt": float(query.expire_before)}
+            conditions["expire_at"] = {"$lt": query.expire_before}
 
         async def read() -> list[Record]:
             cursor = self._records.find(conditions, sort=[("subject", ASCENDING)], limit=query.limit)
@@ -315,11 +325,7 @@ class MongoStore:
         self, app: str, kind: Kind, since: float, *, limit: int | None = None
     ) -> tuple[list[Change], float]:
         """Return changed records and the database's current time."""
-        query = {
-            "app": _text(app),
-            "kind": kind.value,
-            "changed_at": {"$gte": float(since)},
-        }
+        query = {"app": _text(app), "kind": kind.value, "changed_at": {"$gte": since}}
 
         async def read() -> tuple[list[Change], float]:
             now = await self._clock()
@@ -460,19 +466,9 @@ def _database_name(uri: str) -> str:
         )
     for part in re.split("[&;]", match["query"] or ""):
         name, _, text = (unquote_plus(piece).strip().lower() for piece in part.partition("="))
-        if name == "w" and re.fullmatch(r"\+?0*[01]", text):
-            raise StoreOpenError(
-                f"The address of the store {address} sets w={text}, which can lose stored tokens; remove w"
-            )
-        if name == "retrywrites" and text != "true":
-            raise StoreOpenError(
-                f"The address of the store {address} disables retryWrites; remove that option"
-            )
-        if name == "readpreference" and text != "primary":
-            raise StoreOpenError(
-                f"The address of the store {address} sets a readPreference other than primary, which can return old tokens;"
-                " remove that option"
-            )
+        unsafe, problem = _UNSAFE_OPTIONS.get(name, (None, ""))
+        if unsafe is not None and re.fullmatch(unsafe, text):
+            raise StoreOpenError(f"The address of the store {address} {problem.format(text)}")
     return match["database"]
 
 
@@ -499,10 +495,8 @@ async def _verify_writes(database: Any, address: str) -> None:
     schema = await meta.find_one({"_id": "schema"})
     _check_version(schema, address)
     if schema is None:
-        try:
+        with suppress(DuplicateKeyError):  # another process may be starting at the same time
             await meta.insert_one({"_id": "schema", "version": SCHEMA_VERSION, "starts": 0})
-        except DuplicateKeyError:
-            pass  # another process is starting at the same time
     await meta.update_one({"_id": "schema"}, {"$inc": {"starts": 1}})
 
 
@@ -583,21 +577,13 @@ def _document(record: Record, rev: int) -> dict[str, Any]:
         "app": record.key.app,
         "kind": record.key.kind.value,
         "subject": record.key.subject,
-        "value": record.value,
         "rev": rev,
-        "state": _text(record.state),
-        "key_id": _text(record.key_id),
-        "changed_at": float(record.changed_at),
+        **{name: value for name, value in record.columns().items() if value is not None},
     }
-    if record.zoom_user_id is not None:
-        document["zoom_user_id"] = _text(record.zoom_user_id)
-        if record.state != TOMBSTONE_STATE:
-            # one combined field: a sparse compound index also includes documents with only one of its fields
-            document["zoom_user_claim"] = _claim(record.key.app, record.zoom_user_id)
-    if record.due_at is not None:
-        document["due_at"] = float(record.due_at)
+    if record.zoom_user_id is not None and record.state != TOMBSTONE_STATE:
+        # one combined field: a sparse compound index also includes documents with only one of its fields
+        document["zoom_user_claim"] = _claim(record.key.app, record.zoom_user_id)
     if record.expire_at is not None:
-        document["expire_at"] = float(record.expire_at)
         document["expire_date"] = datetime.fromtimestamp(min(record.expire_at, _LAST_DATE), UTC)
     return document
 

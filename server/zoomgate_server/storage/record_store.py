@@ -95,12 +95,16 @@ class Record:
         A column of an unexpected type is treated as empty. If the encryption authenticates it, decryption then fails.
         """
         valid: dict[str, Any] = {
-            name: columns[name] for name, kind in _COLUMN_TYPES.items() if isinstance(columns.get(name), kind)
+            name: columns[name] for name, kind in COLUMN_TYPES.items() if isinstance(columns.get(name), kind)
         }
         return replace(cls(key, b"", rev), **valid)
 
+    def columns(self) -> dict[str, Any]:
+        """Return the columns in the order of `COLUMN_TYPES`."""
+        return {name: getattr(self, name) for name in COLUMN_TYPES}
 
-_COLUMN_TYPES = {
+
+COLUMN_TYPES = {
     "value": bytes,
     "state": str,
     "key_id": str,
@@ -109,6 +113,7 @@ _COLUMN_TYPES = {
     "due_at": float | int,
     "expire_at": float | int,
 }
+"""Types of the columns of a record, other than its key and its revision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

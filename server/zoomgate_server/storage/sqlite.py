@@ -12,11 +12,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from zoomgate_server.storage.record_store import (
+    COLUMN_TYPES,
     TOMBSTONE_STATE,
     Change,
     Column,
@@ -45,7 +45,7 @@ MAX_INDEX_RECORDS = 1000
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "fuse.glusterfs"}
 )
-_COLUMNS = ("value", "rev", "state", "key_id", "zoom_user_id", "changed_at", "due_at", "expire_at")
+_COLUMNS = ("rev", *COLUMN_TYPES)
 _KEY = "app = ? AND kind = ? AND subject = ?"
 _SELECT = f"SELECT kind, subject, {', '.join(_COLUMNS)} FROM record"  # noqa: S608 - constants
 _INSERT = f"""
@@ -297,8 +297,7 @@ class SqliteStore:
                 if other is not None and other[:2] != (key.kind, key.subject):
                     raise ZoomUserTaken(other[1])
             (rev,) = execute("UPDATE revision SET last = last + 1 RETURNING last").fetchone()
-            written = replace(record, rev=rev)
-            execute(_INSERT, (*_key_values(key), *(getattr(written, name) for name in _COLUMNS)))
+            execute(_INSERT, (*_key_values(key), rev, *record.columns().values()))
             return int(rev)
 
 
@@ -307,9 +306,9 @@ def _key_values(key: RecordKey) -> tuple[str, str, str]:
 
 
 def _record(app: str, row: tuple[Any, ...]) -> Record:
-    kind, subject, *values = row
-    columns = dict(zip(_COLUMNS, values, strict=True))
-    return Record.from_columns(RecordKey(app, Kind(kind), subject), columns["rev"], columns)
+    kind, subject, rev, *values = row
+    columns = dict(zip(COLUMN_TYPES, values, strict=True))
+    return Record.from_columns(RecordKey(app, Kind(kind), subject), rev, columns)
 
 
 def _retrieve_exception(done: "asyncio.Future[_T]") -> None:
