@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from zoomgate_server.app.timing import Timing
-from zoomgate_server.app.zoom_clients import start_clients
+from zoomgate_server.app.zoom_clients import open_clients
 from zoomgate_server.audit.trail import FINGERPRINT_SECRET, AuditTrail
 from zoomgate_server.authorization.flow import Authorizations
 from zoomgate_server.authorization.repository import AuthorizationRepository
@@ -94,7 +94,7 @@ class Components:
         connections = ConnectionRepository(
             app=app, store=store, envelope=envelope, clock=clock, on_read=metrics.store_read
         )
-        zoom, oauth = await start_clients(settings, clock, stack)
+        zoom, oauth = open_clients(settings, clock, stack)
         journal = TokenJournal(settings.data_dir / "journal", app=app, key_ring=key_ring, observer=metrics)
         stack.push_async_callback(journal.close)
         await journal.prepare()

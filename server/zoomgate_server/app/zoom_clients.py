@@ -9,10 +9,8 @@ from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.oauth import OAuthClient
 
 
-async def start_clients(
-    settings: Settings, clock: Clock, stack: AsyncExitStack
-) -> tuple[ZoomClient, OAuthClient]:
-    """Start the clients of Zoom's REST API and of its OAuth endpoints; the exit stack closes them."""
+def open_clients(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[ZoomClient, OAuthClient]:
+    """Open the clients of Zoom's REST API and of its OAuth endpoints, in the running event loop; the exit stack closes them."""
     user_agent = f"zoomgate/{version('zoomgate-server')}"
     zoom = ZoomClient(api_url=settings.zoom_api_url, user_agent=user_agent)
     oauth = OAuthClient(
@@ -25,6 +23,5 @@ async def start_clients(
         wall=clock.wall,
     )
     for client in (zoom, oauth):
-        await client.start()
         stack.push_async_callback(client.close)
     return zoom, oauth

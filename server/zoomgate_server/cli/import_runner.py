@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from zoomgate_server.app.stores import StartCancelled, open_store
-from zoomgate_server.app.zoom_clients import start_clients
+from zoomgate_server.app.zoom_clients import open_clients
 from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.audit.trail import FINGERPRINT_SECRET
 from zoomgate_server.cli import event_loop
@@ -223,7 +223,7 @@ async def _create_importer(
     connections = ConnectionRepository(
         app=app, store=store, envelope=envelope, clock=clock, on_read=metrics.store_read
     )
-    zoom, oauth = await start_clients(loaded, clock, stack)
+    zoom, oauth = open_clients(loaded, clock, stack)
     folder = loaded.data_dir / "journal"
     journal = TokenJournal(folder, app=app, key_ring=ring, observer=_StopOnJournalFailure(folder, stop))
     stack.push_async_callback(journal.close)

@@ -49,7 +49,7 @@ _FORWARDED_HEADERS = frozenset(
 
 
 class ZoomClient:
-    """A client that sends requests with a user's access token. Call `start` in the event loop that uses the client.
+    """A client that sends requests with a user's access token. Must be created in the event loop that uses it, and closed.
 
     Args:
         api_url: The base URL of the API, such as `https://api.zoom.us/v2`. Requests to URLs that are not below it are rejected.
@@ -65,21 +65,14 @@ class ZoomClient:
         self._origin = base.origin()
         self._base_path = base.raw_path.rstrip("/") + "/"
         self._limit = max_response_bytes
-        self._user_agent = user_agent
-        self._session: aiohttp.ClientSession | None = None
-
-    async def start(self) -> None:
-        """Open the connection pool."""
         # the timeouts are set for each call
         self._session = open_session(
-            self._base, self._user_agent, aiohttp.ClientTimeout(total=None), ttl_dns_cache=60
+            self._base, user_agent, aiohttp.ClientTimeout(total=None), ttl_dns_cache=60
         )
 
     async def close(self) -> None:
         """Close the connection pool."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._session.close()
 
     async def send(self, request: ZoomRequest, access_token: str, *, timeout: float) -> ZoomResponse:
         """Send a request and return any complete response, regardless of its status. Redirects are not followed.
@@ -94,8 +87,6 @@ class ZoomClient:
             ZoomOutcomeUnknown: A write was sent and received no complete response.
             ZoomResponseTooLarge: The response body exceeds the limit.
         """
-        if self._session is None:
-            raise RuntimeError("the client is not started")
         if timeout < MIN_SECONDS:
             raise DeadlineTooShort("not enough time left before the deadline to call Zoom; nothing was sent")
         headers = {"Authorization": f"Bearer {access_token}"}

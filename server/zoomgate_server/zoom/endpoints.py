@@ -20,12 +20,8 @@ def get_meeting(
     meeting_id: int, *, occurrence_id: str = "", show_previous_occurrences: bool | None = None
 ) -> ZoomRequest:
     """Return a request for a meeting; Zoom responds with 200 and the meeting."""
-    query = []
-    if occurrence_id:
-        query.append(("occurrence_id", occurrence_id))
-    if show_previous_occurrences is not None:
-        query.append(("show_previous_occurrences", _flag(show_previous_occurrences)))
-    return ZoomRequest("GET", Target(f"/meetings/{meeting_id}", encode_query(query)))
+    query = _query(occurrence_id=occurrence_id, show_previous_occurrences=show_previous_occurrences)
+    return ZoomRequest("GET", Target(f"/meetings/{meeting_id}", query))
 
 
 def delete_meeting(
@@ -36,15 +32,17 @@ def delete_meeting(
     cancel_meeting_reminder: bool | None = None,
 ) -> ZoomRequest:
     """Return a request that deletes a meeting or one of its occurrences; Zoom responds with 204."""
-    query = []
-    if occurrence_id:
-        query.append(("occurrence_id", occurrence_id))
-    if schedule_for_reminder is not None:
-        query.append(("schedule_for_reminder", _flag(schedule_for_reminder)))
-    if cancel_meeting_reminder is not None:
-        query.append(("cancel_meeting_reminder", _flag(cancel_meeting_reminder)))
-    return ZoomRequest("DELETE", Target(f"/meetings/{meeting_id}", encode_query(query)))
+    query = _query(
+        occurrence_id=occurrence_id,
+        schedule_for_reminder=schedule_for_reminder,
+        cancel_meeting_reminder=cancel_meeting_reminder,
+    )
+    return ZoomRequest("DELETE", Target(f"/meetings/{meeting_id}", query))
 
 
-def _flag(value: bool) -> str:
-    return "true" if value else "false"
+def _query(*, occurrence_id: str, **flags: bool | None) -> str:
+    """Encode the parameters that are not empty."""
+    values = {"occurrence_id": occurrence_id or None} | {
+        name: None if flag is None else str(flag).lower() for name, flag in flags.items()
+    }
+    return encode_query([(name, value) for name, value in values.items() if value is not None])

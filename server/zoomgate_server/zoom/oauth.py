@@ -66,6 +66,8 @@ class Timing:
 class OAuthClient:
     """A client that builds authorization URLs, and exchanges, refreshes, and revokes tokens.
 
+    It must be created in the event loop that uses it, and closed.
+
     Args:
         oauth_url: The base URL, such as `https://zoom.us/oauth`.
         api_url: The configured API URL, which token responses may contain.
@@ -93,21 +95,17 @@ class OAuthClient:
         self._client_id = client_id
         self._secrets = tuple(client_secrets)
         self._redirect_uri = redirect_uri
-        self._user_agent = user_agent
         self._wall = wall
-        self._timing = timing
-        self._session: aiohttp.ClientSession | None = None
-
-    async def start(self) -> None:
-        """Open the session."""
-        timeout = aiohttp.ClientTimeout(total=self._timing.total, connect=self._timing.connect)
-        self._session = open_session(self._base, self._user_agent, timeout, force_close=True)
+        self._session = open_session(
+            self._base,
+            user_agent,
+            aiohttp.ClientTimeout(total=timing.total, connect=timing.connect),
+            force_close=True,
+        )
 
     async def close(self) -> None:
         """Close the session."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._session.close()
 
     def authorize_url(self, state: str, code_challenge: str) -> str:
         """Return the URL at which the user consents."""
@@ -172,8 +170,6 @@ class OAuthClient:
         self, endpoint: str, form: Mapping[str, str], secret: str
     ) -> tuple[int, Mapping[str, str], bytes] | NotSent | Unknown:
         """Send a form and read the complete response."""
-        if self._session is None:
-            raise RuntimeError("the client is not started")
         if self._session.closed:  # a call may still be running after the drain timeout
             return NotSent("the client was closed")
         try:

@@ -228,28 +228,23 @@ def _inline_query_problems(query: str) -> Iterator[str]:
 def _query_violations(query: Sequence[tuple[str, str]]) -> list[FieldViolation]:
     if len(query) > MAX_PARAMETERS:
         return [FieldViolation("query", f"has {len(query)} parameters; send at most {MAX_PARAMETERS}")]
-    violations: list[FieldViolation] = []
-    for index, (name, value) in enumerate(query):
-        field = f"query[{index}]"
-        if not 1 <= len(name) <= MAX_NAME or _CONTROL.search(name):
-            violations.append(
-                FieldViolation(
-                    f"{field}.name",
-                    f"is empty, too long, or contains control characters; send 1 to {MAX_NAME} characters, without control characters",
-                )
-            )
-        elif name.strip().lower() in _SECRET_PARAMETERS:
-            violations.append(
-                FieldViolation(
-                    f"{field}.name",
-                    "must not be access_token or api_key; omit it, since the user's token is sent automatically",
-                )
-            )
-        if len(value) > MAX_VALUE or _CONTROL.search(value):
-            violations.append(
-                FieldViolation(
-                    f"{field}.value",
-                    f"is too long or contains control characters; send at most {MAX_VALUE} characters, without control characters",
-                )
-            )
-    return violations
+    problems = {
+        f"query[{index}].{field}": problem
+        for index, (name, value) in enumerate(query)
+        for field, problem in (("name", _name_problem(name)), ("value", _value_problem(value)))
+    }
+    return [FieldViolation(field, problem) for field, problem in problems.items() if problem is not None]
+
+
+def _name_problem(name: str) -> str | None:
+    if not 1 <= len(name) <= MAX_NAME or _CONTROL.search(name):
+        return f"is empty, too long, or contains control characters; send 1 to {MAX_NAME} characters, without control characters"
+    if name.strip().lower() in _SECRET_PARAMETERS:
+        return "must not be access_token or api_key; omit it, since the user's token is sent automatically"
+    return None
+
+
+def _value_problem(value: str) -> str | None:
+    if len(value) > MAX_VALUE or _CONTROL.search(value):
+        return f"is too long or contains control characters; send at most {MAX_VALUE} characters, without control characters"
+    return None

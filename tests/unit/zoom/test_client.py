@@ -32,7 +32,6 @@ async def upstream() -> AsyncIterator[RawUpstream]:
 @pytest.fixture
 async def zoom(upstream: RawUpstream) -> AsyncIterator[ZoomClient]:
     client = ZoomClient(api_url=upstream.url, user_agent="zoomgate/test", max_response_bytes=100_000)
-    await client.start()
     yield client
     await client.close()
 
@@ -174,7 +173,6 @@ async def test_refused_connection_is_reported_as_unavailable(method: str) -> Non
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         client = ZoomClient(api_url=f"http://127.0.0.1:{unused.getsockname()[1]}/v2", user_agent="x")
-        await client.start()
         with pytest.raises(ZoomUnavailable):
             await client.send(request(method), TOKEN, timeout=5)
         await client.close()
@@ -191,7 +189,6 @@ async def test_connect_timeout_is_not_an_unknown_outcome(method: str) -> None:
             other.setblocking(False)
             other.connect_ex(full.getsockname())
         client = ZoomClient(api_url=f"http://127.0.0.1:{full.getsockname()[1]}/v2", user_agent="x")
-        await client.start()
         with pytest.raises(ZoomUnavailable):
             await client.send(request(method), TOKEN, timeout=2.0)
         await client.close()

@@ -52,7 +52,6 @@ async def upstream() -> AsyncIterator[RawUpstream]:
 @pytest.fixture
 async def oauth(upstream: RawUpstream) -> AsyncIterator[OAuthClient]:
     oauth_client = client(upstream.url, "new", "old")
-    await oauth_client.start()
     yield oauth_client
     await oauth_client.close()
 
@@ -135,7 +134,6 @@ async def test_token_request_is_sent_only_once(upstream: RawUpstream, sent: byte
     upstream.responses = [sent]
     upstream.close_after_response = True
     oauth = client(upstream.url)
-    await oauth.start()
     result = await oauth.refresh("canary-refresh")
     await oauth.close()
     assert type(result) is outcome
@@ -147,7 +145,6 @@ async def test_late_response_is_accepted_until_the_timeout(upstream: RawUpstream
     """Zoom has 30 seconds to respond, since aborting would lose the tokens. The lease is longer than this timeout."""
     assert Timing().total == 30.0 < protocol.CALL_SECONDS
     oauth = client(upstream.url, timing=Timing(total=1.0))
-    await oauth.start()
     upstream.responses = [response(200, ISSUED)]
     upstream.open.clear()
     late = asyncio.create_task(oauth.refresh("r"))
@@ -169,7 +166,6 @@ async def test_refused_connection_is_reported_as_not_sent() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         oauth = client(f"http://127.0.0.1:{unused.getsockname()[1]}/oauth")
-        await oauth.start()
         assert isinstance(await oauth.refresh("r"), NotSent)
         assert isinstance(await oauth.exchange_code("c", code_verifier=None), NotSent)
         assert isinstance(await oauth.revoke("t"), NotSent)
@@ -199,9 +195,11 @@ async def test_token_is_revoked_only_if_zoom_confirms_it(
     assert type(await oauth.revoke("t")) is outcome
 
 
-def test_authorize_url_is_encoded() -> None:
+async def test_authorize_url_is_encoded() -> None:
     """Every value is a separate parameter, and the challenge method is always sent."""
-    parts = urlsplit(client("https://zoom.us/oauth/").authorize_url("s&t", "ch"))
+    oauth = client("https://zoom.us/oauth/")
+    parts = urlsplit(oauth.authorize_url("s&t", "ch"))
+    await oauth.close()
     assert f"{parts.scheme}://{parts.netloc}{parts.path}" == "https://zoom.us/oauth/authorize"
     assert parse_qs(parts.query) == {
         "response_type": ["code"],
